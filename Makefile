@@ -1,0 +1,52 @@
+# Every target works in a fresh clone: the first one creates .venv and installs what constraints.txt pins.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+INSTALLED := $(VENV)/.installed
+# Tests run in two processes of one thread each: torch's own threads would only fight for the same cores.
+WORKERS ?= 2
+ONE_THREAD := OMP_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench docs clean
+
+help:  ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 16
+
+# Installed once, and again whenever the requirements change. The build backend comes first and builds in this
+# environment, so that it is pinned like everything else.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt hatchling editables
+	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
+	@touch $@
+
+demo: $(INSTALLED)  ## Draw the ten digits with both shipped models and write a picture
+	$(BIN)/undertow demo
+
+test: $(INSTALLED)  ## Run every test
+	$(ONE_THREAD) $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
+	@# torch.compile cannot trace jaxtyping's checks, so these run without the options of pyproject.toml.
+	@if ls tests/compile/test_*.py > /dev/null 2>&1; then \
+		$(ONE_THREAD) $(BIN)/pytest --override-ini addopts= --import-mode=importlib tests/compile; \
+	fi
+
+check: $(INSTALLED)  ## Check format, lint, types and the layers of the architecture
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: $(INSTALLED)  ## Format the code and fix what the linter can fix
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+bench: $(INSTALLED)  ## Time undertow beside its peers and print the ratios
+	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+
+docs: $(INSTALLED)  ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+clean:  ## Remove what the other targets made, the environment included
+	rm -rf $(VENV) site dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

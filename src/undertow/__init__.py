@@ -1,0 +1,1 @@
+"""undertow: a diffusion U-Net engine."""
