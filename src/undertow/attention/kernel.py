@@ -1,0 +1,42 @@
+"""What an attention kernel is, and how it declares what it can do."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from undertow.shapes import AttentionMask, Keys, Queries
+
+
+class AttentionKernel(Protocol):
+    """softmax(query keyᵀ / sqrt(head_dim)) value (arXiv:1706.03762, Eq. 1).
+
+    A query whose mask admits no key gets zeros, never NaN (trap T9).
+    """
+
+    def __call__(self, query: Queries, key: Keys, value: Keys, mask: AttentionMask | None = None) -> Queries: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirements:
+    """What one attention call needs; everything here is known from shapes before any value exists."""
+
+    device: str
+    dtype: torch.dtype
+    queries: int
+    keys: int
+    float32_logits: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelEntry:
+    """A kernel and its capabilities. float32_logits: scores are kept in float32 whatever the input's type."""
+
+    name: str
+    kernel: AttentionKernel
+    float32_logits: bool
+
+
+def zero_empty_rows(output: Queries, mask: AttentionMask) -> Queries:
+    """`output` with zeros for the queries that may look at no key."""
+    return torch.where(mask.any(-1, keepdim=True), output, 0.0)

@@ -1,0 +1,102 @@
+"""The exceptions that a caller may want to catch.
+
+    UndertowError
+    ├─ ConfigError          an impossible or contradictory configuration (field, value, rule)
+    ├─ InvalidInput         an argument that cannot be used (argument, value, expected, remedy)
+    ├─ DataError            an unreadable or empty data set (path)
+    ├─ CheckpointError      a file of weights or training state that cannot be used (path)
+    │  ├─ UnknownCheckpoint   nothing we know how to read
+    │  ├─ KeyMismatch         parameters missing, unexpected or of another shape
+    │  └─ CorruptFile         truncated or damaged
+    └─ MissingDependency    an optional package is not installed (package, extra)
+
+A message says the value, what was expected and the remedy, in one sentence or two.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class UndertowError(Exception):
+    """Base of every error that undertow raises on purpose."""
+
+
+class ConfigError(UndertowError, ValueError):
+    """A configuration that no network can be built from. Names the field, its value and the broken rule."""
+
+    def __init__(self, field: str, value: object, rule: str):
+        super().__init__(f"{field} = {value!r}: {rule}")
+        self.field = field
+        self.value = value
+        self.rule = rule
+
+
+class InvalidInput(UndertowError, ValueError):
+    """An argument refused before any work. Names the argument, its value, the expectation and the remedy."""
+
+    def __init__(self, argument: str, value: object, expected: str, remedy: str = ""):
+        super().__init__(f"{argument} is {value}, expected {expected}" + (f"; {remedy}" if remedy else ""))
+        self.argument = argument
+        self.value = value
+        self.expected = expected
+        self.remedy = remedy
+
+
+class DataError(UndertowError):
+    """A data set that is missing, empty or unreadable."""
+
+    def __init__(self, path: str | Path, problem: str, remedy: str = ""):
+        super().__init__(f"{path}: {problem}" + (f"; {remedy}" if remedy else ""))
+        self.path = Path(path)
+        self.problem = problem
+        self.remedy = remedy
+
+
+class CheckpointError(UndertowError):
+    """A checkpoint that cannot be used."""
+
+    def __init__(self, path: str | Path, problem: str, remedy: str = ""):
+        super().__init__(f"{path}: {problem}" + (f"; {remedy}" if remedy else ""))
+        self.path = Path(path)
+        self.problem = problem
+        self.remedy = remedy
+
+
+class UnknownCheckpoint(CheckpointError):
+    """Nothing at this place that undertow knows how to read."""
+
+
+class CorruptFile(CheckpointError):
+    """A file that is truncated or damaged."""
+
+
+class KeyMismatch(CheckpointError):
+    """The file's tensors are not those of the network."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        missing: Sequence[str] = (),
+        unexpected: Sequence[str] = (),
+        reshaped: Sequence[str] = (),
+    ):
+        parts = [
+            f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", reshaped))
+            if names
+        ]
+        super().__init__(
+            path, "tensors do not fit the network: " + "; ".join(parts), "check that config and weights belong together"
+        )
+        self.missing = tuple(missing)
+        self.unexpected = tuple(unexpected)
+        self.reshaped = tuple(reshaped)
+
+
+class MissingDependency(UndertowError, ImportError):
+    """An optional package is needed and not installed."""
+
+    def __init__(self, package: str, extra: str):
+        super().__init__(f"this needs the package {package!r}: pip install 'undertow[{extra}]'")
+        self.package = package
+        self.extra = extra

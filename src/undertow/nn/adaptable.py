@@ -1,0 +1,88 @@
+"""Linear and convolution with the weight port: per row, a few low-rank updates taken from slots.
+
+A layer's slots are two buffers, allocated once. A row names up to k slots and a gain for each; the layer then computes
+`W x + Σ gain · up (down x)` (LoRA, arXiv:2106.09685, Eq. 3, with alpha/rank folded into `up`). Filling a slot is an
+in-place copy, so that swapping adapters never recompiles.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from undertow.shapes import FeatureMap
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightRows:
+    """The weight port: which slots each row uses and how strongly. Gain 0 switches an entry off."""
+
+    slots: Int[Tensor, "batch per_row"]
+    gains: Float[Tensor, "batch per_row"]
+
+
+class Slots(nn.Module):
+    """Room for `count` low-rank updates of one layer; slots beyond an update's rank are zero.
+
+    down is [count, rank, inputs], up is [count, outputs, rank]; `inputs` of a convolution counts channels times kernel
+    cells. Buffers are not part of the state dict.
+    """
+
+    down: Float[Tensor, "slots rank inputs"]
+    up: Float[Tensor, "slots outputs rank"]
+
+    def __init__(self, count: int, rank: int, inputs: int, outputs: int, like: Tensor):
+        super().__init__()
+        self.register_buffer("down", like.new_zeros(count, rank, inputs), persistent=False)
+        self.register_buffer("up", like.new_zeros(count, outputs, rank), persistent=False)
+
+    def rows(self, weights: WeightRows) -> tuple[Float[Tensor, "batch k inputs"], Float[Tensor, "batch outputs k"]]:
+        """Each row's updates side by side, gains folded in: `k` is entries per row times rank."""
+        down = self.down[weights.slots].flatten(1, 2)
+        up = self.up[weights.slots] * weights.gains[:, :, None, None].to(self.up.dtype)
+        return down, up.transpose(1, 2).flatten(2)
+
+
+class Linear(nn.Linear):
+    """`torch.nn.Linear` with a weight port."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True):
+        super().__init__(inputs, outputs, bias)
+        self.slots: Slots | None = None
+
+    def allocate_slots(self, count: int, rank: int) -> None:
+        """Room for `count` updates of up to `rank`; without it the port does nothing here."""
+        self.slots = Slots(count, rank, self.in_features, self.out_features, self.weight)
+
+    def forward(self, x: Float[Tensor, "batch *tokens inputs"], weights: WeightRows | None = None) -> Tensor:
+        y = F.linear(x, self.weight, self.bias)
+        if weights is None or self.slots is None:
+            return y
+        down, up = self.slots.rows(weights)
+        tokens = x.unsqueeze(1) if x.ndim == 2 else x
+        return y + (tokens @ down.mT @ up.mT).reshape(y.shape)
+
+
+class Conv2d(nn.Conv2d):
+    """`torch.nn.Conv2d` with a weight port."""
+
+    def __init__(self, inputs: int, outputs: int, kernel_size: int, *, stride: int = 1, padding: int = 0):
+        super().__init__(inputs, outputs, kernel_size, stride, padding)
+        self.slots: Slots | None = None
+
+    def allocate_slots(self, count: int, rank: int) -> None:
+        """Room for `count` updates of up to `rank`; without it the port does nothing here."""
+        inputs = self.in_channels * self.kernel_size[0] * self.kernel_size[1]
+        self.slots = Slots(count, rank, inputs, self.out_channels, self.weight)
+
+    def forward(self, x: FeatureMap, weights: WeightRows | None = None) -> Float[Tensor, "batch outputs h w"]:
+        y = super().forward(x)
+        if weights is None or self.slots is None:
+            return y
+        down, up = self.slots.rows(weights)
+        batch, rank = down.shape[:2]
+        kernels = down.reshape(batch * rank, self.in_channels, *self.kernel_size)
+        low = F.conv2d(x.reshape(1, -1, *x.shape[2:]), kernels, None, self.stride, self.padding, groups=batch)
+        return y + torch.bmm(up, low.reshape(batch, rank, -1)).reshape(y.shape)

@@ -1,0 +1,34 @@
+"""The transformer's feed-forward layer."""
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from undertow.nn.adaptable import Linear, WeightRows
+from undertow.shapes import Sequence
+
+
+class GEGLU(nn.Module):
+    """Gated GELU (arXiv:2002.05202): half of the projection, times the exact (erf) GELU of the other half.
+
+    Source document 000 draws "Linear, GELU"; every Stable Diffusion uses this gate instead (trap T2).
+    """
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.proj = Linear(inputs, 2 * outputs)
+
+    def forward(self, x: Sequence, weights: WeightRows | None = None) -> Float[Tensor, "batch tokens outputs"]:
+        value, gate = self.proj(x, weights).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """GEGLU to four times the width, and back. `net` has diffusers' indices: 0 the gate, 1 dropout, 2 the way back."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.net = nn.ModuleList([GEGLU(dim, 4 * dim), nn.Identity(), Linear(4 * dim, dim)])
+
+    def forward(self, x: Sequence, weights: WeightRows | None = None) -> Sequence:
+        return self.net[2](self.net[0](x, weights), weights)

@@ -1,0 +1,175 @@
+"""The stages of a U-Net: one class for every encoder level, one for the bottleneck, one for every decoder level.
+
+Module names are diffusers': `resnets`, `attentions`, `downsamplers`, `upsamplers`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from undertow.attention.kernel import AttentionKernel
+from undertow.nn.adaptable import WeightRows
+from undertow.nn.attention import ImageTokens, SpatialSelfAttention
+from undertow.nn.resample import Downsample, Upsample
+from undertow.nn.resnet import ResBlock
+from undertow.nn.transformer import SpatialTransformer
+from undertow.shapes import AttentionMask
+from undertow.unet.config import CrossAttention, Level, Middle, SelfAttention, UNetConfig
+
+Hidden = Float[Tensor, "batch channels height width"]
+NewHidden = Float[Tensor, "batch new_channels new_height new_width"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageInputs:
+    """What every stage receives besides the running activations."""
+
+    embedding: Float[Tensor, "batch dim"]
+    context: Float[Tensor, "batch tokens context_dim"] | None = None
+    mask: AttentionMask | None = None
+    weights: WeightRows | None = None
+    image: Mapping[str, ImageTokens] | None = None
+    checkpointing: bool = False
+
+
+class Stage(nn.Module):
+    """ResBlocks, each followed by attention where the level has some."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList()
+        self.attentions: nn.ModuleList | None = None
+
+    def layer(self, index: int, hidden: Hidden, inputs: StageInputs) -> NewHidden:
+        """ResBlock `index` with the attention behind it, recomputed in the backward pass when checkpointing
+        (arXiv:1604.06174)."""
+
+        def run(hidden: Hidden) -> NewHidden:
+            hidden = self.resnets[index](hidden, inputs.embedding, inputs.weights)
+            return self._attend(index, hidden, inputs)
+
+        return _recomputed(run, hidden) if inputs.checkpointing else run(hidden)
+
+    def _attend(self, index: int, hidden: Hidden, inputs: StageInputs) -> Hidden:
+        if self.attentions is None or index >= len(self.attentions):
+            return hidden
+        layer = self.attentions[index]
+        if isinstance(layer, SpatialSelfAttention):
+            return layer(hidden, weights=inputs.weights)
+        return layer(hidden, inputs.context, mask=inputs.mask, weights=inputs.weights, image=inputs.image)
+
+
+class DownStage(Stage):
+    """One level of the encoder; `forward` returns the activations and the skips it stores, in order."""
+
+    def __init__(self, config: UNetConfig, index: int, kernel: AttentionKernel):
+        super().__init__()
+        level = config.levels[index]
+        inputs = config.levels[max(index - 1, 0)].channels
+        self.resnets = nn.ModuleList(
+            _res_block(config, inputs if i == 0 else level.channels, level.channels) for i in range(level.resnets)
+        )
+        if level.attention is not None:
+            self.attentions = _attentions(config, level, level.encoder_depths(), kernel)
+        last = index == len(config.levels) - 1
+        self.downsamplers = None if last else nn.ModuleList([Downsample(level.channels)])
+
+    def forward(self, hidden: Hidden, inputs: StageInputs) -> tuple[Float[Tensor, "..."], list[Float[Tensor, "..."]]]:
+        skips = []
+        for index in range(len(self.resnets)):
+            hidden = self.layer(index, hidden, inputs)
+            skips.append(hidden)
+        if self.downsamplers is not None:
+            hidden = self.downsamplers[0](hidden, inputs.weights)
+            skips.append(hidden)
+        return hidden, skips
+
+
+class MiddleStage(Stage):
+    """The bottleneck."""
+
+    def __init__(self, config: UNetConfig, kernel: AttentionKernel):
+        super().__init__()
+        channels, middle = config.levels[-1].channels, config.middle
+        self.resnets = nn.ModuleList(_res_block(config, channels, channels) for _ in range(middle.resnets))
+        if middle.attention is not None:
+            depth = middle.attention.depth if isinstance(middle.attention, CrossAttention) else 0
+            depths = (depth if isinstance(depth, int) else depth[0],) * (middle.resnets - 1)
+            self.attentions = _attentions(config, Level(channels=channels, attention=middle.attention), depths, kernel)
+
+    def forward(self, hidden: Hidden, inputs: StageInputs) -> Hidden:
+        for index in range(len(self.resnets)):
+            hidden = self.layer(index, hidden, inputs)
+        return hidden
+
+
+class UpStage(Stage):
+    """One level of the decoder, counted from the bottleneck; `forward` takes its skips off the end of the list."""
+
+    def __init__(self, config: UNetConfig, index: int, kernel: AttentionKernel):
+        super().__init__()
+        levels = config.levels[::-1]
+        level = levels[index]
+        below = levels[max(index - 1, 0)].channels
+        above = levels[min(index + 1, len(levels) - 1)].channels
+        skips = [level.channels] * level.resnets + [above]
+        inputs = [below] + [level.channels] * level.resnets
+        self.resnets = nn.ModuleList(
+            _res_block(config, hidden + skip, level.channels) for hidden, skip in zip(inputs, skips, strict=True)
+        )
+        if level.attention is not None:
+            self.attentions = _attentions(config, level, level.decoder_depths(), kernel)
+        last = index == len(levels) - 1
+        self.upsamplers = None if last else nn.ModuleList([Upsample(level.channels)])
+
+    def forward(self, hidden: Hidden, skips: list[Float[Tensor, "..."]], inputs: StageInputs) -> NewHidden:
+        for index in range(len(self.resnets)):
+            hidden = torch.cat((hidden, skips.pop()), dim=1)
+            hidden = self.layer(index, hidden, inputs)
+        if self.upsamplers is not None:
+            hidden = self.upsamplers[0](hidden, skips[-1].shape[2:], inputs.weights)
+        return hidden
+
+
+def _res_block(config: UNetConfig, inputs: int, outputs: int) -> ResBlock:
+    return ResBlock(
+        inputs,
+        outputs,
+        config.embedding_dim,
+        norm_groups=config.norm_groups,
+        norm_eps=config.norm_eps,
+        dropout=config.dropout,
+    )
+
+
+def _attentions(config: UNetConfig, level: Level, depths: tuple[int, ...], kernel: AttentionKernel) -> nn.ModuleList:
+    def build(depth: int) -> SpatialTransformer | SpatialSelfAttention:
+        match level.attention:
+            case CrossAttention(heads=heads) if config.context_dim is not None:
+                return SpatialTransformer(
+                    level.channels,
+                    heads,
+                    depth,
+                    config.context_dim,
+                    norm_groups=config.norm_groups,
+                    linear_projection=config.linear_projection,
+                    kernel=kernel,
+                )
+            case SelfAttention(heads=heads):
+                return SpatialSelfAttention(
+                    level.channels, heads, norm_groups=config.norm_groups, norm_eps=config.norm_eps, kernel=kernel
+                )
+            case kind:
+                raise AssertionError(f"validated config has no attention {kind!r}")
+
+    return nn.ModuleList(build(depth) for depth in depths)
+
+
+def _recomputed(run: Callable[[Tensor], Tensor], hidden: Tensor) -> Tensor:
+    output = checkpoint(run, hidden, use_reentrant=False)
+    assert isinstance(output, Tensor)
+    return output

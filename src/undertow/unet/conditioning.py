@@ -1,0 +1,127 @@
+"""Everything one forward may receive besides latents and timesteps: `Conditioning` and the three `Ports`.
+
+Both are data. A field that is `None` is not part of the computation (nor of a compiled graph); values change freely
+from call to call.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from undertow.errors import InvalidInput
+from undertow.nn.adaptable import WeightRows
+from undertow.nn.attention import ImageTokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioning:
+    """What the network is asked to draw.
+
+    context: text tokens for cross-attention. context_mask: True where a token is real (T9: a row without any real
+    token gets no text, not NaN). pooled: pooled text vector (SDXL). time_ids: size and crop micro-conditioning, raw
+    numbers (SDXL base: original height, width, crop top, left, target height, width; refiner: ..., aesthetic score).
+    class_labels: for class-conditional networks. guidance: guidance scale as an input (LCM), one number per row.
+    """
+
+    context: Float[Tensor, "batch tokens dim"] | None = None
+    context_mask: Bool[Tensor, "batch tokens"] | None = None
+    pooled: Float[Tensor, "batch pooled_dim"] | None = None
+    time_ids: Shaped[Tensor, "batch ids"] | None = None
+    class_labels: Int[Tensor, "batch"] | None = None
+    guidance: Float[Tensor, "batch"] | None = None
+
+    def repeat(self, count: int) -> "Conditioning":
+        """Every row `count` times: one prompt for `count` images."""
+        return replace(
+            self,
+            **{f.name: v.repeat_interleave(count, 0) for f in fields(self) if (v := getattr(self, f.name)) is not None},
+        )
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Conditioning":
+        """The same on another device; `dtype` applies to embeddings, not to masks, labels, ids and guidance."""
+        moved = {
+            f.name: value.to(device=device, dtype=dtype if f.name in ("context", "pooled") else None)
+            for f in fields(self)
+            if (value := getattr(self, f.name)) is not None
+        }
+        return replace(self, **moved)
+
+
+def concatenate(parts: Sequence[Conditioning]) -> Conditioning:
+    """One conditioning whose rows are those of `parts`, in order.
+
+    Contexts of unequal token count (trap T8) are padded with zeros and masked, which equals running them apart.
+    Errors: `InvalidInput` when a field is set in some parts and absent in others.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    parts = _with_equal_token_counts(parts)
+    joined: dict[str, Tensor] = {}
+    for field in fields(Conditioning):
+        values = [getattr(part, field.name) for part in parts]
+        present = [value for value in values if value is not None]
+        if not present:
+            continue
+        if len(present) < len(values):
+            raise InvalidInput(
+                f"conditioning.{field.name}",
+                f"set in {len(present)} of {len(values)} parts",
+                "the same fields in every part of a batch",
+                "give every part this field",
+            )
+        joined[field.name] = torch.cat(present)
+    return Conditioning(**joined)
+
+
+def _with_equal_token_counts(parts: Sequence[Conditioning]) -> Sequence[Conditioning]:
+    counts = {part.context.shape[1] for part in parts if part.context is not None}
+    masked = any(part.context_mask is not None for part in parts)
+    if len(counts) < 2 and not masked:
+        return parts
+    longest = max(counts)
+
+    def pad(part: Conditioning) -> Conditioning:
+        if part.context is None:
+            return part
+        missing = longest - part.context.shape[1]
+        mask = part.context_mask
+        if mask is None:
+            mask = torch.ones(part.context.shape[:2], dtype=torch.bool, device=part.context.device)
+        return replace(
+            part,
+            context=F.pad(part.context, (0, 0, 0, missing)),
+            context_mask=F.pad(mask, (0, missing), value=False),
+        )
+
+    return [pad(part) for part in parts]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Residuals:
+    """The residual port: what ControlNets and T2I-Adapters add.
+
+    skips: one tensor per stored skip connection, in the order in which the encoder stores them (`UNetConfig.skips()`
+    lists the shapes), or empty. middle: added after the middle block. Trap T4: residuals are added to the *stored
+    skips*, not to the running activations.
+    """
+
+    skips: tuple[Float[Tensor, "..."], ...] = ()
+    middle: Float[Tensor, "..."] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ports:
+    """Where adapters enter a U-Net; every tensor is per row, and `None` removes a port from the graph.
+
+    weights: which low-rank slots each row uses, and how strongly (LoRA). residuals: additions to skips and middle
+    (ControlNet, T2I-Adapter). image: per cross-attention name, e.g.
+    "mid_block.attentions.0.transformer_blocks.0.attn2", keys and values of reference pictures (IP-Adapter).
+    """
+
+    weights: WeightRows | None = None
+    residuals: Residuals | None = None
+    image: Mapping[str, ImageTokens] | None = None
