@@ -1,1 +1,63 @@
-"""undertow: a diffusion U-Net engine."""
+"""undertow: a diffusion U-Net engine.
+
+Names are imported from their rooms when they are first used (PEP 562), so `import undertow` alone loads no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from undertow.errors import (
+    CheckpointError,
+    ConfigError,
+    CorruptFile,
+    DataError,
+    InvalidInput,
+    KeyMismatch,
+    MissingDependency,
+    UndertowError,
+    UnknownCheckpoint,
+)
+
+if TYPE_CHECKING:
+    from undertow.service import load_unet
+    from undertow.unet.conditioning import Conditioning, Ports, Residuals
+    from undertow.unet.config import UNetConfig
+    from undertow.unet.unet import UNet
+
+__all__ = [
+    "CheckpointError",
+    "Conditioning",
+    "ConfigError",
+    "CorruptFile",
+    "DataError",
+    "InvalidInput",
+    "KeyMismatch",
+    "MissingDependency",
+    "Ports",
+    "Residuals",
+    "UNet",
+    "UNetConfig",
+    "UndertowError",
+    "UnknownCheckpoint",
+    "load_unet",
+]
+
+_ROOMS = {
+    "Conditioning": "undertow.unet.conditioning",
+    "Ports": "undertow.unet.conditioning",
+    "Residuals": "undertow.unet.conditioning",
+    "UNet": "undertow.unet.unet",
+    "UNetConfig": "undertow.unet.config",
+    "load_unet": "undertow.service",
+}
+"""Where each lazily imported name lives; the imports above tell type checkers the same."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'undertow' has no attribute {name!r}")
+    return getattr(import_module(_ROOMS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,108 @@
+"""The command line: the catalogue of verbs, and the boundary where errors become one sentence and an exit code.
+
+A verb lives in a file of its name, as a function whose signature typer reads, and has one line in `VERBS`. Torch and
+everything that imports it is imported inside the verb's function, so that `undertow --help` stays fast
+(tests/cli/test_app.py holds it to that).
+"""
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from undertow.errors import UndertowError
+
+VERBS: dict[str, Callable[..., None] | typer.Typer] = {}
+"""What comes after `undertow`; a group of verbs is a typer application of its own."""
+
+SUCCESS, BUG, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(kw_only=True)
+class Settings:
+    """The options that stand before the verb; a verb that needs them asks for a `typer.Context` and reads `obj`."""
+
+    debug: bool = False
+
+
+def build(verbs: dict[str, Callable[..., None] | typer.Typer]) -> typer.Typer:
+    """The typer application that offers `verbs`."""
+    app = typer.Typer(
+        name="undertow",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_before_the_verb)
+    for name, verb in verbs.items():
+        if isinstance(verb, typer.Typer):
+            app.add_typer(verb, name=name)
+        else:
+            app.command(name)(verb)
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"undertow {version('undertow')} (torch {version('torch')})")
+        raise typer.Exit
+
+
+def _before_the_verb(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """A diffusion U-Net engine: build, train, sample and look inside."""
+    context.obj.debug = debug
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line, the program's own when `None`, and return its exit code.
+
+    0 done; 2 refused: something was wrong with the request, its files or its environment, and one sentence on standard
+    error says what; 130 interrupted from the keyboard; 1 a bug of ours.
+    """
+    return run(build(VERBS), arguments)
+
+
+def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run one command line on `app` and return the exit code (see `main`)."""
+    settings = Settings()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(arguments or ["--help"], prog_name="undertow", standalone_mode=False, obj=settings)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", settings, INTERRUPTED)
+    except typer.TyperException as error:
+        return _fail(_usage(error), settings, REFUSED)
+    except (UndertowError, OSError) as error:
+        return _fail(str(error), settings, REFUSED)
+    except Exception as error:
+        problem = f"unexpected {type(error).__name__}: {error}; this is a bug, please report it with --debug's output"
+        return _fail(problem, settings, BUG)
+    if code == INTERRUPTED:
+        return _fail("interrupted", settings, INTERRUPTED)
+    return code if isinstance(code, int) else SUCCESS
+
+
+def _usage(error: typer.TyperException) -> str:
+    """The sentence for a command line that cannot be read."""
+    context: typer.Context | None = getattr(error, "ctx", None)
+    command = "undertow" if context is None else context.command_path
+    return f"{error.format_message().rstrip('.')}; try '{command} --help'"
+
+
+def _fail(problem: str, settings: Settings, code: int) -> int:
+    if settings.debug and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    Console(stderr=True, soft_wrap=True).print("error:", problem, style="red", markup=False, highlight=False)
+    return code
