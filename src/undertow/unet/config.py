@@ -376,14 +376,13 @@ class UNetConfig:
     @classmethod
     def cifar10(cls, *, class_labels: bool = True, attention_at_16: bool = False) -> "UNetConfig":
         """The class-conditional pixel U-Net of source document 002: 32x32 pixels, base 64, multipliers 1, 2, 4."""
-        attention = SelfAttention(heads=4)
         return cls(
             levels=(
                 Level(channels=64),
-                Level(channels=128, attention=attention if attention_at_16 else None),
-                Level(channels=256, attention=attention),
+                Level(channels=128, attention=SelfAttention(heads=2) if attention_at_16 else None),
+                Level(channels=256, attention=SelfAttention(heads=4)),
             ),
-            middle=Middle(attention=attention),
+            middle=Middle(attention=SelfAttention(heads=4)),
             in_channels=3,
             out_channels=3,
             added=ClassLabels(count=10) if class_labels else None,

@@ -1,0 +1,48 @@
+"""The Python facade: loading."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from undertow.checkpoints.folder import load_unet_folder
+from undertow.errors import InvalidInput, UnknownCheckpoint
+from undertow.unet.compiled import compile_unet
+from undertow.unet.unet import UNet
+
+Backend = Literal["eager", "compile"]
+
+
+def embedded_models() -> dict[str, Path]:
+    """Name and folder of the models that ship in the package."""
+    root = Path(str(files("undertow"))) / "models"
+    return {folder.name: folder for folder in sorted(root.iterdir()) if folder.is_dir()} if root.is_dir() else {}
+
+
+def load_unet(
+    source: str | Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    backend: Backend = "eager",
+) -> UNet:
+    """A U-Net, ready to call, from a diffusers model or pipeline folder or the name of an embedded model.
+
+    dtype: `None` keeps the file's. backend: "eager", or "compile" for `torch.compile` (the first call of each size
+    takes a minute or two, every other is faster). Errors: `CheckpointError` and its kinds, `ConfigError`,
+    `InvalidInput`.
+
+        unet = undertow.load_unet("digits-flow", dtype=torch.float32)
+    """
+    if backend not in ("eager", "compile"):
+        raise InvalidInput("backend", repr(backend), "'eager' or 'compile'")
+    if dtype is not None and not dtype.is_floating_point:
+        raise InvalidInput(
+            "dtype", dtype, "a floating-point type", "use torch.float32, torch.bfloat16 or torch.float16"
+        )
+    embedded = embedded_models()
+    folder = embedded.get(str(source), Path(source))
+    if not folder.exists():
+        raise UnknownCheckpoint(source, "no such folder and no such embedded model", f"embedded: {', '.join(embedded)}")
+    unet = load_unet_folder(folder, dtype=dtype, device=device)
+    return compile_unet(unet) if backend == "compile" else unet
