@@ -7,9 +7,9 @@ everything that imports it is imported inside the verb's function, so that `unde
 
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib import metadata
 from typing import Annotated
 
 import typer
@@ -17,29 +17,67 @@ from rich.console import Console
 
 from undertow.errors import UndertowError
 
-VERBS: dict[str, Callable[..., None] | typer.Typer] = {}
-"""What comes after `undertow`; a group of verbs is a typer application of its own."""
+Verb = Callable[..., None] | typer.Typer
+"""What comes after `undertow`: a function, or a typer application for a group of verbs."""
 
-SUCCESS, BUG, REFUSED, INTERRUPTED = 0, 1, 2, 130
+VERBS: dict[str, Verb] = {}
+
+DONE, BUG, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
 @dataclass(kw_only=True)
 class Settings:
-    """The options that stand before the verb; a verb that needs them asks for a `typer.Context` and reads `obj`."""
+    """The options that stand before the verb."""
 
     debug: bool = False
 
 
-def build(verbs: dict[str, Callable[..., None] | typer.Typer]) -> typer.Typer:
-    """The typer application that offers `verbs`."""
+def main(arguments: Sequence[str] | None = None, verbs: Mapping[str, Verb] = VERBS) -> int:
+    """Run one command line, the program's own when `None`, and return its exit code.
+
+    0 done; 2 refused: something is wrong with the request, its files or the environment, and one sentence on standard
+    error says what; 130 interrupted from the keyboard; 1 a bug of ours.
+    """
+    settings = Settings()
+    app = _build(verbs, settings)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = app(arguments or ["--help"], prog_name="undertow", standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except typer.TyperException as error:
+        return _fail(_usage(error), settings, REFUSED)
+    except (UndertowError, OSError) as error:
+        return _fail(str(error), settings, REFUSED)
+    except Exception as error:
+        problem = (
+            f"unexpected {type(error).__name__}: {error}; this is a bug, please report it with the output of --debug"
+        )
+        return _fail(problem, settings, BUG)
+    if code == INTERRUPTED:
+        return _fail("interrupted", settings, INTERRUPTED)
+    return code if isinstance(code, int) else DONE
+
+
+def _build(verbs: Mapping[str, Verb], settings: Settings) -> typer.Typer:
+    """The typer application that offers `verbs` and writes the global options into `settings`."""
     app = typer.Typer(
-        name="undertow",
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_before_the_verb)
+
+    @app.callback()
+    def before_the_verb(  # pyright: ignore[reportUnusedFunction]  # typer keeps it
+        debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+        version: Annotated[  # its callback prints and stops
+            bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and stop.")
+        ] = False,
+    ) -> None:
+        """A diffusion U-Net engine: build, train, sample and look inside."""
+        settings.debug = debug
+
     for name, verb in verbs.items():
         if isinstance(verb, typer.Typer):
             app.add_typer(verb, name=name)
@@ -48,55 +86,16 @@ def build(verbs: dict[str, Callable[..., None] | typer.Typer]) -> typer.Typer:
     return app
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
-        typer.echo(f"undertow {version('undertow')} (torch {version('torch')})")
+        typer.echo(f"undertow {metadata.version('undertow')} (torch {metadata.version('torch')})")
         raise typer.Exit
-
-
-def _before_the_verb(
-    context: typer.Context,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    show_version: Annotated[
-        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and stop.")
-    ] = False,
-) -> None:
-    """A diffusion U-Net engine: build, train, sample and look inside."""
-    context.obj.debug = debug
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line, the program's own when `None`, and return its exit code.
-
-    0 done; 2 refused: something was wrong with the request, its files or its environment, and one sentence on standard
-    error says what; 130 interrupted from the keyboard; 1 a bug of ours.
-    """
-    return run(build(VERBS), arguments)
-
-
-def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
-    """Run one command line on `app` and return the exit code (see `main`)."""
-    settings = Settings()
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        code = app(arguments or ["--help"], prog_name="undertow", standalone_mode=False, obj=settings)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", settings, INTERRUPTED)
-    except typer.TyperException as error:
-        return _fail(_usage(error), settings, REFUSED)
-    except (UndertowError, OSError) as error:
-        return _fail(str(error), settings, REFUSED)
-    except Exception as error:
-        problem = f"unexpected {type(error).__name__}: {error}; this is a bug, please report it with --debug's output"
-        return _fail(problem, settings, BUG)
-    if code == INTERRUPTED:
-        return _fail("interrupted", settings, INTERRUPTED)
-    return code if isinstance(code, int) else SUCCESS
+    return wanted
 
 
 def _usage(error: typer.TyperException) -> str:
     """The sentence for a command line that cannot be read."""
-    context: typer.Context | None = getattr(error, "ctx", None)
+    context = getattr(error, "ctx", None)
     command = "undertow" if context is None else context.command_path
     return f"{error.format_message().rstrip('.')}; try '{command} --help'"
 

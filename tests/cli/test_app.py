@@ -1,0 +1,121 @@
+"""The command line's frame: help, version, exit codes, one sentence per error, and lightness."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+
+from undertow.cli import main
+from undertow.cli.app import Verb
+from undertow.errors import InvalidInput
+
+REFUSAL = "--count is 0, expected at least 1; ask for one image or more"
+
+
+def refuse() -> None:
+    raise InvalidInput("--count", 0, "at least 1", "ask for one image or more")
+
+
+def read_missing_file() -> None:
+    Path("no-such-file.png").read_bytes()
+
+
+def stumble() -> None:
+    raise KeyError("a bug")
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def leave() -> None:
+    raise typer.Exit(7)
+
+
+def greet(name: str, loudly: bool = False) -> None:
+    print("HELLO" if loudly else "hello", name)
+
+
+def group_of_verbs() -> typer.Typer:
+    group = typer.Typer()
+    group.callback()(lambda: None)
+    group.command("greet")(greet)
+    return group
+
+
+VERBS: dict[str, Verb] = {
+    "refuse": refuse,
+    "read": read_missing_file,
+    "stumble": stumble,
+    "interrupt": interrupt,
+    "leave": leave,
+    "greet": greet,
+    "group": group_of_verbs(),
+}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"], []])
+def test_help_lists_the_global_options(arguments, capsys):
+    assert main(arguments) == 0
+    assert "--debug" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("undertow 0.1.0 (torch 2.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["refuse"], 2, f"error: {REFUSAL}\n"),
+        (["read"], 2, "error: [Errno 2] No such file or directory: 'no-such-file.png'\n"),
+        (
+            ["stumble"],
+            1,
+            "error: unexpected KeyError: 'a bug'; this is a bug, please report it with the output of --debug\n",
+        ),
+        (["interrupt"], 130, "error: interrupted\n"),
+        (["leave"], 7, ""),
+        (["nothing"], 2, "error: No such command 'nothing'; try 'undertow --help'\n"),
+        (["greet"], 2, "error: Missing argument 'name'; try 'undertow greet --help'\n"),
+        (["refuse", "--wrong"], 2, "error: No such option: --wrong; try 'undertow refuse --help'\n"),
+    ],
+)
+def test_an_error_is_one_sentence_and_an_exit_code(arguments, code, sentence, capsys):
+    assert main(arguments, VERBS) == code
+    assert capsys.readouterr() == ("", sentence)
+
+
+def test_debug_adds_the_traceback_and_keeps_the_sentence(capsys):
+    assert main(["--debug", "refuse"], VERBS) == 2
+    error = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in error
+    assert "in refuse" in error
+    assert error.endswith(f"error: {REFUSAL}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "greeting"),
+    [
+        (["greet", "Ada"], "hello Ada\n"),
+        (["--debug", "greet", "Ada", "--loudly"], "HELLO Ada\n"),
+        (["group", "greet", "Ada"], "hello Ada\n"),
+    ],
+)
+def test_a_verb_runs_with_its_arguments(arguments, greeting, capsys):
+    assert main(arguments, VERBS) == 0
+    assert capsys.readouterr() == (greeting, "")
+
+
+def test_help_imports_no_torch():
+    """Importing torch takes a second or more, and help should answer at once."""
+    code = "import sys; from undertow.cli import main; main(['--help']); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_module_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "undertow", "nothing"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "error: No such command 'nothing'; try 'undertow --help'\n")

@@ -1,0 +1,54 @@
+"""`import undertow` offers the documented names, and loads torch only when one of them is used."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import undertow
+from undertow import errors
+
+
+@pytest.mark.parametrize("name", undertow.__all__)
+def test_each_public_name_resolves(name):
+    assert getattr(undertow, name).__name__ == name
+
+
+def test_all_is_sorted_and_equals_the_public_names():
+    assert list(undertow.__all__) == sorted(undertow.__all__)
+    assert dir(undertow) == undertow.__all__
+
+
+def test_every_error_type_is_public():
+    types = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.UndertowError)
+    }
+    assert types <= set(undertow.__all__)
+
+
+def test_type_checkers_and_the_lazy_table_agree():
+    """The table must name the module that the `TYPE_CHECKING` import names, or editors and Python would disagree."""
+    tree = ast.parse(Path(undertow.__file__).read_text())
+    guarded = [node for node in tree.body if isinstance(node, ast.If)]
+    told = {
+        alias.name: node.module
+        for block in guarded
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert told == undertow._ROOMS
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'UNet3D'"):
+        _ = undertow.UNet3D
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import sys, undertow; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
