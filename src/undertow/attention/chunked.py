@@ -15,16 +15,9 @@ def chunked_attention(query: Queries, key: Keys, value: Keys, mask: AttentionMas
     On CPUs with bfloat16 matrix units this is faster than the fused kernel for short sequences. The softmax is computed
     in float32, but scores are stored in the input's type between the two products.
     """
-    query = query * query.shape[-1] ** -0.5
-    output = torch.cat(
-        [
-            _attend(chunk, key, value, None if mask is None else mask[:, :, start : start + CHUNK])
-            if mask is not None and mask.shape[2] > 1
-            else _attend(chunk, key, value, mask)
-            for start, chunk in zip(range(0, query.shape[2], CHUNK), query.split(CHUNK, dim=2), strict=True)
-        ],
-        dim=2,
-    )
+    queries = (query * query.shape[-1] ** -0.5).split(CHUNK, dim=2)
+    masks = [None] * len(queries) if mask is None else mask.expand(-1, -1, query.shape[2], -1).split(CHUNK, dim=2)
+    output = torch.cat([_attend(chunk, key, value, m) for chunk, m in zip(queries, masks, strict=True)], dim=2)
     return output if mask is None else zero_empty_rows(output, mask)
 
 

@@ -18,7 +18,7 @@ from undertow.nn.resample import Downsample, Upsample
 from undertow.nn.resnet import ResBlock
 from undertow.nn.transformer import SpatialTransformer
 from undertow.shapes import AttentionMask
-from undertow.unet.config import CrossAttention, Level, Middle, SelfAttention, UNetConfig
+from undertow.unet.config import CrossAttention, Level, SelfAttention, UNetConfig
 
 Hidden = Float[Tensor, "batch channels height width"]
 NewHidden = Float[Tensor, "batch new_channels new_height new_width"]

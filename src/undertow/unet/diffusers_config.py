@@ -48,7 +48,7 @@ ONLY_SUPPORTED: dict[str, tuple[object, ...]] = {
 
 
 def config_from_diffusers(json: Json) -> UNetConfig:
-    """The architecture that a diffusers U-Net config describes. Errors: `ConfigError` names a field we don't support."""
+    """The architecture that a diffusers U-Net config describes. Errors: `ConfigError` names the field."""
     for field, allowed in ONLY_SUPPORTED.items():
         if field in json and json[field] not in allowed:
             raise ConfigError(field, json[field], f"undertow supports only {' or '.join(map(repr, allowed))}")
