@@ -1,0 +1,46 @@
+"""The mathematics of diffusion: paths, schedules, parameterizations, the denoiser, guidance and sampling grids.
+
+Torch only: nothing here knows a U-Net, a file or a sampler. Start at `paths`, then `parameterizations` and `denoiser`.
+"""
+
+from undertow.diffusion.denoiser import Clipped, Denoiser
+from undertow.diffusion.grids import GRIDS, require_grid, sigma_grid
+from undertow.diffusion.guidance import ClassifierFree, GuidedDenoiser
+from undertow.diffusion.parameterizations import (
+    PARAMETERIZATIONS,
+    Epsilon,
+    Parameterization,
+    Velocity,
+    VPrediction,
+    XPrediction,
+    find_parameterization,
+)
+from undertow.diffusion.paths import Path, RectifiedFlow, VariancePreserving, snr
+from undertow.diffusion.scheduler_config import SchedulerConfig
+from undertow.diffusion.schedules import FlowSchedule, NoiseSchedule, Schedule, TimestepMap
+
+__all__ = [
+    "GRIDS",
+    "PARAMETERIZATIONS",
+    "ClassifierFree",
+    "Clipped",
+    "Denoiser",
+    "Epsilon",
+    "FlowSchedule",
+    "GuidedDenoiser",
+    "NoiseSchedule",
+    "Parameterization",
+    "Path",
+    "RectifiedFlow",
+    "Schedule",
+    "SchedulerConfig",
+    "TimestepMap",
+    "VPrediction",
+    "VariancePreserving",
+    "Velocity",
+    "XPrediction",
+    "find_parameterization",
+    "require_grid",
+    "sigma_grid",
+    "snr",
+]

@@ -1,0 +1,110 @@
+"""Sampling grids: which sigmas a run visits. Each gives n + 1 decreasing sigmas, the last is 0.
+
+Formulas and peers compared with, and where the same name means another grid:
+
+    normal       ComfyUI normal, A1111 uniform; diffusers linspace where its timesteps are integers (it interpolates
+                 sigma, not log sigma, between them); diffusers' FlowMatchEuler and FlowMatchHeun
+    karras       all peers; arXiv:2206.00364, eq. 5
+    exponential  k-diffusion, ComfyUI, A1111, diffusers
+    sgm_uniform  ComfyUI, Forge (burn-models spaces it in sigma instead, another grid)
+    simple       ComfyUI, Forge; diffusers trailing when n divides the number of training timesteps
+    ddim         diffusers leading with steps_offset 1; ComfyUI and A1111 when n divides the training timesteps (else
+                 they return more steps than were asked for, here it is always n)
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from undertow.diffusion.lookup import look_up
+from undertow.diffusion.schedules import Schedule
+from undertow.errors import InvalidInput
+
+
+def normal(schedule: Schedule, steps: int) -> list[float]:
+    """Evenly spaced in timesteps from the last to the first trained one."""
+    return _ending_in_zero(schedule.grid_time_to_sigma(_grid_times(schedule, steps)))
+
+
+def sgm_uniform(schedule: Schedule, steps: int) -> list[float]:
+    """As `normal` with one step more, of which the last, almost clean, is left out."""
+    return _ending_in_zero(schedule.grid_time_to_sigma(_grid_times(schedule, steps + 1)[:-1]))
+
+
+def karras(schedule: Schedule, steps: int, *, rho: float = 7.0) -> list[float]:
+    """Evenly spaced in sigma^(1/rho) (arXiv:2206.00364, eq. 5)."""
+    if not (math.isfinite(rho) and rho > 0):
+        raise InvalidInput("rho", rho, "a positive number", "the paper uses 7")
+    ends = schedule.sigma_max ** (1 / rho), schedule.sigma_min ** (1 / rho)
+    return _ending_in_zero(torch.linspace(*ends, steps, dtype=torch.float64) ** rho)
+
+
+def exponential(schedule: Schedule, steps: int) -> list[float]:
+    """Evenly spaced in log sigma (k-diffusion `get_sigmas_exponential`)."""
+    ends = math.log(schedule.sigma_max), math.log(schedule.sigma_min)
+    return _ending_in_zero(torch.linspace(*ends, steps, dtype=torch.float64).exp())
+
+
+def simple(schedule: Schedule, steps: int) -> list[float]:
+    """Every (trained / n)-th level, from the last (ComfyUI `simple_scheduler`)."""
+    trained = _require_at_most_trained(schedule, steps)
+    return _ending_in_zero(schedule.sigmas[[trained - 1 - index * trained // steps for index in range(steps)]])
+
+
+def ddim(schedule: Schedule, steps: int) -> list[float]:
+    """Every (trained // n)-th level, from the second (arXiv:2010.02502, appendix D.2, "linear")."""
+    trained = _require_at_most_trained(schedule, steps)
+    stride = trained // steps
+    first = min(1, trained - 1 - (steps - 1) * stride)  # 0 only when every trained level is asked for
+    return _ending_in_zero(schedule.sigmas[[first + index * stride for index in reversed(range(steps))]])
+
+
+GRIDS: dict[str, Callable[[Schedule, int], list[float]]] = {
+    "normal": normal,
+    "karras": karras,
+    "exponential": exponential,
+    "sgm_uniform": sgm_uniform,
+    "simple": simple,
+    "ddim": ddim,
+}
+
+
+def sigma_grid(name: str, schedule: Schedule, steps: int) -> list[float]:
+    """The grid called `name` with `steps` steps: n + 1 decreasing sigmas ending in 0.
+
+    Errors: `InvalidInput` for an unknown name, fewer than one step, or more steps than the grid has levels.
+    """
+    grid = look_up(GRIDS, name, "schedule")
+    if steps < 1:
+        raise InvalidInput("steps", steps, "at least 1")
+    return grid(schedule, steps)
+
+
+def require_grid(sigmas: Sequence[float]) -> None:
+    """Refuse what no sampler can walk along.
+
+    Errors: `InvalidInput` unless there are two or more finite sigmas, strictly decreasing, none below 0.
+    """
+    expected = "two or more finite sigmas, strictly decreasing, none below 0"
+    if len(sigmas) < 2:
+        raise InvalidInput("sigmas", list(sigmas), expected, "make them with sigma_grid(name, schedule, steps)")
+    for index, sigma in enumerate(sigmas):
+        if not math.isfinite(sigma) or sigma < 0 or (index > 0 and sigma >= sigmas[index - 1]):
+            raise InvalidInput(f"sigmas[{index}]", sigma, expected, "make them with sigma_grid(name, schedule, steps)")
+
+
+def _grid_times(schedule: Schedule, count: int) -> Tensor:
+    ends = schedule.sigma_to_timestep(torch.tensor([schedule.sigma_max, schedule.sigma_min], dtype=torch.float64))
+    return torch.linspace(ends[0].item(), ends[1].item(), count, dtype=torch.float64)
+
+
+def _ending_in_zero(sigmas: Tensor) -> list[float]:
+    return [*sigmas.tolist(), 0.0]
+
+
+def _require_at_most_trained(schedule: Schedule, steps: int) -> int:
+    if steps > len(schedule):
+        raise InvalidInput("steps", steps, f"at most {len(schedule)}, the network's training timesteps")
+    return len(schedule)

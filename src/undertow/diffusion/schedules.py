@@ -1,0 +1,227 @@
+"""The levels of noise a network was trained on, and the map between sigma and the timestep that it receives.
+
+Trap T15, one name for two things: what LDM and ComfyUI call "linear" is "scaled_linear" here and in diffusers (linear
+in the square root of beta; Stable Diffusion 1, 2 and XL); what LDM calls "sqrt_linear" is "linear" here and in
+diffusers (linear in beta; DDPM on pixels).
+
+Two maps from sigma to timestep exist in the wild, with different pictures (trap T19): "interpolated" is linear in log
+sigma and gives fractions (k-diffusion, diffusers, A1111, Forge); "nearest" gives the closest trained level (ComfyUI).
+"""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Literal
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from undertow.diffusion.betas import Betas, CosineBetas, LinearBetas, ScaledLinearBetas, zero_terminal_snr
+from undertow.diffusion.paths import RectifiedFlow, VariancePreserving
+from undertow.errors import ConfigError, InvalidInput
+from undertow.shapes import Sigmas, Timesteps
+
+TimestepMap = Literal["interpolated", "nearest"]
+
+# With zero terminal SNR the last sigma is infinite, and a sampler needs a number: diffusers' Euler takes this abar,
+# the smallest subnormal of float16, hence sigma = 4096 (ComfyUI: 4.8973451890853435e-08, sigma about 4519).
+ZERO_SNR_ALPHA_CUMPROD = 2.0**-24
+
+# A sigma that went through float32 or a power of 1/rho may exceed the table's last by rounding.
+SIGMA_ROUNDING = 1e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseSchedule:
+    """DDPM's discrete levels of noise (arXiv:2006.11239): timestep 0 is nearly clean, the last is pure noise."""
+
+    betas: Betas
+    steps: int = 1000
+    zero_terminal_snr: bool = False
+
+    def __post_init__(self):
+        if self.steps < 2:
+            raise ConfigError("schedule.steps", self.steps, "must be at least 2 training timesteps")
+        self.betas.values(self.steps)  # refuses impossible values now, not at the first use
+
+    @classmethod
+    def linear(cls, *, steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> "NoiseSchedule":
+        """Beta linear in the timestep: DDPM on pixels. See `LinearBetas` for its source."""
+        return cls(betas=LinearBetas(start=beta_start, end=beta_end), steps=steps)
+
+    @classmethod
+    def scaled_linear(
+        cls, *, steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012
+    ) -> "NoiseSchedule":
+        """The square root of beta linear: Stable Diffusion 1, 2 and XL. See `ScaledLinearBetas` for its source."""
+        return cls(betas=ScaledLinearBetas(start=beta_start, end=beta_end), steps=steps)
+
+    @classmethod
+    def cosine(cls, *, steps: int = 1000) -> "NoiseSchedule":
+        """Improved DDPM's cosine. See `CosineBetas` for its source."""
+        return cls(betas=CosineBetas(), steps=steps)
+
+    def rescale_zero_terminal_snr(self) -> "NoiseSchedule":
+        """The same schedule with its last level moved to pure noise (arXiv:2305.08891, algorithm 1)."""
+        return replace(self, zero_terminal_snr=True)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    @property
+    def path(self) -> VariancePreserving:
+        """The path these levels belong to."""
+        return VariancePreserving()
+
+    @cached_property
+    def alphas_cumprod(self) -> Float64[Tensor, "steps"]:
+        """DDPM's abar of every training timestep; exactly 0 at the last with zero terminal SNR."""
+        alphas_cumprod = torch.cumprod(1 - self.betas.values(self.steps), dim=0)
+        return zero_terminal_snr(alphas_cumprod) if self.zero_terminal_snr else alphas_cumprod
+
+    @cached_property
+    def sigmas(self) -> Float64[Tensor, "steps"]:
+        """sqrt((1 - abar) / abar) of every training timestep, increasing; an infinite one has its finite stand-in."""
+        alphas_cumprod = self.alphas_cumprod.clamp(min=ZERO_SNR_ALPHA_CUMPROD)
+        return torch.sqrt((1 - alphas_cumprod) / alphas_cumprod)
+
+    @property
+    def sigma_min(self) -> float:
+        """The smallest trained sigma."""
+        return self.sigmas[0].item()
+
+    @property
+    def sigma_max(self) -> float:
+        """The largest trained sigma."""
+        return self.sigmas[-1].item()
+
+    def timestep_to_sigma(self, timesteps: Timesteps) -> Float64[Tensor, "batch"]:
+        """Sigma of each timestep; fractions are interpolated in log sigma (k-diffusion `DiscreteSchedule.t_to_sigma`).
+
+        Errors: `InvalidInput` outside [0, steps - 1].
+        """
+        last = self.steps - 1
+        _require_between(timesteps, 0, last, "timesteps")
+        timesteps = timesteps.to(torch.float64)
+        log_sigmas = self.sigmas.log().to(timesteps.device)
+        low = timesteps.floor().long().clamp(max=last - 1)
+        return torch.lerp(log_sigmas[low], log_sigmas[low + 1], timesteps - low).exp()
+
+    def sigma_to_timestep(self, sigma: Sigmas, mode: TimestepMap = "interpolated") -> Float64[Tensor, "batch"]:
+        """The timestep to give the network at each sigma; 0 below the smallest trained sigma.
+
+        interpolated: k-diffusion `DiscreteSchedule.sigma_to_t(quantize=False)` and diffusers' `_sigma_to_t`.
+        nearest: ComfyUI's `ModelSamplingDiscrete.timestep`. The check reads values: keep sigma on the CPU.
+        Errors: `InvalidInput` for a sigma that is negative, not a number, or above sigma_max.
+        """
+        _require_between(sigma, 0, self.sigma_max * (1 + SIGMA_ROUNDING), "sigma")
+        log_sigmas = self.sigmas.log().to(sigma.device)
+        log_sigma = sigma.to(torch.float64).clamp(min=self.sigma_min, max=self.sigma_max).log()
+        match mode:
+            case "nearest":
+                return (log_sigma[:, None] - log_sigmas).abs().argmin(dim=1).to(torch.float64)
+            case "interpolated":
+                low = torch.searchsorted(log_sigmas, log_sigma, right=True).sub(1).clamp(0, self.steps - 2)
+                fraction = (log_sigma - log_sigmas[low]) / (log_sigmas[low + 1] - log_sigmas[low])
+                return low + fraction.clamp(0, 1)  # the ends may miss by rounding
+            case _:
+                raise _unknown_mode(mode)
+
+    def grid_time_to_sigma(self, times: Timesteps) -> Float64[Tensor, "batch"]:
+        """Sigma at each time of a grid that is spaced in timesteps; here grid time and timestep are the same."""
+        return self.timestep_to_sigma(times)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSchedule:
+    """Levels of rectified flow: sigma in [0, 1], 0 clean and 1 noise; the network receives 1000 sigma (trap T14).
+
+    shift moves the levels of a grid towards noise, as larger pictures need:
+    sigma' = shift sigma / (1 + (shift - 1) sigma) (Stable Diffusion 3, arXiv:2403.03206, section 5.3.2; diffusers'
+    https://github.com/huggingface/diffusers/blob/main/src/diffusers/schedulers/scheduling_flow_match_euler_discrete.py).
+    """
+
+    shift: float = 1.0
+    steps: int = 1000
+
+    def __post_init__(self):
+        if self.steps < 2:
+            raise ConfigError("schedule.steps", self.steps, "must be at least 2 training timesteps")
+        if not (math.isfinite(self.shift) and self.shift > 0):
+            raise ConfigError("schedule.shift", self.shift, "must be a positive number; 1 does not shift")
+
+    def __len__(self) -> int:
+        return self.steps
+
+    @property
+    def path(self) -> RectifiedFlow:
+        """The path these levels belong to."""
+        return RectifiedFlow()
+
+    @cached_property
+    def sigmas(self) -> Float64[Tensor, "steps"]:
+        """Shifted sigma of timesteps 1 ... steps, increasing to exactly 1."""
+        return self._shifted(torch.arange(1, self.steps + 1, dtype=torch.float64) / self.steps)
+
+    @property
+    def sigma_min(self) -> float:
+        """The smallest level of a grid. The network was trained down to 0."""
+        return self.sigmas[0].item()
+
+    @property
+    def sigma_max(self) -> float:
+        """1: pure noise."""
+        return self.sigmas[-1].item()
+
+    def timestep_to_sigma(self, timesteps: Timesteps) -> Float64[Tensor, "batch"]:
+        """Sigma is timestep / 1000. The shift is no part of it: it chooses levels, it does not rename them.
+
+        Errors: `InvalidInput` outside [0, 1000].
+        """
+        _require_between(timesteps, 0, self.steps, "timesteps")
+        return timesteps.to(torch.float64) / self.steps
+
+    def sigma_to_timestep(self, sigma: Sigmas, mode: TimestepMap = "interpolated") -> Float64[Tensor, "batch"]:
+        """The timestep is 1000 sigma; "nearest" takes the closest sigma of the shifted table first.
+
+        Errors: `InvalidInput` for a sigma outside [0, 1] or not a number.
+        """
+        _require_between(sigma, 0, 1 + SIGMA_ROUNDING, "sigma")
+        sigma = sigma.to(torch.float64).clamp(max=1)
+        match mode:
+            case "interpolated":
+                return sigma * self.steps
+            case "nearest":
+                sigmas = self.sigmas.to(sigma.device)
+                return sigmas[(sigma[:, None] - sigmas).abs().argmin(dim=1)] * self.steps
+            case _:
+                raise _unknown_mode(mode)
+
+    def grid_time_to_sigma(self, times: Timesteps) -> Float64[Tensor, "batch"]:
+        """Sigma at each time of a grid that is spaced in timesteps: the shift applies here.
+
+        ComfyUI and diffusers both space a grid between sigma_max and the already shifted sigma_min and shift again.
+        """
+        return self._shifted(self.timestep_to_sigma(times))
+
+    def _shifted(self, sigma: Tensor) -> Tensor:
+        return self.shift * sigma / (1 + (self.shift - 1) * sigma)
+
+
+Schedule = NoiseSchedule | FlowSchedule
+
+
+def _require_between(values: Tensor, low: float, high: float, argument: str) -> None:
+    inside = (values >= low) & (values <= high)  # false for nan
+    if not bool(inside.all()):
+        raise InvalidInput(
+            argument,
+            values[~inside][0].item(),
+            f"a number from {low:g} to {high:g}",
+            "use levels of noise that this network was trained on",
+        )
+
+
+def _unknown_mode(mode: object) -> InvalidInput:
+    return InvalidInput("timestep map", repr(mode), "'interpolated' or 'nearest'")
