@@ -1,0 +1,43 @@
+"""DDIM, and DDPM's own sampler."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor
+
+from undertow.sampling.euler import ancestral_split
+from undertow.sampling.noise import NoiseSource
+from undertow.sampling.protocol import ModelCall, Sampler, require_noise, sampler
+
+
+@sampler
+def ddim(x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource | None = None, eta: float = 0.0) -> Sampler:
+    """Predicted x0, plus the direction to x, plus fresh noise: deterministic at eta = 0, DDPM at eta = 1.
+
+    arXiv:2010.02502, eq. 12 and 16, divided by sqrt(abar) of the target: sigma_t(eta) / sqrt(abar) becomes the `up`
+    of an ancestral step and the square root before the direction its `down`. diffusers' DDIMScheduler.
+    """
+    for sigma, target in pairwise(sigmas):
+        denoised = yield ModelCall(x, sigma)
+        down, up = ancestral_split(sigma, target, eta)
+        direction = (x - denoised) / sigma
+        x = denoised + down * direction
+        if up > 0:
+            x = x + up * require_noise(noise, "ddim with eta > 0").like(x)
+    return x
+
+
+@sampler
+def ddpm(x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource) -> Sampler:
+    """A draw from the posterior q(x_target | x, denoised) at every step.
+
+    arXiv:2006.11239, eq. 6 and 7 with the smaller variance beta-tilde, divided by sqrt(abar) of the target. diffusers'
+    DDPMScheduler (fixed_small).
+    """
+    for sigma, target in pairwise(sigmas):
+        denoised = yield ModelCall(x, sigma)
+        kept = (target / sigma) ** 2
+        x = kept * x + (1 - kept) * denoised
+        if target > 0:
+            x = x + target * (1 - kept) ** 0.5 * noise.like(x)
+    return x

@@ -1,0 +1,50 @@
+"""Euler's method, and its ancestral variant."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor
+
+from undertow.sampling.noise import NoiseSource
+from undertow.sampling.protocol import ModelCall, Sampler, sampler
+
+
+@sampler
+def euler(x: Tensor, sigmas: Sequence[float]) -> Sampler:
+    """Euler steps along dx/dsigma = (x - denoised) / sigma.
+
+    arXiv:2206.00364, algorithm 1 without its correction; k-diffusion `sample_euler` without churn. Equals diffusers'
+    EulerDiscreteScheduler and, on the flow path, FlowMatchEulerDiscreteScheduler.
+    """
+    for sigma, target in pairwise(sigmas):
+        denoised = yield ModelCall(x, sigma)
+        slope = (x - denoised) / sigma
+        x = x + (target - sigma) * slope
+    return x
+
+
+@sampler
+def euler_a(
+    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: float = 1.0, s_noise: float = 1.0
+) -> Sampler:
+    """Euler steps below each target, then fresh noise up to it: "ancestral", eta = 0 is `euler`.
+
+    k-diffusion `sample_euler_ancestral`; diffusers' EulerAncestralDiscreteScheduler. s_noise scales the fresh noise.
+    """
+    for sigma, target in pairwise(sigmas):
+        denoised = yield ModelCall(x, sigma)
+        down, up = ancestral_split(sigma, target, eta)
+        slope = (x - denoised) / sigma
+        x = x + (down - sigma) * slope
+        if up > 0:
+            x = x + s_noise * up * noise.like(x)
+    return x
+
+
+def ancestral_split(sigma: float, target: float, eta: float) -> tuple[float, float]:
+    """(where to step, how much noise to add), whose variances add up to target^2.
+
+    k-diffusion `get_ancestral_step`; `up` is sigma_t(eta) of arXiv:2010.02502, eq. 16, in our scaling.
+    """
+    up = min(target, eta * (target**2 * (sigma**2 - target**2) / sigma**2) ** 0.5)
+    return (target**2 - up**2) ** 0.5, up
