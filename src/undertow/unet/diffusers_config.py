@@ -77,7 +77,7 @@ def _read_conditional(json: Json) -> UNetConfig:
     heads_field = "attention_head_dim" if json.get("num_attention_heads") is None else "num_attention_heads"
     heads = _per_level(json, heads_field, count, default=8)
     depths = _per_level(json, "transformer_layers_per_block", count, default=1)
-    reverse = json.get("reverse_transformer_layers_per_block")
+    decoder = (json.get("reverse_transformer_layers_per_block") or [None] * count)[::-1]
     resnets = _per_level(json, "layers_per_block", count, default=2)
     down_types = json.get("down_block_types", ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"])
     up_types = json.get("up_block_types", ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3)
@@ -89,7 +89,7 @@ def _read_conditional(json: Json) -> UNetConfig:
             attention=CrossAttention(
                 heads=heads[i],
                 depth=_depth(depths[i]),
-                decoder_depth=_depth(reverse[count - 1 - i]) if reverse else None,
+                decoder_depth=_depth(decoder[i]),
             )
             if kinds[i]
             else None,
@@ -111,7 +111,7 @@ def _read_conditional(json: Json) -> UNetConfig:
     )
 
 
-def _read_conditional_middle(json: Json, heads: int, depth: int | tuple[int, ...]) -> Middle:
+def _read_conditional_middle(json: Json, heads: int, depth: Any) -> Middle:
     match json.get("mid_block_type", "UNetMidBlock2DCrossAttn"):
         case "UNetMidBlock2DCrossAttn":
             return Middle(attention=CrossAttention(heads=heads, depth=depth))
@@ -285,8 +285,9 @@ def _per_level(json: Json, name: str, count: int, default: int) -> list[Any]:
     return list(values)
 
 
-def _depth(value: Any) -> int | tuple[int, ...]:
-    return value if isinstance(value, int) else tuple(value)
+def _depth(value: Any) -> Any:
+    """A JSON list as a tuple; numbers and `None` as they are."""
+    return tuple(value) if isinstance(value, list | tuple) else value
 
 
 def _kinds(down: list[str], up: list[str], count: int, attentive: str) -> list[bool]:
