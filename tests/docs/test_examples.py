@@ -1,0 +1,78 @@
+"""The documentation's examples are run, page by page, in an empty folder.
+
+A page's ```python blocks share one namespace, in order. In a ```bash block that follows the comment `<!-- run -->`,
+each line that starts with `undertow ` goes through the command line and must succeed.
+"""
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from undertow.cli import main
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(
+    r"^(?P<run><!-- run -->\n+)?```(?P<language>python|bash)\n(?P<text>.*?)^```$", flags=re.MULTILINE | re.DOTALL
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    language: str
+    text: str
+    line: int
+
+
+def runnable_blocks(page: str) -> list[Block]:
+    return [
+        Block(language=match["language"], text=match["text"], line=page[: match.start("text")].count("\n"))
+        for match in BLOCK.finditer(page)
+        if match["language"] == "python" or match["run"]
+    ]
+
+
+def run_page(path: Path) -> None:
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in runnable_blocks(path.read_text()):
+        if block.language == "python":
+            # Blank lines before the block make a traceback point into the page.
+            exec(compile("\n" * block.line + block.text, path, "exec"), namespace)
+        else:
+            for command in re.findall(r"^undertow (.*)$", block.text, flags=re.MULTILINE):
+                assert main(shlex.split(command)) == 0, command
+
+
+PAGES = [page for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if runnable_blocks(page.read_text())]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_examples_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run_page(page)
+
+
+def test_the_readme_has_an_example():
+    assert ROOT / "README.md" in PAGES
+
+
+@pytest.mark.parametrize(
+    ("page", "error"),
+    [
+        ("text\n\n```python\nx = 1\n```\n\n```python\nassert x == 2\n```\n", AssertionError),
+        ("<!-- run -->\n```bash\nundertow nothing\n```\n", AssertionError),
+    ],
+)
+def test_a_wrong_example_is_noticed(page, error, tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text(page)
+    with pytest.raises(error):
+        run_page(path)
+
+
+def test_a_block_in_another_language_and_an_unmarked_command_are_left_alone(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text("```bash\nundertow nothing\n```\n\n```text\nraise SystemExit\n```\n")
+    run_page(path)
