@@ -71,7 +71,7 @@ def _build(verbs: Mapping[str, Verb], settings: Settings) -> typer.Typer:
     @app.callback()
     def before_the_verb(  # pyright: ignore[reportUnusedFunction]  # typer keeps it
         debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-        version: Annotated[  # its callback prints and stops
+        version: Annotated[  # noqa: ARG001  # its callback prints and stops
             bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and stop.")
         ] = False,
     ) -> None:
