@@ -1,13 +1,14 @@
 """What an attention kernel is, and how it declares what it can do."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from undertow.shapes import AttentionMask, Keys, Queries
 
 
+@runtime_checkable
 class AttentionKernel(Protocol):
     """softmax(query keyᵀ / sqrt(head_dim)) value (arXiv:1706.03762, Eq. 1).
 
