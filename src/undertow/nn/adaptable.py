@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from undertow.nn.matmul import convolve, linear
 from undertow.shapes import FeatureMap
 
 
@@ -57,7 +58,7 @@ class Linear(nn.Linear):
         self.slots = Slots(count, rank, self.in_features, self.out_features, self.weight)
 
     def forward(self, x: Float[Tensor, "batch *tokens inputs"], weights: WeightRows | None = None) -> Tensor:
-        y = F.linear(x, self.weight, self.bias)
+        y = linear(x, self.weight, self.bias)
         if weights is None or self.slots is None:
             return y
         down, up = self.slots.rows(weights)
@@ -78,7 +79,7 @@ class Conv2d(nn.Conv2d):
         self.slots = Slots(count, rank, inputs, self.out_channels, self.weight)
 
     def forward(self, x: FeatureMap, weights: WeightRows | None = None) -> Float[Tensor, "batch outputs h w"]:
-        y = super().forward(x)
+        y = convolve(x, self.weight, self.bias, self.stride[0], int(self.padding[0]))
         if weights is None or self.slots is None:
             return y
         down, up = self.slots.rows(weights)

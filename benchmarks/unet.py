@@ -1,0 +1,136 @@
+"""Times the SD1.5-size U-Net forward against diffusers' in the same run, interleaved.
+
+Random weights, 256 pixels (32x32 latents), two rows, 77 tokens, one thread; float32 and bfloat16, eager and compiled
+(inductor with freezing). Both get channels-last memory; diffusers is also timed without it in eager mode and its
+faster layout counts. Prints a Markdown table: medians, ratio, achieved GFLOP/s, largest relative difference of outputs.
+
+    python benchmarks/unet.py [--mode eager compile] [--dtype float32 bfloat16] [--repeats 9]
+
+Each (mode, type) runs in a process of its own, so that compilers and allocators start alike.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+ROWS, CELLS, TOKENS = 2, 32, 77
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mode", nargs="+", choices=["eager", "compile"], default=["eager", "compile"])
+    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(compare(options.mode[0], getattr(torch, options.dtype[0]), options.repeats), flush=True)
+        return
+    print(
+        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, 1 thread, median of {options.repeats}\n"
+    )
+    print("| mode | type | undertow s | diffusers s | ratio | undertow GFLOP/s | diffusers GFLOP/s | difference |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    for mode in options.mode:
+        for dtype in options.dtype:
+            command = [sys.executable, __file__, "--one", "--mode", mode, "--dtype", dtype]
+            environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+            subprocess.run([*command, "--repeats", str(options.repeats)], check=True, env=environment)
+
+
+@torch.inference_mode()
+def compare(mode: str, dtype: torch.dtype, repeats: int) -> str:
+    """One row of the table."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    latents = torch.randn(ROWS, 4, CELLS, CELLS, dtype=dtype)
+    timesteps = torch.tensor([10.0, 500.0])
+    context = torch.randn(ROWS, TOKENS, 768, dtype=dtype)
+    theirs = build_diffusers(dtype)
+    flops = count_flops(theirs, latents, timesteps, context)
+    ours = build_undertow(dtype, theirs.state_dict())
+    runs = {"undertow": runner(ours, mode, latents, timesteps, context)}
+    if mode == "eager":
+        runs["diffusers, contiguous"] = runner(theirs, mode, latents, timesteps, context)
+        copy = build_diffusers(dtype)
+        copy.load_state_dict(theirs.state_dict())
+        theirs = copy
+    theirs = theirs.to(memory_format=torch.channels_last)
+    latents = latents.contiguous(memory_format=torch.channels_last)
+    runs["diffusers"] = runner(theirs, mode, latents, timesteps, context)
+    outputs = {name: run() for name, run in runs.items()}
+    difference = ((outputs["undertow"] - outputs["diffusers"]).norm() / outputs["diffusers"].norm()).item()
+    medians = interleaved_medians(runs, repeats)
+    best = min(value for name, value in medians.items() if name != "undertow")
+    mine = medians["undertow"]
+    rates = " | ".join(f"{flops / seconds / 1e9:.0f}" for seconds in (mine, best))
+    name = str(dtype).removeprefix("torch.")
+    return f"| {mode} | {name} | {mine:.3f} | {best:.3f} | {mine / best:.2f} | {rates} | {difference:.1e} |"
+
+
+def interleaved_medians(runs: dict[str, Callable[[], torch.Tensor]], repeats: int) -> dict[str, float]:
+    """Seconds of each, taken in turn so that a busy machine slows all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            start = time.perf_counter()
+            run()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def build_diffusers(dtype: torch.dtype):
+    from diffusers import UNet2DConditionModel
+
+    from undertow import UNetConfig
+    from undertow.unet.diffusers_config import config_to_diffusers
+
+    torch.set_default_dtype(dtype)
+    unet = UNet2DConditionModel.from_config(config_to_diffusers(UNetConfig.sd15())).eval()
+    torch.set_default_dtype(torch.float32)
+    for parameter in unet.parameters():
+        parameter.data.normal_(std=0.1 if parameter.ndim < 2 else parameter[0].numel() ** -0.5)
+    return unet
+
+
+def build_undertow(dtype: torch.dtype, weights: dict[str, torch.Tensor]):
+    from undertow import UNet, UNetConfig
+
+    with torch.device("meta"):
+        unet = UNet(UNetConfig.sd15())
+    unet.load_state_dict({name: tensor.clone() for name, tensor in weights.items()}, assign=True)
+    assert unet.dtype == dtype
+    return unet.eval().to(memory_format=torch.channels_last)
+
+
+def runner(unet, mode: str, latents, timesteps, context) -> Callable[[], torch.Tensor]:
+    from undertow import Conditioning, UNet
+    from undertow.unet.compiled import compile_unet
+
+    if isinstance(unet, UNet):
+        unet = compile_unet(unet, freeze=True) if mode == "compile" else unet
+        conditioning = Conditioning(context=context)
+        return lambda: unet(latents, timesteps, conditioning)
+    forward = (
+        torch.compile(unet, fullgraph=True, dynamic=False, options={"freezing": True}) if mode == "compile" else unet
+    )
+    return lambda: forward(latents, timesteps, context, return_dict=False)[0]
+
+
+def count_flops(unet, latents, timesteps, context) -> int:
+    """Multiplications and additions of one forward."""
+    with FlopCounterMode(display=False) as counter:
+        unet(latents, timesteps, context)
+    return counter.get_total_flops()
+
+
+if __name__ == "__main__":
+    main()

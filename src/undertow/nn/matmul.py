@@ -1,0 +1,85 @@
+"""Matrix products and convolutions by the fastest exact route that PyTorch offers on this processor.
+
+Without gradients, on a CPU, three facts pay (benchmarks/matmul.py measures them):
+
+- MKL, which PyTorch calls for float32 products, picks its code by the processor's vendor and is less than half as fast
+  as oneDNN on AMD.
+- A 1x1 convolution over channels-last memory is a matrix product without any copy.
+- oneDNN repacks a convolution's weights at every call. At 8x8 cells and below that costs more than the convolution,
+  while gathering the few patches (im2col) and one matrix product does not.
+
+Everywhere else these functions are `torch.nn.functional.linear` and `conv2d`.
+"""
+
+import platform
+from functools import cache
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from undertow.shapes import FeatureMap
+
+PATCH_CELLS = 256
+"""Most output cells, over all rows, for which gathering patches beats repacking the weights."""
+
+
+def linear(
+    x: Float[Tensor, "*batch inputs"], weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "outputs"] | None
+) -> Float[Tensor, "*batch outputs"]:
+    """x Wᵀ + b."""
+    if x.dtype == torch.float32 and _inference_on_cpu(x) and onednn_is_faster():
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return F.linear(x, weight, bias)
+
+
+def convolve(
+    x: FeatureMap,
+    weight: Float[Tensor, "outputs channels kernel_height kernel_width"],
+    bias: Float[Tensor, "outputs"] | None,
+    stride: int,
+    padding: int,
+) -> Float[Tensor, "batch outputs new_height new_width"]:
+    """2-D cross-correlation with a square kernel, zero-padded on all sides."""
+    if _inference_on_cpu(x) and weight.is_contiguous(memory_format=torch.channels_last):
+        cells = x.permute(0, 2, 3, 1)
+        if weight.shape[2] == 1:
+            return linear(cells, weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
+        if x.shape[0] * x.shape[2] * x.shape[3] <= PATCH_CELLS * stride * stride:
+            patches = _patches(cells, weight.shape[2], stride, padding)
+            return linear(patches, weight.permute(0, 2, 3, 1).flatten(1), bias).permute(0, 3, 1, 2)
+    return F.conv2d(x, weight, bias, stride, padding)
+
+
+@cache
+def onednn_is_faster() -> bool:
+    """Whether float32 products should go to oneDNN instead of MKL: on AMD processors."""
+    available = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
+    return available and "AuthenticAMD" in _processor()
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    return info.read_text(encoding="utf-8") if info.is_file() else platform.processor()
+
+
+def _inference_on_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
+
+
+def _patches(
+    cells: Float[Tensor, "batch height width channels"], kernel: int, stride: int, padding: int
+) -> Float[Tensor, "batch new_height new_width patch"]:
+    """Every window of the picture as one row: kernel rows, kernel columns, channels."""
+    padded = F.pad(cells, (0, 0, padding, padding, padding, padding))
+    height, width = ((size - kernel) // stride + 1 for size in padded.shape[1:3])
+    return torch.cat(
+        [
+            padded[:, i : i + stride * (height - 1) + 1 : stride, j : j + stride * (width - 1) + 1 : stride]
+            for i in range(kernel)
+            for j in range(kernel)
+        ],
+        dim=-1,
+    )
