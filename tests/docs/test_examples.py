@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from undertow.cli import main
+from undertow.cli.app import VERBS
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(
@@ -76,3 +77,9 @@ def test_a_block_in_another_language_and_an_unmarked_command_are_left_alone(tmp_
     path = tmp_path / "page.md"
     path.write_text("```bash\nundertow nothing\n```\n\n```text\nraise SystemExit\n```\n")
     run_page(path)
+
+
+def test_the_readme_lists_the_verbs():
+    """The README's table of verbs is the catalogue of the command line."""
+    listed = re.findall(r"^\| `undertow (\w+)", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert sorted(set(listed)) == sorted(VERBS)
