@@ -10,12 +10,16 @@ from undertow.errors import (
     CheckpointError,
     ConfigError,
     CorruptFile,
+    DamagedWeights,
     DataError,
     InvalidInput,
     KeyMismatch,
+    MissingComponent,
     MissingDependency,
     UndertowError,
     UnknownCheckpoint,
+    UnsafeFile,
+    UnsupportedModel,
 )
 
 if TYPE_CHECKING:
@@ -29,9 +33,11 @@ __all__ = [
     "Conditioning",
     "ConfigError",
     "CorruptFile",
+    "DamagedWeights",
     "DataError",
     "InvalidInput",
     "KeyMismatch",
+    "MissingComponent",
     "MissingDependency",
     "Ports",
     "Residuals",
@@ -39,6 +45,8 @@ __all__ = [
     "UNetConfig",
     "UndertowError",
     "UnknownCheckpoint",
+    "UnsafeFile",
+    "UnsupportedModel",
     "load_unet",
 ]
 

@@ -6,8 +6,12 @@
     ├─ DataError            an unreadable or empty data set (path)
     ├─ CheckpointError      a file of weights or training state that cannot be used (path)
     │  ├─ UnknownCheckpoint   nothing we know how to read
+    │  │  └─ UnsupportedModel   recognized, and not something that undertow runs (model)
+    │  ├─ UnsafeFile          a file that could execute code, refused unread
     │  ├─ KeyMismatch         parameters missing, unexpected or of another shape
-    │  └─ CorruptFile         truncated or damaged
+    │  ├─ CorruptFile         truncated or damaged
+    │  ├─ DamagedWeights      whole, with values that are not numbers (tensors)
+    │  └─ MissingComponent    the part that is needed is not in the checkpoint (component)
     └─ MissingDependency    an optional package is not installed (package, extra)
 
 A message says the value, what was expected and the remedy, in one sentence or two.
@@ -66,8 +70,36 @@ class UnknownCheckpoint(CheckpointError):
     """Nothing at this place that undertow knows how to read."""
 
 
+class UnsupportedModel(UnknownCheckpoint):
+    """A checkpoint that was recognized and that undertow does not run. Names the model."""
+
+    def __init__(self, path: str | Path, model: str, remedy: str = ""):
+        super().__init__(path, f"this is {model}, which undertow does not run", remedy)
+        self.model = model
+
+
+class UnsafeFile(CheckpointError):
+    """A file whose reading could execute code (a pickle); nothing of it was read."""
+
+
 class CorruptFile(CheckpointError):
     """A file that is truncated or damaged."""
+
+
+class DamagedWeights(CheckpointError):
+    """A whole file with NaN or infinity in tensors that would be used. Names the tensors."""
+
+    def __init__(self, path: str | Path, tensors: Sequence[str], details: str, remedy: str = ""):
+        super().__init__(path, details, remedy)
+        self.tensors = tuple(tensors)
+
+
+class MissingComponent(CheckpointError):
+    """The part of a pipeline that is needed now is not in the checkpoint. Names the component."""
+
+    def __init__(self, path: str | Path, component: str, remedy: str = ""):
+        super().__init__(path, f"it holds no {component}", remedy)
+        self.component = component
 
 
 class KeyMismatch(CheckpointError):
