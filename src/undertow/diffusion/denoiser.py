@@ -26,8 +26,8 @@ class Denoiser(Generic[C]):
     """Scales the input, maps sigma to a timestep, calls the network and reads x0 out of its prediction.
 
     The D(x; sigma) of EDM (arXiv:2206.00364, eq. 7 and table 1; k-diffusion `external.py`). timestep_map: which peer
-    the timestep agrees with, see `schedules`. network_dtype: what the network's input is cast to, so that x may stay in
-    float32 while the network runs in half precision; `None` keeps the dtype of x.
+    the timestep agrees with, see `schedules`. network_dtype: what the network's input is cast to, so that x stays in
+    float32 while the network runs in half precision; `None` keeps the dtype of x, which samplers hold in float32.
     """
 
     network: Network[C]

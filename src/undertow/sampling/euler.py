@@ -19,7 +19,7 @@ def euler(x: Tensor, sigmas: Sequence[float]) -> Sampler:
     for sigma, target in pairwise(sigmas):
         denoised = yield ModelCall(x, sigma)
         slope = (x - denoised) / sigma
-        x = x + (target - sigma) * slope
+        x = denoised + target * slope  # x + (target - sigma) slope without its cancellation at large sigma
     return x
 
 
@@ -35,7 +35,7 @@ def euler_a(
         denoised = yield ModelCall(x, sigma)
         down, up = ancestral_split(sigma, target, eta)
         slope = (x - denoised) / sigma
-        x = x + (down - sigma) * slope
+        x = denoised + down * slope
         if up > 0:
             x = x + s_noise * up * noise.like(x)
     return x

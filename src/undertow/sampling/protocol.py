@@ -4,7 +4,10 @@ The loop reads like the paper, and whoever drives it decides how evaluations are
 alone; an engine holds many, concatenates what they yield, calls the network once and sends each its part. No sampler
 keeps state outside its frame.
 
-Samplers work in sampler space (`diffusion.paths`), with sigma in Python floats, and know nothing of networks.
+Samplers work in sampler space (`diffusion.paths`), with sigma in Python floats, and know nothing of networks. x is in
+float32 or better from the first step to the last, whatever the precision of the start and of the network: x is about
+sigma noise, and at sigma = 15 (4096 with zero terminal SNR) half precision would round away what a step changes.
+`Denoiser.network_dtype` is where half precision begins.
 """
 
 import inspect
@@ -12,12 +15,14 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from undertow.diffusion.grids import require_grid
+from undertow.diffusion.paths import working
 from undertow.errors import InvalidInput
 from undertow.sampling.noise import NoiseSource
 
@@ -34,10 +39,9 @@ Sampler = Generator[ModelCall, Tensor, Tensor]
 """Yields evaluations, receives denoised estimates shaped like their x, returns the last x."""
 
 
+@runtime_checkable
 class SamplerFunction(Protocol):
-    """Starts a sampler at `x`, which is at sigmas[0]; it ends at sigmas[-1]."""
-
-    __name__: str
+    """Starts a sampler at `x`, which is at sigmas[0]; it ends at sigmas[-1] in the dtype of `x`."""
 
     def __call__(
         self,
@@ -70,7 +74,9 @@ def sampler(algorithm: Callable[..., Sampler]) -> SamplerFunction:
             require_noise(noise, algorithm.__name__)
         if noise is not None:
             noise.require_count(len(x))
-        return algorithm(x, sigmas, noise=noise, **options) if draws_noise else algorithm(x, sigmas, **options)
+        if draws_noise:
+            return _ending_in(x.dtype, algorithm(working(x), sigmas, noise=noise, **options))
+        return _ending_in(x.dtype, algorithm(working(x), sigmas, **options))
 
     return start
 
@@ -91,6 +97,10 @@ def drive(sampler: Sampler, denoise: Callable[[Tensor, float], Tensor]) -> Tenso
         except StopIteration as finished:
             return finished.value
         denoised = denoise(call.x, call.sigma)
+
+
+def _ending_in(dtype: torch.dtype, sampler: Sampler) -> Sampler:
+    return (yield from sampler).to(dtype)
 
 
 def _require_options(name: str, options: dict[str, float], known: list[str]) -> None:

@@ -1,0 +1,110 @@
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from undertow.diffusion import GRIDS, FlowSchedule, NoiseSchedule, require_grid, sigma_grid
+from undertow.diffusion.grids import karras
+from undertow.errors import InvalidInput
+
+STABLE_DIFFUSION = NoiseSchedule.scaled_linear()
+SCHEDULES = [STABLE_DIFFUSION, STABLE_DIFFUSION.rescale_zero_terminal_snr(), FlowSchedule(), FlowSchedule(shift=3.0)]
+CLOSE = {"rel": 1e-9}
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=["sd", "zero snr", "flow", "flow shifted"])
+@pytest.mark.parametrize("steps", [1, 2, 7, 30, 999, 1000])
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_grid_has_n_steps_down_to_zero_within_the_trained_levels(name: str, steps: int, schedule):
+    sigmas = sigma_grid(name, schedule, steps)
+    assert len(sigmas) == steps + 1
+    assert all(sigma > target for sigma, target in pairwise(sigmas))
+    assert sigmas[-1] == 0
+    assert sigmas[0] <= schedule.sigma_max * (1 + 1e-9)
+    assert sigmas[-2] >= schedule.sigma_min * (1 - 1e-9)
+    require_grid(sigmas)
+
+
+@pytest.mark.parametrize("name", ["normal", "karras", "exponential"])
+def test_grids_over_the_whole_range_reach_both_ends(name: str):
+    sigmas = sigma_grid(name, STABLE_DIFFUSION, 10)
+    assert sigmas[0] == pytest.approx(STABLE_DIFFUSION.sigma_max, **CLOSE)
+    assert sigmas[-2] == pytest.approx(STABLE_DIFFUSION.sigma_min, **CLOSE)
+
+
+def timesteps(name: str, steps: int) -> list[float]:
+    sigmas = torch.tensor(sigma_grid(name, STABLE_DIFFUSION, steps)[:-1], dtype=torch.float64)
+    return STABLE_DIFFUSION.sigma_to_timestep(sigmas).tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("normal", [999, 666, 333, 0]),
+        ("sgm_uniform", [999, 749.25, 499.5, 249.75]),
+        ("simple", [999, 749, 499, 249]),
+        ("ddim", [751, 501, 251, 1]),
+    ],
+)
+def test_grids_spaced_in_timesteps(name: str, expected: list[float]):
+    assert timesteps(name, 4) == pytest.approx(expected, abs=1e-8)
+
+
+def test_grids_when_steps_do_not_divide_the_trained_levels():
+    """ddim would be 31 steps in ComfyUI; n means n here."""
+    assert timesteps("simple", 7) == pytest.approx([999 - i * 1000 // 7 for i in range(7)], abs=1e-8)
+    assert timesteps("ddim", 30) == pytest.approx([1 + 33 * i for i in reversed(range(30))], abs=1e-8)
+
+
+def test_karras_is_even_in_the_root_of_sigma():
+    for rho in (7.0, 3.0):
+        roots = torch.tensor(karras(STABLE_DIFFUSION, 9, rho=rho)[:-1]).double() ** (1 / rho)
+        assert roots.diff().std() < 1e-7
+    default = sigma_grid("karras", STABLE_DIFFUSION, 9)
+    assert default == pytest.approx(karras(STABLE_DIFFUSION, 9, rho=7.0))
+
+
+def test_exponential_is_even_in_log_sigma():
+    sigmas = sigma_grid("exponential", STABLE_DIFFUSION, 9)[:-1]
+    steps = [math.log(sigma / target) for sigma, target in pairwise(sigmas)]
+    assert steps == pytest.approx([steps[0]] * 8, **CLOSE)
+
+
+def test_flow_grids_apply_the_shift_once():
+    assert sigma_grid("sgm_uniform", FlowSchedule(), 2)[:2] == pytest.approx([1.0, 0.5005])
+    shifted = sigma_grid("sgm_uniform", FlowSchedule(shift=3.0), 2)
+    time = (1 + FlowSchedule(shift=3.0).sigma_min) / 2
+    assert shifted[1] == pytest.approx(3 * time / (1 + 2 * time))
+
+
+def test_unknown_names_are_refused_with_the_nearest():
+    with pytest.raises(InvalidInput, match="did you mean 'karras'"):
+        sigma_grid("karas", STABLE_DIFFUSION, 4)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("steps", [0, -3])
+def test_fewer_than_one_step_is_refused(name: str, steps: int):
+    with pytest.raises(InvalidInput, match=f"steps is {steps}, expected at least 1"):
+        sigma_grid(name, STABLE_DIFFUSION, steps)
+
+
+@pytest.mark.parametrize("name", ["simple", "ddim"])
+def test_more_steps_than_trained_levels_are_refused_where_levels_would_repeat(name: str):
+    with pytest.raises(InvalidInput, match="at most 1000"):
+        sigma_grid(name, STABLE_DIFFUSION, 1001)
+
+
+@pytest.mark.parametrize("rho", [0.0, -1.0, float("nan")])
+def test_impossible_rho_is_refused(rho: float):
+    with pytest.raises(InvalidInput, match="rho"):
+        karras(STABLE_DIFFUSION, 4, rho=rho)
+
+
+@pytest.mark.parametrize(
+    "sigmas", [[], [1.0], [1.0, 1.0], [1.0, 2.0], [2.0, 1.0, -0.1], [float("inf"), 1.0], [2.0, float("nan"), 0.0]]
+)
+def test_grids_that_cannot_be_walked_are_refused(sigmas: list[float]):
+    with pytest.raises(InvalidInput, match="strictly decreasing"):
+        require_grid(sigmas)

@@ -1,0 +1,112 @@
+import pytest
+
+from undertow.diffusion import (
+    Epsilon,
+    FlowSchedule,
+    NoiseSchedule,
+    RectifiedFlow,
+    SchedulerConfig,
+    Velocity,
+    VPrediction,
+    XPrediction,
+)
+from undertow.diffusion.betas import TabledBetas
+from undertow.errors import ConfigError
+
+STABLE_DIFFUSION_2 = {
+    "_class_name": "DDIMScheduler",
+    "_diffusers_version": "0.8.0",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "num_train_timesteps": 1000,
+    "prediction_type": "v_prediction",
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "trained_betas": None,
+}
+
+
+def test_the_file_of_stable_diffusion_2_is_read():
+    config = SchedulerConfig.from_diffusers(STABLE_DIFFUSION_2)
+    assert config == SchedulerConfig(schedule=NoiseSchedule.scaled_linear(), parameterization=VPrediction())
+
+
+def test_a_flow_file_is_read():
+    config = SchedulerConfig.from_diffusers(
+        {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3}
+    )
+    assert config == SchedulerConfig(schedule=FlowSchedule(shift=3.0), parameterization=Velocity())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SchedulerConfig(schedule=NoiseSchedule.linear(), parameterization=Epsilon(), clip=1.0),
+        SchedulerConfig(schedule=NoiseSchedule.scaled_linear(), parameterization=VPrediction()),
+        SchedulerConfig(
+            schedule=NoiseSchedule.scaled_linear().rescale_zero_terminal_snr(), parameterization=VPrediction()
+        ),
+        SchedulerConfig(schedule=NoiseSchedule.cosine(steps=50), parameterization=XPrediction(), clip=2.5),
+        SchedulerConfig(schedule=NoiseSchedule(betas=TabledBetas((0.1, 0.2)), steps=2), parameterization=Epsilon()),
+        SchedulerConfig(schedule=FlowSchedule(shift=3.0, steps=500), parameterization=Velocity()),
+    ],
+    ids=lambda config: type(config.schedule).__name__,
+)
+def test_what_we_write_we_read_back(config: SchedulerConfig):
+    assert SchedulerConfig.from_diffusers(config.to_diffusers()) == config
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("_class_name", "EDMEulerScheduler"),
+        ("_class_name", None),
+        ("beta_schedule", "sigmoid"),
+        ("prediction_type", "flow_prediction"),
+        ("num_train_timesteps", "1000"),
+        ("num_train_timesteps", 10.5),
+        ("num_train_timesteps", True),
+        ("beta_start", None),
+        ("thresholding", True),
+        ("variance_type", "learned_range"),
+        ("timestep_type", "continuous"),
+        ("use_flow_sigmas", True),
+    ],
+)
+def test_fields_that_we_cannot_honor_are_refused_by_name(field: str, value: object):
+    with pytest.raises(ConfigError) as refused:
+        SchedulerConfig.from_diffusers(STABLE_DIFFUSION_2 | {field: value})
+    assert (refused.value.field, refused.value.value) == (field, value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("shift", "3"),
+        ("use_dynamic_shifting", True),
+        ("invert_sigmas", True),
+        ("shift_terminal", 0.1),
+        ("stochastic_sampling", True),
+    ],
+)
+def test_flow_fields_that_we_cannot_honor_are_refused_by_name(field: str, value: object):
+    with pytest.raises(ConfigError) as refused:
+        SchedulerConfig.from_diffusers({"_class_name": "FlowMatchEulerDiscreteScheduler", field: value})
+    assert refused.value.field == field
+
+
+def test_a_file_without_a_class_is_refused():
+    with pytest.raises(ConfigError, match="_class_name"):
+        SchedulerConfig.from_diffusers({"beta_start": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("schedule", "parameterization"),
+    [(FlowSchedule(), XPrediction(path=RectifiedFlow())), (NoiseSchedule.linear(), Velocity())],
+)
+def test_what_diffusers_has_no_word_for_is_refused(schedule, parameterization):
+    with pytest.raises(ConfigError, match="parameterization"):
+        SchedulerConfig(schedule=schedule, parameterization=parameterization).to_diffusers()
