@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from undertow.errors import CorruptFile, KeyMismatch, UnknownCheckpoint
+from undertow.unet.config import UNetConfig
 from undertow.unet.diffusers_config import config_from_diffusers, config_to_diffusers
 from undertow.unet.unet import UNet
 
@@ -45,7 +46,7 @@ def load_unet_folder(
     Errors: `UnknownCheckpoint`, `CorruptFile`, `KeyMismatch`, `ConfigError`.
     """
     folder = _model_folder(Path(folder))
-    config = config_from_diffusers(read_json(folder / CONFIG))
+    config = read_config(folder)
     with torch.device("meta"):
         unet = UNet(config)
     tensors = read_tensors(folder / WEIGHTS, dtype=dtype, device=device)
@@ -53,6 +54,14 @@ def load_unet_folder(
     check_keys(folder / WEIGHTS, expected, tensors)
     unet.load_state_dict(tensors, assign=True)
     return unet.eval()
+
+
+def read_config(folder: str | Path) -> UNetConfig:
+    """The architecture in a diffusers model folder, or in the `unet` folder of a pipeline.
+
+    Errors: `UnknownCheckpoint`, `CorruptFile`, `ConfigError`.
+    """
+    return config_from_diffusers(read_json(_model_folder(Path(folder)) / CONFIG))
 
 
 def check_keys(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -15,12 +15,21 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from undertow.cli.demo import demo
+from undertow.cli.inspect import inspect
+from undertow.cli.sample import sample
+from undertow.cli.train import train
 from undertow.errors import UndertowError
 
 Verb = Callable[..., None] | typer.Typer
 """What comes after `undertow`: a function, or a typer application for a group of verbs."""
 
-VERBS: dict[str, Verb] = {}
+VERBS: dict[str, Verb] = {
+    "demo": demo,
+    "inspect": inspect,
+    "sample": sample,
+    "train": train,
+}
 
 DONE, BUG, REFUSED, INTERRUPTED = 0, 1, 2, 130
 

@@ -1,0 +1,104 @@
+"""`undertow inspect`: what a network is made of."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from undertow.unet.config import UNetConfig
+
+
+def inspect(
+    model: Annotated[
+        str, typer.Argument(help="A preset (sd15, sdxl, cifar10, ...), an embedded model, or a model folder.")
+    ],
+    trace: Annotated[bool, typer.Option("--trace", help="Every stage's input and output shape.")] = False,
+    batch: Annotated[int, typer.Option(help="Rows to trace with.")] = 1,
+    size: Annotated[
+        str | None, typer.Option(help="Cells to trace with, HEIGHTxWIDTH; the model's own size by default.")
+    ] = None,
+) -> None:
+    """Show a U-Net's architecture, and with --trace the shape of everything that flows through it."""
+    config = _config(model)
+    console = Console()
+    console.print(_summary(model, config))
+    if trace:
+        console.print(_trace(config, batch, _cells(size)))
+
+
+def _config(model: str) -> "UNetConfig":
+    from pathlib import Path
+
+    from undertow.checkpoints.folder import read_config
+    from undertow.errors import InvalidInput
+    from undertow.service import embedded_models
+    from undertow.unet.presets import PRESETS
+
+    if model in PRESETS:
+        return PRESETS[model]()
+    folder = embedded_models().get(model, Path(model))
+    if not folder.exists():
+        known = ", ".join([*PRESETS, *embedded_models()])
+        raise InvalidInput("model", repr(model), "a model folder or a known name", f"known names: {known}")
+    return read_config(folder)
+
+
+def _summary(name: str, config: "UNetConfig") -> Table:
+    import torch
+
+    from undertow.unet.unet import UNet
+
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in UNet(config).parameters())
+    table = Table(title=name, show_header=False, title_justify="left", box=None)
+    rows = {
+        "kind": config.model_type,
+        "parameters": f"{count:,}",
+        "weights": " · ".join(f"{count * size / 1e6:,.1f} MB {kind}" for kind, size in (("float32", 4), ("half", 2))),
+        "channels": f"{config.in_channels} in, {config.out_channels} out",
+        "levels": " → ".join(map(str, config.block_out_channels)),
+        "attention": ", ".join(str(level.attention) if level.attention else "none" for level in config.levels),
+        "middle": str(config.middle.attention or "no attention"),
+        "text": "none" if config.context_dim is None else f"{config.context_dim} wide",
+        "added": str(config.added or "nothing"),
+        "trained at": f"{config.sample_size}x{config.sample_size} cells",
+    }
+    for key, value in rows.items():
+        table.add_row(key, value)
+    return table
+
+
+def _trace(config: "UNetConfig", batch: int, size: tuple[int, int] | None) -> Table:
+    from undertow.inspection.trace import trace_shapes
+
+    table = Table(title=f"one forward of {batch}", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("stage", "input", "output", "skip"):
+        table.add_column(column, no_wrap=True)
+    stages = trace_shapes(config, batch=batch, size=size)
+    for stage, following in zip(stages, [*stages[1:], None], strict=True):
+        ends_block = following is not None and _block(stage.name) != _block(following.name)
+        table.add_row(stage.name, _text(stage.input), _text(stage.output), stage.skip, end_section=ends_block)
+    return table
+
+
+def _block(name: str) -> str:
+    """The level that a layer belongs to; layers outside the levels are one block each side of them."""
+    return name.rsplit(".", 2)[0] if "." in name else "outside"
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape))
+
+
+def _cells(size: str | None) -> tuple[int, int] | None:
+    from undertow.errors import InvalidInput
+
+    if size is None:
+        return None
+    parts = size.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise InvalidInput("--size", repr(size), "HEIGHTxWIDTH in cells, e.g. 32x32")
+    return int(parts[0]), int(parts[1])

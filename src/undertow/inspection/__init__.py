@@ -1,0 +1,1 @@
+"""Looking inside: what flows through a network."""

@@ -1,0 +1,35 @@
+import pytest
+
+from undertow.cli import main
+
+
+def test_trace_prints_every_stage_s_input_and_output(capsys):
+    assert main(["inspect", "cifar10", "--trace", "--batch", "4"]) == 0
+
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["conv_in", "4×3×32×32", "4×64×32×32", "stores", "1"] in lines
+    assert ["up_blocks.0.resnets.2", "4×384×8×8", "4×256×8×8", "takes", "7"] in lines
+    assert ["conv_out", "4×64×32×32", "4×3×32×32"] in lines
+
+
+def test_a_preset_s_summary_counts_parameters(capsys):
+    assert main(["inspect", "sd15"]) == 0
+
+    assert "859,520,964" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["inspect", "sd3"], "known names: sd15"),
+        (["inspect", "sd15", "--trace", "--size", "64"], "HEIGHTxWIDTH"),
+        (["inspect", "sd15", "--trace", "--size", "64x-1"], "HEIGHTxWIDTH"),
+        (["inspect", "sd15", "--trace", "--batch", "0"], "at least one row"),
+    ],
+)
+def test_what_cannot_be_inspected_is_refused_in_one_sentence(arguments, words, capsys):
+    assert main(arguments) == 2
+
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
