@@ -23,8 +23,9 @@ def sinusoid(
     concatenate; none interleaves.
     """
     half = dim // 2
-    exponents = torch.arange(half, dtype=torch.float32, device=numbers.device) / (half - frequency_shift)
-    angles = numbers.float()[:, None] * torch.exp(-math.log(MAX_PERIOD) * exponents)
+    # In diffusers' order of operations: another rounds differently, and angles reach a thousand radians.
+    exponents = -math.log(MAX_PERIOD) * torch.arange(half, dtype=torch.float32, device=numbers.device)
+    angles = numbers.float()[:, None] * torch.exp(exponents / (half - frequency_shift))
     sines, cosines = angles.sin(), angles.cos()
     return torch.cat((cosines, sines) if cos_first else (sines, cosines), dim=-1)
 
