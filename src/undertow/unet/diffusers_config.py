@@ -6,6 +6,7 @@ without attention.
 """
 
 from collections.abc import Mapping
+from types import NoneType
 from typing import Any
 
 from undertow.errors import ConfigError
@@ -46,12 +47,27 @@ ONLY_SUPPORTED: dict[str, tuple[object, ...]] = {
 }
 """Fields that diffusers' classes have and the values that undertow's U-Net implements."""
 
+FIELD_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("in_channels", "out_channels", "norm_num_groups"), (int,)),
+    **dict.fromkeys(("addition_time_embed_dim", "projection_class_embeddings_input_dim"), (int, NoneType)),
+    **dict.fromkeys(("sample_size", "time_embedding_dim", "time_cond_proj_dim"), (int, NoneType)),
+    **dict.fromkeys(("num_class_embeds", "null_class_label", "timestep_sinusoid_dim"), (int, NoneType)),
+    **dict.fromkeys(("freq_shift", "norm_eps", "dropout"), (int, float)),
+    **dict.fromkeys(("flip_sin_to_cos", "use_linear_projection", "add_attention"), (bool,)),
+    **dict.fromkeys(("block_out_channels", "down_block_types", "up_block_types"), (list, tuple)),
+    "time_ids": (int,),
+}
+"""What JSON must hold in the other fields that are read as they are."""
+
 
 def config_from_diffusers(json: Json) -> UNetConfig:
     """The architecture that a diffusers U-Net config describes. Errors: `ConfigError` names the field."""
     for field, allowed in ONLY_SUPPORTED.items():
         if field in json and json[field] not in allowed:
             raise ConfigError(field, json[field], f"undertow supports only {' or '.join(map(repr, allowed))}")
+    for field, types in FIELD_TYPES.items():
+        if field in json and not isinstance(json[field], types):
+            raise ConfigError(field, json[field], f"must be {' or '.join(kind.__name__ for kind in types)}")
     match json.get("_class_name", CONDITIONAL):
         case "UNet2DConditionModel":
             return _read_conditional(json)
@@ -72,12 +88,14 @@ def config_to_diffusers(config: UNetConfig) -> dict[str, Any]:
 
 
 def _read_conditional(json: Json) -> UNetConfig:
-    channels = _field(json, "block_out_channels")
+    channels = _channels(json)
     count = len(channels)
     heads_field = "attention_head_dim" if json.get("num_attention_heads") is None else "num_attention_heads"
     heads = _per_level(json, heads_field, count, default=8)
     depths = _per_level(json, "transformer_layers_per_block", count, default=1)
-    decoder = (json.get("reverse_transformer_layers_per_block") or [None] * count)[::-1]
+    decoder: list[Any] = [None] * count
+    if json.get("reverse_transformer_layers_per_block") is not None:
+        decoder = _per_level(json, "reverse_transformer_layers_per_block", count, default=1)[::-1]
     resnets = _per_level(json, "layers_per_block", count, default=2)
     down_types = json.get("down_block_types", ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"])
     up_types = json.get("up_block_types", ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3)
@@ -122,7 +140,7 @@ def _read_conditional_middle(json: Json, heads: int, depth: Any) -> Middle:
 
 
 def _read_unconditional(json: Json) -> UNetConfig:
-    channels = _field(json, "block_out_channels")
+    channels = _channels(json)
     count = len(channels)
     down_types = json.get("down_block_types", ["DownBlock2D"] + ["AttnDownBlock2D"] * 3)
     up_types = json.get("up_block_types", ["AttnUpBlock2D"] * 3 + ["UpBlock2D"])
@@ -131,7 +149,7 @@ def _read_unconditional(json: Json) -> UNetConfig:
     head_dim = json.get("attention_head_dim", 8)
 
     def attention(width: int) -> SelfAttention:
-        if head_dim is not None and width % head_dim:
+        if not isinstance(head_dim, int | None) or (head_dim is not None and (head_dim < 1 or width % head_dim)):
             raise ConfigError("attention_head_dim", head_dim, f"must divide the level's {width} channels")
         return SelfAttention(heads=1 if head_dim is None else width // head_dim)
 
@@ -169,7 +187,7 @@ def _read_added(json: Json) -> TextTime | ClassLabels | None:
         dim = _field(json, "addition_time_embed_dim")
         inputs = _field(json, "projection_class_embeddings_input_dim")
         # Base has six ids (2816 = 1280 + 6 x 256), the refiner five (2560): told apart by what is left for the text.
-        ids = 5 if inputs == 2560 else json.get("time_ids", 6)
+        ids = json.get("time_ids", 5 if inputs == 2560 else 6)
         return TextTime(pooled_dim=inputs - ids * dim, ids=ids, sinusoid_dim=dim)
     rows = json.get("num_class_embeds")
     if rows is None:
@@ -278,11 +296,23 @@ def _field(json: Json, name: str) -> Any:
 
 
 def _per_level(json: Json, name: str, count: int, default: int) -> list[Any]:
+    """A number for each level, or a list of numbers where its ResBlocks differ."""
     value = json.get(name, default)
     values = [value] * count if isinstance(value, int) else value
-    if not isinstance(values, list | tuple) or len(values) != count:
+    if not isinstance(values, list | tuple) or len(values) != count or not all(map(_is_depth, values)):
         raise ConfigError(name, value, f"must be one number or {count}, one per level")
     return list(values)
+
+
+def _is_depth(value: object) -> bool:
+    return all(isinstance(v, int) for v in value) if isinstance(value, list | tuple) else isinstance(value, int)
+
+
+def _channels(json: Json) -> list[int]:
+    value = _field(json, "block_out_channels")
+    if not all(isinstance(width, int) for width in value):
+        raise ConfigError("block_out_channels", value, "must be a list of whole numbers")
+    return list(value)
 
 
 def _depth(value: Any) -> Any:
