@@ -18,6 +18,9 @@ from undertow.diffusion import (
 )
 from undertow.sampling import ModelCall, NoiseSource, Sampler, ddim, ddpm, dpmpp_2m, euler, euler_a, heun
 
+# diffusers makes NumPy arrays of torch tensors in a way that NumPy 2 warns about; none of our code calls NumPy here.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
 # diffusers keeps its tables in float32 and ours are float64; relative to the largest value of the reference's x.
 FLOAT32_TABLES = 1e-5
 # The same with our float64 tables put into diffusers' scheduler: only the order of operations is left.
@@ -239,7 +242,7 @@ def test_the_normal_grid_of_a_flow_is_diffusers(shift: float, steps: int):
 
 # --- Samplers in sigma space -----------------------------------------------------------------------------------------
 
-# (our grid or None to take sigmas from diffusers' whole timesteps, diffusers' options)
+# (our grid, diffusers' options for the same)
 SPACINGS = {
     "trailing": ("simple", {"timestep_spacing": "trailing"}),
     "leading": ("ddim", {"timestep_spacing": "leading", "steps_offset": 1}),
