@@ -1,0 +1,60 @@
+"""The chooser as a table."""
+
+import pytest
+import torch
+
+from undertow.attention import choose as choosing
+from undertow.attention.choose import CHUNKED_KEYS, KERNELS, choose, kernel_named
+from undertow.attention.kernel import KernelEntry, Requirements
+
+BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "keys", "float32_logits", "name"),
+    [
+        ("cpu", BF16, 77, False, "chunked"),
+        ("cpu", BF16, CHUNKED_KEYS, False, "chunked"),
+        ("cpu", BF16, CHUNKED_KEYS + 1, False, "sdpa"),
+        ("cpu", BF16, 77, True, "sdpa"),
+        ("cpu", BF16, 4096, True, "sdpa"),
+        ("cpu", F32, 77, False, "sdpa"),
+        ("cpu", F32, 4096, False, "sdpa"),
+        ("cpu", F16, 77, False, "sdpa"),
+        ("cuda", BF16, 77, False, "sdpa"),
+        ("cuda", F16, 4096, True, "sdpa"),
+        ("mps", F16, 77, False, "sdpa"),
+    ],
+)
+def test_choice(device, dtype, keys, float32_logits, name):
+    choice = choose(Requirements(device=device, dtype=dtype, queries=1024, keys=keys, float32_logits=float32_logits))
+    assert choice.name == name
+    assert len(choice.reason) > 20
+
+
+@pytest.mark.parametrize("float32_logits", [False, True])
+@pytest.mark.parametrize("dtype", [BF16, F16, F32], ids=str)
+@pytest.mark.parametrize("keys", [1, 1024, 5000])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_choice_satisfies_the_call(device, keys, dtype, float32_logits):
+    requirements = Requirements(device=device, dtype=dtype, queries=1, keys=keys, float32_logits=float32_logits)
+    entry = KERNELS[choose(requirements).name]
+    assert entry.float32_logits or not float32_logits
+
+
+@pytest.mark.parametrize(("float32_logits", "chosen"), [(False, "chunked"), (True, "sdpa")])
+def test_auto_runs_what_was_chosen(monkeypatch, float32_logits, chosen):
+    """Each kernel of the catalogue replaced by one that says its name."""
+    ran = []
+
+    def spy(name):
+        def kernel(query, key, value, mask=None):
+            ran.append(name)
+            return query
+
+        return KernelEntry(name=name, kernel=kernel, float32_logits=KERNELS[name].float32_logits)
+
+    monkeypatch.setattr(choosing, "KERNELS", {name: spy(name) for name in KERNELS})
+    tensor = torch.zeros(1, 1, 4, 8, dtype=BF16)
+    kernel_named("auto", float32_logits=float32_logits)(tensor, tensor, tensor)
+    assert ran == [chosen]
