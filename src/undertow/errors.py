@@ -12,6 +12,7 @@
     │  ├─ CorruptFile         truncated or damaged
     │  ├─ DamagedWeights      whole, with values that are not numbers (tensors)
     │  └─ MissingComponent    the part that is needed is not in the checkpoint (component)
+    ├─ NonFiniteError       NaN or Inf appeared inside a network (layer)
     └─ MissingDependency    an optional package is not installed (package, extra)
 
 A message says the value, what was expected and the remedy, in one sentence or two.
@@ -123,6 +124,17 @@ class KeyMismatch(CheckpointError):
         self.missing = tuple(missing)
         self.unexpected = tuple(unexpected)
         self.reshaped = tuple(reshaped)
+
+
+class NonFiniteError(UndertowError, ArithmeticError):
+    """NaN or Inf came out of a layer whose input was finite. Names the layer and the type it computed in."""
+
+    def __init__(self, layer: str, dtype: object, problem: str, remedy: str = ""):
+        super().__init__(f"{layer} in {dtype}: {problem}" + (f"; {remedy}" if remedy else ""))
+        self.layer = layer
+        self.dtype = dtype
+        self.problem = problem
+        self.remedy = remedy
 
 
 class MissingDependency(UndertowError, ImportError):
