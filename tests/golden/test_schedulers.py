@@ -18,8 +18,11 @@ from undertow.diffusion import (
 )
 from undertow.sampling import ModelCall, NoiseSource, Sampler, ddim, ddpm, dpmpp_2m, euler, euler_a, heun
 
-# diffusers makes NumPy arrays of torch tensors in a way that NumPy 2 warns about; none of our code calls NumPy here.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+# diffusers mixes NumPy and torch in two ways that NumPy 2 warns about; none of our code calls NumPy here.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning"),
+]
 
 # diffusers keeps its tables in float32 and ours are float64; relative to the largest value of the reference's x.
 FLOAT32_TABLES = 1e-5
