@@ -1,0 +1,126 @@
+"""The U-Net: LDM and SGM names (CompVis `openaimodel.py`) and diffusers'.
+
+Sources: https://github.com/CompVis/stable-diffusion/blob/main/ldm/modules/diffusionmodules/openaimodel.py (the order in
+which `input_blocks`, `middle_block` and `output_blocks` are built) against diffusers' UNet2DConditionModel.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from undertow.checkpoints.keymap.renaming import Pair, Renaming, same
+from undertow.unet.config import UNetConfig
+
+
+@dataclass(frozen=True, slots=True)
+class LevelLayout:
+    """What decides the numbers in LDM names: ResBlocks of the encoder, and whether the decoder has transformers."""
+
+    resnets: int
+    attention: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLayout:
+    """One entry per level, highest resolution first."""
+
+    levels: tuple[LevelLayout, ...]
+    middle_resnets: int = 2
+
+    @classmethod
+    def of_config(cls, config: UNetConfig) -> "BlockLayout":
+        """The layout of a known architecture."""
+        return cls(
+            levels=tuple(LevelLayout(level.resnets, level.attention is not None) for level in config.levels),
+            middle_resnets=config.middle.resnets,
+        )
+
+    @classmethod
+    def of_ldm_names(cls, names: Collection[str]) -> "BlockLayout":
+        """The layout that the names of an LDM file show: a level ends with its `.0.op`, the downsampler."""
+        names = set(names)
+        resnets, index = [0], 1
+        while True:
+            if f"input_blocks.{index}.0.op.weight" in names:
+                resnets.append(0)
+            elif f"input_blocks.{index}.0.in_layers.0.weight" in names:
+                resnets[-1] += 1
+            else:
+                break
+            index += 1
+        output, attention = 0, []
+        for count in reversed(resnets):
+            attention.append(f"output_blocks.{output}.1.norm.weight" in names)
+            output += count + 1
+        middle = 1
+        while f"middle_block.{2 * middle}.in_layers.0.weight" in names:
+            middle += 1
+        return cls(
+            levels=tuple(map(LevelLayout, resnets, reversed(attention))),
+            middle_resnets=middle,
+        )
+
+
+RESNET = Renaming(
+    Pair(ldm, ours)
+    for ldm, ours in {
+        "in_layers.0": "norm1",
+        "in_layers.2": "conv1",
+        "emb_layers.1": "time_emb_proj",
+        "out_layers.0": "norm2",
+        "out_layers.3": "conv2",
+        "skip_connection": "conv_shortcut",
+    }.items()
+)
+
+# Transformers are called the same inside on both sides.
+TRANSFORMER = Renaming(same("norm", "proj_in", "transformer_blocks", "proj_out"))
+
+
+def unet_renaming(layout: BlockLayout) -> Renaming:
+    """The table for one layout."""
+    return Renaming([*_outside(), *_encoder(layout), *_middle(layout), *_decoder(layout)])
+
+
+def _outside() -> Iterator[Pair]:
+    yield Pair("time_embed.0", "time_embedding.linear_1")
+    yield Pair("time_embed.2", "time_embedding.linear_2")
+    # No LDM class has it: the name under which a distilled model (LCM) keeps its guidance projection in one file.
+    yield Pair("time_embed.cond_proj", "time_embedding.cond_proj")
+    yield Pair("label_emb.0.0", "add_embedding.linear_1")
+    yield Pair("label_emb.0.2", "add_embedding.linear_2")
+    yield Pair("input_blocks.0.0", "conv_in")
+    yield Pair("out.0", "conv_norm_out")
+    yield Pair("out.2", "conv_out")
+
+
+def _encoder(layout: BlockLayout) -> Iterator[Pair]:
+    index = 1
+    for block, level in enumerate(layout.levels):
+        for layer in range(level.resnets):
+            yield Pair(f"input_blocks.{index}.0", f"down_blocks.{block}.resnets.{layer}", RESNET)
+            yield Pair(f"input_blocks.{index}.1", f"down_blocks.{block}.attentions.{layer}", TRANSFORMER)
+            index += 1
+        if block < len(layout.levels) - 1:
+            yield Pair(f"input_blocks.{index}.0.op", f"down_blocks.{block}.downsamplers.0.conv")
+            index += 1
+
+
+def _middle(layout: BlockLayout) -> Iterator[Pair]:
+    yield Pair("middle_block.0", "mid_block.resnets.0", RESNET)
+    for layer in range(1, layout.middle_resnets):
+        yield Pair(f"middle_block.{2 * layer - 1}", f"mid_block.attentions.{layer - 1}", TRANSFORMER)
+        yield Pair(f"middle_block.{2 * layer}", f"mid_block.resnets.{layer}", RESNET)
+
+
+def _decoder(layout: BlockLayout) -> Iterator[Pair]:
+    index = 0
+    for block, level in enumerate(reversed(layout.levels)):
+        for layer in range(level.resnets + 1):
+            yield Pair(f"output_blocks.{index}.0", f"up_blocks.{block}.resnets.{layer}", RESNET)
+            if level.attention:
+                yield Pair(f"output_blocks.{index}.1", f"up_blocks.{block}.attentions.{layer}", TRANSFORMER)
+            index += 1
+        if block < len(layout.levels) - 1:
+            # The upsampler stands behind the transformer of the level's last ResBlock, if there is one.
+            slot = 2 if level.attention else 1
+            yield Pair(f"output_blocks.{index - 1}.{slot}.conv", f"up_blocks.{block}.upsamplers.0.conv")

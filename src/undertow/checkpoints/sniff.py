@@ -1,0 +1,98 @@
+"""What a file really is, from its first bytes: names of files lie, and a wrong reader's error helps nobody."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from undertow.errors import CorruptFile, UnknownCheckpoint, UnsafeFile
+
+Container = Literal["safetensors", "pickle", "gguf", "html", "lfs", "other"]
+"""How a file packs its tensors. pickle: any of torch's formats (.ckpt, .pt, .bin), zipped or not."""
+
+HEAD_BYTES = 512
+LENGTH_BYTES = 8
+
+_MAGIC: dict[bytes, Container] = {
+    b"GGUF": "gguf",
+    b"PK\x03\x04": "pickle",
+    b"PK\x05\x06": "pickle",
+    **{b"\x80" + bytes([protocol]): "pickle" for protocol in range(2, 6)},
+    b"version https://git-lfs": "lfs",
+}
+
+PICKLE_REMEDY = (
+    "convert it on a machine you trust, or let `allow_pickle=True` (--allow-pickle) read its tensors in a process "
+    "of its own that may create nothing but tensors"
+)
+
+_OTHERS: Mapping[bytes, str] = {
+    b"\x93NUMPY": "a NumPy array",
+    b"\x89HDF": "an HDF5 file (Keras)",
+    b"\x89PNG": "a PNG picture",
+    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x1f\x8b": "a gzip archive",
+    b"7z\xbc\xaf": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"\x08": "perhaps an ONNX model",
+}
+
+
+def sniff(path: Path) -> Container:
+    """The container of a file. Errors: `UnknownCheckpoint` when there is no file, `CorruptFile` when it is empty."""
+    head, size = _head(path)
+    for magic, container in _MAGIC.items():
+        if head.startswith(magic):
+            return container
+    if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "html"
+    length = int.from_bytes(head[:LENGTH_BYTES], "little")
+    if size > LENGTH_BYTES and head[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{":
+        # A header that cannot be whole is the header reader's to explain, unless these eight bytes are text.
+        return "safetensors" if length <= size or not _is_text(head[:LENGTH_BYTES]) else "other"
+    return "other"
+
+
+def require_safetensors(path: Path) -> None:
+    """Passes a file in the safetensors format and says of any other what it is.
+
+    Errors: `UnsafeFile` for pickles, `UnknownCheckpoint` for what undertow cannot read, `CorruptFile` for what is no
+    model at all.
+    """
+    match sniff(path):
+        case "safetensors":
+            return
+        case "pickle":
+            raise UnsafeFile(path, "this is a pickle, which can run code when it is read", PICKLE_REMEDY)
+        case "gguf":
+            raise UnknownCheckpoint(path, "this is a GGUF file, which undertow does not read", "use its safetensors")
+        case "html":
+            raise CorruptFile(path, "this is a web page, not a model", "download it again, signed in if need be")
+        case "lfs":
+            raise CorruptFile(path, "this is a git-lfs pointer, not the model itself", "run `git lfs pull` beside it")
+        case "other":
+            raise _other(path)
+
+
+def _other(path: Path) -> CorruptFile | UnknownCheckpoint:
+    head, _ = _head(path)
+    for magic, name in _OTHERS.items():
+        if head.startswith(magic):
+            return UnknownCheckpoint(path, f"this is {name}, not a safetensors file", "give a .safetensors file")
+    if _is_text(head):
+        start = head[:60].decode("utf-8", "replace").strip()
+        return CorruptFile(path, f"this is text, not a model: {start!r}", "download it again")
+    return CorruptFile(path, "this does not begin like a safetensors file", "copy or download it again")
+
+
+def _head(path: Path) -> tuple[bytes, int]:
+    if not path.is_file():
+        raise UnknownCheckpoint(path, "no such file", "give a .safetensors file, a diffusers folder or a Hub id")
+    with path.open("rb") as file:
+        head = file.read(HEAD_BYTES)
+    if not head:
+        raise CorruptFile(path, "the file is empty", "copy or download it again")
+    return head, path.stat().st_size
+
+
+def _is_text(head: bytes) -> bool:
+    return all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)
