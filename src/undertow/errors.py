@@ -3,6 +3,7 @@
     UndertowError
     ├─ ConfigError          an impossible or contradictory configuration (field, value, rule)
     ├─ InvalidInput         an argument that cannot be used (argument, value, expected, remedy)
+    │  └─ PromptError         a prompt that cannot be read (position)
     ├─ DataError            an unreadable or empty data set (path)
     ├─ CheckpointError      a file of weights or training state that cannot be used (path)
     │  ├─ UnknownCheckpoint   nothing we know how to read
@@ -45,6 +46,14 @@ class InvalidInput(UndertowError, ValueError):
         self.value = value
         self.expected = expected
         self.remedy = remedy
+
+
+class PromptError(InvalidInput):
+    """A prompt that its dialect cannot read. Names the place, counted in characters from 0."""
+
+    def __init__(self, position: int, value: object, expected: str, remedy: str = ""):
+        super().__init__(f"the prompt at character {position}", value, expected, remedy)
+        self.position = position
 
 
 class DataError(UndertowError):
