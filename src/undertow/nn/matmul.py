@@ -12,7 +12,6 @@ Everywhere else these functions are `torch.nn.functional.linear` and `conv2d`.
 """
 
 import platform
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -26,13 +25,37 @@ PATCH_CELLS = 256
 """Most output cells, over all rows, for which gathering patches beats repacking the weights."""
 
 
+def _onednn_is_faster() -> bool:
+    """On AMD processors, where PyTorch has both libraries."""
+    info = Path("/proc/cpuinfo")
+    processor = info.read_text(encoding="utf-8") if info.is_file() else platform.processor()
+    both = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
+    return both and "AuthenticAMD" in processor
+
+
+ONEDNN_IS_FASTER = _onednn_is_faster()
+"""Whether float32 products go to oneDNN instead of MKL; a constant, so that compiled graphs can depend on it."""
+
+
 def linear(
     x: Float[Tensor, "*batch inputs"], weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "outputs"] | None
 ) -> Float[Tensor, "*batch outputs"]:
     """x Wᵀ + b."""
-    if x.dtype == torch.float32 and _inference_on_cpu(x) and onednn_is_faster():
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    if x.dtype == torch.float32 and _inference_on_cpu(x) and ONEDNN_IS_FASTER:
+        return onednn_linear(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+@torch.library.custom_op("undertow::onednn_linear", mutates_args=())
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + b by oneDNN. An operator of its own, because the compiler would hand PyTorch's to MKL again."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@onednn_linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    del bias  # changes no shape
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
 
 
 def convolve(
@@ -51,18 +74,6 @@ def convolve(
             patches = _patches(cells, weight.shape[2], stride, padding)
             return linear(patches, weight.permute(0, 2, 3, 1).flatten(1), bias).permute(0, 3, 1, 2)
     return F.conv2d(x, weight, bias, stride, padding)
-
-
-@cache
-def onednn_is_faster() -> bool:
-    """Whether float32 products should go to oneDNN instead of MKL: on AMD processors."""
-    available = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
-    return available and "AuthenticAMD" in _processor()
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    return info.read_text(encoding="utf-8") if info.is_file() else platform.processor()
 
 
 def _inference_on_cpu(x: Tensor) -> bool:

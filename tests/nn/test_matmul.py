@@ -1,0 +1,85 @@
+"""The routes around slow matrix products give the numbers of PyTorch's own."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from undertow.nn import matmul
+from undertow.nn.matmul import PATCH_CELLS, convolve, linear, onednn_linear
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # sums of a few hundred unit products, in another order
+
+
+def channels_last(*shape, dtype=torch.float32):
+    return torch.randn(*shape, dtype=dtype).contiguous(memory_format=torch.channels_last)
+
+
+def assert_same(found, expected):
+    assert found.dtype == expected.dtype
+    tolerance = TOLERANCE[found.dtype] * expected.abs().max().item()
+    torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("shape", [(2, 24), (2, 7, 24), (1, 3, 5, 24)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_onednn_s_product_is_a_linear_layer(shape, with_bias):
+    x, weight, bias = torch.randn(shape), torch.randn(40, 24), torch.randn(40) if with_bias else None
+
+    with torch.no_grad():
+        assert_same(onednn_linear(x, weight, bias), F.linear(x, weight, bias))
+
+
+@pytest.mark.parametrize("vendor", [True, False])
+def test_linear_is_exact_on_either_vendor(vendor, monkeypatch):
+    monkeypatch.setattr(matmul, "ONEDNN_IS_FASTER", vendor)
+    x, weight, bias = torch.randn(2, 7, 24), torch.randn(40, 24), torch.randn(40)
+
+    with torch.no_grad():
+        assert_same(linear(x, weight, bias), F.linear(x, weight, bias))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("height", "width", "kernel", "stride"),
+    [
+        (8, 8, 3, 1),
+        (7, 5, 3, 1),  # odd
+        (8, 8, 3, 2),
+        (7, 5, 3, 2),
+        (2, 2, 3, 2),
+        (1, 1, 3, 1),  # only the padding around one cell
+        (8, 8, 1, 1),
+        (40, 40, 3, 1),  # too large to gather patches
+        (40, 40, 1, 1),
+    ],
+)
+def test_a_convolution_by_any_route_is_pytorch_s(height, width, kernel, stride, dtype):
+    x = channels_last(2, 16, height, width, dtype=dtype)
+    weight, bias = channels_last(24, 16, kernel, kernel, dtype=dtype), torch.randn(24, dtype=dtype)
+    padding = kernel // 2
+
+    with torch.no_grad():
+        found = convolve(x, weight, bias, stride, padding)
+
+    assert_same(found, F.conv2d(x, weight, bias, stride, padding))
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_patch_route_is_taken_for_small_maps_only(monkeypatch):
+    monkeypatch.setattr(F, "conv2d", lambda *_: pytest.fail("not gathered"))
+    weight, bias = channels_last(24, 16, 3, 3), torch.randn(24)
+
+    with torch.no_grad():
+        convolve(channels_last(1, 16, 16, PATCH_CELLS // 16), weight, bias, 1, 1)
+        with pytest.raises(pytest.fail.Exception, match="not gathered"):
+            convolve(channels_last(1, 16, 16, PATCH_CELLS // 16 + 1), weight, bias, 1, 1)
+
+
+def test_gradients_flow_where_they_are_wanted():
+    x = channels_last(1, 16, 4, 4).requires_grad_()
+    weight, bias = channels_last(24, 16, 3, 3), torch.randn(24)
+
+    convolve(x, weight, bias, 1, 1).sum().backward()
+
+    assert x.grad is not None
+    assert x.grad.abs().max() > 0
