@@ -1,0 +1,94 @@
+"""How a picture was made, inside its PNG file: A1111's text that other tools read, and JSON that repeats it exactly."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+
+from undertow.engine.request import GenerationRequest, Report
+from undertow.errors import InvalidInput
+
+TEXT_KEY = "parameters"
+"""Where A1111, Forge, ComfyUI loaders and civitai look."""
+
+JSON_KEY = "undertow"
+
+
+def a1111_text(report: Report, index: int) -> str:
+    """A1111's "infotext" of picture `index`: prompt, negative prompt, then settings (modules/infotext_utils.py)."""
+    request = report.request
+    height, width = report.size
+    settings = {
+        "Steps": request.steps,
+        "Sampler": request.sampler,
+        "Schedule type": request.schedule,
+        "CFG scale": f"{request.guidance_scale:g}",
+        "Seed": request.seeds[index],
+        "Size": f"{width}x{height}",
+        "Model": report.model,
+        **({"Clip skip": request.clip_skip + 1} if request.clip_skip else {}),
+        "Version": "undertow",
+    }
+    lines = [request.prompt]
+    if request.negative_prompt:
+        lines.append(f"Negative prompt: {request.negative_prompt}")
+    lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in settings.items()))
+    return "\n".join(lines)
+
+
+def save_png(image: Image.Image, path: str | Path, report: Report, index: int = 0) -> Path:
+    """Writes picture `index` of a result with both descriptions; a full disk leaves no half of a file."""
+    path = Path(path)
+    request = report.request.to_json() | {"size": report.size}
+    info = PngInfo()
+    info.add_itxt(TEXT_KEY, a1111_text(report, index))
+    info.add_itxt(JSON_KEY, json.dumps({"request": request, "index": index, "model": report.model}))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    try:
+        image.save(draft, format="PNG", pnginfo=info)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """How a picture came to be: its request, its place among the request's pictures, and the model's name.
+
+    The whole request is kept, not the one picture's: its bits may depend on how many rows were computed together.
+    """
+
+    request: GenerationRequest
+    index: int
+    model: str
+
+
+def read_png(path: str | Path) -> Origin:
+    """How the picture in a file was made.
+
+    Errors: `InvalidInput` for a file that is no picture or that undertow did not write.
+    """
+    try:
+        with Image.open(path) as image:
+            content = image.info.get(JSON_KEY)
+    except (OSError, UnidentifiedImageError) as err:
+        raise InvalidInput("picture", str(path), "a PNG file that undertow wrote", str(err)) from err
+    if not isinstance(content, str):
+        raise InvalidInput("picture", str(path), "a PNG file that undertow wrote", "its description is missing")
+    try:
+        stored: dict[str, Any] = json.loads(content)
+        request = GenerationRequest.from_json(stored["request"])
+        return Origin(request=request, index=int(stored["index"]), model=str(stored["model"]))
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as err:
+        raise InvalidInput("picture", str(path), "an unchanged description", f"it is damaged ({err})") from err
+
+
+def _quoted(value: object) -> str:
+    """A1111 quotes values in which its own separators occur."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',\n:"') else text

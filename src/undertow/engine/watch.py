@@ -1,0 +1,89 @@
+"""What `--debug` watches while a picture is made: NaN, shapes and time, at named points."""
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from undertow.errors import InvalidInput, NonFiniteError
+
+FLAGS = ("nan", "timing", "shapes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Debug:
+    """Which watches are on. nan: stop at the first non-finite tensor. timing, shapes: lines in the report."""
+
+    nan: bool = False
+    timing: bool = False
+    shapes: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> "Debug":
+        """From a comma list such as "nan,shapes", or "all". Errors: `InvalidInput` for another word."""
+        words = [word.strip() for word in text.lower().split(",") if word.strip()]
+        if words == ["all"]:
+            words = list(FLAGS)
+        for word in words:
+            if word not in FLAGS:
+                raise InvalidInput("debug", repr(word), f"all, or a comma list of {', '.join(FLAGS)}")
+        return cls(**dict.fromkeys(words, True))
+
+
+@dataclass(kw_only=True)
+class Watch:
+    """Sees every tensor of a run that has a name, and times every stage.
+
+    The names are those of burn-models' debug log (source document 004): text_context, step_0_noise_uncond,
+    step_0_noise_cond, step_0_latents, vae_input, vae_output.
+    """
+
+    debug: Debug = field(default_factory=Debug)
+    seconds: dict[str, float] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+    def see(self, name: str, tensor: Tensor) -> None:
+        """Notes `tensor` as it passes `name`. Errors: `NonFiniteError` with counts and statistics."""
+        if self.debug.shapes:
+            self.lines.append(f"{name}: {describe(tensor)}")
+        if self.debug.nan:
+            low, high = tensor.aminmax()
+            if not bool(torch.isfinite(low) & torch.isfinite(high)):
+                raise NonFiniteError(name, tensor.dtype, describe(tensor), _remedy(name, tensor.dtype))
+
+    @contextmanager
+    def stage(self, name: str) -> Generator[None]:
+        """Adds the time spent inside to `seconds[name]`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+            if self.debug.timing:
+                self.lines.append(f"{name}: {elapsed:.3f} s")
+
+
+def describe(tensor: Tensor) -> str:
+    """Shape, type, counts of NaN and Inf, and min, max, mean and standard deviation of what is finite."""
+    values = tensor.detach().float()
+    finite = values[torch.isfinite(values)]
+    nan, inf = int(values.isnan().sum()), int(values.isinf().sum())
+    counts = f"NaN {nan}/{values.numel()}, Inf {inf}/{values.numel()}"
+    head = f"shape {list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}, {counts}"
+    if finite.numel() == 0:
+        return f"{head}, nothing finite"
+    return (
+        f"{head}, min {finite.min():.4g}, max {finite.max():.4g}, "
+        f"mean {finite.mean():.4g}, std {finite.std(correction=0):.4g}"
+    )
+
+
+def _remedy(name: str, dtype: torch.dtype) -> str:
+    if dtype != torch.float16:
+        return "look at the weights with undertow inspect --validate-weights"
+    room = "--vae-precision" if name.startswith("vae") else "--precision"
+    return f"float16 may have overflowed: try {room} bf16 or f32"
