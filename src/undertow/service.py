@@ -44,5 +44,6 @@ def load_unet(
     folder = embedded.get(str(source), Path(source))
     if not folder.exists():
         raise UnknownCheckpoint(source, "no such folder and no such embedded model", f"embedded: {', '.join(embedded)}")
-    unet = load_unet_folder(folder, dtype=dtype, device=device)
+    # Channels-last memory: the layout that convolution libraries compute in, on CPUs and GPUs (benchmarks/unet.py).
+    unet = load_unet_folder(folder, dtype=dtype, device=device).to(memory_format=torch.channels_last)
     return compile_unet(unet) if backend == "compile" else unet
