@@ -1,7 +1,7 @@
 """The architecture of a U-Net from the names and shapes of its tensors.
 
-What shapes cannot tell is a rule of the families (CompVis, Stability): networks that project by convolutions have 8 heads,
-those that project by linear layers have heads 64 wide.
+What shapes cannot tell is a rule of the families (CompVis, Stability): networks that project by convolutions have 8
+heads, those that project by linear layers have heads 64 wide.
 """
 
 import re

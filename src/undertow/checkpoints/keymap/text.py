@@ -1,6 +1,6 @@
 """Text encoders: open_clip's names and transformers' CLIPTextModel.
 
-Source: https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/transformer.py. open_clip keeps q, k and v in one
+Source: https://github.com/mlfoundations/open_clip/blob/main/src/open_clip/transformer.py. It keeps q, k and v in one
 matrix (`in_proj_weight`, torch.nn.MultiheadAttention) and multiplies by `text_projection` from the right.
 """
 

@@ -1,7 +1,7 @@
 """The autoencoder: LDM names (CompVis `model.py`) and diffusers' AutoencoderKL.
 
-Source: https://github.com/CompVis/stable-diffusion/blob/main/ldm/modules/diffusionmodules/model.py. The decoder's levels
-count from the lowest resolution in diffusers and from the highest in LDM.
+Source: https://github.com/CompVis/stable-diffusion/blob/main/ldm/modules/diffusionmodules/model.py. The decoder's
+levels count from the lowest resolution in diffusers and from the highest in LDM.
 """
 
 import re

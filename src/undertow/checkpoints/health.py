@@ -1,0 +1,116 @@
+"""Are the numbers in a checkpoint numbers? One pass of `aminmax` per tensor finds NaN, infinity, zeros and overflow.
+
+`aminmax` reads every value once, at memory speed, and NaN and infinity show in its two results; only a tensor that is
+bad is looked at again, to count.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from undertow.checkpoints.weights import AnyTensor
+from undertow.errors import DamagedWeights
+
+Verdict = Literal["not finite", "overflows float16", "all zero", "constant"]
+Use = Literal["always", "last text layer", "never"]
+"""When a tensor is read: by every picture; only when the text encoder's last layer is (clip skip 1); by none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One suspicious tensor. nan, infinite: how many of its `count` values."""
+
+    name: str
+    verdict: Verdict
+    dtype: torch.dtype
+    count: int
+    nan: int = 0
+    infinite: int = 0
+    minimum: float = 0.0
+    maximum: float = 0.0
+    use: Use = "always"
+
+    def __str__(self) -> str:
+        if self.verdict != "not finite":
+            span = "" if self.verdict == "all zero" else f" (from {self.minimum:g} to {self.maximum:g})"
+            return f"{self.name}: {self.verdict}{span}"
+        parts = [f"{kind}: {n}/{self.count}" for kind, n in (("NaN", self.nan), ("Inf", self.infinite)) if n]
+        return f"{self.name}: {', '.join(parts)}"
+
+
+@dataclass(kw_only=True)
+class Health:
+    """What a scan found. Findings that can do harm come first in `problems`; the rest is information."""
+
+    findings: list[Finding] = field(default_factory=list)
+    tensors: int = 0
+    scanned_bytes: int = 0
+
+    @property
+    def problems(self) -> list[Finding]:
+        """Findings that spoil pictures: values that are not finite, in tensors that some picture reads."""
+        return [finding for finding in self.findings if finding.verdict == "not finite" and finding.use != "never"]
+
+    @property
+    def unused(self) -> list[Finding]:
+        """Values that are not finite where nothing reads them: harmless, and worth knowing."""
+        return [finding for finding in self.findings if finding.verdict == "not finite" and finding.use == "never"]
+
+    def add(self, name: str, tensor: AnyTensor, *, use: Use = "always", target: torch.dtype | None = None) -> None:
+        """Scans one tensor. target: the type it will be converted to."""
+        self.tensors += 1
+        self.scanned_bytes += tensor.nbytes
+        finding = examine(name, tensor, use=use, target=target)
+        if finding is not None:
+            self.findings.append(finding)
+
+    def require(self, path: Path, uses: Sequence[Use] = ("always",)) -> None:
+        """Passes when nothing that is read with these `uses` is damaged. Errors: `DamagedWeights` lists the tensors."""
+        bad = [finding for finding in self.problems if finding.use in uses]
+        if bad:
+            shown = "; ".join(map(str, bad[:3])) + (f"; and {len(bad) - 3} more tensors" if len(bad) > 3 else "")
+            raise DamagedWeights(
+                path,
+                [finding.name for finding in bad],
+                f"weights that are not numbers: {shown}",
+                "download or convert it again; `validate=False` loads it all the same",
+            )
+
+
+def examine(name: str, tensor: AnyTensor, *, use: Use = "always", target: torch.dtype | None = None) -> Finding | None:
+    """What is wrong with one tensor; `None` when nothing is, or when it holds no floating-point numbers."""
+    if tensor.numel() == 0 or not tensor.is_floating_point():
+        return None
+    # PyTorch has no aminmax for 8-bit types; float16 holds their values exactly.
+    values = tensor.to(torch.float16) if tensor.dtype.itemsize == 1 else tensor
+    low, high = (float(bound) for bound in torch.aminmax(values))
+    verdict = _verdict(low, high, tensor.numel(), target)
+    if verdict is None:
+        return None
+    bad = verdict == "not finite"
+    return Finding(
+        name=name,
+        verdict=verdict,
+        dtype=tensor.dtype,
+        count=tensor.numel(),
+        nan=int(values.isnan().sum()) if bad else 0,
+        infinite=int(values.isinf().sum()) if bad else 0,
+        minimum=low,
+        maximum=high,
+        use=use,
+    )
+
+
+def _verdict(low: float, high: float, count: int, target: torch.dtype | None) -> Verdict | None:
+    largest = max(abs(low), abs(high))
+    if not largest < float("inf"):  # NaN compares false
+        return "not finite"
+    if target == torch.float16 and largest > torch.finfo(torch.float16).max:
+        return "overflows float16"
+    if largest == 0:
+        return "all zero"
+    # A norm of ones is as it was initialized, which is no damage, and a scalar is always constant.
+    return "constant" if low == high and count > 1 and low != 1 else None
