@@ -6,7 +6,8 @@ from typing import Literal
 
 import torch
 
-from undertow.checkpoints.folder import load_unet_folder
+from undertow.checkpoints.loading import LoadOptions
+from undertow.checkpoints.unet_loading import load_unet_from, require_dtype
 from undertow.errors import InvalidInput, UnknownCheckpoint
 from undertow.unet.compiled import compile_unet
 from undertow.unet.unet import UNet
@@ -26,7 +27,8 @@ def load_unet(
     device: torch.device | str | None = None,
     backend: Backend = "eager",
 ) -> UNet:
-    """A U-Net, ready to call, from a diffusers model or pipeline folder or the name of an embedded model.
+    """A U-Net, ready to call, from a .safetensors file, a diffusers model or pipeline folder, the name of an embedded
+    model, or a Hub id (owner/name).
 
     dtype: `None` keeps the file's. backend: "eager", or "compile" for `torch.compile` (the first call of each size
     takes a minute or two, every other is faster). Errors: `CheckpointError` and its kinds, `ConfigError`,
@@ -36,14 +38,13 @@ def load_unet(
     """
     if backend not in ("eager", "compile"):
         raise InvalidInput("backend", repr(backend), "'eager' or 'compile'")
-    if dtype is not None and not dtype.is_floating_point:
-        raise InvalidInput(
-            "dtype", dtype, "a floating-point type", "use torch.float32, torch.bfloat16 or torch.float16"
-        )
+    require_dtype("dtype", dtype)
     embedded = embedded_models()
-    folder = embedded.get(str(source), Path(source))
-    if not folder.exists():
-        raise UnknownCheckpoint(source, "no such folder and no such embedded model", f"embedded: {', '.join(embedded)}")
+    place = embedded.get(str(source), source)
+    if "/" not in str(source) and not Path(place).exists():
+        raise UnknownCheckpoint(
+            source, "no such file or folder and no such embedded model", f"embedded: {', '.join(embedded)}"
+        )
     # Channels-last memory: the layout that convolution libraries compute in, on CPUs and GPUs (benchmarks/unet.py).
-    unet = load_unet_folder(folder, dtype=dtype, device=device).to(memory_format=torch.channels_last)
+    unet = load_unet_from(place, LoadOptions(dtype=dtype, device=device, channels_last=True))
     return compile_unet(unet) if backend == "compile" else unet

@@ -127,7 +127,7 @@ def read_contents(tensors: Mapping[str, TensorInfo]) -> Contents:
         inside = {name.removeprefix(prefix): name for name in left if name.startswith(prefix)}
         if prefix == "":
             inside = {short: name for short, name in inside.items() if not IGNORED.fullmatch(name)}
-        part = _part(component, prefix, dialect, {short: left.pop(name) for short, name in inside.items()})
+        part = make_part(component, prefix, dialect, {short: left.pop(name) for short, name in inside.items()})
         parts[component] = part
     ignored = [left.pop(name) for name in list(left) if IGNORED.fullmatch(name)]
     return Contents(parts=parts, markers=markers, ignored=tuple(ignored), unknown=tuple(left.values()), names=bare)
@@ -185,7 +185,8 @@ def _text(prefix: str, names: Collection[str]) -> tuple[Dialect | None, str]:
     return ("openclip", embedding) if embedding in names else (None, "")
 
 
-def _part(component: Component, prefix: str, dialect: Dialect, inside: Mapping[str, str]) -> Part:
+def make_part(component: Component, prefix: str, dialect: Dialect, inside: Mapping[str, str]) -> Part:
+    """A component whose names are known. inside: the file's names by their form without the prefix."""
     ignored = IGNORED_INSIDE.get(component)
     translate = _translator(component, dialect, inside)
     moves: dict[str, Move] = {}

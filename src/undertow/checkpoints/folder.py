@@ -1,17 +1,18 @@
 """A network as a diffusers model folder: `config.json` and `diffusion_pytorch_model.safetensors`."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from undertow.errors import CorruptFile, KeyMismatch, UnknownCheckpoint
+from undertow.checkpoints.contents import make_part
+from undertow.checkpoints.files import read_json, write_tensors, write_text
+from undertow.checkpoints.health import Health
+from undertow.checkpoints.loading import LoadOptions, build_on_meta, load_network
+from undertow.checkpoints.shards import folder_weights, variant_order
+from undertow.errors import KeyMismatch, UnknownCheckpoint
 from undertow.unet.config import UNetConfig
 from undertow.unet.diffusers_config import config_from_diffusers, config_to_diffusers
 from undertow.unet.unet import UNet
@@ -43,17 +44,14 @@ def load_unet_folder(
     """The U-Net of a diffusers model folder, or of the `unet` folder of a pipeline, in evaluation mode.
 
     The network is built without memory and takes the file's tensors one by one. dtype `None` keeps the file's.
-    Errors: `UnknownCheckpoint`, `CorruptFile`, `KeyMismatch`, `ConfigError`.
+    Errors: `UnknownCheckpoint`, `CorruptFile`, `KeyMismatch`, `ConfigError`, `UnsafeFile`.
     """
     folder = _model_folder(Path(folder))
     config = read_config(folder)
-    with torch.device("meta"):
-        unet = UNet(config)
-    tensors = read_tensors(folder / WEIGHTS, dtype=dtype, device=device)
-    expected = unet.state_dict()
-    check_keys(folder / WEIGHTS, expected, tensors)
-    unet.load_state_dict(tensors, assign=True)
-    return unet.eval()
+    weights = folder_weights(folder, variant_order(None, prefer_plain=True))
+    part = make_part("unet", "", "diffusers", {name: name for name in weights.tensors})
+    options = LoadOptions(dtype=dtype, device=device, validate=False)
+    return load_network(build_on_meta(lambda: UNet(config)), weights, part, options, Health())
 
 
 def read_config(folder: str | Path) -> UNetConfig:
@@ -77,66 +75,9 @@ def check_keys(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, T
         raise KeyMismatch(path, missing, unexpected, reshaped)
 
 
-def read_tensors(
-    path: Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-) -> dict[str, Tensor]:
-    """All tensors of a safetensors file; floating-point ones as `dtype`. Errors: `UnknownCheckpoint`, `CorruptFile`."""
-    if not path.is_file():
-        raise UnknownCheckpoint(path, "no such file", f"a model folder holds {CONFIG} and {WEIGHTS}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: _cast(file.get_tensor(name), dtype, device) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as err:
-        raise CorruptFile(path, f"not a whole safetensors file ({err})", "copy or download it again") from err
-
-
-def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """A safetensors file, written beside its place and renamed when whole."""
-    draft = path.with_name(path.name + ".part")
-    try:
-        save_file(dict(tensors), draft, metadata=dict(metadata))
-        _sync(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Errors: `UnknownCheckpoint` when there is no file, `CorruptFile` when it is not JSON."""
-    if not path.is_file():
-        raise UnknownCheckpoint(path, "no such file", f"a model folder holds {CONFIG} and {WEIGHTS}")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as err:
-        raise CorruptFile(path, f"not JSON ({err})", "copy or download it again") from err
-    if not isinstance(content, dict):
-        raise CorruptFile(path, f"a JSON {type(content).__name__}, not an object", "copy or download it again")
-    return content
-
-
-def write_text(text: str, path: Path) -> None:
-    """A text file, written beside its place and renamed when whole."""
-    draft = path.with_name(path.name + ".part")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        _sync(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
-
-
 def _model_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise UnknownCheckpoint(folder, "no such folder", "give a diffusers model or pipeline folder")
     if not (folder / CONFIG).is_file() and (folder / "unet" / CONFIG).is_file():
         return folder / "unet"
     return folder
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:
-    return tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -83,8 +83,9 @@ def identify_contents(
     config: UNetConfig | None = None,
     prediction: str | None = None,
     zero_terminal_snr: bool | None = None,
+    sidecar_of: Path | None = None,
 ) -> Identification:
-    """`identify` for a file whose parts are known."""
+    """`identify` for a file whose parts are known. sidecar_of: the file beside which a yaml may lie."""
     family, variant, title, evidence = _family_without_unet(contents)
     if "unet" in contents.parts:
         shapes = contents.parts["unet"].shapes(weights.tensors)
@@ -95,7 +96,7 @@ def identify_contents(
     hints = Hints(
         markers=tuple(short for short, name in contents.names.items() if name in contents.markers),
         metadata=weights.metadata,
-        sidecar=read_sidecar(weights.path),
+        sidecar=read_sidecar(weights.path if sidecar_of is None else sidecar_of),
         global_step=_global_step(weights, contents),
         statistic=lambda: _sd2_statistic(weights, contents),
     )

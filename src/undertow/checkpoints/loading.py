@@ -24,12 +24,14 @@ class LoadOptions:
 
     dtype: `None` keeps the file's type. mmap: parameters stay views of the file's read-only mapping where type and
     device allow, which loads at once and shares memory between processes, as long as nobody changes the file.
-    validate: look at every value on the way.
+    channels_last: convolutions in the memory layout that their libraries compute in. validate: look at every value on
+    the way.
     """
 
     dtype: torch.dtype | None = None
     device: torch.device | str | None = None
     mmap: bool = False
+    channels_last: bool = False
     validate: bool = True
 
 
@@ -49,8 +51,10 @@ def load_network(
     expected = network.state_dict()
     check_part(weights, part, {name: tuple(tensor.shape) for name, tensor in expected.items()})
     tensors = read_part(weights, part, options, health, names=names)
-    fitted = {name: tensor.reshape(expected[name].shape) for name, tensor in tensors.items()}
-    network.load_state_dict(fitted, assign=True)
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:  # a 1x1 convolution for a linear layer, or the reverse
+            tensors[name] = tensor.reshape(expected[name].shape)
+    network.load_state_dict(tensors, assign=True)
     return network.eval()
 
 
@@ -126,4 +130,5 @@ def _own(piece: AnyTensor, dtype: torch.dtype, options: LoadOptions) -> AnyTenso
     """A contiguous tensor of the wanted type and device; a copy, unless it may stay a view of the file."""
     keep = options.mmap and piece.is_contiguous()
     kind = dtype if piece.is_floating_point() else None
-    return piece.to(device=options.device, dtype=kind, copy=not keep, memory_format=torch.contiguous_format)
+    layout = torch.channels_last if options.channels_last and piece.ndim == 4 else torch.contiguous_format
+    return piece.to(device=options.device, dtype=kind, copy=not keep, memory_format=layout)

@@ -31,7 +31,7 @@ class Evidence(Generic[T_co]):
     confidence: Confidence
 
 
-Prediction = Literal["epsilon", "v", "x0", "edm", "edm_v"]
+Prediction = Literal["epsilon", "v", "x0", "velocity", "edm", "edm_v"]
 
 _NAMES: Mapping[str, Prediction] = {
     "epsilon": "epsilon",
@@ -43,6 +43,7 @@ _NAMES: Mapping[str, Prediction] = {
     "v_pred": "v",
     "x0": "x0",
     "sample": "x0",
+    "velocity": "velocity",
     "edm": "edm",
     "edm_v": "edm_v",
 }
@@ -100,7 +101,7 @@ def parse_prediction(name: str) -> Prediction:
     """The prediction type of a name in any tool's spelling. Errors: `InvalidInput`."""
     found = _NAMES.get(name.strip().lower())
     if found is None:
-        raise InvalidInput("prediction", repr(name), "epsilon, v, x0 or edm", "leave it out to have it found")
+        raise InvalidInput("prediction", repr(name), "epsilon, v, x0, velocity or edm", "leave it out to have it found")
     return found
 
 

@@ -1,0 +1,48 @@
+"""A U-Net from any source."""
+
+from pathlib import Path
+
+import torch
+
+from undertow.checkpoints.checkpoint import Checkpoint, OpenOptions
+from undertow.checkpoints.health import Health
+from undertow.checkpoints.loading import LoadOptions, build_on_meta, load_network
+from undertow.checkpoints.opening import open_checkpoint
+from undertow.errors import InvalidInput, MissingComponent
+from undertow.unet.unet import UNet
+
+
+def load_unet_from(source: str | Path, options: LoadOptions | None = None, opening: OpenOptions | None = None) -> UNet:
+    """The U-Net of a single file, a folder or a Hub id, in evaluation mode.
+
+    Errors: every kind of `CheckpointError`, `ConfigError`, `InvalidInput`.
+    """
+    options = LoadOptions() if options is None else options
+    require_dtype("dtype", options.dtype)
+    opening = OpenOptions(prefer_plain=options.dtype == torch.float32) if opening is None else opening
+    health = Health()
+    with open_checkpoint(source, opening) as checkpoint:
+        unet = read_unet(checkpoint, options, health)
+        health.require(checkpoint.path)
+    return unet
+
+
+def read_unet(checkpoint: Checkpoint, options: LoadOptions, health: Health) -> UNet:
+    """The U-Net of an opened checkpoint. Errors: `MissingComponent`, `KeyMismatch`, `CorruptFile`, `ConfigError`."""
+    config, located = checkpoint.identification.config, checkpoint.parts.get("unet")
+    if config is None or located is None:
+        raise MissingComponent(checkpoint.path, "U-Net", f"it holds {held(checkpoint)}")
+    unet = build_on_meta(lambda: UNet(config))
+    return load_network(unet, located.weights, located.part, options, health, located.names)
+
+
+def held(checkpoint: Checkpoint) -> str:
+    """What a checkpoint has, in words."""
+    return ", ".join(sorted(checkpoint.parts)) or "nothing that undertow reads"
+
+
+def require_dtype(argument: str, dtype: torch.dtype | None) -> None:
+    """Passes `None` and the types that networks compute in. Errors: `InvalidInput`."""
+    if dtype is not None and not (dtype.is_floating_point and dtype.itemsize > 1):
+        remedy = "use torch.float32, torch.bfloat16 or torch.float16"
+        raise InvalidInput(argument, dtype, "a floating-point type", remedy)
