@@ -1,0 +1,67 @@
+"""`undertow sample`: draw pictures of a class from a trained model."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from undertow.errors import InvalidInput
+
+
+def sample(
+    run: Annotated[str, typer.Argument(help="Folder of a run, or an embedded model: digits-ddpm, digits-flow.")],
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Number or name of a class; repeatable.", show_default="every class"),
+    ] = None,
+    count: Annotated[int, typer.Option(help="Pictures of each class.", min=1)] = 8,
+    guidance: Annotated[
+        float, typer.Option(help="1 is off; more follows the class more closely and varies less.")
+    ] = 2.0,
+    steps: Annotated[int | None, typer.Option(help="Steps of the sampler.", show_default="ddpm 50, flow 20")] = None,
+    sampler: Annotated[
+        str | None, typer.Option(help="Name of the algorithm.", show_default="ddim, for flow flow_heun")
+    ] = None,
+    schedule: Annotated[str | None, typer.Option(help="Grid of noise levels.", show_default="normal")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first picture; each next one adds 1.", min=0)] = 0,
+    batch_size: Annotated[int, typer.Option(help="Pictures drawn at once; does not change them.", min=1)] = 64,
+    columns: Annotated[int | None, typer.Option(help="Of the grid.", show_default="count", min=1)] = None,
+    out: Annotated[Path, typer.Option(help="Where the grid is written.")] = Path("grid.png"),
+) -> None:
+    """Draw pictures of one or more classes and write them as one grid, a class after the other."""
+    from undertow.training.figures import save_grid  # loads torch
+    from undertow.training.generate import load_class_model, sample_classes, sampling_settings
+    from undertow.training.pictures import find_class
+
+    if out.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
+        raise InvalidInput("--out", out, "a file ending in .png, .webp or .jpg")
+    model = load_class_model(model_folder(run))
+    wanted = model.class_names if classes is None else classes
+    labels = [find_class(name, model.class_names) for name in wanted for _ in range(count)]
+    settings = sampling_settings(model.path, sampler=sampler, schedule=schedule, steps=steps, guidance=guidance)
+    seeds = range(seed, seed + len(labels))
+    console = Console()
+    with drawing(console, len(labels), "drawing") as on_pictures:
+        pixels = sample_classes(model, labels, seeds, settings, batch_size=batch_size, on_pictures=on_pictures)
+    save_grid(pixels, count if columns is None else columns, out)
+    console.print(f"{len(labels)} pictures by {settings.sampler} in {settings.steps} steps: {out}", soft_wrap=True)
+
+
+def model_folder(name: str) -> Path:
+    """A folder, or that of the embedded model of this name."""
+    from undertow.service import embedded_models
+
+    return embedded_models().get(name, Path(name))
+
+
+@contextmanager
+def drawing(console: Console, count: int, what: str) -> Generator[Callable[[int], None]]:
+    """A progress bar while `count` pictures are drawn; gives the function to call with each number finished."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(what, total=count)
+        yield lambda finished: progress.advance(task, finished)

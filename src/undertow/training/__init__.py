@@ -1,0 +1,1 @@
+"""Training of class-conditional pixel models: data, objective, loop, checkpoints, evaluation."""

@@ -1,0 +1,71 @@
+"""One device or several, by Accelerate: `accelerate launch -m undertow train ...` starts a process per device.
+
+Only what concerns several processes is taken from Accelerate; autocast, clipping and checkpoints are plain torch.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from undertow.errors import ConfigError, MissingDependency
+from undertow.training.config import Precision
+from undertow.unet.unet import UNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Devices:
+    """This process's place among those that train together."""
+
+    accelerator: Any
+    """`accelerate.Accelerator`, whose package is an extra."""
+
+    @classmethod
+    def find(cls, *, batch_size: int, cpu: bool = False) -> "Devices":
+        """What the launcher offers; one device when there was none. cpu: use no accelerator.
+
+        Errors: `MissingDependency`; `ConfigError` for a batch that cannot be split evenly.
+        """
+        try:
+            from accelerate import Accelerator  # noqa: PLC0415  an extra, and slow to import
+        except ImportError as err:
+            raise MissingDependency("accelerate", "train") from err
+        devices = cls(accelerator=Accelerator(cpu=cpu))
+        if batch_size % devices.count:
+            raise ConfigError("batch_size", batch_size, f"must be a multiple of {devices.count}, the number of devices")
+        return devices
+
+    @property
+    def count(self) -> int:
+        return self.accelerator.num_processes
+
+    @property
+    def rank(self) -> int:
+        return self.accelerator.process_index
+
+    @property
+    def is_main(self) -> bool:
+        """The one process that writes files."""
+        return self.accelerator.is_main_process
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    def distributed(self, unet: UNet) -> nn.Module:
+        """`unet`, on this device already, with gradients averaged over all processes."""
+        return unet if self.count == 1 else self.accelerator.prepare_model(unet, device_placement=False)
+
+    def autocast(self, precision: Precision) -> AbstractContextManager[object]:
+        """Where a forward runs in the chosen precision."""
+        return nullcontext() if precision == "float32" else torch.autocast(self.device.type, torch.bfloat16)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Mean over all processes."""
+        return value if self.count == 1 else self.accelerator.reduce(value, reduction="mean")
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.accelerator.wait_for_everyone()

@@ -1,0 +1,107 @@
+"""Any folder of pictures with one sub-folder per class."""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from undertow.errors import DataError, InvalidInput
+from undertow.training.pictures import Pictures
+
+BadPictures = Literal["refuse", "skip"]
+
+ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
+SHOWN = 5
+"""How many bad files an error lists."""
+
+
+def load_image_folder(
+    folder: Path, *, size: int, channels: Literal[1, 3] = 3, bad_pictures: BadPictures = "refuse"
+) -> Pictures:
+    """`folder/<class>/<picture>`, classes in alphabetical order, each picture resized and cropped to its center square.
+
+    Any Pillow mode is converted: gray, palette, 16 bit, CMYK; transparent parts become white. Files that are no
+    pictures by their ending are not looked at. bad_pictures: a picture that cannot be decoded either refuses the
+    folder, or is left out and listed in `Pictures.skipped`. Errors: `InvalidInput`, `DataError`.
+    """
+    if size < 4:
+        raise InvalidInput("size", size, "at least 4 pixels")
+    files = _labeled_files(folder)
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL
+        decoded = list(pool.map(lambda entry: _decode(entry[0], size, channels), files))
+    bad = [file for (file, _), picture in zip(files, decoded, strict=True) if isinstance(picture, str)]
+    if bad and bad_pictures == "refuse":
+        problems = (f"{path.relative_to(folder)} ({why})" for path, why in _first_bad(files, decoded))
+        rest = f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+        raise DataError(
+            folder,
+            f"{len(bad)} of {len(files)} pictures cannot be read: {', '.join(problems)}{rest}",
+            "repair or remove them, or leave them out with bad_pictures='skip' (--bad-pictures skip)",
+        )
+    good = [
+        (picture, label) for picture, (_, label) in zip(decoded, files, strict=True) if not isinstance(picture, str)
+    ]
+    names = tuple(sorted({file.parent.name for file, _ in files}))
+    if emptied := [name for label, name in enumerate(names) if label not in {label for _, label in good}]:
+        raise DataError(folder, f"no picture of class {', '.join(emptied)} can be read", "repair or remove the class")
+    return Pictures(
+        pixels=torch.from_numpy(np.stack([picture for picture, _ in good])),
+        labels=torch.tensor([label for _, label in good]),
+        class_names=names,
+        skipped=tuple(bad),
+    )
+
+
+def _labeled_files(folder: Path) -> list[tuple[Path, int]]:
+    if not folder.is_dir():
+        raise DataError(folder, "there is no such folder", "name a folder with one sub-folder of pictures per class")
+    classes: dict[str, list[Path]] = {}
+    for sub in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        classes[sub.name] = sorted(path for path in sub.iterdir() if path.suffix.lower() in ENDINGS)
+    if not classes:
+        raise DataError(folder, "no sub-folders", "put each class's pictures into a sub-folder of its name")
+    if empty := [name for name, files in classes.items() if not files]:
+        endings = ", ".join(sorted(ENDINGS))
+        raise DataError(
+            folder, f"no pictures in {', '.join(empty)}", f"pictures end in {endings}; remove empty classes"
+        )
+    return [(file, label) for label, files in enumerate(classes.values()) for file in files]
+
+
+def _decode(file: Path, size: int, channels: int) -> np.ndarray | str:
+    """[channels, size, size] bytes, or what is wrong with the file."""
+    try:
+        with Image.open(file) as picture:
+            picture.load()
+            upright = ImageOps.exif_transpose(picture)
+        square = ImageOps.fit(_opaque(upright), (size, size), Image.Resampling.LANCZOS)
+        pixels = np.asarray(square.convert("L" if channels == 1 else "RGB"))
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as err:
+        return str(err) or type(err).__name__
+    return np.ascontiguousarray(pixels.reshape(size, size, channels).transpose(2, 0, 1))
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    """The picture in RGB or L; 16-bit gray is scaled to 8 bits, transparent parts lie on white."""
+    if picture.mode.startswith("I"):
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 256).astype(np.uint8))
+    if picture.has_transparency_data:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
+
+
+def _first_bad(files: Sequence[tuple[Path, int]], decoded: Sequence[np.ndarray | str]) -> list[tuple[Path, str]]:
+    bad = [(file, found) for (file, _), found in zip(files, decoded, strict=True) if isinstance(found, str)]
+    return bad[:SHOWN]

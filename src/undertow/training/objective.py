@@ -1,0 +1,183 @@
+"""What a network is trained for: path + parameterization + weighting + timesteps. DDPM and flow are two presets.
+
+The path, the target and the network's input scaling come from `undertow.diffusion`, the same objects that sampling
+uses, so training and inference cannot disagree.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from undertow.diffusion.parameterizations import Epsilon, Parameterization, Velocity, VPrediction, XPrediction
+from undertow.diffusion.paths import per_row, snr
+from undertow.diffusion.schedules import FlowSchedule, NoiseSchedule, Schedule
+from undertow.errors import ConfigError
+from undertow.shapes import Sigmas
+from undertow.training.timesteps import LogitNormalTimesteps, TimestepDistribution, UniformTimesteps, timesteps_at
+
+Pixels = Float[Tensor, "batch channels height width"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConstantWeighting:
+    """Every level counts the same in terms of the prediction (L_simple of arXiv:2006.11239, eq. 14)."""
+
+    def weights(self, parameterization: Parameterization, sigma: Sigmas) -> Sigmas:  # the same face for both
+        """One factor per row for the squared error of the prediction."""
+        return torch.ones_like(sigma)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinSNRWeighting:
+    """min(SNR, gamma) for the error of x0, whatever the network predicts (arXiv:2303.09556, section 3.4).
+
+    An error of the prediction becomes one of x0 by a factor: the squared factor is 1 / SNR for epsilon, 1 / (SNR + 1)
+    for v, 1 for x0 and sigma^2 for a velocity. So the weights are min(SNR, gamma) / SNR for epsilon and
+    min(SNR, gamma) / (SNR + 1) for v, as in the paper.
+    """
+
+    gamma: float = 5.0
+
+    def __post_init__(self):
+        if not self.gamma > 0:
+            raise ConfigError("weighting.gamma", self.gamma, "must be positive; the paper uses 5")
+
+    def weights(self, parameterization: Parameterization, sigma: Sigmas) -> Sigmas:
+        """One factor per row for the squared error of the prediction."""
+        ratio = snr(parameterization.path, sigma)
+        match parameterization:
+            case Epsilon():
+                return (self.gamma / ratio).clamp(max=1)  # min(SNR, gamma) / SNR without 0 / 0
+            case VPrediction():
+                return ratio.clamp(max=self.gamma) / (ratio + 1)
+            case XPrediction():
+                return ratio.clamp(max=self.gamma)
+            case Velocity():
+                return ratio.clamp(max=self.gamma) * sigma**2
+
+
+Weighting = ConstantWeighting | MinSNRWeighting
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One batch as the network meets it: its input, its timesteps, what it should say, and how much each row counts."""
+
+    inputs: Pixels
+    timesteps: Float64[Tensor, "batch"]
+    target: Pixels
+    weights: Float64[Tensor, "batch"]
+
+    def to(self, device: torch.device) -> "Example":
+        """The same on another device."""
+        return Example(
+            inputs=self.inputs.to(device),
+            timesteps=self.timesteps.to(device),
+            target=self.target.to(device),
+            weights=self.weights.to(device),
+        )
+
+    def loss(self, prediction: Pixels) -> Float[Tensor, ""]:
+        """Weighted mean squared error, in float32."""
+        error = (prediction.to(torch.float32) - self.target).square()
+        return (per_row(self.weights, error) * error).mean()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """See the module. Errors: `ConfigError` when parameterization and schedule belong to different paths."""
+
+    parameterization: Parameterization
+    schedule: Schedule
+    weighting: Weighting = ConstantWeighting()
+    timesteps: TimestepDistribution = UniformTimesteps()
+
+    def __post_init__(self):
+        if self.parameterization.path != self.schedule.path:
+            raise ConfigError(
+                "objective.parameterization",
+                self.parameterization,
+                f"must lie on the path of the schedule, {type(self.schedule.path).__name__}",
+            )
+
+    def example(self, x0: Pixels, noise: Pixels, u: Float64[Tensor, "batch"]) -> Example:
+        """Clean pictures, noise and places on the path as a training example."""
+        path, timesteps = self.parameterization.path, timesteps_at(self.schedule, u)
+        sigma = self.schedule.timestep_to_sigma(timesteps)
+        x = path.add_noise(x0, noise, sigma)
+        return Example(
+            inputs=x * per_row(path.input_scale(sigma), x),
+            timesteps=timesteps,
+            target=self.parameterization.target(x0, noise, sigma),
+            weights=self.weighting.weights(self.parameterization, sigma),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ddpm:
+    """Preset: DDPM (arXiv:2006.11239; v: arXiv:2202.00512; cosine: arXiv:2102.09672, section 3.2).
+
+    min_snr_gamma: `None` for constant weights. Errors: `ConfigError`.
+    """
+
+    prediction: Literal["epsilon", "v"] = "epsilon"
+    schedule: Literal["linear", "cosine"] = "linear"
+    min_snr_gamma: float | None = None
+
+    def __post_init__(self):
+        _require_one_of("objective.prediction", self.prediction, ("epsilon", "v"))
+        _require_one_of("objective.schedule", self.schedule, ("linear", "cosine"))
+        self.build()
+
+    def build(self) -> Objective:
+        """The objective."""
+        return Objective(
+            parameterization=Epsilon() if self.prediction == "epsilon" else VPrediction(),
+            schedule=NoiseSchedule.linear() if self.schedule == "linear" else NoiseSchedule.cosine(),
+            weighting=ConstantWeighting() if self.min_snr_gamma is None else MinSNRWeighting(gamma=self.min_snr_gamma),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flow:
+    """Preset: rectified flow (arXiv:2209.03003), its timesteps uniform or logit-normal (arXiv:2403.03206, eq. 19).
+
+    mean, std: of the logit. min_snr_gamma: `None` for constant weights. Errors: `ConfigError`.
+    """
+
+    timesteps: Literal["logit_normal", "uniform"] = "logit_normal"
+    mean: float = 0.0
+    std: float = 1.0
+    min_snr_gamma: float | None = None
+
+    def __post_init__(self):
+        _require_one_of("objective.timesteps", self.timesteps, ("logit_normal", "uniform"))
+        self.build()
+
+    def build(self) -> Objective:
+        """The objective."""
+        logit_normal = LogitNormalTimesteps(mean=self.mean, std=self.std)
+        return Objective(
+            parameterization=Velocity(),
+            schedule=FlowSchedule(),
+            weighting=ConstantWeighting() if self.min_snr_gamma is None else MinSNRWeighting(gamma=self.min_snr_gamma),
+            timesteps=logit_normal if self.timesteps == "logit_normal" else UniformTimesteps(),
+        )
+
+
+PRESETS: dict[str, type[Ddpm | Flow]] = {"ddpm": Ddpm, "flow": Flow}
+
+
+def drop_labels(
+    labels: Int[Tensor, "batch"], probability: float, null: int, generator: torch.Generator
+) -> Int[Tensor, "batch"]:
+    """`labels` with each one, on its own, replaced by `null` with `probability` (arXiv:2207.12598, algorithm 1)."""
+    return labels.masked_fill(torch.rand(len(labels), generator=generator) < probability, null)
+
+
+def _require_one_of(field: str, value: str, names: tuple[str, ...]) -> None:
+    if value not in names:
+        raise ConfigError(field, value, f"must be one of {', '.join(names)}")
