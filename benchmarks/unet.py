@@ -34,9 +34,7 @@ def main() -> None:
     if options.one:
         print(compare(options.mode[0], getattr(torch, options.dtype[0]), options.repeats), flush=True)
         return
-    print(
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, 1 thread, median of {options.repeats}\n"
-    )
+    print(f"{platform.machine()}, torch {torch.__version__}, 1 thread, median of {options.repeats}\n")
     print("| mode | type | undertow s | diffusers s | ratio | undertow GFLOP/s | diffusers GFLOP/s | difference |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for mode in options.mode:
