@@ -97,9 +97,8 @@ class MiddleStage(Stage):
         channels, middle = config.levels[-1].channels, config.middle
         self.resnets = nn.ModuleList(_res_block(config, channels, channels) for _ in range(middle.resnets))
         if middle.attention is not None:
-            depth = middle.attention.depth if isinstance(middle.attention, CrossAttention) else 0
-            depths = (depth if isinstance(depth, int) else depth[0],) * (middle.resnets - 1)
-            self.attentions = _attentions(config, Level(channels=channels, attention=middle.attention), depths, kernel)
+            level = Level(channels=channels, attention=middle.attention)
+            self.attentions = _attentions(config, level, middle.depths(), kernel)
 
     def forward(self, hidden: Hidden, inputs: StageInputs) -> Hidden:
         for index in range(len(self.resnets)):

@@ -1,10 +1,13 @@
 """Refuses inputs that a U-Net cannot use, before any work, with value, expectation and remedy."""
 
+from collections.abc import Iterator, Mapping
+
 import torch
 from torch import Tensor
 
 from undertow.errors import InvalidInput
-from undertow.unet.conditioning import Conditioning, Ports
+from undertow.nn.attention import ImageTokens
+from undertow.unet.conditioning import Conditioning, Ports, Residuals
 from undertow.unet.config import ClassLabels, TextTime, UNetConfig
 
 
@@ -41,10 +44,12 @@ def check_inputs(
     _check_ports(config, rows, latents, ports)
 
 
-def check_values(config: UNetConfig, latents: Tensor, timesteps: Tensor, conditioning: Conditioning) -> None:
-    """Finite latents and context, timesteps and labels in range. Reads values, so only of tensors on the CPU: on
-    another device each check would wait for it. Errors: `InvalidInput`."""
-    for name, tensor in (("latents", latents), ("context", conditioning.context), ("pooled", conditioning.pooled)):
+def check_values(
+    config: UNetConfig, latents: Tensor, timesteps: Tensor, conditioning: Conditioning, ports: Ports
+) -> None:
+    """Finite numbers, timesteps and labels in range. Reads values, so only of tensors on the CPU: on another device
+    each check would wait for it. Errors: `InvalidInput`."""
+    for name, tensor in _numbers(latents, timesteps, conditioning, ports):
         if tensor is not None and tensor.device.type == "cpu" and tensor.numel() > 0:
             low, high = tensor.detach().aminmax()
             if not (torch.isfinite(low) and torch.isfinite(high)):
@@ -60,6 +65,26 @@ def check_values(config: UNetConfig, latents: Tensor, timesteps: Tensor, conditi
         _check_range("class_labels", labels, 0, config.added.rows - 1, f"classes count from 0{null}")
 
 
+def _numbers(
+    latents: Tensor, timesteps: Tensor, conditioning: Conditioning, ports: Ports
+) -> Iterator[tuple[str, Tensor | None]]:
+    """Every tensor that must be finite, with its name."""
+    yield "latents", latents
+    yield "timesteps", timesteps
+    for name in ("context", "pooled", "time_ids", "guidance"):
+        yield name, getattr(conditioning, name)
+    if ports.weights is not None:
+        yield "ports.weights.gains", ports.weights.gains
+    if ports.residuals is not None:
+        yield from ((f"ports.residuals.skips[{i}]", skip) for i, skip in enumerate(ports.residuals.skips))
+        yield "ports.residuals.middle", ports.residuals.middle
+    if ports.image is not None:
+        for site, tokens in ports.image.items():
+            yield f"ports.image[{site!r}].keys", tokens.keys
+            yield f"ports.image[{site!r}].values", tokens.values
+            yield f"ports.image[{site!r}].gain", tokens.gain
+
+
 _CHANNEL_HINTS = {
     9: "an inpainting model takes latents, mask and masked latents joined at axis 1",
     8: "InstructPix2Pix takes latents and the source picture's latents joined at axis 1",
@@ -71,15 +96,19 @@ def _check_context(config: UNetConfig, dtype: torch.dtype, rows: int, conditioni
     if config.context_dim is None:
         if context is not None:
             raise InvalidInput("context", _shape(context), "nothing: this network has no cross-attention")
+        if mask is not None:
+            raise InvalidInput("context_mask", _shape(mask), "nothing: this network has no cross-attention")
         return
     if context is None:
         raise InvalidInput(
             "context", None, f"text embeddings [batch, tokens, {config.context_dim}]", "encode the prompt first"
         )
-    if context.ndim != 3 or context.shape[0] != rows or context.shape[2] != config.context_dim:
+    if context.ndim != 3 or (context.shape[0], context.shape[2]) != (rows, config.context_dim):
         raise InvalidInput(
             "context", _shape(context), f"[{rows}, tokens, {config.context_dim}]", "use this model's text encoder"
         )
+    if context.shape[1] == 0:
+        raise InvalidInput("context", _shape(context), "at least one token", "encode the empty prompt")
     _check_dtype("context", context, dtype)
     if mask is not None and (mask.dtype != torch.bool or mask.shape != context.shape[:2]):
         raise InvalidInput(
@@ -116,24 +145,53 @@ def _check_added(config: UNetConfig, dtype: torch.dtype, rows: int, conditioning
 def _check_ports(config: UNetConfig, rows: int, latents: Tensor, ports: Ports) -> None:
     if ports.weights is not None and ports.weights.slots.shape[0] != rows:
         raise InvalidInput("ports.weights.slots", _shape(ports.weights.slots), f"[{rows}, entries per row]")
-    if ports.residuals is not None and ports.residuals.skips:
-        expected = config.skip_shapes(latents.shape[2], latents.shape[3])
-        given = [tuple(residual.shape[1:]) for residual in ports.residuals.skips]
-        if given != expected:
-            raise InvalidInput(
-                "ports.residuals.skips",
-                f"{len(given)} tensors {given}",
-                f"{len(expected)} tensors {expected} (channels, height, width)",
-                "use a ControlNet of this family, run at this size",
-            )
+    if ports.residuals is not None:
+        _check_residuals(config, rows, latents, ports.residuals)
     if ports.image is not None:
-        for site, tokens in ports.image.items():
-            if tokens.keys.shape[0] != rows or tokens.keys.shape != tokens.values.shape:
-                raise InvalidInput(
-                    f"ports.image[{site!r}]",
-                    f"keys {_shape(tokens.keys)}, values {_shape(tokens.values)}",
-                    f"two tensors of the same shape with {rows} rows",
-                )
+        _check_image(config, rows, ports.image, latents.dtype)
+
+
+def _check_residuals(config: UNetConfig, rows: int, latents: Tensor, residuals: Residuals) -> None:
+    skips = [(rows, *shape) for shape in config.skip_shapes(latents.shape[2], latents.shape[3])]
+    given = [tuple(residual.shape) for residual in residuals.skips]
+    if given and given != skips:
+        wrong = [f"[{i}] {g} instead of {e}" for i, (g, e) in enumerate(zip(given, skips, strict=False)) if g != e]
+        raise InvalidInput(
+            "ports.residuals.skips",
+            f"{len(given)} tensors" + "".join(f", {place}" for place in wrong[:3]),
+            f"{len(skips)} tensors of the shapes of `UNetConfig.skip_shapes`, for {rows} rows",
+            "use a ControlNet of this family, run at this size",
+        )
+    middle = residuals.middle
+    expected = (rows, config.levels[-1].channels, *skips[-1][2:])
+    if middle is not None and tuple(middle.shape) != expected:
+        raise InvalidInput(
+            "ports.residuals.middle",
+            _shape(middle),
+            str(list(expected)),
+            "use a ControlNet of this family, run at this size",
+        )
+    for name, tensor in (*((f"skips[{i}]", skip) for i, skip in enumerate(residuals.skips)), ("middle", middle)):
+        if tensor is not None:
+            _check_dtype(f"ports.residuals.{name}", tensor, latents.dtype)
+
+
+def _check_image(config: UNetConfig, rows: int, image: Mapping[str, ImageTokens], dtype: torch.dtype) -> None:
+    sites = config.cross_attentions()
+    for site, tokens in image.items():
+        name = f"ports.image[{site!r}]"
+        if site not in sites:
+            raise InvalidInput(name, "given", f"one of the {len(sites)} names that `UNetConfig.cross_attentions` lists")
+        if tokens.keys.ndim != 3 or (tokens.keys.shape[0], tokens.keys.shape[2]) != (rows, sites[site]):
+            raise InvalidInput(f"{name}.keys", _shape(tokens.keys), f"[{rows}, tokens, {sites[site]}]")
+        if tokens.values.shape != tokens.keys.shape:
+            raise InvalidInput(f"{name}.values", _shape(tokens.values), f"{_shape(tokens.keys)}, as the keys")
+        if tokens.gain.shape != (rows,):
+            raise InvalidInput(f"{name}.gain", _shape(tokens.gain), f"one number per row, [{rows}]")
+        if tokens.mask is not None and tokens.mask.shape != tokens.keys.shape[:2]:
+            raise InvalidInput(f"{name}.mask", _shape(tokens.mask), f"{list(tokens.keys.shape[:2])}, as the keys")
+        _check_dtype(f"{name}.keys", tokens.keys, dtype)
+        _check_dtype(f"{name}.values", tokens.values, dtype)
 
 
 def _check_matrix(name: str, tensor: Tensor | None, rows: int, width: int, meaning: str) -> None:

@@ -55,8 +55,10 @@ def concatenate(parts: Sequence[Conditioning]) -> Conditioning:
     """One conditioning whose rows are those of `parts`, in order.
 
     Contexts of unequal token count (trap T8) are padded with zeros and masked, which equals running them apart.
-    Errors: `InvalidInput` when a field is set in some parts and absent in others.
+    Errors: `InvalidInput` for no parts, and when a field is set in some parts and absent in others.
     """
+    if not parts:
+        raise InvalidInput("parts", "empty", "at least one conditioning")
     if len(parts) == 1:
         return parts[0]
     parts = _with_equal_token_counts(parts)
@@ -82,7 +84,7 @@ def _with_equal_token_counts(parts: Sequence[Conditioning]) -> Sequence[Conditio
     masked = any(part.context_mask is not None for part in parts)
     if len(counts) < 2 and not masked:
         return parts
-    longest = max(counts)
+    longest = max(counts, default=0)
 
     def pad(part: Conditioning) -> Conditioning:
         if part.context is None:
@@ -104,9 +106,9 @@ def _with_equal_token_counts(parts: Sequence[Conditioning]) -> Sequence[Conditio
 class Residuals:
     """The residual port: what ControlNets and T2I-Adapters add.
 
-    skips: one tensor per stored skip connection, in the order in which the encoder stores them (`UNetConfig.skips()`
-    lists the shapes), or empty. middle: added after the middle block. Trap T4: residuals are added to the *stored
-    skips*, not to the running activations.
+    skips: one tensor per stored skip connection, in the order in which the encoder stores them, or empty;
+    `UNetConfig.skip_shapes` lists their shapes. middle: added after the middle block. Trap T4: residuals are added to
+    the *stored skips*, not to the running activations.
     """
 
     skips: tuple[Float[Tensor, "..."], ...] = ()

@@ -69,6 +69,14 @@ class Middle:
     attention: CrossAttention | SelfAttention | None = None
     resnets: int = 2
 
+    def depths(self) -> tuple[int, ...]:
+        """Transformer blocks of each attention."""
+        match self.attention:
+            case CrossAttention(depth=int(depth)):
+                return (depth,) * (self.resnets - 1)
+            case _:
+                return (0,) * (self.resnets - 1)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextTime:
@@ -129,35 +137,13 @@ class UNetConfig:
 
     def validate(self) -> bool:
         """True for a buildable config; otherwise raises `ConfigError`."""
-        for name in ("in_channels", "out_channels", "norm_groups", "sample_size"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("context_dim", "guidance_dim", "time_dim"):
-            value = getattr(self, name)
-            _require(value is None or value >= 1, name, value, "must be at least 1, or None")
-        _require(self.norm_eps > 0, "norm_eps", self.norm_eps, "must be positive")
-        _require(0 <= self.dropout < 1, "dropout", self.dropout, "must lie in [0, 1)")
-        _require(
-            self.timestep_sinusoid_dim >= 4 and self.timestep_sinusoid_dim % 2 == 0,
-            "sinusoid_dim",
-            self.timestep_sinusoid_dim,
-            "must be even and at least 4: half of it are sines, half cosines",
-        )
         _require(len(self.levels) >= 1, "levels", self.levels, "needs at least one level")
+        self._validate_numbers()
+        self._validate_added()
+        self._validate_sinusoids()
         for index, level in enumerate(self.levels):
             self._validate_level(f"levels[{index}]", level)
-        _require(self.middle.resnets >= 1, "middle.resnets", self.middle.resnets, "must be at least 1")
-        self._validate_attention("middle", self.middle.attention, self.levels[-1].channels)
-        if isinstance(self.middle.attention, CrossAttention):
-            depth = self.middle.attention.depth
-            _require(isinstance(depth, int), "middle.attention.depth", depth, "must be one number")
-        match self.added:
-            case TextTime(pooled_dim=pooled, ids=ids, sinusoid_dim=dim):
-                _require(pooled >= 1 and ids >= 1, "added", self.added, "pooled_dim and ids must be at least 1")
-                _require(dim >= 4 and dim % 2 == 0, "added.sinusoid_dim", dim, "must be even and at least 4")
-            case ClassLabels(count=count):
-                _require(count >= 1, "added.count", count, "must be at least 1")
-            case None:
-                pass
+        self._validate_middle()
         crosses = any(isinstance(part.attention, CrossAttention) for part in (*self.levels, self.middle))
         _require(
             crosses == (self.context_dim is not None),
@@ -166,6 +152,52 @@ class UNetConfig:
             "must be the text width when a level has CrossAttention, and None when none has",
         )
         return True
+
+    def _validate_numbers(self) -> None:
+        for name in ("in_channels", "out_channels", "norm_groups", "sample_size"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("context_dim", "time_dim", "max_timestep"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, name, value, "must be at least 1, or None")
+        _require(self.norm_eps > 0, "norm_eps", self.norm_eps, "must be positive")
+        _require(0 <= self.dropout < 1, "dropout", self.dropout, "must lie in [0, 1)")
+
+    def _validate_added(self) -> None:
+        match self.added:
+            case TextTime(pooled_dim=pooled, ids=ids):
+                _require(pooled >= 1, "added.pooled_dim", pooled, "must be at least 1")
+                _require(ids >= 1, "added.ids", ids, "must be at least 1")
+            case ClassLabels(count=count):
+                _require(count >= 1, "added.count", count, "must be at least 1")
+            case None:
+                pass
+
+    def _validate_sinusoids(self) -> None:
+        widths = {"sinusoid_dim": self.timestep_sinusoid_dim}
+        if isinstance(self.added, TextTime):
+            widths["added.sinusoid_dim"] = self.added.sinusoid_dim
+        narrowest = min(widths.values())
+        if self.guidance_dim is not None:
+            widths["guidance_dim"] = self.guidance_dim
+        for name, width in widths.items():
+            even = width >= 4 and width % 2 == 0
+            _require(even, name, width, "must be even and at least 4: half of it are sines, half cosines")
+        _require(
+            0 <= self.frequency_shift < narrowest / 2,
+            "frequency_shift",
+            self.frequency_shift,
+            f"must be at least 0 and less than {narrowest / 2:g}, half of the narrowest sinusoid",
+        )
+
+    def _validate_middle(self) -> None:
+        _require(self.middle.resnets >= 1, "middle.resnets", self.middle.resnets, "must be at least 1")
+        attention = self.middle.attention
+        self._validate_attention("middle", attention, self.levels[-1].channels)
+        if isinstance(attention, CrossAttention):
+            whole = isinstance(attention.depth, int) and attention.depth >= 0
+            _require(whole, "middle.attention.depth", attention.depth, "must be one number, at least 0")
+            decoder = attention.decoder_depth
+            _require(decoder is None, "middle.attention.decoder_depth", decoder, "must be None: there is no decoder")
 
     def _validate_level(self, name: str, level: Level) -> None:
         _require(level.resnets >= 1, f"{name}.resnets", level.resnets, "must be at least 1")
@@ -216,6 +248,21 @@ class UNetConfig:
                 height, width = (height + 1) // 2, (width + 1) // 2
                 shapes.append((level.channels, height, width))
         return shapes
+
+    def cross_attentions(self) -> dict[str, int]:
+        """Name and width of every cross-attention, in the order of execution: where the image port can enter."""
+        decoder = self.levels[::-1]
+        stages = [
+            *((f"down_blocks.{i}", level.channels, level.encoder_depths()) for i, level in enumerate(self.levels)),
+            ("mid_block", self.levels[-1].channels, self.middle.depths()),
+            *((f"up_blocks.{i}", level.channels, level.decoder_depths()) for i, level in enumerate(decoder)),
+        ]
+        return {
+            f"{stage}.attentions.{layer}.transformer_blocks.{block}.attn2": channels
+            for stage, channels, depths in stages
+            for layer, depth in enumerate(depths)
+            for block in range(depth)
+        }
 
     def layer_names(self) -> list[str]:
         """Module names of the network's layers in the order of execution."""

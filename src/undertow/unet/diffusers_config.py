@@ -56,6 +56,7 @@ FIELD_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("flip_sin_to_cos", "use_linear_projection", "add_attention"), (bool,)),
     **dict.fromkeys(("block_out_channels", "down_block_types", "up_block_types"), (list, tuple)),
     "time_ids": (int,),
+    "max_timestep": (int, float, NoneType),
 }
 """What JSON must hold in the other fields that are read as they are."""
 
@@ -80,9 +81,10 @@ def config_from_diffusers(json: Json) -> UNetConfig:
 def config_to_diffusers(config: UNetConfig) -> dict[str, Any]:
     """The config as diffusers' `config.json`.
 
-    Two of our fields have no place there and are written under our own names, which diffusers ignores with a warning:
-    `null_class_label`, and `timestep_sinusoid_dim` when it is not the first level's width (such a network does not
-    load in diffusers). Errors: `ConfigError` for mixtures that diffusers' classes cannot express.
+    Four of our fields have no place there. They are written under our own names where they are not the usual, and
+    diffusers ignores them with a warning: `null_class_label`, `time_ids`, `max_timestep`, and `timestep_sinusoid_dim`
+    when it is not the first level's width (such a network does not load in diffusers). Errors: `ConfigError` for
+    mixtures that diffusers' classes cannot express.
     """
     return _write_unconditional(config) if config.context_dim is None else _write_conditional(config)
 
@@ -107,7 +109,7 @@ def _read_conditional(json: Json) -> UNetConfig:
             attention=CrossAttention(
                 heads=heads[i],
                 depth=_depth(depths[i]),
-                decoder_depth=_depth(decoder[i]),
+                decoder_depth=_decoder_depth(depths[i], decoder[i]),
             )
             if kinds[i]
             else None,
@@ -179,6 +181,7 @@ def _read_common(json: Json, default_channels: int) -> dict[str, Any]:
         "norm_eps": json.get("norm_eps", 1e-5),
         "dropout": json.get("dropout", 0.0),
         **({} if sample_size is None else {"sample_size": sample_size}),
+        **({"max_timestep": json["max_timestep"]} if "max_timestep" in json else {}),
     }
 
 
@@ -273,12 +276,13 @@ def _write_common(config: UNetConfig) -> dict[str, Any]:
         "block_out_channels": config.block_out_channels,
         "layers_per_block": config.layers_per_block,
         "flip_sin_to_cos": config.cos_first,
-        "freq_shift": int(config.frequency_shift) if config.frequency_shift.is_integer() else config.frequency_shift,
+        "freq_shift": int(config.frequency_shift) if config.frequency_shift % 1 == 0 else config.frequency_shift,
         "time_embedding_dim": config.time_dim,
         "norm_num_groups": config.norm_groups,
         "norm_eps": config.norm_eps,
         "dropout": config.dropout,
         **({} if standard else {"timestep_sinusoid_dim": config.timestep_sinusoid_dim}),
+        **({} if config.max_timestep == 1000 else {"max_timestep": config.max_timestep}),
     }
 
 
@@ -306,6 +310,13 @@ def _per_level(json: Json, name: str, count: int, default: int) -> list[Any]:
 
 def _is_depth(value: object) -> bool:
     return all(isinstance(v, int) for v in value) if isinstance(value, list | tuple) else isinstance(value, int)
+
+
+def _decoder_depth(depth: Any, decoder: Any) -> Any:
+    """One number where all are equal, and `None` where that is the encoder's too: one form for one architecture."""
+    if isinstance(decoder, list | tuple) and len(set(decoder)) == 1:
+        decoder = decoder[0]
+    return None if decoder == depth else _depth(decoder)
 
 
 def _channels(json: Json) -> list[int]:

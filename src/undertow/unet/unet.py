@@ -81,7 +81,7 @@ class UNet(nn.Module):
         ports = Ports() if ports is None else ports
         check_inputs(self.config, self.dtype, latents, timesteps, conditioning, ports)
         if not torch.compiler.is_compiling():
-            check_values(self.config, latents, timesteps, conditioning)
+            check_values(self.config, latents, timesteps, conditioning, ports)
         return self.predict(latents, timesteps, conditioning, ports)
 
     def predict(
