@@ -1,0 +1,205 @@
+"""A config is either buildable or refused with the field's name."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.golden.minis import M15, MINIS, MSSD, MXL, build, conditioning_for, latents_for
+from undertow.errors import ConfigError
+from undertow.unet.config import ClassLabels, CrossAttention, Level, Middle, SelfAttention, TextTime, UNetConfig
+from undertow.unet.presets import PRESETS
+from undertow.unet.unet import UNet
+
+CROSS = CrossAttention(heads=8)
+
+IMPOSSIBLE = {
+    "levels": {"levels": ()},
+    "in_channels": {"in_channels": 0},
+    "out_channels": {"out_channels": -1},
+    "norm_groups": {"norm_groups": 0},
+    "sample_size": {"sample_size": 0},
+    "context_dim": {"context_dim": 0},
+    "time_dim": {"time_dim": 0},
+    "max_timestep": {"max_timestep": 0.0},
+    "norm_eps": {"norm_eps": 0.0},
+    "dropout": {"dropout": 1.0},
+    "sinusoid_dim": {"sinusoid_dim": 33},
+    "guidance_dim": {"guidance_dim": 17},
+    "frequency_shift": {"frequency_shift": 16.0},
+    "levels[0].channels": {"levels": (Level(channels=33, attention=CROSS),), "sinusoid_dim": 32},
+    "levels[0].resnets": {"levels": (Level(channels=32, resnets=0, attention=CROSS),)},
+    "levels[1].attention.heads": {
+        "levels": (Level(channels=32), Level(channels=64, attention=CrossAttention(heads=7)))
+    },
+    "levels[0].attention.depth": {"levels": (Level(channels=32, attention=CrossAttention(heads=8, depth=(1, 0))),)},
+    "levels[0].attention.decoder_depth": {
+        "levels": (Level(channels=32, attention=CrossAttention(heads=8, depth=1, decoder_depth=(1, 1))),)
+    },
+    "middle.resnets": {"middle": Middle(resnets=0)},
+    "middle.attention.heads": {"middle": Middle(attention=CrossAttention(heads=7))},
+    "middle.attention.depth": {"middle": Middle(attention=CrossAttention(heads=8, depth=(1, 2)))},
+    "middle.attention.decoder_depth": {"middle": Middle(attention=CrossAttention(heads=8, decoder_depth=2))},
+    "added.pooled_dim": {"added": TextTime(pooled_dim=-16)},
+    "added.ids": {"added": TextTime(ids=0)},
+    "added.sinusoid_dim": {"added": TextTime(sinusoid_dim=3)},
+    "added.count": {"added": ClassLabels(count=0)},
+}
+
+
+@pytest.mark.parametrize("field", IMPOSSIBLE)
+def test_impossible_values_are_refused_by_field(field):
+    with pytest.raises(ConfigError) as caught:
+        replace(M15.config, **IMPOSSIBLE[field])
+    assert caught.value.field == field
+    assert str(caught.value).startswith(f"{field} = ")
+
+
+@pytest.mark.parametrize("depth", [0, (1, 1, 1), (2,), -1])
+def test_a_depth_is_a_positive_number_for_each_res_block(depth):
+    with pytest.raises(ConfigError, match="each of the 2 ResBlocks"):
+        replace(M15.config, levels=(Level(channels=32, attention=CrossAttention(heads=8, depth=depth)),))
+
+
+def test_depths_of_the_encoder_alone_do_not_say_the_decoders():
+    attention = CrossAttention(heads=8, depth=(1, 2))
+    with pytest.raises(ConfigError, match="decoder_depth"):
+        replace(M15.config, levels=(Level(channels=32, attention=attention),))
+
+
+def test_text_width_and_cross_attention_come_together():
+    for config, context_dim in ((M15.config, None), (UNetConfig.cifar10(), 24)):
+        with pytest.raises(ConfigError) as caught:
+            replace(config, context_dim=context_dim)
+        assert caught.value.field == "context_dim"
+
+
+def test_the_smallest_configs_are_built():
+    """At the edges of the rules."""
+    tiny = UNetConfig(
+        levels=(Level(channels=4, resnets=1, attention=SelfAttention(heads=4)),),
+        middle=Middle(resnets=1),
+        in_channels=1,
+        out_channels=2,
+        norm_groups=1,
+        frequency_shift=1.0,
+        time_dim=1,
+        max_timestep=None,
+    )
+    assert tiny.validate() is True
+    assert UNet(tiny)(torch.randn(1, 1, 1, 1), torch.tensor([5000.0])).shape == (1, 2, 1, 1)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid_and_named_after_their_method(name):
+    config = PRESETS[name]()
+    assert config.validate() is True
+    assert config == getattr(UNetConfig, name.replace("-", "_"))()
+
+
+@pytest.mark.parametrize(
+    ("name", "model_type", "channels", "head_dims", "context", "linear"),
+    [
+        ("sd15", "sd1", [320, 640, 1280, 1280], [40, 80, 160, None], 768, False),
+        ("sd21", "sd2", [320, 640, 1280, 1280], [64, 64, 64, None], 1024, True),
+        ("sdxl", "sdxl", [320, 640, 1280], [None, 64, 64], 2048, True),
+        ("sdxl-refiner", "sdxl_refiner", [384, 768, 1536, 1536], [None, 64, 64, None], 1280, True),
+        ("cifar10", "pixels", [64, 128, 256], [None, None, 64], None, False),
+    ],
+)
+def test_source_document_000_words(name, model_type, channels, head_dims, context, linear):
+    """R12; heads and their width are two things (trap T5), and Up1 of SD1 has no attention (trap T1)."""
+    config = PRESETS[name]()
+    assert config.model_type == model_type
+    assert config.block_out_channels == channels
+    assert config.attention_head_dim == head_dims
+    assert config.cross_attention_dim == context
+    assert config.use_linear_projection is linear
+    assert config.layers_per_block == 2
+    assert config.in_channels == config.out_channels
+
+
+def test_unequal_numbers_of_res_blocks_are_listed():
+    config = UNetConfig(levels=(Level(channels=32, resnets=1), Level(channels=32, resnets=3)))
+    assert config.layers_per_block == [1, 3]
+    assert M15.config.model_type == "custom"
+
+
+# Source document 002: "h = conv_in(x); skips = [h]", then what each step of the encoder appends, at 32x32.
+CIFAR10_SKIPS = [
+    (64, 32, 32),
+    (64, 32, 32),
+    (64, 32, 32),
+    (64, 16, 16),
+    (128, 16, 16),
+    (128, 16, 16),
+    (128, 8, 8),
+    (256, 8, 8),
+    (256, 8, 8),
+]
+
+
+def test_skips_of_source_document_002():
+    """R118, trap T13: nine, not one per level."""
+    config = UNetConfig.cifar10()
+    assert config.skip_shapes(32, 32) == CIFAR10_SKIPS
+    unet = UNet(config)
+    # What the decoder's ResBlocks receive: the running channels plus a skip's, in the order of popping.
+    widths = [[block.norm1.num_channels for block in stage.resnets] for stage in unet.up_blocks]
+    assert widths == [[256 + 256, 256 + 256, 256 + 128], [256 + 128, 128 + 128, 128 + 64], [128 + 64, 64 + 64, 64 + 64]]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 13), (9, 9), (1, 1)])
+@pytest.mark.parametrize("name", ["M15", "MXL", "MUNC"])
+def test_skip_shapes_are_those_of_the_encoder(name, size):
+    mini = MINIS[name]
+    unet, seen = build(mini), []
+    for block in unet.down_blocks:
+        block.register_forward_hook(lambda _module, _inputs, output: seen.extend(output[1]))
+    unet(latents_for(mini, *size), torch.tensor([3.0, 871.5]), conditioning_for(mini))
+    first = mini.config.levels[0].channels
+    assert mini.config.skip_shapes(*size) == [(first, *size), *(tuple(skip.shape[1:]) for skip in seen)]
+
+
+def test_layer_names_of_source_document_002():
+    names = UNetConfig.cifar10().layer_names()
+    assert names[:5] == [
+        "time_embedding",
+        "class_embedding",
+        "conv_in",
+        "down_blocks.0.resnets.0",
+        "down_blocks.0.resnets.1",
+    ]
+    encoder_attention = [name for name in names if name.startswith("down_blocks") and "attentions" in name]
+    assert encoder_attention == ["down_blocks.2.attentions.0", "down_blocks.2.attentions.1"]
+    assert len([name for name in names if name.startswith("up_blocks") and "resnets" in name]) == 9
+
+
+@pytest.mark.parametrize("name", MINIS)
+def test_layer_names_are_the_modules_in_the_order_of_execution(name):
+    mini = MINIS[name]
+    unet, ran = build(mini), []
+    names = mini.config.layer_names()
+    for layer in names:
+        unet.get_submodule(layer).register_forward_hook(lambda _m, _i, _o, layer=layer: ran.append(layer))
+    unet(latents_for(mini), torch.tensor([3.0, 871.5]), conditioning_for(mini))
+    assert ran == names
+    uncovered = [
+        parameter for parameter, _ in unet.named_parameters() if not any(parameter.startswith(f"{n}.") for n in names)
+    ]
+    assert uncovered == []
+
+
+@pytest.mark.parametrize("mini", [M15, MXL, MSSD, MINIS["MPIX"]], ids=["M15", "MXL", "MSSD", "MPIX"])
+def test_cross_attentions_are_listed_with_their_widths(mini):
+    unet, ran = build(mini), []
+    sites = mini.config.cross_attentions()
+    for site in sites:
+        unet.get_submodule(site).register_forward_hook(lambda _m, _i, _o, site=site: ran.append(site))
+    unet(latents_for(mini), torch.tensor([3.0, 871.5]), conditioning_for(mini))
+    assert ran == list(sites)
+    assert sites == {name: m.to_k.out_features for name, m in unet.named_modules() if name.endswith("attn2")}
+
+
+def test_the_published_models_have_16_and_70_and_44_cross_attentions():
+    assert [len(PRESETS[name]().cross_attentions()) for name in ("sd15", "sdxl", "sdxl-refiner")] == [16, 70, 44]

@@ -1,0 +1,155 @@
+"""The staged forward, gradient checkpointing and the injected kernel."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.golden.minis import M15, MINIS, MXL, TIMESTEPS, build, conditioning_for, latents_for, pair
+from undertow.attention.choose import auto_attention, auto_attention_float32
+from undertow.attention.math import math_attention
+from undertow.nn.adaptable import Conv2d, Linear, WeightRows
+from undertow.nn.attention import AttentionProjections
+from undertow.unet.conditioning import Conditioning, Ports, Residuals
+from undertow.unet.config import UNetConfig
+from undertow.unet.unet import UNet
+
+TOLERANCE = 1e-5
+"""float32, the same operations in another memory layout or order."""
+
+
+@pytest.mark.parametrize("name", ["M15", "MXL", "MPIX"])
+@torch.no_grad()
+def test_the_stages_composed_are_the_forward(name):
+    unet, mini = pair(name)[0], MINIS[name]
+    latents, given, ports = latents_for(mini), conditioning_for(mini), Ports()
+    inputs = unet.stage_inputs(TIMESTEPS, given, ports)
+    hidden, skips = unet.encode(latents, inputs)
+    assert [tuple(skip.shape[1:]) for skip in skips] == mini.config.skip_shapes(16, 16)
+    kept = list(skips)
+    output = unet.decode(unet.bridge(hidden, inputs), skips, inputs)
+    assert torch.equal(output, unet(latents, TIMESTEPS, given))
+    assert all(a is b for a, b in zip(skips, kept, strict=True)), "decoding leaves the caller's list whole"
+
+
+@torch.no_grad()
+def test_source_document_002_through_the_stages():
+    """R107, R109, R118: 9 skips, 4x256x8x8 at the bottleneck, output of the input's size."""
+    unet = UNet(UNetConfig.cifar10()).eval()
+    given = Conditioning(class_labels=torch.tensor([0, 5, 3, 9]))
+    inputs = unet.stage_inputs(torch.tensor([100, 500, 800, 300]), given, Ports())
+    assert inputs.embedding.shape == (4, 256)
+    hidden, skips = unet.encode(torch.randn(4, 3, 32, 32), inputs)
+    assert len(skips) == 9
+    assert hidden.shape == unet.bridge(hidden, inputs).shape == (4, 256, 8, 8)
+    assert unet.decode(hidden, skips, inputs).shape == (4, 3, 32, 32)
+
+
+def test_sd15_has_attention_where_trap_t1_says():
+    """Down 0-2, middle, up 1-3; the first decoder level is ResNet only."""
+    with torch.device("meta"):
+        unet = UNet(UNetConfig.sd15())
+    assert [block.attentions is not None for block in unet.down_blocks] == [True, True, True, False]
+    assert [block.attentions is not None for block in unet.up_blocks] == [False, True, True, True]
+    assert unet.mid_block.attentions is not None
+
+
+@torch.no_grad()
+def test_residuals_of_zero_change_nothing():
+    unet, latents, given = pair("M15")[0], latents_for(M15), conditioning_for(M15)
+    skips = tuple(torch.zeros(2, *shape) for shape in M15.config.skip_shapes(16, 16))
+    ports = Ports(residuals=Residuals(skips=skips, middle=torch.zeros(2, 128, 2, 2)))
+    assert torch.equal(unet(latents, TIMESTEPS, given, ports), unet(latents, TIMESTEPS, given))
+
+
+@pytest.mark.parametrize("name", ["M15", "MXL", "MPIX"])
+@torch.no_grad()
+def test_channels_last_memory_gives_the_same_numbers(name):
+    """The layout that `load_unet` uses; 24x24 cells take another route than 8x8."""
+    mini = MINIS[name]
+    unet, given = build(mini).to(memory_format=torch.channels_last), conditioning_for(mini)
+    for size in ((8, 8), (24, 24)):
+        reference = pair(name)[0](latents_for(mini, *size), TIMESTEPS, given)
+        output = unet(latents_for(mini, *size), TIMESTEPS, given)
+        assert (output - reference).abs().max() <= TOLERANCE * max(1.0, float(reference.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["M15", "MPIX"])
+def test_checkpointing_gives_the_same_gradients(name):
+    """R51, R68. Only while training; the layers run once more in the backward pass."""
+    mini = MINIS[name]
+    calls, gradients = {}, {}
+    for checkpointing in (False, True):
+        unet = build(mini).train()
+        unet.gradient_checkpointing = checkpointing
+        count = []
+        unet.mid_block.resnets[0].register_forward_hook(lambda *_, count=count: count.append(1))
+        latents = latents_for(mini).requires_grad_()
+        unet(latents, TIMESTEPS, conditioning_for(mini)).square().mean().backward()
+        gradients[checkpointing] = [latents.grad, *(p.grad for p in unet.parameters())]
+        calls[checkpointing] = len(count)
+    assert calls == {False: 1, True: 2}
+    for plain, recomputed in zip(gradients[False], gradients[True], strict=True):
+        assert torch.equal(plain, recomputed)
+
+
+@torch.no_grad()
+def test_checkpointing_is_idle_outside_training():
+    unet = build(MINIS["MUNC"])
+    unet.gradient_checkpointing = True
+    count = []
+    unet.mid_block.resnets[0].register_forward_hook(lambda *_: count.append(1))
+    unet(latents_for(MINIS["MUNC"]), TIMESTEPS)
+    assert len(count) == 1
+
+
+def test_dropout_is_in_the_res_blocks_and_idle_in_evaluation():
+    config = UNetConfig(levels=MINIS["MUNC"].config.levels, norm_groups=8, dropout=0.5, in_channels=1, out_channels=1)
+    unet, latents = UNet(config), latents_for(MINIS["MUNC"])
+    assert not torch.equal(unet(latents, TIMESTEPS), unet(latents, TIMESTEPS))
+    unet.eval()
+    assert torch.equal(unet(latents, TIMESTEPS), unet(latents, TIMESTEPS))
+
+
+@torch.no_grad()
+def test_the_kernel_is_injected_everywhere():
+    seen = []
+
+    def kernel(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        seen.append(query.shape)
+        return math_attention(query, key, value, mask)
+
+    latents, given = latents_for(MXL), conditioning_for(MXL)
+    output = build(MXL, attention=kernel)(latents, TIMESTEPS, given)
+    assert len(seen) == 2 * len(MXL.config.cross_attentions())
+    assert (output - pair("MXL")[0](latents, TIMESTEPS, given)).abs().max() <= TOLERANCE
+
+
+@pytest.mark.parametrize(("name", "kernel"), [("M15", auto_attention), ("M21", auto_attention_float32)])
+def test_the_config_decides_whether_scores_must_be_float32(name, kernel):
+    kernels = {module.kernel for module in pair(name)[0].modules() if isinstance(module, AttentionProjections)}
+    assert kernels == {kernel}
+
+
+def test_the_weight_port_reaches_every_layer():
+    """R39: an update in any Linear or convolution of the network would change the output: its gradient is not zero."""
+    mini = MINIS["MXL"]
+    unet, latents, given = build(mini), latents_for(mini, 8, 8), conditioning_for(mini)
+    layers = {name: m for name, m in unet.named_modules() if isinstance(m, Linear | Conv2d)}
+    generator = torch.Generator().manual_seed(0)
+    for layer in layers.values():
+        layer.allocate_slots(1, 2)
+        layer.slots.down.normal_(generator=generator)
+        layer.slots.up.requires_grad_()
+    rows = WeightRows(slots=torch.tensor([[0], [0]]), gains=torch.tensor([[1.0], [0.0]]))
+    output = unet(latents, TIMESTEPS, given, Ports(weights=rows))
+    gradients = [layer.slots.up for layer in layers.values()]
+    first = torch.autograd.grad(output[0].square().sum(), gradients, retain_graph=True)
+    assert [name for name, gradient in zip(layers, first, strict=True) if not gradient.any()] == []
+    second = torch.autograd.grad(output[1].square().sum(), gradients)
+    assert not any(gradient.any() for gradient in second), "gain 0, and rows do not touch each other"
+
+
+def test_type_and_device_are_the_weights():
+    unet = build(MINIS["MUNC"]).to(torch.bfloat16)
+    assert unet.dtype == torch.bfloat16
+    assert unet.device == torch.device("cpu")
