@@ -1,0 +1,1 @@
+"""The autoencoder between pixels and latents: networks, precision, exact tiling, latent spaces and fast previews."""

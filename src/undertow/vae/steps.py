@@ -1,0 +1,242 @@
+"""The steps that an autoencoder consists of, each able to compute a part of its output from a part of its input.
+
+A step knows its geometry (which input cells an output window needs), its price (multiplications, memory), and how to
+compute. The modules hold the parameters; steps only refer to them.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from undertow.nn.adaptable import Conv2d
+from undertow.nn.attention import SpatialSelfAttention
+from undertow.nn.matmul import convolve
+from undertow.vae.statistics import Statistics
+from undertow.vae.windows import Size, Window
+
+Map = Float[Tensor, "batch channels height width"]
+NewMap = Float[Tensor, "batch new_channels new_height new_width"]
+
+MOVING = 40
+"""Multiplications that take as long as reading and writing one number (measured on one CPU; any value from 10 to 200
+gives nearly the same plans)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a tile's computation stands: the windows of a step's input and output, and the size of its whole output."""
+
+    before: Window
+    after: Window
+    size: Size
+
+    @property
+    def is_whole(self) -> bool:
+        return self.after == Window.whole(self.size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(ABC):
+    """One operation of the network, named after its module.
+
+    The defaults are those of an operation on each cell alone.
+    """
+
+    name: str
+
+    def channels(self, channels: int) -> int:
+        """Channels of the output."""
+        return channels
+
+    def size(self, size: Size) -> Size:
+        """Size of the output."""
+        return size
+
+    def source(self, window: Window, size: Size) -> Window:
+        """Input cells that the output cells of `window` depend on, in an input of `size`."""
+        del size
+        return window
+
+    @abstractmethod
+    def work(self, cells: int, channels: int) -> float:
+        """Multiplications, for `cells` of output and `channels` of input."""
+
+    @abstractmethod
+    def scratch(self, inputs: int, outputs: int, *, tile: bool) -> int:
+        """Numbers held while it runs besides its input and output, which count `inputs` and `outputs`. tile: whether
+        the input is a part of a map."""
+
+    def to(self, dtype: torch.dtype) -> Self:
+        """The same step in another type, with parameters of its own."""
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Remember(Step):
+    """The input of a residual block, kept for its `Add`."""
+
+    def work(self, cells: int, channels: int) -> float:
+        return 0.0
+
+    def scratch(self, inputs: int, outputs: int, *, tile: bool) -> int:
+        return 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Add(Step):
+    """The remembered input, through its 1x1 convolution where the channels differ, onto the output of a block."""
+
+    shortcut: Conv2d | None
+
+    def work(self, cells: int, channels: int) -> float:
+        return cells * channels * (MOVING + (0 if self.shortcut is None else self.shortcut.in_channels))
+
+    def scratch(self, inputs: int, outputs: int, *, tile: bool) -> int:
+        if self.shortcut is None:
+            return 0
+        remembered = inputs // self.shortcut.out_channels * self.shortcut.in_channels
+        return outputs + _convolution_scratch(self.shortcut, remembered, outputs, copied=tile)
+
+    def to(self, dtype: torch.dtype) -> "Add":
+        return self if self.shortcut is None else replace(self, shortcut=copy.deepcopy(self.shortcut).to(dtype))
+
+    def compute(self, hidden: Map, remembered: NewMap) -> Map:
+        """In place: `hidden` comes from a convolution and nothing else holds it."""
+        return hidden.add_(remembered if self.shortcut is None else self.shortcut(remembered))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormSiLU(Step):
+    """GroupNorm and SiLU. The one step whose output depends on every cell: through each group's statistics."""
+
+    norm: nn.GroupNorm
+
+    def work(self, cells: int, channels: int) -> float:
+        return 2 * MOVING * cells * channels
+
+    def scratch(self, inputs: int, outputs: int, *, tile: bool) -> int:
+        """A tile's deviations from its mean, in float32: for half precision, two copies of twice the bytes."""
+        return (4 * outputs if self.norm.weight.dtype.itemsize < 4 else outputs) if tile else 0
+
+    def to(self, dtype: torch.dtype) -> "NormSiLU":
+        return replace(self, norm=copy.deepcopy(self.norm).to(dtype))
+
+    def compute(self, hidden: Map, statistics: Statistics | None) -> Map:
+        """With the statistics of the whole map; `None` when `hidden` is the whole map."""
+        if statistics is None:
+            return F.silu(self.norm(hidden), inplace=True)
+        scale, shift = statistics.affine(self.norm)
+        return F.silu(torch.addcmul(shift, hidden, scale), inplace=True).to(hidden.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Convolve(Step):
+    """3x3 convolution padded on all sides, the encoder's with stride 2 padded right and bottom, or 1x1."""
+
+    conv: Conv2d
+
+    @property
+    def kernel(self) -> int:
+        return self.conv.kernel_size[0]
+
+    @property
+    def stride(self) -> int:
+        return self.conv.stride[0]
+
+    def channels(self, channels: int) -> int:
+        return self.conv.out_channels
+
+    def size(self, size: Size) -> Size:
+        return size[0] // self.stride, size[1] // self.stride
+
+    def source(self, window: Window, size: Size) -> Window:
+        if self.kernel == 1:
+            return window
+        if self.stride == 1:
+            return window.grown(1, size)
+        return Window(
+            top=2 * window.top,
+            left=2 * window.left,
+            bottom=min(2 * window.bottom + 1, size[0]),
+            right=min(2 * window.right + 1, size[1]),
+        )
+
+    def work(self, cells: int, channels: int) -> float:
+        return cells * channels * self.conv.out_channels * self.kernel**2
+
+    def scratch(self, inputs: int, outputs: int, *, tile: bool) -> int:
+        return _convolution_scratch(self.conv, inputs, outputs, copied=tile or self.stride == 2)
+
+    def to(self, dtype: torch.dtype) -> "Convolve":
+        return replace(self, conv=copy.deepcopy(self.conv).to(dtype))
+
+    def compute(self, hidden: Map, place: Place) -> NewMap:
+        """Zeros beyond the picture's border, and only there: elsewhere the window brings its neighbors' cells."""
+        if self.kernel == 1 or (place.is_whole and self.stride == 1):
+            return self.conv(hidden)
+        after, (height, width) = place.after, place.size
+        top, left = (int(self.stride == 1 and side == 0) for side in (after.top, after.left))
+        padded = F.pad(hidden, (left, int(after.right == width), top, int(after.bottom == height)))
+        return convolve(padded, self.conv.weight, self.conv.bias, self.stride, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Double(Step):
+    """Twice the resolution, each cell repeated."""
+
+    def size(self, size: Size) -> Size:
+        return 2 * size[0], 2 * size[1]
+
+    def source(self, window: Window, size: Size) -> Window:
+        return window.rescaled(self.size(size), size)
+
+    def work(self, cells: int, channels: int) -> float:
+        return MOVING * cells * channels
+
+    def scratch(self, inputs: int, outputs: int, *, tile: bool) -> int:
+        return 0
+
+    def compute(self, hidden: Map, place: Place) -> NewMap:
+        """A window with an odd side comes out one cell larger and is cut."""
+        doubled = F.interpolate(hidden, scale_factor=2.0, mode="nearest")
+        before = place.before
+        covered = Window(top=2 * before.top, left=2 * before.left, bottom=2 * before.bottom, right=2 * before.right)
+        rows, columns = place.after.inside(covered)
+        return doubled[:, :, rows, columns]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attend(Step):
+    """Self-attention of every cell to every other: always on the whole map, which is the smallest there is."""
+
+    attention: SpatialSelfAttention
+
+    def source(self, window: Window, size: Size) -> Window:
+        return Window.whole(size)
+
+    def work(self, cells: int, channels: int) -> float:
+        return 4 * cells * channels**2 + 2 * cells**2 * channels
+
+    def scratch(self, inputs: int, outputs: int, *, tile: bool) -> int:
+        """The normalized map, query, key, value and the kernel's result."""
+        return 5 * inputs
+
+    def to(self, dtype: torch.dtype) -> "Attend":
+        return replace(self, attention=copy.deepcopy(self.attention).to(dtype))
+
+    def logits_inputs(self, hidden: Map) -> tuple[Tensor, Tensor]:
+        """Query and key, to be looked at: fused kernels on CPU turn their Inf and NaN into finite zeros."""
+        tokens = self.attention.group_norm(hidden).flatten(2).transpose(1, 2)
+        return self.attention.to_q(tokens), self.attention.to_k(tokens)
+
+
+def _convolution_scratch(conv: Conv2d, inputs: int, outputs: int, *, copied: bool) -> int:
+    """The padded or contiguous copy of the input; and either the input with the weights, or the output, in the memory
+    order of oneDNN, which converts on both sides."""
+    return (inputs if copied else 0) + max(inputs + conv.weight.numel(), outputs)
