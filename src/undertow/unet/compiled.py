@@ -1,8 +1,15 @@
 """`torch.compile` for a U-Net: one graph, no breaks, no recompilation when values change."""
 
 import torch
+import torch._dynamo  # so that its config is there to be patched
+from torch import Tensor
 
+from undertow.unet.conditioning import Conditioning, Ports
 from undertow.unet.unet import UNet
+
+GRAPHS = 256
+"""Graphs that may exist at once, over all networks of the process: one per size and set of ports. PyTorch's own limit
+is 8, and with `fullgraph` the ninth size would be an error."""
 
 
 def compile_unet(unet: UNet, *, freeze: bool = False) -> UNet:
@@ -12,7 +19,13 @@ def compile_unet(unet: UNet, *, freeze: bool = False) -> UNet:
     timesteps, embeddings, slots, gains and residuals change freely. freeze: let the compiler fold and pack the weights
     (CPU); they must not change afterwards, and gradients are not available.
     """
-    unet.predict = torch.compile(  # type: ignore[method-assign]
+    compiled = torch.compile(
         unet.predict, fullgraph=True, dynamic=False, options={"freezing": True} if freeze else None
     )
+
+    def predict(latents: Tensor, timesteps: Tensor, conditioning: Conditioning, ports: Ports) -> Tensor:
+        with torch._dynamo.config.patch(recompile_limit=GRAPHS, accumulated_recompile_limit=GRAPHS):
+            return compiled(latents, timesteps, conditioning, ports)
+
+    unet.predict = predict
     return unet
