@@ -43,6 +43,7 @@ def held(checkpoint: Checkpoint) -> str:
 
 def require_dtype(argument: str, dtype: torch.dtype | None) -> None:
     """Passes `None` and the types that networks compute in. Errors: `InvalidInput`."""
-    if dtype is not None and not (dtype.is_floating_point and dtype.itemsize > 1):
-        remedy = "use torch.float32, torch.bfloat16 or torch.float16"
-        raise InvalidInput(argument, dtype, "a floating-point type", remedy)
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1):
+        return
+    remedy = "use torch.float32, torch.bfloat16 or torch.float16"
+    raise InvalidInput(argument, repr(dtype), "a floating-point type", remedy)
