@@ -145,7 +145,8 @@ def test_skips_of_source_document_002():
     assert config.skip_shapes(32, 32) == CIFAR10_SKIPS
     unet = UNet(config)
     # What the decoder's ResBlocks receive: the running channels plus a skip's, in the order of popping.
-    widths = [[block.norm1.num_channels for block in stage.resnets] for stage in unet.up_blocks]
+    blocks = [[unet.get_submodule(f"up_blocks.{stage}.resnets.{i}") for i in range(3)] for stage in range(3)]
+    widths = [[block.norm1.num_channels for block in stage] for stage in blocks]
     assert widths == [[256 + 256, 256 + 256, 256 + 128], [256 + 128, 128 + 128, 128 + 64], [128 + 64, 64 + 64, 64 + 64]]
 
 
