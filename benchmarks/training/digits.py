@@ -128,14 +128,14 @@ def page(results: dict[str, Result], machine: str) -> str:
     return f"""# Digits: both objectives, trained and measured
 
 A class-conditional U-Net of {parameters:,} parameters (16x16 pixels, widths 32, 64, 64) trained on the 1,442 training
-pictures of scikit-learn's handwritten digits, once for DDPM (v-prediction, cosine schedule, min-SNR weights) and once as
-a rectified flow (logit-normal timesteps). 1,000 samples of each, 100 per class, guidance {GUIDANCE:g}, seeds from
+pictures of scikit-learn's handwritten digits, once for DDPM (v-prediction, cosine schedule, min-SNR weights) and once
+as a rectified flow (logit-normal timesteps). 1,000 samples of each, 100 per class, guidance {GUIDANCE:g}, seeds from
 {FIRST_SEED:,}. Measured are the shipped float16 weights.
 
     python benchmarks/training/digits.py --install
 
-{datetime.now(UTC).date().isoformat()}, {machine}, torch {torch.__version__}. The same seed and number of threads give
-the same weights.
+{datetime.now(UTC).date().isoformat()}, torch {torch.__version__}, {machine}.
+The same seed and number of threads give the same weights.
 
 | | wanted | {" | ".join(results)} |
 | --- | --- | {" | ".join("---" for _ in results)} |
@@ -144,15 +144,16 @@ the same weights.
 How it is measured (`undertow.training.evaluate`):
 
 - *Labeled as asked for*: share of samples that an SVC (scikit-learn, RBF kernel, C = 10), trained on the real training
-  pictures, gives the label they were drawn with. The SVC is right on {fidelity.test_accuracy:.1%} of the 355 real test
-  pictures.
+  pictures, gives the label they were drawn with. The SVC is right on {fidelity.test_accuracy:.1%} of the 355 real
+  test pictures.
 - *Diversity*: mean distance of a sample to its nearest neighbor among the 100 samples of its class, divided by the same
   for 100 real pictures per class ({fidelity.real_distance:.2f}; Euclidean, pixels in [-1, 1]).
 - *Copies*: share of samples nearer to a training picture than {fidelity.copy_distance:.2f}, the 1st percentile of the
-  training pictures' distances to each other's nearest. Of the real test pictures, which are no copies,
+  training pictures' own nearest-neighbor distances. Of the real test pictures, which are no copies,
   {fidelity.test_copies:.1%} are that near.
 
-Samples, not chosen: the first {SHOWN_PER_CLASS} rows of digits by {results_names(results)}.
+Samples, not chosen: the first {SHOWN_PER_CLASS} rows of digits by {results_names(results)}. Both start from the same
+noise, and almost the same digits come out: with the same pictures to learn from, both learn nearly the same map.
 
 ![Rows of the ten digits, drawn by both models](digits.png)
 """
@@ -163,7 +164,7 @@ def row(name: str, wanted: str, results: dict[str, Result], value) -> str:
 
 
 def results_names(results: dict[str, Result]) -> str:
-    return ", then by ".join(results)
+    return f", the first {SHOWN_PER_CLASS} by ".join(results)
 
 
 if __name__ == "__main__":

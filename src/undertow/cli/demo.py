@@ -33,7 +33,8 @@ def demo(
         labels = list(range(10)) * rows
         settings = sampling_settings(model.path, guidance=2.0)
         with drawing(console, len(labels), f"{name}, {settings.sampler}, {settings.steps} steps") as on_pictures:
-            seeds = range(seed, seed + len(labels))
+            first = seed + len(halves) * len(labels)  # from one noise both would draw almost the same digits
+            seeds = range(first, first + len(labels))
             halves.append(sample_classes(model, labels, seeds, settings, batch_size=10, on_pictures=on_pictures))
     save_grid(torch.cat(halves), 10, out)
     console.print(f"digits 0 to 9, above by {MODELS[0]}, below by {MODELS[1]}: {out}", soft_wrap=True)

@@ -139,7 +139,7 @@ def _new_config(
     source: "DataSource", objective: str | None, config_file: Path | None, console: Console
 ) -> "TrainingConfig":
     """Our settings for these pictures, or those of a file."""
-    from undertow.checkpoints.folder import read_json
+    from undertow.checkpoints.files import read_json
     from undertow.training.config import config_from_json, with_data
     from undertow.training.presets import preset
 
@@ -157,9 +157,10 @@ def _start(start_from: Path | None) -> Mapping[str, Any]:
     """The settings that make a run start from a trained model: its folder, and its architecture."""
     if start_from is None:
         return {}
-    from undertow.checkpoints.folder import read_json
+    from undertow.checkpoints.folder import read_config
+    from undertow.unet.diffusers_config import config_to_diffusers
 
-    return {"start_from": str(start_from), "unet": read_json(start_from / "unet" / "config.json")}
+    return {"start_from": str(start_from), "unet": config_to_diffusers(read_config(start_from))}
 
 
 def _parsed(settings: Sequence[str] | None) -> dict[str, Any]:

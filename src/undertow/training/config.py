@@ -2,18 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 from undertow.errors import ConfigError, InvalidInput
 from undertow.training.augmentation import Augmentation
 from undertow.training.data import DATA_SOURCES, DataSource
 from undertow.training.objective import PRESETS, Ddpm, Flow
-from undertow.training.optimizer import Decay
 from undertow.training.pictures import Pictures
 from undertow.unet.config import ClassLabels, Level, Middle, SelfAttention, UNetConfig
 from undertow.unet.diffusers_config import config_from_diffusers, config_to_diffusers
-
-Precision = Literal["float32", "bf16"]
 
 FREE_TO_CHANGE = frozenset(("log_every", "sample_every", "checkpoint_every", "keep_checkpoints"))
 """Fields that do not touch the weights: a resumed run may have others."""
@@ -38,13 +35,13 @@ class TrainingConfig:
     batch_size: int
     learning_rate: float = 1e-3
     warmup_steps: int = 100
-    decay: Decay = "cosine"
+    decay: str = "cosine"
     weight_decay: float = 0.01
     clip_norm: float = 1.0
     ema_decay: float = 0.995
     label_dropout: float = 0.1
     augmentation: Augmentation = Augmentation()
-    precision: Precision = "float32"
+    precision: str = "float32"
     gradient_checkpointing: bool = False
     freeze: tuple[str, ...] = ()
     start_from: str | None = None

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from undertow.errors import ConfigError
 from undertow.training.cifar10 import load_cifar10
 from undertow.training.digits import load_digits
-from undertow.training.image_folder import BadPictures, load_image_folder
+from undertow.training.image_folder import load_image_folder
 from undertow.training.pictures import Pictures, Split
 
 
@@ -39,8 +38,8 @@ class ImageFolder:
 
     folder: str
     size: int = 32
-    channels: Literal[1, 3] = 3
-    bad_pictures: BadPictures = "refuse"
+    channels: int = 3
+    bad_pictures: str = "refuse"
 
     def __post_init__(self):
         if self.bad_pictures not in ("refuse", "skip"):

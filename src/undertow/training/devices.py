@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from undertow.errors import ConfigError, MissingDependency
-from undertow.training.config import Precision
 from undertow.unet.unet import UNet
 
 
@@ -58,7 +57,7 @@ class Devices:
         """`unet`, on this device already, with gradients averaged over all processes."""
         return unet if self.count == 1 else self.accelerator.prepare_model(unet, device_placement=False)
 
-    def autocast(self, precision: Precision) -> AbstractContextManager[object]:
+    def autocast(self, precision: str) -> AbstractContextManager[object]:
         """Where a forward runs in the chosen precision."""
         return nullcontext() if precision == "float32" else torch.autocast(self.device.type, torch.bfloat16)
 

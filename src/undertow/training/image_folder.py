@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -12,21 +11,18 @@ from PIL import Image, ImageOps
 from undertow.errors import DataError, InvalidInput
 from undertow.training.pictures import Pictures
 
-BadPictures = Literal["refuse", "skip"]
-
 ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
 SHOWN = 5
 """How many bad files an error lists."""
 
 
-def load_image_folder(
-    folder: Path, *, size: int, channels: Literal[1, 3] = 3, bad_pictures: BadPictures = "refuse"
-) -> Pictures:
+def load_image_folder(folder: Path, *, size: int, channels: int = 3, bad_pictures: str = "refuse") -> Pictures:
     """`folder/<class>/<picture>`, classes in alphabetical order, each picture resized and cropped to its center square.
 
     Any Pillow mode is converted: gray, palette, 16 bit, CMYK; transparent parts become white. Files that are no
-    pictures by their ending are not looked at. bad_pictures: a picture that cannot be decoded either refuses the
-    folder, or is left out and listed in `Pictures.skipped`. Errors: `InvalidInput`, `DataError`.
+    pictures by their ending are not looked at. channels: 1 or 3. bad_pictures: a picture that cannot be decoded either
+    refuses the folder ("refuse"), or is left out and listed in `Pictures.skipped` ("skip"). Errors: `InvalidInput`,
+    `DataError`.
     """
     if size < 4:
         raise InvalidInput("size", size, "at least 4 pixels")

@@ -52,15 +52,15 @@ class _Array:
 class _ArrayFromBuffer(_Array):
     """Stands for the function by which numpy reads arrays of pickle protocol 5."""
 
-    def __init__(self, raw: bytes, dtype: _Dtype, shape: tuple[int, ...], order: str):
+    def __init__(self, raw: bytes | bytearray, dtype: _Dtype, shape: tuple[int, ...], order: str):
         super().__init__()
         self.__setstate__((1, shape, dtype, order != "C", bytes(raw)))
 
 
 class _Encoded(bytes):
-    """Stands for `codecs.encode`, by which Python 3 writes bytes in old protocols."""
+    """Stands for `codecs.encode`, and `bytes` for none, by which Python 3 writes bytes in old protocols."""
 
-    def __new__(cls, text: str, encoding: str) -> "_Encoded":
+    def __new__(cls, text: str = "", encoding: str = "latin1") -> "_Encoded":
         if encoding != "latin1":
             raise RefusedPickle(f"text encoded as {encoding!r}")
         return super().__new__(cls, text.encode("latin1"))
@@ -78,6 +78,7 @@ ADMITTED: dict[tuple[str, str], type] = {
     ("numpy.core.numeric", "_frombuffer"): _ArrayFromBuffer,
     ("numpy._core.numeric", "_frombuffer"): _ArrayFromBuffer,
     ("_codecs", "encode"): _Encoded,
+    ("__builtin__", "bytes"): _Encoded,
 }
 """What a pickle may name, and the inert thing it gets instead."""
 

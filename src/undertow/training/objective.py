@@ -5,7 +5,6 @@ uses, so training and inference cannot disagree.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -120,11 +119,12 @@ class Objective:
 class Ddpm:
     """Preset: DDPM (arXiv:2006.11239; v: arXiv:2202.00512; cosine: arXiv:2102.09672, section 3.2).
 
-    min_snr_gamma: `None` for constant weights. Errors: `ConfigError`.
+    prediction: epsilon or v. schedule: linear or cosine. min_snr_gamma: `None` for constant weights. Errors:
+    `ConfigError`.
     """
 
-    prediction: Literal["epsilon", "v"] = "epsilon"
-    schedule: Literal["linear", "cosine"] = "linear"
+    prediction: str = "epsilon"
+    schedule: str = "linear"
     min_snr_gamma: float | None = None
 
     def __post_init__(self):
@@ -145,10 +145,11 @@ class Ddpm:
 class Flow:
     """Preset: rectified flow (arXiv:2209.03003), its timesteps uniform or logit-normal (arXiv:2403.03206, eq. 19).
 
-    mean, std: of the logit. min_snr_gamma: `None` for constant weights. Errors: `ConfigError`.
+    timesteps: logit_normal or uniform. mean, std: of the logit. min_snr_gamma: `None` for constant weights. Errors:
+    `ConfigError`.
     """
 
-    timesteps: Literal["logit_normal", "uniform"] = "logit_normal"
+    timesteps: str = "logit_normal"
     mean: float = 0.0
     std: float = 1.0
     min_snr_gamma: float | None = None

@@ -3,14 +3,11 @@
 import math
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Literal
 
 import torch
 from torch import nn
 
 from undertow.errors import ConfigError
-
-Decay = Literal["constant", "cosine"]
 
 
 def freeze(module: nn.Module, patterns: Sequence[str]) -> list[str]:
@@ -52,17 +49,15 @@ def adamw(module: nn.Module, *, weight_decay: float) -> torch.optim.AdamW:
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0)
 
 
-def learning_rate_at(step: int, *, peak: float, warmup_steps: int, steps: int, decay: Decay) -> float:
+def learning_rate_at(step: int, *, peak: float, warmup_steps: int, steps: int, decay: str) -> float:
     """Learning rate of step 1 ... steps: linear from 0 to `peak` over the warm-up, then constant, or along half a
     cosine to 0 (arXiv:1608.03983, eq. 5)."""
     if step < warmup_steps:
         return peak * step / warmup_steps
-    match decay:
-        case "constant":
-            return peak
-        case "cosine":
-            progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-            return peak * 0.5 * (1 + math.cos(math.pi * progress))
+    if decay == "constant":
+        return peak
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -1,0 +1,212 @@
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+from undertow.checkpoints.folder import load_unet_folder
+from undertow.errors import CheckpointError, ConfigError, CorruptFile, InvalidInput, UndertowError
+from undertow.training.augmentation import Augmentation
+from undertow.training.batches import Batches
+from undertow.training.devices import Devices
+from undertow.training.log import read_records
+from undertow.training.loop import train
+from undertow.training.objective import Ddpm, Flow
+from undertow.training.run_folder import RunFolder
+from undertow.training.session import open_session, stored_config
+from undertow.unet.conditioning import Conditioning
+from undertow.unet.config import Level, UNetConfig
+
+CHECKPOINTED = {"rtol": 1e-5, "atol": 1e-6}
+"""Recomputed activations are the same numbers; only the order in which gradients are summed may differ."""
+
+BF16_LOSS = 0.05
+"""bf16 has eight bits; the loss of one step is a mean over 512 squared errors."""
+
+
+def files(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def weights(run):
+    return load_unet_folder(run / "unet").state_dict()
+
+
+@pytest.mark.parametrize("objective", [Flow(), Ddpm(prediction="epsilon", schedule="linear"), Ddpm(prediction="v")])
+def test_the_loss_falls_on_a_few_pictures(tmp_path, tiny_config, objective):
+    config = tiny_config(
+        objective=objective,
+        steps=40,
+        batch_size=16,
+        learning_rate=5e-3,
+        decay="constant",
+        log_every=5,
+        checkpoint_every=40,
+    )
+    records = []
+    train(config, tmp_path, on_record=records.append)
+    assert [record.step for record in records] == list(range(5, 41, 5))
+    assert records[-1].loss < 0.7 * records[0].loss
+    assert all(record.gradient_norm > 0 and record.images_per_second > 0 for record in records)
+    assert list(read_records(RunFolder(tmp_path).log))[-1].loss == pytest.approx(records[-1].loss, rel=1e-5)
+
+
+def test_a_run_s_folder_holds_model_log_plot_and_samples(tmp_path, tiny_config):
+    config = tiny_config(sample_every=4)
+    train(config, tmp_path)
+    present = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    checkpoints = {
+        f"training/checkpoints/step-{step:06d}/{name}" for step in (4, 8) for name in ("state.pt", "meta.json")
+    }
+    assert present == checkpoints | {
+        "model_index.json",
+        "classes.json",
+        "unet/config.json",
+        "unet/diffusion_pytorch_model.safetensors",
+        "scheduler/scheduler_config.json",
+        "training/config.json",
+        "training/log.jsonl",
+        "training/loss.png",
+        "training/samples/step-000004.png",
+        "training/samples/step-000008.png",
+    }
+    assert stored_config(tmp_path) == config
+    with Image.open(tmp_path / "training" / "samples" / "step-000008.png") as picture:
+        colors = picture.convert("L").getextrema()
+    assert colors[1] > colors[0]
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", "FlowMatchEulerDiscreteScheduler"]
+
+
+def test_the_model_for_inference_is_the_average_not_the_last_weights(tmp_path, tiny_config):
+    train(tiny_config(ema_decay=0.9), tmp_path)
+    state = torch.load(tmp_path / "training/checkpoints/step-000008/state.pt", weights_only=True)
+    saved = weights(tmp_path)
+    assert all(saved[name].equal(state["average"][name]) for name in saved)
+    assert not saved["conv_in.weight"].equal(state["unet"]["conv_in.weight"])
+
+
+def test_what_is_drawn_and_logged_meanwhile_does_not_touch_the_weights(tmp_path, tiny_config):
+    train(tiny_config(), tmp_path / "a")
+    torch.manual_seed(99)  # nor does the state of torch's own generator
+    train(tiny_config(sample_every=3, log_every=3, checkpoint_every=5, keep_checkpoints=1), tmp_path / "b")
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(a[name].equal(b[name]) for name in a)
+
+
+def test_training_leaves_torch_s_generator_as_it_was(tmp_path, tiny_config):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    train(tiny_config(steps=2), tmp_path)
+    assert torch.get_rng_state().equal(before)
+
+
+def test_frozen_weights_stay_bit_by_bit_and_the_others_move(tmp_path, tiny_config):
+    start = tmp_path / "start"
+    train(tiny_config(steps=2), start)
+    config = tiny_config(start_from=str(start), freeze=("down_blocks.*", "time_embedding.*"), ema_decay=0.0)
+    train(config, tmp_path / "run")
+    before, after = weights(start), weights(tmp_path / "run")
+    for name in before:
+        frozen = name.startswith(("down_blocks.", "time_embedding."))
+        assert before[name].equal(after[name]) == frozen, name
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(tmp_path, tiny_config, tiny_pictures):
+    gradients = []
+    for checkpointing in (False, True):
+        config = tiny_config(gradient_checkpointing=checkpointing)
+        session = open_session(config, tmp_path, Devices.find(batch_size=8), resume=False, resume_step=None)
+        batch = Batches(pictures=tiny_pictures, config=config).at(1)
+        example = config.objective.build().example(batch.x0, batch.noise, batch.u)
+        torch.manual_seed(0)  # dropout, which the recomputation must repeat
+        prediction = session.unet(example.inputs, example.timesteps.float(), Conditioning(class_labels=batch.labels))
+        example.loss(prediction).backward()
+        gradients.append({name: parameter.grad for name, parameter in session.unet.named_parameters()})
+    plain, recomputed = gradients
+    assert sum(gradient.abs().sum() for gradient in plain.values()) > 0
+    for name in plain:
+        torch.testing.assert_close(recomputed[name], plain[name], **CHECKPOINTED)
+
+
+def test_bf16_trains_to_nearly_the_same_loss_with_float32_weights(tmp_path, tiny_config):
+    losses = {}
+    for precision in ("float32", "bf16"):
+        records = []
+        train(tiny_config(precision=precision, steps=4), tmp_path / precision, on_record=records.append)
+        losses[precision] = [record.loss for record in records]
+    assert losses["bf16"] != losses["float32"]
+    assert losses["bf16"] == pytest.approx(losses["float32"], rel=BF16_LOSS)
+    assert weights(tmp_path / "bf16")["conv_in.weight"].dtype == torch.float32
+
+
+def test_a_network_without_labels_trains_too(tmp_path, tiny_config):
+    unet = UNetConfig(
+        levels=(Level(channels=8),), in_channels=1, out_channels=1, norm_groups=4, sample_size=8, dropout=0.0
+    )
+    train(tiny_config(unet=unet, label_dropout=0.0, steps=2), tmp_path)
+    assert (tmp_path / "unet" / "config.json").is_file()
+
+
+def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(tmp_path, tiny_config):
+    config = tiny_config(steps=40, learning_rate=1e15, warmup_steps=0, log_every=1000, checkpoint_every=20)
+    with pytest.raises(UndertowError, match="training has diverged"):
+        train(config, tmp_path)
+    assert not (tmp_path / "training" / "checkpoints").exists()
+
+
+def test_everything_wrong_is_refused_before_anything_is_written(tmp_path, tiny_config):
+    out = tmp_path / "run"
+    for config, error in (
+        (tiny_config(freeze=("nothing.*",)), ConfigError),
+        (tiny_config(start_from=str(tmp_path / "nowhere")), CheckpointError),
+        (tiny_config(data=replace(tiny_config().data, size=9)), InvalidInput),
+    ):
+        with pytest.raises(error):
+            train(config, out)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        train(tiny_config(), out, resume=True)
+    assert not out.exists()
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path, tiny_config):
+    train(tiny_config(steps=4), tmp_path)
+    before = files(tmp_path)
+    with pytest.raises(InvalidInput, match="it holds one at step 4: go on with --resume"):
+        train(tiny_config(steps=4), tmp_path)
+    with pytest.raises(CheckpointError, match="another run: seed was 0 and is now 1"):
+        train(tiny_config(steps=4, seed=1), tmp_path, resume=True)
+    assert files(tmp_path) == before
+
+
+def test_a_truncated_checkpoint_is_refused_and_an_older_one_goes_on_to_the_same_weights(tmp_path, tiny_config):
+    config = tiny_config(augmentation=Augmentation(shift=0.1, background=-1.0))
+    train(config, tmp_path / "whole")
+    run = tmp_path / "run"
+    train(config, run)
+    state = run / "training/checkpoints/step-000008/state.pt"
+    state.write_bytes(state.read_bytes()[:1000])
+    before = files(run)
+    with pytest.raises(CorruptFile, match="resume from it with --resume-step 4"):
+        train(config, run, resume=True)
+    assert files(run) == before
+    train(config, run, resume_step=4)
+    expected, resumed = weights(tmp_path / "whole"), weights(run)
+    assert all(expected[name].equal(resumed[name]) for name in expected)
+
+
+def test_a_run_with_a_constant_rate_can_be_made_longer(tmp_path, tiny_config):
+    train(tiny_config(decay="constant", steps=4), tmp_path / "run")
+    train(tiny_config(decay="constant", steps=8), tmp_path / "run", resume=True)
+    train(tiny_config(decay="constant", steps=8), tmp_path / "whole")
+    longer, whole = weights(tmp_path / "run"), weights(tmp_path / "whole")
+    assert all(longer[name].equal(whole[name]) for name in whole)
+    assert [record.step for record in read_records(RunFolder(tmp_path / "run").log)] == list(range(1, 9))
+
+
+def test_a_start_of_another_architecture_is_refused(tmp_path, tiny_config):
+    train(tiny_config(steps=2), tmp_path / "start")
+    other = replace(tiny_config().unet, levels=(Level(channels=8), Level(channels=24)))
+    with pytest.raises(ConfigError, match="another architecture"):
+        train(tiny_config(unet=other, start_from=str(tmp_path / "start")), tmp_path / "run")

@@ -1,0 +1,165 @@
+import pytest
+import torch
+
+from undertow.diffusion.parameterizations import Epsilon, Velocity, VPrediction, XPrediction
+from undertow.diffusion.schedules import FlowSchedule, NoiseSchedule
+from undertow.errors import ConfigError
+from undertow.training.objective import (
+    ConstantWeighting,
+    Ddpm,
+    Example,
+    Flow,
+    MinSNRWeighting,
+    Objective,
+    drop_labels,
+)
+from undertow.training.timesteps import LogitNormalTimesteps, UniformTimesteps, timesteps_at
+
+FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
+AT_THE_LAST_LEVEL = {"rtol": 1e-3, "atol": 5e-4}
+"""Cosine's last abar, 2e-9, is raised to 2^-24 for a finite sigma, which moves sqrt(abar) by 2e-4; and x is thousands
+of times the data there, so that float32 keeps four digits of it."""
+
+GAMMA = 5.0
+
+
+@pytest.fixture
+def rows():
+    generator = torch.Generator().manual_seed(0)
+    x0, noise = (torch.randn(6, 2, 4, 4, generator=generator) for _ in range(2))
+    u = torch.tensor([0.0, 0.1, 0.35, 0.6, 0.9, 0.9995], dtype=torch.float64)
+    return x0, noise, u
+
+
+def column(values):
+    return values.to(torch.float32).reshape(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_ddpm_is_sqrt_abar_x0_plus_sqrt_one_minus_abar_noise(rows, schedule):
+    x0, noise, u = rows
+    objective = Ddpm(prediction="epsilon", schedule=schedule).build()
+    example = objective.example(x0, noise, u)
+    steps = (u * 1000).long()
+    abar = objective.schedule.alphas_cumprod[steps]
+    torch.testing.assert_close(example.timesteps, steps.double())
+    torch.testing.assert_close(
+        example.inputs, column(abar.sqrt()) * x0 + column((1 - abar).sqrt()) * noise, **AT_THE_LAST_LEVEL
+    )
+    torch.testing.assert_close(example.target, noise)
+
+
+def test_v_target_is_the_paper_s(rows):
+    x0, noise, u = rows
+    objective = Ddpm(prediction="v", schedule="cosine").build()
+    abar = objective.schedule.alphas_cumprod[(u * 1000).long()]
+    expected = column(abar.sqrt()) * noise - column((1 - abar).sqrt()) * x0
+    torch.testing.assert_close(objective.example(x0, noise, u).target, expected, **AT_THE_LAST_LEVEL)
+
+
+def test_flow_is_the_straight_line_from_data_to_noise(rows):
+    x0, noise, u = rows
+    example = Flow().build().example(x0, noise, u)
+    t = column(u)
+    torch.testing.assert_close(example.inputs, (1 - t) * x0 + t * noise, **FLOAT32)
+    torch.testing.assert_close(example.target, noise - x0)
+    torch.testing.assert_close(example.timesteps, 1000 * u)
+
+
+def test_a_perfect_prediction_has_no_loss_and_any_other_counts_by_its_row_s_weight():
+    target = torch.zeros(2, 1, 2, 2)
+    example = Example(
+        inputs=target,
+        timesteps=torch.zeros(2, dtype=torch.float64),
+        target=target,
+        weights=torch.tensor([1.0, 3.0], dtype=torch.float64),
+    )
+    assert example.loss(target) == 0
+    wrong = torch.tensor([2.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 2, 2)
+    assert example.loss(wrong).item() == pytest.approx((1 * 4 + 3 * 1) / 2)
+
+
+def test_min_snr_weights_are_the_paper_s():
+    sigma = torch.tensor([0.05, 0.3, 1.0, 4.0], dtype=torch.float64)
+    snr = 1 / sigma**2
+    clipped = snr.clamp(max=GAMMA)
+    weighting = MinSNRWeighting(gamma=GAMMA)
+    torch.testing.assert_close(weighting.weights(Epsilon(), sigma), clipped / snr)
+    torch.testing.assert_close(weighting.weights(VPrediction(), sigma), clipped / (snr + 1))
+    torch.testing.assert_close(weighting.weights(XPrediction(), sigma), clipped)
+
+
+@pytest.mark.parametrize("parameterization", [Epsilon(), VPrediction(), XPrediction(), Velocity()])
+def test_min_snr_weighs_every_prediction_by_its_error_of_x0(parameterization):
+    # One and the same wrong x0, said in each parameterization, has the same weighted loss min(SNR, gamma) |error|^2.
+    sigma = torch.tensor([0.1, 0.4, 0.8], dtype=torch.float64)
+    path = parameterization.path
+    x0, noise, error = torch.randn(3, 3, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x = path.add_noise(x0, noise, sigma)
+    right, wrong = (parameterization.prediction_from_denoised(value, x, sigma) for value in (x0, x0 + error))
+    weights = MinSNRWeighting(gamma=GAMMA).weights(parameterization, sigma)
+    snr = (path.alpha(sigma) / sigma) ** 2
+    expected = snr.clamp(max=GAMMA) * error.square().sum((1, 2, 3))
+    torch.testing.assert_close(weights * (wrong - right).square().sum((1, 2, 3)), expected)
+
+
+def test_constant_weights_are_one():
+    assert ConstantWeighting().weights(Epsilon(), torch.tensor([0.1, 9.0])).tolist() == [1, 1]
+
+
+def test_uniform_timesteps_reach_every_level_of_ddpm_and_none_beyond():
+    generator = torch.Generator().manual_seed(0)
+    drawn = timesteps_at(NoiseSchedule.linear(steps=10), UniformTimesteps().draw(5000, generator))
+    counts = torch.bincount(drawn.long(), minlength=10)
+    assert drawn.frac().abs().max() == 0
+    assert len(counts) == 10
+    assert counts.min() > 400  # expected 500, standard deviation 21
+
+
+def test_u_of_one_is_the_last_level():
+    ones = torch.ones(1, dtype=torch.float64)
+    assert timesteps_at(NoiseSchedule.linear(), ones).item() == 999
+    assert timesteps_at(FlowSchedule(), ones).item() == 1000
+
+
+def test_logit_normal_timesteps_have_their_logit_s_mean_and_deviation():
+    u = LogitNormalTimesteps(mean=0.7, std=1.5).draw(20_000, torch.Generator().manual_seed(0))
+    logits = torch.log(u / (1 - u))
+    assert logits.mean().item() == pytest.approx(0.7, abs=0.05)  # standard error 0.011
+    assert logits.std().item() == pytest.approx(1.5, abs=0.05)
+
+
+def test_labels_are_dropped_row_by_row():
+    labels = torch.arange(10_000) % 10
+    dropped = drop_labels(labels, 0.2, 10, torch.Generator().manual_seed(0)) == 10
+    assert dropped.double().mean().item() == pytest.approx(0.2, abs=0.02)
+    batches = dropped.reshape(-1, 10).sum(1)
+    assert ((batches > 0) & (batches < 10)).double().mean() > 0.8  # all or none would be dropping whole batches
+    torch.testing.assert_close(
+        drop_labels(labels, 0.2, 10, torch.Generator().manual_seed(0))[~dropped], labels[~dropped]
+    )
+
+
+def test_labels_stay_when_none_are_to_be_dropped():
+    labels = torch.arange(10)
+    assert drop_labels(labels, 0.0, 10, torch.Generator().manual_seed(0)).equal(labels)
+
+
+@pytest.mark.parametrize(
+    ("build", "field"),
+    [
+        (lambda: Ddpm(prediction="velocity"), "objective.prediction"),
+        (lambda: Ddpm(schedule="sine"), "objective.schedule"),
+        (lambda: Ddpm(min_snr_gamma=0.0), "weighting.gamma"),
+        (lambda: Flow(timesteps="beta"), "objective.timesteps"),
+        (lambda: Flow(std=0.0), "timesteps.std"),
+        (
+            lambda: Objective(parameterization=Velocity(), schedule=NoiseSchedule.linear()),
+            "objective.parameterization",
+        ),
+    ],
+)
+def test_impossible_objectives_are_refused(build, field):
+    with pytest.raises(ConfigError) as caught:
+        build()
+    assert caught.value.field == field
