@@ -15,7 +15,7 @@ from undertow.vae.blocks import DownBlock, MiddleBlock, NewFeatureMap, UpBlock, 
 from undertow.vae.checks import check_dtype, check_latents, check_pixels
 from undertow.vae.config import NORM_EPS, VAEConfig
 
-Pixels = Float[Tensor, "batch colors height width"]
+Pixels = Float[Tensor, "batch colors rows columns"]
 """Pictures in [-1, 1]; a decoder may leave that range a little."""
 
 Moments = Float[Tensor, "batch moments height width"]

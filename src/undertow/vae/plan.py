@@ -7,8 +7,8 @@ Few cuts: little is kept and much is recomputed. For a memory budget, the cheape
 cuts as nodes and segments as edges, without the segments that exceed it.
 
 What remains linear in the picture's area are the maps that are kept; at least, those of the lowest resolution, which
-attention needs whole. For SD's decoder in float32 at 1024x1024 pixels: 4.0 GiB without tiles, half of it at the same
-work, a quarter at 1.7 times, 0.22 GiB at 10 times (predicted; benchmarks/vae_tiling.py measures).
+attention needs whole. For SD's decoder in float32 at 1024x1024 pixels: 3.5 GiB without tiles, half of it at the same
+work, a quarter at 1.7 times, 0.22 GiB at 13 times (predicted; benchmarks/vae_tiling.py measures).
 """
 
 from dataclasses import dataclass

@@ -7,7 +7,6 @@ compute. The modules hold the parameters; steps only refer to them.
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +71,7 @@ class Step(ABC):
         """Numbers held while it runs besides its input and output, which count `inputs` and `outputs`. tile: whether
         the input is a part of a map."""
 
-    def to(self, dtype: torch.dtype) -> Self:
+    def to(self, dtype: torch.dtype) -> "Step":
         """The same step in another type, with parameters of its own."""
         return self
 
@@ -237,6 +236,12 @@ class Attend(Step):
 
 
 def _convolution_scratch(conv: Conv2d, inputs: int, outputs: int, *, copied: bool) -> int:
-    """The padded or contiguous copy of the input; and either the input with the weights, or the output, in the memory
-    order of oneDNN, which converts on both sides."""
-    return (inputs if copied else 0) + max(inputs + conv.weight.numel(), outputs)
+    """The padded or contiguous copy of the input, and what oneDNN converts to its own memory order: for 3x3 kernels the
+    weights and the input or the output; for 1x1 kernels nothing, except two copies of half-precision input.
+
+    Measured with torch.profiler, exact for multiples of 16 channels, as in all published networks.
+    """
+    contiguous = inputs if copied else 0
+    if conv.kernel_size[0] == 1:
+        return contiguous + (2 * inputs if conv.weight.dtype.itemsize < 4 else 0)
+    return contiguous + conv.weight.numel() + max(inputs, outputs)
