@@ -214,7 +214,7 @@ def test_second_order_beats_first_order_at_equal_evaluations():
 
 
 def test_unequal_steps_keep_the_second_order_of_the_multistep_solver():
-    """Steps in log sigma alternate 1 : 3. On a smooth grid their ratio tends to 1, and a formula without it would pass."""
+    """Steps in log sigma alternate 1 : 3; on a smooth grid their ratio tends to 1, and a formula without it passes."""
 
     def error_on(pairs: int) -> float:
         logs = [4 * pair + part for pair in range(pairs) for part in (0, 1)] + [4 * pairs]
