@@ -10,7 +10,7 @@ from undertow.checkpoints.contents import Component, Contents, Part, TextKind
 from undertow.checkpoints.identify import Identification, identify_contents, readable_contents
 from undertow.checkpoints.pickled import as_safetensors, is_pickle
 from undertow.checkpoints.schedule import schedule_of
-from undertow.checkpoints.self_description import described_unet, described_vae
+from undertow.checkpoints.self_description import described_vae
 from undertow.checkpoints.vae_config import derive_vae_config
 from undertow.checkpoints.weights import Weights, open_weights
 from undertow.diffusion.schedules import Schedule
@@ -80,7 +80,7 @@ def describe_file(weights: Weights, path: Path, options: OpenOptions) -> Checkpo
     identification = identify_contents(
         weights,
         contents,
-        config=described_unet(weights) if options.config is None else options.config,
+        config=options.config,
         prediction=options.prediction,
         zero_terminal_snr=options.zero_terminal_snr,
         sidecar_of=path,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from undertow.unet.config import CrossAttention, Middle, UNetConfig
+from undertow.unet.config import CrossAttention, Middle, TextTime, UNetConfig
 
 FamilyName = Literal["sd1", "sd2", "sdxl", "sdxl_refiner", "pixels", "custom"]
 
@@ -34,20 +34,27 @@ FAMILIES = (
     Family(name="sdxl_refiner", variant="base", title="Stable Diffusion XL refiner", config=UNetConfig.sdxl_refiner),
 )
 
-CONTEXT_FAMILIES: dict[int | None, FamilyName] = {
-    None: "pixels",
-    768: "sd1",
-    1024: "sd2",
-    1280: "sdxl_refiner",
-    2048: "sdxl",
-}
-"""The family that a width of text belongs to, for architectures that nobody published under a name."""
+REFINER_IDS = 5
+"""Numbers in the refiner's size conditioning; SDXL base has six."""
 
 
 def find_family(config: UNetConfig) -> Family | None:
     """The published architecture equal to `config` in everything that tensors tell; `None` for any other."""
     wanted = _what_tensors_tell(config)
     return next((family for family in FAMILIES if _what_tensors_tell(family.config()) == wanted), None)
+
+
+def family_of_structure(config: UNetConfig) -> FamilyName:
+    """The family whose ways an architecture of unpublished widths shares."""
+    match config:
+        case UNetConfig(context_dim=None):
+            return "pixels"
+        case UNetConfig(added=TextTime(ids=ids)):
+            return "sdxl_refiner" if ids == REFINER_IDS else "sdxl"
+        case UNetConfig(linear_projection=True):
+            return "sd2"
+        case _:
+            return "sd1"
 
 
 def _what_tensors_tell(config: UNetConfig) -> UNetConfig:

@@ -4,7 +4,6 @@
 bad is looked at again, to count.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,8 +14,12 @@ from undertow.checkpoints.weights import AnyTensor
 from undertow.errors import DamagedWeights
 
 Verdict = Literal["not finite", "overflows float16", "all zero", "constant"]
-Use = Literal["always", "last text layer", "never"]
-"""When a tensor is read: by every picture; only when the text encoder's last layer is (clip skip 1); by none."""
+NEVER = 0
+Use = int | None
+"""When a tensor is read: `None` for every picture, else the largest clip skip at which it is, `NEVER` for none.
+
+Clip skip counts layers of a text encoder from the end, 1 being the last: CLIP-L's layer 11 of 12 is read at 1 alone.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +34,7 @@ class Finding:
     infinite: int = 0
     minimum: float = 0.0
     maximum: float = 0.0
-    use: Use = "always"
+    use: Use = None
 
     def __str__(self) -> str:
         if self.verdict != "not finite":
@@ -52,14 +55,14 @@ class Health:
     @property
     def problems(self) -> list[Finding]:
         """Findings that spoil pictures: values that are not finite, in tensors that some picture reads."""
-        return [finding for finding in self.findings if finding.verdict == "not finite" and finding.use != "never"]
+        return [finding for finding in self.findings if finding.verdict == "not finite" and finding.use != NEVER]
 
     @property
     def unused(self) -> list[Finding]:
         """Values that are not finite where nothing reads them: harmless, and worth knowing."""
-        return [finding for finding in self.findings if finding.verdict == "not finite" and finding.use == "never"]
+        return [finding for finding in self.findings if finding.verdict == "not finite" and finding.use == NEVER]
 
-    def add(self, name: str, tensor: AnyTensor, *, use: Use = "always", target: torch.dtype | None = None) -> None:
+    def add(self, name: str, tensor: AnyTensor, *, use: Use = None, target: torch.dtype | None = None) -> None:
         """Scans one tensor. target: the type it will be converted to."""
         self.tensors += 1
         self.scanned_bytes += tensor.nbytes
@@ -67,9 +70,16 @@ class Health:
         if finding is not None:
             self.findings.append(finding)
 
-    def require(self, path: Path, uses: Sequence[Use] = ("always",)) -> None:
-        """Passes when nothing that is read with these `uses` is damaged. Errors: `DamagedWeights` lists the tensors."""
-        bad = [finding for finding in self.problems if finding.use in uses]
+    def require(self, path: Path, clip_skip: int | None = None) -> None:
+        """Passes when nothing that is read is damaged: by every picture, and at this clip skip, if it is given.
+
+        Errors: `DamagedWeights` lists the tensors.
+        """
+        bad = [
+            finding
+            for finding in self.problems
+            if finding.use is None or (clip_skip is not None and finding.use >= clip_skip)
+        ]
         if bad:
             shown = "; ".join(map(str, bad[:3])) + (f"; and {len(bad) - 3} more tensors" if len(bad) > 3 else "")
             raise DamagedWeights(
@@ -80,7 +90,7 @@ class Health:
             )
 
 
-def examine(name: str, tensor: AnyTensor, *, use: Use = "always", target: torch.dtype | None = None) -> Finding | None:
+def examine(name: str, tensor: AnyTensor, *, use: Use = None, target: torch.dtype | None = None) -> Finding | None:
     """What is wrong with one tensor; `None` when nothing is, or when it holds no floating-point numbers."""
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return None

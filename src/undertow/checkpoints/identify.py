@@ -5,7 +5,7 @@ from pathlib import Path
 
 from undertow.checkpoints.architecture import derive_config
 from undertow.checkpoints.contents import Contents, read_contents
-from undertow.checkpoints.families import CONTEXT_FAMILIES, FamilyName, find_family
+from undertow.checkpoints.families import FamilyName, family_of_structure, find_family
 from undertow.checkpoints.prediction import (
     SD2_STATISTIC,
     Evidence,
@@ -22,6 +22,7 @@ from undertow.checkpoints.refusals import (
     refuse_quantized,
     refuse_relatives,
 )
+from undertow.checkpoints.self_description import described_unet
 from undertow.checkpoints.weights import AnyTensor, Weights, open_weights
 from undertow.errors import ConfigError, UnknownCheckpoint
 from undertow.unet.config import UNetConfig
@@ -90,6 +91,8 @@ def identify_contents(
     if "unet" in contents.parts:
         shapes = contents.parts["unet"].shapes(weights.tensors)
         if config is None:
+            config = described_unet(weights)
+        if config is None:
             refuse_relatives(weights.path, shapes)
             config = _derive(weights.path, shapes)
         family, variant, title, evidence = describe_family(config)
@@ -123,8 +126,8 @@ def describe_family(config: UNetConfig) -> tuple[FamilyName, str, str, str]:
     known = find_family(config)
     if known is not None:
         return known.name, known.variant, known.title, shape
-    family = CONTEXT_FAMILIES.get(config.context_dim, "custom")
-    return family, "custom", f"a U-Net of its own architecture ({family})", shape
+    family = family_of_structure(config)
+    return family, "custom", f"a U-Net of unpublished widths, built like {family}", shape
 
 
 def _family_without_unet(contents: Contents) -> tuple[FamilyName, str, str, str]:

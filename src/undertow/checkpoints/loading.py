@@ -78,7 +78,7 @@ def read_part(
     options: LoadOptions,
     health: Health,
     *,
-    use: Callable[[str], Use] = lambda _: "always",
+    use: Callable[[str], Use] = lambda _: None,
     skip: Collection[str] = (),
     names: Mapping[str, str] | None = None,
 ) -> dict[str, AnyTensor]:

@@ -1,7 +1,7 @@
 """Tensors on disk: one safetensors file, or the shards of one, read one tensor at a time."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 
@@ -88,18 +88,30 @@ class Weights:
         """Of all files; the first one wins."""
         return {key: value for file in reversed(self.files) for key, value in file.metadata.items()}
 
+    @contextmanager
+    def reader(self) -> Iterator[Callable[[str], AnyTensor]]:
+        """A function that reads a tensor by name, until the block ends; each result is a view of a mapped file."""
+        with ExitStack() as stack:
+            readers: dict[int, Reader] = {}
+
+            def read(name: str) -> AnyTensor:
+                index = self._home[name]
+                if index not in readers:
+                    readers[index] = stack.enter_context(self.files[index].reader())
+                return readers[index].read(name)
+
+            yield read
+
     def each(self, names: Sequence[str]) -> Iterator[tuple[str, AnyTensor]]:
         """(name, tensor) of every name, file by file; a tensor is a view that is valid until the next one."""
-        for index, file in enumerate(self.files):
-            here = [name for name in names if self._home[name] == index]
-            if here:
-                with file.reader() as reader:
-                    for name in here:
-                        yield name, reader.read(name)
+        with self.reader() as read:
+            for name in sorted(names, key=self._home.__getitem__):
+                yield name, read(name)
 
     def read(self, name: str) -> AnyTensor:
         """One tensor, copied."""
-        return next(tensor.clone() for _, tensor in self.each([name]))
+        with self.reader() as read:
+            return read(name).clone()
 
 
 def open_weights(path: str | Path) -> Weights:
