@@ -1,0 +1,167 @@
+"""A CLIP text network: transformers' modules, of which only the layers that someone reads are run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from undertow.encoders.clip_config import KINDS, PUBLISHED, ClipTextConfig, Kind, config_from_transformers
+from undertow.encoders.clip_tensors import build_clip
+from undertow.encoders.tokenizer import OfficialTokenizer, Tokenizer
+from undertow.errors import ConfigError, InvalidInput
+from undertow.shapes import Embedding, Sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What of a text network a U-Net was trained to read.
+
+    skip: which layer, counted from the end: 1 is the last (A1111's and stable-diffusion.cpp's clip skip). final_norm:
+    whether the network's last LayerNorm is applied to it. pooled: whether the projected vector at the end of the text
+    is read too.
+    """
+
+    skip: int
+    final_norm: bool
+    pooled: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hidden:
+    """tokens: hidden states of the layer that was asked for. pooled: the projected vector, if asked for."""
+
+    tokens: Sequence
+    pooled: Embedding | None = None
+
+
+class TextEncoder(nn.Module):
+    """One text network with its tokenizer.
+
+    Runs no layer behind the last one that is read, so that a damaged layer which nothing reads does no harm. `clip` is
+    transformers' CLIPTextModel, `projection` the matrix behind the pooled vector, where the checkpoint has one.
+    """
+
+    def __init__(
+        self, kind: Kind, config: ClipTextConfig, clip: nn.Module, projection: nn.Linear | None, tokenizer: Tokenizer
+    ):
+        super().__init__()
+        self.kind: Kind = kind
+        self.config = config
+        # transformers is imported when an encoder is built, so its class is no annotation here.
+        self.clip: Any = clip
+        self.projection = projection
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_tensors(
+        cls,
+        kind: Kind,
+        tensors: Mapping[str, Tensor],
+        *,
+        config: ClipTextConfig | Mapping[str, Any] | None = None,
+        tokenizer: Tokenizer | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        source: str | Path = "text encoder",
+    ) -> "TextEncoder":
+        """A text encoder from tensors with transformers' names, with or without `text_model.` in front.
+
+        The network is built without memory and takes the tensors one by one; a lazy mapping is read one tensor at a
+        time. config: ours, or the contents of transformers' `config.json`; None takes the published architecture.
+        tokenizer: None takes the official vocabulary. dtype: None keeps the token embedding's for everything.
+        Errors: `KeyMismatch` names `source` and the tensors missing, unexpected or of another shape; `ConfigError`,
+        `MissingDependency`.
+        """
+        if kind not in KINDS:
+            raise ConfigError("kind", kind, f"must be one of {', '.join(KINDS)}")
+        if config is None:
+            config = PUBLISHED[kind]
+        elif isinstance(config, Mapping):
+            config = config_from_transformers(config, kind)
+        clip, projection = build_clip(kind, config, tensors, dtype=dtype, device=device, source=source)
+        chosen = OfficialTokenizer() if tokenizer is None else tokenizer
+        return cls(kind, config, clip, projection, chosen).eval()
+
+    @property
+    def pad(self) -> int:
+        """The id behind the end mark: the tokenizer's own, else the end mark for CLIP-L and 0 for OpenCLIP."""
+        if self.tokenizer.pad is not None:
+            return self.tokenizer.pad
+        return self.tokenizer.eos if self.kind == "clip_l" else 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights, and so of the hidden states."""
+        return self.clip.embeddings.token_embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.clip.embeddings.token_embedding.weight.device
+
+    def tensors(self, *, prefix: str = "text_model.") -> dict[str, Tensor]:
+        """The weights with transformers' names, `prefix` in front of all but the projection's."""
+        named = {prefix + name: tensor for name, tensor in self.clip.state_dict().items()}
+        if self.projection is not None:
+            named["text_projection.weight"] = self.projection.weight
+        return named
+
+    def forward(
+        self,
+        ids: Int[Tensor, "batch tokens"],
+        reading: Reading,
+        *,
+        replaced: Float[Tensor, "batch tokens dim"] | None = None,
+        replace_at: Bool[Tensor, "batch tokens"] | None = None,
+        visible: Bool[Tensor, "batch tokens"] | None = None,
+    ) -> Hidden:
+        """Hidden states of token ids, as `reading` says.
+
+        replaced, replace_at: token embeddings for the places of textual inversions, and which places those are.
+        visible: False where a token is hidden from all others. Errors: `InvalidInput` for a layer that is not there.
+        """
+        run = self._layers(reading)
+        embeddings = self.clip.embeddings
+        embedded = embeddings.token_embedding(ids)
+        if replaced is not None and replace_at is not None:
+            embedded = torch.where(replace_at[..., None], replaced.to(embedded), embedded)
+        hidden = embedded + embeddings.position_embedding.weight[: ids.shape[1]]
+        mask = None if visible is None else _causal(visible)
+        # A copy, since iterating over part of a ModuleList would register its layers anew.
+        layers = list(self.clip.encoder.layers)
+        for layer in layers[:run]:
+            hidden = layer(hidden, mask, is_causal=mask is None)
+        tokens = self.clip.final_layer_norm(hidden) if reading.final_norm else hidden
+        if not reading.pooled:
+            return Hidden(tokens=tokens)
+        for layer in layers[run:]:
+            hidden = layer(hidden, mask, is_causal=mask is None)
+        return Hidden(tokens=tokens, pooled=self._pooled(ids, self.clip.final_layer_norm(hidden)))
+
+    def _layers(self, reading: Reading) -> int:
+        """How many layers run for the tokens."""
+        run = self.config.layers - (reading.skip - 1)
+        present = len(self.clip.encoder.layers)
+        if not 1 <= run <= present:
+            last = self.config.layers - present + 1
+            raise InvalidInput("clip_skip", reading.skip, f"{last} to {self.config.layers} for {self.kind}")
+        return run
+
+    def _pooled(self, ids: Int[Tensor, "batch tokens"], normed: Sequence) -> Embedding:
+        if self.projection is None:
+            raise InvalidInput("pooled", "asked for", f"a network with a projection, {self.kind} here has none")
+        # The first end mark: padding may repeat it, and what follows it is not part of the text.
+        end = (ids == self.tokenizer.eos).int().argmax(-1)
+        return self.projection(normed[torch.arange(ids.shape[0], device=ids.device), end])
+
+
+def _causal(visible: Bool[Tensor, "batch tokens"]) -> Bool[Tensor, "batch 1 tokens tokens"]:
+    """Each token sees the visible ones up to itself. The first is always visible, so that no row is empty (trap T9)."""
+    tokens = visible.shape[1]
+    causal = torch.ones(tokens, tokens, dtype=torch.bool, device=visible.device).tril()
+    first = torch.arange(tokens, device=visible.device) == 0
+    return causal & (visible | first)[:, None, None, :]

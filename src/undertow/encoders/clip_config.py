@@ -1,0 +1,85 @@
+"""The architecture of a CLIP text network: published ones by kind, and reading transformers' config."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from undertow.errors import ConfigError
+
+Kind = Literal["clip_l", "openclip_h", "openclip_g"]
+"""OpenAI's ViT-L/14 (SD1, SDXL), and OpenCLIP's ViT-H/14 (SD2) and ViT-bigG/14 (SDXL, refiner)."""
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipTextConfig:
+    """layers: of the whole network, also where a file leaves out a last one that nobody reads. positions: tokens of a
+    chunk, with the marks around it. projected: a pooled vector is read, so the projection must be there.
+    """
+
+    width: int
+    layers: int
+    heads: int
+    intermediate: int
+    projection: int
+    activation: Literal["quick_gelu", "gelu"]
+    vocabulary: int = 49408
+    positions: int = 77
+    norm_eps: float = 1e-5
+
+    def __post_init__(self) -> None:
+        for field in ("width", "layers", "heads", "intermediate", "projection", "vocabulary"):
+            if getattr(self, field) < 1:
+                raise ConfigError(field, getattr(self, field), "must be at least 1")
+        if self.width % self.heads:
+            raise ConfigError("heads", self.heads, f"must divide width {self.width}")
+        if self.positions < 3:
+            raise ConfigError("positions", self.positions, "must hold a token between its two marks")
+
+
+# Published with the models: openai/clip-vit-large-patch14 and open_clip's model_configs/ViT-H-14, ViT-bigG-14. GELU is
+# quick only in OpenAI's (trap T2).
+PUBLISHED: dict[Kind, ClipTextConfig] = {
+    "clip_l": ClipTextConfig(
+        width=768, layers=12, heads=12, intermediate=3072, projection=768, activation="quick_gelu"
+    ),
+    "openclip_h": ClipTextConfig(
+        width=1024, layers=24, heads=16, intermediate=4096, projection=1024, activation="gelu"
+    ),
+    "openclip_g": ClipTextConfig(
+        width=1280, layers=32, heads=20, intermediate=5120, projection=1280, activation="gelu"
+    ),
+}
+
+
+def config_from_transformers(config: Mapping[str, Any], kind: Kind) -> ClipTextConfig:
+    """The architecture that a `config.json` of transformers describes.
+
+    SD2's files leave out the last of their 24 layers and say 23, since nothing reads it: for `openclip_h` the whole
+    network has one layer more than the config. Errors: `ConfigError` for missing fields and other networks.
+    """
+    given = config.get("text_config", config)
+    names = {
+        "width": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "intermediate": "intermediate_size",
+    }
+    for name in names.values():
+        if not isinstance(given.get(name), int):
+            raise ConfigError(name, given.get(name), "must be a whole number in the config of a CLIP text model")
+    activation = given.get("hidden_act", "quick_gelu")
+    if activation not in ("quick_gelu", "gelu"):
+        raise ConfigError("hidden_act", activation, "must be quick_gelu or gelu")
+    return ClipTextConfig(
+        width=given["hidden_size"],
+        layers=given["num_hidden_layers"] + (1 if kind == "openclip_h" else 0),
+        heads=given["num_attention_heads"],
+        intermediate=given["intermediate_size"],
+        projection=int(given.get("projection_dim", 512)),
+        activation=activation,
+        vocabulary=int(given.get("vocab_size", 49408)),
+        positions=int(given.get("max_position_embeddings", 77)),
+        norm_eps=float(given.get("layer_norm_eps", 1e-5)),
+    )

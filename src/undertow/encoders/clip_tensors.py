@@ -1,0 +1,98 @@
+"""Building transformers' CLIP text network from a checkpoint's tensors: strictly, and one tensor at a time."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from undertow.encoders.clip_config import ClipTextConfig, Kind
+from undertow.errors import KeyMismatch, MissingDependency
+
+_PREFIX = "text_model."
+_PROJECTION = "text_projection.weight"
+_EMBEDDING = "embeddings.token_embedding.weight"
+_LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
+
+# Positions are rebuilt: merged and half-precision files carry rounded ones that shift words (A1111 issue 7450).
+_UNUSED = frozenset({"embeddings.position_ids", "logit_scale"})
+
+
+def build_clip(
+    kind: Kind,
+    config: ClipTextConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    source: str | Path,
+) -> tuple[nn.Module, nn.Linear | None]:
+    """The network with the tensors in place, and its projection; only bigG must have one, only bigG's is read.
+
+    Errors: `KeyMismatch`, `MissingDependency`.
+    """
+    keys = {key.removeprefix(_PREFIX): key for key in tensors}
+    layers = _present_layers(kind, config, keys)
+    clip = _empty_clip(config, layers)
+    projection = _empty_projection(config) if kind == "openclip_g" else None
+    slots: dict[str, Tensor] = dict(clip.named_parameters())
+    if projection is not None:
+        slots[_PROJECTION] = projection.weight
+    ignored = _UNUSED if projection is not None else _UNUSED | {_PROJECTION}
+    missing = sorted(slots.keys() - keys.keys())
+    unexpected = sorted(keys[name] for name in keys.keys() - slots.keys() - ignored)
+    if missing or unexpected:
+        raise KeyMismatch(source, missing, unexpected)
+    if dtype is None:
+        dtype = tensors[keys[_EMBEDDING]].dtype
+    reshaped: list[str] = []
+    for name, slot in slots.items():
+        tensor = tensors[keys[name]]
+        if tensor.shape != slot.shape:
+            reshaped.append(f"{keys[name]} {list(tensor.shape)} instead of {list(slot.shape)}")
+            continue
+        owner, _, attribute = name.rpartition(".")
+        module = projection if name == _PROJECTION and projection is not None else clip.get_submodule(owner)
+        placed = tensor.to(device=device, dtype=dtype)
+        setattr(module, attribute, nn.Parameter(placed, requires_grad=False))
+    if reshaped:
+        raise KeyMismatch(source, reshaped=reshaped)
+    return clip, projection
+
+
+def _present_layers(kind: Kind, config: ClipTextConfig, keys: Mapping[str, str]) -> int:
+    """How many layers to build: all, but for SD2's encoder, whose files may leave out the last."""
+    found = {int(match[1]) for key in keys if (match := _LAYER.match(key)) is not None}
+    if kind == "openclip_h" and found and max(found) == config.layers - 2:
+        return config.layers - 1
+    return config.layers
+
+
+def _empty_clip(config: ClipTextConfig, layers: int) -> nn.Module:
+    try:
+        from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415  an extra, and slow to import
+    except ModuleNotFoundError as err:
+        raise MissingDependency("transformers", "text") from err
+    described = CLIPTextConfig(
+        vocab_size=config.vocabulary,
+        hidden_size=config.width,
+        intermediate_size=config.intermediate,
+        projection_dim=config.projection,
+        num_hidden_layers=layers,
+        num_attention_heads=config.heads,
+        max_position_embeddings=config.positions,
+        hidden_act=config.activation,
+        layer_norm_eps=config.norm_eps,
+        attn_implementation="sdpa",
+    )
+    with torch.device("meta"):
+        clip = CLIPTextModel(described)
+    # Counted here, since no file's are trusted and a buffer left without memory could not move to another device.
+    clip.embeddings.register_buffer("position_ids", torch.arange(config.positions)[None], persistent=False)
+    return clip
+
+
+def _empty_projection(config: ClipTextConfig) -> nn.Linear:
+    with torch.device("meta"):
+        return nn.Linear(config.width, config.projection, bias=False)

@@ -1,0 +1,64 @@
+"""What a text becomes, and the account of how."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from undertow.encoders.clip_config import Kind
+from undertow.encoders.prompts.tree import Tag
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderReport:
+    """One encoder's account. tokens: how many of the text's were encoded. truncated: what was cut, as tokens say it."""
+
+    kind: Kind
+    tokens: int
+    chunks: int
+    truncated: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextReport:
+    """tags: what the prompt asks for besides text, for the caller to act on. cached: nothing had to be computed."""
+
+    encoders: tuple[EncoderReport, ...]
+    notes: tuple[str, ...] = ()
+    tags: tuple[Tag, ...] = ()
+    cached: bool = False
+
+    @property
+    def truncated(self) -> str:
+        """What the first encoder that cut something cut off; empty when everything was encoded."""
+        return next((report.truncated for report in self.encoders if report.truncated), "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextEncoding:
+    """Conditioning from a prompt: `context` for cross-attention, 77 tokens for each chunk; `pooled` for SDXL.
+
+    mask: None, since Stable Diffusion reads padding as well. The tensors may be shared with a cache: do not write to
+    them.
+    """
+
+    context: Float[Tensor, "1 tokens dim"]
+    mask: Bool[Tensor, "1 tokens"] | None = None
+    pooled: Float[Tensor, "1 pooled_dim"] | None = None
+    report: TextReport
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know about the encoding, a sentence each; usually nothing."""
+        cut = tuple(f"too long for {r.kind}, cut off: {r.truncated!r}" for r in self.report.encoders if r.truncated)
+        tags = tuple(f"found in the prompt, not encoded: {' '.join((t.kind, *t.arguments))}" for t in self.report.tags)
+        return (*cut, *tags, *self.report.notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedEncoding:
+    """One prompt of a composition: `weight` multiplies its guidance (see `prompts.resolve`)."""
+
+    encoding: TextEncoding
+    weight: float = 1.0

@@ -1,0 +1,263 @@
+"""The text side of a Stable Diffusion model: its encoders together, from a prompt to conditioning."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from undertow.diffusion.lookup import look_up
+from undertow.encoders.assemble import Assembler, Part, Rules
+from undertow.encoders.cache import RecentlyUsed
+from undertow.encoders.chunks import Division
+from undertow.encoders.clip import Reading, TextEncoder
+from undertow.encoders.clip_config import Kind
+from undertow.encoders.emphasis import EMPHASIS
+from undertow.encoders.encoding import TextEncoding, TextReport, WeightedEncoding
+from undertow.encoders.inversion import Inversions
+from undertow.encoders.prompts.catalogue import Dialect, find_dialect, parse_prompt
+from undertow.encoders.prompts.resolve import composed, resolve, varies
+from undertow.encoders.prompts.tree import ParsedPrompt
+from undertow.errors import ConfigError, InvalidInput
+
+LongPrompts = Literal["chunk", "truncate"]
+
+# What each family's U-Net was trained to read (trap T5 of text: the tensors do not say): CompVis' FrozenCLIPEmbedder
+# for SD1, Stability's FrozenOpenCLIPEmbedder with layer "penultimate" for SD2, generative-models' sd_xl_base.yaml and
+# sd_xl_refiner.yaml for SDXL, whose hidden states are not normalized.
+READINGS: dict[tuple[Kind, ...], tuple[Reading, ...]] = {
+    ("clip_l",): (Reading(skip=1, final_norm=True),),
+    ("openclip_h",): (Reading(skip=2, final_norm=True),),
+    ("clip_l", "openclip_g"): (Reading(skip=2, final_norm=False), Reading(skip=2, final_norm=False, pooled=True)),
+    ("openclip_g",): (Reading(skip=2, final_norm=False, pooled=True),),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    """What an encoding depends on besides texts and weights of the networks."""
+
+    emphasis: str | None
+    clip_skip: int | None
+    long: LongPrompts
+
+
+class TextStack:
+    """One encoder (SD1, SD2, refiner) or two (SDXL), whose widths are concatenated.
+
+    readings: what is read of each encoder; None takes the family's. cache_size: encodings to remember. A merge into an
+    encoder's weights is noticed; only what writes through `.data` must call `forget`.
+    """
+
+    def __init__(
+        self, encoders: Sequence[TextEncoder], *, readings: Sequence[Reading] | None = None, cache_size: int = 64
+    ):
+        kinds: tuple[Kind, ...] = tuple(encoder.kind for encoder in encoders)
+        if readings is None:
+            if kinds not in READINGS:
+                known = "; ".join(" + ".join(family) for family in READINGS)
+                raise ConfigError("encoders", " + ".join(kinds), f"must be one of: {known}; or pass readings")
+            readings = READINGS[kinds]
+        if len(readings) != len(encoders):
+            raise ConfigError("readings", len(readings), f"must be one for each of {len(encoders)} encoders")
+        self.encoders = tuple(encoders)
+        self.readings = tuple(readings)
+        widths: dict[Kind, int] = {encoder.kind: encoder.config.width for encoder in encoders}
+        self._inversions = Inversions(widths, min(encoder.config.positions for encoder in encoders) - 2)
+        self._cache: RecentlyUsed[TextEncoding] = RecentlyUsed(cache_size)
+
+    @property
+    def width(self) -> int:
+        """Of a context token."""
+        return sum(encoder.config.width for encoder in self.encoders)
+
+    @property
+    def pooled_width(self) -> int | None:
+        """Of the pooled vector; None where none is read."""
+        found = [e.config.projection for e, reading in zip(self.encoders, self.readings, strict=True) if reading.pooled]
+        return sum(found) if found else None
+
+    @property
+    def embeddings(self) -> tuple[str, ...]:
+        """Names of the textual inversions that prompts may use."""
+        return tuple(self._inversions)
+
+    def add_embedding(self, name: str, vectors: Tensor | Mapping[str, Tensor]) -> None:
+        """Makes `name` in a prompt stand for `vectors`, [vectors, dim] or [dim]; for two encoders a mapping by kind.
+
+        ComfyUI's dialect writes it `embedding:name`. Errors: `InvalidInput`.
+        """
+        self._inversions.add(name, vectors)
+
+    def remove_embedding(self, name: str) -> None:
+        """Forgets a textual inversion. Errors: `InvalidInput` when it is not known."""
+        self._inversions.remove(name)
+
+    def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "TextStack":
+        """Moves the encoders; returns the stack itself."""
+        for encoder in self.encoders:
+            encoder.to(device=device, dtype=dtype)
+        return self
+
+    def forget(self) -> None:
+        """Empties the cache of encodings."""
+        self._cache.clear()
+
+    def encode(
+        self,
+        prompt: str | ParsedPrompt,
+        *,
+        second: str | ParsedPrompt | None = None,
+        dialect: str = "plain",
+        emphasis: str | None = None,
+        clip_skip: int | None = None,
+        long: LongPrompts = "chunk",
+    ) -> TextEncoding:
+        """The conditioning of a prompt that is the same at every step.
+
+        second: another prompt for the second encoder (diffusers' prompt_2). dialect: how text is read: plain, a1111,
+        comfy, compel; what is parsed already keeps its own.
+        emphasis: how weights act, a name of `EMPHASIS`, or "none" to read no syntax of weights; None takes the
+        dialect's own. clip_skip: layer counted from the end, 1 is the last, where the family does not read an earlier
+        one anyway. long: prompts of more than 75 tokens are encoded in chunks, or cut; the report says what was cut.
+        Errors: `PromptError`, `InvalidInput`.
+        """
+        options = _options(emphasis, clip_skip, long)
+        parsed = self._parsed(prompt, dialect, options)
+        return self._encode(parsed, None if second is None else self._second(second, dialect, options), options)
+
+    def encode_steps(
+        self,
+        prompt: str | ParsedPrompt,
+        steps: int,
+        *,
+        second: str | ParsedPrompt | None = None,
+        dialect: str = "plain",
+        emphasis: str | None = None,
+        clip_skip: int | None = None,
+        long: LongPrompts = "chunk",
+    ) -> tuple[tuple[WeightedEncoding, ...], ...]:
+        """For each step the prompts that guide it: several where prompts are composed with AND, others after an edit.
+
+        Equal steps share one encoding. Arguments and errors as in `encode`.
+        """
+        if steps < 1:
+            raise InvalidInput("steps", steps, "at least 1")
+        options = _options(emphasis, clip_skip, long)
+        first = self._parsed(prompt, dialect, options)
+        other = None if second is None else self._second(second, dialect, options)
+        done: dict[Hashable, TextEncoding] = {}
+
+        def encoding(one: ParsedPrompt, beside: ParsedPrompt | None) -> TextEncoding:
+            if (one, beside) not in done:
+                done[one, beside] = self._encode(one, beside, options)
+            return done[one, beside]
+
+        return tuple(
+            tuple(
+                WeightedEncoding(encoding=encoding(one, beside), weight=weight)
+                for one, weight in resolve(first, step, steps)
+            )
+            for step in range(steps)
+            for beside in (None if other is None else resolve(other, step, steps)[0][0],)
+        )
+
+    def _parsed(self, prompt: str | ParsedPrompt, dialect: str, options: _Options) -> ParsedPrompt:
+        if isinstance(prompt, ParsedPrompt):
+            return prompt
+        return parse_prompt(prompt, dialect, emphasis=options.emphasis != "none")
+
+    def _second(self, prompt: str | ParsedPrompt, dialect: str, options: _Options) -> ParsedPrompt:
+        if len(self.encoders) < 2:
+            raise InvalidInput("second", "given", "none, for a model with one text encoder")
+        parsed = self._parsed(prompt, dialect, options)
+        if composed(parsed):
+            raise InvalidInput("second", "composed with AND", "one prompt", "compose the first prompt")
+        return parsed
+
+    @torch.no_grad()
+    def _encode(self, first: ParsedPrompt, second: ParsedPrompt | None, options: _Options) -> TextEncoding:
+        for parsed in (first, second):
+            if parsed is not None and (composed(parsed) or varies(parsed)):
+                raise InvalidInput(
+                    "prompt", "composed or different between steps", "one text", "use encode_steps, or resolve it first"
+                )
+        key = (first, second, options, self._state())
+        cached = self._cache.find(key)
+        if cached is not None:
+            return replace(cached, report=replace(cached.report, cached=True))
+        parts = self._parts([first, first if second is None else second], options)
+        pools = [part.pooled for part in parts if part.pooled is not None]
+        prompts = (first,) if second is None else (first, second)
+        reports = tuple(report for part in parts for report in part.reports)
+        notes = [note for prompt in prompts for note in prompt.notes] + [note for r in reports for note in r.notes]
+        encoding = TextEncoding(
+            context=torch.cat([part.context for part in parts], dim=-1),
+            pooled=torch.cat(pools, dim=-1) if pools else None,
+            report=TextReport(
+                encoders=reports,
+                notes=tuple(dict.fromkeys(notes)),
+                tags=tuple(tag for prompt in prompts for tag in prompt.tags),
+            ),
+        )
+        self._cache.keep(key, encoding)
+        return encoding
+
+    def _parts(self, prompts: Sequence[ParsedPrompt], options: _Options) -> list[Part]:
+        """Each encoder's share, of equal length."""
+        made: list[tuple[Assembler, Part]] = []
+        for encoder, reading, parsed in zip(self.encoders, self.readings, prompts, strict=False):
+            assembler = Assembler(
+                encoder,
+                _skipped(reading, options),
+                self._inversions,
+                _rules(encoder, find_dialect(parsed.dialect), options),
+            )
+            made.append((assembler, assembler.encode(parsed.tree)))
+        longest = max(part.context.shape[1] for _, part in made)
+        return [assembler.padded(part, longest) for assembler, part in made]
+
+    def _state(self) -> int:
+        """Changes when a weight, its place or an embedding changes."""
+        # Of a tensor, torch counts the writes in place; data_ptr changes when it is replaced or moved.
+        weights = (
+            (w.data_ptr(), w.dtype, w._version)  # pyright: ignore[reportPrivateUsage]
+            for encoder in self.encoders
+            for w in encoder.parameters()
+        )
+        return hash((self._inversions.revision, *weights))
+
+
+def _options(emphasis: str | None, clip_skip: int | None, long: LongPrompts) -> _Options:
+    if emphasis is not None and emphasis != "none":
+        look_up(EMPHASIS, emphasis, "emphasis")
+    if clip_skip is not None and clip_skip < 1:
+        raise InvalidInput("clip_skip", clip_skip, "1 (the last layer) or more")
+    if long not in get_args(LongPrompts):
+        raise InvalidInput("long", repr(long), f"one of {', '.join(get_args(LongPrompts))}")
+    return _Options(emphasis=emphasis, clip_skip=clip_skip, long=long)
+
+
+def _skipped(reading: Reading, options: _Options) -> Reading:
+    if options.clip_skip is None:
+        return reading
+    # SD2 and SDXL never read their last layer, so what is 1 for them in the web UI is their own default.
+    return replace(reading, skip=max(options.clip_skip, reading.skip))
+
+
+def _rules(encoder: TextEncoder, dialect: Dialect, options: _Options) -> Rules:
+    division = Division(
+        truncate=options.long == "truncate",
+        comma_backtrack=dialect.comma_backtrack,
+        keep_together=dialect.keep_together,
+        comma=encoder.tokenizer.encode(",")[-1],
+    )
+    match options.emphasis:
+        case None:
+            emphasis = dialect.emphasis
+        case "none":
+            emphasis = "ignore"
+        case name:
+            emphasis = name
+    return Rules(emphasis=EMPHASIS[emphasis], division=division, merge=dialect.merge)

@@ -1,0 +1,119 @@
+"""Text to token ids and back: the checkpoint's own tokenizer, or the official CLIP vocabulary."""
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from undertow.errors import CorruptFile, MissingDependency, UnknownCheckpoint
+
+BOS, EOS = 49406, 49407
+"""Ids of `<|startoftext|>` and `<|endoftext|>` in the official vocabulary."""
+
+_SPECIAL = re.compile(r"(<\|startoftext\|>|<\|endoftext\|>)")
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Byte-pair encoding of CLIP (arXiv:2103.00020, section 2.4): text in, ids out, without the marks around it.
+
+    bos, eos: ids of the marks. pad: the id that fills a chunk up, where the checkpoint names one; None leaves it to the
+    encoder's kind. Marks written out in a text become their ids, as in every tool.
+    """
+
+    @property
+    def bos(self) -> int: ...
+    @property
+    def eos(self) -> int: ...
+    @property
+    def pad(self) -> int | None: ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the tokens of `text`."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the tokens, lower case, words apart."""
+        ...
+
+
+class OfficialTokenizer:
+    """The vocabulary of openai/CLIP (49,408 entries), carried by the package instant-clip-tokenizer: no download.
+
+    Gives the ids of transformers' CLIPTokenizer. Errors: `MissingDependency`.
+    """
+
+    bos = BOS
+    eos = EOS
+    pad = None
+
+    def __init__(self) -> None:
+        try:
+            from instant_clip_tokenizer import Tokenizer as InstantTokenizer  # noqa: PLC0415  an extra
+        except ModuleNotFoundError as err:
+            raise MissingDependency("instant-clip-tokenizer", "text") from err
+        self._tokenizer = InstantTokenizer()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the tokens of `text`."""
+        return _around_marks(text, lambda part: self._tokenizer.encode(_normalized(part)), self.bos, self.eos)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the tokens, lower case, words apart."""
+        return self._tokenizer.decode(list(ids)).strip()
+
+
+class FolderTokenizer:
+    """A tokenizer as transformers saves it: `tokenizer.json`, or `vocab.json` and `merges.txt`.
+
+    The padding token that the folder names is used for padding only. diffusers also turns it into padding where it is
+    part of a prompt, which costs SD2 and SDXL the exclamation mark (diffusers issue 4153).
+
+    Errors: `UnknownCheckpoint`, `CorruptFile`, `MissingDependency`.
+    """
+
+    def __init__(self, folder: str | Path):
+        folder = Path(folder)
+        if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            raise UnknownCheckpoint(
+                folder, "no tokenizer", "a folder with tokenizer.json, or vocab.json and merges.txt"
+            )
+        try:
+            from transformers import CLIPTokenizer  # noqa: PLC0415  an extra, and slow to import
+        except ModuleNotFoundError as err:
+            raise MissingDependency("transformers", "text") from err
+        try:
+            loaded = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        except Exception as err:  # whatever a damaged file brings about in three libraries
+            raise CorruptFile(folder, f"not a tokenizer ({err})", "copy or download it again") from err
+        self.bos = int(loaded.bos_token_id)
+        self.eos = int(loaded.eos_token_id)
+        self.pad = None if loaded.pad_token_id is None else int(loaded.pad_token_id)
+        self._tokenizer = loaded.backend_tokenizer
+        self._tokenizer.encode_special_tokens = True
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the tokens of `text`."""
+        return _around_marks(
+            text, lambda part: self._tokenizer.encode(part, add_special_tokens=False).ids, self.bos, self.eos
+        )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the tokens, lower case, words apart."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False).strip()
+
+
+def _around_marks(text: str, encode: Callable[[str], list[int]], bos: int, eos: int) -> list[int]:
+    ids: list[int] = []
+    for index, part in enumerate(_SPECIAL.split(text)):
+        if index % 2 == 0:
+            ids += encode(part)
+        else:
+            ids.append(bos if part == "<|startoftext|>" else eos)
+    return ids
+
+
+def _normalized(text: str) -> str:
+    """As transformers normalizes: NFC, then lower case one character at a time (a Greek sigma never becomes final)."""
+    return "".join(character.lower() for character in unicodedata.normalize("NFC", text))
