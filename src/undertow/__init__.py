@@ -25,36 +25,54 @@ from undertow.errors import (
 )
 
 if TYPE_CHECKING:
-    from undertow.service import load_unet
+    from undertow.attention.config import AttentionConfig
+    from undertow.engine.context import PredictionContext
+    from undertow.engine.request import GenerationRequest, GenerationResult
+    from undertow.nn.attention import ImageTokens
+    from undertow.service import UNetService, load, load_unet
     from undertow.unet.conditioning import Conditioning, Ports, Residuals
     from undertow.unet.config import UNetConfig
     from undertow.unet.unet import UNet
 
 __all__ = [
+    "AttentionConfig",
     "CheckpointError",
     "Conditioning",
     "ConfigError",
     "CorruptFile",
     "DamagedWeights",
     "DataError",
+    "GenerationRequest",
+    "GenerationResult",
+    "ImageTokens",
     "InvalidInput",
     "KeyMismatch",
     "MissingComponent",
     "MissingDependency",
     "NonFiniteError",
     "Ports",
+    "PredictionContext",
     "PromptError",
     "Residuals",
     "UNet",
     "UNetConfig",
+    "UNetService",
     "UndertowError",
     "UnknownCheckpoint",
     "UnsafeFile",
     "UnsupportedModel",
+    "load",
     "load_unet",
 ]
 
 _ROOMS = {
+    "ImageTokens": "undertow.nn.attention",
+    "load": "undertow.service",
+    "UNetService": "undertow.service",
+    "PredictionContext": "undertow.engine.context",
+    "GenerationResult": "undertow.engine.request",
+    "GenerationRequest": "undertow.engine.request",
+    "AttentionConfig": "undertow.attention.config",
     "Conditioning": "undertow.unet.conditioning",
     "Ports": "undertow.unet.conditioning",
     "Residuals": "undertow.unet.conditioning",

@@ -1,16 +1,28 @@
-"""The Python facade: loading."""
+"""The Python facade: loading, and a service that draws."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, overload
 
 import torch
+from torch import Tensor
 
 from undertow.checkpoints.loading import LoadOptions
+from undertow.checkpoints.model import LoadedModel, load_model
 from undertow.checkpoints.unet_loading import load_unet_from, require_dtype
-from undertow.errors import InvalidInput, UnknownCheckpoint
+from undertow.engine.context import PredictionContext, predict_noise
+from undertow.engine.events import Observer, unobserved
+from undertow.engine.generate import RunOptions, generate
+from undertow.engine.request import GenerationRequest, GenerationResult
+from undertow.engine.watch import Debug
+from undertow.errors import DamagedWeights, InvalidInput, UnknownCheckpoint
 from undertow.unet.compiled import compile_unet
+from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
+from undertow.vae.autoencoder import AutoencoderKL
+from undertow.vae.precision import choose_dtype
 
 Backend = Literal["eager", "compile"]
 
@@ -36,15 +48,140 @@ def load_unet(
 
         unet = undertow.load_unet("digits-flow", dtype=torch.float32)
     """
+    _require_backend(backend)
+    require_dtype("dtype", dtype)
+    # Channels-last memory: the layout that convolution libraries compute in, on CPUs and GPUs (benchmarks/unet.py).
+    options = LoadOptions(dtype=dtype, device=device, channels_last=True)
+    unet = load_unet_from(_located(source), options)
+    return compile_unet(unet) if backend == "compile" else unet
+
+
+class UNetService:
+    """A loaded model that draws pictures and predicts noise. Made by `undertow.load`."""
+
+    def __init__(self, model: LoadedModel):
+        self.model = model
+
+    @property
+    def unet(self) -> UNet:
+        """Errors: `MissingComponent`."""
+        return self.model.require_unet()
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        """Errors: `MissingComponent`."""
+        return self.model.require_vae()
+
+    @property
+    def config(self) -> UNetConfig:
+        """The U-Net's architecture."""
+        return self.unet.config
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        latents: Tensor | None = None,
+        debug: Debug | str = "",
+        low_vram: bool = False,
+        vae_clamp: bool = False,
+        observe: Observer = unobserved,
+        **settings: Any,
+    ) -> GenerationResult:
+        """Pictures of `prompt`. settings: the other fields of `GenerationRequest`; the rest as in `run`.
+
+        result = service.generate("a red apple", steps=20, guidance_scale=5.0, seed=7, size=(512, 512))
+        result.images[0].save("apple.png")
+        """
+        request = GenerationRequest.from_json({"prompt": prompt, **settings})
+        return self.run(request, latents=latents, debug=debug, low_vram=low_vram, vae_clamp=vae_clamp, observe=observe)
+
+    def run(
+        self,
+        request: GenerationRequest,
+        *,
+        latents: Tensor | None = None,
+        debug: Debug | str = "",
+        low_vram: bool = False,
+        vae_clamp: bool = False,
+        observe: Observer = unobserved,
+    ) -> GenerationResult:
+        """The pictures of a request.
+
+        latents: standard normal noise to start from, in place of that of the seeds. debug: a comma list of nan, timing
+        and shapes, or all. low_vram, vae_clamp, observe: see `RunOptions`. Errors: `InvalidInput` before any work;
+        `MissingComponent`; `NonFiniteError`.
+        """
+        watched = Debug.parse(debug) if isinstance(debug, str) else debug
+        options = RunOptions(low_vram=low_vram, vae_clamp=vae_clamp, debug=watched, observe=observe)
+        return generate(self.model, request, options, latents)
+
+    @overload
+    def predict_noise(self, context: PredictionContext) -> Tensor: ...
+    @overload
+    def predict_noise(self, context: Sequence[PredictionContext]) -> list[Tensor]: ...
+    @torch.inference_mode()
+    def predict_noise(self, context: PredictionContext | Sequence[PredictionContext]) -> Tensor | list[Tensor]:
+        """The guided prediction of one context, or of several in one forward. Errors: `InvalidInput`."""
+        if isinstance(context, PredictionContext):
+            return predict_noise(self.unet, [context])[0]
+        return predict_noise(self.unet, context)
+
+
+def load(
+    source: str | Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    backend: Backend = "eager",
+    *,
+    vae_dtype: torch.dtype | None = None,
+    validate_weights: bool = False,
+    **choices: Any,
+) -> UNetService:
+    """A service for the model in a .safetensors file, a diffusers pipeline folder or at a Hub id (owner/name).
+
+    dtype: `None` keeps the file's. vae_dtype: `None` chooses one that does not overflow. validate_weights: refuse
+    weights that are not numbers even where nothing reads them. choices: prediction, zero_terminal_snr, config, variant,
+    vae, text, ema, mmap, allow_pickle, as in `undertow.checkpoints.model.load_model`. Errors: every kind of
+    `CheckpointError`, `ConfigError`, `InvalidInput`, `MissingDependency`.
+
+        service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
+    """
+    _require_backend(backend)
+    model = load_model(_located(source), dtype=dtype, vae_dtype=vae_dtype, device=device, channels_last=True, **choices)
+    if validate_weights and model.report.health.unused:
+        unused = model.report.health.unused
+        details = "; ".join(str(finding) for finding in unused)
+        raise DamagedWeights(
+            model.path, [f.name for f in unused], details, "nothing reads these: load without validation"
+        )
+    if model.vae is not None and vae_dtype is None:
+        model = _with_safe_vae(model, model.vae)
+    if backend == "compile":
+        compile_unet(model.require_unet())
+    return UNetService(model)
+
+
+def _with_safe_vae(model: LoadedModel, vae: AutoencoderKL) -> LoadedModel:
+    choice = choose_dtype(vae.config, vae.dtype, vae.device)
+    if choice.dtype == vae.dtype:
+        return model
+    vae.to(choice.dtype)
+    note = f"VAE in {choice.dtype}: {choice.reason}"
+    return replace(model, report=replace(model.report, notes=(*model.report.notes, note)))
+
+
+def _require_backend(backend: Backend) -> None:
     if backend not in ("eager", "compile"):
         raise InvalidInput("backend", repr(backend), "'eager' or 'compile'")
-    require_dtype("dtype", dtype)
+
+
+def _located(source: str | Path) -> str | Path:
+    """An embedded model's folder, or the source itself. Errors: `UnknownCheckpoint` for a name that is neither."""
     embedded = embedded_models()
     place = embedded.get(str(source), source)
     if "/" not in str(source) and not Path(place).exists():
         raise UnknownCheckpoint(
             source, "no such file or folder and no such embedded model", f"embedded: {', '.join(embedded)}"
         )
-    # Channels-last memory: the layout that convolution libraries compute in, on CPUs and GPUs (benchmarks/unet.py).
-    unet = load_unet_from(place, LoadOptions(dtype=dtype, device=device, channels_last=True))
-    return compile_unet(unet) if backend == "compile" else unet
+    return place

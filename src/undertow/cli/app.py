@@ -15,7 +15,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from undertow.cli.convert import convert
 from undertow.cli.demo import demo
+from undertow.cli.generate import generate
 from undertow.cli.inspect import inspect
 from undertow.cli.sample import sample
 from undertow.cli.train import train
@@ -25,6 +27,8 @@ Verb = Callable[..., None] | typer.Typer
 """What comes after `undertow`: a function, or a typer application for a group of verbs."""
 
 VERBS: dict[str, Verb] = {
+    "generate": generate,
+    "convert": convert,
     "demo": demo,
     "inspect": inspect,
     "sample": sample,

@@ -29,7 +29,7 @@ def a1111_text(report: Report, index: int) -> str:
         "Seed": request.seeds[index],
         "Size": f"{width}x{height}",
         "Model": report.model,
-        **({"Clip skip": request.clip_skip + 1} if request.clip_skip else {}),
+        **({} if request.clip_skip is None else {"Clip skip": request.clip_skip}),
         "Version": "undertow",
     }
     lines = [request.prompt]

@@ -20,10 +20,10 @@ class GenerationRequest:
 
     size: (height, width) in pixels, the model's own when `None`. Picture k of `count` has seed + k and equals the one
     made alone with that seed. sampler, schedule: names from `undertow.sampling` and `undertow.diffusion.grids`.
-    dialect: how weights are written in prompts: plain, a1111, comfy or compel. clip_skip: text layers left out before
-    the one that is used, 0 as the model was trained. original_size, crop, target_size: SDXL's micro-conditioning,
-    (height, width), (top, left), (height, width); the size itself when `None`. timestep_map: "interpolated" as
-    diffusers and A1111, "nearest" as ComfyUI (trap T19). Errors: `InvalidInput`.
+    dialect: how weights are written in prompts: plain, a1111, comfy or compel. clip_skip: the text layer to read,
+    counted from the end as A1111 does (1 is the last), `None` as the model was trained. original_size, crop,
+    target_size: SDXL's micro-conditioning, (height, width), (top, left), (height, width); the size itself when `None`.
+    timestep_map: "interpolated" as diffusers and A1111, "nearest" as ComfyUI (trap T19). Errors: `InvalidInput`.
     """
 
     prompt: str
@@ -36,7 +36,7 @@ class GenerationRequest:
     sampler: str = "dpmpp_2m"
     schedule: str = "karras"
     dialect: str = "a1111"
-    clip_skip: int = 0
+    clip_skip: int | None = None
     original_size: tuple[int, int] | None = None
     crop: tuple[int, int] = (0, 0)
     target_size: tuple[int, int] | None = None
@@ -53,8 +53,8 @@ class GenerationRequest:
             raise InvalidInput("seed", self.seed, f"a whole number from 0 to 2^64 - {self.count}")
         if not math.isfinite(self.guidance_scale):
             raise InvalidInput("guidance_scale", self.guidance_scale, "a finite number", "1 turns guidance off")
-        if self.clip_skip < 0:
-            raise InvalidInput("clip_skip", self.clip_skip, "0 or more text layers to leave out")
+        if self.clip_skip is not None and self.clip_skip < 1:
+            raise InvalidInput("clip_skip", self.clip_skip, "1 (the last layer) or more")
 
     @property
     def seeds(self) -> list[int]:

@@ -1,0 +1,124 @@
+"""What the network is told at every step of a request: prompts, negative prompt and micro-conditioning."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from undertow.encoders.encoding import TextEncoding, WeightedEncoding
+from undertow.encoders.text_stack import TextStack
+from undertow.engine.request import GenerationRequest
+from undertow.errors import InvalidInput
+from undertow.unet.conditioning import Conditioning
+from undertow.unet.config import TextTime, UNetConfig
+
+REFINER_IDS = 5
+"""The refiner's numbers end with an aesthetic score in place of the target size (generative-models' sd_xl_refiner)."""
+
+AESTHETIC, NEGATIVE_AESTHETIC = 6.0, 2.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branches:
+    """The conditionings of one step, a row each: what is wanted with guidance weights, and what is not.
+
+    unconditional: `None` when guidance is off and nothing is composed (trap T8).
+    """
+
+    wanted: tuple[tuple[Conditioning, float], ...]
+    unconditional: Conditioning | None
+
+    @property
+    def rows(self) -> list[Conditioning]:
+        """The unconditional branch first, if there is one."""
+        wanted = [conditioning for conditioning, _ in self.wanted]
+        return wanted if self.unconditional is None else [self.unconditional, *wanted]
+
+    @property
+    def names(self) -> list[str]:
+        """What each of `rows` is called in debug output."""
+        wanted = ["cond"] if len(self.wanted) == 1 else [f"cond_{index}" for index in range(len(self.wanted))]
+        return wanted if self.unconditional is None else ["uncond", *wanted]
+
+
+@dataclass(kw_only=True)
+class Conditioner:
+    """Turns a request's texts into the branches of each step; `decisions` tells what it chose by itself."""
+
+    text: TextStack
+    config: UNetConfig
+    request: GenerationRequest
+    size: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+    decisions: list[str] = field(default_factory=list)
+    _made: dict[tuple[int, bool], Conditioning] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.text.width != self.config.context_dim:
+            raise InvalidInput(
+                "text encoders",
+                f"{self.text.width} wide",
+                f"{self.config.context_dim}, the width this U-Net reads",
+                "use the text encoders of the same model",
+            )
+
+    def branches(self) -> list[Branches]:
+        """One for every step; A1111's editing, alternation and AND make them differ. Errors: `PromptError`."""
+        request = self.request
+        wanted, negative = (self._encode(text) for text in (request.prompt, request.negative_prompt))
+        if any(len(encodings) > 1 for encodings in negative):
+            self._decide("a negative prompt cannot be composed: only what stands before its first AND is used")
+        return [self._branches(step, not_wanted[0]) for step, not_wanted in zip(wanted, negative, strict=True)]
+
+    def _encode(self, text: str) -> tuple[tuple[WeightedEncoding, ...], ...]:
+        request = self.request
+        steps = self.text.encode_steps(text, request.steps, dialect=request.dialect, clip_skip=request.clip_skip)
+        for line in dict.fromkeys(note for step in steps for one in step for note in one.encoding.notes):
+            self._decide(line)
+        return steps
+
+    def _branches(self, wanted: Sequence[WeightedEncoding], negative: WeightedEncoding) -> Branches:
+        rows = tuple((self._conditioning(one.encoding), one.weight) for one in wanted)
+        plain = len(rows) == 1 and rows[0][1] == 1
+        if plain and self.request.guidance_scale == 1:
+            return Branches(wanted=rows, unconditional=None)
+        return Branches(wanted=rows, unconditional=self._conditioning(negative.encoding, negative=True))
+
+    def _conditioning(self, encoding: TextEncoding, *, negative: bool = False) -> Conditioning:
+        """One for each encoding: steps that share a text share it too."""
+        key = (id(encoding), negative)
+        if key not in self._made:
+            self._made[key] = self._make(encoding, negative=negative)
+        return self._made[key]
+
+    def _make(self, encoding: TextEncoding, *, negative: bool) -> Conditioning:
+        context, pooled = encoding.context, encoding.pooled
+        if negative and not self.request.negative_prompt and self._zeros_mean_nothing:
+            self._decide("an empty negative prompt is zeros, not an encoded empty text, as in SDXL's own pipeline")
+            context = torch.zeros_like(context)
+            pooled = None if pooled is None else torch.zeros_like(pooled)
+        if not isinstance(self.config.added, TextTime):
+            pooled = None
+        return Conditioning(
+            context=context, context_mask=encoding.mask, pooled=pooled, time_ids=self._time_ids(negative=negative)
+        ).to(device=self.device, dtype=self.dtype)
+
+    @property
+    def _zeros_mean_nothing(self) -> bool:
+        return isinstance(self.config.added, TextTime) and self.config.added.ids != REFINER_IDS
+
+    def _time_ids(self, *, negative: bool) -> torch.Tensor | None:
+        if not isinstance(self.config.added, TextTime):
+            return None
+        request = self.request
+        original = self.size if request.original_size is None else request.original_size
+        if self.config.added.ids == REFINER_IDS:
+            ids: Sequence[float] = (*original, *request.crop, NEGATIVE_AESTHETIC if negative else AESTHETIC)
+        else:
+            ids = (*original, *request.crop, *(self.size if request.target_size is None else request.target_size))
+        return torch.tensor([ids], dtype=torch.float32)
+
+    def _decide(self, line: str) -> None:
+        if line not in self.decisions:
+            self.decisions.append(line)

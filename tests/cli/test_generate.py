@@ -1,0 +1,69 @@
+"""`undertow generate` as a user meets it."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.golden.pipelines import save_pipeline
+from undertow.cli import main
+
+FAST = ["--steps", "2", "--sampler", "euler", "--precision", "f32"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(save_pipeline("sd1", tmp_path_factory.mktemp("sd1") / "pipeline"))
+
+
+def draw(folder, out, *options):
+    return main(["generate", "red apple", "--model", folder, "--out", str(out), *FAST, *options])
+
+
+def test_pictures_are_written_under_their_seeds_and_their_places_printed(folder, tmp_path, capsys):
+    assert draw(folder, tmp_path, "--count", "2", "--seed", "7", "--size", "48x32", "--guidance", "2") == 0
+
+    printed = capsys.readouterr()
+    assert printed.out.split() == [str(tmp_path / "7.png"), str(tmp_path / "8.png")]
+    assert "2 of 48x32 by euler: text" in printed.err
+    with Image.open(tmp_path / "7.png") as image:
+        assert image.size == (48, 32)
+        assert "Seed: 7, Size: 48x32" in image.info["parameters"]
+
+
+def test_a_picture_repeats_itself_bit_by_bit(folder, tmp_path):
+    draw(folder, tmp_path, "--count", "2", "--seed", "7", "--negative", "dark", "--sampler", "euler_a")
+
+    assert main(["generate", "--from", str(tmp_path / "8.png"), "--out", str(tmp_path / "again.png"), *FAST[4:]]) == 0
+    first, again = (np.asarray(Image.open(tmp_path / name)) for name in ("8.png", "again.png"))
+    assert np.array_equal(first, again)
+
+
+def test_debug_prints_what_passed_and_when(folder, tmp_path, capsys):
+    assert draw(folder, tmp_path, "--debug", "nan,shapes,timing") == 0
+
+    error = capsys.readouterr().err
+    for name in ("text_context_cond", "step_0_noise_uncond", "step_1_latents", "vae_output", "denoise:"):
+        assert name in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate"], "prompt is None"),
+        (["generate", "x"], "--model is None"),
+        (["generate", "x", "--model", "nothing-here"], "no such file or folder"),
+        (["generate", "x", "--model", "MODEL", "--size", "48"], "WIDTHxHEIGHT"),
+        (["generate", "x", "--model", "MODEL", "--size", "33x48"], "the nearest is 32x48"),
+        (["generate", "x", "--model", "MODEL", "--sampler", "eular"], "did you mean"),
+        (["generate", "x", "--model", "MODEL", "--debug", "vay"], "a comma list of nan, timing, shapes"),
+        (["generate", "x", "--from", "a.png"], "none beside --from"),
+        (["generate", "--from", "missing.png"], "a PNG file that undertow wrote"),
+        (["generate", "x", "--model", "MODEL", "--precision", "f8"], "f8"),
+    ],
+)
+def test_what_cannot_be_drawn_is_one_sentence_and_exit_2(folder, arguments, words, capsys):
+    assert main([folder if argument == "MODEL" else argument for argument in arguments]) == 2
+
+    error = capsys.readouterr().err
+    assert words in error.replace("\n", " ")
+    assert "Traceback" not in error

@@ -1,0 +1,119 @@
+"""Tiny random Stable Diffusion pipelines, saved by diffusers: every part is real, only small.
+
+Text encoders keep their published widths, which tell the families apart; the tokenizer knows the letters.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+
+UNETS = {
+    "sd1": {"cross_attention_dim": 768, "attention_head_dim": 4},
+    "sd2": {"cross_attention_dim": 1024, "attention_head_dim": (2, 4), "use_linear_projection": True},
+    "sdxl": {
+        "cross_attention_dim": 2048,
+        "attention_head_dim": (2, 4),
+        "use_linear_projection": True,
+        "transformer_layers_per_block": (1, 2),
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 1280 + 6 * 8,
+    },
+}
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+def save_pipeline(family: str, folder: Path) -> Path:
+    """A pipeline of "sd1", "sd2" (v-prediction) or "sdxl" in diffusers' folder layout."""
+    torch.manual_seed(11)
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        norm_num_groups=16,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        **UNETS[family],
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(16, 32),
+        norm_num_groups=8,
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        latent_channels=4,
+        sample_size=32,
+        scaling_factor=0.13025 if family == "sdxl" else 0.18215,
+        force_upcast=False,
+    )
+    prediction = "v_prediction" if family == "sd2" else "epsilon"
+    scheduler = DDIMScheduler(**SCHEDULE, prediction_type=prediction, clip_sample=False, steps_offset=1)
+    tokenizer = letters_tokenizer(folder.with_name(f"{family}-tokenizer"))
+    parts = {"unet": unet, "vae": vae, "scheduler": scheduler, "tokenizer": tokenizer}
+    if family == "sdxl":
+        parts |= {"text_encoder": text_encoder("clip_l"), "text_encoder_2": text_encoder("openclip_g")}
+        pipeline = StableDiffusionXLPipeline(**parts, tokenizer_2=tokenizer, add_watermarker=False)
+    else:
+        parts["text_encoder"] = text_encoder("clip_l" if family == "sd1" else "openclip_h")
+        pipeline = StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+    for network in (unet, vae, *(part for name, part in parts.items() if name.startswith("text_encoder"))):
+        randomize(network)
+    with torch.no_grad():  # pictures in the middle of the range, where a difference shows
+        vae.decoder.conv_out.weight *= 0.3
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def text_encoder(kind: str):
+    width, activation = {"clip_l": (768, "quick_gelu"), "openclip_h": (1024, "gelu"), "openclip_g": (1280, "gelu")}[
+        kind
+    ]
+    config = CLIPTextConfig(
+        vocab_size=2 * len(LETTERS) + 2,
+        hidden_size=width,
+        intermediate_size=64,
+        projection_dim=width,
+        num_hidden_layers=3,
+        num_attention_heads=width // 64,
+        hidden_act=activation,
+        bos_token_id=2 * len(LETTERS),
+        eos_token_id=2 * len(LETTERS) + 1,
+        pad_token_id=2 * len(LETTERS) + 1,
+    )
+    return (CLIPTextModelWithProjection if kind == "openclip_g" else CLIPTextModel)(config)
+
+
+def letters_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A CLIP tokenizer whose tokens are single letters, inside a word and at its end."""
+    folder.mkdir(parents=True)
+    tokens = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77, pad_token="<|endoftext|>"
+    )
+
+
+@torch.no_grad()
+def randomize(network: torch.nn.Module) -> None:
+    """N(0, 1/fan_in) matrices, small biases, norm weights around 1: nothing left at zero."""
+    for name, parameter in network.named_parameters():
+        if parameter.ndim >= 2:
+            parameter.normal_(std=parameter[0].numel() ** -0.5)
+        elif name.endswith("weight"):
+            parameter.normal_(mean=1.0, std=0.2)
+        else:
+            parameter.normal_(std=0.05)
