@@ -62,8 +62,8 @@ class AttentionConfig:
         width = self.num_heads * self.head_dim
         if query.shape[-1] != width:
             raise ConfigError("num_heads x head_dim", width, f"must be the width of the query, {query.shape[-1]}")
-        split = [x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in (query, key, value)]
-        output = self._with_dropout(*split, mask) if self.dropout > 0 else self.kernel(*split, mask)
+        q, k, v = (x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2) for x in (query, key, value))
+        output = self._with_dropout(q, k, v, mask) if self.dropout > 0 else self.kernel(q, k, v, mask)
         return output.transpose(1, 2).flatten(2)
 
     def _with_dropout(self, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None) -> Tensor:

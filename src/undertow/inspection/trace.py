@@ -1,6 +1,6 @@
 """The shape of everything that flows through a U-Net, stage by stage, without computing a number."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -48,7 +48,7 @@ def trace_shapes(config: UNetConfig, *, batch: int = 1, size: tuple[int, int] | 
 
 
 @contextmanager
-def _recording(unet: UNet) -> Iterator[list[StageShape]]:
+def _recording(unet: UNet) -> Generator[list[StageShape]]:
     stages: list[StageShape] = []
 
     def hook(name: str):
