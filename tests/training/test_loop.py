@@ -17,6 +17,7 @@ from undertow.training.run_folder import RunFolder
 from undertow.training.session import open_session, stored_config
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.config import Level, UNetConfig
+from undertow.unet.unet import UNet
 
 CHECKPOINTED = {"rtol": 1e-5, "atol": 1e-6}
 """Recomputed activations are the same numbers; only the order in which gradients are summed may differ."""
@@ -114,20 +115,40 @@ def test_frozen_weights_stay_bit_by_bit_and_the_others_move(tmp_path, tiny_confi
 
 
 def test_gradient_checkpointing_gives_the_same_gradients(tmp_path, tiny_config, tiny_pictures):
-    gradients = []
+    gradients, forwards = [], []
     for checkpointing in (False, True):
         config = tiny_config(gradient_checkpointing=checkpointing)
         session = open_session(config, tmp_path, Devices.find(batch_size=8), resume=False, resume_step=None)
+        session.unet.mid_block.resnets[0].register_forward_hook(lambda *_, at=checkpointing: forwards.append(at))
         batch = Batches(pictures=tiny_pictures, config=config).at(1)
         example = config.objective.build().example(batch.x0, batch.noise, batch.u)
         torch.manual_seed(0)  # dropout, which the recomputation must repeat
         prediction = session.unet(example.inputs, example.timesteps.float(), Conditioning(class_labels=batch.labels))
         example.loss(prediction).backward()
         gradients.append({name: parameter.grad for name, parameter in session.unet.named_parameters()})
+    assert forwards.count(False) == 1
+    assert forwards.count(True) == 2  # once more in the backward pass
     plain, recomputed = gradients
     assert sum(gradient.abs().sum() for gradient in plain.values()) > 0
     for name in plain:
         torch.testing.assert_close(recomputed[name], plain[name], **CHECKPOINTED)
+
+
+def test_gradient_checkpointing_keeps_less_for_the_backward_pass(tiny_config):
+    # Trap T6: it saves memory in training, and only there.
+    kept = {}
+    for checkpointing in (False, True):
+        unet = UNet(tiny_config().unet).train()
+        unet.gradient_checkpointing = checkpointing
+        kept[checkpointing] = 0
+
+        def count(tensor, at=checkpointing):
+            kept[at] += tensor.numel() * tensor.element_size()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            unet(torch.zeros(8, 1, 8, 8), torch.zeros(8), Conditioning(class_labels=torch.zeros(8, dtype=torch.long)))
+    assert kept[True] < 0.6 * kept[False]
 
 
 def test_bf16_trains_to_nearly_the_same_loss_with_float32_weights(tmp_path, tiny_config):

@@ -38,9 +38,10 @@ def train(
     """Trains in the folder `out` and returns it; it is then a model that `generate.load_class_model` reads.
 
     resume: go on from the newest checkpoint in `out`, or from that of `resume_step`. cpu: leave accelerators alone.
-    on_record: called with each line of the log. Errors, all before anything is written: `ConfigError`, `InvalidInput`,
-    `DataError`, `CheckpointError` and its kinds. `UndertowError` when the loss stops being a number; the last
-    checkpoint is from before.
+    on_record: called with each line of the log, by the process that writes it.
+
+    Errors, all before anything is written: `ConfigError`, `InvalidInput`, `DataError`, `CheckpointError` and its kinds.
+    `UndertowError` when the loss stops being a number; the last checkpoint is from before.
     """
     devices = Devices.find(batch_size=config.batch_size, cpu=cpu)
     session = open_session(config, Path(out), devices, resume=resume, resume_step=resume_step)
@@ -70,7 +71,7 @@ def _run(session: Session, outputs: Outputs, devices: Devices, on_record: OnReco
             record = meter.record(step, rate, session.seconds)
             if devices.is_main:
                 append_record(session.folder.log, record)
-            on_record(record)
+                on_record(record)
         paused = time.perf_counter()
         outputs.after_step()
         meter.since += time.perf_counter() - paused

@@ -18,6 +18,7 @@ from undertow.unet.config import ClassLabels
 PREVIEW_CLASSES = 10
 PREVIEW_ROWS = 4
 PREVIEW_GUIDANCE = 2.0
+PREVIEW_SAMPLER = "dpmpp_2m"  # of either path, and good in few evaluations
 PREVIEW_STEPS = 12
 
 
@@ -69,6 +70,6 @@ class Outputs:
         classes = min(PREVIEW_CLASSES, len(model.class_names))
         labels = [label for _ in range(PREVIEW_ROWS) for label in range(classes)]
         guidance = 1.0 if model.null_label is None else PREVIEW_GUIDANCE
-        settings = sampling_settings(model.path, steps=PREVIEW_STEPS, guidance=guidance)
+        settings = sampling_settings(model.path, sampler=PREVIEW_SAMPLER, steps=PREVIEW_STEPS, guidance=guidance)
         pixels = sample_classes(model, labels, range(len(labels)), settings)
         save_grid(pixels, classes, session.folder.samples(session.step))
