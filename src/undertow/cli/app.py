@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from undertow.cli.convert import convert
+from undertow.cli.convert import convert
 from undertow.cli.demo import demo
 from undertow.cli.generate import generate
 from undertow.cli.inspect import inspect
@@ -28,6 +29,7 @@ Verb = Callable[..., None] | typer.Typer
 
 VERBS: dict[str, Verb] = {
     "generate": generate,
+    "convert": convert,
     "convert": convert,
     "demo": demo,
     "inspect": inspect,

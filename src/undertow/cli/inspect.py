@@ -1,5 +1,6 @@
 """`undertow inspect`: what a network is made of."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,25 +14,51 @@ if TYPE_CHECKING:
 
 def inspect(
     model: Annotated[
-        str, typer.Argument(help="A preset (sd15, sdxl, cifar10, ...), an embedded model, or a model folder.")
+        str,
+        typer.Argument(
+            help="A preset (sd15, sdxl, cifar10, ...), an embedded model, a .safetensors file, a folder or a Hub id."
+        ),
     ],
     trace: Annotated[bool, typer.Option("--trace", help="Every stage's input and output shape.")] = False,
     batch: Annotated[int, typer.Option(help="Rows to trace with.")] = 1,
     size: Annotated[
         str | None, typer.Option(help="Cells to trace with, HEIGHTxWIDTH; the model's own size by default.")
     ] = None,
+    validate_weights: Annotated[
+        bool, typer.Option("--validate-weights", help="Look at every value of a checkpoint: NaN, infinity, zeros.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read a pickle's tensors, in a process of its own.")
+    ] = False,
 ) -> None:
-    """Show a U-Net's architecture, and with --trace the shape of everything that flows through it."""
-    config = _config(model)
+    """Show a U-Net's architecture, or what a checkpoint is and holds; with --trace the shape of everything inside."""
     console = Console()
-    console.print(_summary(model, config))
+    if _is_checkpoint(model):
+        from undertow.cli.inspect_file import show_checkpoint
+
+        config = show_checkpoint(console, model, validate=validate_weights, allow_pickle=allow_pickle)
+        if config is None or not trace:
+            return
+    else:
+        config = _config(model)
+        console.print(_summary(model, config))
     if trace:
         console.print(_trace(config, batch, _cells(size)))
 
 
-def _config(model: str) -> "UNetConfig":
-    from pathlib import Path
+def _is_checkpoint(model: str) -> bool:
+    """Whether the argument is a file, a pipeline or a Hub id rather than a preset or the folder of one network."""
+    from undertow.checkpoints.hub import is_hub_id
+    from undertow.service import embedded_models
+    from undertow.unet.presets import PRESETS
 
+    if model in PRESETS or model in embedded_models():
+        return False
+    path = Path(model).expanduser()
+    return path.is_file() or (path / "model_index.json").is_file() or (not path.exists() and is_hub_id(model))
+
+
+def _config(model: str) -> "UNetConfig":
     from undertow.checkpoints.folder import read_config
     from undertow.errors import InvalidInput
     from undertow.service import embedded_models

@@ -1,0 +1,156 @@
+"""What a checkpoint is and holds, as a record: the pure part of `undertow inspect FILE`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from undertow.checkpoints.averaged import has_averages
+from undertow.checkpoints.checkpoint import Checkpoint, Located, OpenOptions
+from undertow.checkpoints.contents import TITLES, Component
+from undertow.checkpoints.health import Health
+from undertow.checkpoints.identify import Identification
+from undertow.checkpoints.loading import build_on_meta, without_trailing_ones
+from undertow.checkpoints.opening import open_checkpoint
+from undertow.unet.unet import UNet
+from undertow.vae.autoencoder import AutoencoderKL
+
+RUN_TYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentReport:
+    """One part. dtypes: number of values by stored type. missing, unexpected, reshaped: against the network that it is;
+    empty for text encoders, whose network is built from the file."""
+
+    component: Component
+    title: str
+    dialect: str
+    prefix: str
+    tensors: int
+    parameters: int
+    dtypes: Mapping[torch.dtype, int]
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    reshaped: tuple[str, ...] = ()
+
+    def size_bytes(self, dtype: torch.dtype) -> int:
+        """Memory of its parameters in one type."""
+        return self.parameters * dtype.itemsize
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointReport:
+    """Everything that `inspect` shows. unknown: tensors that belong to nothing; loading leaves them out."""
+
+    path: Path
+    identification: Identification
+    schedule: str
+    components: tuple[ComponentReport, ...]
+    markers: tuple[str, ...] = ()
+    ignored: int = 0
+    unknown: tuple[str, ...] = ()
+    averaged: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    health: Health | None = None
+
+    @property
+    def parameters(self) -> int:
+        return sum(part.parameters for part in self.components)
+
+    def dtypes(self) -> dict[torch.dtype, int]:
+        """Number of values by stored type, over all parts."""
+        total: dict[torch.dtype, int] = {}
+        for part in self.components:
+            for dtype, count in part.dtypes.items():
+                total[dtype] = total.get(dtype, 0) + count
+        return total
+
+    def run_bytes(self) -> dict[torch.dtype, int]:
+        """Memory of all weights by the type they would be loaded in."""
+        return {dtype: sum(part.size_bytes(dtype) for part in self.components) for dtype in RUN_TYPES}
+
+
+def report_on(source: str | Path, *, opening: OpenOptions | None = None, validate: bool = False) -> CheckpointReport:
+    """The report on any checkpoint; no network is loaded. validate: look at every value of every tensor, used or not.
+
+    Errors: every kind of `CheckpointError`, `ConfigError`.
+    """
+    with open_checkpoint(source, opening) as checkpoint:
+        contents = checkpoint.contents
+        return CheckpointReport(
+            path=checkpoint.path,
+            identification=checkpoint.identification,
+            schedule=str(checkpoint.schedule),
+            components=tuple(
+                _component(checkpoint, kind, checkpoint.parts[kind]) for kind in TITLES if kind in checkpoint.parts
+            ),
+            markers=() if contents is None else contents.markers,
+            ignored=0 if contents is None else len(contents.ignored),
+            unknown=() if contents is None else contents.unknown,
+            averaged=contents is not None and has_averages(contents),
+            metadata=_metadata(checkpoint),
+            health=scan(checkpoint) if validate else None,
+        )
+
+
+def scan(checkpoint: Checkpoint) -> Health:
+    """Looks at every tensor in the checkpoint's files."""
+    health = Health()
+    # The parts of a single file share it.
+    for weights in {id(located.weights): located.weights for located in checkpoint.parts.values()}.values():
+        for name, tensor in weights.each(list(weights.tensors)):
+            health.add(name, tensor)
+    return health
+
+
+def _component(checkpoint: Checkpoint, component: Component, located: Located) -> ComponentReport:
+    part, tensors = located.part, located.weights.tensors
+    found = part.shapes(tensors)
+    expected = _expected(checkpoint, component)
+    dtypes: dict[torch.dtype, int] = {}
+    for name in part.moves:
+        info = tensors[name]
+        dtypes[info.dtype] = dtypes.get(info.dtype, 0) + info.count
+    return ComponentReport(
+        component=component,
+        title=TITLES[component],
+        dialect=part.dialect,
+        prefix=part.prefix,
+        tensors=len(part.moves),
+        parameters=sum(dtypes.values()),
+        dtypes=dtypes,
+        missing=() if expected is None else tuple(sorted(expected.keys() - found.keys())),
+        unexpected=(
+            *(() if expected is None else sorted(found.keys() - expected.keys())),
+            *part.unexpected,
+        ),
+        reshaped=() if expected is None else _reshaped(expected, found),
+    )
+
+
+def _reshaped(expected: Mapping[str, Sequence[int]], found: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    return tuple(
+        f"{name} {list(found[name])} instead of {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and without_trailing_ones(found[name]) != without_trailing_ones(tuple(shape))
+    )
+
+
+def _expected(checkpoint: Checkpoint, component: Component) -> dict[str, Sequence[int]] | None:
+    """R170-R172: names and shapes of the network that the part is, from the network itself."""
+    config, vae_config = checkpoint.identification.config, checkpoint.vae_config
+    match component:
+        case "unet" if config is not None:
+            network = build_on_meta(lambda: UNet(config))
+        case "vae" if vae_config is not None:
+            network = build_on_meta(lambda: AutoencoderKL(vae_config))
+        case _:
+            return None
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
+    """Header fields of all files."""
+    return {key: value for located in checkpoint.parts.values() for key, value in located.weights.metadata.items()}

@@ -1,0 +1,50 @@
+"""`undertow convert`: a checkpoint in another form."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+
+class Form(StrEnum):
+    """What to write."""
+
+    DIFFUSERS = "diffusers"
+    LDM = "ldm"
+
+
+class Precision(StrEnum):
+    """The types that weights can be written in."""
+
+    F32 = "f32"
+    F16 = "f16"
+    BF16 = "bf16"
+
+
+def convert(
+    source: Annotated[str, typer.Argument(help="A .safetensors file, a diffusers folder or a Hub id (owner/name).")],
+    destination: Annotated[Path, typer.Argument(help="A new folder, or a file that ends in .safetensors.")],
+    to: Annotated[Form, typer.Option("--to", help="A diffusers folder, or one file with LDM's names.")],
+    dtype: Annotated[Precision | None, typer.Option(help="Type of the weights.", show_default="as they are")] = None,
+    ema: Annotated[bool, typer.Option("--ema", help="The averaged weights of the U-Net.")] = False,
+    prediction: Annotated[
+        str | None, typer.Option(help="What the U-Net predicts: epsilon, v or x0.", show_default="found")
+    ] = None,
+    allow_pickle: Annotated[
+        bool, typer.Option("--allow-pickle", help="Read a pickle's tensors, in a process of its own.")
+    ] = False,
+) -> None:
+    """Convert a checkpoint between a single file and a diffusers folder. Without --dtype, bit for bit."""
+    import torch
+
+    from undertow.checkpoints.checkpoint import OpenOptions
+    from undertow.checkpoints.convert import convert as convert_checkpoint
+
+    types = {Precision.F32: torch.float32, Precision.F16: torch.float16, Precision.BF16: torch.bfloat16}
+    opening = OpenOptions(ema=ema, prediction=prediction, allow_pickle=allow_pickle, prefer_plain=True)
+    written = convert_checkpoint(
+        source, destination, to.value, dtype=None if dtype is None else types[dtype], opening=opening
+    )
+    Console().print(f"wrote {written}", markup=False, highlight=False, soft_wrap=True)

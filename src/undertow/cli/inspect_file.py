@@ -1,0 +1,127 @@
+"""The tables of `undertow inspect FILE`."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import torch
+
+    from undertow.checkpoints.prediction import Evidence
+    from undertow.checkpoints.report import CheckpointReport, ComponentReport
+    from undertow.unet.config import UNetConfig
+
+SHOWN = 8
+"""Names listed of each kind of difference."""
+
+METADATA_CHARACTERS = 70
+
+
+def show_checkpoint(console: Console, source: str, *, validate: bool, allow_pickle: bool) -> "UNetConfig | None":
+    """Prints what a checkpoint is; returns its U-Net's architecture."""
+    from undertow.checkpoints.checkpoint import OpenOptions
+    from undertow.checkpoints.report import report_on
+
+    report = report_on(source, opening=OpenOptions(allow_pickle=allow_pickle), validate=validate)
+    console.print(_identity(report))
+    console.print(_components(report))
+    for part in report.components:
+        for kind, names in (("missing", part.missing), ("unexpected", part.unexpected), ("reshaped", part.reshaped)):
+            _list(console, f"{part.title}: {kind}", names)
+    _list(console, "unknown tensors, left out", report.unknown)
+    if report.health is not None:
+        health = report.health
+        _list(console, "findings", [str(finding) for finding in health.findings])
+        console.print(f"looked at {health.tensors} tensors, {_size(health.scanned_bytes)}")
+    return report.identification.config
+
+
+def _identity(report: "CheckpointReport") -> Table:
+    found = report.identification
+    rows = {
+        "is": f"{found.title} ({found.family}, {found.variant})",
+        "because": found.family_evidence,
+        "predicts": _with_evidence(found.prediction),
+        "zero terminal SNR": _with_evidence(found.zero_terminal_snr),
+        "schedule": report.schedule,
+        "parameters": f"{report.parameters:,}",
+        "stored as": _types(report.dtypes()),
+        "weights in memory": " · ".join(f"{_size(size)} {_name(dtype)}" for dtype, size in report.run_bytes().items()),
+        "averaged weights": "yes (--ema)" if report.averaged else "",
+        "markers": ", ".join(report.markers),
+        "left aside": f"{report.ignored} tensors of training" if report.ignored else "",
+        "header": "\n".join(
+            f"{key}: {value[:METADATA_CHARACTERS]}{'...' if len(value) > METADATA_CHARACTERS else ''}"
+            for key, value in list(report.metadata.items())[:SHOWN]
+        ),
+    }
+    table = Table(title=escape(str(report.path)), show_header=False, title_justify="left", box=None)
+    for key, value in rows.items():
+        if value:
+            table.add_row(key, escape(_printable(value)))
+    return table
+
+
+def _components(report: "CheckpointReport") -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("part", "names", "tensors", "parameters", "complete"):
+        table.add_column(column, no_wrap=True)
+    for part in report.components:
+        table.add_row(
+            part.title,
+            part.dialect,
+            str(part.tensors),
+            f"{part.parameters:,}",
+            _completeness(part),
+        )
+    return table
+
+
+def _completeness(part: "ComponentReport") -> str:
+    differences = {
+        "missing": len(part.missing),
+        "unexpected": len(part.unexpected),
+        "reshaped": len(part.reshaped),
+    }
+    told = ", ".join(f"{count} {kind}" for kind, count in differences.items() if count)
+    return told or "yes"
+
+
+def _list(console: Console, title: str, names: Sequence[str]) -> None:
+    if not names:
+        return
+    console.print(f"{title}: {len(names)}", markup=False)
+    for name in names[:SHOWN]:
+        console.print(f"  {_printable(name)}", markup=False, highlight=False, soft_wrap=True)
+    if len(names) > SHOWN:
+        console.print(f"  and {len(names) - SHOWN} more", markup=False)
+
+
+def _with_evidence(evidence: "Evidence[object]") -> str:
+    return f"{evidence.value} ({evidence.confidence}: {evidence.evidence})"
+
+
+def _types(counts: "Mapping[torch.dtype, int]") -> str:
+    total = sum(counts.values())
+    if len(counts) == 1:
+        return f"all {_name(next(iter(counts)))}"
+    return ", ".join(
+        f"{_name(dtype)} {count / total:.1%}" for dtype, count in sorted(counts.items(), key=lambda item: -item[1])
+    )
+
+
+def _name(dtype: "torch.dtype") -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.1f} MiB"
+
+
+def _printable(text: str) -> str:
+    """Untrusted text without control characters, which a terminal would obey."""
+    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)
