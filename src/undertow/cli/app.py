@@ -16,7 +16,6 @@ import typer
 from rich.console import Console
 
 from undertow.cli.convert import convert
-from undertow.cli.convert import convert
 from undertow.cli.demo import demo
 from undertow.cli.generate import generate
 from undertow.cli.inspect import inspect
@@ -29,7 +28,6 @@ Verb = Callable[..., None] | typer.Typer
 
 VERBS: dict[str, Verb] = {
     "generate": generate,
-    "convert": convert,
     "convert": convert,
     "demo": demo,
     "inspect": inspect,
