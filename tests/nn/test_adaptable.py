@@ -49,6 +49,8 @@ LAYERS = {
     "conv 3x3": (lambda: Conv2d(6, 10, 3, padding=1), (6, 9, 7)),
     "conv 3x3 stride 2": (lambda: Conv2d(6, 10, 3, stride=2, padding=1), (6, 9, 7)),
     "conv 1x1": (lambda: Conv2d(6, 10, 1), (6, 9, 7)),
+    "conv 1x1 stride 2": (lambda: Conv2d(6, 10, 1, stride=2), (6, 9, 7)),
+    "conv 3x3 channels last": (lambda: Conv2d(6, 10, 3, padding=1).to(memory_format=torch.channels_last), (6, 9, 7)),
 }
 
 

@@ -68,7 +68,7 @@ def convolve(
     """2-D cross-correlation with a square kernel, zero-padded on all sides."""
     if _inference_on_cpu(x) and weight.is_contiguous(memory_format=torch.channels_last):
         cells = x.permute(0, 2, 3, 1)
-        if weight.shape[2] == 1:
+        if weight.shape[2] == 1 and stride == 1 and padding == 0:
             return linear(cells, weight[:, :, 0, 0], bias).permute(0, 3, 1, 2)
         if x.shape[0] * x.shape[2] * x.shape[3] <= PATCH_CELLS * stride * stride:
             patches = _patches(cells, weight.shape[2], stride, padding)
