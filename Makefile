@@ -9,7 +9,7 @@ WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench docs clean
+.PHONY: help demo test check format bench digits docs clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 16
@@ -45,6 +45,9 @@ format: $(INSTALLED)  ## Format the code and fix what the linter can fix
 
 bench: $(INSTALLED)  ## Time undertow beside its peers and print the ratios
 	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+
+digits: $(INSTALLED)  ## Train both digit models, measure them and write docs/results/digits.md (half an hour)
+	$(BIN)/python benchmarks/training/digits.py
 
 docs: $(INSTALLED)  ## Build the documentation into site/
 	@# The variable silences an advertisement that mkdocs-material prints at every build.

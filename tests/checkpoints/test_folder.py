@@ -202,3 +202,11 @@ def test_saving_over_another_model_replaces_it(folder):
     save_unet(build(MINIS["MPIX"]), folder)
     assert load_unet_folder(folder).config == MPIX.config
     shutil.rmtree(folder)
+
+
+def test_saved_files_can_be_read_by_whoever_may_read_the_folder(tmp_path):
+    folder = save_unet(UNet(UNetConfig.cifar10()), tmp_path / "model")
+    folder.chmod(0o755)
+    save_unet(UNet(UNetConfig.cifar10()), folder)
+
+    assert {oct(file.stat().st_mode & 0o777) for file in folder.iterdir()} == {"0o644"}

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,11 +39,12 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[s
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path) -> Generator[Path]:
     """Where to write what shall be at `path`: it gets there in one step at the end of the block, or not at all."""
     draft = path.with_name(path.name + ".part")
     try:
         yield draft
+        draft.chmod(path.parent.stat().st_mode & 0o666)  # safetensors lets nobody but the owner read its files
         with draft.open("rb") as file:
             os.fsync(file.fileno())
         draft.replace(path)

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
+from undertow.checkpoints.files import whole_file
 from undertow.engine.request import GenerationRequest, Report
 from undertow.errors import InvalidInput
 
@@ -47,12 +48,8 @@ def save_png(image: Image.Image, path: str | Path, report: Report, index: int = 
     info.add_itxt(TEXT_KEY, a1111_text(report, index))
     info.add_itxt(JSON_KEY, json.dumps({"request": request, "index": index, "model": report.model}))
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    try:
+    with whole_file(path) as draft:
         image.save(draft, format="PNG", pnginfo=info)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
     return path
 
 
