@@ -1,6 +1,7 @@
 """A CLIP text network: transformers' modules, of which only the layers that someone reads are run."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from undertow.encoders.clip_config import KINDS, PUBLISHED, ClipTextConfig, Kind, config_from_transformers
 from undertow.encoders.clip_tensors import build_clip
-from undertow.encoders.tokenizer import OfficialTokenizer, Tokenizer
-from undertow.errors import ConfigError, InvalidInput
-from undertow.shapes import Embedding, Sequence
+from undertow.encoders.tokenizer import FolderTokenizer, OfficialTokenizer, Tokenizer
+from undertow.errors import ConfigError, CorruptFile, InvalidInput, UnknownCheckpoint
+from undertow.shapes import Sequence
+
+Pooled = Float[Tensor, "batch pooled_dim"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,7 @@ class Hidden:
     """tokens: hidden states of the layer that was asked for. pooled: the projected vector, if asked for."""
 
     tokens: Sequence
-    pooled: Embedding | None = None
+    pooled: Pooled | None = None
 
 
 class TextEncoder(nn.Module):
@@ -85,6 +88,37 @@ class TextEncoder(nn.Module):
         clip, projection = build_clip(kind, config, tensors, dtype=dtype, device=device, source=source)
         chosen = OfficialTokenizer() if tokenizer is None else tokenizer
         return cls(kind, config, clip, projection, chosen).eval()
+
+    @classmethod
+    def from_folder(
+        cls,
+        kind: Kind,
+        folder: str | Path,
+        *,
+        read: Callable[[Path], Mapping[str, Tensor]],
+        tokenizer_folder: str | Path | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> "TextEncoder":
+        """A text encoder from a folder that transformers saved: its `config.json`, and the tensors that `read` finds.
+
+        tokenizer_folder: beside it in a pipeline; None takes the official vocabulary. Errors: `UnknownCheckpoint`,
+        `CorruptFile`, and those of `from_tensors`.
+        """
+        folder = Path(folder)
+        path = folder / "config.json"
+        if not path.is_file():
+            raise UnknownCheckpoint(path, "no such file", "a text encoder's folder holds config.json")
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as err:
+            raise CorruptFile(path, f"not JSON ({err})", "copy or download it again") from err
+        if not isinstance(config, dict):
+            raise CorruptFile(path, f"a JSON {type(config).__name__}, not an object", "copy or download it again")
+        tokenizer = None if tokenizer_folder is None else FolderTokenizer(tokenizer_folder)
+        return cls.from_tensors(
+            kind, read(folder), config=config, tokenizer=tokenizer, dtype=dtype, device=device, source=folder
+        )
 
     @property
     def pad(self) -> int:
@@ -151,7 +185,7 @@ class TextEncoder(nn.Module):
             raise InvalidInput("clip_skip", reading.skip, f"{last} to {self.config.layers} for {self.kind}")
         return run
 
-    def _pooled(self, ids: Int[Tensor, "batch tokens"], normed: Sequence) -> Embedding:
+    def _pooled(self, ids: Int[Tensor, "batch tokens"], normed: Sequence) -> Pooled:
         if self.projection is None:
             raise InvalidInput("pooled", "asked for", f"a network with a projection, {self.kind} here has none")
         # The first end mark: padding may repeat it, and what follows it is not part of the text.

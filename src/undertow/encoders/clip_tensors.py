@@ -84,7 +84,7 @@ def _empty_clip(config: ClipTextConfig, layers: int) -> nn.Module:
         max_position_embeddings=config.positions,
         hidden_act=config.activation,
         layer_norm_eps=config.norm_eps,
-        attn_implementation="sdpa",
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]  one of its **kwargs
     )
     with torch.device("meta"):
         clip = CLIPTextModel(described)

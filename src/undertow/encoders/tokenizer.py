@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from undertow.errors import CorruptFile, MissingDependency, UnknownCheckpoint
 
@@ -50,10 +50,10 @@ class OfficialTokenizer:
 
     def __init__(self) -> None:
         try:
-            from instant_clip_tokenizer import Tokenizer as InstantTokenizer  # noqa: PLC0415  an extra
+            import instant_clip_tokenizer  # noqa: PLC0415  an extra
         except ModuleNotFoundError as err:
             raise MissingDependency("instant-clip-tokenizer", "text") from err
-        self._tokenizer = InstantTokenizer()
+        self._tokenizer: Any = instant_clip_tokenizer.Tokenizer()  # pyright: ignore[reportAttributeAccessIssue]  compiled
 
     def encode(self, text: str) -> list[int]:
         """Ids of the tokens of `text`."""

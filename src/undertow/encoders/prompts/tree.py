@@ -205,7 +205,7 @@ def children(tree: Node) -> tuple[Node, ...]:
             return ()
 
 
-Kind = TypeVar("Kind", Tag, Edit, Alternate, Swap)
+Kind = TypeVar("Kind")
 
 
 def find_all(tree: Node, kind: type[Kind]) -> list[Kind]:
