@@ -12,13 +12,12 @@ Each (mode, type) runs in a process of its own, so that compilers and allocators
 import argparse
 import os
 import platform
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 
 import torch
+from lib.timing import interleaved_medians
 from torch.utils.flop_counter import FlopCounterMode
 
 ROWS, CELLS, TOKENS = 2, 32, 77
@@ -72,17 +71,6 @@ def compare(mode: str, dtype: torch.dtype, repeats: int) -> str:
     rates = " | ".join(f"{flops / seconds / 1e9:.0f}" for seconds in (mine, best))
     name = str(dtype).removeprefix("torch.")
     return f"| {mode} | {name} | {mine:.3f} | {best:.3f} | {mine / best:.2f} | {rates} | {difference:.1e} |"
-
-
-def interleaved_medians(runs: dict[str, Callable[[], torch.Tensor]], repeats: int) -> dict[str, float]:
-    """Seconds of each, taken in turn so that a busy machine slows all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
 
 
 def build_diffusers(dtype: torch.dtype):
