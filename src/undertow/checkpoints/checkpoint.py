@@ -1,6 +1,6 @@
 """A checkpoint opened: what it is and where each of its parts lies, before any weight is read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,7 +62,7 @@ class Checkpoint:
 
 
 @contextmanager
-def open_file(path: Path, options: OpenOptions) -> Iterator[Checkpoint]:
+def open_file(path: Path, options: OpenOptions) -> Generator[Checkpoint]:
     """A single file; a pickle is turned into a safetensors file for the length of the block, when that is allowed.
 
     Errors: `UnsafeFile`, `UnsupportedModel`, `UnknownCheckpoint`, `CorruptFile`, `MissingComponent`.
@@ -85,7 +85,9 @@ def describe_file(weights: Weights, path: Path, options: OpenOptions) -> Checkpo
         zero_terminal_snr=options.zero_terminal_snr,
         sidecar_of=path,
     )
-    parts = {component: Located(weights=weights, part=part) for component, part in contents.parts.items()}
+    parts: dict[Component, Located] = {
+        component: Located(weights=weights, part=part) for component, part in contents.parts.items()
+    }
     if options.ema and "unet" in parts:
         part = contents.parts["unet"]
         parts["unet"] = Located(weights=weights, part=part, names=averaged_names(weights, contents, part))

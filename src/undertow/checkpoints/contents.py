@@ -43,11 +43,13 @@ WRAPPERS = re.compile(r"((state_dict|module|_orig_mod)\.)+")
 UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet.", "")
 VAE_PREFIXES = ("first_stage_model.", "vae.", "")
 CONTROL_PREFIXES = ("control_model.", "controlnet.", "")
+SGM_FIRST = "conditioner.embedders.0.model."
+"""SD2's encoder in SGM's form, or that of SDXL's refiner."""
 TEXT_PREFIXES: Mapping[str, TextKind | None] = {
     "cond_stage_model.transformer.": "clip_l",
     "cond_stage_model.model.": "openclip_h",
     "conditioner.embedders.0.transformer.": "clip_l",
-    "conditioner.embedders.0.model.": None,  # SD2 in SGM's form, or SDXL's refiner
+    SGM_FIRST: None,
     "conditioner.embedders.1.model.": "openclip_g",
     "text_encoders.clip_l.transformer.": "clip_l",
     "text_encoders.clip_h.transformer.": "openclip_h",
@@ -145,11 +147,17 @@ def _places(names: Mapping[str, str], tensors: Mapping[str, TensorInfo]) -> Iter
     for prefix, kind in TEXT_PREFIXES.items():
         dialect, embedding = _text(prefix, names)
         if dialect is not None and not (prefix == "" and any(p == "" for _, p, _ in found)):
-            width = tensors[names[embedding]].shape[-1]
-            known = TEXT_WIDTHS.get(width) if kind is None else kind
+            known = _text_kind(prefix, tensors[names[embedding]].shape[-1], names) if kind is None else kind
             if known is not None:
                 found.append((known, prefix, dialect))
     yield from sorted(found, key=lambda place: (place[1] == "", -len(place[1])))
+
+
+def _text_kind(prefix: str, width: int, names: Collection[str]) -> TextKind | None:
+    """The kind under a prefix that several share: by its width, and for unpublished widths by the U-Net beside it."""
+    if width in TEXT_WIDTHS or prefix != SGM_FIRST:
+        return TEXT_WIDTHS.get(width)
+    return "openclip_g" if f"{UNET_PREFIXES[0]}label_emb.0.0.weight" in names else "openclip_h"
 
 
 def _control(prefix: str, names: Collection[str]) -> tuple[Component, Dialect] | None:

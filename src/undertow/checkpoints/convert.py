@@ -1,7 +1,6 @@
 """A checkpoint in another form: a single file as a diffusers folder, a folder as a single file, another type."""
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -13,13 +12,11 @@ from undertow.checkpoints.write_folder import write_folder
 from undertow.checkpoints.write_ldm import write_ldm
 from undertow.errors import InvalidInput
 
-Form = Literal["diffusers", "ldm"]
-
 
 def convert(
     source: str | Path,
     destination: str | Path,
-    to: Form,
+    to: str,
     *,
     dtype: torch.dtype | None = None,
     opening: OpenOptions | None = None,
@@ -35,7 +32,7 @@ def convert(
         return write(pipeline, Path(destination), to)
 
 
-def write(pipeline: Pipeline, destination: Path, to: Form) -> Path:
+def write(pipeline: Pipeline, destination: Path, to: str) -> Path:
     """Writes a pipeline in one of the forms. Errors: `InvalidInput`, `ConfigError`, `OSError`."""
     match to:
         case "diffusers":

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from undertow.checkpoints.files import read_json
 from undertow.errors import MissingDependency, UnknownCheckpoint
@@ -38,7 +39,7 @@ def fetch(source: str, *, variant: str | None = None) -> Path:
         from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415  an extra
     except ImportError as err:
         raise MissingDependency("huggingface-hub", "hub") from err
-    place = {"repo_id": match["repository"], "revision": match["revision"]}
+    place: dict[str, Any] = {"repo_id": match["repository"], "revision": match["revision"]}
     cached = _cached(huggingface_hub, place, match["file"])
     if cached is not None:
         return cached

@@ -22,7 +22,7 @@ from undertow.checkpoints.unet_loading import held, read_unet, require_dtype
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS, Parameterization
 from undertow.diffusion.schedules import Schedule
 from undertow.encoders import READINGS, FolderTokenizer, Reading, TextEncoder, TextStack
-from undertow.errors import MissingComponent, UnsupportedModel
+from undertow.errors import ConfigError, MissingComponent, UnsupportedModel
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
@@ -134,6 +134,7 @@ def load_model(
     if text is not None:
         with open_checkpoint(text, parts_only) as other:
             stack, missing = _read_text(other, ENCODERS[model.family], options, model.report.health)
+            _require_fitting(other.path, model.report.identification.config, stack)
             model = replace(model, text=stack, missing_text=missing)
     return model
 
@@ -156,6 +157,7 @@ def _read(
     kinds = ENCODERS[found.family]
     stack, missing = (None, kinds) if skip_text else _read_text(checkpoint, kinds, options, health)
     health.require(checkpoint.path)
+    _require_fitting(checkpoint.path, found.config, stack)
     return LoadedModel(
         path=checkpoint.path,
         schedule=checkpoint.schedule,
@@ -194,7 +196,7 @@ def _read_text(
     checkpoint: Checkpoint, kinds: tuple[TextKind, ...], options: LoadOptions, health: Health
 ) -> tuple[TextStack | None, tuple[TextKind, ...]]:
     """The family's text encoders, and the kinds that are missing for it."""
-    missing = tuple(kind for kind in kinds if kind not in checkpoint.parts)
+    missing: tuple[TextKind, ...] = tuple(kind for kind in kinds if kind not in checkpoint.parts)
     if missing or not kinds:
         return None, missing
     encoders = [
@@ -225,6 +227,13 @@ def _read_encoder(
         device=options.device,
         source=located.weights.path,
     )
+
+
+def _require_fitting(path: Path, config: UNetConfig | None, text: TextStack | None) -> None:
+    """Passes text encoders whose output the U-Net was built for. Errors: `ConfigError`."""
+    if config is not None and text is not None and text.width != config.context_dim:
+        said = f"does not fit the text encoders of {path}, which are {text.width} wide: they belong to another model"
+        raise ConfigError("context_dim", config.context_dim, said)
 
 
 def _use(reading: Reading, layers: int) -> Callable[[str], Use]:

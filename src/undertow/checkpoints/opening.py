@@ -1,6 +1,6 @@
 """From what a user writes (a file, a folder, a Hub id) to an opened checkpoint."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from undertow.errors import UnknownCheckpoint
 
 
 @contextmanager
-def open_checkpoint(source: str | Path, options: OpenOptions | None = None) -> Iterator[Checkpoint]:
+def open_checkpoint(source: str | Path, options: OpenOptions | None = None) -> Generator[Checkpoint]:
     """The checkpoint at `source`, for the length of the block.
 
     Errors: every kind of `CheckpointError`, `ConfigError`.

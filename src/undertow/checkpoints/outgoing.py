@@ -1,6 +1,6 @@
 """A pipeline on its way out: each component's tensors by our names, readable one by one, and what describes it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,7 +52,7 @@ class Pipeline:
 
 
 @contextmanager
-def outgoing(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Iterator[Pipeline]:
+def outgoing(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Generator[Pipeline]:
     """An opened checkpoint as it will be written, strictly checked. dtype: `None` keeps every tensor's type.
 
     Errors: `KeyMismatch`; `UnsupportedModel` for a component that cannot be written.

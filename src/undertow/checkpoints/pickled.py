@@ -8,7 +8,7 @@ the file becomes a safetensors file in a folder of ours, and only that is read h
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ TIMEOUT_S = 1800
 
 
 @contextmanager
-def as_safetensors(path: Path) -> Iterator[Path]:
+def as_safetensors(path: Path) -> Generator[Path]:
     """A safetensors file with the tensors of a pickle, for the length of the block.
 
     Errors: `UnsafeFile` when the pickle asks for anything but tensors; nothing of it has run then.

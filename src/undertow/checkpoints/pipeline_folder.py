@@ -80,7 +80,9 @@ def open_folder(folder: Path, options: OpenOptions) -> Checkpoint:
 
 def _parts(folder: Path, unet_folder: Path, options: OpenOptions) -> dict[Component, Located]:
     variants = variant_order(options.variant, prefer_plain=options.prefer_plain)
-    parts = {"unet": _averaged(folder, unet_folder) if options.ema else _located("unet", unet_folder, variants)}
+    parts: dict[Component, Located] = {
+        "unet": _averaged(folder, unet_folder) if options.ema else _located("unet", unet_folder, variants)
+    }
     if (folder / "vae" / CONFIG).is_file():
         parts["vae"] = _located("vae", folder / "vae", variants)
     for name, kind in _text_kinds(folder).items():

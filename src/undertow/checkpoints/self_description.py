@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from undertow.checkpoints.contents import TextKind
 from undertow.checkpoints.weights import Weights
 from undertow.errors import ConfigError, CorruptFile
 from undertow.unet.config import UNetConfig
@@ -20,7 +21,7 @@ MAX_CHARACTERS = 100_000
 
 
 def describe(
-    *, unet: UNetConfig | None = None, vae: VAEConfig | None = None, text: Mapping[str, Any] | None = None
+    *, unet: UNetConfig | None = None, vae: VAEConfig | None = None, text: Mapping[TextKind, Any] | None = None
 ) -> dict[str, str]:
     """Header fields that describe the networks in a file. text: transformers' config by kind of encoder."""
     fields: dict[str, Any] = {

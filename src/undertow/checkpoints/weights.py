@@ -1,6 +1,6 @@
 """Tensors on disk: one safetensors file, or the shards of one, read one tensor at a time."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ class WeightFile:
             _open(path)
 
     @contextmanager
-    def reader(self) -> Iterator["Reader"]:
+    def reader(self) -> Generator["Reader"]:
         """Reads tensors until the block ends. Errors: `CorruptFile` when the file changes meanwhile."""
         with self._translated():
             yield Reader(self.path)
@@ -39,7 +39,7 @@ class WeightFile:
             raise CorruptFile(self.path, "the file changed while it was read", "load it again when it is complete")
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def _translated(self) -> Generator[None]:
         try:
             yield
         except SafetensorError as err:
@@ -89,7 +89,7 @@ class Weights:
         return {key: value for file in reversed(self.files) for key, value in file.metadata.items()}
 
     @contextmanager
-    def reader(self) -> Iterator[Callable[[str], AnyTensor]]:
+    def reader(self) -> Generator[Callable[[str], AnyTensor]]:
         """A function that reads a tensor by name, until the block ends; each result is a view of a mapped file."""
         with ExitStack() as stack:
             readers: dict[int, Reader] = {}
