@@ -247,25 +247,32 @@ def test_a_batch_equals_its_rows(name):
 
 
 HALF = {torch.bfloat16: 2e-2, torch.float16: 5e-3}
-"""Relative L2 distance to float32 arithmetic on the same rounded weights and inputs: activations keep 8 and 11 bits.
-Measured: bfloat16 1.9e-2 (MXL), float16 2.4e-3; rounding of the weights
-adds 1.2e-2 in bfloat16, in diffusers too."""
+"""Relative L2 distance to float32 arithmetic on the same rounded weights and inputs, at 16x16 cells: activations keep 8
+and 11 bits. Measured: bfloat16 1.9e-2 (MXL; diffusers 1.8e-2), float16 2.4e-3."""
+
+BESIDE_DIFFUSERS = 1.2
+"""Our rounding error over diffusers' own on the same weights: other kernels round in other places."""
 
 
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("name", ["M15", "MXL", "MPIX"])
-def test_half_precision_is_close_to_float32(name, dtype):
+def test_half_precision_is_as_close_to_float32_as_in_diffusers(name, dtype):
     half = build(MINIS[name]).to(dtype)
     exact = build(MINIS[name])
     exact.load_state_dict(half.state_dict())
-    latents, given = latents_for(MINIS[name], 8, 8).to(dtype), conditioning_for(MINIS[name]).to(dtype=dtype)
+    twin = build_twin(MINIS[name])
+    twin.load_state_dict(half.state_dict())
+    for parameter in twin.parameters():
+        parameter.data = parameter.data.to(dtype)
+    latents, given = latents_for(MINIS[name]).to(dtype), conditioning_for(MINIS[name]).to(dtype=dtype)
     reference = exact(latents.float(), TIMESTEPS, given.to(dtype=torch.float32))
+    theirs = change(run_twin(twin, latents, TIMESTEPS, given).float(), reference)
     for kernel in ("auto", *KERNELS):
         _inject(half, kernel_named(kernel))
         ours = half(latents, TIMESTEPS, given)
         error = change(ours.float(), reference)
         assert ours.dtype == dtype
-        assert 0 < error <= HALF[dtype], kernel
+        assert 0 < error <= min(HALF[dtype], BESIDE_DIFFUSERS * theirs), kernel
 
 
 def _inject(unet: UNet, kernel: AttentionKernel) -> None:
