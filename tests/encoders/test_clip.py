@@ -1,6 +1,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tests.encoders.official import reference_tokenizer
 from undertow.encoders.clip import Reading, TextEncoder
 from undertow.encoders.clip_config import PUBLISHED, ClipTextConfig, config_from_transformers
 from undertow.encoders.clip_tensors import build_clip
+from undertow.encoders.tokenizer import OfficialTokenizer
 from undertow.errors import ConfigError, CorruptFile, InvalidInput, KeyMismatch, MissingDependency, UnknownCheckpoint
 
 IDS = torch.tensor([[49406, 320, 2368, 49407] + [49407] * 73])
@@ -234,3 +236,10 @@ def test_without_transformers_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingDependency, match=r"undertow\[text\]"):
         build("clip_l", tensors_for("clip_l"))
+
+
+def test_a_network_of_another_vocabulary_is_refused_before_it_reads_a_text():
+    """A small vocabulary without its tokenizer: the official ids would lie outside the embedding."""
+    with pytest.raises(ConfigError, match="trained with another tokenizer") as refusal:
+        TextEncoder("clip_l", replace(PUBLISHED["clip_l"], vocabulary=54), torch.nn.Module(), None, OfficialTokenizer())
+    assert refusal.value.field == "vocabulary"

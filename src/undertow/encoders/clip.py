@@ -51,6 +51,14 @@ class TextEncoder(nn.Module):
     def __init__(
         self, kind: Kind, config: ClipTextConfig, clip: nn.Module, projection: nn.Linear | None, tokenizer: Tokenizer
     ):
+        marks = max(tokenizer.bos, tokenizer.eos)
+        if marks >= config.vocabulary:
+            raise ConfigError(
+                "vocabulary",
+                config.vocabulary,
+                f"must hold the tokenizer's marks, up to {marks}: this {kind} was trained with another tokenizer; "
+                "load it from a pipeline folder that has that one",
+            )
         super().__init__()
         self.kind: Kind = kind
         self.config = config
