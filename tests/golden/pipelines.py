@@ -16,6 +16,8 @@ from diffusers import (
 )
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
+from tests.golden.minis import randomize
+
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 UNETS = {
@@ -37,7 +39,6 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 def save_pipeline(family: str, folder: Path) -> Path:
     """A pipeline of "sd1", "sd2" (v-prediction) or "sdxl" in diffusers' folder layout."""
-    torch.manual_seed(11)
     unet = UNet2DConditionModel(
         sample_size=16,
         block_out_channels=(32, 64),
@@ -69,8 +70,9 @@ def save_pipeline(family: str, folder: Path) -> Path:
         pipeline = StableDiffusionPipeline(
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
-    for network in (unet, vae, *(part for name, part in parts.items() if name.startswith("text_encoder"))):
-        randomize(network)
+    texts = [part for name, part in parts.items() if name.startswith("text_encoder")]
+    for seed, network in enumerate((unet, vae, *texts)):
+        randomize(network, seed)
     with torch.no_grad():  # pictures in the middle of the range, where a difference shows
         vae.decoder.conv_out.weight *= 0.3
     pipeline.save_pretrained(folder)
@@ -105,15 +107,3 @@ def letters_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer(
         str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77, pad_token="<|endoftext|>"
     )
-
-
-@torch.no_grad()
-def randomize(network: torch.nn.Module) -> None:
-    """N(0, 1/fan_in) matrices, small biases, norm weights around 1: nothing left at zero."""
-    for name, parameter in network.named_parameters():
-        if parameter.ndim >= 2:
-            parameter.normal_(std=parameter[0].numel() ** -0.5)
-        elif name.endswith("weight"):
-            parameter.normal_(mean=1.0, std=0.2)
-        else:
-            parameter.normal_(std=0.05)
