@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.golden.minis import MINIS, MPIX, MUNC, TIMESTEPS, build, build_twin, conditioning_for, latents_for, run_twin
 from undertow.checkpoints import load_unet_folder, save_unet
+from undertow.checkpoints.files import write_text
 from undertow.checkpoints.folder import CONFIG, WEIGHTS
 from undertow.errors import CheckpointError, ConfigError, CorruptFile, KeyMismatch, UnknownCheckpoint
 from undertow.unet.config import ClassLabels, UNetConfig
@@ -182,6 +183,15 @@ def test_a_failing_write_leaves_the_old_files_whole(folder, limit):
         save_unet(other, folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before, "and no draft is left"
     assert_same_weights(load_unet_folder(folder), UNET)
+
+
+def test_a_failing_config_leaves_the_old_one_whole(folder):
+    """safetensors removes its own half-written file; this one is ours to remove."""
+    before = (folder / CONFIG).read_text()
+    with files_limited_to(100), pytest.raises(OSError, match="File too large"):
+        write_text("{}" * 1000, folder / CONFIG)
+    assert (folder / CONFIG).read_text() == before
+    assert {path.name for path in folder.iterdir()} == {CONFIG, WEIGHTS}
 
 
 def test_a_failing_first_write_leaves_nothing(tmp_path):

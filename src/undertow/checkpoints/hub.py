@@ -7,6 +7,7 @@ from types import ModuleType
 from typing import Any
 
 from undertow.checkpoints.files import read_json
+from undertow.checkpoints.shards import STEMS
 from undertow.errors import MissingDependency, UnknownCheckpoint
 
 HUB_ID = re.compile(
@@ -88,13 +89,15 @@ def wanted_files(names: list[str], variant: str | None) -> list[str]:
     chosen = [name for name in names if name.endswith((".json", ".txt")) and ".index." not in name]
     for name in names:
         folder, _, file = name.rpartition("/")
-        if folder and (file.endswith(".safetensors") or ".safetensors.index" in file):
+        # At the top lie single files of whole pipelines, unless the repository is one network.
+        ours = bool(folder) or file.startswith(f"{STEMS[0]}.")
+        if ours and (file.endswith(".safetensors") or ".safetensors.index" in file):
             folders.setdefault(folder, []).append(file)
     for folder, files in folders.items():
         kinds = {file: _variant(file) for file in files}
         order = (variant, "") if variant is not None else ("fp16", "", "non_ema")
         best = next((kind for kind in order if kind in kinds.values()), None)
-        chosen += [f"{folder}/{file}" for file, kind in kinds.items() if kind == best]
+        chosen += [f"{folder}/{file}".removeprefix("/") for file, kind in kinds.items() if kind == best]
     return chosen
 
 

@@ -1,0 +1,128 @@
+"""Looking at every value: what counts as damage, how it is counted, and when it matters."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.checkpoints.pipelines import save_pipeline
+from undertow.checkpoints.health import NEVER, Health, examine
+from undertow.checkpoints.model import load_model
+from undertow.checkpoints.report import report_on
+from undertow.errors import DamagedWeights
+
+NAN, INF = float("nan"), float("inf")
+
+VERDICTS = {
+    "sound": (torch.randn(8, generator=torch.Generator().manual_seed(0)), None, None),
+    "norm as initialized": (torch.ones(8), None, None),
+    "one NaN": (torch.tensor([1.0, NAN, 3.0]), None, ("not finite", 1, 0)),
+    "infinities": (torch.tensor([INF, 2.0, -INF]), None, ("not finite", 0, 2)),
+    "both": (torch.tensor([INF, NAN, NAN]), None, ("not finite", 2, 1)),
+    "zeros": (torch.zeros(4, 4), None, ("all zero", 0, 0)),
+    "constant": (torch.full((4,), 0.5), None, ("constant", 0, 0)),
+    "scalar": (torch.tensor(0.5), None, None),
+    "too large for half": (torch.tensor([7e4, 1.0]), torch.float16, ("overflows float16", 0, 0)),
+    "large in bfloat16": (torch.tensor([7e4, 1.0]), torch.bfloat16, None),
+    "half NaN": (torch.tensor([1.0, NAN]).half(), None, ("not finite", 1, 0)),
+    "bfloat16 infinity": (torch.tensor([1.0, INF]).bfloat16(), None, ("not finite", 0, 1)),
+    "fp8 NaN": (torch.tensor([1.0, NAN]).to(torch.float8_e4m3fn), None, ("not finite", 1, 0)),
+    "integers": (torch.zeros(4, dtype=torch.int64), None, None),
+    "marker": (torch.zeros(0), None, None),
+}
+
+
+@pytest.mark.parametrize("name", VERDICTS)
+def test_verdicts(name):
+    tensor, target, expected = VERDICTS[name]
+    found = examine(name, tensor, target=target)
+    assert (None if found is None else (found.verdict, found.nan, found.infinite)) == expected
+
+
+def test_a_finding_reads_like_the_report_that_was_asked_for():
+    """R169: how many of how many."""
+    found = examine("text_model.encoder.layers.11.self_attn.q_proj.weight", torch.full((768, 768), NAN))
+    assert str(found) == "text_model.encoder.layers.11.self_attn.q_proj.weight: NaN: 589824/589824"
+
+
+@pytest.mark.parametrize(
+    ("use", "clip_skip", "refused"),
+    [
+        (None, None, True),
+        (None, 2, True),
+        (1, None, False),
+        (1, 1, True),
+        (1, 2, False),
+        (3, 2, True),
+        (NEVER, 1, False),
+    ],
+)
+def test_damage_counts_where_it_is_read(use, clip_skip, refused, tmp_path):
+    health = Health()
+    health.add("weight", torch.tensor([NAN]), use=use)
+    if refused:
+        with pytest.raises(DamagedWeights, match="NaN: 1/1"):
+            health.require(tmp_path, clip_skip)
+    else:
+        health.require(tmp_path, clip_skip)
+    assert len(health.problems) == (use != NEVER)
+    assert len(health.unused) == (use == NEVER)
+
+
+def damage(folder, component, name) -> None:
+    """Makes one whole tensor NaN."""
+    file = next((folder / component).glob("*.safetensors"))
+    tensors = load_file(file)
+    key = next(key for key in tensors if key.removeprefix("text_model.") == name)
+    tensors[key] = torch.full_like(tensors[key], NAN)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+LAST = "encoder.layers.2.self_attn.q_proj.weight"
+
+
+def test_sd1_s_last_text_layer_matters_only_at_clip_skip_1(tmp_path):
+    """Source document 004's finding: damage that clip skip steps over."""
+    folder = save_pipeline(tmp_path, "sd1")
+    damage(folder, "text_encoder", LAST)
+    model = load_model(folder)
+    assert any("read up to clip skip 1" in note for note in model.report.notes)
+    model.require_text(clip_skip=2)
+    for clip_skip in (None, 1):
+        with pytest.raises(DamagedWeights, match=r"layers\.2\.self_attn\.q_proj"):
+            model.require_text(clip_skip)
+
+
+def test_sdxl_never_reads_clip_l_s_last_layer(tmp_path):
+    """Information, not an error: the picture is that of the sound file."""
+    sound = load_model(save_pipeline(tmp_path / "sound", "sdxl"))
+    folder = save_pipeline(tmp_path / "damaged", "sdxl")
+    damage(folder, "text_encoder", LAST)
+    damage(folder, "text_encoder", "final_layer_norm.weight")
+    model = load_model(folder)
+    assert len(model.report.health.unused) == 2
+    assert not model.report.health.problems
+    encoded, expected = (m.require_text().encode("a red apple") for m in (model, sound))
+    assert torch.equal(encoded.context, expected.context)
+    assert torch.equal(encoded.pooled, expected.pooled)
+
+
+@pytest.mark.parametrize(
+    ("component", "name"),
+    [("text_encoder_2", LAST), ("text_encoder", "embeddings.token_embedding.weight"), ("vae", "decoder.conv_in.weight"),
+     ("unet", "mid_block.attentions.0.proj_in.weight")],
+)  # fmt: skip
+def test_what_every_picture_reads_is_refused_on_loading(component, name, tmp_path):
+    folder = save_pipeline(tmp_path, "sdxl")
+    damage(folder, component, name)
+    with pytest.raises(DamagedWeights):
+        load_model(folder)
+    load_model(folder, validate=False)
+
+
+def test_a_report_looks_at_everything(tmp_path):
+    folder = save_pipeline(tmp_path, "sdxl")
+    damage(folder, "text_encoder", LAST)
+    health = report_on(folder, validate=True).health
+    assert health is not None
+    assert [finding.nan for finding in health.findings] == [64]
+    assert health.tensors == sum(part.tensors for part in report_on(folder).components)
