@@ -59,6 +59,7 @@ def test_debug_prints_what_passed_and_when(folder, tmp_path, capsys):
         (["generate", "x", "--from", "a.png"], "none beside --from"),
         (["generate", "--from", "missing.png"], "a PNG file that undertow wrote"),
         (["generate", "x", "--model", "MODEL", "--precision", "f8"], "f8"),
+        (["generate", "x", "--model", "MODEL", "--device", "cudda"], "a device of this machine"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_sentence_and_exit_2(folder, arguments, words, capsys):

@@ -48,6 +48,9 @@ def generate(
     vae_precision: Annotated[
         Precision | None, typer.Option(help="Of the autoencoder.", show_default="one that does not overflow")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="cuda if there is one, else cpu")
+    ] = None,
     low_vram: Annotated[bool, typer.Option("--low-vram", help="Slower within less memory; the same pictures.")] = False,
     vae_clamp: Annotated[
         bool, typer.Option("--vae-clamp", help="Cut the autoencoder's activations at 65,000; changes pictures.")
@@ -78,9 +81,13 @@ def generate(
     console = Console(stderr=True)
     with console.status(f"loading {source}"):
         service = load(
-            source, dtype=_dtype(precision), vae_dtype=_dtype(vae_precision), prediction=prediction,
+            source,
+            dtype=_dtype(precision),
+            vae_dtype=_dtype(vae_precision),
+            device=_device(device),
+            prediction=prediction,
             validate_weights=validate_weights,
-        )  # fmt: skip
+        )
     with _progress(console) as observe:
         result = service.run(request, debug=Debug.parse(watch), low_vram=low_vram, vae_clamp=vae_clamp, observe=observe)
     indices = range(request.count) if origin is None else [origin.index]
@@ -136,6 +143,19 @@ def _dtype(precision: Precision | None):
 
     names = {Precision.f32: torch.float32, Precision.f16: torch.float16, Precision.bf16: torch.bfloat16}
     return None if precision is None else names[precision]
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as err:  # what torch raises for unknown names and absent devices
+        problem = str(err).splitlines()[0]
+        raise InvalidInput("--device", repr(name), "a device of this machine: cpu, cuda, mps", problem) from err
+    return name
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
