@@ -33,13 +33,13 @@ class Run:
 class Division:
     """How a long prompt is divided. See `prompts.catalogue.Dialect` for the two numbers.
 
-    truncate: only the first chunk is kept. comma: id of the comma.
+    truncate: only the first chunk is kept. comma: id of the comma, None where the vocabulary has none.
     """
 
     truncate: bool = False
     comma_backtrack: int = 0
     keep_together: int = 0
-    comma: int = -2
+    comma: int | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ _EMBEDDING = "embeddings.token_embedding.weight"
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
 # Positions are rebuilt: merged and half-precision files carry rounded ones that shift words (A1111 issue 7450).
-_UNUSED = frozenset({"embeddings.position_ids", "logit_scale"})
+# Where no pooled vector is read, files may still bring the projection for it.
+_UNUSED = frozenset({"embeddings.position_ids", "logit_scale", _PROJECTION})
 
 
 def build_clip(
@@ -39,9 +40,8 @@ def build_clip(
     slots: dict[str, Tensor] = dict(clip.named_parameters())
     if projection is not None:
         slots[_PROJECTION] = projection.weight
-    ignored = _UNUSED if projection is not None else _UNUSED | {_PROJECTION}
     missing = sorted(slots.keys() - keys.keys())
-    unexpected = sorted(keys[name] for name in keys.keys() - slots.keys() - ignored)
+    unexpected = sorted(keys[name] for name in keys.keys() - slots.keys() - _UNUSED)
     if missing or unexpected:
         raise KeyMismatch(source, missing, unexpected)
     if dtype is None:

@@ -247,11 +247,12 @@ def _skipped(reading: Reading, options: _Options) -> Reading:
 
 
 def _rules(encoder: TextEncoder, dialect: Dialect, options: _Options) -> Rules:
+    comma = encoder.tokenizer.encode(",")
     division = Division(
         truncate=options.long == "truncate",
         comma_backtrack=dialect.comma_backtrack,
         keep_together=dialect.keep_together,
-        comma=encoder.tokenizer.encode(",")[-1],
+        comma=comma[-1] if comma else None,
     )
     match options.emphasis:
         case None:
