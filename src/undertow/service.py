@@ -140,7 +140,8 @@ def load(
 ) -> UNetService:
     """A service for the model in a .safetensors file, a diffusers pipeline folder or at a Hub id (owner/name).
 
-    dtype: `None` keeps the file's. vae_dtype: `None` chooses one that does not overflow. validate_weights: refuse
+    dtype: `None` keeps the file's, float16 on a CPU becoming float32. vae_dtype: `None` chooses one that does not
+    overflow. validate_weights: refuse
     weights that are not numbers even where nothing reads them. choices: prediction, zero_terminal_snr, config, variant,
     vae, text, ema, mmap, allow_pickle, as in `undertow.checkpoints.model.load_model`. Errors: every kind of
     `CheckpointError`, `ConfigError`, `InvalidInput`, `MissingDependency`.
@@ -155,11 +156,24 @@ def load(
         raise DamagedWeights(
             model.path, [f.name for f in unused], details, "nothing reads these: load without validation"
         )
+    if dtype is None:
+        model = _without_float16_on_cpu(model)
     if model.vae is not None and vae_dtype is None:
         model = _with_safe_vae(model, model.vae)
     if backend == "compile":
         compile_unet(model.require_unet())
     return UNetService(model)
+
+
+def _without_float16_on_cpu(model: LoadedModel) -> LoadedModel:
+    unet = model.unet
+    if unet is None or unet.dtype != torch.float16 or unet.device.type != "cpu":
+        return model
+    unet.to(torch.float32)
+    if model.text is not None:
+        model.text.to(dtype=torch.float32)
+    note = "float16 weights compute in float32: PyTorch's float16 convolutions on CPU are slower by orders of magnitude"
+    return replace(model, report=replace(model.report, notes=(*model.report.notes, note)))
 
 
 def _with_safe_vae(model: LoadedModel, vae: AutoencoderKL) -> LoadedModel:

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 import undertow
+from tests.golden.pipelines import save_pipeline
 from undertow import InvalidInput, MissingComponent, NonFiniteError
+from undertow.checkpoints import save_unet
 from undertow.engine.request import GenerationRequest
 
 TOLERANCE = 1e-5
@@ -185,3 +187,14 @@ def test_bfloat16_stays_near_float32(sd1_folder, service):
 def test_a_request_is_data(service):
     request = GenerationRequest(prompt="red apple", **DRAWN)
     assert torch.equal(service.run(request).latents, service.generate("red apple", **DRAWN).latents)
+
+
+def test_float16_weights_compute_in_float32_on_a_cpu_unless_float16_is_asked_for(tmp_path):
+    folder = save_pipeline("sd1", tmp_path / "pipeline")
+    service = undertow.load(folder, dtype=torch.float16)
+    assert service.unet.dtype == torch.float16
+    save_unet(service.unet, folder / "unet")
+
+    service = undertow.load(folder)
+    assert service.unet.dtype == torch.float32
+    assert any("float16 weights compute in float32" in note for note in service.generate("a", **DRAWN).report.decisions)
