@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ from torch.profiler import ProfilerActivity, profile
 
 TILE = 256
 """Pixels of a side of diffusers' tiles: a quarter of it overlaps and is blended."""
+
+Row = dict[str, Any]
 
 MODES = ("whole", "1/2", "1/4", "1/8", "diffusers whole", "diffusers tiled")
 
@@ -50,7 +53,7 @@ def main() -> None:
             draw(rows, options.sizes[min(1, len(options.sizes) - 1)], folder, options.picture)
 
 
-def compare(size: int, modes: list[str], full: bool, folder: str) -> list[dict]:
+def compare(size: int, modes: list[str], full: bool, folder: str) -> list[Row]:
     """Runs every mode and prints its line."""
     rows = []
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
@@ -74,7 +77,7 @@ def compare(size: int, modes: list[str], full: bool, folder: str) -> list[dict]:
 
 
 @torch.no_grad()
-def measure(mode: str, size: int, widths: tuple[int, ...], file: str) -> dict:
+def measure(mode: str, size: int, widths: tuple[int, ...], file: str) -> Row:
     """One decode: time without and allocations with the profiler."""
     torch.set_num_threads(1)
     latents = structured_latents(size // 8)
@@ -82,7 +85,10 @@ def measure(mode: str, size: int, widths: tuple[int, ...], file: str) -> dict:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         pixels = decode()
     total = peak = 0
-    for event in profiler.profiler.kineto_results.events():
+    assert profiler.profiler is not None
+    results = profiler.profiler.kineto_results
+    assert results is not None
+    for event in results.events():
         if event.name() == "[memory]":
             total += event.nbytes()
             peak = max(peak, total)
@@ -145,7 +151,7 @@ def structured_latents(cells: int) -> Tensor:
     return (1.5 * base + 0.15 * noise)[None]
 
 
-def draw(rows: list[dict], size: int, folder: str, path: Path) -> None:
+def draw(rows: list[Row], size: int, folder: str, path: Path) -> None:
     """The pictures, what tiles change in them, and memory over size."""
     import matplotlib as mpl
 

@@ -130,4 +130,7 @@ class AutoencoderKL(nn.Module):
         """
         check_latents(self.config, latents)
         check_dtype("latents", latents, self.dtype)
-        return self.decoder(latents if self.post_quant_conv is None else self.post_quant_conv(latents))
+        if self.post_quant_conv is not None:
+            # Contiguous, for accuracy: see MiddleBlock. nn.matmul computes 1x1 kernels with the channels last.
+            latents = self.post_quant_conv(latents).contiguous()
+        return self.decoder(latents)

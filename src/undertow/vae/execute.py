@@ -51,18 +51,34 @@ class _Watch:
     def __call__(self, step: Step, hidden: Map, counted: tuple[slice, slice] | None) -> None:
         """`hidden` is changed in place by a clamp. counted: the part of it that is counted, `None` where a value is
         computed again elsewhere. Errors: `NonFiniteError`."""
-        low, high = (value.item() for value in hidden.aminmax())
-        if self._clamp is not None and (low < -self._clamp or high > self._clamp):
+        if self._clamp is not None and _exceeds(hidden, self._clamp):
             if counted is not None:
                 self.clamped[step.name] += int((hidden[:, :, *counted].abs() > self._clamp).sum())
-            low, high = (value.item() for value in hidden.clamp_(-self._clamp, self._clamp).aminmax())
+            hidden.clamp_(-self._clamp, self._clamp)
+        self.refuse(step, hidden)
+
+    def refuse(self, step: Step, output: Float[Tensor, "..."]) -> None:
+        """Errors: `NonFiniteError`."""
+        low, high = _range(output)
         if not float("-inf") < low <= high < float("inf"):
             raise NonFiniteError(
                 step.name,
-                hidden.dtype,
+                output.dtype,
                 "NaN or Inf from finite input",
-                "the weights or the input are bad" if hidden.dtype.itemsize >= HIGHER.itemsize else f"use {HIGHER}",
+                "the weights or the input are bad" if output.dtype.itemsize >= HIGHER.itemsize else f"use {HIGHER}",
             )
+
+
+def _exceeds(x: Float[Tensor, "..."], limit: float) -> bool:
+    """NaN exceeds nothing, so it is not counted as clamped; where there is any, nothing is clamped at all."""
+    low, high = _range(x)
+    return low < -limit or high > limit
+
+
+def _range(x: Float[Tensor, "..."]) -> tuple[float, float]:
+    """NaN twice where any is: one pass, without a temporary."""
+    low, high = x.aminmax()
+    return low.item(), high.item()
 
 
 @torch.no_grad()
@@ -78,13 +94,12 @@ def execute(program: Program, inputs: Map, *, budget_bytes: int | None, clamp: f
     maps, first_non_finite = _Maps(hidden=inputs), None
     pending = list(plan.segments)
     while pending:
-        counts = watch.clamped.copy()
         outcome = _attempt(program, pending[0], maps, watch)
         if isinstance(outcome, _Maps):
             maps = outcome
             pending.pop(0)
             continue
-        first_non_finite, watch.clamped = outcome, counts
+        first_non_finite = outcome
         program = program.tail(pending[0].start, HIGHER)
         maps = maps.to(HIGHER)
         if budget_bytes is not None:
@@ -157,8 +172,8 @@ def _compute(
                 hidden = step.compute(hidden, place)
             case Attend():
                 for part in step.logits_inputs(hidden):
-                    watch(step, part.mT[:, :, None], None)
-                hidden = step.attention(hidden)
+                    watch.refuse(step, part)
+                hidden = step.compute(hidden)
             case Add():
                 assert remembered is not None
                 hidden = step.compute(hidden, _crop(remembered, place.before, kept))

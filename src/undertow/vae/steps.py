@@ -129,7 +129,8 @@ class NormSiLU(Step):
     def compute(self, hidden: Map, statistics: Statistics | None) -> Map:
         """With the statistics of the whole map; `None` when `hidden` is the whole map."""
         if statistics is None:
-            return F.silu(self.norm(hidden), inplace=True)
+            # Contiguous, for accuracy: see MiddleBlock.
+            return F.silu(self.norm(hidden.contiguous()), inplace=True)
         scale, shift = statistics.affine(self.norm)
         return F.silu(torch.addcmul(shift, hidden, scale), inplace=True).to(hidden.dtype)
 
@@ -178,7 +179,8 @@ class Convolve(Step):
     def compute(self, hidden: Map, place: Place) -> NewMap:
         """Zeros beyond the picture's border, and only there: elsewhere the window brings its neighbors' cells."""
         if self.kernel == 1 or (place.is_whole and self.stride == 1):
-            return self.conv(hidden)
+            # Contiguous, for accuracy: see MiddleBlock. nn.matmul computes 1x1 kernels with the channels last.
+            return self.conv(hidden).contiguous()
         after, (height, width) = place.after, place.size
         top, left = (int(self.stride == 1 and side == 0) for side in (after.top, after.left))
         padded = F.pad(hidden, (left, int(after.right == width), top, int(after.bottom == height)))
@@ -228,6 +230,10 @@ class Attend(Step):
 
     def to(self, dtype: torch.dtype) -> "Attend":
         return replace(self, attention=copy.deepcopy(self.attention).to(dtype))
+
+    def compute(self, hidden: Map) -> Map:
+        """Contiguous: see MiddleBlock."""
+        return self.attention(hidden).contiguous()
 
     def logits_inputs(self, hidden: Map) -> tuple[Tensor, Tensor]:
         """Query and key, to be looked at: fused kernels on CPU turn their Inf and NaN into finite zeros."""
