@@ -99,6 +99,7 @@ def test_a_written_file_loads_as_the_same_model(family, pipelines, tmp_path):
 def test_what_shapes_do_not_tell_survives(tmp_path):
     folder = save_pipeline(tmp_path / "in", "sdxl", prediction_type="v_prediction", rescale_betas_zero_snr=True)
     file = convert(folder, tmp_path / "model.safetensors", "ldm")
+    assert {"v_pred", "ztsnr"} <= load_file(file).keys(), "other tools look for the markers"
     found = identify(file)
     assert (found.prediction.value, found.prediction.confidence) == ("v", "certain")
     assert found.zero_terminal_snr.value is True

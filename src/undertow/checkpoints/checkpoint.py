@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from undertow.checkpoints.averaged import averaged_names
-from undertow.checkpoints.contents import Component, Contents, Part, TextKind
+from undertow.checkpoints.contents import Contents, Part
 from undertow.checkpoints.identify import Identification, identify_contents, readable_contents
 from undertow.checkpoints.pickled import as_safetensors, is_pickle
+from undertow.checkpoints.places import Component, TextKind
 from undertow.checkpoints.schedule import schedule_of
 from undertow.checkpoints.self_description import described_vae
 from undertow.checkpoints.vae_config import derive_vae_config

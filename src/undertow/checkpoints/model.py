@@ -1,42 +1,28 @@
 """A whole model from one source: U-Net, VAE, text encoders, and the mathematics they were trained with."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
-from undertow.checkpoints.checkpoint import Checkpoint, Located, OpenOptions
-from undertow.checkpoints.contents import TITLES, TextKind
+from undertow.checkpoints.checkpoint import Checkpoint, OpenOptions
 from undertow.checkpoints.families import FamilyName
-from undertow.checkpoints.files import read_json
-from undertow.checkpoints.folder import CONFIG
-from undertow.checkpoints.health import NEVER, Health, Use
+from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify import Identification
-from undertow.checkpoints.keymap.text import ROOT
-from undertow.checkpoints.loading import LoadOptions, build_on_meta, common_dtype, load_network, read_part
+from undertow.checkpoints.loading import LoadOptions, build_on_meta, common_dtype, load_network
 from undertow.checkpoints.opening import open_checkpoint
-from undertow.checkpoints.self_description import described_text
-from undertow.checkpoints.text_config import layer_of, whole_layers
+from undertow.checkpoints.places import TITLES, TextKind
+from undertow.checkpoints.text_loading import ENCODERS, read_text, require_fitting
 from undertow.checkpoints.unet_loading import held, read_unet, require_dtype
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS, Parameterization
 from undertow.diffusion.schedules import Schedule
-from undertow.encoders import READINGS, FolderTokenizer, Reading, TextEncoder, TextStack
-from undertow.errors import ConfigError, MissingComponent, UnsupportedModel
+from undertow.encoders import TextStack
+from undertow.errors import MissingComponent, UnsupportedModel
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.latent_space import SD, SDXL, LatentSpace
-
-ENCODERS: Mapping[FamilyName, tuple[TextKind, ...]] = {
-    "sd1": ("clip_l",),
-    "sd2": ("openclip_h",),
-    "sdxl": ("clip_l", "openclip_g"),
-    "sdxl_refiner": ("openclip_g",),
-    "pixels": (),
-    "custom": (),
-}
-"""The text encoders that each family reads, in the order in which their widths are joined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,8 +119,8 @@ def load_model(
             model = _with_vae(model, other, vae_options)
     if text is not None:
         with open_checkpoint(text, parts_only) as other:
-            stack, missing = _read_text(other, ENCODERS[model.family], options, model.report.health)
-            _require_fitting(other.path, model.report.identification.config, stack)
+            stack, missing = read_text(other, ENCODERS[model.family], options, model.report.health)
+            require_fitting(other.path, model.report.identification.config, stack)
             model = replace(model, text=stack, missing_text=missing)
     return model
 
@@ -155,9 +141,9 @@ def _read(
     unet = read_unet(checkpoint, options, health) if "unet" in checkpoint.parts else None
     vae = read_vae(checkpoint, vae_options, health) if "vae" in checkpoint.parts and not skip_vae else None
     kinds = ENCODERS[found.family]
-    stack, missing = (None, kinds) if skip_text else _read_text(checkpoint, kinds, options, health)
+    stack, missing = (None, kinds) if skip_text else read_text(checkpoint, kinds, options, health)
     health.require(checkpoint.path)
-    _require_fitting(checkpoint.path, found.config, stack)
+    require_fitting(checkpoint.path, found.config, stack)
     return LoadedModel(
         path=checkpoint.path,
         schedule=checkpoint.schedule,
@@ -190,67 +176,6 @@ def _with_vae(model: LoadedModel, other: Checkpoint, options: LoadOptions) -> Lo
     vae = read_vae(other, options, model.report.health)
     model.report.health.require(other.path)
     return replace(model, vae=vae, latent_space=vae.config.latent_space)
-
-
-def _read_text(
-    checkpoint: Checkpoint, kinds: tuple[TextKind, ...], options: LoadOptions, health: Health
-) -> tuple[TextStack | None, tuple[TextKind, ...]]:
-    """The family's text encoders, and the kinds that are missing for it."""
-    missing: tuple[TextKind, ...] = tuple(kind for kind in kinds if kind not in checkpoint.parts)
-    if missing or not kinds:
-        return None, missing
-    encoders = [
-        _read_encoder(checkpoint, kind, checkpoint.parts[kind], reading, options, health)
-        for kind, reading in zip(kinds, READINGS[kinds], strict=True)
-    ]
-    return TextStack(encoders), ()
-
-
-def _read_encoder(
-    checkpoint: Checkpoint,
-    kind: TextKind,
-    located: Located,
-    reading: Reading,
-    options: LoadOptions,
-    health: Health,
-) -> TextEncoder:
-    described = described_text(located.weights).get(kind)
-    config = described if located.folder is None else read_json(located.folder / CONFIG)
-    use = _use(reading, whole_layers(kind, config))
-    tensors = read_part(located.weights, located.part, options, health, use=use)
-    tokenizer = checkpoint.tokenizers.get(kind)
-    return TextEncoder.from_tensors(
-        kind,
-        tensors,
-        config=config,
-        tokenizer=None if tokenizer is None else FolderTokenizer(tokenizer),
-        device=options.device,
-        source=located.weights.path,
-    )
-
-
-def _require_fitting(path: Path, config: UNetConfig | None, text: TextStack | None) -> None:
-    """Passes text encoders whose output the U-Net was built for. Errors: `ConfigError`."""
-    if config is not None and text is not None and text.width != config.context_dim:
-        said = f"does not fit the text encoders of {path}, which are {text.width} wide: they belong to another model"
-        raise ConfigError("context_dim", config.context_dim, said)
-
-
-def _use(reading: Reading, layers: int) -> Callable[[str], Use]:
-    """When each tensor of a text encoder is read, by its name. layers: of the whole network, also of those left out."""
-
-    def use(name: str) -> Use:
-        if name == "text_projection.weight":
-            return None if reading.pooled else NEVER
-        if name.startswith(f"{ROOT}final_layer_norm."):
-            return None if reading.pooled or reading.final_norm else NEVER
-        layer = layer_of(name)
-        if layer is None or reading.pooled:
-            return None
-        latest = layers - layer
-        return latest if latest >= reading.skip else NEVER
-
-    return use
 
 
 def _latent_space(family: FamilyName, vae: AutoencoderKL | None) -> LatentSpace | None:

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 
 from undertow.checkpoints.checkpoint import Checkpoint, Located
-from undertow.checkpoints.contents import Component, TextKind
 from undertow.checkpoints.families import FamilyName
 from undertow.checkpoints.files import read_json
 from undertow.checkpoints.folder import CONFIG
 from undertow.checkpoints.header import TensorInfo
 from undertow.checkpoints.loading import check_part, without_trailing_ones
+from undertow.checkpoints.places import Component, TextKind
 from undertow.checkpoints.prediction import Prediction
 from undertow.checkpoints.self_description import described_text
 from undertow.checkpoints.text_config import transformers_config

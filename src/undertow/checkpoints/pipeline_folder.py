@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from undertow.checkpoints.checkpoint import Checkpoint, Located, OpenOptions
-from undertow.checkpoints.contents import TEXT_WIDTHS, Component, TextKind, make_part
+from undertow.checkpoints.contents import make_part
 from undertow.checkpoints.files import read_json
 from undertow.checkpoints.folder import CONFIG, read_config
 from undertow.checkpoints.identify import Identification, describe_family
+from undertow.checkpoints.places import TEXT_WIDTHS, Component, TextKind
 from undertow.checkpoints.prediction import Evidence, Prediction, parse_prediction
 from undertow.checkpoints.refusals import RUNS, refuse_quantized
 from undertow.checkpoints.shards import PLAIN, folder_weights, variant_order

@@ -8,7 +8,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from undertow.checkpoints.contents import UNET_PREFIXES
+from undertow.checkpoints.places import UNET_PREFIXES
 from undertow.errors import UnsupportedModel
 
 RUNS = "undertow runs Stable Diffusion 1, 2 and XL and pixel U-Nets"

@@ -8,11 +8,11 @@ import torch
 
 from undertow.checkpoints.averaged import has_averages
 from undertow.checkpoints.checkpoint import Checkpoint, Located, OpenOptions
-from undertow.checkpoints.contents import TITLES, Component
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify import Identification
 from undertow.checkpoints.loading import build_on_meta, without_trailing_ones
 from undertow.checkpoints.opening import open_checkpoint
+from undertow.checkpoints.places import TITLES, Component
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from undertow.checkpoints.contents import TextKind
+from undertow.checkpoints.places import TextKind
 from undertow.checkpoints.weights import Weights
 from undertow.errors import ConfigError, CorruptFile
 from undertow.unet.config import UNetConfig

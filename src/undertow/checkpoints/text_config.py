@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from undertow.checkpoints.contents import TextKind
 from undertow.checkpoints.keymap.text import ROOT
+from undertow.checkpoints.places import TextKind
 from undertow.encoders.clip_config import PUBLISHED, config_from_transformers
 
 Shapes = Mapping[str, tuple[int, ...]]

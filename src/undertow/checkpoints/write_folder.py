@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from undertow.checkpoints.contents import TextKind
 from undertow.checkpoints.files import write_text
 from undertow.checkpoints.folder import CONFIG, WEIGHTS
 from undertow.checkpoints.keymap.text import ROOT
 from undertow.checkpoints.outgoing import TEXT_KINDS, Outgoing, Pipeline
+from undertow.checkpoints.places import TextKind
 from undertow.checkpoints.stream import write_stream
 from undertow.checkpoints.text_config import layer_count
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS

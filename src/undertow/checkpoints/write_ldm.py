@@ -5,7 +5,6 @@ from pathlib import Path
 
 import torch
 
-from undertow.checkpoints.contents import Component, TextKind
 from undertow.checkpoints.families import FamilyName
 from undertow.checkpoints.header import TensorInfo
 from undertow.checkpoints.keymap import (
@@ -17,6 +16,7 @@ from undertow.checkpoints.keymap import (
     vae_renaming,
 )
 from undertow.checkpoints.outgoing import Outgoing, Pipeline
+from undertow.checkpoints.places import Component, TextKind
 from undertow.checkpoints.self_description import describe
 from undertow.checkpoints.stream import write_stream
 from undertow.checkpoints.weights import AnyTensor
