@@ -48,6 +48,23 @@ def test_the_report_counts(sdxl):
     assert [(r.kind, r.tokens, r.chunks) for r in report.encoders] == [("clip_l", 80, 2), ("openclip_g", 80, 2)]
 
 
+def test_pooled_is_the_first_chunks(sdxl):
+    """As in A1111 and ComfyUI."""
+    long = sdxl.encode("cat " * 75 + "dog " * 20)
+    assert long.context.shape[1] == 154
+    assert torch.allclose(long.pooled, sdxl.encode("cat " * 75).pooled, atol=1e-5)
+
+
+@pytest.mark.parametrize(("text", "runs"), [("a cat", 1), ("a (cat)1.5", 2), ("a (cat)0.5 (dog)0.8", 4)])
+def test_a_network_runs_as_often_as_the_weights_need(text, runs):
+    """Once for the text, once for the empty prompt, once for each light text; rules are not asked without weights."""
+    stack, count = stack_for("clip_l"), []
+    hook = stack.encoders[0].register_forward_hook(lambda *_: count.append(1))
+    stack.encode(text, dialect="compel")
+    hook.remove()
+    assert len(count) == runs
+
+
 def test_truncation_is_reported_and_equals_the_short_prompt(sd1):
     long = sd1.encode("cat " * 75 + "and a Dog", long="truncate")
     assert torch.equal(long.context, sd1.encode("cat " * 75).context)
