@@ -59,6 +59,8 @@ class Assembler:
 
     def padded(self, part: Part, tokens: int) -> Part:
         """`part` with empty chunks behind it, up to `tokens` places."""
+        if part.context.shape[1] == tokens:
+            return part
         empty = self._empty.tokens
         missing = (tokens - part.context.shape[1]) // empty.shape[1]
         context = torch.cat([part.context, *[empty] * missing], dim=1)
