@@ -60,7 +60,7 @@ def pair(name: str) -> tuple[AutoencoderKL, Twin]:
     return ours, twin
 
 
-@pytest.mark.parametrize("size", [(8, 8), (8, 6), (5, 7)])
+@pytest.mark.parametrize("size", [(8, 6), (5, 7)])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_decode_equals_diffusers(name, size):
     ours, twin = pair(name)
@@ -70,7 +70,7 @@ def test_decode_equals_diffusers(name, size):
     assert largest_difference(decode_safely(ours, latents).pixels, reference) <= T0
 
 
-@pytest.mark.parametrize("size", [(64, 64), (64, 48), (40, 56)])
+@pytest.mark.parametrize("size", [(64, 48), (40, 56)])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_encode_equals_diffusers(name, size):
     ours, twin = pair(name)

@@ -32,7 +32,7 @@ def budgets(program: Program) -> list[int]:
     return [max(int(part * whole), least) for part in BUDGETS]
 
 
-@pytest.mark.parametrize(("config", "size"), [(MVAE, (16, 16)), (SMALL, (40, 24)), (SMALL, (33, 49)), (SMALL, (80, 3))])
+@pytest.mark.parametrize(("config", "size"), [(MVAE, (16, 16)), (SMALL, (24, 16)), (SMALL, (17, 33)), (SMALL, (40, 3))])
 def test_tiled_decode_equals_the_whole(config, size):
     """R146, R147: odd sizes, sizes that leave tiles of one cell, and slivers."""
     vae, latents = shared(config), latents_for(config, *size)
@@ -47,7 +47,7 @@ def test_tiled_decode_equals_the_whole(config, size):
         assert decoded.report.peak_bytes <= budget
 
 
-@pytest.mark.parametrize(("config", "size"), [(MVAE, (128, 96)), (SMALL, (96, 160)), (SMALL, (132, 68))])
+@pytest.mark.parametrize(("config", "size"), [(MVAE, (128, 96)), (SMALL, (64, 96)), (SMALL, (132, 68))])
 def test_tiled_encode_equals_the_whole(config, size):
     vae, pixels = shared(config), pixels_for(config, *size)
     whole = vae.encode(pixels)
