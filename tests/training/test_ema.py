@@ -30,7 +30,7 @@ def test_the_average_is_the_closed_form(unet):
         expected += remaining * (1 - decay) * weight
         remaining *= decay
     expected += remaining * start
-    torch.testing.assert_close(average.unet.get_parameter(name), expected, **FLOAT32)
+    torch.testing.assert_close(average.network.get_parameter(name), expected, **FLOAT32)
 
 
 def test_decay_ends_at_its_value(unet):
@@ -40,14 +40,12 @@ def test_decay_ends_at_its_value(unet):
 
 
 def test_the_average_is_a_network_for_inference_and_shares_no_memory(unet):
-    unet.gradient_checkpointing = True
     average = ExponentialAverage(unet, decay=0.9)
-    assert not average.unet.training
-    assert not average.unet.gradient_checkpointing
-    assert not any(parameter.requires_grad for parameter in average.unet.parameters())
+    assert not average.network.training
+    assert not any(parameter.requires_grad for parameter in average.network.parameters())
     with torch.no_grad():
         unet.conv_in.weight.zero_()
-    assert average.unet.conv_in.weight.abs().sum() > 0
+    assert average.network.conv_in.weight.abs().sum() > 0
 
 
 def test_a_decay_of_one_is_refused(unet):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -70,6 +71,16 @@ def _present_layers(kind: Kind, config: ClipTextConfig, keys: Mapping[str, str])
 
 
 def _empty_clip(config: ClipTextConfig, layers: int) -> nn.Module:
+    described, build = _described(config, layers)
+    with torch.device("meta"):
+        clip = build(described)
+    # Counted here, since no file's are trusted and a buffer left without memory could not move to another device.
+    clip.embeddings.register_buffer("position_ids", torch.arange(config.positions)[None], persistent=False)
+    return clip
+
+
+def _described(config: ClipTextConfig, layers: int) -> tuple[Any, Any]:
+    """transformers' config, and the class that builds a network from it."""
     try:
         from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415  an extra, and slow to import
     except ModuleNotFoundError as err:
@@ -84,15 +95,19 @@ def _empty_clip(config: ClipTextConfig, layers: int) -> nn.Module:
         max_position_embeddings=config.positions,
         hidden_act=config.activation,
         layer_norm_eps=config.norm_eps,
+        bos_token_id=config.vocabulary - 2,
+        eos_token_id=config.vocabulary - 1,
         attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]  one of its **kwargs
     )
-    with torch.device("meta"):
-        clip = CLIPTextModel(described)
-    # Counted here, since no file's are trusted and a buffer left without memory could not move to another device.
-    clip.embeddings.register_buffer("position_ids", torch.arange(config.positions)[None], persistent=False)
-    return clip
+    return described, CLIPTextModel
 
 
 def _empty_projection(config: ClipTextConfig) -> nn.Linear:
     with torch.device("meta"):
         return nn.Linear(config.width, config.projection, bias=False)
+
+
+def random_clip(config: ClipTextConfig) -> dict[str, Tensor]:
+    """Weights to train from, as transformers initializes them, from torch's global generator."""
+    described, build = _described(config, config.layers)
+    return dict(build(described).named_parameters())

@@ -9,6 +9,9 @@ from torch import nn
 
 from undertow.errors import ConfigError
 
+COOLDOWN = 0.2
+"""Share of a trapezoid's steps over which the learning rate falls."""
+
 
 def freeze(module: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Stops the parameters whose names match any of `patterns` (`fnmatch`: "down_blocks.*", "*.attentions.*") from
@@ -36,7 +39,7 @@ def fnmatch_names(names: Iterable[str], pattern: str) -> list[str]:
     return [name for name in names if fnmatchcase(name, pattern)]
 
 
-def adamw(module: nn.Module, *, weight_decay: float) -> torch.optim.AdamW:
+def adamw(module: nn.Module, *, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:
     """AdamW (arXiv:1711.05101) over the parameters that learn; biases and gains of norms do not decay.
 
     Its learning rate is set at each step, see `learning_rate_at`.
@@ -46,16 +49,19 @@ def adamw(module: nn.Module, *, weight_decay: float) -> torch.optim.AdamW:
         {"params": [p for p in learning if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0)
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=betas)
 
 
 def learning_rate_at(step: int, *, peak: float, warmup_steps: int, steps: int, decay: str) -> float:
     """Learning rate of step 1 ... steps: linear from 0 to `peak` over the warm-up, then constant, or along half a
-    cosine to 0 (arXiv:1608.03983, eq. 5)."""
+    cosine to 0 (arXiv:1608.03983, eq. 5), or as a trapezoid: constant, then linear to 0 over the last steps, so that a
+    run can be made longer until the fall begins (arXiv:2405.18392)."""
     if step < warmup_steps:
         return peak * step / warmup_steps
     if decay == "constant":
         return peak
+    if decay == "trapezoid":
+        return peak * min(1.0, (steps - step) / max(1.0, COOLDOWN * steps))
     progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     return peak * 0.5 * (1 + math.cos(math.pi * progress))
 

@@ -56,7 +56,7 @@ class Outputs:
 
     def _save(self) -> None:
         session = self.session
-        save_model(session.folder.root, session.average.unet, self.scheduler, session.pictures.class_names)
+        save_model(session.folder.root, session.average.network, self.scheduler, session.pictures.class_names)
         save_state(session.folder.checkpoints, session.saved(), keep=session.config.keep_checkpoints)
 
     def _draw(self) -> None:
@@ -65,7 +65,7 @@ class Outputs:
         if not isinstance(session.config.unet.added, ClassLabels):
             return  # samples of unconditional models are drawn by the caller's own code
         model = ClassModel(
-            unet=session.average.unet, scheduler=self.scheduler, class_names=session.pictures.class_names
+            unet=session.average.network, scheduler=self.scheduler, class_names=session.pictures.class_names
         )
         classes = min(PREVIEW_CLASSES, len(model.class_names))
         labels = [label for _ in range(PREVIEW_ROWS) for label in range(classes)]

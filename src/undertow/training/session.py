@@ -27,7 +27,7 @@ class Session:
     folder: RunFolder
     pictures: Pictures
     unet: UNet
-    average: ExponentialAverage
+    average: ExponentialAverage[UNet]
     optimizer: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
@@ -35,15 +35,15 @@ class Session:
     def saved(self) -> SavedState:
         """What a checkpoint has to hold."""
         tensors = {
-            "unet": self.unet.state_dict(),
-            "average": self.average.unet.state_dict(),
+            "network": self.unet.state_dict(),
+            "average": self.average.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
         return SavedState(step=self.step, seconds=self.seconds, config=config_to_json(self.config), tensors=tensors)
 
     def restore(self, saved: SavedState, source: Path) -> None:
         """Continue from `saved`. Errors: `KeyMismatch`, `CheckpointError`."""
-        for name, unet in (("unet", self.unet), ("average", self.average.unet)):
+        for name, unet in (("network", self.unet), ("average", self.average.network)):
             check_keys(source, unet.state_dict(), saved.tensors[name])
             unet.load_state_dict(saved.tensors[name])
         try:
@@ -83,6 +83,7 @@ def open_session(
         average=ExponentialAverage(unet, config.ema_decay),
         optimizer=adamw(unet, weight_decay=config.weight_decay),
     )
+    unet.gradient_checkpointing = config.gradient_checkpointing  # after the average has been copied
     if saved is not None:
         session.restore(saved, folder.checkpoints)
     return session
@@ -103,7 +104,6 @@ def _start(config: TrainingConfig, devices: Devices) -> UNet:
         unet = load_unet_folder(config.start_from, dtype=torch.float32)
         if unet.config != config.unet:
             raise ConfigError("start_from", config.start_from, "is a network of another architecture than `unet`")
-    unet.gradient_checkpointing = config.gradient_checkpointing
     return unet.to(devices.device).train()
 
 

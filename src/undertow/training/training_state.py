@@ -24,7 +24,7 @@ import torch
 from undertow.checkpoints.files import read_json, write_text
 from undertow.errors import CheckpointError, CorruptFile, UndertowError, UnknownCheckpoint
 
-FORMAT = "undertow training state 1"
+FORMAT = "undertow training state 2"
 META, STATE = "meta.json", "state.pt"
 NAME = re.compile(r"step-(\d+)")
 
@@ -116,7 +116,7 @@ def _read(state: Path) -> dict[str, Any]:
         tensors = torch.load(state, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as err:
         raise UnknownCheckpoint(state, f"not a training state ({err})") from err
-    if not isinstance(tensors, dict) or tensors.keys() != {"unet", "average", "optimizer"}:
+    if not isinstance(tensors, dict) or tensors.keys() != {"network", "average", "optimizer"}:
         raise UnknownCheckpoint(state, "it holds something else than weights, averaged weights and optimizer state")
     return tensors
 

@@ -1,0 +1,53 @@
+"""`undertow train emoji`: the embedded text-to-image model, from nothing."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from undertow.cli.train_pixels import training_progress
+
+
+def train_emoji(
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run found there goes on.")] = Path("runs/emoji"),
+    font: Annotated[Path | None, typer.Option(help="NotoColorEmoji.ttf.", show_default="Debian's")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Half an hour instead of hours: recognizable, no more.")
+    ] = False,
+    threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None,
+) -> None:
+    """Train the embedded model `emoji`: autoencoder, text encoder and U-Net, on pictures of the Noto Color Emoji font.
+
+    Hours on two cores. A run that was killed goes on with the same command. Loss curves and sample sheets appear in
+    --out while it trains; the finished model is OUT/model, for `undertow generate --model` and for diffusers.
+    """
+    import torch
+
+    from undertow.training.emoji.recipe import EmojiRecipe, Watching
+    from undertow.training.emoji.recipe import quick as shortened
+    from undertow.training.emoji.recipe import train_emoji as run
+    from undertow.training.emoji.render import FONT
+    from undertow.training.log import StepRecord
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    console = Console()
+    recipe = shortened(EmojiRecipe()) if quick else EmojiRecipe()
+    with training_progress(console) as progress:
+        tasks = []
+
+        def on_stage(name: str, total: int) -> None:
+            tasks.append(progress.add_task(name, total=total, figures=""))
+
+        def on_record(record: StepRecord) -> None:
+            figures = f"loss {record.loss:.4f}  {record.images_per_second:.0f} pictures/s"
+            progress.update(tasks[-1], completed=record.step, figures=figures)
+
+        def on_count(count: int) -> None:
+            progress.update(tasks[-1], completed=count)
+
+        watching = Watching(on_stage=on_stage, on_record=on_record, on_count=on_count)
+        model = run(out, recipe, font=FONT if font is None else font, watching=watching)
+    console.print(f"trained: {model}", soft_wrap=True)
+    console.print(f'draw with it: undertow generate --model {model} "red apple on white background"', soft_wrap=True)

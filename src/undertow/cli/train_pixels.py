@@ -1,0 +1,183 @@
+"""`undertow train digits`, `cifar10` and `folder`: a class-conditional pixel model."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from undertow.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from undertow.training.config import TrainingConfig
+    from undertow.training.data import DataSource
+
+DataName = Literal["digits", "cifar10", "folder"]
+BadPictures = Literal["refuse", "skip"]
+
+
+def train_pixels(
+    data_set: DataName,
+    data: Annotated[Path | None, typer.Option(help="Folder of the pictures, or CIFAR-10's archive.")] = None,
+    objective: Annotated[str | None, typer.Option(help="ddpm or flow.", show_default="flow")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/DATA-OBJECTIVE")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
+    resume_step: Annotated[int | None, typer.Option(help="Go on from the checkpoint of this step.", min=1)] = None,
+    config_file: Annotated[
+        Path | None, typer.Option(help="Start from the settings of a run, its training/config.json, instead of ours.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of a picture, in pixels.", show_default="digits 16, folder 32")
+    ] = None,
+    gray: Annotated[bool, typer.Option("--gray", help="Train a folder's pictures in one channel.")] = False,
+    bad_pictures: Annotated[BadPictures, typer.Option(help="What to do about files that cannot be read.")] = "refuse",
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default="by data set")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Pictures per step, of all devices together.", show_default="by data set")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of AdamW, at its peak.", show_default="by data set")
+    ] = None,
+    prediction: Annotated[str | None, typer.Option(help="Of ddpm: epsilon or v.", show_default="v")] = None,
+    seed: Annotated[int | None, typer.Option(help="All that is random follows from it.", show_default="0")] = None,
+    precision: Annotated[str | None, typer.Option(help="float32 or bf16.", show_default="float32")] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, slower: recompute activations backward.")
+    ] = False,
+    freeze: Annotated[
+        list[str] | None, typer.Option(help="Parameters that do not learn, e.g. 'down_blocks.*'; repeatable.")
+    ] = None,
+    start_from: Annotated[Path | None, typer.Option(help="Trained model whose weights are the start.")] = None,
+    checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.", show_default="250")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any other field of config.json, e.g. objective.min_snr_gamma=5; repeatable."),
+    ] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Leave accelerators alone.")] = False,
+) -> None:
+    """Train a class-conditional pixel model on digits, CIFAR-10 or a folder of pictures.
+
+    The run's folder is a model that `undertow sample` and diffusers read. A killed run goes on with --resume, and ends
+    with the same weights. Several devices: `accelerate launch -m undertow train ...`.
+    """
+    from undertow.training.config import with_settings  # loads torch
+    from undertow.training.loop import train as train_model
+    from undertow.training.session import stored_config
+
+    console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
+    out = Path("runs") / f"{data_set}-{'flow' if objective is None else objective}" if out is None else out
+    resumes = resume or resume_step is not None
+    if resumes:
+        config = stored_config(out)
+    else:
+        source = _source(data_set, data, size, gray=gray, bad_pictures=bad_pictures)
+        config = _new_config(source, objective, config_file, console)
+    given = {
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "objective.prediction": prediction,
+        "seed": seed,
+        "precision": precision,
+        "gradient_checkpointing": gradient_checkpointing or None,
+        "freeze": freeze,
+        "checkpoint_every": checkpoint_every,
+        **_start(start_from),
+    }
+    config = with_settings(
+        config, {name: value for name, value in given.items() if value is not None} | _parsed(settings)
+    )
+    with training_progress(console) as progress:
+        task = progress.add_task("training", total=config.steps, figures="")
+        train_model(
+            config,
+            out,
+            resume=resume,
+            resume_step=resume_step,
+            cpu=cpu,
+            on_record=lambda record: progress.update(
+                task,
+                completed=record.step,
+                figures=f"loss {record.loss:.4f}  {record.images_per_second:.0f} pictures/s",
+            ),
+        )
+    console.print(f"trained: {out} (loss and samples: {out / 'training'})", soft_wrap=True)
+    console.print(f"draw from it: undertow sample {out}", soft_wrap=True)
+
+
+def _source(
+    name: DataName, folder: Path | None, size: int | None, *, gray: bool, bad_pictures: BadPictures
+) -> "DataSource":
+    from undertow.training.data import Cifar10, Digits, ImageFolder
+
+    if name == "digits":
+        if folder is not None:
+            raise InvalidInput("--data", folder, "nothing, because the digits come with scikit-learn")
+        return Digits(size=16 if size is None else size)
+    if folder is None:
+        raise InvalidInput("--data", None, "a folder of pictures", f"undertow train {name} --data FOLDER")
+    if name == "cifar10":
+        if size not in (None, 32):
+            raise InvalidInput("--size", size, "32, the size of CIFAR-10's pictures")
+        return Cifar10(folder=str(folder))
+    return ImageFolder(
+        folder=str(folder), size=32 if size is None else size, channels=1 if gray else 3, bad_pictures=bad_pictures
+    )
+
+
+def _new_config(
+    source: "DataSource", objective: str | None, config_file: Path | None, console: Console
+) -> "TrainingConfig":
+    """Our settings for these pictures, or those of a file."""
+    from undertow.checkpoints.files import read_json
+    from undertow.training.config import config_from_json, with_data
+    from undertow.training.presets import preset
+
+    if config_file is not None:
+        if objective is not None:
+            raise InvalidInput("--objective", objective, "nothing beside --config-file", "the file says it")
+        return with_data(config_from_json(read_json(config_file)), source)
+    pictures = source.open()
+    for path in pictures.skipped:
+        console.print(f"skipped, cannot be read: {path}", soft_wrap=True, markup=False)
+    return preset(source, pictures, "flow" if objective is None else objective)
+
+
+def _start(start_from: Path | None) -> Mapping[str, Any]:
+    """The settings that make a run start from a trained model: its folder, and its architecture."""
+    if start_from is None:
+        return {}
+    from undertow.checkpoints.folder import read_config
+    from undertow.unet.diffusers_config import config_to_diffusers
+
+    return {"start_from": str(start_from), "unet": config_to_diffusers(read_config(start_from))}
+
+
+def _parsed(settings: Sequence[str] | None) -> dict[str, Any]:
+    """NAME=VALUE pairs; values are JSON, or text where they are not."""
+    parsed: dict[str, Any] = {}
+    for setting in settings or ():
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise InvalidInput("--set", repr(setting), "NAME=VALUE", "for example --set ema_decay=0.999")
+        try:
+            parsed[name] = json.loads(value)
+        except json.JSONDecodeError:
+            parsed[name] = value
+    return parsed
+
+
+def training_progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+    )

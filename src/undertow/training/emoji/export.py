@@ -1,0 +1,40 @@
+"""The trained networks as a pipeline folder in diffusers' layout, in float16."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from undertow.checkpoints.header import TensorInfo
+from undertow.checkpoints.outgoing import Outgoing, Pipeline
+from undertow.checkpoints.text_config import transformers_config
+from undertow.checkpoints.write_folder import write_folder
+from undertow.training.emoji.text_to_image import OBJECTIVE, TextToImage
+from undertow.vae.autoencoder import AutoencoderKL
+
+
+def export(model: TextToImage, vae: AutoencoderKL, tokenizer: Path, folder: Path) -> Path:
+    """Writes `folder` anew; diffusers' StableDiffusionPipeline and `undertow.load` read it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    text = _outgoing(model.text.tensors())
+    pipeline = Pipeline(
+        family="sd1",
+        components={"unet": _outgoing(model.unet.state_dict()), "vae": _outgoing(vae.state_dict()), "clip_l": text},
+        prediction="v",
+        schedule=OBJECTIVE.schedule,
+        unet_config=model.unet.config,
+        vae_config=vae.config,
+        text_configs={
+            "clip_l": transformers_config("clip_l", {name: info.shape for name, info in text.tensors.items()})
+        },
+        tokenizers={"clip_l": tokenizer},
+    )
+    return write_folder(pipeline, folder)
+
+
+def _outgoing(tensors: Mapping[str, Tensor]) -> Outgoing:
+    halves = {name: tensor.detach().to("cpu", torch.float16) for name, tensor in tensors.items()}
+    infos = {name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in halves.items()}
+    return Outgoing(tensors=infos, read=halves.__getitem__)
