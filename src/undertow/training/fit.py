@@ -70,72 +70,118 @@ def fit(
 
     Errors: `CheckpointError` and its kinds; `UndertowError` when the loss stops being a number.
     """
-    average, optimizer = (
-        ExponentialAverage(module, settings.ema_decay),
-        adamw(module, weight_decay=settings.weight_decay, betas=settings.betas),
-    )
-    config = {"settings": asdict(settings) | {"betas": list(settings.betas)}, "recipe": recipe}
-    folder.mkdir(parents=True, exist_ok=True)
-    first, seconds = 1, 0.0
-    if saved_steps(folder / "checkpoints"):
-        saved = load_state(folder / "checkpoints")
-        _require_same_run(config, saved, folder)
-        module.load_state_dict(saved.tensors["network"])
-        average.network.load_state_dict(saved.tensors["average"])
-        optimizer.load_state_dict(saved.tensors["optimizer"])
-        first, seconds = saved.step + 1, saved.seconds
+    run = _Run(module, settings, folder, recipe)
+    first, seconds = run.resume()
     module.train()
-    autocast = nullcontext() if settings.precision == "float32" else torch.autocast("cpu", torch.bfloat16)
-    started, since, sums, summed = time.perf_counter() - seconds, time.perf_counter(), torch.zeros(2), 0
+    meter = _Meter(batch_size=settings.batch_size, seconds=seconds)
     for step in range(first, settings.steps + 1):
-        rate = learning_rate_at(
+        meter.add(run.take(step, loss_at))
+        saves = step % settings.checkpoint_every == 0 or step == settings.steps
+        if saves or step % settings.log_every == 0:
+            record = meter.record(step, run.rate_at(step))
+            append_record(folder / "log.jsonl", record)
+            on_record(record)
+        if saves:
+            run.save(step, meter.seconds())
+            on_checkpoint(Progress(step=step, steps=settings.steps, network=run.average.network))
+            meter.skip()
+    return run.average.network
+
+
+class _Run:
+    """What training changes, and where it is kept."""
+
+    def __init__(self, module: nn.Module, settings: FitSettings, folder: Path, recipe: dict[str, Any]):
+        self.module, self.settings, self.folder = module, settings, folder
+        self.average = ExponentialAverage(module, settings.ema_decay)
+        self.optimizer = adamw(module, weight_decay=settings.weight_decay, betas=settings.betas)
+        self.config = {"settings": asdict(settings) | {"betas": list(settings.betas)}, "recipe": recipe}
+        self.autocast = nullcontext() if settings.precision == "float32" else torch.autocast("cpu", torch.bfloat16)
+
+    def resume(self) -> tuple[int, float]:
+        """Goes back to the newest checkpoint, if there is one: the step to take next, and the seconds trained."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not saved_steps(self.folder / "checkpoints"):
+            return 1, 0.0
+        saved = load_state(self.folder / "checkpoints")
+        _require_same_run(self.config, saved, self.folder)
+        self.module.load_state_dict(saved.tensors["network"])
+        self.average.network.load_state_dict(saved.tensors["average"])
+        self.optimizer.load_state_dict(saved.tensors["optimizer"])
+        return saved.step + 1, saved.seconds
+
+    def take(self, step: int, loss_at: Callable[[int], Tensor]) -> Tensor:
+        """One step of the optimizer; returns loss and gradient norm."""
+        set_learning_rate(self.optimizer, self.rate_at(step))
+        torch.manual_seed(seed_for(self.settings.seed, "dropout", step))
+        with self.autocast:
+            loss = loss_at(step)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.average.update(self.module, step)
+        return torch.stack([loss.detach(), norm]).cpu()
+
+    def rate_at(self, step: int) -> float:
+        settings = self.settings
+        return learning_rate_at(
             step,
             peak=settings.learning_rate,
             warmup_steps=settings.warmup_steps,
             steps=settings.steps,
             decay=settings.decay,
         )
-        set_learning_rate(optimizer, rate)
-        torch.manual_seed(seed_for(settings.seed, "dropout", step))
-        with autocast:
-            loss = loss_at(step)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update(module, step)
-        sums, summed = sums + torch.stack([loss.detach(), norm]).cpu(), summed + 1
-        last = step == settings.steps
-        if step % settings.log_every == 0 or step % settings.checkpoint_every == 0 or last:
-            mean_loss, mean_norm = (sums / summed).tolist()
-            if not (math.isfinite(mean_loss) and math.isfinite(mean_norm)):
-                raise UndertowError(
-                    f"at step {step} the loss is {mean_loss}: training has diverged; lower the learning rate "
-                    f"(now {rate:g}), or use float32"
-                )
-            now = time.perf_counter()
-            record = StepRecord(
-                step=step,
-                loss=mean_loss,
-                gradient_norm=mean_norm,
-                learning_rate=rate,
-                images_per_second=summed * settings.batch_size / (now - since),
-                seconds=now - started,
+
+    def save(self, step: int, seconds: float) -> None:
+        tensors = {
+            "network": self.module.state_dict(),
+            "average": self.average.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        state = SavedState(step=step, seconds=seconds, config=self.config, tensors=tensors)
+        save_state(self.folder / "checkpoints", state, keep=2)
+
+
+class _Meter:
+    """Means of loss and gradient norm since the last record, and the time."""
+
+    def __init__(self, *, batch_size: int, seconds: float):
+        self.batch_size = batch_size
+        self.since = time.perf_counter()
+        self.started = self.since - seconds
+        self.sums, self.count = torch.zeros(2), 0
+
+    def add(self, loss_and_norm: Tensor) -> None:
+        self.sums, self.count = self.sums + loss_and_norm, self.count + 1
+
+    def record(self, step: int, rate: float) -> StepRecord:
+        """The record of the steps since the last one. Errors: `UndertowError` when their loss is not a number."""
+        loss, norm = (self.sums / self.count).tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise UndertowError(
+                f"at step {step} the loss is {loss}: training has diverged; lower the learning rate "
+                f"(now {rate:g}), or use float32"
             )
-            append_record(folder / "log.jsonl", record)
-            on_record(record)
-            since, sums, summed = now, torch.zeros(2), 0
-        if step % settings.checkpoint_every == 0 or last:
-            tensors = {
-                "network": module.state_dict(),
-                "average": average.network.state_dict(),
-                "optimizer": optimizer.state_dict(),
-            }
-            state = SavedState(step=step, seconds=time.perf_counter() - started, config=config, tensors=tensors)
-            save_state(folder / "checkpoints", state, keep=2)
-            on_checkpoint(Progress(step=step, steps=settings.steps, network=average.network))
-            since = time.perf_counter()
-    return average.network
+        now = time.perf_counter()
+        images_per_second = self.count * self.batch_size / (now - self.since)
+        self.since, self.sums, self.count = now, torch.zeros(2), 0
+        return StepRecord(
+            step=step,
+            loss=loss,
+            gradient_norm=norm,
+            learning_rate=rate,
+            images_per_second=images_per_second,
+            seconds=self.seconds(),
+        )
+
+    def seconds(self) -> float:
+        """Trained so far, over all sessions of the run."""
+        return time.perf_counter() - self.started
+
+    def skip(self) -> None:
+        """What happened since the last record counts no longer for speed."""
+        self.since = time.perf_counter()
 
 
 def _require_same_run(wanted: dict[str, Any], saved: SavedState, folder: Path) -> None:
