@@ -5,7 +5,7 @@ Torch only: nothing here knows a U-Net, a file or a sampler. Start at `paths`, t
 
 from undertow.diffusion.denoiser import Clipped, Denoiser
 from undertow.diffusion.grids import GRIDS, require_grid, sigma_grid
-from undertow.diffusion.guidance import ClassifierFree, GuidedDenoiser
+from undertow.diffusion.guidance import ClassifierFree, Guidance, GuidedDenoiser
 from undertow.diffusion.parameterizations import (
     PARAMETERIZATIONS,
     Epsilon,
@@ -27,6 +27,7 @@ __all__ = [
     "Denoiser",
     "Epsilon",
     "FlowSchedule",
+    "Guidance",
     "GuidedDenoiser",
     "NoiseSchedule",
     "Parameterization",

@@ -1,0 +1,185 @@
+"""What a guidance method is, and `Guidance`: methods in order, and the branches that they need together.
+
+A method starts from the estimate so far and returns a new one. The first estimate is that of the wanted branch;
+classifier-free guidance replaces it, perturbed-attention guidance adds to it, rescaling finishes it:
+
+    Guidance(methods=(ClassifierFree(scale=7.5), PerturbedAttention(scale=3.0), Rescale(amount=0.7)))
+
+How it is run, by an engine that batches as it likes:
+
+    run = guidance.start(steps, parameterization)                       once per request
+    branches = guidance.branches(step)                                  every evaluation: a row of the batch for each
+    guided = yield from run.combine(step, x, {branch: Estimate(...)})   may yield further evaluations (SAG)
+
+Nothing here mixes the rows of a batch.
+"""
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from undertow.diffusion.guidance.branches import (
+    UNCONDITIONAL,
+    WANTED,
+    Branch,
+    Estimate,
+    Evaluation,
+    Guided,
+    Step,
+)
+from undertow.diffusion.guidance.scales import Interval
+from undertow.diffusion.parameterizations import Parameterization, VPrediction
+from undertow.diffusion.paths import VariancePreserving, working
+from undertow.errors import InvalidInput
+
+Rows = Float[Tensor, "batch ..."]
+
+Space = Literal["denoised", "prediction", "v"]
+"""What a formula that is not linear is applied to: the estimate of x0; the network's own prediction, as in diffusers;
+v, whatever the network predicts, as in ComfyUI's RescaleCFG."""
+
+Role = Literal["base", "term", "finish"]
+"""A base replaces the estimate and comes first, a term adds to it, a finish works on their result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """What a method sees while it combines. x: the rows of one request, at the sigma of the step."""
+
+    step: Step
+    x: Rows
+    estimates: Mapping[Branch, Estimate]
+    parameterization: Parameterization
+
+    def denoised(self, branch: Branch = WANTED) -> Rows:
+        """A branch's estimate of x0, in float32 or better."""
+        return working(self.estimates[branch].denoised)
+
+    def express(self, denoised: Rows, space: Space) -> Rows:
+        """An estimate of x0 in another space."""
+        if space == "denoised":
+            return denoised
+        parameterization = VPrediction() if space == "v" else self.parameterization
+        return parameterization.prediction_from_denoised(denoised, working(self.x), self.step.sigmas(self.x))
+
+    def read(self, value: Rows, space: Space) -> Rows:
+        """The estimate of x0 that `value` means: the inverse of `express`."""
+        if space == "denoised":
+            return value
+        parameterization = VPrediction() if space == "v" else self.parameterization
+        return parameterization.denoised(value, working(self.x), self.step.sigmas(self.x))
+
+
+FurtherEvaluations = Generator[Evaluation, Estimate, Tensor]
+
+Rule = Callable[[Rows, Moment], Tensor | FurtherEvaluations]
+"""(estimate so far, moment) -> new estimate; a generator when the method needs evaluations that depend on others."""
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A frozen record; `start` gives it the state of one request."""
+
+    @property
+    def role(self) -> Role: ...
+
+    def asks(self, step: Step) -> tuple[Branch, ...]:
+        """What must be evaluated besides the wanted branch."""
+        ...
+
+    def start(self, steps: int, parameterization: Parameterization) -> Rule:
+        """The rule for one request of `steps` steps. Errors: `InvalidInput` when it cannot apply to this request."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class During:
+    """A method that holds in an interval only; outside it changes nothing and asks for nothing."""
+
+    method: Method
+    interval: Interval
+
+    @property
+    def role(self) -> Role:
+        return self.method.role
+
+    def asks(self, step: Step) -> tuple[Branch, ...]:
+        return self.method.asks(step) if self.interval.holds(step) else ()
+
+    def start(self, steps: int, parameterization: Parameterization) -> Rule:
+        rule = self.method.start(steps, parameterization)
+        return lambda estimate, at: rule(estimate, at) if self.interval.holds(at.step) else estimate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """Methods in order: at most one base, then terms, then finishes; none means the wanted branch alone.
+
+    unconditional: evaluate the unconditional branch at every step and hand it to the sampler (CFG++). Errors:
+    `InvalidInput` for methods in another order.
+    """
+
+    methods: tuple[Method, ...] = ()
+    unconditional: bool = False
+
+    def __post_init__(self):
+        roles = [_ORDER.index(method.role) for method in self.methods]
+        if roles != sorted(roles) or roles.count(0) > 1:
+            raise InvalidInput(
+                "guidance methods",
+                ", ".join(f"{_name(method)} ({method.role})" for method in self.methods),
+                "at most one base, then terms, then finishes",
+                "a base replaces what stands before it",
+            )
+
+    def branches(self, step: Step) -> tuple[Branch, ...]:
+        """What must be evaluated at a step, each once, the wanted branch first."""
+        asked = [WANTED, *(UNCONDITIONAL,) * self.unconditional]
+        asked += [branch for method in self.methods for branch in method.asks(step)]
+        merged: dict[Branch, Branch] = {}
+        for branch in asked:
+            if branch not in merged or branch.middle_attention:
+                merged[branch] = branch
+        return tuple(merged.values())
+
+    def start(self, steps: int, parameterization: Parameterization) -> "GuidanceRun":
+        """The state of one request. Errors: `InvalidInput` when a method does not fit the steps or the network."""
+        return GuidanceRun(self, parameterization, [method.start(steps, parameterization) for method in self.methods])
+
+
+@dataclass
+class GuidanceRun:
+    """The guidance of one request on its way, with what methods remember from step to step."""
+
+    guidance: Guidance
+    parameterization: Parameterization
+    rules: list[Rule] = field(repr=False)
+
+    def combine(
+        self, step: Step, x: Rows, estimates: Mapping[Branch, Estimate]
+    ) -> Generator[Evaluation, Estimate, Guided]:
+        """The guided estimate, in the dtype of x, from those of `Guidance.branches`; call it once for every evaluation
+        of the sampler. What it yields is answered with an `Estimate` at the same sigma."""
+        at = Moment(step=step, x=x, estimates=estimates, parameterization=self.parameterization)
+        estimate = at.denoised()
+        for rule in self.rules:
+            result = rule(estimate, at)
+            estimate = result if isinstance(result, Tensor) else (yield from result)
+        unconditional = at.denoised(UNCONDITIONAL).to(x.dtype) if self.guidance.unconditional else None
+        return Guided(denoised=estimate.to(x.dtype), unconditional=unconditional)
+
+
+_ORDER: tuple[Role, ...] = ("base", "term", "finish")
+
+
+def require_space(name: str, space: Space, parameterization: Parameterization) -> None:
+    """Errors: `InvalidInput` for v on another path than the variance-preserving one."""
+    if space == "v" and not isinstance(parameterization.path, VariancePreserving):
+        raise InvalidInput(f"{name} in", "v", "the prediction of a flow model", "use the space 'prediction'")
+
+
+def _name(method: Method) -> str:
+    return type(method.method if isinstance(method, During) else method).__name__
