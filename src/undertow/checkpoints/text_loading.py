@@ -13,6 +13,7 @@ from undertow.checkpoints.loading import LoadOptions, read_part
 from undertow.checkpoints.places import TextKind
 from undertow.checkpoints.self_description import described_text
 from undertow.checkpoints.text_config import layer_of, whole_layers
+from undertow.checkpoints.vocabulary import read_vocabulary
 from undertow.encoders import READINGS, FolderTokenizer, Reading, TextEncoder, TextStack
 from undertow.errors import ConfigError
 from undertow.unet.config import UNetConfig
@@ -39,7 +40,7 @@ def read_text(
         _read_encoder(checkpoint, kind, checkpoint.parts[kind], reading, options, health)
         for kind, reading in zip(kinds, READINGS[kinds], strict=True)
     ]
-    return TextStack(encoders), ()
+    return TextStack(encoders, vocabulary=read_vocabulary(checkpoint.path)), ()
 
 
 def _read_encoder(

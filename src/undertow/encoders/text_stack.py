@@ -18,7 +18,8 @@ from undertow.encoders.encoding import TextEncoding, TextReport, WeightedEncodin
 from undertow.encoders.inversion import Inversions
 from undertow.encoders.prompts.catalogue import Dialect, find_dialect, parse_prompt
 from undertow.encoders.prompts.resolve import composed, resolve, varies
-from undertow.encoders.prompts.tree import ParsedPrompt
+from undertow.encoders.prompts.tree import ParsedPrompt, Text, find_all
+from undertow.encoders.vocabulary import Vocabulary
 from undertow.errors import ConfigError, InvalidInput
 
 LongPrompts = Literal["chunk", "truncate"]
@@ -46,12 +47,18 @@ class _Options:
 class TextStack:
     """One encoder (SD1, SD2, refiner) or two (SDXL), whose widths are concatenated.
 
-    readings: what is read of each encoder; None takes the family's. cache_size: encodings to remember. A merge into an
-    encoder's weights is noticed; only what writes through `.data` must call `forget`.
+    readings: what is read of each encoder; None takes the family's. vocabulary: the only words that the model knows,
+    if they are few; encodings note others. cache_size: encodings to remember. A merge into an encoder's weights is
+    noticed; only what writes through `.data` must call `forget`.
     """
 
     def __init__(
-        self, encoders: Sequence[TextEncoder], *, readings: Sequence[Reading] | None = None, cache_size: int = 64
+        self,
+        encoders: Sequence[TextEncoder],
+        *,
+        readings: Sequence[Reading] | None = None,
+        vocabulary: Vocabulary | None = None,
+        cache_size: int = 64,
     ):
         kinds: tuple[Kind, ...] = tuple(encoder.kind for encoder in encoders)
         if readings is None:
@@ -63,6 +70,7 @@ class TextStack:
             raise ConfigError("readings", len(readings), f"must be one for each of {len(encoders)} encoders")
         self.encoders = tuple(encoders)
         self.readings = tuple(readings)
+        self.vocabulary = vocabulary
         widths: dict[Kind, int] = {encoder.kind: encoder.config.width for encoder in encoders}
         self._inversions = Inversions(widths, min(encoder.config.positions for encoder in encoders) - 2)
         self._cache: RecentlyUsed[TextEncoding] = RecentlyUsed(cache_size)
@@ -192,6 +200,7 @@ class TextStack:
         prompts = (first,) if second is None else (first, second)
         reports = tuple(report for part in parts for report in part.reports)
         notes = [note for prompt in prompts for note in prompt.notes] + [note for r in reports for note in r.notes]
+        notes += [note for prompt in prompts if (note := self._unknown_words(prompt)) is not None]
         encoding = TextEncoding(
             context=torch.cat([part.context for part in parts], dim=-1),
             pooled=torch.cat(pools, dim=-1) if pools else None,
@@ -217,6 +226,11 @@ class TextStack:
             made.append((assembler, assembler.encode(parsed.tree)))
         longest = max(part.context.shape[1] for _, part in made)
         return [assembler.padded(part, longest) for assembler, part in made]
+
+    def _unknown_words(self, prompt: ParsedPrompt) -> str | None:
+        if self.vocabulary is None:
+            return None
+        return self.vocabulary.note([leaf.text for leaf in find_all(prompt.tree, Text)], known=self.embeddings)
 
     def _state(self) -> int:
         """Changes when a weight, its place or an embedding changes."""

@@ -60,7 +60,7 @@ def train_autoencoder(
     """The trained autoencoder, its latents normalized."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(settings.seed, "autoencoder"))
-        vae = AutoencoderKL(config).to(memory_format=torch.channels_last)
+        vae = AutoencoderKL(config).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def loss_at(step: int) -> Tensor:
         generator = generator_for(settings.seed, "autoencoder batch", step)
@@ -104,7 +104,10 @@ def normalize_latents(vae: AutoencoderKL, x: Float[Tensor, "batch 3 height width
     latents = torch.cat([vae.encode(part).mean for part in x.split(64)])
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     encoder, decoder = vae.quant_conv, vae.post_quant_conv
-    assert encoder is not None and decoder is not None
+    assert encoder is not None
+    assert encoder.bias is not None
+    assert decoder is not None
+    assert decoder.bias is not None
     encoder.weight[:channels] /= std[:, None, None, None]
     encoder.bias[:channels] = (encoder.bias[:channels] - mean) / std
     encoder.bias[channels:] -= 2 * std.log()

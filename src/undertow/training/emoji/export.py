@@ -1,7 +1,7 @@
-"""The trained networks as a pipeline folder in diffusers' layout, in float16."""
+"""The trained networks as a pipeline folder in diffusers' layout, in float16, with words and card."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,13 +10,16 @@ from torch import Tensor
 from undertow.checkpoints.header import TensorInfo
 from undertow.checkpoints.outgoing import Outgoing, Pipeline
 from undertow.checkpoints.text_config import transformers_config
+from undertow.checkpoints.vocabulary import write_vocabulary
 from undertow.checkpoints.write_folder import write_folder
+from undertow.training.emoji.card import Stage, write_card
 from undertow.training.emoji.text_to_image import OBJECTIVE, TextToImage
+from undertow.training.emoji.tokenizer import vocabulary
 from undertow.vae.autoencoder import AutoencoderKL
 
 
-def export(model: TextToImage, vae: AutoencoderKL, tokenizer: Path, folder: Path) -> Path:
-    """Writes `folder` anew; diffusers' StableDiffusionPipeline and `undertow.load` read it."""
+def export(model: TextToImage, vae: AutoencoderKL, tokenizer: Path, folder: Path, *, stages: Sequence[Stage]) -> Path:
+    """Writes `folder` anew; diffusers' StableDiffusionPipeline and `undertow.load` read it. stages: for the card."""
     shutil.rmtree(folder, ignore_errors=True)
     text = _outgoing(model.text.tensors())
     pipeline = Pipeline(
@@ -31,7 +34,10 @@ def export(model: TextToImage, vae: AutoencoderKL, tokenizer: Path, folder: Path
         },
         tokenizers={"clip_l": tokenizer},
     )
-    return write_folder(pipeline, folder)
+    write_folder(pipeline, folder)
+    write_vocabulary(vocabulary(), folder)
+    write_card(folder, stages)
+    return folder
 
 
 def _outgoing(tensors: Mapping[str, Tensor]) -> Outgoing:

@@ -15,6 +15,7 @@ import torch
 
 from undertow.encoders.tokenizer import FolderTokenizer
 from undertow.training.emoji.autoencoder import psnr, scenes_at, train_autoencoder, vae_config
+from undertow.training.emoji.card import stage
 from undertow.training.emoji.draw import draw
 from undertow.training.emoji.export import export
 from undertow.training.emoji.render import FONT, Glyphs
@@ -111,7 +112,11 @@ def train_emoji(out: Path, recipe: EmojiRecipe, *, font: Path = FONT, watching: 
     vae = _autoencoder(out / "autoencoder", recipe, glyphs, watching)
     data = _latents(out / "latents.pt", vae, recipe, glyphs, watching)
     model = _text_to_image(out, recipe, data, vae, watching)
-    return export(model, vae, out / "tokenizer", out / "model")
+    stages = (
+        stage("autoencoder", vae, recipe.autoencoder, out / "autoencoder"),
+        stage("text encoder and U-Net", model, recipe.text_to_image, out / "text_to_image"),
+    )
+    return export(model, vae, out / "tokenizer", out / "model", stages=stages)
 
 
 def _autoencoder(folder: Path, recipe: EmojiRecipe, glyphs: Glyphs, watching: Watching) -> AutoencoderKL:

@@ -125,8 +125,8 @@ def new_model(unet: UNetConfig, *, layers: int, heads: int, tokenizer: Tokenizer
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "text to image"))
         text = TextEncoder.from_tensors("clip_l", random_clip(clip), config=clip, tokenizer=tokenizer)
-        model = TextToImage(text.requires_grad_(True), UNet(unet).to(memory_format=torch.channels_last))
-    return model
+        network = UNet(unet).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return TextToImage(text.requires_grad_(True), network)
 
 
 def train_text_to_image(
