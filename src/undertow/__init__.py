@@ -26,8 +26,11 @@ from undertow.errors import (
 
 if TYPE_CHECKING:
     from undertow.attention.config import AttentionConfig
+    from undertow.engine.batching import BatchLimits
     from undertow.engine.context import PredictionContext
-    from undertow.engine.request import GenerationRequest, GenerationResult
+    from undertow.engine.parts import HighResolution, Region, Views
+    from undertow.engine.request import GenerationRequest
+    from undertow.engine.result import GenerationResult
     from undertow.nn.attention import ImageTokens
     from undertow.service import UNetService, load, load_unet
     from undertow.unet.conditioning import Conditioning, Ports, Residuals
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttentionConfig",
+    "BatchLimits",
     "CheckpointError",
     "Conditioning",
     "ConfigError",
@@ -44,6 +48,7 @@ __all__ = [
     "DataError",
     "GenerationRequest",
     "GenerationResult",
+    "HighResolution",
     "ImageTokens",
     "InvalidInput",
     "KeyMismatch",
@@ -53,6 +58,7 @@ __all__ = [
     "Ports",
     "PredictionContext",
     "PromptError",
+    "Region",
     "Residuals",
     "UNet",
     "UNetConfig",
@@ -61,6 +67,7 @@ __all__ = [
     "UnknownCheckpoint",
     "UnsafeFile",
     "UnsupportedModel",
+    "Views",
     "load",
     "load_unet",
 ]
@@ -70,7 +77,11 @@ _ROOMS = {
     "load": "undertow.service",
     "UNetService": "undertow.service",
     "PredictionContext": "undertow.engine.context",
-    "GenerationResult": "undertow.engine.request",
+    "BatchLimits": "undertow.engine.batching",
+    "GenerationResult": "undertow.engine.result",
+    "HighResolution": "undertow.engine.parts",
+    "Region": "undertow.engine.parts",
+    "Views": "undertow.engine.parts",
     "GenerationRequest": "undertow.engine.request",
     "AttentionConfig": "undertow.attention.config",
     "Conditioning": "undertow.unet.conditioning",

@@ -12,10 +12,12 @@ from torch import Tensor
 from undertow.checkpoints.loading import LoadOptions
 from undertow.checkpoints.model import LoadedModel, load_model
 from undertow.checkpoints.unet_loading import load_unet_from, require_dtype
+from undertow.engine.batching import BatchLimits
 from undertow.engine.context import PredictionContext, predict_noise
 from undertow.engine.events import Observer, unobserved
-from undertow.engine.generate import RunOptions, generate
-from undertow.engine.request import GenerationRequest, GenerationResult
+from undertow.engine.generate import RunOptions, generate, generate_many
+from undertow.engine.request import PICTURES, GenerationRequest
+from undertow.engine.result import GenerationResult
 from undertow.engine.watch import Debug
 from undertow.errors import DamagedWeights, InvalidInput, UnknownCheckpoint
 from undertow.unet.compiled import compile_unet
@@ -59,8 +61,9 @@ def load_unet(
 class UNetService:
     """A loaded model that draws pictures and predicts noise. Made by `undertow.load`."""
 
-    def __init__(self, model: LoadedModel):
+    def __init__(self, model: LoadedModel, refiner: LoadedModel | None = None):
         self.model = model
+        self.refiner = refiner
 
     @property
     def unet(self) -> UNet:
@@ -93,7 +96,8 @@ class UNetService:
         result = service.generate("a red apple", steps=20, guidance_scale=5.0, seed=7, size=(512, 512))
         result.images[0].save("apple.png")
         """
-        request = GenerationRequest.from_json({"prompt": prompt, **settings})
+        pictures = {name: settings.pop(name) for name in PICTURES if name in settings}
+        request = replace(GenerationRequest.from_json({"prompt": prompt, **settings}), **pictures)
         return self.run(request, latents=latents, debug=debug, low_vram=low_vram, vae_clamp=vae_clamp, observe=observe)
 
     def run(
@@ -106,7 +110,7 @@ class UNetService:
         vae_clamp: bool = False,
         observe: Observer = unobserved,
     ) -> GenerationResult:
-        """The pictures of a request.
+        """The pictures of a request: `generate_many` of one.
 
         latents: standard normal noise to start from, in place of that of the seeds. debug: a comma list of nan, timing
         and shapes, or all. low_vram, vae_clamp, observe: see `RunOptions`. Errors: `InvalidInput` before any work;
@@ -114,7 +118,32 @@ class UNetService:
         """
         watched = Debug.parse(debug) if isinstance(debug, str) else debug
         options = RunOptions(low_vram=low_vram, vae_clamp=vae_clamp, debug=watched, observe=observe)
-        return generate(self.model, request, options, latents)
+        return generate(self.model, request, options, latents, self.refiner)
+
+    def generate_many(
+        self,
+        requests: Sequence[GenerationRequest],
+        *,
+        limits: BatchLimits | None = None,
+        debug: Debug | str = "",
+        low_vram: bool = False,
+        vae_clamp: bool = False,
+        observe: Observer = unobserved,
+    ) -> list[GenerationResult]:
+        """The pictures of unlike requests, whose rows share forwards wherever their shapes are equal.
+
+        Each picture equals the one made alone, up to rounding; to the bit where `limits` fixes the number of rows.
+        The rest as in `run`. Errors: as `run`, for any of the requests and before any step.
+        """
+        watched = Debug.parse(debug) if isinstance(debug, str) else debug
+        options = RunOptions(
+            low_vram=low_vram,
+            vae_clamp=vae_clamp,
+            debug=watched,
+            limits=BatchLimits() if limits is None else limits,
+            observe=observe,
+        )
+        return generate_many(self.model, requests, options, self.refiner)
 
     @overload
     def predict_noise(self, context: PredictionContext) -> Tensor: ...
@@ -136,19 +165,36 @@ def load(
     *,
     vae_dtype: torch.dtype | None = None,
     validate_weights: bool = False,
+    refiner: str | Path | None = None,
     **choices: Any,
 ) -> UNetService:
     """A service for the model in a .safetensors file, a diffusers pipeline folder or at a Hub id (owner/name).
 
     dtype: `None` keeps the file's, float16 on a CPU becoming float32. vae_dtype: `None` chooses one that does not
     overflow. validate_weights: refuse
-    weights that are not numbers even where nothing reads them. choices: prediction, zero_terminal_snr, config, variant,
+    weights that are not numbers even where nothing reads them. refiner: a second model, loaded alike, that draws the
+    last steps (SDXL's refiner). choices: prediction, zero_terminal_snr, config, variant,
     vae, text, ema, mmap, allow_pickle, as in `undertow.checkpoints.model.load_model`. Errors: every kind of
     `CheckpointError`, `ConfigError`, `InvalidInput`, `MissingDependency`.
 
         service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
     """
     _require_backend(backend)
+    options = {"dtype": dtype, "device": device, "backend": backend, "validate_weights": validate_weights}
+    model = _load(source, vae_dtype=vae_dtype, **options, **choices)
+    return UNetService(model, None if refiner is None else _load(refiner, vae_dtype=vae_dtype, **options))
+
+
+def _load(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None,
+    vae_dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    backend: Backend,
+    validate_weights: bool,
+    **choices: Any,
+) -> LoadedModel:
     model = load_model(_located(source), dtype=dtype, vae_dtype=vae_dtype, device=device, channels_last=True, **choices)
     if validate_weights and model.report.health.unused:
         unused = model.report.health.unused
@@ -162,7 +208,7 @@ def load(
         model = _with_safe_vae(model, model.vae)
     if backend == "compile":
         compile_unet(model.require_unet())
-    return UNetService(model)
+    return model
 
 
 def _without_float16_on_cpu(model: LoadedModel) -> LoadedModel:

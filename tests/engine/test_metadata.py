@@ -4,7 +4,8 @@ import pytest
 from PIL import Image
 
 from undertow.engine.metadata import a1111_text, read_png, save_png
-from undertow.engine.request import GenerationRequest, Report
+from undertow.engine.request import GenerationRequest
+from undertow.engine.result import Report
 from undertow.errors import InvalidInput
 
 

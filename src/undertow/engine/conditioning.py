@@ -1,7 +1,7 @@
 """What the network is told at every step of a request: prompts, negative prompt and micro-conditioning."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -22,23 +22,18 @@ AESTHETIC, NEGATIVE_AESTHETIC = 6.0, 2.5
 class Branches:
     """The conditionings of one step, a row each: what is wanted with guidance weights, and what is not.
 
-    unconditional: `None` when guidance is off and nothing is composed (trap T8).
+    unconditional: `None` when nobody asks for it: guidance is off and nothing is composed (trap T8).
+    regions: prompts for parts of the picture, in the order of the request's.
     """
 
     wanted: tuple[tuple[Conditioning, float], ...]
     unconditional: Conditioning | None
+    regions: tuple[Conditioning, ...] = ()
 
     @property
-    def rows(self) -> list[Conditioning]:
-        """The unconditional branch first, if there is one."""
-        wanted = [conditioning for conditioning, _ in self.wanted]
-        return wanted if self.unconditional is None else [self.unconditional, *wanted]
-
-    @property
-    def names(self) -> list[str]:
-        """What each of `rows` is called in debug output."""
-        wanted = ["cond"] if len(self.wanted) == 1 else [f"cond_{index}" for index in range(len(self.wanted))]
-        return wanted if self.unconditional is None else ["uncond", *wanted]
+    def composed(self) -> bool:
+        """Whether several prompts, or one with a weight, make up what is wanted (A1111's AND)."""
+        return len(self.wanted) > 1 or any(weight != 1 for _, weight in self.wanted)
 
 
 @dataclass(kw_only=True)
@@ -49,6 +44,7 @@ class Conditioner:
     config: UNetConfig
     request: GenerationRequest
     size: tuple[int, int]
+    needs_unconditional: bool
     dtype: torch.dtype
     device: torch.device
     decisions: list[str] = field(default_factory=list)
@@ -63,27 +59,37 @@ class Conditioner:
                 "use the text encoders of the same model",
             )
 
-    def branches(self) -> list[Branches]:
+    def branches(self, steps: int) -> list[Branches]:
         """One for every step; A1111's editing, alternation and AND make them differ. Errors: `PromptError`."""
-        request = self.request
-        wanted, negative = (self._encode(text) for text in (request.prompt, request.negative_prompt))
+        request, steps = self.request, max(1, steps)
+        wanted, negative = (self._encode(text, steps) for text in (request.prompt, request.negative_prompt))
+        regions = [self._encode(region.prompt, steps) for region in request.regions]
         if any(len(encodings) > 1 for encodings in negative):
             self._decide("a negative prompt cannot be composed: only what stands before its first AND is used")
-        return [self._branches(step, not_wanted[0]) for step, not_wanted in zip(wanted, negative, strict=True)]
+        return [
+            self._branches(wanted[step], negative[step][0], [region[step][0] for region in regions])
+            for step in range(steps)
+        ]
 
-    def _encode(self, text: str) -> tuple[tuple[WeightedEncoding, ...], ...]:
+    def _encode(self, text: str, steps: int) -> tuple[tuple[WeightedEncoding, ...], ...]:
         request = self.request
-        steps = self.text.encode_steps(text, request.steps, dialect=request.dialect, clip_skip=request.clip_skip)
-        for line in dict.fromkeys(note for step in steps for one in step for note in one.encoding.notes):
+        encodings = self.text.encode_steps(text, steps, dialect=request.dialect, clip_skip=request.clip_skip)
+        for line in dict.fromkeys(note for step in encodings for one in step for note in one.encoding.notes):
             self._decide(line)
-        return steps
+        return encodings
 
-    def _branches(self, wanted: Sequence[WeightedEncoding], negative: WeightedEncoding) -> Branches:
+    def _branches(
+        self, wanted: Sequence[WeightedEncoding], negative: WeightedEncoding, regions: Sequence[WeightedEncoding]
+    ) -> Branches:
         rows = tuple((self._conditioning(one.encoding), one.weight) for one in wanted)
-        plain = len(rows) == 1 and rows[0][1] == 1
-        if plain and self.request.guidance_scale == 1:
-            return Branches(wanted=rows, unconditional=None)
-        return Branches(wanted=rows, unconditional=self._conditioning(negative.encoding, negative=True))
+        branches = Branches(
+            wanted=rows,
+            unconditional=None,
+            regions=tuple(self._conditioning(region.encoding) for region in regions),
+        )
+        if not (self.needs_unconditional or branches.composed):
+            return branches
+        return replace(branches, unconditional=self._conditioning(negative.encoding, negative=True))
 
     def _conditioning(self, encoding: TextEncoding, *, negative: bool = False) -> Conditioning:
         """One for each encoding: steps that share a text share it too."""

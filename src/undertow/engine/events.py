@@ -1,20 +1,29 @@
-"""What an observer of a run is told."""
+"""What an observer of requests is told, and how it stops one."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepEvent:
-    """A sampler step begins. step counts from 0. denoised: the newest estimate of the latents, `None` at the first."""
+    """A picture enters a step. request, picture: which of the requests, which of its pictures. step: counts from 0,
+    over all passes, of which the request has `steps` steps together. denoised: the newest estimate of the picture's
+    latents, `None` at the first step. preview(): a picture of it; small and rough where the model's latents have a
+    linear preview, else decoded. cancel(): ends the request, whose pictures are not finished.
+    """
 
+    request: int
+    picture: int
     step: int
     steps: int
     sigma: float
-    denoised: Float[Tensor, "count channels height width"] | None
+    denoised: Float[Tensor, "1 channels height width"] | None
+    preview: Callable[[], Image.Image | None] = field(repr=False)
+    cancel: Callable[[], None] = field(repr=False)
 
 
 Observer = Callable[[StepEvent], None]

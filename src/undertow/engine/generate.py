@@ -1,24 +1,26 @@
-"""Text to pictures: encode, sample, decode, each its own stage with its own time and its own place in memory."""
+"""Requests to pictures: prepared, drawn together step by step, decoded one by one, each stage with its own time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from undertow.checkpoints.model import LoadedModel
-from undertow.diffusion.grids import sigma_grid
-from undertow.engine.conditioning import Branches, Conditioner
-from undertow.engine.events import Observer, unobserved
-from undertow.engine.request import GenerationRequest, GenerationResult, Report
-from undertow.engine.sampling import Sampling
+from undertow.engine.batching import Batcher, BatchLimits, Share, Task
+from undertow.engine.events import Observer, StepEvent, unobserved
+from undertow.engine.layout import Layout
+from undertow.engine.parts import HighResolution
+from undertow.engine.passes import Canvas
+from undertow.engine.picture import Picture
+from undertow.engine.pictures import pasted, to_images, to_pixels
+from undertow.engine.prepare import Prepared, prepare
+from undertow.engine.reading import image_latents
+from undertow.engine.request import GenerationRequest
+from undertow.engine.result import GenerationResult, Report
 from undertow.engine.watch import Debug, Watch
-from undertow.errors import InvalidInput
-from undertow.sampling.catalogue import find_sampler
-from undertow.sampling.noise import NoiseSource
-from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.plan import smallest_budget
 from undertow.vae.precision import CLAMP, decode_safely
@@ -34,128 +36,204 @@ class RunOptions:
 
     low_vram: keep only the network at work on the accelerator, and decode within `LOW_VRAM_DECODE_BYTES`; slower, the
     same pictures. vae_clamp: cut the decoder's activations at float16's range, which changes pictures and is counted.
-    observe: called at each step.
+    limits: how many rows share a forward. observe: called at each step of each picture.
     """
 
     low_vram: bool = False
     vae_clamp: bool = False
     debug: Debug = Debug()
+    limits: BatchLimits = BatchLimits()
     observe: Observer = unobserved
 
 
-@torch.inference_mode()
 def generate(
-    model: LoadedModel, request: GenerationRequest, options: RunOptions, latents: Tensor | None = None
+    model: LoadedModel,
+    request: GenerationRequest,
+    options: RunOptions,
+    latents: Tensor | None = None,
+    refiner: LoadedModel | None = None,
 ) -> GenerationResult:
-    """The pictures of one request.
+    """The pictures of one request: `generate_many` of one, but for `latents`, standard normal noise to start from,
+    [count, channels, height / factor, width / factor], in place of that of the seeds."""
+    return _run(model, [request], options, [latents], refiner)[0]
 
-    latents: standard normal noise to start from, [count, channels, height / factor, width / factor], in place of that
-    of the seeds. Errors: `InvalidInput` before any work; `MissingComponent` names what the checkpoint lacks;
-    `NonFiniteError` when watching for NaN.
+
+def generate_many(
+    model: LoadedModel,
+    requests: Sequence[GenerationRequest],
+    options: RunOptions,
+    refiner: LoadedModel | None = None,
+) -> list[GenerationResult]:
+    """The pictures of unlike requests. Those whose rows are of equal shape share forwards; each equals the one made
+    alone up to rounding, and to the bit where `options.limits.padded_to` fixes the number of rows.
+
+    Errors, for any of the requests and before any step: `InvalidInput`; `MissingComponent` names what the checkpoint
+    lacks. `NonFiniteError` when watching for NaN, after the others are done.
     """
-    unet, vae, text = model.require_unet(), model.require_vae(), model.require_text(request.clip_skip)
-    size = _size(request, unet, vae)
-    watch = Watch(debug=options.debug)
-    find_sampler(request.sampler, model.schedule.path)
-    sigmas = sigma_grid(request.schedule, model.schedule, request.steps)
-    noise = NoiseSource(request.seeds)
-    start = _start(latents, noise, _latent_shape(size, vae))
-    conditioner = Conditioner(
-        text=text,
-        config=unet.config,
-        request=request,
-        size=size,
-        dtype=unet.dtype,
-        device=unet.device,
-    )
-    with watch.stage("text"):
-        branches = conditioner.branches()
-    _see_text(branches, watch)
-    sampling = Sampling(
-        unet=unet,
-        parameterization=model.parameterization,
-        schedule=model.schedule,
-        request=request,
-        branches=branches,
-        sigmas=sigmas,
-        watch=watch,
-        observe=options.observe,
-    )
-    start = model.schedule.path.pure_noise(start, sigmas[0]).to(unet.device)
-    with watch.stage("denoise"):
-        result = sampling.run(start, noise)
-    with watch.stage("decode"):
-        images, notes = _decode(vae, result, options, watch)
-    report = Report(
-        request=request,
-        model=str(model.path),
-        size=size,
-        sigmas=tuple(sigmas),
-        seconds=dict(watch.seconds),
-        decisions=(*model.report.notes, *conditioner.decisions, *notes),
-        debug=tuple(watch.lines),
-    )
-    return GenerationResult(images=images, latents=result, report=report)
+    return _run(model, requests, options, [None] * len(requests), refiner)
 
 
-def _see_text(branches: Sequence[Branches], watch: Watch) -> None:
-    """Every text once, under the names of burn-models' debug log."""
-    seen: set[int] = set()
-    for step in branches:
-        for name, row in zip(step.names, step.rows, strict=True):
-            for kind, tensor in (("context", row.context), ("pooled", row.pooled)):
-                if tensor is not None and tensor.data_ptr() not in seen:
-                    seen.add(tensor.data_ptr())
-                    watch.see(f"text_{kind}_{name}", tensor)
+@torch.inference_mode()
+def _run(
+    model: LoadedModel,
+    requests: Sequence[GenerationRequest],
+    options: RunOptions,
+    latents: Sequence[Tensor | None],
+    refiner: LoadedModel | None,
+) -> list[GenerationResult]:
+    if not requests:
+        return []
+    batcher = Batcher(options.limits)
+    prepared = [
+        prepare(model, request, Watch(debug=options.debug), refiner=refiner, latents=given)
+        for request, given in zip(requests, latents, strict=True)
+    ]
+    jobs = [Job(each, number, options, batcher) for number, each in enumerate(prepared)]
+    for job in jobs:
+        job.begin()
+    batcher.run()
+    return [job.result() for job in jobs]
 
 
-def _size(request: GenerationRequest, unet: UNet, vae: AutoencoderKL) -> tuple[int, int]:
-    factor = vae.config.factor
-    if request.size is None:
-        side = unet.config.sample_size * factor
-        return side, side
-    height, width = request.size
-    if min(height, width) < factor or height % factor or width % factor:
-        nearest = [max(factor, round(length / factor) * factor) for length in request.size]
-        raise InvalidInput(
-            "size", f"{width}x{height}", f"multiples of {factor} pixels", f"the nearest is {nearest[1]}x{nearest[0]}"
+class Job:
+    """A request among others, from its first step to its pictures."""
+
+    def __init__(self, prepared: Prepared, number: int, options: RunOptions, batcher: Batcher):
+        self.prepared = prepared
+        self.number = number
+        self.options = options
+        self.batcher = batcher
+        self.cancelled = False
+        self.error: Exception | None = None
+        self.rows = 0
+        self._latents: dict[int, Tensor] = {}
+        self._tasks: list[Task] = []
+        self._pictures = [
+            Picture(
+                request=prepared.request,
+                index=index,
+                passes=prepared.passes,
+                watch=prepared.watch,
+                entered=self._entered,
+                enlarge=self._enlarge,
+            )
+            for index in range(prepared.request.count)
+        ]
+
+    def begin(self) -> None:
+        """Every picture joins the batch."""
+        for index, picture in enumerate(self._pictures):
+            if self.cancelled:
+                return
+            task = Task(
+                steps=picture.draw(),
+                done=lambda latents, index=index: self._latents.update({index: latents}),
+                failed=self._failed,
+                shared=self._shared,
+            )
+            self._tasks.append(task)
+            self.batcher.join(task)
+
+    def cancel(self) -> None:
+        """Ends the request between two steps."""
+        self.cancelled = True
+
+    def result(self) -> GenerationResult:
+        """The finished pictures. Errors: what one of them met on its way."""
+        if self.error is not None:
+            raise self.error
+        prepared, watch = self.prepared, self.prepared.watch
+        reached = [self._latents.get(index, picture.latents) for index, picture in enumerate(self._pictures)]
+        reached = [each for each in reached if each is not None]
+        latents = torch.cat(reached) if reached else self._nothing()
+        images: list[Image.Image] = []
+        notes: list[str] = []
+        if not self.cancelled:
+            with watch.stage("decode"):
+                images, notes = self._decode(latents)
+        report = Report(
+            request=prepared.request,
+            model=str(prepared.model.path),
+            size=prepared.size,
+            sigmas=tuple(prepared.passes[-1].sigmas),
+            seconds=dict(watch.seconds),
+            rows=self.rows,
+            cancelled=self.cancelled,
+            decisions=(*prepared.model.report.notes, *prepared.decisions, *notes),
+            debug=tuple(watch.lines),
         )
-    return request.size
+        return GenerationResult(images=images, latents=latents, report=report)
 
+    def _nothing(self) -> Tensor:
+        """No latents: cancelled before the first pass was done."""
+        one = self.prepared.passes[0]
+        return torch.empty(0, one.network.unet.config.out_channels, *one.layout.size)
 
-def _latent_shape(size: tuple[int, int], vae: AutoencoderKL) -> tuple[int, int, int]:
-    return vae.config.latent_channels, size[0] // vae.config.factor, size[1] // vae.config.factor
+    def _entered(self, index: int, step: int, sigma: float, denoised: Tensor | None) -> None:
+        self.options.observe(
+            StepEvent(
+                request=self.number,
+                picture=index,
+                step=step,
+                steps=sum(one.steps for one in self.prepared.passes),
+                sigma=sigma,
+                denoised=denoised,
+                preview=lambda: None if denoised is None else self._preview(denoised),
+                cancel=self.cancel,
+            )
+        )
+        if self.cancelled:
+            raise _Cancelled
 
+    def _failed(self, error: Exception) -> None:
+        if not isinstance(error, _Cancelled) and self.error is None:
+            self.error = error
+        for task in self._tasks:
+            self.batcher.leave(task)
 
-def _start(latents: Tensor | None, noise: NoiseSource, shape: tuple[int, int, int]) -> Tensor:
-    """Standard normal latents, those of the seeds unless given."""
-    if latents is None:
-        return noise.draw(shape)
-    expected = [len(noise), *shape]
-    if list(latents.shape) != expected:
-        raise InvalidInput("latents", list(latents.shape), f"{expected}: one for each picture, at this size")
-    return latents.float()
+    def _shared(self, share: Share) -> None:
+        self.rows = max(self.rows, share.rows)
+        self.prepared.watch.add("unet", share.seconds)
 
+    def _enlarge(self, latents: Canvas, how: HighResolution) -> Canvas:
+        """Finished latents to those of the picture at the size of the second pass."""
+        cells = self.prepared.passes[-1].layout.size
+        if how.upscale == "latent":
+            return F.interpolate(latents.float(), size=cells, mode="bilinear", align_corners=False)
+        images, _ = self._decode(latents, paste=False)
+        return image_latents(self.prepared.model, to_pixels(images[0], self.prepared.size)).float()
 
-def _decode(
-    vae: AutoencoderKL, latents: Tensor, options: RunOptions, watch: Watch
-) -> tuple[list[Image.Image], list[str]]:
-    watch.see("vae_input", latents)
-    budget = None
-    if options.low_vram:
+    def _preview(self, denoised: Tensor) -> Image.Image:
+        space = self.prepared.model.require_vae().config.latent_space
+        if space.preview_factors is None:
+            return self._decode(denoised, paste=False)[0][0]
+        return Image.fromarray(space.preview(denoised)[0].cpu().numpy())
+
+    def _decode(self, latents: Tensor, *, paste: bool = True) -> tuple[list[Image.Image], list[str]]:
+        request, watch, vae = self.prepared.request, self.prepared.watch, self.prepared.model.require_vae()
+        watch.see("vae_input", latents)
+        # A seamless picture is decoded with its own other side around it, which is cut off again.
+        ring = Layout.whole((latents.shape[2], latents.shape[3]), request.seamless)
+        seen = ring.spread(vae.config.latent_space.from_model(latents.float()))[0]
+        decoded = decode_safely(
+            vae,
+            seen,
+            budget_bytes=self._budget(vae, seen),
+            clamp=CLAMP if self.options.vae_clamp else None,
+        )
+        pixels = ring.enlarged(vae.config.factor).gather([decoded.pixels])
+        watch.see("vae_output", pixels)
+        images = to_images(pixels)
+        if paste and request.paste and request.image is not None and request.mask is not None:
+            images = [pasted(image, request.image, request.mask) for image in images]
+        return images, decoded.report.notes()
+
+    def _budget(self, vae: AutoencoderKL, latents: Tensor) -> int | None:
+        if not self.options.low_vram:
+            return None
         program = decode_program(vae, (latents.shape[2], latents.shape[3]))
-        budget = max(LOW_VRAM_DECODE_BYTES, smallest_budget(program, vae.dtype.itemsize))
-    decoded = decode_safely(
-        vae,
-        vae.config.latent_space.from_model(latents.float()),
-        budget_bytes=budget,
-        clamp=CLAMP if options.vae_clamp else None,
-    )
-    watch.see("vae_output", decoded.pixels)
-    return to_images(decoded.pixels), decoded.report.notes()
+        return max(LOW_VRAM_DECODE_BYTES, smallest_budget(program, vae.dtype.itemsize))
 
 
-def to_images(pixels: Float[Tensor, "batch 3 height width"]) -> list[Image.Image]:
-    """Pictures from pixels in [-1, 1]: (x + 1) / 2, clamped and rounded to 8 bits, as all peers do (R154)."""
-    levels = (pixels.float() / 2 + 0.5).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return [Image.fromarray(picture.permute(1, 2, 0).cpu().numpy()) for picture in levels]
+class _Cancelled(Exception):
+    """Unwinds a picture whose request was cancelled."""

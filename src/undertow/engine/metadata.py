@@ -9,7 +9,8 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from undertow.checkpoints.files import whole_file
-from undertow.engine.request import GenerationRequest, Report
+from undertow.engine.request import GenerationRequest
+from undertow.engine.result import Report
 from undertow.errors import InvalidInput
 
 TEXT_KEY = "parameters"
@@ -65,7 +66,7 @@ class Origin:
     model: str
 
 
-def read_png(path: str | Path) -> Origin:
+def read_png(path: str | Path, **pictures: Image.Image | None) -> Origin:
     """How the picture in a file was made.
 
     Errors: `InvalidInput` for a file that is no picture or that undertow did not write.
@@ -79,7 +80,7 @@ def read_png(path: str | Path) -> Origin:
         raise InvalidInput("picture", str(path), "a PNG file that undertow wrote", "its description is missing")
     try:
         stored: dict[str, Any] = json.loads(content)
-        request = GenerationRequest.from_json(stored["request"])
+        request = GenerationRequest.from_json(stored["request"], **pictures)
         return Origin(request=request, index=int(stored["index"]), model=str(stored["model"]))
     except (json.JSONDecodeError, KeyError, TypeError, ValueError) as err:
         raise InvalidInput("picture", str(path), "an unchanged description", f"it is damaged ({err})") from err

@@ -61,10 +61,13 @@ class Watch:
         try:
             yield
         finally:
-            elapsed = time.perf_counter() - start
-            self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
-            if self.debug.timing:
-                self.lines.append(f"{name}: {elapsed:.3f} s")
+            self.add(name, time.perf_counter() - start)
+
+    def add(self, name: str, elapsed: float) -> None:
+        """Adds seconds that were measured elsewhere to `seconds[name]`."""
+        self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
+        if self.debug.timing:
+            self.lines.append(f"{name}: {elapsed:.3f} s")
 
 
 def describe(tensor: Tensor) -> str:

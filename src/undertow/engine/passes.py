@@ -1,0 +1,119 @@
+"""A picture as a list of passes, each a sampler's run from a start along a grid: so is every kind of request."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from undertow.diffusion.guidance import Guidance
+from undertow.engine.conditioning import Branches
+from undertow.engine.evaluation import Network
+from undertow.engine.layout import Layout
+from undertow.engine.parts import HighResolution
+
+Canvas = Float[Tensor, "1 channels height width"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FromNoise:
+    """Nothing but noise. given: standard normal latents in place of the seeds', a row for each picture."""
+
+    given: Float[Tensor, "count channels height width"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FromPicture:
+    """A picture's latents with noise over them. given: as in `FromNoise`."""
+
+    latents: Canvas
+    given: Float[Tensor, "count channels height width"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enlarged:
+    """The pass before, finished and enlarged, with noise over it."""
+
+    how: HighResolution
+
+
+@dataclass(frozen=True)
+class GoOn:
+    """Where the pass before stopped, noise and all."""
+
+
+Start = FromNoise | FromPicture | Enlarged | GoOn
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Kept:
+    """What a mask keeps of a picture: its latents, and the share of each cell that is drawn anew."""
+
+    latents: Canvas
+    mask: Float[Tensor, "1 1 height width"]
+
+    def over(self, x: Canvas, instead: Canvas) -> Canvas:
+        """`x` where the mask is white, `instead` where it is black."""
+        mask = self.mask.to(x)
+        return mask * x + (1 - mask) * instead.to(x)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Composition:
+    """How the estimates of several prompts become one. masks: of the regions, weighted."""
+
+    masks: tuple[Float[Tensor, "1 1 height width"], ...] = ()
+
+    def compose(self, texts: Branches, denoised: Sequence[Canvas], unconditional: Canvas | None) -> Canvas:
+        """u + Σ w (c - u) over the prompts (arXiv:2206.01714, eq. 11), which guidance then scales; inside regions, the
+        mean of theirs instead, by weight (latent couple; arXiv:2302.08113, eq. 5)."""
+        prompts, regions = denoised[: len(texts.wanted)], denoised[len(texts.wanted) :]
+        wanted = prompts[0]
+        if texts.composed:
+            assert unconditional is not None  # every composition comes with it
+            parts = zip(texts.wanted, prompts, strict=True)
+            wanted = unconditional + sum(
+                (weight * (part - unconditional) for (_, weight), part in parts), torch.zeros_like(unconditional)
+            )
+        if not regions:
+            return wanted
+        masks = [mask.to(wanted) for mask in self.masks]
+        total = torch.stack(masks).sum(0)
+        inside = sum((mask * part for mask, part in zip(masks, regions, strict=True)), torch.zeros_like(wanted))
+        return torch.where(total > 0, inside / total.clamp(min=1e-6), wanted)
+
+
+@dataclass(kw_only=True, eq=False)
+class Pass:
+    """sigmas: none are left of them when nothing may change. branches: of every step. extra: channels that the network
+    reads beside the latents; without_image: the same for the branch that must not see the picture."""
+
+    network: Network
+    start: Start
+    sigmas: Sequence[float]
+    branches: Sequence[Branches]
+    layout: Layout
+    guidance: Guidance
+    composition: Composition
+    kept: Kept | None = None
+    extra: Canvas | None = None
+    without_image: Canvas | None = None
+
+    @property
+    def steps(self) -> int:
+        return max(0, len(self.sigmas) - 1)
+
+    def step_at(self, sigma: float) -> int:
+        """The step that a sampler is in. Samplers may evaluate twice in a step, also above its sigma."""
+        return max(index for index, start in enumerate(self.sigmas[:-1]) if start >= sigma or index == 0)
+
+
+def slerp(one: Canvas, other: Canvas, share: float) -> Canvas:
+    """The point on the great circle from `one` to `other` (Shoemake 1985), which keeps noise normal; straight where
+    both point the same way."""
+    cosine = torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0)
+    if float(cosine.abs()) > 0.9995:
+        return torch.lerp(one, other, share)
+    angle = torch.acos(cosine)
+    return (torch.sin((1 - share) * angle) * one + torch.sin(share * angle) * other) / torch.sin(angle)

@@ -1,0 +1,283 @@
+"""From a request to the passes of its pictures: all is checked, encoded and decided here, before the first step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from undertow.checkpoints.model import LoadedModel
+from undertow.diffusion.denoiser import Preconditioning
+from undertow.diffusion.grids import require_grid, sigma_grid
+from undertow.diffusion.guidance import WANTED, Guidance, Step
+from undertow.diffusion.schedules import TimestepMap
+from undertow.engine.conditioning import Branches, Conditioner
+from undertow.engine.evaluation import Network
+from undertow.engine.guided import guidance_of
+from undertow.engine.layout import Layout, box_mask
+from undertow.engine.parts import Views
+from undertow.engine.passes import (
+    Canvas,
+    Composition,
+    Enlarged,
+    FromNoise,
+    FromPicture,
+    GoOn,
+    Kept,
+    Pass,
+    Start,
+)
+from undertow.engine.reading import Read, Reads, read_picture
+from undertow.engine.request import GenerationRequest
+from undertow.engine.strength import truncated
+from undertow.engine.watch import Watch
+from undertow.errors import InvalidInput
+from undertow.sampling.catalogue import find_sampler
+
+
+@dataclass(kw_only=True, eq=False)
+class Prepared:
+    """size: (height, width) of the finished pictures, in pixels."""
+
+    request: GenerationRequest
+    model: LoadedModel
+    passes: Sequence[Pass]
+    size: tuple[int, int]
+    watch: Watch
+    decisions: list[str]
+
+
+def prepare(
+    model: LoadedModel,
+    request: GenerationRequest,
+    watch: Watch,
+    *,
+    refiner: LoadedModel | None = None,
+    latents: Tensor | None = None,
+) -> Prepared:
+    """The passes of a request.
+
+    latents: standard normal noise to start from, in place of that of the seeds. Errors: `InvalidInput` for what does
+    not fit the model or each other; `MissingComponent` names what the checkpoint lacks.
+    """
+    return _Preparation(model=model, request=request, watch=watch, refiner=refiner, given=latents).run()
+
+
+@dataclass(kw_only=True, eq=False)
+class _Preparation:
+    model: LoadedModel
+    request: GenerationRequest
+    watch: Watch
+    refiner: LoadedModel | None
+    given: Tensor | None
+    decisions: list[str] = field(default_factory=list)
+
+    def run(self) -> Prepared:
+        request, model = self.request, self.model
+        find_sampler(request.sampler, model.schedule.path)
+        unet, vae = model.require_unet(), model.require_vae()
+        model.require_text(request.clip_skip)
+        size = self._size()
+        factor = vae.config.factor
+        cells = (size[0] // factor, size[1] // factor)
+        self._check_given((vae.config.latent_channels, *cells))
+        reads = Reads.of(unet.config, vae.config)
+        reads.check(request)
+        picture = Read()
+        if request.image is not None or request.depth is not None:
+            with self.watch.stage("encode"):
+                picture = read_picture(request, reads, model, size)
+        start, sigmas = self._start(picture.latents, reads)
+        passes = [
+            self._pass(
+                self.model,
+                start,
+                sigmas,
+                cells,
+                kept=picture.kept,
+                extra=picture.extra,
+                without_image=picture.without_image,
+            )
+        ]
+        passes += self._refined(passes[0], cells)
+        if request.high_resolution is not None:
+            size, more = self._enlarged(size)
+            passes.append(more)
+        return Prepared(
+            request=request, model=model, passes=passes, size=size, watch=self.watch, decisions=self.decisions
+        )
+
+    def _size(self) -> tuple[int, int]:
+        request, unet, factor = self.request, self.model.require_unet(), self.model.require_vae().config.factor
+        if request.size is None and request.image is not None:
+            width, height = request.image.size
+            size = (max(factor, height // factor * factor), max(factor, width // factor * factor))
+            if size != (height, width):
+                self.decisions.append(f"the image is {width}x{height}; drawn at {size[1]}x{size[0]}")
+            return size
+        if request.size is None:
+            side = unet.config.sample_size * factor
+            return side, side
+        height, width = request.size
+        if min(height, width) < factor or height % factor or width % factor:
+            nearest = [max(factor, round(length / factor) * factor) for length in request.size]
+            raise InvalidInput(
+                "size",
+                f"{width}x{height}",
+                f"multiples of {factor} pixels",
+                f"the nearest is {nearest[1]}x{nearest[0]}",
+            )
+        return request.size
+
+    def _check_given(self, shape: tuple[int, int, int]) -> None:
+        if self.given is None:
+            return
+        expected = [self.request.count, *shape]
+        if list(self.given.shape) != expected:
+            raise InvalidInput("latents", list(self.given.shape), f"{expected}: one for each picture, at this size")
+
+    def _start(self, latents: Canvas | None, reads: Reads) -> tuple[Start, list[float]]:
+        """Where the first pass starts, and along which noise levels it goes."""
+        request = self.request
+        grid = self._grid(request.steps)
+        if latents is None or (reads.edits and request.mask is None):
+            return FromNoise(given=self.given), grid  # editing reads the picture; it does not start from it
+        sigmas = truncated(grid, request.strength, request.strength_convention, self._grid)
+        if request.strength == 1 and request.mask is not None:
+            return FromNoise(given=self.given), sigmas  # without a mask diffusers keeps a trace of the picture
+        return FromPicture(latents=latents, given=self.given), sigmas
+
+    def _grid(self, steps: int) -> list[float]:
+        request = self.request
+        if request.sigmas is None:
+            return sigma_grid(request.schedule, self.model.schedule, steps)
+        require_grid(request.sigmas)
+        return list(request.sigmas)
+
+    def _refined(self, base: Pass, cells: tuple[int, int]) -> list[Pass]:
+        """Cuts the base model's pass where the refiner takes over, and gives the refiner's.
+
+        As diffusers' denoising_end and denoising_start: the share counts trained timesteps.
+        """
+        if self.refiner is None:
+            return []
+        schedule = self.model.schedule
+        if self.refiner.schedule != schedule or self.refiner.parameterization.path != schedule.path:
+            raise InvalidInput("refiner", str(self.refiner.path), "a model trained with the base model's noise levels")
+        cutoff = round(len(schedule) * (1 - self.request.refiner_switch))
+        levels = torch.tensor(base.sigmas[:-1], dtype=torch.float64)
+        timesteps = schedule.sigma_to_timestep(levels).tolist()
+        first = next((index for index, timestep in enumerate(timesteps) if timestep < cutoff), len(timesteps))
+        sigmas = list(base.sigmas)
+        base.sigmas = sigmas[: first + 1]
+        if first == len(timesteps):
+            self.decisions.append("the refiner has no step to draw: refiner_switch is too late for so few steps")
+            return []
+        return [self._pass(self.refiner, GoOn(), sigmas[first:], cells, kept=base.kept)]
+
+    def _enlarged(self, size: tuple[int, int]) -> tuple[tuple[int, int], Pass]:
+        how, factor = self.request.high_resolution, self.model.require_vae().config.factor
+        assert how is not None
+        height, width = (round(length * how.scale / factor) * factor for length in size)
+        steps = self.request.steps if how.steps is None else how.steps
+        sigmas = truncated(self._grid(steps), how.strength, self.request.strength_convention, self._grid)
+        cells = (height // factor, width // factor)
+        return (height, width), self._pass(self.model, Enlarged(how=how), sigmas, cells)
+
+    def _pass(
+        self,
+        model: LoadedModel,
+        start: Start,
+        sigmas: Sequence[float],
+        cells: tuple[int, int],
+        *,
+        kept: Kept | None = None,
+        extra: Canvas | None = None,
+        without_image: Canvas | None = None,
+    ) -> Pass:
+        network, request = self._network(model), self.request
+        guidance = guidance_of(request, network.unet.config, edits=without_image is not None)
+        branches = self._branches(model, guidance, sigmas, cells)
+        _see_text(branches, self.watch)
+        return Pass(
+            network=network,
+            start=start,
+            sigmas=sigmas,
+            branches=branches,
+            layout=self._layout(model, cells),
+            guidance=guidance,
+            composition=Composition(
+                masks=tuple(region.weight * box_mask(region.box, cells) for region in request.regions)
+            ),
+            kept=kept,
+            extra=extra,
+            without_image=without_image,
+        )
+
+    def _network(self, model: LoadedModel) -> Network:
+        unet = model.require_unet()
+        timestep_map: TimestepMap = "nearest" if self.request.timestep_map == "nearest" else "interpolated"
+        return Network(
+            unet=unet,
+            preconditioning=Preconditioning(
+                parameterization=model.parameterization,
+                schedule=model.schedule,
+                timestep_map=timestep_map,
+                network_dtype=unet.dtype,
+            ),
+        )
+
+    def _branches(
+        self, model: LoadedModel, guidance: Guidance, sigmas: Sequence[float], cells: tuple[int, int]
+    ) -> list[Branches]:
+        unet, factor = model.require_unet(), model.require_vae().config.factor
+        count = max(1, len(sigmas) - 1)
+        steps = (Step(index=index, count=count, sigma=sigma) for index, sigma in enumerate(sigmas[:count]))
+        conditioner = Conditioner(
+            text=model.require_text(self.request.clip_skip),
+            config=unet.config,
+            request=self.request,
+            size=(cells[0] * factor, cells[1] * factor),
+            needs_unconditional=any(branch.side != WANTED.side for step in steps for branch in guidance.branches(step)),
+            dtype=unet.dtype,
+            device=unet.device,
+        )
+        with self.watch.stage("text"):
+            branches = conditioner.branches(count)
+        self.decisions += [line for line in conditioner.decisions if line not in self.decisions]
+        return branches
+
+    def _layout(self, model: LoadedModel, cells: tuple[int, int]) -> Layout:
+        request, trained = self.request, model.require_unet().config.sample_size
+        if request.views is None:
+            return Layout.whole(cells, request.seamless)
+        window = _window(request.views, trained, model.require_vae().config.factor)
+        return Layout(
+            size=cells,
+            window=(min(window, cells[0]), min(window, cells[1])),
+            overlap=request.views.overlap,
+            seamless=request.seamless,
+        )
+
+
+def _window(views: Views, trained: int, factor: int) -> int:
+    """Side of a window in cells."""
+    if views.window is None:
+        return trained
+    if views.window < factor or views.window % factor:
+        raise InvalidInput("views.window", views.window, f"a multiple of {factor} pixels")
+    return views.window // factor
+
+
+def _see_text(branches: Sequence[Branches], watch: Watch) -> None:
+    """Every text once, under the names of burn-models' debug log."""
+    seen: set[int] = set()
+    for step in branches:
+        rows = [("cond", conditioning) for conditioning, _ in step.wanted]
+        if step.unconditional is not None:
+            rows.append(("uncond", step.unconditional))
+        for name, row in rows:
+            for kind, tensor in (("context", row.context), ("pooled", row.pooled)):
+                if tensor is not None and tensor.data_ptr() not in seen:
+                    seen.add(tensor.data_ptr())
+                    watch.see(f"text_{kind}_{name}", tensor)

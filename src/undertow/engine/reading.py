@@ -1,0 +1,120 @@
+"""Pictures that a request brings, as its model reads them: to start from, to keep parts of, to see while drawing."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from undertow.checkpoints.model import LoadedModel
+from undertow.engine.passes import Canvas, Kept
+from undertow.engine.pictures import mask_for_latents, to_mask, to_pixels
+from undertow.engine.request import GenerationRequest
+from undertow.errors import InvalidInput
+from undertow.unet.config import UNetConfig
+from undertow.vae.config import VAEConfig
+from undertow.vae.precision import encode_safely
+
+Kind = Literal["latents", "inpainting", "editing", "depth"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What a U-Net reads beside the noisy latents, by its input channels: nothing; a mask and the masked picture; the
+    picture to edit (InstructPix2Pix); a depth map."""
+
+    kind: Kind
+
+    @classmethod
+    def of(cls, unet: UNetConfig, vae: VAEConfig) -> "Reads":
+        """Errors: `InvalidInput` for a network that reads something else."""
+        channels = vae.latent_channels
+        kinds: dict[int, Kind] = {
+            channels: "latents",
+            2 * channels + 1: "inpainting",
+            2 * channels: "editing",
+            channels + 1: "depth",
+        }
+        kind = kinds.get(unet.in_channels)
+        if kind is None:
+            raise InvalidInput(
+                "model", f"a U-Net of {unet.in_channels} input channels", f"one of {', '.join(map(str, kinds))}"
+            )
+        return cls(kind=kind)
+
+    @property
+    def edits(self) -> bool:
+        return self.kind == "editing"
+
+    def check(self, request: GenerationRequest) -> None:
+        """Refuses a request without the pictures that this kind of model reads, or with others. Errors:
+        `InvalidInput`."""
+        match self.kind:
+            case "inpainting" if request.image is None or request.mask is None:
+                raise InvalidInput("image", "none, or no mask", "both for an inpainting model", "give image and mask")
+            case "editing" if request.image is None:
+                raise InvalidInput("image", None, "the picture to edit, for this InstructPix2Pix model")
+            case "editing" if request.mask is not None:
+                raise InvalidInput(
+                    "mask", "given", "nothing for an InstructPix2Pix model", "it edits the whole picture"
+                )
+            case "depth" if request.depth is None:
+                raise InvalidInput("depth", None, "a depth map, for this depth model")
+            case "latents" | "inpainting" | "editing" if request.depth is not None:
+                raise InvalidInput("depth", "given", "nothing, because this model reads none", "use a depth model")
+            case _:
+                pass
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Read:
+    """latents: of the image, as the U-Net sees them. The rest as in `Pass`."""
+
+    latents: Canvas | None = None
+    kept: Kept | None = None
+    extra: Canvas | None = None
+    without_image: Canvas | None = None
+
+
+def read_picture(request: GenerationRequest, reads: Reads, model: LoadedModel, size: tuple[int, int]) -> Read:
+    """The request's pictures at this size, encoded."""
+    depth = None if request.depth is None else _depth(request, model, size)
+    if request.image is None:
+        return Read(extra=depth)
+    pixels = to_pixels(request.image, size)
+    latents = image_latents(model, pixels)
+    factor = model.require_vae().config.factor
+    match reads.kind:
+        case "editing":
+            # InstructPix2Pix reads the autoencoder's own latents, without their scale (arXiv:2211.09800, and its code).
+            own = model.require_vae().config.latent_space.from_model(latents)
+            return Read(latents=latents, extra=own, without_image=torch.zeros_like(own))
+        case "inpainting":
+            assert request.mask is not None  # checked before
+            mask = to_mask(request.mask, size)
+            masked = image_latents(model, pixels * (mask < 0.5))
+            hard = F.interpolate((mask >= 0.5).float(), size=latents.shape[2:])
+            return Read(latents=latents, extra=torch.cat([hard.to(masked), masked], dim=1))
+        case _:
+            kept = None
+            if request.mask is not None:
+                kept = Kept(latents=latents, mask=mask_for_latents(to_mask(request.mask, size), factor))
+            return Read(latents=latents, kept=kept, extra=depth)
+
+
+def image_latents(model: LoadedModel, pixels: Tensor) -> Canvas:
+    """The most probable latents of pixels in [-1, 1], as the U-Net sees them, in float32 on its device."""
+    vae = model.require_vae()
+    encoded = encode_safely(vae, pixels.to(vae.device)).posterior.mode()
+    return vae.config.latent_space.to_model(encoded).to(model.require_unet().device)
+
+
+def _depth(request: GenerationRequest, model: LoadedModel, size: tuple[int, int]) -> Canvas:
+    """A map in [-1, 1] at the latents' size, as Stable Diffusion 2 depth reads it."""
+    assert request.depth is not None  # asked before
+    factor = model.require_vae().config.factor
+    gray = to_mask(request.depth, size)
+    small = F.interpolate(gray, size=(size[0] // factor, size[1] // factor), mode="bicubic", align_corners=False)
+    low, high = small.amin(), small.amax()
+    return (2 * (small - low) / (high - low).clamp(min=1e-6) - 1).to(model.require_unet().device)
