@@ -13,7 +13,7 @@ from undertow.engine.batching import Batcher, BatchLimits, Share, Task
 from undertow.engine.events import Observer, StepEvent, unobserved
 from undertow.engine.layout import Layout
 from undertow.engine.parts import HighResolution
-from undertow.engine.passes import Canvas
+from undertow.engine.passes import Canvas, Larger
 from undertow.engine.picture import Picture
 from undertow.engine.pictures import pasted, to_images, to_pixels
 from undertow.engine.prepare import Prepared, prepare
@@ -195,7 +195,7 @@ class Job:
         self.rows = max(self.rows, share.rows)
         self.prepared.watch.add("unet", share.seconds)
 
-    def _enlarge(self, latents: Canvas, how: HighResolution) -> Canvas:
+    def _enlarge(self, latents: Canvas, how: HighResolution) -> Larger:
         """Finished latents to those of the picture at the size of the second pass."""
         cells = self.prepared.passes[-1].layout.size
         if how.upscale == "latent":

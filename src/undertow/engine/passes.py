@@ -14,6 +14,9 @@ from undertow.engine.layout import Layout
 from undertow.engine.parts import HighResolution
 
 Canvas = Float[Tensor, "1 channels height width"]
+Larger = Float[Tensor, "1 channels rows columns"]
+Extra = Float[Tensor, "1 extra_channels height width"]
+"""What some models read beside the latents, for their U-Net's first convolution."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,8 +100,8 @@ class Pass:
     guidance: Guidance
     composition: Composition
     kept: Kept | None = None
-    extra: Canvas | None = None
-    without_image: Canvas | None = None
+    extra: Extra | None = None
+    without_image: Extra | None = None
 
     @property
     def steps(self) -> int:

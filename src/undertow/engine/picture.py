@@ -11,7 +11,7 @@ from undertow.diffusion.paths import Path
 from undertow.engine.conditioning import Branches
 from undertow.engine.evaluation import Question, ask
 from undertow.engine.parts import HighResolution
-from undertow.engine.passes import Canvas, Enlarged, FromNoise, FromPicture, GoOn, Pass, slerp
+from undertow.engine.passes import Canvas, Enlarged, FromNoise, FromPicture, GoOn, Larger, Pass, slerp
 from undertow.engine.request import GenerationRequest
 from undertow.engine.rows import Steps
 from undertow.engine.watch import Watch
@@ -21,7 +21,7 @@ from undertow.sampling.noise import NoiseSource
 Entered = Callable[[int, int, float, Tensor | None], None]
 """Told of every step: picture, step over all passes, sigma, newest estimate."""
 
-Enlarge = Callable[[Canvas, HighResolution], Canvas]
+Enlarge = Callable[[Canvas, HighResolution], Larger]
 """Finished latents to those of the enlarged picture."""
 
 

@@ -20,6 +20,7 @@ from undertow.engine.passes import (
     Canvas,
     Composition,
     Enlarged,
+    Extra,
     FromNoise,
     FromPicture,
     GoOn,
@@ -192,8 +193,8 @@ class _Preparation:
         cells: tuple[int, int],
         *,
         kept: Kept | None = None,
-        extra: Canvas | None = None,
-        without_image: Canvas | None = None,
+        extra: Extra | None = None,
+        without_image: Extra | None = None,
     ) -> Pass:
         network, request = self._network(model), self.request
         guidance = guidance_of(request, network.unet.config, edits=without_image is not None)

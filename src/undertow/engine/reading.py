@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from undertow.checkpoints.model import LoadedModel
-from undertow.engine.passes import Canvas, Kept
+from undertow.engine.passes import Canvas, Extra, Kept
 from undertow.engine.pictures import mask_for_latents, to_mask, to_pixels
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
@@ -73,8 +73,8 @@ class Read:
 
     latents: Canvas | None = None
     kept: Kept | None = None
-    extra: Canvas | None = None
-    without_image: Canvas | None = None
+    extra: Extra | None = None
+    without_image: Extra | None = None
 
 
 def read_picture(request: GenerationRequest, reads: Reads, model: LoadedModel, size: tuple[int, int]) -> Read:
@@ -110,7 +110,7 @@ def image_latents(model: LoadedModel, pixels: Tensor) -> Canvas:
     return vae.config.latent_space.to_model(encoded).to(model.require_unet().device)
 
 
-def _depth(request: GenerationRequest, model: LoadedModel, size: tuple[int, int]) -> Canvas:
+def _depth(request: GenerationRequest, model: LoadedModel, size: tuple[int, int]) -> Extra:
     """A map in [-1, 1] at the latents' size, as Stable Diffusion 2 depth reads it."""
     assert request.depth is not None  # asked before
     factor = model.require_vae().config.factor

@@ -1,6 +1,6 @@
 """The unit of batching: a row of a U-Net's batch, and how rows of unlike requests become one forward."""
 
-from collections.abc import Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass, fields
 from typing import TypeVar
 
@@ -9,9 +9,11 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from undertow.unet.conditioning import Conditioning, concatenate
-from undertow.unet.unet import UNet
 
 T = TypeVar("T")
+
+Network = Callable[[Tensor, Tensor, Conditioning], Tensor]
+"""(latents [rows, ...], timesteps [rows], conditioning) -> predictions: a `UNet`."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,7 +21,7 @@ class Row:
     """One evaluation that somebody waits for. unet: who answers. latents: scaled, with the extra channels of models
     that have some. conditioning: of one row."""
 
-    unet: UNet
+    unet: Network
     latents: Float[Tensor, "1 channels height width"]
     timestep: Float32[Tensor, "1"]
     conditioning: Conditioning

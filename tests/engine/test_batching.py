@@ -1,0 +1,208 @@
+"""Unlike requests in shared batches: each equals itself alone (G4-G6, R136)."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import undertow
+from undertow import BatchLimits, GenerationRequest, HighResolution, InvalidInput, NonFiniteError, Region, Views
+from undertow.engine.batching import Batcher, Task
+from undertow.engine.rows import Row
+from undertow.unet.conditioning import Conditioning
+
+TOLERANCE = 1e-5
+"""Of the latents' largest value, in float32: a row's last bits depend on how many rows are computed with it."""
+
+
+def photo(seed=0, size=32):
+    small = np.random.default_rng(seed).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def right_half(size=32):
+    mask = Image.new("L", (size, size))
+    mask.paste(255, (size // 2, 0, size, size))
+    return mask
+
+
+def unlike_requests():
+    few = {"steps": 3, "schedule": "karras"}
+    return [
+        GenerationRequest(prompt="red apple", seed=1, **few),
+        GenerationRequest(prompt="blue dog", seed=2, sampler="heun", guidance_scale=2.0, **few),
+        GenerationRequest(prompt="a bird", seed=3, sampler="euler_a", guidance_scale=1.0, steps=4, count=2),
+        GenerationRequest(prompt="wide", seed=4, size=(32, 48), sampler="euler", **few),
+        GenerationRequest(prompt="again", seed=5, image=photo(), strength=0.7, **few),
+        GenerationRequest(prompt="half", seed=6, image=photo(), mask=right_half(), sampler="ddim", **few),
+        GenerationRequest(prompt="", seed=7, regions=(Region(prompt="cat", box=(0, 0, 0.5, 1)),), **few),
+        GenerationRequest(prompt="large", seed=8, size=(64, 32), views=Views(), **few),
+        GenerationRequest(prompt="twice", seed=9, high_resolution=HighResolution(scale=1.5, upscale="latent"), **few),
+        GenerationRequest(prompt="ring", seed=10, seamless="x", **few),
+        GenerationRequest(prompt="near", seed=11, variation_seed=99, variation_strength=0.3, **few),
+        GenerationRequest(prompt="red AND [blue:green:1]", seed=12, **few),
+    ]
+
+
+def assert_close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE * max(1.0, expected.abs().max().item()))
+
+
+def test_unlike_requests_share_batches_and_equal_themselves_alone(service):
+    requests = unlike_requests()
+    together = service.generate_many(requests)
+
+    for request, result in zip(requests, together, strict=True):
+        alone = service.run(request)
+        assert_close(result.latents, alone.latents)
+        assert len(result.images) == request.count
+        assert result.report.request is request
+    assert together[0].report.rows > service.run(requests[0]).report.rows
+
+
+def test_at_one_number_of_rows_a_picture_is_bit_equal_whatever_shares_its_batches(service):
+    requests, limits = unlike_requests()[:6], BatchLimits(padded_to=8)
+    together = service.generate_many(requests, limits=limits)
+    reordered = service.generate_many(requests[::-1], limits=limits)[::-1]
+
+    for request, one, other in zip(requests, together, reordered, strict=True):
+        alone = service.generate_many([request], limits=limits)[0]
+        assert torch.equal(one.latents, alone.latents)
+        assert torch.equal(other.latents, alone.latents)
+        assert one.report.rows <= 8
+
+
+def test_a_picture_does_not_depend_on_the_most_rows_of_a_batch(service):
+    requests = unlike_requests()[:3]
+    plain = service.generate_many(requests)
+    narrow = service.generate_many(requests, limits=BatchLimits(rows=1))
+
+    for one, other in zip(plain, narrow, strict=True):
+        assert_close(one.latents, other.latents)
+        assert other.report.rows == 1
+
+
+def test_events_name_request_picture_and_step(service):
+    events = []
+    requests = [GenerationRequest(prompt="a", steps=2, count=2), GenerationRequest(prompt="b", steps=3)]
+    service.generate_many(requests, observe=events.append)
+
+    seen = {(event.request, event.picture): [] for event in events}
+    for event in events:
+        seen[event.request, event.picture].append(event.step)
+        assert event.steps == requests[event.request].steps
+    assert seen == {(0, 0): [0, 1], (0, 1): [0, 1], (1, 0): [0, 1, 2]}
+
+
+def test_a_preview_is_a_picture_of_the_newest_estimate(service):
+    previews = []
+    service.generate("a", steps=3, observe=lambda event: previews.append(event.preview()))
+
+    assert previews[0] is None
+    assert all(isinstance(preview, Image.Image) for preview in previews[1:])
+
+
+def test_a_cancelled_request_ends_and_the_others_do_not(service):
+    def observe(event):
+        if event.request == 0 and event.step == 1:
+            event.cancel()
+
+    requests = [GenerationRequest(prompt="a", steps=4, seed=1), GenerationRequest(prompt="b", steps=4, seed=2)]
+    first, second = service.generate_many(requests, observe=observe)
+
+    assert first.report.cancelled
+    assert first.images == []
+    assert not second.report.cancelled
+    assert_close(second.latents, service.run(requests[1]).latents)
+
+
+def test_a_request_that_cannot_be_drawn_is_refused_before_any_work(service):
+    steps = []
+    with pytest.raises(InvalidInput, match="multiples of 2"):
+        service.generate_many(
+            [GenerationRequest(prompt="a"), GenerationRequest(prompt="b", size=(33, 32))], observe=steps.append
+        )
+    assert steps == []
+
+
+def test_not_a_number_in_one_picture_is_told(sd1_folder):
+    service = undertow.load(sd1_folder, dtype=torch.float32)
+    bad = torch.full((1, 4, 16, 16), float("inf"))
+    with pytest.raises((NonFiniteError, InvalidInput)):
+        service.generate("a", steps=2, latents=bad, debug="nan")
+
+
+@pytest.mark.parametrize("limits", [{"rows": 0}, {"padded_to": 0}, {"rows": 9, "padded_to": 8}])
+def test_impossible_limits_are_refused(limits):
+    with pytest.raises(InvalidInput):
+        BatchLimits(**limits)
+
+
+class Rows:
+    """A network that adds its timestep, and remembers the sizes of its batches."""
+
+    def __init__(self):
+        self.batches = []
+
+    def __call__(self, latents, timesteps, conditioning):
+        self.batches.append(len(latents))
+        return latents + timesteps[:, None, None, None]
+
+
+def unexpected(result):
+    raise AssertionError(result)
+
+
+def counting(unet, value, steps, joined=lambda step: None):
+    x = torch.full((1, 1, 2, 2), float(value))
+    for step in range(steps):
+        joined(step)
+        row = Row(unet=unet, latents=x, timestep=torch.ones(1), conditioning=Conditioning())
+        (x,) = yield [row]
+    return x
+
+
+def test_tasks_join_and_leave_between_steps():
+    unet, results = Rows(), {}
+    batcher = Batcher(BatchLimits(rows=4))
+
+    def task(name, *arguments):
+        return Task(steps=counting(unet, *arguments), done=lambda x: results.update({name: x}), failed=unexpected)
+
+    late = task("late", 10, 1)
+    batcher.join(task("long", 0, 3, lambda step: batcher.join(late) if step == 1 else None))
+    batcher.join(task("short", 5, 1))
+    batcher.run()
+
+    assert {name: x[0, 0, 0, 0].item() for name, x in results.items()} == {"long": 3, "short": 6, "late": 11}
+    assert unet.batches == [2, 2, 1]
+
+
+def test_rows_beyond_the_limit_wait_and_everyone_gets_a_turn():
+    unet, done = Rows(), []
+    batcher = Batcher(BatchLimits(rows=2))
+    for name in range(5):
+        batcher.join(
+            Task(steps=counting(unet, name, 2), done=lambda x, name=name: done.append(name), failed=unexpected)
+        )
+    batcher.run()
+
+    assert sorted(done) == [0, 1, 2, 3, 4]
+    assert sum(unet.batches) == 10
+    assert max(unet.batches) == 2
+
+
+def test_one_that_fails_does_not_end_the_others():
+    unet, results, errors = Rows(), [], []
+    batcher = Batcher(BatchLimits())
+
+    def failing(step):
+        if step == 1:
+            raise ValueError("broken")
+
+    batcher.join(Task(steps=counting(unet, 0, 3, failing), done=unexpected, failed=errors.append))
+    batcher.join(Task(steps=counting(unet, 0, 3), done=results.append, failed=unexpected))
+    batcher.run()
+
+    assert len(results) == 1
+    assert str(errors[0]) == "broken"

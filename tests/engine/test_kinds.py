@@ -1,0 +1,178 @@
+"""What each kind of request promises, on a tiny random SD1."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.engine.test_batching import photo, right_half
+from undertow import GenerationRequest, HighResolution, InvalidInput, Region, Views
+from undertow.engine.layout import Layout, box_mask
+from undertow.engine.passes import slerp
+from undertow.engine.strength import truncated
+
+DRAWN = {"steps": 4, "guidance_scale": 3.0, "sampler": "euler", "schedule": "karras", "seed": 3}
+
+
+def pixels(image):
+    return np.asarray(image, dtype=int)
+
+
+def test_at_strength_0_the_picture_is_its_own_reconstruction(service):
+    result = service.generate("red apple", image=photo(), strength=0.0, **DRAWN)
+    rebuilt = service.generate("something else", image=photo(), strength=0.0, **DRAWN | {"seed": 9})
+
+    assert torch.equal(result.latents, rebuilt.latents)
+    assert result.report.rows == 0
+
+
+def test_a_small_strength_keeps_more_than_a_large_one(service):
+    original = service.generate("", image=photo(), strength=0.0, **DRAWN).latents
+    distances = [
+        (service.generate("red apple", image=photo(), strength=s, **DRAWN).latents - original).abs().mean()
+        for s in (0.25, 0.5, 1.0)
+    ]
+    assert distances[0] < distances[1] < distances[2]
+
+
+def test_inpainting_changes_only_the_mask(service):
+    result = service.generate("red apple", image=photo(), mask=right_half(), strength=1.0, **DRAWN).images[0]
+
+    difference = np.abs(pixels(result) - pixels(photo()))
+    assert difference[:, :16].max() <= 1
+    assert difference[:, 16:].mean() > 5
+
+
+def test_a_soft_mask_mixes(service):
+    soft = Image.linear_gradient("L").resize((32, 32))
+    result = service.generate("red apple", image=photo(), mask=soft, strength=1.0, **DRAWN).images[0]
+    change = np.abs(pixels(result) - pixels(photo())).mean(axis=(1, 2))
+
+    assert change[:6].mean() < change[-6:].mean()
+
+
+def test_a_region_changes_mostly_its_part(service):
+    plain = service.generate("red apple", **DRAWN | {"steps": 1}).latents
+    left = Region(prompt="blue dog", box=(0, 0, 0.5, 1))
+    changed = service.generate("red apple", regions=(left,), **DRAWN | {"steps": 1}).latents
+
+    assert (changed - plain)[..., :8].abs().max() > 0.01
+    torch.testing.assert_close(changed[..., 8:], plain[..., 8:], rtol=0, atol=1e-5)
+
+
+def test_a_second_pass_enlarges(service):
+    for upscale in ("latent", "pixels"):
+        how = HighResolution(scale=2.0, strength=0.5, upscale=upscale)
+        result = service.generate("red apple", high_resolution=how, **DRAWN)
+        assert result.images[0].size == (64, 64)
+        assert result.latents.shape[2:] == (32, 32)
+
+
+def test_variations_go_from_one_seed_to_another(service):
+    one = service.generate("a", **DRAWN).latents
+    other = service.generate("a", **DRAWN | {"seed": 8}).latents
+    at = {
+        s: service.generate("a", variation_seed=8, variation_strength=s, **DRAWN).latents for s in (0.0, 0.3, 1.0)
+    }
+    assert torch.equal(at[0.0], one)
+    torch.testing.assert_close(at[1.0], other, rtol=0, atol=1e-3)
+    assert 0 < (at[0.3] - one).abs().mean() < (other - one).abs().mean()
+
+
+def test_one_view_of_everything_is_no_views(service):
+    plain = service.generate("a", **DRAWN).latents
+    assert torch.equal(service.generate("a", views=Views(window=32), **DRAWN).latents, plain)
+
+
+def test_in_a_seamless_picture_one_edge_acts_on_the_other(service):
+    noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    other = noise.clone()
+    other[..., -1] += 1
+
+    def change(axes):
+        first, second = (
+            service.generate("a", seamless=axes, latents=start, **DRAWN | {"steps": 1}).latents
+            for start in (noise, other)
+        )
+        return (first - second)[..., 0].abs().mean()
+
+    assert change("x") > 3 * change("none")
+    assert change("y") < change("x")
+
+
+@pytest.mark.parametrize("seamless", ["none", "x", "y", "both"])
+@pytest.mark.parametrize(("size", "window"), [((16, 16), (16, 16)), ((24, 40), (16, 16)), ((9, 30), (9, 8))])
+def test_what_is_spread_is_gathered_again(size, window, seamless):
+    canvas = torch.randn(1, 2, *size)
+    layout = Layout(size=size, window=window, overlap=0.5, seamless=seamless)
+    parts = layout.spread(canvas)
+
+    assert len({part.shape for part in parts}) == 1
+    torch.testing.assert_close(layout.gather(parts), canvas)
+
+
+def test_a_box_covers_at_least_one_cell():
+    assert box_mask((0.99, 0.99, 1.0, 1.0), (4, 4)).sum() == 1
+    assert torch.equal(box_mask((0, 0, 0.5, 1), (4, 4))[0, 0, 0], torch.tensor([1.0, 1, 0, 0]))
+
+
+def test_slerp_keeps_the_norm_of_noise():
+    one, other = torch.randn(2, 1, 4, 16, 16).unbind()
+    half = slerp(one, other, 0.5)
+    assert abs(half.std().item() - 1) < 0.1
+    assert torch.equal(slerp(one, one, 0.5), one)
+
+
+@pytest.mark.parametrize(
+    ("convention", "strength", "levels"),
+    [("diffusers", 0.5, 5), ("diffusers", 0.0, 0), ("comfy", 0.5, 10), ("a1111", 0.5, 6), ("a1111", 1.0, 10)],
+)
+def test_strength_counts_steps_as_each_tool_does(convention, strength, levels):
+    def grid(steps):
+        return [float(level) for level in range(steps, -1, -1)]
+
+    assert len(truncated(grid(10), strength, convention, grid)) - 1 == levels
+
+
+BAD = [
+    ({"strength": 1.5}, "from 0"),
+    ({"image": photo(), "mask": right_half(16)}, "the image's size"),
+    ({"mask": right_half()}, "give the image"),
+    ({"variation_strength": 0.5}, "variation_seed"),
+    ({"sigmas": (1.0, 2.0, 0.0)}, "decreas"),
+    ({"depth": photo()}, "reads none"),
+    ({"views": Views(window=33)}, "multiple of 2"),
+]
+
+
+@pytest.mark.parametrize(("settings", "message"), BAD)
+def test_bad_requests_are_refused_before_any_work(service, settings, message):
+    with pytest.raises(InvalidInput, match=message):
+        service.generate("a", **settings)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0, 1), (0.5, 0, 0.4, 1), (0, 0, 1.2, 1)])
+def test_an_empty_region_is_refused(box):
+    with pytest.raises(InvalidInput, match="left < right"):
+        Region(prompt="a", box=box)
+
+
+def test_a_request_goes_through_json_with_its_pictures():
+    request = GenerationRequest(
+        prompt="a",
+        image=photo(),
+        mask=right_half(),
+        regions=(Region(prompt="b", box=(0, 0, 0.5, 1)),),
+        high_resolution=HighResolution(),
+        views=Views(),
+        sampler_options={"eta": 0.5},
+    )
+    json = request.to_json()
+    again = GenerationRequest.from_json(json, image=photo(), mask=right_half())
+
+    assert again.to_json() == json
+    assert again.regions == request.regions
+    with pytest.raises(InvalidInput, match="--image"):
+        GenerationRequest.from_json(json)
+    with pytest.raises(InvalidInput, match="pixels differ"):
+        GenerationRequest.from_json(json, image=photo(1), mask=right_half())
