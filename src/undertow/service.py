@@ -14,7 +14,7 @@ from undertow.checkpoints.model import LoadedModel, load_model
 from undertow.checkpoints.unet_loading import load_unet_from, require_dtype
 from undertow.engine.batching import BatchLimits
 from undertow.engine.context import PredictionContext, predict_noise
-from undertow.engine.events import Observer, unobserved
+from undertow.engine.events import Finished, Observer, unfinished, unobserved
 from undertow.engine.generate import RunOptions, generate, generate_many
 from undertow.engine.request import PICTURES, GenerationRequest
 from undertow.engine.result import GenerationResult
@@ -129,11 +129,13 @@ class UNetService:
         low_vram: bool = False,
         vae_clamp: bool = False,
         observe: Observer = unobserved,
+        finished: Finished = unfinished,
     ) -> list[GenerationResult]:
         """The pictures of unlike requests, whose rows share forwards wherever their shapes are equal.
 
         Each picture equals the one made alone, up to rounding; to the bit where `limits` fixes the number of rows.
-        The rest as in `run`. Errors: as `run`, for any of the requests and before any step.
+        finished: called with a request's number and its result as soon as that is there. The rest as in `run`. Errors:
+        as `run`, for any of the requests and before any step.
         """
         watched = Debug.parse(debug) if isinstance(debug, str) else debug
         options = RunOptions(
@@ -142,6 +144,7 @@ class UNetService:
             debug=watched,
             limits=BatchLimits() if limits is None else limits,
             observe=observe,
+            finished=finished,
         )
         return generate_many(self.model, requests, options, self.refiner)
 

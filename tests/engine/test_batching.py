@@ -94,6 +94,15 @@ def test_events_name_request_picture_and_step(service):
     assert seen == {(0, 0): [0, 1], (0, 1): [0, 1], (1, 0): [0, 1, 2]}
 
 
+def test_a_short_request_has_its_result_before_a_long_one(service):
+    finished = []
+    requests = [GenerationRequest(prompt="a", steps=6), GenerationRequest(prompt="b", steps=2)]
+    results = service.generate_many(requests, finished=lambda number, result: finished.append((number, result)))
+
+    assert [number for number, _ in finished] == [1, 0]
+    assert [result for _, result in sorted(finished, key=lambda one: one[0])] == results
+
+
 def test_a_preview_is_a_picture_of_the_newest_estimate(service):
     previews = []
     service.generate("a", steps=3, observe=lambda event: previews.append(event.preview()))

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from undertow.engine.result import GenerationResult
+
 
 @dataclass(frozen=True, kw_only=True)
 class StepEvent:
@@ -28,7 +30,15 @@ class StepEvent:
 
 Observer = Callable[[StepEvent], None]
 
+Finished = Callable[[int, GenerationResult], None]
+"""Told the number of a request and its result."""
+
 
 def unobserved(event: StepEvent) -> None:
     """Nobody watches."""
     del event
+
+
+def unfinished(request: int, result: GenerationResult) -> None:
+    """Nobody waits."""
+    del request, result

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from undertow.checkpoints.model import LoadedModel
 from undertow.engine.batching import Batcher, BatchLimits, Share, Task
-from undertow.engine.events import Observer, StepEvent, unobserved
+from undertow.engine.events import Finished, Observer, StepEvent, unfinished, unobserved
 from undertow.engine.layout import Layout
 from undertow.engine.parts import HighResolution
 from undertow.engine.passes import Canvas, Larger
@@ -36,7 +36,8 @@ class RunOptions:
 
     low_vram: keep only the network at work on the accelerator, and decode within `LOW_VRAM_DECODE_BYTES`; slower, the
     same pictures. vae_clamp: cut the decoder's activations at float16's range, which changes pictures and is counted.
-    limits: how many rows share a forward. observe: called at each step of each picture.
+    limits: how many rows share a forward. observe: called at each step of each picture. finished: called with each
+    request's number and result, as soon as it is there.
     """
 
     low_vram: bool = False
@@ -44,6 +45,7 @@ class RunOptions:
     debug: Debug = Debug()
     limits: BatchLimits = BatchLimits()
     observe: Observer = unobserved
+    finished: Finished = unfinished
 
 
 def generate(
@@ -107,6 +109,7 @@ class Job:
         self.error: Exception | None = None
         self.rows = 0
         self._latents: dict[int, Tensor] = {}
+        self._result: GenerationResult | None = None
         self._tasks: list[Task] = []
         self._pictures = [
             Picture(
@@ -127,7 +130,7 @@ class Job:
                 return
             task = Task(
                 steps=picture.draw(),
-                done=lambda latents, index=index: self._latents.update({index: latents}),
+                done=lambda latents, index=index: self._done(index, latents),
                 failed=self._failed,
                 shared=self._shared,
             )
@@ -139,9 +142,19 @@ class Job:
         self.cancelled = True
 
     def result(self) -> GenerationResult:
-        """The finished pictures. Errors: what one of them met on its way."""
+        """The finished pictures, or those of a cancelled request. Errors: what one of them met on its way."""
         if self.error is not None:
             raise self.error
+        if self._result is None:
+            self._result = self._finish()
+        return self._result
+
+    def _done(self, index: int, latents: Tensor) -> None:
+        self._latents[index] = latents
+        if len(self._latents) == len(self._pictures):
+            self.options.finished(self.number, self.result())
+
+    def _finish(self) -> GenerationResult:
         prepared, watch = self.prepared, self.prepared.watch
         reached = [self._latents.get(index, picture.latents) for index, picture in enumerate(self._pictures)]
         reached = [each for each in reached if each is not None]

@@ -1,0 +1,151 @@
+"""Requests drawn together, one after the other, and by diffusers' pipeline called in turn, on the same work in one run.
+
+    python benchmarks/batching.py [--model emoji] [--requests 8] [--steps 10] [--sd15 SIDE] [--repeats 3]
+
+Requests differ in prompt, seed, sampler, steps and guidance. For each way the table has pictures per second, and the
+median and the longest time from the start until a request has its picture (its latency). In turn, a request waits for
+those before it; together, all progress at once. One thread. --sd15: also an SD1.5-size U-Net (random weights, 860 M
+parameters) at this side in pixels, 2 steps each.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import diffusers
+import torch
+
+import undertow
+from tests.golden.pipelines import save_pipeline
+from undertow import GenerationRequest, UNet, UNetConfig, UNetService
+from undertow.service import embedded_models
+
+Run = Callable[[], list[float]]
+"""Draws all requests and returns when each had its picture, in seconds from the start."""
+
+PROMPTS = ("red apple on white background", "cat face on blue background", "rocket left of owl on pink background")
+KINDS = (
+    {"sampler": "dpmpp_2m", "guidance_scale": 5.0},
+    {"sampler": "euler", "guidance_scale": 3.0},
+    {"sampler": "ddim", "schedule": "ddim", "guidance_scale": 7.0},
+    {"sampler": "euler", "guidance_scale": 4.0},
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="emoji", help="embedded model or pipeline folder")
+    parser.add_argument("--requests", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--sd15", type=int, metavar="SIDE")
+    parser.add_argument("--repeats", type=int, default=3)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    folder = embedded_models().get(options.model, Path(options.model))
+    service = undertow.load(folder)
+    report(str(options.model), service, pipeline(folder), requests(options.requests, options.steps), options.repeats)
+    if options.sd15:
+        with tempfile.TemporaryDirectory() as temporary:
+            service, peer = sd15(Path(temporary) / "pipeline")
+            few = [replace(one, size=(options.sd15, options.sd15)) for one in requests(4, 2)]
+            report(f"SD1.5 size, {options.sd15} pixels", service, peer, few, 1)
+
+
+def requests(count: int, steps: int) -> list[GenerationRequest]:
+    return [
+        GenerationRequest(
+            prompt=PROMPTS[index % len(PROMPTS)],
+            seed=index,
+            steps=steps + index % 3,
+            **KINDS[index % len(KINDS)],
+        )
+        for index in range(count)
+    ]
+
+
+def report(
+    name: str,
+    service: UNetService,
+    peer: diffusers.StableDiffusionPipeline,
+    asked: list[GenerationRequest],
+    repeats: int,
+) -> None:
+    runs: dict[str, Run] = {
+        "undertow, together": lambda: together(service, asked),
+        "undertow, one by one": lambda: in_turn(lambda one: service.run(one), asked),
+        "diffusers, one by one": lambda: in_turn(lambda one: by_diffusers(peer, one), asked),
+    }
+    latencies: dict[str, list[list[float]]] = {way: [] for way in runs}
+    for repeat in range(repeats + (repeats > 1)):
+        for way, run in runs.items():
+            times = run()
+            if repeat or repeats == 1:  # the first round warms up
+                latencies[way].append(times)
+    print(
+        f"\n{name}: {len(asked)} requests, {sum(one.steps for one in asked)} steps in all, torch {torch.__version__}\n"
+    )
+    print("| | pictures/s | median latency s | longest latency s |")
+    print("|---|---|---|---|")
+    for way, measured in latencies.items():
+        total = statistics.median(max(times) for times in measured)
+        middle = statistics.median(statistics.median(times) for times in measured)
+        print(f"| {way} | {len(asked) / total:.2f} | {middle:.2f} | {total:.2f} |", flush=True)
+
+
+def together(service: UNetService, asked: list[GenerationRequest]) -> list[float]:
+    started, times = time.perf_counter(), []
+    service.generate_many(asked, finished=lambda number, result: times.append(time.perf_counter() - started))
+    return times
+
+
+def in_turn(draw: Callable[[GenerationRequest], object], asked: list[GenerationRequest]) -> list[float]:
+    started, times = time.perf_counter(), []
+    for one in asked:
+        draw(one)
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def by_diffusers(pipe: diffusers.StableDiffusionPipeline, one: GenerationRequest) -> object:
+    size = {} if one.size is None else {"height": one.size[0], "width": one.size[1]}
+    kinds = {
+        "dpmpp_2m": (diffusers.DPMSolverMultistepScheduler, {"use_karras_sigmas": True}),
+        "euler": (diffusers.EulerDiscreteScheduler, {"use_karras_sigmas": True}),
+        "ddim": (diffusers.DDIMScheduler, {}),
+    }
+    kind, settings = kinds[one.sampler]
+    pipe.scheduler = kind.from_config(pipe.scheduler.config, **settings)
+    return pipe(
+        one.prompt,
+        num_inference_steps=one.steps,
+        guidance_scale=one.guidance_scale,
+        generator=torch.Generator().manual_seed(one.seed),
+        **size,
+    ).images
+
+
+def pipeline(folder: Path) -> diffusers.StableDiffusionPipeline:
+    pipe = diffusers.StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def sd15(folder: Path) -> tuple[UNetService, diffusers.StableDiffusionPipeline]:
+    """A pipeline with tiny text encoder and autoencoder and the published U-Net's size, in both libraries."""
+    save_pipeline("sd1", folder)
+    pipe, service = pipeline(folder), undertow.load(folder, dtype=torch.float32)
+    config = UNetConfig.sd15()
+    pipe.unet = diffusers.UNet2DConditionModel.from_config(
+        undertow.unet.diffusers_config.config_to_diffusers(config)
+    ).eval()
+    unet = UNet(config).eval().to(memory_format=torch.channels_last)
+    unet.load_state_dict(pipe.unet.state_dict())
+    return UNetService(replace(service.model, unet=unet)), pipe
+
+
+if __name__ == "__main__":
+    main()
