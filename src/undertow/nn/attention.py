@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import Linear, WeightRows
+from undertow.nn.perturbation import PerturbedRows, blur_queries, keep_own_values
 from undertow.shapes import AttentionMask, FeatureMap, Heads, Sequence
 
 
@@ -52,13 +53,29 @@ class AttentionProjections(nn.Module):
         mask: AttentionMask | None = None,
         weights: WeightRows | None = None,
         image: Mapping[str, ImageTokens] | None = None,
+        perturbed: Mapping[str, PerturbedRows] | None = None,
+        height: int = 1,
     ) -> Sequence:
-        query = self._split(self.to_q(x, weights))
+        """height: of the map whose cells are the tokens of x; only a blur asks for it."""
+        change = None if perturbed is None else perturbed.get(self.site)
+        queries = self.to_q(x, weights)
+        if change is not None and change.blur is not None:
+            queries = blur_queries(queries, change.blur, height)
+        query = self._split(queries)
         key, value = self._split(self.to_k(context, weights)), self._split(self.to_v(context, weights))
         output = self.kernel(query, key, value, mask)
+        if change is not None and change.identity is not None:
+            output = keep_own_values(output, value, change.identity)
         if image is not None and self.site in image:
             output = output + self._attend_to_image(query, image[self.site])
         return self.to_out[0](output.transpose(1, 2).flatten(2), weights)
+
+    def attention_received(self, x: Sequence, weights: WeightRows | None = None) -> Float[Tensor, "batch tokens"]:
+        """How much attention each token of x gets from all when x attends to itself: the mean over heads of the sum
+        over queries, 1 on average. Computed beside the kernel, which keeps no scores."""
+        query, key = (self._split(project(x, weights)).float() for project in (self.to_q, self.to_k))
+        scores = (query * query.shape[-1] ** -0.5) @ key.mT
+        return scores.softmax(-1).mean(1).sum(1)
 
     def _attend_to_image(self, query: Heads, tokens: ImageTokens) -> Heads:
         mask = None if tokens.mask is None else tokens.mask[:, None, None, :]
@@ -80,8 +97,11 @@ class Attention(AttentionProjections):
         mask: AttentionMask | None = None,
         weights: WeightRows | None = None,
         image: Mapping[str, ImageTokens] | None = None,
+        perturbed: Mapping[str, PerturbedRows] | None = None,
+        height: int = 1,
     ) -> Sequence:
-        return self.attend(x, x if context is None else context, mask=mask, weights=weights, image=image)
+        source = x if context is None else context
+        return self.attend(x, source, mask=mask, weights=weights, image=image, perturbed=perturbed, height=height)
 
 
 class SpatialSelfAttention(AttentionProjections):
@@ -94,6 +114,18 @@ class SpatialSelfAttention(AttentionProjections):
         super().__init__(channels, heads, bias=True, kernel=kernel)
         self.group_norm = nn.GroupNorm(norm_groups, channels, norm_eps)
 
-    def forward(self, x: FeatureMap, *, weights: WeightRows | None = None) -> FeatureMap:
+    def forward(
+        self,
+        x: FeatureMap,
+        *,
+        weights: WeightRows | None = None,
+        perturbed: Mapping[str, PerturbedRows] | None = None,
+    ) -> FeatureMap:
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)
-        return x + self.attend(tokens, tokens, weights=weights).transpose(1, 2).reshape(x.shape)
+        output = self.attend(tokens, tokens, weights=weights, perturbed=perturbed, height=x.shape[2])
+        return x + output.transpose(1, 2).reshape(x.shape)
+
+    def map_received(self, x: FeatureMap, weights: WeightRows | None = None) -> Float[Tensor, "batch height width"]:
+        """How much attention each cell of x gets from all, 1 on average."""
+        tokens = self.group_norm(x).flatten(2).transpose(1, 2)
+        return self.attention_received(tokens, weights).unflatten(1, (x.shape[2], -1))

@@ -9,6 +9,7 @@ from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import Conv2d, Linear, WeightRows
 from undertow.nn.attention import Attention, ImageTokens
 from undertow.nn.feedforward import FeedForward
+from undertow.nn.perturbation import PerturbedRows
 from undertow.shapes import AttentionMask, FeatureMap, Sequence
 
 TRANSFORMER_NORM_EPS = 1e-6
@@ -35,8 +36,10 @@ class TransformerBlock(nn.Module):
         mask: AttentionMask | None = None,
         weights: WeightRows | None = None,
         image: Mapping[str, ImageTokens] | None = None,
+        perturbed: Mapping[str, PerturbedRows] | None = None,
+        height: int = 1,
     ) -> Sequence:
-        x = x + self.attn1(self.norm1(x), weights=weights)
+        x = x + self.attn1(self.norm1(x), weights=weights, perturbed=perturbed, height=height)
         x = x + self.attn2(self.norm2(x), context, mask=mask, weights=weights, image=image)
         return x + self.ff(self.norm3(x), weights)
 
@@ -75,18 +78,28 @@ class SpatialTransformer(nn.Module):
         mask: AttentionMask | None = None,
         weights: WeightRows | None = None,
         image: Mapping[str, ImageTokens] | None = None,
+        perturbed: Mapping[str, PerturbedRows] | None = None,
     ) -> FeatureMap:
         height = x.shape[2]
-        hidden = self.norm(x)
-        if self.linear_projection:
-            tokens = self.proj_in(_to_tokens(hidden), weights)
-        else:
-            tokens = _to_tokens(self.proj_in(hidden, weights))
+        tokens = self._project_in(x, weights)
         for block in self.transformer_blocks:
-            tokens = block(tokens, context, mask=mask, weights=weights, image=image)
+            tokens = block(tokens, context, mask=mask, weights=weights, image=image, perturbed=perturbed, height=height)
         if self.linear_projection:
             return x + _to_map(self.proj_out(tokens, weights), height)
         return x + self.proj_out(_to_map(tokens, height), weights)
+
+    def map_received(self, x: FeatureMap, weights: WeightRows | None = None) -> Float[Tensor, "batch height width"]:
+        """How much attention each cell gets from all in the first self-attention, 1 on average."""
+        first = self.transformer_blocks[0]
+        assert isinstance(first, TransformerBlock)
+        received = first.attn1.attention_received(first.norm1(self._project_in(x, weights)), weights)
+        return received.unflatten(1, (x.shape[2], -1))
+
+    def _project_in(self, x: FeatureMap, weights: WeightRows | None) -> Sequence:
+        hidden = self.norm(x)
+        if self.linear_projection:
+            return self.proj_in(_to_tokens(hidden), weights)
+        return _to_tokens(self.proj_in(hidden, weights))
 
 
 def _projection(channels: int, linear: bool) -> Linear | Conv2d:

@@ -14,6 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import WeightRows
 from undertow.nn.attention import ImageTokens, SpatialSelfAttention
+from undertow.nn.free_u import FreeUFactors, scale_backbone, scale_low_frequencies
+from undertow.nn.perturbation import PerturbedRows
 from undertow.nn.resample import Downsample, Upsample
 from undertow.nn.resnet import ResBlock
 from undertow.nn.transformer import SpatialTransformer
@@ -33,6 +35,8 @@ class StageInputs:
     mask: AttentionMask | None = None
     weights: WeightRows | None = None
     image: Mapping[str, ImageTokens] | None = None
+    perturbed: Mapping[str, PerturbedRows] | None = None
+    free_u: Mapping[str, FreeUFactors] | None = None
     checkpointing: bool = False
 
 
@@ -59,8 +63,15 @@ class Stage(nn.Module):
             return hidden
         layer = self.attentions[index]
         if isinstance(layer, SpatialSelfAttention):
-            return layer(hidden, weights=inputs.weights)
-        return layer(hidden, inputs.context, mask=inputs.mask, weights=inputs.weights, image=inputs.image)
+            return layer(hidden, weights=inputs.weights, perturbed=inputs.perturbed)
+        return layer(
+            hidden,
+            inputs.context,
+            mask=inputs.mask,
+            weights=inputs.weights,
+            image=inputs.image,
+            perturbed=inputs.perturbed,
+        )
 
 
 class DownStage(Stage):
@@ -105,6 +116,14 @@ class MiddleStage(Stage):
             hidden = self.layer(index, hidden, inputs)
         return hidden
 
+    def attention_received(self, hidden: Hidden, inputs: StageInputs) -> Float[Tensor, "batch height width"]:
+        """How much attention each cell gets from all in the first self-attention, 1 on average (SAG,
+        arXiv:2210.00939, section 4.2); `hidden` is what `forward` receives. The way there is run a second time."""
+        assert self.attentions is not None  # checked with the inputs
+        layer = self.attentions[0]
+        assert isinstance(layer, SpatialTransformer | SpatialSelfAttention)
+        return layer.map_received(self.resnets[0](hidden, inputs.embedding, inputs.weights), inputs.weights)
+
 
 class UpStage(Stage):
     """One level of the decoder, counted from the bottleneck; `forward` takes its skips off the end of the list."""
@@ -124,10 +143,15 @@ class UpStage(Stage):
             self.attentions = _attentions(config, level, level.decoder_depths(), kernel)
         last = index == len(levels) - 1
         self.upsamplers = None if last else nn.ModuleList([Upsample(level.channels)])
+        self.names = [f"up_blocks.{index}.resnets.{layer}" for layer in range(len(self.resnets))]
 
     def forward(self, hidden: Hidden, skips: list[Float[Tensor, "..."]], inputs: StageInputs) -> NewHidden:
         for index in range(len(self.resnets)):
-            hidden = torch.cat((hidden, skips.pop()), dim=1)
+            skip = skips.pop()
+            if inputs.free_u is not None and self.names[index] in inputs.free_u:
+                factors = inputs.free_u[self.names[index]]
+                hidden, skip = scale_backbone(hidden, factors), scale_low_frequencies(skip, factors)
+            hidden = torch.cat((hidden, skip), dim=1)
             hidden = self.layer(index, hidden, inputs)
         if self.upsamplers is not None:
             hidden = self.upsamplers[0](hidden, skips[-1].shape[2:], inputs.weights)

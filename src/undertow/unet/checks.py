@@ -9,6 +9,8 @@ from undertow.errors import InvalidInput
 from undertow.nn.attention import ImageTokens
 from undertow.unet.conditioning import Conditioning, Ports, Residuals
 from undertow.unet.config import ClassLabels, TextTime, UNetConfig
+from undertow.unet.free_u import check_free_u
+from undertow.unet.perturbation import check_perturbed
 
 
 def check_inputs(
@@ -83,6 +85,10 @@ def _numbers(
             yield f"ports.image[{site!r}].keys", tokens.keys
             yield f"ports.image[{site!r}].values", tokens.values
             yield f"ports.image[{site!r}].gain", tokens.gain
+    if ports.free_u is not None:
+        for name, factors in ports.free_u.items():
+            yield f"ports.free_u[{name!r}].backbone", factors.backbone
+            yield f"ports.free_u[{name!r}].skip", factors.skip
 
 
 _CHANNEL_HINTS = {
@@ -149,6 +155,10 @@ def _check_ports(config: UNetConfig, rows: int, latents: Tensor, ports: Ports) -
         _check_residuals(config, rows, latents, ports.residuals)
     if ports.image is not None:
         _check_image(config, rows, ports.image, latents.dtype)
+    if ports.self_attention is not None:
+        check_perturbed(config, rows, ports.self_attention)
+    if ports.free_u is not None:
+        check_free_u(config, rows, ports.free_u)
 
 
 def _check_residuals(config: UNetConfig, rows: int, latents: Tensor, residuals: Residuals) -> None:

@@ -1,4 +1,4 @@
-"""Everything one forward may receive besides latents and timesteps: `Conditioning` and the three `Ports`.
+"""Everything one forward may receive besides latents and timesteps: `Conditioning` and the `Ports`.
 
 Both are data. A field that is `None` is not part of the computation (nor of a compiled graph); values change freely
 from call to call.
@@ -15,6 +15,8 @@ from torch import Tensor
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import WeightRows
 from undertow.nn.attention import ImageTokens
+from undertow.nn.free_u import FreeUFactors
+from undertow.nn.perturbation import PerturbedRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +119,18 @@ class Residuals:
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """Where adapters enter a U-Net; every tensor is per row, and `None` removes a port from the graph.
+    """Where adapters and guidance enter a U-Net; every tensor is per row, and `None` removes a port from the graph.
 
     weights: which low-rank slots each row uses, and how strongly (LoRA). residuals: additions to skips and middle
     (ControlNet, T2I-Adapter). image: per cross-attention name, e.g.
     "mid_block.attentions.0.transformer_blocks.0.attn2", keys and values of reference pictures (IP-Adapter).
+    self_attention: per self-attention name, how it is perturbed (`unet.perturbation`). free_u: per decoder layer, e.g.
+    "up_blocks.0.resnets.2", the factors of FreeU (`unet.free_u`). Which names are given is structure, with a graph of
+    its own; what is given for them are values.
     """
 
     weights: WeightRows | None = None
     residuals: Residuals | None = None
     image: Mapping[str, ImageTokens] | None = None
+    self_attention: Mapping[str, PerturbedRows] | None = None
+    free_u: Mapping[str, FreeUFactors] | None = None

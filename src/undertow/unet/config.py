@@ -251,18 +251,39 @@ class UNetConfig:
 
     def cross_attentions(self) -> dict[str, int]:
         """Name and width of every cross-attention, in the order of execution: where the image port can enter."""
-        decoder = self.levels[::-1]
-        stages = [
-            *((f"down_blocks.{i}", level.channels, level.encoder_depths()) for i, level in enumerate(self.levels)),
-            ("mid_block", self.levels[-1].channels, self.middle.depths()),
-            *((f"up_blocks.{i}", level.channels, level.decoder_depths()) for i, level in enumerate(decoder)),
-        ]
         return {
-            f"{stage}.attentions.{layer}.transformer_blocks.{block}.attn2": channels
-            for stage, channels, depths in stages
-            for layer, depth in enumerate(depths)
+            f"{layer}.transformer_blocks.{block}.attn2": channels
+            for layer, kind, depth, channels in self._attention_layers()
+            if isinstance(kind, CrossAttention)
             for block in range(depth)
         }
+
+    def self_attentions(self) -> list[str]:
+        """Name of every self-attention, in the order of execution: where guidance can perturb the network."""
+        return [
+            name
+            for layer, kind, depth, _ in self._attention_layers()
+            for name in (
+                [f"{layer}.transformer_blocks.{block}.attn1" for block in range(depth)]
+                if isinstance(kind, CrossAttention)
+                else [layer]
+            )
+        ]
+
+    def _attention_layers(self) -> Iterator[tuple[str, CrossAttention | SelfAttention, int, int]]:
+        """Name, kind, transformer blocks and width of every layer of attention, in the order of execution."""
+        decoder, bottom = self.levels[::-1], self.levels[-1].channels
+        stages = [
+            *(
+                (f"down_blocks.{i}", one.attention, one.encoder_depths(), one.channels)
+                for i, one in enumerate(self.levels)
+            ),
+            ("mid_block", self.middle.attention, self.middle.depths(), bottom),
+            *((f"up_blocks.{i}", one.attention, one.decoder_depths(), one.channels) for i, one in enumerate(decoder)),
+        ]
+        for stage, kind, depths, channels in stages:
+            if kind is not None:
+                yield from ((f"{stage}.attentions.{i}", kind, depth, channels) for i, depth in enumerate(depths))
 
     def layer_names(self) -> list[str]:
         """Module names of the network's layers in the order of execution."""

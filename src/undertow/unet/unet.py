@@ -4,6 +4,7 @@ Parameter names are diffusers' (`down_blocks.1.attentions.0.transformer_blocks.0
 and IP-Adapter files key on them, and a diffusers folder loads without a mapping.
 """
 
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from undertow.attention.choose import kernel_named
 from undertow.attention.kernel import AttentionKernel
+from undertow.errors import InvalidInput
 from undertow.nn.adaptable import Conv2d, WeightRows
 from undertow.nn.attention import AttentionProjections
 from undertow.nn.embeddings import TimeEmbedding, guidance_sinusoid, sinusoid
@@ -23,6 +25,14 @@ from undertow.unet.conditioning import Conditioning, Ports, Residuals
 from undertow.unet.config import ClassLabels, TextTime, UNetConfig
 
 Hidden = Float[Tensor, "..."]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttendedPrediction:
+    """A prediction, and how much attention each cell of the bottleneck receives, 1 on average."""
+
+    prediction: Float[Tensor, "batch out_channels height width"]
+    attention: Float[Tensor, "batch cells_high cells_wide"]
 
 
 class UNet(nn.Module):
@@ -77,12 +87,7 @@ class UNet(nn.Module):
         Errors: `InvalidInput` for wrong ranks, channels, types or widths and for missing conditioning; on CPU also
         for NaN, timesteps and labels out of range (on other devices these checks would wait for the device).
         """
-        conditioning = Conditioning() if conditioning is None else conditioning
-        ports = Ports() if ports is None else ports
-        check_inputs(self.config, self.dtype, latents, timesteps, conditioning, ports)
-        if not torch.compiler.is_compiling():
-            check_values(self.config, latents, timesteps, conditioning, ports)
-        return self.predict(latents, timesteps, conditioning, ports)
+        return self.predict(latents, timesteps, *self._checked(latents, timesteps, conditioning, ports))
 
     def predict(
         self, latents: Latents, timesteps: Timesteps, conditioning: Conditioning, ports: Ports
@@ -90,6 +95,32 @@ class UNet(nn.Module):
         """`forward` without checks: what gets compiled."""
         inputs = self.stage_inputs(timesteps, conditioning, ports)
         hidden, skips = self.encode(latents, inputs)
+        return self._bridge_and_decode(hidden, skips, inputs, ports)
+
+    def forward_with_attention(
+        self,
+        latents: Latents,
+        timesteps: Timesteps,
+        conditioning: Conditioning | None = None,
+        ports: Ports | None = None,
+    ) -> "AttendedPrediction":
+        """`forward`, and how much attention each cell of the bottleneck receives: what self-attention guidance reads.
+        The prediction is the same bit for bit. Errors: also for a network without self-attention in the middle."""
+        if self.mid_block.attentions is None:
+            raise InvalidInput("the middle block", "without attention", "a self-attention whose map can be read")
+        return self.predict_with_attention(latents, timesteps, *self._checked(latents, timesteps, conditioning, ports))
+
+    def predict_with_attention(
+        self, latents: Latents, timesteps: Timesteps, conditioning: Conditioning, ports: Ports
+    ) -> "AttendedPrediction":
+        """`forward_with_attention` without checks."""
+        inputs = self.stage_inputs(timesteps, conditioning, ports)
+        hidden, skips = self.encode(latents, inputs)
+        attention = self.mid_block.attention_received(hidden, inputs)
+        prediction = self._bridge_and_decode(hidden, skips, inputs, ports)
+        return AttendedPrediction(prediction=prediction, attention=attention)
+
+    def _bridge_and_decode(self, hidden: Hidden, skips: list[Hidden], inputs: StageInputs, ports: Ports) -> Hidden:
         if ports.residuals is not None:
             skips = _add_residuals(skips, ports.residuals)
         hidden = self.bridge(hidden, inputs)
@@ -106,6 +137,8 @@ class UNet(nn.Module):
             mask=None if mask is None else mask[:, None, None, :],
             weights=ports.weights,
             image=ports.image,
+            perturbed=ports.self_attention,
+            free_u=ports.free_u,
             checkpointing=self.gradient_checkpointing and self.training,
         )
 
@@ -147,6 +180,16 @@ class UNet(nn.Module):
         for block in self.up_blocks:
             hidden = block(hidden, skips, inputs)
         return self.conv_out(F.silu(self.conv_norm_out(hidden)), inputs.weights)
+
+    def _checked(
+        self, latents: Latents, timesteps: Timesteps, conditioning: Conditioning | None, ports: Ports | None
+    ) -> tuple[Conditioning, Ports]:
+        conditioning = Conditioning() if conditioning is None else conditioning
+        ports = Ports() if ports is None else ports
+        check_inputs(self.config, self.dtype, latents, timesteps, conditioning, ports)
+        if not torch.compiler.is_compiling():
+            check_values(self.config, latents, timesteps, conditioning, ports)
+        return conditioning, ports
 
     def _sinusoid(self, numbers: Tensor, dim: int) -> Tensor:
         """Computed in float32, where 999 and 999.5 differ, then cast."""

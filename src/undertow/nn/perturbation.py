@@ -1,0 +1,53 @@
+"""Self-attention made worse for chosen rows of a batch: what perturbed-attention guidance steers away from."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from undertow.shapes import Heads, Sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbedRows:
+    """The perturbation of one self-attention, per row; a field that is `None` is not in the graph.
+
+    identity: True where every cell attends to itself alone. blur: standard deviation in cells of the Gaussian over
+    queries; 0 leaves them as they are, infinity is their mean. Rows without either keep every bit.
+    """
+
+    identity: Bool[Tensor, "batch"] | None = None
+    blur: Float[Tensor, "batch"] | None = None
+
+
+def keep_own_values(output: Heads, value: Heads, identity: Bool[Tensor, "batch"]) -> Heads:
+    """The attention's output, or for rows with `identity` that of the identity as its map (PAG, arXiv:2403.17377)."""
+    return torch.where(~identity[:, None, None, None], output, value)
+
+
+def blur_queries(query: Sequence, sigma: Float[Tensor, "batch"], height: int) -> Sequence:
+    """Queries under a Gaussian over the cells of their map (SEG, arXiv:2408.00760).
+
+    As the authors' code: the kernel ends at 3 sigma or at the size of the map, and the map is reflected at its edges.
+    Two products with matrices, one a side, so that sigma is a value and no shape.
+    """
+    cells = query.float().unflatten(1, (height, -1))
+    down, across = (_blur_matrix(sigma.float(), size) for size in cells.shape[1:3])
+    blurred = torch.einsum("bij,bjkd,blk->bild", down, cells, across).flatten(1, 2).to(query.dtype)
+    # The first of two gives the result its memory layout: attention then runs as it would without.
+    return torch.where((sigma == 0)[:, None, None], query, blurred)
+
+
+def _blur_matrix(sigma: Float[Tensor, "batch"], size: int) -> Float[Tensor, "batch size size"]:
+    """Row i holds the weights with which the cells of a line enter cell i."""
+    reach = size // 2
+    offsets = torch.arange(-reach, reach + 1, device=sigma.device)
+    spread = torch.where(sigma > 0, sigma, 1.0)[:, None]
+    inside = offsets.abs() <= torch.floor(torch.ceil(6 * spread) / 2)
+    weights = torch.exp(-0.5 * (offsets / spread) ** 2) * inside
+    cells = torch.arange(size, device=sigma.device)
+    sources = size - 1 - (size - 1 - (cells[:, None] + offsets).abs()).abs()
+    places = (sources[:, :, None] == cells).to(weights.dtype)
+    matrix = torch.einsum("bo,ios->bis", weights / weights.sum(1, keepdim=True), places)
+    return torch.where(torch.isinf(sigma)[:, None, None], 1 / size, matrix)
