@@ -15,17 +15,25 @@ from undertow.diffusion.guidance.branches import (
     Step,
 )
 from undertow.diffusion.guidance.classifier_free import ClassifierFree, Rescale
+from undertow.diffusion.guidance.distilled import DualGuidance, EmbeddedScale, embedded_scale
 from undertow.diffusion.guidance.guided_denoiser import GuidedDenoiser
 from undertow.diffusion.guidance.methods import During, Guidance, GuidanceRun, Method, Moment, Rule
+from undertow.diffusion.guidance.perturbed import PerturbedAttention, SelfAttention, SmoothedEnergy
+from undertow.diffusion.guidance.projected import AdaptiveProjected, Tangential, ZeroStar
 from undertow.diffusion.guidance.scales import Interval, Scale, SigmaInterval, StepInterval
+from undertow.diffusion.guidance.thresholding import DynamicThreshold, Mimic
 
 __all__ = [
     "IMAGE_ONLY",
     "UNCONDITIONAL",
     "WANTED",
+    "AdaptiveProjected",
     "Branch",
     "ClassifierFree",
+    "DualGuidance",
     "During",
+    "DynamicThreshold",
+    "EmbeddedScale",
     "Estimate",
     "Evaluation",
     "Guidance",
@@ -34,12 +42,19 @@ __all__ = [
     "GuidedDenoiser",
     "Interval",
     "Method",
+    "Mimic",
     "Moment",
     "Perturbation",
+    "PerturbedAttention",
     "Rescale",
     "Rule",
     "Scale",
+    "SelfAttention",
     "SigmaInterval",
+    "SmoothedEnergy",
     "Step",
     "StepInterval",
+    "Tangential",
+    "ZeroStar",
+    "embedded_scale",
 ]

@@ -19,8 +19,8 @@ without the picture); the empty or negative prompt with the picture to edit."""
 class Perturbation:
     """The network made worse on purpose, in the self-attention of some layers, for guidance away from it.
 
-    kind: "identity", every cell attends to itself alone (PAG, arXiv:2403.17377, Eq. 14); "blurred", queries under a
-    Gaussian of `sigma` cells, infinity for their mean (SEG, arXiv:2408.00760, section 4). layers: names of modules;
+    kind: "identity", every cell attends to itself alone (PAG, arXiv:2403.17377); "blurred", queries under a
+    Gaussian of `sigma` cells, infinity for their mean (SEG, arXiv:2408.00760). layers: names of modules;
     each stands for all self-attentions in it ("mid_block", "up_blocks.0.attentions.1").
     """
 
@@ -98,7 +98,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Guided:
-    """What the sampler receives. unconditional: for samplers that step along it (CFG++, arXiv:2406.08070, Alg. 2)."""
+    """What the sampler receives. unconditional: for samplers that step along it (CFG++, arXiv:2406.08070)."""
 
     denoised: Float[Tensor, "batch ..."]
     unconditional: Float[Tensor, "batch ..."] | None = None

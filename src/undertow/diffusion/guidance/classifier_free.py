@@ -1,8 +1,8 @@
 """Classifier-free guidance and its rescaling."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -25,7 +25,7 @@ class ClassifierFree:
     """
 
     scale: Scale
-    role: ClassVar[Role] = "base"
+    role: Role = field(default="base", init=False, repr=False)
 
     def __post_init__(self):
         require_scale("guidance scale", self.scale)
@@ -63,7 +63,7 @@ class ClassifierFree:
 @dataclass(frozen=True, kw_only=True)
 class Rescale:
     """Gives the guided estimate the standard deviation of the wanted one, by `amount` from 0 to 1 (arXiv:2305.08891,
-    Eq. 15 and 16; the paper recommends 0.7).
+    section 3.4, which recommends 0.7).
 
     space: the deviation of what; "prediction" is diffusers' `guidance_rescale` and the paper's for networks that
     predict v, "v" is ComfyUI's RescaleCFG. They agree for those networks only.
@@ -71,7 +71,7 @@ class Rescale:
 
     amount: float
     space: Space = "prediction"
-    role: ClassVar[Role] = "finish"
+    role: Role = field(default="finish", init=False, repr=False)
 
     def __post_init__(self):
         require_range("guidance rescale", self.amount, 0, 1)

@@ -64,7 +64,7 @@ class StepInterval:
 
 @dataclass(frozen=True, kw_only=True)
 class SigmaInterval:
-    """low < sigma <= high, as in the paper on limited intervals (arXiv:2404.07724, Eq. 5)."""
+    """low < sigma <= high, as in the paper on limited intervals (arXiv:2404.07724)."""
 
     low: float = 0.0
     high: float = math.inf

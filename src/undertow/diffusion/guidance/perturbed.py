@@ -1,0 +1,156 @@
+"""Terms that steer away from a network made worse: PAG, SEG and SAG."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from undertow.diffusion.guidance.branches import Branch, Evaluation, Perturbation, Side, Step
+from undertow.diffusion.guidance.methods import FurtherEvaluations, Moment, Role, Rows, Rule
+from undertow.diffusion.guidance.scales import Scale, require_scale, require_steps, scale_at
+from undertow.diffusion.parameterizations import Parameterization
+from undertow.diffusion.paths import per_row
+from undertow.errors import InvalidInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerturbedAttention:
+    """PAG (arXiv:2403.17377): + scale (wanted - perturbed), where chosen self-attentions are replaced by the identity.
+
+    layers: names of modules (`Perturbation`); diffusers' default is the middle block. At scale 0 nothing is run.
+    """
+
+    scale: Scale
+    layers: tuple[str, ...] = ("mid_block",)
+    role: Role = field(default="term", init=False, repr=False)
+
+    def __post_init__(self):
+        require_scale("perturbed-attention scale", self.scale)
+        Perturbation(kind="identity", layers=self.layers)  # refuses what it cannot mean
+
+    @property
+    def branch(self) -> Branch:
+        return Branch(perturbation=Perturbation(kind="identity", layers=self.layers))
+
+    def asks(self, step: Step) -> tuple[Branch, ...]:
+        return () if scale_at(self.scale, step) == 0 else (self.branch,)
+
+    def start(self, steps: int, parameterization: Parameterization) -> Rule:
+        require_steps("perturbed-attention scale", self.scale, steps)
+        return lambda estimate, at: _away_from(self.branch, scale_at(self.scale, at.step), estimate, at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmoothedEnergy:
+    """SEG (arXiv:2408.00760): + scale (wanted - blurred), where queries of chosen self-attentions are blurred.
+
+    blur: standard deviation in cells of the attention's map; infinity, the paper's choice, is the mean of all queries.
+    At scale 0 nothing is run.
+    """
+
+    scale: Scale
+    blur: float = math.inf
+    layers: tuple[str, ...] = ("mid_block",)
+    role: Role = field(default="term", init=False, repr=False)
+
+    def __post_init__(self):
+        require_scale("smoothed-energy scale", self.scale)
+        Perturbation(kind="blurred", layers=self.layers, sigma=self.blur)  # refuses what it cannot mean
+
+    @property
+    def branch(self) -> Branch:
+        return Branch(perturbation=Perturbation(kind="blurred", layers=self.layers, sigma=self.blur))
+
+    def asks(self, step: Step) -> tuple[Branch, ...]:
+        return () if scale_at(self.scale, step) == 0 else (self.branch,)
+
+    def start(self, steps: int, parameterization: Parameterization) -> Rule:
+        require_steps("smoothed-energy scale", self.scale, steps)
+        return lambda estimate, at: _away_from(self.branch, scale_at(self.scale, at.step), estimate, at)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfAttention:
+    """SAG (arXiv:2210.00939): away from what the network makes of its own estimate with the attended parts blurred.
+
+    The estimate is blurred where the bottleneck attends more than `threshold` times the average, noised again with the
+    noise that the network saw, and evaluated a second time: + scale (blurred estimate - that evaluation), which is
+    scale (noise - noise seen there) in predictions of noise. side: whose estimate; the paper's Eq. 25 takes the
+    unconditional one beside classifier-free guidance, and without it there is only "wanted". blur: standard deviation
+    in cells of x, in a kernel of 9; 1 is diffusers', 2 ComfyUI's. At scale 0 nothing is run.
+    """
+
+    scale: Scale
+    side: Literal["unconditional", "wanted"] = "unconditional"
+    blur: float = 1.0
+    threshold: float = 1.0
+    role: Role = field(default="term", init=False, repr=False)
+
+    def __post_init__(self):
+        require_scale("self-attention scale", self.scale)
+        if not (math.isfinite(self.blur) and self.blur > 0):
+            raise InvalidInput("blur", self.blur, "a finite number above 0, in cells")
+        if not math.isfinite(self.threshold):
+            raise InvalidInput("threshold", self.threshold, "a finite number", "attention is 1 on average")
+
+    def asks(self, step: Step) -> tuple[Branch, ...]:
+        return () if scale_at(self.scale, step) == 0 else (_watched(self.side),)
+
+    def start(self, steps: int, parameterization: Parameterization) -> Rule:
+        require_steps("self-attention scale", self.scale, steps)
+        return self._apply
+
+    def _apply(self, estimate: Rows, at: Moment) -> Tensor | FurtherEvaluations:
+        scale = scale_at(self.scale, at.step)
+        return estimate if scale == 0 else self._steer(scale, estimate, at)
+
+    def _steer(self, scale: float, estimate: Rows, at: Moment) -> FurtherEvaluations:
+        branch = _watched(self.side)
+        seen, attention = at.denoised(branch), at.estimates[branch].attention
+        assert attention is not None, "the evaluation of a branch with middle_attention must bring it"
+        degraded = self.degrade(seen, attention)
+        alpha = per_row(at.parameterization.path.alpha(at.step.sigmas(at.x)), at.x)
+        again = yield Evaluation(x=(at.x + alpha * (degraded - seen)).to(at.x.dtype), branch=Branch(side=self.side))
+        return estimate + scale * (degraded - again.denoised.to(degraded.dtype))
+
+    def degrade(
+        self,
+        denoised: Float[Tensor, "batch channels height width"],
+        attention: Float[Tensor, "batch cells_high cells_wide"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The estimate, blurred where it is attended to."""
+        attended = (attention > self.threshold).to(denoised.dtype)[:, None]
+        mask = F.interpolate(attended, denoised.shape[2:])  # nearest, as all codes do
+        return torch.where(mask > 0, gaussian_blur(denoised, self.blur), denoised)
+
+
+BLUR_REACH = 4
+"""Cells on either side: the kernel of nine that diffusers and ComfyUI use."""
+
+
+def gaussian_blur(
+    x: Float[Tensor, "batch channels height width"], sigma: float
+) -> Float[Tensor, "batch channels height width"]:
+    """x under a Gaussian of nine cells, reflected at the edges. Errors: `InvalidInput` for x of fewer than five."""
+    if min(x.shape[2:]) <= BLUR_REACH:
+        raise InvalidInput(
+            "latents", list(x.shape[2:]), "at least 5 cells a side", "self-attention guidance blurs them"
+        )
+    offsets = torch.arange(-BLUR_REACH, BLUR_REACH + 1, dtype=x.dtype, device=x.device)
+    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (weights / weights.sum()).expand(x.shape[1], 1, 1, -1)
+    padded = F.pad(x, (BLUR_REACH,) * 4, mode="reflect")
+    across = F.conv2d(padded, kernel, groups=x.shape[1])
+    return F.conv2d(across, kernel.mT, groups=x.shape[1])
+
+
+def _watched(side: Side) -> Branch:
+    return Branch(side=side, middle_attention=True)
+
+
+def _away_from(branch: Branch, scale: float, estimate: Rows, at: Moment) -> Tensor:
+    return estimate if scale == 0 else estimate + scale * (at.denoised() - at.denoised(branch))

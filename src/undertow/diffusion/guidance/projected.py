@@ -1,0 +1,159 @@
+"""Bases in which the two branches are not simply subtracted: APG, CFG-Zero*, TCFG."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from undertow.diffusion.guidance.branches import UNCONDITIONAL, Branch, Step
+from undertow.diffusion.guidance.methods import Moment, Role, Rows, Rule, Space, require_space
+from undertow.diffusion.guidance.rows import dot, norm
+from undertow.diffusion.guidance.scales import Scale, require_range, require_scale, require_steps, scale_at
+from undertow.diffusion.parameterizations import Parameterization
+from undertow.errors import InvalidInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptiveProjected:
+    """APG (arXiv:2410.02416): the difference of the branches with momentum, of limited length, and with only `eta` of
+    its part along the wanted estimate, which is what saturates.
+
+    momentum: the paper's beta, of the running sum; 0 remembers nothing. norm_limit: r; infinity does not limit. origin:
+    what the update is added to. "wanted", (scale - 1) times, is the paper's; "unconditional", scale times, is
+    diffusers' default; they agree for eta 1 without momentum and limit. space: the paper projects estimates of x0,
+    diffusers predictions. The defaults lie where the paper recommends them for large latent models. At scale 1 only the
+    wanted branch is run.
+    """
+
+    scale: Scale
+    eta: float = 0.0
+    norm_limit: float = 15.0
+    momentum: float = -0.5
+    origin: Literal["wanted", "unconditional"] = "wanted"
+    space: Space = "denoised"
+    role: Role = field(default="base", init=False, repr=False)
+
+    def __post_init__(self):
+        require_scale("guidance scale", self.scale)
+        if not math.isfinite(self.eta):
+            raise InvalidInput("eta", self.eta, "a finite number", "1 keeps the parallel part, 0 drops it")
+        if not self.norm_limit > 0:
+            raise InvalidInput("norm_limit", self.norm_limit, "a number above 0", "infinity does not limit")
+        if not -1 < self.momentum < 1:
+            raise InvalidInput("momentum", self.momentum, "a number between -1 and 1", "0 remembers nothing")
+
+    def asks(self, step: Step) -> tuple[Branch, ...]:
+        return () if scale_at(self.scale, step) == 1 else (UNCONDITIONAL,)
+
+    def start(self, steps: int, parameterization: Parameterization) -> Rule:
+        require_steps("guidance scale", self.scale, steps)
+        require_space("APG", self.space, parameterization)
+        return _Projecting(self)
+
+    def project(self, difference: Rows, wanted: Rows) -> Rows:
+        """The update: `difference` of limited length, `eta` of its part along `wanted` and all of the rest."""
+        limited = difference * (self.norm_limit / norm(difference)).clamp(max=1)
+        along = _part_along(limited, wanted)
+        return limited - along + self.eta * along
+
+
+@dataclass
+class _Projecting:
+    """APG for one request: the running sum is its state."""
+
+    method: AdaptiveProjected
+    running: Tensor | None = None
+
+    def __call__(self, estimate: Rows, at: Moment) -> Tensor:
+        method, scale = self.method, scale_at(self.method.scale, at.step)
+        if scale == 1:
+            return estimate
+        wanted, unconditional = (at.express(part, method.space) for part in (at.denoised(), at.denoised(UNCONDITIONAL)))
+        difference = wanted - unconditional
+        if self.running is not None:
+            difference = difference + method.momentum * self.running
+        self.running = difference
+        update = method.project(difference, wanted)
+        guided = wanted + (scale - 1) * update if method.origin == "wanted" else unconditional + scale * update
+        return at.read(guided, method.space)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroStar:
+    """CFG-Zero* (arXiv:2503.18886): the unconditional prediction is scaled to what the wanted one holds of it, and the
+    first `zero_steps` steps predict zero.
+
+    A prediction of zero leaves x where it is for networks that predict a velocity or noise.
+    """
+
+    scale: Scale
+    zero_steps: int = 1
+    role: Role = field(default="base", init=False, repr=False)
+
+    def __post_init__(self):
+        require_scale("guidance scale", self.scale)
+        require_range("zero_steps", self.zero_steps, 0, math.inf)
+
+    def asks(self, step: Step) -> tuple[Branch, ...]:
+        plain = step.index < self.zero_steps or scale_at(self.scale, step) == 1
+        return () if plain else (UNCONDITIONAL,)
+
+    def start(self, steps: int, parameterization: Parameterization) -> Rule:
+        require_steps("guidance scale", self.scale, steps)
+        if self.zero_steps >= steps:
+            raise InvalidInput("zero_steps", self.zero_steps, f"fewer than the {steps} steps of the run")
+        return self._apply
+
+    def _apply(self, estimate: Rows, at: Moment) -> Tensor:
+        wanted = at.express(at.denoised(), "prediction")
+        if at.step.index < self.zero_steps:
+            return at.read(torch.zeros_like(wanted), "prediction")
+        scale = scale_at(self.scale, at.step)
+        if scale == 1:
+            return estimate
+        unconditional = at.express(at.denoised(UNCONDITIONAL), "prediction")
+        fitted = _part_along(wanted, unconditional)
+        return at.read(fitted + scale * (wanted - fitted), "prediction")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tangential:
+    """TCFG (arXiv:2503.18137): the unconditional prediction keeps its part along the first singular direction of the
+    two predictions, which they share; the rest would push across it."""
+
+    scale: Scale
+    role: Role = field(default="base", init=False, repr=False)
+
+    def __post_init__(self):
+        require_scale("guidance scale", self.scale)
+
+    def asks(self, step: Step) -> tuple[Branch, ...]:
+        return () if scale_at(self.scale, step) == 1 else (UNCONDITIONAL,)
+
+    def start(self, steps: int, parameterization: Parameterization) -> Rule:
+        require_steps("guidance scale", self.scale, steps)
+        return self._apply
+
+    def _apply(self, estimate: Rows, at: Moment) -> Tensor:
+        scale = scale_at(self.scale, at.step)
+        if scale == 1:
+            return estimate
+        wanted = at.express(at.denoised(), "prediction")
+        unconditional = at.express(at.denoised(UNCONDITIONAL), "prediction")
+        kept = _part_along(unconditional, _first_direction(wanted, unconditional))
+        return at.read(kept + scale * (wanted - kept), "prediction")
+
+
+def _part_along(rows: Rows, direction: Rows) -> Rows:
+    """The projection of each row on that of `direction`, none on a row of zeros."""
+    length = dot(direction, direction).clamp_min(torch.finfo(direction.dtype).tiny)
+    return dot(rows, direction) / length * direction
+
+
+def _first_direction(left: Rows, right: Rows) -> Rows:
+    """The first right singular vector, of any length, of the matrix whose two rows are the two pictures."""
+    # The main axis of [[left left, left right], [left right, right right]] lies at this angle.
+    angle = 0.5 * torch.atan2(2 * dot(left, right), dot(left, left) - dot(right, right))
+    return angle.cos() * left + angle.sin() * right
