@@ -6,10 +6,21 @@ import torch
 from PIL import Image
 
 import undertow
-from undertow import BatchLimits, GenerationRequest, HighResolution, InvalidInput, NonFiniteError, Region, Views
+from undertow import (
+    BatchLimits,
+    GenerationRequest,
+    HighResolution,
+    InvalidInput,
+    NonFiniteError,
+    Region,
+    UNet,
+    UNetConfig,
+    Views,
+)
 from undertow.engine.batching import Batcher, Task
 from undertow.engine.rows import Row
 from undertow.unet.conditioning import Conditioning
+from undertow.unet.config import Level, Middle
 
 TOLERANCE = 1e-5
 """Of the latents' largest value, in float32: a row's last bits depend on how many rows are computed with it."""
@@ -147,70 +158,78 @@ def test_impossible_limits_are_refused(limits):
         BatchLimits(**limits)
 
 
-class Rows:
-    """A network that adds its timestep, and remembers the sizes of its batches."""
-
-    def __init__(self):
-        self.batches = []
-
-    def __call__(self, latents, timesteps, conditioning):
-        self.batches.append(len(latents))
-        return latents + timesteps[:, None, None, None]
+@pytest.fixture
+def network():
+    """A tiny U-Net, and the sizes of the batches that it was given."""
+    config = UNetConfig(
+        levels=(Level(channels=8, resnets=1),), middle=Middle(), in_channels=1, out_channels=1, norm_groups=4
+    )
+    unet, sizes = UNet(config).eval(), []
+    unet.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    return unet, sizes
 
 
 def unexpected(result):
     raise AssertionError(result)
 
 
-def counting(unet, value, steps, joined=lambda step: None):
-    x = torch.full((1, 1, 2, 2), float(value))
-    for step in range(steps):
-        joined(step)
+def evaluations(unet, count, before=lambda step: None):
+    """A task of `count` evaluations one after the other; its result is how many were answered."""
+    x = torch.zeros(1, 1, 4, 4)
+    for step in range(count):
+        before(step)
         row = Row(unet=unet, latents=x, timestep=torch.ones(1), conditioning=Conditioning())
-        (x,) = yield [row]
-    return x
+        (outcome,) = yield [row]
+        x = outcome.prediction
+    return torch.tensor(count)
 
 
-def test_tasks_join_and_leave_between_steps():
-    unet, results = Rows(), {}
+@torch.inference_mode()
+def test_tasks_join_and_leave_between_steps(network):
+    unet, sizes = network
+    results = {}
     batcher = Batcher(BatchLimits(rows=4))
 
     def task(name, *arguments):
-        return Task(steps=counting(unet, *arguments), done=lambda x: results.update({name: x}), failed=unexpected)
+        done = lambda result: results.update({name: int(result)})  # noqa: E731
+        return Task(steps=evaluations(unet, *arguments), done=done, failed=unexpected)
 
-    late = task("late", 10, 1)
-    batcher.join(task("long", 0, 3, lambda step: batcher.join(late) if step == 1 else None))
-    batcher.join(task("short", 5, 1))
+    late = task("late", 1)
+    batcher.join(task("long", 3, lambda step: batcher.join(late) if step == 1 else None))
+    batcher.join(task("short", 1))
     batcher.run()
 
-    assert {name: x[0, 0, 0, 0].item() for name, x in results.items()} == {"long": 3, "short": 6, "late": 11}
-    assert unet.batches == [2, 2, 1]
+    assert results == {"long": 3, "short": 1, "late": 1}
+    assert sizes == [2, 2, 1]
 
 
-def test_rows_beyond_the_limit_wait_and_everyone_gets_a_turn():
-    unet, done = Rows(), []
+@torch.inference_mode()
+def test_rows_beyond_the_limit_wait_and_everyone_gets_a_turn(network):
+    unet, sizes = network
+    done = []
     batcher = Batcher(BatchLimits(rows=2))
     for name in range(5):
         batcher.join(
-            Task(steps=counting(unet, name, 2), done=lambda x, name=name: done.append(name), failed=unexpected)
+            Task(steps=evaluations(unet, 2), done=lambda result, name=name: done.append(name), failed=unexpected)
         )
     batcher.run()
 
     assert sorted(done) == [0, 1, 2, 3, 4]
-    assert sum(unet.batches) == 10
-    assert max(unet.batches) == 2
+    assert sum(sizes) == 10
+    assert max(sizes) == 2
 
 
-def test_one_that_fails_does_not_end_the_others():
-    unet, results, errors = Rows(), [], []
+@torch.inference_mode()
+def test_one_that_fails_does_not_end_the_others(network):
+    unet, results, errors = network[0], [], []
     batcher = Batcher(BatchLimits())
 
     def failing(step):
         if step == 1:
             raise ValueError("broken")
 
-    batcher.join(Task(steps=counting(unet, 0, 3, failing), done=unexpected, failed=errors.append))
-    batcher.join(Task(steps=counting(unet, 0, 3), done=results.append, failed=unexpected))
+    batcher.join(Task(steps=evaluations(unet, 3, failing), done=unexpected, failed=errors.append))
+    batcher.join(Task(steps=evaluations(unet, 3), done=results.append, failed=unexpected))
     batcher.run()
 
     assert len(results) == 1

@@ -71,9 +71,7 @@ def test_a_second_pass_enlarges(service):
 def test_variations_go_from_one_seed_to_another(service):
     one = service.generate("a", **DRAWN).latents
     other = service.generate("a", **DRAWN | {"seed": 8}).latents
-    at = {
-        s: service.generate("a", variation_seed=8, variation_strength=s, **DRAWN).latents for s in (0.0, 0.3, 1.0)
-    }
+    at = {s: service.generate("a", variation_seed=8, variation_strength=s, **DRAWN).latents for s in (0.0, 0.3, 1.0)}
     assert torch.equal(at[0.0], one)
     torch.testing.assert_close(at[1.0], other, rtol=0, atol=1e-3)
     assert 0 < (at[0.3] - one).abs().mean() < (other - one).abs().mean()
@@ -176,3 +174,58 @@ def test_a_request_goes_through_json_with_its_pictures():
         GenerationRequest.from_json(json)
     with pytest.raises(InvalidInput, match="pixels differ"):
         GenerationRequest.from_json(json, image=photo(1), mask=right_half())
+
+
+METHODS = (
+    "cfg",
+    "cfg(start=0.3,end=0.8)",
+    "cfg+rescale",
+    "apg(eta=0.5)",
+    "zero_star",
+    "tangential",
+    "cfg+pag(scale=2)",
+    "cfg+seg(scale=2)",
+    "cfg+sag",
+    "cfg+threshold(percentile=0.9)",
+    "cfg+mimic(scale=1)",
+    "cfg+free_u(b1=1.3,b2=1.4,keyed=index)",
+    "cfg(scale=5|4|3|2)",
+)
+
+
+def test_guidance_methods_share_batches_and_equal_themselves_alone(service):
+    requests = [GenerationRequest(prompt="red apple", guidance_method=method, **DRAWN) for method in METHODS]
+    together = service.generate_many(requests)
+
+    for request, result in zip(requests, together, strict=True):
+        alone = service.run(request)
+        scale = max(1.0, alone.latents.abs().max().item())
+        torch.testing.assert_close(result.latents, alone.latents, rtol=0, atol=1e-5 * scale)
+        if request.guidance_method != "cfg":
+            assert (result.latents - together[0].latents).abs().mean() > 1e-3, request.guidance_method
+
+
+def test_samplers_of_cfg_pp_get_the_unconditional_estimate(service):
+    plain, pp = (
+        service.generate("red apple", **DRAWN | {"sampler": name}).latents for name in ("euler", "euler_cfg_pp")
+    )
+    assert (plain - pp).abs().mean() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("cgf", "cfg"),
+        ("cfg(", "a name with options"),
+        ("pag(scale)", "NAME=VALUE"),
+        ("pag(sigma=2)", "one of scale"),
+        ("pag(layers=nowhere)", "self-attention"),
+        ("rescale+cfg", "at most one base"),
+        ("cfg(start=0.8,end=0.2)", "start"),
+        ("rescale(amount=2)", "from 0 to 1"),
+        ("cfg(scale=3|2)", "step"),
+    ],
+)
+def test_bad_guidance_is_refused_before_any_work(service, method, message):
+    with pytest.raises(InvalidInput, match=message):
+        service.generate("a", guidance_method=method, **DRAWN)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from undertow.engine.rows import Row, Steps, forward
+from undertow.engine.rows import Outcome, Row, Steps, forward
 from undertow.errors import InvalidInput
 
 CELLS_AT_ONCE = {"cpu": 8192}
@@ -59,7 +59,7 @@ class Task:
     failed: Callable[[Exception], None]
     shared: Callable[[Share], None] = lambda share: None
     rows: list[Row] = field(default_factory=list, init=False)
-    answers: list[Tensor | None] = field(default_factory=list, init=False)
+    answers: list[Outcome | None] = field(default_factory=list, init=False)
 
 
 class Batcher:
@@ -95,15 +95,15 @@ class Batcher:
         chosen = [place for place in waiting if _row(place).key == key][: self.limits.most_rows(first.latents)]
         started = time.perf_counter()
         try:
-            predictions = forward([_row(place) for place in chosen], self.limits.padded_to)
+            outcomes = forward([_row(place) for place in chosen], self.limits.padded_to)
         except Exception as error:
             for task in dict.fromkeys(task for task, _ in chosen):
                 self._end(task, error)
             return
         each = (time.perf_counter() - started) / len(chosen)
         served: dict[Task, int] = {}
-        for (task, index), prediction in zip(chosen, predictions, strict=True):
-            task.answers[index] = prediction
+        for (task, index), outcome in zip(chosen, outcomes, strict=True):
+            task.answers[index] = outcome
             served[task] = served.get(task, 0) + 1
         # Who has waited goes behind those who have not been served, so that every key gets its turn.
         for task, count in served.items():
@@ -118,7 +118,7 @@ class Batcher:
         while self.busy:
             self.step()
 
-    def _advance(self, task: Task, answers: list[Tensor] | None) -> None:
+    def _advance(self, task: Task, answers: list[Outcome] | None) -> None:
         try:
             task.rows = list(task.steps.send(answers))  # pyright: ignore[reportArgumentType]
             task.answers = [None] * len(task.rows)

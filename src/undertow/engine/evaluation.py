@@ -13,6 +13,7 @@ from undertow.diffusion.paths import working
 from undertow.engine.layout import Layout
 from undertow.engine.rows import Row, Steps
 from undertow.unet.conditioning import Conditioning
+from undertow.unet.free_u import FreeU
 from undertow.unet.unet import UNet
 
 
@@ -52,23 +53,33 @@ def ask(
     x: Float[Tensor, "1 channels height width"],
     sigma: float,
     questions: Sequence[Question],
+    free_u: FreeU | None = None,
 ) -> Steps[list[Answer]]:
     """The answers to all questions about `x`, which stands at `sigma`."""
     level = torch.tensor([sigma], dtype=torch.float64)
     inputs, timestep = network.preconditioning.inputs(x, level)
     rows = [
-        Row(unet=network.unet, latents=part, timestep=timestep, conditioning=question.conditioning)
+        Row(
+            unet=network.unet,
+            latents=part,
+            timestep=timestep,
+            conditioning=question.conditioning,
+            perturbation=question.perturbation,
+            free_u=free_u,
+            middle_attention=question.middle_attention,
+        )
         for question in questions
         for part in layout.spread(_with_extra(inputs, question.extra))
     ]
-    predictions = yield rows
+    outcomes = yield rows
     each = len(rows) // len(questions)
     answers = []
     for index, question in enumerate(questions):
-        parts = [working(part) for part in predictions[index * each : (index + 1) * each]]
-        prediction = layout.gather(parts)
+        parts = outcomes[index * each : (index + 1) * each]
+        prediction = layout.gather([working(part.prediction) for part in parts])
         denoised = network.preconditioning.denoised(prediction, x, level)
-        answers.append(Answer(name=question.name, prediction=prediction, denoised=denoised))
+        attention = parts[0].attention if question.middle_attention else None
+        answers.append(Answer(name=question.name, prediction=prediction, denoised=denoised, attention=attention))
     return answers
 
 

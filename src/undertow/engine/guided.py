@@ -1,11 +1,132 @@
-"""The guidance of a request as `undertow.diffusion.guidance` runs it."""
+"""The guidance of a request: a line of text such as "cfg+pag(scale=2,end=0.5)+rescale" to methods in order.
 
-from undertow.diffusion.guidance import ClassifierFree, Guidance
+Names and their options are those of `undertow.diffusion.guidance`. `start` and `end`, from 0 to 1, limit a method to
+part of the steps. Lists have bars between their entries: "pag(layers=mid_block|up_blocks.0)", "cfg(scale=7|5|3)".
+"""
+
+import re
+from dataclasses import dataclass, fields
+from typing import Any
+
+from undertow.diffusion.guidance import (
+    AdaptiveProjected,
+    ClassifierFree,
+    DualGuidance,
+    During,
+    DynamicThreshold,
+    EmbeddedScale,
+    Guidance,
+    Method,
+    Mimic,
+    PerturbedAttention,
+    Rescale,
+    SelfAttention,
+    SmoothedEnergy,
+    StepInterval,
+    Tangential,
+    ZeroStar,
+)
+from undertow.diffusion.lookup import look_up
 from undertow.engine.request import GenerationRequest
+from undertow.errors import InvalidInput
 from undertow.unet.config import UNetConfig
+from undertow.unet.free_u import FreeU
+from undertow.unet.guided import check_guidance
 
 
-def guidance_of(request: GenerationRequest, config: UNetConfig, *, edits: bool) -> Guidance:
-    """Its methods in order. edits: InstructPix2Pix, guided by the picture as well."""
-    del config, edits
-    return Guidance(methods=(ClassifierFree(scale=request.guidance_scale),))
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """A method by name. guided: its scale is the request's. defaults: of what its record does not default."""
+
+    record: type
+    guided: bool = False
+    defaults: tuple[tuple[str, float], ...] = ()
+
+
+METHODS: dict[str, Named] = {
+    "none": Named(record=ClassifierFree, defaults=(("scale", 1.0),)),
+    "cfg": Named(record=ClassifierFree, guided=True),
+    "apg": Named(record=AdaptiveProjected, guided=True),
+    "zero_star": Named(record=ZeroStar, guided=True),
+    "tangential": Named(record=Tangential, guided=True),
+    "pag": Named(record=PerturbedAttention, defaults=(("scale", 3.0),)),
+    "seg": Named(record=SmoothedEnergy, defaults=(("scale", 3.0),)),
+    "sag": Named(record=SelfAttention, defaults=(("scale", 0.75),)),
+    "threshold": Named(record=DynamicThreshold),
+    "mimic": Named(record=Mimic),
+    "rescale": Named(record=Rescale, defaults=(("amount", 0.7),)),
+    "free_u": Named(record=FreeU),
+}
+
+_METHOD = re.compile(r"\s*([a-z_]+)\s*(?:\(([^()]*)\))?\s*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """The methods that combine branches, and the change to the decoder, if any."""
+
+    guidance: Guidance
+    free_u: FreeU | None = None
+
+
+def chosen_guidance(request: GenerationRequest, config: UNetConfig, *, unconditional: bool = False) -> Chosen:
+    """What `request.guidance_method` says, for this network: "cfg" is InstructPix2Pix' dual guidance where the network
+    sees a picture to edit, and the embedded scale where it was distilled with one.
+
+    unconditional: the sampler wants that estimate too. Errors: `InvalidInput` for unknown names and options, values
+    out of range, and methods that this network lacks the parts for.
+    """
+    methods: list[Method] = []
+    free_u: FreeU | None = None
+    for text in request.guidance_method.split("+"):
+        match = _METHOD.fullmatch(text)
+        if match is None:
+            raise InvalidInput(
+                "guidance_method", repr(text), "a name with options, like pag(scale=2,end=0.5)", "join methods with +"
+            )
+        name, options = match[1], _options(match[2] or "")
+        made = _made(name, options, request, config)
+        if isinstance(made, FreeU):
+            free_u = made
+        else:
+            methods.append(made)
+    guidance = Guidance(methods=tuple(methods), unconditional=unconditional)
+    check_guidance(config, guidance)
+    return Chosen(guidance=guidance, free_u=free_u)
+
+
+def _made(name: str, options: dict[str, Any], request: GenerationRequest, config: UNetConfig) -> Any:
+    named = look_up(METHODS, name, "guidance_method")
+    interval = {key: options.pop(key) for key in ("start", "end") if key in options}
+    record, scale = named.record, options.get("scale", request.guidance_scale)
+    if record is ClassifierFree and config.guidance_dim is not None:
+        method: Any = EmbeddedScale(scale=scale)
+    elif record is ClassifierFree and config.in_channels == 2 * config.out_channels:
+        method = DualGuidance(scale=scale, image_scale=request.image_guidance_scale)
+    else:
+        given = dict(named.defaults) | ({"scale": request.guidance_scale} if named.guided else {}) | options
+        known = [field.name for field in fields(record) if field.init]
+        if unknown := sorted(given.keys() - set(known)):
+            expected = ", ".join((*known, "start", "end"))
+            raise InvalidInput(f"option of {name}", ", ".join(unknown), f"one of {expected}")
+        method = record(**given)
+    return During(method=method, interval=StepInterval(**interval)) if interval else method
+
+
+def _options(text: str) -> dict[str, Any]:
+    """NAME=VALUE with commas between: numbers, words, and lists with bars."""
+    options: dict[str, Any] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals:
+            raise InvalidInput("guidance_method", repr(part), "NAME=VALUE", "for example scale=2")
+        values = [_value(word) for word in value.split("|")]
+        options[name] = tuple(values) if len(values) > 1 or name == "layers" else values[0]
+    return options
+
+
+def _value(word: str) -> float | str:
+    try:
+        return float(word)
+    except ValueError:
+        return word

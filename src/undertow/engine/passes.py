@@ -12,6 +12,7 @@ from undertow.engine.conditioning import Branches
 from undertow.engine.evaluation import Network
 from undertow.engine.layout import Layout
 from undertow.engine.parts import HighResolution
+from undertow.unet.free_u import FreeU
 
 Canvas = Float[Tensor, "1 channels height width"]
 Larger = Float[Tensor, "1 channels rows columns"]
@@ -99,6 +100,7 @@ class Pass:
     layout: Layout
     guidance: Guidance
     composition: Composition
+    free_u: FreeU | None = None
     kept: Kept | None = None
     extra: Extra | None = None
     without_image: Extra | None = None

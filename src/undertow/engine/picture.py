@@ -1,12 +1,20 @@
 """One picture from noise to latents: a generator that yields the rows it needs, through all passes of its request."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from undertow.diffusion.guidance import UNCONDITIONAL, Branch, Estimate, GuidanceRun, Guided, Step
+from undertow.diffusion.guidance import (
+    UNCONDITIONAL,
+    Branch,
+    Estimate,
+    GuidanceRun,
+    Guided,
+    Step,
+    embedded_scale,
+)
 from undertow.diffusion.paths import Path
 from undertow.engine.conditioning import Branches
 from undertow.engine.evaluation import Question, ask
@@ -17,6 +25,8 @@ from undertow.engine.rows import Steps
 from undertow.engine.watch import Watch
 from undertow.sampling.catalogue import start_sampler
 from undertow.sampling.noise import NoiseSource
+from undertow.sampling.protocol import answered
+from undertow.unet.conditioning import Conditioning
 
 Entered = Callable[[int, int, float, Tensor | None], None]
 """Told of every step: picture, step over all passes, sigma, newest estimate."""
@@ -62,7 +72,7 @@ class Picture:
         sampler = start_sampler(
             self.request.sampler, x, one.sigmas, path=_path(one), noise=self._noise, **self.request.sampler_options
         )
-        answer: Tensor | None = None  # a generator's first `send` must be None
+        answer: Tensor | Guided | None = None  # a generator's first `send` must be None
         step = -1
         while True:
             try:
@@ -77,7 +87,8 @@ class Picture:
                 # From the second step on, as in diffusers; before it, x is what the start says.
                 seen = one.kept.over(call.x, _noisy(one, one.kept.latents, noise, call.sigma))
             guided = yield from self._estimate(one, seen, call.sigma, step)
-            self._denoised = answer = guided.denoised
+            self._denoised = guided.denoised
+            answer = answered(call, guided)
 
     def _estimate(self, one: Pass, x: Canvas, sigma: float, index: int) -> Steps[Guided]:
         """The guided estimate at `x`: all branches of this step in one batch, then what guidance asks for beyond."""
@@ -98,9 +109,10 @@ class Picture:
 
     def _evaluate(self, one: Pass, x: Canvas, step: Step, branches: Sequence[Branch]) -> Steps[dict[Branch, Estimate]]:
         texts = one.branches[step.index]
-        questions = {branch: _questions(one, texts, branch) for branch in branches}
+        scale = embedded_scale(one.guidance, step)
+        questions = {branch: _questions(one, texts, branch, scale) for branch in branches}
         together = [question for group in questions.values() for question in group]
-        answers = iter((yield from ask(one.network, one.layout, x, step.sigma, together)))
+        answers = iter((yield from ask(one.network, one.layout, x, step.sigma, together, one.free_u)))
         found = {branch: [next(answers) for _ in group] for branch, group in questions.items()}
         for group in found.values():
             for answer in group:
@@ -172,8 +184,9 @@ def _noisy(one: Pass, latents: Canvas, noise: Canvas, sigma: float) -> Canvas:
     return _path(one).add_noise(latents, noise.to(latents), level)
 
 
-def _questions(one: Pass, texts: Branches, branch: Branch) -> list[Question]:
-    """What a branch asks: one question for each prompt and region, or for the negative prompt."""
+def _questions(one: Pass, texts: Branches, branch: Branch, scale: float | None) -> list[Question]:
+    """What a branch asks: one question for each prompt and region, or for the negative prompt. scale: of guidance, for
+    networks that are told."""
     if branch.side == "wanted":
         single = len(texts.wanted) == 1
         names = ["cond" if single else f"cond_{index}" for index in range(len(texts.wanted))]
@@ -188,10 +201,16 @@ def _questions(one: Pass, texts: Branches, branch: Branch) -> list[Question]:
     return [
         Question(
             name=name + suffix,
-            conditioning=conditioning,
+            conditioning=conditioning if scale is None else _told(conditioning, scale),
             extra=extra,
             perturbation=branch.perturbation,
             middle_attention=branch.middle_attention,
         )
         for name, conditioning in asked
     ]
+
+
+def _told(conditioning: Conditioning, scale: float) -> Conditioning:
+    """With the guidance scale as an input (LCM)."""
+    assert conditioning.context is not None  # text conditions every network that is told
+    return replace(conditioning, guidance=torch.tensor([scale], device=conditioning.context.device))

@@ -13,7 +13,7 @@ from undertow.diffusion.guidance import WANTED, Guidance, Step
 from undertow.diffusion.schedules import TimestepMap
 from undertow.engine.conditioning import Branches, Conditioner
 from undertow.engine.evaluation import Network
-from undertow.engine.guided import guidance_of
+from undertow.engine.guided import chosen_guidance
 from undertow.engine.layout import Layout, box_mask
 from undertow.engine.parts import Views
 from undertow.engine.passes import (
@@ -75,7 +75,8 @@ class _Preparation:
 
     def run(self) -> Prepared:
         request, model = self.request, self.model
-        find_sampler(request.sampler, model.schedule.path)
+        if find_sampler(request.sampler, model.schedule.path).inverse:
+            raise InvalidInput("sampler", repr(request.sampler), "one that ends in a picture", "it runs from one to noise")
         unet, vae = model.require_unet(), model.require_vae()
         model.require_text(request.clip_skip)
         size = self._size()
@@ -197,8 +198,9 @@ class _Preparation:
         without_image: Extra | None = None,
     ) -> Pass:
         network, request = self._network(model), self.request
-        guidance = guidance_of(request, network.unet.config, edits=without_image is not None)
-        branches = self._branches(model, guidance, sigmas, cells)
+        entry = find_sampler(request.sampler, model.schedule.path)
+        chosen = chosen_guidance(request, network.unet.config, unconditional=entry.guided)
+        branches = self._branches(model, chosen.guidance, sigmas, cells)
         _see_text(branches, self.watch)
         return Pass(
             network=network,
@@ -206,7 +208,8 @@ class _Preparation:
             sigmas=sigmas,
             branches=branches,
             layout=self._layout(model, cells),
-            guidance=guidance,
+            guidance=chosen.guidance,
+            free_u=chosen.free_u,
             composition=Composition(
                 masks=tuple(region.weight * box_mask(region.box, cells) for region in request.regions)
             ),

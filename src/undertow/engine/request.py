@@ -27,11 +27,12 @@ class GenerationRequest:
     size: (height, width) in pixels; when `None`, the image's if there is one, else the model's own. Picture k of
     `count` has seed + k and equals the one made alone with that seed. sampler, schedule: names from
     `undertow.sampling` and `undertow.diffusion.grids`; sampler_options: by name, for example {"eta": 0.5}; sigmas: a
-    grid of one's own in place of schedule and steps. dialect: how weights are written in prompts: plain, a1111, comfy
-    or compel. clip_skip: the text layer to read, counted from the end as A1111 does (1 is the last), `None` as the
-    model was trained. original_size, crop, target_size: SDXL's micro-conditioning, (height, width), (top, left),
-    (height, width); the size itself when `None`. timestep_map: "interpolated" as diffusers and A1111, "nearest" as
-    ComfyUI (trap T19).
+    grid of one's own in place of schedule and steps. guidance_method: names and options of guidance, for example
+    "cfg+pag(scale=2)", see `engine.guided`. dialect: how weights are written in prompts: plain, a1111, comfy or
+    compel. clip_skip: the text layer to read, counted from the end as A1111 does (1 is the last), `None` as the model
+    was trained. original_size, crop, target_size: SDXL's micro-conditioning, (height, width), (top, left), (height,
+    width); the size itself when `None`. timestep_map: "interpolated" as diffusers and A1111, "nearest" as ComfyUI
+    (trap T19).
 
     image: a picture to start from, or to edit, by the model's kind: image to image, inpainting with a mask,
     InstructPix2Pix. strength: how much of it may change, counted as `strength_convention` does. mask: white is drawn
@@ -47,6 +48,7 @@ class GenerationRequest:
     negative_prompt: str = ""
     steps: int = 20
     guidance_scale: float = 5.0
+    guidance_method: str = "cfg"
     seed: int = 0
     count: int = 1
     size: tuple[int, int] | None = None
