@@ -9,7 +9,7 @@ WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench digits docs clean
+.PHONY: help demo test check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 16
@@ -22,8 +22,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
 	@touch $@
 
-demo: $(INSTALLED)  ## Draw the ten digits with both shipped models and write a picture
-	$(BIN)/undertow demo
+demo: $(INSTALLED)  ## Draw a picture from a text with the shipped model
+	$(BIN)/undertow generate "red apple on white background"
 
 test: $(INSTALLED)  ## Run every test
 	$(ONE_THREAD) $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
@@ -48,6 +48,14 @@ bench: $(INSTALLED)  ## Time undertow beside its peers and print the ratios
 
 digits: $(INSTALLED)  ## Train both digit models, measure them and write docs/results/digits.md (half an hour)
 	$(BIN)/python benchmarks/training/digits.py
+
+emoji: $(INSTALLED)  ## Train the shipped text-to-image model into out/emoji/run, going on where it stopped (hours)
+	$(BIN)/undertow train emoji --out out/emoji/run
+
+evaluate: $(INSTALLED)  ## Measure the shipped text-to-image model beside diffusers and write docs/results/emoji.md (an hour)
+	$(BIN)/python benchmarks/training/emoji_diffusers.py --out out/emoji/diffusers.json
+	$(BIN)/undertow evaluate emoji --diffusers out/emoji/diffusers.json --card \
+		$(if $(wildcard out/emoji/run),--run out/emoji/run)
 
 docs: $(INSTALLED)  ## Build the documentation into site/
 	@# The variable silences an advertisement that mkdocs-material prints at every build.

@@ -1,11 +1,16 @@
 """`undertow generate` as a user meets it."""
 
+import json
+import shlex
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.golden.pipelines import save_pipeline
 from undertow.cli import main
+from undertow.service import embedded_models
 
 FAST = ["--steps", "2", "--sampler", "euler", "--precision", "f32"]
 
@@ -46,11 +51,46 @@ def test_debug_prints_what_passed_and_when(folder, tmp_path, capsys):
         assert name in error
 
 
+def test_unknown_words_are_noted_beside_the_picture(folder, tmp_path, capsys):
+    words = tmp_path / "model"
+    shutil.copytree(folder, words)
+    known = {"words": ["red", "apple", "on"], "emoji": ["red apple"], "colors": ["blue"], "relations": []}
+    (words / "words.json").write_text(json.dumps(known))
+    assert main(["generate", "(red appel:1.2) on zebra", "--model", str(words), "--out", str(tmp_path), *FAST]) == 0
+
+    printed = capsys.readouterr()
+    assert printed.out.split() == [str(tmp_path / "0.png")]
+    assert "note: never learned by this model: 'appel' (near: 'apple' as in red apple); 'zebra';" in printed.err
+    assert "try: " not in printed.err, "suggestions are for the model that ships"
+
+
+@pytest.mark.skipif("emoji" not in embedded_models(), reason="the weights are not trained yet")
+def test_without_a_model_the_embedded_one_draws_and_suggests_what_is_next(tmp_path, capsys):
+    picture = tmp_path / "0.png"
+    assert main(["generate", "red apple on white background", "--out", str(tmp_path)]) == 0
+
+    printed = capsys.readouterr()
+    assert printed.out.split() == [str(picture)]
+    suggestions = [line for line in printed.err.splitlines() if line.startswith("try: undertow generate ")]
+    assert len(suggestions) == 3
+    assert "note:" not in printed.err
+    with Image.open(picture) as image:
+        assert image.size == (64, 64)
+        assert "Model: emoji" in image.info["parameters"]
+        first = np.asarray(image)
+    for index, suggestion in enumerate(suggestions):
+        command = shlex.split(suggestion.partition("#")[0])[2:]
+        where = [] if "--out" in command else ["--out", str(tmp_path / str(index))]
+        command = [str(tmp_path / part) if part == "again.png" else part for part in command]
+        assert main([*command, *where]) == 0
+    with Image.open(tmp_path / "again.png") as again:
+        assert np.array_equal(first, np.asarray(again))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["generate"], "prompt is None"),
-        (["generate", "x"], "--model is None"),
+        (["generate"], 'for example undertow generate "red apple on white background"'),
         (["generate", "x", "--model", "nothing-here"], "no such file or folder"),
         (["generate", "x", "--model", "MODEL", "--size", "48"], "WIDTHxHEIGHT"),
         (["generate", "x", "--model", "MODEL", "--size", "33x48"], "the nearest is 32x48"),

@@ -1,7 +1,6 @@
-"""`undertow train`, `sample` and `demo` from end to end, on tiny models and on the two that ship."""
+"""`undertow train` and `sample` from end to end, on tiny models and on the digits that ship."""
 
 import json
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -126,15 +125,3 @@ def test_requests_that_cannot_be_sampled_are_one_sentence(tmp_path, refused):
     assert "one for RectifiedFlow" in refused("sample", "digits-flow", "--sampler", "ddpm")
     assert ".png, .webp or .jpg" in refused("sample", "digits-flow", "--out", tmp_path / "grid.txt")
     assert not any(tmp_path.iterdir())
-
-
-def test_the_demo_draws_ten_digits_with_both_models(tmp_path, capsys, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert run("demo", "--rows", 1) == 0
-    said = capsys.readouterr().out
-    assert "out/demo.png" in said
-    assert "digits-ddpm" in said
-    assert "digits-flow" in said
-    with Image.open(Path("out") / "demo.png") as picture:
-        assert picture.size[0] > picture.size[1] > 100
-        assert picture.getextrema() == (0, 255)

@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 
 from undertow.cli.convert import convert
-from undertow.cli.demo import demo
+from undertow.cli.evaluate import evaluate
 from undertow.cli.generate import generate
 from undertow.cli.inspect import inspect
 from undertow.cli.sample import sample
@@ -29,7 +29,7 @@ Verb = Callable[..., None] | typer.Typer
 VERBS: dict[str, Verb] = {
     "generate": generate,
     "convert": convert,
-    "demo": demo,
+    "evaluate": evaluate,
     "inspect": inspect,
     "sample": sample,
     "train": train,

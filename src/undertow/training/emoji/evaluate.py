@@ -1,13 +1,17 @@
 """The measurements of docs/results/emoji.md: does the model draw what is asked, also what it never saw together."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from random import Random
 
 from jaxtyping import UInt8
 from torch import Tensor
 
+from undertow.checkpoints.files import write_text
+from undertow.errors import DataError
 from undertow.training.emoji.recognize import Recognized, recognize
 from undertow.training.emoji.render import Glyphs
 from undertow.training.emoji.scenes import Scene, draw_pair_kept_out, singles
@@ -89,9 +93,42 @@ def measure(kind: Kind, draw: Draw, glyphs: Glyphs) -> Measured:
     return Measured(kind=kind, pictures=pictures, recognized=recognize(pictures, kind.scenes, glyphs))
 
 
-def agreement(one: Sequence[Measured], other: Sequence[Measured]) -> float:
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """What another program measured of the same kinds. program: its name and version. right, color: by kind."""
+
+    program: str
+    count: int
+    right: tuple[float, ...]
+    color: tuple[float, ...]
+
+
+def write_shares(program: str, measured: Sequence[Measured], path: Path) -> None:
+    """Writes what a program measured, for `read_shares`."""
+    shares = Shares(
+        program=program,
+        count=len(measured[0].pictures),
+        right=tuple(one.right for one in measured),
+        color=tuple(one.color for one in measured),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(json.dumps(asdict(shares), indent=2) + "\n", path)
+
+
+def read_shares(path: Path) -> Shares:
+    """What `write_shares` wrote. Errors: `DataError`."""
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        right, color = tuple(map(float, stored["right"])), tuple(map(float, stored["color"]))
+        return Shares(program=str(stored["program"]), count=int(stored["count"]), right=right, color=color)
+    except (OSError, ValueError, KeyError, TypeError) as err:
+        raise DataError(path, f"no evaluation ({err})", "write it with benchmarks/training/emoji_diffusers.py") from err
+
+
+def agreement(measured: Sequence[Measured], other: Shares) -> float:
     """Largest difference between two evaluations of the same prompts, over all shares."""
-    return max(max(abs(a.right - b.right), abs(a.color - b.color)) for a, b in zip(one, other, strict=True))
+    shares = zip(measured, other.right, other.color, strict=True)
+    return max(max(abs(one.right - right), abs(one.color - color)) for one, right, color in shares)
 
 
 def _some(scenes: list[Scene], count: int, random: Random) -> list[Scene]:

@@ -1,5 +1,6 @@
 """The trained networks as a pipeline folder in diffusers' layout, in float16, with words and card."""
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from undertow.checkpoints.files import read_json, write_text
 from undertow.checkpoints.header import TensorInfo
 from undertow.checkpoints.outgoing import Outgoing, Pipeline
+from undertow.checkpoints.pipeline_folder import SCHEDULER
 from undertow.checkpoints.text_config import transformers_config
 from undertow.checkpoints.vocabulary import write_vocabulary
 from undertow.checkpoints.write_folder import write_folder
@@ -35,9 +38,15 @@ def export(model: TextToImage, vae: AutoencoderKL, tokenizer: Path, folder: Path
         tokenizers={"clip_l": tokenizer},
     )
     write_folder(pipeline, folder)
+    _add_offset(folder / SCHEDULER)
     write_vocabulary(vocabulary(), folder)
     write_card(folder, stages)
     return folder
+
+
+def _add_offset(path: Path) -> None:
+    """diffusers' pipeline calls a scheduler without this entry outdated, and warns."""
+    write_text(json.dumps(read_json(path) | {"steps_offset": 1}, indent=2) + "\n", path)
 
 
 def _outgoing(tensors: Mapping[str, Tensor]) -> Outgoing:

@@ -1,0 +1,36 @@
+"""Pictures in the terminal: as sixels, by Kitty's protocol, or in colored half blocks, whichever it can."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+COLUMNS = 40
+"""Width of a picture in characters."""
+
+MOST = 4
+"""Pictures of one command that are shown: more would scroll the first ones away."""
+
+
+def can_show() -> bool:
+    """Whether a person looks at standard output, in a terminal with colors. Its abilities are asked for through
+    standard input, so that must be the terminal too."""
+    ends = (sys.__stdin__, sys.__stdout__)
+    return all(end is not None and end.isatty() for end in ends) and Console().color_system is not None
+
+
+def show(pictures: "Sequence[Image.Image]") -> None:
+    """Draws the first few pictures into the terminal. Nothing is drawn where `can_show` says no."""
+    if not can_show():
+        return
+    logging.getLogger("textual_image").setLevel(logging.ERROR)  # what a terminal cannot do is no news to its user
+    from textual_image.renderable import Image as Renderable  # asks the terminal what it can, when imported
+
+    console = Console()
+    for picture in pictures[:MOST]:
+        console.print(Renderable(picture, width=min(COLUMNS, console.width), height="auto"))

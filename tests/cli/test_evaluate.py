@@ -1,0 +1,72 @@
+"""`undertow evaluate emoji` on a tiny model: the page, its pictures, what people wrote on it, and the card."""
+
+import pytest
+from PIL import Image
+
+from tests.training.emoji.tiny import TINY, DrawnGlyphs
+from undertow.cli import main
+from undertow.training.emoji import recipe as recipes
+from undertow.training.emoji import render as rendering
+from undertow.training.emoji.page import KEPT
+from undertow.training.emoji.sections import find_section, replace_section
+from undertow.training.emoji.sheets import SAMPLES, sheet_scenes
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("emoji") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "Glyphs", DrawnGlyphs)
+        recipes.train_emoji(out, TINY)
+    return out
+
+
+def test_the_sheet_has_all_kinds_in_turn():
+    scenes = sheet_scenes()
+    assert len(scenes) == SAMPLES
+    assert [len(scene.names) for scene in scenes[:6]] == [1, 1, 2, 1, 1, 2]
+    assert sheet_scenes() == scenes
+
+
+def test_the_page_has_every_figure_and_keeps_what_people_wrote(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(rendering, "Glyphs", DrawnGlyphs)
+    peer = tmp_path / "peer.json"
+    peer.write_text('{"program": "diffusers 9.9", "count": 2, "right": [0.5, 0, 0], "color": [0, 0, 0]}')
+    out = tmp_path / "results"
+    command = ["evaluate", "emoji", "--model", str(run / "model"), "--prompts", "2", "--steps", "1", "--out", str(out)]
+    assert main([*command, "--run", str(run), "--diffusers", str(peer), "--card", "--machine", "a laptop"]) == 0
+    assert f"written: {out / 'emoji.md'}" in capsys.readouterr().out
+
+    page = (out / "emoji.md").read_text()
+    for said in (
+        "| ≥ 90% | ",
+        "| ≥ 98% | ",
+        "| ≥ 60% | ",
+        "| ≥ 27 dB | ",
+        "diffusers 9.9",
+        "a laptop",
+        "Not met:",
+        "dpmpp_2m",
+    ):
+        assert said in page, said
+    pictures = ("emoji.png", *(f"emoji-kind-{n}.png" for n in (1, 2, 3)), "emoji-loss-autoencoder.png")
+    for name in (*pictures, "emoji-loss-text-to-image.png"):
+        assert f"({name})" in page
+        with Image.open(out / name) as picture:
+            assert picture.size[0] > 300
+    card = (run / "model" / "README.md").read_text()
+    assert "Not measured yet" not in card
+    assert "| ≥ 27 dB | " in card
+    assert "## Limits" in card
+
+    (out / "emoji.md").write_text(replace_section(page, KEPT, "We tried and learned."))
+    assert main(command) == 0
+    again = (out / "emoji.md").read_text()
+    assert find_section(again, KEPT) == "We tried and learned."
+    assert "emoji-loss-autoencoder.png" in again, "curves that are there stay"
+    assert "diffusers' pipeline was not measured" in again
+
+
+def test_a_missing_font_is_one_sentence(run, tmp_path, capsys):
+    assert main(["evaluate", "emoji", "--font", str(tmp_path / "none.ttf"), "--model", str(run / "model")]) == 2
+    assert "apt install" in capsys.readouterr().err

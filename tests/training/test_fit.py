@@ -1,0 +1,152 @@
+"""Training any module: killed runs resume exactly, other recipes and diverged losses are refused, records are means."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from undertow.errors import CheckpointError, UndertowError
+from undertow.training.fit import FitSettings, fit
+from undertow.training.log import read_records
+from undertow.training.training_state import load_state, saved_steps
+
+WAIT_S = 120
+SETTINGS = FitSettings(
+    steps=9, batch_size=8, learning_rate=1e-2, warmup_steps=2, log_every=1, checkpoint_every=3, precision="float32"
+)
+RECIPE = {"width": 16}
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.2), nn.SiLU(), nn.Linear(16, 1))
+
+
+def loss_of(network):
+    def loss_at(step):
+        x = torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+        return (network(x).float() - x.sum(1, keepdim=True)).square().mean()
+
+    return loss_at
+
+
+def trained(folder, settings=SETTINGS, recipe=RECIPE, **watching):
+    network = small_network()
+    return fit(network, loss_of(network), settings, folder, recipe=recipe, **watching)
+
+
+CHILD = """
+import sys, time
+from pathlib import Path
+from tests.training.test_fit import trained
+
+def hang_at_five(record):
+    if record.step == 5:
+        print("at step five", flush=True)
+        time.sleep(3600)
+
+trained(Path(sys.argv[1]), on_record=hang_at_five)
+"""
+
+
+@pytest.mark.timeout(2 * WAIT_S)
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
+def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
+    whole = trained(tmp_path / "whole").state_dict()
+    command = [sys.executable, "-c", CHILD, str(tmp_path / "run")]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as child:
+        try:
+            assert child.stdout.readline() == "at step five\n"
+        finally:
+            child.send_signal(signal.SIGKILL)
+        assert child.wait(WAIT_S) == -signal.SIGKILL
+    assert saved_steps(tmp_path / "run" / "checkpoints") == [3]  # steps 4 and 5 are lost and done again
+    resumed = trained(tmp_path / "run").state_dict()
+    assert whole.keys() == resumed.keys()
+    assert all(whole[name].equal(resumed[name]) for name in whole)
+    states = [load_state(tmp_path / name / "checkpoints").tensors for name in ("whole", "run")]
+    assert all(states[0]["network"][name].equal(states[1]["network"][name]) for name in whole)
+    assert [record.step for record in read_records(tmp_path / "run" / "log.jsonl")] == list(range(1, 10))
+
+
+def test_a_finished_run_has_nothing_left_to_do(tmp_path):
+    first = trained(tmp_path).state_dict()
+    records: list[object] = []
+    again = trained(tmp_path, on_record=records.append).state_dict()
+    assert records == []
+    assert all(first[name].equal(again[name]) for name in first)
+
+
+def test_bf16_computes_in_bf16_and_keeps_weights_in_float32(tmp_path):
+    exact = trained(tmp_path / "exact").state_dict()
+    rounded = trained(tmp_path / "rounded", replace(SETTINGS, precision="bf16")).state_dict()
+    assert {tensor.dtype for tensor in rounded.values()} == {torch.float32}
+    assert not all(exact[name].equal(rounded[name]) for name in exact)
+
+
+@pytest.mark.parametrize(
+    ("settings", "recipe", "named"),
+    [
+        (SETTINGS, {"width": 32}, "width was 16 and is now 32"),
+        (SETTINGS, {**RECIPE, "depth": 1}, "depth was None and is now 1"),
+        (replace(SETTINGS, learning_rate=1e-3), RECIPE, "learning_rate was 0.01"),
+        (replace(SETTINGS, steps=20), RECIPE, "steps was 9 and is now 20"),
+        (replace(SETTINGS, seed=1), RECIPE, "seed was 0"),
+    ],
+)
+def test_a_run_of_another_recipe_is_refused(tmp_path, settings, recipe, named):
+    trained(tmp_path)
+    with pytest.raises(CheckpointError, match=named):
+        trained(tmp_path, settings, recipe)
+
+
+def test_a_run_may_grow_while_the_learning_rate_is_constant(tmp_path):
+    constant = replace(SETTINGS, decay="constant")
+    trained(tmp_path / "grown", constant)
+    grown = trained(tmp_path / "grown", replace(constant, steps=12, log_every=4, checkpoint_every=6)).state_dict()
+    whole = trained(tmp_path / "whole", replace(constant, steps=12)).state_dict()
+    assert all(grown[name].equal(whole[name]) for name in grown)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+    network = small_network()
+    good = loss_of(network)
+    with pytest.raises(UndertowError, match="at step 5 the loss is nan: training has diverged"):
+        fit(
+            network,
+            lambda step: good(step) * (float("nan") if step == 5 else 1.0),
+            SETTINGS,
+            tmp_path,
+            recipe=RECIPE,
+        )
+    assert saved_steps(tmp_path / "checkpoints") == [3], "no checkpoint of broken weights"
+
+
+def test_records_are_means_since_the_one_before(tmp_path):
+    trained(tmp_path / "each")
+    trained(tmp_path / "few", replace(SETTINGS, log_every=4, checkpoint_every=100))
+    each, few = (read_records(tmp_path / name / "log.jsonl") for name in ("each", "few"))
+    assert [record.step for record in few] == [4, 8, 9]
+    assert few[0].loss == pytest.approx(sum(record.loss for record in each[:4]) / 4, rel=1e-4)
+    assert few[2].loss == pytest.approx(each[8].loss, rel=1e-4)
+    assert few[0].learning_rate == each[3].learning_rate
+
+
+def test_a_checkpoint_shows_the_average_and_two_are_kept(tmp_path):
+    seen: list[tuple[int, int]] = []
+    average = trained(tmp_path, on_checkpoint=lambda progress: seen.append((progress.step, progress.steps)))
+    assert seen == [(3, 9), (6, 9), (9, 9)]
+    assert saved_steps(tmp_path / "checkpoints") == [6, 9]
+    state = load_state(tmp_path / "checkpoints").tensors
+    assert all(average.state_dict()[name].equal(tensor) for name, tensor in state["average"].items())
+    assert not all(tensor.equal(state["network"][name]) for name, tensor in state["average"].items())
+    assert (
+        json.loads((tmp_path / "checkpoints" / "step-000009" / "meta.json").read_text())["config"]["recipe"] == RECIPE
+    )
