@@ -1,6 +1,8 @@
 """Every guidance method against the code of its source: diffusers' guiders, pipelines, schedulers; ComfyUI's nodes."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -391,3 +393,39 @@ def test_half_precision_is_combined_in_float32(methods, dtype: torch.dtype):
 def test_what_cannot_be_meant_is_refused(make, message: str):
     with pytest.raises(InvalidInput, match=message):
         make()
+
+
+WORDS = """
+from undertow.diffusion.guidance import AdaptiveProjected, Mimic, Perturbation, Rescale, SelfAttention
+from undertow.errors import InvalidInput
+from undertow.unet.free_u import FreeU
+for record, options in (
+    (AdaptiveProjected, {"scale": 5.0, "origin": "deaf"}),
+    (AdaptiveProjected, {"scale": 5.0, "space": "deaf"}),
+    (Mimic, {"space": "deaf"}),
+    (Perturbation, {"kind": "deaf"}),
+    (Rescale, {"amount": 0.7, "space": "deaf"}),
+    (SelfAttention, {"scale": 1.0, "side": "image_only"}),
+    (FreeU, {"keyed": "deaf"}),
+    (FreeU, {"version": 3}),
+):
+    try:
+        record(**options)
+    except InvalidInput as refused:
+        print(refused)
+"""
+
+
+def test_words_that_mean_nothing_are_refused_without_type_checks():
+    """As users run it, where no annotation is checked and words come from a command line."""
+    found = subprocess.run([sys.executable, "-c", WORDS], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == [
+        "origin is 'deaf', expected one of wanted, unconditional",
+        "space is 'deaf', expected one of denoised, prediction, v",
+        "space is 'deaf', expected one of denoised, prediction, v",
+        "kind is 'deaf', expected one of identity, blurred",
+        "space is 'deaf', expected one of denoised, prediction, v",
+        "side is 'image_only', expected one of unconditional, wanted",
+        "FreeU's keyed is 'deaf', expected one of channels, index",
+        "FreeU's version is 3, expected one of 1, 2",
+    ]

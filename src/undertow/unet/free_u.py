@@ -7,9 +7,13 @@ from typing import Literal
 
 import torch
 
+from undertow.diffusion.guidance.branches import require_word
 from undertow.errors import InvalidInput
 from undertow.nn.free_u import FreeUFactors
 from undertow.unet.config import UNetConfig
+
+Keyed = Literal["channels", "index"]
+Version = Literal[1, 2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +30,12 @@ class FreeU:
     b2: float = 1.6
     s1: float = 0.9
     s2: float = 0.2
-    keyed: Literal["channels", "index"] = "channels"
-    version: Literal[1, 2] = 1
+    keyed: Keyed = "channels"
+    version: Version = 1
 
     def __post_init__(self):
+        require_word("FreeU's keyed", self.keyed, Keyed)
+        require_word("FreeU's version", self.version, Version)
         for name in ("b1", "b2", "s1", "s2"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -73,7 +79,7 @@ def check_free_u(config: UNetConfig, rows: int, free_u: Mapping[str, FreeUFactor
                 raise InvalidInput(f"ports.free_u[{layer!r}].{field}", list(shape), f"one value per row, [{rows}]")
 
 
-def _parts(config: UNetConfig, keyed: Literal["channels", "index"]) -> Iterator[tuple[str, int]]:
+def _parts(config: UNetConfig, keyed: Keyed) -> Iterator[tuple[str, int]]:
     """Decoder layers with a factor, and which: 0 for b1 and s1, 1 for b2 and s2."""
     first = config.levels[0].channels
     widths = {4 * first: 0, 2 * first: 1}

@@ -1,7 +1,7 @@
 """The words that guidance and whoever runs the network share: which evaluations are wanted, and what came of them."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from undertow.errors import InvalidInput
 from undertow.shapes import Sigmas
+
+Kind = Literal["identity", "blurred"]
 
 Side = Literal["wanted", "unconditional", "image_only"]
 """Which conditioning of a request a branch is given: the prompt; the empty or negative prompt (of InstructPix2Pix,
@@ -24,11 +26,12 @@ class Perturbation:
     each stands for all self-attentions in it ("mid_block", "up_blocks.0.attentions.1").
     """
 
-    kind: Literal["identity", "blurred"]
+    kind: Kind
     layers: tuple[str, ...] = ("mid_block",)
     sigma: float | None = None
 
     def __post_init__(self):
+        require_word("kind", self.kind, Kind)
         if not self.layers:
             raise InvalidInput("layers", "empty", "at least one layer whose self-attention is perturbed", "mid_block")
         if self.kind == "identity" and self.sigma is not None:
@@ -102,3 +105,10 @@ class Guided:
 
     denoised: Float[Tensor, "batch ..."]
     unconditional: Float[Tensor, "batch ..."] | None = None
+
+
+def require_word(name: str, value: object, words: Any) -> None:
+    """Errors: `InvalidInput` for what is none of the words of a `Literal`: they may come from a command line."""
+    allowed = get_args(words)
+    if value not in allowed:
+        raise InvalidInput(name, repr(value), f"one of {', '.join(map(str, allowed))}")

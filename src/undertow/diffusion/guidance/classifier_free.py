@@ -7,7 +7,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.diffusion.guidance.branches import UNCONDITIONAL, Branch, Step
+from undertow.diffusion.guidance.branches import UNCONDITIONAL, Branch, Step, require_word
 from undertow.diffusion.guidance.methods import Moment, Role, Rows, Rule, Space, require_space
 from undertow.diffusion.guidance.rows import deviation
 from undertow.diffusion.guidance.scales import Scale, require_range, require_scale, require_steps, scale_at
@@ -75,6 +75,7 @@ class Rescale:
 
     def __post_init__(self):
         require_range("guidance rescale", self.amount, 0, 1)
+        require_word("space", self.space, Space)
 
     def asks(self, step: Step) -> tuple[Branch, ...]:
         return ()

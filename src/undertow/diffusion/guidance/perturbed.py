@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.diffusion.guidance.branches import Branch, Evaluation, Perturbation, Side, Step
+from undertow.diffusion.guidance.branches import Branch, Evaluation, Perturbation, Side, Step, require_word
 from undertow.diffusion.guidance.methods import FurtherEvaluations, Moment, Role, Rows, Rule
 from undertow.diffusion.guidance.scales import Scale, require_scale, require_steps, scale_at
 from undertow.diffusion.parameterizations import Parameterization
@@ -73,6 +73,9 @@ class SmoothedEnergy:
         return lambda estimate, at: _away_from(self.branch, scale_at(self.scale, at.step), estimate, at)
 
 
+SeenSide = Literal["unconditional", "wanted"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class SelfAttention:
     """SAG (arXiv:2210.00939): away from what the network makes of its own estimate with the attended parts blurred.
@@ -85,13 +88,14 @@ class SelfAttention:
     """
 
     scale: Scale
-    side: Literal["unconditional", "wanted"] = "unconditional"
+    side: SeenSide = "unconditional"
     blur: float = 1.0
     threshold: float = 1.0
     role: Role = field(default="term", init=False, repr=False)
 
     def __post_init__(self):
         require_scale("self-attention scale", self.scale)
+        require_word("side", self.side, SeenSide)
         if not (math.isfinite(self.blur) and self.blur > 0):
             raise InvalidInput("blur", self.blur, "a finite number above 0, in cells")
         if not math.isfinite(self.threshold):

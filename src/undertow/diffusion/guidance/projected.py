@@ -7,12 +7,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from undertow.diffusion.guidance.branches import UNCONDITIONAL, Branch, Step
+from undertow.diffusion.guidance.branches import UNCONDITIONAL, Branch, Step, require_word
 from undertow.diffusion.guidance.methods import Moment, Role, Rows, Rule, Space, require_space
 from undertow.diffusion.guidance.rows import dot, norm
 from undertow.diffusion.guidance.scales import Scale, require_range, require_scale, require_steps, scale_at
 from undertow.diffusion.parameterizations import Parameterization
 from undertow.errors import InvalidInput
+
+Origin = Literal["wanted", "unconditional"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +33,7 @@ class AdaptiveProjected:
     eta: float = 0.0
     norm_limit: float = 15.0
     momentum: float = -0.5
-    origin: Literal["wanted", "unconditional"] = "wanted"
+    origin: Origin = "wanted"
     space: Space = "denoised"
     role: Role = field(default="base", init=False, repr=False)
 
@@ -43,6 +45,8 @@ class AdaptiveProjected:
             raise InvalidInput("norm_limit", self.norm_limit, "a number above 0", "infinity does not limit")
         if not -1 < self.momentum < 1:
             raise InvalidInput("momentum", self.momentum, "a number between -1 and 1", "0 remembers nothing")
+        require_word("origin", self.origin, Origin)
+        require_word("space", self.space, Space)
 
     def asks(self, step: Step) -> tuple[Branch, ...]:
         return () if scale_at(self.scale, step) == 1 else (UNCONDITIONAL,)

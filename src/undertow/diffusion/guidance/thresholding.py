@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from undertow.diffusion.guidance.branches import UNCONDITIONAL, Branch, Step
+from undertow.diffusion.guidance.branches import UNCONDITIONAL, Branch, Step, require_word
 from undertow.diffusion.guidance.methods import Moment, Role, Rows, Rule, Space, require_space
 from undertow.diffusion.guidance.rows import for_each_row
 from undertow.diffusion.guidance.scales import Scale, require_range, require_scale, require_steps, scale_at
@@ -63,6 +63,7 @@ class Mimic:
         require_scale("mimic scale", self.scale)
         require_range("percentile", self.percentile, 0, 1)
         require_range("mimic amount", self.amount, 0, 1)
+        require_word("space", self.space, Space)
 
     def asks(self, step: Step) -> tuple[Branch, ...]:
         return (UNCONDITIONAL,)
