@@ -1,7 +1,6 @@
 """`undertow compare`: one prompt drawn in many ways, on a contact sheet."""
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -108,7 +107,7 @@ def _words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _numbers(option: str, text: str, kind: type) -> Sequence[Any]:
+def _numbers(option: str, text: str, kind: type) -> list[Any]:
     try:
         numbers = [kind(word) for word in _words(text)]
     except ValueError as err:

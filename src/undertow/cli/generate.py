@@ -1,7 +1,5 @@
 """`undertow generate`: pictures from a text."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
@@ -9,13 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from undertow.cli.request_options import (
+    numbers_by_name,
+    one_of,
+    open_picture,
+    parse_regions,
+    parse_sigmas,
+    parse_variation,
+)
 from undertow.cli.show import show
+from undertow.cli.watching import watching
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from undertow.engine.events import Observer, StepEvent
+    from PIL import Image
+
     from undertow.engine.metadata import Origin
     from undertow.engine.request import GenerationRequest
     from undertow.engine.result import GenerationResult
@@ -44,11 +51,42 @@ def generate(
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,
     guidance: Annotated[float, typer.Option(help="How closely to follow the prompt; 1 is off.")] = 5.0,
-    sampler: Annotated[str, typer.Option(help="Name of the algorithm.")] = "dpmpp_2m",
-    schedule: Annotated[str, typer.Option(help="Grid of noise levels.")] = "karras",
+    guidance_method: Annotated[
+        str, typer.Option(help="Methods and options, e.g. 'cfg+pag(scale=2,end=0.5)' or 'apg+rescale'.")
+    ] = "cfg",
+    sampler: Annotated[str, typer.Option(help="Name of the algorithm; see undertow samplers.")] = "dpmpp_2m",
+    sampler_options: Annotated[
+        list[str] | None, typer.Option("--sampler-option", help="Of the algorithm, e.g. eta=0.5; repeatable.")
+    ] = None,
+    schedule: Annotated[str, typer.Option(help="Grid of noise levels; see undertow samplers --schedules.")] = "karras",
+    sigmas: Annotated[
+        str | None, typer.Option(help="Noise levels of one's own in place of schedule and steps, e.g. 14,5,1,0.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the first picture; each next one adds 1.")] = 0,
     count: Annotated[int, typer.Option(help="Number of pictures.")] = 1,
     size: Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels.", show_default="the model's own")] = None,
+    image: Annotated[Path | None, typer.Option(help="Picture to start from, or to edit.")] = None,
+    strength: Annotated[float, typer.Option(help="How much of --image may change, 0 to 1.")] = 0.8,
+    strength_as: Annotated[str, typer.Option(help="How strength counts: diffusers, comfy or a1111.")] = "diffusers",
+    mask: Annotated[Path | None, typer.Option(help="White is drawn anew, black is kept; as large as --image.")] = None,
+    depth: Annotated[Path | None, typer.Option(help="Depth map for models that read one; near is white.")] = None,
+    image_guidance: Annotated[float, typer.Option(help="How closely InstructPix2Pix keeps to --image.")] = 1.5,
+    refiner: Annotated[str | None, typer.Option(help="Model that draws the last steps (SDXL's refiner).")] = None,
+    refiner_switch: Annotated[float, typer.Option(help="Share of the noise levels before the refiner.")] = 0.8,
+    regions: Annotated[
+        list[str] | None,
+        typer.Option(help="PROMPT@LEFT,TOP,RIGHT,BOTTOM[,WEIGHT]: part of the picture, in fractions; repeatable."),
+    ] = None,
+    enlarge: Annotated[
+        float | None, typer.Option(help="Draw a second time, this many times larger, from the first picture.")
+    ] = None,
+    enlarge_strength: Annotated[float, typer.Option(help="How much the second time may change.")] = 0.6,
+    views: Annotated[
+        bool, typer.Option("--views", help="Overlapping windows, for pictures larger than the model was trained at.")
+    ] = False,
+    seamless: Annotated[str, typer.Option(help="Edges that continue each other: none, x, y or both.")] = "none",
+    variation: Annotated[str | None, typer.Option(help="SEED:STRENGTH, noise on the way to another seed's.")] = None,
+    preview: Annotated[Path | None, typer.Option(help="Picture file to keep showing the newest estimate.")] = None,
     dialect: Annotated[str, typer.Option(help="How prompts are written: plain, a1111, comfy, compel.")] = "a1111",
     clip_skip: Annotated[
         int | None, typer.Option(help="Text layer to read, 1 is the last.", show_default="as trained")
@@ -80,14 +118,26 @@ def generate(
     ] = True,
 ) -> None:
     """Draw pictures from a text, and write each with what is needed to repeat it."""
+    from undertow.engine.parts import HighResolution, Views
     from undertow.engine.watch import Debug
     from undertow.service import embedded_models, load
 
-    request, origin = _request(repeat, prompt)
+    pictures = {
+        name: open_picture(f"--{name}", path) for name, path in (("image", image), ("mask", mask), ("depth", depth))
+    }
+    request, origin = _request(repeat, prompt, pictures)
     if origin is None:
+        variation_seed, variation_strength = parse_variation(variation)
         request = replace(
-            request, negative_prompt=negative, steps=steps, guidance_scale=guidance, sampler=sampler, schedule=schedule,
-            seed=seed, count=count, size=_size(size), dialect=dialect, clip_skip=clip_skip,
+            request, negative_prompt=negative, steps=steps, guidance_scale=guidance, guidance_method=guidance_method,
+            sampler=sampler, sampler_options=numbers_by_name("--sampler-option", sampler_options), schedule=schedule,
+            sigmas=parse_sigmas(sigmas), seed=seed, count=count, size=_size(size), dialect=dialect,
+            clip_skip=clip_skip, strength=strength,
+            strength_convention=one_of("--strength-as", strength_as, "Strength"),
+            image_guidance_scale=image_guidance, refiner_switch=refiner_switch, regions=parse_regions(regions),
+            high_resolution=None if enlarge is None else HighResolution(scale=enlarge, strength=enlarge_strength),
+            views=Views() if views else None, seamless=one_of("--seamless", seamless, "Axes"),
+            variation_seed=variation_seed, variation_strength=variation_strength,
         )  # fmt: skip
     source = model if model is not None else DEFAULT_MODEL if origin is None else origin.model
     console = Console(stderr=True)
@@ -99,8 +149,9 @@ def generate(
             device=_device(device),
             prediction=prediction,
             validate_weights=validate_weights,
+            refiner=refiner,
         )
-    with _progress(console) as observe:
+    with watching(console, request.count, preview) as observe:
         result = service.run(request, debug=Debug.parse(watch), low_vram=low_vram, vae_clamp=vae_clamp, observe=observe)
     if source in embedded_models():  # a picture names the model, not where it lies on this machine
         result = replace(result, report=replace(result.report, model=source))
@@ -112,19 +163,22 @@ def generate(
         _suggest(paths[0], console)
 
 
-def _request(repeat: Path | None, prompt: str | None) -> "tuple[GenerationRequest, Origin | None]":
+def _request(
+    repeat: Path | None, prompt: str | None, pictures: "dict[str, Image.Image | None]"
+) -> "tuple[GenerationRequest, Origin | None]":
     from undertow.engine.metadata import read_png
     from undertow.engine.request import GenerationRequest
 
     if repeat is not None:
         if prompt is not None:
             raise InvalidInput("prompt", repr(prompt), "none beside --from, which repeats a picture as it was")
-        origin = read_png(repeat)
+        origin = read_png(repeat, **pictures)
         return origin.request, origin
     if prompt is None:
         remedy = f'for example undertow generate "{EXAMPLE}", or repeat a picture with --from'
         raise InvalidInput("prompt", None, "a text, which may be empty", remedy)
-    return GenerationRequest(prompt=prompt), None
+    request = GenerationRequest(prompt=prompt, image=pictures["image"], mask=pictures["mask"], depth=pictures["depth"])
+    return request, None
 
 
 def _write(result: "GenerationResult", indices: range | list[int], out: Path, console: Console) -> list[Path]:
@@ -157,18 +211,6 @@ def _suggest(picture: Path, console: Console) -> None:
         (f"--from {picture} --out again.png", "the same picture again"),
     ):
         console.print(f"try: undertow generate {command}  # {meaning}", markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress(console: Console) -> "Generator[Observer]":
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("drawing")
-
-        def observe(event: "StepEvent") -> None:
-            progress.update(task, total=event.steps, completed=event.step, description=f"sigma {event.sigma:7.3f}")
-
-        yield observe
 
 
 def _dtype(precision: Precision | None, source: str = ""):

@@ -76,7 +76,9 @@ class _Preparation:
     def run(self) -> Prepared:
         request, model = self.request, self.model
         if find_sampler(request.sampler, model.schedule.path).inverse:
-            raise InvalidInput("sampler", repr(request.sampler), "one that ends in a picture", "it runs from one to noise")
+            raise InvalidInput(
+                "sampler", repr(request.sampler), "one that ends in a picture", "it runs from one to noise"
+            )
         unet, vae = model.require_unet(), model.require_vae()
         model.require_text(request.clip_skip)
         size = self._size()

@@ -157,8 +157,10 @@ def describe_picture(picture: Image.Image) -> dict[str, Any]:
 
 def _same_picture(name: str, described: object, given: Image.Image | None) -> Image.Image | None:
     """The picture that was described, which has to be the one given."""
-    if described is None or isinstance(described, Image.Image):
-        return described if given is None else given
+    if described is None:
+        if given is not None:
+            raise InvalidInput(name, "given", "none, because the request was made without one")
+        return None
     if given is None:
         raise InvalidInput(name, None, "the picture that the request was made from", f"give it again (--{name})")
     if describe_picture(given) != described:

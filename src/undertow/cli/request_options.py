@@ -1,0 +1,94 @@
+"""Options of `undertow generate` that are more than a word or a number."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from undertow.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from undertow.engine.parts import Region
+
+
+def open_picture(option: str, path: Path | None) -> "Image.Image | None":
+    """The picture in a file, turned as its camera says. Errors: `InvalidInput` for a file that is none."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    if path is None:
+        return None
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image).copy()
+    except (OSError, UnidentifiedImageError) as err:
+        raise InvalidInput(option, str(path), "a picture file", str(err)) from err
+
+
+def parse_regions(texts: Sequence[str] | None) -> "tuple[Region, ...]":
+    """From PROMPT@LEFT,TOP,RIGHT,BOTTOM, fractions of the picture, perhaps with a weight behind. Errors:
+    `InvalidInput`."""
+    from undertow.engine.parts import Region
+
+    found = []
+    for text in texts or ():
+        prompt, mark, numbers = text.rpartition("@")
+        values = _numbers(numbers)
+        if not mark or len(values) not in (4, 5):
+            raise InvalidInput(
+                "--regions", repr(text), "PROMPT@LEFT,TOP,RIGHT,BOTTOM[,WEIGHT]", "for example 'a cat@0,0,0.5,1'"
+            )
+        left, top, right, bottom, *weight = values
+        found.append(Region(prompt=prompt, box=(left, top, right, bottom), weight=weight[0] if weight else 1.0))
+    return tuple(found)
+
+
+def numbers_by_name(option: str, texts: Sequence[str] | None) -> dict[str, float]:
+    """From NAME=NUMBER. Errors: `InvalidInput`."""
+    found = {}
+    for text in texts or ():
+        name, equals, number = text.partition("=")
+        values = _numbers(number)
+        if not equals or len(values) != 1:
+            raise InvalidInput(option, repr(text), "NAME=NUMBER", "for example eta=0.5")
+        found[name.strip()] = values[0]
+    return found
+
+
+def parse_variation(text: str | None) -> tuple[int | None, float]:
+    """From SEED:STRENGTH. Errors: `InvalidInput`."""
+    if text is None:
+        return None, 0.0
+    seed, _, strength = text.partition(":")
+    values = _numbers(strength)
+    if not seed.isdigit() or len(values) != 1:
+        raise InvalidInput("--variation", repr(text), "SEED:STRENGTH", "for example 7:0.2")
+    return int(seed), values[0]
+
+
+def parse_sigmas(text: str | None) -> tuple[float, ...] | None:
+    """From a comma list. Errors: `InvalidInput`."""
+    if text is None:
+        return None
+    values = _numbers(text)
+    if not values:
+        raise InvalidInput("--sigmas", repr(text), "noise levels with commas between them, such as 14,5,1,0")
+    return tuple(values)
+
+
+def one_of(option: str, word: str, choices: str) -> Any:
+    """A word of a choice that `engine.request` names. Errors: `InvalidInput`."""
+    from undertow.engine import request
+
+    known = get_args(getattr(request, choices))
+    if word not in known:
+        raise InvalidInput(option, repr(word), f"one of {', '.join(known)}")
+    return word
+
+
+def _numbers(text: str) -> list[float]:
+    """The numbers in a comma list; none when something else is in it."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        return []
