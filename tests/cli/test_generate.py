@@ -47,7 +47,7 @@ def test_debug_prints_what_passed_and_when(folder, tmp_path, capsys):
     assert draw(folder, tmp_path, "--debug", "nan,shapes,timing") == 0
 
     error = capsys.readouterr().err
-    for name in ("text_context_cond", "step_0_noise_uncond", "step_1_latents", "vae_output", "denoise:"):
+    for name in ("text_context_cond", "step_0_noise_uncond", "step_1_latents", "vae_output", "unet:"):
         assert name in error
 
 

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from undertow.cli.compare import compare
 from undertow.cli.convert import convert
 from undertow.cli.evaluate import evaluate
 from undertow.cli.generate import generate
@@ -28,6 +29,7 @@ Verb = Callable[..., None] | typer.Typer
 
 VERBS: dict[str, Verb] = {
     "generate": generate,
+    "compare": compare,
     "convert": convert,
     "evaluate": evaluate,
     "inspect": inspect,

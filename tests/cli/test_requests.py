@@ -1,0 +1,110 @@
+"""Kinds of request and contact sheets on the command line."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.golden.pipelines import save_pipeline
+from undertow.cli import main
+
+FAST = ["--steps", "2", "--sampler", "euler", "--precision", "f32", "--no-show"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return str(save_pipeline("sd1", tmp_path_factory.mktemp("sd1") / "pipeline"))
+
+
+@pytest.fixture
+def photo(tmp_path):
+    colors = np.random.default_rng(0).integers(0, 255, (4, 4, 3), dtype=np.uint8)
+    Image.fromarray(colors).resize((32, 32)).save(tmp_path / "photo.png")
+    mask = Image.new("L", (32, 32))
+    mask.paste(255, (16, 0, 32, 32))
+    mask.save(tmp_path / "mask.png")
+    return tmp_path / "photo.png", tmp_path / "mask.png"
+
+
+def draw(folder, out, *options):
+    return main(["generate", "red apple", "--model", folder, "--out", str(out), *FAST, *map(str, options)])
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image, dtype=int)
+
+
+def test_inpainting_keeps_what_the_mask_keeps_and_repeats_itself(folder, tmp_path, photo, capsys):
+    image, mask = photo
+    out = tmp_path / "out.png"
+    assert draw(folder, out, "--image", image, "--mask", mask, "--strength", 1) == 0
+    assert np.array_equal(pixels(out)[:, :16], pixels(image)[:, :16])
+
+    again = ["generate", "--from", str(out), "--out", str(tmp_path / "again.png"), "--precision", "f32", "--no-show"]
+    assert main(again) == 2
+    assert "--image" in capsys.readouterr().err
+    assert main([*again, "--image", str(image), "--mask", str(mask)]) == 0
+    assert np.array_equal(pixels(tmp_path / "again.png"), pixels(out))
+
+
+def test_a_preview_follows(folder, tmp_path):
+    assert draw(folder, tmp_path / "a.png", "--preview", tmp_path / "shown" / "now.png") == 0
+    assert pixels(tmp_path / "shown" / "now.png").shape == (16, 16, 3)  # a pixel for each cell of the latents
+
+
+def test_every_kind_of_option_reaches_the_request(folder, tmp_path):
+    out = tmp_path / "a.png"
+    options = ["--regions", "a cat@0,0,0.5,1,2", "--enlarge", 1.5, "--views", "--seamless", "x", "--variation", "7:0.2"]
+    options += ["--guidance-method", "apg+rescale", "--sampler", "euler_a", "--sampler-option", "eta=0.5"]
+    assert draw(folder, out, *options, "--sigmas", "10,2,0") == 0
+
+    assert pixels(out).shape == (48, 48, 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--image", "nothing.png"], "a picture file"),
+        (["--regions", "a cat"], "PROMPT@LEFT"),
+        (["--regions", "a cat@0,0,0,1"], "left < right"),
+        (["--seamless", "z"], "none, x, y, both"),
+        (["--strength-as", "me"], "diffusers, comfy, a1111"),
+        (["--strength", "2"], "strength is 2"),
+        (["--variation", "7"], "SEED:STRENGTH"),
+        (["--sampler-option", "eta"], "NAME=NUMBER"),
+        (["--sigmas", "a,b"], "noise levels"),
+        (["--guidance-method", "magic"], "guidance_method"),
+        (["--enlarge", "1"], "above 1"),
+    ],
+)
+def test_bad_options_are_one_sentence(folder, tmp_path, capsys, options, message):
+    assert draw(folder, tmp_path / "a.png", *options) == 2
+    error = capsys.readouterr().err
+    assert message in " ".join(error.split())
+    assert not (tmp_path / "a.png").exists()
+
+
+def test_compare_puts_pictures_on_a_sheet(folder, tmp_path, capsys):
+    sheet = tmp_path / "sheet.png"
+    lists = ["--samplers", "euler,ddim", "--steps", "1,2,3", "--guidance", "3"]
+    assert main(["compare", "red apple", "--model", folder, "--out", str(sheet), *lists]) == 0
+
+    assert capsys.readouterr().out.split() == [str(sheet)]
+    height, width, _ = pixels(sheet).shape
+    assert width > 3 * 96
+    assert height > 2 * 96
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        (["--steps", "1,2", "--guidance", "3,4"], "two with more than one entry"),
+        (["--steps", "few"], "numbers with commas"),
+        (["--samplers", "eular"], "euler"),
+        (["--schedules", "none"], "schedule"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_before_any_picture(folder, tmp_path, capsys, lists, message):
+    command = ["compare", "a", "--model", folder, "--out", str(tmp_path / "sheet.png"), "--samplers", "euler,ddim"]
+    assert main([*command, *lists]) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
