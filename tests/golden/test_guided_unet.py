@@ -147,6 +147,22 @@ def test_rows_with_unlike_perturbations_equal_solo_runs(name: str):
         assert perturbation is None or change(together[one], plain[one]) > 1e-3
 
 
+def test_perturbed_rows_are_bit_equal_at_equal_numbers_of_rows():
+    """G4: whoever the four neighbours are, and whatever guidance does to them."""
+    mini, unet = MINIS["M15"], pair("M15")[0]
+    latents, timesteps, given = _five("M15")
+    settings = [None, FreeU(), FreeU(keyed="index"), None, FreeU(version=2)]
+    ports = Ports(self_attention=perturbed_rows(mini.config, BATCH), free_u=free_u_factors(mini.config, settings))
+    together = unet(latents, timesteps, given, ports)
+    for row, (perturbation, setting) in enumerate(zip(BATCH, settings, strict=True)):
+        ports = Ports(
+            self_attention=perturbed_rows(mini.config, [perturbation] * 5),
+            free_u=free_u_factors(mini.config, [setting] * 5),
+        )
+        repeated = unet(latents[[row] * 5], timesteps[[row] * 5], _rows(given, *[row] * 5), ports)
+        assert torch.equal(together[row], repeated[0])
+
+
 @pytest.mark.parametrize("name", ["M15", "MPIX"])
 def test_rows_without_a_perturbation_keep_every_bit(name: str):
     """Neighbours are perturbed in the same layers, and nothing of it reaches a row that is not."""
