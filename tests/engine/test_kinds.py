@@ -229,3 +229,16 @@ def test_samplers_of_cfg_pp_get_the_unconditional_estimate(service):
 def test_bad_guidance_is_refused_before_any_work(service, method, message):
     with pytest.raises(InvalidInput, match=message):
         service.generate("a", guidance_method=method, **DRAWN)
+
+
+def test_regions_by_attention_show_each_part_its_own_prompt(service):
+    left = Region(prompt="blue dog", box=(0, 0, 0.5, 1))
+    everywhere = Region(prompt="blue dog", box=(0, 0, 1, 1))
+    drawn = DRAWN | {"steps": 2, "regions_by": "attention"}
+    plain = service.generate("red apple", **DRAWN | {"steps": 2}).latents
+    other = service.generate("blue dog", **DRAWN | {"steps": 2}).latents
+
+    whole = service.generate("red apple", regions=(everywhere,), **drawn).latents
+    torch.testing.assert_close(whole, other, rtol=0, atol=1e-4 * other.abs().max().item())
+    changed = (service.generate("red apple", regions=(left,), **drawn).latents - plain).abs()
+    assert changed[..., :8].mean() > 1.5 * changed[..., 8:].mean()

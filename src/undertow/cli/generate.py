@@ -77,6 +77,9 @@ def generate(
         list[str] | None,
         typer.Option(help="PROMPT@LEFT,TOP,RIGHT,BOTTOM[,WEIGHT]: part of the picture, in fractions; repeatable."),
     ] = None,
+    regions_by: Annotated[
+        str, typer.Option(help="estimates: one evaluation for each region; attention: one for all.")
+    ] = "estimates",
     enlarge: Annotated[
         float | None, typer.Option(help="Draw a second time, this many times larger, from the first picture.")
     ] = None,
@@ -135,6 +138,7 @@ def generate(
             clip_skip=clip_skip, strength=strength,
             strength_convention=one_of("--strength-as", strength_as, "Strength"),
             image_guidance_scale=image_guidance, refiner_switch=refiner_switch, regions=parse_regions(regions),
+            regions_by=one_of("--regions-by", regions_by, "RegionsBy"),
             high_resolution=None if enlarge is None else HighResolution(scale=enlarge, strength=enlarge_strength),
             views=Views() if views else None, seamless=one_of("--seamless", seamless, "Axes"),
             variation_seed=variation_seed, variation_strength=variation_strength,

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from undertow.encoders.encoding import TextEncoding, WeightedEncoding
 from undertow.encoders.text_stack import TextStack
@@ -45,6 +47,7 @@ class Conditioner:
     request: GenerationRequest
     size: tuple[int, int]
     needs_unconditional: bool
+    region_masks: Sequence[Tensor] = ()
     dtype: torch.dtype
     device: torch.device
     decisions: list[str] = field(default_factory=list)
@@ -82,11 +85,11 @@ class Conditioner:
         self, wanted: Sequence[WeightedEncoding], negative: WeightedEncoding, regions: Sequence[WeightedEncoding]
     ) -> Branches:
         rows = tuple((self._conditioning(one.encoding), one.weight) for one in wanted)
-        branches = Branches(
-            wanted=rows,
-            unconditional=None,
-            regions=tuple(self._conditioning(region.encoding) for region in regions),
-        )
+        parts = tuple(self._conditioning(region.encoding) for region in regions)
+        if self.region_masks:
+            rows = tuple((side_by_side(row, parts, self.region_masks), weight) for row, weight in rows)
+            parts = ()
+        branches = Branches(wanted=rows, unconditional=None, regions=parts)
         if not (self.needs_unconditional or branches.composed):
             return branches
         return replace(branches, unconditional=self._conditioning(negative.encoding, negative=True))
@@ -128,3 +131,27 @@ class Conditioner:
     def _decide(self, line: str) -> None:
         if line not in self.decisions:
             self.decisions.append(line)
+
+
+def side_by_side(
+    everywhere: Conditioning, parts: Sequence[Conditioning], masks: Sequence[Float[Tensor, "1 1 height width"]]
+) -> Conditioning:
+    """One conditioning with the tokens of all prompts: a part's are seen where its mask is, those of the prompt for
+    everywhere wherever no part is."""
+    contexts = [part.context for part in (everywhere, *parts) if part.context is not None]
+    assert len(contexts) == len(parts) + 1  # every text has one
+    covered = torch.cat([mask > 0 for mask in masks])  # [parts, 1, height, width]
+    shown = [~covered.any(0, keepdim=True), *covered.split(1)]
+    regions = [part.expand(-1, context.shape[1], -1, -1) for part, context in zip(shown, contexts, strict=True)]
+    masked = any(part.context_mask is not None for part in (everywhere, *parts))
+    return replace(
+        everywhere,
+        context=torch.cat(contexts, dim=1),
+        context_mask=torch.cat([_mask(part) for part in (everywhere, *parts)], dim=1) if masked else None,
+        regions=torch.cat(regions, dim=1).to(contexts[0].device),
+    )
+
+
+def _mask(part: Conditioning) -> Tensor:
+    assert part.context is not None
+    return torch.ones(part.context.shape[:2], dtype=torch.bool) if part.context_mask is None else part.context_mask

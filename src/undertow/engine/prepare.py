@@ -75,6 +75,13 @@ class _Preparation:
 
     def run(self) -> Prepared:
         request, model = self.request, self.model
+        if request.regions_by == "attention" and (request.views is not None or request.seamless != "none"):
+            raise InvalidInput(
+                "regions_by",
+                "'attention'",
+                "'estimates' with views and seamless pictures",
+                "windows do not move regions",
+            )
         if find_sampler(request.sampler, model.schedule.path).inverse:
             raise InvalidInput(
                 "sampler", repr(request.sampler), "one that ends in a picture", "it runs from one to noise"
@@ -245,6 +252,9 @@ class _Preparation:
             request=self.request,
             size=(cells[0] * factor, cells[1] * factor),
             needs_unconditional=any(branch.side != WANTED.side for step in steps for branch in guidance.branches(step)),
+            region_masks=[box_mask(region.box, cells) for region in self.request.regions]
+            if self.request.regions_by == "attention"
+            else (),
             dtype=unet.dtype,
             device=unet.device,
         )

@@ -17,6 +17,7 @@ PICTURES = ("image", "mask", "depth")
 """Fields that hold pictures; a description of the request names them by size and hash."""
 
 Strength = Literal["diffusers", "comfy", "a1111"]
+RegionsBy = Literal["estimates", "attention"]
 Axes = Literal["none", "x", "y", "both"]
 
 
@@ -38,10 +39,12 @@ class GenerationRequest:
     InstructPix2Pix. strength: how much of it may change, counted as `strength_convention` does. mask: white is drawn
     anew, black is kept, gray in between. depth: a map for models that read one, near is white. paste: whether what the
     mask keeps is put back pixel by pixel. image_guidance_scale: of InstructPix2Pix. regions: prompts for parts of the
-    picture. high_resolution: a second pass over the enlarged picture. views: overlapping windows for pictures larger
-    than the network was trained at. seamless: axes along which opposite edges continue each other. variation_seed,
-    variation_strength: noise on the way from one seed's to another's. refiner_switch: share of the noise levels that
-    the base model draws before a refiner goes on. Errors: `InvalidInput`.
+    picture; regions_by: "estimates" asks the network once for each and joins what it says (latent couple), "attention"
+    asks once and lets each part look at its own prompt only. high_resolution: a second pass over the enlarged picture.
+    views: overlapping windows for pictures larger than the network was trained at. seamless: axes along which opposite
+    edges continue each other. variation_seed, variation_strength: noise on the way from one seed's to another's.
+    refiner_switch: share of the noise levels that the base model draws before a refiner goes on. Errors:
+    `InvalidInput`.
     """
 
     prompt: str
@@ -70,6 +73,7 @@ class GenerationRequest:
     paste: bool = True
     image_guidance_scale: float = 1.5
     regions: tuple[Region, ...] = ()
+    regions_by: RegionsBy = "estimates"
     high_resolution: HighResolution | None = None
     views: Views | None = None
     seamless: Axes = "none"
@@ -92,7 +96,11 @@ class GenerationRequest:
         if self.clip_skip is not None and self.clip_skip < 1:
             raise InvalidInput("clip_skip", self.clip_skip, "1 (the last layer) or more")
         self._check_pictures()
-        for name, known in (("seamless", get_args(Axes)), ("strength_convention", get_args(Strength))):
+        for name, known in (
+            ("seamless", get_args(Axes)),
+            ("strength_convention", get_args(Strength)),
+            ("regions_by", get_args(RegionsBy)),
+        ):
             if getattr(self, name) not in known:
                 raise InvalidInput(name, repr(getattr(self, name)), f"one of {', '.join(known)}")
         for name in ("strength", "variation_strength", "refiner_switch"):

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -33,11 +34,20 @@ class StageInputs:
     embedding: Float[Tensor, "batch dim"]
     context: Float[Tensor, "batch tokens context_dim"] | None = None
     mask: AttentionMask | None = None
+    regions: Bool[Tensor, "batch tokens rows columns"] | None = None
     weights: WeightRows | None = None
     image: Mapping[str, ImageTokens] | None = None
     perturbed: Mapping[str, PerturbedRows] | None = None
     free_u: Mapping[str, FreeUFactors] | None = None
     checkpointing: bool = False
+
+    def mask_for(self, hidden: Hidden) -> AttentionMask | None:
+        """Which tokens each cell of a map may look at."""
+        if self.regions is None:
+            return self.mask
+        pooled = F.adaptive_max_pool2d(self.regions.to(hidden.dtype), hidden.shape[2:])
+        seen = (pooled > 0).flatten(2).mT[:, None]
+        return seen if self.mask is None else seen & self.mask
 
 
 class Stage(nn.Module):
@@ -67,7 +77,7 @@ class Stage(nn.Module):
         return layer(
             hidden,
             inputs.context,
-            mask=inputs.mask,
+            mask=inputs.mask_for(hidden),
             weights=inputs.weights,
             image=inputs.image,
             perturbed=inputs.perturbed,

@@ -102,8 +102,9 @@ def _check_context(config: UNetConfig, dtype: torch.dtype, rows: int, conditioni
     if config.context_dim is None:
         if context is not None:
             raise InvalidInput("context", _shape(context), "nothing: this network has no cross-attention")
-        if mask is not None:
-            raise InvalidInput("context_mask", _shape(mask), "nothing: this network has no cross-attention")
+        for name, given in (("context_mask", mask), ("regions", conditioning.regions)):
+            if given is not None:
+                raise InvalidInput(name, _shape(given), "nothing: this network has no cross-attention")
         return
     if context is None:
         raise InvalidInput(
@@ -119,6 +120,13 @@ def _check_context(config: UNetConfig, dtype: torch.dtype, rows: int, conditioni
     if mask is not None and (mask.dtype != torch.bool or mask.shape != context.shape[:2]):
         raise InvalidInput(
             "context_mask", f"{_shape(mask)} {mask.dtype}", f"bool {list(context.shape[:2])}", "True marks real tokens"
+        )
+    regions = conditioning.regions
+    if regions is not None and (
+        regions.dtype != torch.bool or regions.ndim != 4 or regions.shape[:2] != context.shape[:2]
+    ):
+        raise InvalidInput(
+            "regions", f"{_shape(regions)} {regions.dtype}", f"bool {[*context.shape[:2]]} and rows and columns"
         )
 
 

@@ -24,13 +24,16 @@ class Conditioning:
     """What the network is asked to draw.
 
     context: text tokens for cross-attention. context_mask: True where a token is real (T9: a row without any real
-    token gets no text, not NaN). pooled: pooled text vector (SDXL). time_ids: size and crop micro-conditioning, raw
-    numbers (SDXL base: original height, width, crop top, left, target height, width; refiner: ..., aesthetic score).
-    class_labels: for class-conditional networks. guidance: guidance scale as an input (LCM), one number per row.
+    token gets no text, not NaN). regions: where on the canvas each token may be seen, at any resolution; every level
+    takes the maximum over what one of its cells covers (regional prompts, as in InvokeAI). pooled: pooled text vector
+    (SDXL). time_ids: size and crop micro-conditioning, raw numbers (SDXL base: original height, width, crop top, left,
+    target height, width; refiner: ..., aesthetic score). class_labels: for class-conditional networks. guidance:
+    guidance scale as an input (LCM), one number per row.
     """
 
     context: Float[Tensor, "batch tokens dim"] | None = None
     context_mask: Bool[Tensor, "batch tokens"] | None = None
+    regions: Bool[Tensor, "batch tokens rows columns"] | None = None
     pooled: Float[Tensor, "batch pooled_dim"] | None = None
     time_ids: Shaped[Tensor, "batch ids"] | None = None
     class_labels: Int[Tensor, "batch"] | None = None
@@ -99,6 +102,7 @@ def _with_equal_token_counts(parts: Sequence[Conditioning]) -> Sequence[Conditio
             part,
             context=F.pad(part.context, (0, 0, 0, missing)),
             context_mask=F.pad(mask, (0, missing), value=False),
+            regions=None if part.regions is None else F.pad(part.regions, (0, 0, 0, 0, 0, missing), value=False),
         )
 
     return [pad(part) for part in parts]

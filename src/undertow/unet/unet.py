@@ -135,6 +135,7 @@ class UNet(nn.Module):
             embedding=F.silu(self.embed(timesteps, conditioning, ports.weights)),
             context=conditioning.context,
             mask=None if mask is None else mask[:, None, None, :],
+            regions=conditioning.regions,
             weights=ports.weights,
             image=ports.image,
             perturbed=ports.self_attention,
