@@ -51,7 +51,7 @@ def main() -> None:
 
 def load_pipeline(folder: Path) -> diffusers.StableDiffusionPipeline:
     """diffusers' pipeline with the sampler that undertow draws with."""
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder).to(torch.float32)
     pipeline.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(
         pipeline.scheduler.config, use_karras_sigmas=True
     )

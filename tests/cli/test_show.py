@@ -7,6 +7,7 @@ import sys
 import pytest
 
 pty = pytest.importorskip("pty", reason="pseudo terminals are POSIX")
+termios = pytest.importorskip("termios", reason="terminals have sizes on POSIX")
 
 CODE = """
 from PIL import Image
@@ -18,7 +19,7 @@ ROWS = 20
 """Of text that a square picture of 40 columns takes, two pixels a character."""
 
 
-def shown(count=1, *, terminal=True, **variables):
+def shown(count=1, *, terminal=True, columns=100, **variables):
     """What a child writes, into a pseudo terminal or a pipe."""
     environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **variables}
     environment.pop("NO_COLOR", None)
@@ -26,6 +27,7 @@ def shown(count=1, *, terminal=True, **variables):
     if not terminal:
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout
     ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, columns))
     with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment) as child:
         os.close(theirs)
         chunks: list[bytes] = []
@@ -56,3 +58,12 @@ def test_no_more_than_four_are_drawn():
 def test_nothing_is_drawn_into_a_file_or_a_terminal_without_colors():
     assert shown(terminal=False) == "end\n"
     assert "▀" not in shown(TERM="dumb")
+
+
+def test_nothing_is_drawn_into_a_terminal_without_a_size():
+    """As some containers give: nothing could be laid out in it."""
+    assert shown(columns=0).split() == ["end"]
+
+
+def test_a_narrow_terminal_gets_a_small_picture():
+    assert shown(columns=10).count("▀") == 10 * 5

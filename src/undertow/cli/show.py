@@ -1,6 +1,7 @@
 """Pictures in the terminal: as sixels, by Kitty's protocol, or in colored half blocks, whichever it can."""
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -18,10 +19,11 @@ MOST = 4
 
 
 def can_show() -> bool:
-    """Whether a person looks at standard output, in a terminal with colors. Its abilities are asked for through
-    standard input, so that must be the terminal too."""
-    ends = (sys.__stdin__, sys.__stdout__)
-    return all(end is not None and end.isatty() for end in ends) and Console().color_system is not None
+    """Whether a person looks at standard output, in a terminal that has colors and a size. Its abilities are asked for
+    through standard input, so that must be the terminal too."""
+    if sys.__stdin__ is None or sys.__stdout__ is None or not (sys.__stdin__.isatty() and sys.__stdout__.isatty()):
+        return False
+    return os.get_terminal_size(sys.__stdout__.fileno()).columns > 0 and Console().color_system is not None
 
 
 def show(pictures: "Sequence[Image.Image]") -> None:

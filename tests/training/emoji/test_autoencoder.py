@@ -62,8 +62,8 @@ def test_some_pictures_change_their_looks(pictures):
 
 def test_the_loss_counts_error_and_divergence(vae, pictures):
     loss = autoencoder_loss(vae, pictures[:4], generator_for(0, "loss"))
-    assert float(loss) > 0
-    assert float(loss) == float(autoencoder_loss(vae, pictures[:4], generator_for(0, "loss")))
+    assert loss.item() > 0
+    assert loss.item() == autoencoder_loss(vae, pictures[:4], generator_for(0, "loss")).item()
     loss.backward()
     assert all(parameter.grad is not None for parameter in vae.parameters())
 

@@ -73,7 +73,7 @@ def test_the_model_is_small_complete_and_float16(run):
 
 def test_undertow_and_diffusers_draw_the_same(run, service):
     """On the grid that both have to the last digit: diffusers rounds the timesteps of Karras' one."""
-    pipeline = StableDiffusionPipeline.from_pretrained(run[1], torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(run[1]).to(torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, timestep_spacing="trailing")
     shape = (TINY.latent_channels, TINY.unet().sample_size, TINY.unet().sample_size)
