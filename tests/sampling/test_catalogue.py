@@ -1,9 +1,20 @@
 import pytest
 import torch
 
-from undertow.diffusion import RectifiedFlow, VariancePreserving
+from tests.sampling.problem import run
+from undertow.diffusion import RectifiedFlow, VarianceExploding, VariancePreserving
 from undertow.errors import InvalidInput
-from undertow.sampling import SAMPLERS, NoiseSource, drive, euler, find_sampler, start_sampler
+from undertow.sampling import (
+    ALIASES,
+    MEANINGS,
+    SAMPLERS,
+    NoiseSource,
+    canonical_name,
+    drive,
+    euler,
+    find_sampler,
+    start_sampler,
+)
 
 X = torch.ones(1, 3)
 SIGMAS = [0.9, 0.4, 0.0]
@@ -12,8 +23,8 @@ SIGMAS = [0.9, 0.4, 0.0]
 def test_every_sampler_starts_by_name_on_each_of_its_paths():
     for name, entry in SAMPLERS.items():
         for path in entry.paths:
-            sampler = start_sampler(name, X, SIGMAS, path=path(), noise=NoiseSource([1]))
-            assert drive(sampler, lambda x, sigma: x / 2).isfinite().all()
+            end = run(name, X, SIGMAS, lambda x, sigma: x / 2, path=path())
+            assert end.isfinite().all(), name
 
 
 def test_options_reach_the_algorithm():
@@ -33,7 +44,7 @@ def test_stochastic_says_whether_noise_is_needed():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "nearest"), [("eular", "'euler'"), ("dpm++_2m", "'dpmpp_2m'"), ("Heun", "'heun'"), ("DDIM", "'ddim'")]
+    ("wrong", "nearest"), [("eular", "'euler'"), ("dpm++_2m", "'dpmpp_2m'"), ("Huen", "'heun'"), ("DDMI", "'ddim'")]
 )
 def test_unknown_names_are_refused_with_the_nearest(wrong: str, nearest: str):
     with pytest.raises(InvalidInput, match="did you mean") as refused:
@@ -48,12 +59,82 @@ def test_a_name_like_no_other_lists_the_catalogue():
     assert refused.value.expected == f"one of {', '.join(SAMPLERS)}"
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ddim", "euler_a"])
-def test_samplers_of_the_other_path_are_refused(name: str):
-    with pytest.raises(InvalidInput, match="one for RectifiedFlow; take euler, heun, dpmpp_2m, flow_euler, flow_heun"):
+@pytest.mark.parametrize("name", ["ddim_inverse", "tcd", "edm_euler"])
+def test_samplers_of_another_path_are_refused(name: str):
+    with pytest.raises(InvalidInput, match="one for RectifiedFlow; take ddpm, ddim, euler, euler_a, heun"):
         start_sampler(name, X, SIGMAS, path=RectifiedFlow(), noise=NoiseSource([1]))
 
 
-def test_flow_names_are_refused_off_the_flow_path():
-    with pytest.raises(InvalidInput, match="one for VariancePreserving"):
-        find_sampler("flow_heun", VariancePreserving())
+@pytest.mark.parametrize("path", [VariancePreserving(), VarianceExploding()])
+def test_flow_names_are_refused_off_the_flow_path(path):
+    with pytest.raises(InvalidInput, match=f"one for {type(path).__name__}"):
+        find_sampler("flow_heun", path)
+
+
+def test_the_canonical_union_is_there():
+    """requirements.md 5.1: what a complete engine should cover."""
+    union = """euler euler_a euler_cfg_pp euler_a_cfg_pp heun heunpp2 dpm2 dpm2_a lms dpm_fast dpm_adaptive dpmpp_2s
+    dpmpp_2s_a dpmpp_2s_a_cfg_pp dpmpp_sde dpmpp_2m dpmpp_2m_cfg_pp dpmpp_2m_sde dpmpp_2m_sde_heun dpmpp_3m dpmpp_3m_sde
+    ddim ddpm pndm ipndm ipndm_v deis unipc unipc_bh2 lcm tcd restart res_multistep res_multistep_a res_multistep_cfg_pp
+    gradient_estimation er_sde seeds_2 seeds_3 sa_solver sa_solver_pece edm_euler edm_dpmpp_2m flow_euler flow_heun
+    ddim_inverse"""
+    assert set(union.split()) <= SAMPLERS.keys()
+
+
+COMFYUI = """euler euler_cfg_pp euler_ancestral euler_ancestral_cfg_pp heun heunpp2 dpm_2 dpm_2_ancestral lms dpm_fast
+dpm_adaptive dpmpp_2s_ancestral dpmpp_2s_ancestral_cfg_pp dpmpp_sde dpmpp_sde_gpu dpmpp_2m dpmpp_2m_cfg_pp dpmpp_2m_sde
+dpmpp_2m_sde_gpu dpmpp_2m_sde_heun dpmpp_2m_sde_heun_gpu dpmpp_3m_sde dpmpp_3m_sde_gpu ddpm lcm ipndm ipndm_v deis
+res_multistep res_multistep_cfg_pp res_multistep_ancestral res_multistep_ancestral_cfg_pp gradient_estimation
+gradient_estimation_cfg_pp er_sde seeds_2 seeds_3 sa_solver sa_solver_pece ddim uni_pc uni_pc_bh2"""
+A1111 = (
+    "DPM++ 2M,DPM++ SDE,DPM++ 2M SDE,DPM++ 2M SDE Heun,DPM++ 2S a,DPM++ 3M SDE,Euler a,Euler,LMS,Heun,DPM2,DPM2 a,"
+    "DPM fast,DPM adaptive,Restart,HeunPP2,IPNDM,IPNDM_V,DEIS,DDIM,DDIM CFG++,PLMS,UniPC,LCM,DDPM"
+)
+
+
+def test_every_name_of_comfyui_and_a1111_is_an_alias():
+    assert ALIASES["ComfyUI"].keys() == set(COMFYUI.split())
+    assert ALIASES["A1111"].keys() == set(A1111.split(","))
+    for names in ALIASES.values():
+        for alias, name in names.items():
+            assert canonical_name(alias) == name
+            assert find_sampler(alias) is SAMPLERS[name]
+
+
+def test_an_alias_means_the_same_in_every_tool_and_hides_no_name_of_ours():
+    meant: dict[str, str] = {}
+    for names in ALIASES.values():
+        for alias, name in names.items():
+            assert meant.setdefault(alias, name) == name
+            assert alias not in SAMPLERS or alias == name
+
+
+def test_options_are_recorded_with_their_ranges():
+    assert list(SAMPLERS["euler_a"].options) == ["eta", "s_noise"]
+    assert SAMPLERS["dpm_adaptive"].options["order"].describe() == "a whole number from 2 to 3"
+    assert SAMPLERS["tcd"].options["gamma"].describe() == "a finite number from 0 to 1"
+    for entry in SAMPLERS.values():
+        assert entry.options.keys() <= MEANINGS.keys()
+        for option in entry.options.values():
+            assert option.low <= option.default <= option.high
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("lms", {"order": 5}),
+        ("lms", {"order": 2.5}),
+        ("dpm_adaptive", {"order": 1}),
+        ("tcd", {"gamma": 1.1}),
+        ("dpmpp_sde", {"r": 0.0}),
+        ("sa_solver", {"predictor_order": 0}),
+        ("euler_a", {"eta": -0.1}),
+        ("heun", {"s_churn": float("nan")}),
+        ("unipc", {"order": True}),
+    ],
+)
+def test_options_out_of_range_are_refused_before_any_evaluation(name: str, options: dict[str, float]):
+    for path in (VariancePreserving(), RectifiedFlow()):
+        if isinstance(path, SAMPLERS[name].paths):
+            with pytest.raises(InvalidInput, match=f"{next(iter(options))} is .*for {name}"):
+                start_sampler(name, X, SIGMAS, path=path, noise=NoiseSource([1]), **options)

@@ -47,3 +47,39 @@ def test_impossible_seeds_are_refused(seeds: list[int]):
 def test_another_batch_size_is_refused():
     with pytest.raises(InvalidInput, match="2 seeds, expected 3"):
         NoiseSource([1, 2]).like(torch.zeros(3, 4))
+
+
+def brownian(seeds: list[int], low: float = 0.03, high: float = 14.6):
+    return NoiseSource(seeds).brownian(torch.zeros(len(seeds), 3, 5), [high, low, 0.0])
+
+
+def test_a_brownian_path_belongs_to_its_image():
+    together, alone = brownian([3, 1]), brownian([1])
+    like = torch.zeros(2, 3, 5)
+    assert torch.equal(together.between(5.0, 2.0, like)[1], alone.between(5.0, 2.0, like[:1])[0])
+
+
+def test_increments_add_up_whatever_the_order_of_asking():
+    path, other = brownian([7]), brownian([7])
+    like = torch.zeros(1, 3, 5)
+    late = path.between(4.0, 1.0, like) * 3**0.5
+    early = path.between(9.0, 4.0, like) * 5**0.5
+    whole = other.between(9.0, 1.0, like) * 8**0.5
+    torch.testing.assert_close(early + late, whole, rtol=0, atol=1e-2)  # the path is known to steps of 1e-6
+
+
+def test_brownian_noise_is_standard_normal():
+    noise = NoiseSource([5]).brownian(torch.zeros(1, 20_000), [10.0, 0.1]).between(7.0, 3.0, torch.zeros(1, 20_000))
+    assert noise.mean().abs() < 0.03
+    assert noise.std().item() == pytest.approx(1, abs=0.03)
+
+
+def test_asking_for_paths_leaves_the_stream_of_draws_alone():
+    source = NoiseSource([5])
+    source.brownian(torch.zeros(1, 4), [2.0, 1.0]).between(2.0, 1.0, torch.zeros(1, 4))
+    assert torch.equal(source.draw((4,)), NoiseSource([5]).draw((4,)))
+
+
+def test_a_path_without_a_range_is_refused():
+    with pytest.raises(InvalidInput, match="two positive numbers"):
+        NoiseSource([5]).brownian(torch.zeros(1, 4), [2.0, 0.0])

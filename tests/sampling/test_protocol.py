@@ -113,11 +113,28 @@ def test_seeds_for_another_batch_are_refused(sampler):
 def test_unknown_options_are_refused():
     with pytest.raises(InvalidInput, match="'etaa', expected one of eta, s_noise for euler_a"):
         euler_a(start(0), GRID[5], noise=NoiseSource([1, 2]), etaa=1.0)
-    with pytest.raises(InvalidInput, match="no option for euler"):
-        euler(start(0), GRID[5], eta=1.0)
+    with pytest.raises(InvalidInput, match="no option for dpmpp_2m"):
+        dpmpp_2m(start(0), GRID[5], eta=1.0)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.1])
 def test_impossible_options_are_refused(value: float):
     with pytest.raises(InvalidInput, match="eta is"):
         ddim(start(0), GRID[5], eta=value)
+
+
+def test_a_guided_sampler_is_refused_an_estimate_without_the_unconditional_one():
+    from undertow.diffusion.guidance import Guided
+    from undertow.sampling.cfg_pp import euler_cfg_pp
+
+    with pytest.raises(InvalidInput, match="unconditional estimate too"):
+        drive(euler_cfg_pp(start(0), GRID[5]), lambda x, sigma: x / 2)
+    with pytest.raises(InvalidInput, match="unconditional estimate too"):
+        drive(euler_cfg_pp(start(0), GRID[5]), lambda x, sigma: Guided(denoised=x / 2))
+
+
+def test_plain_samplers_receive_a_plain_tensor_from_a_driver_with_both():
+    from undertow.diffusion.guidance import Guided
+
+    with_both = drive(euler(start(0), GRID[5]), lambda x, sigma: Guided(denoised=x / 2, unconditional=x))
+    assert torch.equal(with_both, drive(euler(start(0), GRID[5]), lambda x, sigma: x / 2))

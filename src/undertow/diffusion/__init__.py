@@ -8,6 +8,7 @@ from undertow.diffusion.grids import GRIDS, require_grid, sigma_grid
 from undertow.diffusion.guidance import ClassifierFree, Guidance, GuidedDenoiser
 from undertow.diffusion.parameterizations import (
     PARAMETERIZATIONS,
+    EDMPrediction,
     Epsilon,
     Parameterization,
     Velocity,
@@ -15,9 +16,9 @@ from undertow.diffusion.parameterizations import (
     XPrediction,
     find_parameterization,
 )
-from undertow.diffusion.paths import Path, RectifiedFlow, VariancePreserving, snr
+from undertow.diffusion.paths import Path, RectifiedFlow, VarianceExploding, VariancePreserving, snr
 from undertow.diffusion.scheduler_config import SchedulerConfig
-from undertow.diffusion.schedules import FlowSchedule, NoiseSchedule, Schedule, TimestepMap
+from undertow.diffusion.schedules import EDMSchedule, FlowSchedule, NoiseSchedule, Schedule, TimestepMap
 
 __all__ = [
     "GRIDS",
@@ -25,6 +26,8 @@ __all__ = [
     "ClassifierFree",
     "Clipped",
     "Denoiser",
+    "EDMPrediction",
+    "EDMSchedule",
     "Epsilon",
     "FlowSchedule",
     "Guidance",
@@ -37,6 +40,7 @@ __all__ = [
     "SchedulerConfig",
     "TimestepMap",
     "VPrediction",
+    "VarianceExploding",
     "VariancePreserving",
     "Velocity",
     "XPrediction",

@@ -6,6 +6,7 @@
     v          prediction = (noise - sigma x0) / sqrt(1+s^2)  D = x / (1+s^2) - sigma prediction / sqrt(1+s^2)
     x0         prediction = x0                                D = prediction
     velocity   prediction = noise - x0                        D = x - sigma prediction
+    edm        prediction = (x0 - c_skip x) / c_out           D = c_skip x + c_out prediction
 
 Every conversion goes through D in closed form. The results have the dtype of `x` or `x0`; the arithmetic is in float32
 or better.
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertow.diffusion.lookup import look_up
-from undertow.diffusion.paths import Path, RectifiedFlow, VariancePreserving, per_row, working
+from undertow.diffusion.paths import Path, RectifiedFlow, VarianceExploding, VariancePreserving, per_row, working
 from undertow.shapes import Sigmas
 
 Rows = Float[Tensor, "batch ..."]
@@ -104,13 +105,47 @@ class Velocity:
         return (working(noise) - working(x0)).to(x0.dtype)
 
 
-Parameterization = Epsilon | VPrediction | XPrediction | Velocity
+@dataclass(frozen=True)
+class EDMPrediction:
+    """The network predicts what is missing from c_skip x, scaled to variance 1 (arXiv:2206.00364, eq. 7 and table 1).
+
+    v: with the other sign, as models do that began with v prediction (CosXL; diffusers' EDM schedulers with
+    prediction_type v_prediction).
+    """
+
+    path: VarianceExploding = field(default=VarianceExploding())
+    v: bool = False
+
+    def denoised(self, prediction: Rows, x: Rows, sigma: Sigmas) -> Rows:
+        """Estimate of x0."""
+        c_skip, c_out = self._scales(sigma)
+        return (per_row(c_skip, x) * working(x) + per_row(c_out, x) * working(prediction)).to(x.dtype)
+
+    def prediction_from_denoised(self, denoised: Rows, x: Rows, sigma: Sigmas) -> Rows:
+        """What the network must have said; sigma > 0."""
+        c_skip, c_out = self._scales(sigma)
+        return ((working(denoised) - per_row(c_skip, x) * working(x)) / per_row(c_out, x)).to(x.dtype)
+
+    def target(self, x0: Rows, noise: Rows, sigma: Sigmas) -> Rows:
+        """What the network should say."""
+        x = working(x0) + per_row(sigma, x0) * working(noise)
+        return self.prediction_from_denoised(working(x0), x, sigma).to(x0.dtype)
+
+    def _scales(self, sigma: Sigmas) -> tuple[Sigmas, Sigmas]:
+        data = self.path.sigma_data
+        c_out = sigma * data * self.path.input_scale(sigma)
+        return data**2 / (data**2 + sigma**2), -c_out if self.v else c_out
+
+
+Parameterization = Epsilon | VPrediction | XPrediction | Velocity | EDMPrediction
 
 PARAMETERIZATIONS: dict[str, Parameterization] = {
     "epsilon": Epsilon(),
     "v": VPrediction(),
     "x0": XPrediction(),
     "velocity": Velocity(),
+    "edm": EDMPrediction(),
+    "edm_v": EDMPrediction(v=True),
 }
 
 

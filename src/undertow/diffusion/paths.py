@@ -1,6 +1,6 @@
 """Gaussian paths between data and noise, in the space that samplers work in: x = alpha(sigma) x0 + sigma noise.
 
-Both paths obey the same ordinary differential equation, dx/dsigma = (x - denoised) / sigma, so one sampler serves both.
+All paths obey the same ordinary differential equation, dx/dsigma = (x - denoised) / sigma, so one sampler serves all.
 They differ in how much of the data is left at a level of noise, and in how the network wants its input scaled.
 """
 
@@ -82,7 +82,35 @@ class RectifiedFlow:
         return noise * sigma
 
 
-Path = VariancePreserving | RectifiedFlow
+@dataclass(frozen=True)
+class VarianceExploding:
+    """EDM's path (arXiv:2206.00364, table 1): x = x0 + sigma noise, for data of standard deviation sigma_data.
+
+    As `VariancePreserving` to a sampler; the network wants another scale, and sampling starts from sigma noise.
+    """
+
+    sigma_data: float = 0.5
+
+    def alpha(self, sigma: Sigmas) -> Sigmas:
+        """How much of the data is in x: all of it, at every level of noise."""
+        return torch.ones_like(sigma)
+
+    def input_scale(self, sigma: Sigmas) -> Sigmas:
+        """c_in = 1 / sqrt(sigma_data^2 + sigma^2): the network's input has variance 1."""
+        return torch.rsqrt(self.sigma_data**2 + sigma**2)
+
+    def add_noise(
+        self, x0: Float[Tensor, "batch ..."], noise: Float[Tensor, "batch ..."], sigma: Sigmas
+    ) -> Float[Tensor, "batch ..."]:
+        """The point of the path at `sigma`, in the dtype of `x0`."""
+        return _mix(self.alpha(sigma), x0, sigma, noise)
+
+    def pure_noise(self, noise: Float[Tensor, "..."], sigma: float) -> Float[Tensor, "..."]:
+        """Where sampling starts from nothing: sigma noise (algorithm 2, line 2)."""
+        return noise * sigma
+
+
+Path = VariancePreserving | VarianceExploding | RectifiedFlow
 
 
 def snr(path: Path, sigma: Sigmas) -> Sigmas:

@@ -10,12 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from undertow.diffusion.betas import Betas, CosineBetas, LinearBetas, ScaledLinearBetas, TabledBetas
-from undertow.diffusion.parameterizations import Epsilon, Parameterization, Velocity, VPrediction, XPrediction
+from undertow.diffusion.parameterizations import (
+    EDMPrediction,
+    Epsilon,
+    Parameterization,
+    Velocity,
+    VPrediction,
+    XPrediction,
+)
 from undertow.diffusion.paths import VariancePreserving
-from undertow.diffusion.schedules import FlowSchedule, NoiseSchedule, Schedule
+from undertow.diffusion.schedules import EDMSchedule, FlowSchedule, NoiseSchedule, Schedule
 from undertow.errors import ConfigError
 
 _FLOW_CLASSES = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
+
+_EDM_CLASSES = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 
 _DDPM = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
 _HEUN = {"beta_schedule": "linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -73,8 +82,11 @@ class SchedulerConfig:
         name = config.get("_class_name")
         if name in _FLOW_CLASSES:
             return cls(schedule=_flow_schedule(config), parameterization=Velocity())
+        if name in _EDM_CLASSES:
+            return _read_edm(config)
         if name not in _DEFAULTS:
-            raise ConfigError("_class_name", name, f"must be one of {', '.join((*_DEFAULTS, *_FLOW_CLASSES))}")
+            known = ", ".join((*_DEFAULTS, *_FLOW_CLASSES, *_EDM_CLASSES))
+            raise ConfigError("_class_name", name, f"must be one of {known}")
         _require_honored(config, _VP_HONORED)
         config = _DEFAULTS[name] | dict(config)
         prediction = config.get("prediction_type", "epsilon")
@@ -89,7 +101,7 @@ class SchedulerConfig:
         return cls(schedule=schedule, parameterization=_PREDICTIONS[prediction], clip=clip)
 
     def to_diffusers(self) -> dict[str, Any]:
-        """A DDPMScheduler's or FlowMatchEulerDiscreteScheduler's config.
+        """A DDPMScheduler's, FlowMatchEulerDiscreteScheduler's or EDMEulerScheduler's config.
 
         Errors: `ConfigError` for a parameterization that diffusers has no word for.
         """
@@ -98,6 +110,8 @@ class SchedulerConfig:
                 if self.parameterization != Velocity():
                     raise ConfigError("parameterization", self.parameterization, "must be Velocity on a FlowSchedule")
                 return {"_class_name": _FLOW_CLASSES[0], "num_train_timesteps": steps, "shift": shift}
+            case EDMSchedule():
+                return _write_edm(self.schedule, self.parameterization)
             case NoiseSchedule(betas=betas, steps=steps, zero_terminal_snr=rescaled):
                 return {
                     "_class_name": "DDPMScheduler",
@@ -124,6 +138,33 @@ def _flow_schedule(config: Mapping[str, Any]) -> FlowSchedule:
     return FlowSchedule(
         shift=_number(config, "shift", 1.0, float), steps=_number(config, "num_train_timesteps", 1000, int)
     )
+
+
+def _read_edm(config: Mapping[str, Any]) -> SchedulerConfig:
+    schedule = EDMSchedule(
+        sigma_min=_number(config, "sigma_min", 0.002, float),
+        sigma_max=_number(config, "sigma_max", 80.0, float),
+        sigma_data=_number(config, "sigma_data", 0.5, float),
+        steps=_number(config, "num_train_timesteps", 1000, int),
+    )
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        raise ConfigError("prediction_type", prediction, "must be epsilon or v_prediction")
+    parameterization = EDMPrediction(path=schedule.path, v=prediction == "v_prediction")
+    return SchedulerConfig(schedule=schedule, parameterization=parameterization)
+
+
+def _write_edm(schedule: EDMSchedule, parameterization: Parameterization) -> dict[str, Any]:
+    if not isinstance(parameterization, EDMPrediction):
+        raise ConfigError("parameterization", parameterization, "must be EDMPrediction on an EDMSchedule")
+    return {
+        "_class_name": _EDM_CLASSES[0],
+        "num_train_timesteps": schedule.steps,
+        "sigma_min": schedule.sigma_min,
+        "sigma_max": schedule.sigma_max,
+        "sigma_data": schedule.sigma_data,
+        "prediction_type": "v_prediction" if parameterization.v else "epsilon",
+    }
 
 
 def _read_betas(config: Mapping[str, Any]) -> Betas:

@@ -1,60 +1,47 @@
 """Samplers by name: the only place where a name becomes an algorithm."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
 from undertow.diffusion.lookup import look_up
-from undertow.diffusion.paths import Path, RectifiedFlow, VariancePreserving
+from undertow.diffusion.paths import Path, RectifiedFlow
 from undertow.errors import InvalidInput
-from undertow.sampling.ddim import ddim, ddpm
-from undertow.sampling.dpm_solver import dpmpp_2m
-from undertow.sampling.euler import euler, euler_a
-from undertow.sampling.heun import heun
+from undertow.sampling.entries import SAMPLERS
+from undertow.sampling.entry import TOOLS, SamplerEntry
+from undertow.sampling.flow import along_flow
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.protocol import Sampler, SamplerFunction
+from undertow.sampling.protocol import Sampler
 
-_ANY_PATH = (VariancePreserving, RectifiedFlow)
+__all__ = ["ALIASES", "SAMPLERS", "SamplerEntry", "canonical_name", "find_sampler", "start_sampler"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerEntry:
-    """An algorithm and what a planner or a menu wants to know about it.
-
-    order: the error shrinks as step^order (of the deterministic part). stochastic: draws noise by default. evaluations:
-    network calls per step, a last step to 0 may need fewer. paths: kinds of path on which its formulas hold.
-    """
-
-    function: SamplerFunction
-    order: int
-    stochastic: bool = False
-    evaluations: int = 1
-    paths: tuple[type[Path], ...] = (VariancePreserving,)
-
-
-# Fresh noise of an ancestral step assumes that x = x0 + sigma noise, so the stochastic ones keep to that path. The
-# deterministic ones follow an equation that both paths share: flow_euler and flow_heun are the field's names for the
-# same two algorithms on the flow path.
-SAMPLERS: dict[str, SamplerEntry] = {
-    "ddpm": SamplerEntry(function=ddpm, order=1, stochastic=True),
-    "ddim": SamplerEntry(function=ddim, order=1),
-    "euler": SamplerEntry(function=euler, order=1, paths=_ANY_PATH),
-    "euler_a": SamplerEntry(function=euler_a, order=1, stochastic=True),
-    "heun": SamplerEntry(function=heun, order=2, evaluations=2, paths=_ANY_PATH),
-    "dpmpp_2m": SamplerEntry(function=dpmpp_2m, order=2, paths=_ANY_PATH),
-    "flow_euler": SamplerEntry(function=euler, order=1, paths=(RectifiedFlow,)),
-    "flow_heun": SamplerEntry(function=heun, order=2, evaluations=2, paths=(RectifiedFlow,)),
+ALIASES: dict[str, dict[str, str]] = {
+    tool: {alias: name for name, entry in SAMPLERS.items() for alias in entry.aliases.get(tool, ())} for tool in TOOLS
 }
+"""Names of other tools, tool by tool, and ours for the same algorithm."""
+
+
+def canonical_name(name: str) -> str:
+    """Our name for a sampler that may be called as ComfyUI, A1111 or diffusers call it.
+
+    Errors: `InvalidInput` offers the nearest of our names.
+    """
+    if name in SAMPLERS:
+        return name
+    for names in ALIASES.values():
+        if name in names:
+            return names[name]
+    look_up(SAMPLERS, name, "sampler")
+    raise AssertionError("look_up refuses what is not in the catalogue")
 
 
 def find_sampler(name: str, path: Path | None = None) -> SamplerEntry:
-    """The entry called `name`; with `path`, one whose formulas hold on it.
+    """The entry called `name`, here or in another tool; with `path`, one that runs on it.
 
     Errors: `InvalidInput` offers the nearest names, or the samplers of this path.
     """
-    entry = look_up(SAMPLERS, name, "sampler")
+    entry = SAMPLERS[canonical_name(name)]
     if path is not None and not isinstance(path, entry.paths):
         fitting = [other for other, found in SAMPLERS.items() if isinstance(path, found.paths)]
         raise InvalidInput("sampler", repr(name), f"one for {type(path).__name__}", f"take {', '.join(fitting)}")
@@ -71,4 +58,8 @@ def start_sampler(
     **options: float,
 ) -> Sampler:
     """A sampler by name, on the path of the network it will ask. Errors: `InvalidInput`, before any evaluation."""
-    return find_sampler(name, path).function(x, sigmas, noise=noise, **options)
+    entry = find_sampler(name, path)
+    # Churn is noise beside x0 of full size, whatever sampler it is for.
+    if isinstance(path, RectifiedFlow) and (not entry.native_flow or options.get("s_churn", 0) > 0):
+        return along_flow(entry.function, x, sigmas, noise=noise, **options)
+    return entry.function(x, sigmas, noise=noise, **options)

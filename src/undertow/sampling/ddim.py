@@ -41,3 +41,17 @@ def ddpm(x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource) -> Sampler:
         if target > 0:
             x = x + target * (1 - kept) ** 0.5 * noise.like(x)
     return x
+
+
+@sampler
+def ddim_inverse(x: Tensor, sigmas: Sequence[float]) -> Sampler:
+    """From a clean x, at the last level of the grid, up to its first: the noise from which `ddim` finds x again.
+
+    arXiv:2105.05233, appendix F; arXiv:2211.09794, section 3.1. diffusers' DDIMInverseScheduler: the network sees x as
+    if it were at the target already. Give it the same grid as `ddim`.
+    """
+    for sigma, target in pairwise(reversed(sigmas)):
+        seen = x * ((1 + target**2) / (1 + sigma**2)) ** 0.5
+        denoised = yield ModelCall(seen, target)
+        x = x + (target - sigma) * (seen - denoised) / target
+    return x

@@ -1,22 +1,43 @@
 """Euler's method, and its ancestral variant."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import Tensor
 
+from undertow.sampling.churn import Churn
 from undertow.sampling.noise import NoiseSource
 from undertow.sampling.protocol import ModelCall, Sampler, sampler
 
 
 @sampler
-def euler(x: Tensor, sigmas: Sequence[float]) -> Sampler:
+def euler(
+    x: Tensor,
+    sigmas: Sequence[float],
+    *,
+    noise: NoiseSource | None = None,
+    s_churn: float = 0.0,
+    s_tmin: float = 0.0,
+    s_tmax: float = math.inf,
+    s_noise: float = 1.0,
+) -> Sampler:
     """Euler steps along dx/dsigma = (x - denoised) / sigma.
 
-    arXiv:2206.00364, algorithm 1 without its correction; k-diffusion `sample_euler` without churn. Equals diffusers'
-    EulerDiscreteScheduler and, on the flow path, FlowMatchEulerDiscreteScheduler.
+    arXiv:2206.00364, algorithm 2 without its correction; k-diffusion `sample_euler`. Equals diffusers'
+    EulerDiscreteScheduler, EDMEulerScheduler and, on the flow path, FlowMatchEulerDiscreteScheduler.
     """
-    for sigma, target in pairwise(sigmas):
+    churn = Churn(
+        noise=noise,
+        first=sigmas[0],
+        steps=len(sigmas) - 1,
+        s_churn=s_churn,
+        s_tmin=s_tmin,
+        s_tmax=s_tmax,
+        s_noise=s_noise,
+    )
+    for level, target in pairwise(sigmas):
+        x, sigma = churn(x, level)
         denoised = yield ModelCall(x, sigma)
         slope = (x - denoised) / sigma
         x = denoised + target * slope  # x + (target - sigma) slope without its cancellation at large sigma

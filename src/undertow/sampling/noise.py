@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertow.errors import InvalidInput
+from undertow.sampling.brownian import BrownianNoise
 
 
 class NoiseSource:
@@ -36,6 +37,16 @@ class NoiseSource:
         """Standard normal noise in the shape, dtype and place of `x`. Errors: `InvalidInput` for another batch size."""
         self.require_count(len(x))
         return self.draw(x.shape[1:]).to(device=x.device, dtype=x.dtype)
+
+    def like_row(self, x: Float[Tensor, "1 ..."], row: int) -> Float[Tensor, "1 ..."]:
+        """The same for one image, from its stream alone."""
+        drawn = torch.randn(x.shape[1:], generator=self._generators[row])[None]
+        return drawn.to(device=x.device, dtype=x.dtype)
+
+    def brownian(self, x: Float[Tensor, "batch ..."], sigmas: Sequence[float]) -> BrownianNoise:
+        """Brownian paths for the images of `x` over the levels of a grid above 0; asking twice gives the same paths."""
+        levels = [sigma for sigma in sigmas if sigma > 0]
+        return BrownianNoise(self.seeds, x.shape[1:], min(levels), max(levels))
 
     def require_count(self, batch: int) -> None:
         """Refuse a batch that is not this source's. Errors: `InvalidInput`."""

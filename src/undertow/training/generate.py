@@ -14,7 +14,7 @@ from undertow.diffusion.denoiser import Clipped, Denoiser
 from undertow.diffusion.grids import sigma_grid
 from undertow.diffusion.guidance import ClassifierFree, GuidedDenoiser
 from undertow.diffusion.paths import Path as NoisePath
-from undertow.diffusion.paths import RectifiedFlow, VariancePreserving
+from undertow.diffusion.paths import RectifiedFlow, VarianceExploding, VariancePreserving
 from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.errors import InvalidInput, UnknownCheckpoint
 from undertow.sampling.catalogue import find_sampler, start_sampler
@@ -74,6 +74,8 @@ def sampling_settings(
             defaults = SamplingSettings(sampler="ddim", schedule="normal", steps=50)
         case RectifiedFlow():
             defaults = SamplingSettings(sampler="flow_heun", schedule="normal", steps=20)
+        case VarianceExploding():
+            defaults = SamplingSettings(sampler="heun", schedule="karras", steps=18)
     return SamplingSettings(
         sampler=defaults.sampler if sampler is None else sampler,
         schedule=defaults.schedule if schedule is None else schedule,

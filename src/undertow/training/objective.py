@@ -10,7 +10,14 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from undertow.diffusion.parameterizations import Epsilon, Parameterization, Velocity, VPrediction, XPrediction
+from undertow.diffusion.parameterizations import (
+    EDMPrediction,
+    Epsilon,
+    Parameterization,
+    Velocity,
+    VPrediction,
+    XPrediction,
+)
 from undertow.diffusion.paths import per_row, snr
 from undertow.diffusion.schedules import FlowSchedule, NoiseSchedule, Schedule
 from undertow.errors import ConfigError
@@ -56,6 +63,9 @@ class MinSNRWeighting:
                 return ratio.clamp(max=self.gamma)
             case Velocity():
                 return ratio.clamp(max=self.gamma) * sigma**2
+            case EDMPrediction(path=path):
+                c_out = sigma * path.sigma_data * path.input_scale(sigma)
+                return ratio.clamp(max=self.gamma) * c_out**2
 
 
 Weighting = ConstantWeighting | MinSNRWeighting

@@ -1,12 +1,13 @@
 """Which levels of noise a training step visits: distributions over u in (0, 1), and u as a network's timestep."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from undertow.diffusion.schedules import FlowSchedule, NoiseSchedule, Schedule
+from undertow.diffusion.schedules import EDMSchedule, FlowSchedule, NoiseSchedule, Schedule
 from undertow.errors import ConfigError
 
 
@@ -43,9 +44,12 @@ TimestepDistribution = UniformTimesteps | LogitNormalTimesteps
 
 
 def timesteps_at(schedule: Schedule, u: Float64[Tensor, "batch"]) -> Float64[Tensor, "batch"]:
-    """u as timesteps: a trained level 0, 1, ... of a DDPM schedule, any number up to 1000 of a flow (trap T14)."""
+    """u as timesteps: a trained level 0, 1, ... of a DDPM schedule, any number up to 1000 of a flow (trap T14), EDM's
+    c_noise evenly between its ends."""
     match schedule:
         case NoiseSchedule(steps=steps):
             return (u * steps).floor().clamp(max=steps - 1)
         case FlowSchedule(steps=steps):
             return u * steps
+        case EDMSchedule(sigma_min=low, sigma_max=high):
+            return (math.log(low) + u * math.log(high / low)) / 4

@@ -1,0 +1,59 @@
+"""Samplers of distilled models, whose every estimate is a picture: LCM and TCD."""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from undertow.diffusion.schedules import NoiseSchedule
+from undertow.sampling.noise import NoiseSource
+from undertow.sampling.options import Option
+from undertow.sampling.protocol import ModelCall, Sampler, sampler, sampler_with
+
+
+@sampler
+def lcm(x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, s_noise: float = 1.0) -> Sampler:
+    """The estimate, with all the noise of the next level: multistep consistency sampling.
+
+    arXiv:2303.01469, algorithm 1; arXiv:2310.04378; ComfyUI and Forge `sample_lcm`. diffusers' LCMScheduler adds a
+    millionth of x to the estimate (its boundary condition, with timesteps scaled by 10).
+    """
+    for sigma, target in pairwise(sigmas):
+        x = yield ModelCall(x, sigma)
+        if target > 0:
+            x = x + s_noise * target * noise.like(x)
+    return x
+
+
+@sampler_with(gamma=Option(default=0.3, high=1.0))
+def tcd(x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, gamma: float = 0.3, s_noise: float = 1.0) -> Sampler:
+    """A step below the target, at (1 - gamma) of its timestep, then noise up to it: gamma = 0 is `ddim`, 1 is `lcm`.
+
+    arXiv:2402.19159, algorithm 4, "strategic stochastic sampling"; diffusers' TCDScheduler, where gamma is called eta.
+    Timesteps are Stable Diffusion's: all models distilled this way come from it.
+    """
+    for sigma, target in pairwise(sigmas):
+        denoised = yield ModelCall(x, sigma)
+        down = _below(target, gamma)
+        x = denoised + down * (x - denoised) / sigma
+        if target > down:
+            x = x + s_noise * math.sqrt(target**2 - down**2) * noise.like(x)
+    return x
+
+
+def _below(target: float, gamma: float) -> float:
+    """Sigma at (1 - gamma) of the timestep of `target`, rounded down to a trained one."""
+    if target == 0 or gamma == 0:
+        return target
+    schedule = _stable_diffusion()
+    level = torch.tensor([min(target, schedule.sigma_max)], dtype=torch.float64)
+    timestep = schedule.sigma_to_timestep(level).item()
+    return min(target, schedule.sigmas[math.floor((1 - gamma) * timestep + 1e-3)].item())
+
+
+@cache
+def _stable_diffusion() -> NoiseSchedule:
+    return NoiseSchedule.scaled_linear()
