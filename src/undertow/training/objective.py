@@ -68,7 +68,38 @@ class MinSNRWeighting:
                 return ratio.clamp(max=self.gamma) * c_out**2
 
 
-Weighting = ConstantWeighting | MinSNRWeighting
+@dataclass(frozen=True, kw_only=True)
+class TruncatedSNRWeighting:
+    """min(SNR + 1, limit) for the error of x0: constant for v where noise prevails, and less where data does.
+
+    The SNR + 1 of arXiv:2202.00512, section 4, cut off as its truncated SNR is, but above: at low noise the error of
+    v is mostly noise that no network can tell from data, and would drown what is learned about shapes.
+    """
+
+    limit: float = 3.0
+
+    def __post_init__(self):
+        if not self.limit > 0:
+            raise ConfigError("weighting.limit", self.limit, "must be positive")
+
+    def weights(self, parameterization: Parameterization, sigma: Sigmas) -> Sigmas:
+        """One factor per row for the squared error of the prediction."""
+        ratio = snr(parameterization.path, sigma)
+        wanted = (ratio + 1).clamp(max=self.limit)
+        match parameterization:
+            case Epsilon():
+                return wanted / ratio
+            case VPrediction():
+                return (self.limit / (ratio + 1)).clamp(max=1)
+            case XPrediction():
+                return wanted
+            case Velocity():
+                return wanted * sigma**2
+            case EDMPrediction(path=path):
+                return wanted * (sigma * path.sigma_data * path.input_scale(sigma)) ** 2
+
+
+Weighting = ConstantWeighting | MinSNRWeighting | TruncatedSNRWeighting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -63,7 +63,7 @@ class EmojiRecipe:
 
     level_channels: tuple[int, ...] = (32, 64, 96)
     latent_channels: int = 8
-    widths: tuple[int, ...] = (64, 128, 192)
+    widths: tuple[int, ...] = (96, 192)
     context_dim: int = 192
     text_layers: int = 3
     text_heads: int = 3
@@ -72,7 +72,7 @@ class EmojiRecipe:
         steps=4800, batch_size=8, learning_rate=4e-4, ema_decay=0.995, checkpoint_every=200
     )
     text_to_image: FitSettings = FitSettings(
-        steps=12_000, batch_size=64, learning_rate=6e-4, warmup_steps=300, ema_decay=0.999, checkpoint_every=500
+        steps=12_000, batch_size=64, learning_rate=8e-4, warmup_steps=300, ema_decay=0.999, checkpoint_every=500
     )
 
     def unet(self) -> UNetConfig:

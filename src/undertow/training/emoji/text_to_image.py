@@ -21,7 +21,7 @@ from undertow.training.emoji.scenes import draw_training_scene, spoken
 from undertow.training.emoji.tokenizer import POSITIONS
 from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import StepRecord
-from undertow.training.objective import ConstantWeighting, Objective
+from undertow.training.objective import Objective, TruncatedSNRWeighting
 from undertow.training.pictures import to_unit
 from undertow.training.randomness import generator_for, seed_for
 from undertow.training.timesteps import LogitNormalTimesteps
@@ -35,8 +35,8 @@ OBJECTIVE = Objective(
     parameterization=VPrediction(),
     # Noisier at the end than Stable Diffusion (sigma 64, not 15): nothing of the background's color is left to see.
     schedule=NoiseSchedule.scaled_linear(beta_end=0.02),
-    weighting=ConstantWeighting(),
-    timesteps=LogitNormalTimesteps(mean=-0.4, std=1.1),
+    weighting=TruncatedSNRWeighting(limit=3.0),
+    timesteps=LogitNormalTimesteps(mean=0.0, std=1.0),
 )
 READING = Reading(skip=1, final_norm=True)
 
@@ -153,7 +153,7 @@ def train_text_to_image(
         inputs = example.inputs.to(memory_format=torch.channels_last)
         return example.loss(model(inputs, example.timesteps.to(torch.float32), ids))
 
-    recipe = {"unet": config_to_diffusers(model.unet.config), "pictures": len(data)}
+    recipe = {"unet": config_to_diffusers(model.unet.config), "pictures": len(data), "objective": repr(OBJECTIVE)}
     trained = fit(model, loss_at, settings, folder, recipe=recipe, on_record=on_record, on_checkpoint=on_checkpoint)
     assert isinstance(trained, TextToImage)
     return trained
