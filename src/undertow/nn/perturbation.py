@@ -8,13 +8,17 @@ from torch import Tensor
 
 from undertow.shapes import Heads, Sequence
 
+INFINITE_BLUR = 9999.0
+"""Above it a blur counts as infinite, as in the authors' code: their interfaces offer 9999999 for it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PerturbedRows:
     """The perturbation of one self-attention, per row; a field that is `None` is not in the graph.
 
     identity: True where every cell attends to itself alone. blur: standard deviation in cells of the Gaussian over
-    queries; 0 leaves them as they are, infinity is their mean. Rows without either keep every bit.
+    queries; 0 leaves them as they are, infinity (above `INFINITE_BLUR`) is their mean. Rows without either keep every
+    bit.
     """
 
     identity: Bool[Tensor, "batch"] | None = None
@@ -50,4 +54,4 @@ def _blur_matrix(sigma: Float[Tensor, "batch"], size: int) -> Float[Tensor, "bat
     sources = size - 1 - (size - 1 - (cells[:, None] + offsets).abs()).abs()
     places = (sources[:, :, None] == cells).to(weights.dtype)
     matrix = torch.einsum("bo,ios->bis", weights / weights.sum(1, keepdim=True), places)
-    return torch.where(torch.isinf(sigma)[:, None, None], 1 / size, matrix)
+    return torch.where((sigma > INFINITE_BLUR)[:, None, None], 1 / size, matrix)
