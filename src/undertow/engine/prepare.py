@@ -11,11 +11,11 @@ from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.grids import require_grid, sigma_grid
 from undertow.diffusion.guidance import WANTED, Guidance, Step
 from undertow.diffusion.schedules import TimestepMap
+from undertow.engine.canvas import layout_for, picture_size
 from undertow.engine.conditioning import Branches, Conditioner
 from undertow.engine.evaluation import Network
 from undertow.engine.guided import chosen_guidance
-from undertow.engine.layout import Layout, box_mask
-from undertow.engine.parts import Views
+from undertow.engine.layout import box_mask
 from undertow.engine.passes import (
     Canvas,
     Composition,
@@ -88,8 +88,9 @@ class _Preparation:
             )
         unet, vae = model.require_unet(), model.require_vae()
         model.require_text(request.clip_skip)
-        size = self._size()
         factor = vae.config.factor
+        size, note = picture_size(request, unet.config.sample_size, factor)
+        self.decisions += [note] if note else []
         cells = (size[0] // factor, size[1] // factor)
         self._check_given((vae.config.latent_channels, *cells))
         reads = Reads.of(unet.config, vae.config)
@@ -117,28 +118,6 @@ class _Preparation:
         return Prepared(
             request=request, model=model, passes=passes, size=size, watch=self.watch, decisions=self.decisions
         )
-
-    def _size(self) -> tuple[int, int]:
-        request, unet, factor = self.request, self.model.require_unet(), self.model.require_vae().config.factor
-        if request.size is None and request.image is not None:
-            width, height = request.image.size
-            size = (max(factor, height // factor * factor), max(factor, width // factor * factor))
-            if size != (height, width):
-                self.decisions.append(f"the image is {width}x{height}; drawn at {size[1]}x{size[0]}")
-            return size
-        if request.size is None:
-            side = unet.config.sample_size * factor
-            return side, side
-        height, width = request.size
-        if min(height, width) < factor or height % factor or width % factor:
-            nearest = [max(factor, round(length / factor) * factor) for length in request.size]
-            raise InvalidInput(
-                "size",
-                f"{width}x{height}",
-                f"multiples of {factor} pixels",
-                f"the nearest is {nearest[1]}x{nearest[0]}",
-            )
-        return request.size
 
     def _check_given(self, shape: tuple[int, int, int]) -> None:
         if self.given is None:
@@ -216,7 +195,7 @@ class _Preparation:
             start=start,
             sigmas=sigmas,
             branches=branches,
-            layout=self._layout(model, cells),
+            layout=layout_for(request, cells, network.unet.config.sample_size, model.require_vae().config.factor),
             guidance=chosen.guidance,
             free_u=chosen.free_u,
             composition=Composition(
@@ -262,27 +241,6 @@ class _Preparation:
             branches = conditioner.branches(count)
         self.decisions += [line for line in conditioner.decisions if line not in self.decisions]
         return branches
-
-    def _layout(self, model: LoadedModel, cells: tuple[int, int]) -> Layout:
-        request, trained = self.request, model.require_unet().config.sample_size
-        if request.views is None:
-            return Layout.whole(cells, request.seamless)
-        window = _window(request.views, trained, model.require_vae().config.factor)
-        return Layout(
-            size=cells,
-            window=(min(window, cells[0]), min(window, cells[1])),
-            overlap=request.views.overlap,
-            seamless=request.seamless,
-        )
-
-
-def _window(views: Views, trained: int, factor: int) -> int:
-    """Side of a window in cells."""
-    if views.window is None:
-        return trained
-    if views.window < factor or views.window % factor:
-        raise InvalidInput("views.window", views.window, f"a multiple of {factor} pixels")
-    return views.window // factor
 
 
 def _see_text(branches: Sequence[Branches], watch: Watch) -> None:
