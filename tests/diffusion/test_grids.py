@@ -4,19 +4,36 @@ from itertools import pairwise
 import pytest
 import torch
 
-from undertow.diffusion import GRIDS, FlowSchedule, NoiseSchedule, require_grid, sigma_grid
+from undertow.diffusion import GRID_ALIASES, GRIDS, EDMSchedule, FlowSchedule, NoiseSchedule, require_grid, sigma_grid
 from undertow.diffusion.grids import karras
 from undertow.errors import InvalidInput
 
 STABLE_DIFFUSION = NoiseSchedule.scaled_linear()
-SCHEDULES = [STABLE_DIFFUSION, STABLE_DIFFUSION.rescale_zero_terminal_snr(), FlowSchedule(), FlowSchedule(shift=3.0)]
+SCHEDULES = [
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION.rescale_zero_terminal_snr(),
+    FlowSchedule(),
+    FlowSchedule(shift=3.0),
+    EDMSchedule(),
+]
 CLOSE = {"rel": 1e-9}
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, ids=["sd", "zero snr", "flow", "flow shifted"])
+# Made for sigma of diffusion models, and refused on the flow path.
+TABLES = ("ays_sd15", "ays_sdxl", "gits_sd15", "gits_sdxl")
+# Named for the tool whose count of steps or end they have.
+AS_ELSEWHERE = ("ddim_comfyui", "beta_comfyui", "kl_optimal_forge")
+OURS = [name for name in GRIDS if name not in AS_ELSEWHERE]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=["sd", "zero snr", "flow", "flow shifted", "edm"])
 @pytest.mark.parametrize("steps", [1, 2, 7, 30, 999, 1000])
-@pytest.mark.parametrize("name", GRIDS)
+@pytest.mark.parametrize("name", OURS)
 def test_every_grid_has_n_steps_down_to_zero_within_the_trained_levels(name: str, steps: int, schedule):
+    if name in TABLES and isinstance(schedule, FlowSchedule):
+        with pytest.raises(InvalidInput, match="flow path"):
+            sigma_grid(name, schedule, steps)
+        return
     sigmas = sigma_grid(name, schedule, steps)
     assert len(sigmas) == steps + 1
     assert all(sigma > target for sigma, target in pairwise(sigmas))
@@ -26,7 +43,9 @@ def test_every_grid_has_n_steps_down_to_zero_within_the_trained_levels(name: str
     require_grid(sigmas)
 
 
-@pytest.mark.parametrize("name", ["normal", "karras", "exponential"])
+@pytest.mark.parametrize(
+    "name", ["normal", "karras", "exponential", "polyexponential", "vp", "beta_sigma", "kl_optimal", "laplace"]
+)
 def test_grids_over_the_whole_range_reach_both_ends(name: str):
     sigmas = sigma_grid(name, STABLE_DIFFUSION, 10)
     assert sigmas[0] == pytest.approx(STABLE_DIFFUSION.sigma_max, **CLOSE)
@@ -90,7 +109,7 @@ def test_fewer_than_one_step_is_refused(name: str, steps: int):
         sigma_grid(name, STABLE_DIFFUSION, steps)
 
 
-@pytest.mark.parametrize("name", ["simple", "ddim"])
+@pytest.mark.parametrize("name", ["simple", "ddim", "ddim_comfyui", "turbo"])
 def test_more_steps_than_trained_levels_are_refused_where_levels_would_repeat(name: str):
     with pytest.raises(InvalidInput, match="at most 1000"):
         sigma_grid(name, STABLE_DIFFUSION, 1001)
@@ -108,3 +127,70 @@ def test_impossible_rho_is_refused(rho: float):
 def test_grids_that_cannot_be_walked_are_refused(sigmas: list[float]):
     with pytest.raises(InvalidInput, match="strictly decreasing"):
         require_grid(sigmas)
+
+
+# What the formulas of other tools, written out here with their own constants, give for 5 steps.
+
+
+def test_beta_grids_are_the_three_of_the_tools():
+    from scipy import stats
+
+    low, high = STABLE_DIFFUSION.sigma_min, STABLE_DIFFUSION.sigma_max
+    places = [round(stats.beta.ppf(1 - index / 5, 0.6, 0.6) * 999) for index in range(5)]
+    assert sigma_grid("beta_comfyui", STABLE_DIFFUSION, 5) == [*STABLE_DIFFUSION.sigmas[places].tolist(), 0.0]
+    ours = timesteps("beta", 5)
+    assert ours == pytest.approx(places, abs=0.5)
+    quantiles = [stats.beta.ppf(1 - index / 4, 0.6, 0.6) for index in range(5)]
+    expected = [*(low + quantile * (high - low) for quantile in quantiles), 0.0]
+    assert sigma_grid("beta_sigma", STABLE_DIFFUSION, 5) == pytest.approx(expected)
+
+
+def test_the_rounded_beta_grid_drops_repeated_levels():
+    sigmas = sigma_grid("beta_comfyui", STABLE_DIFFUSION, 500)
+    require_grid(sigmas)
+    assert 300 < len(sigmas) - 1 < 500
+
+
+def test_kl_optimal_ends_at_zero_or_at_the_smallest_level():
+    low, high = STABLE_DIFFUSION.sigma_min, STABLE_DIFFUSION.sigma_max
+    places = [math.tan(i / 4 * math.atan(low) + (1 - i / 4) * math.atan(high)) for i in range(5)]
+    assert sigma_grid("kl_optimal", STABLE_DIFFUSION, 5) == pytest.approx([*places, 0.0])
+    assert sigma_grid("kl_optimal_forge", STABLE_DIFFUSION, 4) == pytest.approx(places)
+
+
+def test_tables_are_given_back_at_their_own_length():
+    table = sigma_grid("ays_sdxl", STABLE_DIFFUSION, 11)
+    expected = [14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029, 0]
+    assert table == pytest.approx(expected, rel=0.01)
+    halves = sigma_grid("ays_sdxl", STABLE_DIFFUSION, 21)
+    assert halves[1] == pytest.approx(math.sqrt(14.615 * 6.315))
+
+
+def test_the_linear_quadratic_grid_has_no_jump_and_no_kink():
+    steps = 40
+    gone = [1 - sigma / STABLE_DIFFUSION.sigma_max for sigma in sigma_grid("linear_quadratic", STABLE_DIFFUSION, steps)]
+    differences = [later - earlier for earlier, later in pairwise(gone)]
+    assert gone[20] == pytest.approx(0.025)
+    assert differences[:20] == pytest.approx([0.025 / 20] * 20)
+    bends = [later - earlier for earlier, later in pairwise(differences[20:])]
+    assert bends == pytest.approx([bends[0]] * len(bends))
+    assert gone[-1] == 1
+
+
+def test_ddim_of_comfyui_may_have_more_steps():
+    assert len(sigma_grid("ddim_comfyui", STABLE_DIFFUSION, 30)) - 1 == 31
+    assert sigma_grid("ddim_comfyui", STABLE_DIFFUSION, 20) == sigma_grid("ddim", STABLE_DIFFUSION, 20)
+
+
+def test_discarding_the_penultimate_level_keeps_the_count():
+    sigmas = sigma_grid("karras", STABLE_DIFFUSION, 10, discard_penultimate=True)
+    whole = sigma_grid("karras", STABLE_DIFFUSION, 11)
+    assert sigmas == [*whole[:10], 0.0]
+
+
+def test_names_of_other_tools_are_understood():
+    for names in GRID_ALIASES.values():
+        for alias, name in names.items():
+            assert name in GRIDS
+            if alias not in GRIDS:
+                assert sigma_grid(alias, STABLE_DIFFUSION, 12) == sigma_grid(name, STABLE_DIFFUSION, 12)

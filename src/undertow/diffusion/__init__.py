@@ -4,7 +4,7 @@ Torch only: nothing here knows a U-Net, a file or a sampler. Start at `paths`, t
 """
 
 from undertow.diffusion.denoiser import Clipped, Denoiser
-from undertow.diffusion.grids import GRIDS, require_grid, sigma_grid
+from undertow.diffusion.grids import GRID_ALIASES, GRIDS, require_grid, sigma_grid
 from undertow.diffusion.guidance import ClassifierFree, Guidance, GuidedDenoiser
 from undertow.diffusion.parameterizations import (
     PARAMETERIZATIONS,
@@ -19,9 +19,11 @@ from undertow.diffusion.parameterizations import (
 from undertow.diffusion.paths import Path, RectifiedFlow, VarianceExploding, VariancePreserving, snr
 from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.diffusion.schedules import EDMSchedule, FlowSchedule, NoiseSchedule, Schedule, TimestepMap
+from undertow.diffusion.strength import StrengthConvention, truncate
 
 __all__ = [
     "GRIDS",
+    "GRID_ALIASES",
     "PARAMETERIZATIONS",
     "ClassifierFree",
     "Clipped",
@@ -38,6 +40,7 @@ __all__ = [
     "RectifiedFlow",
     "Schedule",
     "SchedulerConfig",
+    "StrengthConvention",
     "TimestepMap",
     "VPrediction",
     "VarianceExploding",
@@ -48,4 +51,5 @@ __all__ = [
     "require_grid",
     "sigma_grid",
     "snr",
+    "truncate",
 ]

@@ -10,6 +10,9 @@ Formulas and peers compared with, and where the same name means another grid:
     simple       ComfyUI, Forge; diffusers trailing when n divides the number of training timesteps
     ddim         diffusers leading with steps_offset 1; ComfyUI and A1111 when n divides the training timesteps (else
                  they return more steps than were asked for, here it is always n)
+    ddim_comfyui the same with ComfyUI's and A1111's number of steps
+
+Others are in `curved_grids` and `tabled_grids`.
 """
 
 import math
@@ -18,8 +21,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from undertow.diffusion.curved_grids import (
+    beta,
+    beta_comfyui,
+    beta_sigma,
+    kl_optimal,
+    kl_optimal_forge,
+    laplace,
+    linear_quadratic,
+    polyexponential,
+    vp,
+)
 from undertow.diffusion.lookup import look_up
 from undertow.diffusion.schedules import Schedule
+from undertow.diffusion.tabled_grids import ays_sd15, ays_sdxl, gits_sd15, gits_sdxl, turbo
 from undertow.errors import InvalidInput
 
 
@@ -47,6 +62,12 @@ def exponential(schedule: Schedule, steps: int) -> list[float]:
     return _ending_in_zero(torch.linspace(*ends, steps, dtype=torch.float64).exp())
 
 
+def ddim_comfyui(schedule: Schedule, steps: int) -> list[float]:
+    """Every (trained // n)-th level, from the second to the end: n steps or more."""
+    stride = max(_require_at_most_trained(schedule, steps) // steps, 1)
+    return _ending_in_zero(schedule.sigmas[1::stride].flip(0))
+
+
 def simple(schedule: Schedule, steps: int) -> list[float]:
     """Every (trained / n)-th level, from the last (ComfyUI `simple_scheduler`)."""
     trained = _require_at_most_trained(schedule, steps)
@@ -68,18 +89,77 @@ GRIDS: dict[str, Callable[[Schedule, int], list[float]]] = {
     "sgm_uniform": sgm_uniform,
     "simple": simple,
     "ddim": ddim,
+    "ddim_comfyui": ddim_comfyui,
+    "polyexponential": polyexponential,
+    "vp": vp,
+    "beta": beta,
+    "beta_comfyui": beta_comfyui,
+    "beta_sigma": beta_sigma,
+    "kl_optimal": kl_optimal,
+    "kl_optimal_forge": kl_optimal_forge,
+    "laplace": laplace,
+    "linear_quadratic": linear_quadratic,
+    "ays_sd15": ays_sd15,
+    "ays_sdxl": ays_sdxl,
+    "gits_sd15": gits_sd15,
+    "gits_sdxl": gits_sdxl,
+    "turbo": turbo,
 }
 
+GRID_ALIASES: dict[str, dict[str, str]] = {
+    "ComfyUI": {
+        "ddim_uniform": "ddim_comfyui",
+        "beta": "beta_comfyui",
+        "SDTurboScheduler": "turbo",
+        "LaplaceScheduler": "laplace",
+        "VPScheduler": "vp",
+        "PolyexponentialScheduler": "polyexponential",
+    },
+    "A1111": {
+        "Uniform": "normal",
+        "Karras": "karras",
+        "Exponential": "exponential",
+        "Polyexponential": "polyexponential",
+        "SGM Uniform": "sgm_uniform",
+        "KL Optimal": "kl_optimal_forge",
+        "Align Your Steps": "ays_sd15",
+        "Align Your Steps GITS": "gits_sd15",
+        "Simple": "simple",
+        "Normal": "normal",
+        "DDIM": "ddim_comfyui",
+        "Beta": "beta_sigma",
+        "Turbo": "turbo",
+    },
+    "diffusers": {
+        "use_karras_sigmas": "karras",
+        "use_exponential_sigmas": "exponential",
+        "use_beta_sigmas": "beta_sigma",
+        "linspace": "normal",
+        "trailing": "turbo",
+        "leading": "ddim",
+    },
+}
+"""Names of other tools, and ours for the same grid. Where one of theirs is ours for another grid, ours counts."""
 
-def sigma_grid(name: str, schedule: Schedule, steps: int) -> list[float]:
+
+def sigma_grid(name: str, schedule: Schedule, steps: int, *, discard_penultimate: bool = False) -> list[float]:
     """The grid called `name` with `steps` steps: n + 1 decreasing sigmas ending in 0.
+
+    name: ours, or another tool's (`GRID_ALIASES`). Grids named for a tool end and count as they do there.
+    discard_penultimate: a grid with one step more, without its last level above 0, as ComfyUI and A1111 make it for
+    some samplers (`SamplerEntry.discards_penultimate`).
 
     Errors: `InvalidInput` for an unknown name, fewer than one step, or more steps than the grid has levels.
     """
+    if name not in GRIDS:
+        name = next((names[name] for names in GRID_ALIASES.values() if name in names), name)
     grid = look_up(GRIDS, name, "schedule")
     if steps < 1:
         raise InvalidInput("steps", steps, "at least 1")
-    return grid(schedule, steps)
+    if not discard_penultimate:
+        return grid(schedule, steps)
+    sigmas = grid(schedule, steps + 1)
+    return [*sigmas[:-2], sigmas[-1]]
 
 
 def require_grid(sigmas: Sequence[float]) -> None:
