@@ -9,7 +9,6 @@ from tests.engine.test_batching import photo, right_half
 from undertow import GenerationRequest, HighResolution, InvalidInput, Region, Views
 from undertow.engine.layout import Layout, box_mask
 from undertow.engine.passes import slerp
-from undertow.engine.strength import truncated
 
 DRAWN = {"steps": 4, "guidance_scale": 3.0, "sampler": "euler", "schedule": "karras", "seed": 3}
 
@@ -119,17 +118,6 @@ def test_slerp_keeps_the_norm_of_noise():
     half = slerp(one, other, 0.5)
     assert abs(half.std().item() - 1) < 0.1
     assert torch.equal(slerp(one, one, 0.5), one)
-
-
-@pytest.mark.parametrize(
-    ("convention", "strength", "levels"),
-    [("diffusers", 0.5, 5), ("diffusers", 0.0, 0), ("comfy", 0.5, 10), ("a1111", 0.5, 6), ("a1111", 1.0, 10)],
-)
-def test_strength_counts_steps_as_each_tool_does(convention, strength, levels):
-    def grid(steps):
-        return [float(level) for level in range(steps, -1, -1)]
-
-    assert len(truncated(grid(10), strength, convention, grid)) - 1 == levels
 
 
 BAD = [

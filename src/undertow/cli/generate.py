@@ -136,7 +136,7 @@ def generate(
             sampler=sampler, sampler_options=numbers_by_name("--sampler-option", sampler_options), schedule=schedule,
             sigmas=parse_sigmas(sigmas), seed=seed, count=count, size=_size(size), dialect=dialect,
             clip_skip=clip_skip, strength=strength,
-            strength_convention=one_of("--strength-as", strength_as, "Strength"),
+            strength_convention=one_of("--strength-as", strength_as, "StrengthConvention"),
             image_guidance_scale=image_guidance, refiner_switch=refiner_switch, regions=parse_regions(regions),
             regions_by=one_of("--regions-by", regions_by, "RegionsBy"),
             high_resolution=None if enlarge is None else HighResolution(scale=enlarge, strength=enlarge_strength),

@@ -11,6 +11,7 @@ from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.grids import require_grid, sigma_grid
 from undertow.diffusion.guidance import WANTED, Guidance, Step
 from undertow.diffusion.schedules import TimestepMap
+from undertow.diffusion.strength import truncate
 from undertow.engine.canvas import layout_for, picture_size
 from undertow.engine.conditioning import Branches, Conditioner
 from undertow.engine.evaluation import Network
@@ -30,7 +31,6 @@ from undertow.engine.passes import (
 )
 from undertow.engine.reading import Read, Reads, read_picture
 from undertow.engine.request import GenerationRequest
-from undertow.engine.strength import truncated
 from undertow.engine.watch import Watch
 from undertow.errors import InvalidInput
 from undertow.sampling.catalogue import find_sampler
@@ -132,7 +132,7 @@ class _Preparation:
         grid = self._grid(request.steps)
         if latents is None or (reads.edits and request.mask is None):
             return FromNoise(given=self.given), grid  # editing reads the picture; it does not start from it
-        sigmas = truncated(grid, request.strength, request.strength_convention, self._grid)
+        sigmas = truncate(self._grid, len(grid) - 1, request.strength, request.strength_convention)
         if request.strength == 1 and request.mask is not None:
             return FromNoise(given=self.given), sigmas  # without a mask diffusers keeps a trace of the picture
         return FromPicture(latents=latents, given=self.given), sigmas
@@ -170,7 +170,7 @@ class _Preparation:
         assert how is not None
         height, width = (round(length * how.scale / factor) * factor for length in size)
         steps = self.request.steps if how.steps is None else how.steps
-        sigmas = truncated(self._grid(steps), how.strength, self.request.strength_convention, self._grid)
+        sigmas = truncate(self._grid, steps, how.strength, self.request.strength_convention)
         cells = (height // factor, width // factor)
         return (height, width), self._pass(self.model, Enlarged(how=how), sigmas, cells)
 

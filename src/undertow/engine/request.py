@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 
+from undertow.diffusion.strength import StrengthConvention
 from undertow.engine.parts import HighResolution, Region, Views, part_from_json, require_strength
 from undertow.errors import InvalidInput
 
@@ -16,7 +17,6 @@ MAX_SEED = 2**64 - 1
 PICTURES = ("image", "mask", "depth")
 """Fields that hold pictures; a description of the request names them by size and hash."""
 
-Strength = Literal["diffusers", "comfy", "a1111"]
 RegionsBy = Literal["estimates", "attention"]
 Axes = Literal["none", "x", "y", "both"]
 
@@ -67,7 +67,7 @@ class GenerationRequest:
     timestep_map: str = "interpolated"
     image: Image.Image | None = None
     strength: float = 0.8
-    strength_convention: Strength = "diffusers"
+    strength_convention: StrengthConvention = "diffusers"
     mask: Image.Image | None = None
     depth: Image.Image | None = None
     paste: bool = True
@@ -98,7 +98,7 @@ class GenerationRequest:
         self._check_pictures()
         for name, known in (
             ("seamless", get_args(Axes)),
-            ("strength_convention", get_args(Strength)),
+            ("strength_convention", get_args(StrengthConvention)),
             ("regions_by", get_args(RegionsBy)),
         ):
             if getattr(self, name) not in known:
