@@ -21,6 +21,7 @@ from undertow.cli.evaluate import evaluate
 from undertow.cli.generate import generate
 from undertow.cli.inspect import inspect
 from undertow.cli.sample import sample
+from undertow.cli.samplers import samplers
 from undertow.cli.train import train
 from undertow.errors import UndertowError
 
@@ -34,6 +35,7 @@ VERBS: dict[str, Verb] = {
     "evaluate": evaluate,
     "inspect": inspect,
     "sample": sample,
+    "samplers": samplers,
     "train": train,
 }
 

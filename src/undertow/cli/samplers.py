@@ -1,0 +1,141 @@
+"""`undertow samplers`: the samplers and the grids, and what each is called elsewhere."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from undertow.diffusion.paths import Path as NoisePath
+
+# A plot of the grids shows this many steps.
+STEPS = 20
+
+
+def samplers(
+    name: Annotated[
+        str | None, typer.Argument(help="One sampler, by its name here or in another tool: all about it.")
+    ] = None,
+    schedules: Annotated[bool, typer.Option("--schedules", help="The grids of noise levels instead.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a picture of every grid, with Stable Diffusion's levels.", metavar="PNG")
+    ] = None,
+) -> None:
+    """List the samplers: order, evaluations a step, noise, models they run on, and their names in other tools."""
+    console = Console()
+    if plot is not None:
+        _plot(plot)
+        console.print(f"wrote {plot}")
+    elif schedules:
+        console.print(_grids())
+    elif name is None:
+        console.print(_all())
+        console.print("undertow samplers NAME shows one with its options; --schedules shows the grids.", style="dim")
+    else:
+        _one(console, name)
+
+
+def _all() -> Table:
+    from undertow.sampling.catalogue import SAMPLERS
+
+    table = _table("sampler", "order", "evaluations", "noise", "models", "other names")
+    for name, entry in SAMPLERS.items():
+        table.add_row(
+            name,
+            "-" if entry.order is None else str(entry.order),
+            "own" if entry.evaluations is None else str(entry.evaluations),
+            "yes" if entry.stochastic else "",
+            _models(entry.paths),
+            _aliases(entry.aliases),
+        )
+    return table
+
+
+def _one(console: Console, name: str) -> None:
+    from undertow.sampling.catalogue import canonical_name, find_sampler
+    from undertow.sampling.options import MEANINGS
+
+    entry = find_sampler(name)
+    console.print(f"[bold]{canonical_name(name)}[/bold]: {_documentation(entry.function)}\n")
+    facts = Table(show_header=False, box=None)
+    facts.add_row("order", "every estimate is a picture" if entry.order is None else str(entry.order))
+    facts.add_row("evaluations a step", "chosen by its error" if entry.evaluations is None else str(entry.evaluations))
+    facts.add_row("noise", "draws noise" if entry.stochastic else "deterministic unless its options say otherwise")
+    facts.add_row("models", _models(entry.paths))
+    facts.add_row("needs", "guidance with its unconditional estimate" if entry.guided else "nothing but the estimate")
+    for tool, aliases in entry.aliases.items():
+        facts.add_row(f"in {tool}", ", ".join(aliases))
+    console.print(facts)
+    if entry.options:
+        table = _table("option", "default", "range", "meaning")
+        for option, found in entry.options.items():
+            table.add_row(option, f"{found.default:g}", found.describe(), MEANINGS[option])
+        console.print(table)
+
+
+def _grids() -> Table:
+    from undertow.diffusion.grids import GRID_ALIASES, GRIDS
+
+    table = _table("schedule", "what it is", "other names")
+    for name, grid in GRIDS.items():
+        elsewhere = {
+            tool: tuple(alias for alias, ours in names.items() if ours == name) for tool, names in GRID_ALIASES.items()
+        }
+        table.add_row(name, _documentation(grid), _aliases(elsewhere))
+    return table
+
+
+def _plot(file: Path) -> None:
+    """Every grid in one picture, in small panels over the trained levels."""
+    from undertow.diffusion.grids import GRIDS, sigma_grid
+    from undertow.diffusion.schedules import NoiseSchedule
+    from undertow.errors import MissingDependency
+
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as err:
+        raise MissingDependency("matplotlib", "viz") from err
+    schedule = NoiseSchedule.scaled_linear()
+    columns = 6
+    rows = -(-len(GRIDS) // columns)
+    figure = Figure(figsize=(2.3 * columns, 1.9 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, sharex=True, sharey=True).flat)
+    reference = sigma_grid("normal", schedule, STEPS)[:-1]
+    for panel, name in zip(panels, GRIDS, strict=False):
+        panel.plot(reference, color="0.8", linewidth=1)
+        panel.plot([sigma for sigma in sigma_grid(name, schedule, STEPS) if sigma > 0], ".-", color="tab:blue")
+        panel.set_yscale("log")
+        panel.set_title(name, fontsize=9)
+        panel.grid(alpha=0.3)
+    for panel in panels[len(GRIDS) :]:
+        panel.set_axis_off()
+    figure.supxlabel(f"step of {STEPS}; gray: normal")
+    figure.supylabel("sigma")
+    figure.savefig(file, dpi=110)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _models(paths: "tuple[type[NoisePath], ...]") -> str:
+    from undertow.diffusion.paths import RectifiedFlow, VarianceExploding, VariancePreserving
+
+    words = {VariancePreserving: "SD", VarianceExploding: "EDM", RectifiedFlow: "flow"}
+    return "all" if len(paths) == len(words) else ", ".join(words[path] for path in paths)
+
+
+def _aliases(aliases: Mapping[str, tuple[str, ...]]) -> str:
+    return "; ".join(f"{tool}: {', '.join(names)}" for tool, names in aliases.items() if names)
+
+
+def _documentation(function: object) -> str:
+    """The first sentence of its docstring, which is a line."""
+    return (function.__doc__ or "").strip().split("\n")[0]
