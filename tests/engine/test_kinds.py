@@ -230,3 +230,14 @@ def test_regions_by_attention_show_each_part_its_own_prompt(service):
     torch.testing.assert_close(whole, other, rtol=0, atol=1e-4 * other.abs().max().item())
     changed = (service.generate("red apple", regions=(left,), **drawn).latents - plain).abs()
     assert changed[..., :8].mean() > 1.5 * changed[..., 8:].mean()
+
+
+def test_the_penultimate_level_is_left_out_where_other_tools_do(service):
+    def sigmas(**settings):
+        return service.generate("a", **DRAWN | settings).report.sigmas
+
+    plain, kept = sigmas(sampler="dpm_2", discard_penultimate=False), sigmas(sampler="euler")
+    assert plain == kept
+    assert sigmas(sampler="dpm_2") == sigmas(sampler="euler", discard_penultimate=True)
+    assert len(sigmas(sampler="dpm_2")) == len(kept)
+    assert sigmas(sampler="dpm_2")[-2] > kept[-2]

@@ -140,7 +140,10 @@ class _Preparation:
     def _grid(self, steps: int) -> list[float]:
         request = self.request
         if request.sigmas is None:
-            return sigma_grid(request.schedule, self.model.schedule, steps)
+            discard = request.discard_penultimate
+            if discard is None:
+                discard = find_sampler(request.sampler).discards_penultimate
+            return sigma_grid(request.schedule, self.model.schedule, steps, discard_penultimate=discard)
         require_grid(request.sigmas)
         return list(request.sigmas)
 

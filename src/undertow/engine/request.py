@@ -28,7 +28,8 @@ class GenerationRequest:
     size: (height, width) in pixels; when `None`, the image's if there is one, else the model's own. Picture k of
     `count` has seed + k and equals the one made alone with that seed. sampler, schedule: names from
     `undertow.sampling` and `undertow.diffusion.grids`; sampler_options: by name, for example {"eta": 0.5}; sigmas: a
-    grid of one's own in place of schedule and steps. guidance_method: names and options of guidance, for example
+    grid of one's own in place of schedule and steps; discard_penultimate: leave out the last level above 0, when `None`
+    for the samplers for which ComfyUI and A1111 do. guidance_method: names and options of guidance, for example
     "cfg+pag(scale=2)", see `engine.guided`. dialect: how weights are written in prompts: plain, a1111, comfy or
     compel. clip_skip: the text layer to read, counted from the end as A1111 does (1 is the last), `None` as the model
     was trained. original_size, crop, target_size: SDXL's micro-conditioning, (height, width), (top, left), (height,
@@ -59,6 +60,7 @@ class GenerationRequest:
     sampler_options: Mapping[str, float] = field(default_factory=dict)
     schedule: str = "karras"
     sigmas: tuple[float, ...] | None = None
+    discard_penultimate: bool | None = None
     dialect: str = "a1111"
     clip_skip: int | None = None
     original_size: tuple[int, int] | None = None
