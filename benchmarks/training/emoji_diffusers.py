@@ -33,6 +33,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("out/emoji/diffusers.json"))
     options = parser.parse_args()
+    if options.model is None:
+        parser.error("emoji is not among the embedded models yet: --model FOLDER")
     torch.set_num_threads(options.threads)
     glyphs = Glyphs(options.font)
     glyphs.require()

@@ -70,3 +70,12 @@ def test_the_page_has_every_figure_and_keeps_what_people_wrote(run, tmp_path, ca
 def test_a_missing_font_is_one_sentence(run, tmp_path, capsys):
     assert main(["evaluate", "emoji", "--font", str(tmp_path / "none.ttf"), "--model", str(run / "model")]) == 2
     assert "apt install" in capsys.readouterr().err
+
+
+def test_another_number_of_prompts_than_the_peers_is_refused_before_any_work(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(rendering, "Glyphs", DrawnGlyphs)
+    (tmp_path / "peer.json").write_text('{"program": "p", "count": 3, "right": [0, 0, 0], "color": [0, 0, 0]}')
+    command = ["evaluate", "emoji", "--model", str(run / "model"), "--prompts", "2", "--out", str(tmp_path / "out")]
+    assert main([*command, "--diffusers", str(tmp_path / "peer.json")]) == 2
+    assert "--prompts is 2, expected 3" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

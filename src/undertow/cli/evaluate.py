@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from undertow.cli.sample import drawing, model_folder
+from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,12 +64,15 @@ def evaluate_emoji(
     console = Console()
     glyphs = Glyphs(FONT if font is None else font)
     glyphs.require()
+    count = PROMPTS if prompts is None else prompts
+    peer = None if diffusers is None else read_shares(diffusers)
+    if peer is not None and peer.count != count:
+        raise InvalidInput("--prompts", count, f"{peer.count}, as many as {diffusers} has", "measure both alike")
     folder = model_folder(model)
     networks, vae = _loaded(folder)
     settings = DrawSettings(
         steps=STEPS if steps is None else steps, guidance=GUIDANCE if guidance is None else guidance
     )
-    count = PROMPTS if prompts is None else prompts
     measured = []
     for kind in kinds(count):
         draw = _drawing(networks, vae, settings, console, kind.name)
@@ -83,8 +87,8 @@ def evaluate_emoji(
         sheet=draw([scene.caption for scene in scenes], range(len(scenes))),
         settings=settings,
         bytes=sum(file.stat().st_size for file in folder.rglob("*.safetensors")),
-        machine=machine,
-        diffusers=None if diffusers is None else read_shares(diffusers),
+        machine=f"{machine}, {torch.get_num_threads()} threads",
+        diffusers=peer,
     )
     page = write_page(evaluation, out, run=run, card=folder if card else None)
     console.print(f"written: {page}", soft_wrap=True)

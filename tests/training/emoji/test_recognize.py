@@ -18,6 +18,7 @@ NOISE = 25
 
 SINGLE = Scene(names=("red apple",), color="blue")
 PAIR = Scene(names=("crown", "skull"), color="pink", relation="left of")
+BELOW = Scene(names=("owl", "key"), color="white", relation="below")
 
 
 @pytest.fixture(scope="module", params=["drawn", pytest.param("font", marks=needs_font)])
@@ -43,7 +44,7 @@ def test_real_renderings_are_recognized(glyphs, noise):
 
 
 def test_another_emoji_another_color_and_exchanged_places_are_wrong(glyphs):
-    asked = [SINGLE, SINGLE, PAIR, PAIR, PAIR, PAIR]
+    asked = [SINGLE, SINGLE, PAIR, PAIR, PAIR, PAIR, BELOW]
     shown = [
         Scene(names=("green apple",), color="blue"),
         Scene(names=("red apple",), color="purple"),
@@ -51,10 +52,11 @@ def test_another_emoji_another_color_and_exchanged_places_are_wrong(glyphs):
         Scene(names=("crown", "skull"), color="pink", relation="right of"),
         Scene(names=("skull", "crown"), color="pink", relation="right of"),  # the same said differently
         Scene(names=("crown", "rocket"), color="pink", relation="left of"),  # half right
+        Scene(names=("key", "owl"), color="white", relation="above"),
     ]
     found = recognize(pictures_of(shown, glyphs), asked, glyphs)
-    assert found.right.tolist() == [False, True, False, False, True, False]
-    assert found.color.tolist() == [True, False, True, True, True, True]
+    assert found.right.tolist() == [False, True, False, False, True, False, True]
+    assert found.color.tolist() == [True, False, True, True, True, True, True]
     assert found.found[0] == ("green apple",)
     assert found.found[2] == ("skull", "crown")
     assert found.found[5] == ("crown", "rocket")
