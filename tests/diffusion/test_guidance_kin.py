@@ -265,14 +265,15 @@ def test_self_attention_guidance_noises_a_flow_with_the_noise_that_was_there():
 
 @pytest.mark.parametrize("percentile", [0.9, 0.995])
 @pytest.mark.parametrize("largest", [1.0, 1.5, 1e9])
-def test_dynamic_thresholding_is_diffusers(percentile: float, largest: float):
+@pytest.mark.parametrize("size", [2.0, 0.1])
+def test_dynamic_thresholding_is_diffusers(percentile: float, largest: float, size: float):
     scheduler = DDIMScheduler(thresholding=True, dynamic_thresholding_ratio=percentile, sample_max_value=largest)
-    x0 = 2 * normal(1)
+    x0 = size * normal(1)
     estimates = {WANTED: Estimate(denoised=x0)}
     run = Guidance(methods=(DynamicThreshold(percentile=percentile, largest=largest),)).start(10, Epsilon())
     ours = finish(run.combine(step(), X, estimates)).denoised
     torch.testing.assert_close(ours, scheduler._threshold_sample(x0), **EXACT)
-    assert ours.abs().max() <= 2 * normal(1).abs().max()
+    assert torch.equal(ours, x0) == (size < 1), "what lies in -1 to 1 is left as it is"
 
 
 @pytest.mark.parametrize("percentile", [1.0, 0.9])

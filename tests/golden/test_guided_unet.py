@@ -177,7 +177,7 @@ def test_rows_without_a_perturbation_keep_every_bit(name: str):
 
 
 @pytest.mark.parametrize("name", ["M15", "MXL", "MSSD"])
-@pytest.mark.parametrize("size", [(16, 16), (24, 17)])
+@pytest.mark.parametrize("size", [(16, 16), (24, 17), (8, 24)])
 def test_free_u_by_index_is_diffusers(name: str, size):
     mini = MINIS[name]
     unet = pair(name)[0]
