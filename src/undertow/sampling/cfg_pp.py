@@ -44,7 +44,11 @@ def euler_a_cfg_pp(
 def dpmpp_2s_a_cfg_pp(
     x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: float = 1.0, s_noise: float = 1.0
 ) -> GuidedSampler:
-    """`dpmpp_2s_a` along the unconditional direction. ComfyUI `sample_dpmpp_2s_ancestral_cfg_pp`."""
+    """`dpmpp_2s_a` along the unconditional direction.
+
+    ComfyUI `sample_dpmpp_2s_ancestral_cfg_pp` takes the unconditional estimate in the middle of a step for the one at
+    its start in the second formula; it then misses the solution by as much however many steps there are. Not so here.
+    """
     for sigma, target in pairwise(sigmas):
         denoised, unconditional = both((yield ModelCall(x, sigma, unconditional=True)))
         down, up = ancestral_split(sigma, target, eta)
@@ -52,7 +56,7 @@ def dpmpp_2s_a_cfg_pp(
             x = denoised
         else:
             middle = math.sqrt(sigma * down)
-            shifted = x + (denoised - unconditional)
+            shifted = x + denoised - unconditional
             x_middle = (middle / sigma) * shifted + (1 - middle / sigma) * denoised
             second, _ = both((yield ModelCall(x_middle, middle, unconditional=True)))
             x = (down / sigma) * shifted + (1 - down / sigma) * second

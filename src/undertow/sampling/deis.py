@@ -49,7 +49,7 @@ def deis_log_rho(x: Tensor, sigmas: Sequence[float], *, order: float = 2) -> Sam
         if target == 0:
             return denoised
         slopes = [(x - denoised) / sigma, *slopes[: int(order) - 1]]
-        used = slopes[: steps - index] if steps < 15 and sigmas[-1] == 0 else slopes
+        used = slopes[: steps - index] if steps < 15 else slopes
         logs = [math.log(sigmas[index - back]) for back in range(len(used))]
         weights = lagrange_weights(logs, math.log(sigma), math.log(target), np.exp)
         x = sum((weight * slope for weight, slope in zip(weights, used, strict=True)), x)

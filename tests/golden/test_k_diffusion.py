@@ -1,0 +1,54 @@
+"""Every x of every step beside k-diffusion's, in float64, with the same noise."""
+
+from types import ModuleType
+
+import pytest
+import torch
+
+from tests.golden.sampler_peers import K_DIFFUSION, k_diffusion, worst_difference
+from undertow.diffusion import NoiseSchedule, sigma_grid
+from undertow.diffusion.grids import karras
+from undertow.sampling import NoiseSource
+
+# Only the order of operations differs; LMS integrates its weights with a tolerance of 1e-4 there, and their step of
+# sigma passes float32 in the fast and the adaptive solver.
+EXACT = 1e-9
+LOOSE = {"lms": 1e-3, "dpm_fast": 1e-4, "dpm_adaptive": 2e-4}
+
+SCHEDULE = NoiseSchedule.scaled_linear()
+
+
+@pytest.fixture(scope="module")
+def reference() -> ModuleType:
+    module = k_diffusion()
+    if module is None:
+        pytest.skip("k-diffusion is not installed: make installs it")
+    return module
+
+
+@pytest.mark.parametrize("grid", ["karras", "normal"])
+@pytest.mark.parametrize("name", K_DIFFUSION)
+def test_every_step_is_k_diffusions(name: str, grid: str, reference: ModuleType):
+    for steps in (5, 12):
+        sigmas = sigma_grid(grid, SCHEDULE, steps)
+        assert worst_difference(reference, name, K_DIFFUSION[name], sigmas) < LOOSE.get(name, EXACT)
+
+
+def test_the_brownian_path_is_k_diffusions(reference: ModuleType):
+    low, high = 0.03125, 14.5  # exact in float32 too
+    x = torch.zeros(2, 3, 5)
+    theirs = reference.BrownianTreeNoiseSampler(x, low, high, seed=[5, 6])
+    mine = NoiseSource([5, 6]).brownian(x, [high, low, 0.0])
+    for sigma, target in [(14.5, 9.0), (9.0, 2.5), (2.5, 0.03125)]:
+        expected = theirs(torch.tensor(sigma), torch.tensor(target))
+        # Their levels are float32: the path is compared a millionth of sigma away.
+        torch.testing.assert_close(mine.between(sigma, target, x), expected, rtol=0, atol=5e-3)
+
+
+def test_the_grids_are_k_diffusions(reference: ModuleType):
+    ends = SCHEDULE.sigma_min, SCHEDULE.sigma_max
+    for steps in (2, 7, 20):
+        assert karras(SCHEDULE, steps) == pytest.approx(reference.get_sigmas_karras(steps, *ends).tolist(), rel=1e-5)
+        for name in ("exponential", "polyexponential"):
+            expected = getattr(reference, f"get_sigmas_{name}")(steps, *ends).tolist()
+            assert sigma_grid(name, SCHEDULE, steps) == pytest.approx(expected, rel=1e-5)
