@@ -241,3 +241,11 @@ def test_the_penultimate_level_is_left_out_where_other_tools_do(service):
     assert sigmas(sampler="dpm_2") == sigmas(sampler="euler", discard_penultimate=True)
     assert len(sigmas(sampler="dpm_2")) == len(kept)
     assert sigmas(sampler="dpm_2")[-2] > kept[-2]
+
+
+def test_self_attention_guidance_of_composed_prompts(service):
+    settings = DRAWN | {"steps": 2, "guidance_method": "cfg+sag(side=wanted)"}
+    composed = service.generate("red AND blue", **settings).latents
+    assert torch.isfinite(composed).all()
+    with pytest.raises(InvalidInput, match="one window"):
+        service.generate("red", views=Views(), **settings)

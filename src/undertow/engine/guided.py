@@ -98,13 +98,16 @@ def chosen_guidance(request: GenerationRequest, config: UNetConfig, *, unconditi
 def _made(name: str, options: dict[str, Any], request: GenerationRequest, config: UNetConfig) -> Any:
     named = look_up(METHODS, name, "guidance_method")
     interval = {key: options.pop(key) for key in ("start", "end") if key in options}
-    record, scale = named.record, options.get("scale", request.guidance_scale)
+    record = named.record
+    given = dict(named.defaults) | ({"scale": request.guidance_scale} if named.guided else {}) | options
     if record is ClassifierFree and config.guidance_dim is not None:
-        method: Any = EmbeddedScale(scale=scale)
+        method: Any = EmbeddedScale(scale=given["scale"])
     elif record is ClassifierFree and config.in_channels == 2 * config.out_channels:
-        method = DualGuidance(scale=scale, image_scale=request.image_guidance_scale)
+        method = DualGuidance(
+            scale=given["scale"],
+            image_scale=given["scale"] if name == "none" else request.image_guidance_scale,
+        )
     else:
-        given = dict(named.defaults) | ({"scale": request.guidance_scale} if named.guided else {}) | options
         known = [field.name for field in fields(record) if field.init]
         if unknown := sorted(given.keys() - set(known)):
             expected = ", ".join((*known, "start", "end"))

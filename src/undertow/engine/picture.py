@@ -104,7 +104,9 @@ class Picture:
                 further = combining.send(estimate)  # pyright: ignore[reportArgumentType]
             except StopIteration as finished:
                 return finished.value
-            found = yield from self._evaluate(one, further.x, step, (further.branch,))
+            composed = further.branch.side == "wanted" and one.branches[index].composed
+            needed = (UNCONDITIONAL, further.branch) if composed else (further.branch,)
+            found = yield from self._evaluate(one, further.x, step, needed)
             estimate = found[further.branch]
 
     def _evaluate(self, one: Pass, x: Canvas, step: Step, branches: Sequence[Branch]) -> Steps[dict[Branch, Estimate]]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from undertow.checkpoints.model import LoadedModel
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.grids import require_grid, sigma_grid
-from undertow.diffusion.guidance import WANTED, Guidance, Step
+from undertow.diffusion.guidance import WANTED, During, Guidance, Method, SelfAttention, Step
 from undertow.diffusion.schedules import TimestepMap
 from undertow.diffusion.strength import truncate
 from undertow.engine.canvas import layout_for, picture_size
@@ -191,6 +191,8 @@ class _Preparation:
         network, request = self._network(model), self.request
         entry = find_sampler(request.sampler, model.schedule.path)
         chosen = chosen_guidance(request, network.unet.config, unconditional=entry.guided)
+        if request.views is not None and any(isinstance(m, SelfAttention) for m in _bare_methods(chosen.guidance)):
+            raise InvalidInput("guidance_method", "sag", "another one with views", "its attention map is of one window")
         branches = self._branches(model, chosen.guidance, sigmas, cells)
         _see_text(branches, self.watch)
         return Pass(
@@ -244,6 +246,11 @@ class _Preparation:
             branches = conditioner.branches(count)
         self.decisions += [line for line in conditioner.decisions if line not in self.decisions]
         return branches
+
+
+def _bare_methods(guidance: Guidance) -> list[Method]:
+    """The methods without the intervals around them."""
+    return [method.method if isinstance(method, During) else method for method in guidance.methods]
 
 
 def _see_text(branches: Sequence[Branches], watch: Watch) -> None:

@@ -40,7 +40,7 @@ class Row:
         """
         given = (getattr(self.conditioning, field.name) for field in fields(self.conditioning))
         shapes = tuple(None if value is None else tuple(value.shape[1:]) for value in given)
-        return id(self.unet), tuple(self.latents.shape[1:]), self.latents.dtype, shapes, self.middle_attention
+        return id(self.unet), tuple(self.latents.shape[1:]), self.latents.dtype, shapes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,7 +70,7 @@ def forward(rows: Sequence[Row], padded_to: int | None = None) -> list[Outcome]:
         concatenate([row.conditioning for row in padded]),
     )
     ports = _ports(padded)
-    if rows[0].middle_attention:
+    if any(row.middle_attention for row in rows):  # which changes no bit of the predictions
         found = unet.forward_with_attention(*inputs, ports)
         parts = zip(found.prediction.split(1), found.attention.split(1), strict=True)
         return [Outcome(prediction=prediction, attention=attention) for prediction, attention in parts][: len(rows)]

@@ -3,7 +3,8 @@
 OUT/tokenizer/        learned from the captions
 OUT/autoencoder/      stage 1: log.jsonl, loss.png, samples/, checkpoints/
 OUT/latents.pt        stage 2: training pictures, encoded
-OUT/text_to_image/    stage 3: like stage 1
+OUT/text_encoder/     stage 3: log.jsonl, checkpoints/
+OUT/text_to_image/    stage 4: like stage 1
 OUT/model/            the pipeline in float16
 """
 
@@ -19,6 +20,7 @@ from undertow.training.emoji.card import stage
 from undertow.training.emoji.draw import draw
 from undertow.training.emoji.export import export
 from undertow.training.emoji.render import FONT, Glyphs
+from undertow.training.emoji.text_encoder import train_text_encoder
 from undertow.training.emoji.text_to_image import (
     CachedLatents,
     TextToImage,
@@ -70,6 +72,9 @@ class EmojiRecipe:
     pictures: int = 65_536
     autoencoder: FitSettings = FitSettings(
         steps=4800, batch_size=8, learning_rate=4e-4, ema_decay=0.995, checkpoint_every=200
+    )
+    text_encoder: FitSettings = FitSettings(
+        steps=600, batch_size=128, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99, checkpoint_every=100
     )
     text_to_image: FitSettings = FitSettings(
         steps=12_000, batch_size=64, learning_rate=8e-4, warmup_steps=300, ema_decay=0.999, checkpoint_every=500
@@ -156,6 +161,9 @@ def _text_to_image(
     model = new_model(
         recipe.unet(), layers=recipe.text_layers, heads=recipe.text_heads, tokenizer=tokenizer, seed=settings.seed
     )
+
+    watching.on_stage("text encoder", recipe.text_encoder.steps)
+    train_text_encoder(model.text, recipe.text_encoder, out / "text_encoder", on_record=watching.on_record)
 
     def show(progress: Progress) -> None:
         average = progress.network

@@ -1,4 +1,4 @@
-"""Stage 3: text encoder and U-Net, trained together on cached latents and their captions."""
+"""Stage 4: text encoder and U-Net, trained together on cached latents and their captions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
