@@ -62,7 +62,7 @@ def test_what_we_write_we_read_back(config: SchedulerConfig):
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("_class_name", "EDMEulerScheduler"),
+        ("_class_name", "ScoreSdeVeScheduler"),
         ("_class_name", None),
         ("beta_schedule", "sigmoid"),
         ("prediction_type", "flow_prediction"),
@@ -110,3 +110,19 @@ def test_a_file_without_a_class_is_refused():
 def test_what_diffusers_has_no_word_for_is_refused(schedule, parameterization):
     with pytest.raises(ConfigError, match="parameterization"):
         SchedulerConfig(schedule=schedule, parameterization=parameterization).to_diffusers()
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_edm_configs_are_read_and_written(prediction: str):
+    given = {"_class_name": "EDMDPMSolverMultistepScheduler", "sigma_max": 120.0, "prediction_type": prediction}
+    config = SchedulerConfig.from_diffusers(given)
+    assert config.schedule.sigma_max == 120
+    written = config.to_diffusers()
+    assert written["_class_name"] == "EDMEulerScheduler"
+    assert written["prediction_type"] == prediction
+    assert SchedulerConfig.from_diffusers(written) == config
+
+
+def test_an_edm_config_with_another_prediction_is_refused():
+    with pytest.raises(ConfigError, match="epsilon or v_prediction"):
+        SchedulerConfig.from_diffusers({"_class_name": "EDMEulerScheduler", "prediction_type": "sample"})

@@ -82,7 +82,10 @@ def save_pipeline(family: str, folder: Path) -> Path:
     kind = PIPELINES.get(family, StableDiffusionPipeline)
     if family in ("sdxl", "refiner"):
         both = family == "sdxl"
-        parts |= {"text_encoder": text_encoder("clip_l") if both else None, "text_encoder_2": text_encoder("openclip_g")}
+        parts |= {
+            "text_encoder": text_encoder("clip_l") if both else None,
+            "text_encoder_2": text_encoder("openclip_g"),
+        }
         parts["tokenizer"] = tokenizer if both else None
         aesthetics = {} if both else {"requires_aesthetics_score": True}
         pipeline = kind(**parts, tokenizer_2=tokenizer, add_watermarker=False, **aesthetics)

@@ -66,7 +66,12 @@ def test_image_to_image(folders, strength):
     reference = pipeline_of(diffusers.StableDiffusionImg2ImgPipeline, folders("sd1"))
     generator = torch.Generator().manual_seed(SEED)
     theirs = reference(
-        "red apple", image=photo(), strength=strength, num_inference_steps=STEPS, guidance_scale=5.0, generator=generator
+        "red apple",
+        image=photo(),
+        strength=strength,
+        num_inference_steps=STEPS,
+        guidance_scale=5.0,
+        generator=generator,
     ).images[0]
     _, noise = draws(2)
     service = undertow.load(folders("sd1"), dtype=torch.float32)
