@@ -7,6 +7,7 @@ from undertow.diffusion import (
     PARAMETERIZATIONS,
     NoiseSchedule,
     RectifiedFlow,
+    VarianceExploding,
     VariancePreserving,
     VPrediction,
     XPrediction,
@@ -17,7 +18,11 @@ from undertow.errors import InvalidInput
 
 ALL = [*PARAMETERIZATIONS.values(), XPrediction(path=RectifiedFlow())]
 EXACT = {"rtol": 1e-9, "atol": 1e-9}  # float64; the worst sigma loses six of sixteen digits
-SIGMAS = {VariancePreserving: st.floats(0.01, 100), RectifiedFlow: st.floats(0.01, 1)}
+SIGMAS = {
+    VariancePreserving: st.floats(0.01, 100),
+    VarianceExploding: st.floats(0.01, 100),
+    RectifiedFlow: st.floats(0.01, 1),
+}
 
 
 def draw(seed: int, *shape: int) -> torch.Tensor:
