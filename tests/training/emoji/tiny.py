@@ -26,6 +26,7 @@ TINY = EmojiRecipe(
     text_heads=2,
     pictures=96,
     autoencoder=SETTINGS,
+    text_encoder=SETTINGS,
     text_to_image=replace(SETTINGS, batch_size=8),
 )
 
