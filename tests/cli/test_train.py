@@ -122,6 +122,6 @@ def test_requests_that_cannot_be_sampled_are_one_sentence(tmp_path, refused):
     assert "no trained model" in refused("sample", tmp_path / "nowhere")
     assert "a number from 0 to 9 or a name" in refused("sample", "digits-flow", "--class", 11)
     assert "did you mean 'euler'" in refused("sample", "digits-flow", "--sampler", "eular")
-    assert "one for RectifiedFlow" in refused("sample", "digits-flow", "--sampler", "ddpm")
+    assert "one for RectifiedFlow" in refused("sample", "digits-flow", "--sampler", "tcd")
     assert ".png, .webp or .jpg" in refused("sample", "digits-flow", "--out", tmp_path / "grid.txt")
     assert not any(tmp_path.iterdir())
