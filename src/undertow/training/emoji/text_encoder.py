@@ -2,7 +2,7 @@
 
 A U-Net that starts with a random text encoder sees most of its context, the padding, say nothing, and learns colors
 within hundreds of steps but objects only after thousands. So the encoder is first trained to name the scene from its
-states at the end mark and at all padding behind it, which is where CLIP's encoders are read too. Minutes, on text alone.
+states at the end mark and at all padding behind it, where CLIP is read too. Minutes, on text alone.
 """
 
 from collections.abc import Callable
