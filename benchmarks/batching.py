@@ -10,7 +10,6 @@ parameters) at this side in pixels, 2 steps each.
 
 import argparse
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,9 +19,9 @@ import diffusers
 import torch
 
 import undertow
-from tests.golden.pipelines import save_pipeline
 from undertow import GenerationRequest, UNet, UNetConfig, UNetService
 from undertow.service import embedded_models
+from undertow.unet.diffusers_config import config_to_diffusers
 
 Run = Callable[[], list[float]]
 """Draws all requests and returns when each had its picture, in seconds from the start."""
@@ -49,10 +48,10 @@ def main() -> None:
     service = undertow.load(folder)
     report(str(options.model), service, pipeline(folder), requests(options.requests, options.steps), options.repeats)
     if options.sd15:
-        with tempfile.TemporaryDirectory() as temporary:
-            service, peer = sd15(Path(temporary) / "pipeline")
-            few = [replace(one, size=(options.sd15, options.sd15)) for one in requests(4, 2)]
-            report(f"SD1.5 size, {options.sd15} pixels", service, peer, few, 1)
+        service, peer = sd15(service, folder)
+        side = options.sd15 // 8 * service.vae.config.factor  # as many cells as Stable Diffusion has at this side
+        few = [replace(one, size=(side, side)) for one in requests(4, 2)]
+        report(f"SD1.5 size, cells of {options.sd15} pixels", service, peer, few, 1)
 
 
 def requests(count: int, steps: int) -> list[GenerationRequest]:
@@ -134,15 +133,13 @@ def pipeline(folder: Path) -> diffusers.StableDiffusionPipeline:
     return pipe
 
 
-def sd15(folder: Path) -> tuple[UNetService, diffusers.StableDiffusionPipeline]:
-    """A pipeline with tiny text encoder and autoencoder and the published U-Net's size, in both libraries."""
-    save_pipeline("sd1", folder)
-    pipe, service = pipeline(folder), undertow.load(folder, dtype=torch.float32)
-    config = UNetConfig.sd15()
-    pipe.unet = diffusers.UNet2DConditionModel.from_config(
-        undertow.unet.diffusers_config.config_to_diffusers(config)
-    ).eval()
-    unet = UNet(config).eval().to(memory_format=torch.channels_last)
+def sd15(service: UNetService, folder: Path) -> tuple[UNetService, diffusers.StableDiffusionPipeline]:
+    """The model with a U-Net of SD1.5's size in place of its own, the same random weights in both libraries."""
+    own = service.config
+    channels = {"in_channels": own.in_channels, "out_channels": own.out_channels, "context_dim": own.context_dim}
+    config = replace(UNetConfig.sd15(), **channels)
+    pipe, unet = pipeline(folder), UNet(config).eval().to(memory_format=torch.channels_last)
+    pipe.unet = diffusers.UNet2DConditionModel.from_config(config_to_diffusers(config)).eval()
     unet.load_state_dict(pipe.unet.state_dict())
     return UNetService(replace(service.model, unet=unet)), pipe
 
