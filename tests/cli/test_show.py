@@ -22,7 +22,8 @@ ROWS = 20
 def shown(count=1, *, terminal=True, columns=100, **variables):
     """What a child writes, into a pseudo terminal or a pipe."""
     environment = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", **variables}
-    environment.pop("NO_COLOR", None)
+    for name in ("NO_COLOR", "COLUMNS", "LINES"):  # they would overrule the terminal
+        environment.pop(name, None)
     command = [sys.executable, "-c", CODE.format(count=count)]
     if not terminal:
         return subprocess.run(command, capture_output=True, text=True, env=environment, check=True).stdout

@@ -137,7 +137,7 @@ def test_a_sampler_of_the_other_path_is_refused(tmp_path):
     save_model(tmp_path, network(), scheduler(Flow()), NAMES)
     model = load_class_model(tmp_path)
     with pytest.raises(InvalidInput, match="one for RectifiedFlow"):
-        sample_classes(model, [0], [0], sampling_settings(model.path, sampler="ddpm"))
+        sample_classes(model, [0], [0], sampling_settings(model.path, sampler="tcd"))
 
 
 def test_guidance_without_a_null_class_is_refused(tmp_path):

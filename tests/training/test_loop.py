@@ -85,7 +85,7 @@ def test_the_model_for_inference_is_the_average_not_the_last_weights(tmp_path, t
     state = torch.load(tmp_path / "training/checkpoints/step-000008/state.pt", weights_only=True)
     saved = weights(tmp_path)
     assert all(saved[name].equal(state["average"][name]) for name in saved)
-    assert not saved["conv_in.weight"].equal(state["unet"]["conv_in.weight"])
+    assert not saved["conv_in.weight"].equal(state["network"]["conv_in.weight"])
 
 
 def test_what_is_drawn_and_logged_meanwhile_does_not_touch_the_weights(tmp_path, tiny_config):

@@ -59,7 +59,7 @@ def test_a_run_killed_and_resumed_ends_with_the_same_weights(tmp_path, tiny_conf
     assert saved_steps(checkpoints) == [4, 8]
     whole = load_state(tmp_path / "whole" / "training" / "checkpoints").tensors
     resumed = load_state(checkpoints).tensors
-    for part in ("unet", "average"):
+    for part in ("network", "average"):
         assert whole[part].keys() == resumed[part].keys()
         assert all(whole[part][name].equal(resumed[part][name]) for name in whole[part])
     for index, moments in whole["optimizer"]["state"].items():

@@ -9,7 +9,7 @@ from undertow.training.training_state import SavedState, load_state, save_state,
 
 
 def state(step):
-    tensors = {"unet": {"w": torch.full((3,), float(step))}, "average": {"w": torch.zeros(3)}, "optimizer": {}}
+    tensors = {"network": {"w": torch.full((3,), float(step))}, "average": {"w": torch.zeros(3)}, "optimizer": {}}
     return SavedState(step=step, seconds=1.5, config={"seed": 0}, tensors=tensors)
 
 
@@ -24,7 +24,7 @@ def folder(tmp_path):
 def test_what_is_saved_is_loaded(folder):
     loaded = load_state(folder)
     assert (loaded.step, loaded.seconds, loaded.config) == (30, 1.5, {"seed": 0})
-    assert loaded.tensors["unet"]["w"].tolist() == [30, 30, 30]
+    assert loaded.tensors["network"]["w"].tolist() == [30, 30, 30]
     assert load_state(folder, 10).step == 10
 
 
@@ -44,7 +44,7 @@ def test_a_write_that_fails_half_way_leaves_what_was_there(folder, monkeypatch):
             save_state(folder, state(step), keep=1)
     monkeypatch.undo()
     assert saved_steps(folder) == [10, 20, 30]
-    assert load_state(folder).tensors["unet"]["w"].tolist() == [30, 30, 30]
+    assert load_state(folder).tensors["network"]["w"].tolist() == [30, 30, 30]
     save_state(folder, state(40), keep=4)  # the remains are not in the way
     assert load_state(folder).step == 40
 
@@ -97,7 +97,7 @@ def test_foreign_checkpoints_are_refused(folder):
         load_state(folder)
 
 
-@pytest.mark.parametrize("content", [{"model": {}}, [1], {"unet": {}, "average": {}}])
+@pytest.mark.parametrize("content", [{"model": {}}, [1], {"network": {}, "average": {}}])
 def test_a_foreign_state_with_a_right_hash_is_refused(folder, content):
     foreign = state(40)
     object.__setattr__(foreign, "tensors", content)

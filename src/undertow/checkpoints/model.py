@@ -130,7 +130,7 @@ def _read(
 ) -> LoadedModel:
     found, health = checkpoint.identification, Health()
     parameterization = PARAMETERIZATIONS.get(found.prediction.value)
-    if parameterization is None:
+    if parameterization is None or parameterization.path != checkpoint.schedule.path:
         raise UnsupportedModel(
             checkpoint.path,
             f"{found.title} trained with EDM preconditioning ({found.prediction.evidence})",
