@@ -191,7 +191,9 @@ def test_tasks_join_and_leave_between_steps(network):
     batcher = Batcher(BatchLimits(rows=4))
 
     def task(name, *arguments):
-        done = lambda result: results.update({name: int(result)})  # noqa: E731
+        def done(result):
+            results[name] = int(result)
+
         return Task(steps=evaluations(unet, *arguments), done=done, failed=unexpected)
 
     late = task("late", 1)
