@@ -236,3 +236,32 @@ def test_one_that_fails_does_not_end_the_others(network):
 
     assert len(results) == 1
     assert str(errors[0]) == "broken"
+
+
+def test_cancelling_ends_all_pictures_of_a_request_at_once(service):
+    def observe(event):
+        if event.request == 0 and event.step == 1:
+            event.cancel()
+
+    requests = [GenerationRequest(prompt="a", steps=4, count=3), GenerationRequest(prompt="b", steps=4)]
+    first, second = service.generate_many(requests, observe=observe)
+
+    assert first.report.cancelled
+    assert first.images == []
+    assert len(second.images) == 1
+
+
+def test_a_picture_that_cannot_be_decoded_does_not_end_the_others(sd1_folder):
+    service = undertow.load(sd1_folder, dtype=torch.float32)
+    service.vae.decoder.conv_out.register_forward_hook(lambda module, inputs, output: output * float("nan"))
+    steps, finished = [], []
+    requests = [GenerationRequest(prompt="a", steps=1), GenerationRequest(prompt="b", steps=3)]
+
+    with pytest.raises(NonFiniteError):
+        service.generate_many(
+            requests,
+            observe=lambda event: steps.append((event.request, event.step)),
+            finished=lambda number, result: finished.append(number),
+        )
+    assert (1, 2) in steps
+    assert finished == []

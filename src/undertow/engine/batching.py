@@ -108,6 +108,8 @@ class Batcher:
         # Who has waited goes behind those who have not been served, so that every key gets its turn.
         for task, count in served.items():
             task.shared(Share(seconds=each * count, rows=len(chosen)))
+            if task not in self._tasks:
+                continue  # it left because another picture of its request was cancelled or failed
             if all(answer is not None for answer in task.answers):
                 self._tasks.remove(task)
                 self._tasks.append(task)

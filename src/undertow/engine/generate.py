@@ -151,8 +151,14 @@ class Job:
 
     def _done(self, index: int, latents: Tensor) -> None:
         self._latents[index] = latents
-        if len(self._latents) == len(self._pictures):
-            self.options.finished(self.number, self.result())
+        if len(self._latents) < len(self._pictures):
+            return
+        try:
+            self._result = self._finish()
+        except Exception as error:  # of this request's decoding, which must not end the others
+            self.error = error
+        else:
+            self.options.finished(self.number, self._result)
 
     def _finish(self) -> GenerationResult:
         prepared, watch = self.prepared, self.prepared.watch
