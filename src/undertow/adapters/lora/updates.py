@@ -1,0 +1,156 @@
+"""What an adapter's file changes in one layer, whatever it is called there: a new weight and a new bias.
+
+Every kind is used at a gain g as `W' = W + g · change(W)`, where `change` is what the file says at gain 1; so gain 0 is
+the base bit for bit, gain 1 is what was trained, and in between the weight moves on a straight line. Formulas as in
+KohakuBlueleaf/LyCORIS (`lycoris/functional`), whose forward is the reference for the kinds that it introduced.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import Literal, Self
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+Kind = Literal["lora", "locon", "loha", "lokr", "dora", "glora", "ia3", "oft", "boft", "full", "norm"]
+
+AnyTensor = Shaped[Tensor, "..."]
+Matrix = Float[Tensor, "outputs inputs"]
+"""A layer's weight; `inputs` of a convolution counts channels times kernel cells."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Factors:
+    """A change of rank at most `rank`, as `up @ down`, in float32; scales are folded into `up`."""
+
+    down: Float[Tensor, "rank inputs"]
+    up: Float[Tensor, "outputs rank"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Update(ABC):
+    """What a file changes in one layer. bias_change: what is added to the bias at gain 1.
+
+    Tensors keep the file's type; everything is computed in float32, on the base's device.
+    """
+
+    bias_change: AnyTensor | None = None
+
+    @property
+    @abstractmethod
+    def kind(self) -> Kind:
+        """The algorithm, by the name that its files and trainers use."""
+
+    @property
+    def rank(self) -> int | None:
+        """Of the file's matrices; `None` for kinds without one."""
+        return None
+
+    @property
+    def additive(self) -> bool:
+        """Whether the change of the weight does not depend on the weight, so that several simply add up."""
+        return True
+
+    @abstractmethod
+    def change(self, base: AnyTensor) -> AnyTensor:
+        """`W' - W` at gain 1, in float32 and the base's shape."""
+
+    def weight(self, base: AnyTensor, gain: float) -> AnyTensor:
+        """The layer's weight under this update, in float32."""
+        return base.float() + gain * self.on(base.device).change(base)
+
+    def bias(self, base: AnyTensor | None, gain: float) -> AnyTensor | None:
+        """The layer's bias under this update, in float32; `None` if it has none and gets none."""
+        if self.bias_change is None:
+            return None if base is None else base.float()
+        if base is None:
+            return gain * self.bias_change.float()
+        return base.float() + gain * self.bias_change.to(base.device).float().reshape(base.shape)
+
+    @property
+    def factored_rank(self) -> int | None:
+        """The rank of `factors()`, without computing them."""
+        return None
+
+    def factors(self) -> Factors | None:
+        """The exact low-rank form of the whole change at gain 1; `None` if there is none, or the bias changes too."""
+        return None
+
+    def on(self, device: torch.device | str) -> Self:
+        """The same with its tensors on another device."""
+        moved = {
+            field.name: value.on(device) if isinstance(value, Update) else value.to(device)
+            for field in fields(self)
+            if isinstance(value := getattr(self, field.name), Tensor | Update)
+        }
+        return replace(self, **moved)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of its tensors."""
+        values = [getattr(self, field.name) for field in fields(self)]
+        return sum(
+            value.nbytes if isinstance(value, Tensor) else value.size_bytes
+            for value in values
+            if isinstance(value, Tensor | Update)
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Product:
+    """A matrix as a product, its scale apart: `left @ right`, in float32."""
+
+    left: Float[Tensor, "outputs rank"]
+    right: Float[Tensor, "rank inputs"]
+
+    @property
+    def rank(self) -> int:
+        return self.left.shape[1]
+
+    def matrix(self) -> Matrix:
+        return self.left @ self.right
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MatrixUpdate(Update):
+    """A kind whose change is a matrix of its own, reshaped to the weight: `W' = W + gain · scale · matrix`.
+
+    scale: alpha / rank, as the file has it.
+    """
+
+    scale: float = 1.0
+
+    @abstractmethod
+    def matrix(self) -> Matrix:
+        """The change without its scale."""
+
+    def product(self) -> Product | None:
+        """`matrix()` as a product, where its form has one."""
+        return None
+
+    def change(self, base: AnyTensor) -> AnyTensor:
+        return self.scale * self.matrix().reshape(base.shape)
+
+    def factors(self) -> Factors | None:
+        if self.bias_change is not None:
+            return None
+        product = self.product()
+        return None if product is None else Factors(down=product.right, up=self.scale * product.left)
+
+
+def flat(tensor: AnyTensor) -> Float[Tensor, "rows columns"]:
+    """A matrix or a kernel as a matrix of float32."""
+    return tensor.float().flatten(1)
+
+
+def tucker(
+    core: Float[Tensor, "left right *kernel"],
+    outputs: Float[Tensor, "left outputs"],
+    inputs: Float[Tensor, "right inputs"],
+) -> Product:
+    """`W[o, i, ...] = Σ core[l, r, ...] · outputs[l, o] · inputs[r, i]`, a Tucker-2 form (arXiv:1511.06530, Eq. 4)."""
+    return Product(
+        left=outputs.float().T.contiguous(),  # torch.kron refuses transposed views
+        right=torch.einsum("lr...,ri->li...", core.float(), inputs.float()).flatten(1),
+    )
