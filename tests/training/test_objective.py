@@ -129,6 +129,16 @@ def test_logit_normal_timesteps_have_their_logit_s_mean_and_deviation():
     assert logits.std().item() == pytest.approx(1.5, abs=0.05)
 
 
+def test_stratified_timesteps_take_one_level_from_each_equally_likely_part():
+    distribution, generator = LogitNormalTimesteps(mean=0.7, std=1.5, stratified=True), torch.Generator().manual_seed(1)
+    draws = [distribution.draw(64, generator) for _ in range(200)]
+    for u in draws:
+        part = (64 * torch.special.ndtr((torch.logit(u) - 0.7) / 1.5)).floor().long()
+        assert sorted(part.tolist()) == list(range(64))
+    assert draws[0].tolist() != sorted(draws[0].tolist()), "rows must not be ordered by noise"
+    assert torch.logit(torch.cat(draws)).mean().item() == pytest.approx(0.7, abs=0.02)
+
+
 def test_labels_are_dropped_row_by_row():
     labels = torch.arange(10_000) % 10
     dropped = drop_labels(labels, 0.2, 10, torch.Generator().manual_seed(0)) == 10

@@ -24,11 +24,13 @@ class UniformTimesteps:
 class LogitNormalTimesteps:
     """u = sigmoid(mean + std n), n normal: more of the middle, where a flow is hardest (arXiv:2403.03206, eq. 19).
 
-    A positive mean visits noisier levels. Errors: `ConfigError`.
+    A positive mean visits noisier levels. stratified: one u from each of as many equally likely parts as there are
+    rows, so that every batch visits all levels (as k-diffusion's `stratified_uniform`). Errors: `ConfigError`.
     """
 
     mean: float = 0.0
     std: float = 1.0
+    stratified: bool = False
 
     def __post_init__(self):
         if not self.std > 0:
@@ -36,7 +38,11 @@ class LogitNormalTimesteps:
 
     def draw(self, count: int, generator: torch.Generator) -> Float64[Tensor, "batch"]:
         """One u per row."""
-        normal = torch.randn(count, dtype=torch.float64, generator=generator)
+        if self.stratified:
+            offsets = torch.rand(count, dtype=torch.float64, generator=generator)
+            normal = torch.special.ndtri((torch.randperm(count, generator=generator) + offsets) / count)
+        else:
+            normal = torch.randn(count, dtype=torch.float64, generator=generator)
         return torch.sigmoid(self.mean + self.std * normal)
 
 

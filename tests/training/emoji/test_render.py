@@ -8,7 +8,17 @@ import torch
 from tests.training.emoji.tiny import drawn_glyphs, needs_font
 from undertow.errors import DataError
 from undertow.training.emoji.names import COLORS, EMOJI
-from undertow.training.emoji.render import PAIR_SIZES, SIDE, SINGLE_SIZES, Glyphs, Place, draw_places, render
+from undertow.training.emoji.render import (
+    CELL,
+    ON_CELLS,
+    PAIR_SIZES,
+    SIDE,
+    SINGLE_SIZES,
+    Glyphs,
+    Place,
+    draw_places,
+    render,
+)
 from undertow.training.emoji.scenes import RELATIONS, Scene
 
 RINGING = 0.1
@@ -69,6 +79,16 @@ def test_one_alone_lies_anywhere_inside():
     assert all(0 <= edge <= SIDE - place.size for place in places for edge in (place.left, place.top))
     assert any(place.left == 0 for place in places)
     assert any(place.left == SIDE - place.size for place in places)
+
+
+@pytest.mark.parametrize("relation", [None, *RELATIONS])
+def test_on_cells_every_place_is_one_that_recognition_knows_and_a_whole_cell(relation):
+    names = ("crown",) if relation is None else ("crown", "skull")
+    scene = Scene(names=names, color="pink", relation=relation)
+    found = [place for seed in range(300) for place in draw_places(scene, Random(seed), ON_CELLS)]
+    assert {place.size for place in found} <= set(SINGLE_SIZES if relation is None else PAIR_SIZES)
+    assert all(edge % CELL == 0 for place in found for edge in (place.left, place.top))
+    assert len({(place.size, place.left, place.top) for place in found}) > 5 * len(names)
 
 
 @needs_font

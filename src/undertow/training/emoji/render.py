@@ -26,8 +26,25 @@ SINGLE_SIZES = range(40, 57, 2)
 PAIR_SIZES = range(24, 31, 2)
 """Longer side of an emoji in pixels, alone and as one of two."""
 
+CELL = 4
+"""Pixels to a side of the autoencoder's cells."""
+
 JITTER = 5
 """How far one of two stands off the middle of its half, at most, across the line on which both stand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Which sizes and places emoji may have: longer sides in pixels, and the step from one place to the next."""
+
+    single_sizes: Sequence[int]
+    pair_sizes: Sequence[int]
+    step: int
+
+
+ANYWHERE = Placement(single_sizes=SINGLE_SIZES, pair_sizes=PAIR_SIZES, step=1)
+ON_CELLS = Placement(single_sizes=(40, 48, 56), pair_sizes=(24, 28), step=CELL)
+"""A moved emoji has the same latents, moved: of `ANYWHERE`'s sixteen kinds of latents for it, one has to be learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,17 +56,23 @@ class Place:
     top: int
 
 
-def draw_places(scene: Scene, random: Random) -> tuple[Place, ...]:
+def draw_places(scene: Scene, random: Random, placement: Placement = ANYWHERE) -> tuple[Place, ...]:
     """A random place for each emoji of the scene: anywhere in the picture, or in its half of it."""
+
+    def start(room: range) -> int:
+        return random.choice([pixel for pixel in room if pixel % placement.step == 0])
+
     if scene.relation is None:
-        size = random.choice(SINGLE_SIZES)
-        return (Place(size=size, left=random.randint(0, SIDE - size), top=random.randint(0, SIDE - size)),)
+        size = random.choice(placement.single_sizes)
+        room = range(SIDE - size + 1)
+        return (Place(size=size, left=start(room), top=start(room)),)
     halves = (0, SIDE // 2) if scene.first_comes_first else (SIDE // 2, 0)
     places = []
-    for start in halves:
-        size = random.choice(PAIR_SIZES)
-        along = start + random.randint(0, SIDE // 2 - size)
-        across = (SIDE - size) // 2 + random.randint(-JITTER, JITTER)
+    for half in halves:
+        size = random.choice(placement.pair_sizes)
+        along = start(range(half, half + SIDE // 2 - size + 1))
+        middle = (SIDE - size) // 2
+        across = start(range(middle - JITTER, middle + JITTER + 1))
         left, top = (along, across) if scene.is_row else (across, along)
         places.append(Place(size=size, left=left, top=top))
     return tuple(places)

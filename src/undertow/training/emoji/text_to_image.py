@@ -16,7 +16,7 @@ from undertow.encoders.clip import Reading, TextEncoder
 from undertow.encoders.clip_config import ClipTextConfig
 from undertow.encoders.clip_tensors import random_clip
 from undertow.encoders.tokenizer import Tokenizer
-from undertow.training.emoji.render import Glyphs, draw_places, render
+from undertow.training.emoji.render import ON_CELLS, Glyphs, draw_places, render
 from undertow.training.emoji.scenes import draw_training_scene, spoken
 from undertow.training.emoji.tokenizer import POSITIONS
 from undertow.training.fit import FitSettings, Progress, fit
@@ -36,7 +36,7 @@ OBJECTIVE = Objective(
     # Noisier at the end than Stable Diffusion (sigma 64, not 15): nothing of the background's color is left to see.
     schedule=NoiseSchedule.scaled_linear(beta_end=0.02),
     weighting=TruncatedSNRWeighting(limit=3.0),
-    timesteps=LogitNormalTimesteps(mean=0.0, std=1.0),
+    timesteps=LogitNormalTimesteps(mean=0.0, std=1.0, stratified=True),
 )
 READING = Reading(skip=1, final_norm=True)
 
@@ -67,13 +67,13 @@ def cache_latents(
     batch_size: int = 64,
     on_pictures: Callable[[int], None] = lambda count: None,
 ) -> CachedLatents:
-    """`count` random training scenes, encoded: means of the posteriors, in float16."""
+    """`count` random training scenes on whole cells, encoded: means of the posteriors, in float16."""
     random, latents, captions = Random(seed_for(0, "latents")), [], []
     for start in range(0, count, batch_size):
         pictures = []
         for _ in range(min(batch_size, count - start)):
             scene = draw_training_scene(random)
-            pictures.append(render(scene, draw_places(scene, random), glyphs))
+            pictures.append(render(scene, draw_places(scene, random, ON_CELLS), glyphs))
             captions.append(with_strangers(spoken(scene, random), random))
         with torch.autocast("cpu", torch.bfloat16):
             latents.append(vae.encode(to_unit(torch.stack(pictures))).mean.half())
@@ -135,10 +135,13 @@ def train_text_to_image(
     settings: FitSettings,
     folder: Path,
     *,
+    compiled: bool = False,
     on_record: Callable[[StepRecord], None] = lambda record: None,
     on_checkpoint: Callable[[Progress], None] = lambda progress: None,
 ) -> TextToImage:
-    """The trained networks, averaged."""
+    """The trained networks, averaged. compiled: the U-Net's kernels are built first, which needs a C++ compiler."""
+    if compiled:
+        model.unet.compile()
     encode = lru_cache(maxsize=None)(lambda caption: token_ids(caption, model.text.tokenizer))
 
     def loss_at(step: int) -> Tensor:
@@ -153,7 +156,12 @@ def train_text_to_image(
         inputs = example.inputs.to(memory_format=torch.channels_last)
         return example.loss(model(inputs, example.timesteps.to(torch.float32), ids))
 
-    recipe = {"unet": config_to_diffusers(model.unet.config), "pictures": len(data), "objective": repr(OBJECTIVE)}
+    recipe = {
+        "unet": config_to_diffusers(model.unet.config),
+        "pictures": len(data),
+        "placement": repr(ON_CELLS),
+        "objective": repr(OBJECTIVE),
+    }
     trained = fit(model, loss_at, settings, folder, recipe=recipe, on_record=on_record, on_checkpoint=on_checkpoint)
     assert isinstance(trained, TextToImage)
     return trained
