@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from undertow.errors import (
+    AdapterMismatch,
     CheckpointError,
     ConfigError,
     CorruptFile,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from undertow.unet.unet import UNet
 
 __all__ = [
+    "AdapterMismatch",
     "AttentionConfig",
     "BatchLimits",
     "CheckpointError",

@@ -10,6 +10,7 @@
     │  │  └─ UnsupportedModel   recognized, and not something that undertow runs (model)
     │  ├─ UnsafeFile          a file that could execute code, refused unread
     │  ├─ KeyMismatch         parameters missing, unexpected or of another shape
+    │  ├─ AdapterMismatch     an adapter that does not fit the model (made_for, unmatched, reshaped)
     │  ├─ CorruptFile         truncated or damaged
     │  ├─ DamagedWeights      whole, with values that are not numbers (tensors)
     │  └─ MissingComponent    the part that is needed is not in the checkpoint (component)
@@ -132,6 +133,26 @@ class KeyMismatch(CheckpointError):
         )
         self.missing = tuple(missing)
         self.unexpected = tuple(unexpected)
+        self.reshaped = tuple(reshaped)
+
+
+class AdapterMismatch(CheckpointError):
+    """An adapter that does not fit the model. Names the model it was made for, if that is the reason, and the file's
+    layers that the model does not have or has in another shape."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        problem: str,
+        remedy: str = "",
+        *,
+        made_for: str | None = None,
+        unmatched: Sequence[str] = (),
+        reshaped: Sequence[str] = (),
+    ):
+        super().__init__(path, problem, remedy)
+        self.made_for = made_for
+        self.unmatched = tuple(unmatched)
         self.reshaped = tuple(reshaped)
 
 
