@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from undertow.adapters.lora.updates import AnyTensor, Kind, Update
+from undertow.adapters.lora.updates import AnyTensor, Kind, Shape, Update
+from undertow.checkpoints.loading import without_trailing_ones
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -18,6 +19,13 @@ class Difference(Update):
     @property
     def kind(self) -> Kind:
         return "norm" if self.norm else "full"
+
+    def fits(self, shape: Shape) -> bool:
+        if self.norm != (len(shape) == 1):
+            return False
+        return self.weight_change is None or without_trailing_ones(tuple(self.weight_change.shape)) == (
+            without_trailing_ones(shape)
+        )
 
     def change(self, base: AnyTensor) -> AnyTensor:
         if self.weight_change is None:

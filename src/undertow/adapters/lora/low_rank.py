@@ -2,7 +2,17 @@
 
 from dataclasses import dataclass
 
-from undertow.adapters.lora.updates import AnyTensor, Kind, Matrix, MatrixUpdate, Product, flat, tucker
+from undertow.adapters.lora.updates import (
+    AnyTensor,
+    Kind,
+    Matrix,
+    MatrixUpdate,
+    Product,
+    flat,
+    product_shape,
+    tucker,
+    tucker_shape,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,6 +39,11 @@ class LowRank(MatrixUpdate):
     @property
     def factored_rank(self) -> int | None:
         return None if self.bias_change is not None else self.up.shape[1]
+
+    def matrix_shape(self) -> tuple[int, int] | None:
+        if self.mid is None:
+            return product_shape(self.up, self.down)
+        return tucker_shape(self.mid, self.up.transpose(0, 1), self.down)
 
     def matrix(self) -> Matrix:
         return self.product().matrix()

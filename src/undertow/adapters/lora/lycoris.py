@@ -4,7 +4,17 @@ from dataclasses import dataclass
 
 import torch
 
-from undertow.adapters.lora.updates import AnyTensor, Kind, Matrix, MatrixUpdate, Product, flat, tucker
+from undertow.adapters.lora.updates import (
+    AnyTensor,
+    Kind,
+    Matrix,
+    MatrixUpdate,
+    Product,
+    flat,
+    product_shape,
+    tucker,
+    tucker_shape,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +42,10 @@ class Hadamard(MatrixUpdate):
     @property
     def factored_rank(self) -> int | None:
         return None if self.bias_change is not None else self.w1_b.shape[0] * self.w2_b.shape[0]
+
+    def matrix_shape(self) -> tuple[int, int] | None:
+        first, second = _shape(None, self.w1_a, self.w1_b, self.t1), _shape(None, self.w2_a, self.w2_b, self.t2)
+        return first if first == second else None
 
     def matrix(self) -> Matrix:
         first, second = self._operands()
@@ -82,6 +96,11 @@ class Kronecker(MatrixUpdate):
             return None
         return _rank(self.w1, self.w1_b) * _rank(self.w2, self.w2_b)
 
+    def matrix_shape(self) -> tuple[int, int] | None:
+        first = _shape(self.w1, self.w1_a, self.w1_b, None)
+        second = _shape(self.w2, self.w2_a, self.w2_b, self.t2)
+        return None if first is None or second is None else (first[0] * second[0], first[1] * second[1])
+
     def matrix(self) -> Matrix:
         return torch.kron(_whole(self.w1, self.w1_a, self.w1_b, None), _whole(self.w2, self.w2_a, self.w2_b, self.t2))
 
@@ -103,6 +122,16 @@ def _rank(whole: AnyTensor | None, b: AnyTensor | None) -> int:
         return b.shape[0]
     assert whole is not None
     return min(whole.shape[0], whole[0].numel())
+
+
+def _shape(
+    whole: AnyTensor | None, a: AnyTensor | None, b: AnyTensor | None, core: AnyTensor | None
+) -> tuple[int, int] | None:
+    if whole is not None:
+        return None if whole.ndim < 2 else (whole.shape[0], whole.shape[1:].numel())
+    assert a is not None
+    assert b is not None
+    return product_shape(a, b) if core is None else tucker_shape(core, a, b)
 
 
 def _whole(whole: AnyTensor | None, a: AnyTensor | None, b: AnyTensor | None, core: AnyTensor | None) -> Matrix:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.adapters.lora.updates import AnyTensor, Kind, Matrix, Update, flat
+from undertow.adapters.lora.updates import AnyTensor, Kind, Matrix, Shape, Update, flat, vector_fits
 
 TINY = 1e-8
 """LyCORIS adds it to the norm that the constraint is compared with."""
@@ -36,6 +36,15 @@ class Orthogonal(Update):
     @property
     def additive(self) -> bool:
         return False
+
+    def fits(self, shape: Shape) -> bool:
+        if len(shape) < 2 or self.blocks.ndim not in (3, 4):
+            return False
+        count, size, columns = self.blocks.shape[-3:]
+        if size != columns or count * size != shape[0] or not vector_fits(self.rescale, shape[0]):
+            return False
+        # A stage of a butterfly shuffles groups of `2 ** stage` blocks.
+        return self.kind == "oft" or (size % 2 == 0 and count % 2 ** (self.blocks.shape[0] - 1) == 0)
 
     def change(self, base: AnyTensor) -> AnyTensor:
         rotations = self._rotations()

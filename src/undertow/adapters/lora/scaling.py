@@ -1,10 +1,11 @@
 """Kinds whose change is made of the weight itself: GLoRA (arXiv:2306.07967) and IA3 (arXiv:2205.05638)."""
 
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
-from undertow.adapters.lora.updates import AnyTensor, Kind, Update, flat, tucker
+from undertow.adapters.lora.updates import AnyTensor, Kind, Shape, Update, flat, product_shape, tucker, tucker_shape
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,6 +35,17 @@ class GeneralizedLora(Update):
     def additive(self) -> bool:
         return False
 
+    def fits(self, shape: Shape) -> bool:
+        if self.bm is None:
+            added = product_shape(self.b1, self.b2)
+        else:
+            added = tucker_shape(self.bm, self.b1.transpose(0, 1), self.b2)
+        return (
+            len(shape) > 1
+            and product_shape(self.a1, self.a2) == (shape[1], shape[1])
+            and added == (shape[0], prod(shape[1:]))
+        )
+
     def change(self, base: AnyTensor) -> AnyTensor:
         mixed = torch.einsum("oi...,ir,rj->oj...", base.float(), flat(self.a1), flat(self.a2))
         if self.bm is None:
@@ -57,6 +69,9 @@ class ChannelScale(Update):
     @property
     def additive(self) -> bool:
         return False
+
+    def fits(self, shape: Shape) -> bool:
+        return len(shape) > 1 and self.factor.numel() == shape[1 if self.on_input else 0]
 
     def change(self, base: AnyTensor) -> AnyTensor:
         channel = 1 if self.on_input else 0

@@ -7,6 +7,7 @@ KohakuBlueleaf/LyCORIS (`lycoris/functional`), whose forward is the reference fo
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
+from math import prod
 from typing import Literal, Self
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 Kind = Literal["lora", "locon", "loha", "lokr", "dora", "glora", "ia3", "oft", "boft", "full", "norm"]
 
 AnyTensor = Shaped[Tensor, "..."]
+Shape = tuple[int, ...]
 Matrix = Float[Tensor, "outputs inputs"]
 """A layer's weight; `inputs` of a convolution counts channels times kernel cells."""
 
@@ -51,6 +53,10 @@ class Update(ABC):
     def additive(self) -> bool:
         """Whether the change of the weight does not depend on the weight, so that several simply add up."""
         return True
+
+    @abstractmethod
+    def fits(self, shape: Shape) -> bool:
+        """Whether the tensors are those of a layer whose weight has this shape."""
 
     @abstractmethod
     def change(self, base: AnyTensor) -> AnyTensor:
@@ -125,6 +131,13 @@ class MatrixUpdate(Update):
     def matrix(self) -> Matrix:
         """The change without its scale."""
 
+    @abstractmethod
+    def matrix_shape(self) -> tuple[int, int] | None:
+        """[outputs, inputs] of `matrix()`, or `None` when the tensors do not fit each other."""
+
+    def fits(self, shape: Shape) -> bool:
+        return len(shape) > 1 and self.matrix_shape() == (shape[0], prod(shape[1:]))
+
     def product(self) -> Product | None:
         """`matrix()` as a product, where its form has one."""
         return None
@@ -154,3 +167,22 @@ def tucker(
         left=outputs.float().T.contiguous(),  # torch.kron refuses transposed views
         right=torch.einsum("lr...,ri->li...", core.float(), inputs.float()).flatten(1),
     )
+
+
+def product_shape(left: AnyTensor, right: AnyTensor) -> tuple[int, int] | None:
+    """[outputs, inputs] of `flat(left) @ flat(right)`; `None` when they do not fit."""
+    if left.ndim < 2 or right.ndim < 2 or left.shape[1:].numel() != right.shape[0]:
+        return None
+    return left.shape[0], right.shape[1:].numel()
+
+
+def tucker_shape(core: AnyTensor, outputs: AnyTensor, inputs: AnyTensor) -> tuple[int, int] | None:
+    """[outputs, inputs] of `tucker(core, outputs, inputs)`; `None` when they do not fit."""
+    if core.ndim < 3 or outputs.ndim < 2 or inputs.ndim < 2 or core.shape[:2] != (outputs.shape[0], inputs.shape[0]):
+        return None
+    return outputs.shape[1:].numel(), inputs.shape[1:].numel() * core.shape[2:].numel()
+
+
+def vector_fits(vector: AnyTensor | None, outputs: int) -> bool:
+    """Whether an optional vector has one number per output."""
+    return vector is None or vector.numel() == outputs

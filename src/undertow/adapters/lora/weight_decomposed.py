@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from undertow.adapters.lora.updates import AnyTensor, Kind, Update
+from undertow.adapters.lora.updates import AnyTensor, Kind, Shape, Update
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +30,9 @@ class WeightDecomposed(Update):
     @property
     def additive(self) -> bool:
         return False
+
+    def fits(self, shape: Shape) -> bool:
+        return self.inner.fits(shape) and self.magnitude.numel() == shape[1 if self.over_inputs else 0]
 
     def change(self, base: AnyTensor) -> AnyTensor:
         whole = base.float()

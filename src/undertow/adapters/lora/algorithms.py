@@ -1,0 +1,98 @@
+"""Which algorithm the tensors of one layer are of, by their leaves (`leaves.py`), and whether they are all there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Name = Literal["lora", "loha", "lokr", "glora", "ia3", "oft", "norm", "full"]
+Choice = frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """title: for messages. needs: leaves without which it is nothing; each may be met by any of several sets of leaves.
+    may: leaves that it can have besides."""
+
+    title: str
+    needs: tuple[tuple[Choice, ...], ...]
+    may: frozenset[str] = frozenset()
+
+    @property
+    def own(self) -> frozenset[str]:
+        """Every leaf that tells this algorithm."""
+        return frozenset().union(*(choice for need in self.needs for choice in need))
+
+    def missing(self, leaves: frozenset[str]) -> frozenset[str]:
+        """Leaves that are wanting; of several sets that would do, the one that is nearest to whole."""
+        wanting: set[str] = set()
+        for need in self.needs:
+            wanting |= min((choice - leaves for choice in need), key=len)
+        return frozenset(wanting)
+
+
+def _all(*leaves: str) -> tuple[tuple[Choice, ...], ...]:
+    return tuple((frozenset({leaf}),) for leaf in leaves)
+
+
+_DECOMPOSED = {"alpha", "dora_scale", "magnitude", "diff_b"}
+
+ALGORITHMS: Mapping[Name, Algorithm] = {
+    "lora": Algorithm(title="LoRA", needs=_all("down", "up"), may=frozenset({"mid", "up_bias"} | _DECOMPOSED)),
+    "loha": Algorithm(
+        title="LoHa",
+        needs=_all("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"),
+        may=frozenset({"hada_t1", "hada_t2"} | _DECOMPOSED),
+    ),
+    "lokr": Algorithm(
+        title="LoKr",
+        needs=tuple((frozenset({f"lokr_{w}"}), frozenset({f"lokr_{w}_a", f"lokr_{w}_b"})) for w in ("w1", "w2")),
+        may=frozenset({"lokr_t2"} | _DECOMPOSED),
+    ),
+    "glora": Algorithm(title="GLoRA", needs=_all("a1", "a2", "b1", "b2"), may=frozenset({"bm", "alpha", "diff_b"})),
+    "ia3": Algorithm(title="IA3", needs=_all("weight", "on_input")),
+    "oft": Algorithm(title="OFT", needs=_all("oft_blocks"), may=frozenset({"rescale", "alpha", "diff_b"})),
+    "norm": Algorithm(
+        title="a norm's difference",
+        needs=((frozenset({"w_norm"}), frozenset({"b_norm"})),),
+        may=frozenset({"w_norm", "b_norm", "alpha"}),
+    ),
+    "full": Algorithm(
+        title="a whole difference",
+        needs=((frozenset({"diff"}), frozenset({"diff_b"})),),
+        may=frozenset({"diff", "diff_b", "alpha"}),
+    ),
+}
+"""`diff_b` alone is a difference, and beside another algorithm it belongs to that."""
+
+
+class UnreadableLayer(Exception):
+    """What is wrong with the tensors of one layer, in words; caught by the reader of the file."""
+
+
+def recognize(leaves: frozenset[str]) -> Name:
+    """The name of the algorithm in `ALGORITHMS`. Errors: `UnreadableLayer` for an incomplete one, and for several."""
+    shown: list[Name] = [
+        name
+        for name, algorithm in ALGORITHMS.items()
+        if algorithm.own & leaves and not (name == "full" and "diff" not in leaves)
+    ]
+    if not shown and "diff_b" in leaves:
+        return "full"
+    if len(shown) != 1:
+        if not shown:
+            raise UnreadableLayer(f"has {_listed(leaves)} and nothing to go with it")
+        raise UnreadableLayer(f"mixes {' and '.join(ALGORITHMS[name].title for name in shown)}")
+    algorithm = ALGORITHMS[shown[0]]
+    missing = algorithm.missing(leaves)
+    if missing:
+        raise UnreadableLayer(f"has {_listed(leaves & algorithm.own)} without {_listed(missing)} ({algorithm.title})")
+    foreign = leaves - algorithm.own - algorithm.may
+    if foreign:
+        raise UnreadableLayer(f"has {_listed(foreign)}, which {algorithm.title} has not")
+    if len(leaves & {"hada_t1", "hada_t2"}) == 1:
+        raise UnreadableLayer("has one of hada_t1 and hada_t2 without the other")
+    return shown[0]
+
+
+def _listed(leaves: frozenset[str]) -> str:
+    return ", ".join(sorted(leaves))

@@ -1,0 +1,123 @@
+"""Strength as PEFT and diffusers write it: in `adapter_config.json` or the file's header, not in tensors.
+
+Sources: https://github.com/huggingface/peft, `tuners/lora/layer.py` (`update_layer`: alpha / r, or alpha / √r with
+rank-stabilized LoRA, arXiv:2312.03732) and `utils/other.py` (`get_pattern_key`); diffusers `loaders/lora_base.py`
+(`LORA_ADAPTER_METADATA_KEY`).
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+from undertow.errors import CorruptFile
+
+HEADER_KEY = "lora_adapter_metadata"
+PLAIN_KEYS = ("lora_alpha", "network_alpha", "alpha")
+"""Header fields of trainers that write no alpha tensors. `ss_network_alpha` is not one: its files have the tensors."""
+
+MAX_PATTERN = 200
+MAX_QUANTIFIERS = 3
+_QUANTIFIER = re.compile(r"(?<!\\)[*+{]")
+_QUANTIFIED_GROUP = re.compile(r"\)[*+{?]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeftSettings:
+    """What a PEFT config says of strength. alphas, ranks: by pattern, a regular expression for the end of a layer's
+    name. loose: a header's field of no known format, which is believed of layers with PEFT's names alone."""
+
+    alpha: float | None = None
+    rank: int | None = None
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    rank_stabilized: bool = False
+    loose: bool = False
+
+    def alpha_for(self, stem: str) -> float | None:
+        """Alpha of one layer."""
+        return _matching(self.alphas, stem, self.alpha)
+
+    def rank_for(self, stem: str) -> int | None:
+        """Rank of one layer: what PEFT divides by, where the tensors do not show it."""
+        return _matching(self.ranks, stem, self.rank)
+
+    def scale(self, stem: str, rank: int) -> float | None:
+        """Alpha over the rank, or over its root; `None` without an alpha."""
+        alpha = self.alpha_for(stem)
+        if alpha is None:
+            return None
+        return alpha / (sqrt(rank) if self.rank_stabilized else rank)
+
+
+def _matching(patterns: Mapping[str, Any], stem: str, otherwise: Any) -> Any:
+    return next((value for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", stem)), otherwise)
+
+
+def settings_of_config(path: Path, config: Mapping[str, Any]) -> PeftSettings:
+    """From `adapter_config.json`, or its copy in a header. Errors: `CorruptFile`."""
+    try:
+        return PeftSettings(
+            # LoHa's and LoKr's configs call it alpha.
+            alpha=_number(config.get("lora_alpha", config.get("alpha"))),
+            rank=_whole(config.get("r")),
+            alphas={_checked(path, key): float(value) for key, value in (config.get("alpha_pattern") or {}).items()},
+            ranks={_checked(path, key): int(value) for key, value in (config.get("rank_pattern") or {}).items()},
+            rank_stabilized=bool(config.get("use_rslora", False)),
+        )
+    except (TypeError, ValueError, AttributeError) as err:
+        raise CorruptFile(path, f"its adapter config cannot be read ({err})", "write it again with PEFT") from err
+
+
+def settings_of_header(path: Path, metadata: Mapping[str, str]) -> dict[str, PeftSettings]:
+    """From the header of a safetensors file, by the prefix of the layers that they are for; "" for all layers."""
+    found: dict[str, PeftSettings] = {}
+    for key in PLAIN_KEYS:
+        if key in metadata:
+            alpha = _number(metadata[key])
+            if alpha is not None:
+                found[""] = PeftSettings(alpha=alpha, loose=True)
+                break
+    if HEADER_KEY not in metadata:
+        return found
+    try:
+        given = json.loads(metadata[HEADER_KEY])
+    except (ValueError, RecursionError) as err:
+        raise CorruptFile(path, f"the header's {HEADER_KEY} is not JSON ({err})", "write the file again") from err
+    if not isinstance(given, dict):
+        raise CorruptFile(path, f"the header's {HEADER_KEY} is not an object", "write the file again")
+    by_prefix: dict[str, dict[str, Any]] = {}
+    for key, value in given.items():
+        prefix, dot, name = key.partition(".")
+        by_prefix.setdefault(prefix + dot if dot else "", {})[name if dot else key] = value
+    return {**found, **{prefix: settings_of_config(path, config) for prefix, config in by_prefix.items()}}
+
+
+def _checked(path: Path, pattern: str) -> str:
+    """A pattern that cannot take long to match; whoever wrote the file chose it."""
+    quantifiers = len(_QUANTIFIER.findall(pattern))
+    if len(pattern) > MAX_PATTERN or quantifiers > MAX_QUANTIFIERS or _QUANTIFIED_GROUP.search(pattern):
+        raise CorruptFile(path, f"a name pattern that is too involved: {pattern[:60]!r}", "write out the layers' names")
+    try:
+        re.compile(pattern)
+    except re.error as err:
+        raise CorruptFile(path, f"a name pattern that cannot be read: {pattern[:60]!r} ({err})", "correct it") from err
+    return pattern
+
+
+def _number(value: object) -> float | None:
+    """A finite number of a config, also one written as text."""
+    if value is None or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError):
+        return None
+    return number if abs(number) < float("inf") else None
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
