@@ -16,7 +16,8 @@ def inspect(
     model: Annotated[
         str,
         typer.Argument(
-            help="A preset (sd15, sdxl, cifar10, ...), an embedded model, a .safetensors file, a folder or a Hub id."
+            help="A preset (sd15, sdxl, cifar10, ...), an embedded model, a .safetensors file, a folder or a Hub id; "
+            "also a LoRA's file or folder."
         ),
     ],
     trace: Annotated[bool, typer.Option("--trace", help="Every stage's input and output shape.")] = False,
@@ -30,9 +31,18 @@ def inspect(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read a pickle's tensors, in a process of its own.")
     ] = False,
+    base: Annotated[
+        str | None, typer.Option("--model", help="For a LoRA: the model to hold it against, named as one to inspect.")
+    ] = None,
 ) -> None:
-    """Show a U-Net's architecture, or what a checkpoint is and holds; with --trace the shape of everything inside."""
+    """Show a U-Net's architecture, or what a checkpoint or a LoRA is and holds; with --trace the shape of everything
+    inside."""
     console = Console()
+    if _is_adapter(model, base):
+        from undertow.cli.inspect_adapter import show_adapter
+
+        show_adapter(console, model, base, validate=validate_weights)
+        return
     if _is_checkpoint(model):
         from undertow.cli.inspect_file import show_checkpoint
 
@@ -44,6 +54,13 @@ def inspect(
         console.print(_summary(model, config))
     if trace:
         console.print(_trace(config, batch, _cells(size)))
+
+
+def _is_adapter(model: str, base: str | None) -> bool:
+    """Whether the argument is a LoRA: whoever names a model beside it says so, else its file does."""
+    from undertow.cli.inspect_adapter import is_adapter
+
+    return base is not None or is_adapter(model)
 
 
 def _is_checkpoint(model: str) -> bool:

@@ -31,12 +31,12 @@ def show_checkpoint(console: Console, source: str, *, validate: bool, allow_pick
     console.print(_components(report))
     for part in report.components:
         for kind, names in (("missing", part.missing), ("unexpected", part.unexpected), ("reshaped", part.reshaped)):
-            _list(console, f"{part.title}: {kind}", names)
-    _list(console, "unknown tensors, left out", report.unknown)
+            list_names(console, f"{part.title}: {kind}", names)
+    list_names(console, "unknown tensors, left out", report.unknown)
     if report.health is not None:
         health = report.health
-        _list(console, "findings", [str(finding) for finding in health.findings])
-        console.print(f"looked at {health.tensors} tensors, {_size(health.scanned_bytes)}")
+        list_names(console, "findings", [str(finding) for finding in health.findings])
+        console.print(f"looked at {health.tensors} tensors, {size_text(health.scanned_bytes)}")
     return report.identification.config
 
 
@@ -49,20 +49,19 @@ def _identity(report: "CheckpointReport") -> Table:
         "zero terminal SNR": _with_evidence(found.zero_terminal_snr),
         "schedule": report.schedule,
         "parameters": f"{report.parameters:,}",
-        "stored as": _types(report.dtypes()),
-        "weights in memory": " · ".join(f"{_size(size)} {_name(dtype)}" for dtype, size in report.run_bytes().items()),
+        "stored as": types_text(report.dtypes()),
+        "weights in memory": " · ".join(
+            f"{size_text(size)} {_name(dtype)}" for dtype, size in report.run_bytes().items()
+        ),
         "averaged weights": "yes (--ema)" if report.averaged else "",
         "markers": ", ".join(report.markers),
         "left aside": f"{report.ignored} tensors of training" if report.ignored else "",
-        "header": "\n".join(
-            f"{key}: {value[:METADATA_CHARACTERS]}{'...' if len(value) > METADATA_CHARACTERS else ''}"
-            for key, value in list(report.metadata.items())[:SHOWN]
-        ),
+        "header": header_fields(report.metadata),
     }
     table = Table(title=escape(str(report.path)), show_header=False, title_justify="left", box=None)
     for key, value in rows.items():
         if value:
-            table.add_row(key, escape(_printable(value)))
+            table.add_row(key, escape(printable(value)))
     return table
 
 
@@ -91,12 +90,21 @@ def _completeness(part: "ComponentReport") -> str:
     return told or "yes"
 
 
-def _list(console: Console, title: str, names: Sequence[str]) -> None:
+def header_fields(metadata: Mapping[str, str]) -> str:
+    """The first fields of a header, each cut to a line."""
+    return "\n".join(
+        f"{key}: {value[:METADATA_CHARACTERS]}{'...' if len(value) > METADATA_CHARACTERS else ''}"
+        for key, value in list(metadata.items())[:SHOWN]
+    )
+
+
+def list_names(console: Console, title: str, names: Sequence[str]) -> None:
+    """How many names there are of a kind, and the first of them; nothing for none."""
     if not names:
         return
     console.print(f"{title}: {len(names)}", markup=False)
     for name in names[:SHOWN]:
-        console.print(f"  {_printable(name)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {printable(name)}", markup=False, highlight=False, soft_wrap=True)
     if len(names) > SHOWN:
         console.print(f"  and {len(names) - SHOWN} more", markup=False)
 
@@ -105,7 +113,8 @@ def _with_evidence(evidence: "Evidence[object]") -> str:
     return f"{evidence.value} ({evidence.confidence}: {evidence.evidence})"
 
 
-def _types(counts: "Mapping[torch.dtype, int]") -> str:
+def types_text(counts: "Mapping[torch.dtype, int]") -> str:
+    """Shares of values by stored type."""
     total = sum(counts.values())
     if len(counts) == 1:
         return f"all {_name(next(iter(counts)))}"
@@ -118,10 +127,11 @@ def _name(dtype: "torch.dtype") -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _size(size_bytes: int) -> str:
+def size_text(size_bytes: int) -> str:
+    """A size in MiB or GiB."""
     return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.1f} MiB"
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Untrusted text without control characters, which a terminal would obey."""
     return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)

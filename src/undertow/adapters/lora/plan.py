@@ -40,9 +40,10 @@ class PlannedLayer:
 class Plan:
     """A file's layers against a model. reshaped: descriptions of layers of another shape. unmatched: without a place.
 
-    Without a model every layer is in `unmatched`.
+    model: its family; without a model every layer is in `unmatched`.
     """
 
+    model: str | None
     base: BaseModel | None
     matched: Mapping[Place, PlannedLayer]
     unmatched: Sequence[PlannedLayer] = ()
@@ -59,7 +60,7 @@ def make_plan(file: LoraFile, targets: Targets | None) -> Plan:
         planned = [_planned(file, layer, read) for layer in file.names.layers.values()]
     base = find_base_model(((each.layer.stem, each.update) for each in planned), file.weights.metadata)
     if targets is None:
-        return Plan(base=base, matched={}, unmatched=planned, reshaped={})
+        return Plan(model=None, base=base, matched={}, unmatched=planned, reshaped={})
     _require_same_width(file, base, targets)
     matched: dict[Place, PlannedLayer] = {}
     reshaped: dict[Place, PlannedLayer] = {}
@@ -76,7 +77,7 @@ def make_plan(file: LoraFile, targets: Targets | None) -> Plan:
             raise CorruptFile(file.path, f"{pair} are the same layer", "load one of the adapters in it at a time")
         else:
             matched[place] = each
-    return Plan(base=base, matched=matched, unmatched=unmatched, reshaped=reshaped)
+    return Plan(model=targets.family, base=base, matched=matched, unmatched=unmatched, reshaped=reshaped)
 
 
 def require_all(file: LoraFile, plan: Plan, targets: Targets) -> None:

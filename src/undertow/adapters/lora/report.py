@@ -18,9 +18,10 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True, kw_only=True)
 class LoraReport:
-    """dialects, kinds, networks: layers of each. ranks, alphas: smallest and largest. matched, unmatched: names of the
-    file's tensors; without a model nothing is matched. reshaped: layers that the model has in another shape.
-    embeddings: names of bundled textual inversions. dtypes: number of values by stored type."""
+    """dialects, kinds, networks: layers of each. ranks, alphas: smallest and largest. model: the family it was held
+    against, if any. matched, unmatched: names of the file's tensors; without a model, unmatched are those that are no
+    adapter's. reshaped: layers that the model has in another shape. embeddings: names of bundled textual inversions.
+    dtypes: number of values by stored type."""
 
     path: Path
     dialects: Mapping[str, int]
@@ -30,6 +31,7 @@ class LoraReport:
     alphas: tuple[float, float] | None
     base: BaseModel | None
     layers: int
+    model: str | None = None
     matched: tuple[str, ...] = ()
     unmatched: tuple[str, ...] = ()
     reshaped: tuple[str, ...] = ()
@@ -58,8 +60,9 @@ def report_on_plan(file: LoraFile, plan: Plan) -> LoraReport:
         alphas=_range(each.alpha for each in layers),
         base=plan.base,
         layers=len(layers),
+        model=plan.model,
         matched=_names(plan.matched.values()),
-        unmatched=(*_names(plan.unmatched), *names.unknown, *names.unread),
+        unmatched=(*(() if plan.model is None else _names(plan.unmatched)), *names.unknown, *names.unread),
         reshaped=tuple(each.layer.stem for each in plan.reshaped.values()),
         embeddings=tuple(names.embeddings),
         notes=tuple(_notes(file, layers)),
