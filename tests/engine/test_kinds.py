@@ -42,6 +42,17 @@ def test_inpainting_changes_only_the_mask(service):
     assert difference[:, 16:].mean() > 5
 
 
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_inpainting_keeps_the_latents_outside_the_mask(service, strength):
+    """Latents, because the decoder's norms and attention see the whole picture: what is kept stays as it went in."""
+    drawn = {"image": photo(), "mask": right_half(), "strength": strength, "paste": False} | DRAWN
+    result = service.generate("red apple", **drawn)
+    rebuilt = service.generate("red apple", **drawn | {"strength": 0.0})
+
+    assert torch.equal(result.latents[..., :8], rebuilt.latents[..., :8])
+    assert (result.latents - rebuilt.latents)[..., 8:].abs().mean() > 0.1
+
+
 def test_a_soft_mask_mixes(service):
     soft = Image.linear_gradient("L").resize((32, 32))
     result = service.generate("red apple", image=photo(), mask=soft, strength=1.0, **DRAWN).images[0]

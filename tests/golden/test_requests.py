@@ -12,6 +12,9 @@ from tests.golden.pipelines import SCHEDULE, save_pipeline
 LEVELS = 2
 """Of 255: what the issue asks for."""
 
+SAME_STEPS = 1e-5
+"""Of the largest value, in float32: the same operations, and ten steps in which their roundings grow."""
+
 STEPS, SIDE, FACTOR, SEED = 10, 32, 2, 5
 DRAWN = {"steps": STEPS, "guidance_scale": 5.0, "seed": SEED, "sampler": "ddim", "schedule": "ddim"}
 
@@ -101,6 +104,28 @@ def test_inpainting_with_a_plain_model(folders, strength):
     assert_same_picture(ours, theirs)
 
 
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_inpainting_shows_the_network_what_diffusers_shows(folders, strength):
+    """Latents, not 8 bits: at strength 1 the first step sees noise outside of the mask too, and no picture in it."""
+    reference = pipeline_of(diffusers.StableDiffusionInpaintPipeline, folders("sd1"))
+    theirs = reference(
+        "red apple",
+        image=photo(),
+        mask_image=half_mask(),
+        height=SIDE,
+        width=SIDE,
+        strength=strength,
+        num_inference_steps=STEPS,
+        guidance_scale=5.0,
+        generator=torch.Generator().manual_seed(SEED),
+        output_type="latent",
+    ).images
+    _, noise = draws(2)
+    service = undertow.load(folders("sd1"), dtype=torch.float32)
+    ours = service.generate("red apple", image=photo(), mask=half_mask(), strength=strength, latents=noise, **DRAWN)
+    torch.testing.assert_close(ours.latents, theirs, rtol=0, atol=SAME_STEPS * theirs.abs().max().item())
+
+
 def test_inpainting_with_an_inpainting_model(folders):
     reference = pipeline_of(diffusers.StableDiffusionInpaintPipeline, folders("inpaint"))
     noise = draws(1)[0]
@@ -152,3 +177,27 @@ def test_the_refiner_takes_over_from_the_base(folders):
     service = undertow.load(folders("sdxl"), dtype=torch.float32, refiner=folders("refiner"))
     ours = service.generate("red apple", latents=noise, refiner_switch=0.7, **DRAWN, size=(SIDE, SIDE)).images[0]
     assert_same_picture(ours, theirs)
+
+
+SOFT = Image.linear_gradient("L").resize((SIDE, SIDE))
+
+
+@pytest.mark.parametrize("switch", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "brought",
+    [
+        {},
+        {"image": photo(), "strength": 0.8},
+        {"image": photo(), "mask": half_mask(), "strength": 1.0},
+        {"image": photo(), "mask": SOFT, "strength": 1.0},
+        {"image": photo(), "mask": SOFT, "strength": 0.8},
+    ],
+    ids=["text", "image", "mask", "soft mask", "soft mask and strength"],
+)
+def test_a_model_that_takes_over_from_itself_changes_nothing(folders, switch, brought):
+    """DDIM has no memory of earlier steps: only what one pass hands to the next could make a difference."""
+    alone = undertow.load(folders("sd1"), dtype=torch.float32)
+    relay = undertow.load(folders("sd1"), dtype=torch.float32, refiner=folders("sd1"))
+    expected = alone.generate("red apple", **brought, **DRAWN).latents
+    found = relay.generate("red apple", refiner_switch=switch, **brought, **DRAWN).latents
+    torch.testing.assert_close(found, expected, rtol=0, atol=SAME_STEPS * expected.abs().max().item())

@@ -47,6 +47,7 @@ class Picture:
     enlarge: Enlarge
     latents: Canvas | None = None
     _noise: NoiseSource = field(init=False)
+    _over: Canvas | None = field(default=None, init=False)
     _denoised: Tensor | None = field(default=None, init=False)
     _steps_done: int = field(default=0, init=False)
     _run: GuidanceRun = field(init=False)
@@ -64,10 +65,10 @@ class Picture:
 
     def _pass(self, one: Pass) -> Steps[Canvas]:
         known, noise = self._start(one)
-        if one.steps == 0:
-            assert known is not None  # nothing may change, so there is a picture
-            return known
+        self._over = noise
         x = self._first(one, known, noise)
+        if one.steps == 0:
+            return x  # nothing may change, or another model draws all
         self._run = one.guidance.start(one.steps, one.network.preconditioning.parameterization)
         sampler = start_sampler(
             self.request.sampler, x, one.sigmas, path=_path(one), noise=self._noise, **self.request.sampler_options
@@ -83,8 +84,8 @@ class Picture:
                 step = entering
                 self._enter(step, call.sigma, call.x)
             seen = call.x
-            if one.kept is not None and call.sigma < one.sigmas[0]:
-                # From the second step on, as in diffusers; before it, x is what the start says.
+            if one.kept is not None and not (self._from_noise and call.sigma >= one.sigmas[0]):
+                # Pure noise is shown as it is, as in diffusers: there is no picture in it yet.
                 seen = one.kept.over(call.x, _noisy(one, one.kept.latents, noise, call.sigma))
             guided = yield from self._estimate(one, seen, call.sigma, step)
             self._denoised = guided.denoised
@@ -130,6 +131,11 @@ class Picture:
             for branch, group in found.items()
         }
 
+    @property
+    def _from_noise(self) -> bool:
+        """Whether this is the first pass with a step, and nothing but noise is where it starts."""
+        return self._steps_done == 0 and isinstance(self.passes[0].start, FromNoise)
+
     def _start(self, one: Pass) -> tuple[Canvas | None, Canvas]:
         """The clean latents that a pass starts from, if any, and the noise over them."""
         shape = (one.network.unet.config.out_channels, *one.layout.size)
@@ -142,7 +148,8 @@ class Picture:
                 assert self.latents is not None  # never the first pass
                 return self.enlarge(self.latents, how), self._draw_noise(shape, None)
             case GoOn():
-                return self.latents, torch.zeros(1, *shape)
+                assert self._over is not None  # never the first pass
+                return self.latents, self._over
 
     def _draw_noise(self, shape: tuple[int, int, int], given: Tensor | None) -> Canvas:
         request = self.request
@@ -168,7 +175,10 @@ class Picture:
 
     def _finish(self, one: Pass, latents: Canvas) -> Canvas:
         self.watch.see(f"step_{self._steps_done + one.steps - 1}_latents", latents)
-        return latents if one.kept is None else one.kept.over(latents, one.kept.latents)
+        later = self.passes[self.passes.index(one) + 1 :]
+        if one.kept is None or (later and isinstance(later[0].start, GoOn)):
+            return latents
+        return one.kept.over(latents, one.kept.latents)
 
     def _enter(self, step: int, sigma: float, x: Canvas) -> None:
         step += self._steps_done
