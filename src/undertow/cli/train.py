@@ -8,6 +8,7 @@ from typing import get_args
 import typer
 
 from undertow.cli.train_emoji import train_emoji
+from undertow.cli.train_lora import train_lora
 from undertow.cli.train_pixels import DataName, train_pixels
 
 HELP = {
@@ -33,3 +34,4 @@ train = typer.Typer(help="Train a model.", no_args_is_help=True)
 for _name in get_args(DataName):
     train.command(_name, help=HELP[_name])(_on(_name))
 train.command("emoji")(train_emoji)
+train.command("lora")(train_lora)

@@ -70,12 +70,16 @@ def _labeled_files(folder: Path) -> list[tuple[Path, int]]:
 
 def _decode(file: Path, size: int, channels: int) -> np.ndarray | str:
     """[channels, size, size] bytes, or what is wrong with the file."""
+    picture = read_picture(file)
+    return picture if isinstance(picture, str) else square(picture, size, channels)
+
+
+def read_picture(file: Path) -> Image.Image | str:
+    """The picture upright and opaque, in RGB or L, or what is wrong with the file."""
     try:
         with Image.open(file) as picture:
             picture.load()
-            upright = ImageOps.exif_transpose(picture)
-        square = ImageOps.fit(_opaque(upright), (size, size), Image.Resampling.LANCZOS)
-        pixels = np.asarray(square.convert("L" if channels == 1 else "RGB"))
+            return _opaque(ImageOps.exif_transpose(picture))
     except (
         OSError,
         ValueError,
@@ -85,6 +89,12 @@ def _decode(file: Path, size: int, channels: int) -> np.ndarray | str:
         Image.DecompressionBombWarning,
     ) as err:
         return str(err) or type(err).__name__
+
+
+def square(picture: Image.Image, size: int, channels: int) -> np.ndarray:
+    """The picture's center square as [channels, size, size] bytes."""
+    fitted = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+    pixels = np.asarray(fitted.convert("L" if channels == 1 else "RGB"))
     return np.ascontiguousarray(pixels.reshape(size, size, channels).transpose(2, 0, 1))
 
 

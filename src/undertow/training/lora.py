@@ -1,0 +1,253 @@
+"""Training a LoRA (arXiv:2106.09685): low-rank updates of a frozen text-to-image model, from pictures with captions.
+
+What the network is trained for is the model's own: its parameterization, its schedule, its latent space. Pictures are
+encoded once, captions too unless the text encoders learn. The loop is `fit`: a killed run goes on where it was.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from undertow.adapters.lora.low_rank import LowRank
+from undertow.adapters.lora.write import Component, TrainedLora
+from undertow.checkpoints.model import LoadedModel
+from undertow.encoders.text_stack import TextStack
+from undertow.errors import ConfigError
+from undertow.nn.adaptable import Conv2d, WeightRows
+from undertow.training.batches import indices_at
+from undertow.training.caption_encoder import CaptionEncoder, Encoded
+from undertow.training.captioned import CaptionedPictures
+from undertow.training.figures import save_loss_plot
+from undertow.training.fit import FitSettings, Progress, fit
+from undertow.training.log import StepRecord, read_records
+from undertow.training.lora_base import encode_pictures, fingerprint, require_size, require_trainable
+from undertow.training.low_rank import (
+    TRANSFORMERS,
+    TrainableUpdate,
+    TrainableUpdates,
+    frozen,
+    in_slots,
+    text_sites,
+    unet_sites,
+)
+from undertow.training.objective import ConstantWeighting, MinSNRWeighting, Objective
+from undertow.training.randomness import generator_for
+from undertow.training.timesteps import LogitNormalTimesteps, UniformTimesteps
+from undertow.unet.conditioning import Ports
+from undertow.unet.unet import UNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """What is trained and how. alpha: updates are scaled by alpha / rank. sites: patterns of layers of the U-Net, see
+    `unet_sites`. text_encoder: whether the text encoders learn too. dropped: share of captions that are dropped, for
+    guidance. timesteps: "uniform" or "logit_normal". min_snr_gamma: `None` for constant weights.
+    gradient_checkpointing: less memory, slower. Errors: `ConfigError`."""
+
+    fit: FitSettings
+    rank: int = 8
+    alpha: float = 8.0
+    sites: tuple[str, ...] = TRANSFORMERS
+    text_encoder: bool = False
+    dropped: float = 0.1
+    timesteps: str = "uniform"
+    min_snr_gamma: float | None = None
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self):
+        for name, holds, rule in (
+            ("rank", self.rank >= 1, "must be at least 1"),
+            ("alpha", self.alpha > 0, "must be positive; the rank gives a scale of 1"),
+            ("dropped", 0 <= self.dropped < 1, "must lie in [0, 1)"),
+            ("timesteps", self.timesteps in ("uniform", "logit_normal"), "must be 'uniform' or 'logit_normal'"),
+        ):
+            if not holds:
+                raise ConfigError(name, getattr(self, name), rule)
+        for name in ("steps", "batch_size", "learning_rate"):
+            if not getattr(self.fit, name) > 0:
+                raise ConfigError(name, getattr(self.fit, name), "must be positive")
+
+    @property
+    def gain(self) -> float:
+        """The factor of every update."""
+        return self.alpha / self.rank
+
+    def objective(self, model: LoadedModel) -> Objective:
+        """The model's own parameterization and schedule, with these weights and timesteps."""
+        return Objective(
+            parameterization=model.parameterization,
+            schedule=model.schedule,
+            weighting=ConstantWeighting() if self.min_snr_gamma is None else MinSNRWeighting(gamma=self.min_snr_gamma),
+            timesteps=UniformTimesteps() if self.timesteps == "uniform" else LogitNormalTimesteps(),
+        )
+
+
+class TrainableLora(nn.Module):
+    """What learns: updates of the U-Net, and of each text encoder if those learn."""
+
+    def __init__(self, unet: TrainableUpdates, text: list[TrainableUpdates]):
+        super().__init__()
+        self.unet = unet
+        self.text = nn.ModuleList(text)
+
+    def for_text(self) -> list[TrainableUpdates] | None:
+        """One for each encoder; `None` when they do not learn."""
+        return [cast(TrainableUpdates, updates) for updates in self.text] or None
+
+
+def train_lora(
+    model: LoadedModel,
+    pictures: CaptionedPictures,
+    settings: LoraSettings,
+    folder: Path,
+    *,
+    on_record: Callable[[StepRecord], None] = lambda record: None,
+) -> TrainableLora:
+    """The trained updates, averaged; the model itself stays as it is. folder: see `fit`; loss.png appears there.
+
+    Errors: `InvalidInput` for models and sites that cannot be trained, `MissingComponent`; as `fit`.
+    """
+    unet, text = require_trainable(model)
+    require_size(model, pictures.size)
+    lora = new_lora(unet, text, settings)
+    latents, captions = encode_pictures(model, pictures), CaptionEncoder(stack=text, config=unet.config)
+    loss_at = _Loss(
+        unet=unet,
+        lora=lora,
+        latents=latents,
+        pictures=pictures,
+        captions=captions,
+        encoded=None if settings.text_encoder else captions.encode_once([*pictures.captions, None]),
+        settings=settings,
+        objective=settings.objective(model),
+    )
+    recipe = {
+        "model": fingerprint(unet, model.require_vae(), *text.encoders),
+        "pictures": fingerprint(pictures.pixels, *pictures.captions),
+        "sites": [name for name, _ in lora.unet.items()],
+        "objective": repr(loss_at.objective),
+        **{name: getattr(settings, name) for name in ("rank", "alpha", "text_encoder", "dropped")},
+    }
+
+    def show(progress: Progress) -> None:  # noqa: ARG001  the curve is read from the log
+        save_loss_plot(read_records(folder / "log.jsonl"), folder / "loss.png")
+
+    with in_slots(unet, lora.unet), frozen(*text.encoders), _checkpointing(unet, settings.gradient_checkpointing):
+        trained = fit(lora, loss_at, settings.fit, folder, recipe=recipe, on_record=on_record, on_checkpoint=show)
+    return cast(TrainableLora, trained)
+
+
+def new_lora(unet: UNet, text: TextStack, settings: LoraSettings) -> TrainableLora:
+    """Updates that change nothing yet. Errors: `InvalidInput` for the sites."""
+    generator = generator_for(settings.fit.seed, "lora")
+    sites = unet_sites(unet, settings.sites)
+    updates = TrainableUpdates(sites, settings.rank, generator)
+    encoders = zip(text.encoders, text.readings, strict=True) if settings.text_encoder else ()
+    others = [TrainableUpdates(text_sites(encoder, reading), settings.rank, generator) for encoder, reading in encoders]
+    return TrainableLora(updates, others).to(unet.device)
+
+
+def finished(
+    lora: TrainableLora, model: LoadedModel, pictures: CaptionedPictures, settings: LoraSettings, title: str
+) -> TrainedLora:
+    """What is written into a file, see `write_lora`."""
+    unet, text, found = model.require_unet(), model.require_text(), model.report.identification
+    updates: dict[Component, dict[str, LowRank]] = {
+        "unet": {name: _learned(update, unet.get_submodule(name), settings.gain) for name, update in lora.unet.items()}
+    }
+    for encoder, learned in zip(text.encoders, lora.for_text() or (), strict=False):
+        component: Component = "text_encoder_2" if encoder.kind == "openclip_g" else "text_encoder"
+        updates[component] = {
+            f"text_model.{name}": _learned(update, encoder.clip.get_submodule(name), settings.gain)
+            for name, update in learned.items()
+        }
+    return TrainedLora(
+        updates=updates,
+        title=title,
+        family=model.family,
+        variant=found.variant,
+        prediction=found.prediction.value,
+        config=unet.config,
+        notes={
+            "ss_sd_model_name": model.path.name,
+            "ss_num_train_images": str(len(pictures)),
+            "ss_steps": str(settings.fit.steps),
+            "ss_learning_rate": f"{settings.fit.learning_rate:g}",
+            "modelspec.resolution": f"{pictures.size}x{pictures.size}",
+        },
+    )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Loss:
+    """The loss of a step. encoded: every picture's caption and, last, a dropped one, when the encoders do not learn."""
+
+    unet: UNet
+    lora: TrainableLora
+    latents: Tensor
+    pictures: CaptionedPictures
+    captions: CaptionEncoder
+    encoded: Encoded | None
+    settings: LoraSettings
+    objective: Objective
+
+    def __call__(self, step: int) -> Tensor:
+        fit, device = self.settings.fit, self.unet.device
+        generator = generator_for(fit.seed, "lora batch", step)
+        chosen = indices_at(step, fit.batch_size, len(self.pictures), fit.seed)
+        dropped = torch.rand(len(chosen), generator=generator) < self.settings.dropped
+        x0 = self.latents[chosen]
+        u = self.objective.timesteps.draw(len(x0), generator)
+        example = self.objective.example(x0, torch.randn(x0.shape, generator=generator), u).to(device)
+        rows = WeightRows(
+            slots=torch.zeros(len(x0), 1, dtype=torch.long, device=device),
+            gains=torch.full((len(x0), 1), self.settings.gain, device=device),
+        )
+        with torch.autocast(device.type, torch.bfloat16, enabled=fit.precision == "bf16"):
+            encoded = self._encoded(chosen, dropped)
+            given = self.captions.conditioning(
+                encoded, [self.pictures.crops[index] for index in chosen.tolist()], self.pictures.size
+            )
+            # An autocast encoder answers in bfloat16, and the U-Net's door asks for its own type.
+            given = given.to(dtype=self.unet.dtype)
+            prediction = self.unet(
+                example.inputs.to(memory_format=torch.channels_last),
+                example.timesteps.to(torch.float32),
+                given,
+                Ports(weights=rows),
+            )
+        return example.loss(prediction)
+
+    def _encoded(self, chosen: Tensor, dropped: Tensor) -> Encoded:
+        if self.encoded is not None:
+            return self.encoded.rows(chosen.masked_fill(dropped, len(self.pictures)).to(self.unet.device))
+        captions = [
+            None if drop else self.pictures.captions[index]
+            for index, drop in zip(chosen.tolist(), dropped.tolist(), strict=True)
+        ]
+        return self.captions.encode(captions, self.lora.for_text(), self.settings.gain)
+
+
+@contextmanager
+def _checkpointing(unet: UNet, wanted: bool) -> Generator[None]:
+    """Within it the U-Net recomputes its activations in the backward pass, which it does in training mode only."""
+    before = unet.gradient_checkpointing, unet.training
+    unet.gradient_checkpointing = wanted
+    unet.train(wanted)
+    try:
+        yield
+    finally:
+        unet.gradient_checkpointing = before[0]
+        unet.train(before[1])
+
+
+def _learned(update: TrainableUpdate, layer: nn.Module, gain: float) -> LowRank:
+    down, up = update.down[0].detach(), update.up[0].detach()
+    if isinstance(layer, Conv2d):
+        down, up = down.unflatten(1, (layer.in_channels, *layer.kernel_size)), up[:, :, None, None]
+    return LowRank(down=down, up=up, scale=gain)

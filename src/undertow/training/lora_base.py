@@ -1,0 +1,86 @@
+"""The base model of a LoRA: whether it can be trained, its pictures as latents, and how a run knows it again."""
+
+import hashlib
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from undertow.checkpoints.model import LoadedModel
+from undertow.encoders.text_stack import TextStack
+from undertow.errors import InvalidInput
+from undertow.training.captioned import CaptionedPictures
+from undertow.training.pictures import to_unit
+from undertow.unet.config import ClassLabels
+from undertow.unet.unet import UNet
+
+AT_ONCE = 4
+"""Pictures that the autoencoder encodes together."""
+
+COMPARED = 64
+"""Numbers of each tensor by which a run knows its base model again: further training changes them all."""
+
+
+def require_trainable(model: LoadedModel) -> tuple[UNet, TextStack]:
+    """The networks of a latent text-to-image model in float32. Errors: `InvalidInput`, `MissingComponent`."""
+    unet = model.require_unet()
+    config = unet.config
+    if config.context_dim is None or isinstance(config.added, ClassLabels):
+        raise InvalidInput("model", "a network that reads no text", "a text-to-image model", "name another model")
+    text, channels = model.require_text(), model.require_vae().config.latent_channels
+    if config.in_channels != channels:
+        raise InvalidInput(
+            "model",
+            f"a network of {config.in_channels} input channels",
+            f"one that receives nothing beside its {channels} latent channels",
+            "inpainting and editing networks want masks or pictures beside the captions: train on their base model, "
+            "and use the LoRA on them",
+        )
+    if config.guidance_dim is not None:
+        raise InvalidInput(
+            "model", "distilled to take guidance as an input", "one trained by denoising", "train on its base model"
+        )
+    if unet.dtype != torch.float32:
+        raise InvalidInput("model", f"in {unet.dtype}", "one in float32", "load it with dtype=torch.float32")
+    return unet, text
+
+
+def require_size(model: LoadedModel, size: int) -> None:
+    """Errors: `InvalidInput` for a side of pictures that the autoencoder or the U-Net cannot halve to the end."""
+    levels, factor = len(model.require_unet().config.levels), model.require_vae().config.factor
+    multiple = factor * 2 ** (levels - 1)
+    if size % multiple:
+        raise InvalidInput(
+            "size", size, f"a multiple of {multiple} pixels", f"for example {max(1, size // multiple) * multiple}"
+        )
+
+
+def native_size(model: LoadedModel) -> int:
+    """The side of the pictures that the model was trained on, in pixels."""
+    return model.require_unet().config.sample_size * model.require_vae().config.factor
+
+
+@torch.no_grad()
+def encode_pictures(model: LoadedModel, pictures: CaptionedPictures) -> Float[Tensor, "count channels height width"]:
+    """Latents as the U-Net sees them: means of the posteriors, scaled."""
+    vae = model.require_vae()
+    space = vae.config.latent_space
+    batches = pictures.pixels.split(AT_ONCE)
+    pixels = (to_unit(batch).to(device=vae.device, dtype=vae.dtype) for batch in batches)
+    return torch.cat([space.to_model(vae.encode(batch).mean).float().cpu() for batch in pixels])
+
+
+def fingerprint(*parts: object) -> str:
+    """A short hash of networks, tensors and texts, by which a run knows its own again."""
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        match part:
+            case nn.Module():
+                for name, tensor in part.state_dict().items():
+                    few = tensor.detach().flatten()[:COMPARED].float().cpu()
+                    digest.update(f"{name} {list(tensor.shape)}".encode() + few.numpy().tobytes())
+            case Tensor():
+                digest.update(str(list(part.shape)).encode() + part.cpu().contiguous().numpy().tobytes())
+            case _:
+                digest.update(repr(part).encode())
+    return digest.hexdigest()

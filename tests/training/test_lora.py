@@ -1,0 +1,227 @@
+"""Training a LoRA: it learns, it changes nothing else, it resumes to the bit, and refuses what cannot be trained."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.golden.pipelines import save_pipeline
+from tests.training.lora_runs import FIT, load, pictures, random_lora, settings
+from undertow.errors import CheckpointError, ConfigError, InvalidInput
+from undertow.nn.adaptable import WeightRows
+from undertow.training.caption_encoder import CaptionEncoder
+from undertow.training.log import read_records
+from undertow.training.lora import LoraSettings, finished, train_lora
+from undertow.training.lora_base import encode_pictures, native_size, require_trainable
+from undertow.training.low_rank import in_slots, text_sites, unet_sites
+from undertow.training.training_state import saved_steps
+from undertow.unet.conditioning import Conditioning, Ports
+
+LEARNED = 1 / 3
+"""What is left of the loss after `LEARNING_STEPS` steps on four pictures, at most. Observed: a fifth."""
+LEARNING_STEPS = 50
+
+ROUNDING = 1e-5
+"""Float32: an update beside the weight and one inside it differ by the order of additions."""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {
+        family: save_pipeline(family, tmp_path_factory.mktemp(family) / "pipeline")
+        for family in ("sd1", "sdxl", "inpaint")
+    }
+
+
+@pytest.fixture(scope="module")
+def sd1(folders):
+    return load(folders["sd1"])
+
+
+def weights(model):
+    networks = (model.unet, model.vae, *model.text.encoders)
+    return [tensor.clone() for network in networks for tensor in network.state_dict().values()]
+
+
+def learned(lora):
+    return {name: tensor.clone() for name, tensor in lora.state_dict().items()}
+
+
+def test_it_learns_and_the_base_stays_as_it_was(sd1, tmp_path):
+    before, learning = weights(sd1), [p.requires_grad for p in sd1.unet.parameters()]
+    train_lora(sd1, pictures(), settings(steps=LEARNING_STEPS, sites=("*",), dropped=0.0, rank=8, alpha=8.0), tmp_path)
+    losses = [record.loss for record in read_records(tmp_path / "log.jsonl")]
+    assert sum(losses[-5:]) <= LEARNED * sum(losses[:5])
+    assert (tmp_path / "loss.png").is_file()
+    assert all(old.equal(new) for old, new in zip(before, weights(sd1), strict=True))
+    assert [p.requires_grad for p in sd1.unet.parameters()] == learning
+    assert all(p.grad is None for p in sd1.unet.parameters())
+    assert all(layer.slots is None for layer in unet_sites(sd1.unet, ("*",)).values())
+    assert not sd1.unet.training
+
+
+@pytest.mark.parametrize("text_encoder", [False, True])
+def test_a_stopped_run_goes_on_to_the_same_bits(sd1, tmp_path, text_encoder):
+    chosen = settings(text_encoder=text_encoder)
+    whole = train_lora(sd1, pictures(), chosen, tmp_path / "whole")
+
+    def stop(record):
+        if record.step == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_lora(sd1, pictures(), chosen, tmp_path / "run", on_record=stop)
+    assert saved_steps(tmp_path / "run" / "checkpoints") == [2]
+    assert all(layer.slots is None for layer in unet_sites(sd1.unet, ("*",)).values()), "also when it is interrupted"
+    resumed = train_lora(sd1, pictures(), chosen, tmp_path / "run")
+    assert all(tensor.equal(resumed.state_dict()[name]) for name, tensor in learned(whole).items())
+    assert any(tensor.any() for name, tensor in learned(whole).items() if name.endswith("up"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"rank": 2}, "rank was 4"), ({"sites": ("*.attn1.*",)}, "sites was"), ({"min_snr_gamma": 5.0}, "objective was")],
+)
+def test_a_run_of_other_settings_pictures_or_base_is_refused(sd1, tmp_path, changes, named):
+    train_lora(sd1, pictures(), settings(steps=2), tmp_path)
+    with pytest.raises(CheckpointError, match=named):
+        train_lora(sd1, pictures(), settings(steps=2, **changes), tmp_path)
+    other = replace(pictures(), captions=("a", "b", "c", "d"))
+    with pytest.raises(CheckpointError, match="pictures was"):
+        train_lora(sd1, other, settings(steps=2), tmp_path)
+
+
+def test_another_base_is_refused(folders, tmp_path):
+    model = load(folders["sd1"])
+    train_lora(model, pictures(), settings(steps=2), tmp_path)
+    with torch.no_grad():
+        model.unet.conv_out.weight += 1e-3
+    with pytest.raises(CheckpointError, match="model was"):
+        train_lora(model, pictures(), settings(steps=2), tmp_path)
+
+
+def test_gradients_reach_the_adapted_sites_and_nothing_else(sd1, tmp_path):
+    chosen = settings(steps=2, sites=("*.attn2.to_k", "mid_block.resnets.0.conv1"), text_encoder=True, dropped=0.0)
+    lora = train_lora(sd1, pictures(), chosen, tmp_path)
+    assert {name for name, _ in lora.unet.items()} == {
+        name for name, _ in sd1.unet.named_modules() if name.endswith("attn2.to_k")
+    } | {"mid_block.resnets.0.conv1"}
+    # The first step moves `up` alone, since `up` is zero and `down` has no gradient then; the second moves both.
+    assert all(tensor.any() for name, tensor in lora.state_dict().items() if name.endswith("up"))
+    assert all(p.grad is None for network in (sd1.unet, *sd1.text.encoders) for p in network.parameters())
+
+
+def test_checkpointed_activations_give_the_same_updates(sd1, tmp_path):
+    plain = train_lora(sd1, pictures(), settings(), tmp_path / "plain").state_dict()
+    checkpointed = train_lora(sd1, pictures(), settings(gradient_checkpointing=True), tmp_path / "less").state_dict()
+    assert all(tensor.equal(checkpointed[name]) for name, tensor in plain.items())
+    assert not sd1.unet.gradient_checkpointing
+
+
+def test_bf16_computes_in_bf16_and_learns_in_float32(sd1, tmp_path):
+    fit = replace(FIT, precision="bf16", steps=2)
+    rounded = train_lora(sd1, pictures(), replace(settings(text_encoder=True), fit=fit), tmp_path).state_dict()
+    assert {tensor.dtype for tensor in rounded.values()} == {torch.float32}
+    assert all(tensor.isfinite().all() for tensor in rounded.values())
+
+
+def test_a_new_update_changes_nothing_and_a_trained_one_is_the_merged_weight(sd1):
+    chosen = settings(sites=("*.attn1.*", "*.resnets.*"))
+    lora = random_lora(sd1, chosen)
+    latents, timesteps = (
+        torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(1)),
+        torch.tensor([3.0, 871.0]),
+    )
+    given = Conditioning(context=torch.randn(2, 5, 768, generator=torch.Generator().manual_seed(2)))
+    rows = WeightRows(slots=torch.zeros(2, 1, dtype=torch.long), gains=torch.full((2, 1), chosen.gain))
+    with torch.no_grad():
+        base = sd1.unet(latents, timesteps, given)
+        with in_slots(sd1.unet, lora.unet):
+            ported = sd1.unet(latents, timesteps, given, Ports(weights=rows))
+        updates = finished(lora, sd1, pictures(), chosen, "x").updates["unet"]
+        layers = {name: sd1.unet.get_submodule(name) for name in updates}
+        pristine = {name: layer.weight.clone() for name, layer in layers.items()}
+        for name, layer in layers.items():
+            layer.weight.copy_(updates[name].weight(layer.weight, 1.0))
+        merged = sd1.unet(latents, timesteps, given)
+        for name, layer in layers.items():
+            layer.weight.copy_(pristine[name])
+    scale = float(merged.abs().max())
+    assert float((ported - merged).abs().max()) <= ROUNDING * scale
+    assert float((ported - base).abs().max()) > 0.1 * scale, "an update without effect shows nothing"
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_captions_are_encoded_as_prompts_are(folders, family):
+    model = load(folders[family])
+    captions = CaptionEncoder(stack=model.text, config=model.unet.config)
+    long = "many words " * 40
+    encoded = captions.encode_once(["red apple", long, None])
+    assert captions.cut(["red apple", long]) == [long]
+    for row, text in enumerate(("red apple", long, "")):
+        asked = model.text.encode(text, emphasis="none", long="truncate")
+        if row == 2 and family == "sdxl":
+            assert not encoded.context[row].any()
+            assert not encoded.pooled[row].any()
+            continue
+        torch.testing.assert_close(encoded.context[row : row + 1], asked.context, rtol=ROUNDING, atol=ROUNDING)
+        if family == "sdxl":
+            torch.testing.assert_close(encoded.pooled[row : row + 1], asked.pooled, rtol=ROUNDING, atol=ROUNDING)
+    few = pictures()
+    given = captions.conditioning(encoded, few.crops[:3], few.size)
+    assert (given.time_ids is None) == (family == "sd1")
+    if given.time_ids is not None:
+        assert given.time_ids[1].tolist() == [33.0, 64.0, 0.0, 16.0, 32.0, 32.0]
+
+
+def test_pictures_become_the_latents_that_the_model_knows(sd1):
+    latents = encode_pictures(sd1, pictures())
+    with torch.no_grad():
+        few = sd1.vae.encode(pictures().pixels[:1].float() / 127.5 - 1).mean * 0.18215
+    torch.testing.assert_close(latents[:1], few, rtol=1e-4, atol=ROUNDING)
+    assert native_size(sd1) == 32
+
+
+def test_only_text_layers_that_are_read_are_adapted(folders):
+    sd1, sdxl = load(folders["sd1"]), load(folders["sdxl"])
+    counts = [
+        [len(text_sites(encoder, reading)) // 6 for encoder, reading in zip(text.encoders, text.readings, strict=True)]
+        for text in (sd1.text, sdxl.text)
+    ]
+    assert counts == [[3], [2, 3]], "CLIP-L's last layer is not read in SDXL, bigG's is for the pooled vector"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "near"), [("*.to_qq", r"'\*\.to_q'"), ("*.attn3.to_k", r"attn[12]\.to_k"), ("conv_inn", "'conv_in'")]
+)
+def test_patterns_that_match_nothing_are_refused_with_near_ones(sd1, pattern, near):
+    with pytest.raises(InvalidInput, match=near):
+        unet_sites(sd1.unet, ("*.attentions.*", pattern))
+    with pytest.raises(InvalidInput, match="at least one pattern"):
+        unet_sites(sd1.unet, ())
+
+
+def test_the_standard_sites_are_those_of_sd_scripts(sd1):
+    ends = {name.split("attentions.")[1].split(".", 1)[1] for name in unet_sites(sd1.unet, ("*.attentions.*",))}
+    block = "transformer_blocks.0"
+    attention = {f"{block}.attn{n}.{layer}" for n in (1, 2) for layer in ("to_q", "to_k", "to_v", "to_out.0")}
+    assert ends == attention | {"proj_in", "proj_out", f"{block}.ff.net.0.proj", f"{block}.ff.net.2"}
+
+
+def test_models_that_cannot_be_trained_are_refused(folders, sd1, tmp_path):
+    with pytest.raises(InvalidInput, match=r"9 input channels.*train on their base model"):
+        require_trainable(load(folders["inpaint"]))
+    half = replace(sd1, unet=load(folders["sd1"]).unet.half())
+    with pytest.raises(InvalidInput, match=r"float16.*torch\.float32"):
+        require_trainable(half)
+    with pytest.raises(InvalidInput, match="size is 34, expected a multiple of 4 pixels; for example 32"):
+        train_lora(sd1, pictures(size=34), settings(), tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "field", [{"rank": 0}, {"alpha": 0.0}, {"dropped": 1.0}, {"timesteps": "normal"}, {"fit": replace(FIT, steps=0)}]
+)
+def test_impossible_settings_are_refused(field):
+    with pytest.raises(ConfigError):
+        LoraSettings(**{"fit": FIT, **field})
