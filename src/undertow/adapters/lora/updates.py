@@ -8,7 +8,7 @@ KohakuBlueleaf/LyCORIS (`lycoris/functional`), whose forward is the reference fo
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from math import prod
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Shaped
@@ -83,7 +83,7 @@ class Update(ABC):
         """The exact low-rank form of the whole change at gain 1; `None` if there is none, or the bias changes too."""
         return None
 
-    def on(self, device: torch.device | str) -> Self:
+    def on(self, device: torch.device | str) -> "Update":
         """The same with its tensors on another device."""
         moved = {
             field.name: value.on(device) if isinstance(value, Update) else value.to(device)
