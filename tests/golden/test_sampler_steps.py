@@ -48,6 +48,8 @@ CANCELLED = 5e-4
 # From pure noise: Euler's x + (target - sigma) slope loses 4096 eps of x in diffusers' first step; DDIM's and LCM's
 # first level has nothing of the picture there, and sqrt(abar) = 2^-12 of it here, see `schedules`.
 FROM_PURE_NOISE = {"euler": 2e-4, "euler_a": 2e-4, "ddim": 2**-11, "lcm": 2**-11}
+# SA-Solver's weights are differences of powers of lambda, in float32 there.
+POWERS = 1e-4
 # Between timesteps diffusers' linspace is linear in sigma and its timesteps are not, ours are linear in log sigma.
 FRACTION = 1e-2
 
@@ -236,3 +238,90 @@ def test_each_step_of_ddim_with_linspace_is_diffusers(prediction: str, steps: in
         expected = reference.points[index + 1] * (1 + target**2) ** 0.5
         tolerance = FLOAT64_TABLES if dtype == torch.float64 else FLOAT32_TABLES
         torch.testing.assert_close(mine.points[-1], expected, rtol=0, atol=tolerance * expected.abs().max().item())
+
+
+class Weights(int):
+    """An order that diffusers does not take for 2, where it replaces the paper's weights by simpler ones."""
+
+    def __eq__(self, other: object) -> bool:
+        return other != 2 and int(self) == other
+
+    __hash__ = int.__hash__
+
+
+class PapersWeights(diffusers.SASolverScheduler):
+    """SA-Solver with the weights of the paper's eq. 14 and 17 at order 2 too."""
+
+    def stochastic_adams_bashforth_update(self, *args: Any, order: int, **options: Any) -> Tensor:
+        return super().stochastic_adams_bashforth_update(*args, order=Weights(order), **options)
+
+    def stochastic_adams_moulton_update(self, *args: Any, order: int, **options: Any) -> Tensor:
+        return super().stochastic_adams_moulton_update(*args, order=Weights(order), **options)
+
+    def get_coefficients_fn(self, order: int, *args: Any) -> list[Tensor]:
+        return super().get_coefficients_fn(int(order), *args)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("predictor", "corrector", "tau", "prediction", "spacing"),
+    [
+        (1, 1, 1.0, "epsilon", "trailing"),
+        (2, 2, 0.4, "epsilon", "trailing"),
+        (3, 4, 0.0, "epsilon", "trailing"),
+        *(
+            (3, 4, 1.0, prediction, spacing)
+            for prediction in PREDICTIONS
+            for spacing in ("leading", "linspace", "trailing")
+        ),
+    ],
+)
+def test_every_step_of_sa_solver_is_diffusers(
+    monkeypatch: pytest.MonkeyPatch,
+    predictor: int,
+    corrector: int,
+    tau: float,
+    prediction: str,
+    spacing: str,
+    dtype: torch.dtype,
+):
+    """Noise in every step: diffusers counts where it begins in timesteps, of a step's start. It ends above 0."""
+    scheduler = PapersWeights(
+        prediction_type=prediction,
+        **STABLE_DIFFUSION,
+        **SPACINGS[spacing][1],
+        predictor_order=predictor,
+        corrector_order=corrector,
+        tau_func=lambda _: torch.tensor(tau, dtype=dtype),
+        lower_order_final=False,
+    )
+    scheduler.set_timesteps(10)
+    source = NoiseSource(SEEDS)
+    monkeypatch.setattr(
+        diffusers.schedulers.scheduling_sasolver,
+        "randn_tensor",
+        lambda shape, dtype, **_: source.draw(tuple(shape)[1:]).to(dtype),
+    )
+    fields = {**STABLE_DIFFUSION, "prediction_type": prediction, "clip_sample": False}
+    config = SchedulerConfig.from_diffusers({"_class_name": "DDIMScheduler", **fields})
+    schedule = config.schedule
+    sigmas = [*schedule.timestep_to_sigma(scheduler.timesteps).tolist(), schedule.sigma_min]
+    if dtype == torch.float64:
+        use_our_tables(scheduler, schedule, sigmas)
+    reference = theirs(scheduler, noise(dtype))
+    sampler = start_sampler(
+        "sa_solver",
+        noise(dtype) * (1 + sigmas[0] ** 2) ** 0.5,
+        sigmas,
+        path=schedule.path,
+        noise=NoiseSource(SEEDS),
+        eta=tau,
+        s_tmin=0.0,
+        s_tmax=100.0,
+        predictor_order=predictor,
+        corrector_order=corrector,
+    )
+    mine, visited = ours(sampler, config, "nearest")
+    visited[-1] = sigmas[-1]
+    tolerance = FLOAT64_TABLES if dtype == torch.float64 else POWERS
+    assert_same(mine, reference, from_ddpm(visited), tolerance)
