@@ -17,8 +17,8 @@ from tests.sampling.problem import (
     run,
     without_noise,
 )
-from undertow.diffusion import RectifiedFlow, VariancePreserving
-from undertow.sampling import SAMPLERS, dpmpp_2m, drive
+from undertow.diffusion import NoiseSchedule, RectifiedFlow, VariancePreserving, sigma_grid
+from undertow.sampling import SAMPLERS, NoiseSource, dpmpp_2m, drive
 
 PATH = VariancePreserving()
 # Multistep methods of high order, whose low-order first steps would be all that is measured.
@@ -89,6 +89,18 @@ def test_restart_is_heun_below_twenty_steps():
     x = torch.ones(1, 2, dtype=torch.float64)
     sigmas = [*geometric(8.0, 0.05, 18), 0.0]
     assert torch.equal(run("restart", x, sigmas, best_denoiser(PATH)), run("heun", x, sigmas, best_denoiser(PATH)))
+
+
+@pytest.mark.parametrize("grid", ["karras", "normal", "exponential", "simple"])
+@pytest.mark.parametrize(("steps", "draws"), [(20, 1), (36, 2), (50, 2)])
+def test_restart_draws_once_for_every_restart(grid: str, steps: int, draws: int):
+    """Ends of its levels that rounding raised are no restarts: they would shift all noise after them."""
+    drawn, expected = NoiseSource([1]), NoiseSource([1])
+    sigmas = sigma_grid(grid, NoiseSchedule.scaled_linear(), steps)
+    run("restart", torch.ones(1, 2, dtype=torch.float64), sigmas, best_denoiser(PATH), noise=drawn)
+    for _ in range(draws):
+        expected.draw((2,))
+    assert torch.equal(drawn.draw((2,)), expected.draw((2,)))
 
 
 def test_a_smaller_tolerance_makes_the_adaptive_solver_more_exact():

@@ -54,9 +54,10 @@ def _plan(sigmas: Sequence[float], lowest: float, highest: float) -> list[tuple[
 
 
 def _karras(first: float, last: float, count: int) -> list[float]:
-    """arXiv:2206.00364, eq. 5, both ends included."""
+    """arXiv:2206.00364, eq. 5, both ends included, exactly: an end that rounding raised would look like a restart."""
     start, end = first ** (1 / 7), last ** (1 / 7)
-    return [(start + index / (count - 1) * (end - start)) ** 7 for index in range(count)]
+    inner = [(start + index / (count - 1) * (end - start)) ** 7 for index in range(1, count - 1)]
+    return [first, *inner, last]
 
 
 def _nearest(levels: Sequence[float], sigma: float) -> int:
