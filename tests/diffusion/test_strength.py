@@ -37,6 +37,14 @@ def test_more_strength_starts_higher(convention):
     assert starts[-1] == GRID_OF(10)[0]
 
 
+@pytest.mark.parametrize("convention", ["diffusers", "comfy", "a1111"])
+def test_a_grid_of_a_length_of_its_own_is_taken_whole(convention):
+    """Sigmas that somebody wrote down do not follow the number of steps."""
+    for asked in (5, 20):
+        assert truncate(lambda steps: [9.0, 4.0, 1.0, 0.0], asked, 0.999, convention) == [9.0, 4.0, 1.0, 0.0]
+    assert truncate(lambda steps: [9.0, 4.0, 1.0, 0.0], 3, 0.999, "diffusers") == [4.0, 1.0, 0.0]
+
+
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
 def test_impossible_strengths_are_refused(strength: float):
     with pytest.raises(InvalidInput, match="strength"):
