@@ -5,7 +5,7 @@ of a picture I to a glyph of premultiplied color C and coverage a over a backgro
 T = C - a b, that is of (I - b)^2 - 2 (I - b) T + T^2: one correlation per size finds the nearest of all places.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,12 @@ from undertow.training.emoji.scenes import Scene
 BORDER = 2
 """Pixels along the edge whose median is the background."""
 
+MARGIN = 2
+"""Pixels around a reference in another style, which may reach beyond its emoji's square."""
+
+Restyle = Callable[[UInt8[Tensor, "count 3 height width"]], UInt8[Tensor, "count 3 height width"]]
+"""Plain pictures drawn in another style, the same wherever in the picture something stands."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Recognized:
@@ -31,19 +37,21 @@ class Recognized:
     color: Bool[Tensor, "count"]
 
 
-def recognize(pictures: UInt8[Tensor, "count 3 64 64"], scenes: Sequence[Scene], glyphs: Glyphs) -> Recognized:
-    """What each picture shows, where its scene says that emoji should be."""
+def recognize(
+    pictures: UInt8[Tensor, "count 3 64 64"], scenes: Sequence[Scene], glyphs: Glyphs, *, style: Restyle | None = None
+) -> Recognized:
+    """What each picture shows, where its scene says that emoji should be. style: of the references, plain if `None`."""
     colors = background(pictures)
     found: list[tuple[str, ...]] = [()] * len(scenes)
     singles = [index for index, scene in enumerate(scenes) if scene.relation is None]
     pairs = [index for index, scene in enumerate(scenes) if scene.relation is not None]
     if singles:
-        names = nearest_emoji(pictures[singles], [colors[index] for index in singles], SINGLE_SIZES, glyphs)
+        names = nearest_emoji(pictures[singles], [colors[index] for index in singles], SINGLE_SIZES, glyphs, style)
         for index, name in zip(singles, names, strict=True):
             found[index] = (name,)
     for part in (0, 1) if pairs else ():
         halves = torch.stack([_half(pictures[index], scenes[index], part, colors[index]) for index in pairs])
-        names = nearest_emoji(halves, [colors[index] for index in pairs], PAIR_SIZES, glyphs)
+        names = nearest_emoji(halves, [colors[index] for index in pairs], PAIR_SIZES, glyphs, style)
         for index, name in zip(pairs, names, strict=True):
             found[index] = (*found[index], name)
     return Recognized(
@@ -64,14 +72,18 @@ def background(pictures: UInt8[Tensor, "count 3 height width"]) -> list[str]:
 
 
 def nearest_emoji(
-    windows: UInt8[Tensor, "count 3 height width"], colors: Sequence[str], sizes: Sequence[int], glyphs: Glyphs
+    windows: UInt8[Tensor, "count 3 height width"],
+    colors: Sequence[str],
+    sizes: Sequence[int],
+    glyphs: Glyphs,
+    style: Restyle | None = None,
 ) -> list[str]:
     """The emoji of the nearest rendering with one emoji on the given background, anywhere in the window."""
     distances = torch.empty(len(windows), len(EMOJI))
     for color in dict.fromkeys(colors):
         rows = [index for index, other in enumerate(colors) if other == color]
         base = torch.tensor(COLORS[color])[:, None, None] / 255
-        each = [_distances(windows[rows] / 255 - base, base, size, glyphs) for size in sizes]
+        each = [_distances(windows[rows] / 255 - base, base, size, glyphs, style) for size in sizes]
         distances[rows] = torch.stack(each).amin(0)
     return [EMOJI[index] for index in distances.argmin(-1).tolist()]
 
@@ -87,10 +99,18 @@ def _half(picture: UInt8[Tensor, "3 64 64"], scene: Scene, part: int, color: str
 
 
 def _distances(
-    offset: Float[Tensor, "count 3 height width"], base: Float[Tensor, "3 1 1"], size: int, glyphs: Glyphs
+    offset: Float[Tensor, "count 3 height width"],
+    base: Float[Tensor, "3 1 1"],
+    size: int,
+    glyphs: Glyphs,
+    style: Restyle | None,
 ) -> Float[Tensor, "count emoji"]:
     """Least squared distance to each emoji at this size, over all places, but for the part that all of them share."""
     glyph = torch.stack([glyphs.at(name, size) for name in EMOJI])
     templates = glyph[:, :3] - glyph[:, 3:] * base
+    if style is not None:
+        around = (MARGIN,) * 4
+        plain = (F.pad(templates, around) + base).mul(255).round().clamp(0, 255).to(torch.uint8)
+        templates, offset = style(plain) / 255 - base, F.pad(offset, around)
     overlap = F.conv2d(offset, templates).amax((2, 3))
     return templates.square().sum((1, 2, 3)) - 2 * overlap

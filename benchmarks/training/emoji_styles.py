@@ -1,0 +1,95 @@
+"""Writes the folders from which the style LoRAs of the embedded model `emoji` are trained, and measures the styles.
+
+    python benchmarks/training/emoji_styles.py --out out/emoji-styles
+    undertow train lora --model emoji --images out/emoji-styles/mosaic --out runs/mosaic
+
+Each folder holds scenes that the model was trained on, in one style, with their captions in metadata.jsonl. Printed
+are the chance that a styled picture has a larger statistic than a plain one, and the shares of styled pictures whose
+emoji are recognized; with --model also for pictures that went through that model's autoencoder, which no LoRA changes.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from random import Random
+
+import torch
+
+from undertow.checkpoints.files import write_text
+from undertow.checkpoints.model import load_model
+from undertow.training.captioned import METADATA
+from undertow.training.emoji.recognize import recognize
+from undertow.training.emoji.render import FONT, ON_CELLS, Glyphs, draw_places, render
+from undertow.training.emoji.scenes import Scene, draw_training_scene
+from undertow.training.emoji.styles import STYLES, Style, separation
+from undertow.training.figures import save_grid, save_picture
+from undertow.training.pictures import to_bytes, to_unit
+from undertow.training.randomness import seed_for
+
+AT_ONCE = 32
+SHOWN = 16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("out/emoji-styles"))
+    parser.add_argument("--pictures", type=int, default=512, help="of each style")
+    parser.add_argument("--font", type=Path, default=FONT)
+    parser.add_argument("--model", type=Path, help="pipeline folder whose autoencoder the pictures go through")
+    options = parser.parse_args()
+    glyphs = Glyphs(options.font)
+    glyphs.require()
+    scenes, plain = draw_scenes(options.pictures, glyphs)
+    rebuilt = None if options.model is None else Rebuild(options.model)
+    print("| style | pictures | separation from plain | emoji recognized |\n|---|---|---|---|")
+    for style in STYLES.values():
+        styled = style.apply(plain)
+        write_folder(options.out / style.name.replace(" ", "-"), styled, scenes)
+        measure(style, "rendered", styled, plain, scenes, glyphs)
+        if rebuilt is not None:
+            measure(style, "through the autoencoder", rebuilt(styled), rebuilt(plain), scenes, glyphs)
+    sheet = torch.cat([plain[:SHOWN], *(style.apply(plain[:SHOWN]) for style in STYLES.values())])
+    save_grid(sheet, SHOWN, options.out / "styles.png")
+    print(f"written: {options.out}")
+
+
+def draw_scenes(count: int, glyphs: Glyphs) -> tuple[list[Scene], torch.Tensor]:
+    """Training scenes, and their pictures."""
+    random = Random(seed_for(0, "styles"))
+    scenes = [draw_training_scene(random) for _ in range(count)]
+    return scenes, torch.stack([render(scene, draw_places(scene, random, ON_CELLS), glyphs) for scene in scenes])
+
+
+def write_folder(folder: Path, pictures: torch.Tensor, scenes: list[Scene]) -> None:
+    """A folder that `undertow train lora --images` reads."""
+    lines = []
+    for index, (picture, scene) in enumerate(zip(pictures, scenes, strict=True)):
+        name = f"{index:04d}.png"
+        save_picture(picture, folder / name)
+        lines.append(json.dumps({"file_name": name, "text": scene.caption}))
+    write_text("\n".join(lines) + "\n", folder / METADATA)
+
+
+class Rebuild:
+    """Pictures through the autoencoder of a pipeline folder."""
+
+    def __init__(self, folder: Path):
+        self.vae = load_model(folder, dtype=torch.float32).require_vae()
+
+    @torch.no_grad()
+    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+        batches = pictures.split(AT_ONCE)
+        return torch.cat([to_bytes(self.vae.decode(self.vae.encode(to_unit(batch)).mean)) for batch in batches])
+
+
+def measure(
+    style: Style, kind: str, styled: torch.Tensor, plain: torch.Tensor, scenes: list[Scene], glyphs: Glyphs
+) -> None:
+    """Prints one line of the table."""
+    apart = separation(style.statistic(styled), style.statistic(plain))
+    right = recognize(styled, scenes, glyphs, style=style.apply).right.float().mean()
+    print(f"| {style.name} | {kind} | {apart:.4f} | {right:.1%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
