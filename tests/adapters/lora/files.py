@@ -22,7 +22,7 @@ Shape = tuple[int, ...]
 def normal(*shape: int, seed: str) -> Tensor:
     """Random values that depend on the text, so that no two tensors of a file are alike."""
     generator = torch.Generator().manual_seed(int.from_bytes(seed.encode()[-6:], "big") ^ len(seed) ^ hash_of(seed))
-    return torch.randn(*shape, generator=generator)
+    return torch.randn(shape, generator=generator)
 
 
 def hash_of(text: str) -> int:
@@ -90,7 +90,11 @@ def ldm_names(mini: Mini, layers: Iterable[str]) -> dict[str, str]:
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata=dict(metadata or {}))
+    save_file(
+        {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
+        path,
+        metadata=dict(metadata or {}),
+    )
     return path
 
 

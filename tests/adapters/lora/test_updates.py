@@ -69,8 +69,7 @@ def reference(algorithm: str, layer: nn.Module, **options: object) -> nn.Module:
 
 def leaves(module: nn.Module) -> dict[str, Tensor]:
     """What LyCORIS would save, under the names of its files."""
-    saved = module.custom_state_dict() or {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    return {name: torch.as_tensor(tensor).detach().clone() for name, tensor in saved.items()}
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
 def ours(algorithm: str, tensors: dict[str, Tensor], *, over_inputs: bool = False) -> Update:

@@ -26,7 +26,8 @@ class Algorithm:
         """Leaves that are wanting; of several sets that would do, the one that is nearest to whole."""
         wanting: set[str] = set()
         for need in self.needs:
-            wanting |= min((choice - leaves for choice in need), key=len)
+            nearest = min(need, key=lambda choice: (len(choice - leaves), -len(choice & leaves)))
+            wanting |= nearest - leaves
         return frozenset(wanting)
 
 
