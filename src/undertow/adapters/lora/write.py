@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -25,9 +25,7 @@ from undertow.unet.config import UNetConfig
 Component = Literal["unet", "text_encoder", "text_encoder_2"]
 """The part of a pipeline, by diffusers' name."""
 
-LoraFormat = Literal["kohya", "peft"]
-
-FORMATS: tuple[LoraFormat, ...] = get_args(LoraFormat)
+FORMATS = ("kohya", "peft")
 
 # What sd-scripts calls the published families (library/model_util.py, library/sai_model_spec.py).
 BASE_VERSIONS: Mapping[FamilyName, str] = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
@@ -73,7 +71,7 @@ class TrainedLora:
         return next(update.scale for layers in self.updates.values() for update in layers.values()) * self.rank
 
 
-def write_lora(lora: TrainedLora, path: Path, *, format: LoraFormat, dtype: torch.dtype = torch.float16) -> None:
+def write_lora(lora: TrainedLora, path: Path, *, format: str, dtype: torch.dtype = torch.float16) -> None:
     """Writes a safetensors file, whole or not at all. Errors: `InvalidInput` for an unknown format and for updates
     that are not finite in `dtype`."""
     if format not in FORMATS:
