@@ -1,5 +1,6 @@
 """LoRA files of every dialect with random values, and merges written out independently of the package."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def ldm_names(mini: Mini, layers: Iterable[str]) -> dict[str, str]:
     renaming = unet_renaming(BlockLayout.of_config(mini.config))
     named = {renaming.to_foreign(layer): layer for layer in layers}
     assert None not in named
-    return named
+    return {str(ldm): layer for ldm, layer in named.items()}
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
@@ -100,8 +101,6 @@ def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 
 def merged(network: nn.Module, deltas: Mapping[str, Tensor], biases: Mapping[str, Tensor] | None = None) -> nn.Module:
     """A copy of the network with changes added in float64. deltas: by layer, in any shape of as many numbers."""
-    import copy
-
     changed = copy.deepcopy(network)
     with torch.no_grad():
         for layer, delta in deltas.items():
@@ -115,8 +114,6 @@ def merged(network: nn.Module, deltas: Mapping[str, Tensor], biases: Mapping[str
 
 def applied(network: nn.Module, updates: Mapping[str, object], gain: float = 1.0) -> nn.Module:
     """A copy of the network with our updates in it."""
-    import copy
-
     changed = copy.deepcopy(network)
     with torch.no_grad():
         for layer, update in updates.items():

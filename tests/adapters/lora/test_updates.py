@@ -87,7 +87,7 @@ def ours(algorithm: str, tensors: dict[str, Tensor], *, over_inputs: bool = Fals
         case "lokr":
             update = Kronecker(**starting("lokr_"))
             update = Kronecker(**starting("lokr_"), scale=1.0 if update.rank is None else SCALE)
-        case "glora":
+        case _:
             factors = {name.split(".")[0]: tensor for name, tensor in tensors.items() if name.endswith(".weight")}
             update = GeneralizedLora(**factors, scale=SCALE)
     if "dora_scale" in tensors:
