@@ -62,6 +62,20 @@ def ours(name: str, lora: Lora) -> Tensor:
     return output(name, applied(unet_of(name), lora.updates["unet"]))
 
 
+def assert_weights(name: str, lora: Lora, expected: dict[str, Tensor]) -> None:
+    """Every layer's weight is the base's and the expected change, which is large, summed in float64."""
+    assert lora.updates["unet"].keys() == expected.keys()
+    assert not lora.report.unmatched
+    largest = 0.0
+    for layer, delta in expected.items():
+        base = unet_of(name).get_submodule(layer).weight
+        whole = base.double() + delta.reshape(base.shape)
+        found = lora.updates["unet"][layer].weight(base, 1.0)
+        assert float((found.double() - whole).abs().max()) <= T1 * max(1.0, float(whole.abs().max())), layer
+        largest = max(largest, float(delta.norm() / base.norm()))
+    assert largest > EFFECT
+
+
 def deltas(layers: dict[str, tuple[int, ...]], names: dict[str, str], scales: dict[str, float], ranks: dict[str, int]):
     """What `kohya` and its kin write, as whole matrices. names: the file's names of the layers."""
     found = {}
