@@ -9,7 +9,9 @@ from safetensors import safe_open
 
 from tests.golden.pipelines import save_pipeline
 from tests.training.lora_runs import load, pictures, random_lora, settings
+from undertow.adapters.lora.file import read_lora
 from undertow.adapters.lora.low_rank import LowRank
+from undertow.adapters.lora.targets import Targets
 from undertow.adapters.lora.write import FORMATS, TrainedLora, kohya_stem, write_lora
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import WeightRows
@@ -91,6 +93,22 @@ def test_diffusers_computes_what_we_do(trained, tmp_path, format):
     with in_slots(model.unet, lora.unet):
         prediction = model.unet(latents, timesteps, given, Ports(weights=rows))
     close(prediction, draw(pipeline, latents, timesteps, given), base)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_written_is_read(trained, tmp_path, format):
+    _, _, model, chosen, lora = trained
+    written = finished(lora, model, pictures(), chosen, "style")
+    write_lora(written, tmp_path / "x.safetensors", format=format, dtype=torch.float32)
+    read = read_lora(tmp_path / "x.safetensors", Targets.of(model.unet, model.text.encoders))
+    networks = ["unet", *(encoder.kind for encoder in model.text.encoders)]
+    for network, ours in zip(networks, written.updates.values(), strict=True):
+        assert read.updates[network].keys() == ours.keys()
+        for name, update in read.updates[network].items():
+            same = ours[name]
+            assert update.scale == same.scale == chosen.gain
+            assert update.down.reshape(same.down.shape).equal(same.down)
+            assert update.up.reshape(same.up.shape).equal(same.up)
 
 
 def close(ours, theirs, without=None):
