@@ -46,7 +46,8 @@ def diffusers_output(name: str, path: Path) -> Tensor:
     mini, xl = MINIS[name], MINIS[name].config.linear_projection and MINIS[name].config.added is not None
     twin = build_twin(mini, unet_of(name))
     mixin = StableDiffusionXLLoraLoaderMixin if xl else StableDiffusionLoraLoaderMixin
-    state, alphas, metadata = mixin.lora_state_dict(str(path), unet_config=twin.config, return_lora_metadata=True)
+    read = mixin.lora_state_dict(str(path), unet_config=twin.config, return_lora_metadata=True)
+    state, alphas, metadata = (*read, None)[:3]
     mixin.load_lora_into_unet(state, network_alphas=alphas, unet=twin, metadata=metadata)
     return run_twin(twin, latents_for(mini), TIMESTEPS, conditioning_for(mini))
 
