@@ -15,9 +15,6 @@ def train_emoji(
     quick: Annotated[
         bool, typer.Option("--quick", help="Half an hour instead of hours: recognizable, no more.")
     ] = False,
-    compiled: Annotated[
-        bool, typer.Option("--compile", help="Build the U-Net's kernels first: a third faster; needs a C++ compiler.")
-    ] = False,
     threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None,
 ) -> None:
     """Train the embedded model `emoji`: autoencoder, text encoder and U-Net, on pictures of the Noto Color Emoji font.
@@ -51,6 +48,6 @@ def train_emoji(
             progress.update(tasks[-1], completed=count)
 
         watching = Watching(on_stage=on_stage, on_record=on_record, on_count=on_count)
-        model = run(out, recipe, font=FONT if font is None else font, compiled=compiled, watching=watching)
+        model = run(out, recipe, font=FONT if font is None else font, watching=watching)
     console.print(f"trained: {model}", soft_wrap=True)
     console.print(f'draw with it: undertow generate --model {model} "red apple on white background"', soft_wrap=True)

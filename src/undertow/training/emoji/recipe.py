@@ -110,10 +110,9 @@ def train_emoji(
     recipe: EmojiRecipe,
     *,
     font: Path = FONT,
-    compiled: bool = False,
     watching: Watching = Watching(),
 ) -> Path:
-    """Runs what is not done yet and returns the folder of the finished model. compiled: see `train_text_to_image`.
+    """Runs what is not done yet and returns the folder of the finished model.
 
     Errors: `DataError` for the font; `CheckpointError` for a folder of another recipe; `MissingDependency`.
     """
@@ -123,7 +122,7 @@ def train_emoji(
         save_tokenizer(out / "tokenizer")
     vae = _autoencoder(out / "autoencoder", recipe, glyphs, watching)
     data = _latents(out / "latents.pt", vae, recipe, glyphs, watching)
-    model = _text_to_image(out, recipe, data, vae, compiled, watching)
+    model = _text_to_image(out, recipe, data, vae, watching)
     stages = (
         stage("autoencoder", vae, recipe.autoencoder, out / "autoencoder"),
         stage("text encoder and U-Net", model, recipe.text_to_image, out / "text_to_image"),
@@ -161,7 +160,7 @@ def _latents(path: Path, vae: AutoencoderKL, recipe: EmojiRecipe, glyphs: Glyphs
 
 
 def _text_to_image(
-    out: Path, recipe: EmojiRecipe, data: CachedLatents, vae: AutoencoderKL, compiled: bool, watching: Watching
+    out: Path, recipe: EmojiRecipe, data: CachedLatents, vae: AutoencoderKL, watching: Watching
 ) -> TextToImage:
     tokenizer = FolderTokenizer(out / "tokenizer")
     settings, folder = recipe.text_to_image, out / "text_to_image"
@@ -181,9 +180,7 @@ def _text_to_image(
         save_loss_plot(read_records(folder / "log.jsonl"), folder / "loss.png")
 
     watching.on_stage("text to image", settings.steps)
-    return train_text_to_image(
-        model, data, settings, folder, compiled=compiled, on_record=watching.on_record, on_checkpoint=show
-    )
+    return train_text_to_image(model, data, settings, folder, on_record=watching.on_record, on_checkpoint=show)
 
 
 def quick(recipe: EmojiRecipe) -> EmojiRecipe:

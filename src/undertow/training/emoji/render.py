@@ -35,15 +35,17 @@ JITTER = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Which sizes and places emoji may have: longer sides in pixels, and the step from one place to the next."""
+    """Which sizes and places emoji may have. step: from one place to the next, in pixels; jitter: how far an emoji
+    alone may stand off the middle, in each direction."""
 
     single_sizes: Sequence[int]
     pair_sizes: Sequence[int]
     step: int
+    jitter: int
 
 
-ANYWHERE = Placement(single_sizes=SINGLE_SIZES, pair_sizes=PAIR_SIZES, step=1)
-ON_CELLS = Placement(single_sizes=(40, 48, 56), pair_sizes=(24, 28), step=CELL)
+ANYWHERE = Placement(single_sizes=SINGLE_SIZES, pair_sizes=PAIR_SIZES, step=1, jitter=SIDE)
+ON_CELLS = Placement(single_sizes=(48, 56), pair_sizes=(28,), step=CELL, jitter=CELL)
 """A moved emoji has the same latents, moved: of `ANYWHERE`'s sixteen kinds of latents for it, one has to be learned."""
 
 
@@ -64,7 +66,8 @@ def draw_places(scene: Scene, random: Random, placement: Placement = ANYWHERE) -
 
     if scene.relation is None:
         size = random.choice(placement.single_sizes)
-        room = range(SIDE - size + 1)
+        middle = (SIDE - size) // 2
+        room = range(max(0, middle - placement.jitter), min(SIDE - size, middle + placement.jitter) + 1)
         return (Place(size=size, left=start(room), top=start(room)),)
     halves = (0, SIDE // 2) if scene.first_comes_first else (SIDE // 2, 0)
     places = []

@@ -135,13 +135,10 @@ def train_text_to_image(
     settings: FitSettings,
     folder: Path,
     *,
-    compiled: bool = False,
     on_record: Callable[[StepRecord], None] = lambda record: None,
     on_checkpoint: Callable[[Progress], None] = lambda progress: None,
 ) -> TextToImage:
-    """The trained networks, averaged. compiled: the U-Net's kernels are built first, which needs a C++ compiler."""
-    if compiled:
-        model.unet.compile()
+    """The trained networks, averaged."""
     encode = lru_cache(maxsize=None)(lambda caption: token_ids(caption, model.text.tokenizer))
 
     def loss_at(step: int) -> Tensor:
