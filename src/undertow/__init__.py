@@ -26,6 +26,9 @@ from undertow.errors import (
 )
 
 if TYPE_CHECKING:
+    from undertow.adapters.adapter import Adapter
+    from undertow.adapters.lora.bank import AdapterCapacity
+    from undertow.adapters.state import StateSnapshot, UNetState
     from undertow.attention.config import AttentionConfig
     from undertow.engine.batching import BatchLimits
     from undertow.engine.context import PredictionContext
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from undertow.unet.unet import UNet
 
 __all__ = [
+    "Adapter",
+    "AdapterCapacity",
     "AdapterMismatch",
     "AttentionConfig",
     "BatchLimits",
@@ -62,9 +67,11 @@ __all__ = [
     "PromptError",
     "Region",
     "Residuals",
+    "StateSnapshot",
     "UNet",
     "UNetConfig",
     "UNetService",
+    "UNetState",
     "UndertowError",
     "UnknownCheckpoint",
     "UnsafeFile",
@@ -75,6 +82,10 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "Adapter": "undertow.adapters.adapter",
+    "AdapterCapacity": "undertow.adapters.lora.bank",
+    "StateSnapshot": "undertow.adapters.state",
+    "UNetState": "undertow.adapters.state",
     "ImageTokens": "undertow.nn.attention",
     "load": "undertow.service",
     "UNetService": "undertow.service",

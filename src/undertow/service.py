@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal, overload
@@ -9,6 +10,9 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from undertow.adapters.host import AdapterHost
+from undertow.adapters.lora.bank import AdapterCapacity
+from undertow.adapters.state import UNetState
 from undertow.checkpoints.loading import LoadOptions
 from undertow.checkpoints.model import LoadedModel, load_model
 from undertow.checkpoints.unet_loading import load_unet_from, require_dtype
@@ -61,9 +65,20 @@ def load_unet(
 class UNetService:
     """A loaded model that draws pictures and predicts noise. Made by `undertow.load`."""
 
-    def __init__(self, model: LoadedModel, refiner: LoadedModel | None = None):
+    def __init__(
+        self,
+        model: LoadedModel,
+        refiner: LoadedModel | None = None,
+        *,
+        adapter_capacity: AdapterCapacity | None = None,
+        compiled: bool = False,
+    ):
         self.model = model
         self.refiner = refiner
+        self._capacity = adapter_capacity
+        self._compiled = compiled
+        if adapter_capacity is not None:
+            _ = self.adapters  # slots are there before the first forward
 
     @property
     def unet(self) -> UNet:
@@ -79,6 +94,16 @@ class UNetService:
     def config(self) -> UNetConfig:
         """The U-Net's architecture."""
         return self.unet.config
+
+    @cached_property
+    def adapters(self) -> AdapterHost:
+        """What of adapters is in memory, in slots and merged."""
+        return AdapterHost(self.unet, self.model.text, capacity=self._capacity, fixed=self._compiled)
+
+    @cached_property
+    def state(self) -> UNetState:
+        """The U-Net's weights, adapters and injection points, to be kept, compared and put back bit for bit."""
+        return UNetState(self.unet, self.adapters)
 
     def generate(
         self,
@@ -118,7 +143,7 @@ class UNetService:
         """
         watched = Debug.parse(debug) if isinstance(debug, str) else debug
         options = RunOptions(low_vram=low_vram, vae_clamp=vae_clamp, debug=watched, observe=observe)
-        return generate(self.model, request, options, latents, self.refiner)
+        return generate(self.model, request, options, latents, self.refiner, self.adapters)
 
     def generate_many(
         self,
@@ -146,7 +171,7 @@ class UNetService:
             observe=observe,
             finished=finished,
         )
-        return generate_many(self.model, requests, options, self.refiner)
+        return generate_many(self.model, requests, options, self.refiner, self.adapters)
 
     @overload
     def predict_noise(self, context: PredictionContext) -> Tensor: ...
@@ -156,8 +181,8 @@ class UNetService:
     def predict_noise(self, context: PredictionContext | Sequence[PredictionContext]) -> Tensor | list[Tensor]:
         """The guided prediction of one context, or of several in one forward. Errors: `InvalidInput`."""
         if isinstance(context, PredictionContext):
-            return predict_noise(self.unet, [context])[0]
-        return predict_noise(self.unet, context)
+            return predict_noise(self.unet, [context], self.adapters)[0]
+        return predict_noise(self.unet, context, self.adapters)
 
 
 def load(
@@ -169,6 +194,7 @@ def load(
     vae_dtype: torch.dtype | None = None,
     validate_weights: bool = False,
     refiner: str | Path | None = None,
+    adapter_capacity: AdapterCapacity | None = None,
     **choices: Any,
 ) -> UNetService:
     """A service for the model in a .safetensors file, a diffusers pipeline folder or at a Hub id (owner/name).
@@ -176,16 +202,18 @@ def load(
     dtype: `None` keeps the file's, float16 on a CPU becoming float32. vae_dtype: `None` chooses one that does not
     overflow. validate_weights: refuse
     weights that are not numbers even where nothing reads them. refiner: a second model, loaded alike, that draws the
-    last steps (SDXL's refiner). choices: prediction, zero_terminal_snr, config, variant,
-    vae, text, ema, mmap, allow_pickle, as in `undertow.checkpoints.model.load_model`. Errors: every kind of
-    `CheckpointError`, `ConfigError`, `InvalidInput`, `MissingDependency`.
+    last steps (SDXL's refiner). adapter_capacity: slots for LoRA, so that requests with different ones share batches;
+    without them LoRA are merged into the weights while they are drawn with. choices: prediction, zero_terminal_snr,
+    config, variant, vae, text, ema, mmap, allow_pickle, as in `undertow.checkpoints.model.load_model`. Errors: every
+    kind of `CheckpointError`, `ConfigError`, `InvalidInput`, `MissingDependency`.
 
         service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
     """
     _require_backend(backend)
     options = {"dtype": dtype, "device": device, "backend": backend, "validate_weights": validate_weights}
     model = _load(source, vae_dtype=vae_dtype, **options, **choices)
-    return UNetService(model, None if refiner is None else _load(refiner, vae_dtype=vae_dtype, **options))
+    other = None if refiner is None else _load(refiner, vae_dtype=vae_dtype, **options)
+    return UNetService(model, other, adapter_capacity=adapter_capacity, compiled=backend == "compile")
 
 
 def _load(

@@ -1,5 +1,6 @@
 """A CLIP text network: transformers' modules, of which only the layers that someone reads are run."""
 
+import copy
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -66,6 +67,13 @@ class TextEncoder(nn.Module):
         self.clip: Any = clip
         self.projection = projection
         self.tokenizer = tokenizer
+        self._instead: tuple[TextEncoder, Mapping[str, Tensor]] | None = None
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> "TextEncoder":
+        """The same encoder reading with other weights, by the names of its parameters; it itself does not change."""
+        other = copy.copy(self)
+        other._instead = (self, weights)
+        return other
 
     @classmethod
     def from_tensors(
@@ -166,6 +174,10 @@ class TextEncoder(nn.Module):
         replaced, replace_at: token embeddings for the places of textual inversions, and which places those are.
         visible: False where a token is hidden from all others. Errors: `InvalidInput` for a layer that is not there.
         """
+        if self._instead is not None:
+            base, weights = self._instead
+            options = {"replaced": replaced, "replace_at": replace_at, "visible": visible}
+            return torch.func.functional_call(base, dict(weights), (ids, reading), options)
         run = self._layers(reading)
         embeddings = self.clip.embeddings
         embedded = embeddings.token_embedding(ids)

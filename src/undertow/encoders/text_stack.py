@@ -1,6 +1,7 @@
 """The text side of a Stable Diffusion model: its encoders together, from a prompt to conditioning."""
 
-from collections.abc import Hashable, Mapping, Sequence
+import copy
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -33,6 +34,15 @@ READINGS: dict[tuple[Kind, ...], tuple[Reading, ...]] = {
     ("clip_l", "openclip_g"): (Reading(skip=2, final_norm=False), Reading(skip=2, final_norm=False, pooled=True)),
     ("openclip_g",): (Reading(skip=2, final_norm=False, pooled=True),),
 }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Adaptation:
+    """Weights that encoders read with instead of their own. key: equal for equal weights. weights: of an encoder, by
+    the names of its parameters; asked for only when a text is not in the cache."""
+
+    key: Hashable
+    weights: Callable[[TextEncoder], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +84,13 @@ class TextStack:
         widths: dict[Kind, int] = {encoder.kind: encoder.config.width for encoder in encoders}
         self._inversions = Inversions(widths, min(encoder.config.positions for encoder in encoders) - 2)
         self._cache: RecentlyUsed[TextEncoding] = RecentlyUsed(cache_size)
+        self._adaptation: Adaptation | None = None
+
+    def adapted(self, adaptation: "Adaptation") -> "TextStack":
+        """The same stack, its cache included, reading with other weights; it itself does not change."""
+        other = copy.copy(self)
+        other._adaptation = adaptation
+        return other
 
     @property
     def width(self) -> int:
@@ -218,7 +235,7 @@ class TextStack:
         made: list[tuple[Assembler, Part]] = []
         for encoder, reading, parsed in zip(self.encoders, self.readings, prompts, strict=False):
             assembler = Assembler(
-                encoder,
+                encoder if self._adaptation is None else encoder.with_weights(self._adaptation.weights(encoder)),
                 _skipped(reading, options),
                 self._inversions,
                 _rules(encoder, find_dialect(parsed.dialect), options),
@@ -240,7 +257,8 @@ class TextStack:
             for encoder in self.encoders
             for w in encoder.parameters()
         )
-        return hash((self._inversions.revision, *weights))
+        adaptation = None if self._adaptation is None else self._adaptation.key
+        return hash((adaptation, self._inversions.revision, *weights))
 
 
 def _options(emphasis: str | None, clip_skip: int | None, long: LongPrompts) -> _Options:

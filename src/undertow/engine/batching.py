@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from undertow.engine.rows import Outcome, Row, Steps, forward
+from undertow.engine.rows import Outcome, Row, Steps, fit_together, forward
 from undertow.errors import InvalidInput
 
 CELLS_AT_ONCE = {"cpu": 8192}
@@ -90,9 +90,7 @@ class Batcher:
         waiting = [(task, index) for task in self._tasks for index, answer in enumerate(task.answers) if answer is None]
         if not waiting:
             return
-        first = _row(waiting[0])
-        key: Hashable = first.key
-        chosen = [place for place in waiting if _row(place).key == key][: self.limits.most_rows(first.latents)]
+        chosen = self._together(waiting)
         started = time.perf_counter()
         try:
             outcomes = forward([_row(place) for place in chosen], self.limits.padded_to)
@@ -114,6 +112,19 @@ class Batcher:
                 self._tasks.remove(task)
                 self._tasks.append(task)
                 self._advance(task, [answer for answer in task.answers if answer is not None])
+
+    def _together(self, waiting: list[tuple[Task, int]]) -> list[tuple[Task, int]]:
+        """The row that has waited longest, and those that can share its forward. Pictures whose adapters are merged
+        into the weights right now go on first, since merging others takes time."""
+        first = next((place for place in waiting if _is_merged(_row(place))), waiting[0])
+        key: Hashable = _row(first).key
+        chosen: list[tuple[Task, int]] = []
+        for place in waiting:
+            if len(chosen) == self.limits.most_rows(_row(first).latents):
+                break
+            if _row(place).key == key and fit_together([_row(other) for other in (*chosen, place)]):
+                chosen.append(place)
+        return chosen
 
     def run(self) -> None:
         """Until nobody takes part."""
@@ -140,3 +151,8 @@ class Batcher:
 def _row(place: tuple[Task, int]) -> Row:
     task, index = place
     return task.rows[index]
+
+
+def _is_merged(row: Row) -> bool:
+    """Whether the weights are already those that the row needs."""
+    return row.adapters is None or row.adapters.key == row.adapters.host.merged.present

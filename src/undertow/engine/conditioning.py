@@ -40,9 +40,11 @@ class Branches:
 
 @dataclass(kw_only=True)
 class Conditioner:
-    """Turns a request's texts into the branches of each step; `decisions` tells what it chose by itself."""
+    """Turns a request's texts into the branches of each step; `decisions` tells what it chose by itself. text,
+    region_texts: who reads the prompts, and those of regions."""
 
     text: TextStack
+    region_texts: Sequence[TextStack] = ()
     config: UNetConfig
     request: GenerationRequest
     size: tuple[int, int]
@@ -65,8 +67,9 @@ class Conditioner:
     def branches(self, steps: int) -> list[Branches]:
         """One for every step; A1111's editing, alternation and AND make them differ. Errors: `PromptError`."""
         request, steps = self.request, max(1, steps)
-        wanted, negative = (self._encode(text, steps) for text in (request.prompt, request.negative_prompt))
-        regions = [self._encode(region.prompt, steps) for region in request.regions]
+        wanted, negative = (self._encode(self.text, text, steps) for text in (request.prompt, request.negative_prompt))
+        readers = zip(self.region_texts, request.regions, strict=True)
+        regions = [self._encode(text, region.prompt, steps) for text, region in readers]
         if any(len(encodings) > 1 for encodings in negative):
             self._decide("a negative prompt cannot be composed: only what stands before its first AND is used")
         return [
@@ -74,9 +77,9 @@ class Conditioner:
             for step in range(steps)
         ]
 
-    def _encode(self, text: str, steps: int) -> tuple[tuple[WeightedEncoding, ...], ...]:
+    def _encode(self, reader: TextStack, text: str, steps: int) -> tuple[tuple[WeightedEncoding, ...], ...]:
         request = self.request
-        encodings = self.text.encode_steps(text, steps, dialect=request.dialect, clip_skip=request.clip_skip)
+        encodings = reader.encode_steps(text, steps, dialect=request.dialect, clip_skip=request.clip_skip)
         for line in dict.fromkeys(note for step in encodings for one in step for note in one.encoding.notes):
             self._decide(line)
         return encodings

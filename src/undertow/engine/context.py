@@ -1,17 +1,21 @@
 """One prediction of noise, spelled out: the record that source document 000 calls PredictionContext."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
 import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from undertow.adapters.adapter import Adapter
+from undertow.adapters.host import AdapterHost
 from undertow.diffusion.guidance import ClassifierFree
 from undertow.errors import InvalidInput
 from undertow.shapes import Latents
-from undertow.unet.conditioning import Conditioning, concatenate
+from undertow.unet.conditioning import Conditioning, Ports, concatenate
 
 
 class PreparedInputs(TypedDict):
@@ -29,7 +33,8 @@ class PredictionContext:
     latents [batch, channels, height, width], as the network expects them (scaled by c_in). timestep: one number, or
     one per row. text_embeddings, negative_embeddings [batch or 1, tokens, dim]; token counts may differ (trap T8).
     pooled, negative_pooled, time_ids: SDXL's. At guidance_scale 1, or without negative_embeddings, no unconditional
-    row is computed. control_hints, adapter_scales: by adapter name. Errors: `InvalidInput`.
+    row is computed. adapters: that act; adapter_scales: scales of some, by name, in place of their own. control_hints:
+    by adapter name. Errors: `InvalidInput`.
     """
 
     latents: Latents
@@ -41,12 +46,20 @@ class PredictionContext:
     time_ids: Float[Tensor, "id_rows ids"] | None = None
     guidance_scale: float = 7.5
     control_hints: Mapping[str, Tensor] = field(default_factory=dict)
+    adapters: tuple[Adapter, ...] = ()
     adapter_scales: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, given in (("control_hints", self.control_hints), ("adapter_scales", self.adapter_scales)):
-            if given:
-                raise InvalidInput(name, sorted(given), "names of loaded adapters", "this model has none loaded")
+        if self.control_hints:
+            raise InvalidInput("control_hints", sorted(self.control_hints), "names of ControlNets", "none is loaded")
+        titles = [adapter.title for adapter in self.adapters]
+        for name, scale in self.adapter_scales.items():
+            if name not in titles:
+                raise InvalidInput(
+                    "adapter_scales", repr(name), f"names of its adapters: {', '.join(titles) or 'none'}"
+                )
+            if not math.isfinite(scale):
+                raise InvalidInput(f"adapter_scales[{name!r}]", scale, "a finite number")
         if "unconditional" in self.guidance.branches and self.negative_embeddings is None:
             raise InvalidInput(
                 "negative_embeddings",
@@ -73,6 +86,14 @@ class PredictionContext:
         """The guided prediction from the predictions of `prepare_inputs`' rows."""
         return self.guidance.combine(predictions.chunk(len(self.guidance.branches)))
 
+    @property
+    def scaled_adapters(self) -> tuple[Adapter, ...]:
+        """Its adapters at the scales of this call, which has no steps for a schedule to go along."""
+        return tuple(
+            replace(adapter, scale=self.adapter_scales.get(adapter.title, adapter.scales[0]), start=0.0, end=1.0)
+            for adapter in self.adapters
+        )
+
     def _branch(self, branch: str) -> Conditioning:
         conditional = branch == "conditional" or self.negative_embeddings is None
         context = self.text_embeddings if conditional else self.negative_embeddings
@@ -86,11 +107,12 @@ class PredictionContext:
 
 
 def predict_noise(
-    unet: Callable[[Tensor, Tensor, Conditioning], Tensor], contexts: Sequence[PredictionContext]
+    unet: Callable[..., Tensor], contexts: Sequence[PredictionContext], host: AdapterHost | None = None
 ) -> list[Float[Tensor, "..."]]:
-    """The guided prediction of every context, all in one forward.
+    """The guided prediction of every context, all in one forward. host: of the U-Net's adapters.
 
-    Errors: `InvalidInput` when latents of different sizes are given: they cannot share a batch.
+    Errors: `InvalidInput` when latents of different sizes are given, or contexts with different merged adapters: they
+    cannot share a batch.
     """
     if not contexts:
         return []
@@ -98,12 +120,37 @@ def predict_noise(
     if len(sizes) > 1:
         raise InvalidInput("latents", sorted(sizes), "one size for all contexts", "predict each size by itself")
     inputs = [context.prepare_inputs() for context in contexts]
-    predictions = unet(
-        torch.cat([prepared["latents"] for prepared in inputs]),
-        torch.cat([prepared["timesteps"] for prepared in inputs]),
-        concatenate([prepared["conditioning"] for prepared in inputs]),
-    ).split([len(prepared["latents"]) for prepared in inputs])
+    counts = [len(prepared["latents"]) for prepared in inputs]
+    latents = torch.cat([prepared["latents"] for prepared in inputs])
+    timesteps = torch.cat([prepared["timesteps"] for prepared in inputs])
+    conditioning = concatenate([prepared["conditioning"] for prepared in inputs])
+    if host is None:
+        predictions = unet(latents, timesteps, conditioning).split(counts)
+    else:
+        with _adapted(host, contexts, counts) as ports:
+            predictions = unet(latents, timesteps, conditioning, ports).split(counts)
     return [context.apply_guidance(rows) for context, rows in zip(contexts, predictions, strict=True)]
+
+
+@contextmanager
+def _adapted(
+    host: AdapterHost, contexts: Sequence[PredictionContext], counts: Sequence[int]
+) -> Generator[Ports | None]:
+    """The U-Net with every context's adapters in its rows, and afterwards as it was."""
+    each = [host.row(host.bind(context.scaled_adapters), 0, 1) for context in contexts]
+    rows = [row for row, count in zip(each, counts, strict=True) for _ in range(count)]
+    if len({row.key for row in rows}) > 1 or not host.fits(rows):
+        raise InvalidInput(
+            "adapters",
+            "different ones that are merged, or more than there are slots",
+            "contexts whose adapters can share a forward",
+            "load the model with an adapter_capacity that has room, or predict them one by one",
+        )
+    try:
+        weights = host.arrange(rows)
+        yield None if weights is None else Ports(weights=weights)
+    finally:
+        host.rest()
 
 
 def _rows(name: str, tensor: Tensor | None, rows: int) -> Tensor | None:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from undertow.adapters.host import RowAdapters
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.guidance import Perturbation
 from undertow.diffusion.paths import working
@@ -28,11 +29,13 @@ class Network:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Question:
     """What to ask a network about a canvas. name: in debug output. extra: channels beside the latents, for models that
-    read a picture (inpainting, editing, depth). perturbation, middle_attention: as in guidance's `Branch`."""
+    read a picture (inpainting, editing, depth). adapters: what acts meanwhile. perturbation, middle_attention: as in
+    guidance's `Branch`."""
 
     name: str
     conditioning: Conditioning
     extra: Float[Tensor, "1 channels height width"] | None = None
+    adapters: RowAdapters | None = None
     perturbation: Perturbation | None = None
     middle_attention: bool = False
 
@@ -64,6 +67,7 @@ def ask(
             latents=part,
             timestep=timestep,
             conditioning=question.conditioning,
+            adapters=question.adapters,
             perturbation=question.perturbation,
             free_u=free_u,
             middle_attention=question.middle_attention,

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from undertow.adapters.host import AdapterHost
 from undertow.checkpoints.model import LoadedModel
 from undertow.engine.batching import Batcher, BatchLimits, Share, Task
 from undertow.engine.events import Finished, Observer, StepEvent, unfinished, unobserved
@@ -54,10 +55,11 @@ def generate(
     options: RunOptions,
     latents: Tensor | None = None,
     refiner: LoadedModel | None = None,
+    host: AdapterHost | None = None,
 ) -> GenerationResult:
     """The pictures of one request: `generate_many` of one, but for `latents`, standard normal noise to start from,
     [count, channels, height / factor, width / factor], in place of that of the seeds."""
-    return _run(model, [request], options, [latents], refiner)[0]
+    return _run(model, [request], options, [latents], refiner, host)[0]
 
 
 def generate_many(
@@ -65,14 +67,16 @@ def generate_many(
     requests: Sequence[GenerationRequest],
     options: RunOptions,
     refiner: LoadedModel | None = None,
+    host: AdapterHost | None = None,
 ) -> list[GenerationResult]:
     """The pictures of unlike requests. Those whose rows are of equal shape share forwards; each equals the one made
-    alone up to rounding, and to the bit where `options.limits.padded_to` fixes the number of rows.
+    alone up to rounding, and to the bit where `options.limits.padded_to` fixes the number of rows. host: of the model's
+    adapters; `None` merges them for as long as it takes.
 
     Errors, for any of the requests and before any step: `InvalidInput`; `MissingComponent` names what the checkpoint
     lacks. `NonFiniteError` when watching for NaN, after the others are done.
     """
-    return _run(model, requests, options, [None] * len(requests), refiner)
+    return _run(model, requests, options, [None] * len(requests), refiner, host)
 
 
 @torch.inference_mode()
@@ -82,18 +86,24 @@ def _run(
     options: RunOptions,
     latents: Sequence[Tensor | None],
     refiner: LoadedModel | None,
+    host: AdapterHost | None,
 ) -> list[GenerationResult]:
     if not requests:
         return []
+    if host is None:
+        host = AdapterHost(model.require_unet(), model.text)
     batcher = Batcher(options.limits)
     prepared = [
-        prepare(model, request, Watch(debug=options.debug), refiner=refiner, latents=given)
+        prepare(model, request, Watch(debug=options.debug), host=host, refiner=refiner, latents=given)
         for request, given in zip(requests, latents, strict=True)
     ]
     jobs = [Job(each, number, options, batcher) for number, each in enumerate(prepared)]
-    for job in jobs:
-        job.begin()
-    batcher.run()
+    try:
+        for job in jobs:
+            job.begin()
+        batcher.run()
+    finally:
+        host.rest()
     return [job.result() for job in jobs]
 
 

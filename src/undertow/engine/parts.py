@@ -5,17 +5,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
+from undertow.adapters.adapter import Adapter
 from undertow.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
 class Region:
     """A prompt for part of the picture. box: left, top, right, bottom, as fractions of the picture. weight: beside
-    other regions and the request's own prompt where they overlap. Errors: `InvalidInput`, also for an empty box."""
+    other regions and the request's own prompt where they overlap. adapters: act in this region, beside the request's
+    own. Errors: `InvalidInput`, also for an empty box."""
 
     prompt: str
     box: tuple[float, float, float, float]
     weight: float = 1.0
+    adapters: tuple[Adapter, ...] = ()
 
     def __post_init__(self) -> None:
         left, top, right, bottom = self.box

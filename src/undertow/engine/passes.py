@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from undertow.adapters.host import AdapterHost, Bound, RowAdapters
 from undertow.diffusion.guidance import Guidance
 from undertow.engine.conditioning import Branches
 from undertow.engine.evaluation import Network
@@ -88,10 +89,24 @@ class Composition:
         return torch.where(total > 0, inside / total.clamp(min=1e-6), wanted)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Adapted:
+    """The adapters of a pass: those that act outside regions, and those that act in each region."""
+
+    host: AdapterHost
+    everywhere: tuple[Bound, ...] = ()
+    regions: tuple[tuple[Bound, ...], ...] = ()
+
+    def at(self, step: int, steps: int, region: int | None = None) -> RowAdapters:
+        """What acts in a step, in a region or outside all of them."""
+        return self.host.row(self.everywhere if region is None else self.regions[region], step, steps)
+
+
 @dataclass(kw_only=True, eq=False)
 class Pass:
     """sigmas: none are left of them when nothing may change. branches: of every step. extra: channels that the network
-    reads beside the latents; without_image: the same for the branch that must not see the picture."""
+    reads beside the latents; without_image: the same for the branch that must not see the picture. adapters: `None` for
+    networks without."""
 
     network: Network
     start: Start
@@ -100,6 +115,7 @@ class Pass:
     layout: Layout
     guidance: Guidance
     composition: Composition
+    adapters: Adapted | None = None
     free_u: FreeU | None = None
     kept: Kept | None = None
     extra: Extra | None = None

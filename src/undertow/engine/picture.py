@@ -113,7 +113,7 @@ class Picture:
     def _evaluate(self, one: Pass, x: Canvas, step: Step, branches: Sequence[Branch]) -> Steps[dict[Branch, Estimate]]:
         texts = one.branches[step.index]
         scale = embedded_scale(one.guidance, step)
-        questions = {branch: _questions(one, texts, branch, scale) for branch in branches}
+        questions = {branch: _questions(one, texts, branch, scale, step) for branch in branches}
         together = [question for group in questions.values() for question in group]
         answers = iter((yield from ask(one.network, one.layout, x, step.sigma, together, one.free_u)))
         found = {branch: [next(answers) for _ in group] for branch, group in questions.items()}
@@ -196,17 +196,17 @@ def _noisy(one: Pass, latents: Canvas, noise: Canvas, sigma: float) -> Canvas:
     return _path(one).add_noise(latents, noise.to(latents), level)
 
 
-def _questions(one: Pass, texts: Branches, branch: Branch, scale: float | None) -> list[Question]:
+def _questions(one: Pass, texts: Branches, branch: Branch, scale: float | None, step: Step) -> list[Question]:
     """What a branch asks: one question for each prompt and region, or for the negative prompt. scale: of guidance, for
     networks that are told."""
     if branch.side == "wanted":
         single = len(texts.wanted) == 1
         names = ["cond" if single else f"cond_{index}" for index in range(len(texts.wanted))]
-        asked = list(zip(names, (conditioning for conditioning, _ in texts.wanted), strict=True))
-        asked += [(f"region_{index}", conditioning) for index, conditioning in enumerate(texts.regions)]
+        asked = [(name, wanted, None) for name, (wanted, _) in zip(names, texts.wanted, strict=True)]
+        asked += [(f"region_{index}", conditioning, index) for index, conditioning in enumerate(texts.regions)]
     else:
         assert texts.unconditional is not None  # passes are prepared with what their guidance asks for
-        asked = [("uncond" if branch.side == "unconditional" else "image", texts.unconditional)]
+        asked = [("uncond" if branch.side == "unconditional" else "image", texts.unconditional, None)]
     sees_no_picture = branch.side == "unconditional" and one.without_image is not None
     extra = one.without_image if sees_no_picture else one.extra
     suffix = "" if branch.perturbation is None else f"_{branch.perturbation.kind}"
@@ -215,10 +215,11 @@ def _questions(one: Pass, texts: Branches, branch: Branch, scale: float | None) 
             name=name + suffix,
             conditioning=conditioning if scale is None else _told(conditioning, scale),
             extra=extra,
+            adapters=None if one.adapters is None else one.adapters.at(step.index, step.count, region),
             perturbation=branch.perturbation,
             middle_attention=branch.middle_attention,
         )
-        for name, conditioning in asked
+        for name, conditioning, region in asked
     ]
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from undertow.adapters.host import AdapterHost
 from undertow.checkpoints.model import LoadedModel
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.grids import require_grid, sigma_grid
@@ -18,6 +19,7 @@ from undertow.engine.evaluation import Network
 from undertow.engine.guided import chosen_guidance
 from undertow.engine.layout import box_mask
 from undertow.engine.passes import (
+    Adapted,
     Canvas,
     Composition,
     Enlarged,
@@ -53,15 +55,17 @@ def prepare(
     request: GenerationRequest,
     watch: Watch,
     *,
+    host: AdapterHost,
     refiner: LoadedModel | None = None,
     latents: Tensor | None = None,
 ) -> Prepared:
     """The passes of a request.
 
-    latents: standard normal noise to start from, in place of that of the seeds. Errors: `InvalidInput` for what does
-    not fit the model or each other; `MissingComponent` names what the checkpoint lacks.
+    host: of the model's adapters. latents: standard normal noise to start from, in place of that of the seeds. Errors:
+    `InvalidInput` for what does not fit the model or each other; `MissingComponent` names what the checkpoint lacks;
+    `CheckpointError` and its kinds for adapters.
     """
-    return _Preparation(model=model, request=request, watch=watch, refiner=refiner, given=latents).run()
+    return _Preparation(model=model, request=request, watch=watch, host=host, refiner=refiner, given=latents).run()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -69,9 +73,11 @@ class _Preparation:
     model: LoadedModel
     request: GenerationRequest
     watch: Watch
+    host: AdapterHost
     refiner: LoadedModel | None
     given: Tensor | None
     decisions: list[str] = field(default_factory=list)
+    adapted: Adapted = field(init=False)
 
     def run(self) -> Prepared:
         request, model = self.request, self.model
@@ -93,6 +99,7 @@ class _Preparation:
         self.decisions += [note] if note else []
         cells = (size[0] // factor, size[1] // factor)
         self._check_given((vae.config.latent_channels, *cells))
+        self.adapted = self._adapted()
         reads = Reads.of(unet.config, vae.config)
         reads.check(request)
         picture = Read()
@@ -118,6 +125,22 @@ class _Preparation:
         return Prepared(
             request=request, model=model, passes=passes, size=size, watch=self.watch, decisions=self.decisions
         )
+
+    def _adapted(self) -> Adapted:
+        """The request's adapters, read and placed."""
+        request = self.request
+        if request.regions_by == "attention" and any(region.adapters for region in request.regions):
+            raise InvalidInput(
+                "regions_by", "'attention'", "'estimates' for regions with adapters", "attention asks once for all"
+            )
+        everywhere = self.host.bind(request.adapters)
+        regions = tuple(self.host.bind((*request.adapters, *region.adapters)) for region in request.regions)
+        for one in dict.fromkeys(one for group in (everywhere, *regions) for one in group):
+            line = f"{one.adapter.title}: {one.decision.residency}, {one.decision.reason}"
+            self.decisions += [] if line in self.decisions else [line]
+        if self.refiner is not None and self.decisions:
+            self.decisions.append("adapters act on the base model, not on the refiner")
+        return Adapted(host=self.host, everywhere=everywhere, regions=regions)
 
     def _check_given(self, shape: tuple[int, int, int]) -> None:
         if self.given is None:
@@ -202,6 +225,7 @@ class _Preparation:
             branches=branches,
             layout=layout_for(request, cells, network.unet.config.sample_size, model.require_vae().config.factor),
             guidance=chosen.guidance,
+            adapters=self.adapted if model is self.model else None,
             free_u=chosen.free_u,
             composition=Composition(
                 masks=tuple(region.weight * box_mask(region.box, cells) for region in request.regions)
@@ -230,8 +254,14 @@ class _Preparation:
         unet, factor = model.require_unet(), model.require_vae().config.factor
         count = max(1, len(sigmas) - 1)
         steps = (Step(index=index, count=count, sigma=sigma) for index, sigma in enumerate(sigmas[:count]))
+        text, adapted = model.require_text(self.request.clip_skip), self.adapted
+        groups = (
+            (adapted.everywhere, *adapted.regions) if model is self.model else [()] * (1 + len(self.request.regions))
+        )
+        texts = [self.host.text(text, bound, count) for bound in groups]
         conditioner = Conditioner(
-            text=model.require_text(self.request.clip_skip),
+            text=texts[0],
+            region_texts=texts[1:],
             config=unet.config,
             request=self.request,
             size=(cells[0] * factor, cells[1] * factor),

@@ -2,12 +2,13 @@
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from PIL import Image
 
+from undertow.adapters.adapter import Adapter
 from undertow.diffusion.strength import StrengthConvention
 from undertow.engine.parts import HighResolution, Region, Views, part_from_json, require_strength
 from undertow.errors import InvalidInput
@@ -44,8 +45,8 @@ class GenerationRequest:
     asks once and lets each part look at its own prompt only. high_resolution: a second pass over the enlarged picture.
     views: overlapping windows for pictures larger than the network was trained at. seamless: axes along which opposite
     edges continue each other. variation_seed, variation_strength: noise on the way from one seed's to another's.
-    refiner_switch: share of the noise levels that the base model draws before a refiner goes on. Errors:
-    `InvalidInput`.
+    refiner_switch: share of the noise levels that the base model draws before a refiner goes on. adapters: that act on
+    the base model; those of a region act there besides. Errors: `InvalidInput`.
     """
 
     prompt: str
@@ -82,6 +83,7 @@ class GenerationRequest:
     variation_seed: int | None = None
     variation_strength: float = 0.0
     refiner_switch: float = 0.8
+    adapters: tuple[Adapter, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
@@ -119,7 +121,10 @@ class GenerationRequest:
         json = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in PICTURES:
             json[name] = None if json[name] is None else describe_picture(json[name])
-        json["regions"] = [asdict(region) for region in self.regions]
+        json["regions"] = [
+            asdict(region) | {"adapters": [adapter.to_json() for adapter in region.adapters]} for region in self.regions
+        ]
+        json["adapters"] = [adapter.to_json() for adapter in self.adapters]
         for name in ("high_resolution", "views"):
             json[name] = None if json[name] is None else asdict(json[name])
         return json | {"sampler_options": dict(self.sampler_options)}
@@ -137,7 +142,8 @@ class GenerationRequest:
         values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in json.items()}
         for name in PICTURES:
             values[name] = _same_picture(name, values.get(name), pictures.get(name))
-        values["regions"] = tuple(_part(Region, region) for region in values.get("regions", ()))
+        values["regions"] = tuple(_region(region) for region in values.get("regions", ()))
+        values["adapters"] = _adapters(values.get("adapters", ()))
         for name, part in (("high_resolution", HighResolution), ("views", Views)):
             values[name] = None if values.get(name) is None else _part(part, values[name])
         return cls(**values)
@@ -176,6 +182,16 @@ def _same_picture(name: str, described: object, given: Image.Image | None) -> Im
     if describe_picture(given) != described:
         raise InvalidInput(name, "{}x{}".format(*given.size), "the same picture as before", "its pixels differ")
     return given
+
+
+def _region(given: Any) -> Region:
+    if isinstance(given, Region):
+        return given
+    return part_from_json(Region, {**given, "adapters": _adapters(given.get("adapters", ()))})
+
+
+def _adapters(given: Iterable[Any]) -> tuple[Adapter, ...]:
+    return tuple(one if isinstance(one, Adapter) else Adapter.from_json(one) for one in given)
 
 
 def _part(cls: Any, given: Any) -> Any:

@@ -1,0 +1,34 @@
+"""A file's changes as one request uses them, and how strongly they act in one row of a batch."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+
+from undertow.adapters.lora.updates import Update
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Changes:
+    """Changes of a U-Net's layers. key: equal for equal changes, of whatever request. factors: of single layers, where
+    they are not 1."""
+
+    key: Hashable
+    title: str
+    updates: Mapping[str, Update]
+    factors: Mapping[str, float]
+
+    def gain(self, layer: str, gain: float) -> float:
+        """How strongly they act in one layer."""
+        return gain * self.factors.get(layer, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Active:
+    """Changes that act, at their gain, which is not 0."""
+
+    changes: Changes
+    gain: float
+
+    @property
+    def signature(self) -> Hashable:
+        """Equal for what has equal effects."""
+        return self.changes.key, self.gain

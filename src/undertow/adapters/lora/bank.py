@@ -1,0 +1,164 @@
+"""Banked residency: low-rank changes of many adapters side by side in slots, of which every row names its own.
+
+The idea of S-LoRA (arXiv:2311.03285) and Punica (arXiv:2310.18547), for U-Nets. Filling a slot is a copy in place: it
+neither recompiles nor touches the base weights.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from undertow.adapters.active import Active, Changes
+from undertow.adapters.lora.updates import Update
+from undertow.errors import InvalidInput
+from undertow.nn.adaptable import Conv2d, Linear, Slots, WeightRows
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterCapacity:
+    """What is reserved for banked adapters, once, when a model is loaded.
+
+    slots: adapters that are ready at a time; more take turns. rank: the largest. per_row: how many a row may use, at
+    most. sites: patterns of the layers that have slots. Padding is computed with: an adapter of rank 4 costs as much
+    time as one of `rank`. Errors: `InvalidInput`.
+    """
+
+    slots: int = 8
+    rank: int = 16
+    per_row: int = 2
+    sites: tuple[str, ...] = ("*",)
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "rank", "per_row"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"capacity.{name}", getattr(self, name), "at least 1")
+        if self.per_row > self.slots:
+            raise InvalidInput("capacity.per_row", self.per_row, f"at most slots = {self.slots}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tenant:
+    """Who lies in a slot."""
+
+    key: Hashable
+    title: str
+    slot: int
+
+
+class Bank:
+    """The slots of a network. fixed: rows always have `per_row` entries, so that a compiled graph fits all; else as
+    many as the fullest row of the batch. Errors: `InvalidInput` for sites that are not there."""
+
+    def __init__(self, network: nn.Module, capacity: AdapterCapacity, *, fixed: bool = False):
+        self.capacity = capacity
+        self.fixed = fixed
+        self.writes = 0
+        self._sites = _allocated(network, capacity)
+        self._tenants: OrderedDict[Hashable, Tenant] = OrderedDict()
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the layers with slots."""
+        return tuple(self._sites)
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory of the slots."""
+        return sum(slots.down.nbytes + slots.up.nbytes for slots in self._sites.values())
+
+    @property
+    def tenants(self) -> tuple["Tenant", ...]:
+        """What lies in slots, least recently used first."""
+        return tuple(self._tenants.values())
+
+    def assume(self, tenants: Sequence["Tenant"]) -> None:
+        """Told that all slots were put back to a moment when these lay in them."""
+        self._tenants = OrderedDict((tenant.key, tenant) for tenant in tenants)
+
+    def objection(self, updates: Mapping[str, Update]) -> str | None:
+        """Why these changes cannot be banked; `None` if they can."""
+        for layer, update in updates.items():
+            if layer not in self._sites:
+                return f"{layer} has no slots: capacity.sites is {', '.join(self.capacity.sites)}"
+            rank = update.factored_rank
+            if rank is None:
+                return f"{update.kind} at {layer} is no low-rank change"
+            if rank > self.capacity.rank:
+                return f"rank {rank} at {layer} is over capacity.rank = {self.capacity.rank}"
+        return None
+
+    def fits(self, rows: Sequence[Sequence[Active]]) -> bool:
+        """Whether there are slots for all that these rows use."""
+        return len({active.changes.key for row in rows for active in row}) <= self.capacity.slots
+
+    def bind(self, rows: Sequence[Sequence[Active]]) -> WeightRows | None:
+        """The weight port of a batch, whose changes are put into slots first; `None` when no row has any.
+
+        A row without has gains of 0. Those that were not used for longest make room.
+        """
+        entries = max((len(row) for row in rows), default=0)
+        if entries == 0:
+            return None
+        wanted = {active.changes.key: active.changes for row in rows for active in row}
+        for key in wanted:
+            if key in self._tenants:
+                self._tenants.move_to_end(key)
+        for changes in wanted.values():
+            self._settle(changes, wanted)
+        width = self.capacity.per_row if self.fixed else entries
+        slots, gains = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width)
+        for index, row in enumerate(rows):
+            for entry, active in enumerate(row):
+                slots[index, entry] = self._tenants[active.changes.key].slot
+                gains[index, entry] = active.gain
+        device = next(iter(self._sites.values())).down.device
+        return WeightRows(slots=slots.to(device), gains=gains.to(device))
+
+    def clear(self) -> None:
+        """Forgets all tenants; the slots are empty again."""
+        self._tenants.clear()
+        for slots in self._sites.values():
+            slots.down.zero_()
+            slots.up.zero_()
+
+    def _settle(self, changes: Changes, needed: Mapping[Hashable, Changes]) -> None:
+        if changes.key in self._tenants:
+            return
+        taken = {tenant.slot for tenant in self._tenants.values()}
+        free = next((slot for slot in range(self.capacity.slots) if slot not in taken), None)
+        if free is None:
+            oldest = next(key for key in self._tenants if key not in needed)
+            free = self._tenants.pop(oldest).slot
+        for layer, slots in self._sites.items():
+            _write(slots, free, changes.updates.get(layer), changes.gain(layer, 1.0))
+        self._tenants[changes.key] = Tenant(key=changes.key, title=changes.title, slot=free)
+        self.writes += 1
+
+
+@torch.no_grad()
+def _write(slots: Slots, slot: int, update: Update | None, gain: float) -> None:
+    factors = None if update is None else update.on(slots.down.device).factors()
+    slots.down[slot].zero_()
+    slots.up[slot].zero_()
+    if factors is not None:
+        rank = len(factors.down)
+        slots.down[slot, :rank].copy_(factors.down)
+        slots.up[slot, :, :rank].copy_(gain * factors.up)
+
+
+def _allocated(network: nn.Module, capacity: AdapterCapacity) -> dict[str, Slots]:
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, Linear | Conv2d)}
+    for pattern in capacity.sites:
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            raise InvalidInput("capacity.sites", repr(pattern), "a pattern of layer names", f"e.g. {min(layers)}, or *")
+    found: dict[str, Slots] = {}
+    for name, layer in layers.items():
+        if any(fnmatchcase(name, pattern) for pattern in capacity.sites):
+            layer.allocate_slots(capacity.slots, capacity.rank)
+            assert layer.slots is not None
+            found[name] = layer.slots
+    return found

@@ -1,0 +1,107 @@
+"""Merged residency: changes written into the weights in place, always from a pristine copy.
+
+Never by adding and later subtracting, which does not give back the same bits (trap T7). Writing in place does not
+recompile, and costs nothing while drawing.
+"""
+
+from collections.abc import Hashable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from undertow.adapters.active import Active
+from undertow.errors import UndertowError
+
+
+class MergedWeights:
+    """A network's weights and what is merged into them. present: signatures of what; titles: its names.
+
+    Copies of the weights that change are kept, on the host, until nothing is merged any more; so whoever changes the
+    base weights in between is not undone.
+    """
+
+    def __init__(self, network: nn.Module):
+        self.present: tuple[Hashable, ...] = ()
+        self.titles: tuple[str, ...] = ()
+        self._network = network
+        self._pristine: dict[str, Tensor] = {}
+        self._changed: set[str] = set()
+
+    @property
+    def pristine_bytes(self) -> int:
+        """Memory of the copies, which are kept on the host."""
+        return sum(tensor.nbytes for tensor in self._pristine.values())
+
+    def become(self, wanted: Sequence[Active]) -> None:
+        """The base weights with these changes and no others.
+
+        Changes that depend on the weight (DoRA, OFT, ...) are computed from the base's and come first, one after the
+        other; the sum of all others is added. Errors: `UndertowError` when a weight stops being a number; the base
+        weights are back then.
+        """
+        signature = tuple(active.signature for active in wanted)
+        if signature == self.present:
+            return
+        try:
+            self._write(wanted)
+        except BaseException:
+            self._restore(self._changed)
+            self.present, self.titles = (), ()
+            raise
+        self.present, self.titles = signature, tuple(active.changes.title for active in wanted)
+        if not wanted:
+            self._pristine.clear()
+
+    def assume(self, present: tuple[Hashable, ...], titles: tuple[str, ...]) -> None:
+        """Told that all weights were put back to a moment when this was merged."""
+        self.present, self.titles = present, titles
+        self._changed = set(self._pristine) if present else set()
+
+    @torch.no_grad()
+    def _write(self, wanted: Sequence[Active]) -> None:
+        # In the given order, those that look at the weight first.
+        layers = list(dict.fromkeys(layer for active in wanted for layer in active.changes.updates))
+        written: set[str] = set()
+        for layer in layers:
+            acting = [
+                (update, active.changes.gain(layer, active.gain), active.changes.title)
+                for active in wanted
+                if (update := active.changes.updates.get(layer)) is not None
+            ]
+            acting.sort(key=lambda one: one[0].additive)
+            module = self._network.get_submodule(layer)
+            weight, bias = self._base(f"{layer}.weight"), None
+            if getattr(module, "bias", None) is not None:
+                bias = self._base(f"{layer}.bias")
+            for update, gain, _ in acting:
+                weight, bias = update.weight(weight, gain), update.bias(bias, gain)
+            for name, tensor in ((f"{layer}.weight", weight), (f"{layer}.bias", bias)):
+                if tensor is None:
+                    continue
+                self._put(name, tensor, [title for _, _, title in acting])
+                written.add(name)
+        self._restore(self._changed - written)
+
+    def _base(self, name: str) -> Tensor:
+        """The weight without changes, on its own device."""
+        current = self._network.get_parameter(name)
+        if name not in self._pristine:
+            self._pristine[name] = current.detach().to("cpu", copy=True)
+        return self._pristine[name].to(current.device)
+
+    def _put(self, name: str, tensor: Tensor, titles: Sequence[str]) -> None:
+        target = self._network.get_parameter(name)
+        cast = tensor.to(target.dtype)
+        if not cast.isfinite().all():
+            raise UndertowError(
+                f"with {' and '.join(titles)} merged, {name} is no longer finite in {target.dtype}; "
+                "use a smaller scale, or load the model in float32"
+            )
+        self._changed.add(name)
+        target.copy_(cast.reshape(target.shape))
+
+    @torch.no_grad()
+    def _restore(self, names: set[str]) -> None:
+        for name in names:
+            self._network.get_parameter(name).copy_(self._pristine[name])
+        self._changed -= names

@@ -1,0 +1,47 @@
+"""Text encoders under adapters: other weights for one call, and no change to the network."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from undertow.adapters.active import Active
+from undertow.adapters.lora.updates import Update
+from undertow.encoders.clip import TextEncoder
+
+ROOT = "text_model."
+
+
+@torch.no_grad()
+def adapted_weights(encoder: TextEncoder, acting: list[Active]) -> dict[str, Tensor]:
+    """The encoder's parameters that differ under the changes, by their names in it. Changes that look at the weight
+    come first, as in `MergedWeights`."""
+    changed: dict[str, Tensor] = {}
+    for layer in dict.fromkeys(layer for active in acting for layer in active.changes.updates):
+        here = [
+            (update, active.changes.gain(layer, active.gain))
+            for active in acting
+            if (update := active.changes.updates.get(layer)) is not None
+        ]
+        changed |= _layer(encoder, parameter_module(layer), sorted(here, key=lambda one: one[0].additive))
+    return changed
+
+
+def parameter_module(layer: str) -> str:
+    """The name in `TextEncoder` of one of transformers' layers."""
+    return "clip." + layer.removeprefix(ROOT) if layer.startswith(ROOT) else layer.removeprefix("text_")
+
+
+def _layer(encoder: TextEncoder, module: str, here: list[tuple[Update, float]]) -> Mapping[str, Tensor]:
+    layer = encoder.get_submodule(module)
+    before = {name: getattr(layer, name, None) for name in ("weight", "bias")}
+    weight, bias = before["weight"], before["bias"]
+    assert weight is not None  # every target has one
+    for update, gain in here:
+        weight, bias = update.weight(weight, gain), update.bias(bias, gain)
+    found = {"weight": weight, "bias": bias}
+    return {
+        f"{module}.{name}": tensor.to(old.dtype).reshape(old.shape)
+        for name, tensor in found.items()
+        if (old := before[name]) is not None and tensor is not None
+    }

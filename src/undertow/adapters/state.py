@@ -1,0 +1,119 @@
+"""The state of a U-Net that adapters may change, so that it can be kept, compared and put back bit for bit."""
+
+import hashlib
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+
+from undertow.adapters.host import AdapterHost
+from undertow.adapters.lora.bank import Tenant
+from undertow.adapters.points import InjectionPoint, injection_points
+from undertow.errors import InvalidInput
+from undertow.unet.unet import UNet
+
+AnyTensor = Shaped[Tensor, "..."]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StateSnapshot:
+    """A state as it was. tensors: copies of all parameters and slots, on the host. merged, tenants: which adapters they
+    hold. taken_at: when."""
+
+    tensors: Mapping[str, AnyTensor] = field(repr=False)
+    merged: tuple[Hashable, ...]
+    merged_titles: tuple[str, ...]
+    tenants: tuple[Tenant, ...]
+    attention_masks: Mapping[str, AnyTensor] = field(repr=False)
+    hash: str
+    taken_at: datetime
+
+
+class UNetState:
+    """What a U-Net consists of at the moment, as source document 000 lists it.
+
+    layer_weights: parameters by name. active_adapters: titles of what is merged or in slots. attention_masks: masks
+    that callers keep with the state, by name. injection_points: where adapters can act. last_update: of the newest
+    `restore` or change of masks.
+    """
+
+    def __init__(self, unet: UNet, host: AdapterHost):
+        self._unet = unet
+        self._host = host
+        self.attention_masks: dict[str, AnyTensor] = {}
+        self.last_update = datetime.now(UTC)
+
+    @property
+    def layer_weights(self) -> Mapping[str, AnyTensor]:
+        """The parameters themselves, by name."""
+        return dict(self._unet.named_parameters())
+
+    @property
+    def active_adapters(self) -> tuple[str, ...]:
+        """What is merged into the weights, and what lies ready in slots."""
+        bank = self._host.bank
+        return (*self._host.merged.titles, *(() if bank is None else (tenant.title for tenant in bank.tenants)))
+
+    @property
+    def injection_points(self) -> tuple[InjectionPoint, ...]:
+        """Every place where an adapter can act."""
+        return injection_points(self._unet)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 over names and bits of all weights: equal exactly when every bit is."""
+        return weights_hash(self._unet)
+
+    def snapshot(self) -> StateSnapshot:
+        """Copies of everything, as much memory as the U-Net with its slots."""
+        tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in _tensors(self._unet).items()}
+        bank = self._host.bank
+        return StateSnapshot(
+            tensors=tensors,
+            merged=self._host.merged.present,
+            merged_titles=self._host.merged.titles,
+            tenants=() if bank is None else bank.tenants,
+            attention_masks={name: mask.clone() for name, mask in self.attention_masks.items()},
+            hash=self.hash,
+            taken_at=datetime.now(UTC),
+        )
+
+    @torch.no_grad()
+    def restore(self, snapshot: StateSnapshot) -> None:
+        """Everything as it was, bit for bit, in place. Errors: `InvalidInput` for a snapshot of another network, which
+        changes nothing."""
+        tensors = _tensors(self._unet)
+        if differing := _differing(tensors, snapshot.tensors):
+            raise InvalidInput("snapshot", f"{differing} differs", "one taken of this very U-Net, with the same slots")
+        for name, tensor in tensors.items():
+            tensor.copy_(snapshot.tensors[name])
+        self._host.merged.assume(snapshot.merged, snapshot.merged_titles)
+        if self._host.bank is not None:
+            self._host.bank.assume(snapshot.tenants)
+        self.attention_masks = {name: mask.clone() for name, mask in snapshot.attention_masks.items()}
+        self.last_update = datetime.now(UTC)
+
+
+def weights_hash(network: nn.Module) -> str:
+    """SHA-256 over names, types, shapes and bits of all parameters."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.named_parameters()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _tensors(network: nn.Module) -> dict[str, AnyTensor]:
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+
+
+def _differing(ours: Mapping[str, AnyTensor], theirs: Mapping[str, AnyTensor]) -> str | None:
+    """The first tensor that only one side has, or that differs in form."""
+    for name in sorted(ours.keys() | theirs.keys()):
+        one, other = ours.get(name), theirs.get(name)
+        if one is None or other is None or (one.shape, one.dtype) != (other.shape, other.dtype):
+            return name
+    return None
