@@ -19,7 +19,7 @@ from undertow.adapters.lora.updates import Update
 from undertow.adapters.residency import Decision, choose_residency
 from undertow.encoders.clip import TextEncoder
 from undertow.encoders.text_stack import Adaptation, TextStack
-from undertow.errors import InvalidInput
+from undertow.errors import AdapterMismatch, InvalidInput
 from undertow.nn.adaptable import WeightRows
 from undertow.unet.unet import UNet
 
@@ -140,10 +140,21 @@ class AdapterHost:
         lora = self.library.get(adapter.source)
         updates = lora.updates.get("unet", {})
         self._check_blocks(adapter)
+        self._check_biases(lora)
         factors = {layer: factor for layer in updates if (factor := adapter.factor(layer)) != 1}
         decision = choose_residency(adapter.title, updates, self.bank, adapter.residency)
         changes = _changes(lora, adapter.title, updates, factors) if updates else None
         return Bound(adapter=adapter, lora=lora, decision=decision, changes=changes)
+
+    def _check_biases(self, lora: Lora) -> None:
+        for network, updates in lora.updates.items():
+            for layer, update in updates.items():
+                if update.bias_change is not None and not self.targets.layers[network][layer].bias:
+                    raise AdapterMismatch(
+                        lora.path,
+                        f"it changes the bias of {layer}, which has none here",
+                        "use it with its own base model",
+                    )
 
     def _check_blocks(self, adapter: Adapter) -> None:
         layers = self.targets.layers["unet"]

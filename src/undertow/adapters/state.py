@@ -21,11 +21,12 @@ AnyTensor = Shaped[Tensor, "..."]
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StateSnapshot:
     """A state as it was. tensors: copies of all parameters and slots, on the host. merged, tenants: which adapters they
-    hold. taken_at: when."""
+    hold. pristine: the base weights under what is merged. taken_at: when."""
 
     tensors: Mapping[str, AnyTensor] = field(repr=False)
     merged: tuple[Hashable, ...]
     merged_titles: tuple[str, ...]
+    pristine: Mapping[str, AnyTensor] = field(repr=False)
     tenants: tuple[Tenant, ...]
     attention_masks: Mapping[str, AnyTensor] = field(repr=False)
     hash: str
@@ -75,6 +76,7 @@ class UNetState:
             tensors=tensors,
             merged=self._host.merged.present,
             merged_titles=self._host.merged.titles,
+            pristine=self._host.merged.pristine,
             tenants=() if bank is None else bank.tenants,
             attention_masks={name: mask.clone() for name, mask in self.attention_masks.items()},
             hash=self.hash,
@@ -90,7 +92,7 @@ class UNetState:
             raise InvalidInput("snapshot", f"{differing} differs", "one taken of this very U-Net, with the same slots")
         for name, tensor in tensors.items():
             tensor.copy_(snapshot.tensors[name])
-        self._host.merged.assume(snapshot.merged, snapshot.merged_titles)
+        self._host.merged.assume(snapshot.merged, snapshot.merged_titles, snapshot.pristine)
         if self._host.bank is not None:
             self._host.bank.assume(snapshot.tenants)
         self.attention_masks = {name: mask.clone() for name, mask in snapshot.attention_masks.items()}

@@ -12,6 +12,7 @@ from undertow.cli.request_options import (
     numbers_by_name,
     one_of,
     open_picture,
+    parse_loras,
     parse_regions,
     parse_sigmas,
     parse_variation,
@@ -89,6 +90,14 @@ def generate(
     ] = False,
     seamless: Annotated[str, typer.Option(help="Edges that continue each other: none, x, y or both.")] = "none",
     variation: Annotated[str | None, typer.Option(help="SEED:STRENGTH, noise on the way to another seed's.")] = None,
+    loras: Annotated[
+        list[str] | None,
+        typer.Option("--lora", help="FILE[@SCALE[,SCALE...]]; several scales spread over the steps; repeatable."),
+    ] = None,
+    lora_blocks: Annotated[
+        list[str] | None,
+        typer.Option("--lora-block", help="PATTERN=FACTOR by layer names, e.g. 'up_blocks.*=0.5'; repeatable."),
+    ] = None,
     preview: Annotated[Path | None, typer.Option(help="Picture file to keep showing the newest estimate.")] = None,
     dialect: Annotated[str, typer.Option(help="How prompts are written: plain, a1111, comfy, compel.")] = "a1111",
     clip_skip: Annotated[
@@ -142,6 +151,7 @@ def generate(
             high_resolution=None if enlarge is None else HighResolution(scale=enlarge, strength=enlarge_strength),
             views=Views() if views else None, seamless=one_of("--seamless", seamless, "Axes"),
             variation_seed=variation_seed, variation_strength=variation_strength,
+            adapters=parse_loras(loras, numbers_by_name("--lora-block", lora_blocks)),
         )  # fmt: skip
     source = model if model is not None else DEFAULT_MODEL if origin is None else origin.model
     console = Console(stderr=True)

@@ -21,6 +21,7 @@ def inspect(
         ),
     ],
     trace: Annotated[bool, typer.Option("--trace", help="Every stage's input and output shape.")] = False,
+    ports: Annotated[bool, typer.Option("--ports", help="Every place where an adapter can act.")] = False,
     batch: Annotated[int, typer.Option(help="Rows to trace with.")] = 1,
     size: Annotated[
         str | None, typer.Option(help="Cells to trace with, HEIGHTxWIDTH; the model's own size by default.")
@@ -36,7 +37,7 @@ def inspect(
     ] = None,
 ) -> None:
     """Show a U-Net's architecture, or what a checkpoint or a LoRA is and holds; with --trace the shape of everything
-    inside."""
+    inside, with --ports where adapters can act."""
     console = Console()
     if _is_adapter(model, base):
         from undertow.cli.inspect_adapter import show_adapter
@@ -47,13 +48,15 @@ def inspect(
         from undertow.cli.inspect_file import show_checkpoint
 
         config = show_checkpoint(console, model, validate=validate_weights, allow_pickle=allow_pickle)
-        if config is None or not trace:
+        if config is None:
             return
     else:
         config = _config(model)
         console.print(_summary(model, config))
     if trace:
         console.print(_trace(config, batch, _cells(size)))
+    if ports:
+        console.print(_ports(config))
 
 
 def _is_adapter(model: str, base: str | None) -> bool:
@@ -112,6 +115,22 @@ def _summary(name: str, config: "UNetConfig") -> Table:
     }
     for key, value in rows.items():
         table.add_row(key, value)
+    return table
+
+
+def _ports(config: "UNetConfig") -> Table:
+    import torch
+
+    from undertow.adapters.points import injection_points
+    from undertow.unet.unet import UNet
+
+    table = Table(title="where adapters can act", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("port", "name", "weight"):
+        table.add_column(column, no_wrap=True)
+    with torch.device("meta"):
+        unet = UNet(config)
+    for point in injection_points(unet):
+        table.add_row(point.port, point.name, "x".join(map(str, point.shape)))
     return table
 
 

@@ -9,6 +9,7 @@ from undertow.errors import InvalidInput
 if TYPE_CHECKING:
     from PIL import Image
 
+    from undertow.adapters.adapter import Adapter
     from undertow.engine.parts import Region
 
 
@@ -40,6 +41,22 @@ def parse_regions(texts: Sequence[str] | None) -> "tuple[Region, ...]":
             )
         left, top, right, bottom, *weight = values
         found.append(Region(prompt=prompt, box=(left, top, right, bottom), weight=weight[0] if weight else 1.0))
+    return tuple(found)
+
+
+def parse_loras(texts: Sequence[str] | None, blocks: dict[str, float]) -> "tuple[Adapter, ...]":
+    """From FILE, FILE@SCALE or FILE@SCALE,SCALE,...: several scales are spread over the steps. blocks: factors by
+    pattern of layer names, for all of them. Errors: `InvalidInput`."""
+    from undertow.adapters.adapter import Adapter
+
+    found = []
+    for text in texts or ():
+        source, mark, numbers = text.rpartition("@")
+        scales = _numbers(numbers) if mark else []
+        if not scales:  # a path that has such a mark, or none at all
+            source, scales = text, [1.0]
+        scale = scales[0] if len(scales) == 1 else tuple(scales)
+        found.append(Adapter(source, scale=scale, blocks=blocks if blocks else None))
     return tuple(found)
 
 

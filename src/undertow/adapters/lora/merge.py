@@ -4,12 +4,13 @@ Never by adding and later subtracting, which does not give back the same bits (t
 recompile, and costs nothing while drawing.
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from undertow.adapters.active import Active
+from undertow.adapters.lora.updates import AnyTensor
 from undertow.errors import UndertowError
 
 
@@ -52,10 +53,15 @@ class MergedWeights:
         if not wanted:
             self._pristine.clear()
 
-    def assume(self, present: tuple[Hashable, ...], titles: tuple[str, ...]) -> None:
+    @property
+    def pristine(self) -> Mapping[str, AnyTensor]:
+        """The base's weights by name, of those that are or were changed since nothing was merged."""
+        return dict(self._pristine)
+
+    def assume(self, present: tuple[Hashable, ...], titles: tuple[str, ...], pristine: Mapping[str, AnyTensor]) -> None:
         """Told that all weights were put back to a moment when this was merged."""
         self.present, self.titles = present, titles
-        self._changed = set(self._pristine) if present else set()
+        self._pristine, self._changed = dict(pristine), set(pristine)
 
     @torch.no_grad()
     def _write(self, wanted: Sequence[Active]) -> None:
