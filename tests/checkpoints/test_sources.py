@@ -211,6 +211,9 @@ def test_mapped_weights_equal_copied_ones(folder):
         ("../x", False),
         ("owner/name/", False),
         ("owner/name/model.ckpt", False),
+        ("folder/missing.safetensors", False),
+        ("folder/missing.ckpt@main", False),
+        ("owner/safetensors", True),
         ("https://host/owner/name", False),
     ],
 )

@@ -11,10 +11,11 @@ from undertow.checkpoints.shards import STEMS
 from undertow.errors import MissingDependency, UnknownCheckpoint
 
 HUB_ID = re.compile(
-    r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
+    r"(?P<repository>[A-Za-z0-9][\w.-]*/(?![\w.-]+\.(safetensors|ckpt|pt|pth|bin)(@|$))[A-Za-z0-9][\w.-]*)"
     r"(?P<file>(/[\w.-]+)*/[\w.-]+\.safetensors)?(@(?P<revision>[\w./-]+))?"
 )
-"""`owner/name`, optionally with a file of it and `@revision`: owner/name/file.safetensors@main."""
+"""`owner/name`, optionally with a file of it and `@revision`: owner/name/file.safetensors@main. A name that ends as a
+weights file does is a file in a folder that is not there."""
 
 WEIGHTS = "*.safetensors"
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
