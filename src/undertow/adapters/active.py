@@ -1,6 +1,6 @@
 """A file's changes as one request uses them, and how strongly they act in one row of a batch."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from undertow.adapters.lora.updates import Update
@@ -32,3 +32,19 @@ class Active:
     def signature(self) -> Hashable:
         """Equal for what has equal effects."""
         return self.changes.key, self.gain
+
+
+def changed_layers(wanted: Sequence[Active]) -> list[str]:
+    """Every layer that something changes, once."""
+    return list(dict.fromkeys(layer for active in wanted for layer in active.changes.updates))
+
+
+def acting_on(layer: str, wanted: Sequence[Active]) -> list[tuple[Update, float]]:
+    """What changes a layer and how strongly: first, in the given order, what looks at the weight (DoRA, OFT, ...), then
+    all that simply adds up."""
+    acting = [
+        (update, active.changes.gain(layer, active.gain))
+        for active in wanted
+        if (update := active.changes.updates.get(layer)) is not None
+    ]
+    return sorted(acting, key=lambda one: one[0].additive)

@@ -9,7 +9,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from undertow.adapters.active import Active
+from undertow.adapters.active import Active, acting_on, changed_layers
 from undertow.adapters.lora.updates import AnyTensor
 from undertow.errors import UndertowError
 
@@ -65,26 +65,19 @@ class MergedWeights:
 
     @torch.no_grad()
     def _write(self, wanted: Sequence[Active]) -> None:
-        # In the given order, those that look at the weight first.
-        layers = list(dict.fromkeys(layer for active in wanted for layer in active.changes.updates))
+        titles = " and ".join(active.changes.title for active in wanted)
         written: set[str] = set()
-        for layer in layers:
-            acting = [
-                (update, active.changes.gain(layer, active.gain), active.changes.title)
-                for active in wanted
-                if (update := active.changes.updates.get(layer)) is not None
-            ]
-            acting.sort(key=lambda one: one[0].additive)
+        for layer in changed_layers(wanted):
             module = self._network.get_submodule(layer)
             weight, bias = self._base(f"{layer}.weight"), None
             if getattr(module, "bias", None) is not None:
                 bias = self._base(f"{layer}.bias")
-            for update, gain, _ in acting:
+            for update, gain in acting_on(layer, wanted):
                 weight, bias = update.weight(weight, gain), update.bias(bias, gain)
             for name, tensor in ((f"{layer}.weight", weight), (f"{layer}.bias", bias)):
                 if tensor is None:
                     continue
-                self._put(name, tensor, [title for _, _, title in acting])
+                self._put(name, tensor, titles)
                 written.add(name)
         self._restore(self._changed - written)
 
@@ -95,12 +88,12 @@ class MergedWeights:
             self._pristine[name] = current.detach().to("cpu", copy=True)
         return self._pristine[name].to(current.device)
 
-    def _put(self, name: str, tensor: Tensor, titles: Sequence[str]) -> None:
+    def _put(self, name: str, tensor: Tensor, titles: str) -> None:
         target = self._network.get_parameter(name)
         cast = tensor.to(target.dtype)
         if not cast.isfinite().all():
             raise UndertowError(
-                f"with {' and '.join(titles)} merged, {name} is no longer finite in {target.dtype}; "
+                f"with {titles} merged, {name} is no longer finite in {target.dtype}; "
                 "use a smaller scale, or load the model in float32"
             )
         self._changed.add(name)

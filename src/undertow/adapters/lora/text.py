@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from undertow.adapters.active import Active
+from undertow.adapters.active import Active, acting_on, changed_layers
 from undertow.adapters.lora.updates import Update
 from undertow.encoders.clip import TextEncoder
 
@@ -14,16 +14,10 @@ ROOT = "text_model."
 
 @torch.no_grad()
 def adapted_weights(encoder: TextEncoder, acting: list[Active]) -> dict[str, Tensor]:
-    """The encoder's parameters that differ under the changes, by their names in it. Changes that look at the weight
-    come first, as in `MergedWeights`."""
+    """The encoder's parameters that differ under the changes, by their names in it."""
     changed: dict[str, Tensor] = {}
-    for layer in dict.fromkeys(layer for active in acting for layer in active.changes.updates):
-        here = [
-            (update, active.changes.gain(layer, active.gain))
-            for active in acting
-            if (update := active.changes.updates.get(layer)) is not None
-        ]
-        changed |= _layer(encoder, parameter_module(layer), sorted(here, key=lambda one: one[0].additive))
+    for layer in changed_layers(acting):
+        changed |= _layer(encoder, parameter_module(layer), acting_on(layer, acting))
     return changed
 
 
