@@ -33,3 +33,18 @@ def test_what_cannot_be_inspected_is_refused_in_one_sentence(arguments, words, c
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1
+
+
+def test_ports_lists_every_place_where_adapters_act(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["inspect", "sd15", "--ports"]) == 0
+    text = capsys.readouterr().out
+    for expected in (
+        "mid_block.attentions.0.transformer_blocks.0.attn2.to_k",
+        "1280x768",
+        "skips.11",
+        "middle",
+        "down_blocks.0.attentions.0.transformer_blocks.0.attn2",
+    ):
+        assert expected in text, expected
+    assert "skips.12" not in text

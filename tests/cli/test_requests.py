@@ -5,7 +5,9 @@ import pytest
 from PIL import Image
 
 from tests.golden.pipelines import save_pipeline
+from undertow import Adapter
 from undertow.cli import main
+from undertow.cli.request_options import parse_loras
 
 FAST = ["--steps", "2", "--sampler", "euler", "--precision", "f32", "--no-show"]
 
@@ -108,3 +110,22 @@ def test_what_cannot_be_compared_is_refused_before_any_picture(folder, tmp_path,
     command = ["compare", "a", "--model", folder, "--out", str(tmp_path / "sheet.png"), "--samplers", "euler,ddim"]
     assert main([*command, *lists]) == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "scale"),
+    [
+        ("style.safetensors", "style.safetensors", 1.0),
+        ("style.safetensors@0.8", "style.safetensors", 0.8),
+        ("folder/style.safetensors@-1", "folder/style.safetensors", -1.0),
+        ("style.safetensors@0,1,0.5", "style.safetensors", (0.0, 1.0, 0.5)),
+        ("owner/name@main", "owner/name@main", 1.0),
+    ],
+)
+def test_a_lora_has_a_scale_or_several_behind_its_file(text, source, scale):
+    (adapter,) = parse_loras([text], {"up_blocks.*": 0.5})
+    assert adapter == Adapter(source, scale=scale, blocks={"up_blocks.*": 0.5})
+
+
+def test_no_lora_is_no_adapter():
+    assert parse_loras(None, {}) == ()
