@@ -24,8 +24,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) install --quiet --constraint constraints.txt --no-deps k-diffusion
 	@touch $@
 
-demo: $(INSTALLED)  ## Draw digits with a shipped model and write a picture
-	$(BIN)/undertow sample digits-flow --count 4 --out out/demo.png
+demo: $(INSTALLED)  ## Draw a red apple with the embedded model and write the picture
+	$(BIN)/undertow generate "red apple on white background"
 
 test: $(INSTALLED)  ## Run every test
 	$(ONE_THREAD) $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
