@@ -287,6 +287,14 @@ def test_factors_are_the_whole_change(made, gain):
     assert not update.fits(shape[:1])
 
 
+def test_a_tucker_factor_with_a_side_of_one_has_its_factors():
+    """torch.kron refuses the view that its transpose is (torch 2.13)."""
+    update = Kronecker(w1=torch.randn(2, 2), w2_a=torch.randn(1, 2), w2_b=torch.randn(1, 1), t2=torch.randn(1, 1, 1, 1))
+    factors, base = update.factors(), torch.zeros(4, 2, 1, 1)
+    assert factors is not None
+    torch.testing.assert_close((factors.up @ factors.down).reshape(base.shape), update.weight(base, 1.0))
+
+
 def test_the_tensors_of_an_update_must_fit_each_other():
     assert not LowRank(down=torch.ones(2, 6), up=torch.ones(8, 3)).fits((8, 6))
     assert not LowRank(down=torch.ones(6, 2), up=torch.ones(2, 8)).fits((8, 6))

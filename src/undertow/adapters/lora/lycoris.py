@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from undertow.adapters.lora.updates import (
     AnyTensor,
@@ -102,7 +104,7 @@ class Kronecker(MatrixUpdate):
         return None if first is None or second is None else (first[0] * second[0], first[1] * second[1])
 
     def matrix(self) -> Matrix:
-        return torch.kron(_whole(self.w1, self.w1_a, self.w1_b, None), _whole(self.w2, self.w2_a, self.w2_b, self.t2))
+        return _kron(_whole(self.w1, self.w1_a, self.w1_b, None), _whole(self.w2, self.w2_a, self.w2_b, self.t2))
 
     def product(self) -> Product | None:
         """`(A B) ⊗ (C D) = (A ⊗ C)(B ⊗ D)`; a whole matrix is its own product with an identity on its shorter side."""
@@ -110,7 +112,12 @@ class Kronecker(MatrixUpdate):
             return None
         first = _split(self.w1, self.w1_a, self.w1_b, None)
         second = _split(self.w2, self.w2_a, self.w2_b, self.t2)
-        return Product(left=torch.kron(first.left, second.left), right=torch.kron(first.right, second.right))
+        return Product(left=_kron(first.left, second.left), right=_kron(first.right, second.right))
+
+
+def _kron(one: Float[Tensor, "rows columns"], other: Float[Tensor, "inner_rows inner_columns"]) -> Matrix:
+    """torch.kron, which refuses some transposed views (torch 2.13: strides of sides of length 1)."""
+    return torch.einsum("ij,kl->ikjl", one, other).flatten(2).flatten(0, 1)
 
 
 def _operand(a: AnyTensor, b: AnyTensor, core: AnyTensor | None) -> Product:

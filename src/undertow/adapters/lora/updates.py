@@ -164,7 +164,7 @@ def tucker(
 ) -> Product:
     """`W[o, i, ...] = Σ core[l, r, ...] · outputs[l, o] · inputs[r, i]`, a Tucker-2 form (arXiv:1511.06530, Eq. 4)."""
     return Product(
-        left=outputs.float().T.contiguous(),  # torch.kron refuses transposed views
+        left=outputs.float().T,
         right=torch.einsum("lr...,ri->li...", core.float(), inputs.float()).flatten(1),
     )
 
