@@ -170,6 +170,7 @@ def test_a_merge_that_overflows_is_refused_and_changes_nothing():
         merged.become([Active(changes=changes(unet, "huge", 2), gain=1e9)])
     assert_equal(unet, before)
     assert merged.present == ()
+    assert merged.pristine_bytes == 0, "or a later merge would start from copies that may be stale"
 
 
 def test_the_choice_and_its_reason():

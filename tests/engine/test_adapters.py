@@ -103,6 +103,7 @@ def test_eight_unlike_rows_equal_each_alone_with_merged_weights(service, banked,
         assert differs(merged.latents, plain.latents) == bool(request.adapters)
     placed = [[line.split(": ")[1].split(",")[0] for line in r.report.decisions if "ed, " in line] for r in together]
     assert placed[2] == ["banked", "banked"]
+    assert placed[4] == ["merged"], "of text encoders there is one at a time"
     assert placed[5] == ["merged"], "LoHa of rank 5 x 5 is over the capacity of 16"
     assert placed[6] == ["merged", "banked"]
     assert together[1].report.rows >= 10, "none, banked and text ones share batches"

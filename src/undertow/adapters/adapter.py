@@ -19,7 +19,7 @@ class Adapter:
     scale: times what the file was trained for, 0 leaves it out; several are spread evenly from the first step to the
     last, with straight lines between them. text_scale: of its part for the text encoders, which read before the first
     step; the scale at the first step in which it acts when `None`. start, end: the share of the steps before which it
-    does not act yet, and after which it no longer does. blocks: factors by pattern of layer names, e.g.
+    does not act yet, and after which it no longer does. blocks: factors by pattern of the U-Net's layer names, e.g.
     {"up_blocks.*": 0.5, "*.attn1.*": 0}; the first that fits counts, other layers keep 1. residency: "banked" in slots,
     so that unlike rows share a batch, or "merged" into the weights; see `choose_residency`. Errors: `InvalidInput`.
     """

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import cache
 
 from torch import Tensor
 
@@ -22,6 +23,8 @@ from undertow.encoders.text_stack import Adaptation, TextStack
 from undertow.errors import AdapterMismatch, InvalidInput
 from undertow.nn.adaptable import WeightRows
 from undertow.unet.unet import UNet
+
+TEXT_ONLY = Decision(residency="merged", reason="into text encoders alone, and only while they read")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,7 +85,7 @@ class AdapterHost:
         if twice:
             raise InvalidInput("adapters", f"{', '.join(twice)} twice", "a name for each", "give one another `name`")
         bound = tuple(self._bind(adapter) for adapter in adapters)
-        banked = [one for one in bound if one.decision.residency == "banked" and one.changes is not None]
+        banked = [one for one in bound if one.decision.residency == "banked"]
         if self.bank is not None and len(banked) > self.bank.capacity.per_row:
             raise InvalidInput(
                 "adapters",
@@ -125,6 +128,7 @@ class AdapterHost:
         if not acting:
             return stack
 
+        @cache  # for all texts of a request
         def weights(encoder: TextEncoder) -> Mapping[str, Tensor]:
             changes = [
                 Active(changes=_changes(lora, lora.path.stem, lora.updates[encoder.kind], {}), gain=gain)
@@ -142,8 +146,10 @@ class AdapterHost:
         self._check_blocks(adapter)
         self._check_biases(lora)
         factors = {layer: factor for layer in updates if (factor := adapter.factor(layer)) != 1}
+        if not updates:
+            return Bound(adapter=adapter, lora=lora, decision=TEXT_ONLY, changes=None)
         decision = choose_residency(adapter.title, updates, self.bank, adapter.residency)
-        changes = _changes(lora, adapter.title, updates, factors) if updates else None
+        changes = _changes(lora, adapter.title, updates, factors)
         return Bound(adapter=adapter, lora=lora, decision=decision, changes=changes)
 
     def _check_biases(self, lora: Lora) -> None:

@@ -38,7 +38,7 @@ class UNetState:
 
     layer_weights: parameters by name. active_adapters: titles of what is merged or in slots. attention_masks: masks
     that callers keep with the state, by name. injection_points: where adapters can act. last_update: of the newest
-    `restore` or change of masks.
+    `restore`.
     """
 
     def __init__(self, unet: UNet, host: AdapterHost):

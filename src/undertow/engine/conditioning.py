@@ -44,7 +44,7 @@ class Conditioner:
     region_texts: who reads the prompts, and those of regions."""
 
     text: TextStack
-    region_texts: Sequence[TextStack] = ()
+    region_texts: Sequence[TextStack]
     config: UNetConfig
     request: GenerationRequest
     size: tuple[int, int]

@@ -138,7 +138,7 @@ class _Preparation:
         for one in dict.fromkeys(one for group in (everywhere, *regions) for one in group):
             line = f"{one.adapter.title}: {one.decision.residency}, {one.decision.reason}"
             self.decisions += [] if line in self.decisions else [line]
-        if self.refiner is not None and self.decisions:
+        if self.refiner is not None and (everywhere or any(regions)):
             self.decisions.append("adapters act on the base model, not on the refiner")
         return Adapted(host=self.host, everywhere=everywhere, regions=regions)
 

@@ -82,11 +82,11 @@ class Bank:
     def objection(self, updates: Mapping[str, Update]) -> str | None:
         """Why these changes cannot be banked; `None` if they can."""
         for layer, update in updates.items():
-            if layer not in self._sites:
-                return f"{layer} has no slots: capacity.sites is {', '.join(self.capacity.sites)}"
             rank = update.factored_rank
             if rank is None:
                 return f"{update.kind} at {layer} is no low-rank change"
+            if layer not in self._sites:
+                return f"{layer} has no slots: capacity.sites is {', '.join(self.capacity.sites)}"
             if rank > self.capacity.rank:
                 return f"rank {rank} at {layer} is over capacity.rank = {self.capacity.rank}"
         return None

@@ -47,6 +47,7 @@ class MergedWeights:
             self._write(wanted)
         except BaseException:
             self._restore(self._changed)
+            self._pristine.clear()
             self.present, self.titles = (), ()
             raise
         self.present, self.titles = signature, tuple(active.changes.title for active in wanted)

@@ -7,9 +7,8 @@ from torch import Tensor
 
 from undertow.adapters.active import Active, acting_on, changed_layers
 from undertow.adapters.lora.updates import Update
+from undertow.checkpoints.keymap.text import ROOT
 from undertow.encoders.clip import TextEncoder
-
-ROOT = "text_model."
 
 
 @torch.no_grad()
