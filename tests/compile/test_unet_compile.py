@@ -76,10 +76,12 @@ def _ports(mini: Mini, seed: int) -> Ports:
     """All three ports, full of random numbers."""
     skips = tuple(_normal(2, *shape, seed=seed + i) for i, shape in enumerate(mini.config.skip_shapes(8, 8)))
     image = {
-        site: ImageTokens(
-            keys=_normal(2, 4, width, seed=seed),
-            values=_normal(2, 4, width, seed=seed + 1),
-            gain=_normal(2, seed=seed + 2),
+        site: (
+            ImageTokens(
+                keys=_normal(2, 4, width, seed=seed),
+                values=_normal(2, 4, width, seed=seed + 1),
+                gain=_normal(2, seed=seed + 2),
+            ),
         )
         for site, width in mini.config.cross_attentions().items()
     }
@@ -88,7 +90,7 @@ def _ports(mini: Mini, seed: int) -> Ports:
             slots=torch.randint(0, 3, (2, 2), generator=torch.Generator().manual_seed(seed)),
             gains=_normal(2, 2, seed=seed),
         ),
-        residuals=Residuals(skips=skips, middle=torch.zeros_like(skips[-1])),
+        residuals=Residuals(skips=skips, middle=torch.zeros_like(skips[-1]), running=skips),
         image=image or None,
     )
 

@@ -168,6 +168,23 @@ def test_residual_port_equals_diffusers(name, size):
         assert change(unet(latents, TIMESTEPS, given, Ports(residuals=part)), base) > EFFECT
 
 
+def test_what_is_added_to_the_running_activations_is_in_the_skip_and_in_all_that_follows():
+    unet, _ = pair("M15")
+    latents, given = latents_for(M15, 16, 16), conditioning_for(M15)
+    added = _residuals("M15", 16, 16).skips
+    for place in range(len(added)):
+        running = tuple(one if index == place else None for index, one in enumerate(added))
+        with torch.no_grad():
+            inputs = unet.stage_inputs(TIMESTEPS, given, Ports())
+            hidden, skips = unet.encode(latents, inputs)
+            changed, all_skips = unet.encode(latents, inputs, running)
+        assert all(torch.equal(a, b) for a, b in zip(skips[:place], all_skips[:place], strict=True))
+        assert largest_difference(all_skips[place], skips[place] + added[place]) <= T0
+        assert change(changed, hidden) > EFFECT
+        ours = unet(latents, TIMESTEPS, given, Ports(residuals=Residuals(running=running)))
+        assert largest_difference(ours, unet.decode(unet.bridge(changed, inputs), all_skips, inputs)) <= T0
+
+
 def _with_ip_adapter(twin: UNet2DConditionModel, scale: float) -> UNet2DConditionModel:
     """diffusers' own machinery of an IP-Adapter with random weights on every cross-attention."""
     processors = {}
@@ -186,11 +203,11 @@ def _with_ip_adapter(twin: UNet2DConditionModel, scale: float) -> UNet2DConditio
     return twin.eval()
 
 
-def _image_port(twin: UNet2DConditionModel, embeds: Tensor, gain: Tensor) -> dict[str, ImageTokens]:
+def _image_port(twin: UNet2DConditionModel, embeds: Tensor, gain: Tensor) -> dict[str, tuple[ImageTokens, ...]]:
     tokens = twin.encoder_hid_proj([embeds])[0].flatten(1, 2)
     return {
-        name.removesuffix(".processor"): ImageTokens(
-            keys=processor.to_k_ip[0](tokens), values=processor.to_v_ip[0](tokens), gain=gain
+        name.removesuffix(".processor"): (
+            ImageTokens(keys=processor.to_k_ip[0](tokens), values=processor.to_v_ip[0](tokens), gain=gain),
         )
         for name, processor in twin.attn_processors.items()
         if isinstance(processor, IPAdapterAttnProcessor2_0)
@@ -212,7 +229,7 @@ def test_image_port_equals_diffusers_ip_adapter(name, sites, images):
     assert largest_difference(ours, reference) <= T0
     base = unet(latents, TIMESTEPS, given)
     assert change(ours, base) > EFFECT
-    off = {site: replace(tokens, gain=torch.tensor([scale, 0.0])) for site, tokens in image.items()}
+    off = {site: (replace(tokens, gain=torch.tensor([scale, 0.0])),) for site, (tokens,) in image.items()}
     half = unet(latents, TIMESTEPS, given, Ports(image=off))
     assert largest_difference(half, torch.stack([ours[0], base[1]])) <= T0, "each row has a gain of its own"
 
@@ -224,11 +241,11 @@ def test_padded_image_tokens_do_not_count():
     site = CLEAN_CUT
     keys, values = torch.randn(2, 2, 5, 128, generator=generator).unbind()
     gain, mask = torch.ones(2), torch.arange(5)[None].expand(2, -1) < 3
-    padded = {site: ImageTokens(keys=keys, values=values, gain=gain, mask=mask)}
-    short = {site: ImageTokens(keys=keys[:, :3], values=values[:, :3], gain=gain)}
+    padded = {site: (ImageTokens(keys=keys, values=values, gain=gain, mask=mask),)}
+    short = {site: (ImageTokens(keys=keys[:, :3], values=values[:, :3], gain=gain),)}
     ours = unet(latents, TIMESTEPS, given, Ports(image=padded))
     assert largest_difference(ours, unet(latents, TIMESTEPS, given, Ports(image=short))) <= T0
-    whole = {site: ImageTokens(keys=keys, values=values, gain=gain)}
+    whole = {site: (ImageTokens(keys=keys, values=values, gain=gain),)}
     assert not torch.allclose(ours, unet(latents, TIMESTEPS, given, Ports(image=whole)))
 
 

@@ -60,14 +60,32 @@ def test_image_tokens_are_a_second_attention_of_the_same_queries():
     mixed = _heads_one_by_one(query, context @ layer.to_k.weight.T, context @ layer.to_v.weight.T)
     mixed = mixed + tokens.gain[:, None, None] * _heads_one_by_one(query, keys, values)
     expected = mixed @ layer.to_out[0].weight.T + layer.to_out[0].bias
-    assert (layer(x, context, image={"here": tokens}) - expected).abs().max() <= TOLERANCE
+    assert (layer(x, context, image={"here": (tokens,)}) - expected).abs().max() <= TOLERANCE
+
+
+@torch.no_grad()
+def test_pictures_have_a_softmax_each_and_act_where_they_may():
+    layer, x, context = _layer(), _normal(2, 9, DIM, seed=2), _normal(2, 5, CONTEXT, seed=3)
+    one = ImageTokens(keys=_normal(2, 3, DIM, seed=4), values=_normal(2, 3, DIM, seed=5), gain=torch.tensor([0.7, 2.0]))
+    other = ImageTokens(
+        keys=_normal(2, 6, DIM, seed=6),
+        values=_normal(2, 6, DIM, seed=7),
+        gain=torch.ones(2),
+        area=torch.rand(2, 9, generator=torch.Generator().manual_seed(8)),
+    )
+    query = x @ layer.to_q.weight.T
+    mixed = _heads_one_by_one(query, context @ layer.to_k.weight.T, context @ layer.to_v.weight.T)
+    mixed = mixed + one.gain[:, None, None] * _heads_one_by_one(query, one.keys, one.values)
+    mixed = mixed + other.area[:, :, None] * _heads_one_by_one(query, other.keys, other.values)
+    expected = mixed @ layer.to_out[0].weight.T + layer.to_out[0].bias
+    assert (layer(x, context, image={"here": (one, other)}) - expected).abs().max() <= TOLERANCE
 
 
 @torch.no_grad()
 def test_image_tokens_of_another_site_do_nothing_here():
     layer, x, context = _layer(), _normal(2, 9, DIM, seed=2), _normal(2, 5, CONTEXT, seed=3)
     tokens = ImageTokens(keys=_normal(2, 3, DIM, seed=4), values=_normal(2, 3, DIM, seed=5), gain=torch.ones(2))
-    assert torch.equal(layer(x, context, image={"there": tokens}), layer(x, context))
+    assert torch.equal(layer(x, context, image={"there": (tokens,)}), layer(x, context))
 
 
 @torch.no_grad()
@@ -75,8 +93,8 @@ def test_a_row_without_image_tokens_gets_none():
     layer, x, context = _layer(), _normal(2, 9, DIM, seed=2), _normal(2, 5, CONTEXT, seed=3)
     tokens = ImageTokens(keys=_normal(2, 3, DIM, seed=4), values=_normal(2, 3, DIM, seed=5), gain=torch.ones(2))
     masked = replace(tokens, mask=torch.tensor([[True] * 3, [False] * 3]))
-    output = layer(x, context, image={"here": masked})
-    assert torch.allclose(output[0], layer(x, context, image={"here": tokens})[0], atol=TOLERANCE)
+    output = layer(x, context, image={"here": (masked,)})
+    assert torch.allclose(output[0], layer(x, context, image={"here": (tokens,)})[0], atol=TOLERANCE)
     assert torch.allclose(output[1], layer(x, context)[1], atol=TOLERANCE)
 
 

@@ -171,8 +171,14 @@ def _skips(**changes):
         (Residuals(middle=torch.zeros(2, 64, 2, 2)), "middle"),
         (Residuals(middle=torch.zeros(2, 128, 2, 2).half()), "middle"),
         (Residuals(skips=(_skips()[0].double(), *_skips()[1:])), "skips[0]"),
+        (Residuals(running=_skips()[:-1]), "running"),
+        (Residuals(running=(None, *_skips()[:0:-1])), "running"),
+        (Residuals(running=(_skips()[0].double(), *_skips()[1:])), "running[0]"),
     ],
-    ids=["count", "order", "size", "rows", "middle size", "middle rows", "middle channels", "middle type", "type"],
+    ids=[
+        *("count", "order", "size", "rows", "middle size", "middle rows", "middle channels", "middle type", "type"),
+        *("running count", "running order", "running type"),
+    ],
 )
 def test_residuals(residuals, argument):
     _refused(M15, f"ports.residuals.{argument}", ports=Ports(residuals=residuals))
@@ -197,17 +203,18 @@ GOOD = ImageTokens(keys=torch.zeros(2, 4, 128), values=torch.zeros(2, 4, 128), g
         ({"gain": torch.ones(1)}, ".gain"),
         ({"mask": torch.ones(2, 5, dtype=torch.bool)}, ".mask"),
         ({"keys": torch.zeros(2, 4, 128).half(), "values": torch.zeros(2, 4, 128).half()}, ".keys"),
+        ({"area": torch.ones(2, 5)}, ".area"),
     ],
-    ids=["rows", "width", "values", "gain", "mask", "type"],
+    ids=["rows", "width", "values", "gain", "mask", "type", "area"],
 )
 def test_image_tokens(changes, part):
-    _refused(M15, f"ports.image[{SITE!r}]{part}", ports=Ports(image={SITE: _unchecked(GOOD, **changes)}))
+    _refused(M15, f"ports.image[{SITE!r}][1]{part}", ports=Ports(image={SITE: (GOOD, _unchecked(GOOD, **changes))}))
 
 
 def test_image_tokens_for_an_unknown_site_are_refused():
     """They would be ignored, and the picture would show nothing of the reference."""
     for site in ("mid_block.attentions.0", SITE.replace("attn2", "attn1"), "up_blocks.0.attentions.0"):
-        error = _refused(M15, f"ports.image[{site!r}]", ports=Ports(image={site: GOOD}))
+        error = _refused(M15, f"ports.image[{site!r}]", ports=Ports(image={site: (GOOD,)}))
         assert "16 names" in error.expected
 
 
@@ -235,14 +242,17 @@ def test_non_finite_guidance_is_refused():
         pair("MLCM")[0](latents_for(M15), TIMESTEPS, given)
 
 
-@pytest.mark.parametrize("port", ["skips[2]", "middle", "keys", "values", "gain"])
+@pytest.mark.parametrize("port", ["skips[2]", "middle", "running[3]", "keys", "values", "gain", "area"])
 def test_non_finite_ports_are_refused_by_name(port):
     """A ControlNet that overflows in f16 is named, not the U-Net."""
     skips, middle = _skips(), torch.zeros(2, 128, 2, 2)
-    tokens = ImageTokens(keys=torch.zeros(2, 4, 128), values=torch.zeros(2, 4, 128), gain=torch.ones(2))
-    target = {"skips[2]": skips[2], "middle": middle}.get(port)
+    running = _skips()
+    tokens = replace(GOOD, keys=torch.zeros(2, 4, 128), values=torch.zeros(2, 4, 128), gain=torch.ones(2))
+    tokens = replace(tokens, area=torch.ones(2, 4))
+    target = {"skips[2]": skips[2], "middle": middle, "running[3]": running[3]}.get(port)
     (getattr(tokens, port) if target is None else target).view(-1)[0] = torch.nan
-    ports = Ports(residuals=Residuals(skips=skips, middle=middle), image={SITE: tokens})
+    residuals = Residuals(skips=skips, middle=middle, running=running)
+    ports = Ports(residuals=residuals, image={SITE: (tokens,)})
     with pytest.raises(InvalidInput, match="non-finite in 1 of") as caught:
         pair("M15")[0](latents_for(M15), TIMESTEPS, conditioning_for(M15), ports)
     assert caught.value.argument.endswith(port)

@@ -202,5 +202,19 @@ def test_cross_attentions_are_listed_with_their_widths(mini):
     assert sites == {name: m.to_k.out_features for name, m in unet.named_modules() if name.endswith("attn2")}
 
 
+@pytest.mark.parametrize("size", [(16, 16), (9, 13)])
+def test_attention_grids_are_the_maps_that_cross_attentions_look_from(size):
+    mini = MINIS["M15"]
+    unet, seen = build(mini), {}
+    for site in mini.config.cross_attentions():
+        unet.get_submodule(site).register_forward_hook(
+            lambda _m, inputs, _o, site=site: seen.update({site: inputs[0].shape[1]})
+        )
+    unet(latents_for(mini, *size), torch.tensor([3.0, 871.5]), conditioning_for(mini))
+    grids = mini.config.attention_grids(*size)
+    assert {site: rows * columns for site, (rows, columns) in grids.items()} == seen
+    assert grids["down_blocks.0.attentions.0.transformer_blocks.0.attn2"] == size
+
+
 def test_the_published_models_have_16_and_70_and_44_cross_attentions():
     assert [len(PRESETS[name]().cross_attentions()) for name in ("sd15", "sdxl", "sdxl-refiner")] == [16, 70, 44]

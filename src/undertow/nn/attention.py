@@ -17,13 +17,19 @@ class ImageTokens:
     """The image port at one cross-attention: keys and values of a reference picture (IP-Adapter, arXiv:2308.06721).
 
     They depend on neither latents nor timestep and are computed once per request. gain: strength per row. mask: True
-    where a token is real, for rows with fewer tokens than others.
+    where a token is real, for rows with fewer tokens than others. area: how strongly each cell of this attention's map
+    sees the picture, row by row, for pictures that act in part of the canvas.
     """
 
     keys: Float[Tensor, "batch image_tokens dim"]
     values: Float[Tensor, "batch image_tokens dim"]
     gain: Float[Tensor, "batch"]
     mask: Bool[Tensor, "batch image_tokens"] | None = None
+    area: Float[Tensor, "batch queries"] | None = None
+
+
+ImagePort = Mapping[str, tuple[ImageTokens, ...]]
+"""Pictures by the name of the cross-attention that sees them; each has a softmax of its own, and all are added."""
 
 
 class AttentionProjections(nn.Module):
@@ -52,7 +58,7 @@ class AttentionProjections(nn.Module):
         *,
         mask: AttentionMask | None = None,
         weights: WeightRows | None = None,
-        image: Mapping[str, ImageTokens] | None = None,
+        image: ImagePort | None = None,
         perturbed: Mapping[str, PerturbedRows] | None = None,
         height: int = 1,
     ) -> Sequence:
@@ -67,7 +73,8 @@ class AttentionProjections(nn.Module):
         if change is not None and change.identity is not None:
             output = keep_own_values(output, value, change.identity)
         if image is not None and self.site in image:
-            output = output + self._attend_to_image(query, image[self.site])
+            for tokens in image[self.site]:
+                output = output + self._attend_to_image(query, tokens)
         return self.to_out[0](output.transpose(1, 2).flatten(2), weights)
 
     def attention_received(self, x: Sequence, weights: WeightRows | None = None) -> Float[Tensor, "batch tokens"]:
@@ -80,7 +87,8 @@ class AttentionProjections(nn.Module):
     def _attend_to_image(self, query: Heads, tokens: ImageTokens) -> Heads:
         mask = None if tokens.mask is None else tokens.mask[:, None, None, :]
         output = self.kernel(query, self._split(tokens.keys), self._split(tokens.values), mask)
-        return output * tokens.gain[:, None, None, None].to(output.dtype)
+        strength = tokens.gain[:, None] if tokens.area is None else tokens.gain[:, None] * tokens.area
+        return output * strength[:, None, :, None].to(output.dtype)
 
     def _split(self, x: Sequence) -> Heads:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -96,7 +104,7 @@ class Attention(AttentionProjections):
         *,
         mask: AttentionMask | None = None,
         weights: WeightRows | None = None,
-        image: Mapping[str, ImageTokens] | None = None,
+        image: ImagePort | None = None,
         perturbed: Mapping[str, PerturbedRows] | None = None,
         height: int = 1,
     ) -> Sequence:

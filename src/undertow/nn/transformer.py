@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import Conv2d, Linear, WeightRows
-from undertow.nn.attention import Attention, ImageTokens
+from undertow.nn.attention import Attention, ImagePort
 from undertow.nn.feedforward import FeedForward
 from undertow.nn.perturbation import PerturbedRows
 from undertow.shapes import AttentionMask, FeatureMap, Sequence
@@ -35,7 +35,7 @@ class TransformerBlock(nn.Module):
         *,
         mask: AttentionMask | None = None,
         weights: WeightRows | None = None,
-        image: Mapping[str, ImageTokens] | None = None,
+        image: ImagePort | None = None,
         perturbed: Mapping[str, PerturbedRows] | None = None,
         height: int = 1,
     ) -> Sequence:
@@ -77,7 +77,7 @@ class SpatialTransformer(nn.Module):
         *,
         mask: AttentionMask | None = None,
         weights: WeightRows | None = None,
-        image: Mapping[str, ImageTokens] | None = None,
+        image: ImagePort | None = None,
         perturbed: Mapping[str, PerturbedRows] | None = None,
     ) -> FeatureMap:
         height = x.shape[2]

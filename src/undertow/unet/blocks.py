@@ -3,7 +3,7 @@
 Module names are diffusers': `resnets`, `attentions`, `downsamplers`, `upsamplers`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import WeightRows
-from undertow.nn.attention import ImageTokens, SpatialSelfAttention
+from undertow.nn.attention import ImagePort, SpatialSelfAttention
 from undertow.nn.free_u import FreeUFactors, scale_backbone, scale_low_frequencies
 from undertow.nn.perturbation import PerturbedRows
 from undertow.nn.resample import Downsample, Upsample
@@ -25,6 +25,7 @@ from undertow.unet.config import CrossAttention, Level, SelfAttention, UNetConfi
 
 Hidden = Float[Tensor, "batch channels height width"]
 NewHidden = Float[Tensor, "batch new_channels new_height new_width"]
+AnyMap = Float[Tensor, "..."]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +37,7 @@ class StageInputs:
     mask: AttentionMask | None = None
     regions: Bool[Tensor, "batch tokens rows columns"] | None = None
     weights: WeightRows | None = None
-    image: Mapping[str, ImageTokens] | None = None
+    image: ImagePort | None = None
     perturbed: Mapping[str, PerturbedRows] | None = None
     free_u: Mapping[str, FreeUFactors] | None = None
     checkpointing: bool = False
@@ -99,13 +100,16 @@ class DownStage(Stage):
         last = index == len(config.levels) - 1
         self.downsamplers = None if last else nn.ModuleList([Downsample(level.channels)])
 
-    def forward(self, hidden: Hidden, inputs: StageInputs) -> tuple[Float[Tensor, "..."], list[Float[Tensor, "..."]]]:
+    def forward(
+        self, hidden: Hidden, inputs: StageInputs, running: Sequence[AnyMap | None] = ()
+    ) -> tuple[AnyMap, list[AnyMap]]:
+        """running: what is added where each of these skips is stored, or nothing."""
         skips = []
         for index in range(len(self.resnets)):
-            hidden = self.layer(index, hidden, inputs)
+            hidden = plus(self.layer(index, hidden, inputs), running, index)
             skips.append(hidden)
         if self.downsamplers is not None:
-            hidden = self.downsamplers[0](hidden, inputs.weights)
+            hidden = plus(self.downsamplers[0](hidden, inputs.weights), running, len(skips))
             skips.append(hidden)
         return hidden, skips
 
@@ -166,6 +170,12 @@ class UpStage(Stage):
         if self.upsamplers is not None:
             hidden = self.upsamplers[0](hidden, skips[-1].shape[2:], inputs.weights)
         return hidden
+
+
+def plus(hidden: AnyMap, additions: Sequence[AnyMap | None], place: int) -> AnyMap:
+    """`hidden` and what is added at `place`, if anything."""
+    addition = additions[place] if place < len(additions) else None
+    return hidden if addition is None else hidden + addition
 
 
 def _res_block(config: UNetConfig, inputs: int, outputs: int) -> ResBlock:

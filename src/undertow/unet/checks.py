@@ -1,12 +1,12 @@
 """Refuses inputs that a U-Net cannot use, before any work, with value, expectation and remedy."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from undertow.errors import InvalidInput
-from undertow.nn.attention import ImageTokens
+from undertow.nn.attention import ImagePort, ImageTokens
 from undertow.unet.conditioning import Conditioning, Ports, Residuals
 from undertow.unet.config import ClassLabels, TextTime, UNetConfig
 from undertow.unet.free_u import check_free_u
@@ -80,11 +80,9 @@ def _numbers(
     if ports.residuals is not None:
         yield from ((f"ports.residuals.skips[{i}]", skip) for i, skip in enumerate(ports.residuals.skips))
         yield "ports.residuals.middle", ports.residuals.middle
-    if ports.image is not None:
-        for site, tokens in ports.image.items():
-            yield f"ports.image[{site!r}].keys", tokens.keys
-            yield f"ports.image[{site!r}].values", tokens.values
-            yield f"ports.image[{site!r}].gain", tokens.gain
+        yield from ((f"ports.residuals.running[{i}]", one) for i, one in enumerate(ports.residuals.running))
+    for name, tokens in _pictures({} if ports.image is None else ports.image):
+        yield from ((f"{name}.{field}", getattr(tokens, field)) for field in ("keys", "values", "gain", "area"))
     if ports.free_u is not None:
         for name, factors in ports.free_u.items():
             yield f"ports.free_u[{name!r}].backbone", factors.backbone
@@ -162,7 +160,7 @@ def _check_ports(config: UNetConfig, rows: int, latents: Tensor, ports: Ports) -
     if ports.residuals is not None:
         _check_residuals(config, rows, latents, ports.residuals)
     if ports.image is not None:
-        _check_image(config, rows, ports.image, latents.dtype)
+        _check_image(config, rows, latents, ports.image)
     if ports.self_attention is not None:
         check_perturbed(config, rows, ports.self_attention)
     if ports.free_u is not None:
@@ -189,27 +187,49 @@ def _check_residuals(config: UNetConfig, rows: int, latents: Tensor, residuals: 
             str(list(expected)),
             "use a ControlNet of this family, run at this size",
         )
-    for name, tensor in (*((f"skips[{i}]", skip) for i, skip in enumerate(residuals.skips)), ("middle", middle)):
+    running = [None if one is None else tuple(one.shape) for one in residuals.running]
+    if running and (len(running) != len(skips) or any(g not in (None, e) for g, e in zip(running, skips, strict=True))):
+        raise InvalidInput(
+            "ports.residuals.running",
+            running,
+            f"{len(skips)} places, each None or of the shape of `UNetConfig.skip_shapes`, for {rows} rows",
+            "use a T2I-Adapter of this family, run at this size",
+        )
+    named = [(f"{name}[{i}]", one) for name in ("skips", "running") for i, one in enumerate(getattr(residuals, name))]
+    for name, tensor in (*named, ("middle", middle)):
         if tensor is not None:
             _check_dtype(f"ports.residuals.{name}", tensor, latents.dtype)
 
 
-def _check_image(config: UNetConfig, rows: int, image: Mapping[str, ImageTokens], dtype: torch.dtype) -> None:
-    sites = config.cross_attentions()
-    for site, tokens in image.items():
-        name = f"ports.image[{site!r}]"
-        if site not in sites:
-            raise InvalidInput(name, "given", f"one of the {len(sites)} names that `UNetConfig.cross_attentions` lists")
-        if tokens.keys.ndim != 3 or (tokens.keys.shape[0], tokens.keys.shape[2]) != (rows, sites[site]):
-            raise InvalidInput(f"{name}.keys", _shape(tokens.keys), f"[{rows}, tokens, {sites[site]}]")
-        if tokens.values.shape != tokens.keys.shape:
-            raise InvalidInput(f"{name}.values", _shape(tokens.values), f"{_shape(tokens.keys)}, as the keys")
-        if tokens.gain.shape != (rows,):
-            raise InvalidInput(f"{name}.gain", _shape(tokens.gain), f"one number per row, [{rows}]")
-        if tokens.mask is not None and tokens.mask.shape != tokens.keys.shape[:2]:
-            raise InvalidInput(f"{name}.mask", _shape(tokens.mask), f"{list(tokens.keys.shape[:2])}, as the keys")
-        _check_dtype(f"{name}.keys", tokens.keys, dtype)
-        _check_dtype(f"{name}.values", tokens.values, dtype)
+def _pictures(image: ImagePort) -> Iterator[tuple[str, ImageTokens]]:
+    """Every entry of the image port, with its name in messages."""
+    for site, entries in image.items():
+        yield from ((f"ports.image[{site!r}][{index}]", tokens) for index, tokens in enumerate(entries))
+
+
+def _check_image(config: UNetConfig, rows: int, latents: Tensor, image: ImagePort) -> None:
+    sites, grids = config.cross_attentions(), config.attention_grids(latents.shape[2], latents.shape[3])
+    if unknown := sorted(image.keys() - sites.keys()):
+        raise InvalidInput(
+            f"ports.image[{unknown[0]!r}]",
+            "given",
+            f"one of the {len(sites)} names that `UNetConfig.cross_attentions` lists",
+        )
+    for site, entries in image.items():
+        for name, tokens in _pictures({site: entries}):
+            if tokens.keys.ndim != 3 or (tokens.keys.shape[0], tokens.keys.shape[2]) != (rows, sites[site]):
+                raise InvalidInput(f"{name}.keys", _shape(tokens.keys), f"[{rows}, tokens, {sites[site]}]")
+            if tokens.values.shape != tokens.keys.shape:
+                raise InvalidInput(f"{name}.values", _shape(tokens.values), f"{_shape(tokens.keys)}, as the keys")
+            if tokens.gain.shape != (rows,):
+                raise InvalidInput(f"{name}.gain", _shape(tokens.gain), f"one number per row, [{rows}]")
+            if tokens.mask is not None and tokens.mask.shape != tokens.keys.shape[:2]:
+                raise InvalidInput(f"{name}.mask", _shape(tokens.mask), f"{list(tokens.keys.shape[:2])}, as the keys")
+            queries = grids[site][0] * grids[site][1]
+            if tokens.area is not None and tokens.area.shape != (rows, queries):
+                raise InvalidInput(f"{name}.area", _shape(tokens.area), f"one number per cell, [{rows}, {queries}]")
+            _check_dtype(f"{name}.keys", tokens.keys, latents.dtype)
+            _check_dtype(f"{name}.values", tokens.values, latents.dtype)
 
 
 def _check_matrix(name: str, tensor: Tensor | None, rows: int, width: int, meaning: str) -> None:

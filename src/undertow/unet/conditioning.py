@@ -14,7 +14,7 @@ from torch import Tensor
 
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import WeightRows
-from undertow.nn.attention import ImageTokens
+from undertow.nn.attention import ImagePort
 from undertow.nn.free_u import FreeUFactors
 from undertow.nn.perturbation import PerturbedRows
 
@@ -113,12 +113,15 @@ class Residuals:
     """The residual port: what ControlNets and T2I-Adapters add.
 
     skips: one tensor per stored skip connection, in the order in which the encoder stores them, or empty;
-    `UNetConfig.skip_shapes` lists their shapes. middle: added after the middle block. Trap T4: residuals are added to
-    the *stored skips*, not to the running activations.
+    `UNetConfig.skip_shapes` lists their shapes. middle: added after the middle block. Trap T4: a ControlNet's residuals
+    are added to the *stored skips*, not to the running activations. running: what a T2I-Adapter adds to the running
+    activations where the skip of the same place is stored, and so to this skip and to all that follows; one place per
+    stored skip, or empty.
     """
 
     skips: tuple[Float[Tensor, "..."], ...] = ()
     middle: Float[Tensor, "..."] | None = None
+    running: tuple[Float[Tensor, "..."] | None, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +130,8 @@ class Ports:
 
     weights: which low-rank slots each row uses, and how strongly (LoRA). residuals: additions to skips and middle
     (ControlNet, T2I-Adapter). image: per cross-attention name, e.g.
-    "mid_block.attentions.0.transformer_blocks.0.attn2", keys and values of reference pictures (IP-Adapter).
+    "mid_block.attentions.0.transformer_blocks.0.attn2", keys and values of reference pictures (IP-Adapter), one entry
+    for each picture that is attended to by itself.
     self_attention: per self-attention name, how it is perturbed (`unet.perturbation`). free_u: per decoder layer, e.g.
     "up_blocks.0.resnets.2", the factors of FreeU (`unet.free_u`). Which names are given is structure, with a graph of
     its own; what is given for them are values.
@@ -135,6 +139,6 @@ class Ports:
 
     weights: WeightRows | None = None
     residuals: Residuals | None = None
-    image: Mapping[str, ImageTokens] | None = None
+    image: ImagePort | None = None
     self_attention: Mapping[str, PerturbedRows] | None = None
     free_u: Mapping[str, FreeUFactors] | None = None

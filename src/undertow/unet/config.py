@@ -258,6 +258,24 @@ class UNetConfig:
             for block in range(depth)
         }
 
+    def attention_grids(self, height: int, width: int) -> dict[str, tuple[int, int]]:
+        """Rows and columns of the map that each cross-attention looks from, for latents of this size."""
+        sizes = [(height, width)]
+        for _ in self.levels[1:]:
+            sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+
+        def size_at(site: str) -> tuple[int, int]:
+            stage, index = site.split(".")[:2]
+            match stage:
+                case "down_blocks":
+                    return sizes[int(index)]
+                case "up_blocks":
+                    return sizes[len(sizes) - 1 - int(index)]
+                case _:
+                    return sizes[-1]
+
+        return {site: size_at(site) for site in self.cross_attentions()}
+
     def self_attentions(self) -> list[str]:
         """Name of every self-attention, in the order of execution: where guidance can perturb the network."""
         return [

@@ -4,6 +4,7 @@ Parameter names are diffusers' (`down_blocks.1.attentions.0.transformer_blocks.0
 and IP-Adapter files key on them, and a diffusers folder loads without a mapping.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,7 +20,7 @@ from undertow.nn.adaptable import Conv2d, WeightRows
 from undertow.nn.attention import AttentionProjections
 from undertow.nn.embeddings import TimeEmbedding, guidance_sinusoid, sinusoid
 from undertow.shapes import Latents, Timesteps
-from undertow.unet.blocks import DownStage, MiddleStage, StageInputs, UpStage
+from undertow.unet.blocks import DownStage, MiddleStage, StageInputs, UpStage, plus
 from undertow.unet.checks import check_inputs, check_values
 from undertow.unet.conditioning import Conditioning, Ports, Residuals
 from undertow.unet.config import ClassLabels, TextTime, UNetConfig
@@ -94,7 +95,7 @@ class UNet(nn.Module):
     ) -> Float[Tensor, "batch out_channels height width"]:
         """`forward` without checks: what gets compiled."""
         inputs = self.stage_inputs(timesteps, conditioning, ports)
-        hidden, skips = self.encode(latents, inputs)
+        hidden, skips = self.encode(latents, inputs, _running(ports))
         return self._bridge_and_decode(hidden, skips, inputs, ports)
 
     def forward_with_attention(
@@ -115,7 +116,7 @@ class UNet(nn.Module):
     ) -> "AttendedPrediction":
         """`forward_with_attention` without checks."""
         inputs = self.stage_inputs(timesteps, conditioning, ports)
-        hidden, skips = self.encode(latents, inputs)
+        hidden, skips = self.encode(latents, inputs, _running(ports))
         attention = self.mid_block.attention_received(hidden, inputs)
         prediction = self._bridge_and_decode(hidden, skips, inputs, ports)
         return AttendedPrediction(prediction=prediction, attention=attention)
@@ -162,12 +163,15 @@ class UNet(nn.Module):
             case None:
                 return embedding
 
-    def encode(self, latents: Latents, inputs: StageInputs) -> tuple[Hidden, list[Hidden]]:
-        """The way down: activations at the lowest resolution, and the stored skips in order."""
-        hidden = self.conv_in(latents, inputs.weights)
+    def encode(
+        self, latents: Latents, inputs: StageInputs, running: Sequence[Hidden | None] = ()
+    ) -> tuple[Hidden, list[Hidden]]:
+        """The way down: activations at the lowest resolution, and the stored skips in order. running: as `Residuals`
+        has them."""
+        hidden = plus(self.conv_in(latents, inputs.weights), running, 0)
         skips = [hidden]
         for block in self.down_blocks:
-            hidden, stored = block(hidden, inputs)
+            hidden, stored = block(hidden, inputs, running[len(skips) :])
             skips += stored
         return hidden, skips
 
@@ -196,6 +200,10 @@ class UNet(nn.Module):
         """Computed in float32, where 999 and 999.5 differ, then cast."""
         config = self.config
         return sinusoid(numbers, dim, cos_first=config.cos_first, frequency_shift=config.frequency_shift).to(self.dtype)
+
+
+def _running(ports: Ports) -> tuple[Hidden | None, ...]:
+    return () if ports.residuals is None else ports.residuals.running
 
 
 def _add_residuals(skips: list[Hidden], residuals: Residuals) -> list[Hidden]:

@@ -1,0 +1,117 @@
+"""The half of a U-Net that looks: embeddings, the way down and the bottleneck.
+
+A ControlNet is this half with outputs of its own (`adapters.control`), so it is written once. Parameter names are
+diffusers' (`down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight`).
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from undertow.attention.kernel import AttentionKernel
+from undertow.nn.adaptable import Conv2d, WeightRows
+from undertow.nn.attention import AttentionProjections
+from undertow.nn.embeddings import TimeEmbedding, guidance_sinusoid, sinusoid
+from undertow.shapes import Latents, Timesteps
+from undertow.unet.blocks import DownStage, MiddleStage, StageInputs, plus
+from undertow.unet.conditioning import Conditioning, Ports
+from undertow.unet.config import ClassLabels, TextTime, UNetConfig
+
+Hidden = Float[Tensor, "..."]
+
+
+class Encoder(nn.Module):
+    """Time and added embeddings, `conv_in`, the encoder's levels and the middle, with their stages of a forward.
+
+    gradient_checkpointing: recompute activations in the backward pass, for training in less memory (trap T6: it saves
+    nothing at inference).
+    """
+
+    def __init__(self, config: UNetConfig, kernel: AttentionKernel):
+        super().__init__()
+        self.gradient_checkpointing = False
+        self.architecture = config
+        self.time_embedding = TimeEmbedding(config.timestep_sinusoid_dim, config.embedding_dim, config.guidance_dim)
+        match config.added:
+            case TextTime(pooled_dim=pooled, ids=ids, sinusoid_dim=dim):
+                self.add_embedding = TimeEmbedding(pooled + ids * dim, config.embedding_dim)
+            case ClassLabels():
+                self.class_embedding = nn.Embedding(config.added.rows, config.embedding_dim)
+            case None:
+                pass
+        self.conv_in = Conv2d(config.in_channels, config.levels[0].channels, 3, padding=1)
+        self.down_blocks = nn.ModuleList(DownStage(config, index, kernel) for index in range(len(config.levels)))
+        self.mid_block = MiddleStage(config, kernel)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.conv_in.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.conv_in.weight.device
+
+    def name_attentions(self) -> None:
+        """Tells every attention its name, by which ports find it; called when all of them are there."""
+        for name, module in self.named_modules():
+            if isinstance(module, AttentionProjections):
+                module.site = name
+
+    def stage_inputs(self, timesteps: Timesteps, conditioning: Conditioning, ports: Ports) -> StageInputs:
+        """What every stage receives: the time embedding (its SiLU applied), the text and the ports."""
+        mask = conditioning.context_mask
+        return StageInputs(
+            embedding=F.silu(self.embed(timesteps, conditioning, ports.weights)),
+            context=conditioning.context,
+            mask=None if mask is None else mask[:, None, None, :],
+            regions=conditioning.regions,
+            weights=ports.weights,
+            image=ports.image,
+            perturbed=ports.self_attention,
+            free_u=ports.free_u,
+            checkpointing=self.gradient_checkpointing and self.training,
+        )
+
+    def embed(
+        self, timesteps: Timesteps, conditioning: Conditioning, weights: WeightRows | None = None
+    ) -> Float[Tensor, "batch embedding_dim"]:
+        """Timesteps, guidance, size ids, pooled text and class labels as one vector per row."""
+        config = self.architecture
+        guidance = None
+        if config.guidance_dim is not None and conditioning.guidance is not None:
+            guidance = guidance_sinusoid(conditioning.guidance, config.guidance_dim).to(self.dtype)
+        embedding = self.time_embedding(self._sinusoid(timesteps, config.timestep_sinusoid_dim), guidance, weights)
+        match config.added:
+            case TextTime(sinusoid_dim=dim):
+                pooled, ids = cast(Tensor, conditioning.pooled), cast(Tensor, conditioning.time_ids)
+                sizes = self._sinusoid(ids.flatten(), dim).reshape(ids.shape[0], -1)
+                return embedding + self.add_embedding(torch.cat((pooled, sizes), dim=-1), weights=weights)
+            case ClassLabels():
+                return embedding + self.class_embedding(conditioning.class_labels)
+            case None:
+                return embedding
+
+    def encode(
+        self, latents: Latents, inputs: StageInputs, running: Sequence[Hidden | None] = ()
+    ) -> tuple[Hidden, list[Hidden]]:
+        """The way down: activations at the lowest resolution, and the stored skips in order. running: as `Residuals`
+        has them."""
+        hidden = plus(self.conv_in(latents, inputs.weights), running, 0)
+        skips = [hidden]
+        for block in self.down_blocks:
+            hidden, stored = block(hidden, inputs, running[len(skips) :])
+            skips += stored
+        return hidden, skips
+
+    def bridge(self, hidden: Hidden, inputs: StageInputs) -> Hidden:
+        """The bottleneck."""
+        return self.mid_block(hidden, inputs)
+
+    def _sinusoid(self, numbers: Tensor, dim: int) -> Tensor:
+        """Computed in float32, where 999 and 999.5 differ, then cast."""
+        config = self.architecture
+        return sinusoid(numbers, dim, cos_first=config.cos_first, frequency_shift=config.frequency_shift).to(self.dtype)
