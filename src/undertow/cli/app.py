@@ -20,6 +20,7 @@ from undertow.cli.convert import convert
 from undertow.cli.evaluate import evaluate
 from undertow.cli.generate import generate
 from undertow.cli.inspect import inspect
+from undertow.cli.preprocess import preprocess
 from undertow.cli.sample import sample
 from undertow.cli.samplers import samplers
 from undertow.cli.train import train
@@ -34,6 +35,7 @@ VERBS: dict[str, Verb] = {
     "convert": convert,
     "evaluate": evaluate,
     "inspect": inspect,
+    "preprocess": preprocess,
     "sample": sample,
     "samplers": samplers,
     "train": train,
