@@ -4,9 +4,7 @@ Parameter names are diffusers' (`down_blocks.1.attentions.0.transformer_blocks.0
 and IP-Adapter files key on them, and a diffusers folder loads without a mapping.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -16,14 +14,13 @@ from torch import Tensor, nn
 from undertow.attention.choose import kernel_named
 from undertow.attention.kernel import AttentionKernel
 from undertow.errors import InvalidInput
-from undertow.nn.adaptable import Conv2d, WeightRows
-from undertow.nn.attention import AttentionProjections
-from undertow.nn.embeddings import TimeEmbedding, guidance_sinusoid, sinusoid
+from undertow.nn.adaptable import Conv2d
 from undertow.shapes import Latents, Timesteps
-from undertow.unet.blocks import DownStage, MiddleStage, StageInputs, UpStage, plus
+from undertow.unet.blocks import StageInputs, UpStage
 from undertow.unet.checks import check_inputs, check_values
 from undertow.unet.conditioning import Conditioning, Ports, Residuals
-from undertow.unet.config import ClassLabels, TextTime, UNetConfig
+from undertow.unet.config import UNetConfig
+from undertow.unet.encoder import Encoder
 
 Hidden = Float[Tensor, "..."]
 
@@ -36,44 +33,21 @@ class AttendedPrediction:
     attention: Float[Tensor, "batch cells_high cells_wide"]
 
 
-class UNet(nn.Module):
+class UNet(Encoder):
     """Predicts noise, velocity or the clean picture from noisy latents, timesteps and conditioning.
 
-    The forward has three stages that can be called alone: `encode`, `bridge`, `decode`. gradient_checkpointing:
-    recompute activations in the backward pass, for training in less memory (trap T6: it saves nothing at inference).
+    The forward has three stages that can be called alone: `encode`, `bridge`, `decode`.
     """
 
     def __init__(self, config: UNetConfig, attention: AttentionKernel | None = None):
-        super().__init__()
         kernel = kernel_named("auto", float32_logits=config.upcast_attention) if attention is None else attention
+        super().__init__(config, kernel)
         first, levels = config.levels[0].channels, len(config.levels)
         self.config = config
-        self.gradient_checkpointing = False
-        self.time_embedding = TimeEmbedding(config.timestep_sinusoid_dim, config.embedding_dim, config.guidance_dim)
-        match config.added:
-            case TextTime(pooled_dim=pooled, ids=ids, sinusoid_dim=dim):
-                self.add_embedding = TimeEmbedding(pooled + ids * dim, config.embedding_dim)
-            case ClassLabels():
-                self.class_embedding = nn.Embedding(config.added.rows, config.embedding_dim)
-            case None:
-                pass
-        self.conv_in = Conv2d(config.in_channels, first, 3, padding=1)
-        self.down_blocks = nn.ModuleList(DownStage(config, index, kernel) for index in range(levels))
-        self.mid_block = MiddleStage(config, kernel)
         self.up_blocks = nn.ModuleList(UpStage(config, index, kernel) for index in range(levels))
         self.conv_norm_out = nn.GroupNorm(config.norm_groups, first, config.norm_eps)
         self.conv_out = Conv2d(first, config.out_channels, 3, padding=1)
-        for name, module in self.named_modules():
-            if isinstance(module, AttentionProjections):
-                module.site = name
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.conv_in.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.conv_in.weight.device
+        self.name_attentions()
 
     def forward(
         self,
@@ -129,56 +103,6 @@ class UNet(nn.Module):
             hidden = hidden + ports.residuals.middle
         return self.decode(hidden, skips, inputs)
 
-    def stage_inputs(self, timesteps: Timesteps, conditioning: Conditioning, ports: Ports) -> StageInputs:
-        """What every stage receives: the time embedding (its SiLU applied), the text and the ports."""
-        mask = conditioning.context_mask
-        return StageInputs(
-            embedding=F.silu(self.embed(timesteps, conditioning, ports.weights)),
-            context=conditioning.context,
-            mask=None if mask is None else mask[:, None, None, :],
-            regions=conditioning.regions,
-            weights=ports.weights,
-            image=ports.image,
-            perturbed=ports.self_attention,
-            free_u=ports.free_u,
-            checkpointing=self.gradient_checkpointing and self.training,
-        )
-
-    def embed(
-        self, timesteps: Timesteps, conditioning: Conditioning, weights: WeightRows | None = None
-    ) -> Float[Tensor, "batch embedding_dim"]:
-        """Timesteps, guidance, size ids, pooled text and class labels as one vector per row."""
-        config = self.config
-        guidance = None
-        if config.guidance_dim is not None and conditioning.guidance is not None:
-            guidance = guidance_sinusoid(conditioning.guidance, config.guidance_dim).to(self.dtype)
-        embedding = self.time_embedding(self._sinusoid(timesteps, config.timestep_sinusoid_dim), guidance, weights)
-        match config.added:
-            case TextTime(sinusoid_dim=dim):
-                pooled, ids = cast(Tensor, conditioning.pooled), cast(Tensor, conditioning.time_ids)
-                sizes = self._sinusoid(ids.flatten(), dim).reshape(ids.shape[0], -1)
-                return embedding + self.add_embedding(torch.cat((pooled, sizes), dim=-1), weights=weights)
-            case ClassLabels():
-                return embedding + self.class_embedding(conditioning.class_labels)
-            case None:
-                return embedding
-
-    def encode(
-        self, latents: Latents, inputs: StageInputs, running: Sequence[Hidden | None] = ()
-    ) -> tuple[Hidden, list[Hidden]]:
-        """The way down: activations at the lowest resolution, and the stored skips in order. running: as `Residuals`
-        has them."""
-        hidden = plus(self.conv_in(latents, inputs.weights), running, 0)
-        skips = [hidden]
-        for block in self.down_blocks:
-            hidden, stored = block(hidden, inputs, running[len(skips) :])
-            skips += stored
-        return hidden, skips
-
-    def bridge(self, hidden: Hidden, inputs: StageInputs) -> Hidden:
-        """The bottleneck."""
-        return self.mid_block(hidden, inputs)
-
     def decode(self, hidden: Hidden, skips: list[Hidden], inputs: StageInputs) -> Hidden:
         """The way up, consuming the skips from the last stored to the first, and the output layers."""
         skips = list(skips)
@@ -195,11 +119,6 @@ class UNet(nn.Module):
         if not torch.compiler.is_compiling():
             check_values(self.config, latents, timesteps, conditioning, ports)
         return conditioning, ports
-
-    def _sinusoid(self, numbers: Tensor, dim: int) -> Tensor:
-        """Computed in float32, where 999 and 999.5 differ, then cast."""
-        config = self.config
-        return sinusoid(numbers, dim, cos_first=config.cos_first, frequency_shift=config.frequency_shift).to(self.dtype)
 
 
 def _running(ports: Ports) -> tuple[Hidden | None, ...]:

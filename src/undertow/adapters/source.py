@@ -1,0 +1,95 @@
+"""An adapter's files opened, whatever they hold: tensors by name, and diffusers' config beside them."""
+
+import hashlib
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from undertow.checkpoints.contents import WRAPPERS
+from undertow.checkpoints.files import read_json
+from undertow.checkpoints.folder import CONFIG
+from undertow.checkpoints.header import TensorInfo
+from undertow.checkpoints.opening import locate
+from undertow.checkpoints.pickled import as_safetensors, is_pickle
+from undertow.checkpoints.shards import STEMS, folder_weights, variant_order
+from undertow.checkpoints.weights import Weights, open_weights
+from undertow.errors import UnknownCheckpoint
+
+SUBFOLDERS = ("controlnet", "adapter", "t2iadapter")
+"""Where a pipeline's folder keeps its ControlNet or T2I-Adapter."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AdapterSource:
+    """path: as messages name it. files: everything that is read. config: diffusers', empty if there is none."""
+
+    path: Path
+    weights: Weights
+    files: tuple[Path, ...]
+    config: Mapping[str, Any]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The file's names by their form without what training code puts in front ("state_dict.", "module.")."""
+        return {WRAPPERS.sub("", name, count=1) if WRAPPERS.match(name) else name: name for name in self.tensors}
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return self.weights.tensors
+
+    def content_hash(self) -> str:
+        """SHA-256 of everything that is read."""
+        digest = hashlib.sha256()
+        for path in self.files:
+            with path.open("rb") as file:
+                while chunk := file.read(2**20):
+                    digest.update(chunk)
+        return digest.hexdigest()
+
+
+@contextmanager
+def open_source(source: str | Path) -> Generator[AdapterSource]:
+    """The adapter at `source`, for the length of the block: a safetensors file, a pickle (.bin, .pth), whose tensors
+    are read in a process of its own that may create nothing else, or a model folder of diffusers'; also on the Hub.
+
+    Errors: `UnknownCheckpoint`, `UnsafeFile` for a pickle of more than tensors, `CorruptFile`.
+    """
+    place = locate(source)
+    path = _file_in(_model_folder(place)) if place.is_dir() else place
+    described = path.is_dir() or place.is_dir() or path.name.startswith(STEMS)
+    config = (path if path.is_dir() else path.parent) / CONFIG
+    own = (config,) if described and config.is_file() else ()
+    json = read_json(config) if own else {}
+    if path.is_dir():
+        weights = folder_weights(path, variant_order(None))
+        files = tuple(file.path for file in weights.files)
+        yield AdapterSource(path=path, weights=weights, files=(*files, *own), config=json)
+    elif is_pickle(path):
+        with as_safetensors(path) as converted:
+            yield AdapterSource(path=path, weights=open_weights(converted), files=(path, *own), config=json)
+    else:
+        yield AdapterSource(path=path, weights=open_weights(path), files=(path, *own), config=json)
+
+
+def _model_folder(folder: Path) -> Path:
+    if (folder / CONFIG).is_file():
+        return folder
+    inner = [folder / name for name in SUBFOLDERS if (folder / name / CONFIG).is_file()]
+    return inner[0] if inner else folder
+
+
+def _file_in(folder: Path) -> Path:
+    """The folder itself if it has weights called as diffusers calls them, else its only weights file."""
+    if any(path.name.startswith(STEMS) and ".safetensors" in path.name for path in folder.iterdir()):
+        return folder
+    for endings in ((".safetensors",), (".bin", ".pth", ".pt", ".ckpt")):
+        files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(endings))
+        if len(files) > 1:
+            names = ", ".join(path.name for path in files[:3])
+            problem = f"a folder with {len(files)} files of weights ({names})"
+            raise UnknownCheckpoint(folder, problem, "give one of them")
+        if files:
+            return files[0]
+    raise UnknownCheckpoint(folder, "a folder without weights", "give the file itself, or a model folder of diffusers'")
