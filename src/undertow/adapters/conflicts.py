@@ -1,0 +1,210 @@
+"""Where adapters of one stack stand in each other's way, as source document 000 has it: same layer, resource,
+incompatible. Pure functions over what was read."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from undertow.adapters.active import Active, Changes
+from undertow.adapters.adapter import Adapter
+from undertow.adapters.overlap import Delta, delta, energy, inner
+from undertow.adapters.stack import AdapterStack
+from undertow.adapters.strategies import shared_layers
+
+SHOWN = 3
+"""Layers named in a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """An adapter as it was read for a model.
+
+    kind: what it is, in a word or two. size_bytes: memory that it takes. changes: of the U-Net's layers, for those that
+    change some. points: where it adds something instead (`InjectionPoint.name`). problem: why it cannot be used with
+    this model; empty when it can.
+    """
+
+    adapter: Adapter
+    kind: str = "lora"
+    size_bytes: int = 0
+    changes: Changes | None = None
+    points: tuple[str, ...] = ()
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.adapter.title
+
+    @property
+    def active(self) -> Active | None:
+        """Its changes at the largest of its scales; `None` when nothing acts."""
+        scale = max(self.adapter.scales, key=abs)
+        return None if self.changes is None or scale == 0 else Active(changes=self.changes, gain=scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SameLayer:
+    """Two adapters change one layer. names: the higher priority first. cosine: of the angle between their changes, each
+    at its scale; -1 is opposite, 0 unrelated, 1 the same. energy_ratio: `‖Δ‖²` of the lower over the higher's."""
+
+    layer: str
+    names: tuple[str, str]
+    cosine: float
+    energy_ratio: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverBudget:
+    """All together take more memory than they may. dropped: those that have to go, the lowest priority first."""
+
+    needed_bytes: int
+    budget_bytes: int
+    dropped: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Incompatible:
+    """An adapter that cannot be used, by itself or beside another. names: the last is the one that has to go."""
+
+    names: tuple[str, ...]
+    reason: str
+
+
+Conflict = SameLayer | OverBudget | Incompatible
+
+
+@dataclass(frozen=True, kw_only=True)
+class AddsUp:
+    """Adapters that act at the same places by adding to them, in any order: no conflict, and worth knowing."""
+
+    names: tuple[str, ...]
+    points: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disorder:
+    """Two adapters of which at least one looks at weights that the other changes. kinds: of those that do, by name."""
+
+    layers: tuple[str, ...]
+    kinds: Mapping[str, str]
+
+    @property
+    def where(self) -> str:
+        """How many layers, and the first of them."""
+        shown = ", ".join(self.layers[:SHOWN]) + (", ..." if len(self.layers) > SHOWN else "")
+        return f"the layer {shown}" if len(self.layers) == 1 else f"{len(self.layers)} layers ({shown})"
+
+    @property
+    def who(self) -> str:
+        return " and ".join(f"{kind} of {name}" for name, kind in self.kinds.items())
+
+
+def find_conflicts(stack: AdapterStack, readings: Sequence[Reading]) -> tuple[Conflict, ...]:
+    """All of them, in the order in which they are decided: who cannot be used, who has no room, who shares layers with
+    whom among the rest. readings: of the adapters that are on.
+
+    The cost is a few small matrix products for each shared layer, whatever the layers' size, for low-rank changes.
+    """
+    remaining = ordered(stack, readings)
+    incompatible = tuple(_incompatible(stack, remaining))
+    remaining = _without(remaining, [conflict.names[-1] for conflict in incompatible])
+    room = _over_budget(stack, remaining)
+    remaining = _without(remaining, () if room is None else room.dropped)
+    return (*incompatible, *(() if room is None else (room,)), *_same_layers(remaining))
+
+
+def ordered(stack: AdapterStack, readings: Sequence[Reading]) -> list[Reading]:
+    """In the stack's order, without those that are off."""
+    by_name = {reading.name: reading for reading in readings}
+    return [by_name[adapter.title] for adapter in stack if adapter.title in by_name]
+
+
+def meetings(readings: Sequence[Reading]) -> tuple[AddsUp, ...]:
+    """Which adapters meet at points where what they give adds up (ControlNets, T2I-Adapters, reference pictures)."""
+    at: dict[str, list[str]] = {}
+    for reading in readings:
+        for point in reading.points:
+            at.setdefault(point, []).append(reading.name)
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for point, names in at.items():
+        if len(names) > 1:
+            groups.setdefault(tuple(names), []).append(point)
+    return tuple(AddsUp(names=names, points=tuple(points)) for names, points in groups.items())
+
+
+def disorder(one: Reading, other: Reading) -> Disorder | None:
+    """Where the result depends on which of two comes first; `None` where they simply add up."""
+    acting = [active for active in (one.active, other.active) if active is not None]
+    kinds: dict[str, str] = {}
+    layers = []
+    for layer, here in shared_layers(acting).items():
+        looking = [active for active in here if not active.changes.updates[layer].additive]
+        if looking:
+            layers.append(layer)
+            kinds |= {active.changes.title: active.changes.updates[layer].kind for active in looking}
+    return Disorder(layers=tuple(layers), kinds=kinds) if layers else None
+
+
+def _without(readings: list[Reading], names: Sequence[str]) -> list[Reading]:
+    return [reading for reading in readings if reading.name not in names]
+
+
+def _incompatible(stack: AdapterStack, readings: Sequence[Reading]) -> Iterator[Incompatible]:
+    staying: list[Reading] = []
+    for reading in readings:
+        if reading.problem:
+            yield Incompatible(names=(reading.name,), reason=reading.problem)
+            continue
+        found = None
+        if stack.strategy != "priority":  # which leaves one change to a layer, and so no order
+            found = next(filter(None, (_disorder(higher, reading) for higher in staying)), None)
+        if found is None:
+            staying.append(reading)
+        else:
+            yield found
+
+
+def _disorder(higher: Reading, lower: Reading) -> Incompatible | None:
+    met = disorder(higher, lower)
+    if met is None:
+        return None
+    reason = (
+        f"both change {met.where}, and {met.who} depends on the weights there, so that the result would depend on the "
+        "order; strategy 'priority' keeps both, one in each layer"
+    )
+    return Incompatible(names=(higher.name, lower.name), reason=reason)
+
+
+def _over_budget(stack: AdapterStack, readings: Sequence[Reading]) -> OverBudget | None:
+    if stack.budget_bytes is None:
+        return None
+    needed = left = sum(reading.size_bytes for reading in readings)
+    dropped = []
+    for reading in reversed(readings):
+        if left <= stack.budget_bytes:
+            break
+        dropped.append(reading.name)
+        left -= reading.size_bytes
+    if not dropped:
+        return None
+    return OverBudget(needed_bytes=needed, budget_bytes=stack.budget_bytes, dropped=tuple(dropped))
+
+
+def _same_layers(readings: Sequence[Reading]) -> Iterator[SameLayer]:
+    acting = [active for reading in readings if (active := reading.active) is not None]
+    for layer, here in shared_layers(acting).items():
+        found: list[tuple[str, float, Delta, float]] = []
+        for active in here:
+            change = delta(active.changes.updates[layer])
+            length = 0.0 if change is None else energy(change)
+            if change is not None and length > 0:
+                found.append((active.changes.title, active.changes.gain(layer, active.gain), change, length))
+        for (higher, gain, change, length), (lower, its_gain, its_change, its_length) in combinations(found, 2):
+            sign = 1 if gain * its_gain > 0 else -1
+            together = inner(change, its_change) / (length * its_length) ** 0.5
+            yield SameLayer(
+                layer=layer,
+                names=(higher, lower),
+                cosine=sign * max(-1.0, min(1.0, together)),
+                energy_ratio=its_gain**2 * its_length / (gain**2 * length),
+            )

@@ -1,0 +1,134 @@
+"""Several adapters as one thing: in an order, some of them off, with a rule for layers that more than one changes."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import KW_ONLY, dataclass, field, fields, replace
+from typing import Any
+
+from undertow.adapters.adapter import Adapter
+from undertow.adapters.strategies import DENSITY, STRATEGIES, StrategyName
+from undertow.errors import InvalidInput
+
+
+@dataclass(frozen=True)
+class AdapterStack:
+    """Adapters by priority, higher first; equal ones keep their order. Iterating gives those that are on.
+
+    strategy: what becomes of layers that several LoRAs change, a name of `strategies.STRATEGIES`. weights: of adapters
+    by name, 1 for others; for "weighted" alone. density: the share of each change that "ties" keeps. budget_bytes:
+    memory that all may take together; the lowest priority goes first. off: names of those that are. A stack never
+    changes: its methods give another one. Errors: `InvalidInput`.
+    """
+
+    adapters: tuple[Adapter, ...] = ()
+    _: KW_ONLY
+    strategy: StrategyName = "sum"
+    weights: Mapping[str, float] | None = None
+    density: float = DENSITY
+    budget_bytes: int | None = None
+    off: frozenset[str] = field(default_factory=frozenset)
+
+    def __post_init__(self) -> None:
+        ordered = sorted(self.adapters, key=lambda adapter: -adapter.priority)  # stable
+        object.__setattr__(self, "adapters", tuple(ordered))
+        object.__setattr__(self, "off", frozenset(self.off))
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise InvalidInput(
+                "stack.adapters", f"{', '.join(twice)} twice", "a name for each", "give one another name"
+            )
+        _require_strategy(self.strategy)
+        if self.weights is not None:
+            self._check_weights(self.weights)
+        if not 0 < self.density <= 1:
+            raise InvalidInput("stack.density", self.density, "a share above 0 and at most 1", f"{DENSITY} is usual")
+        if self.budget_bytes is not None and self.budget_bytes < 0:
+            raise InvalidInput(
+                "stack.budget_bytes", self.budget_bytes, "a number of bytes", "leave it out for no limit"
+            )
+        for name in self.off:
+            self._require("stack.off", name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all adapters, the highest priority first, whether on or off."""
+        return tuple(adapter.title for adapter in self.adapters)
+
+    def __iter__(self) -> Iterator[Adapter]:
+        """Those that are on, the highest priority first."""
+        return (adapter for adapter in self.adapters if adapter.title not in self.off)
+
+    def __len__(self) -> int:
+        """How many are on."""
+        return sum(1 for _ in self)
+
+    def __getitem__(self, name: str) -> Adapter:
+        """The adapter of this name, on or off. Errors: `InvalidInput`."""
+        self._require("name", name)
+        return self.adapters[self.names.index(name)]
+
+    def with_enabled(self, name: str, enabled: bool) -> "AdapterStack":
+        """The stack with one adapter on or off. Errors: `InvalidInput` for a name that is not in it."""
+        self._require("name", name)
+        return replace(self, off=self.off - {name} if enabled else self.off | {name})
+
+    def with_scales(self, scales: Mapping[str, float | tuple[float, ...]]) -> "AdapterStack":
+        """The stack with other scales for some of its adapters. Errors: `InvalidInput`."""
+        for name in scales:
+            self._require("scales", name)
+        changed = (
+            replace(adapter, scale=scales[adapter.title]) if adapter.title in scales else adapter
+            for adapter in self.adapters
+        )
+        return replace(self, adapters=tuple(changed))
+
+    def add(self, adapter: Adapter) -> "AdapterStack":
+        """The stack with one more, behind those of equal priority. Errors: `InvalidInput` for a name it has already."""
+        return replace(self, adapters=(*self.adapters, adapter))
+
+    def remove(self, name: str) -> "AdapterStack":
+        """The stack without one. Errors: `InvalidInput` for a name that is not in it."""
+        self._require("name", name)
+        weights = None if self.weights is None else {key: self.weights[key] for key in self.weights if key != name}
+        rest = tuple(adapter for adapter in self.adapters if adapter.title != name)
+        return replace(self, adapters=rest, weights=weights, off=self.off - {name})
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields in JSON's words."""
+        return {
+            "adapters": [adapter.to_json() for adapter in self.adapters],
+            "strategy": self.strategy,
+            "weights": None if self.weights is None else dict(self.weights),
+            "density": self.density,
+            "budget_bytes": self.budget_bytes,
+            "off": sorted(self.off),
+        }
+
+    @classmethod
+    def from_json(cls, json: Mapping[str, Any]) -> "AdapterStack":
+        """The stack that `to_json` wrote. Errors: `InvalidInput`, also for unknown fields."""
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(json.keys() - known):
+            raise InvalidInput("stack", unknown, f"the fields {', '.join(sorted(known))}")
+        _require_strategy(json.get("strategy", "sum"))
+        adapters = tuple(Adapter.from_json(adapter) for adapter in json.get("adapters", ()))
+        return cls(**{**json, "adapters": adapters, "off": frozenset(json.get("off", ()))})
+
+    def _require(self, argument: str, name: str) -> None:
+        if name not in self.names:
+            raise InvalidInput(argument, repr(name), f"a name in the stack: {', '.join(self.names) or 'it is empty'}")
+
+    def _check_weights(self, weights: Mapping[str, float]) -> None:
+        if self.strategy != "weighted":
+            raise InvalidInput(
+                "stack.weights", dict(weights), f"none with strategy {self.strategy!r}", "use 'weighted'"
+            )
+        for name, weight in weights.items():
+            self._require("stack.weights", name)
+            if not math.isfinite(weight):
+                raise InvalidInput(f"stack.weights[{name!r}]", weight, "a finite number")
+
+
+def _require_strategy(name: str) -> None:
+    if name not in STRATEGIES:
+        raise InvalidInput("stack.strategy", repr(name), f"one of {', '.join(STRATEGIES)}")

@@ -1,0 +1,166 @@
+"""What becomes of a layer that several adapters change: pure functions from changes to changes.
+
+Each adapter keeps changes of its own, so that it still follows its own schedule, and only its part in layers that it
+shares with others is another one. A strategy sees scales as the largest of a schedule.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from undertow.adapters.active import Active, Changes
+from undertow.adapters.lora.difference import Difference
+from undertow.adapters.lora.low_rank import LowRank
+from undertow.adapters.lora.updates import Matrix, Product, Update
+from undertow.adapters.overlap import Delta, delta
+from undertow.adapters.ties import Elected
+
+StrategyName = Literal["sum", "normalised", "weighted", "ties", "orthogonal", "priority"]
+
+STRATEGIES: Mapping[StrategyName, str] = {
+    "sum": "changes add up, each at its own scale, as in every other program",
+    "normalised": "changes add up with scales divided by the sum of their sizes in that layer",
+    "weighted": "changes add up, each scale times the adapter's weight",
+    "ties": "each change keeps its largest numbers, a sign is elected, and those of that sign are averaged",
+    "orthogonal": "a lower priority keeps what it does to inputs that the higher ones do not react to",
+    "priority": "the highest priority alone changes the layer",
+}
+"""Names, and what becomes of layers that several adapters change."""
+
+DENSITY = 0.2
+"""Of "ties": the share of a change that is kept (arXiv:2306.01708, section 5)."""
+
+SAME_SPAN = 1e-5
+"""Directions in which a change has a smaller share of its norm than this are rounding errors of float32."""
+
+Basis = Float[Tensor, "inputs directions"]
+"""Orthonormal columns: input directions that a change reacts to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """strategy: its name. weights: by adapter, for "weighted". density: for "ties"."""
+
+    strategy: StrategyName
+    weights: Mapping[str, float] | None = None
+    density: float = DENSITY
+
+
+def shared_layers(acting: Sequence[Active]) -> dict[str, list[Active]]:
+    """Layers that more than one changes, with those that do, in the given order."""
+    found: dict[str, list[Active]] = {}
+    for active in acting:
+        for layer in active.changes.updates:
+            if active.changes.gain(layer, active.gain) != 0:
+                found.setdefault(layer, []).append(active)
+    return {layer: here for layer, here in found.items() if len(here) > 1}
+
+
+def revised(acting: Sequence[Active], rule: Rule) -> dict[str, Changes]:
+    """The changes of those that share layers with others, by title, as the rule has them.
+
+    acting: the highest priority first, gains as the rule shall see them. In layers that they share, changes must be
+    additive (`Update.additive`), except for "priority".
+    """
+    shared = shared_layers(acting)
+    if rule.strategy == "sum" or not shared:
+        return {}
+    concerned = [active for active in acting if any(active in here for here in shared.values())]
+    updates = {active.changes.title: dict(active.changes.updates) for active in concerned}
+    factors = {active.changes.title: dict(active.changes.factors) for active in concerned}
+    for layer, here in shared.items():
+        match rule.strategy:
+            case "normalised" | "weighted":
+                for active, factor in zip(here, _factors(layer, here, rule), strict=True):
+                    factors[active.changes.title][layer] = active.changes.factors.get(layer, 1.0) * factor
+            case _:
+                own = [active.changes.updates[layer] for active in here]
+                gains = [active.changes.gain(layer, active.gain) for active in here]
+                for active, update in zip(here, _UPDATES[rule.strategy](own, gains, rule), strict=True):
+                    if update is None:
+                        del updates[active.changes.title][layer]
+                    else:
+                        updates[active.changes.title][layer] = update
+    weights = tuple(sorted((rule.weights or {}).items()))
+    company = tuple(active.signature for active in acting)
+    return {
+        title: Changes(
+            key=(active.changes.key, rule.strategy, weights, rule.density, company),
+            title=title,
+            updates=updates[title],
+            factors=factors[title],
+        )
+        for active in concerned
+        if (title := active.changes.title) in updates
+    }
+
+
+def _factors(layer: str, here: Sequence[Active], rule: Rule) -> list[float]:
+    if rule.strategy == "weighted":
+        return [(rule.weights or {}).get(active.changes.title, 1.0) for active in here]
+    total = sum(abs(active.changes.gain(layer, active.gain)) for active in here)
+    return [1 / total] * len(here)
+
+
+def _first(own: Sequence[Update], gains: Sequence[float], rule: Rule) -> list[Update | None]:  # noqa: ARG001
+    return [own[0], *[None] * (len(own) - 1)]
+
+
+def _elected(own: Sequence[Update], gains: Sequence[float], rule: Rule) -> list[Update | None]:
+    return [Elected.of(index, own, gains, rule.density) for index in range(len(own))]
+
+
+def _orthogonal(own: Sequence[Update], gains: Sequence[float], rule: Rule) -> list[Update | None]:  # noqa: ARG001
+    """After Po et al. (arXiv:2312.02432), who train changes `A Bᵀ` with `Bᵢᵀ Bⱼ = 0`: an input that a higher one reacts
+    to then gets nothing from a lower one. Here the lower one's rows are projected: `Δ (I - V Vᵀ)`, V the higher ones'
+    row space (cells of a kernel count as inputs; a norm's vector is one row). Low-rank changes stay low-rank."""
+    higher: list[Matrix] = []
+    found: list[Update | None] = []
+    for update in own:
+        change = delta(update)
+        if change is None or not higher:  # of the bias alone, or the highest
+            found.append(update)
+        else:
+            found.append(_update(without(change, row_space(higher)), update))
+        if change is not None:
+            higher.append(rows(change))
+    return found
+
+
+_UPDATES: Mapping[str, Callable[[Sequence[Update], Sequence[float], Rule], list[Update | None]]] = {
+    "priority": _first,
+    "ties": _elected,
+    "orthogonal": _orthogonal,
+}
+
+
+def rows(change: Delta) -> Matrix:
+    """A matrix that reacts to inputs as the change does, to each as strongly, with few rows where that has low rank."""
+    return torch.linalg.qr(change.left).R @ change.right if isinstance(change, Product) else change
+
+
+def row_space(changes: Sequence[Float[Tensor, "_ inputs"]]) -> Basis:
+    """An orthonormal basis, in columns, of the inputs that any of the changes reacts to."""
+    tiny = torch.finfo(torch.float32).tiny
+    alike = torch.cat([change / change.norm().clamp(min=tiny) for change in changes])
+    _, sizes, directions = torch.linalg.svd(alike, full_matrices=False)
+    return directions[sizes > SAME_SPAN].T
+
+
+def without(change: Delta, basis: Basis) -> Delta:
+    """The change, blind to the inputs that the basis spans."""
+    if isinstance(change, Product):
+        return replace(change, right=change.right - change.right @ basis @ basis.T)
+    return change - change @ basis @ basis.T
+
+
+def _update(change: Delta, old: Update) -> Update:
+    """A change as an update, with the bias of the one that it was made of."""
+    if isinstance(change, Product):
+        return LowRank(down=change.right, up=change.left, bias_change=old.bias_change)
+    norm = isinstance(old, Difference) and old.norm
+    return Difference(weight_change=change.flatten() if norm else change, norm=norm, bias_change=old.bias_change)
