@@ -1,0 +1,98 @@
+"""Finding an image encoder: a folder of transformers', a pipeline's `image_encoder`, or a single published file."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from undertow.checkpoints.files import read_json
+from undertow.checkpoints.opening import locate
+from undertow.checkpoints.refusals import refuse_quantized
+from undertow.checkpoints.shards import folder_weights, variant_order
+from undertow.checkpoints.weights import Weights, open_weights
+from undertow.encoders.image import ImageEncoder
+from undertow.encoders.image_config import ClipVisionConfig, published_vision_config
+from undertow.errors import MissingComponent, UnknownCheckpoint, UnsupportedModel
+
+CONFIG = "config.json"
+PREPROCESSOR = "preprocessor_config.json"
+OPEN_CLIP = "visual.conv1.weight"
+
+
+def load_image_encoder(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    variant: str | None = None,
+) -> ImageEncoder:
+    """The CLIP vision network at `source`: a folder with config.json and model.safetensors, a pipeline's folder with an
+    `image_encoder`, a safetensors file in such a folder or of a published network, or the Hub id of one of these.
+
+    `preprocessor_config.json` counts where there is one, also a pipeline's in `feature_extractor`. dtype: `None` keeps
+    the file's. variant: which spelling of the weights, "fp16" first when `None`.
+    Errors: `UnknownCheckpoint`, `MissingComponent`, `UnsupportedModel`, `KeyMismatch`, `ConfigError`, `CorruptFile`,
+    `UnsafeFile`, `MissingDependency`.
+    """
+    place = locate(source, variant=variant)
+    folder = _folder(place) if place.is_dir() else place.parent
+    weights = folder_weights(folder, variant_order(variant)) if place.is_dir() else open_weights(place)
+    refuse_quantized(weights.path, weights.tensors, weights.metadata)
+    config = _config(place, folder, weights)
+    return ImageEncoder.from_tensors(
+        _Lazy(weights),
+        config,
+        preprocessing=_preprocessing(folder),
+        dtype=dtype,
+        device=device,
+        source=weights.path,
+    )
+
+
+class _Lazy(Mapping[str, Tensor]):
+    """The tensors of a file, each read when asked for."""
+
+    def __init__(self, weights: Weights):
+        self._weights = weights
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._weights.read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights.tensors)
+
+    def __len__(self) -> int:
+        return len(self._weights.tensors)
+
+
+def _folder(place: Path) -> Path:
+    if (place / "image_encoder" / CONFIG).is_file():
+        return place / "image_encoder"
+    if (place / "model_index.json").is_file():
+        raise MissingComponent(place, "image_encoder", "give the folder of an image encoder itself")
+    if not (place / CONFIG).is_file():
+        raise UnknownCheckpoint(place, f"no {CONFIG}", "an image encoder's folder holds config.json")
+    return place
+
+
+def _config(place: Path, folder: Path, weights: Weights) -> ClipVisionConfig | Mapping[str, Any]:
+    """As the folder says; of a file by itself, the published architecture with its shapes."""
+    if OPEN_CLIP in weights.tensors:
+        what = "a vision network under open_clip's names"
+        raise UnsupportedModel(weights.path, what, "give it as transformers saves it (CLIPVisionModelWithProjection)")
+    if (folder / CONFIG).is_file():
+        return read_json(folder / CONFIG)
+    config = published_vision_config({name: tuple(info.shape) for name, info in weights.tensors.items()})
+    if config is None:
+        problem = "no published CLIP vision network, and no config.json beside it"
+        raise UnknownCheckpoint(place, problem, "give the folder that transformers saved")
+    return config
+
+
+def _preprocessing(folder: Path) -> dict[str, Any] | None:
+    for path in (folder / PREPROCESSOR, folder.parent / "feature_extractor" / PREPROCESSOR):
+        if path.is_file() and (path.parent == folder or folder.name == "image_encoder"):
+            return read_json(path)
+    return None

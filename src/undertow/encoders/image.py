@@ -1,0 +1,179 @@
+"""A CLIP vision network: reference pictures as the features that image prompts (IP-Adapter) read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor, nn
+
+from undertow.encoders.image_config import ClipVisionConfig, vision_config_from_transformers
+from undertow.encoders.image_pixels import Pixels, Preprocessing
+from undertow.errors import ConfigError, InvalidInput, KeyMismatch, MissingDependency
+
+PROJECTION = "visual_projection.weight"
+_EMBEDDING = "vision_model.embeddings.patch_embedding.weight"
+_POSITIONS = "vision_model.embeddings.position_ids"
+# Of a whole CLIP, the text network; positions are counted here, since merged files carry rounded ones.
+_UNUSED = ("text_model.", "text_projection.", "logit_scale", _POSITIONS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFeatures:
+    """What an encoder sees in pictures, in float32. pooled: one vector of each. hidden: the states before the last
+    layer, one of the whole picture and one of each patch. What no reader wants may be left out."""
+
+    pooled: Float[Tensor, "images pooled_dim"] | None = None
+    hidden: Float[Tensor, "images patches hidden_dim"] | None = None
+
+
+class ImageEncoder(nn.Module):
+    """transformers' CLIPVisionModelWithProjection and what is done to pictures before it.
+
+    `network` is transformers' own; `preprocessing` may be replaced.
+    """
+
+    def __init__(self, config: ClipVisionConfig, network: nn.Module, preprocessing: Preprocessing):
+        super().__init__()
+        self.config = config
+        # transformers is imported when an encoder is built, so its class is no annotation here.
+        self.network: Any = network
+        self.preprocessing = preprocessing
+
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, Tensor],
+        config: ClipVisionConfig | Mapping[str, Any],
+        *,
+        preprocessing: Mapping[str, Any] | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        source: str | Path = "image encoder",
+    ) -> "ImageEncoder":
+        """An encoder from tensors with transformers' names; those of a text network beside it are left.
+
+        The network is built without memory and takes the tensors one by one; a lazy mapping is read one tensor at a
+        time. config: ours, or the contents of transformers' `config.json`. preprocessing: the contents of
+        `preprocessor_config.json`; `None` takes CLIP's. dtype: `None` keeps the patch embedding's for everything.
+        Errors: `KeyMismatch` names `source` and the tensors missing, unexpected or of another shape; `ConfigError`,
+        `MissingDependency`.
+        """
+        if isinstance(config, Mapping):
+            config = vision_config_from_transformers(config)
+        side = config.image_size
+        prepared = Preprocessing.square(side)
+        if preprocessing is not None:
+            prepared = Preprocessing.from_transformers(preprocessing, side)
+        network = _build(config, tensors, dtype=dtype, device=device, source=source)
+        return cls(config, network, prepared).eval()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.network.visual_projection.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.visual_projection.weight.device
+
+    @property
+    def pooled_dim(self) -> int:
+        return self.config.projection
+
+    @property
+    def hidden_dim(self) -> int:
+        return self.config.width
+
+    def encode(self, pictures: Sequence[Image.Image]) -> ImageFeatures:
+        """The pictures' features; their transparent parts are white. Errors: `InvalidInput` for what is no picture."""
+        if isinstance(pictures, Image.Image):
+            raise InvalidInput("pictures", "one picture", "a sequence of them", "write [picture]")
+        return self(self.preprocessing.pixels(pictures))
+
+    def nothing(self, count: int = 1) -> ImageFeatures:
+        """The features of an all-zero tensor of pixels, `count` times: no picture at all, which is not a black one.
+
+        What Plus and Full adapters read in unconditional rows, as in their authors' code.
+        """
+        side = self.config.image_size
+        features = self(torch.zeros(1, self.config.channels, side, side))
+        assert features.pooled is not None  # `forward` gives both
+        assert features.hidden is not None
+        return ImageFeatures(pooled=features.pooled.expand(count, -1), hidden=features.hidden.expand(count, -1, -1))
+
+    def forward(self, pixels: Pixels) -> ImageFeatures:
+        """Features of pictures that are preprocessed already, [images, 3, image_size, image_size]."""
+        given = pixels.to(device=self.device, dtype=self.dtype)
+        output = self.network(given, output_hidden_states=True)
+        return ImageFeatures(pooled=output.image_embeds.float(), hidden=output.hidden_states[-2].float())
+
+
+def _build(
+    config: ClipVisionConfig,
+    tensors: Mapping[str, Tensor],
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    source: str | Path,
+) -> nn.Module:
+    network = _empty_network(config)
+    slots = network.state_dict()
+    used = {name for name in tensors if not name.startswith(_UNUSED)}
+    if slots.keys() != used:
+        raise KeyMismatch(source, sorted(slots.keys() - used), sorted(used - slots.keys()))
+    if dtype is None:
+        dtype = tensors[_EMBEDDING].dtype
+    if not dtype.is_floating_point:
+        raise ConfigError("dtype", dtype, "must be a floating-point type: quantized encoders are not supported")
+    reshaped: list[str] = []
+    placed: dict[str, Tensor] = {}
+    for name, slot in slots.items():
+        tensor = tensors[name]
+        if tensor.shape == slot.shape:
+            placed[name] = tensor.to(device=device, dtype=dtype)
+        else:
+            reshaped.append(f"{name} {list(tensor.shape)} instead of {list(slot.shape)}")
+    if reshaped:
+        raise KeyMismatch(source, reshaped=reshaped)
+    network.load_state_dict(placed, assign=True)
+    # Counted here: a buffer left without memory could not move to another device.
+    positions = torch.arange(config.tokens, device=device)[None]
+    network.get_submodule("vision_model.embeddings").register_buffer("position_ids", positions, persistent=False)
+    return network.requires_grad_(False)
+
+
+def _empty_network(config: ClipVisionConfig) -> nn.Module:
+    described, build = _described(config)
+    with torch.device("meta"):
+        return build(described)
+
+
+def _described(config: ClipVisionConfig) -> tuple[Any, Any]:
+    """transformers' config, and the class that builds a network from it."""
+    try:
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: PLC0415  slow to import
+    except ModuleNotFoundError as err:
+        raise MissingDependency("transformers", "text") from err
+    described = CLIPVisionConfig(
+        hidden_size=config.width,
+        intermediate_size=config.intermediate,
+        projection_dim=config.projection,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_channels=config.channels,
+        image_size=config.image_size,
+        patch_size=config.patch_size,
+        hidden_act=config.activation,
+        layer_norm_eps=config.norm_eps,
+        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]  one of its **kwargs
+    )
+    return described, CLIPVisionModelWithProjection
+
+
+def random_image_encoder(config: ClipVisionConfig) -> dict[str, Tensor]:
+    """Weights to train from, as transformers initializes them, from torch's global generator."""
+    described, build = _described(config)
+    return dict(build(described).named_parameters())
