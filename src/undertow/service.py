@@ -17,7 +17,7 @@ from undertow.checkpoints.loading import LoadOptions
 from undertow.checkpoints.model import LoadedModel, load_model
 from undertow.checkpoints.unet_loading import load_unet_from, require_dtype
 from undertow.engine.batching import BatchLimits
-from undertow.engine.context import PredictionContext, predict_noise
+from undertow.engine.context import PIXELS_PER_CELL, PredictionContext, predict_noise
 from undertow.engine.events import Finished, Observer, unfinished, unobserved
 from undertow.engine.generate import RunOptions, generate, generate_many
 from undertow.engine.request import PICTURES, GenerationRequest
@@ -98,7 +98,14 @@ class UNetService:
     @cached_property
     def adapters(self) -> AdapterHost:
         """What of adapters is in memory, in slots and merged."""
-        return AdapterHost(self.unet, self.model.text, capacity=self._capacity, fixed=self._compiled)
+        path = self.model.path
+        return AdapterHost(
+            self.unet,
+            self.model.text,
+            capacity=self._capacity,
+            fixed=self._compiled,
+            folder=path if path.is_dir() else path.parent,
+        )
 
     @cached_property
     def state(self) -> UNetState:
@@ -180,9 +187,10 @@ class UNetService:
     @torch.inference_mode()
     def predict_noise(self, context: PredictionContext | Sequence[PredictionContext]) -> Tensor | list[Tensor]:
         """The guided prediction of one context, or of several in one forward. Errors: `InvalidInput`."""
+        factor = PIXELS_PER_CELL if self.model.vae is None else self.model.vae.config.factor
         if isinstance(context, PredictionContext):
-            return predict_noise(self.unet, [context], self.adapters)[0]
-        return predict_noise(self.unet, context, self.adapters)
+            return predict_noise(self.unet, [context], self.adapters, factor=factor)[0]
+        return predict_noise(self.unet, context, self.adapters, factor=factor)
 
 
 def load(
@@ -200,9 +208,8 @@ def load(
     """A service for the model in a .safetensors file, a diffusers pipeline folder or at a Hub id (owner/name).
 
     dtype: `None` keeps the file's, float16 on a CPU becoming float32. vae_dtype: `None` chooses one that does not
-    overflow. validate_weights: refuse
-    weights that are not numbers even where nothing reads them. refiner: a second model, loaded alike, that draws the
-    last steps (SDXL's refiner). adapter_capacity: slots for LoRA, so that requests with different ones share batches;
+    overflow. validate_weights: refuse weights that are not numbers even where nothing reads them. refiner: a second
+    model, loaded alike, that draws the last steps (SDXL's refiner). adapter_capacity: slots for LoRA, so that requests with different ones share batches;
     without them LoRA are merged into the weights while they are drawn with. choices: prediction, zero_terminal_snr,
     config, variant, vae, text, ema, mmap, allow_pickle, as in `undertow.checkpoints.model.load_model`. Errors: every
     kind of `CheckpointError`, `ConfigError`, `InvalidInput`, `MissingDependency`.

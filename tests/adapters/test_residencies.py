@@ -222,7 +222,7 @@ def test_a_state_comes_back_bit_for_bit_with_slots_merges_and_masks(lora_files):
     state = UNetState(unet, host)
     base = state.snapshot()
     bound = host.bind([Adapter(files[0]), Adapter(files[1], residency="merged")])
-    weights = host.arrange([host.row(bound, 0, 1)] * 2)
+    weights = host.arrange([host.place(bound).row(0, 1)] * 2)
     state.attention_masks["left"] = torch.ones(2, 2)
     adapted, expected = state.snapshot(), predict(unet, weights)
     assert state.active_adapters == ("3", "2")

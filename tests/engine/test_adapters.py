@@ -227,7 +227,7 @@ BAD = [
     (lambda files: [Adapter(files["attention"]), Adapter(files["attention"])], InvalidInput, "attention twice"),
     (lambda files: [Adapter(files[n]) for n in ("attention", "everywhere", "other")], InvalidInput, "per_row"),
     (lambda files: [Adapter(files["loha"], residency="banked")], InvalidInput, "rank 25 .* capacity.rank = 16"),
-    (lambda files: [Adapter(files["attention"], blocks={"upblocks.*": 1})], InvalidInput, "a pattern of layer names"),
+    (lambda files: [Adapter(files["attention"], blocks={"upblocks.*": 1})], InvalidInput, "a pattern of names where it acts"),
 ]
 
 

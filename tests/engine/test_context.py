@@ -75,20 +75,19 @@ def test_scale_one_computes_no_unconditional_row():
 def test_a_list_of_contexts_runs_in_one_forward_and_gives_each_its_own(unet):
     contexts = [context(1), context(2, rows=2, guidance_scale=1.0), context(3, tokens=14, guidance_scale=2.0)]
     calls = []
-
-    def counting(latents, timesteps, conditioning):
-        calls.append(len(latents))
-        return unet(latents, timesteps, conditioning)
-
-    together = predict_noise(counting, contexts)
+    hook = unet.register_forward_pre_hook(lambda _, inputs: calls.append(len(inputs[0])))
+    together = predict_noise(unet, contexts)
+    hook.remove()
 
     assert calls == [2 + 2 + 2]
     for c, found in zip(contexts, together, strict=True):
         torch.testing.assert_close(found, predict_noise(unet, [c])[0], rtol=0, atol=TOLERANCE * 10)
 
 
-def test_no_context_needs_no_forward():
-    assert predict_noise(lambda *_: pytest.fail("ran"), []) == []
+def test_no_context_needs_no_forward(unet):
+    hook = unet.register_forward_pre_hook(lambda *_: pytest.fail("ran"))
+    assert predict_noise(unet, []) == []
+    hook.remove()
 
 
 @pytest.mark.parametrize(

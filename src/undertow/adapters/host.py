@@ -5,50 +5,47 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache
+from pathlib import Path
 
 from torch import Tensor
 
-from undertow.adapters.active import Active, Changes
+from undertow.adapters.acting import Beside
+from undertow.adapters.active import Active
 from undertow.adapters.adapter import Adapter
+from undertow.adapters.bound_control import BoundControl, PlacedControl
+from undertow.adapters.bound_lora import BoundLora, changes
+from undertow.adapters.bound_picture import BoundPicture, PlacedPicture
+from undertow.adapters.control.file import ControlFile, read_control
+from undertow.adapters.image_prompt.file import read_image_prompt
+from undertow.adapters.image_prompt.prompt import ImagePrompt
+from undertow.adapters.kinds import adapter_kind
 from undertow.adapters.library import LIBRARY_BYTES, Library
 from undertow.adapters.lora.bank import AdapterCapacity, Bank
 from undertow.adapters.lora.file import Lora, read_lora
 from undertow.adapters.lora.merge import MergedWeights
 from undertow.adapters.lora.targets import Targets
 from undertow.adapters.lora.text import adapted_weights
-from undertow.adapters.lora.updates import Update
-from undertow.adapters.residency import Decision, choose_residency
+from undertow.adapters.pictures import Canvas, Hint
+from undertow.adapters.vision import Encoders
 from undertow.encoders.clip import TextEncoder
 from undertow.encoders.text_stack import Adaptation, TextStack
-from undertow.errors import AdapterMismatch, InvalidInput
+from undertow.errors import InvalidInput
 from undertow.nn.adaptable import WeightRows
 from undertow.unet.unet import UNet
 
-TEXT_ONLY = Decision(residency="merged", reason="into text encoders alone, and only while they read")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Bound:
-    """A request's adapter, read and placed. changes: of the U-Net; `None` for one that only changes text encoders."""
-
-    adapter: Adapter
-    lora: Lora
-    decision: Decision
-    changes: Changes | None
-
-    def active(self, step: int, steps: int) -> Active | None:
-        """As it acts in a step; `None` when it does not."""
-        gain = self.adapter.gain(step, steps)
-        return None if self.changes is None or gain == 0 else Active(changes=self.changes, gain=gain)
+Bound = BoundLora | BoundControl | BoundPicture
+"""A request's adapter, read for a model, with its pictures."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowAdapters:
-    """What acts in one row of a batch. host: of the row's U-Net, also for rows in which nothing acts."""
+    """What acts in one row of a batch. host: of the row's U-Net, also for rows in which nothing acts. banked, merged:
+    changes of weights. beside: what acts beside the weights."""
 
     host: "AdapterHost"
     banked: tuple[Active, ...] = ()
     merged: tuple[Active, ...] = ()
+    beside: tuple[Beside, ...] = ()
 
     @property
     def key(self) -> Hashable:
@@ -56,9 +53,42 @@ class RowAdapters:
         return tuple(active.signature for active in self.merged)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Placed:
+    """A request's adapters over one canvas."""
+
+    host: "AdapterHost"
+    loras: tuple[BoundLora, ...] = ()
+    controls: tuple[PlacedControl, ...] = ()
+    pictures: tuple[PlacedPicture, ...] = ()
+
+    def with_more(self, other: "Placed") -> "Placed":
+        """These and others, over the same canvas."""
+        return Placed(
+            host=self.host,
+            loras=self.loras + other.loras,
+            controls=self.controls + other.controls,
+            pictures=self.pictures + other.pictures,
+        )
+
+    def row(self, step: int, steps: int, *, window: int = 0, wanted: bool = True) -> RowAdapters:
+        """What acts in a window of the canvas at a step. wanted: on guidance's wanted side, or for the other."""
+        banked: list[Active] = []
+        merged: list[Active] = []
+        for one in self.loras:
+            active = one.active(step, steps)
+            if active is not None:
+                (banked if one.decision.residency == "banked" else merged).append(active)
+        controls = [placed.row(window, step, steps, wanted=wanted) for placed in self.controls]
+        pictures = [row for placed in self.pictures for row in placed.rows(window, step, steps, wanted=wanted)]
+        beside = (*(row for row in controls if row is not None), *pictures)
+        return RowAdapters(host=self.host, banked=tuple(banked), merged=tuple(merged), beside=beside)
+
+
 class AdapterHost:
-    """Adapters for one U-Net and its text encoders. capacity: slots for banked ones; `None` merges all. fixed: the
-    U-Net is compiled, see `Bank`. library_bytes: memory for files that are not in use. Errors: `InvalidInput`."""
+    """Adapters for one U-Net and its text encoders. capacity: slots for banked LoRA; `None` merges all. fixed: the
+    U-Net is compiled, see `Bank`. library_bytes: memory for files that are not in use. folder: of the model, which may
+    hold an image encoder. Errors: `InvalidInput`."""
 
     def __init__(
         self,
@@ -68,24 +98,32 @@ class AdapterHost:
         capacity: AdapterCapacity | None = None,
         fixed: bool = False,
         library_bytes: int = LIBRARY_BYTES,
+        folder: Path | None = None,
     ):
+        self.unet = unet
         self.bank = None if capacity is None else Bank(unet, capacity, fixed=fixed)
         self.merged = MergedWeights(unet)
         self.targets = Targets.of(unet, () if text is None else text.encoders)
-        self.library = Library(lambda source: read_lora(source, self.targets), library_bytes)
+        self.library = Library(self._read, library_bytes)
+        self.encoders = Encoders(unet.device, folder)
 
-    def bind(self, adapters: Sequence[Adapter]) -> tuple[Bound, ...]:
-        """The adapters of a request, each read and placed, before any step.
+    def bind(
+        self, adapters: Sequence[Adapter], *, beside: Sequence[Bound] = (), hints: Mapping[str, Hint] | None = None
+    ) -> tuple[Bound, ...]:
+        """The adapters of a request, each read, with its pictures, before any step. beside: others that act with them.
+        hints: control maps as tensors, by name.
 
         Errors: `CheckpointError` and its kinds for files that do not fit the model; `InvalidInput` for two of one name,
-        more in a row than there is room for, and patterns that fit no layer.
+        more in a row than there is room for, patterns that fit no layer, and pictures missing or of no use.
         """
-        titles = [adapter.title for adapter in adapters]
+        titles = [*(one.adapter.title for one in beside), *(adapter.title for adapter in adapters)]
         twice = sorted({title for title in titles if titles.count(title) > 1})
         if twice:
             raise InvalidInput("adapters", f"{', '.join(twice)} twice", "a name for each", "give one another `name`")
-        bound = tuple(self._bind(adapter) for adapter in adapters)
-        banked = [one for one in bound if one.decision.residency == "banked"]
+        hints = {} if hints is None else hints
+        bound = tuple(self._bind(adapter, hints.get(adapter.title)) for adapter in adapters)
+        loras = [one for one in (*beside, *bound) if isinstance(one, BoundLora)]
+        banked = [one for one in loras if one.decision.residency == "banked"]
         if self.bank is not None and len(banked) > self.bank.capacity.per_row:
             raise InvalidInput(
                 "adapters",
@@ -95,15 +133,16 @@ class AdapterHost:
             )
         return bound
 
-    def row(self, bound: Sequence[Bound], step: int, steps: int) -> RowAdapters:
-        """What acts in a row at a step."""
-        banked: list[Active] = []
-        merged: list[Active] = []
-        for one in bound:
-            active = one.active(step, steps)
-            if active is not None:
-                (banked if one.decision.residency == "banked" else merged).append(active)
-        return RowAdapters(host=self, banked=tuple(banked), merged=tuple(merged))
+    def place(self, bound: Sequence[Bound], canvas: Canvas | None = None) -> Placed:
+        """The adapters over a canvas, which LoRA need not. Errors: `InvalidInput` for pictures that do not fit it."""
+        if canvas is None:
+            return Placed(host=self, loras=tuple(one for one in bound if isinstance(one, BoundLora)))
+        return Placed(
+            host=self,
+            loras=tuple(one for one in bound if isinstance(one, BoundLora)),
+            controls=tuple(one.place(canvas) for one in bound if isinstance(one, BoundControl)),
+            pictures=tuple(one.place(canvas) for one in bound if isinstance(one, BoundPicture)),
+        )
 
     def arrange(self, rows: Sequence[RowAdapters]) -> WeightRows | None:
         """Makes the U-Net's weights those that all these rows share, and gives their weight port."""
@@ -123,59 +162,60 @@ class AdapterHost:
         acting = [
             (one.lora, gain)
             for one in bound
-            if (gain := one.adapter.text_gain(steps)) and one.lora.updates.keys() - {"unet"}
+            if isinstance(one, BoundLora)
+            and (gain := one.adapter.text_gain(steps))
+            and one.lora.updates.keys() - {"unet"}
         ]
         if not acting:
             return stack
 
         @cache  # for all texts of a request
         def weights(encoder: TextEncoder) -> Mapping[str, Tensor]:
-            changes = [
-                Active(changes=_changes(lora, lora.path.stem, lora.updates[encoder.kind], {}), gain=gain)
+            acting_on = [
+                Active(changes=changes(lora, lora.path.stem, lora.updates[encoder.kind], {}), gain=gain)
                 for lora, gain in acting
                 if encoder.kind in lora.updates
             ]
-            return adapted_weights(encoder, changes)
+            return adapted_weights(encoder, acting_on)
 
         key = tuple((lora.content_hash, gain) for lora, gain in acting)
         return stack.adapted(Adaptation(key=key, weights=weights))
 
-    def _bind(self, adapter: Adapter) -> Bound:
-        lora = self.library.get(adapter.source)
-        updates = lora.updates.get("unet", {})
-        self._check_blocks(adapter)
-        self._check_biases(lora)
-        factors = {layer: factor for layer in updates if (factor := adapter.factor(layer)) != 1}
-        if not updates:
-            return Bound(adapter=adapter, lora=lora, decision=TEXT_ONLY, changes=None)
-        decision = choose_residency(adapter.title, updates, self.bank, adapter.residency)
-        changes = _changes(lora, adapter.title, updates, factors)
-        return Bound(adapter=adapter, lora=lora, decision=decision, changes=changes)
+    def _read(self, source: str | Path) -> Lora | ControlFile | ImagePrompt:
+        match adapter_kind(source):
+            case "lora":
+                return read_lora(source, self.targets)
+            case "image_prompt":
+                return read_image_prompt(source, self.unet)
+            case _:
+                return read_control(source, self.unet)
 
-    def _check_biases(self, lora: Lora) -> None:
-        for network, updates in lora.updates.items():
-            for layer, update in updates.items():
-                if update.bias_change is not None and not self.targets.layers[network][layer].bias:
-                    raise AdapterMismatch(
-                        lora.path,
-                        f"it changes the bias of {layer}, which has none here",
-                        "use it with its own base model",
-                    )
-
-    def _check_blocks(self, adapter: Adapter) -> None:
-        layers = self.targets.layers["unet"]
-        for pattern in adapter.blocks or {}:
-            if not any(fnmatchcase(layer, pattern) for layer in layers):
-                near = get_close_matches(pattern, layers, 3)
-                raise InvalidInput(
-                    f"blocks of {adapter.title}",
-                    repr(pattern),
-                    "a pattern of layer names",
-                    f"e.g. {', '.join(near) if near else 'up_blocks.*'}",
-                )
+    def _bind(self, adapter: Adapter, hint: Hint | None) -> Bound:
+        read = self.library.get(adapter.source)
+        match read:
+            case Lora():
+                points = self.targets.layers["unet"]
+                bound = BoundLora.read(adapter, read, self.targets, self.bank)
+            case ControlFile():
+                points = read.network.points
+                bound = BoundControl(adapter=adapter, file=read, hint=hint)
+            case ImagePrompt():
+                points = self.unet.config.cross_attentions()
+                encoder = self.encoders.for_adapter(adapter, read)
+                bound = BoundPicture.read(adapter, read, encoder, self.unet.config)
+        if hint is not None and not isinstance(read, ControlFile):
+            raise InvalidInput(f"control hint of {adapter.title}", "given", "nothing: it is no control network")
+        _check_blocks(adapter, list(points))
+        return bound
 
 
-def _changes(lora: Lora, title: str, updates: Mapping[str, Update], factors: Mapping[str, float]) -> Changes:
-    used = {layer: update for layer, update in updates.items() if factors.get(layer, 1.0) != 0}
-    key = (lora.content_hash, tuple(sorted(factors.items())))
-    return Changes(key=key, title=title, updates=used, factors=factors)
+def _check_blocks(adapter: Adapter, points: Sequence[str]) -> None:
+    for pattern in adapter.blocks or {}:
+        if not any(fnmatchcase(point, pattern) for point in points):
+            near = get_close_matches(pattern, points, 3)
+            raise InvalidInput(
+                f"blocks of {adapter.title}",
+                repr(pattern),
+                "a pattern of names where it acts",
+                f"e.g. {', '.join(near or points[:3])}",
+            )

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from undertow.engine.rows import Outcome, Row, Steps, fit_together, forward
+from undertow.engine.forward import fit_together, forward
+from undertow.engine.rows import Outcome, Row, Steps
 from undertow.errors import InvalidInput
 
 CELLS_AT_ONCE = {"cpu": 8192}

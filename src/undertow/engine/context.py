@@ -1,8 +1,7 @@
 """One prediction of noise, spelled out: the record that source document 000 calls PredictionContext."""
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypedDict
 
@@ -11,11 +10,18 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.host import AdapterHost
+from undertow.adapters.host import AdapterHost, RowAdapters
+from undertow.adapters.pictures import Canvas
 from undertow.diffusion.guidance import ClassifierFree
+from undertow.engine.forward import fit_together, forward
+from undertow.engine.rows import Row
 from undertow.errors import InvalidInput
 from undertow.shapes import Latents
-from undertow.unet.conditioning import Conditioning, Ports, concatenate
+from undertow.unet.conditioning import Conditioning, concatenate
+from undertow.unet.unet import UNet
+
+PIXELS_PER_CELL = 8
+"""Of Stable Diffusion's autoencoders."""
 
 
 class PreparedInputs(TypedDict):
@@ -34,7 +40,8 @@ class PredictionContext:
     one per row. text_embeddings, negative_embeddings [batch or 1, tokens, dim]; token counts may differ (trap T8).
     pooled, negative_pooled, time_ids: SDXL's. At guidance_scale 1, or without negative_embeddings, no unconditional
     row is computed. adapters: that act; adapter_scales: scales of some, by name, in place of their own. control_hints:
-    by adapter name. Errors: `InvalidInput`.
+    control maps in [0, 1], [1, 3, height, width] in pixels, by the name of their ControlNet or T2I-Adapter, in place of
+    its image. Errors: `InvalidInput`.
     """
 
     latents: Latents
@@ -50,9 +57,11 @@ class PredictionContext:
     adapter_scales: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.control_hints:
-            raise InvalidInput("control_hints", sorted(self.control_hints), "names of ControlNets", "none is loaded")
         titles = [adapter.title for adapter in self.adapters]
+        for name, hint in self.control_hints.items():
+            if name not in titles:
+                raise InvalidInput("control_hints", repr(name), f"names of its adapters: {', '.join(titles) or 'none'}")
+            _check_hint(name, hint)
         for name, scale in self.adapter_scales.items():
             if name not in titles:
                 raise InvalidInput(
@@ -107,9 +116,14 @@ class PredictionContext:
 
 
 def predict_noise(
-    unet: Callable[..., Tensor], contexts: Sequence[PredictionContext], host: AdapterHost | None = None
+    unet: UNet,
+    contexts: Sequence[PredictionContext],
+    host: AdapterHost | None = None,
+    *,
+    factor: int = PIXELS_PER_CELL,
 ) -> list[Float[Tensor, "..."]]:
-    """The guided prediction of every context, all in one forward. host: of the U-Net's adapters.
+    """The guided prediction of every context, all in one forward. host: of the U-Net's adapters. factor: pixels to a
+    cell of the latents, for adapters with pictures.
 
     Errors: `InvalidInput` when latents of different sizes are given, or contexts with different merged adapters: they
     cannot share a batch.
@@ -119,27 +133,9 @@ def predict_noise(
     sizes = {tuple(context.latents.shape[1:]) for context in contexts}
     if len(sizes) > 1:
         raise InvalidInput("latents", sorted(sizes), "one size for all contexts", "predict each size by itself")
-    inputs = [context.prepare_inputs() for context in contexts]
-    counts = [len(prepared["latents"]) for prepared in inputs]
-    latents = torch.cat([prepared["latents"] for prepared in inputs])
-    timesteps = torch.cat([prepared["timesteps"] for prepared in inputs])
-    conditioning = concatenate([prepared["conditioning"] for prepared in inputs])
-    if host is None:
-        predictions = unet(latents, timesteps, conditioning).split(counts)
-    else:
-        with _adapted(host, contexts, counts) as ports:
-            predictions = unet(latents, timesteps, conditioning, ports).split(counts)
-    return [context.apply_guidance(rows) for context, rows in zip(contexts, predictions, strict=True)]
-
-
-@contextmanager
-def _adapted(
-    host: AdapterHost, contexts: Sequence[PredictionContext], counts: Sequence[int]
-) -> Generator[Ports | None]:
-    """The U-Net with every context's adapters in its rows, and afterwards as it was."""
-    each = [host.row(host.bind(context.scaled_adapters), 0, 1) for context in contexts]
-    rows = [row for row, count in zip(each, counts, strict=True) for _ in range(count)]
-    if len({row.key for row in rows}) > 1 or not host.fits(rows):
+    each = [_rows_of(unet, context, host, factor) for context in contexts]
+    rows = [row for group in each for row in group]
+    if len({row.adapters.key for row in rows if row.adapters is not None}) > 1 or not fit_together(rows):
         raise InvalidInput(
             "adapters",
             "different ones that are merged, or more than there are slots",
@@ -147,10 +143,41 @@ def _adapted(
             "load the model with an adapter_capacity that has room, or predict them one by one",
         )
     try:
-        weights = host.arrange(rows)
-        yield None if weights is None else Ports(weights=weights)
+        outcomes = iter(forward(rows))
     finally:
-        host.rest()
+        if host is not None:
+            host.rest()
+    predictions = [torch.cat([next(outcomes).prediction for _ in group]) for group in each]
+    return [context.apply_guidance(found) for context, found in zip(contexts, predictions, strict=True)]
+
+
+def _rows_of(unet: UNet, context: PredictionContext, host: AdapterHost | None, factor: int) -> list[Row]:
+    """The rows of one context, with what acts in each: adapters see on which side of guidance it stands."""
+    inputs, sides = context.prepare_inputs(), context.guidance.branches
+    acting: list[RowAdapters | None] = [None] * len(sides)
+    if host is not None:
+        bound = host.bind(context.scaled_adapters, hints=context.control_hints)
+        height, width = context.latents.shape[2:]
+        placed = host.place(bound, Canvas(cells=(height, width), factor=factor))
+        acting = [placed.row(0, 1, wanted=side == "conditional") for side in sides]
+    pictures = len(context.latents)
+    return [
+        Row(
+            unet=unet,
+            latents=latents,
+            timestep=timestep,
+            conditioning=conditioning,
+            adapters=acting[index // pictures],
+        )
+        for index, (latents, timestep, conditioning) in enumerate(
+            zip(inputs["latents"].split(1), inputs["timesteps"].split(1), inputs["conditioning"].rows(), strict=True)
+        )
+    ]
+
+
+def _check_hint(name: str, hint: Tensor) -> None:
+    if hint.ndim != 4 or hint.shape[:2] != (1, 3):
+        raise InvalidInput(f"control_hints[{name!r}]", list(hint.shape), "[1, 3, height, width] in pixels")
 
 
 def _rows(name: str, tensor: Tensor | None, rows: int) -> Tensor | None:

@@ -29,13 +29,14 @@ class Network:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Question:
     """What to ask a network about a canvas. name: in debug output. extra: channels beside the latents, for models that
-    read a picture (inpainting, editing, depth). adapters: what acts meanwhile. perturbation, middle_attention: as in
+    read a picture (inpainting, editing, depth). adapters: what acts meanwhile in each window, for networks that have
+    some. perturbation, middle_attention: as in
     guidance's `Branch`."""
 
     name: str
     conditioning: Conditioning
     extra: Float[Tensor, "1 channels height width"] | None = None
-    adapters: RowAdapters | None = None
+    adapters: tuple[RowAdapters, ...] = ()
     perturbation: Perturbation | None = None
     middle_attention: bool = False
 
@@ -67,13 +68,13 @@ def ask(
             latents=part,
             timestep=timestep,
             conditioning=question.conditioning,
-            adapters=question.adapters,
+            adapters=question.adapters[window] if question.adapters else None,
             perturbation=question.perturbation,
             free_u=free_u,
             middle_attention=question.middle_attention,
         )
         for question in questions
-        for part in layout.spread(_with_extra(inputs, question.extra))
+        for window, part in enumerate(layout.spread(_with_extra(inputs, question.extra)))
     ]
     outcomes = yield rows
     each = len(rows) // len(questions)

@@ -16,12 +16,12 @@ from undertow.engine.layout import Layout
 from undertow.engine.parts import HighResolution
 from undertow.engine.passes import Canvas, Larger
 from undertow.engine.picture import Picture
-from undertow.engine.pictures import pasted, to_images, to_pixels
 from undertow.engine.prepare import Prepared, prepare
 from undertow.engine.reading import image_latents
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult, Report
 from undertow.engine.watch import Debug, Watch
+from undertow.pictures import pasted, to_images, to_pixels
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.plan import smallest_budget
 from undertow.vae.precision import CLAMP, decode_safely

@@ -215,7 +215,9 @@ def _questions(one: Pass, texts: Branches, branch: Branch, scale: float | None, 
             name=name + suffix,
             conditioning=conditioning if scale is None else _told(conditioning, scale),
             extra=extra,
-            adapters=None if one.adapters is None else one.adapters.at(step.index, step.count, region),
+            adapters=()
+            if one.adapters is None
+            else one.adapters.at(step.index, step.count, region=region, wanted=branch.side == "wanted"),
             perturbation=branch.perturbation,
             middle_attention=branch.middle_attention,
         )

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from undertow.adapters.host import AdapterHost
+from undertow.adapters.host import AdapterHost, Bound
+from undertow.adapters.pictures import Canvas as Over
 from undertow.checkpoints.model import LoadedModel
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.grids import require_grid, sigma_grid
@@ -17,7 +18,7 @@ from undertow.engine.canvas import layout_for, picture_size
 from undertow.engine.conditioning import Branches, Conditioner
 from undertow.engine.evaluation import Network
 from undertow.engine.guided import chosen_guidance
-from undertow.engine.layout import box_mask
+from undertow.engine.layout import Layout, box_mask
 from undertow.engine.passes import (
     Adapted,
     Canvas,
@@ -77,7 +78,8 @@ class _Preparation:
     refiner: LoadedModel | None
     given: Tensor | None
     decisions: list[str] = field(default_factory=list)
-    adapted: Adapted = field(init=False)
+    adapters: tuple[Bound, ...] = ()
+    of_regions: tuple[tuple[Bound, ...], ...] = ()
 
     def run(self) -> Prepared:
         request, model = self.request, self.model
@@ -99,7 +101,7 @@ class _Preparation:
         self.decisions += [note] if note else []
         cells = (size[0] // factor, size[1] // factor)
         self._check_given((vae.config.latent_channels, *cells))
-        self.adapted = self._adapted()
+        self._bind()
         reads = Reads.of(unet.config, vae.config)
         reads.check(request)
         picture = Read()
@@ -126,21 +128,32 @@ class _Preparation:
             request=request, model=model, passes=passes, size=size, watch=self.watch, decisions=self.decisions
         )
 
-    def _adapted(self) -> Adapted:
-        """The request's adapters, read and placed."""
+    def _bind(self) -> None:
+        """Reads the request's adapters, with their pictures."""
         request = self.request
         if request.regions_by == "attention" and any(region.adapters for region in request.regions):
             raise InvalidInput(
                 "regions_by", "'attention'", "'estimates' for regions with adapters", "attention asks once for all"
             )
-        everywhere = self.host.bind(request.adapters)
-        regions = tuple(self.host.bind((*request.adapters, *region.adapters)) for region in request.regions)
-        for one in dict.fromkeys(one for group in (everywhere, *regions) for one in group):
-            line = f"{one.adapter.title}: {one.decision.residency}, {one.decision.reason}"
-            self.decisions += [] if line in self.decisions else [line]
-        if self.refiner is not None and (everywhere or any(regions)):
+        self.adapters = self.host.bind(request.adapters)
+        self.of_regions = tuple(self.host.bind(region.adapters, beside=self.adapters) for region in request.regions)
+        bound = [one for group in (self.adapters, *self.of_regions) for one in group]
+        self.decisions += dict.fromkeys(f"{one.adapter.title}: {one.told}" for one in bound)
+        if self.refiner is not None and bound:
             self.decisions.append("adapters act on the base model, not on the refiner")
-        return Adapted(host=self.host, everywhere=everywhere, regions=regions)
+
+    def _adapted(self, layout: Layout) -> Adapted:
+        """The adapters over a pass' canvas."""
+        factor = self.model.require_vae().config.factor
+        canvas = Over(
+            cells=layout.size, factor=factor, windows=layout.spread, pixel_windows=layout.enlarged(factor).spread
+        )
+        everywhere = self.host.place(self.adapters, canvas)
+        return Adapted(
+            everywhere=everywhere,
+            regions=tuple(everywhere.with_more(self.host.place(own, canvas)) for own in self.of_regions),
+            windows=len(layout.windows),
+        )
 
     def _check_given(self, shape: tuple[int, int, int]) -> None:
         if self.given is None:
@@ -218,14 +231,15 @@ class _Preparation:
             raise InvalidInput("guidance_method", "sag", "another one with views", "its attention map is of one window")
         branches = self._branches(model, chosen.guidance, sigmas, cells)
         _see_text(branches, self.watch)
+        layout = layout_for(request, cells, network.unet.config.sample_size, model.require_vae().config.factor)
         return Pass(
             network=network,
             start=start,
             sigmas=sigmas,
             branches=branches,
-            layout=layout_for(request, cells, network.unet.config.sample_size, model.require_vae().config.factor),
+            layout=layout,
             guidance=chosen.guidance,
-            adapters=self.adapted if model is self.model else None,
+            adapters=self._adapted(layout) if model is self.model else None,
             free_u=chosen.free_u,
             composition=Composition(
                 masks=tuple(region.weight * box_mask(region.box, cells) for region in request.regions)
@@ -254,11 +268,11 @@ class _Preparation:
         unet, factor = model.require_unet(), model.require_vae().config.factor
         count = max(1, len(sigmas) - 1)
         steps = (Step(index=index, count=count, sigma=sigma) for index, sigma in enumerate(sigmas[:count]))
-        text, adapted = model.require_text(self.request.clip_skip), self.adapted
-        groups = (
-            (adapted.everywhere, *adapted.regions) if model is self.model else [()] * (1 + len(self.request.regions))
-        )
-        texts = [self.host.text(text, bound, count) for bound in groups]
+        text = model.require_text(self.request.clip_skip)
+        texts = [text] * (1 + len(self.request.regions))
+        if model is self.model:
+            groups = (self.adapters, *((*self.adapters, *own) for own in self.of_regions))
+            texts = [self.host.text(text, bound, count) for bound in groups]
         conditioner = Conditioner(
             text=texts[0],
             region_texts=texts[1:],

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from undertow.checkpoints.model import LoadedModel
 from undertow.engine.passes import Canvas, Extra, Kept
-from undertow.engine.pictures import mask_for_latents, to_mask, to_pixels
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
+from undertow.pictures import mask_for_latents, to_mask, to_pixels
 from undertow.unet.config import UNetConfig
 from undertow.vae.config import VAEConfig
 from undertow.vae.precision import encode_safely

@@ -1,6 +1,5 @@
 """What a user asks for."""
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -12,6 +11,7 @@ from undertow.adapters.adapter import Adapter
 from undertow.diffusion.strength import StrengthConvention
 from undertow.engine.parts import HighResolution, Region, Views, part_from_json, require_strength
 from undertow.errors import InvalidInput
+from undertow.pictures import describe_picture
 
 MAX_SEED = 2**64 - 1
 
@@ -164,11 +164,6 @@ class GenerationRequest:
                 "{}x{}, the image's size".format(*self.image.size),
                 "white pixels are drawn anew, black ones are kept",
             )
-
-
-def describe_picture(picture: Image.Image) -> dict[str, Any]:
-    """Size, and SHA-256 of the pixels."""
-    return {"size": list(picture.size), "sha256": hashlib.sha256(picture.convert("RGBA").tobytes()).hexdigest()}
 
 
 def _same_picture(name: str, described: object, given: Image.Image | None) -> Image.Image | None:

@@ -46,6 +46,14 @@ class Conditioning:
             **{f.name: v.repeat_interleave(count, 0) for f in fields(self) if (v := getattr(self, f.name)) is not None},
         )
 
+    def rows(self) -> "list[Conditioning]":
+        """Every row by itself. Errors: `InvalidInput` when nothing is given, and so nobody knows how many there are."""
+        given = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        if not given:
+            raise InvalidInput("conditioning", "nothing", "at least one field", "its rows are counted by its fields")
+        count = len(next(iter(given.values())))
+        return [Conditioning(**{name: value[i : i + 1] for name, value in given.items()}) for i in range(count)]
+
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Conditioning":
         """The same on another device; `dtype` applies to embeddings, not to masks, labels, ids and guidance."""
         moved = {

@@ -1,5 +1,8 @@
 """Pictures on their way in and out: PIL images, pixels in [-1, 1], masks in [0, 1]."""
 
+import hashlib
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -11,6 +14,11 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 BLACK, WHITE = 0, 255
+
+
+def describe_picture(picture: Image.Image) -> dict[str, Any]:
+    """Size, and SHA-256 of the pixels."""
+    return {"size": list(picture.size), "sha256": hashlib.sha256(picture.convert("RGBA").tobytes()).hexdigest()}
 
 
 def to_pixels(picture: Image.Image, size: Size) -> Float[Tensor, "1 3 height width"]:

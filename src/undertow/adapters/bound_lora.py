@@ -1,0 +1,74 @@
+"""A LoRA of a request: what of it changes which layers here, and where its changes live."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from undertow.adapters.active import Active, Changes
+from undertow.adapters.adapter import Adapter
+from undertow.adapters.bound_control import require_no
+from undertow.adapters.lora.bank import Bank
+from undertow.adapters.lora.file import Lora
+from undertow.adapters.lora.targets import Targets
+from undertow.adapters.lora.updates import Update
+from undertow.adapters.residency import Decision, choose_residency
+from undertow.errors import AdapterMismatch
+
+KIND = "LoRA"
+TEXT_ONLY = Decision(residency="merged", reason="into text encoders alone, and only while they read")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BoundLora:
+    """A request's LoRA, read and placed. changes: of the U-Net; `None` for one that only changes text encoders."""
+
+    adapter: Adapter
+    lora: Lora
+    decision: Decision
+    changes: Changes | None
+
+    @classmethod
+    def read(cls, adapter: Adapter, lora: Lora, targets: Targets, bank: Bank | None) -> "BoundLora":
+        """Errors: `AdapterMismatch` for biases that the model lacks; `InvalidInput` for what no LoRA has, and for a
+        residency that cannot be."""
+        for field in ("image", "mask", "encoder"):
+            require_no(field, adapter, KIND)
+        _check_biases(lora, targets)
+        updates = lora.updates.get("unet", {})
+        factors = {layer: factor for layer in updates if (factor := adapter.factor(layer)) != 1}
+        if not updates:
+            return cls(adapter=adapter, lora=lora, decision=TEXT_ONLY, changes=None)
+        decision = choose_residency(adapter.title, updates, bank, adapter.residency)
+        return cls(
+            adapter=adapter, lora=lora, decision=decision, changes=changes(lora, adapter.title, updates, factors)
+        )
+
+    @property
+    def told(self) -> str:
+        """Where it lives and why."""
+        return f"{self.decision.residency}, {self.decision.reason}"
+
+    def active(self, step: int, steps: int) -> Active | None:
+        """As it acts in a step; `None` when it does not."""
+        gain = self.adapter.gain(step, steps)
+        return None if self.changes is None or gain == 0 else Active(changes=self.changes, gain=gain)
+
+    def replaced(self, changes: Changes) -> "BoundLora":
+        """With other changes in place of its own, which are no longer low-rank."""
+        reason = "its changes were revised beside those of other adapters"
+        return replace(self, changes=changes, decision=Decision(residency="merged", reason=reason))
+
+
+def changes(lora: Lora, title: str, updates: Mapping[str, Update], factors: Mapping[str, float]) -> Changes:
+    """A file's changes of some layers, by these factors."""
+    used = {layer: update for layer, update in updates.items() if factors.get(layer, 1.0) != 0}
+    key = (lora.content_hash, tuple(sorted(factors.items())))
+    return Changes(key=key, title=title, updates=used, factors=factors)
+
+
+def _check_biases(lora: Lora, targets: Targets) -> None:
+    for network, updates in lora.updates.items():
+        for layer, update in updates.items():
+            if update.bias_change is not None and not targets.layers[network][layer].bias:
+                raise AdapterMismatch(
+                    lora.path, f"it changes the bias of {layer}, which has none here", "use it with its own base model"
+                )

@@ -1,0 +1,112 @@
+"""An IP-Adapter of a request: with its reference pictures, over a canvas, in a step."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from undertow.adapters.acting import PictureRow, SeenTokens
+from undertow.adapters.adapter import Adapter
+from undertow.adapters.image_prompt.combine import areas, combine
+from undertow.adapters.image_prompt.prompt import ImagePrompt
+from undertow.adapters.pictures import Area, Canvas
+from undertow.encoders.image import ImageEncoder, ImageFeatures
+from undertow.errors import InvalidInput
+from undertow.pictures import to_mask
+from undertow.unet.config import UNetConfig
+
+KeysValues = Mapping[str, tuple[Tensor, Tensor]]
+Areas = Mapping[str, Float[Tensor, "1 queries"]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BoundPicture:
+    """wanted, unconditional: keys and values by cross-attention, of each picture that is attended to by itself, and of
+    no picture in its place."""
+
+    adapter: Adapter
+    prompt: ImagePrompt
+    config: UNetConfig
+    wanted: tuple[KeysValues, ...]
+    unconditional: tuple[KeysValues, ...]
+
+    @classmethod
+    def read(cls, adapter: Adapter, prompt: ImagePrompt, encoder: ImageEncoder, config: UNetConfig) -> "BoundPicture":
+        """The pictures encoded, once for all steps. Several without masks are one longer sequence; with masks each has
+        a softmax of its own. Errors: `InvalidInput` for no picture, and masks that are not one for each;
+        `AdapterMismatch` for another adapter's encoder."""
+        pictures, masks = adapter.images(), adapter.masks()
+        if not pictures:
+            raise InvalidInput(f"image of {adapter.title}", None, f"reference pictures for this {prompt.title}")
+        if masks and len(masks) != len(pictures):
+            raise InvalidInput(
+                f"mask of {adapter.title}", f"{len(masks)} masks", f"{len(pictures)}, one for each image"
+            )
+        drawn = [to_mask(mask, (mask.height, mask.width))[0, 0] for mask in masks] or None
+        prompt.require_encoder(encoder)
+
+        def keys_values(features: ImageFeatures) -> tuple[KeysValues, ...]:
+            return tuple(prompt.keys_values(one.tokens) for one in combine(prompt.tokens(features), drawn))
+
+        return cls(
+            adapter=adapter,
+            prompt=prompt,
+            config=config,
+            wanted=keys_values(encoder.encode(pictures)),
+            unconditional=keys_values(prompt.nothing(encoder, len(pictures))),
+        )
+
+    @property
+    def told(self) -> str:
+        """What it is, and what of pictures it reads."""
+        count = len(self.adapter.images())
+        how = "each looked at by itself" if len(self.wanted) > 1 else "looked at together"
+        return f"{self.prompt.title}, {'one picture' if count == 1 else f'{count} pictures, {how}'}"
+
+    def place(self, canvas: Canvas) -> "PlacedPicture":
+        """The pictures' areas over a canvas. Errors: `InvalidInput` for masks of another shape."""
+        masks = [canvas.area(self.adapter.title, mask) for mask in self.adapter.masks()]
+        windows = [canvas.pixel_windows(mask) for mask in masks]
+        count = len(windows[0]) if windows else 0
+        return PlacedPicture(
+            bound=self,
+            windows=tuple(tuple(self._areas(parts[index], canvas) for parts in windows) for index in range(count)),
+        )
+
+    def _areas(self, mask: Area, canvas: Canvas) -> Areas:
+        height, width = mask.shape[2] // canvas.factor, mask.shape[3] // canvas.factor
+        found = areas(mask[0, 0], self.config.attention_grids(height, width))
+        return {site: area.to(self.prompt.device) for site, area in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PlacedPicture:
+    """Reference pictures over a canvas. windows: for each window the areas of each picture; none without masks."""
+
+    bound: BoundPicture
+    windows: tuple[tuple[Areas, ...], ...]
+
+    def rows(self, window: int, step: int, steps: int, *, wanted: bool) -> Sequence[PictureRow]:
+        """As they act in a window at a step: nothing where they do not."""
+        bound = self.bound
+        scale = bound.adapter.gain(step, steps)
+        gains = {site: gain for site in bound.config.cross_attentions() if (gain := scale * bound.adapter.factor(site))}
+        if not gains:
+            return ()
+        seen = bound.wanted if wanted else bound.unconditional
+        places = self.windows[window] if self.windows else [None] * len(seen)
+        return [
+            PictureRow(
+                sites={
+                    site: SeenTokens(
+                        keys=tokens[site][0],
+                        values=tokens[site][1],
+                        gain=gain,
+                        area=None if area is None else area[site],
+                    )
+                    for site, gain in gains.items()
+                }
+            )
+            for tokens, area in zip(seen, places, strict=True)
+        ]

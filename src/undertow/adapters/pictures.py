@@ -1,0 +1,98 @@
+"""Pictures that come with an adapter: opened, described in words of JSON and found again, brought to a canvas."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from undertow.errors import InvalidInput
+from undertow.pictures import describe_picture, to_mask, to_pixels
+
+Picture = Image.Image | str | Path
+"""A picture, or the file that it is in."""
+
+SAME_SHAPE = 0.02
+"""By how much the ratio of a picture's sides may differ from the canvas' before stretching it would show."""
+
+Hint = Float[Tensor, "1 3 height width"]
+Area = Float[Tensor, "1 1 height width"]
+Seen = Float[Tensor, "rows channels seen_height seen_width"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Canvas:
+    """What adapters with pictures act on. cells: its height and width. factor: pixels to a cell. windows,
+    pixel_windows: the parts of a map of cells, or of pixels, that the network sees one at a time."""
+
+    cells: tuple[int, int]
+    factor: int
+    windows: Callable[[Tensor], list[Seen]] = lambda canvas: [canvas]
+    pixel_windows: Callable[[Tensor], list[Seen]] = lambda canvas: [canvas]
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        return self.cells[0] * self.factor, self.cells[1] * self.factor
+
+    def hint(self, title: str, picture: Image.Image) -> Hint:
+        """A control map over the canvas, RGB in [0, 1]. Errors: `InvalidInput` for one of another shape."""
+        self._require_shape(f"image of {title}", picture)
+        return (to_pixels(picture, self.pixels) + 1) / 2
+
+    def area(self, title: str, picture: Image.Image) -> Area:
+        """A mask over the canvas, 1 where it is white. Errors: `InvalidInput` for another shape, and for all black."""
+        self._require_shape(f"mask of {title}", picture)
+        area = to_mask(picture, self.pixels)
+        if not area.any():
+            raise InvalidInput(
+                f"mask of {title}", "black everywhere", "white where it acts", "or leave the adapter out"
+            )
+        return area
+
+    def _require_shape(self, name: str, picture: Image.Image) -> None:
+        (height, width), given = self.pixels, picture.width / picture.height
+        if abs(given * height / width - 1) > SAME_SHAPE:
+            raise InvalidInput(
+                name,
+                f"{picture.width}x{picture.height}",
+                f"the shape of the picture to draw, {width}x{height}",
+                "crop or pad it (`undertow preprocess grid`), or give `size`",
+            )
+
+
+def several(given: Picture | tuple[Picture, ...] | None) -> tuple[Picture, ...]:
+    """None, one or many, as many."""
+    if given is None:
+        return ()
+    return given if isinstance(given, tuple) else (given,)
+
+
+def opened(name: str, picture: Picture) -> Image.Image:
+    """The picture itself. Errors: `InvalidInput` for a file that is none."""
+    if isinstance(picture, Image.Image):
+        return picture
+    try:
+        with Image.open(picture) as file:
+            file.load()
+            return file
+    except (OSError, UnidentifiedImageError) as err:
+        raise InvalidInput(name, str(picture), "a picture that can be read", f"look at the file ({err})") from err
+
+
+def described(name: str, picture: Picture) -> dict[str, Any]:
+    """Size and hash, and the file that it came from, if any."""
+    file = None if isinstance(picture, Image.Image) else str(picture)
+    return describe_picture(opened(name, picture)) | {"file": file}
+
+
+def found_again(name: str, description: Any) -> Path:
+    """The file of a picture that was described. Errors: `InvalidInput` for one from no file, or that is another now."""
+    if not isinstance(description, Mapping) or description.get("file") is None:
+        raise InvalidInput(name, "a picture that came from no file", "one that did", "give the adapter again")
+    file = Path(description["file"])
+    if describe_picture(opened(name, file)) != {key: description[key] for key in ("size", "sha256")}:
+        raise InvalidInput(name, str(file), "the same picture as before", "its pixels differ")
+    return file

@@ -1,0 +1,45 @@
+"""Image encoders for IP-Adapters: found beside the adapter or in the model's folder, each read once."""
+
+from pathlib import Path
+
+import torch
+
+from undertow.adapters.adapter import Adapter
+from undertow.adapters.image_prompt.encoder import load_image_encoder
+from undertow.adapters.image_prompt.pairing import encoder_for
+from undertow.adapters.image_prompt.prompt import ImagePrompt
+from undertow.encoders.image import ImageEncoder
+from undertow.errors import MissingComponent
+
+FOLDER = "image_encoder"
+
+
+class Encoders:
+    """device: where they work. folder: of the model, which may hold one."""
+
+    def __init__(self, device: torch.device, folder: Path | None = None):
+        self._device = device
+        self._folder = folder
+        self._read: dict[str, ImageEncoder] = {}
+
+    def for_adapter(self, adapter: Adapter, prompt: ImagePrompt) -> ImageEncoder:
+        """The one that the adapter names; else in `image_encoder` beside its file or one folder up, as the authors
+        publish it; else the model's. Errors: `MissingComponent`; those of `load_image_encoder`."""
+        source = adapter.encoder
+        if source is None:
+            place = Path(adapter.source)
+            place = place if place.exists() else prompt.path  # on the Hub, where it was downloaded to
+            beside = place if place.is_dir() else place.parent
+            places = [beside / FOLDER, beside.parent / FOLDER]
+            places += [] if self._folder is None else [self._folder / FOLDER]
+            source = next((place for place in places if place.is_dir()), None)
+        if source is None:
+            raise MissingComponent(
+                prompt.path,
+                "image encoder",
+                f"Adapter(..., encoder=FOLDER) with {encoder_for(prompt.wants, prompt.feature_dim)}",
+            )
+        key = str(source)
+        if key not in self._read:
+            self._read[key] = load_image_encoder(source).to(self._device)
+        return self._read[key]
