@@ -1,5 +1,6 @@
 """`undertow train emoji`: the embedded text-to-image model, from nothing."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,12 @@ def train_emoji(
     quick: Annotated[
         bool, typer.Option("--quick", help="Half an hour instead of hours: recognizable, no more.")
     ] = False,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Steps of the text-to-image stage, the last fifth cooling down.", show_default="the recipe's"
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None,
 ) -> None:
     """Train the embedded model `emoji`: autoencoder, text encoder and U-Net, on pictures of the Noto Color Emoji font.
@@ -34,6 +41,8 @@ def train_emoji(
         torch.set_num_threads(threads)
     console = Console()
     recipe = shortened(EmojiRecipe()) if quick else EmojiRecipe()
+    if steps is not None:
+        recipe = replace(recipe, text_to_image=replace(recipe.text_to_image, steps=steps))
     with training_progress(console) as progress:
         tasks = []
 

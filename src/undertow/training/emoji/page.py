@@ -75,7 +75,7 @@ The embedded text-to-image model, trained from nothing by `undertow train emoji`
 
 {_conditions(evaluation)}
 
-    undertow evaluate emoji
+    undertow evaluate emoji --prompts {len(evaluation.measured[0].pictures)}
 
 {_table(evaluation)}
 
