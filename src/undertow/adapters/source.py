@@ -14,7 +14,7 @@ from undertow.checkpoints.header import TensorInfo
 from undertow.checkpoints.opening import locate
 from undertow.checkpoints.pickled import as_safetensors, is_pickle
 from undertow.checkpoints.shards import STEMS, folder_weights, variant_order
-from undertow.checkpoints.weights import Weights, open_weights
+from undertow.checkpoints.weights import WeightFile, Weights, open_weights
 from undertow.errors import UnknownCheckpoint
 
 SUBFOLDERS = ("controlnet", "adapter", "t2iadapter")
@@ -68,7 +68,9 @@ def open_source(source: str | Path) -> Generator[AdapterSource]:
         yield AdapterSource(path=path, weights=weights, files=(*files, *own), config=json)
     elif is_pickle(path):
         with as_safetensors(path) as converted:
-            yield AdapterSource(path=path, weights=open_weights(converted), files=(path, *own), config=json)
+            yield AdapterSource(
+                path=path, weights=Weights(path, [WeightFile(converted)]), files=(path, *own), config=json
+            )
     else:
         yield AdapterSource(path=path, weights=open_weights(path), files=(path, *own), config=json)
 

@@ -15,6 +15,7 @@ from undertow.checkpoints.keymap import (
     OLD_ATTENTION,
     BlockLayout,
     Move,
+    control_renaming,
     openclip_to_ours,
     unet_renaming,
     vae_move,
@@ -117,6 +118,9 @@ def _translator(component: Component, dialect: Dialect, names: Collection[str]) 
     match component, dialect:
         case "unet", "ldm":
             renaming = unet_renaming(BlockLayout.of_ldm_names(names))
+            return lambda name: None if (ours := renaming.to_ours(name)) is None else Move(name, (ours,))
+        case "controlnet", "ldm":
+            renaming = control_renaming(names)
             return lambda name: None if (ours := renaming.to_ours(name)) is None else Move(name, (ours,))
         case "vae", "ldm":
             renaming = vae_renaming(vae_levels(names))

@@ -1,15 +1,14 @@
 """`torch.compile` for a U-Net: one graph, no breaks, no recompilation when values change."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 import torch._dynamo  # so that its config is there to be patched
-from torch import Tensor
 
-from undertow.unet.conditioning import Conditioning, Ports
 from undertow.unet.unet import UNet
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 GRAPHS = 256
@@ -25,16 +24,17 @@ def compile_unet(unet: UNet, *, freeze: bool = False) -> UNet:
     timesteps, embeddings, slots, gains, residuals, perturbations and factors change freely. freeze: let the compiler
     fold and pack the weights (CPU); they must not change afterwards, and gradients are not available.
     """
-    unet.predict = _compiled(unet.predict, freeze)
-    unet.predict_with_attention = _compiled(unet.predict_with_attention, freeze)
+    unet.predict = compiled(unet.predict, freeze)
+    unet.predict_with_attention = compiled(unet.predict_with_attention, freeze)
     return unet
 
 
-def _compiled(predict: Callable[[Tensor, Tensor, Conditioning, Ports], T], freeze: bool) -> Callable[..., T]:
-    compiled = torch.compile(predict, fullgraph=True, dynamic=False, options={"freezing": True} if freeze else None)
+def compiled(predict: Callable[P, T], freeze: bool) -> Callable[P, T]:
+    """One method of a network, with a graph for every combination of sizes and of what is present."""
+    graphs = torch.compile(predict, fullgraph=True, dynamic=False, options={"freezing": True} if freeze else None)
 
-    def run(latents: Tensor, timesteps: Tensor, conditioning: Conditioning, ports: Ports) -> T:
+    def run(*inputs: P.args, **named: P.kwargs) -> T:
         with torch._dynamo.config.patch(recompile_limit=GRAPHS, accumulated_recompile_limit=GRAPHS):
-            return compiled(latents, timesteps, conditioning, ports)
+            return graphs(*inputs, **named)
 
     return run

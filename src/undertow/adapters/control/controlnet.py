@@ -26,6 +26,9 @@ from undertow.unet.unet import UNet
 Hint = Float[Tensor, "batch hint_channels hint_height hint_width"]
 """A control picture in [0, 1], `hint_factor` pixels for each cell of the latents."""
 
+HintMap = Float[Tensor, "hints features rows columns"]
+"""A hint embedded: as wide as the first level, of the latents' size; checked at the door."""
+
 
 class HintEmbedding(nn.Module):
     """The hint as a map of the first level's width and the latents' size: 3x3 convolutions with SiLU between them,
@@ -109,7 +112,7 @@ class ControlNet(Encoder):
         return self.controlnet_cond_embedding(hint.flip(1) if self.config.bgr else hint)
 
     def forward(
-        self, latents: Latents, timesteps: Timesteps, conditioning: Conditioning, hint_embedding: FeatureMap
+        self, latents: Latents, timesteps: Timesteps, conditioning: Conditioning, hint_embedding: HintMap
     ) -> Residuals:
         """What to add for these latents, the U-Net's inputs: `skips` in the order of the U-Net's, and `middle`.
 
@@ -132,7 +135,7 @@ class ControlNet(Encoder):
         return self.predict(latents, timesteps, given, hint_embedding)
 
     def predict(
-        self, latents: Latents, timesteps: Timesteps, conditioning: Conditioning, hint_embedding: FeatureMap
+        self, latents: Latents, timesteps: Timesteps, conditioning: Conditioning, hint_embedding: HintMap
     ) -> Residuals:
         """`forward` without checks: what gets compiled."""
         inputs = self.stage_inputs(timesteps, conditioning, Ports())

@@ -1,15 +1,34 @@
-"""Reading ControlNets from model folders of diffusers'."""
+"""Reading control networks of every format: ControlNet, Control-LoRA, T2I-Adapter."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from undertow.adapters.control.control_lora import read_control_lora
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.adapters.control.diffusers_config import control_config_from_diffusers
-from undertow.adapters.source import open_source
-from undertow.checkpoints.contents import make_part
+from undertow.adapters.control.derive import derive_control_config
+from undertow.adapters.control.diffusers_config import CONTROLNET, control_config_from_diffusers
+from undertow.adapters.control.fitting import require_fit
+from undertow.adapters.control.t2i import T2IAdapter
+from undertow.adapters.control.t2i_files import (
+    T2I,
+    t2i_config_from_diffusers,
+    t2i_config_from_shapes,
+    t2i_names,
+)
+from undertow.adapters.kinds import KIND_TITLES, controlnet_place, kind_of
+from undertow.adapters.lora.base_model import WIDTHS
+from undertow.adapters.source import AdapterSource, open_source
+from undertow.checkpoints.contents import Part, make_part
 from undertow.checkpoints.health import Health
+from undertow.checkpoints.identify import describe_family
+from undertow.checkpoints.keymap import Move
 from undertow.checkpoints.loading import LoadOptions, build_on_meta, load_network
+from undertow.errors import AdapterMismatch, ConfigError, UnknownCheckpoint
+from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
+
+Network = ControlNet | T2IAdapter
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -19,7 +38,7 @@ class ControlFile:
 
     path: Path
     content_hash: str
-    network: ControlNet
+    network: Network
     size_bytes: int
     title: str
 
@@ -27,20 +46,73 @@ class ControlFile:
 def read_control(source: str | Path, base: UNet) -> ControlFile:
     """The control network at `source` for one U-Net, in its type and on its device, in evaluation mode.
 
-    Errors: `UnknownCheckpoint`, `CorruptFile`, `KeyMismatch`, `DamagedWeights`, `ConfigError`.
+    source: a model folder of diffusers', a file with its names or the authors' (lllyasviel, TencentARC; a whole
+    pipeline with a ControlNet in it too), a Control-LoRA, each as safetensors or pickle, or these on the Hub.
+    Errors: `AdapterMismatch` for another family, `UnsupportedModel` for relatives that undertow does not run,
+    `KeyMismatch`, `DamagedWeights`, `ConfigError`, `CorruptFile`, `UnknownCheckpoint`, `UnsafeFile`.
     """
-    health = Health()
     with open_source(source) as opened:
-        config = control_config_from_diffusers(opened.config)
-        part = make_part("controlnet", "", "diffusers", opened.names)
-        options = LoadOptions(dtype=base.dtype, device=base.device)
-        network = build_on_meta(lambda: ControlNet(config))
-        network = load_network(network, opened.weights, part, options, health)
+        health = Health()
+        match kind_of(opened):
+            case "controlnet":
+                network, kind = _read_controlnet(opened, base, health), "ControlNet"
+            case "control_lora":
+                network, kind = read_control_lora(opened, base, health), "Control-LoRA"
+            case "t2i":
+                network, kind = _read_t2i(opened, base, health), "T2I-Adapter"
+            case other:
+                problem = f"{KIND_TITLES[other]}, not a control network"
+                raise UnknownCheckpoint(opened.path, problem, "give a ControlNet or a T2I-Adapter here")
         health.require(opened.path)
-        return ControlFile(
-            path=opened.path,
-            content_hash=opened.content_hash(),
-            network=network,
-            size_bytes=sum(parameter.nbytes for parameter in network.parameters()),
-            title="ControlNet",
-        )
+        content_hash = opened.content_hash()
+    return ControlFile(
+        path=opened.path,
+        content_hash=content_hash,
+        network=network,
+        size_bytes=sum(parameter.nbytes for parameter in network.parameters()),
+        title=_title(kind, base.config),
+    )
+
+
+def _read_controlnet(opened: AdapterSource, base: UNet, health: Health) -> ControlNet:
+    place = controlnet_place(opened.names)
+    assert place is not None  # it is of this kind
+    prefix, dialect = place
+    inside = {name.removeprefix(prefix): file for name, file in opened.names.items() if name.startswith(prefix)}
+    part = make_part("controlnet", prefix, dialect, inside)
+    shapes = part.shapes(opened.tensors)
+    require_fit(opened.path, shapes, base.config)
+    if opened.config.get("_class_name") == CONTROLNET and dialect == "diffusers":
+        config = control_config_from_diffusers(opened.config)
+    else:
+        config = derive_control_config(shapes, base.config, opened.path)
+    network = build_on_meta(lambda: ControlNet(config))
+    return load_network(network, opened.weights, part, _like(base), health)
+
+
+def _read_t2i(opened: AdapterSource, base: UNet, health: Health) -> T2IAdapter:
+    names = t2i_names(opened.names, opened.path)
+    if opened.config.get("_class_name") == T2I:
+        config = t2i_config_from_diffusers(opened.config)
+    else:
+        shapes = {ours: tuple(opened.tensors[file].shape) for ours, file in names.items()}
+        config = t2i_config_from_shapes(shapes, opened.path)
+    try:
+        network = build_on_meta(lambda: T2IAdapter(config, base.config))
+    except ConfigError as err:
+        made_for, own = WIDTHS[2048 if config.kind == "xl" else 768], describe_family(base.config)[2]
+        problem = f"a T2I-Adapter like those of {made_for}, and the model is {own} ({err})"
+        raise AdapterMismatch(opened.path, problem, f"use one that was made for {own}", made_for=made_for) from err
+    moves: Mapping[str, Move] = {file: Move(file, (ours,)) for ours, file in names.items()}
+    part = Part(component="controlnet", dialect="diffusers", prefix="", moves=moves)
+    return load_network(network, opened.weights, part, _like(base), health)
+
+
+def _like(base: UNet) -> LoadOptions:
+    return LoadOptions(dtype=base.dtype, device=base.device)
+
+
+def _title(kind: str, base: UNetConfig) -> str:
+    """The kind, with the model's name if it has one."""
+    _, variant, title, _ = describe_family(base)
+    return kind if variant == "custom" else f"{kind} for {title}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from undertow.checkpoints.keymap.move import Move
 from undertow.checkpoints.keymap.renaming import Renaming
 from undertow.checkpoints.keymap.text import CLIP_NAMES, openclip_from_ours, openclip_to_ours
-from undertow.checkpoints.keymap.unet import BlockLayout, LevelLayout, unet_renaming
+from undertow.checkpoints.keymap.unet import BlockLayout, LevelLayout, control_renaming, unet_renaming
 from undertow.checkpoints.keymap.vae import OLD_ATTENTION, vae_move, vae_renaming
 
 Translate = Callable[[str], Move | None]
@@ -23,6 +23,7 @@ __all__ = [
     "Move",
     "Renaming",
     "Translate",
+    "control_renaming",
     "openclip_from_ours",
     "openclip_to_ours",
     "unet_renaming",

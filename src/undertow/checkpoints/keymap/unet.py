@@ -4,6 +4,7 @@ Sources: https://github.com/CompVis/stable-diffusion/blob/main/ldm/modules/diffu
 which `input_blocks`, `middle_block` and `output_blocks` are built) against diffusers' UNet2DConditionModel.
 """
 
+import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -79,6 +80,31 @@ TRANSFORMER = Renaming(same("norm", "proj_in", "transformer_blocks", "proj_out")
 def unet_renaming(layout: BlockLayout) -> Renaming:
     """The table for one layout."""
     return Renaming([*_outside(), *_encoder(layout), *_middle(layout), *_decoder(layout)])
+
+
+def control_renaming(names: Collection[str]) -> Renaming:
+    """The table for a ControlNet that lllyasviel's names show: the encoder's half of a U-Net's, and what is its own.
+
+    Source: https://github.com/lllyasviel/ControlNet/blob/main/cldm/cldm.py. Of `input_hint_block` every second entry is
+    a convolution, of which the first and the last have names of their own in diffusers.
+    """
+    layout = BlockLayout.of_ldm_names(names)
+    hint = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"input_hint_block\.(\d+)\.weight", name)))
+    embedding = "controlnet_cond_embedding"
+    inner = [Pair(f"input_hint_block.{n}", f"{embedding}.blocks.{i}") for i, n in enumerate(hint[1:-1])]
+    zeros = sum(re.fullmatch(r"zero_convs\.\d+\.0\.weight", name) is not None for name in names)
+    return Renaming(
+        [
+            *(pair for pair in _outside() if not pair.foreign.startswith("out.")),
+            *_encoder(layout),
+            *_middle(layout),
+            Pair(f"input_hint_block.{hint[0] if hint else 0}", f"{embedding}.conv_in"),
+            *inner,
+            Pair(f"input_hint_block.{hint[-1] if hint else 14}", f"{embedding}.conv_out"),
+            *(Pair(f"zero_convs.{i}.0", f"controlnet_down_blocks.{i}") for i in range(zeros)),
+            Pair("middle_block_out.0", "controlnet_mid_block"),
+        ]
+    )
 
 
 def _outside() -> Iterator[Pair]:

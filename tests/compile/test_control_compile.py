@@ -1,0 +1,55 @@
+"""A compiled ControlNet: one graph, and no recompilation while only values change.
+
+Run without type checks, which the compiler cannot trace: pytest -o addopts= tests/compile
+"""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from tests.golden.minis import CONTEXT, randomize
+from undertow.adapters.control.compiled import compile_control
+from undertow.adapters.control.config import ControlNetConfig
+from undertow.adapters.control.controlnet import ControlNet
+from undertow.unet.conditioning import Conditioning
+from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
+
+TOLERANCE = 1e-5
+"""float32; the traced graph runs the same operations."""
+
+TINY = UNetConfig(
+    levels=(Level(channels=8, resnets=1, attention=CrossAttention(heads=2)), Level(channels=8, resnets=1)),
+    middle=Middle(attention=CrossAttention(heads=2)),
+    context_dim=CONTEXT,
+    norm_groups=2,
+)
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@torch.no_grad()
+def test_one_graph_for_all_values():
+    network = ControlNet(ControlNetConfig(unet=TINY, hint_channels=(4, 8))).eval()
+    randomize(network, 1)
+    compiled = ControlNet(network.config).eval()
+    compiled.load_state_dict(network.state_dict())
+    compile_control(compiled)
+    torch._dynamo.utils.counters.clear()
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        latents = torch.randn(2, 4, 8, 8, generator=generator)
+        given = Conditioning(context=torch.randn(2, 5, CONTEXT, generator=generator))
+        hint = network.embed_hint(torch.rand(2, 3, 16, 16, generator=generator))
+        timesteps = torch.tensor([3.0 + seed, 871.5])
+        ours = compiled(latents, timesteps, given, hint)
+        reference = network(latents, timesteps, given, hint)
+        for one, other in zip((*ours.skips, ours.middle), (*reference.skips, reference.middle), strict=True):
+            torch.testing.assert_close(one, other, atol=TOLERANCE, rtol=TOLERANCE)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
