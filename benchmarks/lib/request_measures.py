@@ -1,0 +1,235 @@
+"""What requests with the embedded emoji model must keep: masks, pictures to start from, regions, windows, rings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from random import Random
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from undertow import GenerationRequest, Region, UNetService, Views
+from undertow.engine.canvas import layout_for
+from undertow.engine.reading import image_latents
+from undertow.engine.request import Axes, RegionsBy
+from undertow.training.emoji.recognize import nearest_emoji, recognize
+from undertow.training.emoji.render import PAIR_SIZES, SIDE, SINGLE_SIZES, Glyphs, draw_places, render
+from undertow.training.emoji.scenes import Scene, draw_pair_kept_out, draw_training_scene, singles
+from undertow.training.pictures import to_bytes, to_unit
+from undertow.training.randomness import seed_for
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inpainted:
+    """outside: worst difference of a pixel that the mask keeps, in levels of 255; latents: the same of kept latents,
+    in their own units, before anything is pasted. right: whether the masked half shows what was asked for."""
+
+    before: list[Image.Image]
+    after: list[Image.Image]
+    scenes: list[Scene]
+    outside: int
+    latents: float
+    right: Bool[Tensor, "count"]
+
+
+def inpaint(service: UNetService, base: GenerationRequest, count: int, glyphs: Glyphs) -> Inpainted:
+    """Rendered pairs, of which the second's half is drawn anew with another emoji."""
+    random = Random(seed_for(0, "inpaint"))
+    asked = [draw_pair_kept_out(random) for _ in range(count)]
+    before = []
+    for scene in asked:
+        other = random.choice([one.names[0] for one in singles(trained=True) if one.names[0] not in scene.names])
+        shown = replace(scene, names=(scene.names[0], other))
+        before.append(to_image(render(shown, draw_places(shown, random), glyphs)))
+    masks = [half_mask(scene) for scene in asked]
+    requests = [
+        replace(base, prompt=scene.caption, seed=seed, image=image, mask=mask, strength=1.0)
+        for seed, (scene, image, mask) in enumerate(zip(asked, before, masks, strict=True))
+    ]
+    results = service.generate_many(requests)
+    after = [result.images[0] for result in results]
+    outside, latents = 0, 0.0
+    for image, drawn, mask, result in zip(before, after, masks, results, strict=True):
+        kept = ~levels(mask.convert("RGB")).bool()
+        outside = max(outside, difference(image, drawn, kept))
+        known = image_latents(service.model, to_unit(levels(image))[None])
+        factor = service.vae.config.factor
+        cells = kept[:1, ::factor, ::factor].expand(known.shape[1:])
+        latents = max(latents, float((known - result.latents)[0][cells].abs().max()))
+    found = recognize(torch.stack([levels(image) for image in after]), asked, glyphs).found
+    right = torch.tensor([names[1] == scene.names[1] for names, scene in zip(found, asked, strict=True)])
+    return Inpainted(before=before, after=after, scenes=asked, outside=outside, latents=latents, right=right)
+
+
+def start_from(service: UNetService, base: GenerationRequest, count: int, glyphs: Glyphs) -> int:
+    """Worst difference, in levels of 255, of strength 0 from the autoencoder's reconstruction of the picture."""
+    random, worst = Random(seed_for(0, "start from")), 0
+    for _ in range(count):
+        scene = draw_training_scene(random)
+        image = to_image(render(scene, draw_places(scene, random), glyphs))
+        drawn = service.run(replace(base, prompt=scene.caption, image=image, strength=0.0)).images[0]
+        with torch.inference_mode():
+            posterior = service.vae.encode(to_unit(levels(image))[None].to(service.vae.dtype))
+            rebuilt = to_image(to_bytes(service.vae.decode(posterior.mean))[0])
+        worst = max(worst, difference(rebuilt, drawn))
+    return worst
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canvas:
+    """A way to draw two regions. square: a side of 64 pixels, halved; otherwise two squares of it. named: the
+    request's own prompt names both emoji and where they are, not the background alone."""
+
+    name: str
+    by: RegionsBy
+    square: bool = False
+    views: Views | None = None
+    named: bool = False
+
+    def request(self, base: GenerationRequest, scene: Scene, seed: int) -> GenerationRequest:
+        size = (SIDE, SIDE) if self.square else (SIDE, 2 * SIDE) if scene.is_row else (2 * SIDE, SIDE)
+        alone = [Scene(names=(name,), color=scene.color).caption for name in scene.names]
+        return replace(
+            base,
+            prompt=scene.caption if self.named else f"{scene.color} background",
+            seed=seed,
+            size=size,
+            views=self.views,
+            regions_by=self.by,
+            regions=tuple(Region(prompt=prompt, box=box) for prompt, box in zip(alone, boxes(scene), strict=True)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placed:
+    """Pictures of two regions, and which show both emoji where they were asked for."""
+
+    canvas: Canvas
+    scenes: list[Scene]
+    pictures: list[Image.Image]
+    right: Bool[Tensor, "count 2"]
+
+    @property
+    def both(self) -> float:
+        return float(self.right.all(1).float().mean())
+
+    @property
+    def each(self) -> float:
+        return float(self.right.float().mean())
+
+
+def place(service: UNetService, base: GenerationRequest, canvas: Canvas, count: int, glyphs: Glyphs) -> Placed:
+    """Pairs that were never trained together, each emoji in a region of its own, as its relation says."""
+    random = Random(seed_for(0, "regions"))
+    scenes = [draw_pair_kept_out(random) for _ in range(count)]
+    requests = [canvas.request(base, scene, seed) for seed, scene in enumerate(scenes)]
+    pictures = [result.images[0] for result in service.generate_many(requests)]
+    return Placed(canvas=canvas, scenes=scenes, pictures=pictures, right=found_in_regions(pictures, scenes, glyphs))
+
+
+def found_in_regions(
+    pictures: Sequence[Image.Image], scenes: Sequence[Scene], glyphs: Glyphs
+) -> Bool[Tensor, "count 2"]:
+    """Whether the half of each picture where an emoji belongs shows it, the rest of the picture not looked at."""
+    right = torch.zeros(len(scenes), 2, dtype=torch.bool)
+    for index, (picture, scene) in enumerate(zip(pictures, scenes, strict=True)):
+        sizes = PAIR_SIZES if picture.width == picture.height else SINGLE_SIZES
+        for part, box in enumerate(boxes(scene)):
+            window = levels(picture.crop(pixels_of(box, picture)))
+            right[index, part] = nearest_emoji(window[None], [scene.color], sizes, glyphs)[0] == scene.names[part]
+    return right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seams:
+    """Mean absolute step between neighboring columns, in levels of 255: across the lines looked at, and elsewhere."""
+
+    name: str
+    picture: Image.Image
+    across: float
+    elsewhere: float
+
+    @property
+    def ratio(self) -> float:
+        return self.across / self.elsewhere
+
+
+def seams(service: UNetService, base: GenerationRequest, width: int, overlap: float, count: int) -> Seams:
+    """Of windows beside each other: the lines are where one begins or ends."""
+    base = replace(base, size=(SIDE, width), views=Views(overlap=overlap))
+    factor = service.vae.config.factor
+    cells = (SIDE // factor, width // factor)
+    layout = layout_for(base, cells, service.config.sample_size, factor)
+    edges = {edge for _, left in layout.windows for edge in (left, left + layout.window[1])} - {0, cells[1]}
+    pictures = _draw(service, base, count)
+    steps = torch.stack([column_steps(levels(picture)) for picture in pictures])
+    lines = torch.zeros(width - 1, dtype=torch.bool)
+    lines[[edge * factor - 1 for edge in edges]] = True
+    return Seams(
+        name=f"{overlap:g}",
+        picture=pictures[0],
+        across=float(steps[:, lines].mean()),
+        elsewhere=float(steps[:, ~lines].mean()),
+    )
+
+
+def ring(service: UNetService, base: GenerationRequest, width: int, axes: Axes, count: int) -> Seams:
+    """Of a picture whose left edge lies beside its right one: the line is between these two."""
+    views = None if width == SIDE else Views()
+    pictures = _draw(service, replace(base, size=(SIDE, width), views=views, seamless=axes), count)
+    each = [levels(picture) for picture in pictures]
+    return Seams(
+        name=axes,
+        picture=pictures[0],
+        across=float(torch.stack([column_steps(one[:, :, [-1, 0]]) for one in each]).mean()),
+        elsewhere=float(torch.stack([column_steps(one) for one in each]).mean()),
+    )
+
+
+def _draw(service: UNetService, base: GenerationRequest, count: int) -> list[Image.Image]:
+    scenes = Random(seed_for(0, "seams")).sample(list(singles(trained=True)), count)
+    requests = [replace(base, prompt=scene.caption, seed=seed) for seed, scene in enumerate(scenes)]
+    return [result.images[0] for result in service.generate_many(requests)]
+
+
+def column_steps(picture: UInt8[Tensor, "3 height width"]) -> Float[Tensor, "steps"]:
+    """Mean absolute difference of each column to the next."""
+    return picture.float().diff(dim=2).abs().mean((0, 1))
+
+
+def boxes(scene: Scene) -> tuple[Box, Box]:
+    """Where the two emoji of a scene belong, in fractions."""
+    halves: list[Box] = [(0, 0, 0.5, 1), (0.5, 0, 1, 1)] if scene.is_row else [(0, 0, 1, 0.5), (0, 0.5, 1, 1)]
+    first, second = halves if scene.first_comes_first else halves[::-1]
+    return first, second
+
+
+def half_mask(scene: Scene) -> Image.Image:
+    """White where the second emoji belongs."""
+    mask = Image.new("L", (SIDE, SIDE))
+    mask.paste(255, pixels_of(boxes(scene)[1], mask))
+    return mask
+
+
+def pixels_of(box: Box, picture: Image.Image) -> tuple[int, int, int, int]:
+    left, top, right, bottom = box
+    width, height = picture.size
+    return round(left * width), round(top * height), round(right * width), round(bottom * height)
+
+
+def difference(one: Image.Image, other: Image.Image, where: Bool[Tensor, "3 height width"] | None = None) -> int:
+    """Largest, in levels of 255."""
+    apart = (levels(one).int() - levels(other).int()).abs()
+    return int(apart.max() if where is None else apart[where].max())
+
+
+def levels(picture: Image.Image) -> UInt8[Tensor, "3 height width"]:
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def to_image(picture: UInt8[Tensor, "3 height width"]) -> Image.Image:
+    return Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
