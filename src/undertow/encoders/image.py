@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from undertow.encoders.image_config import ClipVisionConfig, vision_config_from_transformers
 from undertow.encoders.image_pixels import Pixels, Preprocessing
-from undertow.errors import ConfigError, InvalidInput, KeyMismatch, MissingDependency
+from undertow.errors import ConfigError, KeyMismatch, MissingDependency
 
 PROJECTION = "visual_projection.weight"
 _EMBEDDING = "vision_model.embeddings.patch_embedding.weight"
@@ -89,8 +89,6 @@ class ImageEncoder(nn.Module):
 
     def encode(self, pictures: Sequence[Image.Image]) -> ImageFeatures:
         """The pictures' features; their transparent parts are white. Errors: `InvalidInput` for what is no picture."""
-        if isinstance(pictures, Image.Image):
-            raise InvalidInput("pictures", "one picture", "a sequence of them", "write [picture]")
         return self(self.preprocessing.pixels(pictures))
 
     def nothing(self, count: int = 1) -> ImageFeatures:

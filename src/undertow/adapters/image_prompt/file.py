@@ -1,8 +1,5 @@
 """Reading IP-Adapters: safetensors, the authors' pickles, and U-Nets that diffusers saved with an adapter in them."""
 
-import hashlib
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -13,32 +10,28 @@ from undertow.adapters.image_prompt.names import Names, read_names
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.image_prompt.refusals import require_image_prompt
 from undertow.adapters.image_prompt.sites import site_numbers
+from undertow.adapters.source import open_source
 from undertow.checkpoints.health import Finding, examine
 from undertow.checkpoints.loading import build_on_meta
 from undertow.checkpoints.opening import locate
-from undertow.checkpoints.pickled import as_safetensors, is_pickle
-from undertow.checkpoints.shards import folder_weights, variant_order
-from undertow.checkpoints.weights import Weights, open_weights
-from undertow.errors import AdapterMismatch, DamagedWeights, KeyMismatch, UnknownCheckpoint
+from undertow.checkpoints.weights import Weights
+from undertow.errors import AdapterMismatch, DamagedWeights, KeyMismatch
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
 
 
-def read_image_prompt(
-    source: str | Path, base: UNet, *, index: int | None = None, allow_pickle: bool = True
-) -> ImagePrompt:
-    """The IP-Adapter at `source` for one U-Net, in its type and on its device, in evaluation mode.
+def read_image_prompt(source: str | Path, base: UNet, *, index: int | None = None) -> ImagePrompt:
+    """The IP-Adapter at `source` for one U-Net, in its type and on its device, frozen.
 
     source: a safetensors file, a pickle of the authors' (.bin), a folder with one of them, a U-Net's folder that
-    diffusers saved with adapters, or a file on the Hub. index: which of several in such a folder. allow_pickle: read a
-    pickle's tensors in a process of its own, which can create nothing but tensors.
+    diffusers saved with adapters, or a file on the Hub. index: which of several in such a folder.
     Errors: `AdapterMismatch` for another family, `UnsupportedModel` for FaceID and its kin, `KeyMismatch`,
     `DamagedWeights`, `CorruptFile`, `UnknownCheckpoint`, `UnsafeFile`, `InvalidInput` for the index.
     """
-    path = _file_in(locate(source))
-    with _opened(path, allow_pickle=allow_pickle) as weights:
-        require_image_prompt(weights)
-        names = read_names(weights, index)
+    with open_source(_place(source)) as opened:
+        path, weights = opened.path, opened.weights
+        require_image_prompt(path, weights)
+        names = read_names(path, weights.tensors, index)
         if names.unknown:
             raise KeyMismatch(path, unexpected=names.unknown)
         _require_text(path, base.config)
@@ -46,9 +39,10 @@ def read_image_prompt(
         projection = projection_of(path, names, base.config, weights.metadata)
         prompt = build_on_meta(lambda: ImagePrompt(base.config, projection))
         tensors = _read(path, weights, names, base)
+        prompt.path = path
+        prompt.content_hash = opened.content_hash() + ("" if index is None else f"-{index}")
     prompt.load_state_dict(tensors, assign=True)
-    prompt.path, prompt.content_hash = path, _hash(path, index)
-    return prompt.eval()
+    return prompt.requires_grad_(False).eval()
 
 
 def _read(path: Path, weights: Weights, names: Names, base: UNet) -> dict[str, Tensor]:
@@ -82,40 +76,8 @@ def _require_text(path: Path, config: UNetConfig) -> None:
         )
 
 
-@contextmanager
-def _opened(path: Path, *, allow_pickle: bool) -> Generator[Weights]:
-    if path.is_dir():
-        yield folder_weights(path, variant_order(None))
-    elif allow_pickle and is_pickle(path):
-        with as_safetensors(path) as converted:
-            yield open_weights(converted)
-    else:
-        yield open_weights(path)
-
-
-def _file_in(place: Path) -> Path:
-    """The adapter's file in a folder, or the folder of a U-Net with adapters."""
-    if not place.is_dir():
-        return place
-    for unet in (place, place / "unet"):
-        if (unet / "config.json").is_file():
-            return unet
-    for ending in ("*.safetensors", "*.bin"):
-        files = sorted(place.glob(ending))
-        if len(files) == 1:
-            return files[0]
-        if files:
-            names = ", ".join(file.name for file in files[:3])
-            raise UnknownCheckpoint(place, f"a folder with {len(files)} files ({names})", "give the file itself")
-    raise UnknownCheckpoint(place, "a folder without an IP-Adapter's file", "give a .safetensors or .bin file")
-
-
-def _hash(path: Path, index: int | None) -> str:
-    """SHA-256 of everything that is read, and of which adapter in it."""
-    digest = hashlib.sha256(b"" if index is None else str(index).encode())
-    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
-    for one in files:
-        with one.open("rb") as file:
-            while chunk := file.read(2**20):
-                digest.update(chunk)
-    return digest.hexdigest()
+def _place(source: str | Path) -> Path:
+    """The source, or the U-Net in a pipeline's folder, which diffusers saves with the adapters in it."""
+    place = locate(source)
+    unet = place / "unet"
+    return unet if (unet / "config.json").is_file() else place

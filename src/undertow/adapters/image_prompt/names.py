@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from undertow.checkpoints.weights import Weights
+from undertow.checkpoints.header import TensorInfo
 from undertow.errors import InvalidInput
 
 Shape = tuple[int, ...]
@@ -78,15 +78,15 @@ def is_image_prompt(names: Collection[str]) -> bool:
     )
 
 
-def read_names(weights: Weights, index: int | None = None) -> Names:
+def read_names(path: Path, tensors: Mapping[str, TensorInfo], index: int | None = None) -> Names:
     """The file's names sorted. index: which of several adapters in a file of diffusers'.
 
     Errors: `InvalidInput` for a file with several and no index, and for an index that it does not have.
     """
-    shapes = {name: tuple(info.shape) for name, info in weights.tensors.items()}
+    shapes = {name: tuple(info.shape) for name, info in tensors.items()}
     if any(_DIFFUSERS_PROJECTION.match(name) or _DIFFUSERS_PAIR.fullmatch(name) for name in shapes):
-        return _diffusers_names(weights.path, shapes, index)
-    _chosen(weights.path, {0}, index)
+        return _diffusers_names(path, shapes, index)
+    _chosen(path, {0}, index)
     return _authors_names(shapes)
 
 

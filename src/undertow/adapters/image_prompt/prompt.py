@@ -77,8 +77,8 @@ class ImagePrompt(nn.Module):
         of the text, as the authors' training code begins.
 
         feature_dim: width of the encoder's pooled vector (base) or hidden states. tokens: of one picture; for "full" as
-        many as the encoder has hidden states; diffusers reads "base" with 4 only. width: of the resampler in "plus", the
-        text's when `None`. Errors: `InvalidInput`.
+        many as the encoder has hidden states; diffusers reads "base" with 4 only. width: of the resampler in "plus",
+        the text's when `None`. Errors: `InvalidInput`.
         """
         context = unet.config.context_dim
         if context is None:

@@ -33,15 +33,15 @@ _BY_NAME: Mapping[str, tuple[str, str]] = {
 }
 
 
-def require_image_prompt(weights: Weights) -> None:
+def require_image_prompt(path: Path, weights: Weights) -> None:
     """Passes an IP-Adapter that undertow can run, by names and shapes. Errors: `UnsupportedModel` names others with
-    the reason, `UnknownCheckpoint`."""
-    refuse_quantized(weights.path, weights.tensors, weights.metadata)
+    the reason, `UnknownCheckpoint`. path: as messages name it."""
+    refuse_quantized(path, weights.tensors, weights.metadata)
     shapes = {name: tuple(info.shape) for name, info in weights.tensors.items()}
     for model, remedy in _relatives(shapes):
-        raise UnsupportedModel(weights.path, model, remedy)
+        raise UnsupportedModel(path, model, remedy)
     if not is_image_prompt(shapes):
-        _refuse_strangers(weights)
+        _refuse_strangers(path, weights)
 
 
 def _relatives(shapes: Mapping[str, Shape]) -> Iterator[tuple[str, str]]:
@@ -70,17 +70,17 @@ def _last_norm_is_outside(shapes: Mapping[str, Shape]) -> bool:
     return any(shapes[match[0]][0] != shapes.get(f"{match[1]}.norm.weight", (0,))[0] for match in matches)
 
 
-def _refuse_strangers(weights: Weights) -> None:
-    refuse_other_networks(weights.path, weights.tensors)
+def _refuse_strangers(path: Path, weights: Weights) -> None:
+    refuse_other_networks(path, weights.tensors)
     parts = read_contents(weights.tensors).parts
     if parts:
         held = ", ".join(TITLES[part] for part in parts)
         remedy = "load it with `undertow.load`, and give an IP-Adapter here"
-        raise UnsupportedModel(weights.path, f"a model of its own ({held}), not an image prompt", remedy)
-    refuse_other_files(weights.path, weights.tensors)
+        raise UnsupportedModel(path, f"a model of its own ({held}), not an image prompt", remedy)
+    refuse_other_files(path, weights.tensors)
     some = ", ".join(repr(name) for name in list(weights.tensors)[:3])
     problem = f"none of its {len(weights.tensors)} tensors is called as in an IP-Adapter ({some})"
-    raise UnknownCheckpoint(weights.path, problem, "give an IP-Adapter: image_proj.* and ip_adapter.*")
+    raise UnknownCheckpoint(path, problem, "give an IP-Adapter: image_proj.* and ip_adapter.*")
 
 
 def missing_half(path: Path, half: str, other: str) -> UnknownCheckpoint:
