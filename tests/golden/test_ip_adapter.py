@@ -5,20 +5,37 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from diffusers.loaders import IPAdapterMixin
 from torch import Tensor, nn
 
 from tests.adapters.image_prompt.files import FEATURES, PATCHES, TOKENS, VARIANTS, authors, flat, normal, write
+from tests.encoders.test_image import PICTURES
+from tests.encoders.test_image import save as save_encoder
 from tests.golden.conftest import EFFECT, T0, change, largest_difference
-from tests.golden.minis import MINIS, TIMESTEPS, build, build_twin, conditioning_for, latents_for, pair, run_twin
+from tests.golden.minis import (
+    MINIS,
+    TIMESTEPS,
+    build,
+    build_twin,
+    conditioning_for,
+    latents_for,
+    pair,
+    randomize,
+    run_twin,
+)
+from tests.golden.pipelines import save_pipeline
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.image_prompt.combine import areas, combine
+from undertow.adapters.image_prompt.encoder import load_image_encoder
 from undertow.adapters.image_prompt.file import read_image_prompt
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.image_prompt.sites import LAYOUT, STYLE, STYLE_AND_LAYOUT
+from undertow.adapters.image_prompt.write import write_image_prompt
+from undertow.checkpoints.folder import load_unet_folder
 from undertow.encoders.image import ImageFeatures
 from undertow.nn.attention import ImageTokens
-from undertow.unet.conditioning import Ports
+from undertow.unet.conditioning import Conditioning, Ports
 from undertow.unet.unet import UNet
 
 BATCH = 2
@@ -229,3 +246,35 @@ def test_a_unet_that_diffusers_saved_with_adapters(name, variant, tmp_path):
         assert prompt.variant == whole.variant
         for key, tensor in whole.state_dict().items():
             assert torch.equal(prompt.state_dict()[key], tensor), key
+
+
+@pytest.mark.parametrize("variant", ["base", "plus"])
+def test_diffusers_loads_what_is_written(variant, tmp_path):
+    """With its encoder beside it: the same features, the same tokens of no picture (case I3), the same prediction."""
+    folder = save_pipeline("sd1", tmp_path / "sd1")
+    unet = load_unet_folder(folder)
+    save_encoder(tmp_path / "adapter" / "image_encoder")
+    encoder = load_image_encoder(tmp_path / "adapter" / "image_encoder")
+    width = encoder.pooled_dim if variant == "base" else encoder.hidden_dim
+    made = ImagePrompt.new(unet, width, variant=variant, tokens=4 if variant == "base" else 5, width=64)
+    randomize(made, seed=3)
+    write_image_prompt(made, tmp_path / "adapter" / "ip.safetensors")
+    prompt = read_image_prompt(tmp_path / "adapter" / "ip.safetensors", unet)
+    prompt.require_encoder(encoder)
+
+    pipeline = StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.load_ip_adapter(str(tmp_path / "adapter"), subfolder="", weight_name="ip.safetensors")
+    picture = PICTURES[0]
+    embeds = pipeline.prepare_ip_adapter_image_embeds(picture, None, "cpu", 1, True)
+    theirs = pipeline.unet.encoder_hid_proj(embeds)[0]
+    tokens = torch.cat([prompt.tokens(prompt.nothing(encoder)), prompt.tokens(encoder.encode([picture]))])
+    assert largest_difference(tokens, theirs[:, 0]) <= T0
+
+    latents, context = normal(2, 4, 8, 8, seed="l"), normal(2, 7, 768, seed="c")
+    given = {"image_embeds": embeds}
+    reference = pipeline.unet(latents, TIMESTEPS, encoder_hidden_states=context, added_cond_kwargs=given).sample
+    pairs = prompt.keys_values(tokens)
+    port = {site: (ImageTokens(keys=k, values=v, gain=torch.ones(2)),) for site, (k, v) in pairs.items()}
+    ours = unet(latents, TIMESTEPS, Conditioning(context=context), Ports(image=port))
+    assert largest_difference(ours, reference) <= T0
+    assert change(ours, unet(latents, TIMESTEPS, Conditioning(context=context))) > EFFECT

@@ -6,6 +6,7 @@ import torch
 from tests.adapters.image_prompt.files import FEATURES, PATCHES, TOKENS, VARIANTS, authors, flat, normal, write
 from tests.golden.minis import M15, build, pair
 from undertow.adapters.image_prompt.file import read_image_prompt
+from undertow.adapters.image_prompt.projection import BaseProjection
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.image_prompt.sites import LAYOUT, STYLE, STYLE_AND_LAYOUT, site_numbers
 from undertow.adapters.image_prompt.write import write_image_prompt
@@ -53,6 +54,15 @@ def test_style_and_layout_of_sdxl():
     assert acting["style"] == {"up_blocks.0.attentions.1"}
     assert acting["layout"] == {"down_blocks.2.attentions.1"}
     assert acting["both"] == acting["style"] | acting["layout"]
+
+
+@pytest.mark.parametrize(("preset", "tensors", "numbers"), [("sd15", 32, 19_169_280), ("sdxl", 140, 340_787_200)])
+def test_published_sizes(preset, tensors, numbers):
+    config = PRESETS[preset]()
+    with torch.device("meta"):
+        prompt = ImagePrompt(config, BaseProjection(1024, config.context_dim, 4))
+    matrices = list(prompt.ip_adapter.parameters())
+    assert (len(matrices), sum(one.numel() for one in matrices)) == (tensors, numbers)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
