@@ -40,16 +40,17 @@ _OTHERS: Mapping[bytes, str] = {
 def sniff(path: Path) -> Container:
     """The container of a file. Errors: `UnknownCheckpoint` when there is no file, `CorruptFile` when it is empty."""
     head, size = _head(path)
+    length = int.from_bytes(head[:LENGTH_BYTES], "little")
+    opens = head[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{"
+    if opens and length <= size - LENGTH_BYTES:
+        return "safetensors"  # before pickles: a header of 0x0480 bytes begins as a pickle of protocol 4 does
     for magic, container in _MAGIC.items():
         if head.startswith(magic):
             return container
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "html"
-    length = int.from_bytes(head[:LENGTH_BYTES], "little")
-    if size > LENGTH_BYTES and head[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{":
-        # A header that cannot be whole is the header reader's to explain, unless these eight bytes are text.
-        return "safetensors" if length <= size or not _is_text(head[:LENGTH_BYTES]) else "other"
-    return "other"
+    # A header that cannot be whole is the header reader's to explain, unless these eight bytes are text.
+    return "safetensors" if opens and (length <= size or not _is_text(head[:LENGTH_BYTES])) else "other"
 
 
 def require_safetensors(path: Path) -> None:
