@@ -11,7 +11,7 @@ from undertow.adapters.overlap import Delta, delta, energy, inner
 from undertow.adapters.stack import AdapterStack
 from undertow.adapters.strategies import shared_layers
 
-SHOWN = 3
+SHOWN = 1
 """Layers named in a sentence."""
 
 

@@ -7,34 +7,32 @@ at the scales that were elected with, and each part can still follow its adapter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from undertow.adapters.lora.updates import AnyTensor, Kind, Shape, Update
 
-Stacked = Float[Tensor, "changes *shape"]
-
 
 def trimmed(change: AnyTensor, density: float) -> AnyTensor:
-    """The change with its largest numbers alone, `density` of them; the others are 0 (section 4.2, step 1)."""
-    sizes = change.abs().flatten()
+    """The change with its largest numbers alone, `density` of them and those equal to the last; the others are 0
+    (section 4.2, step 1)."""
+    sizes = change.abs()
     kept = max(1, int(density * sizes.numel()))
-    mask = torch.zeros_like(sizes)
-    mask[sizes.topk(kept).indices] = 1
-    return change * mask.reshape(change.shape)
+    # NumPy selects an order of magnitude faster than torch.topk on CPUs.
+    least = float(np.partition(sizes.flatten().cpu().numpy(), -kept)[-kept])
+    return torch.where(sizes >= least, change, 0.0)
 
 
-def shares(changes: Sequence[AnyTensor], density: float) -> Stacked:
-    """How much of each number of each change enters the merged one, `Σ shareᵢ · changeᵢ`.
+def share(changes: Sequence[AnyTensor], own: int, density: float) -> AnyTensor:
+    """How much of each number of one of the changes enters the merged one, which is `Σ shareᵢ · changeᵢ`.
 
     Where a change survives trimming and has the elected sign, that of the sum of all (step 2), the share is one over
     the number of those that do (step 3); elsewhere 0.
     """
-    kept = torch.stack([trimmed(change, density) for change in changes])
-    elected = torch.where(kept.sum(0) >= 0, 1.0, -1.0)
-    agrees = (kept.sign() == elected).to(kept.dtype)
-    return agrees / agrees.sum(0).clamp(min=1)
+    kept = [trimmed(change, density) for change in changes]
+    positive = torch.stack(kept).sum(0) >= 0
+    agrees = [torch.where(positive, change > 0, change < 0) for change in kept]
+    return agrees[own] / torch.stack(agrees).sum(0, dtype=torch.float32).clamp(min=1)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,7 +56,7 @@ class Elected(Update):
                 torch.zeros_like(bias.float()) if each is None else gain * each.float().reshape(bias.shape)
                 for each, gain in zip(biases, gains, strict=True)
             ]
-            bias = bias.float() * shares(scaled, density)[own]
+            bias = bias.float() * share(scaled, own, density)
         return cls(own=own, updates=tuple(updates), gains=tuple(gains), density=density, bias_change=bias)
 
     @property
@@ -71,7 +69,7 @@ class Elected(Update):
     def change(self, base: AnyTensor) -> AnyTensor:
         changes = [update.change(base) for update in self.updates]
         scaled = [gain * change for gain, change in zip(self.gains, changes, strict=True)]
-        return changes[self.own] * shares(scaled, self.density)[self.own]
+        return changes[self.own] * share(scaled, self.own, self.density)
 
     def on(self, device: torch.device | str) -> "Elected":
         bias = None if self.bias_change is None else self.bias_change.to(device)

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from undertow.cli.adapters import adapters
 from undertow.cli.compare import compare
 from undertow.cli.convert import convert
 from undertow.cli.evaluate import evaluate
@@ -39,6 +40,7 @@ VERBS: dict[str, Verb] = {
     "sample": sample,
     "samplers": samplers,
     "train": train,
+    "adapters": adapters,
 }
 
 DONE, BUG, REFUSED, INTERRUPTED = 0, 1, 2, 130

@@ -1,0 +1,130 @@
+"""The tables of `undertow adapters`."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from undertow.cli.inspect_file import printable, size_text
+
+if TYPE_CHECKING:
+    from undertow.adapters.conflicts import Conflict, Reading, SameLayer
+    from undertow.adapters.decisions import Decisions
+    from undertow.adapters.readings import Held
+    from undertow.inspection.impact import Impact, Overhead
+
+
+def print_explanation(
+    console: Console,
+    model: str,
+    readings: "Sequence[Reading]",
+    held: "Mapping[str, Held]",
+    decisions: "Decisions",
+) -> None:
+    """What the adapters are, where they meet, and what is done. held: what the usable ones' files hold, by name."""
+    table = _table(
+        f"in {model}", ("adapter", "kind", "made for", "rank", "acts at", "size", "scale", "priority", "is"), "size"
+    )
+    for reading in readings:
+        made_for, rank, where = _described(reading, held.get(reading.name))
+        scales = ", ".join(f"{scale:g}" for scale in reading.adapter.scales)
+        table.add_row(
+            _safe(reading.name),
+            reading.kind,
+            made_for,
+            rank,
+            where,
+            size_text(reading.size_bytes) if not reading.problem else "",
+            scales,
+            str(reading.adapter.priority),
+            "kept" if reading.name in decisions.kept else "off",
+        )
+    console.print(table)
+    if decisions.conflicts:
+        console.print(_conflicts(decisions.conflicts))
+    else:
+        console.print("no conflicts")
+    for line in decisions.lines:
+        console.print(f"- {printable(line)}", markup=False, highlight=False)
+
+
+def print_impacts(console: Console, impacts: "Sequence[Impact]", overheads: "Sequence[Overhead]", layers: int) -> None:
+    """A row for each adapter and one for all; overheads: of the same, or none."""
+    columns = ("adapters", "prediction", "outputs that change most")
+    timed = ("with", "without", "once a request") if overheads else ()
+    table = _table("relative change, ‖with - without‖ / ‖without‖", (*columns, *timed), "prediction", *timed)
+    for index, impact in enumerate(impacts):
+        most = "\n".join(f"{change:6.1%} {layer}" for layer, change in impact.strongest(layers))
+        cells = [_safe(" + ".join(impact.names)), f"{impact.prediction:.1%}", most]
+        if overheads:
+            found = overheads[index]
+            cells += [
+                f"{found.with_s * 1000:.1f} ms",
+                f"{found.without_s * 1000:.1f} ms: {found.ratio - 1:+.0%}",
+                f"{found.placing_s * 1000:.1f} ms",
+            ]
+        table.add_row(*cells)
+    console.print(table)
+    if overheads:
+        console.print(
+            "times are of all levels of noise at once; once a request: reading text and pictures, placing weights",
+            highlight=False,
+        )
+
+
+def _described(reading: "Reading", held: "Held | None") -> tuple[str, str, str]:
+    """The family that a file was made for, its rank and where it acts, as far as they are known."""
+    from undertow.adapters.lora.file import Lora
+
+    if not isinstance(held, Lora):
+        return "", "", f"{len(reading.points)} points" if reading.points else ""
+    report, counts = held.report, {network: len(layers) for network, layers in held.updates.items()}
+    made_for = "" if report.base is None else _safe(report.base.title)
+    rank = "" if report.ranks is None else " to ".join(dict.fromkeys(map(str, report.ranks)))
+    text = sum(count for network, count in counts.items() if network != "unet")
+    where = [f"{counts['unet']} layers"] if counts.get("unet") else []
+    where += [f"{text} of text"] if text else []
+    return made_for, rank, ", ".join(where)
+
+
+def _conflicts(conflicts: "Sequence[Conflict]") -> Table:
+    from undertow.adapters.conflicts import Incompatible, OverBudget, SameLayer
+
+    table = _table("conflicts", ("conflict", "adapters", "what"))
+    for conflict in conflicts:
+        match conflict:
+            case Incompatible(names=names, reason=reason):
+                table.add_row("incompatible", _safe(", ".join(names)), _safe(reason))
+            case OverBudget(needed_bytes=needed, budget_bytes=budget, dropped=dropped):
+                table.add_row("resource", _safe(", ".join(dropped)), f"{size_text(needed)} of {size_text(budget)}")
+            case SameLayer():
+                pass
+    shared = [conflict for conflict in conflicts if isinstance(conflict, SameLayer)]
+    for names in dict.fromkeys(conflict.names for conflict in shared):
+        here = [conflict for conflict in shared if conflict.names == names]
+        table.add_row("same layer", _safe(", ".join(names)), _overlap(here))
+    return table
+
+
+def _overlap(here: "Sequence[SameLayer]") -> str:
+    cosines = [conflict.cosine for conflict in here]
+    ratio = median(conflict.energy_ratio for conflict in here)
+    return (
+        f"{len(here)} layers; cosine {min(cosines):+.2f} to {max(cosines):+.2f}, median {median(cosines):+.2f}; "
+        f"energy of the second {ratio:.2g} times the first's"
+    )
+
+
+def _table(title: str, columns: Sequence[str], *right: str) -> Table:
+    table = Table(title=escape(printable(title)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if column in right else "left")
+    return table
+
+
+def _safe(text: str) -> str:
+    return escape(printable(text))

@@ -1,0 +1,129 @@
+"""`undertow adapters`: what several adapters are to each other and to a model, before anything is drawn."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from undertow.cli.request_options import numbers_by_name, parse_adapters
+from undertow.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from undertow.adapters.adapter import Adapter
+
+PROMPT = "red apple on white background"
+
+adapters = typer.Typer(help="Look at adapters beside each other.", no_args_is_help=True)
+
+Files = Annotated[
+    list[str], typer.Argument(help="FILE[@SCALE][=PICTURE]: LoRA and its kin, ControlNet, T2I-Adapter, IP-Adapter.")
+]
+Model = Annotated[
+    str, typer.Option(help="A .safetensors file, a pipeline folder, a Hub id or an embedded model.", show_default=False)
+]
+
+
+class Strategy(StrEnum):
+    """`adapters.strategies.STRATEGIES`, which is not imported for help."""
+
+    sum = "sum"
+    normalised = "normalised"
+    weighted = "weighted"
+    ties = "ties"
+    orthogonal = "orthogonal"
+    priority = "priority"
+
+
+@adapters.command("explain")
+def explain(
+    files: Files,
+    model: Model,
+    strategy: Annotated[
+        Strategy, typer.Option(help="What becomes of layers that several LoRAs change; see docs/guides/adapters.md.")
+    ] = Strategy.sum,
+    priorities: Annotated[
+        list[str] | None,
+        typer.Option("--priority", help="NAME=NUMBER, higher first; else the order given counts; repeatable."),
+    ] = None,
+    weights: Annotated[
+        list[str] | None, typer.Option("--weight", help="NAME=NUMBER for --strategy weighted; repeatable.")
+    ] = None,
+    density: Annotated[float | None, typer.Option(help="Share of each change that --strategy ties keeps.")] = None,
+    budget: Annotated[float | None, typer.Option(help="MiB that all adapters may take together.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="PNG to write: size of each adapter's changes by block, and how alike they are.")
+    ] = None,
+) -> None:
+    """Show what adapters are in a model, where they are in each other's way, and what would be done about it."""
+    from undertow.adapters.decisions import decide
+    from undertow.adapters.readings import read_all
+    from undertow.adapters.stack import AdapterStack
+    from undertow.adapters.strategies import DENSITY
+    from undertow.cli.adapter_tables import print_explanation
+    from undertow.inspection.conflict_figure import pairwise_cosines, relative_sizes, save_figure
+    from undertow.service import load
+
+    stack = AdapterStack(
+        _prioritised(parse_adapters(files, None), priorities),
+        strategy=strategy.value,
+        weights=numbers_by_name("--weight", weights) if weights else None,
+        density=DENSITY if density is None else density,
+        budget_bytes=None if budget is None else int(budget * 2**20),
+    )
+    service = load(model)
+    host = service.adapters
+    readings = read_all(host.library.get, service.config, tuple(stack))
+    decisions = decide(stack, readings)
+    held = {reading.name: host.library.get(reading.adapter.source) for reading in readings if not reading.problem}
+    console = Console()
+    print_explanation(console, f"{model} ({host.targets.family})", readings, held, decisions)
+    if figure is not None:
+        sizes, cosines = relative_sizes(readings, service.unet), pairwise_cosines(readings, service.unet)
+        save_figure(sizes, cosines, figure, f"{' and '.join(stack.names)} in {model}")
+        console.print(f"wrote {figure}", markup=False, highlight=False, soft_wrap=True)
+
+
+@adapters.command("impact")
+def impact(
+    files: Files,
+    model: Model,
+    prompt: Annotated[str, typer.Option(help="Of the picture to measure with.")] = PROMPT,
+    steps: Annotated[int, typer.Option(help="To draw it in.")] = 12,
+    seed: Annotated[int, typer.Option(help="Of its noise.")] = 0,
+    layers: Annotated[int, typer.Option(help="Layers to list of each adapter, those that change most.")] = 3,
+    repeats: Annotated[int, typer.Option(help="Timed evaluations of each kind; 0 times nothing.")] = 7,
+) -> None:
+    """Measure how much adapters change a model's predictions, where, and what time they take.
+
+    The model draws a picture without them and is asked about it under three levels of noise, with each and with all.
+    """
+    from undertow.adapters.stack import AdapterStack
+    from undertow.cli.adapter_tables import print_impacts
+    from undertow.engine.request import GenerationRequest
+    from undertow.inspection.impact import measure_impact, measure_overhead
+    from undertow.inspection.probe import Probe
+    from undertow.service import load
+
+    stack = AdapterStack(parse_adapters(files, None))
+    service = load(model)
+    probe = Probe.draw(service.model, service.adapters, GenerationRequest(prompt=prompt, steps=steps, seed=seed))
+    groups = [[one] for one in stack] + ([list(stack)] if len(stack) > 1 else [])
+    impacts = [measure_impact(probe, group) for group in groups]
+    overheads = [measure_overhead(probe, group, repeats) for group in groups] if repeats > 0 else []
+    print_impacts(Console(), impacts, overheads, layers)
+
+
+def _prioritised(given: "Sequence[Adapter]", priorities: Sequence[str] | None) -> "tuple[Adapter, ...]":
+    from dataclasses import replace
+
+    wanted = numbers_by_name("--priority", priorities)
+    known = [one.title for one in given]
+    for name, number in wanted.items():
+        if name not in known:
+            raise InvalidInput("--priority", repr(name), f"a name of the adapters: {', '.join(known)}")
+        if number != int(number):
+            raise InvalidInput("--priority", f"{name}={number:g}", "a whole number")
+    return tuple(replace(one, priority=int(wanted.get(one.title, 0))) for one in given)
