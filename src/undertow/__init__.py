@@ -28,6 +28,7 @@ from undertow.errors import (
 if TYPE_CHECKING:
     from undertow.adapters.adapter import Adapter
     from undertow.adapters.lora.bank import AdapterCapacity
+    from undertow.adapters.stack import AdapterStack
     from undertow.adapters.state import StateSnapshot, UNetState
     from undertow.attention.config import AttentionConfig
     from undertow.engine.batching import BatchLimits
@@ -45,6 +46,7 @@ __all__ = [
     "Adapter",
     "AdapterCapacity",
     "AdapterMismatch",
+    "AdapterStack",
     "AttentionConfig",
     "BatchLimits",
     "CheckpointError",
@@ -84,6 +86,7 @@ __all__ = [
 _ROOMS = {
     "Adapter": "undertow.adapters.adapter",
     "AdapterCapacity": "undertow.adapters.lora.bank",
+    "AdapterStack": "undertow.adapters.stack",
     "StateSnapshot": "undertow.adapters.state",
     "UNetState": "undertow.adapters.state",
     "ImageTokens": "undertow.nn.attention",

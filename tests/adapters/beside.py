@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import T2IAdapter
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -28,6 +29,15 @@ def control_file(folder: Path, unet: UNet, *, seed: int, cell: int = 2, loudness
         for layer in (*network.controlnet_down_blocks, network.controlnet_mid_block):
             layer.weight *= loudness
     return write_control(network, folder, dtype=torch.float32)
+
+
+def t2i_folder(folder: Path, unet: UNet, *, seed: int, cell: int = 2) -> Path:
+    """A full T2I-Adapter as diffusers saves it."""
+    channels = [level.channels for level in unet.config.levels]
+    network = T2IAdapter(channels=channels, num_res_blocks=1, downscale_factor=cell, adapter_type="full_adapter")
+    randomize(network, seed)
+    network.save_pretrained(folder)
+    return folder
 
 
 def prompt_file(path: Path, unet: UNet, *, seed: int, variant: Variant = "base") -> Path:

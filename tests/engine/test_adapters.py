@@ -12,6 +12,7 @@ from undertow import (
     Adapter,
     AdapterCapacity,
     AdapterMismatch,
+    AdapterStack,
     BatchLimits,
     DamagedWeights,
     GenerationRequest,
@@ -179,6 +180,36 @@ def test_a_region_has_adapters_of_its_own(service, banked, files):
     assert_close(service.run(request).latents, with_adapters)
 
 
+def test_a_stack_decides_what_acts_and_says_why(service, banked, files):
+    first, second = Adapter(files["attention"], priority=2), Adapter(files["everywhere"], priority=1)
+    stack = AdapterStack((second, first), strategy="priority")
+    found = banked.run(replace(drawn(1), adapters=stack))
+    assert any("attention and everywhere both change" in line for line in found.report.decisions)
+    assert_close(found.latents, service.run(replace(drawn(1), adapters=stack)).latents)
+    assert differs(found.latents, banked.run(drawn(1, first, second)).latents)
+    summed = banked.run(replace(drawn(1), adapters=AdapterStack((second, first))))
+    assert_close(summed.latents, banked.run(drawn(1, second, first)).latents)
+
+    poor = AdapterStack((second, first), budget_bytes=first_bytes(banked, first))
+    left = banked.run(replace(drawn(1), adapters=poor))
+    assert_close(left.latents, banked.run(drawn(1, first)).latents)
+    assert any("everywhere is off" in line for line in left.report.decisions)
+    off = banked.run(replace(drawn(1), adapters=stack.with_enabled("everywhere", False)))
+    assert_close(off.latents, left.latents)
+    request = replace(drawn(1), adapters=poor)
+    assert GenerationRequest.from_json(request.to_json()).to_json() == request.to_json()
+
+
+def first_bytes(service, adapter):
+    return service.adapters.library.get(adapter.source).size_bytes
+
+
+def test_where_the_order_counts_the_report_says_so(service, files):
+    dora, loha = Adapter(files["dora"]), Adapter(files["attention"])
+    found = service.run(drawn(1, loha, dora)).report.decisions
+    assert any("dora acts on the base's weights" in line for line in found)
+
+
 def test_a_scale_of_zero_costs_nothing(banked, files):
     writes = banked.adapters.bank.writes
     zero = banked.run(drawn(1, Adapter(files["other"], scale=0.0, name="zero")))
@@ -227,7 +258,7 @@ BAD = [
     (lambda files: [Adapter(files["attention"]), Adapter(files["attention"])], InvalidInput, "attention twice"),
     (lambda files: [Adapter(files[n]) for n in ("attention", "everywhere", "other")], InvalidInput, "per_row"),
     (lambda files: [Adapter(files["loha"], residency="banked")], InvalidInput, "rank 25 .* capacity.rank = 16"),
-    (lambda files: [Adapter(files["attention"], blocks={"upblocks.*": 1})], InvalidInput, "a pattern of names where it acts"),
+    (lambda files: [Adapter(files["attention"], blocks={"upblocks.*": 1})], InvalidInput, "pattern of names where it"),
 ]
 
 

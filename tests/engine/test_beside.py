@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.adapters.beside import control_file, encoder_folder, half, picture, prompt_file
+from tests.adapters.beside import control_file, encoder_folder, half, picture, prompt_file, t2i_folder
 from tests.adapters.lora.files import kohya, layers_of, write
 from undertow import (
     Adapter,
@@ -32,6 +32,7 @@ def files(service, tmp_path_factory):
     return {
         "edges": control_file(folder / "edges", unet, seed=1),
         "pose": control_file(folder / "pose", unet, seed=2, loudness=0.5),
+        "sketch": t2i_folder(folder / "sketch", unet, seed=5),
         "base": prompt_file(folder / "prompts" / "base.safetensors", unet, seed=3),
         "plus": prompt_file(folder / "prompts" / "plus.safetensors", unet, seed=4, variant="plus"),
         "lora": write(folder / "lora.safetensors", kohya(layers_of(unet), rank=4)),
@@ -44,6 +45,7 @@ def drawn(seed, *adapters, **settings):
 
 def unlike_requests(files):
     edges, pose = Adapter(files["edges"], image=picture(1)), Adapter(files["pose"], image=picture(2), scale=0.7)
+    sketch = Adapter(files["sketch"], image=picture(7), scale=0.5)
     base, plus = Adapter(files["base"], image=picture(3)), Adapter(files["plus"], image=picture(4), scale=0.8)
     return [
         drawn(0),
@@ -52,8 +54,9 @@ def unlike_requests(files):
         drawn(3, replace(edges, mask=half("left")), replace(pose, mask=half("right"))),
         drawn(4, base),
         drawn(5, replace(plus, image=(picture(5), picture(6)), mask=(half("left"), half("right")))),
-        drawn(6, replace(edges, control_mode="control"), base, plus),
-        drawn(7, pose, plus, Adapter(files["lora"], scale=0.5)),
+        drawn(6, replace(edges, control_mode="control"), base, sketch),
+        drawn(7, replace(sketch, mask=half("left"))),
+        drawn(8, pose, plus, Adapter(files["lora"], scale=0.5)),
     ]
 
 
@@ -65,7 +68,7 @@ def differs(one, other):
     return float((one - other).norm() / other.norm()) > EFFECT
 
 
-def test_eight_unlike_rows_equal_each_alone(service, files):
+def test_nine_unlike_rows_equal_each_alone(service, files):
     requests = unlike_requests(files)
     before = service.state.hash
     together = service.generate_many(requests)
@@ -205,6 +208,7 @@ def bad_requests(files):
         ((replace(edges, mask=(half("left"), half("right"))),), InvalidInput, "2 masks"),
         ((replace(edges, blocks={"skip.*": 0}),), InvalidInput, "names where it acts; e.g. skips"),
         ((replace(edges, encoder="x"),), InvalidInput, "nothing for a ControlNet"),
+        ((Adapter(files["sketch"], image=picture(1), control_mode="prompt"),), InvalidInput, "none for a T2I-Adapter"),
         ((replace(base, image=None),), InvalidInput, "reference pictures"),
         ((replace(base, mask=(half("left"), half("right"))),), InvalidInput, "one for each image"),
         ((Adapter(files["lora"], image=picture(1)),), InvalidInput, "nothing for a LoRA"),
@@ -212,7 +216,7 @@ def bad_requests(files):
     ]
 
 
-@pytest.mark.parametrize("index", range(11))
+@pytest.mark.parametrize("index", range(12))
 def test_what_cannot_be_is_refused_before_any_step(service, files, index):
     adapters, error, message = bad_requests(files)[index]
     with pytest.raises(error, match=message):

@@ -52,10 +52,11 @@ class BoundLora:
         gain = self.adapter.gain(step, steps)
         return None if self.changes is None or gain == 0 else Active(changes=self.changes, gain=gain)
 
-    def replaced(self, changes: Changes) -> "BoundLora":
-        """With other changes in place of its own, which are no longer low-rank."""
-        reason = "its changes were revised beside those of other adapters"
-        return replace(self, changes=changes, decision=Decision(residency="merged", reason=reason))
+    def revised(self, changes: Changes, bank: Bank | None) -> "BoundLora":
+        """With other changes of the U-Net in place of its own, where they have room."""
+        wanted = "merged" if self.adapter.residency == "merged" else "auto"
+        decision = choose_residency(self.adapter.title, changes.updates, bank, wanted)
+        return replace(self, changes=changes, decision=decision)
 
 
 def changes(lora: Lora, title: str, updates: Mapping[str, Update], factors: Mapping[str, float]) -> Changes:

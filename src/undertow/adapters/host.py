@@ -15,7 +15,9 @@ from undertow.adapters.adapter import Adapter
 from undertow.adapters.bound_control import BoundControl, PlacedControl
 from undertow.adapters.bound_lora import BoundLora, changes
 from undertow.adapters.bound_picture import BoundPicture, PlacedPicture
+from undertow.adapters.conflicts import Reading
 from undertow.adapters.control.file import ControlFile, read_control
+from undertow.adapters.decisions import decide, notes
 from undertow.adapters.image_prompt.file import read_image_prompt
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.kinds import adapter_kind
@@ -26,6 +28,8 @@ from undertow.adapters.lora.merge import MergedWeights
 from undertow.adapters.lora.targets import Targets
 from undertow.adapters.lora.text import adapted_weights
 from undertow.adapters.pictures import Canvas, Hint
+from undertow.adapters.readings import read_all
+from undertow.adapters.stack import AdapterStack
 from undertow.adapters.vision import Encoders
 from undertow.encoders.clip import TextEncoder
 from undertow.encoders.text_stack import Adaptation, TextStack
@@ -35,6 +39,14 @@ from undertow.unet.unet import UNet
 
 Bound = BoundLora | BoundControl | BoundPicture
 """A request's adapter, read for a model, with its pictures."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Resolved:
+    """A request's adapters that act, and what a report tells about them beside each other."""
+
+    bound: tuple[Bound, ...]
+    lines: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -133,6 +145,22 @@ class AdapterHost:
             )
         return bound
 
+    def resolve(self, adapters: Sequence[Adapter] | AdapterStack, *, beside: Sequence[Bound] = ()) -> Resolved:
+        """As `bind`, and what is to be told: of a stack, those that act as it decides; of others, where their order
+        counts. Errors: those of `bind` for adapters that act."""
+        if not isinstance(adapters, AdapterStack):
+            bound = self.bind(adapters, beside=beside)
+            return Resolved(bound=bound, lines=notes(self._readings(adapters)))
+        decided = decide(adapters, self._readings(tuple(adapters)))
+        bound = self.bind([one for one in adapters if one.title in decided.kept], beside=beside)
+        revised = tuple(
+            one.revised(decided.changes[one.adapter.title], self.bank)
+            if isinstance(one, BoundLora) and one.adapter.title in decided.changes
+            else one
+            for one in bound
+        )
+        return Resolved(bound=revised, lines=decided.lines)
+
     def place(self, bound: Sequence[Bound], canvas: Canvas | None = None) -> Placed:
         """The adapters over a canvas, which LoRA need not. Errors: `InvalidInput` for pictures that do not fit it."""
         if canvas is None:
@@ -180,6 +208,9 @@ class AdapterHost:
 
         key = tuple((lora.content_hash, gain) for lora, gain in acting)
         return stack.adapted(Adaptation(key=key, weights=weights))
+
+    def _readings(self, adapters: Sequence[Adapter]) -> tuple[Reading, ...]:
+        return read_all(self.library.get, self.unet.config, adapters)
 
     def _read(self, source: str | Path) -> Lora | ControlFile | ImagePrompt:
         match adapter_kind(source):

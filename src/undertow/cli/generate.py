@@ -12,6 +12,7 @@ from undertow.cli.request_options import (
     numbers_by_name,
     one_of,
     open_picture,
+    parse_adapters,
     parse_loras,
     parse_regions,
     parse_sigmas,
@@ -98,6 +99,18 @@ def generate(
         list[str] | None,
         typer.Option("--lora-block", help="PATTERN=FACTOR by layer names, e.g. 'up_blocks.*=0.5'; repeatable."),
     ] = None,
+    adapters: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--adapter",
+            help="FILE[@SCALE][=PICTURE[,PICTURE...]]: a ControlNet or T2I-Adapter with its control map, an IP-Adapter "
+            "with reference pictures, a LoRA; repeatable.",
+        ),
+    ] = None,
+    adapter_masks: Annotated[
+        list[str] | None,
+        typer.Option("--adapter-mask", help="NAME=PICTURE[,PICTURE...]: where an adapter acts, white; repeatable."),
+    ] = None,
     preview: Annotated[Path | None, typer.Option(help="Picture file to keep showing the newest estimate.")] = None,
     dialect: Annotated[str, typer.Option(help="How prompts are written: plain, a1111, comfy, compel.")] = "a1111",
     clip_skip: Annotated[
@@ -151,7 +164,10 @@ def generate(
             high_resolution=None if enlarge is None else HighResolution(scale=enlarge, strength=enlarge_strength),
             views=Views() if views else None, seamless=one_of("--seamless", seamless, "Axes"),
             variation_seed=variation_seed, variation_strength=variation_strength,
-            adapters=parse_loras(loras, numbers_by_name("--lora-block", lora_blocks)),
+            adapters=(
+                *parse_loras(loras, numbers_by_name("--lora-block", lora_blocks)),
+                *parse_adapters(adapters, adapter_masks),
+            ),
         )  # fmt: skip
     source = model if model is not None else DEFAULT_MODEL if origin is None else origin.model
     console = Console(stderr=True)

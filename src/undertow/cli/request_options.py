@@ -60,6 +60,31 @@ def parse_loras(texts: Sequence[str] | None, blocks: dict[str, float]) -> "tuple
     return tuple(found)
 
 
+def parse_adapters(texts: Sequence[str] | None, masks: Sequence[str] | None) -> "tuple[Adapter, ...]":
+    """From FILE[@SCALE[,SCALE...]][=PICTURE[,PICTURE...]]. masks: NAME=PICTURE[,PICTURE...], by the file's name without
+    its ending. Errors: `InvalidInput`."""
+    from dataclasses import replace
+
+    places = dict(_pictures_by_name("--adapter-mask", text) for text in masks or ())
+    found = []
+    for text in texts or ():
+        source, equals, pictures = text.partition("=")
+        (adapter,) = parse_loras([source], {})
+        image = tuple(pictures.split(",")) if equals else None
+        found.append(replace(adapter, image=image, mask=places.pop(adapter.title, None)))
+    if places:
+        known = ", ".join(adapter.title for adapter in found)
+        raise InvalidInput("--adapter-mask", ", ".join(places), f"names of adapters: {known or 'none is given'}")
+    return tuple(found)
+
+
+def _pictures_by_name(option: str, text: str) -> "tuple[str, tuple[str, ...]]":
+    name, equals, pictures = text.partition("=")
+    if not equals or not pictures:
+        raise InvalidInput(option, repr(text), "NAME=PICTURE[,PICTURE...]", "for example edges=left.png")
+    return name, tuple(pictures.split(","))
+
+
 def numbers_by_name(option: str, texts: Sequence[str] | None) -> dict[str, float]:
     """From NAME=NUMBER. Errors: `InvalidInput`."""
     found = {}

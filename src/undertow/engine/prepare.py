@@ -135,10 +135,12 @@ class _Preparation:
             raise InvalidInput(
                 "regions_by", "'attention'", "'estimates' for regions with adapters", "attention asks once for all"
             )
-        self.adapters = self.host.bind(request.adapters)
-        self.of_regions = tuple(self.host.bind(region.adapters, beside=self.adapters) for region in request.regions)
-        bound = [one for group in (self.adapters, *self.of_regions) for one in group]
-        self.decisions += dict.fromkeys(f"{one.adapter.title}: {one.told}" for one in bound)
+        everywhere = self.host.resolve(request.adapters)
+        regions = [self.host.resolve(region.adapters, beside=everywhere.bound) for region in request.regions]
+        self.adapters, self.of_regions = everywhere.bound, tuple(region.bound for region in regions)
+        bound = [one for group in (everywhere, *regions) for one in group.bound]
+        lines = [line for group in (everywhere, *regions) for line in group.lines]
+        self.decisions += dict.fromkeys((*(f"{one.adapter.title}: {one.told}" for one in bound), *lines))
         if self.refiner is not None and bound:
             self.decisions.append("adapters act on the base model, not on the refiner")
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from PIL import Image
 
 from undertow.adapters.adapter import Adapter
+from undertow.adapters.stack import AdapterStack
 from undertow.diffusion.strength import StrengthConvention
 from undertow.engine.parts import HighResolution, Region, Views, part_from_json, require_strength
 from undertow.errors import InvalidInput
@@ -46,7 +47,8 @@ class GenerationRequest:
     views: overlapping windows for pictures larger than the network was trained at. seamless: axes along which opposite
     edges continue each other. variation_seed, variation_strength: noise on the way from one seed's to another's.
     refiner_switch: share of the noise levels that the base model draws before a refiner goes on. adapters: that act on
-    the base model; those of a region act there besides. Errors: `InvalidInput`.
+    the base model, all as given, or a stack that decides which do; those of a region act there besides. Errors:
+    `InvalidInput`.
     """
 
     prompt: str
@@ -83,7 +85,7 @@ class GenerationRequest:
     variation_seed: int | None = None
     variation_strength: float = 0.0
     refiner_switch: float = 0.8
-    adapters: tuple[Adapter, ...] = ()
+    adapters: tuple[Adapter, ...] | AdapterStack = ()
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
@@ -122,9 +124,15 @@ class GenerationRequest:
         for name in PICTURES:
             json[name] = None if json[name] is None else describe_picture(json[name])
         json["regions"] = [
-            asdict(region) | {"adapters": [adapter.to_json() for adapter in region.adapters]} for region in self.regions
+            {f.name: getattr(region, f.name) for f in fields(region)}
+            | {"adapters": [adapter.to_json() for adapter in region.adapters]}
+            for region in self.regions
         ]
-        json["adapters"] = [adapter.to_json() for adapter in self.adapters]
+        match self.adapters:
+            case AdapterStack() as stack:
+                json["adapters"] = stack.to_json()
+            case adapters:
+                json["adapters"] = [adapter.to_json() for adapter in adapters]
         for name in ("high_resolution", "views"):
             json[name] = None if json[name] is None else asdict(json[name])
         return json | {"sampler_options": dict(self.sampler_options)}
@@ -143,7 +151,8 @@ class GenerationRequest:
         for name in PICTURES:
             values[name] = _same_picture(name, values.get(name), pictures.get(name))
         values["regions"] = tuple(_region(region) for region in values.get("regions", ()))
-        values["adapters"] = _adapters(values.get("adapters", ()))
+        adapters = values.get("adapters", ())
+        values["adapters"] = AdapterStack.from_json(adapters) if isinstance(adapters, Mapping) else _adapters(adapters)
         for name, part in (("high_resolution", HighResolution), ("views", Views)):
             values[name] = None if values.get(name) is None else _part(part, values[name])
         return cls(**values)
@@ -185,7 +194,9 @@ def _region(given: Any) -> Region:
     return part_from_json(Region, {**given, "adapters": _adapters(given.get("adapters", ()))})
 
 
-def _adapters(given: Iterable[Any]) -> tuple[Adapter, ...]:
+def _adapters(given: Iterable[Any] | AdapterStack) -> tuple[Adapter, ...] | AdapterStack:
+    if isinstance(given, AdapterStack):
+        return given
     return tuple(one if isinstance(one, Adapter) else Adapter.from_json(one) for one in given)
 
 
