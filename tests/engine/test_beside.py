@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+import undertow
 from tests.adapters.beside import control_file, encoder_folder, half, picture, prompt_file, t2i_folder
 from tests.adapters.lora.files import kohya, layers_of, write
+from tests.golden.minis import randomize
 from undertow import (
     Adapter,
     BatchLimits,
@@ -15,15 +17,30 @@ from undertow import (
     MissingComponent,
     PredictionContext,
     Region,
+    UNet,
+    UNetService,
     Views,
 )
 from undertow.errors import AdapterMismatch
+from undertow.unet.config import CrossAttention
 
 TOLERANCE = 1e-5
 """Of the latents' largest value, in float32: rows of a larger batch are summed in another order."""
 
 EFFECT = 0.02
 """The least relative change of a picture's latents, or a comparison shows nothing."""
+
+
+@pytest.fixture(scope="module")
+def service(sd1_folder):
+    """With attention at the first level and none at the last, as in the published models: T2I-Adapters count on it."""
+    model = undertow.load(sd1_folder, dtype=torch.float32).model
+    config = model.require_unet().config
+    first, last = config.levels
+    levels = (replace(first, attention=CrossAttention(heads=4)), replace(last, attention=None))
+    unet = UNet(replace(config, levels=levels)).eval().requires_grad_(False)
+    randomize(unet, 11)
+    return UNetService(replace(model, unet=unet))
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +153,10 @@ def test_windows_see_their_part_of_a_control_map(service, files):
     one, other = picture(1, 64, 32), picture(1, 64, 32)
     other.paste(picture(9, 16, 32), (48, 0))
     settings = {"size": (32, 64), "views": Views(window=32, overlap=0.0), "sampler": "euler", "sigmas": (10.0, 0.0)}
-    found = [service.run(drawn(1, Adapter(files["edges"], image=image), **settings)).latents for image in (one, other)]
+    found = [
+        service.run(drawn(1, Adapter(files["edges"], image=image, scale=3.0), **settings)).latents
+        for image in (one, other)
+    ]
     assert torch.equal(found[0][..., :16], found[1][..., :16])
     assert differs(found[0][..., 16:], found[1][..., 16:])
 
