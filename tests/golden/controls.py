@@ -18,7 +18,7 @@ from undertow.unet.conditioning import Conditioning, Residuals
 from undertow.unet.config import UNetConfig
 
 HINT_CHANNELS = (8, 16, 24, 32)
-LOUD = 30.0
+LOUD = 150.0
 
 
 def controlnet(name: str, *, seed: int = 20) -> ControlNet:

@@ -12,7 +12,7 @@ from undertow.adapters.image_prompt.refusals import require_image_prompt
 from undertow.adapters.lora.leaves import read_names
 from undertow.adapters.source import AdapterSource, open_source
 from undertow.checkpoints.contents import read_contents
-from undertow.checkpoints.places import CONTROL_PREFIXES, TITLES
+from undertow.checkpoints.places import CONTROL_PREFIXES, TITLES, Dialect
 from undertow.checkpoints.refusals import refuse_other_files, refuse_other_networks, refuse_quantized
 from undertow.errors import UnknownCheckpoint
 
@@ -26,7 +26,10 @@ KIND_TITLES: Mapping[AdapterKind, str] = {
     "image_prompt": "an IP-Adapter",
 }
 
-CONTROLNET_SIGNS = ("zero_convs.0.0.weight", "controlnet_cond_embedding.conv_in.weight")
+CONTROLNET_SIGNS: Mapping[Dialect, str] = {
+    "ldm": "zero_convs.0.0.weight",
+    "diffusers": "controlnet_cond_embedding.conv_in.weight",
+}
 """A tensor that every ControlNet has, under lllyasviel's name and under diffusers'."""
 
 _OF_FACES = ("id_encoder.", "id_adapter", "pulid_")
@@ -63,9 +66,9 @@ def kind_of(opened: AdapterSource) -> AdapterKind:
     raise _stranger(opened)
 
 
-def controlnet_place(names: Mapping[str, str]) -> tuple[str, str] | None:
+def controlnet_place(names: Mapping[str, str]) -> tuple[str, Dialect] | None:
     """(prefix, dialect) of a ControlNet's tensors among names in their bare form; `None` when there is none."""
-    for sign, dialect in zip(CONTROLNET_SIGNS, ("ldm", "diffusers"), strict=True):
+    for dialect, sign in CONTROLNET_SIGNS.items():
         for prefix in CONTROL_PREFIXES:
             if prefix + sign in names:
                 return prefix, dialect

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from undertow.adapters.lora.source import FILES as LORA_FILES
+from undertow.adapters.lora.source import PICKLES as LORA_PICKLES
 from undertow.checkpoints.contents import WRAPPERS
 from undertow.checkpoints.files import read_json
 from undertow.checkpoints.folder import CONFIG
@@ -58,7 +60,7 @@ def open_source(source: str | Path) -> Generator[AdapterSource]:
     """
     place = locate(source)
     path = _file_in(_model_folder(place)) if place.is_dir() else place
-    described = path.is_dir() or place.is_dir() or path.name.startswith(STEMS)
+    described = path.is_dir() or place.is_dir() or path.name.startswith(STEMS[0])
     config = (path if path.is_dir() else path.parent) / CONFIG
     own = (config,) if described and config.is_file() else ()
     json = read_json(config) if own else {}
@@ -83,9 +85,13 @@ def _model_folder(folder: Path) -> Path:
 
 
 def _file_in(folder: Path) -> Path:
-    """The folder itself if it has weights called as diffusers calls them, else its only weights file."""
+    """The folder itself if it has weights called as diffusers calls networks', else the file that is called as a LoRA's
+    is, else its only weights file."""
     if any(path.name.startswith(STEMS) and ".safetensors" in path.name for path in folder.iterdir()):
         return folder
+    called = next((folder / name for name in (*LORA_FILES, *LORA_PICKLES) if (folder / name).is_file()), None)
+    if called is not None:
+        return called
     for endings in ((".safetensors",), (".bin", ".pth", ".pt", ".ckpt")):
         files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(endings))
         if len(files) > 1:

@@ -224,13 +224,27 @@ def test_a_control_lora_refuses_another_unet_and_half_a_layer(network, tmp_path)
             file[foreign.removesuffix("weight") + "down"] = torch.zeros(2, *tensor.shape[1:])
     path = tmp_path / "control-lora.safetensors"
     save_file(file, path)
-    assert isinstance(read_control(path, pair("M15")[0]).network, ControlNet)
+    copied = read_control(path, pair("M15")[0]).network.state_dict()
+    assert all(torch.equal(t, copied[k]) for k, t in pair("M15")[0].state_dict().items() if k in copied and t.ndim > 1)
+    inpainting = pair("M9")[0]
+    first = read_control(path, inpainting).network.state_dict()["conv_in.weight"]
+    assert torch.equal(first, inpainting.conv_in.weight[:, :4])
     with pytest.raises(AdapterMismatch, match=r"a Control-LoRA for a model of .* and the model is"):
         read_control(path, pair("MXL")[0])
     del file["time_embed.0.down"]
     save_file(file, path)
     with pytest.raises(KeyMismatch, match=r"time_embedding.linear_1 without its other half"):
         read_control(path, pair("M15")[0])
+
+
+def test_tensors_of_no_shape_are_refused_and_do_not_crash(base, tmp_path):
+    save_file({"lora_controlnet": torch.zeros(0)}, tmp_path / "empty.safetensors")
+    with pytest.raises(KeyMismatch, match=r"1 missing \(controlnet_cond_embedding.conv_in.weight\)"):
+        read_control(tmp_path / "empty.safetensors", base)
+    scalars = {"zero_convs.0.0.weight": torch.tensor(1.0), "input_blocks.0.0.weight": torch.tensor(1.0)}
+    save_file(scalars, tmp_path / "scalars.safetensors")
+    with pytest.raises(AdapterMismatch, match="levels of no channels instead of 32/64/128/128"):
+        read_control(tmp_path / "scalars.safetensors", base)
 
 
 def test_a_t2i_adapter_for_another_family_is_refused(tmp_path):

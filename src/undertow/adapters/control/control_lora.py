@@ -10,6 +10,7 @@ rank out.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 
 import torch
@@ -18,8 +19,8 @@ from torch import Tensor
 
 from undertow.adapters.control.config import ControlNetConfig
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.adapters.control.derive import hint_fields
-from undertow.adapters.control.fitting import made_for_model
+from undertow.adapters.control.derive import EMBEDDING, hint_channels, hint_in
+from undertow.adapters.control.fitting import made_for_model, size
 from undertow.adapters.source import AdapterSource
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify import describe_family
@@ -31,6 +32,7 @@ from undertow.unet.unet import UNet
 
 MARKER = "lora_controlnet"
 UP, DOWN = ".up", ".down"
+FIRST = "conv_in.weight"
 AnyTensor = Shaped[Tensor, "..."]
 
 
@@ -59,10 +61,16 @@ def read_control_lora(opened: AdapterSource, base: UNet, health: Health) -> Cont
     """
     parts = _sort(opened)
     shapes = _shapes(opened, parts)
-    config = ControlNetConfig(unet=replace(base.config, guidance_dim=None), **hint_fields(shapes))
+    hint = f"{EMBEDDING}.conv_in.weight"
+    if size(shapes, hint, 1) < 1:
+        raise KeyMismatch(opened.path, [hint])
+    # An inpainting model's first layer looks at more than the latents, which come first.
+    latents = _flat(shapes.get(FIRST, tuple(base.conv_in.weight.shape)))[1] // base.conv_in.weight[0, 0].numel()
+    unet = replace(base.config, guidance_dim=None, in_channels=min(latents, base.config.in_channels))
+    config = ControlNetConfig(unet=unet, hint_channels=hint_channels(shapes), hint_in=hint_in(shapes))
     network = build_on_meta(lambda: ControlNet(config))
     expected = network.state_dict()
-    own = base.state_dict()
+    own = {**base.state_dict(), FIRST: base.conv_in.weight.detach()[:, : unet.in_channels]}
     _require_pieces(opened.path, parts, shapes, {name: tuple(one.shape) for name, one in expected.items()}, base)
     merged: dict[str, AnyTensor] = {}
     with opened.weights.reader() as read:
@@ -149,9 +157,4 @@ def _require_pieces(
 
 def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A weight's shape as a matrix."""
-    if len(shape) < 2:
-        return shape
-    inputs = 1
-    for size in shape[1:]:
-        inputs *= size
-    return (shape[0], inputs)
+    return shape if len(shape) < 2 else (shape[0], prod(shape[1:]))

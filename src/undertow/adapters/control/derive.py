@@ -30,7 +30,8 @@ def derive_control_config(shapes: Shapes, base: UNetConfig, path: Path) -> Contr
                 in_channels=shapes["conv_in.weight"][1],
                 guidance_dim=None,
             ),
-            **hint_fields(shapes),
+            hint_channels=hint_channels(shapes),
+            hint_in=hint_in(shapes),
             global_pool=POOLED in path.stem.lower().replace("-", "_").split("_"),
         )
     except (ConfigError, KeyError, IndexError) as err:
@@ -39,13 +40,17 @@ def derive_control_config(shapes: Shapes, base: UNetConfig, path: Path) -> Contr
         ) from err
 
 
-def hint_fields(shapes: Shapes) -> dict[str, tuple[int, ...] | int]:
-    """What the hint embedder's shapes tell, as fields of `ControlNetConfig`."""
-    widths, hint_in = shapes[f"{EMBEDDING}.conv_in.weight"][:2]
-    channels = [widths]
+def hint_channels(shapes: Shapes) -> tuple[int, ...]:
+    """The widths of the hint embedder, as `ControlNetConfig` has them."""
+    channels = [shapes[f"{EMBEDDING}.conv_in.weight"][0]]
     while (name := f"{EMBEDDING}.blocks.{2 * len(channels) - 1}.weight") in shapes:
         channels.append(shapes[name][0])
-    return {"hint_channels": tuple(channels), "hint_in": hint_in}
+    return tuple(channels)
+
+
+def hint_in(shapes: Shapes) -> int:
+    """The channels of the hint."""
+    return shapes[f"{EMBEDDING}.conv_in.weight"][1]
 
 
 def _level(shapes: Shapes, index: int, base: Level) -> Level:

@@ -33,25 +33,32 @@ def require_fit(path: Path, shapes: Shapes, base: UNetConfig, *, kind: str = "Co
 def made_for_model(shapes: Shapes) -> str:
     """The model that a ControlNet was made for, by the width of its text, else by its levels."""
     text = text_width(shapes)
-    if text is None and shapes.get("add_embedding.linear_1.weight", (0, 0))[1] == _XL_POOLED:
+    if text is None and size(shapes, "add_embedding.linear_1.weight", 1) == _XL_POOLED:
         return WIDTHS[2048]
-    if text in WIDTHS:
+    if text is not None and text in WIDTHS:
         return WIDTHS[text]
-    levels = "/".join(str(width) for width in level_widths(shapes))
-    return f"a model of {levels} channels" + ("" if text is None else f" whose text is {text} wide")
+    return f"a model of {_listed(level_widths(shapes))} channels" + (
+        "" if text is None else f" whose text is {text} wide"
+    )
 
 
 def text_width(shapes: Shapes) -> int | None:
     """Of the tokens that its cross-attentions read, if it has any."""
-    return next((shape[1] for name, shape in shapes.items() if _TEXT.fullmatch(name)), None)
+    return next((size(shapes, name, 1) for name in shapes if _TEXT.fullmatch(name)), None)
 
 
 def level_widths(shapes: Shapes) -> list[int]:
     """Channels of every level of the encoder."""
     widths = []
     while (name := f"down_blocks.{len(widths)}.resnets.0.conv1.weight") in shapes:
-        widths.append(shapes[name][0])
+        widths.append(size(shapes, name, 0))
     return widths
+
+
+def size(shapes: Shapes, name: str, axis: int) -> int:
+    """One axis of a tensor; 0 where the tensor or the axis is not there."""
+    shape = shapes.get(name, ())
+    return shape[axis] if axis < len(shape) else 0
 
 
 def _differences(shapes: Shapes, base: UNetConfig) -> Iterator[str]:
@@ -64,7 +71,7 @@ def _differences(shapes: Shapes, base: UNetConfig) -> Iterator[str]:
         found = sum(f"down_blocks.{index}.resnets.{layer}.conv1.weight" in shapes for layer in range(level.resnets + 1))
         if found != level.resnets:
             yield f"another number of ResBlocks in level {index}"
-    added = shapes.get("add_embedding.linear_1.weight", (0, 0))[1]
+    added = size(shapes, "add_embedding.linear_1.weight", 1)
     match base.added:
         case TextTime(pooled_dim=pooled, ids=ids, sinusoid_dim=dim):
             wanted = pooled + ids * dim
@@ -72,9 +79,9 @@ def _differences(shapes: Shapes, base: UNetConfig) -> Iterator[str]:
             wanted = 0
     if added != wanted:
         yield f"an added embedding of {added or 'no'} inputs instead of {wanted or 'none'}"
-    latents = shapes.get("conv_in.weight", (0, base.in_channels))
-    if latents[1] > base.in_channels:
-        yield f"{latents[1]} channels of latents instead of {base.in_channels}"
+    latents = size(shapes, "conv_in.weight", 1)
+    if latents > base.in_channels:
+        yield f"{latents} channels of latents instead of {base.in_channels}"
 
 
 def _listed(widths: list[int]) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from undertow.adapters.control.config import T2IConfig
+from undertow.adapters.control.config import T2IConfig, T2IKind
+from undertow.adapters.control.fitting import size
 from undertow.errors import ConfigError, UnknownCheckpoint
 
 T2I = "T2IAdapter"
@@ -23,10 +24,12 @@ SIGNS = ("body.0.block1.weight", "body.0.body.0.block1.weight", "body.0.resnets.
 FACTORS: Mapping[int, tuple[int, int]] = {64: (1, 8), 192: (3, 8), 256: (1, 16), 768: (3, 16)}
 """Channels of the hint, and pixels to a cell, by the number of channels behind the pixel unshuffle: the published."""
 
+XL_FACTOR = 16
+
 _FLAT = re.compile(r"body\.(?P<number>\d+)\.(?P<leaf>(block[12]|in_conv)\.(weight|bias))")
 _LIGHT = re.compile(r"body\.(?P<stage>\d+)\.body\.(?P<number>\d+)\.(?P<leaf>block[12]\.(weight|bias))")
 _SAME = re.compile(r"(conv_in|body\.\d+\.(in_conv|out_conv|resnets\.\d+\.block[12]))\.(weight|bias)")
-_KINDS = {"full_adapter": "full", "light_adapter": "light", "full_adapter_xl": "xl"}
+_KINDS: Mapping[str, T2IKind] = {"full_adapter": "full", "light_adapter": "light", "full_adapter_xl": "xl"}
 
 
 def is_t2i(names: Collection[str]) -> bool:
@@ -63,16 +66,16 @@ def t2i_config_from_shapes(shapes: Mapping[str, tuple[int, ...]], path: Path) ->
     last = "out_conv" if light else "resnets.0.block1"
     widths = []
     while (name := f"{ROOT}body.{len(widths)}.{last}.weight") in shapes:
-        widths.append(shapes[name][0])
+        widths.append(size(shapes, name, 0))
     resnets = 0
     while f"{ROOT}body.0.resnets.{resnets}.block1.weight" in shapes:
         resnets += 1
-    inputs = shapes.get(f"{ROOT}body.0.in_conv.weight" if light else f"{ROOT}conv_in.weight", (0, 0))[1]
+    inputs = size(shapes, f"{ROOT}body.0.in_conv.weight" if light else f"{ROOT}conv_in.weight", 1)
     if inputs not in FACTORS or not widths or not resnets:
         problem = f"a T2I-Adapter of another kind (its first layer has {inputs} inputs)"
         raise UnknownCheckpoint(path, problem, "give diffusers' folder, whose config.json describes it")
     hint_in, factor = FACTORS[inputs]
-    kind = "light" if light else "xl" if factor == 16 else "full"
+    kind: T2IKind = "light" if light else "xl" if factor == XL_FACTOR else "full"
     channels = tuple(widths[:-1] if light else widths)
     return T2IConfig(kind=kind, channels=channels, resnets=resnets, hint_in=hint_in, hint_factor=factor)
 
