@@ -7,7 +7,7 @@ soft edges and scribbles, a line art network): ControlNets for those read them w
 import math
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Int16
 from PIL import Image
 
 from undertow.hints.opencv import require_opencv
@@ -29,6 +29,9 @@ RATIO = 1.6
 WORST = 4 * 255 * math.sqrt(2)
 """The largest gradient that Sobel's 3x3 kernels find in bytes."""
 
+FULL = 1000
+"""A gradient of `strong` as a whole number."""
+
 Shares = Float32[np.ndarray, "height width"]
 
 
@@ -49,20 +52,23 @@ def soft_edges(image: Image.Image, *, blur: float = BLUR, strong: float = STRONG
     blur: standard deviation in pixels. strong: the gradient that is white, in shares of full contrast a pixel. Errors:
     `InvalidInput`.
     """
-    return from_shares(_edges(image, blur, strong))
+    return from_shares(np.hypot(*_gradient(image, blur, strong)))
 
 
 def scribble(
     image: Image.Image, *, blur: float = 3.0, strong: float = STRONG / 3, threshold: float = 0.5, width: int = 3
 ) -> Image.Image:
-    """Strong edges as strokes: the ridges of `soft_edges` above a threshold, drawn `width` pixels wide, without shades.
+    """Strong edges as strokes: `soft_edges` thinned to their ridges, cut off, and drawn `width` pixels wide.
 
-    threshold: of soft edges, 0 to 1. Errors: `InvalidInput`.
+    threshold: of soft edges, 0 to 1, from which a stroke begins; it goes on down to half of that. Errors:
+    `InvalidInput`.
     """
     require("threshold", threshold, 0 < threshold <= 1, "a share, more than 0 and at most 1")
     require("width", width, width >= 1, "at least 1 pixel")
-    cv2, edges = require_opencv(), _edges(image, blur, strong)
-    strokes = ((edges >= threshold) & _ridges(edges)).astype(np.uint8) * 255
+    cv2, (across, down) = require_opencv(), _gradient(image, blur, strong)
+    # Canny's own thinning, on gradients as whole numbers.
+    least, x, y = threshold * FULL, _whole(across), _whole(down)
+    strokes = cv2.Canny(x, y, least / 2, least, L2gradient=True)
     return Image.fromarray(cv2.dilate(strokes, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))))
 
 
@@ -79,27 +85,19 @@ def line_art(image: Image.Image, *, width: float = 1.0, strong: float = 0.15) ->
     return from_shares(darker.max(-1) / np.float32(strong))
 
 
-def _edges(image: Image.Image, blur: float, strong: float) -> Shares:
-    """The length of the gradient as shares of `strong`, also above 1."""
+def _gradient(image: Image.Image, blur: float, strong: float) -> tuple[Shares, Shares]:
+    """Its parts across and down as shares of `strong`, of the channel in which it is longest."""
     require("strong", strong, 0 < strong <= 1, "a share of full contrast a pixel, more than 0 and at most 1")
     cv2, values = require_opencv(), _blurred(to_color(image).astype(np.float32) / 255, blur)
     # Sobel's kernels sum to 4 on each side, two pixels apart.
-    across, down = (cv2.Sobel(values, cv2.CV_32F, dx, dy, scale=1 / 8) for dx, dy in ((1, 0), (0, 1)))
-    return np.hypot(across, down).max(-1) / np.float32(strong)
+    across, down = (cv2.Sobel(values, cv2.CV_32F, dx, dy, scale=1 / (8 * strong)) for dx, dy in ((1, 0), (0, 1)))
+    longest = np.hypot(across, down).argmax(-1)[..., None]
+    return np.take_along_axis(across, longest, -1)[..., 0], np.take_along_axis(down, longest, -1)[..., 0]
 
 
-def _ridges(edges: Shares) -> UInt8[np.ndarray, "height width"]:
-    """1 where a value is the largest of the three that lie in one of four directions: edges thinned to their middle."""
-    cv2 = require_opencv()
-    smooth = cv2.GaussianBlur(edges, (0, 0), 1.0)
-    lines = [np.zeros((3, 3), np.uint8) for _ in range(4)]
-    lines[0][1, :] = lines[1][:, 1] = 1
-    np.fill_diagonal(lines[2], 1)
-    np.fill_diagonal(np.fliplr(lines[3]), 1)
-    # Flat parts are their own neighborhood's largest in all directions; a ridge falls off in at least one.
-    falls = [smooth > cv2.erode(smooth, line) for line in lines]
-    peaks = [smooth == cv2.dilate(smooth, line) for line in lines]
-    return np.any([peak & fall for peak, fall in zip(peaks, falls, strict=True)], axis=0).astype(np.uint8)
+def _whole(shares: Shares) -> Int16[np.ndarray, "height width"]:
+    """Shares as whole numbers, `FULL` for 1."""
+    return (shares * FULL).round().clip(-(2**15), 2**15 - 1).astype(np.int16)
 
 
 def _blurred(values: np.ndarray, deviation: float) -> np.ndarray:

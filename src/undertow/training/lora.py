@@ -4,8 +4,7 @@ What the network is trained for is the model's own: its parameterization, its sc
 encoded once, captions too unless the text encoders learn. The loop is `fit`: a killed run goes on where it was.
 """
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -17,15 +16,14 @@ from undertow.adapters.lora.low_rank import LowRank
 from undertow.adapters.lora.write import Component, TrainedLora
 from undertow.checkpoints.model import LoadedModel
 from undertow.encoders.text_stack import TextStack
-from undertow.errors import ConfigError
 from undertow.nn.adaptable import Conv2d, WeightRows
-from undertow.training.batches import indices_at
 from undertow.training.caption_encoder import CaptionEncoder, Encoded
 from undertow.training.captioned import CaptionedPictures
+from undertow.training.examples import Examples, base_recipe, checkpointing, model_objective, require_settings
 from undertow.training.figures import save_loss_plot
 from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import StepRecord, read_records
-from undertow.training.lora_base import encode_pictures, fingerprint, require_size, require_trainable
+from undertow.training.lora_base import encode_pictures, require_size, require_trainable
 from undertow.training.low_rank import (
     TRANSFORMERS,
     TrainableUpdate,
@@ -35,9 +33,8 @@ from undertow.training.low_rank import (
     text_sites,
     unet_sites,
 )
-from undertow.training.objective import ConstantWeighting, MinSNRWeighting, Objective
+from undertow.training.objective import Objective
 from undertow.training.randomness import generator_for
-from undertow.training.timesteps import LogitNormalTimesteps, UniformTimesteps
 from undertow.unet.conditioning import Ports
 from undertow.unet.unet import UNet
 
@@ -60,17 +57,12 @@ class LoraSettings:
     gradient_checkpointing: bool = False
 
     def __post_init__(self):
-        for name, holds, rule in (
-            ("rank", self.rank >= 1, "must be at least 1"),
-            ("alpha", self.alpha > 0, "must be positive; the rank gives a scale of 1"),
-            ("dropped", 0 <= self.dropped < 1, "must lie in [0, 1)"),
-            ("timesteps", self.timesteps in ("uniform", "logit_normal"), "must be 'uniform' or 'logit_normal'"),
-        ):
-            if not holds:
-                raise ConfigError(name, getattr(self, name), rule)
-        for name in ("steps", "batch_size", "learning_rate"):
-            if not getattr(self.fit, name) > 0:
-                raise ConfigError(name, getattr(self.fit, name), "must be positive")
+        rules = (
+            ("rank", self.rank, self.rank >= 1, "must be at least 1"),
+            ("alpha", self.alpha, self.alpha > 0, "must be positive; the rank gives a scale of 1"),
+            ("dropped", self.dropped, 0 <= self.dropped < 1, "must lie in [0, 1)"),
+        )
+        require_settings(self.fit, self.timesteps, rules)
 
     @property
     def gain(self) -> float:
@@ -79,12 +71,7 @@ class LoraSettings:
 
     def objective(self, model: LoadedModel) -> Objective:
         """The model's own parameterization and schedule, with these weights and timesteps."""
-        return Objective(
-            parameterization=model.parameterization,
-            schedule=model.schedule,
-            weighting=ConstantWeighting() if self.min_snr_gamma is None else MinSNRWeighting(gamma=self.min_snr_gamma),
-            timesteps=UniformTimesteps() if self.timesteps == "uniform" else LogitNormalTimesteps(),
-        )
+        return model_objective(model, self.timesteps, self.min_snr_gamma)
 
 
 class TrainableLora(nn.Module):
@@ -116,28 +103,26 @@ def train_lora(
     require_size(model, pictures.size)
     lora = new_lora(unet, text, settings)
     latents, captions = encode_pictures(model, pictures), CaptionEncoder(stack=text, config=unet.config)
+    objective = settings.objective(model)
     loss_at = _Loss(
         unet=unet,
         lora=lora,
-        latents=latents,
+        examples=Examples(latents=latents, fit=settings.fit, objective=objective, purpose="lora batch"),
         pictures=pictures,
         captions=captions,
         encoded=None if settings.text_encoder else captions.encode_once([*pictures.captions, None]),
         settings=settings,
-        objective=settings.objective(model),
     )
     recipe = {
-        "model": fingerprint(unet, model.require_vae(), *text.encoders),
-        "pictures": fingerprint(pictures.pixels, *pictures.captions),
+        **base_recipe(model, pictures, objective),
         "sites": [name for name, _ in lora.unet.items()],
-        "objective": repr(loss_at.objective),
         **{name: getattr(settings, name) for name in ("rank", "alpha", "text_encoder", "dropped")},
     }
 
     def show(progress: Progress) -> None:  # noqa: ARG001  the curve is read from the log
         save_loss_plot(read_records(folder / "log.jsonl"), folder / "loss.png")
 
-    with in_slots(unet, lora.unet), frozen(*text.encoders), _checkpointing(unet, settings.gradient_checkpointing):
+    with in_slots(unet, lora.unet), frozen(*text.encoders), checkpointing(unet, settings.gradient_checkpointing):
         trained = fit(lora, loss_at, settings.fit, folder, recipe=recipe, on_record=on_record, on_checkpoint=show)
     return cast(TrainableLora, trained)
 
@@ -189,24 +174,19 @@ class _Loss:
 
     unet: UNet
     lora: TrainableLora
-    latents: Tensor
+    examples: Examples
     pictures: CaptionedPictures
     captions: CaptionEncoder
     encoded: Encoded | None
     settings: LoraSettings
-    objective: Objective
 
     def __call__(self, step: int) -> Tensor:
         fit, device = self.settings.fit, self.unet.device
-        generator = generator_for(fit.seed, "lora batch", step)
-        chosen = indices_at(step, fit.batch_size, len(self.pictures), fit.seed)
-        dropped = torch.rand(len(chosen), generator=generator) < self.settings.dropped
-        x0 = self.latents[chosen]
-        u = self.objective.timesteps.draw(len(x0), generator)
-        example = self.objective.example(x0, torch.randn(x0.shape, generator=generator), u).to(device)
+        drawn = self.examples.at(step, device)
+        chosen, dropped, example = drawn.chosen, drawn.share < self.settings.dropped, drawn.example
         rows = WeightRows(
-            slots=torch.zeros(len(x0), 1, dtype=torch.long, device=device),
-            gains=torch.full((len(x0), 1), self.settings.gain, device=device),
+            slots=torch.zeros(len(chosen), 1, dtype=torch.long, device=device),
+            gains=torch.full((len(chosen), 1), self.settings.gain, device=device),
         )
         with torch.autocast(device.type, torch.bfloat16, enabled=fit.precision == "bf16"):
             encoded = self._encoded(chosen, dropped)
@@ -231,19 +211,6 @@ class _Loss:
             for index, drop in zip(chosen.tolist(), dropped.tolist(), strict=True)
         ]
         return self.captions.encode(captions, self.lora.for_text(), self.settings.gain)
-
-
-@contextmanager
-def _checkpointing(unet: UNet, wanted: bool) -> Generator[None]:
-    """Within it the U-Net recomputes its activations in the backward pass, which it does in training mode only."""
-    before = unet.gradient_checkpointing, unet.training
-    unet.gradient_checkpointing = wanted
-    unet.train(wanted)
-    try:
-        yield
-    finally:
-        unet.gradient_checkpointing = before[0]
-        unet.train(before[1])
 
 
 def _learned(update: TrainableUpdate, layer: nn.Module, gain: float) -> LowRank:

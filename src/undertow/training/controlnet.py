@@ -1,0 +1,136 @@
+"""Training a ControlNet (arXiv:2302.05543): a copy of the encoder of a frozen text-to-image model learns to make it
+follow hints, from pictures with captions and a hint each.
+
+As for a LoRA (`training.lora`): what is trained for is the model's own, and the loop is `fit`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from undertow.adapters.control.controlnet import ControlNet
+from undertow.checkpoints.model import LoadedModel
+from undertow.errors import InvalidInput
+from undertow.training.captioned import CaptionedPictures
+from undertow.training.examples import (
+    Examples,
+    FixedCaptions,
+    base_recipe,
+    checkpointing,
+    model_objective,
+    require_settings,
+)
+from undertow.training.figures import save_loss_plot
+from undertow.training.fit import FitSettings, Progress, fit
+from undertow.training.log import StepRecord, read_records
+from undertow.training.lora_base import encode_pictures, fingerprint, require_size, require_trainable
+from undertow.training.low_rank import frozen
+from undertow.training.randomness import seed_for
+from undertow.unet.conditioning import Ports, Residuals
+from undertow.unet.unet import UNet
+
+HINT_CHANNELS = (16, 32, 96, 256)
+"""Of every published ControlNet, whose autoencoder has 8 pixels to a cell; the first are taken for smaller cells."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlSettings:
+    """How a ControlNet is trained. dropped: share of captions that are dropped, so that hints count where a caption
+    says little (section 3.4). timesteps: "uniform" or "logit_normal". min_snr_gamma: `None` for constant weights.
+    gradient_checkpointing: less memory, slower. Errors: `ConfigError`."""
+
+    fit: FitSettings
+    dropped: float = 0.5
+    timesteps: str = "uniform"
+    min_snr_gamma: float | None = None
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self):
+        rules = (("dropped", self.dropped, 0 <= self.dropped < 1, "must lie in [0, 1)"),)
+        require_settings(self.fit, self.timesteps, rules)
+
+
+def train_controlnet(
+    model: LoadedModel,
+    pictures: CaptionedPictures,
+    hints: UInt8[Tensor, "count channels size size"],
+    settings: ControlSettings,
+    folder: Path,
+    *,
+    on_record: Callable[[StepRecord], None] = lambda record: None,
+) -> ControlNet:
+    """The trained network, averaged; the model itself stays as it is. hints: one for each picture, of its size.
+    folder: see `fit`; loss.png appears there.
+
+    Errors: `InvalidInput` for models that cannot be trained and for other hints, `MissingComponent`; as `fit`.
+    """
+    unet, text = require_trainable(model)
+    require_size(model, pictures.size)
+    if len(hints) != len(pictures) or hints.shape[-1] != pictures.size:
+        expected = f"{len(pictures)} of {pictures.size}x{pictures.size} pixels"
+        raise InvalidInput("hints", f"{len(hints)} of {hints.shape[-1]}", expected, "give one for each picture")
+    control = new_control(model, hint_in=hints.shape[1])
+    objective = model_objective(model, settings.timesteps, settings.min_snr_gamma)
+    latents = encode_pictures(model, pictures)
+    loss_at = _Loss(
+        unet=unet,
+        control=control,
+        hints=hints,
+        examples=Examples(latents=latents, fit=settings.fit, objective=objective, purpose="control batch"),
+        captions=FixedCaptions.of(text, unet.config, pictures),
+        settings=settings,
+    )
+    recipe = {
+        **base_recipe(model, pictures, objective),
+        "hints": fingerprint(hints),
+        "hint_channels": list(control.config.hint_channels),
+        "dropped": settings.dropped,
+    }
+
+    def show(progress: Progress) -> None:  # noqa: ARG001  the curve is read from the log
+        save_loss_plot(read_records(folder / "log.jsonl"), folder / "loss.png")
+
+    control.gradient_checkpointing = settings.gradient_checkpointing
+    with frozen(unet, *text.encoders), checkpointing(unet, settings.gradient_checkpointing):
+        trained = fit(control, loss_at, settings.fit, folder, recipe=recipe, on_record=on_record, on_checkpoint=show)
+    assert isinstance(trained, ControlNet)
+    return trained
+
+
+def new_control(model: LoadedModel, *, hint_in: int = 3, seed: int = 0) -> ControlNet:
+    """A ControlNet that changes nothing yet, and whose hints have the size of the model's pictures."""
+    halvings = model.require_vae().config.factor.bit_length() - 1
+    widths = (HINT_CHANNELS + HINT_CHANNELS[-1:] * halvings)[: halvings + 1]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "hint embedding"))
+        return ControlNet.from_unet(model.require_unet(), widths, hint_in=hint_in)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Loss:
+    """The loss of a step."""
+
+    unet: UNet
+    control: ControlNet
+    hints: UInt8[Tensor, "count channels size size"]
+    examples: Examples
+    captions: FixedCaptions
+    settings: ControlSettings
+
+    def __call__(self, step: int) -> Tensor:
+        device, dtype = self.unet.device, self.unet.dtype
+        drawn = self.examples.at(step, device)
+        inputs = drawn.example.inputs.to(memory_format=torch.channels_last)
+        timesteps = drawn.example.timesteps.to(torch.float32)
+        hint = self.hints[drawn.chosen].to(device=device, dtype=dtype) / 255
+        given = self.captions.conditioning(drawn.chosen, drawn.share < self.settings.dropped).to(dtype=dtype)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.fit.precision == "bf16"):
+            added = self.control(inputs, timesteps, given, self.control.embed_hint(hint))
+            # Autocast networks answer in bfloat16, and the U-Net's door asks for its own type.
+            residuals = Residuals(skips=tuple(skip.to(dtype) for skip in added.skips), middle=added.middle.to(dtype))
+            prediction = self.unet(inputs, timesteps, given, Ports(residuals=residuals))
+        return drawn.example.loss(prediction)
