@@ -4,7 +4,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 LIBRARY_BYTES = 2 * 2**30
 """Memory for files that are not in use at the moment."""
@@ -12,6 +12,7 @@ LIBRARY_BYTES = 2 * 2**30
 Stamp = tuple[tuple[str, int, int], ...]
 
 
+@runtime_checkable
 class Held(Protocol):
     """What a file is in memory. content_hash: SHA-256 of what was read."""
 
