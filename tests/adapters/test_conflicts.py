@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.adapters.stacks import base, dense, dora, low_rank, reading
-from undertow.adapters.conflicts import Incompatible, OverBudget, SameLayer, find_conflicts, meetings
+from undertow.adapters.conflicts import Incompatible, OverBudget, SameLayer, companies, find_conflicts, meetings
 from undertow.adapters.decisions import decide, notes
 from undertow.adapters.lora.difference import Difference
 from undertow.adapters.stack import AdapterStack
@@ -157,6 +157,26 @@ def test_the_order_of_giving_does_not_matter():
                     assert torch.equal(
                         update.weight(base(layer), 1.0), other.changes[name].updates[layer].weight(base(layer), 1.0)
                     )
+
+
+def during(each, start, end):
+    return dataclasses.replace(each, adapter=dataclasses.replace(each.adapter, start=start, end=end))
+
+
+@pytest.mark.parametrize("strategy", ["normalised", "ties", "priority"])
+def test_who_acts_in_other_steps_is_in_nobodys_way(strategy):
+    first, second = during(STYLE, 0.0, 0.5), during(CHARACTER, 0.5, 1.0)
+    decided = decide(stack_of(first, second, strategy=strategy), [first, second])
+    assert (decided.conflicts, decided.changes) == ((), {})
+    turned = during(TURNED, 0.5, 1.0)
+    assert decide(stack_of(first, turned), [first, turned]).disabled == ()
+    throughout = reading("throughout", {"a": low_rank("t", "a")})
+    met = [first, second, throughout]
+    decided = decide(stack_of(*met, strategy=strategy), met)
+    pairs = {conflict.names for conflict in decided.conflicts}
+    assert pairs == {("character", "throughout"), ("style", "throughout")}
+    assert companies(met) == [met]
+    assert companies([first, second]) == [[first], [second]]
 
 
 def test_without_a_stack_order_is_told_where_it_matters():

@@ -119,6 +119,21 @@ def ordered(stack: AdapterStack, readings: Sequence[Reading]) -> list[Reading]:
     return [by_name[adapter.title] for adapter in stack if adapter.title in by_name]
 
 
+def companies(readings: Sequence[Reading]) -> list[list[Reading]]:
+    """Groups of adapters that are there in the same steps, or in those of one that is; in the given order."""
+    groups: list[list[Reading]] = []
+    for reading in readings:
+        met = [group for group in groups if any(_in_time(reading, other) for other in group)]
+        groups = [group for group in groups if group not in met]
+        groups.append([one for group in met for one in group] + [reading])
+    return [[reading for reading in readings if reading in group] for group in groups]
+
+
+def _in_time(one: Reading, other: Reading) -> bool:
+    """Whether there are steps in which both act."""
+    return max(one.adapter.start, other.adapter.start) < min(one.adapter.end, other.adapter.end)
+
+
 def meetings(readings: Sequence[Reading]) -> tuple[AddsUp, ...]:
     """Which adapters meet at points where what they give adds up (ControlNets, T2I-Adapters, reference pictures)."""
     at: dict[str, list[str]] = {}
@@ -134,6 +149,8 @@ def meetings(readings: Sequence[Reading]) -> tuple[AddsUp, ...]:
 
 def disorder(one: Reading, other: Reading) -> Disorder | None:
     """Where the result depends on which of two comes first; `None` where they simply add up."""
+    if not _in_time(one, other):
+        return None
     acting = [active for active in (one.active, other.active) if active is not None]
     kinds: dict[str, str] = {}
     layers = []
@@ -191,6 +208,7 @@ def _over_budget(stack: AdapterStack, readings: Sequence[Reading]) -> OverBudget
 
 
 def _same_layers(readings: Sequence[Reading]) -> Iterator[SameLayer]:
+    by_name = {reading.name: reading for reading in readings}
     acting = [active for reading in readings if (active := reading.active) is not None]
     for layer, here in shared_layers(acting).items():
         found: list[tuple[str, float, Delta, float]] = []
@@ -200,6 +218,8 @@ def _same_layers(readings: Sequence[Reading]) -> Iterator[SameLayer]:
             if change is not None and length > 0:
                 found.append((active.changes.title, active.changes.gain(layer, active.gain), change, length))
         for (higher, gain, change, length), (lower, its_gain, its_change, its_length) in combinations(found, 2):
+            if not _in_time(by_name[higher], by_name[lower]):
+                continue
             sign = 1 if gain * its_gain > 0 else -1
             together = inner(change, its_change) / (length * its_length) ** 0.5
             yield SameLayer(

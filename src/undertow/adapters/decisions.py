@@ -12,6 +12,7 @@ from undertow.adapters.conflicts import (
     OverBudget,
     Reading,
     SameLayer,
+    companies,
     disorder,
     find_conflicts,
     meetings,
@@ -40,9 +41,10 @@ def decide(stack: AdapterStack, readings: Sequence[Reading]) -> Decisions:
     conflicts = find_conflicts(stack, present)
     lost = [name for conflict in conflicts for name in _lost(conflict)]
     kept = [reading for reading in present if reading.name not in lost]
-    acting = [active for reading in kept if (active := reading.active) is not None]
     rule = Rule(strategy=stack.strategy, weights=stack.weights, density=stack.density)
-    changes = revised(acting, rule)
+    changes: dict[str, Changes] = {}
+    for company in companies(kept):
+        changes |= revised([active for reading in company if (active := reading.active) is not None], rule)
     lines = [line for conflict in conflicts for line in _told(conflict)]
     lines += list(_merging(stack, [conflict for conflict in conflicts if isinstance(conflict, SameLayer)]))
     if stack.strategy == "orthogonal":
