@@ -16,6 +16,8 @@ from undertow.adapters.bound_control import BoundControl, PlacedControl
 from undertow.adapters.bound_lora import BoundLora, changes
 from undertow.adapters.bound_picture import BoundPicture, PlacedPicture
 from undertow.adapters.conflicts import Reading
+from undertow.adapters.control.compiled import compile_control
+from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.control.file import ControlFile, read_control
 from undertow.adapters.decisions import decide, notes
 from undertow.adapters.image_prompt.file import read_image_prompt
@@ -99,7 +101,7 @@ class Placed:
 
 class AdapterHost:
     """Adapters for one U-Net and its text encoders. capacity: slots for banked LoRA; `None` merges all. fixed: the
-    U-Net is compiled, see `Bank`. library_bytes: memory for files that are not in use. folder: of the model, which may
+    U-Net is compiled, see `Bank`, and ControlNets are too. library_bytes: memory for files that are not in use. folder: of the model, which may
     hold an image encoder. Errors: `InvalidInput`."""
 
     def __init__(
@@ -113,6 +115,7 @@ class AdapterHost:
         folder: Path | None = None,
     ):
         self.unet = unet
+        self.fixed = fixed
         self.bank = None if capacity is None else Bank(unet, capacity, fixed=fixed)
         self.merged = MergedWeights(unet)
         self.targets = Targets.of(unet, () if text is None else text.encoders)
@@ -219,7 +222,10 @@ class AdapterHost:
             case "image_prompt":
                 return read_image_prompt(source, self.unet)
             case _:
-                return read_control(source, self.unet)
+                file = read_control(source, self.unet)
+                if self.fixed and isinstance(file.network, ControlNet):
+                    compile_control(file.network)
+                return file
 
     def _bind(self, adapter: Adapter, hint: Hint | None) -> Bound:
         read = self.library.get(adapter.source)
