@@ -25,7 +25,6 @@ from undertow.training.emoji.render import FONT, SIDE, Glyphs
 CANVASES = (
     Canvas(name="64x64, halved", by="estimates", square=True),
     Canvas(name="64x64, halved", by="attention", square=True),
-    Canvas(name="64x64, halved; prompt names both", by="attention", square=True, named=True),
     Canvas(name="two squares at once", by="estimates"),
     Canvas(name="two squares at once", by="attention"),
     Canvas(name="two squares, views that overlap by half", by="estimates", views=Views(overlap=0.5)),

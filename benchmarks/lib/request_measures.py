@@ -22,6 +22,9 @@ from undertow.training.randomness import seed_for
 
 Box = tuple[float, float, float, float]
 
+BESIDE = 2
+"""Columns from a line to those it is compared with: the same cell of the latents or the next one."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Inpainted:
@@ -81,21 +84,19 @@ def start_from(service: UNetService, base: GenerationRequest, count: int, glyphs
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """A way to draw two regions. square: a side of 64 pixels, halved; otherwise two squares of it. named: the
-    request's own prompt names both emoji and where they are, not the background alone."""
+    """A way to draw two regions. square: a side of 64 pixels, halved; otherwise two squares of it."""
 
     name: str
     by: RegionsBy
     square: bool = False
     views: Views | None = None
-    named: bool = False
 
     def request(self, base: GenerationRequest, scene: Scene, seed: int) -> GenerationRequest:
         size = (SIDE, SIDE) if self.square else (SIDE, 2 * SIDE) if scene.is_row else (2 * SIDE, SIDE)
         alone = [Scene(names=(name,), color=scene.color).caption for name in scene.names]
         return replace(
             base,
-            prompt=scene.caption if self.named else f"{scene.color} background",
+            prompt=f"{scene.color} background",
             seed=seed,
             size=size,
             views=self.views,
@@ -146,16 +147,31 @@ def found_in_regions(
 
 @dataclass(frozen=True, kw_only=True)
 class Seams:
-    """Mean absolute step between neighboring columns, in levels of 255: across the lines looked at, and elsewhere."""
+    """Mean absolute step between neighboring columns, in levels of 255: across the lines looked at, beside them, and
+    over the whole picture. A seam is a line with larger steps than those beside it, whatever stands there."""
 
     name: str
     picture: Image.Image
     across: float
-    elsewhere: float
+    beside: float
+    everywhere: float
+
+    @classmethod
+    def along(cls, name: str, pictures: Sequence[Image.Image], lines: Sequence[int]) -> "Seams":
+        """lines: columns left of which they lie, 0 between the last and the first."""
+        steps = torch.stack([column_steps(levels(picture)) for picture in pictures])
+        beside = [(line + far) % steps.shape[1] for line in lines for far in (-BESIDE, BESIDE)]
+        return cls(
+            name=name,
+            picture=pictures[0],
+            across=float(steps[:, list(lines)].mean()),
+            beside=float(steps[:, beside].mean()),
+            everywhere=float(steps[:, 1:].mean()),
+        )
 
     @property
     def ratio(self) -> float:
-        return self.across / self.elsewhere
+        return self.across / self.beside
 
 
 def seams(service: UNetService, base: GenerationRequest, width: int, overlap: float, count: int) -> Seams:
@@ -165,29 +181,14 @@ def seams(service: UNetService, base: GenerationRequest, width: int, overlap: fl
     cells = (SIDE // factor, width // factor)
     layout = layout_for(base, cells, service.config.sample_size, factor)
     edges = {edge for _, left in layout.windows for edge in (left, left + layout.window[1])} - {0, cells[1]}
-    pictures = _draw(service, base, count)
-    steps = torch.stack([column_steps(levels(picture)) for picture in pictures])
-    lines = torch.zeros(width - 1, dtype=torch.bool)
-    lines[[edge * factor - 1 for edge in edges]] = True
-    return Seams(
-        name=f"{overlap:g}",
-        picture=pictures[0],
-        across=float(steps[:, lines].mean()),
-        elsewhere=float(steps[:, ~lines].mean()),
-    )
+    return Seams.along(f"{overlap:g}", _draw(service, base, count), [edge * factor for edge in sorted(edges)])
 
 
 def ring(service: UNetService, base: GenerationRequest, width: int, axes: Axes, count: int) -> Seams:
     """Of a picture whose left edge lies beside its right one: the line is between these two."""
     views = None if width == SIDE else Views()
     pictures = _draw(service, replace(base, size=(SIDE, width), views=views, seamless=axes), count)
-    each = [levels(picture) for picture in pictures]
-    return Seams(
-        name=axes,
-        picture=pictures[0],
-        across=float(torch.stack([column_steps(one[:, :, [-1, 0]]) for one in each]).mean()),
-        elsewhere=float(torch.stack([column_steps(one) for one in each]).mean()),
-    )
+    return Seams.along(axes, pictures, [0])
 
 
 def _draw(service: UNetService, base: GenerationRequest, count: int) -> list[Image.Image]:
@@ -197,8 +198,8 @@ def _draw(service: UNetService, base: GenerationRequest, count: int) -> list[Ima
 
 
 def column_steps(picture: UInt8[Tensor, "3 height width"]) -> Float[Tensor, "steps"]:
-    """Mean absolute difference of each column to the next."""
-    return picture.float().diff(dim=2).abs().mean((0, 1))
+    """Mean absolute difference of each column from the one before, of the first from the last."""
+    return (picture.float() - picture.float().roll(1, dims=2)).abs().mean((0, 1))
 
 
 def boxes(scene: Scene) -> tuple[Box, Box]:

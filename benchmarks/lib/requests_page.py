@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.request_measures import Inpainted, Placed, Seams
+from lib.request_measures import BESIDE, Inpainted, Placed, Seams
 from PIL import Image, ImageOps
 
 from undertow import GenerationRequest
@@ -101,19 +101,20 @@ Recognized as in [the evaluation](emoji.md), each half by itself. The first {min
 
 ## Seams
 
-Mean absolute step from one column of pixels to the next, in levels of 255, over {results.few} pictures. Overlapping
-views on a canvas of three squares, across the columns where a window begins or ends, and elsewhere:
+Mean absolute step from one column of pixels to the next, in levels of 255, over {results.few} pictures: across a line,
+{BESIDE} columns beside it, and everywhere. A seam is a ratio of across to beside above 1. Overlapping views on a canvas
+of three squares, across the lines where a window begins or ends:
 
-| overlap | across window borders | elsewhere | ratio |
-| --- | --- | --- | --- |
+| overlap | across | beside | ratio | everywhere |
+| --- | --- | --- | --- | --- |
 {_lines(results.seams)}
 
 ![Views](requests-seams.png)
 
 A ring: from the last column to the first, one square alone and two squares with views:
 
-| canvas | seamless | across the edges | elsewhere | ratio |
-| --- | --- | --- | --- | --- |
+| canvas | seamless | across | beside | ratio | everywhere |
+| --- | --- | --- | --- | --- | --- |
 {_rings(results.rings)}
 
 ## What the pictures show
@@ -142,15 +143,19 @@ def _table(placed: Sequence[Placed], best: Placed) -> str:
 
 
 def _lines(found: Sequence[Seams]) -> str:
-    return "\n".join(f"| {one.name} | {one.across:.1f} | {one.elsewhere:.1f} | {one.ratio:.2f} |" for one in found)
+    return "\n".join(f"| {one.name} | {_steps(one)} |" for one in found)
 
 
 def _rings(found: Sequence[Seams]) -> str:
     rows = []
     for one in found:
         canvas = f"{one.picture.width}x{one.picture.height}"
-        rows.append(f"| {canvas} | {one.name} | {one.across:.1f} | {one.elsewhere:.1f} | {one.ratio:.2f} |")
+        rows.append(f"| {canvas} | {one.name} | {_steps(one)} |")
     return "\n".join(rows)
+
+
+def _steps(one: Seams) -> str:
+    return f"{one.across:.1f} | {one.beside:.1f} | {one.ratio:.2f} | {one.everywhere:.1f}"
 
 
 def _inpainted(inpainted: Inpainted) -> Image.Image:

@@ -10,6 +10,7 @@ from PIL import Image
 import undertow
 from benchmarks.lib.request_measures import (
     Canvas,
+    Seams,
     boxes,
     column_steps,
     difference,
@@ -79,11 +80,16 @@ def test_regions_are_looked_at_where_the_relation_says(scene):
     assert boxes(ROW) == ((0.5, 0, 1, 1), (0, 0, 0.5, 1))
 
 
-def test_seams_are_told_from_the_rest():
-    """A picture of two flat halves has one step, of their difference."""
-    halves = torch.zeros(3, 4, 6, dtype=torch.uint8)
-    halves[:, :, 3:] = 90
-    assert column_steps(halves).tolist() == [0, 0, 90, 0, 0]
+def test_seams_are_told_from_what_stands_there():
+    """Two flat halves have a seam in the middle and, as a ring, at the edges; an even ramp has none."""
+    halves = torch.zeros(3, 4, 8, dtype=torch.uint8)
+    halves[:, :, 4:] = 90
+    assert column_steps(halves).tolist() == [90, 0, 0, 0, 90, 0, 0, 0]
+    found = Seams.along("", [to_image(halves)], [4])
+    assert (found.across, found.beside) == (90, 0)
+    assert Seams.along("", [to_image(halves)], [0]).across == 90
+    ramp = torch.arange(8, dtype=torch.uint8).mul(20).expand(3, 4, 8)
+    assert Seams.along("", [to_image(ramp)], [4]).ratio == 1
 
 
 def test_views_and_rings_are_drawn_and_measured(emoji):
@@ -100,8 +106,8 @@ def test_views_and_rings_are_drawn_and_measured(emoji):
 def test_the_pairs_are_those_kept_out_of_training(emoji):
     random = Random(0)
     scene = draw_pair_kept_out(random)
-    request = Canvas(name="", by="attention", square=True, named=True).request(BASE, scene, 3)
-    assert request.prompt == scene.caption
+    request = Canvas(name="", by="attention", square=True).request(BASE, scene, 3)
+    assert request.prompt == f"{scene.color} background"
     assert request.size == (64, 64)
     assert [region.box for region in request.regions] == list(boxes(scene))
     for region, name in zip(request.regions, scene.names, strict=True):
