@@ -273,7 +273,8 @@ def test_configs_of_other_networks(changes, field):
 
 
 @pytest.mark.parametrize(
-    "config", [{"size": 32, "crop_size": 40}, {"size": "big"}, {"image_mean": [0.5]}, {"do_center_crop": False}]
+    "config",
+    [{"size": 32, "crop_size": 40}, {"size": "big"}, {"image_mean": [0.5]}, {"resample": 9}, {"do_center_crop": False}],
 )
 def test_preprocessings_that_cannot_be(config):
     with pytest.raises(ConfigError):

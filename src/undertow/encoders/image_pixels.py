@@ -59,10 +59,13 @@ class Preprocessing:
                 "crop_size", config.get("crop_size"), f"must give the {side} x {side} pixels that the network reads"
             )
         normalizes = config.get("do_normalize", True)
+        resample = config.get("resample", Image.Resampling.BICUBIC)
+        if resample not in list(Image.Resampling):
+            raise ConfigError("resample", resample, f"must be one of Pillow's filters, {[*map(int, Image.Resampling)]}")
         return cls(
             size=size,
             crop=crop,
-            resample=int(config.get("resample", Image.Resampling.BICUBIC)),
+            resample=int(resample),
             rescale=float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0,
             mean=_rgb("image_mean", config.get("image_mean", CLIP_MEAN)) if normalizes else (0.0, 0.0, 0.0),
             std=_rgb("image_std", config.get("image_std", CLIP_STD)) if normalizes else (1.0, 1.0, 1.0),

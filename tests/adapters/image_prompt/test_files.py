@@ -6,11 +6,14 @@ import torch
 from tests.adapters.image_prompt.files import FEATURES, PATCHES, TOKENS, VARIANTS, authors, flat, normal, write
 from tests.golden.minis import M15, build, pair
 from undertow.adapters.image_prompt.file import read_image_prompt
+from undertow.adapters.image_prompt.pairing import PUBLISHED_AT
 from undertow.adapters.image_prompt.projection import BaseProjection
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.image_prompt.sites import LAYOUT, STYLE, STYLE_AND_LAYOUT, site_numbers
 from undertow.adapters.image_prompt.write import write_image_prompt
+from undertow.checkpoints.hub import is_hub_id
 from undertow.encoders.image import ImageFeatures
+from undertow.encoders.image_config import PUBLISHED_VISION
 from undertow.errors import AdapterMismatch, InvalidInput
 from undertow.unet.config import UNetConfig
 from undertow.unet.presets import PRESETS
@@ -169,8 +172,8 @@ def test_features_of_another_encoder_are_refused(variant):
 @pytest.mark.parametrize(
     ("variant", "width", "encoder"),
     [
-        ("base", 1024, r"ViT-H/14 \(the folder models/image_encoder"),
-        ("base", 1280, r"ViT-bigG/14 \(the folder sdxl_models/image_encoder"),
+        ("base", 1024, r"ViT-H/14 \(h94/IP-Adapter/models/image_encoder/"),
+        ("base", 1280, r"ViT-bigG/14 \(h94/IP-Adapter/sdxl_models/image_encoder/"),
         ("plus", 1280, "ViT-H/14"),
         ("full", 1664, "ViT-bigG/14"),
         ("plus", 1024, "OpenAI CLIP ViT-L/14"),
@@ -181,3 +184,8 @@ def test_the_right_encoder_is_named(variant, width, encoder):
     prompt = ImagePrompt.new(pair("M15")[0], width, variant=variant)
     with pytest.raises(AdapterMismatch, match=encoder):
         prompt.tokens(ImageFeatures(pooled=torch.zeros(1, 640), hidden=torch.zeros(1, 2, 640)))
+
+
+def test_published_encoders_have_an_address_that_can_be_given():
+    assert PUBLISHED_AT.keys() == PUBLISHED_VISION.keys()
+    assert all(is_hub_id(place) for place in PUBLISHED_AT.values())

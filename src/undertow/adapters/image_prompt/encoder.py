@@ -29,7 +29,7 @@ def load_image_encoder(
     variant: str | None = None,
 ) -> ImageEncoder:
     """The CLIP vision network at `source`: a folder with config.json and model.safetensors, a pipeline's folder with an
-    `image_encoder`, a safetensors file in such a folder or of a published network, or the Hub id of one of these.
+    `image_encoder`, or a safetensors file, in such a folder or of a published network and by itself; also on the Hub.
 
     `preprocessor_config.json` counts where there is one, also a pipeline's in `feature_extractor`. dtype: `None` keeps
     the file's. variant: which spelling of the weights, "fp16" first when `None`.
