@@ -10,11 +10,18 @@ import torch
 
 from tests.adapters.lora.files import layers_of, low_rank
 from tests.compile.test_unet_compile import TINY_TEXT, Counter
-from tests.golden.minis import build, conditioning_for, latents_for
+from tests.golden.minis import build, conditioning_for, latents_for, randomize
+from undertow.adapters.acting import ControlRow, PictureRow, SeenTokens
 from undertow.adapters.active import Active, Changes
+from undertow.adapters.control.controlnet import ControlNet
+from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.lora.bank import AdapterCapacity, Bank
 from undertow.adapters.lora.low_rank import LowRank
 from undertow.adapters.lora.merge import MergedWeights
+from undertow.encoders.image import ImageFeatures
+from undertow.engine.control import residual_port
+from undertow.engine.rows import Row
+from undertow.engine.seen import image_port
 from undertow.unet.conditioning import Ports
 
 TOLERANCE = 1e-5
@@ -70,3 +77,44 @@ def test_a_hundred_swaps_gains_mixtures_and_merges_make_two_graphs():
     assert counter.graphs == 2
     assert bank.writes > 20
     assert len({output.sum().item() for output in outputs}) > 80
+
+
+@torch.no_grad()
+def test_control_and_pictures_of_any_mixture_make_four_graphs():
+    """With and without each port; who uses it, how strongly and with what is values."""
+    unet, counter, random = build(TINY_TEXT), Counter(), Random(0)
+    control = ControlNet.from_unet(unet, (4, 8)).eval()
+    randomize(control, 1)
+    prompt = ImagePrompt.new(unet, 6, tokens=2).eval()
+    inputs = latents_for(TINY_TEXT, 8, 8), torch.tensor([3.0, 871.5]), conditioning_for(TINY_TEXT)
+    parts = zip(inputs[0].split(1), inputs[1].split(1), inputs[2].rows(), strict=True)
+    rows = [Row(unet=unet, latents=x, timestep=t, conditioning=given) for x, t, given in parts]
+
+    def controlled():
+        gains = tuple(random.uniform(-1, 1) for _ in control.points)
+        return ControlRow(network=control, hint=control.embed_hint(torch.rand(1, 3, 16, 16)), gains=gains)
+
+    def seen():
+        pairs = prompt.keys_values(prompt.tokens(ImageFeatures(pooled=torch.randn(1, 6))))
+        gain = random.uniform(-1, 1)
+        return PictureRow(sites={site: SeenTokens(keys=k, values=v, gain=gain) for site, (k, v) in pairs.items()})
+
+    def mixture(kinds):
+        beside = [[make() for make in kinds if random.random() < 0.7] for _ in rows]
+        beside[0] += [make() for make in kinds if not any(isinstance(one, KINDS[make.__name__]) for one in beside[0])]
+        return Ports(residuals=residual_port(rows, beside), image=image_port(unet.config, beside, like=inputs[0]))
+
+    choices = [(), (controlled,), (seen,), (controlled, seen)]
+    compiled = torch.compile(unet.predict, fullgraph=True, dynamic=False, backend=counter)
+    for kinds in choices:
+        compiled(*inputs, mixture(kinds))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for turn in range(60):
+            ports = mixture(random.choice(choices))
+            output = compiled(*inputs, ports)
+            if turn % 10 == 0:
+                assert (output - unet(*inputs, ports)).abs().max() <= TOLERANCE * max(1, output.abs().max())
+    assert counter.graphs == 4
+
+
+KINDS = {"controlled": ControlRow, "seen": PictureRow}

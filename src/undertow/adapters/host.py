@@ -101,8 +101,8 @@ class Placed:
 
 class AdapterHost:
     """Adapters for one U-Net and its text encoders. capacity: slots for banked LoRA; `None` merges all. fixed: the
-    U-Net is compiled, see `Bank`, and ControlNets are too. library_bytes: memory for files that are not in use. folder: of the model, which may
-    hold an image encoder. Errors: `InvalidInput`."""
+    U-Net is compiled, see `Bank`, and ControlNets are too. library_bytes: memory for files that are not in use. folder:
+    of the model, which may hold an image encoder. Errors: `InvalidInput`."""
 
     def __init__(
         self,
