@@ -125,9 +125,7 @@ def measure_control(service: UNetService, base: GenerationRequest, options, glyp
     ]
     other = without.follows(hints[1:] + hints[:1])
     maps = torch.stack([torch.from_numpy(np.asarray(hint.convert("RGB")).copy()).permute(2, 0, 1) for hint in hints])
-    save_grid(
-        torch.cat([row[:SHOWN] for row in (maps, *(one.pictures for one in drawn))]), SHOWN, png(options, "edges")
-    )
+    save_rows((maps, *(one.pictures for one in drawn)), png(options, "edges"))
     lost = drawn[0].right(glyphs) - drawn[1].right(glyphs)
     return f"""## Edges
 
@@ -164,7 +162,7 @@ def measure_image_prompt(service: UNetService, base: GenerationRequest, options,
     ]
     rows = [[one.name, f"{one.right(glyphs):.1%}", f"{one.color(glyphs):.1%}"] for one in drawn]
     shown = (references, drawn[1].pictures, drawn[3].pictures, drawn[4].pictures)
-    save_grid(torch.cat([row[:SHOWN] for row in shown]), SHOWN, png(options, "references"))
+    save_rows(shown, png(options, "references"))
     lost = drawn[0].right(glyphs) - drawn[1].right(glyphs)
     encoder = options.encoder if options.encoder is not None else options.image_prompt.parent / "image_encoder"
     return f"""## References
@@ -209,6 +207,11 @@ def as_images(pictures: torch.Tensor) -> list[Image.Image]:
 def size_of(place: Path) -> str:
     files = [place] if place.is_file() else list(place.rglob("*.safetensors"))
     return f"{sum(file.stat().st_size for file in files) / 1e6:.1f} MB"
+
+
+def save_rows(rows: Sequence[torch.Tensor], path: Path) -> None:
+    """The first pictures of each, one row below the other."""
+    save_grid(torch.cat([row[:SHOWN] for row in rows]), min(SHOWN, len(rows[0])), path)
 
 
 def png(options, name: str) -> Path:

@@ -7,6 +7,7 @@ OUT/edges/pictures, OUT/edges/edges            scenes with captions, and their c
 OUT/references/pictures, .../references        emoji with captions, and other pictures of the same emoji
 OUT/image_encoder                              a small CLIP vision network; its run is in OUT/vision
 
+With --ship FOLDER and both trained, FOLDER/emoji-edges and FOLDER/emoji-references are written, with their cards.
 Everything that lies there already is kept; a training that was stopped goes on.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from undertow.training.emoji.adapter_card import ship_control, ship_image_prompt
 from undertow.training.emoji.control import draw_with_edges, draw_with_references, write_accompanied
 from undertow.training.emoji.render import FONT, Glyphs
 from undertow.training.emoji.vision import VISION, accuracy, train_vision, write_vision
@@ -36,6 +38,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=4096, help="of each kind")
     parser.add_argument("--vision-steps", type=int, default=VISION.steps)
     parser.add_argument("--steps", type=int, default=1500, help="of the commands")
+    parser.add_argument("--ship", type=Path, help="folder for what was trained, with cards")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--font", type=Path, default=FONT)
     options = parser.parse_args()
@@ -63,7 +66,12 @@ def main() -> None:
     )
     folder = write_vision(namer.encoder, options.out / "image_encoder")
     print(f"written: {folder}; it names {accuracy(namer, glyphs):.1%} of emoji in pictures that it has not seen")
-    print(COMMANDS.format(out=options.out, model=options.model, steps=options.steps))
+    if options.ship is None:
+        print(COMMANDS.format(out=options.out, model=options.model, steps=options.steps))
+        return
+    references = options.out / "image-prompt" / "emoji-references.safetensors"
+    print(f"written: {ship_control(options.out / 'controlnet' / 'emoji-edges', options.ship / 'emoji-edges')}")
+    print(f"written: {ship_image_prompt(references, folder, options.ship / 'emoji-references')}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from undertow.adapters.image_prompt.encoder import load_image_encoder
 from undertow.hints.compare import edge_f1
 from undertow.training.captioned import load_captioned
 from undertow.training.companions import load_companions
+from undertow.training.emoji.adapter_card import ship_control, ship_image_prompt
 from undertow.training.emoji.control import (
     draw_with_edges,
     draw_with_references,
@@ -95,3 +96,21 @@ def test_the_encoder_learns_and_is_read_back_by_us_and_by_transformers(glyphs, t
     # What it is trained on is prepared as what it will see.
     torch.testing.assert_close(head, seen, rtol=1e-4, atol=1e-4)
     assert len(EMOJI) <= HELD_OUT
+
+
+def test_what_ships_lies_where_it_is_found_with_a_card_and_the_fonts_license(tmp_path):
+    write_vision(new_namer().encoder, tmp_path / "encoder")
+    (tmp_path / "prompt.safetensors").write_bytes(b"weights")
+    (tmp_path / "control").mkdir()
+    (tmp_path / "control" / "config.json").write_text("{}")
+    edges = ship_control(tmp_path / "control", tmp_path / "out" / "emoji-edges")
+    references = ship_image_prompt(
+        tmp_path / "prompt.safetensors", tmp_path / "encoder", tmp_path / "out" / "emoji-references"
+    )
+    assert sorted(path.name for path in edges.iterdir()) == ["OFL.txt", "README.md", "config.json"]
+    assert (references / "emoji-references.safetensors").read_bytes() == b"weights"
+    # "beside the file", where diffusers and undertow look for an encoder.
+    assert load_image_encoder(references / "image_encoder").config == CONFIG
+    card = (references / "README.md").read_text()
+    assert "1.7 MB in float16" in card
+    assert "SIL Open Font License" in card
