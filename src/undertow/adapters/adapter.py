@@ -20,7 +20,8 @@ PICTURES = ("image", "mask")
 @dataclass(frozen=True)
 class Adapter:
     """source: a file or folder of LoRA and its kin, ControlNet, Control-LoRA, T2I-Adapter or IP-Adapter, here or on the
-    Hub; its kind is found from its tensors. name: what messages and `adapter_scales` call it; the file's when `None`.
+    Hub, or the name of one that came with the model (emoji: edges, references, line-drawing, mosaic); its kind is found
+    from its tensors. name: what messages and `adapter_scales` call it; the file's when `None`.
 
     scale: times what the file was trained for, 0 leaves it out; several are spread evenly from the first step to the
     last, with straight lines between them. text_scale: of its part for the text encoders, which read before the first

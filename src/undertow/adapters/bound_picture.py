@@ -44,7 +44,6 @@ class BoundPicture:
                 f"mask of {adapter.title}", f"{len(masks)} masks", f"{len(pictures)}, one for each image"
             )
         drawn = [to_mask(mask, (mask.height, mask.width))[0, 0] for mask in masks] or None
-        prompt.require_encoder(encoder)
 
         def keys_values(features: ImageFeatures) -> tuple[KeysValues, ...]:
             return tuple(prompt.keys_values(one.tokens) for one in combine(prompt.tokens(features), drawn))

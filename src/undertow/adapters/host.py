@@ -39,6 +39,8 @@ from undertow.errors import InvalidInput
 from undertow.nn.adaptable import WeightRows
 from undertow.unet.unet import UNet
 
+ADAPTERS, ENDING = "adapters", ".safetensors"
+
 Bound = BoundLora | BoundControl | BoundPicture
 """A request's adapter, read for a model, with its pictures."""
 
@@ -102,7 +104,7 @@ class Placed:
 class AdapterHost:
     """Adapters for one U-Net and its text encoders. capacity: slots for banked LoRA; `None` merges all. fixed: the
     U-Net is compiled, see `Bank`, and ControlNets are too. library_bytes: memory for files that are not in use. folder:
-    of the model, which may hold an image encoder. Errors: `InvalidInput`."""
+    of the model, which may hold an image encoder, and adapters of its own in `adapters`. Errors: `InvalidInput`."""
 
     def __init__(
         self,
@@ -116,6 +118,7 @@ class AdapterHost:
     ):
         self.unet = unet
         self.fixed = fixed
+        self.folder = folder
         self.bank = None if capacity is None else Bank(unet, capacity, fixed=fixed)
         self.merged = MergedWeights(unet)
         self.targets = Targets.of(unet, () if text is None else text.encoders)
@@ -163,6 +166,14 @@ class AdapterHost:
             for one in bound
         )
         return Resolved(bound=revised, lines=decided.lines)
+
+    def read(self, source: str | Path) -> Lora | ControlFile | ImagePrompt:
+        """An adapter's file in memory: at a path, on the Hub, or by its name among those that came with the model.
+        Errors: `CheckpointError` and its kinds."""
+        if self.folder is not None and not Path(source).exists():
+            own = self.folder / ADAPTERS / str(source)
+            source = next((place for place in (own, own.with_suffix(ENDING)) if place.exists()), source)
+        return self.library.get(source)
 
     def place(self, bound: Sequence[Bound], canvas: Canvas | None = None) -> Placed:
         """The adapters over a canvas, which LoRA need not. Errors: `InvalidInput` for pictures that do not fit it."""
@@ -213,7 +224,7 @@ class AdapterHost:
         return stack.adapted(Adaptation(key=key, weights=weights))
 
     def _readings(self, adapters: Sequence[Adapter]) -> tuple[Reading, ...]:
-        return read_all(self.library.get, self.unet.config, adapters)
+        return read_all(self.read, self.unet.config, adapters)
 
     def _read(self, source: str | Path) -> Lora | ControlFile | ImagePrompt:
         match adapter_kind(source):
@@ -228,7 +239,7 @@ class AdapterHost:
                 return file
 
     def _bind(self, adapter: Adapter, hint: Hint | None) -> Bound:
-        read = self.library.get(adapter.source)
+        read = self.read(adapter.source)
         match read:
             case Lora():
                 points = self.targets.layers["unet"]

@@ -75,9 +75,9 @@ def explain(
     )
     service = load(model)
     host = service.adapters
-    readings = read_all(host.library.get, service.config, tuple(stack))
+    readings = read_all(host.read, service.config, tuple(stack))
     decisions = decide(stack, readings)
-    held = {reading.name: host.library.get(reading.adapter.source) for reading in readings if not reading.problem}
+    held = {reading.name: host.read(reading.adapter.source) for reading in readings if not reading.problem}
     console = Console()
     print_explanation(console, f"{model} ({host.targets.family})", readings, held, decisions)
     if figure is not None:

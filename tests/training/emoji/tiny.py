@@ -28,6 +28,7 @@ TINY = EmojiRecipe(
     autoencoder=SETTINGS,
     text_encoder=SETTINGS,
     text_to_image=replace(SETTINGS, batch_size=8),
+    pairs=replace(SETTINGS, batch_size=8),
 )
 
 

@@ -89,7 +89,7 @@ and to evaluate. The weights are under the license of undertow, Apache-2.0.
 | --- | --- | --- | --- |
 {rows}
 
-On two processor cores, in bfloat16; reproduced by `undertow train emoji --steps {stages[-1].steps}`.
+On two processor cores, in bfloat16; reproduced by `undertow train emoji --steps {stages[1].steps}`.
 
 ## Figures
 

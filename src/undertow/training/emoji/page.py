@@ -26,7 +26,11 @@ CONFUSIONS = 8
 KEPT = "tried"
 """The section of the page that people write, and that a new evaluation keeps."""
 UNTOLD = "Nobody has written yet what was tried."
-CURVES = {"autoencoder": "Autoencoder", "text_to_image": "Text encoder and U-Net"}
+CURVES = {
+    "autoencoder": "Autoencoder",
+    "text_to_image": "Text encoder and U-Net",
+    "pairs": "The same, mostly on two emoji",
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

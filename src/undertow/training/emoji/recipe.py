@@ -5,11 +5,13 @@ OUT/autoencoder/      stage 1: log.jsonl, loss.png, samples/, checkpoints/
 OUT/latents.pt        stage 2: training pictures, encoded
 OUT/text_encoder/     stage 3: log.jsonl, checkpoints/
 OUT/text_to_image/    stage 4: like stage 1
+OUT/pairs/            stage 5: goes on with more pictures of two emoji
 OUT/model/            the pipeline in float16
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -79,6 +81,9 @@ class EmojiRecipe:
     text_to_image: FitSettings = FitSettings(
         steps=12_000, batch_size=64, learning_rate=8e-4, warmup_steps=300, ema_decay=0.999, checkpoint_every=500
     )
+    pairs: FitSettings = FitSettings(
+        steps=900, batch_size=64, learning_rate=4e-4, warmup_steps=50, ema_decay=0.995, seed=1, checkpoint_every=150
+    )
 
     def unet(self) -> UNetConfig:
         """Cross-attention everywhere but at the first level, where it costs most and shows least."""
@@ -126,6 +131,7 @@ def train_emoji(
     stages = (
         stage("autoencoder", vae, recipe.autoencoder, out / "autoencoder"),
         stage("text encoder and U-Net", model, recipe.text_to_image, out / "text_to_image"),
+        stage("the same, mostly on two emoji", model, recipe.pairs, out / "pairs"),
     )
     return export(model, vae, out / "tokenizer", out / "model", stages=stages)
 
@@ -163,15 +169,13 @@ def _text_to_image(
     out: Path, recipe: EmojiRecipe, data: CachedLatents, vae: AutoencoderKL, watching: Watching
 ) -> TextToImage:
     tokenizer = FolderTokenizer(out / "tokenizer")
-    settings, folder = recipe.text_to_image, out / "text_to_image"
-    model = new_model(
-        recipe.unet(), layers=recipe.text_layers, heads=recipe.text_heads, tokenizer=tokenizer, seed=settings.seed
-    )
+    seed = recipe.text_to_image.seed
+    model = new_model(recipe.unet(), layers=recipe.text_layers, heads=recipe.text_heads, tokenizer=tokenizer, seed=seed)
 
     watching.on_stage("text encoder", recipe.text_encoder.steps)
     train_text_encoder(model.text, recipe.text_encoder, out / "text_encoder", on_record=watching.on_record)
 
-    def show(progress: Progress) -> None:
+    def show(progress: Progress, folder: Path) -> None:
         average = progress.network
         assert isinstance(average, TextToImage)
         captions = [caption for caption in SHOWN for _ in range(4)]
@@ -179,8 +183,20 @@ def _text_to_image(
         save_grid(pictures, 16, folder / "samples" / f"step-{progress.step:06d}.png")
         save_loss_plot(read_records(folder / "log.jsonl"), folder / "loss.png")
 
-    watching.on_stage("text to image", settings.steps)
-    return train_text_to_image(model, data, settings, folder, on_record=watching.on_record, on_checkpoint=show)
+    for name, settings, pictures in (
+        ("text_to_image", recipe.text_to_image, data),
+        ("pairs", recipe.pairs, data.mostly_pairs()),
+    ):
+        watching.on_stage(name.replace("_", " "), settings.steps)
+        model = train_text_to_image(
+            model,
+            pictures,
+            settings,
+            out / name,
+            on_record=watching.on_record,
+            on_checkpoint=partial(show, folder=out / name),
+        )
+    return model
 
 
 def quick(recipe: EmojiRecipe) -> EmojiRecipe:
@@ -190,4 +206,5 @@ def quick(recipe: EmojiRecipe) -> EmojiRecipe:
         pictures=16_384,
         autoencoder=replace(recipe.autoencoder, steps=1600),
         text_to_image=replace(recipe.text_to_image, steps=2000),
+        pairs=replace(recipe.pairs, steps=300),
     )

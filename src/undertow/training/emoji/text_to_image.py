@@ -17,7 +17,7 @@ from undertow.encoders.clip_config import ClipTextConfig
 from undertow.encoders.clip_tensors import random_clip
 from undertow.encoders.tokenizer import Tokenizer
 from undertow.training.emoji.render import ON_CELLS, Glyphs, draw_places, render
-from undertow.training.emoji.scenes import draw_training_scene, spoken
+from undertow.training.emoji.scenes import RELATIONS, draw_training_scene, spoken
 from undertow.training.emoji.tokenizer import POSITIONS
 from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import StepRecord
@@ -56,6 +56,14 @@ class CachedLatents:
 
     def __len__(self) -> int:
         return len(self.captions)
+
+    def mostly_pairs(self) -> "CachedLatents":
+        """All pictures of two emoji, and a third as many of one, so that those are not forgotten."""
+        of_two = [any(f" {relation} " in caption for relation in RELATIONS) for caption in self.captions]
+        pairs = [index for index, two in enumerate(of_two) if two]
+        singles = [index for index, two in enumerate(of_two) if not two][: len(pairs) // 3]
+        chosen = pairs + singles
+        return CachedLatents(latents=self.latents[chosen], captions=tuple(self.captions[index] for index in chosen))
 
 
 @torch.no_grad()
@@ -139,6 +147,7 @@ def train_text_to_image(
     on_checkpoint: Callable[[Progress], None] = lambda progress: None,
 ) -> TextToImage:
     """The trained networks, averaged."""
+    model.requires_grad_(True)  # an average that an earlier stage gave is frozen
     encode = lru_cache(maxsize=None)(lambda caption: token_ids(caption, model.text.tokenizer))
 
     def loss_at(step: int) -> Tensor:
