@@ -161,6 +161,7 @@ def measure_image_prompt(service: UNetService, base: GenerationRequest, options,
         Drawn(name=name, scenes=scenes, pictures=draw(service, base, texts, adapters)) for name, texts, adapters in ways
     ]
     rows = [[one.name, f"{one.right(glyphs):.1%}", f"{one.color(glyphs):.1%}"] for one in drawn]
+    rows[-1][-1] = ""  # none was asked for
     shown = (references, drawn[1].pictures, drawn[3].pictures, drawn[4].pictures)
     save_rows(shown, png(options, "references"))
     lost = drawn[0].right(glyphs) - drawn[1].right(glyphs)

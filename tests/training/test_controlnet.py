@@ -89,6 +89,15 @@ def test_a_dropped_caption_is_the_empty_one(sd1, tmp_path):
     assert not equal_states(said, unsaid)
 
 
+def test_other_hints_train_another_network(sd1, tmp_path):
+    few = pictures()
+    one, other = (
+        train_controlnet(sd1, few, hints, settings(3), tmp_path / name)
+        for name, hints in (("one", hints_of(few)), ("other", 255 - hints_of(few)))
+    )
+    assert not equal_states(one, other)
+
+
 def test_sdxl_trains_in_bf16_with_checkpointed_activations_and_diffusers_reads_what_is_written(folders, tmp_path):
     model, few = load(folders["sdxl"]), pictures()
     chosen = replace(settings(2, precision="bf16"), gradient_checkpointing=True)
