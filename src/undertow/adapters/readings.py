@@ -36,7 +36,7 @@ def read_all(
     read: Callable[[str | Path], Held], config: UNetConfig, adapters: Sequence[Adapter]
 ) -> tuple[Reading, ...]:
     """Every adapter, also those that this model cannot use, each with the reason. read: opens a source, such as
-    `AdapterHost.library.get`. Errors: of files that are missing or damaged; kinds of `CheckpointError`."""
+    `AdapterHost.read`. Errors: of files that are missing or damaged; kinds of `CheckpointError`."""
     found = []
     for adapter in adapters:
         try:

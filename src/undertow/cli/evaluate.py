@@ -86,7 +86,7 @@ def evaluate_emoji(
         psnr=_psnr(vae, glyphs),
         sheet=draw([scene.caption for scene in scenes], range(len(scenes))),
         settings=settings,
-        bytes=sum(file.stat().st_size for file in folder.rglob("*.safetensors")),
+        bytes=sum(file.stat().st_size for file in folder.glob("*/*.safetensors") if file.parent.name != "adapters"),
         machine=f"{machine}, {torch.get_num_threads()} threads",
         diffusers=peer,
     )
