@@ -209,10 +209,11 @@ def load(
 
     dtype: `None` keeps the file's, float16 on a CPU becoming float32. vae_dtype: `None` chooses one that does not
     overflow. validate_weights: refuse weights that are not numbers even where nothing reads them. refiner: a second
-    model, loaded alike, that draws the last steps (SDXL's refiner). adapter_capacity: slots for LoRA, so that requests with different ones share batches;
-    without them LoRA are merged into the weights while they are drawn with. choices: prediction, zero_terminal_snr,
-    config, variant, vae, text, ema, mmap, allow_pickle, as in `undertow.checkpoints.model.load_model`. Errors: every
-    kind of `CheckpointError`, `ConfigError`, `InvalidInput`, `MissingDependency`.
+    model, loaded alike, that draws the last steps (SDXL's refiner). adapter_capacity: slots for LoRA, so that requests
+    with different ones share batches; without them LoRA are merged into the weights while they are drawn with.
+    choices: prediction, zero_terminal_snr, config, variant, vae, text, ema, mmap, allow_pickle, as in
+    `undertow.checkpoints.model.load_model`. Errors: every kind of `CheckpointError`, `ConfigError`, `InvalidInput`,
+    `MissingDependency`.
 
         service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
     """
