@@ -17,9 +17,11 @@ BLOCK = re.compile(
 )
 
 
-def run_examples(page: Path, folder: Path) -> None:
-    """Runs a page's Python and its marked commands in a folder. Errors: what they raise; `RuntimeError`."""
+def run_examples(page: Path, folder: Path, until: str | None = None) -> None:
+    """Runs a page's Python and its marked commands in a folder. until: the heading to stop before. Errors: what they
+    raise; `RuntimeError`."""
     text, namespace = page.read_text(encoding="utf-8"), {"__name__": "__main__"}
+    text = text if until is None else text[: text.index(until)]
     with inside(folder):
         for block in BLOCK.finditer(text):
             if block["language"] == "python":
