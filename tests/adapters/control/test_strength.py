@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from undertow.adapters.control.strength import add, masked, mode_gains, pooled, residual_gains, resized, scaled
+from undertow.adapters.control.strength import masked, mode_gains, pooled, residual_gains, resized, scaled
 from undertow.errors import InvalidInput
 from undertow.unet.conditioning import Residuals
 
@@ -74,18 +74,3 @@ def test_a_mask_is_averaged_over_the_area_of_a_cell_and_enlarged_smoothly():
     ours = masked(residuals(), mask.expand(2, -1, -1, -1))
     assert torch.equal(ours.skips[0], residuals().skips[0] * mask)
     assert not ours.middle[..., 1].any() or resized(mask, 2, 2)[0, 0, 0, 1] > 0
-
-
-def test_sums_keep_what_only_one_network_says():
-    one, other = residuals(0), residuals(1)
-    both = add([one, other])
-    assert torch.equal(both.skips[1], one.skips[1] + other.skips[1])
-    assert torch.equal(both.running[1], one.running[1] + other.running[1])
-    assert both.running[0] is None
-    mixed = add([Residuals(skips=one.skips), Residuals(running=other.running, middle=other.middle)])
-    assert torch.equal(mixed.skips[0], one.skips[0])
-    assert mixed.running[1] is other.running[1]
-    assert mixed.middle is other.middle
-    assert add([]) == Residuals()
-    with pytest.raises(InvalidInput, match="2 and 1 places"):
-        add([one, Residuals(skips=one.skips[:1])])

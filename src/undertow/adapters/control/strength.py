@@ -1,14 +1,11 @@
-"""How strongly a control network acts: gains per residual, modes, masks, and sums of several networks.
+"""How strongly a control network acts: gains per residual, modes, masks.
 
 Residuals are counted as a network's `points` name them: the skips in order, or the places of `running` that are given,
 and the middle last.
 """
 
 from collections.abc import Callable, Sequence
-from functools import reduce
-from typing import TypeVar
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -19,8 +16,6 @@ from undertow.unet.conditioning import Residuals
 
 WEAKEST = 0.1
 """Gain of the first residual in the modes "prompt" and "control"; the middle's is 1."""
-
-T = TypeVar("T")
 
 Residual = Float[Tensor, "..."]
 Mask = Float[Tensor, "batch 1 height width"]
@@ -81,36 +76,6 @@ def resized(mask: Mask, height: int, width: int) -> Float[Tensor, "batch 1 rows 
     shrinks = height <= mask.shape[2] and width <= mask.shape[3]
     size = (height, width)
     return F.adaptive_avg_pool2d(mask, size) if shrinks else F.interpolate(mask, size, mode="bilinear")
-
-
-def add(parts: Sequence[Residuals]) -> Residuals:
-    """The sum of several networks' residuals, place by place. Errors: `InvalidInput` for unequal numbers of places."""
-    return reduce(_sum, parts, Residuals())
-
-
-def _sum(one: Residuals, other: Residuals) -> Residuals:
-    return Residuals(
-        skips=tuple(torch.add(a, b) for a, b in _places("skips", one.skips, other.skips))
-        if one.skips and other.skips
-        else one.skips or other.skips,
-        middle=_plus(one.middle, other.middle),
-        running=tuple(_plus(a, b) for a, b in _places("running", one.running, other.running))
-        if one.running and other.running
-        else one.running or other.running,
-    )
-
-
-def _places(name: str, one: Sequence[T], other: Sequence[T]) -> list[tuple[T, T]]:
-    if len(one) != len(other):
-        remedy = "use control networks of one family"
-        raise InvalidInput(f"residuals.{name}", f"{len(one)} and {len(other)} places", "equally many", remedy)
-    return list(zip(one, other, strict=True))
-
-
-def _plus(one: Residual | None, other: Residual | None) -> Residual | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return one + other
 
 
 def _changed(residuals: Residuals, change: Callable[[int, Residual], Residual]) -> Residuals:
