@@ -22,7 +22,7 @@ from tests.golden.minis import MINIS, TIMESTEPS, conditioning_for, latents_for, 
 from undertow.adapters.control.config import ControlNetConfig
 from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.control.file import read_control
-from undertow.adapters.control.strength import add, pooled, residual_gains, scaled
+from undertow.adapters.control.strength import pooled, residual_gains, scaled
 from undertow.adapters.control.write import write_control
 from undertow.unet.conditioning import Ports, Residuals
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
@@ -76,7 +76,10 @@ def test_scaled_control_of_the_unet_equals_diffusers(name):
         )
         for network, scale in zip(networks, scales, strict=True)
     ]
-    ours = unet(latents, TIMESTEPS, given, Ports(residuals=add(parts)))
+    both = Residuals(
+        skips=tuple(map(torch.add, *(part.skips for part in parts))), middle=parts[0].middle + parts[1].middle
+    )
+    ours = unet(latents, TIMESTEPS, given, Ports(residuals=both))
     base = unet(latents, TIMESTEPS, given)
     assert largest_difference(ours, reference) <= T0
     assert change(ours, base) > EFFECT
