@@ -79,7 +79,7 @@ class EmojiRecipe:
         steps=600, batch_size=128, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99, checkpoint_every=100
     )
     text_to_image: FitSettings = FitSettings(
-        steps=12_000, batch_size=64, learning_rate=8e-4, warmup_steps=300, ema_decay=0.999, checkpoint_every=500
+        steps=5625, batch_size=64, learning_rate=8e-4, warmup_steps=300, ema_decay=0.999, checkpoint_every=500
     )
     pairs: FitSettings = FitSettings(
         steps=900, batch_size=64, learning_rate=4e-4, warmup_steps=50, ema_decay=0.995, seed=1, checkpoint_every=150
