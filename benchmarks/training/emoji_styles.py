@@ -1,11 +1,16 @@
 """Writes the folders from which the style LoRAs of the embedded model `emoji` are trained, and measures the styles.
 
     python benchmarks/training/emoji_styles.py --out out/emoji-styles
-    undertow train lora --model emoji --images out/emoji-styles/mosaic --out runs/mosaic
 
 Each folder holds scenes that the model was trained on, in one style, with their captions in metadata.jsonl. Printed
 are the chance that a styled picture has a larger statistic than a plain one, and the shares of styled pictures whose
 emoji are recognized; with --model also for pictures that went through that model's autoencoder, which no LoRA changes.
+Then the commands that train them. Afterwards
+
+    python benchmarks/training/emoji_styles.py --out out/emoji-styles --ship src/undertow/models/emoji/adapters
+
+copies what was trained to FOLDER/line-drawing.safetensors and FOLDER/mosaic.safetensors, with their cards beside them
+(.md), and does nothing else. `benchmarks/lora_emoji.py` measures them.
 """
 
 import argparse
@@ -18,6 +23,7 @@ import torch
 from undertow.checkpoints.files import write_text
 from undertow.checkpoints.model import load_model
 from undertow.training.captioned import METADATA
+from undertow.training.emoji.adapter_card import ship_style
 from undertow.training.emoji.recognize import recognize
 from undertow.training.emoji.render import FONT, ON_CELLS, Glyphs, draw_places, render
 from undertow.training.emoji.scenes import Scene, draw_training_scene
@@ -29,6 +35,10 @@ from undertow.training.randomness import seed_for
 AT_ONCE = 32
 SHOWN = 16
 
+COMMAND = "undertow train lora --model emoji --images {out}/{name} --out {out}/lora-{name} --title emoji-{name}"
+TRAINED = "lora-{name}/emoji-{name}.safetensors"
+"""Where the command writes, in --out."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -36,7 +46,13 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=512, help="of each style")
     parser.add_argument("--font", type=Path, default=FONT)
     parser.add_argument("--model", type=Path, help="pipeline folder whose autoencoder the pictures go through")
+    parser.add_argument("--ship", type=Path, help="folder for what was trained, with cards")
     options = parser.parse_args()
+    if options.ship is not None:
+        for style in STYLES.values():
+            trained = options.out / TRAINED.format(name=file_name(style))
+            print(f"written: {ship_style(trained, style.name, options.ship)}")
+        return
     glyphs = Glyphs(options.font)
     glyphs.require()
     scenes, plain = draw_scenes(options.pictures, glyphs)
@@ -44,13 +60,19 @@ def main() -> None:
     print("| style | pictures | separation from plain | emoji recognized |\n|---|---|---|---|")
     for style in STYLES.values():
         styled = style.apply(plain)
-        write_folder(options.out / style.name.replace(" ", "-"), styled, scenes)
+        write_folder(options.out / file_name(style), styled, scenes)
         measure(style, "rendered", styled, plain, scenes, glyphs)
         if rebuilt is not None:
             measure(style, "through the autoencoder", rebuilt(styled), rebuilt(plain), scenes, glyphs)
     sheet = torch.cat([plain[:SHOWN], *(style.apply(plain[:SHOWN]) for style in STYLES.values())])
     save_grid(sheet, SHOWN, options.out / "styles.png")
     print(f"written: {options.out}")
+    print(*(COMMAND.format(out=options.out, name=file_name(style)) for style in STYLES.values()), sep="\n")
+
+
+def file_name(style: Style) -> str:
+    """Its name without spaces."""
+    return style.name.replace(" ", "-")
 
 
 def draw_scenes(count: int, glyphs: Glyphs) -> tuple[list[Scene], torch.Tensor]:

@@ -1,24 +1,43 @@
-"""The cards of the ControlNet and the image prompt of the embedded model, and the folders in which they ship."""
+"""The cards of the adapters of the embedded model (ControlNet, image prompt, styles), and where they ship."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from undertow.adapters.kinds import KIND_TITLES, kind_of
+from undertow.adapters.source import open_source
 from undertow.checkpoints.files import write_text
+from undertow.errors import DataError
 from undertow.training.emoji.card import CARD, LICENSE
+from undertow.training.emoji.styles import BLOCK
 
 ENCODER = "image_encoder"
+
+STYLE_BYTES = 3_000_000
+"""The largest LoRA that ships."""
+
+TOLD: Mapping[str, str] = {
+    "ss_network_dim": "rank {}",
+    "ss_steps": "{} steps",
+    "ss_num_train_images": "{} pictures",
+    "ss_learning_rate": "learning rate {}",
+}
+"""How entries of a LoRA's header (sd-scripts' names) are said."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What a card says. use: a line of Python that draws with it. data: what it was trained on. limits: one a line."""
+    """What a card says. use: a line of Python that draws with it. data: what it was trained on. script: what wrote
+    that, of `benchmarks/training`. page: of `docs/results`, with its figures. limits: one a line."""
 
     title: str
     summary: str
     use: str
     data: str
+    script: str
+    page: str
     limits: tuple[str, ...]
 
 
@@ -26,8 +45,10 @@ EDGES = About(
     title="emoji-edges",
     summary="A ControlNet for the embedded model `emoji`: it draws emoji where an edge map has their outlines. "
     "`undertow preprocess canny PICTURE` makes such maps.",
-    use='Adapter(FOLDER, image="edges.png")',
+    use='Adapter("edges", image="edges.png")',
     data="Scenes of one or two emoji at any size and place, and OpenCV's canny edges of them, thresholds 100 and 200.",
+    script="emoji_adapters.py",
+    page="control",
     limits=(
         "Edges one pixel wide of pictures of 64x64 pixels; soft edges, scribbles and line art were never seen.",
         "Outlines of other things than its emoji are filled with what is nearest to them.",
@@ -37,14 +58,44 @@ REFERENCES = About(
     title="emoji-references",
     summary="An image prompt (IP-Adapter, base, 4 tokens) for the embedded model `emoji`, and the small CLIP vision "
     f"network that it reads, in `{ENCODER}`: it draws the emoji that a reference picture shows.",
-    use='Adapter(FOLDER + "/emoji-references.safetensors", image="reference.png")',
+    use='Adapter("references", image="reference.png")',
     data="Single emoji, each beside another picture of the same emoji on another background; the vision network "
     "learned to tell emoji apart, at many sizes, anywhere, on backgrounds of any color, blurred and noisy.",
+    script="emoji_adapters.py",
+    page="control",
     limits=(
         "The vision network knows the emoji of the model and nothing else: it names the nearest one, whatever it sees.",
         "One emoji in a reference; of two, either may be drawn.",
     ),
 )
+LINE_DRAWING = About(
+    title="line-drawing",
+    summary="A LoRA for the embedded model `emoji`: it draws emoji as dark lines on their background.",
+    use='Adapter("line-drawing")',
+    data="Scenes of one or two emoji whose edges (Sobel) were drawn as dark lines on the plain background, with "
+    "captions that say nothing of the style.",
+    script="emoji_styles.py",
+    page="lora",
+    limits=(
+        "Colors of the emoji are lost, and lines are dark on dark backgrounds too.",
+        "Emoji that differ by their colors alone look alike.",
+    ),
+)
+MOSAIC = About(
+    title="mosaic",
+    summary=f"A LoRA for the embedded model `emoji`: it draws emoji in square tiles of {BLOCK} pixels.",
+    use='Adapter("mosaic")',
+    data=f"Scenes of one or two emoji averaged over squares of {BLOCK} pixels, with captions that say nothing of the "
+    "style.",
+    script="emoji_styles.py",
+    page="lora",
+    limits=(
+        "Tiles lie on one grid, from the upper left corner, and have one size.",
+        "Detail finer than a tile is lost.",
+    ),
+)
+STYLED: dict[str, About] = {"line drawing": LINE_DRAWING, "mosaic": MOSAIC}
+"""By the name of the style."""
 
 
 def ship_control(trained: Path, folder: Path) -> Path:
@@ -63,9 +114,42 @@ def ship_image_prompt(trained: Path, encoder: Path, folder: Path) -> Path:
     return _described(folder, REFERENCES)
 
 
-def card(about: About, megabytes: float) -> str:
-    """The card. megabytes: of its weights."""
+def ship_style(trained: Path, style: str, folder: Path) -> Path:
+    """A trained LoRA as FOLDER/TITLE.safetensors, with its card in FOLDER/TITLE.md; others in the folder stay.
+
+    style: its name, of `STYLED`. Errors: `DataError` for what is no LoRA or larger than `STYLE_BYTES`; those of
+    `open_source`.
+    """
+    about = STYLED[style]
+    with open_source(trained) as opened:
+        kind, path, notes = kind_of(opened), opened.path, opened.weights.metadata
+    if kind != "lora":
+        raise DataError(path, f"{KIND_TITLES[kind]}, not a LoRA", "give what `undertow train lora` wrote")
+    size_bytes = path.stat().st_size
+    if size_bytes > STYLE_BYTES:
+        raise DataError(
+            path,
+            f"{size_bytes / 1e6:.1f} MB, and at most {STYLE_BYTES / 1e6:g} MB ship",
+            "train with a lower --rank or fewer --sites",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = folder / f"{about.title}.safetensors"
+    shutil.copy2(path, weights)
+    write_text(card(about, size_bytes / 1e6, trained_as(notes)), weights.with_suffix(".md"))
+    _license(folder)
+    return weights
+
+
+def trained_as(notes: Mapping[str, str]) -> str:
+    """A sentence of what a LoRA's header tells of its training; empty when it tells nothing."""
+    told = [text.format(notes[name]) for name, text in TOLD.items() if name in notes]
+    return f"Training: {', '.join(told)}." if told else ""
+
+
+def card(about: About, megabytes: float, training: str = "") -> str:
+    """The card. megabytes: of its weights. training: a sentence on how it was trained."""
     limits = "\n".join(f"- {line}" for line in about.limits)
+    told = f"\n\n{training}" if training else ""
     return f"""# {about.title}
 
 {about.summary} {megabytes:.1f} MB in float16.
@@ -77,15 +161,15 @@ def card(about: About, megabytes: float) -> str:
 ## Data
 
 {about.data} Pictures rendered from the Noto Color Emoji font, captions from Unicode names, as for `emoji`; no
-photographs, no people, no text from the web. Written and trained by `benchmarks/training/emoji_adapters.py` and the
-commands that it prints.
+photographs, no people, no text from the web. Written by `benchmarks/training/{about.script}`, trained by the commands
+that it prints.{told}
 
 Noto Color Emoji: Copyright Google Inc. and contributors, https://github.com/googlefonts/noto-emoji, licensed under the
 SIL Open Font License 1.1, whose text is in `{LICENSE}`. The weights are under the license of undertow, Apache-2.0.
 
 ## Figures
 
-`docs/results/control.md`, by `benchmarks/control_emoji.py`.
+`docs/results/{about.page}.md`, by `benchmarks/{about.page}_emoji.py`.
 
 ## Limits
 
@@ -96,5 +180,9 @@ SIL Open Font License 1.1, whose text is in `{LICENSE}`. The weights are under t
 def _described(folder: Path, about: About) -> Path:
     weights = sum(file.stat().st_size for file in folder.rglob("*.safetensors"))
     write_text(card(about, weights / 1e6), folder / CARD)
-    write_text((files("undertow.training.emoji") / LICENSE).read_text(encoding="utf-8"), folder / LICENSE)
+    _license(folder)
     return folder
+
+
+def _license(folder: Path) -> None:
+    write_text((files("undertow.training.emoji") / LICENSE).read_text(encoding="utf-8"), folder / LICENSE)

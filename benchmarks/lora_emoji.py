@@ -1,0 +1,192 @@
+"""Do the embedded model's style LoRAs draw in their styles, and what of the prompt is lost? One page.
+
+    python benchmarks/lora_emoji.py --line-drawing out/emoji-styles/lora-line-drawing/emoji-line-drawing.safetensors \\
+        --mosaic out/emoji-styles/lora-mosaic/emoji-mosaic.safetensors
+
+Writes docs/results/lora.md and its picture; without files, of the LoRAs that ship with the model.
+`benchmarks/training/emoji_styles.py` tells how they are trained. 100 prompts take some minutes of two cores.
+"""
+
+import argparse
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from random import Random
+
+import torch
+from control_emoji import KEPT, SHOWN, UNTOLD, draw, rebuild, save_rows, size_of, table
+from lib.style_measures import USUAL, adherence, all_styles, in_style
+
+import undertow
+from undertow import Adapter, GenerationRequest
+from undertow.adapters.source import open_source
+from undertow.checkpoints.files import write_text
+from undertow.training.emoji.adapter_card import STYLED, trained_as
+from undertow.training.emoji.draw import GUIDANCE, STEPS
+from undertow.training.emoji.evaluate import kinds
+from undertow.training.emoji.render import FONT, ON_CELLS, Glyphs, draw_places, render
+from undertow.training.emoji.scenes import Scene
+from undertow.training.emoji.sections import find_section, section
+from undertow.training.emoji.styles import STYLES, Style
+from undertow.training.randomness import seed_for
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "src" / "undertow" / "models" / "emoji" / "adapters"
+
+HALF = 0.5
+"""The other scale that is measured."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drawn:
+    """Pictures of the same scenes with the same seeds. full, half: with one LoRA, by style. both: with both at scale 1.
+    rendered: what there is to reach, renderings in a style through the autoencoder."""
+
+    scenes: Sequence[Scene]
+    base: torch.Tensor
+    full: dict[str, torch.Tensor]
+    half: dict[str, torch.Tensor]
+    both: torch.Tensor
+    rendered: dict[str, torch.Tensor]
+    rendered_both: torch.Tensor
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    for about in STYLED.values():
+        parser.add_argument(
+            f"--{about.title}", type=Path, default=SHIPPED / f"{about.title}.safetensors", help="LoRA file"
+        )
+    parser.add_argument("--model", default="emoji", help="embedded model or pipeline folder")
+    parser.add_argument("--prompts", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--machine", default=platform.machine(), help="for the page")
+    parser.add_argument("--font", type=Path, default=FONT)
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
+    options = parser.parse_args()
+    files = {name: getattr(options, about.title.replace("-", "_")) for name, about in STYLED.items()}
+    for name, file in files.items():
+        if not file.is_file():
+            parser.error(f"--{STYLED[name].title}: no file {file}")
+    torch.set_num_threads(options.threads)
+    glyphs = Glyphs(options.font)
+    glyphs.require()
+    drawn = draw_all(options, files, glyphs)
+    save_rows((drawn.base, *drawn.full.values(), drawn.both), options.out / "lora.png")
+    parts = [style_part(STYLES[name], file, drawn, glyphs) for name, file in files.items()]
+    page = options.out / "lora.md"
+    before = page.read_text(encoding="utf-8") if page.is_file() else ""
+    told = find_section(before, KEPT)
+    parts.append(both_part(drawn, glyphs))
+    write_text(written("\n\n".join(parts), options, UNTOLD if told is None else told), page)
+    print(f"written: {page}")
+
+
+def draw_all(options, files: dict[str, Path], glyphs: Glyphs) -> Drawn:
+    """All pictures of the page."""
+    service = undertow.load(options.model, dtype=torch.float32)
+    base = GenerationRequest(prompt="", steps=options.steps, guidance_scale=options.guidance)
+    scenes = kinds(options.prompts)[0].scenes
+    captions = [scene.caption for scene in scenes]
+
+    def with_loras(names: Sequence[str], scale: float = 1.0) -> torch.Tensor:
+        print(f"{' and '.join(names) or 'base'}, scale {scale:g}", flush=True)
+        adapters = tuple(Adapter(files[name], name=STYLED[name].title, scale=scale) for name in names)
+        return draw(service, base, captions, [adapters] * len(captions))
+
+    random = Random(seed_for(0, "style renderings"))
+    plain = torch.stack([render(scene, draw_places(scene, random, ON_CELLS), glyphs) for scene in scenes])
+    return Drawn(
+        scenes=scenes,
+        base=with_loras(()),
+        full={name: with_loras([name]) for name in files},
+        half={name: with_loras([name], HALF) for name in files},
+        both=with_loras(list(files)),
+        rendered={name: rebuild(service, STYLES[name].apply(plain)) for name in files},
+        rendered_both=rebuild(service, all_styles(plain)),
+    )
+
+
+def style_part(style: Style, file: Path, drawn: Drawn, glyphs: Glyphs) -> str:
+    """A style's part of the page."""
+    ways = {
+        "base": drawn.base,
+        f"scale {HALF:g}": drawn.half[style.name],
+        "scale 1": drawn.full[style.name],
+        "renderings in the style": drawn.rendered[style.name],
+    }
+    rows, kept = [], {}
+    for name, pictures in ways.items():
+        found, kept[name] = (
+            in_style(style, pictures, drawn.base),
+            adherence(pictures, drawn.scenes, glyphs, style.apply),
+        )
+        shares = (found.above, kept[name].styled, kept[name].plain, kept[name].color)
+        above, *others = (f"{share:.1%}" for share in shares)
+        rows.append([name, f"{found.mean:.3f}", above, f"{found.apart:.3f}", *others])
+    head = ["", "statistic", "above", "separation", "emoji, styled references", "emoji, plain ones", "background"]
+    lost = kept["base"].plain - kept["scale 1"].styled
+    with open_source(file) as opened:
+        training = trained_as(opened.weights.metadata)
+    return f"""## {style.name.capitalize()}
+
+A LoRA of {size_of(file)}. {training}
+
+{table(head, rows)}
+
+Emoji lost at scale 1 (among styled references) beside the base (among plain ones): {100 * lost:.1f} points."""
+
+
+def both_part(drawn: Drawn, glyphs: Glyphs) -> str:
+    """The part of the page on both LoRAs at scale 1."""
+    rows = []
+    for name, pictures in (("both LoRAs", drawn.both), ("renderings in both styles", drawn.rendered_both)):
+        apart = [in_style(style, pictures, drawn.base).apart for style in STYLES.values()]
+        kept = adherence(pictures, drawn.scenes, glyphs, all_styles)
+        shares = (f"{share:.1%}" for share in (kept.styled, kept.plain, kept.color))
+        rows.append([name, *(f"{one:.3f}" for one in apart), *shares])
+    head = ["", *(f"{name}: separation" for name in STYLES)]
+    head += ["emoji, styled references", "emoji, plain ones", "background"]
+    return f"""## Both together
+
+Both at scale 1 in one request. References are drawn as lines, and these in tiles.
+
+{table(head, rows)}"""
+
+
+def written(parts: str, options, told: str) -> str:
+    return f"""# Styles: do the LoRAs of emoji draw in them?
+
+{options.prompts} prompts of one emoji on colors it was trained with, dpmpp_2m with {options.steps} steps on a karras
+grid, guidance {options.guidance:g}, the n-th prompt with seed n; {datetime.now(UTC).date().isoformat()},
+torch {torch.__version__}, {options.machine}, {torch.get_num_threads()} threads. Float32.
+
+    python benchmarks/lora_emoji.py
+
+A style's statistic is a number between 0 and 1 that a picture alone gives (`undertow.training.emoji.styles`). Above:
+the share of pictures whose statistic is over the base's {100 * USUAL:.0f}th percentile. Separation: the chance that a
+picture has a larger one than a picture of the base, where 0.5 is no better than a coin.
+
+Emoji and backgrounds are recognized as in [emoji](emoji.md), by the nearest of many references. Pictures in a style
+need not look like plain references, so references are drawn in that style too: these count for pictures in it, plain
+ones for the base, and both are shown. The last line of each table is what there is to reach: renderings in the style,
+through the model's autoencoder.
+
+The base; {"; ".join(STYLES)}; both. Not chosen: the first {min(SHOWN, options.prompts)}.
+
+![The same prompts and seeds without a LoRA, with each, and with both](lora.png)
+
+{parts}
+
+## What was tried
+
+{section(KEPT, told)}
+"""
+
+
+if __name__ == "__main__":
+    main()
