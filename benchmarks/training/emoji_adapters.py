@@ -7,7 +7,7 @@ OUT/edges/pictures, OUT/edges/edges            scenes with captions, and their c
 OUT/references/pictures, .../references        emoji with captions, and other pictures of the same emoji
 OUT/image_encoder                              a small CLIP vision network; its run is in OUT/vision
 
-With --ship FOLDER and both trained, FOLDER/emoji-edges and FOLDER/emoji-references are written, with their cards.
+With --ship FOLDER and both trained, FOLDER/edges and FOLDER/references are written, with their cards.
 Everything that lies there already is kept; a training that was stopped goes on.
 """
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--model", default="emoji", help="base model, for the commands")
     parser.add_argument("--pictures", type=int, default=4096, help="of each kind")
     parser.add_argument("--vision-steps", type=int, default=VISION.steps)
-    parser.add_argument("--steps", type=int, default=1500, help="of the commands")
+    parser.add_argument("--steps", type=int, default=800, help="of the commands")
     parser.add_argument("--ship", type=Path, help="folder for what was trained, with cards")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--font", type=Path, default=FONT)
@@ -70,8 +70,8 @@ def main() -> None:
         print(COMMANDS.format(out=options.out, model=options.model, steps=options.steps))
         return
     references = options.out / "image-prompt" / "emoji-references.safetensors"
-    print(f"written: {ship_control(options.out / 'controlnet' / 'emoji-edges', options.ship / 'emoji-edges')}")
-    print(f"written: {ship_image_prompt(references, folder, options.ship / 'emoji-references')}")
+    print(f"written: {ship_control(options.out / 'controlnet' / 'emoji-edges', options.ship / 'edges')}")
+    print(f"written: {ship_image_prompt(references, folder, options.ship / 'references')}")
 
 
 if __name__ == "__main__":
