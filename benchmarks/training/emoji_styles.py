@@ -35,7 +35,10 @@ from undertow.training.randomness import seed_for
 AT_ONCE = 32
 SHOWN = 16
 
-COMMAND = "undertow train lora --model emoji --images {out}/{name} --out {out}/lora-{name} --title emoji-{name}"
+COMMAND = (
+    "undertow train lora --model emoji --images {out}/{name} --out {out}/lora-{name} --title emoji-{name} --steps 300 "
+    "--batch-size 32 --learning-rate 1e-3 --timesteps logit_normal --precision bf16"
+)
 TRAINED = "lora-{name}/emoji-{name}.safetensors"
 """Where the command writes, in --out."""
 
