@@ -36,7 +36,8 @@ AT_ONCE = 32
 SHOWN = 16
 
 COMMAND = (
-    "undertow train lora --model emoji --images {out}/{name} --out {out}/lora-{name} --title emoji-{name} --steps 300 "
+    "undertow train lora --model emoji --images {out}/{name} --out {out}/lora-{name} --title emoji-{name} "
+    "--sites '*.attentions.*' --sites '*.resnets.*' --sites '*.upsamplers.*' --steps 400 "
     "--batch-size 32 --learning-rate 1e-3 --timesteps logit_normal --precision bf16"
 )
 TRAINED = "lora-{name}/emoji-{name}.safetensors"
