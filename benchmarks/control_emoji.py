@@ -1,11 +1,9 @@
 """Does the embedded model follow its ControlNet and its image prompt, and what of the prompt is lost? One page.
 
-    python benchmarks/control_emoji.py --control out/emoji-adapters/controlnet/emoji-edges \\
-        --image-prompt out/emoji-adapters/image-prompt/emoji-references.safetensors \\
-        --encoder out/emoji-adapters/image_encoder
+    python benchmarks/control_emoji.py
 
 Writes docs/results/control.md and its pictures. `benchmarks/training/emoji_adapters.py` tells how both are trained.
-Either may be left out: the page then has the other half alone. 100 prompts take some minutes of two cores.
+100 prompts take some minutes of two cores.
 """
 
 import argparse
@@ -37,6 +35,8 @@ from undertow.training.pictures import to_bytes, to_unit
 from undertow.training.randomness import seed_for
 
 ROOT = Path(__file__).parents[1]
+SHIPPED = ROOT / "src" / "undertow" / "models" / "emoji" / "adapters"
+PROMPT = "emoji-references.safetensors"
 SHOWN = 16
 """Pictures of a row."""
 
@@ -72,8 +72,8 @@ class Drawn:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="emoji", help="embedded model or pipeline folder")
-    parser.add_argument("--control", type=Path, help="ControlNet on canny edges")
-    parser.add_argument("--image-prompt", type=Path)
+    parser.add_argument("--control", type=Path, default=SHIPPED / "edges", help="ControlNet on canny edges")
+    parser.add_argument("--image-prompt", type=Path, default=SHIPPED / "references" / PROMPT)
     parser.add_argument("--encoder", type=Path, help="image encoder, if it does not lie beside the image prompt")
     parser.add_argument("--prompts", type=int, default=100)
     parser.add_argument("--steps", type=int, default=STEPS)
@@ -83,18 +83,12 @@ def main() -> None:
     parser.add_argument("--font", type=Path, default=FONT)
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     options = parser.parse_args()
-    if options.control is None and options.image_prompt is None:
-        parser.error("nothing to measure: --control, --image-prompt, or both")
     torch.set_num_threads(options.threads)
     glyphs = Glyphs(options.font)
     glyphs.require()
     service = undertow.load(options.model, dtype=torch.float32)
     base = GenerationRequest(prompt="", steps=options.steps, guidance_scale=options.guidance)
-    parts = []
-    if options.control is not None:
-        parts.append(measure_control(service, base, options, glyphs))
-    if options.image_prompt is not None:
-        parts.append(measure_image_prompt(service, base, options, glyphs))
+    parts = [measure(service, base, options, glyphs) for measure in (measure_control, measure_image_prompt)]
     page = options.out / "control.md"
     before = page.read_text(encoding="utf-8") if page.is_file() else ""
     told = find_section(before, KEPT)
