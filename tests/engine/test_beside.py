@@ -158,7 +158,8 @@ def test_windows_see_their_part_of_a_control_map(service, files):
         for image in (one, other)
     ]
     assert torch.equal(found[0][..., :16], found[1][..., :16])
-    assert differs(found[0][..., 16:], found[1][..., 16:])
+    right = [latents[..., 16:] for latents in found]
+    assert (right[0] - right[1]).abs().max() > 1000 * TOLERANCE * right[0].abs().max()
 
 
 def test_a_region_has_pictures_of_its_own(service, files):

@@ -15,7 +15,7 @@ from undertow.adapters.pictures import Canvas, Hint
 from undertow.errors import InvalidInput
 from undertow.unet.conditioning import Residuals
 
-Map = Float[Tensor, "1 channels height width"]
+Map = Float[Tensor, "1 channels rows columns"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
