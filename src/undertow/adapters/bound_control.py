@@ -11,7 +11,7 @@ from undertow.adapters.adapter import Adapter
 from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.control.file import ControlFile
 from undertow.adapters.control.strength import residual_gains
-from undertow.adapters.pictures import Canvas, Hint
+from undertow.adapters.pictures import Canvas, Hint, several
 from undertow.errors import InvalidInput
 from undertow.unet.conditioning import Residuals
 
@@ -29,7 +29,7 @@ class BoundControl:
 
     def __post_init__(self) -> None:
         adapter, kind = self.adapter, self.file.title
-        images = 0 if adapter.image is None else len(adapter.images())
+        images, masks = len(several(adapter.image)), len(several(adapter.mask))
         if images + (self.hint is not None) != 1:
             raise InvalidInput(
                 f"image of {adapter.title}",
@@ -37,8 +37,8 @@ class BoundControl:
                 f"one control map for this {kind}",
                 "`undertow preprocess` makes one from a picture",
             )
-        if len(adapter.masks()) > 1:
-            raise InvalidInput(f"mask of {adapter.title}", f"{len(adapter.masks())} masks", "at most one")
+        if masks > 1:
+            raise InvalidInput(f"mask of {adapter.title}", f"{masks} masks", "at most one")
         if adapter.control_mode != "balanced" and not isinstance(self.file.network, ControlNet):
             raise InvalidInput(f"control_mode of {adapter.title}", repr(adapter.control_mode), f"none for a {kind}")
         require_no("encoder", adapter, kind)

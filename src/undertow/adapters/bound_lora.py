@@ -33,14 +33,11 @@ class BoundLora:
         for field in ("image", "mask", "encoder"):
             require_no(field, adapter, KIND)
         _check_biases(lora, targets)
-        updates = lora.updates.get("unet", {})
-        factors = {layer: factor for layer in updates if (factor := adapter.factor(layer)) != 1}
-        if not updates:
+        found = changes_of_unet(adapter, lora)
+        if found is None:
             return cls(adapter=adapter, lora=lora, decision=TEXT_ONLY, changes=None)
-        decision = choose_residency(adapter.title, updates, bank, adapter.residency)
-        return cls(
-            adapter=adapter, lora=lora, decision=decision, changes=changes(lora, adapter.title, updates, factors)
-        )
+        decision = choose_residency(adapter.title, lora.updates["unet"], bank, adapter.residency)
+        return cls(adapter=adapter, lora=lora, decision=decision, changes=found)
 
     @property
     def told(self) -> str:
@@ -57,6 +54,13 @@ class BoundLora:
         wanted = "merged" if self.adapter.residency == "merged" else "auto"
         decision = choose_residency(self.adapter.title, changes.updates, bank, wanted)
         return replace(self, changes=changes, decision=decision)
+
+
+def changes_of_unet(adapter: Adapter, lora: Lora) -> Changes | None:
+    """What a file changes of the U-Net, by the adapter's `blocks`; `None` for one that only changes text encoders."""
+    updates = lora.updates.get("unet", {})
+    factors = {layer: factor for layer in updates if (factor := adapter.factor(layer)) != 1}
+    return changes(lora, adapter.title, updates, factors) if updates else None
 
 
 def changes(lora: Lora, title: str, updates: Mapping[str, Update], factors: Mapping[str, float]) -> Changes:

@@ -10,7 +10,7 @@ from undertow.adapters.acting import PictureRow, SeenTokens
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.image_prompt.combine import areas, combine
 from undertow.adapters.image_prompt.prompt import ImagePrompt
-from undertow.adapters.pictures import Area, Canvas
+from undertow.adapters.pictures import Area, Canvas, several
 from undertow.encoders.image import ImageEncoder, ImageFeatures
 from undertow.errors import InvalidInput
 from undertow.pictures import to_mask
@@ -59,7 +59,7 @@ class BoundPicture:
     @property
     def told(self) -> str:
         """What it is, and what of pictures it reads."""
-        count = len(self.adapter.images())
+        count = len(several(self.adapter.image))
         how = "each looked at by itself" if len(self.wanted) > 1 else "looked at together"
         return f"{self.prompt.title}, {'one picture' if count == 1 else f'{count} pictures, {how}'}"
 

@@ -172,7 +172,7 @@ class AdapterHost:
         Errors: `CheckpointError` and its kinds."""
         if self.folder is not None and not Path(source).exists():
             own = self.folder / ADAPTERS / str(source)
-            source = next((place for place in (own, own.with_suffix(ENDING)) if place.exists()), source)
+            source = next((place for place in (own, own.with_name(own.name + ENDING)) if place.exists()), source)
         return self.library.get(source)
 
     def place(self, bound: Sequence[Bound], canvas: Canvas | None = None) -> Placed:

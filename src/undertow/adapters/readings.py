@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.bound_lora import KIND, changes
+from undertow.adapters.bound_lora import KIND, changes_of_unet
 from undertow.adapters.conflicts import Reading
 from undertow.adapters.control.file import ControlFile
 from undertow.adapters.image_prompt.prompt import ImagePrompt
@@ -19,10 +19,8 @@ def reading_of(adapter: Adapter, held: Held, config: UNetConfig) -> Reading:
     """The adapter with what its file holds. config: of the U-Net that it was read for."""
     match held:
         case Lora():
-            updates = held.updates.get("unet", {})
-            factors = {layer: factor for layer in updates if (factor := adapter.factor(layer)) != 1}
-            acting = changes(held, adapter.title, updates, factors) if updates else None
-            return Reading(adapter=adapter, kind=KIND, size_bytes=held.size_bytes, changes=acting)
+            changes = changes_of_unet(adapter, held)
+            return Reading(adapter=adapter, kind=KIND, size_bytes=held.size_bytes, changes=changes)
         case ControlFile():
             kind, points = held.title, held.network.points
         case ImagePrompt():

@@ -114,8 +114,9 @@ def _encoder(model: "LoadedModel", folder: Path | None, device: str | None) -> "
     import torch
 
     from undertow.adapters.image_prompt.encoder import load_image_encoder
+    from undertow.adapters.image_prompt.pairing import PUBLISHED_AT
 
     if folder is None and not (model.path / "image_encoder").is_dir():
-        remedy = "for example models/image_encoder of h94/IP-Adapter"
+        remedy = f"for example {next(iter(PUBLISHED_AT.values()))}, on the Hub"
         raise InvalidInput("--encoder", None, "a folder, because the model has no image_encoder", remedy)
     return load_image_encoder(model.path if folder is None else folder, dtype=torch.float32, device=device)
