@@ -7,33 +7,35 @@ Writes docs/results/lora.md and its picture; without files, of the LoRAs that sh
 `benchmarks/training/emoji_styles.py` tells how they are trained. 100 prompts take some minutes of two cores.
 """
 
-import argparse
-import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
 
 import torch
-from control_emoji import KEPT, SHOWN, UNTOLD, draw, rebuild, save_rows, size_of, table
+from lib.adapter_page import (
+    SHIPPED,
+    SHOWN,
+    conditions,
+    draw,
+    opened,
+    page_options,
+    rebuild,
+    save_rows,
+    size_of,
+    table,
+    write_page,
+)
 from lib.style_measures import USUAL, adherence, all_styles, in_style
 
-import undertow
-from undertow import Adapter, GenerationRequest
+from undertow import Adapter, GenerationRequest, UNetService
 from undertow.adapters.source import open_source
-from undertow.checkpoints.files import write_text
 from undertow.training.emoji.adapter_card import STYLED, trained_as
-from undertow.training.emoji.draw import GUIDANCE, STEPS
 from undertow.training.emoji.evaluate import kinds
-from undertow.training.emoji.render import FONT, ON_CELLS, Glyphs, draw_places, render
+from undertow.training.emoji.render import ON_CELLS, Glyphs, draw_places, render
 from undertow.training.emoji.scenes import Scene
-from undertow.training.emoji.sections import find_section, section
 from undertow.training.emoji.styles import STYLES, Style
 from undertow.training.randomness import seed_for
-
-ROOT = Path(__file__).parents[1]
-SHIPPED = ROOT / "src" / "undertow" / "models" / "emoji" / "adapters"
 
 HALF = 0.5
 """The other scale that is measured."""
@@ -54,43 +56,29 @@ class Drawn:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = page_options(__doc__)
     for about in STYLED.values():
         parser.add_argument(
             f"--{about.title}", type=Path, default=SHIPPED / f"{about.title}.safetensors", help="LoRA file"
         )
-    parser.add_argument("--model", default="emoji", help="embedded model or pipeline folder")
-    parser.add_argument("--prompts", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--guidance", type=float, default=GUIDANCE)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--machine", default=platform.machine(), help="for the page")
-    parser.add_argument("--font", type=Path, default=FONT)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results")
     options = parser.parse_args()
     files = {name: getattr(options, about.title.replace("-", "_")) for name, about in STYLED.items()}
     for name, file in files.items():
         if not file.is_file():
             parser.error(f"--{STYLED[name].title}: no file {file}")
-    torch.set_num_threads(options.threads)
-    glyphs = Glyphs(options.font)
-    glyphs.require()
-    drawn = draw_all(options, files, glyphs)
+    service, base, glyphs = opened(options)
+    drawn = draw_all(service, base, files, options.prompts, glyphs)
     save_rows((drawn.base, *drawn.full.values(), drawn.both), options.out / "lora.png")
     parts = [style_part(STYLES[name], file, drawn, glyphs) for name, file in files.items()]
-    page = options.out / "lora.md"
-    before = page.read_text(encoding="utf-8") if page.is_file() else ""
-    told = find_section(before, KEPT)
     parts.append(both_part(drawn, glyphs))
-    write_text(written("\n\n".join(parts), options, UNTOLD if told is None else told), page)
-    print(f"written: {page}")
+    write_page(written("\n\n".join(parts), options), options.out / "lora.md")
 
 
-def draw_all(options, files: dict[str, Path], glyphs: Glyphs) -> Drawn:
+def draw_all(
+    service: UNetService, base: GenerationRequest, files: dict[str, Path], prompts: int, glyphs: Glyphs
+) -> Drawn:
     """All pictures of the page."""
-    service = undertow.load(options.model, dtype=torch.float32)
-    base = GenerationRequest(prompt="", steps=options.steps, guidance_scale=options.guidance)
-    scenes = kinds(options.prompts)[0].scenes
+    scenes = kinds(prompts)[0].scenes
     captions = [scene.caption for scene in scenes]
 
     def with_loras(names: Sequence[str], scale: float = 1.0) -> torch.Tensor:
@@ -158,12 +146,10 @@ Both at scale 1 in one request. References are drawn as lines, and these in tile
 {table(head, rows)}"""
 
 
-def written(parts: str, options, told: str) -> str:
+def written(parts: str, options) -> str:
     return f"""# Styles: do the LoRAs of emoji draw in them?
 
-{options.prompts} prompts of one emoji on colors it was trained with, dpmpp_2m with {options.steps} steps on a karras
-grid, guidance {options.guidance:g}, the n-th prompt with seed n; {datetime.now(UTC).date().isoformat()},
-torch {torch.__version__}, {options.machine}, {torch.get_num_threads()} threads. Float32.
+{conditions(options)}
 
     python benchmarks/lora_emoji.py
 
@@ -180,12 +166,7 @@ The base; {"; ".join(STYLES)}; both. Not chosen: the first {min(SHOWN, options.p
 
 ![The same prompts and seeds without a LoRA, with each, and with both](lora.png)
 
-{parts}
-
-## What was tried
-
-{section(KEPT, told)}
-"""
+{parts}"""
 
 
 if __name__ == "__main__":
