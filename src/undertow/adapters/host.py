@@ -29,6 +29,7 @@ from undertow.adapters.lora.file import Lora, read_lora
 from undertow.adapters.lora.merge import MergedWeights
 from undertow.adapters.lora.targets import Targets
 from undertow.adapters.lora.text import adapted_weights
+from undertow.adapters.own import OwnAdapters
 from undertow.adapters.pictures import Canvas, Hint
 from undertow.adapters.readings import read_all
 from undertow.adapters.stack import AdapterStack
@@ -38,8 +39,6 @@ from undertow.encoders.text_stack import Adaptation, TextStack
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import WeightRows
 from undertow.unet.unet import UNet
-
-ADAPTERS, ENDING = "adapters", ".safetensors"
 
 Bound = BoundLora | BoundControl | BoundPicture
 """A request's adapter, read for a model, with its pictures."""
@@ -118,7 +117,7 @@ class AdapterHost:
     ):
         self.unet = unet
         self.fixed = fixed
-        self.folder = folder
+        self.own = OwnAdapters(folder)
         self.bank = None if capacity is None else Bank(unet, capacity, fixed=fixed)
         self.merged = MergedWeights(unet)
         self.targets = Targets.of(unet, () if text is None else text.encoders)
@@ -170,10 +169,7 @@ class AdapterHost:
     def read(self, source: str | Path) -> Lora | ControlFile | ImagePrompt:
         """An adapter's file in memory: at a path, on the Hub, or by its name among those that came with the model.
         Errors: `CheckpointError` and its kinds."""
-        if self.folder is not None and not Path(source).exists():
-            own = self.folder / ADAPTERS / str(source)
-            source = next((place for place in (own, own.with_name(own.name + ENDING)) if place.exists()), source)
-        return self.library.get(source)
+        return self.library.get(self.own.locate(source))
 
     def place(self, bound: Sequence[Bound], canvas: Canvas | None = None) -> Placed:
         """The adapters over a canvas, which LoRA need not. Errors: `InvalidInput` for pictures that do not fit it."""

@@ -74,6 +74,8 @@ def opened(name: str, picture: Picture) -> Image.Image:
     """The picture itself. Errors: `InvalidInput` for a file that is none."""
     if isinstance(picture, Image.Image):
         return picture
+    if not Path(picture).is_file():
+        raise InvalidInput(name, str(picture), "a picture", "there is no such file")
     try:
         with Image.open(picture) as file:
             file.load()

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from undertow.adapters.readings import Held
     from undertow.inspection.impact import Impact, Overhead
 
+NAME = 12
+"""Cells that a name has at least: most are not broken, in a terminal of 80."""
+
 
 def print_explanation(
     console: Console,
@@ -26,16 +29,13 @@ def print_explanation(
     decisions: "Decisions",
 ) -> None:
     """What the adapters are, where they meet, and what is done. held: what the usable ones' files hold, by name."""
-    table = _table(
-        f"in {model}", ("adapter", "kind", "made for", "rank", "acts at", "size", "scale", "priority", "is"), "size"
-    )
+    table = _table(f"in {model}", ("adapter", "kind", "rank", "acts at", "size", "scale", "priority", "is"), "size")
     for reading in readings:
         made_for, rank, where = _described(reading, held.get(reading.name))
         scales = ", ".join(f"{scale:g}" for scale in reading.adapter.scales)
         table.add_row(
             _safe(reading.name),
-            reading.kind,
-            made_for,
+            f"{reading.kind} for {made_for}" if made_for else reading.kind,
             rank,
             where,
             size_text(reading.size_bytes) if not reading.problem else "",
@@ -122,7 +122,8 @@ def _overlap(here: "Sequence[SameLayer]") -> str:
 def _table(title: str, columns: Sequence[str], *right: str) -> Table:
     table = Table(title=escape(printable(title)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in right else "left")
+        width = NAME if column in ("adapter", "kind") else None
+        table.add_column(column, overflow="fold", justify="right" if column in right else "left", min_width=width)
     return table
 
 

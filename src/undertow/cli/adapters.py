@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.request_options import numbers_by_name, parse_adapters
 from undertow.errors import InvalidInput
 
@@ -20,9 +21,6 @@ adapters = typer.Typer(help="Look at adapters beside each other.", no_args_is_he
 
 Files = Annotated[
     list[str], typer.Argument(help="FILE[@SCALE][=PICTURE]: LoRA and its kin, ControlNet, T2I-Adapter, IP-Adapter.")
-]
-Model = Annotated[
-    str, typer.Option(help="A .safetensors file, a pipeline folder, a Hub id or an embedded model.", show_default=False)
 ]
 
 
@@ -40,7 +38,7 @@ class Strategy(StrEnum):
 @adapters.command("explain")
 def explain(
     files: Files,
-    model: Model,
+    model: Model = DEFAULT_MODEL,
     strategy: Annotated[
         Strategy, typer.Option(help="What becomes of layers that several LoRAs change; see docs/guides/adapters.md.")
     ] = Strategy.sum,
@@ -89,7 +87,7 @@ def explain(
 @adapters.command("impact")
 def impact(
     files: Files,
-    model: Model,
+    model: Model = DEFAULT_MODEL,
     prompt: Annotated[str, typer.Option(help="Of the picture to measure with.")] = PROMPT,
     steps: Annotated[int, typer.Option(help="To draw it in.")] = 12,
     seed: Annotated[int, typer.Option(help="Of its noise.")] = 0,

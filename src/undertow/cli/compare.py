@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
+from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -21,9 +22,7 @@ AXES = ("sampler", "schedule", "steps", "guidance")
 
 def compare(
     prompt: Annotated[str, typer.Argument(help="What to draw in every cell.")],
-    model: Annotated[
-        str, typer.Option(help="A .safetensors file, a pipeline folder, a Hub id or an embedded model.")
-    ] = "emoji",
+    model: Model = DEFAULT_MODEL,
     samplers: Annotated[str, typer.Option(help="Comma list; see `undertow samplers`.")] = "euler,heun,dpmpp_2m",
     schedules: Annotated[str, typer.Option(help="Comma list.")] = "karras",
     steps: Annotated[str, typer.Option(help="Comma list of whole numbers.")] = "5,10,20",

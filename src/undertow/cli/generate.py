@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP
 from undertow.cli.request_options import (
     numbers_by_name,
     one_of,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from undertow.engine.result import GenerationResult
 
 
-DEFAULT_MODEL = "emoji"
 EXAMPLE = "red apple on white background"
 
 
@@ -46,9 +46,7 @@ def generate(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            help="A .safetensors file, a pipeline folder, a Hub id or an embedded model.", show_default=DEFAULT_MODEL
-        ),
+        typer.Option(help=MODEL_HELP, show_default=DEFAULT_MODEL),
     ] = None,
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
     steps: Annotated[int, typer.Option(help="Sampler steps.")] = 20,

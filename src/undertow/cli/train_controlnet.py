@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.training_options import (
     BatchSize,
     CheckpointEvery,
@@ -14,7 +15,6 @@ from undertow.cli.training_options import (
     GradientCheckpointing,
     Images,
     LearningRate,
-    Model,
     Out,
     Precision,
     Seed,
@@ -38,7 +38,7 @@ def train_controlnet(
             "a folder of hints with the pictures' names."
         ),
     ],
-    model: Model = "emoji",
+    model: Model = DEFAULT_MODEL,
     out: Out = Path("runs/controlnet"),
     steps: Steps = 1000,
     batch_size: BatchSize = 4,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.training_options import (
     BatchSize,
     CheckpointEvery,
@@ -14,7 +15,6 @@ from undertow.cli.training_options import (
     GradientCheckpointing,
     Images,
     LearningRate,
-    Model,
     Out,
     Precision,
     Seed,
@@ -38,7 +38,7 @@ VariantName = Literal["base", "plus", "full"]
 
 def train_image_prompt(
     images: Images,
-    model: Model = "emoji",
+    model: Model = DEFAULT_MODEL,
     encoder: Annotated[
         Path | None,
         typer.Option(help="Folder of a CLIP vision model with projection.", show_default="the model's image_encoder"),

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.training_options import (
     BatchSize,
     CheckpointEvery,
@@ -14,7 +15,6 @@ from undertow.cli.training_options import (
     GradientCheckpointing,
     Images,
     LearningRate,
-    Model,
     Out,
     Precision,
     Seed,
@@ -33,7 +33,7 @@ FormatName = Literal["kohya", "peft"]
 
 def train_lora(
     images: Images,
-    model: Model = "emoji",
+    model: Model = DEFAULT_MODEL,
     out: Out = Path("runs/lora"),
     rank: Annotated[int, typer.Option(help="Rank of every update: its size, and what it can hold.")] = 8,
     alpha: Annotated[

@@ -21,7 +21,6 @@ Images = Annotated[
     Path,
     typer.Option(help="Folder of pictures, their captions in metadata.jsonl, in NAME.txt, or in the files' names."),
 ]
-Model = Annotated[str, typer.Option(help="A .safetensors file, a pipeline folder, a Hub id or an embedded model.")]
 Out = Annotated[Path, typer.Option(help="Folder of the run; a run found there goes on.")]
 Steps = Annotated[int, typer.Option(help="Optimizer steps.")]
 BatchSize = Annotated[int, typer.Option(help="Pictures per step.")]
