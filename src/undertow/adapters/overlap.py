@@ -38,9 +38,3 @@ def inner(one: Delta, other: Delta) -> float:
 def energy(one: Delta) -> float:
     """`‖Δ‖²`, Frobenius."""
     return max(0.0, inner(one, one))
-
-
-def cosine(one: Delta, other: Delta) -> float:
-    """Of the angle between two changes, taken as vectors; 0 where one of them is nothing."""
-    lengths = (energy(one) * energy(other)) ** 0.5
-    return 0.0 if lengths == 0 else max(-1.0, min(1.0, inner(one, other) / lengths))

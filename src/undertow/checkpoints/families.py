@@ -34,9 +34,6 @@ FAMILIES = (
     Family(name="sdxl_refiner", variant="base", title="Stable Diffusion XL refiner", config=UNetConfig.sdxl_refiner),
 )
 
-REFINER_IDS = 5
-"""Numbers in the refiner's size conditioning; SDXL base has six."""
-
 
 def find_family(config: UNetConfig) -> Family | None:
     """The published architecture equal to `config` in everything that tensors tell; `None` for any other."""
@@ -49,8 +46,8 @@ def family_of_structure(config: UNetConfig) -> FamilyName:
     match config:
         case UNetConfig(context_dim=None):
             return "pixels"
-        case UNetConfig(added=TextTime(ids=ids)):
-            return "sdxl_refiner" if ids == REFINER_IDS else "sdxl"
+        case UNetConfig(added=TextTime(scored=scored)):
+            return "sdxl_refiner" if scored else "sdxl"
         case UNetConfig(linear_projection=True):
             return "sd2"
         case _:

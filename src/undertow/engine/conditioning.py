@@ -11,13 +11,8 @@ from undertow.encoders.encoding import TextEncoding, WeightedEncoding
 from undertow.encoders.text_stack import TextStack
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.unet.conditioning import Conditioning
+from undertow.unet.conditioning import AESTHETIC, NEGATIVE_AESTHETIC, Conditioning
 from undertow.unet.config import TextTime, UNetConfig
-
-REFINER_IDS = 5
-"""The refiner's numbers end with an aesthetic score in place of the target size (generative-models' sd_xl_refiner)."""
-
-AESTHETIC, NEGATIVE_AESTHETIC = 6.0, 2.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,14 +113,14 @@ class Conditioner:
 
     @property
     def _zeros_mean_nothing(self) -> bool:
-        return isinstance(self.config.added, TextTime) and self.config.added.ids != REFINER_IDS
+        return isinstance(self.config.added, TextTime) and not self.config.added.scored
 
     def _time_ids(self, *, negative: bool) -> torch.Tensor | None:
         if not isinstance(self.config.added, TextTime):
             return None
         request = self.request
         original = self.size if request.original_size is None else request.original_size
-        if self.config.added.ids == REFINER_IDS:
+        if self.config.added.scored:
             ids: Sequence[float] = (*original, *request.crop, NEGATIVE_AESTHETIC if negative else AESTHETIC)
         else:
             ids = (*original, *request.crop, *(self.size if request.target_size is None else request.target_size))

@@ -13,13 +13,8 @@ from undertow.encoders.clip import Hidden, TextEncoder
 from undertow.encoders.text_stack import TextStack
 from undertow.training.captioned import Crop
 from undertow.training.low_rank import TrainableUpdates, adapted_weights
-from undertow.unet.conditioning import Conditioning
+from undertow.unet.conditioning import AESTHETIC, Conditioning
 from undertow.unet.config import TextTime, UNetConfig
-
-REFINER_IDS = 5
-"""The refiner's numbers end with an aesthetic score in place of the target size (generative-models' sd_xl_refiner)."""
-
-AESTHETIC = 6.0
 
 AT_ONCE = 16
 """Captions that frozen encoders read together."""
@@ -51,7 +46,7 @@ class CaptionEncoder:
     @property
     def zeros_mean_nothing(self) -> bool:
         """As SDXL base was trained (generative-models' ucg_rate on zeroed embeddings)."""
-        return isinstance(self.config.added, TextTime) and self.config.added.ids != REFINER_IDS
+        return isinstance(self.config.added, TextTime) and not self.config.added.scored
 
     def cut(self, captions: Sequence[str]) -> list[str]:
         """Those that are longer than an encoder reads."""
@@ -88,7 +83,7 @@ class CaptionEncoder:
         """What the U-Net receives for pictures of `size` pixels that were cut out so."""
         time_ids = None
         if isinstance(self.config.added, TextTime):
-            end = (AESTHETIC,) if self.config.added.ids == REFINER_IDS else (size, size)
+            end = (AESTHETIC,) if self.config.added.scored else (size, size)
             numbers = [(crop.height, crop.width, crop.top, crop.left, *end) for crop in crops]
             time_ids = torch.tensor(numbers, dtype=torch.float32, device=encoded.context.device)
         return Conditioning(context=encoded.context, pooled=encoded.pooled, time_ids=time_ids)

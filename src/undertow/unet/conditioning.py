@@ -18,6 +18,9 @@ from undertow.nn.attention import ImagePort
 from undertow.nn.free_u import FreeUFactors
 from undertow.nn.perturbation import PerturbedRows
 
+AESTHETIC, NEGATIVE_AESTHETIC = 6.0, 2.5
+"""The refiner's scores of what is wanted and what is not (diffusers' defaults)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:

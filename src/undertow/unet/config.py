@@ -87,6 +87,12 @@ class TextTime:
     ids: int = 6
     sinusoid_dim: int = 256
 
+    @property
+    def scored(self) -> bool:
+        """The refiner's, whose fifth and last number is an aesthetic score in place of the target size
+        (generative-models' sd_xl_refiner)."""
+        return self.ids == 5
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassLabels:
