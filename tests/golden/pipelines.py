@@ -40,6 +40,7 @@ UNETS = {
 UNETS |= {
     "inpaint": UNETS["sd1"] | {"in_channels": 9},
     "pix2pix": UNETS["sd1"] | {"in_channels": 8},
+    "depth": UNETS["sd1"] | {"in_channels": 5},
     "refiner": UNETS["sdxl"]
     | {"cross_attention_dim": 1280, "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2560},
 }

@@ -4,7 +4,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import undertow
 from tests.golden.pipelines import SCHEDULE, save_pipeline
@@ -50,6 +50,10 @@ def half_mask():
     mask = Image.new("L", (SIDE, SIDE))
     mask.paste(255, (SIDE // 2, 0, SIDE, SIDE))
     return mask
+
+
+NEAR = photo(1).convert("L")
+"""A depth map, white where things are near."""
 
 
 def draws(count):
@@ -163,6 +167,30 @@ def test_instruct_pix2pix(folders):
     service = undertow.load(folders("pix2pix"), dtype=torch.float32)
     ours = service.generate("make it blue", image=photo(), latents=noise, image_guidance_scale=1.5, **DRAWN).images[0]
     assert_same_picture(ours, theirs)
+
+
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_depth(folders, strength):
+    parts = pipeline_of(diffusers.StableDiffusionPipeline, folders("depth"))
+    wanted = {name: getattr(parts, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+    reference = diffusers.StableDiffusionDepth2ImgPipeline(**wanted, depth_estimator=None, feature_extractor=None)
+    reference.set_progress_bar_config(disable=True)
+    theirs = reference(
+        "red apple",
+        image=photo(),
+        depth_map=torch.from_numpy(np.array(NEAR, dtype=np.float32))[None] / 255,
+        strength=strength,
+        num_inference_steps=STEPS,
+        guidance_scale=5.0,
+        generator=torch.Generator().manual_seed(SEED),
+    ).images[0]
+    _, noise = draws(2)
+    service = undertow.load(folders("depth"), dtype=torch.float32)
+    brought = {"image": photo(), "depth": NEAR, "strength": strength, "latents": noise}
+    ours = service.generate("red apple", **brought, **DRAWN).images[0]
+    assert_same_picture(ours, theirs)
+    inverted = service.generate("red apple", **{**brought, "depth": ImageOps.invert(NEAR)}, **DRAWN).images[0]
+    assert inverted != ours, "depth is read"
 
 
 def test_the_refiner_takes_over_from_the_base(folders):
