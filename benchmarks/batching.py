@@ -51,7 +51,7 @@ def main() -> None:
         service, peer = sd15(service, folder)
         side = options.sd15 // 8 * service.vae.config.factor  # as many cells as Stable Diffusion has at this side
         few = [replace(one, size=(side, side)) for one in requests(4, 2)]
-        report(f"SD1.5 size, cells of {options.sd15} pixels", service, peer, few, 1)
+        report(f"SD1.5 size, cells of {options.sd15} pixels", service, peer, few, options.repeats)
 
 
 def requests(count: int, steps: int) -> list[GenerationRequest]:

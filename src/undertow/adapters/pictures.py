@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from undertow.errors import InvalidInput
-from undertow.pictures import describe_picture, to_mask, to_pixels
+from undertow.pictures import describe_picture, open_picture, to_mask, to_pixels
 
 Picture = Image.Image | str | Path
 """A picture, or the file that it is in."""
@@ -72,16 +72,7 @@ def several(given: Picture | tuple[Picture, ...] | None) -> tuple[Picture, ...]:
 
 def opened(name: str, picture: Picture) -> Image.Image:
     """The picture itself. Errors: `InvalidInput` for a file that is none."""
-    if isinstance(picture, Image.Image):
-        return picture
-    if not Path(picture).is_file():
-        raise InvalidInput(name, str(picture), "a picture", "there is no such file")
-    try:
-        with Image.open(picture) as file:
-            file.load()
-            return file
-    except (OSError, UnidentifiedImageError) as err:
-        raise InvalidInput(name, str(picture), "a picture that can be read", f"look at the file ({err})") from err
+    return picture if isinstance(picture, Image.Image) else open_picture(name, picture)
 
 
 def described(name: str, picture: Picture) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP
 from undertow.cli.request_options import (
     numbers_by_name,
     one_of,
-    open_picture,
     parse_adapters,
     parse_loras,
     parse_regions,
@@ -143,11 +142,11 @@ def generate(
     """Draw pictures from a text, and write each with what is needed to repeat it."""
     from undertow.engine.parts import HighResolution, Views
     from undertow.engine.watch import Debug
+    from undertow.pictures import open_picture
     from undertow.service import embedded_models, load
 
-    pictures = {
-        name: open_picture(f"--{name}", path) for name, path in (("image", image), ("mask", mask), ("depth", depth))
-    }
+    given = {"image": image, "mask": mask, "depth": depth}
+    pictures = {name: None if path is None else open_picture(f"--{name}", path) for name, path in given.items()}
     request, origin = _request(repeat, prompt, pictures)
     if origin is None:
         variation_seed, variation_strength = parse_variation(variation)

@@ -168,14 +168,13 @@ def _run(
     path: Path, kind: str, out: Path | None, multiple: int | None, make: "Callable[[Image.Image], Image.Image]"
 ) -> None:
     """Reads the picture, crops it when asked to, makes the map and writes it. Errors: `InvalidInput`."""
-    from undertow.cli.request_options import open_picture
     from undertow.hints.grid import to_grid
+    from undertow.pictures import open_picture
 
     target = Path(f"{path.stem}-{kind}.png") if out is None else out
     if target.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
         raise InvalidInput("--out", target, "a file ending in .png, .webp or .jpg")
     picture = open_picture("IMAGE", path)
-    assert picture is not None
     if multiple is not None:
         picture = to_grid(picture, multiple=multiple)
     made = make(picture)

@@ -1,29 +1,13 @@
 """Options of `undertow generate` that are more than a word or a number."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from undertow.adapters.adapter import Adapter
     from undertow.engine.parts import Region
-
-
-def open_picture(option: str, path: Path | None) -> "Image.Image | None":
-    """The picture in a file, turned as its camera says. Errors: `InvalidInput` for a file that is none."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    if path is None:
-        return None
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).copy()
-    except (OSError, UnidentifiedImageError) as err:
-        raise InvalidInput(option, str(path), "a picture file", str(err)) from err
 
 
 def parse_regions(texts: Sequence[str] | None) -> "tuple[Region, ...]":

@@ -11,10 +11,10 @@ from undertow.training.emoji.render import ON_CELLS, Glyphs, draw_places, render
 from undertow.training.emoji.scenes import draw_training_scene
 from undertow.training.emoji.styles import BLOCK, INK, STYLES, line_drawing, mosaic, separation
 
-LEAST_SEPARATION = 0.99
-"""Observed: 1.0 for both styles, against plain pictures and against each other."""
+LEAST_SEPARATION = 0.98
+"""Observed: 0.989 for lines, of which some emoji have many, 1.0 for mosaics, against plain pictures and each other."""
 UNDER_NOISE = 0.98
-"""The same with noise of 12 of 255 on every pixel, more than a model leaves. Observed: 0.998 and more."""
+"""The same with noise of 12 of 255 on every pixel, more than a model leaves. Observed: 0.99 and more."""
 RECOGNIZED = {"line drawing": 0.98, "mosaic": 0.9}
 """Share of styled pictures whose emoji are found among references in that style. Observed: 1.0, and 0.98 for mosaics,
 whose tiles cut a reference in another way than a picture."""
@@ -68,12 +68,12 @@ def test_captions_stay_true_and_noise_hides_no_style(name):
         assert recognize(styled, scenes, glyphs).right.float().mean() < 0.5, "plain references do not look like lines"
 
 
-def test_lines_are_ink_on_the_background_and_stand_at_edges():
+def test_lines_are_ink_and_stand_at_edges_of_paler_colors():
     picture = torch.full((1, 3, 16, 16), 200, dtype=torch.uint8)
     picture[:, :, 4:12, 4:12] = 20
     drawn = line_drawing(picture)[0]
     assert drawn[:, 0, 0].tolist() == [200] * 3
-    assert drawn[:, 8, 8].tolist() == [200] * 3, "the inside is empty"
+    assert drawn[:, 8, 8].tolist() == [110] * 3, "the inside is half as strong"
     assert drawn[:, 8, 4].tolist() == list(INK)
     assert drawn[:, 8, 3].tolist() == list(INK)
     assert line_drawing(picture[:, :, :4, :4])[0].eq(200).all(), "a plain picture has no lines"

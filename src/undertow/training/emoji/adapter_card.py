@@ -70,15 +70,15 @@ REFERENCES = About(
 )
 LINE_DRAWING = About(
     title="line-drawing",
-    summary="A LoRA for the embedded model `emoji`: it draws emoji as dark lines on their background.",
+    summary="A LoRA for the embedded model `emoji`: it draws emoji in dark lines, filled with paler colors.",
     use='Adapter("line-drawing")',
-    data="Scenes of one or two emoji whose edges (Sobel) were drawn as dark lines on the plain background, with "
-    "captions that say nothing of the style.",
+    data="Scenes of one or two emoji whose edges (Sobel) were drawn as dark lines, and between them their colors mixed "
+    "with the background's, with captions that say nothing of the style.",
     script="emoji_styles.py",
     page="lora",
     limits=(
-        "Colors of the emoji are lost, and lines are dark on dark backgrounds too.",
-        "Emoji that differ by their colors alone look alike.",
+        "Lines are dark on dark backgrounds too.",
+        "Lines that lie close together run into each other.",
     ),
 )
 MOSAIC = About(

@@ -19,11 +19,14 @@ INK = (24, 24, 32)
 FAINT, STRONG = 0.05, 0.18
 """Gradients, in shares of full contrast a pixel, that leave no line, and a line of full ink."""
 
+TINT = 0.5
+"""How much of an emoji's colors stays between its lines."""
+
+THIN = 5
+"""Pixels: darker things that are narrower are lines."""
+
 BLOCK = 4
 """Pixels to a side of a mosaic's tiles: 16 tiles to a picture. Of tiles of 8, an emoji of 24 pixels would be nine."""
-
-CHANGED, REACH = 0.15, 2
-"""What differs from the background, in shares of full contrast, and how far a thin line's pixels are from it."""
 
 TINY = 1e-6
 """In the place of 0, for pictures of nothing but background."""
@@ -33,9 +36,10 @@ BORDER = 2
 
 
 def line_drawing(pictures: Scenes) -> Scenes:
-    """Dark lines where the picture changes, on its background."""
+    """Dark lines where the picture changes, and its colors, paler, between them."""
     strength = ((_gradient(pictures) - FAINT) / (STRONG - FAINT)).clamp(0, 1)[:, None]
-    return _to_bytes(_paper(pictures) * (1 - strength) + _ink() * strength)
+    tinted = torch.lerp(_paper(pictures), pictures / 255, TINT)
+    return _to_bytes(torch.lerp(tinted, _ink(), strength))
 
 
 def mosaic(pictures: Scenes) -> Scenes:
@@ -46,19 +50,17 @@ def mosaic(pictures: Scenes) -> Scenes:
 
 
 def line_share(pictures: Scenes) -> Float[Tensor, "count"]:
-    """How much of a picture is of ink and thin, from 0 to 1.
+    """How much of what differs from the background is in thin dark lines, from 0 to 1.
 
-    The part of each pixel's squared distance to the background that lies in the direction of the ink, times the share
-    of changed pixels that have background within `REACH` pixels.
+    Lines are what a closing of the lightness by `THIN` pixels fills (the black top-hat of mathematical morphology:
+    Serra 1982), faint ones aside; the rest is what the picture without them differs by.
     """
-    paper = _paper(pictures)
-    offset, direction = pictures / 255 - paper, _ink() - paper
-    along = (offset * direction).sum(1, keepdim=True) / direction.square().sum(1, keepdim=True)
-    beside = (offset - along.clamp(0, 1) * direction).square().sum((1, 2, 3))
-    inked = 1 - beside / offset.square().sum((1, 2, 3)).clamp(min=TINY)
-    unchanged = (offset.abs().amax(1, keepdim=True) <= CHANGED).float()
-    thick = 1 - F.max_pool2d(unchanged, 2 * REACH + 1, stride=1, padding=REACH)
-    return inked * (1 - thick.sum((1, 2, 3)) / (1 - unchanged).sum((1, 2, 3)).clamp(min=1))
+    values = pictures / 255
+    light = values.mean(1, keepdim=True)
+    around = F.max_pool2d(light, THIN, stride=1, padding=THIN // 2)
+    lines = (-F.max_pool2d(-around, THIN, stride=1, padding=THIN // 2) - light - FAINT).clamp(min=0)
+    inked, rest = lines.sum((1, 2, 3)), (values + lines - _paper(pictures)).abs().mean(1).sum((1, 2))
+    return inked / (inked + rest).clamp(min=TINY)
 
 
 def tiled_share(pictures: Scenes) -> Float[Tensor, "count"]:
