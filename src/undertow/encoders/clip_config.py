@@ -11,6 +11,9 @@ Kind = Literal["clip_l", "openclip_h", "openclip_g"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
+Activation = Literal["quick_gelu", "gelu"]
+"""transformers' names; GELU is quick in OpenAI's networks only (trap T2)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipTextConfig:
@@ -23,7 +26,7 @@ class ClipTextConfig:
     heads: int
     intermediate: int
     projection: int
-    activation: Literal["quick_gelu", "gelu"]
+    activation: Activation
     vocabulary: int = 49408
     positions: int = 77
     norm_eps: float = 1e-5
@@ -53,6 +56,15 @@ PUBLISHED: dict[Kind, ClipTextConfig] = {
 }
 
 
+TRANSFORMER_SIZES: Mapping[str, str] = {
+    "width": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "intermediate": "intermediate_size",
+}
+"""transformers' names of what text and vision networks have in common."""
+
+
 def config_from_transformers(config: Mapping[str, Any], kind: Kind) -> ClipTextConfig:
     """The architecture that a `config.json` of transformers describes.
 
@@ -60,26 +72,29 @@ def config_from_transformers(config: Mapping[str, Any], kind: Kind) -> ClipTextC
     network has one layer more than the config. Errors: `ConfigError` for missing fields and other networks.
     """
     given = config.get("text_config", config)
-    names = {
-        "width": "hidden_size",
-        "layers": "num_hidden_layers",
-        "heads": "num_attention_heads",
-        "intermediate": "intermediate_size",
-    }
-    for name in names.values():
-        if not isinstance(given.get(name), int):
-            raise ConfigError(name, given.get(name), "must be a whole number in the config of a CLIP text model")
-    activation = given.get("hidden_act", "quick_gelu")
-    if activation not in ("quick_gelu", "gelu"):
-        raise ConfigError("hidden_act", activation, "must be quick_gelu or gelu")
+    sizes = read_sizes(given, TRANSFORMER_SIZES, "CLIP text model")
+    sizes["layers"] += 1 if kind == "openclip_h" else 0
     return ClipTextConfig(
-        width=given["hidden_size"],
-        layers=given["num_hidden_layers"] + (1 if kind == "openclip_h" else 0),
-        heads=given["num_attention_heads"],
-        intermediate=given["intermediate_size"],
+        **sizes,
         projection=int(given.get("projection_dim", 512)),
-        activation=activation,
+        activation=read_activation(given),
         vocabulary=int(given.get("vocab_size", 49408)),
         positions=int(given.get("max_position_embeddings", 77)),
         norm_eps=float(given.get("layer_norm_eps", 1e-5)),
     )
+
+
+def read_sizes(given: Mapping[str, Any], names: Mapping[str, str], of: str) -> dict[str, int]:
+    """Whole numbers by our names. names: transformers', by ours. Errors: `ConfigError` for one that is none."""
+    for name in names.values():
+        if not isinstance(given.get(name), int):
+            raise ConfigError(name, given.get(name), f"must be a whole number in the config of a {of}")
+    return {ours: given[theirs] for ours, theirs in names.items()}
+
+
+def read_activation(given: Mapping[str, Any]) -> Activation:
+    """Errors: `ConfigError` for one that no CLIP has."""
+    activation = given.get("hidden_act", "quick_gelu")
+    if activation not in ("quick_gelu", "gelu"):
+        raise ConfigError("hidden_act", activation, "must be quick_gelu or gelu")
+    return activation

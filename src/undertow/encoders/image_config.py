@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
+from undertow.encoders.clip_config import TRANSFORMER_SIZES, Activation, read_activation, read_sizes
 from undertow.errors import ConfigError
 
 
@@ -17,7 +18,7 @@ class ClipVisionConfig:
     heads: int
     intermediate: int
     projection: int
-    activation: Literal["quick_gelu", "gelu"]
+    activation: Activation
     image_size: int = 224
     patch_size: int = 14
     channels: int = 3
@@ -64,26 +65,13 @@ def vision_config_from_transformers(config: Mapping[str, Any]) -> ClipVisionConf
     kind = given.get("model_type", "clip_vision_model")
     if kind != "clip_vision_model":
         raise ConfigError("model_type", kind, "must be clip_vision_model: give the folder of CLIP's vision network")
-    names = {
-        "width": "hidden_size",
-        "layers": "num_hidden_layers",
-        "heads": "num_attention_heads",
-        "intermediate": "intermediate_size",
-        "image_size": "image_size",
-        "patch_size": "patch_size",
-    }
-    for name in names.values():
-        if not isinstance(given.get(name), int):
-            raise ConfigError(name, given.get(name), "must be a whole number in the config of a CLIP vision model")
-    activation = given.get("hidden_act", "quick_gelu")
-    if activation not in ("quick_gelu", "gelu"):
-        raise ConfigError("hidden_act", activation, "must be quick_gelu or gelu")
+    names = {**TRANSFORMER_SIZES, "image_size": "image_size", "patch_size": "patch_size"}
     # In a whole CLIP's config, the projection is that of both networks and stands beside them.
     projection = config.get("projection_dim", given.get("projection_dim", 512))
     return ClipVisionConfig(
-        **{ours: given[theirs] for ours, theirs in names.items()},
+        **read_sizes(given, names, "CLIP vision model"),
         projection=int(projection),
-        activation=activation,
+        activation=read_activation(given),
         channels=int(given.get("num_channels", 3)),
         norm_eps=float(given.get("layer_norm_eps", 1e-5)),
     )
