@@ -37,9 +37,12 @@ SHOWN = 16
 
 COMMAND = (
     "undertow train lora --model emoji --images {out}/{name} --out {out}/lora-{name} --title emoji-{name} "
-    "--sites '*.attentions.*' --sites '*.resnets.*' --sites '*.upsamplers.*' --steps 400 "
+    "--sites '*.attentions.*' --sites '*.resnets.*' --sites '*.upsamplers.*' {size} "
     "--batch-size 32 --learning-rate 1e-3 --timesteps logit_normal --precision bf16"
 )
+SIZES = {"line drawing": "--rank 16 --steps 1000", "mosaic": "--rank 8 --steps 400"}
+"""How large a style's LoRA is, and how long it learns."""
+
 TRAINED = "lora-{name}/emoji-{name}.safetensors"
 """Where the command writes, in --out."""
 
@@ -47,7 +50,7 @@ TRAINED = "lora-{name}/emoji-{name}.safetensors"
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("out/emoji-styles"))
-    parser.add_argument("--pictures", type=int, default=512, help="of each style")
+    parser.add_argument("--pictures", type=int, default=2048, help="of each style")
     parser.add_argument("--font", type=Path, default=FONT)
     parser.add_argument("--model", type=Path, help="pipeline folder whose autoencoder the pictures go through")
     parser.add_argument("--ship", type=Path, help="folder for what was trained, with cards")
@@ -71,7 +74,8 @@ def main() -> None:
     sheet = torch.cat([plain[:SHOWN], *(style.apply(plain[:SHOWN]) for style in STYLES.values())])
     save_grid(sheet, SHOWN, options.out / "styles.png")
     print(f"written: {options.out}")
-    print(*(COMMAND.format(out=options.out, name=file_name(style)) for style in STYLES.values()), sep="\n")
+    for style in STYLES.values():
+        print(COMMAND.format(out=options.out, name=file_name(style), size=SIZES[style.name]))
 
 
 def file_name(style: Style) -> str:

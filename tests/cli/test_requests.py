@@ -63,10 +63,18 @@ def test_every_kind_of_option_reaches_the_request(folder, tmp_path):
     assert pixels(out).shape == (48, 48, 3)
 
 
+def test_an_overlap_asks_for_views(folder, tmp_path):
+    whole, seen = tmp_path / "whole.png", tmp_path / "seen.png"
+    for out, options in ((whole, ()), (seen, ("--view-overlap", "0"))):
+        assert draw(folder, out, "--size", "64x32", *options) == 0
+    assert (pixels(whole) != pixels(seen)).any()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (["--image", "nothing.png"], "a picture file"),
+        (["--view-overlap", "1"], "from 0 to below 1"),
         (["--regions", "a cat"], "PROMPT@LEFT"),
         (["--regions", "a cat@0,0,0,1"], "left < right"),
         (["--seamless", "z"], "none, x, y, both"),

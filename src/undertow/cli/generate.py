@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from undertow.engine.metadata import Origin
+    from undertow.engine.parts import Views
     from undertow.engine.request import GenerationRequest
     from undertow.engine.result import GenerationResult
 
@@ -86,6 +87,9 @@ def generate(
     views: Annotated[
         bool, typer.Option("--views", help="Overlapping windows, for pictures larger than the model was trained at.")
     ] = False,
+    view_overlap: Annotated[
+        float | None, typer.Option(help="--views whose neighbors share this part of a window.", show_default="0.5")
+    ] = None,
     seamless: Annotated[str, typer.Option(help="Edges that continue each other: none, x, y or both.")] = "none",
     variation: Annotated[str | None, typer.Option(help="SEED:STRENGTH, noise on the way to another seed's.")] = None,
     loras: Annotated[
@@ -140,7 +144,7 @@ def generate(
     ] = True,
 ) -> None:
     """Draw pictures from a text, and write each with what is needed to repeat it."""
-    from undertow.engine.parts import HighResolution, Views
+    from undertow.engine.parts import HighResolution
     from undertow.engine.watch import Debug
     from undertow.pictures import open_picture
     from undertow.service import embedded_models, load
@@ -159,7 +163,7 @@ def generate(
             image_guidance_scale=image_guidance, refiner_switch=refiner_switch, regions=parse_regions(regions),
             regions_by=one_of("--regions-by", regions_by, "RegionsBy"),
             high_resolution=None if enlarge is None else HighResolution(scale=enlarge, strength=enlarge_strength),
-            views=Views() if views else None, seamless=one_of("--seamless", seamless, "Axes"),
+            views=_views(views, view_overlap), seamless=one_of("--seamless", seamless, "Axes"),
             variation_seed=variation_seed, variation_strength=variation_strength,
             adapters=(
                 *parse_loras(loras, numbers_by_name("--lora-block", lora_blocks)),
@@ -188,6 +192,15 @@ def generate(
         show([result.images[index] for index in indices])
     if model is None and origin is None:
         _suggest(paths[0], console)
+
+
+def _views(asked: bool, overlap: float | None) -> "Views | None":
+    """An overlap asks for views too. Errors: `InvalidInput`."""
+    from undertow.engine.parts import Views
+
+    if overlap is not None:
+        return Views(overlap=overlap)
+    return Views() if asked else None
 
 
 def _request(
