@@ -86,7 +86,7 @@ def test_impact_lists_each_adapter_and_all(shown):
         "--steps", "2", "--repeats", "1", "--layers", "1",
     )  # fmt: skip
     assert code == 0, text
-    for expected in ("style + character", "‖with - without‖", "blocks.", " ms: ", "once a request"):
+    for expected in ("style + character", "‖with - without‖", "blocks.", " ms", "longer by", "once a request"):
         assert expected in text, expected
     _, text = shown("impact", "style.safetensors", "--model", "model", "--steps", "1", "--repeats", "0")
     assert "%" in text

@@ -55,25 +55,32 @@ def print_explanation(
 def print_impacts(console: Console, impacts: "Sequence[Impact]", overheads: "Sequence[Overhead]", layers: int) -> None:
     """A row for each adapter and one for all; overheads: of the same, or none."""
     columns = ("adapters", "prediction", "outputs that change most")
-    timed = ("with", "without", "once a request") if overheads else ()
-    table = _table("relative change, ‖with - without‖ / ‖without‖", (*columns, *timed), "prediction", *timed)
-    for index, impact in enumerate(impacts):
+    table = _table("relative change, ‖with - without‖ / ‖without‖", columns, "prediction")
+    for impact in impacts:
         most = "\n".join(f"{change:6.1%} {layer}" for layer, change in impact.strongest(layers))
-        cells = [_safe(" + ".join(impact.names)), f"{impact.prediction:.1%}", most]
-        if overheads:
-            found = overheads[index]
-            cells += [
-                f"{found.with_s * 1000:.1f} ms",
-                f"{found.without_s * 1000:.1f} ms: {found.ratio - 1:+.0%}",
-                f"{found.placing_s * 1000:.1f} ms",
-            ]
-        table.add_row(*cells)
+        table.add_row(_together(impact), f"{impact.prediction:.1%}", most)
     console.print(table)
     if overheads:
-        console.print(
-            "times are of all levels of noise at once; once a request: reading text and pictures, placing weights",
-            highlight=False,
+        console.print(_times(impacts, overheads))
+
+
+def _times(impacts: "Sequence[Impact]", overheads: "Sequence[Overhead]") -> Table:
+    columns = ("with", "without", "longer by", "once a request")
+    table = _table("time of an evaluation of all levels of noise", ("adapters", *columns), *columns)
+    for impact, found in zip(impacts, overheads, strict=True):
+        table.add_row(
+            _together(impact),
+            f"{found.with_s * 1000:.1f} ms",
+            f"{found.without_s * 1000:.1f} ms",
+            f"{found.ratio - 1:+.0%}",
+            f"{found.placing_s * 1000:.1f} ms",
         )
+    table.caption = "once a request: reading text and pictures, placing weights"
+    return table
+
+
+def _together(impact: "Impact") -> str:
+    return _safe(" + ".join(impact.names))
 
 
 def _described(reading: "Reading", held: "Held | None") -> tuple[str, str, str]:
