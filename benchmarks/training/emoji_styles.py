@@ -40,7 +40,7 @@ COMMAND = (
     "--sites '*.attentions.*' --sites '*.resnets.*' --sites '*.upsamplers.*' {size} "
     "--batch-size 32 --learning-rate 1e-3 --timesteps logit_normal --precision bf16"
 )
-SIZES = {"line drawing": "--rank 16 --steps 1000", "mosaic": "--rank 8 --steps 400"}
+SIZES = {"line drawing": "--rank 16 --steps 2000", "mosaic": "--rank 8 --steps 400"}
 """How large a style's LoRA is, and how long it learns."""
 
 TRAINED = "lora-{name}/emoji-{name}.safetensors"
