@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from textwrap import fill
 
 from undertow.adapters.kinds import KIND_TITLES, kind_of
 from undertow.adapters.source import open_source
@@ -14,6 +15,9 @@ from undertow.training.emoji.card import CARD, LICENSE
 from undertow.training.emoji.styles import BLOCK
 
 ENCODER = "image_encoder"
+
+WIDTH = 120
+"""Of a card's lines, in characters."""
 
 STYLE_BYTES = 3_000_000
 """The largest LoRA that ships."""
@@ -150,9 +154,14 @@ def card(about: About, megabytes: float, training: str = "") -> str:
     """The card. megabytes: of its weights. training: a sentence on how it was trained."""
     limits = "\n".join(f"- {line}" for line in about.limits)
     told = f"\n\n{training}" if training else ""
+    data = (
+        f"{about.data} Pictures rendered from the Noto Color Emoji font, captions from Unicode names, as for `emoji`; "
+        "no photographs, no people, no text from the web. "
+        f"Written by `benchmarks/training/{about.script}`, trained by the commands that it prints."
+    )
     return f"""# {about.title}
 
-{about.summary} {megabytes:.1f} MB in float16.
+{fill(f"{about.summary} {megabytes:.1f} MB in float16.", WIDTH)}
 
     from undertow import Adapter, load
 
@@ -160,9 +169,7 @@ def card(about: About, megabytes: float, training: str = "") -> str:
 
 ## Data
 
-{about.data} Pictures rendered from the Noto Color Emoji font, captions from Unicode names, as for `emoji`; no
-photographs, no people, no text from the web. Written by `benchmarks/training/{about.script}`, trained by the commands
-that it prints.{told}
+{fill(data, WIDTH)}{told}
 
 Noto Color Emoji: Copyright Google Inc. and contributors, https://github.com/googlefonts/noto-emoji, licensed under the
 SIL Open Font License 1.1, whose text is in `{LICENSE}`. The weights are under the license of undertow, Apache-2.0.
