@@ -168,9 +168,10 @@ class NonFiniteError(UndertowError, ArithmeticError):
 
 
 class MissingDependency(UndertowError, ImportError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed and not installed. extra: what it comes with; `None` for one by itself."""
 
-    def __init__(self, package: str, extra: str):
-        super().__init__(f"this needs the package {package!r}: pip install 'undertow[{extra}]'")
+    def __init__(self, package: str, extra: str | None = None):
+        wanted = package if extra is None else f"'undertow[{extra}]'"
+        super().__init__(f"this needs the package {package!r}: pip install {wanted}")
         self.package = package
         self.extra = extra

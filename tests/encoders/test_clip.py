@@ -1,5 +1,4 @@
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ from undertow.encoders.clip import Reading, TextEncoder
 from undertow.encoders.clip_config import PUBLISHED, ClipTextConfig, config_from_transformers
 from undertow.encoders.clip_tensors import build_clip
 from undertow.encoders.tokenizer import OfficialTokenizer
-from undertow.errors import ConfigError, CorruptFile, InvalidInput, KeyMismatch, MissingDependency, UnknownCheckpoint
+from undertow.errors import ConfigError, CorruptFile, InvalidInput, KeyMismatch, UnknownCheckpoint
 
 IDS = torch.tensor([[49406, 320, 2368, 49407] + [49407] * 73])
 LAST = Reading(skip=1, final_norm=True)
@@ -230,12 +229,6 @@ def test_a_config_of_the_whole_clip_is_read_too():
     nested = config_from_transformers({"text_config": config_for("clip_l")}, "clip_l")
     assert nested == shared_encoder("clip_l").config
     assert isinstance(nested, ClipTextConfig)
-
-
-def test_without_transformers_the_error_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(MissingDependency, match=r"undertow\[text\]"):
-        build("clip_l", tensors_for("clip_l"))
 
 
 def test_a_network_of_another_vocabulary_is_refused_before_it_reads_a_text():

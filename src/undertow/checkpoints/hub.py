@@ -8,7 +8,7 @@ from typing import Any
 
 from undertow.checkpoints.files import read_json
 from undertow.checkpoints.shards import STEMS
-from undertow.errors import MissingDependency, UnknownCheckpoint
+from undertow.errors import UnknownCheckpoint
 
 HUB_ID = re.compile(
     r"(?P<repository>[A-Za-z0-9][\w.-]*/(?![\w.-]+\.(safetensors|ckpt|pt|pth|bin)(@|$))[A-Za-z0-9][\w.-]*)"
@@ -30,17 +30,14 @@ def fetch(source: str, *, variant: str | None = None) -> Path:
     """The local path of a Hub model: a pipeline folder or a single file, kept in the Hub's own cache.
 
     What the cache already has whole is used without asking the network. Weights are the safetensors of one variant;
-    pickles are never downloaded. Errors: `UnknownCheckpoint` when it is neither there nor reachable,
-    `MissingDependency`.
+    pickles are never downloaded. Errors: `UnknownCheckpoint` when it is neither there nor reachable.
     """
     match = HUB_ID.fullmatch(source)
     if match is None:
         raise UnknownCheckpoint(source, "not a Hub id", "write it as owner/name")
-    try:
-        import huggingface_hub  # noqa: PLC0415  an extra
-        from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415  an extra
-    except ImportError as err:
-        raise MissingDependency("huggingface-hub", "hub") from err
+    import huggingface_hub  # noqa: PLC0415  slow to import
+    from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415  slow to import
+
     place: dict[str, Any] = {"repo_id": match["repository"], "revision": match["revision"]}
     cached = _cached(huggingface_hub, place, match["file"])
     if cached is not None:

@@ -28,7 +28,7 @@ def open_checkpoint(source: str | Path, options: OpenOptions | None = None) -> G
 def locate(source: str | Path, *, variant: str | None = None) -> Path:
     """The local path of a source: itself if it exists, else the Hub's copy of that id.
 
-    Errors: `UnknownCheckpoint`, `MissingDependency`.
+    Errors: `UnknownCheckpoint`.
     """
     path = Path(source).expanduser()
     if path.exists():

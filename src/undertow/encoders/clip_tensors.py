@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from undertow.encoders.clip_config import ClipTextConfig, Kind
-from undertow.errors import KeyMismatch, MissingDependency
+from undertow.errors import KeyMismatch
 
 _PREFIX = "text_model."
 _PROJECTION = "text_projection.weight"
@@ -32,7 +32,7 @@ def build_clip(
 ) -> tuple[nn.Module, nn.Linear | None]:
     """The network with the tensors in place, and its projection; only bigG must have one, only bigG's is read.
 
-    Errors: `KeyMismatch`, `MissingDependency`.
+    Errors: `KeyMismatch`.
     """
     keys = {key.removeprefix(_PREFIX): key for key in tensors}
     layers = _present_layers(kind, config, keys)
@@ -81,10 +81,8 @@ def _empty_clip(config: ClipTextConfig, layers: int) -> nn.Module:
 
 def _described(config: ClipTextConfig, layers: int) -> tuple[Any, Any]:
     """transformers' config, and the class that builds a network from it."""
-    try:
-        from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415  an extra, and slow to import
-    except ModuleNotFoundError as err:
-        raise MissingDependency("transformers", "text") from err
+    from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415  slow to import
+
     described = CLIPTextConfig(
         vocab_size=config.vocabulary,
         hidden_size=config.width,

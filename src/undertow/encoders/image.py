@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from undertow.encoders.image_config import ClipVisionConfig, vision_config_from_transformers
 from undertow.encoders.image_pixels import Pixels, Preprocessing
-from undertow.errors import ConfigError, KeyMismatch, MissingDependency
+from undertow.errors import ConfigError, KeyMismatch
 
 PROJECTION = "visual_projection.weight"
 _EMBEDDING = "vision_model.embeddings.patch_embedding.weight"
@@ -59,8 +59,7 @@ class ImageEncoder(nn.Module):
         The network is built without memory and takes the tensors one by one; a lazy mapping is read one tensor at a
         time. config: ours, or the contents of transformers' `config.json`. preprocessing: the contents of
         `preprocessor_config.json`; `None` takes CLIP's. dtype: `None` keeps the patch embedding's for everything.
-        Errors: `KeyMismatch` names `source` and the tensors missing, unexpected or of another shape; `ConfigError`,
-        `MissingDependency`.
+        Errors: `KeyMismatch` names `source` and the tensors missing, unexpected or of another shape; `ConfigError`.
         """
         if isinstance(config, Mapping):
             config = vision_config_from_transformers(config)
@@ -151,10 +150,8 @@ def _empty_network(config: ClipVisionConfig) -> nn.Module:
 
 def _described(config: ClipVisionConfig) -> tuple[Any, Any]:
     """transformers' config, and the class that builds a network from it."""
-    try:
-        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: PLC0415  slow to import
-    except ModuleNotFoundError as err:
-        raise MissingDependency("transformers", "text") from err
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: PLC0415  slow to import
+
     described = CLIPVisionConfig(
         hidden_size=config.width,
         intermediate_size=config.intermediate,

@@ -5,8 +5,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from undertow.errors import MissingDependency
-
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """Where CLIP divides a text before it looks at pairs (openai/CLIP, simple_tokenizer.py)."""
@@ -15,13 +13,11 @@ SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 def learn_tokenizer(words: Iterable[str], folder: Path, *, positions: int) -> None:
     """Learns the merges and writes what transformers' and diffusers' CLIPTokenizer read.
 
-    positions: of the text encoder, both marks included. Errors: `MissingDependency`.
+    positions: of the text encoder, both marks included.
     """
-    try:
-        from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers  # noqa: PLC0415  an extra
-        from transformers import CLIPTokenizer  # noqa: PLC0415  an extra, and slow to import
-    except ModuleNotFoundError as err:
-        raise MissingDependency("transformers", "text") from err
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers  # noqa: PLC0415  slow to import
+    from transformers import CLIPTokenizer  # noqa: PLC0415  slow to import
+
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

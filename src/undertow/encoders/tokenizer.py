@@ -50,9 +50,9 @@ class OfficialTokenizer:
 
     def __init__(self) -> None:
         try:
-            import instant_clip_tokenizer  # noqa: PLC0415  an extra
+            import instant_clip_tokenizer  # noqa: PLC0415  not there for every Python
         except ModuleNotFoundError as err:
-            raise MissingDependency("instant-clip-tokenizer", "text") from err
+            raise MissingDependency("instant-clip-tokenizer") from err
         self._tokenizer: Any = instant_clip_tokenizer.Tokenizer()  # pyright: ignore[reportAttributeAccessIssue]  compiled
 
     def encode(self, text: str) -> list[int]:
@@ -70,7 +70,7 @@ class FolderTokenizer:
     The padding token that the folder names is used for padding only. diffusers also turns it into padding where it is
     part of a prompt, which costs SD2 and SDXL the exclamation mark (diffusers issue 4153).
 
-    Errors: `UnknownCheckpoint`, `CorruptFile`, `MissingDependency`.
+    Errors: `UnknownCheckpoint`, `CorruptFile`.
     """
 
     def __init__(self, folder: str | Path):
@@ -79,10 +79,8 @@ class FolderTokenizer:
             raise UnknownCheckpoint(
                 folder, "no tokenizer", "a folder with tokenizer.json, or vocab.json and merges.txt"
             )
-        try:
-            from transformers import CLIPTokenizer  # noqa: PLC0415  an extra, and slow to import
-        except ModuleNotFoundError as err:
-            raise MissingDependency("transformers", "text") from err
+        from transformers import CLIPTokenizer  # noqa: PLC0415  slow to import
+
         try:
             loaded = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         except Exception as err:  # whatever a damaged file brings about in three libraries

@@ -34,7 +34,7 @@ def load_image_encoder(
     `preprocessor_config.json` counts where there is one, also a pipeline's in `feature_extractor`. dtype: `None` keeps
     the file's. variant: which spelling of the weights, "fp16" first when `None`.
     Errors: `UnknownCheckpoint`, `MissingComponent`, `UnsupportedModel`, `KeyMismatch`, `ConfigError`, `CorruptFile`,
-    `UnsafeFile`, `MissingDependency`.
+    `UnsafeFile`.
     """
     place = locate(source, variant=variant)
     folder = _folder(place) if place.is_dir() else place.parent
