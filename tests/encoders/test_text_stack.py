@@ -277,7 +277,9 @@ def test_a_break_is_a_chunk(sd1):
 def test_tags_are_reported(sd1):
     encoding = sd1.encode("a <lora:film:0.8> cat", dialect="a1111")
     assert encoding.report.tags == (Tag(kind="lora", arguments=("film", "0.8")),)
-    assert encoding.notes == ("found in the prompt, not encoded: lora film 0.8",)
+    (note,) = encoding.notes
+    assert note.startswith("taken out of the prompt, and without effect: lora film 0.8; ")
+    assert note.endswith("--lora film@0.8, or Adapter('film', scale=0.8)")
     assert torch.equal(encoding.context, sd1.encode("a cat").context)
 
 

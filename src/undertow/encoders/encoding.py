@@ -52,7 +52,7 @@ class TextEncoding:
     def notes(self) -> tuple[str, ...]:
         """What a user should know about the encoding, a sentence each; usually nothing."""
         cut = tuple(f"too long for {r.kind}, cut off: {r.truncated!r}" for r in self.report.encoders if r.truncated)
-        tags = tuple(f"found in the prompt, not encoded: {' '.join((t.kind, *t.arguments))}" for t in self.report.tags)
+        tags = tuple(_told(tag) for tag in self.report.tags)
         return (*cut, *tags, *self.report.notes)
 
 
@@ -62,3 +62,11 @@ class WeightedEncoding:
 
     encoding: TextEncoding
     weight: float = 1.0
+
+
+def _told(tag: Tag) -> str:
+    line = f"taken out of the prompt, and without effect: {' '.join((tag.kind, *tag.arguments))}"
+    if tag.kind != "lora":
+        return line
+    name, scale = (*tag.arguments, "1")[:2]
+    return f"{line}; prompts choose no files: --lora {name}@{scale}, or Adapter({name!r}, scale={scale})"
