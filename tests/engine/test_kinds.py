@@ -230,6 +230,23 @@ def test_bad_guidance_is_refused_before_any_work(service, method, message):
         service.generate("a", guidance_method=method, **DRAWN)
 
 
+@pytest.mark.parametrize(("right", "rows"), [(1.0, 3), (0.9, 4)], ids=["covered", "a part left"])
+def test_a_prompt_that_regions_leave_no_place_costs_nothing(service, right, rows):
+    """A row for each region and one for what guidance pushes away from; one more where something is left."""
+    regions = (Region(prompt="red", box=(0, 0, 0.5, 1)), Region(prompt="blue", box=(0.5, 0, right, 1)))
+    drawn = DRAWN | {"steps": 2, "regions": regions}
+    one, other = (service.generate(prompt, **drawn) for prompt in ("apple", "dog"))
+    assert one.report.rows == rows
+    assert torch.equal(one.latents, other.latents) == (rows == 3)
+
+
+def test_self_attention_guidance_looks_at_the_prompt_beside_regions_too(service):
+    halves = (Region(prompt="red", box=(0, 0, 0.5, 1)), Region(prompt="blue", box=(0.5, 0, 1, 1)))
+    drawn = DRAWN | {"steps": 2, "regions": halves, "guidance_method": "cfg+sag(side=wanted)"}
+    one, other = (service.generate(prompt, **drawn).latents for prompt in ("apple", "dog"))
+    assert not torch.equal(one, other)
+
+
 def test_regions_by_attention_show_each_part_its_own_prompt(service):
     left = Region(prompt="blue dog", box=(0, 0, 0.5, 1))
     everywhere = Region(prompt="blue dog", box=(0, 0, 1, 1))

@@ -39,6 +39,17 @@ def test_regions_take_their_part_and_share_what_they_have_in_common_by_weight():
     assert found.flatten().tolist() == [1, (1 + 3 * 5) / 4, 5, 9]
 
 
+def test_where_regions_cover_the_canvas_nobody_asks_for_the_prompt():
+    composition = Composition(masks=(cells(1, 1, 0, 0), cells(0, 1, 1, 1)))
+    assert composition.covered
+    assert not Composition(masks=(cells(1, 1, 0, 0),)).covered
+    assert not Composition().covered
+    texts = replace(SINGLE, regions=(TEXT, TEXT))
+    estimates = [cells(1, 1, 1, 1), cells(5, 5, 5, 5)]
+    for left_out in (estimates, [cells(9, 9, 9, 9), *estimates]):
+        assert composition.compose(texts, left_out, None).flatten().tolist() == [1, 3, 5, 5]
+
+
 def test_a_region_of_small_weight_takes_its_part_too():
     composition = Composition(masks=(1e-3 * box_mask((0, 0, 0.5, 1), (1, 2)),))
     found = composition.compose(replace(SINGLE, regions=(TEXT,)), [cells(9, 9), cells(1, 1)], None)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -70,23 +71,24 @@ class Composition:
 
     masks: tuple[Float[Tensor, "1 1 height width"], ...] = ()
 
+    @cached_property
+    def covered(self) -> bool:
+        """Whether regions leave nothing of the canvas, so that nobody need ask for the request's own prompt."""
+        return bool(self.masks) and bool((torch.stack(self.masks).sum(0) > 0).all())
+
     def compose(self, texts: Branches, denoised: Sequence[Canvas], unconditional: Canvas | None) -> Canvas:
         """u + Σ w (c - u) over the prompts (arXiv:2206.01714, eq. 11), which guidance then scales; inside regions, the
-        mean of theirs instead, by weight (latent couple; arXiv:2302.08113, eq. 5)."""
-        prompts, regions = denoised[: len(texts.wanted)], denoised[len(texts.wanted) :]
-        wanted = prompts[0]
-        if texts.composed:
-            assert unconditional is not None  # every composition comes with it
-            parts = zip(texts.wanted, prompts, strict=True)
-            wanted = unconditional + sum(
-                (weight * (part - unconditional) for (_, weight), part in parts), torch.zeros_like(unconditional)
-            )
+        mean of theirs instead, by weight (latent couple; arXiv:2302.08113, eq. 5). denoised: of the prompts, which may
+        be left out where regions cover the canvas, then of the regions."""
+        count = len(denoised) - len(texts.regions)
+        prompts, regions = denoised[:count], denoised[count:]
         if not regions:
-            return wanted
-        masks = [mask.to(wanted) for mask in self.masks]
+            return _combined(texts, prompts, unconditional)
+        masks = [mask.to(regions[0]) for mask in self.masks]
         total = torch.stack(masks).sum(0)
-        inside = sum((mask * part for mask, part in zip(masks, regions, strict=True)), torch.zeros_like(wanted))
-        return torch.where(total > 0, inside / total.clamp(min=1e-6), wanted)
+        inside = sum((mask * part for mask, part in zip(masks, regions, strict=True)), torch.zeros_like(regions[0]))
+        shared = inside / total.clamp(min=1e-6)
+        return shared if self.covered else torch.where(total > 0, shared, _combined(texts, prompts, unconditional))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,3 +141,14 @@ def slerp(one: Canvas, other: Canvas, share: float) -> Canvas:
         return torch.lerp(one, other, share)
     angle = torch.acos(cosine)
     return (torch.sin((1 - share) * angle) * one + torch.sin(share * angle) * other) / torch.sin(angle)
+
+
+def _combined(texts: Branches, prompts: Sequence[Canvas], unconditional: Canvas | None) -> Canvas:
+    """One prompt's estimate, or that of several with their weights."""
+    if not texts.composed:
+        return prompts[0]
+    assert unconditional is not None  # every composition comes with it
+    parts = zip(texts.wanted, prompts, strict=True)
+    return unconditional + sum(
+        (weight * (part - unconditional) for (_, weight), part in parts), torch.zeros_like(unconditional)
+    )

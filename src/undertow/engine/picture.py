@@ -200,9 +200,10 @@ def _questions(one: Pass, texts: Branches, branch: Branch, scale: float | None, 
     """What a branch asks: one question for each prompt and region, or for the negative prompt. scale: of guidance, for
     networks that are told."""
     if branch.side == "wanted":
-        single = len(texts.wanted) == 1
-        names = ["cond" if single else f"cond_{index}" for index in range(len(texts.wanted))]
-        asked = [(name, wanted, None) for name, (wanted, _) in zip(names, texts.wanted, strict=True)]
+        # The bottleneck's attention is that of the request's own prompt.
+        prompts = () if one.composition.covered and not branch.middle_attention else texts.wanted
+        names = ["cond" if len(prompts) == 1 else f"cond_{index}" for index in range(len(prompts))]
+        asked = [(name, wanted, None) for name, (wanted, _) in zip(names, prompts, strict=True)]
         asked += [(f"region_{index}", conditioning, index) for index, conditioning in enumerate(texts.regions)]
     else:
         assert texts.unconditional is not None  # passes are prepared with what their guidance asks for

@@ -243,13 +243,17 @@ class _Preparation:
             guidance=chosen.guidance,
             adapters=self._adapted(layout) if model is self.model else None,
             free_u=chosen.free_u,
-            composition=Composition(
-                masks=tuple(region.weight * box_mask(region.box, cells) for region in request.regions)
-            ),
+            composition=Composition(masks=self._region_masks(cells)),
             kept=kept,
             extra=extra,
             without_image=without_image,
         )
+
+    def _region_masks(self, cells: tuple[int, int]) -> tuple[Tensor, ...]:
+        """Of regions that are estimated by themselves."""
+        if self.request.regions_by == "attention":
+            return ()
+        return tuple(region.weight * box_mask(region.box, cells) for region in self.request.regions)
 
     def _network(self, model: LoadedModel) -> Network:
         unet = model.require_unet()
