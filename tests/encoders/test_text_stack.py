@@ -283,6 +283,14 @@ def test_tags_are_reported(sd1):
     assert torch.equal(encoding.context, sd1.encode("a cat").context)
 
 
+@pytest.mark.parametrize(
+    ("tag", "wanted"), [("film:0.8:0.5", "film@0.8"), ("film", "film@1"), ("film:te=0.5", "film@1")]
+)
+def test_what_to_do_with_a_tag_is_said_as_it_can_be_typed(sd1, tag, wanted):
+    (note,) = sd1.encode(f"a <lora:{tag}> cat", dialect="a1111").notes
+    assert f"--lora {wanted}, or" in note
+
+
 def test_an_unknown_embedding_is_noted(sd1):
     encoding = sd1.encode("a embedding:nobody cat", dialect="comfy")
     assert torch.equal(encoding.context, sd1.encode("a cat").context)

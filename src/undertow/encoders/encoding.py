@@ -1,5 +1,6 @@
 """What a text becomes, and the account of how."""
 
+import re
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
@@ -7,6 +8,8 @@ from torch import Tensor
 
 from undertow.encoders.clip_config import Kind
 from undertow.encoders.prompts.tree import Tag
+
+_NUMBER = re.compile(r"-?\d*\.?\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,5 +71,6 @@ def _told(tag: Tag) -> str:
     line = f"taken out of the prompt, and without effect: {' '.join((tag.kind, *tag.arguments))}"
     if tag.kind != "lora":
         return line
-    name, scale = (*tag.arguments, "1")[:2]
+    name, *numbers = tag.arguments
+    scale = next(filter(_NUMBER.fullmatch, numbers), "1")  # others, such as "te=0.5", have no short form here
     return f"{line}; prompts choose no files: --lora {name}@{scale}, or Adapter({name!r}, scale={scale})"
