@@ -26,6 +26,8 @@ from undertow.unet.diffusers_config import config_to_diffusers
 Run = Callable[[], list[float]]
 """Draws all requests and returns when each had its picture, in seconds from the start."""
 
+PEER = "diffusers, one by one"
+
 PROMPTS = ("red apple on white background", "cat face on blue background", "rocket left of owl on pink background")
 KINDS = (
     {"sampler": "dpmpp_2m", "guidance_scale": 5.0},
@@ -76,7 +78,7 @@ def report(
     runs: dict[str, Run] = {
         "undertow, together": lambda: together(service, asked),
         "undertow, one by one": lambda: in_turn(lambda one: service.run(one), asked),
-        "diffusers, one by one": lambda: in_turn(lambda one: by_diffusers(peer, one), asked),
+        PEER: lambda: in_turn(lambda one: by_diffusers(peer, one), asked),
     }
     latencies: dict[str, list[list[float]]] = {way: [] for way in runs}
     for repeat in range(repeats + (repeats > 1)):
@@ -87,12 +89,13 @@ def report(
     print(
         f"\n{name}: {len(asked)} requests, {sum(one.steps for one in asked)} steps in all, torch {torch.__version__}\n"
     )
-    print("| | pictures/s | median latency s | longest latency s |")
-    print("|---|---|---|---|")
-    for way, measured in latencies.items():
-        total = statistics.median(max(times) for times in measured)
-        middle = statistics.median(statistics.median(times) for times in measured)
-        print(f"| {way} | {len(asked) / total:.2f} | {middle:.2f} | {total:.2f} |", flush=True)
+    print("| | pictures/s | of diffusers' | median latency s | longest latency s |")
+    print("|---|---|---|---|---|")
+    totals = {way: statistics.median(max(times) for times in measured) for way, measured in latencies.items()}
+    for way, total in totals.items():
+        middle = statistics.median(statistics.median(times) for times in latencies[way])
+        ratio = totals[PEER] / total
+        print(f"| {way} | {len(asked) / total:.2f} | {ratio:.2f} | {middle:.2f} | {total:.2f} |", flush=True)
 
 
 def together(service: UNetService, asked: list[GenerationRequest]) -> list[float]:
