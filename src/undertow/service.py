@@ -24,6 +24,7 @@ from undertow.engine.request import PICTURES, GenerationRequest
 from undertow.engine.result import GenerationResult
 from undertow.engine.watch import Debug
 from undertow.errors import DamagedWeights, InvalidInput, UnknownCheckpoint
+from undertow.processor import IMITATED, computes
 from undertow.unet.compiled import compile_unet
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
@@ -207,7 +208,8 @@ def load(
 ) -> UNetService:
     """A service for the model in a .safetensors file, a diffusers pipeline folder or at a Hub id (owner/name).
 
-    dtype: `None` keeps the file's, float16 on a CPU becoming float32. vae_dtype: `None` chooses one that does not
+    dtype: `None` keeps the file's, but float16 becomes float32 on a CPU, as bfloat16 does, even if asked for, on a
+    processor without instructions for it: the report says so. vae_dtype: `None` chooses one that does not
     overflow. validate_weights: refuse weights that are not numbers even where nothing reads them. refiner: a second
     model, loaded alike, that draws the last steps (SDXL's refiner). adapter_capacity: slots for LoRA, so that requests
     with different ones share batches; without them LoRA are merged into the weights while they are drawn with.
@@ -241,8 +243,8 @@ def _load(
         raise DamagedWeights(
             model.path, [f.name for f in unused], details, "nothing reads these: load without validation"
         )
-    if dtype is None:
-        model = _without_float16_on_cpu(model)
+    if dtype != torch.float16:
+        model = _in_a_type_that_computes(model)
     if model.vae is not None and vae_dtype is None:
         model = _with_safe_vae(model, model.vae)
     if backend == "compile":
@@ -250,14 +252,15 @@ def _load(
     return model
 
 
-def _without_float16_on_cpu(model: LoadedModel) -> LoadedModel:
+def _in_a_type_that_computes(model: LoadedModel) -> LoadedModel:
+    """The U-Net and text encoders in float32 where the device only imitates their type."""
     unet = model.unet
-    if unet is None or unet.dtype != torch.float16 or unet.device.type != "cpu":
+    if unet is None or computes(unet.dtype, unet.device):
         return model
+    note = f"{str(unet.dtype).removeprefix('torch.')} weights compute in float32: {IMITATED[unet.dtype]}"
     unet.to(torch.float32)
     if model.text is not None:
         model.text.to(dtype=torch.float32)
-    note = "float16 weights compute in float32: PyTorch's float16 convolutions on CPU are slower by orders of magnitude"
     return replace(model, report=replace(model.report, notes=(*model.report.notes, note)))
 
 

@@ -13,6 +13,7 @@ BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 @pytest.mark.parametrize(
     ("device", "dtype", "keys", "float32_logits", "name"),
     [
+        # bfloat16 on a CPU that has the instructions: see below for one that has not.
         ("cpu", BF16, 77, False, "chunked"),
         ("cpu", BF16, CHUNKED_KEYS, False, "chunked"),
         ("cpu", BF16, CHUNKED_KEYS + 1, False, "sdpa"),
@@ -32,6 +33,12 @@ def test_choice(device, dtype, keys, float32_logits, name):
     assert len(choice.reason) > 20
 
 
+@pytest.mark.parametrize("keys", [1, 77, CHUNKED_KEYS, 4096])
+def test_a_processor_that_imitates_bfloat16_takes_the_kernel_that_multiplies_in_float32(keys):
+    """The chunked one takes twenty times as long there (benchmarks/attention.py)."""
+    assert choose(Requirements(device="cpu", dtype=BF16, queries=1024, keys=keys, imitated=True)).name == "sdpa"
+
+
 @pytest.mark.parametrize("float32_logits", [False, True])
 @pytest.mark.parametrize("dtype", [BF16, F16, F32], ids=str)
 @pytest.mark.parametrize("keys", [1, 1024, 5000])
@@ -42,10 +49,14 @@ def test_the_choice_satisfies_the_call(device, keys, dtype, float32_logits):
     assert entry.float32_logits or not float32_logits
 
 
-@pytest.mark.parametrize(("float32_logits", "chosen"), [(False, "chunked"), (True, "sdpa")])
-def test_auto_runs_what_was_chosen(monkeypatch, float32_logits, chosen):
+@pytest.mark.parametrize(
+    ("has_bfloat16", "float32_logits", "chosen"),
+    [(True, False, "chunked"), (True, True, "sdpa"), (False, False, "sdpa"), (False, True, "sdpa")],
+)
+def test_auto_runs_what_was_chosen(monkeypatch, has_bfloat16, float32_logits, chosen):
     """Each kernel of the catalogue replaced by one that says its name."""
     ran = []
+    monkeypatch.setattr(choosing, "HAS_BFLOAT16", has_bfloat16)
 
     def spy(name):
         def kernel(query, key, value, mask=None):

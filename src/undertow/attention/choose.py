@@ -9,6 +9,7 @@ from undertow.attention.kernel import AttentionKernel, KernelEntry, Requirements
 from undertow.attention.math import math_attention
 from undertow.attention.sdpa import sdpa_attention
 from undertow.errors import InvalidInput
+from undertow.processor import HAS_BFLOAT16
 from undertow.shapes import AttentionMask, Keys, Queries
 
 KERNELS = {
@@ -21,7 +22,8 @@ KERNELS = {
 }
 
 CHUNKED_KEYS = 1024
-"""On CPU in bfloat16 the chunked kernel beats the fused one up to this many keys (benchmarks/attention.py)."""
+"""In bfloat16, on CPUs that have it, the chunked kernel beats the fused one up to this many keys; on others it takes
+twenty times as long (benchmarks/attention.py)."""
 
 
 class Choice(NamedTuple):
@@ -35,6 +37,8 @@ def choose(requirements: Requirements) -> Choice:
     """The kernel expected to be fastest for this call among those that satisfy it."""
     short = requirements.keys <= CHUNKED_KEYS
     if requirements.device == "cpu" and requirements.dtype == torch.bfloat16 and short:
+        if requirements.imitated:
+            return Choice("sdpa", "bfloat16 that the CPU imitates: the fused kernel multiplies in float32")
         if not requirements.float32_logits:
             return Choice(
                 "chunked", f"bfloat16 on CPU with at most {CHUNKED_KEYS} keys: matrix products beat the fusion"
@@ -63,6 +67,7 @@ def _choose_and_run(
             queries=query.shape[2],
             keys=key.shape[2],
             float32_logits=float32_logits,
+            imitated=query.dtype == torch.bfloat16 and not HAS_BFLOAT16,
         )
     )
     return KERNELS[choice.name].kernel(query, key, value, mask)

@@ -20,13 +20,15 @@ class AttentionKernel(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Requirements:
-    """What one attention call needs; everything here is known from shapes before any value exists."""
+    """What one attention call needs; everything here is known from shapes before any value exists. imitated: the
+    device has no instructions for `dtype` (`undertow.processor`)."""
 
     device: str
     dtype: torch.dtype
     queries: int
     keys: int
     float32_logits: bool = False
+    imitated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,30 +11,16 @@ Without gradients, on a CPU, three facts pay (benchmarks/matmul.py measures them
 Everywhere else these functions are `torch.nn.functional.linear` and `conv2d`.
 """
 
-import platform
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from undertow.processor import ONEDNN_IS_FASTER
 from undertow.shapes import FeatureMap
 
 PATCH_CELLS = 256
 """Most output cells, over all rows, for which gathering patches beats repacking the weights."""
-
-
-def _onednn_is_faster() -> bool:
-    """On AMD processors, where PyTorch has both libraries."""
-    info = Path("/proc/cpuinfo")
-    processor = info.read_text(encoding="utf-8") if info.is_file() else platform.processor()
-    both = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
-    return both and "AuthenticAMD" in processor
-
-
-ONEDNN_IS_FASTER = _onednn_is_faster()
-"""Whether float32 products go to oneDNN instead of MKL; a constant, so that compiled graphs can depend on it."""
 
 
 def linear(

@@ -1,0 +1,55 @@
+"""What this machine's processor computes by itself, and what PyTorch only imitates on it.
+
+PyTorch takes bfloat16 on any CPU. Without the instructions for it (AVX-512 BF16, AMX, ARM's BF16) every product
+converts its operands there and back: matrix products take five times as long as in float32, and convolutions need
+workspaces of several times their input. float16 on CPUs is slower by orders of magnitude. Where a type is imitated it
+is one to store weights in, and float32 the one to compute in.
+
+oneDNN's variable `ONEDNN_MAX_CPU_ISA=AVX2`, with PyTorch's `ATEN_CPU_CAPABILITY=avx2`, makes a newer processor stand
+for an older one, here as well.
+"""
+
+import platform
+from pathlib import Path
+
+import torch
+
+
+def _has_bfloat16() -> bool:
+    """oneDNN respects its variable, but counts AVX-512 processors that imitate the type; the processor's own word does
+    neither."""
+    onednn = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    found = torch.cpu.get_capabilities()
+    return onednn and any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _onednn_is_faster() -> bool:
+    """On AMD processors, where PyTorch has both libraries."""
+    info = Path("/proc/cpuinfo")
+    processor = info.read_text(encoding="utf-8") if info.is_file() else platform.processor()
+    both = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
+    return both and "AuthenticAMD" in processor
+
+
+HAS_BFLOAT16 = _has_bfloat16()
+"""Whether the CPU multiplies bfloat16 by itself; a constant, so that compiled graphs can depend on it."""
+
+ONEDNN_IS_FASTER = _onednn_is_faster()
+"""Whether float32 products go to oneDNN instead of MKL (benchmarks/matmul.py); a constant for the same reason."""
+
+IMITATED = {
+    torch.bfloat16: "this processor has no bfloat16 instructions, and imitating them takes several times as long",
+    torch.float16: "PyTorch's float16 convolutions on CPU are slower by orders of magnitude",
+}
+"""Why a type is not computed in where `computes` says no."""
+
+
+def computes(dtype: torch.dtype, device: torch.device | str) -> bool:
+    """Whether `device` computes in `dtype` by itself, so that it is not slower than float32. A GPU that is not there is
+    taken for one that does."""
+    kind = torch.device(device).type
+    if kind == "cpu":
+        return dtype not in IMITATED or (dtype == torch.bfloat16 and HAS_BFLOAT16)
+    if kind == "cuda" and dtype == torch.bfloat16 and torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return True

@@ -1,0 +1,91 @@
+"""What the processor can is asked of PyTorch, and everything that picks a type listens."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import undertow
+from tests.golden.pipelines import save_pipeline
+from undertow import processor
+from undertow.processor import IMITATED, computes
+
+OLDER = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
+"""What makes oneDNN and PyTorch treat any x86 processor as one of AVX2 alone, a Zen 3 for example."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    onednn: bool
+    capabilities: dict[str, object]
+    has: bool
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(Case(onednn=True, capabilities={"avx512_bf16": True}, has=True), id="Zen 4, Cooper Lake"),
+        pytest.param(Case(onednn=True, capabilities={"avx512_bf16": False, "amx_bf16": True}, has=True), id="AMX"),
+        pytest.param(Case(onednn=True, capabilities={"neon": True, "bf16": True}, has=True), id="Graviton 3"),
+        pytest.param(Case(onednn=True, capabilities={"avx512_f": True, "avx512_bf16": False}, has=False), id="Skylake"),
+        pytest.param(Case(onednn=False, capabilities={"avx2": True}, has=False), id="Zen 3"),
+        pytest.param(Case(onednn=False, capabilities={"avx512_bf16": True}, has=False), id="limited by the variable"),
+    ],
+)
+def test_bfloat16_needs_the_instructions_and_a_library_that_uses_them(case, monkeypatch):
+    """oneDNN alone counts Skylake, whose AVX-512 imitates the type; the processor alone knows of no limit."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: case.onednn)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: case.capabilities)
+    assert processor._has_bfloat16() == case.has
+
+
+def test_a_newer_processor_can_stand_for_an_older_one():
+    """What `make test` does to hold both kinds of processor on any machine."""
+    command = [sys.executable, "-c", "from undertow.processor import HAS_BFLOAT16; print(HAS_BFLOAT16)"]
+    said = subprocess.run(command, env=os.environ | OLDER, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "False"
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_types_that_a_cpu_computes(has, monkeypatch):
+    monkeypatch.setattr(processor, "HAS_BFLOAT16", has)
+    types = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+    assert [computes(dtype, "cpu") for dtype in types] == [True, True, has, False]
+    assert all(IMITATED[dtype] for dtype in types if not computes(dtype, "cpu"))
+
+
+@pytest.mark.parametrize(
+    ("present", "has", "expected"), [(True, True, True), (True, False, False), (False, False, True)]
+)
+def test_an_old_gpu_imitates_bfloat16_too(present, has, expected, monkeypatch):
+    """And one that is not there is no reason to change a plan that is made for it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: present)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has or including_emulation)
+    assert computes(torch.bfloat16, "cuda") == expected
+    assert computes(torch.float16, "cuda")
+
+
+@pytest.mark.parametrize("asked_for", [True, False])
+def test_a_bfloat16_model_draws_in_float32_where_the_processor_imitates_it(asked_for, tmp_path, monkeypatch):
+    """The same picture as of the same weights in float32, and the report says why."""
+    folder = save_pipeline("sd1", tmp_path / "pipeline")
+    for part in () if asked_for else ("unet", "vae", "text_encoder"):
+        store_in_bfloat16(folder / part)
+    monkeypatch.setattr(processor, "HAS_BFLOAT16", False)
+    service = undertow.load(folder, dtype=torch.bfloat16 if asked_for else None)
+    text = service.model.require_text().encoders[0]
+    assert {service.unet.dtype, service.vae.dtype, text.dtype} == {torch.float32}
+    result = service.generate("red apple", steps=2, guidance_scale=5.0)
+    assert any("bfloat16 weights compute in float32" in note for note in result.report.decisions)
+    if not asked_for:
+        exact = undertow.load(folder, dtype=torch.float32)
+        assert torch.equal(result.latents, exact.generate("red apple", steps=2, guidance_scale=5.0).latents)
+
+
+def store_in_bfloat16(folder):
+    [file] = folder.glob("*.safetensors")
+    save_file({name: tensor.to(torch.bfloat16) for name, tensor in load_file(file).items()}, file)
