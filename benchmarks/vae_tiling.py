@@ -120,9 +120,9 @@ def decoder(mode: str, size: int, widths: tuple[int, ...], latents: Tensor) -> t
     program = decode_program(ours, (size // 8, size // 8))
     budget = None
     if mode != "whole":
-        part = plan_tiles(program, 4).peak_bytes // int(mode.removeprefix("1/"))
-        budget = max(part, smallest_budget(program, 4))
-    predicted = plan_tiles(program, 4, budget).peak_bytes
+        part = plan_tiles(program).peak_bytes // int(mode.removeprefix("1/"))
+        budget = max(part, smallest_budget(program))
+    predicted = plan_tiles(program, budget).peak_bytes
     return lambda: decode_safely(ours, latents, budget_bytes=budget).pixels, predicted
 
 

@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from tests.vae.allocations import with_peak
 from tests.vae.minis import MVAE, TINY, build, latents_for, pixels_for, shared
+from undertow import processor
 from undertow.errors import InvalidInput, NonFiniteError
+from undertow.processor import HAS_BFLOAT16
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
 from undertow.vae.plan import plan_tiles, smallest_budget
@@ -52,7 +55,7 @@ def test_overflow_is_retried_from_the_layer_that_is_named(tiled):
     vae, latents = half_with_overflow(), latents_for(TINY, *SIZE)
     reference = in_float32(vae).decode(latents)
     assert not torch.isfinite(vae.decode(latents.half())).all(), "or nothing is under test"
-    budget = smallest_budget(decode_program(vae, SIZE), 2) if tiled else None
+    budget = smallest_budget(decode_program(vae, SIZE)) if tiled else None
     decoded = decode_safely(vae, latents, budget_bytes=budget)
     assert decoded.report.retried == {0: GUILTY}
     assert decoded.report.tiled == tiled
@@ -96,7 +99,7 @@ def test_bad_weights_are_named_and_not_retried(budget):
     vae, latents = build(TINY), latents_for(TINY, *SIZE)
     vae.get_submodule(GUILTY).weight[0, 0, 0, 0] = float("nan")
     if budget is not None:
-        budget = int(plan_tiles(decode_program(vae, SIZE), 4).peak_bytes * budget)
+        budget = int(plan_tiles(decode_program(vae, SIZE)).peak_bytes * budget)
     with pytest.raises(NonFiniteError, match=f"{GUILTY} in torch.float32: .*weights or the input are bad") as caught:
         decode_safely(vae, latents, budget_bytes=budget)
     assert caught.value.layer == GUILTY
@@ -111,7 +114,7 @@ def test_clamp_counts_every_value_once():
     """R134: counted whole and in tiles alike, though tiles compute some values several times."""
     vae, latents = build(TINY), latents_for(TINY, *SIZE)
     whole = decode_safely(vae, latents, clamp=2.0)
-    tiled = decode_safely(vae, latents, clamp=2.0, budget_bytes=smallest_budget(decode_program(vae, SIZE), 4))
+    tiled = decode_safely(vae, latents, clamp=2.0, budget_bytes=smallest_budget(decode_program(vae, SIZE)))
     assert tiled.report.tiled
     assert (whole.pixels - tiled.pixels).abs().max() < 1e-4
     assert whole.report.clamped.keys() == tiled.report.clamped.keys()
@@ -154,6 +157,27 @@ def test_rows_do_not_depend_on_each_other():
         assert torch.equal(encode_safely(vae, pixels[row : row + 1]).posterior.mean, means[row : row + 1])
 
 
+@pytest.mark.parametrize("tiled", [False, True])
+def test_bfloat16_that_the_processor_imitates_is_computed_in_float32(tiled, monkeypatch):
+    """Step by step, so that within a budget only one step's weights are there twice."""
+    monkeypatch.setattr(processor, "HAS_BFLOAT16", False)
+    vae, latents = build(MVAE).to(torch.bfloat16), latents_for(MVAE, 16, 16)
+    exact = in_float32(vae)
+    whole = decode_safely(vae, latents)
+    assert torch.equal(whole.pixels, exact.decode(latents))
+    assert (vae.dtype, whole.report.dtype) == (torch.bfloat16, torch.float32)
+    assert whole.report.notes()[0].startswith("VAE in torch.float32: this processor has no bfloat16 instructions")
+
+    budget = whole.report.peak_bytes // 2 if tiled else None
+    decoded, peak = with_peak(lambda: decode_safely(vae, latents, budget_bytes=budget))
+    assert decoded.report.tiled == tiled
+    assert (decoded.pixels - whole.pixels).abs().max() <= 1e-4, "as in test_tiling"
+    assert peak <= decoded.report.peak_bytes * 1.01, "as in test_tiling"
+    _, least = with_peak(lambda: decode_safely(exact, latents, budget_bytes=budget))
+    weights = sum(parameter.numel() for parameter in exact.decoder.parameters()) * 4
+    assert peak - least < weights / 4, "or the whole decoder was converted at once"
+
+
 def test_latents_of_another_type_are_taken():
     vae, latents = shared(TINY), latents_for(TINY, 4, 4).bfloat16()
     assert torch.equal(decode_safely(vae, latents).pixels, vae.decode(latents.float()))
@@ -163,7 +187,7 @@ def test_latents_of_another_type_are_taken():
     ("config", "wanted", "device", "dtype"),
     [
         (VAEConfig.sd(), torch.float32, "cpu", torch.float32),
-        (VAEConfig.sd(), torch.bfloat16, "cpu", torch.bfloat16),
+        (VAEConfig.sd(), torch.bfloat16, "cpu", torch.bfloat16 if HAS_BFLOAT16 else torch.float32),
         (VAEConfig.sdxl(), torch.bfloat16, "cuda", torch.bfloat16),
         (VAEConfig.sd(), torch.float16, "cpu", torch.float32),
         (VAEConfig.sd(), torch.float16, "cuda", torch.float16),

@@ -20,15 +20,14 @@ EQUAL = 1e-4
 """Largest difference: a tenth of a percent of the 2/255 that is asked for, thrice what float32 rounding does here."""
 
 OVER = 1.01
-"""Measured over promised bytes. Held by widths as in published networks: SMALL's 3 to 16 channels are padded to other
-widths by oneDNN, which is not predicted."""
+"""Measured over predicted bytes."""
 
 BUDGETS = (0.5, 0.25, 0.0)
 """Parts of what the whole needs; less than the least possible means the least possible."""
 
 
 def budgets(program: Program) -> list[int]:
-    whole, least = plan_tiles(program, 4).peak_bytes, smallest_budget(program, 4)
+    whole, least = plan_tiles(program).peak_bytes, smallest_budget(program)
     return [max(int(part * whole), least) for part in BUDGETS]
 
 
@@ -43,7 +42,7 @@ def test_tiled_decode_equals_the_whole(config, size):
         assert decoded.report.tiled
         assert decoded.report.slowdown > 1
         assert (decoded.pixels - whole).abs().max() <= EQUAL
-        assert peak <= budget * OVER or config == SMALL
+        assert peak <= decoded.report.peak_bytes * OVER
         assert decoded.report.peak_bytes <= budget
 
 
@@ -56,18 +55,19 @@ def test_tiled_encode_equals_the_whole(config, size):
         assert encoded.report.tiled
         assert (encoded.posterior.mean - whole.mean).abs().max() <= EQUAL
         assert (encoded.posterior.logvar - whole.logvar).abs().max() <= EQUAL
-        assert peak <= budget * OVER or config == SMALL
+        assert peak <= encoded.report.peak_bytes * OVER
+        assert encoded.report.peak_bytes <= budget
 
 
 @pytest.mark.parametrize("config", [TINY, PLAIN, replace(PLAIN, level_channels=(16,)), replace(PLAIN, resnets=3)])
 def test_every_structure_at_the_smallest_budget(config):
     vae, size = shared(config), (70, 50)
     latents, pixels = latents_for(config, *size), pixels_for(config, *(side * config.factor for side in size))
-    decoded = decode_safely(vae, latents, budget_bytes=smallest_budget(decode_program(vae, size), 4))
+    decoded = decode_safely(vae, latents, budget_bytes=smallest_budget(decode_program(vae, size)))
     assert decoded.report.tiled
     assert (decoded.pixels - vae.decode(latents)).abs().max() <= EQUAL
     program = encode_program(vae, (pixels.shape[2], pixels.shape[3]))
-    encoded = encode_safely(vae, pixels, budget_bytes=smallest_budget(program, 4))
+    encoded = encode_safely(vae, pixels, budget_bytes=smallest_budget(program))
     assert encoded.report.tiled
     assert (encoded.posterior.mean - vae.encode(pixels).mean).abs().max() <= EQUAL
 
@@ -78,12 +78,13 @@ def test_flat_pictures_and_large_means():
     vae.decoder.conv_in.bias.add_(3000.0)
     for latents in (torch.zeros(1, 4, 80, 64), latents_for(TINY, 80, 64) * 0.1):
         whole = vae.decode(latents)
-        tiled = decode_safely(vae, latents, budget_bytes=smallest_budget(decode_program(vae, (80, 64)), 4))
+        tiled = decode_safely(vae, latents, budget_bytes=smallest_budget(decode_program(vae, (80, 64))))
         assert tiled.report.tiled
         assert (tiled.pixels - whole).abs().max() <= 1e-3 * whole.abs().max()
 
 
 def test_bfloat16_tiles_equal_the_whole_within_its_rounding():
+    """Whether the processor computes in bfloat16 or, without instructions for it, in float32 with converted weights."""
     vae, latents = build(MVAE).to(torch.bfloat16), latents_for(MVAE, 16, 16)
     whole = decode_safely(vae, latents)
     half = whole.report.peak_bytes // 2
@@ -91,7 +92,8 @@ def test_bfloat16_tiles_equal_the_whole_within_its_rounding():
     error = torch.linalg.vector_norm(tiled.pixels - whole.pixels) / torch.linalg.vector_norm(whole.pixels)
     assert tiled.report.tiled
     assert error < 0.02, "0.005 by rounding alone"
-    assert peak <= half * OVER
+    assert peak <= tiled.report.peak_bytes * OVER
+    assert tiled.report.peak_bytes <= half
 
 
 def test_prediction_without_tiles_holds():
@@ -102,7 +104,7 @@ def test_prediction_without_tiles_holds():
 
 def test_too_small_a_budget_is_refused_with_the_least_that_works():
     vae, latents = shared(TINY), latents_for(TINY, 64, 64)
-    least = smallest_budget(decode_program(vae, (64, 64)), 4)
+    least = smallest_budget(decode_program(vae, (64, 64)))
     with pytest.raises(InvalidInput, match=f"budget_bytes is {least - 1}, expected at least {least}"):
         decode_safely(vae, latents, budget_bytes=least - 1)
     assert decode_safely(vae, latents, budget_bytes=least).report.peak_bytes <= least
@@ -114,8 +116,8 @@ def plans(kind: str) -> list[TilePlan]:
     with torch.device("meta"):
         vae = AutoencoderKL(VAEConfig.sd())
     program = decode_program(vae, (128, 128)) if kind == "decode" else encode_program(vae, (1024, 1024))
-    whole, least = plan_tiles(program, 4), smallest_budget(program, 4)
-    found = [plan_tiles(program, 4, budget) for budget in (least, whole.peak_bytes // 4, whole.peak_bytes // 2)]
+    whole, least = plan_tiles(program), smallest_budget(program)
+    found = [plan_tiles(program, budget) for budget in (least, whole.peak_bytes // 4, whole.peak_bytes // 2)]
     for plan in (*found, whole):
         assert plan.segments[0].start == 0
         assert plan.segments[-1].stop == len(program.steps)
@@ -144,5 +146,5 @@ def test_one_budget_serves_growing_pictures():
     with torch.device("meta"):
         vae = AutoencoderKL(VAEConfig.sd())
     for cells in (64, 192):
-        plan = plan_tiles(decode_program(vae, (cells, cells)), 2, 2**29)
+        plan = plan_tiles(decode_program(vae, (cells, cells), torch.bfloat16), 2**29)
         assert plan.peak_bytes <= 2**29

@@ -24,7 +24,7 @@ from undertow.engine.watch import Debug, Watch
 from undertow.pictures import pasted, to_images, to_pixels
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.plan import smallest_budget
-from undertow.vae.precision import CLAMP, decode_safely
+from undertow.vae.precision import CLAMP, decode_safely, dtype_to_compute_in
 from undertow.vae.program import decode_program
 
 LOW_VRAM_DECODE_BYTES = 512 * 2**20
@@ -260,8 +260,8 @@ class Job:
     def _budget(self, vae: AutoencoderKL, latents: Tensor) -> int | None:
         if not self.options.low_vram:
             return None
-        program = decode_program(vae, (latents.shape[2], latents.shape[3]))
-        return max(LOW_VRAM_DECODE_BYTES, smallest_budget(program, vae.dtype.itemsize))
+        program = decode_program(vae, (latents.shape[2], latents.shape[3]), dtype_to_compute_in(vae).dtype)
+        return max(LOW_VRAM_DECODE_BYTES, smallest_budget(program))
 
 
 class _Cancelled(Exception):

@@ -83,15 +83,15 @@ def _range(x: Float[Tensor, "..."]) -> tuple[float, float]:
 
 @torch.no_grad()
 def execute(program: Program, inputs: Map, *, budget_bytes: int | None, clamp: float | None) -> Execution:
-    """Computes in the type of `inputs`, which is that of the program's weights; where a step's output is not finite in
-    half precision, again from the last map kept before it, in `HIGHER` to the end.
+    """Computes in the program's type; where a step's output is not finite in half precision, again from the last map
+    kept before it, in `HIGHER` to the end.
 
     A retry within a budget may exceed it when twice the bytes do not fit; the plan then is the smallest there is.
     Errors: `InvalidInput` for a budget that is too small; `NonFiniteError` when `HIGHER` does not help.
     """
     watch = _Watch(clamp)
-    plan = plan_tiles(program, inputs.dtype.itemsize, budget_bytes)
-    maps, first_non_finite = _Maps(hidden=inputs), None
+    plan = plan_tiles(program, budget_bytes)
+    maps, first_non_finite = _Maps(hidden=inputs.to(program.dtype)), None
     pending = list(plan.segments)
     while pending:
         outcome = _attempt(program, pending[0], maps, watch)
@@ -103,8 +103,8 @@ def execute(program: Program, inputs: Map, *, budget_bytes: int | None, clamp: f
         program = program.tail(pending[0].start, HIGHER)
         maps = maps.to(HIGHER)
         if budget_bytes is not None:
-            budget_bytes = max(budget_bytes, smallest_budget(program, HIGHER.itemsize))
-        plan = plan_tiles(program, HIGHER.itemsize, budget_bytes)
+            budget_bytes = max(budget_bytes, smallest_budget(program))
+        plan = plan_tiles(program, budget_bytes)
         pending = list(plan.segments)
     return Execution(result=maps.hidden, plan=plan, first_non_finite=first_non_finite, clamped=watch.clamped)
 
@@ -158,31 +158,36 @@ def _compute(
     remembered, kept = maps.remembered, Window.whole(sizes[0])
     for index, step in enumerate(steps):
         place = Place(before=windows[index], after=windows[index + 1], size=sizes[index + 1])
+        # A step in another type than its weights lives for one computation: nothing here may keep it.
         match step:
             case Remember():
                 remembered, kept = hidden, place.before
                 continue
             case NormSiLU():
-                hidden = step.compute(hidden, statistics.get(index))
+                hidden = step.to(hidden.dtype).compute(hidden, statistics.get(index))
                 continue
             case Double():
                 hidden = step.compute(hidden, place)
                 continue
             case Convolve():
-                hidden = step.compute(hidden, place)
+                hidden = step.to(hidden.dtype).compute(hidden, place)
             case Attend():
-                for part in step.logits_inputs(hidden):
-                    watch.refuse(step, part)
-                hidden = step.compute(hidden)
+                hidden = _attend(step.to(hidden.dtype), hidden, watch)
             case Add():
                 assert remembered is not None
-                hidden = step.compute(hidden, _crop(remembered, place.before, kept))
+                hidden = step.to(hidden.dtype).compute(hidden, _crop(remembered, place.before, kept))
                 remembered = None
             case _:
                 raise AssertionError(step)
         owned = target.rescaled(sizes[-1], sizes[index + 1])
         watch(step, hidden, owned.inside(place.after) if count else None)
     return _Maps(hidden=hidden, remembered=None if remembered is None else _crop(remembered, target, kept))
+
+
+def _attend(step: Attend, hidden: Map, watch: _Watch) -> Map:
+    for part in step.logits_inputs(hidden):
+        watch.refuse(step, part)
+    return step.compute(hidden)
 
 
 def _crop(x: Map, window: Window, outer: Window) -> NewMap:

@@ -60,28 +60,28 @@ class _Price:
     numbers: int
 
 
-def plan_tiles(program: Program, itemsize: int, budget_bytes: int | None = None) -> TilePlan:
+def plan_tiles(program: Program, budget_bytes: int | None = None) -> TilePlan:
     """The least work within `budget_bytes` of activations, the program's own input and output included; `None`: no
-    limit, no tiles. itemsize: bytes per number.
+    limit, no tiles.
 
     Errors: `InvalidInput` when no plan fits; it says how much the smallest needs.
     """
     whole = _whole(program)
-    if budget_bytes is None or _peak(whole, itemsize) <= budget_bytes:
-        return _plan(program, whole, itemsize)
-    limit = (budget_bytes - SMALL_BYTES) // itemsize
+    if budget_bytes is None or _peak(program, whole) <= budget_bytes:
+        return _plan(program, whole)
+    limit = (budget_bytes - SMALL_BYTES) // program.dtype.itemsize
     path = _cheapest(program, limit)
     if path is None:
         raise InvalidInput(
             "budget_bytes",
             budget_bytes,
-            f"at least {smallest_budget(program, itemsize)} for this size",
+            f"at least {smallest_budget(program)} for this size",
             "allow more memory",
         )
-    return _plan(program, path, itemsize)
+    return _plan(program, path)
 
 
-def smallest_budget(program: Program, itemsize: int) -> int:
+def smallest_budget(program: Program) -> int:
     """The least `budget_bytes` that `plan_tiles` accepts: the path whose most expensive segment is the cheapest."""
     cuts = _cuts(program)
     needs = {cuts[0]: 0}
@@ -91,7 +91,7 @@ def smallest_budget(program: Program, itemsize: int) -> int:
             for start in cuts[:index]
             if _is_allowed(program, start, stop)
         )
-    return needs[cuts[-1]] * itemsize + SMALL_BYTES
+    return needs[cuts[-1]] * program.dtype.itemsize + SMALL_BYTES
 
 
 def windows_for(steps: tuple[Step, ...], sizes: tuple[Size, ...], target: Window) -> list[Window]:
@@ -117,15 +117,15 @@ def _whole(program: Program) -> list[_Price]:
     return [_price(program, Segment(start=start, stop=stop, edge=None)) for start, stop in pairwise(_cuts(program))]
 
 
-def _peak(path: list[_Price], itemsize: int) -> int:
-    return max(price.numbers for price in path) * itemsize + SMALL_BYTES
+def _peak(program: Program, path: list[_Price]) -> int:
+    return max(price.numbers for price in path) * program.dtype.itemsize + SMALL_BYTES
 
 
-def _plan(program: Program, path: list[_Price], itemsize: int) -> TilePlan:
+def _plan(program: Program, path: list[_Price]) -> TilePlan:
     least = sum(price.work for price in _whole(program))
     return TilePlan(
         segments=tuple(price.segment for price in path),
-        peak_bytes=_peak(path, itemsize),
+        peak_bytes=_peak(program, path),
         slowdown=sum(price.work for price in path) / least,
     )
 
@@ -199,6 +199,7 @@ def _price(program: Program, segment: Segment) -> _Price:
             passes -= 1
         before, cells = windows[index].cells * channels, windows[index + 1].cells
         after = cells * step.channels(channels)
+        scratch = step.scratch(before, after, tile=edge is not None, dtype=program.dtype)
         work += passes * count * step.work(cells, channels)
         # The segment's first input is a view of a map that is kept, and counted there.
         held = 0 if is_view else before
@@ -206,10 +207,10 @@ def _price(program: Program, segment: Segment) -> _Price:
             case Remember():
                 remembered = held
             case Add():
-                tile = max(tile, before + remembered + step.scratch(before, after, tile=edge is not None))
+                tile = max(tile, before + remembered + scratch)
                 remembered = 0
             case _:
-                tile = max(tile, held + remembered + step.scratch(before, after, tile=edge is not None) + after)
+                tile = max(tile, held + remembered + scratch + after)
                 is_view = False
     return _Price(segment=segment, work=work, numbers=_kept(program, segment) + tile)
 

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertow.errors import InvalidInput
+from undertow.processor import IMITATED, computes
 from undertow.shapes import Latents
 from undertow.vae.autoencoder import AutoencoderKL, Pixels, Posterior
 from undertow.vae.checks import check_latents, check_pixels
@@ -38,11 +39,13 @@ class DTypeChoice(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class VAEReport:
-    """What happened. dtype: the type that was asked for; retried: for each row that left its range, the first step
-    whose output was not finite, from where on float32 was used. clamped: values cut, by step. tiled, peak_bytes
+    """What happened. dtype: the type that was computed in; reason: why it is not that of the weights, where it is not.
+    retried: for each row that left its range, the first step whose output was not finite, from where on float32 was
+    used. clamped: values cut, by step. tiled, peak_bytes
     (activations, predicted) and slowdown (work over that of untiled): of the costliest row's plan."""
 
     dtype: torch.dtype
+    reason: str | None = None
     retried: dict[int, str] = field(default_factory=dict)
     clamped: dict[str, int] = field(default_factory=dict)
     tiled: bool
@@ -51,7 +54,8 @@ class VAEReport:
 
     def notes(self) -> list[str]:
         """One sentence for everything that a user should know; none when all went as asked."""
-        lines = [
+        lines = [] if self.reason is None else [f"VAE in {self.dtype}: {self.reason}"]
+        lines += [
             f"row {row}: {layer} overflowed in {self.dtype}, continued in {HIGHER}"
             for row, layer in self.retried.items()
         ]
@@ -104,21 +108,29 @@ def encode_safely(
 def choose_dtype(config: VAEConfig, wanted: torch.dtype, device: torch.device | str) -> DTypeChoice:
     """The type for an autoencoder whose U-Net runs in `wanted`.
 
-    float16 is left where it would overflow (trap T16) or where there are no kernels for it; bfloat16 keeps the range,
-    and 8 bits of mantissa show as banding no stronger than 8-bit pictures have.
+    float16 is left where it would overflow (trap T16), and any type where the device only imitates it; bfloat16 keeps
+    the range, and 8 bits of mantissa show as banding no stronger than 8-bit pictures have.
     """
+    if wanted == torch.float16 and config.force_upcast:
+        return DTypeChoice(HIGHER, "these weights' activations leave float16's range (force_upcast)")
+    if not computes(wanted, device):
+        return DTypeChoice(HIGHER, IMITATED[wanted])
     if wanted != torch.float16:
         return DTypeChoice(wanted, "as the U-Net")
-    if config.force_upcast:
-        return DTypeChoice(torch.float32, "these weights' activations leave float16's range (force_upcast)")
-    if torch.device(device).type == "cpu":
-        return DTypeChoice(torch.float32, "PyTorch's float16 convolutions on CPU are slower by two orders of magnitude")
     return DTypeChoice(torch.float16, "as the U-Net; what overflows is retried in float32")
+
+
+def dtype_to_compute_in(vae: AutoencoderKL) -> DTypeChoice:
+    """The type that `decode_safely` and `encode_safely` start in: that of the weights, unless it is bfloat16 and the
+    device imitates that. float16 is kept: whoever has it here wants to see what overflows."""
+    if vae.dtype == torch.bfloat16 and not computes(vae.dtype, vae.device):
+        return DTypeChoice(HIGHER, IMITATED[vae.dtype])
+    return DTypeChoice(vae.dtype, "as the weights")
 
 
 def _row_by_row(
     vae: AutoencoderKL,
-    program_for: Callable[[AutoencoderKL, Size], Program],
+    program_for: Callable[[AutoencoderKL, Size, torch.dtype], Program],
     inputs: Float[Tensor, "batch channels height width"],
     budget_bytes: int | None,
     clamp: float | None,
@@ -127,20 +139,22 @@ def _row_by_row(
         raise InvalidInput(
             "clamp", clamp, "a positive number or None", f"{CLAMP:g} keeps values inside float16's range"
         )
-    program = program_for(vae, (inputs.shape[2], inputs.shape[3]))
+    choice = dtype_to_compute_in(vae)
+    program = program_for(vae, (inputs.shape[2], inputs.shape[3]), choice.dtype)
     results: list[Tensor] = []
     runs: list[Execution] = []
-    for row in inputs.to(device=vae.device, dtype=vae.dtype).split(1):
+    for row in inputs.to(device=vae.device, dtype=choice.dtype).split(1):
         run = execute(program, row, budget_bytes=budget_bytes, clamp=clamp)
         results.append(run.result.float())
         runs.append(run)
-    return torch.cat(results), _report(vae.dtype, runs)
+    return torch.cat(results), _report(choice, runs, changed=choice.dtype != vae.dtype)
 
 
-def _report(dtype: torch.dtype, runs: list[Execution]) -> VAEReport:
+def _report(choice: DTypeChoice, runs: list[Execution], *, changed: bool) -> VAEReport:
     clamped: Counter[str] = sum((run.clamped for run in runs), Counter())
     return VAEReport(
-        dtype=dtype,
+        dtype=choice.dtype,
+        reason=choice.reason if changed else None,
         retried={row: run.first_non_finite for row, run in enumerate(runs) if run.first_non_finite is not None},
         clamped=dict(clamped),
         tiled=any(run.plan.is_tiled for run in runs),

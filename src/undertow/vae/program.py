@@ -19,34 +19,37 @@ from undertow.vae.windows import Size
 @dataclass(frozen=True, kw_only=True)
 class Program:
     """Steps, and what lies between them: entry k of `sizes`, `channels` and `remembered` describes the map before step
-    k, the last entry the result. remembered: channels of the residual input kept there, 0 where there is none."""
+    k, the last entry the result. remembered: channels of the residual input kept there, 0 where there is none. dtype:
+    what is computed in; weights stored in another type are converted step by step and let go again."""
 
     steps: tuple[Step, ...]
     sizes: tuple[Size, ...]
     channels: tuple[int, ...]
     remembered: tuple[int, ...]
+    dtype: torch.dtype
 
     def tail(self, start: int, dtype: torch.dtype) -> "Program":
         """The steps from `start` on, computing in `dtype`."""
         return Program(
-            steps=tuple(step.to(dtype) for step in self.steps[start:]),
+            steps=self.steps[start:],
             sizes=self.sizes[start:],
             channels=self.channels[start:],
             remembered=self.remembered[start:],
+            dtype=dtype,
         )
 
 
-def encode_program(vae: AutoencoderKL, size: Size) -> Program:
-    """Pixels of `size` to moments."""
-    return _program([*_encode(vae)], size, vae.config.in_channels)
+def encode_program(vae: AutoencoderKL, size: Size, dtype: torch.dtype | None = None) -> Program:
+    """Pixels of `size` to moments. dtype: `None` computes in the weights' own type."""
+    return _program([*_encode(vae)], size, vae.config.in_channels, vae.dtype if dtype is None else dtype)
 
 
-def decode_program(vae: AutoencoderKL, size: Size) -> Program:
-    """Latents of `size` to pixels."""
-    return _program([*_decode(vae)], size, vae.config.latent_channels)
+def decode_program(vae: AutoencoderKL, size: Size, dtype: torch.dtype | None = None) -> Program:
+    """Latents of `size` to pixels. dtype: `None` computes in the weights' own type."""
+    return _program([*_decode(vae)], size, vae.config.latent_channels, vae.dtype if dtype is None else dtype)
 
 
-def _program(steps: list[Step], size: Size, channels: int) -> Program:
+def _program(steps: list[Step], size: Size, channels: int, dtype: torch.dtype) -> Program:
     sizes, widths, remembered = [size], [channels], [0]
     for step in steps:
         match step:
@@ -59,7 +62,9 @@ def _program(steps: list[Step], size: Size, channels: int) -> Program:
         sizes.append(step.size(sizes[-1]))
         widths.append(step.channels(widths[-1]))
         remembered.append(kept)
-    return Program(steps=tuple(steps), sizes=tuple(sizes), channels=tuple(widths), remembered=tuple(remembered))
+    return Program(
+        steps=tuple(steps), sizes=tuple(sizes), channels=tuple(widths), remembered=tuple(remembered), dtype=dtype
+    )
 
 
 def _encode(vae: AutoencoderKL) -> Iterator[Step]:

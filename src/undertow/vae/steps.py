@@ -7,6 +7,7 @@ compute. The modules hold the parameters; steps only refer to them.
 import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,11 @@ from undertow.vae.windows import Size, Window
 
 Map = Float[Tensor, "batch channels height width"]
 NewMap = Float[Tensor, "batch new_channels new_height new_width"]
+
+Module = TypeVar("Module", bound=nn.Module)
+
+BLOCK = 16
+"""Channels in a block of oneDNN's memory order, on processors with AVX-512; on others there are 8."""
 
 MOVING = 40
 """Multiplications that take as long as reading and writing one number (measured on one CPU; any value from 10 to 200
@@ -67,12 +73,12 @@ class Step(ABC):
         """Multiplications, for `cells` of output and `channels` of input."""
 
     @abstractmethod
-    def scratch(self, inputs: int, outputs: int, *, tile: bool) -> int:
-        """Numbers held while it runs besides its input and output, which count `inputs` and `outputs`. tile: whether
-        the input is a part of a map."""
+    def scratch(self, inputs: int, outputs: int, *, tile: bool, dtype: torch.dtype) -> int:
+        """Numbers of `dtype` held while it computes in that type besides its input and output, which count `inputs` and
+        `outputs`. tile: whether the input is a part of a map."""
 
     def to(self, dtype: torch.dtype) -> "Step":
-        """The same step in another type, with parameters of its own."""
+        """The step in `dtype`: itself, or one with converted parameters of its own, which `scratch` counts."""
         return self
 
 
@@ -83,7 +89,7 @@ class Remember(Step):
     def work(self, cells: int, channels: int) -> float:
         return 0.0
 
-    def scratch(self, inputs: int, outputs: int, *, tile: bool) -> int:
+    def scratch(self, inputs: int, outputs: int, *, tile: bool, dtype: torch.dtype) -> int:
         return 0
 
 
@@ -96,14 +102,14 @@ class Add(Step):
     def work(self, cells: int, channels: int) -> float:
         return cells * channels * (MOVING + (0 if self.shortcut is None else self.shortcut.in_channels))
 
-    def scratch(self, inputs: int, outputs: int, *, tile: bool) -> int:
+    def scratch(self, inputs: int, outputs: int, *, tile: bool, dtype: torch.dtype) -> int:
         if self.shortcut is None:
             return 0
         remembered = inputs // self.shortcut.out_channels * self.shortcut.in_channels
-        return outputs + _convolution_scratch(self.shortcut, remembered, outputs, copied=tile)
+        return outputs + _convolution_scratch(self.shortcut, remembered, outputs, copied=tile, dtype=dtype)
 
     def to(self, dtype: torch.dtype) -> "Add":
-        return self if self.shortcut is None else replace(self, shortcut=copy.deepcopy(self.shortcut).to(dtype))
+        return self if self.shortcut is None else replace(self, shortcut=_converted(self.shortcut, dtype))
 
     def compute(self, hidden: Map, remembered: NewMap) -> Map:
         """In place: `hidden` comes from a convolution and nothing else holds it."""
@@ -119,12 +125,12 @@ class NormSiLU(Step):
     def work(self, cells: int, channels: int) -> float:
         return 2 * MOVING * cells * channels
 
-    def scratch(self, inputs: int, outputs: int, *, tile: bool) -> int:
+    def scratch(self, inputs: int, outputs: int, *, tile: bool, dtype: torch.dtype) -> int:
         """A tile's deviations from its mean, in float32: for half precision, two copies of twice the bytes."""
-        return (4 * outputs if self.norm.weight.dtype.itemsize < 4 else outputs) if tile else 0
+        return (4 * outputs if dtype.itemsize < 4 else outputs) if tile else 0
 
     def to(self, dtype: torch.dtype) -> "NormSiLU":
-        return replace(self, norm=copy.deepcopy(self.norm).to(dtype))
+        return replace(self, norm=_converted(self.norm, dtype))
 
     def compute(self, hidden: Map, statistics: Statistics | None) -> Map:
         """With the statistics of the whole map; `None` when `hidden` is the whole map."""
@@ -170,11 +176,11 @@ class Convolve(Step):
     def work(self, cells: int, channels: int) -> float:
         return cells * channels * self.conv.out_channels * self.kernel**2
 
-    def scratch(self, inputs: int, outputs: int, *, tile: bool) -> int:
-        return _convolution_scratch(self.conv, inputs, outputs, copied=tile or self.stride == 2)
+    def scratch(self, inputs: int, outputs: int, *, tile: bool, dtype: torch.dtype) -> int:
+        return _convolution_scratch(self.conv, inputs, outputs, copied=tile or self.stride == 2, dtype=dtype)
 
     def to(self, dtype: torch.dtype) -> "Convolve":
-        return replace(self, conv=copy.deepcopy(self.conv).to(dtype))
+        return replace(self, conv=_converted(self.conv, dtype))
 
     def compute(self, hidden: Map, place: Place) -> NewMap:
         """Zeros beyond the picture's border, and only there: elsewhere the window brings its neighbors' cells."""
@@ -200,7 +206,7 @@ class Double(Step):
     def work(self, cells: int, channels: int) -> float:
         return MOVING * cells * channels
 
-    def scratch(self, inputs: int, outputs: int, *, tile: bool) -> int:
+    def scratch(self, inputs: int, outputs: int, *, tile: bool, dtype: torch.dtype) -> int:
         return 0
 
     def compute(self, hidden: Map, place: Place) -> NewMap:
@@ -224,12 +230,12 @@ class Attend(Step):
     def work(self, cells: int, channels: int) -> float:
         return 4 * cells * channels**2 + 2 * cells**2 * channels
 
-    def scratch(self, inputs: int, outputs: int, *, tile: bool) -> int:
-        """The normalized map, query, key, value and the kernel's result."""
-        return 5 * inputs
+    def scratch(self, inputs: int, outputs: int, *, tile: bool, dtype: torch.dtype) -> int:
+        """The normalized map, query, key, value, the kernel's result and its workspace."""
+        return 7 * inputs + _converted_numbers(self.attention, dtype)
 
     def to(self, dtype: torch.dtype) -> "Attend":
-        return replace(self, attention=copy.deepcopy(self.attention).to(dtype))
+        return replace(self, attention=_converted(self.attention, dtype))
 
     def compute(self, hidden: Map) -> Map:
         """Contiguous: see MiddleBlock."""
@@ -241,13 +247,34 @@ class Attend(Step):
         return self.attention.to_q(tokens), self.attention.to_k(tokens)
 
 
-def _convolution_scratch(conv: Conv2d, inputs: int, outputs: int, *, copied: bool) -> int:
-    """The padded or contiguous copy of the input, and what oneDNN converts to its own memory order: for 3x3 kernels the
-    weights and the input or the output; for 1x1 kernels nothing, except two copies of half-precision input.
+def _convolution_scratch(conv: Conv2d, inputs: int, outputs: int, *, copied: bool, dtype: torch.dtype) -> int:
+    """The padded or contiguous copy of the input, converted weights, and copies in oneDNN's own memory order, whose
+    channels come in blocks: of the weights, of the input until the product is there, and of the output.
 
-    Measured with torch.profiler, exact for multiples of 16 channels, as in all published networks.
+    Measured with torch.profiler, on processors that compute in `dtype` by themselves; never too little, exact for 3x3
+    kernels in float32.
     """
-    contiguous = inputs if copied else 0
-    if conv.kernel_size[0] == 1:
-        return contiguous + (2 * inputs if conv.weight.dtype.itemsize < 4 else 0)
-    return contiguous + conv.weight.numel() + max(inputs, outputs)
+    held = (inputs if copied else 0) + _converted_numbers(conv, dtype)
+    blocked_inputs = inputs // conv.in_channels * _blocked(conv.in_channels)
+    blocked_outputs = outputs // conv.out_channels * _blocked(conv.out_channels)
+    if conv.kernel_size[0] == 1 and dtype.itemsize < 4:
+        blocked_inputs *= 2
+    return held + conv.weight.numel() + blocked_outputs + max(blocked_inputs - outputs, 0)
+
+
+def _blocked(channels: int) -> int:
+    return -(-channels // BLOCK) * BLOCK
+
+
+def _converted(module: Module, dtype: torch.dtype) -> Module:
+    """The module in `dtype`: itself, or a copy."""
+    return module if _is_in(module, dtype) else copy.deepcopy(module).to(dtype)
+
+
+def _converted_numbers(module: nn.Module, dtype: torch.dtype) -> int:
+    """Parameters of the copy that `_converted` makes."""
+    return 0 if _is_in(module, dtype) else sum(parameter.numel() for parameter in module.parameters())
+
+
+def _is_in(module: nn.Module, dtype: torch.dtype) -> bool:
+    return next(module.parameters()).dtype == dtype
