@@ -11,9 +11,11 @@ import pytest
 import torch
 from torch import nn
 
+from undertow import processor
 from undertow.errors import CheckpointError, UndertowError
 from undertow.training.fit import FitSettings, fit
 from undertow.training.log import read_records
+from undertow.training.precision import precision_notes
 from undertow.training.training_state import load_state, saved_steps
 
 WAIT_S = 120
@@ -84,11 +86,15 @@ def test_a_finished_run_has_nothing_left_to_do(tmp_path):
     assert all(first[name].equal(again[name]) for name in first)
 
 
-def test_bf16_computes_in_bf16_and_keeps_weights_in_float32(tmp_path):
+@pytest.mark.parametrize("has", [True, False])
+def test_bf16_computes_in_bf16_where_the_processor_has_it_and_keeps_weights_in_float32(has, tmp_path, monkeypatch):
+    monkeypatch.setattr(processor, "HAS_BFLOAT16", has)
     exact = trained(tmp_path / "exact").state_dict()
     rounded = trained(tmp_path / "rounded", replace(SETTINGS, precision="bf16")).state_dict()
     assert {tensor.dtype for tensor in rounded.values()} == {torch.float32}
-    assert not all(exact[name].equal(rounded[name]) for name in exact)
+    assert all(exact[name].equal(rounded[name]) for name in exact) is not has
+    assert len(precision_notes("bf16", "cpu")) == (not has)
+    assert not precision_notes("float32", "cpu")
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def train_controlnet(
         gradient_checkpointing=gradient_checkpointing,
     )
     console = Console()
-    base, pictures = load_base(console, model, images, size, device, threads)
+    base, pictures = load_base(console, model, images, size, precision, device, threads)
     hints = hints_for(pictures, hint, images)
     with shown_training(console, steps) as on_record:
         control = train(base, pictures, hints, settings, out, on_record=on_record)

@@ -36,10 +36,13 @@ def train_emoji(
     from undertow.training.emoji.recipe import train_emoji as run
     from undertow.training.emoji.render import FONT
     from undertow.training.log import StepRecord
+    from undertow.training.precision import precision_notes
 
     if threads is not None:
         torch.set_num_threads(threads)
     console = Console()
+    for note in precision_notes("bf16", "cpu"):
+        console.print("note:", note, soft_wrap=True)
     recipe = shortened(EmojiRecipe()) if quick else EmojiRecipe()
     if steps is not None:
         recipe = replace(recipe, text_to_image=replace(recipe.text_to_image, steps=steps))

@@ -97,7 +97,7 @@ def train_image_prompt(
         gradient_checkpointing=gradient_checkpointing,
     )
     console = Console()
-    base, pictures = load_base(console, model, images, size, device, threads)
+    base, pictures = load_base(console, model, images, size, precision, device, threads)
     vision = _encoder(base, encoder, device)
     side = vision.config.image_size
     shown = None if references is None else load_companions(references, images, size=side)

@@ -91,7 +91,7 @@ def train_lora(
         gradient_checkpointing=gradient_checkpointing,
     )
     console = Console()
-    base, pictures = load_base(console, model, images, size, device, threads)
+    base, pictures = load_base(console, model, images, size, precision, device, threads)
     with shown_training(console, steps) as on_record:
         lora = train(base, pictures, settings, out, on_record=on_record)
     name = out.resolve().name if title is None else title

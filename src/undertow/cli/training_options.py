@@ -32,7 +32,7 @@ Gamma = Annotated[
 Size = Annotated[int | None, typer.Option(help="Side of a picture, in pixels.", show_default="the model's")]
 Title = Annotated[str | None, typer.Option(help="Name of what is written.", show_default="that of --out")]
 Seed = Annotated[int, typer.Option(help="All that is random follows from it.")]
-Precision = Annotated[str, typer.Option(help="Of activations: float32 or bf16.")]
+Precision = Annotated[str, typer.Option(help="Of activations: float32 or bf16, where the processor has it.")]
 GradientCheckpointing = Annotated[
     bool, typer.Option("--gradient-checkpointing", help="Less memory, slower: recompute activations backward.")
 ]
@@ -62,18 +62,27 @@ def fit_settings(
 
 
 def load_base(
-    console: Console, model: str, images: Path, size: int | None, device: str | None, threads: int | None
+    console: Console,
+    model: str,
+    images: Path,
+    size: int | None,
+    precision: str,
+    device: str | None,
+    threads: int | None,
 ) -> "tuple[LoadedModel, CaptionedPictures]":
-    """The model that stays as it is, and the pictures. Errors: `InvalidInput` for models that cannot be trained on,
-    `DataError`, `CheckpointError`."""
+    """The model that stays as it is, and the pictures; says what the device makes of `precision`. Errors:
+    `InvalidInput` for models that cannot be trained on, `DataError`, `CheckpointError`."""
     import torch
 
     from undertow.service import load
     from undertow.training.captioned import load_captioned
     from undertow.training.lora_base import native_size, require_trainable
+    from undertow.training.precision import precision_notes
 
     if threads is not None:
         torch.set_num_threads(threads)
+    for note in precision_notes(precision, "cpu" if device is None else device):
+        console.print("note:", note, soft_wrap=True)
     with console.status(f"loading {model}"):
         base = load(model, dtype=torch.float32, device=device).model
         require_trainable(base)

@@ -128,9 +128,8 @@ class _Loss:
         timesteps = drawn.example.timesteps.to(torch.float32)
         hint = self.hints[drawn.chosen].to(device=device, dtype=dtype) / 255
         given = self.captions.conditioning(drawn.chosen, drawn.share < self.settings.dropped).to(dtype=dtype)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.fit.precision == "bf16"):
-            added = self.control(inputs, timesteps, given, self.control.embed_hint(hint))
-            # Autocast networks answer in bfloat16, and the U-Net's door asks for its own type.
-            residuals = Residuals(skips=tuple(skip.to(dtype) for skip in added.skips), middle=added.middle.to(dtype))
-            prediction = self.unet(inputs, timesteps, given, Ports(residuals=residuals))
+        added = self.control(inputs, timesteps, given, self.control.embed_hint(hint))
+        # Autocast networks answer in bfloat16, and the U-Net's door asks for its own type.
+        residuals = Residuals(skips=tuple(skip.to(dtype) for skip in added.skips), middle=added.middle.to(dtype))
+        prediction = self.unet(inputs, timesteps, given, Ports(residuals=residuals))
         return drawn.example.loss(prediction)

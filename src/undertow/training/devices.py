@@ -1,9 +1,8 @@
 """One device or several, by Accelerate: `accelerate launch -m undertow train ...` starts a process per device.
 
-Only what concerns several processes is taken from Accelerate; autocast, clipping and checkpoints are plain torch.
+Only what concerns several processes is taken from Accelerate; precision, clipping and checkpoints are plain torch.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,10 +55,6 @@ class Devices:
     def distributed(self, unet: UNet) -> nn.Module:
         """`unet`, on this device already, with gradients averaged over all processes."""
         return unet if self.count == 1 else self.accelerator.prepare_model(unet, device_placement=False)
-
-    def autocast(self, precision: str) -> AbstractContextManager[object]:
-        """Where a forward runs in the chosen precision."""
-        return nullcontext() if precision == "float32" else torch.autocast(self.device.type, torch.bfloat16)
 
     def mean(self, value: Tensor) -> Tensor:
         """Mean over all processes."""

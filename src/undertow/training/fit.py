@@ -7,7 +7,6 @@ from (seed, step), see `randomness`, so that a resumed run gives the weights of 
 import math
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from undertow.errors import CheckpointError, UndertowError
 from undertow.training.ema import ExponentialAverage
 from undertow.training.log import StepRecord, append_record
 from undertow.training.optimizer import COOLDOWN, adamw, learning_rate_at, set_learning_rate
+from undertow.training.precision import autocast
 from undertow.training.randomness import seed_for
 from undertow.training.training_state import SavedState, load_state, save_state, saved_steps
 
@@ -26,7 +26,8 @@ from undertow.training.training_state import SavedState, load_state, save_state,
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
     """How long, how fast and how often. decay: "constant", "cosine" or "trapezoid", see `learning_rate_at`. batch_size:
-    for the log only. precision: of activations, "float32" or "bf16"; weights and gradients are float32."""
+    for the log only. precision: of activations, "float32" or "bf16", see `autocast`; weights and gradients are
+    float32."""
 
     steps: int
     batch_size: int
@@ -96,7 +97,7 @@ class _Run:
         self.average = ExponentialAverage(module, settings.ema_decay)
         self.optimizer = adamw(module, weight_decay=settings.weight_decay, betas=settings.betas)
         self.config = {"settings": asdict(settings) | {"betas": list(settings.betas)}, "recipe": recipe}
-        self.autocast = nullcontext() if settings.precision == "float32" else torch.autocast("cpu", torch.bfloat16)
+        self.device = next(module.parameters()).device
 
     def resume(self) -> tuple[int, float]:
         """Goes back to the newest checkpoint, if there is one: the step to take next, and the seconds trained."""
@@ -114,7 +115,7 @@ class _Run:
         """One step of the optimizer; returns loss and gradient norm."""
         set_learning_rate(self.optimizer, self.rate_at(step))
         torch.manual_seed(seed_for(self.settings.seed, "dropout", step))
-        with self.autocast:
+        with autocast(self.settings.precision, self.device):
             loss = loss_at(step)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)

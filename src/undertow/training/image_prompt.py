@@ -167,10 +167,9 @@ class _Loss:
         no_image, no_caption = self.settings.dropping(drawn.share)
         inputs = drawn.example.inputs.to(memory_format=torch.channels_last)
         given = self.captions.conditioning(drawn.chosen, no_caption).to(dtype=dtype)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.fit.precision == "bf16"):
-            image = self._tokens(drawn.chosen.masked_fill(no_image, len(self.features) - 1).to(device))
-            ports = Ports(image={site: (tokens,) for site, tokens in image.items()})
-            prediction = self.unet(inputs, drawn.example.timesteps.to(torch.float32), given, ports)
+        image = self._tokens(drawn.chosen.masked_fill(no_image, len(self.features) - 1).to(device))
+        ports = Ports(image={site: (tokens,) for site, tokens in image.items()})
+        prediction = self.unet(inputs, drawn.example.timesteps.to(torch.float32), given, ports)
         return drawn.example.loss(prediction)
 
     def _tokens(self, rows: Int[Tensor, "batch"]) -> dict[str, ImageTokens]:

@@ -19,6 +19,7 @@ from undertow.training.log import StepRecord, append_record
 from undertow.training.objective import Objective
 from undertow.training.optimizer import learning_rate_at, set_learning_rate
 from undertow.training.outputs import Outputs
+from undertow.training.precision import autocast
 from undertow.training.randomness import seed_for
 from undertow.training.session import Session, open_session
 from undertow.unet.conditioning import Conditioning
@@ -84,7 +85,7 @@ def _training_step(
     batch = batches.at(step)
     example = objective.example(batch.x0, batch.noise, batch.u).to(devices.device)
     labels = None if batch.labels is None else batch.labels.to(devices.device)
-    with devices.autocast(session.config.precision):
+    with autocast(session.config.precision, devices.device):
         prediction = network(
             example.inputs,
             example.timesteps.to(torch.float32),

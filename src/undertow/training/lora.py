@@ -181,26 +181,25 @@ class _Loss:
     settings: LoraSettings
 
     def __call__(self, step: int) -> Tensor:
-        fit, device = self.settings.fit, self.unet.device
+        device = self.unet.device
         drawn = self.examples.at(step, device)
         chosen, dropped, example = drawn.chosen, drawn.share < self.settings.dropped, drawn.example
         rows = WeightRows(
             slots=torch.zeros(len(chosen), 1, dtype=torch.long, device=device),
             gains=torch.full((len(chosen), 1), self.settings.gain, device=device),
         )
-        with torch.autocast(device.type, torch.bfloat16, enabled=fit.precision == "bf16"):
-            encoded = self._encoded(chosen, dropped)
-            given = self.captions.conditioning(
-                encoded, [self.pictures.crops[index] for index in chosen.tolist()], self.pictures.size
-            )
-            # An autocast encoder answers in bfloat16, and the U-Net's door asks for its own type.
-            given = given.to(dtype=self.unet.dtype)
-            prediction = self.unet(
-                example.inputs.to(memory_format=torch.channels_last),
-                example.timesteps.to(torch.float32),
-                given,
-                Ports(weights=rows),
-            )
+        encoded = self._encoded(chosen, dropped)
+        given = self.captions.conditioning(
+            encoded, [self.pictures.crops[index] for index in chosen.tolist()], self.pictures.size
+        )
+        # An autocast encoder answers in bfloat16, and the U-Net's door asks for its own type.
+        given = given.to(dtype=self.unet.dtype)
+        prediction = self.unet(
+            example.inputs.to(memory_format=torch.channels_last),
+            example.timesteps.to(torch.float32),
+            given,
+            Ports(weights=rows),
+        )
         return example.loss(prediction)
 
     def _encoded(self, chosen: Tensor, dropped: Tensor) -> Encoded:

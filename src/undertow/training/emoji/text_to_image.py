@@ -23,6 +23,7 @@ from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import StepRecord
 from undertow.training.objective import Objective, TruncatedSNRWeighting
 from undertow.training.pictures import to_unit
+from undertow.training.precision import autocast
 from undertow.training.randomness import generator_for, seed_for
 from undertow.training.timesteps import LogitNormalTimesteps
 from undertow.unet.conditioning import Conditioning
@@ -83,7 +84,7 @@ def cache_latents(
             scene = draw_training_scene(random)
             pictures.append(render(scene, draw_places(scene, random, ON_CELLS), glyphs))
             captions.append(with_strangers(spoken(scene, random), random))
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("bf16", vae.device):
             latents.append(vae.encode(to_unit(torch.stack(pictures))).mean.half())
         on_pictures(len(captions))
     return CachedLatents(latents=torch.cat(latents), captions=tuple(captions))
