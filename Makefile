@@ -7,12 +7,18 @@ INSTALLED := $(VENV)/.installed
 # Tests run in two processes of one thread each: torch's own threads would only fight for the same cores.
 WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
+PYTEST := $(ONE_THREAD) $(BIN)/pytest
+# Makes oneDNN and PyTorch treat an x86 processor as one with AVX2 alone, which imitates bfloat16.
+AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
+# What must hold on such a processor too, and differs there.
+ON_AVX2 := tests/test_processor.py tests/attention tests/nn/test_matmul.py tests/vae/test_precision.py tests/vae/test_tiling.py
+FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench digits emoji evaluate docs clean
+.PHONY: help demo test test-avx2 check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 16
 
 # Installed once, and again whenever the requirements change. The build backend comes first and builds in this
 # environment, so that it is pinned like everything else.
@@ -27,12 +33,24 @@ $(INSTALLED): pyproject.toml constraints.txt
 demo: $(INSTALLED)  ## Draw a red apple with the embedded model and write the picture
 	$(BIN)/undertow generate "red apple on white background"
 
-test: $(INSTALLED)  ## Run every test
-	$(ONE_THREAD) $(BIN)/pytest --numprocesses $(WORKERS) --dist worksteal
-	@# torch.compile cannot trace jaxtyping's checks, so these run without the options of pyproject.toml.
-	@if ls tests/compile/test_*.py > /dev/null 2>&1; then \
-		$(ONE_THREAD) $(BIN)/pytest --override-ini addopts= --import-mode=importlib tests/compile; \
+# What the emoji recipe draws its pictures with. Without it, and without the right to install it, its tests are skipped.
+$(FONT):
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		apt-get install -qq -y fonts-noto-color-emoji > /dev/null \
+		|| (apt-get update -qq && apt-get install -qq -y fonts-noto-color-emoji > /dev/null); \
+	else \
+		echo "not installed: $(FONT) (Debian: fonts-noto-color-emoji); tests of the emoji recipe are skipped"; \
 	fi
+
+test: $(INSTALLED) | $(FONT)  ## Run every test, and those that the processor matters to as on an older one
+	$(PYTEST) --numprocesses $(WORKERS) --dist worksteal
+	@# torch.compile cannot trace jaxtyping's checks, so these run without the options of pyproject.toml.
+	$(PYTEST) --override-ini addopts= --import-mode=importlib tests/compile
+	$(AVX2) $(PYTEST) --numprocesses $(WORKERS) --dist worksteal $(ON_AVX2)
+
+test-avx2: $(INSTALLED) | $(FONT)  ## Run every test as on a processor with AVX2 alone
+	$(AVX2) $(PYTEST) --numprocesses $(WORKERS) --dist worksteal
+	$(AVX2) $(PYTEST) --override-ini addopts= --import-mode=importlib tests/compile
 
 check: $(INSTALLED)  ## Check format, lint, types and the layers of the architecture
 	$(BIN)/ruff format --check
