@@ -12,6 +12,7 @@ from lib.timing import interleaved_medians
 
 from undertow.attention.choose import KERNELS, choose
 from undertow.attention.kernel import Requirements
+from undertow.processor import computes
 
 SHAPES = [
     # queries, keys, head_dim: self-attention at 512 pixels and below, and attention to 77 text tokens
@@ -40,7 +41,9 @@ def main() -> None:
             runs = {name: lambda entry=entry: entry.kernel(query, key, value) for name, entry in KERNELS.items()}  # noqa: B023
             medians = interleaved_medians(runs, repeats)
             times = " | ".join(f"{medians[name] * 1e3:.1f}" for name in KERNELS)
-            chosen = choose(Requirements(device="cpu", dtype=dtype, queries=queries, keys=keys)).name
+            chosen = choose(
+                Requirements(device="cpu", dtype=dtype, queries=queries, keys=keys, imitated=not computes(dtype, "cpu"))
+            ).name
             print(f"| {dtype} | {queries} x {keys}, {head_dim} | {times} | {chosen} |", flush=True)
 
 

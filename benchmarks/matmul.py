@@ -10,7 +10,7 @@ import argparse
 
 import torch
 import torch.nn.functional as F
-from lib.timing import interleaved_medians
+from lib.timing import interleaved_medians, native_types
 
 from undertow.nn.matmul import _patches, linear, onednn_linear  # pyright: ignore[reportPrivateUsage]
 
@@ -37,7 +37,7 @@ def main() -> None:
         x, weight, bias = torch.randn(rows, inputs), torch.randn(outputs, inputs), torch.randn(outputs)
         runs = {"F": lambda: F.linear(x, weight, bias), "oneDNN": lambda: onednn_linear(x, weight, bias)}  # noqa: B023
         print(row(f"{rows} x {inputs} x {outputs}", 2 * rows * inputs * outputs, interleaved_medians(runs, repeats)))
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (getattr(torch, name) for name in native_types()):
         print(f"\n| {dtype} 3x3 convolution, 2 rows | F.conv2d | patches | ratio |\n|---|---|---|---|")
         for inputs, outputs, side in CONVOLUTIONS:
             print(convolution(inputs, outputs, side, dtype, repeats), flush=True)

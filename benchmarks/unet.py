@@ -1,8 +1,9 @@
 """Times the SD1.5-size U-Net forward against diffusers' in the same run, interleaved.
 
-Random weights, 256 pixels (32x32 latents), two rows, 77 tokens, one thread; float32 and bfloat16, eager and compiled
-(inductor with freezing). Both get channels-last memory; diffusers is also timed without it in eager mode and its
-faster layout counts. Prints a Markdown table: medians, ratio, achieved GFLOP/s, largest relative difference of outputs.
+Random weights, 256 pixels (32x32 latents), two rows, 77 tokens, one thread; float32, and bfloat16 where the processor
+has it, eager and compiled (inductor with freezing). Both get channels-last memory; diffusers is also timed without it
+in eager mode and its faster layout counts. Prints a Markdown table: medians, ratio, achieved GFLOP/s, largest relative
+difference of outputs.
 
     python benchmarks/unet.py [--mode eager compile] [--dtype float32 bfloat16] [--repeats 9]
 
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Callable
 
 import torch
-from lib.timing import interleaved_medians
+from lib.timing import interleaved_medians, native_types
 from torch.utils.flop_counter import FlopCounterMode
 
 ROWS, CELLS, TOKENS = 2, 32, 77
@@ -26,7 +27,7 @@ ROWS, CELLS, TOKENS = 2, 32, 77
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mode", nargs="+", choices=["eager", "compile"], default=["eager", "compile"])
-    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=native_types())
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
