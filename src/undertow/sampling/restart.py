@@ -42,9 +42,11 @@ def _plan(sigmas: Sequence[float], lowest: float, highest: float) -> list[tuple[
     if steps < 20:
         return list(pairwise(sigmas))
     spent, times = (steps // 4, 2) if steps >= 36 else (9, 1)
-    ends_at_zero = sigmas[-1] == 0
-    levels = _karras(sigmas[0], sigmas[-2] if ends_at_zero else sigmas[-1], steps - spent * times)
-    levels = [*levels, 0.0] if ends_at_zero else levels
+    others = steps - spent * times
+    if sigmas[-1] == 0:
+        levels = [*_karras(sigmas[0], sigmas[-2], others), 0.0]
+    else:
+        levels = _karras(sigmas[0], sigmas[-1], others + 1)
     low, high = _nearest(levels, lowest), _nearest(levels, highest)
     plan = list(pairwise(levels))
     if high >= low:
