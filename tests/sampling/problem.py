@@ -11,7 +11,7 @@ from torch import Tensor
 
 from undertow.diffusion import Path, RectifiedFlow, VariancePreserving
 from undertow.diffusion.guidance import Guided
-from undertow.sampling import SAMPLERS, NoiseSource, drive, start_sampler
+from undertow.sampling import SAMPLERS, NoiseSource, answered, drive, start_sampler
 
 SPREAD = 0.5
 
@@ -69,6 +69,27 @@ def run(
     path = path_of(name) if path is None else path
     sampler = start_sampler(name, x, sigmas, path=path, noise=noise, **options)
     return drive(sampler, with_unconditional(denoise, apart=0.1 if denoise is smooth else 0.0))
+
+
+def trace(
+    name: str,
+    x: Tensor,
+    sigmas: list[float],
+    estimate: Callable[[Tensor, float], Guided],
+    noise: NoiseSource,
+    **options: float,
+) -> tuple[list[float], list[Tensor]]:
+    """The level and the x of every evaluation; the last x comes after them."""
+    sampler = SAMPLERS[name].function(x, sigmas, noise=noise, **options)
+    levels, points = [], []
+    call = next(sampler)
+    while True:
+        levels.append(call.sigma)
+        points.append(call.x)
+        try:
+            call = sampler.send(answered(call, estimate(call.x, call.sigma)))  # pyright: ignore[reportArgumentType]
+        except StopIteration as finished:
+            return levels, [*points, finished.value]
 
 
 def without_noise(name: str) -> dict[str, float]:

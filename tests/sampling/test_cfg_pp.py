@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.sampling.problem import smooth, with_unconditional
+from tests.sampling.problem import smooth, trace, with_unconditional
 from undertow.diffusion.guidance import Guided
-from undertow.sampling import SAMPLERS, NoiseSource, answered
+from undertow.sampling import SAMPLERS, NoiseSource
 
 EXACT = {"rtol": 1e-12, "atol": 1e-12}  # float64
 SEEDS = [1, 2]
@@ -141,23 +141,10 @@ def test_every_step_is_the_formula_with_unlike_estimates(case: str, sigmas: list
     name, formula, options = CASES[case]
     start = sigmas[0] * NoiseSource([101, 102]).draw((3, 4)).double()
     given = options if "options" in case else {}
-    found = points_of(name, start, sigmas, **given)
+    _, found = trace(name, start, sigmas, ESTIMATE, NoiseSource(SEEDS), **given)
     expected = formula(start, sigmas, NoiseSource(SEEDS), options.get("eta", 0.0), options.get("s_noise", 0.0))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, **EXACT)
-
-
-def points_of(name: str, start: Tensor, sigmas: list[float], **options: float) -> Points:
-    sampler = SAMPLERS[name].function(start, sigmas, noise=NoiseSource(SEEDS), **options)
-    call = next(sampler)
-    points: Points = []
-    while True:
-        assert call.unconditional
-        points.append(call.x)
-        try:
-            call = sampler.send(answered(call, ESTIMATE(call.x, call.sigma)))
-        except StopIteration as finished:
-            return [*points, finished.value]
 
 
 def test_the_table_above_has_every_guided_sampler():

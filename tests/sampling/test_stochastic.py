@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.sampling.problem import best_denoiser, geometric, path_of, run, with_unconditional
+from tests.sampling.problem import best_denoiser, geometric, path_of, run, trace, with_unconditional
 from undertow.diffusion import VariancePreserving
-from undertow.sampling import SAMPLERS, NoiseSource, answered, start_sampler
+from undertow.sampling import SAMPLERS, NoiseSource
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}  # float64, with noise drawn in float32
 SEEDS = [1, 2]
@@ -100,13 +100,7 @@ def test_churn_raises_a_level_by_its_share(name: str, options: dict[str, float],
 
 def last_evaluation(name: str, sigmas: list[float], noise: NoiseSource, **options: float) -> tuple[float, Tensor]:
     """Where a run evaluates last: at the level before 0, raised or not."""
-    path = path_of(name)
-    x = path.pure_noise(NoiseSource([101, 102]).draw((3, 4)).double(), sigmas[0])
-    estimate = with_unconditional(best_denoiser(path))
-    sampler = start_sampler(name, x, sigmas, path=path, noise=noise, **options)
-    call = next(sampler)
-    while True:
-        try:
-            call = sampler.send(answered(call, estimate(call.x, call.sigma)))
-        except StopIteration:
-            return call.sigma, call.x
+    x = sigmas[0] * NoiseSource([101, 102]).draw((3, 4)).double()
+    estimate = with_unconditional(best_denoiser(VariancePreserving()))
+    levels, points = trace(name, x, sigmas, estimate, noise, **options)
+    return levels[-1], points[-2]
