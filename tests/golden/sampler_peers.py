@@ -126,6 +126,24 @@ K_DIFFUSION = {
     "dpmpp_3m_sde": Peer(function="sample_dpmpp_3m_sde", brownian=True),
 }
 
+OPTIONS: dict[str, list[dict[str, float]]] = {
+    "euler_a": [{"eta": 0.6, "s_noise": 1.1}],
+    "dpm2_a": [{"eta": 0.6, "s_noise": 1.1}],
+    "lms": [{"order": 1}, {"order": 3}],
+    "dpm_fast": [{"eta": 0.6, "s_noise": 1.1}],
+    "dpm_adaptive": [
+        {"order": 2, "rtol": 0.03, "atol": 0.02, "h_init": 0.2},
+        {"pcoeff": 0.3, "icoeff": 0.7, "dcoeff": 0.1, "accept_safety": 0.9, "h_init": 1.5},
+        {"eta": 0.6, "s_noise": 1.1},
+    ],
+    "dpmpp_2s_a": [{"eta": 0.6, "s_noise": 1.1}],
+    "dpmpp_sde": [{"eta": 0.6, "s_noise": 1.1, "r": 0.3}],
+    "dpmpp_2m_sde": [{"eta": 0.6, "s_noise": 1.1}],
+    "dpmpp_2m_sde_heun": [{"eta": 0.6, "s_noise": 1.1}],
+    "dpmpp_3m_sde": [{"eta": 0.6, "s_noise": 1.1}],
+}
+"""Of samplers in k-diffusion, where the options have the same names."""
+
 COMFYUI = {
     "ddpm": Peer(function="sample_ddpm"),
     "heunpp2": Peer(function="sample_heunpp2"),

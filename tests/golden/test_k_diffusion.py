@@ -1,11 +1,12 @@
 """Every x of every step beside k-diffusion's, in float64, with the same noise."""
 
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
 import torch
 
-from tests.golden.sampler_peers import K_DIFFUSION, k_diffusion, worst_difference
+from tests.golden.sampler_peers import K_DIFFUSION, OPTIONS, k_diffusion, worst_difference
 from undertow.diffusion import NoiseSchedule, sigma_grid
 from undertow.diffusion.grids import karras
 from undertow.sampling import NoiseSource
@@ -32,6 +33,17 @@ def test_every_step_is_k_diffusions(name: str, grid: str, reference: ModuleType)
     for steps in (5, 12):
         sigmas = sigma_grid(grid, SCHEDULE, steps)
         assert worst_difference(reference, name, K_DIFFUSION[name], sigmas) < LOOSE.get(name, EXACT)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [(name, options) for name, several in OPTIONS.items() for options in several], ids=str
+)
+def test_options_mean_what_they_mean_in_k_diffusion(name: str, options: dict[str, float], reference: ModuleType):
+    usual = K_DIFFUSION[name]
+    whole = {option: int(value) if option == "order" else value for option, value in options.items()}
+    peer = replace(usual, options=usual.options | whole, ours=options)
+    sigmas = sigma_grid("karras", SCHEDULE, 7)
+    assert worst_difference(reference, name, peer, sigmas) < LOOSE.get(name, EXACT)
 
 
 def test_the_brownian_path_is_k_diffusions(reference: ModuleType):
