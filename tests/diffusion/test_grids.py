@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from undertow.diffusion import GRID_ALIASES, GRIDS, EDMSchedule, FlowSchedule, NoiseSchedule, require_grid, sigma_grid
+from undertow.diffusion.curved_grids import polyexponential
 from undertow.diffusion.grids import karras
 from undertow.errors import InvalidInput
 
@@ -115,10 +116,11 @@ def test_more_steps_than_trained_levels_are_refused_where_levels_would_repeat(na
         sigma_grid(name, STABLE_DIFFUSION, 1001)
 
 
-@pytest.mark.parametrize("rho", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("rho", [0.0, -1.0, float("nan"), float("inf")])
 def test_impossible_rho_is_refused(rho: float):
-    with pytest.raises(InvalidInput, match="rho"):
-        karras(STABLE_DIFFUSION, 4, rho=rho)
+    for grid in (karras, polyexponential):
+        with pytest.raises(InvalidInput, match="rho"):
+            grid(STABLE_DIFFUSION, 4, rho=rho)
 
 
 @pytest.mark.parametrize(
@@ -158,10 +160,52 @@ def test_kl_optimal_ends_at_zero_or_at_the_smallest_level():
     assert sigma_grid("kl_optimal_forge", STABLE_DIFFUSION, 4) == pytest.approx(places)
 
 
-def test_tables_are_given_back_at_their_own_length():
-    table = sigma_grid("ays_sdxl", STABLE_DIFFUSION, 11)
-    expected = [14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029, 0]
-    assert table == pytest.approx(expected, rel=0.01)
+def test_the_vp_grid_is_k_diffusions_between_its_own_ends():
+    """`get_sigmas_vp`: beta from 0.1 to 20, the times from 1 to 1e-3; its ends are given here as those of a model."""
+    times = [1 + index / 6 * (1e-3 - 1) for index in range(7)]
+    expected = [math.sqrt(math.expm1(19.9 * time**2 / 2 + 0.1 * time)) for time in times]
+    schedule = EDMSchedule(sigma_min=expected[-1], sigma_max=expected[0])
+    assert sigma_grid("vp", schedule, 7) == pytest.approx([*expected, 0.0], **CLOSE)
+
+
+def test_the_laplace_grid_has_quantiles_of_that_distribution():
+    """arXiv:2407.03297: log sigma around 0, of scale 1/2, between the ends of the model."""
+    from scipy import stats
+
+    low, high = (stats.laplace.cdf(math.log(end), 0, 0.5) for end in (0.05, 8.0))
+    quantiles = [high + index / 6 * (low - high) for index in range(7)]
+    expected = [math.exp(stats.laplace.ppf(quantile, 0, 0.5)) for quantile in quantiles]
+    schedule = EDMSchedule(sigma_min=0.05, sigma_max=8.0)
+    assert sigma_grid("laplace", schedule, 7) == pytest.approx([*expected, 0.0], **CLOSE)
+
+
+def test_the_polyexponential_grid_is_even_in_a_power_of_log_sigma():
+    """k-diffusion `get_sigmas_polyexponential`; at rho = 1, the default, it is the exponential grid."""
+    low, high = math.log(STABLE_DIFFUSION.sigma_min), math.log(STABLE_DIFFUSION.sigma_max)
+    expected = [math.exp(low + (1 - index / 6) ** 2.5 * (high - low)) for index in range(7)]
+    assert polyexponential(STABLE_DIFFUSION, 7, rho=2.5) == pytest.approx([*expected, 0.0], **CLOSE)
+    whole = sigma_grid("exponential", STABLE_DIFFUSION, 7)
+    assert sigma_grid("polyexponential", STABLE_DIFFUSION, 7) == pytest.approx(whole, **CLOSE)
+
+
+TABLES_PUBLISHED = {
+    "ays_sd15": [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029],
+    "ays_sdxl": [14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029],
+    "gits_sd15": [14.615, 4.617, 2.507, 1.236, 0.702, 0.402, 0.240, 0.156, 0.104, 0.094, 0.029],
+    "gits_sdxl": [14.615, 4.734, 2.567, 1.529, 0.987, 0.652, 0.418, 0.268, 0.179, 0.127, 0.029],
+}
+
+
+@pytest.mark.parametrize("name", TABLES_PUBLISHED)
+def test_tables_are_given_back_at_their_own_length_within_the_trained_levels(name: str):
+    table = TABLES_PUBLISHED[name]
+    wide = EDMSchedule(sigma_min=0.01, sigma_max=20.0)
+    assert sigma_grid(name, wide, 11) == pytest.approx([*table, 0.0], **CLOSE)
+    ends = [STABLE_DIFFUSION.sigma_max, *table[1:-1], STABLE_DIFFUSION.sigma_min, 0.0]
+    assert sigma_grid(name, STABLE_DIFFUSION, 11) == pytest.approx(ends, **CLOSE)
+
+
+def test_tables_are_interpolated_in_log_sigma():
     halves = sigma_grid("ays_sdxl", STABLE_DIFFUSION, 21)
     assert halves[1] == pytest.approx(math.sqrt(14.615 * 6.315))
 

@@ -36,9 +36,11 @@ from undertow.diffusion.guidance import (
     Evaluation,
     Guidance,
     Mimic,
+    Perturbation,
     PerturbedAttention,
     Rescale,
     SelfAttention,
+    SigmaInterval,
     SmoothedEnergy,
     StepInterval,
     Tangential,
@@ -394,6 +396,25 @@ def test_half_precision_is_combined_in_float32(methods, dtype: torch.dtype):
 def test_what_cannot_be_meant_is_refused(make, message: str):
     with pytest.raises(InvalidInput, match=message):
         make()
+
+
+def test_defaults_are_those_of_the_papers_and_of_diffusers():
+    """A request that names a method only gets these numbers."""
+    assert AdaptiveProjected(scale=5.0) == AdaptiveProjected(
+        scale=5.0, eta=0.0, norm_limit=15.0, momentum=-0.5, origin="wanted", space="denoised"
+    )
+    assert ZeroStar(scale=5.0) == ZeroStar(scale=5.0, zero_steps=1)
+    assert DualGuidance(scale=7.0) == DualGuidance(scale=7.0, image_scale=1.5)
+    assert PerturbedAttention(scale=3.0).branch == Branch(perturbation=Perturbation(kind="identity"))
+    blurred = Perturbation(kind="blurred", sigma=math.inf, layers=("mid_block",))
+    assert SmoothedEnergy(scale=3.0).branch == Branch(perturbation=blurred)
+    assert SelfAttention(scale=0.7) == SelfAttention(scale=0.7, side="unconditional", blur=1.0, threshold=1.0)
+    assert DynamicThreshold() == DynamicThreshold(percentile=0.995, largest=math.inf)
+    assert Mimic() == Mimic(scale=7.0, percentile=1.0, amount=1.0, space="denoised")
+    assert Rescale(amount=0.7) == Rescale(amount=0.7, space="prediction")
+    assert StepInterval() == StepInterval(start=0.0, end=1.0)
+    assert SigmaInterval() == SigmaInterval(low=0.0, high=math.inf)
+    assert Guidance() == Guidance(methods=(), unconditional=False)
 
 
 WORDS = """

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from undertow.diffusion import (
     PARAMETERIZATIONS,
+    EDMPrediction,
     NoiseSchedule,
     RectifiedFlow,
     VarianceExploding,
@@ -67,6 +68,23 @@ def test_v_is_the_rotation_of_its_paper():
     torch.testing.assert_close(VPrediction().target(x0, noise, schedule.sigmas[[3, 700]]), expected)
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_edm_scales_are_those_of_its_table(sign: int):
+    """arXiv:2206.00364, table 1: D = c_skip x + c_out F; models that began with v have the other sign."""
+    x, prediction = draw(0, 2, 3), draw(1, 2, 3)
+    sigma, data = torch.tensor([[2.0], [0.3]]).double(), 1.5
+    c_skip = data**2 / (sigma**2 + data**2)
+    c_out = sign * sigma * data / (sigma**2 + data**2).sqrt()
+    network = EDMPrediction(path=VarianceExploding(data), v=sign < 0)
+    torch.testing.assert_close(network.denoised(prediction, x, sigma[:, 0]), c_skip * x + c_out * prediction)
+
+
+def test_names_mean_their_parameterizations():
+    assert find_parameterization("edm") == EDMPrediction(path=VarianceExploding(0.5), v=False)
+    assert find_parameterization("edm_v") == EDMPrediction(path=VarianceExploding(0.5), v=True)
+    assert find_parameterization("x0") == XPrediction(path=VariancePreserving())
+
+
 def test_velocity_points_from_data_to_noise():
     """Trap T14."""
     x0, noise = draw(0, 2, 3), draw(1, 2, 3)
@@ -119,14 +137,23 @@ class TestPaths:
         torch.testing.assert_close(RectifiedFlow().pure_noise(noise, 1.0), noise)
         torch.testing.assert_close(RectifiedFlow().pure_noise(noise, 0.5), noise / 2)
 
+    def test_edm_starts_from_sigma_noise_and_scales_by_the_size_of_its_data(self):
+        """arXiv:2206.00364, algorithm 2, line 2, and c_in of table 1: x0 has deviation sigma_data, 0.5 of images."""
+        noise, sigma = draw(0, 2, 10), torch.tensor([0.002, 3.0, 80.0]).double()
+        for path, data in ((VarianceExploding(), 0.5), (VarianceExploding(1.5), 1.5)):
+            torch.testing.assert_close(path.pure_noise(noise, 80.0), 80 * noise)
+            torch.testing.assert_close(path.input_scale(sigma), 1 / (data**2 + sigma**2).sqrt())
+            torch.testing.assert_close(path.add_noise(noise[:1], noise[1:], sigma[1:2]), noise[:1] + 3 * noise[1:])
+
     def test_signal_to_noise_ratio(self):
         schedule = NoiseSchedule.linear()
         abar = schedule.alphas_cumprod
         torch.testing.assert_close(snr(VariancePreserving(), schedule.sigmas), abar / (1 - abar))
         torch.testing.assert_close(snr(RectifiedFlow(), torch.tensor([0.5, 0.2])), torch.tensor([1.0, 16.0]))
+        torch.testing.assert_close(snr(VarianceExploding(), torch.tensor([0.5, 2.0])), torch.tensor([4.0, 0.25]))
 
-    @pytest.mark.parametrize("path", [VariancePreserving(), RectifiedFlow()])
-    def test_both_paths_obey_the_samplers_equation(self, path):
+    @pytest.mark.parametrize("path", [VariancePreserving(), VarianceExploding(), RectifiedFlow()])
+    def test_all_paths_obey_the_samplers_equation(self, path):
         """dx/dsigma = (x - x0) / sigma along the path of one image."""
         x0, noise = draw(0, 1, 5), draw(1, 1, 5)
         sigma, h = torch.tensor([0.6]).double(), 1e-6

@@ -1,7 +1,10 @@
+import math
+
+import diffusers
 import pytest
 import torch
 
-from tests.sampling.problem import run
+from tests.sampling.problem import run, smooth
 from undertow.diffusion import RectifiedFlow, VarianceExploding, VariancePreserving
 from undertow.errors import InvalidInput
 from undertow.sampling import (
@@ -117,6 +120,98 @@ def test_options_are_recorded_with_their_ranges():
         assert entry.options.keys() <= MEANINGS.keys()
         for option in entry.options.values():
             assert option.low <= option.default <= option.high
+
+
+# Default, lowest, highest value; whole numbers are given as such.
+EVERYWHERE = {
+    "eta": (1.0, 0.0, math.inf),
+    "s_noise": (1.0, 0.0, math.inf),
+    "s_churn": (0.0, 0.0, math.inf),
+    "s_tmin": (0.0, 0.0, math.inf),
+    "s_tmax": (math.inf, 0.0, math.inf),
+    "gamma": (0.3, 0.0, 1.0),
+    "ge_gamma": (2.0, 0.0, math.inf),
+    "r": (0.5, 0.01, 1.0),
+    "rtol": (0.05, 1e-8, math.inf),
+    "atol": (0.0078, 1e-8, math.inf),
+    "h_init": (0.05, 1e-4, math.inf),
+    "pcoeff": (0.0, 0.0, math.inf),
+    "icoeff": (1.0, 0.0, math.inf),
+    "dcoeff": (0.0, 0.0, math.inf),
+    "accept_safety": (0.81, 0.0, math.inf),
+    "restart_min": (0.1, 0.0, math.inf),
+    "restart_max": (2.0, 0.0, math.inf),
+    "predictor_order": (3, 1, 4),
+    "corrector_order": (4, 0, 4),
+}
+OF_ONE = {
+    ("ddim", "eta"): (0.0, 0.0, math.inf),
+    ("dpm_fast", "eta"): (0.0, 0.0, math.inf),
+    ("dpm_adaptive", "eta"): (0.0, 0.0, math.inf),
+    ("dpm_adaptive", "order"): (3, 2, 3),
+    ("lms", "order"): (4, 1, 4),
+    ("ipndm", "order"): (4, 1, 4),
+    ("ipndm_v", "order"): (4, 1, 4),
+    ("deis", "order"): (3, 1, 4),
+    ("deis_log_rho", "order"): (2, 1, 3),
+    ("unipc", "order"): (3, 1, 3),
+    ("unipc_bh2", "order"): (3, 1, 3),
+    ("er_sde", "order"): (3, 1, 3),
+    **{(name, "s_tmin"): (0.5712, 0.0, math.inf) for name in ("sa_solver", "sa_solver_pece")},
+    **{(name, "s_tmax"): (5.0924, 0.0, math.inf) for name in ("sa_solver", "sa_solver_pece")},
+}
+
+
+def test_every_option_has_its_published_default_and_range():
+    """Those of the papers, k-diffusion and ComfyUI, which requests rely on."""
+    for name, entry in SAMPLERS.items():
+        for option, found in entry.options.items():
+            expected = OF_ONE[name, option] if (name, option) in OF_ONE else EVERYWHERE[option]
+            assert (found.default, found.low, found.high) == expected, (name, option)
+            assert found.whole == isinstance(expected[1], int), (name, option)
+
+
+@pytest.mark.parametrize("name", [name for name, entry in SAMPLERS.items() if entry.options])
+def test_the_recorded_defaults_are_what_the_algorithm_takes(name: str):
+    path = SAMPLERS[name].paths[0]()
+    x, sigmas = torch.tensor([[0.3, -1.0, 2.0]], dtype=torch.float64), [0.95, 0.8, 0.7, 0.4, 0.35, 0.1]
+    explicit = {option: record.default for option, record in SAMPLERS[name].options.items()}
+    finite = {option: value for option, value in explicit.items() if math.isfinite(value)}
+    expected = run(name, x, sigmas, smooth, path=path)
+    assert torch.equal(run(name, x, sigmas, smooth, path=path, **finite), expected)
+
+
+def test_what_a_planner_reads_is_recorded():
+    """ComfyUI's KSampler leaves out a level for four samplers (`DISCARD_PENULTIMATE_SIGMA_SAMPLERS`)."""
+    named = {
+        field: {name for name, entry in SAMPLERS.items() if getattr(entry, field)}
+        for field in ("discards_penultimate", "guided", "inverse", "native_flow")
+    }
+    assert named["discards_penultimate"] == {"dpm2", "dpm2_a", "unipc", "unipc_bh2"}
+    assert named["guided"] == {name for name in SAMPLERS if name.endswith("_cfg_pp")}
+    assert named["inverse"] == {"ddim_inverse"}
+    # Without noise in between, and with formulas in sigma (or, dpmpp_2m, tested on either path).
+    plain = "euler heun heunpp2 dpm2 lms pndm ipndm ipndm_v gradient_estimation dpmpp_2m flow_euler flow_heun"
+    assert named["native_flow"] == set(plain.split())
+
+
+def test_orders_that_no_test_measures():
+    names = ("ddpm", "restart", "dpm_adaptive", "er_sde", "lcm", "tcd", "edm_euler", "edm_dpmpp_2m")
+    assert [SAMPLERS[name].order for name in names] == [1, 2, 3, 3, None, None, 1, 2]
+
+
+def test_paths_are_those_that_the_samplers_are_made_for():
+    def on(path: type) -> set[str]:
+        return {name for name, entry in SAMPLERS.items() if path in entry.paths}
+
+    assert SAMPLERS.keys() - on(RectifiedFlow) == {"ddim_inverse", "tcd", "edm_euler", "edm_dpmpp_2m"}
+    assert SAMPLERS.keys() - on(VarianceExploding) == {"flow_euler", "flow_heun"}
+    assert SAMPLERS.keys() - on(VariancePreserving) == {"flow_euler", "flow_heun", "edm_euler", "edm_dpmpp_2m"}
+
+
+def test_diffusers_names_are_its_classes():
+    for alias in ALIASES["diffusers"]:
+        assert hasattr(diffusers, alias.partition("(")[0]), alias
 
 
 @pytest.mark.parametrize(
