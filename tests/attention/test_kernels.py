@@ -3,6 +3,8 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from undertow.attention.choose import KERNELS, kernel_named
 from undertow.errors import InvalidInput
@@ -85,6 +87,56 @@ def test_masks_follow_their_queries_through_the_chunks(name):
     mask = _mask(1, 1, 600, 9)
     output = kernel_named(name)(query, key, value, mask)
     assert (output.double() - _oracle(query, key, value, mask)).abs().max() <= TOLERANCE[torch.float32]
+
+
+LARGE = 4e-3
+"""Relative error of float16 over thousands of keys: rounded inputs and results (2^-11), rounded scores if chunked."""
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(4096, 4096), (300, 16384)], ids=["4k", "16k"])
+@pytest.mark.parametrize("name", NAMES)
+def test_large_sequences_in_float16_equal_the_formula(name, queries, keys):
+    """R188: 64 x 64 and 128 x 128 cells. Of 16k only some queries, as many as fill a chunk and begin another.
+
+    A row of ones among the values adds up to the number of keys where weights are summed before they are divided: more
+    than 2048 cannot be counted one by one in float16.
+    """
+    query, key, value = (tensor.half() for tensor in _inputs(queries, keys, batch=1, heads=1, head_dim=16))
+    value[..., -1] = 1
+    output = kernel_named(name)(query, key, value)
+    rows = torch.arange(0, queries, 37)
+    scores = query[:, :, rows].double() @ key.double().mT / 4
+    expected = scores.softmax(-1) @ value.double()
+    found = output[:, :, rows].double()
+    assert (found[..., -1] - 1).abs().max() <= TOLERANCE[torch.float16]
+    assert (found - expected)[..., :-1].norm() / expected[..., :-1].norm() <= LARGE
+
+
+class Sizes(TorchDispatchMode):
+    """The elements of every tensor that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.made: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.made += [part.numel() for part in tree_leaves(result) if isinstance(part, Tensor)]
+        return result
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_chunked_kernel_makes_the_scores_of_256_queries_at_a_time(masked):
+    """Half a mebibyte a head in bfloat16 against 1,024 keys, which is what a core's own cache holds."""
+    query, key, value = (tensor.float() for tensor in _inputs(600, 1024, batch=1, heads=2))
+    mask = _mask(1, 2, 600, 1024) if masked else None
+    with Sizes() as sizes:
+        kernel_named("chunked")(query, key, value, mask)
+    assert max(sizes.made) == (2 * 600 * 1024 if masked else 2 * 256 * 1024), "a view of the whole mask is free"
+    assert sizes.made.count(2 * 256 * 1024) >= 4, "scores and weights of two whole chunks"
+    with Sizes() as sizes:
+        kernel_named("math")(query, key, value, mask)
+    assert max(sizes.made) == 2 * 600 * 1024
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
