@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from undertow.attention.choose import KERNELS, kernel_named
@@ -112,14 +112,14 @@ def test_large_sequences_in_float16_equal_the_formula(name, queries, keys):
     assert (found - expected)[..., :-1].norm() / expected[..., :-1].norm() <= LARGE
 
 
-class Sizes(TorchDispatchMode):
+class Sizes(TorchFunctionMode):
     """The elements of every tensor that is made."""
 
     def __init__(self):
         super().__init__()
         self.made: list[int] = []
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         self.made += [part.numel() for part in tree_leaves(result) if isinstance(part, Tensor)]
         return result
