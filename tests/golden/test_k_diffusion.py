@@ -10,6 +10,7 @@ from tests.golden.sampler_peers import K_DIFFUSION, OPTIONS, k_diffusion, worst_
 from undertow.diffusion import NoiseSchedule, sigma_grid
 from undertow.diffusion.grids import karras
 from undertow.sampling import NoiseSource
+from undertow.sampling.dpm_adaptive import _StepController
 
 # Only the order of operations differs; LMS integrates its weights with a tolerance of 1e-4 there, and their step of
 # sigma passes float32 in the fast and the adaptive solver.
@@ -44,6 +45,19 @@ def test_options_mean_what_they_mean_in_k_diffusion(name: str, options: dict[str
     peer = replace(usual, options=usual.options | whole, ours=options)
     sigmas = sigma_grid("karras", SCHEDULE, 7)
     assert worst_difference(reference, name, peer, sigmas) < LOOSE.get(name, EXACT)
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_the_step_controller_is_k_diffusions(order: int, reference: ModuleType):
+    """Each of its three parts remembers another error; the run above hardly feels the last."""
+    errors = [0.5, 1.3, 0.2, 3.0, 2.5, 0.05, 1.2, 0.9, 0.0, 0.7]
+    p, i, d, safety = 0.4, 0.5, 0.3, 0.85
+    theirs = reference.PIDStepSizeController(0.05, p, i, d, order, safety)
+    powers = (p + i + d) / order, -(p + 2 * d) / order, d / order
+    mine = _StepController(h=0.05, powers=powers, accept_safety=safety)
+    for error in errors:
+        assert mine.accepts(error) == theirs.propose_step(error)
+        assert mine.h == pytest.approx(theirs.h, rel=EXACT)
 
 
 def test_the_brownian_path_is_k_diffusions(reference: ModuleType):

@@ -114,6 +114,13 @@ def test_a_smaller_tolerance_makes_the_adaptive_solver_more_exact():
     assert misses[2] < 1e-6 < misses[1] / 10 < misses[0] / 100
 
 
+@pytest.mark.parametrize("end", [[0.05], [0.05, 0.0]], ids=["above 0", "to 0"])
+def test_the_adaptive_solver_takes_nothing_but_the_ends_of_a_grid(end: list[float]):
+    x = torch.ones(1, 2, dtype=torch.float64)
+    whole = run("dpm_adaptive", x, [8.0, 3.0, 1.0, *end], best_denoiser(PATH))
+    assert torch.equal(whole, run("dpm_adaptive", x, [8.0, *end], best_denoiser(PATH)))
+
+
 def test_second_order_beats_first_order_at_equal_evaluations():
     assert error("dpmpp_2m", PATH, 40, geometric) < 0.2 * error("euler", PATH, 40, geometric)
     assert error("heun", PATH, 20, geometric) < 0.5 * error("euler", PATH, 40, geometric)
