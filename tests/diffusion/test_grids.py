@@ -53,6 +53,14 @@ def test_grids_over_the_whole_range_reach_both_ends(name: str):
     assert sigmas[-2] == pytest.approx(STABLE_DIFFUSION.sigma_min, **CLOSE)
 
 
+@pytest.mark.parametrize("name", ["polyexponential", "vp", "beta_sigma", "kl_optimal", "laplace"])
+def test_curves_there_and_back_do_not_leave_the_trained_levels_by_rounding(name: str):
+    schedules = [EDMSchedule(sigma_min=0.002 * 1.1**power, sigma_max=80 * 1.1**power) for power in range(20)]
+    for schedule in schedules:
+        sigmas = sigma_grid(name, schedule, 5)
+        assert schedule.sigma_min <= sigmas[-2] < sigmas[0] <= schedule.sigma_max
+
+
 def timesteps(name: str, steps: int) -> list[float]:
     sigmas = torch.tensor(sigma_grid(name, STABLE_DIFFUSION, steps)[:-1], dtype=torch.float64)
     return STABLE_DIFFUSION.sigma_to_timestep(sigmas).tolist()

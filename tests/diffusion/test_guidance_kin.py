@@ -380,6 +380,7 @@ def test_half_precision_is_combined_in_float32(methods, dtype: torch.dtype):
         (lambda: AdaptiveProjected(scale=5.0, eta=math.nan), "eta is nan"),
         (lambda: AdaptiveProjected(scale=5.0, norm_limit=0.0), "norm_limit is 0.0"),
         (lambda: AdaptiveProjected(scale=5.0, momentum=1.0), "momentum is 1.0"),
+        (lambda: AdaptiveProjected(scale=5.0, momentum=-1.0), "momentum is -1.0"),
         (lambda: Guidance(methods=(AdaptiveProjected(scale=5.0, space="v"),)).start(3, Velocity()), "flow"),
         (lambda: ZeroStar(scale=5.0, zero_steps=-1), "zero_steps is -1"),
         (lambda: Guidance(methods=(ZeroStar(scale=5.0, zero_steps=3),)).start(3, Velocity()), "fewer than the 3 steps"),
@@ -415,6 +416,31 @@ def test_defaults_are_those_of_the_papers_and_of_diffusers():
     assert StepInterval() == StepInterval(start=0.0, end=1.0)
     assert SigmaInterval() == SigmaInterval(low=0.0, high=math.inf)
     assert Guidance() == Guidance(methods=(), unconditional=False)
+
+
+SCALED = {
+    "guidance scale": (ClassifierFree, AdaptiveProjected, ZeroStar, Tangential, DualGuidance, EmbeddedScale),
+    "perturbed-attention scale": (PerturbedAttention,),
+    "smoothed-energy scale": (SmoothedEnergy,),
+    "self-attention scale": (SelfAttention,),
+    "mimic scale": (Mimic,),
+}
+
+
+@pytest.mark.parametrize(("name", "method"), [(name, kind) for name, kinds in SCALED.items() for kind in kinds])
+def test_every_scale_is_finite_and_has_a_number_for_each_step(name: str, method):
+    with pytest.raises(InvalidInput, match=f"^{name} is nan, expected a finite number"):
+        method(scale=math.nan)
+    guidance = Guidance(methods=(method(scale=(2.0, 3.0)),))
+    with pytest.raises(InvalidInput, match=f"^{name} is 2 numbers, expected one for each of 3 steps"):
+        guidance.start(3, Epsilon())
+    guidance.start(2, Epsilon())
+
+
+def test_the_image_scale_has_a_number_for_each_step_too():
+    guidance = Guidance(methods=(DualGuidance(scale=7.0, image_scale=(1.0, 1.5)),))
+    with pytest.raises(InvalidInput, match=r"^image guidance scale is 2 numbers, expected one for each of 3 steps"):
+        guidance.start(3, Epsilon())
 
 
 WORDS = """

@@ -1,6 +1,8 @@
 import pytest
 
 from undertow.diffusion import (
+    EDMPrediction,
+    EDMSchedule,
     Epsilon,
     FlowSchedule,
     NoiseSchedule,
@@ -39,6 +41,65 @@ def test_a_flow_file_is_read():
         {"_class_name": "FlowMatchEulerDiscreteScheduler", "num_train_timesteps": 1000, "shift": 3}
     )
     assert config == SchedulerConfig(schedule=FlowSchedule(shift=3.0), parameterization=Velocity())
+
+
+def test_flow_and_edm_files_without_fields_mean_the_defaults_of_their_classes():
+    flow = SchedulerConfig.from_diffusers({"_class_name": "FlowMatchHeunDiscreteScheduler"})
+    assert flow == SchedulerConfig(schedule=FlowSchedule(shift=1.0, steps=1000), parameterization=Velocity())
+    edm = SchedulerConfig.from_diffusers({"_class_name": "EDMEulerScheduler"})
+    schedule = EDMSchedule(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, steps=1000)
+    assert edm == SchedulerConfig(schedule=schedule, parameterization=EDMPrediction(path=schedule.path, v=False))
+
+
+def test_a_pixel_models_file_says_how_far_it_clips():
+    """DDPM's own scheduler clips at 1 unless it is told otherwise; latents are never clipped."""
+    assert SchedulerConfig.from_diffusers({"_class_name": "DDPMScheduler"}).clip == 1.0
+    assert SchedulerConfig.from_diffusers({"_class_name": "PNDMScheduler"}).clip is None
+    given = {"_class_name": "DDIMScheduler", "clip_sample_range": 2.5}
+    assert SchedulerConfig.from_diffusers(given).clip == 2.5
+    assert SchedulerConfig.from_diffusers(given | {"clip_sample": False}).clip is None
+
+
+def test_what_we_write_is_diffusers_words():
+    latents = SchedulerConfig(schedule=NoiseSchedule.scaled_linear(), parameterization=VPrediction())
+    assert latents.to_diffusers() == {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": 1000,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "rescale_betas_zero_snr": False,
+        "prediction_type": "v_prediction",
+        "clip_sample": False,
+        "clip_sample_range": 1.0,
+        "timestep_spacing": "leading",
+    }
+    rescaled = SchedulerConfig(
+        schedule=NoiseSchedule.cosine().rescale_zero_terminal_snr(), parameterization=XPrediction(), clip=2.0
+    )
+    assert rescaled.to_diffusers() == {
+        "_class_name": "DDPMScheduler",
+        "num_train_timesteps": 1000,
+        "beta_schedule": "squaredcos_cap_v2",
+        "rescale_betas_zero_snr": True,
+        "prediction_type": "sample",
+        "clip_sample": True,
+        "clip_sample_range": 2.0,
+        "timestep_spacing": "trailing",
+    }
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("num_train_timesteps", 10.5, "a whole number"),
+        ("beta_start", "small", "a number"),
+        ("beta_end", None, "a number"),
+    ],
+)
+def test_what_is_no_number_is_refused_with_what_was_expected(field: str, value: object, message: str):
+    with pytest.raises(ConfigError, match=f"must be {message}$"):
+        SchedulerConfig.from_diffusers(STABLE_DIFFUSION_2 | {field: value})
 
 
 @pytest.mark.parametrize(

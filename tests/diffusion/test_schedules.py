@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
 
-from undertow.diffusion import FlowSchedule, NoiseSchedule
-from undertow.diffusion.betas import LinearBetas, ScaledLinearBetas, TabledBetas
+from undertow.diffusion import EDMSchedule, FlowSchedule, NoiseSchedule, VarianceExploding
+from undertow.diffusion.betas import CosineBetas, LinearBetas, ScaledLinearBetas, TabledBetas
 from undertow.diffusion.schedules import ZERO_SNR_ALPHA_CUMPROD
 from undertow.errors import ConfigError, InvalidInput
 
@@ -165,6 +165,55 @@ class TestFlow:
         assert timestep == pytest.approx(0.75, abs=1e-3)
 
 
+class TestEDM:
+    def test_the_network_gets_a_quarter_of_log_sigma(self):
+        """arXiv:2206.00364, table 1: c_noise, and back; below the smallest level that of the smallest."""
+        schedule, sigma = EDMSchedule(), torch.tensor([0.002, 1.0, 80.0], dtype=torch.float64)
+        timesteps = schedule.sigma_to_timestep(sigma)
+        torch.testing.assert_close(timesteps, sigma.log() / 4, rtol=ROUND_TRIP, atol=0)
+        assert torch.equal(timesteps, schedule.sigma_to_timestep(sigma, "nearest"))
+        torch.testing.assert_close(schedule.timestep_to_sigma(timesteps), sigma, rtol=ROUND_TRIP, atol=0)
+        torch.testing.assert_close(schedule.grid_time_to_sigma(timesteps), sigma, rtol=ROUND_TRIP, atol=0)
+        assert schedule.sigma_to_timestep(torch.tensor([0.0, 0.001])).tolist() == [timesteps[0].item()] * 2
+
+    def test_its_table_is_even_in_log_sigma(self):
+        schedule = EDMSchedule(sigma_min=0.01, sigma_max=100.0, steps=5)
+        expected = torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0], dtype=torch.float64)
+        torch.testing.assert_close(schedule.sigmas, expected, rtol=ROUND_TRIP, atol=0)
+        assert len(schedule) == 5
+
+    def test_the_defaults_are_the_papers_for_images(self):
+        assert EDMSchedule() == EDMSchedule(sigma_min=0.002, sigma_max=80.0, sigma_data=0.5, steps=1000)
+        assert EDMSchedule(sigma_data=1.5).path == VarianceExploding(1.5)
+
+    @pytest.mark.parametrize("sigma", [-0.1, 80.1, float("nan")])
+    def test_other_levels_are_refused(self, sigma: float):
+        with pytest.raises(InvalidInput, match="sigma is"):
+            EDMSchedule().sigma_to_timestep(torch.tensor([1.0, sigma]))
+
+
+def test_defaults_are_those_of_the_papers():
+    """DDPM on pixels, Stable Diffusion, and a flow without shift, each of a thousand timesteps."""
+    assert NoiseSchedule.linear() == NoiseSchedule(betas=LinearBetas(start=1e-4, end=0.02), steps=1000)
+    scaled = ScaledLinearBetas(start=0.00085, end=0.012)
+    assert NoiseSchedule.scaled_linear() == NoiseSchedule(betas=scaled, steps=1000, zero_terminal_snr=False)
+    assert (LinearBetas(), ScaledLinearBetas()) == (LinearBetas(start=1e-4, end=0.02), scaled)
+    assert NoiseSchedule.cosine() == NoiseSchedule(betas=CosineBetas(), steps=1000)
+    assert FlowSchedule() == FlowSchedule(shift=1.0, steps=1000)
+
+
+@pytest.mark.parametrize("schedule", [STABLE_DIFFUSION, FlowSchedule(), EDMSchedule()], ids=["sd", "flow", "edm"])
+def test_the_largest_sigma_may_be_missed_by_rounding_and_by_no_more(schedule):
+    """A level that went through float32, or through a power of 1/rho, is still the last trained one."""
+    last = schedule.sigma_max
+    for mode in ("interpolated", "nearest"):
+        found = schedule.sigma_to_timestep(torch.tensor([last * (1 + 0.9e-4)], dtype=torch.float64), mode)
+        expected = schedule.sigma_to_timestep(torch.tensor([last], dtype=torch.float64), mode)
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+        with pytest.raises(InvalidInput, match="sigma is"):
+            schedule.sigma_to_timestep(torch.tensor([last * (1 + 1.1e-4)], dtype=torch.float64), mode)
+
+
 def test_equal_schedules_are_equal():
     assert NoiseSchedule.linear() == NoiseSchedule(betas=LinearBetas())
     assert NoiseSchedule.linear() != NoiseSchedule.cosine()
@@ -197,6 +246,17 @@ def test_timesteps_out_of_range_are_refused(schedule: NoiseSchedule | FlowSchedu
         (lambda: NoiseSchedule.linear(steps=1), "schedule.steps"),
         (lambda: NoiseSchedule.linear(beta_start=0.02, beta_end=0.01), "betas"),
         (lambda: NoiseSchedule(betas=ScaledLinearBetas(start=0.0)), "betas"),
+        (lambda: NoiseSchedule(betas=LinearBetas(end=1.0)), "betas"),
+        (lambda: NoiseSchedule(betas=LinearBetas(start=-0.1)), "betas"),
+        (lambda: NoiseSchedule(betas=TabledBetas((0.0, 0.1)), steps=2), "betas.table"),
+        (lambda: EDMSchedule(steps=1), "schedule.steps"),
+        (lambda: EDMSchedule(sigma_min=0.0), "schedule.sigma_min"),
+        (lambda: EDMSchedule(sigma_min=3.0, sigma_max=3.0), "schedule.sigma_min"),
+        (lambda: EDMSchedule(sigma_max=float("inf")), "schedule.sigma_min"),
+        (lambda: EDMSchedule(sigma_data=0.0), "schedule.sigma_data"),
+        (lambda: EDMSchedule(sigma_data=float("inf")), "schedule.sigma_data"),
+        (lambda: FlowSchedule(steps=1), "schedule.steps"),
+        (lambda: FlowSchedule(shift=float("inf")), "schedule.shift"),
         (lambda: NoiseSchedule(betas=TabledBetas((0.1, 0.2))), "betas.table"),
         (lambda: NoiseSchedule(betas=TabledBetas((0.1, 1.0)), steps=2), "betas.table"),
         (lambda: FlowSchedule(shift=0), "schedule.shift"),

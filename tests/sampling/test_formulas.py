@@ -263,43 +263,61 @@ def share(h: float) -> float:
     return (h - 1 + math.exp(-h)) / h / (1 - math.exp(-h))
 
 
-def pece(x: Tensor, sigmas: list[float], predictor: int, corrector: int, tau: float, source: NoiseSource) -> Points:
-    """arXiv:2309.05019, algorithm 1 with an evaluation after each correction, to a level above 0."""
-    points, values = [x], []
+def sa_solver(predictor: int, corrector: int, tau: float, *, again: bool) -> Callable[..., Points]:
+    """arXiv:2309.05019, algorithm 1; with `again`, an evaluation after each correction.
 
-    def step(start: Tensor, s: float, t: float, nodes: list[float], estimates: list[Tensor]) -> Tensor:
-        """Eq. 14 in sigma: the estimate's polynomial in log sigma times d of (u / t)^-(1 + tau^2)."""
+    As ComfyUI's `sample_sa_solver`, orders come down to 1 towards a level of 0, to which the estimate is the step.
+    """
+
+    def step(x: Tensor, s: float, t: float, nodes: list[float], estimates: list[Tensor]) -> Tensor:
+        """Eq. 14 in sigma: the polynomial in log sigma, weighted by the derivative of (t / u)^(1 + tau^2)."""
         rate = 1 + tau**2
-        total = (t / s) ** rate * start
-        for index in range(len(nodes)):
-            others = [node for place, node in enumerate(nodes) if place != index]
+        total = (t / s) ** rate * x
+        for index, node in enumerate(nodes):
+            others = [other for place, other in enumerate(nodes) if place != index]
 
-            def integrand(u: float, index=index, others=others) -> float:
-                lagrange = math.prod(math.log(u / node) / math.log(nodes[index] / node) for node in others)
+            def integrand(u: float, node=node, others=others) -> float:
+                lagrange = math.prod(math.log(u / other) / math.log(node / other) for other in others)
                 return lagrange * rate * t**rate * u ** (-rate - 1)
 
             total = total + quad(integrand, t, s, epsabs=1e-13)[0] * estimates[index]
         return total
 
-    predicted, fresh, before = x, 0.0, None
-    for i, (s, t) in enumerate(pairwise(sigmas)):
-        values = [smooth(predicted, s), *values]
-        if before is not None:
-            count = min(corrector, len(values))
-            x = step(x, before, s, [sigmas[i - k] for k in range(count)], values[:count]) + fresh
-            points.append(x)
-            values[0] = smooth(x, s)
-        count = min(predictor, len(values))
-        predicted = step(x, s, t, [sigmas[i - k] for k in range(count)], values[:count])
-        fresh = t * math.sqrt(1 - (t / s) ** (2 * tau**2)) * source.like(x) if tau else 0.0
-        predicted, before = predicted + fresh, s
-        points.append(predicted)
-    return points
+    def points_of(x: Tensor, sigmas: list[float], source: NoiseSource) -> Points:
+        points, values, total = [x], [], len(sigmas)
+        to_zero = sigmas[-1] == 0
+        predicted, corrected, fresh = x, x, 0.0
+        for i, (s, t) in enumerate(pairwise(sigmas)):
+            values = [smooth(predicted, s), *values]
+            orders = min(predictor, len(values)), min(corrector, len(values)) if i > 0 and (again or t > 0) else 0
+            if to_zero:
+                orders = min(orders[0], total - 2 - i), min(orders[1], total - 1 - i)
+            nodes = sigmas[i::-1]
+            x = predicted
+            if orders[1]:
+                x = step(corrected, sigmas[i - 1], s, nodes[: orders[1]], values) + fresh
+            if orders[1] and again:
+                points.append(x)
+                values[0] = smooth(x, s)
+            corrected = x
+            if t == 0:
+                return [*points, values[0]]
+            predicted = step(x, s, t, nodes[: orders[0]], values)
+            fresh = t * math.sqrt(1 - (t / s) ** (2 * tau**2)) * source.like(x) if tau else 0.0
+            predicted = predicted + fresh
+            points.append(predicted)
+        return points
 
+    return points_of
+
+
+EVERYWHERE = {"s_tmin": 0.0, "s_tmax": 99.0}
+"""Noise in every step."""
 
 CASES: dict[str, tuple[str, list[float], dict[str, float], Callable[..., Points]]] = {
     "heunpp2": ("heunpp2", GRID, {}, heunpp2),
     "heunpp2, one step": ("heunpp2", [3.0, 1.0], {}, heunpp2),
+    "pndm, one step to 0": ("pndm", [3.0, 0.0], {}, multistep(ipndm_weights, 1)),
     "ipndm": ("ipndm", GRID, {}, multistep(ipndm_weights, 4)),
     "ipndm 2": ("ipndm", ABOVE, {"order": 2}, multistep(ipndm_weights, 2)),
     "ipndm_v": ("ipndm_v", GRID, {}, multistep(ipndm_v_weights, 4)),
@@ -326,17 +344,26 @@ CASES: dict[str, tuple[str, list[float], dict[str, float], Callable[..., Points]
     "seeds_2, options": ("seeds_2", ABOVE, {"eta": 0.7, "s_noise": 1.2, "r": 0.3}, seeds(2, 0.7, 1.2, 0.3)),
     "seeds_3": ("seeds_3", GRID, {}, seeds(3, 1.0, 1.0)),
     "seeds_3, options": ("seeds_3", ABOVE, {"eta": 0.7, "s_noise": 1.2}, seeds(3, 0.7, 1.2)),
-    "sa_solver_pece": (
-        "sa_solver_pece",
-        ABOVE,
-        {"s_tmin": 0.0, "s_tmax": 9.0},
-        lambda x, sigmas, source: pece(x, sigmas, 3, 4, 1.0, source),
+    "sa_solver, to 0": ("sa_solver", GRID, EVERYWHERE, sa_solver(3, 4, 1.0, again=False)),
+    "sa_solver without corrector": (
+        "sa_solver",
+        GRID,
+        EVERYWHERE | {"corrector_order": 0},
+        sa_solver(3, 0, 1.0, again=False),
     ),
+    "sa_solver_pece": ("sa_solver_pece", ABOVE, EVERYWHERE, sa_solver(3, 4, 1.0, again=True)),
+    "sa_solver_pece, to 0": ("sa_solver_pece", GRID, EVERYWHERE, sa_solver(3, 4, 1.0, again=True)),
     "sa_solver_pece, options": (
         "sa_solver_pece",
         ABOVE,
-        {"eta": 0.6, "s_tmin": 0.0, "s_tmax": 9.0, "predictor_order": 2, "corrector_order": 1},
-        lambda x, sigmas, source: pece(x, sigmas, 2, 1, 0.6, source),
+        EVERYWHERE | {"eta": 0.6, "predictor_order": 2, "corrector_order": 1},
+        sa_solver(2, 1, 0.6, again=True),
+    ),
+    "sa_solver_pece without noise where there is none": (
+        "sa_solver_pece",
+        GRID,
+        {"s_tmin": 20.0, "s_tmax": 30.0},
+        sa_solver(3, 4, 0.0, again=True),
     ),
 }
 
@@ -349,3 +376,15 @@ def test_every_step_is_the_formula(case: str):
     expected = formula(start, sigmas, NoiseSource(SEEDS))
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, **EXACT)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.6, 2.5), (0.61, 2.5), (0.6, 2.4)])
+def test_sa_solver_draws_between_its_levels_which_belong_to_the_range(low: float, high: float):
+    """tau of the paper is eta from s_tmax down to s_tmin, looked up where a step ends."""
+    source, expected = NoiseSource(SEEDS), NoiseSource(SEEDS)
+    start = 5.0 * NoiseSource([101, 102]).draw((4,)).double()
+    trace("sa_solver", start, ABOVE, ESTIMATE, source, s_tmin=low, s_tmax=high)
+    for level in ABOVE[1:]:
+        if low <= level <= high:
+            expected.draw((4,))
+    assert torch.equal(source.draw((4,)), expected.draw((4,)))

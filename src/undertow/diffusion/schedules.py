@@ -249,9 +249,9 @@ class EDMSchedule:
         return (4 * timesteps.to(torch.float64)).exp()
 
     def sigma_to_timestep(self, sigma: Sigmas, mode: TimestepMap = "interpolated") -> Float64[Tensor, "batch"]:
-        """c_noise. There is no table to take the nearest level from: both modes agree.
+        """c_noise; that of sigma_min below it. There is no table to take the nearest level from: both modes agree.
 
-        Errors: `InvalidInput` for a sigma that is not positive and finite, or above sigma_max.
+        Errors: `InvalidInput` for a sigma that is negative, not a number, or above sigma_max.
         """
         _require_between(sigma, 0, self.sigma_max * (1 + SIGMA_ROUNDING), "sigma")
         if mode not in ("interpolated", "nearest"):
