@@ -214,14 +214,19 @@ MODELS: dict[str, tuple[Parameterization, Schedule]] = {
     "velocity shifted": (Velocity(), FlowSchedule(shift=3.0)),
     "flow x0": (XPrediction(path=RectifiedFlow()), FlowSchedule()),
 }
-# What a prediction means is the denoiser's affair: few samplers meet every model, every sampler one of each path.
-ONE_OF_EACH_PATH = ("zero snr v", "edm", "velocity shifted")
+# What a prediction means is the denoiser's affair: few samplers meet every model, every sampler one of each equation.
+# EDM's path is to a sampler what the variance-preserving one is, whose levels go higher.
+ONE_OF_EACH_EQUATION = ("zero snr v", "velocity shifted")
 ADMITTED = [
     (name, model)
     for name in FORWARD
     for model in MODELS
     if isinstance(MODELS[model][1].path, SAMPLERS[name].paths)
-    and (model in ONE_OF_EACH_PATH or name in ("euler", "euler_a", "dpmpp_2m"))
+    and (
+        model in ONE_OF_EACH_EQUATION
+        or name in ("euler", "euler_a", "dpmpp_2m")
+        or SAMPLERS[name].paths == (VarianceExploding,)
+    )
     and name not in ("lcm", "tcd")  # made for networks that map all noise of a path to one picture; these do not
 ]
 
