@@ -10,6 +10,7 @@ import torch
 from undertow.attention.config import AttentionConfig
 from undertow.attention.math import math_attention
 from undertow.attention.sdpa import sdpa_attention
+from undertow.attention.xformers import xformers_attention
 from undertow.errors import ConfigError, MissingDependency
 
 TOLERANCE = 1e-6  # float32 rounding over 16 keys
@@ -26,7 +27,7 @@ def by_hand(query, key, value, heads, mask=None):
 @pytest.mark.parametrize("flash", [True, False])
 def test_both_kernels_compute_scaled_dot_product_attention_per_head(flash):
     generator = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(2, tokens, 24, generator=generator) for tokens in (9, 16, 16))
+    query, key, value = (torch.randn(2, count, 24, generator=generator) for count in (9, 16, 16))
     mask = torch.rand(2, 1, 1, 16, generator=generator) > 0.4
     mask[..., 0] = True
     config = AttentionConfig(num_heads=3, head_dim=8, use_flash_attention=flash)
@@ -36,30 +37,61 @@ def test_both_kernels_compute_scaled_dot_product_attention_per_head(flash):
     )
 
 
-def test_dropout_drops_weights_and_keeps_their_mean():
-    config = AttentionConfig(num_heads=1, head_dim=4, dropout=0.5)
-    query, key = torch.zeros(1, 1, 4), torch.zeros(1, 200, 4)
-    value = torch.ones(1, 200, 4)
-    torch.manual_seed(0)
-
-    outputs = torch.stack([config.calculate_attention(query, key, value)[0, 0, 0] for _ in range(100)])
-
-    assert outputs.std() > 0.01  # another draw each time
-    assert abs(outputs.mean() - 1) < 0.05  # 100 means over 200 weights, each of standard deviation 1
+KEYS = 16
 
 
-def test_dropout_keeps_to_the_mask():
-    """A masked key is never among those kept, and a query that sees none gets zeros (trap T9)."""
-    config = AttentionConfig(num_heads=2, head_dim=4, dropout=0.5)
-    query, key = torch.zeros(1, 3, 8), torch.zeros(1, 50, 8)
-    value = torch.ones(1, 50, 8)
-    value[:, 25:] = 1e6
-    mask = (torch.arange(50) < 25).expand(1, 1, 3, 50).clone()
-    mask[..., 2, :] = False
-    torch.manual_seed(0)
-    output = config.calculate_attention(query, key, value, mask)
-    assert not output[:, 2].any()
-    assert 0.2 < output[:, :2].min() <= output[:, :2].max() < 2  # 25 weights of 1/25, half of them doubled
+def weights_with_dropout(probability: float, mask: torch.Tensor | None, flash: bool = True, seed: int = 0):
+    """The weights that a call really used, and those of the formula: values of one 1 each show them in the output."""
+    generator = torch.Generator().manual_seed(seed)
+    query, key = torch.randn(2, 9, KEYS, generator=generator), torch.randn(2, KEYS, KEYS, generator=generator)
+    value = torch.eye(KEYS).expand(2, -1, -1)
+    config = AttentionConfig(num_heads=1, head_dim=KEYS, dropout=probability, use_flash_attention=flash)
+    torch.manual_seed(seed)
+    return config.calculate_attention(query, key, value, mask), by_hand(query, key, value, 1, mask)
+
+
+@pytest.mark.parametrize("flash", [True, False])
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("probability", [0.25, 0.5])
+def test_dropout_drops_whole_weights_and_scales_up_the_others(probability, masked, flash):
+    """arXiv:1207.0580 on the weights of arXiv:1706.03762: each is 0, or itself over 1 - p; what is masked stays 0."""
+    mask = torch.arange(KEYS)[None, None, None] < torch.tensor([KEYS, 11])[:, None, None, None] if masked else None
+    used, formula = weights_with_dropout(probability, mask, flash)
+    kept = used != 0
+    torch.testing.assert_close(used, torch.where(kept, formula / (1 - probability), 0.0), rtol=0, atol=TOLERANCE)
+    seen = torch.ones(2, 9, KEYS, dtype=torch.bool) if mask is None else mask[:, 0].expand(2, 9, KEYS)
+    assert not kept[~seen].any()
+    dropped = 1 - kept[seen].float().mean().item()
+    deviation = (probability * (1 - probability) / int(seen.sum())) ** 0.5
+    assert abs(dropped - probability) < 4 * deviation
+    assert kept[:, 0].ne(kept[:, 1]).any(), "every query drops its own"
+
+
+def test_dropout_follows_torchs_generator():
+    assert torch.equal(weights_with_dropout(0.5, None)[0], weights_with_dropout(0.5, None)[0])
+    first, second = ((weights_with_dropout(0.5, None, seed=seed)[0] != 0) for seed in (0, 1))
+    assert not torch.equal(first, second)
+
+
+def test_without_dropout_every_call_is_the_formula():
+    """What training code sets for evaluation."""
+    mask = torch.rand(2, 1, 9, KEYS, generator=torch.Generator().manual_seed(3)) > 0.5
+    mask[..., 0] = True
+    for seed in (0, 1):
+        used, formula = weights_with_dropout(0.0, mask, seed=seed)
+        torch.testing.assert_close(used, formula, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("flash", [True, False])
+@pytest.mark.parametrize("probability", [0.0, 0.5])
+def test_a_query_that_may_see_nothing_gets_nothing(probability, flash):
+    """Trap T9: zeros, never NaN or the mean of what is hidden."""
+    mask = torch.ones(2, 1, 9, KEYS, dtype=torch.bool)
+    mask[1, :, 4] = False
+    used, _ = weights_with_dropout(probability, mask, flash)
+    assert used.isfinite().all()
+    assert not used[1, 4].any()
+    assert used[1, 5].any()
 
 
 def test_settings_without_a_word_are_the_fused_kernel_without_dropout():
@@ -114,6 +146,20 @@ def test_impossible_settings_are_refused_by_field(settings, field):
 def test_a_width_that_is_not_heads_times_head_dim_is_refused():
     with pytest.raises(ConfigError, match="must be the width of the query, 25"):
         AttentionConfig(num_heads=3, head_dim=8).calculate_attention(*[torch.zeros(1, 2, 25)] * 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "kernel"), [({}, sdpa_attention), ({"use_flash_attention": False}, math_attention)]
+)
+def test_the_settings_name_a_kernel(settings, kernel):
+    assert AttentionConfig(num_heads=1, head_dim=1, **settings).kernel is kernel
+
+
+def test_the_kernel_of_xformers_is_used_where_it_is_installed(monkeypatch):
+    monkeypatch.setattr("undertow.attention.config.find_spec", lambda name: object() if name == "xformers" else None)
+    for flash in (True, False):
+        config = AttentionConfig(num_heads=1, head_dim=1, use_xformers=True, use_flash_attention=flash)
+        assert config.kernel is xformers_attention
 
 
 def test_xformers_that_is_not_installed_is_named():
