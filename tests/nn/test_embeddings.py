@@ -54,6 +54,16 @@ def test_integers_and_fractions_are_computed_in_float32():
     assert sinusoid(torch.tensor([3.0], dtype=torch.float64), 32).dtype == torch.float32
 
 
+def test_stable_diffusions_convention_is_the_usual():
+    assert torch.equal(sinusoid(NUMBERS, 8), sinusoid(NUMBERS, 8, **CONVENTIONS["stable diffusion"]))
+
+
+def test_guidance_is_embedded_as_in_ddpm():
+    scales = torch.tensor([1.25, 7.5, 15.0])
+    expected = get_timestep_embedding(1000 * (scales - 1), 16, flip_sin_to_cos=False, downscale_freq_shift=1)
+    assert torch.equal(guidance_sinusoid(scales, 16), expected)
+
+
 def test_guidance_is_a_thousand_times_the_scale_above_one():
     assert torch.equal(guidance_sinusoid(torch.tensor([1.0]), 4), torch.tensor([[0.0, 0.0, 1.0, 1.0]]))
     value = guidance_sinusoid(torch.tensor([1.002]), 4)
@@ -64,9 +74,11 @@ def test_guidance_is_a_thousand_times_the_scale_above_one():
 def test_time_embedding_is_linear_silu_linear():
     layer = TimeEmbedding(8, 12, guidance_dim=6)
     randomize(layer, 1)
-    x, guidance = torch.randn(3, 8), torch.randn(3, 6)
+    generator = torch.Generator().manual_seed(2)
+    x, guidance = torch.randn(3, 8, generator=generator), torch.randn(3, 6, generator=generator)
     for given, start in ((None, x), (guidance, x + guidance @ layer.cond_proj.weight.T)):
         hidden = start @ layer.linear_1.weight.T + layer.linear_1.bias
         expected = (hidden * hidden.sigmoid()) @ layer.linear_2.weight.T + layer.linear_2.bias
         assert torch.allclose(layer(x, given), expected, atol=1e-5)
     assert layer.cond_proj.bias is None
+    assert TimeEmbedding(8, 12).cond_proj is None

@@ -1,5 +1,7 @@
 """The routes around slow matrix products give the numbers of PyTorch's own."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,6 +10,11 @@ from undertow.nn import matmul
 from undertow.nn.matmul import PATCH_CELLS, convolve, linear, onednn_linear
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # sums of a few hundred unit products, in another order
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(0)
 
 
 def channels_last(*shape, dtype=torch.float32):
@@ -73,6 +80,96 @@ def test_the_patch_route_is_taken_for_small_maps_only(monkeypatch):
         convolve(channels_last(1, 16, 16, PATCH_CELLS // 16), weight, bias, 1, 1)
         with pytest.raises(pytest.fail.Exception, match="not gathered"):
             convolve(channels_last(1, 16, 16, PATCH_CELLS // 16 + 1), weight, bias, 1, 1)
+
+
+@pytest.mark.parametrize(("stride", "side"), [(1, 16), (2, 32)])
+def test_what_counts_for_the_patch_route_are_cells_of_the_output_over_all_rows(stride, side, monkeypatch):
+    monkeypatch.setattr(F, "conv2d", lambda *_: pytest.fail("not gathered"))
+    weight, bias = channels_last(8, 4, 3, 3), torch.randn(8)
+
+    with torch.no_grad():
+        convolve(channels_last(1, 4, side, side), weight, bias, stride, 1)
+        convolve(channels_last(2, 4, side // 2, side), weight, bias, stride, 1)
+        with pytest.raises(pytest.fail.Exception, match="not gathered"):
+            convolve(channels_last(2, 4, side, side), weight, bias, stride, 1)
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(2, 0), (1, 1), (2, 1)])
+def test_a_1x1_convolution_with_strides_or_a_rim_is_no_plain_product(stride, padding):
+    x, weight, bias = channels_last(2, 16, 5, 7), channels_last(24, 16, 1, 1), torch.randn(24)
+
+    with torch.no_grad():
+        assert_same(convolve(x, weight, bias, stride, padding), F.conv2d(x, weight, bias, stride, padding))
+
+
+def test_a_convolution_over_plain_memory_or_with_gradients_or_autocast_is_pytorch_s_own(monkeypatch):
+    """The routes are for inference; training needs PyTorch's gradients, and autocast its types."""
+    asked = []
+    real = F.conv2d
+    monkeypatch.setattr(F, "conv2d", lambda *inputs: asked.append(1) or real(*inputs))
+    x, weight, bias = channels_last(1, 4, 4, 4), channels_last(8, 4, 3, 3), torch.randn(8)
+
+    convolve(x, weight, bias, 1, 1)
+    with torch.no_grad():
+        convolve(x, weight.contiguous(), bias, 1, 1)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert convolve(x, weight, bias, 1, 1).dtype == torch.bfloat16
+        assert len(asked) == 3
+        convolve(x, weight, bias, 1, 1)
+    assert len(asked) == 3
+
+
+@pytest.mark.parametrize("vendor", [True, False])
+def test_a_product_takes_onednn_s_route_for_float32_inference_on_its_vendor_alone(vendor, monkeypatch):
+    monkeypatch.setattr(matmul, "ONEDNN_IS_FASTER", vendor)
+    asked = []
+    monkeypatch.setattr(matmul, "onednn_linear", lambda *inputs: asked.append(1) or F.linear(*inputs))
+    x, weight, bias = torch.randn(2, 24, requires_grad=True), torch.randn(40, 24), torch.randn(40)
+
+    linear(x, weight, bias).sum().backward()
+    assert x.grad is not None
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            assert linear(x, weight, bias).dtype == torch.bfloat16
+        linear(x.double(), weight.double(), bias.double())
+        linear(x.bfloat16(), weight.bfloat16(), bias.bfloat16())
+        assert not asked
+        linear(x, weight, bias)
+    assert bool(asked) == vendor
+
+
+@pytest.mark.parametrize("shape", [(2, 24), (1, 3, 5, 24)])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_the_compiler_knows_the_shape_of_onednn_s_product(shape, with_bias):
+    """PyTorch's own check of an operator: its schema, its fake and its real results."""
+    torch.library.opcheck(
+        onednn_linear,
+        (torch.randn(shape), torch.randn(40, 24), torch.randn(40) if with_bias else None),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("vendor", "libraries", "faster"),
+    [
+        ("AuthenticAMD", (True, True), True),
+        ("GenuineIntel", (True, True), False),
+        ("AuthenticAMD", (False, True), False),
+        ("AuthenticAMD", (True, False), False),
+    ],
+)
+@pytest.mark.parametrize("linux", [True, False])
+def test_onednn_is_faster_on_amd_where_pytorch_has_both_libraries(
+    vendor, libraries, faster, linux, monkeypatch, tmp_path
+):
+    info = tmp_path / "cpuinfo"
+    if linux:
+        info.write_text(f"processor : 0\nvendor_id : {vendor}\n", encoding="utf-8")
+    monkeypatch.setattr(matmul, "Path", lambda asked: info if asked == "/proc/cpuinfo" else Path(asked))
+    monkeypatch.setattr(matmul.platform, "processor", lambda: "other" if linux else f"AMD64 Family 25, {vendor}")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: libraries[0])
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: libraries[1])
+    assert matmul._onednn_is_faster() is faster
 
 
 def test_gradients_flow_where_they_are_wanted():

@@ -4,11 +4,30 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.golden.minis import randomize
 from undertow.attention.math import math_attention
+from undertow.nn.attention import AttentionProjections, ImageTokens
 from undertow.nn.feedforward import GEGLU, FeedForward
+from undertow.nn.perturbation import PerturbedRows
 from undertow.nn.transformer import SpatialTransformer, TransformerBlock
+
+TOLERANCE = 1e-5
+"""float32, another order of the same sums."""
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def spatial(depth: int = 2, *, linear: bool = True) -> SpatialTransformer:
+    made = SpatialTransformer(16, 2, depth, 10, norm_groups=4, linear_projection=linear, kernel=math_attention)
+    randomize(made, 1)
+    for name, module in made.named_modules():
+        if isinstance(module, AttentionProjections):
+            module.site = name
+    return made
 
 
 def test_the_gate_is_the_second_half_under_the_exact_gelu():
@@ -35,7 +54,7 @@ def test_feed_forward_widens_four_times():
 def test_a_block_is_self_attention_then_text_then_feed_forward():
     block = TransformerBlock(16, 2, 10, kernel=math_attention)
     randomize(block, 1)
-    x, context = torch.randn(2, 6, 16), torch.randn(2, 5, 10)
+    x, context = normal(2, 6, 16, seed=2), normal(2, 5, 10, seed=3)
     expected = x + block.attn1(block.norm1(x))
     expected = expected + block.attn2(block.norm2(expected), context)
     expected = expected + block.ff(block.norm3(expected))
@@ -56,7 +75,59 @@ def test_linear_and_convolutional_projections_are_the_same_numbers(shape):
     made[True].load_state_dict(
         {name: value.squeeze((2, 3)) if value.ndim == 4 else value for name, value in state.items()}
     )
-    x, context = torch.randn(2, 16, *shape), torch.randn(2, 5, 10)
+    x, context = normal(2, 16, *shape, seed=2), normal(2, 5, 10, seed=3)
     assert torch.allclose(made[False](x, context), made[True](x, context), atol=1e-5)
     assert made[True].norm.eps == 1e-6, "the transformer's GroupNorm has an epsilon of its own"
     assert len(made[True].transformer_blocks) == 2
+
+
+@pytest.mark.parametrize("linear", [True, False])
+@torch.no_grad()
+def test_cells_go_through_the_blocks_row_by_row_between_the_projections(linear):
+    made, x, context = spatial(linear=linear), normal(2, 16, 3, 5, seed=2), normal(2, 5, 10, seed=3)
+    groups = x.unflatten(1, (4, -1)).flatten(2)
+    mean, variance = groups.mean(2, keepdim=True), groups.var(2, unbiased=False, keepdim=True)
+    hidden = ((groups - mean) / (variance + 1e-6).sqrt()).view_as(x)
+    hidden = hidden * made.norm.weight[:, None, None] + made.norm.bias[:, None, None]
+    tokens = torch.stack([hidden[:, :, i, j] for i in range(3) for j in range(5)], dim=1)
+    matrices = [(layer.weight.flatten(1), layer.bias) for layer in (made.proj_in, made.proj_out)]
+    tokens = tokens @ matrices[0][0].T + matrices[0][1]
+    for block in made.transformer_blocks:
+        tokens = block(tokens, context)
+    tokens = tokens @ matrices[1][0].T + matrices[1][1]
+    expected = x + torch.stack([tokens[:, 5 * i : 5 * i + 5] for i in range(3)], dim=1).permute(0, 3, 1, 2)
+    assert (made(x, context) - expected).abs().max() <= TOLERANCE
+
+
+@torch.no_grad()
+def test_masks_and_pictures_reach_the_text_s_attention_and_perturbations_the_other():
+    made, x, context = spatial(), normal(2, 16, 3, 5, seed=2), normal(2, 5, 10, seed=3)
+    plain, asked = made(x, context), []
+
+    def watch(module, _inputs, named):
+        given = {name for name in ("mask", "image", "perturbed") if named.get(name) is not None}
+        asked.append((module.site.split(".")[-1], given, named.get("height", 1)))
+
+    for module in made.modules():
+        if isinstance(module, AttentionProjections):
+            module.register_forward_pre_hook(watch, with_kwargs=True)
+    mask = torch.arange(5).expand(2, 1, 1, 5) < 3
+    tokens = ImageTokens(keys=normal(2, 4, 16, seed=4), values=normal(2, 4, 16, seed=5), gain=torch.ones(2))
+    blur = PerturbedRows(blur=torch.full((2,), 1.0))
+    image, perturbed = {"transformer_blocks.1.attn2": (tokens,)}, {"transformer_blocks.1.attn1": blur}
+    for given in ({"mask": mask}, {"image": image}, {"perturbed": perturbed}):
+        assert (made(x, context, **given) - plain).abs().max() > 100 * TOLERANCE
+    asked.clear()
+    made(x, context, mask=mask, image=image, perturbed=perturbed)
+    assert asked == 2 * [("attn1", {"perturbed"}, 3), ("attn2", {"mask", "image"}, 1)]
+
+
+@pytest.mark.parametrize("linear", [True, False])
+@torch.no_grad()
+def test_the_map_of_attention_received_is_the_first_self_attention_s(linear):
+    made, x, seen = spatial(linear=linear), normal(2, 16, 3, 5, seed=2), []
+    first = made.transformer_blocks[0].attn1
+    first.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    made(x, normal(2, 5, 10, seed=3))
+    received = made.map_received(x)
+    assert (received - first.attention_received(seen[0]).reshape(2, 3, 5)).abs().max() <= TOLERANCE
