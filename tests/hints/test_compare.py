@@ -43,8 +43,21 @@ def test_distance_is_euclidean():
     assert edge_f1(*maps, tolerance=1.5) == 1
 
 
+def test_a_pixel_is_within_one_of_its_neighbours_unless_told_otherwise():
+    assert edge_f1(lines(4), lines(5)) == 1
+    assert edge_f1(lines(4), lines(6)) == 0
+
+
+@pytest.mark.parametrize(("brightness", "agreement"), [(127, 0.0), (128, 1.0)])
+def test_half_of_white_is_an_edge(brightness, agreement):
+    half = Image.fromarray(np.asarray(lines(4)) // 255 * np.uint8(brightness))
+    assert edge_f1(half, lines(4)) == edge_f1(lines(4), half) == agreement
+
+
 def test_maps_of_unlike_sizes_and_bad_tolerances_are_refused():
     with pytest.raises(InvalidInput, match="the size of the reference"):
         edge_f1(lines(4), lines(4).resize((8, 8)))
     with pytest.raises(InvalidInput, match="tolerance"):
         edge_f1(lines(4), lines(4), tolerance=-1)
+    with pytest.raises(InvalidInput, match="tolerance"):
+        edge_f1(lines(4), lines(4), tolerance=float("inf"))
