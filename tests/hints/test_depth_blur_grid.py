@@ -70,6 +70,7 @@ def test_a_map_whose_channels_differ_anywhere_is_colored(channel):
         (Image.new("L", (8, 8), 7), {"low": 7.0}, "low < high"),
         (Image.fromarray(RAMP), {"low": 0.5, "high": 0.5}, "go from 0 to 1"),
         (Image.new("L", (0, 8)), {}, "a map with pixels"),
+        (Image.new("L", (8, 0)), {}, "a map with pixels"),
         (Image.fromarray(np.where(RAMP > 0.5, np.inf, RAMP)), {}, "infinity"),
         (Image.fromarray(RAMP), {"low": 2.0}, "go from 0 to 1"),
         (Image.fromarray(np.where(RAMP > 0.5, np.nan, RAMP)), {}, "NaN"),

@@ -25,8 +25,11 @@ from tests.golden.minis import (
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import WeightRows
 from undertow.nn.attention import ImageTokens
-from undertow.unet.checks import check_inputs
+from undertow.nn.free_u import FreeUFactors
+from undertow.nn.perturbation import PerturbedRows
+from undertow.unet.checks import check_inputs, check_values
 from undertow.unet.conditioning import Conditioning, Ports, Residuals
+from undertow.unet.config import ClassLabels
 
 SITE = "mid_block.attentions.0.transformer_blocks.0.attn2"
 
@@ -113,6 +116,21 @@ def test_context_mask(mask):
     _refused(M15, "context_mask", context_mask=mask)
 
 
+@pytest.mark.parametrize(
+    "regions",
+    [
+        torch.ones(2, 7, 4, 4),
+        torch.ones(2, 7, 16, dtype=torch.bool),
+        torch.ones(2, 7, 4, 4, 1, dtype=torch.bool),
+        torch.ones(1, 7, 4, 4, dtype=torch.bool),
+        torch.ones(2, 6, 4, 4, dtype=torch.bool),
+    ],
+    ids=["type", "rank", "rank 5", "rows", "tokens"],
+)
+def test_regions(regions):
+    _refused(M15, "regions", regions=regions)
+
+
 @pytest.mark.parametrize("pooled", [None, torch.zeros(2, 17), torch.zeros(16), torch.zeros(2, 16).half()])
 def test_pooled(pooled):
     _refused(MXL, "pooled", pooled=pooled)
@@ -123,7 +141,16 @@ def test_time_ids(ids):
     _refused(MXL, "time_ids", time_ids=ids)
 
 
-@pytest.mark.parametrize("labels", [None, torch.zeros(2), torch.zeros(1, dtype=torch.long), torch.zeros(2, 1).long()])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        None,
+        torch.zeros(2),
+        torch.zeros(3, dtype=torch.long),
+        torch.zeros(1, dtype=torch.long),
+        torch.zeros(2, 1).long(),
+    ],
+)
 def test_class_labels(labels):
     _refused(MPIX, "class_labels", class_labels=labels)
 
@@ -138,6 +165,7 @@ def test_guidance(guidance):
     [
         (MPIX, "context", torch.zeros(2, 7, 24), "context"),
         (MPIX, "context_mask", torch.ones(2, 7, dtype=torch.bool), "context_mask"),
+        (MPIX, "regions", torch.ones(2, 7, 4, 4, dtype=torch.bool), "regions"),
         (M15, "pooled", torch.zeros(2, 16), "pooled or time_ids"),
         (M15, "time_ids", torch.zeros(2, 6), "pooled or time_ids"),
         (M15, "class_labels", torch.zeros(2).long(), "class_labels"),
@@ -219,20 +247,87 @@ def test_image_tokens_for_an_unknown_site_are_refused():
 
 
 def test_weight_rows():
-    rows = WeightRows(slots=torch.zeros(3, 1, dtype=torch.long), gains=torch.ones(3, 1))
-    _refused(M15, "ports.weights.slots", ports=Ports(weights=rows))
+    for count in (1, 3):
+        rows = WeightRows(slots=torch.zeros(count, 1, dtype=torch.long), gains=torch.ones(count, 1))
+        _refused(M15, "ports.weights.slots", ports=Ports(weights=rows))
+
+
+@pytest.mark.parametrize("field", ["identity", "blur"])
+def test_perturbed_rows(field):
+    values = torch.ones(3) if field == "blur" else torch.ones(3, dtype=torch.bool)
+    site = SITE.replace("attn2", "attn1")
+    ports = Ports(self_attention={site: PerturbedRows(**{field: values})})
+    error = _refused(M15, f"ports.self_attention[{site!r}].{field}", ports=ports)
+    assert "[2]" in error.expected
+    unknown = Ports(self_attention={SITE: PerturbedRows(**{field: values[:2]})})
+    assert "16 names" in _refused(M15, f"ports.self_attention[{SITE!r}]", ports=unknown).expected
+
+
+LAYER = "up_blocks.1.resnets.0"
+
+
+def _factors(**changes) -> FreeUFactors:
+    good = FreeUFactors(backbone=torch.ones(2), skip=torch.ones(2), structural=torch.zeros(2, dtype=torch.bool))
+    return _unchecked(good, **changes)
+
+
+@pytest.mark.parametrize("field", ["backbone", "skip", "structural"])
+def test_free_u_factors(field):
+    for wrong in (torch.ones(3), torch.ones(2, 1), torch.ones(())):
+        ports = Ports(free_u={LAYER: _factors(**{field: wrong})})
+        assert "[2]" in _refused(M15, f"ports.free_u[{LAYER!r}].{field}", ports=ports).expected
+    error = _refused(M15, "ports.free_u['mid_block']", ports=Ports(free_u={"mid_block": _factors()}))
+    assert error.expected == "a decoder layer, up_blocks.0.resnets.0 to up_blocks.3.resnets.2"
+
+
+@pytest.mark.parametrize("mini", [M15, MXL, MPIX, MINIS["MLCM"]], ids=["M15", "MXL", "MPIX", "MLCM"])
+def test_what_fits_is_let_in(mini):
+    """All at once, so that no check refuses what is right."""
+    given, ports = conditioning_for(mini), Ports()
+    sites = mini.config.cross_attentions()
+    skips = tuple(torch.zeros(2, *shape) for shape in mini.config.skip_shapes(16, 16))
+    ports = Ports(
+        weights=WeightRows(slots=torch.zeros(2, 3, dtype=torch.long), gains=torch.ones(2, 3)),
+        residuals=Residuals(skips=skips, middle=torch.zeros_like(skips[-1]), running=(None, *skips[1:])),
+        free_u={LAYER: _factors()},
+        self_attention={mini.config.self_attentions()[0]: PerturbedRows(blur=torch.ones(2))},
+        image={
+            site: (
+                ImageTokens(
+                    keys=torch.zeros(2, 4, width),
+                    values=torch.zeros(2, 4, width),
+                    gain=torch.ones(2),
+                    mask=torch.ones(2, 4, dtype=torch.bool),
+                    area=torch.ones(2, rows * columns),
+                ),
+            )
+            for (site, width), (rows, columns) in zip(
+                sites.items(), mini.config.attention_grids(16, 16).values(), strict=True
+            )
+        },
+    )
+    if given.context is not None:
+        shape = given.context.shape[:2]
+        given = replace(
+            given,
+            context_mask=torch.ones(shape, dtype=torch.bool),
+            regions=torch.ones(*shape, 3, 5, dtype=torch.bool),
+        )
+    for timesteps in (TIMESTEPS, TIMESTEPS.long()):
+        check_inputs(mini.config, torch.float32, latents_for(mini), timesteps, given, ports)
+        check_values(mini.config, latents_for(mini), timesteps, given, ports)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("field", ["latents", "context", "pooled", "time_ids"])
 def test_non_finite_numbers_are_counted(field, value):
-    unet, latents, given = pair("MXL")[0], latents_for(MXL), conditioning_for(MXL)
+    latents, given = latents_for(MXL), conditioning_for(MXL)
     if field == "latents":
         latents[1, 2, 3, 4] = value
     else:
         getattr(given, field).view(-1)[1] = value
     with pytest.raises(InvalidInput, match="non-finite in 1 of") as caught:
-        unet(latents, TIMESTEPS, given)
+        pair("MXL")[0](latents, TIMESTEPS, given)
     assert caught.value.argument == field
 
 
@@ -256,6 +351,44 @@ def test_non_finite_ports_are_refused_by_name(port):
     with pytest.raises(InvalidInput, match="non-finite in 1 of") as caught:
         pair("M15")[0](latents_for(M15), TIMESTEPS, conditioning_for(M15), ports)
     assert caught.value.argument.endswith(port)
+
+
+@pytest.mark.parametrize(
+    "port", ["weights.gains", "free_u['up_blocks.1.resnets.0'].backbone", f"free_u[{LAYER!r}].skip"]
+)
+def test_non_finite_gains_and_factors_are_refused_by_name(port):
+    bad = torch.tensor([1.0, torch.nan])
+    if port == "weights.gains":
+        ports = Ports(weights=WeightRows(slots=torch.zeros(2, 1, dtype=torch.long), gains=bad[:, None]))
+    else:
+        ports = Ports(free_u={LAYER: _factors(**{port.split(".")[-1]: bad})})
+    with pytest.raises(InvalidInput, match="non-finite in 1 of 2 values") as caught:
+        check_values(M15.config, latents_for(M15), TIMESTEPS, conditioning_for(M15), ports)
+    assert caught.value.argument == f"ports.{port}"
+
+
+def test_numbers_without_values_are_no_reason_to_refuse():
+    """A picture of no tokens has keys of no values."""
+    empty = ImageTokens(keys=torch.zeros(2, 0, 128), values=torch.zeros(2, 0, 128), gain=torch.ones(2))
+    check_values(M15.config, latents_for(M15), TIMESTEPS, conditioning_for(M15), Ports(image={SITE: (empty,)}))
+
+
+def test_values_on_another_device_are_not_waited_for():
+    latents, given = latents_for(M15).to("meta"), conditioning_for(M15).to(device="meta")
+    check_values(M15.config, latents, TIMESTEPS.to("meta"), given, Ports())
+    labels = Conditioning(class_labels=torch.tensor([99, 99], device="meta"))
+    check_values(MPIX.config, latents_for(MPIX), TIMESTEPS, labels, Ports())
+
+
+def test_labels_of_a_network_without_a_null_class_say_nothing_of_one():
+    config = replace(MPIX.config, added=ClassLabels(count=10))
+    for label, refused in ((0, False), (9, False), (10, True), (-1, True)):
+        given = Conditioning(class_labels=torch.tensor([3, label]))
+        if refused:
+            with pytest.raises(InvalidInput, match=r"numbers from 0 to 9; classes count from 0$"):
+                check_values(config, latents_for(MPIX), TIMESTEPS, given, Ports())
+        else:
+            check_values(config, latents_for(MPIX), TIMESTEPS, given, Ports())
 
 
 @pytest.mark.parametrize("timesteps", [[-1.0, 3.0], [3.0, 1000.5], [3.0, float("nan")], [3.0, float("inf")]], ids=str)
