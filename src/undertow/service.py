@@ -23,7 +23,7 @@ from undertow.engine.generate import RunOptions, generate, generate_many
 from undertow.engine.request import PICTURES, GenerationRequest
 from undertow.engine.result import GenerationResult
 from undertow.engine.watch import Debug
-from undertow.errors import DamagedWeights, InvalidInput, UnknownCheckpoint
+from undertow.errors import InvalidInput, UnknownCheckpoint
 from undertow.processor import IMITATED, computes
 from undertow.unet.compiled import compile_unet
 from undertow.unet.config import UNetConfig
@@ -210,12 +210,12 @@ def load(
 
     dtype: `None` keeps the file's, but float16 becomes float32 on a CPU, as bfloat16 does, even if asked for, on a
     processor without instructions for it: the report says so. vae_dtype: `None` chooses one that does not
-    overflow. validate_weights: refuse weights that are not numbers even where nothing reads them. refiner: a second
-    model, loaded alike, that draws the last steps (SDXL's refiner). adapter_capacity: slots for LoRA, so that requests
-    with different ones share batches; without them LoRA are merged into the weights while they are drawn with.
-    choices: prediction, zero_terminal_snr, config, variant, vae, text, ema, mmap, allow_pickle, as in
-    `undertow.checkpoints.model.load_model`. Errors: every kind of `CheckpointError`, `ConfigError`, `InvalidInput`,
-    `MissingDependency`.
+    overflow. validate_weights: refuse weights that are not numbers also where nothing reads them, or only some clip
+    skip does. refiner: a second model, loaded alike, that draws the last steps (SDXL's refiner). adapter_capacity:
+    slots for LoRA, so that requests with different ones share batches; without them LoRA are merged into the weights
+    while they are drawn with. choices: prediction, zero_terminal_snr, config, variant, vae, text, ema, mmap,
+    allow_pickle, as in `undertow.checkpoints.model.load_model`. Errors: every kind of `CheckpointError`, `ConfigError`,
+    `InvalidInput`, `MissingDependency`.
 
         service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
     """
@@ -237,12 +237,8 @@ def _load(
     **choices: Any,
 ) -> LoadedModel:
     model = load_model(_located(source), dtype=dtype, vae_dtype=vae_dtype, device=device, channels_last=True, **choices)
-    if validate_weights and model.report.health.unused:
-        unused = model.report.health.unused
-        details = "; ".join(str(finding) for finding in unused)
-        raise DamagedWeights(
-            model.path, [f.name for f in unused], details, "nothing reads these: load without validation"
-        )
+    if validate_weights:
+        model.report.health.require_all(model.path)
     if dtype != torch.float16:
         model = _in_a_type_that_computes(model)
     if model.vae is not None and vae_dtype is None:

@@ -8,9 +8,11 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from tests.golden.minis import M15, M21, MRF, MXL, Mini, build, build_twin, randomize
+from tests.golden.minis import MINIS as ALL_MINIS
+from tests.golden.minis import Mini, pair, randomize
 
-MINIS: dict[str, Mini] = {"sd1": M15, "sd2": M21, "sdxl": MXL, "sdxl_refiner": MRF}
+NAMES = {"sd1": "M15", "sd2": "M21", "sdxl": "MXL", "sdxl_refiner": "MRF"}
+MINIS: dict[str, Mini] = {family: ALL_MINIS[name] for family, name in NAMES.items()}
 
 CLASSES = {
     "sd1": "StableDiffusionPipeline",
@@ -73,8 +75,7 @@ def text_encoders(family: str) -> dict[str, nn.Module]:
 
 def save_pipeline(folder: Path, family: str, **scheduler: object) -> Path:
     """A pipeline folder without tokenizers, for which the official vocabulary stands in."""
-    mini = MINIS[family]
-    build_twin(mini, build(mini)).save_pretrained(folder / "unet")
+    pair(NAMES[family])[1].save_pretrained(folder / "unet")
     vae(0.13025 if family.startswith("sdxl") else 0.18215).save_pretrained(folder / "vae")
     index: dict[str, object] = {
         "_class_name": CLASSES[family],

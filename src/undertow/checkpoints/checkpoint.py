@@ -47,6 +47,11 @@ class Located:
     folder: Path | None = None
     """The component's own folder, in a pipeline folder."""
 
+    @property
+    def place(self) -> str:
+        """What its tensors' names begin with in messages: a pipeline's text encoders have the same names."""
+        return "" if self.folder is None else f"{self.folder.name}/"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:

@@ -80,14 +80,24 @@ class Health:
             for finding in self.problems
             if finding.use is None or (clip_skip is not None and finding.use >= clip_skip)
         ]
-        if bad:
-            shown = "; ".join(map(str, bad[:3])) + (f"; and {len(bad) - 3} more tensors" if len(bad) > 3 else "")
-            raise DamagedWeights(
-                path,
-                [finding.name for finding in bad],
-                f"weights that are not numbers: {shown}",
-                "download or convert it again; `validate=False` loads it all the same",
-            )
+        _refuse(path, bad, "download or convert it again; `validate=False` loads it all the same")
+
+    def require_all(self, path: Path) -> None:
+        """Passes when nothing is damaged, also where no picture reads it or only those of some clip skip.
+
+        Errors: `DamagedWeights` lists the tensors.
+        """
+        _refuse(
+            path,
+            [*self.problems, *self.unused],
+            "download it again; without validation it loads, for those that do not read these",
+        )
+
+
+def _refuse(path: Path, bad: list[Finding], remedy: str) -> None:
+    if bad:
+        shown = "; ".join(map(str, bad[:3])) + (f"; and {len(bad) - 3} more tensors" if len(bad) > 3 else "")
+        raise DamagedWeights(path, [one.name for one in bad], f"weights that are not numbers: {shown}", remedy)
 
 
 def examine(name: str, tensor: AnyTensor, *, use: Use = None, target: torch.dtype | None = None) -> Finding | None:

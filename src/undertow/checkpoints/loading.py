@@ -42,15 +42,16 @@ def load_network(
     options: LoadOptions,
     health: Health,
     names: Mapping[str, str] | None = None,
+    place: str = "",
 ) -> Network:
     """`network`, which was built on the meta device, with the tensors of `part`; in evaluation mode.
 
-    names: other tensors of the file to read in place of the part's (averaged weights).
-    Errors: `KeyMismatch` for anything missing, left over or of another shape; `CorruptFile`.
+    names: other tensors of the file to read in place of the part's (averaged weights). place: before their names in the
+    report. Errors: `KeyMismatch` for anything missing, left over or of another shape; `CorruptFile`.
     """
     expected = network.state_dict()
     check_part(weights, part, {name: tuple(tensor.shape) for name, tensor in expected.items()})
-    tensors = read_part(weights, part, options, health, names=names)
+    tensors = read_part(weights, part, options, health, names=names, place=place)
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:  # a 1x1 convolution for a linear layer, or the reverse
             tensors[name] = tensor.reshape(expected[name].shape)
@@ -81,10 +82,12 @@ def read_part(
     use: Callable[[str], Use] = lambda _: None,
     skip: Collection[str] = (),
     names: Mapping[str, str] | None = None,
+    place: str = "",
 ) -> dict[str, AnyTensor]:
     """The part's tensors by our names, each read, looked at, converted and copied before the next.
 
-    use: when a tensor of ours is read, for the report. skip: names of ours to leave out. Errors: `CorruptFile`.
+    use: when a tensor of ours is read, and place: what precedes its name, for the report. skip: names of ours to leave
+    out. Errors: `CorruptFile`.
     """
     sources = {(name if names is None else names[name]): move for name, move in part.moves.items()}
     wanted = [name for name, move in sources.items() if not set(move.ours) <= set(skip)]
@@ -93,7 +96,7 @@ def read_part(
     for name, stored in weights.each(wanted):
         pieces = sources[name].split(stored)
         if options.validate:
-            health.add(name, stored, use=use(pieces[0][0]), target=dtype)
+            health.add(f"{place}{name}", stored, use=use(pieces[0][0]), target=dtype)
         for ours, piece in pieces:
             tensors[ours] = _own(piece, dtype, options)
     return tensors

@@ -1,6 +1,6 @@
 """A whole model from one source: U-Net, VAE, text encoders, and the mathematics they were trained with."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -120,9 +120,10 @@ def load_model(
     if text is not None:
         with open_checkpoint(text, parts_only) as other:
             stack, missing = read_text(other, ENCODERS[model.family], options, model.report.health)
+            model.report.health.require(other.path)
             require_fitting(other.path, model.report.identification.config, stack)
             model = replace(model, text=stack, missing_text=missing)
-    return model
+    return replace(model, report=replace(model.report, notes=(*model.report.notes, *_damage(model.report.health))))
 
 
 def _read(
@@ -150,7 +151,7 @@ def _read(
         parameterization=parameterization,
         latent_space=_latent_space(found.family, vae),
         family=found.family,
-        report=LoadReport(identification=found, health=health, notes=_notes(checkpoint, options, health)),
+        report=LoadReport(identification=found, health=health, notes=_notes(checkpoint, options)),
         unet=unet,
         vae=vae,
         text=stack,
@@ -164,7 +165,13 @@ def read_vae(checkpoint: Checkpoint, options: LoadOptions, health: Health) -> Au
     if config is None or located is None:
         raise MissingComponent(checkpoint.path, "VAE", f"it holds {held(checkpoint)}")
     return load_network(
-        build_on_meta(lambda: AutoencoderKL(config)), located.weights, located.part, options, health, located.names
+        build_on_meta(lambda: AutoencoderKL(config)),
+        located.weights,
+        located.part,
+        options,
+        health,
+        located.names,
+        located.place,
     )
 
 
@@ -185,7 +192,7 @@ def _latent_space(family: FamilyName, vae: AutoencoderKL | None) -> LatentSpace 
     return spaces.get(family)
 
 
-def _notes(checkpoint: Checkpoint, options: LoadOptions, health: Health) -> tuple[str, ...]:
+def _notes(checkpoint: Checkpoint, options: LoadOptions) -> tuple[str, ...]:
     notes: list[str] = []
     found = checkpoint.identification
     if found.prediction.confidence != "certain":
@@ -196,10 +203,12 @@ def _notes(checkpoint: Checkpoint, options: LoadOptions, health: Health) -> tupl
         if options.dtype is None and len(floats) > 1:
             chosen = common_dtype(located.weights, list(located.part.moves))
             notes.append(f"{TITLES[component]}: stored in {len(floats)} types, all became {chosen}")
-    notes += [f"damaged, but never read: {finding}" for finding in health.unused]
-    notes += [
-        f"damaged, read up to clip skip {finding.use}: {finding}"
-        for finding in health.problems
-        if finding.use is not None
-    ]
     return tuple(notes)
+
+
+def _damage(health: Health) -> Iterator[str]:
+    """What is damaged and was loaded all the same, in words."""
+    yield from (f"damaged, but never read: {finding}" for finding in health.unused)
+    for finding in health.problems:
+        if finding.use is not None:
+            yield f"damaged, read up to clip skip {finding.use}: {finding}"

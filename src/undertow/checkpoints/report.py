@@ -99,9 +99,9 @@ def scan(checkpoint: Checkpoint) -> Health:
     """Looks at every tensor in the checkpoint's files."""
     health = Health()
     # The parts of a single file share it.
-    for weights in {id(located.weights): located.weights for located in checkpoint.parts.values()}.values():
-        for name, tensor in weights.each(list(weights.tensors)):
-            health.add(name, tensor)
+    for located in {id(located.weights): located for located in checkpoint.parts.values()}.values():
+        for name, tensor in located.weights.each(list(located.weights.tensors)):
+            health.add(f"{located.place}{name}", tensor)
     return health
 
 

@@ -54,7 +54,7 @@ def _read_encoder(
     described = described_text(located.weights).get(kind)
     config = described if located.folder is None else read_json(located.folder / CONFIG)
     use = _use(reading, whole_layers(kind, config))
-    tensors = read_part(located.weights, located.part, options, health, use=use)
+    tensors = read_part(located.weights, located.part, options, health, use=use, place=located.place)
     tokenizer = checkpoint.tokenizers.get(kind)
     return TextEncoder.from_tensors(
         kind,

@@ -33,7 +33,7 @@ def read_unet(checkpoint: Checkpoint, options: LoadOptions, health: Health) -> U
     if config is None or located is None:
         raise MissingComponent(checkpoint.path, "U-Net", f"it holds {held(checkpoint)}")
     unet = build_on_meta(lambda: UNet(config))
-    return load_network(unet, located.weights, located.part, options, health, located.names)
+    return load_network(unet, located.weights, located.part, options, health, located.names, located.place)
 
 
 def held(checkpoint: Checkpoint) -> str:
