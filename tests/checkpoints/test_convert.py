@@ -110,14 +110,37 @@ def test_what_shapes_do_not_tell_survives(tmp_path):
     assert scheduler["rescale_betas_zero_snr"] is True
 
 
-@pytest.mark.parametrize("to", ["diffusers", "ldm"])
-def test_another_type_on_the_way(to, pipelines, tmp_path):
-    target = tmp_path / ("out" if to == "diffusers" else "out.safetensors")
-    convert(pipelines["sdxl"], target, to, dtype=torch.bfloat16)
-    model = load_model(target)
-    assert model.require_unet().dtype == model.require_vae().dtype == torch.bfloat16
-    expected = build(MINIS["sdxl"]).conv_in.weight.to(torch.bfloat16)
-    assert torch.equal(model.require_unet().conv_in.weight, expected)
+STORED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+"""As safetensors' headers call them."""
+
+
+def stored_types(target: Path) -> dict[str, set[str]]:
+    """The types of floats in each file's header, by the folder that it lies in: read without PyTorch."""
+    found: dict[str, set[str]] = {}
+    for file in [target] if target.is_file() else sorted(target.rglob("*.safetensors")):
+        content = file.read_bytes()
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        types = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+        found[file.parent.name] = {kind for kind in types if not kind.startswith("I")}
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_part_of_a_folder_is_written_in_the_type_that_was_asked_for(dtype, pipelines, tmp_path):
+    """R141: each weight rounded to it once, in the U-Net, the VAE and both text encoders."""
+    target = convert(pipelines["sdxl"], tmp_path / "out", "diffusers", dtype=dtype)
+    assert stored_types(target) == {part: {STORED[dtype]} for part in ("unet", "vae", "text_encoder", "text_encoder_2")}
+    assert_same(weights(target), {name: tensor.to(dtype) for name, tensor in weights(pipelines["sdxl"]).items()})
+
+
+def test_a_file_is_written_in_the_type_that_was_asked_for_and_loads_in_it(pipelines, tmp_path):
+    source: Path = pipelines["sd1"]
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        source = convert(source, tmp_path / f"{STORED[dtype]}.safetensors", "ldm", dtype=dtype)
+        assert set().union(*stored_types(source).values()) == {STORED[dtype]}
+        model = load_model(source)
+        assert model.require_unet().dtype == model.require_vae().dtype == dtype
+        assert {one.dtype for one in model.require_text().encoders} == {dtype}
 
 
 def test_averaged_weights_can_be_written(tmp_path):
@@ -154,26 +177,27 @@ def test_what_is_there_is_not_overwritten(pipelines, tmp_path):
 
 
 FULL_DISK = """
-import resource, sys, undertow
+import resource, undertow
 from undertow.checkpoints.convert import convert
-convert({source!r}, {warm!r}, {to!r})  # everything is imported now
+forms = {{"diffusers": "", "ldm": ".safetensors"}}
+for to, ending in forms.items():
+    convert({source!r}, {warm!r} + ending, to)  # everything is imported now
 resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-try:
-    convert({source!r}, {target!r}, {to!r})
-except OSError as error:
-    sys.exit(error.errno)
+for to, ending in forms.items():
+    try:
+        convert({source!r}, {target!r} + ending, to)
+    except OSError as error:
+        print(to, error.errno)
 """
 
 
-@pytest.mark.parametrize("to", ["diffusers", "ldm"])
-def test_a_write_that_fails_half_way_leaves_nothing(to, pipelines, tmp_path):
-    """A real failing write: the system refuses the file's millionth byte, as a full disk would."""
-    ending = "" if to == "diffusers" else ".safetensors"
-    names = {"source": str(pipelines["sd1"]), "warm": str(tmp_path / f"warm{ending}")}
+def test_a_write_that_fails_half_way_leaves_nothing(pipelines, tmp_path):
+    """A real failing write of either form: the system refuses the file's millionth byte, as a full disk would."""
+    names = {"source": str(pipelines["sd1"]), "warm": str(tmp_path / "warm")}
     (tmp_path / "place").mkdir()
-    code = FULL_DISK.format(**names, target=str(tmp_path / "place" / f"target{ending}"), to=to)
+    code = FULL_DISK.format(**names, target=str(tmp_path / "place" / "target"))
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
-    assert done.returncode == errno.EFBIG, done.stderr
+    assert done.stdout.splitlines() == [f"{to} {errno.EFBIG}" for to in ("diffusers", "ldm")], done.stderr
     assert not list((tmp_path / "place").iterdir())
 
 
