@@ -320,10 +320,13 @@ def test_an_honest_pickle_loads_on_request(form, trainer_class, tmp_path):
     torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     with pytest.raises(UnsafeFile, match="--allow-pickle"):
         load_unet_from(path, opening=OpenOptions(config=M15.config))
-    loaded = load_unet_from(path, opening=OpenOptions(config=M15.config, allow_pickle=True))
-    assert_same_weights(loaded, unet)
+    if form == "zip":  # each reading is a process of its own, which takes seconds
+        loaded = load_unet_from(path, opening=OpenOptions(config=M15.config, allow_pickle=True))
+        assert_same_weights(loaded, unet)
+        return
     with as_safetensors(path) as converted:
         assert open_weights(converted).metadata["global_step"] == "470000"
+        assert_same_weights(load_unet_from(converted, opening=OpenOptions(config=M15.config)), unet)
     assert not converted.exists()
 
 
