@@ -5,8 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.golden.minis import M15, MINIS, MSSD, MXL, build, conditioning_for, latents_for
+from tests.golden.minis import M15, MINIS, pair
+from tests.unet.watch import watched
 from undertow.errors import ConfigError
+from undertow.nn.attention import SpatialSelfAttention
 from undertow.unet.config import ClassLabels, CrossAttention, Level, Middle, SelfAttention, TextTime, UNetConfig
 from undertow.unet.presets import PRESETS
 from undertow.unet.unet import UNet
@@ -150,16 +152,18 @@ def test_skips_of_source_document_002():
     assert widths == [[256 + 256, 256 + 256, 256 + 128], [256 + 128, 128 + 128, 128 + 64], [128 + 64, 64 + 64, 64 + 64]]
 
 
-@pytest.mark.parametrize("size", [(16, 16), (17, 13), (9, 9), (1, 1)])
+@pytest.mark.parametrize("size", [(8, 8), (17, 13), (9, 9), (1, 1)])
 @pytest.mark.parametrize("name", ["M15", "MXL", "MUNC"])
 def test_skip_shapes_are_those_of_the_encoder(name, size):
-    mini = MINIS[name]
-    unet, seen = build(mini), []
-    for block in unet.down_blocks:
-        block.register_forward_hook(lambda _module, _inputs, output: seen.extend(output[1]))
-    unet(latents_for(mini, *size), torch.tensor([3.0, 871.5]), conditioning_for(mini))
-    first = mini.config.levels[0].channels
-    assert mini.config.skip_shapes(*size) == [(first, *size), *(tuple(skip.shape[1:]) for skip in seen)]
+    config = MINIS[name].config
+    # A level returns the running activations, and then the skips that it stores.
+    stored = [
+        shape[1:]
+        for ran in watched(name, *size)
+        if ran.name.startswith("down_blocks.") and ran.name.count(".") == 1
+        for shape in ran.gave[1:]
+    ]
+    assert config.skip_shapes(*size) == [(config.levels[0].channels, *size), *stored]
 
 
 def test_layer_names_of_source_document_002():
@@ -178,42 +182,35 @@ def test_layer_names_of_source_document_002():
 
 @pytest.mark.parametrize("name", MINIS)
 def test_layer_names_are_the_modules_in_the_order_of_execution(name):
-    mini = MINIS[name]
-    unet, ran = build(mini), []
-    names = mini.config.layer_names()
-    for layer in names:
-        unet.get_submodule(layer).register_forward_hook(lambda _m, _i, _o, layer=layer: ran.append(layer))
-    unet(latents_for(mini), torch.tensor([3.0, 871.5]), conditioning_for(mini))
-    assert ran == names
-    uncovered = [
-        parameter for parameter, _ in unet.named_parameters() if not any(parameter.startswith(f"{n}.") for n in names)
-    ]
-    assert uncovered == []
+    names = MINIS[name].config.layer_names()
+    assert [ran.name for ran in watched(name) if ran.name in names] == names
+    parameters = [parameter for parameter, _ in pair(name)[0].named_parameters()]
+    assert [one for one in parameters if not any(one.startswith(f"{layer}.") for layer in names)] == []
 
 
-@pytest.mark.parametrize("mini", [M15, MXL, MSSD, MINIS["MPIX"]], ids=["M15", "MXL", "MSSD", "MPIX"])
-def test_cross_attentions_are_listed_with_their_widths(mini):
-    unet, ran = build(mini), []
-    sites = mini.config.cross_attentions()
-    for site in sites:
-        unet.get_submodule(site).register_forward_hook(lambda _m, _i, _o, site=site: ran.append(site))
-    unet(latents_for(mini), torch.tensor([3.0, 871.5]), conditioning_for(mini))
-    assert ran == list(sites)
-    assert sites == {name: m.to_k.out_features for name, m in unet.named_modules() if name.endswith("attn2")}
+@pytest.mark.parametrize("name", MINIS)
+def test_cross_attentions_are_listed_with_their_widths_in_the_order_of_execution(name):
+    sites = MINIS[name].config.cross_attentions()
+    ran = {one.name: one.received[-1] for one in watched(name) if one.name.endswith(".attn2")}
+    assert list(sites.items()) == list(ran.items())
 
 
-@pytest.mark.parametrize("size", [(16, 16), (9, 13)])
-def test_attention_grids_are_the_maps_that_cross_attentions_look_from(size):
-    mini = MINIS["M15"]
-    unet, seen = build(mini), {}
-    for site in mini.config.cross_attentions():
-        unet.get_submodule(site).register_forward_hook(
-            lambda _m, inputs, _o, site=site: seen.update({site: inputs[0].shape[1]})
-        )
-    unet(latents_for(mini, *size), torch.tensor([3.0, 871.5]), conditioning_for(mini))
-    grids = mini.config.attention_grids(*size)
+@pytest.mark.parametrize("name", MINIS)
+def test_self_attentions_are_listed_in_the_order_of_execution(name):
+    spatial = {n for n, module in pair(name)[0].named_modules() if isinstance(module, SpatialSelfAttention)}
+    ran = [one.name for one in watched(name) if one.name.endswith(".attn1") or one.name in spatial]
+    assert MINIS[name].config.self_attentions() == ran
+
+
+@pytest.mark.parametrize(("name", "size"), [("M15", (8, 8)), ("M15", (9, 13)), ("MXL", (17, 13))])
+def test_attention_grids_are_the_maps_that_cross_attentions_look_from(name, size):
+    grids = MINIS[name].config.attention_grids(*size)
+    seen = {one.name: one.received[1] for one in watched(name, *size) if one.name.endswith(".attn2")}
     assert {site: rows * columns for site, (rows, columns) in grids.items()} == seen
-    assert grids["down_blocks.0.attentions.0.transformer_blocks.0.attn2"] == size
+    inside = {
+        one.name: one.received[2:] for one in watched(name, *size) if one.name.split(".")[-2:-1] == ["attentions"]
+    }
+    assert {site: inside[site.split(".transformer_blocks")[0]] for site in grids} == grids
 
 
 def test_the_published_models_have_16_and_70_and_44_cross_attentions():
