@@ -30,6 +30,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(autouse=True)
 def _fresh_compiler():
+    torch.manual_seed(0)
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()

@@ -12,7 +12,7 @@ from undertow.nn.resample import Downsample, Upsample
 @torch.no_grad()
 def test_odd_sizes_round_up_and_come_back(size, half):
     down, up = Downsample(3), Upsample(3)
-    low = down(torch.randn(2, 3, *size))
+    low = down(torch.ones(2, 3, *size))
     assert low.shape == (2, 3, *half)
     assert up(low, size).shape == (2, 3, *size)
 

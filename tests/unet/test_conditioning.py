@@ -28,19 +28,19 @@ def test_joined_rows_equal_separate_forwards(name, counts):
 
 
 def test_equal_token_counts_need_no_mask():
-    part = Conditioning(context=torch.randn(1, 5, 4))
+    part = Conditioning(context=torch.ones(1, 5, 4))
     assert concatenate([part, part]).context_mask is None
 
 
 def test_masks_are_padded_with_false_and_made_where_absent():
-    masked = Conditioning(context=torch.randn(1, 2, 4), context_mask=torch.tensor([[True, False]]))
-    plain = Conditioning(context=torch.randn(2, 3, 4))
+    masked = Conditioning(context=torch.ones(1, 2, 4), context_mask=torch.tensor([[True, False]]))
+    plain = Conditioning(context=2 * torch.ones(2, 3, 4))
     joined = concatenate([masked, plain])
     assert joined.context.shape == (3, 3, 4)
     assert joined.context_mask.tolist() == [[True, False, False], [True] * 3, [True] * 3]
     assert torch.equal(joined.context[0, :2], masked.context[0])
     assert not joined.context[0, 2].any()
-    equal = concatenate([masked, Conditioning(context=torch.randn(1, 2, 4))])
+    equal = concatenate([masked, Conditioning(context=torch.ones(1, 2, 4))])
     assert equal.context_mask.tolist() == [[True, False], [True, True]]
 
 

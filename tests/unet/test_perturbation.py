@@ -27,6 +27,7 @@ def test_every_row_has_its_own_perturbation_of_the_layers_that_it_names():
     assert made[up[0]].blur.tolist() == [0, 0, 0, math.inf]
     assert made[up[1]].identity.tolist() == [False, True, False, False]
     assert made[up[1]].blur is None, "nobody blurs there, so no blur is in the graph"
+    assert perturbed_rows(M15.config, [blurred])[MIDDLE].identity is None
 
 
 def test_layers_are_in_one_order_whoever_comes_first():
