@@ -1,4 +1,4 @@
-"""The records of `nn` and `unet` are data: frozen, so that what was checked stays so, with fields named at every call."""
+"""The records of `nn` and `unet` are data: frozen, so that what was checked stays so, and named at every call."""
 
 import importlib
 import pkgutil
