@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -12,7 +12,8 @@ from tests.vae.minis import MVAE, PLAIN, SMALL, TINY, build, latents_for, pixels
 from undertow.errors import InvalidInput
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
-from undertow.vae.plan import TilePlan, plan_tiles, smallest_budget
+from undertow.vae.execute import _Maps, _run, _Watch
+from undertow.vae.plan import Segment, TilePlan, _cuts, _is_allowed, plan_tiles, smallest_budget
 from undertow.vae.precision import decode_safely, encode_safely
 from undertow.vae.program import Program, decode_program, encode_program
 
@@ -70,6 +71,42 @@ def test_every_structure_at_the_smallest_budget(config):
     encoded = encode_safely(vae, pixels, budget_bytes=smallest_budget(program))
     assert encoded.report.tiled
     assert (encoded.posterior.mean - vae.encode(pixels).mean).abs().max() <= EQUAL
+
+
+@pytest.mark.parametrize("make", [decode_program, encode_program])
+def test_every_segment_that_ends_inside_a_block_remembers_what_the_block_will_add(make):
+    """Its own input if it begins with the block, and another map if it begins before."""
+    vae = shared(TINY)
+    size = (5, 7) if make is decode_program else (10, 14)
+    program, watch = make(vae, size), _Watch(None)
+    start = latents_for(TINY, *size) if make is decode_program else pixels_for(TINY, *size)
+    cuts = _cuts(program)
+    whole = {0: _Maps(hidden=start)}
+    for first, last in pairwise(cuts):
+        whole[last] = _run(program, Segment(start=first, stop=last, edge=None), whole[first], watch)
+    tried = 0
+    for first, last in combinations(cuts, 2):
+        if program.remembered[last] == 0 or last - first > LONGEST or not _is_allowed(program, first, last):
+            continue
+        for edge in (None, 6):
+            made, expected = _run(program, Segment(start=first, stop=last, edge=edge), whole[first], watch), whole[last]
+            assert (made.hidden - expected.hidden).abs().max() <= EQUAL * expected.hidden.abs().max()
+            assert made.remembered.shape == expected.remembered.shape
+            assert (made.remembered - expected.remembered).abs().max() <= EQUAL * expected.remembered.abs().max()
+            tried += 1
+    assert tried > 20
+
+
+LONGEST = 15
+"""Steps: two blocks and what stands between them."""
+
+
+def test_a_budget_that_spans_two_blocks_is_the_whole():
+    """It added the first block's input to the second block's output: an error where the sizes differed."""
+    vae, latents = shared(TINY), latents_for(TINY, 26, 18)
+    decoded = decode_safely(vae, latents, budget_bytes=smallest_budget(decode_program(vae, (26, 18))))
+    assert decoded.report.tiled
+    assert (decoded.pixels - vae.decode(latents)).abs().max() <= EQUAL
 
 
 def test_flat_pictures_and_large_means():
@@ -137,8 +174,8 @@ def test_published_decoder_saves_what_the_documentation_says():
     """The numbers in the docstring of vae/plan.py."""
     least, quarter, half, whole = plans("decode")
     assert whole.peak_bytes / 2**30 == pytest.approx(3.5, abs=0.05)
-    assert least.peak_bytes / 2**30 == pytest.approx(0.22, abs=0.01)
-    assert (least.slowdown, quarter.slowdown, half.slowdown) == pytest.approx((13.4, 1.7, 1.06), rel=0.05)
+    assert least.peak_bytes / 2**30 == pytest.approx(0.28, abs=0.01)
+    assert (least.slowdown, quarter.slowdown, half.slowdown) == pytest.approx((9.1, 1.7, 1.06), rel=0.05)
 
 
 def test_one_budget_serves_growing_pictures():

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertow.errors import NonFiniteError
-from undertow.vae.plan import Segment, TilePlan, plan_tiles, smallest_budget, windows_for
+from undertow.vae.plan import Segment, TilePlan, plan_tiles, remembers_its_input, smallest_budget, windows_for
 from undertow.vae.program import Program
 from undertow.vae.statistics import Moments, Statistics
 from undertow.vae.steps import Add, Attend, Convolve, Double, Map, NewMap, NormSiLU, Place, Remember, Step
@@ -196,14 +196,13 @@ def _crop(x: Map, window: Window, outer: Window) -> NewMap:
 
 
 def _empty_maps(program: Program, segment: Segment, maps: _Maps) -> _Maps:
-    """Room for a segment's result. A block's own input, where the segment starts with it, is a map that is kept
-    already."""
+    """Room for a segment's result."""
     size, stop = program.sizes[segment.stop], segment.stop
     hidden = maps.hidden.new_empty(maps.hidden.shape[0], program.channels[stop], *size)
     kept = program.remembered[stop]
     if kept == 0:
         return _Maps(hidden=hidden)
-    if isinstance(program.steps[segment.start], Remember):
+    if remembers_its_input(program, segment):
         return _Maps(hidden=hidden, remembered=maps.hidden)
     return _Maps(hidden=hidden, remembered=maps.hidden.new_empty(maps.hidden.shape[0], kept, *size))
 

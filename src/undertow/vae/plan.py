@@ -8,7 +8,7 @@ cuts as nodes and segments as edges, without the segments that exceed it.
 
 What remains linear in the picture's area are the maps that are kept; at least, those of the lowest resolution, which
 attention needs whole. For SD's decoder in float32 at 1024x1024 pixels: 3.5 GiB without tiles, half of it at the same
-work, a quarter at 1.7 times, 0.22 GiB at 13 times (predicted; benchmarks/vae_tiling.py measures).
+work, a quarter at 1.7 times, 0.28 GiB at 9 times (predicted; benchmarks/vae_tiling.py measures).
 """
 
 from dataclasses import dataclass
@@ -100,6 +100,13 @@ def windows_for(steps: tuple[Step, ...], sizes: tuple[Size, ...], target: Window
     for step, size in zip(reversed(steps), reversed(sizes[:-1]), strict=True):
         windows.append(step.source(windows[-1], size))
     return windows[::-1]
+
+
+def remembers_its_input(program: Program, segment: Segment) -> bool:
+    """Whether a segment begins with the residual block inside which it ends: what the block remembers is then the
+    segment's own input, a map that is kept already. One that ends inside a later block remembers another."""
+    steps = program.steps[segment.start : segment.stop]
+    return isinstance(steps[0], Remember) and not any(isinstance(step, Add) for step in steps)
 
 
 def _cuts(program: Program) -> list[int]:
@@ -216,16 +223,13 @@ def _price(program: Program, segment: Segment) -> _Price:
 
 
 def _kept(program: Program, segment: Segment) -> int:
-    """Numbers of the whole maps that a segment reads and writes.
-
-    One that starts with `Remember` and ends inside its block shares its input with the remembered map. Without tiles,
-    the result is the last step's output and counted there.
-    """
+    """Numbers of the whole maps that a segment reads and writes. Without tiles, the result is the last step's output
+    and counted there."""
     start, stop = segment.start, segment.stop
     numbers = (program.channels[start] + program.remembered[start]) * _cells(program, start)
     if segment.edge is not None:
         numbers += program.channels[stop] * _cells(program, stop)
-    if not isinstance(program.steps[start], Remember):
+    if not remembers_its_input(program, segment):
         numbers += program.remembered[stop] * _cells(program, stop)
     return numbers
 
