@@ -6,6 +6,7 @@ show whether the model composes what it learned or repeats what it saw.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations
 from random import Random
 
@@ -65,9 +66,10 @@ def singles(*, trained: bool) -> Iterator[Scene]:
                 yield Scene(names=(name,), color=color)
 
 
-def pairs_kept_out() -> Iterator[tuple[str, str]]:
-    """The pairs of emoji that never stand in one training picture."""
-    return (pair for pair in combinations(EMOJI, 2) if not is_trained_pair(*pair))
+@cache
+def pairs_kept_out() -> tuple[tuple[str, str], ...]:
+    """The pairs of emoji that never stand in one training picture. Thousands of hashes, and so taken once."""
+    return tuple(pair for pair in combinations(EMOJI, 2) if not is_trained_pair(*pair))
 
 
 def draw_training_scene(random: Random) -> Scene:
@@ -85,7 +87,7 @@ def draw_training_scene(random: Random) -> Scene:
 
 def draw_pair_kept_out(random: Random) -> Scene:
     """A scene of two emoji that no training picture shows together, each on a color it was trained with."""
-    first, second = random.choice(list(pairs_kept_out()))
+    first, second = random.choice(pairs_kept_out())
     names = (first, second) if random.random() < 0.5 else (second, first)
     return Scene(names=names, color=_trained_color(random, *names), relation=random.choice(RELATIONS))
 
