@@ -1,6 +1,7 @@
 """The whole recipe, tiny: what comes out is a pipeline that undertow and diffusers draw the same with."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -13,10 +14,12 @@ from tests.training.emoji.tiny import TINY, DrawnGlyphs
 from undertow.cli import main
 from undertow.errors import CheckpointError
 from undertow.sampling.noise import NoiseSource
+from undertow.training.emoji import autoencoder
 from undertow.training.emoji import recipe as recipes
 from undertow.training.emoji.card import FIGURES
 from undertow.training.emoji.draw import DrawSettings, draw
 from undertow.training.emoji.recipe import Watching, quick, train_emoji
+from undertow.training.emoji.render import Glyphs
 from undertow.training.emoji.sections import find_section
 from undertow.training.emoji.text_to_image import TextToImage
 from undertow.training.emoji.tokenizer import vocabulary
@@ -31,14 +34,22 @@ STEPS, GUIDANCE, SEED = 6, 3.0, 7
 PROMPT = "red apple left of dog face on blue background"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """(folder of the run, folder of the model), trained with drawn glyphs: a font would change nothing here."""
-    out = tmp_path_factory.mktemp("emoji") / "run"
+@pytest.fixture(scope="module", autouse=True)
+def few_pictures():
+    """Drawn glyphs, since a font would change nothing here, and few pictures to look at: a sheet of eight, not of 64."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipes, "Glyphs", DrawnGlyphs)
-        model = train_emoji(out, TINY)
-    return out, model
+        patch.setattr(recipes, "SHOWN", recipes.SHOWN[:2])
+        patch.setattr(recipes, "HELD_OUT_PICTURES", 32)
+        patch.setattr(autoencoder, "NORMALIZED_ON", 64)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(folder of the run, folder of the model)."""
+    out = tmp_path_factory.mktemp("emoji") / "run"
+    return out, train_emoji(out, TINY)
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +119,8 @@ def test_words_it_never_learned_are_named_beside_the_picture(service):
     assert not any("never learned" in line for line in plain.report.decisions)
 
 
-def test_a_finished_run_only_exports_again_and_another_recipe_is_refused(run, monkeypatch):
+def test_a_finished_run_only_exports_again_and_another_recipe_is_refused(run):
     out, model = run
-    monkeypatch.setattr(recipes, "Glyphs", DrawnGlyphs)
     before = (model / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     stages: list[str] = []
     train_emoji(out, TINY, watching=Watching(on_stage=lambda name, total: stages.append(name)))
@@ -126,17 +136,24 @@ def test_quick_is_the_same_model_with_less_training():
     assert short.text_to_image.steps < full.text_to_image.steps
 
 
-def test_the_verb_trains_and_says_what_to_do_next(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(recipes, "Glyphs", DrawnGlyphs)
+def test_the_verb_trains_and_says_what_to_do_next(run, tmp_path, monkeypatch, capsys):
+    """From where a run was stopped: its last stage is trained again, and gives the same model."""
+    shutil.copytree(run[0], tmp_path / "run")
+    for made in ("pairs", "model"):
+        shutil.rmtree(tmp_path / "run" / made)
     monkeypatch.setattr(recipes, "quick", lambda recipe: TINY)
-    assert main(["train", "emoji", "--quick", "--out", str(tmp_path / "run"), "--threads", "1"]) == 0
+    threads = str(torch.get_num_threads())  # other ones would sum in another order
+    assert main(["train", "emoji", "--quick", "--out", str(tmp_path / "run"), "--threads", threads]) == 0
     said = capsys.readouterr().out
     assert f"trained: {tmp_path / 'run' / 'model'}" in said
     assert "undertow generate --model" in said
     assert (tmp_path / "run" / "model" / "words.json").is_file()
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "run" / "model" / weights).read_bytes() == (run[1] / weights).read_bytes()
 
 
-def test_a_missing_font_is_refused_before_any_work(tmp_path, capsys):
+def test_a_missing_font_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(recipes, "Glyphs", Glyphs)
     assert main(["train", "emoji", "--font", str(tmp_path / "none.ttf"), "--out", str(tmp_path / "run")]) == 2
     assert "apt install fonts-noto-color-emoji" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
