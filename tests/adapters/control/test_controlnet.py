@@ -20,12 +20,12 @@ def network() -> ControlNet:
 @pytest.mark.parametrize(
     ("hint", "message"),
     [
-        (torch.rand(3, 128, 128), r"hint is \[3, 128, 128\], expected \[batch, 3, height, width\]"),
-        (torch.rand(2, 1, 128, 128), "expected .batch, 3, height, width"),
-        (torch.rand(2, 3, 127, 128), "whole multiples of 8"),
-        (torch.rand(2, 3, 128, 128).half(), "the network's type torch.float32"),
+        (torch.full((3, 128, 128), 0.5), r"hint is \[3, 128, 128\], expected \[batch, 3, height, width\]"),
+        (torch.full((2, 1, 128, 128), 0.5), "expected .batch, 3, height, width"),
+        (torch.full((2, 3, 127, 128), 0.5), "whole multiples of 8"),
+        (torch.full((2, 3, 128, 128), 0.5).half(), "the network's type torch.float32"),
         (torch.full((2, 3, 128, 128), torch.nan), "non-finite in 98304 of 98304 values"),
-        (255 * torch.rand(2, 3, 128, 128), "divide 8-bit pixels by 255"),
+        (torch.full((2, 3, 128, 128), 255.0), "divide 8-bit pixels by 255"),
     ],
 )
 def test_what_is_no_hint_is_refused(hint, message):
@@ -73,7 +73,7 @@ def test_training_reaches_every_parameter_once_the_zero_convolutions_moved():
 def test_a_t2i_adapter_refuses_other_hints_and_other_networks():
     network = t2i("light")
     with pytest.raises(InvalidInput, match=r"expected .batch, 1, height, width"):
-        network(torch.rand(2, 3, 128, 128))
+        network(torch.full((2, 3, 128, 128), 0.5))
     with pytest.raises(InvalidInput, match="finite"):
         network(t2i_hint(network) / 0)
     with pytest.raises(ConfigError, match="must give the U-Net's 3 levels"):

@@ -7,6 +7,7 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors import safe_open
 
+from tests.adapters.lora.files import normal
 from tests.golden.pipelines import save_pipeline
 from tests.training.lora_runs import load, pictures, random_lora, settings
 from undertow.adapters.lora.file import read_lora
@@ -119,7 +120,7 @@ def close(ours, theirs, without=None):
 
 
 def one_layer(**changes):
-    update = LowRank(down=torch.randn(4, 6), up=torch.randn(5, 4), scale=0.5)
+    update = LowRank(down=normal(4, 6, seed="down"), up=normal(5, 4, seed="up"), scale=0.5)
     fields = {
         "updates": {"unet": {"mid_block.attentions.0.proj_in": update}},
         "title": "style",
@@ -206,14 +207,14 @@ def test_stems_are_sd_scripts_names(component, layer, family, stem):
 
 def test_what_cannot_be_written_is_refused_and_leaves_nothing(tmp_path):
     path = tmp_path / "x.safetensors"
-    large = LowRank(down=torch.full((4, 6), 1e6), up=torch.randn(5, 4))
+    large = LowRank(down=torch.full((4, 6), 1e6), up=normal(5, 4, seed="large"))
     with pytest.raises(InvalidInput, match=r"not finite in torch.float16 at lora_unet_conv_in\.lora_down\.weight"):
         write_lora(one_layer(updates={"unet": {"conv_in": large}}), path, format="kohya")
     with pytest.raises(InvalidInput, match="one of kohya, peft"):
         write_lora(one_layer(), path, format="onetrainer")
     with pytest.raises(InvalidInput, match="0 ranks and scales"):
         one_layer(updates={"unet": {}})
-    other = LowRank(down=torch.randn(2, 6), up=torch.randn(5, 2))
+    other = LowRank(down=normal(2, 6, seed="other"), up=normal(5, 2, seed="other up"))
     with pytest.raises(InvalidInput, match="2 ranks and scales"):
         one_layer(updates={"unet": {"conv_in": large, "conv_out": other}})
     assert not any(tmp_path.iterdir())
