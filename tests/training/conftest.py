@@ -1,12 +1,29 @@
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 
 import pytest
 
+from tests.training.drawing import blank_figures, drawn_figures
+from undertow.training import outputs
 from undertow.training.config import TrainingConfig, pixel_unet
 from undertow.training.data import Digits
 from undertow.training.objective import Flow
 from undertow.training.pictures import Pictures
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_previews() -> Generator[None]:
+    """Loss curves are drawn for tests that ask for `drawn_curves` alone; samples in one row, in two steps."""
+    with blank_figures(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outputs, "PREVIEW_ROWS", 1)
+        patch.setattr(outputs, "PREVIEW_STEPS", 2)
+        yield
+
+
+@pytest.fixture
+def drawn_curves() -> Generator[None]:
+    with drawn_figures():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -115,9 +115,10 @@ def test_hints_have_the_size_of_pictures_and_a_new_network_adds_nothing(sd1):
     control = new_control(sd1)
     assert control.hint_factor == sd1.vae.config.factor
     channels = sd1.unet.config.in_channels
-    latents = torch.randn(1, channels, 16, 16, generator=torch.Generator().manual_seed(1))
-    given = Conditioning(context=torch.randn(1, 5, sd1.unet.config.context_dim))
-    hint = torch.rand(1, 3, 16 * control.hint_factor, 16 * control.hint_factor)
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(1, channels, 16, 16, generator=generator)
+    given = Conditioning(context=torch.randn(1, 5, sd1.unet.config.context_dim, generator=generator))
+    hint = torch.rand(1, 3, 16 * control.hint_factor, 16 * control.hint_factor, generator=generator)
     with torch.no_grad():
         added = control(latents, torch.tensor([300.0]), given, control.embed_hint(hint))
         base = sd1.unet(latents, torch.tensor([300.0]), given)

@@ -60,10 +60,10 @@ def test_it_learns_to_look_at_references_and_base_and_encoder_stay_as_they_were(
 
 @pytest.mark.parametrize("variant", ["base", "plus", "full"])
 def test_a_stopped_run_goes_on_to_the_same_bits_and_the_file_is_what_was_trained(sd1, encoder, tmp_path, variant):
-    few, chosen = pictures(), settings(3, variant=variant, fit={"checkpoint_every": 1})
+    few, chosen = pictures(), settings(3, variant=variant, fit={"checkpoint_every": 2})
     whole = train_image_prompt(sd1, encoder, few, chosen, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train_image_prompt(sd1, encoder, few, chosen, tmp_path / "run", on_record=stop_at(2))
+        train_image_prompt(sd1, encoder, few, chosen, tmp_path / "run", on_record=stop_at(3))
     resumed = train_image_prompt(sd1, encoder, few, chosen, tmp_path / "run")
     assert equal_states(whole, resumed)
     fresh = new_image_prompt(sd1.unet, encoder, chosen)

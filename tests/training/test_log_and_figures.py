@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from undertow.training.figures import GAP, grid, save_grid, save_loss_plot
@@ -50,8 +51,26 @@ def test_a_grid_is_written_enlarged_with_sharp_edges(tmp_path, channels):
     assert colors.tolist() == [0, 32, 255]
 
 
-def test_the_loss_plot_is_a_picture(tmp_path):
+def test_the_loss_plot_is_a_picture(tmp_path, drawn_curves):
     records = [replace(RECORD, step=step, loss=1 / step) for step in range(1, 60)]
     save_loss_plot(records, tmp_path / "loss.png")
     with Image.open(tmp_path / "loss.png") as picture:
         assert picture.size[0] > 800
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 100, "lines and letters"
+
+
+def test_the_loss_plot_shows_both_curves_with_their_running_means(tmp_path, monkeypatch):
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, **_: figures.append(figure))
+    losses = [1 / step for step in range(1, 121)]
+    records = [
+        replace(RECORD, step=10 * step, loss=loss, gradient_norm=3 * loss) for step, loss in enumerate(losses, start=1)
+    ]
+    save_loss_plot(records, tmp_path / "loss.png")
+    mean = [sum(losses[max(0, end - 3) : end]) / min(3, end) for end in range(1, 121)]  # 2 % of 120, and one
+    for axis, factor in zip(figures[0].axes, (1, 3), strict=True):
+        each, running = axis.get_lines()
+        assert axis.get_yscale() == "log"
+        assert list(each.get_xdata()) == list(running.get_xdata()) == [record.step for record in records]
+        np.testing.assert_allclose(each.get_ydata(), np.multiply(factor, losses), rtol=1e-6)
+        np.testing.assert_allclose(running.get_ydata(), np.multiply(factor, mean), rtol=1e-6)
