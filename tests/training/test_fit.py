@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from undertow import processor
+from tests.training.by_hand import AdamW
 from undertow.errors import CheckpointError, UndertowError
 from undertow.training.fit import FitSettings, fit
 from undertow.training.log import read_records
@@ -23,6 +24,8 @@ SETTINGS = FitSettings(
     steps=9, batch_size=8, learning_rate=1e-2, warmup_steps=2, log_every=1, checkpoint_every=3, precision="float32"
 )
 RECIPE = {"width": 16}
+FLOAT64 = {"rtol": 1e-9, "atol": 1e-9}
+"""Sums in another order, and square roots of small numbers."""
 
 
 def small_network() -> nn.Module:
@@ -41,6 +44,46 @@ def loss_of(network):
 def trained(folder, settings=SETTINGS, recipe=RECIPE, **watching):
     network = small_network()
     return fit(network, loss_of(network), settings, folder, recipe=recipe, **watching)
+
+
+class Pulled(nn.Module):
+    """Two parameters, one of which decays; `loss_at(step)` pulls at each with a known force."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[1.0, -2.0, 3.0]], dtype=torch.float64))
+        self.bias = nn.Parameter(torch.tensor([0.5, -0.25], dtype=torch.float64))
+
+    def loss_at(self, step: int) -> torch.Tensor:
+        return sum((force * tensor).sum() for force, tensor in zip(forces(step), self.parameters(), strict=True))
+
+
+def forces(step: int) -> list[torch.Tensor]:
+    """The gradients of the step; those of every third one are small enough to stay as they are."""
+    generator = torch.Generator().manual_seed(step)
+    size = 0.1 if step % 3 == 0 else 2.0
+    return [size * torch.randn(shape, dtype=torch.float64, generator=generator) for shape in ((1, 3), (2,))]
+
+
+def test_a_run_is_adamw_on_clipped_gradients_written_out(tmp_path):
+    """Clipping, both betas, decay of matrices alone, the rate of each step, the average: none may be left out."""
+    settings = replace(
+        SETTINGS, steps=10, warmup_steps=3, learning_rate=0.1, weight_decay=0.4, clip_norm=0.7, betas=(0.8, 0.93),
+        ema_decay=0.35,
+    )  # fmt: skip
+    rates = [0.1 / 3, 0.2 / 3, *[0.1] * 6, 0.05, 0.0]  # up in three steps, down in the last two
+    module = Pulled()
+    average = fit(module, module.loss_at, settings, tmp_path, recipe=RECIPE)
+    expected = AdamW(list(Pulled().parameters()), betas=(0.8, 0.93), weight_decay=0.4, clip_norm=0.7)
+    for step, rate in enumerate(rates, start=1):
+        expected.step(forces(step), rate=rate, ema_decay=0.35)
+    assert min(expected.norms) < settings.clip_norm < max(expected.norms)
+    for network, wanted in ((module, expected.parameters), (average, expected.average)):
+        for found, tensor in zip(network.parameters(), wanted, strict=True):
+            torch.testing.assert_close(found, tensor, **FLOAT64)
+    records = read_records(tmp_path / "log.jsonl")
+    assert [record.learning_rate for record in records] == pytest.approx(rates, rel=1e-5)
+    assert [record.gradient_norm for record in records] == pytest.approx(expected.norms, rel=1e-5), "before clipping"
 
 
 CHILD = """

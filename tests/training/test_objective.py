@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from undertow.diffusion.parameterizations import Epsilon, Velocity, VPrediction, XPrediction
-from undertow.diffusion.schedules import FlowSchedule, NoiseSchedule
+from undertow.diffusion.parameterizations import EDMPrediction, Epsilon, Velocity, VPrediction, XPrediction
+from undertow.diffusion.paths import VarianceExploding
+from undertow.diffusion.schedules import EDMSchedule, FlowSchedule, NoiseSchedule
 from undertow.errors import ConfigError
 from undertow.training.objective import (
     ConstantWeighting,
@@ -11,6 +14,7 @@ from undertow.training.objective import (
     Flow,
     MinSNRWeighting,
     Objective,
+    TruncatedSNRWeighting,
     drop_labels,
 )
 from undertow.training.timesteps import LogitNormalTimesteps, UniformTimesteps, timesteps_at
@@ -21,6 +25,10 @@ AT_THE_LAST_LEVEL = {"rtol": 1e-3, "atol": 5e-4}
 of times the data there, so that float32 keeps four digits of it."""
 
 GAMMA = 5.0
+LIMIT = 3.0
+
+EDM = EDMPrediction(path=VarianceExploding(0.7))
+PARAMETERIZATIONS = [Epsilon(), VPrediction(), XPrediction(), Velocity(), EDM, EDMPrediction(path=EDM.path, v=True)]
 
 
 @pytest.fixture
@@ -89,18 +97,48 @@ def test_min_snr_weights_are_the_paper_s():
     torch.testing.assert_close(weighting.weights(XPrediction(), sigma), clipped)
 
 
-@pytest.mark.parametrize("parameterization", [Epsilon(), VPrediction(), XPrediction(), Velocity()])
-def test_min_snr_weighs_every_prediction_by_its_error_of_x0(parameterization):
-    # One and the same wrong x0, said in each parameterization, has the same weighted loss min(SNR, gamma) |error|^2.
+@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+@pytest.mark.parametrize(
+    ("weighting", "wanted"),
+    [
+        (MinSNRWeighting(gamma=GAMMA), lambda snr: snr.clamp(max=GAMMA)),
+        (TruncatedSNRWeighting(limit=LIMIT), lambda snr: (snr + 1).clamp(max=LIMIT)),
+    ],
+    ids=["min_snr", "truncated_snr"],
+)
+def test_weightings_weigh_every_prediction_by_its_error_of_x0(parameterization, weighting, wanted):
+    # One and the same wrong x0, said in each parameterization, has the same weighted loss.
     sigma = torch.tensor([0.1, 0.4, 0.8], dtype=torch.float64)
     path = parameterization.path
     x0, noise, error = torch.randn(3, 3, 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     x = path.add_noise(x0, noise, sigma)
     right, wrong = (parameterization.prediction_from_denoised(value, x, sigma) for value in (x0, x0 + error))
-    weights = MinSNRWeighting(gamma=GAMMA).weights(parameterization, sigma)
+    weights = weighting.weights(parameterization, sigma)
     snr = (path.alpha(sigma) / sigma) ** 2
-    expected = snr.clamp(max=GAMMA) * error.square().sum((1, 2, 3))
+    assert (wanted(snr) != snr).any()
+    expected = wanted(snr) * error.square().sum((1, 2, 3))
     torch.testing.assert_close(weights * (wrong - right).square().sum((1, 2, 3)), expected)
+
+
+@pytest.mark.parametrize("limit", [LIMIT, 7.0])
+@pytest.mark.parametrize(("prediction", "name"), [(Epsilon(), "epsilon"), (VPrediction(), "v")])
+def test_truncated_snr_weights_at_every_timestep_are_the_formula_in_alpha_bar(prediction, name, limit):
+    """An error of epsilon is one of x0 times sqrt(abar / (1 - abar)), one of v times 1 / sqrt(1 - abar), and SNR + 1 is
+    1 / (1 - abar): the embedded model is trained with the second, at limit 3."""
+    abar = (1 - torch.linspace(0.00085**0.5, 0.02**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
+    of_x0 = torch.minimum(1 / (1 - abar), torch.tensor(limit, dtype=torch.float64))
+    expected = of_x0 * (1 - abar) / (abar if name == "epsilon" else 1)
+    objective = Objective(
+        parameterization=prediction,
+        schedule=NoiseSchedule.scaled_linear(beta_end=0.02),
+        weighting=TruncatedSNRWeighting(limit=limit),
+    )
+    picture = torch.zeros(1000, 1, 1, 1)
+    example = objective.example(picture, picture, (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000)
+    assert example.timesteps.tolist() == list(range(1000))
+    torch.testing.assert_close(example.weights, expected, rtol=1e-6, atol=0)
+    if name == "v":
+        assert example.weights[-1].item() == 1, "where noise prevails v counts as it is"
 
 
 def test_constant_weights_are_one():
@@ -122,6 +160,13 @@ def test_u_of_one_is_the_last_level():
     assert timesteps_at(FlowSchedule(), ones).item() == 1000
 
 
+def test_edm_visits_the_logarithms_of_its_levels_evenly():
+    schedule = EDMSchedule(sigma_min=0.01, sigma_max=100.0)
+    u = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
+    expected = torch.tensor([0.01, 0.1, 1.0, 100.0], dtype=torch.float64)
+    torch.testing.assert_close(schedule.timestep_to_sigma(timesteps_at(schedule, u)), expected)
+
+
 def test_logit_normal_timesteps_have_their_logit_s_mean_and_deviation():
     u = LogitNormalTimesteps(mean=0.7, std=1.5).draw(20_000, torch.Generator().manual_seed(0))
     logits = torch.log(u / (1 - u))
@@ -137,6 +182,19 @@ def test_stratified_timesteps_take_one_level_from_each_equally_likely_part():
         assert sorted(part.tolist()) == list(range(64))
     assert draws[0].tolist() != sorted(draws[0].tolist()), "rows must not be ordered by noise"
     assert torch.logit(torch.cat(draws)).mean().item() == pytest.approx(0.7, abs=0.02)
+
+
+@pytest.mark.parametrize("build", [lambda gamma: Ddpm(min_snr_gamma=gamma), lambda gamma: Flow(min_snr_gamma=gamma)])
+def test_presets_weigh_by_min_snr_where_it_is_asked_for(build):
+    assert build(2.5).build().weighting == MinSNRWeighting(gamma=2.5)
+    assert build(None).build().weighting == ConstantWeighting()
+
+
+def test_presets_are_what_they_are_called():
+    ddpm, flow = Ddpm(), Flow(mean=0.3, std=0.7)
+    assert (ddpm.build().parameterization, ddpm.build().timesteps) == (Epsilon(), UniformTimesteps())
+    assert flow.build().timesteps == LogitNormalTimesteps(mean=0.3, std=0.7)
+    assert replace(flow, timesteps="uniform").build().timesteps == UniformTimesteps()
 
 
 def test_labels_are_dropped_row_by_row():
@@ -161,6 +219,7 @@ def test_labels_stay_when_none_are_to_be_dropped():
         (lambda: Ddpm(prediction="velocity"), "objective.prediction"),
         (lambda: Ddpm(schedule="sine"), "objective.schedule"),
         (lambda: Ddpm(min_snr_gamma=0.0), "weighting.gamma"),
+        (lambda: TruncatedSNRWeighting(limit=0.0), "weighting.limit"),
         (lambda: Flow(timesteps="beta"), "objective.timesteps"),
         (lambda: Flow(std=0.0), "timesteps.std"),
         (

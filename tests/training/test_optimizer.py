@@ -1,13 +1,15 @@
 import pytest
+import torch
 from torch import nn
 
 from undertow.errors import ConfigError
-from undertow.training.optimizer import adamw, freeze, learning_rate_at
+from undertow.training.optimizer import adamw, freeze, learning_rate_at, set_learning_rate
 from undertow.unet.unet import UNet
 
 
 @pytest.fixture
 def unet(tiny_config):
+    torch.manual_seed(0)
     return UNet(tiny_config().unet)
 
 
@@ -44,6 +46,17 @@ def test_the_optimizer_has_only_what_learns():
     assert [p for group in adamw(module, weight_decay=0.0).param_groups for p in group["params"]] == [module.weight]
 
 
+def test_decay_and_betas_reach_the_optimizer():
+    optimizer = adamw(nn.Linear(2, 2), weight_decay=0.3, betas=(0.8, 0.95))
+    assert [(group["weight_decay"], group["betas"]) for group in optimizer.param_groups] == [
+        (0.3, (0.8, 0.95)),
+        (0.0, (0.8, 0.95)),
+    ]
+    assert {group["betas"] for group in adamw(nn.Linear(2, 2), weight_decay=0.3).param_groups} == {(0.9, 0.999)}
+    set_learning_rate(optimizer, 0.25)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
 def test_the_learning_rate_warms_up_and_decays():
     rates = [learning_rate_at(step, peak=1.0, warmup_steps=4, steps=12, decay="cosine") for step in range(1, 13)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
@@ -51,3 +64,23 @@ def test_the_learning_rate_warms_up_and_decays():
     assert rates[-1] == pytest.approx(0.0)
     constant = [learning_rate_at(step, peak=1.0, warmup_steps=0, steps=3, decay="constant") for step in range(1, 4)]
     assert constant == [1, 1, 1]
+
+
+def test_a_cosine_falls_over_the_steps_behind_the_warm_up():
+    rates = [learning_rate_at(step, peak=3.0, warmup_steps=5, steps=17, decay="cosine") for step in (5, 8, 11, 13, 17)]
+    # cos of 0, 45, 90, 120 and 180 degrees.
+    assert rates == pytest.approx([3.0, 1.5 * (1 + 0.5**0.5), 1.5, 0.75, 0.0])
+    assert learning_rate_at(4, peak=3.0, warmup_steps=4, steps=4, decay="cosine") == 3.0, "nothing behind the warm-up"
+
+
+def test_a_trapezoid_is_constant_and_falls_to_zero_over_the_last_fifth():
+    def rates(steps, warmup_steps):
+        return [
+            learning_rate_at(step, peak=2.0, warmup_steps=warmup_steps, steps=steps, decay="trapezoid")
+            for step in range(1, steps + 1)
+        ]
+
+    assert rates(20, 4) == pytest.approx([0.5, 1.0, 1.5, *[2.0] * 13, 1.5, 1.0, 0.5, 0.0])
+    assert rates(30, 0)[:24] == [2.0] * 24
+    assert rates(30, 0)[24:] == pytest.approx([2.0 * left / 6 for left in (5, 4, 3, 2, 1, 0)])
+    assert rates(3, 0) == [2.0, 2.0, 0.0], "the fall takes a step at least"
