@@ -55,6 +55,24 @@ def test_rotations_keep_the_distance_from_the_middle(blob):
     assert angles.min() < -math.radians(20)
 
 
+def test_scales_move_along_the_line_from_the_middle_by_their_fraction(blob):
+    moved = centers(Augmentation(scale=0.25, background=-1.0)(blob, generator()))
+    start = centers(blob)[0]
+    factors = moved.norm(dim=1) / start.norm()
+    torch.testing.assert_close(moved, factors[:, None] * start, rtol=0.01, atol=0.02)
+    assert 1 / 1.25 - 0.01 <= factors.min() < 0.85  # the map from output to input has factors from 0.75 to 1.25
+    assert 1.25 < factors.max() <= 1 / 0.75 + 0.01
+
+
+def test_shears_move_along_rows_in_proportion_to_the_height(blob):
+    moved = centers(Augmentation(shear=0.5, background=-1.0)(blob, generator())) - centers(blob)
+    assert moved[:, 1].abs().max() < 0.05
+    height = float(centers(blob)[0, 1].abs())
+    assert moved[:, 0].abs().max() <= 0.5 * height + 0.05
+    assert moved[:, 0].max() > 0.4 * height
+    assert moved[:, 0].min() < -0.4 * height
+
+
 def test_flips_mirror_about_half_of_the_pictures(blob):
     flipped = Augmentation(flip=True)(blob, generator())
     mirrored = (flipped == blob.flip(-1)).flatten(1).all(1)
@@ -71,6 +89,9 @@ def test_the_background_comes_in_at_the_edges():
     torch.testing.assert_close(reflected, white)
 
 
-def test_impossible_distortions_are_refused():
-    with pytest.raises(ConfigError, match=r"augmentation\.shift = 0\.7"):
-        Augmentation(shift=0.7)
+@pytest.mark.parametrize(("name", "limit"), [("shift", 0.5), ("rotation", 180.0), ("scale", 0.5), ("shear", 0.5)])
+def test_impossible_distortions_are_refused(name, limit):
+    Augmentation(**{name: limit})
+    for value in (limit + 0.1, -0.1):
+        with pytest.raises(ConfigError, match=rf"augmentation\.{name} = {value}: must lie between 0 and {limit:g}"):
+            Augmentation(**{name: value})

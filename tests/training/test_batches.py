@@ -2,6 +2,7 @@ import torch
 
 from undertow.training.augmentation import Augmentation
 from undertow.training.batches import Batches, indices_at
+from undertow.training.objective import Flow
 from undertow.training.randomness import seed_for
 
 
@@ -48,6 +49,12 @@ def test_pictures_are_in_minus_one_to_one_with_their_labels(tiny_pictures, tiny_
     dropped = batch.labels == 10
     assert 0.2 < dropped.double().mean() < 0.4
     assert batch.labels[~dropped].equal(chosen[~dropped])
+
+
+def test_levels_of_noise_are_drawn_as_the_objective_says(tiny_pictures, tiny_config):
+    for objective, middle in ((Flow(mean=2.0, std=0.01), 0.8808), (Flow(mean=-2.0, std=0.01), 0.1192)):
+        u = Batches(pictures=tiny_pictures, config=tiny_config(objective=objective)).at(1).u
+        torch.testing.assert_close(u, torch.full_like(u, middle), rtol=0, atol=0.01)  # the sigmoid of the mean
 
 
 def test_seeds_of_unlike_purposes_differ():

@@ -56,6 +56,23 @@ def test_impossible_settings_are_refused(tiny_config, path, value, problem):
     assert problem in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("least", "names"),
+    [
+        (1, ("steps", "batch_size", "log_every", "sample_every", "checkpoint_every", "keep_checkpoints")),
+        (0, ("warmup_steps", "weight_decay", "seed")),
+        (1e-9, ("learning_rate", "clip_norm")),
+        (0.0, ("ema_decay", "label_dropout")),
+    ],
+)
+def test_every_number_has_a_least_value(tiny_config, least, names):
+    for name in names:
+        assert getattr(tiny_config(**{name: least}), name) == least
+        with pytest.raises(ConfigError) as caught:
+            tiny_config(**{name: least - 1})
+        assert caught.value.field == name
+
+
 def test_settings_are_changed_by_dotted_paths(tiny_config):
     config = with_settings(tiny_config(), {"steps": 99, "objective.timesteps": "uniform", "unet.dropout": 0.3})
     assert (config.steps, config.objective, config.unet.dropout) == (99, Flow(timesteps="uniform"), 0.3)
@@ -72,6 +89,8 @@ def test_a_resumed_run_may_change_what_does_not_touch_the_weights(tiny_config):
     assert changed_fields(tiny_config(log_every=7, checkpoint_every=3, keep_checkpoints=9), stored) == []
     assert changed_fields(tiny_config(batch_size=9, seed=1), stored) == ["batch_size", "seed"]
     assert changed_fields(tiny_config(steps=99), stored) == ["steps"]  # the cosine depends on it
+    for field in ("learning_rate", "weight_decay", "clip_norm", "ema_decay", "label_dropout"):
+        assert changed_fields(tiny_config(**{field: getattr(stored, field) / 2}), stored) == [field]
     constant = tiny_config(decay="constant")
     assert changed_fields(tiny_config(decay="constant", steps=99), constant) == []
 

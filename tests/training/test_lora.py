@@ -11,9 +11,11 @@ from undertow.errors import CheckpointError, ConfigError, InvalidInput
 from undertow.nn.adaptable import WeightRows
 from undertow.training.caption_encoder import CaptionEncoder
 from undertow.training.log import read_records
-from undertow.training.lora import LoraSettings, finished, train_lora
+from undertow.training.lora import LoraSettings, finished, new_lora, train_lora
 from undertow.training.lora_base import encode_pictures, native_size, require_trainable
 from undertow.training.low_rank import in_slots, text_sites, unet_sites
+from undertow.training.objective import ConstantWeighting, MinSNRWeighting
+from undertow.training.timesteps import LogitNormalTimesteps, UniformTimesteps
 from undertow.training.training_state import saved_steps
 from undertow.unet.conditioning import Conditioning, Ports
 
@@ -75,7 +77,7 @@ def test_updates_count_alpha_over_rank(sd1, tmp_path, text_encoder):
 
 @pytest.mark.parametrize("text_encoder", [False, True])
 def test_a_dropped_caption_is_the_empty_one(sd1, tmp_path, text_encoder):
-    few, chosen = pictures(), settings(text_encoder=text_encoder)
+    few, chosen = pictures(), settings(steps=2, text_encoder=text_encoder)
     said = train_lora(sd1, few, replace(chosen, dropped=0.0), tmp_path / "said").state_dict()
     dropped = train_lora(sd1, few, replace(chosen, dropped=0.999999), tmp_path / "dropped").state_dict()
     empty = replace(few, captions=("",) * len(few))
@@ -136,8 +138,13 @@ def test_gradients_reach_the_adapted_sites_and_nothing_else(sd1, tmp_path):
 
 
 def test_checkpointed_activations_give_the_same_updates(sd1, tmp_path):
-    plain = train_lora(sd1, pictures(), settings(), tmp_path / "plain").state_dict()
-    checkpointed = train_lora(sd1, pictures(), settings(gradient_checkpointing=True), tmp_path / "less").state_dict()
+    plain, less = settings(steps=2), settings(steps=2, gradient_checkpointing=True)
+    forwards: list[bool] = []
+    hook = sd1.unet.mid_block.resnets[0].register_forward_hook(lambda module, *_: forwards.append(module.training))
+    plain = train_lora(sd1, pictures(), plain, tmp_path / "plain").state_dict()
+    checkpointed = train_lora(sd1, pictures(), less, tmp_path / "less").state_dict()
+    hook.remove()
+    assert forwards == [False] * 2 + [True] * 4, "each of two steps again in the backward pass"
     assert all(tensor.equal(checkpointed[name]) for name, tensor in plain.items())
     assert not sd1.unet.gradient_checkpointing
 
@@ -196,6 +203,41 @@ def test_captions_are_encoded_as_prompts_are(folders, family):
     assert (given.time_ids is None) == (family == "sd1")
     if given.time_ids is not None:
         assert given.time_ids[1].tolist() == [33.0, 64.0, 0.0, 16.0, 32.0, 32.0]
+
+
+def test_what_is_trained_for_is_the_model_s_with_the_asked_weights_and_timesteps(sd1):
+    plain, other = settings(), settings(timesteps="logit_normal", min_snr_gamma=2.5)
+    for chosen in (plain, other):
+        objective = chosen.objective(sd1)
+        assert (objective.parameterization, objective.schedule) == (sd1.parameterization, sd1.schedule)
+    assert (plain.objective(sd1).timesteps, plain.objective(sd1).weighting) == (UniformTimesteps(), ConstantWeighting())
+    assert other.objective(sd1).timesteps == LogitNormalTimesteps()
+    assert other.objective(sd1).weighting == MinSNRWeighting(gamma=2.5)
+
+
+def test_a_new_update_starts_as_sd_scripts_do(sd1):
+    """down uniform within 1 / sqrt(inputs), up zero, by the seed."""
+    sites = settings(sites=("conv_in", "*.attn2.to_k", "*.ff.net.2"))
+    lora = new_lora(sd1.unet, sd1.text, sites)
+    for name, update in lora.unet.items():
+        bound = sd1.unet.get_submodule(name).weight[0].numel() ** -0.5
+        assert update.down.abs().max() <= bound
+        assert float(update.down.detach().square().mean()) == pytest.approx(bound**2 / 3, rel=0.35)
+        assert not update.up.any()
+    other = new_lora(sd1.unet, sd1.text, replace(sites, fit=replace(FIT, seed=1)))
+    assert not any(new.down.equal(old.down) for (_, new), (_, old) in zip(other.unet.items(), lora.unet.items()))
+
+
+def test_where_a_score_is_read_a_dropped_caption_is_the_empty_one_and_the_size_is_the_score(folders):
+    """SDXL's refiner: diffusers' `_get_add_time_ids` with `requires_aesthetics_score`."""
+    model, few = load(folders["sdxl"]), pictures()
+    config = model.unet.config
+    scored = CaptionEncoder(stack=model.text, config=replace(config, added=replace(config.added, ids=5)))
+    encoded = scored.encode_once([None, "", "owl"])
+    assert encoded.context[0].equal(encoded.context[1])
+    assert encoded.pooled[0].equal(encoded.pooled[1])
+    assert encoded.pooled[0].any()
+    assert scored.conditioning(encoded, few.crops[:3], few.size).time_ids[1].tolist() == [33.0, 64.0, 0.0, 16.0, 6.0]
 
 
 def test_pictures_become_the_latents_that_the_model_knows(sd1):

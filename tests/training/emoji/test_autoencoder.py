@@ -1,10 +1,13 @@
 """The first stage: latents of mean 0 and variance 1 without a change to any reconstruction, pictures by the step."""
 
+from itertools import permutations
+
 import pytest
 import torch
 
 from tests.training.emoji.tiny import TINY, drawn_glyphs
 from tests.vae.minis import build
+from undertow.training.emoji import autoencoder
 from undertow.training.emoji.autoencoder import (
     autoencoder_loss,
     change_looks,
@@ -58,6 +61,28 @@ def test_some_pictures_change_their_looks(pictures):
     assert 0 < kept.count(False) < len(kept) / 2
     for one, other in zip(pictures, changed, strict=True):
         assert one.flatten().sort().values.equal(other.flatten().sort().values), "the same numbers at other places"
+    which = kept.index(False)
+    one, other = pictures[which], changed[which]
+    mirrored = [bool(other.equal(one[list(order)].flip(-1))) for order in permutations(range(3))]
+    assert mirrored.count(True) == 1, "mirrored, its channels in another order"
+    many = change_looks(pictures[:1].repeat(400, 1, 1, 1), generator_for(0, "many"))
+    share = sum(not one.equal(pictures[0]) for one in many) / 400
+    assert share == pytest.approx(0.25, abs=0.08)  # standard deviation 0.022
+
+
+@torch.no_grad()
+def test_the_loss_is_both_errors_and_the_divergence_written_out(vae, pictures, monkeypatch):
+    x = pictures[:4]
+    for weight in (1e-6, 0.25):  # by default the divergence is too small a part to be seen
+        monkeypatch.setattr(autoencoder, "KL_WEIGHT", weight)
+        loss = autoencoder_loss(vae, x, generator_for(0, "loss"))
+        posterior = vae.encode(x)
+        noise = torch.randn(posterior.mean.shape, generator=generator_for(0, "loss"))
+        error = vae.decode(posterior.mean + posterior.logvar.exp().sqrt() * noise) - x
+        normal = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
+        ours = torch.distributions.Normal(posterior.mean, posterior.logvar.exp().sqrt())
+        divergence = torch.distributions.kl_divergence(ours, normal).mean()
+        assert loss.item() == pytest.approx((error.abs() + error.square()).mean().item() + weight * divergence.item())
 
 
 def test_the_loss_counts_error_and_divergence(vae, pictures):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.training.emoji.tiny import drawn_glyphs, needs_font
 from undertow.adapters.image_prompt.encoder import load_image_encoder
 from undertow.hints.compare import edge_f1
 from undertow.training.captioned import load_captioned
@@ -16,21 +17,19 @@ from undertow.training.emoji.control import (
     write_accompanied,
 )
 from undertow.training.emoji.names import COLORS, EMOJI
-from undertow.training.emoji.recognize import recognize
-from undertow.training.emoji.render import FONT, Glyphs
-from undertow.training.emoji.scenes import Scene
+from undertow.training.emoji.recognize import background, recognize
+from undertow.training.emoji.render import Glyphs
+from undertow.training.emoji.scenes import Scene, is_trained_color
 from undertow.training.emoji.vision import CONFIG, HELD_OUT, new_namer, varied, write_vision
 from undertow.training.randomness import generator_for
-
-pytestmark = pytest.mark.skipif(not FONT.is_file(), reason="needs the Noto Color Emoji font")
 
 HALF = 2e-3
 """Float16 weights, in shares of the largest feature."""
 
 
-@pytest.fixture(scope="module")
-def glyphs():
-    return Glyphs()
+@pytest.fixture(scope="module", params=["drawn", pytest.param("font", marks=needs_font)])
+def glyphs(request):
+    return drawn_glyphs() if request.param == "drawn" else Glyphs()
 
 
 def as_image(picture) -> Image.Image:
@@ -64,6 +63,22 @@ def test_a_reference_shows_the_same_emoji(glyphs):
     ]
     assert len(set(colors)) > 1
     assert any(caption.startswith("on ") for caption in data.captions)
+
+
+def test_beside_references_the_base_draws_what_it_was_trained_with(glyphs):
+    data = draw_with_references(100, glyphs, seed=1)
+    named = [caption for caption in data.captions if not caption.startswith("on ")]
+    assert len(named) / len(data.captions) == pytest.approx(0.25, abs=0.13)  # standard deviation 0.043
+    few = data.pictures[:24]
+    found = recognize(few, [Scene(names=(EMOJI[0],), color="white")] * len(few), glyphs).found
+    for (name,), color, caption in zip(found, background(few), data.captions, strict=False):
+        assert is_trained_color(name, color)
+        assert caption == f"on {color} background" or name in caption
+    # Whole cells, next to the middle: nothing stands in the outermost four pixels on two sides at least.
+    for picture in few:
+        plain = picture == picture[:, :1, :1]
+        free = [bool(edge.all()) for edge in (plain[:, :4], plain[:, -4:], plain[:, :, :4], plain[:, :, -4:])]
+        assert free.count(True) >= 2
 
 
 def test_varied_pictures_are_a_function_of_the_generator(glyphs):

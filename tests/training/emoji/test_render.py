@@ -10,6 +10,7 @@ from undertow.errors import DataError
 from undertow.training.emoji.names import COLORS, EMOJI
 from undertow.training.emoji.render import (
     CELL,
+    JITTER,
     ON_CELLS,
     PAIR_SIZES,
     SIDE,
@@ -18,6 +19,7 @@ from undertow.training.emoji.render import (
     Place,
     draw_places,
     render,
+    render_sheet,
 )
 from undertow.training.emoji.scenes import RELATIONS, Scene
 
@@ -79,6 +81,43 @@ def test_one_alone_lies_anywhere_inside():
     assert all(0 <= edge <= SIDE - place.size for place in places for edge in (place.left, place.top))
     assert any(place.left == 0 for place in places)
     assert any(place.left == SIDE - place.size for place in places)
+
+
+@pytest.mark.parametrize("relation", RELATIONS)
+def test_two_stand_on_a_line_up_to_the_jitter(relation):
+    scene = Scene(names=("crown", "skull"), color="pink", relation=relation)
+    found = [place for seed in range(300) for place in draw_places(scene, Random(seed))]
+    is_row = relation in ("left of", "right of")
+    off = {(place.top if is_row else place.left) - (SIDE - place.size) // 2 for place in found}
+    assert off == set(range(-JITTER, JITTER + 1))
+
+
+def test_on_cells_one_alone_stands_within_a_cell_of_the_middle():
+    scene = Scene(names=("crown",), color="pink")
+    found = [draw_places(scene, Random(seed), ON_CELLS)[0] for seed in range(300)]
+    for size, edges in ((48, {4, 8, 12}), (56, {0, 4, 8})):
+        here = [place for place in found if place.size == size]
+        assert {place.left for place in here} == {place.top for place in here} == edges
+
+
+def test_a_glyph_lies_in_the_middle_of_its_square(glyphs):
+    for name in ("bicycle", "rocket", "pencil", "banana"):
+        seen = glyphs.at(name, 40)[3] > 0
+        for line in (seen.any(0), seen.any(1)):
+            places = line.nonzero()[:, 0]
+            before, behind = int(places[0]), 39 - int(places[-1])
+            assert abs(before - behind) <= 1
+
+
+def test_a_sheet_has_one_emoji_in_the_middle_of_each_picture(glyphs):
+    names, color = ("red apple", "owl"), torch.tensor(COLORS["green"], dtype=torch.uint8)
+    sheet = render_sheet(names, "green", glyphs, size=30)
+    assert sheet.shape == (2, 3, SIDE, SIDE)
+    for picture, name in zip(sheet, names, strict=True):
+        assert picture.equal(render(Scene(names=(name,), color="green"), [Place(size=30, left=17, top=17)], glyphs))
+        outside = picture.clone()
+        outside[:, 17:47, 17:47] = color[:, None, None]
+        assert bool((outside == color[:, None, None]).all())
 
 
 @pytest.mark.parametrize("relation", [None, *RELATIONS])
