@@ -9,8 +9,10 @@ EPSILON = 1e-8
 
 
 class AdamW:
-    """AdamW (arXiv:1711.05101, algorithm 2) on clipped gradients, where matrices alone decay, and the average of what it
-    gives: parameters and average in float64, the norms of the gradients before clipping."""
+    """AdamW (arXiv:1711.05101, algorithm 2) on clipped gradients, where matrices alone decay.
+
+    parameters, average: in float64, after the last step. norms: of the gradients, before clipping.
+    """
 
     def __init__(self, start: Sequence[Tensor], *, betas: tuple[float, float], weight_decay: float, clip_norm: float):
         self.parameters = [tensor.detach().double().clone() for tensor in start]

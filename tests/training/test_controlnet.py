@@ -76,6 +76,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(sd1, tmp_path):
     assert any(layer.weight.any() for layer in resumed.controlnet_down_blocks)
     with pytest.raises(CheckpointError, match="hints was"):
         train_controlnet(sd1, few, 255 - hints_of(few), chosen, tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"dropped was 0\.5 and is now 0\.25"):
+        train_controlnet(sd1, few, hints_of(few), replace(chosen, dropped=0.25), tmp_path / "run")
 
 
 def test_a_dropped_caption_is_the_empty_one(sd1, tmp_path):
@@ -98,6 +100,12 @@ def test_other_hints_train_another_network(sd1, tmp_path):
     assert not equal_states(one, other)
 
 
+def test_gray_hints_train_a_network_that_reads_one_channel(sd1, tmp_path):
+    few = pictures()
+    control = train_controlnet(sd1, few, hints_of(few)[:, :1], settings(1), tmp_path)
+    assert control.config.hint_in == 1
+
+
 def test_sdxl_trains_in_bf16_with_checkpointed_activations_and_diffusers_reads_what_is_written(folders, tmp_path):
     model, few = load(folders["sdxl"]), pictures()
     chosen = replace(settings(2, precision="bf16"), gradient_checkpointing=True)
@@ -108,6 +116,7 @@ def test_sdxl_trains_in_bf16_with_checkpointed_activations_and_diffusers_reads_w
     peers, ours = peer.state_dict(), control.state_dict()
     assert peers.keys() == ours.keys()
     assert all(tensor.equal(ours[name]) for name, tensor in peers.items())
+    assert control.gradient_checkpointing, "the copy of the encoder recomputes its activations as well"
     assert not model.unet.gradient_checkpointing
 
 

@@ -86,6 +86,30 @@ def test_a_run_is_adamw_on_clipped_gradients_written_out(tmp_path):
     assert [record.gradient_norm for record in records] == pytest.approx(expected.norms, rel=1e-5), "before clipping"
 
 
+def dropped(folder, seed: int) -> list[list[float]]:
+    """The masks of every step, by a network that comes in evaluation mode."""
+    network, seen = nn.Sequential(nn.Linear(1, 64), nn.Dropout(0.5)).eval(), []
+
+    def loss_at(step: int) -> torch.Tensor:
+        shown = network[1](torch.ones(64))
+        seen.append(shown.tolist())
+        return (network[0](torch.ones(1, 1)) * shown).sum()
+
+    average = fit(network, loss_at, replace(SETTINGS, seed=seed, steps=3), folder, recipe=RECIPE)
+    assert not average.training
+    return seen
+
+
+def test_dropout_is_on_and_its_masks_follow_from_the_seed_and_the_step(tmp_path):
+    torch.manual_seed(1)
+    first = dropped(tmp_path / "first", 0)
+    torch.manual_seed(2)  # the state of torch's own generator does not matter
+    again, other = dropped(tmp_path / "again", 0), dropped(tmp_path / "other", 1)
+    assert first == again
+    assert all(0 < mask.count(0.0) < 64 for mask in first)
+    assert len({tuple(mask) for mask in (*first, *other)}) == 6
+
+
 CHILD = """
 import sys, time
 from pathlib import Path

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from undertow.diffusion.paths import RectifiedFlow, VariancePreserving
+from undertow.diffusion.paths import RectifiedFlow, VarianceExploding, VariancePreserving
 from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import InvalidInput, UnknownCheckpoint
@@ -58,9 +58,8 @@ def test_a_saved_model_is_the_same_model(model, tmp_path):
 
 @pytest.mark.parametrize("stochastic", [False, True])
 def test_a_picture_depends_on_its_seed_and_label_not_on_its_batch(model, stochastic):
-    if stochastic and model.path != VariancePreserving():
-        pytest.skip("ddpm is a sampler of the other path")
-    settings = sampling_settings(model.path, sampler="ddpm" if stochastic else None, steps=4, guidance=2.0)
+    noisy = "ddpm" if model.path == VariancePreserving() else "euler_ancestral"
+    settings = sampling_settings(model.path, sampler=noisy if stochastic else None, steps=4, guidance=2.0)
     labels, seeds = [0, 1, 2, 1], [7, 8, 9, 10]
     together = sample_classes(model, labels, seeds, settings).int()
     apart = sample_classes(model, labels[::-1], seeds[::-1], settings, batch_size=3).int()
@@ -98,6 +97,22 @@ def test_one_step_of_a_flow_is_noise_minus_its_velocity(tmp_path):
     assert drawn.equal(to_bytes(noise - velocity.detach()))
 
 
+def test_guidance_leads_away_from_the_null_class(tmp_path):
+    """One step of a flow at scale 3, where the other side is the label behind the last class."""
+    save_model(tmp_path, network(), scheduler(Flow()), NAMES)
+    model = load_class_model(tmp_path)
+    settings = sampling_settings(model.path, sampler="flow_euler", steps=1, guidance=3.0)
+    drawn = sample_classes(model, [1], [5], settings)
+    noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        asked, null = (
+            model.unet(noise, torch.tensor([1000.0]), Conditioning(class_labels=torch.tensor([label])))
+            for label in (1, 3)
+        )
+    expected = to_bytes(noise - (null + 3 * (asked - null)))
+    assert (drawn.int() - expected.int()).abs().max() <= ONE_GRAY_LEVEL
+
+
 def test_clipping_is_applied_where_the_model_says_so(tmp_path):
     pictures = []
     for clip in (None, 0.25):
@@ -111,6 +126,8 @@ def test_clipping_is_applied_where_the_model_says_so(tmp_path):
 def test_defaults_suit_the_path():
     assert sampling_settings(RectifiedFlow()).sampler == "flow_heun"
     assert sampling_settings(VariancePreserving()).sampler == "ddim"
+    edm = sampling_settings(VarianceExploding())
+    assert (edm.sampler, edm.schedule, edm.steps) == ("heun", "karras", 18)  # arXiv:2206.00364, section 3 and table 1
     assert sampling_settings(RectifiedFlow(), sampler="euler", steps=3).steps == 3
 
 

@@ -58,21 +58,26 @@ def test_it_learns_to_look_at_references_and_base_and_encoder_stay_as_they_were(
     assert float((tokens[0] - tokens[1]).detach().abs().max()) > 0.01 * float(tokens.detach().abs().max())
 
 
-@pytest.mark.parametrize("variant", ["base", "plus", "full"])
-def test_a_stopped_run_goes_on_to_the_same_bits_and_the_file_is_what_was_trained(sd1, encoder, tmp_path, variant):
-    few, chosen = pictures(), settings(3, variant=variant, fit={"checkpoint_every": 2})
+def test_a_stopped_run_goes_on_to_the_same_bits(sd1, encoder, tmp_path):
+    few, chosen = pictures(), settings(3, fit={"checkpoint_every": 2})
     whole = train_image_prompt(sd1, encoder, few, chosen, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         train_image_prompt(sd1, encoder, few, chosen, tmp_path / "run", on_record=stop_at(3))
     resumed = train_image_prompt(sd1, encoder, few, chosen, tmp_path / "run")
     assert equal_states(whole, resumed)
+
+
+@pytest.mark.parametrize("variant", ["base", "plus", "full"])
+def test_every_part_learns_and_the_file_is_what_was_trained(sd1, encoder, tmp_path, variant):
+    chosen = settings(2, variant=variant)
+    trained = train_image_prompt(sd1, encoder, pictures(), chosen, tmp_path / "run")
     fresh = new_image_prompt(sd1.unet, encoder, chosen)
-    moved = {name for name, tensor in fresh.state_dict().items() if not tensor.equal(resumed.state_dict()[name])}
+    moved = {name for name, tensor in fresh.state_dict().items() if not tensor.equal(trained.state_dict()[name])}
     assert any("to_k_ip" in name for name in moved)
     assert any(name.startswith("image_proj") for name in moved)
     path = tmp_path / "prompt.safetensors"
-    write_image_prompt(resumed, path, dtype=torch.float32)
-    assert equal_states(read_image_prompt(path, sd1.unet), resumed)
+    write_image_prompt(trained, path, dtype=torch.float32)
+    assert equal_states(read_image_prompt(path, sd1.unet), trained)
 
 
 def test_runs_with_another_encoder_or_other_references_are_refused(sd1, encoder, tmp_path):
@@ -80,6 +85,9 @@ def test_runs_with_another_encoder_or_other_references_are_refused(sd1, encoder,
     train_image_prompt(sd1, encoder, few, chosen, tmp_path)
     with pytest.raises(CheckpointError, match="encoder was"):
         train_image_prompt(sd1, image_encoder(seed=1), few, chosen, tmp_path)
+    for changes in ({"tokens": 3}, {"dropped_images": 0.1}, {"dropped_captions": 0.1}, {"dropped_both": 0.1}):
+        with pytest.raises(CheckpointError, match=f"{next(iter(changes))} was"):
+            train_image_prompt(sd1, encoder, few, settings(1, **changes), tmp_path)
     with pytest.raises(CheckpointError, match="references was"):
         train_image_prompt(sd1, encoder, few, chosen, tmp_path, references=255 - few.pixels)
 
@@ -100,6 +108,14 @@ def test_what_is_dropped_says_nothing(sd1, encoder, tmp_path):
         train("both", few, dropped_both=0.999999), train("neither", unsaid, other, dropped_both=0.999999)
     )
     assert not equal_states(train("all", few), train("other", few, other))
+
+
+def test_the_shares_are_the_authors_by_default_and_the_start_follows_from_the_seed(sd1, encoder):
+    usual = ImagePromptSettings(fit=fit_for(1))
+    assert (usual.dropped_images, usual.dropped_captions, usual.dropped_both) == (0.05, 0.05, 0.05)
+    start, same, other = (new_image_prompt(sd1.unet, encoder, settings(fit={"seed": seed})) for seed in (0, 0, 1))
+    assert equal_states(start, same)
+    assert not equal_states(start, other)
 
 
 def test_shares_are_apart_from_each_other():

@@ -25,7 +25,8 @@ CHECKPOINTED = {"rtol": 1e-5, "atol": 1e-6}
 """Recomputed activations are the same numbers; only the order in which gradients are summed may differ."""
 
 STEPS_ROUNDED = 1e-2
-"""Of the way that four steps go: float32 gradients, of which AdamW divides the small ones by their size. Observed: 0.004."""
+"""Of the way that four steps go: float32 gradients, of which AdamW divides the small ones by their
+size. Observed: 0.004."""
 
 BF16_LOSS = 0.05
 """bf16 has eight bits; the loss of one step is a mean over 512 squared errors."""

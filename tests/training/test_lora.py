@@ -104,14 +104,19 @@ def test_a_stopped_run_goes_on_to_the_same_bits(sd1, tmp_path, text_encoder):
     assert any(tensor.any() for name, tensor in learned(whole).items() if name.endswith("up"))
 
 
-@pytest.mark.parametrize(
-    ("changes", "named"),
-    [({"rank": 2}, "rank was 4"), ({"sites": ("*.attn1.*",)}, "sites was"), ({"min_snr_gamma": 5.0}, "objective was")],
-)
-def test_a_run_of_other_settings_pictures_or_base_is_refused(sd1, tmp_path, changes, named):
+def test_a_run_of_other_settings_or_pictures_is_refused(sd1, tmp_path):
     train_lora(sd1, pictures(), settings(steps=2), tmp_path)
-    with pytest.raises(CheckpointError, match=named):
-        train_lora(sd1, pictures(), settings(steps=2, **changes), tmp_path)
+    for changes, named in (
+        ({"rank": 2}, "rank was 4"),
+        ({"alpha": 3.0}, "alpha was 2.0"),
+        ({"dropped": 0.3}, "dropped was 0.1"),
+        ({"text_encoder": True}, "text_encoder was False"),
+        ({"sites": ("*.attn1.*",)}, "sites was"),
+        ({"min_snr_gamma": 5.0}, "objective was"),
+        ({"timesteps": "logit_normal"}, "objective was"),
+    ):
+        with pytest.raises(CheckpointError, match=named):
+            train_lora(sd1, pictures(), settings(steps=2, **changes), tmp_path)
     other = replace(pictures(), captions=("a", "b", "c", "d"))
     with pytest.raises(CheckpointError, match="pictures was"):
         train_lora(sd1, other, settings(steps=2), tmp_path)
@@ -182,6 +187,24 @@ def test_a_new_update_changes_nothing_and_a_trained_one_is_the_merged_weight(sd1
     assert float((ported - base).abs().max()) > 0.1 * scale, "an update without effect shows nothing"
 
 
+def test_what_is_written_says_from_what_it_was_trained(folders):
+    model, chosen = load(folders["sdxl"]), settings(steps=7, text_encoder=True, sites=("*.attn2.to_k",))
+    done = finished(random_lora(model, chosen), model, pictures(), chosen, "style")
+    assert (done.title, done.family, done.prediction) == ("style", "sdxl", "epsilon")
+    # CLIP-L is the first encoder of SDXL, bigG the second.
+    assert {name: len(updates) for name, updates in done.updates.items() if name != "unet"} == {
+        "text_encoder": 12,
+        "text_encoder_2": 18,
+    }
+    assert done.notes == {
+        "ss_sd_model_name": model.path.name,
+        "ss_num_train_images": "4",
+        "ss_steps": "7",
+        "ss_learning_rate": "0.005",
+        "modelspec.resolution": "32x32",
+    }
+
+
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_captions_are_encoded_as_prompts_are(folders, family):
     model = load(folders[family])
@@ -225,7 +248,9 @@ def test_a_new_update_starts_as_sd_scripts_do(sd1):
         assert float(update.down.detach().square().mean()) == pytest.approx(bound**2 / 3, rel=0.35)
         assert not update.up.any()
     other = new_lora(sd1.unet, sd1.text, replace(sites, fit=replace(FIT, seed=1)))
-    assert not any(new.down.equal(old.down) for (_, new), (_, old) in zip(other.unet.items(), lora.unet.items()))
+    assert not any(
+        new.down.equal(old.down) for (_, new), (_, old) in zip(other.unet.items(), lora.unet.items(), strict=True)
+    )
 
 
 def test_where_a_score_is_read_a_dropped_caption_is_the_empty_one_and_the_size_is_the_score(folders):

@@ -26,6 +26,11 @@ def test_a_pattern_without_a_match_is_an_error_that_shows_patterns_that_match(un
         freeze(unet, ["down_blocks.*", "encoder.*"])
 
 
+def test_patterns_know_capitals_on_every_system(unet):
+    with pytest.raises(ConfigError, match="matches no parameter"):
+        freeze(unet, ["Down_blocks.*"])
+
+
 def test_freezing_everything_is_an_error(unet):
     with pytest.raises(ConfigError, match="nothing to train"):
         freeze(unet, ["*"])

@@ -36,7 +36,7 @@ PROMPT = "red apple left of dog face on blue background"
 
 @pytest.fixture(scope="module", autouse=True)
 def few_pictures():
-    """Drawn glyphs, since a font would change nothing here, and few pictures to look at: a sheet of eight, not of 64."""
+    """Drawn glyphs, since a font would change nothing here, and few pictures to look at: eight to a sheet, not 64."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipes, "Glyphs", DrawnGlyphs)
         patch.setattr(recipes, "SHOWN", recipes.SHOWN[:2])

@@ -66,7 +66,7 @@ def test_timesteps_are_spread_over_every_batch():
 
 def test_the_loss_is_the_objective_s_on_the_captions_of_the_latents(model, tmp_path, monkeypatch):
     """A network that always says the same shows what it was asked, and what its answer cost."""
-    data = CachedLatents(latents=latents(5).half(), captions=tuple("owl key bell bat fire".split()))
+    data = CachedLatents(latents=latents(5).half(), captions=("owl", "key", "bell", "bat", "fire"))
     asked: list[tuple[torch.Tensor, ...]] = []
 
     def forward(self, x, timesteps, ids):
