@@ -114,6 +114,8 @@ def _source(
 ) -> "DataSource":
     from undertow.training.data import Cifar10, Digits, ImageFolder
 
+    if name != "folder":
+        _require_none_of_a_folder(gray=gray, bad_pictures=bad_pictures)
     if name == "digits":
         if folder is not None:
             raise InvalidInput("--data", folder, "nothing, because the digits come with scikit-learn")
@@ -127,6 +129,14 @@ def _source(
     return ImageFolder(
         folder=str(folder), size=32 if size is None else size, channels=1 if gray else 3, bad_pictures=bad_pictures
     )
+
+
+def _require_none_of_a_folder(*, gray: bool, bad_pictures: BadPictures) -> None:
+    expected = "nothing, because only a folder of pictures is read that way"
+    if gray:
+        raise InvalidInput("--gray", "given", expected, "undertow train folder --data FOLDER --gray")
+    if bad_pictures != "refuse":
+        raise InvalidInput("--bad-pictures", bad_pictures, expected)
 
 
 def _new_config(

@@ -1,0 +1,181 @@
+"""Where the options of `undertow compare`, `sample` and `samplers` arrive."""
+
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from tests.cli.options.arrival import Boundary, Command, case
+from tests.cli.options.generate import result_of
+from undertow.diffusion.paths import RectifiedFlow
+from undertow.diffusion.schedules import NoiseSchedule
+from undertow.engine.request import GenerationRequest
+from undertow.engine.result import GenerationResult
+from undertow.training.generate import SamplingSettings
+
+
+class Service:
+    """Stands in for the service that `load` gives; notes the requests in the order they come."""
+
+    def __init__(self, at: Boundary):
+        self.at = at
+        self.model = SimpleNamespace(schedule=NoiseSchedule.scaled_linear())
+
+    def run(self, request: GenerationRequest) -> GenerationResult:
+        self.at.arrived.setdefault("requests", []).append(request)
+        return result_of(request)
+
+
+def comparing(at: Boundary) -> None:
+    at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
+    sheet = Image.new("RGB", (8, 8))
+    at.stand_in("undertow.inspection.contact_sheet.contact_sheet", lambda *_, **__: sheet, unnoted=("cells",))
+
+
+def requests(
+    samplers: tuple[str, ...] = ("euler", "heun", "dpmpp_2m"), steps: tuple[int, ...] = (5, 10, 20), **other: Any
+) -> list[GenerationRequest]:
+    """A row for each sampler, a column for each number of steps."""
+    common = {"prompt": "red apple", "schedule": "karras", "guidance_scale": 5.0, **other}
+    return [GenerationRequest(sampler=name, steps=count, **common) for name, count in product(samplers, steps)]
+
+
+COMPARE = Command(
+    verb=("compare",),
+    arguments={"prompt": "red apple"},
+    boundary=comparing,
+    arrives={
+        "load.source": "emoji",
+        "load.dtype": None,
+        "load.device": None,
+        "load.backend": "eager",
+        "load.vae_dtype": None,
+        "load.validate_weights": False,
+        "load.refiner": None,
+        "load.adapter_capacity": None,
+        "requests": requests(),
+        "contact_sheet.rows": ["euler", "heun", "dpmpp_2m"],
+        "contact_sheet.columns": ["steps 5", "steps 10", "steps 20"],
+        "contact_sheet.title": "red apple · seed 0 · schedule karras, guidance 5.0",
+        "files": ["out/compare.png"],
+    },
+    cases=(
+        case("--model", "other", load__source="other"),
+        case("--samplers", "ddim, lms", requests=requests(("ddim", "lms")), contact_sheet__rows=["ddim", "lms"]),
+        case("--schedules", "simple", requests=requests(schedule="simple"),
+             contact_sheet__title="red apple · seed 0 · schedule simple, guidance 5.0"),
+        case("--steps", "2,3", requests=requests(steps=(2, 3)), contact_sheet__columns=["steps 2", "steps 3"]),
+        case("--guidance", "3.5", requests=requests(guidance_scale=3.5),
+             contact_sheet__title="red apple · seed 0 · schedule karras, guidance 3.5"),
+        case("--negative", "dark", requests=requests(negative_prompt="dark")),
+        case("--seed", "9", requests=requests(seed=9),
+             contact_sheet__title="red apple · seed 9 · schedule karras, guidance 5.0"),
+        case("--out", "sheets/a.png", files=["sheets/a.png"]),
+    ),
+)  # fmt: skip
+
+COMPARE_OTHER_LISTS = Command(
+    verb=("compare",),
+    about="schedules by guidance",
+    arguments={"prompt": "red apple"},
+    needed=("--samplers", "euler", "--steps", "4", "--schedules", "simple,normal", "--guidance", "2,3"),
+    boundary=comparing,
+    arrives=COMPARE.arrives
+    | {
+        "requests": [
+            GenerationRequest(prompt="red apple", sampler="euler", steps=4, schedule=schedule, guidance_scale=scale)
+            for schedule, scale in product(("simple", "normal"), (2.0, 3.0))
+        ],
+        "contact_sheet.rows": ["schedule simple", "schedule normal"],
+        "contact_sheet.columns": ["guidance 2.0", "guidance 3.0"],
+        "contact_sheet.title": "red apple · seed 0 · sampler euler, steps 4",
+    },
+)
+
+
+def sampling(at: Boundary) -> None:
+    model = SimpleNamespace(path=RectifiedFlow(), class_names=("zero", "one", "two"))
+    at.stand_in("undertow.training.generate.load_class_model", model)
+    pixels = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    at.stand_in("undertow.training.generate.sample_classes", pixels, unnoted=("model", "on_pictures"))
+    at.stand_in("undertow.training.figures.save_grid", unnoted=("pixels",))
+
+
+def settings(**other: Any) -> SamplingSettings:
+    return SamplingSettings(**{"sampler": "flow_heun", "schedule": "normal", "steps": 20, "guidance": 2.0} | other)
+
+
+SAMPLE = Command(
+    verb=("sample",),
+    arguments={"run": "my-run"},
+    boundary=sampling,
+    arrives={
+        "load_class_model.folder": Path("my-run"),
+        "load_class_model.device": None,
+        "load_class_model.dtype": torch.float32,
+        "sample_classes.labels": [0] * 8 + [1] * 8 + [2] * 8,
+        "sample_classes.seeds": range(24),
+        "sample_classes.settings": settings(),
+        "sample_classes.batch_size": 64,
+        "save_grid.columns": 8,
+        "save_grid.path": Path("grid.png"),
+        "files": [],
+    },
+    cases=(
+        case("--class", "two", "--class", "0", sample_classes__labels=[2] * 8 + [0] * 8,
+             sample_classes__seeds=range(16)),
+        case("--count", "3", sample_classes__labels=[0] * 3 + [1] * 3 + [2] * 3, sample_classes__seeds=range(9),
+             save_grid__columns=3),
+        case("--guidance", "1.5", sample_classes__settings=settings(guidance=1.5)),
+        case("--steps", "7", sample_classes__settings=settings(steps=7)),
+        case("--sampler", "euler", sample_classes__settings=settings(sampler="euler")),
+        case("--schedule", "simple", sample_classes__settings=settings(schedule="simple")),
+        case("--seed", "100", sample_classes__seeds=range(100, 124)),
+        case("--batch-size", "5", sample_classes__batch_size=5),
+        case("--columns", "6", save_grid__columns=6),
+        case("--out", "a.webp", save_grid__path=Path("a.webp")),
+    ),
+)  # fmt: skip
+
+
+def listing(at: Boundary) -> None:
+    """What is asked for decides which catalogue is read."""
+    at.stand_in("undertow.cli.samplers._all", "all samplers")
+    at.stand_in("undertow.cli.samplers._grids", "all grids")
+    at.stand_in("undertow.cli.samplers._one", unnoted=("console",))
+    at.stand_in("undertow.cli.samplers._plot")
+    at.patch.setattr("undertow.cli.samplers.Console", lambda: Printed(at))
+
+
+class Printed:
+    """A console that notes the first thing it is told."""
+
+    def __init__(self, at: Boundary):
+        self.at = at
+
+    def print(self, what: str, **how: Any) -> None:
+        self.at.arrived.setdefault("printed", what)
+
+
+SAMPLERS = (
+    Command(
+        verb=("samplers",),
+        boundary=listing,
+        arrives={"printed": "all samplers", "files": []},
+        cases=(
+            case("--schedules", printed="all grids"),
+            case("--plot", "grids.png", printed="wrote grids.png", _plot__file=Path("grids.png")),
+        ),
+    ),
+    Command(
+        verb=("samplers",),
+        about="one",
+        arguments={"name": "DPM++ 2M"},
+        boundary=listing,
+        arrives={"_one.name": "DPM++ 2M", "files": []},
+    ),
+)
+COMMANDS = (COMPARE, COMPARE_OTHER_LISTS, SAMPLE, *SAMPLERS)

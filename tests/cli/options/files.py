@@ -1,0 +1,134 @@
+"""Where the options of `undertow convert` and `inspect` arrive."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from tests.cli.options.arrival import Boundary, Command, case, stop
+from undertow.inspection.trace import StageShape
+from undertow.unet.config import UNetConfig
+
+
+def converting(at: Boundary) -> None:
+    at.stand_in("undertow.checkpoints.convert.convert", "there", apart=("opening",))
+
+
+CONVERT = Command(
+    verb=("convert",),
+    arguments={"source": "in.safetensors", "destination": "folder"},
+    needed=("--to", "diffusers"),
+    boundary=converting,
+    arrives={
+        "convert.source": "in.safetensors",
+        "convert.destination": Path("folder"),
+        "convert.to": "diffusers",
+        "convert.dtype": None,
+        "opening.config": None,
+        "opening.prediction": None,
+        "opening.zero_terminal_snr": None,
+        "opening.ema": False,
+        "opening.variant": None,
+        "opening.prefer_plain": True,
+        "opening.allow_pickle": False,
+        "files": [],
+    },
+    cases=(
+        case("--to", "ldm", convert__to="ldm"),
+        case("--dtype", "f32", convert__dtype=torch.float32),
+        case("--dtype", "f16", convert__dtype=torch.float16),
+        case("--dtype", "bf16", convert__dtype=torch.bfloat16),
+        case("--ema", opening__ema=True),
+        case("--prediction", "v", opening__prediction="v"),
+        case("--allow-pickle", opening__allow_pickle=True),
+    ),
+)
+
+
+def inspecting(at: Boundary) -> None:
+    stage = StageShape(name="conv_in", kind="Conv2d", input=(1,), output=(1,))
+    at.stand_in("undertow.inspection.trace.trace_shapes", [stage])
+    at.patch.setattr("undertow.adapters.points.injection_points", noting(at, "ports", ()))
+    at.stand_in("undertow.checkpoints.report.report_on", stop, apart=("opening",))
+    at.patch.setattr("undertow.adapters.lora.file.describe_lora", described(at))
+    save_file({"model.diffusion_model.out.2.bias": torch.zeros(4)}, "model.safetensors")
+    pair = {f"lora_unet_conv_in.lora_{end}.weight": torch.zeros(2, 2) for end in ("up", "down")}
+    save_file(pair, "lora.safetensors")
+
+
+def noting(at: Boundary, place: str, gives: Any) -> Any:
+    """A function of anything, of which it counts that it was called."""
+
+    def call(*_: Any) -> Any:
+        at.arrived[place] = True
+        return gives
+
+    return call
+
+
+def described(at: Boundary) -> Any:
+    """Notes the file, and the family of what it is held against."""
+
+    def call(source: Any, targets: Any) -> None:
+        at.arrived |= {"lora": source, "held against": None if targets is None else targets.family}
+        stop()
+
+    return call
+
+
+TRACED = {"trace_shapes.config": UNetConfig.cifar10(), "trace_shapes.batch": 1, "trace_shapes.size": None}
+PRESET = Command(
+    verb=("inspect",),
+    arguments={"model": "cifar10"},
+    boundary=inspecting,
+    arrives={"files": []},
+    cases=(
+        case("--trace", **{name.replace(".", "__"): value for name, value in TRACED.items()}),
+        case("--ports", ports=True),
+    ),
+)
+TRACE = Command(
+    verb=("inspect",),
+    about="traced",
+    arguments={"model": "cifar10"},
+    needed=("--trace",),
+    boundary=inspecting,
+    arrives={**TRACED, "files": []},
+    cases=(
+        case("--batch", "3", trace_shapes__batch=3),
+        case("--size", "16x24", trace_shapes__size=(16, 24)),
+        case("--ports", ports=True),
+    ),
+)
+FILE = Command(
+    verb=("inspect",),
+    about="a file",
+    arguments={"model": "model.safetensors"},
+    boundary=inspecting,
+    arrives={
+        "report_on.source": "model.safetensors",
+        "report_on.validate": False,
+        "opening.config": None,
+        "opening.prediction": None,
+        "opening.zero_terminal_snr": None,
+        "opening.ema": False,
+        "opening.variant": None,
+        "opening.prefer_plain": False,
+        "opening.allow_pickle": False,
+        "files": [],
+    },
+    cases=(
+        case("--validate-weights", report_on__validate=True),
+        case("--allow-pickle", opening__allow_pickle=True),
+    ),
+)
+LORA = Command(
+    verb=("inspect",),
+    about="a LoRA",
+    arguments={"model": "lora.safetensors"},
+    boundary=inspecting,
+    arrives={"lora": "lora.safetensors", "held against": None, "files": []},
+    cases=(case("--model", "sdxl", **{"held against": "Stable Diffusion XL"}),),
+)
+COMMANDS = (CONVERT, PRESET, TRACE, FILE, LORA)

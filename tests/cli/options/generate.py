@@ -1,0 +1,261 @@
+"""Where the options of `undertow generate` arrive: `load`, `UNetService.run`, the request, and the files written."""
+
+from typing import Any
+
+import torch
+from PIL import Image
+
+from tests.cli.options.arrival import ABSENT, Boundary, Command, case, picture
+from undertow import Adapter
+from undertow.engine.events import StepEvent
+from undertow.engine.metadata import save_png
+from undertow.engine.parts import HighResolution, Region, Views
+from undertow.engine.request import GenerationRequest
+from undertow.engine.result import GenerationResult, Report
+from undertow.engine.watch import Debug
+from undertow.service import UNetService
+
+PHOTO, MASK, DEPTH = picture((6, 4), (200, 30, 40)), picture((6, 4), 255), picture((6, 4), 90)
+
+
+class Service:
+    """Stands in for the service that `load` gives; draws plain pictures."""
+
+    def __init__(self, boundary: Boundary):
+        self.boundary = boundary
+
+    def run(self, request: GenerationRequest, **how: Any) -> GenerationResult:
+        self.boundary.note("run", UNetService.run, (self, request), how, unnoted=("observe",), apart=("request",))
+        how["observe"](step())
+        return result_of(request)
+
+
+def step() -> StepEvent:
+    """A step of the first picture that can be shown."""
+    return StepEvent(
+        request=0, picture=0, step=1, steps=2, sigma=1.0, denoised=None, preview=lambda: image(), cancel=lambda: None
+    )
+
+
+def image() -> Image.Image:
+    return Image.new("RGB", (6, 4), (1, 2, 3))
+
+
+def result_of(request: GenerationRequest) -> GenerationResult:
+    report = Report(request=request, model="a model", size=(4, 6), sigmas=(1.0, 0.0), seconds={"decode": 0.0})
+    return GenerationResult(images=[image()] * request.count, latents=torch.zeros(1, 4, 1, 1), report=report)
+
+
+def keep(name: str, seed: int) -> None:
+    """A picture as undertow writes it, the second of its request."""
+    request = GenerationRequest(prompt=f"an {name} one", steps=3, seed=seed, count=2)
+    report = Report(request=request, model=f"{name}-model", size=(4, 6), sigmas=(), seconds={})
+    save_png(image(), f"{name}.png", report, index=1)
+
+
+def boundary(at: Boundary) -> None:
+    Image.new("RGB", (6, 4), (200, 30, 40)).save("photo.png")
+    Image.new("L", (6, 4), 255).save("mask.png")
+    Image.new("L", (6, 4), 90).save("depth.png")
+    keep("old", seed=50)
+    keep("older", seed=60)
+    at.patch.setattr("torch.cuda.is_available", lambda: False)
+    at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
+    at.stand_in("undertow.cli.generate.show")
+
+
+def with_cuda(at: Boundary) -> None:
+    boundary(at)
+    at.patch.setattr("torch.cuda.is_available", lambda: True)
+
+
+REQUEST = {
+    "request.prompt": "red apple",
+    "request.negative_prompt": "",
+    "request.steps": 20,
+    "request.guidance_scale": 5.0,
+    "request.guidance_method": "cfg",
+    "request.seed": 0,
+    "request.count": 1,
+    "request.size": None,
+    "request.sampler": "dpmpp_2m",
+    "request.sampler_options": {},
+    "request.schedule": "karras",
+    "request.sigmas": None,
+    "request.discard_penultimate": None,
+    "request.dialect": "a1111",
+    "request.clip_skip": None,
+    "request.original_size": None,
+    "request.crop": (0, 0),
+    "request.target_size": None,
+    "request.timestep_map": "interpolated",
+    "request.image": None,
+    "request.strength": 0.8,
+    "request.strength_convention": "diffusers",
+    "request.mask": None,
+    "request.depth": None,
+    "request.paste": True,
+    "request.image_guidance_scale": 1.5,
+    "request.regions": (),
+    "request.regions_by": "estimates",
+    "request.high_resolution": None,
+    "request.views": None,
+    "request.seamless": "none",
+    "request.variation_seed": None,
+    "request.variation_strength": 0.0,
+    "request.refiner_switch": 0.8,
+    "request.adapters": (),
+}
+ARRIVES = REQUEST | {
+    "load.source": "emoji",
+    "load.dtype": torch.float32,
+    "load.device": "cpu",
+    "load.backend": "eager",
+    "load.vae_dtype": None,
+    "load.validate_weights": False,
+    "load.refiner": None,
+    "load.adapter_capacity": None,
+    "load.prediction": None,
+    "run.latents": None,
+    "run.debug": Debug(),
+    "run.low_vram": False,
+    "run.vae_clamp": False,
+    "show.pictures": [image()],
+    "files": ["out/0.png"],
+}
+
+OF_THE_REQUEST = (
+    case("--negative", "dark", request__negative_prompt="dark"),
+    case("--steps", "31", request__steps=31),
+    case("--guidance", "3.5", request__guidance_scale=3.5),
+    case("--guidance-method", "apg+rescale", request__guidance_method="apg+rescale"),
+    case("--sampler", "euler_a", request__sampler="euler_a"),
+    case("--sampler-option", "eta=0.5", "--sampler-option", "s_noise=2",
+         request__sampler_options={"eta": 0.5, "s_noise": 2.0}),
+    case("--schedule", "simple", request__schedule="simple"),
+    case("--sigmas", "14,5,1,0", request__sigmas=(14.0, 5.0, 1.0, 0.0)),
+    case("--seed", "11", request__seed=11, files=["out/11.png"]),
+    case("--count", "2", request__count=2, show__pictures=[image()] * 2, files=["out/0.png", "out/1.png"]),
+    case("--size", "48x32", request__size=(32, 48)),
+    case("--image", "photo.png", request__image=PHOTO),
+    case("--image", "photo.png", "--mask", "mask.png", request__image=PHOTO, request__mask=MASK),
+    case("--depth", "depth.png", request__depth=DEPTH),
+    case("--strength", "0.3", request__strength=0.3),
+    case("--strength-as", "comfy", request__strength_convention="comfy"),
+    case("--image-guidance", "1.25", request__image_guidance_scale=1.25),
+    case("--refiner-switch", "0.7", request__refiner_switch=0.7),
+    case("--regions", "cat@0,0,0.5,1,2", "--regions", "dog@0.5,0,1,1", request__regions=(
+        Region(prompt="cat", box=(0.0, 0.0, 0.5, 1.0), weight=2.0), Region(prompt="dog", box=(0.5, 0.0, 1.0, 1.0)))),
+    case("--regions-by", "attention", request__regions_by="attention"),
+    case("--enlarge", "1.5", request__high_resolution=HighResolution(scale=1.5, strength=0.6)),
+    case("--enlarge", "1.5", "--enlarge-strength", "0.35",
+         request__high_resolution=HighResolution(scale=1.5, strength=0.35)),
+    case("--views", request__views=Views(overlap=0.5)),
+    case("--view-overlap", "0.25", request__views=Views(overlap=0.25)),
+    case("--seamless", "y", request__seamless="y"),
+    case("--variation", "7:0.2", request__variation_seed=7, request__variation_strength=0.2),
+    case("--lora", "style.safetensors@0.4", "--lora", "b.safetensors",
+         request__adapters=(Adapter("style.safetensors", scale=0.4), Adapter("b.safetensors"))),
+    case("--lora", "style.safetensors@0.4", "--lora-block", "up_blocks.*=0.5",
+         request__adapters=(Adapter("style.safetensors", scale=0.4, blocks={"up_blocks.*": 0.5}),)),
+    case("--adapter", "edges.safetensors@0.7=photo.png",
+         request__adapters=(Adapter("edges.safetensors", scale=0.7, image=("photo.png",)),)),
+    case("--adapter", "edges.safetensors", "--adapter-mask", "edges=mask.png",
+         request__adapters=(Adapter("edges.safetensors", mask=("mask.png",)),)),
+    case("--lora", "a.safetensors", "--adapter", "b.safetensors",
+         request__adapters=(Adapter("a.safetensors"), Adapter("b.safetensors"))),
+    case("--dialect", "compel", request__dialect="compel"),
+    case("--clip-skip", "2", request__clip_skip=2),
+)  # fmt: skip
+
+OF_THE_MODEL = (
+    case("--model", "other", load__source="other", load__dtype=None),
+    case("--precision", "f16", load__dtype=torch.float16),
+    case("--precision", "bf16", load__dtype=torch.bfloat16),
+    case("--vae-precision", "f32", load__vae_dtype=torch.float32),
+    case("--vae-precision", "f16", load__vae_dtype=torch.float16),
+    case("--vae-precision", "bf16", load__vae_dtype=torch.bfloat16),
+    case("--device", "meta", load__device="meta"),
+    case("--prediction", "v", load__prediction="v"),
+    case("--validate-weights", load__validate_weights=True),
+    case("--refiner", "refiner.safetensors", load__refiner="refiner.safetensors"),
+)
+
+OF_THE_RUN = (
+    case("--low-vram", run__low_vram=True),
+    case("--vae-clamp", run__vae_clamp=True),
+    case("--debug", "nan", run__debug=Debug(nan=True)),
+    case("--debug", "timing,shapes", run__debug=Debug(timing=True, shapes=True)),
+    case("--debug", "all", run__debug=Debug(nan=True, timing=True, shapes=True)),
+    case("--preview", "now.png", files=["now.png", "out/0.png"]),
+    case("--out", "made.png", files=["made.png"]),
+    case("--out", "folder", files=["folder/0.png"]),
+    case("--no-show", show__pictures=ABSENT),
+    case("--no-show", "--show", "--count", "2", request__count=2, show__pictures=[image()] * 2,
+         files=["out/0.png", "out/1.png"]),
+)  # fmt: skip
+
+GENERATE = Command(
+    verb=("generate",),
+    arguments={"prompt": "red apple"},
+    boundary=boundary,
+    arrives=ARRIVES,
+    cases=(*OF_THE_REQUEST, *OF_THE_MODEL, *OF_THE_RUN),
+)
+
+WITH_A_MODEL_OF_ONES_OWN = Command(
+    verb=("generate",),
+    about="a model of one's own",
+    arguments={"prompt": "red apple"},
+    needed=("--model", "other"),
+    boundary=boundary,
+    arrives=ARRIVES | {"load.source": "other", "load.dtype": None},
+    cases=(
+        case("--precision", "f32", load__dtype=torch.float32),
+        case("--precision", "f16", load__dtype=torch.float16),
+        case("--precision", "bf16", load__dtype=torch.bfloat16),
+    ),
+)
+
+WITH_CUDA = Command(
+    verb=("generate",),
+    about="where there is a GPU",
+    arguments={"prompt": "red apple"},
+    boundary=with_cuda,
+    arrives=ARRIVES | {"load.device": "cuda"},
+    cases=(case("--device", "cpu", load__device="cpu"),),
+)
+
+AGAIN = Command(
+    verb=("generate",),
+    about="an old picture",
+    needed=("--from", "old.png"),
+    boundary=boundary,
+    arrives=ARRIVES
+    | {
+        "load.source": "old-model",
+        "load.dtype": None,
+        "request.prompt": "an old one",
+        "request.steps": 3,
+        "request.seed": 50,
+        "request.count": 2,
+        "request.size": (4, 6),
+        "files": ["out/51.png"],
+    },
+    cases=(
+        case(
+            "--from",
+            "older.png",
+            load__source="older-model",
+            request__prompt="an older one",
+            request__seed=60,
+            files=["out/61.png"],
+        ),
+        case("--model", "newer", load__source="newer"),
+        case("--precision", "bf16", load__dtype=torch.bfloat16),
+        case("--low-vram", run__low_vram=True),
+        case("--out", "again.png", files=["again.png"]),
+    ),
+)  # fmt: skip
+
+COMMANDS = (GENERATE, WITH_A_MODEL_OF_ONES_OWN, WITH_CUDA, AGAIN)

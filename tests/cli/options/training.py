@@ -1,0 +1,271 @@
+"""Where the options of `undertow train lora`, `controlnet`, `image-prompt` and `emoji` arrive."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from tests.cli.options.arrival import Boundary, Case, Command, case
+from undertow.training.emoji.recipe import EmojiRecipe, quick
+from undertow.training.low_rank import TRANSFORMERS
+
+NATIVE = 64
+"""The side of the pictures that the model was trained on."""
+
+
+def common(at: Boundary) -> None:
+    """A model that can be trained, in the folder `base`, and its pictures, of which nothing is looked at."""
+    model = SimpleNamespace(path=Path("base"))
+    Path("base/image_encoder").mkdir(parents=True)
+    at.stand_in("undertow.service.load", SimpleNamespace(model=model))
+    at.stand_in("undertow.training.lora_base.require_trainable", unnoted=("model",))
+    at.stand_in("undertow.training.lora_base.native_size", NATIVE, unnoted=("model",))
+    at.stand_in("undertow.training.captioned.load_captioned", "pictures")
+    at.patch.setattr("torch.set_num_threads", lambda count: at.arrived.update(threads=count))
+
+
+def standing_in(path: str, at: Boundary) -> None:
+    """For a trainer: its settings and those of its run are noted field by field."""
+    module, name = path.rsplit(".", 1)
+
+    def train(model: Any, *others: Any, **named: Any) -> Any:
+        settings = next(other for other in others if hasattr(other, "fit"))
+        at.arrived |= {f"settings.{name}": value for name, value in vars(settings).items() if name != "fit"}
+        at.arrived |= {f"fit.{name}": value for name, value in vars(settings.fit).items()}
+        at.arrived["out"] = others[-1]
+        at.arrived["beside"] = [other for other in others[:-1] if other is not settings]
+        at.arrived |= {name: value for name, value in named.items() if name != "on_record"}
+        return SimpleNamespace(unet={}, for_text=lambda: None)
+
+    at.patch.setattr(f"{module}.{name}", train)
+
+
+def written(at: Boundary) -> Callable[..., None]:
+    """Stands in for what writes a file."""
+
+    def write(trained: Any, path: Path, **how: Any) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"trained")
+        at.arrived |= {f"write.{name}": value for name, value in how.items()}
+
+    return write
+
+
+def arrives(out: str, **other: Any) -> dict[str, Any]:
+    """Without options, but for `--images pictures`."""
+    return {
+        "load.source": "emoji",
+        "load.dtype": torch.float32,
+        "load.device": None,
+        "load.backend": "eager",
+        "load.vae_dtype": None,
+        "load.validate_weights": False,
+        "load.refiner": None,
+        "load.adapter_capacity": None,
+        "load_captioned.folder": Path("pictures"),
+        "load_captioned.size": NATIVE,
+        "fit.steps": 1000,
+        "fit.batch_size": 4,
+        "fit.warmup_steps": 100,
+        "fit.decay": "trapezoid",
+        "fit.weight_decay": 0.01,
+        "fit.clip_norm": 1.0,
+        "fit.betas": (0.9, 0.99),
+        "fit.ema_decay": 0.99,
+        "fit.precision": "float32",
+        "fit.seed": 0,
+        "fit.log_every": 10,
+        "fit.checkpoint_every": 250,
+        "settings.timesteps": "uniform",
+        "settings.min_snr_gamma": None,
+        "settings.gradient_checkpointing": False,
+        "out": Path(out),
+        **{name.replace("__", "."): value for name, value in other.items()},
+    }
+
+
+COMMON = (
+    case("--images", "others", load_captioned__folder=Path("others")),
+    case("--model", "mine", load__source="mine"),
+    case("--steps", "70", fit__steps=70, fit__warmup_steps=7),
+    case("--batch-size", "3", fit__batch_size=3),
+    case("--learning-rate", "0.003", fit__learning_rate=0.003),
+    case("--timesteps", "logit_normal", settings__timesteps="logit_normal"),
+    case("--min-snr-gamma", "5.5", settings__min_snr_gamma=5.5),
+    case("--size", "96", load_captioned__size=96),
+    case("--seed", "13", fit__seed=13),
+    case("--precision", "bf16", fit__precision="bf16"),
+    case("--gradient-checkpointing", settings__gradient_checkpointing=True),
+    case("--threads", "1", threads=1),
+    case("--checkpoint-every", "17", fit__checkpoint_every=17),
+)
+"""Those of all three, where `--images` changes nothing beside the pictures' folder."""
+
+
+def without(option: str, cases: tuple[Case, ...] = COMMON) -> tuple[Case, ...]:
+    return tuple(one for one in cases if one.typed[0] != option)
+
+
+def lora(at: Boundary) -> None:
+    common(at)
+    standing_in("undertow.training.lora.train_lora", at)
+
+    def finished(*given: Any) -> None:
+        at.arrived["title"] = given[-1]
+
+    at.patch.setattr("undertow.training.lora.finished", finished)
+    at.patch.setattr("undertow.adapters.lora.write.write_lora", written(at))
+
+
+LORA = Command(
+    verb=("train", "lora"),
+    needed=("--images", "pictures"),
+    boundary=lora,
+    arrives=arrives(
+        "runs/lora",
+        fit__learning_rate=1e-4,
+        settings__rank=8,
+        settings__alpha=8.0,
+        settings__sites=TRANSFORMERS,
+        settings__text_encoder=False,
+        settings__dropped=0.1,
+        beside=["pictures"],
+        title="lora",
+        write__format="kohya",
+        files=["runs/lora/lora.safetensors"],
+    ),
+    cases=(
+        *COMMON,
+        case("--out", "my/style", out=Path("my/style"), title="style", files=["my/style/style.safetensors"]),
+        case("--rank", "3", settings__rank=3, settings__alpha=3.0),
+        case("--alpha", "2.5", settings__alpha=2.5),
+        case("--sites", "*.attn2.*", "--sites", "conv_in", settings__sites=("*.attn2.*", "conv_in")),
+        case("--text-encoder", settings__text_encoder=True),
+        case("--dropout-captions", "0.25", settings__dropped=0.25),
+        case("--format", "peft", write__format="peft"),
+        case("--title", "name", title="name", files=["runs/lora/name.safetensors"]),
+        case("--device", "meta", load__device="meta"),
+    ),
+)
+
+
+def controlnet(at: Boundary) -> None:
+    common(at)
+    at.stand_in("undertow.training.companions.hints_for", "hints")
+    standing_in("undertow.training.controlnet.train_controlnet", at)
+
+    def write(trained: Any, folder: Path) -> Path:
+        written(at)(trained, folder / "config.json")
+        return folder
+
+    at.patch.setattr("undertow.adapters.control.write.write_control", write)
+
+
+CONTROLNET = Command(
+    verb=("train", "controlnet"),
+    needed=("--images", "pictures", "--hint", "canny"),
+    boundary=controlnet,
+    arrives=arrives(
+        "runs/controlnet",
+        fit__learning_rate=1e-5,
+        settings__dropped=0.5,
+        hints_for__pictures="pictures",
+        hints_for__hint="canny",
+        hints_for__folder=Path("pictures"),
+        beside=["pictures", "hints"],
+        files=["runs/controlnet/controlnet/config.json"],
+    ),
+    cases=(
+        *without("--images"),
+        case("--images", "others", load_captioned__folder=Path("others"), hints_for__folder=Path("others")),
+        case("--hint", "tile", hints_for__hint="tile"),
+        case("--out", "my/edges", out=Path("my/edges"), files=["my/edges/edges/config.json"]),
+        case("--dropout-captions", "0.25", settings__dropped=0.25),
+        case("--title", "name", files=["runs/controlnet/name/config.json"]),
+        case("--device", "meta", load__device="meta"),
+    ),
+)
+
+
+ENCODER = SimpleNamespace(config=SimpleNamespace(image_size=32))
+
+
+def image_prompt(at: Boundary) -> None:
+    common(at)
+    at.stand_in("undertow.adapters.image_prompt.encoder.load_image_encoder", ENCODER)
+    at.stand_in("undertow.training.companions.load_companions", "references")
+    standing_in("undertow.training.image_prompt.train_image_prompt", at)
+    at.patch.setattr("undertow.adapters.image_prompt.write.write_image_prompt", written(at))
+
+
+IMAGE_PROMPT = Command(
+    verb=("train", "image-prompt"),
+    needed=("--images", "pictures"),
+    boundary=image_prompt,
+    arrives=arrives(
+        "runs/image-prompt",
+        fit__learning_rate=1e-4,
+        settings__variant="base",
+        settings__tokens=4,
+        settings__dropped_images=0.05,
+        settings__dropped_captions=0.05,
+        settings__dropped_both=0.05,
+        beside=[ENCODER, "pictures"],
+        references=None,
+        files=["runs/image-prompt/image-prompt.safetensors"],
+    )
+    | {
+        "load_image_encoder.source": Path("base"),
+        "load_image_encoder.dtype": torch.float32,
+        "load_image_encoder.device": None,
+        "load_image_encoder.variant": None,
+    },
+    cases=(
+        *COMMON,
+        case("--encoder", "vision", load_image_encoder__source=Path("vision")),
+        case("--references", "looks", references="references", load_companions__companions=Path("looks"),
+             load_companions__pictures=Path("pictures"), load_companions__size=32),
+        case("--out", "my/look", out=Path("my/look"), files=["my/look/look.safetensors"]),
+        case("--variant", "plus", settings__variant="plus"),
+        case("--variant", "full", settings__variant="full"),
+        case("--tokens", "9", settings__tokens=9),
+        case("--dropout-images", "0.11", settings__dropped_images=0.11),
+        case("--dropout-captions", "0.12", settings__dropped_captions=0.12),
+        case("--dropout-both", "0.13", settings__dropped_both=0.13),
+        case("--title", "name", files=["runs/image-prompt/name.safetensors"]),
+        case("--device", "meta", load__device="meta", load_image_encoder__device="meta"),
+    ),
+)  # fmt: skip
+
+
+def emoji(at: Boundary) -> None:
+    at.patch.setattr("torch.set_num_threads", lambda count: at.arrived.update(threads=count))
+    at.stand_in("undertow.training.emoji.recipe.train_emoji", Path("model"), unnoted=("watching",))
+
+
+def with_steps(steps: int) -> EmojiRecipe:
+    recipe = EmojiRecipe()
+    return replace(recipe, text_to_image=replace(recipe.text_to_image, steps=steps))
+
+
+EMOJI = Command(
+    verb=("train", "emoji"),
+    boundary=emoji,
+    arrives={
+        "train_emoji.out": Path("runs/emoji"),
+        "train_emoji.recipe": EmojiRecipe(),
+        "train_emoji.font": Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"),
+        "files": [],
+    },
+    cases=(
+        case("--out", "mine", train_emoji__out=Path("mine")),
+        case("--font", "Noto.ttf", train_emoji__font=Path("Noto.ttf")),
+        case("--quick", train_emoji__recipe=quick(EmojiRecipe())),
+        case("--steps", "70", train_emoji__recipe=with_steps(70)),
+        case("--threads", "1", threads=1),
+    ),
+)
+COMMANDS = (LORA, CONTROLNET, IMAGE_PROMPT, EMOJI)
