@@ -57,11 +57,15 @@ def boundary(at: Boundary) -> None:
     Image.new("RGB", (6, 4), (200, 30, 40)).save("photo.png")
     Image.new("L", (6, 4), 255).save("mask.png")
     Image.new("L", (6, 4), 90).save("depth.png")
-    keep("old", seed=50)
-    keep("older", seed=60)
     at.patch.setattr("torch.cuda.is_available", lambda: False)
     at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
     at.stand_in("undertow.cli.generate.show")
+
+
+def with_old_pictures(at: Boundary) -> None:
+    boundary(at)
+    keep("old", seed=50)
+    keep("older", seed=60)
 
 
 def with_cuda(at: Boundary) -> None:
@@ -230,7 +234,7 @@ AGAIN = Command(
     verb=("generate",),
     about="an old picture",
     needed=("--from", "old.png"),
-    boundary=boundary,
+    boundary=with_old_pictures,
     arrives=ARRIVES
     | {
         "load.source": "old-model",
