@@ -45,20 +45,22 @@ def load_unet(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     backend: Backend = "eager",
+    attention: str = "auto",
 ) -> UNet:
     """A U-Net, ready to call, from a .safetensors file, a diffusers model or pipeline folder, the name of an embedded
     model, or a Hub id (owner/name).
 
     dtype: `None` keeps the file's. backend: "eager", or "compile" for `torch.compile` (the first call of each size
-    takes a minute or two, every other is faster). Errors: `CheckpointError` and its kinds, `ConfigError`,
-    `InvalidInput`.
+    takes a minute or two, every other is faster). attention: the kernel, a name of `attention.choose.KERNELS` ("sdpa"
+    is PyTorch's fused one, "math" writes the scores out); "auto" chooses for each call. Predictions are the same within
+    rounding. Errors: `CheckpointError` and its kinds, `ConfigError`, `InvalidInput`.
 
         unet = undertow.load_unet("digits-flow", dtype=torch.float32)
     """
     _require_backend(backend)
     require_dtype("dtype", dtype)
     # Channels-last memory: the layout that convolution libraries compute in, on CPUs and GPUs (benchmarks/unet.py).
-    options = LoadOptions(dtype=dtype, device=device, channels_last=True)
+    options = LoadOptions(dtype=dtype, device=device, channels_last=True, attention=attention)
     unet = load_unet_from(_located(source), options)
     return compile_unet(unet) if backend == "compile" else unet
 
@@ -204,6 +206,7 @@ def load(
     validate_weights: bool = False,
     refiner: str | Path | None = None,
     adapter_capacity: AdapterCapacity | None = None,
+    attention: str = "auto",
     **choices: Any,
 ) -> UNetService:
     """A service for the model in a .safetensors file, a diffusers pipeline folder or at a Hub id (owner/name).
@@ -213,16 +216,18 @@ def load(
     overflow. validate_weights: refuse weights that are not numbers also where nothing reads them, or only some clip
     skip does. refiner: a second model, loaded alike, that draws the last steps (SDXL's refiner). adapter_capacity:
     slots for LoRA, so that requests with different ones share batches; without them LoRA are merged into the weights
-    while they are drawn with. choices: prediction, zero_terminal_snr, config, variant, vae, text, ema, mmap,
-    allow_pickle, as in `undertow.checkpoints.model.load_model`. Errors: every kind of `CheckpointError`, `ConfigError`,
-    `InvalidInput`, `MissingDependency`.
+    while they are drawn with. attention: as in `load_unet`, also of ControlNets. choices: prediction,
+    zero_terminal_snr, config, variant, vae, text, ema, mmap, allow_pickle, as in
+    `undertow.checkpoints.model.load_model`. Errors: every kind of `CheckpointError`, `ConfigError`, `InvalidInput`,
+    `MissingDependency`.
 
         service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
     """
     _require_backend(backend)
-    options = {"dtype": dtype, "device": device, "backend": backend, "validate_weights": validate_weights}
-    model = _load(source, vae_dtype=vae_dtype, **options, **choices)
-    other = None if refiner is None else _load(refiner, vae_dtype=vae_dtype, **options)
+    options = {"dtype": dtype, "vae_dtype": vae_dtype, "device": device, "attention": attention}
+    options |= {"backend": backend, "validate_weights": validate_weights}
+    model = _load(source, **options, **choices)
+    other = None if refiner is None else _load(refiner, **options)
     return UNetService(model, other, adapter_capacity=adapter_capacity, compiled=backend == "compile")
 
 
@@ -231,12 +236,11 @@ def _load(
     *,
     dtype: torch.dtype | None,
     vae_dtype: torch.dtype | None,
-    device: torch.device | str | None,
     backend: Backend,
     validate_weights: bool,
     **choices: Any,
 ) -> LoadedModel:
-    model = load_model(_located(source), dtype=dtype, vae_dtype=vae_dtype, device=device, channels_last=True, **choices)
+    model = load_model(_located(source), dtype=dtype, vae_dtype=vae_dtype, channels_last=True, **choices)
     if validate_weights:
         model.report.health.require_all(model.path)
     if dtype != torch.float16:

@@ -25,7 +25,7 @@ class LoadOptions:
     dtype: `None` keeps the file's type. mmap: parameters stay views of the file's read-only mapping where type and
     device allow, which loads at once and shares memory between processes, as long as nobody changes the file.
     channels_last: convolutions in the memory layout that their libraries compute in. validate: look at every value on
-    the way.
+    the way. attention: the kernel of a U-Net, see `attention.choose.kernel_named`.
     """
 
     dtype: torch.dtype | None = None
@@ -33,6 +33,7 @@ class LoadOptions:
     mmap: bool = False
     channels_last: bool = False
     validate: bool = True
+    attention: str = "auto"
 
 
 def load_network(

@@ -91,6 +91,7 @@ def load_model(
     channels_last: bool = False,
     validate: bool = True,
     allow_pickle: bool = False,
+    attention: str = "auto",
 ) -> LoadedModel:
     """A model from a single file, a diffusers folder or a Hub id; parts that it does not have are absent.
 
@@ -100,7 +101,9 @@ def load_model(
     """
     require_dtype("dtype", dtype)
     require_dtype("vae_dtype", vae_dtype)
-    options = LoadOptions(dtype=dtype, device=device, mmap=mmap, channels_last=channels_last, validate=validate)
+    options = LoadOptions(
+        dtype=dtype, device=device, mmap=mmap, channels_last=channels_last, validate=validate, attention=attention
+    )
     vae_options = options if vae_dtype is None else replace(options, dtype=vae_dtype)
     opening = OpenOptions(
         config=config,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from undertow.attention.choose import kernel_named
 from undertow.checkpoints.checkpoint import Checkpoint, OpenOptions
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.loading import LoadOptions, build_on_meta, load_network
@@ -28,11 +29,13 @@ def load_unet_from(source: str | Path, options: LoadOptions | None = None, openi
 
 
 def read_unet(checkpoint: Checkpoint, options: LoadOptions, health: Health) -> UNet:
-    """The U-Net of an opened checkpoint. Errors: `MissingComponent`, `KeyMismatch`, `CorruptFile`, `ConfigError`."""
+    """The U-Net of an opened checkpoint. Errors: `MissingComponent`, `KeyMismatch`, `CorruptFile`, `ConfigError`;
+    `InvalidInput` for a kernel that is unknown or not for this model."""
     config, located = checkpoint.identification.config, checkpoint.parts.get("unet")
     if config is None or located is None:
         raise MissingComponent(checkpoint.path, "U-Net", f"it holds {held(checkpoint)}")
-    unet = build_on_meta(lambda: UNet(config))
+    kernel = kernel_named(options.attention, float32_logits=config.upcast_attention)
+    unet = build_on_meta(lambda: UNet(config, kernel))
     return load_network(unet, located.weights, located.part, options, health, located.names, located.place)
 
 

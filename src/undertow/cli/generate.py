@@ -126,6 +126,14 @@ def generate(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1, mps.", show_default="cuda if there is one, else cpu")
     ] = None,
+    flash_attention: Annotated[
+        bool | None,
+        typer.Option(
+            "--flash-attention/--no-flash-attention",
+            help="PyTorch's fused attention, or scores written out: the same pictures, within rounding.",
+            show_default="by type and size",
+        ),
+    ] = None,
     low_vram: Annotated[bool, typer.Option("--low-vram", help="Slower within less memory; the same pictures.")] = False,
     vae_clamp: Annotated[
         bool, typer.Option("--vae-clamp", help="Cut the autoencoder's activations at 65,000; changes pictures.")
@@ -181,6 +189,7 @@ def generate(
             prediction=prediction,
             validate_weights=validate_weights,
             refiner=refiner,
+            attention=_kernel(flash_attention),
         )
     with watching(console, request.count, preview) as observe:
         result = service.run(request, debug=Debug.parse(watch), low_vram=low_vram, vae_clamp=vae_clamp, observe=observe)
@@ -263,6 +272,13 @@ def _dtype(precision: Precision | None, source: str = ""):
         return torch.float32
     names = {Precision.f32: torch.float32, Precision.f16: torch.float16, Precision.bf16: torch.bfloat16}
     return None if precision is None else names[precision]
+
+
+def _kernel(flash: bool | None) -> str:
+    """A name of `attention.choose.kernel_named`."""
+    if flash is None:
+        return "auto"
+    return "sdpa" if flash else "math"
 
 
 def _device(name: str | None) -> str:

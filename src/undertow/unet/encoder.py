@@ -28,13 +28,14 @@ class Encoder(nn.Module):
     """Time and added embeddings, `conv_in`, the encoder's levels and the middle, with their stages of a forward.
 
     gradient_checkpointing: recompute activations in the backward pass, for training in less memory (trap T6: it saves
-    nothing at inference).
+    nothing at inference). kernel: of all attentions.
     """
 
     def __init__(self, config: UNetConfig, kernel: AttentionKernel):
         super().__init__()
         self.gradient_checkpointing = False
         self.architecture = config
+        self.kernel = kernel
         self.time_embedding = TimeEmbedding(config.timestep_sinusoid_dim, config.embedding_dim, config.guidance_dim)
         match config.added:
             case TextTime(pooled_dim=pooled, ids=ids, sinusoid_dim=dim):

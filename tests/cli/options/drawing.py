@@ -56,6 +56,7 @@ COMPARE = Command(
         "load.validate_weights": False,
         "load.refiner": None,
         "load.adapter_capacity": None,
+        "load.attention": "auto",
         "requests": requests(),
         "contact_sheet.rows": ["euler", "heun", "dpmpp_2m"],
         "contact_sheet.columns": ["steps 5", "steps 10", "steps 20"],

@@ -85,6 +85,7 @@ EVALUATE = Command(
         "load.validate_weights": False,
         "load.refiner": None,
         "load.adapter_capacity": None,
+        "load.attention": "auto",
         "kinds.count": 500,
         "font": FONT,
         "draw.settings": DrawSettings(steps=20, guidance=4.0, sampler="dpmpp_2m", schedule="karras"),
@@ -136,6 +137,7 @@ LOADED = {
     "load.validate_weights": False,
     "load.refiner": None,
     "load.adapter_capacity": None,
+    "load.attention": "auto",
 }
 EXPLAIN = Command(
     verb=("adapters", "explain"),

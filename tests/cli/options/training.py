@@ -65,6 +65,7 @@ def arrives(out: str, **other: Any) -> dict[str, Any]:
         "load.validate_weights": False,
         "load.refiner": None,
         "load.adapter_capacity": None,
+        "load.attention": "auto",
         "load_captioned.folder": Path("pictures"),
         "load_captioned.size": NATIVE,
         "fit.steps": 1000,

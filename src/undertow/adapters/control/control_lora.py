@@ -68,7 +68,7 @@ def read_control_lora(opened: AdapterSource, base: UNet, health: Health) -> Cont
     latents = _flat(shapes.get(FIRST, tuple(base.conv_in.weight.shape)))[1] // base.conv_in.weight[0, 0].numel()
     unet = replace(base.config, guidance_dim=None, in_channels=min(latents, base.config.in_channels))
     config = ControlNetConfig(unet=unet, hint_channels=hint_channels(shapes), hint_in=hint_in(shapes))
-    network = build_on_meta(lambda: ControlNet(config))
+    network = build_on_meta(lambda: ControlNet(config, base.kernel))
     expected = network.state_dict()
     own = {**base.state_dict(), FIRST: base.conv_in.weight.detach()[:, : unet.in_channels]}
     _require_pieces(opened.path, parts, shapes, {name: tuple(one.shape) for name, one in expected.items()}, base)

@@ -75,7 +75,7 @@ class ControlNet(Encoder):
         convolutions are zero, and so is the hint embedder's last layer (arXiv:2302.05543, section 3.1)."""
         architecture = replace(unet.config, guidance_dim=None)
         config = ControlNetConfig(unet=architecture, hint_channels=hint_channels, hint_in=hint_in)
-        network = cls(config).to(device=unet.device, dtype=unet.dtype)
+        network = cls(config, unet.kernel).to(device=unet.device, dtype=unet.dtype)
         own = network.state_dict()
         weights = {name: tensor for name, tensor in unet.state_dict().items() if name in own}
         network.load_state_dict(weights, strict=False)

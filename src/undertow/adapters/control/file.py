@@ -86,7 +86,7 @@ def _read_controlnet(opened: AdapterSource, base: UNet, health: Health) -> Contr
         config = control_config_from_diffusers(opened.config)
     else:
         config = derive_control_config(shapes, base.config, opened.path)
-    network = build_on_meta(lambda: ControlNet(config))
+    network = build_on_meta(lambda: ControlNet(config, base.kernel))
     return load_network(network, opened.weights, part, _like(base), health)
 
 
