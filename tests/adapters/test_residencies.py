@@ -240,7 +240,37 @@ def test_a_state_comes_back_bit_for_bit_with_slots_merges_and_masks(lora_files):
     state.restore(adapted)
     host.rest()
     assert state.hash == base.hash, "also when they had been let go"
-    assert state.last_update > adapted.taken_at
+
+
+def test_the_last_update_is_that_of_weights_and_slots(lora_files):
+    """It moves when something is written, and only then."""
+    unet, files = lora_files
+    host = AdapterHost(unet, None, capacity=AdapterCapacity(slots=1, rank=4, per_row=1))
+    state = UNetState(unet, host)
+    base, moments = state.snapshot(), [state.last_update]
+
+    def arrange(*adapters: Adapter) -> None:
+        host.arrange([host.place(host.bind(adapters)).row(0, 1)])
+
+    merged, banked = Adapter(files[1], residency="merged"), Adapter(files[0])
+    changes = {
+        "merged": lambda: arrange(merged),
+        "into a slot": lambda: arrange(merged, banked),
+        "out of the weights": host.rest,
+        "out of the slots": host.bank.clear,
+        "restored": lambda: state.restore(base),
+    }
+    for name, change in changes.items():
+        change()
+        moments.append(state.last_update)
+        assert moments[-1] > moments[-2], name
+    for idle in (host.rest, arrange, state.snapshot):
+        idle()
+        assert state.last_update == moments[-1]
+    arrange(merged, banked)
+    moment = state.last_update
+    arrange(merged, banked)
+    assert state.last_update == moment, "all of it lies there already"
 
 
 def test_a_snapshot_of_another_network_is_refused():

@@ -37,15 +37,14 @@ class UNetState:
     """What a U-Net consists of at the moment, as source document 000 lists it.
 
     layer_weights: parameters by name. active_adapters: titles of what is merged or in slots. attention_masks: masks
-    that callers keep with the state, by name. injection_points: where adapters can act. last_update: of the newest
-    `restore`.
+    that callers keep with the state, by name; the network receives its masks with each call and reads none of these.
+    injection_points: where adapters can act.
     """
 
     def __init__(self, unet: UNet, host: AdapterHost):
         self._unet = unet
         self._host = host
         self.attention_masks: dict[str, AnyTensor] = {}
-        self.last_update = datetime.now(UTC)
 
     @property
     def layer_weights(self) -> Mapping[str, AnyTensor]:
@@ -62,6 +61,13 @@ class UNetState:
     def injection_points(self) -> tuple[InjectionPoint, ...]:
         """Every place where an adapter can act."""
         return injection_points(self._unet)
+
+    @property
+    def last_update(self) -> datetime:
+        """When weights or slots were last written: by adapters that came or went, or by `restore`."""
+        bank = self._host.bank
+        merged = self._host.merged.changed_at
+        return merged if bank is None else max(merged, bank.changed_at)
 
     @property
     def hash(self) -> str:
@@ -96,7 +102,6 @@ class UNetState:
         if self._host.bank is not None:
             self._host.bank.assume(snapshot.tenants)
         self.attention_masks = {name: mask.clone() for name, mask in snapshot.attention_masks.items()}
-        self.last_update = datetime.now(UTC)
 
 
 def weights_hash(network: nn.Module) -> str:

@@ -7,6 +7,7 @@ neither recompiles nor touches the base weights.
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
 import torch
@@ -51,12 +52,14 @@ class Tenant:
 
 class Bank:
     """The slots of a network. fixed: rows always have `per_row` entries, so that a compiled graph fits all; else as
-    many as the fullest row of the batch. Errors: `InvalidInput` for sites that are not there."""
+    many as the fullest row of the batch. changed_at: when slots were last written. Errors: `InvalidInput` for sites
+    that are not there."""
 
     def __init__(self, network: nn.Module, capacity: AdapterCapacity, *, fixed: bool = False):
         self.capacity = capacity
         self.fixed = fixed
         self.writes = 0
+        self.changed_at = datetime.now(UTC)
         self._sites = _allocated(network, capacity)
         self._tenants: OrderedDict[Hashable, Tenant] = OrderedDict()
 
@@ -78,6 +81,7 @@ class Bank:
     def assume(self, tenants: Sequence["Tenant"]) -> None:
         """Told that all slots were put back to a moment when these lay in them."""
         self._tenants = OrderedDict((tenant.key, tenant) for tenant in tenants)
+        self.changed_at = datetime.now(UTC)
 
     def objection(self, updates: Mapping[str, Update]) -> str | None:
         """Why these changes cannot be banked; `None` if they can."""
@@ -121,6 +125,7 @@ class Bank:
     def clear(self) -> None:
         """Forgets all tenants; the slots are empty again."""
         self._tenants.clear()
+        self.changed_at = datetime.now(UTC)
         for slots in self._sites.values():
             slots.down.zero_()
             slots.up.zero_()
@@ -137,6 +142,7 @@ class Bank:
             _write(slots, free, changes.updates.get(layer), changes.gain(layer, 1.0))
         self._tenants[changes.key] = Tenant(key=changes.key, title=changes.title, slot=free)
         self.writes += 1
+        self.changed_at = datetime.now(UTC)
 
 
 @torch.no_grad()

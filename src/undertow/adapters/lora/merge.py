@@ -5,6 +5,7 @@ recompile, and costs nothing while drawing.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
+from datetime import UTC, datetime
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,8 @@ from undertow.errors import UndertowError
 
 
 class MergedWeights:
-    """A network's weights and what is merged into them. present: signatures of what; titles: its names.
+    """A network's weights and what is merged into them. present: signatures of what; titles: its names. changed_at:
+    when they were last written.
 
     Copies of the weights that change are kept, on the host, until nothing is merged any more; so whoever changes the
     base weights in between is not undone.
@@ -24,6 +26,7 @@ class MergedWeights:
     def __init__(self, network: nn.Module):
         self.present: tuple[Hashable, ...] = ()
         self.titles: tuple[str, ...] = ()
+        self.changed_at = datetime.now(UTC)
         self._network = network
         self._pristine: dict[str, Tensor] = {}
         self._changed: set[str] = set()
@@ -43,6 +46,7 @@ class MergedWeights:
         signature = tuple(active.signature for active in wanted)
         if signature == self.present:
             return
+        self.changed_at = datetime.now(UTC)
         try:
             self._write(wanted)
         except BaseException:
@@ -63,6 +67,7 @@ class MergedWeights:
         """Told that all weights were put back to a moment when this was merged."""
         self.present, self.titles = present, titles
         self._pristine, self._changed = dict(pristine), set(pristine)
+        self.changed_at = datetime.now(UTC)
 
     @torch.no_grad()
     def _write(self, wanted: Sequence[Active]) -> None:
