@@ -4,7 +4,6 @@
 bad is looked at again, to count.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
