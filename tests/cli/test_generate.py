@@ -10,7 +10,6 @@ from PIL import Image
 
 from tests.golden.pipelines import save_pipeline
 from undertow.cli import main
-from undertow.service import embedded_models
 
 FAST = ["--steps", "2", "--sampler", "euler", "--precision", "f32"]
 
@@ -64,7 +63,6 @@ def test_unknown_words_are_noted_beside_the_picture(folder, tmp_path, capsys):
     assert "try: " not in printed.err, "suggestions are for the model that ships"
 
 
-@pytest.mark.skipif("emoji" not in embedded_models(), reason="the weights are not trained yet")
 def test_without_a_model_the_embedded_one_draws_and_suggests_what_is_next(tmp_path, capsys):
     picture = tmp_path / "0.png"
     assert main(["generate", "red apple on white background", "--out", str(tmp_path)]) == 0

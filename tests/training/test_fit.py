@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from undertow import processor
 from tests.training.by_hand import AdamW
+from undertow import processor
 from undertow.errors import CheckpointError, UndertowError
 from undertow.training.fit import FitSettings, fit
 from undertow.training.log import read_records
