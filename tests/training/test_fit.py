@@ -55,7 +55,8 @@ class Pulled(nn.Module):
         self.bias = nn.Parameter(torch.tensor([0.5, -0.25], dtype=torch.float64))
 
     def loss_at(self, step: int) -> torch.Tensor:
-        return sum((force * tensor).sum() for force, tensor in zip(forces(step), self.parameters(), strict=True))
+        pulls = [(force * tensor).sum() for force, tensor in zip(forces(step), self.parameters(), strict=True)]
+        return torch.stack(pulls).sum()
 
 
 def forces(step: int) -> list[torch.Tensor]:

@@ -1,12 +1,14 @@
 """Which decoder layers FreeU acts on, with which factors (arXiv:2309.11497), and what it refuses."""
 
 import math
+from typing import cast
 
 import pytest
 import torch
 
 from tests.golden.minis import M15, MINIS, MXL, pair
 from undertow.errors import InvalidInput
+from undertow.nn.resnet import ResBlock
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
 from undertow.unet.free_u import FreeU, free_u_factors
 
@@ -29,7 +31,7 @@ def backbones(name: str) -> dict[str, int]:
     skips = [shape[0] for shape in config.skip_shapes(8, 8)]
     layers = [n for n in config.layer_names() if n.startswith("up_blocks.") and ".resnets." in n]
     return {
-        layer: unet.get_submodule(layer).norm1.num_channels - skip
+        layer: cast(ResBlock, unet.get_submodule(layer)).norm1.num_channels - skip
         for layer, skip in zip(layers, reversed(skips), strict=True)
     }
 
