@@ -109,6 +109,14 @@ def test_flow_grids_apply_the_shift_once():
 def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(InvalidInput, match="did you mean 'karras'"):
         sigma_grid("karas", STABLE_DIFFUSION, 4)
+    with pytest.raises(InvalidInput) as refused:
+        sigma_grid("GITS_SD", STABLE_DIFFUSION, 4)
+    assert refused.value.remedy.endswith("?")
+    offered = refused.value.remedy.removeprefix("did you mean ").removesuffix("?").split(" or ")
+    assert set(offered) == {"'gits_sd15'", "'gits_sdxl'", "'ays_sdxl'"}, "three names at most"
+    with pytest.raises(InvalidInput) as refused:
+        sigma_grid("zzz", STABLE_DIFFUSION, 4)
+    assert (refused.value.remedy, refused.value.expected) == ("", f"one of {', '.join(GRIDS)}")
 
 
 @pytest.mark.parametrize("name", GRIDS)

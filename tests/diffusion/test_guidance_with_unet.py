@@ -1,5 +1,7 @@
 """Guidance around a real, tiny text-conditioned U-Net: contexts of unequal length in one call (trap T8)."""
 
+from functools import cache
+
 import pytest
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ SCALE = 7.5
 PADDING = 2e-5
 
 
+@cache
 def random_unet() -> UNet:
     """Every weight random, so that no path through the network is silent."""
     config = UNetConfig(

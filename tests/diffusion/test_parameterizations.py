@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from undertow.diffusion import (
@@ -31,6 +31,7 @@ def draw(seed: int, *shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("parameterization", ALL, ids=str)
+@settings(max_examples=25)
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_the_target_of_the_true_noise_gives_back_the_data(parameterization, data, seed: int):
     sigma = torch.tensor(data.draw(st.lists(SIGMAS[type(parameterization.path)], min_size=2, max_size=2))).double()
@@ -42,6 +43,7 @@ def test_the_target_of_the_true_noise_gives_back_the_data(parameterization, data
 
 
 @pytest.mark.parametrize("parameterization", ALL, ids=str)
+@settings(max_examples=25)
 @given(data=st.data(), seed=st.integers(0, 99))
 def test_any_prediction_survives_the_way_to_denoised_and_back(parameterization, data, seed: int):
     """Not only predictions that belong to some data: guidance makes others."""
