@@ -57,6 +57,121 @@ def test_impossible_values_are_refused_by_field(field):
     assert str(caught.value).startswith(f"{field} = ")
 
 
+def text(**changes: object) -> UNetConfig:
+    """One level with text, whose numbers are changed."""
+    fields = {
+        "levels": (Level(channels=8, resnets=1, attention=CrossAttention(heads=2)),),
+        "middle": Middle(attention=CrossAttention(heads=2)),
+        "context_dim": 6,
+        "norm_groups": 4,
+    }
+    return UNetConfig(**{**fields, **changes})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dropout", -0.1),
+        ("norm_eps", -1e-5),
+        ("frequency_shift", -0.5),
+        ("frequency_shift", 4.0),
+        ("sinusoid_dim", 2),
+        ("guidance_dim", 2),
+        ("max_timestep", 0.5),
+    ],
+)
+def test_values_just_beyond_the_ends_are_refused(field, value):
+    with pytest.raises(ConfigError) as caught:
+        text(**{field: value})
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dropout": 0.0},
+        {"dropout": 0.99},
+        {"frequency_shift": 3.9},
+        {"sinusoid_dim": 4},
+        {"guidance_dim": 4},
+        {"max_timestep": 1.0},
+        {"context_dim": 1},
+        {"norm_groups": 8},
+        {"added": TextTime(pooled_dim=1, ids=1, sinusoid_dim=4)},
+        {"added": ClassLabels(count=1)},
+        {"levels": (Level(channels=8, attention=CrossAttention(heads=8)),)},
+        {"middle": Middle(resnets=1)},
+        {"middle": Middle(attention=CrossAttention(heads=8, depth=0))},
+        {"middle": Middle(attention=SelfAttention(heads=1), resnets=3)},
+        {"sample_size": 1, "in_channels": 1, "out_channels": 1},
+    ],
+    ids=str,
+)
+def test_values_at_the_ends_are_built(changes):
+    config = text(**changes)
+    assert config.validate() is True
+    with torch.device("meta"):
+        UNet(config)
+
+
+def test_a_shift_is_less_than_half_of_the_narrowest_sinusoid():
+    """Of the timestep's and the sizes', which use it; the guidance's has a shift of its own."""
+    for added, sinusoid in ((TextTime(sinusoid_dim=6), 8), (TextTime(sinusoid_dim=10), 6)):
+        text(added=added, sinusoid_dim=sinusoid, frequency_shift=2.9, guidance_dim=4)
+        with pytest.raises(ConfigError, match="less than 3, half of the narrowest"):
+            text(added=added, sinusoid_dim=sinusoid, frequency_shift=3.0)
+
+
+def test_the_usual_values_are_those_of_stable_diffusion():
+    config = text()
+    usual = {"in_channels": 4, "out_channels": 4, "linear_projection": False, "added": None, "guidance_dim": None}
+    usual |= {"sinusoid_dim": None, "time_dim": None, "norm_eps": 1e-5, "dropout": 0.0, "upcast_attention": False}
+    usual |= {"sample_size": 64, "max_timestep": 1000.0, "cos_first": True, "frequency_shift": 0.0}
+    assert {name: getattr(config, name) for name in usual} == usual
+    assert config == text(**usual)
+    assert UNetConfig(levels=(Level(channels=32),)).norm_groups == 32
+    assert (Level(channels=8).resnets, Middle().resnets) == (2, 2)
+    assert CrossAttention(heads=1) == CrossAttention(heads=1, depth=1, decoder_depth=None)
+    assert TextTime() == TextTime(pooled_dim=1280, ids=6, sinusoid_dim=256)
+    assert ClassLabels(count=3) == ClassLabels(count=3, null=False)
+
+
+def test_widths_of_embeddings_are_those_given_or_follow_the_first_level():
+    assert (text().timestep_sinusoid_dim, text().embedding_dim) == (8, 32)
+    assert (text(sinusoid_dim=12).timestep_sinusoid_dim, text(time_dim=10).embedding_dim) == (12, 10)
+    assert (ClassLabels(count=3).rows, ClassLabels(count=3, null=True).rows) == (3, 4)
+    assert [TextTime(ids=ids).scored for ids in (4, 5, 6)] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("depth", "decoder", "encoder_depths", "decoder_depths"),
+    [
+        (2, None, (2, 2), (2, 2, 2)),
+        (2, 3, (2, 2), (3, 3, 3)),
+        (2, (1, 2, 3), (2, 2), (1, 2, 3)),
+        ((1, 4), (1, 2, 3), (1, 4), (1, 2, 3)),
+        ((1, 4), 2, (1, 4), (2, 2, 2)),
+    ],
+)
+def test_each_res_block_has_its_depth(depth, decoder, encoder_depths, decoder_depths):
+    attention = CrossAttention(heads=2, depth=depth, decoder_depth=decoder)
+    level = Level(channels=8, attention=attention)
+    assert (level.encoder_depths(), level.decoder_depths()) == (encoder_depths, decoder_depths)
+    config = text(levels=(level,))
+    with torch.device("meta"):
+        unet = UNet(config)
+    for stage, depths in ((unet.down_blocks[0], encoder_depths), (unet.up_blocks[0], decoder_depths)):
+        assert tuple(len(layer.transformer_blocks) for layer in stage.attentions) == depths
+
+
+def test_other_kinds_of_attention_have_no_transformers():
+    for attention in (None, SelfAttention(heads=2)):
+        level = Level(channels=8, resnets=3, attention=attention)
+        assert (level.encoder_depths(), level.decoder_depths()) == ((0,) * 3, (0,) * 4)
+        assert Middle(attention=attention, resnets=3).depths() == (0, 0)
+    assert Middle(attention=CrossAttention(heads=2, depth=5), resnets=3).depths() == (5, 5)
+
+
 @pytest.mark.parametrize("depth", [0, (1, 1, 1), (2,), -1])
 def test_a_depth_is_a_positive_number_for_each_res_block(depth):
     with pytest.raises(ConfigError, match="each of the 2 ResBlocks"):
