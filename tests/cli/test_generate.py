@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.golden.pipelines import save_pipeline
+from tests.services import pipeline_folder
 from undertow.cli import main
 
 FAST = ["--steps", "2", "--sampler", "euler", "--precision", "f32"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return str(save_pipeline("sd1", tmp_path_factory.mktemp("sd1") / "pipeline"))
+def folder():
+    return str(pipeline_folder("sd1"))
 
 
 def draw(folder, out, *options):

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from tests.golden.pipelines import save_pipeline
+from tests.services import copy_pipeline
 from tests.training.beside import image_encoder
 from undertow.adapters.control.file import read_control
 from undertow.adapters.image_prompt.file import read_image_prompt
@@ -23,7 +23,7 @@ def run(*arguments) -> int:
 def folder(tmp_path_factory):
     """A pipeline, pictures with names for captions, a picture for each of another kind, and an image encoder."""
     root = tmp_path_factory.mktemp("adapters")
-    save_pipeline("sd1", root / "pipeline")
+    copy_pipeline("sd1", root / "pipeline")
     for kind in ("pictures", "others"):
         (root / kind).mkdir()
         for name, color in (("red apple", (255, 0, 0)), ("blue plum", (0, 0, 255))):

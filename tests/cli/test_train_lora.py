@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 from safetensors import safe_open
 
-from tests.golden.pipelines import save_pipeline
+from tests.services import copy_pipeline
 from undertow.cli import main
 from undertow.training.log import read_records
 
@@ -19,7 +19,7 @@ def run(*arguments) -> int:
 def folder(tmp_path_factory):
     """A pipeline, and pictures with names for captions."""
     root = tmp_path_factory.mktemp("lora")
-    save_pipeline("sd1", root / "pipeline")
+    copy_pipeline("sd1", root / "pipeline")
     (root / "pictures").mkdir()
     for name, color in (("red apple", (255, 0, 0)), ("blue plum", (0, 0, 255))):
         Image.new("RGB", (40, 32), color).save(root / "pictures" / f"{name}.png")

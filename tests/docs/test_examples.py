@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.golden.pipelines import save_pipeline
+from tests.services import copy_pipeline
 from undertow.cli import main
 from undertow.cli.app import VERBS
 
@@ -57,7 +57,7 @@ def test_examples_run(page, tmp_path, monkeypatch):
     """Where a page draws with a checkpoint, a tiny random one lies in its folder."""
     monkeypatch.chdir(tmp_path)
     if f"model {MODEL}" in page.read_text():
-        save_pipeline("sd1", tmp_path / MODEL)
+        copy_pipeline("sd1", tmp_path / MODEL)
     run_page(page)
 
 

@@ -1,16 +1,15 @@
 import pytest
-import torch
 
-import undertow
-from tests.golden.pipelines import save_pipeline
+from tests.services import pipeline_folder, service_of
+from tests.services import services_are_left_as_found as services_are_left_as_found
 
 
 @pytest.fixture(scope="session")
-def sd1_folder(tmp_path_factory):
+def sd1_folder():
     """A tiny random SD1 pipeline in diffusers' layout: 16x16 latents, 2 pixels a cell."""
-    return save_pipeline("sd1", tmp_path_factory.mktemp("sd1") / "pipeline")
+    return pipeline_folder("sd1")
 
 
 @pytest.fixture(scope="session")
-def service(sd1_folder):
-    return undertow.load(sd1_folder, dtype=torch.float32)
+def service():
+    return service_of("sd1")

@@ -1,11 +1,13 @@
 """Text to picture on a tiny random SD1: what is promised of every run (R123-R129, R141-R149, R176-R178, R185, R195)."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
 import undertow
-from tests.golden.pipelines import save_pipeline
+from tests.services import copy_pipeline, fresh_service, service_of
 from undertow import InvalidInput, MissingComponent, NonFiniteError
 from undertow.checkpoints import save_unet
 from undertow.engine.request import GenerationRequest
@@ -50,16 +52,6 @@ def test_given_latents_take_the_place_of_the_seed_s(service):
     assert not torch.equal(
         service.generate("a", latents=-noise, **DRAWN).latents, service.generate("a", **DRAWN).latents
     )
-
-
-def test_low_vram_decodes_in_tiles_and_draws_the_same_picture(service, monkeypatch):
-    monkeypatch.setattr("undertow.engine.generate.LOW_VRAM_DECODE_BYTES", 1)  # the tiny decoder must tile too
-    plain = service.generate("red apple", size=(128, 128), **DRAWN)
-    low = service.generate("red apple", size=(128, 128), low_vram=True, **DRAWN)
-
-    assert torch.equal(plain.latents, low.latents)
-    assert np.abs(pixels(plain)[0] - pixels(low)[0]).max() <= 1
-    assert any("tiled" in note for note in low.report.decisions)
 
 
 def test_the_report_tells_what_was_done(service, sd1_folder):
@@ -111,8 +103,8 @@ def middle(service):
 @pytest.mark.parametrize(
     ("damaged", "stop"), [(first_text_encoder, "text_context_cond"), (middle, "step_0_noise_cond")]
 )
-def test_watching_nan_stops_at_the_first_check_point_that_sees_one(sd1_folder, damaged, stop):
-    service = undertow.load(sd1_folder, dtype=torch.float32)
+def test_watching_nan_stops_at_the_first_check_point_that_sees_one(damaged, stop):
+    service = fresh_service("sd1")
     with torch.no_grad():
         next(damaged(service).parameters()).fill_(float("nan"))
 
@@ -167,17 +159,15 @@ def test_latents_of_another_size_are_refused(service):
         service.generate("a", latents=torch.zeros(1, 4, 8, 8), **DRAWN)
 
 
-def test_a_part_that_is_missing_is_named(sd1_folder, tmp_path):
-    import shutil
-
-    folder = shutil.copytree(sd1_folder, tmp_path / "copy")
+def test_a_part_that_is_missing_is_named(tmp_path):
+    folder = copy_pipeline("sd1", tmp_path / "copy")
     shutil.rmtree(folder / "vae")
     with pytest.raises(MissingComponent, match="VAE"):
         undertow.load(folder, dtype=torch.float32).generate("a", **DRAWN)
 
 
-def test_bfloat16_stays_near_float32(sd1_folder, service):
-    half = undertow.load(sd1_folder, dtype=torch.bfloat16)
+def test_bfloat16_stays_near_float32(service):
+    half = service_of("sd1", torch.bfloat16)
     exact, rounded = (s.generate("red apple", **DRAWN).latents for s in (service, half))
 
     computed_in = torch.bfloat16 if HAS_BFLOAT16 else torch.float32
@@ -192,10 +182,10 @@ def test_a_request_is_data(service):
 
 
 def test_float16_weights_compute_in_float32_on_a_cpu_unless_float16_is_asked_for(tmp_path):
-    folder = save_pipeline("sd1", tmp_path / "pipeline")
-    service = undertow.load(folder, dtype=torch.float16)
-    assert service.unet.dtype == torch.float16
-    save_unet(service.unet, folder / "unet")
+    folder = copy_pipeline("sd1", tmp_path / "pipeline")
+    half = service_of("sd1", torch.float16)
+    assert half.unet.dtype == torch.float16
+    save_unet(half.unet, folder / "unet")
 
     service = undertow.load(folder)
     assert service.unet.dtype == torch.float32

@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.services import services_are_left_as_found as services_are_left_as_found
+
 T0 = 1e-5
 """Largest difference in float32, relative to the largest reference value (at least 1): the same operations in another
 order differ by 4e-6 at most on these networks."""

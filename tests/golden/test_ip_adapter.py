@@ -24,7 +24,7 @@ from tests.golden.minis import (
     randomize,
     run_twin,
 )
-from tests.golden.pipelines import save_pipeline
+from tests.services import pipeline_folder
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.image_prompt.combine import areas, combine
 from undertow.adapters.image_prompt.encoder import load_image_encoder
@@ -251,7 +251,7 @@ def test_a_unet_that_diffusers_saved_with_adapters(name, variant, tmp_path):
 @pytest.mark.parametrize("variant", ["base", "plus"])
 def test_diffusers_loads_what_is_written(variant, tmp_path):
     """With its encoder beside it: the same features, the same tokens of no picture (case I3), the same prediction."""
-    folder = save_pipeline("sd1", tmp_path / "sd1")
+    folder = pipeline_folder("sd1")
     unet = load_unet_folder(folder)
     save_encoder(tmp_path / "adapter" / "image_encoder")
     encoder = load_image_encoder(tmp_path / "adapter" / "image_encoder")

@@ -1,16 +1,14 @@
 import pytest
-import torch
 
-import undertow
 from tests.adapters.lora.files import is_attention, kohya, layers_of, write
-from tests.golden.pipelines import save_pipeline
+from tests.services import service_of
+from tests.services import services_are_left_as_found as services_are_left_as_found
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory):
+def service():
     """A tiny random SD1 pipeline."""
-    folder = save_pipeline("sd1", tmp_path_factory.mktemp("inspected") / "pipeline")
-    return undertow.load(folder, dtype=torch.float32)
+    return service_of("sd1")
 
 
 @pytest.fixture(scope="session")

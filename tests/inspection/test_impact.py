@@ -7,6 +7,7 @@ import torch
 
 import undertow
 from tests.adapters.lora.files import applied
+from tests.services import service_of
 from undertow import Adapter, GenerationRequest, InvalidInput
 from undertow.inspection.impact import measure_impact, measure_overhead
 from undertow.inspection.probe import LEVELS, Probe
@@ -81,9 +82,7 @@ def test_overhead_is_timed_and_leaves_no_trace(service, probe, files):
 
 
 def test_slots_give_the_same_impact_as_merged_weights(service, probe, files):
-    banked = undertow.load(
-        service.model.path, dtype=torch.float32, adapter_capacity=undertow.AdapterCapacity(slots=2, rank=4, per_row=1)
-    )
+    banked = service_of("sd1", capacity=undertow.AdapterCapacity(slots=2, rank=4, per_row=1))
     other = Probe.draw(banked.model, banked.adapters, REQUEST)
     adapter = Adapter(files["style"], scale=0.7)
     assert measure_impact(other, [adapter]).prediction == pytest.approx(

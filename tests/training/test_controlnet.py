@@ -7,7 +7,7 @@ import diffusers
 import pytest
 import torch
 
-from tests.golden.pipelines import save_pipeline
+from tests.services import pipeline_folder
 from tests.training.beside import equal_states, fit_for, is_as_before, stop_at, weights
 from tests.training.lora_runs import load, pictures
 from undertow.adapters.control.write import write_control
@@ -24,8 +24,8 @@ SEEN = 1e-4
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return {family: save_pipeline(family, tmp_path_factory.mktemp(family) / "pipeline") for family in ("sd1", "sdxl")}
+def folders():
+    return {family: pipeline_folder(family) for family in ("sd1", "sdxl")}
 
 
 @pytest.fixture(scope="module")

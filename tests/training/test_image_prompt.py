@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.golden.pipelines import save_pipeline
+from tests.services import pipeline_folder
 from tests.training.beside import equal_states, fit_for, image_encoder, is_as_before, stop_at, weights
 from tests.training.lora_runs import load, pictures
 from undertow.adapters.image_prompt.file import read_image_prompt
@@ -26,8 +26,8 @@ LEARNED = 0.9
 
 
 @pytest.fixture(scope="module")
-def sd1(tmp_path_factory):
-    return load(save_pipeline("sd1", tmp_path_factory.mktemp("sd1") / "pipeline"))
+def sd1():
+    return load(pipeline_folder("sd1"))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.golden.pipelines import save_pipeline
+from tests.services import pipeline_folder
 from tests.training.lora_runs import FIT, load, pictures, random_lora, settings
 from undertow.errors import CheckpointError, ConfigError, InvalidInput
 from undertow.nn.adaptable import WeightRows
@@ -28,11 +28,8 @@ ROUNDING = 1e-5
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return {
-        family: save_pipeline(family, tmp_path_factory.mktemp(family) / "pipeline")
-        for family in ("sd1", "sdxl", "inpaint")
-    }
+def folders():
+    return {family: pipeline_folder(family) for family in ("sd1", "sdxl", "inpaint")}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors import safe_open
 
 from tests.adapters.lora.files import normal
-from tests.golden.pipelines import save_pipeline
+from tests.services import pipeline_folder
 from tests.training.lora_runs import load, pictures, random_lora, settings
 from undertow.adapters.lora.file import read_lora
 from undertow.adapters.lora.low_rank import LowRank
@@ -38,9 +38,9 @@ FC1 = "text_model.encoder.layers.0.mlp.fc1"
 
 
 @pytest.fixture(scope="module", params=list(SITES))
-def trained(request, tmp_path_factory):
+def trained(request):
     """(family, folder of the pipeline, our model, settings, updates that change something)."""
-    folder = save_pipeline(request.param, tmp_path_factory.mktemp(request.param) / "pipeline")
+    folder = pipeline_folder(request.param)
     chosen = settings(sites=SITES[request.param], text_encoder=True)
     model = load(folder)
     return request.param, folder, model, chosen, random_lora(model, chosen)

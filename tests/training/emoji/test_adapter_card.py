@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.golden.pipelines import save_pipeline
+from tests.services import pipeline_folder
 from tests.training.lora_runs import load, pictures, random_lora, settings
 from undertow import Adapter
 from undertow.adapters.host import AdapterHost
@@ -16,8 +16,8 @@ from undertow.training.lora import finished
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return load(save_pipeline("sd1", tmp_path_factory.mktemp("sd1") / "pipeline"))
+def model():
+    return load(pipeline_folder("sd1"))
 
 
 def trained(model, path, *, format="kohya"):
