@@ -52,6 +52,9 @@ PIPELINES = {
     "sdxl": StableDiffusionXLPipeline,
 }
 
+REFINER = {"requires_aesthetics_score": True, "force_zeros_for_empty_prompt": False}
+"""What the model_index.json of SDXL's refiner says of it."""
+
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -88,7 +91,7 @@ def save_pipeline(family: str, folder: Path) -> Path:
             "text_encoder_2": text_encoder("openclip_g"),
         }
         parts["tokenizer"] = tokenizer if both else None
-        aesthetics = {} if both else {"requires_aesthetics_score": True}
+        aesthetics = {} if both else REFINER
         pipeline = kind(**parts, tokenizer_2=tokenizer, add_watermarker=False, **aesthetics)
     else:
         parts["text_encoder"] = text_encoder("openclip_h" if family == "sd2" else "clip_l")

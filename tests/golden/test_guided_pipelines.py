@@ -1,10 +1,11 @@
 """End to end: guidance through the whole engine, against the pipelines of diffusers, from the same noise."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 from diffusers import (
-    DDIMScheduler,
     StableDiffusionPAGPipeline,
     StableDiffusionPipeline,
     StableDiffusionSAGPipeline,
@@ -12,8 +13,9 @@ from diffusers import (
     StableDiffusionXLPipeline,
 )
 
-import undertow
-from tests.golden.pipelines import SCHEDULE, save_pipeline
+from tests.golden.drawn import LEVELS, assert_same, ours, pipeline_of, theirs
+from tests.services import service_of
+from undertow import GenerationResult
 
 # The pipeline of self-attention guidance is kept by diffusers without being developed.
 pytestmark = [
@@ -22,8 +24,6 @@ pytestmark = [
 ]
 
 STEPS, SIDE, FACTOR = 6, 32, 2
-LEVELS = 2
-"""Of 255, as in test_pipelines.py; observed 0 or 1."""
 
 CASES = {
     # name: (family, undertow's words, diffusers' pipeline, its arguments)
@@ -38,48 +38,31 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    return {family: save_pipeline(family, tmp_path_factory.mktemp(family) / "p") for family in ("sd1", "sd2", "sdxl")}
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_pictures_equal_those_of_the_pipeline(folders, name: str):
+def test_pictures_equal_those_of_the_pipeline(name: str):
     family, words, kind, options = CASES[name]
-    parts = kind.from_pretrained(folders[family]).components
-    reference = kind(**parts, **({"pag_applied_layers": "mid"} if "pag_scale" in options else {}))
-    reference.set_progress_bar_config(disable=True)
-    reference.scheduler = DDIMScheduler(
-        **SCHEDULE,
-        prediction_type="v_prediction" if family == "sd2" else "epsilon",
-        timestep_spacing="leading",
-        steps_offset=1,
-        clip_sample=False,
-        set_alpha_to_one=True,
-    )
+    reference = pipeline_of(kind, family, **({"pag_applied_layers": "mid"} if "pag_scale" in options else {}))
     if name == "free_u":
         reference.enable_freeu(s1=0.9, s2=0.2, b1=1.3, b2=1.4)
     noise = torch.randn(1, 4, SIDE // FACTOR, SIDE // FACTOR, generator=torch.Generator().manual_seed(5))
-    theirs = reference(
-        "red apple", height=SIDE, width=SIDE, num_inference_steps=STEPS, guidance_scale=5.0, latents=noise, **options
+    size = {"height": SIDE, "width": SIDE}
+    expected = theirs(
+        reference, "red apple", **size, num_inference_steps=STEPS, guidance_scale=5.0, latents=noise, **options
     )
-    service = undertow.load(folders[family], dtype=torch.float32)
+    found, plain = ours(draw(family, words)), ours(draw(family, "cfg"))
+    assert_same(found, expected)
+    assert np.abs(found.pixels - plain.pixels).max() > 3 * LEVELS, "the method must change the picture"
 
-    def draw(method: str) -> np.ndarray:
-        image = service.generate(
-            "red apple",
-            steps=STEPS,
-            guidance_scale=5.0,
-            guidance_method=method,
-            seed=5,
-            size=(SIDE, SIDE),
-            sampler="ddim",
-            schedule="ddim",
-        ).images[0]
-        return np.asarray(image, dtype=int)
 
-    ours = draw(words)
-    assert np.abs(np.asarray(theirs.images[0], dtype=int) - ours).max() <= LEVELS
-    assert np.abs(ours - draw("cfg")).max() > 3 * LEVELS, "the method must change the picture"
-    assert ours.std() > 10, "a flat picture compares nothing"
-    assert np.isin(ours, (0, 255)).mean() < 0.2, "a saturated picture hides differences"
+@cache
+def draw(family: str, method: str) -> GenerationResult:
+    return service_of(family).generate(
+        "red apple",
+        steps=STEPS,
+        guidance_scale=5.0,
+        guidance_method=method,
+        seed=5,
+        size=(SIDE, SIDE),
+        sampler="ddim",
+        schedule="ddim",
+    )
