@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-import undertow
+from tests.services import fresh_service
 from undertow import (
     BatchLimits,
     GenerationRequest,
@@ -38,11 +38,13 @@ def right_half(size=32):
 
 
 def unlike_requests():
-    few = {"steps": 3, "schedule": "karras"}
+    few = {"sigmas": (10.0, 3.0, 0.0)}
     return [
         GenerationRequest(prompt="red apple", seed=1, **few),
         GenerationRequest(prompt="blue dog", seed=2, sampler="heun", guidance_scale=2.0, **few),
-        GenerationRequest(prompt="a bird", seed=3, sampler="euler_a", guidance_scale=1.0, steps=4, count=2),
+        GenerationRequest(
+            prompt="a bird", seed=3, sampler="euler_a", guidance_scale=1.0, sigmas=(10.0, 6.0, 3.0, 0.0), count=2
+        ),
         GenerationRequest(prompt="wide", seed=4, size=(32, 48), sampler="euler", **few),
         GenerationRequest(prompt="again", seed=5, image=photo(), strength=0.7, **few),
         GenerationRequest(prompt="half", seed=6, image=photo(), mask=right_half(), sampler="ddim", **few),
@@ -63,16 +65,20 @@ def test_unlike_requests_share_batches_and_equal_themselves_alone(service):
     requests = unlike_requests()
     together = service.generate_many(requests)
 
+    rows = []
     for request, result in zip(requests, together, strict=True):
         alone = service.run(request)
         assert_close(result.latents, alone.latents)
         assert len(result.images) == request.count
         assert result.report.request is request
-    assert together[0].report.rows > service.run(requests[0]).report.rows
+        rows.append(alone.report.rows)
+    assert together[0].report.rows > rows[0]
+    assert rows[:3] == [2, 2, 2], "two sides of guidance, or two pictures without"
 
 
 def test_at_one_number_of_rows_a_picture_is_bit_equal_whatever_shares_its_batches(service):
-    requests, limits = unlike_requests()[:6], BatchLimits(padded_to=8)
+    """Among them several evaluations a step, noise drawn meanwhile, two pictures, and a mask."""
+    requests, limits = [unlike_requests()[index] for index in (0, 1, 2, 5)], BatchLimits(padded_to=8)
     together = service.generate_many(requests, limits=limits)
     reordered = service.generate_many(requests[::-1], limits=limits)[::-1]
 
@@ -145,8 +151,7 @@ def test_a_request_that_cannot_be_drawn_is_refused_before_any_work(service):
     assert steps == []
 
 
-def test_not_a_number_in_one_picture_is_told(sd1_folder):
-    service = undertow.load(sd1_folder, dtype=torch.float32)
+def test_not_a_number_in_one_picture_is_told(service):
     bad = torch.full((1, 4, 16, 16), float("inf"))
     with pytest.raises((NonFiniteError, InvalidInput)):
         service.generate("a", steps=2, latents=bad, debug="nan")
@@ -251,8 +256,8 @@ def test_cancelling_ends_all_pictures_of_a_request_at_once(service):
     assert len(second.images) == 1
 
 
-def test_a_picture_that_cannot_be_decoded_does_not_end_the_others(sd1_folder):
-    service = undertow.load(sd1_folder, dtype=torch.float32)
+def test_a_picture_that_cannot_be_decoded_does_not_end_the_others():
+    service = fresh_service("sd1")
     service.vae.decoder.conv_out.register_forward_hook(lambda module, inputs, output: output * float("nan"))
     steps, finished = [], []
     requests = [GenerationRequest(prompt="a", steps=1), GenerationRequest(prompt="b", steps=3)]
@@ -265,3 +270,110 @@ def test_a_picture_that_cannot_be_decoded_does_not_end_the_others(sd1_folder):
         )
     assert (1, 2) in steps
     assert finished == []
+
+
+@torch.inference_mode()
+def test_a_forward_that_fails_ends_those_in_it_and_closes_their_generators(network):
+    unet, failed, closed = network[0], [], []
+
+    def steps(channels):
+        try:
+            x = torch.zeros(1, channels, 4, 4)
+            yield [Row(unet=unet, latents=x, timestep=torch.ones(1), conditioning=Conditioning())]
+        finally:
+            closed.append(channels)
+        return torch.tensor(channels)
+
+    done = []
+    batcher = Batcher(BatchLimits())
+    for channels in (2, 1, 2):  # the network reads one channel
+        batcher.join(Task(steps=steps(channels), done=done.append, failed=failed.append))
+    batcher.run()
+    assert [int(result) for result in done] == [1]
+    assert len(failed) == 2
+    assert closed == [2, 2, 1]
+
+
+@torch.inference_mode()
+def test_who_leaves_is_closed_and_not_asked_again(network):
+    unet, sizes = network
+    batcher = Batcher(BatchLimits())
+    task = Task(steps=evaluations(unet, 3), done=unexpected, failed=unexpected)
+    batcher.join(task)
+    batcher.step()
+    batcher.leave(task)
+    batcher.leave(task)
+    batcher.run()
+    assert sizes == [1]
+    assert task.steps.gi_frame is None
+    assert not batcher.busy
+
+
+@torch.inference_mode()
+def test_nobody_waits_for_long(network):
+    """Whoever was served goes behind those who were not: with one row a forward, everyone in turn."""
+    unet, order = network[0], []
+
+    def noted(name):
+        yield from evaluations(unet, 2, lambda step: order.append((name, step)))
+        return torch.tensor(0)
+
+    batcher = Batcher(BatchLimits(rows=1))
+    for name in "abc":
+        batcher.join(Task(steps=noted(name), done=lambda result: None, failed=unexpected))
+    batcher.run()
+    assert order == [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("b", 1), ("c", 1)]
+
+
+@torch.inference_mode()
+def test_time_is_shared_by_rows(network):
+    """Of one forward of three rows, two of which are one picture's."""
+    unet, shares = network[0], {"one": [], "two": []}
+
+    def asks(count):
+        row = Row(unet=unet, latents=torch.zeros(1, 1, 4, 4), timestep=torch.ones(1), conditioning=Conditioning())
+        yield [row] * count
+        return torch.tensor(count)
+
+    batcher = Batcher(BatchLimits())
+    for count, name in ((1, "one"), (2, "two")):
+        batcher.join(Task(steps=asks(count), done=lambda result: None, failed=unexpected, shared=shares[name].append))
+    batcher.run()
+    (one,), (two,) = shares.values()
+    assert (one.rows, two.rows) == (3, 3)
+    assert two.seconds == pytest.approx(2 * one.seconds)
+    assert one.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "side", "rows"),
+    [
+        # By default as many cells as two pictures of 512x512 pixels have on a CPU, and never fewer than two rows.
+        ({}, 64, 2),
+        ({}, 32, 8),
+        ({}, 128, 2),
+        ({"rows": 3}, 32, 3),
+        ({"padded_to": 5}, 32, 5),
+        ({"rows": 3, "padded_to": 5}, 32, 3),
+        ({"rows": 5, "padded_to": 5}, 32, 5),
+    ],
+)
+def test_how_many_rows_a_forward_has(limits, side, rows):
+    assert BatchLimits(**limits).most_rows(torch.zeros(1, 4, side, side, dtype=torch.bfloat16)) == rows
+
+
+def test_how_many_rows_a_forward_has_on_accelerators():
+    assert BatchLimits().most_rows(torch.zeros(1, 4, 64, 64, device="meta")) == 16
+    assert BatchLimits().most_rows(torch.zeros(1, 4, 64, 32, device="meta")) == 32
+
+
+@torch.inference_mode()
+def test_every_forward_is_padded_to_its_number_of_rows(network):
+    unet, sizes = network
+    results = []
+    batcher = Batcher(BatchLimits(rows=2, padded_to=3))
+    for _ in range(3):
+        batcher.join(Task(steps=evaluations(unet, 1), done=results.append, failed=unexpected))
+    batcher.run()
+    assert sizes == [3, 3]
+    assert len(results) == 3

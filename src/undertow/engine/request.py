@@ -111,6 +111,8 @@ class GenerationRequest:
                 raise InvalidInput(name, repr(getattr(self, name)), f"one of {', '.join(known)}")
         for name in ("strength", "variation_strength", "refiner_switch"):
             require_strength(name, getattr(self, name))
+        if self.variation_seed is not None and not 0 <= self.variation_seed <= MAX_SEED - self.count + 1:
+            raise InvalidInput("variation_seed", self.variation_seed, f"a whole number from 0 to 2^64 - {self.count}")
         if self.variation_strength and self.variation_seed is None:
             raise InvalidInput("variation_strength", self.variation_strength, "0 without a variation_seed", "give both")
 

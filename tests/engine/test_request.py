@@ -1,0 +1,195 @@
+"""What a request is by default, what it refuses, and how it goes through JSON."""
+
+import json
+import math
+
+import pytest
+from PIL import Image
+
+from undertow import Adapter, AdapterStack, GenerationRequest, HighResolution, InvalidInput, Region, Views
+from undertow.engine.request import MAX_SEED
+from undertow.engine.result import Report
+
+PICTURE = Image.new("RGB", (32, 16), (10, 20, 30))
+MASK = Image.new("L", (32, 16), 255)
+
+DEFAULTS = {
+    "prompt": "",
+    "negative_prompt": "",
+    "steps": 20,
+    "guidance_scale": 5.0,
+    "guidance_method": "cfg",
+    "seed": 0,
+    "count": 1,
+    "size": None,
+    "sampler": "dpmpp_2m",
+    "sampler_options": {},
+    "schedule": "karras",
+    "sigmas": None,
+    "discard_penultimate": None,
+    "dialect": "a1111",
+    "clip_skip": None,
+    "original_size": None,
+    "crop": (0, 0),
+    "target_size": None,
+    "timestep_map": "interpolated",
+    "image": None,
+    "strength": 0.8,
+    "strength_convention": "diffusers",
+    "mask": None,
+    "depth": None,
+    "paste": True,
+    "image_guidance_scale": 1.5,
+    "regions": [],
+    "regions_by": "estimates",
+    "high_resolution": None,
+    "views": None,
+    "seamless": "none",
+    "variation_seed": None,
+    "variation_strength": 0.0,
+    "refiner_switch": 0.8,
+    "adapters": [],
+}
+
+
+def test_what_is_not_said_is_what_other_tools_do():
+    """Pictures are repeated from what a user said: a default that moves would draw another one."""
+    assert GenerationRequest(prompt="").to_json() == DEFAULTS
+    assert GenerationRequest.from_json({"prompt": ""}) == GenerationRequest(prompt="")
+
+
+def test_the_defaults_of_parts():
+    region = Region(prompt="a", box=(0, 0, 1, 1))
+    assert (region.weight, region.adapters) == (1.0, ())
+    high = HighResolution()
+    assert (high.scale, high.strength, high.steps, high.upscale) == (2.0, 0.6, None, "pixels")
+    assert (Views().window, Views().overlap) == (None, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "argument", "message"),
+    [
+        ({"prompt": None}, "prompt", "expected text"),
+        ({"negative_prompt": 3}, "negative_prompt", "expected text"),
+        ({"steps": 0}, "steps", "at least 1"),
+        ({"count": 0}, "count", "at least 1"),
+        ({"seed": -1}, "seed", r"from 0 to 2\^64 - 1"),
+        ({"seed": MAX_SEED + 1}, "seed", r"from 0 to 2\^64 - 1"),
+        ({"seed": MAX_SEED, "count": 2}, "seed", r"from 0 to 2\^64 - 2"),
+        ({"guidance_scale": math.nan}, "guidance_scale", "a finite number"),
+        ({"guidance_scale": -math.inf}, "guidance_scale", "a finite number"),
+        ({"image_guidance_scale": math.inf}, "image_guidance_scale", "a finite number"),
+        ({"clip_skip": 0}, "clip_skip", "the last layer"),
+        ({"image": "a.png"}, "image", "str, expected a PIL image"),
+        ({"depth": "a.png"}, "depth", "str, expected a PIL image"),
+        ({"image": PICTURE, "mask": 3}, "mask", "int, expected a PIL image"),
+        ({"mask": MASK}, "mask", "nothing without an image"),
+        ({"image": PICTURE, "mask": MASK.resize((16, 32))}, "mask", "16x32, expected 32x16, the image's size"),
+        ({"seamless": "z"}, "seamless", "one of none, x, y, both"),
+        ({"strength_convention": "forge"}, "strength_convention", "one of diffusers, comfy, a1111"),
+        ({"regions_by": "latents"}, "regions_by", "one of estimates, attention"),
+        ({"strength": -0.1}, "strength", "from 0"),
+        ({"strength": 1.1}, "strength", "from 0"),
+        ({"strength": math.nan}, "strength", "from 0"),
+        ({"variation_strength": 1.1, "variation_seed": 1}, "variation_strength", "from 0"),
+        ({"variation_strength": 0.1}, "variation_strength", "0 without a variation_seed"),
+        ({"refiner_switch": -0.1}, "refiner_switch", "from 0"),
+        ({"refiner_switch": 1.1}, "refiner_switch", "from 0"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name_with_what_was_expected(settings, argument, message):
+    """Types are checked while tests run, but not where users give them: the fields are put in behind that check."""
+    request = GenerationRequest(prompt="a")
+    for name, value in settings.items():
+        object.__setattr__(request, name, value)
+    with pytest.raises(InvalidInput, match=message) as refusal:
+        request.__post_init__()
+    assert refusal.value.argument == argument
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"steps": 1, "count": 1, "clip_skip": 1},
+        {"seed": MAX_SEED},
+        {"seed": MAX_SEED - 1, "count": 2},
+        {"strength": 0.0, "refiner_switch": 0.0},
+        {"strength": 1.0, "refiner_switch": 1.0, "variation_strength": 1.0, "variation_seed": 0},
+        {"guidance_scale": -3.0, "image_guidance_scale": 0.0},
+        {"image": PICTURE, "mask": MASK, "depth": MASK},
+        {"seamless": "both", "strength_convention": "a1111", "regions_by": "attention"},
+    ],
+)
+def test_what_lies_on_the_border_is_allowed(settings):
+    GenerationRequest(prompt="", **settings)
+
+
+def test_the_pictures_of_a_request_have_seeds_in_a_row():
+    assert GenerationRequest(prompt="", seed=7, count=3).seeds == [7, 8, 9]
+
+
+def everything() -> GenerationRequest:
+    adapter = Adapter("a.safetensors", scale=(0.0, 1.0), start=0.1, end=0.9)
+    return GenerationRequest(
+        prompt="red",
+        negative_prompt="dark",
+        size=(32, 48),
+        sigmas=(3.0, 1.0, 0.0),
+        sampler_options={"eta": 0.5},
+        crop=(1, 2),
+        image=PICTURE,
+        mask=MASK,
+        depth=MASK,
+        regions=(Region(prompt="b", box=(0, 0, 0.5, 1), weight=2.0, adapters=(adapter,)),),
+        high_resolution=HighResolution(scale=1.5, steps=3),
+        views=Views(window=64),
+        variation_seed=3,
+        variation_strength=0.2,
+        adapters=(adapter,),
+    )
+
+
+def test_a_request_is_the_same_after_json():
+    request = everything()
+    text = json.dumps(request.to_json())
+    again = GenerationRequest.from_json(json.loads(text), image=PICTURE, mask=MASK, depth=MASK)
+    assert again == request
+    assert json.dumps(again.to_json()) == text
+
+
+def test_a_stack_of_adapters_is_the_same_after_json():
+    stack = AdapterStack((Adapter("a.safetensors"), Adapter("b.safetensors")), strategy="priority")
+    request = GenerationRequest(prompt="", adapters=stack)
+    again = GenerationRequest.from_json(json.loads(json.dumps(request.to_json())))
+    assert again == request
+
+
+def test_adapters_and_parts_may_be_given_as_they_are():
+    request = everything()
+    kept = {"regions": request.regions, "views": request.views, "adapters": request.adapters}
+    assert GenerationRequest.from_json({"prompt": "", **kept}) == GenerationRequest(prompt="", **kept)
+    stack = AdapterStack((Adapter("a.safetensors"),))
+    assert GenerationRequest.from_json({"prompt": "", "adapters": stack}).adapters is stack
+
+
+@pytest.mark.parametrize(
+    ("json", "pictures", "argument", "message"),
+    [
+        ({}, {}, "request", "without a prompt"),
+        ({"prompt": "", "cfg": 7, "bee": 1}, {}, "request", r"\['bee', 'cfg'\]"),
+        ({"prompt": ""}, {"image": PICTURE}, "image", "made without one"),
+        ({"prompt": "", "image": {"size": [1, 1], "sha256": "x"}}, {}, "image", "--image"),
+        ({"prompt": "", "image": {"size": [1, 1], "sha256": "x"}}, {"image": PICTURE}, "image", "32x16"),
+        ({"prompt": "", "regions": [{"prompt": "a", "box": [0, 0, 1, 1], "size": 3}]}, {}, "Region", "size"),
+        ({"prompt": "", "views": {"windows": 3}}, {}, "Views", "windows"),
+    ],
+)
+def test_json_that_is_no_request_is_refused_by_name(json, pictures, argument, message):
+    with pytest.raises(InvalidInput, match=message) as refusal:
+        GenerationRequest.from_json(json, **pictures)
+    assert refusal.value.argument == argument
+
+
+def test_the_defaults_of_a_report():
+    report = Report(request=GenerationRequest(prompt=""), model="m", size=(1, 2), sigmas=(), seconds={})
+    assert (report.rows, report.cancelled, report.decisions, report.debug) == (0, False, (), ())
