@@ -35,10 +35,9 @@ LOW_VRAM_DECODE_BYTES = 512 * 2**20
 class RunOptions:
     """How to run, none of which changes what is asked for.
 
-    low_vram: keep only the network at work on the accelerator, and decode within `LOW_VRAM_DECODE_BYTES`; slower, the
-    same pictures. vae_clamp: cut the decoder's activations at float16's range, which changes pictures and is counted.
-    limits: how many rows share a forward. observe: called at each step of each picture. finished: called with each
-    request's number and result, as soon as it is there.
+    low_vram: decode within `LOW_VRAM_DECODE_BYTES`; slower, the same pictures. vae_clamp: cut the decoder's activations
+    at float16's range, which changes pictures and is counted. limits: how many rows share a forward. observe: called at
+    each step of each picture. finished: called with each request's number and result, as soon as it is there.
     """
 
     low_vram: bool = False
