@@ -1,11 +1,13 @@
 """PredictionContext (R19-R21, R33, R37, R38): one forward for all branches and contexts, guidance by the formula."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from undertow import Conditioning, InvalidInput, UNet, UNetConfig
+from undertow import Adapter, Conditioning, InvalidInput, UNet, UNetConfig
 from undertow.engine.context import PredictionContext, predict_noise
-from undertow.unet.config import CrossAttention, Level, Middle
+from undertow.unet.config import CrossAttention, Level, Middle, TextTime
 
 TOLERANCE = 1e-5  # float32; the same rows computed in batches of another size
 
@@ -113,3 +115,91 @@ def test_contexts_of_different_sizes_cannot_share_a_forward(unet):
     )
     with pytest.raises(InvalidInput, match="one size for all contexts"):
         predict_noise(unet, [context(1), other])
+
+
+@pytest.fixture(scope="module")
+def told():
+    """A network that reads pooled text and six numbers as well."""
+    torch.manual_seed(1)
+    config = UNetConfig(
+        levels=(Level(channels=16, attention=CrossAttention(heads=2)),),
+        middle=Middle(attention=CrossAttention(heads=2)),
+        context_dim=12,
+        norm_groups=8,
+        added=TextTime(pooled_dim=5, sinusoid_dim=4),
+    )
+    unet = UNet(config).eval()
+    for parameter in unet.parameters():
+        parameter.data.normal_(std=0.1 if parameter.ndim < 2 else parameter[0].numel() ** -0.5)
+    return unet.requires_grad_(requires_grad=False)
+
+
+def test_pooled_texts_and_numbers_go_with_their_side_of_guidance(told):
+    generator = torch.Generator().manual_seed(4)
+    pooled, negative, ids = (torch.rand(rows, width, generator=generator) for rows, width in ((2, 5), (1, 5), (1, 6)))
+    c = context(1, rows=2, pooled=pooled, negative_pooled=negative, time_ids=ids, guidance_scale=3.0)
+    (found,) = predict_noise(told, [c])
+    sides = [
+        told(
+            c.latents,
+            torch.full((2,), float(c.timestep)),
+            Conditioning(context=text.expand(2, -1, -1), pooled=given.expand(2, -1), time_ids=ids.expand(2, -1)),
+        )
+        for text, given in ((c.negative_embeddings, negative), (c.text_embeddings, pooled))
+    ]
+    expected = sides[0] + 3 * (sides[1] - sides[0])
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE * 10)
+
+
+def test_every_row_may_have_a_timestep_of_its_own(unet):
+    c = context(1, rows=2, guidance_scale=1.0)
+    apart = replace(c, timestep=torch.tensor([100, 900]))
+    (found,) = predict_noise(unet, [apart])
+    assert apart.prepare_inputs()["timesteps"].tolist() == [100, 900]
+    for row, timestep in enumerate((100.0, 900.0)):
+        given = Conditioning(context=c.text_embeddings)
+        expected = unet(c.latents[row : row + 1], torch.tensor([timestep]), given)
+        torch.testing.assert_close(found[row : row + 1], expected, rtol=0, atol=TOLERANCE * 10)
+
+
+def test_the_guidance_scale_is_7_5_unless_it_is_said():
+    c = context(1)
+    assert c.guidance_scale == 7.5
+    assert context(1, guidance_scale=1.0).guidance.branches == ("conditional",)
+    assert c.guidance.branches == ("unconditional", "conditional")
+    rows = torch.stack([torch.zeros(4, 8, 8), torch.ones(4, 8, 8)])
+    assert c.apply_guidance(rows).eq(7.5).all()
+
+
+def test_adapters_act_at_the_scales_of_the_call_at_any_time():
+    """A prediction has no steps: a schedule is at its first entry, and nothing is too early or late."""
+    style = Adapter("style.safetensors", scale=(0.25, 1.0), start=0.3, end=0.6)
+    other = Adapter("other.safetensors", scale=0.5)
+    c = context(1, adapters=(style, other), adapter_scales={"other": -2.0})
+    found = [(one.title, one.scale, one.start, one.end) for one in c.scaled_adapters]
+    assert found == [("style", 0.25, 0.0, 1.0), ("other", -2.0, 0.0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "argument", "message"),
+    [
+        ({"adapter_scales": {"style": float("inf")}}, "adapter_scales['style']", "a finite number"),
+        ({"adapter_scales": {"other": 1.0}}, "adapter_scales", "names of its adapters: style"),
+        ({"control_hints": {"other": torch.zeros(1, 3, 8, 8)}}, "control_hints", "names of its adapters: style"),
+        ({"control_hints": {"style": torch.zeros(1, 1, 8, 8)}}, "control_hints['style']", r"\[1, 3, height, width\]"),
+        ({"control_hints": {"style": torch.zeros(2, 3, 8, 8)}}, "control_hints['style']", r"\[1, 3, height, width\]"),
+        ({"control_hints": {"style": torch.zeros(3, 8, 8)}}, "control_hints['style']", r"\[1, 3, height, width\]"),
+    ],
+)
+def test_scales_and_hints_are_checked_against_the_adapters(settings, argument, message):
+    with pytest.raises(InvalidInput, match=message) as refusal:
+        context(1, adapters=(Adapter("style.safetensors"),), **settings)
+    assert refusal.value.argument == argument
+
+
+def test_rows_that_are_neither_one_nor_as_many_as_pictures_are_refused():
+    texts = torch.zeros(2, 7, 12)
+    c = PredictionContext(latents=torch.zeros(3, 4, 8, 8), timestep=1, text_embeddings=texts, guidance_scale=1.0)
+    with pytest.raises(InvalidInput, match="2 rows, expected 1 row or 3, one for each picture") as refusal:
+        c.prepare_inputs()
+    assert refusal.value.argument == "text_embeddings"

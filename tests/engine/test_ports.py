@@ -135,3 +135,65 @@ def predict(unet: UNet, rows: list[Row], pictures: list[list[PictureRow]]) -> to
     image = image_port(unet.config, pictures, latents)
     conditioning = replace(rows[0].conditioning, context=context)
     return unet(latents, torch.full((len(rows),), 500.0), conditioning, None if image is None else Ports(image=image))
+
+
+def test_a_network_runs_on_as_many_rows_as_a_padded_forward_has(unet, control, hint):
+    """Filled up with the first, so that each result is bit-equal whatever else is in the batch."""
+    rows = [row(unet, seed) for seed in (1, 2, 3)]
+    sizes = []
+    hook = control.conv_in.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    one = acting(control, hint)
+    together = residual_port(rows, [[one], [one], [one]])
+    padded = residual_port(rows, [[one], [one], [one]], at_once=2)
+    alone = residual_port(rows[2:], [[one]], at_once=2)
+    hook.remove()
+    assert sizes == [3, 2, 2, 2]
+    for whole, parts, last in zip(
+        (*together.skips, together.middle), (*padded.skips, padded.middle), (*alone.skips, alone.middle), strict=True
+    ):
+        assert_close(parts, whole)
+        assert torch.equal(parts[2:], last)
+
+
+def test_several_kinds_add_up(unet, control, hint):
+    one, shapes = row(unet), unet.config.skip_shapes(SIDE, SIDE)
+    places = [torch.ones(1, *shape) if place in (0, 2) else None for place, shape in enumerate(shapes)]
+    features = FeatureRow(features=Residuals(running=tuple(places)), gains=(0.5, 0.25))
+    plain = residual_port([one], [[acting(control, hint)]])
+    both = residual_port([one], [[features, acting(control, hint), features]])
+    for found, expected in zip((*both.skips, both.middle), (*plain.skips, plain.middle), strict=True):
+        assert torch.equal(found, expected)
+    assert [None if part is None else float(part.mean()) for part in both.running[:4]] == [1.0, None, 0.5, None]
+    assert plain.running == ()
+
+
+def test_pictures_act_where_their_areas_say_and_as_loudly_as_they_are(unet):
+    """The rows beside them are not masked, and a row without a picture is silent."""
+    site, width = next(iter(unet.config.cross_attentions().items()))
+    loud, quiet = (seen(unet, 4, seed=seed).sites[site] for seed in (1, 2))
+    area = LEFT.flatten(1)
+    rows = [
+        [PictureRow(sites={site: replace(loud, gain=1.5, area=area)})],
+        [PictureRow(sites={site: replace(quiet, gain=0.5)})],
+        [],
+    ]
+    port = image_port(unet.config, rows, torch.zeros(1, dtype=torch.bfloat16))
+    assert set(port) == {site}
+    (entry,) = port[site]
+    assert entry.gain.tolist() == [1.5, 0.5, 0.0]
+    assert entry.keys.shape == entry.values.shape == (3, 4, width)
+    assert entry.keys.dtype == entry.values.dtype == torch.bfloat16
+    assert entry.mask is None
+    assert torch.equal(entry.area[:2].float(), torch.cat([area, torch.ones_like(area)]))
+    assert torch.equal(entry.keys[0], loud.keys[0].bfloat16())
+    assert torch.equal(entry.values[1], quiet.values[0].bfloat16())
+    assert not entry.keys[2].any()
+
+
+def test_shorter_pictures_are_padded_with_tokens_that_nobody_sees(unet):
+    site = next(iter(unet.config.cross_attentions()))
+    rows = [[PictureRow(sites={site: seen(unet, tokens, seed=1).sites[site]})] for tokens in (2, 3)]
+    (entry,) = image_port(unet.config, [*rows, []], torch.zeros(1))[site]
+    assert entry.mask.tolist() == [[True, True, False], [True] * 3, [True] * 3]
+    assert not entry.keys[0, 2].any()
+    assert entry.area is None
