@@ -15,7 +15,7 @@ ON_AVX2 := tests/test_processor.py tests/attention tests/nn/test_matmul.py tests
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 check format bench digits emoji evaluate docs clean
+.PHONY: help demo test test-avx2 mutants check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 16
@@ -51,6 +51,13 @@ test: $(INSTALLED) | $(FONT)  ## Run every test, and those that the processor ma
 test-avx2: $(INSTALLED) | $(FONT)  ## Run every test as on a processor with AVX2 alone
 	$(AVX2) $(PYTEST) --numprocesses $(WORKERS) --dist worksteal
 	$(AVX2) $(PYTEST) --override-ini addopts= --import-mode=importlib tests/compile
+
+# Hours for every mutant (COUNT=0); minutes for a sample.
+ROOMS ?= diffusion sampling nn unet engine
+COUNT ?= 120
+SEED ?= 0
+mutants: $(INSTALLED)  ## Change a sample of lines, one at a time, and write how many a test notices: docs/results/tests.md
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.mutants --rooms $(ROOMS) --count $(COUNT) --seed $(SEED) --workers $(WORKERS)
 
 check: $(INSTALLED)  ## Check format, lint, types and the layers of the architecture
 	$(BIN)/ruff format --check
