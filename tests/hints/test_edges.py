@@ -172,16 +172,18 @@ def test_a_stroke_begins_where_a_soft_edge_exceeds_the_threshold(threshold, stro
     assert not below.any()
 
 
-def test_a_stroke_goes_on_down_to_half_of_the_threshold():
+@pytest.mark.parametrize(("share", "goes_on"), [(0.55, True), (0.45, False)])
+def test_a_stroke_goes_on_down_to_half_of_the_threshold(share, goes_on):
     """Hysteresis: a weaker edge is drawn where a strong one leads to it, and not by itself."""
     strong, threshold = 0.15, 0.8
     whole = threshold * strong / BLURRED_STEP
-    for share, goes_on in ((0.6, True), (0.4, False)):
-        image = step((TOP, 1.2 * whole), (BOTTOM, share * whole))
-        assert stroke_in(image, TOP, strong=strong, threshold=threshold)
-        assert stroke_in(image, BOTTOM, strong=strong, threshold=threshold) == goes_on
-        alone = scribble(step((ALL, share * whole)), blur=2.0, strong=strong, threshold=threshold)
-        assert not np.asarray(alone).any()
+    strengths = np.interp(np.arange(SIDE), [30, 66], [1.2, share]) * whole
+    fading = step(*((slice(row, row + 1), strength) for row, strength in enumerate(strengths)))
+    assert stroke_in(fading, slice(0, 42), strong=strong, threshold=threshold)
+    found = np.asarray(scribble(fading, blur=2.0, strong=strong, threshold=threshold, width=1))
+    assert found[76:88].any() == goes_on
+    alone = scribble(step((ALL, share * whole)), blur=2.0, strong=strong, threshold=threshold)
+    assert not np.asarray(alone).any()
 
 
 def test_a_slanted_edge_is_as_strong_as_an_upright_one():

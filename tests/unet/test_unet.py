@@ -195,7 +195,10 @@ def test_the_embedding_is_the_sum_of_what_the_network_is_told(name):
     config, given = mini.config, conditioning_for(mini)
     angles = {"cos_first": config.cos_first, "frequency_shift": config.frequency_shift}
     time = sinusoid(TIMESTEPS, config.timestep_sinusoid_dim, **angles)
-    guidance = None if given.guidance is None else guidance_sinusoid(given.guidance, config.guidance_dim)
+    guidance = None
+    if given.guidance is not None:
+        assert torch.equal(unet.embed(TIMESTEPS, replace(given, guidance=None)), unet.time_embedding(time))
+        guidance = guidance_sinusoid(given.guidance, config.guidance_dim)
     expected = unet.time_embedding(time, guidance)
     if given.class_labels is not None:
         expected = expected + unet.class_embedding.weight[given.class_labels]
