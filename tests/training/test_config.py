@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -106,6 +107,9 @@ def test_pictures_that_do_not_fit_the_network_are_refused(tiny_config, tiny_pict
     unet = UNetConfig(levels=(Level(channels=8),), norm_groups=8, added=ClassLabels(count=9, null=True))
     with pytest.raises(ConfigError, match=r"unet\.in_channels"):
         tiny_config(unet=unet).require_pictures(tiny_pictures)
+    wider = replace(tiny_config().unet, out_channels=2)
+    with pytest.raises(ConfigError, match=r"unet\.in_channels = 1: and out_channels must be 1"):
+        tiny_config(unet=wider).require_pictures(tiny_pictures)
     nine = with_settings(tiny_config(), {"unet.num_class_embeds": 10, "unet.null_class_label": 9})
     with pytest.raises(ConfigError, match=r"unet\.added\.count = 9"):
         nine.require_pictures(tiny_pictures)
@@ -125,7 +129,10 @@ def test_an_unknown_objective_is_refused(tiny_pictures):
 
 
 def test_the_pixel_network_has_attention_below_the_first_level(tiny_pictures):
-    unet = pixel_unet(tiny_pictures, widths=(8, 16, 32), head_dim=8)
+    unet = pixel_unet(tiny_pictures, widths=(8, 16, 32), resnets=3, head_dim=8, dropout=0.25)
+    assert [(level.channels, level.resnets) for level in unet.levels] == [(8, 3), (16, 3), (32, 3)]
+    assert (unet.dropout, unet.sample_size, unet.in_channels, unet.out_channels) == (0.25, 8, 1, 1)
+    assert unet.middle.attention.heads == 4
     assert [level.attention and level.attention.heads for level in unet.levels] == [None, 2, 4]
     assert unet.added == ClassLabels(count=10, null=True)
     assert unet.timestep_sinusoid_dim == 8  # as diffusers' UNet2DModel has it

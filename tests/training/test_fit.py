@@ -6,15 +6,18 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from tests.training.beside import stop_at
 from tests.training.by_hand import AdamW
 from undertow import processor
 from undertow.errors import CheckpointError, UndertowError
-from undertow.training.fit import FitSettings, fit
+from undertow.training import fit as fitting
+from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import read_records
 from undertow.training.precision import precision_notes
 from undertow.training.training_state import load_state, saved_steps
@@ -187,6 +190,42 @@ def test_a_run_may_grow_while_the_learning_rate_is_constant(tmp_path):
     grown = trained(tmp_path / "grown", replace(constant, steps=12, log_every=4, checkpoint_every=6)).state_dict()
     whole = trained(tmp_path / "whole", replace(constant, steps=12)).state_dict()
     assert all(grown[name].equal(whole[name]) for name in grown)
+
+
+def test_a_trapezoid_may_grow_until_its_fall_begins(tmp_path):
+    settings = replace(SETTINGS, steps=10, checkpoint_every=4)
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "grown", settings, on_record=stop_at(9))
+    assert saved_steps(tmp_path / "grown" / "checkpoints") == [4, 8]  # the last step at the full rate
+    grown = trained(tmp_path / "grown", replace(settings, steps=20)).state_dict()
+    whole = trained(tmp_path / "whole", replace(settings, steps=20)).state_dict()
+    assert all(grown[name].equal(whole[name]) for name in grown)
+
+
+def test_time_counts_over_all_sessions_and_speed_without_what_is_done_at_checkpoints(tmp_path, monkeypatch):
+    """By a clock on which a step takes two seconds, and what is done at a checkpoint a hundred."""
+    clock = [1000.0]
+    monkeypatch.setattr(fitting, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    module, records = Pulled(), []
+
+    def loss_at(step: int) -> torch.Tensor:
+        clock[0] += 2
+        return module.loss_at(step)
+
+    def wait(_progress: Progress) -> None:
+        clock[0] += 100
+
+    def run(steps: int) -> None:
+        settings = replace(SETTINGS, decay="constant", steps=steps, log_every=2)
+        fit(module, loss_at, settings, tmp_path, recipe={}, on_record=records.append, on_checkpoint=wait)
+
+    run(3)
+    clock[0] += 5000  # between the sessions
+    run(7)
+    assert [record.step for record in records] == [2, 3, 4, 6, 7]
+    assert {record.images_per_second for record in records} == {4.0}, "eight rows in two seconds"
+    # A checkpoint keeps the time until it is written; the second session waits at step 6.
+    assert [record.seconds for record in records] == [4, 6, 8, 12, 114]
 
 
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path):

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,14 +10,18 @@ from tests.training.by_hand import AdamW
 from undertow.checkpoints.folder import load_unet_folder
 from undertow.errors import CheckpointError, ConfigError, CorruptFile, InvalidInput, UndertowError
 from undertow.processor import HAS_BFLOAT16
+from undertow.training import loop
 from undertow.training.augmentation import Augmentation
 from undertow.training.batches import Batches
 from undertow.training.devices import Devices
+from undertow.training.generate import load_class_model
 from undertow.training.log import read_records
 from undertow.training.loop import train
 from undertow.training.objective import Ddpm, Flow
+from undertow.training.outputs import Outputs
 from undertow.training.run_folder import RunFolder
 from undertow.training.session import open_session, stored_config
+from undertow.training.training_state import saved_steps
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.config import Level, UNetConfig
 from undertow.unet.unet import UNet
@@ -72,7 +77,7 @@ def test_a_run_is_adamw_on_the_clipped_gradients_of_its_batches_written_out(
     config = tiny_config(
         objective=objective,
         unet=replace(tiny_config().unet, dropout=0.0),
-        steps=4, warmup_steps=2, learning_rate=1e-2, weight_decay=3.0, clip_norm=0.2, ema_decay=0.25,
+        steps=4, warmup_steps=2, learning_rate=1e-2, weight_decay=3.0, clip_norm=0.2, ema_decay=0.99,
     )  # fmt: skip
     rates = [0.005, 0.01, 0.005, 0.0]  # half a cosine behind the warm-up
     unet = open_session(config, tmp_path / "new", Devices.find(batch_size=8), resume=False, resume_step=None).unet
@@ -86,7 +91,7 @@ def test_a_run_is_adamw_on_the_clipped_gradients_of_its_batches_written_out(
         loss = (prediction - target).square().mean()
         losses.append(loss.item())
         gradients = torch.autograd.grad(loss, list(unet.parameters()))
-        expected.step(gradients, rate=rate, ema_decay=0.25)
+        expected.step(gradients, rate=rate, ema_decay=0.99)
         with torch.no_grad():
             for parameter, value in zip(unet.parameters(), expected.parameters, strict=True):
                 parameter.copy_(value)
@@ -99,6 +104,9 @@ def test_a_run_is_adamw_on_the_clipped_gradients_of_its_batches_written_out(
         found = torch.cat([state[part][name].flatten() for name in names])
         whole = torch.cat([tensor.flatten() for tensor in wanted])
         assert (found - whole).norm() <= STEPS_ROUNDED * (whole - start).norm(), part
+    sampled, trained = load_class_model(tmp_path / "run").scheduler, objective.build()
+    assert (sampled.parameterization, type(sampled.schedule)) == (trained.parameterization, type(trained.schedule))
+    assert sampled.clip == (None if isinstance(objective, Flow) else 1.0), "what is sampled of DDPM lies in [-1, 1]"
     records = list(read_records(RunFolder(tmp_path / "run").log))
     assert [record.learning_rate for record in records] == pytest.approx(rates)
     assert [record.loss for record in records] == pytest.approx(losses, rel=1e-3)
@@ -147,6 +155,32 @@ def test_what_is_drawn_and_logged_meanwhile_does_not_touch_the_weights(tmp_path,
     train(tiny_config(sample_every=3, log_every=3, checkpoint_every=5, keep_checkpoints=1), tmp_path / "b")
     a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
     assert all(a[name].equal(b[name]) for name in a)
+    assert saved_steps(RunFolder(tmp_path / "a").checkpoints) == [4, 8]
+    assert saved_steps(RunFolder(tmp_path / "b").checkpoints) == [8]
+    each, few = (read_records(RunFolder(tmp_path / name).log) for name in ("a", "b"))
+    assert [record.step for record in few] == [3, 5, 6, 8]
+    for record, since in zip(few, (slice(0, 3), slice(3, 5), slice(5, 6), slice(6, 8)), strict=True):
+        steps = each[since]
+        assert record.loss == pytest.approx(sum(one.loss for one in steps) / len(steps), rel=1e-4)
+        assert record.gradient_norm == pytest.approx(sum(one.gradient_norm for one in steps) / len(steps), rel=1e-4)
+
+
+def test_every_step_of_every_seed_starts_torch_s_generator_anew(tmp_path, tiny_config, monkeypatch):
+    """From which dropout takes its masks."""
+    step_of, seeds = loop._training_step, []
+
+    def step(*given):
+        seeds.append(torch.initial_seed())
+        return step_of(*given)
+
+    monkeypatch.setattr(loop, "_training_step", step)
+    for name, seed in (("one", 0), ("same", 0), ("other", 1)):
+        train(tiny_config(steps=3, seed=seed), tmp_path / name)
+    assert seeds[:3] == seeds[3:6]
+    assert len(set(seeds)) == 6
+    one, same, other = (weights(tmp_path / name) for name in ("one", "same", "other"))
+    assert all(one[name].equal(same[name]) for name in one)
+    assert not any(one[name].equal(other[name]) for name in one if one[name].ndim > 1), "the start is another one too"
 
 
 def test_training_leaves_torch_s_generator_as_it_was(tmp_path, tiny_config):
@@ -214,6 +248,31 @@ def test_bf16_trains_to_nearly_the_same_loss_with_float32_weights(tmp_path, tiny
     assert (losses["bf16"] != losses["float32"]) == HAS_BFLOAT16
     assert losses["bf16"] == pytest.approx(losses["float32"], rel=BF16_LOSS)
     assert weights(tmp_path / "bf16")["conv_in.weight"].dtype == torch.float32
+
+
+def test_time_counts_over_all_sessions_and_speed_without_what_is_written(tmp_path, tiny_config, monkeypatch):
+    """By a clock on which a step takes two seconds, and what is written behind one a hundred."""
+    clock, step_of, written = [1000.0], loop._training_step, Outputs.after_step
+
+    def step(*given):
+        clock[0] += 2
+        return step_of(*given)
+
+    def after_step(self):
+        clock[0] += 100
+        written(self)
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(loop, "_training_step", step)
+    monkeypatch.setattr(Outputs, "after_step", after_step)
+    records = []
+    for steps in (2, 4):
+        config = tiny_config(decay="constant", steps=steps, log_every=2)
+        train(config, tmp_path, resume=steps > 2, on_record=records.append)
+        clock[0] += 5000  # between the sessions
+    assert [record.step for record in records] == [2, 4]
+    assert {record.images_per_second for record in records} == {4.0}, "eight rows in two seconds"
+    assert [record.seconds for record in records] == [104, 208]
 
 
 def test_a_network_without_labels_trains_too(tmp_path, tiny_config):
