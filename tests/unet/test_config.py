@@ -1,6 +1,8 @@
 """A config is either buildable or refused with the field's name."""
 
+from collections.abc import Iterable
 from dataclasses import replace
+from typing import cast
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from tests.golden.minis import M15, MINIS, pair
 from tests.unet.watch import watched
 from undertow.errors import ConfigError
 from undertow.nn.attention import SpatialSelfAttention
+from undertow.nn.transformer import SpatialTransformer
 from undertow.unet.config import ClassLabels, CrossAttention, Level, Middle, SelfAttention, TextTime, UNetConfig
 from undertow.unet.presets import PRESETS
 from undertow.unet.unet import UNet
@@ -161,7 +164,8 @@ def test_each_res_block_has_its_depth(depth, decoder, encoder_depths, decoder_de
     with torch.device("meta"):
         unet = UNet(config)
     for stage, depths in ((unet.down_blocks[0], encoder_depths), (unet.up_blocks[0], decoder_depths)):
-        assert tuple(len(layer.transformer_blocks) for layer in stage.attentions) == depths
+        layers = cast(Iterable[SpatialTransformer], stage.attentions)
+        assert tuple(len(layer.transformer_blocks) for layer in layers) == depths
 
 
 def test_other_kinds_of_attention_have_no_transformers():
