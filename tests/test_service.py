@@ -185,9 +185,9 @@ def test_low_vram_leaves_alone_what_fits(large):
 
 
 def test_a_refiner_is_loaded_as_the_model_is():
-    loaded = undertow.load(pipeline_folder("sd1"), dtype=BF16, vae_dtype=F32, refiner=pipeline_folder("sd1"))
+    loaded = undertow.load(pipeline_folder("sd1"), dtype=F16, vae_dtype=F32, refiner=pipeline_folder("sd1"))
     assert loaded.refiner.unet is not loaded.unet
-    assert (loaded.refiner.unet.dtype, loaded.refiner.vae.dtype) == (BF16, F32)
+    assert (loaded.refiner.unet.dtype, loaded.refiner.vae.dtype) == (F16, F32)
     assert undertow.load(pipeline_folder("sd1"), device="meta").refiner is None
 
 
