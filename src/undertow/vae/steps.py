@@ -251,8 +251,9 @@ def _convolution_scratch(conv: Conv2d, inputs: int, outputs: int, *, copied: boo
     """The padded or contiguous copy of the input, converted weights, and copies in oneDNN's own memory order, whose
     channels come in blocks: of the weights, of the input until the product is there, and of the output.
 
-    Measured with torch.profiler, on processors that compute in `dtype` by themselves; never too little, exact for 3x3
-    kernels in float32.
+    Measured with torch.profiler, on processors that compute in `dtype` by themselves: never too little, and exact for
+    3x3 kernels in float32, in networks at least as wide as the published ones. For maps of few channels oneDNN may
+    gather patches instead.
     """
     held = (inputs if copied else 0) + _converted_numbers(conv, dtype)
     blocked_inputs = inputs // conv.in_channels * _blocked(conv.in_channels)
