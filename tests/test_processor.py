@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +42,29 @@ def test_bfloat16_needs_the_instructions_and_a_library_that_uses_them(case, monk
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: case.onednn)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: case.capabilities)
     assert processor._has_bfloat16() == case.has
+
+
+@pytest.mark.parametrize(
+    ("vendor", "libraries", "faster"),
+    [
+        ("AuthenticAMD", (True, True), True),
+        ("GenuineIntel", (True, True), False),
+        ("AuthenticAMD", (False, True), False),
+        ("AuthenticAMD", (True, False), False),
+    ],
+)
+@pytest.mark.parametrize("linux", [True, False])
+def test_onednn_is_faster_on_amd_where_pytorch_has_both_libraries(
+    vendor, libraries, faster, linux, monkeypatch, tmp_path
+):
+    info = tmp_path / "cpuinfo"
+    if linux:
+        info.write_text(f"processor : 0\nvendor_id : {vendor}\n", encoding="utf-8")
+    monkeypatch.setattr(processor, "Path", lambda asked: info if asked == "/proc/cpuinfo" else Path(asked))
+    monkeypatch.setattr(processor.platform, "processor", lambda: "other" if linux else f"AMD64 Family 25, {vendor}")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: libraries[0])
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: libraries[1])
+    assert processor._onednn_is_faster() is faster
 
 
 def test_a_newer_processor_can_stand_for_an_older_one():

@@ -1,7 +1,5 @@
 """The routes around slow matrix products give the numbers of PyTorch's own."""
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -147,29 +145,6 @@ def test_the_compiler_knows_the_shape_of_onednn_s_product(shape, with_bias):
         (torch.randn(shape), torch.randn(40, 24), torch.randn(40) if with_bias else None),
         test_utils=("test_schema", "test_faketensor"),
     )
-
-
-@pytest.mark.parametrize(
-    ("vendor", "libraries", "faster"),
-    [
-        ("AuthenticAMD", (True, True), True),
-        ("GenuineIntel", (True, True), False),
-        ("AuthenticAMD", (False, True), False),
-        ("AuthenticAMD", (True, False), False),
-    ],
-)
-@pytest.mark.parametrize("linux", [True, False])
-def test_onednn_is_faster_on_amd_where_pytorch_has_both_libraries(
-    vendor, libraries, faster, linux, monkeypatch, tmp_path
-):
-    info = tmp_path / "cpuinfo"
-    if linux:
-        info.write_text(f"processor : 0\nvendor_id : {vendor}\n", encoding="utf-8")
-    monkeypatch.setattr(matmul, "Path", lambda asked: info if asked == "/proc/cpuinfo" else Path(asked))
-    monkeypatch.setattr(matmul.platform, "processor", lambda: "other" if linux else f"AMD64 Family 25, {vendor}")
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: libraries[0])
-    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: libraries[1])
-    assert matmul._onednn_is_faster() is faster
 
 
 def test_gradients_flow_where_they_are_wanted():
