@@ -33,7 +33,7 @@ def budgets(program: Program) -> list[int]:
     return [max(int(part * whole), least) for part in BUDGETS]
 
 
-@pytest.mark.parametrize(("config", "size"), [(MVAE, (16, 16)), (SMALL, (24, 16)), (SMALL, (17, 33)), (SMALL, (40, 3))])
+@pytest.mark.parametrize(("config", "size"), [(MVAE, (16, 16)), (SMALL, (17, 33)), (SMALL, (40, 3))])
 def test_tiled_decode_equals_the_whole(config, size):
     """R146, R147: odd sizes, sizes that leave tiles of one cell, and slivers."""
     vae, latents = shared(config), latents_for(config, *size)
@@ -63,7 +63,7 @@ def test_tiled_encode_equals_the_whole(config, size):
 
 @pytest.mark.parametrize("config", [TINY, PLAIN, replace(PLAIN, level_channels=(16,)), replace(PLAIN, resnets=3)])
 def test_every_structure_at_the_smallest_budget(config):
-    vae, size = shared(config), (70, 50)
+    vae, size = shared(config), (40, 28)
     latents, pixels = latents_for(config, *size), pixels_for(config, *(side * config.factor for side in size))
     decoded = decode_safely(vae, latents, budget_bytes=smallest_budget(decode_program(vae, size)))
     assert decoded.report.tiled
