@@ -102,16 +102,20 @@ def test_steps_are_told_with_their_level_and_the_newest_estimate(service):
 
 def test_steps_are_counted_over_all_passes(service):
     events = []
-    how = HighResolution(scale=1.5, strength=1.0, upscale="latent")
-    service.generate("a", high_resolution=how, observe=events.append, debug="shapes", **TWO)
+    how = HighResolution(scale=1.5, strength=0.7, upscale="latent")
+    settings = {"sampler": "euler", "sigmas": (10.0, 6.0, 3.0, 0.0)}
+    found = service.generate("a", high_resolution=how, observe=events.append, **settings)
     assert [(event.step, event.steps, event.sigma) for event in events] == [
-        (0, 4, 10.0),
-        (1, 4, 3.0),
-        (2, 4, 10.0),
-        (3, 4, 3.0),
+        (0, 5, 10.0),
+        (1, 5, 6.0),
+        (2, 5, 3.0),
+        (3, 5, 6.0),
+        (4, 5, 3.0),
     ]
-    assert events[2].denoised.shape == (1, 4, 16, 16)
-    assert events[3].denoised.shape == (1, 4, 24, 24)
+    assert events[3].denoised.shape == (1, 4, 16, 16)
+    assert events[4].denoised.shape == (1, 4, 24, 24)
+    assert found.report.sigmas == (6.0, 3.0, 0.0), "of the last pass"
+    assert found.report.size == (48, 48)
 
 
 def seen(service, prompt="a", **settings) -> list[str]:
@@ -180,20 +184,29 @@ def test_pictures_that_are_done_stay_with_a_request_that_is_cancelled(service):
 
 
 def test_an_error_of_one_picture_is_raised_and_ends_its_request_alone(service):
-    others = []
+    entered = []
 
     def observe(event):
-        if event.request == 1:
-            others.append(event.step)
-        elif (event.picture, event.step) == (1, 1):
+        entered.append((event.request, event.picture, event.step))
+        if entered[-1] == (0, 1, 1):
             raise RuntimeError("broken")
 
-    requests = [GenerationRequest(prompt="a", count=2, **TWO), GenerationRequest(prompt="b", **TWO)]
+    drawn = {"sampler": "euler", "sigmas": (10.0, 6.0, 3.0, 0.0)}
+    requests = [GenerationRequest(prompt="a", count=2, **drawn), GenerationRequest(prompt="b", **drawn)]
     done = []
     with pytest.raises(RuntimeError, match="broken"):
         service.generate_many(requests, observe=observe, finished=lambda number, result: done.append(number))
-    assert others == [0, 1]
+    assert [step for request, _, step in entered if request == 1] == [0, 1, 2]
+    assert (0, 0, 2) not in entered, "nobody would see the rest of its request"
     assert done == [1]
+
+
+def test_of_several_errors_the_first_is_raised(service):
+    def observe(event):
+        raise RuntimeError(f"picture {event.picture}")
+
+    with pytest.raises(RuntimeError, match="picture 0"):
+        service.generate("a", count=2, observe=observe, **ONE)
 
 
 def test_the_report_says_what_the_decoder_did(service, monkeypatch):
@@ -256,6 +269,11 @@ def test_numbers_that_are_none_are_told_while_the_others_go_on():
     service.vae.decoder.conv_out.register_forward_hook(lambda module, inputs, output: output * float("nan"))
     with pytest.raises(NonFiniteError):
         service.generate("a", **ONE)
+
+
+def test_the_rows_reported_are_those_of_the_largest_batch(service):
+    """Guidance in the first half of the steps: two rows, then one."""
+    assert service.generate("a", guidance_method="cfg(end=0.5)", **TWO).report.rows == 2
 
 
 def test_nothing_asked_for_is_nothing_drawn(service):

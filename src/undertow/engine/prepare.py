@@ -210,8 +210,8 @@ class _Preparation:
         how, factor = self.request.high_resolution, self.model.require_vae().config.factor
         assert how is not None
         height, width = (round(length * how.scale / factor) * factor for length in size)
-        steps = self.request.steps if how.steps is None else how.steps
-        sigmas = truncate(self._grid, steps, how.strength, self.request.strength_convention)
+        grid = self._grid(self.request.steps if how.steps is None else how.steps)
+        sigmas = truncate(self._grid, len(grid) - 1, how.strength, self.request.strength_convention)
         cells = (height // factor, width // factor)
         return (height, width), self._pass(self.model, Enlarged(how=how), sigmas, cells)
 
