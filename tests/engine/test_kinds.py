@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from tests.engine.test_batching import photo, right_half
+from tests.services import service_of
 from undertow import GenerationRequest, HighResolution, InvalidInput, Region, Views
 from undertow.engine.layout import Layout, box_mask
 from undertow.engine.passes import slerp
@@ -51,6 +52,26 @@ def test_inpainting_keeps_the_latents_outside_the_mask(service, strength):
 
     assert torch.equal(result.latents[..., :8], rebuilt.latents[..., :8])
     assert (result.latents - rebuilt.latents)[..., 8:].abs().mean() > 0.1
+
+
+def test_what_a_mask_keeps_is_enlarged_with_the_rest(service):
+    """A second pass of strength 0 shows what it was given."""
+    how = HighResolution(scale=2.0, strength=0.0, upscale="latent")
+    brought = {"image": photo(), "mask": right_half(), "high_resolution": how}
+    found, rebuilt = (service.generate("a", strength=strength, **brought, **DRAWN).latents for strength in (1.0, 0.0))
+    assert torch.equal(found[..., :14], rebuilt[..., :14])  # beside the seam, which the enlargement mixes
+    assert not torch.equal(found[..., 18:], rebuilt[..., 18:])
+
+
+@pytest.mark.parametrize("strength", [0.8, 1.0])
+def test_a_mask_keeps_through_a_relay_what_it_keeps_alone(service, strength):
+    """DDIM has no memory of earlier steps: a model that takes over from itself changes nothing."""
+    relay = service_of("sd1", refiner="sd1")
+    drawn = {"image": photo(), "mask": Image.linear_gradient("L").resize((32, 32)), "strength": strength}
+    drawn |= DRAWN | {"sampler": "ddim", "schedule": "ddim"}
+    expected = service.generate("red apple", **drawn).latents
+    found = relay.generate("red apple", refiner_switch=0.5, **drawn).latents
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
 def test_a_soft_mask_mixes(service):

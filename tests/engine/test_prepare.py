@@ -11,7 +11,7 @@ from tests.adapters.lora.files import kohya, layers_of, write
 from tests.engine.test_batching import photo, right_half
 from tests.golden.pipelines import SCHEDULE
 from tests.services import service_of
-from undertow import Adapter, GenerationRequest, HighResolution, InvalidInput, Region, Views
+from undertow import Adapter, GenerationRequest, HighResolution, InvalidInput, Region, UNet, Views
 from undertow.adapters.host import AdapterHost
 from undertow.diffusion.betas import LinearBetas
 from undertow.diffusion.grids import sigma_grid
@@ -120,6 +120,16 @@ def test_editing_reads_the_picture_and_does_not_start_from_it():
     assert one.extra.shape == one.without_image.shape == (1, 4, 16, 16)
     assert one.extra.any()
     assert not one.without_image.any()
+
+
+def test_a_depth_map_is_read_without_a_picture_too():
+    service = service_of("sd1")
+    unet = UNet(replace(service.config, in_channels=5))
+    host = AdapterHost(unet, service.model.text)
+    request = GenerationRequest(prompt="", depth=Image.linear_gradient("L").resize((32, 32)))
+    (one,) = prepare(replace(service.model, unet=unet), request, Watch(), host=host).passes
+    assert one.extra.shape == (1, 1, 16, 16)
+    assert isinstance(one.start, FromNoise)
 
 
 def test_a_second_pass_is_larger_and_has_steps_of_its_own():
@@ -262,7 +272,8 @@ def test_every_text_is_seen_once_by_its_name():
 
 
 def test_what_is_decided_is_said_once():
-    made = prepared(family="sdxl", image=photo(), size=None)
+    made = prepared(family="sdxl", high_resolution=HighResolution())
+    assert len(made.passes) == 2
     assert made.decisions == ["an empty negative prompt is zeros, not an encoded empty text, as in SDXL's own pipeline"]
     odd = prepared(image=photo(size=33))
     assert odd.size == (32, 32)
