@@ -1,5 +1,6 @@
 """Adapters of requests: mixed in one batch, scheduled over steps, by region, and gone without a trace."""
 
+import itertools
 from dataclasses import replace
 from functools import cache
 
@@ -208,6 +209,23 @@ def first_bytes(service, adapter):
     return service.adapters.library.get(adapter.source).size_bytes
 
 
+def test_weights_are_merged_as_seldom_as_can_be(service, files):
+    """Rows whose weights are merged go first: two kinds of rows take turns by the step and not by the row."""
+    present = []
+
+    def observe(event):
+        present.append(service.adapters.merged.present)
+
+    loras = (Adapter(files["attention"]), Adapter(files["everywhere"]))
+    drawn_with = {"steps": 3, "sampler": "euler", "guidance_scale": 1.0}
+    requests = [
+        GenerationRequest(prompt="a", seed=seed, adapters=(loras[seed % 2],), **drawn_with) for seed in range(4)
+    ]
+    service.generate_many(requests, observe=observe, limits=BatchLimits(rows=1))
+    changes = sum(one != other for one, other in itertools.pairwise(present))
+    assert changes <= 2, changes
+
+
 def test_where_the_order_counts_the_report_says_so(service, files):
     dora, loha = Adapter(files["dora"]), Adapter(files["attention"])
     found = service.run(drawn(1, loha, dora)).report.decisions
@@ -254,6 +272,7 @@ def test_predictions_of_contexts_with_unlike_adapters_share_a_forward(service, b
     assert differs(together[2], together[1])
     with pytest.raises(InvalidInput, match="adapter_capacity"):
         service.predict_noise(contexts)
+    assert service.adapters.merged.pristine_bytes == 0, "nothing stays merged"
     with pytest.raises(InvalidInput, match="style"):
         context(style=0.5)
 

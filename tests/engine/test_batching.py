@@ -1,5 +1,7 @@
 """Unlike requests in shared batches: each equals itself alone (G4-G6, R136)."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -315,20 +317,21 @@ def test_nobody_waits_for_long(network):
     unet, order = network[0], []
 
     def noted(name):
-        yield from evaluations(unet, 2, lambda step: order.append((name, step)))
+        yield from evaluations(unet, 3, lambda step: order.append((step, name)))
         return torch.tensor(0)
 
     batcher = Batcher(BatchLimits(rows=1))
     for name in "abc":
         batcher.join(Task(steps=noted(name), done=lambda result: None, failed=unexpected))
     batcher.run()
-    assert order == [("a", 0), ("b", 0), ("c", 0), ("a", 1), ("b", 1), ("c", 1)]
+    assert order == [(step, name) for step in range(3) for name in "abc"]
 
 
 @torch.inference_mode()
 def test_time_is_shared_by_rows(network):
     """Of one forward of three rows, two of which are one picture's."""
     unet, shares = network[0], {"one": [], "two": []}
+    unet.register_forward_pre_hook(lambda *_: time.sleep(0.02))
 
     def asks(count):
         row = Row(unet=unet, latents=torch.zeros(1, 1, 4, 4), timestep=torch.ones(1), conditioning=Conditioning())
@@ -338,11 +341,13 @@ def test_time_is_shared_by_rows(network):
     batcher = Batcher(BatchLimits())
     for count, name in ((1, "one"), (2, "two")):
         batcher.join(Task(steps=asks(count), done=lambda result: None, failed=unexpected, shared=shares[name].append))
+    started = time.perf_counter()
     batcher.run()
+    elapsed = time.perf_counter() - started
     (one,), (two,) = shares.values()
     assert (one.rows, two.rows) == (3, 3)
     assert two.seconds == pytest.approx(2 * one.seconds)
-    assert one.seconds > 0
+    assert 0.02 <= one.seconds + two.seconds <= elapsed
 
 
 @pytest.mark.parametrize(

@@ -130,6 +130,17 @@ def test_a_network_runs_only_for_rows_and_steps_that_use_it(service, files):
     assert rows == [1, 2 + 1, 2]
 
 
+def test_a_network_of_a_padded_batch_is_padded_too(service, files):
+    """Or what it says would have other last bits beside others."""
+    request = drawn(1, Adapter(files["edges"], image=picture(1)))
+    service.run(request)
+    network, rows = service.adapters.library.get(files["edges"]).network, []
+    hook = network.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
+    service.generate_many([request], limits=BatchLimits(padded_to=5))
+    hook.remove()
+    assert set(rows) == {5}
+
+
 def test_control_is_weaker_by_scale_block_and_mode(service, files, plain):
     edges = Adapter(files["edges"], image=picture(1))
     base, whole = plain(1), service.run(drawn(1, edges)).latents
@@ -201,6 +212,18 @@ def test_predictions_take_hints_as_tensors(service, files):
         assert_close(found, service.predict_noise(one))
     assert differs(together[1], together[0])
     assert differs(together[2], together[0])
+    # In guess mode the unconditional side sees no control: u + s (c - u) with the plain u.
+    guess = {"control_hints": {"edges": hint}}
+    aware = replace(edges, control_mode="control")
+    wanted, seen = (
+        service.predict_noise(context(guidance_scale=1.0)),
+        service.predict_noise(context(aware, guidance_scale=1.0, **guess)),
+    )
+    unconditional = (together[0] - 7.5 * wanted) / (1 - 7.5)
+    expected = unconditional + 7.5 * (seen - unconditional)
+    found = service.predict_noise(context(aware, **guess))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+    assert differs(found, together[1])
     broken = hint.clone()
     broken[0, 0, 0, 0] = float("nan")
     for bad, message in (

@@ -156,6 +156,7 @@ def test_every_row_may_have_a_timestep_of_its_own(unet):
     apart = replace(c, timestep=torch.tensor([100, 900]))
     (found,) = predict_noise(unet, [apart])
     assert apart.prepare_inputs()["timesteps"].tolist() == [100, 900]
+    assert replace(apart, guidance_scale=2.0).prepare_inputs()["timesteps"].tolist() == [100, 900] * 2
     for row, timestep in enumerate((100.0, 900.0)):
         given = Conditioning(context=c.text_embeddings)
         expected = unet(c.latents[row : row + 1], torch.tensor([timestep]), given)
