@@ -39,6 +39,13 @@ def test_the_same_change_is_parallel_or_opposite(scale, cosine):
     assert found.energy_ratio == pytest.approx(0.36, rel=1e-5)
 
 
+def test_a_schedule_counts_by_the_largest_of_its_scales_whatever_its_sign():
+    falling = reading("falling", {"c": low_rank("s", "c")}, scale=(0.25, -1.5, 0.0))
+    (found,) = find_conflicts(stack_of(STYLE, falling), [falling, STYLE])
+    assert found.cosine == pytest.approx(-1.0, abs=1e-5)
+    assert found.energy_ratio == pytest.approx((1.5 / 0.5) ** 2, rel=1e-5)
+
+
 def test_what_does_not_act_is_in_nobodys_way():
     silent = reading("silent", {"a": low_rank("x", "a")}, scale=0.0)
     zero = reading("zero", {"a": Difference(weight_change=torch.zeros(12, 10))})

@@ -1,6 +1,7 @@
 """Where changes live: slots, merged weights, the choice between them, the library and the state around all."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,20 @@ def test_rows_of_a_bank_equal_merged_weights():
         scale = max(1.0, float(result[index].abs().max()))
         torch.testing.assert_close(found[index], result[index], rtol=0, atol=T1 * scale)
     assert float((expected[0] - expected[1]).abs().max()) > 0.1
+
+
+def test_a_slot_holds_a_layer_s_change_times_the_factor_that_its_adapter_has_there():
+    unet = small_unet()
+    plain = changes(unet, "one", 4)
+    layer, other = list(plain.updates)[:2]
+    rows = [[Active(changes=replace(plain, key="scaled", factors={layer: -0.25}), gain=0.7)]]
+    bank = Bank(unet, AdapterCapacity(slots=1, rank=4, per_row=1))
+    bank.bind(rows)
+    for name, factor in ((layer, -0.25), (other, 1.0)):
+        update, slots = plain.updates[name], bank._sites[name]
+        held = slots.up[0] @ slots.down[0]
+        expected = factor * update.scale * update.up.flatten(1) @ update.down.flatten(1)
+        torch.testing.assert_close(held, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_who_was_not_used_for_longest_makes_room():

@@ -117,6 +117,17 @@ def test_ties_is_that_of_peft(layer, density):
     assert found["high"].updates[layer].factored_rank is None, "no slot takes it"
 
 
+def test_a_draw_is_elected_as_peft_does():
+    """Two changes that cancel each other: neither sign has more, and the positive one is taken."""
+    change = low_rank("same", "a")
+    opposite = [reading("x", {"a": change}), reading("y", {"a": change}, scale=-1.0)]
+    found = revised(acting(*opposite), Rule(strategy="ties", density=1.0))
+    tensors = [at_scale(each, "a").float() for each in opposite]
+    expected = peft_ties(tensors, torch.ones(2), density=1.0)
+    assert float(expected.min()) >= 0
+    assert_close(total(opposite, found, "a"), expected.double())
+
+
 def test_ties_of_one_change_that_all_share_is_that_change_trimmed():
     """Three copies elect what each says: the mean of equal numbers."""
     copies = [reading(name, {"a": low_rank("same", "a")}) for name in ("x", "y", "z")]

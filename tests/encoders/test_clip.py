@@ -176,6 +176,18 @@ def test_saved_tensors_load_in_transformers_and_here():
     assert torch.equal(again(IDS, reading).pooled, encoder(IDS, reading).pooled)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("skip", [1, 2])
+def test_the_pooled_vector_is_read_at_the_first_end_mark_whatever_follows(skip):
+    """As transformers does it, which needs its eos_token_id set right for padding of another id."""
+    encoder, reading = shared_encoder("openclip_g"), Reading(skip=skip, final_norm=False, pooled=True)
+    for ids in (IDS, torch.tensor([[49406, 320, 2368, 49407, *[0] * 73]])):
+        pooled = encoder(ids, reading).pooled
+        torch.testing.assert_close(pooled, reference("openclip_g")(ids).text_embeds, rtol=1e-4, atol=1e-5)
+    another = torch.tensor([[49406, 320, 2368, 49407, 530, *[49407] * 72]])
+    torch.testing.assert_close(encoder(another, reading).pooled, pooled, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("skip", [0, 4, -1])
 def test_layers_that_are_not_there_are_refused(skip):
     with pytest.raises(InvalidInput, match="1 to 3 for clip_l"):

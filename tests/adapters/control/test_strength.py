@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from undertow.adapters.control.strength import masked, mode_gains, pooled, residual_gains, resized, scaled
 from undertow.errors import InvalidInput
@@ -71,6 +72,8 @@ def test_a_mask_is_averaged_over_the_area_of_a_cell_and_enlarged_smoothly():
     larger = resized(mask, 16, 16)[0, 0, 0]
     assert (larger.diff() <= 0).all()
     assert larger.unique().numel() > 2
+    turned = resized(mask, 4, 16)
+    assert torch.equal(turned, F.interpolate(mask, (4, 16), mode="bilinear")), "smooth where it grows in any direction"
     ours = masked(residuals(), mask.expand(2, -1, -1, -1))
     assert torch.equal(ours.skips[0], residuals().skips[0] * mask)
     assert not ours.middle[..., 1].any() or resized(mask, 2, 2)[0, 0, 0, 1] > 0
