@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import undertow
-from tests.adapters.beside import control_file
+from tests.adapters.beside import control_file, picture
 from tests.adapters.lora.files import kohya, layers_of, write
 from tests.golden.minis import MUNC, TIMESTEPS, build, latents_for
 from tests.services import copy_pipeline, pipeline_folder, service_of
@@ -225,11 +225,11 @@ def test_a_service_without_a_part_says_so():
 
 
 def test_pictures_and_settings_reach_the_request():
-    picture = Image.new("RGB", (48, 32), (200, 30, 30))
+    image = Image.new("RGB", (48, 32), (200, 30, 30))
     mask = Image.new("L", (48, 32), 255)
-    found = service_of("sd1").generate("a", image=picture, mask=mask, strength=0.0, seed=4, guidance_scale=2.0)
+    found = service_of("sd1").generate("a", image=image, mask=mask, strength=0.0, seed=4, guidance_scale=2.0)
     request = found.report.request
-    assert (request.image, request.mask) == (picture, mask)
+    assert (request.image, request.mask) == (image, mask)
     assert (request.prompt, request.strength, request.seed, request.guidance_scale) == ("a", 0.0, 4, 2.0)
     with pytest.raises(InvalidInput, match="brightness"):
         service_of("sd1").generate("a", brightness=2)
@@ -282,19 +282,16 @@ def test_one_context_is_one_prediction_and_a_list_is_a_list():
     assert one.is_inference()
 
 
-def test_hints_are_as_large_as_the_models_own_pixels(tmp_path):
+def test_control_maps_are_as_large_as_the_models_own_pixels(tmp_path):
     """Two pixels to a cell of this autoencoder; eight where there is none, as in Stable Diffusion's."""
     drawn = service_of("sd1")
     without = UNetService(replace(drawn.model, vae=None))
-    for made, cell, side in ((drawn, 2, 32), (without, 8, 128)):
-        path = control_file(tmp_path / f"edges{cell}", drawn.unet, seed=1, cell=cell)
-        for size in (32, 128):
-            asked = prediction(adapters=(Adapter(path),), control_hints={path.name: torch.rand(1, 3, size, size)})
-            if size == side:
-                assert made.predict_noise(asked).isfinite().all()
-            else:
-                with pytest.raises(InvalidInput):
-                    made.predict_noise(asked)
+    paths = {cell: control_file(tmp_path / f"edges{cell}", drawn.unet, seed=1, cell=cell) for cell in (2, 8)}
+    for made, own, other in ((drawn, 2, 8), (without, 8, 2)):
+        right, wrong = (prediction(adapters=(Adapter(paths[cell], image=picture(1)),)) for cell in (own, other))
+        assert made.predict_noise(right).isfinite().all()
+        with pytest.raises(InvalidInput, match="for 16x16 cells"):
+            made.predict_noise(wrong)
 
 
 def test_adapters_are_looked_for_in_the_folder_of_the_model(tmp_path):

@@ -136,7 +136,7 @@ def test_a_network_of_a_padded_batch_is_padded_too(service, files):
     service.run(request)
     network, rows = service.adapters.library.get(files["edges"]).network, []
     hook = network.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
-    service.generate_many([request], limits=BatchLimits(padded_to=5))
+    service.generate_many([drawn(0), request], limits=BatchLimits(padded_to=5))
     hook.remove()
     assert set(rows) == {5}
 

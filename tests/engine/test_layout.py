@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from PIL import Image
 
 from undertow import GenerationRequest, InvalidInput, Views
 from undertow.engine.canvas import layout_for, picture_size
@@ -73,7 +74,17 @@ def test_views_of_part_of_a_cell_are_refused(window: int):
         layout_for(GenerationRequest(prompt="a", views=Views(window=window)), (16, 16), 10, 8)
 
 
-@pytest.mark.parametrize(("size", "nearest"), [((4, 8), "8x8"), ((16, 27), "24x16"), ((21, 8), "8x24")])
+def test_a_picture_smaller_than_a_cell_is_drawn_as_one():
+    request = GenerationRequest(prompt="a", image=Image.new("RGB", (5, 3)))
+    assert picture_size(request, 8, 8) == ((8, 8), "the image is 5x3; drawn at 8x8")
+    wide = GenerationRequest(prompt="a", image=Image.new("RGB", (39, 20)))
+    assert picture_size(wide, 8, 8) == ((16, 32), "the image is 39x20; drawn at 32x16")
+    assert picture_size(GenerationRequest(prompt="a"), 9, 8) == ((72, 72), None)
+
+
+@pytest.mark.parametrize(
+    ("size", "nearest"), [((4, 8), "8x8"), ((0, 8), "8x8"), ((16, 27), "24x16"), ((21, 8), "8x24")]
+)
 def test_a_size_of_part_of_a_cell_is_refused_with_the_nearest(size: tuple[int, int], nearest: str):
     with pytest.raises(InvalidInput, match=f"the nearest is {nearest}"):
         picture_size(GenerationRequest(prompt="a", size=size), 8, 8)

@@ -23,6 +23,11 @@ def test_the_text_is_a1111_s_infotext():
     )
 
 
+def test_the_layer_of_the_text_is_told_when_it_was_chosen():
+    assert ", Clip skip: 2, Version: undertow" in a1111_text(report(clip_skip=2), index=0)
+    assert "Clip skip" not in a1111_text(report(), index=0)
+
+
 def test_values_with_separators_are_quoted_as_a1111_does():
     text = a1111_text(Report(**{**vars(report()), "model": 'my, "best": model'}), index=0)
     assert 'Model: "my, \\"best\\": model"' in text

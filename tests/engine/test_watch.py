@@ -37,6 +37,13 @@ def test_a_non_finite_tensor_stops_with_its_name_counts_and_statistics():
     assert "NaN 1/5, Inf 2/5, min 1, max 3, mean 2, std 1" in str(stop.value)
 
 
+@pytest.mark.parametrize("bad", ["nan", "inf", "-inf"])
+def test_one_number_that_is_none_is_enough(bad):
+    with pytest.raises(NonFiniteError):
+        Watch(debug=Debug(nan=True)).see("vae_input", torch.tensor([1.0, float(bad), 3.0]))
+    Watch(debug=Debug(nan=True)).see("vae_input", torch.tensor([1.0, 3.0]))
+
+
 def test_the_remedy_names_the_precision_that_overflowed():
     half = torch.tensor([float("inf")], dtype=torch.float16)
     for name, option in (("vae_output", "--vae-precision"), ("step_3_latents", "--precision")):
