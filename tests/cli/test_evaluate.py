@@ -3,11 +3,11 @@
 import pytest
 from PIL import Image
 
-from tests.training.emoji.tiny import TINY, DrawnGlyphs
+from tests.training.emoji.tiny import TINY, DrawnGlyphs, quick_recipe
 from undertow.cli import main
-from undertow.training.emoji import recipe as recipes
 from undertow.training.emoji import render as rendering
 from undertow.training.emoji.page import KEPT
+from undertow.training.emoji.recipe import train_emoji
 from undertow.training.emoji.sections import find_section, replace_section
 from undertow.training.emoji.sheets import SAMPLES, sheet_scenes
 
@@ -15,9 +15,8 @@ from undertow.training.emoji.sheets import SAMPLES, sheet_scenes
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("emoji") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "Glyphs", DrawnGlyphs)
-        recipes.train_emoji(out, TINY)
+    with quick_recipe():
+        train_emoji(out, TINY)
     return out
 
 

@@ -10,11 +10,10 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline
 
 import undertow
-from tests.training.emoji.tiny import TINY, DrawnGlyphs
+from tests.training.emoji.tiny import TINY, quick_recipe
 from undertow.cli import main
 from undertow.errors import CheckpointError
 from undertow.sampling.noise import NoiseSource
-from undertow.training.emoji import autoencoder
 from undertow.training.emoji import recipe as recipes
 from undertow.training.emoji.card import FIGURES
 from undertow.training.emoji.draw import DrawSettings, draw
@@ -36,12 +35,7 @@ PROMPT = "red apple left of dog face on blue background"
 
 @pytest.fixture(scope="module", autouse=True)
 def few_pictures():
-    """Drawn glyphs, since a font would change nothing here, and few pictures to look at: eight to a sheet, not 64."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipes, "Glyphs", DrawnGlyphs)
-        patch.setattr(recipes, "SHOWN", recipes.SHOWN[:2])
-        patch.setattr(recipes, "HELD_OUT_PICTURES", 32)
-        patch.setattr(autoencoder, "NORMALIZED_ON", 64)
+    with quick_recipe():
         yield
 
 

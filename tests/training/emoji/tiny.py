@@ -1,5 +1,7 @@
 """The recipe at a scale of seconds: every stage is real, the networks are small and hardly trained."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -7,6 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageDraw
 
+from undertow.training.emoji import autoencoder
+from undertow.training.emoji import recipe as recipes
 from undertow.training.emoji.names import EMOJI
 from undertow.training.emoji.recipe import EmojiRecipe
 from undertow.training.emoji.render import FONT, Glyphs
@@ -30,6 +34,17 @@ TINY = EmojiRecipe(
     text_to_image=replace(SETTINGS, batch_size=8),
     pairs=replace(SETTINGS, batch_size=8),
 )
+
+
+@contextmanager
+def quick_recipe() -> Iterator[None]:
+    """Drawn glyphs, since a font would change nothing here, and few pictures to look at: eight to a sheet, not 64."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipes, "Glyphs", DrawnGlyphs)
+        patch.setattr(recipes, "SHOWN", recipes.SHOWN[:2])
+        patch.setattr(recipes, "HELD_OUT_PICTURES", 32)
+        patch.setattr(autoencoder, "NORMALIZED_ON", 64)
+        yield
 
 
 class DrawnGlyphs(Glyphs):
