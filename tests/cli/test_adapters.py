@@ -5,7 +5,7 @@ from PIL import Image
 
 from tests.adapters.lora.files import is_attention, kohya, layers_of, ldm_names, normal, write
 from tests.golden.minis import MXL, build
-from tests.services import pipeline_folder
+from tests.services import copy_pipeline
 from undertow.adapters.strategies import STRATEGIES
 from undertow.cli.adapters import Strategy
 from undertow.cli.app import main
@@ -15,7 +15,7 @@ from undertow.service import load_unet
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapters")
-    layers = layers_of(load_unet(pipeline_folder("sd1")))
+    layers = layers_of(load_unet(copy_pipeline("sd1", folder / "model")))
     attention = {name: shape for name, shape in layers.items() if is_attention(name)}
     dora = {
         f"lora_unet_{name.replace('.', '_')}.dora_scale": 1 + normal(shape[0], 1, seed=name).abs()
