@@ -30,7 +30,6 @@ def folder(tmp_path_factory):
     }
     for name, parts in tensors.items():
         write(folder / f"{name}.safetensors", parts)
-    (folder / "model").symlink_to(pipeline_folder("sd1"), target_is_directory=True)
     return folder
 
 
