@@ -117,6 +117,7 @@ def test_ties_is_that_of_peft(layer, density):
     assert found["high"].updates[layer].factored_rank is None, "no slot takes it"
 
 
+@pytest.mark.filterwarnings("ignore:The density 1.0:UserWarning")  # PEFT's way of saying that nothing is trimmed
 def test_a_draw_is_elected_as_peft_does():
     """Two changes that cancel each other: neither sign has more, and the positive one is taken."""
     change = low_rank("same", "a")

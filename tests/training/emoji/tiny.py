@@ -1,6 +1,6 @@
 """The recipe at a scale of seconds: every stage is real, the networks are small and hardly trained."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -37,7 +37,7 @@ TINY = EmojiRecipe(
 
 
 @contextmanager
-def quick_recipe() -> Iterator[None]:
+def quick_recipe() -> Generator[None]:
     """Drawn glyphs, since a font would change nothing here, and few pictures to look at: eight to a sheet, not 64."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(recipes, "Glyphs", DrawnGlyphs)
