@@ -18,7 +18,7 @@ FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 .PHONY: help demo test test-avx2 mutants check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
-	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 16
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
 
 # Installed once, and again whenever the requirements change. The build backend comes first and builds in this
 # environment, so that it is pinned like everything else.

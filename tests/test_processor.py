@@ -110,6 +110,16 @@ def test_a_bfloat16_model_draws_in_float32_where_the_processor_imitates_it(asked
         assert torch.equal(result.latents, exact.generate("red apple", steps=2, guidance_scale=5.0).latents)
 
 
+def test_each_network_is_asked_for_itself(tmp_path, monkeypatch):
+    """A text encoder in bfloat16 beside a U-Net in float32."""
+    folder = save_pipeline("sd1", tmp_path / "pipeline")
+    store_in_bfloat16(folder / "text_encoder")
+    monkeypatch.setattr(processor, "HAS_BFLOAT16", False)
+    model = undertow.load(folder).model
+    assert model.require_text().encoders[0].dtype == torch.float32
+    assert len([note for note in model.report.notes if "bfloat16 weights compute in float32" in note]) == 1
+
+
 def store_in_bfloat16(folder):
     [file] = folder.glob("*.safetensors")
     save_file({name: tensor.to(torch.bfloat16) for name, tensor in load_file(file).items()}, file)

@@ -38,7 +38,7 @@ ONEDNN_IS_FASTER = _onednn_is_faster()
 """Whether float32 products go to oneDNN instead of MKL (benchmarks/matmul.py); a constant for the same reason."""
 
 IMITATED = {
-    torch.bfloat16: "this processor has no bfloat16 instructions, and imitating them takes several times as long",
+    torch.bfloat16: "this device has no bfloat16 instructions, and imitating them takes several times as long",
     torch.float16: "PyTorch's float16 convolutions on CPU are slower by orders of magnitude",
 }
 """Why a type is not computed in where `computes` says no."""

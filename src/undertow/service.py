@@ -50,10 +50,11 @@ def load_unet(
     """A U-Net, ready to call, from a .safetensors file, a diffusers model or pipeline folder, the name of an embedded
     model, or a Hub id (owner/name).
 
-    dtype: `None` keeps the file's. backend: "eager", or "compile" for `torch.compile` (the first call of each size
-    takes a minute or two, every other is faster). attention: the kernel, a name of `attention.choose.KERNELS` ("sdpa"
-    is PyTorch's fused one, "math" writes the scores out); "auto" chooses for each call. Predictions are the same within
-    rounding. Errors: `CheckpointError` and its kinds, `ConfigError`, `InvalidInput`.
+    dtype: `None` keeps the file's, also where the processor only imitates it: see `undertow.processor.computes`.
+    backend: "eager", or "compile" for `torch.compile` (the first call of each size takes a minute or two, every other
+    is faster). attention: the kernel, a name of `attention.choose.KERNELS` ("sdpa" is PyTorch's fused one, "math"
+    writes the scores out); "auto" chooses for each call. Predictions are the same within rounding. Errors:
+    `CheckpointError` and its kinds, `ConfigError`, `InvalidInput`.
 
         unet = undertow.load_unet("digits-flow", dtype=torch.float32)
     """
@@ -244,7 +245,7 @@ def _load(
     if validate_weights:
         model.report.health.require_all(model.path)
     if dtype != torch.float16:
-        model = _in_a_type_that_computes(model)
+        model = _in_types_that_compute(model)
     if model.vae is not None and vae_dtype is None:
         model = _with_safe_vae(model, model.vae)
     if backend == "compile":
@@ -252,16 +253,17 @@ def _load(
     return model
 
 
-def _in_a_type_that_computes(model: LoadedModel) -> LoadedModel:
-    """The U-Net and text encoders in float32 where the device only imitates their type."""
-    unet = model.unet
-    if unet is None or computes(unet.dtype, unet.device):
-        return model
-    note = f"{str(unet.dtype).removeprefix('torch.')} weights compute in float32: {IMITATED[unet.dtype]}"
-    unet.to(torch.float32)
-    if model.text is not None:
-        model.text.to(dtype=torch.float32)
-    return replace(model, report=replace(model.report, notes=(*model.report.notes, note)))
+def _in_types_that_compute(model: LoadedModel) -> LoadedModel:
+    """The U-Net and the text encoders, each in float32 where its device only imitates its type."""
+    networks = [model.unet, *(() if model.text is None else model.text.encoders)]
+    imitated = [one for one in networks if one is not None and not computes(one.dtype, one.device)]
+    notes = [
+        f"{str(dtype).removeprefix('torch.')} weights compute in float32, which takes its memory: {IMITATED[dtype]}"
+        for dtype in dict.fromkeys(one.dtype for one in imitated)
+    ]
+    for one in imitated:
+        one.to(dtype=torch.float32)
+    return replace(model, report=replace(model.report, notes=(*model.report.notes, *notes)))
 
 
 def _with_safe_vae(model: LoadedModel, vae: AutoencoderKL) -> LoadedModel:

@@ -26,7 +26,7 @@ COMMAND = re.compile(r"`((?:undertow|make) [^`]+)`")
 
 @cache
 def node_ids(path: str) -> frozenset[str]:
-    """The tests that pytest collects of a file, `test_name` or `TestClass::test_name`."""
+    """The tests of a file, read from its source: `test_name` or `TestClass::test_name`."""
     if not re.fullmatch(r"tests/(\w+/)*test_\w+\.py", path):
         return frozenset()
     module = ast.parse((ROOT / path).read_text())
@@ -45,7 +45,7 @@ def is_test(name: str) -> bool:
 
 
 COMMAND_LINE = typer.main.get_command(_build(VERBS, Settings()))
-TARGETS = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
 def is_command(line: str) -> bool:

@@ -166,7 +166,7 @@ def test_bfloat16_that_the_processor_imitates_is_computed_in_float32(tiled, monk
     whole = decode_safely(vae, latents)
     assert torch.equal(whole.pixels, exact.decode(latents))
     assert (vae.dtype, whole.report.dtype) == (torch.bfloat16, torch.float32)
-    assert whole.report.notes()[0].startswith("VAE in torch.float32: this processor has no bfloat16 instructions")
+    assert whole.report.notes()[0].startswith("VAE in torch.float32: this device has no bfloat16 instructions")
 
     budget = whole.report.peak_bytes // 2 if tiled else None
     decoded, peak = with_peak(lambda: decode_safely(vae, latents, budget_bytes=budget))

@@ -10,6 +10,7 @@ from undertow.adapters.image_prompt.pairing import encoder_for
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.encoders.image import ImageEncoder
 from undertow.errors import AdapterMismatch, MissingComponent
+from undertow.processor import computes
 
 FOLDER = "image_encoder"
 
@@ -56,5 +57,6 @@ class Encoders:
     def _at(self, source: str | Path) -> ImageEncoder:
         key = str(source)
         if key not in self._read:
-            self._read[key] = load_image_encoder(source).to(self._device)
+            encoder = load_image_encoder(source).to(self._device)
+            self._read[key] = encoder if computes(encoder.dtype, self._device) else encoder.float()
         return self._read[key]
