@@ -11,7 +11,8 @@ PYTEST := $(ONE_THREAD) $(BIN)/pytest
 # Makes oneDNN and PyTorch treat an x86 processor as one with AVX2 alone, which imitates bfloat16.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2
 # What must hold on such a processor too, and differs there.
-ON_AVX2 := tests/test_processor.py tests/attention tests/nn/test_matmul.py tests/vae/test_precision.py tests/vae/test_tiling.py
+ON_AVX2 := tests/test_processor.py tests/attention/test_choose.py tests/nn/test_matmul.py tests/vae/test_precision.py \
+	tests/vae/test_tiling.py
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
@@ -45,7 +46,7 @@ $(FONT):
 test: $(INSTALLED) | $(FONT)  ## Run every test, and those that the processor matters to as on an older one
 	$(PYTEST) --numprocesses $(WORKERS) --dist worksteal
 	@# torch.compile cannot trace jaxtyping's checks, so these run without the options of pyproject.toml.
-	$(PYTEST) --override-ini addopts= --import-mode=importlib tests/compile
+	$(PYTEST) --numprocesses $(WORKERS) --dist worksteal --override-ini addopts= --import-mode=importlib tests/compile
 	$(AVX2) $(PYTEST) --numprocesses $(WORKERS) --dist worksteal $(ON_AVX2)
 
 test-avx2: $(INSTALLED) | $(FONT)  ## Run every test as on a processor with AVX2 alone
