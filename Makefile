@@ -16,7 +16,7 @@ ON_AVX2 := tests/test_processor.py tests/attention/test_choose.py tests/nn/test_
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 mutants check format bench digits emoji evaluate docs clean
+.PHONY: help demo test test-avx2 mutants bits check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -59,6 +59,10 @@ COUNT ?= 120
 SEED ?= 0
 mutants: $(INSTALLED)  ## Change a sample of lines, one at a time, and write how many a test notices: docs/results/tests.md
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.mutants --rooms $(ROOMS) --count $(COUNT) --seed $(SEED) --workers $(WORKERS)
+
+AGAINST ?= HEAD
+bits: $(INSTALLED)  ## Draw 24 requests as this tree and as AGAINST=REVISION does, and name those that differ in a bit
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.bits --against $(AGAINST)
 
 check: $(INSTALLED)  ## Check format, lint, types and the layers of the architecture
 	$(BIN)/ruff format --check
