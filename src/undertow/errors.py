@@ -15,6 +15,8 @@
     │  ├─ DamagedWeights      whole, with values that are not numbers (tensors)
     │  └─ MissingComponent    the part that is needed is not in the checkpoint (component)
     ├─ NonFiniteError       NaN or Inf appeared inside a network (layer)
+    ├─ EngineClosed         an engine that takes no more requests
+    ├─ RowFailed            a row of a shared forward failed, also by itself (origin)
     └─ MissingDependency    an optional package is not installed (package, extra)
 
 A message says the value, what was expected and the remedy, in one sentence or two.
@@ -167,6 +169,23 @@ class NonFiniteError(UndertowError, ArithmeticError):
         self.remedy = remedy
 
 
+class EngineClosed(UndertowError, RuntimeError):
+    """A request came to an engine that was closed."""
+
+    def __init__(self) -> None:
+        super().__init__("this engine was closed and takes no more requests; load the model again")
+
+
+class RowFailed(UndertowError, RuntimeError):
+    """A row of a forward failed, alone as well as beside others. Names where the row comes from; what was raised is its
+    `__cause__`."""
+
+    def __init__(self, origin: object, cause: Exception):
+        remedy = "draw a smaller picture, or fewer at once" if _is_out_of_memory(cause) else ""
+        super().__init__(f"{origin}: {type(cause).__name__}: {cause}" + (f"; {remedy}" if remedy else ""))
+        self.origin = origin
+
+
 class MissingDependency(UndertowError, ImportError):
     """An optional package is needed and not installed. extra: what it comes with; `None` for one by itself."""
 
@@ -175,3 +194,9 @@ class MissingDependency(UndertowError, ImportError):
         super().__init__(f"this needs the package {package!r}: pip install {wanted}")
         self.package = package
         self.extra = extra
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """By its name, so that this module needs no torch: `torch.OutOfMemoryError`, `MemoryError`, or the CPU allocator's
+    `RuntimeError`."""
+    return "Memory" in type(error).__name__ or "not enough memory" in str(error)

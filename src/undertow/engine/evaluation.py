@@ -1,7 +1,7 @@
-"""One evaluation of a picture's denoiser: rows for conditionings and windows, an estimate for each conditioning."""
+"""One evaluation of a picture's denoiser: rows for the branches of guidance and their windows, an estimate for each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.guidance import Perturbation
 from undertow.diffusion.paths import working
 from undertow.engine.layout import Layout
-from undertow.engine.rows import Row, Steps
+from undertow.engine.rows import Origin, Row, Steps
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.free_u import FreeU
 from undertow.unet.unet import UNet
@@ -27,11 +27,13 @@ class Network:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Question:
-    """What to ask a network about a canvas. name: in debug output. extra: channels beside the latents, for models that
-    read a picture (inpainting, editing, depth). adapters: what acts meanwhile in each window, for networks that have
-    some. perturbation, middle_attention: as in
-    guidance's `Branch`."""
+class BranchInput:
+    """What a network receives for one branch of guidance, or one prompt or region of it.
+
+    name: in debug output. extra: channels beside the latents, for models that read a picture (inpainting, editing,
+    depth). adapters: what acts in each window; empty for networks without adapters. perturbation, middle_attention: as
+    in guidance's `Branch`.
+    """
 
     name: str
     conditioning: Conditioning
@@ -42,8 +44,9 @@ class Question:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Answer:
-    """prediction: as the network gave it. denoised: what it means."""
+class BranchOutput:
+    """prediction: as the network gave it. denoised: the estimate of the clean latents that it means. attention: where
+    it was asked for, how much attention each cell of the bottleneck receives."""
 
     name: str
     prediction: Float[Tensor, "1 channels height width"]
@@ -51,41 +54,45 @@ class Answer:
     attention: Float[Tensor, "1 cells_high cells_wide"] | None = None
 
 
-def ask(
+def evaluate(
     network: Network,
     layout: Layout,
     x: Float[Tensor, "1 channels height width"],
     sigma: float,
-    questions: Sequence[Question],
+    branches: Sequence[BranchInput],
     free_u: FreeU | None = None,
-) -> Steps[list[Answer]]:
-    """The answers to all questions about `x`, which stands at `sigma`."""
+    origin: Origin | None = None,
+) -> Steps[list[BranchOutput]]:
+    """The output of each branch for `x` at `sigma`: one row for each of its windows, all in one batch. origin: of the
+    rows, but for their branch and window."""
     level = torch.tensor([sigma], dtype=torch.float64)
     inputs, timestep = network.preconditioning.inputs(x, level)
+    start = Origin() if origin is None else origin
     rows = [
         Row(
+            origin=replace(start, branch=branch.name, window=window),
             unet=network.unet,
             latents=part,
             timestep=timestep,
-            conditioning=question.conditioning,
-            adapters=question.adapters[window] if question.adapters else None,
-            perturbation=question.perturbation,
+            conditioning=branch.conditioning,
+            adapters=branch.adapters[window] if branch.adapters else None,
+            perturbation=branch.perturbation,
             free_u=free_u,
-            middle_attention=question.middle_attention,
+            middle_attention=branch.middle_attention,
         )
-        for question in questions
-        for window, part in enumerate(layout.spread(_with_extra(inputs, question.extra)))
+        for branch in branches
+        for window, part in enumerate(layout.split_tiles(_with_extra(inputs, branch.extra)))
     ]
     outcomes = yield rows
-    each = len(rows) // len(questions)
-    answers = []
-    for index, question in enumerate(questions):
-        parts = outcomes[index * each : (index + 1) * each]
-        prediction = layout.gather([working(part.prediction) for part in parts])
+    windows = len(rows) // len(branches)
+    found: list[BranchOutput] = []
+    for index, branch in enumerate(branches):
+        parts = outcomes[index * windows : (index + 1) * windows]
+        prediction = layout.merge_tiles([working(part.prediction) for part in parts])
         denoised = network.preconditioning.denoised(prediction, x, level)
-        attention = parts[0].attention if question.middle_attention else None
-        answers.append(Answer(name=question.name, prediction=prediction, denoised=denoised, attention=attention))
-    return answers
+        attention = parts[0].attention if branch.middle_attention else None
+        found.append(BranchOutput(name=branch.name, prediction=prediction, denoised=denoised, attention=attention))
+    return found
 
 
 def _with_extra(inputs: Tensor, extra: Tensor | None) -> Tensor:

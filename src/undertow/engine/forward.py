@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from undertow.engine.control import residual_port
 from undertow.engine.rows import Outcome, Row
@@ -30,9 +31,17 @@ def forward(rows: Sequence[Row], padded_to: int | None = None) -> list[Outcome]:
     ports = _ports(padded, count if padded_to is not None else None)
     if any(row.middle_attention for row in rows):  # which changes no bit of the predictions
         found = unet.forward_with_attention(*inputs, ports)
-        parts = zip(found.prediction.split(1), found.attention.split(1), strict=True)
-        return [Outcome(prediction=prediction, attention=attention) for prediction, attention in parts][: len(rows)]
-    return [Outcome(prediction=prediction) for prediction in unet(*inputs, ports).split(1)[: len(rows)]]
+        return _by_row(found.prediction, found.attention, len(rows))
+    return _by_row(unet(*inputs, ports), None, len(rows))
+
+
+def _by_row(predictions: Tensor, attention: Tensor | None, count: int) -> list[Outcome]:
+    """The outcomes of the first rows of a batch."""
+    # A sum is finite when all that it adds is: one reduction tells for every row, in a type that does not overflow.
+    finite = predictions.sum(dim=(1, 2, 3), dtype=torch.float32).isfinite().tolist()
+    maps = [None] * count if attention is None else attention.split(1)
+    parts = list(zip(predictions.split(1), finite, maps))[:count]  # noqa: B905 - padding comes behind
+    return [Outcome(prediction=prediction, finite=good, attention=seen) for prediction, good, seen in parts]
 
 
 def fit_together(rows: Sequence[Row]) -> bool:

@@ -47,13 +47,13 @@ class Layout:
             margin=self.margin * factor,
         )
 
-    def spread(self, canvas: Canvas) -> list[Seen]:
+    def split_tiles(self, canvas: Canvas) -> list[Seen]:
         """What the network sees of a canvas, window by window."""
         continued = self._continued(canvas)
         height, width = self._seen
         return [continued[:, :, top : top + height, left : left + width] for top, left in self.windows]
 
-    def gather(self, parts: Sequence[Seen]) -> Canvas:
+    def merge_tiles(self, parts: Sequence[Seen]) -> Canvas:
         """The canvas from estimates of all windows: their mean where they overlap (arXiv:2302.08113, eq. 5)."""
         if len(parts) == 1:
             return self._cut(parts[0])

@@ -16,8 +16,8 @@ from undertow.engine.layout import Layout
 from undertow.engine.parts import HighResolution
 from undertow.unet.free_u import FreeU
 
-Canvas = Float[Tensor, "1 channels height width"]
-Larger = Float[Tensor, "1 channels rows columns"]
+Latents = Float[Tensor, "1 channels height width"]
+UpscaledLatents = Float[Tensor, "1 channels rows columns"]
 Extra = Float[Tensor, "1 extra_channels height width"]
 """What some models read beside the latents, for their U-Net's first convolution."""
 
@@ -33,33 +33,33 @@ class FromNoise:
 class FromPicture:
     """A picture's latents with noise over them. given: as in `FromNoise`."""
 
-    latents: Canvas
+    latents: Latents
     given: Float[Tensor, "count channels height width"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Enlarged:
+class Upscaled:
     """The pass before, finished and enlarged, with noise over it."""
 
     how: HighResolution
 
 
 @dataclass(frozen=True)
-class GoOn:
+class Continue:
     """Where the pass before stopped, noise and all."""
 
 
-Start = FromNoise | FromPicture | Enlarged | GoOn
+Start = FromNoise | FromPicture | Upscaled | Continue
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Kept:
+class InpaintMask:
     """What a mask keeps of a picture: its latents, and the share of each cell that is drawn anew."""
 
-    latents: Canvas
+    latents: Latents
     mask: Float[Tensor, "1 1 height width"]
 
-    def over(self, x: Canvas, instead: Canvas) -> Canvas:
+    def over(self, x: Latents, instead: Latents) -> Latents:
         """`x` where the mask is white, `instead` where it is black."""
         mask = self.mask.to(x)
         return mask * x + (1 - mask) * instead.to(x)
@@ -76,7 +76,7 @@ class Composition:
         """Whether regions leave nothing of the canvas, so that nobody need ask for the request's own prompt."""
         return bool(self.masks) and bool((torch.stack(self.masks).sum(0) > 0).all())
 
-    def compose(self, texts: Branches, denoised: Sequence[Canvas], unconditional: Canvas | None) -> Canvas:
+    def compose(self, texts: Branches, denoised: Sequence[Latents], unconditional: Latents | None) -> Latents:
         """u + Σ w (c - u) over the prompts (arXiv:2206.01714, eq. 11), which guidance then scales; inside regions, the
         mean of theirs instead, by weight (latent couple; arXiv:2302.08113, eq. 5). denoised: of the prompts, which may
         be left out where regions cover the canvas, then of the regions."""
@@ -120,7 +120,7 @@ class Pass:
     composition: Composition
     adapters: Adapted | None = None
     free_u: FreeU | None = None
-    kept: Kept | None = None
+    kept: InpaintMask | None = None
     extra: Extra | None = None
     without_image: Extra | None = None
 
@@ -133,7 +133,7 @@ class Pass:
         return max(index for index, start in enumerate(self.sigmas[:-1]) if start >= sigma or index == 0)
 
 
-def slerp(one: Canvas, other: Canvas, share: float) -> Canvas:
+def slerp(one: Latents, other: Latents, share: float) -> Latents:
     """The point on the great circle from `one` to `other` (Shoemake 1985), which keeps noise normal; straight where
     both point the same way."""
     cosine = torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0)
@@ -143,7 +143,7 @@ def slerp(one: Canvas, other: Canvas, share: float) -> Canvas:
     return (torch.sin((1 - share) * angle) * one + torch.sin(share * angle) * other) / torch.sin(angle)
 
 
-def _combined(texts: Branches, prompts: Sequence[Canvas], unconditional: Canvas | None) -> Canvas:
+def _combined(texts: Branches, prompts: Sequence[Latents], unconditional: Latents | None) -> Latents:
     """One prompt's estimate, or that of several with their weights."""
     if not texts.composed:
         return prompts[0]

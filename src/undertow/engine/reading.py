@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from undertow.checkpoints.model import LoadedModel
-from undertow.engine.passes import Canvas, Extra, Kept
+from undertow.engine.passes import Latents, Extra, InpaintMask
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 from undertow.pictures import mask_for_latents, to_mask, to_pixels
@@ -71,8 +71,8 @@ class Reads:
 class Read:
     """latents: of the image, as the U-Net sees them. The rest as in `Pass`."""
 
-    latents: Canvas | None = None
-    kept: Kept | None = None
+    latents: Latents | None = None
+    kept: InpaintMask | None = None
     extra: Extra | None = None
     without_image: Extra | None = None
 
@@ -99,11 +99,11 @@ def read_picture(request: GenerationRequest, reads: Reads, model: LoadedModel, s
         case _:
             kept = None
             if request.mask is not None:
-                kept = Kept(latents=latents, mask=mask_for_latents(to_mask(request.mask, size), factor))
+                kept = InpaintMask(latents=latents, mask=mask_for_latents(to_mask(request.mask, size), factor))
             return Read(latents=latents, kept=kept, extra=depth)
 
 
-def image_latents(model: LoadedModel, pixels: Tensor) -> Canvas:
+def image_latents(model: LoadedModel, pixels: Tensor) -> Latents:
     """The most probable latents of pixels in [-1, 1], as the U-Net sees them, in float32 on its device."""
     vae = model.require_vae()
     encoded = encode_safely(vae, pixels.to(vae.device)).posterior.mode()

@@ -16,9 +16,27 @@ from undertow.unet.unet import UNet
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a row comes from: the request's number in its engine, the picture of the request, the branch of guidance,
+    the step over all passes, and the window of the canvas. All count from 0."""
+
+    request: int = 0
+    picture: int = 0
+    branch: str = ""
+    step: int = 0
+    window: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"request {self.request}, picture {self.picture}, step {self.step}, branch {self.branch or 'none'}, "
+            f"window {self.window}"
+        )
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One evaluation that somebody waits for. unet: who answers. latents: scaled, with the extra channels of models
+    """One evaluation that somebody waits for. origin: where it comes from. unet: who answers. latents: scaled, with the extra channels of models
     that have some. conditioning: of one row. adapters: what acts in this row; `None` for networks that have none.
     perturbation, free_u: what guidance does to the network in this row. middle_attention: whether the bottleneck's
     attention is wanted as well."""
@@ -31,6 +49,7 @@ class Row:
     perturbation: Perturbation | None = None
     free_u: FreeU | None = None
     middle_attention: bool = False
+    origin: Origin = Origin()
 
     @property
     def key(self) -> Hashable:
@@ -48,9 +67,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What came of a row. attention: of rows with `middle_attention`, how much each cell of the bottleneck receives."""
+    """What came of a row. finite: whether every number of the prediction is. attention: of rows with `middle_attention`, how much each cell of the bottleneck receives."""
 
     prediction: Float[Tensor, "1 channels height width"]
+    finite: bool = True
     attention: Float[Tensor, "1 cells_high cells_wide"] | None = None
 
 

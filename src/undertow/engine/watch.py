@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from undertow.engine.rows import Row
 from undertow.errors import InvalidInput, NonFiniteError
 
 FLAGS = ("nan", "timing", "shapes")
@@ -31,6 +32,13 @@ class Debug:
             if word not in FLAGS:
                 raise InvalidInput("debug", repr(word), f"all, or a comma list of {', '.join(FLAGS)}")
         return cls(**dict.fromkeys(words, True))
+
+
+def non_finite(row: Row, prediction: Tensor) -> NonFiniteError:
+    """The error for a prediction of NaN or Inf, with where its row comes from."""
+    name = f"step_{row.origin.step}_noise_{row.origin.branch}"
+    problem = f"{describe(prediction)} ({row.origin})"
+    return NonFiniteError(name, prediction.dtype, problem, _remedy(name, prediction.dtype))
 
 
 @dataclass(kw_only=True)

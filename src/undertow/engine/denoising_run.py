@@ -1,7 +1,7 @@
-"""One picture from noise to latents: a generator that yields the rows it needs, through all passes of its request."""
+"""One picture from noise to latents: for each pass of its request a generator that yields the rows it needs."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,54 +16,58 @@ from undertow.diffusion.guidance import (
     embedded_scale,
 )
 from undertow.diffusion.paths import Path
-from undertow.engine.conditioning import Branches
-from undertow.engine.evaluation import Question, ask
-from undertow.engine.parts import HighResolution
-from undertow.engine.passes import Canvas, Enlarged, FromNoise, FromPicture, GoOn, Larger, Pass, slerp
+from undertow.engine.branch_inputs import branch_inputs
+from undertow.engine.decode import Decoder
+from undertow.engine.evaluation import evaluate
+from undertow.engine.passes import Continue, FromNoise, FromPicture, Latents, Pass, Upscaled, UpscaledLatents, slerp
 from undertow.engine.request import GenerationRequest
-from undertow.engine.rows import Steps
+from undertow.engine.rows import Origin, Steps
 from undertow.engine.watch import Watch
 from undertow.sampling.catalogue import start_sampler
 from undertow.sampling.noise import NoiseSource
 from undertow.sampling.protocol import answered
-from undertow.unet.conditioning import Conditioning
 
 Entered = Callable[[int, int, float, Tensor | None], None]
-"""Told of every step: picture, step over all passes, sigma, newest estimate."""
-
-Enlarge = Callable[[Canvas, HighResolution], Larger]
-"""Finished latents to those of the enlarged picture."""
+"""Called at every step: picture, step over all passes, sigma, newest estimate."""
 
 
 @dataclass(kw_only=True, eq=False)
-class Picture:
-    """Picture `index` of a request. Its noise is its own, so it does not depend on who shares its batches."""
+class DenoisingRun:
+    """Picture `index` of request `number`, pass by pass. Its noise is its own, so it does not depend on the other
+    pictures of a batch."""
 
     request: GenerationRequest
+    number: int
     index: int
     passes: Sequence[Pass]
     watch: Watch
     entered: Entered
-    enlarge: Enlarge
-    latents: Canvas | None = None
+    latents: Latents | None = None
+    """Those of the last finished pass."""
     _noise: NoiseSource = field(init=False)
-    _over: Canvas | None = field(default=None, init=False)
+    _over: Latents | None = field(default=None, init=False)
     _denoised: Tensor | None = field(default=None, init=False)
+    _upscaled: UpscaledLatents | None = field(default=None, init=False)
     _steps_done: int = field(default=0, init=False)
     _run: GuidanceRun = field(init=False)
 
     def __post_init__(self) -> None:
         self._noise = NoiseSource([self.request.seeds[self.index]])
 
-    def draw(self) -> Steps[Canvas]:
-        """The latents of the last pass."""
-        for one in self.passes:
-            self.latents = yield from self._pass(one)
-            self._steps_done += one.steps
-        assert self.latents is not None  # a request has at least one pass
+    def denoise(self, index: int) -> Steps[Latents]:
+        """The latents of a pass. Passes follow one another, with `upscale` in between where one starts from that."""
+        one = self.passes[index]
+        self.latents = yield from self._denoise(one)
+        self._steps_done += one.steps
         return self.latents
 
-    def _pass(self, one: Pass) -> Steps[Canvas]:
+    def upscale(self, index: int, decoder: Decoder) -> None:
+        """Enlarges the latents of a finished pass to those that the next one starts from."""
+        later = self.passes[index + 1]
+        assert isinstance(later.start, Upscaled) and self.latents is not None
+        self._upscaled = decoder.upscaled(self.latents, later.start.how, later.layout.size)
+
+    def _denoise(self, one: Pass) -> Steps[Latents]:
         known, noise = self._start(one)
         self._over = noise
         x = self._first(one, known, noise)
@@ -91,7 +95,7 @@ class Picture:
             self._denoised = guided.denoised
             answer = answered(call, guided)
 
-    def _estimate(self, one: Pass, x: Canvas, sigma: float, index: int) -> Steps[Guided]:
+    def _estimate(self, one: Pass, x: Latents, sigma: float, index: int) -> Steps[Guided]:
         """The guided estimate at `x`: all branches of this step in one batch, then what guidance asks for beyond."""
         step = Step(index=index, count=one.steps, sigma=sigma)
         branches = one.guidance.branches(step)
@@ -110,20 +114,22 @@ class Picture:
             found = yield from self._evaluate(one, further.x, step, needed)
             estimate = found[further.branch]
 
-    def _evaluate(self, one: Pass, x: Canvas, step: Step, branches: Sequence[Branch]) -> Steps[dict[Branch, Estimate]]:
+    def _evaluate(self, one: Pass, x: Latents, step: Step, branches: Sequence[Branch]) -> Steps[dict[Branch, Estimate]]:
         texts = one.branches[step.index]
         scale = embedded_scale(one.guidance, step)
-        questions = {branch: _questions(one, texts, branch, scale, step) for branch in branches}
-        together = [question for group in questions.values() for question in group]
-        answers = iter((yield from ask(one.network, one.layout, x, step.sigma, together, one.free_u)))
-        found = {branch: [next(answers) for _ in group] for branch, group in questions.items()}
+        inputs = {branch: branch_inputs(one, texts, branch, scale, step) for branch in branches}
+        together = [each for group in inputs.values() for each in group]
+        overall = self._steps_done + step.index
+        origin = Origin(request=self.number, picture=self.index, step=overall)
+        outputs = iter((yield from evaluate(one.network, one.layout, x, step.sigma, together, one.free_u, origin)))
+        found = {branch: [next(outputs) for _ in group] for branch, group in inputs.items()}
         for group in found.values():
-            for answer in group:
-                self.watch.see(f"step_{self._steps_done + step.index}_noise_{answer.name}", answer.prediction)
+            for output in group:
+                self.watch.see(f"step_{overall}_noise_{output.name}", output.prediction)
         unconditional = found[UNCONDITIONAL][0].denoised if UNCONDITIONAL in found else None
         return {
             branch: Estimate(
-                denoised=one.composition.compose(texts, [answer.denoised for answer in group], unconditional)
+                denoised=one.composition.compose(texts, [output.denoised for output in group], unconditional)
                 if branch.side == "wanted"
                 else group[0].denoised,
                 attention=group[0].attention,
@@ -136,7 +142,7 @@ class Picture:
         """Whether this is the first pass with a step, and nothing but noise is where it starts."""
         return self._steps_done == 0 and isinstance(self.passes[0].start, FromNoise)
 
-    def _start(self, one: Pass) -> tuple[Canvas | None, Canvas]:
+    def _start(self, one: Pass) -> tuple[Latents | None, Latents]:
         """The clean latents that a pass starts from, if any, and the noise over them."""
         shape = (one.network.unet.config.out_channels, *one.layout.size)
         match one.start:
@@ -144,14 +150,14 @@ class Picture:
                 return None, self._draw_noise(shape, given)
             case FromPicture(latents=latents, given=given):
                 return latents, self._draw_noise(shape, given)
-            case Enlarged(how=how):
-                assert self.latents is not None  # never the first pass
-                return self.enlarge(self.latents, how), self._draw_noise(shape, None)
-            case GoOn():
+            case Upscaled():
+                assert self._upscaled is not None  # `upscale` comes before
+                return self._upscaled, self._draw_noise(shape, None)
+            case Continue():
                 assert self._over is not None  # never the first pass
                 return self.latents, self._over
 
-    def _draw_noise(self, shape: tuple[int, int, int], given: Tensor | None) -> Canvas:
+    def _draw_noise(self, shape: tuple[int, int, int], given: Tensor | None) -> Latents:
         request = self.request
         noise = self._noise.draw(shape)  # drawn in any case: what a stochastic sampler draws next must not depend on it
         if given is not None:
@@ -161,26 +167,26 @@ class Picture:
             noise = slerp(noise, other, request.variation_strength)
         return noise
 
-    def _first(self, one: Pass, known: Canvas | None, noise: Canvas) -> Canvas:
+    def _first(self, one: Pass, known: Latents | None, noise: Latents) -> Latents:
         device = one.network.unet.device
         match one.start:
             case FromNoise():
                 return _path(one).pure_noise(noise, one.sigmas[0]).to(device)
-            case GoOn():
+            case Continue():
                 assert known is not None
                 return known.to(device)
             case _:
                 assert known is not None
                 return _noisy(one, known.to(device), noise, one.sigmas[0])
 
-    def _finish(self, one: Pass, latents: Canvas) -> Canvas:
+    def _finish(self, one: Pass, latents: Latents) -> Latents:
         self.watch.see(f"step_{self._steps_done + one.steps - 1}_latents", latents)
         later = self.passes[self.passes.index(one) + 1 :]
-        if one.kept is None or (later and isinstance(later[0].start, GoOn)):
+        if one.kept is None or (later and isinstance(later[0].start, Continue)):
             return latents
         return one.kept.over(latents, one.kept.latents)
 
-    def _enter(self, step: int, sigma: float, x: Canvas) -> None:
+    def _enter(self, step: int, sigma: float, x: Latents) -> None:
         step += self._steps_done
         if step > 0:
             self.watch.see(f"step_{step - 1}_latents", x)
@@ -191,42 +197,6 @@ def _path(one: Pass) -> Path:
     return one.network.preconditioning.schedule.path
 
 
-def _noisy(one: Pass, latents: Canvas, noise: Canvas, sigma: float) -> Canvas:
+def _noisy(one: Pass, latents: Latents, noise: Latents, sigma: float) -> Latents:
     level = torch.tensor([sigma], dtype=torch.float64)
     return _path(one).add_noise(latents, noise.to(latents), level)
-
-
-def _questions(one: Pass, texts: Branches, branch: Branch, scale: float | None, step: Step) -> list[Question]:
-    """What a branch asks: one question for each prompt and region, or for the negative prompt. scale: of guidance, for
-    networks that are told."""
-    if branch.side == "wanted":
-        # The bottleneck's attention is that of the request's own prompt.
-        prompts = () if one.composition.covered and not branch.middle_attention else texts.wanted
-        names = ["cond" if len(prompts) == 1 else f"cond_{index}" for index in range(len(prompts))]
-        asked = [(name, wanted, None) for name, (wanted, _) in zip(names, prompts, strict=True)]
-        asked += [(f"region_{index}", conditioning, index) for index, conditioning in enumerate(texts.regions)]
-    else:
-        assert texts.unconditional is not None  # passes are prepared with what their guidance asks for
-        asked = [("uncond" if branch.side == "unconditional" else "image", texts.unconditional, None)]
-    sees_no_picture = branch.side == "unconditional" and one.without_image is not None
-    extra = one.without_image if sees_no_picture else one.extra
-    suffix = "" if branch.perturbation is None else f"_{branch.perturbation.kind}"
-    return [
-        Question(
-            name=name + suffix,
-            conditioning=conditioning if scale is None else _told(conditioning, scale),
-            extra=extra,
-            adapters=()
-            if one.adapters is None
-            else one.adapters.at(step.index, step.count, region=region, wanted=branch.side == "wanted"),
-            perturbation=branch.perturbation,
-            middle_attention=branch.middle_attention,
-        )
-        for name, conditioning, region in asked
-    ]
-
-
-def _told(conditioning: Conditioning, scale: float) -> Conditioning:
-    """With the guidance scale as an input (LCM)."""
-    assert conditioning.context is not None  # text conditions every network that is told
-    return replace(conditioning, guidance=torch.tensor([scale], device=conditioning.context.device))

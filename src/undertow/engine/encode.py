@@ -7,28 +7,28 @@ import torch
 from torch import Tensor
 
 from undertow.adapters.host import AdapterHost, Bound
-from undertow.adapters.pictures import Canvas as Over
+from undertow.adapters.pictures import Canvas as LatentGrid
 from undertow.checkpoints.model import LoadedModel
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.grids import require_grid, sigma_grid
 from undertow.diffusion.guidance import WANTED, During, Guidance, Method, SelfAttention, Step
 from undertow.diffusion.schedules import TimestepMap
 from undertow.diffusion.strength import truncate
-from undertow.engine.canvas import layout_for, picture_size
+from undertow.engine.sizes import layout_for, picture_size
 from undertow.engine.conditioning import Branches, Conditioner
 from undertow.engine.evaluation import Network
 from undertow.engine.guided import chosen_guidance
 from undertow.engine.layout import Layout, box_mask
 from undertow.engine.passes import (
     Adapted,
-    Canvas,
+    Latents,
     Composition,
-    Enlarged,
+    Upscaled,
     Extra,
     FromNoise,
     FromPicture,
-    GoOn,
-    Kept,
+    Continue,
+    InpaintMask,
     Pass,
     Start,
 )
@@ -147,8 +147,8 @@ class _Preparation:
     def _adapted(self, layout: Layout) -> Adapted:
         """The adapters over a pass' canvas."""
         factor = self.model.require_vae().config.factor
-        canvas = Over(
-            cells=layout.size, factor=factor, windows=layout.spread, pixel_windows=layout.enlarged(factor).spread
+        canvas = LatentGrid(
+            cells=layout.size, factor=factor, windows=layout.split_tiles, pixel_windows=layout.enlarged(factor).split_tiles
         )
         everywhere = self.host.place(self.adapters, canvas)
         return Adapted(
@@ -164,7 +164,7 @@ class _Preparation:
         if list(self.given.shape) != expected:
             raise InvalidInput("latents", list(self.given.shape), f"{expected}: one for each picture, at this size")
 
-    def _start(self, latents: Canvas | None, reads: Reads) -> tuple[Start, list[float]]:
+    def _start(self, latents: Latents | None, reads: Reads) -> tuple[Start, list[float]]:
         """Where the first pass starts, and along which noise levels it goes."""
         request = self.request
         grid = self._grid(request.steps)
@@ -204,7 +204,7 @@ class _Preparation:
         if first == len(timesteps):
             self.decisions.append("the refiner has no step to draw: refiner_switch is too late for so few steps")
             return []
-        return [self._pass(self.refiner, GoOn(), sigmas[first:], cells, kept=base.kept)]
+        return [self._pass(self.refiner, Continue(), sigmas[first:], cells, kept=base.kept)]
 
     def _enlarged(self, size: tuple[int, int]) -> tuple[tuple[int, int], Pass]:
         how, factor = self.request.high_resolution, self.model.require_vae().config.factor
@@ -213,7 +213,7 @@ class _Preparation:
         grid = self._grid(self.request.steps if how.steps is None else how.steps)
         sigmas = truncate(self._grid, len(grid) - 1, how.strength, self.request.strength_convention)
         cells = (height // factor, width // factor)
-        return (height, width), self._pass(self.model, Enlarged(how=how), sigmas, cells)
+        return (height, width), self._pass(self.model, Upscaled(how=how), sigmas, cells)
 
     def _pass(
         self,
@@ -222,7 +222,7 @@ class _Preparation:
         sigmas: Sequence[float],
         cells: tuple[int, int],
         *,
-        kept: Kept | None = None,
+        kept: InpaintMask | None = None,
         extra: Extra | None = None,
         without_image: Extra | None = None,
     ) -> Pass:

@@ -1,0 +1,82 @@
+"""Decoding: latents to pictures, previews, and to what a second pass over a larger picture starts from."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from undertow.checkpoints.model import LoadedModel
+from undertow.engine.layout import Layout
+from undertow.engine.parts import HighResolution
+from undertow.engine.passes import Latents
+from undertow.engine.reading import image_latents
+from undertow.engine.request import GenerationRequest
+from undertow.engine.watch import Watch
+from undertow.pictures import pasted, to_images, to_pixels
+from undertow.vae.autoencoder import AutoencoderKL
+from undertow.vae.plan import smallest_budget
+from undertow.vae.precision import CLAMP, decode_safely, dtype_to_compute_in
+from undertow.vae.program import decode_program
+
+LOW_VRAM_DECODE_BYTES = 512 * 2**20
+"""Activations that decoding may hold at once with `low_vram`, or the least that the picture's size needs."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Decoder:
+    """Decodes the pictures of one request. low_vram: within `LOW_VRAM_DECODE_BYTES`. clamp: cut the activations at
+    float16's range. notes: what was decided on the way."""
+
+    model: LoadedModel
+    request: GenerationRequest
+    watch: Watch
+    low_vram: bool = False
+    clamp: bool = False
+
+    def __post_init__(self) -> None:
+        self.notes: list[str] = []
+
+    def picture(self, latents: Latents) -> Image.Image:
+        """The finished picture, with what the mask keeps put back."""
+        with self.watch.stage("decode"):
+            image, notes = self._decode(latents)
+        self.notes += [note for note in notes if note not in self.notes]
+        request = self.request
+        if request.paste and request.image is not None and request.mask is not None:
+            return pasted(image, request.image, request.mask)
+        return image
+
+    def preview(self, denoised: Latents) -> Image.Image:
+        """A picture of an estimate: small and rough where the model's latents have a linear preview, else decoded."""
+        space = self.model.require_vae().config.latent_space
+        if space.preview_factors is None:
+            return self._decode(denoised)[0]
+        return Image.fromarray(space.preview(denoised)[0].cpu().numpy())
+
+    def upscaled(self, latents: Latents, how: HighResolution, cells: tuple[int, int]) -> Latents:
+        """Finished latents at the size (height, width), in cells, of the second pass."""
+        if how.upscale == "latent":
+            return F.interpolate(latents.float(), size=cells, mode="bilinear", align_corners=False)
+        image, _ = self._decode(latents)
+        factor = self.model.require_vae().config.factor
+        return image_latents(self.model, to_pixels(image, (cells[0] * factor, cells[1] * factor))).float()
+
+    def _decode(self, latents: Latents) -> tuple[Image.Image, list[str]]:
+        vae = self.model.require_vae()
+        self.watch.see("vae_input", latents)
+        # A seamless picture is decoded with its own other side around it, which is cut off again.
+        ring = Layout.whole((latents.shape[2], latents.shape[3]), self.request.seamless)
+        seen = ring.split_tiles(vae.config.latent_space.from_model(latents.float()))[0]
+        decoded = decode_safely(
+            vae, seen, budget_bytes=self._budget_bytes(vae, seen), clamp=CLAMP if self.clamp else None
+        )
+        pixels = ring.enlarged(vae.config.factor).merge_tiles([decoded.pixels])
+        self.watch.see("vae_output", pixels)
+        return to_images(pixels)[0], decoded.report.notes()
+
+    def _budget_bytes(self, vae: AutoencoderKL, latents: Tensor) -> int | None:
+        if not self.low_vram:
+            return None
+        program = decode_program(vae, (latents.shape[2], latents.shape[3]), dtype_to_compute_in(vae).dtype)
+        return max(LOW_VRAM_DECODE_BYTES, smallest_budget(program))

@@ -1,0 +1,175 @@
+"""Denoising: generators of many pictures, whose rows share forwards, and who join and leave at every step."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from undertow.engine.forward import fit_together, forward
+from undertow.engine.limits import BatchLimits
+from undertow.engine.rows import Outcome, Row, Steps
+from undertow.engine.watch import non_finite
+from undertow.errors import RowFailed, UndertowError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Share:
+    """One picture's part in a forward: its seconds, in proportion to its rows, and the rows of the whole batch."""
+
+    seconds: float
+    rows: int
+
+
+@dataclass(kw_only=True, eq=False)
+class Task:
+    """A generator that is being advanced.
+
+    done: called with its result. failed: called with what it raised; others go on. shared: called for each forward that
+    it had part in. keep_non_finite: whether a prediction of NaN or Inf is passed on instead of failing the task.
+    """
+
+    steps: Steps[Tensor]
+    done: Callable[[Tensor], None]
+    failed: Callable[[BaseException], None]
+    shared: Callable[[Share], None] = lambda share: None
+    limits: BatchLimits = BatchLimits()
+    keep_non_finite: bool = False
+    rows: list[Row] = field(default_factory=list, init=False)
+    """The rows that it waits for."""
+    answers: list[Outcome | None] = field(default_factory=list, init=False)
+    """The outcomes that have come for them."""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """One row that a task waits for."""
+
+    task: Task
+    index: int
+
+    @property
+    def row(self) -> Row:
+        return self.task.rows[self.index]
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for rows that can share a forward."""
+        return self.row.key, self.task.limits
+
+
+class Batcher:
+    """Advances tasks by forwards that they share. Tasks join and leave between two steps, also from within a task."""
+
+    def __init__(self) -> None:
+        self._tasks: list[Task] = []
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._tasks)
+
+    def join(self, task: Task) -> None:
+        """Adds a task, which runs to its first evaluation now and takes part from the next step on."""
+        self._tasks.append(task)
+        self._advance(task, None)
+
+    def leave(self, task: Task) -> None:
+        """Removes a task and closes its generator."""
+        if task in self._tasks:
+            self._tasks.remove(task)
+            task.steps.close()
+
+    def step(self) -> bool:
+        """One forward, for the row that has waited longest and as many others as can share it. Pictures whose
+        evaluations are complete go on to their next. Returns whether there was a row."""
+        batch = self._next_batch()
+        if not batch:
+            return False
+        started = time.perf_counter()
+        outcomes = evaluate_rows([waiting.row for waiting in batch], batch[0].task.limits.padded_to)
+        seconds = (time.perf_counter() - started) / len(batch)
+        for waiting, outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, Outcome) and not outcome.finite and not waiting.task.keep_non_finite:
+                outcome = non_finite(waiting.row, outcome.prediction)
+            if isinstance(outcome, Outcome):
+                waiting.task.answers[waiting.index] = outcome
+            else:
+                self._fail(waiting.task, outcome)
+        for task, rows in Counter(waiting.task for waiting in batch).items():
+            task.shared(Share(seconds=seconds * rows, rows=len(batch)))
+            answers = [answer for answer in task.answers if answer is not None]
+            if task in self._tasks and len(answers) == len(task.rows):
+                # To the end of the line, so that rows of every key get their turn.
+                self._tasks.remove(task)
+                self._tasks.append(task)
+                self._advance(task, answers)
+        return True
+
+    def run(self) -> None:
+        """Steps until no task is left."""
+        while self.step():
+            pass
+
+    def _next_batch(self) -> list[Waiting]:
+        """The row that has waited longest, and those that can share its forward. Rows whose adapters are merged into
+        the weights already go first, since merging others takes time."""
+        line = [Waiting(task, i) for task in self._tasks for i, answer in enumerate(task.answers) if answer is None]
+        if not line:
+            return []
+        first = next((waiting for waiting in line if _is_merged(waiting.row)), line[0])
+        most = first.task.limits.most_rows(first.row.latents)
+        batch: list[Waiting] = []
+        for waiting in line:
+            if len(batch) == most:
+                break
+            if waiting.key == first.key and fit_together([other.row for other in (*batch, waiting)]):
+                batch.append(waiting)
+        return batch
+
+    def _advance(self, task: Task, answers: Sequence[Outcome] | None) -> None:
+        try:
+            task.rows = list(task.steps.send(answers))  # pyright: ignore[reportArgumentType]
+            task.answers = [None] * len(task.rows)
+        except StopIteration as finished:
+            self._tasks.remove(task)
+            task.done(finished.value)
+        except BaseException as error:  # of one picture, which must not end the others
+            self._fail(task, error)
+            if not isinstance(error, Exception):
+                raise
+
+    def _fail(self, task: Task, error: BaseException) -> None:
+        if task in self._tasks:
+            self.leave(task)
+            task.failed(error)
+
+
+def evaluate_rows(rows: Sequence[Row], padded_to: int | None = None) -> list[Outcome | Exception]:
+    """The outcome of each row, or why it has none.
+
+    When the forward that the rows share raises (out of memory, an adapter, a kernel), it is tried again in halves, down
+    to single rows: only a row that fails alone fails. The error names where the row comes from.
+    """
+    try:
+        return list(forward(rows, padded_to))
+    except Exception as error:
+        if len(rows) == 1:
+            return [_attributed(error, rows[0])]
+    # Here the traceback is gone, and with it the tensors that its frames held.
+    half = len(rows) // 2
+    return [*evaluate_rows(rows[:half], padded_to), *evaluate_rows(rows[half:], padded_to)]
+
+
+def _attributed(error: Exception, row: Row) -> Exception:
+    if isinstance(error, UndertowError):
+        error.add_note(str(row.origin))
+        return error
+    failed = RowFailed(row.origin, error)
+    failed.__cause__ = error
+    return failed
+
+
+def _is_merged(row: Row) -> bool:
+    """Whether the weights are those that the row needs already."""
+    return row.adapters is None or row.adapters.key == row.adapters.host.merged.present

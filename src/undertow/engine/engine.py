@@ -1,0 +1,308 @@
+"""The engine: requests of any kind in, pictures out, one unit of work at a time."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from undertow.adapters.host import AdapterHost
+from undertow.checkpoints.model import LoadedModel
+from undertow.engine.denoise import Batcher
+from undertow.engine.encode import Prepared, encode
+from undertow.engine.events import Observer
+from undertow.engine.handle import Handle
+from undertow.engine.limits import BatchLimits
+from undertow.engine.options import RunOptions
+from undertow.engine.request import GenerationRequest
+from undertow.engine.request_run import Cancelled, RequestRun, Stage, Work
+from undertow.errors import EngineClosed, InvalidInput
+
+
+@dataclass(kw_only=True, eq=False)
+class Group:
+    """Requests that were submitted together: all are encoded before the first is denoised."""
+
+    runs: Sequence[RequestRun]
+    _parts: Generator[None, None, Prepared] | None = field(default=None, init=False)
+
+    def encode(self, engine: "Engine") -> bool:
+        """Encodes the next part; returns whether that was the last. Errors: those of `encode.encode`."""
+        run = next((run for run in self.runs if run.stage is Stage.WAITING), None)
+        if run is None:
+            return True
+        if self._parts is None:
+            self._parts = encode(
+                run.model, run.request, run.watch, manager=engine.adapters, refiner=engine.refiner, latents=run.latents
+            )
+        try:
+            next(self._parts)
+        except StopIteration as finished:
+            self._parts = None
+            run.encoded(finished.value)
+        return False
+
+
+class Engine:
+    """Draws unlike requests together, in forwards that they share.
+
+    Encoding, denoising and decoding are three kinds of work that take turns, so that decoding one picture, or reading
+    an adapter, comes between two steps of the others. Every method may be called from any thread; work is done by one
+    thread at a time: by the one that waits for a result, by the one that calls `run` or `step`, or by the engine's own
+    (`start`). adapters: of the model; made here when `None`. limits: how many rows share a forward, where a request's
+    options do not say.
+
+        engine = Engine(model)
+        handle = engine.submit(GenerationRequest(prompt="red apple on white background"))
+        handle.result().images[0].save("apple.png")
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        refiner: LoadedModel | None = None,
+        adapters: AdapterHost | None = None,
+        *,
+        limits: BatchLimits | None = None,
+    ):
+        self.model = model
+        self.refiner = refiner
+        self.adapters = AdapterHost(model.require_unet(), model.text) if adapters is None else adapters
+        self.limits = BatchLimits() if limits is None else limits
+        self._batcher = Batcher()
+        self._encoding: deque[Group] = deque()
+        self._decoding: deque[Work] = deque()
+        self._runs: list[RequestRun] = []
+        self._submitted = 0
+        self._turn = 0
+        self._working = threading.Lock()  # held during a unit of work
+        self._worker: int | None = None  # the thread that does it
+        self._changed = threading.Condition()  # notified after each unit, and when requests come
+        self._driver: int | None = None  # the thread that does one unit after the other
+        self._thread: threading.Thread | None = None
+        self._closed = False
+
+    def submit(
+        self,
+        request: GenerationRequest,
+        observer: Observer | None = None,
+        *,
+        options: RunOptions | None = None,
+        latents: Tensor | None = None,
+    ) -> Handle:
+        """Takes a request, which waits for its turn. observer: called at each step of each of its pictures, by the
+        thread that works. latents: standard normal noise to start from, [count, channels, height / factor, width /
+        factor], in place of that of the seeds. Errors: `EngineClosed`; what is wrong with the request is raised by
+        `result()`."""
+        return self.submit_together([request], [observer], options=options, latents=latents)[0]
+
+    def submit_together(
+        self,
+        requests: Sequence[GenerationRequest],
+        observers: Sequence[Observer | None] | None = None,
+        *,
+        options: RunOptions | None = None,
+        latents: Tensor | None = None,
+    ) -> list[Handle]:
+        """Takes several requests at once: all are encoded before any is denoised, and when one cannot be, all fail."""
+        chosen = RunOptions() if options is None else options
+        observers = [None] * len(requests) if observers is None else observers
+        with self._changed:
+            if self._closed:
+                raise EngineClosed
+            runs = [
+                RequestRun(
+                    number=self._submitted + index,
+                    model=self.model,
+                    request=request,
+                    options=chosen,
+                    limits=self.limits if chosen.limits is None else chosen.limits,
+                    latents=latents,
+                    join=self._batcher.join,
+                    leave=self._batcher.leave,
+                    decode=self._decoding.append,
+                    observers=[] if observer is None else [observer],
+                )
+                for index, (request, observer) in enumerate(zip(requests, observers, strict=True))
+            ]
+            self._submitted += len(runs)
+            self._runs += runs
+            self._encoding.append(Group(runs=runs))
+            self._changed.notify_all()
+        return [Handle(self, run) for run in runs]
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self._encoding or self._batcher.busy or self._decoding)
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """Does one unit of work: encodes a part of a request, denoises by one shared forward, or decodes a picture.
+        Returns whether there was one. Errors: `InvalidInput` when called by an observer, inside a step."""
+        self._refuse_inside("step()")
+        with self._working:
+            self._worker = threading.get_ident()
+            try:
+                return self._work()
+            finally:
+                self._runs = [run for run in self._runs if not run.done]
+                if self.idle:
+                    self.adapters.rest()  # the U-Net's own weights, bit for bit
+                self._worker = None
+                self._notify()
+
+    def run(self) -> None:
+        """Works until there is nothing to do."""
+        self.run_until(lambda: self.idle)
+
+    def run_until(self, reached: Callable[[], bool], timeout_s: float | None = None) -> None:
+        """Works until a condition holds, or waits for it while another thread works. Errors: `TimeoutError`."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not reached():
+            if not self._drives(reached, deadline):
+                continue
+            try:
+                while not reached():
+                    if not self.step():
+                        self._wait(reached, deadline)
+                    _check(deadline)
+            finally:
+                self._driver = None
+                self._notify()
+
+    def start(self) -> None:
+        """Starts a thread of the engine's own, which works until `close`. Errors: `EngineClosed`."""
+        with self._changed:
+            if self._closed:
+                raise EngineClosed
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self.run_until, args=(lambda: self._closed,), name="undertow-engine", daemon=True
+                )
+                self._thread.start()
+
+    def cancel(self, *runs: RequestRun) -> None:
+        """Ends requests before their next step: at once when nobody works, else before the next unit of work."""
+        for run in runs:
+            run.cancel()
+        if self._worker != threading.get_ident() and self._working.acquire(blocking=False):
+            try:
+                self._drop_cancelled()
+                if self.idle:
+                    self.adapters.rest()
+            finally:
+                self._working.release()
+        self._notify()
+
+    def close(self) -> None:
+        """Cancels what is not done, ends the engine's thread, and takes no more requests."""
+        self._refuse_inside("close()")
+        self._closed = True
+        self._notify()
+        if self._thread is not None:
+            self._thread.join()
+        with self._working:
+            for run in self._runs:
+                run.cancel()
+            self._drop_cancelled()
+            self.adapters.rest()
+        self._notify()
+
+    def __enter__(self) -> Self:
+        """Starts the engine's thread."""
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Nothing else uses the model meanwhile: the next unit of work waits. Errors: `InvalidInput` inside a step."""
+        self._refuse_inside("paused()")
+        with self._working:
+            yield
+
+    def _work(self) -> bool:
+        """The kinds of work take turns; a kind that has none passes on."""
+        self._drop_cancelled()
+        kinds = (self._encode, self._batcher.step, self._decode)
+        for _ in kinds:
+            kind = kinds[self._turn]
+            self._turn = (self._turn + 1) % len(kinds)
+            if kind():
+                return True
+        return False
+
+    def _encode(self) -> bool:
+        """A part of the encoding of the request that has waited longest."""
+        if not self._encoding:
+            return False
+        group = self._encoding[0]
+        try:
+            encoded = group.encode(self)
+        except BaseException as error:
+            self._encoding.popleft()
+            for run in group.runs:
+                run.fail(error)
+            if not isinstance(error, Exception):
+                raise
+            return True
+        if encoded:
+            self._encoding.popleft()
+            for run in group.runs:
+                run.begin()
+        return True
+
+    def _decode(self) -> bool:
+        if not self._decoding:
+            return False
+        self._decoding.popleft()()
+        return True
+
+    def _drop_cancelled(self) -> None:
+        for run in self._runs:
+            if run.cancelled and not run.done:
+                run.fail(Cancelled())
+
+    def _drives(self, reached: Callable[[], bool], deadline: float | None) -> bool:
+        """Makes this thread the one that works, unless another does, whose next unit of work it then waits for."""
+        with self._changed:
+            if reached():
+                return False
+            if self._driver is None:
+                self._driver = threading.get_ident()
+                return True
+            self._refuse_inside("result()")
+            self._changed.wait(_left(deadline))
+        _check(deadline)
+        return False
+
+    def _wait(self, reached: Callable[[], bool], deadline: float | None) -> None:
+        """Until there may be work again."""
+        with self._changed:
+            if self.idle and not reached():
+                self._changed.wait(_left(deadline))
+
+    def _notify(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def _refuse_inside(self, call: str) -> None:
+        if self._worker == threading.get_ident():
+            raise InvalidInput(call, "called by an observer", "a call outside of the engine's own work", "return first")
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+
+def _check(deadline: float | None) -> None:
+    if deadline is not None and time.monotonic() > deadline:
+        raise TimeoutError("the request is not done in the time that was given")

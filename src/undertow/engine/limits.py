@@ -1,0 +1,41 @@
+"""How many rows share a forward."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from undertow.errors import InvalidInput
+
+CELLS_AT_ONCE = {"cpu": 8192}
+CELLS_ON_ACCELERATORS = 65536
+"""Latent cells that one forward computes by default: a batch of 2 rows of 512x512 pixels on a CPU, where larger ones
+gain nothing (benchmarks/batching.py), 16 on an accelerator, and many more of small pictures."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchLimits:
+    """How many rows share a forward.
+
+    rows: the most rows of a forward; `None` decides by the size of the picture. padded_to: every forward computes
+    exactly this many rows, so that a picture is bit-equal whatever shares its batches. Errors: `InvalidInput`.
+    """
+
+    rows: int | None = None
+    padded_to: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "padded_to"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidInput(name, value, "at least 1")
+        if self.rows is not None and self.padded_to is not None and self.rows > self.padded_to:
+            raise InvalidInput("rows", self.rows, f"at most padded_to = {self.padded_to}")
+
+    def most_rows(self, latents: Tensor) -> int:
+        """The most rows of a forward over such latents."""
+        if self.padded_to is not None:
+            return self.padded_to if self.rows is None else self.rows
+        if self.rows is not None:
+            return self.rows
+        cells = CELLS_AT_ONCE.get(latents.device.type, CELLS_ON_ACCELERATORS)
+        return max(2, cells // (latents.shape[2] * latents.shape[3]))

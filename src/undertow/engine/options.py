@@ -1,0 +1,32 @@
+"""How a request is run, none of which changes what it asks for."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from undertow.engine.limits import BatchLimits
+from undertow.engine.watch import Debug
+from undertow.errors import InvalidInput
+
+NonFinite = Literal["fail", "keep"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run a request.
+
+    low_vram: decode within `engine.decode.LOW_VRAM_DECODE_BYTES`; slower, the same pictures. vae_clamp: cut the
+    decoder's activations at float16's range, which changes pictures and is counted. debug: what to watch. limits: how
+    many rows share a forward; `None` leaves it to the engine. non_finite: what becomes of the request when the network
+    predicts NaN or Inf for one of its rows: "fail" ends it with a `NonFiniteError` that names the row, "keep" goes on
+    with those numbers. Errors: `InvalidInput`.
+    """
+
+    low_vram: bool = False
+    vae_clamp: bool = False
+    debug: Debug = Debug()
+    limits: BatchLimits | None = None
+    non_finite: NonFinite = "fail"
+
+    def __post_init__(self) -> None:
+        if self.non_finite not in get_args(NonFinite):
+            raise InvalidInput("non_finite", repr(self.non_finite), " or ".join(map(repr, get_args(NonFinite))))

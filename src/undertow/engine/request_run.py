@@ -1,0 +1,240 @@
+"""The life of one request in an engine: encoded, denoised picture by picture and pass by pass, decoded, finished."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from undertow.checkpoints.model import LoadedModel
+from undertow.engine.decode import Decoder
+from undertow.engine.denoise import Share, Task
+from undertow.engine.denoising_run import DenoisingRun
+from undertow.engine.events import Observer, StepEvent
+from undertow.engine.limits import BatchLimits
+from undertow.engine.options import RunOptions
+from undertow.engine.passes import Canvas, Upscaled
+from undertow.engine.encode import Prepared
+from undertow.engine.request import GenerationRequest
+from undertow.engine.result import GenerationResult, Report
+from undertow.engine.watch import Watch
+
+Work = Callable[[], None]
+
+
+class Stage(Enum):
+    """Where a request is."""
+
+    WAITING = "waiting"
+    ENCODED = "encoded"
+    DENOISING = "denoising"
+    FINISHED = "finished"
+
+
+class Cancelled(Exception):
+    """Unwinds a picture whose request was cancelled."""
+
+
+@dataclass(kw_only=True, eq=False)
+class RequestRun:
+    """A request on its way through an engine, which calls its methods one at a time.
+
+    number: of the request in its engine. observers: called at each step of each picture. join, leave: of the batch.
+    decode: queues work of the decoder. future: receives the result, or the error.
+    """
+
+    number: int
+    model: LoadedModel
+    request: GenerationRequest
+    options: RunOptions
+    limits: BatchLimits
+    latents: Tensor | None
+    join: Callable[[Task], None]
+    leave: Callable[[Task], None]
+    decode: Callable[[Work], None]
+    observers: list[Observer] = field(default_factory=list)
+    future: "Future[GenerationResult]" = field(default_factory=Future)
+    cancelled: bool = False
+    stage: Stage = Stage.WAITING
+    step: int = 0
+    rows: int = 0
+    _prepared: Prepared | None = field(default=None, init=False)
+    _tasks: list[Task] = field(default_factory=list, init=False)
+    _pictures: list[DenoisingRun] = field(default_factory=list, init=False)
+    _finished: dict[int, Canvas] = field(default_factory=dict, init=False)
+    _images: dict[int, Image.Image] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(debug=self.options.debug)
+        self.future.set_running_or_notify_cancel()  # only `cancel` cancels
+
+    @property
+    def steps(self) -> int:
+        """Steps of each picture over all passes; 0 until the request is encoded."""
+        return 0 if self._prepared is None else sum(one.steps for one in self._prepared.passes)
+
+    @property
+    def done(self) -> bool:
+        return self.stage is Stage.FINISHED
+
+    def encoded(self, prepared: Prepared) -> None:
+        """Takes what encoding has made of the request."""
+        self._prepared, self.stage = prepared, Stage.ENCODED
+        self._decoder = Decoder(
+            model=prepared.model,
+            request=self.request,
+            watch=self.watch,
+            low_vram=self.options.low_vram,
+            clamp=self.options.vae_clamp,
+        )
+        self._pictures = [
+            DenoisingRun(
+                request=self.request,
+                number=self.number,
+                index=index,
+                passes=prepared.passes,
+                watch=self.watch,
+                entered=self._entered,
+            )
+            for index in range(self.request.count)
+        ]
+
+    def begin(self) -> None:
+        """Every picture joins the batch."""
+        if self.done:
+            return
+        self.stage = Stage.DENOISING
+        for picture in self._pictures:
+            if not self.cancelled and not self.done:
+                self._begin_pass(picture, 0)
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the request with an error; a picture that unwound because of `Cancelled` ends it without one."""
+        for task in self._tasks:
+            self.leave(task)
+        if self.done:
+            return
+        if isinstance(error, Cancelled):
+            self._finish()
+        else:
+            self.stage = Stage.FINISHED
+            self.future.set_exception(error)
+
+    def _begin_pass(self, picture: DenoisingRun, index: int) -> None:
+        task = Task(
+            steps=picture.denoise(index),
+            done=lambda latents: self._pass_done(picture, index, latents),
+            failed=self.fail,
+            shared=self._shared,
+            limits=self.limits,
+            keep_non_finite=self.options.non_finite == "keep",
+        )
+        self._tasks.append(task)
+        self.join(task)
+
+    def _pass_done(self, picture: DenoisingRun, index: int, latents: Canvas) -> None:
+        assert self._prepared is not None  # encoded before it begins
+        later = self._prepared.passes[index + 1 :]
+        if not later:
+            self._finished[picture.index] = latents
+            self.decode(lambda: self._decode(picture.index))
+        elif isinstance(later[0].start, Upscaled):
+            self.decode(lambda: self._upscale(picture, index))
+        else:
+            self._begin_pass(picture, index + 1)
+
+    def _upscale(self, picture: DenoisingRun, index: int) -> None:
+        """Enlarges the latents between two passes of a picture."""
+        if self.done or self.cancelled:
+            return
+        try:
+            picture.upscale(index, self._decoder)
+        except BaseException as error:
+            self._failed_alone(error)
+        else:
+            self._begin_pass(picture, index + 1)
+
+    def _decode(self, index: int) -> None:
+        if self.done:
+            return
+        try:
+            if not self.cancelled:
+                self._images[index] = self._decoder.picture(self._finished[index])
+        except BaseException as error:
+            self._failed_alone(error)
+            return
+        if len(self._images) == len(self._pictures):
+            self._finish()
+
+    def _failed_alone(self, error: BaseException) -> None:
+        """An error of this request's decoding, which must not end the others; an interruption goes on to the caller."""
+        self.fail(error)
+        if not isinstance(error, Exception):
+            raise error
+
+    def _finish(self) -> None:
+        self.stage = Stage.FINISHED
+        try:
+            result = self._result()
+        except Exception as error:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+    def _result(self) -> GenerationResult:
+        """The finished pictures; of a cancelled request, the latents that it had reached."""
+        reached = [self._finished.get(picture.index, picture.latents) for picture in self._pictures]
+        found = [latents for latents in reached if latents is not None]
+        return GenerationResult(
+            images=[] if self.cancelled else [self._images[index] for index in sorted(self._images)],
+            latents=torch.cat(found) if found else self._no_latents(),
+            report=self._report(),
+        )
+
+    def _report(self) -> Report:
+        prepared, model = self._prepared, self.model
+        decided = () if prepared is None else (*prepared.decisions, *self._decoder.notes)
+        return Report(
+            request=self.request,
+            model=str(model.path),
+            size=(0, 0) if prepared is None else prepared.size,
+            sigmas=() if prepared is None else tuple(prepared.passes[-1].sigmas),
+            seconds=dict(self.watch.seconds),
+            rows=self.rows,
+            cancelled=self.cancelled,
+            decisions=(*model.report.notes, *decided),
+            debug=tuple(self.watch.lines),
+        )
+
+    def _no_latents(self) -> Tensor:
+        """Cancelled before the first pass was done, or even before encoding."""
+        size = (0, 0) if self._prepared is None else self._prepared.passes[0].layout.size
+        return torch.empty(0, self.model.require_unet().config.out_channels, *size)
+
+    def _entered(self, index: int, step: int, sigma: float, denoised: Tensor | None) -> None:
+        self.step = max(self.step, step)
+        event = StepEvent(
+            request=self.number,
+            picture=index,
+            step=step,
+            steps=self.steps,
+            sigma=sigma,
+            denoised=denoised,
+            preview=lambda: None if denoised is None else self._decoder.preview(denoised),
+            cancel=self.cancel,
+        )
+        for observe in self.observers:
+            observe(event)
+        if self.cancelled:
+            raise Cancelled
+
+    def cancel(self) -> None:
+        """Ends the request before its next step."""
+        self.cancelled = True
+
+    def _shared(self, share: Share) -> None:
+        self.rows = max(self.rows, share.rows)
+        self.watch.add("unet", share.seconds)
