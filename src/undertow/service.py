@@ -10,8 +10,8 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from undertow.adapters.host import AdapterHost
 from undertow.adapters.lora.bank import AdapterCapacity
+from undertow.adapters.manager import AdapterManager
 from undertow.adapters.state import UNetState
 from undertow.checkpoints.loading import LoadOptions
 from undertow.checkpoints.model import LoadedModel, load_model
@@ -100,10 +100,10 @@ class UNetService:
         return self.unet.config
 
     @cached_property
-    def adapters(self) -> AdapterHost:
+    def adapters(self) -> AdapterManager:
         """What of adapters is in memory, in slots and merged."""
         path = self.model.path
-        return AdapterHost(
+        return AdapterManager(
             self.unet,
             self.model.text,
             capacity=self._capacity,

@@ -156,4 +156,4 @@ def _row(place: tuple[Task, int]) -> Row:
 
 def _is_merged(row: Row) -> bool:
     """Whether the weights are already those that the row needs."""
-    return row.adapters is None or row.adapters.key == row.adapters.host.merged.present
+    return row.adapters is None or row.adapters.key == row.adapters.manager.merged.present

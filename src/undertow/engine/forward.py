@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 
 from undertow.engine.control import residual_port
+from undertow.engine.image_tokens import image_port
 from undertow.engine.rows import Outcome, Row
-from undertow.engine.seen import image_port
 from undertow.nn.adaptable import WeightRows
 from undertow.unet.conditioning import Ports, concatenate
 from undertow.unet.free_u import free_u_factors
@@ -38,13 +38,13 @@ def forward(rows: Sequence[Row], padded_to: int | None = None) -> list[Outcome]:
 def fit_together(rows: Sequence[Row]) -> bool:
     """Whether rows with equal keys can share a forward: whether there are slots for all their adapters."""
     adapters = [row.adapters for row in rows if row.adapters is not None]
-    return not adapters or adapters[0].host.fits(adapters)
+    return not adapters or adapters[0].manager.fits(adapters)
 
 
 def _weights(rows: Sequence[Row]) -> WeightRows | None:
     """The weight port of rows, all of which have adapters or none."""
     adapters = [row.adapters for row in rows if row.adapters is not None]
-    return adapters[0].host.arrange(adapters) if adapters else None
+    return adapters[0].manager.prepare_weights(adapters) if adapters else None
 
 
 def _ports(rows: Sequence[Row], at_once: int | None) -> Ports | None:
@@ -53,11 +53,11 @@ def _ports(rows: Sequence[Row], at_once: int | None) -> Ports | None:
     config, device = rows[0].unet.config, rows[0].latents.device
     perturbed = any(row.perturbation is not None for row in rows)
     freed = any(row.free_u is not None for row in rows)
-    beside = [() if row.adapters is None else row.adapters.beside for row in rows]
+    side_inputs = [() if row.adapters is None else row.adapters.side_inputs for row in rows]
     ports = Ports(
         weights=_weights(rows),
-        residuals=residual_port(rows, beside, at_once),
-        image=image_port(config, beside, like=rows[0].latents),
+        residuals=residual_port(rows, side_inputs, at_once),
+        image=image_port(config, side_inputs, like=rows[0].latents),
         self_attention=perturbed_rows(config, [row.perturbation for row in rows], device) if perturbed else None,
         free_u=free_u_factors(config, [row.free_u for row in rows], device) if freed else None,
     )

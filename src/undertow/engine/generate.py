@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from undertow.adapters.host import AdapterHost
+from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.model import LoadedModel
 from undertow.engine.batching import Batcher, BatchLimits, Share, Task
 from undertow.engine.events import Finished, Observer, StepEvent, unfinished, unobserved
@@ -54,11 +54,11 @@ def generate(
     options: RunOptions,
     latents: Tensor | None = None,
     refiner: LoadedModel | None = None,
-    host: AdapterHost | None = None,
+    manager: AdapterManager | None = None,
 ) -> GenerationResult:
     """The pictures of one request: `generate_many` of one, but for `latents`, standard normal noise to start from,
     [count, channels, height / factor, width / factor], in place of that of the seeds."""
-    return _run(model, [request], options, [latents], refiner, host)[0]
+    return _run(model, [request], options, [latents], refiner, manager)[0]
 
 
 def generate_many(
@@ -66,16 +66,16 @@ def generate_many(
     requests: Sequence[GenerationRequest],
     options: RunOptions,
     refiner: LoadedModel | None = None,
-    host: AdapterHost | None = None,
+    manager: AdapterManager | None = None,
 ) -> list[GenerationResult]:
     """The pictures of unlike requests. Those whose rows are of equal shape share forwards; each equals the one made
-    alone up to rounding, and to the bit where `options.limits.padded_to` fixes the number of rows. host: of the model's
-    adapters; `None` merges them for as long as it takes.
+    alone up to rounding, and to the bit where `options.limits.padded_to` fixes the number of rows. manager: of the
+    model's adapters; `None` merges them for as long as it takes.
 
     Errors, for any of the requests and before any step: `InvalidInput`; `MissingComponent` names what the checkpoint
     lacks. `NonFiniteError` when watching for NaN, after the others are done.
     """
-    return _run(model, requests, options, [None] * len(requests), refiner, host)
+    return _run(model, requests, options, [None] * len(requests), refiner, manager)
 
 
 @torch.inference_mode()
@@ -85,15 +85,15 @@ def _run(
     options: RunOptions,
     latents: Sequence[Tensor | None],
     refiner: LoadedModel | None,
-    host: AdapterHost | None,
+    manager: AdapterManager | None,
 ) -> list[GenerationResult]:
     if not requests:
         return []
-    if host is None:
-        host = AdapterHost(model.require_unet(), model.text)
+    if manager is None:
+        manager = AdapterManager(model.require_unet(), model.text)
     batcher = Batcher(options.limits)
     prepared = [
-        prepare(model, request, Watch(debug=options.debug), host=host, refiner=refiner, latents=given)
+        prepare(model, request, Watch(debug=options.debug), manager=manager, refiner=refiner, latents=given)
         for request, given in zip(requests, latents, strict=True)
     ]
     jobs = [Job(each, number, options, batcher) for number, each in enumerate(prepared)]
@@ -102,7 +102,7 @@ def _run(
             job.begin()
         batcher.run()
     finally:
-        host.rest()
+        manager.unmerge()
     return [job.result() for job in jobs]
 
 

@@ -218,7 +218,7 @@ def _questions(one: Pass, texts: Branches, branch: Branch, scale: float | None, 
             extra=extra,
             adapters=()
             if one.adapters is None
-            else one.adapters.at(step.index, step.count, region=region, wanted=branch.side == "wanted"),
+            else one.adapters.at(step.index, step.count, region=region, conditional=branch.side == "wanted"),
             perturbation=branch.perturbation,
             middle_attention=branch.middle_attention,
         )

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from undertow.adapters.host import AdapterHost, Bound
-from undertow.adapters.pictures import Canvas as Over
+from undertow.adapters.manager import AdapterManager, ResolvedAdapter
+from undertow.adapters.pictures import LatentGrid
 from undertow.checkpoints.model import LoadedModel
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.grids import require_grid, sigma_grid
@@ -56,17 +56,19 @@ def prepare(
     request: GenerationRequest,
     watch: Watch,
     *,
-    host: AdapterHost,
+    manager: AdapterManager,
     refiner: LoadedModel | None = None,
     latents: Tensor | None = None,
 ) -> Prepared:
     """The passes of a request.
 
-    host: of the model's adapters. latents: standard normal noise to start from, in place of that of the seeds. Errors:
-    `InvalidInput` for what does not fit the model or each other; `MissingComponent` names what the checkpoint lacks;
-    `CheckpointError` and its kinds for adapters.
+    manager: of the model's adapters. latents: standard normal noise to start from, in place of that of the seeds.
+    Errors: `InvalidInput` for what does not fit the model or each other; `MissingComponent` names what the checkpoint
+    lacks; `CheckpointError` and its kinds for adapters.
     """
-    return _Preparation(model=model, request=request, watch=watch, host=host, refiner=refiner, given=latents).run()
+    return _Preparation(
+        model=model, request=request, watch=watch, manager=manager, refiner=refiner, given=latents
+    ).run()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -74,12 +76,12 @@ class _Preparation:
     model: LoadedModel
     request: GenerationRequest
     watch: Watch
-    host: AdapterHost
+    manager: AdapterManager
     refiner: LoadedModel | None
     given: Tensor | None
     decisions: list[str] = field(default_factory=list)
-    adapters: tuple[Bound, ...] = ()
-    of_regions: tuple[tuple[Bound, ...], ...] = ()
+    adapters: tuple[ResolvedAdapter, ...] = ()
+    of_regions: tuple[tuple[ResolvedAdapter, ...], ...] = ()
 
     def run(self) -> Prepared:
         request, model = self.request, self.model
@@ -101,7 +103,7 @@ class _Preparation:
         self.decisions += [note] if note else []
         cells = (size[0] // factor, size[1] // factor)
         self._check_given((vae.config.latent_channels, *cells))
-        self._bind()
+        self._resolve_adapters()
         reads = Reads.of(unet.config, vae.config)
         reads.check(request)
         picture = Read()
@@ -128,32 +130,32 @@ class _Preparation:
             request=request, model=model, passes=passes, size=size, watch=self.watch, decisions=self.decisions
         )
 
-    def _bind(self) -> None:
+    def _resolve_adapters(self) -> None:
         """Reads the request's adapters, with their pictures."""
         request = self.request
         if request.regions_by == "attention" and any(region.adapters for region in request.regions):
             raise InvalidInput(
                 "regions_by", "'attention'", "'estimates' for regions with adapters", "attention asks once for all"
             )
-        everywhere = self.host.resolve(request.adapters)
-        regions = [self.host.resolve(region.adapters, beside=everywhere.bound) for region in request.regions]
-        self.adapters, self.of_regions = everywhere.bound, tuple(region.bound for region in regions)
-        bound = [one for group in (everywhere, *regions) for one in group.bound]
-        lines = [line for group in (everywhere, *regions) for line in group.lines]
-        self.decisions += dict.fromkeys((*(f"{one.adapter.title}: {one.told}" for one in bound), *lines))
-        if self.refiner is not None and bound:
+        everywhere = self.manager.resolve(request.adapters)
+        regions = [self.manager.resolve(region.adapters, beside=everywhere.adapters) for region in request.regions]
+        self.adapters, self.of_regions = everywhere.adapters, tuple(region.adapters for region in regions)
+        resolved = [one for group in (everywhere, *regions) for one in group.adapters]
+        notes = [note for group in (everywhere, *regions) for note in group.notes]
+        self.decisions += dict.fromkeys((*(f"{one.adapter.title}: {one.note}" for one in resolved), *notes))
+        if self.refiner is not None and resolved:
             self.decisions.append("adapters act on the base model, not on the refiner")
 
     def _adapted(self, layout: Layout) -> Adapted:
         """The adapters over a pass' canvas."""
         factor = self.model.require_vae().config.factor
-        canvas = Over(
+        canvas = LatentGrid(
             cells=layout.size, factor=factor, windows=layout.spread, pixel_windows=layout.enlarged(factor).spread
         )
-        everywhere = self.host.place(self.adapters, canvas)
+        everywhere = self.manager.tile(self.adapters, canvas)
         return Adapted(
             everywhere=everywhere,
-            regions=tuple(everywhere.with_more(self.host.place(own, canvas)) for own in self.of_regions),
+            regions=tuple(everywhere.with_more(self.manager.tile(own, canvas)) for own in self.of_regions),
             windows=len(layout.windows),
         )
 
@@ -278,7 +280,7 @@ class _Preparation:
         texts = [text] * (1 + len(self.request.regions))
         if model is self.model:
             groups = (self.adapters, *((*self.adapters, *own) for own in self.of_regions))
-            texts = [self.host.text(text, bound, count) for bound in groups]
+            texts = [self.manager.text(text, resolved, count) for resolved in groups]
         conditioner = Conditioner(
             text=texts[0],
             region_texts=texts[1:],

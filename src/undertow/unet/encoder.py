@@ -34,7 +34,7 @@ class Encoder(nn.Module):
     def __init__(self, config: UNetConfig, kernel: AttentionKernel):
         super().__init__()
         self.gradient_checkpointing = False
-        self.architecture = config
+        self.unet_config = config
         self.kernel = kernel
         self.time_embedding = TimeEmbedding(config.timestep_sinusoid_dim, config.embedding_dim, config.guidance_dim)
         match config.added:
@@ -81,7 +81,7 @@ class Encoder(nn.Module):
         self, timesteps: Timesteps, conditioning: Conditioning, weights: WeightRows | None = None
     ) -> Float[Tensor, "batch embedding_dim"]:
         """Timesteps, guidance, size ids, pooled text and class labels as one vector per row."""
-        config = self.architecture
+        config = self.unet_config
         guidance = None
         if config.guidance_dim is not None and conditioning.guidance is not None:
             guidance = guidance_sinusoid(conditioning.guidance, config.guidance_dim).to(self.dtype)
@@ -114,5 +114,5 @@ class Encoder(nn.Module):
 
     def _sinusoid(self, numbers: Tensor, dim: int) -> Tensor:
         """Computed in float32, where 999 and 999.5 differ, then cast."""
-        config = self.architecture
+        config = self.unet_config
         return sinusoid(numbers, dim, cos_first=config.cos_first, frequency_shift=config.frequency_shift).to(self.dtype)

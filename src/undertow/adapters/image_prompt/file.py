@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from undertow.adapters.image_prompt.fitting import projection_of, require_fit
+from undertow.adapters.image_prompt.image_prompt_refusals import require_image_prompt
 from undertow.adapters.image_prompt.names import Names, read_names
 from undertow.adapters.image_prompt.prompt import ImagePrompt
-from undertow.adapters.image_prompt.refusals import require_image_prompt
 from undertow.adapters.image_prompt.sites import site_numbers
 from undertow.adapters.source import open_source
 from undertow.checkpoints.health import Finding, examine

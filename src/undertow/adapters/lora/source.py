@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from undertow.adapters.lora.leaves import Layer, Names, read_names
+from undertow.adapters.lora.lora_refusals import require_lora
 from undertow.adapters.lora.peft import PeftSettings, settings_of_config, settings_of_header
-from undertow.adapters.lora.refusals import require_lora
 from undertow.checkpoints.files import read_json
 from undertow.checkpoints.opening import locate
 from undertow.checkpoints.weights import Weights, open_weights

@@ -3,14 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from undertow.adapters.active import Active, Changes
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.bound_control import require_no
 from undertow.adapters.lora.bank import Bank
 from undertow.adapters.lora.file import Lora
 from undertow.adapters.lora.targets import Targets
 from undertow.adapters.lora.updates import Update
 from undertow.adapters.residency import Decision, choose_residency
+from undertow.adapters.resolved_control import require_no
+from undertow.adapters.scaled_updates import LayerUpdates, ScaledUpdates
 from undertow.errors import AdapterMismatch
 
 KIND = "LoRA"
@@ -18,56 +18,56 @@ TEXT_ONLY = Decision(residency="merged", reason="into text encoders alone, and o
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class BoundLora:
-    """A request's LoRA, read and placed. changes: of the U-Net; `None` for one that only changes text encoders."""
+class ResolvedLora:
+    """A request's LoRA for one model. layers: updates of the U-Net; `None` when only text encoders change."""
 
     adapter: Adapter
     lora: Lora
     decision: Decision
-    changes: Changes | None
+    layers: LayerUpdates | None
 
     @classmethod
-    def read(cls, adapter: Adapter, lora: Lora, targets: Targets, bank: Bank | None) -> "BoundLora":
+    def read(cls, adapter: Adapter, lora: Lora, targets: Targets, bank: Bank | None) -> "ResolvedLora":
         """Errors: `AdapterMismatch` for biases that the model lacks; `InvalidInput` for what no LoRA has, and for a
         residency that cannot be."""
         for field in ("image", "mask", "encoder"):
             require_no(field, adapter, KIND)
         _check_biases(lora, targets)
-        found = changes_of_unet(adapter, lora)
+        found = unet_updates(adapter, lora)
         if found is None:
-            return cls(adapter=adapter, lora=lora, decision=TEXT_ONLY, changes=None)
+            return cls(adapter=adapter, lora=lora, decision=TEXT_ONLY, layers=None)
         decision = choose_residency(adapter.title, lora.updates["unet"], bank, adapter.residency)
-        return cls(adapter=adapter, lora=lora, decision=decision, changes=found)
+        return cls(adapter=adapter, lora=lora, decision=decision, layers=found)
 
     @property
-    def told(self) -> str:
+    def note(self) -> str:
         """Where it lives and why."""
         return f"{self.decision.residency}, {self.decision.reason}"
 
-    def active(self, step: int, steps: int) -> Active | None:
+    def scaled(self, step: int, steps: int) -> ScaledUpdates | None:
         """As it acts in a step; `None` when it does not."""
         gain = self.adapter.gain(step, steps)
-        return None if self.changes is None or gain == 0 else Active(changes=self.changes, gain=gain)
+        return None if self.layers is None or gain == 0 else ScaledUpdates(layers=self.layers, gain=gain)
 
-    def revised(self, changes: Changes, bank: Bank | None) -> "BoundLora":
+    def revised(self, layers: LayerUpdates, bank: Bank | None) -> "ResolvedLora":
         """With other changes of the U-Net in place of its own, where they have room."""
         wanted = "merged" if self.adapter.residency == "merged" else "auto"
-        decision = choose_residency(self.adapter.title, changes.updates, bank, wanted)
-        return replace(self, changes=changes, decision=decision)
+        decision = choose_residency(self.adapter.title, layers.updates, bank, wanted)
+        return replace(self, layers=layers, decision=decision)
 
 
-def changes_of_unet(adapter: Adapter, lora: Lora) -> Changes | None:
+def unet_updates(adapter: Adapter, lora: Lora) -> LayerUpdates | None:
     """What a file changes of the U-Net, by the adapter's `blocks`; `None` for one that only changes text encoders."""
     updates = lora.updates.get("unet", {})
     factors = {layer: factor for layer in updates if (factor := adapter.factor(layer)) != 1}
-    return changes(lora, adapter.title, updates, factors) if updates else None
+    return layer_updates(lora, adapter.title, updates, factors) if updates else None
 
 
-def changes(lora: Lora, title: str, updates: Mapping[str, Update], factors: Mapping[str, float]) -> Changes:
+def layer_updates(lora: Lora, title: str, updates: Mapping[str, Update], factors: Mapping[str, float]) -> LayerUpdates:
     """A file's changes of some layers, by these factors."""
     used = {layer: update for layer, update in updates.items() if factors.get(layer, 1.0) != 0}
     key = (lora.content_hash, tuple(sorted(factors.items())))
-    return Changes(key=key, title=title, updates=used, factors=factors)
+    return LayerUpdates(key=key, title=title, updates=used, factors=factors)
 
 
 def _check_biases(lora: Lora, targets: Targets) -> None:

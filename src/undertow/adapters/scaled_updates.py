@@ -7,7 +7,7 @@ from undertow.adapters.lora.updates import Update
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Changes:
+class LayerUpdates:
     """Changes of a U-Net's layers. key: equal for equal changes, of whatever request. factors: of single layers, where
     they are not 1."""
 
@@ -22,29 +22,29 @@ class Changes:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Active:
-    """Changes that act, at their gain, which is not 0."""
+class ScaledUpdates:
+    """Changes that act in a row, at their gain, which is not 0."""
 
-    changes: Changes
+    layers: LayerUpdates
     gain: float
 
     @property
     def signature(self) -> Hashable:
         """Equal for what has equal effects."""
-        return self.changes.key, self.gain
+        return self.layers.key, self.gain
 
 
-def changed_layers(wanted: Sequence[Active]) -> list[str]:
+def changed_layers(scaled: Sequence[ScaledUpdates]) -> list[str]:
     """Every layer that something changes, once."""
-    return list(dict.fromkeys(layer for active in wanted for layer in active.changes.updates))
+    return list(dict.fromkeys(layer for each in scaled for layer in each.layers.updates))
 
 
-def acting_on(layer: str, wanted: Sequence[Active]) -> list[tuple[Update, float]]:
+def updates_for(layer: str, scaled: Sequence[ScaledUpdates]) -> list[tuple[Update, float]]:
     """What changes a layer and how strongly: first, in the given order, what looks at the weight (DoRA, OFT, ...), then
     all that simply adds up."""
-    acting = [
-        (update, active.changes.gain(layer, active.gain))
-        for active in wanted
-        if (update := active.changes.updates.get(layer)) is not None
+    found = [
+        (update, each.layers.gain(layer, each.gain))
+        for each in scaled
+        if (update := each.layers.updates.get(layer)) is not None
     ]
-    return sorted(acting, key=lambda one: one[0].additive)
+    return sorted(found, key=lambda one: one[0].additive)

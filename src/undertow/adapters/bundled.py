@@ -7,7 +7,7 @@ from undertow.errors import UnknownCheckpoint
 ADAPTERS, ENDING = "adapters", ".safetensors"
 
 
-class OwnAdapters:
+class BundledAdapters:
     """folder: of the model; `None` has none."""
 
     def __init__(self, folder: Path | None = None):

@@ -11,7 +11,7 @@ from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.control.file import ControlFile
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.lora.file import read_lora
-from undertow.adapters.readings import read_all, reading_of
+from undertow.adapters.summaries import summarize, summarize_all
 from undertow.errors import CheckpointError
 
 
@@ -24,33 +24,33 @@ def style(tmp_path_factory):
 def test_a_lora_changes_layers_by_its_blocks(style):
     lora = read_lora(style, targets_of("M15"))
     config = unet_of("M15").config
-    reading = reading_of(Adapter(style, blocks={"up_blocks.*": 0, "mid_block.*": 0.5}), lora, config)
-    assert (reading.name, reading.kind, reading.points) == ("style", "LoRA", ())
-    assert reading.size_bytes == lora.size_bytes > 0
-    acting = reading.changes.updates
+    summary = summarize(Adapter(style, blocks={"up_blocks.*": 0, "mid_block.*": 0.5}), lora, config)
+    assert (summary.name, summary.kind, summary.points) == ("style", "LoRA", ())
+    assert summary.size_bytes == lora.size_bytes > 0
+    acting = summary.layers.updates
     assert acting
     assert not any(layer.startswith("up_blocks") for layer in acting)
     middle = next(layer for layer in acting if layer.startswith("mid_block"))
-    assert reading.changes.gain(middle, 2.0) == 1.0
-    assert reading_of(Adapter(style, scale=(0.0, -0.8, 0.3)), lora, config).active.gain == -0.8
-    assert reading_of(Adapter(style, scale=0.0), lora, config).active is None
+    assert summary.layers.gain(middle, 2.0) == 1.0
+    assert summarize(Adapter(style, scale=(0.0, -0.8, 0.3)), lora, config).scaled.gain == -0.8
+    assert summarize(Adapter(style, scale=0.0), lora, config).scaled is None
 
 
 def test_a_control_network_acts_at_its_points():
     unet = unet_of("M15")
     network = ControlNet.from_unet(unet)
     held = ControlFile(path=Path("edges"), content_hash="1", network=network, size_bytes=7, title="ControlNet")
-    reading = reading_of(Adapter("edges", blocks={"skips.0": 0}), held, unet.config)
-    assert (reading.kind, reading.size_bytes, reading.changes) == ("ControlNet", 7, None)
-    assert reading.points == (*(f"skips.{index}" for index in range(1, 12)), "middle")
-    assert reading_of(Adapter("edges", scale=0.0), held, unet.config).points == ()
+    summary = summarize(Adapter("edges", blocks={"skips.0": 0}), held, unet.config)
+    assert (summary.kind, summary.size_bytes, summary.layers) == ("ControlNet", 7, None)
+    assert summary.points == (*(f"skips.{index}" for index in range(1, 12)), "middle")
+    assert summarize(Adapter("edges", scale=0.0), held, unet.config).points == ()
 
 
 def test_an_image_prompt_acts_at_cross_attentions():
     unet = unet_of("M15")
-    reading = reading_of(Adapter("face", blocks={"down_blocks.*": 0}), ImagePrompt.new(unet, 8), unet.config)
-    assert reading.points
-    assert all(point.endswith("attn2") and not point.startswith("down") for point in reading.points)
+    summary = summarize(Adapter("face", blocks={"down_blocks.*": 0}), ImagePrompt.new(unet, 8), unet.config)
+    assert summary.points
+    assert all(point.endswith("attn2") and not point.startswith("down") for point in summary.points)
 
 
 def test_what_another_family_made_is_told_and_what_is_missing_refused(style, tmp_path):
@@ -62,9 +62,9 @@ def test_what_another_family_made_is_told_and_what_is_missing_refused(style, tmp
         return read_lora(source, targets_of("M15"))
 
     config = unet_of("M15").config
-    one, other = read_all(read, config, (Adapter(style), Adapter(wrong)))
+    one, other = summarize_all(read, config, (Adapter(style), Adapter(wrong)))
     assert one.problem == ""
     assert "wrong.safetensors" in other.problem
-    assert other.changes is None
+    assert other.layers is None
     with pytest.raises(CheckpointError):
-        read_all(read, config, (Adapter(tmp_path / "missing.safetensors"),))
+        summarize_all(read, config, (Adapter(tmp_path / "missing.safetensors"),))

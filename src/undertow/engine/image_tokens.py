@@ -6,15 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from undertow.adapters.acting import Beside, PictureRow, SeenTokens
+from undertow.adapters.row_inputs import ImagePromptRow, ImagePromptTokens, SideInput
 from undertow.nn.attention import ImagePort, ImageTokens
 from undertow.unet.config import UNetConfig
 
 
-def image_port(config: UNetConfig, beside: Sequence[Sequence[Beside]], like: Tensor) -> ImagePort | None:
+def image_port(config: UNetConfig, side_inputs: Sequence[Sequence[SideInput]], like: Tensor) -> ImagePort | None:
     """Entry n of a cross-attention is the n-th picture that acts there in each row; rows with fewer see nothing in its
-    place. beside: what acts in each row. like: of the type and on the device of the network."""
-    pictures = [[one for one in acting if isinstance(one, PictureRow)] for acting in beside]
+    place. side_inputs: what acts in each row. like: of the type and on the device of the network."""
+    pictures = [[one for one in acting if isinstance(one, ImagePromptRow)] for acting in side_inputs]
     if not any(pictures):
         return None
     port: dict[str, tuple[ImageTokens, ...]] = {}
@@ -27,7 +27,7 @@ def image_port(config: UNetConfig, beside: Sequence[Sequence[Beside]], like: Ten
     return port
 
 
-def _entry(column: Sequence[SeenTokens | None], width: int, like: Tensor) -> ImageTokens:
+def _entry(column: Sequence[ImagePromptTokens | None], width: int, like: Tensor) -> ImageTokens:
     """One picture a row; all tokens are of the longest picture's number, padded ones masked."""
     seen = [one for one in column if one is not None]
     longest = max(one.keys.shape[1] for one in seen)

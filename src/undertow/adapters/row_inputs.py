@@ -33,7 +33,7 @@ class FeatureRow:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SeenTokens:
+class ImagePromptTokens:
     """A reference picture at one cross-attention. area: weight of every cell that looks; all alike if `None`."""
 
     keys: Float[Tensor, "1 tokens dim"]
@@ -43,11 +43,11 @@ class SeenTokens:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PictureRow:
+class ImagePromptRow:
     """A reference picture, or several that are attended to as one. sites: by cross-attention, those where it acts."""
 
-    sites: Mapping[str, SeenTokens]
+    sites: Mapping[str, ImagePromptTokens]
 
 
-Beside = ControlRow | FeatureRow | PictureRow
+SideInput = ControlRow | FeatureRow | ImagePromptRow
 """What acts beside the U-Net's weights."""
