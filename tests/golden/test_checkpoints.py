@@ -13,14 +13,14 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from tests.checkpoints.crafted import assert_same_weights, ldm_shapes, ldm_tensors, sparse_file, unet_shapes
 from tests.golden.minis import M15, M21, MLCM, MRF, MSSD, MXL, build, build_twin, randomize
-from undertow.checkpoints.checkpoint import OpenOptions
-from undertow.checkpoints.contents import read_contents
-from undertow.checkpoints.folder import save_unet
-from undertow.checkpoints.header import TensorInfo
-from undertow.checkpoints.identify import identify
+from undertow.checkpoints.files.header import TensorInfo
+from undertow.checkpoints.identify.checkpoint import OpenOptions
+from undertow.checkpoints.identify.identification import identify
 from undertow.checkpoints.keymap import BlockLayout, openclip_from_ours, openclip_to_ours, unet_renaming, vae_renaming
-from undertow.checkpoints.keymap.vae import vae_levels, vae_move
-from undertow.checkpoints.unet_loading import load_unet_from
+from undertow.checkpoints.keymap.contents import read_contents
+from undertow.checkpoints.keymap.vae_names import vae_levels, vae_move
+from undertow.checkpoints.read.unet_loading import load_unet_from
+from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.errors import UnsupportedModel
 from undertow.unet.config import UNetConfig
 from undertow.unet.diffusers_config import config_to_diffusers

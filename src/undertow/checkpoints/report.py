@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from undertow.checkpoints.averaged import has_averages
-from undertow.checkpoints.checkpoint import Checkpoint, Located, OpenOptions
 from undertow.checkpoints.health import Health
-from undertow.checkpoints.identify import Identification
-from undertow.checkpoints.loading import build_on_meta, without_trailing_ones
-from undertow.checkpoints.opening import open_checkpoint
-from undertow.checkpoints.places import TITLES, Component
+from undertow.checkpoints.identify.checkpoint import Checkpoint, Located, OpenOptions
+from undertow.checkpoints.identify.ema import has_averages
+from undertow.checkpoints.identify.identification import Identification
+from undertow.checkpoints.identify.opening import open_checkpoint
+from undertow.checkpoints.keymap.prefixes import TITLES, Component
+from undertow.checkpoints.read.loading import build_on_meta, without_trailing_ones
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
 

@@ -11,7 +11,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import torch
 
-    from undertow.checkpoints.prediction import Evidence
+    from undertow.checkpoints.identify.prediction import Evidence
     from undertow.checkpoints.report import CheckpointReport, ComponentReport
     from undertow.unet.config import UNetConfig
 
@@ -23,7 +23,7 @@ METADATA_CHARACTERS = 70
 
 def show_checkpoint(console: Console, source: str, *, validate: bool, allow_pickle: bool) -> "UNetConfig | None":
     """Prints what a checkpoint is; returns its U-Net's architecture."""
-    from undertow.checkpoints.checkpoint import OpenOptions
+    from undertow.checkpoints.identify.checkpoint import OpenOptions
     from undertow.checkpoints.report import report_on
 
     report = report_on(source, opening=OpenOptions(allow_pickle=allow_pickle), validate=validate)

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from undertow.checkpoints.files import whole_file
+from undertow.checkpoints.files.atomic import whole_file
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import Report
 from undertow.errors import InvalidInput

@@ -19,11 +19,11 @@ from undertow.adapters.control.t2i_files import (
 from undertow.adapters.kinds import KIND_TITLES, controlnet_place, kind_of
 from undertow.adapters.lora.base_model import WIDTHS
 from undertow.adapters.source import AdapterSource, open_source
-from undertow.checkpoints.contents import Part, make_part
 from undertow.checkpoints.health import Health
-from undertow.checkpoints.identify import describe_family
+from undertow.checkpoints.identify.identification import describe_family
 from undertow.checkpoints.keymap import Move
-from undertow.checkpoints.loading import LoadOptions, build_on_meta, load_network
+from undertow.checkpoints.keymap.contents import Part, make_part
+from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
 from undertow.errors import AdapterMismatch, ConfigError, UnknownCheckpoint
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet

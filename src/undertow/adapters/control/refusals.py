@@ -7,7 +7,7 @@ from typing import Any
 
 from undertow.adapters.control.diffusers_config import CONTROLNET
 from undertow.adapters.control.t2i_files import T2I
-from undertow.checkpoints.refusals import RUNS
+from undertow.checkpoints.identify.unsupported import RUNS
 from undertow.errors import UnsupportedModel
 
 ONE_HINT = "use a ControlNet that was trained for one kind of hint"

@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from undertow.adapters.image_prompt.names import Shape, is_image_prompt
-from undertow.checkpoints.contents import read_contents
-from undertow.checkpoints.places import TITLES
-from undertow.checkpoints.refusals import RUNS, refuse_other_files, refuse_other_networks, refuse_quantized
-from undertow.checkpoints.weights import Weights
+from undertow.checkpoints.files.weights import Weights
+from undertow.checkpoints.identify.unsupported import RUNS, refuse_other_files, refuse_other_networks, refuse_quantized
+from undertow.checkpoints.keymap.contents import read_contents
+from undertow.checkpoints.keymap.prefixes import TITLES
 from undertow.errors import UnknownCheckpoint, UnsupportedModel
 
 USE_FACE = (

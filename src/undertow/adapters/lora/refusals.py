@@ -5,10 +5,10 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from undertow.adapters.lora.leaves import Names
-from undertow.checkpoints.contents import read_contents
-from undertow.checkpoints.places import TITLES
-from undertow.checkpoints.refusals import RUNS, refuse_other_files, refuse_other_networks, refuse_quantized
-from undertow.checkpoints.weights import Weights
+from undertow.checkpoints.files.weights import Weights
+from undertow.checkpoints.identify.unsupported import RUNS, refuse_other_files, refuse_other_networks, refuse_quantized
+from undertow.checkpoints.keymap.contents import read_contents
+from undertow.checkpoints.keymap.prefixes import TITLES
 from undertow.errors import UnknownCheckpoint, UnsupportedModel
 
 _PREFIX = r"(lora_unet_|lora_transformer_|lycoris_|diffusion_model\.|transformer\.|base_model\.model\.|unet\.)*"

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from undertow.adapters.active import Active, acting_on, changed_layers
 from undertow.adapters.lora.updates import Update
-from undertow.checkpoints.keymap.text import ROOT
+from undertow.checkpoints.keymap.text_names import ROOT
 from undertow.encoders.clip import TextEncoder
 
 

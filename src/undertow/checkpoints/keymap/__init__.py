@@ -6,11 +6,11 @@ so "input_blocks.1" never means "input_blocks.10". Every table is built from the
 
 from collections.abc import Callable, Iterable
 
-from undertow.checkpoints.keymap.move import Move
+from undertow.checkpoints.keymap.mapping import Move
 from undertow.checkpoints.keymap.renaming import Renaming
-from undertow.checkpoints.keymap.text import CLIP_NAMES, openclip_from_ours, openclip_to_ours
-from undertow.checkpoints.keymap.unet import BlockLayout, LevelLayout, control_renaming, unet_renaming
-from undertow.checkpoints.keymap.vae import OLD_ATTENTION, vae_move, vae_renaming
+from undertow.checkpoints.keymap.text_names import CLIP_NAMES, openclip_from_ours, openclip_to_ours
+from undertow.checkpoints.keymap.unet_names import BlockLayout, LevelLayout, control_renaming, unet_renaming
+from undertow.checkpoints.keymap.vae_names import OLD_ATTENTION, vae_move, vae_renaming
 
 Translate = Callable[[str], Move | None]
 """From a file's name of a tensor to the tensors it fills; `None` for a name that the network does not have."""

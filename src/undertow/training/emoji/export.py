@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from undertow.checkpoints.files import read_json, write_text
-from undertow.checkpoints.header import TensorInfo
-from undertow.checkpoints.outgoing import Outgoing, Pipeline
-from undertow.checkpoints.pipeline_folder import SCHEDULER
-from undertow.checkpoints.text_config import transformers_config
-from undertow.checkpoints.vocabulary import write_vocabulary
-from undertow.checkpoints.write_folder import write_folder
+from undertow.checkpoints.files.atomic import read_json, write_text
+from undertow.checkpoints.files.header import TensorInfo
+from undertow.checkpoints.files.words import write_vocabulary
+from undertow.checkpoints.identify.pipeline_folder import SCHEDULER
+from undertow.checkpoints.identify.text_architecture import transformers_config
+from undertow.checkpoints.write.diffusers_folder import write_folder
+from undertow.checkpoints.write.export import Outgoing, Pipeline
 from undertow.training.emoji.card import Stage, write_card
 from undertow.training.emoji.text_to_image import OBJECTIVE, TextToImage
 from undertow.training.emoji.tokenizer import vocabulary
