@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def is_adapter(source: str) -> bool:
-    """Whether a path holds a LoRA rather than a model: told by the names in it, or by PEFT's config beside it."""
+    """Whether a path holds a LoRA rather than a model: counts by the names in it, or by PEFT's config beside it."""
     from undertow.adapters.lora.leaves import read_names
     from undertow.adapters.lora.source import CONFIG, FILES
     from undertow.checkpoints.files.header import read_header
@@ -67,10 +67,10 @@ def _identity(report: "LoraReport") -> Table:
         "header": header_fields(report.metadata),
     }
     if report.model is not None:
-        told = [f"{len(report.matched)} tensors fit"]
-        told += [f"{len(report.unmatched)} do not"] if report.unmatched else []
-        told += [f"{len(report.reshaped)} layers have another shape"] if report.reshaped else []
-        rows[f"in {report.model}"] = ", ".join(told)
+        counts = [f"{len(report.matched)} tensors fit"]
+        counts += [f"{len(report.unmatched)} do not"] if report.unmatched else []
+        counts += [f"{len(report.reshaped)} layers have another shape"] if report.reshaped else []
+        rows[f"in {report.model}"] = ", ".join(counts)
     table = Table(title=escape(str(report.path)), show_header=False, title_justify="left", box=None)
     for key, value in rows.items():
         if value:

@@ -53,7 +53,7 @@ def _identity(report: "CheckpointReport") -> Table:
         "weights in memory": " · ".join(
             f"{size_text(size)} {_name(dtype)}" for dtype, size in report.run_bytes().items()
         ),
-        "averaged weights": "yes (--ema)" if report.averaged else "",
+        "averaged weights": "yes (--ema)" if report.has_ema else "",
         "markers": ", ".join(report.markers),
         "left aside": f"{report.ignored} tensors of training" if report.ignored else "",
         "header": header_fields(report.metadata),
@@ -86,8 +86,8 @@ def _completeness(part: "ComponentReport") -> str:
         "unexpected": len(part.unexpected),
         "reshaped": len(part.reshaped),
     }
-    told = ", ".join(f"{count} {kind}" for kind, count in differences.items() if count)
-    return told or "yes"
+    found = ", ".join(f"{count} {kind}" for kind, count in differences.items() if count)
+    return found or "yes"
 
 
 def header_fields(metadata: Mapping[str, str]) -> str:

@@ -12,7 +12,7 @@ import undertow
 from tests.checkpoints.crafted import assert_same_weights, ldm_tensors
 from tests.checkpoints.pipelines import MINIS, save_pipeline
 from tests.golden.minis import M15, MPIX, build, build_twin
-from undertow.checkpoints.files.hub import fetch, is_hub_id, wanted_files
+from undertow.checkpoints.files.hub import fetch, files_to_fetch, is_hub_id
 from undertow.checkpoints.files.model_folder import folder_weights, variant_order
 from undertow.checkpoints.identify.checkpoint import OpenOptions
 from undertow.checkpoints.read.loading import LoadOptions
@@ -230,7 +230,7 @@ def test_only_the_files_that_are_needed_are_downloaded():
         "text_encoder/model.fp16-00001-of-00002.safetensors", "text_encoder/model.fp16-00002-of-00002.safetensors",
         "text_encoder/model.safetensors.index.fp16.json", "tokenizer/merges.txt",
     ]  # fmt: skip
-    assert sorted(wanted_files(names, None)) == [
+    assert sorted(files_to_fetch(names, None)) == [
         "model_index.json",
         "text_encoder/model.fp16-00001-of-00002.safetensors",
         "text_encoder/model.fp16-00002-of-00002.safetensors",
@@ -241,9 +241,9 @@ def test_only_the_files_that_are_needed_are_downloaded():
         "vae/config.json",
         "vae/diffusion_pytorch_model.safetensors",
     ]
-    assert "unet/diffusion_pytorch_model.safetensors" in wanted_files(names, "")
+    assert "unet/diffusion_pytorch_model.safetensors" in files_to_fetch(names, "")
     bare = ["config.json", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin", "x.safetensors"]
-    assert wanted_files(bare, None) == bare[:2]
+    assert files_to_fetch(bare, None) == bare[:2]
 
 
 @pytest.fixture

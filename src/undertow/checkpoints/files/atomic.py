@@ -28,18 +28,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_text(text: str, path: Path) -> None:
     """A text file, written beside its place and renamed when whole."""
-    with whole_file(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
     """A safetensors file, written beside its place and renamed when whole."""
-    with whole_file(path) as draft:
+    with atomic_write(path) as draft:
         save_file(dict(tensors), draft, metadata=dict(metadata))
 
 
 @contextmanager
-def whole_file(path: Path) -> Generator[Path]:
+def atomic_write(path: Path) -> Generator[Path]:
     """Where to write what shall be at `path`: it gets there in one step at the end of the block, or not at all."""
     draft = path.with_name(path.name + ".part")
     try:

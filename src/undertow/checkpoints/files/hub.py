@@ -38,15 +38,15 @@ def fetch(source: str, *, variant: str | None = None) -> Path:
     import huggingface_hub  # noqa: PLC0415  slow to import
     from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415  slow to import
 
-    place: dict[str, Any] = {"repo_id": match["repository"], "revision": match["revision"]}
-    cached = _cached(huggingface_hub, place, match["file"])
+    location: dict[str, Any] = {"repo_id": match["repository"], "revision": match["revision"]}
+    cached = _cached(huggingface_hub, location, match["file"])
     if cached is not None:
         return cached
     try:
         if match["file"] is not None:
-            return Path(huggingface_hub.hf_hub_download(**place, filename=match["file"].removeprefix("/")))
-        names = huggingface_hub.list_repo_files(**place)
-        return Path(huggingface_hub.snapshot_download(**place, allow_patterns=wanted_files(names, variant)))
+            return Path(huggingface_hub.hf_hub_download(**location, filename=match["file"].removeprefix("/")))
+        names = huggingface_hub.list_repo_files(**location)
+        return Path(huggingface_hub.snapshot_download(**location, allow_patterns=files_to_fetch(names, variant)))
     except RepositoryNotFoundError as err:
         raise UnknownCheckpoint(
             source, "no such file or folder here, and no such model on the Hub", "check its spelling, or sign in"
@@ -60,13 +60,13 @@ def fetch(source: str, *, variant: str | None = None) -> Path:
         ) from err
 
 
-def _cached(hub: ModuleType, place: Mapping[str, str | None], file: str | None) -> Path | None:
+def _cached(hub: ModuleType, location: Mapping[str, str | None], file: str | None) -> Path | None:
     """What the local cache has, if it is whole."""
     if file is not None:
-        found = hub.try_to_load_from_cache(**place, filename=file.removeprefix("/"))
+        found = hub.try_to_load_from_cache(**location, filename=file.removeprefix("/"))
         return Path(found) if isinstance(found, str) else None
     try:
-        folder = Path(hub.snapshot_download(**place, local_files_only=True))
+        folder = Path(hub.snapshot_download(**location, local_files_only=True))
     except OSError:
         return None
     return folder if _is_whole(folder) else None
@@ -81,7 +81,7 @@ def _is_whole(folder: Path) -> bool:
     return all(any((folder / name).glob(WEIGHTS)) for name in networks)
 
 
-def wanted_files(names: list[str], variant: str | None) -> list[str]:
+def files_to_fetch(names: list[str], variant: str | None) -> list[str]:
     """Of a repository's files, those that a pipeline needs: settings, tokenizers, and one variant of each weight."""
     folders: dict[str, list[str]] = {}
     chosen = [name for name in names if name.endswith((".json", ".txt")) and ".index." not in name]

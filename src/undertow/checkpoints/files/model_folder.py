@@ -16,13 +16,13 @@ STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
 PLAIN = ""
 
 
-def variant_order(wanted: str | None, *, prefer_plain: bool = False) -> tuple[str, ...]:
-    """Which spellings of a weight file to look for, first to last: wanted, float16, plain.
+def variant_order(preferred: str | None, *, prefer_plain: bool = False) -> tuple[str, ...]:
+    """Which spellings of a weight file to look for, first to last: preferred, float16, plain.
 
     "non_ema" is last: weights for training on, never meant for pictures.
     """
     usual = (PLAIN, "fp16", "non_ema") if prefer_plain else ("fp16", PLAIN, "non_ema")
-    return usual if wanted is None else (wanted, *(variant for variant in usual if variant != wanted))
+    return usual if preferred is None else (preferred, *(variant for variant in usual if variant != preferred))
 
 
 def folder_weights(folder: Path, variants: Sequence[str]) -> Weights:
@@ -35,7 +35,7 @@ def folder_weights(folder: Path, variants: Sequence[str]) -> Weights:
             dotted = f".{variant}" if variant else ""
             single = folder / f"{stem}{dotted}.safetensors"
             if single.is_file():
-                return Weights(single, [WeightFile(inside(folder, single.name))])
+                return Weights(single, [WeightFile(path_inside(folder, single.name))])
             for index in (
                 folder / f"{stem}{dotted}.safetensors.index.json",
                 folder / f"{stem}.safetensors.index{dotted}.json",
@@ -49,7 +49,7 @@ def folder_weights(folder: Path, variants: Sequence[str]) -> Weights:
     raise UnknownCheckpoint(folder, f"no weights (looked for: {tried})", "a model folder holds a .safetensors file")
 
 
-def inside(folder: Path, name: str) -> Path:
+def path_inside(folder: Path, name: str) -> Path:
     """The path of a file that an index names: of this very folder, and nowhere else after its links are followed.
 
     A snapshot of the Hub's cache consists of links into the cache's `blobs`, which are allowed.
@@ -66,15 +66,15 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def _sharded(folder: Path, index: Path) -> Weights:
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise CorruptFile(index, "no weight_map from tensors to files", "download it again")
-    names = sorted(set(places.values()))
-    missing = [name for name in names if not inside(folder, name).is_file()]
+    names = sorted(set(weight_map.values()))
+    missing = [name for name in names if not path_inside(folder, name).is_file()]
     if missing:
         raise CorruptFile(index, f"{len(missing)} of {len(names)} shards are missing ({missing[0]})", "download them")
-    weights = Weights(index, [WeightFile(inside(folder, name)) for name in names])
-    absent = sorted(places.keys() - weights.tensors.keys())
+    weights = Weights(index, [WeightFile(path_inside(folder, name)) for name in names])
+    absent = sorted(weight_map.keys() - weights.tensors.keys())
     if absent:
         raise CorruptFile(index, f"{len(absent)} tensors are in no shard ({absent[0]})", "download it again")
     return weights

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from undertow.checkpoints.files.pickled import as_safetensors, is_pickle
 from undertow.checkpoints.files.weights import Weights, open_weights
-from undertow.checkpoints.identify.ema import averaged_names
+from undertow.checkpoints.identify.ema import ema_names
 from undertow.checkpoints.identify.identification import Identification, identify_contents, readable_contents
 from undertow.checkpoints.identify.noise_schedule import schedule_of
 from undertow.checkpoints.identify.self_description import described_vae
@@ -38,7 +38,7 @@ class OpenOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Located:
+class PartSource:
     """One component's tensors. names: other tensors of the file to read in their place (averages)."""
 
     weights: Weights
@@ -48,7 +48,7 @@ class Located:
     """The component's own folder, in a pipeline folder."""
 
     @property
-    def place(self) -> str:
+    def label(self) -> str:
         """What its tensors' names begin with in messages: a pipeline's text encoders have the same names."""
         return "" if self.folder is None else f"{self.folder.name}/"
 
@@ -60,7 +60,7 @@ class Checkpoint:
     path: Path
     identification: Identification
     schedule: Schedule
-    parts: Mapping[Component, Located]
+    parts: Mapping[Component, PartSource]
     vae_config: VAEConfig | None = None
     tokenizers: Mapping[TextKind, Path] = field(default_factory=dict)
     contents: Contents | None = None
@@ -91,12 +91,12 @@ def describe_file(weights: Weights, path: Path, options: OpenOptions) -> Checkpo
         zero_terminal_snr=options.zero_terminal_snr,
         sidecar_of=path,
     )
-    parts: dict[Component, Located] = {
-        component: Located(weights=weights, part=part) for component, part in contents.parts.items()
+    parts: dict[Component, PartSource] = {
+        component: PartSource(weights=weights, part=part) for component, part in contents.parts.items()
     }
     if options.ema and "unet" in parts:
         part = contents.parts["unet"]
-        parts["unet"] = Located(weights=weights, part=part, names=averaged_names(weights, contents, part))
+        parts["unet"] = PartSource(weights=weights, part=part, names=ema_names(weights, contents, part))
     return Checkpoint(
         path=path,
         identification=identification,

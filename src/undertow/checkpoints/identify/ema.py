@@ -14,10 +14,10 @@ from undertow.errors import MissingComponent
 MODEL = "model."
 
 
-def averaged_names(weights: Weights, contents: Contents, part: Part) -> Mapping[str, str]:
+def ema_names(weights: Weights, contents: Contents, part: Part) -> Mapping[str, str]:
     """For each name of the U-Net's part, the file's name of its average. Errors: `MissingComponent`, `KeyMismatch`."""
     bare = {name: short for short, name in contents.names.items()}
-    flat = {name: "model_ema." + bare[name].removeprefix(MODEL).replace(".", "") for name in part.moves}
+    flat = {name: "model_ema." + bare[name].removeprefix(MODEL).replace(".", "") for name in part.mappings}
     found = {name: contents.names[short] for name, short in flat.items() if short in contents.names}
     if len(found) != len(flat):
         held = f"{len(found)} of {len(flat)} tensors are averaged" if found else "there is no tensor model_ema.*"
@@ -27,6 +27,6 @@ def averaged_names(weights: Weights, contents: Contents, part: Part) -> Mapping[
     return found
 
 
-def has_averages(contents: Contents) -> bool:
+def has_ema(contents: Contents) -> bool:
     """Whether the file holds averaged weights at all."""
     return any(short.startswith("model_ema.") for short in contents.names)

@@ -37,8 +37,8 @@ FAMILIES = (
 
 def find_family(config: UNetConfig) -> Family | None:
     """The published architecture equal to `config` in everything that tensors tell; `None` for any other."""
-    wanted = _what_tensors_tell(config)
-    return next((family for family in FAMILIES if _what_tensors_tell(family.config()) == wanted), None)
+    visible = _what_tensors_tell(config)
+    return next((family for family in FAMILIES if _what_tensors_tell(family.config()) == visible), None)
 
 
 def family_of_structure(config: UNetConfig) -> FamilyName:

@@ -17,7 +17,7 @@ from undertow.checkpoints.identify.prediction import (
 from undertow.checkpoints.identify.self_description import described_unet
 from undertow.checkpoints.identify.unet_architecture import derive_config
 from undertow.checkpoints.identify.unsupported import (
-    RUNS,
+    SUPPORTED_MODELS,
     refuse_other_files,
     refuse_other_networks,
     refuse_quantized,
@@ -72,7 +72,7 @@ def readable_contents(weights: Weights) -> Contents:
         refuse_other_files(weights.path, contents.names)
         some = ", ".join(repr(name) for name in list(weights.tensors)[:3])
         raise UnknownCheckpoint(
-            weights.path, f"none of its {len(weights.tensors)} tensors is known ({some}, ...)", RUNS
+            weights.path, f"none of its {len(weights.tensors)} tensors is known ({some}, ...)", SUPPORTED_MODELS
         )
     return contents
 
@@ -158,9 +158,9 @@ def _published_size(config: UNetConfig) -> int:
 
 
 def _sd2_statistic(weights: Weights, contents: Contents) -> AnyTensor | None:
-    moves = contents.parts["unet"].moves if "unet" in contents.parts else {}
-    for name, move in moves.items():
-        if move.ours == (SD2_STATISTIC,):
+    mappings = contents.parts["unet"].mappings if "unet" in contents.parts else {}
+    for name, mapping in mappings.items():
+        if mapping.ours == (SD2_STATISTIC,):
             return weights.read(name)
     return None
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.model_folder import CONFIG, PLAIN, find_unet_folder, folder_weights, variant_order
-from undertow.checkpoints.identify.checkpoint import Checkpoint, Located, OpenOptions
+from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, PartSource
 from undertow.checkpoints.identify.identification import Identification, describe_family
 from undertow.checkpoints.identify.prediction import Evidence, Prediction, parse_prediction
-from undertow.checkpoints.identify.unsupported import RUNS, refuse_quantized
+from undertow.checkpoints.identify.unsupported import SUPPORTED_MODELS, refuse_quantized
 from undertow.checkpoints.keymap.contents import make_part
 from undertow.checkpoints.keymap.prefixes import TEXT_WIDTHS, Component, TextKind
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS
@@ -87,32 +87,32 @@ def read_config(folder: str | Path) -> UNetConfig:
     return config_from_diffusers(read_json(find_unet_folder(Path(folder)) / CONFIG))
 
 
-def _parts(folder: Path, unet_folder: Path, options: OpenOptions) -> dict[Component, Located]:
+def _parts(folder: Path, unet_folder: Path, options: OpenOptions) -> dict[Component, PartSource]:
     variants = variant_order(options.variant, prefer_plain=options.prefer_plain)
-    parts: dict[Component, Located] = {
-        "unet": _averaged(folder, unet_folder) if options.ema else _located("unet", unet_folder, variants)
+    parts: dict[Component, PartSource] = {
+        "unet": _ema_source(folder, unet_folder) if options.ema else _part_source("unet", unet_folder, variants)
     }
     if (folder / "vae" / CONFIG).is_file():
-        parts["vae"] = _located("vae", folder / "vae", variants)
+        parts["vae"] = _part_source("vae", folder / "vae", variants)
     for name, kind in _text_kinds(folder).items():
-        parts[kind] = _located(kind, folder / name, variants)
+        parts[kind] = _part_source(kind, folder / name, variants)
     return parts
 
 
-def _located(component: Component, folder: Path, variants: tuple[str, ...]) -> Located:
+def _part_source(component: Component, folder: Path, variants: tuple[str, ...]) -> PartSource:
     weights = folder_weights(folder, variants)
     refuse_quantized(weights.path, weights.tensors, weights.metadata)
     dialect = "transformers" if component in TEXT_WIDTHS.values() else "diffusers"
     part = make_part(component, "", dialect, {name: name for name in weights.tensors})
-    return Located(weights=weights, part=part, folder=folder)
+    return PartSource(weights=weights, part=part, folder=folder)
 
 
-def _averaged(folder: Path, unet_folder: Path) -> Located:
+def _ema_source(folder: Path, unet_folder: Path) -> PartSource:
     """The U-Net's averaged weights, as diffusers' training scripts leave them: a folder or a variant of that name."""
     if (folder / "unet_ema" / CONFIG).is_file():
-        return _located("unet", folder / "unet_ema", (PLAIN,))
+        return _part_source("unet", folder / "unet_ema", (PLAIN,))
     try:
-        return _located("unet", unet_folder, ("ema",))
+        return _part_source("unet", unet_folder, ("ema",))
     except UnknownCheckpoint as err:
         known = "published folders usually hold the averaged weights as the plain ones: load with `ema=False`"
         raise MissingComponent(folder, "averaged (EMA) weights by that name", known) from err
@@ -169,11 +169,11 @@ def _mathematics(
 def _refuse_others(folder: Path, index: Mapping[str, Any]) -> None:
     name = str(index.get("_class_name"))
     if name in OTHER_PIPELINES:
-        raise UnsupportedModel(folder, OTHER_PIPELINES[name], RUNS)
+        raise UnsupportedModel(folder, OTHER_PIPELINES[name], SUPPORTED_MODELS)
     match index.get("unet"):
         case [_, str(kind)] if kind in NETWORKS:
             return
         case [_, str(kind)]:
-            raise UnsupportedModel(folder, f"a {name} with a {kind}", RUNS)
+            raise UnsupportedModel(folder, f"a {name} with a {kind}", SUPPORTED_MODELS)
         case _:
-            raise UnsupportedModel(folder, f"a {name}, a pipeline without a U-Net", RUNS)
+            raise UnsupportedModel(folder, f"a {name}, a pipeline without a U-Net", SUPPORTED_MODELS)

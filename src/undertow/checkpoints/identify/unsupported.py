@@ -11,8 +11,8 @@ from pathlib import Path
 from undertow.checkpoints.keymap.prefixes import UNET_PREFIXES
 from undertow.errors import UnsupportedModel
 
-RUNS = "undertow runs Stable Diffusion 1, 2 and XL and pixel U-Nets"
-ADAPTER = "load it beside a base model as an adapter"
+SUPPORTED_MODELS = "undertow runs Stable Diffusion 1, 2 and XL and pixel U-Nets"
+LOAD_AS_ADAPTER = "load it beside a base model as an adapter"
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -95,17 +95,17 @@ def refuse_other_networks(path: Path, names: Collection[str]) -> None:
     """Refuses diffusion models that are no Stable Diffusion U-Net. Errors: `UnsupportedModel`."""
     model = _named(names, OTHER_NETWORKS, UNET_PREFIXES)
     if model is not None:
-        raise UnsupportedModel(path, model, RUNS)
+        raise UnsupportedModel(path, model, SUPPORTED_MODELS)
 
 
 def refuse_other_files(path: Path, names: Collection[str]) -> None:
     """Names a file without any part of a pipeline. Errors: `UnsupportedModel`."""
     for name in names:
         if _ADAPTER_TENSOR.fullmatch(name):
-            raise UnsupportedModel(path, "a LoRA, not a model of its own", ADAPTER)
+            raise UnsupportedModel(path, "a LoRA, not a model of its own", LOAD_AS_ADAPTER)
     model = _named(names, OTHER_FILES, ("",))
     if model is not None:
-        raise UnsupportedModel(path, f"{model}, not a model that makes pictures by itself", RUNS)
+        raise UnsupportedModel(path, f"{model}, not a model that makes pictures by itself", SUPPORTED_MODELS)
 
 
 def refuse_relatives(path: Path, shapes: Shapes) -> None:
@@ -114,7 +114,7 @@ def refuse_relatives(path: Path, shapes: Shapes) -> None:
     Errors: `UnsupportedModel`.
     """
     for model in _relatives(shapes):
-        raise UnsupportedModel(path, model, RUNS)
+        raise UnsupportedModel(path, model, SUPPORTED_MODELS)
 
 
 def _relatives(shapes: Shapes) -> Iterator[str]:

@@ -14,14 +14,14 @@ from undertow.checkpoints.keymap import (
     CLIP_NAMES,
     OLD_ATTENTION,
     BlockLayout,
-    Move,
+    TensorMapping,
     control_renaming,
     openclip_to_ours,
     unet_renaming,
-    vae_move,
+    vae_mapping,
     vae_renaming,
 )
-from undertow.checkpoints.keymap.prefixes import Component, Dialect, find_places
+from undertow.checkpoints.keymap.prefixes import Component, Dialect, find_prefixes
 from undertow.checkpoints.keymap.text_names import ROOT
 from undertow.checkpoints.keymap.vae_names import vae_levels
 
@@ -52,18 +52,21 @@ IGNORED_INSIDE: Mapping[Component, re.Pattern[str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
-    """One component of a file. moves: for each of the file's names, what it fills; unexpected: names without a rule."""
+    """One component of a file. mappings: what each of the file's tensors fills, by name; unexpected: names without a
+    rule."""
 
     component: Component
     dialect: Dialect
     prefix: str
-    moves: Mapping[str, Move]
+    mappings: Mapping[str, TensorMapping]
     unexpected: tuple[str, ...] = ()
 
     def shapes(self, tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
         """Our names and shapes."""
         return {
-            ours: shape for name, move in self.moves.items() for ours, shape in move.split_shape(tensors[name].shape)
+            ours: shape
+            for name, mapping in self.mappings.items()
+            for ours, shape in mapping.split_shape(tensors[name].shape)
         }
 
 
@@ -85,7 +88,7 @@ def read_contents(tensors: Mapping[str, TensorInfo]) -> Contents:
     left = dict(bare)
     markers = tuple(left.pop(name) for name in MARKERS if name in left)
     parts: dict[Component, Part] = {}
-    for component, prefix, dialect in find_places(bare, tensors):
+    for component, prefix, dialect in find_prefixes(bare, tensors):
         if component in parts:
             continue
         inside = {name.removeprefix(prefix): name for name in left if name.startswith(prefix)}
@@ -101,42 +104,44 @@ def make_part(component: Component, prefix: str, dialect: Dialect, inside: Mappi
     """A component whose names are known. inside: the file's names by their form without the prefix."""
     ignored = IGNORED_INSIDE.get(component)
     translate = _translator(component, dialect, inside)
-    moves: dict[str, Move] = {}
+    mappings: dict[str, TensorMapping] = {}
     unexpected: list[str] = []
     for short, name in inside.items():
         if ignored is not None and ignored.fullmatch(short):
             continue
-        move = translate(short)
-        if move is None:
+        mapping = translate(short)
+        if mapping is None:
             unexpected.append(name)
         else:
-            moves[name] = move
-    return Part(component=component, dialect=dialect, prefix=prefix, moves=moves, unexpected=tuple(unexpected))
+            mappings[name] = mapping
+    return Part(component=component, dialect=dialect, prefix=prefix, mappings=mappings, unexpected=tuple(unexpected))
 
 
-def _translator(component: Component, dialect: Dialect, names: Collection[str]) -> Callable[[str], Move | None]:
+def _translator(
+    component: Component, dialect: Dialect, names: Collection[str]
+) -> Callable[[str], TensorMapping | None]:
     match component, dialect:
         case "unet", "ldm":
             renaming = unet_renaming(BlockLayout.of_ldm_names(names))
-            return lambda name: None if (ours := renaming.to_ours(name)) is None else Move(name, (ours,))
+            return lambda name: None if (ours := renaming.to_ours(name)) is None else TensorMapping(name, (ours,))
         case "controlnet", "ldm":
             renaming = control_renaming(names)
-            return lambda name: None if (ours := renaming.to_ours(name)) is None else Move(name, (ours,))
+            return lambda name: None if (ours := renaming.to_ours(name)) is None else TensorMapping(name, (ours,))
         case "vae", "ldm":
             renaming = vae_renaming(vae_levels(names))
-            return lambda name: None if (ours := renaming.to_ours(name)) is None else vae_move(name, ours)
+            return lambda name: None if (ours := renaming.to_ours(name)) is None else vae_mapping(name, ours)
         case "vae", "diffusers":
-            return lambda name: vae_move(name, OLD_ATTENTION.to_ours(name) or name)
+            return lambda name: vae_mapping(name, OLD_ATTENTION.to_ours(name) or name)
         case _, "transformers":
             return _transformers_name
         case _, "openclip":
             return openclip_to_ours
         case _:
-            return lambda name: Move(name, (name,))
+            return lambda name: TensorMapping(name, (name,))
 
 
-def _transformers_name(name: str) -> Move | None:
+def _transformers_name(name: str) -> TensorMapping | None:
     if not CLIP_NAMES.fullmatch(name):
         return None
     rooted = name if name.startswith((ROOT, "text_projection.")) else f"{ROOT}{name}"
-    return Move(name, (rooted,))
+    return TensorMapping(name, (rooted,))

@@ -10,7 +10,7 @@ AnyTensor = Shaped[Tensor, "..."]
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class TensorMapping:
     """`foreign` holds the rows of all of `ours`, one after another.
 
     transposed: the foreign side is a matrix that is multiplied from the right. convolution: the foreign side is a 1x1

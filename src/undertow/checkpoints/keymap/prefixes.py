@@ -46,16 +46,16 @@ TEXT_PREFIXES: Mapping[str, TextKind | None] = {
 TEXT_WIDTHS: Mapping[int, TextKind] = {768: "clip_l", 1024: "openclip_h", 1280: "openclip_g"}
 
 
-def find_places(
+def find_prefixes(
     names: Mapping[str, str], tensors: Mapping[str, TensorInfo]
 ) -> Iterator[tuple[Component, str, Dialect]]:
     """Every part and where it lives; parts without a prefix last, because they take all names that are left."""
     found: list[tuple[Component, str, Dialect]] = []
     for prefixes, search in ((CONTROL_PREFIXES, _control), (UNET_PREFIXES, _unet), (VAE_PREFIXES, _vae)):
         for prefix in prefixes:
-            place = search(prefix, names)
-            if place is not None and not (prefix == "" and any(p == "" for _, p, _ in found)):
-                found.append((place[0], prefix, place[1]))
+            match = search(prefix, names)
+            if match is not None and not (prefix == "" and any(p == "" for _, p, _ in found)):
+                found.append((match[0], prefix, match[1]))
                 break
     for prefix, kind in TEXT_PREFIXES.items():
         dialect, embedding = _text(prefix, names)
@@ -63,7 +63,7 @@ def find_places(
             known = _text_kind(prefix, tensors[names[embedding]].shape[-1], names) if kind is None else kind
             if known is not None:
                 found.append((known, prefix, dialect))
-    yield from sorted(found, key=lambda place: (place[1] == "", -len(place[1])))
+    yield from sorted(found, key=lambda part: (part[1] == "", -len(part[1])))
 
 
 def _text_kind(prefix: str, width: int, names: Collection[str]) -> TextKind | None:

@@ -7,7 +7,7 @@ matrix (`in_proj_weight`, torch.nn.MultiheadAttention) and multiplies by `text_p
 import re
 from collections.abc import Collection, Iterator
 
-from undertow.checkpoints.keymap.mapping import Move
+from undertow.checkpoints.keymap.mapping import TensorMapping
 from undertow.checkpoints.keymap.renaming import Pair, Renaming
 
 ROOT = "text_model."
@@ -35,15 +35,15 @@ _OUTSIDE = {
     "ln_final.weight": f"{ROOT}final_layer_norm.weight",
     "ln_final.bias": f"{ROOT}final_layer_norm.bias",
 }
-_PROJECTION = Move("text_projection", ("text_projection.weight",), transposed=True)
+_PROJECTION = TensorMapping("text_projection", ("text_projection.weight",), transposed=True)
 _RESBLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
 _QUERY_KEY_VALUE = ("q_proj", "k_proj", "v_proj")
 
 
-def openclip_to_ours(name: str) -> Move | None:
+def openclip_to_ours(name: str) -> TensorMapping | None:
     """The tensors that one open_clip tensor fills, named as in transformers."""
     if name in _OUTSIDE:
-        return Move(name, (_OUTSIDE[name],))
+        return TensorMapping(name, (_OUTSIDE[name],))
     if name == _PROJECTION.foreign:
         return _PROJECTION
     match = _RESBLOCK.fullmatch(name)
@@ -52,15 +52,15 @@ def openclip_to_ours(name: str) -> Move | None:
     layer, inside = f"{ROOT}encoder.layers.{match[1]}", match[2]
     if inside in ("attn.in_proj_weight", "attn.in_proj_bias"):
         kind = inside.removeprefix("attn.in_proj_")
-        return Move(name, tuple(f"{layer}.self_attn.{part}.{kind}" for part in _QUERY_KEY_VALUE))
+        return TensorMapping(name, tuple(f"{layer}.self_attn.{part}.{kind}" for part in _QUERY_KEY_VALUE))
     ours = _LAYER.to_ours(inside)
-    return None if ours is None else Move(name, (f"{layer}.{ours}",))
+    return None if ours is None else TensorMapping(name, (f"{layer}.{ours}",))
 
 
-def openclip_from_ours(names: Collection[str]) -> Iterator[Move]:
-    """The moves that write the tensors `names`, which are transformers' with the prefix, as open_clip's."""
+def openclip_from_ours(names: Collection[str]) -> Iterator[TensorMapping]:
+    """The mappings that write the tensors `names`, which are transformers' with the prefix, as open_clip's."""
     layers = {int(match[1]) for name in names if (match := re.match(r"text_model\.encoder\.layers\.(\d+)\.", name))}
-    yield from (Move(foreign, (ours,)) for foreign, ours in _OUTSIDE.items() if ours in names)
+    yield from (TensorMapping(foreign, (ours,)) for foreign, ours in _OUTSIDE.items() if ours in names)
     if _PROJECTION.ours[0] in names:
         yield _PROJECTION
     inside = [
@@ -73,6 +73,6 @@ def openclip_from_ours(names: Collection[str]) -> Iterator[Move]:
     ]
     for layer in sorted(layers):
         for name in inside:
-            move = openclip_to_ours(f"transformer.resblocks.{layer}.{name}")
-            if move is not None:
-                yield move
+            mapping = openclip_to_ours(f"transformer.resblocks.{layer}.{name}")
+            if mapping is not None:
+                yield mapping

@@ -7,7 +7,7 @@ levels count from the lowest resolution in diffusers and from the highest in LDM
 import re
 from collections.abc import Collection, Iterator
 
-from undertow.checkpoints.keymap.mapping import Move
+from undertow.checkpoints.keymap.mapping import TensorMapping
 from undertow.checkpoints.keymap.renaming import Pair, Renaming, same
 
 RESNET = Renaming([*same("norm1", "conv1", "norm2", "conv2"), Pair("nin_shortcut", "conv_shortcut")])
@@ -47,9 +47,9 @@ def vae_renaming(levels: int, resnets: int = 2) -> Renaming:
     return Renaming([*_half("encoder"), *_half("decoder"), *_encoder(levels, resnets), *_decoder(levels, resnets)])
 
 
-def vae_move(foreign: str, ours: str) -> Move:
-    """The move of one tensor: the attention's projections are 1x1 convolutions in LDM, linear layers in diffusers."""
-    return Move(foreign, (ours,), convolution=_LINEAR.fullmatch(ours) is not None)
+def vae_mapping(foreign: str, ours: str) -> TensorMapping:
+    """How one tensor is mapped: the attention's projections are 1x1 convolutions in LDM, linear layers in diffusers."""
+    return TensorMapping(foreign, (ours,), convolution=_LINEAR.fullmatch(ours) is not None)
 
 
 def _half(half: str) -> Iterator[Pair]:

@@ -43,16 +43,16 @@ def load_network(
     options: LoadOptions,
     health: Health,
     names: Mapping[str, str] | None = None,
-    place: str = "",
+    label: str = "",
 ) -> Network:
     """`network`, which was built on the meta device, with the tensors of `part`; in evaluation mode.
 
-    names: other tensors of the file to read in place of the part's (averaged weights). place: before their names in the
+    names: other tensors of the file to read in place of the part's (averaged weights). label: before their names in the
     report. Errors: `KeyMismatch` for anything missing, left over or of another shape; `CorruptFile`.
     """
     expected = network.state_dict()
     check_part(weights, part, {name: tuple(tensor.shape) for name, tensor in expected.items()})
-    tensors = read_part(weights, part, options, health, names=names, place=place)
+    tensors = read_part(weights, part, options, health, names=names, label=label)
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:  # a 1x1 convolution for a linear layer, or the reverse
             tensors[name] = tensor.reshape(expected[name].shape)
@@ -83,21 +83,21 @@ def read_part(
     use: Callable[[str], Use] = lambda _: None,
     skip: Collection[str] = (),
     names: Mapping[str, str] | None = None,
-    place: str = "",
+    label: str = "",
 ) -> dict[str, AnyTensor]:
     """The part's tensors by our names, each read, looked at, converted and copied before the next.
 
-    use: when a tensor of ours is read, and place: what precedes its name, for the report. skip: names of ours to leave
+    use: when a tensor of ours is read, and label: what precedes its name, for the report. skip: names of ours to leave
     out. Errors: `CorruptFile`.
     """
-    sources = {(name if names is None else names[name]): move for name, move in part.moves.items()}
-    wanted = [name for name, move in sources.items() if not set(move.ours) <= set(skip)]
-    dtype = common_dtype(weights, wanted) if options.dtype is None else options.dtype
+    sources = {(name if names is None else names[name]): mapping for name, mapping in part.mappings.items()}
+    names_to_read = [name for name, mapping in sources.items() if not set(mapping.ours) <= set(skip)]
+    dtype = common_dtype(weights, names_to_read) if options.dtype is None else options.dtype
     tensors: dict[str, AnyTensor] = {}
-    for name, stored in weights.each(wanted):
+    for name, stored in weights.each(names_to_read):
         pieces = sources[name].split(stored)
         if options.validate:
-            health.add(f"{place}{name}", stored, use=use(pieces[0][0]), target=dtype)
+            health.add(f"{label}{name}", stored, use=use(pieces[0][0]), target=dtype)
         for ours, piece in pieces:
             tensors[ours] = _own(piece, dtype, options)
     return tensors
@@ -131,7 +131,7 @@ def without_trailing_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _own(piece: AnyTensor, dtype: torch.dtype, options: LoadOptions) -> AnyTensor:
-    """A contiguous tensor of the wanted type and device; a copy, unless it may stay a view of the file."""
+    """A contiguous tensor of the names_to_read type and device; a copy, unless it may stay a view of the file."""
     keep = options.mmap and piece.is_contiguous()
     kind = dtype if piece.is_floating_point() else None
     layout = torch.channels_last if options.channels_last and piece.ndim == 4 else torch.contiguous_format

@@ -13,7 +13,7 @@ from undertow.checkpoints.identify.identification import Identification
 from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.keymap.prefixes import TITLES, TextKind
 from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, common_dtype, load_network
-from undertow.checkpoints.read.text_loading import ENCODERS, read_text, require_fitting
+from undertow.checkpoints.read.text_loading import ENCODERS, read_text, require_text_width
 from undertow.checkpoints.read.unet_loading import held, read_unet, require_dtype
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS, Parameterization
 from undertow.diffusion.schedules import Schedule
@@ -124,7 +124,7 @@ def load_model(
         with open_checkpoint(text, parts_only) as other:
             stack, missing = read_text(other, ENCODERS[model.family], options, model.report.health)
             model.report.health.require(other.path)
-            require_fitting(other.path, model.report.identification.config, stack)
+            require_text_width(other.path, model.report.identification.config, stack)
             model = replace(model, text=stack, missing_text=missing)
     return replace(model, report=replace(model.report, notes=(*model.report.notes, *_damage(model.report.health))))
 
@@ -147,7 +147,7 @@ def _read(
     kinds = ENCODERS[found.family]
     stack, missing = (None, kinds) if skip_text else read_text(checkpoint, kinds, options, health)
     health.require(checkpoint.path)
-    require_fitting(checkpoint.path, found.config, stack)
+    require_text_width(checkpoint.path, found.config, stack)
     return LoadedModel(
         path=checkpoint.path,
         schedule=checkpoint.schedule,
@@ -164,17 +164,17 @@ def _read(
 
 def read_vae(checkpoint: Checkpoint, options: LoadOptions, health: Health) -> AutoencoderKL:
     """The VAE of an opened checkpoint. Errors: `MissingComponent`, `KeyMismatch`, `CorruptFile`."""
-    config, located = checkpoint.vae_config, checkpoint.parts.get("vae")
-    if config is None or located is None:
+    config, source = checkpoint.vae_config, checkpoint.parts.get("vae")
+    if config is None or source is None:
         raise MissingComponent(checkpoint.path, "VAE", f"it holds {held(checkpoint)}")
     return load_network(
         build_on_meta(lambda: AutoencoderKL(config)),
-        located.weights,
-        located.part,
+        source.weights,
+        source.part,
         options,
         health,
-        located.names,
-        located.place,
+        source.names,
+        source.label,
     )
 
 
@@ -200,11 +200,11 @@ def _notes(checkpoint: Checkpoint, options: LoadOptions) -> tuple[str, ...]:
     found = checkpoint.identification
     if found.prediction.confidence != "certain":
         notes.append(f"prediction {found.prediction.value}: {found.prediction.confidence}, {found.prediction.evidence}")
-    for component, located in checkpoint.parts.items():
-        stored = {located.weights.tensors[name].dtype for name in located.part.moves}
+    for component, source in checkpoint.parts.items():
+        stored = {source.weights.tensors[name].dtype for name in source.part.mappings}
         floats = {dtype for dtype in stored if dtype.is_floating_point}
         if options.dtype is None and len(floats) > 1:
-            chosen = common_dtype(located.weights, list(located.part.moves))
+            chosen = common_dtype(source.weights, list(source.part.mappings))
             notes.append(f"{TITLES[component]}: stored in {len(floats)} types, all became {chosen}")
     return tuple(notes)
 

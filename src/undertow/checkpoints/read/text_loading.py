@@ -7,7 +7,7 @@ from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.model_folder import CONFIG
 from undertow.checkpoints.files.words import read_vocabulary
 from undertow.checkpoints.health import NEVER, Health, Use
-from undertow.checkpoints.identify.checkpoint import Checkpoint, Located
+from undertow.checkpoints.identify.checkpoint import Checkpoint, PartSource
 from undertow.checkpoints.identify.families import FamilyName
 from undertow.checkpoints.identify.self_description import described_text
 from undertow.checkpoints.identify.text_architecture import layer_of, whole_layers
@@ -46,15 +46,15 @@ def read_text(
 def _read_encoder(
     checkpoint: Checkpoint,
     kind: TextKind,
-    located: Located,
+    source: PartSource,
     reading: Reading,
     options: LoadOptions,
     health: Health,
 ) -> TextEncoder:
-    described = described_text(located.weights).get(kind)
-    config = described if located.folder is None else read_json(located.folder / CONFIG)
+    described = described_text(source.weights).get(kind)
+    config = described if source.folder is None else read_json(source.folder / CONFIG)
     use = _use(reading, whole_layers(kind, config))
-    tensors = read_part(located.weights, located.part, options, health, use=use, place=located.place)
+    tensors = read_part(source.weights, source.part, options, health, use=use, label=source.label)
     tokenizer = checkpoint.tokenizers.get(kind)
     return TextEncoder.from_tensors(
         kind,
@@ -62,11 +62,11 @@ def _read_encoder(
         config=config,
         tokenizer=None if tokenizer is None else FolderTokenizer(tokenizer),
         device=options.device,
-        source=located.weights.path,
+        source=source.weights.path,
     )
 
 
-def require_fitting(path: Path, config: UNetConfig | None, text: TextStack | None) -> None:
+def require_text_width(path: Path, config: UNetConfig | None, text: TextStack | None) -> None:
     """Passes text encoders whose output the U-Net was built for. Errors: `ConfigError`."""
     if config is not None and text is not None and text.width != config.context_dim:
         said = f"does not fit the text encoders of {path}, which are {text.width} wide: they belong to another model"

@@ -50,12 +50,12 @@ def load_unet_folder(
 def read_unet(checkpoint: Checkpoint, options: LoadOptions, health: Health) -> UNet:
     """The U-Net of an opened checkpoint. Errors: `MissingComponent`, `KeyMismatch`, `CorruptFile`, `ConfigError`;
     `InvalidInput` for a kernel that is unknown or not for this model."""
-    config, located = checkpoint.identification.config, checkpoint.parts.get("unet")
-    if config is None or located is None:
+    config, source = checkpoint.identification.config, checkpoint.parts.get("unet")
+    if config is None or source is None:
         raise MissingComponent(checkpoint.path, "U-Net", f"it holds {held(checkpoint)}")
     kernel = kernel_named(options.attention, float32_logits=config.upcast_attention)
     unet = build_on_meta(lambda: UNet(config, kernel))
-    return load_network(unet, located.weights, located.part, options, health, located.names, located.place)
+    return load_network(unet, source.weights, source.part, options, health, source.names, source.label)
 
 
 def held(checkpoint: Checkpoint) -> str:

@@ -8,7 +8,7 @@ from undertow.checkpoints.identify.checkpoint import OpenOptions
 from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.read.unet_loading import require_dtype
 from undertow.checkpoints.write.diffusers_folder import write_folder
-from undertow.checkpoints.write.export import Pipeline, outgoing
+from undertow.checkpoints.write.export import ExportedPipeline, export_pipeline
 from undertow.checkpoints.write.ldm_file import write_ldm
 from undertow.errors import InvalidInput
 
@@ -28,11 +28,11 @@ def convert(
     """
     require_dtype("dtype", dtype)
     opening = OpenOptions(prefer_plain=True) if opening is None else opening
-    with open_checkpoint(source, opening) as checkpoint, outgoing(checkpoint, dtype) as pipeline:
+    with open_checkpoint(source, opening) as checkpoint, export_pipeline(checkpoint, dtype) as pipeline:
         return write(pipeline, Path(destination), to)
 
 
-def write(pipeline: Pipeline, destination: Path, to: str) -> Path:
+def write(pipeline: ExportedPipeline, destination: Path, to: str) -> Path:
     """Writes a pipeline in one of the forms. Errors: `InvalidInput`, `ConfigError`, `OSError`."""
     match to:
         case "diffusers":

@@ -12,7 +12,7 @@ from undertow.checkpoints.files.model_folder import CONFIG, WEIGHTS
 from undertow.checkpoints.identify.text_architecture import layer_count
 from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.checkpoints.keymap.text_names import ROOT
-from undertow.checkpoints.write.export import TEXT_KINDS, Outgoing, Pipeline
+from undertow.checkpoints.write.export import TEXT_KINDS, ExportedPart, ExportedPipeline
 from undertow.checkpoints.write.stream import write_stream
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS
 from undertow.diffusion.scheduler_config import SchedulerConfig
@@ -32,7 +32,7 @@ FOLDERS: Mapping[TextKind, str] = {
 }
 
 
-def write_folder(pipeline: Pipeline, folder: Path) -> Path:
+def write_folder(pipeline: ExportedPipeline, folder: Path) -> Path:
     """Writes the folder beside its place and renames it when whole: a full disk leaves nothing behind.
 
     Errors: `InvalidInput` when there is something at `folder` already.
@@ -52,7 +52,7 @@ def write_folder(pipeline: Pipeline, folder: Path) -> Path:
     return folder
 
 
-def _write(pipeline: Pipeline, folder: Path) -> None:
+def _write(pipeline: ExportedPipeline, folder: Path) -> None:
     index: dict[str, Any] = {"_class_name": _class(pipeline), "_diffusers_version": "0.30.0"}
     if "unet" in pipeline.components and pipeline.unet_config is not None:
         config = config_to_diffusers(pipeline.unet_config)
@@ -75,17 +75,17 @@ def _write(pipeline: Pipeline, folder: Path) -> None:
     write_text(json.dumps(index, indent=2) + "\n", folder / "model_index.json")
 
 
-def _component(folder: Path, config: Mapping[str, Any], weights: str, outgoing: Outgoing) -> None:
+def _component(folder: Path, config: Mapping[str, Any], weights: str, part: ExportedPart) -> None:
     folder.mkdir()
     write_text(json.dumps(config, indent=2) + "\n", folder / CONFIG)
-    write_stream(folder / weights, outgoing.tensors, outgoing.read, METADATA)
+    write_stream(folder / weights, part.tensors, part.read, METADATA)
 
 
-def _text(pipeline: Pipeline, kind: TextKind, folder: Path) -> dict[str, Any]:
+def _text(pipeline: ExportedPipeline, kind: TextKind, folder: Path) -> dict[str, Any]:
     """Writes one text encoder and its tokenizer; returns their entries in the index."""
     name = FOLDERS[kind]
-    outgoing, config = pipeline.components[kind], dict(pipeline.text_configs[kind])
-    kept = _kept(kind, outgoing)
+    part, config = pipeline.components[kind], dict(pipeline.text_configs[kind])
+    kept = _without_unused(kind, part)
     config["num_hidden_layers"] = layer_count(kept.tensors)  # what transformers will look for
     _component(folder / name, config, TEXT_WEIGHTS, kept)
     kind_class = "CLIPTextModelWithProjection" if kind == "openclip_g" else "CLIPTextModel"
@@ -98,24 +98,24 @@ def _text(pipeline: Pipeline, kind: TextKind, folder: Path) -> dict[str, Any]:
     return entries
 
 
-def _kept(kind: TextKind, outgoing: Outgoing) -> Outgoing:
+def _without_unused(kind: TextKind, part: ExportedPart) -> ExportedPart:
     """Without what transformers' class for this kind does not have."""
     dropped = set[str]() if kind == "openclip_g" else {"text_projection.weight"}
-    if kind == "openclip_h" and layer_count(outgoing.tensors) == SD2_LAYERS:
+    if kind == "openclip_h" and layer_count(part.tensors) == SD2_LAYERS:
         last = f"{ROOT}encoder.layers.{SD2_LAYERS - 1}."
-        dropped |= {name for name in outgoing.tensors if name.startswith(last)}
-    tensors = {name: info for name, info in outgoing.tensors.items() if name not in dropped}
-    return Outgoing(tensors=tensors, read=outgoing.read)
+        dropped |= {name for name in part.tensors if name.startswith(last)}
+    tensors = {name: info for name, info in part.tensors.items() if name not in dropped}
+    return ExportedPart(tensors=tensors, read=part.read)
 
 
-def _scheduler(pipeline: Pipeline) -> dict[str, Any] | None:
+def _scheduler(pipeline: ExportedPipeline) -> dict[str, Any] | None:
     parameterization = PARAMETERIZATIONS.get(pipeline.prediction)
     if parameterization is None:
         return None
     return SchedulerConfig(schedule=pipeline.schedule, parameterization=parameterization).to_diffusers()
 
 
-def _class(pipeline: Pipeline) -> str:
+def _class(pipeline: ExportedPipeline) -> str:
     match pipeline.family:
         case "sdxl":
             return "StableDiffusionXLPipeline"

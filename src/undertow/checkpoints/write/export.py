@@ -12,7 +12,7 @@ from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.header import TensorInfo
 from undertow.checkpoints.files.model_folder import CONFIG
 from undertow.checkpoints.files.weights import AnyTensor
-from undertow.checkpoints.identify.checkpoint import Checkpoint, Located
+from undertow.checkpoints.identify.checkpoint import Checkpoint, PartSource
 from undertow.checkpoints.identify.families import FamilyName
 from undertow.checkpoints.identify.prediction import Prediction
 from undertow.checkpoints.identify.self_description import described_text
@@ -30,7 +30,7 @@ TEXT_KINDS: tuple[TextKind, ...] = ("clip_l", "openclip_h", "openclip_g")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outgoing:
+class ExportedPart:
     """One component. tensors: our names; read: one of them."""
 
     tensors: Mapping[str, TensorInfo]
@@ -38,11 +38,11 @@ class Outgoing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pipeline:
+class ExportedPipeline:
     """Everything that a converted checkpoint says. text_configs: transformers' config.json by kind of encoder."""
 
     family: FamilyName
-    components: Mapping[Component, Outgoing]
+    components: Mapping[Component, ExportedPart]
     prediction: Prediction
     schedule: Schedule
     unet_config: UNetConfig | None = None
@@ -52,7 +52,7 @@ class Pipeline:
 
 
 @contextmanager
-def outgoing(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Generator[Pipeline]:
+def export_pipeline(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Generator[ExportedPipeline]:
     """An opened checkpoint as it will be written, strictly checked. dtype: `None` keeps every tensor's type.
 
     Errors: `KeyMismatch`; `UnsupportedModel` for a component that cannot be written.
@@ -60,15 +60,15 @@ def outgoing(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Genera
     found = checkpoint.identification
     if "controlnet" in checkpoint.parts:
         raise UnsupportedModel(checkpoint.path, "a ControlNet", "it is no pipeline; load it as an adapter")
-    shapes = {component: _expected(checkpoint, component, located) for component, located in checkpoint.parts.items()}
-    for component, located in checkpoint.parts.items():
-        check_part(located.weights, located.part, shapes[component])
+    shapes = {component: _expected(checkpoint, component, source) for component, source in checkpoint.parts.items()}
+    for component, source in checkpoint.parts.items():
+        check_part(source.weights, source.part, shapes[component])
     with ExitStack() as stack:
-        yield Pipeline(
+        yield ExportedPipeline(
             family=found.family,
             components={
-                component: _component(stack, located, shapes[component], dtype)
-                for component, located in checkpoint.parts.items()
+                component: _component(stack, source, shapes[component], dtype)
+                for component, source in checkpoint.parts.items()
             },
             prediction=found.prediction.value,
             schedule=checkpoint.schedule,
@@ -84,28 +84,28 @@ def outgoing(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Genera
 
 
 def _component(
-    stack: ExitStack, located: Located, expected: Mapping[str, tuple[int, ...]], dtype: torch.dtype | None
-) -> Outgoing:
-    read_file = stack.enter_context(located.weights.reader())
-    sources = {ours: (name, move) for name, move in located.part.moves.items() for ours in move.ours}
-    names = {} if located.names is None else located.names
+    stack: ExitStack, source: PartSource, expected: Mapping[str, tuple[int, ...]], dtype: torch.dtype | None
+) -> ExportedPart:
+    read_file = stack.enter_context(source.weights.reader())
+    sources = {ours: (name, mapping) for name, mapping in source.part.mappings.items() for ours in mapping.ours}
+    names = {} if source.names is None else source.names
 
     def convert(kind: torch.dtype) -> torch.dtype:
         return kind if dtype is None or not kind.is_floating_point else dtype
 
     def read(ours: str) -> AnyTensor:
-        name, move = sources[ours]
-        piece = dict(move.split(read_file(names.get(name, name))))[ours]
+        name, mapping = sources[ours]
+        piece = dict(mapping.split(read_file(names.get(name, name))))[ours]
         return piece.to(convert(piece.dtype)).reshape(expected[ours])
 
     tensors = {
-        ours: TensorInfo(convert(located.weights.tensors[names.get(sources[ours][0], sources[ours][0])].dtype), shape)
+        ours: TensorInfo(convert(source.weights.tensors[names.get(sources[ours][0], sources[ours][0])].dtype), shape)
         for ours, shape in expected.items()
     }
-    return Outgoing(tensors=tensors, read=read)
+    return ExportedPart(tensors=tensors, read=read)
 
 
-def _expected(checkpoint: Checkpoint, component: Component, located: Located) -> dict[str, tuple[int, ...]]:
+def _expected(checkpoint: Checkpoint, component: Component, source: PartSource) -> dict[str, tuple[int, ...]]:
     """Our names and shapes of a component: of the network that it is, or, for a text encoder, of the file."""
     match component:
         case "unet":
@@ -117,7 +117,7 @@ def _expected(checkpoint: Checkpoint, component: Component, located: Located) ->
             with torch.device("meta"):
                 return _shapes(AutoencoderKL(checkpoint.vae_config))
         case _:
-            found = located.part.shapes(located.weights.tensors)
+            found = source.part.shapes(source.weights.tensors)
             return {name: without_trailing_ones(shape) for name, shape in found.items()}
 
 
@@ -125,8 +125,8 @@ def _shapes(network: torch.nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
-def _text_config(kind: TextKind, located: Located, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Any]:
-    if located.folder is not None:
-        return read_json(located.folder / CONFIG)
-    described = described_text(located.weights).get(kind)
+def _text_config(kind: TextKind, source: PartSource, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Any]:
+    if source.folder is not None:
+        return read_json(source.folder / CONFIG)
+    described = described_text(source.weights).get(kind)
     return transformers_config(kind, shapes) if described is None else described

@@ -11,14 +11,14 @@ from undertow.checkpoints.identify.families import FamilyName
 from undertow.checkpoints.identify.self_description import describe
 from undertow.checkpoints.keymap import (
     BlockLayout,
-    Move,
+    TensorMapping,
     openclip_from_ours,
     unet_renaming,
-    vae_move,
+    vae_mapping,
     vae_renaming,
 )
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
-from undertow.checkpoints.write.export import Outgoing, Pipeline
+from undertow.checkpoints.write.export import ExportedPart, ExportedPipeline
 from undertow.checkpoints.write.stream import write_stream
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import ConfigError
@@ -44,7 +44,7 @@ ARCHITECTURES: Mapping[FamilyName, str] = {
 Read = Callable[[], AnyTensor]
 
 
-def write_ldm(pipeline: Pipeline, path: Path) -> Path:
+def write_ldm(pipeline: ExportedPipeline, path: Path) -> Path:
     """Writes the file, whole or not at all, one tensor in memory at a time.
 
     Markers and the header say what shapes cannot: the prediction type, zero terminal SNR and, for undertow, the
@@ -52,11 +52,11 @@ def write_ldm(pipeline: Pipeline, path: Path) -> Path:
     """
     tensors: dict[str, TensorInfo] = {}
     readers: dict[str, Read] = {}
-    for component, outgoing in pipeline.components.items():
+    for component, part in pipeline.components.items():
         prefix = _prefix(pipeline, component)
-        for move in _moves(pipeline, component, outgoing):
-            name = prefix + move.foreign
-            tensors[name], readers[name] = _joined(outgoing, move)
+        for mapping in _mappings(pipeline, component, part):
+            name = prefix + mapping.foreign
+            tensors[name], readers[name] = _joined(part, mapping)
     for marker in _markers(pipeline):
         tensors[marker], readers[marker] = TensorInfo(torch.float32, (0,)), lambda: torch.zeros(0)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,8 +64,8 @@ def write_ldm(pipeline: Pipeline, path: Path) -> Path:
     return path
 
 
-def _moves(pipeline: Pipeline, component: Component, outgoing: Outgoing) -> Iterator[Move]:
-    names = outgoing.tensors
+def _mappings(pipeline: ExportedPipeline, component: Component, part: ExportedPart) -> Iterator[TensorMapping]:
+    names = part.tensors
     match component:
         case "unet":
             config = pipeline.unet_config
@@ -73,29 +73,29 @@ def _moves(pipeline: Pipeline, component: Component, outgoing: Outgoing) -> Iter
                 raise ConfigError("context_dim", None, "LDM has no names for a U-Net without text: save a folder")
             renaming = unet_renaming(BlockLayout.of_config(config))
             for name in names:
-                yield Move(_required(renaming.to_foreign(name), name), (name,))
+                yield TensorMapping(_required(renaming.to_foreign(name), name), (name,))
         case "vae":
             assert pipeline.vae_config is not None
             renaming = vae_renaming(len(pipeline.vae_config.level_channels), pipeline.vae_config.resnets)
             for name in names:
-                yield vae_move(_required(renaming.to_foreign(name), name), name)
+                yield vae_mapping(_required(renaming.to_foreign(name), name), name)
         case "openclip_h" | "openclip_g":
             yield from openclip_from_ours(names)
         case _:
-            yield from (Move(name, (name,)) for name in names)
+            yield from (TensorMapping(name, (name,)) for name in names)
 
 
-def _joined(outgoing: Outgoing, move: Move) -> tuple[TensorInfo, Read]:
+def _joined(part: ExportedPart, mapping: TensorMapping) -> tuple[TensorInfo, Read]:
     """The type and shape of a foreign tensor, and how to make it."""
-    parts = [outgoing.tensors[name] for name in move.ours]
+    infos = [part.tensors[name] for name in mapping.ours]
     with torch.device("meta"):
-        shape = tuple(move.join([torch.empty(part.shape) for part in parts]).shape)
-    info = TensorInfo(parts[0].dtype, shape)
+        shape = tuple(mapping.join([torch.empty(info.shape) for info in infos]).shape)
+    info = TensorInfo(infos[0].dtype, shape)
     # A copy, because a view may not outlive the next reading.
-    return info, lambda: move.join([outgoing.read(name).clone() for name in move.ours]).to(info.dtype)
+    return info, lambda: mapping.join([part.read(name).clone() for name in mapping.ours]).to(info.dtype)
 
 
-def _prefix(pipeline: Pipeline, component: Component) -> str:
+def _prefix(pipeline: ExportedPipeline, component: Component) -> str:
     match component:
         case "unet":
             return UNET_PREFIX
@@ -108,14 +108,14 @@ def _prefix(pipeline: Pipeline, component: Component) -> str:
             raise ConfigError("component", component, "is no part of a pipeline file")
 
 
-def _markers(pipeline: Pipeline) -> Iterator[str]:
+def _markers(pipeline: ExportedPipeline) -> Iterator[str]:
     if pipeline.prediction == "v":
         yield "v_pred"
     if isinstance(pipeline.schedule, NoiseSchedule) and pipeline.schedule.zero_terminal_snr:
         yield "ztsnr"
 
 
-def _metadata(pipeline: Pipeline) -> dict[str, str]:
+def _metadata(pipeline: ExportedPipeline) -> dict[str, str]:
     architecture = ARCHITECTURES.get(pipeline.family)
     return {
         "format": "pt",

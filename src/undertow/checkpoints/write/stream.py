@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from undertow.checkpoints.files.atomic import whole_file
+from undertow.checkpoints.files.atomic import atomic_write
 from undertow.checkpoints.files.header import DTYPES, METADATA, TensorInfo
 from undertow.checkpoints.files.sniff import LENGTH_BYTES
 from undertow.checkpoints.files.weights import AnyTensor, open_weights
@@ -28,7 +28,7 @@ def write_stream(
     """The file at `path`, whole or not at all; `read` gives each tensor in the type and shape that is announced."""
     # Largest items first keeps every tensor aligned to its own item size.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    with whole_file(path) as draft:
+    with atomic_write(path) as draft:
         with draft.open("wb") as file:
             file.write(_header(names, tensors, metadata))
             for name in names:
