@@ -11,9 +11,9 @@ from undertow.adapters.image_prompt.image_prompt_refusals import require_image_p
 from undertow.adapters.image_prompt.names import is_image_prompt
 from undertow.adapters.lora.leaves import read_names
 from undertow.adapters.source import AdapterSource, open_source
-from undertow.checkpoints.contents import read_contents
-from undertow.checkpoints.places import CONTROL_PREFIXES, TITLES, Dialect
-from undertow.checkpoints.refusals import refuse_other_files, refuse_other_networks, refuse_quantized
+from undertow.checkpoints.identify.unsupported import refuse_other_files, refuse_other_networks, refuse_quantized
+from undertow.checkpoints.keymap.contents import read_contents
+from undertow.checkpoints.keymap.prefixes import CONTROL_PREFIXES, TITLES, Dialect
 from undertow.errors import UnknownCheckpoint
 
 AdapterKind = Literal["lora", "controlnet", "control_lora", "t2i", "image_prompt"]

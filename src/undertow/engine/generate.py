@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from undertow.adapters.manager import AdapterManager
-from undertow.checkpoints.model import LoadedModel
+from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.batching import Batcher, BatchLimits, Share, Task
 from undertow.engine.events import Finished, Observer, StepEvent, unfinished, unobserved
 from undertow.engine.layout import Layout

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from undertow.adapters.manager import AdapterManager, ResolvedAdapter
 from undertow.adapters.pictures import LatentGrid
-from undertow.checkpoints.model import LoadedModel
+from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.grids import require_grid, sigma_grid
 from undertow.diffusion.guidance import WANTED, During, Guidance, Method, SelfAttention, Step

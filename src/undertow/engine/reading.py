@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from undertow.checkpoints.model import LoadedModel
+from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.passes import Canvas, Extra, Kept
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput

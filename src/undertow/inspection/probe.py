@@ -10,7 +10,7 @@ from torch import Tensor
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.manager import AdapterManager
 from undertow.adapters.pictures import LatentGrid
-from undertow.checkpoints.model import LoadedModel
+from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.engine.conditioning import Conditioner
 from undertow.engine.generate import RunOptions, generate

@@ -12,7 +12,7 @@ from undertow.unet.config import UNetConfig
 
 
 def converting(at: Boundary) -> None:
-    at.stand_in("undertow.checkpoints.convert.convert", "there", apart=("opening",))
+    at.stand_in("undertow.checkpoints.write.convert.convert", "there", apart=("opening",))
 
 
 CONVERT = Command(

@@ -7,7 +7,7 @@ from typing import Any
 
 from undertow.adapters.control.diffusers_config import CONTROLNET
 from undertow.adapters.control.t2i_files import T2I
-from undertow.checkpoints.refusals import RUNS
+from undertow.checkpoints.identify.unsupported import SUPPORTED_MODELS
 from undertow.errors import UnsupportedModel
 
 ONE_HINT = "use a ControlNet that was trained for one kind of hint"
@@ -43,9 +43,9 @@ _BY_NAME: Mapping[str, tuple[str, str]] = {
     ),
     "a ControlNet of a diffusion transformer": (
         r"(controlnet_(x_embedder|blocks|single_blocks|mode_embedder)|pos_embed_input|control_all_x_embedder)\..+",
-        RUNS,
+        SUPPORTED_MODELS,
     ),
-    "a ControlNet of Kolors": (r"encoder_hid_proj\.(weight|bias)", RUNS),
+    "a ControlNet of Kolors": (r"encoder_hid_proj\.(weight|bias)", SUPPORTED_MODELS),
 }
 
 _PREFIX = re.compile(r"(control_model|controlnet)\.")

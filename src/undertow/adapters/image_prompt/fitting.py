@@ -13,8 +13,8 @@ from undertow.adapters.image_prompt.projection import (
     Projection,
 )
 from undertow.adapters.image_prompt.sites import site_numbers
-from undertow.checkpoints.families import FAMILIES
-from undertow.checkpoints.loading import build_on_meta
+from undertow.checkpoints.identify.families import FAMILIES
+from undertow.checkpoints.read.loading import build_on_meta
 from undertow.errors import AdapterMismatch, KeyMismatch, UnknownCheckpoint
 from undertow.unet.config import UNetConfig
 

@@ -5,10 +5,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from undertow.adapters.image_prompt.names import Shape, is_image_prompt
-from undertow.checkpoints.contents import read_contents
-from undertow.checkpoints.places import TITLES
-from undertow.checkpoints.refusals import RUNS, refuse_other_files, refuse_other_networks, refuse_quantized
-from undertow.checkpoints.weights import Weights
+from undertow.checkpoints.files.weights import Weights
+from undertow.checkpoints.identify.unsupported import (
+    SUPPORTED_MODELS,
+    refuse_other_files,
+    refuse_other_networks,
+    refuse_quantized,
+)
+from undertow.checkpoints.keymap.contents import read_contents
+from undertow.checkpoints.keymap.prefixes import TITLES
 from undertow.errors import UnknownCheckpoint, UnsupportedModel
 
 USE_FACE = (
@@ -28,8 +33,8 @@ _BY_NAME: Mapping[str, tuple[str, str]] = {
     ),
     "a PhotoMaker": (r"id_encoder\..+", "it needs an identity encoder and its LoRA, which undertow does not run"),
     "a PuLID": (r"(id_adapter|id_adapter_attn_layers|pulid_ca|pulid_encoder)\..+", USE_FACE),
-    "an IP-Adapter of FLUX": (r"(double_blocks\..*ip_adapter_.+|ip_adapter_proj_model\..+)", RUNS),
-    "an IP-Adapter of Stable Diffusion 3": (r"ip_adapter\.\d+\.norm_.+", RUNS),
+    "an IP-Adapter of FLUX": (r"(double_blocks\..*ip_adapter_.+|ip_adapter_proj_model\..+)", SUPPORTED_MODELS),
+    "an IP-Adapter of Stable Diffusion 3": (r"ip_adapter\.\d+\.norm_.+", SUPPORTED_MODELS),
 }
 
 
@@ -57,7 +62,7 @@ def _relatives(shapes: Mapping[str, Shape]) -> Iterator[tuple[str, str]]:
     if width == (1280, ARCFACE_DIM) and shapes.get("image_proj.proj_out.weight") == (2048, 1280):
         yield f"an InstantID (its resampler reads {ARCFACE_DIM} numbers)", USE_FACE
     if width[0] == KOLORS_WIDTH and shapes.get("ip_adapter.1.to_k_ip.weight") == (640, 2048):
-        yield f"an IP-Adapter of Kolors (its resampler is {KOLORS_WIDTH} wide)", RUNS
+        yield f"an IP-Adapter of Kolors (its resampler is {KOLORS_WIDTH} wide)", SUPPORTED_MODELS
 
 
 def _last_norm_is_outside(shapes: Mapping[str, Shape]) -> bool:

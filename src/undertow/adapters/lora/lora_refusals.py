@@ -5,10 +5,15 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from undertow.adapters.lora.leaves import Names
-from undertow.checkpoints.contents import read_contents
-from undertow.checkpoints.places import TITLES
-from undertow.checkpoints.refusals import RUNS, refuse_other_files, refuse_other_networks, refuse_quantized
-from undertow.checkpoints.weights import Weights
+from undertow.checkpoints.files.weights import Weights
+from undertow.checkpoints.identify.unsupported import (
+    SUPPORTED_MODELS,
+    refuse_other_files,
+    refuse_other_networks,
+    refuse_quantized,
+)
+from undertow.checkpoints.keymap.contents import read_contents
+from undertow.checkpoints.keymap.prefixes import TITLES
 from undertow.errors import UnknownCheckpoint, UnsupportedModel
 
 _PREFIX = r"(lora_unet_|lora_transformer_|lycoris_|diffusion_model\.|transformer\.|base_model\.model\.|unet\.)*"
@@ -40,7 +45,7 @@ def refuse_other_adapters(path: Path, stems: Iterable[str]) -> None:
         layer = re.compile(pattern)
         found = next((stem for stem in stems if layer.fullmatch(stem)), None)
         if found is not None:
-            raise UnsupportedModel(path, f"{model} ({found})", RUNS)
+            raise UnsupportedModel(path, f"{model} ({found})", SUPPORTED_MODELS)
 
 
 def refuse_unread(path: Path, unread: Mapping[str, str]) -> None:
@@ -53,7 +58,7 @@ def require_lora(weights: Weights, names: Names) -> None:
     """Passes a file with layers of an adapter. Errors: `UnsupportedModel`, `UnknownCheckpoint`."""
     refuse_quantized(weights.path, weights.tensors, weights.metadata)
     if "lora_controlnet" in weights.tensors:
-        raise UnsupportedModel(weights.path, "a Control-LoRA", RUNS)
+        raise UnsupportedModel(weights.path, "a Control-LoRA", SUPPORTED_MODELS)
     refuse_other_adapters(weights.path, [*names.layers, *names.unread, *names.unknown])
     if names.layers or names.unread:
         return

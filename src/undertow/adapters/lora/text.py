@@ -7,7 +7,7 @@ from torch import Tensor
 
 from undertow.adapters.lora.updates import Update
 from undertow.adapters.scaled_updates import ScaledUpdates, changed_layers, updates_for
-from undertow.checkpoints.keymap.text import ROOT
+from undertow.checkpoints.keymap.text_names import ROOT
 from undertow.encoders.clip import TextEncoder
 
 
