@@ -11,8 +11,9 @@ from undertow.adapters.adapter import Adapter
 from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.control.file import ControlFile
 from undertow.adapters.control.strength import residual_gains
-from undertow.adapters.pictures import Canvas, Hint, several
+from undertow.adapters.pictures import Canvas, Hint
 from undertow.errors import InvalidInput
+from undertow.picture_files import several
 from undertow.unet.conditioning import Residuals
 
 Map = Float[Tensor, "1 channels rows columns"]

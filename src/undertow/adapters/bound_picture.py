@@ -10,9 +10,10 @@ from undertow.adapters.acting import PictureRow, SeenTokens
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.image_prompt.combine import areas, combine
 from undertow.adapters.image_prompt.prompt import ImagePrompt
-from undertow.adapters.pictures import Area, Canvas, several
+from undertow.adapters.pictures import Area, Canvas
 from undertow.encoders.image import ImageEncoder, ImageFeatures
 from undertow.errors import InvalidInput
+from undertow.picture_files import several
 from undertow.pictures import to_mask
 from undertow.unet.config import UNetConfig
 
