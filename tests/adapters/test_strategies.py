@@ -11,7 +11,8 @@ from undertow.adapters.lora.lycoris import Hadamard
 from undertow.adapters.lora.updates import Product
 from undertow.adapters.overlap import delta, energy, inner
 from undertow.adapters.scaled_updates import ScaledUpdates
-from undertow.adapters.strategies import DENSITY, STRATEGIES, Rule, revised, shared_layers
+from undertow.adapters.stack import DENSITY, STRATEGIES
+from undertow.adapters.strategies import Rule, revised, shared_layers
 
 CLOSE = 1e-5
 """Of the largest value: sums of float32 numbers in another order."""

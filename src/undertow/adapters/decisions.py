@@ -19,8 +19,8 @@ from undertow.adapters.conflicts import (
 )
 from undertow.adapters.overlap import delta, energy
 from undertow.adapters.scaled_updates import LayerUpdates
-from undertow.adapters.stack import AdapterStack
-from undertow.adapters.strategies import STRATEGIES, Rule, revised
+from undertow.adapters.stack import STRATEGIES, AdapterStack
+from undertow.adapters.strategies import Rule, revised
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

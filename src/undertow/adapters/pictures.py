@@ -10,10 +10,8 @@ from PIL import Image
 from torch import Tensor
 
 from undertow.errors import InvalidInput
-from undertow.pictures import describe_picture, open_picture, to_mask, to_pixels
-
-Picture = Image.Image | str | Path
-"""A picture, or the file that it is in."""
+from undertow.picture_files import Picture, describe_picture, opened
+from undertow.pictures import to_mask, to_pixels
 
 SAME_SHAPE = 0.02
 """By how much the ratio of a picture's sides may differ from the grid' before stretching it would show."""
@@ -61,18 +59,6 @@ class LatentGrid:
                 f"the shape of the picture to draw, {width}x{height}",
                 "crop or pad it (`undertow preprocess grid`), or give `size`",
             )
-
-
-def several(given: Picture | tuple[Picture, ...] | None) -> tuple[Picture, ...]:
-    """None, one or many, as many."""
-    if given is None:
-        return ()
-    return given if isinstance(given, tuple) else (given,)
-
-
-def opened(name: str, picture: Picture) -> Image.Image:
-    """The picture itself. Errors: `InvalidInput` for a file that is none."""
-    return picture if isinstance(picture, Image.Image) else open_picture(name, picture)
 
 
 def described(name: str, picture: Picture) -> dict[str, Any]:

@@ -10,9 +10,10 @@ from undertow.adapters.adapter import Adapter
 from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.control.file import ControlFile
 from undertow.adapters.control.strength import residual_gains
-from undertow.adapters.pictures import Hint, LatentGrid, several
+from undertow.adapters.pictures import Hint, LatentGrid
 from undertow.adapters.row_inputs import Area, ControlRow, FeatureRow
 from undertow.errors import InvalidInput
+from undertow.picture_files import several
 from undertow.unet.conditioning import Residuals
 
 Map = Float[Tensor, "1 channels rows columns"]

@@ -9,10 +9,11 @@ from torch import Tensor
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.image_prompt.combine import areas, combine
 from undertow.adapters.image_prompt.prompt import ImagePrompt
-from undertow.adapters.pictures import Area, LatentGrid, several
+from undertow.adapters.pictures import Area, LatentGrid
 from undertow.adapters.row_inputs import ImagePromptRow, ImagePromptTokens
 from undertow.encoders.image import ImageEncoder, ImageFeatures
 from undertow.errors import InvalidInput
+from undertow.picture_files import several
 from undertow.pictures import to_mask
 from undertow.unet.config import UNetConfig
 

@@ -6,7 +6,6 @@ shares with others is another one. A strategy sees scales as the largest of a sc
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -17,22 +16,8 @@ from undertow.adapters.lora.low_rank import LowRank
 from undertow.adapters.lora.updates import Matrix, Product, Update
 from undertow.adapters.overlap import Delta, delta
 from undertow.adapters.scaled_updates import LayerUpdates, ScaledUpdates
+from undertow.adapters.stack import DENSITY, StrategyName
 from undertow.adapters.ties import TiesUpdate
-
-StrategyName = Literal["sum", "normalised", "weighted", "ties", "orthogonal", "priority"]
-
-STRATEGIES: Mapping[StrategyName, str] = {
-    "sum": "changes add up, each at its own scale, as in every other program",
-    "normalised": "changes add up with scales divided by the sum of their sizes in that layer",
-    "weighted": "changes add up, each scale times the adapter's weight",
-    "ties": "each change keeps its largest numbers, a sign is elected, and those of that sign are averaged",
-    "orthogonal": "a lower priority keeps what it does to inputs that the higher ones do not react to",
-    "priority": "the highest priority alone changes the layer",
-}
-"""Names, and what becomes of layers that several adapters change."""
-
-DENSITY = 0.2
-"""Of "ties": the share of a change that is kept (arXiv:2306.01708, section 5)."""
 
 SAME_SPAN = 1e-5
 """Directions in which a change has a smaller share of its norm than this are rounding errors of float32."""

@@ -25,7 +25,7 @@ Files = Annotated[
 
 
 class Strategy(StrEnum):
-    """`adapters.strategies.STRATEGIES`, which is not imported for help."""
+    """`adapters.stack.STRATEGIES`, which is not imported for help."""
 
     sum = "sum"
     normalised = "normalised"
@@ -57,8 +57,7 @@ def explain(
 ) -> None:
     """Show what adapters are in a model, where they are in each other's way, and what would be done about it."""
     from undertow.adapters.decisions import decide
-    from undertow.adapters.stack import AdapterStack
-    from undertow.adapters.strategies import DENSITY
+    from undertow.adapters.stack import DENSITY, AdapterStack
     from undertow.adapters.summaries import summarize_all
     from undertow.cli.adapter_tables import print_explanation
     from undertow.inspection.conflict_figure import pairwise_cosines, relative_sizes, save_figure

@@ -8,7 +8,7 @@ from PIL import Image
 
 from undertow import Adapter
 from undertow.errors import InvalidInput
-from undertow.pictures import open_picture
+from undertow.picture_files import open_picture
 
 ORIENTATION, TURNED_RIGHT = 0x0112, 6
 """An entry of EXIF, and what it says of a picture whose first row is the right edge of what was seen."""
