@@ -216,14 +216,14 @@ def test_stages_receive_what_conditioning_and_ports_hold():
     rows = WeightRows(slots=torch.zeros(2, 1, dtype=torch.long), gains=torch.ones(2, 1))
     ports = Ports(weights=rows, image={}, self_attention={}, free_u={})
     inputs = unet.stage_inputs(TIMESTEPS, given, ports)
-    assert inputs.context is given.context
-    assert inputs.mask.shape == (2, 1, 1, 7)
+    assert inputs.attention.context is given.context
+    assert inputs.attention.mask.shape == (2, 1, 1, 7)
     assert inputs.regions is given.regions
-    assert inputs.weights is rows
-    assert inputs.image is ports.image
-    assert inputs.perturbed is ports.self_attention
+    assert inputs.weights is inputs.attention.weights is rows
+    assert inputs.attention.image is ports.image
+    assert inputs.attention.perturbed is ports.self_attention
     assert inputs.free_u is ports.free_u
-    assert unet.stage_inputs(TIMESTEPS, conditioning_for(M15), ports).mask is None
+    assert unet.stage_inputs(TIMESTEPS, conditioning_for(M15), ports).attention.mask is None
     for training, wanted, used in ((True, True, True), (True, False, False), (False, True, False)):
         unet.train(training).gradient_checkpointing = wanted
         assert unet.stage_inputs(TIMESTEPS, given, ports).checkpointing is used

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import Conv2d, WeightRows
-from undertow.nn.attention import AttentionProjections
+from undertow.nn.attention import AttentionInputs, AttentionProjections
 from undertow.nn.embeddings import TimeEmbedding, guidance_sinusoid, sinusoid
 from undertow.shapes import Latents, Timesteps
 from undertow.unet.blocks import DownStage, MiddleStage, StageInputs, plus
@@ -67,12 +67,14 @@ class Encoder(nn.Module):
         mask = conditioning.context_mask
         return StageInputs(
             embedding=F.silu(self.embed(timesteps, conditioning, ports.weights)),
-            context=conditioning.context,
-            mask=None if mask is None else mask[:, None, None, :],
+            attention=AttentionInputs(
+                context=conditioning.context,
+                mask=None if mask is None else mask[:, None, None, :],
+                weights=ports.weights,
+                image=ports.image,
+                perturbed=ports.self_attention,
+            ),
             regions=conditioning.regions,
-            weights=ports.weights,
-            image=ports.image,
-            perturbed=ports.self_attention,
             free_u=ports.free_u,
             checkpointing=self.gradient_checkpointing and self.training,
         )
