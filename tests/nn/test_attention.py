@@ -8,7 +8,14 @@ from torch import Tensor
 
 from tests.golden.minis import randomize
 from undertow.attention.math import math_attention
-from undertow.nn.attention import Attention, AttentionInputs, AttentionProjections, ImageTokens, SpatialSelfAttention
+from undertow.nn.attention import (
+    Attention,
+    AttentionInputs,
+    AttentionMaps,
+    AttentionProjections,
+    ImageTokens,
+    SpatialSelfAttention,
+)
 from undertow.nn.perturbation import PerturbedRows, blur_queries
 
 TOLERANCE = 1e-5
@@ -166,15 +173,37 @@ def _received_by_hand(x: Tensor, layer: AttentionProjections) -> Tensor:
     return weights.sum(2).mean(1)
 
 
+def _observed(layer: Attention | SpatialSelfAttention, x: Tensor, **inputs: object) -> Tensor:
+    """The map of attention received; the layer's output is the same as without it."""
+    maps = AttentionMaps(sites=("here", "there"))
+    assert torch.equal(run(layer, x, maps=maps, **inputs), run(layer, x, **inputs))
+    assert list(maps.found) == ["here"]
+    return maps.found["here"]
+
+
 @torch.no_grad()
 def test_attention_received_is_the_sum_over_queries():
-    layer, x = _layer(None), 2 * _normal(2, 9, DIM, seed=2)
-    received = layer.attention_received(x)
-    assert (received - _received_by_hand(x, layer)).abs().max() <= TOLERANCE
-    assert (received.mean(1) - 1).abs().max() <= TOLERANCE
+    layer, x = _layer(None), 2 * _normal(2, 15, DIM, seed=2)
+    received = _observed(layer, x, height=3)
+    assert (received - _received_by_hand(x, layer).reshape(2, 3, 5)).abs().max() <= TOLERANCE
+    assert (received.mean((1, 2)) - 1).abs().max() <= TOLERANCE
     assert received.std() > 0.1
-    half = layer.bfloat16().attention_received(x.bfloat16())
-    assert half.dtype == torch.float32
+    assert _observed(layer.bfloat16(), x.bfloat16(), height=3).dtype == torch.float32
+
+
+@torch.no_grad()
+def test_what_is_observed_is_the_attention_before_it_is_perturbed():
+    layer, x = _layer(None), 2 * _normal(2, 15, DIM, seed=2)
+    change = PerturbedRows(identity=torch.tensor([True, False]), blur=torch.tensor([0.0, 1.5]))
+    perturbed = _observed(layer, x, height=3, perturbed={"here": change})
+    assert torch.equal(perturbed, _observed(layer, x, height=3))
+
+
+@torch.no_grad()
+def test_a_layer_that_is_not_observed_adds_nothing():
+    maps = AttentionMaps(sites=("there",))
+    run(_layer(None), _normal(2, 15, DIM, seed=2), maps=maps, height=3)
+    assert maps.found == {}
 
 
 def _spatial() -> SpatialSelfAttention:
@@ -189,7 +218,7 @@ def test_the_map_of_attention_received_has_the_shape_of_the_picture():
     layer, x = _spatial(), 3 * _normal(2, DIM, 3, 5, seed=2)
     tokens = layer.group_norm(x).permute(0, 2, 3, 1).reshape(2, 15, DIM)
     expected = _received_by_hand(tokens, layer).reshape(2, 3, 5)
-    assert (layer.map_received(x) - expected).abs().max() <= TOLERANCE
+    assert (_observed(layer, x) - expected).abs().max() <= TOLERANCE
 
 
 @torch.no_grad()

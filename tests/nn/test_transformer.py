@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tests.golden.minis import randomize
 from undertow.attention.math import math_attention
-from undertow.nn.attention import AttentionInputs, AttentionProjections, ImageTokens
+from undertow.nn.attention import AttentionInputs, AttentionMaps, AttentionProjections, ImageTokens, attention_received
 from undertow.nn.feedforward import GEGLU, FeedForward
 from undertow.nn.perturbation import PerturbedRows
 from undertow.nn.transformer import SpatialTransformer, TransformerBlock
@@ -126,10 +126,12 @@ def test_every_attention_receives_the_whole_record_and_takes_what_concerns_it():
 
 @pytest.mark.parametrize("linear", [True, False])
 @torch.no_grad()
-def test_the_map_of_attention_received_is_the_first_self_attention_s(linear):
+def test_maps_of_attention_received_have_the_shape_of_the_feature_map(linear):
     made, x, seen = spatial(linear=linear), normal(2, 16, 3, 5, seed=2), []
-    first = made.transformer_blocks[0].attn1
-    first.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    made(x, AttentionInputs(context=normal(2, 5, 10, seed=3)))
-    received = made.map_received(x)
-    assert (received - first.attention_received(seen[0]).reshape(2, 3, 5)).abs().max() <= TOLERANCE
+    last = made.transformer_blocks[1].attn1
+    last.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    maps = AttentionMaps(sites=("transformer_blocks.1.attn1",))
+    made(x, AttentionInputs(context=normal(2, 5, 10, seed=3), maps=maps))
+    query, key = (project(seen[0]).unflatten(-1, (2, -1)).transpose(1, 2) for project in (last.to_q, last.to_k))
+    assert list(maps.found) == list(maps.sites)
+    assert torch.equal(maps.found[maps.sites[0]], attention_received(query, key).reshape(2, 3, 5))

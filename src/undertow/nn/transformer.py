@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import Conv2d, Linear, WeightRows
@@ -68,13 +67,6 @@ class SpatialTransformer(nn.Module):
         if self.linear_projection:
             return x + _to_map(self.proj_out(tokens, weights), height)
         return x + self.proj_out(_to_map(tokens, height), weights)
-
-    def map_received(self, x: FeatureMap, weights: WeightRows | None = None) -> Float[Tensor, "batch height width"]:
-        """How much attention each cell gets from all in the first self-attention, 1 on average."""
-        first = self.transformer_blocks[0]
-        assert isinstance(first, TransformerBlock)
-        received = first.attn1.attention_received(first.norm1(self._project_in(x, weights)), weights)
-        return received.unflatten(1, (x.shape[2], -1))
 
     def _project_in(self, x: FeatureMap, weights: WeightRows | None) -> Sequence:
         hidden = self.norm(x)

@@ -123,14 +123,6 @@ class MiddleStage(Stage):
             hidden = self.layer(index, hidden, inputs)
         return hidden
 
-    def attention_received(self, hidden: Hidden, inputs: StageInputs) -> Float[Tensor, "batch height width"]:
-        """How much attention each cell gets from all in the first self-attention, 1 on average (SAG,
-        arXiv:2210.00939, section 4.2); `hidden` is what `forward` receives. The way there is run a second time."""
-        assert self.attentions is not None  # checked with the inputs
-        layer = self.attentions[0]
-        assert isinstance(layer, SpatialTransformer | SpatialSelfAttention)
-        return layer.map_received(self.resnets[0](hidden, inputs.embedding, inputs.weights), inputs.weights)
-
 
 class UpStage(Stage):
     """One level of the decoder, counted from the bottleneck; `forward` takes its skips off the end of the list."""

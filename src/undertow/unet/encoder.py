@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import Conv2d, WeightRows
-from undertow.nn.attention import AttentionInputs, AttentionProjections
+from undertow.nn.attention import AttentionInputs, AttentionMaps, AttentionProjections
 from undertow.nn.embeddings import TimeEmbedding, guidance_sinusoid, sinusoid
 from undertow.shapes import Latents, Timesteps
 from undertow.unet.blocks import DownStage, MiddleStage, StageInputs, plus
@@ -62,8 +62,10 @@ class Encoder(nn.Module):
             if isinstance(module, AttentionProjections):
                 module.site = name
 
-    def stage_inputs(self, timesteps: Timesteps, conditioning: Conditioning, ports: Ports) -> StageInputs:
-        """What every stage receives: the time embedding (its SiLU applied), the text and the ports."""
+    def stage_inputs(
+        self, timesteps: Timesteps, conditioning: Conditioning, ports: Ports, maps: AttentionMaps | None = None
+    ) -> StageInputs:
+        """What every stage receives: the time embedding (its SiLU applied), the text, the ports and what to observe."""
         mask = conditioning.context_mask
         return StageInputs(
             embedding=F.silu(self.embed(timesteps, conditioning, ports.weights)),
@@ -73,6 +75,7 @@ class Encoder(nn.Module):
                 weights=ports.weights,
                 image=ports.image,
                 perturbed=ports.self_attention,
+                maps=maps,
             ),
             regions=conditioning.regions,
             free_u=ports.free_u,
