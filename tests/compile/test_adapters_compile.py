@@ -71,7 +71,7 @@ def test_a_hundred_swaps_gains_mixtures_and_merges_make_two_graphs():
             if turn % 10 == 9:
                 merged.set_active([ScaledUpdates(layers=random.choice(files), gain=random.uniform(-1, 1))])
             ports = Ports() if turn % 7 == 6 else Ports(weights=bank.assign_slots(mixture()))
-            output = compiled(*call, ports)
+            output = compiled(*call, ports).prediction
             if turn % 10 == 0:
                 assert (output - unet(*call, ports)).abs().max() <= TOLERANCE * max(1, output.abs().max())
             outputs.append(output)
@@ -115,7 +115,7 @@ def test_control_and_pictures_of_any_mixture_make_four_graphs():
     with torch._dynamo.config.patch(error_on_recompile=True):
         for turn in range(60):
             ports = mixture(random.choice(choices))
-            output = compiled(*inputs, ports)
+            output = compiled(*inputs, ports).prediction
             if turn % 10 == 0:
                 assert (output - unet(*inputs, ports)).abs().max() <= TOLERANCE * max(1, output.abs().max())
     assert counter.graphs == 4

@@ -1,7 +1,7 @@
 """One evaluation of a picture's denoiser: rows for conditionings and windows, an estimate for each conditioning."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -30,25 +30,24 @@ class Network:
 class Question:
     """What to ask a network about a canvas. name: in debug output. extra: channels beside the latents, for models that
     read a picture (inpainting, editing, depth). adapters: what acts meanwhile in each window, for networks that have
-    some. perturbation, middle_attention: as in
-    guidance's `Branch`."""
+    some. perturbation, observed: as in guidance's `Branch`."""
 
     name: str
     conditioning: Conditioning
     extra: Float[Tensor, "1 channels height width"] | None = None
     adapters: tuple[RowAdapters, ...] = ()
     perturbation: Perturbation | None = None
-    middle_attention: bool = False
+    observed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Answer:
-    """prediction: as the network gave it. denoised: what it means."""
+    """prediction: as the network gave it. denoised: what it means. observations: as in guidance's `Estimate`."""
 
     name: str
     prediction: Float[Tensor, "1 channels height width"]
     denoised: Float[Tensor, "1 channels height width"]
-    attention: Float[Tensor, "1 cells_high cells_wide"] | None = None
+    observations: Mapping[str, Float[Tensor, "1 _height _width"]] = field(default_factory=dict)
 
 
 def ask(
@@ -71,7 +70,7 @@ def ask(
             adapters=question.adapters[window] if question.adapters else None,
             perturbation=question.perturbation,
             free_u=free_u,
-            middle_attention=question.middle_attention,
+            observed=question.observed,
         )
         for question in questions
         for window, part in enumerate(layout.spread(_with_extra(inputs, question.extra)))
@@ -83,8 +82,8 @@ def ask(
         parts = outcomes[index * each : (index + 1) * each]
         prediction = layout.gather([working(part.prediction) for part in parts])
         denoised = network.preconditioning.denoised(prediction, x, level)
-        attention = parts[0].attention if question.middle_attention else None
-        answers.append(Answer(name=question.name, prediction=prediction, denoised=denoised, attention=attention))
+        observations = {name: parts[0].observations[name] for name in question.observed}
+        answers.append(Answer(name=question.name, prediction=prediction, denoised=denoised, observations=observations))
     return answers
 
 

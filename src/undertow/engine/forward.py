@@ -10,7 +10,7 @@ from undertow.engine.rows import Outcome, Row
 from undertow.nn.adaptable import WeightRows
 from undertow.unet.conditioning import Ports, concatenate
 from undertow.unet.free_u import free_u_factors
-from undertow.unet.perturbation import perturbed_rows
+from undertow.unet.perturbation import first_self_attention, perturbed_rows
 
 
 def forward(rows: Sequence[Row], padded_to: int | None = None) -> list[Outcome]:
@@ -28,11 +28,16 @@ def forward(rows: Sequence[Row], padded_to: int | None = None) -> list[Outcome]:
         concatenate([row.conditioning for row in padded]),
     )
     ports = _ports(padded, count if padded_to is not None else None)
-    if any(row.middle_attention for row in rows):  # which changes no bit of the predictions
-        found = unet.forward_with_attention(*inputs, ports)
-        parts = zip(found.prediction.split(1), found.attention.split(1), strict=True)
-        return [Outcome(prediction=prediction, attention=attention) for prediction, attention in parts][: len(rows)]
-    return [Outcome(prediction=prediction) for prediction in unet(*inputs, ports).split(1)[: len(rows)]]
+    # What some rows observe changes no bit of the others' predictions.
+    sites = {name: first_self_attention(unet.config, name) for row in rows for name in row.observed}
+    output = unet.observe(*inputs, ports, tuple(sorted(set(sites.values()))))
+    return [
+        Outcome(
+            prediction=output.prediction[index : index + 1],
+            observations={name: output.observations[sites[name]][index : index + 1] for name in row.observed},
+        )
+        for index, row in enumerate(rows)
+    ]
 
 
 def fit_together(rows: Sequence[Row]) -> bool:

@@ -126,7 +126,7 @@ class Picture:
                 denoised=one.composition.compose(texts, [answer.denoised for answer in group], unconditional)
                 if branch.side == "wanted"
                 else group[0].denoised,
-                attention=group[0].attention,
+                observations=group[0].observations,
             )
             for branch, group in found.items()
         }
@@ -200,8 +200,8 @@ def _questions(one: Pass, texts: Branches, branch: Branch, scale: float | None, 
     """What a branch asks: one question for each prompt and region, or for the negative prompt. scale: of guidance, for
     networks that are told."""
     if branch.side == "wanted":
-        # The bottleneck's attention is that of the request's own prompt.
-        prompts = () if one.composition.covered and not branch.middle_attention else texts.wanted
+        # What is observed is how the network sees the request's own prompt.
+        prompts = () if one.composition.covered and not branch.observed else texts.wanted
         names = ["cond" if len(prompts) == 1 else f"cond_{index}" for index in range(len(prompts))]
         asked = [(name, wanted, None) for name, (wanted, _) in zip(names, prompts, strict=True)]
         asked += [(f"region_{index}", conditioning, index) for index, conditioning in enumerate(texts.regions)]
@@ -220,7 +220,7 @@ def _questions(one: Pass, texts: Branches, branch: Branch, scale: float | None, 
             if one.adapters is None
             else one.adapters.at(step.index, step.count, region=region, conditional=branch.side == "wanted"),
             perturbation=branch.perturbation,
-            middle_attention=branch.middle_attention,
+            observed=branch.observed,
         )
         for name, conditioning, region in asked
     ]

@@ -1,7 +1,7 @@
 """The unit of batching: a row of a U-Net's batch."""
 
-from collections.abc import Generator, Hashable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Generator, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 from jaxtyping import Float, Float32
@@ -20,8 +20,8 @@ T = TypeVar("T")
 class Row:
     """One evaluation that somebody waits for. unet: who answers. latents: scaled, with the extra channels of models
     that have some. conditioning: of one row. adapters: what acts in this row; `None` for networks that have none.
-    perturbation, free_u: what guidance does to the network in this row. middle_attention: whether the bottleneck's
-    attention is wanted as well."""
+    perturbation, free_u: what guidance does to the network in this row. observed: names of modules, as in guidance's
+    `Branch`."""
 
     unet: UNet
     latents: Float[Tensor, "1 channels height width"]
@@ -30,7 +30,7 @@ class Row:
     adapters: RowAdapters | None = None
     perturbation: Perturbation | None = None
     free_u: FreeU | None = None
-    middle_attention: bool = False
+    observed: tuple[str, ...] = ()
 
     @property
     def key(self) -> Hashable:
@@ -48,10 +48,10 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What came of a row. attention: of rows with `middle_attention`, how much each cell of the bottleneck receives."""
+    """What came of a row. observations: by the names in the row's `observed`, how much attention each cell receives."""
 
     prediction: Float[Tensor, "1 channels height width"]
-    attention: Float[Tensor, "1 cells_high cells_wide"] | None = None
+    observations: Mapping[str, Float[Tensor, "1 _height _width"]] = field(default_factory=dict)
 
 
 Steps = Generator[Sequence[Row], Sequence[Outcome], T]

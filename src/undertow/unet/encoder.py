@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import Conv2d, WeightRows
-from undertow.nn.attention import AttentionProjections
+from undertow.nn.attention import AttentionInputs, AttentionMaps, AttentionProjections
 from undertow.nn.embeddings import TimeEmbedding, guidance_sinusoid, sinusoid
 from undertow.shapes import Latents, Timesteps
 from undertow.unet.blocks import DownStage, MiddleStage, StageInputs, plus
@@ -62,17 +62,22 @@ class Encoder(nn.Module):
             if isinstance(module, AttentionProjections):
                 module.site = name
 
-    def stage_inputs(self, timesteps: Timesteps, conditioning: Conditioning, ports: Ports) -> StageInputs:
-        """What every stage receives: the time embedding (its SiLU applied), the text and the ports."""
+    def stage_inputs(
+        self, timesteps: Timesteps, conditioning: Conditioning, ports: Ports, maps: AttentionMaps | None = None
+    ) -> StageInputs:
+        """What every stage receives: the time embedding (its SiLU applied), the text, the ports and what to observe."""
         mask = conditioning.context_mask
         return StageInputs(
             embedding=F.silu(self.embed(timesteps, conditioning, ports.weights)),
-            context=conditioning.context,
-            mask=None if mask is None else mask[:, None, None, :],
+            attention=AttentionInputs(
+                context=conditioning.context,
+                mask=None if mask is None else mask[:, None, None, :],
+                weights=ports.weights,
+                image=ports.image,
+                perturbed=ports.self_attention,
+                maps=maps,
+            ),
             regions=conditioning.regions,
-            weights=ports.weights,
-            image=ports.image,
-            perturbed=ports.self_attention,
             free_u=ports.free_u,
             checkpointing=self.gradient_checkpointing and self.training,
         )
