@@ -52,7 +52,7 @@ def prepare(folder: Path) -> None:
 
     from undertow import UNet, UNetConfig
     from undertow.checkpoints import save_unet
-    from undertow.checkpoints.convert import convert
+    from undertow.checkpoints.write.convert import convert
 
     with torch.device("meta"):
         unet = UNet(UNetConfig.sd15()).half()
@@ -106,8 +106,8 @@ def loader(method: str, folder: Path):
     import torch
 
     if method.startswith("undertow"):
-        from undertow.checkpoints.loading import LoadOptions
-        from undertow.checkpoints.unet_loading import load_unet_from
+        from undertow.checkpoints.read.loading import LoadOptions
+        from undertow.checkpoints.read.unet_loading import load_unet_from
 
         options = LoadOptions(mmap="mmap" in method, validate="no validation" not in method)
         source = folder / ("pipeline" if "folder" in method else "model.safetensors")

@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from undertow import AdapterCapacity, UNet, UNetConfig
-from undertow.adapters.active import Active, Changes
 from undertow.adapters.lora.bank import Bank
 from undertow.adapters.lora.file import read_lora
 from undertow.adapters.lora.merge import MergedWeights
 from undertow.adapters.lora.targets import Targets
+from undertow.adapters.scaled_updates import LayerUpdates, ScaledUpdates
 from undertow.unet.conditioning import Conditioning, Ports
 from undertow.unet.diffusers_config import config_to_diffusers
 
@@ -95,20 +95,24 @@ def undertow_runs(unet: UNet, paths: list[Path], rank: int, call: tuple[Tensor, 
     """In an order in which every run finds the weights that it needs."""
     targets = Targets.of(unet)
     each = [
-        Changes(key=index, title=str(index), updates=read_lora(path, targets).updates["unet"], factors={})
+        LayerUpdates(key=index, title=str(index), updates=read_lora(path, targets).updates["unet"], factors={})
         for index, path in enumerate(paths)
     ]
-    rows = [[Active(changes=one, gain=1.0)] for one in each]
+    rows = [[ScaledUpdates(layers=one, gain=1.0)] for one in each]
     # One slot more than rows, for what is swapped in.
     capacity = AdapterCapacity(slots=len(rows) + 1, rank=rank, per_row=1, sites=tuple(f"*.{site}" for site in SITES))
     bank, merged = Bank(unet, capacity), MergedWeights(unet)
+
+    def swap() -> None:
+        bank.assign_slots([[ScaledUpdates(layers=replace(each[0], key=object()), gain=1.0)]])
+
     return {
         PLAIN["undertow"]: lambda: unet(*call),
-        "undertow: a LoRA for each row": lambda: unet(*call, Ports(weights=bank.bind(rows))),
-        "swap, undertow: into a slot": lambda: bank.bind([[Active(changes=replace(each[0], key=object()), gain=1.0)]]),
-        "swap, undertow: into the weights": lambda: merged.become(rows[0]),
+        "undertow: a LoRA for each row": lambda: unet(*call, Ports(weights=bank.assign_slots(rows))),
+        "swap, undertow: into a slot": swap,
+        "swap, undertow: into the weights": lambda: merged.set_active(rows[0]),
         "undertow: one LoRA for all rows": lambda: unet(*call),  # merged
-        "swap, undertow: back to the base weights": lambda: merged.become(()),
+        "swap, undertow: back to the base weights": lambda: merged.set_active(()),
     }
 
 

@@ -300,4 +300,4 @@ def test_adapters_are_looked_for_in_the_folder_of_the_model(tmp_path):
     (folder / "adapters").mkdir()
     write(folder / "adapters" / "own.safetensors", kohya(layers_of(model.unet), rank=2))
     for path in (folder, folder / "model.safetensors"):
-        assert UNetService(replace(model, path=path)).adapters.bind([Adapter("own")])
+        assert UNetService(replace(model, path=path)).adapters.resolve_each([Adapter("own")])

@@ -13,7 +13,7 @@ from PIL import Image
 
 import undertow
 from undertow import Adapter, GenerationRequest, UNetService
-from undertow.checkpoints.files import write_text
+from undertow.checkpoints.files.atomic import write_text
 from undertow.training.emoji.draw import GUIDANCE, STEPS
 from undertow.training.emoji.render import FONT, Glyphs
 from undertow.training.emoji.sections import find_section, section

@@ -1,39 +1,16 @@
 """Pictures on their way in and out: PIL images, pixels in [-1, 1], masks in [0, 1]."""
 
-import hashlib
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
-
-from undertow.errors import InvalidInput
 
 Size = tuple[int, int]
 """Height and width in pixels."""
 
 BLACK, WHITE = 0, 255
-
-
-def open_picture(name: str, path: str | Path) -> Image.Image:
-    """The picture in a file, turned as its camera says. name: of the argument. Errors: `InvalidInput` without
-    one."""
-    if not Path(path).is_file():
-        raise InvalidInput(name, str(path), "a picture file", "there is no such file")
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).copy()
-    except (OSError, UnidentifiedImageError) as err:
-        raise InvalidInput(name, str(path), "a picture that can be read", str(err)) from err
-
-
-def describe_picture(picture: Image.Image) -> dict[str, Any]:
-    """Size, and SHA-256 of the pixels."""
-    return {"size": list(picture.size), "sha256": hashlib.sha256(picture.convert("RGBA").tobytes()).hexdigest()}
 
 
 def to_pixels(picture: Image.Image, size: Size) -> Float[Tensor, "1 3 height width"]:

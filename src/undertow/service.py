@@ -10,12 +10,12 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from undertow.adapters.host import AdapterHost
 from undertow.adapters.lora.bank import AdapterCapacity
+from undertow.adapters.manager import AdapterManager
 from undertow.adapters.state import UNetState
-from undertow.checkpoints.loading import LoadOptions
-from undertow.checkpoints.model import LoadedModel, load_model
-from undertow.checkpoints.unet_loading import load_unet_from, require_dtype
+from undertow.checkpoints.read.loading import LoadOptions
+from undertow.checkpoints.read.model import LoadedModel, load_model
+from undertow.checkpoints.read.unet_loading import load_unet_from, require_dtype
 from undertow.engine.batching import BatchLimits
 from undertow.engine.context import PIXELS_PER_CELL, PredictionContext, predict_noise
 from undertow.engine.events import Finished, Observer, unfinished, unobserved
@@ -100,10 +100,10 @@ class UNetService:
         return self.unet.config
 
     @cached_property
-    def adapters(self) -> AdapterHost:
+    def adapters(self) -> AdapterManager:
         """What of adapters is in memory, in slots and merged."""
         path = self.model.path
-        return AdapterHost(
+        return AdapterManager(
             self.unet,
             self.model.text,
             capacity=self._capacity,
@@ -219,8 +219,8 @@ def load(
     slots for LoRA, so that requests with different ones share batches; without them LoRA are merged into the weights
     while they are drawn with. attention: as in `load_unet`, also of ControlNets. choices: prediction,
     zero_terminal_snr, config, variant, vae, text, ema, mmap, allow_pickle, as in
-    `undertow.checkpoints.model.load_model`. Errors: every kind of `CheckpointError`, `ConfigError`, `InvalidInput`,
-    `MissingDependency`.
+    `undertow.checkpoints.read.model.load_model`. Errors: every kind of `CheckpointError`, `ConfigError`,
+    `InvalidInput`, `MissingDependency`.
 
         service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
     """

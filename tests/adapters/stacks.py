@@ -4,11 +4,11 @@ import torch
 
 from tests.adapters.lora.files import normal
 from undertow import Adapter
-from undertow.adapters.active import Changes
-from undertow.adapters.conflicts import Reading
+from undertow.adapters.conflicts import AdapterSummary
 from undertow.adapters.lora.difference import Difference
 from undertow.adapters.lora.low_rank import LowRank
 from undertow.adapters.lora.weight_decomposed import WeightDecomposed
+from undertow.adapters.scaled_updates import LayerUpdates
 
 SHAPES = {"a": (12, 10), "b": (12, 10), "c": (8, 6, 3, 3), "n": (16,)}
 """Two linear layers, a convolution and a norm."""
@@ -34,13 +34,13 @@ def dora(seed, layer):
 
 
 def changes(name, updates, factors=None):
-    return Changes(key=name, title=name, updates=updates, factors=factors or {})
+    return LayerUpdates(key=name, title=name, updates=updates, factors=factors or {})
 
 
-def reading(name, updates, *, scale=1.0, priority=0, factors=None, size_bytes=0, **more):
+def summary(name, updates, *, scale=1.0, priority=0, factors=None, size_bytes=0, **more):
     adapter = Adapter(f"{name}.safetensors", scale=scale, priority=priority)
     acts = None if updates is None else changes(name, updates, factors)
-    return Reading(adapter=adapter, changes=acts, size_bytes=size_bytes, **more)
+    return AdapterSummary(adapter=adapter, layers=acts, size_bytes=size_bytes, **more)
 
 
 def base(layer):
@@ -52,11 +52,11 @@ def dense(update, layer):
     return update.change(base(layer)).double()
 
 
-def total(readings, changed, layer):
+def total(summaries, changed, layer):
     """What all together change in a layer, in float64, at their scales."""
     whole = torch.zeros(SHAPES[layer], dtype=torch.float64)
-    for each in readings:
-        acts = changed.get(each.name, each.changes)
+    for each in summaries:
+        acts = changed.get(each.name, each.layers)
         update = acts.updates.get(layer)
         if update is not None:
             whole += acts.gain(layer, each.adapter.scales[0]) * dense(update, layer)

@@ -13,8 +13,7 @@ from tests.adapters.lora.comparing import T1
 from tests.adapters.lora.files import is_attention, kohya, layers_of, low_rank, normal, write
 from tests.golden.minis import M15, TIMESTEPS, conditioning_for, latents_for, pair
 from undertow import Adapter, AdapterCapacity, InvalidInput, UNetState
-from undertow.adapters.active import Active, Changes
-from undertow.adapters.host import AdapterHost
+from undertow.adapters.injection_points import injection_points
 from undertow.adapters.library import Library
 from undertow.adapters.lora.bank import Bank
 from undertow.adapters.lora.file import Lora, read_lora
@@ -22,8 +21,9 @@ from undertow.adapters.lora.low_rank import LowRank
 from undertow.adapters.lora.merge import MergedWeights
 from undertow.adapters.lora.targets import Targets
 from undertow.adapters.lora.weight_decomposed import WeightDecomposed
-from undertow.adapters.points import injection_points
+from undertow.adapters.manager import AdapterManager
 from undertow.adapters.residency import choose_residency
+from undertow.adapters.scaled_updates import LayerUpdates, ScaledUpdates
 from undertow.errors import UndertowError
 from undertow.unet.conditioning import Ports
 
@@ -38,7 +38,7 @@ def changes(unet, title, rank, *, wanted=is_attention):
     for name, shape in layers_of(unet, wanted).items():
         down, up = low_rank(title + name, shape, rank)
         updates[name] = LowRank(down=down, up=up, scale=0.5)
-    return Changes(key=title, title=title, updates=updates, factors={})
+    return LayerUpdates(key=title, title=title, updates=updates, factors={})
 
 
 def predict(unet, weights=None):
@@ -50,15 +50,18 @@ def predict(unet, weights=None):
 def test_rows_of_a_bank_equal_merged_weights():
     unet = small_unet()
     one, other = changes(unet, "one", 4), changes(unet, "other", 2, wanted=lambda name: True)
-    rows = [[Active(changes=one, gain=0.7)], [Active(changes=other, gain=-0.5), Active(changes=one, gain=1.0)]]
+    rows = [
+        [ScaledUpdates(layers=one, gain=0.7)],
+        [ScaledUpdates(layers=other, gain=-0.5), ScaledUpdates(layers=one, gain=1.0)],
+    ]
     expected = []
     for row in rows:
         merged = MergedWeights(unet)
-        merged.become(row)
+        merged.set_active(row)
         expected.append(predict(unet))
-        merged.become(())
+        merged.set_active(())
     bank = Bank(unet, AdapterCapacity(slots=2, rank=4, per_row=2))
-    found = predict(unet, bank.bind(rows))
+    found = predict(unet, bank.assign_slots(rows))
     for index, result in enumerate(expected):
         scale = max(1.0, float(result[index].abs().max()))
         torch.testing.assert_close(found[index], result[index], rtol=0, atol=T1 * scale)
@@ -69,9 +72,9 @@ def test_a_slot_holds_a_layer_s_change_times_the_factor_that_its_adapter_has_the
     unet = small_unet()
     plain = changes(unet, "one", 4)
     layer, other = list(plain.updates)[:2]
-    rows = [[Active(changes=replace(plain, key="scaled", factors={layer: -0.25}), gain=0.7)]]
+    rows = [[ScaledUpdates(layers=replace(plain, key="scaled", factors={layer: -0.25}), gain=0.7)]]
     bank = Bank(unet, AdapterCapacity(slots=1, rank=4, per_row=1))
-    bank.bind(rows)
+    bank.assign_slots(rows)
     for name, factor in ((layer, -0.25), (other, 1.0)):
         update, slots = plain.updates[name], bank._sites[name]
         held = slots.up[0] @ slots.down[0]
@@ -85,7 +88,7 @@ def test_who_was_not_used_for_longest_makes_room():
     three = [changes(unet, title, 4) for title in ("a", "b", "c")]
 
     def use(*numbers):
-        assert bank.bind([[Active(changes=three[number], gain=1.0)] for number in numbers]) is not None
+        assert bank.assign_slots([[ScaledUpdates(layers=three[number], gain=1.0)] for number in numbers]) is not None
 
     use(0)
     use(1)
@@ -104,9 +107,9 @@ def test_a_slot_keeps_nothing_of_its_last_tenant():
     bank = Bank(unet, AdapterCapacity(slots=1, rank=8, per_row=1))
     large, small = changes(unet, "large", 8, wanted=lambda name: True), changes(unet, "small", 2)
     fresh = Bank(copy.deepcopy(unet), AdapterCapacity(slots=1, rank=8, per_row=1))
-    bank.bind([[Active(changes=large, gain=1.0)]])
-    bank.bind([[Active(changes=small, gain=1.0)]])
-    fresh.bind([[Active(changes=small, gain=1.0)]])
+    bank.assign_slots([[ScaledUpdates(layers=large, gain=1.0)]])
+    bank.assign_slots([[ScaledUpdates(layers=small, gain=1.0)]])
+    fresh.assign_slots([[ScaledUpdates(layers=small, gain=1.0)]])
     for name in bank.sites:
         for part in ("down", "up"):
             assert torch.equal(getattr(bank._sites[name], part), getattr(fresh._sites[name], part)), name
@@ -114,7 +117,7 @@ def test_a_slot_keeps_nothing_of_its_last_tenant():
 
 def test_a_batch_without_adapters_has_no_weight_port():
     bank = Bank(small_unet(), AdapterCapacity(slots=1, rank=2, per_row=1))
-    assert bank.bind([[], []]) is None
+    assert bank.assign_slots([[], []]) is None
 
 
 def test_sites_are_chosen_by_pattern_and_must_exist():
@@ -143,12 +146,12 @@ def assert_equal(unet, before):
         assert torch.equal(tensor, before[name]), name
 
 
-def decomposed(base: Changes, unet):
+def decomposed(base: LayerUpdates, unet):
     updates = {
         name: WeightDecomposed(inner=update, magnitude=1.5 + normal(update.up.shape[0], seed=name).abs())
         for name, update in base.updates.items()
     }
-    return Changes(key="dora", title="dora", updates=updates, factors={})
+    return LayerUpdates(key="dora", title="dora", updates=updates, factors={})
 
 
 @settings(max_examples=8)
@@ -158,8 +161,8 @@ def test_whatever_is_merged_the_base_comes_back_bit_for_bit(gains, half):
     before, merged = weights_of(unet), MergedWeights(unet)
     one, other = changes(unet, "one", 4), changes(unet, "other", 2, wanted=lambda name: True)
     for index, gain in enumerate(gains):
-        merged.become([Active(changes=(one, other)[index % 2], gain=gain)])
-    merged.become(())
+        merged.set_active([ScaledUpdates(layers=(one, other)[index % 2], gain=gain)])
+    merged.set_active(())
     assert_equal(unet, before)
     assert merged.pristine_bytes == 0
 
@@ -170,9 +173,9 @@ def test_what_looks_at_the_weight_is_merged_first_whatever_the_order():
     dora, merged = decomposed(changes(unet, "inner", 2), unet), MergedWeights(unet)
     found = []
     for order in ((dora, additive), (additive, dora)):
-        merged.become([Active(changes=each, gain=0.8) for each in order])
+        merged.set_active([ScaledUpdates(layers=each, gain=0.8) for each in order])
         found.append(weights_of(unet))
-        merged.become(())
+        merged.set_active(())
     for name in found[0]:
         torch.testing.assert_close(found[0][name], found[1][name], rtol=0, atol=1e-6)
 
@@ -180,9 +183,9 @@ def test_what_looks_at_the_weight_is_merged_first_whatever_the_order():
 def test_a_merge_that_overflows_is_refused_and_changes_nothing():
     unet = small_unet().half()
     before, merged = weights_of(unet), MergedWeights(unet)
-    merged.become([Active(changes=changes(unet, "fine", 2), gain=1.0)])
+    merged.set_active([ScaledUpdates(layers=changes(unet, "fine", 2), gain=1.0)])
     with pytest.raises(UndertowError, match=r"huge merged, .* is no longer finite in torch\.float16"):
-        merged.become([Active(changes=changes(unet, "huge", 2), gain=1e9)])
+        merged.set_active([ScaledUpdates(layers=changes(unet, "huge", 2), gain=1e9)])
     assert_equal(unet, before)
     assert merged.present == ()
     assert merged.pristine_bytes == 0, "or a later merge would start from copies that may be stale"
@@ -233,11 +236,11 @@ def test_the_library_reads_a_file_once_and_forgets_what_was_not_used_for_longest
 
 def test_a_state_comes_back_bit_for_bit_with_slots_merges_and_masks(lora_files):
     unet, files = lora_files
-    host = AdapterHost(unet, None, capacity=AdapterCapacity(slots=2, rank=4, per_row=1))
-    state = UNetState(unet, host)
+    manager = AdapterManager(unet, None, capacity=AdapterCapacity(slots=2, rank=4, per_row=1))
+    state = UNetState(unet, manager)
     base = state.snapshot()
-    bound = host.bind([Adapter(files[0]), Adapter(files[1], residency="merged")])
-    weights = host.arrange([host.place(bound).row(0, 1)] * 2)
+    resolved = manager.resolve_each([Adapter(files[0]), Adapter(files[1], residency="merged")])
+    weights = manager.prepare_weights([manager.tile(resolved).row(0, 1)] * 2)
     state.attention_masks["left"] = torch.ones(2, 2)
     adapted, expected = state.snapshot(), predict(unet, weights)
     assert state.active_adapters == ("3", "2")
@@ -250,36 +253,36 @@ def test_a_state_comes_back_bit_for_bit_with_slots_merges_and_masks(lora_files):
     state.restore(adapted)
     assert state.hash == adapted.hash
     assert torch.equal(predict(unet, weights), expected)
-    host.rest()
+    manager.unmerge()
     assert state.hash == base.hash, "what was merged at the snapshot is undone from the pristine copies"
     state.restore(adapted)
-    host.rest()
+    manager.unmerge()
     assert state.hash == base.hash, "also when they had been let go"
 
 
 def test_the_last_update_is_that_of_weights_and_slots(lora_files):
     """It moves when something is written, and only then."""
     unet, files = lora_files
-    host = AdapterHost(unet, None, capacity=AdapterCapacity(slots=1, rank=4, per_row=1))
-    state = UNetState(unet, host)
+    manager = AdapterManager(unet, None, capacity=AdapterCapacity(slots=1, rank=4, per_row=1))
+    state = UNetState(unet, manager)
     base, moments = state.snapshot(), [state.last_update]
 
     def arrange(*adapters: Adapter) -> None:
-        host.arrange([host.place(host.bind(adapters)).row(0, 1)])
+        manager.prepare_weights([manager.tile(manager.resolve_each(adapters)).row(0, 1)])
 
     merged, banked = Adapter(files[1], residency="merged"), Adapter(files[0])
     changes = {
         "merged": lambda: arrange(merged),
         "into a slot": lambda: arrange(merged, banked),
-        "out of the weights": host.rest,
-        "out of the slots": host.bank.clear,
+        "out of the weights": manager.unmerge,
+        "out of the slots": manager.bank.clear,
         "restored": lambda: state.restore(base),
     }
     for name, change in changes.items():
         change()
         moments.append(state.last_update)
         assert moments[-1] > moments[-2], name
-    for idle in (host.rest, arrange, state.snapshot):
+    for idle in (manager.unmerge, arrange, state.snapshot):
         idle()
         assert state.last_update == moments[-1]
     arrange(merged, banked)
@@ -290,8 +293,8 @@ def test_the_last_update_is_that_of_weights_and_slots(lora_files):
 
 def test_a_snapshot_of_another_network_is_refused():
     unet, other = small_unet(), copy.deepcopy(pair("MXL")[0])
-    snapshot = UNetState(other, AdapterHost(other, None)).snapshot()
-    state = UNetState(unet, AdapterHost(unet, None))
+    snapshot = UNetState(other, AdapterManager(other, None)).snapshot()
+    state = UNetState(unet, AdapterManager(unet, None))
     before = state.hash
     with pytest.raises(InvalidInput, match="this very U-Net"):
         state.restore(snapshot)

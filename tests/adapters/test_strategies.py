@@ -5,13 +5,14 @@ import torch
 from peft.utils.merge_utils import ties as peft_ties
 
 from tests.adapters.lora.files import normal
-from tests.adapters.stacks import SHAPES, base, changes, dense, full, low_rank, reading, total
-from undertow.adapters.active import Active
+from tests.adapters.stacks import SHAPES, base, changes, dense, full, low_rank, summary, total
 from undertow.adapters.lora.low_rank import LowRank
 from undertow.adapters.lora.lycoris import Hadamard
 from undertow.adapters.lora.updates import Product
 from undertow.adapters.overlap import delta, energy, inner
-from undertow.adapters.strategies import DENSITY, STRATEGIES, Rule, revised, shared_layers
+from undertow.adapters.scaled_updates import ScaledUpdates
+from undertow.adapters.stack import DENSITY, STRATEGIES
+from undertow.adapters.strategies import Rule, revised, shared_layers
 
 CLOSE = 1e-5
 """Of the largest value: sums of float32 numbers in another order."""
@@ -21,12 +22,12 @@ def assert_close(found, expected):
     torch.testing.assert_close(found, expected, rtol=0, atol=CLOSE * max(1.0, float(expected.abs().max())))
 
 
-def acting(*readings):
-    return [each.active for each in readings]
+def acting(*summaries):
+    return [each.scaled for each in summaries]
 
 
-HIGH = reading("high", {"a": low_rank("h", "a"), "c": low_rank("h", "c"), "n": full("h", "n")}, scale=0.8)
-LOW = reading(
+HIGH = summary("high", {"a": low_rank("h", "a"), "c": low_rank("h", "c"), "n": full("h", "n")}, scale=0.8)
+LOW = summary(
     "low",
     {"a": low_rank("l", "a", rank=2), "b": low_rank("l", "b"), "c": low_rank("l", "c"), "n": full("l", "n")},
     scale=-0.6,
@@ -36,7 +37,7 @@ SHARED = ("a", "c", "n")
 
 
 def at_scale(each, layer):
-    return each.changes.gain(layer, each.adapter.scales[0]) * dense(each.changes.updates[layer], layer)
+    return each.layers.gain(layer, each.adapter.scales[0]) * dense(each.layers.updates[layer], layer)
 
 
 @pytest.mark.parametrize("layer", SHARED)
@@ -70,23 +71,23 @@ def test_sum_changes_nothing():
 @pytest.mark.parametrize("strategy", sorted(STRATEGIES.keys() - {"sum"}))
 def test_layers_of_one_adapter_stay_as_they_are(strategy):
     found = revised(acting(HIGH, LOW), Rule(strategy=strategy))
-    assert found["low"].updates["b"] is LOW.changes.updates["b"]
+    assert found["low"].updates["b"] is LOW.layers.updates["b"]
     assert found["low"].gain("b", 0.3) == 0.3
-    assert found["low"].key != LOW.changes.key
+    assert found["low"].key != LOW.layers.key
     assert revised(acting(HIGH), Rule(strategy=strategy)) == {}
-    alone = reading("alone", {"b": low_rank("x", "b")})
+    alone = summary("alone", {"b": low_rank("x", "b")})
     assert revised(acting(HIGH, alone), Rule(strategy=strategy)) == {}
 
 
 @pytest.mark.parametrize("layer", SHARED)
 def test_normalised_scales_sum_to_one(layer):
     found = revised(acting(HIGH, LOW), Rule(strategy="normalised"))
-    sizes = [abs(each.changes.gain(layer, each.adapter.scales[0])) for each in (HIGH, LOW)]
+    sizes = [abs(each.layers.gain(layer, each.adapter.scales[0])) for each in (HIGH, LOW)]
     expected = (at_scale(HIGH, layer) + at_scale(LOW, layer)) / sum(sizes)
     assert_close(total((HIGH, LOW), found, layer), expected)
     gains = [abs(found[each.name].gain(layer, each.adapter.scales[0])) for each in (HIGH, LOW)]
     assert sum(gains) == pytest.approx(1.0)
-    assert found["low"].updates[layer] is LOW.changes.updates[layer], "still low-rank, and bankable"
+    assert found["low"].updates[layer] is LOW.layers.updates[layer], "still low-rank, and bankable"
 
 
 @pytest.mark.parametrize("layer", SHARED)
@@ -102,7 +103,7 @@ def test_priority_leaves_the_highest_alone(layer):
     assert set(found["low"].updates) == {"b"}
 
 
-THIRD = reading("third", {"a": low_rank("t", "a"), "c": full("t", "c"), "n": full("t", "n")}, scale=0.3)
+THIRD = summary("third", {"a": low_rank("t", "a"), "c": full("t", "c"), "n": full("t", "n")}, scale=0.3)
 
 
 @pytest.mark.parametrize("density", [0.1, DENSITY, 0.6])
@@ -121,7 +122,7 @@ def test_ties_is_that_of_peft(layer, density):
 def test_a_draw_is_elected_as_peft_does():
     """Two changes that cancel each other: neither sign has more, and the positive one is taken."""
     change = low_rank("same", "a")
-    opposite = [reading("x", {"a": change}), reading("y", {"a": change}, scale=-1.0)]
+    opposite = [summary("x", {"a": change}), summary("y", {"a": change}, scale=-1.0)]
     found = revised(acting(*opposite), Rule(strategy="ties", density=1.0))
     tensors = [at_scale(each, "a").float() for each in opposite]
     expected = peft_ties(tensors, torch.ones(2), density=1.0)
@@ -131,7 +132,7 @@ def test_a_draw_is_elected_as_peft_does():
 
 def test_ties_of_one_change_that_all_share_is_that_change_trimmed():
     """Three copies elect what each says: the mean of equal numbers."""
-    copies = [reading(name, {"a": low_rank("same", "a")}) for name in ("x", "y", "z")]
+    copies = [summary(name, {"a": low_rank("same", "a")}) for name in ("x", "y", "z")]
     found = revised(acting(*copies), Rule(strategy="ties", density=1.0))
     assert_close(total(copies, found, "a"), dense(low_rank("same", "a"), "a"))
 
@@ -143,15 +144,15 @@ def test_an_elected_part_follows_its_own_gain():
     assert_close(weight.double(), base("a").double() + 0.5 * dense(update, "a"))
     assert torch.equal(update.weight(base("a"), 0.0), base("a"))
     assert update.fits(SHAPES["a"])
-    assert update.size_bytes == LOW.changes.updates["a"].size_bytes
+    assert update.size_bytes == LOW.layers.updates["a"].size_bytes
     assert_close(dense(update.on("cpu"), "a"), dense(update, "a"))
 
 
 def test_biases_are_elected_too():
-    pair = [reading(name, {"a": low_rank(name, "a", bias=True)}) for name in ("x", "y")]
-    alone = reading("z", {"a": low_rank("z", "a")}, scale=0.4)
+    pair = [summary(name, {"a": low_rank(name, "a", bias=True)}) for name in ("x", "y")]
+    alone = summary("z", {"a": low_rank("z", "a")}, scale=0.4)
     found = revised(acting(*pair, alone), Rule(strategy="ties", density=0.5))
-    biases = [each.changes.updates["a"].bias_change for each in pair]
+    biases = [each.layers.updates["a"].bias_change for each in pair]
     expected = peft_ties([*biases, torch.zeros(12)], torch.ones(3), density=0.5)
     assert_close(sum(found[each.name].updates["a"].bias_change for each in pair), expected)
     assert found["z"].updates["a"].bias_change is None
@@ -159,10 +160,10 @@ def test_biases_are_elected_too():
 
 @pytest.mark.parametrize("layer", ["a", "c"])
 def test_an_orthogonal_change_is_blind_to_what_higher_ones_react_to(layer):
-    all_three = (HIGH, LOW, reading("third", {"a": low_rank("t", "a"), "c": low_rank("t", "c")}, scale=0.3))
+    all_three = (HIGH, LOW, summary("third", {"a": low_rank("t", "a"), "c": low_rank("t", "c")}, scale=0.3))
     found = revised(acting(*all_three), Rule(strategy="orthogonal"))
     projected = [dense(found[each.name].updates[layer], layer).flatten(1) for each in all_three]
-    own = [dense(each.changes.updates[layer], layer).flatten(1) for each in all_three]
+    own = [dense(each.layers.updates[layer], layer).flatten(1) for each in all_three]
     assert_close(projected[0], own[0])
     for lower in (1, 2):
         for higher in range(lower):
@@ -179,15 +180,15 @@ def test_an_orthogonal_change_is_blind_to_what_higher_ones_react_to(layer):
 
 def test_orthogonal_norms_lose_the_direction_of_the_higher_one():
     found = revised(acting(HIGH, LOW), Rule(strategy="orthogonal"))
-    high, low = (dense(each.changes.updates["n"], "n") for each in (HIGH, LOW))
+    high, low = (dense(each.layers.updates["n"], "n") for each in (HIGH, LOW))
     assert_close(dense(found["low"].updates["n"], "n"), low - (low @ high) / (high @ high) * high)
 
 
 def test_beside_a_full_rank_change_nothing_orthogonal_remains():
-    whole = reading("whole", {"a": full("w", "a")})
+    whole = summary("whole", {"a": full("w", "a")})
     found = revised(acting(whole, LOW), Rule(strategy="orthogonal"))
     assert float(dense(found["low"].updates["a"], "a").abs().max()) < CLOSE
-    third = reading("third", {"a": low_rank("t", "a")})
+    third = summary("third", {"a": low_rank("t", "a")})
     found = revised(acting(whole, LOW, third), Rule(strategy="orthogonal"))
     assert float(dense(found["third"].updates["a"], "a").abs().max()) < CLOSE
 
@@ -195,10 +196,10 @@ def test_beside_a_full_rank_change_nothing_orthogonal_remains():
 def test_an_untrained_change_takes_no_directions():
     untrained = low_rank("u", "a")
     untrained = LowRank(down=untrained.down, up=torch.zeros_like(untrained.up))
-    found = revised(acting(reading("new", {"a": untrained}), LOW), Rule(strategy="orthogonal"))
-    assert_close(dense(found["low"].updates["a"], "a"), dense(LOW.changes.updates["a"], "a"))
+    found = revised(acting(summary("new", {"a": untrained}), LOW), Rule(strategy="orthogonal"))
+    assert_close(dense(found["low"].updates["a"], "a"), dense(LOW.layers.updates["a"], "a"))
 
 
 def test_a_layer_that_is_switched_off_is_not_shared():
-    off = Active(changes=changes("off", {"a": low_rank("o", "a")}, {"a": 0.0}), gain=1.0)
-    assert shared_layers([HIGH.active, off]) == {}
+    off = ScaledUpdates(layers=changes("off", {"a": low_rank("o", "a")}, {"a": 0.0}), gain=1.0)
+    assert shared_layers([HIGH.scaled, off]) == {}

@@ -6,7 +6,7 @@ from PIL import Image
 from tests.adapters.lora.files import is_attention, kohya, layers_of, ldm_names, normal, write
 from tests.golden.minis import MXL, build
 from tests.services import copy_pipeline
-from undertow.adapters.strategies import STRATEGIES
+from undertow.adapters.stack import STRATEGIES
 from undertow.cli.adapters import Strategy
 from undertow.cli.app import main
 from undertow.service import load_unet

@@ -11,17 +11,17 @@ import torch
 from tests.adapters.lora.files import layers_of, low_rank
 from tests.compile.test_unet_compile import TINY_TEXT, Counter
 from tests.golden.minis import build, conditioning_for, latents_for, randomize
-from undertow.adapters.acting import ControlRow, PictureRow, SeenTokens
-from undertow.adapters.active import Active, Changes
 from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.lora.bank import AdapterCapacity, Bank
 from undertow.adapters.lora.low_rank import LowRank
 from undertow.adapters.lora.merge import MergedWeights
+from undertow.adapters.row_inputs import ControlRow, ImagePromptRow, ImagePromptTokens
+from undertow.adapters.scaled_updates import LayerUpdates, ScaledUpdates
 from undertow.encoders.image import ImageFeatures
 from undertow.engine.control import residual_port
+from undertow.engine.image_tokens import image_port
 from undertow.engine.rows import Row
-from undertow.engine.seen import image_port
 from undertow.unet.conditioning import Ports
 
 TOLERANCE = 1e-5
@@ -51,30 +51,31 @@ def test_a_hundred_swaps_gains_mixtures_and_merges_make_two_graphs():
             for name, shape in chosen.items()
             for down, up in [low_rank(f"{number}{name}", shape, rank)]
         }
-        files.append(Changes(key=number, title=str(number), updates=updates, factors={}))
+        files.append(LayerUpdates(key=number, title=str(number), updates=updates, factors={}))
     compiled = torch.compile(unet.predict, fullgraph=True, dynamic=False, backend=counter)
     call = latents_for(TINY_TEXT, 8, 8), torch.tensor([3.0, 871.5]), conditioning_for(TINY_TEXT)
 
     def mixture():
         few = random.sample(files, 2)
         rows = [
-            [Active(changes=each, gain=random.uniform(-1, 1)) for each in few if random.random() < 0.7] for _ in "ab"
+            [ScaledUpdates(layers=each, gain=random.uniform(-1, 1)) for each in few if random.random() < 0.7]
+            for _ in "ab"
         ]
-        return rows if any(rows) else [[Active(changes=few[0], gain=1.0)], []]
+        return rows if any(rows) else [[ScaledUpdates(layers=few[0], gain=1.0)], []]
 
-    compiled(*call, Ports(weights=bank.bind(mixture())))
+    compiled(*call, Ports(weights=bank.assign_slots(mixture())))
     compiled(*call, Ports())
     outputs = []
     with torch._dynamo.config.patch(error_on_recompile=True):
         for turn in range(100):
             if turn % 10 == 9:
-                merged.become([Active(changes=random.choice(files), gain=random.uniform(-1, 1))])
-            ports = Ports() if turn % 7 == 6 else Ports(weights=bank.bind(mixture()))
-            output = compiled(*call, ports)
+                merged.set_active([ScaledUpdates(layers=random.choice(files), gain=random.uniform(-1, 1))])
+            ports = Ports() if turn % 7 == 6 else Ports(weights=bank.assign_slots(mixture()))
+            output = compiled(*call, ports).prediction
             if turn % 10 == 0:
                 assert (output - unet(*call, ports)).abs().max() <= TOLERANCE * max(1, output.abs().max())
             outputs.append(output)
-        merged.become(())
+        merged.set_active(())
     assert counter.graphs == 2
     assert bank.writes > 20
     assert len({output.sum().item() for output in outputs}) > 80
@@ -98,7 +99,9 @@ def test_control_and_pictures_of_any_mixture_make_four_graphs():
     def seen():
         pairs = prompt.keys_values(prompt.tokens(ImageFeatures(pooled=torch.randn(1, 6))))
         gain = random.uniform(-1, 1)
-        return PictureRow(sites={site: SeenTokens(keys=k, values=v, gain=gain) for site, (k, v) in pairs.items()})
+        return ImagePromptRow(
+            sites={site: ImagePromptTokens(keys=k, values=v, gain=gain) for site, (k, v) in pairs.items()}
+        )
 
     def mixture(kinds):
         beside = [[make() for make in kinds if random.random() < 0.7] for _ in rows]
@@ -112,10 +115,10 @@ def test_control_and_pictures_of_any_mixture_make_four_graphs():
     with torch._dynamo.config.patch(error_on_recompile=True):
         for turn in range(60):
             ports = mixture(random.choice(choices))
-            output = compiled(*inputs, ports)
+            output = compiled(*inputs, ports).prediction
             if turn % 10 == 0:
                 assert (output - unet(*inputs, ports)).abs().max() <= TOLERANCE * max(1, output.abs().max())
     assert counter.graphs == 4
 
 
-KINDS = {"controlled": ControlRow, "seen": PictureRow}
+KINDS = {"controlled": ControlRow, "seen": ImagePromptRow}

@@ -14,7 +14,7 @@ from tests.golden.minis import Mini, build, conditioning_for, latents_for
 from undertow.diffusion.guidance import Perturbation
 from undertow.unet.conditioning import Ports
 from undertow.unet.free_u import FreeU, free_u_factors
-from undertow.unet.perturbation import perturbed_rows
+from undertow.unet.perturbation import first_self_attention, perturbed_rows
 
 TOLERANCE = 1e-5
 """float32; the traced graph runs the same operations."""
@@ -54,7 +54,7 @@ def test_values_of_perturbations_and_factors_never_recompile(mini):
     with torch._dynamo.config.patch(error_on_recompile=True):
         for identity, blur, b1, version in ((True, 0.7, 1.2, 1), (False, math.inf, 0.8, 2), (True, 20.0, 1.6, 2)):
             ports = _ports(mini, identity=identity, blur=blur, free_u=replace(free, b1=b1, version=version))
-            output = compiled(*call, ports)
+            output = compiled(*call, ports).prediction
             assert (output - unet(*call, ports)).abs().max() <= TOLERANCE * max(1, output.abs().max())
             outputs.append(output)
     assert counter.graphs == 1
@@ -89,15 +89,16 @@ def test_graphs_are_enumerated():
 
 
 @torch.no_grad()
-def test_the_attention_of_the_bottleneck_compiles():
-    """One more graph for those who ask for the map; the prediction is that of the other."""
+def test_observations_compile():
+    """A graph for those who ask for a map; the prediction is that of the others."""
     counter, unet = Counter(), build(TINY_TEXT)
-    compiled = torch.compile(unet.predict_with_attention, fullgraph=True, dynamic=False, backend=counter)
+    compiled = torch.compile(unet.predict, fullgraph=True, dynamic=False, backend=counter)
+    site = first_self_attention(TINY_TEXT.config, "mid_block")
     for seed in (0, 1):
         call = latents_for(TINY_TEXT, 8, 8, seed=seed), torch.tensor([3.0, 871.5]), conditioning_for(TINY_TEXT)
-        attended = compiled(*call, Ports())
-        assert (attended.prediction - unet(*call)).abs().max() <= TOLERANCE
-        assert (attended.attention - unet.forward_with_attention(*call).attention).abs().max() <= TOLERANCE
+        output, expected = compiled(*call, Ports(), (site,)), unet.observe(*call, observed=(site,))
+        assert (output.prediction - unet(*call)).abs().max() <= TOLERANCE
+        assert (output.observations[site] - expected.observations[site]).abs().max() <= TOLERANCE
     assert counter.graphs == 1
 
 
@@ -107,5 +108,5 @@ def test_aot_autograd_accepts_the_graphs():
     unet = build(TINY_TEXT)
     call = latents_for(TINY_TEXT, 8, 8), torch.tensor([3.0, 871.5]), conditioning_for(TINY_TEXT)
     ports = _ports(TINY_TEXT, identity=True, blur=1.3, free_u=FreeU(keyed="index", version=2))
-    output = torch.compile(unet.predict, fullgraph=True, backend="aot_eager")(*call, ports)
+    output = torch.compile(unet.predict, fullgraph=True, backend="aot_eager")(*call, ports).prediction
     assert (output - unet(*call, ports)).abs().max() <= TOLERANCE

@@ -208,11 +208,11 @@ def test_self_attention_guidance_is_diffusers(monkeypatch, side: str, timestep: 
     estimates = {
         branch: Estimate(
             denoised=Epsilon().denoised(noise[branch], x, at.sigmas(x)),
-            attention=ATTENTION if branch.middle_attention else None,
+            observations=dict.fromkeys(branch.observed, ATTENTION),
         )
         for branch in guidance.branches(at)
     }
-    assert [branch.side for branch in estimates if branch.middle_attention] == [side]
+    assert [branch.side for branch in estimates if branch.observed == ("mid_block",)] == [side]
 
     def answer(evaluation: Evaluation) -> Estimate:
         assert evaluation.branch == Branch(side=side)
@@ -247,7 +247,7 @@ def test_self_attention_guidance_is_comfyuis_whatever_the_network_predicts(param
     guidance = Guidance(methods=(ClassifierFree(scale=7.0), method))
     estimates = {
         WANTED: Estimate(denoised=wanted),
-        UNCONDITIONAL: Estimate(denoised=unconditional, attention=ATTENTION),
+        UNCONDITIONAL: Estimate(denoised=unconditional, observations={"mid_block": ATTENTION}),
     }
     run = guidance.start(10, parameterization)
     guided = finish(run.combine(step(), x, estimates), lambda e: Estimate(denoised=_second_look(e.x)))
@@ -259,7 +259,7 @@ def test_self_attention_guidance_noises_a_flow_with_the_noise_that_was_there():
     x, estimate, at = normal(0, WIDE), normal(1, WIDE), step(sigma=0.25)
     method = SelfAttention(scale=0.5, side="wanted")
     run = Guidance(methods=(method,)).start(10, Velocity())
-    evaluation = next(run.combine(at, x, {WANTED: Estimate(denoised=estimate, attention=ATTENTION)}))
+    evaluation = next(run.combine(at, x, {WANTED: Estimate(denoised=estimate, observations={"mid_block": ATTENTION})}))
     noise = (x - 0.75 * estimate) / 0.25
     expected = RectifiedFlow().add_noise(method.degrade(estimate, ATTENTION), noise, at.sigmas(x))
     torch.testing.assert_close(evaluation.x, expected, **EXACT)

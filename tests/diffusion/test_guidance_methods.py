@@ -1,7 +1,7 @@
 """The protocol of guidance: which branches are asked for and when, and what methods make of them."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -113,17 +113,24 @@ def test_a_sigma_interval_holds_above_low_and_up_to_high():
     assert held == [0.29, 5.42]
 
 
-def test_branches_are_asked_for_once_and_tell_attention_if_anyone_needs_it():
-    class Asking(ClassifierFree):
+def test_branches_are_asked_for_once_and_observe_what_anyone_needs():
+    @dataclass(frozen=True, kw_only=True)
+    class Observing(ClassifierFree):
+        names: tuple[str, ...]
         role = "term"
 
         def asks(self, step):
-            return (Branch(side="unconditional", middle_attention=True),)
+            return (Branch(side="unconditional", observed=self.names),)
 
-    for methods in ((ClassifierFree(scale=3.0), Asking(scale=1.0)), (Asking(scale=1.0), Rescale(amount=1.0))):
+    one, other = Observing(scale=1.0, names=("mid_block",)), Observing(scale=1.0, names=("up_blocks.0", "mid_block"))
+    for methods, names in (
+        ((ClassifierFree(scale=3.0), one), ("mid_block",)),
+        ((one, Rescale(amount=1.0)), ("mid_block",)),
+        ((one, other), ("mid_block", "up_blocks.0")),
+    ):
         branches = Guidance(methods=methods).branches(step())
         assert branches == (WANTED, UNCONDITIONAL)
-        assert [branch.middle_attention for branch in branches] == [False, True]
+        assert [branch.observed for branch in branches] == [(), names]
 
 
 def test_the_unconditional_estimate_reaches_samplers_that_step_along_it():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.encoders.minis import encoder_for
-from undertow.checkpoints.vocabulary import read_vocabulary, write_vocabulary
+from undertow.checkpoints.files.words import read_vocabulary, write_vocabulary
 from undertow.encoders.text_stack import TextStack
 from undertow.encoders.vocabulary import Vocabulary
 from undertow.errors import CorruptFile

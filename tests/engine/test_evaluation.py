@@ -19,6 +19,7 @@ from undertow.unet.free_u import FreeU
 
 SIGMA = 3.0
 ROUNDING = 1e-5
+LOOK = ("mid_block",)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_an_answer_is_what_the_prediction_means(network):
         assert row.conditioning is questions[index].conditioning
         torch.testing.assert_close(answer.denoised, x - SIGMA * index)
         assert answer.prediction.eq(index).all()
-        assert answer.attention is None
+        assert answer.observations == {}
     expected = network.preconditioning.schedule.sigma_to_timestep(torch.tensor([SIGMA], dtype=torch.float64))
     assert float(rows[0].timestep) == pytest.approx(float(expected))
 
@@ -86,12 +87,12 @@ def test_what_a_question_brings_is_in_its_rows(network):
     perturbation, free_u = Perturbation(kind="identity"), FreeU(b1=1.1)
     questions = [
         Question(name="plain", conditioning=text(0)),
-        Question(name="all", conditioning=text(1), extra=extra, perturbation=perturbation, middle_attention=True),
+        Question(name="all", conditioning=text(1), extra=extra, perturbation=perturbation, observed=LOOK),
     ]
     seen = torch.rand(1, 4, 4)
 
     def respond(index):
-        return Outcome(prediction=torch.zeros(1, 4, 8, 8), attention=seen)
+        return Outcome(prediction=torch.zeros(1, 4, 8, 8), observations={"mid_block": seen, "up_blocks.0": seen + 1})
 
     (plain, row), answers = answered(ask(network, Layout.whole((8, 8)), canvas(), SIGMA, questions, free_u), respond)
     assert plain.latents.shape == (1, 4, 8, 8)
@@ -99,9 +100,9 @@ def test_what_a_question_brings_is_in_its_rows(network):
     assert row.latents.dtype == plain.latents.dtype
     assert row.latents[:, 4:].eq(7).all()
     assert (plain.perturbation, row.perturbation) == (None, perturbation)
-    assert (plain.middle_attention, row.middle_attention) == (False, True)
+    assert (plain.observed, row.observed) == ((), LOOK)
     assert plain.free_u == row.free_u == free_u
-    assert [answer.attention is seen for answer in answers] == [False, True]
+    assert [dict(answer.observations) for answer in answers] == [{}, {"mid_block": seen}]
     assert plain.adapters is None
 
 
@@ -111,9 +112,9 @@ def row_of(network, seed: int, **settings) -> Row:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("attention", [False, True])
-def test_padded_forwards_give_as_many_outcomes_as_rows(network, attention):
-    rows = [row_of(network, seed, middle_attention=attention and seed == 1) for seed in range(2)]
+@pytest.mark.parametrize("observed", [(), LOOK])
+def test_padded_forwards_give_as_many_outcomes_as_rows(network, observed):
+    rows = [row_of(network, seed, observed=observed if seed else ()) for seed in range(2)]
     sizes = []
     hook = network.unet.conv_in.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     found, plain, beyond = forward(rows, padded_to=4), forward(rows), forward(rows, padded_to=1)
@@ -124,7 +125,7 @@ def test_padded_forwards_give_as_many_outcomes_as_rows(network, attention):
         alone = network.unet(row.latents, row.timestep, row.conditioning)
         for outcome in (one, other):
             torch.testing.assert_close(outcome.prediction, alone, rtol=0, atol=ROUNDING * float(alone.abs().max()))
-            assert (outcome.attention is not None) == attention
+            assert tuple(outcome.observations) == row.observed
 
 
 def test_rows_that_cannot_share_a_forward_have_other_keys(network):

@@ -7,11 +7,11 @@ import torch
 
 from tests.golden.minis import M9, M15, build, conditioning_for, latents_for, randomize
 from undertow import UNet
-from undertow.adapters.acting import ControlRow, FeatureRow, PictureRow, SeenTokens
 from undertow.adapters.control.controlnet import ControlNet
+from undertow.adapters.row_inputs import ControlRow, FeatureRow, ImagePromptRow, ImagePromptTokens
 from undertow.engine.control import residual_port
+from undertow.engine.image_tokens import image_port
 from undertow.engine.rows import Row
-from undertow.engine.seen import image_port
 from undertow.unet.conditioning import Ports, Residuals
 
 SIDE = 16
@@ -115,11 +115,11 @@ def test_pictures_of_unlike_lengths_share_a_batch(unet):
     assert (together - plain).abs().amax((1, 2, 3))[1:].min() > 0.01
 
 
-def seen(unet: UNet, tokens: int, *, seed: int) -> PictureRow:
+def seen(unet: UNet, tokens: int, *, seed: int) -> ImagePromptRow:
     generator = torch.Generator().manual_seed(seed)
-    return PictureRow(
+    return ImagePromptRow(
         sites={
-            site: SeenTokens(
+            site: ImagePromptTokens(
                 keys=torch.randn(1, tokens, width, generator=generator),
                 values=torch.randn(1, tokens, width, generator=generator),
                 gain=1.0,
@@ -129,7 +129,7 @@ def seen(unet: UNet, tokens: int, *, seed: int) -> PictureRow:
     )
 
 
-def predict(unet: UNet, rows: list[Row], pictures: list[list[PictureRow]]) -> torch.Tensor:
+def predict(unet: UNet, rows: list[Row], pictures: list[list[ImagePromptRow]]) -> torch.Tensor:
     latents = torch.cat([one.latents for one in rows])
     context = torch.cat([one.conditioning.context for one in rows])
     image = image_port(unet.config, pictures, latents)
@@ -173,8 +173,8 @@ def test_pictures_act_where_their_areas_say_and_as_loudly_as_they_are(unet):
     loud, quiet = (seen(unet, 4, seed=seed).sites[site] for seed in (1, 2))
     area = LEFT.flatten(1)
     rows = [
-        [PictureRow(sites={site: replace(loud, gain=1.5, area=area)})],
-        [PictureRow(sites={site: replace(quiet, gain=0.5)})],
+        [ImagePromptRow(sites={site: replace(loud, gain=1.5, area=area)})],
+        [ImagePromptRow(sites={site: replace(quiet, gain=0.5)})],
         [],
     ]
     port = image_port(unet.config, rows, torch.zeros(1, dtype=torch.bfloat16))
@@ -192,7 +192,7 @@ def test_pictures_act_where_their_areas_say_and_as_loudly_as_they_are(unet):
 
 def test_shorter_pictures_are_padded_with_tokens_that_nobody_sees(unet):
     site = next(iter(unet.config.cross_attentions()))
-    rows = [[PictureRow(sites={site: seen(unet, tokens, seed=1).sites[site]})] for tokens in (2, 3)]
+    rows = [[ImagePromptRow(sites={site: seen(unet, tokens, seed=1).sites[site]})] for tokens in (2, 3)]
     (entry,) = image_port(unet.config, [*rows, []], torch.zeros(1))[site]
     assert entry.mask.tolist() == [[True, True, False], [True] * 3, [True] * 3]
     assert not entry.keys[0, 2].any()

@@ -12,7 +12,7 @@ from tests.engine.test_batching import photo, right_half
 from tests.golden.pipelines import SCHEDULE
 from tests.services import service_of
 from undertow import Adapter, GenerationRequest, HighResolution, InvalidInput, Region, UNet, Views
-from undertow.adapters.host import AdapterHost
+from undertow.adapters.manager import AdapterManager
 from undertow.diffusion.betas import LinearBetas
 from undertow.diffusion.grids import sigma_grid
 from undertow.engine.passes import Enlarged, FromNoise, FromPicture, GoOn
@@ -27,8 +27,8 @@ DDIM = {"sampler": "ddim", "schedule": "ddim"}
 
 def prepared(prompt: str = "red apple", *, family: str = "sd1", refiner: str | None = None, **settings) -> Prepared:
     service = service_of(family, refiner=refiner)
-    given = {name: settings.pop(name) for name in ("latents", "host", "watch") if name in settings}
-    given = {"watch": Watch(), "host": service.adapters, **given}
+    given = {name: settings.pop(name) for name in ("latents", "manager", "watch") if name in settings}
+    given = {"watch": Watch(), "manager": service.adapters, **given}
     request = GenerationRequest(prompt=prompt, **settings)
     return prepare(service.model, request, refiner=service.refiner, **given)
 
@@ -82,7 +82,7 @@ def test_a_refiner_with_other_noise_levels_is_refused():
     base = service_of("sd1").model
     other = replace(base, schedule=replace(base.schedule, betas=LinearBetas()))
     with pytest.raises(InvalidInput, match="trained with the base model's noise levels"):
-        prepare(base, GenerationRequest(prompt=""), Watch(), host=service_of("sd1").adapters, refiner=other)
+        prepare(base, GenerationRequest(prompt=""), Watch(), manager=service_of("sd1").adapters, refiner=other)
 
 
 @pytest.mark.parametrize(
@@ -129,9 +129,9 @@ def test_editing_reads_the_picture_and_does_not_start_from_it():
 def test_a_depth_map_is_read_without_a_picture_too():
     service = service_of("sd1")
     unet = UNet(replace(service.config, in_channels=5))
-    host = AdapterHost(unet, service.model.text)
+    manager = AdapterManager(unet, service.model.text)
     request = GenerationRequest(prompt="", depth=Image.linear_gradient("L").resize((32, 32)))
-    (one,) = prepare(replace(service.model, unet=unet), request, Watch(), host=host).passes
+    (one,) = prepare(replace(service.model, unet=unet), request, Watch(), manager=manager).passes
     assert one.extra.shape == (1, 1, 16, 16)
     assert isinstance(one.start, FromNoise)
 
@@ -186,7 +186,7 @@ def test_timesteps_are_mapped_as_asked(asked, expected):
     assert float(timestep) == pytest.approx(expected, abs=1e-2)
     assert network.preconditioning.network_dtype == torch.float32
     half = service_of("sd1", torch.bfloat16)
-    made = prepare(half.model, GenerationRequest(prompt=""), Watch(), host=half.adapters)
+    made = prepare(half.model, GenerationRequest(prompt=""), Watch(), manager=half.adapters)
     assert made.passes[0].network.preconditioning.network_dtype == torch.bfloat16
     assert made.passes[0].branches[0].wanted[0][0].context.dtype == torch.bfloat16
 
@@ -253,9 +253,9 @@ def test_attention_shows_regions_only_whole_pictures_but_estimates_all():
 @pytest.mark.parametrize("part", ["unet", "vae", "text"])
 def test_a_part_that_the_checkpoint_lacks_is_named(part):
     service = service_of("sd1")
-    host = AdapterHost(service.unet, service.model.text)
+    manager = AdapterManager(service.unet, service.model.text)
     with pytest.raises(MissingComponent):
-        prepare(replace(service.model, **{part: None}), GenerationRequest(prompt=""), Watch(), host=host)
+        prepare(replace(service.model, **{part: None}), GenerationRequest(prompt=""), Watch(), manager=manager)
 
 
 def test_every_text_is_seen_once_by_its_name():

@@ -13,14 +13,14 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from tests.checkpoints.crafted import assert_same_weights, ldm_shapes, ldm_tensors, sparse_file, unet_shapes
 from tests.golden.minis import M15, M21, MLCM, MRF, MSSD, MXL, build, build_twin, randomize
-from undertow.checkpoints.checkpoint import OpenOptions
-from undertow.checkpoints.contents import read_contents
-from undertow.checkpoints.folder import save_unet
-from undertow.checkpoints.header import TensorInfo
-from undertow.checkpoints.identify import identify
+from undertow.checkpoints.files.header import TensorInfo
+from undertow.checkpoints.identify.checkpoint import OpenOptions
+from undertow.checkpoints.identify.identification import identify
 from undertow.checkpoints.keymap import BlockLayout, openclip_from_ours, openclip_to_ours, unet_renaming, vae_renaming
-from undertow.checkpoints.keymap.vae import vae_levels, vae_move
-from undertow.checkpoints.unet_loading import load_unet_from
+from undertow.checkpoints.keymap.contents import read_contents
+from undertow.checkpoints.keymap.vae_names import vae_levels, vae_mapping
+from undertow.checkpoints.read.unet_loading import load_unet_from
+from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.errors import UnsupportedModel
 from undertow.unet.config import UNetConfig
 from undertow.unet.diffusers_config import config_to_diffusers
@@ -101,14 +101,14 @@ def test_vae_names_and_weights_equal_diffusers_converter():
     for name, tensor in twin.state_dict().items():
         foreign = renaming.to_foreign(name)
         assert foreign is not None, name
-        ldm[foreign] = vae_move(foreign, name).join([tensor])
+        ldm[foreign] = vae_mapping(foreign, name).join([tensor])
     assert vae_levels(ldm) == 3
     assert ldm["decoder.mid.attn_1.q.weight"].ndim == 4
     converted = convert_ldm_vae_checkpoint(dict(ldm), config)
     twin.load_state_dict(converted)  # strict: names and shapes
     for name, tensor in twin.state_dict().items():
         foreign = renaming.to_foreign(name)
-        assert torch.equal(dict(vae_move(foreign, name).split(ldm[foreign]))[name], tensor)
+        assert torch.equal(dict(vae_mapping(foreign, name).split(ldm[foreign]))[name], tensor)
 
 
 def test_openclip_names_and_weights_equal_diffusers_converter():
@@ -128,7 +128,9 @@ def test_openclip_names_and_weights_equal_diffusers_converter():
     )
     randomize(twin, seed=1)
     ours = {name: tensor for name, tensor in twin.state_dict().items() if not name.endswith("position_ids")}
-    openclip = {move.foreign: move.join([ours[name] for name in move.ours]) for move in openclip_from_ours(ours)}
+    openclip = {
+        mapping.foreign: mapping.join([ours[name] for name in mapping.ours]) for mapping in openclip_from_ours(ours)
+    }
     assert openclip["text_projection"].shape == (64, 48)
     assert openclip["transformer.resblocks.2.attn.in_proj_weight"].shape == (192, 64)
     converted = convert_open_clip_checkpoint(twin, dict(openclip), prefix="")

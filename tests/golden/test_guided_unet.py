@@ -13,14 +13,14 @@ from diffusers.utils.torch_utils import fourier_filter
 from torch import Tensor, nn
 
 from tests.golden.conftest import EFFECT, T0, change, largest_difference
-from tests.golden.minis import MINIS, TIMESTEPS, build, build_twin, conditioning_for, latents_for, pair, run_twin
+from tests.golden.minis import MINIS, TIMESTEPS, build_twin, conditioning_for, latents_for, pair, run_twin
 from undertow.diffusion.guidance import Perturbation
 from undertow.errors import InvalidInput
 from undertow.nn.free_u import FreeUFactors
 from undertow.nn.perturbation import PerturbedRows, blur_queries
 from undertow.unet.conditioning import Conditioning, Ports
 from undertow.unet.free_u import FreeU, free_u_factors
-from undertow.unet.perturbation import perturbed_rows, self_attentions_in
+from undertow.unet.perturbation import first_self_attention, perturbed_rows, self_attentions_in
 
 IDENTITY = Perturbation(kind="identity")
 ALONE = 1e-5
@@ -261,13 +261,14 @@ def test_the_attention_of_the_bottleneck_is_what_diffusers_sag_stores(name: str,
     twin, store = build_twin(mini, unet), CrossAttnStoreProcessor()
     twin.mid_block.attentions[0].transformer_blocks[0].attn1.processor = store
     latents, given = latents_for(mini, *size), conditioning_for(mini)
-    ours = unet.forward_with_attention(latents, TIMESTEPS, given)
+    site = first_self_attention(mini.config, "mid_block")
+    ours = unet.observe(latents, TIMESTEPS, given, observed=(site,))
     run_twin(twin, latents, TIMESTEPS, given)
     heads = twin.mid_block.attentions[0].transformer_blocks[0].attn1.heads
     expected = store.attention_probs.unflatten(0, (2, heads)).mean(1).sum(1)
-    assert largest_difference(ours.attention.flatten(1), expected) <= T0
+    assert largest_difference(ours.observations[site].flatten(1), expected) <= T0
     scale = 2 ** (len(mini.config.levels) - 1)
-    assert ours.attention.shape == (2, size[0] // scale, size[1] // scale)
+    assert ours.observations[site].shape == (2, size[0] // scale, size[1] // scale)
     assert torch.equal(ours.prediction, unet(latents, TIMESTEPS, given)), "watching changes nothing"
 
 
@@ -297,7 +298,10 @@ def _layers(*names: str) -> Perturbation:
         (lambda: perturbed_rows(MINIS["M15"].config, [_layers("mid")]), "layers is 'mid', expected a part of down_blo"),
         (lambda: perturbed_rows(MINIS["M15"].config, [_layers("mid_block", "down_blocks.3")]), "'down_blocks.3'"),
         (lambda: perturbed_rows(MINIS["MSSD"].config, [IDENTITY]), "a part of down_blocks.1, down_blocks.2, up_bloc"),
-        (lambda: build(MINIS["MSSD"]).forward_with_attention(latents_for(MINIS["MSSD"]), TIMESTEPS), "middle block"),
+        (
+            lambda: first_self_attention(MINIS["MSSD"].config, "mid_block"),
+            "layers is 'mid_block', expected a part of down_bl",
+        ),
         (lambda: _one_row("M15", {"mid_block": PerturbedRows()}), "one of the 16 names"),
         (
             lambda: _one_row("MPIX", {"mid_block.attentions.0": PerturbedRows(identity=torch.tensor([True, False]))}),

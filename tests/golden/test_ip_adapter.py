@@ -32,7 +32,7 @@ from undertow.adapters.image_prompt.file import read_image_prompt
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.image_prompt.sites import LAYOUT, STYLE, STYLE_AND_LAYOUT
 from undertow.adapters.image_prompt.write import write_image_prompt
-from undertow.checkpoints.folder import load_unet_folder
+from undertow.checkpoints.read.unet_loading import load_unet_folder
 from undertow.encoders.image import ImageFeatures
 from undertow.nn.attention import ImageTokens
 from undertow.unet.conditioning import Conditioning, Ports

@@ -5,28 +5,28 @@ import torch
 from PIL import Image
 
 from tests.adapters.lora.files import is_attention, layers_of
-from tests.adapters.stacks import reading
+from tests.adapters.stacks import summary
 from undertow import Adapter, InvalidInput
 from undertow.adapters.lora.weight_decomposed import WeightDecomposed
-from undertow.adapters.readings import read_all
+from undertow.adapters.summaries import summarize_all
 from undertow.inspection.conflict_figure import block_of, pairwise_cosines, relative_sizes, save_figure
 
 CLOSE = 1e-5
 """Relative, of norms in float32."""
 
 
-def readings_of(service, files, **scales):
+def summaries_of(service, files, **scales):
     adapters = [Adapter(files[name], scale=scale) for name, scale in scales.items()]
-    return read_all(service.adapters.library.get, service.config, adapters)
+    return summarize_all(service.adapters.library.get, service.config, adapters)
 
 
 def test_sizes_are_those_of_the_weights_with_and_without(service, files):
-    readings = readings_of(service, files, style=0.5, texture=-2.0)
-    found = relative_sizes(readings, service.unet)
+    summaries = summaries_of(service, files, style=0.5, texture=-2.0)
+    found = relative_sizes(summaries, service.unet)
     assert found.columns == ("style", "texture")
     assert found.blocks == tuple(service.config.layer_names())
-    for column, each in enumerate(readings):
-        changed = dict.fromkeys(each.changes.updates, each.active)
+    for column, each in enumerate(summaries):
+        changed = dict.fromkeys(each.layers.updates, each.scaled)
         for row, block in enumerate(found.blocks):
             weights = {
                 name: module.weight.detach().double()
@@ -35,7 +35,7 @@ def test_sizes_are_those_of_the_weights_with_and_without(service, files):
             }
             whole = sum(weight.square().sum() for weight in weights.values())
             differences = [
-                (changed[name].changes.updates[name].weight(weight.float(), changed[name].gain).double() - weight)
+                (changed[name].layers.updates[name].weight(weight.float(), changed[name].gain).double() - weight)
                 for name, weight in weights.items()
                 if name in changed
             ]
@@ -48,8 +48,8 @@ def test_sizes_are_those_of_the_weights_with_and_without(service, files):
 
 
 def test_parallel_changes_have_cosine_one_and_strangers_none(service, files):
-    readings = readings_of(service, files, style=1.0, louder=-0.5, texture=1.0)
-    found = pairwise_cosines(readings, service.unet)
+    summaries = summaries_of(service, files, style=1.0, louder=-0.5, texture=1.0)
+    found = pairwise_cosines(summaries, service.unet)
     assert found.columns == ("style · louder",), "the others share no layer"
     numbers = found.values[~found.values.isnan()]
     assert len(numbers) > 2
@@ -57,13 +57,13 @@ def test_parallel_changes_have_cosine_one_and_strangers_none(service, files):
 
 
 def test_changes_that_look_at_the_weight_are_in_both_maps(service, files):
-    (style,) = readings_of(service, files, style=1.0)
+    (style,) = summaries_of(service, files, style=1.0)
     layers = layers_of(service.unet, is_attention)
     turned = {
-        name: WeightDecomposed(inner=style.changes.updates[name], magnitude=torch.full((shape[0],), 2.0))
+        name: WeightDecomposed(inner=style.layers.updates[name], magnitude=torch.full((shape[0],), 2.0))
         for name, shape in layers.items()
     }
-    dora = reading("dora", turned)
+    dora = summary("dora", turned)
     sizes, cosines = relative_sizes([style, dora], service.unet), pairwise_cosines([style, dora], service.unet)
     row = next(index for index, block in enumerate(sizes.blocks) if block.startswith("mid_block.attentions"))
     assert float(sizes.values[row, 1]) > 0.01
@@ -75,16 +75,16 @@ def test_changes_that_look_at_the_weight_are_in_both_maps(service, files):
 
 
 def test_the_picture_has_blocks_and_columns(service, files, tmp_path):
-    readings = readings_of(service, files, style=1.0, louder=0.5, texture=1.0)
-    sizes, cosines = relative_sizes(readings, service.unet), pairwise_cosines(readings, service.unet)
+    summaries = summaries_of(service, files, style=1.0, louder=0.5, texture=1.0)
+    sizes, cosines = relative_sizes(summaries, service.unet), pairwise_cosines(summaries, service.unet)
     path = tmp_path / "deep" / "map.png"
     save_figure(sizes, cosines, path, "three")
     with Image.open(path) as picture:
         assert picture.width > 600
         assert len(set(picture.convert("RGB").get_flattened_data())) > 50
-    alone = readings_of(service, files, style=1.0)
+    alone = summaries_of(service, files, style=1.0)
     save_figure(relative_sizes(alone, service.unet), pairwise_cosines(alone, service.unet), path, "one")
-    text = readings_of(service, files, text=1.0)
+    text = summaries_of(service, files, text=1.0)
     with pytest.raises(InvalidInput, match="a LoRA among them"):
         save_figure(relative_sizes(text, service.unet), pairwise_cosines(text, service.unet), path, "none")
 

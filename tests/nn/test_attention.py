@@ -8,7 +8,14 @@ from torch import Tensor
 
 from tests.golden.minis import randomize
 from undertow.attention.math import math_attention
-from undertow.nn.attention import Attention, AttentionProjections, ImageTokens, SpatialSelfAttention
+from undertow.nn.attention import (
+    Attention,
+    AttentionInputs,
+    AttentionMaps,
+    AttentionProjections,
+    ImageTokens,
+    SpatialSelfAttention,
+)
 from undertow.nn.perturbation import PerturbedRows, blur_queries
 
 TOLERANCE = 1e-5
@@ -26,6 +33,10 @@ def _layer(context_dim: int | None = CONTEXT) -> Attention:
 
 def _normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def run(layer: Attention | SpatialSelfAttention, x: Tensor, **inputs: object) -> Tensor:
+    return layer(x, AttentionInputs(**inputs))
 
 
 def _heads_one_by_one(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -47,7 +58,7 @@ def test_attention_equals_the_formula(cross):
     source = x if context is None else context
     mixed = _heads_one_by_one(x @ layer.to_q.weight.T, source @ layer.to_k.weight.T, source @ layer.to_v.weight.T)
     expected = mixed @ layer.to_out[0].weight.T + layer.to_out[0].bias
-    assert (layer(x, context) - expected).abs().max() <= TOLERANCE
+    assert (run(layer, x, context=context) - expected).abs().max() <= TOLERANCE
 
 
 @torch.no_grad()
@@ -61,7 +72,7 @@ def test_image_tokens_are_a_second_attention_of_the_same_queries():
     mixed = _heads_one_by_one(query, context @ layer.to_k.weight.T, context @ layer.to_v.weight.T)
     mixed = mixed + tokens.gain[:, None, None] * _heads_one_by_one(query, keys, values)
     expected = mixed @ layer.to_out[0].weight.T + layer.to_out[0].bias
-    assert (layer(x, context, image={"here": (tokens,)}) - expected).abs().max() <= TOLERANCE
+    assert (run(layer, x, context=context, image={"here": (tokens,)}) - expected).abs().max() <= TOLERANCE
 
 
 @torch.no_grad()
@@ -79,14 +90,14 @@ def test_pictures_have_a_softmax_each_and_act_where_they_may():
     mixed = mixed + one.gain[:, None, None] * _heads_one_by_one(query, one.keys, one.values)
     mixed = mixed + other.area[:, :, None] * _heads_one_by_one(query, other.keys, other.values)
     expected = mixed @ layer.to_out[0].weight.T + layer.to_out[0].bias
-    assert (layer(x, context, image={"here": (one, other)}) - expected).abs().max() <= TOLERANCE
+    assert (run(layer, x, context=context, image={"here": (one, other)}) - expected).abs().max() <= TOLERANCE
 
 
 @torch.no_grad()
 def test_image_tokens_of_another_site_do_nothing_here():
     layer, x, context = _layer(), _normal(2, 9, DIM, seed=2), _normal(2, 5, CONTEXT, seed=3)
     tokens = ImageTokens(keys=_normal(2, 3, DIM, seed=4), values=_normal(2, 3, DIM, seed=5), gain=torch.ones(2))
-    assert torch.equal(layer(x, context, image={"there": (tokens,)}), layer(x, context))
+    assert torch.equal(run(layer, x, context=context, image={"there": (tokens,)}), run(layer, x, context=context))
 
 
 @torch.no_grad()
@@ -94,9 +105,9 @@ def test_a_row_without_image_tokens_gets_none():
     layer, x, context = _layer(), _normal(2, 9, DIM, seed=2), _normal(2, 5, CONTEXT, seed=3)
     tokens = ImageTokens(keys=_normal(2, 3, DIM, seed=4), values=_normal(2, 3, DIM, seed=5), gain=torch.ones(2))
     masked = replace(tokens, mask=torch.tensor([[True] * 3, [False] * 3]))
-    output = layer(x, context, image={"here": (masked,)})
-    assert torch.allclose(output[0], layer(x, context, image={"here": (tokens,)})[0], atol=TOLERANCE)
-    assert torch.allclose(output[1], layer(x, context)[1], atol=TOLERANCE)
+    output = run(layer, x, context=context, image={"here": (masked,)})
+    assert torch.allclose(output[0], run(layer, x, context=context, image={"here": (tokens,)})[0], atol=TOLERANCE)
+    assert torch.allclose(output[1], run(layer, x, context=context)[1], atol=TOLERANCE)
 
 
 def test_projections_have_the_biases_of_their_kind():
@@ -115,7 +126,7 @@ def test_masks_and_images_keep_the_type_of_the_layer():
     x, context = (_normal(2, n, w, seed=n).bfloat16() for n, w in ((9, DIM), (5, CONTEXT)))
     keys, values = (_normal(2, 3, DIM, seed=seed).bfloat16() for seed in (4, 5))
     tokens = ImageTokens(keys=keys, values=values, gain=torch.tensor([0.7, 2.0]), area=torch.ones(2, 9))
-    assert layer(x, context, image={"here": (tokens,)}).dtype == torch.bfloat16
+    assert run(layer, x, context=context, image={"here": (tokens,)}).dtype == torch.bfloat16
 
 
 @torch.no_grad()
@@ -123,8 +134,8 @@ def test_the_mask_hides_text_and_not_pictures():
     layer, x, context = _layer(), _normal(2, 9, DIM, seed=2), _normal(2, 5, CONTEXT, seed=3)
     tokens = ImageTokens(keys=_normal(2, 5, DIM, seed=4), values=_normal(2, 5, DIM, seed=5), gain=torch.ones(2))
     seen = torch.tensor([True, True, False, True, False])
-    masked = layer(x, context, mask=seen.expand(2, 1, 1, 5), image={"here": (tokens,)})
-    expected = layer(x, context[:, seen], image={"here": (tokens,)})
+    masked = run(layer, x, context=context, mask=seen.expand(2, 1, 1, 5), image={"here": (tokens,)})
+    expected = run(layer, x, context=context[:, seen], image={"here": (tokens,)})
     assert (masked - expected).abs().max() <= TOLERANCE
 
 
@@ -135,7 +146,7 @@ def test_a_gain_with_an_area_is_their_product():
     tokens = ImageTokens(keys=_normal(2, 3, DIM, seed=4), values=_normal(2, 3, DIM, seed=5), gain=torch.ones(2))
     scaled = replace(tokens, gain=torch.tensor([0.5, 3.0]), area=area)
     expected = replace(tokens, area=area * torch.tensor([0.5, 3.0])[:, None])
-    outputs = [layer(x, context, image={"here": (one,)}) for one in (scaled, expected)]
+    outputs = [run(layer, x, context=context, image={"here": (one,)}) for one in (scaled, expected)]
     assert (outputs[0] - outputs[1]).abs().max() <= TOLERANCE
 
 
@@ -144,7 +155,7 @@ def test_a_perturbed_row_keeps_its_values_or_asks_with_blurred_queries():
     """At this site alone, and in the map whose height is given."""
     layer, x = _layer(None), _normal(3, 12, DIM, seed=2)
     change = PerturbedRows(identity=torch.tensor([True, False, False]), blur=torch.tensor([0.0, 0.0, 1.5]))
-    found, plain = layer(x, perturbed={"here": change}, height=3), layer(x)
+    found, plain = run(layer, x, perturbed={"here": change}, height=3), layer(x)
     query, key, value = (x @ project.weight.T for project in (layer.to_q, layer.to_k, layer.to_v))
     blurred = _heads_one_by_one(blur_queries(query, change.blur, 3), key, value)
     for row, mixed in ((0, value[0]), (2, blurred[2])):
@@ -152,7 +163,7 @@ def test_a_perturbed_row_keeps_its_values_or_asks_with_blurred_queries():
         assert (found[row] - expected).abs().max() <= TOLERANCE
         assert (found[row] - plain[row]).abs().max() > 100 * TOLERANCE
     assert torch.equal(found[1], plain[1])
-    assert torch.equal(layer(x, perturbed={"there": change}, height=3), plain)
+    assert torch.equal(run(layer, x, perturbed={"there": change}, height=3), plain)
 
 
 def _received_by_hand(x: Tensor, layer: AttentionProjections) -> Tensor:
@@ -162,15 +173,37 @@ def _received_by_hand(x: Tensor, layer: AttentionProjections) -> Tensor:
     return weights.sum(2).mean(1)
 
 
+def _observed(layer: Attention | SpatialSelfAttention, x: Tensor, **inputs: object) -> Tensor:
+    """The map of attention received; the layer's output is the same as without it."""
+    maps = AttentionMaps(sites=("here", "there"))
+    assert torch.equal(run(layer, x, maps=maps, **inputs), run(layer, x, **inputs))
+    assert list(maps.found) == ["here"]
+    return maps.found["here"]
+
+
 @torch.no_grad()
 def test_attention_received_is_the_sum_over_queries():
-    layer, x = _layer(None), 2 * _normal(2, 9, DIM, seed=2)
-    received = layer.attention_received(x)
-    assert (received - _received_by_hand(x, layer)).abs().max() <= TOLERANCE
-    assert (received.mean(1) - 1).abs().max() <= TOLERANCE
+    layer, x = _layer(None), 2 * _normal(2, 15, DIM, seed=2)
+    received = _observed(layer, x, height=3)
+    assert (received - _received_by_hand(x, layer).reshape(2, 3, 5)).abs().max() <= TOLERANCE
+    assert (received.mean((1, 2)) - 1).abs().max() <= TOLERANCE
     assert received.std() > 0.1
-    half = layer.bfloat16().attention_received(x.bfloat16())
-    assert half.dtype == torch.float32
+    assert _observed(layer.bfloat16(), x.bfloat16(), height=3).dtype == torch.float32
+
+
+@torch.no_grad()
+def test_what_is_observed_is_the_attention_before_it_is_perturbed():
+    layer, x = _layer(None), 2 * _normal(2, 15, DIM, seed=2)
+    change = PerturbedRows(identity=torch.tensor([True, False]), blur=torch.tensor([0.0, 1.5]))
+    perturbed = _observed(layer, x, height=3, perturbed={"here": change})
+    assert torch.equal(perturbed, _observed(layer, x, height=3))
+
+
+@torch.no_grad()
+def test_a_layer_that_is_not_observed_adds_nothing():
+    maps = AttentionMaps(sites=("there",))
+    run(_layer(None), _normal(2, 15, DIM, seed=2), maps=maps, height=3)
+    assert maps.found == {}
 
 
 def _spatial() -> SpatialSelfAttention:
@@ -185,7 +218,7 @@ def test_the_map_of_attention_received_has_the_shape_of_the_picture():
     layer, x = _spatial(), 3 * _normal(2, DIM, 3, 5, seed=2)
     tokens = layer.group_norm(x).permute(0, 2, 3, 1).reshape(2, 15, DIM)
     expected = _received_by_hand(tokens, layer).reshape(2, 3, 5)
-    assert (layer.map_received(x) - expected).abs().max() <= TOLERANCE
+    assert (_observed(layer, x) - expected).abs().max() <= TOLERANCE
 
 
 @torch.no_grad()
@@ -196,7 +229,7 @@ def test_spatial_attention_blurs_in_the_shape_of_the_picture():
     query, key, value = (tokens @ p.weight.T + p.bias for p in (layer.to_q, layer.to_k, layer.to_v))
     mixed = _heads_one_by_one(blur_queries(query, sigma, 3), key, value) @ layer.to_out[0].weight.T
     expected = x + (mixed + layer.to_out[0].bias).reshape(1, 3, 5, DIM).permute(0, 3, 1, 2)
-    found = layer(x, perturbed={"here": PerturbedRows(blur=sigma)})
+    found = run(layer, x, perturbed={"here": PerturbedRows(blur=sigma)})
     assert (found - expected).abs().max() <= TOLERANCE
 
 

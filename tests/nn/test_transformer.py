@@ -1,6 +1,7 @@
 """GEGLU (trap T2), and the order and the projections of the transformer."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from tests.golden.minis import randomize
 from undertow.attention.math import math_attention
-from undertow.nn.attention import AttentionProjections, ImageTokens
+from undertow.nn.attention import AttentionInputs, AttentionMaps, AttentionProjections, ImageTokens, attention_received
 from undertow.nn.feedforward import GEGLU, FeedForward
 from undertow.nn.perturbation import PerturbedRows
 from undertow.nn.transformer import SpatialTransformer, TransformerBlock
@@ -54,11 +55,11 @@ def test_feed_forward_widens_four_times():
 def test_a_block_is_self_attention_then_text_then_feed_forward():
     block = TransformerBlock(16, 2, 10, kernel=math_attention)
     randomize(block, 1)
-    x, context = normal(2, 6, 16, seed=2), normal(2, 5, 10, seed=3)
+    x, inputs = normal(2, 6, 16, seed=2), AttentionInputs(context=normal(2, 5, 10, seed=3))
     expected = x + block.attn1(block.norm1(x))
-    expected = expected + block.attn2(block.norm2(expected), context)
+    expected = expected + block.attn2(block.norm2(expected), inputs)
     expected = expected + block.ff(block.norm3(expected))
-    assert torch.equal(block(x, context), expected)
+    assert torch.equal(block(x, inputs), expected)
     assert block.norm1.eps == 1e-5
 
 
@@ -75,8 +76,8 @@ def test_linear_and_convolutional_projections_are_the_same_numbers(shape):
     made[True].load_state_dict(
         {name: value.squeeze((2, 3)) if value.ndim == 4 else value for name, value in state.items()}
     )
-    x, context = normal(2, 16, *shape, seed=2), normal(2, 5, 10, seed=3)
-    assert torch.allclose(made[False](x, context), made[True](x, context), atol=1e-5)
+    x, inputs = normal(2, 16, *shape, seed=2), AttentionInputs(context=normal(2, 5, 10, seed=3))
+    assert torch.allclose(made[False](x, inputs), made[True](x, inputs), atol=1e-5)
     assert made[True].norm.eps == 1e-6, "the transformer's GroupNorm has an epsilon of its own"
     assert len(made[True].transformer_blocks) == 2
 
@@ -84,7 +85,8 @@ def test_linear_and_convolutional_projections_are_the_same_numbers(shape):
 @pytest.mark.parametrize("linear", [True, False])
 @torch.no_grad()
 def test_cells_go_through_the_blocks_row_by_row_between_the_projections(linear):
-    made, x, context = spatial(linear=linear), normal(2, 16, 3, 5, seed=2), normal(2, 5, 10, seed=3)
+    made, x = spatial(linear=linear), normal(2, 16, 3, 5, seed=2)
+    inputs = AttentionInputs(context=normal(2, 5, 10, seed=3))
     groups = x.unflatten(1, (4, -1)).flatten(2)
     mean, variance = groups.mean(2, keepdim=True), groups.var(2, unbiased=False, keepdim=True)
     hidden = ((groups - mean) / (variance + 1e-6).sqrt()).view_as(x)
@@ -93,41 +95,43 @@ def test_cells_go_through_the_blocks_row_by_row_between_the_projections(linear):
     matrices = [(layer.weight.flatten(1), layer.bias) for layer in (made.proj_in, made.proj_out)]
     tokens = tokens @ matrices[0][0].T + matrices[0][1]
     for block in made.transformer_blocks:
-        tokens = block(tokens, context)
+        tokens = block(tokens, inputs)
     tokens = tokens @ matrices[1][0].T + matrices[1][1]
     expected = x + torch.stack([tokens[:, 5 * i : 5 * i + 5] for i in range(3)], dim=1).permute(0, 3, 1, 2)
-    assert (made(x, context) - expected).abs().max() <= TOLERANCE
+    assert (made(x, inputs) - expected).abs().max() <= TOLERANCE
 
 
 @torch.no_grad()
-def test_masks_and_pictures_reach_the_text_s_attention_and_perturbations_the_other():
-    made, x, context = spatial(), normal(2, 16, 3, 5, seed=2), normal(2, 5, 10, seed=3)
-    plain, asked = made(x, context), []
-
-    def watch(module, _inputs, named):
-        given = {name for name in ("mask", "image", "perturbed") if named.get(name) is not None}
-        asked.append((module.site.split(".")[-1], given, named.get("height", 1)))
-
+def test_every_attention_receives_the_whole_record_and_takes_what_concerns_it():
+    """The mask, over tokens of the text, would not fit the self-attention over cells."""
+    made, x, received = spatial(), normal(2, 16, 3, 5, seed=2), []
+    given = AttentionInputs(context=normal(2, 5, 10, seed=3))
+    plain = made(x, given)
+    tokens = ImageTokens(keys=normal(2, 4, 16, seed=4), values=normal(2, 4, 16, seed=5), gain=torch.ones(2))
+    changes = {
+        "mask": torch.arange(5).expand(2, 1, 1, 5) < 3,
+        "image": {"transformer_blocks.1.attn2": (tokens,)},
+        "perturbed": {"transformer_blocks.1.attn1": PerturbedRows(blur=torch.full((2,), 1.0))},
+    }
+    for name, value in changes.items():
+        assert (made(x, replace(given, **{name: value})) - plain).abs().max() > 100 * TOLERANCE
     for module in made.modules():
         if isinstance(module, AttentionProjections):
-            module.register_forward_pre_hook(watch, with_kwargs=True)
-    mask = torch.arange(5).expand(2, 1, 1, 5) < 3
-    tokens = ImageTokens(keys=normal(2, 4, 16, seed=4), values=normal(2, 4, 16, seed=5), gain=torch.ones(2))
-    blur = PerturbedRows(blur=torch.full((2,), 1.0))
-    image, perturbed = {"transformer_blocks.1.attn2": (tokens,)}, {"transformer_blocks.1.attn1": blur}
-    for given in ({"mask": mask}, {"image": image}, {"perturbed": perturbed}):
-        assert (made(x, context, **given) - plain).abs().max() > 100 * TOLERANCE
-    asked.clear()
-    made(x, context, mask=mask, image=image, perturbed=perturbed)
-    assert asked == 2 * [("attn1", {"perturbed"}, 3), ("attn2", {"mask", "image"}, 1)]
+            module.register_forward_pre_hook(lambda module, inputs: received.append((module.site, inputs[1])))
+    made(x, replace(given, **changes))
+    assert [site.split(".")[-1] for site, _ in received] == 2 * ["attn1", "attn2"]
+    assert all(inputs is received[0][1] for _, inputs in received)
+    assert received[0][1] == replace(given, **changes, height=3)
 
 
 @pytest.mark.parametrize("linear", [True, False])
 @torch.no_grad()
-def test_the_map_of_attention_received_is_the_first_self_attention_s(linear):
+def test_maps_of_attention_received_have_the_shape_of_the_feature_map(linear):
     made, x, seen = spatial(linear=linear), normal(2, 16, 3, 5, seed=2), []
-    first = made.transformer_blocks[0].attn1
-    first.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
-    made(x, normal(2, 5, 10, seed=3))
-    received = made.map_received(x)
-    assert (received - first.attention_received(seen[0]).reshape(2, 3, 5)).abs().max() <= TOLERANCE
+    last = made.transformer_blocks[1].attn1
+    last.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    maps = AttentionMaps(sites=("transformer_blocks.1.attn1",))
+    made(x, AttentionInputs(context=normal(2, 5, 10, seed=3), maps=maps))
+    query, key = (project(seen[0]).unflatten(-1, (2, -1)).transpose(1, 2) for project in (last.to_q, last.to_k))
+    assert list(maps.found) == list(maps.sites)
+    assert torch.equal(maps.found[maps.sites[0]], attention_received(query, key).reshape(2, 3, 5))

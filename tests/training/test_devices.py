@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from undertow.checkpoints.folder import load_unet_folder
+from undertow.checkpoints.read.unet_loading import load_unet_folder
 from undertow.errors import ConfigError
 from undertow.training.config import config_to_json
 from undertow.training.devices import Devices

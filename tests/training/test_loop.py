@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from tests.training.by_hand import AdamW
-from undertow.checkpoints.folder import load_unet_folder
+from undertow.checkpoints.read.unet_loading import load_unet_folder
 from undertow.errors import CheckpointError, ConfigError, CorruptFile, InvalidInput, UndertowError
 from undertow.processor import HAS_BFLOAT16
 from undertow.training import loop

@@ -5,8 +5,9 @@ import torch
 from torch import Tensor
 
 from tests.golden.minis import M15, TIMESTEPS, conditioning_for, latents_for, pair
+from undertow.nn.attention import AttentionInputs
 from undertow.unet.blocks import StageInputs, plus
-from undertow.unet.conditioning import Conditioning, Ports
+from undertow.unet.conditioning import Conditioning
 
 TOLERANCE = 1e-5
 """float32: masked keys leave sums in another order."""
@@ -17,7 +18,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def inputs(regions: Tensor | None = None, mask: Tensor | None = None) -> StageInputs:
-    return StageInputs(embedding=torch.zeros(2, 4), regions=regions, mask=mask)
+    return StageInputs(embedding=torch.zeros(2, 4), attention=AttentionInputs(mask=mask), regions=regions)
 
 
 # Two rows of three tokens on a canvas of 4 x 6: everywhere, on the left, in one corner; the second row's mirrored.
@@ -30,7 +31,7 @@ REGIONS[0, 2, 0, 0], REGIONS[1, 2, 3, 5] = True, True
 @pytest.mark.parametrize("size", [(4, 6), (2, 3), (1, 1), (2, 2)])
 def test_a_cell_sees_a_token_that_may_be_seen_anywhere_in_what_it_covers(size):
     """The maximum over the cell, so that no small region is lost at a low resolution."""
-    seen = inputs(REGIONS).mask_for(torch.zeros(2, 1, *size))
+    seen = inputs(REGIONS).attention_over(torch.zeros(2, 1, *size)).mask
     assert seen.shape == (2, 1, size[0] * size[1], 3)
     assert seen.dtype == torch.bool
     for i in range(size[0]):
@@ -46,8 +47,8 @@ def test_padding_is_seen_nowhere_whatever_its_region_says(dtype):
     """A shorter prompt's padding must stay hidden beside the regions of a longer one."""
     real = torch.tensor([[True, True, False], [True, False, False]])
     hidden = torch.zeros(2, 1, 4, 6, dtype=dtype)
-    seen = inputs(REGIONS, real[:, None, None, :]).mask_for(hidden)
-    alone = inputs(REGIONS).mask_for(hidden)
+    seen = inputs(REGIONS, real[:, None, None, :]).attention_over(hidden).mask
+    alone = inputs(REGIONS).attention_over(hidden).mask
     assert not seen[0, ..., 2].any()
     assert not seen[1, ..., 1:].any()
     assert torch.equal(seen[0, ..., :2], alone[0, ..., :2]), "a real token is seen in its region and nowhere else"
@@ -56,8 +57,8 @@ def test_padding_is_seen_nowhere_whatever_its_region_says(dtype):
 
 def test_without_regions_the_mask_of_the_tokens_is_all_there_is():
     mask = torch.tensor([[True, False], [True, True]])[:, None, None, :]
-    assert inputs(mask=mask).mask_for(torch.zeros(2, 1, 4, 6)) is mask
-    assert inputs().mask_for(torch.zeros(2, 1, 4, 6)) is None
+    assert inputs(mask=mask).attention_over(torch.zeros(2, 1, 4, 6)).mask is mask
+    assert inputs().attention_over(torch.zeros(2, 1, 4, 6)).mask is None
 
 
 @torch.no_grad()
@@ -100,15 +101,3 @@ def test_what_is_added_at_a_place_is_added_there_and_only_if_there_is_something(
     assert torch.equal(plus(hidden, places, 1), hidden + addition)
     assert plus(hidden, places, 2) is hidden
     assert plus(hidden, (), 0) is hidden
-
-
-@torch.no_grad()
-def test_the_map_of_the_bottleneck_is_what_its_first_attention_receives():
-    unet, latents, given, seen = pair("M15")[0], latents_for(M15), conditioning_for(M15), []
-    inputs_ = unet.stage_inputs(TIMESTEPS, given, Ports())
-    first = unet.mid_block.attentions[0]
-    handle = first.register_forward_pre_hook(lambda _module, given: seen.append(given[0]))
-    hidden, _ = unet.encode(latents, inputs_)
-    unet.bridge(hidden, inputs_)
-    handle.remove()
-    assert torch.equal(unet.mid_block.attention_received(hidden, inputs_), first.map_received(seen[0]))

@@ -216,14 +216,14 @@ def test_stages_receive_what_conditioning_and_ports_hold():
     rows = WeightRows(slots=torch.zeros(2, 1, dtype=torch.long), gains=torch.ones(2, 1))
     ports = Ports(weights=rows, image={}, self_attention={}, free_u={})
     inputs = unet.stage_inputs(TIMESTEPS, given, ports)
-    assert inputs.context is given.context
-    assert inputs.mask.shape == (2, 1, 1, 7)
+    assert inputs.attention.context is given.context
+    assert inputs.attention.mask.shape == (2, 1, 1, 7)
     assert inputs.regions is given.regions
-    assert inputs.weights is rows
-    assert inputs.image is ports.image
-    assert inputs.perturbed is ports.self_attention
+    assert inputs.weights is inputs.attention.weights is rows
+    assert inputs.attention.image is ports.image
+    assert inputs.attention.perturbed is ports.self_attention
     assert inputs.free_u is ports.free_u
-    assert unet.stage_inputs(TIMESTEPS, conditioning_for(M15), ports).mask is None
+    assert unet.stage_inputs(TIMESTEPS, conditioning_for(M15), ports).attention.mask is None
     for training, wanted, used in ((True, True, True), (True, False, False), (False, True, False)):
         unet.train(training).gradient_checkpointing = wanted
         assert unet.stage_inputs(TIMESTEPS, given, ports).checkpointing is used
@@ -236,27 +236,36 @@ def test_every_attention_knows_its_name():
 
 
 @torch.no_grad()
-def test_a_prediction_with_attention_takes_every_port():
+def test_observing_goes_with_every_port_and_changes_no_bit():
     """Residuals on skips, on the running activations and after the middle, and what guidance perturbs."""
     unet, latents, given = pair("MPIX")[0], latents_for(MINIS["MPIX"], *SIZE), conditioning_for(MINIS["MPIX"])
     generator = torch.Generator().manual_seed(3)
     skips = tuple(torch.randn(2, *s, generator=generator) for s in MINIS["MPIX"].config.skip_shapes(*SIZE))
     blurred = PerturbedRows(blur=torch.ones(2))
+    sites = ("mid_block.attentions.0", "up_blocks.0.attentions.1")
     for ports in (
         Ports(residuals=Residuals(skips=skips)),
         Ports(residuals=Residuals(middle=skips[-1])),
         Ports(residuals=Residuals(running=skips)),
         Ports(self_attention={"down_blocks.1.attentions.0": blurred}),
     ):
-        attended = unet.forward_with_attention(latents, TIMESTEPS, given, ports)
-        assert torch.equal(attended.prediction, unet(latents, TIMESTEPS, given, ports))
-        assert attended.attention.shape == (2, 2, 2)
-        assert not torch.equal(attended.prediction, unet(latents, TIMESTEPS, given))
+        output = unet.observe(latents, TIMESTEPS, given, ports, sites)
+        assert torch.equal(output.prediction, unet(latents, TIMESTEPS, given, ports))
+        assert {site: tuple(seen.shape) for site, seen in output.observations.items()} == dict.fromkeys(
+            sites, (2, 2, 2)
+        )
+        assert not torch.equal(output.prediction, unet(latents, TIMESTEPS, given))
+
+
+def test_only_self_attentions_are_observed():
+    unet, inputs = pair("MPIX")[0], (latents_for(MINIS["MPIX"], *SIZE), TIMESTEPS, conditioning_for(MINIS["MPIX"]))
+    with pytest.raises(InvalidInput, match="observed is 'mid_block', expected one of the"):
+        unet.observe(*inputs, observed=("mid_block",))
 
 
 def test_inputs_are_checked_on_both_ways_in():
     unet, latents = pair("MPIX")[0], latents_for(MINIS["MPIX"], *SIZE)
-    for forward in (unet.forward, unet.forward_with_attention):
+    for forward in (unet.forward, unet.observe):
         with pytest.raises(InvalidInput, match="class_labels"):
             forward(latents, TIMESTEPS)
         latents_with_nan = latents.clone()

@@ -9,8 +9,9 @@ from typing import Any, Literal, get_args
 
 from PIL import Image
 
-from undertow.adapters.pictures import Picture, described, found_again, opened, several
+from undertow.adapters.pictures import described, found_again
 from undertow.errors import InvalidInput
+from undertow.picture_files import Picture, opened, several
 
 Placing = Literal["auto", "banked", "merged"]
 ControlMode = Literal["balanced", "prompt", "control"]

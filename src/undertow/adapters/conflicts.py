@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from undertow.adapters.active import Active, Changes
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.overlap import Delta, delta, energy, inner
+from undertow.adapters.scaled_updates import LayerUpdates, ScaledUpdates
 from undertow.adapters.stack import AdapterStack
 from undertow.adapters.strategies import shared_layers
 
@@ -16,18 +16,18 @@ SHOWN = 1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Reading:
+class AdapterSummary:
     """An adapter as it was read for a model.
 
-    kind: what it is, in a word or two. size_bytes: memory that it takes. changes: of the U-Net's layers, for those that
-    change some. points: where it adds something instead (`InjectionPoint.name`). problem: why it cannot be used with
+    kind: what it is, in a word or two. size_bytes: memory that it takes. layers: its updates of the U-Net's layers, if
+    it has any. points: where it adds something instead (`InjectionPoint.name`). problem: why it cannot be used with
     this model; empty when it can.
     """
 
     adapter: Adapter
     kind: str = "lora"
     size_bytes: int = 0
-    changes: Changes | None = None
+    layers: LayerUpdates | None = None
     points: tuple[str, ...] = ()
     problem: str = ""
 
@@ -36,10 +36,10 @@ class Reading:
         return self.adapter.title
 
     @property
-    def active(self) -> Active | None:
+    def scaled(self) -> ScaledUpdates | None:
         """Its changes at the largest of its scales; `None` when nothing acts."""
         scale = max(self.adapter.scales, key=abs)
-        return None if self.changes is None or scale == 0 else Active(changes=self.changes, gain=scale)
+        return None if self.layers is None or scale == 0 else ScaledUpdates(layers=self.layers, gain=scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class AddsUp:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Disorder:
+class OrderDependence:
     """Two adapters of which at least one looks at weights that the other changes. kinds: of those that do, by name."""
 
     layers: tuple[str, ...]
@@ -99,13 +99,13 @@ class Disorder:
         return " and ".join(f"{kind} of {name}" for name, kind in self.kinds.items())
 
 
-def find_conflicts(stack: AdapterStack, readings: Sequence[Reading]) -> tuple[Conflict, ...]:
+def find_conflicts(stack: AdapterStack, summaries: Sequence[AdapterSummary]) -> tuple[Conflict, ...]:
     """All of them, in the order in which they are decided: who cannot be used, who has no room, who shares layers with
-    whom among the rest. readings: of the adapters that are on.
+    whom among the rest. summaries: of the adapters that are on.
 
     The cost is a few small matrix products for each shared layer, whatever the layers' size, for low-rank changes.
     """
-    remaining = ordered(stack, readings)
+    remaining = ordered(stack, summaries)
     incompatible = tuple(_incompatible(stack, remaining))
     remaining = _without(remaining, [conflict.names[-1] for conflict in incompatible])
     room = _over_budget(stack, remaining)
@@ -113,33 +113,33 @@ def find_conflicts(stack: AdapterStack, readings: Sequence[Reading]) -> tuple[Co
     return (*incompatible, *(() if room is None else (room,)), *_same_layers(remaining))
 
 
-def ordered(stack: AdapterStack, readings: Sequence[Reading]) -> list[Reading]:
+def ordered(stack: AdapterStack, summaries: Sequence[AdapterSummary]) -> list[AdapterSummary]:
     """In the stack's order, without those that are off."""
-    by_name = {reading.name: reading for reading in readings}
+    by_name = {summary.name: summary for summary in summaries}
     return [by_name[adapter.title] for adapter in stack if adapter.title in by_name]
 
 
-def companies(readings: Sequence[Reading]) -> list[list[Reading]]:
+def overlapping_in_time(summaries: Sequence[AdapterSummary]) -> list[list[AdapterSummary]]:
     """Groups of adapters that are there in the same steps, or in those of one that is; in the given order."""
-    groups: list[list[Reading]] = []
-    for reading in readings:
-        met = [group for group in groups if any(_in_time(reading, other) for other in group)]
+    groups: list[list[AdapterSummary]] = []
+    for summary in summaries:
+        met = [group for group in groups if any(_in_time(summary, other) for other in group)]
         groups = [group for group in groups if group not in met]
-        groups.append([one for group in met for one in group] + [reading])
-    return [[reading for reading in readings if reading in group] for group in groups]
+        groups.append([one for group in met for one in group] + [summary])
+    return [[summary for summary in summaries if summary in group] for group in groups]
 
 
-def _in_time(one: Reading, other: Reading) -> bool:
+def _in_time(one: AdapterSummary, other: AdapterSummary) -> bool:
     """Whether there are steps in which both act."""
     return max(one.adapter.start, other.adapter.start) < min(one.adapter.end, other.adapter.end)
 
 
-def meetings(readings: Sequence[Reading]) -> tuple[AddsUp, ...]:
+def additive_overlaps(summaries: Sequence[AdapterSummary]) -> tuple[AddsUp, ...]:
     """Which adapters meet at points where what they give adds up (ControlNets, T2I-Adapters, reference pictures)."""
     at: dict[str, list[str]] = {}
-    for reading in readings:
-        for point in reading.points:
-            at.setdefault(point, []).append(reading.name)
+    for summary in summaries:
+        for point in summary.points:
+            at.setdefault(point, []).append(summary.name)
     groups: dict[tuple[str, ...], list[str]] = {}
     for point, names in at.items():
         if len(names) > 1:
@@ -147,42 +147,42 @@ def meetings(readings: Sequence[Reading]) -> tuple[AddsUp, ...]:
     return tuple(AddsUp(names=names, points=tuple(points)) for names, points in groups.items())
 
 
-def disorder(one: Reading, other: Reading) -> Disorder | None:
+def order_dependence(one: AdapterSummary, other: AdapterSummary) -> OrderDependence | None:
     """Where the result depends on which of two comes first; `None` where they simply add up."""
     if not _in_time(one, other):
         return None
-    acting = [active for active in (one.active, other.active) if active is not None]
+    applied = [scaled for scaled in (one.scaled, other.scaled) if scaled is not None]
     kinds: dict[str, str] = {}
     layers = []
-    for layer, here in shared_layers(acting).items():
-        looking = [active for active in here if not active.changes.updates[layer].additive]
+    for layer, here in shared_layers(applied).items():
+        looking = [scaled for scaled in here if not scaled.layers.updates[layer].additive]
         if looking:
             layers.append(layer)
-            kinds |= {active.changes.title: active.changes.updates[layer].kind for active in looking}
-    return Disorder(layers=tuple(layers), kinds=kinds) if layers else None
+            kinds |= {scaled.layers.title: scaled.layers.updates[layer].kind for scaled in looking}
+    return OrderDependence(layers=tuple(layers), kinds=kinds) if layers else None
 
 
-def _without(readings: list[Reading], names: Sequence[str]) -> list[Reading]:
-    return [reading for reading in readings if reading.name not in names]
+def _without(summaries: list[AdapterSummary], names: Sequence[str]) -> list[AdapterSummary]:
+    return [summary for summary in summaries if summary.name not in names]
 
 
-def _incompatible(stack: AdapterStack, readings: Sequence[Reading]) -> Iterator[Incompatible]:
-    staying: list[Reading] = []
-    for reading in readings:
-        if reading.problem:
-            yield Incompatible(names=(reading.name,), reason=reading.problem)
+def _incompatible(stack: AdapterStack, summaries: Sequence[AdapterSummary]) -> Iterator[Incompatible]:
+    staying: list[AdapterSummary] = []
+    for summary in summaries:
+        if summary.problem:
+            yield Incompatible(names=(summary.name,), reason=summary.problem)
             continue
         found = None
         if stack.strategy != "priority":  # which leaves one change to a layer, and so no order
-            found = next(filter(None, (_disorder(higher, reading) for higher in staying)), None)
+            found = next(filter(None, (_order_conflict(higher, summary) for higher in staying)), None)
         if found is None:
-            staying.append(reading)
+            staying.append(summary)
         else:
             yield found
 
 
-def _disorder(higher: Reading, lower: Reading) -> Incompatible | None:
-    met = disorder(higher, lower)
+def _order_conflict(higher: AdapterSummary, lower: AdapterSummary) -> Incompatible | None:
+    met = order_dependence(higher, lower)
     if met is None:
         return None
     reason = (
@@ -192,31 +192,31 @@ def _disorder(higher: Reading, lower: Reading) -> Incompatible | None:
     return Incompatible(names=(higher.name, lower.name), reason=reason)
 
 
-def _over_budget(stack: AdapterStack, readings: Sequence[Reading]) -> OverBudget | None:
+def _over_budget(stack: AdapterStack, summaries: Sequence[AdapterSummary]) -> OverBudget | None:
     if stack.budget_bytes is None:
         return None
-    needed = left = sum(reading.size_bytes for reading in readings)
+    needed = left = sum(summary.size_bytes for summary in summaries)
     dropped = []
-    for reading in reversed(readings):
+    for summary in reversed(summaries):
         if left <= stack.budget_bytes:
             break
-        dropped.append(reading.name)
-        left -= reading.size_bytes
+        dropped.append(summary.name)
+        left -= summary.size_bytes
     if not dropped:
         return None
     return OverBudget(needed_bytes=needed, budget_bytes=stack.budget_bytes, dropped=tuple(dropped))
 
 
-def _same_layers(readings: Sequence[Reading]) -> Iterator[SameLayer]:
-    by_name = {reading.name: reading for reading in readings}
-    acting = [active for reading in readings if (active := reading.active) is not None]
-    for layer, here in shared_layers(acting).items():
+def _same_layers(summaries: Sequence[AdapterSummary]) -> Iterator[SameLayer]:
+    by_name = {summary.name: summary for summary in summaries}
+    applied = [scaled for summary in summaries if (scaled := summary.scaled) is not None]
+    for layer, here in shared_layers(applied).items():
         found: list[tuple[str, float, Delta, float]] = []
-        for active in here:
-            change = delta(active.changes.updates[layer])
+        for scaled in here:
+            change = delta(scaled.layers.updates[layer])
             length = 0.0 if change is None else energy(change)
             if change is not None and length > 0:
-                found.append((active.changes.title, active.changes.gain(layer, active.gain), change, length))
+                found.append((scaled.layers.title, scaled.layers.gain(layer, scaled.gain), change, length))
         for (higher, gain, change, length), (lower, its_gain, its_change, its_length) in combinations(found, 2):
             if not _in_time(by_name[higher], by_name[lower]):
                 continue

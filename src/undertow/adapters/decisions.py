@@ -4,66 +4,66 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from undertow.adapters.active import Changes
 from undertow.adapters.conflicts import (
+    AdapterSummary,
     AddsUp,
     Conflict,
     Incompatible,
     OverBudget,
-    Reading,
     SameLayer,
-    companies,
-    disorder,
+    additive_overlaps,
     find_conflicts,
-    meetings,
+    order_dependence,
     ordered,
+    overlapping_in_time,
 )
 from undertow.adapters.overlap import delta, energy
-from undertow.adapters.stack import AdapterStack
-from undertow.adapters.strategies import STRATEGIES, Rule, revised
+from undertow.adapters.scaled_updates import LayerUpdates
+from undertow.adapters.stack import STRATEGIES, AdapterStack
+from undertow.adapters.strategies import Rule, revised
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decisions:
-    """kept, disabled: names, the highest priority first. changes: of the U-Net's layers, for those of the kept that act
-    otherwise than by themselves. conflicts: what made the decisions. lines: the decisions, a sentence each."""
+    """kept, disabled: names, the highest priority first. layers: updates of the U-Net's layers, for those of the kept
+    that act otherwise than by themselves. conflicts: what made the decisions. notes: the decisions, a sentence each."""
 
     kept: tuple[str, ...]
     disabled: tuple[str, ...]
-    changes: Mapping[str, Changes]
+    layers: Mapping[str, LayerUpdates]
     conflicts: tuple[Conflict, ...]
-    lines: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
-def decide(stack: AdapterStack, readings: Sequence[Reading]) -> Decisions:
-    """readings: of the adapters that are on; those of others are passed over."""
-    present = ordered(stack, readings)
+def decide(stack: AdapterStack, summaries: Sequence[AdapterSummary]) -> Decisions:
+    """summaries: of the adapters that are on; those of others are passed over."""
+    present = ordered(stack, summaries)
     conflicts = find_conflicts(stack, present)
     lost = [name for conflict in conflicts for name in _lost(conflict)]
-    kept = [reading for reading in present if reading.name not in lost]
+    kept = [summary for summary in present if summary.name not in lost]
     rule = Rule(strategy=stack.strategy, weights=stack.weights, density=stack.density)
-    changes: dict[str, Changes] = {}
-    for company in companies(kept):
-        changes |= revised([active for reading in company if (active := reading.active) is not None], rule)
+    changes: dict[str, LayerUpdates] = {}
+    for company in overlapping_in_time(kept):
+        changes |= revised([scaled for summary in company if (scaled := summary.scaled) is not None], rule)
     lines = [line for conflict in conflicts for line in _told(conflict)]
     lines += list(_merging(stack, [conflict for conflict in conflicts if isinstance(conflict, SameLayer)]))
     if stack.strategy == "orthogonal":
         lines += list(_remaining(kept, changes))
     return Decisions(
-        kept=tuple(reading.name for reading in kept),
-        disabled=tuple(reading.name for reading in present if reading.name in lost),
-        changes=changes,
+        kept=tuple(summary.name for summary in kept),
+        disabled=tuple(summary.name for summary in present if summary.name in lost),
+        layers=changes,
         conflicts=conflicts,
-        lines=(*lines, *map(_meeting, meetings(kept))),
+        notes=(*lines, *map(_meeting, additive_overlaps(kept))),
     )
 
 
-def notes(readings: Sequence[Reading]) -> tuple[str, ...]:
+def describe_interactions(summaries: Sequence[AdapterSummary]) -> tuple[str, ...]:
     """What to know about adapters that a request gives one by one, in this order, with no stack to decide: all act, and
     a sentence says where their order is part of the result."""
     lines: list[str] = []
-    for one, other in combinations(readings, 2):
-        met = disorder(one, other)
+    for one, other in combinations(summaries, 2):
+        met = order_dependence(one, other)
         if met is not None and len(met.kinds) == 2:
             lines.append(
                 f"{met.who} both depend on the weights of {met.where}: {one.name} acts first, as given, "
@@ -71,7 +71,7 @@ def notes(readings: Sequence[Reading]) -> tuple[str, ...]:
             )
         elif met is not None:
             lines.append(f"{met.who} acts on the base's weights of {met.where}; the other's change is added after")
-    return (*lines, *map(_meeting, meetings(readings)))
+    return (*lines, *map(_meeting, additive_overlaps(summaries)))
 
 
 def _lost(conflict: Conflict) -> tuple[str, ...]:
@@ -114,18 +114,18 @@ def _merging(stack: AdapterStack, found: Sequence[SameLayer]) -> Iterator[str]:
         )
 
 
-def _remaining(kept: Sequence[Reading], changes: Mapping[str, Changes]) -> Iterator[str]:
+def _remaining(kept: Sequence[AdapterSummary], changes: Mapping[str, LayerUpdates]) -> Iterator[str]:
     """How much a projection leaves of each change, which may be little where a higher one is of full rank."""
-    for reading in kept:
-        if reading.name not in changes or reading.changes is None:
+    for summary in kept:
+        if summary.name not in changes or summary.layers is None:
             continue
-        before = _energy(reading.changes)
-        after = _energy(changes[reading.name])
+        before = _energy(summary.layers)
+        after = _energy(changes[summary.name])
         if before > 0 and after < before:
-            yield f"{reading.name} keeps {after / before:.0%} of its energy beside those of higher priority"
+            yield f"{summary.name} keeps {after / before:.0%} of its energy beside those of higher priority"
 
 
-def _energy(changes: Changes) -> float:
+def _energy(changes: LayerUpdates) -> float:
     deltas = ((delta(update), changes.gain(layer, 1.0)) for layer, update in changes.updates.items())
     return sum(gain**2 * energy(change) for change, gain in deltas if change is not None)
 

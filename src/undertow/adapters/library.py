@@ -13,7 +13,7 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 
 @runtime_checkable
-class Held(Protocol):
+class LoadedAdapter(Protocol):
     """What a file is in memory. content_hash: SHA-256 of what was read."""
 
     @property
@@ -22,20 +22,20 @@ class Held(Protocol):
     def size_bytes(self) -> int: ...
 
 
-AnyHeld = TypeVar("AnyHeld", bound=Held)
+AnyLoaded = TypeVar("AnyLoaded", bound=LoadedAdapter)
 
 
-class Library(Generic[AnyHeld]):
+class Library(Generic[AnyLoaded]):
     """read: opens a file. budget_bytes: what may stay in memory; the file that was asked for last always does.
 
     A file that was written anew is read anew; files with equal contents are one.
     """
 
-    def __init__(self, read: Callable[[str | Path], AnyHeld], budget_bytes: int = LIBRARY_BYTES):
+    def __init__(self, read: Callable[[str | Path], AnyLoaded], budget_bytes: int = LIBRARY_BYTES):
         self._read = read
         self._budget_bytes = budget_bytes
         self._hashes: dict[Stamp, str] = {}
-        self._held: OrderedDict[str, AnyHeld] = OrderedDict()
+        self._held: OrderedDict[str, AnyLoaded] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -45,7 +45,7 @@ class Library(Generic[AnyHeld]):
         """Memory of the files held."""
         return sum(held.size_bytes for held in self._held.values())
 
-    def get(self, source: str | Path) -> AnyHeld:
+    def get(self, source: str | Path) -> AnyLoaded:
         """The file's contents. Errors: those of `read`, which change nothing here."""
         stamp = _stamp(source)
         content = self._hashes.get(stamp) if stamp is not None else None

@@ -1,4 +1,4 @@
-"""Pictures that come with an adapter: opened, described in words of JSON and found again, brought to a canvas."""
+"""Pictures that come with an adapter: opened, described in words of JSON and found again, brought to a grid."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,13 +10,11 @@ from PIL import Image
 from torch import Tensor
 
 from undertow.errors import InvalidInput
-from undertow.pictures import describe_picture, open_picture, to_mask, to_pixels
-
-Picture = Image.Image | str | Path
-"""A picture, or the file that it is in."""
+from undertow.picture_files import Picture, describe_picture, opened
+from undertow.pictures import to_mask, to_pixels
 
 SAME_SHAPE = 0.02
-"""By how much the ratio of a picture's sides may differ from the canvas' before stretching it would show."""
+"""By how much the ratio of a picture's sides may differ from the grid' before stretching it would show."""
 
 Hint = Float[Tensor, "1 3 height width"]
 Area = Float[Tensor, "1 1 height width"]
@@ -24,26 +22,26 @@ Seen = Float[Tensor, "rows channels seen_height seen_width"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Canvas:
+class LatentGrid:
     """What adapters with pictures act on. cells: its height and width. factor: pixels to a cell. windows,
     pixel_windows: the parts of a map of cells, or of pixels, that the network sees one at a time."""
 
     cells: tuple[int, int]
     factor: int
-    windows: Callable[[Tensor], list[Seen]] = lambda canvas: [canvas]
-    pixel_windows: Callable[[Tensor], list[Seen]] = lambda canvas: [canvas]
+    windows: Callable[[Tensor], list[Seen]] = lambda grid: [grid]
+    pixel_windows: Callable[[Tensor], list[Seen]] = lambda grid: [grid]
 
     @property
     def pixels(self) -> tuple[int, int]:
         return self.cells[0] * self.factor, self.cells[1] * self.factor
 
     def hint(self, title: str, picture: Image.Image) -> Hint:
-        """A control map over the canvas, RGB in [0, 1]. Errors: `InvalidInput` for one of another shape."""
+        """A control map over the grid, RGB in [0, 1]. Errors: `InvalidInput` for one of another shape."""
         self._require_shape(f"image of {title}", picture)
         return (to_pixels(picture, self.pixels) + 1) / 2
 
     def area(self, title: str, picture: Image.Image) -> Area:
-        """A mask over the canvas, 1 where it is white. Errors: `InvalidInput` for another shape, and for all black."""
+        """A mask over the grid, 1 where it is white. Errors: `InvalidInput` for another shape, and for all black."""
         self._require_shape(f"mask of {title}", picture)
         area = to_mask(picture, self.pixels)
         if not area.any():
@@ -61,18 +59,6 @@ class Canvas:
                 f"the shape of the picture to draw, {width}x{height}",
                 "crop or pad it (`undertow preprocess grid`), or give `size`",
             )
-
-
-def several(given: Picture | tuple[Picture, ...] | None) -> tuple[Picture, ...]:
-    """None, one or many, as many."""
-    if given is None:
-        return ()
-    return given if isinstance(given, tuple) else (given,)
-
-
-def opened(name: str, picture: Picture) -> Image.Image:
-    """The picture itself. Errors: `InvalidInput` for a file that is none."""
-    return picture if isinstance(picture, Image.Image) else open_picture(name, picture)
 
 
 def described(name: str, picture: Picture) -> dict[str, Any]:

@@ -9,14 +9,13 @@ from typing import Any
 
 from undertow.adapters.lora.source import FILES as LORA_FILES
 from undertow.adapters.lora.source import PICKLES as LORA_PICKLES
-from undertow.checkpoints.contents import WRAPPERS
-from undertow.checkpoints.files import read_json
-from undertow.checkpoints.folder import CONFIG
-from undertow.checkpoints.header import TensorInfo
-from undertow.checkpoints.opening import locate
-from undertow.checkpoints.pickled import as_safetensors, is_pickle
-from undertow.checkpoints.shards import STEMS, folder_weights, variant_order
-from undertow.checkpoints.weights import WeightFile, Weights, open_weights
+from undertow.checkpoints.files.atomic import read_json
+from undertow.checkpoints.files.header import TensorInfo
+from undertow.checkpoints.files.locate import locate
+from undertow.checkpoints.files.model_folder import CONFIG, STEMS, folder_weights, variant_order
+from undertow.checkpoints.files.pickled import as_safetensors, is_pickle
+from undertow.checkpoints.files.weights import WeightFile, Weights, open_weights
+from undertow.checkpoints.keymap.contents import WRAPPERS
 from undertow.errors import UnknownCheckpoint
 
 SUBFOLDERS = ("controlnet", "adapter", "t2iadapter")

@@ -3,18 +3,32 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.strategies import DENSITY, STRATEGIES, StrategyName
 from undertow.errors import InvalidInput
+
+StrategyName = Literal["sum", "normalised", "weighted", "ties", "orthogonal", "priority"]
+
+STRATEGIES: Mapping[StrategyName, str] = {
+    "sum": "changes add up, each at its own scale, as in every other program",
+    "normalised": "changes add up with scales divided by the sum of their sizes in that layer",
+    "weighted": "changes add up, each scale times the adapter's weight",
+    "ties": "each change keeps its largest numbers, a sign is elected, and those of that sign are averaged",
+    "orthogonal": "a lower priority keeps what it does to inputs that the higher ones do not react to",
+    "priority": "the highest priority alone changes the layer",
+}
+"""Names, and what becomes of layers that several adapters change."""
+
+DENSITY = 0.2
+"""Of "ties": the share of a change that is kept (arXiv:2306.01708, section 5)."""
 
 
 @dataclass(frozen=True)
 class AdapterStack:
     """Adapters by priority, higher first; equal ones keep their order. Iterating gives those that are on.
 
-    strategy: what becomes of layers that several LoRAs change, a name of `strategies.STRATEGIES`. weights: of adapters
+    strategy: what becomes of layers that several LoRAs change, a name of `STRATEGIES`. weights: of adapters
     by name, 1 for others; for "weighted" alone. density: the share of each change that "ties" keeps. budget_bytes:
     memory that all may take together; the lowest priority goes first. off: names of those that are. A stack never
     changes: its methods give another one. Errors: `InvalidInput`.

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from undertow.adapters.host import AdapterHost
+from undertow.adapters.injection_points import InjectionPoint, injection_points
 from undertow.adapters.lora.bank import Tenant
-from undertow.adapters.points import InjectionPoint, injection_points
+from undertow.adapters.manager import AdapterManager
 from undertow.errors import InvalidInput
 from undertow.unet.unet import UNet
 
@@ -41,9 +41,9 @@ class UNetState:
     injection_points: where adapters can act.
     """
 
-    def __init__(self, unet: UNet, host: AdapterHost):
+    def __init__(self, unet: UNet, manager: AdapterManager):
         self._unet = unet
-        self._host = host
+        self._manager = manager
         self.attention_masks: dict[str, AnyTensor] = {}
 
     @property
@@ -54,8 +54,8 @@ class UNetState:
     @property
     def active_adapters(self) -> tuple[str, ...]:
         """What is merged into the weights, and what lies ready in slots."""
-        bank = self._host.bank
-        return (*self._host.merged.titles, *(() if bank is None else (tenant.title for tenant in bank.tenants)))
+        bank = self._manager.bank
+        return (*self._manager.merged.titles, *(() if bank is None else (tenant.title for tenant in bank.tenants)))
 
     @property
     def injection_points(self) -> tuple[InjectionPoint, ...]:
@@ -65,8 +65,8 @@ class UNetState:
     @property
     def last_update(self) -> datetime:
         """When weights or slots were last written: by adapters that came or went, or by `restore`."""
-        bank = self._host.bank
-        merged = self._host.merged.changed_at
+        bank = self._manager.bank
+        merged = self._manager.merged.changed_at
         return merged if bank is None else max(merged, bank.changed_at)
 
     @property
@@ -77,12 +77,12 @@ class UNetState:
     def snapshot(self) -> StateSnapshot:
         """Copies of everything, as much memory as the U-Net with its slots."""
         tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in _tensors(self._unet).items()}
-        bank = self._host.bank
+        bank = self._manager.bank
         return StateSnapshot(
             tensors=tensors,
-            merged=self._host.merged.present,
-            merged_titles=self._host.merged.titles,
-            pristine=self._host.merged.pristine,
+            merged=self._manager.merged.present,
+            merged_titles=self._manager.merged.titles,
+            pristine=self._manager.merged.pristine,
             tenants=() if bank is None else bank.tenants,
             attention_masks={name: mask.clone() for name, mask in self.attention_masks.items()},
             hash=self.hash,
@@ -98,9 +98,9 @@ class UNetState:
             raise InvalidInput("snapshot", f"{differing} differs", "one taken of this very U-Net, with the same slots")
         for name, tensor in tensors.items():
             tensor.copy_(snapshot.tensors[name])
-        self._host.merged.assume(snapshot.merged, snapshot.merged_titles, snapshot.pristine)
-        if self._host.bank is not None:
-            self._host.bank.assume(snapshot.tenants)
+        self._manager.merged.adopt(snapshot.merged, snapshot.merged_titles, snapshot.pristine)
+        if self._manager.bank is not None:
+            self._manager.bank.adopt(snapshot.tenants)
         self.attention_masks = {name: mask.clone() for name, mask in snapshot.attention_masks.items()}
 
 

@@ -6,33 +6,18 @@ shares with others is another one. A strategy sees scales as the largest of a sc
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.adapters.active import Active, Changes
 from undertow.adapters.lora.difference import Difference
 from undertow.adapters.lora.low_rank import LowRank
 from undertow.adapters.lora.updates import Matrix, Product, Update
 from undertow.adapters.overlap import Delta, delta
-from undertow.adapters.ties import Elected
-
-StrategyName = Literal["sum", "normalised", "weighted", "ties", "orthogonal", "priority"]
-
-STRATEGIES: Mapping[StrategyName, str] = {
-    "sum": "changes add up, each at its own scale, as in every other program",
-    "normalised": "changes add up with scales divided by the sum of their sizes in that layer",
-    "weighted": "changes add up, each scale times the adapter's weight",
-    "ties": "each change keeps its largest numbers, a sign is elected, and those of that sign are averaged",
-    "orthogonal": "a lower priority keeps what it does to inputs that the higher ones do not react to",
-    "priority": "the highest priority alone changes the layer",
-}
-"""Names, and what becomes of layers that several adapters change."""
-
-DENSITY = 0.2
-"""Of "ties": the share of a change that is kept (arXiv:2306.01708, section 5)."""
+from undertow.adapters.scaled_updates import LayerUpdates, ScaledUpdates
+from undertow.adapters.stack import DENSITY, StrategyName
+from undertow.adapters.ties import TiesUpdate
 
 SAME_SPAN = 1e-5
 """Directions in which a change has a smaller share of its norm than this are rounding errors of float32."""
@@ -50,59 +35,59 @@ class Rule:
     density: float = DENSITY
 
 
-def shared_layers(acting: Sequence[Active]) -> dict[str, list[Active]]:
+def shared_layers(applied: Sequence[ScaledUpdates]) -> dict[str, list[ScaledUpdates]]:
     """Layers that more than one changes, with those that do, in the given order."""
-    found: dict[str, list[Active]] = {}
-    for active in acting:
-        for layer in active.changes.updates:
-            if active.changes.gain(layer, active.gain) != 0:
-                found.setdefault(layer, []).append(active)
+    found: dict[str, list[ScaledUpdates]] = {}
+    for scaled in applied:
+        for layer in scaled.layers.updates:
+            if scaled.layers.gain(layer, scaled.gain) != 0:
+                found.setdefault(layer, []).append(scaled)
     return {layer: here for layer, here in found.items() if len(here) > 1}
 
 
-def revised(acting: Sequence[Active], rule: Rule) -> dict[str, Changes]:
+def revised(applied: Sequence[ScaledUpdates], rule: Rule) -> dict[str, LayerUpdates]:
     """The changes of those that share layers with others, by title, as the rule has them.
 
-    acting: the highest priority first, gains as the rule shall see them. In layers that they share, changes must be
+    applied: the highest priority first, gains as the rule shall see them. In layers that they share, changes must be
     additive (`Update.additive`), except for "priority".
     """
-    shared = shared_layers(acting)
+    shared = shared_layers(applied)
     if rule.strategy == "sum" or not shared:
         return {}
-    concerned = [active for active in acting if any(active in here for here in shared.values())]
-    updates = {active.changes.title: dict(active.changes.updates) for active in concerned}
-    factors = {active.changes.title: dict(active.changes.factors) for active in concerned}
+    concerned = [scaled for scaled in applied if any(scaled in here for here in shared.values())]
+    updates = {scaled.layers.title: dict(scaled.layers.updates) for scaled in concerned}
+    factors = {scaled.layers.title: dict(scaled.layers.factors) for scaled in concerned}
     for layer, here in shared.items():
         match rule.strategy:
             case "normalised" | "weighted":
-                for active, factor in zip(here, _factors(layer, here, rule), strict=True):
-                    factors[active.changes.title][layer] = active.changes.factors.get(layer, 1.0) * factor
+                for scaled, factor in zip(here, _factors(layer, here, rule), strict=True):
+                    factors[scaled.layers.title][layer] = scaled.layers.factors.get(layer, 1.0) * factor
             case _:
-                own = [active.changes.updates[layer] for active in here]
-                gains = [active.changes.gain(layer, active.gain) for active in here]
-                for active, update in zip(here, _UPDATES[rule.strategy](own, gains, rule), strict=True):
+                own = [scaled.layers.updates[layer] for scaled in here]
+                gains = [scaled.layers.gain(layer, scaled.gain) for scaled in here]
+                for scaled, update in zip(here, _UPDATES[rule.strategy](own, gains, rule), strict=True):
                     if update is None:
-                        del updates[active.changes.title][layer]
+                        del updates[scaled.layers.title][layer]
                     else:
-                        updates[active.changes.title][layer] = update
+                        updates[scaled.layers.title][layer] = update
     weights = tuple(sorted((rule.weights or {}).items()))
-    company = tuple(active.signature for active in acting)
+    company = tuple(scaled.signature for scaled in applied)
     return {
-        title: Changes(
-            key=(active.changes.key, rule.strategy, weights, rule.density, company),
+        title: LayerUpdates(
+            key=(scaled.layers.key, rule.strategy, weights, rule.density, company),
             title=title,
             updates=updates[title],
             factors=factors[title],
         )
-        for active in concerned
-        if (title := active.changes.title) in updates
+        for scaled in concerned
+        if (title := scaled.layers.title) in updates
     }
 
 
-def _factors(layer: str, here: Sequence[Active], rule: Rule) -> list[float]:
+def _factors(layer: str, here: Sequence[ScaledUpdates], rule: Rule) -> list[float]:
     if rule.strategy == "weighted":
-        return [(rule.weights or {}).get(active.changes.title, 1.0) for active in here]
-    total = sum(abs(active.changes.gain(layer, active.gain)) for active in here)
+        return [(rule.weights or {}).get(scaled.layers.title, 1.0) for scaled in here]
+    total = sum(abs(scaled.layers.gain(layer, scaled.gain)) for scaled in here)
     return [1 / total] * len(here)
 
 
@@ -110,8 +95,8 @@ def _first(own: Sequence[Update], gains: Sequence[float], rule: Rule) -> list[Up
     return [own[0], *[None] * (len(own) - 1)]
 
 
-def _elected(own: Sequence[Update], gains: Sequence[float], rule: Rule) -> list[Update | None]:
-    return [Elected.of(index, own, gains, rule.density) for index in range(len(own))]
+def _ties(own: Sequence[Update], gains: Sequence[float], rule: Rule) -> list[Update | None]:
+    return [TiesUpdate.of(index, own, gains, rule.density) for index in range(len(own))]
 
 
 def _orthogonal(own: Sequence[Update], gains: Sequence[float], rule: Rule) -> list[Update | None]:  # noqa: ARG001
@@ -133,7 +118,7 @@ def _orthogonal(own: Sequence[Update], gains: Sequence[float], rule: Rule) -> li
 
 _UPDATES: Mapping[str, Callable[[Sequence[Update], Sequence[float], Rule], list[Update | None]]] = {
     "priority": _first,
-    "ties": _elected,
+    "ties": _ties,
     "orthogonal": _orthogonal,
 }
 

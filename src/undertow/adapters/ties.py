@@ -36,7 +36,7 @@ def share(changes: Sequence[AnyTensor], own: int, density: float) -> AnyTensor:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Elected(Update):
+class TiesUpdate(Update):
     """What TIES leaves of one of several changes of a layer, computed when it is written: a layer at a time is dense.
 
     own: which of `updates` it is. gains: how strongly each acts, which weighs the election.
@@ -48,7 +48,7 @@ class Elected(Update):
     density: float
 
     @classmethod
-    def of(cls, own: int, updates: Sequence[Update], gains: Sequence[float], density: float) -> "Elected":
+    def of(cls, own: int, updates: Sequence[Update], gains: Sequence[float], density: float) -> "TiesUpdate":
         """With its bias elected too, among those that change it."""
         bias, biases = updates[own].bias_change, [update.bias_change for update in updates]
         if bias is not None:
@@ -71,7 +71,7 @@ class Elected(Update):
         scaled = [gain * change for gain, change in zip(self.gains, changes, strict=True)]
         return changes[self.own] * share(scaled, self.own, self.density)
 
-    def on(self, device: torch.device | str) -> "Elected":
+    def on(self, device: torch.device | str) -> "TiesUpdate":
         bias = None if self.bias_change is None else self.bias_change.to(device)
         return replace(self, updates=tuple(update.on(device) for update in self.updates), bias_change=bias)
 

@@ -1,5 +1,6 @@
 """Files of weights: reading and writing them, strictly."""
 
-from undertow.checkpoints.folder import load_unet_folder, save_unet
+from undertow.checkpoints.read.unet_loading import load_unet_folder
+from undertow.checkpoints.write.unet_folder import save_unet
 
 __all__ = ["load_unet_folder", "save_unet"]

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from undertow.checkpoints.weights import AnyTensor
+from undertow.checkpoints.files.weights import AnyTensor
 from undertow.errors import DamagedWeights
 
 Verdict = Literal["not finite", "overflows float16", "all zero", "constant"]

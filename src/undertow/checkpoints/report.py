@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from undertow.checkpoints.averaged import has_averages
-from undertow.checkpoints.checkpoint import Checkpoint, Located, OpenOptions
 from undertow.checkpoints.health import Health
-from undertow.checkpoints.identify import Identification
-from undertow.checkpoints.loading import build_on_meta, without_trailing_ones
-from undertow.checkpoints.opening import open_checkpoint
-from undertow.checkpoints.places import TITLES, Component
+from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, PartSource
+from undertow.checkpoints.identify.ema import has_ema
+from undertow.checkpoints.identify.identification import Identification
+from undertow.checkpoints.identify.opening import open_checkpoint
+from undertow.checkpoints.keymap.prefixes import TITLES, Component
+from undertow.checkpoints.read.loading import build_on_meta, without_trailing_ones
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
 
@@ -51,7 +51,7 @@ class CheckpointReport:
     markers: tuple[str, ...] = ()
     ignored: int = 0
     unknown: tuple[str, ...] = ()
-    averaged: bool = False
+    has_ema: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
     health: Health | None = None
 
@@ -89,7 +89,7 @@ def report_on(source: str | Path, *, opening: OpenOptions | None = None, validat
             markers=() if contents is None else contents.markers,
             ignored=0 if contents is None else len(contents.ignored),
             unknown=() if contents is None else contents.unknown,
-            averaged=contents is not None and has_averages(contents),
+            has_ema=contents is not None and has_ema(contents),
             metadata=_metadata(checkpoint),
             health=scan(checkpoint) if validate else None,
         )
@@ -99,18 +99,18 @@ def scan(checkpoint: Checkpoint) -> Health:
     """Looks at every tensor in the checkpoint's files."""
     health = Health()
     # The parts of a single file share it.
-    for located in {id(located.weights): located for located in checkpoint.parts.values()}.values():
-        for name, tensor in located.weights.each(list(located.weights.tensors)):
-            health.add(f"{located.place}{name}", tensor)
+    for source in {id(source.weights): source for source in checkpoint.parts.values()}.values():
+        for name, tensor in source.weights.each(list(source.weights.tensors)):
+            health.add(f"{source.label}{name}", tensor)
     return health
 
 
-def _component(checkpoint: Checkpoint, component: Component, located: Located) -> ComponentReport:
-    part, tensors = located.part, located.weights.tensors
+def _component(checkpoint: Checkpoint, component: Component, source: PartSource) -> ComponentReport:
+    part, tensors = source.part, source.weights.tensors
     found = part.shapes(tensors)
     expected = _expected(checkpoint, component)
     dtypes: dict[torch.dtype, int] = {}
-    for name in part.moves:
+    for name in part.mappings:
         info = tensors[name]
         dtypes[info.dtype] = dtypes.get(info.dtype, 0) + info.count
     return ComponentReport(
@@ -118,7 +118,7 @@ def _component(checkpoint: Checkpoint, component: Component, located: Located) -
         title=TITLES[component],
         dialect=part.dialect,
         prefix=part.prefix,
-        tensors=len(part.moves),
+        tensors=len(part.mappings),
         parameters=sum(dtypes.values()),
         dtypes=dtypes,
         missing=() if expected is None else tuple(sorted(expected.keys() - found.keys())),
@@ -153,4 +153,4 @@ def _expected(checkpoint: Checkpoint, component: Component) -> dict[str, Sequenc
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
     """Header fields of all files."""
-    return {key: value for located in checkpoint.parts.values() for key, value in located.weights.metadata.items()}
+    return {key: value for source in checkpoint.parts.values() for key, value in source.weights.metadata.items()}

@@ -12,9 +12,9 @@ from rich.table import Table
 from undertow.cli.inspect_file import printable, size_text
 
 if TYPE_CHECKING:
-    from undertow.adapters.conflicts import Conflict, Reading, SameLayer
+    from undertow.adapters.conflicts import AdapterSummary, Conflict, SameLayer
     from undertow.adapters.decisions import Decisions
-    from undertow.adapters.readings import Held
+    from undertow.adapters.summaries import LoadedAdapter
     from undertow.inspection.impact import Impact, Overhead
 
 NAME = 12
@@ -24,31 +24,31 @@ NAME = 12
 def print_explanation(
     console: Console,
     model: str,
-    readings: "Sequence[Reading]",
-    held: "Mapping[str, Held]",
+    summaries: "Sequence[AdapterSummary]",
+    held: "Mapping[str, LoadedAdapter]",
     decisions: "Decisions",
 ) -> None:
     """What the adapters are, where they meet, and what is done. held: what the usable ones' files hold, by name."""
     table = _table(f"in {model}", ("adapter", "kind", "rank", "acts at", "size", "scale", "priority", "is"), "size")
-    for reading in readings:
-        made_for, rank, where = _described(reading, held.get(reading.name))
-        scales = ", ".join(f"{scale:g}" for scale in reading.adapter.scales)
+    for summary in summaries:
+        made_for, rank, where = _described(summary, held.get(summary.name))
+        scales = ", ".join(f"{scale:g}" for scale in summary.adapter.scales)
         table.add_row(
-            _safe(reading.name),
-            f"{reading.kind} for {made_for}" if made_for else reading.kind,
+            _safe(summary.name),
+            f"{summary.kind} for {made_for}" if made_for else summary.kind,
             rank,
             where,
-            size_text(reading.size_bytes) if not reading.problem else "",
+            size_text(summary.size_bytes) if not summary.problem else "",
             scales,
-            str(reading.adapter.priority),
-            "kept" if reading.name in decisions.kept else "off",
+            str(summary.adapter.priority),
+            "kept" if summary.name in decisions.kept else "off",
         )
     console.print(table)
     if decisions.conflicts:
         console.print(_conflicts(decisions.conflicts))
     else:
         console.print("no conflicts")
-    for line in decisions.lines:
+    for line in decisions.notes:
         console.print(f"- {printable(line)}", markup=False, highlight=False)
 
 
@@ -83,12 +83,12 @@ def _together(impact: "Impact") -> str:
     return _safe(" + ".join(impact.names))
 
 
-def _described(reading: "Reading", held: "Held | None") -> tuple[str, str, str]:
+def _described(summary: "AdapterSummary", held: "LoadedAdapter | None") -> tuple[str, str, str]:
     """The family that a file was made for, its rank and where it acts, as far as they are known."""
     from undertow.adapters.lora.file import Lora
 
     if not isinstance(held, Lora):
-        return "", "", f"{len(reading.points)} points" if reading.points else ""
+        return "", "", f"{len(summary.points)} points" if summary.points else ""
     report, counts = held.report, {network: len(layers) for network, layers in held.updates.items()}
     made_for = "" if report.base is None else _safe(report.base.title)
     rank = "" if report.ranks is None else " to ".join(dict.fromkeys(map(str, report.ranks)))

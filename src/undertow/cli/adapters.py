@@ -25,7 +25,7 @@ Files = Annotated[
 
 
 class Strategy(StrEnum):
-    """`adapters.strategies.STRATEGIES`, which is not imported for help."""
+    """`adapters.stack.STRATEGIES`, which is not imported for help."""
 
     sum = "sum"
     normalised = "normalised"
@@ -57,9 +57,8 @@ def explain(
 ) -> None:
     """Show what adapters are in a model, where they are in each other's way, and what would be done about it."""
     from undertow.adapters.decisions import decide
-    from undertow.adapters.readings import read_all
-    from undertow.adapters.stack import AdapterStack
-    from undertow.adapters.strategies import DENSITY
+    from undertow.adapters.stack import DENSITY, AdapterStack
+    from undertow.adapters.summaries import summarize_all
     from undertow.cli.adapter_tables import print_explanation
     from undertow.inspection.conflict_figure import pairwise_cosines, relative_sizes, save_figure
     from undertow.service import load
@@ -72,14 +71,14 @@ def explain(
         budget_bytes=None if budget is None else int(budget * 2**20),
     )
     service = load(model)
-    host = service.adapters
-    readings = read_all(host.read, service.config, tuple(stack))
-    decisions = decide(stack, readings)
-    held = {reading.name: host.read(reading.adapter.source) for reading in readings if not reading.problem}
+    manager = service.adapters
+    summaries = summarize_all(manager.read, service.config, tuple(stack))
+    decisions = decide(stack, summaries)
+    held = {summary.name: manager.read(summary.adapter.source) for summary in summaries if not summary.problem}
     console = Console()
-    print_explanation(console, f"{model} ({host.targets.family})", readings, held, decisions)
+    print_explanation(console, f"{model} ({manager.targets.family})", summaries, held, decisions)
     if figure is not None:
-        sizes, cosines = relative_sizes(readings, service.unet), pairwise_cosines(readings, service.unet)
+        sizes, cosines = relative_sizes(summaries, service.unet), pairwise_cosines(summaries, service.unet)
         save_figure(sizes, cosines, figure, f"{' and '.join(stack.names)} in {model}")
         console.print(f"wrote {figure}", markup=False, highlight=False, soft_wrap=True)
 

@@ -39,8 +39,8 @@ def convert(
     """Convert a checkpoint between a single file and a diffusers folder. Without --dtype, bit for bit."""
     import torch
 
-    from undertow.checkpoints.checkpoint import OpenOptions
-    from undertow.checkpoints.convert import convert as convert_checkpoint
+    from undertow.checkpoints.identify.checkpoint import OpenOptions
+    from undertow.checkpoints.write.convert import convert as convert_checkpoint
 
     types = {Precision.F32: torch.float32, Precision.F16: torch.float16, Precision.BF16: torch.bfloat16}
     opening = OpenOptions(ema=ema, prediction=prediction, allow_pickle=allow_pickle, prefer_plain=True)

@@ -154,7 +154,7 @@ def generate(
     """Draw pictures from a text, and write each with what is needed to repeat it."""
     from undertow.engine.parts import HighResolution
     from undertow.engine.watch import Debug
-    from undertow.pictures import open_picture
+    from undertow.picture_files import open_picture
     from undertow.service import embedded_models, load
 
     given = {"image": image, "mask": mask, "depth": depth}

@@ -68,7 +68,7 @@ def _is_adapter(model: str, base: str | None) -> bool:
 
 def _is_checkpoint(model: str) -> bool:
     """Whether the argument is a file, a pipeline or a Hub id rather than a preset or the folder of one network."""
-    from undertow.checkpoints.hub import is_hub_id
+    from undertow.checkpoints.files.hub import is_hub_id
     from undertow.service import embedded_models
     from undertow.unet.presets import PRESETS
 
@@ -79,7 +79,7 @@ def _is_checkpoint(model: str) -> bool:
 
 
 def _config(model: str) -> "UNetConfig":
-    from undertow.checkpoints.folder import read_config
+    from undertow.checkpoints.identify.pipeline_folder import read_config
     from undertow.errors import InvalidInput
     from undertow.service import embedded_models
     from undertow.unet.presets import PRESETS
@@ -121,7 +121,7 @@ def _summary(name: str, config: "UNetConfig") -> Table:
 def _ports(config: "UNetConfig") -> Table:
     import torch
 
-    from undertow.adapters.points import injection_points
+    from undertow.adapters.injection_points import injection_points
     from undertow.unet.unet import UNet
 
     table = Table(title="where adapters can act", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def is_adapter(source: str) -> bool:
-    """Whether a path holds a LoRA rather than a model: told by the names in it, or by PEFT's config beside it."""
+    """Whether a path holds a LoRA rather than a model: counts by the names in it, or by PEFT's config beside it."""
     from undertow.adapters.lora.leaves import read_names
     from undertow.adapters.lora.source import CONFIG, FILES
-    from undertow.checkpoints.header import read_header
-    from undertow.checkpoints.sniff import sniff
+    from undertow.checkpoints.files.header import read_header
+    from undertow.checkpoints.files.sniff import sniff
 
     path = Path(source).expanduser()
     if path.is_dir():
@@ -34,8 +34,8 @@ def is_adapter(source: str) -> bool:
 def show_adapter(console: Console, source: str, model: str | None, *, validate: bool) -> None:
     """Prints what an adapter is, and with a model what of it fits. Errors: those of `describe_lora`."""
     from undertow.adapters.lora.file import describe_lora
+    from undertow.checkpoints.files.weights import open_weights
     from undertow.checkpoints.health import Health
-    from undertow.checkpoints.weights import open_weights
 
     targets = None if model is None else _targets(model)
     report = describe_lora(source, targets)
@@ -67,10 +67,10 @@ def _identity(report: "LoraReport") -> Table:
         "header": header_fields(report.metadata),
     }
     if report.model is not None:
-        told = [f"{len(report.matched)} tensors fit"]
-        told += [f"{len(report.unmatched)} do not"] if report.unmatched else []
-        told += [f"{len(report.reshaped)} layers have another shape"] if report.reshaped else []
-        rows[f"in {report.model}"] = ", ".join(told)
+        counts = [f"{len(report.matched)} tensors fit"]
+        counts += [f"{len(report.unmatched)} do not"] if report.unmatched else []
+        counts += [f"{len(report.reshaped)} layers have another shape"] if report.reshaped else []
+        rows[f"in {report.model}"] = ", ".join(counts)
     table = Table(title=escape(str(report.path)), show_header=False, title_justify="left", box=None)
     for key, value in rows.items():
         if value:

@@ -11,7 +11,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import torch
 
-    from undertow.checkpoints.prediction import Evidence
+    from undertow.checkpoints.identify.prediction import Evidence
     from undertow.checkpoints.report import CheckpointReport, ComponentReport
     from undertow.unet.config import UNetConfig
 
@@ -23,7 +23,7 @@ METADATA_CHARACTERS = 70
 
 def show_checkpoint(console: Console, source: str, *, validate: bool, allow_pickle: bool) -> "UNetConfig | None":
     """Prints what a checkpoint is; returns its U-Net's architecture."""
-    from undertow.checkpoints.checkpoint import OpenOptions
+    from undertow.checkpoints.identify.checkpoint import OpenOptions
     from undertow.checkpoints.report import report_on
 
     report = report_on(source, opening=OpenOptions(allow_pickle=allow_pickle), validate=validate)
@@ -53,7 +53,7 @@ def _identity(report: "CheckpointReport") -> Table:
         "weights in memory": " · ".join(
             f"{size_text(size)} {_name(dtype)}" for dtype, size in report.run_bytes().items()
         ),
-        "averaged weights": "yes (--ema)" if report.averaged else "",
+        "averaged weights": "yes (--ema)" if report.has_ema else "",
         "markers": ", ".join(report.markers),
         "left aside": f"{report.ignored} tensors of training" if report.ignored else "",
         "header": header_fields(report.metadata),
@@ -86,8 +86,8 @@ def _completeness(part: "ComponentReport") -> str:
         "unexpected": len(part.unexpected),
         "reshaped": len(part.reshaped),
     }
-    told = ", ".join(f"{count} {kind}" for kind, count in differences.items() if count)
-    return told or "yes"
+    found = ", ".join(f"{count} {kind}" for kind, count in differences.items() if count)
+    return found or "yes"
 
 
 def header_fields(metadata: Mapping[str, str]) -> str:

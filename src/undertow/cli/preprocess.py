@@ -169,7 +169,7 @@ def _run(
 ) -> None:
     """Reads the picture, crops it when asked to, makes the map and writes it. Errors: `InvalidInput`."""
     from undertow.hints.grid import to_grid
-    from undertow.pictures import open_picture
+    from undertow.picture_files import open_picture
 
     target = Path(f"{path.stem}-{kind}.png") if out is None else out
     if target.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):

@@ -30,7 +30,7 @@ from undertow.cli.training_options import (
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from undertow.checkpoints.model import LoadedModel
+    from undertow.checkpoints.read.model import LoadedModel
     from undertow.encoders.image import ImageEncoder
 
 VariantName = Literal["base", "plus", "full"]

@@ -143,7 +143,7 @@ def _new_config(
     source: "DataSource", objective: str | None, config_file: Path | None, console: Console
 ) -> "TrainingConfig":
     """Our settings for these pictures, or those of a file."""
-    from undertow.checkpoints.files import read_json
+    from undertow.checkpoints.files.atomic import read_json
     from undertow.training.config import config_from_json, with_data
     from undertow.training.presets import preset
 
@@ -161,7 +161,7 @@ def _start(start_from: Path | None) -> Mapping[str, Any]:
     """The settings that make a run start from a trained model: its folder, and its architecture."""
     if start_from is None:
         return {}
-    from undertow.checkpoints.folder import read_config
+    from undertow.checkpoints.identify.pipeline_folder import read_config
     from undertow.unet.diffusers_config import config_to_diffusers
 
     return {"start_from": str(start_from), "unet": config_to_diffusers(read_config(start_from))}

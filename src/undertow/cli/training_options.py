@@ -12,7 +12,7 @@ from undertow.cli.train_pixels import training_progress
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from undertow.checkpoints.model import LoadedModel
+    from undertow.checkpoints.read.model import LoadedModel
     from undertow.training.captioned import CaptionedPictures
     from undertow.training.fit import FitSettings
     from undertow.training.log import StepRecord

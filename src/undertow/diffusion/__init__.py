@@ -19,7 +19,7 @@ from undertow.diffusion.parameterizations import (
 from undertow.diffusion.paths import Path, RectifiedFlow, VarianceExploding, VariancePreserving, snr
 from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.diffusion.schedules import EDMSchedule, FlowSchedule, NoiseSchedule, Schedule, TimestepMap
-from undertow.diffusion.strength import StrengthConvention, truncate
+from undertow.diffusion.strength import truncate
 
 __all__ = [
     "GRIDS",
@@ -40,7 +40,6 @@ __all__ = [
     "RectifiedFlow",
     "Schedule",
     "SchedulerConfig",
-    "StrengthConvention",
     "TimestepMap",
     "VPrediction",
     "VarianceExploding",

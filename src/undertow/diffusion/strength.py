@@ -9,11 +9,8 @@ One word, three conventions, and with the same numbers three different pictures:
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 from undertow.errors import InvalidInput
-
-StrengthConvention = Literal["diffusers", "comfy", "a1111"]
 
 
 def truncate(grid_of: Callable[[int], Sequence[float]], steps: int, strength: float, convention: str) -> list[float]:

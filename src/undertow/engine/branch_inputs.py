@@ -16,7 +16,7 @@ def branch_inputs(one: Pass, texts: Branches, branch: Branch, scale: float | Non
     scale: of guidance, for networks that take it as an input."""
     if branch.side == "wanted":
         # The bottleneck's attention is that of the request's own prompt.
-        prompts = () if one.composition.covered and not branch.middle_attention else texts.wanted
+        prompts = () if one.composition.covered and not branch.observed else texts.wanted
         names = ["cond" if len(prompts) == 1 else f"cond_{index}" for index in range(len(prompts))]
         asked = [(name, wanted, None) for name, (wanted, _) in zip(names, prompts, strict=True)]
         asked += [(f"region_{index}", conditioning, index) for index, conditioning in enumerate(texts.regions)]
@@ -33,9 +33,9 @@ def branch_inputs(one: Pass, texts: Branches, branch: Branch, scale: float | Non
             extra=extra,
             adapters=()
             if one.adapters is None
-            else one.adapters.at(step.index, step.count, region=region, wanted=branch.side == "wanted"),
+            else one.adapters.at(step.index, step.count, region=region, conditional=branch.side == "wanted"),
             perturbation=branch.perturbation,
-            middle_attention=branch.middle_attention,
+            observed=branch.observed,
         )
         for name, conditioning, region in asked
     ]

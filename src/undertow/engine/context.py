@@ -10,8 +10,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.host import AdapterHost, RowAdapters
-from undertow.adapters.pictures import Canvas
+from undertow.adapters.manager import AdapterManager, RowAdapters
+from undertow.adapters.pictures import LatentGrid
 from undertow.diffusion.guidance import ClassifierFree
 from undertow.engine.forward import fit_together, forward
 from undertow.engine.rows import Row
@@ -118,11 +118,11 @@ class PredictionContext:
 def predict_noise(
     unet: UNet,
     contexts: Sequence[PredictionContext],
-    host: AdapterHost | None = None,
+    manager: AdapterManager | None = None,
     *,
     factor: int = PIXELS_PER_CELL,
 ) -> list[Float[Tensor, "..."]]:
-    """The guided prediction of every context, all in one forward. host: of the U-Net's adapters. factor: pixels to a
+    """The guided prediction of every context, all in one forward. manager: of the U-Net's adapters. factor: pixels to a
     cell of the latents, for adapters with pictures.
 
     Errors: `InvalidInput` when latents of different sizes are given, or contexts with different merged adapters: they
@@ -133,7 +133,7 @@ def predict_noise(
     sizes = {tuple(context.latents.shape[1:]) for context in contexts}
     if len(sizes) > 1:
         raise InvalidInput("latents", sorted(sizes), "one size for all contexts", "predict each size by itself")
-    each = [_rows_of(unet, context, host, factor) for context in contexts]
+    each = [_rows_of(unet, context, manager, factor) for context in contexts]
     rows = [row for group in each for row in group]
     if len({row.adapters.key for row in rows if row.adapters is not None}) > 1 or not fit_together(rows):
         raise InvalidInput(
@@ -145,21 +145,21 @@ def predict_noise(
     try:
         outcomes = iter(forward(rows))
     finally:
-        if host is not None:
-            host.rest()
+        if manager is not None:
+            manager.unmerge()
     predictions = [torch.cat([next(outcomes).prediction for _ in group]) for group in each]
     return [context.apply_guidance(found) for context, found in zip(contexts, predictions, strict=True)]
 
 
-def _rows_of(unet: UNet, context: PredictionContext, host: AdapterHost | None, factor: int) -> list[Row]:
+def _rows_of(unet: UNet, context: PredictionContext, manager: AdapterManager | None, factor: int) -> list[Row]:
     """The rows of one context, with what acts in each: adapters see on which side of guidance it stands."""
     inputs, sides = context.prepare_inputs(), context.guidance.branches
     acting: list[RowAdapters | None] = [None] * len(sides)
-    if host is not None:
-        bound = host.bind(context.scaled_adapters, hints=context.control_hints)
+    if manager is not None:
+        resolved = manager.resolve_each(context.scaled_adapters, hints=context.control_hints)
         height, width = context.latents.shape[2:]
-        placed = host.place(bound, Canvas(cells=(height, width), factor=factor))
-        acting = [placed.row(0, 1, wanted=side == "conditional") for side in sides]
+        tiled = manager.tile(resolved, LatentGrid(cells=(height, width), factor=factor))
+        acting = [tiled.row(0, 1, conditional=side == "conditional") for side in sides]
     pictures = len(context.latents)
     return [
         Row(

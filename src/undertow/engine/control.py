@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.adapters.acting import Beside, ControlRow, FeatureRow
 from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.control.strength import masked, pooled, scaled
+from undertow.adapters.row_inputs import ControlRow, FeatureRow, SideInput
 from undertow.engine.rows import Row
 from undertow.unet.conditioning import Residuals, concatenate
 
@@ -16,14 +16,19 @@ Map = Float[Tensor, "..."]
 
 
 def residual_port(
-    rows: Sequence[Row], beside: Sequence[Sequence[Beside]], at_once: int | None = None
+    rows: Sequence[Row], side_inputs: Sequence[Sequence[SideInput]], at_once: int | None = None
 ) -> Residuals | None:
     """What control networks add to every row; zeros where nothing acts, `None` when nothing acts at all.
 
-    beside: what acts in each row. at_once: rows of every forward of a ControlNet; `None` runs all of one's together.
+    side_inputs: what acts in each row. at_once: rows of every forward of a ControlNet; `None` runs all of one's
+    together.
     """
-    controls = [(index, one) for index, acting in enumerate(beside) for one in acting if isinstance(one, ControlRow)]
-    features = [(index, one) for index, acting in enumerate(beside) for one in acting if isinstance(one, FeatureRow)]
+    controls = [
+        (index, one) for index, acting in enumerate(side_inputs) for one in acting if isinstance(one, ControlRow)
+    ]
+    features = [
+        (index, one) for index, acting in enumerate(side_inputs) for one in acting if isinstance(one, FeatureRow)
+    ]
     if not controls and not features:
         return None
     total = _Total(rows)

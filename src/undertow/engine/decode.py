@@ -6,11 +6,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from undertow.checkpoints.model import LoadedModel
+from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.layout import Layout
 from undertow.engine.parts import HighResolution
 from undertow.engine.passes import Latents
-from undertow.engine.reading import image_latents
+from undertow.engine.images import image_latents
 from undertow.engine.request import GenerationRequest
 from undertow.engine.watch import Watch
 from undertow.pictures import pasted, to_images, to_pixels

@@ -172,4 +172,4 @@ def _attributed(error: Exception, row: Row) -> Exception:
 
 def _is_merged(row: Row) -> bool:
     """Whether the weights are those that the row needs already."""
-    return row.adapters is None or row.adapters.key == row.adapters.host.merged.present
+    return row.adapters is None or row.adapters.key == row.adapters.manager.merged.present

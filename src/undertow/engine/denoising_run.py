@@ -132,7 +132,7 @@ class DenoisingRun:
                 denoised=one.composition.compose(texts, [output.denoised for output in group], unconditional)
                 if branch.side == "wanted"
                 else group[0].denoised,
-                attention=group[0].attention,
+                observations=group[0].observations,
             )
             for branch, group in found.items()
         }

@@ -11,8 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from undertow.adapters.host import AdapterHost
-from undertow.checkpoints.model import LoadedModel
+from undertow.adapters.manager import AdapterManager
+from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.denoise import Batcher
 from undertow.engine.encode import Prepared, encode
 from undertow.engine.events import Observer
@@ -66,13 +66,13 @@ class Engine:
         self,
         model: LoadedModel,
         refiner: LoadedModel | None = None,
-        adapters: AdapterHost | None = None,
+        adapters: AdapterManager | None = None,
         *,
         limits: BatchLimits | None = None,
     ):
         self.model = model
         self.refiner = refiner
-        self.adapters = AdapterHost(model.require_unet(), model.text) if adapters is None else adapters
+        self.adapters = AdapterManager(model.require_unet(), model.text) if adapters is None else adapters
         self.limits = BatchLimits() if limits is None else limits
         self._batcher = Batcher()
         self._encoding: deque[Group] = deque()
@@ -153,7 +153,7 @@ class Engine:
             finally:
                 self._runs = [run for run in self._runs if not run.done]
                 if self.idle:
-                    self.adapters.rest()  # the U-Net's own weights, bit for bit
+                    self.adapters.unmerge()  # the U-Net's own weights, bit for bit
                 self._worker = None
                 self._notify()
 
@@ -195,7 +195,7 @@ class Engine:
             try:
                 self._drop_cancelled()
                 if self.idle:
-                    self.adapters.rest()
+                    self.adapters.unmerge()
             finally:
                 self._working.release()
         self._notify()
@@ -211,7 +211,7 @@ class Engine:
             for run in self._runs:
                 run.cancel()
             self._drop_cancelled()
-            self.adapters.rest()
+            self.adapters.unmerge()
         self._notify()
 
     def __enter__(self) -> Self:

@@ -1,13 +1,13 @@
 """One evaluation of a picture's denoiser: rows for the branches of guidance and their windows, an estimate for each."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.adapters.host import RowAdapters
+from undertow.adapters.manager import RowAdapters
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.guidance import Perturbation
 from undertow.diffusion.paths import working
@@ -31,8 +31,8 @@ class BranchInput:
     """What a network receives for one branch of guidance, or one prompt or region of it.
 
     name: in debug output. extra: channels beside the latents, for models that read a picture (inpainting, editing,
-    depth). adapters: what acts in each window; empty for networks without adapters. perturbation, middle_attention: as
-    in guidance's `Branch`.
+    depth). adapters: what acts in each window; empty for networks without adapters. perturbation, observed: as in
+    guidance's `Branch`.
     """
 
     name: str
@@ -40,18 +40,18 @@ class BranchInput:
     extra: Float[Tensor, "1 channels height width"] | None = None
     adapters: tuple[RowAdapters, ...] = ()
     perturbation: Perturbation | None = None
-    middle_attention: bool = False
+    observed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class BranchOutput:
-    """prediction: as the network gave it. denoised: the estimate of the clean latents that it means. attention: where
-    it was asked for, how much attention each cell of the bottleneck receives."""
+    """prediction: as the network gave it. denoised: the estimate of the clean latents that it means. observations: as
+    in guidance's `Estimate`."""
 
     name: str
     prediction: Float[Tensor, "1 channels height width"]
     denoised: Float[Tensor, "1 channels height width"]
-    attention: Float[Tensor, "1 cells_high cells_wide"] | None = None
+    observations: Mapping[str, Float[Tensor, "1 _height _width"]] = field(default_factory=dict)
 
 
 def evaluate(
@@ -78,7 +78,7 @@ def evaluate(
             adapters=branch.adapters[window] if branch.adapters else None,
             perturbation=branch.perturbation,
             free_u=free_u,
-            middle_attention=branch.middle_attention,
+            observed=branch.observed,
         )
         for branch in branches
         for window, part in enumerate(layout.split_tiles(_with_extra(inputs, branch.extra)))
@@ -90,8 +90,10 @@ def evaluate(
         parts = outcomes[index * windows : (index + 1) * windows]
         prediction = layout.merge_tiles([working(part.prediction) for part in parts])
         denoised = network.preconditioning.denoised(prediction, x, level)
-        attention = parts[0].attention if branch.middle_attention else None
-        found.append(BranchOutput(name=branch.name, prediction=prediction, denoised=denoised, attention=attention))
+        observations = {name: parts[0].observations[name] for name in branch.observed}
+        found.append(
+            BranchOutput(name=branch.name, prediction=prediction, denoised=denoised, observations=observations)
+        )
     return found
 
 

@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from undertow.engine.control import residual_port
+from undertow.engine.image_tokens import image_port
 from undertow.engine.rows import Outcome, Row
-from undertow.engine.seen import image_port
 from undertow.nn.adaptable import WeightRows
 from undertow.unet.conditioning import Ports, concatenate
 from undertow.unet.free_u import free_u_factors
-from undertow.unet.perturbation import perturbed_rows
+from undertow.unet.perturbation import first_self_attention, perturbed_rows
 
 
 def forward(rows: Sequence[Row], padded_to: int | None = None) -> list[Outcome]:
@@ -29,31 +28,31 @@ def forward(rows: Sequence[Row], padded_to: int | None = None) -> list[Outcome]:
         concatenate([row.conditioning for row in padded]),
     )
     ports = _ports(padded, count if padded_to is not None else None)
-    if any(row.middle_attention for row in rows):  # which changes no bit of the predictions
-        found = unet.forward_with_attention(*inputs, ports)
-        return _by_row(found.prediction, found.attention, len(rows))
-    return _by_row(unet(*inputs, ports), None, len(rows))
-
-
-def _by_row(predictions: Tensor, attention: Tensor | None, count: int) -> list[Outcome]:
-    """The outcomes of the first rows of a batch."""
+    # What some rows observe changes no bit of the others' predictions.
+    sites = {name: first_self_attention(unet.config, name) for row in rows for name in row.observed}
+    output = unet.observe(*inputs, ports, tuple(sorted(set(sites.values()))))
     # A sum is finite when all that it adds is: one reduction tells for every row, in a type that does not overflow.
-    finite = predictions.sum(dim=(1, 2, 3), dtype=torch.float32).isfinite().tolist()
-    maps = [None] * count if attention is None else attention.split(1)
-    parts = list(zip(predictions.split(1), finite, maps))[:count]  # noqa: B905 - padding comes behind
-    return [Outcome(prediction=prediction, finite=good, attention=seen) for prediction, good, seen in parts]
+    finite = output.prediction.sum(dim=(1, 2, 3), dtype=torch.float32).isfinite().tolist()
+    return [
+        Outcome(
+            prediction=output.prediction[index : index + 1],
+            finite=finite[index],
+            observations={name: output.observations[sites[name]][index : index + 1] for name in row.observed},
+        )
+        for index, row in enumerate(rows)
+    ]
 
 
 def fit_together(rows: Sequence[Row]) -> bool:
     """Whether rows with equal keys can share a forward: whether there are slots for all their adapters."""
     adapters = [row.adapters for row in rows if row.adapters is not None]
-    return not adapters or adapters[0].host.fits(adapters)
+    return not adapters or adapters[0].manager.fits(adapters)
 
 
 def _weights(rows: Sequence[Row]) -> WeightRows | None:
     """The weight port of rows, all of which have adapters or none."""
     adapters = [row.adapters for row in rows if row.adapters is not None]
-    return adapters[0].host.arrange(adapters) if adapters else None
+    return adapters[0].manager.prepare_weights(adapters) if adapters else None
 
 
 def _ports(rows: Sequence[Row], at_once: int | None) -> Ports | None:
@@ -62,11 +61,11 @@ def _ports(rows: Sequence[Row], at_once: int | None) -> Ports | None:
     config, device = rows[0].unet.config, rows[0].latents.device
     perturbed = any(row.perturbation is not None for row in rows)
     freed = any(row.free_u is not None for row in rows)
-    beside = [() if row.adapters is None else row.adapters.beside for row in rows]
+    side_inputs = [() if row.adapters is None else row.adapters.side_inputs for row in rows]
     ports = Ports(
         weights=_weights(rows),
-        residuals=residual_port(rows, beside, at_once),
-        image=image_port(config, beside, like=rows[0].latents),
+        residuals=residual_port(rows, side_inputs, at_once),
+        image=image_port(config, side_inputs, like=rows[0].latents),
         self_attention=perturbed_rows(config, [row.perturbation for row in rows], device) if perturbed else None,
         free_u=free_u_factors(config, [row.free_u for row in rows], device) if freed else None,
     )

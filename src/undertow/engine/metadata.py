@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
-from undertow.checkpoints.files import whole_file
+from undertow.checkpoints.files.atomic import atomic_write
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import Report
 from undertow.errors import InvalidInput
@@ -49,7 +49,7 @@ def save_png(image: Image.Image, path: str | Path, report: Report, index: int = 
     info.add_itxt(TEXT_KEY, a1111_text(report, index))
     info.add_itxt(JSON_KEY, json.dumps({"request": request, "index": index, "model": report.model}))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as draft:
+    with atomic_write(path) as draft:
         image.save(draft, format="PNG", pnginfo=info)
     return path
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.adapters.host import Placed, RowAdapters
+from undertow.adapters.manager import RowAdapters, TiledAdapters
 from undertow.diffusion.guidance import Guidance
 from undertow.engine.conditioning import Branches
 from undertow.engine.evaluation import Network
@@ -95,14 +95,14 @@ class Composition:
 class Adapted:
     """The adapters of a pass: those that act outside regions, and those that act in each region."""
 
-    everywhere: Placed
-    regions: tuple[Placed, ...] = ()
+    everywhere: TiledAdapters
+    regions: tuple[TiledAdapters, ...] = ()
     windows: int = 1
 
-    def at(self, step: int, steps: int, *, region: int | None = None, wanted: bool) -> tuple[RowAdapters, ...]:
-        """What acts in each window at a step, in a region or outside all of them, on guidance's wanted side or not."""
-        placed = self.everywhere if region is None else self.regions[region]
-        return tuple(placed.row(step, steps, window=window, wanted=wanted) for window in range(self.windows))
+    def at(self, step: int, steps: int, *, region: int | None = None, conditional: bool) -> tuple[RowAdapters, ...]:
+        """What acts in each window at a step, in a region or outside all. conditional: on that side of guidance."""
+        tiled = self.everywhere if region is None else self.regions[region]
+        return tuple(tiled.row(step, steps, window=window, conditional=conditional) for window in range(self.windows))
 
 
 @dataclass(kw_only=True, eq=False)

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from undertow.checkpoints.model import LoadedModel
-from undertow.engine.passes import Latents, Extra, InpaintMask
+from undertow.checkpoints.read.model import LoadedModel
+from undertow.engine.passes import Extra, InpaintMask, Latents
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 from undertow.pictures import mask_for_latents, to_mask, to_pixels
@@ -68,7 +68,7 @@ class Reads:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Read:
+class EncodedImages:
     """latents: of the image, as the U-Net sees them. The rest as in `Pass`."""
 
     latents: Latents | None = None
@@ -77,11 +77,11 @@ class Read:
     without_image: Extra | None = None
 
 
-def read_picture(request: GenerationRequest, reads: Reads, model: LoadedModel, size: tuple[int, int]) -> Read:
+def encode_images(request: GenerationRequest, reads: Reads, model: LoadedModel, size: tuple[int, int]) -> EncodedImages:
     """The request's pictures at this size, encoded."""
     depth = None if request.depth is None else _depth(request, model, size)
     if request.image is None:
-        return Read(extra=depth)
+        return EncodedImages(extra=depth)
     pixels = to_pixels(request.image, size)
     latents = image_latents(model, pixels)
     factor = model.require_vae().config.factor
@@ -89,18 +89,18 @@ def read_picture(request: GenerationRequest, reads: Reads, model: LoadedModel, s
         case "editing":
             # InstructPix2Pix reads the autoencoder's own latents, without their scale (arXiv:2211.09800, and its code).
             own = model.require_vae().config.latent_space.from_model(latents)
-            return Read(latents=latents, extra=own, without_image=torch.zeros_like(own))
+            return EncodedImages(latents=latents, extra=own, without_image=torch.zeros_like(own))
         case "inpainting":
             assert request.mask is not None  # checked before
             mask = to_mask(request.mask, size)
             masked = image_latents(model, pixels * (mask < 0.5))
             hard = F.interpolate((mask >= 0.5).float(), size=latents.shape[2:])
-            return Read(latents=latents, extra=torch.cat([hard.to(masked), masked], dim=1))
+            return EncodedImages(latents=latents, extra=torch.cat([hard.to(masked), masked], dim=1))
         case _:
             kept = None
             if request.mask is not None:
                 kept = InpaintMask(latents=latents, mask=mask_for_latents(to_mask(request.mask, size), factor))
-            return Read(latents=latents, kept=kept, extra=depth)
+            return EncodedImages(latents=latents, kept=kept, extra=depth)
 
 
 def image_latents(model: LoadedModel, pixels: Tensor) -> Latents:

@@ -9,16 +9,16 @@ from PIL import Image
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import AdapterStack
-from undertow.diffusion.strength import StrengthConvention
 from undertow.engine.parts import HighResolution, Region, Views, part_from_json, require_strength
 from undertow.errors import InvalidInput
-from undertow.pictures import describe_picture
+from undertow.picture_files import describe_picture
 
 MAX_SEED = 2**64 - 1
 
 PICTURES = ("image", "mask", "depth")
 """Fields that hold pictures; a description of the request names them by size and hash."""
 
+StrengthConvention = Literal["diffusers", "comfy", "a1111"]
 RegionsBy = Literal["estimates", "attention"]
 Axes = Literal["none", "x", "y", "both"]
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from undertow.checkpoints.model import LoadedModel
+from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.decode import Decoder
 from undertow.engine.denoise import Share, Task
 from undertow.engine.denoising_run import DenoisingRun

@@ -1,13 +1,13 @@
 """The unit of batching: a row of a U-Net's batch."""
 
-from collections.abc import Generator, Hashable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Generator, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from undertow.adapters.host import RowAdapters
+from undertow.adapters.manager import RowAdapters
 from undertow.diffusion.guidance import Perturbation
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.free_u import FreeU
@@ -36,10 +36,13 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Row:
-    """One evaluation that somebody waits for. origin: where it comes from. unet: who answers. latents: scaled, with the extra channels of models
-    that have some. conditioning: of one row. adapters: what acts in this row; `None` for networks that have none.
-    perturbation, free_u: what guidance does to the network in this row. middle_attention: whether the bottleneck's
-    attention is wanted as well."""
+    """One evaluation that a picture waits for.
+
+    unet: the network that is evaluated. latents: scaled, with the extra channels of models that have some. conditioning:
+    of one row. adapters: what acts in this row; `None` for networks without adapters. perturbation, free_u: what
+    guidance does to the network in this row. observed: names of modules, as in guidance's `Branch`. origin: where the
+    row comes from.
+    """
 
     unet: UNet
     latents: Float[Tensor, "1 channels height width"]
@@ -48,7 +51,7 @@ class Row:
     adapters: RowAdapters | None = None
     perturbation: Perturbation | None = None
     free_u: FreeU | None = None
-    middle_attention: bool = False
+    observed: tuple[str, ...] = ()
     origin: Origin = Origin()
 
     @property
@@ -67,11 +70,12 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:
-    """What came of a row. finite: whether every number of the prediction is. attention: of rows with `middle_attention`, how much each cell of the bottleneck receives."""
+    """What came of a row. finite: whether every number of the prediction is. observations: by the names in the row's
+    `observed`, how much attention each cell receives."""
 
     prediction: Float[Tensor, "1 channels height width"]
     finite: bool = True
-    attention: Float[Tensor, "1 cells_high cells_wide"] | None = None
+    observations: Mapping[str, Float[Tensor, "1 _height _width"]] = field(default_factory=dict)
 
 
 Steps = Generator[Sequence[Row], Sequence[Outcome], T]

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.adapters.active import Active
-from undertow.adapters.conflicts import Reading
+from undertow.adapters.conflicts import AdapterSummary
 from undertow.adapters.overlap import Delta, delta, energy, inner
+from undertow.adapters.scaled_updates import ScaledUpdates
 from undertow.errors import InvalidInput, MissingDependency
 from undertow.unet.unet import UNet
 
@@ -33,28 +33,28 @@ class BlockMap:
     values: Float[Tensor, "blocks columns"]
 
 
-def relative_sizes(readings: Sequence[Reading], unet: UNet) -> BlockMap:
+def relative_sizes(summaries: Sequence[AdapterSummary], unet: UNet) -> BlockMap:
     """`‖ΔW‖ / ‖W‖` of every adapter's changes at its scale, over all layers of a block."""
-    acting = [active for reading in readings if (active := reading.active) is not None]
+    acting = [scaled for summary in summaries if (scaled := summary.scaled) is not None]
     weights: dict[str, float] = defaultdict(float)
     changed: dict[tuple[str, str], float] = defaultdict(float)
     for layer, weight in _weights(unet).items():
         weights[block_of(layer)] += float(weight.float().square().sum())
-        for active in acting:
-            change, gain = _change(active, layer, weight)
+        for scaled in acting:
+            change, gain = _change(scaled, layer, weight)
             if change is not None:
-                changed[block_of(layer), active.changes.title] += gain**2 * energy(change)
+                changed[block_of(layer), scaled.layers.title] += gain**2 * energy(change)
     sizes = {(block, name): (energy / weights[block]) ** 0.5 for (block, name), energy in changed.items()}
-    return _map("size of the change, ‖ΔW‖ / ‖W‖", unet, [active.changes.title for active in acting], sizes)
+    return _map("size of the change, ‖ΔW‖ / ‖W‖", unet, [scaled.layers.title for scaled in acting], sizes)
 
 
-def pairwise_cosines(readings: Sequence[Reading], unet: UNet) -> BlockMap:
+def pairwise_cosines(summaries: Sequence[AdapterSummary], unet: UNet) -> BlockMap:
     """Of the angle between the changes of each two adapters, over the layers of a block that both change. Pairs that
     share no layer have no column."""
-    acting = [active for reading in readings if (active := reading.active) is not None]
+    acting = [scaled for summary in summaries if (scaled := summary.scaled) is not None]
     sums: dict[tuple[str, str], list[float]] = {}
     for layer, weight in _weights(unet).items():
-        changes = [(active.changes.title, *_change(active, layer, weight)) for active in acting]
+        changes = [(scaled.layers.title, *_change(scaled, layer, weight)) for scaled in acting]
         here = [(name, change, gain, energy(change)) for name, change, gain in changes if change is not None]
         for (one, change, gain, length), (other, its_change, its_gain, its_length) in combinations(here, 2):
             total = sums.setdefault((block_of(layer), f"{one} · {other}"), [0.0, 0.0, 0.0])
@@ -62,7 +62,7 @@ def pairwise_cosines(readings: Sequence[Reading], unet: UNet) -> BlockMap:
             total[1] += gain**2 * length
             total[2] += its_gain**2 * its_length
     cosines = {key: both / (one * other) ** 0.5 for key, (both, one, other) in sums.items() if one * other > 0}
-    names = [f"{one.changes.title} · {other.changes.title}" for one, other in combinations(acting, 2)]
+    names = [f"{one.layers.title} · {other.layers.title}" for one, other in combinations(acting, 2)]
     shared = [name for name in names if any(pair == name for _, pair in cosines)]
     return _map("cosine of two changes", unet, shared[:MOST_PAIRS], cosines)
 
@@ -116,9 +116,9 @@ def _weights(unet: UNet) -> Mapping[str, Tensor]:
     return {name: tensor for name, tensor in named if not name.endswith(".bias")}
 
 
-def _change(active: Active, layer: str, weight: Tensor) -> tuple[Delta | None, float]:
+def _change(scaled: ScaledUpdates, layer: str, weight: Tensor) -> tuple[Delta | None, float]:
     """What an adapter changes in a layer, and at which gain; a whole matrix where that depends on the weight."""
-    update, gain = active.changes.updates.get(layer), active.changes.gain(layer, active.gain)
+    update, gain = scaled.layers.updates.get(layer), scaled.layers.gain(layer, scaled.gain)
     if update is None or gain == 0:
         return None, gain
     change = delta(update)

@@ -66,7 +66,7 @@ def measure_impact(probe: Probe, adapters: Sequence[Adapter]) -> Impact:
         with _watching(unet, compare):
             adapted = _predict(probe.rows(adapters))
     finally:
-        probe.host.rest()
+        probe.manager.unmerge()
     names = tuple(adapter.title for adapter in adapters)
     return Impact(names=names, prediction=_relative(adapted, plain), layers=changes)
 
@@ -91,7 +91,7 @@ def measure_overhead(probe: Probe, adapters: Sequence[Adapter], repeats: int = R
                 if turn > 0:  # the first warms up
                     times[acts].append(_now(device) - start)
     finally:
-        probe.host.rest()
+        probe.manager.unmerge()
     return Overhead(without_s=median(times[False]), with_s=median(times[True]), placing_s=placing)
 
 
@@ -102,7 +102,7 @@ def _predict(rows: Sequence[Row]) -> Tensor:
 def _arrange(rows: Sequence[Row]) -> None:
     """Puts weights where the rows want them, which is no part of an evaluation's time."""
     adapters = [row.adapters for row in rows if row.adapters is not None]
-    adapters[0].host.arrange(adapters)
+    adapters[0].manager.prepare_weights(adapters)
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:

@@ -8,9 +8,9 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.host import AdapterHost
-from undertow.adapters.pictures import Canvas
-from undertow.checkpoints.model import LoadedModel
+from undertow.adapters.manager import AdapterManager
+from undertow.adapters.pictures import LatentGrid
+from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.engine.conditioning import Conditioner
 from undertow.engine.generate import RunOptions, generate
@@ -27,14 +27,14 @@ class Probe:
     """latents: as the network receives them, a row for each level of noise."""
 
     model: LoadedModel
-    host: AdapterHost
+    manager: AdapterManager
     request: GenerationRequest
     latents: Float[Tensor, "levels channels height width"]
     timesteps: Float32[Tensor, "levels"]
 
     @classmethod
     @torch.inference_mode()
-    def draw(cls, model: LoadedModel, host: AdapterHost, request: GenerationRequest) -> "Probe":
+    def draw(cls, model: LoadedModel, manager: AdapterManager, request: GenerationRequest) -> "Probe":
         """Draws the request's first picture without any adapter. Errors: those of `generate`; `InvalidInput` for models
         that read a picture besides, and for a compiled network, whose layers cannot be watched."""
         unet, vae = model.require_unet(), model.require_vae()
@@ -43,7 +43,7 @@ class Probe:
         if "predict" in vars(unet):
             raise InvalidInput("backend", "'compile'", "'eager'", "layers of a compiled network cannot be watched")
         request = replace(request, adapters=(), count=1)
-        clean = generate(model, request, RunOptions(), host=host).latents.to(unet.device)
+        clean = generate(model, request, RunOptions(), manager=manager).latents.to(unet.device)
         preconditioning = Preconditioning(
             parameterization=model.parameterization, schedule=model.schedule, network_dtype=unet.dtype
         )
@@ -57,18 +57,18 @@ class Probe:
             clean.float().expand(count, -1, -1, -1), noise.float().expand(count, -1, -1, -1), sigmas
         )
         latents, timesteps = preconditioning.inputs(noisy, sigmas)
-        return cls(model=model, host=host, request=request, latents=latents, timesteps=timesteps)
+        return cls(model=model, manager=manager, request=request, latents=latents, timesteps=timesteps)
 
     @torch.inference_mode()
     def rows(self, adapters: Sequence[Adapter]) -> list[Row]:
         """A row for each level, with adapters that act at their largest scale, whatever steps they are for. Errors:
-        those of `AdapterHost.bind` and `place`."""
+        those of `AdapterManager.resolve_each` and `tile`."""
         unet, factor = self.model.require_unet(), self.model.require_vae().config.factor
         height, width = self.latents.shape[2:]
         always = [replace(one, scale=max(one.scales, key=abs), start=0.0, end=1.0) for one in adapters]
-        bound = self.host.bind(always)
-        acting = self.host.place(bound, Canvas(cells=(height, width), factor=factor)).row(0, 1)
-        text = self.host.text(self.model.require_text(self.request.clip_skip), bound, 1)
+        resolved = self.manager.resolve_each(always)
+        acting = self.manager.tile(resolved, LatentGrid(cells=(height, width), factor=factor)).row(0, 1)
+        text = self.manager.text(self.model.require_text(self.request.clip_skip), resolved, 1)
         conditioner = Conditioner(
             text=text,
             region_texts=(),

@@ -1,7 +1,7 @@
 """Attention as the networks use it: projections around an injected kernel, with the image port."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -32,6 +32,42 @@ ImagePort = Mapping[str, tuple[ImageTokens, ...]]
 """Pictures by the name of the cross-attention that sees them; each has a softmax of its own, and all are added."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class AttentionMaps:
+    """How much attention each cell receives in chosen self-attentions: the mean over heads of the sum over queries, 1
+    on average.
+
+    sites: names of the self-attentions to observe. found: maps by name; each layer adds its own as the forward passes
+    it.
+    """
+
+    sites: tuple[str, ...]
+    found: dict[str, Float[Tensor, "batch _height _width"]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionInputs:
+    """Everything an attention layer may receive besides its tokens. A layer takes what concerns it, and passes the
+    record on whole, so that a new port is a new field and not a parameter of every layer on the way.
+
+    context, mask: read by cross-attention only. weights: the weight port. image: the image port. perturbed: how
+    self-attentions are perturbed, by name. maps: which self-attentions are observed. height: of the feature map whose
+    cells are the tokens; set by the layer that flattens the map.
+    """
+
+    context: Float[Tensor, "batch keys context_dim"] | None = None
+    mask: AttentionMask | None = None
+    weights: WeightRows | None = None
+    image: ImagePort | None = None
+    perturbed: Mapping[str, PerturbedRows] | None = None
+    maps: AttentionMaps | None = None
+    height: int = 1
+
+
+NO_INPUTS = AttentionInputs()
+"""No context, and no port in use."""
+
+
 class AttentionProjections(nn.Module):
     """The four projections of multi-head attention and the injected kernel between them.
 
@@ -44,6 +80,7 @@ class AttentionProjections(nn.Module):
         super().__init__()
         source = dim if context_dim is None else context_dim
         self.site = ""
+        self.is_cross = context_dim is not None
         self.heads = heads
         self.kernel = kernel
         self.to_q = Linear(dim, dim, bias=bias)
@@ -51,24 +88,20 @@ class AttentionProjections(nn.Module):
         self.to_v = Linear(source, dim, bias=bias)
         self.to_out = nn.ModuleList([Linear(dim, dim)])
 
-    def attend(
-        self,
-        x: Sequence,
-        context: Float[Tensor, "batch keys context_dim"],
-        *,
-        mask: AttentionMask | None = None,
-        weights: WeightRows | None = None,
-        image: ImagePort | None = None,
-        perturbed: Mapping[str, PerturbedRows] | None = None,
-        height: int = 1,
-    ) -> Sequence:
-        """height: of the map whose cells are the tokens of x; only a blur asks for it."""
-        change = None if perturbed is None else perturbed.get(self.site)
+    def attend(self, x: Sequence, inputs: AttentionInputs) -> Sequence:
+        """x attends to the context, or to itself in a layer that was built without one."""
+        source, mask = (inputs.context, inputs.mask) if self.is_cross else (x, None)
+        assert source is not None  # the context was checked with the network's inputs
+        weights, image = inputs.weights, inputs.image
+        change = None if inputs.perturbed is None else inputs.perturbed.get(self.site)
         queries = self.to_q(x, weights)
+        key, value = self._split(self.to_k(source, weights)), self._split(self.to_v(source, weights))
+        if inputs.maps is not None and self.site in inputs.maps.sites:
+            received = attention_received(self._split(queries), key)
+            inputs.maps.found[self.site] = received.unflatten(1, (inputs.height, -1))
         if change is not None and change.blur is not None:
-            queries = blur_queries(queries, change.blur, height)
+            queries = blur_queries(queries, change.blur, inputs.height)
         query = self._split(queries)
-        key, value = self._split(self.to_k(context, weights)), self._split(self.to_v(context, weights))
         output = self.kernel(query, key, value, mask)
         if change is not None and change.identity is not None:
             output = keep_own_values(output, value, change.identity)
@@ -76,13 +109,6 @@ class AttentionProjections(nn.Module):
             for tokens in image[self.site]:
                 output = output + self._attend_to_image(query, tokens)
         return self.to_out[0](output.transpose(1, 2).flatten(2), weights)
-
-    def attention_received(self, x: Sequence, weights: WeightRows | None = None) -> Float[Tensor, "batch tokens"]:
-        """How much attention each token of x gets from all when x attends to itself: the mean over heads of the sum
-        over queries, 1 on average. Computed beside the kernel, which keeps no scores."""
-        query, key = (self._split(project(x, weights)).float() for project in (self.to_q, self.to_k))
-        scores = (query * query.shape[-1] ** -0.5) @ key.mT
-        return scores.softmax(-1).mean(1).sum(1)
 
     def _attend_to_image(self, query: Heads, tokens: ImageTokens) -> Heads:
         mask = None if tokens.mask is None else tokens.mask[:, None, None, :]
@@ -95,21 +121,11 @@ class AttentionProjections(nn.Module):
 
 
 class Attention(AttentionProjections):
-    """Multi-head attention of a sequence to itself, or to a context (arXiv:1706.03762, section 3.2.2)."""
+    """Multi-head attention of a sequence to itself, or, built with `context_dim`, to the context (arXiv:1706.03762,
+    section 3.2.2)."""
 
-    def forward(
-        self,
-        x: Sequence,
-        context: Float[Tensor, "batch keys context_dim"] | None = None,
-        *,
-        mask: AttentionMask | None = None,
-        weights: WeightRows | None = None,
-        image: ImagePort | None = None,
-        perturbed: Mapping[str, PerturbedRows] | None = None,
-        height: int = 1,
-    ) -> Sequence:
-        source = x if context is None else context
-        return self.attend(x, source, mask=mask, weights=weights, image=image, perturbed=perturbed, height=height)
+    def forward(self, x: Sequence, inputs: AttentionInputs = NO_INPUTS) -> Sequence:
+        return self.attend(x, inputs)
 
 
 class SpatialSelfAttention(AttentionProjections):
@@ -122,18 +138,14 @@ class SpatialSelfAttention(AttentionProjections):
         super().__init__(channels, heads, bias=True, kernel=kernel)
         self.group_norm = nn.GroupNorm(norm_groups, channels, norm_eps)
 
-    def forward(
-        self,
-        x: FeatureMap,
-        *,
-        weights: WeightRows | None = None,
-        perturbed: Mapping[str, PerturbedRows] | None = None,
-    ) -> FeatureMap:
+    def forward(self, x: FeatureMap, inputs: AttentionInputs = NO_INPUTS) -> FeatureMap:
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)
-        output = self.attend(tokens, tokens, weights=weights, perturbed=perturbed, height=x.shape[2])
+        output = self.attend(tokens, replace(inputs, height=x.shape[2]))
         return x + output.transpose(1, 2).reshape(x.shape)
 
-    def map_received(self, x: FeatureMap, weights: WeightRows | None = None) -> Float[Tensor, "batch height width"]:
-        """How much attention each cell of x gets from all, 1 on average."""
-        tokens = self.group_norm(x).flatten(2).transpose(1, 2)
-        return self.attention_received(tokens, weights).unflatten(1, (x.shape[2], -1))
+
+def attention_received(query: Heads, key: Heads) -> Float[Tensor, "batch tokens"]:
+    """How much attention each key gets from all queries: the mean over heads of the sum over queries, in float32.
+    Computed beside the kernel, which keeps no scores."""
+    scores = (query.float() * query.shape[-1] ** -0.5) @ key.float().mT
+    return scores.softmax(-1).mean(1).sum(1)

@@ -1,16 +1,14 @@
 """The transformer of the text-conditioned stages (arXiv:2112.10752, section 3.3 and appendix E.2.1)."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import Conv2d, Linear, WeightRows
-from undertow.nn.attention import Attention, ImagePort
+from undertow.nn.attention import Attention, AttentionInputs
 from undertow.nn.feedforward import FeedForward
-from undertow.nn.perturbation import PerturbedRows
-from undertow.shapes import AttentionMask, FeatureMap, Sequence
+from undertow.shapes import FeatureMap, Sequence
 
 TRANSFORMER_NORM_EPS = 1e-6
 """GroupNorm's epsilon before a transformer; the ResBlocks' is 1e-5 (CompVis ldm/modules/attention.py `Normalize`)."""
@@ -28,20 +26,10 @@ class TransformerBlock(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
         self.ff = FeedForward(dim)
 
-    def forward(
-        self,
-        x: Sequence,
-        context: Float[Tensor, "batch keys context_dim"],
-        *,
-        mask: AttentionMask | None = None,
-        weights: WeightRows | None = None,
-        image: ImagePort | None = None,
-        perturbed: Mapping[str, PerturbedRows] | None = None,
-        height: int = 1,
-    ) -> Sequence:
-        x = x + self.attn1(self.norm1(x), weights=weights, perturbed=perturbed, height=height)
-        x = x + self.attn2(self.norm2(x), context, mask=mask, weights=weights, image=image)
-        return x + self.ff(self.norm3(x), weights)
+    def forward(self, x: Sequence, inputs: AttentionInputs) -> Sequence:
+        x = x + self.attn1(self.norm1(x), inputs)
+        x = x + self.attn2(self.norm2(x), inputs)
+        return x + self.ff(self.norm3(x), inputs.weights)
 
 
 class SpatialTransformer(nn.Module):
@@ -70,30 +58,15 @@ class SpatialTransformer(nn.Module):
         )
         self.proj_out = _projection(channels, linear_projection)
 
-    def forward(
-        self,
-        x: FeatureMap,
-        context: Float[Tensor, "batch keys context_dim"],
-        *,
-        mask: AttentionMask | None = None,
-        weights: WeightRows | None = None,
-        image: ImagePort | None = None,
-        perturbed: Mapping[str, PerturbedRows] | None = None,
-    ) -> FeatureMap:
-        height = x.shape[2]
+    def forward(self, x: FeatureMap, inputs: AttentionInputs) -> FeatureMap:
+        height, weights = x.shape[2], inputs.weights
+        inputs = replace(inputs, height=height)
         tokens = self._project_in(x, weights)
         for block in self.transformer_blocks:
-            tokens = block(tokens, context, mask=mask, weights=weights, image=image, perturbed=perturbed, height=height)
+            tokens = block(tokens, inputs)
         if self.linear_projection:
             return x + _to_map(self.proj_out(tokens, weights), height)
         return x + self.proj_out(_to_map(tokens, height), weights)
-
-    def map_received(self, x: FeatureMap, weights: WeightRows | None = None) -> Float[Tensor, "batch height width"]:
-        """How much attention each cell gets from all in the first self-attention, 1 on average."""
-        first = self.transformer_blocks[0]
-        assert isinstance(first, TransformerBlock)
-        received = first.attn1.attention_received(first.norm1(self._project_in(x, weights)), weights)
-        return received.unflatten(1, (x.shape[2], -1))
 
     def _project_in(self, x: FeatureMap, weights: WeightRows | None) -> Sequence:
         hidden = self.norm(x)

@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.checkpoints.model import LoadedModel
+from undertow.checkpoints.read.model import LoadedModel
 from undertow.errors import InvalidInput
 from undertow.training.captioned import CaptionedPictures
 from undertow.training.examples import (

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from undertow.checkpoints.files import read_json
-from undertow.checkpoints.folder import CONFIG, load_unet_folder
+from undertow.checkpoints.files.atomic import read_json
+from undertow.checkpoints.files.model_folder import CONFIG
+from undertow.checkpoints.read.unet_loading import load_unet_folder
 from undertow.diffusion.denoiser import Clipped, Denoiser
 from undertow.diffusion.grids import sigma_grid
 from undertow.diffusion.guidance import ClassifierFree, GuidedDenoiser

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from undertow.adapters.image_prompt.projection import Variant
 from undertow.adapters.image_prompt.prompt import ImagePrompt
-from undertow.checkpoints.model import LoadedModel
+from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.image import ImageEncoder, ImageFeatures
 from undertow.errors import InvalidInput
 from undertow.nn.attention import ImageTokens

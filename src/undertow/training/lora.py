@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from undertow.adapters.lora.low_rank import LowRank
 from undertow.adapters.lora.write import Component, TrainedLora
-from undertow.checkpoints.model import LoadedModel
+from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.text_stack import TextStack
 from undertow.nn.adaptable import Conv2d, WeightRows
 from undertow.training.caption_encoder import CaptionEncoder, Encoded

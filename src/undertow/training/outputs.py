@@ -2,7 +2,7 @@
 
 import json
 
-from undertow.checkpoints.files import write_text
+from undertow.checkpoints.files.atomic import write_text
 from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.training.config import config_to_json

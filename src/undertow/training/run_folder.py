@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from undertow.checkpoints.files import write_text
-from undertow.checkpoints.folder import save_unet
+from undertow.checkpoints.files.atomic import write_text
+from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.unet.unet import UNet
 

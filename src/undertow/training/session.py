@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
-from undertow.checkpoints.files import read_json
-from undertow.checkpoints.folder import check_keys, load_unet_folder
+from undertow.checkpoints.differences import check_keys
+from undertow.checkpoints.files.atomic import read_json
+from undertow.checkpoints.read.unet_loading import load_unet_folder
 from undertow.errors import CheckpointError, ConfigError, InvalidInput
 from undertow.training.config import TrainingConfig, changed_fields, config_from_json, config_to_json
 from undertow.training.devices import Devices

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from undertow.checkpoints.files import read_json, write_text
+from undertow.checkpoints.files.atomic import read_json, write_text
 from undertow.errors import CheckpointError, CorruptFile, UndertowError, UnknownCheckpoint
 
 FORMAT = "undertow training state 2"

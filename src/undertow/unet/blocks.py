@@ -4,7 +4,7 @@ Module names are diffusers': `resnets`, `attentions`, `downsamplers`, `upsampler
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,13 +14,11 @@ from torch.utils.checkpoint import checkpoint
 
 from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import WeightRows
-from undertow.nn.attention import ImagePort, SpatialSelfAttention
+from undertow.nn.attention import AttentionInputs, SpatialSelfAttention
 from undertow.nn.free_u import FreeUFactors, scale_backbone, scale_low_frequencies
-from undertow.nn.perturbation import PerturbedRows
 from undertow.nn.resample import Downsample, Upsample
 from undertow.nn.resnet import ResBlock
 from undertow.nn.transformer import SpatialTransformer
-from undertow.shapes import AttentionMask
 from undertow.unet.config import CrossAttention, Level, SelfAttention, UNetConfig
 
 Hidden = Float[Tensor, "batch channels height width"]
@@ -30,25 +28,30 @@ AnyMap = Float[Tensor, "..."]
 
 @dataclass(frozen=True, kw_only=True)
 class StageInputs:
-    """What every stage receives besides the running activations."""
+    """What every stage receives besides the running activations.
+
+    attention: what its attention layers receive. regions: where on the canvas each context token may be seen.
+    """
 
     embedding: Float[Tensor, "batch dim"]
-    context: Float[Tensor, "batch tokens context_dim"] | None = None
-    mask: AttentionMask | None = None
+    attention: AttentionInputs
     regions: Bool[Tensor, "batch tokens rows columns"] | None = None
-    weights: WeightRows | None = None
-    image: ImagePort | None = None
-    perturbed: Mapping[str, PerturbedRows] | None = None
     free_u: Mapping[str, FreeUFactors] | None = None
     checkpointing: bool = False
 
-    def mask_for(self, hidden: Hidden) -> AttentionMask | None:
-        """Which tokens each cell of a map may look at."""
+    @property
+    def weights(self) -> WeightRows | None:
+        """The weight port, which convolutions and linear layers read as well."""
+        return self.attention.weights
+
+    def attention_over(self, hidden: Hidden) -> AttentionInputs:
+        """What attention over the cells of `hidden` receives: its mask says which tokens each cell may look at."""
         if self.regions is None:
-            return self.mask
+            return self.attention
         pooled = F.adaptive_max_pool2d(self.regions.to(hidden.dtype), hidden.shape[2:])
         seen = (pooled > 0).flatten(2).mT[:, None]
-        return seen if self.mask is None else seen & self.mask
+        mask = self.attention.mask
+        return replace(self.attention, mask=seen if mask is None else seen & mask)
 
 
 class Stage(nn.Module):
@@ -72,17 +75,7 @@ class Stage(nn.Module):
     def _attend(self, index: int, hidden: Hidden, inputs: StageInputs) -> Hidden:
         if self.attentions is None or index >= len(self.attentions):
             return hidden
-        layer = self.attentions[index]
-        if isinstance(layer, SpatialSelfAttention):
-            return layer(hidden, weights=inputs.weights, perturbed=inputs.perturbed)
-        return layer(
-            hidden,
-            inputs.context,
-            mask=inputs.mask_for(hidden),
-            weights=inputs.weights,
-            image=inputs.image,
-            perturbed=inputs.perturbed,
-        )
+        return self.attentions[index](hidden, inputs.attention_over(hidden))
 
 
 class DownStage(Stage):
@@ -129,14 +122,6 @@ class MiddleStage(Stage):
         for index in range(len(self.resnets)):
             hidden = self.layer(index, hidden, inputs)
         return hidden
-
-    def attention_received(self, hidden: Hidden, inputs: StageInputs) -> Float[Tensor, "batch height width"]:
-        """How much attention each cell gets from all in the first self-attention, 1 on average (SAG,
-        arXiv:2210.00939, section 4.2); `hidden` is what `forward` receives. The way there is run a second time."""
-        assert self.attentions is not None  # checked with the inputs
-        layer = self.attentions[0]
-        assert isinstance(layer, SpatialTransformer | SpatialSelfAttention)
-        return layer.map_received(self.resnets[0](hidden, inputs.embedding, inputs.weights), inputs.weights)
 
 
 class UpStage(Stage):

@@ -1,6 +1,6 @@
 """Refuses inputs that a U-Net cannot use, before any work, with value, expectation and remedy."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -65,6 +65,16 @@ def check_values(
     if isinstance(config.added, ClassLabels) and labels is not None and labels.device.type == "cpu":
         null = f" ({config.added.count} means no class)" if config.added.null else ""
         _check_range("class_labels", labels, 0, config.added.rows - 1, f"classes count from 0{null}")
+
+
+def check_observed(config: UNetConfig, observed: Sequence[str]) -> None:
+    """Errors: `InvalidInput` for names of no self-attention."""
+    sites = config.self_attentions()
+    for site in observed:
+        if site not in sites:
+            raise InvalidInput(
+                "observed", repr(site), f"one of the {len(sites)} names that `UNetConfig.self_attentions` lists"
+            )
 
 
 def _numbers(

@@ -17,7 +17,7 @@ is 8, and with `fullgraph` the ninth size would be an error."""
 
 
 def compile_unet(unet: UNet, *, freeze: bool = False) -> UNet:
-    """Compiles `unet.predict` and `unet.predict_with_attention` in place and returns `unet`; the checks of `forward`
+    """Compiles `unet.predict` in place and returns `unet`; the checks of `forward`
     stay outside the graph.
 
     Every combination of tensor sizes and of present ports and conditioning has its own graph, made at its first call;
@@ -25,7 +25,6 @@ def compile_unet(unet: UNet, *, freeze: bool = False) -> UNet:
     fold and pack the weights (CPU); they must not change afterwards, and gradients are not available.
     """
     unet.predict = compiled(unet.predict, freeze)
-    unet.predict_with_attention = compiled(unet.predict_with_attention, freeze)
     return unet
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import Conv2d, WeightRows
-from undertow.nn.attention import AttentionProjections
+from undertow.nn.attention import AttentionInputs, AttentionMaps, AttentionProjections
 from undertow.nn.embeddings import TimeEmbedding, guidance_sinusoid, sinusoid
 from undertow.shapes import Latents, Timesteps
 from undertow.unet.blocks import DownStage, MiddleStage, StageInputs, plus
@@ -34,7 +34,7 @@ class Encoder(nn.Module):
     def __init__(self, config: UNetConfig, kernel: AttentionKernel):
         super().__init__()
         self.gradient_checkpointing = False
-        self.architecture = config
+        self.unet_config = config
         self.kernel = kernel
         self.time_embedding = TimeEmbedding(config.timestep_sinusoid_dim, config.embedding_dim, config.guidance_dim)
         match config.added:
@@ -62,17 +62,22 @@ class Encoder(nn.Module):
             if isinstance(module, AttentionProjections):
                 module.site = name
 
-    def stage_inputs(self, timesteps: Timesteps, conditioning: Conditioning, ports: Ports) -> StageInputs:
-        """What every stage receives: the time embedding (its SiLU applied), the text and the ports."""
+    def stage_inputs(
+        self, timesteps: Timesteps, conditioning: Conditioning, ports: Ports, maps: AttentionMaps | None = None
+    ) -> StageInputs:
+        """What every stage receives: the time embedding (its SiLU applied), the text, the ports and what to observe."""
         mask = conditioning.context_mask
         return StageInputs(
             embedding=F.silu(self.embed(timesteps, conditioning, ports.weights)),
-            context=conditioning.context,
-            mask=None if mask is None else mask[:, None, None, :],
+            attention=AttentionInputs(
+                context=conditioning.context,
+                mask=None if mask is None else mask[:, None, None, :],
+                weights=ports.weights,
+                image=ports.image,
+                perturbed=ports.self_attention,
+                maps=maps,
+            ),
             regions=conditioning.regions,
-            weights=ports.weights,
-            image=ports.image,
-            perturbed=ports.self_attention,
             free_u=ports.free_u,
             checkpointing=self.gradient_checkpointing and self.training,
         )
@@ -81,7 +86,7 @@ class Encoder(nn.Module):
         self, timesteps: Timesteps, conditioning: Conditioning, weights: WeightRows | None = None
     ) -> Float[Tensor, "batch embedding_dim"]:
         """Timesteps, guidance, size ids, pooled text and class labels as one vector per row."""
-        config = self.architecture
+        config = self.unet_config
         guidance = None
         if config.guidance_dim is not None and conditioning.guidance is not None:
             guidance = guidance_sinusoid(conditioning.guidance, config.guidance_dim).to(self.dtype)
@@ -114,5 +119,5 @@ class Encoder(nn.Module):
 
     def _sinusoid(self, numbers: Tensor, dim: int) -> Tensor:
         """Computed in float32, where 999 and 999.5 differ, then cast."""
-        config = self.architecture
+        config = self.unet_config
         return sinusoid(numbers, dim, cos_first=config.cos_first, frequency_shift=config.frequency_shift).to(self.dtype)

@@ -52,6 +52,11 @@ def self_attentions_in(config: UNetConfig, layers: Sequence[str]) -> list[str]:
     return found
 
 
+def first_self_attention(config: UNetConfig, layer: str) -> str:
+    """The first self-attention that is or lies in the named module. Errors: `InvalidInput` for a name without any."""
+    return self_attentions_in(config, (layer,))[0]
+
+
 def check_perturbed(config: UNetConfig, rows: int, perturbed: Mapping[str, PerturbedRows]) -> None:
     """Names and numbers of rows. Errors: `InvalidInput`."""
     sites = config.self_attentions()

@@ -4,6 +4,7 @@ Parameter names are diffusers' (`down_blocks.1.attentions.0.transformer_blocks.0
 and IP-Adapter files key on them, and a diffusers folder loads without a mapping.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 
 from undertow.attention.choose import kernel_named
 from undertow.attention.kernel import AttentionKernel
-from undertow.errors import InvalidInput
 from undertow.nn.adaptable import Conv2d
+from undertow.nn.attention import AttentionMaps
 from undertow.shapes import Latents, Timesteps
 from undertow.unet.blocks import StageInputs, UpStage
-from undertow.unet.checks import check_inputs, check_values
+from undertow.unet.checks import check_inputs, check_observed, check_values
 from undertow.unet.conditioning import Conditioning, Ports, Residuals
 from undertow.unet.config import UNetConfig
 from undertow.unet.encoder import Encoder
@@ -26,11 +27,14 @@ Hidden = Float[Tensor, "..."]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttendedPrediction:
-    """A prediction, and how much attention each cell of the bottleneck receives, 1 on average."""
+class UNetOutput:
+    """A prediction, and what was observed on the way.
+
+    observations: by the name of a self-attention, how much attention each cell of its map receives, 1 on average.
+    """
 
     prediction: Float[Tensor, "batch out_channels height width"]
-    attention: Float[Tensor, "batch cells_high cells_wide"]
+    observations: Mapping[str, Float[Tensor, "batch _height _width"]]
 
 
 class UNet(Encoder):
@@ -62,46 +66,55 @@ class UNet(Encoder):
         Errors: `InvalidInput` for wrong ranks, channels, types or widths and for missing conditioning; on CPU also
         for NaN, timesteps and labels out of range (on other devices these checks would wait for the device).
         """
-        return self.predict(latents, timesteps, *self._checked(latents, timesteps, conditioning, ports))
+        return self.observe(latents, timesteps, conditioning, ports).prediction
 
-    def predict(
-        self, latents: Latents, timesteps: Timesteps, conditioning: Conditioning, ports: Ports
-    ) -> Float[Tensor, "batch out_channels height width"]:
-        """`forward` without checks: what gets compiled."""
-        inputs = self.stage_inputs(timesteps, conditioning, ports)
-        hidden, skips = self.encode(latents, inputs, _running(ports))
-        return self._bridge_and_decode(hidden, skips, inputs, ports)
-
-    def forward_with_attention(
+    def observe(
         self,
         latents: Latents,
         timesteps: Timesteps,
         conditioning: Conditioning | None = None,
         ports: Ports | None = None,
-    ) -> "AttendedPrediction":
-        """`forward`, and how much attention each cell of the bottleneck receives: what self-attention guidance reads.
-        The prediction is the same bit for bit. Errors: also for a network without self-attention in the middle."""
-        if self.mid_block.attentions is None:
-            raise InvalidInput("the middle block", "without attention", "a self-attention whose map can be read")
-        return self.predict_with_attention(latents, timesteps, *self._checked(latents, timesteps, conditioning, ports))
+        observed: tuple[str, ...] = (),
+    ) -> UNetOutput:
+        """`forward`, and how much attention each cell receives in the self-attentions named in `observed`, which
+        `UNetConfig.self_attentions` lists. The prediction is the same bit for bit. Errors: also for other names."""
+        return self.predict(*self.checked(latents, timesteps, conditioning, ports, observed))
 
-    def predict_with_attention(
-        self, latents: Latents, timesteps: Timesteps, conditioning: Conditioning, ports: Ports
-    ) -> "AttendedPrediction":
-        """`forward_with_attention` without checks."""
-        inputs = self.stage_inputs(timesteps, conditioning, ports)
-        hidden, skips = self.encode(latents, inputs, _running(ports))
-        attention = self.mid_block.attention_received(hidden, inputs)
-        prediction = self._bridge_and_decode(hidden, skips, inputs, ports)
-        return AttendedPrediction(prediction=prediction, attention=attention)
+    def checked(
+        self,
+        latents: Latents,
+        timesteps: Timesteps,
+        conditioning: Conditioning | None = None,
+        ports: Ports | None = None,
+        observed: tuple[str, ...] = (),
+    ) -> tuple[Latents, Timesteps, Conditioning, Ports, tuple[str, ...]]:
+        """What `predict` takes. Errors: those of `observe`."""
+        conditioning = Conditioning() if conditioning is None else conditioning
+        ports = Ports() if ports is None else ports
+        check_inputs(self.config, self.dtype, latents, timesteps, conditioning, ports)
+        check_observed(self.config, observed)
+        if not torch.compiler.is_compiling():
+            check_values(self.config, latents, timesteps, conditioning, ports)
+        return latents, timesteps, conditioning, ports, observed
 
-    def _bridge_and_decode(self, hidden: Hidden, skips: list[Hidden], inputs: StageInputs, ports: Ports) -> Hidden:
-        if ports.residuals is not None:
-            skips = _add_residuals(skips, ports.residuals)
+    def predict(
+        self,
+        latents: Latents,
+        timesteps: Timesteps,
+        conditioning: Conditioning,
+        ports: Ports,
+        observed: tuple[str, ...] = (),
+    ) -> UNetOutput:
+        """`observe` without checks: what gets compiled."""
+        maps = AttentionMaps(sites=observed) if observed else None
+        inputs = self.stage_inputs(timesteps, conditioning, ports, maps)
+        residuals = Residuals() if ports.residuals is None else ports.residuals
+        hidden, skips = self.encode(latents, inputs, residuals.running)
         hidden = self.bridge(hidden, inputs)
-        if ports.residuals is not None and ports.residuals.middle is not None:
-            hidden = hidden + ports.residuals.middle
-        return self.decode(hidden, skips, inputs)
+        if residuals.middle is not None:
+            hidden = hidden + residuals.middle
+        prediction = self.decode(hidden, _with_residuals(skips, residuals), inputs)
+        return UNetOutput(prediction=prediction, observations={} if maps is None else maps.found)
 
     def decode(self, hidden: Hidden, skips: list[Hidden], inputs: StageInputs) -> Hidden:
         """The way up, consuming the skips from the last stored to the first, and the output layers."""
@@ -110,22 +123,8 @@ class UNet(Encoder):
             hidden = block(hidden, skips, inputs)
         return self.conv_out(F.silu(self.conv_norm_out(hidden)), inputs.weights)
 
-    def _checked(
-        self, latents: Latents, timesteps: Timesteps, conditioning: Conditioning | None, ports: Ports | None
-    ) -> tuple[Conditioning, Ports]:
-        conditioning = Conditioning() if conditioning is None else conditioning
-        ports = Ports() if ports is None else ports
-        check_inputs(self.config, self.dtype, latents, timesteps, conditioning, ports)
-        if not torch.compiler.is_compiling():
-            check_values(self.config, latents, timesteps, conditioning, ports)
-        return conditioning, ports
 
-
-def _running(ports: Ports) -> tuple[Hidden | None, ...]:
-    return () if ports.residuals is None else ports.residuals.running
-
-
-def _add_residuals(skips: list[Hidden], residuals: Residuals) -> list[Hidden]:
+def _with_residuals(skips: list[Hidden], residuals: Residuals) -> list[Hidden]:
     if not residuals.skips:
         return skips
     return [skip + residual for skip, residual in zip(skips, residuals.skips, strict=True)]

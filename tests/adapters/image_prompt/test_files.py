@@ -11,7 +11,7 @@ from undertow.adapters.image_prompt.projection import BaseProjection
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.image_prompt.sites import LAYOUT, STYLE, STYLE_AND_LAYOUT, site_numbers
 from undertow.adapters.image_prompt.write import write_image_prompt
-from undertow.checkpoints.hub import is_hub_id
+from undertow.checkpoints.files.hub import is_hub_id
 from undertow.encoders.image import ImageFeatures
 from undertow.encoders.image_config import PUBLISHED_VISION
 from undertow.errors import AdapterMismatch, InvalidInput

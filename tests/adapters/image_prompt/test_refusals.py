@@ -20,8 +20,8 @@ from tests.golden.minis import pair
 from undertow.adapters.image_prompt.file import read_image_prompt
 from undertow.adapters.image_prompt.fitting import require_fit
 from undertow.adapters.image_prompt.names import read_names
-from undertow.checkpoints.header import TensorInfo
-from undertow.checkpoints.weights import open_weights
+from undertow.checkpoints.files.header import TensorInfo
+from undertow.checkpoints.files.weights import open_weights
 from undertow.errors import (
     AdapterMismatch,
     CheckpointError,

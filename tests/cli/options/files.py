@@ -12,7 +12,7 @@ from undertow.unet.config import UNetConfig
 
 
 def converting(at: Boundary) -> None:
-    at.stand_in("undertow.checkpoints.convert.convert", "there", apart=("opening",))
+    at.stand_in("undertow.checkpoints.write.convert.convert", "there", apart=("opening",))
 
 
 CONVERT = Command(
@@ -49,7 +49,7 @@ CONVERT = Command(
 def inspecting(at: Boundary) -> None:
     stage = StageShape(name="conv_in", kind="Conv2d", input=(1,), output=(1,))
     at.stand_in("undertow.inspection.trace.trace_shapes", [stage])
-    at.patch.setattr("undertow.adapters.points.injection_points", noting(at, "ports", ()))
+    at.patch.setattr("undertow.adapters.injection_points.injection_points", noting(at, "ports", ()))
     at.stand_in("undertow.checkpoints.report.report_on", stop, apart=("opening",))
     at.patch.setattr("undertow.adapters.lora.file.describe_lora", described(at))
     save_file({"model.diffusion_model.out.2.bias": torch.zeros(4)}, "model.safetensors")

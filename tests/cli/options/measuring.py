@@ -118,11 +118,11 @@ A, B = Adapter("a.safetensors", scale=0.5), Adapter("b.safetensors", image=("pho
 
 
 def explaining(at: Boundary) -> None:
-    host = SimpleNamespace(read="the reader", targets=SimpleNamespace(family="SD"))
-    at.stand_in("undertow.service.load", SimpleNamespace(adapters=host, config="the config", unet="the U-Net"))
-    at.stand_in("undertow.adapters.readings.read_all", ())
-    decisions = Decisions(kept=(), disabled=(), changes={}, conflicts=(), lines=())
-    at.stand_in("undertow.adapters.decisions.decide", decisions, unnoted=("readings",), apart=("stack",))
+    manager = SimpleNamespace(read="the reader", targets=SimpleNamespace(family="SD"))
+    at.stand_in("undertow.service.load", SimpleNamespace(adapters=manager, config="the config", unet="the U-Net"))
+    at.stand_in("undertow.adapters.summaries.summarize_all", ())
+    decisions = Decisions(kept=(), disabled=(), layers={}, conflicts=(), notes=())
+    at.stand_in("undertow.adapters.decisions.decide", decisions, unnoted=("summaries",), apart=("stack",))
     for found in ("relative_sizes", "pairwise_cosines"):
         at.patch.setattr(f"undertow.inspection.conflict_figure.{found}", lambda *_: None)
     at.stand_in("undertow.inspection.conflict_figure.save_figure", unnoted=("sizes", "cosines"))
@@ -145,9 +145,9 @@ EXPLAIN = Command(
     boundary=explaining,
     arrives={
         **LOADED,
-        "read_all.read": "the reader",
-        "read_all.config": "the config",
-        "read_all.adapters": (A, B),
+        "summarize_all.read": "the reader",
+        "summarize_all.config": "the config",
+        "summarize_all.adapters": (A, B),
         "stack.adapters": (A, B),
         "stack.strategy": "sum",
         "stack.weights": None,
@@ -176,11 +176,11 @@ EXPLAIN = Command(
 
 
 def probing(at: Boundary) -> None:
-    service = SimpleNamespace(model="the model", adapters="the host")
+    service = SimpleNamespace(model="the model", adapters="the manager")
     at.stand_in("undertow.service.load", service)
 
-    def probe(model: Any, host: Any, request: GenerationRequest) -> str:
-        at.arrived |= {"probe.model": model, "probe.host": host, "probe.request": request}
+    def probe(model: Any, manager: Any, request: GenerationRequest) -> str:
+        at.arrived |= {"probe.model": model, "probe.manager": manager, "probe.request": request}
         return "the probe"
 
     def impact(probe: str, adapters: list[Adapter]) -> Impact:
@@ -208,7 +208,7 @@ IMPACT = Command(
     arrives={
         **LOADED,
         "probe.model": "the model",
-        "probe.host": "the host",
+        "probe.manager": "the manager",
         "probe.request": asked(),
         "impacts of": [["a"], ["b"], ["a", "b"]],
         "repeats": 7,

@@ -6,9 +6,9 @@ import torch
 from tests.services import pipeline_folder
 from tests.training.lora_runs import load, pictures, random_lora, settings
 from undertow import Adapter
-from undertow.adapters.host import AdapterHost
 from undertow.adapters.lora.write import write_lora
-from undertow.checkpoints.files import write_tensors
+from undertow.adapters.manager import AdapterManager
+from undertow.checkpoints.files.atomic import write_tensors
 from undertow.errors import DataError, UnknownCheckpoint
 from undertow.training.emoji.adapter_card import STYLE_BYTES, STYLED, ship_style, trained_as
 from undertow.training.emoji.styles import STYLES
@@ -37,9 +37,9 @@ def test_styles_ship_under_the_names_by_which_the_model_finds_them(model, tmp_pa
         "mosaic.safetensors",
     ]
     assert all(path.read_bytes() == file.read_bytes() for path in shipped)
-    host = AdapterHost(model.unet, model.text, folder=folder.parent)
+    manager = AdapterManager(model.unet, model.text, folder=folder.parent)
     for about in STYLED.values():
-        assert host.bind([Adapter(about.title)])
+        assert manager.resolve_each([Adapter(about.title)])
         card = (folder / f"{about.title}.md").read_text()
         assert card.startswith(f"# {about.title}\n")
         assert f'Adapter("{about.title}")' in card

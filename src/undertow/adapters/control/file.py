@@ -19,11 +19,11 @@ from undertow.adapters.control.t2i_files import (
 from undertow.adapters.kinds import KIND_TITLES, controlnet_place, kind_of
 from undertow.adapters.lora.base_model import WIDTHS
 from undertow.adapters.source import AdapterSource, open_source
-from undertow.checkpoints.contents import Part, make_part
 from undertow.checkpoints.health import Health
-from undertow.checkpoints.identify import describe_family
-from undertow.checkpoints.keymap import Move
-from undertow.checkpoints.loading import LoadOptions, build_on_meta, load_network
+from undertow.checkpoints.identify.identification import describe_family
+from undertow.checkpoints.keymap import TensorMapping
+from undertow.checkpoints.keymap.contents import Part, make_part
+from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
 from undertow.errors import AdapterMismatch, ConfigError, UnknownCheckpoint
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
@@ -103,8 +103,8 @@ def _read_t2i(opened: AdapterSource, base: UNet, health: Health) -> T2IAdapter:
         made_for, own = WIDTHS[2048 if config.kind == "xl" else 768], describe_family(base.config)[2]
         problem = f"a T2I-Adapter like those of {made_for}, and the model is {own} ({err})"
         raise AdapterMismatch(opened.path, problem, f"use one that was made for {own}", made_for=made_for) from err
-    moves: Mapping[str, Move] = {file: Move(file, (ours,)) for ours, file in names.items()}
-    part = Part(component="controlnet", dialect="diffusers", prefix="", moves=moves)
+    mappings: Mapping[str, TensorMapping] = {file: TensorMapping(file, (ours,)) for ours, file in names.items()}
+    part = Part(component="controlnet", dialect="diffusers", prefix="", mappings=mappings)
     return load_network(network, opened.weights, part, _like(base), health)
 
 

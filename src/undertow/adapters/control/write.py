@@ -7,8 +7,8 @@ import torch
 
 from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.control.diffusers_config import control_config_to_diffusers
-from undertow.checkpoints.files import write_tensors, write_text
-from undertow.checkpoints.folder import CONFIG, WEIGHTS
+from undertow.checkpoints.files.atomic import write_tensors, write_text
+from undertow.checkpoints.files.model_folder import CONFIG, WEIGHTS
 from undertow.errors import InvalidInput
 
 

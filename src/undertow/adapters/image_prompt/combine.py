@@ -1,4 +1,4 @@
-"""Several reference pictures at once: in one softmax, or each apart in its part of the canvas."""
+"""Several reference pictures at once: in one softmax, or each apart in its part of the grid."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from undertow.checkpoints.files import read_json
-from undertow.checkpoints.opening import locate
-from undertow.checkpoints.refusals import refuse_quantized
-from undertow.checkpoints.shards import folder_weights, variant_order
-from undertow.checkpoints.weights import Weights, open_weights
+from undertow.checkpoints.files.atomic import read_json
+from undertow.checkpoints.files.locate import locate
+from undertow.checkpoints.files.model_folder import folder_weights, variant_order
+from undertow.checkpoints.files.weights import Weights, open_weights
+from undertow.checkpoints.identify.unsupported import refuse_quantized
 from undertow.encoders.image import ImageEncoder
 from undertow.encoders.image_config import ClipVisionConfig, published_vision_config
 from undertow.errors import MissingComponent, UnknownCheckpoint, UnsupportedModel

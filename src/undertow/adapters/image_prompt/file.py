@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from undertow.adapters.image_prompt.fitting import projection_of, require_fit
+from undertow.adapters.image_prompt.image_prompt_refusals import require_image_prompt
 from undertow.adapters.image_prompt.names import Names, read_names
 from undertow.adapters.image_prompt.prompt import ImagePrompt
-from undertow.adapters.image_prompt.refusals import require_image_prompt
 from undertow.adapters.image_prompt.sites import site_numbers
 from undertow.adapters.source import open_source
+from undertow.checkpoints.files.locate import locate
+from undertow.checkpoints.files.weights import Weights
 from undertow.checkpoints.health import Finding, examine
-from undertow.checkpoints.loading import build_on_meta
-from undertow.checkpoints.opening import locate
-from undertow.checkpoints.weights import Weights
+from undertow.checkpoints.read.loading import build_on_meta
 from undertow.errors import AdapterMismatch, DamagedWeights, KeyMismatch
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from undertow.adapters.image_prompt.image_prompt_refusals import missing_half
 from undertow.adapters.image_prompt.names import Names, Shape
 from undertow.adapters.image_prompt.projection import (
     HEAD_DIM,
@@ -11,10 +12,9 @@ from undertow.adapters.image_prompt.projection import (
     PlusProjection,
     Projection,
 )
-from undertow.adapters.image_prompt.refusals import missing_half
 from undertow.adapters.image_prompt.sites import site_numbers
-from undertow.checkpoints.families import FAMILIES
-from undertow.checkpoints.loading import build_on_meta
+from undertow.checkpoints.identify.families import FAMILIES
+from undertow.checkpoints.read.loading import build_on_meta
 from undertow.errors import AdapterMismatch, KeyMismatch, UnknownCheckpoint
 from undertow.unet.config import UNetConfig
 

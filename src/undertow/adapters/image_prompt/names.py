@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from undertow.checkpoints.header import TensorInfo
+from undertow.checkpoints.files.header import TensorInfo
 from undertow.errors import InvalidInput
 
 Shape = tuple[int, ...]

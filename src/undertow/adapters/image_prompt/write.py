@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from undertow.adapters.image_prompt.prompt import ImagePrompt
-from undertow.checkpoints.files import write_tensors
+from undertow.checkpoints.files.atomic import write_tensors
 from undertow.errors import InvalidInput
 
 

@@ -13,8 +13,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
-from undertow.adapters.active import Active, Changes
 from undertow.adapters.lora.updates import Update
+from undertow.adapters.scaled_updates import LayerUpdates, ScaledUpdates
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import Conv2d, Linear, Slots, WeightRows
 
@@ -78,7 +78,7 @@ class Bank:
         """What lies in slots, least recently used first."""
         return tuple(self._tenants.values())
 
-    def assume(self, tenants: Sequence["Tenant"]) -> None:
+    def adopt(self, tenants: Sequence["Tenant"]) -> None:
         """Told that all slots were put back to a moment when these lay in them."""
         self._tenants = OrderedDict((tenant.key, tenant) for tenant in tenants)
         self.changed_at = datetime.now(UTC)
@@ -95,11 +95,11 @@ class Bank:
                 return f"rank {rank} at {layer} is over capacity.rank = {self.capacity.rank}"
         return None
 
-    def fits(self, rows: Sequence[Sequence[Active]]) -> bool:
+    def fits(self, rows: Sequence[Sequence[ScaledUpdates]]) -> bool:
         """Whether there are slots for all that these rows use."""
-        return len({active.changes.key for row in rows for active in row}) <= self.capacity.slots
+        return len({scaled.layers.key for row in rows for scaled in row}) <= self.capacity.slots
 
-    def bind(self, rows: Sequence[Sequence[Active]]) -> WeightRows | None:
+    def assign_slots(self, rows: Sequence[Sequence[ScaledUpdates]]) -> WeightRows | None:
         """The weight port of a batch, whose changes are put into slots first; `None` when no row has any.
 
         A row without has gains of 0. Those that were not used for longest make room.
@@ -107,18 +107,18 @@ class Bank:
         entries = max((len(row) for row in rows), default=0)
         if entries == 0:
             return None
-        wanted = {active.changes.key: active.changes for row in rows for active in row}
-        for key in wanted:
+        needed = {scaled.layers.key: scaled.layers for row in rows for scaled in row}
+        for key in needed:
             if key in self._tenants:
                 self._tenants.move_to_end(key)
-        for changes in wanted.values():
-            self._settle(changes, wanted)
+        for layers in needed.values():
+            self._settle(layers, needed)
         width = self.capacity.per_row if self.fixed else entries
         slots, gains = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width)
         for index, row in enumerate(rows):
-            for entry, active in enumerate(row):
-                slots[index, entry] = self._tenants[active.changes.key].slot
-                gains[index, entry] = active.gain
+            for entry, scaled in enumerate(row):
+                slots[index, entry] = self._tenants[scaled.layers.key].slot
+                gains[index, entry] = scaled.gain
         device = next(iter(self._sites.values())).down.device
         return WeightRows(slots=slots.to(device), gains=gains.to(device))
 
@@ -130,8 +130,8 @@ class Bank:
             slots.down.zero_()
             slots.up.zero_()
 
-    def _settle(self, changes: Changes, needed: Mapping[Hashable, Changes]) -> None:
-        if changes.key in self._tenants:
+    def _settle(self, layers: LayerUpdates, needed: Mapping[Hashable, LayerUpdates]) -> None:
+        if layers.key in self._tenants:
             return
         taken = {tenant.slot for tenant in self._tenants.values()}
         free = next((slot for slot in range(self.capacity.slots) if slot not in taken), None)
@@ -139,8 +139,8 @@ class Bank:
             oldest = next(key for key in self._tenants if key not in needed)
             free = self._tenants.pop(oldest).slot
         for layer, slots in self._sites.items():
-            _write(slots, free, changes.updates.get(layer), changes.gain(layer, 1.0))
-        self._tenants[changes.key] = Tenant(key=changes.key, title=changes.title, slot=free)
+            _write(slots, free, layers.updates.get(layer), layers.gain(layer, 1.0))
+        self._tenants[layers.key] = Tenant(key=layers.key, title=layers.title, slot=free)
         self.writes += 1
         self.changed_at = datetime.now(UTC)
 

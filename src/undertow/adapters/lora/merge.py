@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 import torch
 from torch import Tensor, nn
 
-from undertow.adapters.active import Active, acting_on, changed_layers
 from undertow.adapters.lora.updates import AnyTensor
+from undertow.adapters.scaled_updates import ScaledUpdates, changed_layers, updates_for
 from undertow.errors import UndertowError
 
 
@@ -36,26 +36,26 @@ class MergedWeights:
         """Memory of the copies, which are kept on the host."""
         return sum(tensor.nbytes for tensor in self._pristine.values())
 
-    def become(self, wanted: Sequence[Active]) -> None:
+    def set_active(self, scaled: Sequence[ScaledUpdates]) -> None:
         """The base weights with these changes and no others.
 
         Changes that depend on the weight (DoRA, OFT, ...) are computed from the base's and come first, one after the
         other; the sum of all others is added. Errors: `UndertowError` when a weight stops being a number; the base
         weights are back then.
         """
-        signature = tuple(active.signature for active in wanted)
+        signature = tuple(each.signature for each in scaled)
         if signature == self.present:
             return
         self.changed_at = datetime.now(UTC)
         try:
-            self._write(wanted)
+            self._write(scaled)
         except BaseException:
             self._restore(self._changed)
             self._pristine.clear()
             self.present, self.titles = (), ()
             raise
-        self.present, self.titles = signature, tuple(active.changes.title for active in wanted)
-        if not wanted:
+        self.present, self.titles = signature, tuple(each.layers.title for each in scaled)
+        if not scaled:
             self._pristine.clear()
 
     @property
@@ -63,22 +63,22 @@ class MergedWeights:
         """The base's weights by name, of those that are or were changed since nothing was merged."""
         return dict(self._pristine)
 
-    def assume(self, present: tuple[Hashable, ...], titles: tuple[str, ...], pristine: Mapping[str, AnyTensor]) -> None:
+    def adopt(self, present: tuple[Hashable, ...], titles: tuple[str, ...], pristine: Mapping[str, AnyTensor]) -> None:
         """Told that all weights were put back to a moment when this was merged."""
         self.present, self.titles = present, titles
         self._pristine, self._changed = dict(pristine), set(pristine)
         self.changed_at = datetime.now(UTC)
 
     @torch.no_grad()
-    def _write(self, wanted: Sequence[Active]) -> None:
-        titles = " and ".join(active.changes.title for active in wanted)
+    def _write(self, scaled: Sequence[ScaledUpdates]) -> None:
+        titles = " and ".join(each.layers.title for each in scaled)
         written: set[str] = set()
-        for layer in changed_layers(wanted):
+        for layer in changed_layers(scaled):
             module = self._network.get_submodule(layer)
             weight, bias = self._base(f"{layer}.weight"), None
             if getattr(module, "bias", None) is not None:
                 bias = self._base(f"{layer}.bias")
-            for update, gain in acting_on(layer, wanted):
+            for update, gain in updates_for(layer, scaled):
                 weight, bias = update.weight(weight, gain), update.bias(bias, gain)
             for name, tensor in ((f"{layer}.weight", weight), (f"{layer}.bias", bias)):
                 if tensor is None:

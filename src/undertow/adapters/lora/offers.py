@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from undertow.adapters.lora.targets import NetworkName, Shapes, Targets
-from undertow.checkpoints.checkpoint import Checkpoint, OpenOptions
-from undertow.checkpoints.families import find_family
-from undertow.checkpoints.keymap.text import ROOT
-from undertow.checkpoints.loading import build_on_meta
-from undertow.checkpoints.opening import open_checkpoint
-from undertow.checkpoints.text_loading import ENCODERS
+from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions
+from undertow.checkpoints.identify.families import find_family
+from undertow.checkpoints.identify.opening import open_checkpoint
+from undertow.checkpoints.keymap.text_names import ROOT
+from undertow.checkpoints.read.loading import build_on_meta
+from undertow.checkpoints.read.text_loading import ENCODERS
 from undertow.encoders.clip_config import PUBLISHED, ClipTextConfig
 from undertow.errors import MissingComponent
 from undertow.unet.config import UNetConfig

@@ -11,7 +11,7 @@ import torch
 from undertow.adapters.lora.base_model import BaseModel
 from undertow.adapters.lora.plan import Plan, PlannedLayer
 from undertow.adapters.lora.source import LoraFile
-from undertow.checkpoints.places import TITLES
+from undertow.checkpoints.keymap.prefixes import TITLES
 
 Number = TypeVar("Number", int, float)
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from undertow.adapters.lora.leaves import Layer, Names, read_names
+from undertow.adapters.lora.lora_refusals import require_lora
 from undertow.adapters.lora.peft import PeftSettings, settings_of_config, settings_of_header
-from undertow.adapters.lora.refusals import require_lora
-from undertow.checkpoints.files import read_json
-from undertow.checkpoints.opening import locate
-from undertow.checkpoints.weights import Weights, open_weights
+from undertow.checkpoints.files.atomic import read_json
+from undertow.checkpoints.files.locate import locate
+from undertow.checkpoints.files.weights import Weights, open_weights
 from undertow.errors import UnknownCheckpoint, UnsafeFile
 
 CONFIG = "adapter_config.json"

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from undertow.checkpoints.families import family_of_structure, find_family
+from undertow.checkpoints.identify.families import family_of_structure, find_family
 from undertow.checkpoints.keymap import BlockLayout, unet_renaming
-from undertow.checkpoints.keymap.text import ROOT
+from undertow.checkpoints.keymap.text_names import ROOT
 from undertow.encoders.clip import TextEncoder
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet

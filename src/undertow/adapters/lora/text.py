@@ -5,18 +5,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from undertow.adapters.active import Active, acting_on, changed_layers
 from undertow.adapters.lora.updates import Update
-from undertow.checkpoints.keymap.text import ROOT
+from undertow.adapters.scaled_updates import ScaledUpdates, changed_layers, updates_for
+from undertow.checkpoints.keymap.text_names import ROOT
 from undertow.encoders.clip import TextEncoder
 
 
 @torch.no_grad()
-def adapted_weights(encoder: TextEncoder, acting: list[Active]) -> dict[str, Tensor]:
+def adapted_weights(encoder: TextEncoder, scaled: list[ScaledUpdates]) -> dict[str, Tensor]:
     """The encoder's parameters that differ under the changes, by their names in it."""
     changed: dict[str, Tensor] = {}
-    for layer in changed_layers(acting):
-        changed |= _layer(encoder, parameter_module(layer), acting_on(layer, acting))
+    for layer in changed_layers(scaled):
+        changed |= _layer(encoder, parameter_module(layer), updates_for(layer, scaled))
     return changed
 
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from undertow.adapters.lora.low_rank import LowRank
-from undertow.checkpoints.families import FamilyName
-from undertow.checkpoints.files import write_tensors
+from undertow.checkpoints.files.atomic import write_tensors
+from undertow.checkpoints.identify.families import FamilyName
 from undertow.checkpoints.keymap import BlockLayout, unet_renaming
 from undertow.errors import InvalidInput
 from undertow.unet.config import UNetConfig

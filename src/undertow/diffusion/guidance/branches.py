@@ -1,5 +1,6 @@
 """The words that guidance and whoever runs the network share: which evaluations are wanted, and what came of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -46,13 +47,14 @@ class Perturbation:
 class Branch:
     """One evaluation of the network at every step: whose conditioning, and what is done to the network.
 
-    middle_attention: the evaluation must also tell how much attention each cell of the bottleneck receives. It is no
-    part of the branch's identity: one evaluation serves those who need it and those who do not.
+    observed: names of modules ("mid_block") in whose first self-attention the evaluation observes how much attention
+    each cell receives. They are no part of the branch's identity: one evaluation serves those who need an observation
+    and those who do not.
     """
 
     side: Side = "wanted"
     perturbation: Perturbation | None = None
-    middle_attention: bool = field(default=False, compare=False)
+    observed: tuple[str, ...] = field(default=(), compare=False)
 
 
 WANTED = Branch()
@@ -91,12 +93,12 @@ class Evaluation:
 class Estimate:
     """What an evaluation found.
 
-    attention: for branches with `middle_attention`, how much attention every cell of the bottleneck receives: the mean
-    over heads of the sum over queries of its first self-attention, 1 on average.
+    observations: by the names in the branch's `observed`, how much attention every cell receives: the mean over heads
+    of the sum over queries, 1 on average.
     """
 
     denoised: Float[Tensor, "batch ..."]
-    attention: Float[Tensor, "batch cells_high cells_wide"] | None = None
+    observations: Mapping[str, Float[Tensor, "batch _height _width"]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ Nothing here mixes the rows of a batch.
 """
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -139,11 +139,10 @@ class Guidance:
         """What must be evaluated at a step, each once, the wanted branch first."""
         asked = [WANTED, *(UNCONDITIONAL,) * self.unconditional]
         asked += [branch for method in self.methods for branch in method.asks(step)]
-        merged: dict[Branch, Branch] = {}
+        observed: dict[Branch, tuple[str, ...]] = {}
         for branch in asked:
-            if branch not in merged or branch.middle_attention:
-                merged[branch] = branch
-        return tuple(merged.values())
+            observed[branch] = tuple(dict.fromkeys((*observed.get(branch, ()), *branch.observed)))
+        return tuple(replace(branch, observed=names) for branch, names in observed.items())
 
     def start(self, steps: int, parameterization: Parameterization) -> "GuidanceRun":
         """The state of one request. Errors: `InvalidInput` when a method does not fit the steps or the network."""

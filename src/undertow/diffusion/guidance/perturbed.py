@@ -76,6 +76,10 @@ class SmoothedEnergy:
 SeenSide = Literal["unconditional", "wanted"]
 
 
+OBSERVED = "mid_block"
+"""The module whose attention map SAG reads (arXiv:2210.00939, section 4.2)."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SelfAttention:
     """SAG (arXiv:2210.00939): away from what the network makes of its own estimate with the attended parts blurred.
@@ -114,9 +118,8 @@ class SelfAttention:
 
     def _steer(self, scale: float, estimate: Rows, at: Moment) -> FurtherEvaluations:
         branch = _watched(self.side)
-        seen, attention = at.denoised(branch), at.estimates[branch].attention
-        assert attention is not None, "the evaluation of a branch with middle_attention must bring it"
-        degraded = self.degrade(seen, attention)
+        seen = at.denoised(branch)
+        degraded = self.degrade(seen, at.estimates[branch].observations[OBSERVED])
         alpha = per_row(at.parameterization.path.alpha(at.step.sigmas(at.x)), at.x)
         again = yield Evaluation(x=(at.x + alpha * (degraded - seen)).to(at.x.dtype), branch=Branch(side=self.side))
         return estimate + scale * (degraded - again.denoised.to(degraded.dtype))
@@ -153,7 +156,7 @@ def gaussian_blur(
 
 
 def _watched(side: Side) -> Branch:
-    return Branch(side=side, middle_attention=True)
+    return Branch(side=side, observed=(OBSERVED,))
 
 
 def _away_from(branch: Branch, scale: float, estimate: Rows, at: Moment) -> Tensor:

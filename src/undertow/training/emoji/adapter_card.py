@@ -9,7 +9,7 @@ from textwrap import fill
 
 from undertow.adapters.kinds import KIND_TITLES, kind_of
 from undertow.adapters.source import open_source
-from undertow.checkpoints.files import write_text
+from undertow.checkpoints.files.atomic import write_text
 from undertow.errors import DataError
 from undertow.training.emoji.card import CARD, LICENSE
 from undertow.training.emoji.styles import BLOCK

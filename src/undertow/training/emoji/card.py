@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from undertow.checkpoints.files import write_text
+from undertow.checkpoints.files.atomic import write_text
 from undertow.training.emoji.names import COLORS, EMOJI
 from undertow.training.emoji.scenes import PAIRS_KEPT_OUT, RELATIONS
 from undertow.training.emoji.sections import replace_section, section

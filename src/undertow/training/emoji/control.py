@@ -10,7 +10,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from undertow.checkpoints.files import write_text
+from undertow.checkpoints.files.atomic import write_text
 from undertow.hints.edges import canny
 from undertow.training.captioned import METADATA
 from undertow.training.companions import made_from

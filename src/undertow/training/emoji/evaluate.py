@@ -10,7 +10,7 @@ from random import Random
 from jaxtyping import UInt8
 from torch import Tensor
 
-from undertow.checkpoints.files import write_text
+from undertow.checkpoints.files.atomic import write_text
 from undertow.errors import DataError
 from undertow.training.emoji.recognize import Recognized, recognize
 from undertow.training.emoji.render import Glyphs

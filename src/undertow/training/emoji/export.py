@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from undertow.checkpoints.files import read_json, write_text
-from undertow.checkpoints.header import TensorInfo
-from undertow.checkpoints.outgoing import Outgoing, Pipeline
-from undertow.checkpoints.pipeline_folder import SCHEDULER
-from undertow.checkpoints.text_config import transformers_config
-from undertow.checkpoints.vocabulary import write_vocabulary
-from undertow.checkpoints.write_folder import write_folder
+from undertow.checkpoints.files.atomic import read_json, write_text
+from undertow.checkpoints.files.header import TensorInfo
+from undertow.checkpoints.files.words import write_vocabulary
+from undertow.checkpoints.identify.pipeline_folder import SCHEDULER
+from undertow.checkpoints.identify.text_architecture import transformers_config
+from undertow.checkpoints.write.diffusers_folder import write_folder
+from undertow.checkpoints.write.export import ExportedPart, ExportedPipeline
 from undertow.training.emoji.card import Stage, write_card
 from undertow.training.emoji.text_to_image import OBJECTIVE, TextToImage
 from undertow.training.emoji.tokenizer import vocabulary
@@ -25,7 +25,7 @@ def export(model: TextToImage, vae: AutoencoderKL, tokenizer: Path, folder: Path
     """Writes `folder` anew; diffusers' StableDiffusionPipeline and `undertow.load` read it. stages: for the card."""
     shutil.rmtree(folder, ignore_errors=True)
     text = _outgoing(model.text.tensors())
-    pipeline = Pipeline(
+    pipeline = ExportedPipeline(
         family="sd1",
         components={"unet": _outgoing(model.unet.state_dict()), "vae": _outgoing(vae.state_dict()), "clip_l": text},
         prediction="v",
@@ -49,7 +49,7 @@ def _add_offset(path: Path) -> None:
     write_text(json.dumps(read_json(path) | {"steps_offset": 1}, indent=2) + "\n", path)
 
 
-def _outgoing(tensors: Mapping[str, Tensor]) -> Outgoing:
+def _outgoing(tensors: Mapping[str, Tensor]) -> ExportedPart:
     halves = {name: tensor.detach().to("cpu", torch.float16) for name, tensor in tensors.items()}
     infos = {name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in halves.items()}
-    return Outgoing(tensors=infos, read=halves.__getitem__)
+    return ExportedPart(tensors=infos, read=halves.__getitem__)

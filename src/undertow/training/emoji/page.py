@@ -8,7 +8,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from undertow.checkpoints.files import write_text
+from undertow.checkpoints.files.atomic import write_text
 from undertow.training.emoji.card import write_figures
 from undertow.training.emoji.draw import DrawSettings
 from undertow.training.emoji.evaluate import Measured, Shares, agreement

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from undertow.checkpoints.files import write_tensors, write_text
+from undertow.checkpoints.files.atomic import write_tensors, write_text
 from undertow.encoders.image import ImageEncoder, random_image_encoder
 from undertow.encoders.image_config import ClipVisionConfig
 from undertow.encoders.image_pixels import Preprocessing

@@ -1,0 +1,41 @@
+"""Adapters that came with a model, in the `adapters` of its folder: named without a path."""
+
+from pathlib import Path
+
+from undertow.errors import UnknownCheckpoint
+
+ADAPTERS, ENDING = "adapters", ".safetensors"
+
+
+class BundledAdapters:
+    """folder: of the model; `None` has none."""
+
+    def __init__(self, folder: Path | None = None):
+        self._folder = None if folder is None else folder / ADAPTERS
+
+    def names(self) -> tuple[str, ...]:
+        """Folders, and files without their ending, in order."""
+        if self._folder is None or not self._folder.is_dir():
+            return ()
+        places = (place for place in self._folder.iterdir() if place.is_dir() or place.suffix == ENDING)
+        return tuple(sorted(place.name.removesuffix(ENDING) for place in places))
+
+    def locate(self, source: str | Path) -> str | Path:
+        """The place of the one of this name; what exists, and what may be on the Hub, as it is.
+
+        Errors: `UnknownCheckpoint` names those there are, for a plain word that is none of them.
+        """
+        names = self.names()
+        if self._folder is None or not names or Path(source).expanduser().exists():
+            return source
+        name = str(source).removesuffix(ENDING)
+        if name in names:
+            place = self._folder / name
+            return place if place.is_dir() else self._folder / f"{name}{ENDING}"
+        if "/" in str(source):
+            return source
+        raise UnknownCheckpoint(
+            source,
+            "no such file or folder, and no adapter of that name came with the model",
+            f"its own: {', '.join(names)}",
+        )

@@ -1,0 +1,116 @@
+"""An IP-Adapter of a request: with its reference pictures, over the latents, in a step."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from undertow.adapters.adapter import Adapter
+from undertow.adapters.image_prompt.combine import areas, combine
+from undertow.adapters.image_prompt.prompt import ImagePrompt
+from undertow.adapters.pictures import Area, LatentGrid
+from undertow.adapters.row_inputs import ImagePromptRow, ImagePromptTokens
+from undertow.encoders.image import ImageEncoder, ImageFeatures
+from undertow.errors import InvalidInput
+from undertow.picture_files import several
+from undertow.pictures import to_mask
+from undertow.unet.config import UNetConfig
+
+KeysValues = Mapping[str, tuple[Tensor, Tensor]]
+Areas = Mapping[str, Float[Tensor, "1 queries"]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ResolvedImagePrompt:
+    """conditional, unconditional: keys and values by cross-attention, of each picture that is attended to by itself,
+    and of no picture in its place."""
+
+    adapter: Adapter
+    prompt: ImagePrompt
+    config: UNetConfig
+    conditional: tuple[KeysValues, ...]
+    unconditional: tuple[KeysValues, ...]
+
+    @classmethod
+    def read(
+        cls, adapter: Adapter, prompt: ImagePrompt, encoder: ImageEncoder, config: UNetConfig
+    ) -> "ResolvedImagePrompt":
+        """The pictures encoded, once for all steps. Several without masks are one longer sequence; with masks each has
+        a softmax of its own. Errors: `InvalidInput` for no picture, and masks that are not one for each;
+        `AdapterMismatch` for another adapter's encoder."""
+        pictures, masks = adapter.images(), adapter.masks()
+        if not pictures:
+            raise InvalidInput(f"image of {adapter.title}", None, f"reference pictures for this {prompt.title}")
+        if masks and len(masks) != len(pictures):
+            raise InvalidInput(
+                f"mask of {adapter.title}", f"{len(masks)} masks", f"{len(pictures)}, one for each image"
+            )
+        drawn = [to_mask(mask, (mask.height, mask.width))[0, 0] for mask in masks] or None
+
+        def keys_values(features: ImageFeatures) -> tuple[KeysValues, ...]:
+            return tuple(prompt.keys_values(one.tokens) for one in combine(prompt.tokens(features), drawn))
+
+        return cls(
+            adapter=adapter,
+            prompt=prompt,
+            config=config,
+            conditional=keys_values(encoder.encode(pictures)),
+            unconditional=keys_values(prompt.nothing(encoder, len(pictures))),
+        )
+
+    @property
+    def note(self) -> str:
+        """What it is, and what of pictures it reads."""
+        count = len(several(self.adapter.image))
+        how = "each looked at by itself" if len(self.conditional) > 1 else "looked at together"
+        return f"{self.prompt.title}, {'one picture' if count == 1 else f'{count} pictures, {how}'}"
+
+    def tile(self, grid: LatentGrid) -> "TiledImagePrompt":
+        """The pictures' areas over the latents. Errors: `InvalidInput` for masks of another shape."""
+        masks = [grid.area(self.adapter.title, mask) for mask in self.adapter.masks()]
+        windows = [grid.pixel_windows(mask) for mask in masks]
+        count = len(windows[0]) if windows else 0
+        return TiledImagePrompt(
+            resolved=self,
+            windows=tuple(tuple(self._areas(parts[index], grid) for parts in windows) for index in range(count)),
+        )
+
+    def _areas(self, mask: Area, grid: LatentGrid) -> Areas:
+        height, width = mask.shape[2] // grid.factor, mask.shape[3] // grid.factor
+        found = areas(mask[0, 0], self.config.attention_grids(height, width))
+        return {site: area.to(self.prompt.device) for site, area in found.items()}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TiledImagePrompt:
+    """Reference pictures over the latents. windows: for each window the areas of each picture; none without masks."""
+
+    resolved: ResolvedImagePrompt
+    windows: tuple[tuple[Areas, ...], ...]
+
+    def rows(self, window: int, step: int, steps: int, *, conditional: bool) -> Sequence[ImagePromptRow]:
+        """As they act in a window at a step: nothing where they do not."""
+        resolved = self.resolved
+        scale = resolved.adapter.gain(step, steps)
+        gains = {
+            site: gain for site in resolved.config.cross_attentions() if (gain := scale * resolved.adapter.factor(site))
+        }
+        if not gains:
+            return ()
+        seen = resolved.conditional if conditional else resolved.unconditional
+        places = self.windows[window] if self.windows else [None] * len(seen)
+        return [
+            ImagePromptRow(
+                sites={
+                    site: ImagePromptTokens(
+                        keys=tokens[site][0],
+                        values=tokens[site][1],
+                        gain=gain,
+                        area=None if area is None else area[site],
+                    )
+                    for site, gain in gains.items()
+                }
+            )
+            for tokens, area in zip(seen, places, strict=True)
+        ]

@@ -1,0 +1,119 @@
+"""The header of a safetensors file: names, types and shapes, read in milliseconds and without trust.
+
+The library (safetensors) refuses overlaps, holes and truncation. What it lets pass is checked here before it sees the
+file: headers up to 100 MB and names that occur twice (https://huggingface.co/docs/safetensors, "Format").
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from undertow.checkpoints.files.sniff import LENGTH_BYTES, require_safetensors
+from undertow.errors import CorruptFile, UnknownCheckpoint
+
+MAX_HEADER_BYTES = 16 * 2**20
+MAX_TENSORS = 50_000
+METADATA = "__metadata__"
+
+DTYPES: Mapping[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""The format's names for the types that occur in checkpoints."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What the header says of one tensor."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Number of elements; 0 for a marker, 1 for a scalar."""
+        return prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.count * self.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Header:
+    """metadata: untrusted text that whoever wrote the file chose; parse it lazily and escape it when shown."""
+
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+
+
+def read_header(path: Path) -> Header:
+    """Names, types and shapes. Errors: `UnknownCheckpoint`, `UnsafeFile`, `CorruptFile`."""
+    require_safetensors(path)
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        if length > MAX_HEADER_BYTES:
+            raise _corrupt(path, f"a header of {length:,} bytes; {MAX_HEADER_BYTES:,} are allowed")
+        if LENGTH_BYTES + length > size:
+            raise _corrupt(path, f"cut off: a header of {length:,} bytes in a file of {size:,}")
+        text = file.read(length)
+    try:
+        entries = json.loads(text, object_pairs_hook=_without_duplicates)
+    except _DuplicateName as err:
+        raise _corrupt(path, f"the name {str(err)!r} occurs twice in its header") from err
+    except (ValueError, RecursionError) as err:
+        raise _corrupt(path, f"a header that is not JSON ({err})") from err
+    if not isinstance(entries, dict):
+        raise _corrupt(path, f"a header that is a JSON {type(entries).__name__}, not an object")
+    metadata = entries.pop(METADATA, {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise _corrupt(path, "metadata that is not text")
+    if len(entries) > MAX_TENSORS:
+        raise _corrupt(path, f"{len(entries):,} tensors; {MAX_TENSORS:,} are allowed")
+    return Header(tensors={name: _info(path, name, entry) for name, entry in entries.items()}, metadata=metadata)
+
+
+def _info(path: Path, name: str, entry: Any) -> TensorInfo:
+    match entry:
+        case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(), int()]} if all(
+            isinstance(dim, int) and not isinstance(dim, bool) and dim >= 0 for dim in shape
+        ):
+            if dtype not in DTYPES:
+                known = f"undertow reads {', '.join(DTYPES)}"
+                raise UnknownCheckpoint(path, f"the tensor {name!r} has the type {dtype!r}", known)
+            return TensorInfo(DTYPES[dtype], tuple(shape))
+        case _:
+            raise _corrupt(path, f"an impossible header entry for the tensor {name!r}")
+
+
+class _DuplicateName(ValueError):
+    pass
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise _DuplicateName(name)
+        found[name] = value
+    return found
+
+
+def _corrupt(path: Path, problem: str) -> CorruptFile:
+    return CorruptFile(path, problem, "copy or download it again")

@@ -1,0 +1,105 @@
+"""Models by their id on the Hugging Face Hub, from the network or from the local cache."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from undertow.checkpoints.files.atomic import read_json
+from undertow.checkpoints.files.model_folder import STEMS
+from undertow.errors import UnknownCheckpoint
+
+HUB_ID = re.compile(
+    r"(?P<repository>[A-Za-z0-9][\w.-]*/(?![\w.-]+\.(safetensors|ckpt|pt|pth|bin)(@|$))[A-Za-z0-9][\w.-]*)"
+    r"(?P<file>(/[\w.-]+)*/[\w.-]+\.safetensors)?(@(?P<revision>[\w./-]+))?"
+)
+"""`owner/name`, optionally with a file of it and `@revision`: owner/name/file.safetensors@main. A name that ends as a
+weights file does is a file in a folder that is not there."""
+
+WEIGHTS = "*.safetensors"
+NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a text can be a Hub id."""
+    return HUB_ID.fullmatch(source) is not None
+
+
+def fetch(source: str, *, variant: str | None = None) -> Path:
+    """The local path of a Hub model: a pipeline folder or a single file, kept in the Hub's own cache.
+
+    What the cache already has whole is used without asking the network. Weights are the safetensors of one variant;
+    pickles are never downloaded. Errors: `UnknownCheckpoint` when it is neither there nor reachable.
+    """
+    match = HUB_ID.fullmatch(source)
+    if match is None:
+        raise UnknownCheckpoint(source, "not a Hub id", "write it as owner/name")
+    import huggingface_hub  # noqa: PLC0415  slow to import
+    from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415  slow to import
+
+    location: dict[str, Any] = {"repo_id": match["repository"], "revision": match["revision"]}
+    cached = _cached(huggingface_hub, location, match["file"])
+    if cached is not None:
+        return cached
+    try:
+        if match["file"] is not None:
+            return Path(huggingface_hub.hf_hub_download(**location, filename=match["file"].removeprefix("/")))
+        names = huggingface_hub.list_repo_files(**location)
+        return Path(huggingface_hub.snapshot_download(**location, allow_patterns=files_to_fetch(names, variant)))
+    except RepositoryNotFoundError as err:
+        raise UnknownCheckpoint(
+            source, "no such file or folder here, and no such model on the Hub", "check its spelling, or sign in"
+        ) from err
+    except Exception as err:  # the client passes on whatever its transport raises, which differs between its versions
+        reason = str(err).strip().partition("\n")[0]
+        raise UnknownCheckpoint(
+            source,
+            f"no such file or folder here, not whole in the local cache, and the Hub did not answer ({reason})",
+            "connect to the network, or give the path of a file or folder",
+        ) from err
+
+
+def _cached(hub: ModuleType, location: Mapping[str, str | None], file: str | None) -> Path | None:
+    """What the local cache has, if it is whole."""
+    if file is not None:
+        found = hub.try_to_load_from_cache(**location, filename=file.removeprefix("/"))
+        return Path(found) if isinstance(found, str) else None
+    try:
+        folder = Path(hub.snapshot_download(**location, local_files_only=True))
+    except OSError:
+        return None
+    return folder if _is_whole(folder) else None
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether a download of a pipeline or model folder was finished: every network has its weights."""
+    if not (folder / "model_index.json").is_file():
+        return (folder / "config.json").is_file() and any(folder.glob(WEIGHTS))
+    index = read_json(folder / "model_index.json")
+    networks = [name for name in NETWORKS if (index.get(name) or [None])[0] is not None]
+    return all(any((folder / name).glob(WEIGHTS)) for name in networks)
+
+
+def files_to_fetch(names: list[str], variant: str | None) -> list[str]:
+    """Of a repository's files, those that a pipeline needs: settings, tokenizers, and one variant of each weight."""
+    folders: dict[str, list[str]] = {}
+    chosen = [name for name in names if name.endswith((".json", ".txt")) and ".index." not in name]
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        # At the top lie single files of whole pipelines, unless the repository is one network.
+        ours = bool(folder) or file.startswith(f"{STEMS[0]}.")
+        if ours and (file.endswith(".safetensors") or ".safetensors.index" in file):
+            folders.setdefault(folder, []).append(file)
+    for folder, files in folders.items():
+        kinds = {file: _variant(file) for file in files}
+        order = (variant, "") if variant is not None else ("fp16", "", "non_ema")
+        best = next((kind for kind in order if kind in kinds.values()), None)
+        chosen += [f"{folder}/{file}".removeprefix("/") for file, kind in kinds.items() if kind == best]
+    return chosen
+
+
+def _variant(file: str) -> str:
+    """The variant in a weight file's name: "fp16" of model.fp16.safetensors and of model.fp16-00001-of-00002."""
+    stem = re.sub(r"(-\d{5}-of-\d{5})?\.safetensors(\.index)?", "", file.removesuffix(".json"))
+    return stem.partition(".")[2]

@@ -1,0 +1,97 @@
+"""The weights of one model folder: which of its files to read, in one piece or in shards."""
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from undertow.checkpoints.files.atomic import read_json
+from undertow.checkpoints.files.sniff import PICKLE_REMEDY
+from undertow.checkpoints.files.weights import WeightFile, Weights
+from undertow.errors import CorruptFile, UnknownCheckpoint, UnsafeFile
+
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
+"""diffusers' and transformers' names of a weight file."""
+
+PLAIN = ""
+
+
+def variant_order(preferred: str | None, *, prefer_plain: bool = False) -> tuple[str, ...]:
+    """Which spellings of a weight file to look for, first to last: preferred, float16, plain.
+
+    "non_ema" is last: weights for training on, never meant for pictures.
+    """
+    usual = (PLAIN, "fp16", "non_ema") if prefer_plain else ("fp16", PLAIN, "non_ema")
+    return usual if preferred is None else (preferred, *(variant for variant in usual if variant != preferred))
+
+
+def folder_weights(folder: Path, variants: Sequence[str]) -> Weights:
+    """The folder's weights in the first of `variants` that it has.
+
+    Errors: `UnknownCheckpoint` when it has none, `UnsafeFile` when it has only pickles, `CorruptFile`.
+    """
+    for variant in variants:
+        for stem in STEMS:
+            dotted = f".{variant}" if variant else ""
+            single = folder / f"{stem}{dotted}.safetensors"
+            if single.is_file():
+                return Weights(single, [WeightFile(path_inside(folder, single.name))])
+            for index in (
+                folder / f"{stem}{dotted}.safetensors.index.json",
+                folder / f"{stem}.safetensors.index{dotted}.json",
+            ):
+                if index.is_file():
+                    return _sharded(folder, index)
+    pickles = sorted(path.name for path in folder.glob("*.bin"))
+    if pickles:
+        raise UnsafeFile(folder, f"its weights are pickles ({pickles[0]}), which can run code when read", PICKLE_REMEDY)
+    tried = ", ".join(variant or "plain" for variant in variants)
+    raise UnknownCheckpoint(folder, f"no weights (looked for: {tried})", "a model folder holds a .safetensors file")
+
+
+def path_inside(folder: Path, name: str) -> Path:
+    """The path of a file that an index names: of this very folder, and nowhere else after its links are followed.
+
+    A snapshot of the Hub's cache consists of links into the cache's `blobs`, which are allowed.
+    Errors: `CorruptFile`.
+    """
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or "\\" in name or ":" in name or ".." in pure.parts or len(pure.parts) != 1:
+        raise CorruptFile(folder, f"its index names {name!r}, a file outside the folder", "download it again")
+    path = folder / name
+    resolved = path.resolve()
+    if not any(resolved.is_relative_to(root) for root in _roots(folder)):
+        raise CorruptFile(folder, f"{name!r} is a link to a place outside the folder", "copy the file itself")
+    return path
+
+
+def _sharded(folder: Path, index: Path) -> Weights:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CorruptFile(index, "no weight_map from tensors to files", "download it again")
+    names = sorted(set(weight_map.values()))
+    missing = [name for name in names if not path_inside(folder, name).is_file()]
+    if missing:
+        raise CorruptFile(index, f"{len(missing)} of {len(names)} shards are missing ({missing[0]})", "download them")
+    weights = Weights(index, [WeightFile(path_inside(folder, name)) for name in names])
+    absent = sorted(weight_map.keys() - weights.tensors.keys())
+    if absent:
+        raise CorruptFile(index, f"{len(absent)} tensors are in no shard ({absent[0]})", "download it again")
+    return weights
+
+
+def _roots(folder: Path) -> list[Path]:
+    """Where the files of a folder may really lie."""
+    roots = [folder.resolve()]
+    for parent in folder.absolute().parents:
+        if parent.name == "snapshots" and (parent.parent / "blobs").is_dir():
+            roots.append((parent.parent / "blobs").resolve())
+    return roots
+
+
+def find_unet_folder(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise UnknownCheckpoint(folder, "no such folder", "give a diffusers model or pipeline folder")
+    if not (folder / CONFIG).is_file() and (folder / "unet" / CONFIG).is_file():
+        return folder / "unet"
+    return folder

@@ -1,0 +1,44 @@
+"""Tensors out of a pickle (.ckpt, .pt, .bin) without running it: in a process of its own, tensors and nothing else.
+
+`torch.load(weights_only=True)` builds only tensors and plain containers. The official SD1 files also name one class of
+their trainer, pytorch_lightning's ModelCheckpoint; exactly that name is given an inert stand-in. Whatever is left of
+the file becomes a safetensors file in a folder of ours, and only that is read here.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from undertow.checkpoints.files.sniff import PICKLE_REMEDY, sniff
+from undertow.errors import UnsafeFile
+
+TIMEOUT_S = 1800
+
+
+@contextmanager
+def as_safetensors(path: Path) -> Generator[Path]:
+    """A safetensors file with the tensors of a pickle, for the length of the block.
+
+    Errors: `UnsafeFile` when the pickle asks for anything but tensors; nothing of it has run then.
+    """
+    with tempfile.TemporaryDirectory(prefix="undertow-") as folder:
+        target = Path(folder) / f"{path.stem}.safetensors"
+        # -I: neither the working folder nor environment variables can put other modules in place of torch.
+        command = [sys.executable, "-I", str(Path(__file__).with_name("unpickle.py")), str(path), str(target)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+        except subprocess.TimeoutExpired as err:
+            raise UnsafeFile(path, f"this pickle was not read within {TIMEOUT_S} s", PICKLE_REMEDY) from err
+        if done.returncode != 0 or not target.is_file():
+            lines = done.stderr.strip().splitlines()
+            reason = lines[-1] if lines else f"exit code {done.returncode}"
+            raise UnsafeFile(path, f"this pickle holds more than tensors and was not read ({reason})", "do not use it")
+        yield target
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is one of torch's pickles, by its first bytes."""
+    return path.is_file() and sniff(path) == "pickle"

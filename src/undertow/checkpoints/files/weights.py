@@ -1,0 +1,131 @@
+"""Tensors on disk: one safetensors file, or the shards of one, read one tensor at a time."""
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cached_property
+from pathlib import Path
+
+from jaxtyping import Shaped
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from undertow.checkpoints.files.header import TensorInfo, read_header
+from undertow.errors import CorruptFile
+
+REMAP_BYTES = 64 * 2**20
+"""Mapped pages count as memory of the process until they are unmapped, so the file is mapped anew after each 64 MiB."""
+
+AnyTensor = Shaped[Tensor, "..."]
+
+
+class WeightFile:
+    """One safetensors file: its header, checked, and a reader. Errors as in `read_header`."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._stamp = _stamp(path)
+        header = read_header(path)
+        self.tensors = header.tensors
+        self.metadata = header.metadata
+        with self._translated():
+            _open(path)
+
+    @contextmanager
+    def reader(self) -> Generator["Reader"]:
+        """Reads tensors until the block ends. Errors: `CorruptFile` when the file changes meanwhile."""
+        with self._translated():
+            yield Reader(self.path)
+        if _stamp(self.path) != self._stamp:
+            raise CorruptFile(self.path, "the file changed while it was read", "load it again when it is complete")
+
+    @contextmanager
+    def _translated(self) -> Generator[None]:
+        try:
+            yield
+        except SafetensorError as err:
+            raise CorruptFile(self.path, f"not a whole safetensors file ({err})", "copy or download it again") from err
+
+
+class Reader:
+    """Tensors of an open file, as views of its read-only mapping: copy what shall outlive the block."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._file = _open(path)
+        self._mapped = 0
+
+    def read(self, name: str) -> AnyTensor:
+        """One tensor, in the file's type."""
+        if self._mapped >= REMAP_BYTES:
+            self._file, self._mapped = _open(self._path), 0
+        tensor = self._file.get_tensor(name)
+        self._mapped += tensor.nbytes
+        return tensor
+
+
+class Weights:
+    """The tensors of one checkpoint, in one file or in shards. `path` is what messages name.
+
+    Errors: `CorruptFile` for a tensor that is in two shards.
+    """
+
+    def __init__(self, path: Path, files: Sequence[WeightFile]):
+        self.path = path
+        self.files = tuple(files)
+        self._home: dict[str, int] = {}
+        for index, file in enumerate(self.files):
+            for name in file.tensors:
+                if name in self._home:
+                    raise CorruptFile(path, f"the tensor {name!r} is in two shards", "copy or download it again")
+                self._home[name] = index
+
+    @cached_property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        return {name: self.files[index].tensors[name] for name, index in self._home.items()}
+
+    @cached_property
+    def metadata(self) -> Mapping[str, str]:
+        """Of all files; the first one wins."""
+        return {key: value for file in reversed(self.files) for key, value in file.metadata.items()}
+
+    @contextmanager
+    def reader(self) -> Generator[Callable[[str], AnyTensor]]:
+        """A function that reads a tensor by name, until the block ends; each result is a view of a mapped file."""
+        with ExitStack() as stack:
+            readers: dict[int, Reader] = {}
+
+            def read(name: str) -> AnyTensor:
+                index = self._home[name]
+                if index not in readers:
+                    readers[index] = stack.enter_context(self.files[index].reader())
+                return readers[index].read(name)
+
+            yield read
+
+    def each(self, names: Sequence[str]) -> Iterator[tuple[str, AnyTensor]]:
+        """(name, tensor) of every name, file by file; a tensor is a view that is valid until the next one."""
+        with self.reader() as read:
+            for name in sorted(names, key=self._home.__getitem__):
+                yield name, read(name)
+
+    def read(self, name: str) -> AnyTensor:
+        """One tensor, copied."""
+        with self.reader() as read:
+            return read(name).clone()
+
+
+def open_weights(path: str | Path) -> Weights:
+    """A single safetensors file. Errors as in `read_header`."""
+    path = Path(path)
+    return Weights(path, [WeightFile(path)])
+
+
+def _open(path: Path) -> safe_open:
+    return safe_open(path, framework="pt")
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    if not path.is_file():
+        return (0, 0)
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

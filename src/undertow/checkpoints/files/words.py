@@ -1,0 +1,31 @@
+"""`words.json` of a model folder: the words that the model was trained with, where those are few."""
+
+import json
+from dataclasses import asdict, fields
+from pathlib import Path
+
+from undertow.checkpoints.files.atomic import read_json, write_text
+from undertow.encoders.vocabulary import Vocabulary
+from undertow.errors import CorruptFile
+
+WORDS = "words.json"
+
+
+def read_vocabulary(folder: Path) -> Vocabulary | None:
+    """The vocabulary of a model folder, if it tells one. Errors: `CorruptFile`."""
+    if not (folder / WORDS).is_file():
+        return None
+    content = read_json(folder / WORDS)
+    names = [field.name for field in fields(Vocabulary)]
+    if not all(_is_texts(content.get(name)) for name in names):
+        raise CorruptFile(folder / WORDS, f"not lists of words under {', '.join(names)}", "copy it again, or remove it")
+    return Vocabulary(**{name: tuple(content[name]) for name in names})
+
+
+def write_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
+    """Writes `words.json` into a model folder."""
+    write_text(json.dumps(asdict(vocabulary), indent=1) + "\n", folder / WORDS)
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)

@@ -1,0 +1,116 @@
+"""A checkpoint opened: what it is and where each of its parts lies, before any weight is read."""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from undertow.checkpoints.files.pickled import as_safetensors, is_pickle
+from undertow.checkpoints.files.weights import Weights, open_weights
+from undertow.checkpoints.identify.ema import ema_names
+from undertow.checkpoints.identify.identification import Identification, identify_contents, readable_contents
+from undertow.checkpoints.identify.noise_schedule import schedule_of
+from undertow.checkpoints.identify.self_description import described_vae
+from undertow.checkpoints.identify.vae_architecture import derive_vae_config
+from undertow.checkpoints.keymap.contents import Contents, Part
+from undertow.checkpoints.keymap.prefixes import Component, TextKind
+from undertow.diffusion.schedules import Schedule
+from undertow.unet.config import UNetConfig
+from undertow.vae.config import VAEConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenOptions:
+    """What a caller may say about a checkpoint.
+
+    config: the U-Net's architecture, when tensors do not tell it. prediction, zero_terminal_snr: overrule what is
+    found. ema: averaged weights. variant: which spelling of a folder's weight files; without it float16 comes first, or
+    the plain one with `prefer_plain`. allow_pickle: read pickles in a process of their own.
+    """
+
+    config: UNetConfig | None = None
+    prediction: str | None = None
+    zero_terminal_snr: bool | None = None
+    ema: bool = False
+    variant: str | None = None
+    prefer_plain: bool = False
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartSource:
+    """One component's tensors. names: other tensors of the file to read in their place (averages)."""
+
+    weights: Weights
+    part: Part
+    names: Mapping[str, str] | None = None
+    folder: Path | None = None
+    """The component's own folder, in a pipeline folder."""
+
+    @property
+    def label(self) -> str:
+        """What its tensors' names begin with in messages: a pipeline's text encoders have the same names."""
+        return "" if self.folder is None else f"{self.folder.name}/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """Everything that is known without reading weights. tokenizers: folders, by text encoder."""
+
+    path: Path
+    identification: Identification
+    schedule: Schedule
+    parts: Mapping[Component, PartSource]
+    vae_config: VAEConfig | None = None
+    tokenizers: Mapping[TextKind, Path] = field(default_factory=dict)
+    contents: Contents | None = None
+    """Of a single file."""
+
+
+@contextmanager
+def open_file(path: Path, options: OpenOptions) -> Generator[Checkpoint]:
+    """A single file; a pickle is turned into a safetensors file for the length of the block, when that is allowed.
+
+    Errors: `UnsafeFile`, `UnsupportedModel`, `UnknownCheckpoint`, `CorruptFile`, `MissingComponent`.
+    """
+    if options.allow_pickle and is_pickle(path):
+        with as_safetensors(path) as converted:
+            yield describe_file(open_weights(converted), path, options)
+    else:
+        yield describe_file(open_weights(path), path, options)
+
+
+def describe_file(weights: Weights, path: Path, options: OpenOptions) -> Checkpoint:
+    """The checkpoint in the tensors of a single file."""
+    contents = readable_contents(weights)
+    identification = identify_contents(
+        weights,
+        contents,
+        config=options.config,
+        prediction=options.prediction,
+        zero_terminal_snr=options.zero_terminal_snr,
+        sidecar_of=path,
+    )
+    parts: dict[Component, PartSource] = {
+        component: PartSource(weights=weights, part=part) for component, part in contents.parts.items()
+    }
+    if options.ema and "unet" in parts:
+        part = contents.parts["unet"]
+        parts["unet"] = PartSource(weights=weights, part=part, names=ema_names(weights, contents, part))
+    return Checkpoint(
+        path=path,
+        identification=identification,
+        schedule=schedule_of(weights, contents, identification),
+        parts=parts,
+        vae_config=_vae_config(weights, contents, identification),
+        contents=contents,
+    )
+
+
+def _vae_config(weights: Weights, contents: Contents, identification: Identification) -> VAEConfig | None:
+    if "vae" not in contents.parts:
+        return None
+    described = described_vae(weights)
+    if described is not None:
+        return described
+    return derive_vae_config(weights.path, contents.parts["vae"].shapes(weights.tensors), identification.family)

@@ -1,0 +1,82 @@
+"""The architectures that undertow runs, by name, and how a derived architecture is recognized as one of them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from undertow.unet.config import CrossAttention, Middle, TextTime, UNetConfig
+
+FamilyName = Literal["sd1", "sd2", "sdxl", "sdxl_refiner", "pixels", "custom"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One published architecture. title: how its makers call it."""
+
+    name: FamilyName
+    variant: str
+    title: str
+    config: Callable[[], UNetConfig]
+
+
+FAMILIES = (
+    Family(name="sd1", variant="base", title="Stable Diffusion 1.x", config=UNetConfig.sd15),
+    Family(name="sd1", variant="inpaint", title="Stable Diffusion 1.5 inpainting", config=UNetConfig.sd15_inpaint),
+    Family(name="sd1", variant="pix2pix", title="InstructPix2Pix", config=UNetConfig.instruct_pix2pix),
+    Family(name="sd1", variant="lcm", title="LCM of Stable Diffusion 1.5", config=UNetConfig.lcm_sd15),
+    Family(name="sd2", variant="base", title="Stable Diffusion 2.x", config=UNetConfig.sd21),
+    Family(name="sd2", variant="inpaint", title="Stable Diffusion 2 inpainting", config=UNetConfig.sd2_inpaint),
+    Family(name="sdxl", variant="base", title="Stable Diffusion XL", config=UNetConfig.sdxl),
+    Family(name="sdxl", variant="inpaint", title="Stable Diffusion XL inpainting", config=UNetConfig.sdxl_inpaint),
+    Family(name="sdxl", variant="lcm", title="LCM of Stable Diffusion XL", config=UNetConfig.lcm_sdxl),
+    Family(name="sdxl", variant="ssd_1b", title="Segmind SSD-1B", config=UNetConfig.ssd_1b),
+    Family(name="sdxl", variant="vega", title="Segmind Vega", config=UNetConfig.vega),
+    Family(name="sdxl_refiner", variant="base", title="Stable Diffusion XL refiner", config=UNetConfig.sdxl_refiner),
+)
+
+
+def find_family(config: UNetConfig) -> Family | None:
+    """The published architecture equal to `config` in everything that tensors tell; `None` for any other."""
+    visible = _what_tensors_tell(config)
+    return next((family for family in FAMILIES if _what_tensors_tell(family.config()) == visible), None)
+
+
+def family_of_structure(config: UNetConfig) -> FamilyName:
+    """The family whose ways an architecture of unpublished widths shares."""
+    match config:
+        case UNetConfig(context_dim=None):
+            return "pixels"
+        case UNetConfig(added=TextTime(scored=scored)):
+            return "sdxl_refiner" if scored else "sdxl"
+        case UNetConfig(linear_projection=True):
+            return "sd2"
+        case _:
+            return "sd1"
+
+
+def _what_tensors_tell(config: UNetConfig) -> UNetConfig:
+    """The config in one spelling of depths, without what the shapes do not show."""
+    return replace(
+        config,
+        levels=tuple(
+            replace(
+                level,
+                attention=CrossAttention(heads=1, depth=level.encoder_depths(), decoder_depth=level.decoder_depths())
+                if isinstance(level.attention, CrossAttention)
+                else level.attention,
+            )
+            for level in config.levels
+        ),
+        middle=_one_head(config.middle),
+        sample_size=1,
+        upcast_attention=False,
+        max_timestep=None,
+    )
+
+
+def _one_head(middle: Middle) -> Middle:
+    match middle.attention:
+        case CrossAttention(depth=depth):
+            return replace(middle, attention=CrossAttention(heads=1, depth=depth))
+        case _:
+            return middle

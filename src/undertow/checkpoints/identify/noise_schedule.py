@@ -1,0 +1,38 @@
+"""The noise schedule that a single file was trained with."""
+
+import torch
+from torch import Tensor
+
+from undertow.checkpoints.files.weights import Weights
+from undertow.checkpoints.identify.identification import Identification
+from undertow.checkpoints.keymap.contents import Contents
+from undertow.diffusion.betas import TabledBetas
+from undertow.diffusion.schedules import NoiseSchedule
+
+SAME = 2e-3
+"""Largest relative difference to Stable Diffusion's table that rounding to float16 explains."""
+
+
+def schedule_of(weights: Weights, contents: Contents, identification: Identification) -> NoiseSchedule:
+    """Stable Diffusion's schedule, ending at pure noise if the file says so, or the table that the file carries."""
+    usual = NoiseSchedule.scaled_linear()
+    if identification.zero_terminal_snr.value:
+        return usual.rescale_zero_terminal_snr()
+    name = contents.names.get("alphas_cumprod")
+    if name is None or weights.tensors[name].shape != (len(usual),):
+        return usual
+    carried = weights.read(name).to(torch.float64)
+    return usual if _is_same(carried, usual.alphas_cumprod) else _tabled(carried, usual)
+
+
+def _is_same(carried: Tensor, usual: Tensor) -> bool:
+    return bool(((carried - usual).abs() <= SAME * usual).all())
+
+
+def _tabled(carried: Tensor, usual: NoiseSchedule) -> NoiseSchedule:
+    """The schedule of a carried table; the usual one when the table is no schedule (a merge may spoil it)."""
+    before = torch.cat((torch.ones(1, dtype=torch.float64), carried[:-1]))
+    betas = 1 - carried / before
+    if not bool(((betas > 0) & (betas < 1)).all()):
+        return usual
+    return NoiseSchedule(betas=TabledBetas(tuple(betas.tolist())), steps=len(carried))

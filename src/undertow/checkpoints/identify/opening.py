@@ -1,0 +1,24 @@
+"""From what a user writes (a file, a folder, a Hub id) to an opened checkpoint."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from undertow.checkpoints.files.locate import locate
+from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, open_file
+from undertow.checkpoints.identify.pipeline_folder import open_folder
+
+
+@contextmanager
+def open_checkpoint(source: str | Path, options: OpenOptions | None = None) -> Generator[Checkpoint]:
+    """The checkpoint at `source`, for the length of the block.
+
+    Errors: every kind of `CheckpointError`, `ConfigError`.
+    """
+    options = OpenOptions() if options is None else options
+    path = locate(source, variant=options.variant)
+    if path.is_dir():
+        yield open_folder(path, options)
+    else:
+        with open_file(path, options) as checkpoint:
+            yield checkpoint

@@ -1,0 +1,66 @@
+"""The architecture of a text encoder as transformers' `config.json`, from the published ones or from shapes."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from undertow.checkpoints.keymap.prefixes import TextKind
+from undertow.checkpoints.keymap.text_names import ROOT
+from undertow.encoders.clip_config import PUBLISHED, config_from_transformers
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+HEAD_DIM = 64
+"""Of every published CLIP text encoder."""
+
+_LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.")
+
+LEGACY_EOS, LEGACY_PAD = 2, 1
+"""The published configs carry a wrong end mark, 2, by which transformers knows to pool where the largest id stands."""
+
+
+def transformers_config(kind: TextKind, shapes: Shapes) -> dict[str, Any]:
+    """The config.json of the encoder with these tensors (our names)."""
+    published = PUBLISHED[kind]
+    vocabulary, width = shapes[f"{ROOT}embeddings.token_embedding.weight"]
+    first = f"{ROOT}encoder.layers.0.mlp.fc1.weight"
+    return {
+        "architectures": ["CLIPTextModelWithProjection" if kind == "openclip_g" else "CLIPTextModel"],
+        "model_type": "clip_text_model",
+        "hidden_size": width,
+        "intermediate_size": shapes[first][0] if first in shapes else 4 * width,
+        "num_hidden_layers": _hidden_layers(kind, shapes),
+        "num_attention_heads": published.heads if width == published.width else max(1, width // HEAD_DIM),
+        "max_position_embeddings": shapes[f"{ROOT}embeddings.position_embedding.weight"][0],
+        "vocab_size": vocabulary,
+        "hidden_act": published.activation,
+        "layer_norm_eps": published.norm_eps,
+        "projection_dim": shapes.get("text_projection.weight", (published.projection,))[0],
+        "bos_token_id": 0 if vocabulary == published.vocabulary else vocabulary - 2,
+        "eos_token_id": LEGACY_EOS if vocabulary == published.vocabulary else vocabulary - 1,
+        "pad_token_id": LEGACY_PAD,
+    }
+
+
+def _hidden_layers(kind: TextKind, shapes: Shapes) -> int:
+    """As transformers counts: SD2's last layer, which no picture reads, is left out there and may be in the file."""
+    count = layer_count(shapes)
+    return count - 1 if kind == "openclip_h" and count == PUBLISHED[kind].layers else count
+
+
+def whole_layers(kind: TextKind, config: Mapping[str, Any] | None) -> int:
+    """Layers of the whole network, from which clip skip is counted; config: transformers', `None` for the published."""
+    if config is None:
+        return PUBLISHED[kind].layers
+    return config_from_transformers(config, kind).layers
+
+
+def layer_count(shapes: Mapping[str, object]) -> int:
+    """Number of transformer layers among names of ours."""
+    return 1 + max((layer for name in shapes if (layer := layer_of(name)) is not None), default=-1)
+
+
+def layer_of(name: str) -> int | None:
+    """The transformer layer that a tensor of ours belongs to."""
+    match = _LAYER.match(name)
+    return None if match is None else int(match[1])

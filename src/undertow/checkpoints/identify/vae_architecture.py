@@ -1,0 +1,45 @@
+"""The architecture of a VAE from the names and shapes of its tensors."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from undertow.checkpoints.identify.families import FamilyName
+from undertow.errors import ConfigError, UnknownCheckpoint
+from undertow.vae.config import VAEConfig
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def derive_vae_config(path: Path, shapes: Shapes, family: FamilyName) -> VAEConfig:
+    """The config of an AutoencoderKL with diffusers' names. family: decides the latent space, which shapes do not tell.
+
+    Errors: `UnknownCheckpoint`.
+    """
+    base = VAEConfig.sdxl() if family in ("sdxl", "sdxl_refiner") else VAEConfig.sd()
+    try:
+        levels = _count(shapes, "encoder.down_blocks.{}.resnets.0.conv1.weight")
+        return replace(
+            base,
+            level_channels=tuple(
+                shapes[f"encoder.down_blocks.{level}.resnets.0.conv2.weight"][0] for level in range(levels)
+            ),
+            resnets=_count(shapes, "encoder.down_blocks.0.resnets.{}.conv1.weight"),
+            in_channels=shapes["encoder.conv_in.weight"][1],
+            out_channels=shapes["decoder.conv_out.weight"][0],
+            latent_channels=shapes["decoder.conv_in.weight"][1],
+            middle_attention="decoder.mid_block.attentions.0.to_q.weight" in shapes,
+            quant_conv="quant_conv.weight" in shapes,
+            post_quant_conv="post_quant_conv.weight" in shapes,
+        )
+    except (KeyError, IndexError, ConfigError) as err:
+        raise UnknownCheckpoint(
+            path, f"a VAE of an unknown architecture ({err})", "undertow reads AutoencoderKL with 4 latent channels"
+        ) from err
+
+
+def _count(shapes: Shapes, pattern: str) -> int:
+    number = 0
+    while pattern.format(number) in shapes:
+        number += 1
+    return number

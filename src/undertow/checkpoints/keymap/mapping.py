@@ -1,0 +1,50 @@
+"""One tensor of a file and the tensors of ours that it fills, with the change of form between them."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+AnyTensor = Shaped[Tensor, "..."]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMapping:
+    """`foreign` holds the rows of all of `ours`, one after another.
+
+    transposed: the foreign side is a matrix that is multiplied from the right. convolution: the foreign side is a 1x1
+    convolution where ours is a linear layer.
+    """
+
+    foreign: str
+    ours: tuple[str, ...]
+    transposed: bool = False
+    convolution: bool = False
+
+    def split(self, tensor: AnyTensor) -> list[tuple[str, AnyTensor]]:
+        """Our tensors, as views of the foreign one."""
+        if self.transposed:
+            tensor = tensor.T
+        if self.convolution and tensor.ndim == 4:
+            tensor = tensor.flatten(1)
+        if len(self.ours) == 1:
+            return [(self.ours[0], tensor)]
+        return list(zip(self.ours, tensor.chunk(len(self.ours)), strict=True))
+
+    def split_shape(self, shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...]]]:
+        """The shapes of `split`, without data."""
+        if self.transposed:
+            shape = shape[::-1]
+        if self.convolution and len(shape) == 4 and shape[2:] == (1, 1):
+            shape = shape[:2]
+        if len(self.ours) > 1:
+            shape = (shape[0] // len(self.ours), *shape[1:])
+        return [(name, shape) for name in self.ours]
+
+    def join(self, tensors: list[AnyTensor]) -> AnyTensor:
+        """The foreign tensor, from ours in their order."""
+        tensor = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+        if self.convolution and tensor.ndim == 2:
+            tensor = tensor[:, :, None, None]
+        return tensor.T.contiguous() if self.transposed else tensor

@@ -1,0 +1,1 @@
+"""Weights into networks, strictly: every tensor present, none left over, shapes equal."""

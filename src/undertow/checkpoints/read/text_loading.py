@@ -1,0 +1,90 @@
+"""The text encoders of a checkpoint: which ones a family reads, and when each of their tensors is read."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from undertow.checkpoints.files.atomic import read_json
+from undertow.checkpoints.files.model_folder import CONFIG
+from undertow.checkpoints.files.words import read_vocabulary
+from undertow.checkpoints.health import NEVER, Health, Use
+from undertow.checkpoints.identify.checkpoint import Checkpoint, PartSource
+from undertow.checkpoints.identify.families import FamilyName
+from undertow.checkpoints.identify.self_description import described_text
+from undertow.checkpoints.identify.text_architecture import layer_of, whole_layers
+from undertow.checkpoints.keymap.prefixes import TextKind
+from undertow.checkpoints.keymap.text_names import ROOT
+from undertow.checkpoints.read.loading import LoadOptions, read_part
+from undertow.encoders import READINGS, FolderTokenizer, Reading, TextEncoder, TextStack
+from undertow.errors import ConfigError
+from undertow.unet.config import UNetConfig
+
+ENCODERS: Mapping[FamilyName, tuple[TextKind, ...]] = {
+    "sd1": ("clip_l",),
+    "sd2": ("openclip_h",),
+    "sdxl": ("clip_l", "openclip_g"),
+    "sdxl_refiner": ("openclip_g",),
+    "pixels": (),
+    "custom": (),
+}
+"""The text encoders that each family reads, in the order in which their widths are joined."""
+
+
+def read_text(
+    checkpoint: Checkpoint, kinds: tuple[TextKind, ...], options: LoadOptions, health: Health
+) -> tuple[TextStack | None, tuple[TextKind, ...]]:
+    """The family's text encoders, and the kinds that are missing for it."""
+    missing: tuple[TextKind, ...] = tuple(kind for kind in kinds if kind not in checkpoint.parts)
+    if missing or not kinds:
+        return None, missing
+    encoders = [
+        _read_encoder(checkpoint, kind, checkpoint.parts[kind], reading, options, health)
+        for kind, reading in zip(kinds, READINGS[kinds], strict=True)
+    ]
+    return TextStack(encoders, vocabulary=read_vocabulary(checkpoint.path)), ()
+
+
+def _read_encoder(
+    checkpoint: Checkpoint,
+    kind: TextKind,
+    source: PartSource,
+    reading: Reading,
+    options: LoadOptions,
+    health: Health,
+) -> TextEncoder:
+    described = described_text(source.weights).get(kind)
+    config = described if source.folder is None else read_json(source.folder / CONFIG)
+    use = _use(reading, whole_layers(kind, config))
+    tensors = read_part(source.weights, source.part, options, health, use=use, label=source.label)
+    tokenizer = checkpoint.tokenizers.get(kind)
+    return TextEncoder.from_tensors(
+        kind,
+        tensors,
+        config=config,
+        tokenizer=None if tokenizer is None else FolderTokenizer(tokenizer),
+        device=options.device,
+        source=source.weights.path,
+    )
+
+
+def require_text_width(path: Path, config: UNetConfig | None, text: TextStack | None) -> None:
+    """Passes text encoders whose output the U-Net was built for. Errors: `ConfigError`."""
+    if config is not None and text is not None and text.width != config.context_dim:
+        said = f"does not fit the text encoders of {path}, which are {text.width} wide: they belong to another model"
+        raise ConfigError("context_dim", config.context_dim, said)
+
+
+def _use(reading: Reading, layers: int) -> Callable[[str], Use]:
+    """When each tensor of a text encoder is read, by its name. layers: of the whole network, also of those left out."""
+
+    def use(name: str) -> Use:
+        if name == "text_projection.weight":
+            return None if reading.pooled else NEVER
+        if name.startswith(f"{ROOT}final_layer_norm."):
+            return None if reading.pooled or reading.final_norm else NEVER
+        layer = layer_of(name)
+        if layer is None or reading.pooled:
+            return None
+        latest = layers - layer
+        return latest if latest >= reading.skip else NEVER
+
+    return use

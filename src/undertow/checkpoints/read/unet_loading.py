@@ -1,0 +1,71 @@
+"""A U-Net from any source."""
+
+from pathlib import Path
+
+import torch
+
+from undertow.attention.choose import kernel_named
+from undertow.checkpoints.files.model_folder import find_unet_folder, folder_weights, variant_order
+from undertow.checkpoints.health import Health
+from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions
+from undertow.checkpoints.identify.opening import open_checkpoint
+from undertow.checkpoints.identify.pipeline_folder import read_config
+from undertow.checkpoints.keymap.contents import make_part
+from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
+from undertow.errors import InvalidInput, MissingComponent
+from undertow.unet.unet import UNet
+
+
+def load_unet_from(source: str | Path, options: LoadOptions | None = None, opening: OpenOptions | None = None) -> UNet:
+    """The U-Net of a single file, a folder or a Hub id, in evaluation mode.
+
+    Errors: every kind of `CheckpointError`, `ConfigError`, `InvalidInput`.
+    """
+    options = LoadOptions() if options is None else options
+    require_dtype("dtype", options.dtype)
+    opening = OpenOptions(prefer_plain=options.dtype == torch.float32) if opening is None else opening
+    health = Health()
+    with open_checkpoint(source, opening) as checkpoint:
+        unet = read_unet(checkpoint, options, health)
+        health.require(checkpoint.path)
+    return unet
+
+
+def load_unet_folder(
+    folder: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+) -> UNet:
+    """The U-Net of a diffusers model folder, or of the `unet` folder of a pipeline, in evaluation mode.
+
+    The network is built without memory and takes the file's tensors one by one. dtype `None` keeps the file's.
+    Errors: `UnknownCheckpoint`, `CorruptFile`, `KeyMismatch`, `ConfigError`, `UnsafeFile`.
+    """
+    folder = find_unet_folder(Path(folder))
+    config = read_config(folder)
+    weights = folder_weights(folder, variant_order(None, prefer_plain=True))
+    part = make_part("unet", "", "diffusers", {name: name for name in weights.tensors})
+    options = LoadOptions(dtype=dtype, device=device, validate=False)
+    return load_network(build_on_meta(lambda: UNet(config)), weights, part, options, Health())
+
+
+def read_unet(checkpoint: Checkpoint, options: LoadOptions, health: Health) -> UNet:
+    """The U-Net of an opened checkpoint. Errors: `MissingComponent`, `KeyMismatch`, `CorruptFile`, `ConfigError`;
+    `InvalidInput` for a kernel that is unknown or not for this model."""
+    config, source = checkpoint.identification.config, checkpoint.parts.get("unet")
+    if config is None or source is None:
+        raise MissingComponent(checkpoint.path, "U-Net", f"it holds {held(checkpoint)}")
+    kernel = kernel_named(options.attention, float32_logits=config.upcast_attention)
+    unet = build_on_meta(lambda: UNet(config, kernel))
+    return load_network(unet, source.weights, source.part, options, health, source.names, source.label)
+
+
+def held(checkpoint: Checkpoint) -> str:
+    """What a checkpoint has, in words."""
+    return ", ".join(sorted(checkpoint.parts)) or "nothing that undertow reads"
+
+
+def require_dtype(argument: str, dtype: torch.dtype | None) -> None:
+    """Passes `None` and the types that networks compute in. Errors: `InvalidInput`."""
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1):
+        return
+    remedy = "use torch.float32, torch.bfloat16 or torch.float16"
+    raise InvalidInput(argument, repr(dtype), "a floating-point type", remedy)

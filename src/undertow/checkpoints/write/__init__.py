@@ -1,0 +1,1 @@
+"""Models into files: diffusers folders and single files, whole or not at all."""

@@ -1,0 +1,45 @@
+"""A checkpoint in another form: a single file as a diffusers folder, a folder as a single file, another type."""
+
+from pathlib import Path
+
+import torch
+
+from undertow.checkpoints.identify.checkpoint import OpenOptions
+from undertow.checkpoints.identify.opening import open_checkpoint
+from undertow.checkpoints.read.unet_loading import require_dtype
+from undertow.checkpoints.write.diffusers_folder import write_folder
+from undertow.checkpoints.write.export import ExportedPipeline, export_pipeline
+from undertow.checkpoints.write.ldm_file import write_ldm
+from undertow.errors import InvalidInput
+
+
+def convert(
+    source: str | Path,
+    destination: str | Path,
+    to: str,
+    *,
+    dtype: torch.dtype | None = None,
+    opening: OpenOptions | None = None,
+) -> Path:
+    """Writes the checkpoint at `source` to `destination`, one tensor in memory at a time; returns the destination.
+
+    dtype: `None` keeps every tensor as it is, bit for bit. Errors: every kind of `CheckpointError`, `ConfigError`,
+    `InvalidInput`; `OSError` when the disk is full, with nothing left behind.
+    """
+    require_dtype("dtype", dtype)
+    opening = OpenOptions(prefer_plain=True) if opening is None else opening
+    with open_checkpoint(source, opening) as checkpoint, export_pipeline(checkpoint, dtype) as pipeline:
+        return write(pipeline, Path(destination), to)
+
+
+def write(pipeline: ExportedPipeline, destination: Path, to: str) -> Path:
+    """Writes a pipeline in one of the forms. Errors: `InvalidInput`, `ConfigError`, `OSError`."""
+    match to:
+        case "diffusers":
+            return write_folder(pipeline, destination)
+        case "ldm":
+            if destination.suffix not in (".safetensors", ".sft"):
+                raise InvalidInput("destination", repr(str(destination)), "a file that ends in .safetensors")
+            return write_ldm(pipeline, destination)
+        case _:
+            raise InvalidInput("to", repr(to), "'diffusers' or 'ldm'")

@@ -1,0 +1,132 @@
+"""A pipeline as one file with LDM's and SGM's names, which every tool of the community reads."""
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+
+from undertow.checkpoints.files.header import TensorInfo
+from undertow.checkpoints.files.weights import AnyTensor
+from undertow.checkpoints.identify.families import FamilyName
+from undertow.checkpoints.identify.self_description import describe
+from undertow.checkpoints.keymap import (
+    BlockLayout,
+    TensorMapping,
+    openclip_from_ours,
+    unet_renaming,
+    vae_mapping,
+    vae_renaming,
+)
+from undertow.checkpoints.keymap.prefixes import Component, TextKind
+from undertow.checkpoints.write.export import ExportedPart, ExportedPipeline
+from undertow.checkpoints.write.stream import write_stream
+from undertow.diffusion.schedules import NoiseSchedule
+from undertow.errors import ConfigError
+
+UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
+
+TEXT_PREFIXES: Mapping[tuple[FamilyName, TextKind], str] = {
+    ("sd1", "clip_l"): "cond_stage_model.transformer.",
+    ("sd2", "openclip_h"): "cond_stage_model.model.",
+    ("sdxl", "clip_l"): "conditioner.embedders.0.transformer.",
+    ("sdxl", "openclip_g"): "conditioner.embedders.1.model.",
+    ("sdxl_refiner", "openclip_g"): "conditioner.embedders.0.model.",
+}
+
+ARCHITECTURES: Mapping[FamilyName, str] = {
+    "sd1": "stable-diffusion-v1",
+    "sd2": "stable-diffusion-v2-512",
+    "sdxl": "stable-diffusion-xl-v1-base",
+    "sdxl_refiner": "stable-diffusion-xl-v1-refiner",
+}
+"""modelspec.architecture (https://github.com/Stability-AI/ModelSpec)."""
+
+Read = Callable[[], AnyTensor]
+
+
+def write_ldm(pipeline: ExportedPipeline, path: Path) -> Path:
+    """Writes the file, whole or not at all, one tensor in memory at a time.
+
+    Markers and the header say what shapes cannot: the prediction type, zero terminal SNR and, for undertow, the
+    architecture. Errors: `ConfigError` for a network that has no LDM names (pixel models).
+    """
+    tensors: dict[str, TensorInfo] = {}
+    readers: dict[str, Read] = {}
+    for component, part in pipeline.components.items():
+        prefix = _prefix(pipeline, component)
+        for mapping in _mappings(pipeline, component, part):
+            name = prefix + mapping.foreign
+            tensors[name], readers[name] = _joined(part, mapping)
+    for marker in _markers(pipeline):
+        tensors[marker], readers[marker] = TensorInfo(torch.float32, (0,)), lambda: torch.zeros(0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_stream(path, tensors, lambda name: readers[name](), _metadata(pipeline))
+    return path
+
+
+def _mappings(pipeline: ExportedPipeline, component: Component, part: ExportedPart) -> Iterator[TensorMapping]:
+    names = part.tensors
+    match component:
+        case "unet":
+            config = pipeline.unet_config
+            if config is None or config.context_dim is None:
+                raise ConfigError("context_dim", None, "LDM has no names for a U-Net without text: save a folder")
+            renaming = unet_renaming(BlockLayout.of_config(config))
+            for name in names:
+                yield TensorMapping(_required(renaming.to_foreign(name), name), (name,))
+        case "vae":
+            assert pipeline.vae_config is not None
+            renaming = vae_renaming(len(pipeline.vae_config.level_channels), pipeline.vae_config.resnets)
+            for name in names:
+                yield vae_mapping(_required(renaming.to_foreign(name), name), name)
+        case "openclip_h" | "openclip_g":
+            yield from openclip_from_ours(names)
+        case _:
+            yield from (TensorMapping(name, (name,)) for name in names)
+
+
+def _joined(part: ExportedPart, mapping: TensorMapping) -> tuple[TensorInfo, Read]:
+    """The type and shape of a foreign tensor, and how to make it."""
+    infos = [part.tensors[name] for name in mapping.ours]
+    with torch.device("meta"):
+        shape = tuple(mapping.join([torch.empty(info.shape) for info in infos]).shape)
+    info = TensorInfo(infos[0].dtype, shape)
+    # A copy, because a view may not outlive the next reading.
+    return info, lambda: mapping.join([part.read(name).clone() for name in mapping.ours]).to(info.dtype)
+
+
+def _prefix(pipeline: ExportedPipeline, component: Component) -> str:
+    match component:
+        case "unet":
+            return UNET_PREFIX
+        case "vae":
+            return VAE_PREFIX
+        case "clip_l" | "openclip_h" | "openclip_g":
+            known = TEXT_PREFIXES.get((pipeline.family, component))
+            return f"{component.replace('openclip', 'clip')}.transformer." if known is None else known
+        case "controlnet":
+            raise ConfigError("component", component, "is no part of a pipeline file")
+
+
+def _markers(pipeline: ExportedPipeline) -> Iterator[str]:
+    if pipeline.prediction == "v":
+        yield "v_pred"
+    if isinstance(pipeline.schedule, NoiseSchedule) and pipeline.schedule.zero_terminal_snr:
+        yield "ztsnr"
+
+
+def _metadata(pipeline: ExportedPipeline) -> dict[str, str]:
+    architecture = ARCHITECTURES.get(pipeline.family)
+    return {
+        "format": "pt",
+        "modelspec.sai_model_spec": "1.0.0",
+        **({} if architecture is None else {"modelspec.architecture": architecture}),
+        "modelspec.prediction_type": pipeline.prediction,
+        **describe(unet=pipeline.unet_config, vae=pipeline.vae_config, text=dict(pipeline.text_configs)),
+    }
+
+
+def _required(foreign: str | None, name: str) -> str:
+    if foreign is None:
+        raise ConfigError("name", name, "has no name in LDM's files: save a folder")
+    return foreign

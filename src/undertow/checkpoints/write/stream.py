@@ -1,0 +1,55 @@
+"""Writes a safetensors file one tensor at a time: the memory it takes is that of the largest tensor.
+
+The library's `save_file` wants all tensors at once. The format is a length, a JSON header and the numbers
+(https://huggingface.co/docs/safetensors, "Format"); what is written here is opened with the library before it counts.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+from undertow.checkpoints.files.atomic import atomic_write
+from undertow.checkpoints.files.header import DTYPES, METADATA, TensorInfo
+from undertow.checkpoints.files.sniff import LENGTH_BYTES
+from undertow.checkpoints.files.weights import AnyTensor, open_weights
+
+ALIGNMENT = 8
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def write_stream(
+    path: Path,
+    tensors: Mapping[str, TensorInfo],
+    read: Callable[[str], AnyTensor],
+    metadata: Mapping[str, str],
+) -> None:
+    """The file at `path`, whole or not at all; `read` gives each tensor in the type and shape that is announced."""
+    # Largest items first keeps every tensor aligned to its own item size.
+    names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
+    with atomic_write(path) as draft:
+        with draft.open("wb") as file:
+            file.write(_header(names, tensors, metadata))
+            for name in names:
+                tensor = read(name).detach().to("cpu").contiguous()
+                if tensor.dtype != tensors[name].dtype or tuple(tensor.shape) != tensors[name].shape:
+                    raise AssertionError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {tensors[name]}")
+                file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        open_weights(draft)
+
+
+def _header(names: list[str], tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:
+    entries: dict[str, object] = {METADATA: dict(metadata)} if metadata else {}
+    position = 0
+    for name in names:
+        end = position + tensors[name].size_bytes
+        entries[name] = {
+            "dtype": _NAMES[tensors[name].dtype],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [position, end],
+        }
+        position = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % ALIGNMENT)
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text

@@ -1,0 +1,232 @@
+"""Converting: every weight survives every way around, other tools read what is written, a failure leaves nothing."""
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from safetensors.torch import load_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+import undertow
+from tests.checkpoints.crafted import assert_same_weights, ldm_tensors
+from tests.checkpoints.pipelines import MINIS, save_pipeline, text_encoders, vae
+from tests.golden.minis import MPIX, build
+from undertow.checkpoints.files import atomic
+from undertow.checkpoints.identify.checkpoint import OpenOptions
+from undertow.checkpoints.identify.identification import identify
+from undertow.checkpoints.read.model import load_model
+from undertow.checkpoints.write.convert import convert
+from undertow.checkpoints.write.unet_folder import save_unet
+from undertow.errors import ConfigError, InvalidInput, UnsupportedModel
+from undertow.unet.config import UNetConfig
+
+FAMILIES = list(MINIS)
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("pipelines")
+    return {family: save_pipeline(root / family, family) for family in FAMILIES}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a pipeline folder, text encoders without their optional prefix."""
+    found = {}
+    for file in sorted(folder.rglob("*.safetensors")):
+        for name, tensor in load_file(file).items():
+            found[f"{file.parent.name}/{name.removeprefix('text_model.')}"] = tensor
+    return found
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert not [name for name in found if not torch.equal(found[name], expected[name])]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_folder_to_file_to_folder_is_exact(family, pipelines, tmp_path):
+    file = convert(pipelines[family], tmp_path / "model.safetensors", "ldm")
+    back = convert(file, tmp_path / "back", "diffusers")
+    assert_same(weights(back), weights(pipelines[family]))
+    again = convert(back, tmp_path / "again.safetensors", "ldm")
+    assert_same(load_file(again), load_file(file))
+    assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_diffusers_reads_what_is_written(family, pipelines, tmp_path):
+    file = convert(pipelines[family], tmp_path / "model.safetensors", "ldm")
+    folder = convert(file, tmp_path / "folder", "diffusers")
+    unet = build(MINIS[family])
+    assert_same_weights(UNet2DConditionModel.from_pretrained(folder / "unet"), unet)
+    single = UNet2DConditionModel.from_single_file(
+        str(file), config=str(pipelines[family]), subfolder="unet", local_files_only=True
+    )
+    assert_same_weights(single, unet)
+    expected = vae(0.13025 if family == "sdxl" else 0.18215)
+    read = AutoencoderKL.from_pretrained(folder / "vae")
+    assert_same_weights(read, expected)
+    assert read.config.scaling_factor == expected.config.scaling_factor
+    single_vae = AutoencoderKL.from_single_file(
+        str(file), config=str(pipelines[family]), subfolder="vae", local_files_only=True
+    )
+    assert_same_weights(single_vae, expected)
+    assert DDPMScheduler.from_pretrained(folder / "scheduler").config.beta_schedule == "scaled_linear"
+    for name, network in text_encoders(family).items():
+        kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
+        assert_same_weights(kind.from_pretrained(folder / name), network)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_written_file_loads_as_the_same_model(family, pipelines, tmp_path):
+    file = convert(pipelines[family], tmp_path / "model.safetensors", "ldm")
+    ours, theirs = load_model(file), load_model(pipelines[family])
+    assert ours.family == theirs.family == family
+    assert_same_weights(ours.require_unet(), theirs.require_unet())
+    assert_same_weights(ours.require_vae(), theirs.require_vae())
+    assert ours.latent_space == theirs.latent_space
+    assert ours.schedule == theirs.schedule
+    for one, other in zip(ours.require_text().encoders, theirs.require_text().encoders, strict=True):
+        assert one.config == other.config
+        assert_same_weights(one, other)
+
+
+def test_what_shapes_do_not_tell_survives(tmp_path):
+    folder = save_pipeline(tmp_path / "in", "sdxl", prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    file = convert(folder, tmp_path / "model.safetensors", "ldm")
+    assert {"v_pred", "ztsnr"} <= load_file(file).keys(), "other tools look for the markers"
+    found = identify(file)
+    assert (found.prediction.value, found.prediction.confidence) == ("v", "certain")
+    assert found.zero_terminal_snr.value is True
+    scheduler = json.loads(
+        (convert(file, tmp_path / "out", "diffusers") / "scheduler/scheduler_config.json").read_text()
+    )
+    assert scheduler["prediction_type"] == "v_prediction"
+    assert scheduler["rescale_betas_zero_snr"] is True
+
+
+STORED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+"""As safetensors' headers call them."""
+
+
+def stored_types(target: Path) -> dict[str, set[str]]:
+    """The types of floats in each file's header, by the folder that it lies in: read without PyTorch."""
+    found: dict[str, set[str]] = {}
+    for file in [target] if target.is_file() else sorted(target.rglob("*.safetensors")):
+        content = file.read_bytes()
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        types = {entry["dtype"] for name, entry in header.items() if name != "__metadata__"}
+        found[file.parent.name] = {kind for kind in types if not kind.startswith("I")}
+    return found
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_every_part_of_a_folder_is_written_in_the_type_that_was_asked_for(dtype, pipelines, tmp_path):
+    """R141: each weight rounded to it once, in the U-Net, the VAE and both text encoders."""
+    target = convert(pipelines["sdxl"], tmp_path / "out", "diffusers", dtype=dtype)
+    assert stored_types(target) == {part: {STORED[dtype]} for part in ("unet", "vae", "text_encoder", "text_encoder_2")}
+    assert_same(weights(target), {name: tensor.to(dtype) for name, tensor in weights(pipelines["sdxl"]).items()})
+
+
+def test_a_file_is_written_in_the_type_that_was_asked_for_and_loads_in_it(pipelines, tmp_path):
+    source: Path = pipelines["sd1"]
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        source = convert(source, tmp_path / f"{STORED[dtype]}.safetensors", "ldm", dtype=dtype)
+        assert set().union(*stored_types(source).values()) == {STORED[dtype]}
+        model = load_model(source)
+        assert model.require_unet().dtype == model.require_vae().dtype == dtype
+        assert {one.dtype for one in model.require_text().encoders} == {dtype}
+
+
+def test_averaged_weights_can_be_written(tmp_path):
+    from safetensors.torch import save_file
+
+    unet = build(MINIS["sd1"])
+    plain = ldm_tensors(unet)
+    averaged = {
+        f"model_ema.{name.removeprefix('model.').replace('.', '')}": tensor * 2 for name, tensor in plain.items()
+    }
+    save_file(plain | averaged, tmp_path / "in.safetensors")
+    opening = OpenOptions(config=unet.config, ema=True)
+    convert(tmp_path / "in.safetensors", tmp_path / "out", "diffusers", opening=opening)
+    written = load_file(tmp_path / "out/unet/diffusion_pytorch_model.safetensors")
+    assert torch.equal(written["conv_in.weight"], unet.conv_in.weight * 2)
+
+
+def test_a_pixel_model_has_no_ldm_names(tmp_path):
+    save_unet(build(MPIX), tmp_path / "model")
+    with pytest.raises(ConfigError, match="save a folder"):
+        convert(tmp_path / "model", tmp_path / "out.safetensors", "ldm")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_what_is_there_is_not_overwritten(pipelines, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("x")
+    with pytest.raises(InvalidInput, match="new or empty folder"):
+        convert(pipelines["sd1"], tmp_path / "out", "diffusers")
+    with pytest.raises(InvalidInput, match=r"ends in \.safetensors"):
+        convert(pipelines["sd1"], tmp_path / "out.ckpt", "ldm")
+    with pytest.raises(InvalidInput, match="'diffusers' or 'ldm'"):
+        convert(pipelines["sd1"], tmp_path / "x", "onnx")
+
+
+FULL_DISK = """
+import resource, undertow
+from undertow.checkpoints.write.convert import convert
+forms = {{"diffusers": "", "ldm": ".safetensors"}}
+for to, ending in forms.items():
+    convert({source!r}, {warm!r} + ending, to)  # everything is imported now
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+for to, ending in forms.items():
+    try:
+        convert({source!r}, {target!r} + ending, to)
+    except OSError as error:
+        print(to, error.errno)
+"""
+
+
+def test_a_write_that_fails_half_way_leaves_nothing(pipelines, tmp_path):
+    """A real failing write of either form: the system refuses the file's millionth byte, as a full disk would."""
+    names = {"source": str(pipelines["sd1"]), "warm": str(tmp_path / "warm")}
+    (tmp_path / "place").mkdir()
+    code = FULL_DISK.format(**names, target=str(tmp_path / "place" / "target"))
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"{to} {errno.EFBIG}" for to in ("diffusers", "ldm")], done.stderr
+    assert not list((tmp_path / "place").iterdir())
+
+
+def test_a_full_disk_leaves_the_old_model(tmp_path, monkeypatch):
+    save_unet(build(MINIS["sd1"]), tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_arguments: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(atomic.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save_unet(build(MINIS["sd1"], seed=5), tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_single_file_describes_its_own_architecture(pipelines, tmp_path):
+    """A miniature's widths are nobody's: the header says what the shapes cannot."""
+    file = convert(pipelines["sdxl"], tmp_path / "model.safetensors", "ldm")
+    assert undertow.load_unet(file).config.levels == MINIS["sdxl"].config.levels
+    assert identify(file).config == load_model(pipelines["sdxl"]).require_unet().config
+
+
+def test_edm_models_load_as_a_unet_and_are_refused_as_a_model(tmp_path):
+    from safetensors.torch import save_file
+
+    file = tmp_path / "model.safetensors"
+    markers = {"edm_mean": torch.zeros(1, 4, 1, 1), "edm_std": torch.ones(1, 4, 1, 1)}
+    save_file(ldm_tensors(build(MINIS["sd1"])) | markers, file)
+    config: UNetConfig = MINIS["sd1"].config
+    with pytest.raises(UnsupportedModel, match="EDM"):
+        load_model(file, config=config)
