@@ -18,7 +18,7 @@ from tests.vae import minis as vae_minis
 from tests.vae.allocations import with_peak
 from undertow import Adapter, AdapterCapacity, GenerationRequest, PredictionContext, UNetService, service
 from undertow.checkpoints import save_unet
-from undertow.engine import generate as engine
+from undertow.engine import decode
 from undertow.engine.watch import Debug
 from undertow.errors import DamagedWeights, InvalidInput, MissingComponent, UnknownCheckpoint
 
@@ -157,7 +157,7 @@ def large():
 def test_low_vram_holds_less_and_draws_the_same_picture(large, monkeypatch):
     """R145, by the allocator's own account; trap T18: never another picture."""
     plain, whole = with_peak(lambda: large.generate("a", **ONE))
-    monkeypatch.setattr(engine, "LOW_VRAM_DECODE_BYTES", whole // 3)
+    monkeypatch.setattr(decode, "LOW_VRAM_DECODE_BYTES", whole // 3)
     low, least = with_peak(lambda: large.generate("a", low_vram=True, **ONE))
     again, unchanged = with_peak(lambda: large.generate("a", **ONE))
     assert least < 0.6 * whole
@@ -171,7 +171,7 @@ def test_low_vram_holds_less_and_draws_the_same_picture(large, monkeypatch):
 
 
 def test_low_vram_of_many_requests_goes_as_low_as_a_picture_needs(monkeypatch):
-    monkeypatch.setattr(engine, "LOW_VRAM_DECODE_BYTES", 1)
+    monkeypatch.setattr(decode, "LOW_VRAM_DECODE_BYTES", 1)
     request = GenerationRequest(prompt="a", size=(64, 64), **ONE)
     (low,), (plain,) = (service_of("sd1").generate_many([request], low_vram=low) for low in (True, False))
     assert any("tiled" in line for line in low.report.decisions)
@@ -248,7 +248,7 @@ def test_watches_are_named_or_given(debug):
 
 
 def test_options_of_a_run_are_those_of_many(monkeypatch):
-    monkeypatch.setattr(engine, "CLAMP", 0.5)
+    monkeypatch.setattr(decode, "CLAMP", 0.5)
     request, events = GenerationRequest(prompt="a", **ONE), []
     found = [
         service_of("sd1").run(request, vae_clamp=True, observe=events.append),

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from undertow.adapters.stack import AdapterStack
     from undertow.adapters.state import StateSnapshot, UNetState
     from undertow.attention.config import AttentionConfig
-    from undertow.engine.batching import BatchLimits
     from undertow.engine.context import PredictionContext
+    from undertow.engine.limits import BatchLimits
     from undertow.engine.parts import HighResolution, Region, Views
     from undertow.engine.request import GenerationRequest
     from undertow.engine.result import GenerationResult
@@ -93,7 +93,7 @@ _ROOMS = {
     "load": "undertow.service",
     "UNetService": "undertow.service",
     "PredictionContext": "undertow.engine.context",
-    "BatchLimits": "undertow.engine.batching",
+    "BatchLimits": "undertow.engine.limits",
     "GenerationResult": "undertow.engine.result",
     "HighResolution": "undertow.engine.parts",
     "Region": "undertow.engine.parts",

@@ -16,10 +16,12 @@ from undertow.adapters.state import UNetState
 from undertow.checkpoints.read.loading import LoadOptions
 from undertow.checkpoints.read.model import LoadedModel, load_model
 from undertow.checkpoints.read.unet_loading import load_unet_from, require_dtype
-from undertow.engine.batching import BatchLimits
 from undertow.engine.context import PIXELS_PER_CELL, PredictionContext, predict_noise
+from undertow.engine.engine import Engine
 from undertow.engine.events import Finished, Observer, unfinished, unobserved
-from undertow.engine.generate import RunOptions, generate, generate_many
+from undertow.engine.generate import generate_many
+from undertow.engine.limits import BatchLimits
+from undertow.engine.options import NonFinite, RunOptions
 from undertow.engine.request import PICTURES, GenerationRequest
 from undertow.engine.result import GenerationResult
 from undertow.engine.watch import Debug
@@ -67,7 +69,11 @@ def load_unet(
 
 
 class UNetService:
-    """A loaded model that draws pictures and predicts noise. Made by `undertow.load`."""
+    """A loaded model that draws pictures and predicts noise. Made by `undertow.load`.
+
+    Its methods may be called from several threads: requests that are drawn at the same time share one engine and its
+    forwards, and each is drawn with its own adapters.
+    """
 
     def __init__(
         self,
@@ -112,6 +118,11 @@ class UNetService:
         )
 
     @cached_property
+    def engine(self) -> Engine:
+        """What draws the requests. With it they can be submitted one by one, awaited, watched and cancelled."""
+        return Engine(self.model, self.refiner, self.adapters)
+
+    @cached_property
     def state(self) -> UNetState:
         """The U-Net's weights, adapters and injection points, to be kept, compared and put back bit for bit."""
         return UNetState(self.unet, self.adapters)
@@ -144,17 +155,17 @@ class UNetService:
         debug: Debug | str = "",
         low_vram: bool = False,
         vae_clamp: bool = False,
+        non_finite: NonFinite = "fail",
         observe: Observer = unobserved,
     ) -> GenerationResult:
         """The pictures of a request: `generate_many` of one.
 
         latents: standard normal noise to start from, in place of that of the seeds. debug: a comma list of nan, timing
-        and shapes, or all. low_vram, vae_clamp, observe: see `RunOptions`. Errors: `InvalidInput` before any work;
-        `MissingComponent`; `NonFiniteError`.
+        and shapes, or all. observe: called at each step of each picture. The rest as in `RunOptions`. Errors:
+        `InvalidInput` before any work; `MissingComponent`; `NonFiniteError`; `RowFailed`.
         """
-        watched = Debug.parse(debug) if isinstance(debug, str) else debug
-        options = RunOptions(low_vram=low_vram, vae_clamp=vae_clamp, debug=watched, observe=observe)
-        return generate(self.model, request, options, latents, self.refiner, self.adapters)
+        options = _options(debug, low_vram=low_vram, vae_clamp=vae_clamp, non_finite=non_finite)
+        return generate_many(self.engine, [request], options, observe=observe, latents=latents)[0]
 
     def generate_many(
         self,
@@ -164,25 +175,18 @@ class UNetService:
         debug: Debug | str = "",
         low_vram: bool = False,
         vae_clamp: bool = False,
+        non_finite: NonFinite = "fail",
         observe: Observer = unobserved,
         finished: Finished = unfinished,
     ) -> list[GenerationResult]:
         """The pictures of unlike requests, whose rows share forwards wherever their shapes are equal.
 
         Each picture equals the one made alone, up to rounding; to the bit where `limits` fixes the number of rows.
-        finished: called with a request's number and its result as soon as that is there. The rest as in `run`. Errors:
-        as `run`, for any of the requests and before any step.
+        finished: called with a request's place among these and its result as soon as that is there. The rest as in
+        `run`. Errors: as `run`, for any of the requests and before any step.
         """
-        watched = Debug.parse(debug) if isinstance(debug, str) else debug
-        options = RunOptions(
-            low_vram=low_vram,
-            vae_clamp=vae_clamp,
-            debug=watched,
-            limits=BatchLimits() if limits is None else limits,
-            observe=observe,
-            finished=finished,
-        )
-        return generate_many(self.model, requests, options, self.refiner, self.adapters)
+        options = _options(debug, limits=limits, low_vram=low_vram, vae_clamp=vae_clamp, non_finite=non_finite)
+        return generate_many(self.engine, requests, options, observe=observe, finished=finished)
 
     @overload
     def predict_noise(self, context: PredictionContext) -> Tensor: ...
@@ -192,9 +196,14 @@ class UNetService:
     def predict_noise(self, context: PredictionContext | Sequence[PredictionContext]) -> Tensor | list[Tensor]:
         """The guided prediction of one context, or of several in one forward. Errors: `InvalidInput`."""
         factor = PIXELS_PER_CELL if self.model.vae is None else self.model.vae.config.factor
-        if isinstance(context, PredictionContext):
-            return predict_noise(self.unet, [context], self.adapters, factor=factor)[0]
-        return predict_noise(self.unet, context, self.adapters, factor=factor)
+        contexts = [context] if isinstance(context, PredictionContext) else context
+        with self.engine.paused():
+            found = predict_noise(self.unet, contexts, self.adapters, factor=factor)
+        return found[0] if isinstance(context, PredictionContext) else found
+
+
+def _options(debug: Debug | str, **options: Any) -> RunOptions:
+    return RunOptions(debug=Debug.parse(debug) if isinstance(debug, str) else debug, **options)
 
 
 def load(

@@ -19,7 +19,7 @@ from undertow import (
     UNetConfig,
     Views,
 )
-from undertow.engine.batching import Batcher, Task
+from undertow.engine.denoise import Batcher, Task
 from undertow.engine.rows import Row
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.config import Level, Middle
@@ -195,13 +195,13 @@ def evaluations(unet, count, before=lambda step: None):
 def test_tasks_join_and_leave_between_steps(network):
     unet, sizes = network
     results = {}
-    batcher = Batcher(BatchLimits(rows=4))
+    batcher = Batcher()
 
     def task(name, *arguments):
         def done(result):
             results[name] = int(result)
 
-        return Task(steps=evaluations(unet, *arguments), done=done, failed=unexpected)
+        return Task(limits=BatchLimits(rows=4), steps=evaluations(unet, *arguments), done=done, failed=unexpected)
 
     late = task("late", 1)
     batcher.join(task("long", 3, lambda step: batcher.join(late) if step == 1 else None))
@@ -216,10 +216,15 @@ def test_tasks_join_and_leave_between_steps(network):
 def test_rows_beyond_the_limit_wait_and_everyone_gets_a_turn(network):
     unet, sizes = network
     done = []
-    batcher = Batcher(BatchLimits(rows=2))
+    batcher = Batcher()
     for name in range(5):
         batcher.join(
-            Task(steps=evaluations(unet, 2), done=lambda result, name=name: done.append(name), failed=unexpected)
+            Task(
+                limits=BatchLimits(rows=2),
+                steps=evaluations(unet, 2),
+                done=lambda result, name=name: done.append(name),
+                failed=unexpected,
+            )
         )
     batcher.run()
 
@@ -231,7 +236,7 @@ def test_rows_beyond_the_limit_wait_and_everyone_gets_a_turn(network):
 @torch.inference_mode()
 def test_one_that_fails_does_not_end_the_others(network):
     unet, results, errors = network[0], [], []
-    batcher = Batcher(BatchLimits())
+    batcher = Batcher()
 
     def failing(step):
         if step == 1:
@@ -287,7 +292,7 @@ def test_a_forward_that_fails_ends_those_in_it_and_closes_their_generators(netwo
         return torch.tensor(channels)
 
     done = []
-    batcher = Batcher(BatchLimits())
+    batcher = Batcher()
     for channels in (2, 1, 2):  # the network reads one channel
         batcher.join(Task(steps=steps(channels), done=done.append, failed=failed.append))
     batcher.run()
@@ -299,7 +304,7 @@ def test_a_forward_that_fails_ends_those_in_it_and_closes_their_generators(netwo
 @torch.inference_mode()
 def test_who_leaves_is_closed_and_not_asked_again(network):
     unet, sizes = network
-    batcher = Batcher(BatchLimits())
+    batcher = Batcher()
     task = Task(steps=evaluations(unet, 3), done=unexpected, failed=unexpected)
     batcher.join(task)
     batcher.step()
@@ -320,9 +325,9 @@ def test_nobody_waits_for_long(network):
         yield from evaluations(unet, 3, lambda step: order.append((step, name)))
         return torch.tensor(0)
 
-    batcher = Batcher(BatchLimits(rows=1))
+    batcher = Batcher()
     for name in "abc":
-        batcher.join(Task(steps=noted(name), done=lambda result: None, failed=unexpected))
+        batcher.join(Task(limits=BatchLimits(rows=1), steps=noted(name), done=lambda result: None, failed=unexpected))
     batcher.run()
     assert order == [(step, name) for step in range(3) for name in "abc"]
 
@@ -338,7 +343,7 @@ def test_time_is_shared_by_rows(network):
         yield [row] * count
         return torch.tensor(count)
 
-    batcher = Batcher(BatchLimits())
+    batcher = Batcher()
     for count, name in ((1, "one"), (2, "two")):
         batcher.join(Task(steps=asks(count), done=lambda result: None, failed=unexpected, shared=shares[name].append))
     started = time.perf_counter()
@@ -376,9 +381,16 @@ def test_how_many_rows_a_forward_has_on_accelerators():
 def test_every_forward_is_padded_to_its_number_of_rows(network):
     unet, sizes = network
     results = []
-    batcher = Batcher(BatchLimits(rows=2, padded_to=3))
+    batcher = Batcher()
     for _ in range(3):
-        batcher.join(Task(steps=evaluations(unet, 1), done=results.append, failed=unexpected))
+        batcher.join(
+            Task(
+                limits=BatchLimits(rows=2, padded_to=3),
+                steps=evaluations(unet, 1),
+                done=results.append,
+                failed=unexpected,
+            )
+        )
     batcher.run()
     assert sizes == [3, 3]
     assert len(results) == 3

@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.engine.test_batching import photo, right_half
+from tests.engine.test_denoise import photo, right_half
 from tests.services import fresh_service
 from undertow import GenerationRequest, HighResolution, InvalidInput, NonFiniteError, Region
-from undertow.engine import generate as engine
-from undertow.engine.generate import RunOptions
+from undertow.engine import decode
+from undertow.engine.engine import Engine
+from undertow.engine.options import RunOptions
 from undertow.engine.request import MAX_SEED
 
 SAME = 1e-5
@@ -211,7 +212,7 @@ def test_of_several_errors_the_first_is_raised(service):
 
 def test_the_report_says_what_the_decoder_did(service, monkeypatch):
     """Clamping changes the picture, on request alone, and is counted."""
-    monkeypatch.setattr(engine, "CLAMP", 0.5)
+    monkeypatch.setattr(decode, "CLAMP", 0.5)
     plain, clamped = (service.generate("a", vae_clamp=clamp, **ONE) for clamp in (False, True))
     assert torch.equal(plain.latents, clamped.latents)
     assert (np.asarray(plain.images[0]) != np.asarray(clamped.images[0])).any()
@@ -220,11 +221,12 @@ def test_the_report_says_what_the_decoder_did(service, monkeypatch):
 
 
 def test_decisions_are_those_of_loading_preparing_and_decoding_in_this_order(monkeypatch):
-    monkeypatch.setattr(engine, "CLAMP", 0.5)
+    monkeypatch.setattr(decode, "CLAMP", 0.5)
     model = fresh_service("sd1").model
     model = replace(model, report=replace(model.report, notes=("loaded so",)))
     options = RunOptions(vae_clamp=True)
-    found = engine.generate(model, GenerationRequest(prompt="a", image=photo(size=33), strength=0.0), options)
+    request = GenerationRequest(prompt="a", image=photo(size=33), strength=0.0)
+    found = Engine(model).submit(request, options=options).result()
     loaded, size, clamped = found.report.decisions
     assert (loaded, size) == ("loaded so", "the image is 33x33; drawn at 32x32")
     assert "clamped" in clamped

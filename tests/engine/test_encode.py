@@ -8,15 +8,15 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from tests.adapters.lora.files import kohya, layers_of, write
-from tests.engine.test_batching import photo, right_half
+from tests.engine.test_denoise import photo, right_half
 from tests.golden.pipelines import SCHEDULE
 from tests.services import service_of
 from undertow import Adapter, GenerationRequest, HighResolution, InvalidInput, Region, UNet, Views
 from undertow.adapters.manager import AdapterManager
 from undertow.diffusion.betas import LinearBetas
 from undertow.diffusion.grids import sigma_grid
-from undertow.engine.passes import Enlarged, FromNoise, FromPicture, GoOn
-from undertow.engine.prepare import Prepared, prepare
+from undertow.engine.encode import Encoded, encode
+from undertow.engine.passes import Continue, FromNoise, FromPicture, Upscaled
 from undertow.engine.watch import Debug, Watch
 from undertow.errors import MissingComponent
 from undertow.pictures import to_pixels
@@ -25,19 +25,29 @@ DDIM = {"sampler": "ddim", "schedule": "ddim"}
 """With diffusers' timesteps: 100 i + 1 for ten steps."""
 
 
-def prepared(prompt: str = "red apple", *, family: str = "sd1", refiner: str | None = None, **settings) -> Prepared:
+def encoded(prompt: str = "red apple", *, family: str = "sd1", refiner: str | None = None, **settings) -> Encoded:
     service = service_of(family, refiner=refiner)
     given = {name: settings.pop(name) for name in ("latents", "manager", "watch") if name in settings}
     given = {"watch": Watch(), "manager": service.adapters, **given}
     request = GenerationRequest(prompt=prompt, **settings)
-    return prepare(service.model, request, refiner=service.refiner, **given)
+    return encoded_of(service.model, request, refiner=service.refiner, **given)
 
 
-def starts(made: Prepared) -> list[type]:
+def encoded_of(*arguments, **named) -> Encoded:
+    """All parts of the encoding, one after the other."""
+    parts = encode(*arguments, **named)
+    while True:
+        try:
+            next(parts)
+        except StopIteration as finished:
+            return finished.value
+
+
+def starts(made: Encoded) -> list[type]:
     return [type(one.start) for one in made.passes]
 
 
-def steps(made: Prepared) -> list[int]:
+def steps(made: Encoded) -> list[int]:
     return [one.steps for one in made.passes]
 
 
@@ -49,20 +59,20 @@ def test_the_refiner_takes_over_where_diffusers_lets_it(switch):
     scheduler.set_timesteps(10)
     cutoff = round(1000 - switch * 1000)
     base = sum(timestep >= cutoff for timestep in scheduler.timesteps.tolist())
-    made = prepared(refiner="sd1", refiner_switch=switch, steps=10, **DDIM)
+    made = encoded(refiner="sd1", refiner_switch=switch, steps=10, **DDIM)
     assert steps(made) == ([base, 10 - base] if base < 10 else [10])
     assert (switch in (0.799, 0.999)) == (cutoff in scheduler.timesteps.tolist())
-    whole = prepared(steps=10, **DDIM).passes[0].sigmas
+    whole = encoded(steps=10, **DDIM).passes[0].sigmas
     assert made.passes[0].sigmas == whole[: base + 1]
     if base < 10:
-        assert starts(made) == [FromNoise, GoOn]
+        assert starts(made) == [FromNoise, Continue]
         assert made.passes[1].sigmas == whole[base:]
         assert made.passes[1].network.unet is service_of("sd1", refiner="sd1").refiner.unet
     assert any("no step to draw" in line for line in made.decisions) == (base == 10)
 
 
 def test_the_refiner_keeps_what_a_mask_keeps_and_has_no_adapters():
-    made = prepared(refiner="sd1", refiner_switch=0.5, image=photo(), mask=right_half())
+    made = encoded(refiner="sd1", refiner_switch=0.5, image=photo(), mask=right_half())
     first, second = made.passes
     assert first.kept is not None
     assert second.kept is first.kept
@@ -74,15 +84,15 @@ def test_the_refiner_keeps_what_a_mask_keeps_and_has_no_adapters():
 def test_that_adapters_do_not_act_on_the_refiner_is_said(tmp_path):
     path = write(tmp_path / "a.safetensors", kohya(layers_of(service_of("sd1").unet), rank=2))
     told = "adapters act on the base model, not on the refiner"
-    assert told in prepared(refiner="sd1", adapters=(Adapter(path),)).decisions
-    assert told not in prepared(adapters=(Adapter(path),)).decisions
+    assert told in encoded(refiner="sd1", adapters=(Adapter(path),)).decisions
+    assert told not in encoded(adapters=(Adapter(path),)).decisions
 
 
 def test_a_refiner_with_other_noise_levels_is_refused():
     base = service_of("sd1").model
     other = replace(base, schedule=replace(base.schedule, betas=LinearBetas()))
     with pytest.raises(InvalidInput, match="trained with the base model's noise levels"):
-        prepare(base, GenerationRequest(prompt=""), Watch(), manager=service_of("sd1").adapters, refiner=other)
+        encoded_of(base, GenerationRequest(prompt=""), Watch(), manager=service_of("sd1").adapters, refiner=other)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +111,7 @@ def test_a_refiner_with_other_noise_levels_is_refused():
 )
 def test_where_a_picture_starts_and_how_many_steps_its_strength_leaves(brought, start, count):
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    made = prepared(steps=4, latents=noise, **brought, **DDIM)
+    made = encoded(steps=4, latents=noise, **brought, **DDIM)
     assert starts(made) == [start]
     assert steps(made) == [count]
     (one,) = made.passes
@@ -115,7 +125,7 @@ def test_where_a_picture_starts_and_how_many_steps_its_strength_leaves(brought, 
 
 
 def test_editing_reads_the_picture_and_does_not_start_from_it():
-    made = prepared(family="pix2pix", image=photo(), strength=0.1, steps=4, **DDIM)
+    made = encoded(family="pix2pix", image=photo(), strength=0.1, steps=4, **DDIM)
     (one,) = made.passes
     assert (starts(made), steps(made)) == ([FromNoise], [4])
     assert one.extra.shape == one.without_image.shape == (1, 4, 16, 16)
@@ -131,24 +141,24 @@ def test_a_depth_map_is_read_without_a_picture_too():
     unet = UNet(replace(service.config, in_channels=5))
     manager = AdapterManager(unet, service.model.text)
     request = GenerationRequest(prompt="", depth=Image.linear_gradient("L").resize((32, 32)))
-    (one,) = prepare(replace(service.model, unet=unet), request, Watch(), manager=manager).passes
+    (one,) = encoded_of(replace(service.model, unet=unet), request, Watch(), manager=manager).passes
     assert one.extra.shape == (1, 1, 16, 16)
     assert isinstance(one.start, FromNoise)
 
 
 def test_a_second_pass_is_larger_and_has_steps_of_its_own():
     how = HighResolution(scale=1.6, strength=0.5, steps=6)
-    made = prepared(size=(32, 48), steps=4, high_resolution=how, **DDIM)
+    made = encoded(size=(32, 48), steps=4, high_resolution=how, **DDIM)
     assert made.size == (52, 76)  # 51.2 and 76.8 pixels, in cells of 2
     assert [one.layout.size for one in made.passes] == [(16, 24), (26, 38)]
-    assert starts(made) == [FromNoise, Enlarged]
+    assert starts(made) == [FromNoise, Upscaled]
     assert made.passes[1].start.how == how
     assert steps(made) == [4, 3]
     schedule = service_of("sd1").model.schedule
     assert made.passes[1].sigmas == sigma_grid("ddim", schedule, 6)[3:]
-    own = prepared(steps=4, high_resolution=replace(how, steps=None), **DDIM)
+    own = encoded(steps=4, high_resolution=replace(how, steps=None), **DDIM)
     assert steps(own) == [4, 2]
-    counted = prepared(steps=4, high_resolution=how, strength_convention="a1111", **DDIM)
+    counted = encoded(steps=4, high_resolution=how, strength_convention="a1111", **DDIM)
     assert steps(counted) == [4, 4]
 
 
@@ -163,22 +173,22 @@ def test_a_second_pass_is_larger_and_has_steps_of_its_own():
 )
 def test_levels_are_those_of_schedule_and_sampler(settings, discarded):
     schedule = service_of("sd1").model.schedule
-    made = prepared(steps=5, schedule="karras", **settings)
+    made = encoded(steps=5, schedule="karras", **settings)
     assert made.passes[0].sigmas == sigma_grid("karras", schedule, 5, discard_penultimate=discarded)
 
 
 def test_a_grid_of_ones_own_takes_the_place_of_schedule_and_steps():
-    made = prepared(steps=9, sigmas=(10.0, 4.0, 1.0, 0.0))
+    made = encoded(steps=9, sigmas=(10.0, 4.0, 1.0, 0.0))
     assert made.passes[0].sigmas == [10.0, 4.0, 1.0, 0.0]
-    half = prepared(sigmas=(10.0, 4.0, 1.0, 0.5, 0.0), image=photo(), strength=0.5)
+    half = encoded(sigmas=(10.0, 4.0, 1.0, 0.5, 0.0), image=photo(), strength=0.5)
     assert half.passes[0].sigmas == [1.0, 0.5, 0.0]
     with pytest.raises(InvalidInput, match="sigmas"):
-        prepared(sigmas=(1.0, 2.0, 0.0))
+        encoded(sigmas=(1.0, 2.0, 0.0))
 
 
 @pytest.mark.parametrize(("asked", "expected"), [("interpolated", 400.25), ("nearest", 400.0)])
 def test_timesteps_are_mapped_as_asked(asked, expected):
-    network = prepared(timestep_map=asked).passes[0].network
+    network = encoded(timestep_map=asked).passes[0].network
     sigmas = service_of("sd1").model.schedule.sigmas
     between = float(torch.exp(torch.lerp(sigmas[400].log(), sigmas[401].log(), 0.25)))
     x = torch.zeros(1, 4, 16, 16)
@@ -186,7 +196,7 @@ def test_timesteps_are_mapped_as_asked(asked, expected):
     assert float(timestep) == pytest.approx(expected, abs=1e-2)
     assert network.preconditioning.network_dtype == torch.float32
     half = service_of("sd1", torch.bfloat16)
-    made = prepare(half.model, GenerationRequest(prompt=""), Watch(), manager=half.adapters)
+    made = encoded_of(half.model, GenerationRequest(prompt=""), Watch(), manager=half.adapters)
     assert made.passes[0].network.preconditioning.network_dtype == torch.bfloat16
     assert made.passes[0].branches[0].wanted[0][0].context.dtype == torch.bfloat16
 
@@ -195,13 +205,13 @@ HALVES = (Region(prompt="cat", box=(0, 0, 0.5, 1), weight=3.0), Region(prompt="d
 
 
 def test_regions_are_masks_with_their_weights_or_stand_in_the_text():
-    (apart,) = prepared(regions=HALVES).passes
+    (apart,) = encoded(regions=HALVES).passes
     left, right = apart.composition.masks
     assert left[0, 0, :, :8].eq(3).all()
     assert right[0, 0, :8, 8:].eq(1).all()
     assert (float(left.sum()), float(right.sum())) == (3 * 16 * 8, 8 * 8)
     assert len(apart.branches[0].regions) == 2
-    (together,) = prepared(regions=HALVES, regions_by="attention").passes
+    (together,) = encoded(regions=HALVES, regions_by="attention").passes
     assert together.composition.masks == ()
     wanted = together.branches[0].wanted[0][0]
     assert wanted.regions.shape == (1, 3 * 77, 16, 16)
@@ -222,7 +232,7 @@ def test_regions_are_masks_with_their_weights_or_stand_in_the_text():
 )
 def test_a_negative_prompt_is_encoded_when_a_step_asks_for_it(settings, needed):
     """From 0.1 to 0.2 of four steps there is none, from 0.9 on there is the last."""
-    (one,) = prepared(**settings).passes
+    (one,) = encoded(**settings).passes
     assert all((each.unconditional is not None) == needed for each in one.branches)
 
 
@@ -242,12 +252,12 @@ def test_a_negative_prompt_is_encoded_when_a_step_asks_for_it(settings, needed):
 )
 def test_what_cannot_be_is_refused_with_the_reason(settings, message):
     with pytest.raises(InvalidInput, match=message):
-        prepared(**settings)
+        encoded(**settings)
 
 
 def test_attention_shows_regions_only_whole_pictures_but_estimates_all():
-    prepared(regions=HALVES, regions_by="attention")
-    prepared(regions=HALVES, views=Views(), seamless="x")
+    encoded(regions=HALVES, regions_by="attention")
+    encoded(regions=HALVES, views=Views(), seamless="x")
 
 
 @pytest.mark.parametrize("part", ["unet", "vae", "text"])
@@ -255,18 +265,18 @@ def test_a_part_that_the_checkpoint_lacks_is_named(part):
     service = service_of("sd1")
     manager = AdapterManager(service.unet, service.model.text)
     with pytest.raises(MissingComponent):
-        prepare(replace(service.model, **{part: None}), GenerationRequest(prompt=""), Watch(), manager=manager)
+        encoded_of(replace(service.model, **{part: None}), GenerationRequest(prompt=""), Watch(), manager=manager)
 
 
 def test_every_text_is_seen_once_by_its_name():
     watch = Watch(debug=Debug(shapes=True))
-    prepared("[red:blue:2] AND green", negative_prompt="dark", steps=4, watch=watch)
+    encoded("[red:blue:2] AND green", negative_prompt="dark", steps=4, watch=watch)
     assert [line.split(":")[0] for line in watch.lines] == ["text_context_cond"] * 2 + [
         "text_context_uncond",
         "text_context_cond",
     ]
     watch = Watch(debug=Debug(shapes=True))
-    prepared(family="sdxl", watch=watch)
+    encoded(family="sdxl", watch=watch)
     assert [line.split(":")[0] for line in watch.lines] == [
         "text_context_cond",
         "text_pooled_cond",
@@ -276,16 +286,16 @@ def test_every_text_is_seen_once_by_its_name():
 
 
 def test_what_is_decided_is_said_once():
-    made = prepared(family="sdxl", high_resolution=HighResolution())
+    made = encoded(family="sdxl", high_resolution=HighResolution())
     assert len(made.passes) == 2
     assert made.decisions == ["an empty negative prompt is zeros, not an encoded empty text, as in SDXL's own pipeline"]
-    odd = prepared(image=photo(size=33))
+    odd = encoded(image=photo(size=33))
     assert odd.size == (32, 32)
     assert odd.decisions == ["the image is 33x33; drawn at 32x32"]
 
 
 @pytest.mark.parametrize("family", ["sdxl"])
 def test_sdxl_is_told_the_size_of_each_pass_in_pixels(family):
-    made = prepared(family=family, size=(32, 48), high_resolution=HighResolution(scale=2.0))
+    made = encoded(family=family, size=(32, 48), high_resolution=HighResolution(scale=2.0))
     told = [one.branches[0].wanted[0][0].time_ids.tolist() for one in made.passes]
     assert told == [[[32, 48, 0, 0, 32, 48]], [[64, 96, 0, 0, 64, 96]]]

@@ -1,4 +1,4 @@
-"""What a network is asked about a canvas, and what its answers mean."""
+"""What a network is asked about a canvas, and what its outputs mean."""
 
 import math
 
@@ -11,7 +11,7 @@ from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.guidance import Perturbation
 from undertow.diffusion.parameterizations import Epsilon
 from undertow.diffusion.schedules import NoiseSchedule
-from undertow.engine.evaluation import Network, Question, ask
+from undertow.engine.evaluation import BranchInput, Network, evaluate
 from undertow.engine.forward import forward
 from undertow.engine.layout import Layout
 from undertow.engine.rows import Outcome, Row
@@ -37,7 +37,7 @@ def canvas(width: int = 8) -> torch.Tensor:
 
 
 def answered(asking, respond) -> tuple[list[Row], list]:
-    """The rows that were asked for, and the answers when `respond(index)` is what the network predicts for each."""
+    """The rows that were asked for, and the outputs when `respond(index)` is what the network predicts for each."""
     rows = list(next(asking))
     outcomes = [respond(index) for index in range(len(rows))]
     with pytest.raises(StopIteration) as finished:
@@ -52,13 +52,13 @@ def constant(index: int, columns: int = 8) -> Outcome:
 def test_an_answer_is_what_the_prediction_means(network):
     """x - sigma eps, and the network saw x / sqrt(1 + sigma^2) (Karras et al. 2022, C.3.1)."""
     x = canvas()
-    questions = [Question(name=name, conditioning=text(seed)) for seed, name in enumerate(("cond", "uncond"))]
-    rows, answers = answered(ask(network, Layout.whole((8, 8)), x, SIGMA, questions), constant)
-    assert [answer.name for answer in answers] == ["cond", "uncond"]
-    for index, (row, answer) in enumerate(zip(rows, answers, strict=True)):
+    branches = [BranchInput(name=name, conditioning=text(seed)) for seed, name in enumerate(("cond", "uncond"))]
+    rows, outputs = answered(evaluate(network, Layout.whole((8, 8)), x, SIGMA, branches), constant)
+    assert [answer.name for answer in outputs] == ["cond", "uncond"]
+    for index, (row, answer) in enumerate(zip(rows, outputs, strict=True)):
         torch.testing.assert_close(row.latents, x / math.sqrt(1 + SIGMA**2))
         assert row.unet is network.unet
-        assert row.conditioning is questions[index].conditioning
+        assert row.conditioning is branches[index].conditioning
         torch.testing.assert_close(answer.denoised, x - SIGMA * index)
         assert answer.prediction.eq(index).all()
         assert answer.observations == {}
@@ -69,32 +69,34 @@ def test_an_answer_is_what_the_prediction_means(network):
 def test_every_question_goes_through_all_windows(network):
     layout = Layout(size=(8, 12), window=(8, 8), overlap=0.5)
     x = canvas(12)
-    questions = [Question(name=name, conditioning=text(seed)) for seed, name in enumerate("ab")]
-    rows, answers = answered(ask(network, layout, x, SIGMA, questions), constant)
+    branches = [BranchInput(name=name, conditioning=text(seed)) for seed, name in enumerate("ab")]
+    rows, outputs = answered(evaluate(network, layout, x, SIGMA, branches), constant)
     scaled = x / math.sqrt(1 + SIGMA**2)
     assert len(rows) == 4
     for index, row in enumerate(rows):
         left = 4 * (index % 2)
         torch.testing.assert_close(row.latents, scaled[..., left : left + 8])
-        assert row.conditioning is questions[index // 2].conditioning
+        assert row.conditioning is branches[index // 2].conditioning
     # The mean where windows overlap, in columns 4 to 7.
-    assert answers[0].prediction[0, 0, 0].tolist() == [0] * 4 + [0.5] * 4 + [1] * 4
-    assert answers[1].prediction[0, 0, 0].tolist() == [2] * 4 + [2.5] * 4 + [3] * 4
+    assert outputs[0].prediction[0, 0, 0].tolist() == [0] * 4 + [0.5] * 4 + [1] * 4
+    assert outputs[1].prediction[0, 0, 0].tolist() == [2] * 4 + [2.5] * 4 + [3] * 4
 
 
 def test_what_a_question_brings_is_in_its_rows(network):
     extra = torch.full((1, 5, 8, 8), 7.0, dtype=torch.float64)
     perturbation, free_u = Perturbation(kind="identity"), FreeU(b1=1.1)
-    questions = [
-        Question(name="plain", conditioning=text(0)),
-        Question(name="all", conditioning=text(1), extra=extra, perturbation=perturbation, observed=LOOK),
+    branches = [
+        BranchInput(name="plain", conditioning=text(0)),
+        BranchInput(name="all", conditioning=text(1), extra=extra, perturbation=perturbation, observed=LOOK),
     ]
     seen = torch.rand(1, 4, 4)
 
     def respond(index):
         return Outcome(prediction=torch.zeros(1, 4, 8, 8), observations={"mid_block": seen, "up_blocks.0": seen + 1})
 
-    (plain, row), answers = answered(ask(network, Layout.whole((8, 8)), canvas(), SIGMA, questions, free_u), respond)
+    (plain, row), outputs = answered(
+        evaluate(network, Layout.whole((8, 8)), canvas(), SIGMA, branches, free_u), respond
+    )
     assert plain.latents.shape == (1, 4, 8, 8)
     assert row.latents.shape == (1, 9, 8, 8)
     assert row.latents.dtype == plain.latents.dtype
@@ -102,7 +104,7 @@ def test_what_a_question_brings_is_in_its_rows(network):
     assert (plain.perturbation, row.perturbation) == (None, perturbation)
     assert (plain.observed, row.observed) == ((), LOOK)
     assert plain.free_u == row.free_u == free_u
-    assert [dict(answer.observations) for answer in answers] == [{}, {"mid_block": seen}]
+    assert [dict(answer.observations) for answer in outputs] == [{}, {"mid_block": seen}]
     assert plain.adapters is None
 
 

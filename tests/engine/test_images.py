@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from undertow import GenerationRequest, InvalidInput, UNetConfig
-from undertow.engine.reading import Kind, Reads, read_picture
+from undertow.engine.images import Kind, Reads, encode_images
 from undertow.vae.config import VAEConfig
 
 PICTURE = Image.new("RGB", (32, 32))
@@ -67,7 +67,9 @@ def test_a_depth_map_is_read_from_its_farthest_to_its_nearest(service):
     """Whatever gray it begins and ends with; bicubic as in the code of Stable Diffusion 2."""
     gray = np.linspace(100, 160, 32).astype(np.uint8)
     depth = Image.fromarray(np.tile(gray, (32, 1)))
-    extra = read_picture(GenerationRequest(prompt="a", depth=depth), Reads(kind="depth"), service.model, (32, 32)).extra
+    extra = encode_images(
+        GenerationRequest(prompt="a", depth=depth), Reads(kind="depth"), service.model, (32, 32)
+    ).extra
     assert extra.shape == (1, 1, 16, 16)
     assert (extra.min(), extra.max()) == (-1, 1)
     assert (extra.diff(dim=3) > 0).all()
@@ -75,4 +77,4 @@ def test_a_depth_map_is_read_from_its_farthest_to_its_nearest(service):
 
 def test_a_flat_depth_map_is_no_division_by_zero(service):
     request = GenerationRequest(prompt="a", depth=MASK)
-    assert torch.isfinite(read_picture(request, Reads(kind="depth"), service.model, (32, 32)).extra).all()
+    assert torch.isfinite(encode_images(request, Reads(kind="depth"), service.model, (32, 32)).extra).all()

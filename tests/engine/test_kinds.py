@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.engine.test_batching import photo, right_half
+from tests.engine.test_denoise import photo, right_half
 from tests.services import service_of
 from undertow import GenerationRequest, HighResolution, InvalidInput, Region, Views
 from undertow.engine.layout import Layout, box_mask
@@ -147,10 +147,10 @@ def test_a_seamless_picture_is_decoded_with_its_other_side_around_it(service):
 def test_what_is_spread_is_gathered_again(size, window, seamless):
     canvas = torch.randn(1, 2, *size)
     layout = Layout(size=size, window=window, overlap=0.5, seamless=seamless)
-    parts = layout.spread(canvas)
+    parts = layout.split_tiles(canvas)
 
     assert len({part.shape for part in parts}) == 1
-    torch.testing.assert_close(layout.gather(parts), canvas)
+    torch.testing.assert_close(layout.merge_tiles(parts), canvas)
 
 
 def test_a_box_covers_at_least_one_cell():

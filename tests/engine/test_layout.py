@@ -5,16 +5,16 @@ import torch
 from PIL import Image
 
 from undertow import GenerationRequest, InvalidInput, Views
-from undertow.engine.canvas import layout_for, picture_size
 from undertow.engine.layout import MARGIN, Layout, box_mask
 from undertow.engine.request import Axes
+from undertow.engine.sizes import layout_for, picture_size
 
 CANVAS = torch.arange(12.0).reshape(1, 1, 3, 4)
 
 
 @pytest.mark.parametrize(("axes", "down", "across"), [("none", 0, 0), ("y", 1, 0), ("x", 0, 1), ("both", 1, 1)])
 def test_a_seamless_canvas_is_continued_by_its_other_edge(axes: Axes, down: int, across: int):
-    (seen,) = Layout(size=(3, 4), window=(3, 4), seamless=axes, margin=1).spread(CANVAS)
+    (seen,) = Layout(size=(3, 4), window=(3, 4), seamless=axes, margin=1).split_tiles(CANVAS)
     assert seen.shape == (1, 1, 3 + 2 * down, 4 + 2 * across)
     rows = [2, 0, 1, 2, 0] if down else [0, 1, 2]
     columns = [3, 0, 1, 2, 3, 0] if across else [0, 1, 2, 3]
@@ -22,7 +22,7 @@ def test_a_seamless_canvas_is_continued_by_its_other_edge(axes: Axes, down: int,
 
 
 def test_a_margin_is_no_longer_than_the_canvas():
-    (seen,) = Layout(size=(3, 4), window=(3, 4), seamless="both", margin=MARGIN).spread(CANVAS)
+    (seen,) = Layout(size=(3, 4), window=(3, 4), seamless="both", margin=MARGIN).split_tiles(CANVAS)
     assert seen.shape == (1, 1, 9, 12)
 
 
@@ -37,7 +37,7 @@ def test_estimates_of_windows_are_averaged_where_they_overlap():
     layout = Layout(size=(1, 6), window=(1, 4), overlap=0.5)
     assert layout.windows == [(0, 0), (0, 2)]
     parts = [torch.full((1, 1, 1, 4), value) for value in (1.0, 3.0)]
-    assert layout.gather(parts).flatten().tolist() == [1, 1, 2, 2, 3, 3]
+    assert layout.merge_tiles(parts).flatten().tolist() == [1, 1, 2, 2, 3, 3]
 
 
 def test_the_same_canvas_in_smaller_cells():

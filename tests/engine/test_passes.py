@@ -10,7 +10,7 @@ from undertow import HighResolution, InvalidInput, Region, Views
 from undertow.engine.conditioning import Branches
 from undertow.engine.layout import box_mask
 from undertow.engine.parts import part_from_json
-from undertow.engine.passes import Composition, Kept, Pass, slerp
+from undertow.engine.passes import Composition, InpaintMask, Pass, slerp
 from undertow.unet.conditioning import Conditioning
 
 TEXT = Conditioning()
@@ -22,7 +22,7 @@ def cells(*values: float) -> torch.Tensor:
 
 
 def test_a_mask_draws_white_keeps_black_and_mixes_gray():
-    kept = Kept(latents=cells(5, 6, 7), mask=cells(1, 0, 0.25))
+    kept = InpaintMask(latents=cells(5, 6, 7), mask=cells(1, 0, 0.25))
     assert kept.over(cells(10, 20, 30), kept.latents).flatten().tolist() == [10, 6, 0.25 * 30 + 0.75 * 7]
 
 

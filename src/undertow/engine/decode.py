@@ -7,10 +7,10 @@ from PIL import Image
 from torch import Tensor
 
 from undertow.checkpoints.read.model import LoadedModel
+from undertow.engine.images import image_latents
 from undertow.engine.layout import Layout
 from undertow.engine.parts import HighResolution
 from undertow.engine.passes import Latents
-from undertow.engine.images import image_latents
 from undertow.engine.request import GenerationRequest
 from undertow.engine.watch import Watch
 from undertow.pictures import pasted, to_images, to_pixels

@@ -64,7 +64,8 @@ class DenoisingRun:
     def upscale(self, index: int, decoder: Decoder) -> None:
         """Enlarges the latents of a finished pass to those that the next one starts from."""
         later = self.passes[index + 1]
-        assert isinstance(later.start, Upscaled) and self.latents is not None
+        assert isinstance(later.start, Upscaled)
+        assert self.latents is not None  # `denoise` comes before
         self._upscaled = decoder.upscaled(self.latents, later.start.how, later.layout.size)
 
     def _denoise(self, one: Pass) -> Steps[Latents]:

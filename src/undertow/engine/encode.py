@@ -1,39 +1,21 @@
 """Encoding: from a request to the passes of its pictures. All is checked and decided here, before the first step."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from undertow.adapters.manager import AdapterManager, ResolvedAdapter
-from undertow.adapters.pictures import LatentGrid
+from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
-from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.grids import require_grid, sigma_grid
-from undertow.diffusion.guidance import WANTED, During, Guidance, Method, SelfAttention, Step
-from undertow.diffusion.schedules import TimestepMap
 from undertow.diffusion.strength import truncate
-from undertow.engine.sizes import layout_for, picture_size
-from undertow.engine.conditioning import Branches, Conditioner
-from undertow.engine.evaluation import Network
-from undertow.engine.guided import chosen_guidance
-from undertow.engine.layout import Layout, box_mask
-from undertow.engine.passes import (
-    Adapted,
-    Latents,
-    Composition,
-    Upscaled,
-    Extra,
-    FromNoise,
-    FromPicture,
-    Continue,
-    InpaintMask,
-    Pass,
-    Start,
-)
-from undertow.engine.images import Read, Reads, read_picture
+from undertow.engine.images import EncodedImages, Reads, encode_images
+from undertow.engine.parts import HighResolution
+from undertow.engine.pass_builder import PassBuilder
+from undertow.engine.passes import Continue, FromNoise, FromPicture, Latents, Pass, Start, Upscaled
 from undertow.engine.request import GenerationRequest
+from undertow.engine.sizes import picture_size
 from undertow.engine.watch import Watch
 from undertow.errors import InvalidInput
 from undertow.sampling.catalogue import find_sampler
@@ -121,11 +103,11 @@ class _Encoding:
                 "regions_by", "'attention'", "'estimates' for regions with adapters", "attention asks once for all"
             )
         everywhere = self.manager.resolve(request.adapters)
-        regions = [self.manager.resolve(region.adapters, beside=everywhere.resolved) for region in request.regions]
+        regions = [self.manager.resolve(region.adapters, beside=everywhere.adapters) for region in request.regions]
         groups = (everywhere, *regions)
-        resolved = [one for group in groups for one in group.resolved]
-        lines = [line for group in groups for line in group.lines]
-        self.decisions += dict.fromkeys((*(f"{one.adapter.title}: {one.notes}" for one in resolved), *lines))
+        resolved = [one for group in groups for one in group.adapters]
+        notes = [note for group in groups for note in group.notes]
+        self.decisions += dict.fromkeys((*(f"{one.adapter.title}: {one.note}" for one in resolved), *notes))
         if self.refiner is not None and resolved:
             self.decisions.append("adapters act on the base model, not on the refiner")
         return PassBuilder(
@@ -133,8 +115,8 @@ class _Encoding:
             request=request,
             watch=self.watch,
             manager=self.manager,
-            adapters=everywhere.resolved,
-            of_regions=tuple(region.resolved for region in regions),
+            adapters=everywhere.adapters,
+            of_regions=tuple(region.adapters for region in regions),
             decisions=self.decisions,
         )
 

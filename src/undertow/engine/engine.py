@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Self
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from torch import Tensor
 from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.denoise import Batcher
-from undertow.engine.encode import Prepared, encode
+from undertow.engine.encode import Encoded, encode
 from undertow.engine.events import Observer
 from undertow.engine.handle import Handle
 from undertow.engine.limits import BatchLimits
@@ -29,7 +28,7 @@ class Group:
     """Requests that were submitted together: all are encoded before the first is denoised."""
 
     runs: Sequence[RequestRun]
-    _parts: Generator[None, None, Prepared] | None = field(default=None, init=False)
+    _parts: Generator[None, None, Encoded] | None = field(default=None, init=False)
 
     def encode(self, engine: "Engine") -> bool:
         """Encodes the next part; returns whether that was the last. Errors: those of `encode.encode`."""
@@ -44,7 +43,7 @@ class Group:
             next(self._parts)
         except StopIteration as finished:
             self._parts = None
-            run.encoded(finished.value)
+            run.set_encoded(finished.value)
         return False
 
 
@@ -189,16 +188,17 @@ class Engine:
 
     def cancel(self, *runs: RequestRun) -> None:
         """Ends requests before their next step: at once when nobody works, else before the next unit of work."""
+        runs = tuple(run for run in runs if not run.done)
         for run in runs:
             run.cancel()
-        if self._worker != threading.get_ident() and self._working.acquire(blocking=False):
+        if runs and self._worker != threading.get_ident() and self._working.acquire(blocking=False):
             try:
                 self._drop_cancelled()
                 if self.idle:
                     self.adapters.unmerge()
             finally:
                 self._working.release()
-        self._notify()
+            self._notify()
 
     def close(self) -> None:
         """Cancels what is not done, ends the engine's thread, and takes no more requests."""
@@ -214,7 +214,7 @@ class Engine:
             self.adapters.unmerge()
         self._notify()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Engine":
         """Starts the engine's thread."""
         self.start()
         return self

@@ -57,6 +57,11 @@ class Handle:
         self._engine.run_until(self._run.future.done, timeout_s)
         return self._run.future.result(timeout=0)
 
+    def result_or_none(self) -> GenerationResult | None:
+        """The finished pictures, if they are there."""
+        future = self._run.future
+        return future.result() if future.done() and future.exception() is None else None
+
     def cancel(self) -> None:
         """Ends the request before its next step. Other requests go on."""
         self._engine.cancel(self._run)

@@ -124,7 +124,10 @@ class PassBuilder:
         """The adapters, laid over the latents of a pass."""
         factor = self.base.require_vae().config.factor
         grid = LatentGrid(
-            cells=layout.size, factor=factor, windows=layout.split_tiles, pixel_windows=layout.enlarged(factor).split_tiles
+            cells=layout.size,
+            factor=factor,
+            windows=layout.split_tiles,
+            pixel_windows=layout.enlarged(factor).split_tiles,
         )
         everywhere = self.manager.tile(self.adapters, grid)
         return Adapted(

@@ -1,6 +1,6 @@
 """The life of one request in an engine: encoded, denoised picture by picture and pass by pass, decoded, finished."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
@@ -13,11 +13,11 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.decode import Decoder
 from undertow.engine.denoise import Share, Task
 from undertow.engine.denoising_run import DenoisingRun
+from undertow.engine.encode import Encoded
 from undertow.engine.events import Observer, StepEvent
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import RunOptions
-from undertow.engine.passes import Canvas, Upscaled
-from undertow.engine.encode import Prepared
+from undertow.engine.passes import Latents, Upscaled
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult, Report
 from undertow.engine.watch import Watch
@@ -61,10 +61,10 @@ class RequestRun:
     stage: Stage = Stage.WAITING
     step: int = 0
     rows: int = 0
-    _prepared: Prepared | None = field(default=None, init=False)
+    _encoded: Encoded | None = field(default=None, init=False)
     _tasks: list[Task] = field(default_factory=list, init=False)
     _pictures: list[DenoisingRun] = field(default_factory=list, init=False)
-    _finished: dict[int, Canvas] = field(default_factory=dict, init=False)
+    _finished: dict[int, Latents] = field(default_factory=dict, init=False)
     _images: dict[int, Image.Image] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -74,17 +74,17 @@ class RequestRun:
     @property
     def steps(self) -> int:
         """Steps of each picture over all passes; 0 until the request is encoded."""
-        return 0 if self._prepared is None else sum(one.steps for one in self._prepared.passes)
+        return 0 if self._encoded is None else sum(one.steps for one in self._encoded.passes)
 
     @property
     def done(self) -> bool:
         return self.stage is Stage.FINISHED
 
-    def encoded(self, prepared: Prepared) -> None:
+    def set_encoded(self, encoded: Encoded) -> None:
         """Takes what encoding has made of the request."""
-        self._prepared, self.stage = prepared, Stage.ENCODED
+        self._encoded, self.stage = encoded, Stage.ENCODED
         self._decoder = Decoder(
-            model=prepared.model,
+            model=self.model,
             request=self.request,
             watch=self.watch,
             low_vram=self.options.low_vram,
@@ -95,7 +95,7 @@ class RequestRun:
                 request=self.request,
                 number=self.number,
                 index=index,
-                passes=prepared.passes,
+                passes=encoded.passes,
                 watch=self.watch,
                 entered=self._entered,
             )
@@ -135,9 +135,9 @@ class RequestRun:
         self._tasks.append(task)
         self.join(task)
 
-    def _pass_done(self, picture: DenoisingRun, index: int, latents: Canvas) -> None:
-        assert self._prepared is not None  # encoded before it begins
-        later = self._prepared.passes[index + 1 :]
+    def _pass_done(self, picture: DenoisingRun, index: int, latents: Latents) -> None:
+        assert self._encoded is not None  # encoded before it begins
+        later = self._encoded.passes[index + 1 :]
         if not later:
             self._finished[picture.index] = latents
             self.decode(lambda: self._decode(picture.index))
@@ -195,13 +195,13 @@ class RequestRun:
         )
 
     def _report(self) -> Report:
-        prepared, model = self._prepared, self.model
-        decided = () if prepared is None else (*prepared.decisions, *self._decoder.notes)
+        encoded, model = self._encoded, self.model
+        decided = () if encoded is None else (*encoded.decisions, *self._decoder.notes)
         return Report(
             request=self.request,
             model=str(model.path),
-            size=(0, 0) if prepared is None else prepared.size,
-            sigmas=() if prepared is None else tuple(prepared.passes[-1].sigmas),
+            size=(0, 0) if encoded is None else encoded.size,
+            sigmas=() if encoded is None else tuple(encoded.passes[-1].sigmas),
             seconds=dict(self.watch.seconds),
             rows=self.rows,
             cancelled=self.cancelled,
@@ -211,7 +211,7 @@ class RequestRun:
 
     def _no_latents(self) -> Tensor:
         """Cancelled before the first pass was done, or even before encoding."""
-        size = (0, 0) if self._prepared is None else self._prepared.passes[0].layout.size
+        size = (0, 0) if self._encoded is None else self._encoded.passes[0].layout.size
         return torch.empty(0, self.model.require_unet().config.out_channels, *size)
 
     def _entered(self, index: int, step: int, sigma: float, denoised: Tensor | None) -> None:

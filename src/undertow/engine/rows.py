@@ -38,10 +38,10 @@ class Origin:
 class Row:
     """One evaluation that a picture waits for.
 
-    unet: the network that is evaluated. latents: scaled, with the extra channels of models that have some. conditioning:
-    of one row. adapters: what acts in this row; `None` for networks without adapters. perturbation, free_u: what
-    guidance does to the network in this row. observed: names of modules, as in guidance's `Branch`. origin: where the
-    row comes from.
+    unet: the network that is evaluated. latents: scaled, with the extra channels of models that have some.
+    conditioning: of one row. adapters: what acts in this row; `None` for networks without adapters. perturbation,
+    free_u: what guidance does to the network in this row. observed: names of modules, as in guidance's `Branch`.
+    origin: where the row comes from.
     """
 
     unet: UNet

@@ -13,7 +13,7 @@ from undertow.adapters.pictures import LatentGrid
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.engine.conditioning import Conditioner
-from undertow.engine.generate import RunOptions, generate
+from undertow.engine.engine import Engine
 from undertow.engine.request import GenerationRequest
 from undertow.engine.rows import Row
 from undertow.errors import InvalidInput
@@ -43,7 +43,7 @@ class Probe:
         if "predict" in vars(unet):
             raise InvalidInput("backend", "'compile'", "'eager'", "layers of a compiled network cannot be watched")
         request = replace(request, adapters=(), count=1)
-        clean = generate(model, request, RunOptions(), manager=manager).latents.to(unet.device)
+        clean = Engine(model, adapters=manager).submit(request).result().latents.to(unet.device)
         preconditioning = Preconditioning(
             parameterization=model.parameterization, schedule=model.schedule, network_dtype=unet.dtype
         )
