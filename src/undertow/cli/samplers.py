@@ -57,7 +57,6 @@ def _all() -> Table:
 
 def _one(console: Console, name: str) -> None:
     from undertow.sampling.catalogue import canonical_name, find_sampler
-    from undertow.sampling.options import MEANINGS
 
     entry = find_sampler(name)
     console.print(f"[bold]{canonical_name(name)}[/bold]: {_documentation(entry.function)}\n")
@@ -73,7 +72,7 @@ def _one(console: Console, name: str) -> None:
     if entry.options:
         table = _table("option", "default", "range", "meaning")
         for option, found in entry.options.items():
-            table.add_row(option, f"{found.default:g}", found.describe(), MEANINGS[option])
+            table.add_row(option, f"{found.default:g}", found.describe(), found.meaning)
         console.print(table)
 
 
