@@ -30,7 +30,7 @@ def show_checkpoint(console: Console, source: str, *, validate: bool, allow_pick
     console.print(_identity(report))
     console.print(_components(report))
     for part in report.components:
-        for kind, names in (("missing", part.missing), ("unexpected", part.unexpected), ("reshaped", part.reshaped)):
+        for kind, names in _differences(part).items():
             list_names(console, f"{part.title}: {kind}", names)
     list_names(console, "unknown tensors, left out", report.unknown)
     if report.health is not None:
@@ -81,13 +81,13 @@ def _components(report: "CheckpointReport") -> Table:
 
 
 def _completeness(part: "ComponentReport") -> str:
-    differences = {
-        "missing": len(part.missing),
-        "unexpected": len(part.unexpected),
-        "reshaped": len(part.reshaped),
-    }
-    found = ", ".join(f"{count} {kind}" for kind, count in differences.items() if count)
-    return found or "yes"
+    return ", ".join(f"{len(names)} {kind}" for kind, names in _differences(part).items() if names) or "yes"
+
+
+def _differences(part: "ComponentReport") -> dict[str, tuple[str, ...]]:
+    """The names that differ from the network's, by the kind of difference."""
+    found = part.differences
+    return {"missing": found.missing, "unexpected": found.unexpected, "reshaped": found.reshaped}
 
 
 def header_fields(metadata: Mapping[str, str]) -> str:

@@ -12,6 +12,7 @@ from undertow.checkpoints.identify.identification import Identification, identif
 from undertow.checkpoints.identify.noise_schedule import schedule_of
 from undertow.checkpoints.identify.self_description import described_vae
 from undertow.checkpoints.identify.vae_architecture import derive_vae_config
+from undertow.checkpoints.keymap import TensorMapping
 from undertow.checkpoints.keymap.contents import Contents, Part
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
 from undertow.diffusion.schedules import Schedule
@@ -46,6 +47,12 @@ class PartSource:
     names: Mapping[str, str] | None = None
     folder: Path | None = None
     """The component's own folder, in a pipeline folder."""
+
+    @property
+    def mappings(self) -> dict[str, TensorMapping]:
+        """What each tensor that is read fills, by its name in the file."""
+        names = self.names
+        return {(name if names is None else names[name]): mapping for name, mapping in self.part.mappings.items()}
 
     @property
     def label(self) -> str:

@@ -29,18 +29,14 @@ ENCODERS: Mapping[FamilyName, tuple[TextKind, ...]] = {
 """The text encoders that each family reads, in the order in which their widths are joined."""
 
 
-def read_text(
-    checkpoint: Checkpoint, kinds: tuple[TextKind, ...], options: LoadOptions, health: Health
-) -> tuple[TextStack | None, tuple[TextKind, ...]]:
-    """The family's text encoders, and the kinds that are missing for it."""
-    missing: tuple[TextKind, ...] = tuple(kind for kind in kinds if kind not in checkpoint.parts)
-    if missing or not kinds:
-        return None, missing
+def read_text(checkpoint: Checkpoint, options: Mapping[TextKind, LoadOptions], health: Health) -> TextStack:
+    """A family's text encoders, all of which are there. options: by kind, in the family's order."""
+    kinds = tuple(options)
     encoders = [
-        _read_encoder(checkpoint, kind, checkpoint.parts[kind], reading, options, health)
+        _read_encoder(checkpoint, kind, checkpoint.parts[kind], reading, options[kind], health)
         for kind, reading in zip(kinds, READINGS[kinds], strict=True)
     ]
-    return TextStack(encoders, vocabulary=read_vocabulary(checkpoint.path)), ()
+    return TextStack(encoders, vocabulary=read_vocabulary(checkpoint.path))
 
 
 def _read_encoder(
@@ -54,7 +50,7 @@ def _read_encoder(
     described = described_text(source.weights).get(kind)
     config = described if source.folder is None else read_json(source.folder / CONFIG)
     use = _use(reading, whole_layers(kind, config))
-    tensors = read_part(source.weights, source.part, options, health, use=use, label=source.label)
+    tensors = read_part(source, options, health, use=use)
     tokenizer = checkpoint.tokenizers.get(kind)
     return TextEncoder.from_tensors(
         kind,

@@ -6,7 +6,7 @@ import torch
 
 from undertow.checkpoints.identify.checkpoint import OpenOptions
 from undertow.checkpoints.identify.opening import open_checkpoint
-from undertow.checkpoints.read.unet_loading import require_dtype
+from undertow.checkpoints.read.dtypes import require_dtype
 from undertow.checkpoints.write.diffusers_folder import write_folder
 from undertow.checkpoints.write.export import ExportedPipeline, export_pipeline
 from undertow.checkpoints.write.ldm_file import write_ldm
