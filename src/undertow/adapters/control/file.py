@@ -21,7 +21,7 @@ from undertow.adapters.lora.base_model import WIDTHS
 from undertow.adapters.source import AdapterSource, open_source
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify.checkpoint import PartSource
-from undertow.checkpoints.identify.identification import describe_family
+from undertow.checkpoints.identify.families import describe_family
 from undertow.checkpoints.keymap import TensorMapping
 from undertow.checkpoints.keymap.contents import Part, make_part
 from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network

@@ -7,7 +7,8 @@ from typing import Any
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.model_folder import CONFIG, PLAIN, find_unet_folder, folder_weights, variant_order
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, PartSource
-from undertow.checkpoints.identify.identification import Identification, describe_family
+from undertow.checkpoints.identify.families import describe_family
+from undertow.checkpoints.identify.identification import Identification
 from undertow.checkpoints.identify.prediction import Evidence, Prediction, parse_prediction
 from undertow.checkpoints.identify.unsupported import SUPPORTED_MODELS, refuse_quantized
 from undertow.checkpoints.keymap.contents import make_part

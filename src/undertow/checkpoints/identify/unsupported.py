@@ -7,9 +7,11 @@ Source of the names: the published files' keys, as listed in diffusers' `single_
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
-from undertow.checkpoints.keymap.prefixes import UNET_PREFIXES
-from undertow.errors import UnsupportedModel
+from undertow.checkpoints.keymap.contents import Contents
+from undertow.checkpoints.keymap.prefixes import TITLES, UNET_PREFIXES
+from undertow.errors import UnknownCheckpoint, UnsupportedModel
 
 SUPPORTED_MODELS = "undertow runs Stable Diffusion 1, 2 and XL and pixel U-Nets"
 LOAD_AS_ADAPTER = "load it beside a base model as an adapter"
@@ -106,6 +108,27 @@ def refuse_other_files(path: Path, names: Collection[str]) -> None:
     model = _named(names, OTHER_FILES, ("",))
     if model is not None:
         raise UnsupportedModel(path, f"{model}, not a model that makes pictures by itself", SUPPORTED_MODELS)
+
+
+def refuse_unrecognized(
+    path: Path, contents: Contents, *, known_as: str, remedy: str, wanted: str = "an adapter"
+) -> NoReturn:
+    """Says of a file in which nothing was found that was looked for what it is instead, if that has a name.
+
+    contents: of the whole file. known_as: completes "none of its 7 tensors is ...". wanted: what was looked for, for a
+    model of its own. Errors: `UnsupportedModel` for another network or kind of file, else `UnknownCheckpoint`.
+    """
+    refuse_other_networks(path, contents.names)
+    if contents.parts:
+        held = ", ".join(TITLES[part] for part in contents.parts)
+        problem, own = f"a model of its own ({held}), not {wanted}", "load it with `undertow.load`"
+        raise UnknownCheckpoint(path, problem, f"{own}, and {remedy} here")
+    refuse_other_files(path, contents.names)
+    names = list(contents.names.values())
+    if not names:
+        raise UnknownCheckpoint(path, "it holds no tensors", remedy)
+    some = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+    raise UnknownCheckpoint(path, f"none of its {len(names)} tensors is {known_as} ({some})", remedy)
 
 
 def refuse_relatives(path: Path, shapes: Shapes) -> None:
