@@ -1,4 +1,4 @@
-"""What a checkpoint is and holds, as a record: the pure part of `undertow inspect FILE`."""
+"""What a checkpoint is and contains, as a record: what `undertow inspect FILE` prints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -33,13 +33,13 @@ class ComponentReport:
     differences: Differences = field(default_factory=Differences)
 
     def size_bytes(self, dtype: torch.dtype) -> int:
-        """Memory of its parameters in one type."""
+        """Size of its parameters in one type."""
         return self.parameters * dtype.itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointReport:
-    """Everything that `inspect` shows. unknown: tensors that belong to nothing; loading leaves them out."""
+    """Everything that `inspect` shows. unknown: tensors that belong to no part, which loading ignores."""
 
     path: Path
     identification: Identification
@@ -65,12 +65,12 @@ class CheckpointReport:
         return total
 
     def run_bytes(self) -> dict[torch.dtype, int]:
-        """Memory of all weights by the type they would be loaded in."""
+        """Size of all weights, by the type that they could be loaded in."""
         return {dtype: sum(part.size_bytes(dtype) for part in self.components) for dtype in RUN_TYPES}
 
 
 def report_on(source: str | Path, *, opening: OpenOptions | None = None, validate: bool = False) -> CheckpointReport:
-    """The report on any checkpoint; no network is loaded. validate: look at every value of every tensor, used or not.
+    """The report on any checkpoint; no network is loaded. validate: check every value of every tensor, used or not.
 
     Errors: every kind of `CheckpointError`, `ConfigError`.
     """
@@ -93,7 +93,7 @@ def report_on(source: str | Path, *, opening: OpenOptions | None = None, validat
 
 
 def scan(checkpoint: Checkpoint) -> Health:
-    """Looks at every tensor in the checkpoint's files."""
+    """Checks every tensor in the checkpoint's files."""
     health = Health()
     # The parts of a single file share it.
     for source in {id(source.weights): source for source in checkpoint.parts.values()}.values():
@@ -122,5 +122,5 @@ def _component(checkpoint: Checkpoint, component: Component, source: PartSource)
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """Header fields of all files."""
+    """The metadata in the headers of all files."""
     return {key: value for source in checkpoint.parts.values() for key, value in source.weights.metadata.items()}

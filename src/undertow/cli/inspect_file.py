@@ -91,7 +91,7 @@ def _differences(part: "ComponentReport") -> dict[str, tuple[str, ...]]:
 
 
 def header_fields(metadata: Mapping[str, str]) -> str:
-    """The first fields of a header, each cut to a line."""
+    """The first fields of a header, each truncated to one line."""
     return "\n".join(
         f"{key}: {value[:METADATA_CHARACTERS]}{'...' if len(value) > METADATA_CHARACTERS else ''}"
         for key, value in list(metadata.items())[:SHOWN]
@@ -99,7 +99,7 @@ def header_fields(metadata: Mapping[str, str]) -> str:
 
 
 def list_names(console: Console, title: str, names: Sequence[str]) -> None:
-    """How many names there are of a kind, and the first of them; nothing for none."""
+    """Prints how many names there are and the first of them; nothing when there are none."""
     if not names:
         return
     console.print(f"{title}: {len(names)}", markup=False)
@@ -114,7 +114,7 @@ def _with_evidence(evidence: "Evidence[object]") -> str:
 
 
 def types_text(counts: "Mapping[torch.dtype, int]") -> str:
-    """Shares of values by stored type."""
+    """The share of values stored in each type."""
     total = sum(counts.values())
     if len(counts) == 1:
         return f"all {_name(next(iter(counts)))}"
@@ -133,5 +133,5 @@ def size_text(size_bytes: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Untrusted text without control characters, which a terminal would obey."""
+    """Untrusted text without control characters, which a terminal would interpret."""
     return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)

@@ -1,4 +1,4 @@
-"""The architectures that undertow runs, by name, and how a derived architecture is recognized as one of them."""
+"""The published architectures that undertow runs, and how a derived architecture is recognized as one of them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ FamilyName = Literal["sd1", "sd2", "sdxl", "sdxl_refiner", "pixels", "custom"]
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One published architecture. title: how its makers call it."""
+    """One published architecture. title: what its authors call it."""
 
     name: FamilyName
     variant: str
@@ -47,7 +47,7 @@ def _families_by_structure() -> Mapping[UNetConfig, Family]:
 
 
 def family_of_structure(config: UNetConfig) -> FamilyName:
-    """The family whose ways an architecture of unpublished widths shares."""
+    """The family that an architecture of unpublished widths is built like."""
     match config:
         case UNetConfig(context_dim=None):
             return "pixels"

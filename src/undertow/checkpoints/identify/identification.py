@@ -38,7 +38,7 @@ GIVE_CONFIG = "if it is a Stable Diffusion U-Net of unusual widths, give its arc
 
 @dataclass(frozen=True, kw_only=True)
 class Identification:
-    """What was found. config: `None` when the checkpoint has no U-Net. title: the published architecture's name."""
+    """What a checkpoint was identified as. config: `None` when it has no U-Net. title: the architecture's name."""
 
     family: FamilyName
     variant: str
@@ -56,9 +56,9 @@ def identify(
     prediction: str | None = None,
     zero_terminal_snr: bool | None = None,
 ) -> Identification:
-    """What a single safetensors file is, from its names, shapes and a few values.
+    """Identifies a single safetensors file by its names, shapes and a few values.
 
-    config: the architecture, when it cannot be derived. prediction, zero_terminal_snr: overrule what is found.
+    config: the architecture, when it cannot be derived. prediction, zero_terminal_snr: override what is found.
     Errors: `UnsupportedModel` names a model that undertow does not run; `UnknownCheckpoint`, `UnsafeFile`,
     `CorruptFile`.
     """
@@ -70,7 +70,7 @@ def identify(
 
 
 def readable_contents(weights: Weights) -> Contents:
-    """The parts of a file that undertow can use. Errors: `UnsupportedModel`, `UnknownCheckpoint`."""
+    """The parts of a file that undertow can read. Errors: `UnsupportedModel`, `UnknownCheckpoint`."""
     refuse_quantized(weights.path, weights.tensors, weights.metadata)
     contents = read_contents(weights.tensors)
     refuse_other_networks(weights.path, contents.names)
@@ -88,7 +88,7 @@ def identify_contents(
     zero_terminal_snr: bool | None = None,
     sidecar_of: Path | None = None,
 ) -> Identification:
-    """`identify` for a file whose parts are known. sidecar_of: the file beside which a yaml may lie."""
+    """`identify` for a file whose parts are known. sidecar_of: the file beside which to look for a YAML config."""
     if "unet" in contents.parts:
         config, match = _identify_unet(weights, contents.parts["unet"], config)
     else:

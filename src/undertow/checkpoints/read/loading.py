@@ -1,4 +1,4 @@
-"""Fills a network that was built without memory, one tensor at a time, strictly."""
+"""Fills a network that was built on the meta device, one tensor at a time, strictly."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,8 +26,8 @@ class LoadOptions:
     dtype: the type that values are rounded to; `None` keeps the file's. held: the type that the parameters then have,
     when it is another one (`dtypes.PartDType`). mmap: parameters stay views of the file's read-only mapping where type
     and device allow, which loads at once and shares memory between processes, as long as nobody changes the file.
-    channels_last: convolutions in the memory layout that their libraries compute in. validate: look at every value on
-    the way. attention: the kernel of a U-Net, see `attention.choose.kernel_named`.
+    channels_last: convolutions in the memory layout that their libraries compute in. validate: check every value while
+    it is loaded. attention: the kernel of a U-Net, see `attention.choose.kernel_named`.
     """
 
     dtype: torch.dtype | None = None
@@ -55,7 +55,7 @@ def load_network(network: Network, source: PartSource, options: LoadOptions, hea
 
 
 def differences(source: PartSource, expected: Shapes) -> Differences:
-    """What a part lacks, has besides, and has in another shape than a network, but for trailing 1x1."""
+    """The differences between a part and a network's shapes, apart from trailing 1x1."""
     found = compare_shapes(expected, source.part.shapes(source.weights.tensors), same=same_but_for_trailing_ones)
     return replace(found, unexpected=tuple(sorted([*found.unexpected, *source.part.unexpected])))
 
@@ -78,9 +78,9 @@ def expected_shapes(checkpoint: Checkpoint, component: Component) -> Shapes | No
 def read_part(
     source: PartSource, options: LoadOptions, health: Health, *, use: Callable[[str], Use] = lambda _: None
 ) -> dict[str, AnyTensor]:
-    """The part's tensors by our names, each read, looked at, converted and copied before the next.
+    """The part's tensors by our names. Each is read, checked, converted and copied before the next.
 
-    use: when a tensor of ours is read, for the report. Errors: `CorruptFile`.
+    use: when a tensor of ours is used, for the report. Errors: `CorruptFile`.
     """
     mappings = source.mappings
     rounded = stored_dtype(source) if options.dtype is None else options.dtype
@@ -95,13 +95,13 @@ def read_part(
 
 
 def build_on_meta(build: Callable[[], Network]) -> Network:
-    """A network whose parameters have shapes and no memory."""
+    """Builds a network on the meta device: its parameters have shapes and no memory."""
     with torch.device("meta"):
         return build()
 
 
 def _converted(piece: AnyTensor, rounded: torch.dtype, options: LoadOptions) -> AnyTensor:
-    """A contiguous tensor of the wanted types and device; a copy, unless it may stay a view of the file."""
+    """The tensor in the chosen types, layout and device; a copy, unless it may stay a view of the file."""
     layout = torch.channels_last if options.channels_last and piece.ndim == 4 else torch.contiguous_format
     keep = options.mmap and piece.is_contiguous()
     kind = rounded if piece.is_floating_point() else None

@@ -18,7 +18,7 @@ from undertow.vae.latent_space import LatentSpace
 
 @dataclass(frozen=True, kw_only=True)
 class LoadReport:
-    """What was found and decided. notes: decisions and oddities in words, in the order they came up."""
+    """What was found and decided while loading. notes: decisions and anomalies as sentences."""
 
     identification: Identification
     health: Health
@@ -27,7 +27,7 @@ class LoadReport:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """The parts of a checkpoint, ready to run. Absent parts are `None`; the `require_...` methods miss them by name."""
+    """The parts of a checkpoint, ready to run. Absent parts are `None`; the `require_...` methods raise for them."""
 
     path: Path
     schedule: Schedule
@@ -53,7 +53,7 @@ class LoadedModel:
         return self.vae
 
     def require_text(self, clip_skip: int | None = None) -> TextStack:
-        """The text encoders, undamaged where they are read at this clip skip (the family's own when `None`).
+        """The text encoders, without damage where they are used at this clip skip (`None`: the family's own).
 
         Errors: `MissingComponent`, `DamagedWeights`.
         """

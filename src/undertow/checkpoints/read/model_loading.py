@@ -6,30 +6,26 @@ and copied before the next, so that the peak of memory is the model and one tens
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, PartSource
-from undertow.checkpoints.identify.families import FamilyName
 from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.keymap.prefixes import TITLES, Component, TextKind
 from undertow.checkpoints.read.dtypes import PartDType, choose_dtypes, require_dtype, stored_dtype
 from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
 from undertow.checkpoints.read.model import LoadedModel, LoadReport
-from undertow.checkpoints.read.text_loading import ENCODERS, read_text, require_text_width
-from undertow.checkpoints.read.unet_loading import part_names, read_unet
+from undertow.checkpoints.read.model_sources import ModelSources
+from undertow.checkpoints.read.text_loading import read_text, require_text_width
+from undertow.checkpoints.read.unet_loading import read_unet
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS, Parameterization
-from undertow.errors import MissingComponent, UnsupportedModel
+from undertow.errors import UnsupportedModel
 from undertow.unet.config import UNetConfig
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
-from undertow.vae.latent_space import SD, SDXL, LatentSpace
-
-LATENT_SPACES: Mapping[FamilyName, LatentSpace] = {"sd1": SD, "sd2": SD, "sdxl": SDXL, "sdxl_refiner": SDXL}
-"""The latent space of each family, for models that bring no VAE of their own."""
 
 
 def load_model(
@@ -74,63 +70,19 @@ def load_model(
     with ExitStack() as stack:
         main = stack.enter_context(open_checkpoint(source, opening))
         parameterization = _parameterization(main)
-        parts = _Parts.of(
+        sources = ModelSources.of(
             main,
             None if vae is None else stack.enter_context(open_checkpoint(vae, parts_only)),
             None if text is None else stack.enter_context(open_checkpoint(text, parts_only)),
         )
         dtypes = choose_dtypes(
-            {component: stored_dtype(part) for component, part in parts.sources().items()},
+            {component: stored_dtype(part) for component, part in sources.parts().items()},
             dtype=dtype,
             vae_dtype=vae_dtype,
             device=device,
-            vae_config=parts.vae_config,
+            vae_config=sources.vae_config,
         )
-        return _read(parts, parameterization, dtypes, options, asked=dtype)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Parts:
-    """Where each part of a model comes from, opened. vae, text: `main` itself, unless they come from elsewhere.
-
-    vae_config, latent_space: `None` for a model without them. kinds: the text encoders that the family reads; missing:
-    those of them that are not there.
-    """
-
-    main: Checkpoint
-    vae: Checkpoint
-    text: Checkpoint
-    vae_config: VAEConfig | None
-    latent_space: LatentSpace | None
-    kinds: tuple[TextKind, ...]
-    missing: tuple[TextKind, ...]
-
-    @classmethod
-    def of(cls, main: Checkpoint, vae: Checkpoint | None, text: Checkpoint | None) -> "_Parts":
-        """Errors: `MissingComponent` for another source of a VAE that has none."""
-        family = main.identification.family
-        kinds, text_from = ENCODERS[family], main if text is None else text
-        config = _vae_config(main) if vae is None else _other_vae_config(vae, LATENT_SPACES.get(family))
-        return cls(
-            main=main,
-            vae=main if vae is None else vae,
-            text=text_from,
-            vae_config=config,
-            latent_space=LATENT_SPACES.get(family) if config is None else config.latent_space,
-            kinds=kinds,
-            missing=tuple(kind for kind in kinds if kind not in text_from.parts),
-        )
-
-    def sources(self) -> dict[Component, PartSource]:
-        """The tensors of every part that will be read: the U-Net, the text encoders, the VAE."""
-        found: dict[Component, PartSource] = {}
-        if "unet" in self.main.parts:
-            found["unet"] = self.main.parts["unet"]
-        if not self.missing:
-            found |= {kind: self.text.parts[kind] for kind in self.kinds}
-        if self.vae_config is not None:
-            found["vae"] = self.vae.parts["vae"]
-        return found
+        return _read(sources, parameterization, dtypes, options, asked=dtype)
 
 
 def _parameterization(checkpoint: Checkpoint) -> Parameterization:
@@ -148,22 +100,8 @@ def _parameterization(checkpoint: Checkpoint) -> Parameterization:
     return parameterization
 
 
-def _vae_config(checkpoint: Checkpoint) -> VAEConfig | None:
-    return checkpoint.vae_config if "vae" in checkpoint.parts else None
-
-
-def _other_vae_config(checkpoint: Checkpoint, latent_space: LatentSpace | None) -> VAEConfig:
-    """The config of a VAE from elsewhere. A single file does not tell the latent space, so that it is the model's."""
-    config = _vae_config(checkpoint)
-    if config is None:
-        raise MissingComponent(checkpoint.path, "VAE", f"it holds {part_names(checkpoint)}")
-    if checkpoint.contents is None or latent_space is None:
-        return config
-    return replace(config, latent_space=latent_space)
-
-
 def _read(
-    parts: _Parts,
+    sources: ModelSources,
     parameterization: Parameterization,
     dtypes: Mapping[Component, PartDType],
     options: LoadOptions,
@@ -171,34 +109,34 @@ def _read(
     asked: torch.dtype | None,
 ) -> LoadedModel:
     """Reads the parts of the main checkpoint, then those from elsewhere; damage is reported with its own file."""
-    main, health = parts.main, Health()
+    main, health = sources.main, Health()
     found = main.identification
     options_of = {
         component: replace(options, dtype=chosen.rounded, held=chosen.held) for component, chosen in dtypes.items()
     }
-    text_options: dict[TextKind, LoadOptions] = {kind: options_of[kind] for kind in parts.kinds if kind in options_of}
+    text_options: dict[TextKind, LoadOptions] = {kind: options_of[kind] for kind in sources.kinds if kind in options_of}
     unet = read_unet(main, options_of["unet"], health) if "unet" in options_of else None
     vae = text = None
-    for checkpoint in {id(one): one for one in (main, parts.vae, parts.text)}.values():
-        if checkpoint is parts.vae and parts.vae_config is not None:
-            vae = _read_vae(parts.vae_config, checkpoint.parts["vae"], options_of["vae"], health)
-        if checkpoint is parts.text and text_options:
+    for checkpoint in {id(one): one for one in (main, sources.vae, sources.text)}.values():
+        if checkpoint is sources.vae and sources.vae_config is not None:
+            vae = _read_vae(sources.vae_config, checkpoint.parts["vae"], options_of["vae"], health)
+        if checkpoint is sources.text and text_options:
             text = read_text(checkpoint, text_options, health)
         health.require(checkpoint.path)
-    require_text_width(parts.text.path, found.config, text)
-    notes = [*_notes(parts, dtypes, asked), *_damage(health)]
+    require_text_width(sources.text.path, found.config, text)
+    notes = [*_notes(sources, dtypes, asked), *_damage(health)]
     notes += dict.fromkeys(chosen.note for chosen in dtypes.values() if chosen.note is not None)
     return LoadedModel(
         path=main.path,
         schedule=main.schedule,
         parameterization=parameterization,
-        latent_space=parts.latent_space,
+        latent_space=sources.latent_space,
         family=found.family,
         report=LoadReport(identification=found, health=health, notes=tuple(notes)),
         unet=unet,
         vae=vae,
         text=text,
-        missing_text=parts.missing,
+        missing_text=sources.missing,
     )
 
 
@@ -206,12 +144,12 @@ def _read_vae(config: VAEConfig, source: PartSource, options: LoadOptions, healt
     return load_network(build_on_meta(lambda: AutoencoderKL(config)), source, options, health)
 
 
-def _notes(parts: _Parts, dtypes: Mapping[Component, PartDType], asked: torch.dtype | None) -> Iterator[str]:
+def _notes(sources: ModelSources, dtypes: Mapping[Component, PartDType], asked: torch.dtype | None) -> Iterator[str]:
     """What was assumed, in words."""
-    found = parts.main.identification.prediction
+    found = sources.main.identification.prediction
     if found.confidence != "certain":
         yield f"prediction {found.value}: {found.confidence}, {found.evidence}"
-    for component, source in parts.sources().items():
+    for component, source in sources.parts().items():
         stored = {source.weights.tensors[name].dtype for name in source.mappings}
         floats = {dtype for dtype in stored if dtype.is_floating_point}
         if asked is None and len(floats) > 1:

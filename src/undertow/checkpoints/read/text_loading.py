@@ -1,4 +1,4 @@
-"""The text encoders of a checkpoint: which ones a family reads, and when each of their tensors is read."""
+"""Loads the text encoders of a checkpoint: which ones a family uses, and when each of their tensors is used."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,11 +26,11 @@ ENCODERS: Mapping[FamilyName, tuple[TextKind, ...]] = {
     "pixels": (),
     "custom": (),
 }
-"""The text encoders that each family reads, in the order in which their widths are joined."""
+"""The text encoders of each family, in the order in which their outputs are concatenated."""
 
 
 def read_text(checkpoint: Checkpoint, options: Mapping[TextKind, LoadOptions], health: Health) -> TextStack:
-    """A family's text encoders, all of which are there. options: by kind, in the family's order."""
+    """The text encoders of a family, all of which must be present. options: by kind, in the family's order."""
     kinds = tuple(options)
     encoders = [
         _read_encoder(checkpoint, kind, checkpoint.parts[kind], reading, options[kind], health)
@@ -63,14 +63,14 @@ def _read_encoder(
 
 
 def require_text_width(path: Path, config: UNetConfig | None, text: TextStack | None) -> None:
-    """Passes text encoders whose output the U-Net was built for. Errors: `ConfigError`."""
+    """Refuses text encoders whose output width is not the U-Net's. Errors: `ConfigError`."""
     if config is not None and text is not None and text.width != config.context_dim:
         said = f"does not fit the text encoders of {path}, which are {text.width} wide: they belong to another model"
         raise ConfigError("context_dim", config.context_dim, said)
 
 
 def _use(reading: Reading, layers: int) -> Callable[[str], Use]:
-    """When each tensor of a text encoder is read, by its name. layers: of the whole network, also of those left out."""
+    """When each tensor of a text encoder is used, by its name. layers: of the whole network, including omitted ones."""
 
     def use(name: str) -> Use:
         if name == "text_projection.weight":

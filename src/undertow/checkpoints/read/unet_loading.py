@@ -1,4 +1,4 @@
-"""A U-Net from any source."""
+"""Loads a U-Net from any source."""
 
 from pathlib import Path
 
@@ -61,5 +61,5 @@ def read_unet(checkpoint: Checkpoint, options: LoadOptions, health: Health) -> U
 
 
 def part_names(checkpoint: Checkpoint) -> str:
-    """What a checkpoint has, in words."""
+    """The parts of a checkpoint, for messages."""
     return ", ".join(sorted(checkpoint.parts)) or "nothing that undertow reads"

@@ -1,4 +1,4 @@
-"""A pipeline on its way out: each component's tensors by our names, readable one by one, and what describes it."""
+"""A pipeline to be written: each component's tensors by our names, readable one by one, and their configs."""
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -30,7 +30,7 @@ TEXT_KINDS: tuple[TextKind, ...] = ("clip_l", "openclip_h", "openclip_g")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedPart:
-    """One component. tensors: our names; read: one of them."""
+    """One component. tensors: types and shapes by our names. read: reads the tensor of one name."""
 
     tensors: Mapping[str, TensorInfo]
     read: Callable[[str], AnyTensor]
@@ -38,7 +38,7 @@ class ExportedPart:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedPipeline:
-    """Everything that a converted checkpoint says. text_configs: transformers' config.json by kind of encoder."""
+    """Everything that is written about a checkpoint. text_configs: transformers' config.json, by kind of encoder."""
 
     family: FamilyName
     components: Mapping[Component, ExportedPart]
@@ -52,13 +52,13 @@ class ExportedPipeline:
 
 @contextmanager
 def export_pipeline(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Generator[ExportedPipeline]:
-    """An opened checkpoint as it will be written, strictly checked. dtype: `None` keeps every tensor's type.
+    """Prepares an opened checkpoint for writing, after strict checks. dtype: `None` keeps every tensor's type.
 
     Errors: `KeyMismatch`; `UnsupportedModel` for a component that cannot be written.
     """
     found = checkpoint.identification
     if "controlnet" in checkpoint.parts:
-        raise UnsupportedModel(checkpoint.path, "a ControlNet", "it is no pipeline; load it as an adapter")
+        raise UnsupportedModel(checkpoint.path, "a ControlNet", "it is not a pipeline; load it as an adapter")
     shapes = {component: _expected(checkpoint, component, source) for component, source in checkpoint.parts.items()}
     for component, source in checkpoint.parts.items():
         differences(source, shapes[component]).require_none(source.weights.path)
@@ -102,7 +102,7 @@ def _component(stack: ExitStack, source: PartSource, expected: Shapes, dtype: to
 
 
 def _expected(checkpoint: Checkpoint, component: Component, source: PartSource) -> Shapes:
-    """Our names and shapes of a component: of the network that it is, or, for a text encoder, of the file."""
+    """A component's shapes by our names: those of its network or, for a text encoder, those in the file."""
     shapes = expected_shapes(checkpoint, component)
     if shapes is not None:
         return shapes
