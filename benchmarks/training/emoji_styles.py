@@ -21,7 +21,7 @@ from random import Random
 import torch
 
 from undertow.checkpoints.files.atomic import write_text
-from undertow.checkpoints.read.model import load_model
+from undertow.checkpoints.read.model_loading import load_model
 from undertow.training.captioned import METADATA
 from undertow.training.emoji.adapter_card import ship_style
 from undertow.training.emoji.recognize import recognize

@@ -13,9 +13,11 @@ from torch import Tensor
 from undertow.adapters.lora.bank import AdapterCapacity
 from undertow.adapters.manager import AdapterManager
 from undertow.adapters.state import UNetState
+from undertow.checkpoints.read.dtypes import require_dtype
 from undertow.checkpoints.read.loading import LoadOptions
-from undertow.checkpoints.read.model import LoadedModel, load_model
-from undertow.checkpoints.read.unet_loading import load_unet_from, require_dtype
+from undertow.checkpoints.read.model import LoadedModel
+from undertow.checkpoints.read.model_loading import load_model
+from undertow.checkpoints.read.unet_loading import load_unet_from
 from undertow.engine.context import PIXELS_PER_CELL, PredictionContext, predict_noise
 from undertow.engine.engine import Engine
 from undertow.engine.events import Finished, Observer, unfinished, unobserved
@@ -26,12 +28,10 @@ from undertow.engine.request import PICTURES, GenerationRequest
 from undertow.engine.result import GenerationResult
 from undertow.engine.watch import Debug
 from undertow.errors import InvalidInput, UnknownCheckpoint
-from undertow.processor import IMITATED, computes
 from undertow.unet.compiled import compile_unet
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
-from undertow.vae.precision import choose_dtype
 
 Backend = Literal["eager", "compile"]
 
@@ -228,7 +228,7 @@ def load(
     slots for LoRA, so that requests with different ones share batches; without them LoRA are merged into the weights
     while they are drawn with. attention: as in `load_unet`, also of ControlNets. choices: prediction,
     zero_terminal_snr, config, variant, vae, text, ema, mmap, allow_pickle, as in
-    `undertow.checkpoints.read.model.load_model`. Errors: every kind of `CheckpointError`, `ConfigError`,
+    `undertow.checkpoints.read.model_loading.load_model`. Errors: every kind of `CheckpointError`, `ConfigError`,
     `InvalidInput`, `MissingDependency`.
 
         service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
@@ -253,35 +253,9 @@ def _load(
     model = load_model(_located(source), dtype=dtype, vae_dtype=vae_dtype, channels_last=True, **choices)
     if validate_weights:
         model.report.health.require_all(model.path)
-    if dtype != torch.float16:
-        model = _in_types_that_compute(model)
-    if model.vae is not None and vae_dtype is None:
-        model = _with_safe_vae(model, model.vae)
     if backend == "compile":
         compile_unet(model.require_unet())
     return model
-
-
-def _in_types_that_compute(model: LoadedModel) -> LoadedModel:
-    """The U-Net and the text encoders, each in float32 where its device only imitates its type."""
-    networks = [model.unet, *(() if model.text is None else model.text.encoders)]
-    imitated = [one for one in networks if one is not None and not computes(one.dtype, one.device)]
-    notes = [
-        f"{str(dtype).removeprefix('torch.')} weights compute in float32, which takes its memory: {IMITATED[dtype]}"
-        for dtype in dict.fromkeys(one.dtype for one in imitated)
-    ]
-    for one in imitated:
-        one.to(dtype=torch.float32)
-    return replace(model, report=replace(model.report, notes=(*model.report.notes, *notes)))
-
-
-def _with_safe_vae(model: LoadedModel, vae: AutoencoderKL) -> LoadedModel:
-    choice = choose_dtype(vae.config, vae.dtype, vae.device)
-    if choice.dtype == vae.dtype:
-        return model
-    vae.to(choice.dtype)
-    note = f"VAE in {choice.dtype}: {choice.reason}"
-    return replace(model, report=replace(model.report, notes=(*model.report.notes, note)))
 
 
 def _require_backend(backend: Backend) -> None:

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 import undertow
 from tests.checkpoints.pipelines import save_pipeline
 from undertow.checkpoints.health import NEVER, Health, examine
-from undertow.checkpoints.read.model import load_model
+from undertow.checkpoints.read.model_loading import load_model
 from undertow.checkpoints.report import report_on
 from undertow.errors import DamagedWeights
 

@@ -8,6 +8,7 @@ from tests.checkpoints.crafted import clip_shapes, ldm_shapes, openclip_shapes, 
 from tests.checkpoints.pipelines import save_pipeline
 from undertow.checkpoints.report import report_on
 from undertow.cli.app import main
+from undertow.state_dicts import Differences
 from undertow.unet.config import UNetConfig
 
 
@@ -58,7 +59,7 @@ def test_the_report_is_a_record(tmp_path):
     assert report.parameters == 859_520_964
     assert report.dtypes() == {torch.float16: 859_520_964}
     assert report.run_bytes()[torch.float32] == 4 * 859_520_964
-    assert [(part.missing, part.unexpected, part.reshaped) for part in report.components] == [((), (), ())]
+    assert [part.differences for part in report.components] == [Differences()]
 
 
 @pytest.mark.parametrize(

@@ -254,3 +254,11 @@ def test_names_of_other_tools_are_understood():
             assert name in GRIDS
             if alias not in GRIDS:
                 assert sigma_grid(alias, STABLE_DIFFUSION, 12) == sigma_grid(name, STABLE_DIFFUSION, 12)
+
+
+def test_one_name_of_comfyui_is_ours_for_another_grid():
+    """Its "beta" rounds to trained levels: the table says which grid of ours that is, and the name alone means ours."""
+    theirs = {alias: name for alias, name in GRID_ALIASES["ComfyUI"].items() if alias in GRIDS and alias != name}
+    assert theirs == {"beta": "beta_comfyui"}
+    grids = [sigma_grid(name, STABLE_DIFFUSION, 5) for name in ("beta", "beta_comfyui")]
+    assert grids[0] != grids[1]

@@ -1,4 +1,3 @@
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -7,12 +6,11 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.encoders.minis import config_for, encoder_for, reference, shared_encoder, shared_tokenizer, tensors_for
-from tests.encoders.official import reference_tokenizer
 from undertow.encoders.clip import Reading, TextEncoder
 from undertow.encoders.clip_config import PUBLISHED, ClipTextConfig, config_from_transformers
 from undertow.encoders.clip_tensors import build_clip
 from undertow.encoders.tokenizer import OfficialTokenizer
-from undertow.errors import ConfigError, CorruptFile, InvalidInput, KeyMismatch, UnknownCheckpoint
+from undertow.errors import ConfigError, InvalidInput, KeyMismatch
 
 IDS = torch.tensor([[49406, 320, 2368, 49407] + [49407] * 73])
 LAST = Reading(skip=1, final_norm=True)
@@ -90,33 +88,6 @@ def test_tensors_are_taken_one_at_a_time():
     assert "text_projection.weight" not in lazy.asked
     # The first one is also looked at by the type checks of these tests.
     assert {lazy.asked.count(name) for name in set(lazy.asked) - {next(iter(lazy))}} == {1}
-
-
-def test_a_folder_is_config_tensors_and_tokenizer(tmp_path):
-    """As in a diffusers pipeline; how tensors are read is the caller's business."""
-    folder, tokenizer = tmp_path / "text_encoder", tmp_path / "tokenizer"
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(config_for("clip_l")))
-    reference_tokenizer(pad_token="!").save_pretrained(tokenizer)
-    asked = []
-
-    def read(path):
-        asked.append(path)
-        return tensors_for("clip_l")
-
-    encoder = TextEncoder.from_folder("clip_l", folder, read=read, tokenizer_folder=tokenizer, dtype=torch.float64)
-    assert asked == [folder]
-    assert (encoder.pad, encoder.dtype) == (0, torch.float64)
-    assert encoder.config == shared_encoder("clip_l").config
-    assert TextEncoder.from_folder("clip_l", folder, read=read).pad == 49407
-
-
-@pytest.mark.parametrize(("content", "error"), [(None, UnknownCheckpoint), ("{", CorruptFile), ("[]", CorruptFile)])
-def test_a_folder_without_a_readable_config_is_refused(tmp_path, content, error):
-    if content is not None:
-        (tmp_path / "config.json").write_text(content)
-    with pytest.raises(error):
-        TextEncoder.from_folder("clip_l", tmp_path, read=lambda path: {})
 
 
 def test_weights_share_memory_with_what_was_given():

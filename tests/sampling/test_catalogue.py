@@ -9,13 +9,13 @@ from undertow.diffusion import RectifiedFlow, VarianceExploding, VariancePreserv
 from undertow.errors import InvalidInput
 from undertow.sampling import (
     ALIASES,
-    MEANINGS,
     SAMPLERS,
     NoiseSource,
     canonical_name,
     drive,
     euler,
     find_sampler,
+    heun,
     start_sampler,
 )
 
@@ -28,6 +28,13 @@ def test_every_sampler_starts_by_name_on_each_of_its_paths():
         for path in entry.paths:
             end = run(name, X, SIGMAS, lambda x, sigma: x / 2, path=path())
             assert end.isfinite().all(), name
+
+
+def test_an_algorithm_carries_its_entry():
+    assert SAMPLERS["heun"] is heun.entry
+    assert (heun.entry.function, heun.entry.evaluations) == (heun, 2)
+    for name, entry in SAMPLERS.items():
+        assert name == entry.function.__name__ or len(entry.paths) == 1, name
 
 
 def test_options_reach_the_algorithm():
@@ -52,6 +59,7 @@ def test_stochastic_says_whether_noise_is_needed():
 def test_unknown_names_are_refused_with_the_nearest(wrong: str, nearest: str):
     with pytest.raises(InvalidInput, match="did you mean") as refused:
         find_sampler(wrong)
+    assert refused.value.argument == "sampler"
     assert nearest in refused.value.remedy
 
 
@@ -117,8 +125,8 @@ def test_options_are_recorded_with_their_ranges():
     assert SAMPLERS["dpm_adaptive"].options["order"].describe() == "a whole number from 2 to 3"
     assert SAMPLERS["tcd"].options["gamma"].describe() == "a finite number from 0 to 1"
     for entry in SAMPLERS.values():
-        assert entry.options.keys() <= MEANINGS.keys()
         for option in entry.options.values():
+            assert option.meaning
             assert option.low <= option.default <= option.high
 
 

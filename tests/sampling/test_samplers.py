@@ -76,6 +76,7 @@ def test_evaluations_per_step_are_as_the_catalogue_says(name: str):
     run(name, torch.ones(1, 2), sigmas, denoise)
     expected = SAMPLERS[name].evaluations
     if expected is None:
+        assert name == "dpm_adaptive", "every other sampler has a number that a planner can rely on"
         assert len(calls) > 0
     else:
         # pndm begins with one more, heunpp2 has fewer slopes in its last two steps, PECE's first step has no correction

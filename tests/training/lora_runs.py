@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import torch
 
-from undertow.checkpoints.read.model import LoadedModel, load_model
+from undertow.checkpoints.read.model import LoadedModel
+from undertow.checkpoints.read.model_loading import load_model
 from undertow.training.captioned import CaptionedPictures, Crop
 from undertow.training.fit import FitSettings
 from undertow.training.lora import LoraSettings, TrainableLora, new_lora

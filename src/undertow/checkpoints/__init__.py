@@ -1,4 +1,4 @@
-"""Files of weights: reading and writing them, strictly."""
+"""Reading and writing model weights, strictly."""
 
 from undertow.checkpoints.read.unet_loading import load_unet_folder
 from undertow.checkpoints.write.unet_folder import save_unet

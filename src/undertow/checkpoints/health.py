@@ -1,7 +1,7 @@
-"""Are the numbers in a checkpoint numbers? One pass of `aminmax` per tensor finds NaN, infinity, zeros and overflow.
+"""Finds NaN, infinity, zeros and overflow in weights, with one pass of `aminmax` over each tensor.
 
-`aminmax` reads every value once, at memory speed, and NaN and infinity show in its two results; only a tensor that is
-bad is looked at again, to count.
+`aminmax` reads every value once, at memory speed, and NaN and infinity propagate to its two results; only a damaged
+tensor is read a second time, to count them.
 """
 
 from dataclasses import dataclass, field
@@ -16,9 +16,9 @@ from undertow.errors import DamagedWeights
 Verdict = Literal["not finite", "overflows float16", "all zero", "constant"]
 NEVER = 0
 Use = int | None
-"""When a tensor is read: `None` for every picture, else the largest clip skip at which it is, `NEVER` for none.
+"""When a tensor is used: `None` for every picture, otherwise the largest clip skip at which it is used, or `NEVER`.
 
-Clip skip counts layers of a text encoder from the end, 1 being the last: CLIP-L's layer 11 of 12 is read at 1 alone.
+Clip skip counts layers of a text encoder from the end, 1 being the last: CLIP-L's layer 11 of 12 is used at 1 alone.
 """
 
 
@@ -46,7 +46,7 @@ class Finding:
 
 @dataclass(kw_only=True)
 class Health:
-    """What a scan found. Findings that can do harm come first in `problems`; the rest is information."""
+    """What a scan found. `problems` are the findings that can spoil a picture; the others are information."""
 
     findings: list[Finding] = field(default_factory=list)
     tensors: int = 0
@@ -54,12 +54,12 @@ class Health:
 
     @property
     def problems(self) -> list[Finding]:
-        """Findings that spoil pictures: values that are not finite, in tensors that some picture reads."""
+        """Non-finite values in tensors that are used."""
         return [finding for finding in self.findings if finding.verdict == "not finite" and finding.use != NEVER]
 
     @property
     def unused(self) -> list[Finding]:
-        """Values that are not finite where nothing reads them: harmless, and worth knowing."""
+        """Non-finite values in tensors that are never used: harmless, and worth knowing."""
         return [finding for finding in self.findings if finding.verdict == "not finite" and finding.use == NEVER]
 
     def add(self, name: str, tensor: AnyTensor, *, use: Use = None, target: torch.dtype | None = None) -> None:
@@ -71,7 +71,7 @@ class Health:
             self.findings.append(finding)
 
     def require(self, path: Path, clip_skip: int | None = None) -> None:
-        """Passes when nothing that is read is damaged: by every picture, and at this clip skip, if it is given.
+        """Refuses damage in tensors that every picture uses, and in those used at this clip skip, if it is given.
 
         Errors: `DamagedWeights` lists the tensors.
         """
@@ -80,28 +80,28 @@ class Health:
             for finding in self.problems
             if finding.use is None or (clip_skip is not None and finding.use >= clip_skip)
         ]
-        _refuse(path, bad, "download or convert it again; `validate=False` loads it all the same")
+        _refuse(path, bad, "download or convert it again, or load it regardless with `validate=False`")
 
     def require_all(self, path: Path) -> None:
-        """Passes when nothing is damaged, also where no picture reads it or only those of some clip skip.
+        """Refuses any damage, also in tensors that are not used or only at some clip skip.
 
         Errors: `DamagedWeights` lists the tensors.
         """
         _refuse(
             path,
             [*self.problems, *self.unused],
-            "download it again; without validation it loads, for those that do not read these",
+            "download it again, or load it without validation if these tensors are not needed",
         )
 
 
 def _refuse(path: Path, bad: list[Finding], remedy: str) -> None:
     if bad:
         shown = "; ".join(map(str, bad[:3])) + (f"; and {len(bad) - 3} more tensors" if len(bad) > 3 else "")
-        raise DamagedWeights(path, [one.name for one in bad], f"weights that are not numbers: {shown}", remedy)
+        raise DamagedWeights(path, [one.name for one in bad], f"weights with NaN or infinity: {shown}", remedy)
 
 
 def examine(name: str, tensor: AnyTensor, *, use: Use = None, target: torch.dtype | None = None) -> Finding | None:
-    """What is wrong with one tensor; `None` when nothing is, or when it holds no floating-point numbers."""
+    """The problem of one tensor; `None` when there is none, or when it holds no floating-point numbers."""
     if tensor.numel() == 0 or not tensor.is_floating_point():
         return None
     # PyTorch has no aminmax for 8-bit types; float16 holds their values exactly.

@@ -1,6 +1,6 @@
-"""What a checkpoint is and holds, as a record: the pure part of `undertow inspect FILE`."""
+"""What a checkpoint is and contains, as a record: what `undertow inspect FILE` prints."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,17 +12,16 @@ from undertow.checkpoints.identify.ema import has_ema
 from undertow.checkpoints.identify.identification import Identification
 from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.keymap.prefixes import TITLES, Component
-from undertow.checkpoints.read.loading import build_on_meta, without_trailing_ones
-from undertow.unet.unet import UNet
-from undertow.vae.autoencoder import AutoencoderKL
+from undertow.checkpoints.read.loading import differences, expected_shapes
+from undertow.state_dicts import Differences
 
 RUN_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentReport:
-    """One part. dtypes: number of values by stored type. missing, unexpected, reshaped: against the network that it is;
-    empty for text encoders, whose network is built from the file."""
+    """One part. dtypes: number of values by stored type. differences: from the network that it is; for text encoders,
+    whose network is built from the file, only names without a rule."""
 
     component: Component
     title: str
@@ -31,18 +30,16 @@ class ComponentReport:
     tensors: int
     parameters: int
     dtypes: Mapping[torch.dtype, int]
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    reshaped: tuple[str, ...] = ()
+    differences: Differences = field(default_factory=Differences)
 
     def size_bytes(self, dtype: torch.dtype) -> int:
-        """Memory of its parameters in one type."""
+        """Size of its parameters in one type."""
         return self.parameters * dtype.itemsize
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointReport:
-    """Everything that `inspect` shows. unknown: tensors that belong to nothing; loading leaves them out."""
+    """Everything that `inspect` shows. unknown: tensors that belong to no part, which loading ignores."""
 
     path: Path
     identification: Identification
@@ -68,12 +65,12 @@ class CheckpointReport:
         return total
 
     def run_bytes(self) -> dict[torch.dtype, int]:
-        """Memory of all weights by the type they would be loaded in."""
+        """Size of all weights, by the type that they could be loaded in."""
         return {dtype: sum(part.size_bytes(dtype) for part in self.components) for dtype in RUN_TYPES}
 
 
 def report_on(source: str | Path, *, opening: OpenOptions | None = None, validate: bool = False) -> CheckpointReport:
-    """The report on any checkpoint; no network is loaded. validate: look at every value of every tensor, used or not.
+    """The report on any checkpoint; no network is loaded. validate: check every value of every tensor, used or not.
 
     Errors: every kind of `CheckpointError`, `ConfigError`.
     """
@@ -96,7 +93,7 @@ def report_on(source: str | Path, *, opening: OpenOptions | None = None, validat
 
 
 def scan(checkpoint: Checkpoint) -> Health:
-    """Looks at every tensor in the checkpoint's files."""
+    """Checks every tensor in the checkpoint's files."""
     health = Health()
     # The parts of a single file share it.
     for source in {id(source.weights): source for source in checkpoint.parts.values()}.values():
@@ -107,8 +104,7 @@ def scan(checkpoint: Checkpoint) -> Health:
 
 def _component(checkpoint: Checkpoint, component: Component, source: PartSource) -> ComponentReport:
     part, tensors = source.part, source.weights.tensors
-    found = part.shapes(tensors)
-    expected = _expected(checkpoint, component)
+    expected = expected_shapes(checkpoint, component)
     dtypes: dict[torch.dtype, int] = {}
     for name in part.mappings:
         info = tensors[name]
@@ -121,36 +117,10 @@ def _component(checkpoint: Checkpoint, component: Component, source: PartSource)
         tensors=len(part.mappings),
         parameters=sum(dtypes.values()),
         dtypes=dtypes,
-        missing=() if expected is None else tuple(sorted(expected.keys() - found.keys())),
-        unexpected=(
-            *(() if expected is None else sorted(found.keys() - expected.keys())),
-            *part.unexpected,
-        ),
-        reshaped=() if expected is None else _reshaped(expected, found),
+        differences=Differences(unexpected=part.unexpected) if expected is None else differences(source, expected),
     )
-
-
-def _reshaped(expected: Mapping[str, Sequence[int]], found: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
-    return tuple(
-        f"{name} {list(found[name])} instead of {list(shape)}"
-        for name, shape in expected.items()
-        if name in found and without_trailing_ones(found[name]) != without_trailing_ones(tuple(shape))
-    )
-
-
-def _expected(checkpoint: Checkpoint, component: Component) -> dict[str, Sequence[int]] | None:
-    """R170-R172: names and shapes of the network that the part is, from the network itself."""
-    config, vae_config = checkpoint.identification.config, checkpoint.vae_config
-    match component:
-        case "unet" if config is not None:
-            network = build_on_meta(lambda: UNet(config))
-        case "vae" if vae_config is not None:
-            network = build_on_meta(lambda: AutoencoderKL(vae_config))
-        case _:
-            return None
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, str]:
-    """Header fields of all files."""
+    """The metadata in the headers of all files."""
     return {key: value for source in checkpoint.parts.values() for key, value in source.weights.metadata.items()}

@@ -1,4 +1,4 @@
-"""`undertow convert`: a checkpoint in another form."""
+"""`undertow convert`: converts a checkpoint to another format or type."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -9,7 +9,7 @@ from rich.console import Console
 
 
 class Form(StrEnum):
-    """What to write."""
+    """The formats that can be written."""
 
     DIFFUSERS = "diffusers"
     LDM = "ldm"
@@ -28,15 +28,15 @@ def convert(
     destination: Annotated[Path, typer.Argument(help="A new folder, or a file that ends in .safetensors.")],
     to: Annotated[Form, typer.Option("--to", help="A diffusers folder, or one file with LDM's names.")],
     dtype: Annotated[Precision | None, typer.Option(help="Type of the weights.", show_default="as they are")] = None,
-    ema: Annotated[bool, typer.Option("--ema", help="The averaged weights of the U-Net.")] = False,
+    ema: Annotated[bool, typer.Option("--ema", help="Write the averaged (EMA) weights of the U-Net.")] = False,
     prediction: Annotated[
         str | None, typer.Option(help="What the U-Net predicts: epsilon, v or x0.", show_default="found")
     ] = None,
     allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read a pickle's tensors, in a process of its own.")
+        bool, typer.Option("--allow-pickle", help="Read the tensors of a pickle, in a separate process.")
     ] = False,
 ) -> None:
-    """Convert a checkpoint between a single file and a diffusers folder. Without --dtype, bit for bit."""
+    """Convert a checkpoint between a single file and a diffusers folder. Without --dtype, it is exact, bit for bit."""
     import torch
 
     from undertow.checkpoints.identify.checkpoint import OpenOptions

@@ -20,24 +20,26 @@ def inspect(
             "also a LoRA's file or folder."
         ),
     ],
-    trace: Annotated[bool, typer.Option("--trace", help="Every stage's input and output shape.")] = False,
-    ports: Annotated[bool, typer.Option("--ports", help="Every place where an adapter can act.")] = False,
-    batch: Annotated[int, typer.Option(help="Rows to trace with.")] = 1,
+    trace: Annotated[bool, typer.Option("--trace", help="Show every stage's input and output shape.")] = False,
+    ports: Annotated[bool, typer.Option("--ports", help="Show every module where an adapter can act.")] = False,
+    batch: Annotated[int, typer.Option(help="Number of rows to trace with.")] = 1,
     size: Annotated[
-        str | None, typer.Option(help="Cells to trace with, HEIGHTxWIDTH; the model's own size by default.")
+        str | None,
+        typer.Option(help="Latent size to trace with, HEIGHTxWIDTH; the model's own size by default."),
     ] = None,
     validate_weights: Annotated[
-        bool, typer.Option("--validate-weights", help="Look at every value of a checkpoint: NaN, infinity, zeros.")
+        bool, typer.Option("--validate-weights", help="Check every value of a checkpoint for NaN, infinity and zeros.")
     ] = False,
     allow_pickle: Annotated[
-        bool, typer.Option("--allow-pickle", help="Read a pickle's tensors, in a process of its own.")
+        bool, typer.Option("--allow-pickle", help="Read the tensors of a pickle, in a separate process.")
     ] = False,
     base: Annotated[
-        str | None, typer.Option("--model", help="For a LoRA: the model to hold it against, named as one to inspect.")
+        str | None,
+        typer.Option("--model", help="For a LoRA: the model to compare it with, given like MODEL."),
     ] = None,
 ) -> None:
-    """Show a U-Net's architecture, or what a checkpoint or a LoRA is and holds; with --trace the shape of everything
-    inside, with --ports where adapters can act."""
+    """Show a U-Net's architecture, or what a checkpoint or a LoRA is and contains; with --trace all shapes inside, with
+    --ports where adapters can act."""
     console = Console()
     if _is_adapter(model, base):
         from undertow.cli.inspect_adapter import show_adapter

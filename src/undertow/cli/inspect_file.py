@@ -30,7 +30,7 @@ def show_checkpoint(console: Console, source: str, *, validate: bool, allow_pick
     console.print(_identity(report))
     console.print(_components(report))
     for part in report.components:
-        for kind, names in (("missing", part.missing), ("unexpected", part.unexpected), ("reshaped", part.reshaped)):
+        for kind, names in _differences(part).items():
             list_names(console, f"{part.title}: {kind}", names)
     list_names(console, "unknown tensors, left out", report.unknown)
     if report.health is not None:
@@ -81,17 +81,17 @@ def _components(report: "CheckpointReport") -> Table:
 
 
 def _completeness(part: "ComponentReport") -> str:
-    differences = {
-        "missing": len(part.missing),
-        "unexpected": len(part.unexpected),
-        "reshaped": len(part.reshaped),
-    }
-    found = ", ".join(f"{count} {kind}" for kind, count in differences.items() if count)
-    return found or "yes"
+    return ", ".join(f"{len(names)} {kind}" for kind, names in _differences(part).items() if names) or "yes"
+
+
+def _differences(part: "ComponentReport") -> dict[str, tuple[str, ...]]:
+    """The names that differ from the network's, by the kind of difference."""
+    found = part.differences
+    return {"missing": found.missing, "unexpected": found.unexpected, "reshaped": found.reshaped}
 
 
 def header_fields(metadata: Mapping[str, str]) -> str:
-    """The first fields of a header, each cut to a line."""
+    """The first fields of a header, each truncated to one line."""
     return "\n".join(
         f"{key}: {value[:METADATA_CHARACTERS]}{'...' if len(value) > METADATA_CHARACTERS else ''}"
         for key, value in list(metadata.items())[:SHOWN]
@@ -99,7 +99,7 @@ def header_fields(metadata: Mapping[str, str]) -> str:
 
 
 def list_names(console: Console, title: str, names: Sequence[str]) -> None:
-    """How many names there are of a kind, and the first of them; nothing for none."""
+    """Prints how many names there are and the first of them; nothing when there are none."""
     if not names:
         return
     console.print(f"{title}: {len(names)}", markup=False)
@@ -114,7 +114,7 @@ def _with_evidence(evidence: "Evidence[object]") -> str:
 
 
 def types_text(counts: "Mapping[torch.dtype, int]") -> str:
-    """Shares of values by stored type."""
+    """The share of values stored in each type."""
     total = sum(counts.values())
     if len(counts) == 1:
         return f"all {_name(next(iter(counts)))}"
@@ -133,5 +133,5 @@ def size_text(size_bytes: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Untrusted text without control characters, which a terminal would obey."""
+    """Untrusted text without control characters, which a terminal would interpret."""
     return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)

@@ -1,4 +1,4 @@
-"""`undertow samplers`: the samplers and the grids, and what each is called elsewhere."""
+"""`undertow samplers`: lists the samplers and the grids, with their names in other tools."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,11 +18,12 @@ STEPS = 20
 
 def samplers(
     name: Annotated[
-        str | None, typer.Argument(help="One sampler, by its name here or in another tool: all about it.")
+        str | None, typer.Argument(help="A sampler, by its name here or in another tool, to show in detail.")
     ] = None,
-    schedules: Annotated[bool, typer.Option("--schedules", help="The grids of noise levels instead.")] = False,
+    schedules: Annotated[bool, typer.Option("--schedules", help="List the grids of noise levels instead.")] = False,
     plot: Annotated[
-        Path | None, typer.Option(help="Write a picture of every grid, with Stable Diffusion's levels.", metavar="PNG")
+        Path | None,
+        typer.Option(help="Write a plot of every grid, for Stable Diffusion's levels.", metavar="PNG"),
     ] = None,
 ) -> None:
     """List the samplers: order, evaluations a step, noise, models they run on, and their names in other tools."""
@@ -57,7 +58,6 @@ def _all() -> Table:
 
 def _one(console: Console, name: str) -> None:
     from undertow.sampling.catalogue import canonical_name, find_sampler
-    from undertow.sampling.options import MEANINGS
 
     entry = find_sampler(name)
     console.print(f"[bold]{canonical_name(name)}[/bold]: {_documentation(entry.function)}\n")
@@ -73,7 +73,7 @@ def _one(console: Console, name: str) -> None:
     if entry.options:
         table = _table("option", "default", "range", "meaning")
         for option, found in entry.options.items():
-            table.add_row(option, f"{found.default:g}", found.describe(), MEANINGS[option])
+            table.add_row(option, f"{found.default:g}", found.describe(), found.meaning)
         console.print(table)
 
 

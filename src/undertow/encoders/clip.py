@@ -1,8 +1,7 @@
 """A CLIP text network: transformers' modules, of which only the layers that someone reads are run."""
 
 import copy
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 
 from undertow.encoders.clip_config import KINDS, PUBLISHED, ClipTextConfig, Kind, config_from_transformers
 from undertow.encoders.clip_tensors import build_clip
-from undertow.encoders.tokenizer import FolderTokenizer, OfficialTokenizer, Tokenizer
-from undertow.errors import ConfigError, CorruptFile, InvalidInput, UnknownCheckpoint
+from undertow.encoders.tokenizer import OfficialTokenizer, Tokenizer
+from undertow.errors import ConfigError, InvalidInput
 from undertow.shapes import Sequence
 
 Pooled = Float[Tensor, "batch pooled_dim"]
@@ -104,37 +103,6 @@ class TextEncoder(nn.Module):
         clip, projection = build_clip(kind, config, tensors, dtype=dtype, device=device, source=source)
         chosen = OfficialTokenizer() if tokenizer is None else tokenizer
         return cls(kind, config, clip, projection, chosen).eval()
-
-    @classmethod
-    def from_folder(
-        cls,
-        kind: Kind,
-        folder: str | Path,
-        *,
-        read: Callable[[Path], Mapping[str, Tensor]],
-        tokenizer_folder: str | Path | None = None,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-    ) -> "TextEncoder":
-        """A text encoder from a folder that transformers saved: its `config.json`, and the tensors that `read` finds.
-
-        tokenizer_folder: beside it in a pipeline; None takes the official vocabulary. Errors: `UnknownCheckpoint`,
-        `CorruptFile`, and those of `from_tensors`.
-        """
-        folder = Path(folder)
-        path = folder / "config.json"
-        if not path.is_file():
-            raise UnknownCheckpoint(path, "no such file", "a text encoder's folder holds config.json")
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as err:
-            raise CorruptFile(path, f"not JSON ({err})", "copy or download it again") from err
-        if not isinstance(config, dict):
-            raise CorruptFile(path, f"a JSON {type(config).__name__}, not an object", "copy or download it again")
-        tokenizer = None if tokenizer_folder is None else FolderTokenizer(tokenizer_folder)
-        return cls.from_tensors(
-            kind, read(folder), config=config, tokenizer=tokenizer, dtype=dtype, device=device, source=folder
-        )
 
     @property
     def pad(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from undertow.encoders.clip_config import ClipTextConfig, Kind
-from undertow.errors import KeyMismatch
+from undertow.state_dicts import Shape, compare_names, compare_shapes, shapes_of
 
 _PREFIX = "text_model."
 _PROJECTION = "text_projection.weight"
@@ -41,24 +41,19 @@ def build_clip(
     slots: dict[str, Tensor] = dict(clip.named_parameters())
     if projection is not None:
         slots[_PROJECTION] = projection.weight
-    missing = sorted(slots.keys() - keys.keys())
-    unexpected = sorted(keys[name] for name in keys.keys() - slots.keys() - _UNUSED)
-    if missing or unexpected:
-        raise KeyMismatch(source, missing, unexpected)
+    found = [name for name in keys if name in slots or name not in _UNUSED]
+    compare_names(slots.keys(), found, written=lambda name: keys.get(name, name)).require_none(source)
     if dtype is None:
         dtype = tensors[keys[_EMBEDDING]].dtype
-    reshaped: list[str] = []
-    for name, slot in slots.items():
+    shapes: dict[str, Shape] = {}
+    for name in slots:
         tensor = tensors[keys[name]]
-        if tensor.shape != slot.shape:
-            reshaped.append(f"{keys[name]} {list(tensor.shape)} instead of {list(slot.shape)}")
-            continue
+        shapes[name] = tuple(tensor.shape)
         owner, _, attribute = name.rpartition(".")
         module = projection if name == _PROJECTION and projection is not None else clip.get_submodule(owner)
         placed = tensor.to(device=device, dtype=dtype)
         setattr(module, attribute, nn.Parameter(placed, requires_grad=False))
-    if reshaped:
-        raise KeyMismatch(source, reshaped=reshaped)
+    compare_shapes(shapes_of(slots), shapes, written=keys.__getitem__).require_none(source)
     return clip, projection
 
 

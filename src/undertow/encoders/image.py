@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from undertow.encoders.image_config import ClipVisionConfig, vision_config_from_transformers
 from undertow.encoders.image_pixels import Pixels, Preprocessing
-from undertow.errors import ConfigError, KeyMismatch
+from undertow.errors import ConfigError
+from undertow.state_dicts import compare_names, compare_shapes, shapes_of
 
 PROJECTION = "visual_projection.weight"
 _EMBEDDING = "vision_model.embeddings.patch_embedding.weight"
@@ -117,24 +118,14 @@ def _build(
     source: str | Path,
 ) -> nn.Module:
     network = _empty_network(config)
-    slots = network.state_dict()
-    used = {name for name in tensors if not name.startswith(_UNUSED)}
-    if slots.keys() != used:
-        raise KeyMismatch(source, sorted(slots.keys() - used), sorted(used - slots.keys()))
+    expected = shapes_of(network.state_dict())
+    compare_names(expected.keys(), [name for name in tensors if not name.startswith(_UNUSED)]).require_none(source)
     if dtype is None:
         dtype = tensors[_EMBEDDING].dtype
     if not dtype.is_floating_point:
         raise ConfigError("dtype", dtype, "must be a floating-point type: quantized encoders are not supported")
-    reshaped: list[str] = []
-    placed: dict[str, Tensor] = {}
-    for name, slot in slots.items():
-        tensor = tensors[name]
-        if tensor.shape == slot.shape:
-            placed[name] = tensor.to(device=device, dtype=dtype)
-        else:
-            reshaped.append(f"{name} {list(tensor.shape)} instead of {list(slot.shape)}")
-    if reshaped:
-        raise KeyMismatch(source, reshaped=reshaped)
+    placed = {name: tensors[name].to(device=device, dtype=dtype) for name in expected}
+    compare_shapes(expected, shapes_of(placed)).require_none(source)
     network.load_state_dict(placed, assign=True)
     # Counted here: a buffer left without memory could not move to another device.
     positions = torch.arange(config.tokens, device=device)[None]

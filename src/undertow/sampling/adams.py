@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 from torch import Tensor
 
-from undertow.sampling.options import Option
-from undertow.sampling.protocol import ModelCall, Sampler, sampler, sampler_with
+from undertow.sampling.entry import sampler
+from undertow.sampling.options import NumberRange
+from undertow.sampling.protocol import ModelCall, Sampler
 from undertow.sampling.quadrature import lagrange_weights
 
-_UP_TO_FOUR = Option(default=4, low=1, high=4, whole=True)
+_Order = Annotated[float, NumberRange(meaning="order of the method", low=1, high=4, whole=True)]
 
 # Weights of the newest slope first, for equal steps (Adams and Bashforth, 1883).
 _EQUAL_STEPS = {
@@ -20,8 +22,8 @@ _EQUAL_STEPS = {
 }
 
 
-@sampler_with(order=_UP_TO_FOUR)
-def lms(x: Tensor, sigmas: Sequence[float], *, order: float = 4) -> Sampler:
+@sampler(order=4, native_flow=True, comfyui=("lms",), a1111=("LMS",), diffusers=("LMSDiscreteScheduler",))
+def lms(x: Tensor, sigmas: Sequence[float], *, order: _Order = 4) -> Sampler:
     """Linear multistep with the exact weights of unequal steps; the first steps are of lower order.
 
     k-diffusion `sample_lms`; diffusers' LMSDiscreteScheduler.
@@ -36,8 +38,8 @@ def lms(x: Tensor, sigmas: Sequence[float], *, order: float = 4) -> Sampler:
     return x
 
 
-@sampler_with(order=_UP_TO_FOUR)
-def ipndm(x: Tensor, sigmas: Sequence[float], *, order: float = 4) -> Sampler:
+@sampler(order=2, native_flow=True, comfyui=("ipndm",), a1111=("IPNDM",), diffusers=("IPNDMScheduler",))
+def ipndm(x: Tensor, sigmas: Sequence[float], *, order: _Order = 4) -> Sampler:
     """Improved PNDM: the weights of equal steps, whatever the steps; the first steps are of lower order.
 
     arXiv:2204.13902, section 3.2; zju-pi/diff-sampler `ipndm_sampler`, as in ComfyUI and Forge.
@@ -50,8 +52,8 @@ def ipndm(x: Tensor, sigmas: Sequence[float], *, order: float = 4) -> Sampler:
     return x
 
 
-@sampler_with(order=_UP_TO_FOUR)
-def ipndm_v(x: Tensor, sigmas: Sequence[float], *, order: float = 4) -> Sampler:
+@sampler(order=2, native_flow=True, comfyui=("ipndm_v",), a1111=("IPNDM_V",))
+def ipndm_v(x: Tensor, sigmas: Sequence[float], *, order: _Order = 4) -> Sampler:
     """`ipndm` with weights for unequal steps, as published: they add up to 1 only where the steps shrink evenly.
 
     zju-pi/diff-sampler `ipndm_sampler` with variable steps, as in ComfyUI and Forge; `lms` has the exact weights.
@@ -91,7 +93,7 @@ def _unequal_steps(steps: Sequence[float]) -> list[float]:
     ]
 
 
-@sampler
+@sampler(order=2, native_flow=True, a1111=("PLMS",), diffusers=("PNDMScheduler",))
 def pndm(x: Tensor, sigmas: Sequence[float]) -> Sampler:
     """Pseudo linear multistep: as `ipndm`, with a step of Heun's method first; one evaluation more in all.
 

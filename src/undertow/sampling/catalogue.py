@@ -6,15 +6,104 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertow.diffusion.lookup import look_up
-from undertow.diffusion.paths import Path, RectifiedFlow
+from undertow.diffusion.paths import Path, RectifiedFlow, VarianceExploding
 from undertow.errors import InvalidInput
-from undertow.sampling.entries import SAMPLERS
-from undertow.sampling.entry import TOOLS, SamplerEntry
+from undertow.sampling.adams import ipndm, ipndm_v, lms, pndm
+from undertow.sampling.cfg_pp import (
+    dpmpp_2m_cfg_pp,
+    dpmpp_2s_a_cfg_pp,
+    euler_a_cfg_pp,
+    euler_cfg_pp,
+    gradient_estimation_cfg_pp,
+    res_multistep_a_cfg_pp,
+    res_multistep_cfg_pp,
+)
+from undertow.sampling.consistency import lcm, tcd
+from undertow.sampling.ddim import ddim, ddim_inverse, ddpm
+from undertow.sampling.deis import deis, deis_log_rho
+from undertow.sampling.dpm2 import dpm2, dpm2_a
+from undertow.sampling.dpm_adaptive import dpm_adaptive
+from undertow.sampling.dpm_fast import dpm_fast
+from undertow.sampling.dpm_solver import dpmpp_2m, dpmpp_2s, dpmpp_2s_a, dpmpp_3m
+from undertow.sampling.dpm_solver_sde import dpmpp_2m_sde, dpmpp_2m_sde_heun, dpmpp_3m_sde, dpmpp_sde
+from undertow.sampling.entry import TOOLS, CataloguedSampler, SamplerEntry
+from undertow.sampling.er_sde import er_sde
+from undertow.sampling.euler import euler, euler_a
 from undertow.sampling.flow import along_flow
+from undertow.sampling.gradient_estimation import gradient_estimation
+from undertow.sampling.heun import heun, heunpp2
 from undertow.sampling.noise import NoiseSource
 from undertow.sampling.protocol import Sampler
+from undertow.sampling.res_multistep import res_multistep, res_multistep_a
+from undertow.sampling.restart import restart
+from undertow.sampling.sa_solver import sa_solver, sa_solver_pece
+from undertow.sampling.seeds import seeds_2, seeds_3
+from undertow.sampling.unipc import unipc, unipc_bh2
 
 __all__ = ["ALIASES", "SAMPLERS", "SamplerEntry", "canonical_name", "find_sampler", "start_sampler"]
+
+ALGORITHMS: tuple[CataloguedSampler, ...] = (
+    # One step at a time.
+    ddpm,
+    ddim,
+    ddim_inverse,
+    euler,
+    euler_a,
+    heun,
+    heunpp2,
+    dpm2,
+    dpm2_a,
+    restart,
+    dpm_fast,
+    dpm_adaptive,
+    # Multistep.
+    lms,
+    pndm,
+    ipndm,
+    ipndm_v,
+    deis,
+    deis_log_rho,
+    unipc,
+    unipc_bh2,
+    res_multistep,
+    res_multistep_a,
+    gradient_estimation,
+    # DPM-Solver++.
+    dpmpp_2s,
+    dpmpp_2s_a,
+    dpmpp_2m,
+    dpmpp_3m,
+    dpmpp_sde,
+    dpmpp_2m_sde,
+    dpmpp_2m_sde_heun,
+    dpmpp_3m_sde,
+    # Stochastic solvers, and samplers of distilled models.
+    er_sde,
+    seeds_2,
+    seeds_3,
+    sa_solver,
+    sa_solver_pece,
+    lcm,
+    tcd,
+    # CFG++.
+    euler_cfg_pp,
+    euler_a_cfg_pp,
+    dpmpp_2s_a_cfg_pp,
+    dpmpp_2m_cfg_pp,
+    res_multistep_cfg_pp,
+    res_multistep_a_cfg_pp,
+    gradient_estimation_cfg_pp,
+)
+"""Every algorithm, in the order of menus."""
+
+SAMPLERS: dict[str, SamplerEntry] = {
+    **{algorithm.__name__: algorithm.entry for algorithm in ALGORITHMS},
+    "edm_euler": euler.entry.only_on(VarianceExploding, diffusers="EDMEulerScheduler"),
+    "edm_dpmpp_2m": dpmpp_2m.entry.only_on(VarianceExploding, diffusers="EDMDPMSolverMultistepScheduler"),
+    "flow_euler": euler.entry.only_on(RectifiedFlow, diffusers="FlowMatchEulerDiscreteScheduler"),
+    "flow_heun": heun.entry.only_on(RectifiedFlow, diffusers="FlowMatchHeunDiscreteScheduler"),
+}
+"""What is known about each sampler, by name."""
 
 ALIASES: dict[str, dict[str, str]] = {
     tool: {alias: name for name, entry in SAMPLERS.items() for alias in entry.aliases.get(tool, ())} for tool in TOOLS

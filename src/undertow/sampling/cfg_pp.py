@@ -11,13 +11,16 @@ from itertools import pairwise
 from torch import Tensor
 
 from undertow.diffusion.guidance import Guided
+from undertow.sampling.entry import sampler
 from undertow.sampling.euler import ancestral_split
+from undertow.sampling.gradient_estimation import Extrapolation
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.protocol import GuidedSampler, ModelCall, sampler
+from undertow.sampling.options import Eta, NoiseScale
+from undertow.sampling.protocol import GuidedSampler, ModelCall
 from undertow.sampling.res_multistep import refined
 
 
-@sampler
+@sampler(order=1, guided=True, comfyui=("euler_cfg_pp",), a1111=("DDIM CFG++",))
 def euler_cfg_pp(x: Tensor, sigmas: Sequence[float]) -> GuidedSampler:
     """`euler` along the unconditional direction. ComfyUI `sample_euler_cfg_pp`; A1111's DDIM CFG++."""
     for sigma, target in pairwise(sigmas):
@@ -26,9 +29,9 @@ def euler_cfg_pp(x: Tensor, sigmas: Sequence[float]) -> GuidedSampler:
     return x
 
 
-@sampler
+@sampler(order=1, guided=True, comfyui=("euler_ancestral_cfg_pp",))
 def euler_a_cfg_pp(
-    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: float = 1.0, s_noise: float = 1.0
+    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: Eta = 1.0, s_noise: NoiseScale = 1.0
 ) -> GuidedSampler:
     """`euler_a` along the unconditional direction. ComfyUI `sample_euler_ancestral_cfg_pp`."""
     for sigma, target in pairwise(sigmas):
@@ -40,9 +43,9 @@ def euler_a_cfg_pp(
     return x
 
 
-@sampler
+@sampler(order=2, evaluations=2, guided=True, comfyui=("dpmpp_2s_ancestral_cfg_pp",))
 def dpmpp_2s_a_cfg_pp(
-    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: float = 1.0, s_noise: float = 1.0
+    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: Eta = 1.0, s_noise: NoiseScale = 1.0
 ) -> GuidedSampler:
     """`dpmpp_2s_a` along the unconditional direction.
 
@@ -65,7 +68,7 @@ def dpmpp_2s_a_cfg_pp(
     return x
 
 
-@sampler
+@sampler(order=2, guided=True, comfyui=("dpmpp_2m_cfg_pp",))
 def dpmpp_2m_cfg_pp(x: Tensor, sigmas: Sequence[float]) -> GuidedSampler:
     """`dpmpp_2m` along the unconditional direction. ComfyUI `sample_dpmpp_2m_cfg_pp`."""
     previous: Tensor | None = None
@@ -82,15 +85,15 @@ def dpmpp_2m_cfg_pp(x: Tensor, sigmas: Sequence[float]) -> GuidedSampler:
     return x
 
 
-@sampler
+@sampler(order=2, guided=True, comfyui=("res_multistep_cfg_pp",))
 def res_multistep_cfg_pp(x: Tensor, sigmas: Sequence[float]) -> GuidedSampler:
     """`res_multistep` along the unconditional direction. ComfyUI `sample_res_multistep_cfg_pp`."""
     return (yield from _res_multistep(x, sigmas, None, 0.0, 0.0))
 
 
-@sampler
+@sampler(order=2, guided=True, comfyui=("res_multistep_ancestral_cfg_pp",))
 def res_multistep_a_cfg_pp(
-    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: float = 1.0, s_noise: float = 1.0
+    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: Eta = 1.0, s_noise: NoiseScale = 1.0
 ) -> GuidedSampler:
     """`res_multistep_a` along the unconditional direction. ComfyUI `sample_res_multistep_ancestral_cfg_pp`."""
     return (yield from _res_multistep(x, sigmas, noise, eta, s_noise))
@@ -115,8 +118,8 @@ def _res_multistep(
     return x
 
 
-@sampler
-def gradient_estimation_cfg_pp(x: Tensor, sigmas: Sequence[float], *, ge_gamma: float = 2.0) -> GuidedSampler:
+@sampler(order=1, guided=True, comfyui=("gradient_estimation_cfg_pp",))
+def gradient_estimation_cfg_pp(x: Tensor, sigmas: Sequence[float], *, ge_gamma: Extrapolation = 2.0) -> GuidedSampler:
     """`gradient_estimation` along the unconditional direction. ComfyUI `sample_gradient_estimation_cfg_pp`."""
     last_slope: Tensor | None = None
     for sigma, target in pairwise(sigmas):

@@ -4,18 +4,20 @@ import math
 from collections.abc import Sequence
 from functools import cache
 from itertools import pairwise
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from undertow.diffusion.schedules import NoiseSchedule
+from undertow.sampling.entry import DIFFUSION, sampler
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.options import Option
-from undertow.sampling.protocol import ModelCall, Sampler, sampler, sampler_with
+from undertow.sampling.options import NoiseScale, NumberRange
+from undertow.sampling.protocol import ModelCall, Sampler
 
 
-@sampler
-def lcm(x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, s_noise: float = 1.0) -> Sampler:
+@sampler(order=None, comfyui=("lcm",), a1111=("LCM",), diffusers=("LCMScheduler",))
+def lcm(x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, s_noise: NoiseScale = 1.0) -> Sampler:
     """The estimate, with all the noise of the next level: multistep consistency sampling.
 
     arXiv:2303.01469, algorithm 1; arXiv:2310.04378; ComfyUI and Forge `sample_lcm`. diffusers' LCMScheduler adds a
@@ -28,8 +30,15 @@ def lcm(x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, s_noise: floa
     return x
 
 
-@sampler_with(gamma=Option(default=0.3, high=1.0))
-def tcd(x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, gamma: float = 0.3, s_noise: float = 1.0) -> Sampler:
+@sampler(order=None, paths=DIFFUSION, diffusers=("TCDScheduler",))
+def tcd(
+    x: Tensor,
+    sigmas: Sequence[float],
+    *,
+    noise: NoiseSource,
+    gamma: Annotated[float, NumberRange(meaning="share of a step that is noise again", high=1.0)] = 0.3,
+    s_noise: NoiseScale = 1.0,
+) -> Sampler:
     """A step below the target, at (1 - gamma) of its timestep, then noise up to it: gamma = 0 is `ddim`, 1 is `lcm`.
 
     arXiv:2402.19159, algorithm 4, "strategic stochastic sampling"; diffusers' TCDScheduler, where gamma is called eta.

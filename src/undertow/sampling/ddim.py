@@ -5,13 +5,20 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from undertow.sampling.entry import DIFFUSION, sampler
 from undertow.sampling.euler import ancestral_split
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.protocol import ModelCall, Sampler, require_noise, sampler
+from undertow.sampling.options import Eta
+from undertow.sampling.protocol import ModelCall, Sampler, require_noise
 
 
-@sampler
-def ddim(x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource | None = None, eta: float = 0.0) -> Sampler:
+@sampler(
+    order=1,
+    comfyui=("ddim",),
+    a1111=("DDIM",),
+    diffusers=("DDIMScheduler", "DDIMParallelScheduler"),
+)
+def ddim(x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource | None = None, eta: Eta = 0.0) -> Sampler:
     """Predicted x0, plus the direction to x, plus fresh noise: deterministic at eta = 0, DDPM at eta = 1.
 
     arXiv:2010.02502, eq. 12 and 16, divided by sqrt(abar) of the target: sigma_t(eta) / sqrt(abar) becomes the `up`
@@ -27,7 +34,12 @@ def ddim(x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource | None = None
     return x
 
 
-@sampler
+@sampler(
+    order=1,
+    comfyui=("ddpm",),
+    a1111=("DDPM",),
+    diffusers=("DDPMScheduler", "DDPMParallelScheduler"),
+)
 def ddpm(x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource) -> Sampler:
     """A draw from the posterior q(x_target | x, denoised) at every step.
 
@@ -43,7 +55,7 @@ def ddpm(x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource) -> Sampler:
     return x
 
 
-@sampler
+@sampler(order=1, paths=DIFFUSION, inverse=True, diffusers=("DDIMInverseScheduler",))
 def ddim_inverse(x: Tensor, sigmas: Sequence[float]) -> Sampler:
     """From a clean x, at the last level of the grid, up to its first: the noise from which `ddim` finds x again.
 

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
 from torch import Tensor
 
-from undertow.sampling.options import Option
-from undertow.sampling.protocol import ModelCall, Sampler, sampler_with
+from undertow.sampling.entry import sampler
+from undertow.sampling.options import NumberRange
+from undertow.sampling.protocol import ModelCall, Sampler
 from undertow.sampling.quadrature import Values, lagrange_weights
 
 # The continuous time of the authors' code: sigma from 0.002 to 80 between the times 0.001 and 1.
@@ -16,8 +18,13 @@ _BETA_D = 2 * (math.log(0.002**2 + 1) / 1e-3 - math.log(80**2 + 1)) / (1e-3 - 1)
 _BETA_MIN = math.log(80**2 + 1) - _BETA_D / 2
 
 
-@sampler_with(order=Option(default=3, low=1, high=4, whole=True))
-def deis(x: Tensor, sigmas: Sequence[float], *, order: float = 3) -> Sampler:
+@sampler(order=3, comfyui=("deis",), a1111=("DEIS",))
+def deis(
+    x: Tensor,
+    sigmas: Sequence[float],
+    *,
+    order: Annotated[float, NumberRange(meaning="order of the method", low=1, high=4, whole=True)] = 3,
+) -> Sampler:
     """tAB-DEIS: polynomials in the time of a variance-preserving equation; one evaluation a step.
 
     arXiv:2204.13902, eq. 15 and 16; zju-pi/diff-sampler, as in ComfyUI and Forge (which sum 10,000 points instead of
@@ -35,8 +42,13 @@ def deis(x: Tensor, sigmas: Sequence[float], *, order: float = 3) -> Sampler:
     return x
 
 
-@sampler_with(order=Option(default=2, low=1, high=3, whole=True))
-def deis_log_rho(x: Tensor, sigmas: Sequence[float], *, order: float = 2) -> Sampler:
+@sampler(order=2, diffusers=("DEISMultistepScheduler",))
+def deis_log_rho(
+    x: Tensor,
+    sigmas: Sequence[float],
+    *,
+    order: Annotated[float, NumberRange(meaning="order of the method", low=1, high=3, whole=True)] = 2,
+) -> Sampler:
     """DEIS with polynomials in log sigma; one evaluation a step.
 
     arXiv:2204.13902, section 4; diffusers' DEISMultistepScheduler (logrho), also its lower orders at the end of fewer

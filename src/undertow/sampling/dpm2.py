@@ -7,21 +7,31 @@ from itertools import pairwise
 from torch import Tensor
 
 from undertow.sampling.churn import Churn
+from undertow.sampling.entry import sampler
 from undertow.sampling.euler import ancestral_split
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.protocol import ModelCall, Sampler, sampler
+from undertow.sampling.options import ChurnAmount, Eta, HighestSigma, LowestSigma, NoiseScale
+from undertow.sampling.protocol import ModelCall, Sampler
 
 
-@sampler
+@sampler(
+    order=2,
+    evaluations=2,
+    native_flow=True,
+    discards_penultimate=True,
+    comfyui=("dpm_2",),
+    a1111=("DPM2",),
+    diffusers=("KDPM2DiscreteScheduler",),
+)
 def dpm2(
     x: Tensor,
     sigmas: Sequence[float],
     *,
     noise: NoiseSource | None = None,
-    s_churn: float = 0.0,
-    s_tmin: float = 0.0,
-    s_tmax: float = math.inf,
-    s_noise: float = 1.0,
+    s_churn: ChurnAmount = 0.0,
+    s_tmin: LowestSigma = 0.0,
+    s_tmax: HighestSigma = math.inf,
+    s_noise: NoiseScale = 1.0,
 ) -> Sampler:
     """The midpoint rule: two evaluations, one for a step to 0.
 
@@ -42,9 +52,16 @@ def dpm2(
     return x
 
 
-@sampler
+@sampler(
+    order=2,
+    evaluations=2,
+    discards_penultimate=True,
+    comfyui=("dpm_2_ancestral",),
+    a1111=("DPM2 a",),
+    diffusers=("KDPM2AncestralDiscreteScheduler",),
+)
 def dpm2_a(
-    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: float = 1.0, s_noise: float = 1.0
+    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: Eta = 1.0, s_noise: NoiseScale = 1.0
 ) -> Sampler:
     """`dpm2` below each target, then fresh noise up to it.
 

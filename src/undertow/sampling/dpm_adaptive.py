@@ -3,15 +3,17 @@
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from undertow.sampling.dpm_fast import second_order_step, third_order_step
+from undertow.sampling.entry import sampler
 from undertow.sampling.euler import ancestral_split
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.options import Option
-from undertow.sampling.protocol import ModelCall, Sampler, require_noise, sampler_with
+from undertow.sampling.options import Eta, NoiseScale, NumberRange
+from undertow.sampling.protocol import ModelCall, Sampler, require_noise
 
 
 @dataclass(kw_only=True)
@@ -36,27 +38,24 @@ class _StepController:
         return accepted
 
 
-@sampler_with(
-    order=Option(default=3, low=2, high=3, whole=True),
-    h_init=Option(default=0.05, low=1e-4),
-    rtol=Option(default=0.05, low=1e-8),
-    atol=Option(default=0.0078, low=1e-8),
-)
+@sampler(order=3, evaluations=None, comfyui=("dpm_adaptive",), a1111=("DPM adaptive",))
 def dpm_adaptive(
     x: Tensor,
     sigmas: Sequence[float],
     *,
     noise: NoiseSource | None = None,
-    order: float = 3,
-    rtol: float = 0.05,
-    atol: float = 0.0078,
-    h_init: float = 0.05,
-    pcoeff: float = 0.0,
-    icoeff: float = 1.0,
-    dcoeff: float = 0.0,
-    accept_safety: float = 0.81,
-    eta: float = 0.0,
-    s_noise: float = 1.0,
+    order: Annotated[float, NumberRange(meaning="order of the method", low=2, high=3, whole=True)] = 3,
+    rtol: Annotated[float, NumberRange(meaning="allowed error relative to x", low=1e-8)] = 0.05,
+    atol: Annotated[float, NumberRange(meaning="allowed absolute error", low=1e-8)] = 0.0078,
+    h_init: Annotated[float, NumberRange(meaning="first step, in log sigma", low=1e-4)] = 0.05,
+    pcoeff: Annotated[float, NumberRange(meaning="proportional part of the step controller")] = 0.0,
+    icoeff: Annotated[float, NumberRange(meaning="integral part of the step controller")] = 1.0,
+    dcoeff: Annotated[float, NumberRange(meaning="differential part of the step controller")] = 0.0,
+    accept_safety: Annotated[
+        float, NumberRange(meaning="a step is repeated when the controller would shrink it below this")
+    ] = 0.81,
+    eta: Eta = 0.0,
+    s_noise: NoiseScale = 1.0,
 ) -> Sampler:
     """DPM-Solver-12 or -23: as many steps as the tolerance needs, between the ends of the grid; its steps are ignored.
 

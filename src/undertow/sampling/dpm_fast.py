@@ -6,14 +6,16 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from undertow.sampling.entry import sampler
 from undertow.sampling.euler import ancestral_split
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.protocol import ModelCall, Sampler, require_noise, sampler
+from undertow.sampling.options import Eta, NoiseScale
+from undertow.sampling.protocol import ModelCall, Sampler, require_noise
 
 
-@sampler
+@sampler(order=3, comfyui=("dpm_fast",), a1111=("DPM fast",))
 def dpm_fast(
-    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource | None = None, eta: float = 0.0, s_noise: float = 1.0
+    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource | None = None, eta: Eta = 0.0, s_noise: NoiseScale = 1.0
 ) -> Sampler:
     """DPM-Solver-fast: as many evaluations as the grid has steps, on steps of its own, equal in log sigma.
 

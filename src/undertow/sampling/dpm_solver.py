@@ -6,13 +6,17 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from undertow.sampling.entry import sampler
 from undertow.sampling.euler import ancestral_split
 from undertow.sampling.exponential import decay, phi_2, phi_3, step_length
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.protocol import ModelCall, Sampler, sampler
+from undertow.sampling.options import Eta, NoiseScale
+from undertow.sampling.protocol import ModelCall, Sampler
 
 
-@sampler
+@sampler(
+    order=2, native_flow=True, comfyui=("dpmpp_2m",), a1111=("DPM++ 2M",), diffusers=("DPMSolverMultistepScheduler",)
+)
 def dpmpp_2m(x: Tensor, sigmas: Sequence[float]) -> Sampler:
     """The second-order multistep solver: denoised is extrapolated from two steps, one evaluation each.
 
@@ -35,7 +39,7 @@ def dpmpp_2m(x: Tensor, sigmas: Sequence[float]) -> Sampler:
     return x
 
 
-@sampler
+@sampler(order=2, diffusers=("DPMSolverMultistepScheduler(solver_order=3)",))
 def dpmpp_3m(x: Tensor, sigmas: Sequence[float]) -> Sampler:
     """The third-order multistep solver: slope and curvature of denoised from three steps, one evaluation each.
 
@@ -75,7 +79,7 @@ class History:
         return total
 
 
-@sampler
+@sampler(order=2, evaluations=2, diffusers=("DPMSolverSinglestepScheduler",))
 def dpmpp_2s(x: Tensor, sigmas: Sequence[float]) -> Sampler:
     """The second-order singlestep solver: an evaluation in the middle of a step, in log sigma; two a step.
 
@@ -87,9 +91,9 @@ def dpmpp_2s(x: Tensor, sigmas: Sequence[float]) -> Sampler:
     return x
 
 
-@sampler
+@sampler(order=2, evaluations=2, comfyui=("dpmpp_2s_ancestral",), a1111=("DPM++ 2S a",))
 def dpmpp_2s_a(
-    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: float = 1.0, s_noise: float = 1.0
+    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: Eta = 1.0, s_noise: NoiseScale = 1.0
 ) -> Sampler:
     """`dpmpp_2s` below each target, then fresh noise up to it. k-diffusion `sample_dpmpp_2s_ancestral`."""
     for sigma, target in pairwise(sigmas):

@@ -8,22 +8,29 @@ from typing import Literal
 from torch import Tensor
 
 from undertow.sampling.dpm_solver import History
+from undertow.sampling.entry import sampler
 from undertow.sampling.euler import ancestral_split
 from undertow.sampling.exponential import decay, phi_2, step_length
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.options import Option
-from undertow.sampling.protocol import ModelCall, Sampler, sampler, sampler_with
+from undertow.sampling.options import Eta, MiddlePoint, NoiseScale
+from undertow.sampling.protocol import ModelCall, Sampler
 
 
-@sampler_with(r=Option(default=0.5, low=0.01, high=1.0))
+@sampler(
+    order=2,
+    evaluations=2,
+    comfyui=("dpmpp_sde", "dpmpp_sde_gpu"),
+    a1111=("DPM++ SDE",),
+    diffusers=("DPMSolverSDEScheduler",),
+)
 def dpmpp_sde(
     x: Tensor,
     sigmas: Sequence[float],
     *,
     noise: NoiseSource,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    r: float = 0.5,
+    eta: Eta = 1.0,
+    s_noise: NoiseScale = 1.0,
+    r: MiddlePoint = 0.5,
 ) -> Sampler:
     """A noisy evaluation at r of each step, in log sigma, then the noisy step; two evaluations, one for a step to 0.
 
@@ -49,9 +56,14 @@ def dpmpp_sde(
     return x
 
 
-@sampler
+@sampler(
+    order=2,
+    comfyui=("dpmpp_2m_sde", "dpmpp_2m_sde_gpu"),
+    a1111=("DPM++ 2M SDE",),
+    diffusers=("DPMSolverMultistepScheduler(algorithm_type=sde-dpmsolver++)",),
+)
 def dpmpp_2m_sde(
-    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: float = 1.0, s_noise: float = 1.0
+    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: Eta = 1.0, s_noise: NoiseScale = 1.0
 ) -> Sampler:
     """The second-order multistep solver of the stochastic equation, one evaluation a step.
 
@@ -60,9 +72,14 @@ def dpmpp_2m_sde(
     return (yield from _second_order(x, sigmas, noise, eta, s_noise, "midpoint"))
 
 
-@sampler
+@sampler(
+    order=2,
+    comfyui=("dpmpp_2m_sde_heun", "dpmpp_2m_sde_heun_gpu"),
+    a1111=("DPM++ 2M SDE Heun",),
+    diffusers=("DPMSolverMultistepScheduler(algorithm_type=sde-dpmsolver++; solver_type=heun)",),
+)
 def dpmpp_2m_sde_heun(
-    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: float = 1.0, s_noise: float = 1.0
+    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: Eta = 1.0, s_noise: NoiseScale = 1.0
 ) -> Sampler:
     """`dpmpp_2m_sde` with the other weight of the slope.
 
@@ -97,9 +114,13 @@ def _second_order(
     return x
 
 
-@sampler
+@sampler(
+    order=2,
+    comfyui=("dpmpp_3m_sde", "dpmpp_3m_sde_gpu"),
+    a1111=("DPM++ 3M SDE",),
+)
 def dpmpp_3m_sde(
-    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: float = 1.0, s_noise: float = 1.0
+    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: Eta = 1.0, s_noise: NoiseScale = 1.0
 ) -> Sampler:
     """The third-order multistep solver of the stochastic equation, one evaluation a step.
 

@@ -1,29 +1,58 @@
-"""What the catalogue says about a sampler."""
+"""What the catalogue says about a sampler, and the decorator that says it beside the algorithm."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import wraps
+from typing import Protocol, cast, get_args, runtime_checkable
 
-from undertow.diffusion.paths import Path, RectifiedFlow, VarianceExploding, VariancePreserving
-from undertow.sampling.options import Option
-from undertow.sampling.protocol import SamplerFunction
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from undertow.diffusion.grids import require_grid
+from undertow.diffusion.paths import Path, RectifiedFlow, VarianceExploding, VariancePreserving, working
+from undertow.errors import InvalidInput
+from undertow.sampling.noise import NoiseSource
+from undertow.sampling.options import NumberRange, Option
+from undertow.sampling.protocol import GuidedSampler, Sampler, require_noise
 
 ANY_PATH = (VariancePreserving, VarianceExploding, RectifiedFlow)
 DIFFUSION = (VariancePreserving, VarianceExploding)
 
 TOOLS = ("ComfyUI", "A1111", "diffusers")
 
+Algorithm = Callable[..., Sampler] | Callable[..., GuidedSampler]
+"""A generator function of x, sigmas and keywords: `noise`, if it draws any, and its options."""
+
+
+@runtime_checkable
+class SamplerFunction(Protocol):
+    """Starts a sampler at `x`, which is at sigmas[0]; it ends at sigmas[-1] in the dtype of `x`."""
+
+    __name__: str
+
+    def __call__(
+        self,
+        x: Float[Tensor, "batch ..."],
+        sigmas: Sequence[float],
+        *,
+        noise: NoiseSource | None = None,
+        **options: float,
+    ) -> Sampler: ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerEntry:
-    """An algorithm and what a planner or a menu wants to know about it.
+    """An algorithm and what a planner or a menu needs to know about it.
 
     order: the error shrinks as step^order (of the deterministic part, after the first steps); `None` for distilled
     models, whose every estimate is a picture. stochastic: draws noise by default. evaluations: network calls per step,
-    a last step to 0 may need fewer; `None` when the sampler decides.
-    paths: kinds of path on which it runs. native_flow: its formulas hold on the flow path as they are; others run there
-    by a change of variables (`flow.along_flow`). guided: needs the unconditional estimate (CFG++). inverse: runs from a
-    clean x up the grid. discards_penultimate: ComfyUI and A1111 leave out the last level above 0 for it
-    (`grids.discard_penultimate`). aliases: its names in other tools.
+    of which a last step to 0 may need fewer; `None` when the sampler decides. paths: kinds of path on which it runs.
+    native_flow: its formulas hold on the flow path as they are; others run there by a change of variables
+    (`flow.along_flow`). guided: needs the unconditional estimate (CFG++). inverse: runs from a clean x up the grid.
+    discards_penultimate: ComfyUI and A1111 leave out the last level above 0 for it (`grids.discard_penultimate`).
+    aliases: its names in other tools, by tool. options: the numbers that it can be tuned with, by name.
     """
 
     function: SamplerFunction
@@ -36,8 +65,105 @@ class SamplerEntry:
     inverse: bool = False
     discards_penultimate: bool = False
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    options: Mapping[str, Option] = field(default_factory=dict[str, Option])
 
-    @property
-    def options(self) -> Mapping[str, Option]:
-        """The numbers it may be tuned with, by name."""
-        return self.function.options
+    def only_on(self, path: type[Path], *, diffusers: str) -> "SamplerEntry":
+        """The same algorithm on one path alone, where diffusers has a class of its own for it."""
+        native_flow = self.native_flow and path is RectifiedFlow
+        return replace(self, paths=(path,), native_flow=native_flow, aliases={"diffusers": (diffusers,)})
+
+
+@runtime_checkable
+class CataloguedSampler(SamplerFunction, Protocol):
+    """A sampler function that carries its entry for the catalogue."""
+
+    entry: SamplerEntry
+
+
+def sampler(
+    *,
+    order: int | None,
+    evaluations: int | None = 1,
+    paths: tuple[type[Path], ...] = ANY_PATH,
+    native_flow: bool = False,
+    guided: bool = False,
+    inverse: bool = False,
+    discards_penultimate: bool = False,
+    comfyui: tuple[str, ...] = (),
+    a1111: tuple[str, ...] = (),
+    diffusers: tuple[str, ...] = (),
+) -> Callable[[Algorithm], CataloguedSampler]:
+    """Gives an algorithm the interface that all samplers share, and attaches its `SamplerEntry`.
+
+    An algorithm that draws noise has a parameter `noise`: without a default it always draws, with a default it depends
+    on its options. Its other keywords are its options, annotated with a `NumberRange`. comfyui, a1111, diffusers: its
+    names in ComfyUI's KSampler, in the menu of A1111 and Forge, and among diffusers' classes, with the options that
+    select the algorithm. See `SamplerEntry` for the other fields.
+    """
+
+    def declare(algorithm: Algorithm) -> CataloguedSampler:
+        parameters = inspect.signature(algorithm).parameters
+        options = {
+            name: _option(parameter) for name, parameter in parameters.items() if name not in ("x", "sigmas", "noise")
+        }
+        draws_noise = "noise" in parameters
+        needs_noise = draws_noise and parameters["noise"].default is inspect.Parameter.empty
+        start = _checked(algorithm, options, draws_noise=draws_noise, needs_noise=needs_noise)
+        names = dict(zip(TOOLS, (comfyui, a1111, diffusers), strict=True))
+        entry = SamplerEntry(
+            function=start,
+            order=order,
+            stochastic=needs_noise,
+            evaluations=evaluations,
+            paths=paths,
+            native_flow=native_flow,
+            guided=guided,
+            inverse=inverse,
+            discards_penultimate=discards_penultimate,
+            aliases={tool: given for tool, given in names.items() if given},
+            options=options,
+        )
+        start.entry = entry  # pyright: ignore[reportAttributeAccessIssue]
+        return cast(CataloguedSampler, start)
+
+    return declare
+
+
+def _checked(
+    algorithm: Algorithm, options: Mapping[str, Option], *, draws_noise: bool, needs_noise: bool
+) -> SamplerFunction:
+    """The algorithm with its arguments checked when it is called: a generator runs nothing before its first step."""
+    name = algorithm.__name__
+
+    @wraps(algorithm)
+    def start(
+        x: Float[Tensor, "batch ..."], sigmas: Sequence[float], *, noise: NoiseSource | None = None, **chosen: float
+    ) -> Sampler:
+        require_grid(sigmas)
+        _require_options(name, chosen, options)
+        if needs_noise:
+            require_noise(noise, name)
+        if noise is not None:
+            noise.require_count(len(x))
+        given = {"noise": noise} if draws_noise else {}
+        return _cast_result(algorithm(working(x), sigmas, **given, **chosen), x.dtype)
+
+    return start
+
+
+def _cast_result(sampler: Sampler | GuidedSampler, dtype: torch.dtype) -> Sampler:
+    return (yield from sampler).to(dtype)
+
+
+def _option(parameter: inspect.Parameter) -> Option:
+    _, bounds = get_args(parameter.annotation)
+    assert isinstance(bounds, NumberRange)
+    return Option(**vars(bounds), default=parameter.default)
+
+
+def _require_options(name: str, chosen: Mapping[str, float], known: Mapping[str, Option]) -> None:
+    for option, value in chosen.items():
+        if option not in known:
+            offered = f"one of {', '.join(known)}" if known else "no option"
+            raise InvalidInput("sampler option", repr(option), f"{offered} for {name}")
+        known[option].require(option, value, name)

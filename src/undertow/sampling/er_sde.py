@@ -3,20 +3,27 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 from torch import Tensor
 
+from undertow.sampling.entry import sampler
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.options import Option
-from undertow.sampling.protocol import ModelCall, Sampler, sampler_with
+from undertow.sampling.options import NoiseScale, NumberRange
+from undertow.sampling.protocol import ModelCall, Sampler
 
 _POINTS = 200
 """Of the sums that stand for integrals, as in the authors' code."""
 
 
-@sampler_with(order=Option(default=3, low=1, high=3, whole=True))
+@sampler(order=3, comfyui=("er_sde",))
 def er_sde(
-    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, order: float = 3, s_noise: float = 1.0
+    x: Tensor,
+    sigmas: Sequence[float],
+    *,
+    noise: NoiseSource,
+    order: Annotated[float, NumberRange(meaning="order of the method", low=1, high=3, whole=True)] = 3,
+    s_noise: NoiseScale = 1.0,
 ) -> Sampler:
     """The solver of up to third order with the authors' scale of noise, phi(sigma) = sigma (e^(sigma^0.3) + 10).
 

@@ -7,20 +7,22 @@ from itertools import pairwise
 from torch import Tensor
 
 from undertow.sampling.churn import Churn
+from undertow.sampling.entry import sampler
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.protocol import ModelCall, Sampler, sampler
+from undertow.sampling.options import ChurnAmount, Eta, HighestSigma, LowestSigma, NoiseScale
+from undertow.sampling.protocol import ModelCall, Sampler
 
 
-@sampler
+@sampler(order=1, native_flow=True, comfyui=("euler",), a1111=("Euler",), diffusers=("EulerDiscreteScheduler",))
 def euler(
     x: Tensor,
     sigmas: Sequence[float],
     *,
     noise: NoiseSource | None = None,
-    s_churn: float = 0.0,
-    s_tmin: float = 0.0,
-    s_tmax: float = math.inf,
-    s_noise: float = 1.0,
+    s_churn: ChurnAmount = 0.0,
+    s_tmin: LowestSigma = 0.0,
+    s_tmax: HighestSigma = math.inf,
+    s_noise: NoiseScale = 1.0,
 ) -> Sampler:
     """Euler steps along dx/dsigma = (x - denoised) / sigma.
 
@@ -44,9 +46,9 @@ def euler(
     return x
 
 
-@sampler
+@sampler(order=1, comfyui=("euler_ancestral",), a1111=("Euler a",), diffusers=("EulerAncestralDiscreteScheduler",))
 def euler_a(
-    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: float = 1.0, s_noise: float = 1.0
+    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: Eta = 1.0, s_noise: NoiseScale = 1.0
 ) -> Sampler:
     """Euler steps below each target, then fresh noise up to it: "ancestral", eta = 0 is `euler`.
 

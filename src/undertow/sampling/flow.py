@@ -7,8 +7,9 @@ from torch import Tensor
 from undertow.diffusion.guidance import Guided
 from undertow.diffusion.paths import working
 from undertow.errors import InvalidInput
+from undertow.sampling.entry import SamplerFunction
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.protocol import ModelCall, Sampler, SamplerFunction
+from undertow.sampling.protocol import ModelCall, Sampler
 
 LAST_LEVEL = 0.9999
 """Stands for 1, where there is no data in x and no ratio of the two (ComfyUI `offset_first_sigma_for_snr`)."""

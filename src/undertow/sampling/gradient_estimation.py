@@ -2,14 +2,19 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 from torch import Tensor
 
-from undertow.sampling.protocol import ModelCall, Sampler, sampler
+from undertow.sampling.entry import sampler
+from undertow.sampling.options import NumberRange
+from undertow.sampling.protocol import ModelCall, Sampler
+
+Extrapolation = Annotated[float, NumberRange(meaning="how far the direction is extrapolated; 1 does not")]
 
 
-@sampler
-def gradient_estimation(x: Tensor, sigmas: Sequence[float], *, ge_gamma: float = 2.0) -> Sampler:
+@sampler(order=1, native_flow=True, comfyui=("gradient_estimation",))
+def gradient_estimation(x: Tensor, sigmas: Sequence[float], *, ge_gamma: Extrapolation = 2.0) -> Sampler:
     """Euler steps along gamma slope + (1 - gamma) last slope; gamma = 1 is `euler`.
 
     Permenter and Yuan, arXiv:2306.04848, section 4 (gamma = 2); ComfyUI `sample_gradient_estimation`. A step to 0 gives

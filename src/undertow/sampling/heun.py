@@ -7,20 +7,24 @@ from itertools import pairwise
 from torch import Tensor
 
 from undertow.sampling.churn import Churn
+from undertow.sampling.entry import sampler
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.protocol import ModelCall, Sampler, sampler
+from undertow.sampling.options import ChurnAmount, HighestSigma, LowestSigma, NoiseScale
+from undertow.sampling.protocol import ModelCall, Sampler
 
 
-@sampler
+@sampler(
+    order=2, evaluations=2, native_flow=True, comfyui=("heun",), a1111=("Heun",), diffusers=("HeunDiscreteScheduler",)
+)
 def heun(
     x: Tensor,
     sigmas: Sequence[float],
     *,
     noise: NoiseSource | None = None,
-    s_churn: float = 0.0,
-    s_tmin: float = 0.0,
-    s_tmax: float = math.inf,
-    s_noise: float = 1.0,
+    s_churn: ChurnAmount = 0.0,
+    s_tmin: LowestSigma = 0.0,
+    s_tmax: HighestSigma = math.inf,
+    s_noise: NoiseScale = 1.0,
 ) -> Sampler:
     """The trapezoidal rule: the mean of the slopes at both ends of a step; two evaluations, one for a step to 0.
 
@@ -54,16 +58,16 @@ def heun_step(x: Tensor, sigma: float, target: float) -> Sampler:
     return x
 
 
-@sampler
+@sampler(order=1, evaluations=3, native_flow=True, comfyui=("heunpp2",), a1111=("HeunPP2",))
 def heunpp2(
     x: Tensor,
     sigmas: Sequence[float],
     *,
     noise: NoiseSource | None = None,
-    s_churn: float = 0.0,
-    s_tmin: float = 0.0,
-    s_tmax: float = math.inf,
-    s_noise: float = 1.0,
+    s_churn: ChurnAmount = 0.0,
+    s_tmin: LowestSigma = 0.0,
+    s_tmax: HighestSigma = math.inf,
+    s_noise: NoiseScale = 1.0,
 ) -> Sampler:
     """Heun++: up to three slopes at this level and the next two, weighted by their sigma relative to the first.
 

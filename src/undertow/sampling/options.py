@@ -1,23 +1,28 @@
-"""The numbers a sampler may be tuned with: their names, defaults and ranges."""
+"""The numbers that a sampler can be tuned with.
+
+They are keyword parameters of the algorithm, annotated with their range and meaning; those that several algorithms
+share are named here.
+"""
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from undertow.errors import InvalidInput
 
 
 @dataclass(frozen=True, kw_only=True)
-class Option:
-    """A number that a sampler accepts by name. low and high belong to the range; whole: no fractions."""
+class NumberRange:
+    """What an option does and which numbers it takes. low and high are allowed; whole: integers only."""
 
-    default: float
+    meaning: str
     low: float = 0.0
     high: float = math.inf
     whole: bool = False
 
     def require(self, name: str, value: float, sampler: str) -> None:
-        """Refuse a value out of range. Errors: `InvalidInput`."""
-        if isinstance(value, bool) or not isinstance(value, int | float) or not self._fits(value):
+        """Refuses a value out of range. Errors: `InvalidInput`."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self._contains(value):
             raise InvalidInput(name, value, f"{self.describe()}, for {sampler}")
 
     def describe(self) -> str:
@@ -27,29 +32,28 @@ class Option:
             return f"a {kind} number, at least {self.low:g}"
         return f"a {kind} number from {self.low:g} to {self.high:g}"
 
-    def _fits(self, value: float) -> bool:
+    def _contains(self, value: float) -> bool:
         return math.isfinite(value) and self.low <= value <= self.high and (not self.whole or value == int(value))
 
 
-MEANINGS = {
-    "eta": "share of fresh noise: 0 draws none, 1 is the full stochastic differential equation",
-    "s_noise": "scale of the fresh noise",
-    "s_churn": "noise added before a step, in total over the run (arXiv:2206.00364, algorithm 2)",
-    "s_tmin": "lowest sigma at which noise is added",
-    "s_tmax": "highest sigma at which noise is added",
-    "order": "order of the method",
-    "gamma": "share of a step that is noise again",
-    "ge_gamma": "how far the direction is extrapolated; 1 does not",
-    "r": "where in a step the second evaluation is, in log sigma",
-    "rtol": "allowed error relative to x",
-    "atol": "allowed absolute error",
-    "h_init": "first step, in log sigma",
-    "pcoeff": "proportional part of the step controller",
-    "icoeff": "integral part of the step controller",
-    "dcoeff": "differential part of the step controller",
-    "accept_safety": "a step is repeated when the controller would shrink it below this",
-    "restart_min": "where a restart begins: the level of the grid nearest to this sigma",
-    "restart_max": "how far up a restart goes: the level of the grid nearest to this sigma",
-    "predictor_order": "order of the predictor",
-    "corrector_order": "order of the corrector; 0 has none",
-}
+@dataclass(frozen=True, kw_only=True)
+class Option(NumberRange):
+    """An option of one algorithm: its range, and the default in the algorithm's signature."""
+
+    default: float
+
+
+Eta = Annotated[
+    float,
+    NumberRange(meaning="share of fresh noise: 0 draws none, 1 is the full stochastic differential equation"),
+]
+NoiseScale = Annotated[float, NumberRange(meaning="scale of the fresh noise")]
+ChurnAmount = Annotated[
+    float,
+    NumberRange(meaning="noise added before a step, in total over the run (arXiv:2206.00364, algorithm 2)"),
+]
+LowestSigma = Annotated[float, NumberRange(meaning="lowest sigma at which noise is added")]
+HighestSigma = Annotated[float, NumberRange(meaning="highest sigma at which noise is added")]
+MiddlePoint = Annotated[
+    float, NumberRange(meaning="where in a step the second evaluation is, in log sigma", low=0.01, high=1.0)
+]

@@ -10,22 +10,15 @@ sigma noise, and at sigma = 15 (4096 with zero terminal SNR) half precision woul
 `Denoiser.network_dtype` is where half precision begins.
 """
 
-import inspect
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from functools import wraps
-from typing import Protocol, cast, runtime_checkable
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.diffusion.grids import require_grid
 from undertow.diffusion.guidance import Guided
-from undertow.diffusion.paths import working
 from undertow.errors import InvalidInput
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.options import MEANINGS, Option
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,63 +39,6 @@ Sampler = Generator[ModelCall, Tensor, Tensor]
 
 GuidedSampler = Generator[ModelCall, Guided, Tensor]
 """A sampler all of whose calls ask for the unconditional estimate too (CFG++, arXiv:2406.08070)."""
-
-
-@runtime_checkable
-class SamplerFunction(Protocol):
-    """Starts a sampler at `x`, which is at sigmas[0]; it ends at sigmas[-1] in the dtype of `x`."""
-
-    __name__: str
-    options: Mapping[str, Option]
-
-    def __call__(
-        self,
-        x: Float[Tensor, "batch ..."],
-        sigmas: Sequence[float],
-        *,
-        noise: NoiseSource | None = None,
-        **options: float,
-    ) -> Sampler: ...
-
-
-def sampler(algorithm: Callable[..., Sampler] | Callable[..., GuidedSampler], /, **ranges: Option) -> SamplerFunction:
-    """Give an algorithm the face that all share, with its arguments checked when it is started.
-
-    A generator runs nothing before its first step; bad input should be refused before that. An algorithm that draws
-    noise has a parameter `noise`: without a default it needs one, with a default it depends on its options. Its other
-    keywords are its options; `ranges` says what they may be where that is not any number from 0.
-    """
-    parameters = inspect.signature(algorithm).parameters
-    options_known = {
-        name: ranges.get(name, Option(default=parameter.default))
-        for name, parameter in parameters.items()
-        if name not in ("x", "sigmas", "noise")
-    }
-    assert options_known.keys() <= MEANINGS.keys()
-    draws_noise = "noise" in parameters
-    needs_noise = draws_noise and parameters["noise"].default is inspect.Parameter.empty
-
-    @wraps(algorithm)
-    def start(
-        x: Float[Tensor, "batch ..."], sigmas: Sequence[float], *, noise: NoiseSource | None = None, **options: float
-    ) -> Sampler:
-        require_grid(sigmas)
-        _require_options(algorithm.__name__, options, options_known)
-        if needs_noise:
-            require_noise(noise, algorithm.__name__)
-        if noise is not None:
-            noise.require_count(len(x))
-        if draws_noise:
-            return _ending_in(x.dtype, algorithm(working(x), sigmas, noise=noise, **options))
-        return _ending_in(x.dtype, algorithm(working(x), sigmas, **options))
-
-    start.options = options_known  # pyright: ignore[reportAttributeAccessIssue]
-    return cast(SamplerFunction, start)
-
-
-def sampler_with(**ranges: Option) -> Callable[[Callable[..., Sampler]], SamplerFunction]:
-    """`sampler` with ranges for some of the algorithm's options."""
-    return lambda algorithm: sampler(algorithm, **ranges)
 
 
 def require_noise(noise: NoiseSource | None, name: str) -> NoiseSource:
@@ -134,15 +70,3 @@ def answered(call: ModelCall, estimate: Tensor | Guided) -> Tensor | Guided:
         expected = "the unconditional estimate too, because CFG++ steps along it"
         raise InvalidInput("the estimate", "the guided one alone", expected, "give a guidance that keeps it")
     return estimate
-
-
-def _ending_in(dtype: torch.dtype, sampler: Sampler | GuidedSampler) -> Sampler:
-    return (yield from sampler).to(dtype)
-
-
-def _require_options(name: str, options: Mapping[str, float], known: Mapping[str, Option]) -> None:
-    for option, value in options.items():
-        if option not in known:
-            offered = f"one of {', '.join(known)}" if known else "no option"
-            raise InvalidInput("sampler option", repr(option), f"{offered} for {name}")
-        known[option].require(option, value, name)

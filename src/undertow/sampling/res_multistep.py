@@ -6,13 +6,15 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from undertow.sampling.entry import sampler
 from undertow.sampling.euler import ancestral_split
 from undertow.sampling.exponential import decay
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.protocol import ModelCall, Sampler, sampler
+from undertow.sampling.options import Eta, NoiseScale
+from undertow.sampling.protocol import ModelCall, Sampler
 
 
-@sampler
+@sampler(order=2, comfyui=("res_multistep",))
 def res_multistep(x: Tensor, sigmas: Sequence[float]) -> Sampler:
     """The second-order multistep solver with the refined weights of two estimates; one evaluation a step.
 
@@ -29,9 +31,9 @@ def res_multistep(x: Tensor, sigmas: Sequence[float]) -> Sampler:
     return x
 
 
-@sampler
+@sampler(order=2, comfyui=("res_multistep_ancestral",))
 def res_multistep_a(
-    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: float = 1.0, s_noise: float = 1.0
+    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: Eta = 1.0, s_noise: NoiseScale = 1.0
 ) -> Sampler:
     """`res_multistep` below each target, then fresh noise up to it. ComfyUI `sample_res_multistep_ancestral`."""
     previous: Tensor | None = None

@@ -3,23 +3,30 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 from torch import Tensor
 
+from undertow.sampling.entry import sampler
 from undertow.sampling.heun import heun_step
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.protocol import Sampler, sampler
+from undertow.sampling.options import NoiseScale, NumberRange
+from undertow.sampling.protocol import Sampler
 
 
-@sampler
+@sampler(order=2, evaluations=2, a1111=("Restart",))
 def restart(
     x: Tensor,
     sigmas: Sequence[float],
     *,
     noise: NoiseSource,
-    s_noise: float = 1.0,
-    restart_min: float = 0.1,
-    restart_max: float = 2.0,
+    s_noise: NoiseScale = 1.0,
+    restart_min: Annotated[
+        float, NumberRange(meaning="where a restart begins: the level of the grid nearest to this sigma")
+    ] = 0.1,
+    restart_max: Annotated[
+        float, NumberRange(meaning="how far up a restart goes: the level of the grid nearest to this sigma")
+    ] = 2.0,
 ) -> Sampler:
     """Heun's method with restarts near the end: noise is added from restart_min up to restart_max, and removed again.
 

@@ -3,34 +3,36 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
 from torch import Tensor
 
+from undertow.sampling.entry import sampler
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.options import Option
-from undertow.sampling.protocol import ModelCall, Sampler, sampler_with
+from undertow.sampling.options import Eta, HighestSigma, LowestSigma, NoiseScale, NumberRange
+from undertow.sampling.protocol import ModelCall, Sampler
 from undertow.sampling.quadrature import lagrange_weights
 
-_PREDICTOR = Option(default=3, low=1, high=4, whole=True)
-_CORRECTOR = Option(default=4, low=0, high=4, whole=True)
+_PredictorOrder = Annotated[float, NumberRange(meaning="order of the predictor", low=1, high=4, whole=True)]
+_CorrectorOrder = Annotated[float, NumberRange(meaning="order of the corrector; 0 has none", low=0, high=4, whole=True)]
 
 # Noise in the middle of a run only: sigma of Stable Diffusion at a fifth and at four fifths of its timesteps.
 _LOWEST, _HIGHEST = 0.5712, 5.0924
 
 
-@sampler_with(predictor_order=_PREDICTOR, corrector_order=_CORRECTOR)
+@sampler(order=4, comfyui=("sa_solver",), diffusers=("SASolverScheduler",))
 def sa_solver(
     x: Tensor,
     sigmas: Sequence[float],
     *,
     noise: NoiseSource,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    s_tmin: float = _LOWEST,
-    s_tmax: float = _HIGHEST,
-    predictor_order: float = 3,
-    corrector_order: float = 4,
+    eta: Eta = 1.0,
+    s_noise: NoiseScale = 1.0,
+    s_tmin: LowestSigma = _LOWEST,
+    s_tmax: HighestSigma = _HIGHEST,
+    predictor_order: _PredictorOrder = 3,
+    corrector_order: _CorrectorOrder = 4,
 ) -> Sampler:
     """Predict, evaluate, correct: one evaluation a step. eta is the paper's tau, from s_tmax down to s_tmin.
 
@@ -40,18 +42,18 @@ def sa_solver(
     return (yield from _adams(x, sigmas, noise, _Tau(eta, s_tmin, s_tmax), s_noise, orders, again=False))
 
 
-@sampler_with(predictor_order=_PREDICTOR, corrector_order=_CORRECTOR)
+@sampler(order=4, evaluations=2, comfyui=("sa_solver_pece",))
 def sa_solver_pece(
     x: Tensor,
     sigmas: Sequence[float],
     *,
     noise: NoiseSource,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    s_tmin: float = _LOWEST,
-    s_tmax: float = _HIGHEST,
-    predictor_order: float = 3,
-    corrector_order: float = 4,
+    eta: Eta = 1.0,
+    s_noise: NoiseScale = 1.0,
+    s_tmin: LowestSigma = _LOWEST,
+    s_tmax: HighestSigma = _HIGHEST,
+    predictor_order: _PredictorOrder = 3,
+    corrector_order: _CorrectorOrder = 4,
 ) -> Sampler:
     """`sa_solver` that evaluates again after a correction: two evaluations a step. ComfyUI `sample_sa_solver_pece`."""
     orders = int(predictor_order), int(corrector_order)

@@ -6,21 +6,22 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from undertow.sampling.entry import sampler
 from undertow.sampling.exponential import decay, phi_2, step_length
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.options import Option
-from undertow.sampling.protocol import ModelCall, Sampler, sampler, sampler_with
+from undertow.sampling.options import Eta, MiddlePoint, NoiseScale
+from undertow.sampling.protocol import ModelCall, Sampler
 
 
-@sampler_with(r=Option(default=0.5, low=0.01, high=1.0))
+@sampler(order=2, evaluations=2, comfyui=("seeds_2",))
 def seeds_2(
     x: Tensor,
     sigmas: Sequence[float],
     *,
     noise: NoiseSource,
-    eta: float = 1.0,
-    s_noise: float = 1.0,
-    r: float = 0.5,
+    eta: Eta = 1.0,
+    s_noise: NoiseScale = 1.0,
+    r: MiddlePoint = 0.5,
 ) -> Sampler:
     """SEEDS-2: an evaluation at r of each step, in log sigma, that shares its noise with the step; two a step.
 
@@ -40,9 +41,9 @@ def seeds_2(
     return x
 
 
-@sampler
+@sampler(order=3, evaluations=3, comfyui=("seeds_3",))
 def seeds_3(
-    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: float = 1.0, s_noise: float = 1.0
+    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: Eta = 1.0, s_noise: NoiseScale = 1.0
 ) -> Sampler:
     """SEEDS-3: evaluations at one and two thirds of each step that share their noise with it; three a step.
 

@@ -3,21 +3,29 @@
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
 from torch import Tensor
 
-from undertow.sampling.options import Option
-from undertow.sampling.protocol import ModelCall, Sampler, sampler_with
+from undertow.sampling.entry import sampler
+from undertow.sampling.options import NumberRange
+from undertow.sampling.protocol import ModelCall, Sampler
 from undertow.sampling.quadrature import Values
 
 Matrix = np.ndarray[tuple[int, int], np.dtype[np.float64]]
 
-_ORDER = Option(default=3, low=1, high=3, whole=True)
+_Order = Annotated[float, NumberRange(meaning="order of the method", low=1, high=3, whole=True)]
 
 
-@sampler_with(order=_ORDER)
-def unipc(x: Tensor, sigmas: Sequence[float], *, order: float = 3) -> Sampler:
+@sampler(
+    order=4,
+    discards_penultimate=True,
+    comfyui=("uni_pc",),
+    a1111=("UniPC",),
+    diffusers=("UniPCMultistepScheduler(solver_type=bh1)",),
+)
+def unipc(x: Tensor, sigmas: Sequence[float], *, order: _Order = 3) -> Sampler:
     """UniPC with B(h) = h, "bh1": the evaluation at the end of a step first corrects it; one evaluation a step.
 
     arXiv:2302.04867, algorithms 5-8 with data prediction; diffusers' UniPCMultistepScheduler (bh1), A1111's UniPC and
@@ -26,8 +34,8 @@ def unipc(x: Tensor, sigmas: Sequence[float], *, order: float = 3) -> Sampler:
     return (yield from _unified(x, sigmas, int(order), lambda h: -h))
 
 
-@sampler_with(order=_ORDER)
-def unipc_bh2(x: Tensor, sigmas: Sequence[float], *, order: float = 3) -> Sampler:
+@sampler(order=4, discards_penultimate=True, comfyui=("uni_pc_bh2",), diffusers=("UniPCMultistepScheduler",))
+def unipc_bh2(x: Tensor, sigmas: Sequence[float], *, order: _Order = 3) -> Sampler:
     """UniPC with B(h) = e^h - 1, "bh2", otherwise as `unipc`; diffusers' default, there of order 2."""
     return (yield from _unified(x, sigmas, int(order), lambda h: math.expm1(-h)))
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import torch
 
-from undertow.checkpoints.differences import check_keys
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.read.unet_loading import load_unet_folder
 from undertow.errors import CheckpointError, ConfigError, InvalidInput
+from undertow.state_dicts import compare_shapes, shapes_of
 from undertow.training.config import TrainingConfig, changed_fields, config_from_json, config_to_json
 from undertow.training.devices import Devices
 from undertow.training.ema import ExponentialAverage
@@ -45,7 +45,8 @@ class Session:
     def restore(self, saved: SavedState, source: Path) -> None:
         """Continue from `saved`. Errors: `KeyMismatch`, `CheckpointError`."""
         for name, unet in (("network", self.unet), ("average", self.average.network)):
-            check_keys(source, unet.state_dict(), saved.tensors[name])
+            expected, found = shapes_of(unet.state_dict()), shapes_of(saved.tensors[name])
+            compare_shapes(expected, found).require_none(source)
             unet.load_state_dict(saved.tensors[name])
         try:
             self.optimizer.load_state_dict(saved.tensors["optimizer"])

@@ -16,7 +16,7 @@ from undertow.checkpoints.files.hub import fetch, files_to_fetch, is_hub_id
 from undertow.checkpoints.files.model_folder import folder_weights, variant_order
 from undertow.checkpoints.identify.checkpoint import OpenOptions
 from undertow.checkpoints.read.loading import LoadOptions
-from undertow.checkpoints.read.model import load_model
+from undertow.checkpoints.read.model_loading import load_model
 from undertow.checkpoints.read.unet_loading import load_unet_from
 from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.errors import (

@@ -9,7 +9,7 @@ from tests.golden.minis import M15, M21, build
 from undertow.checkpoints.files.weights import open_weights
 from undertow.checkpoints.identify.identification import identify
 from undertow.checkpoints.identify.prediction import SD2_STATISTIC, Hints, find_prediction, parse_prediction
-from undertow.checkpoints.read.model import load_model
+from undertow.checkpoints.read.model_loading import load_model
 from undertow.diffusion.parameterizations import Epsilon, VPrediction, XPrediction
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import InvalidInput

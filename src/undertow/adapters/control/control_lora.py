@@ -23,7 +23,7 @@ from undertow.adapters.control.derive import EMBEDDING, hint_channels, hint_in
 from undertow.adapters.control.fitting import made_for_model, size
 from undertow.adapters.source import AdapterSource
 from undertow.checkpoints.health import Health
-from undertow.checkpoints.identify.identification import describe_family
+from undertow.checkpoints.identify.families import describe_family
 from undertow.checkpoints.keymap import control_renaming
 from undertow.checkpoints.keymap.prefixes import CONTROL_PREFIXES
 from undertow.checkpoints.read.loading import build_on_meta

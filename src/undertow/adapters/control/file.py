@@ -20,7 +20,8 @@ from undertow.adapters.kinds import KIND_TITLES, controlnet_place, kind_of
 from undertow.adapters.lora.base_model import WIDTHS
 from undertow.adapters.source import AdapterSource, open_source
 from undertow.checkpoints.health import Health
-from undertow.checkpoints.identify.identification import describe_family
+from undertow.checkpoints.identify.checkpoint import PartSource
+from undertow.checkpoints.identify.families import describe_family
 from undertow.checkpoints.keymap import TensorMapping
 from undertow.checkpoints.keymap.contents import Part, make_part
 from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
@@ -87,7 +88,7 @@ def _read_controlnet(opened: AdapterSource, base: UNet, health: Health) -> Contr
     else:
         config = derive_control_config(shapes, base.config, opened.path)
     network = build_on_meta(lambda: ControlNet(config, base.kernel))
-    return load_network(network, opened.weights, part, _like(base), health)
+    return load_network(network, PartSource(weights=opened.weights, part=part), _like(base), health)
 
 
 def _read_t2i(opened: AdapterSource, base: UNet, health: Health) -> T2IAdapter:
@@ -105,7 +106,7 @@ def _read_t2i(opened: AdapterSource, base: UNet, health: Health) -> T2IAdapter:
         raise AdapterMismatch(opened.path, problem, f"use one that was made for {own}", made_for=made_for) from err
     mappings: Mapping[str, TensorMapping] = {file: TensorMapping(file, (ours,)) for ours, file in names.items()}
     part = Part(component="controlnet", dialect="diffusers", prefix="", mappings=mappings)
-    return load_network(network, opened.weights, part, _like(base), health)
+    return load_network(network, PartSource(weights=opened.weights, part=part), _like(base), health)
 
 
 def _like(base: UNet) -> LoadOptions:

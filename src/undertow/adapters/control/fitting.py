@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from undertow.adapters.lora.base_model import WIDTHS
-from undertow.checkpoints.identify.identification import describe_family
+from undertow.checkpoints.identify.families import describe_family
 from undertow.errors import AdapterMismatch
 from undertow.unet.config import TextTime, UNetConfig
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from undertow.adapters.lora.updates import AnyTensor, Kind, Shape, Update
-from undertow.checkpoints.read.loading import without_trailing_ones
+from undertow.state_dicts import without_trailing_ones
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,4 +1,4 @@
-"""Small files: JSON in, text and tensors out, whole or not at all."""
+"""Small files: reads JSON objects; writes text and tensors atomically."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from undertow.errors import CorruptFile, UnknownCheckpoint
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Errors: `UnknownCheckpoint` when there is no file, `CorruptFile` when it is not JSON."""
+    """Reads a JSON object. Errors: `UnknownCheckpoint` when there is no file, `CorruptFile` when it is not JSON."""
     if not path.is_file():
         raise UnknownCheckpoint(path, "no such file", "a model folder holds config.json and a .safetensors file")
     try:
@@ -27,20 +27,20 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_text(text: str, path: Path) -> None:
-    """A text file, written beside its place and renamed when whole."""
+    """Writes a text file atomically."""
     with atomic_write(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
-    """A safetensors file, written beside its place and renamed when whole."""
+    """Writes a safetensors file atomically."""
     with atomic_write(path) as draft:
         save_file(dict(tensors), draft, metadata=dict(metadata))
 
 
 @contextmanager
 def atomic_write(path: Path) -> Generator[Path]:
-    """Where to write what shall be at `path`: it gets there in one step at the end of the block, or not at all."""
+    """Yields a temporary path beside `path`, which replaces it when the block succeeds and is removed when it fails."""
     draft = path.with_name(path.name + ".part")
     try:
         yield draft

@@ -1,7 +1,7 @@
-"""The header of a safetensors file: names, types and shapes, read in milliseconds and without trust.
+"""The header of a safetensors file: names, types and shapes, read in milliseconds and validated.
 
-The library (safetensors) refuses overlaps, holes and truncation. What it lets pass is checked here before it sees the
-file: headers up to 100 MB and names that occur twice (https://huggingface.co/docs/safetensors, "Format").
+The safetensors library refuses overlaps, holes and truncation. What it accepts is checked here first: headers of up to
+100 MB, and names that occur twice (https://huggingface.co/docs/safetensors, "Format").
 """
 
 import json
@@ -56,14 +56,14 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """metadata: untrusted text that whoever wrote the file chose; parse it lazily and escape it when shown."""
+    """metadata: untrusted text; parse it only when it is needed, and escape it when it is shown."""
 
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
 
 
 def read_header(path: Path) -> Header:
-    """Names, types and shapes. Errors: `UnknownCheckpoint`, `UnsafeFile`, `CorruptFile`."""
+    """Reads names, types and shapes. Errors: `UnknownCheckpoint`, `UnsafeFile`, `CorruptFile`."""
     require_safetensors(path)
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Models by their id on the Hugging Face Hub, from the network or from the local cache."""
+"""Models by their id on the Hugging Face Hub, from the network or the local cache."""
 
 import re
 from collections.abc import Mapping
@@ -14,23 +14,23 @@ HUB_ID = re.compile(
     r"(?P<repository>[A-Za-z0-9][\w.-]*/(?![\w.-]+\.(safetensors|ckpt|pt|pth|bin)(@|$))[A-Za-z0-9][\w.-]*)"
     r"(?P<file>(/[\w.-]+)*/[\w.-]+\.safetensors)?(@(?P<revision>[\w./-]+))?"
 )
-"""`owner/name`, optionally with a file of it and `@revision`: owner/name/file.safetensors@main. A name that ends as a
-weights file does is a file in a folder that is not there."""
+"""`owner/name`, optionally with a file and `@revision`: owner/name/file.safetensors@main. A name that ends like a
+weights file is taken for a local file that does not exist."""
 
 WEIGHTS = "*.safetensors"
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
 def is_hub_id(source: str) -> bool:
-    """Whether a text can be a Hub id."""
+    """Whether a string has the form of a Hub id."""
     return HUB_ID.fullmatch(source) is not None
 
 
 def fetch(source: str, *, variant: str | None = None) -> Path:
-    """The local path of a Hub model: a pipeline folder or a single file, kept in the Hub's own cache.
+    """The local path of a Hub model, a pipeline folder or a single file, in the Hub client's cache.
 
-    What the cache already has whole is used without asking the network. Weights are the safetensors of one variant;
-    pickles are never downloaded. Errors: `UnknownCheckpoint` when it is neither there nor reachable.
+    A complete copy in the cache is used without network access. Only safetensors of one variant are downloaded, never
+    pickles. Errors: `UnknownCheckpoint` when the model is neither cached nor reachable.
     """
     match = HUB_ID.fullmatch(source)
     if match is None:
@@ -61,7 +61,7 @@ def fetch(source: str, *, variant: str | None = None) -> Path:
 
 
 def _cached(hub: ModuleType, location: Mapping[str, str | None], file: str | None) -> Path | None:
-    """What the local cache has, if it is whole."""
+    """The copy in the local cache, if it is complete."""
     if file is not None:
         found = hub.try_to_load_from_cache(**location, filename=file.removeprefix("/"))
         return Path(found) if isinstance(found, str) else None
@@ -73,7 +73,7 @@ def _cached(hub: ModuleType, location: Mapping[str, str | None], file: str | Non
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether a download of a pipeline or model folder was finished: every network has its weights."""
+    """Whether a pipeline or model folder was downloaded completely: every network has its weights."""
     if not (folder / "model_index.json").is_file():
         return (folder / "config.json").is_file() and any(folder.glob(WEIGHTS))
     index = read_json(folder / "model_index.json")
@@ -82,7 +82,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def files_to_fetch(names: list[str], variant: str | None) -> list[str]:
-    """Of a repository's files, those that a pipeline needs: settings, tokenizers, and one variant of each weight."""
+    """The files of a repository that a pipeline needs: configs, tokenizers, and one variant of each weights file."""
     folders: dict[str, list[str]] = {}
     chosen = [name for name in names if name.endswith((".json", ".txt")) and ".index." not in name]
     for name in names:

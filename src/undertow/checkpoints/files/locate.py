@@ -1,4 +1,4 @@
-"""From what a user writes (a file, a folder, a Hub id) to a local path."""
+"""Finds a model's local path from what a user gives: a file, a folder or a Hub id."""
 
 from pathlib import Path
 
@@ -7,14 +7,14 @@ from undertow.errors import UnknownCheckpoint
 
 
 def locate(source: str | Path, *, variant: str | None = None) -> Path:
-    """The local path of a source: itself if it exists, else the Hub's copy of that id.
+    """The local path of a source: the path itself if it exists, otherwise the download of that Hub id.
 
     Errors: `UnknownCheckpoint`.
     """
     path = Path(source).expanduser()
     if path.exists():
         return path
-    # A path that was meant as one says so: it begins like a path, or does not look like owner/name.
+    # What begins like a path, or does not look like owner/name, was not meant as a Hub id.
     if str(source).startswith((".", "/", "~")) or not is_hub_id(str(source)):
         remedy = "give a .safetensors file, a diffusers folder or a Hub id (owner/name)"
         raise UnknownCheckpoint(source, "no such file or folder", remedy)

@@ -1,4 +1,4 @@
-"""The weights of one model folder: which of its files to read, in one piece or in shards."""
+"""A model folder of diffusers or transformers: config.json, and weights in one file or in shards."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -11,22 +11,22 @@ from undertow.errors import CorruptFile, UnknownCheckpoint, UnsafeFile
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model")
-"""diffusers' and transformers' names of a weight file."""
+"""The names that diffusers and transformers give weights files, without their endings."""
 
 PLAIN = ""
 
 
 def variant_order(preferred: str | None, *, prefer_plain: bool = False) -> tuple[str, ...]:
-    """Which spellings of a weight file to look for, first to last: preferred, float16, plain.
+    """The variants of a weights file to look for, in order: the preferred one, float16, plain.
 
-    "non_ema" is last: weights for training on, never meant for pictures.
+    "non_ema" comes last: these weights are for further training, not for inference.
     """
     usual = (PLAIN, "fp16", "non_ema") if prefer_plain else ("fp16", PLAIN, "non_ema")
     return usual if preferred is None else (preferred, *(variant for variant in usual if variant != preferred))
 
 
 def folder_weights(folder: Path, variants: Sequence[str]) -> Weights:
-    """The folder's weights in the first of `variants` that it has.
+    """The folder's weights, in the first of `variants` that exists.
 
     Errors: `UnknownCheckpoint` when it has none, `UnsafeFile` when it has only pickles, `CorruptFile`.
     """
@@ -50,7 +50,7 @@ def folder_weights(folder: Path, variants: Sequence[str]) -> Weights:
 
 
 def path_inside(folder: Path, name: str) -> Path:
-    """The path of a file that an index names: of this very folder, and nowhere else after its links are followed.
+    """The path of a file that an index names, which must lie in this folder, also after symbolic links are resolved.
 
     A snapshot of the Hub's cache consists of links into the cache's `blobs`, which are allowed.
     Errors: `CorruptFile`.
@@ -81,7 +81,7 @@ def _sharded(folder: Path, index: Path) -> Weights:
 
 
 def _roots(folder: Path) -> list[Path]:
-    """Where the files of a folder may really lie."""
+    """The directories in which the files of a folder may lie after links are resolved."""
     roots = [folder.resolve()]
     for parent in folder.absolute().parents:
         if parent.name == "snapshots" and (parent.parent / "blobs").is_dir():

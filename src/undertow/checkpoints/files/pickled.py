@@ -1,8 +1,8 @@
-"""Tensors out of a pickle (.ckpt, .pt, .bin) without running it: in a process of its own, tensors and nothing else.
+"""Extracts tensors from a pickle (.ckpt, .pt, .bin) in a separate process, without executing its code.
 
 `torch.load(weights_only=True)` builds only tensors and plain containers. The official SD1 files also name one class of
-their trainer, pytorch_lightning's ModelCheckpoint; exactly that name is given an inert stand-in. Whatever is left of
-the file becomes a safetensors file in a folder of ours, and only that is read here.
+their trainer, pytorch_lightning's ModelCheckpoint; exactly that name gets an inert stand-in. The tensors are written to
+a temporary safetensors file, and only that file is read here.
 """
 
 import subprocess
@@ -20,9 +20,9 @@ TIMEOUT_S = 1800
 
 @contextmanager
 def as_safetensors(path: Path) -> Generator[Path]:
-    """A safetensors file with the tensors of a pickle, for the length of the block.
+    """Yields a temporary safetensors file with the tensors of a pickle.
 
-    Errors: `UnsafeFile` when the pickle asks for anything but tensors; nothing of it has run then.
+    Errors: `UnsafeFile` when the pickle contains anything but tensors; none of its code has run.
     """
     with tempfile.TemporaryDirectory(prefix="undertow-") as folder:
         target = Path(folder) / f"{path.stem}.safetensors"
@@ -40,5 +40,5 @@ def as_safetensors(path: Path) -> Generator[Path]:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file is one of torch's pickles, by its first bytes."""
+    """Whether a file is a pickle as torch writes them, judged by its first bytes."""
     return path.is_file() and sniff(path) == "pickle"

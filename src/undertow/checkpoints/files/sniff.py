@@ -1,4 +1,4 @@
-"""What a file really is, from its first bytes: names of files lie, and a wrong reader's error helps nobody."""
+"""Detects a file's format from its first bytes, because file names can be wrong."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Literal
 from undertow.errors import CorruptFile, UnknownCheckpoint, UnsafeFile
 
 Container = Literal["safetensors", "pickle", "gguf", "html", "lfs", "other"]
-"""How a file packs its tensors. pickle: any of torch's formats (.ckpt, .pt, .bin), zipped or not."""
+"""File formats. pickle: any of torch's formats (.ckpt, .pt, .bin), zipped or not."""
 
 HEAD_BYTES = 512
 LENGTH_BYTES = 8
@@ -38,7 +38,7 @@ _OTHERS: Mapping[bytes, str] = {
 
 
 def sniff(path: Path) -> Container:
-    """The container of a file. Errors: `UnknownCheckpoint` when there is no file, `CorruptFile` when it is empty."""
+    """The format of a file. Errors: `UnknownCheckpoint` when it does not exist, `CorruptFile` when it is empty."""
     head, size = _head(path)
     length = int.from_bytes(head[:LENGTH_BYTES], "little")
     opens = head[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{"
@@ -49,15 +49,15 @@ def sniff(path: Path) -> Container:
             return container
     if head.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         return "html"
-    # A header that cannot be whole is the header reader's to explain, unless these eight bytes are text.
+    # An impossible header length is reported by the header reader, unless these eight bytes are text.
     return "safetensors" if opens and (length <= size or not _is_text(head[:LENGTH_BYTES])) else "other"
 
 
 def require_safetensors(path: Path) -> None:
-    """Passes a file in the safetensors format and says of any other what it is.
+    """Accepts a safetensors file, and says what any other file is.
 
-    Errors: `UnsafeFile` for pickles, `UnknownCheckpoint` for what undertow cannot read, `CorruptFile` for what is no
-    model at all.
+    Errors: `UnsafeFile` for pickles, `UnknownCheckpoint` for formats that undertow does not read, `CorruptFile` for
+    files that are not models.
     """
     match sniff(path):
         case "safetensors":

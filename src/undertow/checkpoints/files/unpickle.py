@@ -1,9 +1,9 @@
-"""A program, run by `pickled.py` in a process of its own: pickle in, safetensors out. It imports nothing of undertow.
+"""A program that `pickled.py` runs in a separate process: pickle in, safetensors out. It imports nothing of undertow.
 
     python -I unpickle.py SOURCE TARGET
 
-Nested dictionaries become dotted names; one level called "state_dict" or "model" is taken off; whole numbers among the
-top entries (global_step) become metadata; everything that is no tensor is left behind.
+Nested dictionaries become dotted names; levels called "state_dict" or "model" are removed; integers among the top
+entries (global_step) become metadata; everything else that is not a tensor is dropped.
 """
 
 import sys
@@ -45,7 +45,7 @@ def main(source: str, target: str) -> None:
 
 
 def load(source: str) -> Any:
-    """The pickle's content; mapped where its form allows. A one-line exit when it wants anything but tensors."""
+    """The pickle's content, memory-mapped where its format allows. Exits when it contains more than tensors."""
     try:
         try:
             return torch.load(source, map_location="cpu", weights_only=True, mmap=True)
@@ -58,7 +58,7 @@ def load(source: str) -> Any:
 
 
 def reason(message: str) -> str:
-    """The telling line of torch's long explanation."""
+    """The relevant line of torch's long message."""
     telling = [line.strip() for line in message.splitlines() if "GLOBAL" in line or "Unsupported" in line]
     lines = telling or [line.strip() for line in message.splitlines() if line.strip()]
     return lines[0][:300] if lines else "unreadable"

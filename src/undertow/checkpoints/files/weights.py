@@ -19,7 +19,7 @@ AnyTensor = Shaped[Tensor, "..."]
 
 
 class WeightFile:
-    """One safetensors file: its header, checked, and a reader. Errors as in `read_header`."""
+    """One safetensors file: its validated header, and a reader. Errors as in `read_header`."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -47,7 +47,7 @@ class WeightFile:
 
 
 class Reader:
-    """Tensors of an open file, as views of its read-only mapping: copy what shall outlive the block."""
+    """Reads tensors of an open file as views of its read-only mapping: copy what is needed after the block."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -64,7 +64,7 @@ class Reader:
 
 
 class Weights:
-    """The tensors of one checkpoint, in one file or in shards. `path` is what messages name.
+    """The tensors of one checkpoint, in one file or in shards. `path` is the one that messages name.
 
     Errors: `CorruptFile` for a tensor that is in two shards.
     """
@@ -85,7 +85,7 @@ class Weights:
 
     @cached_property
     def metadata(self) -> Mapping[str, str]:
-        """Of all files; the first one wins."""
+        """The metadata of all files; where they disagree, the first file counts."""
         return {key: value for file in reversed(self.files) for key, value in file.metadata.items()}
 
     @contextmanager
@@ -115,7 +115,7 @@ class Weights:
 
 
 def open_weights(path: str | Path) -> Weights:
-    """A single safetensors file. Errors as in `read_header`."""
+    """Opens a single safetensors file. Errors as in `read_header`."""
     path = Path(path)
     return Weights(path, [WeightFile(path)])
 

@@ -1,4 +1,4 @@
-"""`words.json` of a model folder: the words that the model was trained with, where those are few."""
+"""`words.json` of a model folder: the vocabulary of a model that was trained with few words."""
 
 import json
 from dataclasses import asdict, fields
@@ -12,7 +12,7 @@ WORDS = "words.json"
 
 
 def read_vocabulary(folder: Path) -> Vocabulary | None:
-    """The vocabulary of a model folder, if it tells one. Errors: `CorruptFile`."""
+    """The vocabulary of a model folder, if it has one. Errors: `CorruptFile`."""
     if not (folder / WORDS).is_file():
         return None
     content = read_json(folder / WORDS)

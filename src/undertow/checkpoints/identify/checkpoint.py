@@ -1,4 +1,4 @@
-"""A checkpoint opened: what it is and where each of its parts lies, before any weight is read."""
+"""An opened checkpoint: what it is and where each of its parts is, before any weight is read."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -12,6 +12,7 @@ from undertow.checkpoints.identify.identification import Identification, identif
 from undertow.checkpoints.identify.noise_schedule import schedule_of
 from undertow.checkpoints.identify.self_description import described_vae
 from undertow.checkpoints.identify.vae_architecture import derive_vae_config
+from undertow.checkpoints.keymap import TensorMapping
 from undertow.checkpoints.keymap.contents import Contents, Part
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
 from undertow.diffusion.schedules import Schedule
@@ -21,11 +22,12 @@ from undertow.vae.config import VAEConfig
 
 @dataclass(frozen=True, kw_only=True)
 class OpenOptions:
-    """What a caller may say about a checkpoint.
+    """How to interpret a checkpoint.
 
-    config: the U-Net's architecture, when tensors do not tell it. prediction, zero_terminal_snr: overrule what is
-    found. ema: averaged weights. variant: which spelling of a folder's weight files; without it float16 comes first, or
-    the plain one with `prefer_plain`. allow_pickle: read pickles in a process of their own.
+    config: the U-Net's architecture, when it cannot be derived from the tensors. prediction, zero_terminal_snr:
+    override what is found. ema: use the averaged (EMA) weights. variant: which variant of a folder's weights files;
+    without it float16 comes first, or the plain one with `prefer_plain`. allow_pickle: read pickles in a separate
+    process.
     """
 
     config: UNetConfig | None = None
@@ -39,7 +41,7 @@ class OpenOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PartSource:
-    """One component's tensors. names: other tensors of the file to read in their place (averages)."""
+    """Where one component's tensors are. names: tensors to read instead (EMA weights), by the part's names."""
 
     weights: Weights
     part: Part
@@ -48,14 +50,20 @@ class PartSource:
     """The component's own folder, in a pipeline folder."""
 
     @property
+    def mappings(self) -> dict[str, TensorMapping]:
+        """What each tensor that is read fills, by its name in the file."""
+        names = self.names
+        return {(name if names is None else names[name]): mapping for name, mapping in self.part.mappings.items()}
+
+    @property
     def label(self) -> str:
-        """What its tensors' names begin with in messages: a pipeline's text encoders have the same names."""
+        """The prefix of its tensors' names in messages, because a pipeline's text encoders have the same names."""
         return "" if self.folder is None else f"{self.folder.name}/"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Everything that is known without reading weights. tokenizers: folders, by text encoder."""
+    """Everything known about a checkpoint without reading weights. tokenizers: their folders, by text encoder."""
 
     path: Path
     identification: Identification
@@ -64,12 +72,12 @@ class Checkpoint:
     vae_config: VAEConfig | None = None
     tokenizers: Mapping[TextKind, Path] = field(default_factory=dict)
     contents: Contents | None = None
-    """Of a single file."""
+    """The names in a single file; `None` for a folder."""
 
 
 @contextmanager
 def open_file(path: Path, options: OpenOptions) -> Generator[Checkpoint]:
-    """A single file; a pickle is turned into a safetensors file for the length of the block, when that is allowed.
+    """Opens a single file. A pickle, if allowed, is converted to a temporary safetensors file.
 
     Errors: `UnsafeFile`, `UnsupportedModel`, `UnknownCheckpoint`, `CorruptFile`, `MissingComponent`.
     """

@@ -1,8 +1,7 @@
-"""Averaged (EMA) weights inside single files.
+"""Averaged (EMA) weights in single files.
 
-LDM keeps them under `model_ema.` with all dots taken out of the name (`ldm/modules/ema.py`, LitEma), which cannot be
-undone: "input_blocks.1.10" and "input_blocks.11.0" become the same. So the averaged name is made from the known plain
-one.
+LDM stores them under `model_ema.` with all dots removed from the name (`ldm/modules/ema.py`, LitEma), which is not
+reversible: "input_blocks.1.10" and "input_blocks.11.0" become the same. So the EMA name is derived from the plain one.
 """
 
 from collections.abc import Mapping
@@ -15,7 +14,7 @@ MODEL = "model."
 
 
 def ema_names(weights: Weights, contents: Contents, part: Part) -> Mapping[str, str]:
-    """For each name of the U-Net's part, the file's name of its average. Errors: `MissingComponent`, `KeyMismatch`."""
+    """The name of each U-Net tensor's average in the file, by its plain name. Errors: `MissingComponent`."""
     bare = {name: short for short, name in contents.names.items()}
     flat = {name: "model_ema." + bare[name].removeprefix(MODEL).replace(".", "") for name in part.mappings}
     found = {name: contents.names[short] for name, short in flat.items() if short in contents.names}
@@ -28,5 +27,5 @@ def ema_names(weights: Weights, contents: Contents, part: Part) -> Mapping[str, 
 
 
 def has_ema(contents: Contents) -> bool:
-    """Whether the file holds averaged weights at all."""
+    """Whether the file holds any averaged weights."""
     return any(short.startswith("model_ema.") for short in contents.names)

@@ -1,8 +1,9 @@
-"""The architectures that undertow runs, by name, and how a derived architecture is recognized as one of them."""
+"""The published architectures that undertow runs, and how a derived architecture is recognized as one of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cache
+from typing import Literal, NamedTuple
 
 from undertow.unet.config import CrossAttention, Middle, TextTime, UNetConfig
 
@@ -11,7 +12,7 @@ FamilyName = Literal["sd1", "sd2", "sdxl", "sdxl_refiner", "pixels", "custom"]
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One published architecture. title: how its makers call it."""
+    """One published architecture. title: what its authors call it."""
 
     name: FamilyName
     variant: str
@@ -37,12 +38,16 @@ FAMILIES = (
 
 def find_family(config: UNetConfig) -> Family | None:
     """The published architecture equal to `config` in everything that tensors tell; `None` for any other."""
-    visible = _what_tensors_tell(config)
-    return next((family for family in FAMILIES if _what_tensors_tell(family.config()) == visible), None)
+    return _families_by_structure().get(_what_tensors_tell(config))
+
+
+@cache
+def _families_by_structure() -> Mapping[UNetConfig, Family]:
+    return {_what_tensors_tell(family.config()): family for family in FAMILIES}
 
 
 def family_of_structure(config: UNetConfig) -> FamilyName:
-    """The family whose ways an architecture of unpublished widths shares."""
+    """The family that an architecture of unpublished widths is built like."""
     match config:
         case UNetConfig(context_dim=None):
             return "pixels"
@@ -52,6 +57,31 @@ def family_of_structure(config: UNetConfig) -> FamilyName:
             return "sd2"
         case _:
             return "sd1"
+
+
+class FamilyMatch(NamedTuple):
+    """What an architecture is: a published one, or one built like a family; evidence: what tells."""
+
+    family: FamilyName
+    variant: str
+    title: str
+    evidence: str
+
+
+def describe_family(config: UNetConfig) -> FamilyMatch:
+    """What an architecture is, by name."""
+    return describe_match(config, find_family(config))
+
+
+def describe_match(config: UNetConfig, published: Family | None) -> FamilyMatch:
+    """What an architecture is that was looked up already. published: the result of `find_family`."""
+    text = "no text" if config.context_dim is None else f"text {config.context_dim} wide"
+    channels = "/".join(map(str, config.block_out_channels))
+    evidence = f"{text}, {config.in_channels} input channels, levels of {channels} channels"
+    if published is not None:
+        return FamilyMatch(published.name, published.variant, published.title, evidence)
+    family = family_of_structure(config)
+    return FamilyMatch(family, "custom", f"a U-Net of unpublished widths, built like {family}", evidence)
 
 
 def _what_tensors_tell(config: UNetConfig) -> UNetConfig:

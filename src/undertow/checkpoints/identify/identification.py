@@ -4,7 +4,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from undertow.checkpoints.files.weights import AnyTensor, Weights, open_weights
-from undertow.checkpoints.identify.families import FamilyName, family_of_structure, find_family
+from undertow.checkpoints.identify.families import (
+    FamilyMatch,
+    FamilyName,
+    describe_family,
+    describe_match,
+    find_family,
+)
 from undertow.checkpoints.identify.prediction import (
     SD2_STATISTIC,
     Evidence,
@@ -18,12 +24,12 @@ from undertow.checkpoints.identify.self_description import described_unet
 from undertow.checkpoints.identify.unet_architecture import derive_config
 from undertow.checkpoints.identify.unsupported import (
     SUPPORTED_MODELS,
-    refuse_other_files,
     refuse_other_networks,
     refuse_quantized,
     refuse_relatives,
+    refuse_unrecognized,
 )
-from undertow.checkpoints.keymap.contents import Contents, read_contents
+from undertow.checkpoints.keymap.contents import Contents, Part, read_contents
 from undertow.errors import ConfigError, UnknownCheckpoint
 from undertow.unet.config import UNetConfig
 
@@ -32,7 +38,7 @@ GIVE_CONFIG = "if it is a Stable Diffusion U-Net of unusual widths, give its arc
 
 @dataclass(frozen=True, kw_only=True)
 class Identification:
-    """What was found. config: `None` when the checkpoint has no U-Net. title: the published architecture's name."""
+    """What a checkpoint was identified as. config: `None` when it has no U-Net. title: the architecture's name."""
 
     family: FamilyName
     variant: str
@@ -50,9 +56,9 @@ def identify(
     prediction: str | None = None,
     zero_terminal_snr: bool | None = None,
 ) -> Identification:
-    """What a single safetensors file is, from its names, shapes and a few values.
+    """Identifies a single safetensors file by its names, shapes and a few values.
 
-    config: the architecture, when it cannot be derived. prediction, zero_terminal_snr: overrule what is found.
+    config: the architecture, when it cannot be derived. prediction, zero_terminal_snr: override what is found.
     Errors: `UnsupportedModel` names a model that undertow does not run; `UnknownCheckpoint`, `UnsafeFile`,
     `CorruptFile`.
     """
@@ -64,16 +70,12 @@ def identify(
 
 
 def readable_contents(weights: Weights) -> Contents:
-    """The parts of a file that undertow can use. Errors: `UnsupportedModel`, `UnknownCheckpoint`."""
+    """The parts of a file that undertow can read. Errors: `UnsupportedModel`, `UnknownCheckpoint`."""
     refuse_quantized(weights.path, weights.tensors, weights.metadata)
     contents = read_contents(weights.tensors)
     refuse_other_networks(weights.path, contents.names)
     if not contents.parts:
-        refuse_other_files(weights.path, contents.names)
-        some = ", ".join(repr(name) for name in list(weights.tensors)[:3])
-        raise UnknownCheckpoint(
-            weights.path, f"none of its {len(weights.tensors)} tensors is known ({some}, ...)", SUPPORTED_MODELS
-        )
+        refuse_unrecognized(weights.path, contents, known_as="known", remedy=SUPPORTED_MODELS)
     return contents
 
 
@@ -86,16 +88,12 @@ def identify_contents(
     zero_terminal_snr: bool | None = None,
     sidecar_of: Path | None = None,
 ) -> Identification:
-    """`identify` for a file whose parts are known. sidecar_of: the file beside which a yaml may lie."""
-    family, variant, title, evidence = _family_without_unet(contents)
+    """`identify` for a file whose parts are known. sidecar_of: the file beside which to look for a YAML config."""
     if "unet" in contents.parts:
-        shapes = contents.parts["unet"].shapes(weights.tensors)
-        if config is None:
-            config = described_unet(weights)
-        if config is None:
-            refuse_relatives(weights.path, shapes)
-            config = _derive(weights.path, shapes)
-        family, variant, title, evidence = describe_family(config)
+        config, match = _identify_unet(weights, contents.parts["unet"], config)
+    else:
+        match = _match_without_unet(contents)
+    family, variant, title, evidence = match
     hints = Hints(
         markers=tuple(short for short, name in contents.names.items() if name in contents.markers),
         metadata=weights.metadata,
@@ -118,19 +116,21 @@ def identify_contents(
     )
 
 
-def describe_family(config: UNetConfig) -> tuple[FamilyName, str, str, str]:
-    """(family, variant, title, evidence) of an architecture."""
-    text = "no text" if config.context_dim is None else f"text {config.context_dim} wide"
-    channels = "/".join(map(str, config.block_out_channels))
-    shape = f"{text}, {config.in_channels} input channels, levels of {channels} channels"
-    known = find_family(config)
-    if known is not None:
-        return known.name, known.variant, known.title, shape
-    family = family_of_structure(config)
-    return family, "custom", f"a U-Net of unpublished widths, built like {family}", shape
+def _identify_unet(weights: Weights, part: Part, config: UNetConfig | None) -> tuple[UNetConfig, FamilyMatch]:
+    """The U-Net's architecture, as given, as the header describes it or as shapes tell it, and what it is."""
+    config = described_unet(weights) if config is None else config
+    if config is not None:
+        return config, describe_family(config)
+    shapes = part.shapes(weights.tensors)
+    refuse_relatives(weights.path, shapes)
+    config = _derive(weights.path, shapes)
+    published = find_family(config)
+    if published is not None:  # shapes do not tell the size of the pictures
+        config = replace(config, sample_size=published.config().sample_size)
+    return config, describe_match(config, published)
 
 
-def _family_without_unet(contents: Contents) -> tuple[FamilyName, str, str, str]:
+def _match_without_unet(contents: Contents) -> FamilyMatch:
     parts = set(contents.parts)
     family: FamilyName = "custom"
     if "openclip_g" in parts:
@@ -139,22 +139,15 @@ def _family_without_unet(contents: Contents) -> tuple[FamilyName, str, str, str]
         family = "sd2"
     elif "clip_l" in parts:
         family = "sd1"
-    return family, "parts", f"parts of a pipeline without a U-Net ({', '.join(sorted(parts))})", "its text encoders"
+    title = f"parts of a pipeline without a U-Net ({', '.join(sorted(parts))})"
+    return FamilyMatch(family, "parts", title, "its text encoders")
 
 
 def _derive(path: Path, shapes: dict[str, tuple[int, ...]]) -> UNetConfig:
     try:
-        config = derive_config(shapes)
+        return derive_config(shapes)
     except (ConfigError, KeyError, IndexError) as err:
         raise UnknownCheckpoint(path, f"a U-Net of an unknown architecture ({err})", GIVE_CONFIG) from err
-    if find_family(config) is not None:
-        return replace(config, sample_size=_published_size(config))
-    return config
-
-
-def _published_size(config: UNetConfig) -> int:
-    family = find_family(config)
-    return config.sample_size if family is None else family.config().sample_size
 
 
 def _sd2_statistic(weights: Weights, contents: Contents) -> AnyTensor | None:

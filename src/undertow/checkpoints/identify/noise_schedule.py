@@ -1,4 +1,4 @@
-"""The noise schedule that a single file was trained with."""
+"""The noise schedule that the model in a single file was trained with."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ SAME = 2e-3
 
 
 def schedule_of(weights: Weights, contents: Contents, identification: Identification) -> NoiseSchedule:
-    """Stable Diffusion's schedule, ending at pure noise if the file says so, or the table that the file carries."""
+    """Stable Diffusion's schedule, with zero terminal SNR if the file says so, or the table stored in the file."""
     usual = NoiseSchedule.scaled_linear()
     if identification.zero_terminal_snr.value:
         return usual.rescale_zero_terminal_snr()
@@ -30,7 +30,7 @@ def _is_same(carried: Tensor, usual: Tensor) -> bool:
 
 
 def _tabled(carried: Tensor, usual: NoiseSchedule) -> NoiseSchedule:
-    """The schedule of a carried table; the usual one when the table is no schedule (a merge may spoil it)."""
+    """The schedule of a stored table, or the usual one when the table is invalid (merging models can spoil it)."""
     before = torch.cat((torch.ones(1, dtype=torch.float64), carried[:-1]))
     betas = 1 - carried / before
     if not bool(((betas > 0) & (betas < 1)).all()):

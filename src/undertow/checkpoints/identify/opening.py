@@ -1,4 +1,4 @@
-"""From what a user writes (a file, a folder, a Hub id) to an opened checkpoint."""
+"""Opens a checkpoint from what a user gives: a file, a folder or a Hub id."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from undertow.checkpoints.identify.pipeline_folder import open_folder
 
 @contextmanager
 def open_checkpoint(source: str | Path, options: OpenOptions | None = None) -> Generator[Checkpoint]:
-    """The checkpoint at `source`, for the length of the block.
+    """Opens the checkpoint at `source` until the end of the block.
 
     Errors: every kind of `CheckpointError`, `ConfigError`.
     """

@@ -1,4 +1,4 @@
-"""A diffusers folder opened: a pipeline with `model_index.json`, or the folder of a single U-Net."""
+"""Opens a diffusers folder: a pipeline with `model_index.json`, or the folder of a single U-Net."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +7,8 @@ from typing import Any
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.model_folder import CONFIG, PLAIN, find_unet_folder, folder_weights, variant_order
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, PartSource
-from undertow.checkpoints.identify.identification import Identification, describe_family
+from undertow.checkpoints.identify.families import describe_family
+from undertow.checkpoints.identify.identification import Identification
 from undertow.checkpoints.identify.prediction import Evidence, Prediction, parse_prediction
 from undertow.checkpoints.identify.unsupported import SUPPORTED_MODELS, refuse_quantized
 from undertow.checkpoints.keymap.contents import make_part
@@ -34,12 +35,12 @@ OTHER_PIPELINES: Mapping[str, str] = {
     "StableDiffusion3Pipeline": "Stable Diffusion 3",
     "FluxPipeline": "FLUX",
 }
-"""Pipelines by their class's name; others are refused by that name."""
+"""Other pipelines by class name, as they are called in refusals."""
 NETWORKS = ("UNet2DConditionModel", "UNet2DModel")
 
 
 def open_folder(folder: Path, options: OpenOptions) -> Checkpoint:
-    """A pipeline folder or a model folder.
+    """Opens a pipeline folder or a model folder.
 
     Errors: `UnknownCheckpoint`, `UnsupportedModel`, `ConfigError`, `CorruptFile`, `UnsafeFile`, `MissingComponent`.
     """
@@ -108,7 +109,7 @@ def _part_source(component: Component, folder: Path, variants: tuple[str, ...]) 
 
 
 def _ema_source(folder: Path, unet_folder: Path) -> PartSource:
-    """The U-Net's averaged weights, as diffusers' training scripts leave them: a folder or a variant of that name."""
+    """The U-Net's averaged weights, as diffusers' training scripts save them: in a folder or a variant of that name."""
     if (folder / "unet_ema" / CONFIG).is_file():
         return _part_source("unet", folder / "unet_ema", (PLAIN,))
     try:
@@ -119,7 +120,7 @@ def _ema_source(folder: Path, unet_folder: Path) -> PartSource:
 
 
 def _text_kinds(folder: Path) -> dict[str, TextKind]:
-    """The kind of each text encoder's folder, by its width; for unpublished widths by its place in the pipeline."""
+    """The kind of each text encoder's folder, by its width; for unpublished widths by its position in the pipeline."""
     names = [name for name in ("text_encoder", "text_encoder_2") if (folder / name / CONFIG).is_file()]
     kinds: dict[str, TextKind] = {}
     for name in names:
@@ -139,7 +140,7 @@ def _vae_config(folder: Path) -> VAEConfig | None:
 def _mathematics(
     config: UNetConfig, scheduler: Mapping[str, Any] | None, options: OpenOptions
 ) -> tuple[Evidence[Prediction], Schedule]:
-    """What the network predicts and its schedule: as given, as `scheduler_config.json` says, or as usual."""
+    """The prediction type and noise schedule: as given, from `scheduler_config.json`, or the defaults."""
     schedule: Schedule = NoiseSchedule.scaled_linear()
     said: Evidence[Prediction] = Evidence(value="epsilon", evidence="no scheduler_config.json", confidence="assumed")
     if scheduler is not None:

@@ -1,7 +1,7 @@
-"""What a network predicts: found from everything that a checkpoint says about it, with the evidence and its weight.
+"""A network's prediction type, determined from everything a checkpoint says about it, with the evidence.
 
-The shapes do not tell, and a wrong guess makes pictures of noise without any error, so every answer names its reason
-and can be overruled.
+Shapes do not show it, and a wrong guess gives pictures of noise without any error, so every answer names its reason and
+can be overridden.
 """
 
 import re
@@ -24,7 +24,7 @@ Confidence = Literal["given", "certain", "likely", "assumed"]
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence(Generic[T_co]):
-    """An answer, why, and how sure."""
+    """A value, the evidence for it, and the confidence in it."""
 
     value: T_co
     evidence: str
@@ -60,9 +60,9 @@ ReadTensor = Callable[[], Shaped[Tensor, "..."] | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Hints:
-    """Everything outside the U-Net's shapes that bears on the question.
+    """Everything besides the U-Net's shapes that indicates the prediction type.
 
-    statistic: reads SD2's telling bias. global_step: the number of the training step, if the file has it.
+    statistic: reads SD2's `SD2_STATISTIC`. global_step: the training step stored in the file, if any.
     """
 
     markers: Collection[str] = ()
@@ -73,9 +73,9 @@ class Hints:
 
 
 def find_prediction(family: FamilyName, hints: Hints, given: str | None = None) -> Evidence[Prediction]:
-    """What the network predicts: given, by marker, metadata, yaml file, SD2's statistics, or by the family's habit.
+    """The prediction type: as given, or by markers, metadata, the YAML file, SD2's statistics, or the family's default.
 
-    Errors: `InvalidInput` for a `given` that is no prediction type.
+    Errors: `InvalidInput` when `given` is not a prediction type.
     """
     if given is not None:
         return Evidence(value=parse_prediction(given), evidence="given by the caller", confidence="given")
@@ -89,7 +89,7 @@ def find_prediction(family: FamilyName, hints: Hints, given: str | None = None) 
 
 
 def find_zero_terminal_snr(hints: Hints, given: bool | None = None) -> Evidence[bool]:
-    """Whether the noise schedule ends at pure noise (arXiv:2305.08891)."""
+    """Whether the noise schedule has zero terminal SNR (arXiv:2305.08891)."""
     if given is not None:
         return Evidence(value=given, evidence="given by the caller", confidence="given")
     if "ztsnr" in hints.markers:
@@ -98,7 +98,7 @@ def find_zero_terminal_snr(hints: Hints, given: bool | None = None) -> Evidence[
 
 
 def parse_prediction(name: str) -> Prediction:
-    """The prediction type of a name in any tool's spelling. Errors: `InvalidInput`."""
+    """The prediction type called `name` in any tool. Errors: `InvalidInput`."""
     found = _NAMES.get(name.strip().lower())
     if found is None:
         raise InvalidInput("prediction", repr(name), "epsilon, v, x0, velocity or edm", "leave it out to have it found")
@@ -106,7 +106,7 @@ def parse_prediction(name: str) -> Prediction:
 
 
 def read_sidecar(path: Path) -> str | None:
-    """The text of the yaml file of the same name beside a checkpoint, as CompVis and A1111 use it."""
+    """The text of the YAML file of the same name beside a checkpoint, as used by CompVis and A1111."""
     yaml = path.with_suffix(".yaml")
     if not yaml.is_file() or yaml.stat().st_size > 2**20:
         return None

@@ -1,7 +1,7 @@
-"""The architecture as text in a file's header: what undertow writes into single files, and reads back.
+"""The architecture as JSON in a file's header, which undertow writes into single files and reads back.
 
-Other readers ignore it. It is untrusted like everything in a header: a config that does not fit the tensors is refused
-by the strict loading that follows.
+Other tools ignore it. Like everything in a header it is untrusted: strict loading refuses a config that does not fit
+the tensors.
 """
 
 import json
@@ -33,7 +33,7 @@ def describe(
 
 
 def described_unet(weights: Weights) -> UNetConfig | None:
-    """The U-Net's config in a header. Errors: `CorruptFile` for one that describes no network."""
+    """The U-Net's config in a header, if there is one. Errors: `CorruptFile` for an invalid one."""
     found = _read(weights, UNET)
     try:
         return None if found is None else config_from_diffusers(found)
@@ -42,7 +42,7 @@ def described_unet(weights: Weights) -> UNetConfig | None:
 
 
 def described_vae(weights: Weights) -> VAEConfig | None:
-    """The VAE's config in a header. Errors: `CorruptFile`."""
+    """The VAE's config in a header, if there is one. Errors: `CorruptFile` for an invalid one."""
     found = _read(weights, VAE)
     try:
         return None if found is None else vae_config_from_diffusers(found)

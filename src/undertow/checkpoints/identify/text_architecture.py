@@ -1,4 +1,4 @@
-"""The architecture of a text encoder as transformers' `config.json`, from the published ones or from shapes."""
+"""The architecture of a text encoder as transformers' `config.json`, from published configs or from shapes."""
 
 import re
 from collections.abc import Mapping
@@ -11,12 +11,12 @@ from undertow.encoders.clip_config import PUBLISHED, config_from_transformers
 Shapes = Mapping[str, tuple[int, ...]]
 
 HEAD_DIM = 64
-"""Of every published CLIP text encoder."""
+"""The head width of every published CLIP text encoder."""
 
 _LAYER = re.compile(r"text_model\.encoder\.layers\.(\d+)\.")
 
 LEGACY_EOS, LEGACY_PAD = 2, 1
-"""The published configs carry a wrong end mark, 2, by which transformers knows to pool where the largest id stands."""
+"""The published configs have a wrong end token id, 2, which makes transformers pool at the largest id."""
 
 
 def transformers_config(kind: TextKind, shapes: Shapes) -> dict[str, Any]:
@@ -43,13 +43,14 @@ def transformers_config(kind: TextKind, shapes: Shapes) -> dict[str, Any]:
 
 
 def _hidden_layers(kind: TextKind, shapes: Shapes) -> int:
-    """As transformers counts: SD2's last layer, which no picture reads, is left out there and may be in the file."""
+    """The number that transformers expects: without SD2's last layer, which is never used and may be in the file."""
     count = layer_count(shapes)
     return count - 1 if kind == "openclip_h" and count == PUBLISHED[kind].layers else count
 
 
 def whole_layers(kind: TextKind, config: Mapping[str, Any] | None) -> int:
-    """Layers of the whole network, from which clip skip is counted; config: transformers', `None` for the published."""
+    """The number of layers of the whole network, from which clip skip counts. config: transformers'; `None` takes the
+    published one."""
     if config is None:
         return PUBLISHED[kind].layers
     return config_from_transformers(config, kind).layers

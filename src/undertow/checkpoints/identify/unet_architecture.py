@@ -1,7 +1,7 @@
-"""The architecture of a U-Net from the names and shapes of its tensors.
+"""Derives the architecture of a U-Net from the names and shapes of its tensors.
 
-What shapes cannot tell is a rule of the families (CompVis, Stability): networks that project by convolutions have 8
-heads, those that project by linear layers have heads 64 wide.
+Shapes do not show the number of heads, for which the families (CompVis, Stability) have a rule: networks that project
+by convolutions have 8 heads, those that project by linear layers have heads of width 64.
 """
 
 import re
@@ -19,9 +19,9 @@ SINUSOID_DIM = 256
 
 
 def derive_config(shapes: Shapes) -> UNetConfig:
-    """The config of a text-conditioned U-Net with diffusers' names. sample_size and upcast_attention are defaults.
+    """The config of a text-conditioned U-Net. shapes: by diffusers' names.
 
-    Errors: `ConfigError` for a network of another kind.
+    sample_size and upcast_attention keep their defaults. Errors: `ConfigError` for another kind of network.
     """
     count = _count(shapes, "down_blocks.{}.resnets.0.conv1.weight")
     if count == 0:

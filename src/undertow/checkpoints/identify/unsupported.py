@@ -1,4 +1,4 @@
-"""Checkpoints that are recognized and refused by name: other networks, adapters, and weights that need unscaling.
+"""Files that are recognized and refused by name: other networks, adapters, and quantized weights with scales.
 
 Source of the names: the published files' keys, as listed in diffusers' `single_file_utils.py` and ComfyUI's
 `model_detection.py`.
@@ -7,9 +7,11 @@ Source of the names: the published files' keys, as listed in diffusers' `single_
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
-from undertow.checkpoints.keymap.prefixes import UNET_PREFIXES
-from undertow.errors import UnsupportedModel
+from undertow.checkpoints.keymap.contents import Contents
+from undertow.checkpoints.keymap.prefixes import TITLES, UNET_PREFIXES
+from undertow.errors import UnknownCheckpoint, UnsupportedModel
 
 SUPPORTED_MODELS = "undertow runs Stable Diffusion 1, 2 and XL and pixel U-Nets"
 LOAD_AS_ADAPTER = "load it beside a base model as an adapter"
@@ -54,7 +56,7 @@ OTHER_NETWORKS: Mapping[str, tuple[str, ...]] = {
     "Sana": ("blocks.0.cross_attn.kv_linear.weight",),
     "Qwen-Image": ("transformer_blocks.0.img_mod.1.weight", "txt_in.text_norm.weight"),
 }
-"""A name that the model always has, and nothing that undertow runs has; without the prefixes of U-Nets."""
+"""Tensor names that only this model has, without the prefixes of U-Nets."""
 
 OTHER_FILES: Mapping[str, tuple[str, ...]] = {
     "a Control-LoRA": ("lora_controlnet",),
@@ -79,7 +81,7 @@ _SCALED_TENSOR = re.compile(
 
 
 def refuse_quantized(path: Path, names: Collection[str], metadata: Mapping[str, str]) -> None:
-    """Refuses weights that mean something only together with scales.
+    """Refuses quantized weights that need scales.
 
     Errors: `UnsupportedModel` (scaled fp8, bitsandbytes, ComfyUI's quantized layers).
     """
@@ -92,14 +94,14 @@ def refuse_quantized(path: Path, names: Collection[str], metadata: Mapping[str, 
 
 
 def refuse_other_networks(path: Path, names: Collection[str]) -> None:
-    """Refuses diffusion models that are no Stable Diffusion U-Net. Errors: `UnsupportedModel`."""
+    """Refuses diffusion models that are not Stable Diffusion U-Nets. Errors: `UnsupportedModel`."""
     model = _named(names, OTHER_NETWORKS, UNET_PREFIXES)
     if model is not None:
         raise UnsupportedModel(path, model, SUPPORTED_MODELS)
 
 
 def refuse_other_files(path: Path, names: Collection[str]) -> None:
-    """Names a file without any part of a pipeline. Errors: `UnsupportedModel`."""
+    """Refuses other known kinds of files by name. Errors: `UnsupportedModel`."""
     for name in names:
         if _ADAPTER_TENSOR.fullmatch(name):
             raise UnsupportedModel(path, "a LoRA, not a model of its own", LOAD_AS_ADAPTER)
@@ -108,8 +110,29 @@ def refuse_other_files(path: Path, names: Collection[str]) -> None:
         raise UnsupportedModel(path, f"{model}, not a model that makes pictures by itself", SUPPORTED_MODELS)
 
 
+def refuse_unrecognized(
+    path: Path, contents: Contents, *, known_as: str, remedy: str, wanted: str = "an adapter"
+) -> NoReturn:
+    """Refuses a file that is not what was expected, and says what it is instead, if that is known.
+
+    contents: of the whole file. known_as: completes "none of its 7 tensors is ...". wanted: what was expected.
+    Errors: `UnsupportedModel` for another network or kind of file, otherwise `UnknownCheckpoint`.
+    """
+    refuse_other_networks(path, contents.names)
+    if contents.parts:
+        held = ", ".join(TITLES[part] for part in contents.parts)
+        problem, own = f"a model of its own ({held}), not {wanted}", "load it with `undertow.load`"
+        raise UnknownCheckpoint(path, problem, f"{own}, and {remedy} here")
+    refuse_other_files(path, contents.names)
+    names = list(contents.names.values())
+    if not names:
+        raise UnknownCheckpoint(path, "it holds no tensors", remedy)
+    some = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
+    raise UnknownCheckpoint(path, f"none of its {len(names)} tensors is {known_as} ({some})", remedy)
+
+
 def refuse_relatives(path: Path, shapes: Shapes) -> None:
-    """Refuses U-Nets that look like Stable Diffusion's and work differently; names are ours.
+    """Refuses U-Nets that look like Stable Diffusion's and work differently. shapes: by our names.
 
     Errors: `UnsupportedModel`.
     """

@@ -1,4 +1,4 @@
-"""The architecture of a VAE from the names and shapes of its tensors."""
+"""Derives the architecture of a VAE from the names and shapes of its tensors."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +12,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def derive_vae_config(path: Path, shapes: Shapes, family: FamilyName) -> VAEConfig:
-    """The config of an AutoencoderKL with diffusers' names. family: decides the latent space, which shapes do not tell.
+    """The config of an AutoencoderKL. shapes: by diffusers' names. family: decides the latent space.
 
     Errors: `UnknownCheckpoint`.
     """

@@ -1,8 +1,8 @@
-"""Which parts of a pipeline a file holds, and what each of its tensors is called in ours.
+"""Which parts of a pipeline a file holds, and which of our tensors each of its tensors fills.
 
-Community files are pipelines, single networks, or anything between; a part is recognized by one tensor that it always
-has, under one of the prefixes in use. Every other tensor is then either under a part's rules, on the list of names that
-are safe to ignore, or unknown, which loading refuses.
+Community files are pipelines, single networks, or anything between. A part is recognized by one tensor that it always
+has, under one of the known prefixes. Every other tensor is then covered by the rules of a part, on the list of names
+that are safe to ignore, or unknown.
 """
 
 import re
@@ -26,17 +26,17 @@ from undertow.checkpoints.keymap.text_names import ROOT
 from undertow.checkpoints.keymap.vae_names import vae_levels
 
 WRAPPERS = re.compile(r"((state_dict|module|_orig_mod)\.)+")
-"""What training code leaves in front of every name."""
+"""Prefixes that training code leaves in front of every name."""
 
 MARKERS = ("v_pred", "ztsnr", "edm_mean", "edm_std", "edm_vpred.sigma_max", "edm_vpred.sigma_min", "global_step")
-"""Tensors, mostly empty, whose presence says how the network was trained."""
+"""Tensors, mostly empty, whose presence shows how the network was trained."""
 
 IGNORED = re.compile(
     r"betas|alphas_cumprod(_prev)?|sqrt_.*|log_one_minus_.*|posterior_.*|logvar|lvlb_weights|denoiser\.sigmas"
     r"|model_ema\..*|embedding_manager.*|epoch|callbacks|pytorch-lightning_version"
     r"|(cond_stage_model|conditioner\.embedders\.\d+)\..*(logit_scale|position_ids|attn_mask)"
 )
-"""What training leaves in pipeline files (schedule tables, averaged weights, counters), by whole name."""
+"""What training leaves in pipeline files (schedule tables, EMA weights, counters); matched against whole names."""
 
 IGNORED_INSIDE: Mapping[Component, re.Pattern[str]] = {
     "vae": re.compile(r"loss\..*|model_ema\..*"),
@@ -62,7 +62,7 @@ class Part:
     unexpected: tuple[str, ...] = ()
 
     def shapes(self, tensors: Mapping[str, TensorInfo]) -> dict[str, tuple[int, ...]]:
-        """Our names and shapes."""
+        """The shapes of the tensors that the part fills, by our names."""
         return {
             ours: shape
             for name, mapping in self.mappings.items()
@@ -72,18 +72,18 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """A file's parts; names are the file's own."""
+    """The parts of a file. All names are the file's own."""
 
     parts: Mapping[Component, Part]
     markers: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
-    """The file's names by their form without wrappers."""
+    """The file's names, by their form without the prefixes of training code."""
 
 
 def read_contents(tensors: Mapping[str, TensorInfo]) -> Contents:
-    """Splits a file's names into parts."""
+    """Sorts a file's tensors into parts."""
     bare = {WRAPPERS.sub("", name, count=1) if WRAPPERS.match(name) else name: name for name in tensors}
     left = dict(bare)
     markers = tuple(left.pop(name) for name in MARKERS if name in left)
@@ -101,7 +101,7 @@ def read_contents(tensors: Mapping[str, TensorInfo]) -> Contents:
 
 
 def make_part(component: Component, prefix: str, dialect: Dialect, inside: Mapping[str, str]) -> Part:
-    """A component whose names are known. inside: the file's names by their form without the prefix."""
+    """Maps the tensors of one component. inside: the file's names, by their form without the prefix."""
     ignored = IGNORED_INSIDE.get(component)
     translate = _translator(component, dialect, inside)
     mappings: dict[str, TensorMapping] = {}

@@ -1,4 +1,4 @@
-"""One tensor of a file and the tensors of ours that it fills, with the change of form between them."""
+"""One tensor of a file and the tensors of ours that it fills, with the change of layout between them."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ AnyTensor = Shaped[Tensor, "..."]
 
 @dataclass(frozen=True, slots=True)
 class TensorMapping:
-    """`foreign` holds the rows of all of `ours`, one after another.
+    """`foreign` is the concatenation of the rows of all of `ours`.
 
-    transposed: the foreign side is a matrix that is multiplied from the right. convolution: the foreign side is a 1x1
-    convolution where ours is a linear layer.
+    transposed: the foreign matrix is transposed. convolution: the foreign tensor is a 1x1 convolution where ours is a
+    linear layer.
     """
 
     foreign: str
@@ -23,7 +23,7 @@ class TensorMapping:
     convolution: bool = False
 
     def split(self, tensor: AnyTensor) -> list[tuple[str, AnyTensor]]:
-        """Our tensors, as views of the foreign one."""
+        """Our tensors by name, as views of the foreign one."""
         if self.transposed:
             tensor = tensor.T
         if self.convolution and tensor.ndim == 4:

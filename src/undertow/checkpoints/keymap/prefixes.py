@@ -1,4 +1,4 @@
-"""Where the parts of a pipeline live in files of the community: by prefix, and one tensor that a part always has."""
+"""The prefixes under which community files keep the parts of a pipeline, and a tensor that each part always has."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
@@ -49,7 +49,7 @@ TEXT_WIDTHS: Mapping[int, TextKind] = {768: "clip_l", 1024: "openclip_h", 1280: 
 def find_prefixes(
     names: Mapping[str, str], tensors: Mapping[str, TensorInfo]
 ) -> Iterator[tuple[Component, str, Dialect]]:
-    """Every part and where it lives; parts without a prefix last, because they take all names that are left."""
+    """Every part with its prefix and dialect. Parts without a prefix come last: they take all remaining names."""
     found: list[tuple[Component, str, Dialect]] = []
     for prefixes, search in ((CONTROL_PREFIXES, _control), (UNET_PREFIXES, _unet), (VAE_PREFIXES, _vae)):
         for prefix in prefixes:
@@ -67,7 +67,7 @@ def find_prefixes(
 
 
 def _text_kind(prefix: str, width: int, names: Collection[str]) -> TextKind | None:
-    """The kind under a prefix that several share: by its width, and for unpublished widths by the U-Net beside it."""
+    """The kind of a text encoder under a shared prefix: by its width, or, if that is unpublished, by the U-Net."""
     if width in TEXT_WIDTHS or prefix != SGM_FIRST:
         return TEXT_WIDTHS.get(width)
     return "openclip_g" if f"{UNET_PREFIXES[0]}label_emb.0.0.weight" in names else "openclip_h"

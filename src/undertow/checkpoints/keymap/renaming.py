@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Pair(NamedTuple):
-    """One module on both sides; `inner` translates the names inside it, which are equal on both sides without it."""
+    """One module's two names. inner: translates the names inside it; without it they are the same on both sides."""
 
     foreign: str
     ours: str
@@ -13,7 +13,7 @@ class Pair(NamedTuple):
 
 
 class Renaming:
-    """Translates tensor names by the longest pair that is a whole dotted prefix."""
+    """Translates tensor names by the longest pair that matches a whole dotted prefix."""
 
     def __init__(self, pairs: Iterable[Pair]):
         self._by_foreign: dict[str, tuple[str, Renaming | None]] = {}
@@ -40,7 +40,7 @@ class Renaming:
 
 
 def same(*names: str) -> list[Pair]:
-    """Pairs of modules that are called the same on both sides."""
+    """Pairs of modules with the same name on both sides."""
     return [Pair(name, name) for name in names]
 
 

@@ -11,7 +11,7 @@ from undertow.checkpoints.keymap.mapping import TensorMapping
 from undertow.checkpoints.keymap.renaming import Pair, Renaming
 
 ROOT = "text_model."
-"""transformers' prefix of everything but the projection. Files of transformers 5.6 and later may lack it."""
+"""transformers' prefix of everything but the projection. Files written by transformers 5.6 and later may lack it."""
 
 CLIP_NAMES = re.compile(
     r"(text_model\.)?(embeddings\.(token_embedding|position_embedding)\.weight|final_layer_norm\.(weight|bias)"
@@ -41,7 +41,7 @@ _QUERY_KEY_VALUE = ("q_proj", "k_proj", "v_proj")
 
 
 def openclip_to_ours(name: str) -> TensorMapping | None:
-    """The tensors that one open_clip tensor fills, named as in transformers."""
+    """The mapping of one open_clip tensor to transformers' names."""
     if name in _OUTSIDE:
         return TensorMapping(name, (_OUTSIDE[name],))
     if name == _PROJECTION.foreign:
@@ -58,7 +58,7 @@ def openclip_to_ours(name: str) -> TensorMapping | None:
 
 
 def openclip_from_ours(names: Collection[str]) -> Iterator[TensorMapping]:
-    """The mappings that write the tensors `names`, which are transformers' with the prefix, as open_clip's."""
+    """The mappings from the tensors `names`, named as in transformers with the prefix, to open_clip's."""
     layers = {int(match[1]) for name in names if (match := re.match(r"text_model\.encoder\.layers\.(\d+)\.", name))}
     yield from (TensorMapping(foreign, (ours,)) for foreign, ours in _OUTSIDE.items() if ours in names)
     if _PROJECTION.ours[0] in names:

@@ -14,7 +14,7 @@ from undertow.unet.config import UNetConfig
 
 @dataclass(frozen=True, slots=True)
 class LevelLayout:
-    """What decides the numbers in LDM names: ResBlocks of the encoder, and whether the decoder has transformers."""
+    """What determines the numbers in LDM names: the encoder's ResBlocks, and whether the decoder has transformers."""
 
     resnets: int
     attention: bool
@@ -37,7 +37,7 @@ class BlockLayout:
 
     @classmethod
     def of_ldm_names(cls, names: Collection[str]) -> "BlockLayout":
-        """The layout that the names of an LDM file show: a level ends with its `.0.op`, the downsampler."""
+        """The layout derived from the names of an LDM file: a level ends with its downsampler, `.0.op`."""
         names = set(names)
         resnets, index = [0], 1
         while True:
@@ -83,10 +83,10 @@ def unet_renaming(layout: BlockLayout) -> Renaming:
 
 
 def control_renaming(names: Collection[str]) -> Renaming:
-    """The table for a ControlNet that lllyasviel's names show: the encoder's half of a U-Net's, and what is its own.
+    """The table for a ControlNet with lllyasviel's names: the encoder half of a U-Net's, and its own modules.
 
-    Source: https://github.com/lllyasviel/ControlNet/blob/main/cldm/cldm.py. Of `input_hint_block` every second entry is
-    a convolution, of which the first and the last have names of their own in diffusers.
+    Source: https://github.com/lllyasviel/ControlNet/blob/main/cldm/cldm.py. In `input_hint_block` every second entry is
+    a convolution; the first and the last have separate names in diffusers.
     """
     layout = BlockLayout.of_ldm_names(names)
     hint = sorted(int(match[1]) for name in names if (match := re.fullmatch(r"input_hint_block\.(\d+)\.weight", name)))

@@ -34,7 +34,7 @@ _LINEAR = re.compile(r"(encoder|decoder)\.mid_block\.attentions\.0\.(to_q|to_k|t
 
 
 def vae_levels(names: Collection[str]) -> int:
-    """Number of levels that the LDM names show."""
+    """The number of levels, from LDM names."""
     names = set(names)
     count = 0
     while any(f"{side}.{count}.block.0.norm1.weight" in names for side in ("encoder.down", "decoder.up")):
@@ -43,7 +43,7 @@ def vae_levels(names: Collection[str]) -> int:
 
 
 def vae_renaming(levels: int, resnets: int = 2) -> Renaming:
-    """The table for `levels` levels of `resnets` ResBlocks in the encoder and one more in the decoder."""
+    """The table for `levels` levels, each with `resnets` ResBlocks in the encoder and one more in the decoder."""
     return Renaming([*_half("encoder"), *_half("decoder"), *_encoder(levels, resnets), *_decoder(levels, resnets)])
 
 

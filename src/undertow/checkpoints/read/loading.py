@@ -1,34 +1,37 @@
-"""Fills a network that was built without memory, one tensor at a time, strictly."""
+"""Fills a network that was built on the meta device, one tensor at a time, strictly."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from undertow.checkpoints.files.weights import AnyTensor, Weights
+from undertow.checkpoints.files.weights import AnyTensor
 from undertow.checkpoints.health import Health, Use
-from undertow.checkpoints.keymap.contents import Part
-from undertow.errors import CheckpointError, KeyMismatch
+from undertow.checkpoints.identify.checkpoint import Checkpoint, PartSource
+from undertow.checkpoints.keymap.prefixes import Component
+from undertow.checkpoints.read.dtypes import stored_dtype
+from undertow.state_dicts import Differences, Shapes, compare_shapes, same_but_for_trailing_ones, shapes_of
+from undertow.unet.unet import UNet
+from undertow.vae.autoencoder import AutoencoderKL
 
 Network = TypeVar("Network", bound=nn.Module)
-
-PLAIN_TYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""Types that networks compute in."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadOptions:
     """How tensors become parameters.
 
-    dtype: `None` keeps the file's type. mmap: parameters stay views of the file's read-only mapping where type and
-    device allow, which loads at once and shares memory between processes, as long as nobody changes the file.
-    channels_last: convolutions in the memory layout that their libraries compute in. validate: look at every value on
-    the way. attention: the kernel of a U-Net, see `attention.choose.kernel_named`.
+    dtype: the type that values are rounded to; `None` keeps the file's. held: the type that the parameters then have,
+    when it is another one (`dtypes.PartDType`). mmap: parameters stay views of the file's read-only mapping where type
+    and device allow, which loads at once and shares memory between processes, as long as nobody changes the file.
+    channels_last: convolutions in the memory layout that their libraries compute in. validate: check every value while
+    it is loaded. attention: the kernel of a U-Net, see `attention.choose.kernel_named`.
     """
 
     dtype: torch.dtype | None = None
+    held: torch.dtype | None = None
     device: torch.device | str | None = None
     mmap: bool = False
     channels_last: bool = False
@@ -36,103 +39,72 @@ class LoadOptions:
     attention: str = "auto"
 
 
-def load_network(
-    network: Network,
-    weights: Weights,
-    part: Part,
-    options: LoadOptions,
-    health: Health,
-    names: Mapping[str, str] | None = None,
-    label: str = "",
-) -> Network:
-    """`network`, which was built on the meta device, with the tensors of `part`; in evaluation mode.
+def load_network(network: Network, source: PartSource, options: LoadOptions, health: Health) -> Network:
+    """`network`, which was built on the meta device, with the tensors of `source`; in evaluation mode.
 
-    names: other tensors of the file to read in place of the part's (averaged weights). label: before their names in the
-    report. Errors: `KeyMismatch` for anything missing, left over or of another shape; `CorruptFile`.
+    Errors: `KeyMismatch` for anything missing, unexpected or of another shape; `CorruptFile`.
     """
-    expected = network.state_dict()
-    check_part(weights, part, {name: tuple(tensor.shape) for name, tensor in expected.items()})
-    tensors = read_part(weights, part, options, health, names=names, label=label)
+    expected = shapes_of(network.state_dict())
+    differences(source, expected).require_none(source.weights.path)
+    tensors = read_part(source, options, health)
     for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape:  # a 1x1 convolution for a linear layer, or the reverse
-            tensors[name] = tensor.reshape(expected[name].shape)
+        if tensor.shape != expected[name]:  # a 1x1 convolution for a linear layer, or the reverse
+            tensors[name] = tensor.reshape(expected[name])
     network.load_state_dict(tensors, assign=True)
     return network.eval()
 
 
-def check_part(weights: Weights, part: Part, expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Every tensor present, none left over, shapes equal but for trailing 1x1. Errors: `KeyMismatch`."""
-    found = part.shapes(weights.tensors)
-    reshaped = [
-        f"{name} {list(found[name])} instead of {list(shape)}"
-        for name, shape in expected.items()
-        if name in found and without_trailing_ones(found[name]) != without_trailing_ones(shape)
-    ]
-    missing = sorted(expected.keys() - found.keys())
-    unexpected = sorted([*(found.keys() - expected.keys()), *part.unexpected])
-    if missing or unexpected or reshaped:
-        raise KeyMismatch(weights.path, missing, unexpected, reshaped)
+def differences(source: PartSource, expected: Shapes) -> Differences:
+    """The differences between a part and a network's shapes, apart from trailing 1x1."""
+    found = compare_shapes(expected, source.part.shapes(source.weights.tensors), same=same_but_for_trailing_ones)
+    return replace(found, unexpected=tuple(sorted([*found.unexpected, *source.part.unexpected])))
+
+
+def expected_shapes(checkpoint: Checkpoint, component: Component) -> Shapes | None:
+    """Names and shapes of the network that a part is, from the network itself (R170-R172).
+
+    `None` for a text encoder, whose network is built from the file, and for a part whose architecture is unknown.
+    """
+    config, vae_config = checkpoint.identification.config, checkpoint.vae_config
+    match component:
+        case "unet" if config is not None:
+            return shapes_of(build_on_meta(lambda: UNet(config)).state_dict())
+        case "vae" if vae_config is not None:
+            return shapes_of(build_on_meta(lambda: AutoencoderKL(vae_config)).state_dict())
+        case _:
+            return None
 
 
 def read_part(
-    weights: Weights,
-    part: Part,
-    options: LoadOptions,
-    health: Health,
-    *,
-    use: Callable[[str], Use] = lambda _: None,
-    skip: Collection[str] = (),
-    names: Mapping[str, str] | None = None,
-    label: str = "",
+    source: PartSource, options: LoadOptions, health: Health, *, use: Callable[[str], Use] = lambda _: None
 ) -> dict[str, AnyTensor]:
-    """The part's tensors by our names, each read, looked at, converted and copied before the next.
+    """The part's tensors by our names. Each is read, checked, converted and copied before the next.
 
-    use: when a tensor of ours is read, and label: what precedes its name, for the report. skip: names of ours to leave
-    out. Errors: `CorruptFile`.
+    use: when a tensor of ours is used, for the report. Errors: `CorruptFile`.
     """
-    sources = {(name if names is None else names[name]): mapping for name, mapping in part.mappings.items()}
-    names_to_read = [name for name, mapping in sources.items() if not set(mapping.ours) <= set(skip)]
-    dtype = common_dtype(weights, names_to_read) if options.dtype is None else options.dtype
+    mappings = source.mappings
+    rounded = stored_dtype(source) if options.dtype is None else options.dtype
     tensors: dict[str, AnyTensor] = {}
-    for name, stored in weights.each(names_to_read):
-        pieces = sources[name].split(stored)
+    for name, stored in source.weights.each(list(mappings)):
+        pieces = mappings[name].split(stored)
         if options.validate:
-            health.add(f"{label}{name}", stored, use=use(pieces[0][0]), target=dtype)
+            health.add(f"{source.label}{name}", stored, use=use(pieces[0][0]), target=rounded)
         for ours, piece in pieces:
-            tensors[ours] = _own(piece, dtype, options)
+            tensors[ours] = _converted(piece, rounded, options)
     return tensors
 
 
-def common_dtype(weights: Weights, names: Collection[str]) -> torch.dtype:
-    """The type that most values have, among those that networks compute in: 8-bit floats become float16, float64
-    becomes float32."""
-    counts: dict[torch.dtype, int] = {}
-    for name in names:
-        info = weights.tensors[name]
-        if info.dtype.is_floating_point:
-            counts[info.dtype] = counts.get(info.dtype, 0) + info.count
-    if not counts:
-        raise CheckpointError(weights.path, "no floating-point weights", "quantized integers are not supported")
-    most = max(counts, key=lambda dtype: counts[dtype])
-    if most in PLAIN_TYPES:
-        return most
-    return torch.float32 if most == torch.float64 else torch.float16
-
-
 def build_on_meta(build: Callable[[], Network]) -> Network:
-    """A network whose parameters have shapes and no memory."""
+    """Builds a network on the meta device: its parameters have shapes and no memory."""
     with torch.device("meta"):
         return build()
 
 
-def without_trailing_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a 1x1 convolution as that of the linear layer with the same numbers."""
-    return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
-
-
-def _own(piece: AnyTensor, dtype: torch.dtype, options: LoadOptions) -> AnyTensor:
-    """A contiguous tensor of the names_to_read type and device; a copy, unless it may stay a view of the file."""
-    keep = options.mmap and piece.is_contiguous()
-    kind = dtype if piece.is_floating_point() else None
+def _converted(piece: AnyTensor, rounded: torch.dtype, options: LoadOptions) -> AnyTensor:
+    """The tensor in the chosen types, layout and device; a copy, unless it may stay a view of the file."""
     layout = torch.channels_last if options.channels_last and piece.ndim == 4 else torch.contiguous_format
+    keep = options.mmap and piece.is_contiguous()
+    kind = rounded if piece.is_floating_point() else None
+    if kind is not None and options.held is not None and options.held != rounded:
+        piece, kind = piece.to(rounded), options.held
     return piece.to(device=options.device, dtype=kind, copy=not keep, memory_format=layout)

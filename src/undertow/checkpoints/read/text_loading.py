@@ -1,4 +1,4 @@
-"""The text encoders of a checkpoint: which ones a family reads, and when each of their tensors is read."""
+"""Loads the text encoders of a checkpoint: which ones a family uses, and when each of their tensors is used."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,21 +26,17 @@ ENCODERS: Mapping[FamilyName, tuple[TextKind, ...]] = {
     "pixels": (),
     "custom": (),
 }
-"""The text encoders that each family reads, in the order in which their widths are joined."""
+"""The text encoders of each family, in the order in which their outputs are concatenated."""
 
 
-def read_text(
-    checkpoint: Checkpoint, kinds: tuple[TextKind, ...], options: LoadOptions, health: Health
-) -> tuple[TextStack | None, tuple[TextKind, ...]]:
-    """The family's text encoders, and the kinds that are missing for it."""
-    missing: tuple[TextKind, ...] = tuple(kind for kind in kinds if kind not in checkpoint.parts)
-    if missing or not kinds:
-        return None, missing
+def read_text(checkpoint: Checkpoint, options: Mapping[TextKind, LoadOptions], health: Health) -> TextStack:
+    """The text encoders of a family, all of which must be present. options: by kind, in the family's order."""
+    kinds = tuple(options)
     encoders = [
-        _read_encoder(checkpoint, kind, checkpoint.parts[kind], reading, options, health)
+        _read_encoder(checkpoint, kind, checkpoint.parts[kind], reading, options[kind], health)
         for kind, reading in zip(kinds, READINGS[kinds], strict=True)
     ]
-    return TextStack(encoders, vocabulary=read_vocabulary(checkpoint.path)), ()
+    return TextStack(encoders, vocabulary=read_vocabulary(checkpoint.path))
 
 
 def _read_encoder(
@@ -54,7 +50,7 @@ def _read_encoder(
     described = described_text(source.weights).get(kind)
     config = described if source.folder is None else read_json(source.folder / CONFIG)
     use = _use(reading, whole_layers(kind, config))
-    tensors = read_part(source.weights, source.part, options, health, use=use, label=source.label)
+    tensors = read_part(source, options, health, use=use)
     tokenizer = checkpoint.tokenizers.get(kind)
     return TextEncoder.from_tensors(
         kind,
@@ -67,14 +63,14 @@ def _read_encoder(
 
 
 def require_text_width(path: Path, config: UNetConfig | None, text: TextStack | None) -> None:
-    """Passes text encoders whose output the U-Net was built for. Errors: `ConfigError`."""
+    """Refuses text encoders whose output width is not the U-Net's. Errors: `ConfigError`."""
     if config is not None and text is not None and text.width != config.context_dim:
         said = f"does not fit the text encoders of {path}, which are {text.width} wide: they belong to another model"
         raise ConfigError("context_dim", config.context_dim, said)
 
 
 def _use(reading: Reading, layers: int) -> Callable[[str], Use]:
-    """When each tensor of a text encoder is read, by its name. layers: of the whole network, also of those left out."""
+    """When each tensor of a text encoder is used, by its name. layers: of the whole network, including omitted ones."""
 
     def use(name: str) -> Use:
         if name == "text_projection.weight":

@@ -1,4 +1,4 @@
-"""A U-Net from any source."""
+"""Loads a U-Net from any source."""
 
 from pathlib import Path
 
@@ -7,12 +7,13 @@ import torch
 from undertow.attention.choose import kernel_named
 from undertow.checkpoints.files.model_folder import find_unet_folder, folder_weights, variant_order
 from undertow.checkpoints.health import Health
-from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions
+from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, PartSource
 from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.identify.pipeline_folder import read_config
 from undertow.checkpoints.keymap.contents import make_part
+from undertow.checkpoints.read.dtypes import require_dtype
 from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
-from undertow.errors import InvalidInput, MissingComponent
+from undertow.errors import MissingComponent
 from undertow.unet.unet import UNet
 
 
@@ -44,7 +45,8 @@ def load_unet_folder(
     weights = folder_weights(folder, variant_order(None, prefer_plain=True))
     part = make_part("unet", "", "diffusers", {name: name for name in weights.tensors})
     options = LoadOptions(dtype=dtype, device=device, validate=False)
-    return load_network(build_on_meta(lambda: UNet(config)), weights, part, options, Health())
+    source = PartSource(weights=weights, part=part)
+    return load_network(build_on_meta(lambda: UNet(config)), source, options, Health())
 
 
 def read_unet(checkpoint: Checkpoint, options: LoadOptions, health: Health) -> UNet:
@@ -52,20 +54,12 @@ def read_unet(checkpoint: Checkpoint, options: LoadOptions, health: Health) -> U
     `InvalidInput` for a kernel that is unknown or not for this model."""
     config, source = checkpoint.identification.config, checkpoint.parts.get("unet")
     if config is None or source is None:
-        raise MissingComponent(checkpoint.path, "U-Net", f"it holds {held(checkpoint)}")
+        raise MissingComponent(checkpoint.path, "U-Net", f"it holds {part_names(checkpoint)}")
     kernel = kernel_named(options.attention, float32_logits=config.upcast_attention)
     unet = build_on_meta(lambda: UNet(config, kernel))
-    return load_network(unet, source.weights, source.part, options, health, source.names, source.label)
+    return load_network(unet, source, options, health)
 
 
-def held(checkpoint: Checkpoint) -> str:
-    """What a checkpoint has, in words."""
+def part_names(checkpoint: Checkpoint) -> str:
+    """The parts of a checkpoint, for messages."""
     return ", ".join(sorted(checkpoint.parts)) or "nothing that undertow reads"
-
-
-def require_dtype(argument: str, dtype: torch.dtype | None) -> None:
-    """Passes `None` and the types that networks compute in. Errors: `InvalidInput`."""
-    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1):
-        return
-    remedy = "use torch.float32, torch.bfloat16 or torch.float16"
-    raise InvalidInput(argument, repr(dtype), "a floating-point type", remedy)

@@ -1,4 +1,4 @@
-"""A checkpoint in another form: a single file as a diffusers folder, a folder as a single file, another type."""
+"""Converts checkpoints between single files and diffusers folders, and to another type."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import torch
 
 from undertow.checkpoints.identify.checkpoint import OpenOptions
 from undertow.checkpoints.identify.opening import open_checkpoint
-from undertow.checkpoints.read.unet_loading import require_dtype
+from undertow.checkpoints.read.dtypes import require_dtype
 from undertow.checkpoints.write.diffusers_folder import write_folder
 from undertow.checkpoints.write.export import ExportedPipeline, export_pipeline
 from undertow.checkpoints.write.ldm_file import write_ldm
@@ -23,7 +23,7 @@ def convert(
 ) -> Path:
     """Writes the checkpoint at `source` to `destination`, one tensor in memory at a time; returns the destination.
 
-    dtype: `None` keeps every tensor as it is, bit for bit. Errors: every kind of `CheckpointError`, `ConfigError`,
+    dtype: `None` keeps every tensor unchanged, bit for bit. Errors: every kind of `CheckpointError`, `ConfigError`,
     `InvalidInput`; `OSError` when the disk is full, with nothing left behind.
     """
     require_dtype("dtype", dtype)
@@ -33,7 +33,7 @@ def convert(
 
 
 def write(pipeline: ExportedPipeline, destination: Path, to: str) -> Path:
-    """Writes a pipeline in one of the forms. Errors: `InvalidInput`, `ConfigError`, `OSError`."""
+    """Writes a pipeline in the format `to`. Errors: `InvalidInput`, `ConfigError`, `OSError`."""
     match to:
         case "diffusers":
             return write_folder(pipeline, destination)

@@ -1,4 +1,4 @@
-"""A pipeline as a diffusers folder."""
+"""Writes a pipeline as a diffusers folder."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from undertow.vae.diffusers_config import vae_config_to_diffusers
 TEXT_WEIGHTS = "model.safetensors"
 METADATA = {"format": "pt"}
 SD2_LAYERS = 24
-"""Of OpenCLIP-H, whose last layer no picture reads: transformers' form of SD2 leaves it out."""
+"""Layers of OpenCLIP-H, whose last one is never used: transformers' version of SD2 omits it."""
 
 FOLDERS: Mapping[TextKind, str] = {
     "clip_l": "text_encoder",
@@ -33,9 +33,9 @@ FOLDERS: Mapping[TextKind, str] = {
 
 
 def write_folder(pipeline: ExportedPipeline, folder: Path) -> Path:
-    """Writes the folder beside its place and renames it when whole: a full disk leaves nothing behind.
+    """Writes the folder atomically: a full disk leaves nothing behind.
 
-    Errors: `InvalidInput` when there is something at `folder` already.
+    Errors: `InvalidInput` when `folder` exists and is not empty.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InvalidInput("destination", repr(str(folder)), "a new or empty folder", "name another, or remove it")
@@ -82,7 +82,7 @@ def _component(folder: Path, config: Mapping[str, Any], weights: str, part: Expo
 
 
 def _text(pipeline: ExportedPipeline, kind: TextKind, folder: Path) -> dict[str, Any]:
-    """Writes one text encoder and its tokenizer; returns their entries in the index."""
+    """Writes one text encoder and its tokenizer, and returns their entries in the index."""
     name = FOLDERS[kind]
     part, config = pipeline.components[kind], dict(pipeline.text_configs[kind])
     kept = _without_unused(kind, part)
@@ -99,7 +99,7 @@ def _text(pipeline: ExportedPipeline, kind: TextKind, folder: Path) -> dict[str,
 
 
 def _without_unused(kind: TextKind, part: ExportedPart) -> ExportedPart:
-    """Without what transformers' class for this kind does not have."""
+    """The part without tensors that transformers' class for this kind does not have."""
     dropped = set[str]() if kind == "openclip_g" else {"text_projection.weight"}
     if kind == "openclip_h" and layer_count(part.tensors) == SD2_LAYERS:
         last = f"{ROOT}encoder.layers.{SD2_LAYERS - 1}."

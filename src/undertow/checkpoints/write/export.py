@@ -1,4 +1,4 @@
-"""A pipeline on its way out: each component's tensors by our names, readable one by one, and what describes it."""
+"""A pipeline to be written: each component's tensors by our names, readable one by one, and their configs."""
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,12 +18,11 @@ from undertow.checkpoints.identify.prediction import Prediction
 from undertow.checkpoints.identify.self_description import described_text
 from undertow.checkpoints.identify.text_architecture import transformers_config
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
-from undertow.checkpoints.read.loading import check_part, without_trailing_ones
+from undertow.checkpoints.read.loading import differences, expected_shapes
 from undertow.diffusion.schedules import Schedule
 from undertow.errors import UnsupportedModel
+from undertow.state_dicts import Shapes, without_trailing_ones
 from undertow.unet.config import UNetConfig
-from undertow.unet.unet import UNet
-from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
 
 TEXT_KINDS: tuple[TextKind, ...] = ("clip_l", "openclip_h", "openclip_g")
@@ -31,7 +30,7 @@ TEXT_KINDS: tuple[TextKind, ...] = ("clip_l", "openclip_h", "openclip_g")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedPart:
-    """One component. tensors: our names; read: one of them."""
+    """One component. tensors: types and shapes by our names. read: reads the tensor of one name."""
 
     tensors: Mapping[str, TensorInfo]
     read: Callable[[str], AnyTensor]
@@ -39,7 +38,7 @@ class ExportedPart:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedPipeline:
-    """Everything that a converted checkpoint says. text_configs: transformers' config.json by kind of encoder."""
+    """Everything that is written about a checkpoint. text_configs: transformers' config.json, by kind of encoder."""
 
     family: FamilyName
     components: Mapping[Component, ExportedPart]
@@ -53,16 +52,16 @@ class ExportedPipeline:
 
 @contextmanager
 def export_pipeline(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Generator[ExportedPipeline]:
-    """An opened checkpoint as it will be written, strictly checked. dtype: `None` keeps every tensor's type.
+    """Prepares an opened checkpoint for writing, after strict checks. dtype: `None` keeps every tensor's type.
 
     Errors: `KeyMismatch`; `UnsupportedModel` for a component that cannot be written.
     """
     found = checkpoint.identification
     if "controlnet" in checkpoint.parts:
-        raise UnsupportedModel(checkpoint.path, "a ControlNet", "it is no pipeline; load it as an adapter")
+        raise UnsupportedModel(checkpoint.path, "a ControlNet", "it is not a pipeline; load it as an adapter")
     shapes = {component: _expected(checkpoint, component, source) for component, source in checkpoint.parts.items()}
     for component, source in checkpoint.parts.items():
-        check_part(source.weights, source.part, shapes[component])
+        differences(source, shapes[component]).require_none(source.weights.path)
     with ExitStack() as stack:
         yield ExportedPipeline(
             family=found.family,
@@ -83,46 +82,32 @@ def export_pipeline(checkpoint: Checkpoint, dtype: torch.dtype | None = None) ->
         )
 
 
-def _component(
-    stack: ExitStack, source: PartSource, expected: Mapping[str, tuple[int, ...]], dtype: torch.dtype | None
-) -> ExportedPart:
+def _component(stack: ExitStack, source: PartSource, expected: Shapes, dtype: torch.dtype | None) -> ExportedPart:
     read_file = stack.enter_context(source.weights.reader())
-    sources = {ours: (name, mapping) for name, mapping in source.part.mappings.items() for ours in mapping.ours}
-    names = {} if source.names is None else source.names
+    origins = {ours: (name, mapping) for name, mapping in source.mappings.items() for ours in mapping.ours}
 
     def convert(kind: torch.dtype) -> torch.dtype:
         return kind if dtype is None or not kind.is_floating_point else dtype
 
     def read(ours: str) -> AnyTensor:
-        name, mapping = sources[ours]
-        piece = dict(mapping.split(read_file(names.get(name, name))))[ours]
+        name, mapping = origins[ours]
+        piece = dict(mapping.split(read_file(name)))[ours]
         return piece.to(convert(piece.dtype)).reshape(expected[ours])
 
     tensors = {
-        ours: TensorInfo(convert(source.weights.tensors[names.get(sources[ours][0], sources[ours][0])].dtype), shape)
+        ours: TensorInfo(convert(source.weights.tensors[origins[ours][0]].dtype), shape)
         for ours, shape in expected.items()
     }
     return ExportedPart(tensors=tensors, read=read)
 
 
-def _expected(checkpoint: Checkpoint, component: Component, source: PartSource) -> dict[str, tuple[int, ...]]:
-    """Our names and shapes of a component: of the network that it is, or, for a text encoder, of the file."""
-    match component:
-        case "unet":
-            assert checkpoint.identification.config is not None
-            with torch.device("meta"):
-                return _shapes(UNet(checkpoint.identification.config))
-        case "vae":
-            assert checkpoint.vae_config is not None
-            with torch.device("meta"):
-                return _shapes(AutoencoderKL(checkpoint.vae_config))
-        case _:
-            found = source.part.shapes(source.weights.tensors)
-            return {name: without_trailing_ones(shape) for name, shape in found.items()}
-
-
-def _shapes(network: torch.nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+def _expected(checkpoint: Checkpoint, component: Component, source: PartSource) -> Shapes:
+    """A component's shapes by our names: those of its network or, for a text encoder, those in the file."""
+    shapes = expected_shapes(checkpoint, component)
+    if shapes is not None:
+        return shapes
+    found = source.part.shapes(source.weights.tensors)
+    return {name: without_trailing_ones(shape) for name, shape in found.items()}
 
 
 def _text_config(kind: TextKind, source: PartSource, shapes: Mapping[str, tuple[int, ...]]) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""A pipeline as one file with LDM's and SGM's names, which every tool of the community reads."""
+"""Writes a pipeline as a single file with LDM's and SGM's names, which every community tool reads."""
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -45,10 +45,10 @@ Read = Callable[[], AnyTensor]
 
 
 def write_ldm(pipeline: ExportedPipeline, path: Path) -> Path:
-    """Writes the file, whole or not at all, one tensor in memory at a time.
+    """Writes the file atomically, with one tensor in memory at a time.
 
-    Markers and the header say what shapes cannot: the prediction type, zero terminal SNR and, for undertow, the
-    architecture. Errors: `ConfigError` for a network that has no LDM names (pixel models).
+    Marker tensors and the header say what shapes do not: the prediction type, zero terminal SNR and, for undertow, the
+    architecture. Errors: `ConfigError` for a network without LDM names (pixel models).
     """
     tensors: dict[str, TensorInfo] = {}
     readers: dict[str, Read] = {}
@@ -105,7 +105,7 @@ def _prefix(pipeline: ExportedPipeline, component: Component) -> str:
             known = TEXT_PREFIXES.get((pipeline.family, component))
             return f"{component.replace('openclip', 'clip')}.transformer." if known is None else known
         case "controlnet":
-            raise ConfigError("component", component, "is no part of a pipeline file")
+            raise ConfigError("component", component, "is not part of a pipeline file")
 
 
 def _markers(pipeline: ExportedPipeline) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Writes a safetensors file one tensor at a time: the memory it takes is that of the largest tensor.
+"""Writes a safetensors file one tensor at a time, in the memory of the largest tensor.
 
-The library's `save_file` wants all tensors at once. The format is a length, a JSON header and the numbers
-(https://huggingface.co/docs/safetensors, "Format"); what is written here is opened with the library before it counts.
+The library's `save_file` needs all tensors at once. The format is a length, a JSON header and the data
+(https://huggingface.co/docs/safetensors, "Format"); the library opens the result before it replaces the destination.
 """
 
 import json
@@ -25,7 +25,7 @@ def write_stream(
     read: Callable[[str], AnyTensor],
     metadata: Mapping[str, str],
 ) -> None:
-    """The file at `path`, whole or not at all; `read` gives each tensor in the type and shape that is announced."""
+    """Writes the file at `path` atomically. read: reads a tensor by name, in the type and shape that `tensors` says."""
     # Largest items first keeps every tensor aligned to its own item size.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     with atomic_write(path) as draft:

@@ -1,4 +1,4 @@
-"""A U-Net as a diffusers model folder: `config.json` and `diffusion_pytorch_model.safetensors`."""
+"""Writes a U-Net as a diffusers model folder: `config.json` and `diffusion_pytorch_model.safetensors`."""
 
 import json
 from pathlib import Path
@@ -12,9 +12,9 @@ from undertow.unet.unet import UNet
 
 
 def save_unet(unet: UNet, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
-    """Writes `unet` so that diffusers' `from_pretrained` and `load_unet_folder` read it; returns the folder.
+    """Writes `unet` so that diffusers' `from_pretrained` and `load_unet_folder` read it, and returns the folder.
 
-    Each file is written beside its place and renamed, so that a crash or a full disk leaves the old one whole.
+    Each file is written atomically, so that a crash or a full disk leaves the old one intact.
     Errors: `ConfigError` for an architecture that diffusers' config cannot express.
     """
     folder = Path(folder)

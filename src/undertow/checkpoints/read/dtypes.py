@@ -1,0 +1,97 @@
+"""The type of each part's weights, decided from headers alone before any of them is read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from undertow.checkpoints.identify.checkpoint import PartSource
+from undertow.checkpoints.keymap.prefixes import Component
+from undertow.errors import CheckpointError, InvalidInput
+from undertow.processor import IMITATED, computes
+from undertow.vae.config import VAEConfig
+from undertow.vae.precision import choose_dtype
+
+PLAIN_TYPES = (torch.float32, torch.float16, torch.bfloat16)
+"""Types that networks compute in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartDType:
+    """The types of one part's weights.
+
+    rounded: what they are rounded to, as asked for or as stored. held: what they are then kept and computed in; it is
+    another type where the device only imitates the first one, or where the VAE would overflow in it, and `note` says
+    so.
+    """
+
+    rounded: torch.dtype
+    held: torch.dtype
+    note: str | None = None
+
+
+def choose_dtypes(
+    stored: Mapping[Component, torch.dtype],
+    *,
+    dtype: torch.dtype | None,
+    vae_dtype: torch.dtype | None,
+    device: torch.device | str | None,
+    vae_config: VAEConfig | None,
+) -> dict[Component, PartDType]:
+    """The types of every part that will be read, in the order of `stored`.
+
+    stored: the type that most of a part's values have in the file (`stored_dtype`). dtype, vae_dtype: asked for; `None`
+    keeps the stored one, for the VAE `dtype`. What was asked for is held, with two exceptions: bfloat16 where the
+    device has no instructions for it, and a VAE whose type nobody asked for (`vae.precision.choose_dtype`).
+    """
+    place = "cpu" if device is None else device
+    chosen: dict[Component, PartDType] = {}
+    for component, own in stored.items():
+        asked = own if dtype is None else dtype
+        if component != "vae":
+            chosen[component] = _network_dtype(asked, place, keep=dtype == torch.float16)
+        elif vae_dtype is not None:
+            chosen[component] = PartDType(rounded=vae_dtype, held=vae_dtype)
+        else:
+            assert vae_config is not None
+            chosen[component] = _vae_dtype(asked, place, vae_config)
+    return chosen
+
+
+def _network_dtype(asked: torch.dtype, device: torch.device | str, *, keep: bool) -> PartDType:
+    if keep or computes(asked, device):
+        return PartDType(rounded=asked, held=asked)
+    name = str(asked).removeprefix("torch.")
+    note = f"{name} weights compute in float32, which takes its memory: {IMITATED[asked]}"
+    return PartDType(rounded=asked, held=torch.float32, note=note)
+
+
+def _vae_dtype(asked: torch.dtype, device: torch.device | str, config: VAEConfig) -> PartDType:
+    choice = choose_dtype(config, asked, device)
+    note = None if choice.dtype == asked else f"VAE in {choice.dtype}: {choice.reason}"
+    return PartDType(rounded=asked, held=choice.dtype, note=note)
+
+
+def stored_dtype(source: PartSource) -> torch.dtype:
+    """The type that most values of a part have, among those that networks compute in: 8-bit floats become float16,
+    float64 becomes float32. Errors: `CheckpointError` for a part without floating-point weights."""
+    counts: dict[torch.dtype, int] = {}
+    for name in source.mappings:
+        info = source.weights.tensors[name]
+        if info.dtype.is_floating_point:
+            counts[info.dtype] = counts.get(info.dtype, 0) + info.count
+    if not counts:
+        path = source.weights.path
+        raise CheckpointError(path, "no floating-point weights", "quantized integers are not supported")
+    most = max(counts, key=lambda dtype: counts[dtype])
+    if most in PLAIN_TYPES:
+        return most
+    return torch.float32 if most == torch.float64 else torch.float16
+
+
+def require_dtype(argument: str, dtype: torch.dtype | None) -> None:
+    """Passes `None` and the types that networks compute in. Errors: `InvalidInput`."""
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1):
+        return
+    remedy = "use torch.float32, torch.bfloat16 or torch.float16"
+    raise InvalidInput(argument, repr(dtype), "a floating-point type", remedy)

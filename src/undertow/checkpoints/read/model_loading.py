@@ -1,0 +1,164 @@
+"""A whole model from one source, or with its VAE and text encoders from others.
+
+Everything is opened and every type decided before any weight is read; then each tensor is read, looked at, converted
+and copied before the next, so that the peak of memory is the model and one tensor.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from undertow.checkpoints.health import Health
+from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, PartSource
+from undertow.checkpoints.identify.opening import open_checkpoint
+from undertow.checkpoints.keymap.prefixes import TITLES, Component, TextKind
+from undertow.checkpoints.read.dtypes import PartDType, choose_dtypes, require_dtype, stored_dtype
+from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
+from undertow.checkpoints.read.model import LoadedModel, LoadReport
+from undertow.checkpoints.read.model_sources import ModelSources
+from undertow.checkpoints.read.text_loading import read_text, require_text_width
+from undertow.checkpoints.read.unet_loading import read_unet
+from undertow.diffusion.parameterizations import PARAMETERIZATIONS, Parameterization
+from undertow.errors import UnsupportedModel
+from undertow.unet.config import UNetConfig
+from undertow.vae.autoencoder import AutoencoderKL
+from undertow.vae.config import VAEConfig
+
+
+def load_model(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    vae_dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    ema: bool = False,
+    prediction: str | None = None,
+    zero_terminal_snr: bool | None = None,
+    config: UNetConfig | None = None,
+    variant: str | None = None,
+    vae: str | Path | None = None,
+    text: str | Path | None = None,
+    mmap: bool = False,
+    channels_last: bool = False,
+    validate: bool = True,
+    allow_pickle: bool = False,
+    attention: str = "auto",
+) -> LoadedModel:
+    """A model from a single file, a diffusers folder or a Hub id; parts that it does not have are absent.
+
+    dtype, vae_dtype: of the parameters; `None` keeps the file's, for the VAE `dtype`'s. Where the device does not
+    compute in it, or the VAE would overflow, the parameters are in float32 and the report says so
+    (`dtypes.choose_dtypes`). vae, text: other sources for these parts. See `OpenOptions` and `LoadOptions` for the
+    rest. Errors: every kind of `CheckpointError`, `ConfigError`, `InvalidInput`, `MissingDependency`.
+    """
+    require_dtype("dtype", dtype)
+    require_dtype("vae_dtype", vae_dtype)
+    options = LoadOptions(device=device, mmap=mmap, channels_last=channels_last, validate=validate, attention=attention)
+    opening = OpenOptions(
+        config=config,
+        prediction=prediction,
+        zero_terminal_snr=zero_terminal_snr,
+        ema=ema,
+        variant=variant,
+        prefer_plain=dtype == torch.float32,
+        allow_pickle=allow_pickle,
+    )
+    parts_only = replace(opening, config=None, prediction=None, ema=False)
+    with ExitStack() as stack:
+        main = stack.enter_context(open_checkpoint(source, opening))
+        parameterization = _parameterization(main)
+        sources = ModelSources.of(
+            main,
+            None if vae is None else stack.enter_context(open_checkpoint(vae, parts_only)),
+            None if text is None else stack.enter_context(open_checkpoint(text, parts_only)),
+        )
+        dtypes = choose_dtypes(
+            {component: stored_dtype(part) for component, part in sources.parts().items()},
+            dtype=dtype,
+            vae_dtype=vae_dtype,
+            device=device,
+            vae_config=sources.vae_config,
+        )
+        return _read(sources, parameterization, dtypes, options, asked=dtype)
+
+
+def _parameterization(checkpoint: Checkpoint) -> Parameterization:
+    """What the U-Net predicts. Errors: `UnsupportedModel` for a checkpoint that is no model that undertow runs."""
+    found = checkpoint.identification
+    parameterization = PARAMETERIZATIONS.get(found.prediction.value)
+    if parameterization is None or parameterization.path != checkpoint.schedule.path:
+        raise UnsupportedModel(
+            checkpoint.path,
+            f"{found.title} trained with EDM preconditioning ({found.prediction.evidence})",
+            "its U-Net alone loads with undertow.load_unet",
+        )
+    if not checkpoint.parts.keys() - {"controlnet"}:
+        raise UnsupportedModel(checkpoint.path, "a ControlNet", "load it beside a base model as an adapter")
+    return parameterization
+
+
+def _read(
+    sources: ModelSources,
+    parameterization: Parameterization,
+    dtypes: Mapping[Component, PartDType],
+    options: LoadOptions,
+    *,
+    asked: torch.dtype | None,
+) -> LoadedModel:
+    """Reads the parts of the main checkpoint, then those from elsewhere; damage is reported with its own file."""
+    main, health = sources.main, Health()
+    found = main.identification
+    options_of = {
+        component: replace(options, dtype=chosen.rounded, held=chosen.held) for component, chosen in dtypes.items()
+    }
+    text_options: dict[TextKind, LoadOptions] = {kind: options_of[kind] for kind in sources.kinds if kind in options_of}
+    unet = read_unet(main, options_of["unet"], health) if "unet" in options_of else None
+    vae = text = None
+    for checkpoint in {id(one): one for one in (main, sources.vae, sources.text)}.values():
+        if checkpoint is sources.vae and sources.vae_config is not None:
+            vae = _read_vae(sources.vae_config, checkpoint.parts["vae"], options_of["vae"], health)
+        if checkpoint is sources.text and text_options:
+            text = read_text(checkpoint, text_options, health)
+        health.require(checkpoint.path)
+    require_text_width(sources.text.path, found.config, text)
+    notes = [*_notes(sources, dtypes, asked), *_damage(health)]
+    notes += dict.fromkeys(chosen.note for chosen in dtypes.values() if chosen.note is not None)
+    return LoadedModel(
+        path=main.path,
+        schedule=main.schedule,
+        parameterization=parameterization,
+        latent_space=sources.latent_space,
+        family=found.family,
+        report=LoadReport(identification=found, health=health, notes=tuple(notes)),
+        unet=unet,
+        vae=vae,
+        text=text,
+        missing_text=sources.missing,
+    )
+
+
+def _read_vae(config: VAEConfig, source: PartSource, options: LoadOptions, health: Health) -> AutoencoderKL:
+    return load_network(build_on_meta(lambda: AutoencoderKL(config)), source, options, health)
+
+
+def _notes(sources: ModelSources, dtypes: Mapping[Component, PartDType], asked: torch.dtype | None) -> Iterator[str]:
+    """What was assumed, in words."""
+    found = sources.main.identification.prediction
+    if found.confidence != "certain":
+        yield f"prediction {found.value}: {found.confidence}, {found.evidence}"
+    for component, source in sources.parts().items():
+        stored = {source.weights.tensors[name].dtype for name in source.mappings}
+        floats = {dtype for dtype in stored if dtype.is_floating_point}
+        if asked is None and len(floats) > 1:
+            yield f"{TITLES[component]}: stored in {len(floats)} types, all became {dtypes[component].rounded}"
+
+
+def _damage(health: Health) -> Iterator[str]:
+    """What is damaged and was loaded all the same, in words."""
+    yield from (f"damaged, but never read: {finding}" for finding in health.unused)
+    for finding in health.problems:
+        if finding.use is not None:
+            yield f"damaged, read up to clip skip {finding.use}: {finding}"
