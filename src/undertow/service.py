@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -22,16 +22,15 @@ from undertow.engine.events import Finished, Observer, unfinished, unobserved
 from undertow.engine.generate import RunOptions, generate, generate_many
 from undertow.engine.request import PICTURES, GenerationRequest
 from undertow.engine.result import GenerationResult
+from undertow.engine.runner import EAGER, Backend, Runner, runner_named
 from undertow.engine.watch import Debug
 from undertow.errors import InvalidInput, UnknownCheckpoint
 from undertow.processor import IMITATED, computes
-from undertow.unet.compiled import compile_unet
+from undertow.unet.compiled import CompiledUNet
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.precision import choose_dtype
-
-Backend = Literal["eager", "compile"]
 
 
 def embedded_models() -> dict[str, Path]:
@@ -58,12 +57,12 @@ def load_unet(
 
         unet = undertow.load_unet("digits-flow", dtype=torch.float32)
     """
-    _require_backend(backend)
+    runner = runner_named(backend)
     require_dtype("dtype", dtype)
     # Channels-last memory: the layout that convolution libraries compute in, on CPUs and GPUs (benchmarks/unet.py).
     options = LoadOptions(dtype=dtype, device=device, channels_last=True, attention=attention)
     unet = load_unet_from(_located(source), options)
-    return compile_unet(unet) if backend == "compile" else unet
+    return unet if runner is EAGER else CompiledUNet.of(unet)
 
 
 class UNetService:
@@ -75,12 +74,14 @@ class UNetService:
         refiner: LoadedModel | None = None,
         *,
         adapter_capacity: AdapterCapacity | None = None,
-        compiled: bool = False,
+        runner: Runner = EAGER,
     ):
+        if adapter_capacity is not None and not runner.capabilities.slots:
+            raise InvalidInput("adapter_capacity", adapter_capacity, "None: this runner has no slots for LoRA")
         self.model = model
         self.refiner = refiner
         self._capacity = adapter_capacity
-        self._compiled = compiled
+        self.runner = runner
         if adapter_capacity is not None:
             _ = self.adapters  # slots are there before the first forward
 
@@ -107,7 +108,6 @@ class UNetService:
             self.unet,
             self.model.text,
             capacity=self._capacity,
-            fixed=self._compiled,
             folder=path if path.is_dir() else path.parent,
         )
 
@@ -153,7 +153,7 @@ class UNetService:
         `MissingComponent`; `NonFiniteError`.
         """
         watched = Debug.parse(debug) if isinstance(debug, str) else debug
-        options = RunOptions(low_vram=low_vram, vae_clamp=vae_clamp, debug=watched, observe=observe)
+        options = RunOptions(low_vram=low_vram, vae_clamp=vae_clamp, debug=watched, observe=observe, runner=self.runner)
         return generate(self.model, request, options, latents, self.refiner, self.adapters)
 
     def generate_many(
@@ -181,6 +181,7 @@ class UNetService:
             limits=BatchLimits() if limits is None else limits,
             observe=observe,
             finished=finished,
+            runner=self.runner,
         )
         return generate_many(self.model, requests, options, self.refiner, self.adapters)
 
@@ -193,8 +194,8 @@ class UNetService:
         """The guided prediction of one context, or of several in one forward. Errors: `InvalidInput`."""
         factor = PIXELS_PER_CELL if self.model.vae is None else self.model.vae.config.factor
         if isinstance(context, PredictionContext):
-            return predict_noise(self.unet, [context], self.adapters, factor=factor)[0]
-        return predict_noise(self.unet, context, self.adapters, factor=factor)
+            return predict_noise(self.unet, [context], self.adapters, factor=factor, runner=self.runner)[0]
+        return predict_noise(self.unet, context, self.adapters, factor=factor, runner=self.runner)
 
 
 def load(
@@ -224,12 +225,12 @@ def load(
 
         service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
     """
-    _require_backend(backend)
+    runner = runner_named(backend)
     options = {"dtype": dtype, "vae_dtype": vae_dtype, "device": device, "attention": attention}
-    options |= {"backend": backend, "validate_weights": validate_weights}
+    options |= {"validate_weights": validate_weights}
     model = _load(source, **options, **choices)
     other = None if refiner is None else _load(refiner, **options)
-    return UNetService(model, other, adapter_capacity=adapter_capacity, compiled=backend == "compile")
+    return UNetService(model, other, adapter_capacity=adapter_capacity, runner=runner)
 
 
 def _load(
@@ -237,7 +238,6 @@ def _load(
     *,
     dtype: torch.dtype | None,
     vae_dtype: torch.dtype | None,
-    backend: Backend,
     validate_weights: bool,
     **choices: Any,
 ) -> LoadedModel:
@@ -248,8 +248,6 @@ def _load(
         model = _in_types_that_compute(model)
     if model.vae is not None and vae_dtype is None:
         model = _with_safe_vae(model, model.vae)
-    if backend == "compile":
-        compile_unet(model.require_unet())
     return model
 
 
@@ -273,11 +271,6 @@ def _with_safe_vae(model: LoadedModel, vae: AutoencoderKL) -> LoadedModel:
     vae.to(choice.dtype)
     note = f"VAE in {choice.dtype}: {choice.reason}"
     return replace(model, report=replace(model.report, notes=(*model.report.notes, note)))
-
-
-def _require_backend(backend: Backend) -> None:
-    if backend not in ("eager", "compile"):
-        raise InvalidInput("backend", repr(backend), "'eager' or 'compile'")
 
 
 def _located(source: str | Path) -> str | Path:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from undertow.engine.forward import fit_together, forward
 from undertow.engine.rows import Outcome, Row, Steps
+from undertow.engine.runner import EAGER, Runner
 from undertow.errors import InvalidInput
 
 CELLS_AT_ONCE = {"cpu": 8192}
@@ -66,8 +67,9 @@ class Task:
 class Batcher:
     """Runs tasks. Anyone may `join` between two steps, also from within a task."""
 
-    def __init__(self, limits: BatchLimits):
+    def __init__(self, limits: BatchLimits, runner: Runner = EAGER):
         self.limits = limits
+        self.runner = runner
         self._tasks: list[Task] = []
 
     def join(self, task: Task) -> None:
@@ -94,7 +96,7 @@ class Batcher:
         chosen = self._together(waiting)
         started = time.perf_counter()
         try:
-            outcomes = forward([_row(place) for place in chosen], self.limits.padded_to)
+            outcomes = forward([_row(place) for place in chosen], self.limits.padded_to, self.runner)
         except Exception as error:
             for task in dict.fromkeys(task for task, _ in chosen):
                 self._end(task, error)

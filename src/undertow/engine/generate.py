@@ -20,6 +20,7 @@ from undertow.engine.prepare import Prepared, prepare
 from undertow.engine.reading import image_latents
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult, Report
+from undertow.engine.runner import EAGER, Runner
 from undertow.engine.watch import Debug, Watch
 from undertow.pictures import pasted, to_images, to_pixels
 from undertow.vae.autoencoder import AutoencoderKL
@@ -37,7 +38,8 @@ class RunOptions:
 
     low_vram: decode within `LOW_VRAM_DECODE_BYTES`; slower, the same pictures. vae_clamp: cut the decoder's activations
     at float16's range, which changes pictures and is counted. limits: how many rows share a forward. observe: called at
-    each step of each picture. finished: called with each request's number and result, as soon as it is there.
+    each step of each picture. finished: called with each request's number and result, as soon as it is there. runner:
+    of the U-Nets and ControlNets.
     """
 
     low_vram: bool = False
@@ -46,6 +48,7 @@ class RunOptions:
     limits: BatchLimits = BatchLimits()
     observe: Observer = unobserved
     finished: Finished = unfinished
+    runner: Runner = EAGER
 
 
 def generate(
@@ -91,7 +94,7 @@ def _run(
         return []
     if manager is None:
         manager = AdapterManager(model.require_unet(), model.text)
-    batcher = Batcher(options.limits)
+    batcher = Batcher(options.limits, options.runner)
     prepared = [
         prepare(model, request, Watch(debug=options.debug), manager=manager, refiner=refiner, latents=given)
         for request, given in zip(requests, latents, strict=True)
