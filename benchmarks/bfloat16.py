@@ -15,7 +15,7 @@ import torch
 from lib.timing import interleaved_medians
 
 import undertow
-from undertow.processor import HAS_BFLOAT16
+from undertow.processor import has_bfloat16
 from undertow.service import UNetService
 
 AS_AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
@@ -47,7 +47,7 @@ def compare(name: str, repeats: int) -> None:
     runs = {key: lambda service=service: draw(service) for key, service in services.items()}
     seconds = interleaved_medians(runs, repeats)
     loaded, plain = (seconds[key] / seconds["float32"] for key in ("loaded", "forced"))
-    has = "by itself" if HAS_BFLOAT16 else "imitated"
+    has = "by itself" if has_bfloat16() else "imitated"
     print(
         f"| {name} | {has} | {seconds['float32']:.2f} | {seconds['loaded']:.2f} | {loaded:.2f} "
         f"| {seconds['forced']:.2f} | {plain:.2f} |",

@@ -1,9 +1,9 @@
 """Times the SD1.5-size U-Net forward against diffusers' in the same run, interleaved.
 
 Random weights, 256 pixels (32x32 latents), two rows, 77 tokens, one thread; float32, and bfloat16 where the processor
-has it, eager and compiled (inductor with freezing). Both get channels-last memory; diffusers is also timed without it
-in eager mode and its faster layout counts. Prints a Markdown table: medians, ratio, achieved GFLOP/s, largest relative
-difference of outputs.
+has it, eager and compiled (inductor, with the weights of both frozen into the graph). Both get channels-last memory;
+diffusers is also timed without it in eager mode and its faster layout counts. Prints a Markdown table: medians, ratio,
+achieved GFLOP/s, largest relative difference of outputs.
 
     python benchmarks/unet.py [--mode eager compile] [--dtype float32 bfloat16] [--repeats 9]
 
@@ -100,16 +100,27 @@ def build_undertow(dtype: torch.dtype, weights: dict[str, torch.Tensor]):
 
 def runner(unet, mode: str, latents, timesteps, context) -> Callable[[], torch.Tensor]:
     from undertow import Conditioning, UNet
-    from undertow.unet.compiled import compile_unet
+    from undertow.unet.compiled import CompiledUNet
 
     if isinstance(unet, UNet):
-        unet = compile_unet(unet, freeze=True) if mode == "compile" else unet
+        unet = CompiledUNet.of(unet, freeze=True) if mode == "compile" else unet
         conditioning = Conditioning(context=context)
         return lambda: unet(latents, timesteps, conditioning)
-    forward = (
-        torch.compile(unet, fullgraph=True, dynamic=False, options={"freezing": True}) if mode == "compile" else unet
-    )
+    forward = frozen(unet) if mode == "compile" else unet
     return lambda: forward(latents, timesteps, context, return_dict=False)[0]
+
+
+def frozen(unet) -> Callable[..., object]:
+    """diffusers' network compiled as `CompiledUNet` is with `freeze`: Dynamo must see the switch while it traces."""
+    import torch._inductor.config as inductor
+
+    compiled = torch.compile(unet, fullgraph=True, dynamic=False)
+
+    def run(*inputs, **settings):
+        with inductor.patch(freezing=True):
+            return compiled(*inputs, **settings)
+
+    return run
 
 
 def count_flops(unet, latents, timesteps, context) -> int:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 import undertow
 from tests.golden.pipelines import save_pipeline
 from undertow import processor
-from undertow.processor import IMITATED, computes
+from undertow.processor import IMITATED, computes, has_bfloat16, onednn_is_faster
 
 OLDER = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 """What makes oneDNN and PyTorch treat any x86 processor as one of AVX2 alone, a Zen 3 for example."""
@@ -69,14 +69,32 @@ def test_onednn_is_faster_on_amd_where_pytorch_has_both_libraries(
 
 def test_a_newer_processor_can_stand_for_an_older_one():
     """What `make test` does to hold both kinds of processor on any machine."""
-    command = [sys.executable, "-c", "from undertow.processor import HAS_BFLOAT16; print(HAS_BFLOAT16)"]
+    command = [sys.executable, "-c", "from undertow.processor import has_bfloat16; print(has_bfloat16())"]
     said = subprocess.run(command, env=os.environ | OLDER, capture_output=True, text=True, check=True).stdout
     assert said.strip() == "False"
 
 
+def test_the_processor_is_asked_once(monkeypatch):
+    asked = []
+    for name, question in (("_has_bfloat16", has_bfloat16), ("_onednn_is_faster", onednn_is_faster)):
+        monkeypatch.setattr(processor, name, lambda name=name: asked.append(name) or True)
+        assert question()
+        assert question()
+    assert asked == ["_has_bfloat16", "_onednn_is_faster"]
+
+
+def test_importing_asks_nothing():
+    command = """
+import undertow.nn.matmul, undertow.attention.choose, undertow.processor
+print(undertow.processor._once.cache_info().currsize)
+"""
+    said = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "0"
+
+
 @pytest.mark.parametrize("has", [True, False])
 def test_types_that_a_cpu_computes(has, monkeypatch):
-    monkeypatch.setattr(processor, "HAS_BFLOAT16", has)
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: has)
     types = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
     assert [computes(dtype, "cpu") for dtype in types] == [True, True, has, False]
     assert all(IMITATED[dtype] for dtype in types if not computes(dtype, "cpu"))
@@ -99,7 +117,7 @@ def test_a_bfloat16_model_draws_in_float32_where_the_processor_imitates_it(asked
     folder = save_pipeline("sd1", tmp_path / "pipeline")
     for part in () if asked_for else ("unet", "vae", "text_encoder"):
         store_in_bfloat16(folder / part)
-    monkeypatch.setattr(processor, "HAS_BFLOAT16", False)
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: False)
     service = undertow.load(folder, dtype=torch.bfloat16 if asked_for else None)
     text = service.model.require_text().encoders[0]
     assert {service.unet.dtype, service.vae.dtype, text.dtype} == {torch.float32}
@@ -114,7 +132,7 @@ def test_each_network_is_asked_for_itself(tmp_path, monkeypatch):
     """A text encoder in bfloat16 beside a U-Net in float32."""
     folder = save_pipeline("sd1", tmp_path / "pipeline")
     store_in_bfloat16(folder / "text_encoder")
-    monkeypatch.setattr(processor, "HAS_BFLOAT16", False)
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: False)
     model = undertow.load(folder).model
     assert model.require_text().encoders[0].dtype == torch.float32
     assert len([note for note in model.report.notes if "bfloat16 weights compute in float32" in note]) == 1

@@ -7,12 +7,40 @@ is one to store weights in, and float32 the one to compute in.
 
 oneDNN's variable `ONEDNN_MAX_CPU_ISA=AVX2`, with PyTorch's `ATEN_CPU_CAPABILITY=avx2`, makes a newer processor stand
 for an older one, here as well.
+
+The processor is asked once, when somebody first needs to know.
 """
 
 import platform
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
+
+
+def _constant_in_graphs(question: Callable[[], bool]) -> Callable[[], bool]:
+    """The compiler takes the answer for a constant and does not trace how it is found: what
+    `torch.compiler.assume_constant_result` does, which would import the compiler."""
+    question._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    return question
+
+
+@_constant_in_graphs
+def has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 by itself."""
+    return _once(_has_bfloat16)
+
+
+@_constant_in_graphs
+def onednn_is_faster() -> bool:
+    """Whether float32 products go to oneDNN instead of MKL (benchmarks/matmul.py)."""
+    return _once(_onednn_is_faster)
+
+
+@cache
+def _once(question: Callable[[], bool]) -> bool:
+    return question()
 
 
 def _has_bfloat16() -> bool:
@@ -31,12 +59,6 @@ def _onednn_is_faster() -> bool:
     return both and "AuthenticAMD" in processor
 
 
-HAS_BFLOAT16 = _has_bfloat16()
-"""Whether the CPU multiplies bfloat16 by itself; a constant, so that compiled graphs can depend on it."""
-
-ONEDNN_IS_FASTER = _onednn_is_faster()
-"""Whether float32 products go to oneDNN instead of MKL (benchmarks/matmul.py); a constant for the same reason."""
-
 IMITATED = {
     torch.bfloat16: "this device has no bfloat16 instructions, and imitating them takes several times as long",
     torch.float16: "PyTorch's float16 convolutions on CPU are slower by orders of magnitude",
@@ -49,7 +71,7 @@ def computes(dtype: torch.dtype, device: torch.device | str) -> bool:
     taken for one that does."""
     kind = torch.device(device).type
     if kind == "cpu":
-        return dtype not in IMITATED or (dtype == torch.bfloat16 and HAS_BFLOAT16)
+        return dtype not in IMITATED or (dtype == torch.bfloat16 and has_bfloat16())
     if kind == "cuda" and dtype == torch.bfloat16 and torch.cuda.is_available():
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return True

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -26,14 +26,13 @@ from undertow.engine.limits import BatchLimits
 from undertow.engine.options import NonFinite, RunOptions
 from undertow.engine.request import PICTURES, GenerationRequest
 from undertow.engine.result import GenerationResult
+from undertow.engine.runner import EAGER, Backend, Runner, runner_named
 from undertow.engine.watch import Debug
 from undertow.errors import InvalidInput, UnknownCheckpoint
-from undertow.unet.compiled import compile_unet
+from undertow.unet.compiled import CompiledUNet
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
-
-Backend = Literal["eager", "compile"]
 
 
 def embedded_models() -> dict[str, Path]:
@@ -60,12 +59,12 @@ def load_unet(
 
         unet = undertow.load_unet("digits-flow", dtype=torch.float32)
     """
-    _require_backend(backend)
+    runner = runner_named(backend)
     require_dtype("dtype", dtype)
     # Channels-last memory: the layout that convolution libraries compute in, on CPUs and GPUs (benchmarks/unet.py).
     options = LoadOptions(dtype=dtype, device=device, channels_last=True, attention=attention)
     unet = load_unet_from(_located(source), options)
-    return compile_unet(unet) if backend == "compile" else unet
+    return unet if runner is EAGER else CompiledUNet.of(unet)
 
 
 class UNetService:
@@ -81,12 +80,14 @@ class UNetService:
         refiner: LoadedModel | None = None,
         *,
         adapter_capacity: AdapterCapacity | None = None,
-        compiled: bool = False,
+        runner: Runner = EAGER,
     ):
+        if adapter_capacity is not None and not runner.capabilities.slots:
+            raise InvalidInput("adapter_capacity", adapter_capacity, "None: this runner has no slots for LoRA")
         self.model = model
         self.refiner = refiner
         self._capacity = adapter_capacity
-        self._compiled = compiled
+        self.runner = runner
         if adapter_capacity is not None:
             _ = self.adapters  # slots are there before the first forward
 
@@ -113,14 +114,13 @@ class UNetService:
             self.unet,
             self.model.text,
             capacity=self._capacity,
-            fixed=self._compiled,
             folder=path if path.is_dir() else path.parent,
         )
 
     @cached_property
     def engine(self) -> Engine:
         """What draws the requests. With it they can be submitted one by one, awaited, watched and cancelled."""
-        return Engine(self.model, self.refiner, self.adapters)
+        return Engine(self.model, self.refiner, self.adapters, runner=self.runner)
 
     @cached_property
     def state(self) -> UNetState:
@@ -198,7 +198,7 @@ class UNetService:
         factor = PIXELS_PER_CELL if self.model.vae is None else self.model.vae.config.factor
         contexts = [context] if isinstance(context, PredictionContext) else context
         with self.engine.paused():
-            found = predict_noise(self.unet, contexts, self.adapters, factor=factor)
+            found = predict_noise(self.unet, contexts, self.adapters, factor=factor, runner=self.runner)
         return found[0] if isinstance(context, PredictionContext) else found
 
 
@@ -233,12 +233,12 @@ def load(
 
         service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
     """
-    _require_backend(backend)
+    runner = runner_named(backend)
     options = {"dtype": dtype, "vae_dtype": vae_dtype, "device": device, "attention": attention}
-    options |= {"backend": backend, "validate_weights": validate_weights}
+    options |= {"validate_weights": validate_weights}
     model = _load(source, **options, **choices)
     other = None if refiner is None else _load(refiner, **options)
-    return UNetService(model, other, adapter_capacity=adapter_capacity, compiled=backend == "compile")
+    return UNetService(model, other, adapter_capacity=adapter_capacity, runner=runner)
 
 
 def _load(
@@ -246,21 +246,13 @@ def _load(
     *,
     dtype: torch.dtype | None,
     vae_dtype: torch.dtype | None,
-    backend: Backend,
     validate_weights: bool,
     **choices: Any,
 ) -> LoadedModel:
     model = load_model(_located(source), dtype=dtype, vae_dtype=vae_dtype, channels_last=True, **choices)
     if validate_weights:
         model.report.health.require_all(model.path)
-    if backend == "compile":
-        compile_unet(model.require_unet())
     return model
-
-
-def _require_backend(backend: Backend) -> None:
-    if backend not in ("eager", "compile"):
-        raise InvalidInput("backend", repr(backend), "'eager' or 'compile'")
 
 
 def _located(source: str | Path) -> str | Path:

@@ -56,7 +56,7 @@ def test_the_choice_satisfies_the_call(device, keys, dtype, float32_logits):
 def test_auto_runs_what_was_chosen(monkeypatch, has_bfloat16, float32_logits, chosen):
     """Each kernel of the catalogue replaced by one that says its name."""
     ran = []
-    monkeypatch.setattr(choosing, "HAS_BFLOAT16", has_bfloat16)
+    monkeypatch.setattr(choosing, "has_bfloat16", lambda: has_bfloat16)
 
     def spy(name):
         def kernel(query, key, value, mask=None):

@@ -40,7 +40,7 @@ def _fresh_compiler():
 def test_a_hundred_swaps_gains_mixtures_and_merges_make_two_graphs():
     """With and without the weight port; whatever is in slots, in gains or merged is values."""
     unet, counter, random = build(TINY_TEXT), Counter(), Random(0)
-    bank = Bank(unet, AdapterCapacity(slots=2, rank=4, per_row=2), fixed=True)
+    bank = Bank(unet, AdapterCapacity(slots=2, rank=4, per_row=2))
     merged, layers = MergedWeights(unet), layers_of(unet)
     files = []
     for number in range(5):
@@ -63,14 +63,14 @@ def test_a_hundred_swaps_gains_mixtures_and_merges_make_two_graphs():
         ]
         return rows if any(rows) else [[ScaledUpdates(layers=few[0], gain=1.0)], []]
 
-    compiled(*call, Ports(weights=bank.assign_slots(mixture())))
+    compiled(*call, Ports(weights=bank.assign_slots(mixture(), fixed_shapes=True)))
     compiled(*call, Ports())
     outputs = []
     with torch._dynamo.config.patch(error_on_recompile=True):
         for turn in range(100):
             if turn % 10 == 9:
                 merged.set_active([ScaledUpdates(layers=random.choice(files), gain=random.uniform(-1, 1))])
-            ports = Ports() if turn % 7 == 6 else Ports(weights=bank.assign_slots(mixture()))
+            ports = Ports() if turn % 7 == 6 else Ports(weights=bank.assign_slots(mixture(), fixed_shapes=True))
             output = compiled(*call, ports).prediction
             if turn % 10 == 0:
                 assert (output - unet(*call, ports)).abs().max() <= TOLERANCE * max(1, output.abs().max())

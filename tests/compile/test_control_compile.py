@@ -4,15 +4,16 @@ Run without type checks, which the compiler cannot trace: pytest -o addopts= tes
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.golden.minis import CONTEXT, randomize
-from undertow.adapters.control.compiled import compile_control
 from undertow.adapters.control.config import ControlNetConfig
 from undertow.adapters.control.controlnet import ControlNet
+from undertow.engine.runner import EAGER, CompiledRunner
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
 
@@ -42,24 +43,17 @@ def test_one_graph_for_all_values(monkeypatch):
         graphs.append(module)
         return module.forward
 
-    compile_ = torch.compile
-
-    def fast(function: Callable[..., object], **options: object) -> Callable[..., object]:
-        return compile_(function, backend=as_it_is, **{k: v for k, v in options.items() if k != "options"})
-
-    monkeypatch.setattr(torch, "compile", fast)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=as_it_is))
     network = ControlNet(ControlNetConfig(unet=TINY, hint_channels=(4, 8))).eval()
     randomize(network, 1)
-    compiled = ControlNet(network.config).eval()
-    compiled.load_state_dict(network.state_dict())
-    compile_control(compiled)
+    runner = CompiledRunner()
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         latents = torch.randn(2, 4, 8, 8, generator=generator)
         given = Conditioning(context=torch.randn(2, 5, CONTEXT, generator=generator))
         hint = network.embed_hint(torch.rand(2, 3, 16, 16, generator=generator))
         timesteps = torch.tensor([3.0 + seed, 871.5])
-        ours, reference = (one(latents, timesteps, given, hint) for one in (compiled, network))
+        ours, reference = (one.run(network, latents, timesteps, given, hint) for one in (runner, EAGER))
         for one, other in zip((*ours.skips, ours.middle), (*reference.skips, reference.middle), strict=True):
             torch.testing.assert_close(one, other, atol=TOLERANCE, rtol=TOLERANCE)
     assert len(graphs) == 1

@@ -96,7 +96,7 @@ def test_observations_compile():
     site = first_self_attention(TINY_TEXT.config, "mid_block")
     for seed in (0, 1):
         call = latents_for(TINY_TEXT, 8, 8, seed=seed), torch.tensor([3.0, 871.5]), conditioning_for(TINY_TEXT)
-        output, expected = compiled(*call, Ports(), (site,)), unet.observe(*call, observed=(site,))
+        output, expected = compiled(*call, Ports(), (site,)), unet(*call, observed=(site,))
         assert (output.prediction - unet(*call)).abs().max() <= TOLERANCE
         assert (output.observations[site] - expected.observations[site]).abs().max() <= TOLERANCE
     assert counter.graphs == 1

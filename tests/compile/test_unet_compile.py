@@ -4,6 +4,7 @@ Run without type checks, which the compiler cannot trace: pytest -o addopts= tes
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tests.golden.minis import CONTEXT, M15, MPIX, MXL, Mini, build, conditionin
 from undertow.checkpoints import save_unet
 from undertow.nn.adaptable import Conv2d, Linear, WeightRows
 from undertow.nn.attention import ImageTokens
-from undertow.unet.compiled import compile_unet
+from undertow.unet.compiled import CompiledUNet, Graphs
 from undertow.unet.conditioning import Conditioning, Ports, Residuals
 from undertow.unet.config import CrossAttention, Level, Middle, SelfAttention, TextTime, UNetConfig
 from undertow.unet.unet import UNet
@@ -210,18 +211,58 @@ def test_load_unet_compiles_for_real(tmp_path):
 @torch.no_grad()
 def test_a_service_may_see_many_sizes(monkeypatch):
     """Each size has a graph of its own, and PyTorch's usual limit of eight must not end in an error."""
-    counter, compile_ = Counter(), torch.compile
-
-    def fast(function: Callable[..., object], **options: object) -> Callable[..., object]:
-        options.pop("options", None)
-        return compile_(function, backend=counter, **options)
-
-    monkeypatch.setattr(torch, "compile", fast)
-    unet = compile_unet(build(TINY))
+    counter = Counter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    unet = CompiledUNet.of(build(TINY))
     sizes = range(4, 14)
     for size in sizes:
         assert unet(latents_for(TINY, size, 4), torch.tensor([3.0, 871.5])).shape[2] == size
     assert counter.graphs == len(sizes)
+
+
+@torch.no_grad()
+def test_networks_of_one_structure_share_a_graph(monkeypatch):
+    counter = Counter()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
+    graphs, one, other = Graphs(), build(TINY), build(TINY, seed=9)
+    inputs = latents_for(TINY, 8, 8), torch.tensor([3.0, 871.5]), Conditioning(), Ports()
+    for unet in (one, other):
+        output, expected = graphs.predict(unet, *inputs).prediction, unet.predict(*inputs).prediction
+        assert (output - expected).abs().max() <= TOLERANCE * max(1, expected.abs().max())
+    assert counter.graphs == 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("slots", [False, True])
+def test_freezing_makes_constants_of_all_weights_and_of_no_slot(monkeypatch, slots):
+    """Of the digits U-Net 213 parameters are constants, and its 3 inputs are the only inputs."""
+    kept, constants = [], []
+
+    def count(module: torch.fx.GraphModule, _inputs: list[Tensor]) -> Callable[..., object]:
+        kept.append([node.name for node in module.graph.nodes if node.op == "placeholder"])
+        constants.append({node.target for node in module.graph.nodes if node.op == "get_attr"})
+        return module.forward
+
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
+    unet, graphs = build(TINY_TEXT if slots else MPIX), Graphs(freeze=True)
+    mini = TINY_TEXT if slots else MPIX
+    buffers = _with_slots(unet) if slots else []
+    inputs = *_calls(mini)[0], Ports(weights=_ports(mini, 0).weights) if slots else Ports()
+    outputs = []
+    for seed in (1, 2):
+        _refill(buffers, seed)
+        output, expected = graphs.predict(unet, *inputs).prediction, unet.predict(*inputs).prediction
+        assert (output - expected).abs().max() <= TOLERANCE * max(1, expected.abs().max())
+        outputs.append(output)
+    assert len(kept) == 1, "refilling slots does not recompile"
+    assert len(constants[0]) == len(list(unet.parameters()))
+    assert len([name for name in kept[0] if "slots" in name]) == (len(buffers) + 1 if slots else 0)
+    assert len(kept[0]) - len(buffers) < 10
+    assert torch.equal(*outputs) != slots, "what is in slots is read at every run"
+    other = build(mini, seed=9)
+    expected = other.predict(*inputs).prediction
+    assert (graphs.predict(other, *inputs).prediction - expected).abs().max() <= TOLERANCE * expected.abs().max()
+    assert len(kept) == 2, "another network's weights are other constants"
 
 
 def test_the_contracts_above_can_fail():

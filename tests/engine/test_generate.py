@@ -11,7 +11,7 @@ from tests.services import copy_pipeline, fresh_service, service_of
 from undertow import InvalidInput, MissingComponent, NonFiniteError
 from undertow.checkpoints import save_unet
 from undertow.engine.request import GenerationRequest
-from undertow.processor import HAS_BFLOAT16
+from undertow.processor import has_bfloat16
 
 TOLERANCE = 1e-5
 """Of the latents' largest value, in float32: rows computed in batches of another size."""
@@ -170,7 +170,7 @@ def test_bfloat16_stays_near_float32(service):
     half = service_of("sd1", torch.bfloat16)
     exact, rounded = (s.generate("red apple", **DRAWN).latents for s in (service, half))
 
-    computed_in = torch.bfloat16 if HAS_BFLOAT16 else torch.float32
+    computed_in = torch.bfloat16 if has_bfloat16() else torch.float32
     assert half.unet.dtype == half.vae.dtype == computed_in
     assert rounded.isfinite().all()
     assert (rounded - exact).norm() / exact.norm() < 0.1  # eight bits, four steps

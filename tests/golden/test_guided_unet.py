@@ -262,7 +262,7 @@ def test_the_attention_of_the_bottleneck_is_what_diffusers_sag_stores(name: str,
     twin.mid_block.attentions[0].transformer_blocks[0].attn1.processor = store
     latents, given = latents_for(mini, *size), conditioning_for(mini)
     site = first_self_attention(mini.config, "mid_block")
-    ours = unet.observe(latents, TIMESTEPS, given, observed=(site,))
+    ours = unet(latents, TIMESTEPS, given, observed=(site,))
     run_twin(twin, latents, TIMESTEPS, given)
     heads = twin.mid_block.attentions[0].transformer_blocks[0].attn1.heads
     expected = store.attention_probs.unflatten(0, (2, heads)).mean(1).sum(1)

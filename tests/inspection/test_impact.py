@@ -11,7 +11,6 @@ from tests.services import service_of
 from undertow import Adapter, GenerationRequest, InvalidInput
 from undertow.inspection.impact import measure_impact, measure_overhead
 from undertow.inspection.probe import LEVELS, Probe
-from undertow.unet.compiled import compile_unet
 
 REQUEST = GenerationRequest(prompt="red apple", steps=2, seed=3)
 
@@ -91,10 +90,6 @@ def test_slots_give_the_same_impact_as_merged_weights(service, probe, files):
 
 
 def test_what_cannot_be_watched_is_refused(service):
-    compiled = undertow.load(service.model.path, dtype=torch.float32)
-    compile_unet(compiled.unet)
-    with pytest.raises(InvalidInput, match="layers of a compiled network"):
-        Probe.draw(compiled.model, compiled.adapters, REQUEST)
     config = dataclasses.replace(service.config, in_channels=9)
     editing = dataclasses.replace(service.model, unet=undertow.UNet(config))
     with pytest.raises(InvalidInput, match="9 input channels"):

@@ -4,19 +4,26 @@ import pytest
 import torch
 
 from tests.golden.minis import MINIS, TIMESTEPS, build, conditioning_for, latents_for
-from undertow.unet.compiled import GRAPHS, compile_unet
+from undertow.errors import InvalidInput
+from undertow.unet.compiled import GRAPHS, CompiledUNet
+from undertow.unet.unet import UNet
 
 
 @pytest.fixture
 def asked(monkeypatch) -> list[dict[str, object]]:
-    """The settings of every call of `torch.compile`, which compiles nothing."""
+    """The settings of every call of `torch.compile`, which compiles nothing, and those at every run."""
     settings = []
 
     def compile_nothing(function, **options):
-        def run(*inputs, **named):
+        def run(*inputs):
             limits = torch._dynamo.config
-            settings.append({"limits": (limits.recompile_limit, limits.accumulated_recompile_limit)})
-            return function(*inputs, **named)
+            settings.append(
+                {
+                    "limits": (limits.recompile_limit, limits.accumulated_recompile_limit),
+                    "freezing": torch._inductor.config.freezing,
+                }
+            )
+            return function(*inputs)
 
         settings.append(options)
         return run
@@ -25,22 +32,52 @@ def asked(monkeypatch) -> list[dict[str, object]]:
     return settings
 
 
-@pytest.mark.parametrize(
-    ("freeze", "options"), [({}, None), ({"freeze": False}, None), ({"freeze": True}, {"freezing": True})]
-)
-def test_a_network_is_one_graph_of_fixed_sizes(asked, freeze, options):
-    unet = build(MINIS["MUNC"])
-    assert compile_unet(unet, **freeze) is unet
-    assert asked == [{"fullgraph": True, "dynamic": False, "options": options}]
+def call(unet: UNet) -> torch.Tensor:
+    return unet(latents_for(MINIS["MPIX"], 8, 8), TIMESTEPS, conditioning_for(MINIS["MPIX"]))
 
 
 @torch.no_grad()
-def test_a_compiled_network_may_have_a_graph_for_every_size(asked):
-    """PyTorch's own limit is 8 graphs, and the ninth size would be an error."""
-    unet, latents = compile_unet(build(MINIS["MPIX"])), latents_for(MINIS["MPIX"], 8, 8)
-    plain = torch._dynamo.config.recompile_limit
-    asked.clear()
-    unet(latents, TIMESTEPS, conditioning_for(MINIS["MPIX"]))
-    assert asked == [{"limits": (GRAPHS, GRAPHS)}]
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_network_is_one_graph_of_fixed_sizes_with_room_for_many_more(asked, freeze):
+    """PyTorch's own limit is 8 graphs, and the ninth size would be an error. Dynamo must know while it traces whether
+    weights are constants."""
+    unet = build(MINIS["MPIX"])
+    plain = torch._dynamo.config.recompile_limit, torch._inductor.config.freezing
+    assert torch.equal(call(CompiledUNet.of(unet, freeze=freeze)), call(unet))
+    assert asked == [{"fullgraph": True, "dynamic": False}, {"limits": (GRAPHS, GRAPHS), "freezing": freeze}]
     assert GRAPHS > 100
-    assert torch._dynamo.config.recompile_limit == plain, "and nobody else's limit is touched"
+    now = torch._dynamo.config.recompile_limit, torch._inductor.config.freezing
+    assert now == plain, "and nobody else's settings are touched"
+
+
+@torch.no_grad()
+def test_observations_are_computed_in_graphs_too(asked):
+    unet, site = build(MINIS["MPIX"]), "mid_block.attentions.0"
+    inputs = latents_for(MINIS["MPIX"], 8, 8), TIMESTEPS, conditioning_for(MINIS["MPIX"])
+    output = CompiledUNet.of(unet)(*inputs, observed=(site,))
+    assert len(asked) == 2
+    assert torch.equal(output.observations[site], unet(*inputs, observed=(site,)).observations[site])
+
+
+def test_a_compiled_network_shares_its_layers_and_is_a_network_of_its_own(asked):
+    unet = build(MINIS["MPIX"]).requires_grad_(False)
+    unet.gradient_checkpointing = True
+    compiled = CompiledUNet.of(unet)
+    assert [name for name, _ in compiled.named_children()] == [name for name, _ in unet.named_children()]
+    assert all(one is other for one, other in zip(compiled.parameters(), unet.parameters(), strict=True))
+    assert not any(parameter.requires_grad for parameter in unet.parameters())
+    assert (compiled.config, compiled.kernel) == (unet.config, unet.kernel)
+    assert (compiled.training, compiled.gradient_checkpointing) == (False, True)
+    call(unet)
+    assert len(asked) == 1, "the first network still runs as it did"
+
+
+def test_the_checks_stay_outside(asked):
+    with pytest.raises(InvalidInput, match="class_labels"):
+        CompiledUNet.of(build(MINIS["MPIX"]))(latents_for(MINIS["MPIX"], 8, 8), TIMESTEPS)
+    assert len(asked) == 1
+
+
+def test_frozen_weights_have_no_gradients(asked):
+    with pytest.raises(InvalidInput, match="frozen weights have no gradients"):
+        call(CompiledUNet.of(build(MINIS["MPIX"]), freeze=True))

@@ -249,7 +249,7 @@ def test_observing_goes_with_every_port_and_changes_no_bit():
         Ports(residuals=Residuals(running=skips)),
         Ports(self_attention={"down_blocks.1.attentions.0": blurred}),
     ):
-        output = unet.observe(latents, TIMESTEPS, given, ports, sites)
+        output = unet(latents, TIMESTEPS, given, ports, sites)
         assert torch.equal(output.prediction, unet(latents, TIMESTEPS, given, ports))
         assert {site: tuple(seen.shape) for site, seen in output.observations.items()} == dict.fromkeys(
             sites, (2, 2, 2)
@@ -260,15 +260,15 @@ def test_observing_goes_with_every_port_and_changes_no_bit():
 def test_only_self_attentions_are_observed():
     unet, inputs = pair("MPIX")[0], (latents_for(MINIS["MPIX"], *SIZE), TIMESTEPS, conditioning_for(MINIS["MPIX"]))
     with pytest.raises(InvalidInput, match="observed is 'mid_block', expected one of the"):
-        unet.observe(*inputs, observed=("mid_block",))
+        unet(*inputs, observed=("mid_block",))
 
 
 def test_inputs_are_checked_on_both_ways_in():
     unet, latents = pair("MPIX")[0], latents_for(MINIS["MPIX"], *SIZE)
-    for forward in (unet.forward, unet.observe):
+    for observed in (None, ()):
         with pytest.raises(InvalidInput, match="class_labels"):
-            forward(latents, TIMESTEPS)
+            unet(latents, TIMESTEPS, observed=observed)
         latents_with_nan = latents.clone()
         latents_with_nan[0, 0, 0, 0] = torch.nan
         with pytest.raises(InvalidInput, match="latents is non-finite"):
-            forward(latents_with_nan, TIMESTEPS, conditioning_for(MINIS["MPIX"]))
+            unet(latents_with_nan, TIMESTEPS, conditioning_for(MINIS["MPIX"]), observed=observed)

@@ -7,7 +7,7 @@ from tests.vae.allocations import with_peak
 from tests.vae.minis import MVAE, TINY, build, latents_for, pixels_for, shared
 from undertow import processor
 from undertow.errors import InvalidInput, NonFiniteError
-from undertow.processor import HAS_BFLOAT16
+from undertow.processor import has_bfloat16
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
 from undertow.vae.plan import plan_tiles, smallest_budget
@@ -160,7 +160,7 @@ def test_rows_do_not_depend_on_each_other():
 @pytest.mark.parametrize("tiled", [False, True])
 def test_bfloat16_that_the_processor_imitates_is_computed_in_float32(tiled, monkeypatch):
     """Step by step, so that within a budget only one step's weights are there twice."""
-    monkeypatch.setattr(processor, "HAS_BFLOAT16", False)
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: False)
     vae, latents = build(MVAE).to(torch.bfloat16), latents_for(MVAE, 16, 16)
     exact = in_float32(vae)
     whole = decode_safely(vae, latents)
@@ -187,7 +187,7 @@ def test_latents_of_another_type_are_taken():
     ("config", "wanted", "device", "dtype"),
     [
         (VAEConfig.sd(), torch.float32, "cpu", torch.float32),
-        (VAEConfig.sd(), torch.bfloat16, "cpu", torch.bfloat16 if HAS_BFLOAT16 else torch.float32),
+        (VAEConfig.sd(), torch.bfloat16, "cpu", torch.bfloat16 if has_bfloat16() else torch.float32),
         (VAEConfig.sdxl(), torch.bfloat16, "cuda", torch.bfloat16),
         (VAEConfig.sd(), torch.float16, "cpu", torch.float32),
         (VAEConfig.sd(), torch.float16, "cuda", torch.float16),

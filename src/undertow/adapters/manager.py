@@ -12,8 +12,6 @@ from torch import Tensor
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.bundled import BundledAdapters
 from undertow.adapters.conflicts import AdapterSummary
-from undertow.adapters.control.compiled import compile_control
-from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.control.file import ControlFile, read_control
 from undertow.adapters.decisions import decide, describe_interactions
 from undertow.adapters.image_prompt.file import read_image_prompt
@@ -101,9 +99,9 @@ class TiledAdapters:
 
 
 class AdapterManager:
-    """Adapters for one U-Net and its text encoders. capacity: slots for banked LoRA; `None` merges all. fixed: the
-    U-Net is compiled, see `Bank`, and ControlNets are too. library_bytes: memory for files that are not in use. folder:
-    of the model, which may hold an image encoder, and adapters of its own in `adapters`. Errors: `InvalidInput`."""
+    """Adapters for one U-Net and its text encoders. capacity: slots for banked LoRA; `None` merges all. library_bytes:
+    memory for files that are not in use. folder: of the model, which may hold an image encoder, and adapters of its own
+    in `adapters`. Errors: `InvalidInput`."""
 
     def __init__(
         self,
@@ -111,14 +109,12 @@ class AdapterManager:
         text: TextStack | None,
         *,
         capacity: AdapterCapacity | None = None,
-        fixed: bool = False,
         library_bytes: int = LIBRARY_BYTES,
         folder: Path | None = None,
     ):
         self.unet = unet
-        self.fixed = fixed
         self.bundled = BundledAdapters(folder)
-        self.bank = None if capacity is None else Bank(unet, capacity, fixed=fixed)
+        self.bank = None if capacity is None else Bank(unet, capacity)
         self.merged = MergedWeights(unet)
         self.targets = Targets.of(unet, () if text is None else text.encoders)
         self.library = Library(self._read, library_bytes)
@@ -188,10 +184,13 @@ class AdapterManager:
             pictures=tuple(one.tile(grid) for one in resolved if isinstance(one, ResolvedImagePrompt)),
         )
 
-    def prepare_weights(self, rows: Sequence[RowAdapters]) -> WeightRows | None:
-        """Makes the U-Net's weights those that all these rows share, and gives their weight port."""
+    def prepare_weights(self, rows: Sequence[RowAdapters], *, fixed_shapes: bool = False) -> WeightRows | None:
+        """Makes the U-Net's weights those that all these rows share, and gives their weight port. fixed_shapes: as in
+        `Bank.assign_slots`."""
         self.merged.set_active(rows[0].merged)
-        return None if self.bank is None else self.bank.assign_slots([row.banked for row in rows])
+        if self.bank is None:
+            return None
+        return self.bank.assign_slots([row.banked for row in rows], fixed_shapes=fixed_shapes)
 
     def fits(self, rows: Sequence[RowAdapters]) -> bool:
         """Whether these rows can share a forward."""
@@ -235,10 +234,7 @@ class AdapterManager:
             case "image_prompt":
                 return read_image_prompt(source, self.unet)
             case _:
-                file = read_control(source, self.unet)
-                if self.fixed and isinstance(file.network, ControlNet):
-                    compile_control(file.network)
-                return file
+                return read_control(source, self.unet)
 
     def _resolve(self, adapter: Adapter, hint: Hint | None) -> ResolvedAdapter:
         read = self.read(adapter.source)

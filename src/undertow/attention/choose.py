@@ -9,7 +9,7 @@ from undertow.attention.kernel import AttentionKernel, KernelEntry, Requirements
 from undertow.attention.math import math_attention
 from undertow.attention.sdpa import sdpa_attention
 from undertow.errors import InvalidInput
-from undertow.processor import HAS_BFLOAT16
+from undertow.processor import has_bfloat16
 from undertow.shapes import AttentionMask, Keys, Queries
 
 KERNELS = {
@@ -67,7 +67,7 @@ def _choose_and_run(
             queries=query.shape[2],
             keys=key.shape[2],
             float32_logits=float32_logits,
-            imitated=query.dtype == torch.bfloat16 and not HAS_BFLOAT16,
+            imitated=query.dtype == torch.bfloat16 and not has_bfloat16(),
         )
     )
     return KERNELS[choice.name].kernel(query, key, value, mask)

@@ -15,6 +15,7 @@ from undertow.adapters.pictures import LatentGrid
 from undertow.diffusion.guidance import ClassifierFree
 from undertow.engine.forward import fit_together, forward
 from undertow.engine.rows import Row
+from undertow.engine.runner import EAGER, Runner
 from undertow.errors import InvalidInput
 from undertow.shapes import Latents
 from undertow.unet.conditioning import Conditioning, concatenate
@@ -121,9 +122,10 @@ def predict_noise(
     manager: AdapterManager | None = None,
     *,
     factor: int = PIXELS_PER_CELL,
+    runner: Runner = EAGER,
 ) -> list[Float[Tensor, "..."]]:
     """The guided prediction of every context, all in one forward. manager: of the U-Net's adapters. factor: pixels to a
-    cell of the latents, for adapters with pictures.
+    cell of the latents, for adapters with pictures. runner: of the U-Net and of ControlNets.
 
     Errors: `InvalidInput` when latents of different sizes are given, or contexts with different merged adapters: they
     cannot share a batch.
@@ -143,7 +145,7 @@ def predict_noise(
             "load the model with an adapter_capacity that has room, or predict them one by one",
         )
     try:
-        outcomes = iter(forward(rows))
+        outcomes = iter(forward(rows, runner=runner))
     finally:
         if manager is not None:
             manager.unmerge()

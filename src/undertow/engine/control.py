@@ -10,18 +10,22 @@ from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.control.strength import masked, pooled, scaled
 from undertow.adapters.row_inputs import ControlRow, FeatureRow, SideInput
 from undertow.engine.rows import Row
+from undertow.engine.runner import EAGER, Runner
 from undertow.unet.conditioning import Residuals, concatenate
 
 Map = Float[Tensor, "..."]
 
 
 def residual_port(
-    rows: Sequence[Row], side_inputs: Sequence[Sequence[SideInput]], at_once: int | None = None
+    rows: Sequence[Row],
+    side_inputs: Sequence[Sequence[SideInput]],
+    at_once: int | None = None,
+    runner: Runner = EAGER,
 ) -> Residuals | None:
     """What control networks add to every row; zeros where nothing acts, `None` when nothing acts at all.
 
     side_inputs: what acts in each row. at_once: rows of every forward of a ControlNet; `None` runs all of one's
-    together.
+    together. runner: of the ControlNets.
     """
     controls = [
         (index, one) for index, acting in enumerate(side_inputs) for one in acting if isinstance(one, ControlRow)
@@ -38,7 +42,8 @@ def residual_port(
         for start in range(0, len(uses), size):
             part = uses[start : start + size]
             indices = [index for index, _ in part]
-            total.add(indices, _run(network, [rows[index] for index in indices], [one for _, one in part], size))
+            chosen = [rows[index] for index in indices]
+            total.add(indices, _run(runner, network, chosen, [one for _, one in part], size))
     for index, one in features:
         total.add([index], _acting(one.features, [one]))
     return total.residuals()
@@ -77,12 +82,15 @@ class _Total:
         total.index_add_(0, torch.tensor(indices, device=total.device), part.to(total.dtype))
 
 
-def _run(network: ControlNet, rows: Sequence[Row], acting: Sequence[ControlRow], size: int) -> Residuals:
+def _run(
+    runner: Runner, network: ControlNet, rows: Sequence[Row], acting: Sequence[ControlRow], size: int
+) -> Residuals:
     """One forward of a ControlNet for some rows. size: of the forward; the first row fills it up."""
     more = size - len(rows)
     rows, hints = [*rows, *[rows[0]] * more], [one.hint for one in (*acting, *[acting[0]] * more)]
     channels = network.config.unet.in_channels  # of an inpainting model's input it reads the latents alone
-    found = network(
+    found = runner.run(
+        network,
         torch.cat([row.latents for row in rows])[:, :channels],
         torch.cat([row.timestep for row in rows]),
         concatenate([row.conditioning for row in rows]),

@@ -10,6 +10,7 @@ from torch import Tensor
 from undertow.engine.forward import fit_together, forward
 from undertow.engine.limits import BatchLimits
 from undertow.engine.rows import Outcome, Row, Steps
+from undertow.engine.runner import EAGER, Runner
 from undertow.engine.watch import non_finite
 from undertow.errors import RowFailed, UndertowError
 
@@ -62,7 +63,8 @@ class Waiting:
 class Batcher:
     """Advances tasks by forwards that they share. Tasks join and leave between two steps, also from within a task."""
 
-    def __init__(self) -> None:
+    def __init__(self, runner: Runner = EAGER) -> None:
+        self.runner = runner
         self._tasks: list[Task] = []
 
     @property
@@ -87,7 +89,7 @@ class Batcher:
         if not batch:
             return False
         started = time.perf_counter()
-        outcomes = evaluate_rows([waiting.row for waiting in batch], batch[0].task.limits.padded_to)
+        outcomes = evaluate_rows([waiting.row for waiting in batch], batch[0].task.limits.padded_to, self.runner)
         seconds = (time.perf_counter() - started) / len(batch)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Outcome) and not outcome.finite and not waiting.task.keep_non_finite:
@@ -145,20 +147,22 @@ class Batcher:
             task.failed(error)
 
 
-def evaluate_rows(rows: Sequence[Row], padded_to: int | None = None) -> list[Outcome | Exception]:
+def evaluate_rows(
+    rows: Sequence[Row], padded_to: int | None = None, runner: Runner = EAGER
+) -> list[Outcome | Exception]:
     """The outcome of each row, or why it has none.
 
     When the forward that the rows share raises (out of memory, an adapter, a kernel), it is tried again in halves, down
     to single rows: only a row that fails alone fails. The error names where the row comes from.
     """
     try:
-        return list(forward(rows, padded_to))
+        return list(forward(rows, padded_to, runner))
     except Exception as error:
         if len(rows) == 1:
             return [_attributed(error, rows[0])]
     # Here the traceback is gone, and with it the tensors that its frames held.
     half = len(rows) // 2
-    return [*evaluate_rows(rows[:half], padded_to), *evaluate_rows(rows[half:], padded_to)]
+    return [*evaluate_rows(rows[:half], padded_to, runner), *evaluate_rows(rows[half:], padded_to, runner)]
 
 
 def _attributed(error: Exception, row: Row) -> Exception:

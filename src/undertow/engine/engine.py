@@ -20,6 +20,7 @@ from undertow.engine.limits import BatchLimits
 from undertow.engine.options import RunOptions
 from undertow.engine.request import GenerationRequest
 from undertow.engine.request_run import Cancelled, RequestRun, Stage, Work
+from undertow.engine.runner import EAGER, Runner
 from undertow.errors import EngineClosed, InvalidInput
 
 
@@ -53,8 +54,8 @@ class Engine:
     Encoding, denoising and decoding are three kinds of work that take turns, so that decoding one picture, or reading
     an adapter, comes between two steps of the others. Every method may be called from any thread; work is done by one
     thread at a time: by the one that waits for a result, by the one that calls `run` or `step`, or by the engine's own
-    (`start`). adapters: of the model; made here when `None`. limits: how many rows share a forward, where a request's
-    options do not say.
+    (`start`). adapters: of the model; made here when `None`. runner: evaluates its networks. limits: how many rows
+    share a forward, where a request's options do not say.
 
         engine = Engine(model)
         handle = engine.submit(GenerationRequest(prompt="red apple on white background"))
@@ -67,13 +68,14 @@ class Engine:
         refiner: LoadedModel | None = None,
         adapters: AdapterManager | None = None,
         *,
+        runner: Runner = EAGER,
         limits: BatchLimits | None = None,
     ):
         self.model = model
         self.refiner = refiner
         self.adapters = AdapterManager(model.require_unet(), model.text) if adapters is None else adapters
         self.limits = BatchLimits() if limits is None else limits
-        self._batcher = Batcher()
+        self._batcher = Batcher(runner)
         self._encoding: deque[Group] = deque()
         self._decoding: deque[Work] = deque()
         self._runs: list[RequestRun] = []

@@ -36,12 +36,10 @@ class Probe:
     @torch.inference_mode()
     def draw(cls, model: LoadedModel, manager: AdapterManager, request: GenerationRequest) -> "Probe":
         """Draws the request's first picture without any adapter. Errors: those of `generate`; `InvalidInput` for models
-        that read a picture besides, and for a compiled network, whose layers cannot be watched."""
+        that read a picture besides."""
         unet, vae = model.require_unet(), model.require_vae()
         if unet.config.in_channels != vae.config.latent_channels:
             raise InvalidInput("model", f"one with {unet.config.in_channels} input channels", "a text-to-image model")
-        if "predict" in vars(unet):
-            raise InvalidInput("backend", "'compile'", "'eager'", "layers of a compiled network cannot be watched")
         request = replace(request, adapters=(), count=1)
         clean = Engine(model, adapters=manager).submit(request).result().latents.to(unet.device)
         preconditioning = Preconditioning(

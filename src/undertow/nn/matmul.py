@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.processor import ONEDNN_IS_FASTER
+from undertow.processor import onednn_is_faster
 from undertow.shapes import FeatureMap
 
 PATCH_CELLS = 256
@@ -27,7 +27,7 @@ def linear(
     x: Float[Tensor, "*batch inputs"], weight: Float[Tensor, "outputs inputs"], bias: Float[Tensor, "outputs"] | None
 ) -> Float[Tensor, "*batch outputs"]:
     """x Wᵀ + b."""
-    if x.dtype == torch.float32 and _inference_on_cpu(x) and ONEDNN_IS_FASTER:
+    if x.dtype == torch.float32 and _inference_on_cpu(x) and onednn_is_faster():
         return onednn_linear(x, weight, bias)
     return F.linear(x, weight, bias)
 

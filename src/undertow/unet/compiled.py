@@ -1,39 +1,108 @@
-"""`torch.compile` for a U-Net: one graph, no breaks, no recompilation when values change."""
+"""`torch.compile` for networks: one graph, no breaks, no recompilation when values change."""
 
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any
 
 import torch
 import torch._dynamo  # so that its config is there to be patched
+import torch._inductor.config as inductor
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
 
-from undertow.unet.unet import UNet
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from undertow.attention.kernel import AttentionKernel
+from undertow.errors import InvalidInput
+from undertow.nn.adaptable import Slots
+from undertow.shapes import Latents, Timesteps
+from undertow.unet.conditioning import Conditioning, Ports
+from undertow.unet.config import UNetConfig
+from undertow.unet.unet import UNet, UNetOutput
 
 GRAPHS = 256
 """Graphs that may exist at once, over all networks of the process: one per size and set of ports. PyTorch's own limit
 is 8, and with `fullgraph` the ninth size would be an error."""
 
 
-def compile_unet(unet: UNet, *, freeze: bool = False) -> UNet:
-    """Compiles `unet.predict` in place and returns `unet`; the checks of `forward`
-    stay outside the graph.
+class Graphs:
+    """Compiled `predict` of networks, of U-Nets and ControlNets alike.
 
     Every combination of tensor sizes and of present ports and conditioning has its own graph, made at its first call;
-    timesteps, embeddings, slots, gains, residuals, perturbations and factors change freely. freeze: let the compiler
-    fold and pack the weights (CPU); they must not change afterwards, and gradients are not available.
+    timesteps, embeddings, slots, gains, residuals, perturbations and factors change freely. Networks of one structure
+    share their graphs. freeze: the compiler folds and packs the weights (CPU), and each network has graphs of its own;
+    weights must not change afterwards, while slots may.
     """
-    unet.predict = compiled(unet.predict, freeze)
-    return unet
 
+    def __init__(self, *, freeze: bool = False):
+        self.freeze = freeze
+        self._compiled = torch.compile(_predict_frozen if freeze else _predict, fullgraph=True, dynamic=False)
 
-def compiled(predict: Callable[P, T], freeze: bool) -> Callable[P, T]:
-    """One method of a network, with a graph for every combination of sizes and of what is present."""
-    graphs = torch.compile(predict, fullgraph=True, dynamic=False, options={"freezing": True} if freeze else None)
-
-    def run(*inputs: P.args, **named: P.kwargs) -> T:
+    def predict(self, network: nn.Module, *inputs: Any) -> Any:
+        """`network.predict(*inputs)`. Errors: `InvalidInput` when freezing while gradients
+        are on."""
         with torch._dynamo.config.patch(recompile_limit=GRAPHS, accumulated_recompile_limit=GRAPHS):
-            return graphs(*inputs, **named)
+            if not self.freeze:
+                return self._compiled(network, *inputs)
+            if torch.is_grad_enabled():
+                raise InvalidInput("gradients", "enabled", "none: frozen weights have no gradients", "torch.no_grad()")
+            # An option of the backend would come too late: Dynamo reads the switch when it traces.
+            with inductor.patch(freezing=True):
+                return self._compiled(_Predictor(network), _slots(network), *inputs)
 
-    return run
+
+class CompiledUNet(UNet):
+    """A U-Net that computes in compiled graphs; the checks stay outside of them."""
+
+    def __init__(self, config: UNetConfig, attention: AttentionKernel | None = None, *, freeze: bool = False):
+        super().__init__(config, attention)
+        self._graphs = Graphs(freeze=freeze)
+
+    @classmethod
+    def of(cls, unet: UNet, *, freeze: bool = False) -> "CompiledUNet":
+        """A compiled network that shares its layers with `unet`. freeze: as in `Graphs`."""
+        with torch.device("meta"):
+            compiled = cls(unet.config, unet.kernel, freeze=freeze)
+        for name, child in unet.named_children():
+            compiled.add_module(name, child)
+        compiled.training, compiled.gradient_checkpointing = unet.training, unet.gradient_checkpointing
+        return compiled
+
+    def forward(
+        self,
+        latents: Latents,
+        timesteps: Timesteps,
+        conditioning: Conditioning | None = None,
+        ports: Ports | None = None,
+        observed: tuple[str, ...] | None = None,
+        compute: Callable[..., UNetOutput] | None = None,
+    ) -> Float[Tensor, "batch out_channels height width"] | UNetOutput:
+        compute = self._graphs.predict if compute is None else compute
+        return super().forward(latents, timesteps, conditioning, ports, observed, compute)
+
+
+class _Predictor(nn.Module):
+    """A network whose `forward` is its `predict`."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.network.predict(*inputs)  # pyright: ignore[reportCallIssue]  networks have one
+
+
+def _predict(network: Any, *inputs: Any) -> Any:
+    return network.predict(*inputs)
+
+
+def _predict_frozen(predictor: nn.Module, slots: dict[str, Tensor], *inputs: Any) -> Any:
+    return functional_call(predictor, slots, inputs)
+
+
+def _slots(network: nn.Module) -> dict[str, Tensor]:
+    """The slots' buffers as tensors of their own: Dynamo freezes whatever it finds in a module."""
+    return {
+        f"network.{name}.{buffer}": tensor.detach()
+        for name, module in network.named_modules()
+        if isinstance(module, Slots)
+        for buffer, tensor in module.named_buffers()
+    }

@@ -4,7 +4,7 @@ Parameter names are diffusers' (`down_blocks.1.attentions.0.transformer_blocks.0
 and IP-Adapter files key on them, and a diffusers folder loads without a mapping.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -59,43 +59,22 @@ class UNet(Encoder):
         timesteps: Timesteps,
         conditioning: Conditioning | None = None,
         ports: Ports | None = None,
-    ) -> Float[Tensor, "batch out_channels height width"]:
-        """The network's prediction, of the same size and type as `latents`.
+        observed: tuple[str, ...] | None = None,
+        compute: Callable[..., UNetOutput] | None = None,
+    ) -> Float[Tensor, "batch out_channels height width"] | UNetOutput:
+        """The network's prediction, of the same size and type as `latents`; a `UNetOutput` with it when `observed` is
+        given.
 
         latents [batch, in_channels, height, width] of any size; timesteps [batch], float or integer, 0 nearly clean.
-        Errors: `InvalidInput` for wrong ranks, channels, types or widths and for missing conditioning; on CPU also
-        for NaN, timesteps and labels out of range (on other devices these checks would wait for the device).
+        observed: names of self-attentions, of those that `UNetConfig.self_attentions` lists, whose maps are asked for;
+        they change no bit of the prediction. compute: called with this network and the inputs of `predict` in place of
+        it, for graphs compiled from it. Errors: `InvalidInput` for wrong ranks, channels, types, widths and names and
+        for missing conditioning; on CPU also for NaN, timesteps and labels out of range (on other devices these checks
+        would wait for the device).
         """
-        return self.observe(latents, timesteps, conditioning, ports).prediction
-
-    def observe(
-        self,
-        latents: Latents,
-        timesteps: Timesteps,
-        conditioning: Conditioning | None = None,
-        ports: Ports | None = None,
-        observed: tuple[str, ...] = (),
-    ) -> UNetOutput:
-        """`forward`, and how much attention each cell receives in the self-attentions named in `observed`, which
-        `UNetConfig.self_attentions` lists. The prediction is the same bit for bit. Errors: also for other names."""
-        return self.predict(*self.checked(latents, timesteps, conditioning, ports, observed))
-
-    def checked(
-        self,
-        latents: Latents,
-        timesteps: Timesteps,
-        conditioning: Conditioning | None = None,
-        ports: Ports | None = None,
-        observed: tuple[str, ...] = (),
-    ) -> tuple[Latents, Timesteps, Conditioning, Ports, tuple[str, ...]]:
-        """What `predict` takes. Errors: those of `observe`."""
-        conditioning = Conditioning() if conditioning is None else conditioning
-        ports = Ports() if ports is None else ports
-        check_inputs(self.config, self.dtype, latents, timesteps, conditioning, ports)
-        check_observed(self.config, observed)
-        if not torch.compiler.is_compiling():
-            check_values(self.config, latents, timesteps, conditioning, ports)
-        return latents, timesteps, conditioning, ports, observed
+        inputs = self._checked(latents, timesteps, conditioning, ports, observed)
+        output = self.predict(*inputs) if compute is None else compute(self, *inputs)
+        return output.prediction if observed is None else output
 
     def predict(
         self,
@@ -105,7 +84,7 @@ class UNet(Encoder):
         ports: Ports,
         observed: tuple[str, ...] = (),
     ) -> UNetOutput:
-        """`observe` without checks: what gets compiled."""
+        """`forward` without checks: what gets compiled."""
         maps = AttentionMaps(sites=observed) if observed else None
         inputs = self.stage_inputs(timesteps, conditioning, ports, maps)
         residuals = Residuals() if ports.residuals is None else ports.residuals
@@ -122,6 +101,23 @@ class UNet(Encoder):
         for block in self.up_blocks:
             hidden = block(hidden, skips, inputs)
         return self.conv_out(F.silu(self.conv_norm_out(hidden)), inputs.weights)
+
+    def _checked(
+        self,
+        latents: Latents,
+        timesteps: Timesteps,
+        conditioning: Conditioning | None,
+        ports: Ports | None,
+        observed: tuple[str, ...] | None,
+    ) -> tuple[Latents, Timesteps, Conditioning, Ports, tuple[str, ...]]:
+        conditioning = Conditioning() if conditioning is None else conditioning
+        ports = Ports() if ports is None else ports
+        observed = () if observed is None else observed
+        check_inputs(self.config, self.dtype, latents, timesteps, conditioning, ports)
+        check_observed(self.config, observed)
+        if not torch.compiler.is_compiling():
+            check_values(self.config, latents, timesteps, conditioning, ports)
+        return latents, timesteps, conditioning, ports, observed
 
 
 def _with_residuals(skips: list[Hidden], residuals: Residuals) -> list[Hidden]:

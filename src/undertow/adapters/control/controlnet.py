@@ -4,6 +4,7 @@ format (edges, depth, a pose), and says through zero convolutions what to add to
 Parameter names are diffusers'. The residuals are unscaled; `strength` has the formulas for scales and modes.
 """
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 from itertools import pairwise
 
@@ -112,12 +113,17 @@ class ControlNet(Encoder):
         return self.controlnet_cond_embedding(hint.flip(1) if self.config.bgr else hint)
 
     def forward(
-        self, latents: Latents, timesteps: Timesteps, conditioning: Conditioning, hint_embedding: HintMap
+        self,
+        latents: Latents,
+        timesteps: Timesteps,
+        conditioning: Conditioning,
+        hint_embedding: HintMap,
+        compute: Callable[..., Residuals] | None = None,
     ) -> Residuals:
         """What to add for these latents, the U-Net's inputs: `skips` in the order of the U-Net's, and `middle`.
 
-        Of `conditioning` it takes what it was built for, so the U-Net's own can be given. Errors: `InvalidInput`, as
-        for the U-Net.
+        Of `conditioning` it takes what it was built for, so the U-Net's own can be given. compute, errors: as for the
+        U-Net.
         """
         given = self._relevant(conditioning)
         config = self.config.unet
@@ -132,7 +138,8 @@ class ControlNet(Encoder):
             )
         if not torch.compiler.is_compiling():
             check_values(config, latents, timesteps, given, Ports())
-        return self.predict(latents, timesteps, given, hint_embedding)
+        inputs = latents, timesteps, given, hint_embedding
+        return self.predict(*inputs) if compute is None else compute(self, *inputs)
 
     def predict(
         self, latents: Latents, timesteps: Timesteps, conditioning: Conditioning, hint_embedding: HintMap

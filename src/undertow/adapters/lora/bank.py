@@ -51,13 +51,11 @@ class Tenant:
 
 
 class Bank:
-    """The slots of a network. fixed: rows always have `per_row` entries, so that a compiled graph fits all; else as
-    many as the fullest row of the batch. changed_at: when slots were last written. Errors: `InvalidInput` for sites
-    that are not there."""
+    """The slots of a network. changed_at: when slots were last written. Errors: `InvalidInput` for sites that are not
+    there."""
 
-    def __init__(self, network: nn.Module, capacity: AdapterCapacity, *, fixed: bool = False):
+    def __init__(self, network: nn.Module, capacity: AdapterCapacity):
         self.capacity = capacity
-        self.fixed = fixed
         self.writes = 0
         self.changed_at = datetime.now(UTC)
         self._sites = _allocated(network, capacity)
@@ -99,10 +97,11 @@ class Bank:
         """Whether there are slots for all that these rows use."""
         return len({scaled.layers.key for row in rows for scaled in row}) <= self.capacity.slots
 
-    def assign_slots(self, rows: Sequence[Sequence[ScaledUpdates]]) -> WeightRows | None:
+    def assign_slots(self, rows: Sequence[Sequence[ScaledUpdates]], *, fixed_shapes: bool = False) -> WeightRows | None:
         """The weight port of a batch, whose changes are put into slots first; `None` when no row has any.
 
-        A row without has gains of 0. Those that were not used for longest make room.
+        A row without has gains of 0. Those that were not used for longest make room. fixed_shapes: every row has
+        `capacity.per_row` entries, so that one compiled graph fits all batches; else as many as the fullest row.
         """
         entries = max((len(row) for row in rows), default=0)
         if entries == 0:
@@ -113,7 +112,7 @@ class Bank:
                 self._tenants.move_to_end(key)
         for layers in needed.values():
             self._settle(layers, needed)
-        width = self.capacity.per_row if self.fixed else entries
+        width = self.capacity.per_row if fixed_shapes else entries
         slots, gains = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width)
         for index, row in enumerate(rows):
             for entry, scaled in enumerate(row):
