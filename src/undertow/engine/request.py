@@ -70,8 +70,7 @@ class GenerationRequest(Record):
     """Whether to leave out the last noise level above 0. When `None`, for the samplers for which ComfyUI and A1111
     do."""
     timestep_map: TimestepMap = "interpolated"
-    """How a noise level becomes a timestep: "interpolated" as in diffusers and A1111, "nearest" as in ComfyUI (trap
-    T19)."""
+    """How a noise level becomes a timestep: "interpolated" as in diffusers and A1111, "nearest" as in ComfyUI."""
     seed: Seed = 0
     """Seed of the first picture; each further picture adds 1."""
     count: Annotated[int, Ge(1)] = 1
