@@ -49,8 +49,8 @@ class HighResolution(Record):
     steps: Annotated[int, Ge(1)] | None = None
     """Sampling steps of the second pass's grid; the request's own when `None`."""
     upscale: Literal["latent", "pixels"] = "pixels"
-    """How the picture is enlarged: "latent" resizes latents bilinearly; "pixels" decodes, resizes by Lanczos and encodes
-    again."""
+    """How the picture is enlarged: "latent" resizes latents bilinearly; "pixels" decodes, resizes by Lanczos and
+    encodes again."""
 
     def __post_init__(self) -> None:
         require_fields(self, "high_resolution.")
