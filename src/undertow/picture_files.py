@@ -1,6 +1,7 @@
 """Pictures as a request names them: a PIL image, or the file that holds it."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ def open_picture(name: str, path: str | Path) -> Image.Image:
         raise InvalidInput(name, str(path), "a picture file", "there is no such file")
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).copy()
+            picture = ImageOps.exif_transpose(image).copy()
     except (OSError, UnidentifiedImageError) as err:
         raise InvalidInput(name, str(path), "a picture that can be read", str(err)) from err
+    vars(picture)["filename"] = str(path)  # as PIL itself keeps it, but not on copies
+    return picture
 
 
 def opened(name: str, picture: Picture) -> Image.Image:
@@ -39,3 +42,10 @@ def several(given: Picture | tuple[Picture, ...] | None) -> tuple[Picture, ...]:
 def describe_picture(picture: Image.Image) -> dict[str, Any]:
     """Size, and SHA-256 of the pixels."""
     return {"size": list(picture.size), "sha256": hashlib.sha256(picture.convert("RGBA").tobytes()).hexdigest()}
+
+
+def require_same(name: str, picture: Image.Image, description: Mapping[str, Any]) -> None:
+    """Errors: `InvalidInput` where the pixels are not those that were described; a description may have no hash."""
+    found = describe_picture(picture)
+    if any(description.get(key) not in (None, found[key]) for key in found):
+        raise InvalidInput(name, "{}x{}".format(*picture.size), "the same picture as before", "its pixels differ")

@@ -1,11 +1,10 @@
 """The Python facade: loading, and a service that draws."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -24,9 +23,10 @@ from undertow.engine.events import Finished, Observer, unfinished, unobserved
 from undertow.engine.generate import generate_many
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import NonFinite, RunOptions
-from undertow.engine.request import PICTURES, GenerationRequest
+from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
 from undertow.engine.runner import EAGER, Backend, Runner, runner_named
+from undertow.engine.settings import RequestSettings
 from undertow.engine.watch import Debug
 from undertow.errors import InvalidInput, UnknownCheckpoint
 from undertow.unet.compiled import CompiledUNet
@@ -136,15 +136,14 @@ class UNetService:
         low_vram: bool = False,
         vae_clamp: bool = False,
         observe: Observer = unobserved,
-        **settings: Any,
+        **settings: Unpack[RequestSettings],
     ) -> GenerationResult:
-        """Pictures of `prompt`. settings: the other fields of `GenerationRequest`; the rest as in `run`.
+        """Pictures of `prompt`. settings: the other fields of `GenerationRequest`; everything else as in `run`.
 
         result = service.generate("a red apple", steps=20, guidance_scale=5.0, seed=7, size=(512, 512))
         result.images[0].save("apple.png")
         """
-        pictures = {name: settings.pop(name) for name in PICTURES if name in settings}
-        request = replace(GenerationRequest.from_json({"prompt": prompt, **settings}), **pictures)
+        request = GenerationRequest.from_json({"prompt": prompt, **settings})
         return self.run(request, latents=latents, debug=debug, low_vram=low_vram, vae_clamp=vae_clamp, observe=observe)
 
     def run(
@@ -217,26 +216,47 @@ def load(
     refiner: str | Path | None = None,
     adapter_capacity: AdapterCapacity | None = None,
     attention: str = "auto",
-    **choices: Any,
+    prediction: str | None = None,
+    zero_terminal_snr: bool | None = None,
+    config: UNetConfig | None = None,
+    variant: str | None = None,
+    vae: str | Path | None = None,
+    text: str | Path | None = None,
+    ema: bool = False,
+    mmap: bool = False,
+    allow_pickle: bool = False,
 ) -> UNetService:
     """A service for the model in a .safetensors file, a diffusers pipeline folder or at a Hub id (owner/name).
 
     dtype: `None` keeps the file's, but float16 becomes float32 on a CPU, as bfloat16 does, even if asked for, on a
-    processor without instructions for it: the report says so. vae_dtype: `None` chooses one that does not
-    overflow. validate_weights: refuse weights that are not numbers also where nothing reads them, or only some clip
-    skip does. refiner: a second model, loaded alike, that draws the last steps (SDXL's refiner). adapter_capacity:
-    slots for LoRA, so that requests with different ones share batches; without them LoRA are merged into the weights
-    while they are drawn with. attention: as in `load_unet`, also of ControlNets. choices: prediction,
-    zero_terminal_snr, config, variant, vae, text, ema, mmap, allow_pickle, as in
-    `undertow.checkpoints.read.model_loading.load_model`. Errors: every kind of `CheckpointError`, `ConfigError`,
-    `InvalidInput`, `MissingDependency`.
+    processor without instructions for it: the report says so. vae_dtype: `None` chooses one that does not overflow.
+    validate_weights: refuse weights that are not numbers also where nothing reads them, or only some clip skip does.
+    refiner: a second model, loaded alike, that draws the last steps (SDXL's refiner). adapter_capacity: slots for LoRA,
+    so that requests with different ones share batches; without them LoRA are merged into the weights while they are
+    drawn with. attention: as in `load_unet`, also of ControlNets. prediction, zero_terminal_snr, config: override what
+    is found in the checkpoint. variant: of the weight files in a folder, such as "fp16". vae, text: other sources for
+    these parts. ema: read the averaged weights. mmap: parameters stay views of the mapped file where type and device
+    allow. allow_pickle: read pickles, in a process of their own. Errors: every kind of `CheckpointError`,
+    `ConfigError`, `InvalidInput`, `MissingDependency`.
 
         service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
     """
     runner = runner_named(backend)
     options = {"dtype": dtype, "vae_dtype": vae_dtype, "device": device, "attention": attention}
     options |= {"validate_weights": validate_weights}
-    model = _load(source, **options, **choices)
+    model = _load(
+        source,
+        **options,
+        prediction=prediction,
+        zero_terminal_snr=zero_terminal_snr,
+        config=config,
+        variant=variant,
+        vae=vae,
+        text=text,
+        ema=ema,
+        mmap=mmap,
+        allow_pickle=allow_pickle,
+    )
     other = None if refiner is None else _load(refiner, **options)
     return UNetService(model, other, adapter_capacity=adapter_capacity, runner=runner)
 

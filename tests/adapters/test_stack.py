@@ -61,8 +61,8 @@ def test_weights_go_with_their_adapter():
         ({"weights": {"style": 1.0}}, "none with strategy 'sum'"),
         ({"strategy": "weighted", "weights": {"poses": 1.0}}, "'poses', expected a name in the stack: style"),
         ({"strategy": "weighted", "weights": {"style": float("nan")}}, "a finite number"),
-        ({"density": 0.0}, "a share above 0"),
-        ({"budget_bytes": -1}, "a number of bytes"),
+        ({"density": 0.0}, "above 0 and at most 1"),
+        ({"budget_bytes": -1}, "at least 0"),
         ({"off": frozenset({"poses"})}, "'poses'"),
     ],
 )

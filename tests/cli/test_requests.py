@@ -7,7 +7,7 @@ from PIL import Image
 from tests.services import pipeline_folder
 from undertow import Adapter
 from undertow.cli import main
-from undertow.cli.request_options import parse_loras
+from undertow.cli.option_values import parse_loras
 
 FAST = ["--steps", "2", "--sampler", "euler", "--precision", "f32", "--no-show"]
 
@@ -43,10 +43,15 @@ def test_inpainting_keeps_what_the_mask_keeps_and_repeats_itself(folder, tmp_pat
     assert np.array_equal(pixels(out)[:, :16], pixels(image)[:, :16])
 
     again = ["generate", "--from", str(out), "--out", str(tmp_path / "again.png"), "--precision", "f32", "--no-show"]
+    assert main(again) == 0
+    assert np.array_equal(pixels(tmp_path / "again.png"), pixels(out))
+    assert "note:" not in capsys.readouterr().err
+    moved = image.rename(tmp_path / "moved.png")
     assert main(again) == 2
     assert "--image" in capsys.readouterr().err
-    assert main([*again, "--image", str(image), "--mask", str(mask)]) == 0
+    assert main([*again, "--image", str(moved), "--mask", str(mask)]) == 0
     assert np.array_equal(pixels(tmp_path / "again.png"), pixels(out))
+    assert "note: given now, in place of what is stored: image, mask" in capsys.readouterr().err
 
 
 def test_a_preview_follows(folder, tmp_path):
@@ -77,8 +82,8 @@ def test_an_overlap_asks_for_views(folder, tmp_path):
         (["--view-overlap", "1"], "from 0 to below 1"),
         (["--regions", "a cat"], "PROMPT@LEFT"),
         (["--regions", "a cat@0,0,0,1"], "left < right"),
-        (["--seamless", "z"], "none, x, y, both"),
-        (["--strength-as", "me"], "diffusers, comfy, a1111"),
+        (["--seamless", "z"], "'none', 'x', 'y', 'both'"),
+        (["--strength-as", "me"], "'diffusers', 'comfy', 'a1111'"),
         (["--strength", "2"], "strength is 2"),
         (["--variation", "7"], "SEED:STRENGTH"),
         (["--sampler-option", "eta"], "NAME=NUMBER"),

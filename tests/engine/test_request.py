@@ -30,7 +30,7 @@ DEFAULTS = {
     "dialect": "a1111",
     "clip_skip": None,
     "original_size": None,
-    "crop": (0, 0),
+    "crop": [0, 0],
     "target_size": None,
     "timestep_map": "interpolated",
     "image": None,
@@ -79,7 +79,7 @@ def test_the_defaults_of_parts():
         ({"guidance_scale": math.nan}, "guidance_scale", "a finite number"),
         ({"guidance_scale": -math.inf}, "guidance_scale", "a finite number"),
         ({"image_guidance_scale": math.inf}, "image_guidance_scale", "a finite number"),
-        ({"clip_skip": 0}, "clip_skip", "the last layer"),
+        ({"clip_skip": 0}, "clip_skip", "at least 1; layer of the text encoder to read, .* 1 is the last"),
         ({"image": "a.png"}, "image", "str, expected a PIL image"),
         ({"depth": "a.png"}, "depth", "str, expected a PIL image"),
         ({"image": PICTURE, "mask": 3}, "mask", "int, expected a PIL image"),
@@ -152,9 +152,16 @@ def everything() -> GenerationRequest:
 def test_a_request_is_the_same_after_json():
     request = everything()
     text = json.dumps(request.to_json())
-    again = GenerationRequest.from_json(json.loads(text), image=PICTURE, mask=MASK, depth=MASK)
+    again = GenerationRequest.from_json(json.loads(text))
     assert again == request
     assert json.dumps(again.to_json()) == text
+
+
+def test_pictures_of_which_only_the_hash_is_stored_are_given_again():
+    text = json.dumps(everything().to_json(embed=False))
+    again = GenerationRequest.from_json(json.loads(text), image=PICTURE, mask=MASK, depth=MASK)
+    assert again == everything()
+    assert len(text) < len(json.dumps(again.to_json()))
 
 
 def test_a_stack_of_adapters_is_the_same_after_json():
@@ -175,13 +182,54 @@ def test_adapters_and_parts_may_be_given_as_they_are():
 @pytest.mark.parametrize(
     ("json", "pictures", "argument", "message"),
     [
-        ({}, {}, "request", "without a prompt"),
-        ({"prompt": "", "cfg": 7, "bee": 1}, {}, "request", r"\['bee', 'cfg'\]"),
+        ({}, {}, "prompt", "missing, expected a value; what to draw"),
+        (
+            {"prompt": "", "cfg": 7},
+            {},
+            "cfg",
+            "7, expected a field of GenerationRequest; it has prompt, negative_prompt",
+        ),
+        ({"prompt": "", "step": 7}, {}, "step", "did you mean 'steps'"),
+        ({"prompt": "", "steps": "many"}, {}, "steps", "'many', expected a valid integer.*; number of sampling steps"),
+        ({"prompt": "", "steps": 0}, {}, "steps", "expected at least 1; number of sampling steps"),
+        ({"prompt": "", "count": None}, {}, "count", "None, expected a valid integer"),
+        ({"prompt": "", "seed": 2**64}, {}, "seed", "expected from 0 to"),
+        ({"prompt": "", "guidance_scale": math.nan}, {}, "guidance_scale", "expected a finite number"),
+        ({"prompt": "", "size": [1, 2, 3]}, {}, "size", "expected at most 2 items"),
+        ({"prompt": "", "sampler_options": {"eta": "x"}}, {}, "sampler_options.eta", "a valid number"),
+        ({"prompt": "", "seamless": "z"}, {}, "seamless", "'z', expected one of none, x, y, both; axes along which"),
         ({"prompt": ""}, {"image": PICTURE}, "image", "made without one"),
         ({"prompt": "", "image": {"size": [1, 1], "sha256": "x"}}, {}, "image", "--image"),
         ({"prompt": "", "image": {"size": [1, 1], "sha256": "x"}}, {"image": PICTURE}, "image", "32x16"),
-        ({"prompt": "", "regions": [{"prompt": "a", "box": [0, 0, 1, 1], "size": 3}]}, {}, "Region", "size"),
-        ({"prompt": "", "views": {"windows": 3}}, {}, "Views", "windows"),
+        (
+            {"prompt": "", "regions": [{"prompt": "a", "box": [0, 0, 1, 1], "size": 3}]},
+            {},
+            "regions.0.size",
+            "a field of Region",
+        ),
+        ({"prompt": "", "regions": [{"box": [0, 0, 1, 1]}]}, {}, "regions.0.prompt", "missing"),
+        ({"prompt": "", "regions": [{"prompt": "a", "box": [0, 0, 0, 1]}]}, {}, "region.box", "left < right"),
+        ({"prompt": "", "views": {"windows": 3}}, {}, "views.windows", "did you mean 'window'"),
+        ({"prompt": "", "high_resolution": {"scale": 1}}, {}, "high_resolution.scale", "a finite number above 1"),
+        ({"prompt": "", "adapters": [{"source": "a", "scale": "x"}]}, {}, "adapters.0.scale", "a valid number"),
+        ({"prompt": "", "adapters": [{"sauce": "a"}]}, {}, "adapters.0.sauce", "did you mean 'source'"),
+        (
+            {"prompt": "", "adapters": {"stategy": "sum"}},
+            {},
+            "adapters.stategy",
+            "a field of AdapterStack; did you mean",
+        ),
+        ({"prompt": "", "adapters": {"strategy": "x"}}, {}, "adapters.strategy", "one of sum, normalised"),
+        ({"prompt": "", "image": 3}, {}, "image", "int, expected a PIL image"),
+        ({"prompt": "", "image": {"png": "!"}}, {}, "image", "a PNG file in base64"),
+        ({"prompt": "", "image": {"jpg": "!"}}, {}, "image", "'jpg', expected a picture's file or png"),
+        ({"prompt": "", "image": {"file": "gone.png"}}, {}, "image", "gone.png, .*--image"),
+        (
+            {"prompt": "", "adapters": [{"source": "a", "mask": {"file": "gone.png"}}]},
+            {},
+            "adapters.0.mask",
+            "gone.png",
+        ),
     ],
 )
 def test_json_that_is_no_request_is_refused_by_name(json, pictures, argument, message):

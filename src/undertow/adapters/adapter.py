@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Literal
 
+from annotated_types import Ge, Le
 from PIL import Image
 
-from undertow.adapters.pictures import described, found_again
 from undertow.errors import InvalidInput
-from undertow.picture_files import Picture, opened, several
+from undertow.picture_files import opened, several
+from undertow.picture_json import PicturesField
+from undertow.records import Finite, Record, require_fields
 
 Placing = Literal["auto", "banked", "merged"]
 ControlMode = Literal["balanced", "prompt", "control"]
@@ -19,42 +21,51 @@ PICTURES = ("image", "mask")
 
 
 @dataclass(frozen=True)
-class Adapter:
-    """source: a file or folder of LoRA and its kin, ControlNet, Control-LoRA, T2I-Adapter or IP-Adapter, here or on the
-    Hub, or the name of one that came with the model (emoji: edges, references, line-drawing, mosaic); its kind is found
-    from its tensors. name: what messages and `adapter_scales` call it; the file's when `None`.
-
-    scale: times what the file was trained for, 0 leaves it out; several are spread evenly from the first step to the
-    last, with straight lines between them. text_scale: of its part for the text encoders, which read before the first
-    step; the scale at the first step in which it acts when `None`. start, end: the share of the steps before which it
-    does not act yet, and after which it no longer does. blocks: factors by pattern of the names of the U-Net's
-    injection points (`UNetState.injection_points`), e.g. {"up_blocks.*": 0.5, "*.attn1.*": 0} for a LoRA, {"middle": 0}
-    for a ControlNet; the first that fits counts, others keep 1. residency: of a LoRA, "banked" in slots, so that unlike
-    rows share a batch, or "merged" into the weights; see `choose_residency`. priority: whose part is kept where those
-    of an `AdapterStack` are in each other's way, higher first.
-
-    image: the control map of a ControlNet or T2I-Adapter, or the reference pictures of an IP-Adapter. mask: where it
-    acts, white; for an IP-Adapter with several images one each, and then each is looked at by itself. encoder: the
-    folder of an IP-Adapter's image encoder; `None` looks for `image_encoder` beside the file and in the model's folder.
-    control_mode: of a ControlNet: "balanced"; "prompt", weaker towards the fine levels, so that the prompt counts for
-    more; "control", the same and for the wanted picture alone, which guidance then drives towards the control map
-    (A1111's three modes; diffusers' `guess_mode` is "control"). Errors: `InvalidInput`.
-    """
+class Adapter(Record):
+    """A LoRA and its kin, a ControlNet, Control-LoRA, T2I-Adapter or IP-Adapter; the kind is found from the file's
+    tensors. Errors: `InvalidInput`."""
 
     source: str | Path
+    """A file or folder, a file on the Hub, or the name of an adapter that came with the model (emoji: edges,
+    references, line-drawing, mosaic)."""
     _: KW_ONLY
     name: str | None = None
-    scale: float | tuple[float, ...] = 1.0
-    text_scale: float | None = None
-    start: float = 0.0
-    end: float = 1.0
-    blocks: Mapping[str, float] | None = None
+    """What messages and `adapter_scales` call it; the file's name when `None`."""
+
+    # How strongly, when and in which layers it acts
+    scale: Finite | tuple[Finite, ...] = 1.0
+    """How strongly it acts, 1 as trained and 0 not at all; several values are spread over the steps. The first is for
+    the first step, the last for the last, the others evenly between, with linear interpolation."""
+    text_scale: Finite | None = None
+    """Strength of the part for the text encoders, which run before the first step. When `None`, the scale at the first
+    step in which the adapter acts."""
+    start: Annotated[float, Ge(0), Le(1)] = 0.0
+    """The share of the steps before which it does not act."""
+    end: Annotated[float, Ge(0), Le(1)] = 1.0
+    """The share of the steps after which it no longer acts."""
+    blocks: Mapping[str, Finite] | None = None
+    """Factors by pattern of the U-Net's layer names; the first that matches counts, everything else keeps 1. For
+    example {"up_blocks.*": 0.5, "*.attn1.*": 0} for a LoRA, {"middle": 0} for a ControlNet; the names are those of
+    `UNetState.injection_points`."""
     residency: Placing = "auto"
+    """Of a LoRA: "banked" in slots, so that rows with different adapters share a batch, or "merged" into the weights;
+    see `choose_residency`."""
     priority: int = 0
-    image: Picture | tuple[Picture, ...] | None = None
-    mask: Picture | tuple[Picture, ...] | None = None
+    """Whose part is kept where adapters of an `AdapterStack` conflict; higher goes first."""
+
+    # Pictures
+    image: PicturesField = None
+    """The control map of a ControlNet or T2I-Adapter, or the reference pictures of an IP-Adapter."""
+    mask: PicturesField = None
+    """Where the adapter acts, in white. An IP-Adapter with several images takes one mask for each and then attends to
+    each image by itself."""
     encoder: str | Path | None = None
+    """The folder of an IP-Adapter's image encoder. When `None`, `image_encoder` beside the file and in the model's
+    folder."""
     control_mode: ControlMode = "balanced"
+    """Of a ControlNet: "balanced"; "prompt", weaker at the fine levels, so that the prompt counts for more; "control",
+    the same for the conditional branch alone, so that guidance pushes towards the control map (A1111's three modes;
+    diffusers' `guess_mode` is "control")."""
 
     def __post_init__(self) -> None:
         if not self.scales:
@@ -69,10 +80,7 @@ class Adapter:
             raise InvalidInput(
                 "adapter.start, end", (self.start, self.end), "0 <= start < end <= 1: shares of the steps", "0 and 1"
             )
-        if self.residency not in ("auto", "banked", "merged"):
-            raise InvalidInput("adapter.residency", repr(self.residency), "'auto', 'banked' or 'merged'")
-        if self.control_mode not in get_args(ControlMode):
-            raise InvalidInput("adapter.control_mode", repr(self.control_mode), "'balanced', 'prompt' or 'control'")
+        require_fields(self, "adapter.")
         for name in PICTURES:
             for picture in several(getattr(self, name)):
                 if not isinstance(picture, Image.Image | str | Path):
@@ -116,28 +124,3 @@ class Adapter:
         """How much of it acts in a layer, by `blocks`."""
         patterns = {} if self.blocks is None else self.blocks
         return next((factor for pattern, factor in patterns.items() if fnmatchcase(layer, pattern)), 1.0)
-
-    def to_json(self) -> dict[str, Any]:
-        """Its fields in JSON's words; pictures become their file, if they came from one, their size and hash."""
-        json = {field.name: getattr(self, field.name) for field in fields(self)}
-        for name in PICTURES:
-            given = several(getattr(self, name))
-            json[name] = [described(f"{name} of {self.title}", picture) for picture in given] or None
-        for name in ("source", "encoder"):
-            json[name] = None if json[name] is None else str(json[name])
-        return json | {"blocks": None if self.blocks is None else dict(self.blocks)}
-
-    @classmethod
-    def from_json(cls, json: Mapping[str, Any]) -> "Adapter":
-        """The adapter that `to_json` wrote. Errors: `InvalidInput` for unknown or missing fields, and for pictures that
-        came from no file or are no longer the same."""
-        known = {field.name for field in fields(cls)}
-        unknown = sorted(json.keys() - known)
-        if unknown or "source" not in json:
-            raise InvalidInput("adapter", unknown or "without a source", f"the fields {', '.join(sorted(known))}")
-        scale = json.get("scale", 1.0)
-        pictures = {
-            name: tuple(found_again(f"adapter.{name}", one) for one in json.get(name) or ()) or None
-            for name in PICTURES
-        }
-        return cls(**{**json, **pictures, "scale": tuple(scale) if isinstance(scale, list) else scale})

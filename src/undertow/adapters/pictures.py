@@ -1,16 +1,13 @@
-"""Pictures that come with an adapter: opened, described in words of JSON and found again, brought to a grid."""
+"""Pictures that come with an adapter, brought to a grid."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from undertow.errors import InvalidInput
-from undertow.picture_files import Picture, describe_picture, opened
 from undertow.pictures import to_mask, to_pixels
 
 SAME_SHAPE = 0.02
@@ -59,19 +56,3 @@ class LatentGrid:
                 f"the shape of the picture to draw, {width}x{height}",
                 "crop or pad it (`undertow preprocess grid`), or give `size`",
             )
-
-
-def described(name: str, picture: Picture) -> dict[str, Any]:
-    """Size and hash, and the file that it came from, if any."""
-    file = None if isinstance(picture, Image.Image) else str(picture)
-    return describe_picture(opened(name, picture)) | {"file": file}
-
-
-def found_again(name: str, description: Any) -> Path:
-    """The file of a picture that was described. Errors: `InvalidInput` for one from no file, or that is another now."""
-    if not isinstance(description, Mapping) or description.get("file") is None:
-        raise InvalidInput(name, "a picture that came from no file", "one that did", "give the adapter again")
-    file = Path(description["file"])
-    if describe_picture(opened(name, file)) != {key: description[key] for key in ("size", "sha256")}:
-        raise InvalidInput(name, str(file), "the same picture as before", "its pixels differ")
-    return file

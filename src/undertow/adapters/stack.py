@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass, field, fields, replace
-from typing import Any, Literal
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt, Le
 
 from undertow.adapters.adapter import Adapter
 from undertow.errors import InvalidInput
+from undertow.records import Finite, Names, Record, require_fields
 
 StrategyName = Literal["sum", "normalised", "weighted", "ties", "orthogonal", "priority"]
 
@@ -25,22 +28,25 @@ DENSITY = 0.2
 
 
 @dataclass(frozen=True)
-class AdapterStack:
+class AdapterStack(Record):
     """Adapters by priority, higher first; equal ones keep their order. Iterating gives those that are on.
 
-    strategy: what becomes of layers that several LoRAs change, a name of `STRATEGIES`. weights: of adapters
-    by name, 1 for others; for "weighted" alone. density: the share of each change that "ties" keeps. budget_bytes:
-    memory that all may take together; the lowest priority goes first. off: names of those that are. A stack never
-    changes: its methods give another one. Errors: `InvalidInput`.
+    A stack never changes: its methods give another one. Errors: `InvalidInput`.
     """
 
     adapters: tuple[Adapter, ...] = ()
+    """All of them, on or off."""
     _: KW_ONLY
     strategy: StrategyName = "sum"
-    weights: Mapping[str, float] | None = None
-    density: float = DENSITY
-    budget_bytes: int | None = None
-    off: frozenset[str] = field(default_factory=frozenset)
+    """What becomes of layers that several LoRAs change; see `STRATEGIES`."""
+    weights: Mapping[str, Finite] | None = None
+    """Weights of adapters by name, 1 for others; for the strategy "weighted" alone."""
+    density: Annotated[float, Gt(0), Le(1)] = DENSITY
+    """The share of each change that the strategy "ties" keeps."""
+    budget_bytes: Annotated[int, Ge(0)] | None = None
+    """Memory that all adapters may take together; the lowest priority goes first. `None` is no limit."""
+    off: Names = field(default_factory=frozenset)
+    """Names of the adapters that are off."""
 
     def __post_init__(self) -> None:
         ordered = sorted(self.adapters, key=lambda adapter: -adapter.priority)  # stable
@@ -51,15 +57,9 @@ class AdapterStack:
             raise InvalidInput(
                 "stack.adapters", f"{', '.join(twice)} twice", "a name for each", "give one another name"
             )
-        _require_strategy(self.strategy)
+        require_fields(self, "stack.")
         if self.weights is not None:
             self._check_weights(self.weights)
-        if not 0 < self.density <= 1:
-            raise InvalidInput("stack.density", self.density, "a share above 0 and at most 1", f"{DENSITY} is usual")
-        if self.budget_bytes is not None and self.budget_bytes < 0:
-            raise InvalidInput(
-                "stack.budget_bytes", self.budget_bytes, "a number of bytes", "leave it out for no limit"
-            )
         for name in self.off:
             self._require("stack.off", name)
 
@@ -107,27 +107,6 @@ class AdapterStack:
         rest = tuple(adapter for adapter in self.adapters if adapter.title != name)
         return replace(self, adapters=rest, weights=weights, off=self.off - {name})
 
-    def to_json(self) -> dict[str, Any]:
-        """Its fields in JSON's words."""
-        return {
-            "adapters": [adapter.to_json() for adapter in self.adapters],
-            "strategy": self.strategy,
-            "weights": None if self.weights is None else dict(self.weights),
-            "density": self.density,
-            "budget_bytes": self.budget_bytes,
-            "off": sorted(self.off),
-        }
-
-    @classmethod
-    def from_json(cls, json: Mapping[str, Any]) -> "AdapterStack":
-        """The stack that `to_json` wrote. Errors: `InvalidInput`, also for unknown fields."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(json.keys() - known):
-            raise InvalidInput("stack", unknown, f"the fields {', '.join(sorted(known))}")
-        _require_strategy(json.get("strategy", "sum"))
-        adapters = tuple(Adapter.from_json(adapter) for adapter in json.get("adapters", ()))
-        return cls(**{**json, "adapters": adapters, "off": frozenset(json.get("off", ()))})
-
     def _require(self, argument: str, name: str) -> None:
         if name not in self.names:
             raise InvalidInput(argument, repr(name), f"a name in the stack: {', '.join(self.names) or 'it is empty'}")
@@ -141,8 +120,3 @@ class AdapterStack:
             self._require("stack.weights", name)
             if not math.isfinite(weight):
                 raise InvalidInput(f"stack.weights[{name!r}]", weight, "a finite number")
-
-
-def _require_strategy(name: str) -> None:
-    if name not in STRATEGIES:
-        raise InvalidInput("stack.strategy", repr(name), f"one of {', '.join(STRATEGIES)}")

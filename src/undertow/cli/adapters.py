@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from undertow.cli.model_option import DEFAULT_MODEL, Model
-from undertow.cli.request_options import numbers_by_name, parse_adapters
+from undertow.cli.option_values import numbers_by_name, parse_adapters
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:

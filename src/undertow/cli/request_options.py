@@ -1,120 +1,249 @@
-"""Options of `undertow generate` that are more than a word or a number."""
+"""The options of a request: types, defaults and help are those of the record's fields.
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, get_args
+`OPTIONS` says only what an option is called and how it is typed where it is more than a word or a number. Options that
+were typed become changes of a request, whether it is a new one or was stored with a picture.
+"""
 
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial, wraps
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+
+import typer
+
+from undertow.adapters.adapter import Adapter
+from undertow.cli.option_values import (
+    numbers_by_name,
+    parse_adapters,
+    parse_loras,
+    parse_regions,
+    parse_sigmas,
+    parse_size,
+    parse_variation,
+)
+from undertow.engine.parts import HighResolution, Views
+from undertow.engine.request import GROUPS, PICTURES, GenerationRequest
 from undertow.errors import InvalidInput
+from undertow.picture_files import open_picture
+from undertow.records import Record, annotations, defaults, descriptions
 
-if TYPE_CHECKING:
-    from undertow.adapters.adapter import Adapter
-    from undertow.engine.parts import Region
+Part = TypeVar("Part", HighResolution, Views)
 
-
-def parse_regions(texts: Sequence[str] | None) -> "tuple[Region, ...]":
-    """From PROMPT@LEFT,TOP,RIGHT,BOTTOM, fractions of the picture, perhaps with a weight behind. Errors:
-    `InvalidInput`."""
-    from undertow.engine.parts import Region
-
-    found = []
-    for text in texts or ():
-        prompt, mark, numbers = text.rpartition("@")
-        values = _numbers(numbers)
-        if not mark or len(values) not in (4, 5):
-            raise InvalidInput(
-                "--regions", repr(text), "PROMPT@LEFT,TOP,RIGHT,BOTTOM[,WEIGHT]", "for example 'a cat@0,0,0.5,1'"
-            )
-        left, top, right, bottom, *weight = values
-        found.append(Region(prompt=prompt, box=(left, top, right, bottom), weight=weight[0] if weight else 1.0))
-    return tuple(found)
+PARTS: Mapping[str, type[Record]] = {"high_resolution": HighResolution, "views": Views, "adapters": Adapter}
+"""Records within a request that have options of their own."""
 
 
-def parse_loras(texts: Sequence[str] | None, blocks: dict[str, float]) -> "tuple[Adapter, ...]":
-    """From FILE, FILE@SCALE or FILE@SCALE,SCALE,...: several scales are spread over the steps. blocks: factors by
-    pattern of layer names, for all of them. Errors: `InvalidInput`."""
-    from undertow.adapters.adapter import Adapter
+KINDS = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
 
-    found = []
-    for text in texts or ():
-        source, mark, numbers = text.rpartition("@")
-        scales = _numbers(numbers) if mark else []
-        if not scales:  # a path that has such a mark, or none at all
-            source, scales = text, [1.0]
-        scale = scales[0] if len(scales) == 1 else tuple(scales)
-        found.append(Adapter(source, scale=scale, blocks=blocks if blocks else None))
-    return tuple(found)
+CONTEXT = inspect.Parameter("context", KINDS[0], annotation=typer.Context)
+"""How typer is asked for what it knows of the command line."""
 
 
-def parse_adapters(texts: Sequence[str] | None, masks: Sequence[str] | None) -> "tuple[Adapter, ...]":
-    """From FILE[@SCALE[,SCALE...]][=PICTURE[,PICTURE...]]. masks: NAME=PICTURE[,PICTURE...], by the file's name without
-    its ending. Errors: `InvalidInput`."""
-    from dataclasses import replace
-
-    places = dict(_pictures_by_name("--adapter-mask", text) for text in masks or ())
-    found = []
-    for text in texts or ():
-        source, equals, pictures = text.partition("=")
-        (adapter,) = parse_loras([source], {})
-        image = tuple(pictures.split(",")) if equals else None
-        found.append(replace(adapter, image=image, mask=places.pop(adapter.title, None)))
-    if places:
-        known = ", ".join(adapter.title for adapter in found)
-        raise InvalidInput("--adapter-mask", ", ".join(places), f"names of adapters: {known or 'none is given'}")
-    return tuple(found)
+def _as_typed(value: Any) -> Any:
+    return value
 
 
-def _pictures_by_name(option: str, text: str) -> "tuple[str, tuple[str, ...]]":
-    name, equals, pictures = text.partition("=")
-    if not equals or not pictures:
-        raise InvalidInput(option, repr(text), "NAME=PICTURE[,PICTURE...]", "for example edges=left.png")
-    return name, tuple(pictures.split(","))
+@dataclass(frozen=True, kw_only=True)
+class RequestOption:
+    """An option over a field of a request, or over one of its parts', such as "views.overlap".
+
+    name: of the parameter. flag: as typed, where that is not the name. form: how text of more than a word or number is
+    written. repeatable: it takes several of these. switch: it takes no value. optional: there is no such part without
+    it, so that the field's default does not count. unset: what happens without it, where the default does not tell.
+    parse: from what was typed to the field; `None` for options that only together are one.
+    """
+
+    name: str
+    field: str
+    flag: str = ""
+    form: str = ""
+    repeatable: bool = False
+    switch: bool = False
+    optional: bool = False
+    unset: str = ""
+    parse: Callable[[Any], Any] | None = _as_typed
+
+    @property
+    def help(self) -> str:
+        """The first sentence of the field's description, after the form."""
+        owner, name = self._place
+        sentence = " ".join(descriptions(owner)[name].split()).partition(". ")[0].rstrip(".")
+        if self.form:
+            sentence = f"{self.form}: {sentence[0].lower()}{sentence[1:]}"
+        return f"{sentence}{'; repeatable' if self.repeatable else ''}."
+
+    @property
+    def group(self) -> str:
+        """The group of fields that its field belongs to."""
+        names = list(annotations(GenerationRequest))
+        until = names[: names.index(self.field.partition(".")[0]) + 1]
+        return next(GROUPS[name] for name in reversed(until) if name in GROUPS)
+
+    def parameter(self) -> inspect.Parameter:
+        """What typer reads."""
+        option = typer.Option(
+            self.flag or f"--{self.name.replace('_', '-')}",
+            help=self.help,
+            rich_help_panel=self.group,
+            show_default=self.unset or True,
+        )
+        kind, default = self._kind_and_default()
+        annotation = Annotated[kind, option]
+        return inspect.Parameter(self.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+    def _kind_and_default(self) -> tuple[Any, Any]:
+        owner, name = self._place
+        if self.switch:
+            return bool, False
+        if self.form:
+            return (list[str] if self.repeatable else str) | None, None
+        if name in PICTURES:
+            return Path | None, None
+        kind = _plain(annotations(owner)[name])
+        return (kind | None, None) if self.optional else (kind, defaults(owner)[name])
+
+    @property
+    def _place(self) -> tuple[type[Record], str]:
+        part, dot, name = self.field.partition(".")
+        return (PARTS[part], name) if dot else (GenerationRequest, part)
 
 
-def numbers_by_name(option: str, texts: Sequence[str] | None) -> dict[str, float]:
-    """From NAME=NUMBER. Errors: `InvalidInput`."""
-    found = {}
-    for text in texts or ():
-        name, equals, number = text.partition("=")
-        values = _numbers(number)
-        if not equals or len(values) != 1:
-            raise InvalidInput(option, repr(text), "NAME=NUMBER", "for example eta=0.5")
-        found[name.strip()] = values[0]
+def _plain(annotation: Any) -> Any:
+    """A type without what is annotated of it."""
+    if get_origin(annotation) is Annotated:
+        return get_args(annotation)[0]
+    if get_origin(annotation) in (Union, UnionType):
+        (kind,) = (_plain(one) for one in get_args(annotation) if one is not NoneType)
+        return kind | None
+    return annotation
+
+
+def _picture(name: str) -> RequestOption:
+    return RequestOption(name=name, field=name, parse=partial(open_picture, f"--{name}"))
+
+
+OPTIONS: Sequence[RequestOption] = (
+    RequestOption(name="negative", field="negative_prompt"),
+    RequestOption(name="dialect", field="dialect"),
+    RequestOption(name="clip_skip", field="clip_skip", unset="as trained"),
+    RequestOption(name="steps", field="steps"),
+    RequestOption(name="sampler", field="sampler"),
+    RequestOption(
+        name="sampler_options",
+        field="sampler_options",
+        flag="--sampler-option",
+        form="NAME=NUMBER",
+        repeatable=True,
+        parse=partial(numbers_by_name, "--sampler-option"),
+    ),
+    RequestOption(name="schedule", field="schedule"),
+    RequestOption(name="sigmas", field="sigmas", form="SIGMA,SIGMA,...", parse=parse_sigmas),
+    RequestOption(name="seed", field="seed", parse=None),
+    RequestOption(name="count", field="count", parse=None),
+    RequestOption(name="variation", field="variation_strength", form="SEED:STRENGTH", parse=None),
+    RequestOption(name="refiner_switch", field="refiner_switch"),
+    RequestOption(name="guidance", field="guidance_scale"),
+    RequestOption(name="guidance_method", field="guidance_method"),
+    RequestOption(name="image_guidance", field="image_guidance_scale"),
+    _picture("image"),
+    RequestOption(name="strength", field="strength"),
+    RequestOption(name="strength_as", field="strength_convention"),
+    _picture("mask"),
+    _picture("depth"),
+    RequestOption(name="size", field="size", form="WIDTHxHEIGHT", unset="the model's own", parse=parse_size),
+    RequestOption(name="enlarge", field="high_resolution.scale", optional=True, parse=None),
+    RequestOption(name="enlarge_strength", field="high_resolution.strength", parse=None),
+    RequestOption(name="views", field="views", switch=True, parse=None),
+    RequestOption(name="view_overlap", field="views.overlap", optional=True, unset=f"{Views().overlap}", parse=None),
+    RequestOption(
+        name="regions",
+        field="regions",
+        form="PROMPT@L,T,R,B[,WEIGHT]",
+        repeatable=True,
+        parse=parse_regions,
+    ),
+    RequestOption(name="regions_by", field="regions_by"),
+    RequestOption(name="seamless", field="seamless"),
+    RequestOption(
+        name="loras", field="adapters.scale", flag="--lora", form="FILE[@SCALE[,SCALE...]]", repeatable=True, parse=None
+    ),
+    RequestOption(
+        name="lora_blocks",
+        field="adapters.blocks",
+        flag="--lora-block",
+        form="PATTERN=FACTOR",
+        repeatable=True,
+        parse=None,
+    ),
+    RequestOption(
+        name="adapters",
+        field="adapters.image",
+        flag="--adapter",
+        form="FILE[@SCALE][=PICTURE[,PICTURE...]]",
+        repeatable=True,
+        parse=None,
+    ),
+    RequestOption(
+        name="adapter_masks",
+        field="adapters.mask",
+        flag="--adapter-mask",
+        form="NAME=PICTURE[,PICTURE...]",
+        repeatable=True,
+        parse=None,
+    ),
+)
+
+
+def with_request_options(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with all `OPTIONS` before its own; its `**options` are those that stood on the command line."""
+
+    @wraps(verb)
+    def command(**arguments: Any) -> None:
+        context = arguments.pop(CONTEXT.name)
+        untyped = [one.name for one in OPTIONS if context.get_parameter_source(one.name).name == "DEFAULT"]
+        verb(**{name: value for name, value in arguments.items() if name not in untyped})
+
+    signature = inspect.signature(verb)
+    positional, named = ([one for one in signature.parameters.values() if one.kind is kind] for kind in KINDS)
+    request = (option.parameter() for option in OPTIONS)
+    vars(command)["__signature__"] = signature.replace(parameters=[CONTEXT, *positional, *request, *named])
+    return command
+
+
+def changes(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a request, from options that were typed. Errors: `InvalidInput`."""
+    found = {
+        option.field: option.parse(options[option.name])
+        for option in OPTIONS
+        if option.parse is not None and option.name in options
+    }
+    if "variation" in options:
+        found["variation_seed"], found["variation_strength"] = parse_variation(options["variation"])
+    if options.keys() & {"loras", "lora_blocks", "adapters", "adapter_masks"}:
+        if "lora_blocks" in options and "loras" not in options:
+            raise InvalidInput("--lora-block", ", ".join(options["lora_blocks"]), "a --lora that it belongs to")
+        found["adapters"] = (
+            *parse_loras(options.get("loras"), numbers_by_name("--lora-block", options.get("lora_blocks"))),
+            *parse_adapters(options.get("adapters"), options.get("adapter_masks")),
+        )
     return found
 
 
-def parse_variation(text: str | None) -> tuple[int | None, float]:
-    """From SEED:STRENGTH. Errors: `InvalidInput`."""
-    if text is None:
-        return None, 0.0
-    seed, _, strength = text.partition(":")
-    values = _numbers(strength)
-    if not seed.isdigit() or len(values) != 1:
-        raise InvalidInput("--variation", repr(text), "SEED:STRENGTH", "for example 7:0.2")
-    return int(seed), values[0]
+def with_parts(request: GenerationRequest, options: Mapping[str, Any]) -> GenerationRequest:
+    """The request with the second pass and the views of options, over what it has of them. Errors: `InvalidInput`."""
+    high, views = request.high_resolution, request.views
+    second = {"scale": options.get("enlarge"), "strength": options.get("enlarge_strength")}
+    if "enlarge" in options or high is not None:
+        high = _changed(HighResolution() if high is None else high, second)
+    elif second["strength"] is not None:
+        raise InvalidInput("--enlarge-strength", second["strength"], "an --enlarge that it belongs to")
+    if options.keys() & {"views", "view_overlap"}:
+        views = _changed(Views() if views is None else views, {"overlap": options.get("view_overlap")})
+    return replace(request, high_resolution=high, views=views)
 
 
-def parse_sigmas(text: str | None) -> tuple[float, ...] | None:
-    """From a comma list. Errors: `InvalidInput`."""
-    if text is None:
-        return None
-    values = _numbers(text)
-    if not values:
-        raise InvalidInput("--sigmas", repr(text), "noise levels with commas between them, such as 14,5,1,0")
-    return tuple(values)
-
-
-def one_of(option: str, word: str, choices: str) -> Any:
-    """A word of a choice that `engine.request` names. Errors: `InvalidInput`."""
-    from undertow.engine import request
-
-    known = get_args(getattr(request, choices))
-    if word not in known:
-        raise InvalidInput(option, repr(word), f"one of {', '.join(known)}")
-    return word
-
-
-def _numbers(text: str) -> list[float]:
-    """The numbers in a comma list; none when something else is in it."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        return []
+def _changed(part: Part, given: Mapping[str, Any]) -> Part:
+    return replace(part, **{name: value for name, value in given.items() if value is not None})

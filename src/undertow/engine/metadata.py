@@ -1,10 +1,12 @@
 """How a picture was made, inside its PNG file: A1111's text that other tools read, and JSON that repeats it exactly."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from annotated_types import Ge
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
@@ -12,11 +14,15 @@ from undertow.checkpoints.files.atomic import atomic_write
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import Report
 from undertow.errors import InvalidInput
+from undertow.records import Record
 
 TEXT_KEY = "parameters"
 """Where A1111, Forge, ComfyUI loaders and civitai look."""
 
 JSON_KEY = "undertow"
+
+LONGEST = 8_000_000
+"""Bytes of text in a PNG file that libpng, and so browsers and viewers, accept (PNG_USER_CHUNK_MALLOC_MAX)."""
 
 
 def a1111_text(report: Report, index: int) -> str:
@@ -41,35 +47,38 @@ def a1111_text(report: Report, index: int) -> str:
     return "\n".join(lines)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Description(Record):
+    """How a picture came to be.
+
+    The whole request is kept, not the one picture's: its bits may depend on how many rows were computed together.
+    """
+
+    request: GenerationRequest
+    """What was asked for."""
+    index: Annotated[int, Ge(0)]
+    """Which of the request's pictures this is."""
+    model: str
+    """The model's name, or where it was loaded from."""
+
+
 def save_png(image: Image.Image, path: str | Path, report: Report, index: int = 0) -> Path:
     """Writes picture `index` of a result with both descriptions; a full disk leaves no half of a file."""
     path = Path(path)
-    request = report.request.to_json() | {"size": report.size}
     info = PngInfo()
     info.add_itxt(TEXT_KEY, a1111_text(report, index))
-    info.add_itxt(JSON_KEY, json.dumps({"request": request, "index": index, "model": report.model}))
+    info.add_itxt(JSON_KEY, _description(report, index))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as draft:
         image.save(draft, format="PNG", pnginfo=info)
     return path
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """How a picture came to be: its request, its place among the request's pictures, and the model's name.
+def read_png(path: str | Path, instead: Mapping[str, Any] | None = None) -> Description:
+    """How the picture in a file was made. instead: fields of the request that replace the stored ones.
 
-    The whole request is kept, not the one picture's: its bits may depend on how many rows were computed together.
-    """
-
-    request: GenerationRequest
-    index: int
-    model: str
-
-
-def read_png(path: str | Path, **pictures: Image.Image | None) -> Origin:
-    """How the picture in a file was made.
-
-    Errors: `InvalidInput` for a file that is no picture or that undertow did not write.
+    Errors: `InvalidInput` for a file that is no picture or that undertow did not write, and for a request whose
+    pictures are neither stored nor given.
     """
     try:
         with Image.open(path) as image:
@@ -80,10 +89,18 @@ def read_png(path: str | Path, **pictures: Image.Image | None) -> Origin:
         raise InvalidInput("picture", str(path), "a PNG file that undertow wrote", "its description is missing")
     try:
         stored: dict[str, Any] = json.loads(content)
-        request = GenerationRequest.from_json(stored["request"], **pictures)
-        return Origin(request=request, index=int(stored["index"]), model=str(stored["model"]))
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError) as err:
+        stored["request"] |= instead or {}
+    except (json.JSONDecodeError, KeyError, TypeError) as err:
         raise InvalidInput("picture", str(path), "an unchanged description", f"it is damaged ({err})") from err
+    return Description.from_json(stored)
+
+
+def _description(report: Report, index: int) -> str:
+    """As JSON, with pictures as bytes unless that makes it larger than other programs read."""
+    request = replace(report.request, size=report.size)
+    description = Description(request=request, index=index, model=report.model)
+    text = json.dumps(description.to_json())
+    return text if len(text) <= LONGEST else json.dumps(description.to_json(embed=False))
 
 
 def _quoted(value: object) -> str:

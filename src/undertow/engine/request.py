@@ -1,163 +1,169 @@
 """What a user asks for."""
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
+from annotated_types import Ge, Le
 from PIL import Image
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import AdapterStack
-from undertow.engine.parts import HighResolution, Region, Views, part_from_json, require_strength
+from undertow.engine.parts import HighResolution, Region, Share, Views
 from undertow.errors import InvalidInput
-from undertow.picture_files import describe_picture
+from undertow.picture_files import require_same
+from undertow.picture_json import ImageField
+from undertow.records import Finite, Record, require_fields
 
 MAX_SEED = 2**64 - 1
 
 PICTURES = ("image", "mask", "depth")
-"""Fields that hold pictures; a description of the request names them by size and hash."""
+"""Fields that hold one picture each."""
+
+GROUPS = {
+    "prompt": "Prompt",
+    "steps": "Sampling",
+    "guidance_scale": "Guidance",
+    "image": "Image input",
+    "size": "Layout",
+    "adapters": "Adapters",
+}
+"""By its first field, what a group of fields is about."""
 
 StrengthConvention = Literal["diffusers", "comfy", "a1111"]
 RegionsBy = Literal["estimates", "attention"]
 Axes = Literal["none", "x", "y", "both"]
+TimestepMap = Literal["interpolated", "nearest"]
+Seed = Annotated[int, Ge(0), Le(MAX_SEED)]
+Height = int
+Width = int
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationRequest:
-    """A picture to make.
+class GenerationRequest(Record):
+    """A picture to make. Picture k of `count` has seed + k and equals the one made alone with that seed. Errors:
+    `InvalidInput`."""
 
-    size: (height, width) in pixels; when `None`, the image's if there is one, else the model's own. Picture k of
-    `count` has seed + k and equals the one made alone with that seed. sampler, schedule: names from
-    `undertow.sampling` and `undertow.diffusion.grids`; sampler_options: by name, for example {"eta": 0.5}; sigmas: a
-    grid of one's own in place of schedule and steps; discard_penultimate: leave out the last level above 0, when `None`
-    for the samplers for which ComfyUI and A1111 do. guidance_method: names and options of guidance, for example
-    "cfg+pag(scale=2)", see `engine.guided`. dialect: how weights are written in prompts: plain, a1111, comfy or
-    compel. clip_skip: the text layer to read, counted from the end as A1111 does (1 is the last), `None` as the model
-    was trained. original_size, crop, target_size: SDXL's micro-conditioning, (height, width), (top, left), (height,
-    width); the size itself when `None`. timestep_map: "interpolated" as diffusers and A1111, "nearest" as ComfyUI
-    (trap T19).
-
-    image: a picture to start from, or to edit, by the model's kind: image to image, inpainting with a mask,
-    InstructPix2Pix. strength: how much of it may change, counted as `strength_convention` does. mask: white is drawn
-    anew, black is kept, gray in between. depth: a map for models that read one, near is white. paste: whether what the
-    mask keeps is put back pixel by pixel. image_guidance_scale: of InstructPix2Pix. regions: prompts for parts of the
-    picture; regions_by: "estimates" asks the network once for each and joins what it says (latent couple), "attention"
-    asks once and lets each part look at its own prompt only. high_resolution: a second pass over the enlarged picture.
-    views: overlapping windows for pictures larger than the network was trained at. seamless: axes along which opposite
-    edges continue each other. variation_seed, variation_strength: noise on the way from one seed's to another's.
-    refiner_switch: share of the noise levels that the base model draws before a refiner goes on. adapters: that act on
-    the base model, all as given, or a stack that decides which do; those of a region act there besides. Errors:
-    `InvalidInput`.
-    """
-
+    # Prompt
     prompt: str
+    """What to draw; may be empty. In the dialect "a1111", (like this:1.2) weights words."""
     negative_prompt: str = ""
-    steps: int = 20
-    guidance_scale: float = 5.0
-    guidance_method: str = "cfg"
-    seed: int = 0
-    count: int = 1
-    size: tuple[int, int] | None = None
-    sampler: str = "dpmpp_2m"
-    sampler_options: Mapping[str, float] = field(default_factory=dict)
-    schedule: str = "karras"
-    sigmas: tuple[float, ...] | None = None
-    discard_penultimate: bool | None = None
+    """What not to draw."""
     dialect: str = "a1111"
-    clip_skip: int | None = None
-    original_size: tuple[int, int] | None = None
-    crop: tuple[int, int] = (0, 0)
-    target_size: tuple[int, int] | None = None
-    timestep_map: str = "interpolated"
-    image: Image.Image | None = None
-    strength: float = 0.8
+    """How weights are written in prompts: plain, a1111, comfy or compel."""
+    clip_skip: Annotated[int, Ge(1)] | None = None
+    """Layer of the text encoder to read, counted from the end: 1 is the last (A1111's "Clip skip"). `None` reads the
+    one that the model was trained with."""
+
+    # Sampling
+    steps: Annotated[int, Ge(1)] = 20
+    """Number of sampling steps."""
+    sampler: str = "dpmpp_2m"
+    """Name of the sampling algorithm; `undertow samplers` lists them."""
+    sampler_options: Mapping[str, float] = field(default_factory=dict)
+    """Options of the sampling algorithm by name. For example {"eta": 0.5}."""
+    schedule: str = "karras"
+    """Grid of noise levels; `undertow samplers --schedules` lists them."""
+    sigmas: tuple[float, ...] | None = None
+    """Noise levels to use in place of schedule and steps."""
+    discard_penultimate: bool | None = None
+    """Whether to leave out the last noise level above 0. When `None`, for the samplers for which ComfyUI and A1111
+    do."""
+    timestep_map: TimestepMap = "interpolated"
+    """How a noise level becomes a timestep: "interpolated" as in diffusers and A1111, "nearest" as in ComfyUI."""
+    seed: Seed = 0
+    """Seed of the first picture; each further picture adds 1."""
+    count: Annotated[int, Ge(1)] = 1
+    """Number of pictures."""
+    variation_seed: Seed | None = None
+    """Seed of another noise, towards which `variation_strength` moves; each further picture adds 1."""
+    variation_strength: Share = 0.0
+    """How far to move from the seed's noise towards that of another seed, from 0 to 1."""
+    refiner_switch: Share = 0.8
+    """Share of the noise levels that the base model draws before the refiner takes over."""
+
+    # Guidance
+    guidance_scale: Finite = 5.0
+    """How closely to follow the prompt; 1 turns guidance off."""
+    guidance_method: str = "cfg"
+    """Guidance methods and their options, for example 'cfg+pag(scale=2,end=0.5)' or 'apg+rescale'."""
+    image_guidance_scale: Finite = 1.5
+    """How closely an InstructPix2Pix model keeps to the image."""
+
+    # Image input
+    image: ImageField = None
+    """Picture to start from, or to edit, depending on the model: image to image, inpainting with a mask,
+    InstructPix2Pix."""
+    strength: Share = 0.8
+    """How much of the image may change, from 0 to 1."""
     strength_convention: StrengthConvention = "diffusers"
-    mask: Image.Image | None = None
-    depth: Image.Image | None = None
+    """How the strength is counted in steps."""
+    mask: ImageField = None
+    """Mask of the same size as the image: white is drawn anew, black is kept, gray mixes."""
     paste: bool = True
-    image_guidance_scale: float = 1.5
-    regions: tuple[Region, ...] = ()
-    regions_by: RegionsBy = "estimates"
+    """Whether what the mask keeps is put back pixel by pixel."""
+    depth: ImageField = None
+    """Depth map for models that read one; near is white."""
+
+    # Layout
+    size: tuple[Height, Width] | None = None
+    """Size of the picture in pixels. A pair of height and width; when `None`, the image's if there is one, else the
+    model's own."""
     high_resolution: HighResolution | None = None
+    """A second pass over the enlarged picture."""
     views: Views | None = None
+    """Overlapping windows, for pictures larger than the model was trained at."""
+    regions: tuple[Region, ...] = ()
+    """Prompts for parts of the picture, each with a box: left, top, right and bottom as fractions of the picture."""
+    regions_by: RegionsBy = "estimates"
+    """How regions are drawn: "estimates" evaluates the network once for each and joins the results (latent couple),
+    "attention" once for all, and lets each part attend to its own prompt only."""
     seamless: Axes = "none"
-    variation_seed: int | None = None
-    variation_strength: float = 0.0
-    refiner_switch: float = 0.8
+    """Axes along which opposite edges continue each other."""
+    original_size: tuple[Height, Width] | None = None
+    """SDXL's micro-conditioning: height and width of the original picture; the size itself when `None`."""
+    crop: tuple[int, int] = (0, 0)
+    """SDXL's micro-conditioning: top and left of the crop."""
+    target_size: tuple[Height, Width] | None = None
+    """SDXL's micro-conditioning: height and width of the target; the size itself when `None`."""
+
+    # Adapters
     adapters: tuple[Adapter, ...] | AdapterStack = ()
+    """Adapters of the base model: all as given, or a stack that decides which of them act. Those of a region act there
+    in addition."""
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
             if not isinstance(getattr(self, name), str):
                 raise InvalidInput(name, repr(getattr(self, name)), "text; it may be empty")
-        for name in ("steps", "count"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(name, getattr(self, name), "at least 1")
-        if not 0 <= self.seed <= MAX_SEED - self.count + 1:
-            raise InvalidInput("seed", self.seed, f"a whole number from 0 to 2^64 - {self.count}")
-        for name in ("guidance_scale", "image_guidance_scale"):
-            if not math.isfinite(getattr(self, name)):
-                raise InvalidInput(name, getattr(self, name), "a finite number", "1 turns guidance off")
-        if self.clip_skip is not None and self.clip_skip < 1:
-            raise InvalidInput("clip_skip", self.clip_skip, "1 (the last layer) or more")
-        self._check_pictures()
-        for name, known in (
-            ("seamless", get_args(Axes)),
-            ("strength_convention", get_args(StrengthConvention)),
-            ("regions_by", get_args(RegionsBy)),
-        ):
-            if getattr(self, name) not in known:
-                raise InvalidInput(name, repr(getattr(self, name)), f"one of {', '.join(known)}")
-        for name in ("strength", "variation_strength", "refiner_switch"):
-            require_strength(name, getattr(self, name))
-        if self.variation_seed is not None and not 0 <= self.variation_seed <= MAX_SEED - self.count + 1:
-            raise InvalidInput("variation_seed", self.variation_seed, f"a whole number from 0 to 2^64 - {self.count}")
+        for name, seed in (("seed", self.seed), ("variation_seed", self.variation_seed)):
+            if seed is not None and not 0 <= seed <= MAX_SEED - self.count + 1:
+                raise InvalidInput(name, seed, f"a whole number from 0 to 2^64 - {self.count}")
+        require_fields(self)
         if self.variation_strength and self.variation_seed is None:
             raise InvalidInput("variation_strength", self.variation_strength, "0 without a variation_seed", "give both")
+        self._check_pictures()
 
     @property
     def seeds(self) -> list[int]:
         return [self.seed + k for k in range(self.count)]
 
-    def to_json(self) -> dict[str, Any]:
-        """The request in JSON's words; pictures become their size and hash."""
-        json = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in PICTURES:
-            json[name] = None if json[name] is None else describe_picture(json[name])
-        json["regions"] = [
-            {f.name: getattr(region, f.name) for f in fields(region)}
-            | {"adapters": [adapter.to_json() for adapter in region.adapters]}
-            for region in self.regions
-        ]
-        match self.adapters:
-            case AdapterStack() as stack:
-                json["adapters"] = stack.to_json()
-            case adapters:
-                json["adapters"] = [adapter.to_json() for adapter in adapters]
-        for name in ("high_resolution", "views"):
-            json[name] = None if json[name] is None else asdict(json[name])
-        return json | {"sampler_options": dict(self.sampler_options)}
-
     @classmethod
     def from_json(cls, json: Mapping[str, Any], **pictures: Image.Image | None) -> "GenerationRequest":
-        """The request that `to_json` wrote, with the pictures that it names, of which only size and hash are stored.
+        """The request that `to_json` wrote. pictures: those of the same names again, for a description that has only
+        their size and hash, or files that have moved.
 
-        Errors: `InvalidInput` for unknown or missing fields, and for a picture that is missing or another one.
+        Errors: `InvalidInput` for unknown or missing fields, for values that do not fit, and for a picture that is
+        missing or another one.
         """
-        known = {f.name for f in fields(cls)}
-        unknown = sorted(json.keys() - known)
-        if unknown or "prompt" not in json:
-            raise InvalidInput("request", unknown or "without a prompt", f"the fields {', '.join(sorted(known))}")
-        values: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in json.items()}
-        for name in PICTURES:
-            values[name] = _same_picture(name, values.get(name), pictures.get(name))
-        values["regions"] = tuple(_region(region) for region in values.get("regions", ()))
-        adapters = values.get("adapters", ())
-        values["adapters"] = AdapterStack.from_json(adapters) if isinstance(adapters, Mapping) else _adapters(adapters)
-        for name, part in (("high_resolution", HighResolution), ("views", Views)):
-            values[name] = None if values.get(name) is None else _part(part, values[name])
-        return cls(**values)
+        given = {name: picture for name, picture in pictures.items() if picture is not None}
+        for name, picture in given.items():
+            described = json.get(name)
+            if described is None:
+                raise InvalidInput(name, "given", "none, because the request was made without one")
+            if isinstance(described, Mapping):
+                require_same(name, picture, described)
+        return super().from_json({**json, **given} if given else json)
 
     def _check_pictures(self) -> None:
         for name in PICTURES:
@@ -175,32 +181,3 @@ class GenerationRequest:
                 "{}x{}, the image's size".format(*self.image.size),
                 "white pixels are drawn anew, black ones are kept",
             )
-
-
-def _same_picture(name: str, described: object, given: Image.Image | None) -> Image.Image | None:
-    """The picture that was described, which has to be the one given."""
-    if described is None:
-        if given is not None:
-            raise InvalidInput(name, "given", "none, because the request was made without one")
-        return None
-    if given is None:
-        raise InvalidInput(name, None, "the picture that the request was made from", f"give it again (--{name})")
-    if describe_picture(given) != described:
-        raise InvalidInput(name, "{}x{}".format(*given.size), "the same picture as before", "its pixels differ")
-    return given
-
-
-def _region(given: Any) -> Region:
-    if isinstance(given, Region):
-        return given
-    return part_from_json(Region, {**given, "adapters": _adapters(given.get("adapters", ()))})
-
-
-def _adapters(given: Iterable[Any] | AdapterStack) -> tuple[Adapter, ...] | AdapterStack:
-    if isinstance(given, AdapterStack):
-        return given
-    return tuple(one if isinstance(one, Adapter) else Adapter.from_json(one) for one in given)
-
-
-def _part(cls: Any, given: Any) -> Any:
-    return given if isinstance(given, cls) else part_from_json(cls, given)

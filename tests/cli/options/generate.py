@@ -121,6 +121,14 @@ ARRIVES = REQUEST | {
     "load.adapter_capacity": None,
     "load.attention": "auto",
     "load.prediction": None,
+    "load.zero_terminal_snr": None,
+    "load.config": None,
+    "load.variant": None,
+    "load.vae": None,
+    "load.text": None,
+    "load.ema": False,
+    "load.mmap": False,
+    "load.allow_pickle": False,
     "run.latents": None,
     "run.debug": Debug(),
     "run.low_vram": False,
@@ -153,6 +161,8 @@ OF_THE_REQUEST = (
         Region(prompt="cat", box=(0.0, 0.0, 0.5, 1.0), weight=2.0), Region(prompt="dog", box=(0.5, 0.0, 1.0, 1.0)))),
     case("--regions-by", "attention", request__regions_by="attention"),
     case("--enlarge", "1.5", request__high_resolution=HighResolution(scale=1.5, strength=0.6)),
+    case("--enlarge-strength", "0.35", refused="an --enlarge that it belongs to"),
+    case("--lora-block", "up_blocks.*=0.5", refused="a --lora that it belongs to"),
     case("--enlarge", "1.5", "--enlarge-strength", "0.35",
          request__high_resolution=HighResolution(scale=1.5, strength=0.35)),
     case("--views", request__views=Views(overlap=0.5)),
@@ -258,6 +268,17 @@ AGAIN = Command(
             request__seed=60,
             files=["out/61.png"],
         ),
+        # What is given beside the old picture goes before what is stored with it.
+        case("a new one", request__prompt="a new one"),
+        case("--steps", "20", request__steps=20),
+        case("--image", "photo.png", request__image=PHOTO),
+        case("--enlarge", "1.5", request__high_resolution=HighResolution(scale=1.5)),
+        case("--views", request__views=Views()),
+        case("--lora", "b.safetensors", request__adapters=(Adapter("b.safetensors"),)),
+        # Another seed or number draws other pictures: from this one's seed, which is the second of 50.
+        case("--seed", "11", request__seed=11, request__count=1, files=["out/11.png"]),
+        case("--count", "3", request__seed=51, request__count=3, show__pictures=[image()] * 3,
+             files=["out/51.png", "out/52.png", "out/53.png"]),
         case("--model", "newer", load__source="newer"),
         case("--precision", "bf16", load__dtype=torch.bfloat16),
         case("--low-vram", run__low_vram=True),
@@ -265,4 +286,52 @@ AGAIN = Command(
     ),
 )  # fmt: skip
 
-COMMANDS = (GENERATE, WITH_A_MODEL_OF_ONES_OWN, WITH_CUDA, AGAIN)
+RICH = GenerationRequest(
+    prompt="a rich one",
+    count=2,
+    high_resolution=HighResolution(scale=1.5, strength=0.3),
+    views=Views(window=32),
+    variation_seed=5,
+    variation_strength=0.25,
+    sampler_options={"eta": 0.5},
+    adapters=(Adapter("a.safetensors"),),
+)
+
+
+def with_a_rich_picture(at: Boundary) -> None:
+    boundary(at)
+    save_png(image(), "rich.png", Report(request=RICH, model="m", size=(4, 6), sigmas=(), seconds={}), index=1)
+
+
+OVER_PARTS = Command(
+    verb=("generate",),
+    about="an old picture with parts",
+    needed=("--from", "rich.png"),
+    boundary=with_a_rich_picture,
+    arrives=ARRIVES
+    | {
+        "load.source": "m",
+        "load.dtype": None,
+        "request.prompt": "a rich one",
+        "request.count": 2,
+        "request.size": (4, 6),
+        "request.high_resolution": RICH.high_resolution,
+        "request.views": RICH.views,
+        "request.variation_seed": 5,
+        "request.variation_strength": 0.25,
+        "request.sampler_options": {"eta": 0.5},
+        "request.adapters": RICH.adapters,
+        "files": ["out/1.png"],
+    },
+    cases=(
+        case("--enlarge", "3", request__high_resolution=HighResolution(scale=3.0, strength=0.3)),
+        case("--enlarge-strength", "0.9", request__high_resolution=HighResolution(scale=1.5, strength=0.9)),
+        case("--view-overlap", "0.25", request__views=Views(window=32, overlap=0.25)),
+        case("--variation", "7:0.5", request__variation_seed=7, request__variation_strength=0.5),
+        case("--sampler-option", "s_noise=2", request__sampler_options={"s_noise": 2.0}),
+        case("--adapter", "b=photo.png", request__adapters=(Adapter("b", image=("photo.png",)),)),
+        case("--count", "1", request__seed=1, request__count=1, request__variation_seed=6),
+    ),
+)
+
+COMMANDS = (GENERATE, WITH_A_MODEL_OF_ONES_OWN, WITH_CUDA, AGAIN, OVER_PARTS)

@@ -1,0 +1,106 @@
+"""Values of options that are more than a word or a number."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from undertow.adapters.adapter import Adapter
+from undertow.engine.parts import Region
+from undertow.errors import InvalidInput
+
+
+def parse_regions(texts: Sequence[str] | None) -> tuple[Region, ...]:
+    """From PROMPT@LEFT,TOP,RIGHT,BOTTOM, fractions of the picture, perhaps with a weight behind. Errors:
+    `InvalidInput`."""
+    found = []
+    for text in texts or ():
+        prompt, mark, numbers = text.rpartition("@")
+        values = _numbers(numbers)
+        if not mark or len(values) not in (4, 5):
+            raise InvalidInput(
+                "--regions", repr(text), "PROMPT@LEFT,TOP,RIGHT,BOTTOM[,WEIGHT]", "for example 'a cat@0,0,0.5,1'"
+            )
+        left, top, right, bottom, *weight = values
+        found.append(Region(prompt=prompt, box=(left, top, right, bottom), weight=weight[0] if weight else 1.0))
+    return tuple(found)
+
+
+def parse_loras(texts: Sequence[str] | None, blocks: dict[str, float]) -> tuple[Adapter, ...]:
+    """From FILE, FILE@SCALE or FILE@SCALE,SCALE,...: several scales are spread over the steps. blocks: factors by
+    pattern of layer names, for all of them. Errors: `InvalidInput`."""
+    found = []
+    for text in texts or ():
+        source, mark, numbers = text.rpartition("@")
+        scales = _numbers(numbers) if mark else []
+        if not scales:  # a path that has such a mark, or none at all
+            source, scales = text, [1.0]
+        scale = scales[0] if len(scales) == 1 else tuple(scales)
+        found.append(Adapter(source, scale=scale, blocks=blocks if blocks else None))
+    return tuple(found)
+
+
+def parse_adapters(texts: Sequence[str] | None, masks: Sequence[str] | None) -> tuple[Adapter, ...]:
+    """From FILE[@SCALE[,SCALE...]][=PICTURE[,PICTURE...]]. masks: NAME=PICTURE[,PICTURE...], by the file's name without
+    its ending. Errors: `InvalidInput`."""
+    places = dict(_pictures_by_name("--adapter-mask", text) for text in masks or ())
+    found = []
+    for text in texts or ():
+        source, equals, pictures = text.partition("=")
+        (adapter,) = parse_loras([source], {})
+        image = tuple(pictures.split(",")) if equals else None
+        found.append(replace(adapter, image=image, mask=places.pop(adapter.title, None)))
+    if places:
+        known = ", ".join(adapter.title for adapter in found)
+        raise InvalidInput("--adapter-mask", ", ".join(places), f"names of adapters: {known or 'none is given'}")
+    return tuple(found)
+
+
+def _pictures_by_name(option: str, text: str) -> tuple[str, tuple[str, ...]]:
+    name, equals, pictures = text.partition("=")
+    if not equals or not pictures:
+        raise InvalidInput(option, repr(text), "NAME=PICTURE[,PICTURE...]", "for example edges=left.png")
+    return name, tuple(pictures.split(","))
+
+
+def numbers_by_name(option: str, texts: Sequence[str] | None) -> dict[str, float]:
+    """From NAME=NUMBER. Errors: `InvalidInput`."""
+    found = {}
+    for text in texts or ():
+        name, equals, number = text.partition("=")
+        values = _numbers(number)
+        if not equals or len(values) != 1:
+            raise InvalidInput(option, repr(text), "NAME=NUMBER", "for example eta=0.5")
+        found[name.strip()] = values[0]
+    return found
+
+
+def parse_variation(text: str) -> tuple[int, float]:
+    """From SEED:STRENGTH. Errors: `InvalidInput`."""
+    seed, _, strength = text.partition(":")
+    values = _numbers(strength)
+    if not seed.isdigit() or len(values) != 1:
+        raise InvalidInput("--variation", repr(text), "SEED:STRENGTH", "for example 7:0.2")
+    return int(seed), values[0]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) from WIDTHxHEIGHT, as people say it. Errors: `InvalidInput`."""
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdigit() for part in parts):
+        raise InvalidInput("--size", repr(text), "WIDTHxHEIGHT in pixels, e.g. 512x768")
+    return int(parts[1]), int(parts[0])
+
+
+def parse_sigmas(text: str) -> tuple[float, ...]:
+    """From a comma list. Errors: `InvalidInput`."""
+    values = _numbers(text)
+    if not values:
+        raise InvalidInput("--sigmas", repr(text), "noise levels with commas between them, such as 14,5,1,0")
+    return tuple(values)
+
+
+def _numbers(text: str) -> list[float]:
+    """The numbers in a comma list; none when something else is in it."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        return []

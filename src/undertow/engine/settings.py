@@ -1,0 +1,50 @@
+"""The fields of a request as keyword arguments, so that editors complete and type checkers refuse them."""
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+from PIL import Image
+
+from undertow.adapters.adapter import Adapter
+from undertow.adapters.stack import AdapterStack
+from undertow.engine.parts import HighResolution, Region, Views
+from undertow.engine.request import Axes, RegionsBy, StrengthConvention, TimestepMap
+
+
+class RequestSettings(TypedDict, total=False):
+    """All fields of `GenerationRequest` but the prompt, with its types and defaults; a test keeps the two equal."""
+
+    negative_prompt: str
+    dialect: str
+    clip_skip: int | None
+    steps: int
+    sampler: str
+    sampler_options: Mapping[str, float]
+    schedule: str
+    sigmas: tuple[float, ...] | None
+    discard_penultimate: bool | None
+    timestep_map: TimestepMap
+    seed: int
+    count: int
+    variation_seed: int | None
+    variation_strength: float
+    refiner_switch: float
+    guidance_scale: float
+    guidance_method: str
+    image_guidance_scale: float
+    image: Image.Image | None
+    strength: float
+    strength_convention: StrengthConvention
+    mask: Image.Image | None
+    paste: bool
+    depth: Image.Image | None
+    size: tuple[int, int] | None
+    high_resolution: HighResolution | None
+    views: Views | None
+    regions: tuple[Region, ...]
+    regions_by: RegionsBy
+    seamless: Axes
+    original_size: tuple[int, int] | None
+    crop: tuple[int, int]
+    target_size: tuple[int, int] | None
+    adapters: tuple[Adapter, ...] | AdapterStack

@@ -1,0 +1,145 @@
+"""Pictures in JSON: a file or the bytes of one, with a hash of the pixels, so that a description alone is enough.
+
+{"size": [48, 32], "sha256": "...", "file": "photo.png"}    a file; its pixels must still be the same
+{"size": [48, 32], "sha256": "...", "png": "iVBORw0..."}    the bytes of a PNG file, in base64
+{"size": [48, 32], "sha256": "..."}                         neither: the picture has to be given again
+"""
+
+import reprlib
+from base64 import b64decode, b64encode
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated, Any
+
+from PIL import Image
+from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+
+from undertow.errors import InvalidInput
+from undertow.picture_files import Picture, describe_picture, open_picture, opened, require_same
+
+Info = Any
+"""pydantic's `ValidationInfo` or `SerializationInfo`, which are protocols that cannot be checked while tests run."""
+
+
+def _to_json(picture: Picture, embed: bool) -> dict[str, Any]:
+    """A description from which the picture is found again. embed: bytes, for one that came from no file."""
+    image = opened("picture", picture)
+    described = describe_picture(image)
+    if not isinstance(picture, Image.Image):
+        return described | {"file": str(picture)}
+    file = vars(image).get("filename")
+    if file and _holds(str(file), described):
+        return described | {"file": str(file)}
+    if not embed:
+        return described
+    stored = _storable(image)
+    return describe_picture(stored) | {"png": _png(stored)}
+
+
+def _holds(file: str, described: Mapping[str, Any]) -> bool:
+    """Whether a file still has the pixels of an image that was opened from it: they may have been painted over."""
+    try:
+        return describe_picture(open_picture("picture", file)) == described
+    except InvalidInput:
+        return False
+
+
+def _storable(image: Image.Image) -> Image.Image:
+    """The image in a mode that PNG has and gives back: the same to `undertow.pictures`, which makes RGB of all."""
+    if image.mode in ("1", "L", "LA", "RGB", "RGBA"):
+        return image
+    transparent = "A" in image.getbands() or "transparency" in image.info
+    return image.convert("RGBA" if transparent else "RGB")
+
+
+def _png(image: Image.Image) -> str:
+    """The bytes of a PNG file in base64."""
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    return b64encode(buffer.getvalue()).decode()
+
+
+def _from_json(name: str, given: Any, remedy: str = "give the adapter again") -> Picture:
+    """A file of a description as its path, bytes as an image, both compared with the hash. remedy: without either.
+    Errors: `InvalidInput`."""
+    if isinstance(given, Image.Image | str | Path):
+        return given
+    if not isinstance(given, Mapping):
+        raise InvalidInput(name, type(given).__name__, "a PIL image, or the path of a picture")
+    if unknown := sorted(given.keys() - {"size", "sha256", "file", "png"}):
+        raise InvalidInput(name, ", ".join(map(repr, unknown)), "a picture's file or png, with its size and sha256")
+    if (file := given.get("file")) is not None:
+        if not Path(file).is_file():
+            raise InvalidInput(name, str(file), "the file that the picture came from", f"it is gone: {remedy}")
+        require_same(name, open_picture(name, file), given)
+        return str(file)
+    if (png := given.get("png")) is None:
+        raise InvalidInput(name, "a picture of which only size and hash are stored", "its file or its bytes", remedy)
+    try:
+        with Image.open(BytesIO(b64decode(png, validate=True)), formats=["PNG"]) as image:
+            picture = image.copy()
+    except (ValueError, TypeError, OSError) as err:
+        raise InvalidInput(name, reprlib.repr(png), "a PNG file in base64", str(err)) from err
+    require_same(name, picture, given)
+    return picture
+
+
+def _read_image(given: Any, info: Info) -> Image.Image | None:
+    name = info.field_name or "picture"
+    return None if given is None else opened(name, _from_json(name, given, f"give it again (--{name})"))
+
+
+def _read_pictures(given: Any, info: Info) -> Picture | tuple[Picture, ...] | None:
+    name = info.field_name or "picture"
+    if isinstance(given, list | tuple):
+        return tuple(_from_json(name, one) for one in given) or None
+    return None if given is None else _from_json(name, given)
+
+
+def _write(given: Picture | tuple[Picture, ...] | None, info: Info) -> Any:
+    embed = (info.context or {}).get("embed", True)
+    if isinstance(given, tuple):
+        return [_to_json(one, embed) for one in given]
+    return None if given is None else _to_json(given, embed)
+
+
+_PROPERTIES = {
+    "size": {"type": "array", "items": {"type": "integer"}, "minItems": 2, "maxItems": 2},
+    "sha256": {"type": "string", "description": "Of the pixels as RGBA; compared when it is there."},
+}
+_SCHEMA = {
+    "anyOf": [
+        {"type": "string", "description": "The path of a picture file."},
+        {
+            "type": "object",
+            "properties": {"file": {"type": "string"}, **_PROPERTIES},
+            "required": ["file"],
+            "additionalProperties": False,
+        },
+        {
+            "type": "object",
+            "properties": {
+                "png": {"type": "string", "contentEncoding": "base64", "contentMediaType": "image/png"},
+                **_PROPERTIES,
+            },
+            "required": ["png"],
+            "additionalProperties": False,
+        },
+        {"type": "null"},
+    ]
+}
+_SEVERAL = {"anyOf": [{"type": "array", "items": {"anyOf": _SCHEMA["anyOf"][:-1]}}, *_SCHEMA["anyOf"]]}
+
+ImageField = Annotated[
+    Image.Image | None, PlainValidator(_read_image), PlainSerializer(_write), WithJsonSchema(_SCHEMA)
+]
+"""The type of a field that holds an image; a file in JSON is opened."""
+
+PicturesField = Annotated[
+    Picture | tuple[Picture, ...] | None,
+    PlainValidator(_read_pictures),
+    PlainSerializer(_write),
+    WithJsonSchema(_SEVERAL),
+]
+"""The type of a field that holds pictures or their files; a file in JSON stays one, and is opened when it is used."""

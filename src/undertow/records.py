@@ -1,0 +1,238 @@
+"""Records that JSON describes: plain frozen dataclasses, read and written by pydantic where they come from outside.
+
+A field says everything once: its annotation the type, its bounds and choices, its default what happens without it, the
+docstring below it what it means. The JSON schema, the checks of a constructor and the command line's options all read
+these. pydantic's own errors end here: a caller meets `InvalidInput` alone.
+"""
+
+import re
+import reprlib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from difflib import get_close_matches
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import AllowInfNan, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from undertow.errors import InvalidInput
+
+Finite = Annotated[float, AllowInfNan(False)]
+"""A number that is neither NaN nor infinite."""
+
+Names = Annotated[frozenset[str], PlainSerializer(sorted, return_type=list[str])]
+"""Names in no order, which JSON has sorted."""
+
+Bound = Ge | Gt | Le | Lt
+Kind = TypeVar("Kind", bound="Record")  # not Self: jaxtyping checks the annotations of methods one by one
+
+
+class Record:
+    """The base of a frozen dataclass that JSON describes."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+    def to_json(self, *, embed: bool = True) -> dict[str, Any]:
+        """The fields as JSON has them. embed: pictures that came from no file become bytes, not only size and hash."""
+        return schema_of(type(self)).dump_python(self, mode="json", warnings=False, context={"embed": embed})
+
+    @classmethod
+    def from_json(cls: type[Kind], json: Mapping[str, Any]) -> Kind:
+        """The record that `to_json` wrote; a field may also hold what the constructor takes. Errors: `InvalidInput`."""
+        try:
+            return schema_of(cls).validate_python(json)
+        except ValidationError as err:
+            raise _refusal(cls, json, err) from err
+
+
+@cache
+def schema_of(cls: type[Record]) -> Any:  # a TypeAdapter, whose annotation cannot be checked while tests run
+    """What pydantic makes of a record, its `TypeAdapter`."""
+    return TypeAdapter(cls)
+
+
+@cache
+def descriptions(cls: type[Record]) -> dict[str, str]:
+    """By field, what the docstring below it says."""
+    properties = schema_of(cls).json_schema()["properties"]
+    return {name: properties[name].get("description", "") for name in properties}
+
+
+@cache
+def annotations(cls: type[Record]) -> dict[str, Any]:
+    """By field, its type with all that is annotated."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(cls)}  # pyright: ignore[reportArgumentType]  # a dataclass
+
+
+@cache
+def defaults(cls: type[Record]) -> dict[str, Any]:
+    """By field, what it is without being given; fields that must be given are left out."""
+    found = {}
+    for field in fields(cls):  # pyright: ignore[reportArgumentType]  # a dataclass
+        if field.default_factory is not MISSING:
+            found[field.name] = field.default_factory()
+        elif field.default is not MISSING:
+            found[field.name] = field.default
+    return found
+
+
+def meaning(cls: type[Record], field: str) -> str:
+    """The first clause of a field's description, to stand inside a sentence."""
+    first = re.split(r"\.\s|;|\.$", descriptions(cls).get(field, ""))[0].replace("\n", " ")
+    return first if first[1:2].isupper() else first[:1].lower() + first[1:]
+
+
+def require_fields(record: Record, prefix: str = "") -> None:
+    """Errors: `InvalidInput` for a field outside its bounds or choices. prefix: of its name in the message."""
+    for name, rule in _rules(type(record)).items():
+        value = getattr(record, name)
+        if value is not None and not rule.allows(value):
+            raise InvalidInput(prefix + name, repr(value), rule.expected, meaning(type(record), name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rule:
+    """What a field's annotation says of a single value beyond its type."""
+
+    choices: tuple[Any, ...] = ()
+    finite: bool = False
+    bounds: tuple[Bound, ...] = ()
+
+    def allows(self, value: Any) -> bool:
+        if self.choices:
+            return value in self.choices
+        if self.finite and not abs(value) < float("inf"):  # which NaN is not either
+            return False
+        return all(_within(value, bound) for bound in self.bounds)
+
+    @property
+    def expected(self) -> str:
+        if self.choices:
+            return f"one of {', '.join(map(str, self.choices))}"
+        return f"a finite number {_range(self.bounds)}".rstrip() if self.finite else _range(self.bounds)
+
+
+def _range(bounds: tuple[Bound, ...]) -> str:
+    """In words: "at least 1", "from 0 to below 1"."""
+    match bounds:
+        case (Ge(low), Le(high)):
+            return f"from {low} to {high}"
+        case (Ge(low), Lt(high)):
+            return f"from {low} to below {high}"
+        case _:
+            return " and ".join(map(_in_words, bounds))
+
+
+def _in_words(bound: Bound) -> str:
+    match bound:
+        case Ge(ge):
+            return f"at least {ge}"
+        case Gt(gt):
+            return f"above {gt}"
+        case Le(le):
+            return f"at most {le}"
+        case Lt(lt):
+            return f"below {lt}"
+
+
+def _within(value: Any, bound: Bound) -> bool:
+    match bound:
+        case Ge(ge):
+            return value >= ge
+        case Gt(gt):
+            return value > gt
+        case Le(le):
+            return value <= le
+        case Lt(lt):
+            return value < lt
+
+
+@cache
+def _rules(cls: type[Record]) -> dict[str, _Rule]:
+    found = {name: _rule(annotation) for name, annotation in annotations(cls).items()}
+    return {name: rule for name, rule in found.items() if rule is not None}
+
+
+def _rule(annotation: Any) -> _Rule | None:
+    """None for types without bounds, and for unions of more than one type and `None`."""
+    if get_origin(annotation) in (Union, UnionType):
+        alternatives = [one for one in get_args(annotation) if one is not NoneType]
+        return _rule(alternatives[0]) if len(alternatives) == 1 else None
+    if get_origin(annotation) is Literal:
+        return _Rule(choices=get_args(annotation))
+    if get_origin(annotation) is not Annotated:
+        return None
+    metadata = annotation.__metadata__
+    bounds = tuple(one for one in metadata if isinstance(one, Bound))
+    finite = any(isinstance(one, AllowInfNan) for one in metadata)
+    return _Rule(finite=finite, bounds=bounds) if bounds or finite else None
+
+
+def _refusal(cls: type[Record], json: Any, err: ValidationError) -> InvalidInput:
+    """The most specific of pydantic's errors in our words.
+
+    Of a union that is the alternative which was understood furthest; a misspelled field goes before a missing one.
+    """
+    error = max(err.errors(include_url=False), key=lambda one: (len(one["loc"]), one["type"] != "missing"))
+    cause = error.get("ctx", {}).get("error")
+    name = _dotted(error["loc"], json)
+    if isinstance(cause, InvalidInput):  # of a constructor, which says what, or of a field, which does not know where
+        at_field = error["loc"][-1:] == (cause.argument,)
+        return InvalidInput(name, cause.value, cause.expected, cause.remedy) if at_field else cause
+    owner, field, here = _place(cls, error["loc"])
+    value = reprlib.repr(error["input"])
+    match error["type"]:
+        case "unexpected_keyword_argument":
+            known, expected = list(annotations(here)), f"a field of {here.__name__}"
+            nearest = get_close_matches(str(error["loc"][-1]), known, n=1)
+            remedy = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(known)}"
+            return InvalidInput(name, value, expected, remedy)
+        case "missing":
+            last = str(error["loc"][-1])
+            return InvalidInput(".".join(filter(None, (name, last))), "missing", "a value", meaning(here, last))
+        case _:
+            return InvalidInput(
+                name or cls.__name__, value, _expected(error, owner, field), meaning(owner, field) if field else ""
+            )
+
+
+def _expected(error: ErrorDetails, owner: type[Record], field: str | None) -> str:
+    """In the words of the field's own rule where it is that which was broken."""
+    rule = _rules(owner).get(field or "")
+    broken = error["type"] in ("literal_error", "finite_number") or error["type"].startswith(("greater", "less"))
+    return rule.expected if rule is not None and broken else re.sub(r"^\w+ should (be|have) ", "", error["msg"])
+
+
+def _dotted(place: tuple[int | str, ...], json: Any) -> str:
+    """A place as one would type it, without pydantic's names for the alternatives of a union."""
+    parts: list[str] = []
+    for part in place:
+        try:
+            json = json[part]
+        except (KeyError, IndexError, TypeError):
+            continue
+        parts.append(str(part))
+    return ".".join(parts)
+
+
+def _place(cls: type[Record], place: tuple[int | str, ...]) -> tuple[type[Record], str | None, type[Record]]:
+    """The innermost field that a place of pydantic's goes through, with its record, and the record that it ends in."""
+    owner, field, inside = cls, None, [cls]
+    for part in map(str, place):
+        if entered := [one for one in inside if part in annotations(one)]:
+            owner, field = entered[0], part
+            inside = _records(annotations(owner)[field])
+        else:  # an index, or pydantic's name for an alternative of a union
+            inside = [one for one in inside if one.__name__ in re.findall(r"\w+", part)] or inside
+    return owner, field, (inside or [owner])[0]
+
+
+def _records(annotation: Any) -> list[type[Record]]:
+    """The records that a value of this type may be made of."""
+    if isinstance(annotation, type) and issubclass(annotation, Record):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _records(part)]

@@ -1,0 +1,54 @@
+"""The options of a request are those of the record."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+import typer
+from PIL import Image
+
+from undertow import GenerationRequest
+from undertow.cli import main
+from undertow.cli.app import VERBS, Settings, _build
+from undertow.cli.request_options import OPTIONS, PARTS, RequestOption
+from undertow.records import defaults, descriptions
+
+WITHOUT_OPTION = {"prompt", "discard_penultimate", "timestep_map", "paste", "original_size", "crop", "target_size"}
+"""The prompt is an argument; for Python alone are the others."""
+
+TYPED = {one.name: one for one in typer.main.get_command(_build(VERBS, Settings())).commands["generate"].params}
+
+
+def test_every_field_but_a_few_has_an_option():
+    covered = {option.field.partition(".")[0] for option in OPTIONS} | {"variation_seed"}
+    assert {field.name for field in fields(GenerationRequest)} - covered == WITHOUT_OPTION
+
+
+@pytest.mark.parametrize(
+    "option",
+    [one for one in OPTIONS if "." not in one.field and not one.form and not one.switch],
+    ids=lambda one: one.name,
+)
+def test_an_option_over_a_field_has_its_default_its_type_and_its_words(option: RequestOption):
+    shown = TYPED[option.name]
+    assert shown.default == defaults(GenerationRequest)[option.field]
+    assert shown.help.rstrip(".") in " ".join(descriptions(GenerationRequest)[option.field].split())
+    kind, _ = get_args(option.parameter().annotation)
+    own = get_type_hints(GenerationRequest)[option.field]
+    assert kind == (Path | None if own == Image.Image | None else own)
+
+
+def test_options_over_parts_have_the_defaults_of_the_parts():
+    assert TYPED["enlarge_strength"].default == defaults(PARTS["high_resolution"])["strength"]
+    assert TYPED["view_overlap"].show_default == str(defaults(PARTS["views"])["overlap"])
+
+
+def test_nothing_is_cut_where_eighty_columns_are_there(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["generate", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "…" not in shown
+    for parameter in TYPED.values():
+        for flag in (*parameter.opts, *parameter.secondary_opts):
+            assert f"{flag} " in shown

@@ -1,0 +1,60 @@
+# pyright: reportCallIssue=true, reportArgumentType=true, reportUnnecessaryTypeIgnoreComment=true
+"""The keyword parameters of `generate` and `load` are the fields and parameters that they stand for.
+
+`make check` runs pyright over this file: should `step=` ever be accepted, the ignored error below is an error itself.
+"""
+
+import inspect
+from typing import Unpack, get_type_hints
+
+import pytest
+
+import undertow
+from tests.services import service_of
+from undertow import GenerationRequest, InvalidInput, UNetService
+from undertow.checkpoints.read.model import load_model
+from undertow.engine.settings import RequestSettings
+
+ONLY_OF_LOAD_MODEL = {"channels_last", "validate"}
+"""Which `load` decides by itself."""
+
+
+def test_the_settings_are_the_fields_of_the_record():
+    fields = get_type_hints(GenerationRequest)
+    own = {name: fields[name] for name in GenerationRequest.__dataclass_fields__ if name != "prompt"}
+    assert get_type_hints(RequestSettings) == own
+    assert list(get_type_hints(RequestSettings)) == list(own)
+    assert not RequestSettings.__required_keys__, "what is left out is the record's default"
+
+
+def test_generate_takes_the_settings():
+    parameters = inspect.signature(UNetService.generate).parameters
+    assert parameters["settings"].annotation == Unpack[RequestSettings]
+    assert not parameters.keys() & get_type_hints(RequestSettings).keys()
+
+
+def test_load_passes_on_what_load_model_takes():
+    ours, theirs = (inspect.signature(one).parameters for one in (undertow.load, load_model))
+    assert theirs.keys() - ours.keys() == ONLY_OF_LOAD_MODEL
+    shared = theirs.keys() & ours.keys() - {"source"}
+    assert {name: ours[name].default for name in shared} == {name: theirs[name].default for name in shared}
+    assert {name: ours[name].annotation for name in shared} == {name: theirs[name].annotation for name in shared}
+    assert not [one for one in ours.values() if one.kind is inspect.Parameter.VAR_KEYWORD]
+
+
+def test_what_is_misspelled_is_refused_with_the_nearest_name():
+    with pytest.raises(InvalidInput, match="step is 3, expected a field of GenerationRequest; did you mean 'steps'"):
+        service_of("sd1").generate("a", step=3)  # pyright: ignore[reportCallIssue]
+
+
+def test_lists_are_taken_for_tuples():
+    drawn = service_of("sd1").generate("a", steps=1, size=[32, 32], adapters=[])  # pyright: ignore[reportArgumentType]
+    assert (drawn.report.request.size, drawn.report.request.adapters) == ((32, 32), ())
+
+
+def misspelled(service: UNetService) -> None:
+    """Read by pyright alone."""
+    service.generate("a", steps=3, seed=1, size=(64, 64))
+    service.generate("a", steps="3")  # pyright: ignore[reportArgumentType]
+    undertow.load("emoji", prediction="v")
+    undertow.load("emoji", predictions="v")  # pyright: ignore[reportCallIssue]
