@@ -29,7 +29,7 @@ from lib.adapter_page import (
 from lib.style_measures import USUAL, adherence, all_styles, in_style
 
 from undertow import Adapter, GenerationRequest, UNetService
-from undertow.adapters.source import open_source
+from undertow.adapters.files.opened import open_source
 from undertow.training.emoji.adapter_card import STYLED, trained_as
 from undertow.training.emoji.evaluate import kinds
 from undertow.training.emoji.render import ON_CELLS, Glyphs, draw_places, render

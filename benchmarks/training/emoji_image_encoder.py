@@ -22,8 +22,8 @@ from torch import Tensor
 
 import undertow
 from undertow import Adapter, GenerationRequest, UNetService
+from undertow.adapters.image_prompt.image_prompt_file import write_image_prompt
 from undertow.adapters.image_prompt.projection import Variant
-from undertow.adapters.image_prompt.write import write_image_prompt
 from undertow.encoders.image import ImageEncoder, ImageFeatures
 from undertow.encoders.image_config import ClipVisionConfig
 from undertow.encoders.image_pixels import Pixels, Preprocessing
@@ -82,7 +82,7 @@ class Latents(ImageEncoder):
 
 
 class Always:
-    """Answers with one encoder whatever adapter asks (see `undertow.adapters.vision.Encoders`)."""
+    """Answers with one encoder whatever adapter asks (see `undertow.adapters.image_prompt.encoder.Encoders`)."""
 
     def __init__(self, encoder: ImageEncoder):
         self.encoder = encoder

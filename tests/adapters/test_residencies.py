@@ -13,17 +13,17 @@ from tests.adapters.lora.comparing import T1
 from tests.adapters.lora.files import is_attention, kohya, layers_of, low_rank, normal, write
 from tests.golden.minis import M15, TIMESTEPS, conditioning_for, latents_for, pair
 from undertow import Adapter, AdapterCapacity, InvalidInput, UNetState
-from undertow.adapters.injection_points import injection_points
-from undertow.adapters.library import Library
+from undertow.adapters.files.library import Library
+from undertow.adapters.lora.additive import LowRank
 from undertow.adapters.lora.bank import Bank
-from undertow.adapters.lora.file import Lora, read_lora
-from undertow.adapters.lora.low_rank import LowRank
+from undertow.adapters.lora.kind import choose_residency
+from undertow.adapters.lora.lora_file import Lora, read_lora
 from undertow.adapters.lora.merge import MergedWeights
 from undertow.adapters.lora.targets import Targets
-from undertow.adapters.lora.weight_decomposed import WeightDecomposed
+from undertow.adapters.lora.updates import LayerUpdates, ScaledUpdates
+from undertow.adapters.lora.weight_dependent import WeightDecomposed
 from undertow.adapters.manager import AdapterManager
-from undertow.adapters.residency import choose_residency
-from undertow.adapters.scaled_updates import LayerUpdates, ScaledUpdates
+from undertow.adapters.state import injection_points
 from undertow.errors import UndertowError
 from undertow.unet.conditioning import Ports
 

@@ -13,11 +13,11 @@ from tests.compile.test_unet_compile import TINY_TEXT, Counter
 from tests.golden.minis import build, conditioning_for, latents_for, randomize
 from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.image_prompt.prompt import ImagePrompt
+from undertow.adapters.lora.additive import LowRank
 from undertow.adapters.lora.bank import AdapterCapacity, Bank
-from undertow.adapters.lora.low_rank import LowRank
 from undertow.adapters.lora.merge import MergedWeights
+from undertow.adapters.lora.updates import LayerUpdates, ScaledUpdates
 from undertow.adapters.row_inputs import ControlRow, ImagePromptRow, ImagePromptTokens
-from undertow.adapters.scaled_updates import LayerUpdates, ScaledUpdates
 from undertow.encoders.image import ImageFeatures
 from undertow.engine.control import residual_port
 from undertow.engine.image_tokens import image_port

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from tests.golden.minis import CONTEXT, randomize
-from undertow.adapters.control.compiled import compile_control
 from undertow.adapters.control.config import ControlNetConfig
-from undertow.adapters.control.controlnet import ControlNet
+from undertow.adapters.control.controlnet import ControlNet, compile_control
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
 

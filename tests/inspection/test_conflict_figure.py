@@ -7,8 +7,8 @@ from PIL import Image
 from tests.adapters.lora.files import is_attention, layers_of
 from tests.adapters.stacks import summary
 from undertow import Adapter, InvalidInput
-from undertow.adapters.lora.weight_decomposed import WeightDecomposed
-from undertow.adapters.summaries import summarize_all
+from undertow.adapters.lora.weight_dependent import WeightDecomposed
+from undertow.adapters.stacking.summary import summarize_all
 from undertow.inspection.conflict_figure import block_of, pairwise_cosines, relative_sizes, save_figure
 
 CLOSE = 1e-5

@@ -7,10 +7,9 @@ from typing import Literal
 from undertow.adapters.control.control_lora import is_control_lora
 from undertow.adapters.control.control_refusals import refuse_other_controls
 from undertow.adapters.control.t2i_files import is_t2i
-from undertow.adapters.image_prompt.image_prompt_refusals import require_image_prompt
-from undertow.adapters.image_prompt.names import is_image_prompt
+from undertow.adapters.files.opened import AdapterSource, open_source
+from undertow.adapters.image_prompt.names import is_image_prompt, require_image_prompt
 from undertow.adapters.lora.leaves import read_names
-from undertow.adapters.source import AdapterSource, open_source
 from undertow.checkpoints.identify.unsupported import refuse_other_files, refuse_other_networks, refuse_quantized
 from undertow.checkpoints.keymap.contents import read_contents
 from undertow.checkpoints.keymap.prefixes import CONTROL_PREFIXES, TITLES, Dialect

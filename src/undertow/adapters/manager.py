@@ -10,30 +10,28 @@ from pathlib import Path
 from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.bundled import BundledAdapters
-from undertow.adapters.conflicts import AdapterSummary
-from undertow.adapters.control.compiled import compile_control
-from undertow.adapters.control.controlnet import ControlNet
-from undertow.adapters.control.file import ControlFile, read_control
-from undertow.adapters.decisions import decide, describe_interactions
-from undertow.adapters.image_prompt.file import read_image_prompt
+from undertow.adapters.control.control_file import ControlFile, read_control
+from undertow.adapters.control.controlnet import ControlNet, compile_control
+from undertow.adapters.control.kind import ResolvedControl, TiledControl
+from undertow.adapters.files.bundled import BundledAdapters
+from undertow.adapters.files.library import LIBRARY_BYTES, Library
+from undertow.adapters.image_prompt.encoder import Encoders
+from undertow.adapters.image_prompt.image_prompt_file import read_image_prompt
+from undertow.adapters.image_prompt.kind import ResolvedImagePrompt, TiledImagePrompt
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.kinds import adapter_kind
-from undertow.adapters.library import LIBRARY_BYTES, Library
 from undertow.adapters.lora.bank import AdapterCapacity, Bank
-from undertow.adapters.lora.file import Lora, read_lora
-from undertow.adapters.lora.merge import MergedWeights
+from undertow.adapters.lora.kind import ResolvedLora, layer_updates
+from undertow.adapters.lora.lora_file import Lora, read_lora
+from undertow.adapters.lora.merge import MergedWeights, adapted_weights
 from undertow.adapters.lora.targets import Targets
-from undertow.adapters.lora.text import adapted_weights
+from undertow.adapters.lora.updates import ScaledUpdates
 from undertow.adapters.pictures import Hint, LatentGrid
-from undertow.adapters.resolved_control import ResolvedControl, TiledControl
-from undertow.adapters.resolved_image_prompt import ResolvedImagePrompt, TiledImagePrompt
-from undertow.adapters.resolved_lora import ResolvedLora, layer_updates
 from undertow.adapters.row_inputs import SideInput
-from undertow.adapters.scaled_updates import ScaledUpdates
 from undertow.adapters.stack import AdapterStack
-from undertow.adapters.summaries import summarize_all
-from undertow.adapters.vision import Encoders
+from undertow.adapters.stacking.conflicts import AdapterSummary
+from undertow.adapters.stacking.decisions import decide, describe_interactions
+from undertow.adapters.stacking.summary import summarize_all
 from undertow.encoders.clip import TextEncoder
 from undertow.encoders.text_stack import Adaptation, TextStack
 from undertow.errors import InvalidInput

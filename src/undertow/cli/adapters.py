@@ -56,9 +56,9 @@ def explain(
     ] = None,
 ) -> None:
     """Show what adapters are in a model, where they are in each other's way, and what would be done about it."""
-    from undertow.adapters.decisions import decide
     from undertow.adapters.stack import DENSITY, AdapterStack
-    from undertow.adapters.summaries import summarize_all
+    from undertow.adapters.stacking.decisions import decide
+    from undertow.adapters.stacking.summary import summarize_all
     from undertow.cli.adapter_tables import print_explanation
     from undertow.inspection.conflict_figure import pairwise_cosines, relative_sizes, save_figure
     from undertow.service import load

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.adapters.control.strength import masked, pooled, scaled
+from undertow.adapters.control.residuals import masked, pooled, scaled
 from undertow.adapters.row_inputs import ControlRow, FeatureRow, SideInput
 from undertow.engine.rows import Row
 from undertow.unet.conditioning import Residuals, concatenate

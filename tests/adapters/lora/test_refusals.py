@@ -10,9 +10,8 @@ from torch import Tensor
 from tests.adapters.lora.comparing import targets_of, unet_of
 from tests.adapters.lora.files import is_attention, kohya, layers_of, normal, write
 from tests.golden.minis import M9, M15, build
-from undertow.adapters.lora.file import describe_lora, read_lora
-from undertow.adapters.lora.offers import targets_of_config
-from undertow.adapters.lora.targets import Targets
+from undertow.adapters.lora.lora_file import describe_lora, read_lora
+from undertow.adapters.lora.targets import Targets, targets_of_config
 from undertow.errors import (
     AdapterMismatch,
     CheckpointError,

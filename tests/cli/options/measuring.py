@@ -9,7 +9,7 @@ import torch
 
 from tests.cli.options.arrival import Boundary, Command, case
 from undertow import Adapter
-from undertow.adapters.decisions import Decisions
+from undertow.adapters.stacking.decisions import Decisions
 from undertow.engine.request import GenerationRequest
 from undertow.inspection.impact import Impact, Overhead
 from undertow.training.emoji.draw import DrawSettings
@@ -120,9 +120,9 @@ A, B = Adapter("a.safetensors", scale=0.5), Adapter("b.safetensors", image=("pho
 def explaining(at: Boundary) -> None:
     manager = SimpleNamespace(read="the reader", targets=SimpleNamespace(family="SD"))
     at.stand_in("undertow.service.load", SimpleNamespace(adapters=manager, config="the config", unet="the U-Net"))
-    at.stand_in("undertow.adapters.summaries.summarize_all", ())
+    at.stand_in("undertow.adapters.stacking.summary.summarize_all", ())
     decisions = Decisions(kept=(), disabled=(), layers={}, conflicts=(), notes=())
-    at.stand_in("undertow.adapters.decisions.decide", decisions, unnoted=("summaries",), apart=("stack",))
+    at.stand_in("undertow.adapters.stacking.decisions.decide", decisions, unnoted=("summaries",), apart=("stack",))
     for found in ("relative_sizes", "pairwise_cosines"):
         at.patch.setattr(f"undertow.inspection.conflict_figure.{found}", lambda *_: None)
     at.stand_in("undertow.inspection.conflict_figure.save_figure", unnoted=("sizes", "cosines"))

@@ -19,9 +19,8 @@ from torch import Tensor
 
 from undertow.adapters.control.config import ControlNetConfig
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.adapters.control.derive import EMBEDDING, hint_channels, hint_in
-from undertow.adapters.control.fitting import made_for_model, size
-from undertow.adapters.source import AdapterSource
+from undertow.adapters.control.derive import EMBEDDING, hint_channels, hint_in, made_for_model, size
+from undertow.adapters.files.opened import AdapterSource
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify.identification import describe_family
 from undertow.checkpoints.keymap import control_renaming

@@ -18,6 +18,7 @@ from undertow.attention.kernel import AttentionKernel
 from undertow.errors import InvalidInput
 from undertow.shapes import FeatureMap, Latents, Timesteps
 from undertow.unet.checks import check_inputs, check_values
+from undertow.unet.compiled import compiled
 from undertow.unet.conditioning import Conditioning, Ports, Residuals
 from undertow.unet.config import ClassLabels, TextTime
 from undertow.unet.encoder import Encoder
@@ -183,3 +184,10 @@ def check_hint(hint: Tensor, channels: int, factor: int, dtype: torch.dtype) -> 
         raise InvalidInput("hint", f"non-finite in {bad} of {hint.numel()} values", "finite numbers in [0, 1]")
     if low < LOWEST or high > HIGHEST:
         raise InvalidInput("hint", f"{low:g} to {high:g}", "numbers in [0, 1]", "divide 8-bit pixels by 255")
+
+
+def compile_control(network: ControlNet, *, freeze: bool = False) -> ControlNet:
+    """Compiles `network.predict` in place and returns `network`; the checks of `forward` stay outside the graph.
+    freeze: as in `compile_unet`."""
+    network.predict = compiled(network.predict, freeze)
+    return network

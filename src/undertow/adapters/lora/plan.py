@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from undertow.adapters.lora.algorithms import UnreadableLayer
-from undertow.adapters.lora.base_model import BaseModel, find_base_model
-from undertow.adapters.lora.build import build_update
+from undertow.adapters.lora.algorithms import UnreadableLayer, build_update
+from undertow.adapters.lora.base_model import BaseModel, find_base_model, refuse_unread
 from undertow.adapters.lora.leaves import Layer
-from undertow.adapters.lora.lora_refusals import refuse_unread
-from undertow.adapters.lora.source import LoraFile
+from undertow.adapters.lora.lora_source import LoraFile
 from undertow.adapters.lora.targets import Place, Targets
 from undertow.adapters.lora.updates import AnyTensor, Update, vector_fits
 from undertow.errors import AdapterMismatch, CorruptFile

@@ -7,8 +7,8 @@ from importlib.resources import files
 from pathlib import Path
 from textwrap import fill
 
+from undertow.adapters.files.opened import open_source
 from undertow.adapters.kinds import KIND_TITLES, kind_of
-from undertow.adapters.source import open_source
 from undertow.checkpoints.files.atomic import write_text
 from undertow.errors import DataError
 from undertow.training.emoji.card import CARD, LICENSE

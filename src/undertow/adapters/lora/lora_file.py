@@ -1,4 +1,4 @@
-"""Reading LoRA files of every dialect into updates of a model's layers."""
+"""LoRA files of every dialect, read into updates of a model's layers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,9 +7,9 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
+from undertow.adapters.lora.lora_source import LoraFile, open_lora
 from undertow.adapters.lora.plan import Plan, Read, build_layer, make_plan, require_all, require_any
 from undertow.adapters.lora.report import LoraReport, report_on_plan
-from undertow.adapters.lora.source import LoraFile, open_lora
 from undertow.adapters.lora.targets import NetworkName, Targets
 from undertow.adapters.lora.updates import AnyTensor, Update
 from undertow.checkpoints.health import Finding, examine

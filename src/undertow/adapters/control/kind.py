@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
+from undertow.adapters.control.control_file import ControlFile
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.adapters.control.file import ControlFile
-from undertow.adapters.control.strength import residual_gains
+from undertow.adapters.control.residuals import residual_gains
 from undertow.adapters.pictures import Hint, LatentGrid
 from undertow.adapters.row_inputs import Area, ControlRow, FeatureRow
 from undertow.errors import InvalidInput

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from undertow.adapters.bundled import BundledAdapters
+from undertow.adapters.files.bundled import BundledAdapters
 from undertow.errors import UnknownCheckpoint
 
 

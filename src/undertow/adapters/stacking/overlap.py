@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from undertow.adapters.lora.difference import Difference
+from undertow.adapters.lora.additive import Difference
 from undertow.adapters.lora.updates import Matrix, MatrixUpdate, Product, Update
 
 Delta = Product | Matrix

@@ -1,14 +1,16 @@
-"""Reading control networks of every format: ControlNet, Control-LoRA, T2I-Adapter."""
+"""Control networks in files: ControlNet, Control-LoRA and T2I-Adapter of every format; written as diffusers' folder."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from undertow.adapters.control.config import CONTROLNET, control_config_from_diffusers, control_config_to_diffusers
 from undertow.adapters.control.control_lora import read_control_lora
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.adapters.control.derive import derive_control_config
-from undertow.adapters.control.diffusers_config import CONTROLNET, control_config_from_diffusers
-from undertow.adapters.control.fitting import require_fit
+from undertow.adapters.control.derive import derive_control_config, require_fit
 from undertow.adapters.control.t2i import T2IAdapter
 from undertow.adapters.control.t2i_files import (
     T2I,
@@ -16,15 +18,17 @@ from undertow.adapters.control.t2i_files import (
     t2i_config_from_shapes,
     t2i_names,
 )
+from undertow.adapters.files.opened import AdapterSource, open_source
 from undertow.adapters.kinds import KIND_TITLES, controlnet_place, kind_of
 from undertow.adapters.lora.base_model import WIDTHS
-from undertow.adapters.source import AdapterSource, open_source
+from undertow.checkpoints.files.atomic import write_tensors, write_text
+from undertow.checkpoints.files.model_folder import CONFIG, WEIGHTS
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify.identification import describe_family
 from undertow.checkpoints.keymap import TensorMapping
 from undertow.checkpoints.keymap.contents import Part, make_part
 from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
-from undertow.errors import AdapterMismatch, ConfigError, UnknownCheckpoint
+from undertow.errors import AdapterMismatch, ConfigError, InvalidInput, UnknownCheckpoint
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
 
@@ -116,3 +120,25 @@ def _title(kind: str, base: UNetConfig) -> str:
     """The kind, with the model's name if it has one."""
     _, variant, title, _ = describe_family(base)
     return kind if variant == "custom" else f"{kind} for {title}"
+
+
+def write_control(network: ControlNet, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> Path:
+    """Writes `network` so that diffusers' `ControlNetModel.from_pretrained` and `read_control` read it; returns the
+    folder, which is made if need be. Each file is written whole or not at all.
+
+    Errors: `ConfigError` for what ControlNetModel cannot express, `InvalidInput` for weights not finite in `dtype`.
+    """
+    folder = Path(folder)
+    config = json.dumps(control_config_to_diffusers(network.config), indent=2) + "\n"
+    tensors = {
+        name: tensor.detach().to(device="cpu", dtype=dtype).contiguous()
+        for name, tensor in network.state_dict().items()
+    }
+    bad = [name for name, tensor in tensors.items() if not tensor.isfinite().all()]
+    if bad:
+        found = f"not finite in {dtype} in {len(bad)} tensors ({bad[0]})"
+        raise InvalidInput("network", found, "finite numbers", "train it with a lower rate, or write another type")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    write_text(config, folder / CONFIG)
+    return folder

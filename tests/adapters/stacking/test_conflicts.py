@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from tests.adapters.stacks import base, dense, dora, low_rank, summary
-from undertow.adapters.conflicts import (
+from undertow.adapters.lora.additive import Difference
+from undertow.adapters.stack import AdapterStack
+from undertow.adapters.stacking.conflicts import (
     Incompatible,
     OverBudget,
     SameLayer,
@@ -15,9 +17,7 @@ from undertow.adapters.conflicts import (
     find_conflicts,
     overlapping_in_time,
 )
-from undertow.adapters.decisions import decide, describe_interactions
-from undertow.adapters.lora.difference import Difference
-from undertow.adapters.stack import AdapterStack
+from undertow.adapters.stacking.decisions import decide, describe_interactions
 
 STYLE = summary("style", {"a": low_rank("s", "a"), "c": low_rank("s", "c")}, scale=0.5, size_bytes=30)
 CHARACTER = summary("character", {"a": low_rank("c", "a")}, scale=-2.0, priority=1, size_bytes=20)

@@ -1,12 +1,12 @@
-"""An adapter's file opened: where it lies, what its tensors are called, where its strength is written."""
+"""A LoRA file opened: where it lies, what its tensors are called, where its strength is written."""
 
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from undertow.adapters.lora.base_model import require_lora
 from undertow.adapters.lora.leaves import Layer, Names, read_names
-from undertow.adapters.lora.lora_refusals import require_lora
 from undertow.adapters.lora.peft import PeftSettings, settings_of_config, settings_of_header
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.locate import locate

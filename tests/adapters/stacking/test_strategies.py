@@ -6,13 +6,11 @@ from peft.utils.merge_utils import ties as peft_ties
 
 from tests.adapters.lora.files import normal
 from tests.adapters.stacks import SHAPES, base, changes, dense, full, low_rank, summary, total
-from undertow.adapters.lora.low_rank import LowRank
-from undertow.adapters.lora.lycoris import Hadamard
-from undertow.adapters.lora.updates import Product
-from undertow.adapters.overlap import delta, energy, inner
-from undertow.adapters.scaled_updates import ScaledUpdates
+from undertow.adapters.lora.additive import Hadamard, LowRank
+from undertow.adapters.lora.updates import Product, ScaledUpdates
 from undertow.adapters.stack import DENSITY, STRATEGIES
-from undertow.adapters.strategies import Rule, revised, shared_layers
+from undertow.adapters.stacking.overlap import delta, energy, inner
+from undertow.adapters.stacking.strategies import Rule, revised, shared_layers
 
 CLOSE = 1e-5
 """Of the largest value: sums of float32 numbers in another order."""

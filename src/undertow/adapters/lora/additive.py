@@ -1,4 +1,6 @@
-"""LoHa and LoKr: Hadamard and Kronecker products of low-rank matrices (arXiv:2108.06098; arXiv:2309.14859, 3.2)."""
+"""Updates that simply add up, since none depends on the weight: LoRA (arXiv:2106.09685) with LoCon, its form for
+convolutions; LoHa and LoKr, Hadamard and Kronecker products of low-rank matrices (arXiv:2108.06098; arXiv:2309.14859,
+3.2); whole differences."""
 
 from dataclasses import dataclass
 
@@ -12,11 +14,78 @@ from undertow.adapters.lora.updates import (
     Matrix,
     MatrixUpdate,
     Product,
+    Shape,
+    Update,
     flat,
     product_shape,
     tucker,
     tucker_shape,
 )
+from undertow.checkpoints.read.loading import without_trailing_ones
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LowRank(MatrixUpdate):
+    """`up @ down` (Eq. 3).
+
+    down [rank, inputs, (kh, kw)], up [outputs, rank, (1, 1)]. mid [rank, rank, kh, kw]: LoCon's Tucker form, in which
+    `down` is a 1x1 convolution and `mid` has the kernel.
+    """
+
+    down: AnyTensor
+    up: AnyTensor
+    mid: AnyTensor | None = None
+
+    @property
+    def kind(self) -> Kind:
+        convolves = self.down.ndim > 2 and self.down.shape[2:].numel() > 1
+        return "locon" if convolves or self.mid is not None else "lora"
+
+    @property
+    def rank(self) -> int | None:
+        return self.down.shape[0]
+
+    @property
+    def factored_rank(self) -> int | None:
+        return None if self.bias_change is not None else self.up.shape[1]
+
+    def matrix_shape(self) -> tuple[int, int] | None:
+        if self.mid is None:
+            return product_shape(self.up, self.down)
+        return tucker_shape(self.mid, self.up.transpose(0, 1), self.down)
+
+    def matrix(self) -> Matrix:
+        return self.product().matrix()
+
+    def product(self) -> Product:
+        if self.mid is None:
+            return Product(left=flat(self.up), right=flat(self.down))
+        return tucker(self.mid, flat(self.up).T, flat(self.down))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Difference(Update):
+    """`W' = W + weight_change`, of any layer with a weight: `diff` of a linear layer or convolution, `w_norm` of a
+    norm. weight_change: `None` where only the bias changes. norm: whether the file calls it a norm's."""
+
+    weight_change: AnyTensor | None = None
+    norm: bool = False
+
+    @property
+    def kind(self) -> Kind:
+        return "norm" if self.norm else "full"
+
+    def fits(self, shape: Shape) -> bool:
+        if self.norm != (len(shape) == 1):
+            return False
+        return self.weight_change is None or without_trailing_ones(tuple(self.weight_change.shape)) == (
+            without_trailing_ones(shape)
+        )
+
+    def change(self, base: AnyTensor) -> AnyTensor:
+        if self.weight_change is None:
+            return torch.zeros_like(base, dtype=torch.float32)
+        return self.weight_change.float().reshape(base.shape)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.overlap import Delta, delta, energy, inner
-from undertow.adapters.scaled_updates import LayerUpdates, ScaledUpdates
+from undertow.adapters.lora.updates import LayerUpdates, ScaledUpdates
 from undertow.adapters.stack import AdapterStack
-from undertow.adapters.strategies import shared_layers
+from undertow.adapters.stacking.overlap import Delta, delta, energy, inner
+from undertow.adapters.stacking.strategies import shared_layers
 
 SHOWN = 1
 """Layers named in a sentence."""

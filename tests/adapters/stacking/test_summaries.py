@@ -7,11 +7,11 @@ import pytest
 from tests.adapters.lora.comparing import targets_of, unet_of
 from tests.adapters.lora.files import MINIS, is_attention, kohya, layers_of, ldm_names, write
 from undertow import Adapter
+from undertow.adapters.control.control_file import ControlFile
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.adapters.control.file import ControlFile
 from undertow.adapters.image_prompt.prompt import ImagePrompt
-from undertow.adapters.lora.file import read_lora
-from undertow.adapters.summaries import summarize, summarize_all
+from undertow.adapters.lora.lora_file import read_lora
+from undertow.adapters.stacking.summary import summarize, summarize_all
 from undertow.errors import CheckpointError
 
 

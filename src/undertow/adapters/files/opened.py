@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from undertow.adapters.lora.source import FILES as LORA_FILES
-from undertow.adapters.lora.source import PICKLES as LORA_PICKLES
+from undertow.adapters.lora.lora_source import FILES as LORA_FILES
+from undertow.adapters.lora.lora_source import PICKLES as LORA_PICKLES
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.header import TensorInfo
 from undertow.checkpoints.files.locate import locate

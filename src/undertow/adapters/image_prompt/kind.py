@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.image_prompt.combine import areas, combine
+from undertow.adapters.image_prompt.image_port import areas, combine
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.pictures import Area, LatentGrid
 from undertow.adapters.row_inputs import ImagePromptRow, ImagePromptTokens

@@ -4,11 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.conflicts import AdapterSummary
-from undertow.adapters.control.file import ControlFile
+from undertow.adapters.control.control_file import ControlFile
 from undertow.adapters.image_prompt.prompt import ImagePrompt
-from undertow.adapters.lora.file import Lora
-from undertow.adapters.resolved_lora import KIND, unet_updates
+from undertow.adapters.lora.kind import KIND, unet_updates
+from undertow.adapters.lora.lora_file import Lora
+from undertow.adapters.stacking.conflicts import AdapterSummary
 from undertow.errors import AdapterMismatch, UnsupportedModel
 from undertow.unet.config import UNetConfig
 

@@ -1,21 +1,23 @@
-"""Reading IP-Adapters: safetensors, the authors' pickles, and U-Nets that diffusers saved with an adapter in them."""
+"""IP-Adapters in files: safetensors, the authors' pickles, U-Nets that diffusers saved with an adapter in them; written
+in the authors' flat form, which diffusers' `load_ip_adapter` and other programs read."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from undertow.adapters.files.opened import open_source
 from undertow.adapters.image_prompt.fitting import projection_of, require_fit
-from undertow.adapters.image_prompt.image_prompt_refusals import require_image_prompt
-from undertow.adapters.image_prompt.names import Names, read_names
+from undertow.adapters.image_prompt.names import Names, read_names, require_image_prompt
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.image_prompt.sites import site_numbers
-from undertow.adapters.source import open_source
+from undertow.checkpoints.files.atomic import write_tensors
 from undertow.checkpoints.files.locate import locate
 from undertow.checkpoints.files.weights import Weights
 from undertow.checkpoints.health import Finding, examine
 from undertow.checkpoints.read.loading import build_on_meta
-from undertow.errors import AdapterMismatch, DamagedWeights, KeyMismatch
+from undertow.errors import AdapterMismatch, DamagedWeights, InvalidInput, KeyMismatch
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
 
@@ -81,3 +83,25 @@ def _place(source: str | Path) -> Path:
     place = locate(source)
     unet = place / "unet"
     return unet if (unet / "config.json").is_file() else place
+
+
+def write_image_prompt(
+    prompt: ImagePrompt,
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float16,
+    notes: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a safetensors file, whole or not at all. notes: more entries for the header.
+
+    diffusers looks for the encoder in a folder `image_encoder` beside the file; it reads "base" with 4 tokens, "plus"
+    with a resampler of 4 layers, and "full". Errors: `InvalidInput` for values that are not finite in `dtype`.
+    """
+    stored = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in prompt.state_dict().items()}
+    for name, tensor in stored.items():
+        if not tensor.isfinite().all():
+            raise InvalidInput("prompt", f"not finite in {dtype} at {name}", "finite numbers", "train at a lower rate")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {"format": "pt", "tokens_per_image": str(prompt.tokens_per_image), **({} if notes is None else notes)}
+    write_tensors(stored, path, header)

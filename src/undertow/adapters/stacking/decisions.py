@@ -4,7 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from undertow.adapters.conflicts import (
+from undertow.adapters.lora.updates import LayerUpdates
+from undertow.adapters.stack import STRATEGIES, AdapterStack
+from undertow.adapters.stacking.conflicts import (
     AdapterSummary,
     AddsUp,
     Conflict,
@@ -17,10 +19,8 @@ from undertow.adapters.conflicts import (
     ordered,
     overlapping_in_time,
 )
-from undertow.adapters.overlap import delta, energy
-from undertow.adapters.scaled_updates import LayerUpdates
-from undertow.adapters.stack import STRATEGIES, AdapterStack
-from undertow.adapters.strategies import Rule, revised
+from undertow.adapters.stacking.overlap import delta, energy
+from undertow.adapters.stacking.strategies import Rule, revised
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
