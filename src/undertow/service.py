@@ -107,7 +107,7 @@ class UNetService:
             self.unet,
             self.model.text,
             capacity=self._capacity,
-            fixed=self._compiled,
+            compiled=self._compiled,
             folder=path if path.is_dir() else path.parent,
         )
 

@@ -7,7 +7,7 @@ from undertow import Adapter
 from undertow.adapters.lora.additive import Difference, LowRank
 from undertow.adapters.lora.updates import LayerUpdates
 from undertow.adapters.lora.weight_dependent import WeightDecomposed
-from undertow.adapters.stacking.conflicts import AdapterSummary
+from undertow.adapters.stacking.summary import AdapterSummary
 
 SHAPES = {"a": (12, 10), "b": (12, 10), "c": (8, 6, 3, 3), "n": (16,)}
 """Two linear layers, a convolution and a norm."""

@@ -12,9 +12,10 @@ from rich.table import Table
 from undertow.cli.inspect_file import printable, size_text
 
 if TYPE_CHECKING:
-    from undertow.adapters.stacking.conflicts import AdapterSummary, Conflict, SameLayer
+    from undertow.adapters.kind import LoadedAdapter
+    from undertow.adapters.stacking.conflicts import Conflict, SameLayer
     from undertow.adapters.stacking.decisions import Decisions
-    from undertow.adapters.stacking.summary import LoadedAdapter
+    from undertow.adapters.stacking.summary import AdapterSummary
     from undertow.inspection.impact import Impact, Overhead
 
 NAME = 12

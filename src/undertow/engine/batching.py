@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from undertow.adapters.manager import AdapterManager
 from undertow.engine.forward import fit_together, forward
 from undertow.engine.rows import Outcome, Row, Steps
 from undertow.errors import InvalidInput
@@ -64,10 +65,11 @@ class Task:
 
 
 class Batcher:
-    """Runs tasks. Anyone may `join` between two steps, also from within a task."""
+    """Runs tasks. Anyone may `join` between two steps, also from within a task. manager: of the adapters in rows."""
 
-    def __init__(self, limits: BatchLimits):
+    def __init__(self, limits: BatchLimits, manager: AdapterManager | None = None):
         self.limits = limits
+        self.manager = manager
         self._tasks: list[Task] = []
 
     def join(self, task: Task) -> None:
@@ -94,7 +96,7 @@ class Batcher:
         chosen = self._together(waiting)
         started = time.perf_counter()
         try:
-            outcomes = forward([_row(place) for place in chosen], self.limits.padded_to)
+            outcomes = forward([_row(place) for place in chosen], self.manager, self.limits.padded_to)
         except Exception as error:
             for task in dict.fromkeys(task for task, _ in chosen):
                 self._end(task, error)
@@ -117,15 +119,22 @@ class Batcher:
     def _together(self, waiting: list[tuple[Task, int]]) -> list[tuple[Task, int]]:
         """The row that has waited longest, and those that can share its forward. Pictures whose adapters are merged
         into the weights right now go on first, since merging others takes time."""
-        first = next((place for place in waiting if _is_merged(_row(place))), waiting[0])
+        first = next((place for place in waiting if self._is_merged(_row(place))), waiting[0])
         key: Hashable = _row(first).key
         chosen: list[tuple[Task, int]] = []
         for place in waiting:
             if len(chosen) == self.limits.most_rows(_row(first).latents):
                 break
-            if _row(place).key == key and fit_together([_row(other) for other in (*chosen, place)]):
+            if _row(place).key == key and self._fit([*chosen, place]):
                 chosen.append(place)
         return chosen
+
+    def _fit(self, places: list[tuple[Task, int]]) -> bool:
+        return fit_together([_row(place) for place in places], self.manager)
+
+    def _is_merged(self, row: Row) -> bool:
+        """Whether the weights are already those that the row needs."""
+        return row.adapters is None or self.manager is None or self.manager.is_prepared(row.adapters)
 
     def run(self) -> None:
         """Until nobody takes part."""
@@ -152,8 +161,3 @@ class Batcher:
 def _row(place: tuple[Task, int]) -> Row:
     task, index = place
     return task.rows[index]
-
-
-def _is_merged(row: Row) -> bool:
-    """Whether the weights are already those that the row needs."""
-    return row.adapters is None or row.adapters.key == row.adapters.manager.merged.present

@@ -10,7 +10,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.manager import AdapterManager, RowAdapters
+from undertow.adapters.kind import RowAdapters
+from undertow.adapters.manager import AdapterManager
 from undertow.adapters.pictures import LatentGrid
 from undertow.diffusion.guidance import ClassifierFree
 from undertow.engine.forward import fit_together, forward
@@ -135,7 +136,7 @@ def predict_noise(
         raise InvalidInput("latents", sorted(sizes), "one size for all contexts", "predict each size by itself")
     each = [_rows_of(unet, context, manager, factor) for context in contexts]
     rows = [row for group in each for row in group]
-    if len({row.adapters.key for row in rows if row.adapters is not None}) > 1 or not fit_together(rows):
+    if len({row.adapters.key for row in rows if row.adapters is not None}) > 1 or not fit_together(rows, manager):
         raise InvalidInput(
             "adapters",
             "different ones that are merged, or more than there are slots",
@@ -143,7 +144,7 @@ def predict_noise(
             "load the model with an adapter_capacity that has room, or predict them one by one",
         )
     try:
-        outcomes = iter(forward(rows))
+        outcomes = iter(forward(rows, manager))
     finally:
         if manager is not None:
             manager.unmerge()

@@ -91,7 +91,7 @@ def _run(
         return []
     if manager is None:
         manager = AdapterManager(model.require_unet(), model.text)
-    batcher = Batcher(options.limits)
+    batcher = Batcher(options.limits, manager)
     prepared = [
         prepare(model, request, Watch(debug=options.debug), manager=manager, refiner=refiner, latents=given)
         for request, given in zip(requests, latents, strict=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from undertow.adapters.manager import AdapterManager, ResolvedAdapter
+from undertow.adapters.kind import ResolvedAdapter
+from undertow.adapters.manager import AdapterManager
 from undertow.adapters.pictures import LatentGrid
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.denoiser import Preconditioning

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertow.adapters.lora.updates import ScaledUpdates
-from undertow.adapters.stacking.conflicts import AdapterSummary
 from undertow.adapters.stacking.overlap import Delta, delta, energy, inner
+from undertow.adapters.stacking.summary import AdapterSummary
 from undertow.errors import InvalidInput, MissingDependency
 from undertow.unet.unet import UNet
 

@@ -292,5 +292,5 @@ def test_what_is_no_safetensors_file(tmp_path):
 def test_a_folder_with_several_files_needs_a_choice(tmp_path):
     for name in ("a", "b"):
         write(tmp_path / f"{name}.safetensors", pair_of())
-    with pytest.raises(UnknownCheckpoint, match="2 safetensors files"):
+    with pytest.raises(UnknownCheckpoint, match="2 files of weights"):
         read_lora(tmp_path, targets_of("M15"))

@@ -4,22 +4,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
 from undertow.adapters.control.config import CONTROLNET, control_config_from_diffusers, control_config_to_diffusers
-from undertow.adapters.control.control_lora import read_control_lora
+from undertow.adapters.control.control_lora import is_control_lora, read_control_lora
+from undertow.adapters.control.control_refusals import refuse_other_controls
 from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.control.derive import derive_control_config, require_fit
 from undertow.adapters.control.t2i import T2IAdapter
 from undertow.adapters.control.t2i_files import (
     T2I,
+    is_t2i,
     t2i_config_from_diffusers,
     t2i_config_from_shapes,
     t2i_names,
 )
-from undertow.adapters.files.opened import AdapterSource, open_source
-from undertow.adapters.kinds import KIND_TITLES, controlnet_place, kind_of
+from undertow.adapters.files.opened import OpenedAdapter, open_adapter
 from undertow.adapters.lora.base_model import WIDTHS
 from undertow.checkpoints.files.atomic import write_tensors, write_text
 from undertow.checkpoints.files.model_folder import CONFIG, WEIGHTS
@@ -27,12 +29,20 @@ from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify.identification import describe_family
 from undertow.checkpoints.keymap import TensorMapping
 from undertow.checkpoints.keymap.contents import Part, make_part
+from undertow.checkpoints.keymap.prefixes import CONTROL_PREFIXES, Dialect
 from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
 from undertow.errors import AdapterMismatch, ConfigError, InvalidInput, UnknownCheckpoint
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
 
 Network = ControlNet | T2IAdapter
+ControlFormat = Literal["ControlNet", "Control-LoRA", "T2I-Adapter"]
+
+CONTROLNET_SIGNS: Mapping[Dialect, str] = {
+    "ldm": "zero_convs.0.0.weight",
+    "diffusers": "controlnet_cond_embedding.conv_in.weight",
+}
+"""A tensor that every ControlNet has, under lllyasviel's name and under diffusers'."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,38 +58,65 @@ class ControlFile:
 
 
 def read_control(source: str | Path, base: UNet) -> ControlFile:
-    """The control network at `source` for one U-Net, in its type and on its device, in evaluation mode.
+    """The control network at `source` for one U-Net: `control_from` of the file, opened.
 
     source: a model folder of diffusers', a file with its names or the authors' (lllyasviel, TencentARC; a whole
-    pipeline with a ControlNet in it too), a Control-LoRA, each as safetensors or pickle, or these on the Hub.
-    Errors: `AdapterMismatch` for another family, `UnsupportedModel` for relatives that undertow does not run,
-    `KeyMismatch`, `DamagedWeights`, `ConfigError`, `CorruptFile`, `UnknownCheckpoint`, `UnsafeFile`.
+    pipeline with a ControlNet in it too), a Control-LoRA, each as safetensors or pickle, or these on the Hub. Errors:
+    those of `open_adapter` too.
     """
-    with open_source(source) as opened:
-        health = Health()
-        match kind_of(opened):
-            case "controlnet":
-                network, kind = _read_controlnet(opened, base, health), "ControlNet"
-            case "control_lora":
-                network, kind = read_control_lora(opened, base, health), "Control-LoRA"
-            case "t2i":
-                network, kind = _read_t2i(opened, base, health), "T2I-Adapter"
-            case other:
-                problem = f"{KIND_TITLES[other]}, not a control network"
-                raise UnknownCheckpoint(opened.path, problem, "give a ControlNet or a T2I-Adapter here")
-        health.require(opened.path)
-        content_hash = opened.content_hash()
+    with open_adapter(source) as opened:
+        return control_from(opened, base)
+
+
+def control_from(opened: OpenedAdapter, base: UNet) -> ControlFile:
+    """The control network in an opened file, in the U-Net's type and on its device, in evaluation mode.
+
+    Errors: `AdapterMismatch` for another family, `UnsupportedModel` for relatives that undertow does not run,
+    `KeyMismatch`, `DamagedWeights`, `ConfigError`, `CorruptFile`, `UnknownCheckpoint`.
+    """
+    health = Health()
+    match found := control_format(opened):
+        case "ControlNet":
+            network = _read_controlnet(opened, base, health)
+        case "Control-LoRA":
+            network = read_control_lora(opened, base, health)
+        case "T2I-Adapter":
+            network = _read_t2i(opened, base, health)
+        case None:
+            raise UnknownCheckpoint(opened.path, "no control network", "give a ControlNet or a T2I-Adapter here")
+    health.require(opened.path)
     return ControlFile(
         path=opened.path,
-        content_hash=content_hash,
+        content_hash=opened.content_hash(),
         network=network,
         size_bytes=sum(parameter.nbytes for parameter in network.parameters()),
-        title=_title(kind, base.config),
+        title=_title(found, base.config),
     )
 
 
-def _read_controlnet(opened: AdapterSource, base: UNet, health: Health) -> ControlNet:
-    place = controlnet_place(opened.names)
+def control_format(opened: OpenedAdapter) -> ControlFormat | None:
+    """Which of the formats of control networks a file has, by names alone; `None` for other files. Errors:
+    `UnsupportedModel` for relatives that undertow does not run."""
+    names = opened.names
+    refuse_other_controls(opened.path, names, opened.config)
+    if is_control_lora(names):
+        return "Control-LoRA"
+    if _controlnet_place(names) is not None:
+        return "ControlNet"
+    return "T2I-Adapter" if is_t2i(names) else None
+
+
+def _controlnet_place(names: Mapping[str, str]) -> tuple[str, Dialect] | None:
+    """(prefix, dialect) of a ControlNet's tensors among names in their bare form; `None` when there is none."""
+    for dialect, sign in CONTROLNET_SIGNS.items():
+        for prefix in CONTROL_PREFIXES:
+            if prefix + sign in names:
+                return prefix, dialect
+    return None
+
+
+def _read_controlnet(opened: OpenedAdapter, base: UNet, health: Health) -> ControlNet:
+    place = _controlnet_place(opened.names)
     assert place is not None  # it is of this kind
     prefix, dialect = place
     inside = {name.removeprefix(prefix): file for name, file in opened.names.items() if name.startswith(prefix)}
@@ -94,7 +131,7 @@ def _read_controlnet(opened: AdapterSource, base: UNet, health: Health) -> Contr
     return load_network(network, opened.weights, part, _like(base), health)
 
 
-def _read_t2i(opened: AdapterSource, base: UNet, health: Health) -> T2IAdapter:
+def _read_t2i(opened: OpenedAdapter, base: UNet, health: Health) -> T2IAdapter:
     names = t2i_names(opened.names, opened.path)
     if opened.config.get("_class_name") == T2I:
         config = t2i_config_from_diffusers(opened.config)

@@ -1,20 +1,30 @@
-"""A ControlNet or T2I-Adapter of a request: with its control map, over the latents, in a step."""
+"""ControlNet, Control-LoRA and T2I-Adapter as a kind of adapter: each with its control map, laid over the latents."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.control.control_file import ControlFile
-from undertow.adapters.control.controlnet import ControlNet
-from undertow.adapters.control.residuals import residual_gains
+from undertow.adapters.control.control_file import ControlFile, control_format, control_from
+from undertow.adapters.control.controlnet import ControlNet, compile_control
+from undertow.adapters.control.residuals import (
+    Area,
+    ControlInput,
+    ControlRow,
+    FeatureRow,
+    residual_gains,
+    residual_port,
+)
+from undertow.adapters.files.opened import OpenedAdapter
+from undertow.adapters.kind import AdapterKind, BatchRow, require_no
+from undertow.adapters.lora.updates import LayerUpdates
 from undertow.adapters.pictures import Hint, LatentGrid
-from undertow.adapters.row_inputs import Area, ControlRow, FeatureRow
 from undertow.errors import InvalidInput
 from undertow.picture_files import several
-from undertow.unet.conditioning import Residuals
+from undertow.unet.conditioning import Ports, Residuals
 
 Map = Float[Tensor, "1 channels rows columns"]
 
@@ -111,20 +121,48 @@ class TiledControl:
     resolved: ResolvedControl
     windows: tuple[ControlWindow, ...]
 
-    def row(self, window: int, step: int, steps: int, *, conditional: bool) -> ControlRow | FeatureRow | None:
-        """As it acts in a window at a step; `None` when it does not. conditional: on guidance's conditional side."""
-        resolved = self.resolved
-        gains = resolved.gains(step, steps, conditional=conditional)
+    def rows(self, window: int, step: int, steps: int, *, conditional: bool) -> tuple[ControlInput, ...]:
+        """As it acts in a window at a step; nothing where it does not. conditional: on that side of guidance."""
+        gains = self.resolved.gains(step, steps, conditional=conditional)
         if not any(gains):
-            return None
-        seen, network = self.windows[window], resolved.file.network
+            return ()
+        seen, network = self.windows[window], self.resolved.file.network
         if isinstance(seen.read, Residuals):
-            return FeatureRow(features=seen.read, gains=gains, area=seen.area)
+            return (FeatureRow(features=seen.read, gains=gains, area=seen.area),)
         assert isinstance(network, ControlNet)  # whose hints are embedded
-        return ControlRow(network=network, hint=seen.read, gains=gains, area=seen.area)
+        return (ControlRow(network=network, hint=seen.read, gains=gains, area=seen.area),)
 
 
-def require_no(field: str, adapter: Adapter, kind: str) -> None:
-    """Errors: `InvalidInput` for a field that this kind of adapter does not have."""
-    if getattr(adapter, field) is not None:
-        raise InvalidInput(f"{field} of {adapter.title}", str(getattr(adapter, field)), f"nothing for a {kind}")
+class ControlKind(AdapterKind[ControlFile, ResolvedControl, ControlInput]):
+    """Networks beside the U-Net, whose residuals are added to it."""
+
+    loaded, resolved, inputs = ControlFile, ResolvedControl, (ControlRow, FeatureRow)
+
+    @staticmethod
+    def identify(opened: OpenedAdapter) -> str | None:
+        found = control_format(opened)
+        return None if found is None else f"a {found}"
+
+    def read(self, opened: OpenedAdapter) -> ControlFile:
+        file = control_from(opened, self.model.unet)
+        if self.model.compiled and isinstance(file.network, ControlNet):
+            compile_control(file.network)
+        return file
+
+    def points(self, loaded: ControlFile) -> Sequence[str]:
+        return loaded.network.points
+
+    def resolve(
+        self,
+        adapter: Adapter,
+        loaded: ControlFile,
+        *,
+        hint: Hint | None = None,
+        layers: LayerUpdates | None = None,
+    ) -> ResolvedControl:
+        return ResolvedControl(adapter=adapter, file=loaded, hint=hint)
+
+    def ports(
+        self, rows: Sequence[BatchRow], inputs: Sequence[Sequence[ControlInput]], ports: Ports, at_once: int | None
+    ) -> Ports:
+        return replace(ports, residuals=residual_port(rows, inputs, at_once, given=ports.residuals))

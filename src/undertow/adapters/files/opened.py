@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from undertow.adapters.lora.lora_source import FILES as LORA_FILES
-from undertow.adapters.lora.lora_source import PICKLES as LORA_PICKLES
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.header import TensorInfo
 from undertow.checkpoints.files.locate import locate
@@ -21,15 +19,23 @@ from undertow.errors import UnknownCheckpoint
 SUBFOLDERS = ("controlnet", "adapter", "t2iadapter")
 """Where a pipeline's folder keeps its ControlNet or T2I-Adapter."""
 
+LORA_FILES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+"""What PEFT and diffusers call the file in a folder of theirs."""
+
+LORA_PICKLES = ("adapter_model.bin", "pytorch_lora_weights.bin")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class AdapterSource:
-    """path: as messages name it. files: everything that is read. config: diffusers', empty if there is none."""
+class OpenedAdapter:
+    """path: as messages name it. folder: whether a folder was given. files: everything that is read. config:
+    diffusers', empty if there is none. pickled: whether the tensors came out of a pickle."""
 
     path: Path
+    folder: bool
     weights: Weights
     files: tuple[Path, ...]
     config: Mapping[str, Any]
+    pickled: bool = False
 
     @property
     def names(self) -> dict[str, str]:
@@ -40,10 +46,10 @@ class AdapterSource:
     def tensors(self) -> Mapping[str, TensorInfo]:
         return self.weights.tensors
 
-    def content_hash(self) -> str:
-        """SHA-256 of everything that is read."""
+    def content_hash(self, *more: Path) -> str:
+        """SHA-256 of everything that is read. more: files that a kind reads besides."""
         digest = hashlib.sha256()
-        for path in self.files:
+        for path in (*self.files, *more):
             with path.open("rb") as file:
                 while chunk := file.read(2**20):
                     digest.update(chunk)
@@ -51,7 +57,7 @@ class AdapterSource:
 
 
 @contextmanager
-def open_source(source: str | Path) -> Generator[AdapterSource]:
+def open_adapter(source: str | Path) -> Generator[OpenedAdapter]:
     """The adapter at `source`, for the length of the block: a safetensors file, a pickle (.bin, .pth), whose tensors
     are read in a process of its own that may create nothing else, or a model folder of diffusers'; also on the Hub.
 
@@ -63,17 +69,16 @@ def open_source(source: str | Path) -> Generator[AdapterSource]:
     config = (path if path.is_dir() else path.parent) / CONFIG
     own = (config,) if described and config.is_file() else ()
     json = read_json(config) if own else {}
+    given = {"path": path, "folder": place.is_dir(), "config": json}
     if path.is_dir():
         weights = folder_weights(path, variant_order(None))
-        files = tuple(file.path for file in weights.files)
-        yield AdapterSource(path=path, weights=weights, files=(*files, *own), config=json)
+        yield OpenedAdapter(weights=weights, files=(*(file.path for file in weights.files), *own), **given)
     elif is_pickle(path):
         with as_safetensors(path) as converted:
-            yield AdapterSource(
-                path=path, weights=Weights(path, [WeightFile(converted)]), files=(path, *own), config=json
-            )
+            weights = Weights(path, [WeightFile(converted)])
+            yield OpenedAdapter(weights=weights, files=(path, *own), pickled=True, **given)
     else:
-        yield AdapterSource(path=path, weights=open_weights(path), files=(path, *own), config=json)
+        yield OpenedAdapter(weights=open_weights(path), files=(path, *own), **given)
 
 
 def _model_folder(folder: Path) -> Path:

@@ -3,14 +3,35 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from undertow.adapters.image_prompt.projection import Tokens
+from undertow.adapters.kind import RowInput
 from undertow.errors import InvalidInput
+from undertow.nn.attention import ImagePort, ImageTokens
+from undertow.unet.config import UNetConfig
 
 Mask = Float[Tensor, "height width"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImagePromptTokens:
+    """A reference picture at one cross-attention. area: weight of every cell that looks; all alike if `None`."""
+
+    keys: Float[Tensor, "1 tokens dim"]
+    values: Float[Tensor, "1 tokens dim"]
+    gain: float
+    area: Float[Tensor, "1 queries"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImagePromptRow(RowInput):
+    """A reference picture, or several that are attended to as one. sites: by cross-attention, those where it acts."""
+
+    sites: Mapping[str, ImagePromptTokens]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,3 +77,45 @@ def areas(mask: Mask, grids: Mapping[str, tuple[int, int]]) -> Mapping[str, Floa
         for grid in set(grids.values())
     }
     return {site: maps[grid] for site, grid in grids.items()}
+
+
+def image_port(config: UNetConfig, inputs: Sequence[Sequence[ImagePromptRow]], like: Tensor) -> ImagePort | None:
+    """Entry n of a cross-attention is the n-th picture that acts there in each row; rows with fewer see nothing in its
+    place. inputs: what acts in each row. like: of the type and on the device of the network."""
+    if not any(inputs):
+        return None
+    port: dict[str, tuple[ImageTokens, ...]] = {}
+    for site, width in config.cross_attentions().items():
+        here = [[one.sites[site] for one in row if site in one.sites] for row in inputs]
+        count = max(len(row) for row in here)
+        if count:
+            columns = ([row[index] if index < len(row) else None for row in here] for index in range(count))
+            port[site] = tuple(_entry(column, width, like) for column in columns)
+    return port
+
+
+def _entry(column: Sequence[ImagePromptTokens | None], width: int, like: Tensor) -> ImageTokens:
+    """One picture a row; all tokens are of the longest picture's number, padded ones masked."""
+    seen = [one for one in column if one is not None]
+    longest = max(one.keys.shape[1] for one in seen)
+    nothing = like.new_zeros(1, longest, width)
+
+    def padded(tokens: Tensor) -> Tensor:
+        return F.pad(tokens.to(like), (0, 0, 0, longest - tokens.shape[1]))
+
+    mask = area = None
+    if any(one.keys.shape[1] < longest for one in seen):
+        # Rows without a picture look at zeros, at gain 0: with all their tokens masked there would be no softmax.
+        lengths = torch.tensor([longest if one is None else one.keys.shape[1] for one in column], device=like.device)
+        mask = torch.arange(longest, device=like.device)[None] < lengths[:, None]
+    areas = [one.area for one in seen if one.area is not None]
+    if areas:
+        everywhere = torch.ones_like(areas[0])
+        area = torch.cat([everywhere if one is None or one.area is None else one.area for one in column]).to(like)
+    return ImageTokens(
+        keys=torch.cat([nothing if one is None else padded(one.keys) for one in column]),
+        values=torch.cat([nothing if one is None else padded(one.values) for one in column]),
+        gain=torch.tensor([0.0 if one is None else one.gain for one in column], device=like.device),
+        mask=mask,
+        area=area,
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from undertow.adapters.files.opened import open_source
+from undertow.adapters.files.opened import OpenedAdapter, open_adapter
 from undertow.adapters.image_prompt.fitting import projection_of, require_fit
 from undertow.adapters.image_prompt.names import Names, read_names, require_image_prompt
 from undertow.adapters.image_prompt.prompt import ImagePrompt
@@ -23,26 +23,33 @@ from undertow.unet.unet import UNet
 
 
 def read_image_prompt(source: str | Path, base: UNet, *, index: int | None = None) -> ImagePrompt:
-    """The IP-Adapter at `source` for one U-Net, in its type and on its device, frozen.
+    """The IP-Adapter at `source` for one U-Net: `image_prompt_from` of the file, opened.
 
     source: a safetensors file, a pickle of the authors' (.bin), a folder with one of them, a U-Net's folder that
-    diffusers saved with adapters, or a file on the Hub. index: which of several in such a folder.
-    Errors: `AdapterMismatch` for another family, `UnsupportedModel` for FaceID and its kin, `KeyMismatch`,
-    `DamagedWeights`, `CorruptFile`, `UnknownCheckpoint`, `UnsafeFile`, `InvalidInput` for the index.
+    diffusers saved with adapters, or a file on the Hub. Errors: those of `open_adapter` too.
     """
-    with open_source(_place(source)) as opened:
-        path, weights = opened.path, opened.weights
-        require_image_prompt(path, weights)
-        names = read_names(path, weights.tensors, index)
-        if names.unknown:
-            raise KeyMismatch(path, unexpected=names.unknown)
-        _require_text(path, base.config)
-        require_fit(path, names, base.config)
-        projection = projection_of(path, names, base.config, weights.metadata)
-        prompt = build_on_meta(lambda: ImagePrompt(base.config, projection))
-        tensors = _read(path, weights, names, base)
-        prompt.path = path
-        prompt.content_hash = opened.content_hash() + ("" if index is None else f"-{index}")
+    with open_adapter(_place(source)) as opened:
+        return image_prompt_from(opened, base, index=index)
+
+
+def image_prompt_from(opened: OpenedAdapter, base: UNet, *, index: int | None = None) -> ImagePrompt:
+    """The IP-Adapter in an opened file, in the U-Net's type and on its device, frozen. index: which of several.
+
+    Errors: `AdapterMismatch` for another family, `UnsupportedModel` for FaceID and its kin, `KeyMismatch`,
+    `DamagedWeights`, `CorruptFile`, `UnknownCheckpoint`, `InvalidInput` for the index.
+    """
+    path, weights = opened.path, opened.weights
+    require_image_prompt(path, weights)
+    names = read_names(path, weights.tensors, index)
+    if names.unknown:
+        raise KeyMismatch(path, unexpected=names.unknown)
+    _require_text(path, base.config)
+    require_fit(path, names, base.config)
+    projection = projection_of(path, names, base.config, weights.metadata)
+    prompt = build_on_meta(lambda: ImagePrompt(base.config, projection))
+    tensors = _read(path, weights, names, base)
+    prompt.path = path
+    prompt.content_hash = opened.content_hash() + ("" if index is None else f"-{index}")
     prompt.load_state_dict(tensors, assign=True)
     return prompt.requires_grad_(False).eval()
 

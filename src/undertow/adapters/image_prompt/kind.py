@@ -1,20 +1,26 @@
-"""An IP-Adapter of a request: with its reference pictures, over the latents, in a step."""
+"""IP-Adapter as a kind of adapter: each with its reference pictures, laid over the latents."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.image_prompt.image_port import areas, combine
+from undertow.adapters.files.opened import OpenedAdapter
+from undertow.adapters.image_prompt.encoder import Encoders
+from undertow.adapters.image_prompt.image_port import ImagePromptRow, ImagePromptTokens, areas, combine, image_port
+from undertow.adapters.image_prompt.image_prompt_file import image_prompt_from
+from undertow.adapters.image_prompt.names import FACE_PREFIXES, is_image_prompt, require_image_prompt
 from undertow.adapters.image_prompt.prompt import ImagePrompt
-from undertow.adapters.pictures import Area, LatentGrid
-from undertow.adapters.row_inputs import ImagePromptRow, ImagePromptTokens
+from undertow.adapters.kind import AdaptedModel, AdapterKind, BatchRow, require_no_hint
+from undertow.adapters.lora.updates import LayerUpdates
+from undertow.adapters.pictures import Area, Hint, LatentGrid
 from undertow.encoders.image import ImageEncoder, ImageFeatures
 from undertow.errors import InvalidInput
 from undertow.picture_files import several
 from undertow.pictures import to_mask
+from undertow.unet.conditioning import Ports
 from undertow.unet.config import UNetConfig
 
 KeysValues = Mapping[str, tuple[Tensor, Tensor]]
@@ -114,3 +120,52 @@ class TiledImagePrompt:
             )
             for tokens, area in zip(seen, places, strict=True)
         ]
+
+
+class ImagePromptKind(AdapterKind[ImagePrompt, ResolvedImagePrompt, ImagePromptRow]):
+    """encoders: image encoders that are found for adapters."""
+
+    loaded, resolved, inputs = ImagePrompt, ResolvedImagePrompt, (ImagePromptRow,)
+
+    def __init__(self, model: AdaptedModel):
+        super().__init__(model)
+        self.encoders = Encoders(model.unet.device, model.folder)
+
+    @staticmethod
+    def identify(opened: OpenedAdapter) -> str | None:
+        names = opened.names
+        if not (is_image_prompt(names) or any(name.startswith(FACE_PREFIXES) for name in names)):
+            return None
+        require_image_prompt(opened.path, opened.weights)
+        return "an IP-Adapter"
+
+    def read(self, opened: OpenedAdapter) -> ImagePrompt:
+        return image_prompt_from(opened, self.model.unet)
+
+    def points(self, loaded: ImagePrompt) -> Sequence[str]:
+        return list(self.model.unet.config.cross_attentions())
+
+    def resolve(
+        self,
+        adapter: Adapter,
+        loaded: ImagePrompt,
+        *,
+        hint: Hint | None = None,
+        layers: LayerUpdates | None = None,
+    ) -> ResolvedImagePrompt:
+        require_no_hint(adapter, hint)
+        encoder = self.encoders.for_adapter(adapter, loaded)
+        return ResolvedImagePrompt.read(adapter, loaded, encoder, self.model.unet.config)
+
+    def ports(
+        self,
+        rows: Sequence[BatchRow],
+        inputs: Sequence[Sequence[ImagePromptRow]],
+        ports: Ports,
+        at_once: int | None,
+    ) -> Ports:
+        found = image_port(self.model.unet.config, inputs, like=rows[0].latents)
+        if found is None or ports.image is None:
+            return ports if found is None else replace(ports, image=found)
+        sites = dict.fromkeys((*ports.image, *found))
+        return replace(ports, image={site: (*ports.image.get(site, ()), *found.get(site, ())) for site in sites})

@@ -162,6 +162,9 @@ ARCFACE_DIM = 512
 KOLORS_WIDTH = 2048
 """Width of the resampler in Kolors' files; it is 1280 in those of SDXL, whose cross-attentions are as wide."""
 
+FACE_PREFIXES = ("id_encoder.", "id_adapter", "pulid_")
+"""Adapters that read faces and are called like nothing else here."""
+
 _BY_NAME: Mapping[str, tuple[str, str]] = {
     "an IP-Adapter FaceID Plus": (r"(image_proj|image_proj_model)\.perceiver_resampler\..+", USE_FACE),
     "an IP-Adapter FaceID": (r"(ip_adapter|adapter_modules)\.\d+\.to_(q|k|v|out)_lora\..+", USE_FACE),

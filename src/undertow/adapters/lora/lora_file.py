@@ -7,8 +7,9 @@ from pathlib import Path
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.adapters.lora.lora_source import LoraFile, open_lora
-from undertow.adapters.lora.plan import Plan, Read, build_layer, make_plan, require_all, require_any
+from undertow.adapters.files.opened import OpenedAdapter, open_adapter
+from undertow.adapters.lora.lora_source import LoraFile
+from undertow.adapters.lora.plan import Plan, Read, fill_layer, make_plan, require_all, require_any
 from undertow.adapters.lora.report import LoraReport, report_on_plan
 from undertow.adapters.lora.targets import NetworkName, Targets
 from undertow.adapters.lora.updates import AnyTensor, Update
@@ -33,24 +34,34 @@ class Lora:
     size_bytes: int
     embeddings: Mapping[str, Vectors | Mapping[str, Vectors]] = field(default_factory=dict)
 
+    @property
+    def title(self) -> str:
+        """What it is, in words."""
+        return "LoRA"
+
 
 def read_lora(source: str | Path, targets: Targets, *, strict: bool = True) -> Lora:
-    """The adapter at `source` (a safetensors file, a folder of PEFT's or diffusers', a file on the Hub) for one model.
+    """The LoRA at `source` for one model: `lora_from` of the file, opened. Errors: those of `open_adapter` too."""
+    with open_adapter(source) as opened:
+        return lora_from(opened, targets, strict=strict)
+
+
+def lora_from(opened: OpenedAdapter, targets: Targets, *, strict: bool = True) -> Lora:
+    """The LoRA in an opened file or folder, of whatever dialect, for one model.
 
     Tensors keep the file's type. strict: every name of the file must be one of the model's; without it, what does not
     fit is left out and listed in the report. A file of which nothing fits is refused in any case.
     Errors: `AdapterMismatch`, `UnsupportedModel`, `DamagedWeights`, `CorruptFile`, `UnknownCheckpoint`, `UnsafeFile`.
     """
-    file = open_lora(source)
+    file = LoraFile.of(opened)
     plan = make_plan(file, targets)
     require_any(file, plan, targets)
     if strict:
         require_all(file, plan, targets)
-    content_hash = file.content_hash()
     updates = _read_updates(file, plan)
     return Lora(
         path=file.path,
-        content_hash=content_hash,
+        content_hash=opened.content_hash(*(() if file.config is None else (file.config,))),
         updates=updates,
         report=report_on_plan(file, plan),
         size_bytes=sum(update.size_bytes for layers in updates.values() for update in layers.values()),
@@ -63,8 +74,9 @@ def describe_lora(source: str | Path, targets: Targets | None = None) -> LoraRep
 
     Errors: those of `read_lora` but for unmatched names and for values, which are not read.
     """
-    file = open_lora(source)
-    plan = make_plan(file, targets)
+    with open_adapter(source) as opened:
+        file = LoraFile.of(opened)
+        plan = make_plan(file, targets)
     if targets is not None:
         require_any(file, plan, targets)
     return report_on_plan(file, plan)
@@ -76,8 +88,7 @@ def _read_updates(file: LoraFile, plan: Plan) -> dict[NetworkName, dict[str, Upd
     with file.weights.reader() as read:
         own = _noting_damage(read, damaged)
         for place, planned in plan.matched.items():
-            built = build_layer(file, planned.layer, own)
-            updates.setdefault(place.network, {})[place.module] = built.update
+            updates.setdefault(place.network, {})[place.module] = fill_layer(file, planned, own)
     if damaged:
         shown = "; ".join(map(str, damaged[:3])) + (f"; and {len(damaged) - 3} more" if len(damaged) > 3 else "")
         names = [finding.name for finding in damaged]

@@ -6,7 +6,7 @@ KohakuBlueleaf/LyCORIS (`lycoris/functional`), whose forward is the reference fo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Literal
@@ -86,12 +86,17 @@ class Update(ABC):
 
     def on(self, device: torch.device | str) -> "Update":
         """The same with its tensors on another device."""
-        moved = {
-            field.name: value.on(device) if isinstance(value, Update) else value.to(device)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor | Update)
+        return self.mapped(lambda tensor: tensor.to(device))
+
+    def mapped(self, change: Callable[[AnyTensor], AnyTensor]) -> "Update":
+        """The same with `change(tensor)` in place of each of its tensors."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        changed = {
+            name: value.mapped(change) if isinstance(value, Update) else change(value)
+            for name, value in values
+            if isinstance(value, Tensor | Update)
         }
-        return replace(self, **moved)
+        return replace(self, **changed)
 
     @property
     def size_bytes(self) -> int:

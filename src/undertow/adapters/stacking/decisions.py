@@ -7,7 +7,6 @@ from itertools import combinations
 from undertow.adapters.lora.updates import LayerUpdates
 from undertow.adapters.stack import STRATEGIES, AdapterStack
 from undertow.adapters.stacking.conflicts import (
-    AdapterSummary,
     AddsUp,
     Conflict,
     Incompatible,
@@ -21,6 +20,7 @@ from undertow.adapters.stacking.conflicts import (
 )
 from undertow.adapters.stacking.overlap import delta, energy
 from undertow.adapters.stacking.strategies import Rule, revised
+from undertow.adapters.stacking.summary import AdapterSummary
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,44 +1,33 @@
-"""What a file in memory is to a stack: a `AdapterSummary` of it, without pictures and before anything is placed."""
+"""An adapter as a stack sees it: what it is and where it acts, without pictures and before anything is laid out."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.control.control_file import ControlFile
-from undertow.adapters.image_prompt.prompt import ImagePrompt
-from undertow.adapters.lora.kind import KIND, unet_updates
-from undertow.adapters.lora.lora_file import Lora
-from undertow.adapters.stacking.conflicts import AdapterSummary
-from undertow.errors import AdapterMismatch, UnsupportedModel
-from undertow.unet.config import UNetConfig
-
-LoadedAdapter = Lora | ControlFile | ImagePrompt
+from undertow.adapters.lora.updates import LayerUpdates, ScaledUpdates
 
 
-def summarize(adapter: Adapter, held: LoadedAdapter, config: UNetConfig) -> AdapterSummary:
-    """The adapter with what its file holds. config: of the U-Net that it was read for."""
-    match held:
-        case Lora():
-            changes = unet_updates(adapter, held)
-            return AdapterSummary(adapter=adapter, kind=KIND, size_bytes=held.size_bytes, layers=changes)
-        case ControlFile():
-            kind, points = held.title, held.network.points
-        case ImagePrompt():
-            kind, points = held.title, config.cross_attentions()
-    acting = tuple(point for point in points if adapter.factor(point) != 0)
-    silent = not any(adapter.scales)
-    return AdapterSummary(adapter=adapter, kind=kind, size_bytes=held.size_bytes, points=() if silent else acting)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class AdapterSummary:
+    """An adapter as it was read for a model.
 
+    kind: what it is, in a word or two. size_bytes: memory that it takes. layers: its updates of the U-Net's layers, if
+    it has any. points: where it adds something instead (`InjectionPoint.name`). problem: why it cannot be used with
+    this model; empty when it can.
+    """
 
-def summarize_all(
-    read: Callable[[str | Path], LoadedAdapter], config: UNetConfig, adapters: Sequence[Adapter]
-) -> tuple[AdapterSummary, ...]:
-    """Every adapter, also those that this model cannot use, each with the reason. read: opens a source, such as
-    `AdapterManager.read`. Errors: of files that are missing or damaged; kinds of `CheckpointError`."""
-    found = []
-    for adapter in adapters:
-        try:
-            found.append(summarize(adapter, read(adapter.source), config))
-        except (AdapterMismatch, UnsupportedModel) as err:
-            found.append(AdapterSummary(adapter=adapter, kind="unusable", problem=str(err)))
-    return tuple(found)
+    adapter: Adapter
+    kind: str = "lora"
+    size_bytes: int = 0
+    layers: LayerUpdates | None = None
+    points: tuple[str, ...] = ()
+    problem: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.adapter.title
+
+    @property
+    def scaled(self) -> ScaledUpdates | None:
+        """Its updates at the largest of its scales; `None` when nothing acts."""
+        scale = max(self.adapter.scales, key=abs)
+        return None if self.layers is None or scale == 0 else ScaledUpdates(layers=self.layers, gain=scale)
