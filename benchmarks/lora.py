@@ -22,10 +22,10 @@ from torch import Tensor
 
 from undertow import AdapterCapacity, UNet, UNetConfig
 from undertow.adapters.lora.bank import Bank
-from undertow.adapters.lora.file import read_lora
+from undertow.adapters.lora.lora_file import read_lora
 from undertow.adapters.lora.merge import MergedWeights
 from undertow.adapters.lora.targets import Targets
-from undertow.adapters.scaled_updates import LayerUpdates, ScaledUpdates
+from undertow.adapters.lora.updates import LayerUpdates, ScaledUpdates
 from undertow.unet.conditioning import Conditioning, Ports
 from undertow.unet.diffusers_config import config_to_diffusers
 

@@ -29,7 +29,7 @@ from lib.adapter_page import (
 from lib.style_measures import USUAL, adherence, all_styles, in_style
 
 from undertow import Adapter, GenerationRequest, UNetService
-from undertow.adapters.source import open_source
+from undertow.adapters.files.opened import open_adapter
 from undertow.training.emoji.adapter_card import STYLED, trained_as
 from undertow.training.emoji.evaluate import kinds
 from undertow.training.emoji.render import ON_CELLS, Glyphs, draw_places, render
@@ -118,7 +118,7 @@ def style_part(style: Style, file: Path, drawn: Drawn, glyphs: Glyphs) -> str:
         rows.append([name, f"{found.mean:.3f}", above, f"{found.apart:.3f}", *others])
     head = ["", "statistic", "above", "separation", "emoji, styled references", "emoji, plain ones", "background"]
     lost = kept["base"].plain - kept["scale 1"].styled
-    with open_source(file) as opened:
+    with open_adapter(file) as opened:
         training = trained_as(opened.weights.metadata)
     return f"""## {style.name.capitalize()}
 

@@ -10,9 +10,8 @@ from PIL import Image
 import undertow
 from tests.golden.minis import M15, M21, TIMESTEPS, build, conditioning_for, latents_for
 from tests.golden.pipelines import save_pipeline
+from undertow.adapters.control.control_file import read_control, write_control
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.adapters.control.file import read_control
-from undertow.adapters.control.write import write_control
 from undertow.attention.choose import KERNELS
 from undertow.attention.kernel import KernelEntry
 from undertow.attention.math import math_attention

@@ -17,6 +17,7 @@ from tests.services import copy_pipeline, pipeline_folder, service_of
 from tests.vae import minis as vae_minis
 from tests.vae.allocations import with_peak
 from undertow import Adapter, AdapterCapacity, GenerationRequest, PredictionContext, UNetService, service
+from undertow.adapters.lora.kind import LoraKind
 from undertow.checkpoints import save_unet
 from undertow.engine import decode
 from undertow.engine.watch import Debug
@@ -209,8 +210,8 @@ def test_slots_are_there_before_the_first_forward_when_there_is_room_for_them():
     model = undertow.load(pipeline_folder("sd1"), dtype=F32).model
     made = UNetService(model, adapter_capacity=capacity)
     assert model.unet.conv_in.slots is not None
-    assert made.adapters.bank is not None
-    assert service_of("sd1").adapters.bank is None
+    assert made.adapters.kind(LoraKind).bank is not None
+    assert service_of("sd1").adapters.kind(LoraKind).bank is None
     assert service_of("sd1").unet.conv_in.slots is None
 
 

@@ -22,8 +22,9 @@ from torch import Tensor
 
 import undertow
 from undertow import Adapter, GenerationRequest, UNetService
+from undertow.adapters.image_prompt.image_prompt_file import write_image_prompt
+from undertow.adapters.image_prompt.kind import ImagePromptKind
 from undertow.adapters.image_prompt.projection import Variant
-from undertow.adapters.image_prompt.write import write_image_prompt
 from undertow.encoders.image import ImageEncoder, ImageFeatures
 from undertow.encoders.image_config import ClipVisionConfig
 from undertow.encoders.image_pixels import Pixels, Preprocessing
@@ -82,7 +83,7 @@ class Latents(ImageEncoder):
 
 
 class Always:
-    """Answers with one encoder whatever adapter asks (see `undertow.adapters.vision.Encoders`)."""
+    """Answers with one encoder whatever adapter asks (see `undertow.adapters.image_prompt.encoder.Encoders`)."""
 
     def __init__(self, encoder: ImageEncoder):
         self.encoder = encoder
@@ -105,15 +106,16 @@ def main() -> None:
     glyphs = Glyphs(options.font)
     glyphs.require()
     service = undertow.load(options.model, dtype=torch.float32)
-    shipped = service.adapters.encoders
+    image_prompts = service.adapters.kind(ImagePromptKind)
+    shipped = image_prompts.encoders
     print("| reads | background alone, and a reference | the reference alone |\n|---|---|---|")
     measure("CLIP vision network, as shipped", service, "references", options.prompts, glyphs)
     for variant, reads in (("base", "latents, one vector"), ("plus", "latents of each patch")):
         encoder = Latents(service.vae)
-        service.adapters.encoders = Always(encoder)
+        image_prompts.encoders = Always(encoder)
         file = train(service, encoder, variant, options)
         measure(reads, service, str(file), options.prompts, glyphs)
-    service.adapters.encoders = shipped
+    image_prompts.encoders = shipped
 
 
 def train(service: UNetService, encoder: ImageEncoder, variant: Variant, options: argparse.Namespace) -> Path:

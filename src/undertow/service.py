@@ -25,12 +25,12 @@ from undertow.engine.limits import BatchLimits
 from undertow.engine.options import NonFinite, RunOptions
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
-from undertow.engine.runner import EAGER, Backend, Runner, runner_named
 from undertow.engine.settings import RequestSettings
 from undertow.engine.watch import Debug
 from undertow.errors import InvalidInput, UnknownCheckpoint
 from undertow.unet.compiled import CompiledUNet
 from undertow.unet.config import UNetConfig
+from undertow.unet.runner import EAGER, Backend, Runner, runner_named
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
 

@@ -9,11 +9,11 @@ from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from tests.golden.minis import randomize
+from undertow.adapters.control.control_file import write_control
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.adapters.control.write import write_control
+from undertow.adapters.image_prompt.image_prompt_file import write_image_prompt
 from undertow.adapters.image_prompt.projection import Variant
 from undertow.adapters.image_prompt.prompt import ImagePrompt
-from undertow.adapters.image_prompt.write import write_image_prompt
 from undertow.unet.unet import UNet
 
 FEATURES = 24

@@ -4,11 +4,10 @@ import torch
 
 from tests.adapters.lora.files import normal
 from undertow import Adapter
-from undertow.adapters.conflicts import AdapterSummary
-from undertow.adapters.lora.difference import Difference
-from undertow.adapters.lora.low_rank import LowRank
-from undertow.adapters.lora.weight_decomposed import WeightDecomposed
-from undertow.adapters.scaled_updates import LayerUpdates
+from undertow.adapters.lora.additive import Difference, LowRank
+from undertow.adapters.lora.updates import LayerUpdates
+from undertow.adapters.lora.weight_dependent import WeightDecomposed
+from undertow.adapters.stacking.summary import AdapterSummary
 
 SHAPES = {"a": (12, 10), "b": (12, 10), "c": (8, 6, 3, 3), "n": (16,)}
 """Two linear layers, a convolution and a norm."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from undertow.adapters.kinds import adapter_kind
+from undertow.adapters.kinds import adapter_title
 from undertow.errors import UnknownCheckpoint, UnsupportedModel
 
 
@@ -19,45 +19,45 @@ def written(folder: Path, names: list[str] | dict[str, tuple[int, ...]], file: s
 
 
 KINDS = {
-    "lora": [
+    "a LoRA": [
         ["lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight"],
         ["unet.down_blocks.0.attentions.0.proj_in.lora_A.weight"],
         ["lora_unet_mid_block_attentions_0_proj_in.hada_w1_a"],
     ],
-    "controlnet": [
+    "a ControlNet": [
         ["zero_convs.0.0.weight", "time_embed.0.weight"],
         ["control_model.zero_convs.0.0.weight", "model.diffusion_model.out.2.weight"],
         ["controlnet_cond_embedding.conv_in.weight", "conv_in.weight"],
         ["module.controlnet_cond_embedding.conv_in.weight"],
     ],
-    "control_lora": [
+    "a Control-LoRA": [
         ["lora_controlnet", "zero_convs.0.0.weight", "input_blocks.0.0.up"],
         ["input_hint_block.0.weight", "zero_convs.0.0.weight", "input_blocks.0.0.up", "input_blocks.0.0.down"],
     ],
-    "t2i": [
+    "a T2I-Adapter": [
         ["body.0.block1.weight", "conv_in.weight"],
         ["body.0.body.0.block1.weight"],
         ["adapter.body.0.resnets.0.block1.weight"],
         ["adapter.body.0.block1.weight"],
     ],
-    "image_prompt": [["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight", "ip_adapter.1.to_v_ip.weight"]],
+    "an IP-Adapter": [["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight", "ip_adapter.1.to_v_ip.weight"]],
 }
 
 
 @pytest.mark.parametrize(("kind", "names"), [(kind, names) for kind, files in KINDS.items() for names in files])
 def test_the_names_of_tensors_tell(kind, names, tmp_path):
-    assert adapter_kind(written(tmp_path, names, "any_name.safetensors")) == kind
+    assert adapter_title(written(tmp_path, names, "any_name.safetensors")) == kind
     torch.save({name: torch.ones(1, 1) for name in names}, tmp_path / "any_name.pth")
     if names is KINDS[kind][0]:  # every pickle is a process
-        assert adapter_kind(tmp_path / "any_name.pth") == kind
+        assert adapter_title(tmp_path / "any_name.pth") == kind
 
 
-@pytest.mark.parametrize(("kind", "title"), [("controlnet", "ControlNetModel"), ("t2i", "T2IAdapter")])
+@pytest.mark.parametrize(("kind", "title"), [("a ControlNet", "ControlNetModel"), ("a T2I-Adapter", "T2IAdapter")])
 def test_folders_of_diffusers(kind, title, tmp_path):
     written(tmp_path, KINDS[kind][2], "diffusion_pytorch_model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": title}))
-    assert adapter_kind(tmp_path) == kind
-    assert adapter_kind(tmp_path / "diffusion_pytorch_model.safetensors") == kind
+    assert adapter_title(tmp_path) == kind
+    assert adapter_title(tmp_path / "diffusion_pytorch_model.safetensors") == kind
 
 
 CONTROL = ["controlnet_cond_embedding.conv_in.weight", "conv_in.weight"]
@@ -87,7 +87,7 @@ OTHERS = {
 @pytest.mark.parametrize("model", OTHERS)
 def test_relatives_and_strangers_are_refused_by_name(model, tmp_path):
     with pytest.raises(UnsupportedModel, match=f"this is {model}.*, which undertow does not run; ") as caught:
-        adapter_kind(written(tmp_path, OTHERS[model]))
+        adapter_title(written(tmp_path, OTHERS[model]))
     assert caught.value.remedy
 
 
@@ -97,15 +97,15 @@ def test_classes_of_diffusers_that_are_no_adapter_here(tmp_path):
     with pytest.raises(
         UnsupportedModel, match=r"this is a ControlNetUnionModel.* use a ControlNetModel or a T2IAdapter"
     ):
-        adapter_kind(tmp_path)
+        adapter_title(tmp_path)
 
 
 def test_models_of_their_own_and_unknown_files(tmp_path):
     unet = written(tmp_path, ["conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"])
     with pytest.raises(UnknownCheckpoint, match=r"a model of its own \(U-Net\), not an adapter"):
-        adapter_kind(unet)
+        adapter_title(unet)
     with pytest.raises(UnknownCheckpoint, match=r"none of its 1 tensors is called as in an adapter \('strange'\)"):
-        adapter_kind(written(tmp_path, ["strange"]))
+        adapter_title(written(tmp_path, ["strange"]))
     written(tmp_path, ["strange"], "another.safetensors")
     with pytest.raises(UnknownCheckpoint, match=r"2 files of weights .* give one of them"):
-        adapter_kind(tmp_path)
+        adapter_title(tmp_path)

@@ -13,19 +13,22 @@ from tests.adapters.lora.comparing import T1
 from tests.adapters.lora.files import is_attention, kohya, layers_of, low_rank, normal, write
 from tests.golden.minis import M15, TIMESTEPS, conditioning_for, latents_for, pair
 from undertow import Adapter, AdapterCapacity, InvalidInput, UNetState
-from undertow.adapters.injection_points import injection_points
-from undertow.adapters.library import Library
+from undertow.adapters.files.library import Library
+from undertow.adapters.lora.additive import LowRank
 from undertow.adapters.lora.bank import Bank
-from undertow.adapters.lora.file import Lora, read_lora
-from undertow.adapters.lora.low_rank import LowRank
+from undertow.adapters.lora.kind import LoraKind, choose_residency
+from undertow.adapters.lora.lora_file import Lora, read_lora
 from undertow.adapters.lora.merge import MergedWeights
 from undertow.adapters.lora.targets import Targets
-from undertow.adapters.lora.weight_decomposed import WeightDecomposed
+from undertow.adapters.lora.updates import LayerUpdates, ScaledUpdates
+from undertow.adapters.lora.weight_dependent import WeightDecomposed
 from undertow.adapters.manager import AdapterManager
-from undertow.adapters.residency import choose_residency
-from undertow.adapters.scaled_updates import LayerUpdates, ScaledUpdates
+from undertow.adapters.pictures import LatentGrid
+from undertow.adapters.state import injection_points
 from undertow.errors import UndertowError
 from undertow.unet.conditioning import Ports
+
+GRID = LatentGrid(cells=(8, 8), factor=2)
 
 
 def small_unet():
@@ -240,7 +243,7 @@ def test_a_state_comes_back_bit_for_bit_with_slots_merges_and_masks(lora_files):
     state = UNetState(unet, manager)
     base = state.snapshot()
     resolved = manager.resolve_each([Adapter(files[0]), Adapter(files[1], residency="merged")])
-    weights = manager.prepare_weights([manager.tile(resolved).row(0, 1)] * 2)
+    weights = manager.kind(LoraKind).weight_rows([manager.tile(resolved, GRID).row(0, 1).inputs] * 2)
     state.attention_masks["left"] = torch.ones(2, 2)
     adapted, expected = state.snapshot(), predict(unet, weights)
     assert state.active_adapters == ("3", "2")
@@ -268,14 +271,14 @@ def test_the_last_update_is_that_of_weights_and_slots(lora_files):
     base, moments = state.snapshot(), [state.last_update]
 
     def arrange(*adapters: Adapter) -> None:
-        manager.prepare_weights([manager.tile(manager.resolve_each(adapters)).row(0, 1)])
+        manager.prepare_weights([manager.tile(manager.resolve_each(adapters), GRID).row(0, 1)])
 
     merged, banked = Adapter(files[1], residency="merged"), Adapter(files[0])
     changes = {
         "merged": lambda: arrange(merged),
         "into a slot": lambda: arrange(merged, banked),
         "out of the weights": manager.unmerge,
-        "out of the slots": manager.bank.clear,
+        "out of the slots": manager.kind(LoraKind).bank.clear,
         "restored": lambda: state.restore(base),
     }
     for name, change in changes.items():

@@ -5,8 +5,8 @@ from PIL import Image
 
 from tests.services import copy_pipeline
 from tests.training.beside import image_encoder
-from undertow.adapters.control.file import read_control
-from undertow.adapters.image_prompt.file import read_image_prompt
+from undertow.adapters.control.control_file import read_control
+from undertow.adapters.image_prompt.image_prompt_file import read_image_prompt
 from undertow.cli import main
 from undertow.service import load_unet
 from undertow.training.emoji.vision import write_vision

@@ -12,15 +12,14 @@ from tests.adapters.lora.files import layers_of, low_rank
 from tests.compile.test_unet_compile import TINY_TEXT, Counter
 from tests.golden.minis import build, conditioning_for, latents_for, randomize
 from undertow.adapters.control.controlnet import ControlNet
+from undertow.adapters.control.residuals import ControlRow, residual_port
+from undertow.adapters.image_prompt.image_port import ImagePromptRow, ImagePromptTokens, image_port
 from undertow.adapters.image_prompt.prompt import ImagePrompt
+from undertow.adapters.lora.additive import LowRank
 from undertow.adapters.lora.bank import AdapterCapacity, Bank
-from undertow.adapters.lora.low_rank import LowRank
 from undertow.adapters.lora.merge import MergedWeights
-from undertow.adapters.row_inputs import ControlRow, ImagePromptRow, ImagePromptTokens
-from undertow.adapters.scaled_updates import LayerUpdates, ScaledUpdates
+from undertow.adapters.lora.updates import LayerUpdates, ScaledUpdates
 from undertow.encoders.image import ImageFeatures
-from undertow.engine.control import residual_port
-from undertow.engine.image_tokens import image_port
 from undertow.engine.rows import Row
 from undertow.unet.conditioning import Ports
 
@@ -104,9 +103,11 @@ def test_control_and_pictures_of_any_mixture_make_four_graphs():
         )
 
     def mixture(kinds):
-        beside = [[make() for make in kinds if random.random() < 0.7] for _ in rows]
-        beside[0] += [make() for make in kinds if not any(isinstance(one, KINDS[make.__name__]) for one in beside[0])]
-        return Ports(residuals=residual_port(rows, beside), image=image_port(unet.config, beside, like=inputs[0]))
+        each = [[make() for make in kinds if random.random() < 0.7] for _ in rows]
+        each[0] += [make() for make in kinds if not any(isinstance(one, KINDS[make.__name__]) for one in each[0])]
+        controls = [[one for one in row if isinstance(one, ControlRow)] for row in each]
+        pictures = [[one for one in row if isinstance(one, ImagePromptRow)] for row in each]
+        return Ports(residuals=residual_port(rows, controls), image=image_port(unet.config, pictures, like=inputs[0]))
 
     choices = [(), (controlled,), (seen,), (controlled, seen)]
     compiled = torch.compile(unet.predict, fullgraph=True, dynamic=False, backend=counter)

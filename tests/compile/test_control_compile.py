@@ -13,9 +13,9 @@ from torch import Tensor
 from tests.golden.minis import CONTEXT, randomize
 from undertow.adapters.control.config import ControlNetConfig
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.engine.runner import EAGER, CompiledRunner
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
+from undertow.unet.runner import EAGER, CompiledRunner
 
 TOLERANCE = 1e-5
 """float32; the traced graph runs the same operations."""

@@ -17,7 +17,7 @@ from tests.adapters.image_prompt.files import authors, flat, write
 from tests.encoders.minis import randomize
 from tests.golden.minis import pair
 from undertow.adapters.image_prompt.encoder import load_image_encoder
-from undertow.adapters.image_prompt.file import read_image_prompt
+from undertow.adapters.image_prompt.image_prompt_file import read_image_prompt
 from undertow.encoders.image import ImageEncoder
 from undertow.encoders.image_config import (
     PUBLISHED_VISION,

@@ -22,6 +22,7 @@ from undertow import (
     PredictionContext,
     Region,
 )
+from undertow.adapters.lora.kind import LoraKind
 
 TOLERANCE = 1e-5
 """Of the latents' largest value, in float32: banked changes are added behind the product, merged ones before it."""
@@ -102,7 +103,7 @@ def differs(one, other):
 
 def test_eight_unlike_rows_equal_each_alone_with_merged_weights(service, banked, files, plain):
     requests = unlike_requests(files)
-    assert service.adapters.bank is None
+    assert service.adapters.kind(LoraKind).bank is None
     together = banked.generate_many(requests)
 
     for request, result in zip(requests, together, strict=True):
@@ -133,7 +134,7 @@ def test_no_request_leaves_a_trace(service, banked, files):
         with pytest.raises(RuntimeError, match="stop"):
             loaded.run(drawn(5, Adapter(files["loha"])), observe=_stop_at(1))
         assert loaded.state.hash == before
-        assert loaded.adapters.merged.pristine_bytes == 0
+        assert loaded.adapters.kind(LoraKind).merged.pristine_bytes == 0
 
 
 def _stop_at(step):
@@ -149,7 +150,7 @@ def test_more_adapters_than_slots_take_turns(service, files):
     requests = [drawn(seed, Adapter(files[name])) for seed, name in enumerate(("attention", "everywhere", "other"))]
     for request, result in zip(requests, small.generate_many(requests), strict=True):
         assert_close(result.latents, service.run(request).latents)
-    assert small.adapters.bank.writes >= 3
+    assert small.adapters.kind(LoraKind).bank.writes >= 3
 
 
 @pytest.mark.parametrize("residency", ["banked", "merged"])
@@ -214,7 +215,7 @@ def test_weights_are_merged_as_seldom_as_can_be(service, files):
     present = []
 
     def observe(event):
-        present.append(service.adapters.merged.present)
+        present.append(service.adapters.kind(LoraKind).merged.present)
 
     loras = (Adapter(files["attention"]), Adapter(files["everywhere"]))
     drawn_with = {"steps": 3, "sampler": "euler", "guidance_scale": 1.0}
@@ -233,10 +234,10 @@ def test_where_the_order_counts_the_report_says_so(service, files):
 
 
 def test_a_scale_of_zero_costs_nothing(banked, files):
-    writes = banked.adapters.bank.writes
+    writes = banked.adapters.kind(LoraKind).bank.writes
     zero = banked.run(drawn(1, Adapter(files["other"], scale=0.0, name="zero")))
     assert torch.equal(zero.latents, banked.run(drawn(1)).latents)
-    assert banked.adapters.bank.writes == writes
+    assert banked.adapters.kind(LoraKind).bank.writes == writes
 
 
 def test_a_request_with_adapters_survives_json(files):
@@ -272,7 +273,7 @@ def test_predictions_of_contexts_with_unlike_adapters_share_a_forward(service, b
     assert differs(together[2], together[1])
     with pytest.raises(InvalidInput, match="adapter_capacity"):
         service.predict_noise(contexts)
-    assert service.adapters.merged.pristine_bytes == 0, "nothing stays merged"
+    assert service.adapters.kind(LoraKind).merged.pristine_bytes == 0, "nothing stays merged"
     with pytest.raises(InvalidInput, match="style"):
         context(style=0.5)
 

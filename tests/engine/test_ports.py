@@ -8,9 +8,8 @@ import torch
 from tests.golden.minis import M9, M15, build, conditioning_for, latents_for, randomize
 from undertow import UNet
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.adapters.row_inputs import ControlRow, FeatureRow, ImagePromptRow, ImagePromptTokens
-from undertow.engine.control import residual_port
-from undertow.engine.image_tokens import image_port
+from undertow.adapters.control.residuals import ControlRow, FeatureRow, residual_port
+from undertow.adapters.image_prompt.image_port import ImagePromptRow, ImagePromptTokens, image_port
 from undertow.engine.rows import Row
 from undertow.unet.conditioning import Ports, Residuals
 

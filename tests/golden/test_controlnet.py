@@ -20,10 +20,9 @@ from tests.golden.controls import (
 )
 from tests.golden.minis import MINIS, TIMESTEPS, conditioning_for, latents_for, pair, run_twin
 from undertow.adapters.control.config import ControlNetConfig
+from undertow.adapters.control.control_file import read_control, write_control
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.adapters.control.file import read_control
-from undertow.adapters.control.strength import pooled, residual_gains, scaled
-from undertow.adapters.control.write import write_control
+from undertow.adapters.control.residuals import pooled, residual_gains, scaled
 from undertow.unet.conditioning import Ports, Residuals
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
 

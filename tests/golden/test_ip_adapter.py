@@ -26,12 +26,11 @@ from tests.golden.minis import (
 )
 from tests.services import pipeline_folder
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.image_prompt.combine import areas, combine
 from undertow.adapters.image_prompt.encoder import load_image_encoder
-from undertow.adapters.image_prompt.file import read_image_prompt
+from undertow.adapters.image_prompt.image_port import areas, combine
+from undertow.adapters.image_prompt.image_prompt_file import read_image_prompt, write_image_prompt
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.image_prompt.sites import LAYOUT, STYLE, STYLE_AND_LAYOUT
-from undertow.adapters.image_prompt.write import write_image_prompt
 from undertow.checkpoints.read.unet_loading import load_unet_folder
 from undertow.encoders.image import ImageFeatures
 from undertow.nn.attention import ImageTokens

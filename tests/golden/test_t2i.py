@@ -8,8 +8,8 @@ from tests.golden.conftest import EFFECT, T0, change, largest_difference
 from tests.golden.controls import T2I_FORMS, author_tensors, t2i, t2i_hint, t2i_twin
 from tests.golden.minis import MINIS, TIMESTEPS, conditioning_for, latents_for, pair, run_twin
 from undertow.adapters.control.config import T2IConfig
-from undertow.adapters.control.file import read_control
-from undertow.adapters.control.strength import scaled
+from undertow.adapters.control.control_file import read_control
+from undertow.adapters.control.residuals import scaled
 from undertow.adapters.control.t2i import T2IAdapter
 from undertow.unet.conditioning import Ports
 from undertow.unet.config import UNetConfig

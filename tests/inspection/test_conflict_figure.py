@@ -7,8 +7,7 @@ from PIL import Image
 from tests.adapters.lora.files import is_attention, layers_of
 from tests.adapters.stacks import summary
 from undertow import Adapter, InvalidInput
-from undertow.adapters.lora.weight_decomposed import WeightDecomposed
-from undertow.adapters.summaries import summarize_all
+from undertow.adapters.lora.weight_dependent import WeightDecomposed
 from undertow.inspection.conflict_figure import block_of, pairwise_cosines, relative_sizes, save_figure
 
 CLOSE = 1e-5
@@ -17,7 +16,7 @@ CLOSE = 1e-5
 
 def summaries_of(service, files, **scales):
     adapters = [Adapter(files[name], scale=scale) for name, scale in scales.items()]
-    return summarize_all(service.adapters.library.get, service.config, adapters)
+    return service.adapters.summarize(adapters)
 
 
 def test_sizes_are_those_of_the_weights_with_and_without(service, files):

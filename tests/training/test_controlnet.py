@@ -10,7 +10,7 @@ import torch
 from tests.services import pipeline_folder
 from tests.training.beside import equal_states, fit_for, is_as_before, stop_at, weights
 from tests.training.lora_runs import load, pictures
-from undertow.adapters.control.write import write_control
+from undertow.adapters.control.control_file import write_control
 from undertow.errors import CheckpointError, ConfigError, InvalidInput
 from undertow.training.controlnet import ControlSettings, new_control, train_controlnet
 from undertow.training.log import read_records

@@ -1,81 +1,48 @@
-"""Which kind of adapter a file is, by names and shapes alone: nobody has to say it, and names of files lie."""
+"""The kinds of adapters, and which of them a file is: by names and shapes alone, since names of files lie."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from undertow.adapters.control.control_lora import is_control_lora
-from undertow.adapters.control.control_refusals import refuse_other_controls
-from undertow.adapters.control.t2i_files import is_t2i
-from undertow.adapters.image_prompt.image_prompt_refusals import require_image_prompt
-from undertow.adapters.image_prompt.names import is_image_prompt
-from undertow.adapters.lora.leaves import read_names
-from undertow.adapters.source import AdapterSource, open_source
+from undertow.adapters.control.kind import ControlKind
+from undertow.adapters.files.opened import OpenedAdapter, open_adapter
+from undertow.adapters.image_prompt.kind import ImagePromptKind
+from undertow.adapters.kind import AdapterKind
+from undertow.adapters.lora.kind import LoraKind
 from undertow.checkpoints.identify.unsupported import refuse_other_files, refuse_other_networks, refuse_quantized
 from undertow.checkpoints.keymap.contents import read_contents
-from undertow.checkpoints.keymap.prefixes import CONTROL_PREFIXES, TITLES, Dialect
+from undertow.checkpoints.keymap.prefixes import TITLES
 from undertow.errors import UnknownCheckpoint
 
-AdapterKind = Literal["lora", "controlnet", "control_lora", "t2i", "image_prompt"]
+AnyKind = AdapterKind[Any, Any, Any]
 
-KIND_TITLES: Mapping[AdapterKind, str] = {
-    "lora": "a LoRA",
-    "controlnet": "a ControlNet",
-    "control_lora": "a Control-LoRA",
-    "t2i": "a T2I-Adapter",
-    "image_prompt": "an IP-Adapter",
-}
-
-CONTROLNET_SIGNS: Mapping[Dialect, str] = {
-    "ldm": "zero_convs.0.0.weight",
-    "diffusers": "controlnet_cond_embedding.conv_in.weight",
-}
-"""A tensor that every ControlNet has, under lllyasviel's name and under diffusers'."""
-
-_OF_FACES = ("id_encoder.", "id_adapter", "pulid_")
-"""Adapters that read faces and are called like nothing else here; the image room names them."""
+KINDS: tuple[type[AnyKind], ...] = (ControlKind, ImagePromptKind, LoraKind)
+"""In the order in which a file is offered to them."""
 
 
-def adapter_kind(source: str | Path) -> AdapterKind:
-    """The kind of the adapter at `source`: a safetensors file, a pickle (.bin, .pth), a folder, or these on the Hub.
+def identify(opened: OpenedAdapter, kinds: Sequence[type[AnyKind]] = KINDS) -> tuple[type[AnyKind], str]:
+    """The kind of an opened file, and what the file is, with its article.
 
-    Errors: `UnsupportedModel` names a kind that undertow does not run, with the reason; `UnknownCheckpoint`,
-    `UnsafeFile`, `CorruptFile`.
+    Errors: `UnsupportedModel` names a kind that undertow does not run, with the reason; `UnknownCheckpoint`.
     """
-    with open_source(source) as opened:
-        return kind_of(opened)
-
-
-def kind_of(opened: AdapterSource) -> AdapterKind:
-    """The kind of an opened adapter. Errors: `UnsupportedModel`, `UnknownCheckpoint`."""
-    path, names = opened.path, opened.names
-    refuse_quantized(path, names, opened.weights.metadata)
-    refuse_other_controls(path, names, opened.config)
-    if is_control_lora(names):
-        return "control_lora"
-    if controlnet_place(names) is not None:
-        return "controlnet"
-    if is_t2i(names):
-        return "t2i"
-    if is_image_prompt(names) or any(name.startswith(_OF_FACES) for name in names):
-        require_image_prompt(path, opened.weights)
-        return "image_prompt"
-    found = read_names(names)
-    if found.layers or found.unread:
-        return "lora"
+    refuse_quantized(opened.path, opened.names, opened.weights.metadata)
+    for kind in kinds:
+        title = kind.identify(opened)
+        if title is not None:
+            return kind, title
     raise _stranger(opened)
 
 
-def controlnet_place(names: Mapping[str, str]) -> tuple[str, Dialect] | None:
-    """(prefix, dialect) of a ControlNet's tensors among names in their bare form; `None` when there is none."""
-    for dialect, sign in CONTROLNET_SIGNS.items():
-        for prefix in CONTROL_PREFIXES:
-            if prefix + sign in names:
-                return prefix, dialect
-    return None
+def adapter_title(source: str | Path) -> str:
+    """What the adapter at `source` is ("a LoRA"): a safetensors file, a pickle (.bin, .pth), a folder, or on the Hub.
+
+    Errors: those of `open_adapter` and `identify`.
+    """
+    with open_adapter(source) as opened:
+        return identify(opened)[1]
 
 
-def _stranger(opened: AdapterSource) -> UnknownCheckpoint:
+def _stranger(opened: OpenedAdapter) -> UnknownCheckpoint:
     """What to say of a file that is no adapter. Errors: `UnsupportedModel` for other models that have a name."""
     path, tensors = opened.path, opened.tensors
     remedy = "give a LoRA, a ControlNet, a T2I-Adapter or an IP-Adapter"

@@ -1,45 +1,42 @@
-"""What a loaded model is to adapters: where they are read for, where their changes live, and who uses which."""
+"""The adapters of a loaded model: read for it, resolved for requests, laid over the latents, and put into batches.
 
-from collections.abc import Hashable, Mapping, Sequence
+It knows no kind of adapter; all of them are in `kinds.KINDS`, and each step here is a loop over that table.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from functools import cache
 from pathlib import Path
-
-from torch import Tensor
+from typing import Any, TypeVar
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.bundled import BundledAdapters
-from undertow.adapters.conflicts import AdapterSummary
-from undertow.adapters.control.file import ControlFile, read_control
-from undertow.adapters.decisions import decide, describe_interactions
-from undertow.adapters.image_prompt.file import read_image_prompt
-from undertow.adapters.image_prompt.prompt import ImagePrompt
-from undertow.adapters.kinds import adapter_kind
-from undertow.adapters.library import LIBRARY_BYTES, Library
-from undertow.adapters.lora.bank import AdapterCapacity, Bank
-from undertow.adapters.lora.file import Lora, read_lora
-from undertow.adapters.lora.merge import MergedWeights
-from undertow.adapters.lora.targets import Targets
-from undertow.adapters.lora.text import adapted_weights
+from undertow.adapters.files.bundled import BundledAdapters
+from undertow.adapters.files.library import LIBRARY_BYTES, Library
+from undertow.adapters.files.opened import open_adapter
+from undertow.adapters.kind import (
+    AdaptedModel,
+    BatchRow,
+    LoadedAdapter,
+    ResolvedAdapter,
+    RowAdapters,
+    RowInput,
+    TiledAdapter,
+)
+from undertow.adapters.kinds import KINDS, AnyKind, identify
+from undertow.adapters.lora.bank import AdapterCapacity
+from undertow.adapters.lora.updates import LayerUpdates
 from undertow.adapters.pictures import Hint, LatentGrid
-from undertow.adapters.resolved_control import ResolvedControl, TiledControl
-from undertow.adapters.resolved_image_prompt import ResolvedImagePrompt, TiledImagePrompt
-from undertow.adapters.resolved_lora import ResolvedLora, layer_updates
-from undertow.adapters.row_inputs import SideInput
-from undertow.adapters.scaled_updates import ScaledUpdates
 from undertow.adapters.stack import AdapterStack
-from undertow.adapters.summaries import summarize_all
-from undertow.adapters.vision import Encoders
-from undertow.encoders.clip import TextEncoder
-from undertow.encoders.text_stack import Adaptation, TextStack
-from undertow.errors import InvalidInput
-from undertow.nn.adaptable import WeightRows
+from undertow.adapters.stacking.decisions import decide, describe_interactions
+from undertow.adapters.stacking.summary import AdapterSummary
+from undertow.encoders.text_stack import TextStack
+from undertow.errors import AdapterMismatch, InvalidInput, UnsupportedModel
+from undertow.unet.conditioning import Ports
+from undertow.unet.runner import EAGER, Runner
 from undertow.unet.unet import UNet
 
-ResolvedAdapter = ResolvedLora | ResolvedControl | ResolvedImagePrompt
-"""A request's adapter, read for a model, with its pictures."""
+Kind = TypeVar("Kind", bound=AnyKind)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,57 +48,25 @@ class Resolution:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class RowAdapters:
-    """What acts in one row of a batch. manager: of the row's U-Net, also for rows in which nothing acts. banked,
-    merged: updates of weights. side_inputs: what acts beside the weights."""
-
-    manager: "AdapterManager"
-    banked: tuple[ScaledUpdates, ...] = ()
-    merged: tuple[ScaledUpdates, ...] = ()
-    side_inputs: tuple[SideInput, ...] = ()
-
-    @property
-    def key(self) -> Hashable:
-        """Equal for rows that can share a forward: those with equal weights."""
-        return tuple(scaled.signature for scaled in self.merged)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
 class TiledAdapters:
     """A request's adapters over the latents of one pass."""
 
-    manager: "AdapterManager"
-    loras: tuple[ResolvedLora, ...] = ()
-    controls: tuple[TiledControl, ...] = ()
-    pictures: tuple[TiledImagePrompt, ...] = ()
+    adapters: tuple[TiledAdapter, ...] = ()
 
     def with_more(self, other: "TiledAdapters") -> "TiledAdapters":
         """These and others, over the same latents."""
-        return TiledAdapters(
-            manager=self.manager,
-            loras=self.loras + other.loras,
-            controls=self.controls + other.controls,
-            pictures=self.pictures + other.pictures,
-        )
+        return TiledAdapters(adapters=self.adapters + other.adapters)
 
     def row(self, step: int, steps: int, *, window: int = 0, conditional: bool = True) -> RowAdapters:
         """What acts in a window of the latents at a step. conditional: on that side of guidance."""
-        banked: list[ScaledUpdates] = []
-        merged: list[ScaledUpdates] = []
-        for one in self.loras:
-            scaled = one.scaled(step, steps)
-            if scaled is not None:
-                (banked if one.decision.residency == "banked" else merged).append(scaled)
-        controls = [tiled.row(window, step, steps, conditional=conditional) for tiled in self.controls]
-        pictures = [row for tiled in self.pictures for row in tiled.rows(window, step, steps, conditional=conditional)]
-        side_inputs = (*(row for row in controls if row is not None), *pictures)
-        return RowAdapters(manager=self.manager, banked=tuple(banked), merged=tuple(merged), side_inputs=side_inputs)
+        rows = (one.rows(window, step, steps, conditional=conditional) for one in self.adapters)
+        return RowAdapters(inputs=tuple(each for row in rows for each in row))
 
 
 class AdapterManager:
-    """Adapters for one U-Net and its text encoders. capacity: slots for banked LoRA; `None` merges all. library_bytes:
+    """Adapters for one U-Net and its text encoders. capacity: slots for LoRA; `None` merges all. library_bytes:
     memory for files that are not in use. folder: of the model, which may hold an image encoder, and adapters of its own
-    in `adapters`. Errors: `InvalidInput`."""
+    in `adapters`. kinds: those that there are. Errors: `InvalidInput`."""
 
     def __init__(
         self,
@@ -111,44 +76,42 @@ class AdapterManager:
         capacity: AdapterCapacity | None = None,
         library_bytes: int = LIBRARY_BYTES,
         folder: Path | None = None,
+        kinds: Sequence[type[AnyKind]] = KINDS,
     ):
-        self.unet = unet
+        model = AdaptedModel(unet=unet, text=text, capacity=capacity, folder=folder)
+        self.kinds = tuple(kind(model) for kind in kinds)
         self.bundled = BundledAdapters(folder)
-        self.bank = None if capacity is None else Bank(unet, capacity)
-        self.merged = MergedWeights(unet)
-        self.targets = Targets.of(unet, () if text is None else text.encoders)
-        self.library = Library(self._read, library_bytes)
-        self.encoders = Encoders(unet.device, folder)
+        self.library: Library[LoadedAdapter] = Library(self._open, library_bytes)
 
-    def resolve_each(
-        self,
-        adapters: Sequence[Adapter],
-        *,
-        beside: Sequence[ResolvedAdapter] = (),
-        hints: Mapping[str, Hint] | None = None,
-    ) -> tuple[ResolvedAdapter, ...]:
-        """The adapters of a request, each read, with its pictures, before any step. beside: others that act with them.
-        hints: control maps as tensors, by name.
+    def kind(self, wanted: type[Kind]) -> Kind:
+        """One of the kinds, with its state for this model."""
+        return next(kind for kind in self.kinds if isinstance(kind, wanted))
 
-        Errors: `CheckpointError` and its kinds for files that do not fit the model; `InvalidInput` for two of one name,
-        more in a row than there is room for, patterns that fit no layer, and pictures missing or of no use.
-        """
-        titles = [*(one.adapter.title for one in beside), *(adapter.title for adapter in adapters)]
-        twice = sorted({title for title in titles if titles.count(title) > 1})
-        if twice:
-            raise InvalidInput("adapters", f"{', '.join(twice)} twice", "a name for each", "give one another `name`")
-        hints = {} if hints is None else hints
-        resolved = tuple(self._resolve(adapter, hints.get(adapter.title)) for adapter in adapters)
-        loras = [one for one in (*beside, *resolved) if isinstance(one, ResolvedLora)]
-        banked = [one for one in loras if one.decision.residency == "banked"]
-        if self.bank is not None and len(banked) > self.bank.capacity.per_row:
-            raise InvalidInput(
-                "adapters",
-                f"{len(banked)} in slots",
-                f"at most capacity.per_row = {self.bank.capacity.per_row} in one row",
-                "load the model with a larger per_row, or give some residency='merged'",
-            )
-        return resolved
+    # Files
+
+    def read(self, source: str | Path) -> LoadedAdapter:
+        """An adapter's file in memory: at a path, on the Hub, or by its name among those that came with the model.
+        Errors: `CheckpointError` and its kinds."""
+        return self.library.get(self.bundled.locate(source))
+
+    def _open(self, source: str | Path) -> LoadedAdapter:
+        with open_adapter(source) as opened:
+            found, _ = identify(opened, [type(kind) for kind in self.kinds])
+            return self.kind(found).read(opened)
+
+    def summarize(self, adapters: Sequence[Adapter]) -> tuple[AdapterSummary, ...]:
+        """Every adapter, also those that this model cannot use, each with the reason. Errors: of files that are missing
+        or damaged; kinds of `CheckpointError`."""
+        found = []
+        for adapter in adapters:
+            try:
+                loaded = self.read(adapter.source)
+                found.append(self._kind_of(loaded).summarize(adapter, loaded))
+            except (AdapterMismatch, UnsupportedModel) as err:
+                found.append(AdapterSummary(adapter=adapter, kind="unusable", problem=str(err)))
+        return tuple(found)
+
+    # Requests
 
     def resolve(
         self, adapters: Sequence[Adapter] | AdapterStack, *, beside: Sequence[ResolvedAdapter] = ()
@@ -157,102 +120,91 @@ class AdapterManager:
         order counts. Errors: those of `resolve_each` for adapters that act."""
         if not isinstance(adapters, AdapterStack):
             resolved = self.resolve_each(adapters, beside=beside)
-            return Resolution(adapters=resolved, notes=describe_interactions(self._summaries(adapters)))
-        decided = decide(adapters, self._summaries(tuple(adapters)))
-        resolved = self.resolve_each([one for one in adapters if one.title in decided.kept], beside=beside)
-        revised = tuple(
-            one.revised(decided.layers[one.adapter.title], self.bank)
-            if isinstance(one, ResolvedLora) and one.adapter.title in decided.layers
-            else one
-            for one in resolved
-        )
-        return Resolution(adapters=revised, notes=decided.notes)
+            return Resolution(adapters=resolved, notes=describe_interactions(self.summarize(adapters)))
+        decided = decide(adapters, self.summarize(tuple(adapters)))
+        kept = [one for one in adapters if one.title in decided.kept]
+        return Resolution(adapters=self.resolve_each(kept, beside=beside, layers=decided.layers), notes=decided.notes)
 
-    def read(self, source: str | Path) -> Lora | ControlFile | ImagePrompt:
-        """An adapter's file in memory: at a path, on the Hub, or by its name among those that came with the model.
-        Errors: `CheckpointError` and its kinds."""
-        return self.library.get(self.bundled.locate(source))
+    def resolve_each(
+        self,
+        adapters: Sequence[Adapter],
+        *,
+        beside: Sequence[ResolvedAdapter] = (),
+        hints: Mapping[str, Hint] | None = None,
+        layers: Mapping[str, LayerUpdates] | None = None,
+    ) -> tuple[ResolvedAdapter, ...]:
+        """The adapters of a request, each read, with its pictures, before any step. beside: others that act with them.
+        hints: control maps as tensors, by name. layers: updates in place of their own, by name.
 
-    def tile(self, resolved: Sequence[ResolvedAdapter], grid: LatentGrid | None = None) -> TiledAdapters:
-        """The adapters over the latents; LoRA needs no grid. Errors: `InvalidInput` for pictures that do not fit it."""
-        if grid is None:
-            return TiledAdapters(manager=self, loras=tuple(one for one in resolved if isinstance(one, ResolvedLora)))
-        return TiledAdapters(
-            manager=self,
-            loras=tuple(one for one in resolved if isinstance(one, ResolvedLora)),
-            controls=tuple(one.tile(grid) for one in resolved if isinstance(one, ResolvedControl)),
-            pictures=tuple(one.tile(grid) for one in resolved if isinstance(one, ResolvedImagePrompt)),
-        )
+        Errors: `CheckpointError` and its kinds for files that do not fit the model; `InvalidInput` for two of one name,
+        more in a row than there is room for, patterns that fit no layer, and pictures missing or of no use.
+        """
+        titles = [*(one.adapter.title for one in beside), *(adapter.title for adapter in adapters)]
+        twice = sorted({title for title in titles if titles.count(title) > 1})
+        if twice:
+            raise InvalidInput("adapters", f"{', '.join(twice)} twice", "a name for each", "give one another `name`")
+        hints, layers = {} if hints is None else hints, {} if layers is None else layers
+        resolved = []
+        for adapter in adapters:
+            loaded, title = self.read(adapter.source), adapter.title
+            kind = self._kind_of(loaded)
+            resolved.append(kind.resolve(adapter, loaded, hint=hints.get(title), layers=layers.get(title)))
+            _check_blocks(adapter, kind.points(loaded))
+        for kind in self.kinds:
+            kind.check(_of(kind.resolved, (*beside, *resolved)))
+        return tuple(resolved)
 
-    def prepare_weights(self, rows: Sequence[RowAdapters], *, fixed_shapes: bool = False) -> WeightRows | None:
-        """Makes the U-Net's weights those that all these rows share, and gives their weight port. fixed_shapes: as in
-        `Bank.assign_slots`."""
-        self.merged.set_active(rows[0].merged)
-        if self.bank is None:
-            return None
-        return self.bank.assign_slots([row.banked for row in rows], fixed_shapes=fixed_shapes)
-
-    def fits(self, rows: Sequence[RowAdapters]) -> bool:
-        """Whether these rows can share a forward."""
-        return self.bank is None or self.bank.fits([row.banked for row in rows])
-
-    def unmerge(self) -> None:
-        """The U-Net's own weights, bit for bit."""
-        self.merged.set_active(())
+    def tile(self, resolved: Sequence[ResolvedAdapter], grid: LatentGrid) -> TiledAdapters:
+        """The adapters over the latents. Errors: `InvalidInput` for pictures that do not fit them."""
+        return TiledAdapters(adapters=tuple(one.tile(grid) for one in resolved))
 
     def text(self, stack: TextStack, resolved: Sequence[ResolvedAdapter], steps: int) -> TextStack:
-        """The stack as it reads under these adapters."""
-        acting = [
-            (one.lora, gain)
-            for one in resolved
-            if isinstance(one, ResolvedLora)
-            and (gain := one.adapter.text_gain(steps))
-            and one.lora.updates.keys() - {"unet"}
-        ]
-        if not acting:
-            return stack
+        """The text encoders as they read under these adapters."""
+        for kind in self.kinds:
+            stack = kind.adapt_text(stack, _of(kind.resolved, resolved), steps)
+        return stack
 
-        @cache  # for all texts of a request
-        def weights(encoder: TextEncoder) -> Mapping[str, Tensor]:
-            scaled = [
-                ScaledUpdates(layers=layer_updates(lora, lora.path.stem, lora.updates[encoder.kind], {}), gain=gain)
-                for lora, gain in acting
-                if encoder.kind in lora.updates
-            ]
-            return adapted_weights(encoder, scaled)
+    # Batches
 
-        key = tuple((lora.content_hash, gain) for lora, gain in acting)
-        return stack.adapted(Adaptation(key=key, weights=weights))
+    def fits(self, rows: Sequence[RowAdapters]) -> bool:
+        """Whether rows with equal keys can share a forward."""
+        return all(kind.fits(_inputs(kind, rows)) for kind in self.kinds)
 
-    def _summaries(self, adapters: Sequence[Adapter]) -> tuple[AdapterSummary, ...]:
-        return summarize_all(self.read, self.unet.config, adapters)
+    def is_prepared(self, row: RowAdapters) -> bool:
+        """Whether the weights are already those that a row needs."""
+        return all(kind.is_prepared(_of(kind.inputs, row.inputs)) for kind in self.kinds)
 
-    def _read(self, source: str | Path) -> Lora | ControlFile | ImagePrompt:
-        match adapter_kind(source):
-            case "lora":
-                return read_lora(source, self.targets)
-            case "image_prompt":
-                return read_image_prompt(source, self.unet)
-            case _:
-                return read_control(source, self.unet)
+    def prepare_weights(self, rows: Sequence[RowAdapters]) -> None:
+        """Writes the weights that these rows share, which `ports` does too."""
+        for kind in self.kinds:
+            kind.prepare(_inputs(kind, rows))
 
-    def _resolve(self, adapter: Adapter, hint: Hint | None) -> ResolvedAdapter:
-        read = self.read(adapter.source)
-        match read:
-            case Lora():
-                points = self.targets.layers["unet"]
-                resolved = ResolvedLora.read(adapter, read, self.targets, self.bank)
-            case ControlFile():
-                points = read.network.points
-                resolved = ResolvedControl(adapter=adapter, file=read, hint=hint)
-            case ImagePrompt():
-                points = self.unet.config.cross_attentions()
-                encoder = self.encoders.for_adapter(adapter, read)
-                resolved = ResolvedImagePrompt.read(adapter, read, encoder, self.unet.config)
-        if hint is not None and not isinstance(read, ControlFile):
-            raise InvalidInput(f"control hint of {adapter.title}", "given", "nothing: it is no control network")
-        _check_blocks(adapter, list(points))
-        return resolved
+    def ports(self, rows: Sequence[BatchRow], runner: Runner = EAGER, at_once: int | None = None) -> Ports:
+        """What the adapters of rows with equal keys add to their forward, each in its own row. runner: of the U-Net,
+        and of networks that run beside it. at_once: rows of every forward of such a network; `None` runs all of one's
+        together."""
+        adapters = [RowAdapters() if row.adapters is None else row.adapters for row in rows]
+        ports = Ports()
+        for kind in self.kinds:
+            ports = kind.ports(rows, _inputs(kind, adapters), ports, runner, at_once)
+        return ports
+
+    def unmerge(self) -> None:
+        """Puts the U-Net's own weights back, bit for bit."""
+        for kind in self.kinds:
+            kind.unmerge()
+
+    def _kind_of(self, loaded: LoadedAdapter) -> AnyKind:
+        return next(kind for kind in self.kinds if isinstance(loaded, kind.loaded))
+
+
+def _inputs(kind: AnyKind, rows: Sequence[RowAdapters]) -> list[list[RowInput]]:
+    return [_of(kind.inputs, row.inputs) for row in rows]
+
+
+def _of(types: type | tuple[type, ...], records: Sequence[Any]) -> list[Any]:
+    """Those of a kind."""
+    return [one for one in records if isinstance(one, types)]
 
 
 def _check_blocks(adapter: Adapter, points: Sequence[str]) -> None:

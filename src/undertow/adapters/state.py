@@ -4,16 +4,45 @@ import hashlib
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Literal
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
-from undertow.adapters.injection_points import InjectionPoint, injection_points
 from undertow.adapters.lora.bank import Tenant
+from undertow.adapters.lora.kind import LoraKind
 from undertow.adapters.manager import AdapterManager
 from undertow.errors import InvalidInput
+from undertow.nn.adaptable import Conv2d, Linear
 from undertow.unet.unet import UNet
+
+Port = Literal["weights", "residuals", "image"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InjectionPoint:
+    """port: which kind of adapter acts here: "weights" (LoRA) changes a layer, "residuals" (ControlNet, T2I-Adapter)
+    adds to a stored skip connection or behind the middle block, "image" (IP-Adapter) gives a cross-attention keys and
+    values. name: of the layer; `Adapter.blocks` scales it. shape: of the layer's weight, where it has one."""
+
+    port: Port
+    name: str
+    shape: tuple[int, ...] = ()
+
+
+def injection_points(unet: UNet) -> tuple[InjectionPoint, ...]:
+    """Every one of them, port by port, in the order of the network."""
+    layers = [
+        InjectionPoint(port="weights", name=name, shape=tuple(layer.weight.shape))
+        for name, layer in unet.named_modules()
+        if isinstance(layer, Linear | Conv2d)
+    ]
+    stored = range(len(unet.config.skip_shapes(64, 64)))  # as many at every size
+    residuals = [InjectionPoint(port="residuals", name=name) for name in (*(f"skips.{i}" for i in stored), "middle")]
+    image = [InjectionPoint(port="image", name=name) for name in unet.config.cross_attentions()]
+    return (*layers, *residuals, *image)
+
 
 AnyTensor = Shaped[Tensor, "..."]
 
@@ -43,7 +72,7 @@ class UNetState:
 
     def __init__(self, unet: UNet, manager: AdapterManager):
         self._unet = unet
-        self._manager = manager
+        self._lora = manager.kind(LoraKind)
         self.attention_masks: dict[str, AnyTensor] = {}
 
     @property
@@ -54,8 +83,8 @@ class UNetState:
     @property
     def active_adapters(self) -> tuple[str, ...]:
         """What is merged into the weights, and what lies ready in slots."""
-        bank = self._manager.bank
-        return (*self._manager.merged.titles, *(() if bank is None else (tenant.title for tenant in bank.tenants)))
+        bank = self._lora.bank
+        return (*self._lora.merged.titles, *(() if bank is None else (tenant.title for tenant in bank.tenants)))
 
     @property
     def injection_points(self) -> tuple[InjectionPoint, ...]:
@@ -65,8 +94,8 @@ class UNetState:
     @property
     def last_update(self) -> datetime:
         """When weights or slots were last written: by adapters that came or went, or by `restore`."""
-        bank = self._manager.bank
-        merged = self._manager.merged.changed_at
+        bank = self._lora.bank
+        merged = self._lora.merged.changed_at
         return merged if bank is None else max(merged, bank.changed_at)
 
     @property
@@ -77,12 +106,12 @@ class UNetState:
     def snapshot(self) -> StateSnapshot:
         """Copies of everything, as much memory as the U-Net with its slots."""
         tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in _tensors(self._unet).items()}
-        bank = self._manager.bank
+        bank = self._lora.bank
         return StateSnapshot(
             tensors=tensors,
-            merged=self._manager.merged.present,
-            merged_titles=self._manager.merged.titles,
-            pristine=self._manager.merged.pristine,
+            merged=self._lora.merged.present,
+            merged_titles=self._lora.merged.titles,
+            pristine=self._lora.merged.pristine,
             tenants=() if bank is None else bank.tenants,
             attention_masks={name: mask.clone() for name, mask in self.attention_masks.items()},
             hash=self.hash,
@@ -98,9 +127,9 @@ class UNetState:
             raise InvalidInput("snapshot", f"{differing} differs", "one taken of this very U-Net, with the same slots")
         for name, tensor in tensors.items():
             tensor.copy_(snapshot.tensors[name])
-        self._manager.merged.adopt(snapshot.merged, snapshot.merged_titles, snapshot.pristine)
-        if self._manager.bank is not None:
-            self._manager.bank.adopt(snapshot.tenants)
+        self._lora.merged.adopt(snapshot.merged, snapshot.merged_titles, snapshot.pristine)
+        if self._lora.bank is not None:
+            self._lora.bank.adopt(snapshot.tenants)
         self.attention_masks = {name: mask.clone() for name, mask in snapshot.attention_masks.items()}
 
 

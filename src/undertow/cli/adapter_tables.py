@@ -12,9 +12,10 @@ from rich.table import Table
 from undertow.cli.inspect_file import printable, size_text
 
 if TYPE_CHECKING:
-    from undertow.adapters.conflicts import AdapterSummary, Conflict, SameLayer
-    from undertow.adapters.decisions import Decisions
-    from undertow.adapters.summaries import LoadedAdapter
+    from undertow.adapters.kind import LoadedAdapter
+    from undertow.adapters.stacking.conflicts import Conflict, SameLayer
+    from undertow.adapters.stacking.decisions import Decisions
+    from undertow.adapters.stacking.summary import AdapterSummary
     from undertow.inspection.impact import Impact, Overhead
 
 NAME = 12
@@ -85,7 +86,7 @@ def _together(impact: "Impact") -> str:
 
 def _described(summary: "AdapterSummary", held: "LoadedAdapter | None") -> tuple[str, str, str]:
     """The family that a file was made for, its rank and where it acts, as far as they are known."""
-    from undertow.adapters.lora.file import Lora
+    from undertow.adapters.lora.lora_file import Lora
 
     if not isinstance(held, Lora):
         return "", "", f"{len(summary.points)} points" if summary.points else ""
@@ -99,7 +100,7 @@ def _described(summary: "AdapterSummary", held: "LoadedAdapter | None") -> tuple
 
 
 def _conflicts(conflicts: "Sequence[Conflict]") -> Table:
-    from undertow.adapters.conflicts import Incompatible, OverBudget, SameLayer
+    from undertow.adapters.stacking.conflicts import Incompatible, OverBudget, SameLayer
 
     table = _table("conflicts", ("conflict", "adapters", "what"))
     for conflict in conflicts:

@@ -56,9 +56,9 @@ def explain(
     ] = None,
 ) -> None:
     """Show what adapters are in a model, where they are in each other's way, and what would be done about it."""
-    from undertow.adapters.decisions import decide
+    from undertow.adapters.lora.kind import LoraKind
     from undertow.adapters.stack import DENSITY, AdapterStack
-    from undertow.adapters.summaries import summarize_all
+    from undertow.adapters.stacking.decisions import decide
     from undertow.cli.adapter_tables import print_explanation
     from undertow.inspection.conflict_figure import pairwise_cosines, relative_sizes, save_figure
     from undertow.service import load
@@ -72,11 +72,11 @@ def explain(
     )
     service = load(model)
     manager = service.adapters
-    summaries = summarize_all(manager.read, service.config, tuple(stack))
+    summaries = manager.summarize(tuple(stack))
     decisions = decide(stack, summaries)
     held = {summary.name: manager.read(summary.adapter.source) for summary in summaries if not summary.problem}
     console = Console()
-    print_explanation(console, f"{model} ({manager.targets.family})", summaries, held, decisions)
+    print_explanation(console, f"{model} ({manager.kind(LoraKind).targets.family})", summaries, held, decisions)
     if figure is not None:
         sizes, cosines = relative_sizes(summaries, service.unet), pairwise_cosines(summaries, service.unet)
         save_figure(sizes, cosines, figure, f"{' and '.join(stack.names)} in {model}")

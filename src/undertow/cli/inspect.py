@@ -123,7 +123,7 @@ def _summary(name: str, config: "UNetConfig") -> Table:
 def _ports(config: "UNetConfig") -> Table:
     import torch
 
-    from undertow.adapters.injection_points import injection_points
+    from undertow.adapters.state import injection_points
     from undertow.unet.unet import UNet
 
     table = Table(title="where adapters can act", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))

@@ -16,15 +16,16 @@ if TYPE_CHECKING:
 
 
 def is_adapter(source: str) -> bool:
-    """Whether a path holds a LoRA rather than a model: counts by the names in it, or by PEFT's config beside it."""
+    """Whether a path holds a LoRA rather than a model: told by the names in it, or by PEFT's config beside it."""
+    from undertow.adapters.files.opened import LORA_FILES
     from undertow.adapters.lora.leaves import read_names
-    from undertow.adapters.lora.source import CONFIG, FILES
+    from undertow.adapters.lora.lora_source import PEFT_CONFIG
     from undertow.checkpoints.files.header import read_header
     from undertow.checkpoints.files.sniff import sniff
 
     path = Path(source).expanduser()
     if path.is_dir():
-        return any((path / name).is_file() for name in (CONFIG, *FILES))
+        return any((path / name).is_file() for name in (PEFT_CONFIG, *LORA_FILES))
     if not path.is_file() or sniff(path) != "safetensors":
         return False
     names = read_names(read_header(path).tensors)
@@ -33,7 +34,7 @@ def is_adapter(source: str) -> bool:
 
 def show_adapter(console: Console, source: str, model: str | None, *, validate: bool) -> None:
     """Prints what an adapter is, and with a model what of it fits. Errors: those of `describe_lora`."""
-    from undertow.adapters.lora.file import describe_lora
+    from undertow.adapters.lora.lora_file import describe_lora
     from undertow.checkpoints.files.weights import open_weights
     from undertow.checkpoints.health import Health
 
@@ -80,7 +81,7 @@ def _identity(report: "LoraReport") -> Table:
 
 def _targets(model: str) -> "Targets":
     """What a model offers: a preset, an embedded model, a file, a folder or a Hub id."""
-    from undertow.adapters.lora.offers import targets_of_config, targets_of_source
+    from undertow.adapters.lora.targets import targets_of_config, targets_of_source
     from undertow.service import embedded_models
     from undertow.unet.presets import PRESETS
 

@@ -73,7 +73,7 @@ def train_image_prompt(
 
     The file loads in diffusers and undertow. A run that was killed goes on with the same command.
     """
-    from undertow.adapters.image_prompt.write import write_image_prompt
+    from undertow.adapters.image_prompt.image_prompt_file import write_image_prompt
     from undertow.training.companions import load_companions
     from undertow.training.image_prompt import ImagePromptSettings
     from undertow.training.image_prompt import train_image_prompt as train
@@ -114,7 +114,7 @@ def _encoder(model: "LoadedModel", folder: Path | None, device: str | None) -> "
     import torch
 
     from undertow.adapters.image_prompt.encoder import load_image_encoder
-    from undertow.adapters.image_prompt.pairing import PUBLISHED_AT
+    from undertow.adapters.image_prompt.projection import PUBLISHED_AT
 
     if folder is None and not (model.path / "image_encoder").is_dir():
         remedy = f"for example {next(iter(PUBLISHED_AT.values()))}, on the Hub"

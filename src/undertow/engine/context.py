@@ -10,15 +10,16 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.manager import AdapterManager, RowAdapters
+from undertow.adapters.kind import RowAdapters
+from undertow.adapters.manager import AdapterManager
 from undertow.adapters.pictures import LatentGrid
 from undertow.diffusion.guidance import ClassifierFree
 from undertow.engine.forward import fit_together, forward
 from undertow.engine.rows import Row
-from undertow.engine.runner import EAGER, Runner
 from undertow.errors import InvalidInput
 from undertow.shapes import Latents
 from undertow.unet.conditioning import Conditioning, concatenate
+from undertow.unet.runner import EAGER, Runner
 from undertow.unet.unet import UNet
 
 PIXELS_PER_CELL = 8
@@ -137,7 +138,7 @@ def predict_noise(
         raise InvalidInput("latents", sorted(sizes), "one size for all contexts", "predict each size by itself")
     each = [_rows_of(unet, context, manager, factor) for context in contexts]
     rows = [row for group in each for row in group]
-    if len({row.adapters.key for row in rows if row.adapters is not None}) > 1 or not fit_together(rows):
+    if len({row.adapters.key for row in rows if row.adapters is not None}) > 1 or not fit_together(rows, manager):
         raise InvalidInput(
             "adapters",
             "different ones that are merged, or more than there are slots",
@@ -145,7 +146,7 @@ def predict_noise(
             "load the model with an adapter_capacity that has room, or predict them one by one",
         )
     try:
-        outcomes = iter(forward(rows, runner=runner))
+        outcomes = iter(forward(rows, manager, runner=runner))
     finally:
         if manager is not None:
             manager.unmerge()

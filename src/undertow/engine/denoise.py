@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from undertow.adapters.manager import AdapterManager
 from undertow.engine.forward import fit_together, forward
 from undertow.engine.limits import BatchLimits
 from undertow.engine.rows import Outcome, Row, Steps
-from undertow.engine.runner import EAGER, Runner
 from undertow.engine.watch import non_finite
 from undertow.errors import RowFailed, UndertowError
+from undertow.unet.runner import EAGER, Runner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +62,13 @@ class Waiting:
 
 
 class Batcher:
-    """Advances tasks by forwards that they share. Tasks join and leave between two steps, also from within a task."""
+    """Advances tasks by forwards that they share. Tasks join and leave between two steps, also from within a task.
 
-    def __init__(self, runner: Runner = EAGER) -> None:
+    manager: of the adapters in the rows; `None` where there are none. runner: evaluates the networks.
+    """
+
+    def __init__(self, manager: AdapterManager | None = None, runner: Runner = EAGER) -> None:
+        self.manager = manager
         self.runner = runner
         self._tasks: list[Task] = []
 
@@ -89,7 +94,7 @@ class Batcher:
         if not batch:
             return False
         started = time.perf_counter()
-        outcomes = evaluate_rows([waiting.row for waiting in batch], batch[0].task.limits.padded_to, self.runner)
+        outcomes = self._evaluate([waiting.row for waiting in batch], batch[0].task.limits.padded_to)
         seconds = (time.perf_counter() - started) / len(batch)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Outcome) and not outcome.finite and not waiting.task.keep_non_finite:
@@ -119,13 +124,13 @@ class Batcher:
         line = [Waiting(task, i) for task in self._tasks for i, answer in enumerate(task.answers) if answer is None]
         if not line:
             return []
-        first = next((waiting for waiting in line if _is_merged(waiting.row)), line[0])
+        first = next((waiting for waiting in line if self._is_prepared(waiting.row)), line[0])
         most = first.task.limits.most_rows(first.row.latents)
         batch: list[Waiting] = []
         for waiting in line:
             if len(batch) == most:
                 break
-            if waiting.key == first.key and fit_together([other.row for other in (*batch, waiting)]):
+            if waiting.key == first.key and fit_together([other.row for other in (*batch, waiting)], self.manager):
                 batch.append(waiting)
         return batch
 
@@ -146,23 +151,24 @@ class Batcher:
             self.leave(task)
             task.failed(error)
 
+    def _is_prepared(self, row: Row) -> bool:
+        """Whether the weights are those that the row needs already."""
+        return row.adapters is None or self.manager is None or self.manager.is_prepared(row.adapters)
 
-def evaluate_rows(
-    rows: Sequence[Row], padded_to: int | None = None, runner: Runner = EAGER
-) -> list[Outcome | Exception]:
-    """The outcome of each row, or why it has none.
+    def _evaluate(self, rows: Sequence[Row], padded_to: int | None) -> list[Outcome | Exception]:
+        """The outcome of each row, or why it has none.
 
-    When the forward that the rows share raises (out of memory, an adapter, a kernel), it is tried again in halves, down
-    to single rows: only a row that fails alone fails. The error names where the row comes from.
-    """
-    try:
-        return list(forward(rows, padded_to, runner))
-    except Exception as error:
-        if len(rows) == 1:
-            return [_attributed(error, rows[0])]
-    # Here the traceback is gone, and with it the tensors that its frames held.
-    half = len(rows) // 2
-    return [*evaluate_rows(rows[:half], padded_to, runner), *evaluate_rows(rows[half:], padded_to, runner)]
+        When the forward that the rows share raises (out of memory, an adapter, a kernel), it is tried again in halves,
+        down to single rows: only a row that fails alone fails. The error names where the row comes from.
+        """
+        try:
+            return list(forward(rows, self.manager, padded_to, self.runner))
+        except Exception as error:
+            if len(rows) == 1:
+                return [_attributed(error, rows[0])]
+        # Here the traceback is gone, and with it the tensors that its frames held.
+        half = len(rows) // 2
+        return [*self._evaluate(rows[:half], padded_to), *self._evaluate(rows[half:], padded_to)]
 
 
 def _attributed(error: Exception, row: Row) -> Exception:
@@ -172,8 +178,3 @@ def _attributed(error: Exception, row: Row) -> Exception:
     failed = RowFailed(row.origin, error)
     failed.__cause__ = error
     return failed
-
-
-def _is_merged(row: Row) -> bool:
-    """Whether the weights are those that the row needs already."""
-    return row.adapters is None or row.adapters.key == row.adapters.manager.merged.present

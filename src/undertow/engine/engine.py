@@ -20,8 +20,8 @@ from undertow.engine.limits import BatchLimits
 from undertow.engine.options import RunOptions
 from undertow.engine.request import GenerationRequest
 from undertow.engine.request_run import Cancelled, RequestRun, Stage, Work
-from undertow.engine.runner import EAGER, Runner
 from undertow.errors import EngineClosed, InvalidInput
+from undertow.unet.runner import EAGER, Runner
 
 
 @dataclass(kw_only=True, eq=False)
@@ -75,7 +75,7 @@ class Engine:
         self.refiner = refiner
         self.adapters = AdapterManager(model.require_unet(), model.text) if adapters is None else adapters
         self.limits = BatchLimits() if limits is None else limits
-        self._batcher = Batcher(runner)
+        self._batcher = Batcher(self.adapters, runner)
         self._encoding: deque[Group] = deque()
         self._decoding: deque[Work] = deque()
         self._runs: list[RequestRun] = []

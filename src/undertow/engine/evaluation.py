@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.adapters.manager import RowAdapters
+from undertow.adapters.kind import RowAdapters
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.guidance import Perturbation
 from undertow.diffusion.paths import working

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.adapters.manager import RowAdapters, TiledAdapters
+from undertow.adapters.kind import RowAdapters
+from undertow.adapters.manager import TiledAdapters
 from undertow.diffusion.guidance import Guidance
 from undertow.engine.conditioning import Branches
 from undertow.engine.evaluation import Network

@@ -7,7 +7,7 @@ from typing import TypeVar
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from undertow.adapters.manager import RowAdapters
+from undertow.adapters.kind import RowAdapters
 from undertow.diffusion.guidance import Perturbation
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.free_u import FreeU

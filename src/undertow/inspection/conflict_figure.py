@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.adapters.conflicts import AdapterSummary
-from undertow.adapters.overlap import Delta, delta, energy, inner
-from undertow.adapters.scaled_updates import ScaledUpdates
+from undertow.adapters.lora.updates import ScaledUpdates
+from undertow.adapters.stacking.overlap import Delta, delta, energy, inner
+from undertow.adapters.stacking.summary import AdapterSummary
 from undertow.errors import InvalidInput, MissingDependency
 from undertow.unet.unet import UNet
 

@@ -62,9 +62,9 @@ def measure_impact(probe: Probe, adapters: Sequence[Adapter]) -> Impact:
 
     try:
         with _watching(unet, before.__setitem__):
-            plain = _predict(probe.rows(()))
+            plain = _predict(probe, probe.rows(()))
         with _watching(unet, compare):
-            adapted = _predict(probe.rows(adapters))
+            adapted = _predict(probe, probe.rows(adapters))
     finally:
         probe.manager.unmerge()
     names = tuple(adapter.title for adapter in adapters)
@@ -78,16 +78,16 @@ def measure_overhead(probe: Probe, adapters: Sequence[Adapter], repeats: int = R
     probe.rows(adapters)  # files are read
     start = _now(device)
     adapted = probe.rows(adapters)
-    _arrange(adapted)
+    _prepare_weights(probe, adapted)
     placing = _now(device) - start
     plain = probe.rows(())
     times: dict[bool, list[float]] = {False: [], True: []}
     try:
         for turn in range(repeats + 1):
             for acts, rows in ((False, plain), (True, adapted)):
-                _arrange(rows)
+                _prepare_weights(probe, rows)
                 start = _now(device)
-                forward(rows)
+                forward(rows, probe.manager)
                 if turn > 0:  # the first warms up
                     times[acts].append(_now(device) - start)
     finally:
@@ -95,14 +95,14 @@ def measure_overhead(probe: Probe, adapters: Sequence[Adapter], repeats: int = R
     return Overhead(without_s=median(times[False]), with_s=median(times[True]), placing_s=placing)
 
 
-def _predict(rows: Sequence[Row]) -> Tensor:
-    return torch.cat([outcome.prediction for outcome in forward(rows)])
+def _predict(probe: Probe, rows: Sequence[Row]) -> Tensor:
+    return torch.cat([outcome.prediction for outcome in forward(rows, probe.manager)])
 
 
-def _arrange(rows: Sequence[Row]) -> None:
+def _prepare_weights(probe: Probe, rows: Sequence[Row]) -> None:
     """Puts weights where the rows want them, which is no part of an evaluation's time."""
     adapters = [row.adapters for row in rows if row.adapters is not None]
-    adapters[0].manager.prepare_weights(adapters)
+    probe.manager.prepare_weights(adapters)
 
 
 def _relative(found: Tensor, expected: Tensor) -> float:

@@ -12,7 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from undertow.adapters.lora.low_rank import LowRank
+from undertow.adapters.lora.additive import LowRank
 from undertow.adapters.lora.write import Component, TrainedLora
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.text_stack import TextStack

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from undertow.adapters.control.strength import masked, mode_gains, pooled, residual_gains, resized, scaled
+from undertow.adapters.control.residuals import masked, mode_gains, pooled, residual_gains, resized, scaled
 from undertow.errors import InvalidInput
 from undertow.unet.conditioning import Residuals
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.adapters.image_prompt.files import normal
-from undertow.adapters.image_prompt.combine import areas, combine
+from undertow.adapters.image_prompt.image_port import areas, combine
 from undertow.errors import InvalidInput
 from undertow.unet.config import UNetConfig
 

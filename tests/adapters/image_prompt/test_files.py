@@ -5,12 +5,10 @@ import torch
 
 from tests.adapters.image_prompt.files import FEATURES, PATCHES, TOKENS, VARIANTS, authors, flat, normal, write
 from tests.golden.minis import M15, build, pair
-from undertow.adapters.image_prompt.file import read_image_prompt
-from undertow.adapters.image_prompt.pairing import PUBLISHED_AT
-from undertow.adapters.image_prompt.projection import BaseProjection
+from undertow.adapters.image_prompt.image_prompt_file import read_image_prompt, write_image_prompt
+from undertow.adapters.image_prompt.projection import PUBLISHED_AT, BaseProjection
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.image_prompt.sites import LAYOUT, STYLE, STYLE_AND_LAYOUT, site_numbers
-from undertow.adapters.image_prompt.write import write_image_prompt
 from undertow.checkpoints.files.hub import is_hub_id
 from undertow.encoders.image import ImageFeatures
 from undertow.encoders.image_config import PUBLISHED_VISION

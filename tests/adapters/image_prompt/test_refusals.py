@@ -17,8 +17,8 @@ from tests.adapters.image_prompt.files import (
     write,
 )
 from tests.golden.minis import pair
-from undertow.adapters.image_prompt.file import read_image_prompt
 from undertow.adapters.image_prompt.fitting import require_fit
+from undertow.adapters.image_prompt.image_prompt_file import read_image_prompt
 from undertow.adapters.image_prompt.names import read_names
 from undertow.checkpoints.files.header import TensorInfo
 from undertow.checkpoints.files.weights import open_weights

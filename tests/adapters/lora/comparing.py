@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tests.adapters.lora.files import MINIS, applied, low_rank
 from tests.golden.minis import TIMESTEPS, build_twin, conditioning_for, latents_for, pair, run_twin
-from undertow.adapters.lora.file import Lora
+from undertow.adapters.lora.lora_file import Lora
 from undertow.adapters.lora.targets import Targets
 from undertow.unet.unet import UNet
 

@@ -31,7 +31,7 @@ from tests.adapters.lora.files import (
     merged,
     write,
 )
-from undertow.adapters.lora.file import read_lora
+from undertow.adapters.lora.lora_file import read_lora
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from tests.adapters.lora.comparing import T1, targets_of, unet_of
 from tests.adapters.lora.files import normal, write
 from tests.adapters.lora.test_updates import leaves, reference
 from tests.golden.minis import pair
-from undertow.adapters.lora.file import describe_lora, read_lora
+from undertow.adapters.lora.lora_file import describe_lora, read_lora
 
 BLOCK = "mid_block.attentions.0.transformer_blocks.0"
 CONVOLUTION = "down_blocks.1.resnets.1.conv1"

@@ -19,7 +19,7 @@ from tests.adapters.lora.comparing import (
 )
 from tests.adapters.lora.files import MINIS, is_attention, kohya, layers_of, low_rank, merged, write
 from tests.golden.minis import TIMESTEPS, build_twin, conditioning_for, latents_for, run_twin
-from undertow.adapters.lora.file import read_lora
+from undertow.adapters.lora.lora_file import read_lora
 
 
 @pytest.fixture(autouse=True)

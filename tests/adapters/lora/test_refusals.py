@@ -10,9 +10,8 @@ from torch import Tensor
 from tests.adapters.lora.comparing import targets_of, unet_of
 from tests.adapters.lora.files import is_attention, kohya, layers_of, normal, write
 from tests.golden.minis import M9, M15, build
-from undertow.adapters.lora.file import describe_lora, read_lora
-from undertow.adapters.lora.offers import targets_of_config
-from undertow.adapters.lora.targets import Targets
+from undertow.adapters.lora.lora_file import describe_lora, read_lora
+from undertow.adapters.lora.targets import Targets, targets_of_config
 from undertow.errors import (
     AdapterMismatch,
     CheckpointError,
@@ -293,5 +292,5 @@ def test_what_is_no_safetensors_file(tmp_path):
 def test_a_folder_with_several_files_needs_a_choice(tmp_path):
     for name in ("a", "b"):
         write(tmp_path / f"{name}.safetensors", pair_of())
-    with pytest.raises(UnknownCheckpoint, match="2 safetensors files"):
+    with pytest.raises(UnknownCheckpoint, match="2 files of weights"):
         read_lora(tmp_path, targets_of("M15"))

@@ -8,7 +8,7 @@ from tests.adapters.lora.comparing import T1
 from tests.adapters.lora.files import kohya, low_rank, write
 from tests.encoders.minis import shared_encoder
 from tests.golden.minis import M15, MXL, build
-from undertow.adapters.lora.file import read_lora
+from undertow.adapters.lora.lora_file import read_lora
 from undertow.adapters.lora.targets import Targets
 
 TEXT_PREFIXES = {

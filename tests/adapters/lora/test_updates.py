@@ -9,13 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from undertow.adapters.lora.difference import Difference
-from undertow.adapters.lora.low_rank import LowRank
-from undertow.adapters.lora.lycoris import Hadamard, Kronecker
-from undertow.adapters.lora.orthogonal import Orthogonal
-from undertow.adapters.lora.scaling import ChannelScale, GeneralizedLora
+from undertow.adapters.lora.additive import Difference, Hadamard, Kronecker, LowRank
 from undertow.adapters.lora.updates import Update
-from undertow.adapters.lora.weight_decomposed import WeightDecomposed
+from undertow.adapters.lora.weight_dependent import ChannelScale, GeneralizedLora, Orthogonal, WeightDecomposed
 
 T1 = 2e-5
 """Largest difference in float32, relative to the largest reference value (at least 1): products in another order."""

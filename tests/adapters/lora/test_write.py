@@ -10,8 +10,8 @@ from safetensors import safe_open
 from tests.adapters.lora.files import normal
 from tests.services import pipeline_folder
 from tests.training.lora_runs import load, pictures, random_lora, settings
-from undertow.adapters.lora.file import read_lora
-from undertow.adapters.lora.low_rank import LowRank
+from undertow.adapters.lora.additive import LowRank
+from undertow.adapters.lora.lora_file import read_lora
 from undertow.adapters.lora.targets import Targets
 from undertow.adapters.lora.write import FORMATS, TrainedLora, kohya_stem, write_lora
 from undertow.errors import InvalidInput

@@ -49,9 +49,9 @@ CONVERT = Command(
 def inspecting(at: Boundary) -> None:
     stage = StageShape(name="conv_in", kind="Conv2d", input=(1,), output=(1,))
     at.stand_in("undertow.inspection.trace.trace_shapes", [stage])
-    at.patch.setattr("undertow.adapters.injection_points.injection_points", noting(at, "ports", ()))
+    at.patch.setattr("undertow.adapters.state.injection_points", noting(at, "ports", ()))
     at.stand_in("undertow.checkpoints.report.report_on", stop, apart=("opening",))
-    at.patch.setattr("undertow.adapters.lora.file.describe_lora", described(at))
+    at.patch.setattr("undertow.adapters.lora.lora_file.describe_lora", described(at))
     save_file({"model.diffusion_model.out.2.bias": torch.zeros(4)}, "model.safetensors")
     pair = {f"lora_unet_conv_in.lora_{end}.weight": torch.zeros(2, 2) for end in ("up", "down")}
     save_file(pair, "lora.safetensors")

@@ -9,7 +9,7 @@ import torch
 
 from tests.cli.options.arrival import Boundary, Command, case
 from undertow import Adapter
-from undertow.adapters.decisions import Decisions
+from undertow.adapters.stacking.decisions import Decisions
 from undertow.engine.request import GenerationRequest
 from undertow.inspection.impact import Impact, Overhead
 from undertow.training.emoji.draw import DrawSettings
@@ -118,11 +118,15 @@ A, B = Adapter("a.safetensors", scale=0.5), Adapter("b.safetensors", image=("pho
 
 
 def explaining(at: Boundary) -> None:
-    manager = SimpleNamespace(read="the reader", targets=SimpleNamespace(family="SD"))
+    def summarize(adapters: tuple[Adapter, ...]) -> tuple[()]:
+        at.arrived["summarize.adapters"] = adapters
+        return ()
+
+    targets = SimpleNamespace(targets=SimpleNamespace(family="SD"))
+    manager = SimpleNamespace(summarize=summarize, kind=lambda _: targets)
     at.stand_in("undertow.service.load", SimpleNamespace(adapters=manager, config="the config", unet="the U-Net"))
-    at.stand_in("undertow.adapters.summaries.summarize_all", ())
     decisions = Decisions(kept=(), disabled=(), layers={}, conflicts=(), notes=())
-    at.stand_in("undertow.adapters.decisions.decide", decisions, unnoted=("summaries",), apart=("stack",))
+    at.stand_in("undertow.adapters.stacking.decisions.decide", decisions, unnoted=("summaries",), apart=("stack",))
     for found in ("relative_sizes", "pairwise_cosines"):
         at.patch.setattr(f"undertow.inspection.conflict_figure.{found}", lambda *_: None)
     at.stand_in("undertow.inspection.conflict_figure.save_figure", unnoted=("sizes", "cosines"))
@@ -145,9 +149,7 @@ EXPLAIN = Command(
     boundary=explaining,
     arrives={
         **LOADED,
-        "summarize_all.read": "the reader",
-        "summarize_all.config": "the config",
-        "summarize_all.adapters": (A, B),
+        "summarize.adapters": (A, B),
         "stack.adapters": (A, B),
         "stack.strategy": "sum",
         "stack.weights": None,
@@ -165,7 +167,7 @@ EXPLAIN = Command(
         case("--priority", "b=2", "--priority", "a=-1", **{
             place: (Adapter("b.safetensors", image=("photo.png",), priority=2),
                     Adapter("a.safetensors", scale=0.5, priority=-1))
-            for place in ("read_all__adapters", "stack__adapters")
+            for place in ("summarize__adapters", "stack__adapters")
         }),
         case("--strategy", "weighted", "--weight", "a=0.3", stack__strategy="weighted", stack__weights={"a": 0.3}),
         case("--density", "0.6", stack__density=0.6),

@@ -162,7 +162,7 @@ def controlnet(at: Boundary) -> None:
         written(at)(trained, folder / "config.json")
         return folder
 
-    at.patch.setattr("undertow.adapters.control.write.write_control", write)
+    at.patch.setattr("undertow.adapters.control.control_file.write_control", write)
 
 
 CONTROLNET = Command(
@@ -199,7 +199,7 @@ def image_prompt(at: Boundary) -> None:
     at.stand_in("undertow.adapters.image_prompt.encoder.load_image_encoder", ENCODER)
     at.stand_in("undertow.training.companions.load_companions", "references")
     standing_in("undertow.training.image_prompt.train_image_prompt", at)
-    at.patch.setattr("undertow.adapters.image_prompt.write.write_image_prompt", written(at))
+    at.patch.setattr("undertow.adapters.image_prompt.image_prompt_file.write_image_prompt", written(at))
 
 
 IMAGE_PROMPT = Command(

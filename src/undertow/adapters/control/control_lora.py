@@ -19,9 +19,8 @@ from torch import Tensor
 
 from undertow.adapters.control.config import ControlNetConfig
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.adapters.control.derive import EMBEDDING, hint_channels, hint_in
-from undertow.adapters.control.fitting import made_for_model, size
-from undertow.adapters.source import AdapterSource
+from undertow.adapters.control.derive import EMBEDDING, hint_channels, hint_in, made_for_model, size
+from undertow.adapters.files.opened import OpenedAdapter
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify.families import describe_family
 from undertow.checkpoints.keymap import control_renaming
@@ -54,7 +53,7 @@ def is_control_lora(names: Mapping[str, str]) -> bool:
     )
 
 
-def read_control_lora(opened: AdapterSource, base: UNet, health: Health) -> ControlNet:
+def read_control_lora(opened: OpenedAdapter, base: UNet, health: Health) -> ControlNet:
     """The ControlNet that a file and the U-Net it is read for make, in the U-Net's type.
 
     Errors: `AdapterMismatch` for another U-Net, `KeyMismatch`, `CorruptFile`.
@@ -94,7 +93,7 @@ def read_control_lora(opened: AdapterSource, base: UNet, health: Health) -> Cont
     return network.eval()
 
 
-def _sort(opened: AdapterSource) -> Parts:
+def _sort(opened: OpenedAdapter) -> Parts:
     names = opened.names
     prefix = next((p for p in CONTROL_PREFIXES if f"{p}input_hint_block.0.weight" in names), "")
     inside = {name.removeprefix(prefix): file for name, file in names.items() if name != MARKER}
@@ -115,7 +114,7 @@ def _sort(opened: AdapterSource) -> Parts:
     return Parts(whole=whole, up=low[UP], down=low[DOWN], unknown=tuple(unknown))
 
 
-def _shapes(opened: AdapterSource, parts: Parts) -> dict[str, tuple[int, ...]]:
+def _shapes(opened: OpenedAdapter, parts: Parts) -> dict[str, tuple[int, ...]]:
     """Of all weights: whole ones as they are, products as matrices."""
     tensors = opened.tensors
     shapes = {ours: tuple(tensors[file].shape) for ours, file in parts.whole.items()}

@@ -1,12 +1,16 @@
-"""A ControlNet's architecture from its tensors; what shapes do not tell (heads, conventions) is the U-Net's."""
+"""What a ControlNet's tensors tell: its architecture, for which U-Net it was made, and whether it fits one. What shapes
+do not tell (heads, conventions) is the U-Net's."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from undertow.adapters.control.config import ControlNetConfig
-from undertow.errors import ConfigError, UnknownCheckpoint
-from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
+from undertow.adapters.lora.base_model import WIDTHS
+from undertow.checkpoints.identify.families import describe_family
+from undertow.errors import AdapterMismatch, ConfigError, UnknownCheckpoint
+from undertow.unet.config import CrossAttention, Level, Middle, TextTime, UNetConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -17,7 +21,7 @@ POOLED = "shuffle"
 
 
 def derive_control_config(shapes: Shapes, base: UNetConfig, path: Path) -> ControlNetConfig:
-    """The config of tensors under diffusers' names, which fit `base` (`fitting.require_fit`).
+    """The config of tensors under diffusers' names, which fit `base` (`require_fit`).
 
     Errors: `UnknownCheckpoint` for an encoder that no config describes.
     """
@@ -88,3 +92,80 @@ def _depth(shapes: Shapes, module: str) -> int:
     while f"{module}.transformer_blocks.{count}.norm1.weight" in shapes:
         count += 1
     return count
+
+
+_TEXT = re.compile(r".*\.attn2\.to_[kv]\.weight")
+_XL_POOLED = 2816
+"""Inputs of SDXL's added embedding: of its ControlNets without attention, the one sign of the family."""
+
+
+def require_fit(path: Path, shapes: Shapes, base: UNetConfig, *, kind: str = "ControlNet") -> None:
+    """Passes tensors, under diffusers' names, whose encoder is as wide and as deep as `base`'s and reads the same text.
+    Attention may be missing. Errors: `AdapterMismatch` says for which model it was made."""
+    wrong = list(_differences(shapes, base))
+    if wrong:
+        made_for, own = made_for_model(shapes), describe_family(base)[2]
+        raise AdapterMismatch(
+            path,
+            f"a {kind} for {made_for}, and the model is {own} ({'; '.join(wrong)})",
+            f"use one that was made for {own}, or load {made_for}",
+            made_for=made_for,
+        )
+
+
+def made_for_model(shapes: Shapes) -> str:
+    """The model that a ControlNet was made for, by the width of its text, else by its levels."""
+    text = text_width(shapes)
+    if text is None and size(shapes, "add_embedding.linear_1.weight", 1) == _XL_POOLED:
+        return WIDTHS[2048]
+    if text is not None and text in WIDTHS:
+        return WIDTHS[text]
+    return f"a model of {_listed(level_widths(shapes))} channels" + (
+        "" if text is None else f" whose text is {text} wide"
+    )
+
+
+def text_width(shapes: Shapes) -> int | None:
+    """Of the tokens that its cross-attentions read, if it has any."""
+    return next((size(shapes, name, 1) for name in shapes if _TEXT.fullmatch(name)), None)
+
+
+def level_widths(shapes: Shapes) -> list[int]:
+    """Channels of every level of the encoder."""
+    widths = []
+    while (name := f"down_blocks.{len(widths)}.resnets.0.conv1.weight") in shapes:
+        widths.append(size(shapes, name, 0))
+    return widths
+
+
+def size(shapes: Shapes, name: str, axis: int) -> int:
+    """One axis of a tensor; 0 where the tensor or the axis is not there."""
+    shape = shapes.get(name, ())
+    return shape[axis] if axis < len(shape) else 0
+
+
+def _differences(shapes: Shapes, base: UNetConfig) -> Iterator[str]:
+    text, widths = text_width(shapes), level_widths(shapes)
+    if text is not None and text != base.context_dim:
+        yield f"text {text} wide instead of {base.context_dim}"
+    if widths != base.block_out_channels:
+        yield f"levels of {_listed(widths)} channels instead of {_listed(base.block_out_channels)}"
+    for index, level in enumerate(base.levels[: len(widths)]):
+        found = sum(f"down_blocks.{index}.resnets.{layer}.conv1.weight" in shapes for layer in range(level.resnets + 1))
+        if found != level.resnets:
+            yield f"another number of ResBlocks in level {index}"
+    added = size(shapes, "add_embedding.linear_1.weight", 1)
+    match base.added:
+        case TextTime(pooled_dim=pooled, ids=ids, sinusoid_dim=dim):
+            wanted = pooled + ids * dim
+        case _:
+            wanted = 0
+    if added != wanted:
+        yield f"an added embedding of {added or 'no'} inputs instead of {wanted or 'none'}"
+    latents = size(shapes, "conv_in.weight", 1)
+    if latents > base.in_channels:
+        yield f"{latents} channels of latents instead of {base.in_channels}"
+
+
+def _listed(widths: list[int]) -> str:
+    return "/".join(map(str, widths)) or "no"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from undertow.adapters.control.config import T2IConfig, T2IKind
-from undertow.adapters.control.fitting import size
+from undertow.adapters.control.derive import size
 from undertow.errors import ConfigError, UnknownCheckpoint
 
 T2I = "T2IAdapter"

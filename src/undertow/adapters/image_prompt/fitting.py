@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from undertow.adapters.image_prompt.image_prompt_refusals import missing_half
-from undertow.adapters.image_prompt.names import Names, Shape
+from undertow.adapters.image_prompt.names import Names, Shape, missing_half
 from undertow.adapters.image_prompt.projection import (
     HEAD_DIM,
     BaseProjection,

@@ -3,6 +3,7 @@
 Parameter names are those of the authors' files (tencent-ailab/IP-Adapter, `ip_adapter/ip_adapter.py`, `resampler.py`).
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from undertow.attention.choose import auto_attention
+from undertow.encoders.image_config import PUBLISHED_VISION
 from undertow.shapes import Heads, Sequence
 
 Variant = Literal["base", "plus", "full"]
@@ -115,3 +117,20 @@ def _feed_forward(width: int) -> nn.Sequential:
 
 
 Projection = BaseProjection | PlusProjection | FullProjection
+
+
+PUBLISHED_AT: Mapping[str, str] = {
+    "OpenCLIP ViT-H/14": "h94/IP-Adapter/models/image_encoder/model.safetensors",
+    "OpenCLIP ViT-bigG/14": "h94/IP-Adapter/sdxl_models/image_encoder/model.safetensors",
+    "OpenAI CLIP ViT-L/14": "openai/clip-vit-large-patch14/model.safetensors",
+}
+"""Files on the Hub, as `load_image_encoder` takes them."""
+
+
+def encoder_for(wants: Wants, feature_dim: int) -> str:
+    """The encoder to give, in words: a published one with its file on the Hub, or what its width must be."""
+    for name, config in PUBLISHED_VISION.items():
+        if feature_dim == (config.projection if wants == "pooled" else config.width):
+            return f"{name} ({PUBLISHED_AT[name]})"
+    part = "projection is" if wants == "pooled" else "hidden states are"
+    return f"an encoder whose {part} {feature_dim} wide"

@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from undertow.adapters.image_prompt.pairing import encoder_for
 from undertow.adapters.image_prompt.projection import (
     HEAD_DIM,
     BaseProjection,
@@ -18,6 +17,7 @@ from undertow.adapters.image_prompt.projection import (
     Tokens,
     Variant,
     Wants,
+    encoder_for,
 )
 from undertow.adapters.image_prompt.sites import site_numbers
 from undertow.encoders.image import ImageEncoder, ImageFeatures

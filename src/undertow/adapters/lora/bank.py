@@ -13,8 +13,7 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
-from undertow.adapters.lora.updates import Update
-from undertow.adapters.scaled_updates import LayerUpdates, ScaledUpdates
+from undertow.adapters.lora.updates import LayerUpdates, ScaledUpdates, Update
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import Conv2d, Linear, Slots, WeightRows
 

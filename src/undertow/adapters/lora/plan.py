@@ -5,12 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from undertow.adapters.lora.algorithms import UnreadableLayer
-from undertow.adapters.lora.base_model import BaseModel, find_base_model
-from undertow.adapters.lora.build import build_update
+from undertow.adapters.lora.algorithms import UnreadableLayer, build_update
+from undertow.adapters.lora.base_model import BaseModel, find_base_model, refuse_unread
 from undertow.adapters.lora.leaves import Layer
-from undertow.adapters.lora.lora_refusals import refuse_unread
-from undertow.adapters.lora.source import LoraFile
+from undertow.adapters.lora.lora_source import LoraFile
 from undertow.adapters.lora.targets import Place, Targets
 from undertow.adapters.lora.updates import AnyTensor, Update, vector_fits
 from undertow.errors import AdapterMismatch, CorruptFile
@@ -29,11 +27,13 @@ Read = Callable[[str], AnyTensor]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlannedLayer:
-    """update: on the meta device, with shapes and no values. alpha: the layer's own or its config's."""
+    """update: on the meta device, with shapes and no values. alpha: the layer's own or its config's. tensors: those
+    that it was built of, by the file's names."""
 
     layer: Layer
     update: Update
     alpha: float | None
+    tensors: Mapping[str, AnyTensor]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,13 +132,33 @@ def build_layer(file: LoraFile, layer: Layer, read: Read) -> PlannedLayer:
         given = None if divisor is None else settings.scale(layer.stem, divisor)
         return 1.0 if given is None else given
 
-    tensors = {leaf: read(name) for leaf, name in layer.leaves.items() if leaf != "alpha"}
+    tensors = {name: read(name) for leaf, name in layer.leaves.items() if leaf != "alpha"}
     try:
-        update = build_update(tensors, alpha, scale)
+        leaves = {leaf: tensors[name] for leaf, name in layer.leaves.items() if name in tensors}
+        update = build_update(leaves, alpha, scale)
     except UnreadableLayer as err:
         raise CorruptFile(file.path, f"the layer {layer.stem} {err}", "download it again, or train it anew") from err
     known = alpha if alpha is not None or settings is None else settings.alpha_for(layer.stem)
-    return PlannedLayer(layer=layer, update=update, alpha=known)
+    return PlannedLayer(layer=layer, update=update, alpha=known, tensors=tensors)
+
+
+def fill_layer(file: LoraFile, planned: PlannedLayer, read: Read) -> Update:
+    """A planned update with the file's values in place of shapes. One that was computed of them (biases that are scaled
+    or added up) is built anew."""
+    names = {id(tensor): name for name, tensor in planned.tensors.items()}
+    computed: list[AnyTensor] = []
+
+    def filled(tensor: AnyTensor) -> AnyTensor:
+        if id(tensor) in names:
+            return read(names[id(tensor)])
+        computed.append(tensor)
+        return tensor
+
+    for leaf in SMALL_LEAVES:
+        if leaf in planned.layer.leaves:
+            read(planned.layer.leaves[leaf])  # whose values the plan has used, and nobody has looked at
+    update = planned.update.mapped(filled)
+    return build_layer(file, planned.layer, read).update if computed else update
 
 
 def _planned(file: LoraFile, layer: Layer, read: Read) -> PlannedLayer:

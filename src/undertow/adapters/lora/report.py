@@ -9,8 +9,8 @@ from typing import TypeVar
 import torch
 
 from undertow.adapters.lora.base_model import BaseModel
+from undertow.adapters.lora.lora_source import LoraFile
 from undertow.adapters.lora.plan import Plan, PlannedLayer
-from undertow.adapters.lora.source import LoraFile
 from undertow.checkpoints.keymap.prefixes import TITLES
 
 Number = TypeVar("Number", int, float)

@@ -6,6 +6,7 @@ KohakuBlueleaf/LyCORIS (`lycoris/functional`), whose forward is the reference fo
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from math import prod
 from typing import Literal
@@ -85,12 +86,17 @@ class Update(ABC):
 
     def on(self, device: torch.device | str) -> "Update":
         """The same with its tensors on another device."""
-        moved = {
-            field.name: value.on(device) if isinstance(value, Update) else value.to(device)
-            for field in fields(self)
-            if isinstance(value := getattr(self, field.name), Tensor | Update)
+        return self.mapped(lambda tensor: tensor.to(device))
+
+    def mapped(self, change: Callable[[AnyTensor], AnyTensor]) -> "Update":
+        """The same with `change(tensor)` in place of each of its tensors."""
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))
+        changed = {
+            name: value.mapped(change) if isinstance(value, Update) else change(value)
+            for name, value in values
+            if isinstance(value, Tensor | Update)
         }
-        return replace(self, **moved)
+        return replace(self, **changed)
 
     @property
     def size_bytes(self) -> int:
@@ -186,3 +192,47 @@ def tucker_shape(core: AnyTensor, outputs: AnyTensor, inputs: AnyTensor) -> tupl
 def vector_fits(vector: AnyTensor | None, outputs: int) -> bool:
     """Whether an optional vector has one number per output."""
     return vector is None or vector.numel() == outputs
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerUpdates:
+    """Changes of a U-Net's layers. key: equal for equal changes, of whatever request. factors: of single layers, where
+    they are not 1."""
+
+    key: Hashable
+    title: str
+    updates: Mapping[str, Update]
+    factors: Mapping[str, float]
+
+    def gain(self, layer: str, gain: float) -> float:
+        """How strongly they act in one layer."""
+        return gain * self.factors.get(layer, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ScaledUpdates:
+    """Changes that act in a row, at their gain, which is not 0."""
+
+    layers: LayerUpdates
+    gain: float
+
+    @property
+    def signature(self) -> Hashable:
+        """Equal for what has equal effects."""
+        return self.layers.key, self.gain
+
+
+def changed_layers(scaled: Sequence[ScaledUpdates]) -> list[str]:
+    """Every layer that something changes, once."""
+    return list(dict.fromkeys(layer for each in scaled for layer in each.layers.updates))
+
+
+def updates_for(layer: str, scaled: Sequence[ScaledUpdates]) -> list[tuple[Update, float]]:
+    """What changes a layer and how strongly: first, in the given order, what looks at the weight (DoRA, OFT, ...), then
+    all that simply adds up."""
+    found = [
+        (update, each.layers.gain(layer, each.gain))
+        for each in scaled
+        if (update := each.layers.updates.get(layer)) is not None
+    ]
+    return sorted(found, key=lambda one: one[0].additive)

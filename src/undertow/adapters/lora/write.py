@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from undertow.adapters.lora.low_rank import LowRank
+from undertow.adapters.lora.additive import LowRank
 from undertow.checkpoints.files.atomic import write_tensors
 from undertow.checkpoints.identify.families import FamilyName
 from undertow.checkpoints.keymap import BlockLayout, unet_renaming

@@ -7,8 +7,9 @@ from importlib.resources import files
 from pathlib import Path
 from textwrap import fill
 
-from undertow.adapters.kinds import KIND_TITLES, kind_of
-from undertow.adapters.source import open_source
+from undertow.adapters.files.opened import open_adapter
+from undertow.adapters.kinds import identify
+from undertow.adapters.lora.kind import LoraKind
 from undertow.checkpoints.files.atomic import write_text
 from undertow.errors import DataError
 from undertow.training.emoji.card import CARD, LICENSE
@@ -122,13 +123,13 @@ def ship_style(trained: Path, style: str, folder: Path) -> Path:
     """A trained LoRA as FOLDER/TITLE.safetensors, with its card in FOLDER/TITLE.md; others in the folder stay.
 
     style: its name, of `STYLED`. Errors: `DataError` for what is no LoRA or larger than `STYLE_BYTES`; those of
-    `open_source`.
+    `open_adapter`.
     """
     about = STYLED[style]
-    with open_source(trained) as opened:
-        kind, path, notes = kind_of(opened), opened.path, opened.weights.metadata
-    if kind != "lora":
-        raise DataError(path, f"{KIND_TITLES[kind]}, not a LoRA", "give what `undertow train lora` wrote")
+    with open_adapter(trained) as opened:
+        (kind, title), path, notes = identify(opened), opened.path, opened.weights.metadata
+    if kind is not LoraKind:
+        raise DataError(path, f"{title}, not a LoRA", "give what `undertow train lora` wrote")
     size_bytes = path.stat().st_size
     if size_bytes > STYLE_BYTES:
         raise DataError(

@@ -1,0 +1,171 @@
+"""ControlNet, Control-LoRA and T2I-Adapter as a kind of adapter: each with its control map, laid over the latents."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from undertow.adapters.adapter import Adapter
+from undertow.adapters.control.control_file import ControlFile, control_format, control_from
+from undertow.adapters.control.controlnet import ControlNet
+from undertow.adapters.control.residuals import (
+    Area,
+    ControlInput,
+    ControlRow,
+    FeatureRow,
+    residual_gains,
+    residual_port,
+)
+from undertow.adapters.files.opened import OpenedAdapter
+from undertow.adapters.kind import AdapterKind, BatchRow, require_no
+from undertow.adapters.lora.updates import LayerUpdates
+from undertow.adapters.pictures import Hint, LatentGrid
+from undertow.errors import InvalidInput
+from undertow.picture_files import several
+from undertow.unet.conditioning import Ports, Residuals
+from undertow.unet.runner import Runner
+
+Map = Float[Tensor, "1 channels rows columns"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ResolvedControl:
+    """hint: a control map in place of the adapter's image, as a tensor in [0, 1], at the size of the latents. Errors:
+    `InvalidInput` for an adapter without a control map, or with what no control network knows."""
+
+    adapter: Adapter
+    file: ControlFile
+    hint: Hint | None = None
+
+    def __post_init__(self) -> None:
+        adapter, kind = self.adapter, self.file.title
+        images, masks = len(several(adapter.image)), len(several(adapter.mask))
+        if images + (self.hint is not None) != 1:
+            raise InvalidInput(
+                f"image of {adapter.title}",
+                f"{images} pictures" if self.hint is None else "given beside a control hint",
+                f"one control map for this {kind}",
+                "`undertow preprocess` makes one from a picture",
+            )
+        if masks > 1:
+            raise InvalidInput(f"mask of {adapter.title}", f"{masks} masks", "at most one")
+        if adapter.control_mode != "balanced" and not isinstance(self.file.network, ControlNet):
+            raise InvalidInput(f"control_mode of {adapter.title}", repr(adapter.control_mode), f"none for a {kind}")
+        require_no("encoder", adapter, kind)
+        require_no("text_scale", adapter, kind)
+
+    @property
+    def note(self) -> str:
+        """What it is, and on which side of guidance it acts."""
+        network = self.file.network
+        alone = self.adapter.control_mode == "control" or (
+            isinstance(network, ControlNet) and network.config.global_pool
+        )
+        return f"{self.file.title}, {'for the wanted picture alone' if alone else 'on both sides of guidance'}"
+
+    def gains(self, step: int, steps: int, *, conditional: bool) -> tuple[float, ...]:
+        """Of the network's `points` in a step, on guidance's conditional side or the other."""
+        network, adapter = self.file.network, self.adapter
+        scale = adapter.gain(step, steps)
+        return residual_gains(
+            len(network.points),
+            [scale * adapter.factor(point) for point in network.points],
+            adapter.control_mode,
+            conditional=conditional,
+            global_pool=isinstance(network, ControlNet) and network.config.global_pool,
+        )
+
+    def tile(self, grid: LatentGrid) -> "TiledControl":
+        """The control map over the latents, read once. Errors: `InvalidInput` for one of another shape."""
+        network, title = self.file.network, self.adapter.title
+        read = network.hint_size(*grid.cells)
+        if self.hint is not None and tuple(self.hint.shape[2:]) != read:
+            raise InvalidInput(f"control hint of {title}", list(self.hint.shape), f"[1, 3, {read[0]}, {read[1]}]")
+        if self.hint is None and read != grid.pixels:
+            (height, width), (rows, columns) = grid.pixels, grid.cells
+            raise InvalidInput(
+                title,
+                f"a {self.file.title} that reads {read[1]}x{read[0]} pixels for {columns}x{rows} cells",
+                f"{width}x{height}, as this model has",
+                "use one trained for this model, or sides that are multiples of 64",
+            )
+        hint = grid.hint(title, self.adapter.images()[0]) if self.hint is None else self.hint
+        hint = hint.to(device=network.device, dtype=network.dtype)
+        masks = self.adapter.masks()
+        areas: list[Area | None] = [None for _ in grid.pixel_windows(hint)]
+        if masks:
+            cells = torch.nn.functional.avg_pool2d(grid.area(title, masks[0]), grid.factor)
+            areas = [area.to(hint) for area in grid.windows(cells)]
+        seen = grid.pixel_windows(hint)
+        windows = tuple(ControlWindow(read=self._read(part), area=area) for part, area in zip(seen, areas, strict=True))
+        return TiledControl(resolved=self, windows=windows)
+
+    def _read(self, hint: Hint) -> Map | Residuals:
+        network = self.file.network
+        return network.embed_hint(hint) if isinstance(network, ControlNet) else network(hint)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ControlWindow:
+    """What the network sees of a control map: embedded, or the features that were made of it."""
+
+    read: Map | Residuals
+    area: Area | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TiledControl:
+    """A control map over the latents, window by window."""
+
+    resolved: ResolvedControl
+    windows: tuple[ControlWindow, ...]
+
+    def rows(self, window: int, step: int, steps: int, *, conditional: bool) -> tuple[ControlInput, ...]:
+        """As it acts in a window at a step; nothing where it does not. conditional: on that side of guidance."""
+        gains = self.resolved.gains(step, steps, conditional=conditional)
+        if not any(gains):
+            return ()
+        seen, network = self.windows[window], self.resolved.file.network
+        if isinstance(seen.read, Residuals):
+            return (FeatureRow(features=seen.read, gains=gains, area=seen.area),)
+        assert isinstance(network, ControlNet)  # whose hints are embedded
+        return (ControlRow(network=network, hint=seen.read, gains=gains, area=seen.area),)
+
+
+class ControlKind(AdapterKind[ControlFile, ResolvedControl, ControlInput]):
+    """Networks beside the U-Net, whose residuals are added to it."""
+
+    loaded, resolved, inputs = ControlFile, ResolvedControl, (ControlRow, FeatureRow)
+
+    @staticmethod
+    def identify(opened: OpenedAdapter) -> str | None:
+        found = control_format(opened)
+        return None if found is None else f"a {found}"
+
+    def read(self, opened: OpenedAdapter) -> ControlFile:
+        return control_from(opened, self.model.unet)
+
+    def points(self, loaded: ControlFile) -> Sequence[str]:
+        return loaded.network.points
+
+    def resolve(
+        self,
+        adapter: Adapter,
+        loaded: ControlFile,
+        *,
+        hint: Hint | None = None,
+        layers: LayerUpdates | None = None,
+    ) -> ResolvedControl:
+        return ResolvedControl(adapter=adapter, file=loaded, hint=hint)
+
+    def ports(
+        self,
+        rows: Sequence[BatchRow],
+        inputs: Sequence[Sequence[ControlInput]],
+        ports: Ports,
+        runner: Runner,
+        at_once: int | None,
+    ) -> Ports:
+        return replace(ports, residuals=residual_port(rows, inputs, at_once, runner, given=ports.residuals))

@@ -1,0 +1,1 @@
+"""Adapters' files: found, opened once, kept in memory."""

@@ -1,0 +1,239 @@
+"""LoRA and its kin as a kind of adapter: which layers one changes for a request, and where its updates live: in slots,
+or in the weights."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal
+
+from torch import Tensor
+
+from undertow.adapters.adapter import Adapter, Placing
+from undertow.adapters.files.opened import OpenedAdapter
+from undertow.adapters.kind import AdaptedModel, AdapterKind, BatchRow, RowInput, require_no, require_no_hint
+from undertow.adapters.lora.bank import Bank
+from undertow.adapters.lora.leaves import read_names
+from undertow.adapters.lora.lora_file import Lora, lora_from
+from undertow.adapters.lora.merge import MergedWeights, adapted_weights
+from undertow.adapters.lora.targets import Targets
+from undertow.adapters.lora.updates import LayerUpdates, ScaledUpdates, Update
+from undertow.adapters.pictures import Hint, LatentGrid
+from undertow.adapters.stacking.summary import AdapterSummary
+from undertow.encoders.clip import TextEncoder
+from undertow.encoders.text_stack import Adaptation, TextStack
+from undertow.errors import AdapterMismatch, InvalidInput
+from undertow.nn.adaptable import WeightRows
+from undertow.unet.conditioning import Ports
+from undertow.unet.runner import Runner
+
+Residency = Literal["banked", "merged"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """residency: where. reason: why."""
+
+    residency: Residency
+    reason: str
+
+
+def choose_residency(title: str, updates: Mapping[str, Update], bank: Bank | None, wanted: Placing) -> Decision:
+    """Banked where that is exact and there is room, so that rows with other adapters share its batches; else merged,
+    which suits every kind, but only rows with the very same merged adapters share a batch.
+
+    Errors: `InvalidInput` when "banked" was asked for and cannot be.
+    """
+    if wanted == "merged":
+        return Decision(residency="merged", reason="as asked")
+    objection = "the model was loaded without slots" if bank is None else bank.objection(updates)
+    if objection is None:
+        return Decision(residency="banked", reason="low-rank changes that fit the slots: unlike rows share a batch")
+    if wanted == "banked":
+        raise InvalidInput(
+            f"residency of {title}",
+            "'banked'",
+            f"'merged' or 'auto', because {objection}",
+            "or load the model with adapter_capacity=AdapterCapacity(slots=..., rank=..., sites=...) that has room",
+        )
+    return Decision(residency="merged", reason=objection)
+
+
+TEXT_ONLY = Decision(residency="merged", reason="into text encoders alone, and only while they read")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoraInput(RowInput):
+    """Updates that act in a row. residency: where they live."""
+
+    scaled: ScaledUpdates
+    residency: Residency
+
+    @property
+    def key(self) -> tuple[object, ...] | None:
+        """All rows of a forward share what is merged into the weights; slots are each row's own."""
+        return (self.scaled.signature,) if self.residency == "merged" else None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ResolvedLora:
+    """A request's LoRA for one model. layers: updates of the U-Net; `None` when only text encoders change."""
+
+    adapter: Adapter
+    lora: Lora
+    decision: Decision
+    layers: LayerUpdates | None
+
+    @property
+    def note(self) -> str:
+        """Where it lives and why."""
+        return f"{self.decision.residency}, {self.decision.reason}"
+
+    def tile(self, grid: LatentGrid) -> "ResolvedLora":
+        """Itself: it acts alike in every window."""
+        return self
+
+    def rows(self, window: int, step: int, steps: int, *, conditional: bool) -> tuple[LoraInput, ...]:
+        """As it acts in a step; nothing where it does not."""
+        gain = self.adapter.gain(step, steps)
+        if self.layers is None or gain == 0:
+            return ()
+        return (LoraInput(scaled=ScaledUpdates(layers=self.layers, gain=gain), residency=self.decision.residency),)
+
+
+class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
+    """targets: the model's layers by every name that files have for them. bank: its slots, if it has any. merged: what
+    is written into its weights."""
+
+    loaded, resolved, inputs = Lora, ResolvedLora, (LoraInput,)
+
+    def __init__(self, model: AdaptedModel):
+        super().__init__(model)
+        self.bank = None if model.capacity is None else Bank(model.unet, model.capacity)
+        self.merged = MergedWeights(model.unet)
+        self.targets = Targets.of(model.unet, () if model.text is None else model.text.encoders)
+
+    @staticmethod
+    def identify(opened: OpenedAdapter) -> str | None:
+        found = read_names(opened.names)
+        return "a LoRA" if found.layers or found.unread else None
+
+    def read(self, opened: OpenedAdapter) -> Lora:
+        return lora_from(opened, self.targets)
+
+    def points(self, loaded: Lora) -> Sequence[str]:
+        return list(self.targets.layers["unet"])
+
+    def summarize(self, adapter: Adapter, loaded: Lora) -> AdapterSummary:
+        layers = unet_updates(adapter, loaded)
+        return AdapterSummary(adapter=adapter, kind=loaded.title, size_bytes=loaded.size_bytes, layers=layers)
+
+    def resolve(
+        self, adapter: Adapter, loaded: Lora, *, hint: Hint | None = None, layers: LayerUpdates | None = None
+    ) -> ResolvedLora:
+        """Errors: `AdapterMismatch` for biases that the model lacks; `InvalidInput` for what no LoRA has, and for a
+        residency that cannot be."""
+        for field in ("image", "mask", "encoder"):
+            require_no(field, adapter, loaded.title)
+        require_no_hint(adapter, hint)
+        _check_biases(loaded, self.targets)
+        own = unet_updates(adapter, loaded)
+        if own is None:
+            return ResolvedLora(adapter=adapter, lora=loaded, decision=TEXT_ONLY, layers=None)
+        decision = choose_residency(adapter.title, loaded.updates["unet"], self.bank, adapter.residency)
+        if layers is not None:
+            wanted = "merged" if adapter.residency == "merged" else "auto"
+            decision = choose_residency(adapter.title, layers.updates, self.bank, wanted)
+        return ResolvedLora(adapter=adapter, lora=loaded, decision=decision, layers=own if layers is None else layers)
+
+    def check(self, resolved: Sequence[ResolvedLora]) -> None:
+        banked = [one for one in resolved if one.decision.residency == "banked"]
+        if self.bank is not None and len(banked) > self.bank.capacity.per_row:
+            raise InvalidInput(
+                "adapters",
+                f"{len(banked)} in slots",
+                f"at most capacity.per_row = {self.bank.capacity.per_row} in one row",
+                "load the model with a larger per_row, or give some residency='merged'",
+            )
+
+    def ports(
+        self,
+        rows: Sequence[BatchRow],
+        inputs: Sequence[Sequence[LoraInput]],
+        ports: Ports,
+        runner: Runner,
+        at_once: int | None,
+    ) -> Ports:
+        if not runner.capabilities.merging and _living(inputs[0], "merged"):
+            raise InvalidInput("adapters", "merged", "adapters in slots: this runner's weights cannot change")
+        return replace(ports, weights=self.weight_rows(inputs, fixed_shapes=runner.capabilities.fixed_shapes))
+
+    def weight_rows(self, inputs: Sequence[Sequence[LoraInput]], *, fixed_shapes: bool = False) -> WeightRows | None:
+        """The weight port of rows, after the weights are those that all of them share. fixed_shapes: as in
+        `Bank.assign_slots`."""
+        self.merged.set_active(_living(inputs[0], "merged"))
+        if self.bank is None:
+            return None
+        return self.bank.assign_slots([_living(row, "banked") for row in inputs], fixed_shapes=fixed_shapes)
+
+    def prepare(self, inputs: Sequence[Sequence[LoraInput]]) -> None:
+        self.weight_rows(inputs)
+
+    def fits(self, inputs: Sequence[Sequence[LoraInput]]) -> bool:
+        return self.bank is None or self.bank.fits([_living(row, "banked") for row in inputs])
+
+    def is_prepared(self, inputs: Sequence[LoraInput]) -> bool:
+        return tuple(scaled.signature for scaled in _living(inputs, "merged")) == self.merged.present
+
+    def unmerge(self) -> None:
+        self.merged.set_active(())
+
+    def adapt_text(self, stack: TextStack, resolved: Sequence[ResolvedLora], steps: int) -> TextStack:
+        acting = [
+            (one.lora, gain)
+            for one in resolved
+            if (gain := one.adapter.text_gain(steps)) and one.lora.updates.keys() - {"unet"}
+        ]
+        if not acting:
+            return stack
+
+        @cache  # for all texts of a request
+        def weights(encoder: TextEncoder) -> Mapping[str, Tensor]:
+            scaled = [
+                ScaledUpdates(
+                    layers=layer_updates(lora, lora.path.stem, lora.updates[encoder.kind], {}),
+                    gain=gain,
+                )
+                for lora, gain in acting
+                if encoder.kind in lora.updates
+            ]
+            return adapted_weights(encoder, scaled)
+
+        key = tuple((lora.content_hash, gain) for lora, gain in acting)
+        return stack.adapted(Adaptation(key=key, weights=weights))
+
+
+def unet_updates(adapter: Adapter, lora: Lora) -> LayerUpdates | None:
+    """What a file changes of the U-Net, by the adapter's `blocks`; `None` for one that only changes text encoders."""
+    updates = lora.updates.get("unet", {})
+    factors = {layer: factor for layer in updates if (factor := adapter.factor(layer)) != 1}
+    return layer_updates(lora, adapter.title, updates, factors) if updates else None
+
+
+def layer_updates(lora: Lora, title: str, updates: Mapping[str, Update], factors: Mapping[str, float]) -> LayerUpdates:
+    """A file's updates of some layers, by these factors."""
+    used = {layer: update for layer, update in updates.items() if factors.get(layer, 1.0) != 0}
+    key = (lora.content_hash, tuple(sorted(factors.items())))
+    return LayerUpdates(key=key, title=title, updates=used, factors=factors)
+
+
+def _living(inputs: Sequence[LoraInput], residency: Residency) -> list[ScaledUpdates]:
+    return [one.scaled for one in inputs if one.residency == residency]
+
+
+def _check_biases(lora: Lora, targets: Targets) -> None:
+    for network, updates in lora.updates.items():
+        for layer, update in updates.items():
+            if update.bias_change is not None and not targets.layers[network][layer].bias:
+                raise AdapterMismatch(
+                    lora.path, f"it changes the bias of {layer}, which has none here", "use it with its own base model"
+                )

@@ -1,0 +1,53 @@
+"""A LoRA file opened: what its tensors are called, and where its strength is written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from undertow.adapters.files.opened import LORA_FILES, OpenedAdapter
+from undertow.adapters.lora.base_model import require_lora
+from undertow.adapters.lora.leaves import Layer, Names, read_names
+from undertow.adapters.lora.peft import PeftSettings, settings_of_config, settings_of_header
+from undertow.checkpoints.files.atomic import read_json
+from undertow.checkpoints.files.weights import Weights
+from undertow.errors import UnsafeFile
+
+PEFT_CONFIG = "adapter_config.json"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoraFile:
+    """path: as messages name it. settings: PEFT's, by the prefix of the layers that they are for. config: the file that
+    PEFT's settings were read from, if there is one."""
+
+    path: Path
+    weights: Weights
+    names: Names
+    settings: Mapping[str, PeftSettings]
+    config: Path | None = None
+
+    @classmethod
+    def of(cls, opened: OpenedAdapter) -> "LoraFile":
+        """An opened file as a LoRA's. Errors: `UnsafeFile` for a pickle, `UnsupportedModel` for what is no LoRA,
+        `UnknownCheckpoint`, `CorruptFile`."""
+        if opened.pickled:
+            problem = "this LoRA is a pickle, which can run code when it is read"
+            raise UnsafeFile(
+                opened.path, problem, "load it with torch on a machine you trust, and save it as safetensors"
+            )
+        names = read_names(opened.tensors)
+        require_lora(opened.weights, names)
+        settings = settings_of_header(opened.path, opened.weights.metadata)
+        config = opened.path.with_name(PEFT_CONFIG)
+        if not config.is_file() or not (opened.folder or opened.path.name == LORA_FILES[0]):
+            return cls(path=opened.path, weights=opened.weights, names=names, settings=settings)
+        settings[""] = settings_of_config(config, read_json(config))
+        return cls(path=opened.path, weights=opened.weights, names=names, settings=settings, config=config)
+
+    def settings_for(self, layer: Layer) -> PeftSettings | None:
+        """What is written apart from the tensors about one layer; the nearest prefix counts."""
+        prefixes = [prefix for prefix in self.settings if layer.stem.startswith(prefix)]
+        if not prefixes:
+            return None
+        settings = self.settings[max(prefixes, key=len)]
+        return None if settings.loose and not layer.from_peft else settings
