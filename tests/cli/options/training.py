@@ -1,7 +1,6 @@
 """Where the options of `undertow train lora`, `controlnet`, `image-prompt` and `emoji` arrive."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import torch
 
 from tests.cli.options.arrival import Boundary, Case, Command, case
-from undertow.training.emoji.recipe import EmojiRecipe, quick
 from undertow.training.low_rank import TRANSFORMERS
 
 NATIVE = 64
@@ -242,31 +240,4 @@ IMAGE_PROMPT = Command(
 )  # fmt: skip
 
 
-def emoji(at: Boundary) -> None:
-    at.patch.setattr("torch.set_num_threads", lambda count: at.arrived.update(threads=count))
-    at.stand_in("undertow.training.emoji.recipe.train_emoji", Path("model"), unnoted=("watching",))
-
-
-def with_steps(steps: int) -> EmojiRecipe:
-    recipe = EmojiRecipe()
-    return replace(recipe, text_to_image=replace(recipe.text_to_image, steps=steps))
-
-
-EMOJI = Command(
-    verb=("train", "emoji"),
-    boundary=emoji,
-    arrives={
-        "train_emoji.out": Path("runs/emoji"),
-        "train_emoji.recipe": EmojiRecipe(),
-        "train_emoji.font": Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"),
-        "files": [],
-    },
-    cases=(
-        case("--out", "mine", train_emoji__out=Path("mine")),
-        case("--font", "Noto.ttf", train_emoji__font=Path("Noto.ttf")),
-        case("--quick", train_emoji__recipe=quick(EmojiRecipe())),
-        case("--steps", "70", train_emoji__recipe=with_steps(70)),
-        case("--threads", "1", threads=1),
-    ),
-)
-COMMANDS = (LORA, CONTROLNET, IMAGE_PROMPT, EMOJI)
+COMMANDS = (LORA, CONTROLNET, IMAGE_PROMPT)
