@@ -21,7 +21,7 @@ from undertow.training.evaluate import Fidelity, evaluate_samples
 from undertow.training.figures import save_grid
 from undertow.training.generate import ClassModel, SamplingSettings, load_class_model, sample_classes, sampling_settings
 from undertow.training.log import read_records
-from undertow.training.loop import train
+from undertow.training.pixel_models import train_pixel_model
 from undertow.training.presets import preset
 from undertow.training.run_folder import RunFolder, save_model
 
@@ -74,7 +74,9 @@ def trained(objective: str, folder: Path) -> None:
     data = Digits()
     config = preset(data, data.open(), objective)
     resume = RunFolder(folder).checkpoints.is_dir()
-    train(config, folder, resume=resume, cpu=True, on_record=lambda record: print(folder.name, record, flush=True))
+    train_pixel_model(
+        config, folder, resume=resume, cpu=True, on_record=lambda record: print(folder.name, record, flush=True)
+    )
 
 
 def measured(run: Path, shipped: Path) -> Result:

@@ -62,14 +62,18 @@ def train_autoencoder(
         torch.manual_seed(seed_for(settings.seed, "autoencoder"))
         vae = AutoencoderKL(config).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
-    def loss_at(step: int) -> Tensor:
+    def batch_at(step: int) -> tuple[Tensor, torch.Generator]:
         generator = generator_for(settings.seed, "autoencoder batch", step)
         pictures = scenes_at("autoencoder scenes", step, settings.batch_size, glyphs)
-        x = change_looks(to_unit(pictures), generator).to(memory_format=torch.channels_last)
-        return autoencoder_loss(vae, x, generator)
+        return change_looks(to_unit(pictures), generator).to(memory_format=torch.channels_last), generator
+
+    def loss(batch: tuple[Tensor, torch.Generator]) -> Tensor:
+        return autoencoder_loss(vae, *batch)
 
     recipe = {"level_channels": list(config.level_channels), "latent_channels": config.latent_channels}
-    trained = fit(vae, loss_at, settings, folder, recipe=recipe, on_record=on_record, on_checkpoint=on_checkpoint)
+    trained = fit(
+        vae, batch_at, loss, settings, folder, recipe=recipe, on_record=on_record, on_checkpoint=on_checkpoint
+    )
     assert isinstance(trained, AutoencoderKL)
     normalize_latents(trained, to_unit(scenes_at("normalize", 0, NORMALIZED_ON, glyphs)))
     return trained

@@ -3,7 +3,7 @@
 OUT/tokenizer/        learned from the captions
 OUT/autoencoder/      stage 1: log.jsonl, loss.png, samples/, checkpoints/
 OUT/latents.pt        stage 2: training pictures, encoded
-OUT/text_encoder/     stage 3: log.jsonl, checkpoints/
+OUT/text_encoder/     stage 3: log.jsonl, loss.png, checkpoints/
 OUT/text_to_image/    stage 4: like stage 1
 OUT/pairs/            stage 5: goes on with more pictures of two emoji
 OUT/model/            the pipeline in float16
@@ -31,9 +31,9 @@ from recipes.emoji.text_to_image import (
 )
 from recipes.emoji.tokenizer import save_tokenizer
 from undertow.encoders.tokenizer import FolderTokenizer
-from undertow.training.figures import save_grid, save_loss_plot
+from undertow.training.figures import save_grid
 from undertow.training.fit import FitSettings, Progress
-from undertow.training.log import StepRecord, read_records
+from undertow.training.log import StepRecord
 from undertow.training.pictures import to_bytes, to_unit
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
 from undertow.vae.autoencoder import AutoencoderKL
@@ -146,7 +146,6 @@ def _autoencoder(folder: Path, recipe: EmojiRecipe, glyphs: Glyphs, watching: Wa
         with torch.no_grad():
             rebuilt = to_bytes(vae.decode(vae.encode(to_unit(few)).mean))
         save_grid(torch.cat([few, rebuilt]), 16, folder / "samples" / f"step-{progress.step:06d}.png")
-        save_loss_plot(read_records(folder / "log.jsonl"), folder / "loss.png")
 
     watching.on_stage("autoencoder", settings.steps)
     vae = train_autoencoder(config, settings, folder, glyphs, on_record=watching.on_record, on_checkpoint=show)
@@ -181,7 +180,6 @@ def _text_to_image(
         captions = [caption for caption in SHOWN for _ in range(4)]
         pictures = draw(average, vae, captions, list(range(4)) * len(SHOWN))
         save_grid(pictures, 16, folder / "samples" / f"step-{progress.step:06d}.png")
-        save_loss_plot(read_records(folder / "log.jsonl"), folder / "loss.png")
 
     for name, settings, pictures in (
         ("text_to_image", recipe.text_to_image, data),

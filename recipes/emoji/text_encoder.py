@@ -51,16 +51,20 @@ def train_text_encoder(
         torch.manual_seed(seed_for(settings.seed, "answers"))
         reader = CaptionReader(text)
 
-    def loss_at(step: int) -> Tensor:
+    def batch_at(step: int) -> tuple[Tensor, Tensor]:
         random = Random(seed_for(settings.seed, "text", step))
         scenes = [draw_training_scene(random) for _ in range(settings.batch_size)]
         captions = [spoken(scene, random) for scene in scenes]
         ids = torch.tensor([token_ids(with_strangers(caption, random), text.tokenizer) for caption in captions])
         right = torch.tensor([answers(scene, caption) for scene, caption in zip(scenes, captions, strict=True)])
+        return ids, right
+
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        ids, right = batch
         return answer_loss(reader(ids), right, ids == text.tokenizer.eos)
 
     recipe = {"width": text.config.width, "layers": text.config.layers}
-    trained = fit(reader, loss_at, settings, folder, recipe=recipe, on_record=on_record)
+    trained = fit(reader, batch_at, loss, settings, folder, recipe=recipe, on_record=on_record)
     assert isinstance(trained, CaptionReader)
     text.load_state_dict(trained.text.state_dict())
 

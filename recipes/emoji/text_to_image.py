@@ -21,7 +21,7 @@ from undertow.encoders.clip_tensors import random_clip
 from undertow.encoders.tokenizer import Tokenizer
 from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import StepRecord
-from undertow.training.objective import Objective, TruncatedSNRWeighting
+from undertow.training.objective import Example, Objective, TruncatedSNRWeighting
 from undertow.training.pictures import to_unit
 from undertow.training.precision import autocast
 from undertow.training.randomness import generator_for, seed_for
@@ -151,7 +151,7 @@ def train_text_to_image(
     model.requires_grad_(True)  # an average that an earlier stage gave is frozen
     encode = lru_cache(maxsize=None)(lambda caption: token_ids(caption, model.text.tokenizer))
 
-    def loss_at(step: int) -> Tensor:
+    def batch_at(step: int) -> tuple[Example, Tensor]:
         random = Random(seed_for(settings.seed, "captions", step))
         generator = generator_for(settings.seed, "text to image batch", step)
         chosen = torch.randint(len(data), (settings.batch_size,), generator=generator)
@@ -159,7 +159,10 @@ def train_text_to_image(
         captions = ["" if random.random() < DROPPED else data.captions[index] for index in chosen.tolist()]
         u = OBJECTIVE.timesteps.draw(len(x0), generator)
         example = OBJECTIVE.example(x0, torch.randn(x0.shape, generator=generator), u)
-        ids = torch.tensor([encode(caption) for caption in captions])
+        return example, torch.tensor([encode(caption) for caption in captions])
+
+    def loss(batch: tuple[Example, Tensor]) -> Tensor:
+        example, ids = batch
         inputs = example.inputs.to(memory_format=torch.channels_last)
         return example.loss(model(inputs, example.timesteps.to(torch.float32), ids))
 
@@ -169,7 +172,9 @@ def train_text_to_image(
         "placement": repr(ON_CELLS),
         "objective": repr(OBJECTIVE),
     }
-    trained = fit(model, loss_at, settings, folder, recipe=recipe, on_record=on_record, on_checkpoint=on_checkpoint)
+    trained = fit(
+        model, batch_at, loss, settings, folder, recipe=recipe, on_record=on_record, on_checkpoint=on_checkpoint
+    )
     assert isinstance(trained, TextToImage)
     return trained
 

@@ -78,12 +78,15 @@ def train_vision(
     """The trained network, averaged. folder: see `fit`. Errors: as `fit`."""
     namer = new_namer(settings.seed)
 
-    def loss_at(step: int) -> Tensor:
-        pictures, names = varied(generator_for(settings.seed, "vision batch", step), settings.batch_size, glyphs)
+    def batch_at(step: int) -> Batch:
+        return varied(generator_for(settings.seed, "vision batch", step), settings.batch_size, glyphs)
+
+    def loss(batch: Batch) -> Tensor:
+        pictures, names = batch
         return F.cross_entropy(namer(pictures).float(), names)
 
     recipe = {"vision": repr(CONFIG), "emoji": len(EMOJI), "sizes": repr(SIZES)}
-    trained = fit(namer, loss_at, settings, folder, recipe=recipe, on_record=on_record)
+    trained = fit(namer, batch_at, loss, settings, folder, recipe=recipe, on_record=on_record)
     assert isinstance(trained, Namer)
     return trained
 

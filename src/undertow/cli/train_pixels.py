@@ -65,8 +65,7 @@ def train_pixels(
     with the same weights. Several devices: `accelerate launch -m undertow train ...`.
     """
     from undertow.training.config import with_settings  # loads torch
-    from undertow.training.loop import train as train_model
-    from undertow.training.session import stored_config
+    from undertow.training.pixel_models import stored_config, train_pixel_model
 
     console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
     out = Path("runs") / f"{data_set}-{'flow' if objective is None else objective}" if out is None else out
@@ -93,7 +92,7 @@ def train_pixels(
     )
     with training_progress(console) as progress:
         task = progress.add_task("training", total=config.steps, figures="")
-        train_model(
+        train_pixel_model(
             config,
             out,
             resume=resume,

@@ -1,4 +1,4 @@
-"""Where the options of `undertow train lora`, `controlnet`, `image-prompt` and `emoji` arrive."""
+"""Where the options of `undertow train lora`, `controlnet` and `image-prompt` arrive."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +78,7 @@ def arrives(out: str, **other: Any) -> dict[str, Any]:
         "fit.seed": 0,
         "fit.log_every": 10,
         "fit.checkpoint_every": 250,
+        "fit.keep_checkpoints": 2,
         "settings.timesteps": "uniform",
         "settings.min_snr_gamma": None,
         "settings.gradient_checkpointing": False,

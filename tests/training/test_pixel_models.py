@@ -10,17 +10,16 @@ from tests.training.by_hand import AdamW
 from undertow.checkpoints.read.unet_loading import load_unet_folder
 from undertow.errors import CheckpointError, ConfigError, CorruptFile, InvalidInput, UndertowError
 from undertow.processor import HAS_BFLOAT16
-from undertow.training import loop
+from undertow.training import meter, pixel_models
 from undertow.training.augmentation import Augmentation
 from undertow.training.batches import Batches
-from undertow.training.devices import Devices
+from undertow.training.checkpointing import checkpointing
 from undertow.training.generate import load_class_model
 from undertow.training.log import read_records
-from undertow.training.loop import train
 from undertow.training.objective import Ddpm, Flow
-from undertow.training.outputs import Outputs
+from undertow.training.pixel_files import PixelFiles
+from undertow.training.pixel_models import new_network, stored_config, train_pixel_model
 from undertow.training.run_folder import RunFolder
-from undertow.training.session import open_session, stored_config
 from undertow.training.training_state import saved_steps
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.config import ClassLabels, Level, UNetConfig
@@ -50,7 +49,7 @@ def test_the_loss_falls_on_a_few_pictures(tmp_path, tiny_config):
         steps=25, batch_size=16, learning_rate=1e-2, decay="constant", log_every=5, checkpoint_every=25
     )
     records = []
-    train(config, tmp_path, on_record=records.append)
+    train_pixel_model(config, tmp_path, on_record=records.append)
     assert [record.step for record in records] == list(range(5, 26, 5))
     assert records[-1].loss < 0.7 * records[0].loss
     assert all(record.gradient_norm > 0 and record.images_per_second > 0 for record in records)
@@ -80,7 +79,7 @@ def test_a_run_is_adamw_on_the_clipped_gradients_of_its_batches_written_out(
         steps=4, warmup_steps=2, learning_rate=1e-2, weight_decay=3.0, clip_norm=0.2, ema_decay=0.99,
     )  # fmt: skip
     rates = [0.005, 0.01, 0.005, 0.0]  # half a cosine behind the warm-up
-    unet = open_session(config, tmp_path / "new", Devices.find(batch_size=8), resume=False, resume_step=None).unet
+    unet = new_network(config).train()
     start = torch.cat([parameter.detach().flatten() for parameter in unet.parameters()])
     expected = AdamW(list(unet.parameters()), betas=(0.9, 0.999), weight_decay=3.0, clip_norm=0.2)
     losses = []
@@ -97,7 +96,7 @@ def test_a_run_is_adamw_on_the_clipped_gradients_of_its_batches_written_out(
                 parameter.copy_(value)
     assert min(expected.norms) > 2 * config.clip_norm, "nothing to clip"
 
-    train(config, tmp_path / "run")
+    train_pixel_model(config, tmp_path / "run")
     state = torch.load(tmp_path / "run/training/checkpoints/step-000004/state.pt", weights_only=True)
     names = [name for name, _ in unet.named_parameters()]
     for part, wanted in (("network", expected.parameters), ("average", expected.average)):
@@ -115,7 +114,7 @@ def test_a_run_is_adamw_on_the_clipped_gradients_of_its_batches_written_out(
 
 def test_a_run_s_folder_holds_model_log_plot_and_samples(tmp_path, tiny_config, drawn_curves):
     config = tiny_config(sample_every=4)
-    train(config, tmp_path)
+    train_pixel_model(config, tmp_path)
     present = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     checkpoints = {
         f"training/checkpoints/step-{step:06d}/{name}" for step in (4, 8) for name in ("state.pt", "meta.json")
@@ -142,7 +141,7 @@ def test_a_run_s_folder_holds_model_log_plot_and_samples(tmp_path, tiny_config, 
 
 
 def test_the_model_for_inference_is_the_average_not_the_last_weights(tmp_path, tiny_config):
-    train(tiny_config(ema_decay=0.9), tmp_path)
+    train_pixel_model(tiny_config(ema_decay=0.9), tmp_path)
     state = torch.load(tmp_path / "training/checkpoints/step-000008/state.pt", weights_only=True)
     saved = weights(tmp_path)
     assert all(saved[name].equal(state["average"][name]) for name in saved)
@@ -150,9 +149,9 @@ def test_the_model_for_inference_is_the_average_not_the_last_weights(tmp_path, t
 
 
 def test_what_is_drawn_and_logged_meanwhile_does_not_touch_the_weights(tmp_path, tiny_config):
-    train(tiny_config(), tmp_path / "a")
+    train_pixel_model(tiny_config(), tmp_path / "a")
     torch.manual_seed(99)  # nor does the state of torch's own generator
-    train(tiny_config(sample_every=3, log_every=3, checkpoint_every=5, keep_checkpoints=1), tmp_path / "b")
+    train_pixel_model(tiny_config(sample_every=3, log_every=3, checkpoint_every=5, keep_checkpoints=1), tmp_path / "b")
     a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
     assert all(a[name].equal(b[name]) for name in a)
     assert saved_steps(RunFolder(tmp_path / "a").checkpoints) == [4, 8]
@@ -167,27 +166,23 @@ def test_what_is_drawn_and_logged_meanwhile_does_not_touch_the_weights(tmp_path,
 
 def test_every_step_of_every_seed_starts_torch_s_generator_anew(tmp_path, tiny_config, monkeypatch):
     """From which dropout takes its masks."""
-    step_of, seeds = loop._training_step, []
+    loss_of, seeds = pixel_models._Loss.__call__, []
 
-    def step(*given):
+    def loss(*given):
         seeds.append(torch.initial_seed())
-        return step_of(*given)
+        return loss_of(*given)
 
-    monkeypatch.setattr(loop, "_training_step", step)
+    monkeypatch.setattr(pixel_models._Loss, "__call__", loss)
     for name, seed in (("one", 0), ("same", 0), ("other", 1)):
-        train(tiny_config(steps=3, seed=seed), tmp_path / name)
+        train_pixel_model(tiny_config(steps=3, seed=seed), tmp_path / name)
     assert seeds[:3] == seeds[3:6]
     assert len(set(seeds)) == 6
     one, same = (weights(tmp_path / name) for name in ("one", "same"))
     assert all(one[name].equal(same[name]) for name in one)
 
 
-def test_the_start_follows_from_the_seed(tmp_path, tiny_config):
-    devices = Devices.find(batch_size=8)
-    one, same, other = (
-        open_session(tiny_config(seed=seed), tmp_path, devices, resume=False, resume_step=None).unet.conv_in.weight
-        for seed in (0, 0, 1)
-    )
+def test_the_start_follows_from_the_seed(tiny_config):
+    one, same, other = (new_network(tiny_config(seed=seed)).conv_in.weight for seed in (0, 0, 1))
     assert one.equal(same)
     assert not one.equal(other)
 
@@ -195,33 +190,34 @@ def test_the_start_follows_from_the_seed(tmp_path, tiny_config):
 def test_training_leaves_torch_s_generator_as_it_was(tmp_path, tiny_config):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    train(tiny_config(steps=2), tmp_path)
+    train_pixel_model(tiny_config(steps=2), tmp_path)
     assert torch.get_rng_state().equal(before)
 
 
 def test_frozen_weights_stay_bit_by_bit_and_the_others_move(tmp_path, tiny_config):
     start = tmp_path / "start"
-    train(tiny_config(steps=2), start)
+    train_pixel_model(tiny_config(steps=2), start)
     config = tiny_config(start_from=str(start), freeze=("down_blocks.*", "time_embedding.*"), ema_decay=0.0)
-    train(config, tmp_path / "run")
+    train_pixel_model(config, tmp_path / "run")
     before, after = weights(start), weights(tmp_path / "run")
     for name in before:
         frozen = name.startswith(("down_blocks.", "time_embedding."))
         assert before[name].equal(after[name]) == frozen, name
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(tmp_path, tiny_config, tiny_pictures):
-    gradients, forwards = [], []
-    for checkpointing in (False, True):
-        config = tiny_config(gradient_checkpointing=checkpointing)
-        session = open_session(config, tmp_path, Devices.find(batch_size=8), resume=False, resume_step=None)
-        session.unet.mid_block.resnets[0].register_forward_hook(lambda *_, at=checkpointing: forwards.append(at))
+def test_gradient_checkpointing_gives_the_same_gradients(tiny_config, tiny_pictures):
+    gradients, forwards, config = [], [], tiny_config()
+    for recompute in (False, True):
+        unet = new_network(config).train()
+        unet.mid_block.resnets[0].register_forward_hook(lambda *_, at=recompute: forwards.append(at))
         batch = Batches(pictures=tiny_pictures, config=config).at(1)
         example = config.objective.build().example(batch.x0, batch.noise, batch.u)
         torch.manual_seed(0)  # dropout, which the recomputation must repeat
-        prediction = session.unet(example.inputs, example.timesteps.float(), Conditioning(class_labels=batch.labels))
-        example.loss(prediction).backward()
-        gradients.append({name: parameter.grad for name, parameter in session.unet.named_parameters()})
+        with checkpointing(unet, recompute):
+            unet.train()
+            prediction = unet(example.inputs, example.timesteps.float(), Conditioning(class_labels=batch.labels))
+            example.loss(prediction).backward()
+        gradients.append({name: parameter.grad for name, parameter in unet.named_parameters()})
     assert forwards.count(False) == 1
     assert forwards.count(True) == 2  # once more in the backward pass
     plain, recomputed = gradients
@@ -230,16 +226,29 @@ def test_gradient_checkpointing_gives_the_same_gradients(tmp_path, tiny_config, 
         torch.testing.assert_close(recomputed[name], plain[name], **CHECKPOINTED)
 
 
+def test_gradient_checkpointing_is_on_while_a_run_that_asks_for_it_trains(tmp_path, tiny_config, monkeypatch):
+    loss_of, seen = pixel_models._Loss.__call__, []
+
+    def loss(self, batch):
+        seen.append((self.network.training, self.network.gradient_checkpointing))
+        return loss_of(self, batch)
+
+    monkeypatch.setattr(pixel_models._Loss, "__call__", loss)
+    for asked in (False, True):
+        train_pixel_model(tiny_config(steps=1, gradient_checkpointing=asked), tmp_path / str(asked))
+    assert seen == [(True, False), (True, True)]
+
+
 def test_gradient_checkpointing_keeps_less_for_the_backward_pass(tiny_config):
     # Trap T6: it saves memory in training, and only there.
     kept = {}
-    for checkpointing in (False, True):
+    for recompute in (False, True):
         torch.manual_seed(0)
         unet = UNet(tiny_config().unet).train()
-        unet.gradient_checkpointing = checkpointing
-        kept[checkpointing] = 0
+        unet.gradient_checkpointing = recompute
+        kept[recompute] = 0
 
-        def count(tensor, at=checkpointing):
+        def count(tensor, at=recompute):
             kept[at] += tensor.numel() * tensor.element_size()
             return tensor
 
@@ -252,7 +261,7 @@ def test_bf16_trains_to_nearly_the_same_loss_with_float32_weights(tmp_path, tiny
     losses = {}
     for precision in ("float32", "bf16"):
         records = []
-        train(tiny_config(precision=precision, steps=4), tmp_path / precision, on_record=records.append)
+        train_pixel_model(tiny_config(precision=precision, steps=4), tmp_path / precision, on_record=records.append)
         losses[precision] = [record.loss for record in records]
     assert (losses["bf16"] != losses["float32"]) == HAS_BFLOAT16
     assert losses["bf16"] == pytest.approx(losses["float32"], rel=BF16_LOSS)
@@ -261,23 +270,23 @@ def test_bf16_trains_to_nearly_the_same_loss_with_float32_weights(tmp_path, tiny
 
 def test_time_counts_over_all_sessions_and_speed_without_what_is_written(tmp_path, tiny_config, monkeypatch):
     """By a clock on which a step takes two seconds, and what is written behind one a hundred."""
-    clock, step_of, written = [1000.0], loop._training_step, Outputs.after_step
+    clock, loss_of, written = [1000.0], pixel_models._Loss.__call__, PixelFiles.draw_samples
 
-    def step(*given):
+    def loss(*given):
         clock[0] += 2
-        return step_of(*given)
+        return loss_of(*given)
 
-    def after_step(self):
+    def after_step(self, progress):
         clock[0] += 100
-        written(self)
+        written(self, progress)
 
-    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
-    monkeypatch.setattr(loop, "_training_step", step)
-    monkeypatch.setattr(Outputs, "after_step", after_step)
+    monkeypatch.setattr(meter, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(pixel_models._Loss, "__call__", loss)
+    monkeypatch.setattr(PixelFiles, "draw_samples", after_step)
     records = []
     for steps in (2, 4):
         config = tiny_config(decay="constant", steps=steps, log_every=2)
-        train(config, tmp_path, resume=steps > 2, on_record=records.append)
+        train_pixel_model(config, tmp_path, resume=steps > 2, on_record=records.append)
         clock[0] += 5000  # between the sessions
     assert [record.step for record in records] == [2, 4]
     assert {record.images_per_second for record in records} == {4.0}, "eight rows in two seconds"
@@ -288,20 +297,20 @@ def test_a_network_without_labels_trains_too(tmp_path, tiny_config):
     unet = UNetConfig(
         levels=(Level(channels=8),), in_channels=1, out_channels=1, norm_groups=4, sample_size=8, dropout=0.0
     )
-    train(tiny_config(unet=unet, label_dropout=0.0, steps=2), tmp_path)
+    train_pixel_model(tiny_config(unet=unet, label_dropout=0.0, steps=2), tmp_path)
     assert (tmp_path / "unet" / "config.json").is_file()
 
 
 def test_a_network_without_a_null_class_is_shown_without_guidance(tmp_path, tiny_config):
     unet = replace(tiny_config().unet, added=ClassLabels(count=10))
-    train(tiny_config(unet=unet, label_dropout=0.0, steps=1), tmp_path)
+    train_pixel_model(tiny_config(unet=unet, label_dropout=0.0, steps=1), tmp_path)
     assert RunFolder(tmp_path).samples(1).is_file()
 
 
 def test_a_diverging_run_stops_and_keeps_its_last_good_checkpoint(tmp_path, tiny_config):
     config = tiny_config(steps=40, learning_rate=1e15, warmup_steps=0, log_every=1000, checkpoint_every=20)
     with pytest.raises(UndertowError, match="training has diverged"):
-        train(config, tmp_path)
+        train_pixel_model(config, tmp_path)
     assert not (tmp_path / "training" / "checkpoints").exists()
 
 
@@ -313,49 +322,49 @@ def test_everything_wrong_is_refused_before_anything_is_written(tmp_path, tiny_c
         (tiny_config(data=replace(tiny_config().data, size=9)), InvalidInput),
     ):
         with pytest.raises(error):
-            train(config, out)
+            train_pixel_model(config, out)
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        train(tiny_config(), out, resume=True)
+        train_pixel_model(tiny_config(), out, resume=True)
     assert not out.exists()
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path, tiny_config):
-    train(tiny_config(steps=4), tmp_path)
+    train_pixel_model(tiny_config(steps=4), tmp_path)
     before = files(tmp_path)
     with pytest.raises(InvalidInput, match="it holds one at step 4: go on with --resume"):
-        train(tiny_config(steps=4), tmp_path)
+        train_pixel_model(tiny_config(steps=4), tmp_path)
     with pytest.raises(CheckpointError, match="another run: seed was 0 and is now 1"):
-        train(tiny_config(steps=4, seed=1), tmp_path, resume=True)
+        train_pixel_model(tiny_config(steps=4, seed=1), tmp_path, resume=True)
     assert files(tmp_path) == before
 
 
 def test_a_truncated_checkpoint_is_refused_and_an_older_one_goes_on_to_the_same_weights(tmp_path, tiny_config):
     config = tiny_config(augmentation=Augmentation(shift=0.1, background=-1.0))
-    train(config, tmp_path / "whole")
+    train_pixel_model(config, tmp_path / "whole")
     run = tmp_path / "run"
-    train(config, run)
+    train_pixel_model(config, run)
     state = run / "training/checkpoints/step-000008/state.pt"
     state.write_bytes(state.read_bytes()[:1000])
     before = files(run)
     with pytest.raises(CorruptFile, match="resume from it with --resume-step 4"):
-        train(config, run, resume=True)
+        train_pixel_model(config, run, resume=True)
     assert files(run) == before
-    train(config, run, resume_step=4)
+    train_pixel_model(config, run, resume_step=4)
     expected, resumed = weights(tmp_path / "whole"), weights(run)
     assert all(expected[name].equal(resumed[name]) for name in expected)
 
 
 def test_a_run_with_a_constant_rate_can_be_made_longer(tmp_path, tiny_config):
-    train(tiny_config(decay="constant", steps=4), tmp_path / "run")
-    train(tiny_config(decay="constant", steps=8), tmp_path / "run", resume=True)
-    train(tiny_config(decay="constant", steps=8), tmp_path / "whole")
+    train_pixel_model(tiny_config(decay="constant", steps=4), tmp_path / "run")
+    train_pixel_model(tiny_config(decay="constant", steps=8), tmp_path / "run", resume=True)
+    train_pixel_model(tiny_config(decay="constant", steps=8), tmp_path / "whole")
     longer, whole = weights(tmp_path / "run"), weights(tmp_path / "whole")
     assert all(longer[name].equal(whole[name]) for name in whole)
     assert [record.step for record in read_records(RunFolder(tmp_path / "run").log)] == list(range(1, 9))
 
 
 def test_a_start_of_another_architecture_is_refused(tmp_path, tiny_config):
-    train(tiny_config(steps=2), tmp_path / "start")
+    train_pixel_model(tiny_config(steps=2), tmp_path / "start")
     other = replace(tiny_config().unet, levels=(Level(channels=8), Level(channels=24)))
     with pytest.raises(ConfigError, match="another architecture"):
-        train(tiny_config(unet=other, start_from=str(tmp_path / "start")), tmp_path / "run")
+        train_pixel_model(tiny_config(unet=other, start_from=str(tmp_path / "start")), tmp_path / "run")
