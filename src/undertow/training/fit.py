@@ -22,7 +22,7 @@ from undertow.training.ema import ExponentialAverage
 from undertow.training.figures import save_loss_plot
 from undertow.training.log import StepRecord, append_record, read_records
 from undertow.training.meter import Meter
-from undertow.training.optimizer import COOLDOWN, adamw, learning_rate_at, set_learning_rate
+from undertow.training.optimizer import COOLDOWN, adamw, learning_rate_schedule
 from undertow.training.precision import autocast
 from undertow.training.randomness import seed_for
 from undertow.training.training_state import SavedState, load_state, save_state, saved_steps
@@ -38,8 +38,8 @@ FREE_TO_CHANGE = frozenset(("log_every", "checkpoint_every", "keep_checkpoints")
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
     """How long, how fast and how often. steps: optimizer steps. batch_size: rows of all devices together, for the log.
-    decay: "constant", "cosine" or "trapezoid", see `learning_rate_at`. precision: of activations, "float32" or "bf16",
-    see `autocast`; weights and gradients are float32. keep_checkpoints: how many of the newest stay."""
+    decay: "constant", "cosine" or "trapezoid", see `learning_rate_schedule`. precision: of activations, "float32" or
+    "bf16", see `autocast`; weights and gradients are float32. keep_checkpoints: how many of the newest stay."""
 
     steps: int
     batch_size: int
@@ -96,6 +96,14 @@ def fit(
     """
     run = _Run(module, settings, folder, recipe)
     first, seconds = run.resume(resume_step)
+    schedule = learning_rate_schedule(
+        run.optimizer,
+        peak=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        steps=settings.steps,
+        decay=settings.decay,
+        first_step=first,
+    )
     if devices.is_main:
         folder.mkdir(parents=True, exist_ok=True)
         on_start()
@@ -104,10 +112,12 @@ def fit(
     with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
         for step in range(first, settings.steps + 1):
             torch.manual_seed(seed_for(settings.seed, "dropout", step, devices.rank))
+            rate = float(schedule.get_last_lr()[0])
             meter.add(*run.take(step, dataset(step), loss))
+            schedule.step()
             # A record before every checkpoint: weights that have stopped being numbers are never saved.
             saves = step % settings.checkpoint_every == 0 or step == settings.steps
-            record = meter.record(step, run.rate_at(step)) if saves or step % settings.log_every == 0 else None
+            record = meter.record(step, rate) if saves or step % settings.log_every == 0 else None
             if not devices.is_main:
                 continue
             if record is not None:
@@ -152,7 +162,6 @@ class _Run:
 
     def take(self, step: int, batch: Batch, loss_of: Callable[[Batch], Tensor]) -> tuple[Tensor, Tensor]:
         """One step of the optimizer; returns the loss and the gradient's norm before clipping."""
-        set_learning_rate(self.optimizer, self.rate_at(step))
         with autocast(self.settings.precision, self.device):
             loss = loss_of(batch)
         loss.backward()
@@ -161,16 +170,6 @@ class _Run:
         self.optimizer.zero_grad()
         self.average.update(self.module, step)
         return loss.detach(), norm.detach()
-
-    def rate_at(self, step: int) -> float:
-        settings = self.settings
-        return learning_rate_at(
-            step,
-            peak=settings.learning_rate,
-            warmup_steps=settings.warmup_steps,
-            steps=settings.steps,
-            decay=settings.decay,
-        )
 
     def save(self, step: int, seconds: float) -> None:
         """Writes a checkpoint, and the loss curve up to it."""
