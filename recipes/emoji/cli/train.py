@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from undertow.cli.train_pixels import training_progress
+from undertow.cli.training_progress import figures_of, training_progress
 
 
 def train(
@@ -52,8 +52,7 @@ def train(
             tasks.append(progress.add_task(name, total=total, figures=""))
 
         def on_record(record: StepRecord) -> None:
-            figures = f"loss {record.loss:.4f}  {record.images_per_second:.0f} pictures/s"
-            progress.update(tasks[-1], completed=record.step, figures=figures)
+            progress.update(tasks[-1], completed=record.step, figures=figures_of(record))
 
         def on_count(count: int) -> None:
             progress.update(tasks[-1], completed=count)

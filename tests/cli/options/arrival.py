@@ -31,6 +31,19 @@ ABSENT = object()
 """In place of a value: nothing arrives there."""
 
 
+LOADED: Places = {
+    "load.dtype": None,
+    "load.device": None,
+    "load.backend": "eager",
+    "load.vae_dtype": None,
+    "load.validate_weights": False,
+    "load.refiner": None,
+    "load.adapter_capacity": None,
+    "load.attention": "auto",
+}
+"""What arrives at `undertow.load` beside the source, of a verb that says nothing else."""
+
+
 class Boundary:
     """The library as the command line meets it: stand-ins that note what they are given, as "function.argument"."""
 

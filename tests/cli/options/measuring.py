@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from tests.cli.options.arrival import Boundary, Command, case
+from tests.cli.options.arrival import LOADED, Boundary, Command, case
 from undertow import Adapter
 from undertow.adapters.decisions import Decisions
 from undertow.engine.request import GenerationRequest
@@ -25,23 +25,13 @@ def explaining(at: Boundary) -> None:
     at.stand_in("undertow.inspection.conflict_figure.save_figure", unnoted=("sizes", "cosines"))
 
 
-LOADED = {
-    "load.source": "emoji",
-    "load.dtype": None,
-    "load.device": None,
-    "load.backend": "eager",
-    "load.vae_dtype": None,
-    "load.validate_weights": False,
-    "load.refiner": None,
-    "load.adapter_capacity": None,
-    "load.attention": "auto",
-}
 EXPLAIN = Command(
     verb=("adapters", "explain"),
     arguments={"files": FILES},
     boundary=explaining,
     arrives={
         **LOADED,
+        "load.source": "emoji",
         "summarize_all.read": "the reader",
         "summarize_all.config": "the config",
         "summarize_all.adapters": (A, B),
@@ -104,6 +94,7 @@ IMPACT = Command(
     boundary=probing,
     arrives={
         **LOADED,
+        "load.source": "emoji",
         "probe.model": "the model",
         "probe.manager": "the manager",
         "probe.request": asked(),

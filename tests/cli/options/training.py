@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tests.cli.options.arrival import Boundary, Case, Command, case
+from tests.cli.options.arrival import LOADED, Boundary, Case, Command, case
 from undertow.training.low_rank import TRANSFORMERS
 
 NATIVE = 64
@@ -55,15 +55,9 @@ def written(at: Boundary) -> Callable[..., None]:
 def arrives(out: str, **other: Any) -> dict[str, Any]:
     """Without options, but for `--images pictures`."""
     return {
+        **LOADED,
         "load.source": "emoji",
         "load.dtype": torch.float32,
-        "load.device": None,
-        "load.backend": "eager",
-        "load.vae_dtype": None,
-        "load.validate_weights": False,
-        "load.refiner": None,
-        "load.adapter_capacity": None,
-        "load.attention": "auto",
         "load_captioned.folder": Path("pictures"),
         "load_captioned.size": NATIVE,
         "fit.steps": 1000,

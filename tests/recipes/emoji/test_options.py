@@ -15,7 +15,7 @@ from recipes.emoji.draw import DrawSettings
 from recipes.emoji.evaluate import Draw, Kind, Measured, Shares
 from recipes.emoji.recipe import EmojiRecipe, quick
 from recipes.emoji.recognize import Recognized
-from tests.cli.options.arrival import Boundary, Case, Command, case
+from tests.cli.options.arrival import LOADED, Boundary, Case, Command, case
 from tests.cli.options.checks import cases, check_case, check_defaults, check_every_option_has_a_case, leaves
 from undertow.cli.app import Settings, _build
 
@@ -82,15 +82,9 @@ EVALUATE = Command(
     verbs=VERBS,
     boundary=evaluating,
     arrives={
+        **LOADED,
         "load.source": Path("embedded"),
         "load.dtype": torch.float32,
-        "load.device": None,
-        "load.backend": "eager",
-        "load.vae_dtype": None,
-        "load.validate_weights": False,
-        "load.refiner": None,
-        "load.adapter_capacity": None,
-        "load.attention": "auto",
         "kinds.count": 500,
         "font": FONT,
         "draw.settings": DrawSettings(steps=20, guidance=4.0, sampler="dpmpp_2m", schedule="karras"),
