@@ -76,17 +76,17 @@ format: $(INSTALLED)  ## Format the code and fix what the linter can fix
 	$(BIN)/ruff check --fix
 
 bench: $(INSTALLED)  ## Time undertow beside its peers and print the ratios
-	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; $(BIN)/python $$benchmark || exit 1; done
+	@for benchmark in benchmarks/[a-z]*.py; do echo "== $$benchmark"; PYTHONPATH=. $(BIN)/python $$benchmark || exit 1; done
 
 digits: $(INSTALLED)  ## Train both digit models, measure them and write docs/results/digits.md (half an hour)
-	$(BIN)/python benchmarks/training/digits.py
+	$(BIN)/python -m recipes.digits
 
 emoji: $(INSTALLED)  ## Train the shipped text-to-image model into out/emoji/run, going on where it stopped (hours)
-	$(BIN)/undertow train emoji --out out/emoji/run
+	$(BIN)/python -m recipes.emoji train --out out/emoji/run
 
 evaluate: $(INSTALLED)  ## Measure the shipped text-to-image model beside diffusers and write docs/results/emoji.md (an hour)
-	$(BIN)/python benchmarks/training/emoji_diffusers.py --out out/emoji/diffusers.json
-	$(BIN)/undertow evaluate emoji --diffusers out/emoji/diffusers.json --card \
+	$(BIN)/python -m recipes.emoji.measure_diffusers --out out/emoji/diffusers.json
+	$(BIN)/python -m recipes.emoji evaluate --diffusers out/emoji/diffusers.json --card \
 		$(if $(wildcard out/emoji/run),--run out/emoji/run)
 
 docs: $(INSTALLED)  ## Build the documentation into site/

@@ -1,8 +1,8 @@
 """Does the embedded model follow its ControlNet and its image prompt, and what of the prompt is lost? One page.
 
-    python benchmarks/control_emoji.py
+    python -m benchmarks.control_emoji
 
-Writes docs/results/control.md and its pictures. `benchmarks/training/emoji_adapters.py` tells how both are trained.
+Writes docs/results/control.md and its pictures. `recipes/emoji/adapter_data.py` tells how both are trained.
 100 prompts take some minutes of two cores.
 """
 
@@ -13,7 +13,9 @@ from random import Random
 
 import numpy as np
 import torch
-from lib.adapter_page import (
+from PIL import Image
+
+from benchmarks.lib.adapter_page import (
     SHIPPED,
     SHOWN,
     as_images,
@@ -27,16 +29,14 @@ from lib.adapter_page import (
     table,
     write_page,
 )
-from PIL import Image
-
+from recipes.emoji.control import draw_reference, on_color
+from recipes.emoji.evaluate import kinds
+from recipes.emoji.recognize import recognize
+from recipes.emoji.render import ANYWHERE, Glyphs, draw_places, render
+from recipes.emoji.scenes import Scene
 from undertow import Adapter, GenerationRequest, UNetService
 from undertow.hints.compare import edge_f1
 from undertow.hints.edges import canny
-from undertow.training.emoji.control import draw_reference, on_color
-from undertow.training.emoji.evaluate import kinds
-from undertow.training.emoji.recognize import recognize
-from undertow.training.emoji.render import ANYWHERE, Glyphs, draw_places, render
-from undertow.training.emoji.scenes import Scene
 from undertow.training.randomness import seed_for
 
 PROMPT = "emoji-references.safetensors"
@@ -162,7 +162,7 @@ def written(parts: str, options) -> str:
 
 {conditions(options)}
 
-    python benchmarks/control_emoji.py
+    python -m benchmarks.control_emoji
 
 Edge F1 is the harmonic mean of precision and recall of canny's edges within one pixel
 (`undertow.hints.compare.edge_f1`). Emoji and backgrounds are recognized as in [emoji](emoji.md).

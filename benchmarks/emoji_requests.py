@@ -1,6 +1,6 @@
 """Kinds of request with the embedded emoji model: measured, and shown in docs/results/requests.md and the guide.
 
-    python benchmarks/emoji_requests.py [--prompts 50] [--model emoji] [--machine "AMD Zen 5"]
+    python -m benchmarks.emoji_requests [--prompts 50] [--model emoji] [--machine "AMD Zen 5"]
 
 Writes the page with its pictures, and those of docs/guides/requests.md, whose examples it runs. One thread, about eight
 minutes of a processor. --guide-only: only the guide's pictures; --no-guide: without them.
@@ -14,13 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
-from lib.guide import run_examples, strip, twice
-from lib.request_measures import Canvas, inpaint, place, ring, seams, start_from
-from lib.requests_page import Results, write_page
 
 import undertow
+from benchmarks.lib.guide import run_examples, strip, twice
+from benchmarks.lib.request_measures import Canvas, inpaint, place, ring, seams, start_from
+from benchmarks.lib.requests_page import Results, write_page
+from recipes.emoji.render import FONT, SIDE, Glyphs
 from undertow import GenerationRequest, UNetService, Views
-from undertow.training.emoji.render import FONT, SIDE, Glyphs
 
 CANVASES = (
     Canvas(name="64x64, halved", by="estimates", square=True),

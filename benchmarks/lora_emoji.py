@@ -1,10 +1,10 @@
 """Do the embedded model's style LoRAs draw in their styles, and what of the prompt is lost? One page.
 
-    python benchmarks/lora_emoji.py --line-drawing out/emoji-styles/lora-line-drawing/emoji-line-drawing.safetensors \\
+    python -m benchmarks.lora_emoji --line-drawing out/emoji-styles/lora-line-drawing/emoji-line-drawing.safetensors \\
         --mosaic out/emoji-styles/lora-mosaic/emoji-mosaic.safetensors
 
 Writes docs/results/lora.md and its picture; without files, of the LoRAs that ship with the model.
-`benchmarks/training/emoji_styles.py` tells how they are trained. 100 prompts take some minutes of two cores.
+`recipes/emoji/style_data.py` tells how they are trained. 100 prompts take some minutes of two cores.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from pathlib import Path
 from random import Random
 
 import torch
-from lib.adapter_page import (
+
+from benchmarks.lib.adapter_page import (
     SHIPPED,
     SHOWN,
     conditions,
@@ -26,15 +27,14 @@ from lib.adapter_page import (
     table,
     write_page,
 )
-from lib.style_measures import USUAL, adherence, all_styles, in_style
-
+from benchmarks.lib.style_measures import USUAL, adherence, all_styles, in_style
+from recipes.emoji.adapter_card import STYLED, trained_as
+from recipes.emoji.evaluate import kinds
+from recipes.emoji.render import ON_CELLS, Glyphs, draw_places, render
+from recipes.emoji.scenes import Scene
+from recipes.emoji.styles import STYLES, Style
 from undertow import Adapter, GenerationRequest, UNetService
 from undertow.adapters.files.opened import open_adapter
-from undertow.training.emoji.adapter_card import STYLED, trained_as
-from undertow.training.emoji.evaluate import kinds
-from undertow.training.emoji.render import ON_CELLS, Glyphs, draw_places, render
-from undertow.training.emoji.scenes import Scene
-from undertow.training.emoji.styles import STYLES, Style
 from undertow.training.randomness import seed_for
 
 HALF = 0.5
@@ -151,9 +151,9 @@ def written(parts: str, options) -> str:
 
 {conditions(options)}
 
-    python benchmarks/lora_emoji.py
+    python -m benchmarks.lora_emoji
 
-A style's statistic is a number between 0 and 1 that a picture alone gives (`undertow.training.emoji.styles`). Above:
+A style's statistic is a number between 0 and 1 that a picture alone gives (`recipes.emoji.styles`). Above:
 the share of pictures whose statistic is over the base's {100 * USUAL:.0f}th percentile. Separation: the chance that a
 picture has a larger one than a picture of the base, where 0.5 is no better than a coin.
 

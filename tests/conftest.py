@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
+from jaxtyping import install_import_hook
 
 IN_CI = bool(os.environ.get("CI"))
 
@@ -15,6 +16,14 @@ IN_CI = bool(os.environ.get("CI"))
 # each time; new ones are for developers, who can keep what they find.
 settings.register_profile("undertow", deadline=None, derandomize=IN_CI)
 settings.load_profile("undertow")
+
+
+def pytest_configure(config):
+    """The annotations of the recipes are checked as those of `undertow`: jaxtyping's option takes a single package
+    when the checker has arguments."""
+    checker = (config.getoption("jaxtyping_packages") or "").partition(",")[2]
+    if checker:
+        install_import_hook("recipes", checker)
 
 
 def seed_all(name: str) -> None:

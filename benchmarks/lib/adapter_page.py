@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 
 import undertow
+from recipes.emoji.draw import GUIDANCE, STEPS
+from recipes.emoji.render import FONT, Glyphs
+from recipes.emoji.sections import find_section, section
 from undertow import Adapter, GenerationRequest, UNetService
 from undertow.checkpoints.files.atomic import write_text
-from undertow.training.emoji.draw import GUIDANCE, STEPS
-from undertow.training.emoji.render import FONT, Glyphs
-from undertow.training.emoji.sections import find_section, section
 from undertow.training.figures import save_grid
 from undertow.training.pictures import to_bytes, to_unit
 

@@ -10,13 +10,13 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from recipes.emoji.recognize import nearest_emoji, recognize
+from recipes.emoji.render import PAIR_SIZES, SIDE, SINGLE_SIZES, Glyphs, draw_places, render
+from recipes.emoji.scenes import Scene, draw_pair_kept_out, draw_training_scene, singles
 from undertow import GenerationRequest, Region, UNetService, Views
 from undertow.engine.images import image_latents
 from undertow.engine.request import Axes, RegionsBy
 from undertow.engine.sizes import layout_for
-from undertow.training.emoji.recognize import nearest_emoji, recognize
-from undertow.training.emoji.render import PAIR_SIZES, SIDE, SINGLE_SIZES, Glyphs, draw_places, render
-from undertow.training.emoji.scenes import Scene, draw_pair_kept_out, draw_training_scene, singles
 from undertow.training.pictures import to_bytes, to_unit
 from undertow.training.randomness import seed_for
 

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.request_measures import BESIDE, Inpainted, Placed, Seams
 from PIL import Image, ImageOps
 
+from benchmarks.lib.request_measures import BESIDE, Inpainted, Placed, Seams
+from recipes.emoji.sections import find_section, section
+from recipes.emoji.sheets import FRAME, RIGHT, WRONG
 from undertow import GenerationRequest
 from undertow.inspection.contact_sheet import Cell, contact_sheet
-from undertow.training.emoji.sections import find_section, section
-from undertow.training.emoji.sheets import FRAME, RIGHT, WRONG
 
 MOST_OUTSIDE = 1
 MOST_REBUILT = 1
@@ -63,7 +63,7 @@ def page(results: Results, told: str) -> str:
 What [the guide](../guides/requests.md) promises, with the embedded model `emoji`: {base.sampler} with {base.steps}
 steps on a {base.schedule} grid, guidance {base.guidance_scale:g}; {results.conditions}.
 
-    python benchmarks/emoji_requests.py --prompts {results.count}
+    python -m benchmarks.emoji_requests --prompts {results.count}
 
 | | wanted | measured |
 | --- | --- | --- |

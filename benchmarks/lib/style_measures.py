@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from undertow.training.emoji.recognize import Restyle, recognize
-from undertow.training.emoji.render import Glyphs
-from undertow.training.emoji.scenes import Scene
-from undertow.training.emoji.styles import STYLES, Style, separation
+from recipes.emoji.recognize import Restyle, recognize
+from recipes.emoji.render import Glyphs
+from recipes.emoji.scenes import Scene
+from recipes.emoji.styles import STYLES, Style, separation
 
 Pictures = UInt8[Tensor, "count 3 64 64"]
 

@@ -3,13 +3,13 @@
 import pytest
 from PIL import Image
 
+from recipes.emoji.vision import write_vision
 from tests.services import copy_pipeline
 from tests.training.beside import image_encoder
 from undertow.adapters.control.control_file import read_control
 from undertow.adapters.image_prompt.image_prompt_file import read_image_prompt
 from undertow.cli import main
 from undertow.service import load_unet
-from undertow.training.emoji.vision import write_vision
 from undertow.training.log import read_records
 
 SHORT = ["--steps=2", "--batch-size=2", "--threads=1"]

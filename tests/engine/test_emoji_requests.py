@@ -24,10 +24,10 @@ from benchmarks.lib.request_measures import (
     start_from,
     to_image,
 )
-from tests.training.emoji.tiny import drawn_glyphs, needs_font
+from recipes.emoji.render import Glyphs, draw_places, render
+from recipes.emoji.scenes import Scene, draw_pair_kept_out
+from tests.recipes.emoji.tiny import drawn_glyphs, needs_font
 from undertow import GenerationRequest, Views
-from undertow.training.emoji.render import Glyphs, draw_places, render
-from undertow.training.emoji.scenes import Scene, draw_pair_kept_out
 
 OUTSIDE = 0
 """Levels of 255: kept pixels are pasted, not drawn."""

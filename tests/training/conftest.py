@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from tests.training.drawing import blank_figures, drawn_figures
-from undertow.training import outputs
+from undertow.training import pixel_files
 from undertow.training.config import TrainingConfig, pixel_unet
 from undertow.training.data import Digits
 from undertow.training.objective import Flow
@@ -15,8 +15,8 @@ from undertow.training.pictures import Pictures
 def few_previews() -> Generator[None]:
     """Loss curves are drawn for tests that ask for `drawn_curves` alone; samples in one row, in two steps."""
     with blank_figures(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(outputs, "PREVIEW_ROWS", 1)
-        patch.setattr(outputs, "PREVIEW_STEPS", 2)
+        patch.setattr(pixel_files, "PREVIEW_ROWS", 1)
+        patch.setattr(pixel_files, "PREVIEW_STEPS", 2)
         yield
 
 

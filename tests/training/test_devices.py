@@ -14,8 +14,7 @@ from undertow.checkpoints.read.unet_loading import load_unet_folder
 from undertow.errors import ConfigError
 from undertow.training.config import config_to_json
 from undertow.training.devices import Devices
-from undertow.training.loop import train
-from undertow.training.session import open_session
+from undertow.training.pixel_models import new_network, train_pixel_model
 
 WAIT_S = 120
 SUMMED_IN_ANOTHER_ORDER = 0.02
@@ -25,8 +24,8 @@ size, which enlarges the rounding of small ones. Gradients that were not shared 
 CHILD = """
 import json, sys
 from undertow.training.config import config_from_json
-from undertow.training.loop import train
-train(config_from_json(json.loads(sys.argv[1])), sys.argv[2], cpu=True)
+from undertow.training.pixel_models import train_pixel_model
+train_pixel_model(config_from_json(json.loads(sys.argv[1])), sys.argv[2], cpu=True)
 """
 
 
@@ -53,11 +52,9 @@ def test_two_processes_train_what_one_would(tmp_path, tiny_config):
     finally:
         for child in children:
             child.kill()
-    train(config, tmp_path / "one")
+    train_pixel_model(config, tmp_path / "one")
     one, two = (flat(load_unet_folder(tmp_path / name / "unet")) for name in ("one", "two"))
-    start = flat(
-        open_session(config, tmp_path / "new", Devices.find(batch_size=8), resume=False, resume_step=None).unet
-    )
+    start = flat(new_network(config))
     assert (two - one).norm() / (one - start).norm() < SUMMED_IN_ANOTHER_ORDER
     log = (tmp_path / "two" / "training" / "log.jsonl").read_text().splitlines()
     assert len(log) == 4  # only one process writes

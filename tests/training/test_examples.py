@@ -9,7 +9,8 @@ from tests.training.lora_runs import FIT
 from undertow.diffusion.parameterizations import Epsilon
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import ConfigError
-from undertow.training.examples import Examples, checkpointing, require_settings
+from undertow.training.checkpointing import checkpointing
+from undertow.training.examples import Examples, require_settings
 from undertow.training.objective import Objective
 from undertow.training.timesteps import LogitNormalTimesteps
 from undertow.unet.unet import UNet
@@ -25,19 +26,21 @@ OBJECTIVE = Objective(
 def examples(**changes) -> Examples:
     """Of eight pictures, each plain in its own number; four a step."""
     latents = torch.arange(8.0).reshape(-1, 1, 1, 1).repeat(1, 1, 3, 3)
-    return Examples(**({"latents": latents, "fit": FIT, "objective": OBJECTIVE, "purpose": "test"} | changes))
+    return Examples(
+        **({"latents": latents, "fit": FIT, "objective": OBJECTIVE, "purpose": "test", "device": CPU} | changes)
+    )
 
 
 def test_a_batch_depends_on_seed_purpose_and_step_alone():
-    drawn = examples().at(3, CPU)
-    again = examples().at(3, CPU)
+    drawn = examples().at(3)
+    again = examples().at(3)
     assert drawn.chosen.equal(again.chosen)
     assert drawn.share.equal(again.share)
     assert drawn.example.inputs.equal(again.example.inputs)
     others = (
-        examples(fit=replace(FIT, seed=1)).at(3, CPU),
-        examples(purpose="other").at(3, CPU),
-        examples().at(4, CPU),
+        examples(fit=replace(FIT, seed=1)).at(3),
+        examples(purpose="other").at(3),
+        examples().at(4),
     )
     for other in others:
         assert not drawn.share.equal(other.share)
@@ -47,14 +50,14 @@ def test_a_batch_depends_on_seed_purpose_and_step_alone():
 def test_every_epoch_shows_every_picture_once_in_the_seed_s_order():
     def shown(seed: int) -> list[int]:
         few = examples(fit=replace(FIT, seed=seed))
-        return torch.cat([few.at(step, CPU).chosen for step in (1, 2)]).tolist()
+        return torch.cat([few.at(step).chosen for step in (1, 2)]).tolist()
 
     assert sorted(shown(0)) == sorted(shown(1)) == list(range(8))
     assert shown(0) != shown(1)
 
 
 def test_examples_are_the_chosen_pictures_with_their_noise_at_the_objective_s_levels():
-    drawn = examples().at(1, CPU)
+    drawn = examples().at(1)
     alphas = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
     level = alphas[drawn.example.timesteps.long()].float().reshape(-1, 1, 1, 1)
     x0 = drawn.chosen.float().reshape(-1, 1, 1, 1)
@@ -65,7 +68,7 @@ def test_examples_are_the_chosen_pictures_with_their_noise_at_the_objective_s_le
 
 
 def test_shares_are_spread_from_zero_to_one():
-    share = torch.cat([examples().at(step, CPU).share for step in range(1, 501)])
+    share = torch.cat([examples().at(step).share for step in range(1, 501)])
     assert share.mean().item() == pytest.approx(0.5, abs=0.03)  # standard error 0.006
     assert share.min() < 0.01
     assert 0.99 < share.max() < 1

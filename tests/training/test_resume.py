@@ -11,7 +11,7 @@ import torch
 
 from undertow.training.augmentation import Augmentation
 from undertow.training.config import config_to_json
-from undertow.training.loop import train
+from undertow.training.pixel_models import train_pixel_model
 from undertow.training.training_state import load_state, saved_steps
 
 WAIT_S = 120
@@ -20,7 +20,7 @@ WAIT_S = 120
 CHILD = """
 import json, sys, time
 from undertow.training.config import config_from_json
-from undertow.training.loop import train
+from undertow.training.pixel_models import train_pixel_model
 
 def hang_at_six(record):
     if record.step == 6:
@@ -28,7 +28,7 @@ def hang_at_six(record):
         time.sleep(3600)
 
 config = config_from_json(json.loads(sys.argv[1]))
-train(config, sys.argv[2], on_record=hang_at_six)
+train_pixel_model(config, sys.argv[2], on_record=hang_at_six)
 """
 
 
@@ -48,13 +48,13 @@ def killed_in_the_middle(config_json, out):
 def test_a_run_killed_and_resumed_ends_with_the_same_weights(tmp_path, tiny_config):
     # Everything that draws random numbers is on: order, distortions, labels, noise, timesteps, dropout.
     config = tiny_config(augmentation=Augmentation(shift=0.1, rotation=10, background=-1.0), label_dropout=0.3)
-    train(config, tmp_path / "whole")
+    train_pixel_model(config, tmp_path / "whole")
 
     run = tmp_path / "run"
     killed_in_the_middle(json.dumps(config_to_json(config)), run)
     checkpoints = run / "training" / "checkpoints"
     assert saved_steps(checkpoints) == [4]  # steps 5 and 6 are lost and done again
-    train(config, run, resume=True)
+    train_pixel_model(config, run, resume=True)
 
     assert saved_steps(checkpoints) == [4, 8]
     whole = load_state(tmp_path / "whole" / "training" / "checkpoints").tensors

@@ -18,7 +18,6 @@ from rich.console import Console
 from undertow.cli.adapters import adapters
 from undertow.cli.compare import compare
 from undertow.cli.convert import convert
-from undertow.cli.evaluate import evaluate
 from undertow.cli.generate import generate
 from undertow.cli.inspect import inspect
 from undertow.cli.preprocess import preprocess
@@ -34,7 +33,6 @@ VERBS: dict[str, Verb] = {
     "generate": generate,
     "compare": compare,
     "convert": convert,
-    "evaluate": evaluate,
     "inspect": inspect,
     "preprocess": preprocess,
     "sample": sample,
@@ -42,6 +40,8 @@ VERBS: dict[str, Verb] = {
     "train": train,
     "adapters": adapters,
 }
+
+ABOUT = "A diffusion U-Net engine: build, train, sample and look inside."
 
 DONE, BUG, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
@@ -53,21 +53,29 @@ class Settings:
     debug: bool = False
 
 
-def main(arguments: Sequence[str] | None = None, verbs: Mapping[str, Verb] = VERBS) -> int:
-    """Run one command line, the program's own when `None`, and return its exit code.
+def main(
+    arguments: Sequence[str] | None = None,
+    verbs: Mapping[str, Verb] = VERBS,
+    *,
+    program: str = "undertow",
+    about: str = ABOUT,
+) -> int:
+    """Run one command line, the process's own when `None`, and return its exit code.
+
+    program: the command as the user types it. about: what its help says first.
 
     0 done; 2 refused: something is wrong with the request, its files or the environment, and one sentence on standard
     error says what; 130 interrupted from the keyboard; 1 a bug of ours.
     """
     settings = Settings()
-    app = _build(verbs, settings)
+    app = _build(verbs, settings, about)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        code = app(arguments or ["--help"], prog_name="undertow", standalone_mode=False)
+        code = app(arguments or ["--help"], prog_name=program, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except typer.TyperException as error:
-        return _fail(_usage(error), settings, REFUSED)
+        return _fail(_usage(error, program), settings, REFUSED)
     except (UndertowError, OSError) as error:
         return _fail(str(error), settings, REFUSED)
     except Exception as error:
@@ -80,7 +88,7 @@ def main(arguments: Sequence[str] | None = None, verbs: Mapping[str, Verb] = VER
     return code if isinstance(code, int) else DONE
 
 
-def _build(verbs: Mapping[str, Verb], settings: Settings) -> typer.Typer:
+def _build(verbs: Mapping[str, Verb], settings: Settings, about: str = ABOUT) -> typer.Typer:
     """The typer application that offers `verbs` and writes the global options into `settings`."""
     app = typer.Typer(
         add_completion=False,
@@ -89,14 +97,13 @@ def _build(verbs: Mapping[str, Verb], settings: Settings) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"]},
     )
 
-    @app.callback()
+    @app.callback(help=about)
     def before_the_verb(  # pyright: ignore[reportUnusedFunction]  # typer keeps it
         debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
         version: Annotated[  # noqa: ARG001  # its callback prints and stops
             bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and stop.")
         ] = False,
     ) -> None:
-        """A diffusion U-Net engine: build, train, sample and look inside."""
         settings.debug = debug
 
     for name, verb in verbs.items():
@@ -114,10 +121,10 @@ def _print_version(wanted: bool) -> bool:
     return wanted
 
 
-def _usage(error: typer.TyperException) -> str:
+def _usage(error: typer.TyperException, program: str) -> str:
     """The sentence for a command line that cannot be read."""
     context = getattr(error, "ctx", None)
-    command = "undertow" if context is None else context.command_path
+    command = program if context is None else context.command_path
     return f"{error.format_message().rstrip('.')}; try '{command} --help'"
 
 

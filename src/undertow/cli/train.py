@@ -8,7 +8,6 @@ from typing import get_args
 import typer
 
 from undertow.cli.train_controlnet import train_controlnet
-from undertow.cli.train_emoji import train_emoji
 from undertow.cli.train_image_prompt import train_image_prompt
 from undertow.cli.train_lora import train_lora
 from undertow.cli.train_pixels import DataName, train_pixels
@@ -35,7 +34,6 @@ def _on(data_set: DataName) -> Callable[..., None]:
 train = typer.Typer(help="Train a model.", no_args_is_help=True)
 for _name in get_args(DataName):
     train.command(_name, help=HELP[_name])(_on(_name))
-train.command("emoji")(train_emoji)
 train.command("lora")(train_lora)
 train.command("controlnet")(train_controlnet)
 train.command("image-prompt")(train_image_prompt)

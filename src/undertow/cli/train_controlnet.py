@@ -6,31 +6,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from undertow.cli.model_option import DEFAULT_MODEL, Model
-from undertow.cli.training_options import (
-    BatchSize,
-    CheckpointEvery,
-    Device,
-    Gamma,
-    GradientCheckpointing,
-    Images,
-    LearningRate,
-    Out,
-    Precision,
-    Seed,
-    Size,
-    Steps,
-    Threads,
-    Timesteps,
-    Title,
-    fit_settings,
-    load_base,
-    shown_training,
-)
+from undertow.cli.training_options import TrainingOptions, training_verb
+from undertow.cli.training_progress import shown_training
 
 
+@training_verb(out=Path("runs/controlnet"), learning_rate=1e-5)
 def train_controlnet(
-    images: Images,
+    options: TrainingOptions,
     hint: Annotated[
         str,
         typer.Option(
@@ -38,24 +20,9 @@ def train_controlnet(
             "a folder of hints with the pictures' names."
         ),
     ],
-    model: Model = DEFAULT_MODEL,
-    out: Out = Path("runs/controlnet"),
-    steps: Steps = 1000,
-    batch_size: BatchSize = 4,
-    learning_rate: LearningRate = 1e-5,
     dropout_captions: Annotated[
         float, typer.Option(help="Share of captions that are dropped, so that hints count where words say little.")
     ] = 0.5,
-    timesteps: Timesteps = "uniform",
-    min_snr_gamma: Gamma = None,
-    size: Size = None,
-    title: Title = None,
-    seed: Seed = 0,
-    precision: Precision = "float32",
-    gradient_checkpointing: GradientCheckpointing = False,
-    device: Device = None,
-    threads: Threads = None,
-    checkpoint_every: CheckpointEvery = 250,
 ) -> None:
     """Train a ControlNet: make a text-to-image model follow edges, depth, or any other hint.
 
@@ -67,24 +34,14 @@ def train_controlnet(
     from undertow.training.controlnet import train_controlnet as train
 
     settings = ControlSettings(
-        fit=fit_settings(
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            precision=precision,
-            seed=seed,
-            checkpoint_every=checkpoint_every,
-        ),
+        **options.settings(),
         dropped=dropout_captions,
-        timesteps=timesteps,
-        min_snr_gamma=min_snr_gamma,
-        gradient_checkpointing=gradient_checkpointing,
     )
     console = Console()
-    base, pictures = load_base(console, model, images, size, precision, device, threads)
-    hints = hints_for(pictures, hint, images)
-    with shown_training(console, steps) as on_record:
-        control = train(base, pictures, hints, settings, out, on_record=on_record)
-    folder = write_control(control, out / (out.resolve().name if title is None else title))
+    base, pictures = options.load(console)
+    hints = hints_for(pictures, hint, options.images)
+    with shown_training(console, options.steps) as on_record:
+        control = train(base, pictures, hints, settings, options.out, on_record=on_record)
+    folder = write_control(control, options.out / options.name)
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     console.print(f"trained: {folder} ({weights / 1e6:.1f} MB)", soft_wrap=True, highlight=False)

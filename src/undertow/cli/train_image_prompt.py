@@ -6,27 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from undertow.cli.model_option import DEFAULT_MODEL, Model
-from undertow.cli.training_options import (
-    BatchSize,
-    CheckpointEvery,
-    Device,
-    Gamma,
-    GradientCheckpointing,
-    Images,
-    LearningRate,
-    Out,
-    Precision,
-    Seed,
-    Size,
-    Steps,
-    Threads,
-    Timesteps,
-    Title,
-    fit_settings,
-    load_base,
-    shown_training,
-)
+from undertow.cli.training_options import TrainingOptions, training_verb
+from undertow.cli.training_progress import shown_training
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -36,9 +17,9 @@ if TYPE_CHECKING:
 VariantName = Literal["base", "plus", "full"]
 
 
+@training_verb(out=Path("runs/image-prompt"), learning_rate=1e-4)
 def train_image_prompt(
-    images: Images,
-    model: Model = DEFAULT_MODEL,
+    options: TrainingOptions,
     encoder: Annotated[
         Path | None,
         typer.Option(help="Folder of a CLIP vision model with projection.", show_default="the model's image_encoder"),
@@ -47,27 +28,13 @@ def train_image_prompt(
         Path | None,
         typer.Option(help="Folder of references with the pictures' names.", show_default="the pictures themselves"),
     ] = None,
-    out: Out = Path("runs/image-prompt"),
     variant: Annotated[
         VariantName, typer.Option(help="What is read of a picture: one vector (base), or its parts (plus, full).")
     ] = "base",
     tokens: Annotated[int, typer.Option(help="Of one picture, for base and plus.")] = 4,
-    steps: Steps = 1000,
-    batch_size: BatchSize = 4,
-    learning_rate: LearningRate = 1e-4,
     dropout_images: Annotated[float, typer.Option(help="Share of examples without their picture.")] = 0.05,
     dropout_captions: Annotated[float, typer.Option(help="Share of examples without their caption.")] = 0.05,
     dropout_both: Annotated[float, typer.Option(help="Share of examples without either, for guidance.")] = 0.05,
-    timesteps: Timesteps = "uniform",
-    min_snr_gamma: Gamma = None,
-    size: Size = None,
-    title: Title = None,
-    seed: Seed = 0,
-    precision: Precision = "float32",
-    gradient_checkpointing: GradientCheckpointing = False,
-    device: Device = None,
-    threads: Threads = None,
-    checkpoint_every: CheckpointEvery = 250,
 ) -> None:
     """Train an image prompt (IP-Adapter): draw what a reference picture shows, with or without words.
 
@@ -79,32 +46,21 @@ def train_image_prompt(
     from undertow.training.image_prompt import train_image_prompt as train
 
     settings = ImagePromptSettings(
-        fit=fit_settings(
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            precision=precision,
-            seed=seed,
-            checkpoint_every=checkpoint_every,
-        ),
+        **options.settings(),
         variant=variant,
         tokens=tokens,
         dropped_images=dropout_images,
         dropped_captions=dropout_captions,
         dropped_both=dropout_both,
-        timesteps=timesteps,
-        min_snr_gamma=min_snr_gamma,
-        gradient_checkpointing=gradient_checkpointing,
     )
     console = Console()
-    base, pictures = load_base(console, model, images, size, precision, device, threads)
-    vision = _encoder(base, encoder, device)
+    base, pictures = options.load(console)
+    vision = _encoder(base, encoder, options.device)
     side = vision.config.image_size
-    shown = None if references is None else load_companions(references, images, size=side)
-    with shown_training(console, steps) as on_record:
-        prompt = train(base, vision, pictures, settings, out, references=shown, on_record=on_record)
-    name = out.resolve().name if title is None else title
-    path = out / f"{name}.safetensors"
+    shown = None if references is None else load_companions(references, options.images, size=side)
+    with shown_training(console, options.steps) as on_record:
+        prompt = train(base, vision, pictures, settings, options.out, references=shown, on_record=on_record)
+    path = options.out / f"{options.name}.safetensors"
     write_image_prompt(prompt, path)
     console.print(f"trained: {path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, highlight=False)
 

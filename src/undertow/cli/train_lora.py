@@ -6,35 +6,15 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from undertow.cli.model_option import DEFAULT_MODEL, Model
-from undertow.cli.training_options import (
-    BatchSize,
-    CheckpointEvery,
-    Device,
-    Gamma,
-    GradientCheckpointing,
-    Images,
-    LearningRate,
-    Out,
-    Precision,
-    Seed,
-    Size,
-    Steps,
-    Threads,
-    Timesteps,
-    Title,
-    fit_settings,
-    load_base,
-    shown_training,
-)
+from undertow.cli.training_options import TrainingOptions, training_verb
+from undertow.cli.training_progress import shown_training
 
 FormatName = Literal["kohya", "peft"]
 
 
+@training_verb(out=Path("runs/lora"), learning_rate=1e-4)
 def train_lora(
-    images: Images,
-    model: Model = DEFAULT_MODEL,
-    out: Out = Path("runs/lora"),
+    options: TrainingOptions,
     rank: Annotated[int, typer.Option(help="Rank of every update: its size, and what it can hold.")] = 8,
     alpha: Annotated[
         float | None, typer.Option(help="Updates are scaled by alpha / rank.", show_default="the rank")
@@ -47,21 +27,8 @@ def train_lora(
         ),
     ] = None,
     text_encoder: Annotated[bool, typer.Option("--text-encoder", help="Adapt the text encoders too.")] = False,
-    steps: Steps = 1000,
-    batch_size: BatchSize = 4,
-    learning_rate: LearningRate = 1e-4,
     dropout_captions: Annotated[float, typer.Option(help="Share of captions that are dropped, for guidance.")] = 0.1,
-    timesteps: Timesteps = "uniform",
-    min_snr_gamma: Gamma = None,
-    size: Size = None,
     format: Annotated[FormatName, typer.Option(help="Names in the file: sd-scripts', or PEFT's.")] = "kohya",
-    title: Title = None,
-    seed: Seed = 0,
-    precision: Precision = "float32",
-    gradient_checkpointing: GradientCheckpointing = False,
-    device: Device = None,
-    threads: Threads = None,
-    checkpoint_every: CheckpointEvery = 250,
 ) -> None:
     """Train a LoRA: what a folder of pictures shows, as a small file beside a text-to-image model.
 
@@ -73,30 +40,19 @@ def train_lora(
     from undertow.training.low_rank import TRANSFORMERS
 
     settings = LoraSettings(
-        fit=fit_settings(
-            steps=steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            precision=precision,
-            seed=seed,
-            checkpoint_every=checkpoint_every,
-        ),
+        **options.settings(),
         rank=rank,
         alpha=rank if alpha is None else alpha,
         sites=tuple(sites) if sites else TRANSFORMERS,
         text_encoder=text_encoder,
         dropped=dropout_captions,
-        timesteps=timesteps,
-        min_snr_gamma=min_snr_gamma,
-        gradient_checkpointing=gradient_checkpointing,
     )
     console = Console()
-    base, pictures = load_base(console, model, images, size, precision, device, threads)
-    with shown_training(console, steps) as on_record:
-        lora = train(base, pictures, settings, out, on_record=on_record)
-    name = out.resolve().name if title is None else title
-    path = out / f"{name}.safetensors"
-    write_lora(finished(lora, base, pictures, settings, name), path, format=format)
+    base, pictures = options.load(console)
+    with shown_training(console, options.steps) as on_record:
+        lora = train(base, pictures, settings, options.out, on_record=on_record)
+    path = options.out / f"{options.name}.safetensors"
+    write_lora(finished(lora, base, pictures, settings, options.name), path, format=format)
     layers = len(lora.unet) + sum(len(learned) for learned in lora.for_text() or ())
     console.print(
         f"trained: {path} ({layers} layers of rank {rank}, {path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from undertow.cli.training_progress import shown_training
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def train_pixels(
     with the same weights. Several devices: `accelerate launch -m undertow train ...`.
     """
     from undertow.training.config import with_settings  # loads torch
-    from undertow.training.loop import train as train_model
-    from undertow.training.session import stored_config
+    from undertow.training.pixel_models import stored_config, train_pixel_model
 
     console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
     out = Path("runs") / f"{data_set}-{'flow' if objective is None else objective}" if out is None else out
@@ -91,20 +90,8 @@ def train_pixels(
     config = with_settings(
         config, {name: value for name, value in given.items() if value is not None} | _parsed(settings)
     )
-    with training_progress(console) as progress:
-        task = progress.add_task("training", total=config.steps, figures="")
-        train_model(
-            config,
-            out,
-            resume=resume,
-            resume_step=resume_step,
-            cpu=cpu,
-            on_record=lambda record: progress.update(
-                task,
-                completed=record.step,
-                figures=f"loss {record.loss:.4f}  {record.images_per_second:.0f} pictures/s",
-            ),
-        )
+    with shown_training(console, config.steps) as on_record:
+        train_pixel_model(config, out, resume=resume, resume_step=resume_step, cpu=cpu, on_record=on_record)
     console.print(f"trained: {out} (loss and samples: {out / 'training'})", soft_wrap=True)
     console.print(f"draw from it: undertow sample {out}", soft_wrap=True)
 
@@ -179,15 +166,3 @@ def _parsed(settings: Sequence[str] | None) -> dict[str, Any]:
         except json.JSONDecodeError:
             parsed[name] = value
     return parsed
-
-
-def training_progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[figures]}"),
-        console=console,
-    )

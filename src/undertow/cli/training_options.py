@@ -1,102 +1,137 @@
-"""What the verbs have in common that train something beside a text-to-image model: options, and how a run is shown."""
+"""The options of the verbs that train something beside a text-to-image model, and what they stand for."""
 
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from rich.console import Console
 
-from undertow.cli.train_pixels import training_progress
+from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
     from undertow.checkpoints.read.model import LoadedModel
     from undertow.training.captioned import CaptionedPictures
     from undertow.training.fit import FitSettings
-    from undertow.training.log import StepRecord
-
-Images = Annotated[
-    Path,
-    typer.Option(help="Folder of pictures, their captions in metadata.jsonl, in NAME.txt, or in the files' names."),
-]
-Out = Annotated[Path, typer.Option(help="Folder of the run; a run found there goes on.")]
-Steps = Annotated[int, typer.Option(help="Optimizer steps.")]
-BatchSize = Annotated[int, typer.Option(help="Pictures per step.")]
-LearningRate = Annotated[float, typer.Option(help="Of AdamW, at its peak.")]
-Timesteps = Annotated[str, typer.Option(help="Levels of noise: uniform, or logit_normal.")]
-Gamma = Annotated[
-    float | None, typer.Option(help="Weights of levels: min-SNR's gamma, usually 5.", show_default="constant")
-]
-Size = Annotated[int | None, typer.Option(help="Side of a picture, in pixels.", show_default="the model's")]
-Title = Annotated[str | None, typer.Option(help="Name of what is written.", show_default="that of --out")]
-Seed = Annotated[int, typer.Option(help="All that is random follows from it.")]
-Precision = Annotated[str, typer.Option(help="Of activations: float32 or bf16, where the processor has it.")]
-GradientCheckpointing = Annotated[
-    bool, typer.Option("--gradient-checkpointing", help="Less memory, slower: recompute activations backward.")
-]
-Device = Annotated[str | None, typer.Option(help="For example cuda.", show_default="cpu")]
-Threads = Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")]
-CheckpointEvery = Annotated[int, typer.Option(help="Steps between checkpoints.")]
 
 
-def fit_settings(
-    *, steps: int, batch_size: int, learning_rate: float, precision: str, seed: int, checkpoint_every: int
-) -> "FitSettings":
-    """Errors: `InvalidInput` for the precision."""
-    from undertow.training.fit import FitSettings
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """What was typed of the options that these verbs share. A verb has its own defaults of `out`, `batch_size` and
+    `learning_rate`, see `training_verb`."""
 
-    if precision not in ("float32", "bf16"):
-        raise InvalidInput("--precision", repr(precision), "float32 or bf16")
-    return FitSettings(
-        steps=steps,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        warmup_steps=min(100, steps // 10),
-        ema_decay=0.99,
-        precision=precision,
-        seed=seed,
-        checkpoint_every=checkpoint_every,
+    images: Annotated[
+        Path,
+        typer.Option(help="Folder of pictures, their captions in metadata.jsonl, in NAME.txt, or in the files' names."),
+    ]
+    model: Model = DEFAULT_MODEL
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run found there goes on.")]
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000
+    batch_size: Annotated[int, typer.Option(help="Pictures per step.")] = 4
+    learning_rate: Annotated[float, typer.Option(help="Of AdamW, at its peak.")]
+    timesteps: Annotated[str, typer.Option(help="Levels of noise: uniform, or logit_normal.")] = "uniform"
+    min_snr_gamma: Annotated[
+        float | None, typer.Option(help="Weights of levels: min-SNR's gamma, usually 5.", show_default="constant")
+    ] = None
+    size: Annotated[int | None, typer.Option(help="Side of a picture, in pixels.", show_default="the model's")] = None
+    title: Annotated[str | None, typer.Option(help="Name of what is written.", show_default="that of --out")] = None
+    seed: Annotated[int, typer.Option(help="All that is random follows from it.")] = 0
+    precision: Annotated[str, typer.Option(help="Of activations: float32 or bf16, where the processor has it.")] = (
+        "float32"
     )
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Less memory, slower: recompute activations backward.")
+    ] = False
+    device: Annotated[str | None, typer.Option(help="For example cuda.", show_default="cpu")] = None
+    threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None
+    checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250
+
+    @property
+    def name(self) -> str:
+        """Of what is written."""
+        return self.out.resolve().name if self.title is None else self.title
+
+    def settings(self) -> dict[str, Any]:
+        """The fields that the settings of every such training have. Errors: `InvalidInput` for the precision."""
+        return {
+            "fit": self._fit_settings(),
+            "timesteps": self.timesteps,
+            "min_snr_gamma": self.min_snr_gamma,
+            "gradient_checkpointing": self.gradient_checkpointing,
+        }
+
+    def load(self, console: Console) -> "tuple[LoadedModel, CaptionedPictures]":
+        """The model that stays as it is, and the pictures; says what the device makes of the precision. Errors:
+        `InvalidInput` for models that cannot be trained on, `DataError`, `CheckpointError`."""
+        import torch
+
+        from undertow.service import load
+        from undertow.training.captioned import load_captioned
+        from undertow.training.lora_base import native_size, require_trainable
+        from undertow.training.precision import precision_notes
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        for note in precision_notes(self.precision, "cpu" if self.device is None else self.device):
+            console.print("note:", note, soft_wrap=True)
+        with console.status(f"loading {self.model}"):
+            base = load(self.model, dtype=torch.float32, device=self.device).model
+            require_trainable(base)
+            return base, load_captioned(self.images, size=native_size(base) if self.size is None else self.size)
+
+    def _fit_settings(self) -> "FitSettings":
+        from undertow.training.fit import FitSettings
+
+        if self.precision not in ("float32", "bf16"):
+            raise InvalidInput("--precision", repr(self.precision), "float32 or bf16")
+        return FitSettings(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+            warmup_steps=min(100, self.steps // 10),
+            ema_decay=0.99,
+            precision=self.precision,
+            seed=self.seed,
+            checkpoint_every=self.checkpoint_every,
+        )
 
 
-def load_base(
-    console: Console,
-    model: str,
-    images: Path,
-    size: int | None,
-    precision: str,
-    device: str | None,
-    threads: int | None,
-) -> "tuple[LoadedModel, CaptionedPictures]":
-    """The model that stays as it is, and the pictures; says what the device makes of `precision`. Errors:
-    `InvalidInput` for models that cannot be trained on, `DataError`, `CheckpointError`."""
-    import torch
-
-    from undertow.service import load
-    from undertow.training.captioned import load_captioned
-    from undertow.training.lora_base import native_size, require_trainable
-    from undertow.training.precision import precision_notes
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    for note in precision_notes(precision, "cpu" if device is None else device):
-        console.print("note:", note, soft_wrap=True)
-    with console.status(f"loading {model}"):
-        base = load(model, dtype=torch.float32, device=device).model
-        require_trainable(base)
-        return base, load_captioned(images, size=native_size(base) if size is None else size)
+HINTS = get_type_hints(TrainingOptions, include_extras=True)
+FIRST = 3
+"""Shared options before a verb's own ones in its help: what is trained on, and where it is written."""
 
 
-@contextmanager
-def shown_training(console: Console, steps: int) -> "Generator[Callable[[StepRecord], None]]":
-    """A progress bar; gives the function to call with each record."""
-    with training_progress(console) as progress:
-        task = progress.add_task("training", total=steps, figures="")
+def training_verb(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A decorator of verbs whose first parameter is `TrainingOptions`: for typer they have its fields as options, with
+    these defaults, around their own."""
 
-        def show(record: "StepRecord") -> None:
-            figures = f"loss {record.loss:.4f}  {record.images_per_second:.1f} pictures/s"
-            progress.update(task, completed=record.step, figures=figures)
+    def decorate(verb: Callable[..., None]) -> Callable[..., None]:
+        shared = [
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=HINTS[field.name],
+                default=defaults.get(
+                    field.name, inspect.Parameter.empty if field.default is MISSING else field.default
+                ),
+            )
+            for field in fields(TrainingOptions)
+        ]
+        own = [
+            parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for parameter in list(inspect.signature(verb).parameters.values())[1:]
+        ]
 
-        yield show
+        @wraps(verb)
+        def command(**given: Any) -> None:
+            verb(TrainingOptions(**{option.name: given.pop(option.name) for option in shared}), **given)
+
+        signature = inspect.Signature([*shared[:FIRST], *own, *shared[FIRST:]])
+        command.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
+        return command
+
+    return decorate

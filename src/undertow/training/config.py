@@ -7,13 +7,16 @@ from typing import Any
 from undertow.errors import ConfigError, InvalidInput
 from undertow.training.augmentation import Augmentation
 from undertow.training.data import DATA_SOURCES, DataSource
+from undertow.training.fit import FitSettings
 from undertow.training.objective import PRESETS, Ddpm, Flow
 from undertow.training.pictures import Pictures
 from undertow.unet.config import ClassLabels, Level, Middle, SelfAttention, UNetConfig
 from undertow.unet.diffusers_config import config_from_diffusers, config_to_diffusers
 
-FREE_TO_CHANGE = frozenset(("log_every", "sample_every", "checkpoint_every", "keep_checkpoints"))
-"""Fields that do not touch the weights: a resumed run may have others."""
+FIT_FIELDS = frozenset(field.name for field in fields(FitSettings))
+
+BETAS = (0.9, 0.999)
+"""Of AdamW, its authors' own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +73,16 @@ class TrainingConfig:
             self.label_dropout,
             "needs a U-Net with ClassLabels(null=True), whose null row stands for no label",
         )
+
+    def fit_settings(self) -> FitSettings:
+        """Its part that every kind of training has."""
+        shared = {name: getattr(self, name) for name in FIT_FIELDS - {"betas"}}
+        return FitSettings(**shared, betas=BETAS)
+
+    def recipe(self) -> dict[str, Any]:
+        """What else decides the weights, as JSON."""
+        own = config_to_json(self)
+        return {name: value for name, value in own.items() if name not in FIT_FIELDS and name != "sample_every"}
 
     def require_pictures(self, pictures: Pictures) -> None:
         """Refuse pictures that the U-Net cannot be trained on. Errors: `ConfigError`."""
@@ -139,16 +152,6 @@ def config_from_json(json: Mapping[str, Any]) -> TrainingConfig:
         "freeze": tuple(parts.get("freeze", ())),
     }
     return _record(TrainingConfig, parts, "config")
-
-
-def changed_fields(wanted: TrainingConfig, stored: TrainingConfig) -> list[str]:
-    """Fields of a resumed run that would give other weights than the run it resumes.
-
-    `steps` may change while the learning rate does not depend on it.
-    """
-    free = FREE_TO_CHANGE | ({"steps"} if stored.decay == "constant" else set())
-    names = [field.name for field in fields(TrainingConfig) if field.name not in free]
-    return [name for name in names if getattr(wanted, name) != getattr(stored, name)]
 
 
 def with_settings(config: TrainingConfig, settings: Mapping[str, Any]) -> TrainingConfig:

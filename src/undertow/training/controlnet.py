@@ -16,17 +16,17 @@ from undertow.adapters.control.controlnet import ControlNet
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.errors import InvalidInput
 from undertow.training.captioned import CaptionedPictures
+from undertow.training.checkpointing import checkpointing
 from undertow.training.examples import (
+    Drawn,
     Examples,
     FixedCaptions,
     base_recipe,
-    checkpointing,
     model_objective,
     require_settings,
 )
-from undertow.training.figures import save_loss_plot
-from undertow.training.fit import FitSettings, Progress, fit
-from undertow.training.log import StepRecord, read_records
+from undertow.training.fit import FitSettings, fit
+from undertow.training.log import StepRecord
 from undertow.training.lora_base import encode_pictures, fingerprint, require_size, require_trainable
 from undertow.training.low_rank import frozen
 from undertow.training.randomness import seed_for
@@ -76,11 +76,13 @@ def train_controlnet(
     control = new_control(model, hint_in=hints.shape[1])
     objective = model_objective(model, settings.timesteps, settings.min_snr_gamma)
     latents = encode_pictures(model, pictures)
-    loss_at = _Loss(
+    examples = Examples(
+        latents=latents, fit=settings.fit, objective=objective, purpose="control batch", device=unet.device
+    )
+    loss = _Loss(
         unet=unet,
         control=control,
         hints=hints,
-        examples=Examples(latents=latents, fit=settings.fit, objective=objective, purpose="control batch"),
         captions=FixedCaptions.of(text, unet.config, pictures),
         settings=settings,
     )
@@ -91,12 +93,9 @@ def train_controlnet(
         "dropped": settings.dropped,
     }
 
-    def show(progress: Progress) -> None:  # noqa: ARG001  the curve is read from the log
-        save_loss_plot(read_records(folder / "log.jsonl"), folder / "loss.png")
-
     control.gradient_checkpointing = settings.gradient_checkpointing
     with frozen(unet, *text.encoders), checkpointing(unet, settings.gradient_checkpointing):
-        trained = fit(control, loss_at, settings.fit, folder, recipe=recipe, on_record=on_record, on_checkpoint=show)
+        trained = fit(control, examples.at, loss, settings.fit, folder, recipe=recipe, on_record=on_record)
     assert isinstance(trained, ControlNet)
     return trained
 
@@ -112,18 +111,16 @@ def new_control(model: LoadedModel, *, hint_in: int = 3, seed: int = 0) -> Contr
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Loss:
-    """The loss of a step."""
+    """The loss of a batch."""
 
     unet: UNet
     control: ControlNet
     hints: UInt8[Tensor, "count channels size size"]
-    examples: Examples
     captions: FixedCaptions
     settings: ControlSettings
 
-    def __call__(self, step: int) -> Tensor:
+    def __call__(self, drawn: Drawn) -> Tensor:
         device, dtype = self.unet.device, self.unet.dtype
-        drawn = self.examples.at(step, device)
         inputs = drawn.example.inputs.to(memory_format=torch.channels_last)
         timesteps = drawn.example.timesteps.to(torch.float32)
         hint = self.hints[drawn.chosen].to(device=device, dtype=dtype) / 255

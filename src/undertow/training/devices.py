@@ -17,8 +17,9 @@ from undertow.unet.unet import UNet
 class Devices:
     """This process's place among those that train together."""
 
-    accelerator: Any
-    """`accelerate.Accelerator`, whose package is an extra."""
+    accelerator: Any = None
+    """`accelerate.Accelerator`, whose package is an extra; `None` for one process alone, on the device of its
+    module."""
 
     @classmethod
     def find(cls, *, batch_size: int, cpu: bool = False) -> "Devices":
@@ -37,16 +38,16 @@ class Devices:
 
     @property
     def count(self) -> int:
-        return self.accelerator.num_processes
+        return 1 if self.accelerator is None else self.accelerator.num_processes
 
     @property
     def rank(self) -> int:
-        return self.accelerator.process_index
+        return 0 if self.accelerator is None else self.accelerator.process_index
 
     @property
     def is_main(self) -> bool:
         """The one process that writes files."""
-        return self.accelerator.is_main_process
+        return self.rank == 0
 
     @property
     def device(self) -> torch.device:
@@ -62,4 +63,9 @@ class Devices:
 
     def wait(self) -> None:
         """Until all processes are here."""
-        self.accelerator.wait_for_everyone()
+        if self.count > 1:
+            self.accelerator.wait_for_everyone()
+
+
+ALONE = Devices()
+"""One process, without Accelerate."""

@@ -1,8 +1,7 @@
 """What is common to everything that learns beside a frozen text-to-image model: the examples of each step, captions
 that are encoded once, the checks of settings, and how a run knows its own again."""
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,6 @@ from undertow.training.randomness import generator_for
 from undertow.training.timesteps import LogitNormalTimesteps, UniformTimesteps
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.config import UNetConfig
-from undertow.unet.unet import UNet
 
 
 def require_settings(fit: FitSettings, timesteps: str, rules: Sequence[tuple[str, object, bool, str]] = ()) -> None:
@@ -69,21 +67,23 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:
-    """Every step's batch, a function of the step alone. purpose: keeps its random numbers apart from others."""
+    """Every step's batch, a function of the step alone. purpose: keeps its random numbers apart from others. device:
+    where the examples are wanted."""
 
     latents: Float[Tensor, "count channels height width"]
     fit: FitSettings
     objective: Objective
     purpose: str
+    device: torch.device
 
-    def at(self, step: int, device: torch.device) -> Drawn:
-        """The batch of step 1, 2, ...; its example on the device."""
+    def at(self, step: int) -> Drawn:
+        """The batch of step 1, 2, ..."""
         generator = generator_for(self.fit.seed, self.purpose, step)
         chosen = indices_at(step, self.fit.batch_size, len(self.latents), self.fit.seed)
         share = torch.rand(len(chosen), generator=generator)
         x0 = self.latents[chosen]
         u = self.objective.timesteps.draw(len(x0), generator)
-        example = self.objective.example(x0, torch.randn(x0.shape, generator=generator), u).to(device)
+        example = self.objective.example(x0, torch.randn(x0.shape, generator=generator), u).to(self.device)
         return Drawn(chosen=chosen, share=share, example=example)
 
 
@@ -106,16 +106,3 @@ class FixedCaptions:
         rows = chosen.masked_fill(dropped, len(self.pictures)).to(self.encoded.context.device)
         crops = [self.pictures.crops[index] for index in chosen.tolist()]
         return self.encoder.conditioning(self.encoded.rows(rows), crops, self.pictures.size)
-
-
-@contextmanager
-def checkpointing(unet: UNet, wanted: bool) -> Generator[None]:
-    """Within it the U-Net recomputes its activations in the backward pass, which it does in training mode only."""
-    before = unet.gradient_checkpointing, unet.training
-    unet.gradient_checkpointing = wanted
-    unet.train(wanted)
-    try:
-        yield
-    finally:
-        unet.gradient_checkpointing = before[0]
-        unet.train(before[1])

@@ -54,7 +54,8 @@ def save_loss_plot(records: Sequence[StepRecord], path: Path) -> None:
         values = torch.tensor([getattr(record, name) for record in records])
         axis.plot(steps, values, color="#9ec5e8", linewidth=0.8, label="each record")
         axis.plot(steps, _running_mean(values), color="#14507d", linewidth=1.6, label="running mean")
-        axis.set(xlabel="step", title=name.replace("_", " "), yscale="log")
+        scale = "log" if bool((values > 0).any()) else "linear"
+        axis.set(xlabel="step", title=name.replace("_", " "), yscale=scale)
         axis.grid(alpha=0.3)
         axis.legend()
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,33 +1,45 @@
-"""Training any module whose loss is a function of the step: optimizer, averaged weights, log, checkpoints, resume.
+"""The training loop: draw a batch, compute the loss, step, average; log and save every so often.
 
-The recipes of latent models and adapters give `fit` their module and their loss. Everything random in a loss comes
-from (seed, step), see `randomness`, so that a resumed run gives the weights of an undisturbed one.
+Every kind of training gives `fit` its module, its dataset and its loss. Everything random comes from (seed, step), see
+`randomness`, so that a run which was killed and resumed ends with the weights, bit by bit, of an undisturbed one (on
+the same machine, with the same number of threads).
 """
 
+import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from undertow.errors import CheckpointError, UndertowError
+from undertow.errors import CheckpointError, UnknownCheckpoint
+from undertow.state_dicts import compare_shapes, shapes_of
+from undertow.training.devices import ALONE, Devices
 from undertow.training.ema import ExponentialAverage
-from undertow.training.log import StepRecord, append_record
-from undertow.training.optimizer import COOLDOWN, adamw, learning_rate_at, set_learning_rate
+from undertow.training.figures import save_loss_plot
+from undertow.training.log import StepRecord, append_record, read_records
+from undertow.training.meter import Meter
+from undertow.training.optimizer import COOLDOWN, adamw, learning_rate_schedule
 from undertow.training.precision import autocast
 from undertow.training.randomness import seed_for
 from undertow.training.training_state import SavedState, load_state, save_state, saved_steps
 
+Batch = TypeVar("Batch")
+
+LOG, CHECKPOINTS, LOSS_PLOT = "log.jsonl", "checkpoints", "loss.png"
+
+FREE_TO_CHANGE = frozenset(("log_every", "checkpoint_every", "keep_checkpoints"))
+"""Settings that do not touch the weights: a resumed run may have others."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How long, how fast and how often. decay: "constant", "cosine" or "trapezoid", see `learning_rate_at`. batch_size:
-    for the log only. precision: of activations, "float32" or "bf16", see `autocast`; weights and gradients are
-    float32."""
+    """How long, how fast and how often. steps: optimizer steps. batch_size: rows of all devices together, for the log.
+    decay: "constant", "cosine" or "trapezoid", see `learning_rate_schedule`. precision: of activations, "float32" or
+    "bf16", see `autocast`; weights and gradients are float32. keep_checkpoints: how many of the newest stay."""
 
     steps: int
     batch_size: int
@@ -42,6 +54,7 @@ class FitSettings:
     seed: int = 0
     log_every: int = 10
     checkpoint_every: int = 250
+    keep_checkpoints: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,37 +68,68 @@ class Progress:
 
 def fit(
     module: nn.Module,
-    loss_at: Callable[[int], Tensor],
+    dataset: Callable[[int], Batch],
+    loss: Callable[[Batch], Tensor],
     settings: FitSettings,
     folder: Path,
     *,
     recipe: dict[str, Any],
+    devices: Devices = ALONE,
+    resume_step: int | None = None,
+    on_start: Callable[[], None] = lambda: None,
     on_record: Callable[[StepRecord], None] = lambda record: None,
     on_checkpoint: Callable[[Progress], None] = lambda progress: None,
+    on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> nn.Module:
     """Trains `module` until `settings.steps` and returns its averaged weights.
 
-    loss_at: the loss of step 1, 2, ... by the module as it is then. folder: gets log.jsonl and checkpoints/; a run
-    found there goes on. recipe: JSON that decides the weights beside the settings; a run of another recipe is refused,
-    but the number of steps may grow until the learning rate has begun to fall.
+    dataset: the batch of step 1, 2, ... loss: of a batch, by the module as it is then; it runs in the settings'
+    precision. folder: gets log.jsonl, loss.png and checkpoints/; a run found there goes on, from its newest checkpoint
+    or that of `resume_step`. recipe: JSON that decides the weights beside the settings; a run of another recipe is
+    refused, but the number of steps may grow until the learning rate has begun to fall. devices: the processes that
+    train together; only the main one calls the functions below and writes. on_start: called before the first step, when
+    nothing can be refused any more. on_record: called with each line of the log. on_checkpoint: called behind each
+    checkpoint. on_step: called behind each step.
 
-    Errors: `CheckpointError` and its kinds; `UndertowError` when the loss stops being a number.
+    Errors: `CheckpointError` and its kinds before anything is written; `UndertowError` when the loss stops being a
+    number, the last checkpoint being from before.
     """
     run = _Run(module, settings, folder, recipe)
-    first, seconds = run.resume()
+    first, seconds = run.resume(resume_step)
+    schedule = learning_rate_schedule(
+        run.optimizer,
+        peak=settings.learning_rate,
+        warmup_steps=settings.warmup_steps,
+        steps=settings.steps,
+        decay=settings.decay,
+        first_step=first,
+    )
+    if devices.is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        on_start()
     module.train()
-    meter = _Meter(batch_size=settings.batch_size, seconds=seconds)
-    for step in range(first, settings.steps + 1):
-        meter.add(run.take(step, loss_at))
-        saves = step % settings.checkpoint_every == 0 or step == settings.steps
-        if saves or step % settings.log_every == 0:
-            record = meter.record(step, run.rate_at(step))
-            append_record(folder / "log.jsonl", record)
-            on_record(record)
-        if saves:
-            run.save(step, meter.seconds())
-            on_checkpoint(Progress(step=step, steps=settings.steps, network=run.average.network))
-            meter.skip()
+    meter = Meter(batch_size=settings.batch_size, seconds=seconds, devices=devices)
+    with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
+        for step in range(first, settings.steps + 1):
+            torch.manual_seed(seed_for(settings.seed, "dropout", step, devices.rank))
+            rate = float(schedule.get_last_lr()[0])
+            meter.add(*run.take(step, dataset(step), loss))
+            schedule.step()
+            # A record before every checkpoint: weights that have stopped being numbers are never saved.
+            saves = step % settings.checkpoint_every == 0 or step == settings.steps
+            record = meter.record(step, rate) if saves or step % settings.log_every == 0 else None
+            if not devices.is_main:
+                continue
+            if record is not None:
+                append_record(folder / LOG, record)
+                on_record(record)
+            with meter.paused():
+                progress = Progress(step=step, steps=settings.steps, network=run.average.network)
+                if saves:
+                    run.save(step, meter.seconds())
+                    on_checkpoint(progress)
+                on_step(progress)
+    devices.wait()
     return run.average.network
 
 
@@ -96,105 +140,62 @@ class _Run:
         self.module, self.settings, self.folder = module, settings, folder
         self.average = ExponentialAverage(module, settings.ema_decay)
         self.optimizer = adamw(module, weight_decay=settings.weight_decay, betas=settings.betas)
-        self.config = {"settings": asdict(settings) | {"betas": list(settings.betas)}, "recipe": recipe}
+        self.config = json.loads(json.dumps({"settings": asdict(settings), "recipe": recipe}))
         self.device = next(module.parameters()).device
 
-    def resume(self) -> tuple[int, float]:
-        """Goes back to the newest checkpoint, if there is one: the step to take next, and the seconds trained."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if not saved_steps(self.folder / "checkpoints"):
+    def resume(self, step: int | None) -> tuple[int, float]:
+        """Goes back to a checkpoint, the newest if `None` and there is one: the step to take next, and the seconds
+        trained. Errors: `CheckpointError` and its kinds."""
+        checkpoints = self.folder / CHECKPOINTS
+        if step is None and not saved_steps(checkpoints):
             return 1, 0.0
-        saved = load_state(self.folder / "checkpoints")
-        _require_same_run(self.config, saved, self.folder)
-        self.module.load_state_dict(saved.tensors["network"])
-        self.average.network.load_state_dict(saved.tensors["average"])
-        self.optimizer.load_state_dict(saved.tensors["optimizer"])
+        saved = load_state(checkpoints, step)
+        _require_same_run(self.config, saved, checkpoints)
+        for name, network in (("network", self.module), ("average", self.average.network)):
+            expected, found = shapes_of(network.state_dict()), shapes_of(saved.tensors[name])
+            compare_shapes(expected, found).require_none(checkpoints)
+            network.load_state_dict(saved.tensors[name])
+        try:
+            self.optimizer.load_state_dict(saved.tensors["optimizer"])
+        except (ValueError, KeyError) as err:
+            raise CheckpointError(checkpoints, f"its optimizer state is of another run ({err})") from err
         return saved.step + 1, saved.seconds
 
-    def take(self, step: int, loss_at: Callable[[int], Tensor]) -> Tensor:
-        """One step of the optimizer; returns loss and gradient norm."""
-        set_learning_rate(self.optimizer, self.rate_at(step))
-        torch.manual_seed(seed_for(self.settings.seed, "dropout", step))
+    def take(self, step: int, batch: Batch, loss_of: Callable[[Batch], Tensor]) -> tuple[Tensor, Tensor]:
+        """One step of the optimizer; returns the loss and the gradient's norm before clipping."""
         with autocast(self.settings.precision, self.device):
-            loss = loss_at(step)
+            loss = loss_of(batch)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.average.update(self.module, step)
-        return torch.stack([loss.detach(), norm]).cpu()
-
-    def rate_at(self, step: int) -> float:
-        settings = self.settings
-        return learning_rate_at(
-            step,
-            peak=settings.learning_rate,
-            warmup_steps=settings.warmup_steps,
-            steps=settings.steps,
-            decay=settings.decay,
-        )
+        return loss.detach(), norm.detach()
 
     def save(self, step: int, seconds: float) -> None:
+        """Writes a checkpoint, and the loss curve up to it."""
         tensors = {
             "network": self.module.state_dict(),
             "average": self.average.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
         state = SavedState(step=step, seconds=seconds, config=self.config, tensors=tensors)
-        save_state(self.folder / "checkpoints", state, keep=2)
+        save_state(self.folder / CHECKPOINTS, state, keep=self.settings.keep_checkpoints)
+        save_loss_plot(read_records(self.folder / LOG), self.folder / LOSS_PLOT)
 
 
-class _Meter:
-    """Means of loss and gradient norm since the last record, and the time."""
-
-    def __init__(self, *, batch_size: int, seconds: float):
-        self.batch_size = batch_size
-        self.since = time.perf_counter()
-        self.started = self.since - seconds
-        self.sums, self.count = torch.zeros(2), 0
-
-    def add(self, loss_and_norm: Tensor) -> None:
-        self.sums, self.count = self.sums + loss_and_norm, self.count + 1
-
-    def record(self, step: int, rate: float) -> StepRecord:
-        """The record of the steps since the last one. Errors: `UndertowError` when their loss is not a number."""
-        loss, norm = (self.sums / self.count).tolist()
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            raise UndertowError(
-                f"at step {step} the loss is {loss}: training has diverged; lower the learning rate "
-                f"(now {rate:g}), or use float32"
-            )
-        now = time.perf_counter()
-        images_per_second = self.count * self.batch_size / (now - self.since)
-        self.since, self.sums, self.count = now, torch.zeros(2), 0
-        return StepRecord(
-            step=step,
-            loss=loss,
-            gradient_norm=norm,
-            learning_rate=rate,
-            images_per_second=images_per_second,
-            seconds=self.seconds(),
-        )
-
-    def seconds(self) -> float:
-        """Trained so far, over all sessions of the run."""
-        return time.perf_counter() - self.started
-
-    def skip(self) -> None:
-        """What happened since the last record counts no longer for speed."""
-        self.since = time.perf_counter()
-
-
-def _require_same_run(wanted: dict[str, Any], saved: SavedState, folder: Path) -> None:
+def _require_same_run(wanted: dict[str, Any], saved: SavedState, place: Path) -> None:
     stored = saved.config
+    if stored.keys() != wanted.keys():
+        raise UnknownCheckpoint(place, "it was written by another version of undertow", "start in another folder")
     may_grow = saved.step <= _constant_until(stored["settings"])
-    free = {"log_every", "checkpoint_every"} | ({"steps"} if may_grow else set())
+    free = FREE_TO_CHANGE | ({"steps"} if may_grow else set())
     for part in ("settings", "recipe"):
         for name in sorted(wanted[part].keys() | stored[part].keys()):
             before, now = stored[part].get(name), wanted[part].get(name)
             if before != now and not (part == "settings" and name in free):
                 raise CheckpointError(
-                    folder,
+                    place,
                     f"it belongs to another run: {name} was {before!r} and is now {now!r}",
                     "use the run's own settings, or another folder",
                 )

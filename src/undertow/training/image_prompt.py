@@ -22,17 +22,17 @@ from undertow.encoders.image import ImageEncoder, ImageFeatures
 from undertow.errors import InvalidInput
 from undertow.nn.attention import ImageTokens
 from undertow.training.captioned import CaptionedPictures
+from undertow.training.checkpointing import checkpointing
 from undertow.training.examples import (
+    Drawn,
     Examples,
     FixedCaptions,
     base_recipe,
-    checkpointing,
     model_objective,
     require_settings,
 )
-from undertow.training.figures import save_loss_plot
-from undertow.training.fit import FitSettings, Progress, fit
-from undertow.training.log import StepRecord, read_records
+from undertow.training.fit import FitSettings, fit
+from undertow.training.log import StepRecord
 from undertow.training.lora_base import encode_pictures, fingerprint, require_size, require_trainable
 from undertow.training.low_rank import frozen
 from undertow.training.randomness import seed_for
@@ -100,11 +100,13 @@ def train_image_prompt(
     prompt = new_image_prompt(unet, encoder, settings)
     objective = model_objective(model, settings.timesteps, settings.min_snr_gamma)
     latents = encode_pictures(model, pictures)
-    loss_at = _Loss(
+    examples = Examples(
+        latents=latents, fit=settings.fit, objective=objective, purpose="image prompt batch", device=unet.device
+    )
+    loss = _Loss(
         unet=unet,
         prompt=prompt,
         features=encode_references(prompt, encoder, shown).to(unet.device),
-        examples=Examples(latents=latents, fit=settings.fit, objective=objective, purpose="image prompt batch"),
         captions=FixedCaptions.of(text, unet.config, pictures),
         settings=settings,
     )
@@ -116,11 +118,8 @@ def train_image_prompt(
         **{name: getattr(settings, name) for name in named},
     }
 
-    def show(progress: Progress) -> None:  # noqa: ARG001  the curve is read from the log
-        save_loss_plot(read_records(folder / "log.jsonl"), folder / "loss.png")
-
     with frozen(unet, *text.encoders), checkpointing(unet, settings.gradient_checkpointing):
-        trained = fit(prompt, loss_at, settings.fit, folder, recipe=recipe, on_record=on_record, on_checkpoint=show)
+        trained = fit(prompt, examples.at, loss, settings.fit, folder, recipe=recipe, on_record=on_record)
     assert isinstance(trained, ImagePrompt)
     return trained
 
@@ -152,18 +151,16 @@ def encode_references(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Loss:
-    """The loss of a step. features: of every reference and, last, of no picture."""
+    """The loss of a batch. features: of every reference and, last, of no picture."""
 
     unet: UNet
     prompt: ImagePrompt
     features: Float[Tensor, "..."]
-    examples: Examples
     captions: FixedCaptions
     settings: ImagePromptSettings
 
-    def __call__(self, step: int) -> Tensor:
+    def __call__(self, drawn: Drawn) -> Tensor:
         device, dtype = self.unet.device, self.unet.dtype
-        drawn = self.examples.at(step, device)
         no_image, no_caption = self.settings.dropping(drawn.share)
         inputs = drawn.example.inputs.to(memory_format=torch.channels_last)
         given = self.captions.conditioning(drawn.chosen, no_caption).to(dtype=dtype)

@@ -19,10 +19,10 @@ from undertow.encoders.text_stack import TextStack
 from undertow.nn.adaptable import Conv2d, WeightRows
 from undertow.training.caption_encoder import CaptionEncoder, Encoded
 from undertow.training.captioned import CaptionedPictures
-from undertow.training.examples import Examples, base_recipe, checkpointing, model_objective, require_settings
-from undertow.training.figures import save_loss_plot
-from undertow.training.fit import FitSettings, Progress, fit
-from undertow.training.log import StepRecord, read_records
+from undertow.training.checkpointing import checkpointing
+from undertow.training.examples import Drawn, Examples, base_recipe, model_objective, require_settings
+from undertow.training.fit import FitSettings, fit
+from undertow.training.log import StepRecord
 from undertow.training.lora_base import encode_pictures, require_size, require_trainable
 from undertow.training.low_rank import (
     TRANSFORMERS,
@@ -104,10 +104,12 @@ def train_lora(
     lora = new_lora(unet, text, settings)
     latents, captions = encode_pictures(model, pictures), CaptionEncoder(stack=text, config=unet.config)
     objective = settings.objective(model)
-    loss_at = _Loss(
+    examples = Examples(
+        latents=latents, fit=settings.fit, objective=objective, purpose="lora batch", device=unet.device
+    )
+    loss = _Loss(
         unet=unet,
         lora=lora,
-        examples=Examples(latents=latents, fit=settings.fit, objective=objective, purpose="lora batch"),
         pictures=pictures,
         captions=captions,
         encoded=None if settings.text_encoder else captions.encode_once([*pictures.captions, None]),
@@ -119,11 +121,8 @@ def train_lora(
         **{name: getattr(settings, name) for name in ("rank", "alpha", "text_encoder", "dropped")},
     }
 
-    def show(progress: Progress) -> None:  # noqa: ARG001  the curve is read from the log
-        save_loss_plot(read_records(folder / "log.jsonl"), folder / "loss.png")
-
     with in_slots(unet, lora.unet), frozen(*text.encoders), checkpointing(unet, settings.gradient_checkpointing):
-        trained = fit(lora, loss_at, settings.fit, folder, recipe=recipe, on_record=on_record, on_checkpoint=show)
+        trained = fit(lora, examples.at, loss, settings.fit, folder, recipe=recipe, on_record=on_record)
     return cast(TrainableLora, trained)
 
 
@@ -170,19 +169,17 @@ def finished(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Loss:
-    """The loss of a step. encoded: every picture's caption and, last, a dropped one, when the encoders do not learn."""
+    """The loss of a batch. encoded: every picture's caption and, last, a dropped one, if the encoders do not learn."""
 
     unet: UNet
     lora: TrainableLora
-    examples: Examples
     pictures: CaptionedPictures
     captions: CaptionEncoder
     encoded: Encoded | None
     settings: LoraSettings
 
-    def __call__(self, step: int) -> Tensor:
+    def __call__(self, drawn: Drawn) -> Tensor:
         device = self.unet.device
-        drawn = self.examples.at(step, device)
         chosen, dropped, example = drawn.chosen, drawn.share < self.settings.dropped, drawn.example
         rows = WeightRows(
             slots=torch.zeros(len(chosen), 1, dtype=torch.long, device=device),

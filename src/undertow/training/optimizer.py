@@ -1,11 +1,11 @@
 """Which weights learn, and how fast."""
 
-import math
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from undertow.errors import ConfigError
 
@@ -42,7 +42,7 @@ def fnmatch_names(names: Iterable[str], pattern: str) -> list[str]:
 def adamw(module: nn.Module, *, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:
     """AdamW (arXiv:1711.05101) over the parameters that learn; biases and gains of norms do not decay.
 
-    Its learning rate is set at each step, see `learning_rate_at`.
+    Its learning rate is that of its schedule, see `learning_rate_schedule`.
     """
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [
@@ -52,21 +52,38 @@ def adamw(module: nn.Module, *, weight_decay: float, betas: tuple[float, float] 
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=betas)
 
 
-def learning_rate_at(step: int, *, peak: float, warmup_steps: int, steps: int, decay: str) -> float:
-    """Learning rate of step 1 ... steps: linear from 0 to `peak` over the warm-up, then constant, or along half a
-    cosine to 0 (arXiv:1608.03983, eq. 5), or as a trapezoid: constant, then linear to 0 over the last steps, so that a
-    run can be made longer until the fall begins (arXiv:2405.18392)."""
-    if step < warmup_steps:
-        return peak * step / warmup_steps
-    if decay == "constant":
-        return peak
-    if decay == "trapezoid":
-        return peak * min(1.0, (steps - step) / max(1.0, COOLDOWN * steps))
-    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+def learning_rate_schedule(
+    optimizer: torch.optim.Optimizer, *, peak: float, warmup_steps: int, steps: int, decay: str, first_step: int = 1
+) -> LambdaLR:
+    """The learning rates of the steps from `first_step` on, by transformers' schedules; `step()` goes on to the next.
 
+    Step 1 is the first above 0. The rate rises linearly to `peak` over the warm-up. decay: "constant"; "cosine", along
+    half a cosine to 0 at the last step (arXiv:1608.03983, eq. 5); or "trapezoid", constant, then linear to 0 over the
+    last fifth, so that a run can be made longer until the fall begins (arXiv:2405.18392).
+    """
+    from transformers.optimization import (  # noqa: PLC0415  slow to import
+        get_constant_schedule_with_warmup,
+        get_cosine_schedule_with_warmup,
+        get_wsd_schedule,
+    )
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """For all parameters, from the next step on."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["initial_lr"] = peak  # which PyTorch wants of an optimizer whose schedule goes on
+    last = first_step - 1
+    match decay:
+        case "constant":
+            return get_constant_schedule_with_warmup(optimizer, warmup_steps, last_epoch=last)
+        case "cosine":
+            return get_cosine_schedule_with_warmup(optimizer, warmup_steps, steps, last_epoch=last)
+        case "trapezoid":
+            return get_wsd_schedule(
+                optimizer,
+                num_warmup_steps=warmup_steps,
+                # Not rounded: a fifth of 17 steps is 3.4.
+                num_decay_steps=max(1.0, COOLDOWN * steps),  # pyright: ignore[reportArgumentType]
+                num_training_steps=steps,
+                decay_type="linear",
+                last_epoch=last,
+            )
+        case _:
+            raise ConfigError("decay", decay, "must be 'constant', 'cosine' or 'trapezoid'")

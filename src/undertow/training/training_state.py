@@ -78,24 +78,30 @@ def saved_steps(folder: Path) -> list[int]:
     return sorted(int(match[1]) for path in folder.iterdir() if (match := NAME.fullmatch(path.name)))
 
 
+def find_step(folder: Path, step: int | None = None) -> int:
+    """The step of a checkpoint in `folder`: this one, or the newest. Errors: `UnknownCheckpoint` if it is not there."""
+    steps = saved_steps(folder)
+    if not steps or (step is not None and step not in steps):
+        wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
+        there = f"there are steps {', '.join(map(str, steps))}" if steps else "start the run without --resume"
+        raise UnknownCheckpoint(folder, wanted, there)
+    return steps[-1] if step is None else step
+
+
 def load_state(folder: Path, step: int | None = None) -> SavedState:
     """The checkpoint of `step`, the newest when `None`, after its size and hash have been checked.
 
     Errors: `UnknownCheckpoint` when there is none or it is not ours; `CorruptFile` when it is damaged. The message
     names the newest other checkpoint that is whole.
     """
-    steps = saved_steps(folder)
-    if not steps or (step is not None and step not in steps):
-        wanted = "no checkpoint" if step is None else f"no checkpoint of step {step}"
-        there = f"there are steps {', '.join(map(str, steps))}" if steps else "start the run without --resume"
-        raise UnknownCheckpoint(folder, wanted, there)
-    step = steps[-1] if step is None else step
+    step = find_step(folder, step)
     place = folder / f"step-{step:06d}"
     try:
         meta = _checked_meta(place)
         return SavedState(step=step, seconds=meta["seconds"], config=meta["config"], tensors=_read(place / STATE))
     except CheckpointError as err:
-        raise type(err)(err.path, err.problem, _remedy(folder, [other for other in steps if other != step])) from err
+        others = [other for other in saved_steps(folder) if other != step]
+        raise type(err)(err.path, err.problem, _remedy(folder, others)) from err
 
 
 def _checked_meta(place: Path) -> Mapping[str, Any]:

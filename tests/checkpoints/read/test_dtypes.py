@@ -47,12 +47,12 @@ def held(stored: torch.dtype, config: VAEConfig = SAFE, **asked: object) -> tupl
     ids=str,
 )
 def test_a_cpu_without_bfloat16_holds_float32_unless_float16_was_asked_for(stored, asked, expected, monkeypatch):
-    monkeypatch.setattr(processor, "HAS_BFLOAT16", False)
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: False)
     assert held(stored, **asked)[0] == expected
 
 
 def test_a_processor_with_bfloat16_holds_it(monkeypatch):
-    monkeypatch.setattr(processor, "HAS_BFLOAT16", True)
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: True)
     for asked in ({}, {"dtype": BF16}):
         assert held(BF16, **asked) == ([BF16, BF16], [])
 
@@ -65,7 +65,7 @@ def test_a_vae_that_would_overflow_is_held_in_float32_beside_a_float16_unet():
 
 
 def test_the_notes_name_each_type_once_and_the_vae_last(monkeypatch):
-    monkeypatch.setattr(processor, "HAS_BFLOAT16", False)
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: False)
     stored = {"unet": F16, "clip_l": BF16, "openclip_g": BF16, "vae": F16}
     found = choose_dtypes(stored, dtype=None, vae_dtype=None, device=None, vae_config=SAFE)
     notes = list(dict.fromkeys(part.note for part in found.values()))
@@ -78,7 +78,7 @@ def test_the_notes_name_each_type_once_and_the_vae_last(monkeypatch):
 
 def test_weights_are_rounded_to_what_was_asked_for_before_they_are_held_wider(monkeypatch):
     """So that a model draws the same picture on every processor."""
-    monkeypatch.setattr(processor, "HAS_BFLOAT16", False)
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: False)
     found = choose_dtypes({"unet": F32}, dtype=BF16, vae_dtype=None, device="cpu", vae_config=None)
     assert (found["unet"].rounded, found["unet"].held) == (BF16, F32)
     assert PartDType(rounded=F32, held=F32).note is None

@@ -18,7 +18,7 @@ import typer
 from PIL import Image
 
 import undertow
-from undertow.cli.app import VERBS, main
+from undertow.cli.app import VERBS, Verb, main
 
 # Everything is imported before anything is replaced: what is imported later would keep a stand-in for good.
 for _module in pkgutil.walk_packages(undertow.__path__, "undertow."):
@@ -29,6 +29,19 @@ Places = Mapping[str, Any]
 
 ABSENT = object()
 """In place of a value: nothing arrives there."""
+
+
+LOADED: Places = {
+    "load.dtype": None,
+    "load.device": None,
+    "load.backend": "eager",
+    "load.vae_dtype": None,
+    "load.validate_weights": False,
+    "load.refiner": None,
+    "load.adapter_capacity": None,
+    "load.attention": "auto",
+}
+"""What arrives at `undertow.load` beside the source, of a verb that says nothing else."""
 
 
 class Boundary:
@@ -117,10 +130,12 @@ def case(*typed: str, refused: str | None = None, **changes: Any) -> Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """A command line without options. arguments: of the verb, by name. needed: options that it cannot do without.
-    boundary: puts the stand-ins up, in an empty current folder. arrives: all that arrives. about: what is special."""
+    """A command line without options. verbs: those of the program. arguments: of the verb, by name. needed: options
+    that it cannot do without. boundary: puts the stand-ins up, in an empty current folder. arrives: all that arrives.
+    about: what is special."""
 
     verb: tuple[str, ...]
+    verbs: Mapping[str, Verb] = field(default_factory=lambda: VERBS)
     arguments: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
     needed: tuple[str, ...] = ()
     boundary: Callable[[Boundary], None]
@@ -134,7 +149,7 @@ class Command:
         return " ".join((*self.verb, *([f"({self.about})"] if self.about else ())))
 
     def line(self, more: tuple[str, ...] = ()) -> list[str]:
-        """What is typed behind `undertow`."""
+        """What is typed behind the program's name."""
         given = [word for words in self.arguments.values() for word in ((words,) if isinstance(words, str) else words)]
         return [*self.verb, *given, *self.needed, *more]
 
@@ -149,6 +164,6 @@ class Command:
         boundary = Boundary(patch)
         self.boundary(boundary)
         before = set(folder.rglob("*"))
-        code = main(self.line(more), {self.verb[0]: VERBS[self.verb[0]]})
+        code = main(self.line(more), {self.verb[0]: self.verbs[self.verb[0]]})
         made = sorted(str(path.relative_to(folder)) for path in set(folder.rglob("*")) - before if path.is_file())
         return code, {**boundary.arrived, "files": made}

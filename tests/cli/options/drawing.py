@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tests.cli.options.arrival import Boundary, Command, case
+from tests.cli.options.arrival import LOADED, Boundary, Command, case
 from tests.cli.options.generate import result_of
 from undertow.diffusion.paths import RectifiedFlow
 from undertow.diffusion.schedules import NoiseSchedule
@@ -48,15 +48,8 @@ COMPARE = Command(
     arguments={"prompt": "red apple"},
     boundary=comparing,
     arrives={
+        **LOADED,
         "load.source": "emoji",
-        "load.dtype": None,
-        "load.device": None,
-        "load.backend": "eager",
-        "load.vae_dtype": None,
-        "load.validate_weights": False,
-        "load.refiner": None,
-        "load.adapter_capacity": None,
-        "load.attention": "auto",
         "requests": requests(),
         "contact_sheet.rows": ["euler", "heun", "dpmpp_2m"],
         "contact_sheet.columns": ["steps 5", "steps 10", "steps 20"],

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tests.cli.options.arrival import ABSENT, Boundary, Command, case, picture
+from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Command, case, picture
 from undertow import Adapter
 from undertow.engine.events import StepEvent
 from undertow.engine.metadata import save_png
@@ -111,15 +111,10 @@ REQUEST = {
     "request.adapters": (),
 }
 ARRIVES = REQUEST | {
+    **LOADED,
     "load.source": "emoji",
     "load.dtype": torch.float32,
     "load.device": "cpu",
-    "load.backend": "eager",
-    "load.vae_dtype": None,
-    "load.validate_weights": False,
-    "load.refiner": None,
-    "load.adapter_capacity": None,
-    "load.attention": "auto",
     "load.prediction": None,
     "load.zero_terminal_snr": None,
     "load.config": None,

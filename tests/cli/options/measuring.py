@@ -1,117 +1,14 @@
-"""Where the options of `undertow evaluate emoji` and `undertow adapters` arrive."""
+"""Where the options of `undertow adapters` arrive."""
 
-import platform
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
-
-from tests.cli.options.arrival import Boundary, Command, case
+from tests.cli.options.arrival import LOADED, Boundary, Command, case
 from undertow import Adapter
 from undertow.adapters.stacking.decisions import Decisions
 from undertow.engine.request import GenerationRequest
 from undertow.inspection.impact import Impact, Overhead
-from undertow.training.emoji.draw import DrawSettings
-from undertow.training.emoji.evaluate import Draw, Kind, Measured, Shares
-from undertow.training.emoji.recognize import Recognized
-
-FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-KIND = Kind(name="one kind", scenes=(), least_right=0.5, least_color=0.5)
-
-
-def evaluating(at: Boundary) -> None:
-    text = SimpleNamespace(encoders=("text",))
-    service = SimpleNamespace(model=SimpleNamespace(require_text=lambda: text), unet="unet", vae="vae")
-    at.patch.setattr("undertow.service.embedded_models", lambda: {"emoji": Path("embedded")})
-    at.stand_in("undertow.service.load", service)
-    at.stand_in("undertow.training.emoji.evaluate.kinds", (KIND,))
-    at.stand_in("undertow.training.emoji.evaluate.read_shares", peer)
-    at.patch.setattr("undertow.training.emoji.evaluate.measure", measuring)
-    at.patch.setattr("undertow.training.emoji.text_to_image.TextToImage", lambda text, unet: (text, unet))
-    at.patch.setattr("undertow.training.emoji.render.Glyphs", glyphs(at))
-    at.patch.setattr("undertow.training.emoji.sheets.sheet_scenes", lambda: ())
-    pixels = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
-    at.stand_in("undertow.training.emoji.draw.draw", pixels,
-                unnoted=("model", "vae", "captions", "seeds", "on_pictures"))  # fmt: skip
-    at.patch.setattr("undertow.training.emoji.autoencoder.scenes_at", lambda *_: pixels)
-    at.patch.setattr("undertow.training.emoji.autoencoder.psnr", lambda *_: 30.0)
-    at.patch.setattr("torch.set_num_threads", lambda count: at.arrived.update(threads=count))
-    at.patch.setattr("torch.get_num_threads", lambda: 5)
-
-    def write_page(evaluation: Any, out: Path, *, run: Path | None, card: Path | None) -> Path:
-        told = {name: getattr(evaluation, name) for name in ("settings", "machine", "diffusers")}
-        at.arrived |= {f"page.{name}": value for name, value in {**told, "out": out, "run": run, "card": card}.items()}
-        return out
-
-    at.patch.setattr("undertow.training.emoji.page.write_page", write_page)
-
-
-def peer(path: Path) -> Shares:
-    return Shares(program=str(path), count=500, right=(1.0,), color=(1.0,))
-
-
-def measuring(kind: Kind, draw: Draw, glyphs: Any) -> Measured:
-    """Draws one picture, which shows what it should."""
-    pictures, seen = draw(["a caption"], [0]), torch.ones(1, dtype=torch.bool)
-    return Measured(kind=kind, pictures=pictures, recognized=Recognized(found=(("apple",),), right=seen, color=seen))
-
-
-def glyphs(at: Boundary) -> Any:
-    """Stands in for the font."""
-
-    def make(font: Path) -> Any:
-        at.arrived["font"] = font
-        return SimpleNamespace(require=lambda: None)
-
-    return make
-
-
-def drawn(**other: Any) -> dict[str, Any]:
-    """Both what is drawn with and what the page says of it."""
-    settings = DrawSettings(**{"steps": 20, "guidance": 4.0} | other)
-    return {"draw__settings": settings, "page__settings": settings}
-
-
-EVALUATE = Command(
-    verb=("evaluate", "emoji"),
-    boundary=evaluating,
-    arrives={
-        "load.source": Path("embedded"),
-        "load.dtype": torch.float32,
-        "load.device": None,
-        "load.backend": "eager",
-        "load.vae_dtype": None,
-        "load.validate_weights": False,
-        "load.refiner": None,
-        "load.adapter_capacity": None,
-        "load.attention": "auto",
-        "kinds.count": 500,
-        "font": FONT,
-        "draw.settings": DrawSettings(steps=20, guidance=4.0, sampler="dpmpp_2m", schedule="karras"),
-        "draw.batch_size": 50,
-        "page.settings": DrawSettings(steps=20, guidance=4.0, sampler="dpmpp_2m", schedule="karras"),
-        "page.machine": f"{platform.machine()}, 5 threads",
-        "page.diffusers": None,
-        "page.out": Path("docs/results"),
-        "page.run": None,
-        "page.card": None,
-        "files": [],
-    },
-    cases=(
-        case("--model", "mine", load__source=Path("mine")),
-        case("--prompts", "7", kinds__count=7),
-        case("--guidance", "2.5", **drawn(guidance=2.5)),
-        case("--steps", "9", **drawn(steps=9)),
-        case("--font", "Noto.ttf", font=Path("Noto.ttf")),
-        case("--diffusers", "peer.json", read_shares__path=Path("peer.json"), page__diffusers=peer(Path("peer.json"))),
-        case("--run", "runs/mine", page__run=Path("runs/mine")),
-        case("--card", page__card=Path("embedded")),
-        case("--machine", "a laptop", page__machine="a laptop, 5 threads"),
-        case("--threads", "3", threads=3),
-        case("--out", "pages", page__out=Path("pages")),
-    ),
-)
 
 FILES = ("a.safetensors@0.5", "b.safetensors=photo.png")
 A, B = Adapter("a.safetensors", scale=0.5), Adapter("b.safetensors", image=("photo.png",))
@@ -132,23 +29,13 @@ def explaining(at: Boundary) -> None:
     at.stand_in("undertow.inspection.conflict_figure.save_figure", unnoted=("sizes", "cosines"))
 
 
-LOADED = {
-    "load.source": "emoji",
-    "load.dtype": None,
-    "load.device": None,
-    "load.backend": "eager",
-    "load.vae_dtype": None,
-    "load.validate_weights": False,
-    "load.refiner": None,
-    "load.adapter_capacity": None,
-    "load.attention": "auto",
-}
 EXPLAIN = Command(
     verb=("adapters", "explain"),
     arguments={"files": FILES},
     boundary=explaining,
     arrives={
         **LOADED,
+        "load.source": "emoji",
         "summarize.adapters": (A, B),
         "stack.adapters": (A, B),
         "stack.strategy": "sum",
@@ -209,6 +96,7 @@ IMPACT = Command(
     boundary=probing,
     arrives={
         **LOADED,
+        "load.source": "emoji",
         "probe.model": "the model",
         "probe.manager": "the manager",
         "probe.request": asked(),
@@ -226,4 +114,4 @@ IMPACT = Command(
         case("--repeats", "3", repeats=3),
     ),
 )
-COMMANDS = (EVALUATE, EXPLAIN, IMPACT)
+COMMANDS = (EXPLAIN, IMPACT)

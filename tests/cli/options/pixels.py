@@ -47,8 +47,8 @@ def boundary(at: Boundary) -> None:
         return base(data, OBJECTIVES[objective])
 
     at.stand_in("undertow.training.presets.preset", preset, unnoted=("pictures",))
-    at.stand_in("undertow.training.session.stored_config", lambda _: OF_A_RUN)
-    at.stand_in("undertow.training.loop.train", unnoted=("on_record",), apart=(CONFIG,))
+    at.stand_in("undertow.training.pixel_models.stored_config", lambda _: OF_A_RUN)
+    at.stand_in("undertow.training.pixel_models.train_pixel_model", unnoted=("on_record",), apart=(CONFIG,))
 
 
 def config(data: DataSource) -> dict[str, Any]:
@@ -87,16 +87,16 @@ DIGITS_FLOW = embedded_models()["digits-flow"]
 def cases(name: str) -> tuple[Case, ...]:
     """Those of all three kinds of pictures. name: of the kind."""
     out = Path(f"runs/{name}-ddpm")
-    ddpm = {"preset__objective": "ddpm", "train__out": out}
+    ddpm = {"preset__objective": "ddpm", "train_pixel_model__out": out}
     trained = config_from_diffusers(json.loads((DIGITS_FLOW / "unet/config.json").read_text()))
     return (
         case("--objective", "ddpm", config__objective=Ddpm(prediction="v"), **ddpm),
         case("--objective", "ddpm", "--prediction", "epsilon", config__objective=Ddpm(prediction="epsilon"), **ddpm),
-        case("--out", "mine", train__out=Path("mine")),
-        case("--resume", "--out", "mine", **RESUMED | {"config__data": OF_A_RUN.data}, train__resume=True,
-             train__out=Path("mine"), stored_config__out=Path("mine")),
-        case("--resume-step", "7", "--out", "mine", **RESUMED, train__resume_step=7, train__out=Path("mine"),
-             stored_config__out=Path("mine")),
+        case("--out", "mine", train_pixel_model__out=Path("mine")),
+        case("--resume", "--out", "mine", **RESUMED | {"config__data": OF_A_RUN.data}, train_pixel_model__resume=True,
+             train_pixel_model__out=Path("mine"), stored_config__out=Path("mine")),
+        case("--resume-step", "7", "--out", "mine", **RESUMED, train_pixel_model__resume_step=7,
+             train_pixel_model__out=Path("mine"), stored_config__out=Path("mine")),
         case("--config-file", "settings.json", **NO_PRESET, config__objective=Ddpm(prediction="epsilon"),
              config__steps=21, config__ema_decay=0.25),
         case("--steps", "41", config__steps=41),
@@ -111,7 +111,7 @@ def cases(name: str) -> tuple[Case, ...]:
         case("--set", "weight_decay=0.5", "--set", "decay=constant", config__weight_decay=0.5,
              config__decay="constant"),
         case("--steps", "41", "--set", "steps=43", config__steps=43),
-        case("--cpu", train__cpu=True),
+        case("--cpu", train_pixel_model__cpu=True),
     )  # fmt: skip
 
 
@@ -125,10 +125,10 @@ def training(name: str, data: DataSource, *own: Case, needed: tuple[str, ...] = 
         | {
             "preset.data": data,
             "preset.objective": "flow",
-            "train.out": Path(f"runs/{name}-flow"),
-            "train.resume": False,
-            "train.resume_step": None,
-            "train.cpu": False,
+            "train_pixel_model.out": Path(f"runs/{name}-flow"),
+            "train_pixel_model.resume": False,
+            "train_pixel_model.resume_step": None,
+            "train_pixel_model.cpu": False,
             "files": [],
         },
         cases=(*cases(name), *own),

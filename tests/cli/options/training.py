@@ -1,15 +1,13 @@
-"""Where the options of `undertow train lora`, `controlnet`, `image-prompt` and `emoji` arrive."""
+"""Where the options of `undertow train lora`, `controlnet` and `image-prompt` arrive."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from tests.cli.options.arrival import Boundary, Case, Command, case
-from undertow.training.emoji.recipe import EmojiRecipe, quick
+from tests.cli.options.arrival import LOADED, Boundary, Case, Command, case
 from undertow.training.low_rank import TRANSFORMERS
 
 NATIVE = 64
@@ -57,15 +55,9 @@ def written(at: Boundary) -> Callable[..., None]:
 def arrives(out: str, **other: Any) -> dict[str, Any]:
     """Without options, but for `--images pictures`."""
     return {
+        **LOADED,
         "load.source": "emoji",
         "load.dtype": torch.float32,
-        "load.device": None,
-        "load.backend": "eager",
-        "load.vae_dtype": None,
-        "load.validate_weights": False,
-        "load.refiner": None,
-        "load.adapter_capacity": None,
-        "load.attention": "auto",
         "load_captioned.folder": Path("pictures"),
         "load_captioned.size": NATIVE,
         "fit.steps": 1000,
@@ -80,6 +72,7 @@ def arrives(out: str, **other: Any) -> dict[str, Any]:
         "fit.seed": 0,
         "fit.log_every": 10,
         "fit.checkpoint_every": 250,
+        "fit.keep_checkpoints": 2,
         "settings.timesteps": "uniform",
         "settings.min_snr_gamma": None,
         "settings.gradient_checkpointing": False,
@@ -242,31 +235,4 @@ IMAGE_PROMPT = Command(
 )  # fmt: skip
 
 
-def emoji(at: Boundary) -> None:
-    at.patch.setattr("torch.set_num_threads", lambda count: at.arrived.update(threads=count))
-    at.stand_in("undertow.training.emoji.recipe.train_emoji", Path("model"), unnoted=("watching",))
-
-
-def with_steps(steps: int) -> EmojiRecipe:
-    recipe = EmojiRecipe()
-    return replace(recipe, text_to_image=replace(recipe.text_to_image, steps=steps))
-
-
-EMOJI = Command(
-    verb=("train", "emoji"),
-    boundary=emoji,
-    arrives={
-        "train_emoji.out": Path("runs/emoji"),
-        "train_emoji.recipe": EmojiRecipe(),
-        "train_emoji.font": Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"),
-        "files": [],
-    },
-    cases=(
-        case("--out", "mine", train_emoji__out=Path("mine")),
-        case("--font", "Noto.ttf", train_emoji__font=Path("Noto.ttf")),
-        case("--quick", train_emoji__recipe=quick(EmojiRecipe())),
-        case("--steps", "70", train_emoji__recipe=with_steps(70)),
-        case("--threads", "1", threads=1),
-    ),
-)
-COMMANDS = (LORA, CONTROLNET, IMAGE_PROMPT, EMOJI)
+COMMANDS = (LORA, CONTROLNET, IMAGE_PROMPT)

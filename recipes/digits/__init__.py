@@ -1,0 +1,1 @@
+"""The recipe of the embedded digit models: `python -m recipes.digits`."""

@@ -1,0 +1,1 @@
+"""The recipe of the embedded text-to-image model: `python -m recipes.emoji`."""

@@ -1,0 +1,127 @@
+"""Stage 1: the autoencoder, trained on scenes drawn anew at every step."""
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from recipes.emoji.render import Glyphs, draw_places, render
+from recipes.emoji.scenes import draw_training_scene
+from undertow.training.fit import FitSettings, Progress, fit
+from undertow.training.log import StepRecord
+from undertow.training.pictures import to_unit
+from undertow.training.randomness import generator_for, seed_for
+from undertow.vae.autoencoder import AutoencoderKL
+from undertow.vae.config import VAEConfig
+from undertow.vae.latent_space import LatentSpace
+
+KL_WEIGHT = 1e-6
+"""Of the mean divergence per latent number, beside the mean error per pixel: keeps the latents near a unit normal and
+the decoder robust to small errors in them."""
+
+LOOKS_CHANGED = 0.25
+"""Share of pictures with colors exchanged or mirrored, so that pictures of other styles survive the autoencoder too."""
+
+NORMALIZED_ON = 1024
+
+
+def vae_config(level_channels: tuple[int, ...], latent_channels: int) -> VAEConfig:
+    """One ResBlock a level; latents that need no scale, see `normalize_latents`."""
+    return VAEConfig(
+        level_channels=level_channels,
+        resnets=1,
+        latent_channels=latent_channels,
+        norm_groups=8,
+        sample_size=64,
+        latent_space=LatentSpace(scale=1.0, channels=latent_channels),
+    )
+
+
+def scenes_at(purpose: str, step: int, count: int, glyphs: Glyphs) -> UInt8[Tensor, "count 3 64 64"]:
+    """Training pictures that belong to one step."""
+    random = Random(seed_for(0, purpose, step))
+    scenes = [draw_training_scene(random) for _ in range(count)]
+    return torch.stack([render(scene, draw_places(scene, random), glyphs) for scene in scenes])
+
+
+def train_autoencoder(
+    config: VAEConfig,
+    settings: FitSettings,
+    folder: Path,
+    glyphs: Glyphs,
+    *,
+    on_record: Callable[[StepRecord], None] = lambda record: None,
+    on_checkpoint: Callable[[Progress], None] = lambda progress: None,
+) -> AutoencoderKL:
+    """The trained autoencoder, its latents normalized."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(settings.seed, "autoencoder"))
+        vae = AutoencoderKL(config).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def batch_at(step: int) -> tuple[Tensor, torch.Generator]:
+        generator = generator_for(settings.seed, "autoencoder batch", step)
+        pictures = scenes_at("autoencoder scenes", step, settings.batch_size, glyphs)
+        return change_looks(to_unit(pictures), generator).to(memory_format=torch.channels_last), generator
+
+    def loss(batch: tuple[Tensor, torch.Generator]) -> Tensor:
+        return autoencoder_loss(vae, *batch)
+
+    recipe = {"level_channels": list(config.level_channels), "latent_channels": config.latent_channels}
+    trained = fit(
+        vae, batch_at, loss, settings, folder, recipe=recipe, on_record=on_record, on_checkpoint=on_checkpoint
+    )
+    assert isinstance(trained, AutoencoderKL)
+    normalize_latents(trained, to_unit(scenes_at("normalize", 0, NORMALIZED_ON, glyphs)))
+    return trained
+
+
+def autoencoder_loss(
+    vae: AutoencoderKL, x: Float[Tensor, "batch 3 height width"], generator: torch.Generator
+) -> Float[Tensor, ""]:
+    """Mean absolute plus mean squared error, and the divergence of the posterior from a unit normal."""
+    posterior = vae.encode(x)
+    mean, logvar = posterior.mean.float(), posterior.logvar.float()
+    z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=generator)
+    error = vae.decode(z).float() - x
+    divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    return error.abs().mean() + error.square().mean() + KL_WEIGHT * divergence
+
+
+def change_looks(
+    x: Float[Tensor, "batch 3 height width"], generator: torch.Generator
+) -> Float[Tensor, "batch 3 height width"]:
+    """Some pictures with their color channels in another order, mirrored."""
+    chosen = torch.rand(len(x), generator=generator) < LOOKS_CHANGED
+    order = torch.randperm(3, generator=generator)
+    return torch.where(chosen[:, None, None, None], x[:, order].flip(-1), x)
+
+
+@torch.no_grad()
+def normalize_latents(vae: AutoencoderKL, x: Float[Tensor, "batch 3 height width"]) -> None:
+    """Makes every channel of the latents of `x` have mean 0 and variance 1, by changing the 1x1 convolutions behind the
+    encoder and before the decoder, which leaves all reconstructions what they were: no scale has to be remembered."""
+    channels = vae.config.latent_channels
+    latents = torch.cat([vae.encode(part).mean for part in x.split(64)])
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    encoder, decoder = vae.quant_conv, vae.post_quant_conv
+    assert encoder is not None
+    assert encoder.bias is not None
+    assert decoder is not None
+    assert decoder.bias is not None
+    encoder.weight[:channels] /= std[:, None, None, None]
+    encoder.bias[:channels] = (encoder.bias[:channels] - mean) / std
+    encoder.bias[channels:] -= 2 * std.log()
+    decoder.bias += F.conv2d(mean[None, :, None, None], decoder.weight)[0, :, 0, 0]
+    decoder.weight *= std[None, :, None, None]
+
+
+@torch.no_grad()
+def psnr(vae: nn.Module, x: Float[Tensor, "batch 3 height width"]) -> float:
+    """Peak signal-to-noise ratio of reconstructions in dB, 8-bit peak, over all pictures together."""
+    assert isinstance(vae, AutoencoderKL)
+    errors = [(vae.decode(vae.encode(part).mean).clamp(-1, 1) - part).square().mean() for part in x.split(64)]
+    return float(10 * torch.log10(4 / torch.stack(errors).mean()))

@@ -1,0 +1,63 @@
+"""`python -m recipes.emoji train`: the embedded text-to-image model, from nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from undertow.cli.training_progress import figures_of, training_progress
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run found there goes on.")] = Path("runs/emoji"),
+    font: Annotated[Path | None, typer.Option(help="NotoColorEmoji.ttf.", show_default="Debian's")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Half an hour instead of hours: recognizable, no more.")
+    ] = False,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Steps of the text-to-image stage, the last fifth cooling down.", show_default="the recipe's"
+        ),
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None,
+) -> None:
+    """Train the embedded model `emoji`: autoencoder, text encoder and U-Net, on pictures of the Noto Color Emoji font.
+
+    Hours on two cores. A run that was killed goes on with the same command. Loss curves and sample sheets appear in
+    --out while it trains; the finished model is OUT/model, for `undertow generate --model` and for diffusers.
+    """
+    import torch
+
+    from recipes.emoji.recipe import EmojiRecipe, Watching, train_emoji
+    from recipes.emoji.recipe import quick as shortened
+    from recipes.emoji.render import FONT
+    from undertow.training.log import StepRecord
+    from undertow.training.precision import precision_notes
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    console = Console()
+    for note in precision_notes("bf16", "cpu"):
+        console.print("note:", note, soft_wrap=True)
+    recipe = shortened(EmojiRecipe()) if quick else EmojiRecipe()
+    if steps is not None:
+        recipe = replace(recipe, text_to_image=replace(recipe.text_to_image, steps=steps))
+    with training_progress(console) as progress:
+        tasks = []
+
+        def on_stage(name: str, total: int) -> None:
+            tasks.append(progress.add_task(name, total=total, figures=""))
+
+        def on_record(record: StepRecord) -> None:
+            progress.update(tasks[-1], completed=record.step, figures=figures_of(record))
+
+        def on_count(count: int) -> None:
+            progress.update(tasks[-1], completed=count)
+
+        watching = Watching(on_stage=on_stage, on_record=on_record, on_count=on_count)
+        model = train_emoji(out, recipe, font=FONT if font is None else font, watching=watching)
+    console.print(f"trained: {model}", soft_wrap=True)
+    console.print(f'draw with it: undertow generate --model {model} "red apple on white background"', soft_wrap=True)

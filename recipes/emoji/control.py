@@ -1,0 +1,91 @@
+"""What the embedded model's ControlNet and image prompt learn from: scenes with their edge maps, and emoji with another
+picture of the same emoji as reference."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from recipes.emoji.names import COLORS, EMOJI
+from recipes.emoji.render import ANYWHERE, ON_CELLS, Glyphs, draw_places, render
+from recipes.emoji.scenes import Scene, draw_training_scene, is_trained_color, spoken
+from undertow.checkpoints.files.atomic import write_text
+from undertow.hints.edges import canny
+from undertow.training.captioned import METADATA
+from undertow.training.companions import made_from
+from undertow.training.figures import save_picture
+from undertow.training.randomness import seed_for
+
+NAMED = 0.25
+"""Share of captions beside a reference that name the emoji; the others say the background alone."""
+
+Pictures = UInt8[Tensor, "count 3 64 64"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Accompanied:
+    """Pictures with a caption and a companion each: its edges, or a reference."""
+
+    pictures: Pictures
+    companions: Pictures
+    captions: tuple[str, ...]
+
+
+def edges_of(picture: UInt8[Tensor, "3 64 64"]) -> UInt8[Tensor, "3 64 64"]:
+    """The control map of a picture, as `undertow preprocess canny` makes it."""
+    return made_from(picture, canny)
+
+
+def draw_with_edges(count: int, glyphs: Glyphs, *, seed: int = 0) -> Accompanied:
+    """Training scenes with emoji anywhere, at sizes and places that the base was not trained with: edges say where."""
+    random = Random(seed_for(seed, "edges"))
+    scenes = [draw_training_scene(random) for _ in range(count)]
+    pictures = torch.stack([render(scene, draw_places(scene, random, ANYWHERE), glyphs) for scene in scenes])
+    return Accompanied(
+        pictures=pictures,
+        companions=torch.stack([edges_of(picture) for picture in pictures]),
+        captions=tuple(spoken(scene, random) for scene in scenes),
+    )
+
+
+def draw_with_references(count: int, glyphs: Glyphs, *, seed: int = 0) -> Accompanied:
+    """Single emoji where the base was trained with them, each beside the same emoji elsewhere, on another color: a
+    reference says what to draw, and neither where nor on what."""
+    random = Random(seed_for(seed, "references"))
+    scenes = [_single(random) for _ in range(count)]
+    return Accompanied(
+        pictures=torch.stack([render(scene, draw_places(scene, random, ON_CELLS), glyphs) for scene in scenes]),
+        companions=torch.stack([draw_reference(scene.names[0], random, glyphs) for scene in scenes]),
+        captions=tuple(spoken(scene, random) if random.random() < NAMED else on_color(scene.color) for scene in scenes),
+    )
+
+
+def draw_reference(name: str, random: Random, glyphs: Glyphs) -> UInt8[Tensor, "3 64 64"]:
+    """An emoji on any of the colors, at any size and place."""
+    scene = Scene(names=(name,), color=random.choice(tuple(COLORS)))
+    return render(scene, draw_places(scene, random, ANYWHERE), glyphs)
+
+
+def on_color(color: str) -> str:
+    """A caption that says the background alone."""
+    return f"on {color} background"
+
+
+def write_accompanied(data: Accompanied, folder: Path, companions: str) -> None:
+    """FOLDER/pictures with its captions, and FOLDER/COMPANIONS with files of the same names: for `undertow train`."""
+    lines: list[str] = []
+    for index, (picture, companion) in enumerate(zip(data.pictures, data.companions, strict=True)):
+        name = f"{index:05d}.png"
+        save_picture(picture, folder / "pictures" / name)
+        save_picture(companion, folder / companions / name)
+        lines.append(json.dumps({"file_name": name, "text": data.captions[index]}))
+    write_text("\n".join(lines) + "\n", folder / "pictures" / METADATA)
+
+
+def _single(random: Random) -> Scene:
+    name = random.choice(EMOJI)
+    return Scene(names=(name,), color=random.choice([color for color in COLORS if is_trained_color(name, color)]))

@@ -1,0 +1,92 @@
+"""The evaluation of the embedded model `emoji`, drawn by diffusers' pipeline from the same folder and the same noise.
+
+    python -m recipes.emoji.measure_diffusers --out out/emoji/diffusers.json
+    python -m recipes.emoji evaluate --diffusers out/emoji/diffusers.json
+
+Half an hour on two cores. diffusers rounds the timesteps of the Karras grid to whole numbers and undertow does not, so
+the pictures differ a little; their shares must not.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+
+from recipes.emoji.draw import GUIDANCE, STEPS
+from recipes.emoji.evaluate import PROMPTS, kinds, measure, write_shares
+from recipes.emoji.render import FONT, SIDE, Glyphs
+from undertow.sampling.noise import NoiseSource
+from undertow.service import embedded_models
+
+BATCH = 50
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--model", type=Path, default=embedded_models().get("emoji"), help="pipeline folder")
+    parser.add_argument("--prompts", type=int, default=PROMPTS, help="of each kind")
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--font", type=Path, default=FONT)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, default=Path("out/emoji/diffusers.json"))
+    options = parser.parse_args()
+    if options.model is None:
+        parser.error("emoji is not among the embedded models yet: --model FOLDER")
+    torch.set_num_threads(options.threads)
+    glyphs = Glyphs(options.font)
+    glyphs.require()
+    pipeline = load_pipeline(options.model)
+    measured = []
+    for kind in kinds(options.prompts):
+        measured.append(
+            measure(
+                kind, lambda captions, seeds: draw(pipeline, captions, seeds, options.steps, options.guidance), glyphs
+            )
+        )
+        print(f"{kind.name}: {measured[-1].right:.1%} right, background {measured[-1].color:.1%}", flush=True)
+    write_shares(f"diffusers {diffusers.__version__}", measured, options.out)
+    print(f"written: {options.out}")
+
+
+def load_pipeline(folder: Path) -> diffusers.StableDiffusionPipeline:
+    """diffusers' pipeline with the sampler that undertow draws with."""
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder).to(torch.float32)
+    pipeline.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(
+        pipeline.scheduler.config, use_karras_sigmas=True
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def draw(
+    pipeline: diffusers.StableDiffusionPipeline,
+    captions: Sequence[str],
+    seeds: Sequence[int],
+    steps: int,
+    guidance: float,
+) -> torch.Tensor:
+    """One picture per caption and seed, uint8 [count, 3, 64, 64]."""
+    factor, channels = pipeline.vae_scale_factor, pipeline.unet.config.in_channels
+    pictures = []
+    for start in range(0, len(captions), BATCH):
+        chosen = slice(start, start + BATCH)
+        drawn = pipeline(
+            list(captions[chosen]),
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            height=SIDE,
+            width=SIDE,
+            latents=NoiseSource(seeds[chosen]).draw((channels, SIDE // factor, SIDE // factor)),
+            output_type="np",
+        ).images  # pyright: ignore[reportAttributeAccessIssue]
+        pictures.append(torch.from_numpy((np.asarray(drawn) * 255).round().astype(np.uint8)).permute(0, 3, 1, 2))
+        print(f"{start + len(pictures[-1])} of {len(captions)}", flush=True)
+    return torch.cat(pictures)
+
+
+if __name__ == "__main__":
+    main()

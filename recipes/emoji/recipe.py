@@ -1,0 +1,208 @@
+"""The recipe of the embedded model `emoji`, from nothing to a folder that diffusers loads; goes on where it stopped.
+
+OUT/tokenizer/        learned from the captions
+OUT/autoencoder/      stage 1: log.jsonl, loss.png, samples/, checkpoints/
+OUT/latents.pt        stage 2: training pictures, encoded
+OUT/text_encoder/     stage 3: log.jsonl, loss.png, checkpoints/
+OUT/text_to_image/    stage 4: like stage 1
+OUT/pairs/            stage 5: goes on with more pictures of two emoji
+OUT/model/            the pipeline in float16
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from recipes.emoji.autoencoder import psnr, scenes_at, train_autoencoder, vae_config
+from recipes.emoji.card import stage
+from recipes.emoji.draw import draw
+from recipes.emoji.export import export
+from recipes.emoji.render import FONT, Glyphs
+from recipes.emoji.text_encoder import train_text_encoder
+from recipes.emoji.text_to_image import (
+    CachedLatents,
+    TextToImage,
+    cache_latents,
+    new_model,
+    train_text_to_image,
+)
+from recipes.emoji.tokenizer import save_tokenizer
+from undertow.encoders.tokenizer import FolderTokenizer
+from undertow.training.figures import save_grid
+from undertow.training.fit import FitSettings, Progress
+from undertow.training.log import StepRecord
+from undertow.training.pictures import to_bytes, to_unit
+from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
+from undertow.vae.autoencoder import AutoencoderKL
+
+SHOWN = (
+    "red apple on white background",
+    "cat face on blue background",
+    "rocket on yellow background",
+    "hamburger on pink background",
+    "grinning face on purple background",
+    "bicycle on green background",
+    "penguin on red background",
+    "birthday cake on gray background",
+    "red apple left of dog face on blue background",
+    "crown above skull on pink background",
+    "key below bell on white background",
+    "sunflower right of guitar on gray background",
+    "a strawberry on a white background",
+    "owl",
+    "cactus left of camera on yellow background",
+    "",
+)
+"""Captions of the sample sheets, four seeds each."""
+
+HELD_OUT_PICTURES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmojiRecipe:
+    """Everything that decides the model, beside the font."""
+
+    level_channels: tuple[int, ...] = (32, 64, 96)
+    latent_channels: int = 8
+    widths: tuple[int, ...] = (96, 192)
+    context_dim: int = 192
+    text_layers: int = 3
+    text_heads: int = 3
+    pictures: int = 65_536
+    autoencoder: FitSettings = FitSettings(
+        steps=4800, batch_size=8, learning_rate=4e-4, ema_decay=0.995, checkpoint_every=200
+    )
+    text_encoder: FitSettings = FitSettings(
+        steps=600, batch_size=128, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99, checkpoint_every=100
+    )
+    text_to_image: FitSettings = FitSettings(
+        steps=5625, batch_size=64, learning_rate=8e-4, warmup_steps=300, ema_decay=0.999, checkpoint_every=500
+    )
+    pairs: FitSettings = FitSettings(
+        steps=900, batch_size=64, learning_rate=4e-4, warmup_steps=50, ema_decay=0.995, seed=1, checkpoint_every=150
+    )
+
+    def unet(self) -> UNetConfig:
+        """Cross-attention everywhere but at the first level, where it costs most and shows least."""
+        levels = tuple(
+            Level(channels=width, resnets=1, attention=CrossAttention(heads=width // 32) if index else None)
+            for index, width in enumerate(self.widths)
+        )
+        return UNetConfig(
+            levels=levels,
+            middle=Middle(attention=CrossAttention(heads=self.widths[-1] // 32)),
+            in_channels=self.latent_channels,
+            out_channels=self.latent_channels,
+            context_dim=self.context_dim,
+            sample_size=64 // 2 ** (len(self.level_channels) - 1),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watching:
+    """Who is told of progress: what begins, every line of a log, how many pictures are encoded."""
+
+    on_stage: Callable[[str, int], None] = lambda name, total: None
+    on_record: Callable[[StepRecord], None] = lambda record: None
+    on_count: Callable[[int], None] = lambda count: None
+
+
+def train_emoji(
+    out: Path,
+    recipe: EmojiRecipe,
+    *,
+    font: Path = FONT,
+    watching: Watching = Watching(),
+) -> Path:
+    """Runs what is not done yet and returns the folder of the finished model.
+
+    Errors: `DataError` for the font; `CheckpointError` for a folder of another recipe; `MissingDependency`.
+    """
+    glyphs = Glyphs(font)
+    glyphs.require()
+    if not (out / "tokenizer").is_dir():
+        save_tokenizer(out / "tokenizer")
+    vae = _autoencoder(out / "autoencoder", recipe, glyphs, watching)
+    data = _latents(out / "latents.pt", vae, recipe, glyphs, watching)
+    model = _text_to_image(out, recipe, data, vae, watching)
+    stages = (
+        stage("autoencoder", vae, recipe.autoencoder, out / "autoencoder"),
+        stage("text encoder and U-Net", model, recipe.text_to_image, out / "text_to_image"),
+        stage("the same, mostly on two emoji", model, recipe.pairs, out / "pairs"),
+    )
+    return export(model, vae, out / "tokenizer", out / "model", stages=stages)
+
+
+def _autoencoder(folder: Path, recipe: EmojiRecipe, glyphs: Glyphs, watching: Watching) -> AutoencoderKL:
+    config, settings = vae_config(recipe.level_channels, recipe.latent_channels), recipe.autoencoder
+    held_out = scenes_at("held out", 0, HELD_OUT_PICTURES, glyphs)
+
+    def show(progress: Progress) -> None:
+        vae, few = progress.network, held_out[:32]
+        assert isinstance(vae, AutoencoderKL)
+        with torch.no_grad():
+            rebuilt = to_bytes(vae.decode(vae.encode(to_unit(few)).mean))
+        save_grid(torch.cat([few, rebuilt]), 16, folder / "samples" / f"step-{progress.step:06d}.png")
+
+    watching.on_stage("autoencoder", settings.steps)
+    vae = train_autoencoder(config, settings, folder, glyphs, on_record=watching.on_record, on_checkpoint=show)
+    (folder / "psnr.txt").write_text(f"{psnr(vae, to_unit(held_out)):.2f} dB\n", encoding="utf-8")
+    return vae
+
+
+def _latents(path: Path, vae: AutoencoderKL, recipe: EmojiRecipe, glyphs: Glyphs, watching: Watching) -> CachedLatents:
+    if not path.is_file():
+        watching.on_stage("latents", recipe.pictures)
+        data = cache_latents(vae, recipe.pictures, glyphs, on_pictures=watching.on_count)
+        draft = path.with_suffix(".part")
+        torch.save({"latents": data.latents, "captions": list(data.captions)}, draft)
+        draft.rename(path)
+    stored = torch.load(path, weights_only=True)
+    return CachedLatents(latents=stored["latents"], captions=tuple(stored["captions"]))
+
+
+def _text_to_image(
+    out: Path, recipe: EmojiRecipe, data: CachedLatents, vae: AutoencoderKL, watching: Watching
+) -> TextToImage:
+    tokenizer = FolderTokenizer(out / "tokenizer")
+    seed = recipe.text_to_image.seed
+    model = new_model(recipe.unet(), layers=recipe.text_layers, heads=recipe.text_heads, tokenizer=tokenizer, seed=seed)
+
+    watching.on_stage("text encoder", recipe.text_encoder.steps)
+    train_text_encoder(model.text, recipe.text_encoder, out / "text_encoder", on_record=watching.on_record)
+
+    def show(progress: Progress, folder: Path) -> None:
+        average = progress.network
+        assert isinstance(average, TextToImage)
+        captions = [caption for caption in SHOWN for _ in range(4)]
+        pictures = draw(average, vae, captions, list(range(4)) * len(SHOWN))
+        save_grid(pictures, 16, folder / "samples" / f"step-{progress.step:06d}.png")
+
+    for name, settings, pictures in (
+        ("text_to_image", recipe.text_to_image, data),
+        ("pairs", recipe.pairs, data.mostly_pairs()),
+    ):
+        watching.on_stage(name.replace("_", " "), settings.steps)
+        model = train_text_to_image(
+            model,
+            pictures,
+            settings,
+            out / name,
+            on_record=watching.on_record,
+            on_checkpoint=partial(show, folder=out / name),
+        )
+    return model
+
+
+def quick(recipe: EmojiRecipe) -> EmojiRecipe:
+    """The same in half an hour on two cores, to try things out: recognizable, not good."""
+    return replace(
+        recipe,
+        pictures=16_384,
+        autoencoder=replace(recipe.autoencoder, steps=1600),
+        text_to_image=replace(recipe.text_to_image, steps=2000),
+        pairs=replace(recipe.pairs, steps=300),
+    )

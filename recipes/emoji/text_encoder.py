@@ -1,0 +1,90 @@
+"""Stage 3: the text encoder learns what captions ask for, before a U-Net looks at it.
+
+A U-Net that starts with a random text encoder sees most of its context, the padding, say nothing, and learns colors
+within hundreds of steps but objects only after thousands. So the encoder is first trained to name the scene from its
+states at the end mark and at all padding behind it, where CLIP is read too. Minutes, on text alone.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from recipes.emoji.names import COLORS, EMOJI
+from recipes.emoji.scenes import RELATIONS, Scene, draw_training_scene, spoken
+from recipes.emoji.text_to_image import READING, token_ids, with_strangers
+from undertow.encoders.clip import TextEncoder
+from undertow.training.fit import FitSettings, fit
+from undertow.training.log import StepRecord
+from undertow.training.randomness import seed_for
+
+ANSWERS = (len(EMOJI), len(EMOJI) + 1, len(COLORS) + 1, len(RELATIONS) + 1)
+"""Classes of the four questions: first emoji, second or none, background or not said, relation or none."""
+
+
+class CaptionReader(nn.Module):
+    """A text encoder with a linear layer that answers all four questions at every token."""
+
+    def __init__(self, text: TextEncoder):
+        super().__init__()
+        self.text = text
+        self.answers = nn.Linear(text.config.width, sum(ANSWERS))
+
+    def forward(self, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens answers"]:
+        """Logits of the four answers, one after the other."""
+        return self.answers(self.text(ids, READING).tokens)
+
+
+def train_text_encoder(
+    text: TextEncoder,
+    settings: FitSettings,
+    folder: Path,
+    *,
+    on_record: Callable[[StepRecord], None] = lambda record: None,
+) -> None:
+    """Trains `text` in place."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(settings.seed, "answers"))
+        reader = CaptionReader(text)
+
+    def batch_at(step: int) -> tuple[Tensor, Tensor]:
+        random = Random(seed_for(settings.seed, "text", step))
+        scenes = [draw_training_scene(random) for _ in range(settings.batch_size)]
+        captions = [spoken(scene, random) for scene in scenes]
+        ids = torch.tensor([token_ids(with_strangers(caption, random), text.tokenizer) for caption in captions])
+        right = torch.tensor([answers(scene, caption) for scene, caption in zip(scenes, captions, strict=True)])
+        return ids, right
+
+    def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
+        ids, right = batch
+        return answer_loss(reader(ids), right, ids == text.tokenizer.eos)
+
+    recipe = {"width": text.config.width, "layers": text.config.layers}
+    trained = fit(reader, batch_at, loss, settings, folder, recipe=recipe, on_record=on_record)
+    assert isinstance(trained, CaptionReader)
+    text.load_state_dict(trained.text.state_dict())
+
+
+def answers(scene: Scene, caption: str) -> tuple[int, int, int, int]:
+    """What a caption of the scene says, as classes of `ANSWERS`."""
+    second = len(EMOJI) if scene.relation is None else EMOJI.index(scene.names[1])
+    color = list(COLORS).index(scene.color) if f"{scene.color} background" in caption else len(COLORS)
+    relation = len(RELATIONS) if scene.relation is None else RELATIONS.index(scene.relation)
+    return EMOJI.index(scene.names[0]), second, color, relation
+
+
+def answer_loss(
+    logits: Float[Tensor, "batch tokens answers"],
+    right: Int[Tensor, "batch 4"],
+    ends: torch.Tensor,
+) -> Float[Tensor, ""]:
+    """Mean cross-entropy of the four answers at every end mark, where padding counts as one."""
+    places = logits.float()[ends]
+    wanted = right[:, None].expand(-1, ends.shape[1], -1)[ends]
+    parts = places.split(ANSWERS, dim=-1)
+    losses = [F.cross_entropy(part, wanted[:, index]) for index, part in enumerate(parts)]
+    return torch.stack(losses).sum()

@@ -1,0 +1,185 @@
+"""Stage 4: text encoder and U-Net, trained together on cached latents and their captions."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from recipes.emoji.render import ON_CELLS, Glyphs, draw_places, render
+from recipes.emoji.scenes import RELATIONS, draw_training_scene, spoken
+from recipes.emoji.tokenizer import POSITIONS
+from undertow.diffusion.parameterizations import VPrediction
+from undertow.diffusion.schedules import NoiseSchedule
+from undertow.encoders.clip import Reading, TextEncoder
+from undertow.encoders.clip_config import ClipTextConfig
+from undertow.encoders.clip_tensors import random_clip
+from undertow.encoders.tokenizer import Tokenizer
+from undertow.training.fit import FitSettings, Progress, fit
+from undertow.training.log import StepRecord
+from undertow.training.objective import Example, Objective, TruncatedSNRWeighting
+from undertow.training.pictures import to_unit
+from undertow.training.precision import autocast
+from undertow.training.randomness import generator_for, seed_for
+from undertow.training.timesteps import LogitNormalTimesteps
+from undertow.unet.conditioning import Conditioning
+from undertow.unet.config import UNetConfig
+from undertow.unet.diffusers_config import config_to_diffusers
+from undertow.unet.unet import UNet
+from undertow.vae.autoencoder import AutoencoderKL
+
+OBJECTIVE = Objective(
+    parameterization=VPrediction(),
+    # Noisier at the end than Stable Diffusion (sigma 64, not 15): nothing of the background's color is left to see.
+    schedule=NoiseSchedule.scaled_linear(beta_end=0.02),
+    weighting=TruncatedSNRWeighting(limit=3.0),
+    timesteps=LogitNormalTimesteps(mean=0.0, std=1.0, stratified=True),
+)
+READING = Reading(skip=1, final_norm=True)
+
+DROPPED = 0.1
+"""Share of captions that become empty, for guidance."""
+
+STRANGERS = 0.1
+"""Share of captions that get a word without meaning, which the model learns to pass over."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CachedLatents:
+    """Training pictures as the U-Net sees them, each with its scene's captions to choose from."""
+
+    latents: Float[Tensor, "count channels height width"]
+    captions: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def mostly_pairs(self) -> "CachedLatents":
+        """All pictures of two emoji, and a third as many of one, so that those are not forgotten."""
+        of_two = [any(f" {relation} " in caption for relation in RELATIONS) for caption in self.captions]
+        pairs = [index for index, two in enumerate(of_two) if two]
+        singles = [index for index, two in enumerate(of_two) if not two][: len(pairs) // 3]
+        chosen = pairs + singles
+        return CachedLatents(latents=self.latents[chosen], captions=tuple(self.captions[index] for index in chosen))
+
+
+@torch.no_grad()
+def cache_latents(
+    vae: AutoencoderKL,
+    count: int,
+    glyphs: Glyphs,
+    *,
+    batch_size: int = 64,
+    on_pictures: Callable[[int], None] = lambda count: None,
+) -> CachedLatents:
+    """`count` random training scenes on whole cells, encoded: means of the posteriors, in float16."""
+    random, latents, captions = Random(seed_for(0, "latents")), [], []
+    for start in range(0, count, batch_size):
+        pictures = []
+        for _ in range(min(batch_size, count - start)):
+            scene = draw_training_scene(random)
+            pictures.append(render(scene, draw_places(scene, random, ON_CELLS), glyphs))
+            captions.append(with_strangers(spoken(scene, random), random))
+        with autocast("bf16", vae.device):
+            latents.append(vae.encode(to_unit(torch.stack(pictures))).mean.half())
+        on_pictures(len(captions))
+    return CachedLatents(latents=torch.cat(latents), captions=tuple(captions))
+
+
+def with_strangers(caption: str, random: Random) -> str:
+    """At times with a made-up word before or after it."""
+    if random.random() >= STRANGERS:
+        return caption
+    word = "".join(random.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(random.randint(2, 8)))
+    return f"{word} {caption}" if random.random() < 0.5 else f"{caption} {word}"
+
+
+class TextToImage(nn.Module):
+    """The two networks that learn together. clip: transformers' modules of `text`."""
+
+    def __init__(self, text: TextEncoder, unet: UNet):
+        super().__init__()
+        self.text = text
+        self.unet = unet
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        timesteps: Float[Tensor, "batch"],
+        ids: Int[Tensor, "batch tokens"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The prediction for captions given as token ids."""
+        unique, places = ids.unique(dim=0, return_inverse=True)
+        context = self.text(unique, READING).tokens[places]
+        return self.unet(x, timesteps, Conditioning(context=context))
+
+
+def new_model(unet: UNetConfig, *, layers: int, heads: int, tokenizer: Tokenizer, seed: int) -> TextToImage:
+    """Both networks with random weights."""
+    assert unet.context_dim is not None
+    clip = ClipTextConfig(
+        width=unet.context_dim,
+        layers=layers,
+        heads=heads,
+        intermediate=4 * unet.context_dim,
+        projection=unet.context_dim,
+        activation="quick_gelu",
+        vocabulary=tokenizer.eos + 1,  # the last of its tokens
+        positions=POSITIONS,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "text to image"))
+        text = TextEncoder.from_tensors("clip_l", random_clip(clip), config=clip, tokenizer=tokenizer)
+        network = UNet(unet).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return TextToImage(text.requires_grad_(True), network)
+
+
+def train_text_to_image(
+    model: TextToImage,
+    data: CachedLatents,
+    settings: FitSettings,
+    folder: Path,
+    *,
+    on_record: Callable[[StepRecord], None] = lambda record: None,
+    on_checkpoint: Callable[[Progress], None] = lambda progress: None,
+) -> TextToImage:
+    """The trained networks, averaged."""
+    model.requires_grad_(True)  # an average that an earlier stage gave is frozen
+    encode = lru_cache(maxsize=None)(lambda caption: token_ids(caption, model.text.tokenizer))
+
+    def batch_at(step: int) -> tuple[Example, Tensor]:
+        random = Random(seed_for(settings.seed, "captions", step))
+        generator = generator_for(settings.seed, "text to image batch", step)
+        chosen = torch.randint(len(data), (settings.batch_size,), generator=generator)
+        x0 = data.latents[chosen].float()
+        captions = ["" if random.random() < DROPPED else data.captions[index] for index in chosen.tolist()]
+        u = OBJECTIVE.timesteps.draw(len(x0), generator)
+        example = OBJECTIVE.example(x0, torch.randn(x0.shape, generator=generator), u)
+        return example, torch.tensor([encode(caption) for caption in captions])
+
+    def loss(batch: tuple[Example, Tensor]) -> Tensor:
+        example, ids = batch
+        inputs = example.inputs.to(memory_format=torch.channels_last)
+        return example.loss(model(inputs, example.timesteps.to(torch.float32), ids))
+
+    recipe = {
+        "unet": config_to_diffusers(model.unet.config),
+        "pictures": len(data),
+        "placement": repr(ON_CELLS),
+        "objective": repr(OBJECTIVE),
+    }
+    trained = fit(
+        model, batch_at, loss, settings, folder, recipe=recipe, on_record=on_record, on_checkpoint=on_checkpoint
+    )
+    assert isinstance(trained, TextToImage)
+    return trained
+
+
+def token_ids(text: str, tokenizer: Tokenizer) -> list[int]:
+    """Marks around the tokens, end marks behind: as many as the encoder has positions."""
+    ids = tokenizer.encode(text)[: POSITIONS - 2]
+    return [tokenizer.bos, *ids, *[tokenizer.eos] * (POSITIONS - 1 - len(ids))]

@@ -1,0 +1,61 @@
+"""Means of loss and gradient norm between two records of a log, and the time that training took."""
+
+import math
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from undertow.errors import UndertowError
+from undertow.training.devices import Devices
+from undertow.training.log import StepRecord
+
+
+class Meter:
+    """Sums what happens between two records, on the device, so that not every step waits for it.
+
+    batch_size: rows of all devices together. seconds: time trained before, in earlier sessions of the run.
+    """
+
+    def __init__(self, *, batch_size: int, seconds: float, devices: Devices):
+        self.batch_size, self.devices = batch_size, devices
+        self.since = time.perf_counter()
+        self.started = self.since - seconds
+        self.sums, self.count = torch.zeros(2), 0
+
+    def add(self, loss: Tensor, norm: Tensor) -> None:
+        """Take in one step."""
+        self.sums, self.count = self.sums.to(loss.device) + torch.stack([loss, norm]), self.count + 1
+
+    def record(self, step: int, learning_rate: float) -> StepRecord:
+        """The record of the steps since the last one. Errors: `UndertowError` when their loss is not a number."""
+        loss, norm = self.devices.mean(self.sums / self.count).tolist()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise UndertowError(
+                f"at step {step} the loss is {loss} and the gradient's norm {norm}: training has diverged; "
+                f"lower the learning rate (now {learning_rate:g}) or clip_norm, or use float32"
+            )
+        now = time.perf_counter()
+        images_per_second = self.count * self.batch_size / (now - self.since)
+        self.since, self.sums, self.count = now, torch.zeros(2), 0
+        return StepRecord(
+            step=step,
+            loss=loss,
+            gradient_norm=norm,
+            learning_rate=learning_rate,
+            images_per_second=images_per_second,
+            seconds=self.seconds(),
+        )
+
+    def seconds(self) -> float:
+        """Time trained so far, over all sessions of the run."""
+        return time.perf_counter() - self.started
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """What happens within it counts as time trained, but not for the images per second."""
+        begun = time.perf_counter()
+        yield
+        self.since += time.perf_counter() - begun

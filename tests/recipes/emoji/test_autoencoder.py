@@ -1,0 +1,100 @@
+"""The first stage: latents of mean 0 and variance 1 without a change to any reconstruction, pictures by the step."""
+
+from itertools import permutations
+
+import pytest
+import torch
+
+from recipes.emoji import autoencoder
+from recipes.emoji.autoencoder import (
+    autoencoder_loss,
+    change_looks,
+    normalize_latents,
+    psnr,
+    scenes_at,
+    vae_config,
+)
+from tests.recipes.emoji.tiny import TINY, drawn_glyphs
+from tests.vae.minis import build
+from undertow.training.pictures import to_unit
+from undertow.training.randomness import generator_for
+
+ROUNDING = 1e-3
+"""Of pixels in [-1, 1]: float32 through two networks whose weights are scaled."""
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    return to_unit(scenes_at("test", 0, 24, drawn_glyphs()))
+
+
+@pytest.fixture
+def vae():
+    return build(vae_config(TINY.level_channels, TINY.latent_channels))
+
+
+@torch.no_grad()
+def test_normalizing_latents_leaves_reconstructions_unchanged(vae, pictures):
+    before_latents = vae.encode(pictures).mean
+    before = vae.decode(before_latents)
+    spread = vae.encode(pictures).logvar.exp().sqrt() / before_latents.std((0, 2, 3))[None, :, None, None]
+    assert float((before_latents.std((0, 2, 3)) - 1).abs().max()) > 0.1, "nothing to normalize"
+    normalize_latents(vae, pictures)
+    posterior = vae.encode(pictures)
+    torch.testing.assert_close(posterior.mean.mean((0, 2, 3)), torch.zeros(TINY.latent_channels), atol=1e-4, rtol=0)
+    torch.testing.assert_close(posterior.mean.std((0, 2, 3)), torch.ones(TINY.latent_channels), atol=1e-4, rtol=0)
+    torch.testing.assert_close(vae.decode(posterior.mean), before, atol=ROUNDING, rtol=ROUNDING)
+    # The posterior's own spread is scaled with its mean.
+    torch.testing.assert_close(posterior.logvar.exp().sqrt(), spread, rtol=1e-3, atol=1e-5)
+
+
+def test_pictures_belong_to_their_step():
+    first = scenes_at("test", 1, 4, drawn_glyphs())
+    assert first.equal(scenes_at("test", 1, 4, drawn_glyphs()))
+    assert not first.equal(scenes_at("test", 2, 4, drawn_glyphs()))
+    assert not first.equal(scenes_at("other", 1, 4, drawn_glyphs()))
+
+
+def test_some_pictures_change_their_looks(pictures):
+    changed = change_looks(pictures, generator_for(0, "looks", 3))
+    kept = [bool(one.equal(other)) for one, other in zip(pictures, changed, strict=True)]
+    assert 0 < kept.count(False) < len(kept) / 2
+    for one, other in zip(pictures, changed, strict=True):
+        assert one.flatten().sort().values.equal(other.flatten().sort().values), "the same numbers at other places"
+    which = kept.index(False)
+    one, other = pictures[which], changed[which]
+    mirrored = [bool(other.equal(one[list(order)].flip(-1))) for order in permutations(range(3))]
+    assert mirrored.count(True) == 1, "mirrored, its channels in another order"
+    many = change_looks(pictures[:1].repeat(400, 1, 1, 1), generator_for(0, "many"))
+    share = sum(not one.equal(pictures[0]) for one in many) / 400
+    assert share == pytest.approx(0.25, abs=0.08)  # standard deviation 0.022
+
+
+@torch.no_grad()
+def test_the_loss_is_both_errors_and_the_divergence_written_out(vae, pictures, monkeypatch):
+    x = pictures[:4]
+    for weight in (1e-6, 0.25):  # by default the divergence is too small a part to be seen
+        monkeypatch.setattr(autoencoder, "KL_WEIGHT", weight)
+        loss = autoencoder_loss(vae, x, generator_for(0, "loss"))
+        posterior = vae.encode(x)
+        noise = torch.randn(posterior.mean.shape, generator=generator_for(0, "loss"))
+        error = vae.decode(posterior.mean + posterior.logvar.exp().sqrt() * noise) - x
+        normal = torch.distributions.Normal(torch.zeros(()), torch.ones(()))
+        ours = torch.distributions.Normal(posterior.mean, posterior.logvar.exp().sqrt())
+        divergence = torch.distributions.kl_divergence(ours, normal).mean()
+        assert loss.item() == pytest.approx((error.abs() + error.square()).mean().item() + weight * divergence.item())
+
+
+def test_the_loss_counts_error_and_divergence(vae, pictures):
+    loss = autoencoder_loss(vae, pictures[:4], generator_for(0, "loss"))
+    assert loss.item() > 0
+    assert loss.item() == autoencoder_loss(vae, pictures[:4], generator_for(0, "loss")).item()
+    loss.backward()
+    assert all(parameter.grad is not None for parameter in vae.parameters())
+
+
+@torch.no_grad()
+def test_psnr_is_that_of_eight_bit_pictures(vae, pictures):
+    rebuilt = vae.decode(vae.encode(pictures).mean).clamp(-1, 1)
+    error = float(((rebuilt - pictures) * 127.5).square().mean())
+    assert psnr(vae, pictures) == pytest.approx(float(10 * torch.log10(torch.tensor(255**2 / error))), abs=0.01)

@@ -1,0 +1,81 @@
+"""`python -m recipes.emoji evaluate` on a tiny model: the page, its pictures, what people wrote on it, and the card."""
+
+import pytest
+from PIL import Image
+
+from recipes.emoji import render as rendering
+from recipes.emoji.__main__ import VERBS
+from recipes.emoji.page import KEPT
+from recipes.emoji.recipe import train_emoji
+from recipes.emoji.sections import find_section, replace_section
+from recipes.emoji.sheets import SAMPLES, sheet_scenes
+from tests.recipes.emoji.tiny import TINY, DrawnGlyphs, quick_recipe
+from undertow.cli import main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("emoji") / "run"
+    with quick_recipe():
+        train_emoji(out, TINY)
+    return out
+
+
+def test_the_sheet_has_all_kinds_in_turn():
+    scenes = sheet_scenes()
+    assert len(scenes) == SAMPLES
+    assert [len(scene.names) for scene in scenes[:6]] == [1, 1, 2, 1, 1, 2]
+    assert sheet_scenes() == scenes
+
+
+def test_the_page_has_every_figure_and_keeps_what_people_wrote(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(rendering, "Glyphs", DrawnGlyphs)
+    peer = tmp_path / "peer.json"
+    peer.write_text('{"program": "diffusers 9.9", "count": 2, "right": [0.5, 0, 0], "color": [0, 0, 0]}')
+    out = tmp_path / "results"
+    command = ["evaluate", "--model", str(run / "model"), "--prompts", "2", "--steps", "1", "--out", str(out)]
+    assert main([*command, "--run", str(run), "--diffusers", str(peer), "--card", "--machine", "a laptop"], VERBS) == 0
+    assert f"written: {out / 'emoji.md'}" in capsys.readouterr().out
+
+    page = (out / "emoji.md").read_text()
+    for said in (
+        "| ≥ 90% | ",
+        "| ≥ 98% | ",
+        "| ≥ 60% | ",
+        "| ≥ 27 dB | ",
+        "diffusers 9.9",
+        "a laptop",
+        "Not met:",
+        "dpmpp_2m",
+    ):
+        assert said in page, said
+    pictures = ("emoji.png", *(f"emoji-kind-{n}.png" for n in (1, 2, 3)), "emoji-loss-autoencoder.png")
+    for name in (*pictures, "emoji-loss-text-to-image.png"):
+        assert f"({name})" in page
+        with Image.open(out / name) as picture:
+            assert picture.size[0] > 300
+    card = (run / "model" / "README.md").read_text()
+    assert "Not measured yet" not in card
+    assert "| ≥ 27 dB | " in card
+    assert "## Limits" in card
+
+    (out / "emoji.md").write_text(replace_section(page, KEPT, "We tried and learned."))
+    assert main(command, VERBS) == 0
+    again = (out / "emoji.md").read_text()
+    assert find_section(again, KEPT) == "We tried and learned."
+    assert "emoji-loss-autoencoder.png" in again, "curves that are there stay"
+    assert "diffusers' pipeline was not measured" in again
+
+
+def test_a_missing_font_is_one_sentence(run, tmp_path, capsys):
+    assert main(["evaluate", "--font", str(tmp_path / "none.ttf"), "--model", str(run / "model")], VERBS) == 2
+    assert "apt install" in capsys.readouterr().err
+
+
+def test_another_number_of_prompts_than_the_peers_is_refused_before_any_work(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(rendering, "Glyphs", DrawnGlyphs)
+    (tmp_path / "peer.json").write_text('{"program": "p", "count": 3, "right": [0, 0, 0], "color": [0, 0, 0]}')
+    command = ["evaluate", "--model", str(run / "model"), "--prompts", "2", "--out", str(tmp_path / "out")]
+    assert main([*command, "--diffusers", str(tmp_path / "peer.json")], VERBS) == 2
+    assert "--prompts is 2, expected 3" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

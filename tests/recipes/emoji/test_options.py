@@ -1,0 +1,161 @@
+"""Where the options of `python -m recipes.emoji` arrive."""
+
+import platform
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import typer
+
+from recipes.emoji.__main__ import VERBS
+from recipes.emoji.draw import DrawSettings
+from recipes.emoji.evaluate import Draw, Kind, Measured, Shares
+from recipes.emoji.recipe import EmojiRecipe, quick
+from recipes.emoji.recognize import Recognized
+from tests.cli.options.arrival import LOADED, Boundary, Case, Command, case
+from tests.cli.options.checks import cases, check_case, check_defaults, check_every_option_has_a_case, leaves
+from undertow.cli.app import Settings, _build
+
+FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+KIND = Kind(name="one kind", scenes=(), least_right=0.5, least_color=0.5)
+
+
+def evaluating(at: Boundary) -> None:
+    def write_page(evaluation: Any, out: Path, *, run: Path | None, card: Path | None) -> Path:
+        told = {name: getattr(evaluation, name) for name in ("settings", "machine", "diffusers")}
+        at.arrived |= {f"page.{name}": value for name, value in {**told, "out": out, "run": run, "card": card}.items()}
+        return out
+
+    # First, because this imports the module, which would keep a stand-in for good.
+    at.patch.setattr("recipes.emoji.page.write_page", write_page)
+
+    text = SimpleNamespace(encoders=("text",))
+    service = SimpleNamespace(model=SimpleNamespace(require_text=lambda: text), unet="unet", vae="vae")
+    at.patch.setattr("undertow.service.embedded_models", lambda: {"emoji": Path("embedded")})
+    at.stand_in("undertow.service.load", service)
+    at.stand_in("recipes.emoji.evaluate.kinds", (KIND,))
+    at.stand_in("recipes.emoji.evaluate.read_shares", peer)
+    at.patch.setattr("recipes.emoji.evaluate.measure", measuring)
+    at.patch.setattr("recipes.emoji.text_to_image.TextToImage", lambda text, unet: (text, unet))
+    at.patch.setattr("recipes.emoji.render.Glyphs", glyphs(at))
+    at.patch.setattr("recipes.emoji.sheets.sheet_scenes", lambda: ())
+    pixels = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    at.stand_in("recipes.emoji.draw.draw", pixels,
+                unnoted=("model", "vae", "captions", "seeds", "on_pictures"))  # fmt: skip
+    at.patch.setattr("recipes.emoji.autoencoder.scenes_at", lambda *_: pixels)
+    at.patch.setattr("recipes.emoji.autoencoder.psnr", lambda *_: 30.0)
+    at.patch.setattr("torch.set_num_threads", lambda count: at.arrived.update(threads=count))
+    at.patch.setattr("torch.get_num_threads", lambda: 5)
+
+
+def peer(path: Path) -> Shares:
+    return Shares(program=str(path), count=500, right=(1.0,), color=(1.0,))
+
+
+def measuring(kind: Kind, draw: Draw, glyphs: Any) -> Measured:
+    """Draws one picture, which shows what it should."""
+    pictures, seen = draw(["a caption"], [0]), torch.ones(1, dtype=torch.bool)
+    return Measured(kind=kind, pictures=pictures, recognized=Recognized(found=(("apple",),), right=seen, color=seen))
+
+
+def glyphs(at: Boundary) -> Any:
+    """Stands in for the font."""
+
+    def make(font: Path) -> Any:
+        at.arrived["font"] = font
+        return SimpleNamespace(require=lambda: None)
+
+    return make
+
+
+def drawn(**other: Any) -> dict[str, Any]:
+    """Both what is drawn with and what the page says of it."""
+    settings = DrawSettings(**{"steps": 20, "guidance": 4.0} | other)
+    return {"draw__settings": settings, "page__settings": settings}
+
+
+EVALUATE = Command(
+    verb=("evaluate",),
+    verbs=VERBS,
+    boundary=evaluating,
+    arrives={
+        **LOADED,
+        "load.source": Path("embedded"),
+        "load.dtype": torch.float32,
+        "kinds.count": 500,
+        "font": FONT,
+        "draw.settings": DrawSettings(steps=20, guidance=4.0, sampler="dpmpp_2m", schedule="karras"),
+        "draw.batch_size": 50,
+        "page.settings": DrawSettings(steps=20, guidance=4.0, sampler="dpmpp_2m", schedule="karras"),
+        "page.machine": f"{platform.machine()}, 5 threads",
+        "page.diffusers": None,
+        "page.out": Path("docs/results"),
+        "page.run": None,
+        "page.card": None,
+        "files": [],
+    },
+    cases=(
+        case("--model", "mine", load__source=Path("mine")),
+        case("--prompts", "7", kinds__count=7),
+        case("--guidance", "2.5", **drawn(guidance=2.5)),
+        case("--steps", "9", **drawn(steps=9)),
+        case("--font", "Noto.ttf", font=Path("Noto.ttf")),
+        case("--diffusers", "peer.json", read_shares__path=Path("peer.json"), page__diffusers=peer(Path("peer.json"))),
+        case("--run", "runs/mine", page__run=Path("runs/mine")),
+        case("--card", page__card=Path("embedded")),
+        case("--machine", "a laptop", page__machine="a laptop, 5 threads"),
+        case("--threads", "3", threads=3),
+        case("--out", "pages", page__out=Path("pages")),
+    ),
+)
+
+
+def training(at: Boundary) -> None:
+    at.patch.setattr("torch.set_num_threads", lambda count: at.arrived.update(threads=count))
+    at.stand_in("recipes.emoji.recipe.train_emoji", Path("model"), unnoted=("watching",))
+
+
+def with_steps(steps: int) -> EmojiRecipe:
+    recipe = EmojiRecipe()
+    return replace(recipe, text_to_image=replace(recipe.text_to_image, steps=steps))
+
+
+TRAIN = Command(
+    verb=("train",),
+    verbs=VERBS,
+    boundary=training,
+    arrives={
+        "train_emoji.out": Path("runs/emoji"),
+        "train_emoji.recipe": EmojiRecipe(),
+        "train_emoji.font": FONT,
+        "files": [],
+    },
+    cases=(
+        case("--out", "mine", train_emoji__out=Path("mine")),
+        case("--font", "Noto.ttf", train_emoji__font=Path("Noto.ttf")),
+        case("--quick", train_emoji__recipe=quick(EmojiRecipe())),
+        case("--steps", "70", train_emoji__recipe=with_steps(70)),
+        case("--threads", "1", threads=1),
+    ),
+)
+
+COMMANDS = (TRAIN, EVALUATE)
+LEAVES = dict(leaves(typer.main.get_command(_build(VERBS, Settings()))))
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.title)
+def test_defaults_arrive(command: Command, monkeypatch, tmp_path):
+    check_defaults(command, monkeypatch, tmp_path)
+
+
+@pytest.mark.parametrize(("command", "case"), cases(COMMANDS))
+def test_an_option_arrives_and_changes_nothing_else(command: Command, case: Case, monkeypatch, tmp_path, capsys):
+    check_case(command, case, monkeypatch, tmp_path, capsys)
+
+
+@pytest.mark.parametrize("verb", LEAVES, ids=" ".join)
+def test_every_option_of_every_verb_has_a_case(verb: tuple[str, ...]):
+    check_every_option_has_a_case(verb, LEAVES[verb], COMMANDS)

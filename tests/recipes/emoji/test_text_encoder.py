@@ -1,0 +1,80 @@
+"""The text encoder's own lesson: what a caption asks for, told at every end mark."""
+
+from random import Random
+
+import pytest
+import torch
+
+from recipes.emoji.names import COLORS, EMOJI
+from recipes.emoji.scenes import RELATIONS, Scene, draw_training_scene, spoken
+from recipes.emoji.text_encoder import ANSWERS, CaptionReader, answer_loss, answers, train_text_encoder
+from recipes.emoji.text_to_image import READING, new_model, token_ids
+from recipes.emoji.tokenizer import save_tokenizer
+from tests.recipes.emoji.tiny import TINY
+from undertow.encoders.tokenizer import FolderTokenizer
+from undertow.errors import CheckpointError
+from undertow.training.fit import FitSettings
+
+SETTINGS = FitSettings(steps=60, batch_size=32, learning_rate=3e-3, warmup_steps=5, ema_decay=0.8, precision="float32")
+
+
+@pytest.fixture
+def text(tmp_path):
+    save_tokenizer(tmp_path / "tokenizer")
+    model = new_model(TINY.unet(), layers=1, heads=1, tokenizer=FolderTokenizer(tmp_path / "tokenizer"), seed=0)
+    return model.text
+
+
+def test_answers_say_what_the_caption_says():
+    scene = Scene(names=("owl", "key"), color="pink", relation="above")
+    right = (EMOJI.index("owl"), EMOJI.index("key"), list(COLORS).index("pink"), RELATIONS.index("above"))
+    assert answers(scene, scene.caption) == right
+    assert answers(scene, "an owl above a key on a pink background") == right
+    assert answers(scene, "owl above key")[2] == len(COLORS)
+    alone = Scene(names=("owl",), color="pink")
+    assert answers(alone, alone.caption)[1::2] == (len(EMOJI), len(RELATIONS))
+
+
+def test_all_answers_fit_their_classes():
+    random = Random(0)
+    for _ in range(200):
+        scene = draw_training_scene(random)
+        assert all(
+            0 <= answer < count for answer, count in zip(answers(scene, spoken(scene, random)), ANSWERS, strict=True)
+        )
+
+
+def test_the_loss_counts_end_marks_only():
+    right = torch.tensor([[1, 2, 3, 4]])
+    logits = torch.zeros(1, 4, sum(ANSWERS))
+    ends = torch.tensor([[False, False, True, True]])
+    other = logits.clone()
+    other[:, :2] = 100 * torch.randn(1, 2, sum(ANSWERS), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(answer_loss(logits, right, ends), answer_loss(other, right, ends))
+
+
+def test_training_teaches_the_encoder_in_place_and_goes_on_where_it_stopped(text, tmp_path):
+    ids = torch.tensor([token_ids("owl above key on pink background", text.tokenizer)])
+    before = text(ids, READING).tokens
+    records = []
+    train_text_encoder(text, SETTINGS, tmp_path / "run", on_record=records.append)
+    after = text(ids, READING).tokens
+
+    assert records[-1].loss < 0.8 * records[0].loss
+    assert (after - before).abs().mean() > 1e-3
+    again = []
+    train_text_encoder(text, SETTINGS, tmp_path / "run", on_record=again.append)
+    assert again == []
+    assert torch.equal(text(ids, READING).tokens, after)
+
+
+def test_a_run_of_another_encoder_is_refused(text, tmp_path):
+    train_text_encoder(text, SETTINGS, tmp_path / "run")
+    other = new_model(TINY.unet(), layers=2, heads=1, tokenizer=text.tokenizer, seed=0).text
+    with pytest.raises(CheckpointError, match="layers"):
+        train_text_encoder(other, SETTINGS, tmp_path / "run")
+
+
+def test_a_reader_answers_at_every_token(text):
+    ids = torch.tensor([token_ids("owl", text.tokenizer)])
+    assert CaptionReader(text)(ids).shape == (1, ids.shape[1], sum(ANSWERS))
