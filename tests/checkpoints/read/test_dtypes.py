@@ -18,14 +18,14 @@ PARTS = ("unet", "clip_l", "openclip_g", "vae")
 SAFE, OVERFLOWS = VAEConfig.sd(), VAEConfig.sdxl()
 
 
-def held(stored: torch.dtype, config: VAEConfig = SAFE, **asked: object) -> tuple[list[torch.dtype], list[str]]:
+def computed(stored: torch.dtype, config: VAEConfig = SAFE, **asked: object) -> tuple[list[torch.dtype], list[str]]:
     """The type of the networks and of the VAE, and every note once."""
     given = {"dtype": None, "vae_dtype": None, "device": "cpu", **asked}
     found = choose_dtypes(dict.fromkeys(PARTS, stored), vae_config=config, **given)
     assert list(found) == list(PARTS)
     assert found["unet"] == found["clip_l"] == found["openclip_g"]
     notes = dict.fromkeys(part.note for part in found.values() if part.note is not None)
-    return [found["unet"].held, found["vae"].held], list(notes)
+    return [found["unet"].compute_dtype, found["vae"].compute_dtype], list(notes)
 
 
 @pytest.mark.parametrize(
@@ -46,22 +46,22 @@ def held(stored: torch.dtype, config: VAEConfig = SAFE, **asked: object) -> tupl
     ],
     ids=str,
 )
-def test_a_cpu_without_bfloat16_holds_float32_unless_float16_was_asked_for(stored, asked, expected, monkeypatch):
+def test_a_cpu_without_bfloat16_computes_in_float32_unless_float16_was_asked_for(stored, asked, expected, monkeypatch):
     monkeypatch.setattr(processor, "has_bfloat16", lambda: False)
-    assert held(stored, **asked)[0] == expected
+    assert computed(stored, **asked)[0] == expected
 
 
-def test_a_processor_with_bfloat16_holds_it(monkeypatch):
+def test_a_processor_with_bfloat16_computes_in_it(monkeypatch):
     monkeypatch.setattr(processor, "has_bfloat16", lambda: True)
     for asked in ({}, {"dtype": BF16}):
-        assert held(BF16, **asked) == ([BF16, BF16], [])
+        assert computed(BF16, **asked) == ([BF16, BF16], [])
 
 
-def test_a_vae_that_would_overflow_is_held_in_float32_beside_a_float16_unet():
-    types, notes = held(F16, OVERFLOWS, device="cuda")
+def test_a_vae_that_would_overflow_computes_in_float32_beside_a_float16_unet():
+    types, notes = computed(F16, OVERFLOWS, device="cuda")
     assert types == [F16, F32]
     assert notes == ["VAE in torch.float32: these weights' activations leave float16's range (force_upcast)"]
-    assert held(F16, OVERFLOWS, device="cuda", vae_dtype=F16) == ([F16, F16], [])
+    assert computed(F16, OVERFLOWS, device="cuda", vae_dtype=F16) == ([F16, F16], [])
 
 
 def test_the_notes_name_each_type_once_and_the_vae_last(monkeypatch):
@@ -76,12 +76,12 @@ def test_the_notes_name_each_type_once_and_the_vae_last(monkeypatch):
     ]
 
 
-def test_weights_are_rounded_to_what_was_asked_for_before_they_are_held_wider(monkeypatch):
+def test_weights_are_rounded_to_what_was_asked_for_before_they_become_float32(monkeypatch):
     """So that a model draws the same picture on every processor."""
     monkeypatch.setattr(processor, "has_bfloat16", lambda: False)
     found = choose_dtypes({"unet": F32}, dtype=BF16, vae_dtype=None, device="cpu", vae_config=None)
-    assert (found["unet"].rounded, found["unet"].held) == (BF16, F32)
-    assert PartDType(rounded=F32, held=F32).note is None
+    assert (found["unet"].dtype, found["unet"].compute_dtype) == (BF16, F32)
+    assert PartDType(dtype=F32, compute_dtype=F32).note is None
 
 
 @pytest.fixture

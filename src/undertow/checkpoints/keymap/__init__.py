@@ -5,17 +5,14 @@ so "input_blocks.1" never means "input_blocks.10". Every table is built from the
 """
 
 from undertow.checkpoints.keymap.mapping import TensorMapping
-from undertow.checkpoints.keymap.renaming import Renaming
 from undertow.checkpoints.keymap.text_names import CLIP_NAMES, openclip_from_ours, openclip_to_ours
-from undertow.checkpoints.keymap.unet_names import BlockLayout, LevelLayout, control_renaming, unet_renaming
+from undertow.checkpoints.keymap.unet_names import BlockLayout, control_renaming, unet_renaming
 from undertow.checkpoints.keymap.vae_names import OLD_ATTENTION, vae_mapping, vae_renaming
 
 __all__ = [
     "CLIP_NAMES",
     "OLD_ATTENTION",
     "BlockLayout",
-    "LevelLayout",
-    "Renaming",
     "TensorMapping",
     "control_renaming",
     "openclip_from_ours",

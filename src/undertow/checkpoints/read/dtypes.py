@@ -20,13 +20,13 @@ PLAIN_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 class PartDType:
     """The types of one part's weights.
 
-    rounded: what they are rounded to, as asked for or as stored. held: what they are then kept and computed in; it is
-    another type where the device only imitates the first one, or where the VAE would overflow in it, and `note` says
-    so.
+    dtype: the type that they are rounded to, as asked for or as stored. compute_dtype: the type that they are then kept
+    and computed in. It is another one where the device only imitates the first, or where the VAE would overflow in it;
+    `note` says so.
     """
 
-    rounded: torch.dtype
-    held: torch.dtype
+    dtype: torch.dtype
+    compute_dtype: torch.dtype
     note: str | None = None
 
 
@@ -41,8 +41,9 @@ def choose_dtypes(
     """The types of every part that will be read, in the order of `stored`.
 
     stored: the type that most of a part's values have in the file (`stored_dtype`). dtype, vae_dtype: asked for; `None`
-    keeps the stored one, for the VAE `dtype`. What was asked for is held, with two exceptions: bfloat16 where the
-    device has no instructions for it, and a VAE whose type nobody asked for (`vae.precision.choose_dtype`).
+    keeps the stored one, for the VAE `dtype`. A network computes in the type that was asked for, also in float16 on a
+    CPU, but not in bfloat16 on a device without instructions for it. For a VAE whose type was not asked for, see
+    `vae.precision.choose_dtype`.
     """
     place = "cpu" if device is None else device
     chosen: dict[Component, PartDType] = {}
@@ -51,7 +52,7 @@ def choose_dtypes(
         if component != "vae":
             chosen[component] = _network_dtype(asked, place, keep=dtype == torch.float16)
         elif vae_dtype is not None:
-            chosen[component] = PartDType(rounded=vae_dtype, held=vae_dtype)
+            chosen[component] = PartDType(dtype=vae_dtype, compute_dtype=vae_dtype)
         else:
             assert vae_config is not None
             chosen[component] = _vae_dtype(asked, place, vae_config)
@@ -60,16 +61,16 @@ def choose_dtypes(
 
 def _network_dtype(asked: torch.dtype, device: torch.device | str, *, keep: bool) -> PartDType:
     if keep or computes(asked, device):
-        return PartDType(rounded=asked, held=asked)
+        return PartDType(dtype=asked, compute_dtype=asked)
     name = str(asked).removeprefix("torch.")
     note = f"{name} weights compute in float32, which takes its memory: {IMITATED[asked]}"
-    return PartDType(rounded=asked, held=torch.float32, note=note)
+    return PartDType(dtype=asked, compute_dtype=torch.float32, note=note)
 
 
 def _vae_dtype(asked: torch.dtype, device: torch.device | str, config: VAEConfig) -> PartDType:
     choice = choose_dtype(config, asked, device)
     note = None if choice.dtype == asked else f"VAE in {choice.dtype}: {choice.reason}"
-    return PartDType(rounded=asked, held=choice.dtype, note=note)
+    return PartDType(dtype=asked, compute_dtype=choice.dtype, note=note)
 
 
 def stored_dtype(source: PartSource) -> torch.dtype:

@@ -23,15 +23,15 @@ Network = TypeVar("Network", bound=nn.Module)
 class LoadOptions:
     """How tensors become parameters.
 
-    dtype: the type that values are rounded to; `None` keeps the file's. held: the type that the parameters then have,
-    when it is another one (`dtypes.PartDType`). mmap: parameters stay views of the file's read-only mapping where type
-    and device allow, which loads at once and shares memory between processes, as long as nobody changes the file.
-    channels_last: convolutions in the memory layout that their libraries compute in. validate: check every value while
-    it is loaded. attention: the kernel of a U-Net, see `attention.choose.kernel_named`.
+    dtype: the type that values are rounded to; `None` keeps the file's. compute_dtype: the type that the parameters
+    then have, if it is another one (`dtypes.PartDType`). mmap: parameters stay views of the file's read-only mapping
+    where type and device allow, which loads at once and shares memory between processes, as long as nobody changes the
+    file. channels_last: convolutions in the memory layout that their libraries compute in. validate: check every value
+    while it is loaded. attention: the kernel of a U-Net, see `attention.choose.kernel_named`.
     """
 
     dtype: torch.dtype | None = None
-    held: torch.dtype | None = None
+    compute_dtype: torch.dtype | None = None
     device: torch.device | str | None = None
     mmap: bool = False
     channels_last: bool = False
@@ -83,14 +83,14 @@ def read_part(
     use: when a tensor of ours is used, for the report. Errors: `CorruptFile`.
     """
     mappings = source.mappings
-    rounded = stored_dtype(source) if options.dtype is None else options.dtype
+    dtype = stored_dtype(source) if options.dtype is None else options.dtype
     tensors: dict[str, AnyTensor] = {}
     for name, stored in source.weights.each(list(mappings)):
         pieces = mappings[name].split(stored)
         if options.validate:
-            health.add(f"{source.label}{name}", stored, use=use(pieces[0][0]), target=rounded)
+            health.add(f"{source.label}{name}", stored, use=use(pieces[0][0]), target=dtype)
         for ours, piece in pieces:
-            tensors[ours] = _converted(piece, rounded, options)
+            tensors[ours] = _converted(piece, dtype, options)
     return tensors
 
 
@@ -100,11 +100,11 @@ def build_on_meta(build: Callable[[], Network]) -> Network:
         return build()
 
 
-def _converted(piece: AnyTensor, rounded: torch.dtype, options: LoadOptions) -> AnyTensor:
+def _converted(piece: AnyTensor, dtype: torch.dtype, options: LoadOptions) -> AnyTensor:
     """The tensor in the chosen types, layout and device; a copy, unless it may stay a view of the file."""
     layout = torch.channels_last if options.channels_last and piece.ndim == 4 else torch.contiguous_format
     keep = options.mmap and piece.is_contiguous()
-    kind = rounded if piece.is_floating_point() else None
-    if kind is not None and options.held is not None and options.held != rounded:
-        piece, kind = piece.to(rounded), options.held
-    return piece.to(device=options.device, dtype=kind, copy=not keep, memory_format=layout)
+    target = dtype if piece.is_floating_point() else None
+    if target is not None and options.compute_dtype is not None and options.compute_dtype != dtype:
+        piece, target = piece.to(dtype), options.compute_dtype
+    return piece.to(device=options.device, dtype=target, copy=not keep, memory_format=layout)

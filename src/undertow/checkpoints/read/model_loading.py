@@ -112,7 +112,8 @@ def _read(
     main, health = sources.main, Health()
     found = main.identification
     options_of = {
-        component: replace(options, dtype=chosen.rounded, held=chosen.held) for component, chosen in dtypes.items()
+        component: replace(options, dtype=chosen.dtype, compute_dtype=chosen.compute_dtype)
+        for component, chosen in dtypes.items()
     }
     text_options: dict[TextKind, LoadOptions] = {kind: options_of[kind] for kind in sources.kinds if kind in options_of}
     unet = read_unet(main, options_of["unet"], health) if "unet" in options_of else None
@@ -153,7 +154,7 @@ def _notes(sources: ModelSources, dtypes: Mapping[Component, PartDType], asked: 
         stored = {source.weights.tensors[name].dtype for name in source.mappings}
         floats = {dtype for dtype in stored if dtype.is_floating_point}
         if asked is None and len(floats) > 1:
-            yield f"{TITLES[component]}: stored in {len(floats)} types, all became {dtypes[component].rounded}"
+            yield f"{TITLES[component]}: stored in {len(floats)} types, all became {dtypes[component].dtype}"
 
 
 def _damage(health: Health) -> Iterator[str]:
