@@ -16,7 +16,6 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from lib.timing import interleaved_medians, native_types
@@ -111,7 +110,7 @@ def runner(unet, mode: str, latents, timesteps, context) -> Callable[[], torch.T
     return lambda: forward(latents, timesteps, context, return_dict=False)[0]
 
 
-def frozen(unet) -> Callable[..., Any]:
+def frozen(unet) -> Callable[..., tuple[torch.Tensor]]:
     """diffusers' network compiled as `CompiledUNet` is with `freeze`: Dynamo must see the switch while it traces."""
     import torch._inductor.config as inductor
 

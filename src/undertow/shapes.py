@@ -1,17 +1,17 @@
-"""Names of tensor shapes, checked by the tests (jaxtyping + beartype) and free at run time.
+"""Names of tensor shapes, checked while tests run (jaxtyping + beartype) and without cost otherwise.
 
 Glossary of dimensions:
 
-    batch      rows that go through a network together (a row is request x guidance branch)
+    batch      rows that share a forward (a row is a request x guidance branch)
     channels   feature channels; 4 for Stable Diffusion latents, 3 for pixels
     height, width   in cells of the tensor at hand (latent cells, or pixels for pixel U-Nets)
     tokens     positions of a sequence: text tokens, or height x width cells of a feature map
-    queries, keys   tokens that ask, tokens that are asked
+    queries, keys   tokens that attend, and tokens that they attend to
     heads, head_dim   attention heads and the width of one head
     dim        width of an embedding
 """
 
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 Latents = Float[Tensor, "batch channels height width"]
@@ -32,8 +32,6 @@ Timesteps = Shaped[Tensor, "batch"]
 Sigmas = Float[Tensor, "batch"]
 """Noise standard deviation per row, float32 or float64."""
 
-ClassLabels = Int[Tensor, "batch"]
-
 Heads = Float[Tensor, "batch heads tokens head_dim"]
 """A sequence split into heads."""
 
@@ -43,10 +41,4 @@ Keys = Float[Tensor, "batch heads keys head_dim"]
 """Keys or values, split into heads."""
 
 AttentionMask = Bool[Tensor, "batch #heads #queries keys"]
-"""True where a query may look at a key; broadcast over heads and queries."""
-
-ContextMask = Bool[Tensor, "batch tokens"]
-"""True where a context token is real, False where it is padding."""
-
-Gains = Float[Tensor, "batch"]
-"""Strength of an adapter, one per row."""
+"""True where a query may attend to a key; broadcast over heads and queries."""

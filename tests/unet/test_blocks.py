@@ -6,7 +6,7 @@ from torch import Tensor
 
 from tests.golden.minis import M15, TIMESTEPS, conditioning_for, latents_for, pair
 from undertow.nn.attention import AttentionInputs
-from undertow.unet.blocks import StageInputs, plus
+from undertow.unet.blocks import StageInputs, with_addition
 from undertow.unet.conditioning import Conditioning
 
 TOLERANCE = 1e-5
@@ -97,7 +97,7 @@ def test_a_region_of_nothing_is_a_prompt_without_that_token():
 def test_what_is_added_at_a_place_is_added_there_and_only_if_there_is_something():
     hidden, addition = normal(1, 2, 3, 3), normal(1, 2, 3, 3, seed=1)
     places = (None, addition)
-    assert plus(hidden, places, 0) is hidden
-    assert torch.equal(plus(hidden, places, 1), hidden + addition)
-    assert plus(hidden, places, 2) is hidden
-    assert plus(hidden, (), 0) is hidden
+    assert with_addition(hidden, places, 0) is hidden
+    assert torch.equal(with_addition(hidden, places, 1), hidden + addition)
+    assert with_addition(hidden, places, 2) is hidden
+    assert with_addition(hidden, (), 0) is hidden

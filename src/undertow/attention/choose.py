@@ -1,4 +1,5 @@
-"""Which kernel for which call: a pure function of shapes, with its reason, and the kernel that applies it."""
+"""Chooses the attention kernel for each call: a pure function of shapes that returns the kernel's name and the reason,
+and kernels that apply the choice."""
 
 from typing import NamedTuple
 
@@ -27,14 +28,14 @@ twenty times as long (benchmarks/attention.py)."""
 
 
 class Choice(NamedTuple):
-    """A kernel's name and why it was chosen."""
+    """A kernel's name, and the reason for choosing it."""
 
     name: str
     reason: str
 
 
 def choose(requirements: Requirements) -> Choice:
-    """The kernel expected to be fastest for this call among those that satisfy it."""
+    """The kernel that is expected to be fastest for this call, of those that meet its requirements."""
     short = requirements.keys <= CHUNKED_KEYS
     if requirements.device == "cpu" and requirements.dtype == torch.bfloat16 and short:
         if requirements.imitated:

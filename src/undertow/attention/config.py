@@ -1,4 +1,4 @@
-"""Attention as a record of settings: the face that source document 000 asks for."""
+"""Attention settings as a record, with the interface that source document 000 asks for."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -43,7 +43,7 @@ class AttentionConfig:
 
     @property
     def kernel(self) -> AttentionKernel:
-        """The kernel that these settings name."""
+        """The kernel that these settings select."""
         if self.use_xformers:
             return xformers_attention
         return sdpa_attention if self.use_flash_attention else math_attention
@@ -55,9 +55,10 @@ class AttentionConfig:
         value: Float[Tensor, "batch keys dim"],
         mask: AttentionMask | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
-        """softmax(query keyᵀ / sqrt(head_dim)) value per head; dim is num_heads x head_dim. mask: True may be seen.
+        """softmax(query keyᵀ / sqrt(head_dim)) value for each head, where dim is num_heads x head_dim. mask: True where
+        a query may attend to a key.
 
-        Errors: `ConfigError` when dim is another.
+        Errors: `ConfigError` when the query has another width.
         """
         width = self.num_heads * self.head_dim
         if query.shape[-1] != width:

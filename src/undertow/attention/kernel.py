@@ -1,4 +1,4 @@
-"""What an attention kernel is, and how it declares what it can do."""
+"""The interface of attention kernels, and how each declares what it supports."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -12,7 +12,7 @@ from undertow.shapes import AttentionMask, Keys, Queries
 class AttentionKernel(Protocol):
     """softmax(query keyᵀ / sqrt(head_dim)) value (arXiv:1706.03762, Eq. 1).
 
-    A query whose mask admits no key gets zeros, never NaN (trap T9).
+    A query whose mask admits no key yields zeros, never NaN (trap T9).
     """
 
     def __call__(self, query: Queries, key: Keys, value: Keys, mask: AttentionMask | None = None) -> Queries: ...
@@ -20,8 +20,8 @@ class AttentionKernel(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Requirements:
-    """What one attention call needs; everything here is known from shapes before any value exists. imitated: the
-    device has no instructions for `dtype` (`undertow.processor`)."""
+    """What one attention call requires, known from shapes and types alone. float32_logits: scores must stay in float32.
+    imitated: the device has no instructions for `dtype` (`undertow.processor`)."""
 
     device: str
     dtype: torch.dtype
@@ -41,5 +41,5 @@ class KernelEntry:
 
 
 def zero_empty_rows(output: Queries, mask: AttentionMask) -> Queries:
-    """`output` with zeros for the queries that may look at no key."""
+    """`output`, with zeros for queries that may attend to no key."""
     return torch.where(mask.any(-1, keepdim=True), output, 0.0)

@@ -1,4 +1,5 @@
-"""Attention written out, with scores and softmax in float32: the reference for the others, safe in half precision."""
+"""Attention written out, with scores and softmax in float32: the reference for the other kernels, and safe in half
+precision."""
 
 import torch
 
@@ -7,8 +8,8 @@ from undertow.shapes import AttentionMask, Keys, Queries
 
 
 def math_attention(query: Queries, key: Keys, value: Keys, mask: AttentionMask | None = None) -> Queries:
-    """The whole score matrix in float32 (float64 stays). The query is scaled before the product, so that scores
-    cannot overflow on the way."""
+    """Computes the whole score matrix in float32 (float64 stays float64). The query is scaled before the product, so
+    that scores cannot overflow in between."""
     compute = torch.promote_types(query.dtype, torch.float32)
     scores = (query.to(compute) * query.shape[-1] ** -0.5) @ key.to(compute).mT
     if mask is not None:

@@ -9,9 +9,9 @@ from undertow.shapes import AttentionMask, Keys, Queries
 def sdpa_attention(query: Queries, key: Keys, value: Keys, mask: AttentionMask | None = None) -> Queries:
     """`torch.nn.functional.scaled_dot_product_attention`.
 
-    A row without any key is let look at all of them and zeroed afterwards: what it gives by itself depends on the fused
-    kernel that PyTorch picks. A finite bias in place of the mask would let masked keys return where scores exceed it,
-    which they can in float16.
+    A row that may attend to no key attends to all of them and is zeroed afterwards, because what the call returns for
+    such a row depends on the fused kernel that PyTorch picks. A finite bias in place of the boolean mask would not hide
+    masked keys whose scores exceed it, which happens in float16.
     """
     if mask is None:
         return F.scaled_dot_product_attention(query, key, value)

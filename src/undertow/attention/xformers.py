@@ -1,4 +1,4 @@
-"""xformers' memory-efficient attention, for processors that its kernels support (CUDA)."""
+"""xformers' memory-efficient attention, on devices that its kernels support (CUDA)."""
 
 from importlib import import_module
 

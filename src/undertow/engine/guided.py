@@ -31,7 +31,7 @@ from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 from undertow.unet.config import UNetConfig
 from undertow.unet.free_u import FreeU
-from undertow.unet.guided import check_guidance
+from undertow.unet.guidance_support import check_guidance
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
-"""Linear and convolution with the weight port: per row, a few low-rank updates taken from slots.
+"""Linear layers and convolutions with the weight port: per row, a few low-rank updates taken from slots.
 
-A layer's slots are two buffers, allocated once. A row names up to k slots and a gain for each; the layer then computes
-`W x + Σ gain · up (down x)` (LoRA, arXiv:2106.09685, Eq. 3, with alpha/rank folded into `up`). Filling a slot is an
-in-place copy, so that swapping adapters never recompiles.
+A layer's slots are two buffers, allocated once. Each row of a batch names up to k slots and a gain for each; the layer
+then computes `W x + Σ gain · up (down x)` (LoRA, arXiv:2106.09685, Eq. 3, with alpha/rank folded into `up`). Filling a
+slot is an in-place copy, so swapping adapters never recompiles.
 """
 
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from undertow.shapes import FeatureMap
 
 @dataclass(frozen=True, kw_only=True)
 class WeightRows:
-    """The weight port: which slots each row uses and how strongly. Gain 0 switches an entry off."""
+    """The weight port: which slots each row uses, and how strongly. A gain of 0 disables an entry."""
 
     slots: Int[Tensor, "batch per_row"]
     gains: Float[Tensor, "batch per_row"]
 
 
 class Slots(nn.Module):
-    """Room for `count` low-rank updates of one layer; slots beyond an update's rank are zero.
+    """Storage for `count` low-rank updates of one layer. Beyond an update's rank its slot is zero.
 
-    down is [count, rank, inputs], up is [count, outputs, rank]; `inputs` of a convolution counts channels times kernel
-    cells. Buffers are not part of the state dict.
+    down is [count, rank, inputs], up is [count, outputs, rank]; `inputs` of a convolution is channels times kernel
+    size. The buffers are not part of the state dict.
     """
 
     down: Float[Tensor, "slots rank inputs"]
@@ -40,7 +40,8 @@ class Slots(nn.Module):
         self.register_buffer("up", like.new_zeros(count, outputs, rank), persistent=False)
 
     def rows(self, weights: WeightRows) -> tuple[Float[Tensor, "batch k inputs"], Float[Tensor, "batch outputs k"]]:
-        """Each row's updates side by side, gains folded in: `k` is entries per row times rank."""
+        """The updates of each row, concatenated along the rank, with gains folded into `up`; `k` is entries per row
+        times rank."""
         down = self.down[weights.slots].flatten(1, 2)
         up = self.up[weights.slots] * weights.gains[:, :, None, None].to(self.up.dtype)
         return down, up.transpose(1, 2).flatten(2)
@@ -54,7 +55,7 @@ class Linear(nn.Linear):
         self.slots: Slots | None = None
 
     def allocate_slots(self, count: int, rank: int) -> None:
-        """Room for `count` updates of up to `rank`; without it the port does nothing here."""
+        """Allocates storage for `count` updates of up to `rank`; without it the layer ignores the weight port."""
         self.slots = Slots(count, rank, self.in_features, self.out_features, self.weight)
 
     def forward(self, x: Float[Tensor, "batch *tokens inputs"], weights: WeightRows | None = None) -> Tensor:
@@ -74,7 +75,7 @@ class Conv2d(nn.Conv2d):
         self.slots: Slots | None = None
 
     def allocate_slots(self, count: int, rank: int) -> None:
-        """Room for `count` updates of up to `rank`; without it the port does nothing here."""
+        """Allocates storage for `count` updates of up to `rank`; without it the layer ignores the weight port."""
         inputs = self.in_channels * self.kernel_size[0] * self.kernel_size[1]
         self.slots = Slots(count, rank, inputs, self.out_channels, self.weight)
 

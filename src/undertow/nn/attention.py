@@ -1,4 +1,4 @@
-"""Attention as the networks use it: projections around an injected kernel, with the image port."""
+"""Attention layers of the networks: projections around an injected kernel, with the ports that act in attention."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -34,11 +34,10 @@ ImagePort = Mapping[str, tuple[ImageTokens, ...]]
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionMaps:
-    """How much attention each cell receives in chosen self-attentions: the mean over heads of the sum over queries, 1
-    on average.
+    """Attention maps of selected self-attentions: how much attention each cell receives, as the mean over heads of the
+    sum over queries; 1 on average.
 
-    sites: names of the self-attentions to observe. found: maps by name; each layer adds its own as the forward passes
-    it.
+    sites: names of the self-attentions to observe. found: the maps by name, added by each layer during the forward.
     """
 
     sites: tuple[str, ...]
@@ -47,12 +46,12 @@ class AttentionMaps:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionInputs:
-    """Everything an attention layer may receive besides its tokens. A layer takes what concerns it, and passes the
-    record on whole, so that a new port is a new field and not a parameter of every layer on the way.
+    """Everything an attention layer may receive besides its tokens. Layers pass the record on whole and read what
+    concerns them, so that a new port is a new field here and not another parameter of every layer in between.
 
-    context, mask: read by cross-attention only. weights: the weight port. image: the image port. perturbed: how
-    self-attentions are perturbed, by name. maps: which self-attentions are observed. height: of the feature map whose
-    cells are the tokens; set by the layer that flattens the map.
+    context, mask: used by cross-attention only. weights: the weight port. image: the image port. perturbed:
+    perturbations of self-attentions, by name. maps: self-attentions to observe. height: of the feature map whose cells
+    are the tokens; set by the layer that flattens the map.
     """
 
     context: Float[Tensor, "batch keys context_dim"] | None = None
@@ -69,9 +68,9 @@ NO_INPUTS = AttentionInputs()
 
 
 class AttentionProjections(nn.Module):
-    """The four projections of multi-head attention and the injected kernel between them.
+    """The four projections of multi-head attention, around the injected kernel.
 
-    site: this module's name in its network, under which the image port finds it.
+    site: this module's name in its network, by which ports address it.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class AttentionProjections(nn.Module):
         self.to_out = nn.ModuleList([Linear(dim, dim)])
 
     def attend(self, x: Sequence, inputs: AttentionInputs) -> Sequence:
-        """x attends to the context, or to itself in a layer that was built without one."""
+        """Attention of x to the context, or to itself in a layer built without `context_dim`."""
         source, mask = (inputs.context, inputs.mask) if self.is_cross else (x, None)
         assert source is not None  # the context was checked with the network's inputs
         weights, image = inputs.weights, inputs.image
@@ -145,7 +144,7 @@ class SpatialSelfAttention(AttentionProjections):
 
 
 def attention_received(query: Heads, key: Heads) -> Float[Tensor, "batch tokens"]:
-    """How much attention each key gets from all queries: the mean over heads of the sum over queries, in float32.
-    Computed beside the kernel, which keeps no scores."""
+    """How much attention each key receives from all queries: the mean over heads of the sum over queries, in float32.
+    It is computed separately because kernels do not return their scores."""
     scores = (query.float() * query.shape[-1] ** -0.5) @ key.float().mT
     return scores.softmax(-1).mean(1).sum(1)

@@ -1,4 +1,4 @@
-"""Numbers to vectors: sinusoids of timesteps and sizes, and the MLP behind them."""
+"""Embeddings of numbers: sinusoids of timesteps and sizes, and the MLP that follows them."""
 
 import math
 

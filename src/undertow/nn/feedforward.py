@@ -9,9 +9,9 @@ from undertow.shapes import Sequence
 
 
 class GEGLU(nn.Module):
-    """Gated GELU (arXiv:2002.05202): half of the projection, times the exact (erf) GELU of the other half.
+    """Gated GELU (arXiv:2002.05202): one half of the projection, times the exact (erf) GELU of the other half.
 
-    Source document 000 draws "Linear, GELU"; every Stable Diffusion uses this gate instead (trap T2).
+    Source document 000 shows "Linear, GELU"; every Stable Diffusion model uses this gate instead (trap T2).
     """
 
     def __init__(self, inputs: int, outputs: int):
@@ -24,7 +24,8 @@ class GEGLU(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """GEGLU to four times the width, and back. `net` has diffusers' indices: 0 the gate, 1 dropout, 2 the way back."""
+    """GEGLU to four times the width, and a projection back. Indices of `net` are diffusers': 0 the gate, 1 dropout, 2
+    the projection back."""
 
     def __init__(self, dim: int):
         super().__init__()

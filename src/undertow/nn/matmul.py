@@ -1,11 +1,11 @@
-"""Matrix products and convolutions by the fastest exact route that PyTorch offers on this processor.
+"""Matrix products and convolutions by the fastest exact method that PyTorch offers on this processor.
 
-Without gradients, on a CPU, three facts pay (benchmarks/matmul.py measures them):
+Without gradients, on a CPU, three facts matter (measured by benchmarks/matmul.py):
 
 - MKL, which PyTorch calls for float32 products, picks its code by the processor's vendor and is less than half as fast
   as oneDNN on AMD.
 - A 1x1 convolution over channels-last memory is a matrix product without any copy.
-- oneDNN repacks a convolution's weights at every call. At 8x8 cells and below that costs more than the convolution,
+- oneDNN repacks a convolution's weights at every call. At 8x8 cells and below that takes longer than the convolution,
   while gathering the few patches (im2col) and one matrix product does not.
 
 Everywhere else these functions are `torch.nn.functional.linear` and `conv2d`.
@@ -34,7 +34,7 @@ def linear(
 
 @torch.library.custom_op("undertow::onednn_linear", mutates_args=())
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x Wᵀ + b by oneDNN. An operator of its own, because the compiler would hand PyTorch's to MKL again."""
+    """x Wᵀ + b by oneDNN. It is a custom operator because the compiler would send PyTorch's own to MKL again."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
@@ -69,7 +69,7 @@ def _inference_on_cpu(x: Tensor) -> bool:
 def _patches(
     cells: Float[Tensor, "batch height width channels"], kernel: int, stride: int, padding: int
 ) -> Float[Tensor, "batch new_height new_width patch"]:
-    """Every window of the picture as one row: kernel rows, kernel columns, channels."""
+    """Every window of the feature map as one row, ordered by kernel row, kernel column, channel."""
     padded = F.pad(cells, (0, 0, padding, padding, padding, padding))
     height, width = ((size - kernel) // stride + 1 for size in padded.shape[1:3])
     return torch.cat(

@@ -1,4 +1,4 @@
-"""Self-attention made worse for chosen rows of a batch: what perturbed-attention guidance steers away from."""
+"""Perturbed self-attention for chosen rows of a batch, for guidance away from the perturbed prediction."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ INFINITE_BLUR = 9999.0
 class PerturbedRows:
     """The perturbation of one self-attention, per row; a field that is `None` is not in the graph.
 
-    identity: True where every cell attends to itself alone. blur: standard deviation in cells of the Gaussian over
-    queries; 0 leaves them as they are, infinity (above `INFINITE_BLUR`) is their mean. Rows without either keep every
-    bit.
+    identity: True where every cell attends to itself only. blur: standard deviation, in cells, of the Gaussian applied
+    to the queries; 0 leaves them unchanged, infinity (above `INFINITE_BLUR`) replaces them by their mean. Rows with
+    neither stay bit-identical.
     """
 
     identity: Bool[Tensor, "batch"] | None = None
@@ -26,15 +26,16 @@ class PerturbedRows:
 
 
 def keep_own_values(output: Heads, value: Heads, identity: Bool[Tensor, "batch"]) -> Heads:
-    """The attention's output, or for rows with `identity` that of the identity as its map (PAG, arXiv:2403.17377)."""
+    """The attention's output, replaced by the values themselves for rows with `identity`, as if the attention map were
+    the identity (PAG, arXiv:2403.17377)."""
     return torch.where(~identity[:, None, None, None], output, value)
 
 
 def blur_queries(query: Sequence, sigma: Float[Tensor, "batch"], height: int) -> Sequence:
-    """Queries under a Gaussian over the cells of their map (SEG, arXiv:2408.00760).
+    """Queries blurred by a Gaussian over the cells of their feature map (SEG, arXiv:2408.00760).
 
-    As the authors' code: the kernel ends at 3 sigma or at the size of the map, and the map is reflected at its edges.
-    Two products with matrices, one a side, so that sigma is a value and no shape.
+    As in the authors' code, the kernel is cut off at 3 sigma or at the size of the map, and the map is reflected at its
+    edges. The blur is two matrix products, one per axis, so that sigma is a value and determines no shape.
     """
     cells = query.float().unflatten(1, (height, -1))
     down, across = (_blur_matrix(sigma.float(), size) for size in cells.shape[1:3])

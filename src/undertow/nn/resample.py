@@ -23,9 +23,9 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbor to `size`, then a 3x3 convolution.
+    """Nearest-neighbor interpolation to `size`, then a 3x3 convolution.
 
-    `size` is that of the next skip connection, so that latents of any size work: twice the input, or one less where
+    `size` is that of the next skip connection, which makes latents of any size work: twice the input, or one less where
     the encoder had rounded up.
     """
 

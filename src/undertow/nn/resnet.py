@@ -1,4 +1,4 @@
-"""The residual block that every stage is made of."""
+"""The residual block of every stage."""
 
 import torch.nn.functional as F
 from jaxtyping import Float

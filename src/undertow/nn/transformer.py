@@ -1,4 +1,4 @@
-"""The transformer of the text-conditioned stages (arXiv:2112.10752, section 3.3 and appendix E.2.1)."""
+"""Transformers of text-conditioned stages (arXiv:2112.10752, section 3.3 and appendix E.2.1)."""
 
 from dataclasses import replace
 
@@ -15,7 +15,8 @@ TRANSFORMER_NORM_EPS = 1e-6
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, cross-attention to the context, feed-forward; each behind a LayerNorm and a residual."""
+    """Self-attention, cross-attention to the context and a feed-forward layer, each with a LayerNorm before it and a
+    residual connection."""
 
     def __init__(self, dim: int, heads: int, context_dim: int, *, kernel: AttentionKernel):
         super().__init__()
@@ -33,7 +34,8 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """`depth` transformer blocks over the cells of a feature map, between two projections, with a residual around all.
+    """`depth` transformer blocks over the cells of a feature map, between two projections, with a residual connection
+    around all of it.
 
     SD1 projects by 1x1 convolutions, SD2 and SDXL by linear layers (`linear_projection`).
     """

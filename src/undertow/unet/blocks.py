@@ -28,9 +28,9 @@ AnyMap = Float[Tensor, "..."]
 
 @dataclass(frozen=True, kw_only=True)
 class StageInputs:
-    """What every stage receives besides the running activations.
+    """What every stage receives besides the hidden activations.
 
-    attention: what its attention layers receive. regions: where on the canvas each context token may be seen.
+    attention: the inputs of its attention layers. regions: where in the image each context token may be attended to.
     """
 
     embedding: Float[Tensor, "batch dim"]
@@ -41,11 +41,12 @@ class StageInputs:
 
     @property
     def weights(self) -> WeightRows | None:
-        """The weight port, which convolutions and linear layers read as well."""
+        """The weight port, which convolutions and linear layers use as well."""
         return self.attention.weights
 
     def attention_over(self, hidden: Hidden) -> AttentionInputs:
-        """What attention over the cells of `hidden` receives: its mask says which tokens each cell may look at."""
+        """The inputs of an attention layer over the cells of `hidden`, with a mask of the tokens that each cell may
+        attend to."""
         if self.regions is None:
             return self.attention
         pooled = F.adaptive_max_pool2d(self.regions.to(hidden.dtype), hidden.shape[2:])
@@ -55,7 +56,7 @@ class StageInputs:
 
 
 class Stage(nn.Module):
-    """ResBlocks, each followed by attention where the level has some."""
+    """ResBlocks, each followed by an attention layer where the level has attention."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,7 +64,7 @@ class Stage(nn.Module):
         self.attentions: nn.ModuleList | None = None
 
     def layer(self, index: int, hidden: Hidden, inputs: StageInputs) -> NewHidden:
-        """ResBlock `index` with the attention behind it, recomputed in the backward pass when checkpointing
+        """ResBlock `index` and the attention layer after it, recomputed in the backward pass when checkpointing
         (arXiv:1604.06174)."""
 
         def run(hidden: Hidden) -> NewHidden:
@@ -79,7 +80,8 @@ class Stage(nn.Module):
 
 
 class DownStage(Stage):
-    """One level of the encoder; `forward` returns the activations and the skips it stores, in order."""
+    """One level of the encoder; `forward` returns the hidden activations and the skip connections that it stores, in
+    order."""
 
     def __init__(self, config: UNetConfig, index: int, kernel: AttentionKernel):
         super().__init__()
@@ -96,13 +98,14 @@ class DownStage(Stage):
     def forward(
         self, hidden: Hidden, inputs: StageInputs, running: Sequence[AnyMap | None] = ()
     ) -> tuple[AnyMap, list[AnyMap]]:
-        """running: what is added where each of these skips is stored, or nothing."""
+        """running: what is added to the hidden activations where each of these skip connections is stored; `None` adds
+        nothing."""
         skips = []
         for index in range(len(self.resnets)):
-            hidden = plus(self.layer(index, hidden, inputs), running, index)
+            hidden = with_addition(self.layer(index, hidden, inputs), running, index)
             skips.append(hidden)
         if self.downsamplers is not None:
-            hidden = plus(self.downsamplers[0](hidden, inputs.weights), running, len(skips))
+            hidden = with_addition(self.downsamplers[0](hidden, inputs.weights), running, len(skips))
             skips.append(hidden)
         return hidden, skips
 
@@ -125,7 +128,8 @@ class MiddleStage(Stage):
 
 
 class UpStage(Stage):
-    """One level of the decoder, counted from the bottleneck; `forward` takes its skips off the end of the list."""
+    """One level of the decoder, counted from the bottleneck; `forward` pops its skip connections off the end of the
+    list."""
 
     def __init__(self, config: UNetConfig, index: int, kernel: AttentionKernel):
         super().__init__()
@@ -157,9 +161,9 @@ class UpStage(Stage):
         return hidden
 
 
-def plus(hidden: AnyMap, additions: Sequence[AnyMap | None], place: int) -> AnyMap:
-    """`hidden` and what is added at `place`, if anything."""
-    addition = additions[place] if place < len(additions) else None
+def with_addition(hidden: AnyMap, additions: Sequence[AnyMap | None], index: int) -> AnyMap:
+    """`hidden`, plus the addition at `index` if there is one."""
+    addition = additions[index] if index < len(additions) else None
     return hidden if addition is None else hidden + addition
 
 

@@ -1,4 +1,4 @@
-"""Refuses inputs that a U-Net cannot use, before any work, with value, expectation and remedy."""
+"""Checks of a U-Net's inputs, before any computation: errors say what was given, what was expected and what to do."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,7 +21,7 @@ def check_inputs(
     conditioning: Conditioning,
     ports: Ports,
 ) -> None:
-    """Ranks, channels, types and widths: what shapes tell, at no cost. Errors: `InvalidInput`."""
+    """Checks ranks, channels, types and widths, which are known without reading values. Errors: `InvalidInput`."""
     if latents.ndim != 4:
         raise InvalidInput("latents", _shape(latents), "rank 4 [batch, channels, height, width]", "add the batch axis")
     if latents.shape[1] != config.in_channels:
@@ -49,8 +49,8 @@ def check_inputs(
 def check_values(
     config: UNetConfig, latents: Tensor, timesteps: Tensor, conditioning: Conditioning, ports: Ports
 ) -> None:
-    """Finite numbers, timesteps and labels in range. Reads values, so only of tensors on the CPU: on another device
-    each check would wait for it. Errors: `InvalidInput`."""
+    """Checks that numbers are finite and that timesteps and labels are in range. Only tensors on the CPU are read: on
+    another device each check would wait for it. Errors: `InvalidInput`."""
     for name, tensor in _numbers(latents, timesteps, conditioning, ports):
         if tensor is not None and tensor.device.type == "cpu" and tensor.numel() > 0:
             low, high = tensor.detach().aminmax()
@@ -68,7 +68,7 @@ def check_values(
 
 
 def check_observed(config: UNetConfig, observed: Sequence[str]) -> None:
-    """Errors: `InvalidInput` for names of no self-attention."""
+    """Errors: `InvalidInput` for a name that is not a self-attention."""
     sites = config.self_attentions()
     for site in observed:
         if site not in sites:
@@ -212,7 +212,7 @@ def _check_residuals(config: UNetConfig, rows: int, latents: Tensor, residuals: 
 
 
 def _pictures(image: ImagePort) -> Iterator[tuple[str, ImageTokens]]:
-    """Every entry of the image port, with its name in messages."""
+    """Every entry of the image port, with its name in error messages."""
     for site, entries in image.items():
         yield from ((f"ports.image[{site!r}][{index}]", tokens) for index, tokens in enumerate(entries))
 

@@ -1,4 +1,4 @@
-"""`torch.compile` for networks: one graph, no breaks, no recompilation when values change."""
+"""`torch.compile` for networks: one graph without breaks, and no recompilation when only values change."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,12 +24,12 @@ is 8, and with `fullgraph` the ninth size would be an error."""
 
 
 class Graphs:
-    """Compiled `predict` of networks, of U-Nets and ControlNets alike.
+    """Runs the compiled `predict` of networks: U-Nets and ControlNets alike.
 
-    Every combination of tensor sizes and of present ports and conditioning has its own graph, made at its first call;
-    timesteps, embeddings, slots, gains, residuals, perturbations and factors change freely. Networks of one structure
-    share their graphs. freeze: the compiler folds and packs the weights (CPU), and each network has graphs of its own;
-    weights must not change afterwards, while slots may.
+    Every combination of tensor sizes and of present ports and conditioning has a graph of its own, compiled at its
+    first call; timesteps, embeddings, slots, gains, residuals, perturbations and factors may change freely. Networks of
+    the same structure share their graphs. freeze: let the compiler fold and pack the weights (CPU). Each network then
+    has graphs of its own, and its weights must not change afterwards, while slots may.
     """
 
     def __init__(self, *, freeze: bool = False):
@@ -37,8 +37,7 @@ class Graphs:
         self._compiled = torch.compile(_predict_frozen if freeze else _predict, fullgraph=True, dynamic=False)
 
     def predict(self, network: nn.Module, *inputs: Any) -> Any:
-        """`network.predict(*inputs)`. Errors: `InvalidInput` when freezing while gradients
-        are on."""
+        """`network.predict(*inputs)`. Errors: `InvalidInput` when freezing while gradients are enabled."""
         with torch._dynamo.config.patch(recompile_limit=GRAPHS, accumulated_recompile_limit=GRAPHS):
             if not self.freeze:
                 return self._compiled(network, *inputs)
@@ -50,7 +49,7 @@ class Graphs:
 
 
 class CompiledUNet(UNet):
-    """A U-Net that computes in compiled graphs; the checks stay outside of them."""
+    """A U-Net that computes in compiled graphs; the checks of `forward` stay outside."""
 
     def __init__(self, config: UNetConfig, attention: AttentionKernel | None = None, *, freeze: bool = False):
         super().__init__(config, attention)
@@ -80,7 +79,7 @@ class CompiledUNet(UNet):
 
 
 class _Predictor(nn.Module):
-    """A network whose `forward` is its `predict`."""
+    """A module whose `forward` is the network's `predict`, for `functional_call`."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -99,7 +98,8 @@ def _predict_frozen(predictor: nn.Module, slots: dict[str, Tensor], *inputs: Any
 
 
 def _slots(network: nn.Module) -> dict[str, Tensor]:
-    """The slots' buffers as tensors of their own: Dynamo freezes whatever it finds in a module."""
+    """The slots' buffers as separate tensors, passed as inputs: Dynamo freezes every tensor that it finds in a
+    module."""
     return {
         f"network.{name}.{buffer}": tensor.detach()
         for name, module in network.named_modules()

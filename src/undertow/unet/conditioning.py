@@ -1,6 +1,6 @@
-"""Everything one forward may receive besides latents and timesteps: `Conditioning` and the `Ports`.
+"""Everything a forward may receive besides latents and timesteps: `Conditioning` and `Ports`.
 
-Both are data. A field that is `None` is not part of the computation (nor of a compiled graph); values change freely
+Both are data. A field that is `None` is not part of the computation, nor of a compiled graph; values may change freely
 from call to call.
 """
 
@@ -43,14 +43,15 @@ class Conditioning:
     guidance: Float[Tensor, "batch"] | None = None
 
     def repeat(self, count: int) -> "Conditioning":
-        """Every row `count` times: one prompt for `count` images."""
+        """Every row `count` times, for `count` images of one prompt."""
         return replace(
             self,
             **{f.name: v.repeat_interleave(count, 0) for f in fields(self) if (v := getattr(self, f.name)) is not None},
         )
 
     def rows(self) -> "list[Conditioning]":
-        """Every row by itself. Errors: `InvalidInput` when nothing is given, and so nobody knows how many there are."""
+        """Every row as a conditioning of its own. Errors: `InvalidInput` when no field is set, because the number of
+        rows is then unknown."""
         given = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
         if not given:
             raise InvalidInput("conditioning", "nothing", "at least one field", "its rows are counted by its fields")
@@ -58,7 +59,8 @@ class Conditioning:
         return [Conditioning(**{name: value[i : i + 1] for name, value in given.items()}) for i in range(count)]
 
     def to(self, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> "Conditioning":
-        """The same on another device; `dtype` applies to embeddings, not to masks, labels, ids and guidance."""
+        """The same conditioning on another device; `dtype` applies to embeddings, not to masks, labels, ids and
+        guidance."""
         moved = {
             f.name: value.to(device=device, dtype=dtype if f.name in ("context", "pooled") else None)
             for f in fields(self)
@@ -68,10 +70,10 @@ class Conditioning:
 
 
 def concatenate(parts: Sequence[Conditioning]) -> Conditioning:
-    """One conditioning whose rows are those of `parts`, in order.
+    """One conditioning with the rows of all `parts`, in order.
 
-    Contexts of unequal token count (trap T8) are padded with zeros and masked, which equals running them apart.
-    Errors: `InvalidInput` for no parts, and when a field is set in some parts and absent in others.
+    Contexts of different token counts (trap T8) are padded with zeros and masked, which is equivalent to running them
+    separately. Errors: `InvalidInput` when there are no parts, and when a field is set in some parts only.
     """
     if not parts:
         raise InvalidInput("parts", "empty", "at least one conditioning")

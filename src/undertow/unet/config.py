@@ -256,7 +256,7 @@ class UNetConfig:
         return shapes
 
     def cross_attentions(self) -> dict[str, int]:
-        """Name and width of every cross-attention, in the order of execution: where the image port can enter."""
+        """Name and width of every cross-attention, in the order of execution: where the image port acts."""
         return {
             f"{layer}.transformer_blocks.{block}.attn2": channels
             for layer, kind, depth, channels in self._attention_layers()
@@ -265,7 +265,7 @@ class UNetConfig:
         }
 
     def attention_grids(self, height: int, width: int) -> dict[str, tuple[int, int]]:
-        """Rows and columns of the map that each cross-attention looks from, for latents of this size."""
+        """Rows and columns of the feature map over which each cross-attention attends, for latents of this size."""
         sizes = [(height, width)]
         for _ in self.levels[1:]:
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
@@ -283,7 +283,8 @@ class UNetConfig:
         return {site: size_at(site) for site in self.cross_attentions()}
 
     def self_attentions(self) -> list[str]:
-        """Name of every self-attention, in the order of execution: where guidance can perturb the network."""
+        """Names of all self-attentions, in the order of execution: where guidance can perturb or observe the
+        network."""
         return [
             name
             for layer, kind, depth, _ in self._attention_layers()

@@ -1,7 +1,7 @@
-"""The half of a U-Net that looks: embeddings, the way down and the bottleneck.
+"""The encoder half of a U-Net: embeddings, the down blocks and the middle block.
 
-A ControlNet is this half with outputs of its own (`adapters.control`), so it is written once. Parameter names are
-diffusers' (`down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight`).
+A ControlNet is this half with output layers of its own (`adapters.control`). Parameter names are diffusers'
+(`down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight`).
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from undertow.nn.adaptable import Conv2d, WeightRows
 from undertow.nn.attention import AttentionInputs, AttentionMaps, AttentionProjections
 from undertow.nn.embeddings import TimeEmbedding, guidance_sinusoid, sinusoid
 from undertow.shapes import Latents, Timesteps
-from undertow.unet.blocks import DownStage, MiddleStage, StageInputs, plus
+from undertow.unet.blocks import DownStage, MiddleStage, StageInputs, with_addition
 from undertow.unet.conditioning import Conditioning, Ports
 from undertow.unet.config import ClassLabels, TextTime, UNetConfig
 
@@ -25,10 +25,10 @@ Hidden = Float[Tensor, "..."]
 
 
 class Encoder(nn.Module):
-    """Time and added embeddings, `conv_in`, the encoder's levels and the middle, with their stages of a forward.
+    """Time and added embeddings, `conv_in`, the down blocks and the middle block, with the methods that run them.
 
-    gradient_checkpointing: recompute activations in the backward pass, for training in less memory (trap T6: it saves
-    nothing at inference). kernel: of all attentions.
+    gradient_checkpointing: recompute activations in the backward pass, to train in less memory (trap T6: it saves
+    nothing at inference). kernel: the attention kernel of all layers.
     """
 
     def __init__(self, config: UNetConfig, kernel: AttentionKernel):
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
         return self.conv_in.weight.device
 
     def name_attentions(self) -> None:
-        """Tells every attention its name, by which ports find it; called when all of them are there."""
+        """Gives every attention layer its name, by which ports address it; called when all layers exist."""
         for name, module in self.named_modules():
             if isinstance(module, AttentionProjections):
                 module.site = name
@@ -65,7 +65,7 @@ class Encoder(nn.Module):
     def stage_inputs(
         self, timesteps: Timesteps, conditioning: Conditioning, ports: Ports, maps: AttentionMaps | None = None
     ) -> StageInputs:
-        """What every stage receives: the time embedding (its SiLU applied), the text, the ports and what to observe."""
+        """The inputs of every stage: the time embedding (after its SiLU), the text, the ports, and what to observe."""
         mask = conditioning.context_mask
         return StageInputs(
             embedding=F.silu(self.embed(timesteps, conditioning, ports.weights)),
@@ -104,9 +104,9 @@ class Encoder(nn.Module):
     def encode(
         self, latents: Latents, inputs: StageInputs, running: Sequence[Hidden | None] = ()
     ) -> tuple[Hidden, list[Hidden]]:
-        """The way down: activations at the lowest resolution, and the stored skips in order. running: as `Residuals`
-        has them."""
-        hidden = plus(self.conv_in(latents, inputs.weights), running, 0)
+        """Runs the down blocks; returns the hidden activations at the lowest resolution, and the stored skip
+        connections in order. running: as in `Residuals`."""
+        hidden = with_addition(self.conv_in(latents, inputs.weights), running, 0)
         skips = [hidden]
         for block in self.down_blocks:
             hidden, stored = block(hidden, inputs, running[len(skips) :])
@@ -114,7 +114,7 @@ class Encoder(nn.Module):
         return hidden, skips
 
     def bridge(self, hidden: Hidden, inputs: StageInputs) -> Hidden:
-        """The bottleneck."""
+        """Runs the middle block."""
         return self.mid_block(hidden, inputs)
 
     def _sinusoid(self, numbers: Tensor, dim: int) -> Tensor:

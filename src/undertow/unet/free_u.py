@@ -1,4 +1,4 @@
-"""FreeU (arXiv:2309.11497): its settings in both conventions, and what each decoder layer receives for them."""
+"""FreeU (arXiv:2309.11497): its settings in both conventions, and the factors that each decoder layer receives."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,9 +45,9 @@ class FreeU:
 def free_u_factors(
     config: UNetConfig, settings: Sequence[FreeU | None], device: torch.device | str | None = None
 ) -> Mapping[str, FreeUFactors] | None:
-    """`Ports.free_u` for a batch with these settings, `None` where a row has none; `None` for no row.
+    """`Ports.free_u` for a batch with these settings (`None` for a row without one); `None` when no row has any.
 
-    Errors: `InvalidInput` when a network has no layer that the setting acts on.
+    Errors: `InvalidInput` when the network has no layer that a setting applies to.
     """
     layers: dict[str, list[tuple[float, float, bool]]] = {}
     for row, setting in enumerate(settings):
@@ -68,7 +68,7 @@ def free_u_factors(
 
 
 def check_free_u(config: UNetConfig, rows: int, free_u: Mapping[str, FreeUFactors]) -> None:
-    """Names and numbers of rows. Errors: `InvalidInput`."""
+    """Checks names and row counts. Errors: `InvalidInput`."""
     names = [name for name, _ in _decoder(config)]
     for layer, factors in free_u.items():
         if layer not in names:
@@ -80,7 +80,7 @@ def check_free_u(config: UNetConfig, rows: int, free_u: Mapping[str, FreeUFactor
 
 
 def _parts(config: UNetConfig, keyed: Keyed) -> Iterator[tuple[str, int]]:
-    """Decoder layers with a factor, and which: 0 for b1 and s1, 1 for b2 and s2."""
+    """Decoder layers that have factors, and which: 0 for b1 and s1, 1 for b2 and s2."""
     first = config.levels[0].channels
     widths = {4 * first: 0, 2 * first: 1}
     for name, width in _decoder(config):
@@ -90,7 +90,8 @@ def _parts(config: UNetConfig, keyed: Keyed) -> Iterator[tuple[str, int]]:
 
 
 def _decoder(config: UNetConfig) -> Iterator[tuple[str, int]]:
-    """Every layer of the decoder with the width of the backbone that it receives, in the order of execution."""
+    """Every layer of the decoder, with the width of the hidden activations that it receives, in the order of
+    execution."""
     width = config.levels[-1].channels
     for stage, level in enumerate(config.levels[::-1]):
         for layer in range(level.resnets + 1):

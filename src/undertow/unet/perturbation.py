@@ -1,4 +1,4 @@
-"""From the perturbations that guidance asks for, one per row, to what each self-attention receives."""
+"""Translates the perturbations that guidance asks for, one per row, into the inputs of each self-attention."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,10 +13,11 @@ from undertow.unet.config import UNetConfig
 def perturbed_rows(
     config: UNetConfig, perturbations: Sequence[Perturbation | None], device: torch.device | str | None = None
 ) -> Mapping[str, PerturbedRows] | None:
-    """`Ports.self_attention` for a batch with these perturbations, `None` where a row has none; `None` for no row.
+    """`Ports.self_attention` for a batch with these perturbations (`None` for a row without one); `None` when no row
+    has any.
 
-    Which layers are perturbed in a batch, and how, is the structure of a compiled graph: one graph for each set.
-    Errors: `InvalidInput` for a layer without self-attention.
+    The set of perturbed layers and the kinds of perturbation are the structure of a compiled graph: one graph for each
+    set. Errors: `InvalidInput` for a layer without self-attention.
     """
     kinds: dict[str, dict[str, list[float]]] = {}
     for row, perturbation in enumerate(perturbations):
@@ -37,7 +38,7 @@ def perturbed_rows(
 
 
 def self_attentions_in(config: UNetConfig, layers: Sequence[str]) -> list[str]:
-    """The self-attentions that are or lie in the named modules. Errors: `InvalidInput` for a name without any."""
+    """The named self-attentions, and those inside the named modules. Errors: `InvalidInput` for a name without any."""
     sites = config.self_attentions()
     found = []
     for layer in layers:
@@ -53,12 +54,13 @@ def self_attentions_in(config: UNetConfig, layers: Sequence[str]) -> list[str]:
 
 
 def first_self_attention(config: UNetConfig, layer: str) -> str:
-    """The first self-attention that is or lies in the named module. Errors: `InvalidInput` for a name without any."""
+    """The first self-attention in the named module, which may be that module itself. Errors: `InvalidInput` for a name
+    without any."""
     return self_attentions_in(config, (layer,))[0]
 
 
 def check_perturbed(config: UNetConfig, rows: int, perturbed: Mapping[str, PerturbedRows]) -> None:
-    """Names and numbers of rows. Errors: `InvalidInput`."""
+    """Checks names and row counts. Errors: `InvalidInput`."""
     sites = config.self_attentions()
     for site, change in perturbed.items():
         name = f"ports.self_attention[{site!r}]"

@@ -1,4 +1,4 @@
-"""How networks are evaluated, and what whoever has them evaluated must know about it."""
+"""Runners evaluate networks, and declare what their callers must take into account."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -14,11 +14,11 @@ Backend = Literal["eager", "compile"]
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """What a runner allows.
+    """What a runner supports.
 
-    observable: hooks on the layers inside a network are called. fixed_shapes: every combination of shapes
-    costs a compilation, so that unused entries are better padded than left out. slots: LoRA in slots act and can be
-    swapped. merging: weights may change between two runs.
+    observable: hooks on the layers inside a network are called. fixed_shapes: every combination of shapes costs a
+    compilation, so callers pad unused entries instead of leaving them out. slots: LoRA in slots take effect and can be
+    swapped. merging: weights may change between two runs, so LoRA can be merged into them.
     """
 
     observable: bool
@@ -29,18 +29,19 @@ class Capabilities:
 
 @runtime_checkable
 class Runner(Protocol):
-    """Runs networks, U-Nets and ControlNets alike, and changes none of them."""
+    """Runs networks, U-Nets and ControlNets alike, without changing them."""
 
     @property
     def capabilities(self) -> Capabilities: ...
 
     def run(self, network: nn.Module, *inputs: Any) -> Any:
-        """`network(*inputs)`: its checks, its hooks, and its computation in the runner's way. Errors: the network's."""
+        """`network(*inputs)` with its checks and hooks; the runner decides how `predict` is computed. Errors: those of
+        the network."""
         ...
 
 
 class EagerRunner:
-    """PyTorch as it is: every operation when its line is reached."""
+    """Runs PyTorch operations one by one."""
 
     capabilities = Capabilities(observable=True, fixed_shapes=False, slots=True, merging=True)
 
@@ -49,7 +50,7 @@ class EagerRunner:
 
 
 class CompiledRunner:
-    """`torch.compile`; see `Graphs` for what has a graph of its own, and for `freeze`."""
+    """Runs graphs made by `torch.compile`; `Graphs` says what has a graph of its own, and what `freeze` does."""
 
     def __init__(self, *, freeze: bool = False):
         self._graphs = Graphs(freeze=freeze)
@@ -63,7 +64,7 @@ EAGER = EagerRunner()
 
 
 def runner_named(backend: str) -> Runner:
-    """Errors: `InvalidInput` for a name of no runner."""
+    """The runner of a backend. Errors: `InvalidInput` for an unknown name."""
     if backend not in ("eager", "compile"):
         raise InvalidInput("backend", repr(backend), "'eager' or 'compile'")
     return CompiledRunner() if backend == "compile" else EAGER

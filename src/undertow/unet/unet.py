@@ -28,9 +28,9 @@ Hidden = Float[Tensor, "..."]
 
 @dataclass(frozen=True, kw_only=True)
 class UNetOutput:
-    """A prediction, and what was observed on the way.
+    """A prediction, and what was observed during the forward.
 
-    observations: by the name of a self-attention, how much attention each cell of its map receives, 1 on average.
+    observations: attention maps by the name of the self-attention: how much attention each cell receives, 1 on average.
     """
 
     prediction: Float[Tensor, "batch out_channels height width"]
@@ -38,9 +38,9 @@ class UNetOutput:
 
 
 class UNet(Encoder):
-    """Predicts noise, velocity or the clean picture from noisy latents, timesteps and conditioning.
+    """Predicts noise, velocity or the clean image from noisy latents, timesteps and conditioning.
 
-    The forward has three stages that can be called alone: `encode`, `bridge`, `decode`.
+    Its three stages `encode`, `bridge` and `decode` can be called separately.
     """
 
     def __init__(self, config: UNetConfig, attention: AttentionKernel | None = None):
@@ -84,7 +84,7 @@ class UNet(Encoder):
         ports: Ports,
         observed: tuple[str, ...] = (),
     ) -> UNetOutput:
-        """`forward` without checks: what gets compiled."""
+        """`forward` without checks; this is what gets compiled."""
         maps = AttentionMaps(sites=observed) if observed else None
         inputs = self.stage_inputs(timesteps, conditioning, ports, maps)
         residuals = Residuals() if ports.residuals is None else ports.residuals
@@ -96,7 +96,7 @@ class UNet(Encoder):
         return UNetOutput(prediction=prediction, observations={} if maps is None else maps.found)
 
     def decode(self, hidden: Hidden, skips: list[Hidden], inputs: StageInputs) -> Hidden:
-        """The way up, consuming the skips from the last stored to the first, and the output layers."""
+        """Runs the up blocks, which consume the skip connections from the last to the first, and the output layers."""
         skips = list(skips)
         for block in self.up_blocks:
             hidden = block(hidden, skips, inputs)

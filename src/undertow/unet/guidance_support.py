@@ -1,4 +1,4 @@
-"""Which guidance a network can be given."""
+"""Checks whether a network supports the guidance that a request asks for."""
 
 from undertow.diffusion.guidance import (
     DualGuidance,
@@ -16,7 +16,7 @@ from undertow.unet.perturbation import self_attentions_in
 
 
 def check_guidance(config: UNetConfig, guidance: Guidance) -> None:
-    """Errors: `InvalidInput` for a method that this network lacks the parts for, before anything is run."""
+    """Errors: `InvalidInput` for a method that needs parts which this network lacks, before anything runs."""
     for method in guidance.methods:
         _check_method(config, method.method if isinstance(method, During) else method)
 

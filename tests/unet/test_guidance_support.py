@@ -16,7 +16,7 @@ from undertow.diffusion.guidance import (
 )
 from undertow.errors import InvalidInput
 from undertow.unet.config import UNetConfig
-from undertow.unet.guided import check_guidance
+from undertow.unet.guidance_support import check_guidance
 
 SD15, SSD = UNetConfig.sd15(), UNetConfig.ssd_1b()
 
