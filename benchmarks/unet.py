@@ -5,7 +5,9 @@ has it, eager and compiled (inductor, with the weights of both frozen into the g
 diffusers is also timed without it in eager mode and its faster layout counts. Prints a Markdown table: medians, ratio,
 achieved GFLOP/s, largest relative difference of outputs.
 
-    python benchmarks/unet.py [--mode eager compile] [--dtype float32 bfloat16] [--repeats 9]
+    python benchmarks/unet.py [--mode eager compile] [--dtype float32 bfloat16] [--repeats 9] [--mkl]
+
+--mkl: undertow's float32 products by MKL as well, which shows what the choice of oneDNN on AMD processors contributes.
 
 Each (mode, type) runs in a process of its own, so that compilers and allocators start alike.
 """
@@ -21,6 +23,8 @@ import torch
 from lib.timing import interleaved_medians, native_types
 from torch.utils.flop_counter import FlopCounterMode
 
+from undertow.nn import matmul
+
 ROWS, CELLS, TOKENS = 2, 32, 77
 
 
@@ -29,9 +33,12 @@ def main() -> None:
     parser.add_argument("--mode", nargs="+", choices=["eager", "compile"], default=["eager", "compile"])
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=native_types())
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--mkl", action="store_true")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
+        if options.mkl:
+            matmul.onednn_is_faster = lambda: False
         print(compare(options.mode[0], getattr(torch, options.dtype[0]), options.repeats), flush=True)
         return
     print(f"{platform.machine()}, torch {torch.__version__}, 1 thread, median of {options.repeats}\n")
@@ -41,7 +48,8 @@ def main() -> None:
         for dtype in options.dtype:
             command = [sys.executable, __file__, "--one", "--mode", mode, "--dtype", dtype]
             environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-            subprocess.run([*command, "--repeats", str(options.repeats)], check=True, env=environment)
+            command += ["--repeats", str(options.repeats), *["--mkl"] * options.mkl]
+            subprocess.run(command, check=True, env=environment)
 
 
 @torch.inference_mode()
