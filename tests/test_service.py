@@ -205,6 +205,34 @@ def test_weights_that_nobody_reads_are_refused_when_asked_to_validate(tmp_path):
     assert undertow.load(pipeline_folder("sd1"), validate_weights=True, device="meta").model.unet is not None
 
 
+def test_a_compiled_service_runs_all_its_networks_compiled_and_changes_none(monkeypatch):
+    """What torch.compile makes of them is for tests/compile."""
+    computed = []
+
+    def compile_nothing(function, **_options):
+        return lambda network, *inputs: computed.append(network) or function(network, *inputs)
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    folder = pipeline_folder("sd1")
+    service, eager = undertow.load(folder, dtype=F32, backend="compile"), undertow.load(folder, dtype=F32)
+    assert type(service.unet) is undertow.UNet
+    settings = {"steps": 2, "guidance_scale": 1.0, "seed": 3}
+    latents = service.generate("red apple", **settings).latents
+    assert computed == 2 * [service.unet]
+    assert torch.equal(latents, eager.generate("red apple", **settings).latents)
+    many = service.generate_many([undertow.GenerationRequest(prompt="red apple", **settings)])
+    assert torch.equal(many[0].latents, latents)
+    context = undertow.PredictionContext(
+        latents=latents,
+        timestep=500.0,
+        text_embeddings=torch.zeros(1, 77, service.config.context_dim),
+        guidance_scale=1.0,
+    )
+    assert torch.equal(service.predict_noise(context), eager.predict_noise(context))
+    assert computed == 5 * [service.unet]
+    assert isinstance(undertow.load_unet(folder, dtype=F32, backend="compile"), undertow.UNet)
+
+
 def test_slots_are_there_before_the_first_forward_when_there_is_room_for_them():
     capacity = AdapterCapacity(slots=2, rank=4, per_row=1)
     model = undertow.load(pipeline_folder("sd1"), dtype=F32).model

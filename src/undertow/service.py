@@ -52,10 +52,10 @@ def load_unet(
     model, or a Hub id (owner/name).
 
     dtype: `None` keeps the file's, also where the processor only imitates it: see `undertow.processor.computes`.
-    backend: "eager", or "compile" for `torch.compile` (the first call of each size takes a minute or two, every other
-    is faster). attention: the kernel, a name of `attention.choose.KERNELS` ("sdpa" is PyTorch's fused one, "math"
-    writes the scores out); "auto" chooses for each call. Predictions are the same within rounding. Errors:
-    `CheckpointError` and its kinds, `ConfigError`, `InvalidInput`.
+    backend: "eager", or "compile" for a `CompiledUNet`, by `torch.compile` (the first call of each size takes a minute
+    or two, every other is faster). attention: the kernel, a name of `attention.choose.KERNELS` ("sdpa" is PyTorch's
+    fused one, "math" writes the scores out); "auto" chooses for each call. Predictions are the same within rounding.
+    Errors: `CheckpointError` and its kinds, `ConfigError`, `InvalidInput`.
 
         unet = undertow.load_unet("digits-flow", dtype=torch.float32)
     """
