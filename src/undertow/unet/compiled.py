@@ -1,11 +1,9 @@
 """`torch.compile` for networks: one graph without breaks, and no recompilation when only values change."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import torch._dynamo  # so that its config is there to be patched
-import torch._inductor.config as inductor
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -17,6 +15,10 @@ from undertow.shapes import Latents, Timesteps
 from undertow.unet.conditioning import Conditioning, Ports
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet, UNetOutput
+
+if TYPE_CHECKING:  # torch imports its compiler, which takes seconds, when it is first used
+    import torch._dynamo
+    import torch._inductor.config
 
 GRAPHS = 256
 """Graphs that may exist at once, over all networks of the process: one per size and set of ports. PyTorch's own limit
@@ -44,7 +46,7 @@ class Graphs:
             if torch.is_grad_enabled():
                 raise InvalidInput("gradients", "enabled", "none: frozen weights have no gradients", "torch.no_grad()")
             # An option of the backend would come too late: Dynamo reads the switch when it traces.
-            with inductor.patch(freezing=True):
+            with torch._inductor.config.patch(freezing=True):
                 return self._compiled(_Predictor(network), _slots(network), *inputs)
 
 
