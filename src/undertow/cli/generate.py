@@ -19,6 +19,7 @@ from undertow.errors import InvalidInput
 from undertow.records import descriptions
 
 if TYPE_CHECKING:
+    from undertow.adapters.lora.bank import AdapterCapacity
     from undertow.engine.result import GenerationResult
 
 
@@ -51,6 +52,14 @@ def generate(
     prediction: Annotated[
         str | None,
         of_model(help="What the model predicts: epsilon, v or x0.", show_default="as the checkpoint tells"),
+    ] = None,
+    adapter_slots: Annotated[
+        int | None,
+        of_model(
+            help="Slots for LoRA of rank 16 or less, in place of merging them: faster where scales change over the "
+            "steps or regions have LoRA of their own.",
+            show_default="merge",
+        ),
     ] = None,
     validate_weights: Annotated[
         bool, of_model("--validate-weights", help="Refuse weights that are not numbers, used or not.")
@@ -107,6 +116,7 @@ def generate(
             validate_weights=validate_weights,
             refiner=refiner,
             attention=_kernel(flash_attention),
+            adapter_capacity=_capacity(adapter_slots),
         )
     with watching(console, task.request.count, preview) as observe:
         result = service.run(
@@ -207,6 +217,13 @@ def _dtype(precision: Precision | None, source: str = ""):
         return torch.float32
     names = {Precision.f32: torch.float32, Precision.f16: torch.float16, Precision.bf16: torch.bfloat16}
     return None if precision is None else names[precision]
+
+
+def _capacity(slots: int | None) -> "AdapterCapacity | None":
+    """Room for as many LoRAs in one row as there are slots. Errors: `InvalidInput`."""
+    from undertow.adapters.lora.bank import AdapterCapacity
+
+    return None if slots is None else AdapterCapacity(slots=slots, per_row=slots)
 
 
 def _kernel(flash: bool | None) -> str:

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Command, case, picture
-from undertow import Adapter
+from undertow import Adapter, AdapterCapacity
 from undertow.engine.events import StepEvent
 from undertow.engine.metadata import save_png
 from undertow.engine.parts import HighResolution, Region, Views
@@ -186,6 +186,7 @@ OF_THE_MODEL = (
     case("--vae-precision", "f16", load__vae_dtype=torch.float16),
     case("--vae-precision", "bf16", load__vae_dtype=torch.bfloat16),
     case("--device", "meta", load__device="meta"),
+    case("--adapter-slots", "3", load__adapter_capacity=AdapterCapacity(slots=3, per_row=3)),
     case("--flash-attention", load__attention="sdpa"),
     case("--no-flash-attention", load__attention="math"),
     case("--prediction", "v", load__prediction="v"),
