@@ -14,6 +14,7 @@ from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
+from undertow.adapters.files.library import LoadedAdapter
 from undertow.adapters.files.opened import OpenedAdapter
 from undertow.adapters.lora.bank import AdapterCapacity
 from undertow.adapters.lora.updates import LayerUpdates
@@ -36,30 +37,18 @@ class AdaptedModel:
     folder: Path | None = None
 
 
-@runtime_checkable
-class LoadedAdapter(Protocol):
-    """A file in memory. content_hash: SHA-256 of what was read; equal hashes are equal adapters. title: what it is."""
-
-    @property
-    def content_hash(self) -> str: ...
-    @property
-    def size_bytes(self) -> int: ...
-    @property
-    def title(self) -> str: ...
-
-
 class RowInput:
-    """What one adapter does in one row of a batch: data, the same for every step and row in which it acts alike."""
+    """What one adapter contributes to one row of a batch. It holds data only."""
 
     @property
     def key(self) -> Hashable:
-        """Rows can share a forward only if the keys of their inputs are equal; `None` never keeps rows apart."""
+        """Rows share a forward only if the keys of their inputs are equal. `None` does not restrict sharing."""
         return None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowAdapters:
-    """What acts in one row of a batch."""
+    """All adapters that act in one row of a batch."""
 
     inputs: tuple[RowInput, ...] = ()
 
@@ -71,7 +60,7 @@ class RowAdapters:
 
 @runtime_checkable
 class BatchRow(Protocol):
-    """What kinds read of a row of a batch; the engine's `Row` is one."""
+    """What adapters read of a row of a batch; the engine's `Row` satisfies it."""
 
     @property
     def unet(self) -> UNet: ...
@@ -87,16 +76,18 @@ class BatchRow(Protocol):
 
 @runtime_checkable
 class TiledAdapter(Protocol):
-    """An adapter over the windows of the latents."""
+    """An adapter laid over the windows of the latents."""
 
     def rows(self, window: int, step: int, steps: int, *, conditional: bool) -> Sequence[RowInput]:
-        """As it acts in a window at a step: nothing where it does not. conditional: on that side of guidance."""
+        """Its inputs to a row of this window at a step; empty where it does not act. conditional: the side of
+        guidance."""
         ...
 
 
 @runtime_checkable
 class ResolvedAdapter(Protocol):
-    """A request's adapter, read for a model, with its pictures. note: what it is and how it acts, for the report."""
+    """An adapter of a request, read for a model, with its pictures encoded. note: what it is and how it acts, for the
+    report."""
 
     @property
     def adapter(self) -> Adapter: ...
@@ -104,7 +95,7 @@ class ResolvedAdapter(Protocol):
     def note(self) -> str: ...
 
     def tile(self, grid: LatentGrid) -> TiledAdapter:
-        """The adapter over the windows of the latents. Errors: `InvalidInput` for pictures that do not fit them."""
+        """Lays the adapter over the windows of the latents. Errors: `InvalidInput` for pictures of another shape."""
         ...
 
 
@@ -114,7 +105,7 @@ Input = TypeVar("Input", bound=RowInput)
 
 
 class AdapterKind(ABC, Generic[Loaded, Resolved, Input]):
-    """One kind of adapter for one model. loaded, resolved, inputs: the types of its records."""
+    """One kind of adapter, with its state for one model. loaded, resolved, inputs: the types of its records."""
 
     loaded: ClassVar[type]
     resolved: ClassVar[type]
@@ -126,24 +117,24 @@ class AdapterKind(ABC, Generic[Loaded, Resolved, Input]):
     @staticmethod
     @abstractmethod
     def identify(opened: OpenedAdapter) -> str | None:
-        """What a file of this kind is, with its article ("a LoRA"); `None` for other files. Errors: `UnsupportedModel`
-        for relatives that undertow does not run."""
+        """What the file is, with an article ("a LoRA"), if it is of this kind; `None` otherwise. Errors:
+        `UnsupportedModel` for related formats that undertow does not run."""
 
     @abstractmethod
     def read(self, opened: OpenedAdapter) -> Loaded:
-        """A file of this kind in memory. Errors: kinds of `CheckpointError`."""
+        """Reads a file of this kind. Errors: kinds of `CheckpointError`."""
 
     @abstractmethod
     def points(self, loaded: Loaded) -> Sequence[str]:
-        """Names of the places where it can act, which `Adapter.blocks` scales."""
+        """Names of the places where it can act, for `Adapter.blocks`."""
 
     @abstractmethod
     def resolve(
         self, adapter: Adapter, loaded: Loaded, *, hint: Hint | None = None, layers: LayerUpdates | None = None
     ) -> Resolved:
-        """A request's adapter, with its pictures. hint: a control map as a tensor, in place of its image. layers: in
-        place of its own, where a stack has decided so. Errors: `InvalidInput`, `AdapterMismatch`, `MissingComponent`.
-        """
+        """Prepares an adapter of a request, with its pictures. hint: a control map as a tensor, in place of the
+        adapter's image. layers: updates in place of the file's own, if a stack has changed them. Errors:
+        `InvalidInput`, `AdapterMismatch`, `MissingComponent`."""
 
     @abstractmethod
     def ports(
@@ -159,40 +150,40 @@ class AdapterKind(ABC, Generic[Loaded, Resolved, Input]):
         together."""
 
     def summarize(self, adapter: Adapter, loaded: Loaded) -> AdapterSummary:
-        """What a stack decides by."""
+        """The facts by which a stack decides."""
         acting = tuple(point for point in self.points(loaded) if adapter.factor(point) != 0)
         points = acting if any(adapter.scales) else ()
         return AdapterSummary(adapter=adapter, kind=loaded.title, size_bytes=loaded.size_bytes, points=points)
 
     def check(self, resolved: Sequence[Resolved]) -> None:
-        """Errors: `InvalidInput` for more adapters of this kind than can act in one row."""
+        """Checks that all of these can act in one row. Errors: `InvalidInput`."""
 
     def adapt_text(self, stack: TextStack, resolved: Sequence[Resolved], steps: int) -> TextStack:
-        """The text encoders as they read under these adapters."""
+        """The text encoders with these adapters applied."""
         return stack
 
     def fits(self, inputs: Sequence[Sequence[Input]]) -> bool:
-        """Whether rows with these inputs can share a forward."""
+        """Whether rows with these inputs and equal keys can share a forward."""
         return True
 
     def prepare(self, inputs: Sequence[Sequence[Input]]) -> None:
-        """Writes weights that these rows share, before a forward."""
+        """Writes the weights that these rows need, before a forward."""
 
     def is_prepared(self, inputs: Sequence[Input]) -> bool:
         """Whether the weights are already those that a row needs."""
         return True
 
     def unmerge(self) -> None:
-        """Puts the model's own weights back, bit for bit."""
+        """Restores the model's own weights, bit for bit."""
 
 
 def require_no(field: str, adapter: Adapter, kind: str) -> None:
-    """Errors: `InvalidInput` for a field that this kind of adapter does not have."""
+    """Rejects a field that this kind of adapter does not have. Errors: `InvalidInput`."""
     if getattr(adapter, field) is not None:
         raise InvalidInput(f"{field} of {adapter.title}", str(getattr(adapter, field)), f"nothing for a {kind}")
 
 
 def require_no_hint(adapter: Adapter, hint: Hint | None) -> None:
-    """Errors: `InvalidInput` for a control hint that is given to another kind of adapter."""
+    """Rejects a control hint, for kinds other than control networks. Errors: `InvalidInput`."""
     if hint is not None:
         raise InvalidInput(f"control hint of {adapter.title}", "given", "nothing: it is no control network")

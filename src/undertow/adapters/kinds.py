@@ -21,9 +21,9 @@ KINDS: tuple[type[AnyKind], ...] = (ControlKind, ImagePromptKind, LoraKind)
 
 
 def identify(opened: OpenedAdapter, kinds: Sequence[type[AnyKind]] = KINDS) -> tuple[type[AnyKind], str]:
-    """The kind of an opened file, and what the file is, with its article.
+    """The kind of an opened file, and what the file is, with an article ("a LoRA").
 
-    Errors: `UnsupportedModel` names a kind that undertow does not run, with the reason; `UnknownCheckpoint`.
+    Errors: `UnsupportedModel` with the reason, for formats that undertow does not run; `UnknownCheckpoint`.
     """
     refuse_quantized(opened.path, opened.names, opened.weights.metadata)
     for kind in kinds:
@@ -43,7 +43,7 @@ def adapter_title(source: str | Path) -> str:
 
 
 def _stranger(opened: OpenedAdapter) -> UnknownCheckpoint:
-    """What to say of a file that is no adapter. Errors: `UnsupportedModel` for other models that have a name."""
+    """The error for a file that is not an adapter. Errors: `UnsupportedModel` for other models that are recognized."""
     path, tensors = opened.path, opened.tensors
     remedy = "give a LoRA, a ControlNet, a T2I-Adapter or an IP-Adapter"
     refuse_other_networks(path, opened.names)

@@ -12,12 +12,11 @@ from typing import Any, TypeVar
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.files.bundled import BundledAdapters
-from undertow.adapters.files.library import LIBRARY_BYTES, Library
+from undertow.adapters.files.library import LIBRARY_BYTES, Library, LoadedAdapter
 from undertow.adapters.files.opened import open_adapter
 from undertow.adapters.kind import (
     AdaptedModel,
     BatchRow,
-    LoadedAdapter,
     ResolvedAdapter,
     RowAdapters,
     RowInput,
@@ -41,7 +40,7 @@ Kind = TypeVar("Kind", bound=AnyKind)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Resolution:
-    """A request's adapters that act, and the notes of a report on how they act together."""
+    """The adapters of a request that act, and notes for the report on how they act together."""
 
     adapters: tuple[ResolvedAdapter, ...]
     notes: tuple[str, ...]
@@ -49,16 +48,16 @@ class Resolution:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TiledAdapters:
-    """A request's adapters over the latents of one pass."""
+    """The adapters of a request, laid over the latents of one pass."""
 
     adapters: tuple[TiledAdapter, ...] = ()
 
     def with_more(self, other: "TiledAdapters") -> "TiledAdapters":
-        """These and others, over the same latents."""
+        """These adapters and others, over the same latents."""
         return TiledAdapters(adapters=self.adapters + other.adapters)
 
     def row(self, step: int, steps: int, *, window: int = 0, conditional: bool = True) -> RowAdapters:
-        """What acts in a window of the latents at a step. conditional: on that side of guidance."""
+        """What acts in a row of this window at a step. conditional: the side of guidance."""
         rows = (one.rows(window, step, steps, conditional=conditional) for one in self.adapters)
         return RowAdapters(inputs=tuple(each for row in rows for each in row))
 
@@ -90,8 +89,8 @@ class AdapterManager:
     # Files
 
     def read(self, source: str | Path) -> LoadedAdapter:
-        """An adapter's file in memory: at a path, on the Hub, or by its name among those that came with the model.
-        Errors: `CheckpointError` and its kinds."""
+        """The contents of an adapter file: at a path, on the Hub, or bundled with the model under this name. Errors:
+        kinds of `CheckpointError`."""
         return self.library.get(self.bundled.locate(source))
 
     def _open(self, source: str | Path) -> LoadedAdapter:
@@ -100,8 +99,8 @@ class AdapterManager:
             return self.kind(found).read(opened)
 
     def summarize(self, adapters: Sequence[Adapter]) -> tuple[AdapterSummary, ...]:
-        """Every adapter, also those that this model cannot use, each with the reason. Errors: of files that are missing
-        or damaged; kinds of `CheckpointError`."""
+        """A summary of every adapter; for those that this model cannot use, with the reason. Errors: kinds of
+        `CheckpointError`, for missing and damaged files."""
         found = []
         for adapter in adapters:
             try:
@@ -116,8 +115,8 @@ class AdapterManager:
     def resolve(
         self, adapters: Sequence[Adapter] | AdapterStack, *, beside: Sequence[ResolvedAdapter] = ()
     ) -> Resolution:
-        """As `resolve_each`, and notes for the report: of a stack, those that act as it decides; of others, where their
-        order counts. Errors: those of `resolve_each` for adapters that act."""
+        """Resolves the adapters of a request, as `resolve_each` does. A stack decides which of its adapters act; for
+        others the notes say where their order matters. Errors: those of `resolve_each`, for adapters that act."""
         if not isinstance(adapters, AdapterStack):
             resolved = self.resolve_each(adapters, beside=beside)
             return Resolution(adapters=resolved, notes=describe_interactions(self.summarize(adapters)))
@@ -133,11 +132,12 @@ class AdapterManager:
         hints: Mapping[str, Hint] | None = None,
         layers: Mapping[str, LayerUpdates] | None = None,
     ) -> tuple[ResolvedAdapter, ...]:
-        """The adapters of a request, each read, with its pictures, before any step. beside: others that act with them.
-        hints: control maps as tensors, by name. layers: updates in place of their own, by name.
+        """Reads all adapters of a request and encodes their pictures, before the first step. beside: further adapters
+        that act in the same rows. hints: control maps as tensors, by adapter name. layers: updates in place of a file's
+        own, by adapter name.
 
-        Errors: `CheckpointError` and its kinds for files that do not fit the model; `InvalidInput` for two of one name,
-        more in a row than there is room for, patterns that fit no layer, and pictures missing or of no use.
+        Errors: kinds of `CheckpointError` for files that do not fit the model; `InvalidInput` for duplicate names, more
+        adapters in a row than there is room for, patterns that match no layer, and missing or unusable pictures.
         """
         titles = [*(one.adapter.title for one in beside), *(adapter.title for adapter in adapters)]
         twice = sorted({title for title in titles if titles.count(title) > 1})
@@ -155,11 +155,11 @@ class AdapterManager:
         return tuple(resolved)
 
     def tile(self, resolved: Sequence[ResolvedAdapter], grid: LatentGrid) -> TiledAdapters:
-        """The adapters over the latents. Errors: `InvalidInput` for pictures that do not fit them."""
+        """Lays the adapters over the latents. Errors: `InvalidInput` for pictures of another shape."""
         return TiledAdapters(adapters=tuple(one.tile(grid) for one in resolved))
 
     def text(self, stack: TextStack, resolved: Sequence[ResolvedAdapter], steps: int) -> TextStack:
-        """The text encoders as they read under these adapters."""
+        """The text encoders with these adapters applied."""
         for kind in self.kinds:
             stack = kind.adapt_text(stack, _of(kind.resolved, resolved), steps)
         return stack
@@ -175,7 +175,7 @@ class AdapterManager:
         return all(kind.is_prepared(_of(kind.inputs, row.inputs)) for kind in self.kinds)
 
     def prepare_weights(self, rows: Sequence[RowAdapters]) -> None:
-        """Writes the weights that these rows share, which `ports` does too."""
+        """Writes the weights that these rows share; `ports` does so too."""
         for kind in self.kinds:
             kind.prepare(_inputs(kind, rows))
 
@@ -190,7 +190,7 @@ class AdapterManager:
         return ports
 
     def unmerge(self) -> None:
-        """Puts the U-Net's own weights back, bit for bit."""
+        """Restores the U-Net's own weights, bit for bit."""
         for kind in self.kinds:
             kind.unmerge()
 
@@ -203,7 +203,7 @@ def _inputs(kind: AnyKind, rows: Sequence[RowAdapters]) -> list[list[RowInput]]:
 
 
 def _of(types: type | tuple[type, ...], records: Sequence[Any]) -> list[Any]:
-    """Those of a kind."""
+    """The records of these types."""
     return [one for one in records if isinstance(one, types)]
 
 

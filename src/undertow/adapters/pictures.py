@@ -20,8 +20,8 @@ Seen = Float[Tensor, "rows channels seen_height seen_width"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LatentGrid:
-    """What adapters with pictures act on. cells: its height and width. factor: pixels to a cell. windows,
-    pixel_windows: the parts of a map of cells, or of pixels, that the network sees one at a time."""
+    """The size of the latents, and the windows in which the network sees them. cells: height and width of the latents.
+    factor: pixels per cell. windows, pixel_windows: cut a map of cells, or of pixels, into windows."""
 
     cells: tuple[int, int]
     factor: int
@@ -33,12 +33,13 @@ class LatentGrid:
         return self.cells[0] * self.factor, self.cells[1] * self.factor
 
     def hint(self, title: str, picture: Image.Image) -> Hint:
-        """A control map over the grid, RGB in [0, 1]. Errors: `InvalidInput` for one of another shape."""
+        """A control map at the size of the picture, RGB in [0, 1]. Errors: `InvalidInput` for another aspect ratio."""
         self._require_shape(f"image of {title}", picture)
         return (to_pixels(picture, self.pixels) + 1) / 2
 
     def area(self, title: str, picture: Image.Image) -> Area:
-        """A mask over the grid, 1 where it is white. Errors: `InvalidInput` for another shape, and for all black."""
+        """A mask at the size of the picture, 1 where it is white. Errors: `InvalidInput` for another aspect ratio, and
+        for a mask that is black everywhere."""
         self._require_shape(f"mask of {title}", picture)
         area = to_mask(picture, self.pixels)
         if not area.any():

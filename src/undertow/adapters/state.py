@@ -22,9 +22,10 @@ Port = Literal["weights", "residuals", "image"]
 
 @dataclass(frozen=True, kw_only=True)
 class InjectionPoint:
-    """port: which kind of adapter acts here: "weights" (LoRA) changes a layer, "residuals" (ControlNet, T2I-Adapter)
-    adds to a stored skip connection or behind the middle block, "image" (IP-Adapter) gives a cross-attention keys and
-    values. name: of the layer; `Adapter.blocks` scales it. shape: of the layer's weight, where it has one."""
+    """A place where adapters act. port: which kind of adapter acts there: "weights" (LoRA) changes a layer, "residuals"
+    (ControlNet, T2I-Adapter) adds to a stored skip connection or after the middle block, "image" (IP-Adapter) gives a
+    cross-attention keys and values. name: of the layer; `Adapter.blocks` scales it. shape: of the layer's weight, if it
+    has one."""
 
     port: Port
     name: str
@@ -32,7 +33,7 @@ class InjectionPoint:
 
 
 def injection_points(unet: UNet) -> tuple[InjectionPoint, ...]:
-    """Every one of them, port by port, in the order of the network."""
+    """All injection points, port by port, in the order of the network."""
     layers = [
         InjectionPoint(port="weights", name=name, shape=tuple(layer.weight.shape))
         for name, layer in unet.named_modules()
@@ -49,8 +50,8 @@ AnyTensor = Shaped[Tensor, "..."]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StateSnapshot:
-    """A state as it was. tensors: copies of all parameters and slots, on the host. merged, tenants: which adapters they
-    hold. pristine: the base weights under what is merged. taken_at: when."""
+    """A saved state. tensors: copies of all parameters and slots, on the host. merged, tenants: the adapters that they
+    contain. pristine: base weights of what is merged. taken_at: when it was taken."""
 
     tensors: Mapping[str, AnyTensor] = field(repr=False)
     merged: tuple[Hashable, ...]
@@ -63,10 +64,10 @@ class StateSnapshot:
 
 
 class UNetState:
-    """What a U-Net consists of at the moment, as source document 000 lists it.
+    """The current state of a U-Net, as source document 000 lists it.
 
     layer_weights: parameters by name. active_adapters: titles of what is merged or in slots. attention_masks: masks
-    that callers keep with the state, by name; the network receives its masks with each call and reads none of these.
+    that callers store with the state, by name; the network receives its masks with each call and reads none of these.
     injection_points: where adapters can act.
     """
 
@@ -82,7 +83,7 @@ class UNetState:
 
     @property
     def active_adapters(self) -> tuple[str, ...]:
-        """What is merged into the weights, and what lies ready in slots."""
+        """Titles of what is merged into the weights, and of what is in slots."""
         bank = self._lora.bank
         return (*self._lora.merged.titles, *(() if bank is None else (tenant.title for tenant in bank.tenants)))
 
@@ -93,18 +94,18 @@ class UNetState:
 
     @property
     def last_update(self) -> datetime:
-        """When weights or slots were last written: by adapters that came or went, or by `restore`."""
+        """When weights or slots were last written, by adapters or by `restore`."""
         bank = self._lora.bank
         merged = self._lora.merged.changed_at
         return merged if bank is None else max(merged, bank.changed_at)
 
     @property
     def hash(self) -> str:
-        """SHA-256 over names and bits of all weights: equal exactly when every bit is."""
+        """SHA-256 of the names and bits of all weights."""
         return weights_hash(self._unet)
 
     def snapshot(self) -> StateSnapshot:
-        """Copies of everything, as much memory as the U-Net with its slots."""
+        """Copies everything, which takes as much memory as the U-Net with its slots."""
         tensors = {name: tensor.detach().to("cpu", copy=True) for name, tensor in _tensors(self._unet).items()}
         bank = self._lora.bank
         return StateSnapshot(
@@ -120,7 +121,7 @@ class UNetState:
 
     @torch.no_grad()
     def restore(self, snapshot: StateSnapshot) -> None:
-        """Everything as it was, bit for bit, in place. Errors: `InvalidInput` for a snapshot of another network, which
+        """Restores a snapshot in place, bit for bit. Errors: `InvalidInput` for a snapshot of another network, which
         changes nothing."""
         tensors = _tensors(self._unet)
         if differing := _differing(tensors, snapshot.tensors):
@@ -147,7 +148,7 @@ def _tensors(network: nn.Module) -> dict[str, AnyTensor]:
 
 
 def _differing(ours: Mapping[str, AnyTensor], theirs: Mapping[str, AnyTensor]) -> str | None:
-    """The first tensor that only one side has, or that differs in form."""
+    """The first tensor that only one side has, or whose shape or type differs."""
     for name in sorted(ours.keys() | theirs.keys()):
         one, other = ours.get(name), theirs.get(name)
         if one is None or other is None or (one.shape, one.dtype) != (other.shape, other.dtype):

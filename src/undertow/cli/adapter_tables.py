@@ -12,7 +12,7 @@ from rich.table import Table
 from undertow.cli.inspect_file import printable, size_text
 
 if TYPE_CHECKING:
-    from undertow.adapters.kind import LoadedAdapter
+    from undertow.adapters.files.library import LoadedAdapter
     from undertow.adapters.stacking.conflicts import Conflict, SameLayer
     from undertow.adapters.stacking.decisions import Decisions
     from undertow.adapters.stacking.summary import AdapterSummary

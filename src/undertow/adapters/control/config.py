@@ -14,10 +14,11 @@ from undertow.unet.diffusers_config import CONDITIONAL, config_from_diffusers, c
 class ControlNetConfig:
     """A ControlNet's architecture (arXiv:2302.05543).
 
-    unet: of its encoder and middle; what it says of a decoder means nothing here. Its encoder may have less attention
-    than the U-Net that it controls (SDXL's mid and small ControlNets). hint_channels: widths of the hint embedder, each
-    after the first at half the resolution of the one before. hint_in: channels of the hint. global_pool: residuals
-    count by their mean over the picture (shuffle). bgr: it was trained on hints with blue first. Errors: `ConfigError`.
+    unet: the architecture of its encoder and middle block; fields about the decoder are ignored. The encoder may have
+    less attention than that of the U-Net it controls (SDXL's mid and small ControlNets). hint_channels: widths of the
+    layers that embed the hint, each after the first at half the resolution of the one before. hint_in: number of
+    channels of the hint. global_pool: residuals are averaged over the picture (shuffle). bgr: the network was trained
+    on hints in BGR order. Errors: `ConfigError`.
     """
 
     unet: UNetConfig
@@ -41,7 +42,7 @@ T2IKind = Literal["full", "light", "xl"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class T2IStage:
-    """One map of features and what makes it. down: at half the resolution of the one before."""
+    """One stage of a T2I-Adapter, which computes one feature map. down: whether it halves the resolution."""
 
     inputs: int
     outputs: int
@@ -50,10 +51,10 @@ class T2IStage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class T2IConfig:
-    """A T2I-Adapter's architecture (arXiv:2302.08453), in diffusers' words.
+    """A T2I-Adapter's architecture (arXiv:2302.08453), in diffusers' terms.
 
-    channels: widths of the stages; "light" repeats the last one. resnets: ResBlocks of a stage. hint_in: channels of
-    the hint. hint_factor: pixels to each cell of the first map, in each direction. Errors: `ConfigError`.
+    channels: widths of the stages; "light" repeats the last one. resnets: ResBlocks per stage. hint_in: channels of the
+    hint. hint_factor: pixels of the hint per cell of the first feature map, in each direction. Errors: `ConfigError`.
     """
 
     kind: T2IKind = "full"
@@ -76,7 +77,7 @@ class T2IConfig:
             raise ConfigError("channels", self.channels, "must be four in the XL form, the last two equal")
 
     def stages(self) -> tuple[T2IStage, ...]:
-        """One for each map of features, the finest first."""
+        """One record for each feature map, the finest first."""
         channels = self.channels
         if self.kind == "light":
             inputs = (self.hint_in * self.hint_factor**2, *channels)
@@ -145,9 +146,9 @@ def control_config_from_diffusers(json: Mapping[str, Any]) -> ControlNetConfig:
 
 
 def control_config_to_diffusers(config: ControlNetConfig) -> dict[str, Any]:
-    """The config as `config.json`. A width of time that is not 4 times the first level's is written under the U-Net's
-    name for it; diffusers ignores it with a warning, and cannot load such a network. Errors: `ConfigError` for networks
-    that ControlNetModel cannot express."""
+    """The config as the contents of `config.json`. A time embedding whose width is not 4 times that of the first level
+    is written under the U-Net's name for it; diffusers ignores the field with a warning and cannot load such a network.
+    Errors: `ConfigError` for networks that ControlNetModel cannot express."""
     unet = config.unet
     if unet.context_dim is None:
         raise ConfigError("unet.context_dim", None, "diffusers has ControlNets of networks with text only")

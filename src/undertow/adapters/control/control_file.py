@@ -48,8 +48,8 @@ CONTROLNET_SIGNS: Mapping[Dialect, str] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ControlFile:
-    """A control network in memory. content_hash: SHA-256 of what was read; equal files are equal adapters. title: what
-    it is, in words. size_bytes: of its weights in memory."""
+    """A control network in memory. content_hash: SHA-256 of the files it was read from; files with equal hashes are the
+    same adapter. title: what it is, for messages. size_bytes: memory of its weights."""
 
     path: Path
     content_hash: str
@@ -59,11 +59,11 @@ class ControlFile:
 
 
 def read_control(source: str | Path, base: UNet) -> ControlFile:
-    """The control network at `source` for one U-Net: `control_from` of the file, opened.
+    """Opens `source` and reads the control network in it for one U-Net; see `control_from`.
 
-    source: a model folder of diffusers', a file with its names or the authors' (lllyasviel, TencentARC; a whole
-    pipeline with a ControlNet in it too), a Control-LoRA, each as safetensors or pickle, or these on the Hub. Errors:
-    those of `open_adapter` too.
+    source: a diffusers model folder, a file with diffusers' or the authors' names (lllyasviel, TencentARC; also a whole
+    pipeline that contains a ControlNet), or a Control-LoRA, each as safetensors or pickle, or any of these on the Hub.
+    Errors: also those of `open_adapter`.
     """
     with open_adapter(source) as opened:
         return control_from(opened, base)
@@ -96,8 +96,8 @@ def control_from(opened: OpenedAdapter, base: UNet) -> ControlFile:
 
 
 def control_format(opened: OpenedAdapter) -> ControlFormat | None:
-    """Which of the formats of control networks a file has, by names alone; `None` for other files. Errors:
-    `UnsupportedModel` for relatives that undertow does not run."""
+    """The format of a control network, recognized by tensor names alone; `None` for other files. Errors:
+    `UnsupportedModel` for related networks that undertow does not run."""
     names = opened.names
     refuse_other_controls(opened.path, names, opened.config)
     if is_control_lora(names):
@@ -108,7 +108,7 @@ def control_format(opened: OpenedAdapter) -> ControlFormat | None:
 
 
 def _controlnet_place(names: Mapping[str, str]) -> tuple[str, Dialect] | None:
-    """(prefix, dialect) of a ControlNet's tensors among names in their bare form; `None` when there is none."""
+    """(prefix, dialect) of a ControlNet's tensors, given names without wrapper prefixes; `None` if there is none."""
     for dialect, sign in CONTROLNET_SIGNS.items():
         for prefix in CONTROL_PREFIXES:
             if prefix + sign in names:
@@ -155,14 +155,14 @@ def _like(base: UNet) -> LoadOptions:
 
 
 def _title(kind: str, base: UNetConfig) -> str:
-    """The kind, with the model's name if it has one."""
+    """The format, followed by the model's name if it is a published one."""
     _, variant, title, _ = describe_family(base)
     return kind if variant == "custom" else f"{kind} for {title}"
 
 
 def write_control(network: ControlNet, folder: str | Path, *, dtype: torch.dtype = torch.float16) -> Path:
-    """Writes `network` so that diffusers' `ControlNetModel.from_pretrained` and `read_control` read it; returns the
-    folder, which is made if need be. Each file is written whole or not at all.
+    """Writes `network` so that diffusers' `ControlNetModel.from_pretrained` and `read_control` can read it, and returns
+    the folder, which is created if necessary. Each file is written atomically.
 
     Errors: `ConfigError` for what ControlNetModel cannot express, `InvalidInput` for weights not finite in `dtype`.
     """

@@ -32,8 +32,8 @@ HintMap = Float[Tensor, "hints features rows columns"]
 
 
 class HintEmbedding(nn.Module):
-    """The hint as a map of the first level's width and the latents' size: 3x3 convolutions with SiLU between them,
-    every second one after the first at half the resolution."""
+    """Embeds the hint at the width of the first level and the resolution of the latents: 3x3 convolutions with SiLU
+    between them, every second one after the first with stride 2."""
 
     def __init__(self, inputs: int, widths: tuple[int, ...], outputs: int):
         super().__init__()
@@ -52,9 +52,9 @@ class HintEmbedding(nn.Module):
 
 
 class ControlNet(Encoder):
-    """Says what to add to a U-Net's skips and middle so that the picture follows a hint.
+    """Computes residuals for a U-Net's skips and middle block so that the picture follows a hint.
 
-    The hint does not change while a picture is drawn: `embed_hint` once, then `forward` at every step.
+    The hint does not change during sampling: call `embed_hint` once, and `forward` at every step.
     """
 
     def __init__(self, config: ControlNetConfig, attention: AttentionKernel | None = None):
@@ -96,7 +96,7 @@ class ControlNet(Encoder):
 
     @property
     def points(self) -> tuple[str, ...]:
-        """Names of what it adds, in the order in which `strength` counts gains."""
+        """Names of the residuals, in the order in which `residuals` counts gains."""
         return (*(f"skips.{index}" for index in range(len(self.controlnet_down_blocks))), "middle")
 
     def hint_size(self, height: int, width: int) -> tuple[int, int]:
@@ -104,10 +104,10 @@ class ControlNet(Encoder):
         return height * self.hint_factor, width * self.hint_factor
 
     def embed_hint(self, hint: Hint) -> FeatureMap:
-        """The hint, in [0, 1] with red first, as what `forward` takes; needed once for a picture.
+        """Embeds the hint, RGB in [0, 1], for `forward`; once per picture.
 
-        Errors: `InvalidInput` for another rank, number of channels or type, for sizes that are no multiple of
-        `hint_factor`, and on CPU for numbers that are not finite or not those of a hint.
+        Errors: `InvalidInput` for a wrong rank, number of channels or type, for sizes that are not multiples of
+        `hint_factor`, and on CPU for values that are not finite or far outside [0, 1].
         """
         check_hint(hint, self.config.hint_in, self.hint_factor, self.dtype)
         return self.controlnet_cond_embedding(hint.flip(1) if self.config.bgr else hint)
@@ -120,7 +120,7 @@ class ControlNet(Encoder):
         hint_embedding: HintMap,
         compute: Callable[..., Residuals] | None = None,
     ) -> Residuals:
-        """What to add for these latents, the U-Net's inputs: `skips` in the order of the U-Net's, and `middle`.
+        """The residuals for these latents, the U-Net's inputs: `skips` in the U-Net's order, and `middle`.
 
         Of `conditioning` it takes what it was built for, so the U-Net's own can be given. compute, errors: as for the
         U-Net.
@@ -152,7 +152,7 @@ class ControlNet(Encoder):
         return Residuals(skips=tuple(layer(skip) for layer, skip in outputs), middle=middle)
 
     def _relevant(self, conditioning: Conditioning) -> Conditioning:
-        """The fields that this network reads; the U-Net may take more (a guidance embedding)."""
+        """The fields that this network reads; the U-Net may read more (a guidance embedding)."""
         config = self.config.unet
         read = {
             "context": config.context_dim is not None,
@@ -173,7 +173,7 @@ a little; pixels from 0 to 255 lie outside."""
 
 
 def check_hint(hint: Tensor, channels: int, factor: int, dtype: torch.dtype) -> None:
-    """Refuses what is no hint. Reads values on the CPU only. Errors: `InvalidInput`."""
+    """Checks the shape, type and, on CPU, the values of a hint. Errors: `InvalidInput`."""
     shape = list(hint.shape)
     if hint.ndim != 4 or hint.shape[1] != channels:
         remedy = "add the batch axis, and give the picture as many channels as the network takes"

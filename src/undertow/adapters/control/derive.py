@@ -21,7 +21,7 @@ POOLED = "shuffle"
 
 
 def derive_control_config(shapes: Shapes, base: UNetConfig, path: Path) -> ControlNetConfig:
-    """The config of tensors under diffusers' names, which fit `base` (`require_fit`).
+    """The config of a ControlNet whose tensors, under diffusers' names, fit `base` (see `require_fit`).
 
     Errors: `UnknownCheckpoint` for an encoder that no config describes.
     """
@@ -100,8 +100,9 @@ _XL_POOLED = 2816
 
 
 def require_fit(path: Path, shapes: Shapes, base: UNetConfig, *, kind: str = "ControlNet") -> None:
-    """Passes tensors, under diffusers' names, whose encoder is as wide and as deep as `base`'s and reads the same text.
-    Attention may be missing. Errors: `AdapterMismatch` says for which model it was made."""
+    """Checks that an encoder, given its tensors under diffusers' names, is as wide and as deep as that of `base` and
+    reads text of the same width. Attention may be missing. Errors: `AdapterMismatch` names the model that it was made
+    for."""
     wrong = list(_differences(shapes, base))
     if wrong:
         made_for, own = made_for_model(shapes), describe_family(base)[2]
@@ -114,7 +115,7 @@ def require_fit(path: Path, shapes: Shapes, base: UNetConfig, *, kind: str = "Co
 
 
 def made_for_model(shapes: Shapes) -> str:
-    """The model that a ControlNet was made for, by the width of its text, else by its levels."""
+    """Name of the model that a ControlNet was made for, from the width of its text, else from its levels."""
     text = text_width(shapes)
     if text is None and size(shapes, "add_embedding.linear_1.weight", 1) == _XL_POOLED:
         return WIDTHS[2048]
@@ -126,7 +127,7 @@ def made_for_model(shapes: Shapes) -> str:
 
 
 def text_width(shapes: Shapes) -> int | None:
-    """Of the tokens that its cross-attentions read, if it has any."""
+    """Width of the text tokens that its cross-attentions read; `None` without cross-attention."""
     return next((size(shapes, name, 1) for name in shapes if _TEXT.fullmatch(name)), None)
 
 
@@ -139,7 +140,7 @@ def level_widths(shapes: Shapes) -> list[int]:
 
 
 def size(shapes: Shapes, name: str, axis: int) -> int:
-    """One axis of a tensor; 0 where the tensor or the axis is not there."""
+    """The size of a tensor along one axis; 0 if there is no such tensor or axis."""
     shape = shapes.get(name, ())
     return shape[axis] if axis < len(shape) else 0
 

@@ -32,8 +32,9 @@ Map = Float[Tensor, "1 channels rows columns"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ResolvedControl:
-    """hint: a control map in place of the adapter's image, as a tensor in [0, 1], at the size of the latents. Errors:
-    `InvalidInput` for an adapter without a control map, or with what no control network knows."""
+    """A control network with the control map of a request. hint: a control map as a tensor in [0, 1], at the size of
+    the picture, in place of the adapter's image. Errors: `InvalidInput` for an adapter without a control map, or with
+    fields that a control network does not have."""
 
     adapter: Adapter
     file: ControlFile
@@ -63,10 +64,12 @@ class ResolvedControl:
         alone = self.adapter.control_mode == "control" or (
             isinstance(network, ControlNet) and network.config.global_pool
         )
-        return f"{self.file.title}, {'for the wanted picture alone' if alone else 'on both sides of guidance'}"
+        return (
+            f"{self.file.title}, {'on the conditional side of guidance only' if alone else 'on both sides of guidance'}"
+        )
 
     def gains(self, step: int, steps: int, *, conditional: bool) -> tuple[float, ...]:
-        """Of the network's `points` in a step, on guidance's conditional side or the other."""
+        """Gains of the network's `points` at a step, on the conditional or the unconditional side of guidance."""
         network, adapter = self.file.network, self.adapter
         scale = adapter.gain(step, steps)
         return residual_gains(
@@ -78,7 +81,8 @@ class ResolvedControl:
         )
 
     def tile(self, grid: LatentGrid) -> "TiledControl":
-        """The control map over the latents, read once. Errors: `InvalidInput` for one of another shape."""
+        """The control map cut into the windows of the latents, each embedded once. Errors: `InvalidInput` for one of
+        another shape."""
         network, title = self.file.network, self.adapter.title
         read = network.hint_size(*grid.cells)
         if self.hint is not None and tuple(self.hint.shape[2:]) != read:
@@ -109,7 +113,7 @@ class ResolvedControl:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ControlWindow:
-    """What the network sees of a control map: embedded, or the features that were made of it."""
+    """The control map in one window: embedded (ControlNet), or the features computed from it (T2I-Adapter)."""
 
     read: Map | Residuals
     area: Area | None
@@ -123,7 +127,8 @@ class TiledControl:
     windows: tuple[ControlWindow, ...]
 
     def rows(self, window: int, step: int, steps: int, *, conditional: bool) -> tuple[ControlInput, ...]:
-        """As it acts in a window at a step; nothing where it does not. conditional: on that side of guidance."""
+        """Its input to a row of this window at a step; empty where it does not act. conditional: the side of
+        guidance."""
         gains = self.resolved.gains(step, steps, conditional=conditional)
         if not any(gains):
             return ()
@@ -135,7 +140,7 @@ class TiledControl:
 
 
 class ControlKind(AdapterKind[ControlFile, ResolvedControl, ControlInput]):
-    """Networks beside the U-Net, whose residuals are added to it."""
+    """Networks that run beside the U-Net and add residuals to it: ControlNet, Control-LoRA, T2I-Adapter."""
 
     loaded, resolved, inputs = ControlFile, ResolvedControl, (ControlRow, FeatureRow)
 

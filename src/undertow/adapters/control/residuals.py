@@ -31,7 +31,8 @@ Area = Float[Tensor, "1 1 rows columns"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ControlRow(RowInput):
-    """A ControlNet that reads the row's latents. hint: embedded. gains: of its `points`. area: everywhere if `None`."""
+    """A ControlNet that acts in a row. hint: embedded. gains: one for each of its `points`. area: where it acts,
+    everywhere if `None`."""
 
     network: ControlNet
     hint: Float[Tensor, "1 channels height width"]
@@ -41,7 +42,7 @@ class ControlRow(RowInput):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FeatureRow(RowInput):
-    """Residuals that do not depend on the latents (T2I-Adapter). gains: of `running` in its order, then of `middle`."""
+    """Residuals that do not depend on the latents (T2I-Adapter). gains: for `running` in order, then for `middle`."""
 
     features: Residuals
     gains: tuple[float, ...]
@@ -69,9 +70,9 @@ def residual_gains(
 ) -> tuple[float, ...]:
     """The gain of each residual on one side of guidance.
 
-    scale: for all, or one for each. conditional: on the side of the prompt. global_pool: of a network whose residuals
-    count by their mean, which never acts on the other side and has no weaker residuals (diffusers). Errors:
-    `InvalidInput` for another number of scales.
+    scale: one for all residuals, or one for each. conditional: whether this is the side of the prompt. global_pool: the
+    network's residuals are averaged; it then never acts on the unconditional side, and modes do not weaken it
+    (diffusers). Errors: `InvalidInput` for a wrong number of scales.
     """
     scales = (scale,) * count if isinstance(scale, int | float) else tuple(scale)
     if len(scales) != count:
@@ -83,7 +84,7 @@ def residual_gains(
 
 
 def scaled(residuals: Residuals, gains: Float[Tensor, "batch points"]) -> Residuals:
-    """Every residual times its gain, row by row. Errors: `InvalidInput` for another number of gains."""
+    """Multiplies every residual by its gain, row by row. Errors: `InvalidInput` for a wrong number of gains."""
     given = sum(one is not None for one in (*residuals.skips, *residuals.running, residuals.middle))
     if gains.shape[1] != given:
         raise InvalidInput("gains", list(gains.shape), f"[batch, {given}], one for each residual")
@@ -91,25 +92,24 @@ def scaled(residuals: Residuals, gains: Float[Tensor, "batch points"]) -> Residu
 
 
 def pooled(residuals: Residuals) -> Residuals:
-    """Every residual as its mean over the picture, in every cell (global pooling, ControlNet 1.1 shuffle)."""
+    """Replaces every residual by its mean over the picture (global pooling, ControlNet 1.1 shuffle)."""
     return _changed(residuals, lambda _, one: one.mean((2, 3), keepdim=True).expand_as(one))
 
 
 def masked(residuals: Residuals, mask: Mask) -> Residuals:
-    """Every residual where `mask`, of any resolution, lets it act."""
+    """Multiplies every residual by `mask`, resized to the residual's resolution."""
     return _changed(residuals, lambda _, one: one * resized(mask, one.shape[2], one.shape[3]).to(one.dtype))
 
 
 def resized(mask: Mask, height: int, width: int) -> Float[Tensor, "batch 1 rows columns"]:
-    """A mask at another resolution: a smaller one takes the mean over the area that each of its cells covers, a larger
-    one is bilinear."""
+    """A mask at another resolution: averaged over areas when it shrinks, bilinear when it grows."""
     shrinks = height <= mask.shape[2] and width <= mask.shape[3]
     size = (height, width)
     return F.adaptive_avg_pool2d(mask, size) if shrinks else F.interpolate(mask, size, mode="bilinear")
 
 
 def _changed(residuals: Residuals, change: Callable[[int, Residual], Residual]) -> Residuals:
-    """`change(index, residual)` of every residual that is there."""
+    """Applies `change(index, residual)` to every residual that is present."""
     index = iter(range(len(residuals.skips) + len(residuals.running) + 1))
     return Residuals(
         skips=tuple(change(next(index), one) for one in residuals.skips),
@@ -126,7 +126,7 @@ def residual_port(
     *,
     given: Residuals | None = None,
 ) -> Residuals | None:
-    """What control networks add to every row; zeros where nothing acts, `None` when nothing acts at all.
+    """The sum of what control networks add to each row: zeros for rows in which none acts, `None` if none acts at all.
 
     inputs: what acts in each row. at_once: rows of every forward of a ControlNet; `None` runs all of one's together.
     runner: of the ControlNets. given: what others add already.
@@ -153,7 +153,7 @@ def residual_port(
 
 
 class _Total:
-    """Sums by row, each place made when something is added there."""
+    """Sums residuals by row; each sum is allocated when the first residual is added to it."""
 
     def __init__(self, rows: Sequence[BatchRow]):
         self._like, self._count = rows[0].latents, len(rows)
@@ -168,7 +168,7 @@ class _Total:
                     self._add(name, place, indices, part)
 
     def residuals(self) -> Residuals:
-        """Everything that was added."""
+        """The sums."""
         count = len(self._shapes)
         running = tuple(self._sums.get(("running", place)) for place in range(count))
         return Residuals(
@@ -205,7 +205,7 @@ def _run(
 
 
 def _acting(residuals: Residuals, acting: Sequence[ControlRow | FeatureRow]) -> Residuals:
-    """What some rows' residuals add, at their gains and in their areas."""
+    """The residuals of some rows, with gains and areas applied."""
     assert residuals.middle is not None or residuals.running  # so that there is something whose device counts
     device = next(one for one in (residuals.middle, *residuals.running) if one is not None).device
     found = scaled(residuals, torch.tensor([one.gains for one in acting], device=device))

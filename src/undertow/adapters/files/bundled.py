@@ -8,22 +8,23 @@ ADAPTERS, ENDING = "adapters", ".safetensors"
 
 
 class BundledAdapters:
-    """folder: of the model; `None` has none."""
+    """The adapters in the `adapters` folder of a model. folder: the model's; `None` if it has none."""
 
     def __init__(self, folder: Path | None = None):
         self._folder = None if folder is None else folder / ADAPTERS
 
     def names(self) -> tuple[str, ...]:
-        """Folders, and files without their ending, in order."""
+        """Names of all of them, in order: folders, and files without their extension."""
         if self._folder is None or not self._folder.is_dir():
             return ()
         places = (place for place in self._folder.iterdir() if place.is_dir() or place.suffix == ENDING)
         return tuple(sorted(place.name.removesuffix(ENDING) for place in places))
 
     def locate(self, source: str | Path) -> str | Path:
-        """The place of the one of this name; what exists, and what may be on the Hub, as it is.
+        """The path of the bundled adapter called `source`; an existing path, or what may be a Hub id, is returned
+        unchanged.
 
-        Errors: `UnknownCheckpoint` names those there are, for a plain word that is none of them.
+        Errors: `UnknownCheckpoint` lists the bundled adapters, for a plain word that is none of them.
         """
         names = self.names()
         if self._folder is None or not names or Path(source).expanduser().exists():

@@ -14,21 +14,25 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 @runtime_checkable
 class LoadedAdapter(Protocol):
-    """What a file is in memory. content_hash: SHA-256 of what was read."""
+    """An adapter file in memory. content_hash: SHA-256 of the files it was read from; files with equal hashes are the
+    same adapter. title: what it is, for messages."""
 
     @property
     def content_hash(self) -> str: ...
     @property
     def size_bytes(self) -> int: ...
+    @property
+    def title(self) -> str: ...
 
 
 AnyLoaded = TypeVar("AnyLoaded", bound=LoadedAdapter)
 
 
 class Library(Generic[AnyLoaded]):
-    """read: opens a file. budget_bytes: what may stay in memory; the file that was asked for last always does.
+    """A cache of adapter files, keyed by their contents. read: opens and reads a file. budget_bytes: how much may stay
+    in memory; the file that was requested last always stays.
 
-    A file that was written anew is read anew; files with equal contents are one.
+    A file that was overwritten is read again; files with equal contents share one entry.
     """
 
     def __init__(self, read: Callable[[str | Path], AnyLoaded], budget_bytes: int = LIBRARY_BYTES):
@@ -42,11 +46,11 @@ class Library(Generic[AnyLoaded]):
 
     @property
     def size_bytes(self) -> int:
-        """Memory of the files held."""
+        """Memory of all cached files."""
         return sum(held.size_bytes for held in self._held.values())
 
     def get(self, source: str | Path) -> AnyLoaded:
-        """The file's contents. Errors: those of `read`, which change nothing here."""
+        """The contents of a file. Errors: those of `read`, which leave the cache unchanged."""
         stamp = _stamp(source)
         content = self._hashes.get(stamp) if stamp is not None else None
         held = self._held.get(content) if content is not None else None
@@ -62,7 +66,7 @@ class Library(Generic[AnyLoaded]):
 
 
 def _stamp(source: str | Path) -> Stamp | None:
-    """What changes when a file or one of a folder's files does; `None` for what lies elsewhere."""
+    """Identifies the current version of a file, or of all files in a folder; `None` for what is not on this machine."""
     path = Path(source)
     if not path.exists():
         return None

@@ -27,8 +27,9 @@ LORA_PICKLES = ("adapter_model.bin", "pytorch_lora_weights.bin")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OpenedAdapter:
-    """path: as messages name it. folder: whether a folder was given. files: everything that is read. config:
-    diffusers', empty if there is none. pickled: whether the tensors came out of a pickle."""
+    """An adapter's files while they are open. path: as messages name it. folder: whether `source` was a folder. files:
+    every file that is read. config: diffusers' config.json, empty if there is none. pickled: whether the tensors come
+    from a pickle."""
 
     path: Path
     folder: bool
@@ -39,7 +40,8 @@ class OpenedAdapter:
 
     @property
     def names(self) -> dict[str, str]:
-        """The file's names by their form without what training code puts in front ("state_dict.", "module.")."""
+        """The file's tensor names, keyed by the same names without wrapper prefixes such as "state_dict." and
+        "module."."""
         return {WRAPPERS.sub("", name, count=1) if WRAPPERS.match(name) else name: name for name in self.tensors}
 
     @property
@@ -47,7 +49,7 @@ class OpenedAdapter:
         return self.weights.tensors
 
     def content_hash(self, *more: Path) -> str:
-        """SHA-256 of everything that is read. more: files that a kind reads besides."""
+        """SHA-256 of all files that are read. more: further files that a kind of adapter reads."""
         digest = hashlib.sha256()
         for path in (*self.files, *more):
             with path.open("rb") as file:
@@ -58,10 +60,11 @@ class OpenedAdapter:
 
 @contextmanager
 def open_adapter(source: str | Path) -> Generator[OpenedAdapter]:
-    """The adapter at `source`, for the length of the block: a safetensors file, a pickle (.bin, .pth), whose tensors
-    are read in a process of its own that may create nothing else, or a model folder of diffusers'; also on the Hub.
+    """Opens the adapter at `source` for the length of the block: a safetensors file; a pickle (.bin, .pth), whose
+    tensors are read in a separate process that can create nothing else; a diffusers model folder; or any of these on
+    the Hub.
 
-    Errors: `UnknownCheckpoint`, `UnsafeFile` for a pickle of more than tensors, `CorruptFile`.
+    Errors: `UnknownCheckpoint`, `UnsafeFile` for a pickle with more than tensors, `CorruptFile`.
     """
     place = locate(source)
     path = _file_in(_model_folder(place)) if place.is_dir() else place
@@ -89,8 +92,8 @@ def _model_folder(folder: Path) -> Path:
 
 
 def _file_in(folder: Path) -> Path:
-    """The folder itself if it has weights called as diffusers calls networks', else the file that is called as a LoRA's
-    is, else its only weights file."""
+    """The folder itself if it has a weight file under diffusers' names of networks; else the file with a LoRA's usual
+    name; else its only weight file."""
     if any(path.name.startswith(STEMS) and ".safetensors" in path.name for path in folder.iterdir()):
         return folder
     called = next((folder / name for name in (*LORA_FILES, *LORA_PICKLES) if (folder / name).is_file()), None)

@@ -56,7 +56,7 @@ def load_image_encoder(
 
 
 class _Lazy(Mapping[str, Tensor]):
-    """The tensors of a file, each read when asked for."""
+    """The tensors of a file, each read on access."""
 
     def __init__(self, weights: Weights):
         self._weights = weights
@@ -106,7 +106,8 @@ FOLDER = "image_encoder"
 
 
 class Encoders:
-    """device: where they work. folder: of the model, which may hold one."""
+    """Finds image encoders for IP-Adapters, and keeps them. device: where they run. folder: the model's, which may
+    contain one."""
 
     def __init__(self, device: torch.device, folder: Path | None = None):
         self._device = device
@@ -114,9 +115,9 @@ class Encoders:
         self._read: dict[str, ImageEncoder] = {}
 
     def for_adapter(self, adapter: Adapter, prompt: ImagePrompt) -> ImageEncoder:
-        """The one that the adapter names; else in `image_encoder` beside its file or one folder up, as the authors
-        publish it; else the model's; the first that fits. Errors: `MissingComponent`; `AdapterMismatch` when none fits;
-        those of `load_image_encoder`."""
+        """The encoder that the adapter names; else the first that fits among `image_encoder` beside its file, one
+        folder up, as the authors publish it, and in the model's folder. Errors: `MissingComponent`; `AdapterMismatch`
+        when none fits; those of `load_image_encoder`."""
         if adapter.encoder is not None:
             encoder = self._at(adapter.encoder)
             prompt.require_encoder(encoder)

@@ -19,7 +19,8 @@ Mask = Float[Tensor, "height width"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImagePromptTokens:
-    """A reference picture at one cross-attention. area: weight of every cell that looks; all alike if `None`."""
+    """Keys and values of reference pictures at one cross-attention. area: a weight for every query; 1 everywhere if
+    `None`."""
 
     keys: Float[Tensor, "1 tokens dim"]
     values: Float[Tensor, "1 tokens dim"]
@@ -29,15 +30,15 @@ class ImagePromptTokens:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImagePromptRow(RowInput):
-    """A reference picture, or several that are attended to as one. sites: by cross-attention, those where it acts."""
+    """Reference pictures that share one softmax in a row. sites: the cross-attentions where they act, by name."""
 
     sites: Mapping[str, ImagePromptTokens]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:
-    """What one entry of the image port is made of: tokens that share a softmax, and where they act (everywhere when
-    `None`). Keys and values come from `ImagePrompt.keys_values`, areas from `areas`."""
+    """Tokens that share a softmax, and where they act (everywhere if `None`): one entry of the image port. Keys and
+    values come from `ImagePrompt.keys_values`, areas from `areas`."""
 
     tokens: Float[Tensor, "1 image_tokens context"]
     mask: Mask | None = None
@@ -80,8 +81,9 @@ def areas(mask: Mask, grids: Mapping[str, tuple[int, int]]) -> Mapping[str, Floa
 
 
 def image_port(config: UNetConfig, inputs: Sequence[Sequence[ImagePromptRow]], like: Tensor) -> ImagePort | None:
-    """Entry n of a cross-attention is the n-th picture that acts there in each row; rows with fewer see nothing in its
-    place. inputs: what acts in each row. like: of the type and on the device of the network."""
+    """The image port of a batch: entry n of a cross-attention holds the n-th set of reference pictures of each row;
+    rows with fewer have gain 0 there. inputs: for each row, what acts in it. like: a tensor of the network's type and
+    device."""
     if not any(inputs):
         return None
     port: dict[str, tuple[ImageTokens, ...]] = {}
@@ -95,7 +97,7 @@ def image_port(config: UNetConfig, inputs: Sequence[Sequence[ImagePromptRow]], l
 
 
 def _entry(column: Sequence[ImagePromptTokens | None], width: int, like: Tensor) -> ImageTokens:
-    """One picture a row; all tokens are of the longest picture's number, padded ones masked."""
+    """One entry for all rows; tokens are padded to the longest, and padding is masked."""
     seen = [one for one in column if one is not None]
     longest = max(one.keys.shape[1] for one in seen)
     nothing = like.new_zeros(1, longest, width)

@@ -23,10 +23,10 @@ from undertow.unet.unet import UNet
 
 
 def read_image_prompt(source: str | Path, base: UNet, *, index: int | None = None) -> ImagePrompt:
-    """The IP-Adapter at `source` for one U-Net: `image_prompt_from` of the file, opened.
+    """Opens `source` and reads the IP-Adapter in it for one U-Net; see `image_prompt_from`.
 
     source: a safetensors file, a pickle of the authors' (.bin), a folder with one of them, a U-Net's folder that
-    diffusers saved with adapters, or a file on the Hub. Errors: those of `open_adapter` too.
+    diffusers saved with adapters, or a file on the Hub. Errors: also those of `open_adapter`.
     """
     with open_adapter(_place(source)) as opened:
         return image_prompt_from(opened, base, index=index)
@@ -55,7 +55,7 @@ def image_prompt_from(opened: OpenedAdapter, base: UNet, *, index: int | None = 
 
 
 def _read(path: Path, weights: Weights, names: Names, base: UNet) -> dict[str, Tensor]:
-    """Every tensor by our name, looked at, converted and copied one after the other."""
+    """Every tensor under our name; each is checked, converted and copied before the next is read."""
     numbers: dict[int | str, int] = {site: number for number, site in site_numbers(base.config).items()}
     sources = {f"image_proj.{name}": pieces for name, pieces in names.projection.items()}
     for (layer, leaf), name in names.pairs.items():

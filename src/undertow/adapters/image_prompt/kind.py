@@ -30,8 +30,8 @@ Areas = Mapping[str, Float[Tensor, "1 queries"]]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ResolvedImagePrompt:
-    """conditional, unconditional: keys and values by cross-attention, of each picture that is attended to by itself,
-    and of no picture in its place."""
+    """An IP-Adapter with the reference pictures of a request. conditional, unconditional: keys and values by
+    cross-attention, for each set of pictures that shares a softmax, and for no picture in its place."""
 
     adapter: Adapter
     prompt: ImagePrompt
@@ -68,13 +68,13 @@ class ResolvedImagePrompt:
 
     @property
     def note(self) -> str:
-        """What it is, and what of pictures it reads."""
+        """What it is, and how many pictures it reads."""
         count = len(several(self.adapter.image))
         how = "each looked at by itself" if len(self.conditional) > 1 else "looked at together"
         return f"{self.prompt.title}, {'one picture' if count == 1 else f'{count} pictures, {how}'}"
 
     def tile(self, grid: LatentGrid) -> "TiledImagePrompt":
-        """The pictures' areas over the latents. Errors: `InvalidInput` for masks of another shape."""
+        """The masks cut into the windows of the latents. Errors: `InvalidInput` for masks of another shape."""
         masks = [grid.area(self.adapter.title, mask) for mask in self.adapter.masks()]
         windows = [grid.pixel_windows(mask) for mask in masks]
         count = len(windows[0]) if windows else 0
@@ -91,13 +91,15 @@ class ResolvedImagePrompt:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TiledImagePrompt:
-    """Reference pictures over the latents. windows: for each window the areas of each picture; none without masks."""
+    """Reference pictures laid over the latents. windows: for each window, the area of each picture; empty without
+    masks."""
 
     resolved: ResolvedImagePrompt
     windows: tuple[tuple[Areas, ...], ...]
 
     def rows(self, window: int, step: int, steps: int, *, conditional: bool) -> Sequence[ImagePromptRow]:
-        """As they act in a window at a step: nothing where they do not."""
+        """Its inputs to a row of this window at a step; empty where it does not act. conditional: the side of
+        guidance."""
         resolved = self.resolved
         scale = resolved.adapter.gain(step, steps)
         gains = {
@@ -124,7 +126,7 @@ class TiledImagePrompt:
 
 
 class ImagePromptKind(AdapterKind[ImagePrompt, ResolvedImagePrompt, ImagePromptRow]):
-    """encoders: image encoders that are found for adapters."""
+    """IP-Adapters, whose reference pictures are attended to beside the text. encoders: the image encoders in use."""
 
     loaded, resolved, inputs = ImagePrompt, ResolvedImagePrompt, (ImagePromptRow,)
 

@@ -22,8 +22,8 @@ Choice = frozenset[str]
 
 @dataclass(frozen=True, kw_only=True)
 class Algorithm:
-    """title: for messages. needs: leaves without which it is nothing; each may be met by any of several sets of leaves.
-    may: leaves that it can have besides."""
+    """title: for messages. needs: leaves that must be present; each entry can be satisfied by any one of several sets
+    of leaves. may: leaves that are allowed besides."""
 
     title: str
     needs: tuple[tuple[Choice, ...], ...]
@@ -31,11 +31,11 @@ class Algorithm:
 
     @property
     def own(self) -> frozenset[str]:
-        """Every leaf that tells this algorithm."""
+        """Every leaf that identifies this algorithm."""
         return frozenset().union(*(choice for need in self.needs for choice in need))
 
     def missing(self, leaves: frozenset[str]) -> frozenset[str]:
-        """Leaves that are wanting; of several sets that would do, the one that is nearest to whole."""
+        """Required leaves that are not there; where one of several sets suffices, those of the most complete set."""
         wanting: set[str] = set()
         for need in self.needs:
             nearest = min(need, key=lambda choice: (len(choice - leaves), -len(choice & leaves)))
@@ -79,7 +79,7 @@ ALGORITHMS: Mapping[Name, Algorithm] = {
 
 
 class UnreadableLayer(Exception):
-    """What is wrong with the tensors of one layer, in words; caught by the reader of the file."""
+    """The tensors of one layer do not make an update. The message completes "the layer NAME ..."."""
 
 
 def recognize(leaves: frozenset[str]) -> Name:
@@ -117,7 +117,8 @@ Scale = Callable[[int | None], float]
 
 
 def build_update(leaves: Leaves, alpha: float | None, scale: Scale) -> Update:
-    """What one layer's tensors, all but alpha, say. alpha: the layer's own. Errors: `UnreadableLayer`."""
+    """The update that the tensors of one layer describe. alpha: the layer's own, which is not among the leaves. Errors:
+    `UnreadableLayer`."""
     present = frozenset(leaves) if alpha is None else frozenset({*leaves, "alpha"})
     match recognize(present):
         case "lora":

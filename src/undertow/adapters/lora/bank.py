@@ -20,11 +20,11 @@ from undertow.nn.adaptable import Conv2d, Linear, Slots, WeightRows
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterCapacity:
-    """What is reserved for banked adapters, once, when a model is loaded.
+    """Room for adapters in slots, reserved once when a model is loaded.
 
-    slots: adapters that are ready at a time; more take turns. rank: the largest. per_row: how many a row may use, at
-    most. sites: patterns of the layers that have slots. Padding is computed with: an adapter of rank 4 costs as much
-    time as one of `rank`. Errors: `InvalidInput`.
+    slots: how many adapters are held at a time; more take turns. rank: the largest that fits. per_row: how many
+    adapters one row can use. sites: patterns of the layers that get slots. Padding is computed too: an adapter of rank
+    4 takes as long as one of `rank`. Errors: `InvalidInput`.
     """
 
     slots: int = 8
@@ -42,7 +42,7 @@ class AdapterCapacity:
 
 @dataclass(frozen=True, kw_only=True)
 class Tenant:
-    """Who lies in a slot."""
+    """The adapter that occupies a slot."""
 
     key: Hashable
     title: str
@@ -72,16 +72,16 @@ class Bank:
 
     @property
     def tenants(self) -> tuple["Tenant", ...]:
-        """What lies in slots, least recently used first."""
+        """The adapters in slots, least recently used first."""
         return tuple(self._tenants.values())
 
     def adopt(self, tenants: Sequence["Tenant"]) -> None:
-        """Told that all slots were put back to a moment when these lay in them."""
+        """Records which adapters occupy the slots, after the slots themselves were restored from a snapshot."""
         self._tenants = OrderedDict((tenant.key, tenant) for tenant in tenants)
         self.changed_at = datetime.now(UTC)
 
     def objection(self, updates: Mapping[str, Update]) -> str | None:
-        """Why these changes cannot be banked; `None` if they can."""
+        """Why these updates cannot go into slots; `None` if they can."""
         for layer, update in updates.items():
             rank = update.factored_rank
             if rank is None:
@@ -93,7 +93,7 @@ class Bank:
         return None
 
     def fits(self, rows: Sequence[Sequence[ScaledUpdates]]) -> bool:
-        """Whether there are slots for all that these rows use."""
+        """Whether there are enough slots for all updates that these rows use."""
         return len({scaled.layers.key for row in rows for scaled in row}) <= self.capacity.slots
 
     def assign_slots(self, rows: Sequence[Sequence[ScaledUpdates]], *, fixed_shapes: bool = False) -> WeightRows | None:
@@ -121,7 +121,7 @@ class Bank:
         return WeightRows(slots=slots.to(device), gains=gains.to(device))
 
     def clear(self) -> None:
-        """Forgets all tenants; the slots are empty again."""
+        """Empties all slots."""
         self._tenants.clear()
         self.changed_at = datetime.now(UTC)
         for slots in self._sites.values():

@@ -52,7 +52,7 @@ _HEADER: Mapping[str, Mapping[str, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class BaseModel:
-    """title: the family, or a description of it. width: of the text tokens, if tensors show it."""
+    """title: name of the family, or a description of it. width: of the text tokens, if the tensors show it."""
 
     title: str
     evidence: str
@@ -60,7 +60,8 @@ class BaseModel:
 
 
 def find_base_model(updates: Iterable[tuple[str, Update]], metadata: Mapping[str, str]) -> BaseModel | None:
-    """The base model of a file's layers, by stem; tensors before names before the header, which anyone can write."""
+    """The base model that a file's updates, keyed by stem, were made for. Tensors count before names, and names before
+    the header, which anyone can write."""
     second = None
     for stem, update in updates:
         width = _inputs(update) if TEXT_READER.fullmatch(stem) else None
@@ -79,7 +80,7 @@ def find_base_model(updates: Iterable[tuple[str, Update]], metadata: Mapping[str
 
 
 def _inputs(update: Update) -> int | None:
-    """How many inputs the layer of an update has, where its tensors show it."""
+    """The number of inputs of an update's layer, if its tensors show it."""
     match update:
         case WeightDecomposed(inner=inner):
             return _inputs(inner)
@@ -119,7 +120,7 @@ _OTHER_LAYERS: Mapping[str, str] = {
 
 
 def refuse_other_adapters(path: Path, stems: Iterable[str]) -> None:
-    """Refuses LoRAs of other networks by the names of their layers. Errors: `UnsupportedModel`."""
+    """Rejects LoRAs of other networks by the names of their layers. Errors: `UnsupportedModel`."""
     stems = list(stems)
     for model, pattern in _OTHER_LAYERS.items():
         layer = re.compile(pattern)
@@ -129,13 +130,13 @@ def refuse_other_adapters(path: Path, stems: Iterable[str]) -> None:
 
 
 def refuse_unread(path: Path, unread: Mapping[str, str]) -> None:
-    """Refuses kinds of adapters that are known and not read. Errors: `UnsupportedModel`."""
+    """Rejects formats that are recognized but not read. Errors: `UnsupportedModel`."""
     for name, what in unread.items():
         raise UnsupportedModel(path, f"an adapter with {what} ({name})", "use it as LoRA, LyCORIS or whole differences")
 
 
 def require_lora(weights: Weights, names: Names) -> None:
-    """Passes a file with layers of an adapter. Errors: `UnsupportedModel`, `UnknownCheckpoint`."""
+    """Checks that a file holds a LoRA that undertow reads. Errors: `UnsupportedModel`, `UnknownCheckpoint`."""
     refuse_quantized(weights.path, weights.tensors, weights.metadata)
     if "lora_controlnet" in weights.tensors:
         raise UnsupportedModel(weights.path, "a Control-LoRA", SUPPORTED_MODELS)

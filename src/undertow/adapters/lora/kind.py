@@ -31,17 +31,18 @@ Residency = Literal["banked", "merged"]
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """residency: where. reason: why."""
+    """Where the updates of an adapter live, and why."""
 
     residency: Residency
     reason: str
 
 
 def choose_residency(title: str, updates: Mapping[str, Update], bank: Bank | None, wanted: Placing) -> Decision:
-    """Banked where that is exact and there is room, so that rows with other adapters share its batches; else merged,
-    which suits every kind, but only rows with the very same merged adapters share a batch.
+    """Slots where they represent the updates exactly and have room, so that rows with other adapters can share the
+    batch; otherwise merging, which works for every algorithm, but only rows with the same merged adapters share a
+    batch.
 
-    Errors: `InvalidInput` when "banked" was asked for and cannot be.
+    Errors: `InvalidInput` when slots were requested and are not possible.
     """
     if wanted == "merged":
         return Decision(residency="merged", reason="as asked")
@@ -63,14 +64,14 @@ TEXT_ONLY = Decision(residency="merged", reason="into text encoders alone, and o
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoraInput(RowInput):
-    """Updates that act in a row. residency: where they live."""
+    """Updates that act in a row. residency: whether they are in slots or merged."""
 
     scaled: ScaledUpdates
     residency: Residency
 
     @property
     def key(self) -> tuple[object, ...] | None:
-        """All rows of a forward share what is merged into the weights; slots are each row's own."""
+        """Rows of one forward share merged weights, while each row has slots of its own."""
         return (self.scaled.signature,) if self.residency == "merged" else None
 
 
@@ -85,15 +86,15 @@ class ResolvedLora:
 
     @property
     def note(self) -> str:
-        """Where it lives and why."""
+        """Where its updates live, and why."""
         return f"{self.decision.residency}, {self.decision.reason}"
 
     def tile(self, grid: LatentGrid) -> "ResolvedLora":
-        """Itself: it acts alike in every window."""
+        """Itself, since it acts the same in every window."""
         return self
 
     def rows(self, window: int, step: int, steps: int, *, conditional: bool) -> tuple[LoraInput, ...]:
-        """As it acts in a step; nothing where it does not."""
+        """Its input to a row at a step; empty where it does not act."""
         gain = self.adapter.gain(step, steps)
         if self.layers is None or gain == 0:
             return ()
@@ -101,8 +102,8 @@ class ResolvedLora:
 
 
 class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
-    """targets: the model's layers by every name that files have for them. bank: its slots, if it has any. merged: what
-    is written into its weights."""
+    """LoRA and related algorithms. targets: the model's layers, by every name that files use for them. bank: the slots,
+    if any were reserved. merged: what is merged into the U-Net's weights."""
 
     loaded, resolved, inputs = Lora, ResolvedLora, (LoraInput,)
 
@@ -130,8 +131,8 @@ class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
     def resolve(
         self, adapter: Adapter, loaded: Lora, *, hint: Hint | None = None, layers: LayerUpdates | None = None
     ) -> ResolvedLora:
-        """Errors: `AdapterMismatch` for biases that the model lacks; `InvalidInput` for what no LoRA has, and for a
-        residency that cannot be."""
+        """Errors: `AdapterMismatch` for biases that the model lacks; `InvalidInput` for fields that a LoRA does not
+        have, and for a residency that is not possible."""
         for field in ("image", "mask", "encoder"):
             require_no(field, adapter, loaded.title)
         require_no_hint(adapter, hint)
@@ -213,14 +214,15 @@ class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
 
 
 def unet_updates(adapter: Adapter, lora: Lora) -> LayerUpdates | None:
-    """What a file changes of the U-Net, by the adapter's `blocks`; `None` for one that only changes text encoders."""
+    """The U-Net's part of a file, with the adapter's `blocks` applied; `None` if the file only changes text
+    encoders."""
     updates = lora.updates.get("unet", {})
     factors = {layer: factor for layer in updates if (factor := adapter.factor(layer)) != 1}
     return layer_updates(lora, adapter.title, updates, factors) if updates else None
 
 
 def layer_updates(lora: Lora, title: str, updates: Mapping[str, Update], factors: Mapping[str, float]) -> LayerUpdates:
-    """A file's updates of some layers, by these factors."""
+    """Some updates of a file, with a factor for each layer."""
     used = {layer: update for layer, update in updates.items() if factors.get(layer, 1.0) != 0}
     key = (lora.content_hash, tuple(sorted(factors.items())))
     return LayerUpdates(key=key, title=title, updates=used, factors=factors)

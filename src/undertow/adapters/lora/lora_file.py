@@ -21,10 +21,10 @@ Vectors = Float[Tensor, "..."]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Lora:
-    """An adapter in memory: what it changes, by network and by our name of the layer.
+    """A LoRA in memory. updates: by network and by our name of the layer.
 
-    content_hash: SHA-256 of what was read; equal files are equal adapters. embeddings: textual inversions packed with
-    it, by name, as `TextStack.add_embedding` takes them.
+    content_hash: SHA-256 of the files it was read from; files with equal hashes are the same adapter. embeddings:
+    textual inversions bundled with it, by name, as `TextStack.add_embedding` takes them.
     """
 
     path: Path
@@ -41,7 +41,7 @@ class Lora:
 
 
 def read_lora(source: str | Path, targets: Targets, *, strict: bool = True) -> Lora:
-    """The LoRA at `source` for one model: `lora_from` of the file, opened. Errors: those of `open_adapter` too."""
+    """Opens `source` and reads the LoRA in it for one model; see `lora_from`. Errors: also those of `open_adapter`."""
     with open_adapter(source) as opened:
         return lora_from(opened, targets, strict=strict)
 
@@ -70,9 +70,9 @@ def lora_from(opened: OpenedAdapter, targets: Targets, *, strict: bool = True) -
 
 
 def describe_lora(source: str | Path, targets: Targets | None = None) -> LoraReport:
-    """What a file is, from its names and shapes; with a model, also what of it fits.
+    """Describes a file from its names and shapes, and, given a model, which of its layers fit.
 
-    Errors: those of `read_lora` but for unmatched names and for values, which are not read.
+    Errors: those of `read_lora`, except for unmatched names and for values, which are not read.
     """
     with open_adapter(source) as opened:
         file = LoraFile.of(opened)
@@ -97,7 +97,7 @@ def _read_updates(file: LoraFile, plan: Plan) -> dict[NetworkName, dict[str, Upd
 
 
 def _noting_damage(read: Read, damaged: list[Finding]) -> Read:
-    """`read` that copies, and notes tensors that are not finite."""
+    """A `read` that copies each tensor and records those that are not finite."""
 
     def own(name: str) -> AnyTensor:
         tensor = read(name).clone()

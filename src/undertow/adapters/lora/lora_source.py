@@ -17,8 +17,8 @@ PEFT_CONFIG = "adapter_config.json"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoraFile:
-    """path: as messages name it. settings: PEFT's, by the prefix of the layers that they are for. config: the file that
-    PEFT's settings were read from, if there is one."""
+    """The names and settings of a LoRA file. path: as messages name it. settings: PEFT's, by the prefix of the layers
+    they apply to. config: the file that PEFT's settings were read from, if there is one."""
 
     path: Path
     weights: Weights
@@ -28,8 +28,8 @@ class LoraFile:
 
     @classmethod
     def of(cls, opened: OpenedAdapter) -> "LoraFile":
-        """An opened file as a LoRA's. Errors: `UnsafeFile` for a pickle, `UnsupportedModel` for what is no LoRA,
-        `UnknownCheckpoint`, `CorruptFile`."""
+        """Sorts the names of an opened file and finds its settings. Errors: `UnsafeFile` for a pickle,
+        `UnsupportedModel` for what is not a LoRA, `UnknownCheckpoint`, `CorruptFile`."""
         if opened.pickled:
             problem = "this LoRA is a pickle, which can run code when it is read"
             raise UnsafeFile(
@@ -45,7 +45,7 @@ class LoraFile:
         return cls(path=opened.path, weights=opened.weights, names=names, settings=settings, config=config)
 
     def settings_for(self, layer: Layer) -> PeftSettings | None:
-        """What is written apart from the tensors about one layer; the nearest prefix counts."""
+        """The settings that apply to one layer: those with the longest matching prefix."""
         prefixes = [prefix for prefix in self.settings if layer.stem.startswith(prefix)]
         if not prefixes:
             return None

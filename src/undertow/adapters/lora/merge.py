@@ -17,11 +17,11 @@ from undertow.errors import UndertowError
 
 
 class MergedWeights:
-    """A network's weights and what is merged into them. present: signatures of what; titles: its names. changed_at:
-    when they were last written.
+    """A network's weights, and what is merged into them. present, titles: signatures and names of the merged updates.
+    changed_at: when the weights were last written.
 
-    Copies of the weights that change are kept, on the host, until nothing is merged any more; so whoever changes the
-    base weights in between is not undone.
+    Copies of the changed weights are kept on the host until nothing is merged any more, so base weights that are
+    replaced in the meantime stay replaced.
     """
 
     def __init__(self, network: nn.Module):
@@ -38,11 +38,11 @@ class MergedWeights:
         return sum(tensor.nbytes for tensor in self._pristine.values())
 
     def set_active(self, scaled: Sequence[ScaledUpdates]) -> None:
-        """The base weights with these changes and no others.
+        """Makes the weights those of the base with these updates merged, and no others.
 
-        Changes that depend on the weight (DoRA, OFT, ...) are computed from the base's and come first, one after the
-        other; the sum of all others is added. Errors: `UndertowError` when a weight stops being a number; the base
-        weights are back then.
+        Updates that depend on the weight (DoRA, OFT, ...) are applied to the base first, one after the other; then the
+        sum of all others is added. Errors: `UndertowError` when a weight stops being finite; the base weights are
+        restored then.
         """
         signature = tuple(each.signature for each in scaled)
         if signature == self.present:
@@ -61,11 +61,11 @@ class MergedWeights:
 
     @property
     def pristine(self) -> Mapping[str, AnyTensor]:
-        """The base's weights by name, of those that are or were changed since nothing was merged."""
+        """Copies of the base weights, by name, of everything that was changed since nothing was merged."""
         return dict(self._pristine)
 
     def adopt(self, present: tuple[Hashable, ...], titles: tuple[str, ...], pristine: Mapping[str, AnyTensor]) -> None:
-        """Told that all weights were put back to a moment when this was merged."""
+        """Records what is merged, after the weights themselves were restored from a snapshot."""
         self.present, self.titles = present, titles
         self._pristine, self._changed = dict(pristine), set(pristine)
         self.changed_at = datetime.now(UTC)
@@ -89,7 +89,7 @@ class MergedWeights:
         self._restore(self._changed - written)
 
     def _base(self, name: str) -> Tensor:
-        """The weight without changes, on its own device."""
+        """The base weight, on the device of the network."""
         current = self._network.get_parameter(name)
         if name not in self._pristine:
             self._pristine[name] = current.detach().to("cpu", copy=True)
@@ -115,7 +115,7 @@ class MergedWeights:
 
 @torch.no_grad()
 def adapted_weights(encoder: TextEncoder, scaled: list[ScaledUpdates]) -> dict[str, Tensor]:
-    """The encoder's parameters that differ under the changes, by their names in it."""
+    """The parameters of an encoder that these updates change, by their names in it."""
     changed: dict[str, Tensor] = {}
     for layer in changed_layers(scaled):
         changed |= _layer(encoder, parameter_module(layer), updates_for(layer, scaled))

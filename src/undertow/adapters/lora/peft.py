@@ -27,8 +27,8 @@ _QUANTIFIED_GROUP = re.compile(r"\)[*+{?]")
 
 @dataclass(frozen=True, kw_only=True)
 class PeftSettings:
-    """What a PEFT config says of strength. alphas, ranks: by pattern, a regular expression for the end of a layer's
-    name. loose: a header's field of no known format, which is believed of layers with PEFT's names alone."""
+    """What a PEFT config says about the scale. alphas, ranks: by pattern, a regular expression for the end of a layer's
+    name. loose: from a header field of no known format, used only for layers with PEFT's names."""
 
     alpha: float | None = None
     rank: int | None = None
@@ -97,7 +97,7 @@ def settings_of_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Pef
 
 
 def _checked(path: Path, pattern: str) -> str:
-    """A pattern that cannot take long to match; whoever wrote the file chose it."""
+    """A pattern that is quick to match; patterns come from untrusted files."""
     quantifiers = len(_QUANTIFIER.findall(pattern))
     if len(pattern) > MAX_PATTERN or quantifiers > MAX_QUANTIFIERS or _QUANTIFIED_GROUP.search(pattern):
         raise CorruptFile(path, f"a name pattern that is too involved: {pattern[:60]!r}", "write out the layers' names")
@@ -109,7 +109,7 @@ def _checked(path: Path, pattern: str) -> str:
 
 
 def _number(value: object) -> float | None:
-    """A finite number of a config, also one written as text."""
+    """A finite number, which may be written as text."""
     if value is None or isinstance(value, bool):
         return None
     try:

@@ -27,8 +27,8 @@ Read = Callable[[str], AnyTensor]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PlannedLayer:
-    """update: on the meta device, with shapes and no values. alpha: the layer's own or its config's. tensors: those
-    that it was built of, by the file's names."""
+    """One layer of a file. update: on the meta device, with shapes but no values. alpha: the layer's own, or from the
+    config. tensors: those it was built from, by the file's names."""
 
     layer: Layer
     update: Update
@@ -38,7 +38,8 @@ class PlannedLayer:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
-    """A file's layers against a model. reshaped: descriptions of layers of another shape. unmatched: without a place.
+    """The layers of a file, assigned to those of a model. reshaped: layers that have another shape in the model.
+    unmatched: layers that the model does not have.
 
     model: its family; without a model every layer is in `unmatched`.
     """
@@ -81,7 +82,7 @@ def make_plan(file: LoraFile, targets: Targets | None) -> Plan:
 
 
 def require_all(file: LoraFile, plan: Plan, targets: Targets) -> None:
-    """Passes when every layer of the file has its place in the model. Errors: `AdapterMismatch`, `UnsupportedModel`."""
+    """Checks that every layer of the file fits the model. Errors: `AdapterMismatch`, `UnsupportedModel`."""
     refuse_unread(file.path, file.names.unread)
     for place, each in plan.reshaped.items():
         if str(place) == "unet.conv_in":
@@ -103,7 +104,7 @@ def require_all(file: LoraFile, plan: Plan, targets: Targets) -> None:
 
 
 def require_any(file: LoraFile, plan: Plan, targets: Targets) -> None:
-    """Passes when something of the file has its place in the model. Errors: `AdapterMismatch`, `UnsupportedModel`."""
+    """Checks that some layer of the file fits the model. Errors: `AdapterMismatch`, `UnsupportedModel`."""
     if plan.matched:
         return
     refuse_unread(file.path, file.names.unread)
@@ -143,8 +144,8 @@ def build_layer(file: LoraFile, layer: Layer, read: Read) -> PlannedLayer:
 
 
 def fill_layer(file: LoraFile, planned: PlannedLayer, read: Read) -> Update:
-    """A planned update with the file's values in place of shapes. One that was computed of them (biases that are scaled
-    or added up) is built anew."""
+    """A planned update with the file's values in place of bare shapes. If some of its tensors were computed from
+    several (biases that are scaled or added up), it is built again."""
     names = {id(tensor): name for name, tensor in planned.tensors.items()}
     computed: list[AnyTensor] = []
 

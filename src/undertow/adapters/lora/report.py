@@ -43,7 +43,7 @@ class LoraReport:
 
 
 def report_on_plan(file: LoraFile, plan: Plan) -> LoraReport:
-    """The report on a file whose layers are found, or not."""
+    """The report on a file, from its plan."""
     layers, names = plan.layers, file.names
     tensors = file.weights.tensors
     dtypes: Counter[torch.dtype] = Counter()

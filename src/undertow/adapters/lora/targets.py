@@ -59,7 +59,8 @@ class Place:
 
 
 class Targets:
-    """What a model offers to adapters. family: the model's name for messages. context_dim: width of the text tokens."""
+    """The layers of a model that adapters can change. family: the model's name for messages. context_dim: width of the
+    text tokens."""
 
     def __init__(self, config: UNetConfig, unet: Shapes, encoders: Mapping[NetworkName, Shapes]):
         """unet, encoders: shapes by our names of the parameters; encoders in the pipeline's order."""
@@ -77,7 +78,7 @@ class Targets:
 
     @classmethod
     def of(cls, unet: UNet, encoders: Sequence[TextEncoder] = ()) -> "Targets":
-        """The layers of loaded networks; of one on the meta device too."""
+        """The targets of loaded networks, which may be on the meta device."""
         return cls(
             unet.config,
             {name: tuple(tensor.shape) for name, tensor in unet.state_dict().items()},
@@ -91,14 +92,14 @@ class Targets:
         return self.layers[place.network][place.module]
 
     def find(self, network: NetworkName | None, stem: str) -> tuple[NetworkName, str] | None:
-        """The layer that a file calls `stem`, with or without a prefix; `network` if only that one will do."""
+        """The layer that a file calls `stem`, with or without a prefix. network: accept only layers of this one."""
         for place in self.candidates(stem):
             if network is None or place.network == network:
                 return place.network, place.module
         return None
 
     def candidates(self, stem: str) -> tuple[Place, ...]:
-        """Every layer that `stem` can mean. More than one only without a prefix, when two text encoders have it."""
+        """Every layer that `stem` can refer to: several only without a prefix, if two text encoders have it."""
         found: dict[Place, None] = {}
         for prefix, networks in self._prefixes.items():
             if stem.startswith(prefix):
@@ -209,13 +210,14 @@ def _text_names(module: str) -> Iterator[str]:
 
 
 def targets_of_source(source: str | Path, opening: OpenOptions | None = None) -> Targets:
-    """Of a model's file, folder or Hub id; no weight is read. Errors: kinds of `CheckpointError`, `ConfigError`."""
+    """The targets of a model's file, folder or Hub id, without reading weights. Errors: kinds of `CheckpointError`,
+    `ConfigError`."""
     with open_checkpoint(source, opening) as checkpoint:
         return targets_of_checkpoint(checkpoint)
 
 
 def targets_of_checkpoint(checkpoint: Checkpoint) -> Targets:
-    """Of an opened checkpoint. Errors: `MissingComponent` for one without a U-Net."""
+    """The targets of an opened checkpoint. Errors: `MissingComponent` for one without a U-Net."""
     found = checkpoint.identification
     if found.config is None:
         raise MissingComponent(checkpoint.path, "U-Net", "give a model with one")
@@ -228,7 +230,7 @@ def targets_of_checkpoint(checkpoint: Checkpoint) -> Targets:
 
 
 def targets_of_config(config: UNetConfig) -> Targets:
-    """Of an architecture; with the text encoders that its family was published with, if it is a published one."""
+    """The targets of an architecture; for a published one, including its family's text encoders."""
     family = find_family(config)
     kinds = () if family is None else ENCODERS[family.name]
     return Targets(config, _unet_shapes(config), {kind: dict(_clip_shapes(PUBLISHED[kind])) for kind in kinds})

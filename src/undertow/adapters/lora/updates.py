@@ -33,9 +33,9 @@ class Factors:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Update(ABC):
-    """What a file changes in one layer. bias_change: what is added to the bias at gain 1.
+    """The change of one layer. bias_change: what is added to the bias at gain 1.
 
-    Tensors keep the file's type; everything is computed in float32, on the base's device.
+    Tensors keep the file's type; everything is computed in float32, on the device of the base weight.
     """
 
     bias_change: AnyTensor | None = None
@@ -85,11 +85,11 @@ class Update(ABC):
         return None
 
     def on(self, device: torch.device | str) -> "Update":
-        """The same with its tensors on another device."""
+        """The same update with its tensors on another device."""
         return self.mapped(lambda tensor: tensor.to(device))
 
     def mapped(self, change: Callable[[AnyTensor], AnyTensor]) -> "Update":
-        """The same with `change(tensor)` in place of each of its tensors."""
+        """The same update with every tensor replaced by `change(tensor)`."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self))
         changed = {
             name: value.mapped(change) if isinstance(value, Update) else change(value)
@@ -111,7 +111,7 @@ class Update(ABC):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Product:
-    """A matrix as a product, its scale apart: `left @ right`, in float32."""
+    """A matrix as a product, without its scale: `left @ right`, in float32."""
 
     left: Float[Tensor, "outputs rank"]
     right: Float[Tensor, "rank inputs"]
@@ -126,9 +126,9 @@ class Product:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class MatrixUpdate(Update):
-    """A kind whose change is a matrix of its own, reshaped to the weight: `W' = W + gain · scale · matrix`.
+    """An update that is a matrix, independent of the weight and reshaped to it: `W' = W + gain · scale · matrix`.
 
-    scale: alpha / rank, as the file has it.
+    scale: alpha / rank, as in the file.
     """
 
     scale: float = 1.0
@@ -196,8 +196,8 @@ def vector_fits(vector: AnyTensor | None, outputs: int) -> bool:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerUpdates:
-    """Changes of a U-Net's layers. key: equal for equal changes, of whatever request. factors: of single layers, where
-    they are not 1."""
+    """Updates of several layers of a network. key: equal for equal updates, whichever request they belong to. factors:
+    of single layers, where they are not 1."""
 
     key: Hashable
     title: str
@@ -205,31 +205,31 @@ class LayerUpdates:
     factors: Mapping[str, float]
 
     def gain(self, layer: str, gain: float) -> float:
-        """How strongly they act in one layer."""
+        """The gain in one layer."""
         return gain * self.factors.get(layer, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ScaledUpdates:
-    """Changes that act in a row, at their gain, which is not 0."""
+    """Updates with the gain at which they act in a row, which is not 0."""
 
     layers: LayerUpdates
     gain: float
 
     @property
     def signature(self) -> Hashable:
-        """Equal for what has equal effects."""
+        """Equal for equal effects."""
         return self.layers.key, self.gain
 
 
 def changed_layers(scaled: Sequence[ScaledUpdates]) -> list[str]:
-    """Every layer that something changes, once."""
+    """The layers that any of these change, each once."""
     return list(dict.fromkeys(layer for each in scaled for layer in each.layers.updates))
 
 
 def updates_for(layer: str, scaled: Sequence[ScaledUpdates]) -> list[tuple[Update, float]]:
-    """What changes a layer and how strongly: first, in the given order, what looks at the weight (DoRA, OFT, ...), then
-    all that simply adds up."""
+    """The updates of one layer with their gains: first, in the given order, those that depend on the weight (DoRA, OFT,
+    ...), then those that simply add up."""
     found = [
         (update, each.layers.gain(layer, each.gain))
         for each in scaled

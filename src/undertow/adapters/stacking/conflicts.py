@@ -16,8 +16,9 @@ SHOWN = 1
 
 @dataclass(frozen=True, kw_only=True)
 class SameLayer:
-    """Two adapters change one layer. names: the higher priority first. cosine: of the angle between their changes, each
-    at its scale; -1 is opposite, 0 unrelated, 1 the same. energy_ratio: `‖Δ‖²` of the lower over the higher's."""
+    """Two adapters change the same layer. names: the higher priority first. cosine: of the angle between their changes,
+    each at its scale; -1 is opposite, 0 unrelated, 1 the same. energy_ratio: `‖Δ‖²` of the lower over that of the
+    higher."""
 
     layer: str
     names: tuple[str, str]
@@ -27,7 +28,7 @@ class SameLayer:
 
 @dataclass(frozen=True, kw_only=True)
 class OverBudget:
-    """All together take more memory than they may. dropped: those that have to go, the lowest priority first."""
+    """All adapters together exceed the memory budget. dropped: those that are disabled, the lowest priority first."""
 
     needed_bytes: int
     budget_bytes: int
@@ -36,7 +37,7 @@ class OverBudget:
 
 @dataclass(frozen=True, kw_only=True)
 class Incompatible:
-    """An adapter that cannot be used, by itself or beside another. names: the last is the one that has to go."""
+    """An adapter that cannot be used, by itself or beside another. names: the last is the one that is disabled."""
 
     names: tuple[str, ...]
     reason: str
@@ -47,7 +48,8 @@ Conflict = SameLayer | OverBudget | Incompatible
 
 @dataclass(frozen=True, kw_only=True)
 class AddsUp:
-    """Adapters that act at the same places by adding to them, in any order: no conflict, and worth knowing."""
+    """Adapters that act at the same points, where their contributions add up in any order. No conflict, but worth
+    reporting."""
 
     names: tuple[str, ...]
     points: tuple[str, ...]
@@ -55,14 +57,15 @@ class AddsUp:
 
 @dataclass(frozen=True, kw_only=True)
 class OrderDependence:
-    """Two adapters of which at least one looks at weights that the other changes. kinds: of those that do, by name."""
+    """Two adapters of which at least one depends on weights that the other changes. kinds: the algorithms of those, by
+    name."""
 
     layers: tuple[str, ...]
     kinds: Mapping[str, str]
 
     @property
     def where(self) -> str:
-        """How many layers, and the first of them."""
+        """How many layers, and the first of them, for messages."""
         shown = ", ".join(self.layers[:SHOWN]) + (", ..." if len(self.layers) > SHOWN else "")
         return f"the layer {shown}" if len(self.layers) == 1 else f"{len(self.layers)} layers ({shown})"
 
@@ -72,10 +75,10 @@ class OrderDependence:
 
 
 def find_conflicts(stack: AdapterStack, summaries: Sequence[AdapterSummary]) -> tuple[Conflict, ...]:
-    """All of them, in the order in which they are decided: who cannot be used, who has no room, who shares layers with
-    whom among the rest. summaries: of the adapters that are on.
+    """All conflicts, in the order in which they are decided: adapters that cannot be used, adapters beyond the memory
+    budget, and layers that several of the others change. summaries: of the adapters that are on.
 
-    The cost is a few small matrix products for each shared layer, whatever the layers' size, for low-rank changes.
+    For low-rank updates, the cost is a few small matrix products for each shared layer, whatever the layer's size.
     """
     remaining = ordered(stack, summaries)
     incompatible = tuple(_incompatible(stack, remaining))
@@ -86,13 +89,13 @@ def find_conflicts(stack: AdapterStack, summaries: Sequence[AdapterSummary]) -> 
 
 
 def ordered(stack: AdapterStack, summaries: Sequence[AdapterSummary]) -> list[AdapterSummary]:
-    """In the stack's order, without those that are off."""
+    """Summaries in the stack's order, without adapters that are off."""
     by_name = {summary.name: summary for summary in summaries}
     return [by_name[adapter.title] for adapter in stack if adapter.title in by_name]
 
 
 def overlapping_in_time(summaries: Sequence[AdapterSummary]) -> list[list[AdapterSummary]]:
-    """Groups of adapters that are there in the same steps, or in those of one that is; in the given order."""
+    """Groups of adapters whose intervals of steps overlap, directly or through others; in the given order."""
     groups: list[list[AdapterSummary]] = []
     for summary in summaries:
         met = [group for group in groups if any(_in_time(summary, other) for other in group)]
@@ -107,7 +110,7 @@ def _in_time(one: AdapterSummary, other: AdapterSummary) -> bool:
 
 
 def additive_overlaps(summaries: Sequence[AdapterSummary]) -> tuple[AddsUp, ...]:
-    """Which adapters meet at points where what they give adds up (ControlNets, T2I-Adapters, reference pictures)."""
+    """Points where the contributions of several adapters add up (ControlNets, T2I-Adapters, IP-Adapters)."""
     at: dict[str, list[str]] = {}
     for summary in summaries:
         for point in summary.points:
@@ -120,7 +123,7 @@ def additive_overlaps(summaries: Sequence[AdapterSummary]) -> tuple[AddsUp, ...]
 
 
 def order_dependence(one: AdapterSummary, other: AdapterSummary) -> OrderDependence | None:
-    """Where the result depends on which of two comes first; `None` where they simply add up."""
+    """The layers where the result depends on which of two adapters is applied first; `None` if they simply add up."""
     if not _in_time(one, other):
         return None
     applied = [scaled for scaled in (one.scaled, other.scaled) if scaled is not None]

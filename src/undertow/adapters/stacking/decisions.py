@@ -25,8 +25,8 @@ from undertow.adapters.stacking.summary import AdapterSummary
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decisions:
-    """kept, disabled: names, the highest priority first. layers: updates of the U-Net's layers, for those of the kept
-    that act otherwise than by themselves. conflicts: what made the decisions. notes: the decisions, a sentence each."""
+    """kept, disabled: names, the highest priority first. layers: by name, the updates of kept adapters that are not
+    simply those of their files. conflicts: what was decided about. notes: the decisions, a sentence each."""
 
     kept: tuple[str, ...]
     disabled: tuple[str, ...]
@@ -36,7 +36,7 @@ class Decisions:
 
 
 def decide(stack: AdapterStack, summaries: Sequence[AdapterSummary]) -> Decisions:
-    """summaries: of the adapters that are on; those of others are passed over."""
+    """Decides which adapters of a stack act, and how. summaries: of adapters; those that are not on are ignored."""
     present = ordered(stack, summaries)
     conflicts = find_conflicts(stack, present)
     lost = [name for conflict in conflicts for name in _lost(conflict)]
@@ -59,8 +59,8 @@ def decide(stack: AdapterStack, summaries: Sequence[AdapterSummary]) -> Decision
 
 
 def describe_interactions(summaries: Sequence[AdapterSummary]) -> tuple[str, ...]:
-    """What to know about adapters that a request gives one by one, in this order, with no stack to decide: all act, and
-    a sentence says where their order is part of the result."""
+    """Notes on adapters that a request lists one by one, without a stack. All of them act; the notes say where their
+    order matters."""
     lines: list[str] = []
     for one, other in combinations(summaries, 2):
         met = order_dependence(one, other)
@@ -102,7 +102,7 @@ def _told(conflict: Conflict) -> Iterator[str]:
 
 
 def _merging(stack: AdapterStack, found: Sequence[SameLayer]) -> Iterator[str]:
-    """A sentence for each two that share layers."""
+    """A sentence for each pair of adapters that share layers."""
     for names in dict.fromkeys(conflict.names for conflict in found):
         here = [conflict for conflict in found if conflict.names == names]
         most = max(here, key=lambda conflict: abs(conflict.cosine))
@@ -115,7 +115,7 @@ def _merging(stack: AdapterStack, found: Sequence[SameLayer]) -> Iterator[str]:
 
 
 def _remaining(kept: Sequence[AdapterSummary], changes: Mapping[str, LayerUpdates]) -> Iterator[str]:
-    """How much a projection leaves of each change, which may be little where a higher one is of full rank."""
+    """How much of each update a projection leaves, which can be little where a higher priority has full rank."""
     for summary in kept:
         if summary.name not in changes or summary.layers is None:
             continue

@@ -26,7 +26,7 @@ Basis = Float[Tensor, "inputs directions"]
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """strategy: its name. weights: by adapter, for "weighted". density: for "ties"."""
+    """How layers are shared. weights: by adapter, for "weighted". density: for "ties"."""
 
     strategy: StrategyName
     weights: Mapping[str, float] | None = None
@@ -34,7 +34,7 @@ class Rule:
 
 
 def shared_layers(applied: Sequence[ScaledUpdates]) -> dict[str, list[ScaledUpdates]]:
-    """Layers that more than one changes, with those that do, in the given order."""
+    """Layers that several of these change, each with those that do, in the given order."""
     found: dict[str, list[ScaledUpdates]] = {}
     for scaled in applied:
         for layer in scaled.layers.updates:
@@ -44,9 +44,9 @@ def shared_layers(applied: Sequence[ScaledUpdates]) -> dict[str, list[ScaledUpda
 
 
 def revised(applied: Sequence[ScaledUpdates], rule: Rule) -> dict[str, LayerUpdates]:
-    """The changes of those that share layers with others, by title, as the rule has them.
+    """The updates of adapters that share layers, by title, as the rule changes them.
 
-    applied: the highest priority first, gains as the rule shall see them. In layers that they share, changes must be
+    applied: the highest priority first, with gains as the rule is to see them. In shared layers, updates must be
     additive (`Update.additive`), except for "priority".
     """
     shared = shared_layers(applied)
@@ -122,12 +122,13 @@ _UPDATES: Mapping[str, Callable[[Sequence[Update], Sequence[float], Rule], list[
 
 
 def rows(change: Delta) -> Matrix:
-    """A matrix that reacts to inputs as the change does, to each as strongly, with few rows where that has low rank."""
+    """A matrix with the same response to every input as the change has, up to rotation, and few rows if its rank is
+    low."""
     return torch.linalg.qr(change.left).R @ change.right if isinstance(change, Product) else change
 
 
 def row_space(changes: Sequence[Float[Tensor, "_ inputs"]]) -> Basis:
-    """An orthonormal basis, in columns, of the inputs that any of the changes reacts to."""
+    """An orthonormal basis, in columns, of the inputs that any of these changes responds to."""
     tiny = torch.finfo(torch.float32).tiny
     alike = torch.cat([change / change.norm().clamp(min=tiny) for change in changes])
     _, sizes, directions = torch.linalg.svd(alike, full_matrices=False)
@@ -135,14 +136,14 @@ def row_space(changes: Sequence[Float[Tensor, "_ inputs"]]) -> Basis:
 
 
 def without(change: Delta, basis: Basis) -> Delta:
-    """The change, blind to the inputs that the basis spans."""
+    """The change without its response to inputs in the span of the basis."""
     if isinstance(change, Product):
         return replace(change, right=change.right - change.right @ basis @ basis.T)
     return change - change @ basis @ basis.T
 
 
 def _update(change: Delta, old: Update) -> Update:
-    """A change as an update, with the bias of the one that it was made of."""
+    """A change as an update, with the bias of the update that it replaces."""
     if isinstance(change, Product):
         return LowRank(down=change.right, up=change.left, bias_change=old.bias_change)
     norm = isinstance(old, Difference) and old.norm
@@ -150,8 +151,8 @@ def _update(change: Delta, old: Update) -> Update:
 
 
 def trimmed(change: AnyTensor, density: float) -> AnyTensor:
-    """The change with its largest numbers alone, `density` of them and those equal to the last; the others are 0
-    (section 4.2, step 1)."""
+    """The change with only its largest numbers: a share of `density`, and any equal to the smallest of them; the others
+    are 0 (section 4.2, step 1)."""
     sizes = change.abs()
     kept = max(1, int(density * sizes.numel()))
     # NumPy selects an order of magnitude faster than torch.topk on CPUs.
@@ -160,10 +161,10 @@ def trimmed(change: AnyTensor, density: float) -> AnyTensor:
 
 
 def share(changes: Sequence[AnyTensor], own: int, density: float) -> AnyTensor:
-    """How much of each number of one of the changes enters the merged one, which is `Σ shareᵢ · changeᵢ`.
+    """The factor by which each number of one change enters the merged one, which is `Σ shareᵢ · changeᵢ`.
 
-    Where a change survives trimming and has the elected sign, that of the sum of all (step 2), the share is one over
-    the number of those that do (step 3); elsewhere 0.
+    Where a change survives trimming and has the elected sign, that of the sum (step 2), it is one over the number of
+    changes that do (step 3); elsewhere 0.
     """
     kept = [trimmed(change, density) for change in changes]
     positive = torch.stack(kept).sum(0) >= 0
@@ -173,9 +174,10 @@ def share(changes: Sequence[AnyTensor], own: int, density: float) -> AnyTensor:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TiesUpdate(Update):
-    """What TIES leaves of one of several changes of a layer, computed when it is written: a layer at a time is dense.
+    """The part of a TIES merge that comes from one of several updates of a layer. It is computed when it is written, so
+    that only one layer at a time is dense.
 
-    own: which of `updates` it is. gains: how strongly each acts, which weighs the election.
+    own: index of this one in `updates`. gains: of all updates, which weigh the election.
     """
 
     own: int
@@ -185,7 +187,7 @@ class TiesUpdate(Update):
 
     @classmethod
     def of(cls, own: int, updates: Sequence[Update], gains: Sequence[float], density: float) -> "TiesUpdate":
-        """With its bias elected too, among those that change it."""
+        """The part of update `own`; its bias is merged in the same way, among the updates that have one."""
         bias, biases = updates[own].bias_change, [update.bias_change for update in updates]
         if bias is not None:
             scaled = [
