@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def is_adapter(source: str) -> bool:
     """Whether a path holds a LoRA rather than a model: told by the names in it, or by PEFT's config beside it."""
     from undertow.adapters.files.opened import LORA_FILES
-    from undertow.adapters.lora.leaves import read_names
+    from undertow.adapters.lora.leaves import read_lora_names
     from undertow.adapters.lora.lora_source import PEFT_CONFIG
     from undertow.checkpoints.files.header import read_header
     from undertow.checkpoints.files.sniff import sniff
@@ -28,7 +28,7 @@ def is_adapter(source: str) -> bool:
         return any((path / name).is_file() for name in (PEFT_CONFIG, *LORA_FILES))
     if not path.is_file() or sniff(path) != "safetensors":
         return False
-    names = read_names(read_header(path).tensors)
+    names = read_lora_names(read_header(path).tensors)
     return len(names.layers) > len(names.unknown)
 
 

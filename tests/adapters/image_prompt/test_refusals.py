@@ -19,7 +19,7 @@ from tests.adapters.image_prompt.files import (
 from tests.golden.minis import pair
 from undertow.adapters.image_prompt.fitting import require_fit
 from undertow.adapters.image_prompt.image_prompt_file import read_image_prompt
-from undertow.adapters.image_prompt.names import read_names
+from undertow.adapters.image_prompt.names import read_image_prompt_names
 from undertow.checkpoints.files.header import TensorInfo
 from undertow.checkpoints.files.weights import open_weights
 from undertow.errors import (
@@ -130,7 +130,7 @@ def test_what_is_nothing_known_says_what_to_give(unet, tmp_path):
 def test_another_family_is_named(made, model, title, tmp_path):
     """From names and shapes alone: the tensors here have no values."""
     config = PRESETS[made]()
-    names = read_names(tmp_path, _shapes_only(config))
+    names = read_image_prompt_names(tmp_path, _shapes_only(config))
     require_fit(tmp_path, names, config)
     with pytest.raises(AdapterMismatch, match=f"made for {title} ") as error:
         require_fit(tmp_path, names, PRESETS[model]())

@@ -103,10 +103,12 @@ class ResolvedControl:
             cells = torch.nn.functional.avg_pool2d(grid.area(title, masks[0]), grid.factor)
             areas = [area.to(hint) for area in grid.windows(cells)]
         seen = grid.pixel_windows(hint)
-        windows = tuple(ControlWindow(read=self._read(part), area=area) for part, area in zip(seen, areas, strict=True))
+        windows = tuple(
+            ControlWindow(embedded=self._embed(part), area=area) for part, area in zip(seen, areas, strict=True)
+        )
         return TiledControl(resolved=self, windows=windows)
 
-    def _read(self, hint: Hint) -> Map | Residuals:
+    def _embed(self, hint: Hint) -> Map | Residuals:
         network = self.file.network
         return network.embed_hint(hint) if isinstance(network, ControlNet) else network(hint)
 
@@ -115,7 +117,7 @@ class ResolvedControl:
 class ControlWindow:
     """The control map in one window: embedded (ControlNet), or the features computed from it (T2I-Adapter)."""
 
-    read: Map | Residuals
+    embedded: Map | Residuals
     area: Area | None
 
 
@@ -133,10 +135,10 @@ class TiledControl:
         if not any(gains):
             return ()
         seen, network = self.windows[window], self.resolved.file.network
-        if isinstance(seen.read, Residuals):
-            return (FeatureRow(features=seen.read, gains=gains, area=seen.area),)
+        if isinstance(seen.embedded, Residuals):
+            return (FeatureRow(features=seen.embedded, gains=gains, area=seen.area),)
         assert isinstance(network, ControlNet)  # whose hints are embedded
-        return (ControlRow(network=network, hint=seen.read, gains=gains, area=seen.area),)
+        return (ControlRow(network=network, hint=seen.embedded, gains=gains, area=seen.area),)
 
 
 class ControlKind(AdapterKind[ControlFile, ResolvedControl, ControlInput]):

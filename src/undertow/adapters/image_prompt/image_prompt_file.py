@@ -9,7 +9,7 @@ from torch import Tensor
 
 from undertow.adapters.files.opened import OpenedAdapter, open_adapter
 from undertow.adapters.image_prompt.fitting import projection_of, require_fit
-from undertow.adapters.image_prompt.names import Names, read_names, require_image_prompt
+from undertow.adapters.image_prompt.names import Names, read_image_prompt_names, require_image_prompt
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.image_prompt.sites import site_numbers
 from undertow.checkpoints.files.atomic import write_tensors
@@ -40,7 +40,7 @@ def image_prompt_from(opened: OpenedAdapter, base: UNet, *, index: int | None = 
     """
     path, weights = opened.path, opened.weights
     require_image_prompt(path, weights)
-    names = read_names(path, weights.tensors, index)
+    names = read_image_prompt_names(path, weights.tensors, index)
     if names.unknown:
         raise KeyMismatch(path, unexpected=names.unknown)
     _require_text(path, base.config)

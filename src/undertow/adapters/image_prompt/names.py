@@ -87,7 +87,7 @@ def is_image_prompt(names: Collection[str]) -> bool:
     )
 
 
-def read_names(path: Path, tensors: Mapping[str, TensorInfo], index: int | None = None) -> Names:
+def read_image_prompt_names(path: Path, tensors: Mapping[str, TensorInfo], index: int | None = None) -> Names:
     """The file's names sorted. index: which of several adapters in a file of diffusers'.
 
     Errors: `InvalidInput` for a file with several and no index, and for an index that it does not have.

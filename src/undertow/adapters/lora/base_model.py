@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from undertow.adapters.lora.additive import Difference
-from undertow.adapters.lora.leaves import Names
+from undertow.adapters.lora.leaves import LoraNames
 from undertow.adapters.lora.updates import MatrixUpdate, Update
 from undertow.adapters.lora.weight_dependent import ChannelScale, GeneralizedLora, WeightDecomposed
 from undertow.checkpoints.files.weights import Weights
@@ -135,7 +135,7 @@ def refuse_unread(path: Path, unread: Mapping[str, str]) -> None:
         raise UnsupportedModel(path, f"an adapter with {what} ({name})", "use it as LoRA, LyCORIS or whole differences")
 
 
-def require_lora(weights: Weights, names: Names) -> None:
+def require_lora(weights: Weights, names: LoraNames) -> None:
     """Checks that a file holds a LoRA that undertow reads. Errors: `UnsupportedModel`, `UnknownCheckpoint`."""
     refuse_quantized(weights.path, weights.tensors, weights.metadata)
     if "lora_controlnet" in weights.tensors:

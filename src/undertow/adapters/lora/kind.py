@@ -12,7 +12,7 @@ from undertow.adapters.adapter import Adapter, Placing
 from undertow.adapters.files.opened import OpenedAdapter
 from undertow.adapters.kind import AdaptedModel, AdapterKind, BatchRow, RowInput, require_no, require_no_hint
 from undertow.adapters.lora.bank import Bank
-from undertow.adapters.lora.leaves import read_names
+from undertow.adapters.lora.leaves import read_lora_names
 from undertow.adapters.lora.lora_file import Lora, lora_from
 from undertow.adapters.lora.merge import MergedWeights, adapted_weights
 from undertow.adapters.lora.targets import Targets
@@ -30,14 +30,14 @@ Residency = Literal["banked", "merged"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decision:
+class ResidencyChoice:
     """Where the updates of an adapter live, and why."""
 
     residency: Residency
     reason: str
 
 
-def choose_residency(title: str, updates: Mapping[str, Update], bank: Bank | None, wanted: Placing) -> Decision:
+def choose_residency(title: str, updates: Mapping[str, Update], bank: Bank | None, wanted: Placing) -> ResidencyChoice:
     """Slots where they represent the updates exactly and have room, so that rows with other adapters can share the
     batch; otherwise merging, which works for every algorithm, but only rows with the same merged adapters share a
     batch.
@@ -45,10 +45,12 @@ def choose_residency(title: str, updates: Mapping[str, Update], bank: Bank | Non
     Errors: `InvalidInput` when slots were requested and are not possible.
     """
     if wanted == "merged":
-        return Decision(residency="merged", reason="as asked")
+        return ResidencyChoice(residency="merged", reason="as asked")
     objection = "the model was loaded without slots" if bank is None else bank.objection(updates)
     if objection is None:
-        return Decision(residency="banked", reason="low-rank changes that fit the slots: unlike rows share a batch")
+        return ResidencyChoice(
+            residency="banked", reason="low-rank changes that fit the slots: unlike rows share a batch"
+        )
     if wanted == "banked":
         raise InvalidInput(
             f"residency of {title}",
@@ -56,10 +58,10 @@ def choose_residency(title: str, updates: Mapping[str, Update], bank: Bank | Non
             f"'merged' or 'auto', because {objection}",
             "or load the model with adapter_capacity=AdapterCapacity(slots=..., rank=..., sites=...) that has room",
         )
-    return Decision(residency="merged", reason=objection)
+    return ResidencyChoice(residency="merged", reason=objection)
 
 
-TEXT_ONLY = Decision(residency="merged", reason="into text encoders alone, and only while they read")
+TEXT_ONLY = ResidencyChoice(residency="merged", reason="into text encoders alone, and only while they read")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,7 +83,7 @@ class ResolvedLora:
 
     adapter: Adapter
     lora: Lora
-    decision: Decision
+    decision: ResidencyChoice
     layers: LayerUpdates | None
 
     @property
@@ -115,7 +117,7 @@ class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
 
     @staticmethod
     def identify(opened: OpenedAdapter) -> str | None:
-        found = read_names(opened.names)
+        found = read_lora_names(opened.names)
         return "a LoRA" if found.layers or found.unread else None
 
     def read(self, opened: OpenedAdapter) -> Lora:

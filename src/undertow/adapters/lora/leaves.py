@@ -73,7 +73,7 @@ class Layer:
 
 
 @dataclass(kw_only=True)
-class Names:
+class LoraNames:
     """A file's names in order. embeddings: of bundled textual inversions, by name and encoder ("*" for the only one).
     unread: recognized and not read, with what they belong to. unknown: the rest."""
 
@@ -83,9 +83,9 @@ class Names:
     unknown: list[str] = field(default_factory=list)
 
 
-def read_names(names: Iterable[str]) -> Names:
+def read_lora_names(names: Iterable[str]) -> LoraNames:
     """Sorts the names of a file's tensors."""
-    found = Names()
+    found = LoraNames()
     leaves: dict[str, dict[str, str]] = {}
     dialects: dict[str, str] = {}
     for name in names:

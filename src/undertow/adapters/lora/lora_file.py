@@ -9,7 +9,7 @@ from torch import Tensor
 
 from undertow.adapters.files.opened import OpenedAdapter, open_adapter
 from undertow.adapters.lora.lora_source import LoraFile
-from undertow.adapters.lora.plan import Plan, Read, fill_layer, make_plan, require_all, require_any
+from undertow.adapters.lora.plan import Plan, ReadTensor, fill_layer, make_plan, require_all, require_any
 from undertow.adapters.lora.report import LoraReport, report_on_plan
 from undertow.adapters.lora.targets import NetworkName, Targets
 from undertow.adapters.lora.updates import AnyTensor, Update
@@ -96,7 +96,7 @@ def _read_updates(file: LoraFile, plan: Plan) -> dict[NetworkName, dict[str, Upd
     return updates
 
 
-def _noting_damage(read: Read, damaged: list[Finding]) -> Read:
+def _noting_damage(read: ReadTensor, damaged: list[Finding]) -> ReadTensor:
     """A `read` that copies each tensor and records those that are not finite."""
 
     def own(name: str) -> AnyTensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from undertow.adapters.files.opened import LORA_FILES, OpenedAdapter
 from undertow.adapters.lora.base_model import require_lora
-from undertow.adapters.lora.leaves import Layer, Names, read_names
+from undertow.adapters.lora.leaves import Layer, LoraNames, read_lora_names
 from undertow.adapters.lora.peft import PeftSettings, settings_of_config, settings_of_header
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.weights import Weights
@@ -22,7 +22,7 @@ class LoraFile:
 
     path: Path
     weights: Weights
-    names: Names
+    names: LoraNames
     settings: Mapping[str, PeftSettings]
     config: Path | None = None
 
@@ -35,7 +35,7 @@ class LoraFile:
             raise UnsafeFile(
                 opened.path, problem, "load it with torch on a machine you trust, and save it as safetensors"
             )
-        names = read_names(opened.tensors)
+        names = read_lora_names(opened.tensors)
         require_lora(opened.weights, names)
         settings = settings_of_header(opened.path, opened.weights.metadata)
         config = opened.path.with_name(PEFT_CONFIG)

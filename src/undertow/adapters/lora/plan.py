@@ -22,7 +22,7 @@ SMALL_LEAVES = ("alpha", "on_input")
 LENIENT = "`strict=False`"
 _TEXT_PREFIXES = ("lora_te", "text_encoder")
 
-Read = Callable[[str], AnyTensor]
+ReadTensor = Callable[[str], AnyTensor]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,7 +119,7 @@ def require_any(file: LoraFile, plan: Plan, targets: Targets) -> None:
     )
 
 
-def build_layer(file: LoraFile, layer: Layer, read: Read) -> PlannedLayer:
+def build_layer(file: LoraFile, layer: Layer, read: ReadTensor) -> PlannedLayer:
     """The update of one layer. Errors: `CorruptFile` for an incomplete one."""
     alpha, settings = _alpha(file, layer, read), file.settings_for(layer)
 
@@ -143,7 +143,7 @@ def build_layer(file: LoraFile, layer: Layer, read: Read) -> PlannedLayer:
     return PlannedLayer(layer=layer, update=update, alpha=known, tensors=tensors)
 
 
-def fill_layer(file: LoraFile, planned: PlannedLayer, read: Read) -> Update:
+def fill_layer(file: LoraFile, planned: PlannedLayer, read: ReadTensor) -> Update:
     """A planned update with the file's values in place of bare shapes. If some of its tensors were computed from
     several (biases that are scaled or added up), it is built again."""
     names = {id(tensor): name for name, tensor in planned.tensors.items()}
@@ -162,7 +162,7 @@ def fill_layer(file: LoraFile, planned: PlannedLayer, read: Read) -> Update:
     return build_layer(file, planned.layer, read).update if computed else update
 
 
-def _planned(file: LoraFile, layer: Layer, read: Read) -> PlannedLayer:
+def _planned(file: LoraFile, layer: Layer, read: ReadTensor) -> PlannedLayer:
     small = {name for leaf, name in layer.leaves.items() if leaf in SMALL_LEAVES}
 
     def shape_only(name: str) -> AnyTensor:
@@ -174,7 +174,7 @@ def _planned(file: LoraFile, layer: Layer, read: Read) -> PlannedLayer:
     return build_layer(file, layer, shape_only)
 
 
-def _alpha(file: LoraFile, layer: Layer, read: Read) -> float | None:
+def _alpha(file: LoraFile, layer: Layer, read: ReadTensor) -> float | None:
     name = layer.leaves.get("alpha")
     if name is None:
         return None
