@@ -40,6 +40,15 @@ LOADED: Places = {
     "load.refiner": None,
     "load.adapter_capacity": None,
     "load.attention": "auto",
+    "load.prediction": None,
+    "load.zero_terminal_snr": None,
+    "load.config": None,
+    "load.variant": None,
+    "load.vae": None,
+    "load.text": None,
+    "load.ema": False,
+    "load.mmap": False,
+    "load.allow_pickle": False,
 }
 """What arrives at `undertow.load` beside the source, of a verb that says nothing else."""
 
