@@ -32,6 +32,12 @@ def opened(name: str, picture: Picture) -> Image.Image:
     return picture if isinstance(picture, Image.Image) else open_picture(name, picture)
 
 
+def file_of(image: Image.Image) -> Path | None:
+    """The file that an image was opened from, if it was; by now the pixels of either may be others."""
+    name = vars(image).get("filename")
+    return Path(name) if isinstance(name, str) and name else None
+
+
 def several(given: Picture | tuple[Picture, ...] | None) -> tuple[Picture, ...]:
     """None, one or many, as many."""
     if given is None:

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from undertow.errors import InvalidInput
-from undertow.picture_files import Picture, describe_picture, open_picture, opened, require_same
+from undertow.picture_files import Picture, describe_picture, file_of, open_picture, opened, require_same
 
 Info = Any
 """pydantic's `ValidationInfo` or `SerializationInfo`, which are protocols that cannot be checked while tests run."""
@@ -28,8 +28,8 @@ def _to_json(picture: Picture, embed: bool) -> dict[str, Any]:
     described = describe_picture(image)
     if not isinstance(picture, Image.Image):
         return described | {"file": str(picture)}
-    file = vars(image).get("filename")
-    if file and _holds(str(file), described):
+    file = file_of(image)
+    if file is not None and _holds(file, described):
         return described | {"file": str(file)}
     if not embed:
         return described
@@ -37,7 +37,7 @@ def _to_json(picture: Picture, embed: bool) -> dict[str, Any]:
     return describe_picture(stored) | {"png": _png(stored)}
 
 
-def _holds(file: str, described: Mapping[str, Any]) -> bool:
+def _holds(file: Path, described: Mapping[str, Any]) -> bool:
     """Whether a file still has the pixels of an image that was opened from it: they may have been painted over."""
     try:
         return describe_picture(open_picture("picture", file)) == described

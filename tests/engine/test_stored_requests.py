@@ -14,6 +14,7 @@ from undertow import Adapter, AdapterStack, GenerationRequest, HighResolution, I
 from undertow.engine import metadata
 from undertow.engine.metadata import read_png, save_png
 from undertow.engine.result import Report
+from undertow.picture_files import open_picture
 
 STORED = Path(__file__).parent / "stored"
 """What version 0.1.0 wrote before pydantic did: a request with every kind of part, and a picture."""
@@ -97,6 +98,16 @@ def test_a_request_is_drawn_again_from_its_description_alone(tmp_path):
     changes = ({"image": photo(4)}, {"regions": ()}, {"adapters": ()})
     for change in changes:
         assert not torch.equal(service.run(replace(again, **change)).latents, drawn.latents), change
+
+
+def test_a_picture_that_is_written_over_stays_in_the_description(tmp_path):
+    photo(1).save(tmp_path / "a.png")
+    request = GenerationRequest(prompt="red", image=open_picture("image", tmp_path / "a.png"))
+    report = Report(request=request, model="m", size=(32, 32), sigmas=(), seconds={})
+    again = read_png(save_png(photo(3), tmp_path / "a.png", report)).request.image
+    assert again is not None
+    assert again.tobytes() == photo(1).tobytes()
+    assert again.tobytes() != photo(3).tobytes()
 
 
 def test_pictures_that_would_make_a_description_too_long_are_left_out(tmp_path, monkeypatch):

@@ -11,9 +11,10 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from undertow.checkpoints.files.atomic import atomic_write
-from undertow.engine.request import GenerationRequest
+from undertow.engine.request import PICTURES, GenerationRequest
 from undertow.engine.result import Report
 from undertow.errors import InvalidInput
+from undertow.picture_files import file_of
 from undertow.records import Record
 
 TEXT_KEY = "parameters"
@@ -67,7 +68,7 @@ def save_png(image: Image.Image, path: str | Path, report: Report, index: int = 
     path = Path(path)
     info = PngInfo()
     info.add_itxt(TEXT_KEY, a1111_text(report, index))
-    info.add_itxt(JSON_KEY, _description(report, index))
+    info.add_itxt(JSON_KEY, _description(report, index, path))
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as draft:
         image.save(draft, format="PNG", pnginfo=info)
@@ -95,12 +96,20 @@ def read_png(path: str | Path, instead: Mapping[str, Any] | None = None) -> Desc
     return Description.from_json(stored)
 
 
-def _description(report: Report, index: int) -> str:
-    """As JSON, with pictures as bytes unless that makes it larger than other programs read."""
-    request = replace(report.request, size=report.size)
+def _description(report: Report, index: int, path: Path) -> str:
+    """As JSON, with pictures as bytes unless that makes it larger than other programs read. path: of the file that it
+    is written to, which may be one of these pictures until then."""
+    pictures = {name: getattr(report.request, name) for name in PICTURES}
+    lost = {name: one.copy() for name, one in pictures.items() if one is not None and _is_in(path, one)}
+    request = replace(report.request, size=report.size, **lost)
     description = Description(request=request, index=index, model=report.model)
     text = json.dumps(description.to_json())
     return text if len(text) <= LONGEST else json.dumps(description.to_json(embed=False))
+
+
+def _is_in(path: Path, image: Image.Image) -> bool:
+    file = file_of(image)
+    return file is not None and file.resolve() == path.resolve()
 
 
 def _quoted(value: object) -> str:
