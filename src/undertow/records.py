@@ -33,19 +33,28 @@ Kind = TypeVar("Kind", bound="Record")  # not Self: jaxtyping checks the annotat
 class Record:
     """The base of a frozen dataclass that JSON describes."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    # Records are revalidated inside others too: Python lets a list stand for a tuple, which JSON would not write.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, revalidate_instances="always"
+    )
 
     def to_json(self, *, embed: bool = True) -> dict[str, Any]:
-        """The fields as JSON has them. embed: pictures that came from no file become bytes, not only size and hash."""
-        return schema_of(type(self)).dump_python(self, mode="json", warnings=False, context={"embed": embed})
+        """The fields as JSON has them. embed: pictures that came from no file become bytes, not only size and hash.
+        Errors: `InvalidInput` for values of other types."""
+        return schema_of(type(self)).dump_python(_validated(type(self), self), mode="json", context={"embed": embed})
 
     @classmethod
     def from_json(cls: type[Kind], json: Mapping[str, Any]) -> Kind:
         """The record that `to_json` wrote; a field may also hold what the constructor takes. Errors: `InvalidInput`."""
-        try:
-            return schema_of(cls).validate_python(json)
-        except ValidationError as err:
-            raise _refusal(cls, json, err) from err
+        return _validated(cls, json)
+
+
+def _validated(cls: type[Kind], given: Kind | Mapping[str, Any]) -> Kind:
+    """Errors: `InvalidInput`."""
+    try:
+        return schema_of(cls).validate_python(given)
+    except ValidationError as err:
+        raise _refusal(cls, given, err) from err
 
 
 @cache
@@ -212,8 +221,8 @@ def _dotted(place: tuple[int | str, ...], json: Any) -> str:
     parts: list[str] = []
     for part in place:
         try:
-            json = json[part]
-        except (KeyError, IndexError, TypeError):
+            json = getattr(json, str(part)) if isinstance(json, Record) else json[part]
+        except (AttributeError, KeyError, IndexError, TypeError):
             continue
         parts.append(str(part))
     return ".".join(parts)

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -176,7 +177,23 @@ def test_adapters_and_parts_may_be_given_as_they_are():
     kept = {"regions": request.regions, "views": request.views, "adapters": request.adapters}
     assert GenerationRequest.from_json({"prompt": "", **kept}) == GenerationRequest(prompt="", **kept)
     stack = AdapterStack((Adapter("a.safetensors"),))
-    assert GenerationRequest.from_json({"prompt": "", "adapters": stack}).adapters is stack
+    assert GenerationRequest.from_json({"prompt": "", "adapters": stack}).adapters == stack
+
+
+def test_lists_are_written_as_the_tuples_that_they_stand_for():
+    """Types are checked while tests run, but not where users give them: the fields are put in behind that check."""
+    adapter = Adapter("a.safetensors", image=PICTURE)
+    region = Region(prompt="b", box=(0, 0, 0.5, 1), adapters=(adapter,))
+    given = GenerationRequest(prompt="", size=(64, 64), regions=(region,), adapters=(adapter,))
+    plain = given.to_json()
+    object.__setattr__(region, "adapters", [adapter])
+    for name in ("size", "regions", "adapters"):
+        object.__setattr__(given, name, list(getattr(given, name)))
+    object.__setattr__(given, "steps", np.int64(20))
+    assert given.to_json() == plain
+    object.__setattr__(given, "steps", "many")
+    with pytest.raises(InvalidInput, match="steps is 'many', expected a valid integer"):
+        given.to_json()
 
 
 @pytest.mark.parametrize(
