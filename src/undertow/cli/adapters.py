@@ -1,19 +1,18 @@
 """`undertow adapters`: what several adapters are to each other and to a model, before anything is drawn."""
 
 from collections.abc import Sequence
-from enum import StrEnum
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from undertow.adapters.adapter import Adapter
+from undertow.adapters.stack import DENSITY, AdapterStack, StrategyName
 from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.option_values import numbers_by_name, parse_adapters
 from undertow.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from undertow.adapters.adapter import Adapter
 
 PROMPT = "red apple on white background"
 
@@ -24,24 +23,14 @@ Files = Annotated[
 ]
 
 
-class Strategy(StrEnum):
-    """`adapters.stack.STRATEGIES`, which is not imported for help."""
-
-    sum = "sum"
-    normalised = "normalised"
-    weighted = "weighted"
-    ties = "ties"
-    orthogonal = "orthogonal"
-    priority = "priority"
-
-
 @adapters.command("explain")
 def explain(
     files: Files,
     model: Model = DEFAULT_MODEL,
     strategy: Annotated[
-        Strategy, typer.Option(help="What becomes of layers that several LoRAs change; see docs/guides/adapters.md.")
-    ] = Strategy.sum,
+        StrategyName,
+        typer.Option(help="What becomes of layers that several LoRAs change; see docs/guides/adapters.md."),
+    ] = "sum",
     priorities: Annotated[
         list[str] | None,
         typer.Option("--priority", help="NAME=NUMBER, higher first; else the order given counts; repeatable."),
@@ -65,7 +54,7 @@ def explain(
 
     stack = AdapterStack(
         _prioritised(parse_adapters(files, None), priorities),
-        strategy=strategy.value,
+        strategy=strategy,
         weights=numbers_by_name("--weight", weights) if weights else None,
         density=DENSITY if density is None else density,
         budget_bytes=None if budget is None else int(budget * 2**20),
@@ -97,7 +86,6 @@ def impact(
 
     The model draws a picture without them and is asked about it under three levels of noise, with each and with all.
     """
-    from undertow.adapters.stack import AdapterStack
     from undertow.cli.adapter_tables import print_impacts
     from undertow.engine.request import GenerationRequest
     from undertow.inspection.impact import measure_impact, measure_overhead
@@ -113,9 +101,7 @@ def impact(
     print_impacts(Console(), impacts, overheads, layers)
 
 
-def _prioritised(given: "Sequence[Adapter]", priorities: Sequence[str] | None) -> "tuple[Adapter, ...]":
-    from dataclasses import replace
-
+def _prioritised(given: Sequence[Adapter], priorities: Sequence[str] | None) -> tuple[Adapter, ...]:
     wanted = numbers_by_name("--priority", priorities)
     known = [one.title for one in given]
     for name, number in wanted.items():
