@@ -72,7 +72,7 @@ class RequestOption:
         owner, name = self._place
         sentence = " ".join(descriptions(owner)[name].split()).partition(". ")[0].rstrip(".")
         if self.form:
-            sentence = f"{self.form}: {sentence[0].lower()}{sentence[1:]}"
+            sentence = f"{self.form}: {sentence[:1].lower()}{sentence[1:]}"
         return f"{sentence}{'; repeatable' if self.repeatable else ''}."
 
     @property
@@ -168,7 +168,7 @@ OPTIONS: Sequence[RequestOption] = (
     RequestOption(name="regions_by", field="regions_by"),
     RequestOption(name="seamless", field="seamless"),
     RequestOption(
-        name="loras", field="adapters.scale", flag="--lora", form="FILE[@SCALE[,SCALE...]]", repeatable=True, parse=None
+        name="loras", field="adapters.scale", flag="--lora", form="LORA[@SCALE[,SCALE...]]", repeatable=True, parse=None
     ),
     RequestOption(
         name="lora_blocks",
