@@ -18,7 +18,7 @@ from recipes.emoji.sections import find_section, section
 from undertow import Adapter, GenerationRequest, UNetService
 from undertow.checkpoints.files.atomic import write_text
 from undertow.training.figures import save_grid
-from undertow.training.pictures import to_bytes, to_unit
+from undertow.training.pictures import from_uint8, to_uint8
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "src" / "undertow" / "models" / "emoji" / "adapters"
@@ -80,7 +80,7 @@ def draw(
 def rebuild(service: UNetService, pictures: torch.Tensor) -> torch.Tensor:
     """Through the autoencoder, which bounds what can be drawn."""
     vae = service.vae
-    return torch.cat([to_bytes(vae.decode(vae.encode(to_unit(batch)).mean)) for batch in pictures.split(AT_ONCE)])
+    return torch.cat([to_uint8(vae.decode(vae.encode(from_uint8(batch)).mean)) for batch in pictures.split(AT_ONCE)])
 
 
 def as_images(pictures: torch.Tensor) -> list[Image.Image]:

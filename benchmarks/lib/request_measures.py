@@ -17,7 +17,7 @@ from undertow import GenerationRequest, Region, UNetService, Views
 from undertow.engine.images import image_latents
 from undertow.engine.request import Axes, RegionsBy
 from undertow.engine.sizes import layout_for
-from undertow.training.pictures import to_bytes, to_unit
+from undertow.training.pictures import from_uint8, to_uint8
 from undertow.training.randomness import seed_for
 
 Box = tuple[float, float, float, float]
@@ -59,7 +59,7 @@ def inpaint(service: UNetService, base: GenerationRequest, count: int, glyphs: G
     for image, drawn, mask, result in zip(before, after, masks, results, strict=True):
         kept = ~levels(mask.convert("RGB")).bool()
         outside = max(outside, difference(image, drawn, kept))
-        known = image_latents(service.model, to_unit(levels(image))[None])
+        known = image_latents(service.model, from_uint8(levels(image))[None])
         factor = service.vae.config.factor
         cells = kept[:1, ::factor, ::factor].expand(known.shape[1:])
         latents = max(latents, float((known - result.latents)[0][cells].abs().max()))
@@ -76,8 +76,8 @@ def start_from(service: UNetService, base: GenerationRequest, count: int, glyphs
         image = to_image(render(scene, draw_places(scene, random), glyphs))
         drawn = service.run(replace(base, prompt=scene.caption, image=image, strength=0.0)).images[0]
         with torch.inference_mode():
-            posterior = service.vae.encode(to_unit(levels(image))[None].to(service.vae.dtype))
-            rebuilt = to_image(to_bytes(service.vae.decode(posterior.mean))[0])
+            posterior = service.vae.encode(from_uint8(levels(image))[None].to(service.vae.dtype))
+            rebuilt = to_image(to_uint8(service.vae.decode(posterior.mean))[0])
         worst = max(worst, difference(rebuilt, drawn))
     return worst
 

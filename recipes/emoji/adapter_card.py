@@ -23,7 +23,7 @@ WIDTH = 120
 STYLE_BYTES = 3_000_000
 """The largest LoRA that ships."""
 
-TOLD: Mapping[str, str] = {
+HEADER_NOTES: Mapping[str, str] = {
     "ss_network_dim": "rank {}",
     "ss_steps": "{} steps",
     "ss_num_train_images": "{} pictures",
@@ -147,14 +147,14 @@ def ship_style(trained: Path, style: str, folder: Path) -> Path:
 
 def trained_as(notes: Mapping[str, str]) -> str:
     """A sentence of what a LoRA's header tells of its training; empty when it tells nothing."""
-    told = [text.format(notes[name]) for name, text in TOLD.items() if name in notes]
-    return f"Training: {', '.join(told)}." if told else ""
+    parts = [text.format(notes[name]) for name, text in HEADER_NOTES.items() if name in notes]
+    return f"Training: {', '.join(parts)}." if parts else ""
 
 
 def card(about: About, megabytes: float, training: str = "") -> str:
     """The card. megabytes: of its weights. training: a sentence on how it was trained."""
     limits = "\n".join(f"- {line}" for line in about.limits)
-    told = f"\n\n{training}" if training else ""
+    how = f"\n\n{training}" if training else ""
     data = (
         f"{about.data} Pictures rendered from the Noto Color Emoji font, captions from Unicode names, as for `emoji`; "
         "no photographs, no people, no text from the web. "
@@ -170,7 +170,7 @@ def card(about: About, megabytes: float, training: str = "") -> str:
 
 ## Data
 
-{fill(data, WIDTH)}{told}
+{fill(data, WIDTH)}{how}
 
 Noto Color Emoji: Copyright Google Inc. and contributors, https://github.com/googlefonts/noto-emoji, licensed under the
 SIL Open Font License 1.1, whose text is in `{LICENSE}`. The weights are under the license of undertow, Apache-2.0.

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from recipes.emoji.adapter_card import ship_control, ship_image_prompt
-from recipes.emoji.control import draw_with_edges, draw_with_references, write_accompanied
+from recipes.emoji.control import draw_with_edges, draw_with_references, write_paired
 from recipes.emoji.render import FONT, Glyphs
 from recipes.emoji.vision import VISION, accuracy, train_vision, write_vision
 
@@ -45,16 +45,16 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     glyphs = Glyphs(options.font)
     glyphs.require()
-    for name, companions, draw in (
+    for name, paired, draw in (
         ("edges", "edges", draw_with_edges),
         ("references", "references", draw_with_references),
     ):
         folder = options.out / name
         if not (folder / "pictures" / "metadata.jsonl").is_file():
-            write_accompanied(draw(options.pictures, glyphs), folder, companions)
+            write_paired(draw(options.pictures, glyphs), folder, paired)
             print(f"written: {folder}", flush=True)
     settings = replace(VISION, steps=options.vision_steps)
-    namer = train_vision(
+    classifier = train_vision(
         settings,
         options.out / "vision",
         glyphs,
@@ -64,8 +64,8 @@ def main() -> None:
             else None
         ),
     )
-    folder = write_vision(namer.encoder, options.out / "image_encoder")
-    print(f"written: {folder}; it names {accuracy(namer, glyphs):.1%} of emoji in pictures that it has not seen")
+    folder = write_vision(classifier.encoder, options.out / "image_encoder")
+    print(f"written: {folder}; it names {accuracy(classifier, glyphs):.1%} of emoji in pictures that it has not seen")
     if options.ship is None:
         print(COMMANDS.format(out=options.out, model=options.model, steps=options.steps))
         return

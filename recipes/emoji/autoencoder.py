@@ -13,7 +13,7 @@ from recipes.emoji.render import Glyphs, draw_places, render
 from recipes.emoji.scenes import draw_training_scene
 from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import StepRecord
-from undertow.training.pictures import to_unit
+from undertow.training.pictures import from_uint8
 from undertow.training.randomness import generator_for, seed_for
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
@@ -65,7 +65,7 @@ def train_autoencoder(
     def batch_at(step: int) -> tuple[Tensor, torch.Generator]:
         generator = generator_for(settings.seed, "autoencoder batch", step)
         pictures = scenes_at("autoencoder scenes", step, settings.batch_size, glyphs)
-        return change_looks(to_unit(pictures), generator).to(memory_format=torch.channels_last), generator
+        return change_looks(from_uint8(pictures), generator).to(memory_format=torch.channels_last), generator
 
     def loss(batch: tuple[Tensor, torch.Generator]) -> Tensor:
         return autoencoder_loss(vae, *batch)
@@ -75,7 +75,7 @@ def train_autoencoder(
         vae, batch_at, loss, settings, folder, recipe=recipe, on_record=on_record, on_checkpoint=on_checkpoint
     )
     assert isinstance(trained, AutoencoderKL)
-    normalize_latents(trained, to_unit(scenes_at("normalize", 0, NORMALIZED_ON, glyphs)))
+    normalize_latents(trained, from_uint8(scenes_at("normalize", 0, NORMALIZED_ON, glyphs)))
     return trained
 
 

@@ -34,9 +34,9 @@ from undertow.encoders.image import ImageEncoder, ImageFeatures
 from undertow.encoders.image_config import ClipVisionConfig
 from undertow.encoders.image_pixels import Pixels, Preprocessing
 from undertow.training.captioned import load_captioned
-from undertow.training.companions import load_companions
 from undertow.training.fit import FitSettings
 from undertow.training.image_prompt import ImagePromptSettings, train_image_prompt
+from undertow.training.paired_images import load_paired_images
 from undertow.training.randomness import seed_for
 from undertow.vae.autoencoder import AutoencoderKL
 
@@ -129,7 +129,7 @@ def train(service: UNetService, encoder: ImageEncoder, variant: Variant, options
         timesteps="logit_normal",
     )
     pictures = load_captioned(options.data / "pictures", size=SIDE)
-    references = load_companions(options.data / "references", options.data / "pictures", size=SIDE)
+    references = load_paired_images(options.data / "references", options.data / "pictures", size=SIDE)
     prompt = train_image_prompt(service.model, encoder, pictures, settings, folder, references=references)
     file = folder / f"{variant}.safetensors"
     write_image_prompt(prompt, file)

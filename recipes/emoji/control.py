@@ -16,8 +16,8 @@ from recipes.emoji.scenes import Scene, draw_training_scene, is_trained_color, s
 from undertow.checkpoints.files.atomic import write_text
 from undertow.hints.edges import canny
 from undertow.training.captioned import METADATA
-from undertow.training.companions import made_from
 from undertow.training.figures import save_picture
+from undertow.training.paired_images import preprocess
 from undertow.training.randomness import seed_for
 
 NAMED = 0.25
@@ -27,39 +27,39 @@ Pictures = UInt8[Tensor, "count 3 64 64"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Accompanied:
-    """Pictures with a caption and a companion each: its edges, or a reference."""
+class PairedData:
+    """Pictures with a caption and a second picture each: its edges, or a reference."""
 
     pictures: Pictures
-    companions: Pictures
+    paired: Pictures
     captions: tuple[str, ...]
 
 
 def edges_of(picture: UInt8[Tensor, "3 64 64"]) -> UInt8[Tensor, "3 64 64"]:
     """The control map of a picture, as `undertow preprocess canny` makes it."""
-    return made_from(picture, canny)
+    return preprocess(picture, canny)
 
 
-def draw_with_edges(count: int, glyphs: Glyphs, *, seed: int = 0) -> Accompanied:
+def draw_with_edges(count: int, glyphs: Glyphs, *, seed: int = 0) -> PairedData:
     """Training scenes with emoji anywhere, at sizes and places that the base was not trained with: edges say where."""
     random = Random(seed_for(seed, "edges"))
     scenes = [draw_training_scene(random) for _ in range(count)]
     pictures = torch.stack([render(scene, draw_places(scene, random, ANYWHERE), glyphs) for scene in scenes])
-    return Accompanied(
+    return PairedData(
         pictures=pictures,
-        companions=torch.stack([edges_of(picture) for picture in pictures]),
+        paired=torch.stack([edges_of(picture) for picture in pictures]),
         captions=tuple(spoken(scene, random) for scene in scenes),
     )
 
 
-def draw_with_references(count: int, glyphs: Glyphs, *, seed: int = 0) -> Accompanied:
+def draw_with_references(count: int, glyphs: Glyphs, *, seed: int = 0) -> PairedData:
     """Single emoji where the base was trained with them, each beside the same emoji elsewhere, on another color: a
     reference says what to draw, and neither where nor on what."""
     random = Random(seed_for(seed, "references"))
     scenes = [_single(random) for _ in range(count)]
-    return Accompanied(
+    return PairedData(
         pictures=torch.stack([render(scene, draw_places(scene, random, ON_CELLS), glyphs) for scene in scenes]),
-        companions=torch.stack([draw_reference(scene.names[0], random, glyphs) for scene in scenes]),
+        paired=torch.stack([draw_reference(scene.names[0], random, glyphs) for scene in scenes]),
         captions=tuple(spoken(scene, random) if random.random() < NAMED else on_color(scene.color) for scene in scenes),
     )
 
@@ -75,13 +75,14 @@ def on_color(color: str) -> str:
     return f"on {color} background"
 
 
-def write_accompanied(data: Accompanied, folder: Path, companions: str) -> None:
-    """FOLDER/pictures with its captions, and FOLDER/COMPANIONS with files of the same names: for `undertow train`."""
+def write_paired(data: PairedData, folder: Path, name_of_pairs: str) -> None:
+    """Writes FOLDER/pictures with its captions, and FOLDER/NAME_OF_PAIRS with files of the same names, for `undertow
+    train`."""
     lines: list[str] = []
-    for index, (picture, companion) in enumerate(zip(data.pictures, data.companions, strict=True)):
+    for index, (picture, other) in enumerate(zip(data.pictures, data.paired, strict=True)):
         name = f"{index:05d}.png"
         save_picture(picture, folder / "pictures" / name)
-        save_picture(companion, folder / companions / name)
+        save_picture(other, folder / name_of_pairs / name)
         lines.append(json.dumps({"file_name": name, "text": data.captions[index]}))
     write_text("\n".join(lines) + "\n", folder / "pictures" / METADATA)
 

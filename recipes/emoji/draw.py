@@ -15,7 +15,7 @@ from undertow.diffusion.guidance import ClassifierFree, GuidedDenoiser
 from undertow.sampling.catalogue import start_sampler
 from undertow.sampling.noise import NoiseSource
 from undertow.sampling.protocol import drive
-from undertow.training.pictures import to_bytes
+from undertow.training.pictures import to_uint8
 from undertow.unet.conditioning import Conditioning, concatenate
 from undertow.vae.autoencoder import AutoencoderKL
 
@@ -70,4 +70,4 @@ def _draw_batch(
     )
     x = OBJECTIVE.schedule.path.pure_noise(noise.draw((vae.config.latent_channels, side, side)), sigmas[0])
     latents = drive(start_sampler(settings.sampler, x, sigmas, path=OBJECTIVE.schedule.path, noise=noise), denoise)
-    return to_bytes(vae.decode(vae.config.latent_space.from_model(latents)).clamp(-1, 1))
+    return to_uint8(vae.decode(vae.config.latent_space.from_model(latents)).clamp(-1, 1))

@@ -23,9 +23,9 @@ MOST_DISAGREEMENT = 0.01
 CONFUSIONS = 8
 """Mistakes listed of each kind."""
 
-KEPT = "tried"
+NOTES_SECTION = "tried"
 """The section of the page that people write, and that a new evaluation keeps."""
-UNTOLD = "Nobody has written yet what was tried."
+NO_NOTES = "Nobody has written yet what was tried."
 CURVES = {
     "autoencoder": "Autoencoder",
     "text_to_image": "Text encoder and U-Net",
@@ -63,15 +63,15 @@ def write_page(evaluation: Evaluation, out: Path, *, run: Path | None = None, ca
         assert run is not None
         save_loss_plot(read_records(run / stage / "log.jsonl"), out / _curve_name(stage))
     curves = [stage for stage in CURVES if (out / _curve_name(stage)).is_file()]
-    told = find_section(before, KEPT)
-    write_text(page(evaluation, curves, UNTOLD if told is None else told), place)
+    notes = find_section(before, NOTES_SECTION)
+    write_text(page(evaluation, curves, NO_NOTES if notes is None else notes), place)
     if card is not None:
         write_figures(card, f"{_conditions(evaluation)}\n\n{_table(evaluation)}")
     return place
 
 
-def page(evaluation: Evaluation, curves: list[str], told: str) -> str:
-    """The page. curves: stages whose loss curves lie beside it. told: what people wrote on it."""
+def page(evaluation: Evaluation, curves: list[str], notes: str) -> str:
+    """The page. curves: stages whose loss curves lie beside it. notes: what people wrote on it."""
     return f"""# emoji: does it draw what is asked?
 
 The embedded text-to-image model, trained from nothing by `python -m recipes.emoji train`. Its weights take
@@ -105,7 +105,7 @@ Seeds 0 to {SAMPLES - 1}; the prompts by a rule (`sheet_scenes`): the three kind
 
 ## What was tried
 
-{section(KEPT, told)}
+{section(NOTES_SECTION, notes)}
 """
 
 

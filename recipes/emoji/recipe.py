@@ -34,7 +34,7 @@ from undertow.encoders.tokenizer import FolderTokenizer
 from undertow.training.figures import save_grid
 from undertow.training.fit import FitSettings, Progress
 from undertow.training.log import StepRecord
-from undertow.training.pictures import to_bytes, to_unit
+from undertow.training.pictures import from_uint8, to_uint8
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
 from undertow.vae.autoencoder import AutoencoderKL
 
@@ -102,8 +102,8 @@ class EmojiRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Watching:
-    """Who is told of progress: what begins, every line of a log, how many pictures are encoded."""
+class Callbacks:
+    """Functions that are called with what begins, every line of a log, and how many pictures are encoded."""
 
     on_stage: Callable[[str, int], None] = lambda name, total: None
     on_record: Callable[[StepRecord], None] = lambda record: None
@@ -115,7 +115,7 @@ def train_emoji(
     recipe: EmojiRecipe,
     *,
     font: Path = FONT,
-    watching: Watching = Watching(),
+    callbacks: Callbacks = Callbacks(),
 ) -> Path:
     """Runs what is not done yet and returns the folder of the finished model.
 
@@ -125,9 +125,9 @@ def train_emoji(
     glyphs.require()
     if not (out / "tokenizer").is_dir():
         save_tokenizer(out / "tokenizer")
-    vae = _autoencoder(out / "autoencoder", recipe, glyphs, watching)
-    data = _latents(out / "latents.pt", vae, recipe, glyphs, watching)
-    model = _text_to_image(out, recipe, data, vae, watching)
+    vae = _autoencoder(out / "autoencoder", recipe, glyphs, callbacks)
+    data = _latents(out / "latents.pt", vae, recipe, glyphs, callbacks)
+    model = _text_to_image(out, recipe, data, vae, callbacks)
     stages = (
         stage("autoencoder", vae, recipe.autoencoder, out / "autoencoder"),
         stage("text encoder and U-Net", model, recipe.text_to_image, out / "text_to_image"),
@@ -136,7 +136,7 @@ def train_emoji(
     return export(model, vae, out / "tokenizer", out / "model", stages=stages)
 
 
-def _autoencoder(folder: Path, recipe: EmojiRecipe, glyphs: Glyphs, watching: Watching) -> AutoencoderKL:
+def _autoencoder(folder: Path, recipe: EmojiRecipe, glyphs: Glyphs, callbacks: Callbacks) -> AutoencoderKL:
     config, settings = vae_config(recipe.level_channels, recipe.latent_channels), recipe.autoencoder
     held_out = scenes_at("held out", 0, HELD_OUT_PICTURES, glyphs)
 
@@ -144,19 +144,21 @@ def _autoencoder(folder: Path, recipe: EmojiRecipe, glyphs: Glyphs, watching: Wa
         vae, few = progress.network, held_out[:32]
         assert isinstance(vae, AutoencoderKL)
         with torch.no_grad():
-            rebuilt = to_bytes(vae.decode(vae.encode(to_unit(few)).mean))
+            rebuilt = to_uint8(vae.decode(vae.encode(from_uint8(few)).mean))
         save_grid(torch.cat([few, rebuilt]), 16, folder / "samples" / f"step-{progress.step:06d}.png")
 
-    watching.on_stage("autoencoder", settings.steps)
-    vae = train_autoencoder(config, settings, folder, glyphs, on_record=watching.on_record, on_checkpoint=show)
-    (folder / "psnr.txt").write_text(f"{psnr(vae, to_unit(held_out)):.2f} dB\n", encoding="utf-8")
+    callbacks.on_stage("autoencoder", settings.steps)
+    vae = train_autoencoder(config, settings, folder, glyphs, on_record=callbacks.on_record, on_checkpoint=show)
+    (folder / "psnr.txt").write_text(f"{psnr(vae, from_uint8(held_out)):.2f} dB\n", encoding="utf-8")
     return vae
 
 
-def _latents(path: Path, vae: AutoencoderKL, recipe: EmojiRecipe, glyphs: Glyphs, watching: Watching) -> CachedLatents:
+def _latents(
+    path: Path, vae: AutoencoderKL, recipe: EmojiRecipe, glyphs: Glyphs, callbacks: Callbacks
+) -> CachedLatents:
     if not path.is_file():
-        watching.on_stage("latents", recipe.pictures)
-        data = cache_latents(vae, recipe.pictures, glyphs, on_pictures=watching.on_count)
+        callbacks.on_stage("latents", recipe.pictures)
+        data = cache_latents(vae, recipe.pictures, glyphs, on_pictures=callbacks.on_count)
         draft = path.with_suffix(".part")
         torch.save({"latents": data.latents, "captions": list(data.captions)}, draft)
         draft.rename(path)
@@ -165,14 +167,14 @@ def _latents(path: Path, vae: AutoencoderKL, recipe: EmojiRecipe, glyphs: Glyphs
 
 
 def _text_to_image(
-    out: Path, recipe: EmojiRecipe, data: CachedLatents, vae: AutoencoderKL, watching: Watching
+    out: Path, recipe: EmojiRecipe, data: CachedLatents, vae: AutoencoderKL, callbacks: Callbacks
 ) -> TextToImage:
     tokenizer = FolderTokenizer(out / "tokenizer")
     seed = recipe.text_to_image.seed
     model = new_model(recipe.unet(), layers=recipe.text_layers, heads=recipe.text_heads, tokenizer=tokenizer, seed=seed)
 
-    watching.on_stage("text encoder", recipe.text_encoder.steps)
-    train_text_encoder(model.text, recipe.text_encoder, out / "text_encoder", on_record=watching.on_record)
+    callbacks.on_stage("text encoder", recipe.text_encoder.steps)
+    train_text_encoder(model.text, recipe.text_encoder, out / "text_encoder", on_record=callbacks.on_record)
 
     def show(progress: Progress, folder: Path) -> None:
         average = progress.network
@@ -185,13 +187,13 @@ def _text_to_image(
         ("text_to_image", recipe.text_to_image, data),
         ("pairs", recipe.pairs, data.mostly_pairs()),
     ):
-        watching.on_stage(name.replace("_", " "), settings.steps)
+        callbacks.on_stage(name.replace("_", " "), settings.steps)
         model = train_text_to_image(
             model,
             pictures,
             settings,
             out / name,
-            on_record=watching.on_record,
+            on_record=callbacks.on_record,
             on_checkpoint=partial(show, folder=out / name),
         )
     return model

@@ -29,10 +29,10 @@ from undertow.checkpoints.files.atomic import write_text
 from undertow.checkpoints.read.model_loading import load_model
 from undertow.training.captioned import METADATA
 from undertow.training.figures import save_grid, save_picture
-from undertow.training.pictures import to_bytes, to_unit
+from undertow.training.pictures import from_uint8, to_uint8
 from undertow.training.randomness import seed_for
 
-AT_ONCE = 32
+BATCH_SIZE = 32
 SHOWN = 16
 
 COMMAND = (
@@ -108,8 +108,8 @@ class Rebuild:
 
     @torch.no_grad()
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
-        batches = pictures.split(AT_ONCE)
-        return torch.cat([to_bytes(self.vae.decode(self.vae.encode(to_unit(batch)).mean)) for batch in batches])
+        batches = pictures.split(BATCH_SIZE)
+        return torch.cat([to_uint8(self.vae.decode(self.vae.encode(from_uint8(batch)).mean)) for batch in batches])
 
 
 def measure(

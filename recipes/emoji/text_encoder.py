@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from recipes.emoji.names import COLORS, EMOJI
 from recipes.emoji.scenes import RELATIONS, Scene, draw_training_scene, spoken
-from recipes.emoji.text_to_image import READING, token_ids, with_strangers
+from recipes.emoji.text_to_image import READING, token_ids, with_unknown_word
 from undertow.encoders.clip import TextEncoder
 from undertow.training.fit import FitSettings, fit
 from undertow.training.log import StepRecord
@@ -26,7 +26,7 @@ ANSWERS = (len(EMOJI), len(EMOJI) + 1, len(COLORS) + 1, len(RELATIONS) + 1)
 """Classes of the four questions: first emoji, second or none, background or not said, relation or none."""
 
 
-class CaptionReader(nn.Module):
+class CaptionClassifier(nn.Module):
     """A text encoder with a linear layer that answers all four questions at every token."""
 
     def __init__(self, text: TextEncoder):
@@ -49,13 +49,13 @@ def train_text_encoder(
     """Trains `text` in place."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(settings.seed, "answers"))
-        reader = CaptionReader(text)
+        reader = CaptionClassifier(text)
 
     def batch_at(step: int) -> tuple[Tensor, Tensor]:
         random = Random(seed_for(settings.seed, "text", step))
         scenes = [draw_training_scene(random) for _ in range(settings.batch_size)]
         captions = [spoken(scene, random) for scene in scenes]
-        ids = torch.tensor([token_ids(with_strangers(caption, random), text.tokenizer) for caption in captions])
+        ids = torch.tensor([token_ids(with_unknown_word(caption, random), text.tokenizer) for caption in captions])
         right = torch.tensor([answers(scene, caption) for scene, caption in zip(scenes, captions, strict=True)])
         return ids, right
 
@@ -65,7 +65,7 @@ def train_text_encoder(
 
     recipe = {"width": text.config.width, "layers": text.config.layers}
     trained = fit(reader, batch_at, loss, settings, folder, recipe=recipe, on_record=on_record)
-    assert isinstance(trained, CaptionReader)
+    assert isinstance(trained, CaptionClassifier)
     text.load_state_dict(trained.text.state_dict())
 
 

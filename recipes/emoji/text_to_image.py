@@ -22,7 +22,7 @@ from undertow.encoders.tokenizer import Tokenizer
 from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import StepRecord
 from undertow.training.objective import Example, Objective, TruncatedSNRWeighting
-from undertow.training.pictures import to_unit
+from undertow.training.pictures import from_uint8
 from undertow.training.precision import autocast
 from undertow.training.randomness import generator_for, seed_for
 from undertow.training.timesteps import LogitNormalTimesteps
@@ -44,7 +44,7 @@ READING = Reading(skip=1, final_norm=True)
 DROPPED = 0.1
 """Share of captions that become empty, for guidance."""
 
-STRANGERS = 0.1
+UNKNOWN_WORDS = 0.1
 """Share of captions that get a word without meaning, which the model learns to pass over."""
 
 
@@ -83,16 +83,16 @@ def cache_latents(
         for _ in range(min(batch_size, count - start)):
             scene = draw_training_scene(random)
             pictures.append(render(scene, draw_places(scene, random, ON_CELLS), glyphs))
-            captions.append(with_strangers(spoken(scene, random), random))
+            captions.append(with_unknown_word(spoken(scene, random), random))
         with autocast("bf16", vae.device):
-            latents.append(vae.encode(to_unit(torch.stack(pictures))).mean.half())
+            latents.append(vae.encode(from_uint8(torch.stack(pictures))).mean.half())
         on_pictures(len(captions))
     return CachedLatents(latents=torch.cat(latents), captions=tuple(captions))
 
 
-def with_strangers(caption: str, random: Random) -> str:
+def with_unknown_word(caption: str, random: Random) -> str:
     """At times with a made-up word before or after it."""
-    if random.random() >= STRANGERS:
+    if random.random() >= UNKNOWN_WORDS:
         return caption
     word = "".join(random.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(random.randint(2, 8)))
     return f"{word} {caption}" if random.random() < 0.5 else f"{caption} {word}"

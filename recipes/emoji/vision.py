@@ -47,7 +47,7 @@ HELD_OUT = 512
 Batch = tuple[UInt8[Tensor, "batch 3 64 64"], Int[Tensor, "batch"]]
 
 
-class Namer(nn.Module):
+class EmojiClassifier(nn.Module):
     """The encoder, and a layer on its pooled vector that names emoji."""
 
     def __init__(self, encoder: ImageEncoder):
@@ -60,12 +60,12 @@ class Namer(nn.Module):
         return self.head(pooled)
 
 
-def new_namer(seed: int = 0) -> Namer:
+def new_classifier(seed: int = 0) -> EmojiClassifier:
     """With random weights that learn."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "vision"))
         encoder = ImageEncoder.from_tensors(random_image_encoder(CONFIG), CONFIG, dtype=torch.float32)
-        return Namer(encoder.requires_grad_(True))
+        return EmojiClassifier(encoder.requires_grad_(True))
 
 
 def train_vision(
@@ -74,28 +74,28 @@ def train_vision(
     glyphs: Glyphs,
     *,
     on_record: Callable[[StepRecord], None] = lambda record: None,
-) -> Namer:
+) -> EmojiClassifier:
     """The trained network, averaged. folder: see `fit`. Errors: as `fit`."""
-    namer = new_namer(settings.seed)
+    classifier = new_classifier(settings.seed)
 
     def batch_at(step: int) -> Batch:
         return varied(generator_for(settings.seed, "vision batch", step), settings.batch_size, glyphs)
 
     def loss(batch: Batch) -> Tensor:
         pictures, names = batch
-        return F.cross_entropy(namer(pictures).float(), names)
+        return F.cross_entropy(classifier(pictures).float(), names)
 
     recipe = {"vision": repr(CONFIG), "emoji": len(EMOJI), "sizes": repr(SIZES)}
-    trained = fit(namer, batch_at, loss, settings, folder, recipe=recipe, on_record=on_record)
-    assert isinstance(trained, Namer)
+    trained = fit(classifier, batch_at, loss, settings, folder, recipe=recipe, on_record=on_record)
+    assert isinstance(trained, EmojiClassifier)
     return trained
 
 
 @torch.no_grad()
-def accuracy(namer: Namer, glyphs: Glyphs, count: int = HELD_OUT) -> float:
+def accuracy(classifier: EmojiClassifier, glyphs: Glyphs, count: int = HELD_OUT) -> float:
     """Share of pictures that it was not trained with, in which it names the emoji."""
     pictures, names = varied(generator_for(1, "vision held out"), count, glyphs)
-    return float((namer(pictures).argmax(-1) == names).float().mean())
+    return float((classifier(pictures).argmax(-1) == names).float().mean())
 
 
 def varied(generator: torch.Generator, count: int, glyphs: Glyphs) -> Batch:

@@ -5,7 +5,7 @@ from PIL import Image
 
 from recipes.emoji.vision import write_vision
 from tests.services import copy_pipeline
-from tests.training.beside import image_encoder
+from tests.training.adapter_runs import image_encoder
 from undertow.adapters.control.control_file import read_control
 from undertow.adapters.image_prompt.image_prompt_file import read_image_prompt
 from undertow.cli import main

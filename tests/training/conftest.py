@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from tests.training.drawing import blank_figures, drawn_figures
+from tests.training.blank_figures import blank_figures, drawn_figures
 from undertow.training import pixel_files
 from undertow.training.config import TrainingConfig, pixel_unet
 from undertow.training.data import Digits

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.services import pipeline_folder
-from tests.training.beside import equal_states, fit_for, is_as_before, stop_at, weights
+from tests.training.adapter_runs import equal_states, fit_for, is_as_before, stop_at, weights
 from tests.training.lora_runs import load, pictures
 from undertow.adapters.control.control_file import write_control
 from undertow.errors import CheckpointError, ConfigError, InvalidInput

@@ -4,7 +4,7 @@ from sklearn.datasets import load_digits as sklearn_digits
 
 from undertow.errors import InvalidInput
 from undertow.training.data import Digits
-from undertow.training.pictures import find_class, to_bytes, to_unit
+from undertow.training.pictures import find_class, from_uint8, to_uint8
 
 
 def test_the_split_is_stratified_complete_and_disjoint():
@@ -41,10 +41,10 @@ def test_other_sizes_are_refused():
 
 def test_bytes_and_numbers_are_each_other_s_inverse():
     pixels = torch.arange(256, dtype=torch.uint8)
-    assert to_unit(pixels).min() == -1
-    assert to_unit(pixels).max() == 1
-    assert to_bytes(to_unit(pixels)).equal(pixels)
-    assert to_bytes(torch.tensor([-3.0, 5.0])).tolist() == [0, 255]
+    assert from_uint8(pixels).min() == -1
+    assert from_uint8(pixels).max() == 1
+    assert to_uint8(from_uint8(pixels)).equal(pixels)
+    assert to_uint8(torch.tensor([-3.0, 5.0])).tolist() == [0, 255]
 
 
 def test_classes_are_found_by_number_or_name():

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from undertow.errors import ConfigError
-from undertow.training.ema import ExponentialAverage
+from undertow.training.ema import ExponentialMovingAverage
 from undertow.unet.unet import UNet
 
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
@@ -15,7 +15,7 @@ def unet(tiny_config):
 
 
 def test_the_average_is_the_closed_form(unet):
-    average = ExponentialAverage(unet, decay=0.6)
+    average = ExponentialMovingAverage(unet, decay=0.6)
     name = "conv_in.weight"
     start, history = unet.get_parameter(name).detach().clone(), []
     for step in range(1, 6):
@@ -34,13 +34,13 @@ def test_the_average_is_the_closed_form(unet):
 
 
 def test_decay_ends_at_its_value(unet):
-    average = ExponentialAverage(unet, decay=0.9)
+    average = ExponentialMovingAverage(unet, decay=0.9)
     assert average.decay_at(1) == pytest.approx(2 / 11)
     assert average.decay_at(10_000) == 0.9
 
 
 def test_the_average_is_a_network_for_inference_and_shares_no_memory(unet):
-    average = ExponentialAverage(unet, decay=0.9)
+    average = ExponentialMovingAverage(unet, decay=0.9)
     assert not average.network.training
     assert not any(parameter.requires_grad for parameter in average.network.parameters())
     with torch.no_grad():
@@ -50,4 +50,4 @@ def test_the_average_is_a_network_for_inference_and_shares_no_memory(unet):
 
 def test_a_decay_of_one_is_refused(unet):
     with pytest.raises(ConfigError, match="ema_decay = 1"):
-        ExponentialAverage(unet, decay=1.0)
+        ExponentialMovingAverage(unet, decay=1.0)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests.training.beside import stop_at
-from tests.training.by_hand import AdamW
+from tests.training.adapter_runs import stop_at
+from tests.training.reference_adamw import AdamW
 from undertow import processor
 from undertow.errors import CheckpointError, UndertowError
 from undertow.training import meter

@@ -9,7 +9,7 @@ from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import InvalidInput, UnknownCheckpoint
 from undertow.training.generate import load_class_model, sample_classes, sampling_settings
 from undertow.training.objective import Ddpm, Flow
-from undertow.training.pictures import to_bytes
+from undertow.training.pictures import to_uint8
 from undertow.training.run_folder import save_model
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.config import ClassLabels, Level, UNetConfig
@@ -94,7 +94,7 @@ def test_one_step_of_a_flow_is_noise_minus_its_velocity(tmp_path):
     drawn = sample_classes(model, [2], [5], settings)
     noise = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(5))
     velocity = model.unet(noise, torch.tensor([1000.0]), Conditioning(class_labels=torch.tensor([2])))
-    assert drawn.equal(to_bytes(noise - velocity.detach()))
+    assert drawn.equal(to_uint8(noise - velocity.detach()))
 
 
 def test_guidance_leads_away_from_the_null_class(tmp_path):
@@ -109,7 +109,7 @@ def test_guidance_leads_away_from_the_null_class(tmp_path):
             model.unet(noise, torch.tensor([1000.0]), Conditioning(class_labels=torch.tensor([label])))
             for label in (1, 3)
         )
-    expected = to_bytes(noise - (null + 3 * (asked - null)))
+    expected = to_uint8(noise - (null + 3 * (asked - null)))
     assert (drawn.int() - expected.int()).abs().max() <= ONE_GRAY_LEVEL
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.services import pipeline_folder
-from tests.training.beside import equal_states, fit_for, image_encoder, is_as_before, stop_at, weights
+from tests.training.adapter_runs import equal_states, fit_for, image_encoder, is_as_before, stop_at, weights
 from tests.training.lora_runs import load, pictures
 from undertow.adapters.image_prompt.image_prompt_file import read_image_prompt, write_image_prompt
 from undertow.encoders.image import ImageFeatures

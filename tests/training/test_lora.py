@@ -9,10 +9,10 @@ from tests.services import pipeline_folder
 from tests.training.lora_runs import FIT, load, pictures, random_lora, settings
 from undertow.errors import CheckpointError, ConfigError, InvalidInput
 from undertow.nn.adaptable import WeightRows
+from undertow.training.base_model import encode_pictures, native_size, require_trainable
 from undertow.training.caption_encoder import CaptionEncoder
 from undertow.training.log import read_records
-from undertow.training.lora import LoraSettings, finished, new_lora, train_lora
-from undertow.training.lora_base import encode_pictures, native_size, require_trainable
+from undertow.training.lora import LoraSettings, export_lora, new_lora, train_lora
 from undertow.training.low_rank import in_slots, text_sites, unet_sites
 from undertow.training.objective import ConstantWeighting, MinSNRWeighting
 from undertow.training.timesteps import LogitNormalTimesteps, UniformTimesteps
@@ -171,7 +171,7 @@ def test_a_new_update_changes_nothing_and_a_trained_one_is_the_merged_weight(sd1
         base = sd1.unet(latents, timesteps, given)
         with in_slots(sd1.unet, lora.unet):
             ported = sd1.unet(latents, timesteps, given, Ports(weights=rows))
-        updates = finished(lora, sd1, pictures(), chosen, "x").updates["unet"]
+        updates = export_lora(lora, sd1, pictures(), chosen, "x").updates["unet"]
         layers = {name: sd1.unet.get_submodule(name) for name in updates}
         pristine = {name: layer.weight.clone() for name, layer in layers.items()}
         for name, layer in layers.items():
@@ -186,7 +186,7 @@ def test_a_new_update_changes_nothing_and_a_trained_one_is_the_merged_weight(sd1
 
 def test_what_is_written_says_from_what_it_was_trained(folders):
     model, chosen = load(folders["sdxl"]), settings(steps=7, text_encoder=True, sites=("*.attn2.to_k",))
-    done = finished(random_lora(model, chosen), model, pictures(), chosen, "style")
+    done = export_lora(random_lora(model, chosen), model, pictures(), chosen, "style")
     assert (done.title, done.family, done.prediction) == ("style", "sdxl", "epsilon")
     # CLIP-L is the first encoder of SDXL, bigG the second.
     assert {name: len(updates) for name, updates in done.updates.items() if name != "unet"} == {

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.training.by_hand import AdamW
+from tests.training.reference_adamw import AdamW
 from undertow.checkpoints.read.unet_loading import load_unet_folder
 from undertow.errors import CheckpointError, ConfigError, CorruptFile, InvalidInput, UndertowError
 from undertow.processor import has_bfloat16

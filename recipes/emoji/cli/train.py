@@ -31,7 +31,7 @@ def train(
     """
     import torch
 
-    from recipes.emoji.recipe import EmojiRecipe, Watching, train_emoji
+    from recipes.emoji.recipe import Callbacks, EmojiRecipe, train_emoji
     from recipes.emoji.recipe import quick as shortened
     from recipes.emoji.render import FONT
     from undertow.training.log import StepRecord
@@ -57,7 +57,7 @@ def train(
         def on_count(count: int) -> None:
             progress.update(tasks[-1], completed=count)
 
-        watching = Watching(on_stage=on_stage, on_record=on_record, on_count=on_count)
-        model = train_emoji(out, recipe, font=FONT if font is None else font, watching=watching)
+        callbacks = Callbacks(on_stage=on_stage, on_record=on_record, on_count=on_count)
+        model = train_emoji(out, recipe, font=FONT if font is None else font, callbacks=callbacks)
     console.print(f"trained: {model}", soft_wrap=True)
     console.print(f'draw with it: undertow generate --model {model} "red apple on white background"', soft_wrap=True)

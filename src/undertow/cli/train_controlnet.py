@@ -29,9 +29,9 @@ def train_controlnet(
     The folder loads in diffusers and undertow. A run that was killed goes on with the same command.
     """
     from undertow.adapters.control.control_file import write_control
-    from undertow.training.companions import hints_for
     from undertow.training.controlnet import ControlSettings
     from undertow.training.controlnet import train_controlnet as train
+    from undertow.training.paired_images import hints_for
 
     settings = ControlSettings(
         **options.settings(),

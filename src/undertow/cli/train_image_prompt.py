@@ -41,9 +41,9 @@ def train_image_prompt(
     The file loads in diffusers and undertow. A run that was killed goes on with the same command.
     """
     from undertow.adapters.image_prompt.image_prompt_file import write_image_prompt
-    from undertow.training.companions import load_companions
     from undertow.training.image_prompt import ImagePromptSettings
     from undertow.training.image_prompt import train_image_prompt as train
+    from undertow.training.paired_images import load_paired_images
 
     settings = ImagePromptSettings(
         **options.settings(),
@@ -57,7 +57,7 @@ def train_image_prompt(
     base, pictures = options.load(console)
     vision = _encoder(base, encoder, options.device)
     side = vision.config.image_size
-    shown = None if references is None else load_companions(references, options.images, size=side)
+    shown = None if references is None else load_paired_images(references, options.images, size=side)
     with shown_training(console, options.steps) as on_record:
         prompt = train(base, vision, pictures, settings, options.out, references=shown, on_record=on_record)
     path = options.out / f"{options.name}.safetensors"

@@ -35,7 +35,7 @@ def train_lora(
     The file loads in diffusers, ComfyUI, the web UI and undertow. A run that was killed goes on with the same command.
     """
     from undertow.adapters.lora.write import write_lora
-    from undertow.training.lora import LoraSettings, finished
+    from undertow.training.lora import LoraSettings, export_lora
     from undertow.training.lora import train_lora as train
     from undertow.training.low_rank import TRANSFORMERS
 
@@ -52,7 +52,7 @@ def train_lora(
     with shown_training(console, options.steps) as on_record:
         lora = train(base, pictures, settings, options.out, on_record=on_record)
     path = options.out / f"{options.name}.safetensors"
-    write_lora(finished(lora, base, pictures, settings, options.name), path, format=format)
+    write_lora(export_lora(lora, base, pictures, settings, options.name), path, format=format)
     layers = len(lora.unet) + sum(len(learned) for learned in lora.for_text() or ())
     console.print(
         f"trained: {path} ({layers} layers of rank {rank}, {path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True

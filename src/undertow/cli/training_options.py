@@ -70,8 +70,8 @@ class TrainingOptions:
         import torch
 
         from undertow.service import load
+        from undertow.training.base_model import native_size, require_trainable
         from undertow.training.captioned import load_captioned
-        from undertow.training.lora_base import native_size, require_trainable
         from undertow.training.precision import precision_notes
 
         if self.threads is not None:

@@ -1,1 +1,1 @@
-"""Training of class-conditional pixel models: data, objective, loop, checkpoints, evaluation."""
+"""Training: one loop (`fit`), and the losses and datasets of pixel models, LoRA, ControlNet and image prompts."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from undertow.training.config import TrainingConfig
 from undertow.training.objective import drop_labels
-from undertow.training.pictures import Pictures, to_unit
+from undertow.training.pictures import Pictures, from_uint8
 from undertow.training.randomness import generator_for, permuted
 from undertow.unet.config import ClassLabels
 
@@ -39,7 +39,7 @@ class Batches:
         config, size = self.config, self.config.batch_size
         generator = generator_for(config.seed, "batch", step)
         chosen = indices_at(step, size, len(self.pictures), config.seed)
-        x0 = config.augmentation(to_unit(self.pictures.pixels[chosen]), generator)
+        x0 = config.augmentation(from_uint8(self.pictures.pixels[chosen]), generator)
         labels = None
         match config.unet.added:
             case ClassLabels(count=classes):

@@ -16,7 +16,7 @@ from undertow.training.low_rank import TrainableUpdates, adapted_weights
 from undertow.unet.conditioning import AESTHETIC, Conditioning
 from undertow.unet.config import TextTime, UNetConfig
 
-AT_ONCE = 16
+BATCH_SIZE = 16
 """Captions that frozen encoders read together."""
 
 
@@ -75,7 +75,7 @@ class CaptionEncoder:
     @torch.no_grad()
     def encode_once(self, captions: Sequence[str | None]) -> Encoded:
         """`encode` by the encoders as they are, a few captions at a time."""
-        parts = [self.encode(captions[start : start + AT_ONCE]) for start in range(0, len(captions), AT_ONCE)]
+        parts = [self.encode(captions[start : start + BATCH_SIZE]) for start in range(0, len(captions), BATCH_SIZE)]
         pools = [part.pooled for part in parts if part.pooled is not None]
         return Encoded(context=torch.cat([part.context for part in parts]), pooled=torch.cat(pools) if pools else None)
 

@@ -16,8 +16,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from undertow.errors import DataError
-from undertow.training.inert_pickle import RefusedPickle, load_inert
 from undertow.training.pictures import Pictures, Split
+from undertow.training.safe_pickle import RefusedPickle, load_inert
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """By label, as in the archive's `batches.meta`; source document 002's example has them wrong (trap T12)."""

@@ -15,19 +15,19 @@ from torch import Tensor
 from undertow.adapters.control.controlnet import ControlNet
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.errors import InvalidInput
+from undertow.training.base_model import encode_pictures, fingerprint, require_size, require_trainable
 from undertow.training.captioned import CaptionedPictures
 from undertow.training.checkpointing import checkpointing
 from undertow.training.examples import (
-    Drawn,
     Examples,
     FixedCaptions,
+    TrainingBatch,
     base_recipe,
     model_objective,
     require_settings,
 )
 from undertow.training.fit import FitSettings, fit
 from undertow.training.log import StepRecord
-from undertow.training.lora_base import encode_pictures, fingerprint, require_size, require_trainable
 from undertow.training.low_rank import frozen
 from undertow.training.randomness import seed_for
 from undertow.unet.conditioning import Ports, Residuals
@@ -119,14 +119,14 @@ class _Loss:
     captions: FixedCaptions
     settings: ControlSettings
 
-    def __call__(self, drawn: Drawn) -> Tensor:
+    def __call__(self, batch: TrainingBatch) -> Tensor:
         device, dtype = self.unet.device, self.unet.dtype
-        inputs = drawn.example.inputs.to(memory_format=torch.channels_last)
-        timesteps = drawn.example.timesteps.to(torch.float32)
-        hint = self.hints[drawn.chosen].to(device=device, dtype=dtype) / 255
-        given = self.captions.conditioning(drawn.chosen, drawn.share < self.settings.dropped).to(dtype=dtype)
+        inputs = batch.example.inputs.to(memory_format=torch.channels_last)
+        timesteps = batch.example.timesteps.to(torch.float32)
+        hint = self.hints[batch.chosen].to(device=device, dtype=dtype) / 255
+        given = self.captions.conditioning(batch.chosen, batch.share < self.settings.dropped).to(dtype=dtype)
         added = self.control(inputs, timesteps, given, self.control.embed_hint(hint))
         # Autocast networks answer in bfloat16, and the U-Net's door asks for its own type.
         residuals = Residuals(skips=tuple(skip.to(dtype) for skip in added.skips), middle=added.middle.to(dtype))
         prediction = self.unet(inputs, timesteps, given, Ports(residuals=residuals))
-        return drawn.example.loss(prediction)
+        return batch.example.loss(prediction)

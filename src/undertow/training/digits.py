@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from undertow.errors import InvalidInput, MissingDependency
-from undertow.training.pictures import Pictures, Split, to_bytes
+from undertow.training.pictures import Pictures, Split, to_uint8
 
 SIZES = (8, 16, 32)
 TEST_EVERY = 5
@@ -32,7 +32,7 @@ def load_digits(*, size: int = 16, split: Split = "train") -> Pictures:
         ink = F.interpolate(ink, size=(size, size), mode="bicubic", align_corners=False)
     labels = torch.from_numpy(targets).to(torch.int64)
     chosen = is_test(labels) if split == "test" else ~is_test(labels)
-    return Pictures(pixels=to_bytes(ink[chosen]), labels=labels[chosen], class_names=tuple("0123456789"))
+    return Pictures(pixels=to_uint8(ink[chosen]), labels=labels[chosen], class_names=tuple("0123456789"))
 
 
 def is_test(labels: torch.Tensor) -> torch.Tensor:

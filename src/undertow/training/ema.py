@@ -11,7 +11,7 @@ from undertow.errors import ConfigError
 Network = TypeVar("Network", bound=nn.Module)
 
 
-class ExponentialAverage(Generic[Network]):
+class ExponentialMovingAverage(Generic[Network]):
     """Shadow weights s <- d s + (1 - d) w after every training step, in the weights' own type.
 
     The decay d warms up, d = min(decay, (1 + step) / (10 + step)), so that early weights are soon forgotten

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from undertow.errors import InvalidInput, MissingDependency
-from undertow.training.pictures import Pictures, to_unit
+from undertow.training.pictures import Pictures, from_uint8
 
 COPY_QUANTILE = 0.01
 """A sample counts as a copy when it is nearer to a training picture than all but 1 % of those are to each other."""
@@ -95,7 +95,7 @@ def _classifier(rows: Tensor, labels: Tensor):
 
 
 def _flat(pixels: Tensor) -> Tensor:
-    return to_unit(pixels).flatten(1)
+    return from_uint8(pixels).flatten(1)
 
 
 def _share(hits: Tensor) -> float:

@@ -12,11 +12,11 @@ from torch import Tensor
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.text_stack import TextStack
 from undertow.errors import ConfigError
+from undertow.training.base_model import fingerprint
 from undertow.training.batches import indices_at
 from undertow.training.caption_encoder import CaptionEncoder, Encoded
 from undertow.training.captioned import CaptionedPictures
 from undertow.training.fit import FitSettings
-from undertow.training.lora_base import fingerprint
 from undertow.training.objective import ConstantWeighting, Example, MinSNRWeighting, Objective
 from undertow.training.randomness import generator_for
 from undertow.training.timesteps import LogitNormalTimesteps, UniformTimesteps
@@ -56,7 +56,7 @@ def base_recipe(model: LoadedModel, pictures: CaptionedPictures, objective: Obje
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Drawn:
+class TrainingBatch:
     """A step's batch. chosen: which pictures. share: for each row a number from 0 to 1, by which something of it is
     dropped or kept."""
 
@@ -76,7 +76,7 @@ class Examples:
     purpose: str
     device: torch.device
 
-    def at(self, step: int) -> Drawn:
+    def at(self, step: int) -> TrainingBatch:
         """The batch of step 1, 2, ..."""
         generator = generator_for(self.fit.seed, self.purpose, step)
         chosen = indices_at(step, self.fit.batch_size, len(self.latents), self.fit.seed)
@@ -84,7 +84,7 @@ class Examples:
         x0 = self.latents[chosen]
         u = self.objective.timesteps.draw(len(x0), generator)
         example = self.objective.example(x0, torch.randn(x0.shape, generator=generator), u).to(self.device)
-        return Drawn(chosen=chosen, share=share, example=example)
+        return TrainingBatch(chosen=chosen, share=share, example=example)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from undertow.errors import CheckpointError, UnknownCheckpoint
 from undertow.state_dicts import compare_shapes, shapes_of
 from undertow.training.devices import ALONE, Devices
-from undertow.training.ema import ExponentialAverage
+from undertow.training.ema import ExponentialMovingAverage
 from undertow.training.figures import save_loss_plot
 from undertow.training.log import StepRecord, append_record, read_records
 from undertow.training.meter import Meter
@@ -124,13 +124,13 @@ def fit(
                 append_record(folder / LOG, record)
                 on_record(record)
             with meter.paused():
-                progress = Progress(step=step, steps=settings.steps, network=run.average.network)
+                progress = Progress(step=step, steps=settings.steps, network=run.ema.network)
                 if saves:
                     run.save(step, meter.seconds())
                     on_checkpoint(progress)
                 on_step(progress)
     devices.wait()
-    return run.average.network
+    return run.ema.network
 
 
 class _Run:
@@ -138,7 +138,7 @@ class _Run:
 
     def __init__(self, module: nn.Module, settings: FitSettings, folder: Path, recipe: dict[str, Any]):
         self.module, self.settings, self.folder = module, settings, folder
-        self.average = ExponentialAverage(module, settings.ema_decay)
+        self.ema = ExponentialMovingAverage(module, settings.ema_decay)
         self.optimizer = adamw(module, weight_decay=settings.weight_decay, betas=settings.betas)
         self.config = json.loads(json.dumps({"settings": asdict(settings), "recipe": recipe}))
         self.device = next(module.parameters()).device
@@ -151,7 +151,7 @@ class _Run:
             return 1, 0.0
         saved = load_state(checkpoints, step)
         _require_same_run(self.config, saved, checkpoints)
-        for name, network in (("network", self.module), ("average", self.average.network)):
+        for name, network in (("network", self.module), ("average", self.ema.network)):
             expected, found = shapes_of(network.state_dict()), shapes_of(saved.tensors[name])
             compare_shapes(expected, found).require_none(checkpoints)
             network.load_state_dict(saved.tensors[name])
@@ -169,14 +169,14 @@ class _Run:
         norm = nn.utils.clip_grad_norm_(self.module.parameters(), self.settings.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        self.average.update(self.module, step)
+        self.ema.update(self.module, step)
         return loss.detach(), norm.detach()
 
     def save(self, step: int, seconds: float) -> None:
         """Writes a checkpoint, and the loss curve up to it."""
         tensors = {
             "network": self.module.state_dict(),
-            "average": self.average.network.state_dict(),
+            "average": self.ema.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
         state = SavedState(step=step, seconds=seconds, config=self.config, tensors=tensors)

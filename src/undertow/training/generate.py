@@ -21,7 +21,7 @@ from undertow.errors import InvalidInput, UnknownCheckpoint
 from undertow.sampling.catalogue import find_sampler, start_sampler
 from undertow.sampling.noise import NoiseSource
 from undertow.sampling.protocol import drive
-from undertow.training.pictures import to_bytes
+from undertow.training.pictures import to_uint8
 from undertow.training.run_folder import CLASSES, SCHEDULER
 from undertow.unet.conditioning import Conditioning, concatenate
 from undertow.unet.config import ClassLabels
@@ -163,7 +163,7 @@ def _sample_batch(
     start = noise.draw((config.in_channels, config.sample_size, config.sample_size)).to(unet.device)
     x = model.path.pure_noise(start, sigmas[0])
     steps = start_sampler(sampler, x, sigmas, path=model.path, noise=noise)
-    return to_bytes(drive(steps, denoise if clip is None else Clipped(denoise=denoise, limit=clip)).cpu())
+    return to_uint8(drive(steps, denoise if clip is None else Clipped(denoise=denoise, limit=clip)).cpu())
 
 
 def _without_labels(conditioning: Conditioning, null: int | None) -> Conditioning | None:

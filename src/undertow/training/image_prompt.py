@@ -21,25 +21,25 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.image import ImageEncoder, ImageFeatures
 from undertow.errors import InvalidInput
 from undertow.nn.attention import ImageTokens
+from undertow.training.base_model import encode_pictures, fingerprint, require_size, require_trainable
 from undertow.training.captioned import CaptionedPictures
 from undertow.training.checkpointing import checkpointing
 from undertow.training.examples import (
-    Drawn,
     Examples,
     FixedCaptions,
+    TrainingBatch,
     base_recipe,
     model_objective,
     require_settings,
 )
 from undertow.training.fit import FitSettings, fit
 from undertow.training.log import StepRecord
-from undertow.training.lora_base import encode_pictures, fingerprint, require_size, require_trainable
 from undertow.training.low_rank import frozen
 from undertow.training.randomness import seed_for
 from undertow.unet.conditioning import Ports
 from undertow.unet.unet import UNet
 
-AT_ONCE = 16
+BATCH_SIZE = 16
 """References that the encoder sees together."""
 
 
@@ -143,7 +143,7 @@ def encode_references(
 ) -> Float[Tensor, "..."]:
     """What the image prompt reads of every reference and, last, of no picture: [count + 1, ...]."""
     found: list[Tensor] = []
-    for batch in references.split(AT_ONCE):
+    for batch in references.split(BATCH_SIZE):
         images = [Image.fromarray(np.asarray(picture.permute(1, 2, 0).contiguous())) for picture in batch]
         found.append(_read(prompt, encoder.encode(images)))
     return torch.cat([*found, _read(prompt, prompt.nothing(encoder))])
@@ -159,15 +159,15 @@ class _Loss:
     captions: FixedCaptions
     settings: ImagePromptSettings
 
-    def __call__(self, drawn: Drawn) -> Tensor:
+    def __call__(self, batch: TrainingBatch) -> Tensor:
         device, dtype = self.unet.device, self.unet.dtype
-        no_image, no_caption = self.settings.dropping(drawn.share)
-        inputs = drawn.example.inputs.to(memory_format=torch.channels_last)
-        given = self.captions.conditioning(drawn.chosen, no_caption).to(dtype=dtype)
-        image = self._tokens(drawn.chosen.masked_fill(no_image, len(self.features) - 1).to(device))
+        no_image, no_caption = self.settings.dropping(batch.share)
+        inputs = batch.example.inputs.to(memory_format=torch.channels_last)
+        given = self.captions.conditioning(batch.chosen, no_caption).to(dtype=dtype)
+        image = self._tokens(batch.chosen.masked_fill(no_image, len(self.features) - 1).to(device))
         ports = Ports(image={site: (tokens,) for site, tokens in image.items()})
-        prediction = self.unet(inputs, drawn.example.timesteps.to(torch.float32), given, ports)
-        return drawn.example.loss(prediction)
+        prediction = self.unet(inputs, batch.example.timesteps.to(torch.float32), given, ports)
+        return batch.example.loss(prediction)
 
     def _tokens(self, rows: Int[Tensor, "batch"]) -> dict[str, ImageTokens]:
         """The image port's, by cross-attention, for these rows of `features`."""

@@ -17,13 +17,13 @@ from undertow.adapters.lora.write import Component, TrainedLora
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.text_stack import TextStack
 from undertow.nn.adaptable import Conv2d, WeightRows
+from undertow.training.base_model import encode_pictures, require_size, require_trainable
 from undertow.training.caption_encoder import CaptionEncoder, Encoded
 from undertow.training.captioned import CaptionedPictures
 from undertow.training.checkpointing import checkpointing
-from undertow.training.examples import Drawn, Examples, base_recipe, model_objective, require_settings
+from undertow.training.examples import Examples, TrainingBatch, base_recipe, model_objective, require_settings
 from undertow.training.fit import FitSettings, fit
 from undertow.training.log import StepRecord
-from undertow.training.lora_base import encode_pictures, require_size, require_trainable
 from undertow.training.low_rank import (
     TRANSFORMERS,
     TrainableUpdate,
@@ -136,7 +136,7 @@ def new_lora(unet: UNet, text: TextStack, settings: LoraSettings) -> TrainableLo
     return TrainableLora(updates, others).to(unet.device)
 
 
-def finished(
+def export_lora(
     lora: TrainableLora, model: LoadedModel, pictures: CaptionedPictures, settings: LoraSettings, title: str
 ) -> TrainedLora:
     """What is written into a file, see `write_lora`."""
@@ -178,9 +178,9 @@ class _Loss:
     encoded: Encoded | None
     settings: LoraSettings
 
-    def __call__(self, drawn: Drawn) -> Tensor:
+    def __call__(self, batch: TrainingBatch) -> Tensor:
         device = self.unet.device
-        chosen, dropped, example = drawn.chosen, drawn.share < self.settings.dropped, drawn.example
+        chosen, dropped, example = batch.chosen, batch.share < self.settings.dropped, batch.example
         rows = WeightRows(
             slots=torch.zeros(len(chosen), 1, dtype=torch.long, device=device),
             gains=torch.full((len(chosen), 1), self.settings.gain, device=device),

@@ -39,12 +39,12 @@ class Pictures:
         return Pictures(pixels=self.pixels[chosen], labels=self.labels[chosen], class_names=self.class_names)
 
 
-def to_unit(pixels: UInt8[Tensor, "..."]) -> Float[Tensor, "..."]:
+def from_uint8(pixels: UInt8[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Bytes as float32 in [-1, 1]."""
     return pixels.to(torch.float32) / 127.5 - 1
 
 
-def to_bytes(pixels: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
+def to_uint8(pixels: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
     """Numbers in [-1, 1] as bytes, rounded to nearest; what lies outside is clamped."""
     return ((pixels.to(torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 

@@ -17,7 +17,7 @@ from undertow.adapters.lora.write import FORMATS, TrainedLora, kohya_stem, write
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import WeightRows
 from undertow.training.caption_encoder import CaptionEncoder
-from undertow.training.lora import finished
+from undertow.training.lora import export_lora
 from undertow.training.low_rank import in_slots
 from undertow.unet.conditioning import Ports
 from undertow.unet.config import UNetConfig
@@ -70,7 +70,7 @@ def draw(pipeline, latents, timesteps, given):
 def test_diffusers_computes_what_we_do(trained, tmp_path, format):
     family, folder, model, chosen, lora = trained
     write_lora(
-        finished(lora, model, pictures(), chosen, "style"),
+        export_lora(lora, model, pictures(), chosen, "style"),
         tmp_path / "x.safetensors",
         format=format,
         dtype=torch.float32,
@@ -99,7 +99,7 @@ def test_diffusers_computes_what_we_do(trained, tmp_path, format):
 @pytest.mark.parametrize("format", FORMATS)
 def test_what_is_written_is_read(trained, tmp_path, format):
     _, _, model, chosen, lora = trained
-    written = finished(lora, model, pictures(), chosen, "style")
+    written = export_lora(lora, model, pictures(), chosen, "style")
     write_lora(written, tmp_path / "x.safetensors", format=format, dtype=torch.float32)
     read = read_lora(tmp_path / "x.safetensors", Targets.of(model.unet, model.text.encoders))
     networks = ["unet", *(encoder.kind for encoder in model.text.encoders)]

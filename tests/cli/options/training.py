@@ -19,8 +19,8 @@ def common(at: Boundary) -> None:
     model = SimpleNamespace(path=Path("base"))
     Path("base/image_encoder").mkdir(parents=True)
     at.stand_in("undertow.service.load", SimpleNamespace(model=model))
-    at.stand_in("undertow.training.lora_base.require_trainable", unnoted=("model",))
-    at.stand_in("undertow.training.lora_base.native_size", NATIVE, unnoted=("model",))
+    at.stand_in("undertow.training.base_model.require_trainable", unnoted=("model",))
+    at.stand_in("undertow.training.base_model.native_size", NATIVE, unnoted=("model",))
     at.stand_in("undertow.training.captioned.load_captioned", "pictures")
     at.patch.setattr("torch.set_num_threads", lambda count: at.arrived.update(threads=count))
 
@@ -107,10 +107,10 @@ def lora(at: Boundary) -> None:
     common(at)
     standing_in("undertow.training.lora.train_lora", at)
 
-    def finished(*given: Any) -> None:
+    def export_lora(*given: Any) -> None:
         at.arrived["title"] = given[-1]
 
-    at.patch.setattr("undertow.training.lora.finished", finished)
+    at.patch.setattr("undertow.training.lora.export_lora", export_lora)
     at.patch.setattr("undertow.adapters.lora.write.write_lora", written(at))
 
 
@@ -148,7 +148,7 @@ LORA = Command(
 
 def controlnet(at: Boundary) -> None:
     common(at)
-    at.stand_in("undertow.training.companions.hints_for", "hints")
+    at.stand_in("undertow.training.paired_images.hints_for", "hints")
     standing_in("undertow.training.controlnet.train_controlnet", at)
 
     def write(trained: Any, folder: Path) -> Path:
@@ -190,7 +190,7 @@ ENCODER = SimpleNamespace(config=SimpleNamespace(image_size=32))
 def image_prompt(at: Boundary) -> None:
     common(at)
     at.stand_in("undertow.adapters.image_prompt.encoder.load_image_encoder", ENCODER)
-    at.stand_in("undertow.training.companions.load_companions", "references")
+    at.stand_in("undertow.training.paired_images.load_paired_images", "references")
     standing_in("undertow.training.image_prompt.train_image_prompt", at)
     at.patch.setattr("undertow.adapters.image_prompt.image_prompt_file.write_image_prompt", written(at))
 
@@ -220,8 +220,8 @@ IMAGE_PROMPT = Command(
     cases=(
         *COMMON,
         case("--encoder", "vision", load_image_encoder__source=Path("vision")),
-        case("--references", "looks", references="references", load_companions__companions=Path("looks"),
-             load_companions__pictures=Path("pictures"), load_companions__size=32),
+        case("--references", "looks", references="references", load_paired_images__folder=Path("looks"),
+             load_paired_images__pictures=Path("pictures"), load_paired_images__size=32),
         case("--out", "my/look", out=Path("my/look"), files=["my/look/look.safetensors"]),
         case("--variant", "plus", settings__variant="plus"),
         case("--variant", "full", settings__variant="full"),

@@ -12,7 +12,7 @@ from undertow.adapters.lora.write import write_lora
 from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.files.atomic import write_tensors
 from undertow.errors import DataError, UnknownCheckpoint
-from undertow.training.lora import finished
+from undertow.training.lora import export_lora
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def model():
 
 def trained(model, path, *, format="kohya"):
     chosen = settings()
-    write_lora(finished(random_lora(model, chosen), model, pictures(), chosen, path.stem), path, format=format)
+    write_lora(export_lora(random_lora(model, chosen), model, pictures(), chosen, path.stem), path, format=format)
     return path
 
 

@@ -16,7 +16,7 @@ from recipes.emoji.autoencoder import (
 )
 from tests.recipes.emoji.tiny import TINY, drawn_glyphs
 from tests.vae.minis import build
-from undertow.training.pictures import to_unit
+from undertow.training.pictures import from_uint8
 from undertow.training.randomness import generator_for
 
 ROUNDING = 1e-3
@@ -25,7 +25,7 @@ ROUNDING = 1e-3
 
 @pytest.fixture(scope="module")
 def pictures():
-    return to_unit(scenes_at("test", 0, 24, drawn_glyphs()))
+    return from_uint8(scenes_at("test", 0, 24, drawn_glyphs()))
 
 
 @pytest.fixture

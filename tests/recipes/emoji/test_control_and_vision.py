@@ -9,18 +9,18 @@ from recipes.emoji.control import (
     draw_with_edges,
     draw_with_references,
     edges_of,
-    write_accompanied,
+    write_paired,
 )
 from recipes.emoji.names import COLORS, EMOJI
 from recipes.emoji.recognize import background, recognize
 from recipes.emoji.render import Glyphs
 from recipes.emoji.scenes import Scene, is_trained_color
-from recipes.emoji.vision import CONFIG, HELD_OUT, new_namer, varied, write_vision
+from recipes.emoji.vision import CONFIG, HELD_OUT, new_classifier, varied, write_vision
 from tests.recipes.emoji.tiny import drawn_glyphs, needs_font
 from undertow.adapters.image_prompt.encoder import load_image_encoder
 from undertow.hints.compare import edge_f1
 from undertow.training.captioned import load_captioned
-from undertow.training.companions import load_companions
+from undertow.training.paired_images import load_paired_images
 from undertow.training.randomness import generator_for
 
 HALF = 2e-3
@@ -38,15 +38,15 @@ def as_image(picture) -> Image.Image:
 
 def test_edges_are_those_of_the_picture_and_the_folder_is_one_to_train_from(glyphs, tmp_path):
     data = draw_with_edges(6, glyphs)
-    for picture, edges in zip(data.pictures, data.companions, strict=True):
+    for picture, edges in zip(data.pictures, data.paired, strict=True):
         assert edges.equal(edges_of(picture))
         assert edge_f1(as_image(edges), as_image(edges_of(picture))) == 1
         assert edges.any()
-    write_accompanied(data, tmp_path, "edges")
+    write_paired(data, tmp_path, "edges")
     read = load_captioned(tmp_path / "pictures", size=64)
     assert read.pixels.equal(data.pictures)
     assert read.captions == data.captions
-    assert load_companions(tmp_path / "edges", tmp_path / "pictures", size=64).equal(data.companions)
+    assert load_paired_images(tmp_path / "edges", tmp_path / "pictures", size=64).equal(data.paired)
     assert draw_with_edges(6, glyphs).pictures.equal(data.pictures)
     assert not draw_with_edges(6, glyphs, seed=1).pictures.equal(data.pictures)
 
@@ -54,7 +54,7 @@ def test_edges_are_those_of_the_picture_and_the_folder_is_one_to_train_from(glyp
 def test_a_reference_shows_the_same_emoji(glyphs):
     data = draw_with_references(8, glyphs)
     unknown = [Scene(names=(EMOJI[0],), color="white")] * 8
-    shown, references = (recognize(pictures, unknown, glyphs).found for pictures in (data.pictures, data.companions))
+    shown, references = (recognize(pictures, unknown, glyphs).found for pictures in (data.pictures, data.paired))
     assert shown == references
     colors = [
         next(color for color in COLORS if f"{color} background" in caption)
@@ -92,21 +92,21 @@ def test_varied_pictures_are_a_function_of_the_generator(glyphs):
 def test_the_encoder_learns_and_is_read_back_by_us_and_by_transformers(glyphs, tmp_path):
     import transformers
 
-    namer = new_namer()
-    assert sum(parameter.numel() for parameter in namer.encoder.parameters()) < 1_000_000
+    classifier = new_classifier()
+    assert sum(parameter.numel() for parameter in classifier.encoder.parameters()) < 1_000_000
     pictures, names = varied(generator_for(0, "test"), 4, glyphs)
-    torch.nn.functional.cross_entropy(namer(pictures), names).backward()
-    assert all(parameter.grad is not None for parameter in namer.encoder.parameters() if parameter.requires_grad)
-    folder = write_vision(namer.encoder, tmp_path / "image_encoder")
+    torch.nn.functional.cross_entropy(classifier(pictures), names).backward()
+    assert all(parameter.grad is not None for parameter in classifier.encoder.parameters() if parameter.requires_grad)
+    folder = write_vision(classifier.encoder, tmp_path / "image_encoder")
     read = load_image_encoder(folder, dtype=torch.float32)
     assert read.config == CONFIG
     images = [as_image(picture) for picture in pictures]
     with torch.no_grad():
-        ours, theirs = namer.encoder.encode(images).pooled, read.encode(images).pooled
+        ours, theirs = classifier.encoder.encode(images).pooled, read.encode(images).pooled
         peer = transformers.CLIPVisionModelWithProjection.from_pretrained(folder, dtype=torch.float32)
         peers = peer(pixel_values=read.preprocessing.pixels(images)).image_embeds
-        head = namer.head(ours)
-        seen = namer(pictures)
+        head = classifier.head(ours)
+        seen = classifier(pictures)
     assert float((ours - theirs).abs().max()) <= HALF * float(ours.abs().max())
     torch.testing.assert_close(theirs, peers, rtol=1e-4, atol=1e-5)
     # What it is trained on is prepared as what it will see.
@@ -115,7 +115,7 @@ def test_the_encoder_learns_and_is_read_back_by_us_and_by_transformers(glyphs, t
 
 
 def test_what_ships_lies_where_it_is_found_with_a_card_and_the_fonts_license(tmp_path):
-    write_vision(new_namer().encoder, tmp_path / "encoder")
+    write_vision(new_classifier().encoder, tmp_path / "encoder")
     (tmp_path / "prompt.safetensors").write_bytes(b"weights")
     (tmp_path / "control").mkdir()
     (tmp_path / "control" / "config.json").write_text("{}")

@@ -5,7 +5,7 @@ from PIL import Image
 
 from recipes.emoji import render as rendering
 from recipes.emoji.__main__ import VERBS
-from recipes.emoji.page import KEPT
+from recipes.emoji.page import NOTES_SECTION
 from recipes.emoji.recipe import train_emoji
 from recipes.emoji.sections import find_section, replace_section
 from recipes.emoji.sheets import SAMPLES, sheet_scenes
@@ -59,10 +59,10 @@ def test_the_page_has_every_figure_and_keeps_what_people_wrote(run, tmp_path, ca
     assert "| ≥ 27 dB | " in card
     assert "## Limits" in card
 
-    (out / "emoji.md").write_text(replace_section(page, KEPT, "We tried and learned."))
+    (out / "emoji.md").write_text(replace_section(page, NOTES_SECTION, "We tried and learned."))
     assert main(command, VERBS) == 0
     again = (out / "emoji.md").read_text()
-    assert find_section(again, KEPT) == "We tried and learned."
+    assert find_section(again, NOTES_SECTION) == "We tried and learned."
     assert "emoji-loss-autoencoder.png" in again, "curves that are there stay"
     assert "diffusers' pipeline was not measured" in again
 

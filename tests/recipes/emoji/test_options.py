@@ -25,8 +25,8 @@ KIND = Kind(name="one kind", scenes=(), least_right=0.5, least_color=0.5)
 
 def evaluating(at: Boundary) -> None:
     def write_page(evaluation: Any, out: Path, *, run: Path | None, card: Path | None) -> Path:
-        told = {name: getattr(evaluation, name) for name in ("settings", "machine", "diffusers")}
-        at.arrived |= {f"page.{name}": value for name, value in {**told, "out": out, "run": run, "card": card}.items()}
+        shown = {name: getattr(evaluation, name) for name in ("settings", "machine", "diffusers")}
+        at.arrived |= {f"page.{name}": value for name, value in {**shown, "out": out, "run": run, "card": card}.items()}
         return out
 
     # First, because this imports the module, which would keep a stand-in for good.
@@ -115,7 +115,7 @@ EVALUATE = Command(
 
 def training(at: Boundary) -> None:
     at.patch.setattr("torch.set_num_threads", lambda count: at.arrived.update(threads=count))
-    at.stand_in("recipes.emoji.recipe.train_emoji", Path("model"), unnoted=("watching",))
+    at.stand_in("recipes.emoji.recipe.train_emoji", Path("model"), unnoted=("callbacks",))
 
 
 def with_steps(steps: int) -> EmojiRecipe:

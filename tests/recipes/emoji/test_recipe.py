@@ -14,7 +14,7 @@ from recipes.emoji import recipe as recipes
 from recipes.emoji.__main__ import VERBS
 from recipes.emoji.card import FIGURES
 from recipes.emoji.draw import DrawSettings, draw
-from recipes.emoji.recipe import Watching, quick, train_emoji
+from recipes.emoji.recipe import Callbacks, quick, train_emoji
 from recipes.emoji.render import Glyphs
 from recipes.emoji.sections import find_section
 from recipes.emoji.text_to_image import TextToImage
@@ -118,7 +118,7 @@ def test_a_finished_run_only_exports_again_and_another_recipe_is_refused(run):
     out, model = run
     before = (model / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
     stages: list[str] = []
-    train_emoji(out, TINY, watching=Watching(on_stage=lambda name, total: stages.append(name)))
+    train_emoji(out, TINY, callbacks=Callbacks(on_stage=lambda name, total: stages.append(name)))
     assert "latents" not in stages
     assert (model / "unet" / "diffusion_pytorch_model.safetensors").read_bytes() == before
     with pytest.raises(CheckpointError, match="latent_channels was 4 and is now 8"):

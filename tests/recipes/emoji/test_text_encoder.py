@@ -7,7 +7,7 @@ import torch
 
 from recipes.emoji.names import COLORS, EMOJI
 from recipes.emoji.scenes import RELATIONS, Scene, draw_training_scene, spoken
-from recipes.emoji.text_encoder import ANSWERS, CaptionReader, answer_loss, answers, train_text_encoder
+from recipes.emoji.text_encoder import ANSWERS, CaptionClassifier, answer_loss, answers, train_text_encoder
 from recipes.emoji.text_to_image import READING, new_model, token_ids
 from recipes.emoji.tokenizer import save_tokenizer
 from tests.recipes.emoji.tiny import TINY
@@ -77,4 +77,4 @@ def test_a_run_of_another_encoder_is_refused(text, tmp_path):
 
 def test_a_reader_answers_at_every_token(text):
     ids = torch.tensor([token_ids("owl", text.tokenizer)])
-    assert CaptionReader(text)(ids).shape == (1, ids.shape[1], sum(ANSWERS))
+    assert CaptionClassifier(text)(ids).shape == (1, ids.shape[1], sum(ANSWERS))

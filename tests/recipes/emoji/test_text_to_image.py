@@ -15,7 +15,7 @@ from recipes.emoji.text_to_image import (
     new_model,
     token_ids,
     train_text_to_image,
-    with_strangers,
+    with_unknown_word,
 )
 from recipes.emoji.tokenizer import POSITIONS, save_tokenizer
 from tests.recipes.emoji.tiny import SETTINGS, TINY, drawn_glyphs
@@ -102,7 +102,7 @@ def test_a_tenth_of_the_captions_is_left_out_and_a_tenth_gets_a_stranger(model, 
     assert sum(asked) / len(asked) == pytest.approx(0.1, abs=0.03)  # standard deviation 0.007
 
     random = Random(0)
-    said = [with_strangers("owl above key", random) for _ in range(2000)]
+    said = [with_unknown_word("owl above key", random) for _ in range(2000)]
     strange = [caption for caption in said if caption != "owl above key"]
     assert len(strange) / len(said) == pytest.approx(0.1, abs=0.03)
     before = [caption.removesuffix(" owl above key") for caption in strange if caption.endswith(" owl above key")]

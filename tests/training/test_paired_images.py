@@ -1,4 +1,4 @@
-"""Companions of training pictures: made by a preprocessor, or found by their names."""
+"""PairedImages of training pictures: made by a preprocessor, or found by their names."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from PIL import Image
 from undertow.errors import DataError, InvalidInput
 from undertow.hints.edges import canny
 from undertow.training.captioned import captioned_files, load_captioned
-from undertow.training.companions import MAKERS, hints_for, load_companions
+from undertow.training.paired_images import PREPROCESSORS, hints_for, load_paired_images
 
 
 @pytest.fixture
@@ -34,27 +34,27 @@ def test_hints_are_made_of_the_pictures_as_they_are_trained_on(folder):
         assert (hint.numpy() == edges).all()
 
 
-@pytest.mark.parametrize("kind", MAKERS)
+@pytest.mark.parametrize("kind", PREPROCESSORS)
 def test_every_kind_gives_a_hint_for_each_picture(folder, kind):
     few = load_captioned(folder / "pictures", size=32)
     hints = hints_for(few, kind, folder / "pictures")
     assert (hints.shape, hints.dtype) == (few.pixels.shape, torch.uint8)
 
 
-def test_companions_are_found_by_name_in_the_order_of_the_pictures(folder):
+def test_paired_images_are_found_by_name_in_the_order_of_the_pictures(folder):
     few = load_captioned(folder / "pictures", size=32)
     assert [path.stem for path in captioned_files(folder / "pictures")] == list(few.captions) == ["plum", "red apple"]
     maps = hints_for(few, str(folder / "maps"), folder / "pictures")
     assert [int(one.float().mean().round()) for one in maps] == [85 + len("plum"), 85 + len("red apple")]
-    assert load_companions(folder / "maps", folder / "pictures", size=16).shape == (2, 3, 16, 16)
+    assert load_paired_images(folder / "maps", folder / "pictures", size=16).shape == (2, 3, 16, 16)
 
 
-def test_companions_are_cut_as_their_pictures_are(folder):
+def test_paired_images_are_cut_as_their_pictures_are(folder):
     (folder / "maps" / "plum.webp").unlink()
     with Image.open(folder / "pictures" / "plum.png") as picture:
         picture.save(folder / "maps" / "plum.bmp")
     few = load_captioned(folder / "pictures", size=32)
-    assert load_companions(folder / "maps", folder / "pictures", size=32)[0].equal(few.pixels[0])
+    assert load_paired_images(folder / "maps", folder / "pictures", size=32)[0].equal(few.pixels[0])
 
 
 def test_what_cannot_be_found_or_read_is_named(folder):
@@ -62,14 +62,14 @@ def test_what_cannot_be_found_or_read_is_named(folder):
     with pytest.raises(InvalidInput, match="canny, soft-edges"):
         hints_for(few, "hed", folder / "pictures")
     with pytest.raises(DataError, match="no such folder"):
-        load_companions(folder / "nowhere", folder / "pictures", size=32)
+        load_paired_images(folder / "nowhere", folder / "pictures", size=32)
     (folder / "maps" / "plum.png").write_bytes((folder / "maps" / "plum.webp").read_bytes())
     with pytest.raises(DataError, match="several files in it for plum"):
-        load_companions(folder / "maps", folder / "pictures", size=32)
+        load_paired_images(folder / "maps", folder / "pictures", size=32)
     (folder / "maps" / "plum.webp").unlink()
     (folder / "maps" / "plum.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match="cannot be read: plum"):
-        load_companions(folder / "maps", folder / "pictures", size=32)
+        load_paired_images(folder / "maps", folder / "pictures", size=32)
     (folder / "maps" / "plum.png").unlink()
     with pytest.raises(DataError, match="nothing in it for plum"):
-        load_companions(folder / "maps", folder / "pictures", size=32)
+        load_paired_images(folder / "maps", folder / "pictures", size=32)

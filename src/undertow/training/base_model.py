@@ -10,11 +10,11 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.text_stack import TextStack
 from undertow.errors import InvalidInput
 from undertow.training.captioned import CaptionedPictures
-from undertow.training.pictures import to_unit
+from undertow.training.pictures import from_uint8
 from undertow.unet.config import ClassLabels
 from undertow.unet.unet import UNet
 
-AT_ONCE = 4
+BATCH_SIZE = 4
 """Pictures that the autoencoder encodes together."""
 
 COMPARED = 64
@@ -65,8 +65,8 @@ def encode_pictures(model: LoadedModel, pictures: CaptionedPictures) -> Float[Te
     """Latents as the U-Net sees them: means of the posteriors, scaled."""
     vae = model.require_vae()
     space = vae.config.latent_space
-    batches = pictures.pixels.split(AT_ONCE)
-    pixels = (to_unit(batch).to(device=vae.device, dtype=vae.dtype) for batch in batches)
+    batches = pictures.pixels.split(BATCH_SIZE)
+    pixels = (from_uint8(batch).to(device=vae.device, dtype=vae.dtype) for batch in batches)
     return torch.cat([space.to_model(vae.encode(batch).mean).float().cpu() for batch in pixels])
 
 

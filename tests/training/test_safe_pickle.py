@@ -6,8 +6,8 @@ import pickletools
 import numpy as np
 import pytest
 
-from undertow.training import inert_pickle
-from undertow.training.inert_pickle import RefusedPickle, load_inert
+from undertow.training import safe_pickle
+from undertow.training.safe_pickle import RefusedPickle, load_inert
 
 
 @pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
@@ -59,7 +59,7 @@ def test_what_stands_for_numpy_cannot_be_changed_by_a_pickle():
     encode = b"\x80\x02c_codecs\nencode\nN}U\x05ownedK\x01s\x86b."
     with pytest.raises(RefusedPickle):
         load_inert(encode)
-    assert not any(hasattr(stand_in, "owned") for stand_in in inert_pickle.ADMITTED.values())
+    assert not any(hasattr(stand_in, "owned") for stand_in in safe_pickle.ADMITTED.values())
 
 
 @pytest.mark.parametrize(
