@@ -46,7 +46,7 @@ def explain(
 ) -> None:
     """Show what adapters are in a model, where they are in each other's way, and what would be done about it."""
     from undertow.adapters.lora.kind import LoraKind
-    from undertow.adapters.stack import DENSITY, AdapterStack
+    from undertow.adapters.stack import AdapterStack
     from undertow.adapters.stacking.decisions import decide
     from undertow.cli.adapter_tables import print_explanation
     from undertow.inspection.conflict_figure import pairwise_cosines, relative_sizes, save_figure
