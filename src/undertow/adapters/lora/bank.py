@@ -99,7 +99,8 @@ class Bank:
     def assign_slots(self, rows: Sequence[Sequence[ScaledUpdates]], *, fixed_shapes: bool = False) -> WeightRows | None:
         """The weight port of a batch, whose changes are put into slots first; `None` when no row has any.
 
-        A row without has gains of 0. Those that were not used for longest make room. fixed_shapes: every row has
+        Entries that a row does not use have a gain of 0 and name the last slot, which stays empty: 0 times another
+        adapter's Inf or NaN would be NaN. Those that were not used for longest make room. fixed_shapes: every row has
         `capacity.per_row` entries, so that one compiled graph fits all batches; else as many as the fullest row.
         """
         entries = max((len(row) for row in rows), default=0)
@@ -112,7 +113,7 @@ class Bank:
         for layers in needed.values():
             self._settle(layers, needed)
         width = self.capacity.per_row if fixed_shapes else entries
-        slots, gains = torch.zeros(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width)
+        slots, gains = torch.full((len(rows), width), self.capacity.slots), torch.zeros(len(rows), width)
         for index, row in enumerate(rows):
             for entry, scaled in enumerate(row):
                 slots[index, entry] = self._tenants[scaled.layers.key].slot
@@ -162,7 +163,7 @@ def _allocated(network: nn.Module, capacity: AdapterCapacity) -> dict[str, Slots
     found: dict[str, Slots] = {}
     for name, layer in layers.items():
         if any(fnmatchcase(name, pattern) for pattern in capacity.sites):
-            layer.allocate_slots(capacity.slots, capacity.rank)
+            layer.allocate_slots(capacity.slots + 1, capacity.rank)  # and one that stays empty
             assert layer.slots is not None
             found[name] = layer.slots
     return found

@@ -1,0 +1,289 @@
+"""The engine as its callers hold it: handles, threads, coroutines, and a bad row that hurts its own request only."""
+
+import asyncio
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.adapters.lora.files import is_attention, kohya, layers_of, write
+from tests.services import fresh_service, service_of
+from undertow import Adapter, AdapterCapacity, BatchLimits, GenerationRequest, InvalidInput, NonFiniteError
+from undertow.adapters.lora.kind import LoraKind
+from undertow.engine.decode import Decoder
+from undertow.engine.engine import Engine
+from undertow.engine.options import RunOptions
+from undertow.engine.request_run import Stage
+from undertow.errors import EngineClosed, RowFailed
+
+FEW = {"sampler": "euler", "sigmas": (10.0, 3.0, 0.0)}
+EIGHT = RunOptions(limits=BatchLimits(padded_to=8))
+"""Every forward of eight rows, so that a picture is bit-equal whatever shares its batches."""
+
+
+def asked(seed: int, **settings) -> GenerationRequest:
+    return GenerationRequest(prompt="a", seed=seed, guidance_scale=1.0, **{**FEW, **settings})
+
+
+@pytest.fixture
+def engine(service):
+    return Engine(service.model, adapters=service.adapters)
+
+
+def test_a_handle_gives_the_pictures_and_runs_the_engine_for_them(engine, service):
+    handle = engine.submit(asked(1))
+    assert (handle.done, handle.progress.stage) == (False, Stage.WAITING)
+    result = handle.result()
+    assert torch.equal(result.latents, service.run(asked(1)).latents)
+    assert len(result.images) == 1
+    assert (handle.done, handle.progress.stage, engine.idle) == (True, Stage.FINISHED, True)
+    assert (handle.progress.step, handle.progress.steps) == (1, 2)
+    assert handle.result() is result
+
+
+def test_kinds_of_work_take_turns(engine):
+    """While one request is denoised another is encoded and a third decoded: no unit does two things."""
+    first = engine.submit(asked(1))
+    stages = [(first.progress.stage, first.progress.step)]
+    while engine.step():
+        stages.append((first.progress.stage, first.progress.step))
+    assert stages == [
+        (Stage.WAITING, 0),
+        (Stage.WAITING, 0),  # adapters
+        (Stage.ENCODED, 0),  # text
+        (Stage.DENOISING, 0),  # joins
+        (Stage.DENOISING, 1),
+        (Stage.DENOISING, 1),
+        (Stage.FINISHED, 1),  # decoded
+    ]
+    assert not engine.step()
+
+
+def test_a_request_that_comes_later_shares_the_steps_that_are_left(engine, service):
+    first = engine.submit(asked(1, sigmas=(10.0, 8.0, 6.0, 4.0, 2.0, 0.0)), options=EIGHT)
+    while first.progress.step < 1:
+        engine.step()
+    second = engine.submit(asked(2), options=EIGHT)
+    engine.run()
+    alone = service.generate_many([asked(2)], limits=EIGHT.limits)[0]
+    assert torch.equal(second.result().latents, alone.latents)
+    assert (first.result().report.rows, second.result().report.rows) == (2, 2)
+
+
+def test_decoding_comes_between_the_steps_of_others(engine):
+    """Three pictures are decoded one at a time: between two of them the longer request makes a step."""
+    steps_at_decoding = []
+    long = engine.submit(asked(2, sigmas=tuple(float(level) for level in range(12, -1, -1))))
+    decode = Decoder.picture
+
+    def noting(decoder, latents):
+        steps_at_decoding.append(long.progress.step)
+        return decode(decoder, latents)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Decoder, "picture", noting)
+        engine.submit(asked(1, count=3)).result()
+    assert len(set(steps_at_decoding)) == 3, steps_at_decoding
+    long.cancel()
+
+
+def test_cancelling_before_encoding_gives_an_empty_result(engine):
+    handle = engine.submit(asked(1))
+    handle.cancel()
+    result = handle.result()
+    assert result.report.cancelled
+    assert (result.images, result.latents.shape[0]) == ([], 0)
+    engine.run()
+    assert engine.idle
+
+
+def test_cancelling_in_the_middle_keeps_what_was_reached_and_the_others(engine, service):
+    one, other = engine.submit_together([asked(1), asked(2)], options=EIGHT)
+    while one.progress.step < 1:
+        engine.step()
+    one.cancel()
+    assert one.done
+    assert one.result().report.cancelled
+    assert torch.equal(other.result().latents, service.generate_many([asked(2)], limits=EIGHT.limits)[0].latents)
+
+
+def test_requests_submitted_together_are_refused_together(engine):
+    one, other = engine.submit_together([asked(1), asked(2, size=(33, 32))])
+    for handle in (one, other):
+        with pytest.raises(InvalidInput, match="multiples of 2"):
+            handle.result()
+    assert one.progress.step == 0
+    assert engine.idle
+
+
+def test_an_observer_may_submit_but_not_wait(engine):
+    more, refused = [], []
+
+    def observe(event):
+        if event.step == 1:
+            more.append(engine.submit(asked(2)))
+            try:
+                more[0].result()
+            except InvalidInput as error:
+                refused.append(str(error))
+
+    engine.submit(asked(1), observe).result()
+    assert "called by an observer" in refused[0]
+    assert len(more[0].result().images) == 1
+
+
+def test_waiting_can_end(engine):
+    handle = engine.submit(asked(1), lambda event: time.sleep(0.05))
+    with pytest.raises(TimeoutError):
+        handle.result(timeout_s=0.01)
+    assert len(handle.result().images) == 1
+
+
+def test_a_closed_engine_takes_nothing_and_ends_what_waits(service):
+    engine = Engine(service.model, adapters=service.adapters)
+    handle = engine.submit(asked(1))
+    engine.close()
+    assert handle.result().report.cancelled
+    with pytest.raises(EngineClosed):
+        engine.submit(asked(1))
+    with pytest.raises(EngineClosed):
+        engine.start()
+
+
+def test_events_are_iterated_where_they_are_made(engine):
+    handle = engine.submit(asked(1))
+    assert [(event.step, event.steps) for event in handle.events()] == [(0, 2), (1, 2)]
+    assert handle.done
+
+
+def test_coroutines_await_results_and_events_without_threads_of_their_own(service):
+    async def serve():
+        with Engine(service.model, adapters=service.adapters) as engine:
+            one, other = engine.submit(asked(1)), engine.submit(asked(2, count=2))
+            steps = [event.step async for event in other.events()]
+            first, second = await asyncio.gather(one, other)
+            return first, second, steps
+
+    first, second, steps = asyncio.run(serve())
+    assert (len(first.images), len(second.images)) == (1, 2)
+    assert set(steps) <= {0, 1}
+
+
+def test_a_coroutine_that_stops_waiting_leaves_the_request_alone(service):
+    async def impatient():
+        with Engine(service.model, adapters=service.adapters) as engine:
+            handle = engine.submit(asked(1), lambda event: time.sleep(0.02))
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(handle, 0.001)
+            return await handle
+
+    assert len(asyncio.run(impatient()).images) == 1
+
+
+@pytest.fixture(scope="module")
+def loras(service, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loras")
+    layers = {name: shape for name, shape in layers_of(service.unet).items() if is_attention(name)}
+    good, bad = kohya(layers), kohya(layers)
+    return {"good": write(folder / "good.safetensors", good), "bad": _with_nan(folder / "bad.safetensors", bad)}
+
+
+def _with_nan(path, tensors):
+    """Finite numbers whose product is not."""
+    return write(path, {name: tensor * (1e30 if "lora_" in name else 1) for name, tensor in tensors.items()})
+
+
+def test_four_threads_draw_at_once_each_with_its_own_adapters(loras):
+    """Merged adapters change the weights that all share; every thread still gets its own picture."""
+    service = fresh_service("sd1")
+    adapter = (Adapter(loras["good"]),)
+    requests = [asked(seed, adapters=adapter if seed % 2 else ()) for seed in range(4)]
+    limits = BatchLimits(padded_to=4)
+    expected = [service.generate_many([request], limits=limits)[0].latents for request in requests]
+    found: dict[int, list[torch.Tensor]] = {}
+
+    def draw(index: int) -> None:
+        found[index] = [service.generate_many([requests[index]], limits=limits)[0].latents for _ in range(3)]
+
+    threads = [threading.Thread(target=draw, args=(index,)) for index in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (expected[0] - expected[1]).abs().max() > 0.01
+    for index, reference in enumerate(expected):
+        assert all(torch.equal(latents, reference) for latents in found[index]), index
+    assert service.adapters.kind(LoraKind).merged.present == ()
+
+
+def healthy(count: int = 5) -> list[GenerationRequest]:
+    return [asked(seed) for seed in range(1, count + 1)]
+
+
+def others_are_untouched(service, handles, requests):
+    for handle, request in zip(handles, requests, strict=True):
+        alone = service.generate_many([request], limits=EIGHT.limits)[0]
+        assert torch.equal(handle.result().latents, alone.latents)
+
+
+def test_an_adapter_that_gives_nan_fails_its_own_request(loras):
+    service = service_of("sd1", capacity=AdapterCapacity(slots=2, rank=4))
+    engine, requests = Engine(service.model, adapters=service.adapters), healthy()
+    bad = asked(9, adapters=(Adapter(loras["bad"]),))
+    *handles, failing = engine.submit_together([*requests, bad], options=EIGHT)
+    with pytest.raises(NonFiniteError, match=r"request 5, picture 0, step 0, branch cond"):
+        failing.result()
+    others_are_untouched(service, handles, requests)
+
+
+def test_numbers_that_are_none_may_be_kept(loras):
+    service = service_of("sd1", capacity=AdapterCapacity(slots=2, rank=4))
+    engine = Engine(service.model, adapters=service.adapters)
+    kept = engine.submit(
+        asked(9, adapters=(Adapter(loras["bad"]),), sigmas=(10.0, 0.0)), options=RunOptions(non_finite="keep")
+    )
+    with pytest.raises(InvalidInput, match="latents is non-finite"):
+        kept.result()  # which the autoencoder refuses
+
+
+def task_of(engine, number):
+    """The task of a request's only picture, as it waits for its first evaluation."""
+    run = engine._runs[number]
+    engine.run_until(lambda: run.stage is Stage.DENOISING)
+    (task,) = run._tasks
+    return task
+
+
+def test_out_of_memory_in_one_row_fails_its_own_request():
+    """The allocator gives up as soon as one picture's row is in the batch."""
+    service, sizes = fresh_service("sd1"), []
+    engine = Engine(service.model, adapters=service.adapters)
+
+    def allocate(module, inputs):
+        sizes.append(len(inputs[0]))
+        if bool((inputs[1] == 1.0).any()):
+            raise torch.OutOfMemoryError("tried to allocate 40.00 GiB")
+
+    service.unet.register_forward_pre_hook(allocate)
+    *handles, failing = engine.submit_together([*healthy(), asked(9)])
+    task = task_of(engine, 5)
+    task.rows = [replace(task.rows[0], timestep=torch.tensor([1.0]))]
+    with pytest.raises(RowFailed, match=r"request 5.*OutOfMemoryError: tried.*smaller picture") as failure:
+        failing.result()
+    assert failure.value.origin.request == 5
+    assert isinstance(failure.value.__cause__, torch.OutOfMemoryError)
+    assert sizes[:6] == [6, 3, 3, 1, 2, 1], "in halves, down to the row"
+    assert all(len(handle.result().images) == 1 for handle in handles)
+
+
+def test_a_wrong_shape_fails_its_own_request(service):
+    engine, requests = Engine(service.model, adapters=service.adapters), healthy()
+    *handles, failing = engine.submit_together([*requests, asked(9)], options=EIGHT)
+    task = task_of(engine, 5)
+    object.__setattr__(task.rows[0], "timestep", torch.tensor([1.0, 2.0]))  # past the checks of annotations
+    with pytest.raises((RowFailed, InvalidInput)) as refusal:  # the first where annotations are checked
+        failing.result()
+    assert "request 5" in " ".join((str(refusal.value), *getattr(refusal.value, "__notes__", ())))
+    others_are_untouched(service, handles, requests)
