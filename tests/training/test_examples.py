@@ -32,43 +32,43 @@ def examples(**changes) -> Examples:
 
 
 def test_a_batch_depends_on_seed_purpose_and_step_alone():
-    drawn = examples().at(3)
+    batch = examples().at(3)
     again = examples().at(3)
-    assert drawn.chosen.equal(again.chosen)
-    assert drawn.share.equal(again.share)
-    assert drawn.example.inputs.equal(again.example.inputs)
+    assert batch.indices.equal(again.indices)
+    assert batch.uniform.equal(again.uniform)
+    assert batch.example.inputs.equal(again.example.inputs)
     others = (
         examples(fit=replace(FIT, seed=1)).at(3),
         examples(purpose="other").at(3),
         examples().at(4),
     )
     for other in others:
-        assert not drawn.share.equal(other.share)
-        assert not drawn.example.target.equal(other.example.target)
+        assert not batch.uniform.equal(other.uniform)
+        assert not batch.example.target.equal(other.example.target)
 
 
 def test_every_epoch_shows_every_picture_once_in_the_seed_s_order():
     def shown(seed: int) -> list[int]:
         few = examples(fit=replace(FIT, seed=seed))
-        return torch.cat([few.at(step).chosen for step in (1, 2)]).tolist()
+        return torch.cat([few.at(step).indices for step in (1, 2)]).tolist()
 
     assert sorted(shown(0)) == sorted(shown(1)) == list(range(8))
     assert shown(0) != shown(1)
 
 
 def test_examples_are_the_chosen_pictures_with_their_noise_at_the_objective_s_levels():
-    drawn = examples().at(1)
+    batch = examples().at(1)
     alphas = (1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2).cumprod(0)
-    level = alphas[drawn.example.timesteps.long()].float().reshape(-1, 1, 1, 1)
-    x0 = drawn.chosen.float().reshape(-1, 1, 1, 1)
-    expected = level.sqrt() * x0 + (1 - level).sqrt() * drawn.example.target
-    torch.testing.assert_close(drawn.example.inputs, expected, rtol=1e-4, atol=1e-5)
+    level = alphas[batch.example.timesteps.long()].float().reshape(-1, 1, 1, 1)
+    x0 = batch.indices.float().reshape(-1, 1, 1, 1)
+    expected = level.sqrt() * x0 + (1 - level).sqrt() * batch.example.target
+    torch.testing.assert_close(batch.example.inputs, expected, rtol=1e-4, atol=1e-5)
     # The sigmoid of 2, in thousandths.
-    torch.testing.assert_close(drawn.example.timesteps, torch.full((4,), 880.0, dtype=torch.float64), rtol=0, atol=5)
+    torch.testing.assert_close(batch.example.timesteps, torch.full((4,), 880.0, dtype=torch.float64), rtol=0, atol=5)
 
 
 def test_shares_are_spread_from_zero_to_one():
-    share = torch.cat([examples().at(step).share for step in range(1, 501)])
+    share = torch.cat([examples().at(step).uniform for step in range(1, 501)])
     assert share.mean().item() == pytest.approx(0.5, abs=0.03)  # standard error 0.006
     assert share.min() < 0.01
     assert 0.99 < share.max() < 1

@@ -1,4 +1,4 @@
-"""The options of the verbs that train something beside a text-to-image model, and what they stand for."""
+"""The options that are shared by all verbs that train an adapter of a text-to-image model."""
 
 import inspect
 from collections.abc import Callable
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """What was typed of the options that these verbs share. A verb has its own defaults of `out`, `batch_size` and
-    `learning_rate`, see `training_verb`."""
+    """The shared options as given on the command line. Every verb sets its own defaults for `out` and `learning_rate`,
+    see `training_verb`."""
 
     images: Annotated[
         Path,
@@ -52,11 +52,11 @@ class TrainingOptions:
 
     @property
     def name(self) -> str:
-        """Of what is written."""
+        """The name of the file or folder that is written."""
         return self.out.resolve().name if self.title is None else self.title
 
     def settings(self) -> dict[str, Any]:
-        """The fields that the settings of every such training have. Errors: `InvalidInput` for the precision."""
+        """Returns the fields that all settings of trainings share. Errors: `InvalidInput` for the precision."""
         return {
             "fit": self._fit_settings(),
             "timesteps": self.timesteps,
@@ -65,8 +65,10 @@ class TrainingOptions:
         }
 
     def load(self, console: Console) -> "tuple[LoadedModel, CaptionedPictures]":
-        """The model that stays as it is, and the pictures; says what the device makes of the precision. Errors:
-        `InvalidInput` for models that cannot be trained on, `DataError`, `CheckpointError`."""
+        """Loads the base model and the training pictures, and prints a note if the device emulates the precision.
+
+        Errors: `InvalidInput` for models that cannot be trained, `DataError`, `CheckpointError`.
+        """
         import torch
 
         from undertow.service import load
@@ -102,12 +104,12 @@ class TrainingOptions:
 
 HINTS = get_type_hints(TrainingOptions, include_extras=True)
 FIRST = 3
-"""Shared options before a verb's own ones in its help: what is trained on, and where it is written."""
+"""How many shared options come before a verb's own options in its help: images, model and out."""
 
 
 def training_verb(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A decorator of verbs whose first parameter is `TrainingOptions`: for typer they have its fields as options, with
-    these defaults, around their own."""
+    """Returns a decorator for verbs whose first parameter is a `TrainingOptions`. In the signature that typer reads,
+    this parameter is replaced by the fields of the record, with the given defaults."""
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         shared = [

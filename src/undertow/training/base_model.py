@@ -1,4 +1,4 @@
-"""The base model of a LoRA: whether it can be trained, its pictures as latents, and how a run knows it again."""
+"""The frozen base model of a training: whether it is suitable, training pictures as its latents, and fingerprints."""
 
 import hashlib
 
@@ -15,14 +15,15 @@ from undertow.unet.config import ClassLabels
 from undertow.unet.unet import UNet
 
 BATCH_SIZE = 4
-"""Pictures that the autoencoder encodes together."""
+"""How many pictures the autoencoder encodes at once."""
 
 COMPARED = 64
-"""Numbers of each tensor by which a run knows its base model again: further training changes them all."""
+"""How many numbers of each tensor enter a fingerprint; further training of a model would change them all."""
 
 
 def require_trainable(model: LoadedModel) -> tuple[UNet, TextStack]:
-    """The networks of a latent text-to-image model in float32. Errors: `InvalidInput`, `MissingComponent`."""
+    """Returns the U-Net and the text encoders of a latent text-to-image model in float32. Errors: `InvalidInput` for
+    other models, `MissingComponent`."""
     unet = model.require_unet()
     config = unet.config
     if config.context_dim is None or isinstance(config.added, ClassLabels):
@@ -46,7 +47,7 @@ def require_trainable(model: LoadedModel) -> tuple[UNet, TextStack]:
 
 
 def require_size(model: LoadedModel, size: int) -> None:
-    """Errors: `InvalidInput` for a side of pictures that the autoencoder or the U-Net cannot halve to the end."""
+    """Checks the side of the pictures. Errors: `InvalidInput` if the autoencoder or the U-Net cannot downsample it."""
     levels, factor = len(model.require_unet().config.levels), model.require_vae().config.factor
     multiple = factor * 2 ** (levels - 1)
     if size % multiple:
@@ -56,13 +57,13 @@ def require_size(model: LoadedModel, size: int) -> None:
 
 
 def native_size(model: LoadedModel) -> int:
-    """The side of the pictures that the model was trained on, in pixels."""
+    """Returns the side in pixels of the pictures that the model was trained on."""
     return model.require_unet().config.sample_size * model.require_vae().config.factor
 
 
 @torch.no_grad()
 def encode_pictures(model: LoadedModel, pictures: CaptionedPictures) -> Float[Tensor, "count channels height width"]:
-    """Latents as the U-Net sees them: means of the posteriors, scaled."""
+    """Returns the scaled means of the posteriors: latents as the U-Net receives them."""
     vae = model.require_vae()
     space = vae.config.latent_space
     batches = pictures.pixels.split(BATCH_SIZE)
@@ -71,7 +72,7 @@ def encode_pictures(model: LoadedModel, pictures: CaptionedPictures) -> Float[Te
 
 
 def fingerprint(*parts: object) -> str:
-    """A short hash of networks, tensors and texts, by which a run knows its own again."""
+    """Returns a short hash of networks, tensors and texts, by which a resumed run recognizes them."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         match part:

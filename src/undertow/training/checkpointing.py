@@ -1,4 +1,4 @@
-"""Gradient checkpointing of a U-Net while it, or what hangs on it, is trained."""
+"""Gradient checkpointing of a U-Net while it, or an adapter of it, is trained."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -7,11 +7,11 @@ from undertow.unet.unet import UNet
 
 
 @contextmanager
-def checkpointing(unet: UNet, wanted: bool) -> Generator[None]:
-    """Within it the U-Net recomputes its activations in the backward pass, which it does in training mode only."""
+def checkpointing(unet: UNet, enabled: bool) -> Generator[None]:
+    """A context in which the U-Net recomputes its activations in the backward pass; this needs training mode."""
     before = unet.gradient_checkpointing, unet.training
-    unet.gradient_checkpointing = wanted
-    unet.train(wanted)
+    unet.gradient_checkpointing = enabled
+    unet.train(enabled)
     try:
         yield
     finally:

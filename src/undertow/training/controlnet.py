@@ -39,9 +39,11 @@ HINT_CHANNELS = (16, 32, 96, 256)
 
 @dataclass(frozen=True, kw_only=True)
 class ControlSettings:
-    """How a ControlNet is trained. dropped: share of captions that are dropped, so that hints count where a caption
-    says little (section 3.4). timesteps: "uniform" or "logit_normal". min_snr_gamma: `None` for constant weights.
-    gradient_checkpointing: less memory, slower. Errors: `ConfigError`."""
+    """The settings of a ControlNet training.
+
+    dropped: the share of captions that are replaced by the empty caption, so that the network learns to rely on the
+    hints (section 3.4). timesteps, min_snr_gamma, gradient_checkpointing: see `LoraSettings`. Errors: `ConfigError`.
+    """
 
     fit: FitSettings
     dropped: float = 0.5
@@ -63,10 +65,10 @@ def train_controlnet(
     *,
     on_record: Callable[[StepRecord], None] = lambda record: None,
 ) -> ControlNet:
-    """The trained network, averaged; the model itself stays as it is. hints: one for each picture, of its size.
-    folder: see `fit`; loss.png appears there.
+    """Trains a ControlNet and returns it with its averaged weights (EMA); the model itself is not changed.
 
-    Errors: `InvalidInput` for models that cannot be trained and for other hints, `MissingComponent`; as `fit`.
+    hints: one for each picture, of the same size. folder: see `fit`. Errors: `InvalidInput` for models that cannot be
+    trained and for hints that do not match the pictures, `MissingComponent`; and those of `fit`.
     """
     unet, text = require_trainable(model)
     require_size(model, pictures.size)
@@ -101,7 +103,7 @@ def train_controlnet(
 
 
 def new_control(model: LoadedModel, *, hint_in: int = 3, seed: int = 0) -> ControlNet:
-    """A ControlNet that changes nothing yet, and whose hints have the size of the model's pictures."""
+    """Returns a ControlNet whose outputs are zero, for hints of the size of the model's pictures."""
     halvings = model.require_vae().config.factor.bit_length() - 1
     widths = (HINT_CHANNELS + HINT_CHANNELS[-1:] * halvings)[: halvings + 1]
     with torch.random.fork_rng(devices=[]):
@@ -123,8 +125,8 @@ class _Loss:
         device, dtype = self.unet.device, self.unet.dtype
         inputs = batch.example.inputs.to(memory_format=torch.channels_last)
         timesteps = batch.example.timesteps.to(torch.float32)
-        hint = self.hints[batch.chosen].to(device=device, dtype=dtype) / 255
-        given = self.captions.conditioning(batch.chosen, batch.share < self.settings.dropped).to(dtype=dtype)
+        hint = self.hints[batch.indices].to(device=device, dtype=dtype) / 255
+        given = self.captions.conditioning(batch.indices, batch.uniform < self.settings.dropped).to(dtype=dtype)
         added = self.control(inputs, timesteps, given, self.control.embed_hint(hint))
         # Autocast networks answer in bfloat16, and the U-Net's door asks for its own type.
         residuals = Residuals(skips=tuple(skip.to(dtype) for skip in added.skips), middle=added.middle.to(dtype))

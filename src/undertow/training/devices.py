@@ -15,7 +15,7 @@ from undertow.unet.unet import UNet
 
 @dataclass(frozen=True, kw_only=True)
 class Devices:
-    """This process's place among those that train together."""
+    """The processes that train together, seen from one of them."""
 
     accelerator: Any = None
     """`accelerate.Accelerator`, whose package is an extra; `None` for one process alone, on the device of its
@@ -23,7 +23,7 @@ class Devices:
 
     @classmethod
     def find(cls, *, batch_size: int, cpu: bool = False) -> "Devices":
-        """What the launcher offers; one device when there was none. cpu: use no accelerator.
+        """Returns the devices that the launcher set up, or a single one. cpu: do not use accelerators.
 
         Errors: `MissingDependency`; `ConfigError` for a batch that cannot be split evenly.
         """
@@ -46,7 +46,7 @@ class Devices:
 
     @property
     def is_main(self) -> bool:
-        """The one process that writes files."""
+        """Whether this is the process that writes files."""
         return self.rank == 0
 
     @property
@@ -54,18 +54,18 @@ class Devices:
         return self.accelerator.device
 
     def distributed(self, unet: UNet) -> nn.Module:
-        """`unet`, on this device already, with gradients averaged over all processes."""
+        """Wraps `unet`, which is already on this device, so that gradients are averaged over all processes."""
         return unet if self.count == 1 else self.accelerator.prepare_model(unet, device_placement=False)
 
     def mean(self, value: Tensor) -> Tensor:
-        """Mean over all processes."""
+        """Returns the mean over all processes."""
         return value if self.count == 1 else self.accelerator.reduce(value, reduction="mean")
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Waits until all processes have arrived here."""
         if self.count > 1:
             self.accelerator.wait_for_everyone()
 
 
 ALONE = Devices()
-"""One process, without Accelerate."""
+"""A single process, without Accelerate."""

@@ -1,5 +1,5 @@
-"""What is common to everything that learns beside a frozen text-to-image model: the examples of each step, captions
-that are encoded once, the checks of settings, and how a run knows its own again."""
+"""What all trainings on top of a frozen text-to-image model share: the batches, captions that are encoded once, the
+validation of settings, and the recipe by which a run is recognized when it is resumed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ from undertow.unet.config import UNetConfig
 
 
 def require_settings(fit: FitSettings, timesteps: str, rules: Sequence[tuple[str, object, bool, str]] = ()) -> None:
-    """rules: field, value, whether it holds, what must hold. Errors: `ConfigError` for the first that does not."""
+    """Validates settings. rules: tuples of a field, its value, whether the rule holds, and the rule in words. Errors:
+    `ConfigError` for the first rule that does not hold."""
     named = ("timesteps", timesteps, timesteps in ("uniform", "logit_normal"), "must be 'uniform' or 'logit_normal'")
     positive = (
         (name, getattr(fit, name), getattr(fit, name) > 0, "must be positive")
@@ -37,7 +38,7 @@ def require_settings(fit: FitSettings, timesteps: str, rules: Sequence[tuple[str
 
 
 def model_objective(model: LoadedModel, timesteps: str, min_snr_gamma: float | None) -> Objective:
-    """The model's own parameterization and schedule, with these weights and timesteps."""
+    """Returns the objective that the model was trained with, with this loss weighting and timestep distribution."""
     return Objective(
         parameterization=model.parameterization,
         schedule=model.schedule,
@@ -47,7 +48,7 @@ def model_objective(model: LoadedModel, timesteps: str, min_snr_gamma: float | N
 
 
 def base_recipe(model: LoadedModel, pictures: CaptionedPictures, objective: Objective) -> dict[str, Any]:
-    """What decides the result of a run on this model and these pictures, see `fit`."""
+    """Returns what determines the result of a run on this model and these pictures, see `fit`."""
     return {
         "model": fingerprint(model.require_unet(), model.require_vae(), *model.require_text().encoders),
         "pictures": fingerprint(pictures.pixels, *pictures.captions),
@@ -57,18 +58,18 @@ def base_recipe(model: LoadedModel, pictures: CaptionedPictures, objective: Obje
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingBatch:
-    """A step's batch. chosen: which pictures. share: for each row a number from 0 to 1, by which something of it is
-    dropped or kept."""
+    """The batch of a step. indices: which training pictures are in it. uniform: a random number in [0, 1) for each row,
+    which decides whether its caption or image is dropped."""
 
-    chosen: Int[Tensor, "batch"]
-    share: Float[Tensor, "batch"]
+    indices: Int[Tensor, "batch"]
+    uniform: Float[Tensor, "batch"]
     example: Example
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Examples:
-    """Every step's batch, a function of the step alone. purpose: keeps its random numbers apart from others. device:
-    where the examples are wanted."""
+    """The dataset: the batch of a step depends on the step alone. purpose: separates its random numbers from those of
+    other datasets with the same seed. device: where the examples are placed."""
 
     latents: Float[Tensor, "count channels height width"]
     fit: FitSettings
@@ -77,19 +78,19 @@ class Examples:
     device: torch.device
 
     def at(self, step: int) -> TrainingBatch:
-        """The batch of step 1, 2, ..."""
+        """Returns the batch of a step; steps count from 1."""
         generator = generator_for(self.fit.seed, self.purpose, step)
-        chosen = indices_at(step, self.fit.batch_size, len(self.latents), self.fit.seed)
-        share = torch.rand(len(chosen), generator=generator)
-        x0 = self.latents[chosen]
+        indices = indices_at(step, self.fit.batch_size, len(self.latents), self.fit.seed)
+        uniform = torch.rand(len(indices), generator=generator)
+        x0 = self.latents[indices]
         u = self.objective.timesteps.draw(len(x0), generator)
         example = self.objective.example(x0, torch.randn(x0.shape, generator=generator), u).to(self.device)
-        return TrainingBatch(chosen=chosen, share=share, example=example)
+        return TrainingBatch(indices=indices, uniform=uniform, example=example)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FixedCaptions:
-    """Every picture's caption and, last, a dropped one, by text encoders that do not learn."""
+    """The encoded caption of every picture and, last, the empty caption, by frozen text encoders."""
 
     encoder: CaptionEncoder
     encoded: Encoded
@@ -97,12 +98,12 @@ class FixedCaptions:
 
     @classmethod
     def of(cls, text: TextStack, config: UNetConfig, pictures: CaptionedPictures) -> "FixedCaptions":
-        """Reads them all, once."""
+        """Encodes all captions once."""
         encoder = CaptionEncoder(stack=text, config=config)
         return cls(encoder=encoder, encoded=encoder.encode_once([*pictures.captions, None]), pictures=pictures)
 
     def conditioning(self, chosen: Int[Tensor, "batch"], dropped: Bool[Tensor, "batch"]) -> Conditioning:
-        """What the U-Net reads of some pictures' captions, those of `dropped` left out."""
+        """Returns the conditioning for some of the pictures; the captions of rows in `dropped` are empty."""
         rows = chosen.masked_fill(dropped, len(self.pictures)).to(self.encoded.context.device)
         crops = [self.pictures.crops[index] for index in chosen.tolist()]
         return self.encoder.conditioning(self.encoded.rows(rows), crops, self.pictures.size)

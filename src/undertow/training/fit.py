@@ -1,8 +1,8 @@
-"""The training loop: draw a batch, compute the loss, step, average; log and save every so often.
+"""The training loop: draw a batch, compute the loss, take an optimizer step, update the moving average, log and save.
 
-Every kind of training gives `fit` its module, its dataset and its loss. Everything random comes from (seed, step), see
-`randomness`, so that a run which was killed and resumed ends with the weights, bit by bit, of an undisturbed one (on
-the same machine, with the same number of threads).
+Every kind of training passes its module, its dataset and its loss to `fit`. Everything random is derived from the seed
+and the step, see `randomness`, so that a run that was killed and resumed ends with exactly the weights of an
+uninterrupted one (on the same machine, with the same number of threads).
 """
 
 import json
@@ -32,14 +32,18 @@ Batch = TypeVar("Batch")
 LOG, CHECKPOINTS, LOSS_PLOT = "log.jsonl", "checkpoints", "loss.png"
 
 FREE_TO_CHANGE = frozenset(("log_every", "checkpoint_every", "keep_checkpoints"))
-"""Settings that do not touch the weights: a resumed run may have others."""
+"""Settings that do not influence the weights, which may therefore differ when a run is resumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How long, how fast and how often. steps: optimizer steps. batch_size: rows of all devices together, for the log.
-    decay: "constant", "cosine" or "trapezoid", see `learning_rate_schedule`. precision: of activations, "float32" or
-    "bf16", see `autocast`; weights and gradients are float32. keep_checkpoints: how many of the newest stay."""
+    """The settings of the loop.
+
+    steps: number of optimizer steps. batch_size: examples per step over all devices, used for the log. decay: the
+    learning rate schedule, "constant", "cosine" or "trapezoid", see `learning_rate_schedule`. precision: the precision
+    of activations, "float32" or "bf16", see `autocast`; weights and gradients are always float32. keep_checkpoints: how
+    many of the newest checkpoints are kept.
+    """
 
     steps: int
     batch_size: int
@@ -59,7 +63,7 @@ class FitSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """A run at one of its steps. network: averaged weights."""
+    """The state of a run at one of its steps. network: the module with its averaged weights (EMA)."""
 
     step: int
     steps: int
@@ -81,18 +85,18 @@ def fit(
     on_checkpoint: Callable[[Progress], None] = lambda progress: None,
     on_step: Callable[[Progress], None] = lambda progress: None,
 ) -> nn.Module:
-    """Trains `module` until `settings.steps` and returns its averaged weights.
+    """Trains `module` for `settings.steps` steps and returns a copy of it with the averaged weights (EMA).
 
-    dataset: the batch of step 1, 2, ... loss: of a batch, by the module as it is then; it runs in the settings'
-    precision. folder: gets log.jsonl, loss.png and checkpoints/; a run found there goes on, from its newest checkpoint
-    or that of `resume_step`. recipe: JSON that decides the weights beside the settings; a run of another recipe is
-    refused, but the number of steps may grow until the learning rate has begun to fall. devices: the processes that
-    train together; only the main one calls the functions below and writes. on_start: called before the first step, when
-    nothing can be refused any more. on_record: called with each line of the log. on_checkpoint: called behind each
-    checkpoint. on_step: called behind each step.
+    dataset: returns the batch of a step; steps count from 1. loss: returns the loss of a batch; it is called under
+    autocast when the precision is "bf16". folder: receives log.jsonl, loss.png and checkpoints/; a run that is found
+    there is resumed from its newest checkpoint, or from that of `resume_step`. recipe: JSON with everything else that
+    determines the weights; a run with another recipe is refused, but the number of steps may grow as long as the
+    learning rate has not begun to fall. devices: the processes that train together; only the main process writes files
+    and calls the callbacks. on_start: called before the first step, after all checks. on_record: called with each line
+    of the log. on_checkpoint: called after each checkpoint has been written. on_step: called after each step.
 
-    Errors: `CheckpointError` and its kinds before anything is written; `UndertowError` when the loss stops being a
-    number, the last checkpoint being from before.
+    Errors: `CheckpointError` and its kinds before anything is written; `UndertowError` when the loss is not finite, in
+    which case the last checkpoint is still good.
     """
     run = _Run(module, settings, folder, recipe)
     first, seconds = run.resume(resume_step)
@@ -134,7 +138,7 @@ def fit(
 
 
 class _Run:
-    """What training changes, and where it is kept."""
+    """The module, its moving average and its optimizer, and their checkpoints."""
 
     def __init__(self, module: nn.Module, settings: FitSettings, folder: Path, recipe: dict[str, Any]):
         self.module, self.settings, self.folder = module, settings, folder
@@ -144,8 +148,8 @@ class _Run:
         self.device = next(module.parameters()).device
 
     def resume(self, step: int | None) -> tuple[int, float]:
-        """Goes back to a checkpoint, the newest if `None` and there is one: the step to take next, and the seconds
-        trained. Errors: `CheckpointError` and its kinds."""
+        """Loads the checkpoint of a step, or the newest one if there is any, and returns the next step and the seconds
+        trained so far. Errors: `CheckpointError` and its kinds."""
         checkpoints = self.folder / CHECKPOINTS
         if step is None and not saved_steps(checkpoints):
             return 1, 0.0
@@ -162,7 +166,7 @@ class _Run:
         return saved.step + 1, saved.seconds
 
     def take(self, step: int, batch: Batch, loss_of: Callable[[Batch], Tensor]) -> tuple[Tensor, Tensor]:
-        """One step of the optimizer; returns the loss and the gradient's norm before clipping."""
+        """Takes one optimizer step and returns the loss and the norm of the gradient before clipping."""
         with autocast(self.settings.precision, self.device):
             loss = loss_of(batch)
         loss.backward()
@@ -173,7 +177,7 @@ class _Run:
         return loss.detach(), norm.detach()
 
     def save(self, step: int, seconds: float) -> None:
-        """Writes a checkpoint, and the loss curve up to it."""
+        """Writes a checkpoint and the plot of the loss so far."""
         tensors = {
             "network": self.module.state_dict(),
             "average": self.ema.network.state_dict(),
@@ -202,7 +206,7 @@ def _require_same_run(wanted: dict[str, Any], saved: SavedState, place: Path) ->
 
 
 def _constant_until(settings: dict[str, Any]) -> float:
-    """The last step whose learning rate does not depend on the number of steps."""
+    """Returns the last step whose learning rate does not depend on the number of steps."""
     match settings["decay"]:
         case "constant":
             return math.inf

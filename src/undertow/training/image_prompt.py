@@ -40,15 +40,18 @@ from undertow.unet.conditioning import Ports
 from undertow.unet.unet import UNet
 
 BATCH_SIZE = 16
-"""References that the encoder sees together."""
+"""How many references the encoder encodes at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePromptSettings:
-    """What is trained and how. variant: "base" reads one vector of a picture, "plus" and "full" what the encoder sees
-    in its parts. tokens: of one picture; for "full" it is the encoder's number. dropped_images, dropped_captions,
-    dropped_both: shares of examples, apart from each other, 0.05 each in the authors' code. The rest as for
-    `ControlSettings`. Errors: `ConfigError`."""
+    """The settings of an image prompt training.
+
+    variant: "base" uses the pooled image embedding, "plus" and "full" the hidden states of all patches. tokens: number
+    of tokens per picture; "full" always uses the encoder's own number. dropped_images, dropped_captions, dropped_both:
+    disjoint shares of examples without their image, caption or both; 0.05 each in the authors' code. timesteps,
+    min_snr_gamma, gradient_checkpointing: see `LoraSettings`. Errors: `ConfigError`.
+    """
 
     fit: FitSettings
     variant: Variant = "base"
@@ -71,7 +74,7 @@ class ImagePromptSettings:
         require_settings(self.fit, self.timesteps, rules)
 
     def dropping(self, share: Float[Tensor, "batch"]) -> tuple[Bool[Tensor, "batch"], Bool[Tensor, "batch"]]:
-        """Which examples lose their picture, and which their caption, by a number from 0 to 1 for each."""
+        """Returns which examples lose their image and which their caption, from a random number in [0, 1) for each."""
         image, caption = self.dropped_images, self.dropped_images + self.dropped_captions
         both = (share >= caption) & (share < caption + self.dropped_both)
         return (share < image) | both, ((share >= image) & (share < caption)) | both
@@ -87,10 +90,10 @@ def train_image_prompt(
     references: UInt8[Tensor, "count 3 height width"] | None = None,
     on_record: Callable[[StepRecord], None] = lambda record: None,
 ) -> ImagePrompt:
-    """The trained image prompt, averaged; the model and the encoder stay as they are. references: one for each
-    picture, the pictures themselves if `None`. folder: see `fit`; loss.png appears there.
+    """Trains an image prompt and returns it with its averaged weights (EMA); model and encoder are not changed.
 
-    Errors: `InvalidInput` for models that cannot be trained and for other references, `MissingComponent`; as `fit`.
+    references: one for each picture; `None` uses the pictures themselves. folder: see `fit`. Errors: `InvalidInput` for
+    models that cannot be trained and for a wrong number of references, `MissingComponent`; and those of `fit`.
     """
     unet, text = require_trainable(model)
     require_size(model, pictures.size)
@@ -125,7 +128,7 @@ def train_image_prompt(
 
 
 def new_image_prompt(unet: UNet, encoder: ImageEncoder, settings: ImagePromptSettings) -> ImagePrompt:
-    """An image prompt to train, that reads this encoder's features."""
+    """Returns a new image prompt for the features of this encoder."""
     pooled = settings.variant == "base"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(settings.fit.seed, "image prompt"))
@@ -141,7 +144,7 @@ def new_image_prompt(unet: UNet, encoder: ImageEncoder, settings: ImagePromptSet
 def encode_references(
     prompt: ImagePrompt, encoder: ImageEncoder, references: UInt8[Tensor, "count 3 height width"]
 ) -> Float[Tensor, "..."]:
-    """What the image prompt reads of every reference and, last, of no picture: [count + 1, ...]."""
+    """Returns the features of every reference and, last, those of no image: [count + 1, ...]."""
     found: list[Tensor] = []
     for batch in references.split(BATCH_SIZE):
         images = [Image.fromarray(np.asarray(picture.permute(1, 2, 0).contiguous())) for picture in batch]
@@ -161,10 +164,10 @@ class _Loss:
 
     def __call__(self, batch: TrainingBatch) -> Tensor:
         device, dtype = self.unet.device, self.unet.dtype
-        no_image, no_caption = self.settings.dropping(batch.share)
+        no_image, no_caption = self.settings.dropping(batch.uniform)
         inputs = batch.example.inputs.to(memory_format=torch.channels_last)
-        given = self.captions.conditioning(batch.chosen, no_caption).to(dtype=dtype)
-        image = self._tokens(batch.chosen.masked_fill(no_image, len(self.features) - 1).to(device))
+        given = self.captions.conditioning(batch.indices, no_caption).to(dtype=dtype)
+        image = self._tokens(batch.indices.masked_fill(no_image, len(self.features) - 1).to(device))
         ports = Ports(image={site: (tokens,) for site, tokens in image.items()})
         prediction = self.unet(inputs, batch.example.timesteps.to(torch.float32), given, ports)
         return batch.example.loss(prediction)

@@ -41,10 +41,13 @@ from undertow.unet.unet import UNet
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
-    """What is trained and how. alpha: updates are scaled by alpha / rank. sites: patterns of layers of the U-Net, see
-    `unet_sites`. text_encoder: whether the text encoders learn too. dropped: share of captions that are dropped, for
-    guidance. timesteps: "uniform" or "logit_normal". min_snr_gamma: `None` for constant weights.
-    gradient_checkpointing: less memory, slower. Errors: `ConfigError`."""
+    """The settings of a LoRA training.
+
+    alpha: updates are scaled by alpha / rank. sites: patterns of the names of U-Net layers to adapt, see `unet_sites`.
+    text_encoder: whether the text encoders are adapted too. dropped: the share of captions that are replaced by the
+    empty caption, for classifier-free guidance. timesteps: "uniform" or "logit_normal". min_snr_gamma: `None` for a
+    constant loss weighting. gradient_checkpointing: trades speed for memory. Errors: `ConfigError`.
+    """
 
     fit: FitSettings
     rank: int = 8
@@ -66,7 +69,7 @@ class LoraSettings:
 
     @property
     def gain(self) -> float:
-        """The factor of every update."""
+        """The scale of every update."""
         return self.alpha / self.rank
 
     def objective(self, model: LoadedModel) -> Objective:
@@ -75,7 +78,7 @@ class LoraSettings:
 
 
 class TrainableLora(nn.Module):
-    """What learns: updates of the U-Net, and of each text encoder if those learn."""
+    """The trainable updates of the U-Net and, if they are adapted too, of the text encoders."""
 
     def __init__(self, unet: TrainableUpdates, text: list[TrainableUpdates]):
         super().__init__()
@@ -83,7 +86,7 @@ class TrainableLora(nn.Module):
         self.text = nn.ModuleList(text)
 
     def for_text(self) -> list[TrainableUpdates] | None:
-        """One for each encoder; `None` when they do not learn."""
+        """Returns the updates of each text encoder, or `None` when they are not adapted."""
         return [cast(TrainableUpdates, updates) for updates in self.text] or None
 
 
@@ -95,9 +98,9 @@ def train_lora(
     *,
     on_record: Callable[[StepRecord], None] = lambda record: None,
 ) -> TrainableLora:
-    """The trained updates, averaged; the model itself stays as it is. folder: see `fit`; loss.png appears there.
+    """Trains a LoRA and returns its averaged weights (EMA); the model itself is not changed. folder: see `fit`.
 
-    Errors: `InvalidInput` for models and sites that cannot be trained, `MissingComponent`; as `fit`.
+    Errors: `InvalidInput` for models and sites that cannot be trained, `MissingComponent`; and those of `fit`.
     """
     unet, text = require_trainable(model)
     require_size(model, pictures.size)
@@ -127,7 +130,7 @@ def train_lora(
 
 
 def new_lora(unet: UNet, text: TextStack, settings: LoraSettings) -> TrainableLora:
-    """Updates that change nothing yet. Errors: `InvalidInput` for the sites."""
+    """Returns new updates, which do not change the model yet. Errors: `InvalidInput` for unknown sites."""
     generator = generator_for(settings.fit.seed, "lora")
     sites = unet_sites(unet, settings.sites)
     updates = TrainableUpdates(sites, settings.rank, generator)
@@ -139,7 +142,7 @@ def new_lora(unet: UNet, text: TextStack, settings: LoraSettings) -> TrainableLo
 def export_lora(
     lora: TrainableLora, model: LoadedModel, pictures: CaptionedPictures, settings: LoraSettings, title: str
 ) -> TrainedLora:
-    """What is written into a file, see `write_lora`."""
+    """Returns the trained updates with their metadata, in the form that `write_lora` writes."""
     unet, text, found = model.require_unet(), model.require_text(), model.report.identification
     updates: dict[Component, dict[str, LowRank]] = {
         "unet": {name: _learned(update, unet.get_submodule(name), settings.gain) for name, update in lora.unet.items()}
@@ -169,7 +172,7 @@ def export_lora(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Loss:
-    """The loss of a batch. encoded: every picture's caption and, last, a dropped one, if the encoders do not learn."""
+    """The loss of a batch. encoded: the caption of every picture and, last, the empty one; `None` if encoders learn."""
 
     unet: UNet
     lora: TrainableLora
@@ -180,14 +183,14 @@ class _Loss:
 
     def __call__(self, batch: TrainingBatch) -> Tensor:
         device = self.unet.device
-        chosen, dropped, example = batch.chosen, batch.share < self.settings.dropped, batch.example
+        indices, dropped, example = batch.indices, batch.uniform < self.settings.dropped, batch.example
         rows = WeightRows(
-            slots=torch.zeros(len(chosen), 1, dtype=torch.long, device=device),
-            gains=torch.full((len(chosen), 1), self.settings.gain, device=device),
+            slots=torch.zeros(len(indices), 1, dtype=torch.long, device=device),
+            gains=torch.full((len(indices), 1), self.settings.gain, device=device),
         )
-        encoded = self._encoded(chosen, dropped)
+        encoded = self._encoded(indices, dropped)
         given = self.captions.conditioning(
-            encoded, [self.pictures.crops[index] for index in chosen.tolist()], self.pictures.size
+            encoded, [self.pictures.crops[index] for index in indices.tolist()], self.pictures.size
         )
         # An autocast encoder answers in bfloat16, and the U-Net's door asks for its own type.
         given = given.to(dtype=self.unet.dtype)
@@ -199,12 +202,12 @@ class _Loss:
         )
         return example.loss(prediction)
 
-    def _encoded(self, chosen: Tensor, dropped: Tensor) -> Encoded:
+    def _encoded(self, indices: Tensor, dropped: Tensor) -> Encoded:
         if self.encoded is not None:
-            return self.encoded.rows(chosen.masked_fill(dropped, len(self.pictures)).to(self.unet.device))
+            return self.encoded.rows(indices.masked_fill(dropped, len(self.pictures)).to(self.unet.device))
         captions = [
             None if drop else self.pictures.captions[index]
-            for index, drop in zip(chosen.tolist(), dropped.tolist(), strict=True)
+            for index, drop in zip(indices.tolist(), dropped.tolist(), strict=True)
         ]
         return self.captions.encode(captions, self.lora.for_text(), self.settings.gain)
 

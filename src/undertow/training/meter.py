@@ -1,4 +1,4 @@
-"""Means of loss and gradient norm between two records of a log, and the time that training took."""
+"""Averages the loss and the gradient norm between two records of the log, and measures the time of training."""
 
 import math
 import time
@@ -14,9 +14,9 @@ from undertow.training.log import StepRecord
 
 
 class Meter:
-    """Sums what happens between two records, on the device, so that not every step waits for it.
+    """Accumulates loss and gradient norm on the device, so that not every step has to synchronize with it.
 
-    batch_size: rows of all devices together. seconds: time trained before, in earlier sessions of the run.
+    batch_size: examples per step over all devices. seconds: time trained in earlier sessions of the run.
     """
 
     def __init__(self, *, batch_size: int, seconds: float, devices: Devices):
@@ -26,11 +26,11 @@ class Meter:
         self.sums, self.count = torch.zeros(2), 0
 
     def add(self, loss: Tensor, norm: Tensor) -> None:
-        """Take in one step."""
+        """Adds the figures of one step."""
         self.sums, self.count = self.sums.to(loss.device) + torch.stack([loss, norm]), self.count + 1
 
     def record(self, step: int, learning_rate: float) -> StepRecord:
-        """The record of the steps since the last one. Errors: `UndertowError` when their loss is not a number."""
+        """Returns the record of the steps since the last one. Errors: `UndertowError` when they are not finite."""
         loss, norm = self.devices.mean(self.sums / self.count).tolist()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise UndertowError(
@@ -50,12 +50,12 @@ class Meter:
         )
 
     def seconds(self) -> float:
-        """Time trained so far, over all sessions of the run."""
+        """Returns the time trained so far, over all sessions of the run."""
         return time.perf_counter() - self.started
 
     @contextmanager
     def paused(self) -> Generator[None]:
-        """What happens within it counts as time trained, but not for the images per second."""
+        """A context whose time counts as training time, but not towards the images per second."""
         begun = time.perf_counter()
         yield
         self.since += time.perf_counter() - begun

@@ -1,4 +1,4 @@
-"""Training a pixel model: its network, its examples and its loss. The loop is `fit`."""
+"""Training a class-conditional pixel model: its network, dataset and loss. The loop is `fit`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,13 +36,13 @@ def train_pixel_model(
     cpu: bool = False,
     on_record: Callable[[StepRecord], None] = lambda record: None,
 ) -> Path:
-    """Trains in the folder `out` and returns it; it is then a model that `generate.load_class_model` reads.
+    """Trains a model in the folder `out` and returns the folder, which `generate.load_class_model` can then read.
 
-    resume: go on from the newest checkpoint in `out`, or from that of `resume_step`. cpu: leave accelerators alone.
-    on_record: called with each line of the log, by the process that writes it.
+    resume: resume from the newest checkpoint in `out`, or from that of `resume_step`. cpu: do not use accelerators.
+    on_record: called with each line of the log, in the main process.
 
     Errors, all before anything is written: `ConfigError`, `InvalidInput`, `DataError`, `CheckpointError` and its kinds.
-    `UndertowError` when the loss stops being a number; the last checkpoint is from before.
+    `UndertowError` when the loss is not finite; the last checkpoint is still good then.
     """
     devices, folder = Devices.find(batch_size=config.batch_size, cpu=cpu), RunFolder(Path(out))
     if resume or resume_step is not None:
@@ -72,14 +72,14 @@ def train_pixel_model(
             on_step=files.draw_samples,
         )
     assert isinstance(average, UNet)
-    if devices.is_main:  # also when the run was killed between its last checkpoint and its model
+    if devices.is_main:  # a run may have been killed after its last checkpoint and before its model was written
         files.write_model(average)
     return folder.root
 
 
 def new_network(config: TrainingConfig) -> UNet:
-    """The network before the first step: random from the seed, or a trained one. Errors: `ConfigError`; as the
-    loader."""
+    """Returns the network before the first step: randomly initialized from the seed, or loaded from `start_from`.
+    Errors: `ConfigError`; `CheckpointError` and its kinds."""
     if config.start_from is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_for(config.seed, "weights"))
@@ -91,13 +91,13 @@ def new_network(config: TrainingConfig) -> UNet:
 
 
 def stored_config(out: Path) -> TrainingConfig:
-    """The config of the run in `out`. Errors: `UnknownCheckpoint`, `CorruptFile`, `ConfigError`."""
+    """Returns the config of the run in `out`. Errors: `UnknownCheckpoint`, `CorruptFile`, `ConfigError`."""
     return config_from_json(read_json(RunFolder(out).config))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Labeled:
-    """A step's batch as the network meets it. labels: `None` for a network without classes."""
+    """The batch of a step. labels: `None` for a network without classes."""
 
     example: Example
     labels: Int[Tensor, "batch"] | None
@@ -105,7 +105,7 @@ class _Labeled:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Examples:
-    """The dataset: every step's examples, on the device."""
+    """The dataset: returns the batch of a step, on the device."""
 
     batches: Batches
     objective: Objective

@@ -1,4 +1,4 @@
-"""The type in which activations are computed while training; weights, gradients and the optimizer stay in float32."""
+"""The precision of activations during training; weights, gradients and optimizer states stay in float32."""
 
 from contextlib import AbstractContextManager, nullcontext
 
@@ -8,15 +8,15 @@ from undertow.processor import IMITATED, computes
 
 
 def autocast(precision: str, device: torch.device | str) -> AbstractContextManager[object]:
-    """Where a forward runs in `precision`: "float32", or "bf16", which is float32 too where the device only imitates
-    bfloat16."""
+    """Returns the autocast context of a precision on a device: none for "float32", and none for "bf16" where the device
+    only emulates bfloat16."""
     if precision == "float32" or not computes(torch.bfloat16, device):
         return nullcontext()
     return torch.autocast(torch.device(device).type, torch.bfloat16)
 
 
 def precision_notes(precision: str, device: torch.device | str) -> tuple[str, ...]:
-    """What to say before training in `precision`: nothing, where it is what is computed in."""
+    """Returns what the user should know before training in `precision` on this device."""
     if precision == "float32" or computes(torch.bfloat16, device):
         return ()
     return (f"bf16 trains in float32: {IMITATED[torch.bfloat16]}",)
