@@ -119,3 +119,12 @@ def test_help_imports_no_torch():
 def test_the_module_is_the_command():
     done = subprocess.run([sys.executable, "-m", "undertow", "nothing"], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, "error: No such command 'nothing'; try 'undertow --help'\n")
+
+
+def test_another_program_may_have_verbs_and_a_name_of_its_own(capsys):
+    assert main(["nothing"], VERBS, program="python -m recipes.emoji", about="All about emoji.") == 2
+    assert "try 'python -m recipes.emoji --help'" in capsys.readouterr().err
+    assert main(["--help"], VERBS, program="python -m recipes.emoji", about="All about emoji.") == 0
+    shown = capsys.readouterr().out
+    assert "python -m recipes.emoji [OPTIONS]" in shown
+    assert "All about emoji." in shown
