@@ -132,9 +132,3 @@ def render(scene: Scene, places: Sequence[Place], glyphs: Glyphs) -> UInt8[Tenso
         window = picture[:, place.top : place.top + place.size, place.left : place.left + place.size]
         window.mul_(1 - glyph[3]).add_(glyph[:3])
     return picture.mul(255).round().clamp(0, 255).to(torch.uint8)
-
-
-def render_sheet(names: Sequence[str], color: str, glyphs: Glyphs, size: int = 48) -> UInt8[Tensor, "count 3 64 64"]:
-    """One emoji a picture, in the middle."""
-    place = Place(size=size, left=(SIDE - size) // 2, top=(SIDE - size) // 2)
-    return torch.stack([render(Scene(names=(name,), color=color), [place], glyphs) for name in names])

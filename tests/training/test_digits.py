@@ -22,7 +22,7 @@ def test_pixels_are_scikit_learn_s_counts():
     images, targets = sklearn_digits(return_X_y=True)
     first_test_nine = images[targets == 9][4].reshape(8, 8)
     expected = torch.from_numpy(first_test_nine / 16 * 255).round().to(torch.uint8)
-    assert test.of_class(9).pixels[0, 0].equal(expected)
+    assert test.pixels[test.labels == 9][0, 0].equal(expected)
 
 
 @pytest.mark.parametrize("size", [16, 32])

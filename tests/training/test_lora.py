@@ -208,7 +208,6 @@ def test_captions_are_encoded_as_prompts_are(folders, family):
     captions = CaptionEncoder(stack=model.text, config=model.unet.config)
     long = "many words " * 40
     encoded = captions.encode_once(["red apple", long, None])
-    assert captions.cut(["red apple", long]) == [long]
     for row, text in enumerate(("red apple", long, "")):
         asked = model.text.encode(text, emphasis="none", long="truncate")
         if row == 2 and family == "sdxl":

@@ -48,12 +48,6 @@ class CaptionEncoder:
         """As SDXL base was trained (generative-models' ucg_rate on zeroed embeddings)."""
         return isinstance(self.config.added, TextTime) and not self.config.added.scored
 
-    def cut(self, captions: Sequence[str]) -> list[str]:
-        """Those that are longer than an encoder reads."""
-        room = min(encoder.config.positions for encoder in self.stack.encoders) - 2
-        tokenizers = [encoder.tokenizer for encoder in self.stack.encoders]
-        return [text for text in captions if any(len(tokenizer.encode(text)) > room for tokenizer in tokenizers)]
-
     def encode(
         self, captions: Sequence[str | None], updates: Sequence[TrainableUpdates] | None = None, gain: float = 1.0
     ) -> Encoded:

@@ -33,11 +33,6 @@ class Pictures:
     def channels(self) -> int:
         return self.pixels.shape[1]
 
-    def of_class(self, label: int) -> "Pictures":
-        """The pictures with this label, in their order."""
-        chosen = self.labels == label
-        return Pictures(pixels=self.pixels[chosen], labels=self.labels[chosen], class_names=self.class_names)
-
 
 def from_uint8(pixels: UInt8[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Bytes as float32 in [-1, 1]."""

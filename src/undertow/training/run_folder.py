@@ -45,10 +45,6 @@ class RunFolder:
     def log(self) -> Path:
         return self.training / "log.jsonl"
 
-    @property
-    def loss_plot(self) -> Path:
-        return self.training / "loss.png"
-
     def samples(self, step: int) -> Path:
         """The sample grid of a step."""
         return self.training / "samples" / f"step-{step:06d}.png"
