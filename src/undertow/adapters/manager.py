@@ -142,7 +142,9 @@ class AdapterManager:
         titles = [*(one.adapter.title for one in beside), *(adapter.title for adapter in adapters)]
         twice = sorted({title for title in titles if titles.count(title) > 1})
         if twice:
-            raise InvalidInput("adapters", f"{', '.join(twice)} twice", "a name for each", "give one another `name`")
+            raise InvalidInput(
+                "adapters", f"{', '.join(twice)} twice", "a unique name for each", "give one of them another `name`"
+            )
         hints, layers = {} if hints is None else hints, {} if layers is None else layers
         resolved = []
         for adapter in adapters:

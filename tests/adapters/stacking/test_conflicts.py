@@ -149,8 +149,8 @@ def test_points_where_things_add_up_are_no_conflict():
     assert decided.conflicts == ()
     assert decided.kept == ("edges", "pose", "sketch", "style")
     assert decided.notes == (
-        "edges and pose act at 2 points (skips.0, ...): what they give adds up, in any order",
-        "edges and pose and sketch act at middle: what they give adds up, in any order",
+        "edges and pose act at 2 points (skips.0, ...): their contributions add up, in any order",
+        "edges and pose and sketch act at middle: their contributions add up, in any order",
     )
     assert len(additive_overlaps([edges, sketch])) == 1
 
@@ -197,6 +197,7 @@ def test_without_a_stack_order_is_told_where_it_matters():
     other = summary("other", {"a": dora("o", "a")})
     assert describe_interactions([STYLE, CHARACTER]) == ()
     (line,) = describe_interactions([TURNED, other])
-    assert "turned acts first, as given, and the other order gives another picture" in line
+    assert "turned is applied first, as listed, and the other order would give another picture" in line
     (line,) = describe_interactions([STYLE, TURNED])
-    assert line == "dora of turned acts on the base's weights of the layer a; the other's change is added after"
+    expected = "is computed from the base weights of the layer a; the other adapter's change is added after it"
+    assert line == f"dora of turned {expected}"

@@ -61,7 +61,7 @@ def choose_residency(title: str, updates: Mapping[str, Update], bank: Bank | Non
     return ResidencyChoice(residency="merged", reason=objection)
 
 
-TEXT_ONLY = ResidencyChoice(residency="merged", reason="into text encoders alone, and only while they read")
+TEXT_ONLY = ResidencyChoice(residency="merged", reason="into the text encoders, while they encode")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -45,7 +45,7 @@ def decide(stack: AdapterStack, summaries: Sequence[AdapterSummary]) -> Decision
     changes: dict[str, LayerUpdates] = {}
     for company in overlapping_in_time(kept):
         changes |= revised([scaled for summary in company if (scaled := summary.scaled) is not None], rule)
-    lines = [line for conflict in conflicts for line in _told(conflict)]
+    lines = [line for conflict in conflicts for line in _decided(conflict)]
     lines += list(_merging(stack, [conflict for conflict in conflicts if isinstance(conflict, SameLayer)]))
     if stack.strategy == "orthogonal":
         lines += list(_remaining(kept, changes))
@@ -66,11 +66,14 @@ def describe_interactions(summaries: Sequence[AdapterSummary]) -> tuple[str, ...
         met = order_dependence(one, other)
         if met is not None and len(met.kinds) == 2:
             lines.append(
-                f"{met.who} both depend on the weights of {met.where}: {one.name} acts first, as given, "
-                "and the other order gives another picture"
+                f"{met.who} both depend on the weights of {met.where}: {one.name} is applied first, as listed, "
+                "and the other order would give another picture"
             )
         elif met is not None:
-            lines.append(f"{met.who} acts on the base's weights of {met.where}; the other's change is added after")
+            lines.append(
+                f"{met.who} is computed from the base weights of {met.where}; "
+                "the other adapter's change is added after it"
+            )
     return (*lines, *map(_meeting, additive_overlaps(summaries)))
 
 
@@ -84,7 +87,7 @@ def _lost(conflict: Conflict) -> tuple[str, ...]:
             return ()
 
 
-def _told(conflict: Conflict) -> Iterator[str]:
+def _decided(conflict: Conflict) -> Iterator[str]:
     match conflict:
         case Incompatible(names=(name,), reason=reason):
             yield f"{name} is off: {reason}"
@@ -132,7 +135,7 @@ def _energy(changes: LayerUpdates) -> float:
 
 def _meeting(met: AddsUp) -> str:
     points = met.points[0] if len(met.points) == 1 else f"{len(met.points)} points ({met.points[0]}, ...)"
-    return f"{' and '.join(met.names)} act at {points}: what they give adds up, in any order"
+    return f"{' and '.join(met.names)} act at {points}: their contributions add up, in any order"
 
 
 def _mebibytes(size_bytes: int) -> str:
