@@ -72,7 +72,7 @@ class OffsetKind(AdapterKind[Offset, ResolvedOffset, OffsetInput]):
     def resolve(self, adapter, loaded, *, hint=None, layers=None):
         return ResolvedOffset(adapter=adapter, offset=loaded)
 
-    def ports(self, rows, inputs, ports, at_once):
+    def ports(self, rows, inputs, ports, runner, at_once):
         totals = torch.tensor([sum(one.value for one in row) for row in inputs])
         if not totals.any():
             return ports
