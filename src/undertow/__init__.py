@@ -13,12 +13,14 @@ from undertow.errors import (
     CorruptFile,
     DamagedWeights,
     DataError,
+    EngineClosed,
     InvalidInput,
     KeyMismatch,
     MissingComponent,
     MissingDependency,
     NonFiniteError,
     PromptError,
+    RowFailed,
     UndertowError,
     UnknownCheckpoint,
     UnsafeFile,
@@ -32,7 +34,10 @@ if TYPE_CHECKING:
     from undertow.adapters.state import StateSnapshot, UNetState
     from undertow.attention.config import AttentionConfig
     from undertow.engine.context import PredictionContext
+    from undertow.engine.engine import Engine
+    from undertow.engine.handle import Handle
     from undertow.engine.limits import BatchLimits
+    from undertow.engine.options import RunOptions
     from undertow.engine.parts import HighResolution, Region, Views
     from undertow.engine.request import GenerationRequest
     from undertow.engine.result import GenerationResult
@@ -55,8 +60,11 @@ __all__ = [
     "CorruptFile",
     "DamagedWeights",
     "DataError",
+    "Engine",
+    "EngineClosed",
     "GenerationRequest",
     "GenerationResult",
+    "Handle",
     "HighResolution",
     "ImageTokens",
     "InvalidInput",
@@ -69,6 +77,8 @@ __all__ = [
     "PromptError",
     "Region",
     "Residuals",
+    "RowFailed",
+    "RunOptions",
     "StateSnapshot",
     "UNet",
     "UNetConfig",
@@ -94,6 +104,9 @@ _ROOMS = {
     "UNetService": "undertow.service",
     "PredictionContext": "undertow.engine.context",
     "BatchLimits": "undertow.engine.limits",
+    "Engine": "undertow.engine.engine",
+    "Handle": "undertow.engine.handle",
+    "RunOptions": "undertow.engine.options",
     "GenerationResult": "undertow.engine.result",
     "HighResolution": "undertow.engine.parts",
     "Region": "undertow.engine.parts",

@@ -10,7 +10,7 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.images import image_latents
 from undertow.engine.layout import Layout
 from undertow.engine.parts import HighResolution
-from undertow.engine.passes import Latents
+from undertow.engine.passes import Latents, UpscaledLatents
 from undertow.engine.request import GenerationRequest
 from undertow.engine.watch import Watch
 from undertow.pictures import pasted, to_images, to_pixels
@@ -54,7 +54,7 @@ class Decoder:
             return self._decode(denoised)[0]
         return Image.fromarray(space.preview(denoised)[0].cpu().numpy())
 
-    def upscaled(self, latents: Latents, how: HighResolution, cells: tuple[int, int]) -> Latents:
+    def upscaled(self, latents: Latents, how: HighResolution, cells: tuple[int, int]) -> UpscaledLatents:
         """Finished latents at the size (height, width), in cells, of the second pass."""
         if how.upscale == "latent":
             return F.interpolate(latents.float(), size=cells, mode="bilinear", align_corners=False)

@@ -119,6 +119,7 @@ ARRIVES = REQUEST | {
     "run.debug": Debug(),
     "run.low_vram": False,
     "run.vae_clamp": False,
+    "run.non_finite": "fail",
     "show.pictures": [image()],
     "files": ["out/0.png"],
 }
