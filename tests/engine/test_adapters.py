@@ -230,7 +230,7 @@ def test_weights_are_merged_as_seldom_as_can_be(service, files):
 def test_where_the_order_counts_the_report_says_so(service, files):
     dora, loha = Adapter(files["dora"]), Adapter(files["attention"])
     found = service.run(drawn(1, loha, dora)).report.decisions
-    assert any("dora acts on the base's weights" in line for line in found)
+    assert any("dora is computed from the base weights" in line for line in found)
 
 
 def test_a_scale_of_zero_costs_nothing(banked, files):

@@ -111,7 +111,8 @@ def test_a_refiner_with_other_noise_levels_is_refused():
 )
 def test_where_a_picture_starts_and_how_many_steps_its_strength_leaves(brought, start, count):
     noise = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    made = encoded(steps=4, latents=noise, **brought, **DDIM)
+    watch = Watch()
+    made = encoded(steps=4, latents=noise, watch=watch, **brought, **DDIM)
     assert starts(made) == [start]
     assert steps(made) == [count]
     (one,) = made.passes
@@ -119,7 +120,7 @@ def test_where_a_picture_starts_and_how_many_steps_its_strength_leaves(brought, 
     assert len(one.branches) == max(1, count)
     assert len(one.sigmas) == count + 1
     assert (one.kept is not None) == ("mask" in brought)
-    assert ("encode" in made.watch.seconds) == ("image" in brought)
+    assert ("encode" in watch.seconds) == ("image" in brought)
     if start is FromPicture:
         assert one.start.latents.shape == (1, 4, 16, 16)
 
@@ -288,10 +289,12 @@ def test_every_text_is_seen_once_by_its_name():
 def test_what_is_decided_is_said_once():
     made = encoded(family="sdxl", high_resolution=HighResolution())
     assert len(made.passes) == 2
-    assert made.decisions == ["an empty negative prompt is zeros, not an encoded empty text, as in SDXL's own pipeline"]
+    assert made.decisions == (
+        "an empty negative prompt is zeros, not an encoded empty text, as in SDXL's own pipeline",
+    )
     odd = encoded(image=photo(size=33))
     assert odd.size == (32, 32)
-    assert odd.decisions == ["the image is 33x33; drawn at 32x32"]
+    assert odd.decisions == ("the image is 33x33; drawn at 32x32",)
 
 
 @pytest.mark.parametrize("family", ["sdxl"])

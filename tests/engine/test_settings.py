@@ -12,7 +12,7 @@ import pytest
 import undertow
 from tests.services import service_of
 from undertow import GenerationRequest, InvalidInput, UNetService
-from undertow.checkpoints.read.model import load_model
+from undertow.checkpoints.read.model_loading import load_model
 from undertow.engine.settings import RequestSettings
 
 ONLY_OF_LOAD_MODEL = {"channels_last", "validate"}

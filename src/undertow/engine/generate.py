@@ -25,9 +25,9 @@ def generate_many(
     alone up to rounding, and to the bit where `limits.padded_to` fixes the number of rows.
 
     observe: called at each step of each picture, with the request's place among these. finished: called with a
-    request's place and its result as soon as that is there. latents: as in `Engine.submit`. Errors, for any of the
-    requests and before any step: `InvalidInput`; `MissingComponent` names what the checkpoint lacks. Later ones are
-    raised when all are done, the first first.
+    request's place and its result as soon as that is there, unless it was cancelled. latents: as in `Engine.submit`.
+    Errors, for any of the requests and before any step: `InvalidInput`; `MissingComponent` names what the checkpoint
+    lacks. Later ones are raised when all are done, the first first.
     """
 
     def numbered(place: int) -> Observer:
@@ -40,7 +40,8 @@ def generate_many(
         while waiting:
             engine.run_until(lambda: any(handle.done for handle in waiting.values()))
             for place in [place for place, handle in waiting.items() if handle.done]:
-                if (result := waiting.pop(place).result_or_none()) is not None:
+                result = waiting.pop(place).result_or_none()
+                if result is not None and not result.report.cancelled:
                     finished(place, result)
         return [handle.result() for handle in handles]
     finally:
