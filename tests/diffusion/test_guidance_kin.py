@@ -21,9 +21,9 @@ from torch import Tensor
 from tests.diffusion.guidance_runs import SHAPE, combine, finish, normal, step
 from undertow.diffusion import Epsilon, NoiseSchedule, RectifiedFlow, Velocity, VPrediction, XPrediction
 from undertow.diffusion.guidance import (
+    CONDITIONAL,
     IMAGE_ONLY,
     UNCONDITIONAL,
-    WANTED,
     AdaptiveProjected,
     Branch,
     ClassifierFree,
@@ -60,8 +60,8 @@ SIGMA = 0.6
 
 X = normal(0)
 PAG, SEG = PerturbedAttention(scale=3.0).branch, SmoothedEnergy(scale=3.0).branch
-PREDICTIONS = {WANTED: normal(1), UNCONDITIONAL: normal(2), IMAGE_ONLY: normal(3), PAG: normal(4), SEG: normal(5)}
-C, U = PREDICTIONS[WANTED], PREDICTIONS[UNCONDITIONAL]
+PREDICTIONS = {CONDITIONAL: normal(1), UNCONDITIONAL: normal(2), IMAGE_ONLY: normal(3), PAG: normal(4), SEG: normal(5)}
+C, U = PREDICTIONS[CONDITIONAL], PREDICTIONS[UNCONDITIONAL]
 
 METHODS = [
     (AdaptiveProjected(scale=7.0),),
@@ -92,16 +92,18 @@ def test_projected_guidance_is_diffusers_over_a_run(parameterization, eta: float
     guider.momentum_buffer = type(guider).forward.__globals__["MomentumBuffer"](momentum)
     run = Guidance(methods=(method,)).start(3, parameterization)
     for index in range(3):
-        predictions = {WANTED: normal(10 + index), UNCONDITIONAL: normal(20 + index)}
+        predictions = {CONDITIONAL: normal(10 + index), UNCONDITIONAL: normal(20 + index)}
         expected = guider.forward(*predictions.values()).pred
         ours = combine((method,), predictions, X, step(index, 3, SIGMA), parameterization, run)
         torch.testing.assert_close(ours, expected, **EXACT)
 
 
 def test_projected_guidance_is_the_papers_on_estimates_of_x0():
-    """Algorithm of arXiv:2410.02416: wanted + (scale - 1) update, as diffusers' `use_original_formulation`."""
-    x0 = {branch: Epsilon().denoised(PREDICTIONS[branch], X, step().sigmas(X)) for branch in (WANTED, UNCONDITIONAL)}
-    update = normalized_guidance(x0[WANTED], x0[UNCONDITIONAL], 6.0, None, 0.0, 5.0, use_original_formulation=True)
+    """Algorithm of arXiv:2410.02416: conditional + (scale - 1) update, as diffusers' `use_original_formulation`."""
+    x0 = {
+        branch: Epsilon().denoised(PREDICTIONS[branch], X, step().sigmas(X)) for branch in (CONDITIONAL, UNCONDITIONAL)
+    }
+    update = normalized_guidance(x0[CONDITIONAL], x0[UNCONDITIONAL], 6.0, None, 0.0, 5.0, use_original_formulation=True)
     method = AdaptiveProjected(scale=7.0, eta=0.0, norm_limit=5.0, momentum=0.0)
     ours = combine((method,), PREDICTIONS, X, step())
     torch.testing.assert_close(Epsilon().denoised(ours, X, step().sigmas(X)), update, **EXACT)
@@ -127,7 +129,9 @@ def test_zero_star_is_diffusers(parameterization):
         guider.set_state(step=index, num_inference_steps=4, timestep=torch.tensor(0))
         at = step(index, 4, SIGMA)
         branches = Guidance(methods=(method,)).branches(at)
-        assert branches == ((WANTED,) if index < 2 else (WANTED, UNCONDITIONAL)), "zero needs no second branch"
+        assert branches == ((CONDITIONAL,) if index < 2 else (CONDITIONAL, UNCONDITIONAL)), (
+            "zero needs no second branch"
+        )
         ours = combine((method,), PREDICTIONS, X, at, parameterization)
         torch.testing.assert_close(ours, guider.forward(C, U).pred, **SINGLE)
         assert index >= 2 or ours.abs().max() < 1e-12
@@ -152,7 +156,7 @@ def test_perturbed_attention_is_diffusers_pipelines(parameterization, scale: flo
     expected = mixin._apply_perturbed_attention_guidance(rows, scale != 1, scale, t=500)
     methods = (ClassifierFree(scale=scale), PerturbedAttention(scale=3.0))
     asked = Guidance(methods=methods).branches(step())
-    assert asked == ((WANTED, PAG) if scale == 1 else (WANTED, UNCONDITIONAL, PAG))
+    assert asked == ((CONDITIONAL, PAG) if scale == 1 else (CONDITIONAL, UNCONDITIONAL, PAG))
     torch.testing.assert_close(combine(methods, PREDICTIONS, X, step(sigma=SIGMA), parameterization), expected, **EXACT)
 
 
@@ -179,7 +183,7 @@ def _second_look(x: Tensor) -> Tensor:
     return torch.tanh(x) + 0.3 * x.roll(1, dims=3)
 
 
-@pytest.mark.parametrize("side", ["unconditional", "wanted"])
+@pytest.mark.parametrize("side", ["unconditional", "conditional"])
 @pytest.mark.parametrize("timestep", [10, 500, 900])
 def test_self_attention_guidance_is_diffusers(monkeypatch, side: str, timestep: int):
     """Its pipeline's masking, and its two formulas, with and without classifier-free guidance, in predicted noise."""
@@ -191,15 +195,17 @@ def test_self_attention_guidance_is_diffusers(monkeypatch, side: str, timestep: 
     alpha = scheduler.alphas_cumprod[timestep]
     sigma = float(((1 - alpha) / alpha).sqrt())
     t, scaled = torch.tensor(timestep), normal(0, WIDE)
-    noise = {WANTED: normal(1, WIDE), UNCONDITIONAL: normal(2, WIDE)}
-    seen = noise[UNCONDITIONAL if side == "unconditional" else WANTED]
+    noise = {CONDITIONAL: normal(1, WIDE), UNCONDITIONAL: normal(2, WIDE)}
+    seen = noise[UNCONDITIONAL if side == "unconditional" else CONDITIONAL]
 
     kind = StableDiffusionSAGPipeline
     x0 = kind.pred_x0(pipeline, scaled, seen, t)
     # its maps are head x query x key; ours is what each key receives
     maps = torch.diag_embed(ATTENTION.flatten(1))
     degraded = kind.sag_masking(pipeline, x0, maps, (2, 3), t, kind.pred_epsilon(pipeline, scaled, seen, t))
-    guided = noise[UNCONDITIONAL] + 5.0 * (noise[WANTED] - noise[UNCONDITIONAL]) if side == "unconditional" else seen
+    guided = (
+        noise[UNCONDITIONAL] + 5.0 * (noise[CONDITIONAL] - noise[UNCONDITIONAL]) if side == "unconditional" else seen
+    )
     expected = guided + 0.75 * (seen - _second_look(degraded))
 
     x, at = scaled / alpha.sqrt(), step(sigma=sigma)
@@ -238,15 +244,15 @@ def _in_double(image: Tensor, kernel_size: int, sigma: float) -> Tensor:
 @pytest.mark.parametrize("parameterization", [VPrediction(), XPrediction()], ids=str)
 def test_self_attention_guidance_is_comfyuis_whatever_the_network_predicts(parameterization):
     """nodes_sag.py: denoised + scale (degraded - second), the second at degraded + x - unconditional."""
-    x, wanted, unconditional = normal(0, WIDE), normal(1, WIDE), normal(2, WIDE)
+    x, conditional, unconditional = normal(0, WIDE), normal(1, WIDE), normal(2, WIDE)
     method = SelfAttention(scale=0.5, blur=2.0)
     mask = F.interpolate((ATTENTION > 1)[:, None].double(), WIDE[2:])
     degraded = _in_double(unconditional, 9, 2.0) * mask + unconditional * (1 - mask)
     second = _second_look(degraded + x - unconditional)
-    expected = unconditional + 7.0 * (wanted - unconditional) + 0.5 * (degraded - second)
+    expected = unconditional + 7.0 * (conditional - unconditional) + 0.5 * (degraded - second)
     guidance = Guidance(methods=(ClassifierFree(scale=7.0), method))
     estimates = {
-        WANTED: Estimate(denoised=wanted),
+        CONDITIONAL: Estimate(denoised=conditional),
         UNCONDITIONAL: Estimate(denoised=unconditional, observations={"mid_block": ATTENTION}),
     }
     run = guidance.start(10, parameterization)
@@ -257,9 +263,11 @@ def test_self_attention_guidance_is_comfyuis_whatever_the_network_predicts(param
 def test_self_attention_guidance_noises_a_flow_with_the_noise_that_was_there():
     """x is alpha x0 + sigma noise, so the second input differs from the first by alpha (degraded - estimate)."""
     x, estimate, at = normal(0, WIDE), normal(1, WIDE), step(sigma=0.25)
-    method = SelfAttention(scale=0.5, side="wanted")
+    method = SelfAttention(scale=0.5, side="conditional")
     run = Guidance(methods=(method,)).start(10, Velocity())
-    evaluation = next(run.combine(at, x, {WANTED: Estimate(denoised=estimate, observations={"mid_block": ATTENTION})}))
+    evaluation = next(
+        run.combine(at, x, {CONDITIONAL: Estimate(denoised=estimate, observations={"mid_block": ATTENTION})})
+    )
     noise = (x - 0.75 * estimate) / 0.25
     expected = RectifiedFlow().add_noise(method.degrade(estimate, ATTENTION), noise, at.sigmas(x))
     torch.testing.assert_close(evaluation.x, expected, **EXACT)
@@ -271,7 +279,7 @@ def test_self_attention_guidance_noises_a_flow_with_the_noise_that_was_there():
 def test_dynamic_thresholding_is_diffusers(percentile: float, largest: float, size: float):
     scheduler = DDIMScheduler(thresholding=True, dynamic_thresholding_ratio=percentile, sample_max_value=largest)
     x0 = size * normal(1)
-    estimates = {WANTED: Estimate(denoised=x0)}
+    estimates = {CONDITIONAL: Estimate(denoised=x0)}
     run = Guidance(methods=(DynamicThreshold(percentile=percentile, largest=largest),)).start(10, Epsilon())
     ours = finish(run.combine(step(), X, estimates)).denoised
     torch.testing.assert_close(ours, scheduler._threshold_sample(x0), **EXACT)
@@ -286,7 +294,7 @@ def test_mimic_is_that_of_its_author(percentile: float, amount: float, space):
     parts = PREDICTIONS
     if space == "denoised":
         parts = {branch: Epsilon().denoised(part, X, step().sigmas(X)) for branch, part in PREDICTIONS.items()}
-    relative = parts[WANTED] - parts[UNCONDITIONAL]
+    relative = parts[CONDITIONAL] - parts[UNCONDITIONAL]
     mimic, target = (parts[UNCONDITIONAL] + scale * relative for scale in (3.0, 12.0))
     means = target.mean((2, 3), keepdim=True)
     mimic_size = (mimic - mimic.mean((2, 3), keepdim=True)).abs().amax((2, 3), keepdim=True)
@@ -301,10 +309,10 @@ def test_mimic_is_that_of_its_author(percentile: float, amount: float, space):
 
 
 @pytest.mark.parametrize(("scale", "image_scale", "asked"), [
-    (7.5, 1.5, (WANTED, IMAGE_ONLY, UNCONDITIONAL)),
-    (7.5, 1.0, (WANTED, IMAGE_ONLY)),
-    (1.5, 1.5, (WANTED, UNCONDITIONAL)),
-    (1.0, 1.0, (WANTED,)),
+    (7.5, 1.5, (CONDITIONAL, IMAGE_ONLY, UNCONDITIONAL)),
+    (7.5, 1.0, (CONDITIONAL, IMAGE_ONLY)),
+    (1.5, 1.5, (CONDITIONAL, UNCONDITIONAL)),
+    (1.0, 1.0, (CONDITIONAL,)),
 ])  # fmt: skip
 def test_dual_guidance_is_diffusers_formula_and_runs_what_counts(scale: float, image_scale: float, asked):
     """The formula of its pipeline's loop; its own end-to-end comparison is that of the engine."""
@@ -317,7 +325,7 @@ def test_dual_guidance_is_diffusers_formula_and_runs_what_counts(scale: float, i
 
 def test_a_distilled_scale_runs_one_branch():
     guidance = Guidance(methods=(EmbeddedScale(scale=(8.0, 4.0)), DynamicThreshold(percentile=1.0, largest=math.inf)))
-    assert guidance.branches(step(0, 2)) == (WANTED,)
+    assert guidance.branches(step(0, 2)) == (CONDITIONAL,)
     assert [embedded_scale(guidance, step(index, 2)) for index in (0, 1)] == [8.0, 4.0]
     assert embedded_scale(Guidance(methods=(ClassifierFree(scale=8.0),)), step()) is None
     torch.testing.assert_close(combine(guidance.methods[:1], PREDICTIONS, X, step(0, 2)), C, **EXACT)
@@ -329,7 +337,7 @@ def test_terms_cost_nothing_outside_their_interval_and_at_scale_0(method):
     assert [len(Guidance(methods=(during,)).branches(step(index))) for index in (0, 4, 5, 9)] == [2, 2, 1, 1]
     torch.testing.assert_close(combine((during,), PREDICTIONS, X, step(5)), C, **EXACT)
     off = type(method)(scale=lambda fraction: 0.0)
-    assert Guidance(methods=(off,)).branches(step()) == (WANTED,)
+    assert Guidance(methods=(off,)).branches(step()) == (CONDITIONAL,)
     torch.testing.assert_close(combine((off,), PREDICTIONS, X, step()), C, **EXACT)
 
 
@@ -337,7 +345,7 @@ def test_terms_cost_nothing_outside_their_interval_and_at_scale_0(method):
 def test_bases_at_scale_1_are_the_wanted_branch_alone(method):
     """T8 for all of them."""
     base = method(scale=1.0)
-    assert Guidance(methods=(base,)).branches(step(3)) == (WANTED,)
+    assert Guidance(methods=(base,)).branches(step(3)) == (CONDITIONAL,)
     torch.testing.assert_close(combine((base,), PREDICTIONS, X, step(3)), C, **EXACT)
 
 
@@ -402,7 +410,7 @@ def test_what_cannot_be_meant_is_refused(make, message: str):
 def test_defaults_are_those_of_the_papers_and_of_diffusers():
     """A request that names a method only gets these numbers."""
     assert AdaptiveProjected(scale=5.0) == AdaptiveProjected(
-        scale=5.0, eta=0.0, norm_limit=15.0, momentum=-0.5, origin="wanted", space="denoised"
+        scale=5.0, eta=0.0, norm_limit=15.0, momentum=-0.5, origin="conditional", space="denoised"
     )
     assert ZeroStar(scale=5.0) == ZeroStar(scale=5.0, zero_steps=1)
     assert DualGuidance(scale=7.0) == DualGuidance(scale=7.0, image_scale=1.5)
@@ -446,12 +454,12 @@ def test_the_image_scale_has_a_number_for_each_step_too():
 @pytest.mark.parametrize(
     ("record", "field", "value", "expected"),
     [
-        (AdaptiveProjected(scale=5.0), "origin", "deaf", "one of wanted, unconditional"),
+        (AdaptiveProjected(scale=5.0), "origin", "deaf", "one of conditional, unconditional"),
         (AdaptiveProjected(scale=5.0), "space", "deaf", "one of denoised, prediction, v"),
         (Mimic(), "space", "deaf", "one of denoised, prediction, v"),
         (Perturbation(kind="identity"), "kind", "deaf", "one of identity, blurred"),
         (Rescale(amount=0.7), "space", "deaf", "one of denoised, prediction, v"),
-        (SelfAttention(scale=1.0), "side", "image_only", "one of unconditional, wanted"),
+        (SelfAttention(scale=1.0), "side", "image_only", "one of unconditional, conditional"),
         (FreeU(), "keyed", "deaf", "one of channels, index"),
         (FreeU(), "version", 3, "one of 1, 2"),
     ],

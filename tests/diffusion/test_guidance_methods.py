@@ -12,8 +12,8 @@ from torch import Tensor
 from tests.diffusion.guidance_runs import SHAPE, combine, finish, normal, step
 from undertow.diffusion import Epsilon, Parameterization, RectifiedFlow, Velocity, VPrediction, XPrediction
 from undertow.diffusion.guidance import (
+    CONDITIONAL,
     UNCONDITIONAL,
-    WANTED,
     Branch,
     ClassifierFree,
     During,
@@ -32,7 +32,7 @@ EXACT = {"rtol": 1e-11, "atol": 1e-11}
 PARAMETERIZATIONS = [Epsilon(), VPrediction(), XPrediction(), Velocity(), XPrediction(path=RectifiedFlow())]
 
 X = normal(0)
-BOTH = {WANTED: normal(1), UNCONDITIONAL: normal(2)}
+BOTH = {CONDITIONAL: normal(1), UNCONDITIONAL: normal(2)}
 
 
 @pytest.mark.parametrize("parameterization", PARAMETERIZATIONS, ids=str)
@@ -47,7 +47,7 @@ def test_guidance_and_rescale_are_those_of_diffusers_on_the_prediction(parameter
     assert (
         amount == 0
         or scale == 0
-        or (expected - (BOTH[UNCONDITIONAL] * (1 - scale) + scale * BOTH[WANTED])).abs().max() > 0.1
+        or (expected - (BOTH[UNCONDITIONAL] * (1 - scale) + scale * BOTH[CONDITIONAL])).abs().max() > 0.1
     )
 
 
@@ -64,8 +64,8 @@ def test_rescale_in_v_space_is_comfyuis(parameterization: Parameterization):
     def v(prediction: Tensor) -> Tensor:
         return (X / (sigma**2 + 1) - parameterization.denoised(prediction, X, sigmas)) * root / sigma
 
-    wanted, unconditional = v(BOTH[WANTED]), v(BOTH[UNCONDITIONAL])
-    final = rescale_noise_cfg(unconditional + scale * (wanted - unconditional), wanted, amount)
+    conditional, unconditional = v(BOTH[CONDITIONAL]), v(BOTH[UNCONDITIONAL])
+    final = rescale_noise_cfg(unconditional + scale * (conditional - unconditional), conditional, amount)
     denoised = X / (sigma**2 + 1) - final * sigma / root
     torch.testing.assert_close(ours, parameterization.prediction_from_denoised(denoised, X, sigmas), **EXACT)
     in_prediction = combine(
@@ -77,12 +77,12 @@ def test_rescale_in_v_space_is_comfyuis(parameterization: Parameterization):
 
 def test_scale_1_asks_for_the_wanted_branch_alone():
     """T8, with a scale for every step: the unconditional branch is run exactly where it counts."""
-    assert Guidance(methods=(ClassifierFree(scale=1.0),)).branches(step()) == (WANTED,)
+    assert Guidance(methods=(ClassifierFree(scale=1.0),)).branches(step()) == (CONDITIONAL,)
     guidance = Guidance(methods=(ClassifierFree(scale=(1.0, 4.0, 1.0)),))
     asked = [guidance.branches(step(index, 3)) for index in range(3)]
-    assert asked == [(WANTED,), (WANTED, UNCONDITIONAL), (WANTED,)]
-    alone = {WANTED: BOTH[WANTED]}
-    torch.testing.assert_close(combine(guidance.methods, alone, X, step(0, 3)), BOTH[WANTED], **EXACT)
+    assert asked == [(CONDITIONAL,), (CONDITIONAL, UNCONDITIONAL), (CONDITIONAL,)]
+    alone = {CONDITIONAL: BOTH[CONDITIONAL]}
+    torch.testing.assert_close(combine(guidance.methods, alone, X, step(0, 3)), BOTH[CONDITIONAL], **EXACT)
 
 
 def test_a_scale_may_be_a_function_of_the_fraction_of_the_run():
@@ -102,7 +102,7 @@ def test_a_step_interval_is_diffusers_start_and_stop(start: float, end: float):
         guider.set_state(step=index, num_inference_steps=steps, timestep=torch.tensor(0))
         branches = Guidance(methods=(method,)).branches(step(index, steps))
         assert len(branches) == guider.num_conditions
-        expected = guider.forward(BOTH[WANTED], BOTH[UNCONDITIONAL] if len(branches) == 2 else None).pred
+        expected = guider.forward(BOTH[CONDITIONAL], BOTH[UNCONDITIONAL] if len(branches) == 2 else None).pred
         ours = combine((method,), {branch: BOTH[branch] for branch in branches}, X, step(index, steps))
         torch.testing.assert_close(ours, expected, **EXACT)
 
@@ -129,18 +129,18 @@ def test_branches_are_asked_for_once_and_observe_what_anyone_needs():
         ((one, other), ("mid_block", "up_blocks.0")),
     ):
         branches = Guidance(methods=methods).branches(step())
-        assert branches == (WANTED, UNCONDITIONAL)
+        assert branches == (CONDITIONAL, UNCONDITIONAL)
         assert [branch.observed for branch in branches] == [(), names]
 
 
 def test_the_unconditional_estimate_reaches_samplers_that_step_along_it():
     """CFG++: also at scale 1, where guidance itself does not need it."""
     guidance = Guidance(methods=(ClassifierFree(scale=1.0),), unconditional=True)
-    assert guidance.branches(step()) == (WANTED, UNCONDITIONAL)
+    assert guidance.branches(step()) == (CONDITIONAL, UNCONDITIONAL)
     estimates = {branch: Estimate(denoised=BOTH[branch].half()) for branch in guidance.branches(step())}
     guided = finish(guidance.start(10, Epsilon()).combine(step(), X.half(), estimates))
     assert torch.equal(guided.unconditional, BOTH[UNCONDITIONAL].half())
-    assert torch.equal(guided.denoised, BOTH[WANTED].half())
+    assert torch.equal(guided.denoised, BOTH[CONDITIONAL].half())
     assert (
         finish(replace(guidance, unconditional=False).start(10, Epsilon()).combine(step(), X, estimates)).unconditional
         is None

@@ -215,11 +215,11 @@ def test_predictions_take_hints_as_tensors(service, files):
     # In guess mode the unconditional side sees no control: u + s (c - u) with the plain u.
     guess = {"control_hints": {"edges": hint}}
     aware = replace(edges, control_mode="control")
-    wanted, seen = (
+    conditional, seen = (
         service.predict_noise(context(guidance_scale=1.0)),
         service.predict_noise(context(aware, guidance_scale=1.0, **guess)),
     )
-    unconditional = (together[0] - 7.5 * wanted) / (1 - 7.5)
+    unconditional = (together[0] - 7.5 * conditional) / (1 - 7.5)
     expected = unconditional + 7.5 * (seen - unconditional)
     found = service.predict_noise(context(aware, **guess))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4 * expected.abs().max().item())

@@ -46,17 +46,17 @@ def conditioner(kind: str, *, prompt: str = "red apple", needs_unconditional: bo
 
 
 def both(made: Conditioner) -> tuple[Conditioning, Conditioning]:
-    """What is wanted at the first step, and what is not."""
+    """What is conditional at the first step, and what is not."""
     first = made.branches(1)[0]
     assert first.unconditional is not None
-    return first.wanted[0][0], first.unconditional
+    return first.conditional[0][0], first.unconditional
 
 
 @pytest.mark.parametrize(
-    ("kind", "settings", "wanted", "unwanted"),
+    ("kind", "settings", "conditional", "unwanted"),
     [
         # diffusers' _get_add_time_ids: original size, crop, target size; the refiner's end in an aesthetic score, 6 for
-        # what is wanted and 2.5 for what is not.
+        # what is conditional and 2.5 for what is not.
         ("base", {}, [48, 80, 0, 0, 48, 80], [48, 80, 0, 0, 48, 80]),
         ("base", {"original_size": (30, 20)}, [30, 20, 0, 0, 48, 80], [30, 20, 0, 0, 48, 80]),
         ("base", {"crop": (3, 7)}, [48, 80, 3, 7, 48, 80], [48, 80, 3, 7, 48, 80]),
@@ -65,9 +65,9 @@ def both(made: Conditioner) -> tuple[Conditioning, Conditioning]:
         ("refiner", {"original_size": (30, 20), "crop": (3, 7)}, [30, 20, 3, 7, 6], [30, 20, 3, 7, 2.5]),
     ],
 )
-def test_sizes_crop_and_scores_are_told_in_their_order(kind, settings, wanted, unwanted):
+def test_sizes_crop_and_scores_are_told_in_their_order(kind, settings, conditional, unwanted):
     one, other = both(conditioner(kind, **settings))
-    assert one.time_ids.tolist() == [wanted]
+    assert one.time_ids.tolist() == [conditional]
     assert other.time_ids.tolist() == [unwanted]
 
 
@@ -89,12 +89,12 @@ def test_numbers_and_pooled_text_are_for_networks_that_read_them():
 def test_an_empty_negative_prompt_is_zeros_for_sdxls_base_alone(kind, negative, zeros):
     """diffusers' force_zeros_for_empty_prompt: true in the base's model_index.json, false in the refiner's."""
     made = conditioner(kind, negative_prompt=negative)
-    wanted, unwanted = both(made)
+    conditional, unwanted = both(made)
     assert bool((unwanted.context == 0).all()) == zeros
-    assert not (wanted.context == 0).all()
+    assert not (conditional.context == 0).all()
     if kind != "sd1":
         assert bool((unwanted.pooled == 0).all()) == zeros
-        assert not (wanted.pooled == 0).all()
+        assert not (conditional.pooled == 0).all()
     assert any("empty negative prompt is zeros" in line for line in made.decisions) == zeros
     if not zeros:
         (expected,) = made.text.encode_steps(negative, 1, dialect="a1111", clip_skip=None)[0]
@@ -102,8 +102,8 @@ def test_an_empty_negative_prompt_is_zeros_for_sdxls_base_alone(kind, negative, 
 
 
 def test_an_empty_prompt_is_encoded_where_an_empty_negative_one_is_zeros():
-    wanted, unwanted = both(conditioner("base", prompt=""))
-    assert wanted.context.any()
+    conditional, unwanted = both(conditioner("base", prompt=""))
+    assert conditional.context.any()
     assert not unwanted.context.any()
 
 
@@ -113,7 +113,7 @@ def test_what_guidance_does_not_ask_for_is_not_made_but_composition_needs_it():
     (weighted,) = conditioner("sd1", prompt="red :0.5", needs_unconditional=False).branches(1)
     assert plain.unconditional is None
     assert not plain.composed
-    assert [weight for _, weight in composed.wanted] == [1, 0.5]
+    assert [weight for _, weight in composed.conditional] == [1, 0.5]
     for one in (composed, weighted):
         assert one.composed
         assert one.unconditional is not None
@@ -123,7 +123,7 @@ def test_steps_that_share_a_text_share_its_conditioning():
     made = conditioner("sd1", prompt="[red:blue:2] apple")
     branches = made.branches(4)
     assert len(branches) == 4
-    texts = [one.wanted[0][0] for one in branches]
+    texts = [one.conditional[0][0] for one in branches]
     assert texts[0] is texts[1]
     assert texts[2] is texts[3]
     assert not torch.equal(texts[1].context, texts[2].context)
@@ -203,7 +203,7 @@ def test_with_masks_the_prompts_of_regions_stand_beside_each_other():
     masks = [box_mask(region.box, (2, 4)) for region in (LEFT, Region(prompt="", box=(0.5, 0, 1, 0.5)))]
     (found,) = conditioner("sd1", regions=(LEFT, RIGHT), region_masks=masks).branches(1)
     assert found.regions == ()
-    row = found.wanted[0][0]
+    row = found.conditional[0][0]
     assert row.context.shape == (1, 3 * 77, 64)
     assert row.context_mask is None
     assert row.regions.shape == (1, 3 * 77, 2, 4)
@@ -259,5 +259,5 @@ def test_regional_prompts_of_unlike_lengths_share_a_forward():
 def test_what_is_composed():
     text = Conditioning(context=torch.zeros(1, 1, 1))
     for weights, composed in (((1.0,), False), ((0.5,), True), ((1.0, 1.0), True)):
-        branches = Branches(wanted=tuple((text, weight) for weight in weights), unconditional=None)
+        branches = Branches(conditional=tuple((text, weight) for weight in weights), unconditional=None)
         assert branches.composed == composed

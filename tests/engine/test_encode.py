@@ -74,8 +74,8 @@ def test_the_refiner_takes_over_where_diffusers_lets_it(switch):
 def test_the_refiner_keeps_what_a_mask_keeps_and_has_no_adapters():
     made = encoded(refiner="sd1", refiner_switch=0.5, image=photo(), mask=right_half())
     first, second = made.passes
-    assert first.kept is not None
-    assert second.kept is first.kept
+    assert first.inpaint_mask is not None
+    assert second.inpaint_mask is first.inpaint_mask
     assert first.adapters is not None
     assert second.adapters is None
     assert not any("adapters act" in line for line in made.decisions)
@@ -119,7 +119,7 @@ def test_where_a_picture_starts_and_how_many_steps_its_strength_leaves(brought, 
     assert one.start.given is noise
     assert len(one.branches) == max(1, count)
     assert len(one.sigmas) == count + 1
-    assert (one.kept is not None) == ("mask" in brought)
+    assert (one.inpaint_mask is not None) == ("mask" in brought)
     assert ("encode" in watch.seconds) == ("image" in brought)
     if start is FromPicture:
         assert one.start.latents.shape == (1, 4, 16, 16)
@@ -199,7 +199,7 @@ def test_timesteps_are_mapped_as_asked(asked, expected):
     half = service_of("sd1", torch.bfloat16)
     made = encoded_of(half.model, GenerationRequest(prompt=""), Watch(), manager=half.adapters)
     assert made.passes[0].network.preconditioning.network_dtype == torch.bfloat16
-    assert made.passes[0].branches[0].wanted[0][0].context.dtype == torch.bfloat16
+    assert made.passes[0].branches[0].conditional[0][0].context.dtype == torch.bfloat16
 
 
 HALVES = (Region(prompt="cat", box=(0, 0, 0.5, 1), weight=3.0), Region(prompt="dog", box=(0.5, 0, 1, 0.5)))
@@ -214,10 +214,10 @@ def test_regions_are_masks_with_their_weights_or_stand_in_the_text():
     assert len(apart.branches[0].regions) == 2
     (together,) = encoded(regions=HALVES, regions_by="attention").passes
     assert together.composition.masks == ()
-    wanted = together.branches[0].wanted[0][0]
-    assert wanted.regions.shape == (1, 3 * 77, 16, 16)
-    assert wanted.regions[0, 77].sum() == 16 * 8
-    assert apart.branches[0].wanted[0][0].regions is None
+    conditional = together.branches[0].conditional[0][0]
+    assert conditional.regions.shape == (1, 3 * 77, 16, 16)
+    assert conditional.regions[0, 77].sum() == 16 * 8
+    assert apart.branches[0].conditional[0][0].regions is None
 
 
 @pytest.mark.parametrize(
@@ -300,5 +300,5 @@ def test_what_is_decided_is_said_once():
 @pytest.mark.parametrize("family", ["sdxl"])
 def test_sdxl_is_told_the_size_of_each_pass_in_pixels(family):
     made = encoded(family=family, size=(32, 48), high_resolution=HighResolution(scale=2.0))
-    told = [one.branches[0].wanted[0][0].time_ids.tolist() for one in made.passes]
+    told = [one.branches[0].conditional[0][0].time_ids.tolist() for one in made.passes]
     assert told == [[[32, 48, 0, 0, 32, 48]], [[64, 96, 0, 0, 64, 96]]]

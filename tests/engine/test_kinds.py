@@ -277,7 +277,7 @@ def test_a_prompt_that_regions_leave_no_place_costs_nothing(service, right, rows
 
 def test_self_attention_guidance_looks_at_the_prompt_beside_regions_too(service):
     halves = (Region(prompt="red", box=(0, 0, 0.5, 1)), Region(prompt="blue", box=(0.5, 0, 1, 1)))
-    drawn = DRAWN | {"steps": 2, "regions": halves, "guidance_method": "cfg+sag(side=wanted)"}
+    drawn = DRAWN | {"steps": 2, "regions": halves, "guidance_method": "cfg+sag(side=conditional)"}
     one, other = (service.generate(prompt, **drawn).latents for prompt in ("apple", "dog"))
     assert not torch.equal(one, other)
 
@@ -307,7 +307,7 @@ def test_the_penultimate_level_is_left_out_where_other_tools_do(service):
 
 
 def test_self_attention_guidance_of_composed_prompts(service):
-    settings = DRAWN | {"steps": 2, "guidance_method": "cfg+sag(side=wanted)"}
+    settings = DRAWN | {"steps": 2, "guidance_method": "cfg+sag(side=conditional)"}
     composed = service.generate("red AND blue", **settings).latents
     assert torch.isfinite(composed).all()
     with pytest.raises(InvalidInput, match="one window"):

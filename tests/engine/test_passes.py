@@ -13,7 +13,7 @@ from undertow.engine.passes import Composition, InpaintMask, Pass, slerp
 from undertow.unet.conditioning import Conditioning
 
 TEXT = Conditioning()
-SINGLE = Branches(wanted=((TEXT, 1.0),), unconditional=None)
+SINGLE = Branches(conditional=((TEXT, 1.0),), unconditional=None)
 
 
 def cells(*values: float) -> torch.Tensor:
@@ -26,7 +26,7 @@ def test_a_mask_draws_white_keeps_black_and_mixes_gray():
 
 
 def test_prompts_are_directions_from_the_unconditional_estimate():
-    texts = replace(SINGLE, wanted=((TEXT, 2.0), (TEXT, -0.5)))
+    texts = replace(SINGLE, conditional=((TEXT, 2.0), (TEXT, -0.5)))
     found = Composition().compose(texts, [cells(3, 1), cells(5, 9)], cells(1, 1))
     assert found.flatten().tolist() == [1 + 2 * 2 - 0.5 * 4, 1 + 2 * 0 - 0.5 * 8]
 

@@ -15,7 +15,7 @@ SAME_SHAPE = 0.02
 
 Hint = Float[Tensor, "1 3 height width"]
 Area = Float[Tensor, "1 1 height width"]
-Seen = Float[Tensor, "rows channels seen_height seen_width"]
+Tile = Float[Tensor, "rows channels tile_height tile_width"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -25,8 +25,8 @@ class LatentGrid:
 
     cells: tuple[int, int]
     factor: int
-    windows: Callable[[Tensor], list[Seen]] = lambda grid: [grid]
-    pixel_windows: Callable[[Tensor], list[Seen]] = lambda grid: [grid]
+    windows: Callable[[Tensor], list[Tile]] = lambda grid: [grid]
+    pixel_windows: Callable[[Tensor], list[Tile]] = lambda grid: [grid]
 
     @property
     def pixels(self) -> tuple[int, int]:

@@ -14,11 +14,11 @@ from undertow.unet.conditioning import Conditioning
 def branch_inputs(one: Pass, texts: Branches, branch: Branch, scale: float | None, step: Step) -> list[BranchInput]:
     """What the network receives for a branch: one input for each prompt and region, or one for the negative prompt.
     scale: of guidance, for networks that take it as an input."""
-    if branch.side == "wanted":
+    if branch.side == "conditional":
         # The bottleneck's attention is that of the request's own prompt.
-        prompts = () if one.composition.covered and not branch.observed else texts.wanted
+        prompts = () if one.composition.covered and not branch.observed else texts.conditional
         names = ["cond" if len(prompts) == 1 else f"cond_{index}" for index in range(len(prompts))]
-        asked = [(name, wanted, None) for name, (wanted, _) in zip(names, prompts, strict=True)]
+        asked = [(name, conditional, None) for name, (conditional, _) in zip(names, prompts, strict=True)]
         asked += [(f"region_{index}", conditioning, index) for index, conditioning in enumerate(texts.regions)]
     else:
         assert texts.unconditional is not None  # passes are prepared with what their guidance asks for
@@ -33,7 +33,7 @@ def branch_inputs(one: Pass, texts: Branches, branch: Branch, scale: float | Non
             extra=extra,
             adapters=()
             if one.adapters is None
-            else one.adapters.at(step.index, step.count, region=region, conditional=branch.side == "wanted"),
+            else one.adapters.at(step.index, step.count, region=region, conditional=branch.side == "conditional"),
             perturbation=branch.perturbation,
             observed=branch.observed,
         )

@@ -17,20 +17,20 @@ from undertow.unet.config import TextTime, UNetConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Branches:
-    """The conditionings of one step, a row each: what is wanted with guidance weights, and what is not.
+    """The conditionings of one step, a row each: those of the prompts, with their weights, and the unconditional one.
 
     unconditional: `None` when nobody asks for it: guidance is off and nothing is composed (trap T8).
     regions: prompts for parts of the picture, in the order of the request's.
     """
 
-    wanted: tuple[tuple[Conditioning, float], ...]
+    conditional: tuple[tuple[Conditioning, float], ...]
     unconditional: Conditioning | None
     regions: tuple[Conditioning, ...] = ()
 
     @property
     def composed(self) -> bool:
-        """Whether several prompts, or one with a weight, make up what is wanted (A1111's AND)."""
-        return len(self.wanted) > 1 or any(weight != 1 for _, weight in self.wanted)
+        """Whether several prompts, or one with a weight, make up the conditional estimate (A1111's AND)."""
+        return len(self.conditional) > 1 or any(weight != 1 for _, weight in self.conditional)
 
 
 @dataclass(kw_only=True)
@@ -62,13 +62,15 @@ class Conditioner:
     def branches(self, steps: int) -> list[Branches]:
         """One for every step; A1111's editing, alternation and AND make them differ. Errors: `PromptError`."""
         request, steps = self.request, max(1, steps)
-        wanted, negative = (self._encode(self.text, text, steps) for text in (request.prompt, request.negative_prompt))
+        conditional, negative = (
+            self._encode(self.text, text, steps) for text in (request.prompt, request.negative_prompt)
+        )
         readers = zip(self.region_texts, request.regions, strict=True)
         regions = [self._encode(text, region.prompt, steps) for text, region in readers]
         if any(len(encodings) > 1 for encodings in negative):
             self._decide("a negative prompt cannot be composed: only what stands before its first AND is used")
         return [
-            self._branches(wanted[step], negative[step][0], [region[step][0] for region in regions])
+            self._branches(conditional[step], negative[step][0], [region[step][0] for region in regions])
             for step in range(steps)
         ]
 
@@ -80,14 +82,14 @@ class Conditioner:
         return encodings
 
     def _branches(
-        self, wanted: Sequence[WeightedEncoding], negative: WeightedEncoding, regions: Sequence[WeightedEncoding]
+        self, conditional: Sequence[WeightedEncoding], negative: WeightedEncoding, regions: Sequence[WeightedEncoding]
     ) -> Branches:
-        rows = tuple((self._conditioning(one.encoding), one.weight) for one in wanted)
+        rows = tuple((self._conditioning(one.encoding), one.weight) for one in conditional)
         parts = tuple(self._conditioning(region.encoding) for region in regions)
         if self.region_masks:
             rows = tuple((side_by_side(row, parts, self.region_masks), weight) for row, weight in rows)
             parts = ()
-        branches = Branches(wanted=rows, unconditional=None, regions=parts)
+        branches = Branches(conditional=rows, unconditional=None, regions=parts)
         if not (self.needs_unconditional or branches.composed):
             return branches
         return replace(branches, unconditional=self._conditioning(negative.encoding, negative=True))

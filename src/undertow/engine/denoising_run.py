@@ -89,9 +89,9 @@ class DenoisingRun:
                 step = entering
                 self._enter(step, call.sigma, call.x)
             seen = call.x
-            if one.kept is not None and not (self._from_noise and call.sigma >= one.sigmas[0]):
+            if one.inpaint_mask is not None and not (self._from_noise and call.sigma >= one.sigmas[0]):
                 # Pure noise is shown as it is, as in diffusers: there is no picture in it yet.
-                seen = one.kept.over(call.x, _noisy(one, one.kept.latents, noise, call.sigma))
+                seen = one.inpaint_mask.over(call.x, _noisy(one, one.inpaint_mask.latents, noise, call.sigma))
             guided = yield from self._estimate(one, seen, call.sigma, step)
             self._denoised = guided.denoised
             answer = answered(call, guided)
@@ -110,7 +110,7 @@ class DenoisingRun:
                 further = combining.send(estimate)  # pyright: ignore[reportArgumentType]
             except StopIteration as finished:
                 return finished.value
-            composed = further.branch.side == "wanted" and one.branches[index].composed
+            composed = further.branch.side == "conditional" and one.branches[index].composed
             needed = (UNCONDITIONAL, further.branch) if composed else (further.branch,)
             found = yield from self._evaluate(one, further.x, step, needed)
             estimate = found[further.branch]
@@ -131,7 +131,7 @@ class DenoisingRun:
         return {
             branch: Estimate(
                 denoised=one.composition.compose(texts, [output.denoised for output in group], unconditional)
-                if branch.side == "wanted"
+                if branch.side == "conditional"
                 else group[0].denoised,
                 observations=group[0].observations,
             )
@@ -183,9 +183,9 @@ class DenoisingRun:
     def _finish(self, one: Pass, latents: Latents) -> Latents:
         self.watch.see(f"step_{self._steps_done + one.steps - 1}_latents", latents)
         later = self.passes[self.passes.index(one) + 1 :]
-        if one.kept is None or (later and isinstance(later[0].start, Continue)):
+        if one.inpaint_mask is None or (later and isinstance(later[0].start, Continue)):
             return latents
-        return one.kept.over(latents, one.kept.latents)
+        return one.inpaint_mask.over(latents, one.inpaint_mask.latents)
 
     def _enter(self, step: int, sigma: float, x: Latents) -> None:
         step += self._steps_done

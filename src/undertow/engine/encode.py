@@ -84,7 +84,7 @@ class _Encoding:
             start,
             sigmas,
             cells,
-            kept=picture.kept,
+            inpaint_mask=picture.inpaint_mask,
             extra=picture.extra,
             without_image=picture.without_image,
         )
@@ -167,7 +167,7 @@ class _Encoding:
         if first == len(timesteps):
             self.decisions.append("the refiner has no step to draw: refiner_switch is too late for so few steps")
             return []
-        return [builder.build(self.refiner, Continue(), sigmas[first:], cells, kept=base.kept)]
+        return [builder.build(self.refiner, Continue(), sigmas[first:], cells, inpaint_mask=base.inpaint_mask)]
 
     def _upscaled(
         self, builder: PassBuilder, how: HighResolution, size: tuple[int, int]

@@ -72,7 +72,7 @@ class EncodedImages:
     """latents: of the image, as the U-Net sees them. The rest as in `Pass`."""
 
     latents: Latents | None = None
-    kept: InpaintMask | None = None
+    inpaint_mask: InpaintMask | None = None
     extra: Extra | None = None
     without_image: Extra | None = None
 
@@ -97,10 +97,10 @@ def encode_images(request: GenerationRequest, reads: Reads, model: LoadedModel, 
             hard = F.interpolate((mask >= 0.5).float(), size=latents.shape[2:])
             return EncodedImages(latents=latents, extra=torch.cat([hard.to(masked), masked], dim=1))
         case _:
-            kept = None
+            inpaint_mask = None
             if request.mask is not None:
-                kept = InpaintMask(latents=latents, mask=mask_for_latents(to_mask(request.mask, size), factor))
-            return EncodedImages(latents=latents, kept=kept, extra=depth)
+                inpaint_mask = InpaintMask(latents=latents, mask=mask_for_latents(to_mask(request.mask, size), factor))
+            return EncodedImages(latents=latents, inpaint_mask=inpaint_mask, extra=depth)
 
 
 def image_latents(model: LoadedModel, pixels: Tensor) -> Latents:

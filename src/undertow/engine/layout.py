@@ -1,4 +1,4 @@
-"""How the canvas of a picture is shown to a network: whole, or in overlapping windows; with or without edges."""
+"""How the latents of a picture are shown to a network: whole, or in overlapping windows; with or without edges."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,12 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertow.engine.request import Axes
+from undertow.shapes import Latents
 
 MARGIN = 8
-"""Cells that a seamless canvas is continued by on each side: what a few 3x3 convolutions at every level can see."""
+"""Cells by which seamless latents are continued on each side: what a few 3x3 convolutions at every level can see."""
 
-Canvas = Float[Tensor, "batch channels height width"]
-Seen = Float[Tensor, "batch channels rows columns"]
+Tile = Float[Tensor, "batch channels rows columns"]
+"""What the network sees of latents in one window."""
 
 Window = tuple[int, int]
 """Top and left of a window, in cells."""
@@ -22,8 +23,8 @@ Window = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """size: of the canvas, in cells. window: of what the network sees at once. overlap: share of a window that
-    neighbors have in common. seamless: axes along which the canvas closes to a ring; margin: cells by which it is
+    """size: of the latents, in cells. window: of what the network sees at once. overlap: share of a window that
+    neighbors have in common. seamless: axes along which the latents close to a ring; margin: cells by which they are
     continued there on each side."""
 
     size: tuple[int, int]
@@ -38,7 +39,7 @@ class Layout:
         return cls(size=size, window=size, seamless=seamless)
 
     def enlarged(self, factor: int) -> "Layout":
-        """The same canvas in cells that are `factor` times smaller, such as pixels."""
+        """The same latents in cells that are `factor` times smaller, such as pixels."""
         (height, width), (rows, columns) = self.size, self.window
         return replace(
             self,
@@ -47,14 +48,14 @@ class Layout:
             margin=self.margin * factor,
         )
 
-    def split_tiles(self, canvas: Canvas) -> list[Seen]:
-        """What the network sees of a canvas, window by window."""
-        continued = self._continued(canvas)
+    def split_tiles(self, latents: Latents) -> list[Tile]:
+        """What the network sees of latents, window by window."""
+        continued = self._continued(latents)
         height, width = self._seen
         return [continued[:, :, top : top + height, left : left + width] for top, left in self.windows]
 
-    def merge_tiles(self, parts: Sequence[Seen]) -> Canvas:
-        """The canvas from estimates of all windows: their mean where they overlap (arXiv:2302.08113, eq. 5)."""
+    def merge_tiles(self, parts: Sequence[Tile]) -> Latents:
+        """The latents from estimates of all windows: their mean where they overlap (arXiv:2302.08113, eq. 5)."""
         if len(parts) == 1:
             return self._cut(parts[0])
         top, left = self._margins
@@ -78,27 +79,27 @@ class Layout:
 
     @property
     def _seen(self) -> tuple[int, int]:
-        """A window's height and width: it grows with the margins when it is the whole canvas."""
+        """A window's height and width: it grows with the margins when it is all of them."""
         lengths = zip(self.window, self.size, self._margins, strict=True)
         height, width = (size + 2 * margin if window >= size else window for window, size, margin in lengths)
         return height, width
 
     @property
     def _margins(self) -> tuple[int, int]:
-        """Cells at the top and the left, no more than the canvas has."""
+        """Cells at the top and the left, no more than the latents have."""
         height, width = self.size
         return (
             min(self.margin, height) if self.seamless in ("y", "both") else 0,
             min(self.margin, width) if self.seamless in ("x", "both") else 0,
         )
 
-    def _continued(self, canvas: Tensor) -> Tensor:
+    def _continued(self, latents: Tensor) -> Tensor:
         top, left = self._margins
-        return F.pad(canvas, (left, left, top, top), mode="circular") if top or left else canvas
+        return F.pad(latents, (left, left, top, top), mode="circular") if top or left else latents
 
-    def _cut(self, canvas: Tensor) -> Tensor:
+    def _cut(self, latents: Tensor) -> Tensor:
         top, left = self._margins
-        return canvas[:, :, top : canvas.shape[2] - top, left : canvas.shape[3] - left]
+        return latents[:, :, top : latents.shape[2] - top, left : latents.shape[3] - left]
 
 
 def _starts(length: int, window: int, overlap: float) -> list[int]:
@@ -111,7 +112,7 @@ def _starts(length: int, window: int, overlap: float) -> list[int]:
 
 
 def box_mask(box: tuple[float, float, float, float], size: tuple[int, int]) -> Float[Tensor, "1 1 height width"]:
-    """1 inside a box given in fractions, 0 outside, on a canvas of this size; at least one cell."""
+    """1 inside a box given in fractions, 0 outside, on latents of this size; at least one cell."""
     height, width = size
     left, top, right, bottom = box
     mask = torch.zeros(1, 1, height, width)

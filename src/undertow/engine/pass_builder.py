@@ -9,7 +9,7 @@ from undertow.adapters.manager import AdapterManager, ResolvedAdapter
 from undertow.adapters.pictures import LatentGrid
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.denoiser import Preconditioning
-from undertow.diffusion.guidance import WANTED, During, Guidance, Method, SelfAttention, Step
+from undertow.diffusion.guidance import CONDITIONAL, During, Guidance, Method, SelfAttention, Step
 from undertow.diffusion.schedules import TimestepMap
 from undertow.engine.conditioning import Branches, Conditioner
 from undertow.engine.evaluation import Network
@@ -43,7 +43,7 @@ class PassBuilder:
         sigmas: Sequence[float],
         cells: tuple[int, int],
         *,
-        kept: InpaintMask | None = None,
+        inpaint_mask: InpaintMask | None = None,
         extra: Extra | None = None,
         without_image: Extra | None = None,
     ) -> Pass:
@@ -67,7 +67,7 @@ class PassBuilder:
             adapters=self._adapted(layout) if model is self.base else None,
             free_u=chosen.free_u,
             composition=Composition(masks=self._region_masks(cells)),
-            kept=kept,
+            inpaint_mask=inpaint_mask,
             extra=extra,
             without_image=without_image,
         )
@@ -108,7 +108,9 @@ class PassBuilder:
             config=unet.config,
             request=self.request,
             size=(cells[0] * factor, cells[1] * factor),
-            needs_unconditional=any(branch.side != WANTED.side for step in steps for branch in guidance.branches(step)),
+            needs_unconditional=any(
+                branch.side != CONDITIONAL.side for step in steps for branch in guidance.branches(step)
+            ),
             region_masks=[box_mask(region.box, cells) for region in self.request.regions]
             if self.request.regions_by == "attention"
             else (),
@@ -146,7 +148,7 @@ def _see_text(branches: Sequence[Branches], watch: Watch) -> None:
     """Every text once, under the names of burn-models' debug log."""
     seen: set[int] = set()
     for step in branches:
-        rows = [("cond", conditioning) for conditioning, _ in step.wanted]
+        rows = [("cond", conditioning) for conditioning, _ in step.conditional]
         if step.unconditional is not None:
             rows.append(("uncond", step.unconditional))
         for name, row in rows:

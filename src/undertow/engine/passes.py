@@ -74,13 +74,13 @@ class Composition:
 
     @cached_property
     def covered(self) -> bool:
-        """Whether regions leave nothing of the canvas, so that nobody need ask for the request's own prompt."""
+        """Whether regions leave nothing of the picture, so that nobody need ask for the request's own prompt."""
         return bool(self.masks) and bool((torch.stack(self.masks).sum(0) > 0).all())
 
     def compose(self, texts: Branches, denoised: Sequence[Latents], unconditional: Latents | None) -> Latents:
         """u + Σ w (c - u) over the prompts (arXiv:2206.01714, eq. 11), which guidance then scales; inside regions, the
         mean of theirs instead, by weight (latent couple; arXiv:2302.08113, eq. 5). denoised: of the prompts, which may
-        be left out where regions cover the canvas, then of the regions."""
+        be left out where regions cover the picture, then of the regions."""
         count = len(denoised) - len(texts.regions)
         prompts, regions = denoised[:count], denoised[count:]
         if not regions:
@@ -121,7 +121,7 @@ class Pass:
     composition: Composition
     adapters: Adapted | None = None
     free_u: FreeU | None = None
-    kept: InpaintMask | None = None
+    inpaint_mask: InpaintMask | None = None
     extra: Extra | None = None
     without_image: Extra | None = None
 
@@ -149,7 +149,7 @@ def _combined(texts: Branches, prompts: Sequence[Latents], unconditional: Latent
     if not texts.composed:
         return prompts[0]
     assert unconditional is not None  # every composition comes with it
-    parts = zip(texts.wanted, prompts, strict=True)
+    parts = zip(texts.conditional, prompts, strict=True)
     return unconditional + sum(
         (weight * (part - unconditional) for (_, weight), part in parts), torch.zeros_like(unconditional)
     )

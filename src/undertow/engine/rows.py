@@ -19,7 +19,7 @@ T = TypeVar("T")
 @dataclass(frozen=True, kw_only=True)
 class Origin:
     """Where a row comes from: the request's number in its engine, the picture of the request, the branch of guidance,
-    the step over all passes, and the window of the canvas. All count from 0."""
+    the step over all passes, and the window of the latents. All count from 0."""
 
     request: int = 0
     picture: int = 0

@@ -1,4 +1,4 @@
-"""How large a picture gets, and how its canvas is shown to the network."""
+"""How large a picture gets, and how its latents are shown to the network."""
 
 from undertow.engine.layout import Layout
 from undertow.engine.parts import Views

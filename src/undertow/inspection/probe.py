@@ -77,7 +77,7 @@ class Probe:
             dtype=unet.dtype,
             device=unet.device,
         )
-        conditioning, _ = conditioner.branches(1)[0].wanted[0]
+        conditioning, _ = conditioner.branches(1)[0].conditional[0]
         return [
             Row(unet=unet, latents=latents, timestep=timestep, conditioning=conditioning, adapters=acting)
             for latents, timestep in zip(self.latents.split(1), self.timesteps.split(1), strict=True)

@@ -4,9 +4,9 @@ Start at `branches` (the words) and `methods` (what a method is, and how `Guidan
 """
 
 from undertow.diffusion.guidance.branches import (
+    CONDITIONAL,
     IMAGE_ONLY,
     UNCONDITIONAL,
-    WANTED,
     Branch,
     Estimate,
     Evaluation,
@@ -24,9 +24,9 @@ from undertow.diffusion.guidance.scales import Interval, Scale, SigmaInterval, S
 from undertow.diffusion.guidance.thresholding import DynamicThreshold, Mimic
 
 __all__ = [
+    "CONDITIONAL",
     "IMAGE_ONLY",
     "UNCONDITIONAL",
-    "WANTED",
     "AdaptiveProjected",
     "Branch",
     "ClassifierFree",

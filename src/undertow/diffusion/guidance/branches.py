@@ -1,4 +1,4 @@
-"""The words that guidance and whoever runs the network share: which evaluations are wanted, and what came of them."""
+"""The words that guidance and the runner of the network share: which evaluations are needed, and their estimates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from undertow.shapes import Sigmas
 
 Kind = Literal["identity", "blurred"]
 
-Side = Literal["wanted", "unconditional", "image_only"]
+Side = Literal["conditional", "unconditional", "image_only"]
 """Which conditioning of a request a branch is given: the prompt; the empty or negative prompt (of InstructPix2Pix,
 without the picture); the empty or negative prompt with the picture to edit."""
 
@@ -52,12 +52,12 @@ class Branch:
     and those who do not.
     """
 
-    side: Side = "wanted"
+    side: Side = "conditional"
     perturbation: Perturbation | None = None
     observed: tuple[str, ...] = field(default=(), compare=False)
 
 
-WANTED = Branch()
+CONDITIONAL = Branch()
 UNCONDITIONAL = Branch(side="unconditional")
 IMAGE_ONLY = Branch(side="image_only")
 

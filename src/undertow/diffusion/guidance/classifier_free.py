@@ -18,7 +18,7 @@ from undertow.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifierFree:
-    """unconditional + scale (wanted - unconditional) (arXiv:2207.12598, eq. 6, in the form all peers use).
+    """unconditional + scale (conditional - unconditional) (arXiv:2207.12598, eq. 6, in the form all peers use).
 
     The paper's w is scale - 1. Denoised estimates and predictions are affine in each other at one x and sigma, so
     combining either gives the same picture. At scale 1 the unconditional branch cancels and is not run (trap T8).
@@ -62,8 +62,8 @@ class ClassifierFree:
 
 @dataclass(frozen=True, kw_only=True)
 class Rescale:
-    """Gives the guided estimate the standard deviation of the wanted one, by `amount` from 0 to 1 (arXiv:2305.08891,
-    section 3.4, which recommends 0.7).
+    """Gives the guided estimate the standard deviation of the conditional one, by `amount` from 0 to 1
+    (arXiv:2305.08891, section 3.4, which recommends 0.7).
 
     space: the deviation of what; "prediction" is diffusers' `guidance_rescale` and the paper's for networks that
     predict v, "v" is ComfyUI's RescaleCFG. They agree for those networks only.
@@ -85,10 +85,10 @@ class Rescale:
         return self._apply
 
     def _apply(self, estimate: Rows, at: Moment) -> Tensor:
-        guided, wanted = at.express(estimate, self.space), at.express(at.denoised(), self.space)
-        rescaled = guided * (deviation(wanted) / deviation(guided))
+        guided, conditional = at.express(estimate, self.space), at.express(at.denoised(), self.space)
+        rescaled = guided * (deviation(conditional) / deviation(guided))
         return at.read(self.amount * rescaled + (1 - self.amount) * guided, self.space)
 
 
-def _guided(scale: float, unconditional: Tensor, wanted: Tensor) -> Tensor:
-    return unconditional + scale * (wanted - unconditional)
+def _guided(scale: float, unconditional: Tensor, conditional: Tensor) -> Tensor:
+    return unconditional + scale * (conditional - unconditional)

@@ -13,7 +13,7 @@ from undertow.diffusion.parameterizations import Parameterization
 @dataclass(frozen=True, kw_only=True)
 class DualGuidance:
     """InstructPix2Pix (arXiv:2211.09800, Eq. 3): unconditional + image_scale (image only - unconditional)
-    + scale (wanted - image only), where "image only" sees the picture and not the instruction.
+    + scale (conditional - image only), where "image only" sees the picture and not the instruction.
 
     Branches whose factor is 0 are not run: at scale 1 the image alone, at image_scale equal to scale 1 neither.
     """
@@ -36,13 +36,13 @@ class DualGuidance:
         return self._apply
 
     def _factors(self, step: Step) -> tuple[float, float, float]:
-        """Of wanted, image only and unconditional; their sum is 1."""
+        """Of conditional, image only and unconditional; their sum is 1."""
         scale, image_scale = scale_at(self.scale, step), scale_at(self.image_scale, step)
         return scale, image_scale - scale, 1 - image_scale
 
     def _apply(self, estimate: Rows, at: Moment) -> Tensor:
-        wanted, image_only, unconditional = self._factors(at.step)
-        result = wanted * at.denoised()
+        conditional, image_only, unconditional = self._factors(at.step)
+        result = conditional * at.denoised()
         if image_only != 0:
             result = result + image_only * at.denoised(IMAGE_ONLY)
         if unconditional != 0:

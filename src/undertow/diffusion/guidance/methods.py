@@ -1,6 +1,6 @@
 """What a guidance method is, and `Guidance`: methods in order, and the branches that they need together.
 
-A method starts from the estimate so far and returns a new one. The first estimate is that of the wanted branch;
+A method starts from the estimate so far and returns a new one. The first estimate is that of the conditional branch;
 classifier-free guidance replaces it, perturbed-attention guidance adds to it, rescaling finishes it:
 
     Guidance(methods=(ClassifierFree(scale=7.5), PerturbedAttention(scale=3.0), Rescale(amount=0.7)))
@@ -22,8 +22,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertow.diffusion.guidance.branches import (
+    CONDITIONAL,
     UNCONDITIONAL,
-    WANTED,
     Branch,
     Estimate,
     Evaluation,
@@ -54,7 +54,7 @@ class Moment:
     estimates: Mapping[Branch, Estimate]
     parameterization: Parameterization
 
-    def denoised(self, branch: Branch = WANTED) -> Rows:
+    def denoised(self, branch: Branch = CONDITIONAL) -> Rows:
         """A branch's estimate of x0, in float32 or better."""
         return working(self.estimates[branch].denoised)
 
@@ -87,7 +87,7 @@ class Method(Protocol):
     def role(self) -> Role: ...
 
     def asks(self, step: Step) -> tuple[Branch, ...]:
-        """What must be evaluated besides the wanted branch."""
+        """What must be evaluated besides the conditional branch."""
         ...
 
     def start(self, steps: int, parameterization: Parameterization) -> Rule:
@@ -116,7 +116,7 @@ class During:
 
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
-    """Methods in order: at most one base, then terms, then finishes; none means the wanted branch alone.
+    """Methods in order: at most one base, then terms, then finishes; none means the conditional branch alone.
 
     unconditional: evaluate the unconditional branch at every step and hand it to the sampler (CFG++). Errors:
     `InvalidInput` for methods in another order.
@@ -136,8 +136,8 @@ class Guidance:
             )
 
     def branches(self, step: Step) -> tuple[Branch, ...]:
-        """What must be evaluated at a step, each once, the wanted branch first."""
-        asked = [WANTED, *(UNCONDITIONAL,) * self.unconditional]
+        """What must be evaluated at a step, each once, the conditional branch first."""
+        asked = [CONDITIONAL, *(UNCONDITIONAL,) * self.unconditional]
         asked += [branch for method in self.methods for branch in method.asks(step)]
         observed: dict[Branch, tuple[str, ...]] = {}
         for branch in asked:

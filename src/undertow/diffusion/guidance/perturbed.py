@@ -19,7 +19,7 @@ from undertow.errors import InvalidInput
 
 @dataclass(frozen=True, kw_only=True)
 class PerturbedAttention:
-    """PAG (arXiv:2403.17377): + scale (wanted - perturbed), where chosen self-attentions are replaced by the identity.
+    """PAG (arXiv:2403.17377): + scale (conditional - perturbed), where the identity replaces chosen self-attentions.
 
     layers: names of modules (`Perturbation`); diffusers' default is the middle block. At scale 0 nothing is run.
     """
@@ -46,7 +46,7 @@ class PerturbedAttention:
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothedEnergy:
-    """SEG (arXiv:2408.00760): + scale (wanted - blurred), where queries of chosen self-attentions are blurred.
+    """SEG (arXiv:2408.00760): + scale (conditional - blurred), where queries of chosen self-attentions are blurred.
 
     blur: standard deviation in cells of the attention's map; infinity, the paper's choice, is the mean of all queries.
     At scale 0 nothing is run.
@@ -73,7 +73,7 @@ class SmoothedEnergy:
         return lambda estimate, at: _away_from(self.branch, scale_at(self.scale, at.step), estimate, at)
 
 
-SeenSide = Literal["unconditional", "wanted"]
+SeenSide = Literal["unconditional", "conditional"]
 
 
 OBSERVED = "mid_block"
@@ -87,8 +87,8 @@ class SelfAttention:
     The estimate is blurred where the bottleneck attends more than `threshold` times the average, noised again with the
     noise that the network saw, and evaluated a second time: + scale (blurred estimate - that evaluation), which is
     scale (noise - noise seen there) in predictions of noise. side: whose estimate; the paper's Eq. 25 takes the
-    unconditional one beside classifier-free guidance, and without it there is only "wanted". blur: standard deviation
-    in cells of x, in a kernel of 9; 1 is diffusers', 2 ComfyUI's. At scale 0 nothing is run.
+    unconditional one beside classifier-free guidance, and without it there is only "conditional". blur: standard
+    deviation in cells of x, in a kernel of 9; 1 is diffusers', 2 ComfyUI's. At scale 0 nothing is run.
     """
 
     scale: Scale

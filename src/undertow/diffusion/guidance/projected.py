@@ -14,26 +14,26 @@ from undertow.diffusion.guidance.scales import Scale, require_range, require_sca
 from undertow.diffusion.parameterizations import Parameterization
 from undertow.errors import InvalidInput
 
-Origin = Literal["wanted", "unconditional"]
+Origin = Literal["conditional", "unconditional"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveProjected:
     """APG (arXiv:2410.02416): the difference of the branches with momentum, of limited length, and with only `eta` of
-    its part along the wanted estimate, which is what saturates.
+    its part along the conditional estimate, which is what saturates.
 
     momentum: the paper's beta, of the running sum; 0 remembers nothing. norm_limit: r; infinity does not limit. origin:
-    what the update is added to. "wanted", (scale - 1) times, is the paper's; "unconditional", scale times, is
+    what the update is added to. "conditional", (scale - 1) times, is the paper's; "unconditional", scale times, is
     diffusers' default; they agree for eta 1 without momentum and limit. space: the paper projects estimates of x0,
     diffusers predictions. The defaults lie where the paper recommends them for large latent models. At scale 1 only the
-    wanted branch is run.
+    conditional branch is run.
     """
 
     scale: Scale
     eta: float = 0.0
     norm_limit: float = 15.0
     momentum: float = -0.5
-    origin: Origin = "wanted"
+    origin: Origin = "conditional"
     space: Space = "denoised"
     role: Role = field(default="base", init=False, repr=False)
 
@@ -56,10 +56,10 @@ class AdaptiveProjected:
         require_space("APG", self.space, parameterization)
         return _Projecting(self)
 
-    def project(self, difference: Rows, wanted: Rows) -> Rows:
-        """The update: `difference` of limited length, `eta` of its part along `wanted` and all of the rest."""
+    def project(self, difference: Rows, conditional: Rows) -> Rows:
+        """The update: `difference` of limited length, `eta` of its part along `conditional` and all of the rest."""
         limited = difference * (self.norm_limit / norm(difference)).clamp(max=1)
-        along = _part_along(limited, wanted)
+        along = _part_along(limited, conditional)
         return limited - along + self.eta * along
 
 
@@ -74,20 +74,24 @@ class _Projecting:
         method, scale = self.method, scale_at(self.method.scale, at.step)
         if scale == 1:
             return estimate
-        wanted, unconditional = (at.express(part, method.space) for part in (at.denoised(), at.denoised(UNCONDITIONAL)))
-        difference = wanted - unconditional
+        conditional, unconditional = (
+            at.express(part, method.space) for part in (at.denoised(), at.denoised(UNCONDITIONAL))
+        )
+        difference = conditional - unconditional
         if self.running is not None:
             difference = difference + method.momentum * self.running
         self.running = difference
-        update = method.project(difference, wanted)
-        guided = wanted + (scale - 1) * update if method.origin == "wanted" else unconditional + scale * update
+        update = method.project(difference, conditional)
+        guided = (
+            conditional + (scale - 1) * update if method.origin == "conditional" else unconditional + scale * update
+        )
         return at.read(guided, method.space)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroStar:
-    """CFG-Zero* (arXiv:2503.18886): the unconditional prediction is scaled to what the wanted one holds of it, and the
-    first `zero_steps` steps predict zero.
+    """CFG-Zero* (arXiv:2503.18886): the unconditional prediction is scaled to what the conditional one holds of it, and
+    the first `zero_steps` steps predict zero.
 
     A prediction of zero leaves x where it is for networks that predict a velocity or noise.
     """
@@ -111,15 +115,15 @@ class ZeroStar:
         return self._apply
 
     def _apply(self, estimate: Rows, at: Moment) -> Tensor:
-        wanted = at.express(at.denoised(), "prediction")
+        conditional = at.express(at.denoised(), "prediction")
         if at.step.index < self.zero_steps:
-            return at.read(torch.zeros_like(wanted), "prediction")
+            return at.read(torch.zeros_like(conditional), "prediction")
         scale = scale_at(self.scale, at.step)
         if scale == 1:
             return estimate
         unconditional = at.express(at.denoised(UNCONDITIONAL), "prediction")
-        fitted = _part_along(wanted, unconditional)
-        return at.read(fitted + scale * (wanted - fitted), "prediction")
+        fitted = _part_along(conditional, unconditional)
+        return at.read(fitted + scale * (conditional - fitted), "prediction")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,10 +148,10 @@ class Tangential:
         scale = scale_at(self.scale, at.step)
         if scale == 1:
             return estimate
-        wanted = at.express(at.denoised(), "prediction")
+        conditional = at.express(at.denoised(), "prediction")
         unconditional = at.express(at.denoised(UNCONDITIONAL), "prediction")
-        kept = _part_along(unconditional, _first_direction(wanted, unconditional))
-        return at.read(kept + scale * (wanted - kept), "prediction")
+        kept = _part_along(unconditional, _first_direction(conditional, unconditional))
+        return at.read(kept + scale * (conditional - kept), "prediction")
 
 
 def _part_along(rows: Rows, direction: Rows) -> Rows:

@@ -74,10 +74,10 @@ class Mimic:
         return self._apply
 
     def _apply(self, estimate: Rows, at: Moment) -> Tensor:
-        guided, wanted, unconditional = (
+        guided, conditional, unconditional = (
             at.express(part, self.space).flatten(2) for part in (estimate, at.denoised(), at.denoised(UNCONDITIONAL))
         )
-        mimic = unconditional + scale_at(self.scale, at.step) * (wanted - unconditional)
+        mimic = unconditional + scale_at(self.scale, at.step) * (conditional - unconditional)
         mean = _channel_means(guided)
         centered, mimic = guided - mean, mimic - _channel_means(mimic)
         size = mimic.abs().amax(2, keepdim=True)
