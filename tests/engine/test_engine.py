@@ -1,8 +1,10 @@
 """The engine as its callers hold it: handles, threads, coroutines, and a bad row that hurts its own request only."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -130,7 +132,7 @@ def test_an_observer_may_submit_but_not_wait(engine):
                 refused.append(str(error))
 
     engine.submit(asked(1), observe).result()
-    assert "called by an observer" in refused[0]
+    assert "called inside a unit of work" in refused[0]
     assert len(more[0].result().images) == 1
 
 
@@ -287,3 +289,32 @@ def test_a_wrong_shape_fails_its_own_request(service):
         failing.result()
     assert "request 5" in " ".join((str(refusal.value), *getattr(refusal.value, "__notes__", ())))
     others_are_untouched(service, handles, requests)
+
+
+def test_a_finished_handle_holds_nothing_but_its_result(engine):
+    handle = engine.submit(asked(1))
+    while handle.progress.stage is not Stage.DENOISING:
+        engine.step()
+    (task,) = handle._run._tasks
+    rows = [weakref.ref(row) for row in task.rows]
+    del task
+    handle.result()
+    gc.collect()
+    assert [row() for row in rows] == [None]
+
+
+def test_who_stops_iterating_is_not_told_any_more(engine):
+    """Its event loop may be closed by then, which must not fail the request."""
+    handle = engine.submit(asked(1, sigmas=(10.0, 8.0, 6.0, 4.0, 2.0, 0.0)))
+
+    async def first_step():
+        async for event in handle.events():
+            return event.step
+        return None
+
+    assert asyncio.run(first_step()) == 0
+    for event in handle.events():
+        assert event.step > 0
+        break
+    assert len(handle.result().images) == 1
+    assert handle._run.observers == []

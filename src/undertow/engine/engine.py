@@ -229,7 +229,11 @@ class Engine:
         """Nothing else uses the model meanwhile: the next unit of work waits. Errors: `InvalidInput` inside a step."""
         self._refuse_inside("paused()")
         with self._working:
-            yield
+            self._worker = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._worker = None
 
     def _work(self) -> bool:
         """The kinds of work take turns; a kind that has none passes on."""
@@ -298,7 +302,7 @@ class Engine:
 
     def _refuse_inside(self, call: str) -> None:
         if self._worker == threading.get_ident():
-            raise InvalidInput(call, "called by an observer", "a call outside of the engine's own work", "return first")
+            raise InvalidInput(call, "called inside a unit of work", "a call outside of it", "let the observer return")
 
 
 def _left(deadline: float | None) -> float | None:

@@ -89,24 +89,37 @@ class Events:
 
     def __iter__(self) -> Generator[StepEvent]:
         """Runs the engine meanwhile, unless another thread does."""
-        while self._waiting or not self._run.future.done():
-            if self._waiting:
-                yield self._waiting.popleft()
-            else:
-                self._engine.run_until(lambda: bool(self._waiting) or self._run.future.done())
+        try:
+            while self._waiting or not self._run.future.done():
+                if self._waiting:
+                    yield self._waiting.popleft()
+                else:
+                    self._engine.run_until(lambda: bool(self._waiting) or self._run.future.done())
+        finally:
+            self._unsubscribe()
 
     async def __aiter__(self) -> AsyncGenerator[StepEvent]:
         """Starts the engine's own thread."""
         loop, news = asyncio.get_running_loop(), asyncio.Event()
         self._wake = lambda: loop.call_soon_threadsafe(news.set)
         self._engine.start()
-        while self._waiting or not self._run.future.done():
-            if self._waiting:
-                yield self._waiting.popleft()
-                continue
-            await news.wait()
-            news.clear()
+        try:
+            while self._waiting or not self._run.future.done():
+                if self._waiting:
+                    yield self._waiting.popleft()
+                    continue
+                await news.wait()
+                news.clear()
+        finally:
+            self._unsubscribe()
 
     def _put(self, event: StepEvent) -> None:
         self._waiting.append(event)
         self._wake()
+
+    def _unsubscribe(self) -> None:
+        """Who stopped iterating keeps neither events nor a loop that may be closed by now."""
+        self._wake = lambda: None
+        if self._put in self._run.observers:
+            self._run.observers.remove(self._put)
+        self._waiting.clear()

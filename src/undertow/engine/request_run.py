@@ -60,6 +60,8 @@ class RequestRun:
     cancelled: bool = False
     stage: Stage = Stage.WAITING
     step: int = 0
+    steps: int = 0
+    """Of each picture over all passes; 0 until the request is encoded."""
     rows: int = 0
     _encoded: Encoded | None = field(default=None, init=False)
     _tasks: list[Task] = field(default_factory=list, init=False)
@@ -72,17 +74,13 @@ class RequestRun:
         self.future.set_running_or_notify_cancel()  # only `cancel` cancels
 
     @property
-    def steps(self) -> int:
-        """Steps of each picture over all passes; 0 until the request is encoded."""
-        return 0 if self._encoded is None else sum(one.steps for one in self._encoded.passes)
-
-    @property
     def done(self) -> bool:
         return self.stage is Stage.FINISHED
 
     def set_encoded(self, encoded: Encoded) -> None:
         """Takes what encoding has made of the request."""
         self._encoded, self.stage = encoded, Stage.ENCODED
+        self.steps = sum(one.steps for one in encoded.passes)
         self._decoder = Decoder(
             model=self.model,
             request=self.request,
@@ -121,6 +119,7 @@ class RequestRun:
             self._finish()
         else:
             self.stage = Stage.FINISHED
+            self._release()
             self.future.set_exception(error)
 
     def _begin_pass(self, picture: DenoisingRun, index: int) -> None:
@@ -180,9 +179,19 @@ class RequestRun:
         try:
             result = self._result()
         except Exception as error:
+            self._release()
             self.future.set_exception(error)
         else:
+            self._release()
             self.future.set_result(result)
+
+    def _release(self) -> None:
+        """Lets go of every tensor but those of the result, for a handle may live on."""
+        self._encoded = None
+        self._tasks.clear()
+        self._pictures.clear()
+        self._finished.clear()
+        self._images.clear()
 
     def _result(self) -> GenerationResult:
         """The finished pictures; of a cancelled request, the latents that it had reached."""
