@@ -1,7 +1,7 @@
 """What this machine's processor computes by itself, and what PyTorch only imitates on it.
 
 PyTorch takes bfloat16 on any CPU. Without the instructions for it (AVX-512 BF16, AMX, ARM's BF16) every product
-converts its operands there and back: matrix products take five times as long as in float32, and convolutions need
+converts its operands there and back: matrix products take several times as long as in float32, and convolutions need
 workspaces of several times their input. float16 on CPUs is slower by orders of magnitude. Where a type is imitated it
 is one to store weights in, and float32 the one to compute in.
 
