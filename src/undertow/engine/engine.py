@@ -111,6 +111,8 @@ class Engine:
         latents: Tensor | None = None,
     ) -> list[Handle]:
         """Takes several requests at once: all are encoded before any is denoised, and when one cannot be, all fail."""
+        if not requests:
+            return []
         chosen = RunOptions() if options is None else options
         observers = [None] * len(requests) if observers is None else observers
         with self._changed:
@@ -152,7 +154,8 @@ class Engine:
             try:
                 return self._work()
             finally:
-                self._runs = [run for run in self._runs if not run.done]
+                with self._changed:
+                    self._runs = [run for run in self._runs if not run.done]
                 if self.idle:
                     self.adapters.unmerge()  # the U-Net's own weights, bit for bit
                 self._worker = None
