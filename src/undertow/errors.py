@@ -16,7 +16,7 @@
     │  └─ MissingComponent    the part that is needed is not in the checkpoint (component)
     ├─ NonFiniteError       NaN or Inf appeared inside a network (layer)
     ├─ EngineClosed         an engine that takes no more requests
-    ├─ RowFailed            a row of a shared forward failed, also by itself (origin)
+    ├─ RequestFailed        a request failed alone: out of memory, a kernel, an observer's hook (origin)
     └─ MissingDependency    an optional package is not installed (package, extra)
 
 A message says the value, what was expected and the remedy, in one sentence or two.
@@ -176,13 +176,14 @@ class EngineClosed(UndertowError, RuntimeError):
         super().__init__("this engine was closed and takes no more requests; load the model again")
 
 
-class RowFailed(UndertowError, RuntimeError):
-    """A row of a forward failed, alone as well as beside others. Names where the row comes from; what was raised is its
-    `__cause__`."""
+class RequestFailed(UndertowError, RuntimeError):
+    """A request failed while others go on: a row of a forward, alone as well as beside others, or its encoding or
+    decoding. Names where; what was raised is its `__cause__`."""
 
-    def __init__(self, origin: object, cause: Exception):
+    def __init__(self, origin: object, cause: BaseException):
         remedy = "draw a smaller picture, or fewer at once" if _is_out_of_memory(cause) else ""
-        super().__init__(f"{origin}: {type(cause).__name__}: {cause}" + (f"; {remedy}" if remedy else ""))
+        said = f": {cause}" if str(cause) else ""
+        super().__init__(f"{origin}: {type(cause).__name__}{said}" + (f"; {remedy}" if remedy else ""))
         self.origin = origin
 
 
@@ -196,7 +197,7 @@ class MissingDependency(UndertowError, ImportError):
         self.extra = extra
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     """By its name, so that this module needs no torch: `torch.OutOfMemoryError`, `MemoryError`, or the CPU allocator's
     `RuntimeError`."""
     return "Memory" in type(error).__name__ or "not enough memory" in str(error)

@@ -161,7 +161,7 @@ class UNetService:
 
         latents: standard normal noise to start from, in place of that of the seeds. debug: a comma list of nan, timing
         and shapes, or all. observe: called at each step of each picture. The rest as in `RunOptions`. Errors:
-        `InvalidInput` before any work; `MissingComponent`; `NonFiniteError`; `RowFailed`.
+        `InvalidInput` before any work; `MissingComponent`; `NonFiniteError`; `RequestFailed`.
         """
         options = _options(debug, low_vram=low_vram, vae_clamp=vae_clamp, non_finite=non_finite)
         return generate_many(self.engine, [request], options, observe=observe, latents=latents)[0]

@@ -18,7 +18,7 @@ from undertow.engine.decode import Decoder
 from undertow.engine.engine import Engine
 from undertow.engine.options import RunOptions
 from undertow.engine.request_run import Stage
-from undertow.errors import EngineClosed, RowFailed
+from undertow.errors import EngineClosed, RequestFailed
 
 FEW = {"sampler": "euler", "sigmas": (10.0, 3.0, 0.0)}
 EIGHT = RunOptions(limits=BatchLimits(padded_to=8))
@@ -272,7 +272,7 @@ def test_out_of_memory_in_one_row_fails_its_own_request():
     *handles, failing = engine.submit_together([*healthy(), asked(9)])
     task = task_of(engine, 5)
     task.rows = [replace(task.rows[0], timestep=torch.tensor([1.0]))]
-    with pytest.raises(RowFailed, match=r"request 5.*OutOfMemoryError: tried.*smaller picture") as failure:
+    with pytest.raises(RequestFailed, match=r"request 5.*OutOfMemoryError: tried.*smaller picture") as failure:
         failing.result()
     assert failure.value.origin.request == 5
     assert isinstance(failure.value.__cause__, torch.OutOfMemoryError)
@@ -285,7 +285,7 @@ def test_a_wrong_shape_fails_its_own_request(service):
     *handles, failing = engine.submit_together([*requests, asked(9)], options=EIGHT)
     task = task_of(engine, 5)
     object.__setattr__(task.rows[0], "timestep", torch.tensor([1.0, 2.0]))  # past the checks of annotations
-    with pytest.raises((RowFailed, InvalidInput)) as refusal:  # the first where annotations are checked
+    with pytest.raises((RequestFailed, InvalidInput)) as refusal:  # the first where annotations are checked
         failing.result()
     assert "request 5" in " ".join((str(refusal.value), *getattr(refusal.value, "__notes__", ())))
     others_are_untouched(service, handles, requests)
@@ -318,3 +318,84 @@ def test_who_stops_iterating_is_not_told_any_more(engine):
         break
     assert len(handle.result().images) == 1
     assert handle._run.observers == []
+
+
+def test_an_interruption_while_weights_are_put_back_leaves_the_service_usable(monkeypatch):
+    service = fresh_service("sd1")
+    unmerge = service.adapters.unmerge
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(service.adapters, "unmerge", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        service.run(asked(1))
+    monkeypatch.setattr(service.adapters, "unmerge", unmerge)
+    assert torch.equal(service.run(asked(1)).latents, service_of("sd1").run(asked(1)).latents)
+
+
+def test_an_observer_that_ends_its_thread_ends_its_own_request_alone(service, caplog):
+    def leave(event):
+        raise SystemExit
+
+    async def serve():
+        with Engine(service.model, adapters=service.adapters) as engine:
+            leaving = engine.submit(asked(1), leave)
+            with pytest.raises(RequestFailed, match="request 0: SystemExit"):
+                await asyncio.wait_for(leaving, 60)
+            return await asyncio.wait_for(engine.submit(asked(2)), 60)
+
+    assert len(asyncio.run(serve()).images) == 1
+    assert "the engine goes on" in caplog.text
+
+
+def test_cancelled_requests_leave_the_weights_as_they_were(loras):
+    service = fresh_service("sd1")
+    before = {name: weight.clone() for name, weight in service.unet.state_dict().items()}
+    engine = service.engine
+    handle = engine.submit(asked(1, count=2, adapters=(Adapter(loras["good"]),)))
+    waiting = engine.submit(asked(2))
+    while not engine._decoding:
+        engine.step()
+    assert any(not torch.equal(weight, before[name]) for name, weight in service.unet.state_dict().items())
+    handle.cancel()
+    waiting.cancel()
+    assert engine.idle
+    assert all(torch.equal(weight, before[name]) for name, weight in service.unet.state_dict().items())
+    assert engine._runs == []
+
+
+def test_out_of_memory_in_encoding_or_decoding_fails_its_own_request(monkeypatch):
+    service = fresh_service("sd1")
+    encode, decode = type(service.model.text).encode_steps, Decoder.picture
+    calls = {"encode": 0, "decode": 0}
+
+    def failing(kind, work, first):
+        def run(*arguments, **named):
+            calls[kind] += 1
+            if calls[kind] == first:
+                raise torch.OutOfMemoryError("tried to allocate 40.00 GiB")
+            return work(*arguments, **named)
+
+        return run
+
+    monkeypatch.setattr(type(service.model.text), "encode_steps", failing("encode", encode, 3))
+    monkeypatch.setattr(Decoder, "picture", failing("decode", decode, 1))
+    one, two, three = service.engine.submit_together([asked(1), asked(2), asked(3)], numbers=(0, 1, 2))
+    with pytest.raises(RequestFailed, match=r"request 1, while it was encoded.*40.00 GiB; draw a smaller"):
+        two.result()
+    with pytest.raises(RequestFailed, match=r"request 0, picture 0, while it was decoded"):
+        one.result()
+    assert len(three.result().images) == 1
+
+
+def test_events_are_iterated_once_and_a_closed_loop_hurts_nobody(engine):
+    handle = engine.submit(asked(1, sigmas=(10.0, 8.0, 6.0, 4.0, 2.0, 0.0)))
+    events, loop = handle.events(), asyncio.new_event_loop()
+    steps = aiter(events)
+    assert loop.run_until_complete(anext(steps)).step == 0
+    loop.close()
+    assert len(handle.result().images) == 1
+    with pytest.raises(InvalidInput, match="iterated a second time"):
+        next(iter(events))
+    engine.close()

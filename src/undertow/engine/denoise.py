@@ -10,9 +10,8 @@ from torch import Tensor
 from undertow.adapters.manager import AdapterManager
 from undertow.engine.forward import fit_together, forward
 from undertow.engine.limits import BatchLimits
-from undertow.engine.rows import Outcome, Row, Steps
+from undertow.engine.rows import Outcome, Row, Steps, attributed
 from undertow.engine.watch import non_finite
-from undertow.errors import RowFailed, UndertowError
 from undertow.unet.runner import EAGER, Runner
 
 
@@ -165,16 +164,7 @@ class Batcher:
             return list(forward(rows, self.manager, padded_to, self.runner))
         except Exception as error:
             if len(rows) == 1:
-                return [_attributed(error, rows[0])]
+                return [attributed(error, rows[0].origin)]
         # Here the traceback is gone, and with it the tensors that its frames held.
         half = len(rows) // 2
         return [*self._evaluate(rows[:half], padded_to), *self._evaluate(rows[half:], padded_to)]
-
-
-def _attributed(error: Exception, row: Row) -> Exception:
-    if isinstance(error, UndertowError):
-        error.add_note(str(row.origin))
-        return error
-    failed = RowFailed(row.origin, error)
-    failed.__cause__ = error
-    return failed

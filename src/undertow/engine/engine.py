@@ -1,5 +1,6 @@
 """The engine: requests of any kind in, pictures out, one unit of work at a time."""
 
+import logging
 import threading
 import time
 from collections import deque
@@ -20,8 +21,14 @@ from undertow.engine.limits import BatchLimits
 from undertow.engine.options import RunOptions
 from undertow.engine.request import GenerationRequest
 from undertow.engine.request_run import Cancelled, RequestRun, Stage, Work
-from undertow.errors import EngineClosed, InvalidInput
+from undertow.engine.rows import attributed
+from undertow.errors import EngineClosed, InvalidInput, UndertowError
 from undertow.unet.runner import EAGER, Runner
+
+logger = logging.getLogger(__name__)
+
+PAUSE_S = 0.1
+"""Before the engine's own thread goes on after an interruption, so that one that repeats takes no processor."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -45,6 +52,14 @@ class Group:
         except StopIteration as finished:
             self._parts = None
             run.set_encoded(finished.value)
+        except UndertowError:
+            raise
+        except BaseException as error:  # out of memory, say: of this request alone
+            self._parts = None
+            if not isinstance(error, Exception):
+                run.fail(error)
+                raise
+            run.fail(attributed(error, f"request {run.number}, while it was encoded"))
         return False
 
 
@@ -77,7 +92,7 @@ class Engine:
         self.limits = BatchLimits() if limits is None else limits
         self._batcher = Batcher(self.adapters, runner)
         self._encoding: deque[Group] = deque()
-        self._decoding: deque[Work] = deque()
+        self._decoding: deque[tuple[RequestRun, Work]] = deque()
         self._runs: list[RequestRun] = []
         self._submitted = 0
         self._turn = 0
@@ -109,18 +124,21 @@ class Engine:
         *,
         options: RunOptions | None = None,
         latents: Tensor | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> list[Handle]:
-        """Takes several requests at once: all are encoded before any is denoised, and when one cannot be, all fail."""
+        """Takes several requests at once: all are encoded before any is denoised, and what is wrong with one of them is
+        raised for all. numbers: by which events and errors name them; the engine counts when `None`."""
         if not requests:
             return []
         chosen = RunOptions() if options is None else options
         observers = [None] * len(requests) if observers is None else observers
+        numbers = range(self._submitted, self._submitted + len(requests)) if numbers is None else numbers
         with self._changed:
             if self._closed:
                 raise EngineClosed
             runs = [
                 RequestRun(
-                    number=self._submitted + index,
+                    number=number,
                     model=self.model,
                     request=request,
                     options=chosen,
@@ -128,10 +146,10 @@ class Engine:
                     latents=latents,
                     join=self._batcher.join,
                     leave=self._batcher.leave,
-                    decode=self._decoding.append,
+                    decode=self._queue_decoding,
                     observers=[] if observer is None else [observer],
                 )
-                for index, (request, observer) in enumerate(zip(requests, observers, strict=True))
+                for number, request, observer in zip(numbers, requests, observers, strict=True)
             ]
             self._submitted += len(runs)
             self._runs += runs
@@ -154,12 +172,11 @@ class Engine:
             try:
                 return self._work()
             finally:
-                with self._changed:
-                    self._runs = [run for run in self._runs if not run.done]
-                if self.idle:
-                    self.adapters.unmerge()  # the U-Net's own weights, bit for bit
-                self._worker = None
-                self._notify()
+                try:
+                    self._settle()
+                finally:
+                    self._worker = None
+                    self._notify()
 
     def run(self) -> None:
         """Works until there is nothing to do."""
@@ -169,16 +186,17 @@ class Engine:
         """Works until a condition holds, or waits for it while another thread works. Errors: `TimeoutError`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not reached():
-            if not self._drives(reached, deadline):
-                continue
+            self._refuse_inside("result()")
             try:
-                while not reached():
-                    if not self.step():
-                        self._wait(reached, deadline)
-                    _check(deadline)
-            finally:
-                self._driver = None
-                self._notify()
+                if self._drives(reached, deadline):
+                    while not reached():
+                        if not self.step():
+                            self._wait(reached, deadline)
+                        _check(deadline)
+            finally:  # wherever an interruption came
+                if self._driver == threading.get_ident():
+                    self._driver = None
+                    self._notify()
 
     def start(self) -> None:
         """Starts a thread of the engine's own, which works until `close`. Errors: `EngineClosed`."""
@@ -186,9 +204,7 @@ class Engine:
             if self._closed:
                 raise EngineClosed
             if self._thread is None:
-                self._thread = threading.Thread(
-                    target=self.run_until, args=(lambda: self._closed,), name="undertow-engine", daemon=True
-                )
+                self._thread = threading.Thread(target=self._serve, name="undertow-engine", daemon=True)
                 self._thread.start()
 
     def cancel(self, *runs: RequestRun) -> None:
@@ -199,8 +215,7 @@ class Engine:
         if runs and self._worker != threading.get_ident() and self._working.acquire(blocking=False):
             try:
                 self._drop_cancelled()
-                if self.idle:
-                    self.adapters.unmerge()
+                self._settle()
             finally:
                 self._working.release()
             self._notify()
@@ -216,7 +231,7 @@ class Engine:
             for run in self._runs:
                 run.cancel()
             self._drop_cancelled()
-            self.adapters.unmerge()
+            self._settle()
         self._notify()
 
     def __enter__(self) -> "Engine":
@@ -256,12 +271,10 @@ class Engine:
         group = self._encoding[0]
         try:
             encoded = group.encode(self)
-        except BaseException as error:
+        except UndertowError as error:  # something is wrong with the request
             self._encoding.popleft()
             for run in group.runs:
                 run.fail(error)
-            if not isinstance(error, Exception):
-                raise
             return True
         if encoded:
             self._encoding.popleft()
@@ -272,8 +285,32 @@ class Engine:
     def _decode(self) -> bool:
         if not self._decoding:
             return False
-        self._decoding.popleft()()
+        _, work = self._decoding.popleft()
+        work()
         return True
+
+    def _queue_decoding(self, run: RequestRun, work: Work) -> None:
+        self._decoding.append((run, work))
+
+    def _settle(self) -> None:
+        """Forgets what is done. When nothing is left, the U-Net's weights are its own again, bit for bit."""
+        with self._changed:
+            self._runs = [run for run in self._runs if not run.done]
+            for group in [group for group in self._encoding if all(run.done for run in group.runs)]:
+                self._encoding.remove(group)
+        for waiting in [waiting for waiting in self._decoding if waiting[0].done]:
+            self._decoding.remove(waiting)
+        if self.idle:
+            self.adapters.unmerge()
+
+    def _serve(self) -> None:
+        """What the engine's own thread does. An observer that ends its thread ends its request and nothing else."""
+        while not self._closed:
+            try:
+                self.run_until(lambda: self._closed)
+            except BaseException:
+                logger.exception("a unit of work was interrupted; the engine goes on")
+                time.sleep(PAUSE_S)
 
     def _drop_cancelled(self) -> None:
         for run in self._runs:
@@ -288,7 +325,6 @@ class Engine:
             if self._driver is None:
                 self._driver = threading.get_ident()
                 return True
-            self._refuse_inside("result()")
             self._changed.wait(_left(deadline))
         _check(deadline)
         return False

@@ -1,7 +1,6 @@
 """Requests to pictures, all at once: what a caller that waits for them needs of an engine."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -29,12 +28,9 @@ def generate_many(
     Errors, for any of the requests and before any step: `InvalidInput`; `MissingComponent` names what the checkpoint
     lacks. Later ones are raised when all are done, the first first.
     """
-
-    def numbered(place: int) -> Observer:
-        return lambda event: observe(replace(event, request=place))
-
-    observers = [numbered(place) for place in range(len(requests))]
-    handles = engine.submit_together(requests, observers, options=options, latents=latents)
+    places = range(len(requests))
+    observers = [observe] * len(requests)
+    handles = engine.submit_together(requests, observers, options=options, latents=latents, numbers=places)
     waiting = dict(enumerate(handles))
     try:
         while waiting:

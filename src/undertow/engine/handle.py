@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from undertow.engine.events import StepEvent
 from undertow.engine.request_run import RequestRun, Stage
 from undertow.engine.result import GenerationResult
+from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
     from undertow.engine.engine import Engine
@@ -52,7 +53,8 @@ class Handle:
     def result(self, timeout_s: float | None = None) -> GenerationResult:
         """The finished pictures; a cancelled request has none, and the latents that it had reached.
 
-        Errors: what the request met on its way; `TimeoutError` after `timeout_s` seconds.
+        Errors: what the request met on its way; `TimeoutError` after `timeout_s` seconds, and the request goes on when
+        the engine next works.
         """
         self._engine.run_until(self._run.future.done, timeout_s)
         return self._run.future.result(timeout=0)
@@ -67,7 +69,7 @@ class Handle:
         self._engine.cancel(self._run)
 
     def events(self) -> "Events":
-        """The steps of its pictures from now on, to be iterated: `for event in handle.events()`, or `async for`."""
+        """The steps of its pictures from now on, to be iterated once, by `for` or by `async for`."""
         return Events(self._engine, self._run)
 
     def __await__(self) -> Generator[None, None, GenerationResult]:
@@ -84,11 +86,13 @@ class Events:
         self._run = run
         self._waiting: deque[StepEvent] = deque()
         self._wake: Callable[[], object] = lambda: None
+        self._claimed = False
         run.observers.append(self._put)
         run.future.add_done_callback(lambda _: self._wake())
 
     def __iter__(self) -> Generator[StepEvent]:
         """Runs the engine meanwhile, unless another thread does."""
+        self._claim()
         try:
             while self._waiting or not self._run.future.done():
                 if self._waiting:
@@ -101,7 +105,15 @@ class Events:
     async def __aiter__(self) -> AsyncGenerator[StepEvent]:
         """Starts the engine's own thread."""
         loop, news = asyncio.get_running_loop(), asyncio.Event()
-        self._wake = lambda: loop.call_soon_threadsafe(news.set)
+
+        def wake() -> None:
+            try:
+                loop.call_soon_threadsafe(news.set)
+            except RuntimeError:  # the loop was closed: nobody listens any more
+                self._unsubscribe()
+
+        self._claim()
+        self._wake = wake
         self._engine.start()
         try:
             while self._waiting or not self._run.future.done():
@@ -116,6 +128,11 @@ class Events:
     def _put(self, event: StepEvent) -> None:
         self._waiting.append(event)
         self._wake()
+
+    def _claim(self) -> None:
+        if self._claimed:
+            raise InvalidInput("events", "iterated a second time", "one iteration", "call events() for each")
+        self._claimed = True
 
     def _unsubscribe(self) -> None:
         """Who stopped iterating keeps neither events nor a loop that may be closed by now."""

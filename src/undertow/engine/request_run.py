@@ -20,6 +20,7 @@ from undertow.engine.options import RunOptions
 from undertow.engine.passes import Latents, Upscaled
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult, Report
+from undertow.engine.rows import attributed
 from undertow.engine.watch import Watch
 
 Work = Callable[[], None]
@@ -42,8 +43,8 @@ class Cancelled(Exception):
 class RequestRun:
     """A request on its way through an engine, which calls its methods one at a time.
 
-    number: of the request in its engine. observers: called at each step of each picture. join, leave: of the batch.
-    decode: queues work of the decoder. future: receives the result, or the error.
+    number: by which its events and errors name it. observers: called at each step of each picture. join, leave: of the
+    batch. decode: queues work of the decoder. future: receives the result, or the error.
     """
 
     number: int
@@ -54,7 +55,7 @@ class RequestRun:
     latents: Tensor | None
     join: Callable[[Task], None]
     leave: Callable[[Task], None]
-    decode: Callable[[Work], None]
+    decode: "Callable[[RequestRun, Work], None]"
     observers: list[Observer] = field(default_factory=list)
     future: "Future[GenerationResult]" = field(default_factory=Future)
     cancelled: bool = False
@@ -120,7 +121,9 @@ class RequestRun:
         else:
             self.stage = Stage.FINISHED
             self._release()
-            self.future.set_exception(error)
+            # An interruption ends the thread that works, not those that wait for this request.
+            waits = error if isinstance(error, Exception) else attributed(error, f"request {self.number}")
+            self.future.set_exception(waits)
 
     def _begin_pass(self, picture: DenoisingRun, index: int) -> None:
         task = Task(
@@ -139,9 +142,9 @@ class RequestRun:
         later = self._encoded.passes[index + 1 :]
         if not later:
             self._finished[picture.index] = latents
-            self.decode(lambda: self._decode(picture.index))
+            self.decode(self, lambda: self._decode(picture.index))
         elif isinstance(later[0].start, Upscaled):
-            self.decode(lambda: self._upscale(picture, index))
+            self.decode(self, lambda: self._upscale(picture, index))
         else:
             self._begin_pass(picture, index + 1)
 
@@ -152,7 +155,7 @@ class RequestRun:
         try:
             picture.upscale(index, self._decoder)
         except BaseException as error:
-            self._failed_alone(error)
+            self._fail_at(error, picture.index)
         else:
             self._begin_pass(picture, index + 1)
 
@@ -163,16 +166,17 @@ class RequestRun:
             if not self.cancelled:
                 self._images[index] = self._decoder.picture(self._finished[index])
         except BaseException as error:
-            self._failed_alone(error)
+            self._fail_at(error, index)
             return
         if len(self._images) == len(self._pictures):
             self._finish()
 
-    def _failed_alone(self, error: BaseException) -> None:
-        """An error of this request's decoding, which must not end the others; an interruption goes on to the caller."""
-        self.fail(error)
+    def _fail_at(self, error: BaseException, picture: int) -> None:
+        """An error in decoding, which must not end the other requests; an interruption goes on to the caller."""
         if not isinstance(error, Exception):
+            self.fail(error)
             raise error
+        self.fail(attributed(error, f"request {self.number}, picture {picture}, while it was decoded"))
 
     def _finish(self) -> None:
         self.stage = Stage.FINISHED

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from undertow.adapters.kind import RowAdapters
 from undertow.diffusion.guidance import Perturbation
+from undertow.errors import RequestFailed, UndertowError
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.free_u import FreeU
 from undertow.unet.unet import UNet
@@ -76,6 +77,16 @@ class Outcome:
     prediction: Float[Tensor, "1 channels height width"]
     finite: bool = True
     observations: Mapping[str, Float[Tensor, "1 _height _width"]] = field(default_factory=dict)
+
+
+def attributed(error: BaseException, origin: object) -> Exception:
+    """The error with where it comes from: in a note where it is one of undertow's own, else as a `RequestFailed`."""
+    if isinstance(error, UndertowError):
+        error.add_note(str(origin))
+        return error
+    failed = RequestFailed(origin, error)
+    failed.__cause__ = error
+    return failed
 
 
 Steps = Generator[Sequence[Row], Sequence[Outcome], T]

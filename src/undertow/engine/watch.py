@@ -38,7 +38,9 @@ def non_finite(row: Row, prediction: Tensor) -> NonFiniteError:
     """The error for a prediction of NaN or Inf, with where its row comes from."""
     name = f"step_{row.origin.step}_noise_{row.origin.branch}"
     problem = f"{describe(prediction)} ({row.origin})"
-    return NonFiniteError(name, prediction.dtype, problem, _remedy(name, prediction.dtype))
+    adapted = row.adapters is not None and row.adapters.inputs
+    remedy = "look at its adapters and their scales" if adapted else _remedy(name, prediction.dtype)
+    return NonFiniteError(name, prediction.dtype, problem, remedy)
 
 
 @dataclass(kw_only=True)
