@@ -172,17 +172,17 @@ def test_what_is_added_to_the_running_activations_is_in_the_skip_and_in_all_that
     unet, _ = pair("M15")
     latents, given = latents_for(M15, 16, 16), conditioning_for(M15)
     added = _residuals("M15", 16, 16).skips
-    for place in range(len(added)):
-        running = tuple(one if index == place else None for index, one in enumerate(added))
-        with torch.no_grad():
-            inputs = unet.stage_inputs(TIMESTEPS, given, Ports())
-            hidden, skips = unet.encode(latents, inputs)
+    with torch.no_grad():
+        inputs = unet.stage_inputs(TIMESTEPS, given, Ports())
+        hidden, skips = unet.encode(latents, inputs)
+        for place in range(len(added)):
+            running = tuple(one if index == place else None for index, one in enumerate(added))
             changed, all_skips = unet.encode(latents, inputs, running)
-        assert all(torch.equal(a, b) for a, b in zip(skips[:place], all_skips[:place], strict=True))
-        assert largest_difference(all_skips[place], skips[place] + added[place]) <= T0
-        assert change(changed, hidden) > EFFECT
-        ours = unet(latents, TIMESTEPS, given, Ports(residuals=Residuals(running=running)))
-        assert largest_difference(ours, unet.decode(unet.bridge(changed, inputs), all_skips, inputs)) <= T0
+            assert all(torch.equal(a, b) for a, b in zip(skips[:place], all_skips[:place], strict=True))
+            assert largest_difference(all_skips[place], skips[place] + added[place]) <= T0
+            assert change(changed, hidden) > EFFECT
+            ours = unet(latents, TIMESTEPS, given, Ports(residuals=Residuals(running=running)))
+            assert largest_difference(ours, unet.decode(unet.bridge(changed, inputs), all_skips, inputs)) <= T0
 
 
 def _with_ip_adapter(twin: UNet2DConditionModel, scale: float) -> UNet2DConditionModel:

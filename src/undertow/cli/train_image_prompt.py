@@ -31,7 +31,7 @@ def train_image_prompt(
     variant: Annotated[
         VariantName, typer.Option(help="What is read of a picture: one vector (base), or its parts (plus, full).")
     ] = "base",
-    tokens: Annotated[int, typer.Option(help="Of one picture, for base and plus.")] = 4,
+    tokens: Annotated[int, typer.Option(help="Tokens of each reference picture, for base and plus.")] = 4,
     dropout_images: Annotated[float, typer.Option(help="Share of examples without their picture.")] = 0.05,
     dropout_captions: Annotated[float, typer.Option(help="Share of examples without their caption.")] = 0.05,
     dropout_both: Annotated[float, typer.Option(help="Share of examples without either, for guidance.")] = 0.05,

@@ -22,7 +22,9 @@ BadPictures = Literal["refuse", "skip"]
 
 def train_pixels(
     data_set: DataName,
-    data: Annotated[Path | None, typer.Option(help="Folder of the pictures, or CIFAR-10's archive.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Of folder: the pictures. Of cifar10: where its archive is.")
+    ] = None,
     objective: Annotated[str | None, typer.Option(help="ddpm or flow.", show_default="flow")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/DATA-OBJECTIVE")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in --out.")] = False,
@@ -33,8 +35,10 @@ def train_pixels(
     size: Annotated[
         int | None, typer.Option(help="Side of a picture, in pixels.", show_default="digits 16, folder 32")
     ] = None,
-    gray: Annotated[bool, typer.Option("--gray", help="Train a folder's pictures in one channel.")] = False,
-    bad_pictures: Annotated[BadPictures, typer.Option(help="What to do about files that cannot be read.")] = "refuse",
+    gray: Annotated[bool, typer.Option("--gray", help="Of folder: train in one channel.")] = False,
+    bad_pictures: Annotated[
+        BadPictures, typer.Option(help="Of folder: what to do about files that cannot be read.")
+    ] = "refuse",
     steps: Annotated[int | None, typer.Option(help="Optimizer steps.", show_default="by data set")] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Pictures per step, of all devices together.", show_default="by data set")
@@ -55,7 +59,7 @@ def train_pixels(
     checkpoint_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.", show_default="250")] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any other field of config.json, e.g. objective.min_snr_gamma=5; repeatable."),
+        typer.Option("--set", help="NAME=VALUE: any other field of config.json; repeatable."),
     ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Leave accelerators alone.")] = False,
 ) -> None:

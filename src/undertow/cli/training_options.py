@@ -40,9 +40,9 @@ class TrainingOptions:
     size: Annotated[int | None, typer.Option(help="Side of a picture, in pixels.", show_default="the model's")] = None
     title: Annotated[str | None, typer.Option(help="Name of what is written.", show_default="that of --out")] = None
     seed: Annotated[int, typer.Option(help="All that is random follows from it.")] = 0
-    precision: Annotated[str, typer.Option(help="Of activations: float32 or bf16, where the processor has it.")] = (
-        "float32"
-    )
+    precision: Annotated[
+        str, typer.Option(help="Type of activations: float32, or bf16 where the processor has it.")
+    ] = "float32"
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, slower: recompute activations backward.")
     ] = False
