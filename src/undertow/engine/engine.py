@@ -6,7 +6,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,14 +13,13 @@ from torch import Tensor
 from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.denoise import Batcher
-from undertow.engine.encode import Encoded, encode
 from undertow.engine.events import Observer
+from undertow.engine.group import Group
 from undertow.engine.handle import Handle
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import RunOptions
 from undertow.engine.request import GenerationRequest
-from undertow.engine.request_run import Cancelled, RequestRun, Stage, Work
-from undertow.engine.rows import attributed
+from undertow.engine.request_run import Cancelled, RequestRun, Work
 from undertow.errors import EngineClosed, InvalidInput, UndertowError
 from undertow.unet.runner import EAGER, Runner
 
@@ -29,38 +27,6 @@ logger = logging.getLogger(__name__)
 
 PAUSE_S = 0.1
 """Before the engine's own thread goes on after an interruption, so that one that repeats takes no processor."""
-
-
-@dataclass(kw_only=True, eq=False)
-class Group:
-    """Requests that were submitted together: all are encoded before the first is denoised."""
-
-    runs: Sequence[RequestRun]
-    _parts: Generator[None, None, Encoded] | None = field(default=None, init=False)
-
-    def encode(self, engine: "Engine") -> bool:
-        """Encodes the next part; returns whether that was the last. Errors: those of `encode.encode`."""
-        run = next((run for run in self.runs if run.stage is Stage.WAITING), None)
-        if run is None:
-            return True
-        if self._parts is None:
-            self._parts = encode(
-                run.model, run.request, run.watch, manager=engine.adapters, refiner=engine.refiner, latents=run.latents
-            )
-        try:
-            next(self._parts)
-        except StopIteration as finished:
-            self._parts = None
-            run.set_encoded(finished.value)
-        except UndertowError:
-            raise
-        except BaseException as error:  # out of memory, say: of this request alone
-            self._parts = None
-            if not isinstance(error, Exception):
-                run.fail(error)
-                raise
-            run.fail(attributed(error, f"request {run.number}, while it was encoded"))
-        return False
 
 
 class Engine:
@@ -270,7 +236,7 @@ class Engine:
             return False
         group = self._encoding[0]
         try:
-            encoded = group.encode(self)
+            encoded = group.encode(self.adapters, self.refiner)
         except UndertowError as error:  # something is wrong with the request
             self._encoding.popleft()
             for run in group.runs:

@@ -1,0 +1,43 @@
+"""Requests that were submitted together, until all of them are encoded."""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+
+from undertow.adapters.manager import AdapterManager
+from undertow.checkpoints.read.model import LoadedModel
+from undertow.engine.encode import Encoded, encode
+from undertow.engine.request_run import RequestRun, Stage
+from undertow.engine.rows import attributed
+from undertow.errors import UndertowError
+
+
+@dataclass(kw_only=True, eq=False)
+class Group:
+    """Requests that were submitted together: all are encoded before the first is denoised."""
+
+    runs: Sequence[RequestRun]
+    _parts: Generator[None, None, Encoded] | None = field(default=None, init=False)
+
+    def encode(self, manager: AdapterManager, refiner: LoadedModel | None) -> bool:
+        """Encodes the next part; returns whether that was the last. Errors: those of `encode.encode`."""
+        run = next((run for run in self.runs if run.stage is Stage.WAITING), None)
+        if run is None:
+            return True
+        if self._parts is None:
+            self._parts = encode(
+                run.model, run.request, run.watch, manager=manager, refiner=refiner, latents=run.latents
+            )
+        try:
+            next(self._parts)
+        except StopIteration as finished:
+            self._parts = None
+            run.set_encoded(finished.value)
+        except UndertowError:
+            raise
+        except BaseException as error:  # out of memory, say: of this request alone
+            self._parts = None
+            if not isinstance(error, Exception):
+                run.fail(error)
+                raise
+            run.fail(attributed(error, f"request {run.number}, while it was encoded"))
+        return False
