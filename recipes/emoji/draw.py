@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from recipes.emoji.render import SIDE
-from recipes.emoji.text_to_image import OBJECTIVE, READING, TextToImage, token_ids
+from recipes.emoji.text_to_image import OBJECTIVE, OUTPUT_SELECTION, TextToImage, token_ids
 from undertow.diffusion.denoiser import Denoiser
 from undertow.diffusion.grids import sigma_grid
 from undertow.diffusion.guidance import ClassifierFree, GuidedDenoiser
@@ -57,7 +57,7 @@ def _draw_batch(
 ) -> UInt8[Tensor, "count 3 64 64"]:
     def conditioning(texts: Sequence[str]) -> Conditioning:
         ids = torch.tensor([token_ids(text, model.text.tokenizer) for text in texts])
-        return Conditioning(context=model.text(ids, READING).tokens)
+        return Conditioning(context=model.text(ids, OUTPUT_SELECTION).tokens)
 
     sigmas = sigma_grid(settings.schedule, OBJECTIVE.schedule, settings.steps)
     noise, side = NoiseSource(seeds), SIDE // vae.config.factor

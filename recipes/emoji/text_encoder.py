@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from recipes.emoji.names import COLORS, EMOJI
 from recipes.emoji.scenes import RELATIONS, Scene, draw_training_scene, spoken
-from recipes.emoji.text_to_image import READING, token_ids, with_unknown_word
+from recipes.emoji.text_to_image import OUTPUT_SELECTION, token_ids, with_unknown_word
 from undertow.encoders.clip import TextEncoder
 from undertow.training.fit import FitSettings, fit
 from undertow.training.log import StepRecord
@@ -36,7 +36,7 @@ class CaptionClassifier(nn.Module):
 
     def forward(self, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens answers"]:
         """Logits of the four answers, one after the other."""
-        return self.answers(self.text(ids, READING).tokens)
+        return self.answers(self.text(ids, OUTPUT_SELECTION).tokens)
 
 
 def train_text_encoder(

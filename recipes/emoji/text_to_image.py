@@ -15,7 +15,7 @@ from recipes.emoji.scenes import RELATIONS, draw_training_scene, spoken
 from recipes.emoji.tokenizer import POSITIONS
 from undertow.diffusion.parameterizations import VPrediction
 from undertow.diffusion.schedules import NoiseSchedule
-from undertow.encoders.clip import Reading, TextEncoder
+from undertow.encoders.clip import OutputSelection, TextEncoder
 from undertow.encoders.clip_config import ClipTextConfig
 from undertow.encoders.clip_tensors import random_clip
 from undertow.encoders.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ OBJECTIVE = Objective(
     weighting=TruncatedSNRWeighting(limit=3.0),
     timesteps=LogitNormalTimesteps(mean=0.0, std=1.0, stratified=True),
 )
-READING = Reading(skip=1, final_norm=True)
+OUTPUT_SELECTION = OutputSelection(skip=1, final_norm=True)
 
 DROPPED = 0.1
 """Share of captions that become empty, for guidance."""
@@ -114,7 +114,7 @@ class TextToImage(nn.Module):
     ) -> Float[Tensor, "batch channels height width"]:
         """The prediction for captions given as token ids."""
         unique, places = ids.unique(dim=0, return_inverse=True)
-        context = self.text(unique, READING).tokens[places]
+        context = self.text(unique, OUTPUT_SELECTION).tokens[places]
         return self.unet(x, timesteps, Conditioning(context=context))
 
 

@@ -6,14 +6,14 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.encoders.minis import config_for, encoder_for, reference, shared_encoder, shared_tokenizer, tensors_for
-from undertow.encoders.clip import Reading, TextEncoder
+from undertow.encoders.clip import OutputSelection, TextEncoder
 from undertow.encoders.clip_config import PUBLISHED, ClipTextConfig, config_from_transformers
 from undertow.encoders.clip_tensors import build_clip
 from undertow.encoders.tokenizer import OfficialTokenizer
 from undertow.errors import ConfigError, InvalidInput, KeyMismatch
 
 IDS = torch.tensor([[49406, 320, 2368, 49407] + [49407] * 73])
-LAST = Reading(skip=1, final_norm=True)
+LAST = OutputSelection(skip=1, final_norm=True)
 
 
 def build(kind: str, tensors: Mapping[str, torch.Tensor], **options: object) -> TextEncoder:
@@ -143,7 +143,7 @@ def test_saved_tensors_load_in_transformers_and_here():
     encoder = shared_encoder("openclip_g")
     assert encoder.tensors().keys() == reference("openclip_g").state_dict().keys()
     again = build("openclip_g", encoder.tensors())
-    reading = Reading(skip=2, final_norm=False, pooled=True)
+    reading = OutputSelection(skip=2, final_norm=False, pooled=True)
     assert torch.equal(again(IDS, reading).pooled, encoder(IDS, reading).pooled)
 
 
@@ -151,7 +151,7 @@ def test_saved_tensors_load_in_transformers_and_here():
 @pytest.mark.parametrize("skip", [1, 2])
 def test_the_pooled_vector_is_read_at_the_first_end_mark_whatever_follows(skip):
     """As transformers does it, which needs its eos_token_id set right for padding of another id."""
-    encoder, reading = shared_encoder("openclip_g"), Reading(skip=skip, final_norm=False, pooled=True)
+    encoder, reading = shared_encoder("openclip_g"), OutputSelection(skip=skip, final_norm=False, pooled=True)
     for ids in (IDS, torch.tensor([[49406, 320, 2368, 49407, *[0] * 73]])):
         pooled = encoder(ids, reading).pooled
         torch.testing.assert_close(pooled, reference("openclip_g")(ids).text_embeds, rtol=1e-4, atol=1e-5)
@@ -162,7 +162,7 @@ def test_the_pooled_vector_is_read_at_the_first_end_mark_whatever_follows(skip):
 @pytest.mark.parametrize("skip", [0, 4, -1])
 def test_layers_that_are_not_there_are_refused(skip):
     with pytest.raises(InvalidInput, match="1 to 3 for clip_l"):
-        shared_encoder("clip_l")(IDS, Reading(skip=skip, final_norm=True))
+        shared_encoder("clip_l")(IDS, OutputSelection(skip=skip, final_norm=True))
 
 
 def test_sd2_without_its_last_layer_refuses_to_read_it():
@@ -172,7 +172,7 @@ def test_sd2_without_its_last_layer_refuses_to_read_it():
 
 def test_pooled_needs_a_projection():
     with pytest.raises(InvalidInput, match="projection"):
-        shared_encoder("clip_l")(IDS, Reading(skip=1, final_norm=True, pooled=True))
+        shared_encoder("clip_l")(IDS, OutputSelection(skip=1, final_norm=True, pooled=True))
 
 
 def test_a_hidden_token_is_seen_by_nobody_else():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.encoders.minis import encoder_for, shared_encoder, stack_for
-from undertow.encoders.clip import Reading
+from undertow.encoders.clip import OutputSelection
 from undertow.encoders.prompts import parse_prompt, resolve
 from undertow.encoders.prompts.tree import Blend, Joined, Tag, Text
 from undertow.encoders.text_stack import TextStack
@@ -79,7 +79,7 @@ def test_clip_skip_counts_from_the_end():
     own = stack.encode("a cat").context
     assert torch.equal(stack.encode("a cat", clip_skip=1).context, own)
     ids = torch.tensor([[49406, 320, 2368] + [49407] * 74])
-    expected = encoder(ids, Reading(skip=2, final_norm=True)).tokens
+    expected = encoder(ids, OutputSelection(skip=2, final_norm=True)).tokens
     assert torch.equal(stack.encode("a cat", clip_skip=2).context, expected)
     assert not torch.equal(expected, own)
     xl = stack_for(*SDXL)
@@ -106,9 +106,9 @@ def test_bad_arguments_are_refused(sd1, arguments, named):
 def test_families_are_known_by_their_encoders():
     with pytest.raises(ConfigError, match="clip_l"):
         TextStack([shared_encoder("openclip_g"), shared_encoder("clip_l")])
-    with pytest.raises(ConfigError, match="readings"):
-        TextStack([shared_encoder("clip_l")], readings=[])
-    last = TextStack([shared_encoder("openclip_g")], readings=[Reading(skip=1, final_norm=True)])
+    with pytest.raises(ConfigError, match="selections"):
+        TextStack([shared_encoder("clip_l")], selections=[])
+    last = TextStack([shared_encoder("openclip_g")], selections=[OutputSelection(skip=1, final_norm=True)])
     assert last.encode("a cat").pooled is None
 
 
@@ -223,7 +223,7 @@ def test_compel_hides_a_light_text_from_the_others(sd1):
     ids = torch.tensor([[49406, 320, 2242, 2368] + [49407] * 73])
     visible = torch.ones_like(ids, dtype=torch.bool)
     visible[0, 2] = False
-    expected = encoder(ids, Reading(skip=1, final_norm=True), visible=visible).tokens
+    expected = encoder(ids, OutputSelection(skip=1, final_norm=True), visible=visible).tokens
     found = sd1.encode("a (cute)0 cat", dialect="compel").context
     others = [n for n in range(77) if n != 2]
     # The tool keeps a share of 1 / tan(π/2 (1 - 1e-5)), 1.6e-5, of the prompt with the text.

@@ -189,7 +189,7 @@ LEFT, RIGHT = Region(prompt="cat", box=(0, 0, 0.5, 1)), Region(prompt="dog", box
 
 
 def test_regions_are_read_in_their_order_each_by_its_own_reader():
-    own = stack_for("clip_l", readings=[stack_for("openclip_h").readings[0]])
+    own = stack_for("clip_l", selections=[stack_for("openclip_h").selections[0]])
     made = conditioner("sd1", regions=(LEFT, RIGHT), region_texts=[stack_for("clip_l"), own])
     (found,) = made.branches(1)
     expected = [

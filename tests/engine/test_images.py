@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from undertow import GenerationRequest, InvalidInput, UNetConfig
-from undertow.engine.images import Kind, Reads, encode_images
+from undertow.engine.images import ImageInputs, Kind, encode_images
 from undertow.vae.config import VAEConfig
 
 PICTURE = Image.new("RGB", (32, 32))
@@ -32,7 +32,7 @@ BROUGHT = {
     ],
 )
 def test_the_kind_of_a_model_is_told_by_its_input_channels(config: UNetConfig, kind: Kind):
-    assert Reads.of(config, VAEConfig.sd()).kind == kind
+    assert ImageInputs.of(config, VAEConfig.sd()).kind == kind
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,10 @@ def test_the_kind_of_a_model_is_told_by_its_input_channels(config: UNetConfig, k
 def test_a_model_is_given_the_pictures_of_its_kind(kind: Kind, brought: str, message: str | None):
     request = GenerationRequest(prompt="a", **BROUGHT[brought])
     if message is None:
-        Reads(kind=kind).check(request)
+        ImageInputs(kind=kind).check(request)
     else:
         with pytest.raises(InvalidInput, match=message):
-            Reads(kind=kind).check(request)
+            ImageInputs(kind=kind).check(request)
 
 
 def test_a_depth_map_is_read_from_its_farthest_to_its_nearest(service):
@@ -68,7 +68,7 @@ def test_a_depth_map_is_read_from_its_farthest_to_its_nearest(service):
     gray = np.linspace(100, 160, 32).astype(np.uint8)
     depth = Image.fromarray(np.tile(gray, (32, 1)))
     extra = encode_images(
-        GenerationRequest(prompt="a", depth=depth), Reads(kind="depth"), service.model, (32, 32)
+        GenerationRequest(prompt="a", depth=depth), ImageInputs(kind="depth"), service.model, (32, 32)
     ).extra
     assert extra.shape == (1, 1, 16, 16)
     assert (extra.min(), extra.max()) == (-1, 1)
@@ -77,4 +77,4 @@ def test_a_depth_map_is_read_from_its_farthest_to_its_nearest(service):
 
 def test_a_flat_depth_map_is_no_division_by_zero(service):
     request = GenerationRequest(prompt="a", depth=MASK)
-    assert torch.isfinite(encode_images(request, Reads(kind="depth"), service.model, (32, 32)).extra).all()
+    assert torch.isfinite(encode_images(request, ImageInputs(kind="depth"), service.model, (32, 32)).extra).all()

@@ -5,7 +5,7 @@ import torch
 
 from tests.encoders.minis import LAYERS, encoder_for, reference, shared_encoder, stack_for, tensors_for
 from tests.golden.conftest import EFFECT, T0, change, largest_difference
-from undertow.encoders.clip import Reading, TextEncoder
+from undertow.encoders.clip import OutputSelection, TextEncoder
 from undertow.encoders.emphasis import EMPHASIS
 
 KINDS = ["clip_l", "openclip_h", "openclip_g"]
@@ -42,14 +42,14 @@ def test_hidden_states_of_every_layer(kind, pad, skip, final_norm):
     expected = twin.final_layer_norm(states[-skip]) if final_norm else states[-skip]
     # SD2's encoder counts a last layer that its files leave out.
     missing = 1 if kind == "openclip_h" else 0
-    ours = shared_encoder(kind)(ids, Reading(skip=skip + missing, final_norm=final_norm)).tokens
+    ours = shared_encoder(kind)(ids, OutputSelection(skip=skip + missing, final_norm=final_norm)).tokens
     assert largest_difference(ours, expected) <= T0
 
 
 def test_the_last_layer_is_what_transformers_returns(kind, pad):
     ids = ids_for(PROMPT, LONG, pad=pad)
     missing = 1 if kind == "openclip_h" else 0
-    ours = shared_encoder(kind)(ids, Reading(skip=1 + missing, final_norm=True)).tokens
+    ours = shared_encoder(kind)(ids, OutputSelection(skip=1 + missing, final_norm=True)).tokens
     assert largest_difference(ours, reference(kind).text_model(ids).last_hidden_state) <= T0
 
 
@@ -60,9 +60,11 @@ def test_pooled_is_projected_from_the_first_end_mark(eos_token_id):
     twice = ids_for("a cat <|endoftext|> and what nobody reads", pad=0)
     assert (twice == 49407).sum() == 2
     for ids in (ids_for(PROMPT, "", LONG, pad=0), ids_for(PROMPT, "", pad=49407), twice):
-        found = shared_encoder("openclip_g")(ids, Reading(skip=2, final_norm=False, pooled=True))
+        found = shared_encoder("openclip_g")(ids, OutputSelection(skip=2, final_norm=False, pooled=True))
         assert largest_difference(found.pooled, twin(ids).text_embeds) <= T0
-    plain = shared_encoder("openclip_g")(ids_for("a cat ", pad=0), Reading(skip=2, final_norm=False, pooled=True))
+    plain = shared_encoder("openclip_g")(
+        ids_for("a cat ", pad=0), OutputSelection(skip=2, final_norm=False, pooled=True)
+    )
     assert largest_difference(found.pooled, plain.pooled) <= T0
 
 
@@ -83,7 +85,7 @@ def test_sd2_from_a_whole_file_and_from_one_without_the_last_layer():
     ids = ids_for(PROMPT, pad=0)
     expected = reference("openclip_h").text_model(ids).last_hidden_state
     for encoder in (short, whole):
-        assert largest_difference(encoder(ids, Reading(skip=2, final_norm=True)).tokens, expected) <= T0
+        assert largest_difference(encoder(ids, OutputSelection(skip=2, final_norm=True)).tokens, expected) <= T0
 
 
 def test_a_damaged_layer_that_nobody_reads_does_no_harm():
@@ -94,9 +96,9 @@ def test_a_damaged_layer_that_nobody_reads_does_no_harm():
         "clip_l", tensors, config=shared_encoder("clip_l").config, tokenizer=shared_encoder("clip_l").tokenizer
     )
     ids = ids_for(PROMPT, pad=49407)
-    whole = shared_encoder("clip_l")(ids, Reading(skip=2, final_norm=False)).tokens
-    assert torch.equal(encoder(ids, Reading(skip=2, final_norm=False)).tokens, whole)
-    assert encoder(ids, Reading(skip=1, final_norm=True)).tokens.isnan().any()
+    whole = shared_encoder("clip_l")(ids, OutputSelection(skip=2, final_norm=False)).tokens
+    assert torch.equal(encoder(ids, OutputSelection(skip=2, final_norm=False)).tokens, whole)
+    assert encoder(ids, OutputSelection(skip=1, final_norm=True)).tokens.isnan().any()
 
 
 @pytest.mark.parametrize(("kinds", "layer", "final_norm"), [

@@ -272,7 +272,10 @@ def test_pictures_become_the_latents_that_the_model_knows(sd1):
 def test_only_text_layers_that_are_read_are_adapted(folders):
     sd1, sdxl = load(folders["sd1"]), load(folders["sdxl"])
     counts = [
-        [len(text_sites(encoder, reading)) // 6 for encoder, reading in zip(text.encoders, text.readings, strict=True)]
+        [
+            len(text_sites(encoder, reading)) // 6
+            for encoder, reading in zip(text.encoders, text.selections, strict=True)
+        ]
         for text in (sd1.text, sdxl.text)
     ]
     assert counts == [[3], [2, 3]], "CLIP-L's last layer is not read in SDXL, bigG's is for the pooled vector"

@@ -151,8 +151,8 @@ class AdapterKind(ABC, Generic[Loaded, Resolved, Input]):
 
     def summarize(self, adapter: Adapter, loaded: Loaded) -> AdapterSummary:
         """The facts by which a stack decides."""
-        acting = tuple(point for point in self.points(loaded) if adapter.factor(point) != 0)
-        points = acting if any(adapter.scales) else ()
+        active = tuple(point for point in self.points(loaded) if adapter.factor(point) != 0)
+        points = active if any(adapter.scales) else ()
         return AdapterSummary(adapter=adapter, kind=loaded.title, size_bytes=loaded.size_bytes, points=points)
 
     def check(self, resolved: Sequence[Resolved]) -> None:

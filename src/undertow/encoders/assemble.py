@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from undertow.encoders.chunks import Chunk, Division, close, describe, divide, tokenize
-from undertow.encoders.clip import Hidden, Reading, TextEncoder
+from undertow.encoders.clip import Hidden, OutputSelection, TextEncoder
 from undertow.encoders.emphasis import Tokens, Weighing, mixed
 from undertow.encoders.encoding import EncoderReport
 from undertow.encoders.inversion import Inversions
@@ -43,7 +43,7 @@ class Assembler:
     """One encoder, what is read from it, and the rules of one request."""
 
     encoder: TextEncoder
-    reading: Reading
+    selection: OutputSelection
     inversions: Inversions
     rules: Rules
 
@@ -135,13 +135,13 @@ class Assembler:
             if token.vector is not None
         ]
         if not vectors:
-            return self.encoder(ids, self.reading, visible=visible)
+            return self.encoder(ids, self.selection, visible=visible)
         replaced = torch.zeros(*ids.shape, self.encoder.config.width, device=device, dtype=self.encoder.dtype)
         replace_at = torch.zeros(ids.shape, dtype=torch.bool, device=device)
         for row, place, (name, index) in vectors:
             replaced[row, place] = self.inversions.vectors(name, self.encoder.kind)[index].to(replaced)
             replace_at[row, place] = True
-        return self.encoder(ids, self.reading, replaced=replaced, replace_at=replace_at, visible=visible)
+        return self.encoder(ids, self.selection, replaced=replaced, replace_at=replace_at, visible=visible)
 
 
 def _reports(parts: Sequence[Part]) -> tuple[EncoderReport, ...]:

@@ -20,7 +20,7 @@ Pooled = Float[Tensor, "batch pooled_dim"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class OutputSelection:
     """What of a text network a U-Net was trained to read.
 
     skip: which layer, counted from the end: 1 is the last (A1111's and stable-diffusion.cpp's clip skip). final_norm:
@@ -69,7 +69,7 @@ class TextEncoder(nn.Module):
         self._instead: tuple[TextEncoder, Mapping[str, Tensor]] | None = None
 
     def with_weights(self, weights: Mapping[str, Tensor]) -> "TextEncoder":
-        """The same encoder reading with other weights, by the names of its parameters; it itself does not change."""
+        """The same encoder with other weights, by the names of its parameters; it itself does not change."""
         other = copy.copy(self)
         other._instead = (self, weights)
         return other
@@ -131,13 +131,13 @@ class TextEncoder(nn.Module):
     def forward(
         self,
         ids: Int[Tensor, "batch tokens"],
-        reading: Reading,
+        selection: OutputSelection,
         *,
         replaced: Float[Tensor, "batch tokens dim"] | None = None,
         replace_at: Bool[Tensor, "batch tokens"] | None = None,
         visible: Bool[Tensor, "batch tokens"] | None = None,
     ) -> Hidden:
-        """Hidden states of token ids, as `reading` says.
+        """Hidden states of token ids, as `selection` says.
 
         replaced, replace_at: token embeddings for the places of textual inversions, and which places those are.
         visible: False where a token is hidden from all others. Errors: `InvalidInput` for a layer that is not there.
@@ -145,8 +145,8 @@ class TextEncoder(nn.Module):
         if self._instead is not None:
             base, weights = self._instead
             options = {"replaced": replaced, "replace_at": replace_at, "visible": visible}
-            return torch.func.functional_call(base, dict(weights), (ids, reading), options)
-        run = self._layers(reading)
+            return torch.func.functional_call(base, dict(weights), (ids, selection), options)
+        run = self._layers(selection)
         embeddings = self.clip.embeddings
         embedded = embeddings.token_embedding(ids)
         if replaced is not None and replace_at is not None:
@@ -157,20 +157,20 @@ class TextEncoder(nn.Module):
         layers = list(self.clip.encoder.layers)
         for layer in layers[:run]:
             hidden = layer(hidden, mask, is_causal=mask is None)
-        tokens = self.clip.final_layer_norm(hidden) if reading.final_norm else hidden
-        if not reading.pooled:
+        tokens = self.clip.final_layer_norm(hidden) if selection.final_norm else hidden
+        if not selection.pooled:
             return Hidden(tokens=tokens)
         for layer in layers[run:]:
             hidden = layer(hidden, mask, is_causal=mask is None)
         return Hidden(tokens=tokens, pooled=self._pooled(ids, self.clip.final_layer_norm(hidden)))
 
-    def _layers(self, reading: Reading) -> int:
+    def _layers(self, selection: OutputSelection) -> int:
         """How many layers run for the tokens."""
-        run = self.config.layers - (reading.skip - 1)
+        run = self.config.layers - (selection.skip - 1)
         present = len(self.clip.encoder.layers)
         if not 1 <= run <= present:
             last = self.config.layers - present + 1
-            raise InvalidInput("clip_skip", reading.skip, f"{last} to {self.config.layers} for {self.kind}")
+            raise InvalidInput("clip_skip", selection.skip, f"{last} to {self.config.layers} for {self.kind}")
         return run
 
     def _pooled(self, ids: Int[Tensor, "batch tokens"], normed: Sequence) -> Pooled:

@@ -1,4 +1,4 @@
-"""The architecture of a CLIP text network: published ones by kind, and reading transformers' config."""
+"""The architecture of a CLIP text network: published ones by kind, and those read from transformers' config."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

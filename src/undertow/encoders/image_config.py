@@ -1,4 +1,4 @@
-"""The architecture of a CLIP vision network: published ones by name, and reading transformers' config."""
+"""The architecture of a CLIP vision network: published ones by name, and those read from transformers' config."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

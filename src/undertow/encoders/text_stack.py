@@ -12,7 +12,7 @@ from undertow.diffusion.lookup import look_up
 from undertow.encoders.assemble import Assembler, Part, Rules
 from undertow.encoders.cache import RecentlyUsed
 from undertow.encoders.chunks import Division
-from undertow.encoders.clip import Reading, TextEncoder
+from undertow.encoders.clip import OutputSelection, TextEncoder
 from undertow.encoders.clip_config import Kind
 from undertow.encoders.emphasis import EMPHASIS
 from undertow.encoders.encoding import TextEncoding, TextReport, WeightedEncoding
@@ -28,11 +28,14 @@ LongPrompts = Literal["chunk", "truncate"]
 # What each family's U-Net was trained to read (trap T5 of text: the tensors do not say): CompVis' FrozenCLIPEmbedder
 # for SD1, Stability's FrozenOpenCLIPEmbedder with layer "penultimate" for SD2, generative-models' sd_xl_base.yaml and
 # sd_xl_refiner.yaml for SDXL, whose hidden states are not normalized.
-READINGS: dict[tuple[Kind, ...], tuple[Reading, ...]] = {
-    ("clip_l",): (Reading(skip=1, final_norm=True),),
-    ("openclip_h",): (Reading(skip=2, final_norm=True),),
-    ("clip_l", "openclip_g"): (Reading(skip=2, final_norm=False), Reading(skip=2, final_norm=False, pooled=True)),
-    ("openclip_g",): (Reading(skip=2, final_norm=False, pooled=True),),
+OUTPUT_SELECTIONS: dict[tuple[Kind, ...], tuple[OutputSelection, ...]] = {
+    ("clip_l",): (OutputSelection(skip=1, final_norm=True),),
+    ("openclip_h",): (OutputSelection(skip=2, final_norm=True),),
+    ("clip_l", "openclip_g"): (
+        OutputSelection(skip=2, final_norm=False),
+        OutputSelection(skip=2, final_norm=False, pooled=True),
+    ),
+    ("openclip_g",): (OutputSelection(skip=2, final_norm=False, pooled=True),),
 }
 
 
@@ -57,7 +60,7 @@ class _Options:
 class TextStack:
     """One encoder (SD1, SD2, refiner) or two (SDXL), whose widths are concatenated.
 
-    readings: what is read of each encoder; None takes the family's. vocabulary: the only words that the model knows,
+    selections: what is read of each encoder; None takes the family's. vocabulary: the only words that the model knows,
     if they are few; encodings note others. cache_size: encodings to remember. A merge into an encoder's weights is
     noticed; only what writes through `.data` must call `forget`.
     """
@@ -66,20 +69,20 @@ class TextStack:
         self,
         encoders: Sequence[TextEncoder],
         *,
-        readings: Sequence[Reading] | None = None,
+        selections: Sequence[OutputSelection] | None = None,
         vocabulary: Vocabulary | None = None,
         cache_size: int = 64,
     ):
         kinds: tuple[Kind, ...] = tuple(encoder.kind for encoder in encoders)
-        if readings is None:
-            if kinds not in READINGS:
-                known = "; ".join(" + ".join(family) for family in READINGS)
-                raise ConfigError("encoders", " + ".join(kinds), f"must be one of: {known}; or pass readings")
-            readings = READINGS[kinds]
-        if len(readings) != len(encoders):
-            raise ConfigError("readings", len(readings), f"must be one for each of {len(encoders)} encoders")
+        if selections is None:
+            if kinds not in OUTPUT_SELECTIONS:
+                known = "; ".join(" + ".join(family) for family in OUTPUT_SELECTIONS)
+                raise ConfigError("encoders", " + ".join(kinds), f"must be one of: {known}; or pass selections")
+            selections = OUTPUT_SELECTIONS[kinds]
+        if len(selections) != len(encoders):
+            raise ConfigError("selections", len(selections), f"must be one for each of {len(encoders)} encoders")
         self.encoders = tuple(encoders)
-        self.readings = tuple(readings)
+        self.selections = tuple(selections)
         self.vocabulary = vocabulary
         widths: dict[Kind, int] = {encoder.kind: encoder.config.width for encoder in encoders}
         self._inversions = Inversions(widths, min(encoder.config.positions for encoder in encoders) - 2)
@@ -87,7 +90,7 @@ class TextStack:
         self._adaptation: Adaptation | None = None
 
     def adapted(self, adaptation: "Adaptation") -> "TextStack":
-        """The same stack, its cache included, reading with other weights; it itself does not change."""
+        """The same stack, its cache included, with other weights; it itself does not change."""
         other = copy.copy(self)
         other._adaptation = adaptation
         return other
@@ -100,7 +103,9 @@ class TextStack:
     @property
     def pooled_width(self) -> int | None:
         """Of the pooled vector; None where none is read."""
-        found = [e.config.projection for e, reading in zip(self.encoders, self.readings, strict=True) if reading.pooled]
+        found = [
+            e.config.projection for e, selection in zip(self.encoders, self.selections, strict=True) if selection.pooled
+        ]
         return sum(found) if found else None
 
     @property
@@ -233,10 +238,10 @@ class TextStack:
     def _parts(self, prompts: Sequence[ParsedPrompt], options: _Options) -> list[Part]:
         """Each encoder's share, of equal length."""
         made: list[tuple[Assembler, Part]] = []
-        for encoder, reading, parsed in zip(self.encoders, self.readings, prompts, strict=False):
+        for encoder, selection, parsed in zip(self.encoders, self.selections, prompts, strict=False):
             assembler = Assembler(
                 encoder if self._adaptation is None else encoder.with_weights(self._adaptation.weights(encoder)),
-                _skipped(reading, options),
+                _skipped(selection, options),
                 self._inversions,
                 _rules(encoder, find_dialect(parsed.dialect), options),
             )
@@ -271,11 +276,11 @@ def _options(emphasis: str | None, clip_skip: int | None, long: LongPrompts) -> 
     return _Options(emphasis=emphasis, clip_skip=clip_skip, long=long)
 
 
-def _skipped(reading: Reading, options: _Options) -> Reading:
+def _skipped(selection: OutputSelection, options: _Options) -> OutputSelection:
     if options.clip_skip is None:
-        return reading
+        return selection
     # SD2 and SDXL never read their last layer, so what is 1 for them in the web UI is their own default.
-    return replace(reading, skip=max(options.clip_skip, reading.skip))
+    return replace(selection, skip=max(options.clip_skip, selection.skip))
 
 
 def _rules(encoder: TextEncoder, dialect: Dialect, options: _Options) -> Rules:

@@ -157,12 +157,12 @@ def predict_noise(
 def _rows_of(unet: UNet, context: PredictionContext, manager: AdapterManager | None, factor: int) -> list[Row]:
     """The rows of one context, with what acts in each: adapters see on which side of guidance it stands."""
     inputs, sides = context.prepare_inputs(), context.guidance.branches
-    acting: list[RowAdapters | None] = [None] * len(sides)
+    row_adapters: list[RowAdapters | None] = [None] * len(sides)
     if manager is not None:
         resolved = manager.resolve_each(context.scaled_adapters, hints=context.control_hints)
         height, width = context.latents.shape[2:]
         tiled = manager.tile(resolved, LatentGrid(cells=(height, width), factor=factor))
-        acting = [tiled.row(0, 1, conditional=side == "conditional") for side in sides]
+        row_adapters = [tiled.row(0, 1, conditional=side == "conditional") for side in sides]
     pictures = len(context.latents)
     return [
         Row(
@@ -170,7 +170,7 @@ def _rows_of(unet: UNet, context: PredictionContext, manager: AdapterManager | N
             latents=latents,
             timestep=timestep,
             conditioning=conditioning,
-            adapters=acting[index // pictures],
+            adapters=row_adapters[index // pictures],
         )
         for index, (latents, timestep, conditioning) in enumerate(
             zip(inputs["latents"].split(1), inputs["timesteps"].split(1), inputs["conditioning"].rows(), strict=True)

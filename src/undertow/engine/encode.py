@@ -10,7 +10,7 @@ from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.grids import require_grid, sigma_grid
 from undertow.diffusion.strength import truncate
-from undertow.engine.images import EncodedImages, Reads, encode_images
+from undertow.engine.images import EncodedImages, ImageInputs, encode_images
 from undertow.engine.parts import HighResolution
 from undertow.engine.pass_builder import PassBuilder
 from undertow.engine.passes import Continue, FromNoise, FromPicture, Latents, Pass, Start, Upscaled
@@ -70,15 +70,15 @@ class _Encoding:
         cells = (size[0] // factor, size[1] // factor)
         self._check_given((vae.config.latent_channels, *cells))
         builder = self._builder()
-        reads = Reads.of(unet.config, vae.config)
-        reads.check(request)
+        image_inputs = ImageInputs.of(unet.config, vae.config)
+        image_inputs.check(request)
         picture = EncodedImages()
         if request.image is not None or request.depth is not None:
             yield
             with self.watch.stage("encode"):
-                picture = encode_images(request, reads, model, size)
+                picture = encode_images(request, image_inputs, model, size)
         yield
-        start, sigmas = self._start(picture.latents, reads)
+        start, sigmas = self._start(picture.latents, image_inputs)
         first = builder.build(
             model,
             start,
@@ -127,11 +127,11 @@ class _Encoding:
         if list(self.given.shape) != expected:
             raise InvalidInput("latents", list(self.given.shape), f"{expected}: one for each picture, at this size")
 
-    def _start(self, latents: Latents | None, reads: Reads) -> tuple[Start, list[float]]:
+    def _start(self, latents: Latents | None, image_inputs: ImageInputs) -> tuple[Start, list[float]]:
         """Where the first pass starts, and along which noise levels it goes."""
         request = self.request
         grid = self._grid(request.steps)
-        if latents is None or (reads.edits and request.mask is None):
+        if latents is None or (image_inputs.edits and request.mask is None):
             return FromNoise(given=self.given), grid  # editing reads the picture; it does not start from it
         sigmas = truncate(self._grid, len(grid) - 1, request.strength, request.strength_convention)
         if request.strength == 1 and request.mask is not None:

@@ -20,14 +20,14 @@ Kind = Literal["latents", "inpainting", "editing", "depth"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reads:
+class ImageInputs:
     """What a U-Net reads beside the noisy latents, by its input channels: nothing; a mask and the masked picture; the
     picture to edit (InstructPix2Pix); a depth map."""
 
     kind: Kind
 
     @classmethod
-    def of(cls, unet: UNetConfig, vae: VAEConfig) -> "Reads":
+    def of(cls, unet: UNetConfig, vae: VAEConfig) -> "ImageInputs":
         """Errors: `InvalidInput` for a network that reads something else."""
         channels = vae.latent_channels
         kinds: dict[int, Kind] = {
@@ -77,7 +77,9 @@ class EncodedImages:
     without_image: Extra | None = None
 
 
-def encode_images(request: GenerationRequest, reads: Reads, model: LoadedModel, size: tuple[int, int]) -> EncodedImages:
+def encode_images(
+    request: GenerationRequest, image_inputs: ImageInputs, model: LoadedModel, size: tuple[int, int]
+) -> EncodedImages:
     """The request's pictures at this size, encoded."""
     depth = None if request.depth is None else _depth(request, model, size)
     if request.image is None:
@@ -85,7 +87,7 @@ def encode_images(request: GenerationRequest, reads: Reads, model: LoadedModel, 
     pixels = to_pixels(request.image, size)
     latents = image_latents(model, pixels)
     factor = model.require_vae().config.factor
-    match reads.kind:
+    match image_inputs.kind:
         case "editing":
             # InstructPix2Pix reads the autoencoder's own latents, without their scale (arXiv:2211.09800, and its code).
             own = model.require_vae().config.latent_space.from_model(latents)

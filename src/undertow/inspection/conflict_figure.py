@@ -35,26 +35,26 @@ class BlockMap:
 
 def relative_sizes(summaries: Sequence[AdapterSummary], unet: UNet) -> BlockMap:
     """`‖ΔW‖ / ‖W‖` of every adapter's changes at its scale, over all layers of a block."""
-    acting = [scaled for summary in summaries if (scaled := summary.scaled) is not None]
+    active = [scaled for summary in summaries if (scaled := summary.scaled) is not None]
     weights: dict[str, float] = defaultdict(float)
     changed: dict[tuple[str, str], float] = defaultdict(float)
     for layer, weight in _weights(unet).items():
         weights[block_of(layer)] += float(weight.float().square().sum())
-        for scaled in acting:
+        for scaled in active:
             change, gain = _change(scaled, layer, weight)
             if change is not None:
                 changed[block_of(layer), scaled.layers.title] += gain**2 * energy(change)
     sizes = {(block, name): (energy / weights[block]) ** 0.5 for (block, name), energy in changed.items()}
-    return _map("size of the change, ‖ΔW‖ / ‖W‖", unet, [scaled.layers.title for scaled in acting], sizes)
+    return _map("size of the change, ‖ΔW‖ / ‖W‖", unet, [scaled.layers.title for scaled in active], sizes)
 
 
 def pairwise_cosines(summaries: Sequence[AdapterSummary], unet: UNet) -> BlockMap:
     """Of the angle between the changes of each two adapters, over the layers of a block that both change. Pairs that
     share no layer have no column."""
-    acting = [scaled for summary in summaries if (scaled := summary.scaled) is not None]
+    active = [scaled for summary in summaries if (scaled := summary.scaled) is not None]
     sums: dict[tuple[str, str], list[float]] = {}
     for layer, weight in _weights(unet).items():
-        changes = [(scaled.layers.title, *_change(scaled, layer, weight)) for scaled in acting]
+        changes = [(scaled.layers.title, *_change(scaled, layer, weight)) for scaled in active]
         here = [(name, change, gain, energy(change)) for name, change, gain in changes if change is not None]
         for (one, change, gain, length), (other, its_change, its_gain, its_length) in combinations(here, 2):
             total = sums.setdefault((block_of(layer), f"{one} · {other}"), [0.0, 0.0, 0.0])
@@ -62,7 +62,7 @@ def pairwise_cosines(summaries: Sequence[AdapterSummary], unet: UNet) -> BlockMa
             total[1] += gain**2 * length
             total[2] += its_gain**2 * its_length
     cosines = {key: both / (one * other) ** 0.5 for key, (both, one, other) in sums.items() if one * other > 0}
-    names = [f"{one.layers.title} · {other.layers.title}" for one, other in combinations(acting, 2)]
+    names = [f"{one.layers.title} · {other.layers.title}" for one, other in combinations(active, 2)]
     shared = [name for name in names if any(pair == name for _, pair in cosines)]
     return _map("cosine of two changes", unet, shared[:MOST_PAIRS], cosines)
 

@@ -65,7 +65,7 @@ class Probe:
         height, width = self.latents.shape[2:]
         always = [replace(one, scale=max(one.scales, key=abs), start=0.0, end=1.0) for one in adapters]
         resolved = self.manager.resolve_each(always)
-        acting = self.manager.tile(resolved, LatentGrid(cells=(height, width), factor=factor)).row(0, 1)
+        row_adapters = self.manager.tile(resolved, LatentGrid(cells=(height, width), factor=factor)).row(0, 1)
         text = self.manager.text(self.model.require_text(self.request.clip_skip), resolved, 1)
         conditioner = Conditioner(
             text=text,
@@ -79,6 +79,6 @@ class Probe:
         )
         conditioning, _ = conditioner.branches(1)[0].conditional[0]
         return [
-            Row(unet=unet, latents=latents, timestep=timestep, conditioning=conditioning, adapters=acting)
+            Row(unet=unet, latents=latents, timestep=timestep, conditioning=conditioning, adapters=row_adapters)
             for latents, timestep in zip(self.latents.split(1), self.timesteps.split(1), strict=True)
         ]

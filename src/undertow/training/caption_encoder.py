@@ -85,10 +85,10 @@ class CaptionEncoder:
     def _run(
         self, encoder: TextEncoder, index: int, texts: Sequence[str], updates: TrainableUpdates | None, gain: float
     ) -> Hidden:
-        ids, reading = token_ids(texts, encoder), self.stack.readings[index]
+        ids, selection = token_ids(texts, encoder), self.stack.selections[index]
         if updates is None:
-            return encoder(ids, reading)
-        return functional_call(encoder, adapted_weights(encoder, updates, gain), (ids, reading))
+            return encoder(ids, selection)
+        return functional_call(encoder, adapted_weights(encoder, updates, gain), (ids, selection))
 
 
 def token_ids(texts: Sequence[str], encoder: TextEncoder) -> Int[Tensor, "batch tokens"]:

@@ -134,8 +134,10 @@ def new_lora(unet: UNet, text: TextStack, settings: LoraSettings) -> TrainableLo
     generator = generator_for(settings.fit.seed, "lora")
     sites = unet_sites(unet, settings.sites)
     updates = TrainableUpdates(sites, settings.rank, generator)
-    encoders = zip(text.encoders, text.readings, strict=True) if settings.text_encoder else ()
-    others = [TrainableUpdates(text_sites(encoder, reading), settings.rank, generator) for encoder, reading in encoders]
+    encoders = zip(text.encoders, text.selections, strict=True) if settings.text_encoder else ()
+    others = [
+        TrainableUpdates(text_sites(encoder, selection), settings.rank, generator) for encoder, selection in encoders
+    ]
     return TrainableLora(updates, others).to(unet.device)
 
 

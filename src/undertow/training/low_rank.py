@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from undertow.encoders.clip import Reading, TextEncoder
+from undertow.encoders.clip import OutputSelection, TextEncoder
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import Conv2d, Linear
 from undertow.unet.unet import UNet
@@ -94,10 +94,10 @@ def nearest_patterns(pattern: str, names: Iterable[str]) -> list[str]:
     return [repr(end if ends[end] else f"*.{end}") for end in near] or [repr(TRANSFORMERS[0])]
 
 
-def text_sites(encoder: TextEncoder, reading: Reading) -> dict[str, nn.Module]:
+def text_sites(encoder: TextEncoder, selection: OutputSelection) -> dict[str, nn.Module]:
     """The layers of a text encoder that what is read depends on, by transformers' names."""
     present = len(encoder.clip.encoder.layers)
-    read = present if reading.pooled else min(present, encoder.config.layers - (reading.skip - 1))
+    read = present if selection.pooled else min(present, encoder.config.layers - (selection.skip - 1))
     names = (f"encoder.layers.{index}.{layer}" for index in range(read) for layer in TEXT_LAYERS)
     return {name: encoder.clip.get_submodule(name) for name in names}
 

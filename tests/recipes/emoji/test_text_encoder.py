@@ -8,7 +8,7 @@ import torch
 from recipes.emoji.names import COLORS, EMOJI
 from recipes.emoji.scenes import RELATIONS, Scene, draw_training_scene, spoken
 from recipes.emoji.text_encoder import ANSWERS, CaptionClassifier, answer_loss, answers, train_text_encoder
-from recipes.emoji.text_to_image import READING, new_model, token_ids
+from recipes.emoji.text_to_image import OUTPUT_SELECTION, new_model, token_ids
 from recipes.emoji.tokenizer import save_tokenizer
 from tests.recipes.emoji.tiny import TINY
 from undertow.encoders.tokenizer import FolderTokenizer
@@ -55,17 +55,17 @@ def test_the_loss_counts_end_marks_only():
 
 def test_training_teaches_the_encoder_in_place_and_goes_on_where_it_stopped(text, tmp_path):
     ids = torch.tensor([token_ids("owl above key on pink background", text.tokenizer)])
-    before = text(ids, READING).tokens
+    before = text(ids, OUTPUT_SELECTION).tokens
     records = []
     train_text_encoder(text, SETTINGS, tmp_path / "run", on_record=records.append)
-    after = text(ids, READING).tokens
+    after = text(ids, OUTPUT_SELECTION).tokens
 
     assert records[-1].loss < 0.8 * records[0].loss
     assert (after - before).abs().mean() > 1e-3
     again = []
     train_text_encoder(text, SETTINGS, tmp_path / "run", on_record=again.append)
     assert again == []
-    assert torch.equal(text(ids, READING).tokens, after)
+    assert torch.equal(text(ids, OUTPUT_SELECTION).tokens, after)
 
 
 def test_a_run_of_another_encoder_is_refused(text, tmp_path):

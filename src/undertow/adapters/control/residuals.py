@@ -148,7 +148,7 @@ def residual_port(
             chosen = [rows[index] for index in indices]
             total.add(indices, _run(runner, network, chosen, [one for _, one in part], size))
     for index, one in features:
-        total.add([index], _acting(one.features, [one]))
+        total.add([index], _scaled_and_masked(one.features, [one]))
     return total.residuals()
 
 
@@ -186,11 +186,11 @@ class _Total:
 
 
 def _run(
-    runner: Runner, network: ControlNet, rows: Sequence[BatchRow], acting: Sequence[ControlRow], size: int
+    runner: Runner, network: ControlNet, rows: Sequence[BatchRow], control_rows: Sequence[ControlRow], size: int
 ) -> Residuals:
     """One forward of a ControlNet for some rows. size: of the forward; the first row fills it up."""
     more = size - len(rows)
-    rows, hints = [*rows, *[rows[0]] * more], [one.hint for one in (*acting, *[acting[0]] * more)]
+    rows, hints = [*rows, *[rows[0]] * more], [one.hint for one in (*control_rows, *[control_rows[0]] * more)]
     channels = network.config.unet.in_channels  # of an inpainting model's input it reads the latents alone
     found = runner.run(
         network,
@@ -200,17 +200,19 @@ def _run(
         torch.cat(hints),
     )
     assert found.middle is not None  # a ControlNet has one
-    wanted = Residuals(skips=tuple(skip[: len(acting)] for skip in found.skips), middle=found.middle[: len(acting)])
-    return _acting(pooled(wanted) if network.config.global_pool else wanted, acting)
+    wanted = Residuals(
+        skips=tuple(skip[: len(control_rows)] for skip in found.skips), middle=found.middle[: len(control_rows)]
+    )
+    return _scaled_and_masked(pooled(wanted) if network.config.global_pool else wanted, control_rows)
 
 
-def _acting(residuals: Residuals, acting: Sequence[ControlRow | FeatureRow]) -> Residuals:
+def _scaled_and_masked(residuals: Residuals, control_rows: Sequence[ControlRow | FeatureRow]) -> Residuals:
     """The residuals of some rows, with gains and areas applied."""
     assert residuals.middle is not None or residuals.running  # so that there is something whose device counts
     device = next(one for one in (residuals.middle, *residuals.running) if one is not None).device
-    found = scaled(residuals, torch.tensor([one.gains for one in acting], device=device))
-    areas = [one.area for one in acting if one.area is not None]
+    found = scaled(residuals, torch.tensor([one.gains for one in control_rows], device=device))
+    areas = [one.area for one in control_rows if one.area is not None]
     if not areas:
         return found
     everywhere = torch.ones_like(areas[0])
-    return masked(found, torch.cat([everywhere if one.area is None else one.area for one in acting]))
+    return masked(found, torch.cat([everywhere if one.area is None else one.area for one in control_rows]))

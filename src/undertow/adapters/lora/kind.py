@@ -191,12 +191,12 @@ class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
         self.merged.set_active(())
 
     def adapt_text(self, stack: TextStack, resolved: Sequence[ResolvedLora], steps: int) -> TextStack:
-        acting = [
+        with_text = [
             (one.lora, gain)
             for one in resolved
             if (gain := one.adapter.text_gain(steps)) and one.lora.updates.keys() - {"unet"}
         ]
-        if not acting:
+        if not with_text:
             return stack
 
         @cache  # for all texts of a request
@@ -206,12 +206,12 @@ class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
                     layers=layer_updates(lora, lora.path.stem, lora.updates[encoder.kind], {}),
                     gain=gain,
                 )
-                for lora, gain in acting
+                for lora, gain in with_text
                 if encoder.kind in lora.updates
             ]
             return adapted_weights(encoder, scaled)
 
-        key = tuple((lora.content_hash, gain) for lora, gain in acting)
+        key = tuple((lora.content_hash, gain) for lora, gain in with_text)
         return stack.adapted(Adaptation(key=key, weights=weights))
 
 

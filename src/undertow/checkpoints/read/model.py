@@ -60,6 +60,6 @@ class LoadedModel:
         if self.text is None:
             missing = " and no ".join(TITLES[kind] for kind in self.missing_text) or "text encoder"
             raise MissingComponent(self.path, missing, "load it from another file or folder with `text=`")
-        for reading in self.text.readings:
-            self.report.health.require(self.path, max(reading.skip, 1 if clip_skip is None else clip_skip))
+        for selection in self.text.selections:
+            self.report.health.require(self.path, max(selection.skip, 1 if clip_skip is None else clip_skip))
         return self.text

@@ -14,7 +14,7 @@ from undertow.checkpoints.identify.text_architecture import layer_of, whole_laye
 from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.checkpoints.keymap.text_names import ROOT
 from undertow.checkpoints.read.loading import LoadOptions, read_part
-from undertow.encoders import READINGS, FolderTokenizer, Reading, TextEncoder, TextStack
+from undertow.encoders import OUTPUT_SELECTIONS, FolderTokenizer, OutputSelection, TextEncoder, TextStack
 from undertow.errors import ConfigError
 from undertow.unet.config import UNetConfig
 
@@ -33,8 +33,8 @@ def read_text(checkpoint: Checkpoint, options: Mapping[TextKind, LoadOptions], h
     """The text encoders of a family, all of which must be present. options: by kind, in the family's order."""
     kinds = tuple(options)
     encoders = [
-        _read_encoder(checkpoint, kind, checkpoint.parts[kind], reading, options[kind], health)
-        for kind, reading in zip(kinds, READINGS[kinds], strict=True)
+        _read_encoder(checkpoint, kind, checkpoint.parts[kind], selection, options[kind], health)
+        for kind, selection in zip(kinds, OUTPUT_SELECTIONS[kinds], strict=True)
     ]
     return TextStack(encoders, vocabulary=read_vocabulary(checkpoint.path))
 
@@ -43,13 +43,13 @@ def _read_encoder(
     checkpoint: Checkpoint,
     kind: TextKind,
     source: PartSource,
-    reading: Reading,
+    selection: OutputSelection,
     options: LoadOptions,
     health: Health,
 ) -> TextEncoder:
     described = described_text(source.weights).get(kind)
     config = described if source.folder is None else read_json(source.folder / CONFIG)
-    use = _use(reading, whole_layers(kind, config))
+    use = _use(selection, whole_layers(kind, config))
     tensors = read_part(source, options, health, use=use)
     tokenizer = checkpoint.tokenizers.get(kind)
     return TextEncoder.from_tensors(
@@ -69,18 +69,18 @@ def require_text_width(path: Path, config: UNetConfig | None, text: TextStack | 
         raise ConfigError("context_dim", config.context_dim, said)
 
 
-def _use(reading: Reading, layers: int) -> Callable[[str], Use]:
+def _use(selection: OutputSelection, layers: int) -> Callable[[str], Use]:
     """When each tensor of a text encoder is used, by its name. layers: of the whole network, including omitted ones."""
 
     def use(name: str) -> Use:
         if name == "text_projection.weight":
-            return None if reading.pooled else NEVER
+            return None if selection.pooled else NEVER
         if name.startswith(f"{ROOT}final_layer_norm."):
-            return None if reading.pooled or reading.final_norm else NEVER
+            return None if selection.pooled or selection.final_norm else NEVER
         layer = layer_of(name)
-        if layer is None or reading.pooled:
+        if layer is None or selection.pooled:
             return None
         latest = layers - layer
-        return latest if latest >= reading.skip else NEVER
+        return latest if latest >= selection.skip else NEVER
 
     return use

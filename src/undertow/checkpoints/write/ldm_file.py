@@ -41,7 +41,7 @@ ARCHITECTURES: Mapping[FamilyName, str] = {
 }
 """modelspec.architecture (https://github.com/Stability-AI/ModelSpec)."""
 
-Read = Callable[[], AnyTensor]
+TensorReader = Callable[[], AnyTensor]
 
 
 def write_ldm(pipeline: ExportedPipeline, path: Path) -> Path:
@@ -51,7 +51,7 @@ def write_ldm(pipeline: ExportedPipeline, path: Path) -> Path:
     architecture. Errors: `ConfigError` for a network without LDM names (pixel models).
     """
     tensors: dict[str, TensorInfo] = {}
-    readers: dict[str, Read] = {}
+    readers: dict[str, TensorReader] = {}
     for component, part in pipeline.components.items():
         prefix = _prefix(pipeline, component)
         for mapping in _mappings(pipeline, component, part):
@@ -85,7 +85,7 @@ def _mappings(pipeline: ExportedPipeline, component: Component, part: ExportedPa
             yield from (TensorMapping(name, (name,)) for name in names)
 
 
-def _joined(part: ExportedPart, mapping: TensorMapping) -> tuple[TensorInfo, Read]:
+def _joined(part: ExportedPart, mapping: TensorMapping) -> tuple[TensorInfo, TensorReader]:
     """The type and shape of a foreign tensor, and how to make it."""
     infos = [part.tensors[name] for name in mapping.ours]
     with torch.device("meta"):

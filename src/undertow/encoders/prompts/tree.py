@@ -136,7 +136,7 @@ NOTHING = Sequence(())
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedPrompt:
-    """A prompt after parsing. dialect: whose rules encode it. notes: what a report must say about the reading."""
+    """A prompt after parsing. dialect: whose rules encode it. notes: what a report must say about how it was read."""
 
     tree: Node
     dialect: str = "plain"
