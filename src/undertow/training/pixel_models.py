@@ -36,7 +36,7 @@ def train_pixel_model(
     cpu: bool = False,
     on_record: Callable[[StepRecord], None] = lambda record: None,
 ) -> Path:
-    """Trains a model in the folder `out` and returns the folder, which `generate.load_class_model` can then read.
+    """Trains a model in the folder `out` and returns the folder, which `load_class_model` can then read.
 
     resume: resume from the newest checkpoint in `out`, or from that of `resume_step`. cpu: do not use accelerators.
     on_record: called with each line of the log, in the main process.
