@@ -69,5 +69,7 @@ def _draw_batch(
         concatenate=concatenate,
     )
     x = OBJECTIVE.schedule.path.pure_noise(noise.draw((vae.config.latent_channels, side, side)), sigmas[0])
-    latents = drive(start_sampler(settings.sampler, x, sigmas, path=OBJECTIVE.schedule.path, noise=noise), denoise)
+    schedule = OBJECTIVE.schedule
+    steps = start_sampler(settings.sampler, x, sigmas, path=schedule.path, noise=noise, schedule=schedule)
+    latents = drive(steps, denoise)
     return to_uint8(vae.decode(vae.config.latent_space.from_model(latents)).clamp(-1, 1))

@@ -76,7 +76,13 @@ class DenoisingRun:
             return x  # nothing may change, or another model draws all
         self._run = one.guidance.start(one.steps, one.network.preconditioning.parameterization)
         sampler = start_sampler(
-            self.request.sampler, x, one.sigmas, path=_path(one), noise=self._noise, **self.request.sampler_options
+            self.request.sampler,
+            x,
+            one.sigmas,
+            path=_path(one),
+            noise=self._noise,
+            schedule=one.network.preconditioning.schedule,
+            **self.request.sampler_options,
         )
         answer: Tensor | Guided | None = None  # a generator's first `send` must be None
         step = -1

@@ -162,7 +162,7 @@ def _sample_batch(
     clip = model.scheduler.clip
     start = noise.draw((config.in_channels, config.sample_size, config.sample_size)).to(unet.device)
     x = model.path.pure_noise(start, sigmas[0])
-    steps = start_sampler(sampler, x, sigmas, path=model.path, noise=noise)
+    steps = start_sampler(sampler, x, sigmas, path=model.path, noise=noise, schedule=model.scheduler.schedule)
     return to_uint8(drive(steps, denoise if clip is None else Clipped(denoise=denoise, limit=clip)).cpu())
 
 
