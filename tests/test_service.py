@@ -18,7 +18,7 @@ from tests.vae import minis as vae_minis
 from tests.vae.allocations import with_peak
 from undertow import Adapter, AdapterCapacity, GenerationRequest, PredictionContext, UNetService, service
 from undertow.adapters.lora.kind import LoraKind
-from undertow.checkpoints import save_unet
+from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.engine import decode
 from undertow.engine.watch import Debug
 from undertow.errors import DamagedWeights, InvalidInput, MissingComponent, UnknownCheckpoint
