@@ -177,7 +177,7 @@ def _again(picture: Path, options: Mapping[str, Any], console: Console) -> Task:
 
 def _write(result: "GenerationResult", indices: Sequence[int], out: Path, console: Console) -> list[Path]:
     """Writes the pictures, prints what there is to say, and returns where they are."""
-    from undertow.engine.metadata import save_png
+    from undertow.engine.saving import save_picture
 
     report = result.report
     for line in report.debug:
@@ -188,7 +188,7 @@ def _write(result: "GenerationResult", indices: Sequence[int], out: Path, consol
     for index in indices:
         single = out.suffix.lower() == ".png" and len(indices) == 1
         path = out if single else (out.with_suffix("") / f"{report.request.seeds[index]}.png")
-        save_png(result.images[index], path, report, index)
+        save_picture(result.images[index], path, report, index)
         typer.echo(path)
         paths.append(path)
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())

@@ -8,10 +8,11 @@ from PIL import Image
 from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Command, case, picture
 from undertow import Adapter, AdapterCapacity
 from undertow.engine.events import StepEvent
-from undertow.engine.metadata import save_png
 from undertow.engine.parts import HighResolution, Region, Views
+from undertow.engine.report import Report
 from undertow.engine.request import GenerationRequest
-from undertow.engine.result import GenerationResult, Report
+from undertow.engine.result import GenerationResult
+from undertow.engine.saving import save_picture
 from undertow.engine.watch import Debug
 from undertow.service import UNetService
 
@@ -50,7 +51,7 @@ def keep(name: str, seed: int) -> None:
     """A picture as undertow writes it, the second of its request."""
     request = GenerationRequest(prompt=f"an {name} one", steps=3, seed=seed, count=2)
     report = Report(request=request, model=f"{name}-model", size=(4, 6), sigmas=(), seconds={})
-    save_png(image(), f"{name}.png", report, index=1)
+    save_picture(image(), f"{name}.png", report, index=1)
 
 
 def boundary(at: Boundary) -> None:
@@ -288,7 +289,7 @@ RICH = GenerationRequest(
 
 def with_a_rich_picture(at: Boundary) -> None:
     boundary(at)
-    save_png(image(), "rich.png", Report(request=RICH, model="m", size=(4, 6), sigmas=(), seconds={}), index=1)
+    save_picture(image(), "rich.png", Report(request=RICH, model="m", size=(4, 6), sigmas=(), seconds={}), index=1)
 
 
 OVER_PARTS = Command(
