@@ -16,11 +16,11 @@ from tests.golden.minis import MUNC, TIMESTEPS, build, latents_for
 from tests.services import copy_pipeline, pipeline_folder, service_of
 from tests.vae import minis as vae_minis
 from tests.vae.allocations import with_peak
-from undertow import Adapter, AdapterCapacity, GenerationRequest, PredictionContext, UNetService, service
+from undertow import Adapter, AdapterCapacity, GenerationRequest, PredictionContext, UNetService, embedded
 from undertow.adapters.lora.kind import LoraKind
-from undertow.checkpoints import save_unet
+from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.engine import decode
-from undertow.engine.watch import Debug
+from undertow.engine.debug import Debug
 from undertow.errors import DamagedWeights, InvalidInput, MissingComponent, UnknownCheckpoint
 
 ONE = {"sampler": "euler", "sigmas": (10.0, 0.0), "guidance_scale": 1.0}
@@ -59,15 +59,15 @@ def test_type_and_device_are_the_callers(tmp_path, unet):
 
 def test_an_embedded_model_is_loaded_by_name(tmp_path, unet, monkeypatch):
     save_unet(unet, tmp_path / "models" / "mini")
-    monkeypatch.setattr(service, "files", lambda _package: tmp_path)
-    assert list(service.embedded_models()) == ["mini"]
+    monkeypatch.setattr(embedded, "files", lambda _package: tmp_path)
+    assert list(embedded.embedded_models()) == ["mini"]
     assert undertow.load_unet("mini").config == MUNC.config
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(UnknownCheckpoint, match="no-such-model") as caught:
         undertow.load_unet("no-such-model")
-    for name in service.embedded_models():
+    for name in embedded.embedded_models():
         assert name in caught.value.remedy
 
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -17,7 +16,9 @@ from undertow.checkpoints.read.loading import LoadOptions
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.checkpoints.read.model_loading import load_model
 from undertow.checkpoints.read.unet_loading import load_unet_from
+from undertow.embedded import located
 from undertow.engine.context import PIXELS_PER_CELL, PredictionContext, predict_noise
+from undertow.engine.debug import Debug
 from undertow.engine.engine import Engine
 from undertow.engine.events import Drawn, Finished, Observer, undrawn, unfinished, unobserved
 from undertow.engine.generate import generate_many
@@ -26,19 +27,12 @@ from undertow.engine.options import NonFinite, RunOptions
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
 from undertow.engine.settings import RequestSettings
-from undertow.engine.watch import Debug
-from undertow.errors import InvalidInput, UnknownCheckpoint
+from undertow.errors import InvalidInput
 from undertow.unet.compiled import CompiledUNet
 from undertow.unet.config import UNetConfig
 from undertow.unet.runner import EAGER, Backend, Runner, runner_named
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
-
-
-def embedded_models() -> dict[str, Path]:
-    """Name and folder of the models that ship in the package."""
-    root = Path(str(files("undertow"))) / "models"
-    return {folder.name: folder for folder in sorted(root.iterdir()) if folder.is_dir()} if root.is_dir() else {}
 
 
 def load_unet(
@@ -63,7 +57,7 @@ def load_unet(
     require_dtype("dtype", dtype)
     # Channels-last memory: the layout that convolution libraries compute in, on CPUs and GPUs (benchmarks/unet.py).
     options = LoadOptions(dtype=dtype, device=device, channels_last=True, attention=attention)
-    unet = load_unet_from(_located(source), options)
+    unet = load_unet_from(located(source), options)
     return unet if runner is EAGER else CompiledUNet.of(unet)
 
 
@@ -284,18 +278,7 @@ def _load(
     validate_weights: bool,
     **choices: Any,
 ) -> LoadedModel:
-    model = load_model(_located(source), dtype=dtype, vae_dtype=vae_dtype, channels_last=True, **choices)
+    model = load_model(located(source), dtype=dtype, vae_dtype=vae_dtype, channels_last=True, **choices)
     if validate_weights:
         model.report.health.require_all(model.path)
     return model
-
-
-def _located(source: str | Path) -> str | Path:
-    """An embedded model's folder, or the source itself. Errors: `UnknownCheckpoint` for a name that is neither."""
-    embedded = embedded_models()
-    place = embedded.get(str(source), source)
-    if "/" not in str(source) and not Path(place).exists():
-        raise UnknownCheckpoint(
-            source, "no such file or folder and no such embedded model", f"embedded: {', '.join(embedded)}"
-        )
-    return place

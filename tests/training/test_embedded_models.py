@@ -4,7 +4,7 @@ import diffusers
 import pytest
 import torch
 
-from undertow.service import embedded_models
+from undertow.embedded import embedded_models
 from undertow.training.data import Digits
 from undertow.training.evaluate import evaluate_samples
 from undertow.training.generate import load_class_model, sample_classes, sampling_settings

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from undertow.engine.debug import Debug
 from undertow.engine.events import Drawn, undrawn
 from undertow.engine.limits import BatchLimits
-from undertow.engine.watch import Debug
 from undertow.errors import InvalidInput
 
 NonFinite = Literal["fail", "keep"]
