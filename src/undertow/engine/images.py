@@ -11,7 +11,7 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.passes import Extra, InpaintMask, Latents
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.pictures import mask_for_latents, to_mask, to_pixels
+from undertow.pictures import mask_for_latents, to_map, to_mask, to_pixels
 from undertow.unet.config import UNetConfig
 from undertow.vae.config import VAEConfig
 from undertow.vae.precision import encode_safely
@@ -116,7 +116,7 @@ def _depth(request: GenerationRequest, model: LoadedModel, size: tuple[int, int]
     """A map in [-1, 1] at the latents' size, as Stable Diffusion 2 depth reads it."""
     assert request.depth is not None  # asked before
     factor = model.require_vae().config.factor
-    gray = to_mask(request.depth, size)
+    gray = to_map(request.depth, size)
     small = F.interpolate(gray, size=(size[0] // factor, size[1] // factor), mode="bicubic", align_corners=False)
     low, high = small.amin(), small.amax()
     return (2 * (small - low) / (high - low).clamp(min=1e-6) - 1).to(model.require_unet().device)
