@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -65,3 +65,13 @@ def _shares(gray: Image.Image, size: Size) -> Float[Tensor, "1 1 height width"]:
 def _resized(picture: Image.Image, size: Size) -> Image.Image:
     height, width = size
     return picture if picture.size == (width, height) else picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def from_uint8(pixels: UInt8[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Bytes as float32 in [-1, 1]."""
+    return pixels.to(torch.float32) / 127.5 - 1
+
+
+def to_uint8(pixels: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
+    """Numbers in [-1, 1] as bytes, rounded to nearest; what lies outside is clamped."""
+    return ((pixels.to(torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

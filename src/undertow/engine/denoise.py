@@ -124,14 +124,18 @@ class Batcher:
         if not line:
             return []
         first = next((waiting for waiting in line if self._is_prepared(waiting.row)), line[0])
-        most = first.task.limits.most_rows(first.row.latents)
+        key, most = first.key, first.task.limits.most_rows(first.row.latents)
         batch: list[Waiting] = []
         for waiting in line:
             if len(batch) == most:
                 break
-            if waiting.key == first.key and fit_together([other.row for other in (*batch, waiting)], self.manager):
+            if waiting.key == key and self._fits(batch, waiting):
                 batch.append(waiting)
         return batch
+
+    def _fits(self, batch: Sequence[Waiting], another: Waiting) -> bool:
+        """Whether there are slots for the adapters of one row more."""
+        return self.manager is None or fit_together([one.row for one in (*batch, another)], self.manager)
 
     def _advance(self, task: Task, answers: Sequence[Outcome] | None) -> None:
         try:

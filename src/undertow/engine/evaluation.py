@@ -20,10 +20,12 @@ from undertow.unet.unet import UNet
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
-    """A U-Net with the mathematics that it was trained with."""
+    """A U-Net with the mathematics that it was trained with. clip: the guided estimate of x0 is clamped to
+    [-clip, clip] (diffusers' `clip_sample`): right for pixels, wrong for latents."""
 
     unet: UNet
     preconditioning: Preconditioning
+    clip: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

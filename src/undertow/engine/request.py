@@ -146,7 +146,14 @@ class GenerationRequest(Record):
 
     @property
     def seeds(self) -> list[int]:
+        """Of each picture."""
         return [self.seed + k for k in range(self.count)]
+
+    def variation(self, index: int) -> tuple[int, float] | None:
+        """The seed of the other noise of picture `index`, and how far its own moves towards it."""
+        if self.variation_seed is None or not self.variation_strength:
+            return None
+        return self.variation_seed + index, self.variation_strength
 
     @classmethod
     def from_json(cls, json: Mapping[str, Any], **pictures: Image.Image | None) -> "GenerationRequest":

@@ -91,14 +91,17 @@ class RequestRun:
         )
         self._pictures = [
             DenoisingRun(
-                request=self.request,
+                seed=seed,
+                sampler=self.request.sampler,
+                passes=encoded.passes,
                 number=self.number,
                 index=index,
-                passes=encoded.passes,
+                sampler_options=self.request.sampler_options,
+                variation=self.request.variation(index),
                 watch=self.watch,
                 entered=self._entered,
             )
-            for index in range(self.request.count)
+            for index, seed in enumerate(self.request.seeds)
         ]
 
     def begin(self) -> None:
