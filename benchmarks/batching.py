@@ -20,7 +20,7 @@ import torch
 
 import undertow
 from undertow import GenerationRequest, UNet, UNetConfig, UNetService
-from undertow.service import embedded_models
+from undertow.embedded import embedded_models
 from undertow.unet.diffusers_config import config_to_diffusers
 
 Run = Callable[[], list[float]]

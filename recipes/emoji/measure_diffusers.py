@@ -18,8 +18,8 @@ import torch
 from recipes.emoji.draw import SETTINGS
 from recipes.emoji.evaluate import PROMPTS, kinds, measure, write_shares
 from recipes.emoji.render import FONT, SIDE, Glyphs
+from undertow.embedded import embedded_models
 from undertow.sampling.noise import NoiseSource
-from undertow.service import embedded_models
 
 BATCH = 50
 

@@ -54,7 +54,7 @@ def sample(
 
 def model_folder(name: str) -> Path:
     """A folder, or that of the embedded model of this name."""
-    from undertow.service import embedded_models
+    from undertow.embedded import embedded_models
 
     return embedded_models().get(name, Path(name))
 

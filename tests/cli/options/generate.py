@@ -1,5 +1,6 @@
 """Where the options of `undertow generate` arrive: `load`, `UNetService.run`, the request, and the files written."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,13 +8,20 @@ from PIL import Image
 
 from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Command, case, picture
 from undertow import Adapter, AdapterCapacity
+from undertow.engine.debug import Debug
 from undertow.engine.events import StepEvent
-from undertow.engine.metadata import save_png
 from undertow.engine.parts import HighResolution, Region, Views
+from undertow.engine.report import Report
 from undertow.engine.request import GenerationRequest
-from undertow.engine.result import GenerationResult, Report
-from undertow.engine.watch import Debug
+from undertow.engine.result import GenerationResult
+from undertow.engine.saving import save_picture
 from undertow.service import UNetService
+
+NAMED = (
+    *("m", "b", "other", "newer", "old-model", "older-model", "refiner.safetensors"),
+    *("style.safetensors", "edges.safetensors", "a.safetensors", "b.safetensors"),
+)
+"""Models and adapters that are typed: a file that is not there is refused before anything is loaded."""
 
 PHOTO, MASK, DEPTH = picture((6, 4), (200, 30, 40)), picture((6, 4), 255), picture((6, 4), 90)
 
@@ -25,7 +33,9 @@ class Service:
         self.boundary = boundary
 
     def run(self, request: GenerationRequest, **how: Any) -> GenerationResult:
-        self.boundary.note("run", UNetService.run, (self, request), how, unnoted=("observe",), apart=("request",))
+        self.boundary.note(
+            "run", UNetService.run, (self, request), how, unnoted=("observe", "drawn"), apart=("request",)
+        )
         how["observe"](step())
         return result_of(request)
 
@@ -50,13 +60,15 @@ def keep(name: str, seed: int) -> None:
     """A picture as undertow writes it, the second of its request."""
     request = GenerationRequest(prompt=f"an {name} one", steps=3, seed=seed, count=2)
     report = Report(request=request, model=f"{name}-model", size=(4, 6), sigmas=(), seconds={})
-    save_png(image(), f"{name}.png", report, index=1)
+    save_picture(image(), f"{name}.png", report, index=1)
 
 
 def boundary(at: Boundary) -> None:
     Image.new("RGB", (6, 4), (200, 30, 40)).save("photo.png")
     Image.new("L", (6, 4), 255).save("mask.png")
     Image.new("L", (6, 4), 90).save("depth.png")
+    for name in NAMED:
+        Path(name).touch()
     at.patch.setattr("torch.cuda.is_available", lambda: False)
     at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
     at.stand_in("undertow.cli.generate.show")
@@ -135,6 +147,10 @@ OF_THE_REQUEST = (
     case("--schedule", "simple", request__schedule="simple"),
     case("--sigmas", "14,5,1,0", request__sigmas=(14.0, 5.0, 1.0, 0.0)),
     case("--seed", "11", request__seed=11, files=["out/11.png"]),
+    case("-s", "31", request__steps=31),
+    case("-n", "2", request__count=2, show__pictures=[image()] * 2, files=["out/0.png", "out/1.png"]),
+    case("-m", "other", load__source="other", load__dtype=None),
+    case("-o", "folder", files=["folder/0.png"]),
     case("--count", "2", request__count=2, show__pictures=[image()] * 2, files=["out/0.png", "out/1.png"]),
     case("--size", "48x32", request__size=(32, 48)),
     case("--image", "photo.png", request__image=PHOTO),
@@ -288,7 +304,7 @@ RICH = GenerationRequest(
 
 def with_a_rich_picture(at: Boundary) -> None:
     boundary(at)
-    save_png(image(), "rich.png", Report(request=RICH, model="m", size=(4, 6), sigmas=(), seconds={}), index=1)
+    save_picture(image(), "rich.png", Report(request=RICH, model="m", size=(4, 6), sigmas=(), seconds={}), index=1)
 
 
 OVER_PARTS = Command(
