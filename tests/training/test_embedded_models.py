@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from undertow.checkpoints.read.class_model import load_class_model
-from undertow.engine.class_pictures import sample_classes, sampling_settings
 from undertow.embedded import embedded_models
+from undertow.engine.class_pictures import sample_classes, sampling_settings
 from undertow.training.data import Digits
 from undertow.training.evaluate import evaluate_samples
 from undertow.unet.conditioning import Conditioning

@@ -11,7 +11,7 @@ from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import AdapterStack
 from undertow.engine.parts import HighResolution, Region, Share, Views
 from undertow.errors import InvalidInput
-from undertow.picture_files import require_same
+from undertow.picture_files import require_readable, require_same
 from undertow.picture_json import ImageField
 from undertow.records import Finite, Record, require_fields
 
@@ -174,6 +174,8 @@ class GenerationRequest(Record):
             picture = getattr(self, name)
             if picture is not None and not isinstance(picture, Image.Image):
                 raise InvalidInput(name, type(picture).__name__, "a PIL image", "open the file with PIL.Image.open")
+            if picture is not None:
+                require_readable(name, picture)
         if self.mask is None:
             return
         if self.image is None:
