@@ -330,3 +330,15 @@ def test_adapters_are_looked_for_in_the_folder_of_the_model(tmp_path):
     write(folder / "adapters" / "own.safetensors", kohya(layers_of(model.unet), rank=2))
     for path in (folder, folder / "model.safetensors"):
         assert UNetService(replace(model, path=path)).adapters.resolve_each([Adapter("own")])
+
+
+def test_a_service_prints_as_one_line_of_what_it_is():
+    assert repr(service_of("sd1")) == "<UNetService: pipeline on cpu in float32>"
+    assert repr(service_of("sd1", refiner="sd1")) == "<UNetService: pipeline with pipeline on cpu in float32>"
+    slots = AdapterCapacity(slots=1, rank=16, per_row=1)
+    emoji = undertow.load("emoji", dtype=torch.float32, adapter_capacity=slots)
+    bundled = "adapters that came with it: edges, line-drawing, mosaic, references"
+    assert repr(emoji) == f"<UNetService: emoji on cpu in float32; {bundled}>"
+    emoji.generate("owl", **ONE, adapters=(Adapter("mosaic"),))
+    assert repr(emoji).endswith(f"; {bundled}; in its weights and slots: mosaic>")
+    assert "conv" not in repr(emoji.model), "weights and layers are not printed"

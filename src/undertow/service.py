@@ -20,7 +20,7 @@ from undertow.embedded import located
 from undertow.engine.context import PIXELS_PER_CELL, PredictionContext, predict_noise
 from undertow.engine.debug import Debug
 from undertow.engine.engine import Engine
-from undertow.engine.events import Finished, Observer, unfinished, unobserved
+from undertow.engine.events import Drawn, Finished, Observer, undrawn, unfinished, unobserved
 from undertow.engine.generate import generate_many
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import NonFinite, RunOptions
@@ -85,6 +85,14 @@ class UNetService:
         if adapter_capacity is not None:
             _ = self.adapters  # slots are there before the first forward
 
+    def __repr__(self) -> str:
+        unet, refiner = self.unet, "" if self.refiner is None else f" with {self.refiner.path.name}"
+        how = f"on {unet.device} in {str(unet.dtype).removeprefix('torch.')}"
+        bundled, active = self.adapters.bundled.names(), self.state.active_adapters
+        adapters = f"; adapters that came with it: {', '.join(bundled)}" if bundled else ""
+        acting = f"; in its weights and slots: {', '.join(active)}" if active else ""
+        return f"<UNetService: {self.model.path.name}{refiner} {how}{adapters}{acting}>"
+
     @property
     def unet(self) -> UNet:
         """Errors: `MissingComponent`."""
@@ -130,6 +138,7 @@ class UNetService:
         low_vram: bool = False,
         vae_clamp: bool = False,
         observe: Observer = unobserved,
+        drawn: Drawn = undrawn,
         **settings: Unpack[RequestSettings],
     ) -> GenerationResult:
         """Pictures of `prompt`. settings: the other fields of `GenerationRequest`; everything else as in `run`.
@@ -138,7 +147,8 @@ class UNetService:
         result.images[0].save("apple.png")
         """
         request = GenerationRequest.from_json({"prompt": prompt, **settings})
-        return self.run(request, latents=latents, debug=debug, low_vram=low_vram, vae_clamp=vae_clamp, observe=observe)
+        options = {"low_vram": low_vram, "vae_clamp": vae_clamp, "observe": observe, "drawn": drawn}
+        return self.run(request, latents=latents, debug=debug, **options)
 
     def run(
         self,
@@ -150,14 +160,16 @@ class UNetService:
         vae_clamp: bool = False,
         non_finite: NonFinite = "fail",
         observe: Observer = unobserved,
+        drawn: Drawn = undrawn,
     ) -> GenerationResult:
         """The pictures of a request: `generate_many` of one.
 
         latents: standard normal noise to start from, in place of that of the seeds. debug: a comma list of nan, timing
-        and shapes, or all. observe: called at each step of each picture. The rest as in `RunOptions`. Errors:
-        `InvalidInput` before any work; `MissingComponent`; `NonFiniteError`; `RequestFailed`.
+        and shapes, or all. observe: called at each step of each picture. drawn: called with each picture as soon as it
+        is there. The rest as in `RunOptions`. Errors: `InvalidInput` before any work; `MissingComponent`;
+        `NonFiniteError`; `RequestFailed`.
         """
-        options = _options(debug, low_vram=low_vram, vae_clamp=vae_clamp, non_finite=non_finite)
+        options = _options(debug, low_vram=low_vram, vae_clamp=vae_clamp, non_finite=non_finite, drawn=drawn)
         return generate_many(self.engine, [request], options, observe=observe, latents=latents)[0]
 
     def generate_many(
@@ -170,6 +182,7 @@ class UNetService:
         vae_clamp: bool = False,
         non_finite: NonFinite = "fail",
         observe: Observer = unobserved,
+        drawn: Drawn = undrawn,
         finished: Finished = unfinished,
     ) -> list[GenerationResult]:
         """The pictures of unlike requests, whose rows share forwards wherever their shapes are equal.
@@ -178,7 +191,9 @@ class UNetService:
         finished: called with a request's place among these and its result as soon as that is there. The rest as in
         `run`. Errors: as `run`, for any of the requests and before any step.
         """
-        options = _options(debug, limits=limits, low_vram=low_vram, vae_clamp=vae_clamp, non_finite=non_finite)
+        options = _options(
+            debug, limits=limits, low_vram=low_vram, vae_clamp=vae_clamp, non_finite=non_finite, drawn=drawn
+        )
         return generate_many(self.engine, requests, options, observe=observe, finished=finished)
 
     @overload

@@ -11,7 +11,7 @@ from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import AdapterStack
 from undertow.engine.parts import HighResolution, Region, Share, Views
 from undertow.errors import InvalidInput
-from undertow.picture_files import require_same
+from undertow.picture_files import require_readable, require_same
 from undertow.picture_json import ImageField
 from undertow.records import Finite, Record, require_fields
 
@@ -143,7 +143,14 @@ class GenerationRequest(Record):
 
     @property
     def seeds(self) -> list[int]:
+        """Of each picture."""
         return [self.seed + k for k in range(self.count)]
+
+    def variation(self, index: int) -> tuple[int, float] | None:
+        """The seed of the other noise of picture `index`, and how far its own moves towards it."""
+        if self.variation_seed is None or not self.variation_strength:
+            return None
+        return self.variation_seed + index, self.variation_strength
 
     @classmethod
     def from_json(cls, json: Mapping[str, Any], **pictures: Image.Image | None) -> "GenerationRequest":
@@ -167,6 +174,8 @@ class GenerationRequest(Record):
             picture = getattr(self, name)
             if picture is not None and not isinstance(picture, Image.Image):
                 raise InvalidInput(name, type(picture).__name__, "a PIL image", "open the file with PIL.Image.open")
+            if picture is not None:
+                require_readable(name, picture)
         if self.mask is None:
             return
         if self.image is None:
