@@ -153,9 +153,6 @@ def test_what_is_free_is_known_on_linux(tmp_path, monkeypatch):
 
 def test_a_lora_that_cannot_fit_is_refused_before_it_is_made():
     model = service_of("sd1").model
+    settings = LoraSettings(fit=FitSettings(steps=1, batch_size=1, learning_rate=1e-4), rank=10**12)
     with pytest.raises(OutOfMemory, match=r"a LoRA of rank 1000000000000 over \d+ layers needs .* smaller rank"):
-        new_lora(
-            model.require_unet(),
-            model.require_text(),
-            LoraSettings(fit=FitSettings(steps=1, batch_size=1, learning_rate=1e-4), rank=10**12),
-        )
+        new_lora(model.require_unet(), model.require_text(), settings)
