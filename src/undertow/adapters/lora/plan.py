@@ -19,7 +19,7 @@ SHOWN = 5
 SMALL_LEAVES = ("alpha", "on_input")
 """Numbers that decide what the other tensors mean."""
 
-LENIENT = "`strict=False`"
+LENIENT = "`read_lora(..., strict=False)` of undertow.adapters.lora.lora_file"
 _TEXT_PREFIXES = ("lora_te", "text_encoder")
 
 ReadTensor = Callable[[str], AnyTensor]
