@@ -144,6 +144,10 @@ SCHEDULER_CLASSES = [
     "KDPM2DiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "LCMScheduler",
+    "TCDScheduler",
+    "DDIMParallelScheduler",
+    "DDPMParallelScheduler",
+    "SASolverScheduler",
 ]
 
 

@@ -154,6 +154,7 @@ EVERYWHERE = {
 }
 OF_ONE = {
     ("ddim", "eta"): (0.0, 0.0, math.inf),
+    ("ddim", "stride"): (0, 0, math.inf),
     ("dpm_fast", "eta"): (0.0, 0.0, math.inf),
     ("dpm_adaptive", "eta"): (0.0, 0.0, math.inf),
     ("dpm_adaptive", "order"): (3, 2, 3),

@@ -193,7 +193,7 @@ def _write(result: "GenerationResult", indices: Sequence[int], out: Path, consol
         paths.append(path)
     stages = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in report.seconds.items())
     height, width = report.size
-    console.print(f"{len(indices)} of {width}x{height} by {report.request.sampler}: {stages}", highlight=False)
+    console.print(f"{len(indices)} of {width}x{height} by {report.sampler}: {stages}", highlight=False)
     return paths
 
 

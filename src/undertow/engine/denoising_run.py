@@ -15,7 +15,7 @@ from undertow.diffusion.guidance import (
     Step,
     embedded_scale,
 )
-from undertow.diffusion.paths import Path
+from undertow.diffusion.paths import Path, starting_noise
 from undertow.engine.branch_inputs import branch_inputs
 from undertow.engine.decode import Decoder
 from undertow.engine.evaluation import evaluate
@@ -76,13 +76,13 @@ class DenoisingRun:
             return x  # nothing may change, or another model draws all
         self._run = one.guidance.start(one.steps, one.network.preconditioning.parameterization)
         sampler = start_sampler(
-            self.request.sampler,
+            one.sampler.name,
             x,
             one.sigmas,
             path=_path(one),
             noise=self._noise,
             schedule=one.network.preconditioning.schedule,
-            **self.request.sampler_options,
+            **one.sampler.options,
         )
         answer: Tensor | Guided | None = None  # a generator's first `send` must be None
         step = -1
@@ -90,7 +90,7 @@ class DenoisingRun:
             try:
                 call = sampler.send(answer)  # pyright: ignore[reportArgumentType]
             except StopIteration as finished:
-                return self._finish(one, finished.value)
+                return self._finish(one, one.sampler.finished(finished.value, _path(one), one.sigmas[-1]))
             if (entering := one.step_at(call.sigma)) != step:
                 step = entering
                 self._enter(step, call.sigma, call.x)
@@ -177,8 +177,8 @@ class DenoisingRun:
     def _first(self, one: Pass, known: Latents | None, noise: Latents) -> Latents:
         device = one.network.unet.device
         match one.start:
-            case FromNoise():
-                return _path(one).pure_noise(noise, one.sigmas[0]).to(device)
+            case FromNoise(size=size):
+                return starting_noise(_path(one), noise, one.sigmas[0], size).to(device)
             case Continue():
                 assert known is not None
                 return known.to(device)

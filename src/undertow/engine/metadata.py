@@ -16,6 +16,7 @@ from undertow.engine.result import Report
 from undertow.errors import InvalidInput
 from undertow.picture_files import file_of
 from undertow.records import Record
+from undertow.sampling.names import sampler_in, schedule_in
 
 TEXT_KEY = "parameters"
 """Where A1111, Forge, ComfyUI loaders and civitai look."""
@@ -32,8 +33,8 @@ def a1111_text(report: Report, index: int) -> str:
     height, width = report.size
     settings = {
         "Steps": request.steps,
-        "Sampler": request.sampler,
-        "Schedule type": request.schedule,
+        "Sampler": sampler_in("A1111", report.sampler) or report.sampler,
+        "Schedule type": schedule_in("A1111", report.schedule) or report.schedule,
         "CFG scale": f"{request.guidance_scale:g}",
         "Seed": request.seeds[index],
         "Size": f"{width}x{height}",

@@ -214,6 +214,8 @@ class RequestRun:
             request=self.request,
             model=str(model.path),
             size=(0, 0) if encoded is None else encoded.size,
+            sampler="" if encoded is None else encoded.passes[-1].sampler.name,
+            schedule="" if encoded is None else encoded.passes[-1].sampler.schedule,
             sigmas=() if encoded is None else tuple(encoded.passes[-1].sigmas),
             seconds=dict(self.watch.seconds),
             rows=self.rows,
