@@ -27,10 +27,10 @@ class ChosenSampler:
     diffusers' schedulers return it. notes: what the request did not say."""
 
     name: str
-    options: Mapping[str, float]
     schedule: str
     grid: Callable[[int], list[float]]
-    timestep_map: TimestepMap
+    options: Mapping[str, float] = field(default_factory=dict[str, float])
+    timestep_map: TimestepMap = "interpolated"
     start: StartNoise = "variance"
     scaled_end: bool = False
     notes: tuple[str, ...] = field(default=())

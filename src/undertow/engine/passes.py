@@ -114,7 +114,7 @@ class Adapted:
 class Pass:
     """sampler: what walks along sigmas, of which none are left when nothing may change. branches: of every step. extra:
     channels that the network reads beside the latents; without_image: the same for the branch that must not see the
-    picture. adapters: `None` for networks without."""
+    picture. adapters: that act on the network, if any."""
 
     network: Network
     start: Start

@@ -147,8 +147,7 @@ def read_scheduler(config: Mapping[str, Any], pipeline: str | None = None) -> Mo
     """
     name = str(config.get("_class_name"))
     if name not in _CLASSES:
-        reason = "is what training scripts write" if name == "DDPMScheduler" else "is not among the known ones"
-        raise ConfigError("_class_name", name, f"{reason}; known are {', '.join(_CLASSES)}")
+        raise ConfigError("_class_name", name, f"must be one of {', '.join(_CLASSES)} to be drawn as in diffusers")
     known = _CLASSES[name]
     said = {**known.defaults, **{key: value for key, value in config.items() if key in known.defaults}}
     if pipeline in _CORRECTED:

@@ -171,8 +171,9 @@ def _mathematics(
 
 
 def _sampler(scheduler: Mapping[str, Any] | None, index: Mapping[str, Any] | None) -> ModelSampler | str | None:
-    """What the folder draws with in diffusers, or why that is not known."""
-    if scheduler is None:
+    """What the folder draws with in diffusers, or why that is not known. DDPMScheduler is what training scripts write,
+    ours too: nobody would draw with it in a request's few steps."""
+    if scheduler is None or scheduler.get("_class_name") == "DDPMScheduler":
         return None
     try:
         return read_scheduler(scheduler, None if index is None else str(index.get("_class_name")))

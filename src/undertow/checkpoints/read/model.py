@@ -32,15 +32,15 @@ class LoadedModel:
     sampler: as in `Checkpoint`."""
 
     path: Path
-    schedule: Schedule
+    schedule: Schedule = field(repr=False)
     parameterization: Parameterization
-    latent_space: LatentSpace | None
+    latent_space: LatentSpace | None = field(repr=False)
     family: FamilyName
-    report: LoadReport
-    sampler: ModelSampler | str | None = None
-    unet: UNet | None = None
-    vae: AutoencoderKL | None = None
-    text: TextStack | None = None
+    report: LoadReport = field(repr=False)
+    sampler: ModelSampler | str | None = field(default=None, repr=False)
+    unet: UNet | None = field(default=None, repr=False)
+    vae: AutoencoderKL | None = field(default=None, repr=False)
+    text: TextStack | None = field(default=None, repr=False)
     missing_text: tuple[TextKind, ...] = field(default=())
 
     def require_unet(self) -> UNet:
