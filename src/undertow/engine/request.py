@@ -21,6 +21,9 @@ MAX_SEED = 2**64 - 1
 PICTURES = ("image", "mask", "depth")
 """Fields that hold one picture each."""
 
+MODEL_SAMPLER = "model"
+"""In place of a sampler's name: the one that the model's folder names."""
+
 GROUPS = {
     "prompt": "What to draw",
     "steps": "How to draw it",
@@ -66,12 +69,14 @@ class GenerationRequest(Record):
     # How to draw it
     steps: Annotated[int, Ge(1)] = 20
     """Number of sampling steps."""
-    sampler: str = "dpmpp_2m"
-    """Name of the sampling algorithm; `undertow samplers` lists them."""
+    sampler: str = MODEL_SAMPLER
+    """Name of the sampling algorithm; `undertow samplers` lists them. "model" draws as the scheduler of the model's own
+    folder does, and with dpmpp_2m where there is none."""
     sampler_options: Mapping[str, float] = field(default_factory=dict)
     """Options of the sampling algorithm by name. For example {"eta": 0.5}."""
-    schedule: str = "karras"
-    """Grid of noise levels; `undertow samplers --schedules` lists them."""
+    schedule: str | None = None
+    """Grid of noise levels; `undertow samplers --schedules` lists them. When `None`, the one of the model's own
+    sampler, or karras."""
     sigmas: tuple[float, ...] | None = None
     """Noise levels to use in place of schedule and steps."""
     discard_penultimate: bool | None = None
