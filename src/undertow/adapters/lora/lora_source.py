@@ -10,9 +10,12 @@ from undertow.adapters.lora.leaves import Layer, LoraNames, read_lora_names
 from undertow.adapters.lora.peft import PeftSettings, settings_of_config, settings_of_header
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.weights import Weights
-from undertow.errors import UnsafeFile
+from undertow.errors import CorruptFile, UnsafeFile
 
 PEFT_CONFIG = "adapter_config.json"
+
+MATCHED_CHARACTERS = 4_000_000
+"""Characters of names times patterns with wildcards: a few seconds. SDXL's layers have 60,000."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,10 +41,11 @@ class LoraFile:
         names = read_lora_names(opened.tensors)
         require_lora(opened.weights, names)
         settings = settings_of_header(opened.path, opened.weights.metadata)
-        config = opened.path.with_name(PEFT_CONFIG)
-        if not config.is_file() or not (opened.folder or opened.path.name == LORA_FILES[0]):
-            return cls(path=opened.path, weights=opened.weights, names=names, settings=settings)
-        settings[""] = settings_of_config(config, read_json(config))
+        beside = opened.path.with_name(PEFT_CONFIG)
+        config = beside if beside.is_file() and (opened.folder or opened.path.name == LORA_FILES[0]) else None
+        if config is not None:
+            settings[""] = settings_of_config(config, read_json(config))
+        _require_quick_matching(opened.path, settings, names)
         return cls(path=opened.path, weights=opened.weights, names=names, settings=settings, config=config)
 
     def settings_for(self, layer: Layer) -> PeftSettings | None:
@@ -51,3 +55,10 @@ class LoraFile:
             return None
         settings = self.settings[max(prefixes, key=len)]
         return None if settings.loose and not layer.from_peft else settings
+
+
+def _require_quick_matching(path: Path, settings: Mapping[str, PeftSettings], names: LoraNames) -> None:
+    wildcards = sum(each.alphas.wildcards + each.ranks.wildcards for each in settings.values())
+    if wildcards * sum(map(len, names.layers)) > MATCHED_CHARACTERS:
+        problem = f"{wildcards} name patterns with wildcards for {len(names.layers):,} layers"
+        raise CorruptFile(path, problem, "write out the layers' names")

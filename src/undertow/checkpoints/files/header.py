@@ -18,6 +18,8 @@ from undertow.errors import CorruptFile, UnknownCheckpoint
 
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 50_000
+MAX_NAME = 1000
+"""Characters of a tensor's name. The longest in use have 150."""
 METADATA = "__metadata__"
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -84,6 +86,9 @@ def read_header(path: Path) -> Header:
     metadata = entries.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _corrupt(path, "metadata that is not text")
+    longest = max(map(len, entries), default=0)
+    if longest > MAX_NAME:
+        raise _corrupt(path, f"a tensor's name of {longest:,} characters; {MAX_NAME:,} are allowed")
     if len(entries) > MAX_TENSORS:
         raise _corrupt(path, f"{len(entries):,} tensors; {MAX_TENSORS:,} are allowed")
     return Header(tensors={name: _info(path, name, entry) for name, entry in entries.items()}, metadata=metadata)
