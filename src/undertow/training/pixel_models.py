@@ -39,7 +39,7 @@ def train_pixel_model(
     on_record: Callable[[StepRecord], None] = lambda record: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Path:
-    """Trains a model in the folder `out` and returns the folder, which `generate.load_class_model` can then read.
+    """Trains a model in the folder `out` and returns the folder, which `load_class_model` can then read.
 
     resume: resume from the newest checkpoint in `out`, or from that of `resume_step`. cpu: do not use accelerators.
     on_resume, on_record, stop: see `fit`; called in the main process, but `stop` in all.
