@@ -7,6 +7,7 @@ from pathlib import Path
 from undertow.adapters.files.opened import LORA_FILES, OpenedAdapter
 from undertow.adapters.lora.base_model import require_lora
 from undertow.adapters.lora.leaves import Layer, LoraNames, read_lora_names
+from undertow.adapters.lora.numbered import module_classes
 from undertow.adapters.lora.peft import PeftSettings, settings_of_config, settings_of_header
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.weights import Weights
@@ -21,12 +22,14 @@ MATCHED_CHARACTERS = 4_000_000
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LoraFile:
     """The names and settings of a LoRA file. path: as messages name it. settings: PEFT's, by the prefix of the layers
-    they apply to. config: the file that PEFT's settings were read from, if there is one."""
+    they apply to. module_classes: of numbered layers, see `numbered.py`. config: the file that PEFT's settings were
+    read from, if there is one."""
 
     path: Path
     weights: Weights
     names: LoraNames
     settings: Mapping[str, PeftSettings]
+    module_classes: Mapping[str, tuple[str, ...]]
     config: Path | None = None
 
     @classmethod
@@ -38,7 +41,7 @@ class LoraFile:
             raise UnsafeFile(
                 opened.path, problem, "load it with torch on a machine you trust, and save it as safetensors"
             )
-        names = read_lora_names(opened.tensors)
+        names = read_lora_names(opened.tensors, opened.weights.metadata)
         require_lora(opened.weights, names)
         settings = settings_of_header(opened.path, opened.weights.metadata)
         beside = opened.path.with_name(PEFT_CONFIG)
@@ -46,7 +49,14 @@ class LoraFile:
         if config is not None:
             settings[""] = settings_of_config(config, read_json(config))
         _require_quick_matching(opened.path, settings, names)
-        return cls(path=opened.path, weights=opened.weights, names=names, settings=settings, config=config)
+        return cls(
+            path=opened.path,
+            weights=opened.weights,
+            names=names,
+            settings=settings,
+            module_classes=module_classes(opened.path, opened.weights.metadata, list(names.layers)),
+            config=config,
+        )
 
     def settings_for(self, layer: Layer) -> PeftSettings | None:
         """The settings that apply to one layer: those with the longest matching prefix."""
