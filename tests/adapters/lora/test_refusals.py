@@ -265,6 +265,26 @@ def test_a_header_that_cannot_be_read_or_takes_long_to_match(settings, tmp_path)
         read_lora(path, targets_of("M15"))
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.uint8, torch.int64])
+def test_whole_numbers_are_no_weights(dtype, tmp_path):
+    """They were quantized by scales that the file does not name, or are masks."""
+    tensors = {name: tensor.to(dtype) for name, tensor in pair_of().items()}
+    path = write(tmp_path / "lora.safetensors", tensors)
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(UnsupportedModel, match=rf"a LoRA whose tensors are {kind} \(.*lora_.*\).*save it in float16"):
+        read_lora(path, targets_of("M15"))
+    with pytest.raises(UnsupportedModel, match=kind):
+        describe_lora(path)
+
+
+@pytest.mark.parametrize("shape", [(), (4,)])
+@pytest.mark.parametrize("ending", ["lora_down.weight", "lora_up.weight"])
+def test_numbers_and_vectors_are_no_matrices(ending, shape, tmp_path):
+    tensors = {name: torch.ones(shape) if name.endswith(ending) else tensor for name, tensor in pair_of().items()}
+    with pytest.raises(CorruptFile, match=f"{ending} has the shape .*, which is no matrix"):
+        read_lora(write(tmp_path / "lora.safetensors", tensors), targets_of("M15"))
+
+
 def test_many_names_and_wildcards_that_would_take_minutes_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(lora_source, "MATCHED_CHARACTERS", 100)
     settings = json.dumps({"unet.alpha_pattern": {f".*{index}x": 2 for index in range(4)}})

@@ -9,11 +9,13 @@ from undertow.adapters.lora.algorithms import UnreadableLayer, build_update
 from undertow.adapters.lora.leaves import Layer
 from undertow.adapters.lora.lora_source import LoraFile
 from undertow.adapters.lora.updates import AnyTensor, Update
-from undertow.errors import CorruptFile
+from undertow.errors import CorruptFile, UnsupportedModel
 
 SMALL_LEAVES = ("alpha", "on_input")
 """Numbers that decide what the other tensors mean."""
 
+VECTORS = ("weight", "dora_scale", "magnitude", "rescale", "up_bias", "diff", "diff_b", "w_norm", "b_norm")
+"""Leaves that may have one dimension."""
 
 ReadTensor = Callable[[str], AnyTensor]
 
@@ -44,6 +46,7 @@ def build_layer(file: LoraFile, layer: Layer, read: ReadTensor) -> PlannedLayer:
         return 1.0 if given is None else given
 
     tensors = {name: read(name) for leaf, name in layer.leaves.items() if leaf != "alpha"}
+    _require_numbers(file, layer)
     try:
         leaves = {leaf: tensors[name] for leaf, name in layer.leaves.items() if name in tensors}
         update = build_update(leaves, alpha, scale)
@@ -83,6 +86,21 @@ def plan_layer(file: LoraFile, layer: Layer, read: ReadTensor) -> PlannedLayer:
         return torch.empty(info.shape, dtype=info.dtype, device="meta")
 
     return build_layer(file, layer, shape_only)
+
+
+def _require_numbers(file: LoraFile, layer: Layer) -> None:
+    """Accepts floating-point vectors and matrices. Errors: `UnsupportedModel` for whole numbers, whose scale nothing
+    says; `CorruptFile` for a number or a vector in the place of a matrix."""
+    for leaf, name in layer.leaves.items():
+        info = file.weights.tensors[name]
+        if leaf in SMALL_LEAVES:
+            continue
+        if not info.dtype.is_floating_point:
+            held = f"a LoRA whose tensors are {str(info.dtype).removeprefix('torch.')} ({name})"
+            raise UnsupportedModel(file.path, held, "save it in float16 or float32, with what it was quantized by")
+        if len(info.shape) < (1 if leaf in VECTORS else 2):
+            problem = f"{name} has the shape {list(info.shape)}, which is no matrix"
+            raise CorruptFile(file.path, problem, "download it again, or train it anew")
 
 
 def _alpha(file: LoraFile, layer: Layer, read: ReadTensor) -> float | None:
