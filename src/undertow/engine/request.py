@@ -142,6 +142,10 @@ class GenerationRequest(Record):
             if seed is not None and not 0 <= seed <= MAX_SEED - self.count + 1:
                 raise InvalidInput(name, seed, f"a whole number from 0 to 2^64 - {self.count}")
         require_fields(self)
+        for name, least in (("original_size", 1), ("crop", 0), ("target_size", 1)):
+            pair = getattr(self, name)
+            if pair is not None and min(pair) < least:
+                raise InvalidInput(name, pair, f"a pair of whole numbers of at least {least}")
         if self.variation_strength and self.variation_seed is None:
             raise InvalidInput("variation_strength", self.variation_strength, "0 without a variation_seed", "give both")
         self._check_pictures()
