@@ -207,6 +207,12 @@ def test_lists_are_written_as_the_tuples_that_they_stand_for():
             {"prompt": "", "cfg": 7},
             {},
             "cfg",
+            "7, expected a field of GenerationRequest; here it is called 'guidance_scale'",
+        ),
+        (
+            {"prompt": "", "cups": 7},
+            {},
+            "cups",
             "7, expected a field of GenerationRequest; it has prompt, negative_prompt",
         ),
         ({"prompt": "", "step": 7}, {}, "step", "did you mean 'steps'"),
