@@ -335,7 +335,7 @@ def test_a_second_prompt_may_vary_too(sdxl):
     steps = sdxl.encode_steps("a cat", 2, second="a [cat|dog]", dialect="a1111")
     assert torch.equal(steps[1][0].encoding.context, sdxl.encode("a cat", second="a dog").context)
     with pytest.raises(InvalidInput, match="AND"):
-        sdxl.encode_steps("a cat", 2, second="a cat AND a dog", dialect="a1111")
+        sdxl.encode_steps("a cat", 2, second=parse_prompt("a cat AND a dog", "a1111"))
     with pytest.raises(InvalidInput, match="steps"):
         sdxl.encode_steps("a cat", 0)
 

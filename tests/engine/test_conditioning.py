@@ -1,6 +1,7 @@
 """What the network is told at every step: texts, what an empty negative prompt means, and SDXL's numbers."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -141,12 +142,25 @@ def test_without_a_step_there_is_still_something_to_tell():
     assert len(conditioner("sd1").branches(0)) == 1
 
 
-def test_a_composed_negative_prompt_is_cut_and_noted_once():
-    made = conditioner("sd1", negative_prompt="dark AND [night:day:1]")
-    with_and = [one.unconditional.context for one in made.branches(2)]
-    plain = conditioner("sd1", negative_prompt="dark").branches(1)[0].unconditional.context
-    assert all(torch.equal(found, plain) for found in with_and)
-    assert len([line for line in made.decisions if "cannot be composed" in line]) == 1
+@pytest.mark.parametrize("text", ["red apple:1.4", "photo, ratio 16:9", "dark AND night", "dark AND night :0.5"])
+@pytest.mark.parametrize("where", ["negative", "region"])
+def test_negative_prompts_and_those_of_regions_are_not_composed(where, text):
+    """A1111 splits at AND and takes the number at the end in get_multicond_prompt_list of its prompt_parser.py, which
+    negative prompts never pass: their text is what stands there."""
+    region = Region(prompt=text, box=(0, 0, 0.5, 1))
+    settings = {"negative_prompt": text} if where == "negative" else {"regions": (region,)}
+    made = conditioner("sd1", **settings)
+    (step,) = made.branches(1)
+    found = step.unconditional if where == "negative" else step.regions[0]
+    assert torch.equal(found.context, stack_for("clip_l").encode(text, dialect="plain").context)
+    assert len([line for line in made.decisions if "AND is a word" in line]) == ("AND" in text)
+
+
+def test_a_negative_prompt_is_edited_and_weighted_all_the_same():
+    first, second = conditioner("sd1", negative_prompt="[dark:(light:1.5):1] night").branches(2)
+    encode = partial(stack_for("clip_l").encode, dialect="a1111")
+    assert torch.equal(first.unconditional.context, encode("dark night").context)
+    assert torch.equal(second.unconditional.context, encode("(light:1.5) night").context)
 
 
 @pytest.mark.parametrize("settings", [{"dialect": "plain"}, {"clip_skip": 2}])

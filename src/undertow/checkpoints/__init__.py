@@ -1,1 +1,1 @@
-"""Reading and writing model weights, strictly."""
+"""Files of weights: found, identified, read strictly, and written."""

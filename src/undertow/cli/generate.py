@@ -3,7 +3,6 @@
 Everything that can be refused without a model is refused before torch is imported: a mistake is answered at once.
 """
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,16 +18,19 @@ from undertow.cli.show import show
 from undertow.cli.task import new_task, repeated_task
 from undertow.cli.waiting import waiting
 from undertow.cli.watching import watching
-from undertow.cli.written_pictures import suggest, write_pictures
+from undertow.cli.written_pictures import PictureWriter, suggest
 from undertow.embedded import embedded_models
 from undertow.engine.debug import Debug
 from undertow.engine.request import GROUPS, GenerationRequest
+from undertow.picture_names import DEFAULT_NAME, FIELDS, require_picture_file
 from undertow.records import descriptions
 
 to_draw = partial(typer.Option, rich_help_panel=GROUPS["prompt"])
 of_output = partial(typer.Option, rich_help_panel="Output")
 of_model = partial(typer.Option, rich_help_panel="Model")
 of_machine = partial(typer.Option, rich_help_panel="Machine")
+
+NAME_HELP = f"Names in a folder, of {', '.join(f'{{{field}}}' for field in FIELDS)}; an ending (.jpg) is the format."
 
 
 @with_request_options
@@ -42,7 +44,13 @@ def generate(
             "--from", help="Repeat a picture that undertow wrote; what is given beside it replaces what is stored."
         ),
     ] = None,
-    out: Annotated[Path, of_output("--out", "-o", help="Folder or .png file to write to.")] = Path("out"),
+    out: Annotated[
+        Path, of_output("--out", "-o", help="Folder, or file that ends in .png, .jpg or .webp; - is standard output.")
+    ] = Path("out"),
+    name: Annotated[str, of_output(help=NAME_HELP)] = DEFAULT_NAME,
+    overwrite: Annotated[
+        bool, of_output("--overwrite", help="Replace files that exist, in place of new names.")
+    ] = False,
     preview: Annotated[Path | None, of_output(help="Picture file to keep showing the newest estimate.")] = None,
     draw_here: Annotated[
         bool, of_output("--show/--no-show", help="Draw the pictures into the terminal too, where it can.")
@@ -96,6 +104,11 @@ def generate(
     else:
         task = repeated_task(repeat, options if prompt is None else {**options, "prompt": prompt}, console)
     source = model if model is not None else task.model
+    writer = PictureWriter.to(out, name, task.indices, overwrite=overwrite)
+    if preview is not None:
+        require_picture_file(preview, "--preview")
+    if source in embedded_models():
+        writer.model = source
     require_files(task.request, source, refiner)
     loading = LoadingOptions(
         precision=precision,
@@ -109,12 +122,15 @@ def generate(
     )
     with waiting(console, f"loading {source}"):
         service = loading.load(source)
-    with watching(console, task.request.count, preview) as observe:
-        result = service.run(task.request, debug=watched, low_vram=low_vram, vae_clamp=vae_clamp, observe=observe)
-    if source in embedded_models():  # a picture names the model, not where it lies on this machine
-        result = replace(result, report=replace(result.report, model=source))
-    paths = write_pictures(result, task.indices, out, console)
-    if draw_here:
+    how = {"debug": watched, "low_vram": low_vram, "vae_clamp": vae_clamp, "drawn": writer.take}
+    try:
+        with watching(console, task.request.count, preview) as observe:
+            result = service.run(task.request, observe=observe, **how)
+    except BaseException:  # interrupted, or failed at a later picture
+        writer.tell_kept(console)
+        raise
+    writer.tell(result, console)
+    if draw_here and writer.paths:
         show([result.images[index] for index in task.indices])
-    if model is None and repeat is None:
-        suggest(paths[0], console)
+    if model is None and repeat is None and writer.paths:
+        suggest(writer.paths[0], console)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from undertow.adapters.adapter import Adapter
 from undertow.cli.named_places import as_numbers, is_one_of, is_place, split_list, split_numbers, split_pair
+from undertow.cli.seeds import parse_seed
 from undertow.engine.parts import Region
 from undertow.errors import InvalidInput
 
@@ -73,12 +74,12 @@ def numbers_by_name(option: str, texts: Sequence[str] | None) -> dict[str, float
 
 
 def parse_variation(text: str) -> tuple[int, float]:
-    """From SEED:STRENGTH. Errors: `InvalidInput`."""
+    """From SEED:STRENGTH, where the seed may be random. Errors: `InvalidInput`."""
     seed, _, strength = text.partition(":")
     values = as_numbers(strength)
-    if not seed.isdigit() or len(values) != 1:
+    if len(values) != 1:
         raise InvalidInput("--variation", repr(text), "SEED:STRENGTH", "for example 7:0.2")
-    return int(seed), values[0]
+    return parse_seed(seed, "--variation"), values[0]
 
 
 def parse_size(text: str) -> tuple[int, int]:

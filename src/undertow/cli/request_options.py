@@ -131,7 +131,7 @@ OPTIONS: Sequence[RequestOption] = (
     RequestOption(name="negative", field="negative_prompt"),
     RequestOption(name="dialect", field="dialect"),
     RequestOption(name="clip_skip", field="clip_skip", unset="as trained"),
-    RequestOption(name="seed", field="seed", parse=None),
+    RequestOption(name="seed", field="seed", form="NUMBER|random", unset="random", parse=None),
     RequestOption(name="count", field="count", short="-n", parse=None),
     RequestOption(name="variation", field="variation_strength", form="SEED:STRENGTH", parse=None),
     RequestOption(name="steps", field="steps", short="-s"),

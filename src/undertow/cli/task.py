@@ -9,6 +9,7 @@ from rich.console import Console
 
 from undertow.cli.model_option import DEFAULT_MODEL
 from undertow.cli.request_options import changes, with_parts
+from undertow.cli.seeds import parse_seed, random_seed
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 
@@ -29,7 +30,7 @@ def new_task(prompt: str | None, options: Mapping[str, Any]) -> Task:
     if prompt is None:
         remedy = f'for example undertow generate "{EXAMPLE}", or repeat a picture with --from'
         raise InvalidInput("prompt", None, "a text, which may be empty", remedy)
-    rows = {name: options[name] for name in ("seed", "count") if name in options}
+    rows: dict[str, Any] = {"seed": random_seed()} | _rows(options)
     request = with_parts(GenerationRequest(prompt=prompt, **changes(options), **rows), options)
     return Task(request=request, indices=range(request.count))
 
@@ -49,11 +50,18 @@ def repeated_task(picture: Path, options: Mapping[str, Any], console: Console) -
         names = ", ".join(name.replace("_", " ") for name in options)
         console.print("note: given now, in place of what is stored:", names, highlight=False, soft_wrap=True)
     request, index = with_parts(stored.request, options), stored.index
-    if not options.keys() & {"seed", "count"}:
+    rows = _rows(options)
+    if not rows:
         return Task(request=request, indices=[index], model=stored.model)
     variation = request.variation_seed
     if variation is not None and "variation" not in options:
         variation += index
-    seed, count = options.get("seed", request.seed + index), options.get("count", 1)
-    request = replace(request, seed=seed, count=count, variation_seed=variation)
-    return Task(request=request, indices=range(count), model=stored.model)
+    rows = {"seed": request.seed + index, "count": 1, **rows}
+    request = replace(request, **rows, variation_seed=variation)
+    return Task(request=request, indices=range(request.count), model=stored.model)
+
+
+def _rows(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Seed and number of pictures, of those that were typed. Errors: `InvalidInput`."""
+    found = {"count": options["count"]} if "count" in options else {}
+    return found | ({"seed": parse_seed(options["seed"])} if "seed" in options else {})

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from undertow.errors import InvalidInput
+
 Tokens = Float[Tensor, "chunks tokens dim"]
 Weights = Float[Tensor, "chunks tokens"]
 Fragments = Int[Tensor, "chunks tokens"]
@@ -62,7 +64,12 @@ def compel(given: Weighing) -> Tokens:
     """
     weighted = [lerp(given)]
     shares = [1.0]
-    for fragment in sorted(set(given.fragments[given.weights < 1].tolist())):
+    light = sorted(set(given.fragments[given.weights < 1].tolist()))
+    if len(light) > MAX_LIGHT:
+        raise InvalidInput(
+            "weights below 1", f"{len(light)} different texts'", f"at most {MAX_LIGHT}", "each is encoded by itself"
+        )
+    for fragment in light:
         mine = given.fragments == fragment
         weight = max(float(given.weights[mine][0]), _SMALLEST)
         hidden = given.without(~mine)
@@ -80,6 +87,9 @@ def compel(given: Weighing) -> Tokens:
         shares.append(math.tan((1 - weight) * math.pi / 2))
     return mixed(weighted, shares, normalize=True)
 
+
+MAX_LIGHT = 100
+"""Most texts of a prompt that `compel` weakens: the network runs once for each."""
 
 _SMALLEST = 1e-5
 """Below this, the tangent of a vanished weight would be infinite (compel's epsilon)."""

@@ -167,15 +167,17 @@ class TextStack:
         emphasis: str | None = None,
         clip_skip: int | None = None,
         long: LongPrompts = "chunk",
+        composition: bool = True,
     ) -> tuple[tuple[WeightedEncoding, ...], ...]:
         """For each step the prompts that guide it: several where prompts are composed with AND, others after an edit.
 
-        Equal steps share one encoding. Arguments and errors as in `encode`.
+        composition: whether AND and the weight behind a prompt are read, as of a prompt itself, or are text, as in a
+        negative one. Equal steps share one encoding. Other arguments and errors as in `encode`.
         """
         if steps < 1:
             raise InvalidInput("steps", steps, "at least 1")
         options = _options(emphasis, clip_skip, long)
-        first = self._parsed(prompt, dialect, options)
+        first = self._parsed(prompt, dialect, options, composition=composition)
         other = None if second is None else self._second(second, dialect, options)
         done: dict[Hashable, TextEncoding] = {}
 
@@ -184,24 +186,28 @@ class TextStack:
                 done[one, beside] = self._encode(one, beside, options)
             return done[one, beside]
 
-        return tuple(
-            tuple(
+        def at(step: int) -> tuple[WeightedEncoding, ...]:
+            beside = None if other is None else resolve(other, step, steps)[0][0]
+            return tuple(
                 WeightedEncoding(encoding=encoding(one, beside), weight=weight)
                 for one, weight in resolve(first, step, steps)
             )
-            for step in range(steps)
-            for beside in (None if other is None else resolve(other, step, steps)[0][0],)
-        )
 
-    def _parsed(self, prompt: str | ParsedPrompt, dialect: str, options: _Options) -> ParsedPrompt:
+        if not varies(first) and (other is None or not varies(other)):
+            return (at(0),) * steps
+        return tuple(at(step) for step in range(steps))
+
+    def _parsed(
+        self, prompt: str | ParsedPrompt, dialect: str, options: _Options, *, composition: bool = True
+    ) -> ParsedPrompt:
         if isinstance(prompt, ParsedPrompt):
             return prompt
-        return parse_prompt(prompt, dialect, emphasis=options.emphasis != "none")
+        return parse_prompt(prompt, dialect, emphasis=options.emphasis != "none", composition=composition)
 
     def _second(self, prompt: str | ParsedPrompt, dialect: str, options: _Options) -> ParsedPrompt:
         if len(self.encoders) < 2:
             raise InvalidInput("second", "given", "none, for a model with one text encoder")
-        parsed = self._parsed(prompt, dialect, options)
+        parsed = self._parsed(prompt, dialect, options, composition=False)
         if composed(parsed):
             raise InvalidInput("second", "composed with AND", "one prompt", "compose the first prompt")
         return parsed

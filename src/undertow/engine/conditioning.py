@@ -62,21 +62,22 @@ class Conditioner:
     def branches(self, steps: int) -> list[Branches]:
         """One for every step; A1111's editing, alternation and AND make them differ. Errors: `PromptError`."""
         request, steps = self.request, max(1, steps)
-        conditional, negative = (
-            self._encode(self.text, text, steps) for text in (request.prompt, request.negative_prompt)
-        )
+        conditional = self._encode(self.text, request.prompt, steps, composition=True)
+        negative = self._encode(self.text, request.negative_prompt, steps)
         readers = zip(self.region_texts, request.regions, strict=True)
         regions = [self._encode(text, region.prompt, steps) for text, region in readers]
-        if any(len(encodings) > 1 for encodings in negative):
-            self._decide("a negative prompt cannot be composed: only what stands before its first AND is used")
         return [
             self._branches(conditional[step], negative[step][0], [region[step][0] for region in regions])
             for step in range(steps)
         ]
 
-    def _encode(self, reader: TextStack, text: str, steps: int) -> tuple[tuple[WeightedEncoding, ...], ...]:
+    def _encode(
+        self, reader: TextStack, text: str, steps: int, *, composition: bool = False
+    ) -> tuple[tuple[WeightedEncoding, ...], ...]:
         request = self.request
-        encodings = reader.encode_steps(text, steps, dialect=request.dialect, clip_skip=request.clip_skip)
+        encodings = reader.encode_steps(
+            text, steps, dialect=request.dialect, clip_skip=request.clip_skip, composition=composition
+        )
         for line in dict.fromkeys(note for step in encodings for one in step for note in one.encoding.notes):
             self._decide(line)
         return encodings

@@ -81,7 +81,15 @@ class DenoisingRun:
         if one.steps == 0:
             return x  # nothing may change, or another model draws all
         self._run = one.guidance.start(one.steps, one.network.preconditioning.parameterization)
-        sampler = start_sampler(self.sampler, x, one.sigmas, path=_path(one), noise=self._noise, **self.sampler_options)
+        sampler = start_sampler(
+            self.sampler,
+            x,
+            one.sigmas,
+            path=_path(one),
+            noise=self._noise,
+            schedule=one.network.preconditioning.schedule,
+            **self.sampler_options,
+        )
         answer: Tensor | Guided | None = None  # a generator's first `send` must be None
         step = -1
         while True:

@@ -33,7 +33,7 @@ class BranchInput:
     """What a network receives for one branch of guidance, or one prompt or region of it.
 
     name: in debug output. extra: channels beside the latents, for models that read a picture (inpainting, editing,
-    depth). adapters: what acts in each window; empty for networks without adapters. perturbation, observed: as in
+    depth). adapters: what acts in each window, if anything does. perturbation, observed: as in
     guidance's `Branch`.
     """
 

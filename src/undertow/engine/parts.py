@@ -7,6 +7,7 @@ from annotated_types import Ge, Gt, Le, Lt
 
 from undertow.adapters.adapter import Adapter
 from undertow.errors import InvalidInput
+from undertow.prompt_text import require_prompt
 from undertow.records import Finite, Record, require_fields
 
 Share = Annotated[float, Ge(0), Le(1)]
@@ -27,6 +28,7 @@ class Region(Record):
     """Adapters that act in this region, in addition to the request's own."""
 
     def __post_init__(self) -> None:
+        require_prompt("region.prompt", self.prompt)
         left, top, right, bottom = self.box
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
             raise InvalidInput(

@@ -13,6 +13,7 @@ from undertow.engine.parts import HighResolution, Region, Share, Views
 from undertow.errors import InvalidInput
 from undertow.picture_files import require_readable, require_same
 from undertow.picture_json import ImageField
+from undertow.prompt_text import require_prompt
 from undertow.records import Finite, Record, require_fields
 
 MAX_SEED = 2**64 - 1
@@ -131,8 +132,7 @@ class GenerationRequest(Record):
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
-            if not isinstance(getattr(self, name), str):
-                raise InvalidInput(name, repr(getattr(self, name)), "text; it may be empty")
+            require_prompt(name, getattr(self, name))
         for name, seed in (("seed", self.seed), ("variation_seed", self.variation_seed)):
             if seed is not None and not 0 <= seed <= MAX_SEED - self.count + 1:
                 raise InvalidInput(name, seed, f"a whole number from 0 to 2^64 - {self.count}")

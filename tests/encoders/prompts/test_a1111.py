@@ -137,6 +137,16 @@ def test_composition(text, expected):
     assert composed(prompt) == isinstance(prompt.tree, Composed) == (expected != [("a cat", 1.0)])
 
 
+@pytest.mark.parametrize(("text", "said"), [
+    ("photo, ratio 16:9", ["the 9 at the end of the prompt was read as the weight of its guidance, as A1111 reads it"]),
+    ("photo, ratio 16:9 AND b", []),
+    ("photo, ratio 16:9 lens", []),
+    ("photo:1", []),
+])  # fmt: skip
+def test_a_number_at_the_end_that_may_not_have_been_meant_is_told(text, said):
+    assert list(a1111.parse(text).notes) == said
+
+
 def test_tags_are_taken_out():
     prompt = a1111.parse("a <lora:film:0.8:te=1> c<hypernet:x>at <3")
     assert prompt.tags == (

@@ -7,6 +7,7 @@ r"""The prompts of AUTOMATIC1111's web UI and of Forge.
     a :0.7 AND b :1.2        composition, each prompt with its own guidance
     <lora:name:0.8>          a tag, taken out of the text
 
+Of a negative prompt and of a region's the tool reads all of this but composition: AND and a number at the end are text.
 AND is read first, then editing and alternation, then emphasis, which is why a bracket that does not pair is read as
 emphasis up to the end of the prompt. Inside a bracket of editing all brackets must pair; otherwise, and wherever a `|`
 stands outside of brackets, the tool edits nothing. Sources: the wiki's pages "Features" and "Composable Diffusion", and
@@ -19,6 +20,7 @@ import re
 from undertow.encoders.prompts.a1111_editing import Bracket, find_editing
 from undertow.encoders.prompts.source import Source
 from undertow.encoders.prompts.tree import (
+    MAX_DEPTH,
     Alternate,
     Break,
     Composed,
@@ -31,47 +33,67 @@ from undertow.encoders.prompts.tree import (
     sequence,
 )
 
+# Patterns that begin with white space, or look for an end that may not be there, take quadratic time.
 _TAG = re.compile(r"<(\w+):([^>]+)>")
 _AND = re.compile(r"\bAND\b")
-_GUIDANCE = re.compile(r"\s*:\s*([-+]?(?:\d+\.?|\d*\.\d+))\s*\Z")
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_GUIDANCE = re.compile(r"\s*([-+]?(?:\d+\.?|\d*\.\d+))")
+_BREAK = re.compile(r"\bBREAK\b")
 _TOKEN = re.compile(r"\\[()\[\]\\]|\\|[(\[)\]]|:\s*(?P<weight>[+-]?[.\d]+)\s*\)|[^\\()\[\]:]+|:")
 _ROUND, _SQUARE = 1.1, 1 / 1.1
+_AND_IS_TEXT = (
+    "AND is a word like others here: only the prompt itself is composed, not a negative one, a region's or a second one"
+)
 
 
-def parse(text: str, *, emphasis: bool = True) -> ParsedPrompt:
-    """The tree of a prompt. Without `emphasis`, parentheses and BREAK are text; editing and AND stay.
+def parse(text: str, *, emphasis: bool = True, composition: bool = True) -> ParsedPrompt:
+    """The tree of a prompt. Without `emphasis`, parentheses and BREAK are text; without `composition`, AND and the
+    guidance weight at the end are. Editing stays.
 
-    Errors: `PromptError` for weights that are not numbers and for brackets nested too deep.
+    Errors: `PromptError` for weights that are not numbers, brackets nested too deep and too many prompts in one.
     """
     typed = Source.typed(text)
-    tags = list(_TAG.finditer(text))
+    tags = list(_TAG.finditer(text, 0, text.rfind(">") + 1))
     source = typed.without(tag.span() for tag in tags)
-    parts = [_weighted_part(part, emphasis=emphasis) for part in _split(source)]
-    tree = (
-        parts[0][0]
-        if len(parts) == 1 and parts[0][1] == 1.0
-        else Composed(tuple(tree for tree, _ in parts), tuple(weight for _, weight in parts))
+    parts = [_weighted(part) for part in _split(source)] if composition else [(source, 1.0)]
+    trees = [_Reader(part, find_editing(part), emphasis=emphasis).read(0, len(part.text)) for part, _ in parts]
+    weights = tuple(weight for _, weight in parts)
+    return ParsedPrompt(
+        tree=trees[0] if weights == (1.0,) else Composed(tuple(trees), weights),
+        dialect="a1111",
+        tags=tuple(Tag(kind=tag[1], arguments=tuple(tag[2].split(":"))) for tag in tags),
+        notes=_notes(source.text, weights, composition=composition),
     )
-    found = tuple(Tag(kind=tag[1], arguments=tuple(tag[2].split(":"))) for tag in tags)
-    return ParsedPrompt(tree=tree, dialect="a1111", tags=found)
+
+
+def _notes(text: str, weights: tuple[float, ...], *, composition: bool) -> tuple[str, ...]:
+    """What one may not expect of how composition was read."""
+    if not composition:
+        return (_AND_IS_TEXT,) if _AND.search(text) else ()
+    weight, *others = weights
+    if others or weight == 1.0:
+        return ()
+    return (f"the {weight:g} at the end of the prompt was read as the weight of its guidance, as A1111 reads it",)
 
 
 def _split(source: Source) -> list[Source]:
     """The parts between ANDs."""
-    parts, start = [], 0
+    parts: list[Source] = []
+    start = 0
     for match in _AND.finditer(source.text):
+        source.another(len(parts) + 1, match.start())
         parts.append(source.part(start, match.start()))
         start = match.end()
     return [*parts, source.part(start, len(source.text))]
 
 
-def _weighted_part(source: Source, *, emphasis: bool) -> tuple[Node, float]:
-    match = _GUIDANCE.search(source.text)
-    weight = 1.0 if match is None else source.number(*match.span(1))
-    part = source if match is None else source.part(0, match.start())
-    reader = _Reader(part, find_editing(part), emphasis=emphasis)
-    return reader.read(0, len(part.text)), weight
+def _weighted(source: Source) -> tuple[Source, float]:
+    """The part without the weight that stands behind its last colon, and the weight."""
+    end = len(source.text.rstrip())
+    colon = source.text.rfind(":", 0, end)
+    match = None if colon < 0 else _GUIDANCE.fullmatch(source.text, colon + 1, end)
+    if match is None:
+        return source, 1.0
+    return source.part(0, len(source.text[:colon].rstrip())), source.number(*match.span(1))
 
 
 class _Reader:
@@ -103,9 +125,9 @@ class _Reader:
     def _take(self, token: "re.Match[str]", pieces: "_Pieces") -> None:
         match token[0]:
             case "(":
-                pieces.rounds.append(len(pieces.nodes))
+                self._open(pieces.rounds, token.start(), pieces)
             case "[":
-                pieces.squares.append(len(pieces.nodes))
+                self._open(pieces.squares, token.start(), pieces)
             case _ if token["weight"] is not None and pieces.rounds:
                 pieces.multiply(pieces.rounds.pop(), self.source.number(*token.span("weight")))
             case ")" if pieces.rounds:
@@ -117,6 +139,11 @@ class _Reader:
             case text:
                 for node in _broken(text):
                     pieces.add(node)
+
+    def _open(self, brackets: list[int], position: int, pieces: "_Pieces") -> None:
+        # Each piece is multiplied once for each bracket around it, so their number bounds the time.
+        self.source.deeper(len(brackets), MAX_DEPTH, position)
+        brackets.append(len(pieces.nodes))
 
     def _edited(self, bracket: Bracket) -> Node:
         options = tuple(self.read(*span) for span in bracket.options)
@@ -162,9 +189,14 @@ class _Pieces:
 def _broken(text: str) -> list[Node]:
     """Text with its BREAKs."""
     nodes: list[Node] = []
-    for index, part in enumerate(_BREAK.split(text)):
+    parts = _BREAK.split(text)
+    for index, whole in enumerate(parts):
+        part = whole
         if index > 0:
             nodes.append(Break())
+            part = part.lstrip()
+        if index < len(parts) - 1:
+            part = part.rstrip()
         if part:
             nodes.append(Text(part))
     return nodes

@@ -2,26 +2,41 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from typing import Protocol, runtime_checkable
 
 from undertow.diffusion.lookup import look_up
 from undertow.encoders.prompts import a1111, comfy, compel, plain
 from undertow.encoders.prompts.tree import ParsedPrompt
-from undertow.errors import InvalidInput
+from undertow.prompt_text import require_prompt
+
+
+@runtime_checkable
+class Parser(Protocol):
+    """Reads a prompt. Without `emphasis`, weights are text; without `composition`, so is what joins several prompts
+    that are each guided by themselves."""
+
+    def __call__(self, text: str, *, emphasis: bool, composition: bool) -> ParsedPrompt: ...
+
+
+def _weights_alone(parse: Callable[[str], ParsedPrompt]) -> Parser:
+    """The parser of a syntax that has weights and no composition."""
+
+    def read(text: str, *, emphasis: bool, composition: bool) -> ParsedPrompt:  # noqa: ARG001  # there is none to read
+        return parse(text) if emphasis else plain.parse(text)
+
+    return read
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
     """A syntax, and how the tool it comes from encodes what it reads.
 
-    parse_literal: the same where weights are switched off and written characters are text. emphasis: name in
-    `undertow.encoders.emphasis.EMPHASIS`. comma_backtrack: when a chunk is full, what follows the last comma among this
-    many tokens moves to the next. keep_together: a text of fewer tokens is not divided between chunks. merge:
-    neighboring texts of equal weight are tokenized as one.
+    emphasis: name in `undertow.encoders.emphasis.EMPHASIS`. comma_backtrack: when a chunk is full, what follows the
+    last comma among this many tokens moves to the next. keep_together: a text of fewer tokens is not divided between
+    chunks. merge: neighboring texts of equal weight are tokenized as one.
     """
 
-    parse: Callable[[str], ParsedPrompt]
-    parse_literal: Callable[[str], ParsedPrompt] = plain.parse
+    parse: Parser
     emphasis: str
     comma_backtrack: int = 0
     keep_together: int = 0
@@ -29,15 +44,10 @@ class Dialect:
 
 
 DIALECTS: dict[str, Dialect] = {
-    "plain": Dialect(parse=plain.parse, emphasis="ignore"),
-    "a1111": Dialect(
-        parse=a1111.parse,
-        parse_literal=partial(a1111.parse, emphasis=False),
-        emphasis="original",
-        comma_backtrack=20,
-    ),
-    "comfy": Dialect(parse=comfy.parse, emphasis="lerp", keep_together=8, merge=False),
-    "compel": Dialect(parse=compel.parse, emphasis="compel"),
+    "plain": Dialect(parse=_weights_alone(plain.parse), emphasis="ignore"),
+    "a1111": Dialect(parse=a1111.parse, emphasis="original", comma_backtrack=20),
+    "comfy": Dialect(parse=_weights_alone(comfy.parse), emphasis="lerp", keep_together=8, merge=False),
+    "compel": Dialect(parse=_weights_alone(compel.parse), emphasis="compel"),
 }
 
 
@@ -46,18 +56,13 @@ def find_dialect(name: str) -> Dialect:
     return look_up(DIALECTS, name, "dialect")
 
 
-def parse_prompt(text: str, dialect: str = "plain", *, emphasis: bool = True) -> ParsedPrompt:
-    """The tree of a prompt. Without `emphasis`, weights are not read and their characters are text.
+def parse_prompt(text: str, dialect: str = "plain", *, emphasis: bool = True, composition: bool = True) -> ParsedPrompt:
+    """The tree of a prompt. Without `emphasis`, weights are not read and their characters are text; without
+    `composition`, the same holds of AND and of the weight behind a whole prompt, as in A1111's negative prompts.
 
-    Errors: `PromptError` names the place that cannot be read; `InvalidInput` for unknown dialects and for characters
-    that are half of a pair (lone surrogates), which no encoder takes.
+    Errors: `PromptError` names the place that cannot be read; `InvalidInput` for unknown dialects, and for what is no
+    prompt in any (see `require_prompt`).
     """
     entry = find_dialect(dialect)
-    try:
-        text.encode()
-    except UnicodeEncodeError as err:
-        place = err.start
-        raise InvalidInput(
-            "prompt", f"not Unicode at character {place}", "text", "remove the lone surrogate there"
-        ) from err
-    return entry.parse(text) if emphasis else entry.parse_literal(text)
+    require_prompt("prompt", text)
+    return entry.parse(text, emphasis=emphasis, composition=composition)

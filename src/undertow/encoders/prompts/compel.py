@@ -48,13 +48,15 @@ def parse(text: str) -> ParsedPrompt:
 
 
 class _Reader:
-    """Readers return nodes and the position behind them, or None; groups are read once and remembered."""
+    """Readers return nodes and the position behind them, or None; what holds other syntax is read once at each place
+    and remembered, since several rules begin with it."""
 
     def __init__(self, words: Words, depth: int = 0):
         self.words = words
         self.depth = depth
         self.groups: dict[int, _Read | None] = {}
         self.quotes: dict[int, _Read | None] = {}
+        self.swaps: dict[int, _Read | None] = {}
 
     # Whole prompts
 
@@ -119,6 +121,7 @@ class _Reader:
             found = self.target(place) or self._quoted_prompt(place)
             if found is None:
                 return None
+            self.words.source.another(len(parts), place)
             parts.append(sequence(found[0]))
             closing = self.words.literal(")", found[1])
             if closing is not None:
@@ -233,12 +236,20 @@ class _Reader:
 
     def swap(self, position: int) -> _Read | None:
         """`original.swap(edited, t_start=0.2)`."""
+        position = self.words.skip(position)
+        if position not in self.swaps:
+            self.swaps[position] = self._read_swap(position)
+        return self.swaps[position]
+
+    def _read_swap(self, position: int) -> _Read | None:
         found = self.target(position)
         opening = None if found is None else self.words.literal(".swap", found[1])
         opening = None if opening is None else self.words.literal("(", opening)
         if found is None or opening is None:
             return None
+        self.depth = self.words.source.deeper(self.depth, MAX_DEPTH, opening - 1)
         edited, after = self.fragment(opening, punctuation=False)
+        self.depth -= 1
         comma = self.words.literal(",", after)
         options, after = ([], after) if comma is None else self.words.options(comma)
         closing = self.words.literal(")", after)

@@ -24,6 +24,7 @@ _SPACE = re.compile(r"\s*")
 _ESCAPED = re.compile(r'\\([()"])')
 
 PLUS, MINUS = 1.1, 0.9
+MOST_SIGNS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +78,14 @@ class Words:
         return None if found is None else (self.source.number(*found.span()), found.end())
 
     def signs(self, position: int) -> tuple[float, int] | None:
-        """The weight of `++` or `--`."""
+        """The weight of `++` or `--`. Errors: `PromptError` for more of them than a number can hold."""
         found = _SIGNS.match(self.source.text, position, self.end)
         if found is None:
             return None
+        if len(found[0]) > MOST_SIGNS:
+            raise self.source.refusal(
+                *found.span(), f"at most {MOST_SIGNS} signs", "1.1 to this power is 13,781 already"
+            )
         return (PLUS if found[0][0] == "+" else MINUS) ** len(found[0]), found.end()
 
     def keyword(self, position: int) -> tuple[str, int] | None:

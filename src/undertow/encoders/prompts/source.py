@@ -1,11 +1,16 @@
 """A prompt that remembers where its characters stood when it was typed, for errors that name the place."""
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from undertow.errors import PromptError
+
+MAX_PARTS = 100
+"""Most prompts that one may be made of. Every one is encoded by itself, and with AND also guided by itself."""
+
+SHOWN = 60
+"""Characters of a prompt that an error quotes at most."""
 
 
 @dataclass(frozen=True)
@@ -26,21 +31,25 @@ class Source:
 
     def without(self, spans: Iterable[tuple[int, int]]) -> "Source":
         """The rest when `spans` are cut out."""
-        text, origin, position = "", (), 0
+        kept: list[tuple[int, int]] = []
+        position = 0
         for start, end in spans:
-            text += self.text[position:start]
-            origin += self.origin[position:start]
+            kept.append((position, start))
             position = end
-        return Source(text + self.text[position:], origin + self.origin[position:])
+        kept.append((position, len(self.origin)))
+        text = "".join(self.text[start:end] for start, end in kept)
+        return Source(text, tuple(place for start, end in kept for place in self.origin[start:end]))
 
     def spaced(self, positions: Iterable[int]) -> "Source":
         """With a space before each of `positions`."""
-        text, origin, position = "", (), 0
+        texts: list[str] = []
+        origin: list[int] = []
+        position = 0
         for place in positions:
-            text += self.text[position:place] + " "
+            texts += self.text[position:place], " "
             origin += (*self.origin[position:place], self.origin[place])
             position = place
-        return Source(text + self.text[position:], origin + self.origin[position:])
+        return Source("".join((*texts, self.text[position:])), (*origin, *self.origin[position:]))
 
     def number(self, start: int, end: int) -> float:
         """The number written from `start` up to `end`. Errors: `PromptError` unless it is one, and finite."""
@@ -54,7 +63,8 @@ class Source:
 
     def refusal(self, start: int, end: int, expected: str, remedy: str = "") -> PromptError:
         """The error that names the characters from `start` up to `end`."""
-        return PromptError(self.origin[start], repr(self.text[start:end]), expected, remedy)
+        shown = self.text[start:end] if end - start <= SHOWN else f"{self.text[start : start + SHOWN]}..."
+        return PromptError(self.origin[start], repr(shown), expected, remedy)
 
     def deeper(self, depth: int, limit: int, position: int) -> int:
         """`depth` + 1. Errors: `PromptError` behind the limit."""
@@ -62,5 +72,7 @@ class Source:
             raise self.refusal(position, position + 1, f"at most {limit} brackets inside one another")
         return depth + 1
 
-
-WHITESPACE = re.compile(r"\s*")
+    def another(self, count: int, position: int) -> None:
+        """Where one more prompt begins within a prompt. Errors: `PromptError` when `count` are more than may be."""
+        if count >= MAX_PARTS:
+            raise self.refusal(position, len(self.text), f"at most {MAX_PARTS} prompts in one", "each is encoded alone")

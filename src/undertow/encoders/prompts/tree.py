@@ -11,6 +11,7 @@ Nodes are values: equal trees compare equal, and a tree can be the key of a cach
 
 import math
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TypeVar
 
 from undertow.errors import InvalidInput
@@ -159,16 +160,24 @@ def fragments(tree: Node, *, merge: bool = True) -> list[Fragment | Break]:
     tree that must be resolved or taken apart first, and for weights whose product is not a number.
     """
     found: list[Fragment | Break] = []
-    for part in _leaves(tree):
-        last = found[-1] if found else None
-        match part, last:
-            case Fragment(Text(text), weight), Fragment(Text(previous), same) if merge and weight == same:
-                found[-1] = Fragment(Text(previous + text), weight)
-            case Fragment(_, weight), _ if not math.isfinite(weight):
-                raise InvalidInput("weight", weight, "a finite number", "the weights around a word multiply")
-            case _:
-                found.append(part)
+    for weight, neighbors in groupby(_leaves(tree), key=_weight_of_text):
+        if merge and weight is not None:
+            found.append(Fragment(Text("".join(map(_text, neighbors))), weight))
+        else:
+            found += neighbors
+    for part in found:
+        if isinstance(part, Fragment) and not math.isfinite(part.weight):
+            raise InvalidInput("weight", part.weight, "a finite number", "the weights around a word multiply")
     return found
+
+
+def _weight_of_text(part: Fragment | Break) -> float | None:
+    """None for what is not text."""
+    return part.weight if isinstance(part, Fragment) and isinstance(part.leaf, Text) else None
+
+
+def _text(part: Fragment | Break) -> str:
+    return part.leaf.text if isinstance(part, Fragment) and isinstance(part.leaf, Text) else ""
 
 
 def _leaves(tree: Node) -> list[Fragment | Break]:
