@@ -19,8 +19,8 @@ from undertow.encoders.encoding import TextEncoding, TextReport, WeightedEncodin
 from undertow.encoders.inversion import Inversions
 from undertow.encoders.prompts.catalogue import Dialect, find_dialect, parse_prompt
 from undertow.encoders.prompts.resolve import composed, resolve, varies
-from undertow.encoders.prompts.tree import ParsedPrompt, Text, find_all
-from undertow.encoders.vocabulary import Vocabulary
+from undertow.encoders.prompts.tree import Blend, Joined, ParsedPrompt, Text, find_all, map_texts
+from undertow.encoders.vocabulary import Vocabulary, spelling_note
 from undertow.errors import ConfigError, InvalidInput
 
 LongPrompts = Literal["chunk", "truncate"]
@@ -219,6 +219,7 @@ class TextStack:
                 raise InvalidInput(
                     "prompt", "composed or different between steps", "one text", "use encode_steps, or resolve it first"
                 )
+        first, second = self._spelled(first), None if second is None else self._spelled(second)
         key = (first, second, options, self._state())
         cached = self._cache.find(key)
         if cached is not None:
@@ -236,6 +237,7 @@ class TextStack:
                 encoders=reports,
                 notes=tuple(dict.fromkeys(notes)),
                 tags=tuple(tag for prompt in prompts for tag in prompt.tags),
+                placement=self._placement(first),
             ),
         )
         self._cache.keep(key, encoding)
@@ -254,6 +256,28 @@ class TextStack:
             made.append((assembler, assembler.encode(parsed.tree)))
         longest = max(part.context.shape[1] for _, part in made)
         return [assembler.padded(part, longest) for assembler, part in made]
+
+    def _spelled(self, prompt: ParsedPrompt) -> ParsedPrompt:
+        """With names for emoji characters, of which a small model's tokenizer knows none."""
+        if self.vocabulary is None:
+            return prompt
+        found: dict[str, str] = {}
+
+        def spelled(text: str) -> str:
+            new, names = vocabulary.spelled(text)
+            found.update(names)
+            return new
+
+        vocabulary = self.vocabulary
+        tree = map_texts(prompt.tree, spelled)
+        return replace(prompt, tree=tree, notes=(*prompt.notes, spelling_note(found))) if found else prompt
+
+    def _placement(self, prompt: ParsedPrompt) -> str:
+        if self.vocabulary is None:
+            return ""
+        parts = prompt.tree.parts if isinstance(prompt.tree, Blend | Joined) else (prompt.tree,)
+        texts = [" ".join(leaf.text for leaf in find_all(part, Text)) for part in parts]
+        return next((note for text in texts if (note := self.vocabulary.placement_note(text)) is not None), "")
 
     def _unknown_words(self, prompt: ParsedPrompt) -> str | None:
         if self.vocabulary is None:

@@ -63,7 +63,7 @@ class Conditioner:
         """One for every step; A1111's editing, alternation and AND make them differ. Errors: `PromptError`."""
         request, steps = self.request, max(1, steps)
         conditional = self._encode(self.text, request.prompt, steps, composition=True)
-        negative = self._encode(self.text, request.negative_prompt, steps)
+        negative = self._encode(self.text, request.negative_prompt, steps, drawn=False)
         readers = zip(self.region_texts, request.regions, strict=True)
         regions = [self._encode(text, region.prompt, steps) for text, region in readers]
         return [
@@ -72,14 +72,17 @@ class Conditioner:
         ]
 
     def _encode(
-        self, reader: TextStack, text: str, steps: int, *, composition: bool = False
+        self, reader: TextStack, text: str, steps: int, *, composition: bool = False, drawn: bool = True
     ) -> tuple[tuple[WeightedEncoding, ...], ...]:
         request = self.request
         encodings = reader.encode_steps(
             text, steps, dialect=request.dialect, clip_skip=request.clip_skip, composition=composition
         )
-        for line in dict.fromkeys(note for step in encodings for one in step for note in one.encoding.notes):
-            self._decide(line)
+        unlike = {id(one.encoding): one.encoding for step in encodings for one in step}
+        for encoding in unlike.values():
+            for line in encoding.notes:
+                if drawn or line != encoding.report.placement:
+                    self._decide(line)
         return encodings
 
     def _branches(
