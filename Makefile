@@ -14,6 +14,9 @@ AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 TORCHINDUCTOR_CACHE_DIR
 # What must hold on such a processor too, and differs there.
 ON_AVX2 := tests/test_processor.py tests/attention/test_choose.py tests/nn/test_matmul.py tests/vae/test_precision.py \
 	tests/vae/test_tiling.py
+# Strict: a name that moved or a link to nothing is an error. The variable silences an advertisement that
+# mkdocs-material prints at every build.
+MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
@@ -65,12 +68,13 @@ AGAINST ?= HEAD
 bits: $(INSTALLED)  ## Draw 24 requests as this tree and as AGAINST=REVISION does, and name those that differ in a bit
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.bits --against $(AGAINST)
 
-check: $(INSTALLED)  ## Check format, lint, types and the layers of the architecture
+check: $(INSTALLED)  ## Check format, lint, types, the layers of the architecture, and that the documentation builds
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/pyright
 	@# Its cache outlives a module that was added or moved, and then reports imports that are not there.
 	$(BIN)/lint-imports --no-cache
+	$(MKDOCS) --quiet --site-dir $(CURDIR)/out/site-checked
 
 format: $(INSTALLED)  ## Format the code and fix what the linter can fix
 	$(BIN)/ruff format
@@ -91,8 +95,7 @@ evaluate: $(INSTALLED)  ## Measure the shipped text-to-image model beside diffus
 		$(if $(wildcard out/emoji/run),--run out/emoji/run)
 
 docs: $(INSTALLED)  ## Build the documentation into site/
-	@# The variable silences an advertisement that mkdocs-material prints at every build.
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(MKDOCS)
 
 clean:  ## Remove what the other targets made, the environment included
 	rm -rf $(VENV) site dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

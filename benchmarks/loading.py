@@ -51,8 +51,8 @@ def prepare(folder: Path) -> None:
     import torch
 
     from undertow import UNet, UNetConfig
-    from undertow.checkpoints import save_unet
     from undertow.checkpoints.write.convert import convert
+    from undertow.checkpoints.write.unet_folder import save_unet
 
     with torch.device("meta"):
         unet = UNet(UNetConfig.sd15()).half()

@@ -15,7 +15,7 @@ from undertow.adapters.control.controlnet import ControlNet
 from undertow.attention.choose import KERNELS
 from undertow.attention.kernel import KernelEntry
 from undertow.attention.math import math_attention
-from undertow.checkpoints import save_unet
+from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.cli import main
 from undertow.errors import InvalidInput
 from undertow.nn.attention import AttentionProjections

@@ -34,8 +34,7 @@ def test_an_image_in_memory_becomes_bytes_with_the_same_pixels(mode):
     assert torch.equal(to_pixels(again, (4, 6)), to_pixels(photo(mode), (4, 6)))
     if mode != "YCbCr":  # whose own luma differs from that of its RGB by rounding
         assert torch.equal(to_mask(again, (4, 6)), to_mask(photo(mode), (4, 6)))
-    if mode not in ("P", "RGBa"):  # which are transparent where no program looks
-        assert describe_picture(again) == describe_picture(photo(mode))
+    assert describe_picture(again) == describe_picture(photo(mode))
 
 
 def test_an_image_that_came_from_a_file_becomes_its_path(tmp_path):

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,7 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_importing_the_package_imports_no_torch():
     code = "import sys, undertow; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_version_is_that_of_the_package():
+    assert undertow.__version__ == metadata.version("undertow")

@@ -16,11 +16,11 @@ from tests.golden.minis import MUNC, TIMESTEPS, build, latents_for
 from tests.services import copy_pipeline, pipeline_folder, service_of
 from tests.vae import minis as vae_minis
 from tests.vae.allocations import with_peak
-from undertow import Adapter, AdapterCapacity, GenerationRequest, PredictionContext, UNetService, service
+from undertow import Adapter, AdapterCapacity, GenerationRequest, PredictionContext, UNetService, embedded
 from undertow.adapters.lora.kind import LoraKind
-from undertow.checkpoints import save_unet
+from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.engine import decode
-from undertow.engine.watch import Debug
+from undertow.engine.debug import Debug
 from undertow.errors import DamagedWeights, InvalidInput, MissingComponent, UnknownCheckpoint
 
 ONE = {"sampler": "euler", "sigmas": (10.0, 0.0), "guidance_scale": 1.0}
@@ -59,15 +59,15 @@ def test_type_and_device_are_the_callers(tmp_path, unet):
 
 def test_an_embedded_model_is_loaded_by_name(tmp_path, unet, monkeypatch):
     save_unet(unet, tmp_path / "models" / "mini")
-    monkeypatch.setattr(service, "files", lambda _package: tmp_path)
-    assert list(service.embedded_models()) == ["mini"]
+    monkeypatch.setattr(embedded, "files", lambda _package: tmp_path)
+    assert list(embedded.embedded_models()) == ["mini"]
     assert undertow.load_unet("mini").config == MUNC.config
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones():
     with pytest.raises(UnknownCheckpoint, match="no-such-model") as caught:
         undertow.load_unet("no-such-model")
-    for name in service.embedded_models():
+    for name in embedded.embedded_models():
         assert name in caught.value.remedy
 
 
@@ -330,3 +330,15 @@ def test_adapters_are_looked_for_in_the_folder_of_the_model(tmp_path):
     write(folder / "adapters" / "own.safetensors", kohya(layers_of(model.unet), rank=2))
     for path in (folder, folder / "model.safetensors"):
         assert UNetService(replace(model, path=path)).adapters.resolve_each([Adapter("own")])
+
+
+def test_a_service_prints_as_one_line_of_what_it_is():
+    assert repr(service_of("sd1")) == "<UNetService: pipeline on cpu in float32>"
+    assert repr(service_of("sd1", refiner="sd1")) == "<UNetService: pipeline with pipeline on cpu in float32>"
+    slots = AdapterCapacity(slots=1, rank=16, per_row=1)
+    emoji = undertow.load("emoji", dtype=torch.float32, adapter_capacity=slots)
+    bundled = "adapters that came with it: edges, line-drawing, mosaic, references"
+    assert repr(emoji) == f"<UNetService: emoji on cpu in float32; {bundled}>"
+    emoji.generate("owl", **ONE, adapters=(Adapter("mosaic"),))
+    assert repr(emoji).endswith(f"; {bundled}; in its weights and slots: mosaic>")
+    assert "conv" not in repr(emoji.model), "weights and layers are not printed"

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import torch
 
+from undertow.checkpoints.read.class_model import ClassModel, load_class_model
+from undertow.engine.class_pictures import sample_classes, sampling_settings
+from undertow.engine.direct import SamplingSettings
 from undertow.training.data import Digits
 from undertow.training.evaluate import Fidelity, evaluate_samples
 from undertow.training.figures import save_grid
-from undertow.training.generate import ClassModel, SamplingSettings, load_class_model, sample_classes, sampling_settings
 from undertow.training.log import read_records
 from undertow.training.pixel_models import train_pixel_model
 from undertow.training.presets import preset

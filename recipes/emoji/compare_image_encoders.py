@@ -22,7 +22,7 @@ from torch import Tensor
 
 import undertow
 from recipes.emoji.control import draw_reference, on_color
-from recipes.emoji.draw import GUIDANCE, STEPS
+from recipes.emoji.draw import SETTINGS
 from recipes.emoji.evaluate import kinds
 from recipes.emoji.recognize import recognize
 from recipes.emoji.render import FONT, SIDE, Glyphs
@@ -147,8 +147,8 @@ def measure(reads: str, service: UNetService, source: str, prompts: int, glyphs:
             GenerationRequest(
                 prompt=text,
                 seed=seed,
-                steps=STEPS,
-                guidance_scale=GUIDANCE,
+                steps=SETTINGS.steps,
+                guidance_scale=SETTINGS.guidance,
                 adapters=(Adapter(source, image=as_image(references[seed])),),
             )
             for seed, text in enumerate(texts)

@@ -1,7 +1,6 @@
 """Pictures of many captions at once, by networks in memory: for sample sheets and the measurements."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import UInt8
@@ -9,27 +8,12 @@ from torch import Tensor
 
 from recipes.emoji.render import SIDE
 from recipes.emoji.text_to_image import OBJECTIVE, OUTPUT_SELECTION, TextToImage, token_ids
-from undertow.diffusion.denoiser import Denoiser
-from undertow.diffusion.grids import sigma_grid
-from undertow.diffusion.guidance import ClassifierFree, GuidedDenoiser
-from undertow.sampling.catalogue import start_sampler
-from undertow.sampling.noise import NoiseSource
-from undertow.sampling.protocol import drive
-from undertow.training.pictures import to_uint8
-from undertow.unet.conditioning import Conditioning, concatenate
+from undertow.engine.direct import DirectModel, SamplingSettings
+from undertow.pictures import to_uint8
+from undertow.unet.conditioning import Conditioning
 from undertow.vae.autoencoder import AutoencoderKL
 
-SAMPLER, SCHEDULE, STEPS, GUIDANCE = "dpmpp_2m", "karras", 20, 4.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class DrawSettings:
-    """How pictures are drawn, beside their captions and seeds."""
-
-    steps: int = STEPS
-    guidance: float = GUIDANCE
-    sampler: str = SAMPLER
-    schedule: str = SCHEDULE
+SETTINGS = SamplingSettings(sampler="dpmpp_2m", schedule="karras", steps=20, guidance=4.0)
 
 
 @torch.inference_mode()
@@ -39,35 +23,27 @@ def draw(
     captions: Sequence[str],
     seeds: Sequence[int],
     *,
-    settings: DrawSettings = DrawSettings(),
+    settings: SamplingSettings = SETTINGS,
     batch_size: int = 50,
     on_pictures: Callable[[int], None] = lambda count: None,
 ) -> UInt8[Tensor, "count 3 64 64"]:
     """One picture per caption and seed, as `undertow generate` draws it."""
+    side = SIDE // vae.config.factor
+    direct = DirectModel(
+        unet=model.unet,
+        parameterization=OBJECTIVE.parameterization,
+        schedule=OBJECTIVE.schedule,
+        size=(side, side),
+    )
+    encoded = {text: _conditioning(model, text) for text in {*captions, ""}}
+    conditional = [encoded[caption] for caption in captions]
     pictures = []
-    for start in range(0, len(captions), batch_size):
-        chosen = slice(start, start + batch_size)
-        pictures.append(_draw_batch(model, vae, captions[chosen], seeds[chosen], settings))
-        on_pictures(len(pictures[-1]))
+    for latents in direct.draw(conditional, encoded[""], seeds, settings, batch_size=batch_size):
+        pictures.append(to_uint8(vae.decode(vae.config.latent_space.from_model(torch.cat(latents))).clamp(-1, 1)))
+        on_pictures(len(latents))
     return torch.cat(pictures)
 
 
-def _draw_batch(
-    model: TextToImage, vae: AutoencoderKL, captions: Sequence[str], seeds: Sequence[int], settings: DrawSettings
-) -> UInt8[Tensor, "count 3 64 64"]:
-    def conditioning(texts: Sequence[str]) -> Conditioning:
-        ids = torch.tensor([token_ids(text, model.text.tokenizer) for text in texts])
-        return Conditioning(context=model.text(ids, OUTPUT_SELECTION).tokens)
-
-    sigmas = sigma_grid(settings.schedule, OBJECTIVE.schedule, settings.steps)
-    noise, side = NoiseSource(seeds), SIDE // vae.config.factor
-    denoise = GuidedDenoiser(
-        denoiser=Denoiser(network=model.unet, parameterization=OBJECTIVE.parameterization, schedule=OBJECTIVE.schedule),
-        guidance=ClassifierFree(scale=settings.guidance),
-        conditional=conditioning(captions),
-        unconditional=conditioning([""] * len(captions)),
-        concatenate=concatenate,
-    )
-    x = OBJECTIVE.schedule.path.pure_noise(noise.draw((vae.config.latent_channels, side, side)), sigmas[0])
-    latents = drive(start_sampler(settings.sampler, x, sigmas, path=OBJECTIVE.schedule.path, noise=noise), denoise)
-    return to_uint8(vae.decode(vae.config.latent_space.from_model(latents)).clamp(-1, 1))
+def _conditioning(model: TextToImage, text: str) -> Conditioning:
+    ids = torch.tensor([token_ids(text, model.text.tokenizer)])
+    return Conditioning(context=model.text(ids, OUTPUT_SELECTION).tokens)

@@ -15,11 +15,11 @@ import diffusers
 import numpy as np
 import torch
 
-from recipes.emoji.draw import GUIDANCE, STEPS
+from recipes.emoji.draw import SETTINGS
 from recipes.emoji.evaluate import PROMPTS, kinds, measure, write_shares
 from recipes.emoji.render import FONT, SIDE, Glyphs
+from undertow.embedded import embedded_models
 from undertow.sampling.noise import NoiseSource
-from undertow.service import embedded_models
 
 BATCH = 50
 
@@ -28,8 +28,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", type=Path, default=embedded_models().get("emoji"), help="pipeline folder")
     parser.add_argument("--prompts", type=int, default=PROMPTS, help="of each kind")
-    parser.add_argument("--guidance", type=float, default=GUIDANCE)
-    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--guidance", type=float, default=SETTINGS.guidance)
+    parser.add_argument("--steps", type=int, default=SETTINGS.steps)
     parser.add_argument("--font", type=Path, default=FONT)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("out/emoji/diffusers.json"))

@@ -9,12 +9,12 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from recipes.emoji.card import write_figures
-from recipes.emoji.draw import DrawSettings
 from recipes.emoji.evaluate import Measured, Shares, agreement
 from recipes.emoji.recipe import HELD_OUT_PICTURES
 from recipes.emoji.sections import find_section, section
 from recipes.emoji.sheets import COLUMNS, SAMPLES, framed
 from undertow.checkpoints.files.atomic import write_text
+from undertow.engine.direct import SamplingSettings
 from undertow.training.figures import save_grid, save_loss_plot
 from undertow.training.log import read_records
 
@@ -41,7 +41,7 @@ class Evaluation:
     measured: tuple[Measured, ...]
     psnr: float
     sheet: UInt8[Tensor, "count 3 64 64"]
-    settings: DrawSettings
+    settings: SamplingSettings
     bytes: int
     machine: str
     diffusers: Shares | None = None

@@ -31,10 +31,10 @@ from recipes.emoji.text_to_image import (
 )
 from recipes.emoji.tokenizer import save_tokenizer
 from undertow.encoders.tokenizer import FolderTokenizer
+from undertow.pictures import from_uint8, to_uint8
 from undertow.training.figures import save_grid
 from undertow.training.fit import FitSettings, Progress
 from undertow.training.log import StepRecord
-from undertow.training.pictures import from_uint8, to_uint8
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
 from undertow.vae.autoencoder import AutoencoderKL
 

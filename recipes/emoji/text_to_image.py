@@ -19,10 +19,10 @@ from undertow.encoders.clip import OutputSelection, TextEncoder
 from undertow.encoders.clip_config import ClipTextConfig
 from undertow.encoders.clip_tensors import random_clip
 from undertow.encoders.tokenizer import Tokenizer
+from undertow.pictures import from_uint8
 from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import StepRecord
 from undertow.training.objective import Example, Objective, TruncatedSNRWeighting
-from undertow.training.pictures import from_uint8
 from undertow.training.precision import autocast
 from undertow.training.randomness import generator_for, seed_for
 from undertow.training.timesteps import LogitNormalTimesteps

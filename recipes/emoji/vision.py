@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from recipes.emoji.names import EMOJI
 from recipes.emoji.render import SIDE, Glyphs
-from undertow.checkpoints.files.atomic import write_tensors, write_text
+from undertow.checkpoints.files.atomic import write_text
+from undertow.checkpoints.files.weights import write_tensors
 from undertow.encoders.image import ImageEncoder, random_image_encoder
 from undertow.encoders.image_config import ClipVisionConfig
 from undertow.encoders.image_pixels import Preprocessing

@@ -3,7 +3,7 @@
 Names are imported from their rooms when they are first used (PEP 562), so `import undertow` alone loads no torch.
 """
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING
 
 from undertow.errors import (
@@ -28,6 +28,7 @@ from undertow.errors import (
 )
 
 if TYPE_CHECKING:
+    __version__: str
     from undertow.adapters.adapter import Adapter
     from undertow.adapters.lora.bank import AdapterCapacity
     from undertow.adapters.stack import AdapterStack
@@ -124,6 +125,8 @@ _ROOMS = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return metadata.version("undertow")
     if name not in _ROOMS:
         raise AttributeError(f"module 'undertow' has no attribute {name!r}")
     return getattr(import_module(_ROOMS[name]), name)

@@ -1,35 +1,182 @@
-"""Pictures as a request names them: a PIL image, or the file that holds it."""
+"""Pictures as a request names them, brought to a PIL image: a file, the bytes of one, an array, or the image itself.
+
+Pictures come from strangers, so this is the only place that decodes files: formats from a short list, a size that is
+known before any pixel is decoded, and one sentence for whatever else is wrong.
+"""
 
 import hashlib
+import os
+import warnings
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from undertow.errors import InvalidInput
+from undertow.picture_modes import FORMATS, deep_levels, loaded, require_format
 
 Picture = Image.Image | str | Path
 """A picture, or the file that holds it."""
 
+MOST_PIXELS = 2**26
+"""Of a picture that is read: 8192 x 8192, 256 MB once it is decoded. A file of a few kilobytes can say to have more."""
+
+LIMIT = "UNDERTOW_MAX_PIXELS"
+"""The environment variable that replaces `MOST_PIXELS`."""
+
+_FOREIGN = {
+    b"%!PS": "EPS or PostScript",
+    b"\xc5\xd0\xd3\xc6": "EPS",
+    b"%PDF": "PDF",
+    b"8BPS": "Photoshop's PSD",
+    b"\x76\x2f\x31\x01": "OpenEXR",
+    b"<svg": "SVG",
+    b"<?xml": "XML, perhaps SVG",
+    b"\xff\x0a": "JPEG XL",
+    b"\x00\x00\x00\x0cJXL ": "JPEG XL",
+    b"\x00\x00\x00\x0cjP  ": "JPEG 2000",
+}
+"""First bytes of files that people take for pictures."""
+
+_OPENING = Lock()
+"""Pillow warns of large pictures before it says how large they are, and which warnings are shown is one setting of the
+process."""
+
 
 def open_picture(name: str, path: str | Path) -> Image.Image:
-    """The picture in a file, turned as its camera says. name: of the argument. Errors: `InvalidInput` without
-    one."""
-    if not Path(path).is_file():
-        raise InvalidInput(name, str(path), "a picture file", "there is no such file")
-    try:
-        with Image.open(path) as image:
-            picture = ImageOps.exif_transpose(image).copy()
-    except (OSError, UnidentifiedImageError) as err:
-        raise InvalidInput(name, str(path), "a picture that can be read", str(err)) from err
+    """The picture in a file, turned as its camera says.
+
+    name: of the argument. Errors: `InvalidInput` for what is no file, is in no format of `FORMATS`, is damaged, or
+    has more pixels than `most_pixels`.
+    """
+    _require_file(name, path)
+    picture = _decoded(name, str(path), path)
     vars(picture)["filename"] = str(path)  # as PIL itself keeps it, but not on copies
     return picture
 
 
-def opened(name: str, picture: Picture) -> Image.Image:
-    """The picture itself. Errors: `InvalidInput` for a file that is none."""
-    return picture if isinstance(picture, Image.Image) else open_picture(name, picture)
+def picture_from_bytes(name: str, content: bytes) -> Image.Image:
+    """The picture in the bytes of a file, as `open_picture`."""
+    return _decoded(name, f"{len(content)} bytes", BytesIO(content))
+
+
+def header_of(name: str, path: str | Path) -> Image.Image:
+    """A picture file whose pixels are not read yet: its size, format and texts. To be closed. Errors: as
+    `open_picture`, but for pixels."""
+    _require_file(name, path)
+    return _opened(name, str(path), path)
+
+
+def opened(name: str, picture: Picture | bytes | np.ndarray) -> Image.Image:
+    """The picture itself; of an array, as `Image.fromarray` reads it, floats from 0 to 1. Errors: `InvalidInput` for
+    what is none, and for too many pixels."""
+    match picture:
+        case Image.Image():
+            require_readable(name, picture)
+            return picture
+        case bytes():
+            return picture_from_bytes(name, picture)
+        case np.ndarray():
+            return _from_array(name, picture)
+        case _:
+            return open_picture(name, picture)
+
+
+def most_pixels() -> int:
+    """The largest number of pixels of a picture that is read. Errors: `InvalidInput` for a limit that is no number."""
+    given = os.environ.get(LIMIT, "")
+    if given and not (given.isdecimal() and int(given) > 0):
+        raise InvalidInput(LIMIT, repr(given), "a whole number of pixels", f"for example {MOST_PIXELS}")
+    return int(given) if given else MOST_PIXELS
+
+
+def require_readable(name: str, picture: Image.Image) -> None:
+    """Before Pillow decodes an image that the caller opened. Errors: `InvalidInput` for a format that is not read, and
+    for more pixels than `most_pixels`."""
+    require_format(picture, name)
+    require_pixels(name, picture.size)
+
+
+def require_pixels(name: str, size: tuple[int, int]) -> None:
+    """Errors: `InvalidInput` for more than `most_pixels`."""
+    width, height = size
+    most = most_pixels()
+    if width * height > most:
+        raise InvalidInput(
+            name,
+            f"a picture of {width}x{height} pixels",
+            f"at most {most:,}",
+            f"make it smaller, or set {LIMIT} higher if you trust it",
+        )
+
+
+def _require_file(name: str, path: str | Path) -> None:
+    if not Path(path).is_file():
+        problem = "it is not a regular file" if Path(path).exists() else "there is no such file"
+        raise InvalidInput(name, str(path), "a picture file", problem)
+
+
+def _decoded(name: str, source: str, file: str | Path | BytesIO) -> Image.Image:
+    try:
+        with _opened(name, source, file) as image:
+            return ImageOps.exif_transpose(image)
+    except InvalidInput:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as err:
+        raise InvalidInput(name, source, "a whole picture", f"it is damaged: {_one_line(err)}") from err
+
+
+def _opened(name: str, source: str, file: str | Path | BytesIO) -> Image.Image:
+    try:
+        with _OPENING, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(file, formats=FORMATS)
+    except UnidentifiedImageError as err:
+        found = _foreign(file)
+        problem = f"it is {found}" if found else "it is none of these, or damaged"
+        raise InvalidInput(name, source, "a picture (PNG, JPEG, WebP, TIFF, GIF, BMP)", problem) from err
+    # Text that unpacks to more than a megabyte, a profile that does, more pixels than Pillow allows.
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as err:
+        raise InvalidInput(name, source, "a picture that can be read", _one_line(err)) from err
+    try:
+        require_pixels(name, image.size)
+    except InvalidInput:
+        image.close()
+        raise
+    return image
+
+
+def _foreign(file: str | Path | BytesIO) -> str | None:
+    """What a file is that is no picture of ours."""
+    if isinstance(file, BytesIO):
+        start = file.getvalue()[:16]
+    else:
+        with open(file, "rb") as stream:
+            start = stream.read(16)
+    if start[4:8] == b"ftyp":
+        return {b"avif": "AVIF", b"avis": "AVIF"}.get(start[8:12], "HEIC, or a film")
+    return next((title for magic, title in _FOREIGN.items() if start.startswith(magic)), None)
+
+
+def _from_array(name: str, array: np.ndarray) -> Image.Image:
+    if array.ndim in (2, 3):
+        require_pixels(name, (array.shape[1], array.shape[0]))
+    if array.dtype.kind == "f" and array.ndim == 3:
+        array = (array.clip(0, 1) * 255).round().astype(np.uint8)
+    try:
+        return Image.fromarray(array.astype(np.float32) if array.dtype.kind == "f" else array)
+    except (TypeError, ValueError) as err:
+        raise InvalidInput(
+            name, f"an array {array.shape} of {array.dtype}", "[height, width] or [height, width, 3]", str(err)
+        ) from err
+
+
+def _one_line(err: BaseException) -> str:
+    return " ".join(str(err).split()) or type(err).__name__
 
 
 def file_of(image: Image.Image) -> Path | None:
@@ -46,8 +193,10 @@ def several(given: Picture | tuple[Picture, ...] | None) -> tuple[Picture, ...]:
 
 
 def describe_picture(picture: Image.Image) -> dict[str, Any]:
-    """Size, and SHA-256 of the pixels."""
-    return {"size": list(picture.size), "sha256": hashlib.sha256(picture.convert("RGBA").tobytes()).hexdigest()}
+    """Size, and SHA-256 of the pixels: as RGBA of 8 bits, of deep gray as its levels of 16 bits."""
+    deep = deep_levels(loaded(picture))
+    pixels = picture.convert("RGBA").tobytes() if deep is None else deep.astype("<u2").tobytes()
+    return {"size": list(picture.size), "sha256": hashlib.sha256(pixels).hexdigest()}
 
 
 def require_same(name: str, picture: Image.Image, description: Mapping[str, Any]) -> None:

@@ -12,11 +12,21 @@ from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from PIL import Image
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from undertow.errors import InvalidInput
-from undertow.picture_files import Picture, describe_picture, file_of, open_picture, opened, require_same
+from undertow.picture_files import (
+    Picture,
+    describe_picture,
+    file_of,
+    open_picture,
+    opened,
+    picture_from_bytes,
+    require_same,
+)
+from undertow.picture_modes import deep_levels
 
 Info = Any
 """pydantic's `ValidationInfo` or `SerializationInfo`, which are protocols that cannot be checked while tests run."""
@@ -46,11 +56,13 @@ def _holds(file: Path, described: Mapping[str, Any]) -> bool:
 
 
 def _storable(image: Image.Image) -> Image.Image:
-    """The image in a mode that PNG has and gives back: the same to `undertow.pictures`, which makes RGB of all."""
+    """The image in a mode that PNG has and gives back: the same to `undertow.picture_modes`, which reads them all."""
+    deep = deep_levels(image)
+    if deep is not None:
+        return Image.fromarray(deep)
     if image.mode in ("1", "L", "LA", "RGB", "RGBA"):
         return image
-    transparent = "A" in image.getbands() or "transparency" in image.info
-    return image.convert("RGBA" if transparent else "RGB")
+    return image.convert("RGBA" if image.has_transparency_data else "RGB")
 
 
 def _png(image: Image.Image) -> str:
@@ -65,6 +77,8 @@ def _from_json(name: str, given: Any, remedy: str = "give the adapter again") ->
     Errors: `InvalidInput`."""
     if isinstance(given, Image.Image | str | Path):
         return given
+    if isinstance(given, bytes | np.ndarray):
+        return opened(name, given)
     if not isinstance(given, Mapping):
         raise InvalidInput(name, type(given).__name__, "a PIL image, or the path of a picture")
     if unknown := sorted(given.keys() - {"size", "sha256", "file", "png"}):
@@ -77,10 +91,10 @@ def _from_json(name: str, given: Any, remedy: str = "give the adapter again") ->
     if (png := given.get("png")) is None:
         raise InvalidInput(name, "a picture of which only size and hash are stored", "its file or its bytes", remedy)
     try:
-        with Image.open(BytesIO(b64decode(png, validate=True)), formats=["PNG"]) as image:
-            picture = image.copy()
-    except (ValueError, TypeError, OSError) as err:
+        content = b64decode(png, validate=True)
+    except (ValueError, TypeError) as err:
         raise InvalidInput(name, reprlib.repr(png), "a PNG file in base64", str(err)) from err
+    picture = picture_from_bytes(name, content)
     require_same(name, picture, given)
     return picture
 

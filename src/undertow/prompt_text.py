@@ -1,20 +1,24 @@
 """What every prompt must be, whoever reads it: text of a size that is read at once."""
 
+import os
+
 from undertow.errors import InvalidInput
 
 MAX_PROMPT_BYTES = 16 * 1024
 """Longest prompt, in UTF-8: some 3,000 words, or 40 chunks for the text encoder."""
 
+LIMIT = "UNDERTOW_MAX_PROMPT_BYTES"
+"""The environment variable that replaces `MAX_PROMPT_BYTES`."""
 
-def require_prompt(name: str, text: object, limit_bytes: int | None = None) -> None:
-    """Refuses what cannot be a prompt. name: what the error calls it. limit_bytes: `None` is `MAX_PROMPT_BYTES`.
+
+def require_prompt(name: str, text: object) -> None:
+    """Refuses what cannot be a prompt. name: what the error calls it.
 
     Errors: `InvalidInput` for what is not text, for characters that are half of a pair (lone surrogates), which no
     encoder takes, and for text that is too long.
     """
     if not isinstance(text, str):
         raise InvalidInput(name, repr(text), "text; it may be empty")
-    limit_bytes = MAX_PROMPT_BYTES if limit_bytes is None else limit_bytes
     try:
         size = len(text.encode())
     except UnicodeEncodeError as err:

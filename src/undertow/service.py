@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Unpack, overload
 
@@ -17,28 +16,23 @@ from undertow.checkpoints.read.loading import LoadOptions
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.checkpoints.read.model_loading import load_model
 from undertow.checkpoints.read.unet_loading import load_unet_from
+from undertow.embedded import located
 from undertow.engine.context import PIXELS_PER_CELL, PredictionContext, predict_noise
+from undertow.engine.debug import Debug
 from undertow.engine.engine import Engine
-from undertow.engine.events import Finished, Observer, unfinished, unobserved
+from undertow.engine.events import Drawn, Finished, Observer, undrawn, unfinished, unobserved
 from undertow.engine.generate import generate_many
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import NonFinite, RunOptions
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
 from undertow.engine.settings import RequestSettings
-from undertow.engine.watch import Debug
-from undertow.errors import InvalidInput, UnknownCheckpoint
+from undertow.errors import InvalidInput
 from undertow.unet.compiled import CompiledUNet
 from undertow.unet.config import UNetConfig
 from undertow.unet.runner import EAGER, Backend, Runner, runner_named
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
-
-
-def embedded_models() -> dict[str, Path]:
-    """Name and folder of the models that ship in the package."""
-    root = Path(str(files("undertow"))) / "models"
-    return {folder.name: folder for folder in sorted(root.iterdir()) if folder.is_dir()} if root.is_dir() else {}
 
 
 def load_unet(
@@ -63,7 +57,7 @@ def load_unet(
     require_dtype("dtype", dtype)
     # Channels-last memory: the layout that convolution libraries compute in, on CPUs and GPUs (benchmarks/unet.py).
     options = LoadOptions(dtype=dtype, device=device, channels_last=True, attention=attention)
-    unet = load_unet_from(_located(source), options)
+    unet = load_unet_from(located(source), options)
     return unet if runner is EAGER else CompiledUNet.of(unet)
 
 
@@ -90,6 +84,14 @@ class UNetService:
         self.runner = runner
         if adapter_capacity is not None:
             _ = self.adapters  # slots are there before the first forward
+
+    def __repr__(self) -> str:
+        unet, refiner = self.unet, "" if self.refiner is None else f" with {self.refiner.path.name}"
+        how = f"on {unet.device} in {str(unet.dtype).removeprefix('torch.')}"
+        bundled, active = self.adapters.bundled.names(), self.state.active_adapters
+        adapters = f"; adapters that came with it: {', '.join(bundled)}" if bundled else ""
+        acting = f"; in its weights and slots: {', '.join(active)}" if active else ""
+        return f"<UNetService: {self.model.path.name}{refiner} {how}{adapters}{acting}>"
 
     @property
     def unet(self) -> UNet:
@@ -136,6 +138,7 @@ class UNetService:
         low_vram: bool = False,
         vae_clamp: bool = False,
         observe: Observer = unobserved,
+        drawn: Drawn = undrawn,
         **settings: Unpack[RequestSettings],
     ) -> GenerationResult:
         """Pictures of `prompt`. settings: the other fields of `GenerationRequest`; everything else as in `run`.
@@ -144,7 +147,8 @@ class UNetService:
         result.images[0].save("apple.png")
         """
         request = GenerationRequest.from_json({"prompt": prompt, **settings})
-        return self.run(request, latents=latents, debug=debug, low_vram=low_vram, vae_clamp=vae_clamp, observe=observe)
+        options = {"low_vram": low_vram, "vae_clamp": vae_clamp, "observe": observe, "drawn": drawn}
+        return self.run(request, latents=latents, debug=debug, **options)
 
     def run(
         self,
@@ -156,14 +160,16 @@ class UNetService:
         vae_clamp: bool = False,
         non_finite: NonFinite = "fail",
         observe: Observer = unobserved,
+        drawn: Drawn = undrawn,
     ) -> GenerationResult:
         """The pictures of a request: `generate_many` of one.
 
         latents: standard normal noise to start from, in place of that of the seeds. debug: a comma list of nan, timing
-        and shapes, or all. observe: called at each step of each picture. The rest as in `RunOptions`. Errors:
-        `InvalidInput` before any work; `MissingComponent`; `NonFiniteError`; `RequestFailed`.
+        and shapes, or all. observe: called at each step of each picture. drawn: called with each picture as soon as it
+        is there. The rest as in `RunOptions`. Errors: `InvalidInput` before any work; `MissingComponent`;
+        `NonFiniteError`; `RequestFailed`.
         """
-        options = _options(debug, low_vram=low_vram, vae_clamp=vae_clamp, non_finite=non_finite)
+        options = _options(debug, low_vram=low_vram, vae_clamp=vae_clamp, non_finite=non_finite, drawn=drawn)
         return generate_many(self.engine, [request], options, observe=observe, latents=latents)[0]
 
     def generate_many(
@@ -176,6 +182,7 @@ class UNetService:
         vae_clamp: bool = False,
         non_finite: NonFinite = "fail",
         observe: Observer = unobserved,
+        drawn: Drawn = undrawn,
         finished: Finished = unfinished,
     ) -> list[GenerationResult]:
         """The pictures of unlike requests, whose rows share forwards wherever their shapes are equal.
@@ -184,7 +191,9 @@ class UNetService:
         finished: called with a request's place among these and its result as soon as that is there. The rest as in
         `run`. Errors: as `run`, for any of the requests and before any step.
         """
-        options = _options(debug, limits=limits, low_vram=low_vram, vae_clamp=vae_clamp, non_finite=non_finite)
+        options = _options(
+            debug, limits=limits, low_vram=low_vram, vae_clamp=vae_clamp, non_finite=non_finite, drawn=drawn
+        )
         return generate_many(self.engine, requests, options, observe=observe, finished=finished)
 
     @overload
@@ -269,18 +278,7 @@ def _load(
     validate_weights: bool,
     **choices: Any,
 ) -> LoadedModel:
-    model = load_model(_located(source), dtype=dtype, vae_dtype=vae_dtype, channels_last=True, **choices)
+    model = load_model(located(source), dtype=dtype, vae_dtype=vae_dtype, channels_last=True, **choices)
     if validate_weights:
         model.report.health.require_all(model.path)
     return model
-
-
-def _located(source: str | Path) -> str | Path:
-    """An embedded model's folder, or the source itself. Errors: `UnknownCheckpoint` for a name that is neither."""
-    embedded = embedded_models()
-    place = embedded.get(str(source), source)
-    if "/" not in str(source) and not Path(place).exists():
-        raise UnknownCheckpoint(
-            source, "no such file or folder and no such embedded model", f"embedded: {', '.join(embedded)}"
-        )
-    return place

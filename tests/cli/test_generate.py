@@ -1,8 +1,10 @@
 """`undertow generate` as a user meets it."""
 
+import io
 import json
 import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from PIL import Image
 
 from tests.services import pipeline_folder
 from undertow.cli import main
+from undertow.cli.written_pictures import PictureWriter
+from undertow.engine.events import PictureEvent
 
 FAST = ["--steps", "2", "--sampler", "euler", "--precision", "f32"]
 
@@ -28,7 +32,7 @@ def test_pictures_are_written_under_their_seeds_and_their_places_printed(folder,
 
     printed = capsys.readouterr()
     assert printed.out.split() == [str(tmp_path / "7.png"), str(tmp_path / "8.png")]
-    assert "2 of 48x32 by euler: text" in printed.err
+    assert "2 of 48x32 by euler, seeds 7 to 8: text" in printed.err
     with Image.open(tmp_path / "7.png") as image:
         assert image.size == (48, 32)
         assert "Seed: 7, Size: 48x32" in image.info["parameters"]
@@ -40,6 +44,71 @@ def test_a_picture_repeats_itself_bit_by_bit(folder, tmp_path):
     assert main(["generate", "--from", str(tmp_path / "8.png"), "--out", str(tmp_path / "again.png"), *FAST[4:]]) == 0
     first, again = (np.asarray(Image.open(tmp_path / name)) for name in ("8.png", "again.png"))
     assert np.array_equal(first, again)
+
+
+def test_two_plain_runs_are_two_pictures_of_two_seeds(folder, tmp_path, capsys):
+    assert [draw(folder, tmp_path) for _ in range(2)] == [0, 0]
+    first, second = (int(Path(line).stem) for line in capsys.readouterr().out.split())
+    assert first != second
+    assert max(first, second) < 2**32
+
+
+def test_nothing_that_exists_is_replaced_unless_told(folder, tmp_path, capsys):
+    for overwrite, name in (((), "7.png"), ((), "7-2.png"), (("--overwrite",), "7.png")):
+        assert draw(folder, tmp_path, "--seed", "7", *overwrite) == 0
+        assert capsys.readouterr().out.split() == [str(tmp_path / name)]
+
+
+def test_the_place_is_checked_before_anything_is_loaded(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("undertow.service.load", lambda *_, **__: pytest.fail("loaded"))
+    (tmp_path / "there.png").touch()
+    for option, value, words in (
+        ("--out", "o.bmp", "a folder, or a file that ends in .png, .jpg, .jpeg or .webp"),
+        ("--out", "there.png", "a file that is not there yet; allow it to be replaced (--overwrite)"),
+        ("--out", "there.png/below", "a folder that can be made"),
+        ("--preview", "prev.txt", "a file that ends in .png, .jpg, .jpeg or .webp"),
+        ("--name", "{sed}", "did you mean {seed}?"),
+    ):
+        place = value if option == "--name" else str(tmp_path / value)
+        assert main(["generate", "red apple", option, place]) == 2
+        assert words in " ".join(capsys.readouterr().err.split())
+
+
+def test_each_format_is_written_and_repeats_itself(folder, tmp_path, capsys):
+    for suffix, form in ((".jpg", "JPEG"), (".webp", "WEBP")):
+        made, again = tmp_path / f"made{suffix}", tmp_path / f"again{suffix}"
+        assert draw(folder, made, "--seed", "7") == 0
+        assert main(["generate", "--from", str(made), "--out", str(again), "--precision", "f32"]) == 0
+        with Image.open(made) as first, Image.open(again) as second:
+            assert (first.format, second.format) == (form, form)
+            assert np.array_equal(np.asarray(first), np.asarray(second))
+
+
+def test_standard_output_takes_one_picture_and_nothing_else(folder, tmp_path, capsysbinary):
+    assert draw(folder, "-", "--seed", "7") == 0
+    written = capsysbinary.readouterr().out
+    with Image.open(io.BytesIO(written)) as image:
+        assert "Seed: 7" in image.info["parameters"]
+    assert draw(folder, "-", "--count", "2") == 2
+    assert b"standard output takes one" in capsysbinary.readouterr().err
+
+
+def test_an_interruption_keeps_what_is_finished_and_says_so(folder, tmp_path, monkeypatch, capsys):
+    """The second picture's file is there when the third is drawn: Ctrl-C then loses only what is not finished."""
+    taken = PictureWriter.take
+
+    def interrupted(self: PictureWriter, event: PictureEvent) -> None:
+        if event.picture == 2:
+            assert sorted(path.name for path in tmp_path.iterdir()) == ["7.png", "8.png"]
+            raise KeyboardInterrupt
+        taken(self, event)
+
+    monkeypatch.setattr(PictureWriter, "take", interrupted)
+    assert draw(folder, tmp_path, "--seed", "7", "--count", "4") == 130
+    printed = capsys.readouterr()
+    assert printed.out.split() == [str(tmp_path / "7.png"), str(tmp_path / "8.png")]
+    assert "kept: 2 of 4 pictures" in printed.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["7.png", "8.png"]
 
 
 def test_debug_prints_what_passed_and_when(folder, tmp_path, capsys):
@@ -55,7 +124,8 @@ def test_unknown_words_are_noted_beside_the_picture(folder, tmp_path, capsys):
     shutil.copytree(folder, words)
     known = {"words": ["red", "apple", "on"], "emoji": ["red apple"], "colors": ["blue"], "relations": []}
     (words / "words.json").write_text(json.dumps(known))
-    assert main(["generate", "(red appel:1.2) on zebra", "--model", str(words), "--out", str(tmp_path), *FAST]) == 0
+    line = ["generate", "(red appel:1.2) on zebra", "--model", str(words), "--out", str(tmp_path), "--seed", "0", *FAST]
+    assert main(line) == 0
 
     printed = capsys.readouterr()
     assert printed.out.split() == [str(tmp_path / "0.png")]
@@ -64,11 +134,12 @@ def test_unknown_words_are_noted_beside_the_picture(folder, tmp_path, capsys):
 
 
 def test_without_a_model_the_embedded_one_draws_and_suggests_what_is_next(tmp_path, capsys):
-    picture = tmp_path / "0.png"
     assert main(["generate", "red apple on white background", "--out", str(tmp_path)]) == 0
 
     printed = capsys.readouterr()
+    (picture,) = tmp_path.iterdir()
     assert printed.out.split() == [str(picture)]
+    assert f"1 of 64x64 by dpmpp_2m, seed {picture.stem}:" in printed.err, "the seed is random, and is told"
     suggestions = [line for line in printed.err.splitlines() if line.startswith("try: undertow generate ")]
     assert len(suggestions) == 3
     assert "note:" not in printed.err
@@ -94,7 +165,7 @@ def test_without_a_model_the_embedded_one_draws_and_suggests_what_is_next(tmp_pa
         (["generate", "x", "--model", "MODEL", "--size", "33x48"], "the nearest is 32x48"),
         (["generate", "x", "--model", "MODEL", "--sampler", "eular"], "did you mean"),
         (["generate", "x", "--model", "MODEL", "--debug", "vay"], "a comma list of nan, timing, shapes"),
-        (["generate", "--from", "missing.png"], "a PNG file that undertow wrote"),
+        (["generate", "--from", "missing.png"], "a picture that undertow wrote"),
         (["generate", "x", "--model", "MODEL", "--precision", "f8"], "f8"),
         (["generate", "x", "--model", "MODEL", "--device", "cudda"], "a device of this machine"),
     ],

@@ -28,6 +28,15 @@ def test_canny_is_written_beside_nothing_else(picture, tmp_path, capsys):
         assert (np.asarray(made) == cv2.Canny(np.asarray(source), 20, 60)).all()
 
 
+def test_the_picture_itself_is_not_replaced(picture, tmp_path, capsys):
+    (tmp_path / "link.png").hardlink_to(picture)
+    before = picture.read_bytes()
+    for out in (picture, tmp_path / "link.png"):
+        assert run("canny", picture, "--out", out) == 2
+        assert "expected another place than" in capsys.readouterr().err
+    assert picture.read_bytes() == before
+
+
 @pytest.mark.parametrize("kind", ["canny", "soft-edges", "scribble", "lineart", "blur", "tile"])
 def test_every_kind_is_cut_to_a_multiple_when_asked(kind, picture, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

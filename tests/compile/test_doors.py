@@ -6,7 +6,7 @@ import torch
 import undertow
 from tests.golden.minis import CONTEXT, M15, MPIX, MUNC, TIMESTEPS, conditioning_for, latents_for, pair
 from undertow import Conditioning, InvalidInput
-from undertow.checkpoints import save_unet
+from undertow.checkpoints.write.unet_folder import save_unet
 
 NAMES = {"M15": M15, "MPIX": MPIX}
 

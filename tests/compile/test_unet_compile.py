@@ -12,7 +12,7 @@ from torch import Tensor
 
 import undertow
 from tests.golden.minis import CONTEXT, M15, MPIX, MXL, Mini, build, conditioning_for, latents_for
-from undertow.checkpoints import save_unet
+from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.nn.adaptable import Conv2d, Linear, WeightRows
 from undertow.nn.attention import ImageTokens
 from undertow.unet.compiled import CompiledUNet, Graphs

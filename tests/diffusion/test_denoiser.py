@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from undertow.diffusion import (
-    Clipped,
     Denoiser,
     Epsilon,
     FlowSchedule,
@@ -98,10 +97,3 @@ def test_sigmas_of_another_family_are_refused_before_the_network_runs():
 def test_without_a_word_timesteps_are_interpolated_and_the_network_runs_in_the_precision_of_x():
     denoiser = Denoiser(network=Recorder(noise(1)), parameterization=Epsilon(), schedule=SCHEDULE)
     assert (denoiser.timestep_map, denoiser.network_dtype) == ("interpolated", None)
-
-
-def test_clipping_limits_the_estimate():
-    pixels = Clipped(denoise=lambda x, sigma: x * sigma)
-    assert pixels(torch.tensor([[-3.0, 0.1, 3.0]]), 2.0).tolist() == [[-1.0, pytest.approx(0.2), 1.0]]
-    clipped = Clipped(denoise=lambda x, sigma: x * sigma, limit=0.5)
-    assert clipped(torch.tensor([[-3.0, 0.1, 3.0]]), 2.0).tolist() == [[-0.5, pytest.approx(0.2), 0.5]]

@@ -3,6 +3,7 @@ from functools import partial
 import pytest
 
 from undertow.diffusion import NoiseSchedule, sigma_grid, truncate
+from undertow.diffusion.strength import strength_note
 from undertow.errors import InvalidInput
 
 GRID_OF = partial(sigma_grid, "karras", NoiseSchedule.scaled_linear())
@@ -54,3 +55,36 @@ def test_impossible_strengths_are_refused(strength: float):
 def test_unknown_conventions_are_refused():
     with pytest.raises(InvalidInput, match="'diffusers', 'comfy' or 'a1111'"):
         truncate(GRID_OF, 20, 0.5, "forge")
+
+
+@pytest.mark.parametrize("convention", ["diffusers", "comfy", "a1111"])
+@pytest.mark.parametrize("strength", [1e-3, 0.04, 0.0499])
+def test_any_strength_above_0_takes_a_step(convention: str, strength: float):
+    """0.04 of 20 steps is less than one: diffusers' pipelines refuse it, A1111's t_enc of 0 takes one."""
+    steps = len(truncate(GRID_OF, 20, strength, convention)) - 1
+    assert steps == (20 if convention == "comfy" else 1)
+
+
+def test_small_strengths_are_told_by_their_convention():
+    assert strength_note(20, 0.05, "diffusers") is None
+    note = strength_note(20, 0.04, "diffusers")
+    assert note is not None
+    assert "0.04 is less than one of 20 steps as diffusers counts; one step is taken" in note
+    assert strength_note(20, 0.04, "a1111") is None
+    assert strength_note(20, 0.04, "comfy") is None
+    nothing = strength_note(20, 0.0, "comfy")
+    assert nothing is not None
+    assert "takes no step" in nothing
+
+
+def test_a_grid_too_long_for_any_memory_is_refused():
+    asked: list[int] = []
+
+    def grid_of(steps: int) -> list[float]:
+        asked.append(steps)
+        return GRID_OF(steps)
+
+    with pytest.raises(InvalidInput, match=r"strength is 1e-09 of 20 steps, .* expected at most 100,000 steps"):
+        truncate(grid_of, 20, 1e-9, "comfy")
+    assert not asked
+    assert len(truncate(grid_of, 20, 2e-4, "comfy")) == 21  # a grid of 100,000

@@ -15,9 +15,10 @@ from undertow import Adapter, GenerationRequest, HighResolution, InvalidInput, R
 from undertow.adapters.manager import AdapterManager
 from undertow.diffusion.betas import LinearBetas
 from undertow.diffusion.grids import sigma_grid
+from undertow.engine.debug import Debug
 from undertow.engine.encode import Encoded, encode
 from undertow.engine.passes import Continue, FromNoise, FromPicture, Upscaled
-from undertow.engine.watch import Debug, Watch
+from undertow.engine.watch import Watch
 from undertow.errors import MissingComponent
 from undertow.pictures import to_pixels
 

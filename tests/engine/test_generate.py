@@ -9,7 +9,7 @@ import torch
 import undertow
 from tests.services import copy_pipeline, fresh_service, service_of
 from undertow import InvalidInput, MissingComponent, NonFiniteError
-from undertow.checkpoints import save_unet
+from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.engine.request import GenerationRequest
 from undertow.processor import has_bfloat16
 

@@ -36,6 +36,29 @@ def test_a_small_strength_keeps_more_than_a_large_one(service):
     assert distances[0] < distances[1] < distances[2]
 
 
+def test_a_strength_below_one_step_takes_one_and_says_so(service):
+    """It drew nothing, without a word."""
+    drawn = service.generate("red apple", image=photo(), strength=0.2, **DRAWN)
+    rebuilt = service.generate("red apple", image=photo(), strength=0.0, **DRAWN)
+    assert not torch.equal(drawn.latents, rebuilt.latents)
+    assert len(drawn.report.sigmas) == 2
+    assert any("0.2 is less than one of 4 steps" in note for note in drawn.report.decisions)
+    assert any("a strength of 0 takes no step" in note for note in rebuilt.report.decisions)
+    second = service.generate("red apple", high_resolution=HighResolution(scale=1.5, strength=0.1), **DRAWN)
+    assert any("0.1 is less than one of 4 steps" in note for note in second.report.decisions)
+
+
+@pytest.mark.parametrize(
+    ("family", "brought"),
+    [("inpaint", {}), ("inpaint", {"image": photo(), "mask": right_half()}), ("pix2pix", {"image": photo()})],
+)
+def test_a_second_pass_shows_the_model_its_pictures_at_the_new_size(family, brought):
+    """Without them a first convolution of 9 or 8 channels has only 4 to read."""
+    how = HighResolution(scale=1.5, strength=0.5)
+    drawn = service_of(family).generate("red apple", size=(32, 32), high_resolution=how, **brought, **DRAWN)
+    assert drawn.images[0].size == (48, 48)
+
+
 def test_inpainting_changes_only_the_mask(service):
     result = service.generate("red apple", image=photo(), mask=right_half(), strength=1.0, **DRAWN).images[0]
 

@@ -3,9 +3,10 @@
 import pytest
 from PIL import Image
 
-from undertow.engine.metadata import a1111_text, read_png, save_png
+from undertow.engine.metadata import a1111_text, read_png
+from undertow.engine.report import Report
 from undertow.engine.request import GenerationRequest
-from undertow.engine.result import Report
+from undertow.engine.saving import save_picture
 from undertow.errors import InvalidInput
 
 
@@ -35,7 +36,7 @@ def test_values_with_separators_are_quoted_as_a1111_does():
 
 def test_a_saved_picture_tells_how_to_repeat_it(tmp_path):
     original = report(negative_prompt="ünïcode 猫", size=(64, 96), clip_skip=1)
-    path = save_png(Image.new("RGB", (96, 64)), tmp_path / "new" / "cat.png", original, index=1)
+    path = save_picture(Image.new("RGB", (96, 64)), tmp_path / "new" / "cat.png", original, index=1)
 
     origin = read_png(path)
 
@@ -45,20 +46,19 @@ def test_a_saved_picture_tells_how_to_repeat_it(tmp_path):
 
 
 def test_a_request_without_a_size_is_repeated_at_the_size_it_had(tmp_path):
-    assert read_png(save_png(Image.new("RGB", (96, 64)), tmp_path / "a.png", report())).request.size == (64, 96)
+    assert read_png(save_picture(Image.new("RGB", (96, 64)), tmp_path / "a.png", report())).request.size == (64, 96)
 
 
 def test_a_failed_write_leaves_the_old_picture_and_no_draft(tmp_path, monkeypatch):
-    path = save_png(Image.new("RGB", (4, 4), "red"), tmp_path / "a.png", report())
+    path = save_picture(Image.new("RGB", (4, 4), "red"), tmp_path / "a.png", report())
     before = path.read_bytes()
 
-    def full(self, target, **_):
-        target.write_bytes(b"half")
+    def full(file: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    monkeypatch.setattr("undertow.checkpoints.files.atomic.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        save_png(Image.new("RGB", (4, 4), "blue"), path, report())
+        save_picture(Image.new("RGB", (4, 4), "blue"), path, report())
 
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
@@ -68,7 +68,7 @@ def test_pictures_that_others_wrote_and_files_that_are_none_are_refused(tmp_path
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
     (tmp_path / "text.png").write_text("hello")
     for name in ("plain.png", "text.png", "missing.png"):
-        with pytest.raises(InvalidInput, match="a PNG file that undertow wrote"):
+        with pytest.raises(InvalidInput, match="a picture that undertow wrote"):
             read_png(tmp_path / name)
 
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from undertow import Adapter, AdapterStack, GenerationRequest, HighResolution, InvalidInput, Region, Views
+from undertow.engine.report import Report
 from undertow.engine.request import MAX_SEED
-from undertow.engine.result import Report
 
 PICTURE = Image.new("RGB", (32, 16), (10, 20, 30))
 MASK = Image.new("L", (32, 16), 255)

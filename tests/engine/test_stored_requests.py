@@ -12,8 +12,9 @@ from PIL import Image
 import undertow
 from undertow import Adapter, AdapterStack, GenerationRequest, HighResolution, InvalidInput, Region, Views
 from undertow.engine import metadata
-from undertow.engine.metadata import read_png, save_png
-from undertow.engine.result import Report
+from undertow.engine.metadata import read_png
+from undertow.engine.report import Report
+from undertow.engine.saving import save_picture
 from undertow.picture_files import open_picture
 
 STORED = Path(__file__).parent / "stored"
@@ -89,7 +90,7 @@ def test_a_request_is_drawn_again_from_its_description_alone(tmp_path):
         adapters=(Adapter("references", image=tmp_path / "reference.png"),),
     )
     drawn = service.run(request)
-    path = save_png(drawn.images[0], tmp_path / "drawn.png", drawn.report)
+    path = save_picture(drawn.images[0], tmp_path / "drawn.png", drawn.report)
 
     again = read_png(path).request
     assert torch.equal(service.run(again).latents, drawn.latents)
@@ -104,7 +105,7 @@ def test_a_picture_that_is_written_over_stays_in_the_description(tmp_path):
     photo(1).save(tmp_path / "a.png")
     request = GenerationRequest(prompt="red", image=open_picture("image", tmp_path / "a.png"))
     report = Report(request=request, model="m", size=(32, 32), sigmas=(), seconds={})
-    again = read_png(save_png(photo(3), tmp_path / "a.png", report)).request.image
+    again = read_png(save_picture(photo(3), tmp_path / "a.png", report)).request.image
     assert again is not None
     assert again.tobytes() == photo(1).tobytes()
     assert again.tobytes() != photo(3).tobytes()
@@ -114,9 +115,9 @@ def test_pictures_that_would_make_a_description_too_long_are_left_out(tmp_path, 
     """libpng, and with it browsers, refuses text beyond 8 MB."""
     request = GenerationRequest(prompt="red", image=photo(1))
     report = Report(request=request, model="m", size=(32, 32), sigmas=(), seconds={})
-    assert read_png(save_png(photo(3), tmp_path / "whole.png", report)).request.image is not None
+    assert read_png(save_picture(photo(3), tmp_path / "whole.png", report)).request.image is not None
     monkeypatch.setattr(metadata, "LONGEST", 2000)
-    path = save_png(photo(3), tmp_path / "short.png", report)
+    path = save_picture(photo(3), tmp_path / "short.png", report)
     with pytest.raises(InvalidInput, match=r"only size and hash are stored, .*--image"):
         read_png(path)
     assert read_png(path, {"image": photo(1)}).request.image == photo(1)

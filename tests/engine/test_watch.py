@@ -5,7 +5,8 @@ import time
 import pytest
 import torch
 
-from undertow.engine.watch import Debug, Watch, describe
+from undertow.engine.debug import Debug
+from undertow.engine.watch import Watch, describe
 from undertow.errors import InvalidInput, NonFiniteError
 
 

@@ -78,6 +78,19 @@ def test_inpainting_with_an_inpainting_model():
     assert_same(ours(found), expected)
 
 
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_an_inpainting_model_without_a_mask_draws_as_with_a_white_one(strength):
+    """A1111's white mask; diffusers' pipeline needs the mask itself."""
+    reference = pipeline_of(diffusers.StableDiffusionInpaintPipeline, "inpaint")
+    white, size = Image.new("L", (SIDE, SIDE), 255), {"height": SIDE, "width": SIDE}
+    brought = {"image": photo(), "strength": strength}
+    expected = theirs(reference, "red apple", **brought, mask_image=white, **size, **THEIRS, generator=seeded())
+    service = service_of("inpaint")
+    noise = draws(2)[1] if strength < 1 else draws(1)[0]
+    image = {"strength": strength, "image": photo()} if strength < 1 else {"size": (SIDE, SIDE)}  # or from text alone
+    assert_same(ours(service.generate("red apple", **image, latents=noise, **DRAWN)), expected)
+
+
 def test_instruct_pix2pix():
     reference = pipeline_of(diffusers.StableDiffusionInstructPix2PixPipeline, "pix2pix")
     brought = {"image": photo(), "image_guidance_scale": 1.5, "latents": draws(1)[0]}

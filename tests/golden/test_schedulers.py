@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from undertow.diffusion import (
-    Clipped,
     Denoiser,
     FlowSchedule,
     NoiseSchedule,
@@ -90,15 +89,15 @@ def ours(sampler: Sampler, config: SchedulerConfig, timestep_map="interpolated")
     )
 
     def denoise(x: Tensor, sigma: float) -> Tensor:
-        return denoiser(x, torch.full((len(x),), sigma, dtype=torch.float64), None)
+        denoised = denoiser(x, torch.full((len(x),), sigma, dtype=torch.float64), None)
+        return denoised if config.clip is None else denoised.clamp(-config.clip, config.clip)
 
-    estimate = denoise if config.clip is None else Clipped(denoise=denoise, limit=config.clip)
     call: ModelCall = next(sampler)
     while True:
         trajectory.points.append(call.x)
         sigmas.append(call.sigma)
         try:
-            call = sampler.send(estimate(call.x, call.sigma))
+            call = sampler.send(denoise(call.x, call.sigma))
         except StopIteration as finished:
             trajectory.points.append(finished.value)
             trajectory.timesteps = network.timesteps

@@ -20,12 +20,11 @@ def test_sixteen_bits_become_their_upper_byte_and_white_stays_white():
     assert to_color(Image.fromarray(SIXTEEN.astype(np.uint16)))[0].tolist() == every(AS_BYTES)
 
 
-def test_what_exceeds_sixteen_bits_is_cut_off():
-    """Pillow reads 16-bit PNGs as 32-bit integers, in which anything may stand."""
-    made = Image.fromarray(np.array([[-1, -70000, 65536, 1_000_000]], np.int32))
-    assert made.mode == "I"
-    assert to_color(made)[0].tolist() == every([0, 0, 255, 255])
+def test_whole_numbers_of_32_bits_are_levels_of_16_and_others_are_refused():
     assert to_color(Image.fromarray(SIXTEEN.astype(np.int32)))[0].tolist() == every(AS_BYTES)
+    for levels in ([[-1, 5]], [[0, 65536]]):
+        with pytest.raises(InvalidInput, match="expected from 0 to 65535; bring it to this range first"):
+            to_color(Image.fromarray(np.array(levels, np.int32)))
 
 
 def test_transparent_parts_lie_on_white_by_their_share():

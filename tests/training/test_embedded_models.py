@@ -4,10 +4,11 @@ import diffusers
 import pytest
 import torch
 
-from undertow.service import embedded_models
+from undertow.checkpoints.read.class_model import load_class_model
+from undertow.embedded import embedded_models
+from undertow.engine.class_pictures import sample_classes, sampling_settings
 from undertow.training.data import Digits
 from undertow.training.evaluate import evaluate_samples
-from undertow.training.generate import load_class_model, sample_classes, sampling_settings
 from undertow.unet.conditioning import Conditioning
 
 NAMES = ("digits-ddpm", "digits-flow")

@@ -20,6 +20,7 @@ from undertow.training import meter
 from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import read_records
 from undertow.training.precision import precision_notes
+from undertow.training.run_lock import HOLDER, require_no_training
 from undertow.training.training_state import load_state, saved_steps
 
 WAIT_S = 120
@@ -179,7 +180,7 @@ def test_bf16_computes_in_bf16_where_the_processor_has_it_and_keeps_weights_in_f
         (SETTINGS, {"width": 32}, "width was 16 and is now 32"),
         (SETTINGS, {**RECIPE, "depth": 1}, "depth was None and is now 1"),
         (replace(SETTINGS, learning_rate=1e-3), RECIPE, "learning_rate was 0.01"),
-        (replace(SETTINGS, steps=20), RECIPE, "steps was 9 and is now 20"),
+        (replace(SETTINGS, steps=8), RECIPE, "steps was 9 and is now 8"),
         (replace(SETTINGS, seed=1), RECIPE, "seed was 0"),
     ],
 )
@@ -205,6 +206,73 @@ def test_a_trapezoid_may_grow_until_its_fall_begins(tmp_path):
     grown = trained(tmp_path / "grown", replace(settings, steps=20)).state_dict()
     whole = trained(tmp_path / "whole", replace(settings, steps=20)).state_dict()
     assert all(grown[name].equal(whole[name]) for name in grown)
+
+
+def test_a_finished_run_goes_on_with_a_learning_rate_schedule_of_its_own(tmp_path):
+    """Steps 10 to 14 are five of a run whose rate rises over two and falls over the last one, a fifth of five."""
+    trained(tmp_path)
+    longer, begun = replace(SETTINGS, steps=14), []
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, longer, on_resume=begun.append, stop=lambda: True)
+    average = trained(tmp_path, longer, on_resume=begun.append)  # interrupted, it goes on with the same schedule
+    assert begun == [9, 10]
+    records = read_records(tmp_path / "log.jsonl")
+    assert [record.step for record in records] == list(range(1, 15))
+    assert [record.learning_rate for record in records[9:]] == pytest.approx([0.005, 0.01, 0.01, 0.01, 0.0])
+    state = load_state(tmp_path / "checkpoints")
+    assert (state.step, state.config["schedule_start"]) == (14, 9)
+    assert all(average.state_dict()[name].equal(tensor) for name, tensor in state.tensors["average"].items())
+    trained(tmp_path, replace(SETTINGS, steps=20))
+    assert load_state(tmp_path / "checkpoints").config["schedule_start"] == 14
+
+
+def test_a_run_whose_learning_rate_falls_is_finished_first(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path, stop=lambda: len(read_records(tmp_path / "log.jsonl")) == 7)
+    with pytest.raises(CheckpointError, match="steps was 9 and is now 20; finish it with 9 steps, and then"):
+        trained(tmp_path, replace(SETTINGS, steps=20))
+
+
+def test_a_run_that_is_asked_to_stop_keeps_its_last_step_and_goes_on_to_the_same_bits(tmp_path):
+    whole = trained(tmp_path / "whole").state_dict()
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "run", stop=lambda: len(read_records(tmp_path / "run" / "log.jsonl")) == 3)
+    assert saved_steps(tmp_path / "run" / "checkpoints") == [3, 4]
+    begun: list[int] = []
+    resumed = trained(tmp_path / "run", on_resume=begun.append, stop=lambda: False).state_dict()
+    assert begun == [4]
+    assert all(whole[name].equal(resumed[name]) for name in whole)
+    assert [record.step for record in read_records(tmp_path / "run" / "log.jsonl")] == list(range(1, 10))
+
+
+def test_warm_up_steps_that_are_over_may_be_other_ones(tmp_path):
+    """The command line takes a tenth of the steps, at most 100, so that they grow with the steps."""
+    trained(tmp_path, replace(SETTINGS, decay="constant"))
+    grown = replace(SETTINGS, decay="constant", steps=12, warmup_steps=5)
+    assert saved_steps(tmp_path / "checkpoints") == [6, 9]
+    trained(tmp_path, grown)
+    with pytest.raises(CheckpointError, match="warmup_steps was 5 and is now 13"):
+        trained(tmp_path, replace(grown, steps=12, warmup_steps=13))
+
+
+def test_one_training_at_a_time_in_a_folder(tmp_path):
+    """The second is refused by the name of the first, which goes on undisturbed; what a killed one left is no lock."""
+    (tmp_path / HOLDER).write_text("process 1 on nowhere, killed long ago")
+    said: list[str] = []
+
+    def train_beside(progress: Progress) -> None:
+        if progress.step == 2:
+            with pytest.raises(CheckpointError, match=f"a training runs in it .process {os.getpid()} on ") as refused:
+                trained(tmp_path)
+            said.append(str(refused.value))
+            with pytest.raises(CheckpointError, match="a training runs in it"):
+                require_no_training(tmp_path)
+
+    trained(tmp_path, on_step=train_beside)
+    assert len(said) == 1
+    assert not (tmp_path / HOLDER).exists()
+    require_no_training(tmp_path)
+    assert saved_steps(tmp_path / "checkpoints") == [6, 9]
 
 
 def test_time_counts_over_all_sessions_and_speed_without_what_is_done_at_checkpoints(tmp_path, monkeypatch):

@@ -119,6 +119,14 @@ def test_a_run_of_other_settings_or_pictures_is_refused(sd1, tmp_path):
         train_lora(sd1, other, settings(steps=2), tmp_path)
 
 
+def test_a_run_in_the_folder_of_its_base_is_refused(sd1):
+    before = sorted(sd1.path.rglob("*"))
+    for folder in (sd1.path, sd1.path / "loras"):
+        with pytest.raises(InvalidInput, match="which is read for it"):
+            train_lora(sd1, pictures(), settings(steps=2), folder)
+    assert sorted(sd1.path.rglob("*")) == before
+
+
 def test_another_base_is_refused(folders, tmp_path):
     model = load(folders["sd1"])
     train_lora(model, pictures(), settings(steps=2), tmp_path)

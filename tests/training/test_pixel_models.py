@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from tests.training.reference_adamw import AdamW
+from undertow.checkpoints.read.class_model import load_class_model
 from undertow.checkpoints.read.unet_loading import load_unet_folder
 from undertow.errors import CheckpointError, ConfigError, CorruptFile, InvalidInput, UndertowError
 from undertow.processor import has_bfloat16
@@ -14,7 +15,6 @@ from undertow.training import meter, pixel_models
 from undertow.training.augmentation import Augmentation
 from undertow.training.batches import Batches
 from undertow.training.checkpointing import checkpointing
-from undertow.training.generate import load_class_model
 from undertow.training.log import read_records
 from undertow.training.objective import Ddpm, Flow
 from undertow.training.pixel_files import PixelFiles

@@ -33,6 +33,14 @@ def test_the_newest_are_kept_and_nothing_else_is_left(folder):
     assert sorted(path.name for path in folder.iterdir()) == ["step-000030", "step-000040"]
 
 
+def test_what_was_just_written_is_kept_below_newer_ones(folder):
+    """A run that was resumed from step 10 writes step 15 below the old steps 20 and 30."""
+    save_state(folder, state(15), keep=2)
+    assert saved_steps(folder) == [15, 30]
+    save_state(folder, state(16), keep=1)
+    assert saved_steps(folder) == [16]
+
+
 def test_a_write_that_fails_half_way_leaves_what_was_there(folder, monkeypatch):
     def half(_tensors, file):
         file.write(b"half of it")

@@ -2,6 +2,7 @@
 
 import platform
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +15,10 @@ from undertow.errors import InvalidInput
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from recipes.emoji.draw import DrawSettings
     from recipes.emoji.evaluate import Draw
     from recipes.emoji.render import Glyphs
     from recipes.emoji.text_to_image import TextToImage
+    from undertow.engine.direct import SamplingSettings
     from undertow.vae.autoencoder import AutoencoderKL
 
 
@@ -45,7 +46,7 @@ def evaluate(
     """
     import torch
 
-    from recipes.emoji.draw import GUIDANCE, STEPS, DrawSettings
+    from recipes.emoji.draw import SETTINGS
     from recipes.emoji.evaluate import PROMPTS, kinds, measure, read_shares
     from recipes.emoji.page import Evaluation, write_page
     from recipes.emoji.render import FONT, Glyphs
@@ -62,8 +63,10 @@ def evaluate(
         raise InvalidInput("--prompts", count, f"{peer.count}, as many as {diffusers} has", "measure both alike")
     folder = model_folder(model)
     networks, vae = _loaded(folder)
-    settings = DrawSettings(
-        steps=STEPS if steps is None else steps, guidance=GUIDANCE if guidance is None else guidance
+    settings = replace(
+        SETTINGS,
+        steps=SETTINGS.steps if steps is None else steps,
+        guidance=SETTINGS.guidance if guidance is None else guidance,
     )
     measured = []
     for kind in kinds(count):
@@ -99,7 +102,7 @@ def _loaded(folder: Path) -> "tuple[TextToImage, AutoencoderKL]":
 
 
 def _drawing(
-    networks: "TextToImage", vae: "AutoencoderKL", settings: "DrawSettings", console: Console, title: str
+    networks: "TextToImage", vae: "AutoencoderKL", settings: "SamplingSettings", console: Console, title: str
 ) -> "Draw":
     """Draws with a progress bar."""
     from recipes.emoji.draw import draw
@@ -114,6 +117,6 @@ def _drawing(
 def _psnr(vae: "AutoencoderKL", glyphs: "Glyphs") -> float:
     from recipes.emoji.autoencoder import psnr, scenes_at
     from recipes.emoji.recipe import HELD_OUT_PICTURES
-    from undertow.training.pictures import from_uint8
+    from undertow.pictures import from_uint8
 
     return psnr(vae, from_uint8(scenes_at("held out", 0, HELD_OUT_PICTURES, glyphs)))

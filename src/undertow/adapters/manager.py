@@ -65,7 +65,10 @@ class TiledAdapters:
 class AdapterManager:
     """Adapters for one U-Net and its text encoders. capacity: slots for LoRA; `None` merges all. library_bytes:
     memory for files that are not in use. folder: of the model, which may hold an image encoder, and adapters of its own
-    in `adapters`. kinds: those that there are. Errors: `InvalidInput`."""
+    in `adapters`. kinds: those that there are.
+
+    Until the first adapter comes, or slots are reserved, there is nothing to apply and requests pass it by. Errors:
+    `InvalidInput`."""
 
     def __init__(
         self,
@@ -77,10 +80,24 @@ class AdapterManager:
         folder: Path | None = None,
         kinds: Sequence[type[AnyKind]] = KINDS,
     ):
-        model = AdaptedModel(unet=unet, text=text, capacity=capacity, folder=folder)
-        self.kinds = tuple(kind(model) for kind in kinds)
+        self._model = AdaptedModel(unet=unet, text=text, capacity=capacity, folder=folder)
+        self._types = tuple(kinds)
+        self._kinds: tuple[AnyKind, ...] | None = None
         self.bundled = BundledAdapters(folder)
         self.library: Library[LoadedAdapter] = Library(self._open, library_bytes)
+        if capacity is not None:
+            self._kinds = self.kinds  # slots are there before the first forward
+
+    @property
+    def kinds(self) -> tuple[AnyKind, ...]:
+        """The kinds of adapters, with their state for this model; made when first asked for."""
+        if self._kinds is None:
+            self._kinds = tuple(kind(self._model) for kind in self._types)
+        return self._kinds
+
+    def acts_on(self, unet: UNet) -> bool:
+        """Whether a forward of this network has anything to do with adapters, maybe only slots that are empty."""
+        return self._kinds is not None and unet is self._model.unet
 
     def kind(self, wanted: type[Kind]) -> Kind:
         """One of the kinds, with its state for this model."""
@@ -95,7 +112,7 @@ class AdapterManager:
 
     def _open(self, source: str | Path) -> LoadedAdapter:
         with open_adapter(source) as opened:
-            found, _ = identify(opened, [type(kind) for kind in self.kinds])
+            found, _ = identify(opened, self._types)
             return self.kind(found).read(opened)
 
     def summarize(self, adapters: Sequence[Adapter]) -> tuple[AdapterSummary, ...]:
@@ -117,6 +134,8 @@ class AdapterManager:
     ) -> Resolution:
         """Resolves the adapters of a request, as `resolve_each` does. A stack decides which of its adapters act; for
         others the notes say where their order matters. Errors: those of `resolve_each`, for adapters that act."""
+        if not adapters:
+            return Resolution(adapters=(), notes=())
         if not isinstance(adapters, AdapterStack):
             resolved = self.resolve_each(adapters, beside=beside)
             return Resolution(adapters=resolved, notes=describe_interactions(self.summarize(adapters)))
@@ -162,19 +181,25 @@ class AdapterManager:
 
     def text(self, stack: TextStack, resolved: Sequence[ResolvedAdapter], steps: int) -> TextStack:
         """The text encoders with these adapters applied."""
+        if not resolved:
+            return stack
         for kind in self.kinds:
             stack = kind.adapt_text(stack, _of(kind.resolved, resolved), steps)
         return stack
 
     # Batches
 
-    def fits(self, rows: Sequence[RowAdapters]) -> bool:
-        """Whether rows with equal keys can share a forward."""
-        return all(kind.fits(_inputs(kind, rows)) for kind in self.kinds)
+    def fits(self, rows: Sequence[BatchRow]) -> bool:
+        """Whether rows with equal keys can share a forward: whether there are slots for all their adapters."""
+        if not self.acts_on(rows[0].unet):
+            return True
+        return all(kind.fits(_inputs(kind, _adapters(rows))) for kind in self.kinds)
 
-    def is_prepared(self, row: RowAdapters) -> bool:
+    def is_prepared(self, row: BatchRow) -> bool:
         """Whether the weights are already those that a row needs."""
-        return all(kind.is_prepared(_of(kind.inputs, row.inputs)) for kind in self.kinds)
+        if not self.acts_on(row.unet):
+            return True
+        return all(kind.is_prepared(_inputs(kind, _adapters([row]))[0]) for kind in self.kinds)
 
     def prepare_weights(self, rows: Sequence[RowAdapters]) -> None:
         """Writes the weights that these rows share; `ports` does so too."""
@@ -185,19 +210,25 @@ class AdapterManager:
         """What the adapters of rows with equal keys add to their forward, each in its own row. runner: of the U-Net,
         and of networks that run beside it. at_once: rows of every forward of such a network; `None` runs all of one's
         together."""
-        adapters = [RowAdapters() if row.adapters is None else row.adapters for row in rows]
         ports = Ports()
+        if not self.acts_on(rows[0].unet):
+            return ports
         for kind in self.kinds:
-            ports = kind.ports(rows, _inputs(kind, adapters), ports, runner, at_once)
+            ports = kind.ports(rows, _inputs(kind, _adapters(rows)), ports, runner, at_once)
         return ports
 
     def unmerge(self) -> None:
         """Restores the U-Net's own weights, bit for bit."""
-        for kind in self.kinds:
-            kind.unmerge()
+        if self._kinds is not None:
+            for kind in self._kinds:
+                kind.unmerge()
 
     def _kind_of(self, loaded: LoadedAdapter) -> AnyKind:
         return next(kind for kind in self.kinds if isinstance(loaded, kind.loaded))
+
+
+def _adapters(rows: Sequence[BatchRow]) -> list[RowAdapters]:
+    return [RowAdapters() if row.adapters is None else row.adapters for row in rows]
 
 
 def _inputs(kind: AnyKind, rows: Sequence[RowAdapters]) -> list[list[RowInput]]:

@@ -70,8 +70,8 @@ def _is_adapter(model: str, base: str | None) -> bool:
 
 def _is_checkpoint(model: str) -> bool:
     """Whether the argument is a file, a pipeline or a Hub id rather than a preset or the folder of one network."""
-    from undertow.checkpoints.files.hub import is_hub_id
-    from undertow.service import embedded_models
+    from undertow.checkpoints.files.place import is_hub_id
+    from undertow.embedded import embedded_models
     from undertow.unet.presets import PRESETS
 
     if model in PRESETS or model in embedded_models():
@@ -82,8 +82,8 @@ def _is_checkpoint(model: str) -> bool:
 
 def _config(model: str) -> "UNetConfig":
     from undertow.checkpoints.identify.pipeline_folder import read_config
+    from undertow.embedded import embedded_models
     from undertow.errors import InvalidInput
-    from undertow.service import embedded_models
     from undertow.unet.presets import PRESETS
 
     if model in PRESETS:

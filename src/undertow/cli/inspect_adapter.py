@@ -82,7 +82,7 @@ def _identity(report: "LoraReport") -> Table:
 def _targets(model: str) -> "Targets":
     """What a model offers: a preset, an embedded model, a file, a folder or a Hub id."""
     from undertow.adapters.lora.targets import targets_of_config, targets_of_source
-    from undertow.service import embedded_models
+    from undertow.embedded import embedded_models
     from undertow.unet.presets import PRESETS
 
     if model in PRESETS:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from undertow.adapters.adapter import Adapter
+from undertow.cli.named_places import as_numbers, is_one_of, is_place, split_list, split_numbers, split_pair
+from undertow.cli.seeds import parse_seed
 from undertow.engine.parts import Region
 from undertow.errors import InvalidInput
 
@@ -14,7 +16,7 @@ def parse_regions(texts: Sequence[str] | None) -> tuple[Region, ...]:
     found = []
     for text in texts or ():
         prompt, mark, numbers = text.rpartition("@")
-        values = _numbers(numbers)
+        values = as_numbers(numbers)
         if not mark or len(values) not in (4, 5):
             raise InvalidInput(
                 "--regions", repr(text), "PROMPT@LEFT,TOP,RIGHT,BOTTOM[,WEIGHT]", "for example 'a cat@0,0,0.5,1'"
@@ -29,11 +31,8 @@ def parse_loras(texts: Sequence[str] | None, blocks: dict[str, float]) -> tuple[
     pattern of layer names, for all of them. Errors: `InvalidInput`."""
     found = []
     for text in texts or ():
-        source, mark, numbers = text.rpartition("@")
-        scales = _numbers(numbers) if mark else []
-        if not scales:  # a path that has such a mark, or none at all
-            source, scales = text, [1.0]
-        scale = scales[0] if len(scales) == 1 else tuple(scales)
+        source, scales = split_numbers(text)
+        scale = 1.0 if not scales else scales[0] if len(scales) == 1 else tuple(scales)
         found.append(Adapter(source, scale=scale, blocks=blocks if blocks else None))
     return tuple(found)
 
@@ -41,24 +40,25 @@ def parse_loras(texts: Sequence[str] | None, blocks: dict[str, float]) -> tuple[
 def parse_adapters(texts: Sequence[str] | None, masks: Sequence[str] | None) -> tuple[Adapter, ...]:
     """From FILE[@SCALE[,SCALE...]][=PICTURE[,PICTURE...]]. masks: NAME=PICTURE[,PICTURE...], by the file's name without
     its ending. Errors: `InvalidInput`."""
-    places = dict(_pictures_by_name("--adapter-mask", text) for text in masks or ())
     found = []
     for text in texts or ():
-        source, equals, pictures = text.partition("=")
+        source, pictures = split_pair(text, lambda left: is_place(split_numbers(left)[0]))
         (adapter,) = parse_loras([source], {})
-        image = tuple(pictures.split(",")) if equals else None
-        found.append(replace(adapter, image=image, mask=places.pop(adapter.title, None)))
+        found.append(replace(adapter, image=None if pictures is None else split_list(pictures)))
+    titles = [adapter.title for adapter in found]
+    places = dict(_pictures_by_name("--adapter-mask", text, titles) for text in masks or ())
+    found = [replace(adapter, mask=places.pop(adapter.title, None)) for adapter in found]
     if places:
-        known = ", ".join(adapter.title for adapter in found)
+        known = ", ".join(titles)
         raise InvalidInput("--adapter-mask", ", ".join(places), f"names of adapters: {known or 'none is given'}")
     return tuple(found)
 
 
-def _pictures_by_name(option: str, text: str) -> tuple[str, tuple[str, ...]]:
-    name, equals, pictures = text.partition("=")
-    if not equals or not pictures:
+def _pictures_by_name(option: str, text: str, names: Sequence[str]) -> tuple[str, tuple[str, ...]]:
+    name, pictures = split_pair(text, is_one_of(names))
+    if not pictures:
         raise InvalidInput(option, repr(text), "NAME=PICTURE[,PICTURE...]", "for example edges=left.png")
-    return name, tuple(pictures.split(","))
+    return name, split_list(pictures)
 
 
 def numbers_by_name(option: str, texts: Sequence[str] | None) -> dict[str, float]:
@@ -66,7 +66,7 @@ def numbers_by_name(option: str, texts: Sequence[str] | None) -> dict[str, float
     found = {}
     for text in texts or ():
         name, equals, number = text.partition("=")
-        values = _numbers(number)
+        values = as_numbers(number)
         if not equals or len(values) != 1:
             raise InvalidInput(option, repr(text), "NAME=NUMBER", "for example eta=0.5")
         found[name.strip()] = values[0]
@@ -74,12 +74,12 @@ def numbers_by_name(option: str, texts: Sequence[str] | None) -> dict[str, float
 
 
 def parse_variation(text: str) -> tuple[int, float]:
-    """From SEED:STRENGTH. Errors: `InvalidInput`."""
+    """From SEED:STRENGTH, where the seed may be random. Errors: `InvalidInput`."""
     seed, _, strength = text.partition(":")
-    values = _numbers(strength)
-    if not seed.isdigit() or len(values) != 1:
+    values = as_numbers(strength)
+    if len(values) != 1:
         raise InvalidInput("--variation", repr(text), "SEED:STRENGTH", "for example 7:0.2")
-    return int(seed), values[0]
+    return parse_seed(seed, "--variation"), values[0]
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -92,15 +92,7 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def parse_sigmas(text: str) -> tuple[float, ...]:
     """From a comma list. Errors: `InvalidInput`."""
-    values = _numbers(text)
+    values = as_numbers(text)
     if not values:
         raise InvalidInput("--sigmas", repr(text), "noise levels with commas between them, such as 14,5,1,0")
     return tuple(values)
-
-
-def _numbers(text: str) -> list[float]:
-    """The numbers in a comma list; none when something else is in it."""
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        return []

@@ -168,10 +168,13 @@ def _run(
     path: Path, kind: str, out: Path | None, multiple: int | None, make: "Callable[[Image.Image], Image.Image]"
 ) -> None:
     """Reads the picture, crops it when asked to, makes the map and writes it. Errors: `InvalidInput`."""
+    from undertow.checkpoints.files.atomic import atomic_write
+    from undertow.checkpoints.files.destination import require_elsewhere
     from undertow.hints.grid import to_grid
     from undertow.picture_files import open_picture
 
     target = Path(f"{path.stem}-{kind}.png") if out is None else out
+    require_elsewhere("--out", target, [path])
     if target.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
         raise InvalidInput("--out", target, "a file ending in .png, .webp or .jpg")
     picture = open_picture("IMAGE", path)
@@ -179,7 +182,8 @@ def _run(
         picture = to_grid(picture, multiple=multiple)
     made = make(picture)
     target.parent.mkdir(parents=True, exist_ok=True)
-    made.save(target)
+    with atomic_write(target) as draft:
+        made.save(draft)
     Console().print(f"wrote {target} ({made.width}x{made.height})", markup=False, highlight=False, soft_wrap=True)
 
 

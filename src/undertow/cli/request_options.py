@@ -50,15 +50,17 @@ def _as_typed(value: Any) -> Any:
 class RequestOption:
     """An option over a field of a request, or over one of its parts', such as "views.overlap".
 
-    name: of the parameter. flag: as typed, where that is not the name. form: how text of more than a word or number is
-    written. repeatable: it takes several of these. switch: it takes no value. optional: there is no such part without
-    it, so that the field's default does not count. unset: what happens without it, where the default does not tell.
-    parse: from what was typed to the field; `None` for options that only together are one.
+    name: of the parameter. flag: as typed, where that is not the name. short: a letter that does the same. form: how
+    text of more than a word or number is written. repeatable: it takes several of these. switch: it takes no value.
+    optional: there is no such part without it, so that the field's default does not count. unset: what happens without
+    it, where the default does not tell. parse: from what was typed to the field; `None` for options that only together
+    are one.
     """
 
     name: str
     field: str
     flag: str = ""
+    short: str = ""
     form: str = ""
     repeatable: bool = False
     switch: bool = False
@@ -85,7 +87,7 @@ class RequestOption:
     def parameter(self) -> inspect.Parameter:
         """What typer reads."""
         option = typer.Option(
-            self.flag or f"--{self.name.replace('_', '-')}",
+            *filter(None, (self.flag or f"--{self.name.replace('_', '-')}", self.short)),
             help=self.help,
             rich_help_panel=self.group,
             show_default=self.unset or True,
@@ -129,7 +131,10 @@ OPTIONS: Sequence[RequestOption] = (
     RequestOption(name="negative", field="negative_prompt"),
     RequestOption(name="dialect", field="dialect"),
     RequestOption(name="clip_skip", field="clip_skip", unset="as trained"),
-    RequestOption(name="steps", field="steps"),
+    RequestOption(name="seed", field="seed", form="NUMBER|random", unset="random", parse=None),
+    RequestOption(name="count", field="count", short="-n", parse=None),
+    RequestOption(name="variation", field="variation_strength", form="SEED:STRENGTH", parse=None),
+    RequestOption(name="steps", field="steps", short="-s"),
     RequestOption(name="sampler", field="sampler"),
     RequestOption(
         name="sampler_options",
@@ -141,9 +146,6 @@ OPTIONS: Sequence[RequestOption] = (
     ),
     RequestOption(name="schedule", field="schedule"),
     RequestOption(name="sigmas", field="sigmas", form="SIGMA,SIGMA,...", parse=parse_sigmas),
-    RequestOption(name="seed", field="seed", parse=None),
-    RequestOption(name="count", field="count", parse=None),
-    RequestOption(name="variation", field="variation_strength", form="SEED:STRENGTH", parse=None),
     RequestOption(name="refiner_switch", field="refiner_switch"),
     RequestOption(name="guidance", field="guidance_scale"),
     RequestOption(name="guidance_method", field="guidance_method"),

@@ -33,8 +33,9 @@ def sample(
     out: Annotated[Path, typer.Option(help="Where the grid is written.")] = Path("grid.png"),
 ) -> None:
     """Draw pictures of one or more classes and write them as one grid, a class after the other."""
+    from undertow.checkpoints.read.class_model import load_class_model
+    from undertow.engine.class_pictures import sample_classes, sampling_settings
     from undertow.training.figures import save_grid  # loads torch
-    from undertow.training.generate import load_class_model, sample_classes, sampling_settings
     from undertow.training.pictures import find_class
 
     if out.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
@@ -53,7 +54,7 @@ def sample(
 
 def model_folder(name: str) -> Path:
     """A folder, or that of the embedded model of this name."""
-    from undertow.service import embedded_models
+    from undertow.embedded import embedded_models
 
     return embedded_models().get(name, Path(name))
 

@@ -73,7 +73,8 @@ def _one(console: Console, name: str) -> None:
     if entry.options:
         table = _table("option", "default", "range", "meaning")
         for option, found in entry.options.items():
-            table.add_row(option, f"{found.default:g}", found.describe(), found.meaning)
+            default = "the model's" if found.default is None else f"{found.default:g}"
+            table.add_row(option, default, found.describe(), found.meaning)
         console.print(table)
 
 

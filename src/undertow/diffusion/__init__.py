@@ -3,9 +3,9 @@
 Torch only: nothing here knows a U-Net, a file or a sampler. Start at `paths`, then `parameterizations` and `denoiser`.
 """
 
-from undertow.diffusion.denoiser import Clipped, Denoiser
+from undertow.diffusion.denoiser import Denoiser
 from undertow.diffusion.grids import GRID_ALIASES, GRIDS, require_grid, sigma_grid
-from undertow.diffusion.guidance import ClassifierFree, Guidance, GuidedDenoiser
+from undertow.diffusion.guidance import ClassifierFree, Guidance
 from undertow.diffusion.parameterizations import (
     PARAMETERIZATIONS,
     EDMPrediction,
@@ -26,14 +26,12 @@ __all__ = [
     "GRID_ALIASES",
     "PARAMETERIZATIONS",
     "ClassifierFree",
-    "Clipped",
     "Denoiser",
     "EDMPrediction",
     "EDMSchedule",
     "Epsilon",
     "FlowSchedule",
     "Guidance",
-    "GuidedDenoiser",
     "NoiseSchedule",
     "Parameterization",
     "Path",

@@ -71,18 +71,3 @@ class Denoiser(Preconditioning, Generic[C]):
     def __call__(self, x: Float[Tensor, "batch ..."], sigma: Sigmas, conditioning: C) -> Float[Tensor, "batch ..."]:
         """Estimate of x0 for every row, each at its own sigma, in the dtype of x. Errors: as `inputs`."""
         return self.denoised(self.network(*self.inputs(x, sigma), conditioning), x, sigma)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clipped:
-    """A denoiser whose estimate of x0 is clamped to [-limit, limit]: DDPM's "clip denoised", for pixels in [-1, 1].
-
-    Opt-in, and wrong for latents. Wrap the guided denoiser, not its branches (diffusers' `clip_sample`).
-    """
-
-    denoise: Callable[[Tensor, float], Tensor]
-    limit: float = 1.0
-
-    def __call__(self, x: Float[Tensor, "batch ..."], sigma: float) -> Float[Tensor, "batch ..."]:
-        """The clamped estimate."""
-        return self.denoise(x, sigma).clamp(-self.limit, self.limit)

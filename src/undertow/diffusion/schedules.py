@@ -132,6 +132,11 @@ class NoiseSchedule:
         """Sigma at each time of a grid that is spaced in timesteps; here grid time and timestep are the same."""
         return self.timestep_to_sigma(times)
 
+    def sigma_at_share(self, share: float) -> float:
+        """Sigma at a share of the timesteps, from the first trained one, 0, to the last, 1 (ComfyUI `percent_to_sigma`
+        at 1 - share)."""
+        return self.timestep_to_sigma(torch.tensor([share * (self.steps - 1)], dtype=torch.float64)).item()
+
 
 @dataclass(frozen=True, kw_only=True)
 class FlowSchedule:
@@ -205,6 +210,10 @@ class FlowSchedule:
         """
         return self._shifted(self.timestep_to_sigma(times))
 
+    def sigma_at_share(self, share: float) -> float:
+        """Shifted sigma at a share of the timesteps, from 0 to 1."""
+        return self._shifted(torch.tensor(share, dtype=torch.float64)).item()
+
     def _shifted(self, sigma: Tensor) -> Tensor:
         return self.shift * sigma / (1 + (self.shift - 1) * sigma)
 
@@ -261,6 +270,10 @@ class EDMSchedule:
     def grid_time_to_sigma(self, times: Timesteps) -> Float64[Tensor, "batch"]:
         """Sigma at each time of a grid that is spaced in c_noise."""
         return self.timestep_to_sigma(times)
+
+    def sigma_at_share(self, share: float) -> float:
+        """Sigma at a share of the way in log sigma, from 0 to 1."""
+        return self.sigma_min * (self.sigma_max / self.sigma_min) ** share
 
 
 Schedule = NoiseSchedule | FlowSchedule | EDMSchedule

@@ -2,7 +2,8 @@
 
 One word, three conventions, and with the same numbers three different pictures:
 
-    diffusers    int(steps strength) of the grid's steps: fewer evaluations than `steps`
+    diffusers    int(steps strength) of the grid's steps: fewer evaluations than `steps`; below one step it refuses, and
+                 one is taken here
     comfy        a grid of int(steps / strength) steps, of which the last `steps` are taken: always `steps` evaluations;
                  A1111 with "exactly the amount of steps the slider specifies" (strength at most 0.999)
     a1111        int(min(strength, 0.999) steps) + 1 of the grid's steps, as k-diffusion's scripts with t_enc
@@ -12,9 +13,12 @@ from collections.abc import Callable, Sequence
 
 from undertow.errors import InvalidInput
 
+MOST_STEPS = 100_000
+"""Of the grid whose end "comfy" takes: a strength of 1e-9 would ask for more levels than there is memory."""
+
 
 def truncate(grid_of: Callable[[int], Sequence[float]], steps: int, strength: float, convention: str) -> list[float]:
-    """The levels to visit: the whole grid at strength 1, its last level alone (no step) at 0.
+    """The levels to visit: the whole grid at strength 1, its last level alone (no step) at 0, else at least one step.
 
     grid_of: the grid with that many steps, e.g. `partial(sigma_grid, "karras", schedule)`. Errors: `InvalidInput`.
     """
@@ -24,14 +28,40 @@ def truncate(grid_of: Callable[[int], Sequence[float]], steps: int, strength: fl
         return [grid_of(steps)[-1]]
     match convention:
         case "diffusers":
-            kept = min(int(steps * strength), steps)
+            kept = max(1, int(steps * strength))
             grid = grid_of(steps)
         case "comfy":
             kept = steps
-            grid = grid_of(int(steps / strength) if strength <= 0.9999 else steps)
+            grid = grid_of(_steps_of_longer_grid(steps, strength))
         case "a1111":
             kept = min(int(min(strength, 0.999) * steps) + 1, steps)
             grid = grid_of(steps)
         case _:
             raise InvalidInput("strength convention", repr(convention), "'diffusers', 'comfy' or 'a1111'")
     return list(grid[len(grid) - 1 - min(kept, len(grid) - 1) :])
+
+
+def strength_note(steps: int, strength: float, convention: str) -> str | None:
+    """What a user would not expect of so small a strength; `None` for others."""
+    if strength == 0:
+        return "a strength of 0 takes no step: nothing is drawn over the picture"
+    if convention == "diffusers" and steps * strength < 1:
+        return (
+            f"a strength of {strength:g} is less than one of {steps} steps as diffusers counts; one step is taken "
+            f"('a1111' takes one too, 'comfy' {steps} smaller ones)"
+        )
+    return None
+
+
+def _steps_of_longer_grid(steps: int, strength: float) -> int:
+    """Errors: `InvalidInput` for a grid of more than `MOST_STEPS`."""
+    if strength > 0.9999:
+        return steps
+    if steps / strength > MOST_STEPS:
+        raise InvalidInput(
+            "strength",
+            f"{strength:g} of {steps} steps, the end of a grid of {steps / strength:.3g}",
+            f"at most {MOST_STEPS:,} steps of the whole grid",
+            "take a larger strength, or the convention 'diffusers' or 'a1111'",
+        )
+    return int(steps / strength)

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from undertow.errors import ConfigError, InvalidInput
+from undertow.picture_modes import to_rgb
 
 Pixels = Float[Tensor, "images 3 height width"]
 RGB = tuple[float, float, float]
@@ -106,14 +107,7 @@ def _rgb_picture(picture: object, index: int) -> Image.Image:
     if shorter == 0 or longer > MOST_ELONGATED * shorter:
         size = f"{picture.size[0]} x {picture.size[1]} pixels"
         raise InvalidInput(name, size, f"a picture at most {MOST_ELONGATED} times as long as it is wide")
-    try:
-        if "A" in picture.getbands() or "transparency" in picture.info:
-            shown = Image.new("RGBA", picture.size, "white")
-            shown.alpha_composite(picture.convert("RGBA"))
-            picture = shown
-        return picture.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as err:  # Pillow reads a file's pixels only here
-        raise InvalidInput(name, f"not readable ({err})", "a whole picture", "save it again") from err
+    return to_rgb(picture, name)
 
 
 def _shorter_side_or_both(size: object) -> int | tuple[int, int]:

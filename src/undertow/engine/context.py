@@ -10,11 +10,10 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.kind import RowAdapters
 from undertow.adapters.manager import AdapterManager
 from undertow.adapters.pictures import LatentGrid
 from undertow.diffusion.guidance import ClassifierFree
-from undertow.engine.forward import fit_together, forward
+from undertow.engine.forward import forward
 from undertow.engine.rows import Row
 from undertow.errors import InvalidInput
 from undertow.shapes import Latents
@@ -85,13 +84,17 @@ class PredictionContext:
 
     def prepare_inputs(self) -> PreparedInputs:
         """The rows of one forward: those of each guidance branch after the other."""
-        branches = [self._branch(branch) for branch in self.guidance.branches]
-        timesteps = torch.as_tensor(self.timestep, dtype=torch.float32, device=self.latents.device)
+        branches = [self.branch(side) for side in self.guidance.branches]
         return PreparedInputs(
             latents=self.latents.repeat(len(branches), 1, 1, 1),
-            timesteps=timesteps.expand(len(self.latents)).repeat(len(branches)),
+            timesteps=self.timesteps.repeat(len(branches)),
             conditioning=concatenate(branches),
         )
+
+    @property
+    def timesteps(self) -> Float[Tensor, "rows"]:
+        """One for each of its latents."""
+        return torch.as_tensor(self.timestep, dtype=torch.float32, device=self.latents.device).expand(len(self.latents))
 
     def apply_guidance(self, predictions: Float[Tensor, "rows channels height width"]) -> Latents:
         """The guided prediction from the predictions of `prepare_inputs`' rows."""
@@ -105,8 +108,9 @@ class PredictionContext:
             for adapter in self.adapters
         )
 
-    def _branch(self, branch: str) -> Conditioning:
-        conditional = branch == "conditional" or self.negative_embeddings is None
+    def branch(self, side: str) -> Conditioning:
+        """What the network receives on a side of guidance, a row for each of its latents."""
+        conditional = side == "conditional" or self.negative_embeddings is None
         context = self.text_embeddings if conditional else self.negative_embeddings
         pooled = self.pooled if conditional else self.negative_pooled
         rows = len(self.latents)
@@ -138,7 +142,7 @@ def predict_noise(
         raise InvalidInput("latents", sorted(sizes), "one size for all contexts", "predict each size by itself")
     each = [_rows_of(unet, context, manager, factor) for context in contexts]
     rows = [row for group in each for row in group]
-    if len({row.adapters.key for row in rows if row.adapters is not None}) > 1 or not fit_together(rows, manager):
+    if len({row.merged for row in rows}) > 1 or not (manager is None or manager.fits(rows)):
         raise InvalidInput(
             "adapters",
             "different ones that are merged, or more than there are slots",
@@ -150,30 +154,30 @@ def predict_noise(
     finally:
         if manager is not None:
             manager.unmerge()
-    predictions = [torch.cat([next(outcomes).prediction for _ in group]) for group in each]
-    return [context.apply_guidance(found) for context, found in zip(contexts, predictions, strict=True)]
+    predictions = ([next(outcomes).prediction for _ in group] for group in each)
+    return [context.apply_guidance(torch.cat(found)) for context, found in zip(contexts, predictions, strict=True)]
 
 
 def _rows_of(unet: UNet, context: PredictionContext, manager: AdapterManager | None, factor: int) -> list[Row]:
-    """The rows of one context, with what acts in each: adapters see on which side of guidance it stands."""
-    inputs, sides = context.prepare_inputs(), context.guidance.branches
-    row_adapters: list[RowAdapters | None] = [None] * len(sides)
-    if manager is not None:
+    """The rows of one context, those of each guidance branch after the other, with what acts in them: adapters see on
+    which side of guidance a row stands."""
+    tiled = None
+    if manager is not None and context.adapters:
         resolved = manager.resolve_each(context.scaled_adapters, hints=context.control_hints)
         height, width = context.latents.shape[2:]
         tiled = manager.tile(resolved, LatentGrid(cells=(height, width), factor=factor))
-        row_adapters = [tiled.row(0, 1, conditional=side == "conditional") for side in sides]
-    pictures = len(context.latents)
+    timesteps = context.timesteps.split(1)
     return [
         Row(
             unet=unet,
             latents=latents,
             timestep=timestep,
             conditioning=conditioning,
-            adapters=row_adapters[index // pictures],
+            adapters=None if tiled is None else tiled.row(0, 1, conditional=side == "conditional"),
         )
-        for index, (latents, timestep, conditioning) in enumerate(
-            zip(inputs["latents"].split(1), inputs["timesteps"].split(1), inputs["conditioning"].rows(), strict=True)
+        for side in context.guidance.branches
+        for latents, timestep, conditioning in zip(
+            context.latents.split(1), timesteps, context.branch(side).rows(), strict=True
         )
     ]
 

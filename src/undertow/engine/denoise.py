@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from undertow.adapters.manager import AdapterManager
-from undertow.engine.forward import fit_together, forward
+from undertow.engine.forward import forward
 from undertow.engine.limits import BatchLimits
 from undertow.engine.rows import Outcome, Row, Steps, attributed
 from undertow.engine.watch import non_finite
@@ -124,14 +124,18 @@ class Batcher:
         if not line:
             return []
         first = next((waiting for waiting in line if self._is_prepared(waiting.row)), line[0])
-        most = first.task.limits.most_rows(first.row.latents)
+        key, most = first.key, first.task.limits.most_rows(first.row.latents)
         batch: list[Waiting] = []
         for waiting in line:
             if len(batch) == most:
                 break
-            if waiting.key == first.key and fit_together([other.row for other in (*batch, waiting)], self.manager):
+            if waiting.key == key and self._fits(batch, waiting):
                 batch.append(waiting)
         return batch
+
+    def _fits(self, batch: Sequence[Waiting], another: Waiting) -> bool:
+        """Whether there are slots for the adapters of one row more."""
+        return self.manager is None or self.manager.fits([one.row for one in (*batch, another)])
 
     def _advance(self, task: Task, answers: Sequence[Outcome] | None) -> None:
         try:
@@ -152,7 +156,7 @@ class Batcher:
 
     def _is_prepared(self, row: Row) -> bool:
         """Whether the weights are those that the row needs already."""
-        return row.adapters is None or self.manager is None or self.manager.is_prepared(row.adapters)
+        return self.manager is None or self.manager.is_prepared(row)
 
     def _evaluate(self, rows: Sequence[Row], padded_to: int | None) -> list[Outcome | Exception]:
         """The outcome of each row, or why it has none.

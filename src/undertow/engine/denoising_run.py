@@ -1,7 +1,8 @@
 """One picture from noise to latents: for each pass of its request a generator that yields the rows it needs."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,6 @@ from undertow.engine.branch_inputs import branch_inputs
 from undertow.engine.decode import Decoder
 from undertow.engine.evaluation import evaluate
 from undertow.engine.passes import Continue, FromNoise, FromPicture, Latents, Pass, Upscaled, UpscaledLatents, slerp
-from undertow.engine.request import GenerationRequest
 from undertow.engine.rows import Origin, Steps
 from undertow.engine.watch import Watch
 from undertow.sampling.catalogue import start_sampler
@@ -34,14 +34,20 @@ Entered = Callable[[int, int, float, Tensor | None], None]
 @dataclass(kw_only=True, eq=False)
 class DenoisingRun:
     """Picture `index` of request `number`, pass by pass. Its noise is its own, so it does not depend on the other
-    pictures of a batch."""
+    pictures of a batch.
 
-    request: GenerationRequest
-    number: int
-    index: int
+    variation: the seed of other noise, and the share of it (`slerp`). entered: called at every step.
+    """
+
+    seed: int
+    sampler: str
     passes: Sequence[Pass]
-    watch: Watch
-    entered: Entered
+    number: int = 0
+    index: int = 0
+    sampler_options: Mapping[str, Any] = field(default_factory=dict)
+    variation: tuple[int, float] | None = None
+    watch: Watch = field(default_factory=Watch)
+    entered: Entered | None = None
     latents: Latents | None = None
     """Those of the last finished pass."""
     _noise: NoiseSource = field(init=False)
@@ -52,7 +58,7 @@ class DenoisingRun:
     _run: GuidanceRun = field(init=False)
 
     def __post_init__(self) -> None:
-        self._noise = NoiseSource([self.request.seeds[self.index]])
+        self._noise = NoiseSource([self.seed])
 
     def denoise(self, index: int) -> Steps[Latents]:
         """The latents of a pass. Passes follow one another, with `upscale` in between where one starts from that."""
@@ -76,7 +82,13 @@ class DenoisingRun:
             return x  # nothing may change, or another model draws all
         self._run = one.guidance.start(one.steps, one.network.preconditioning.parameterization)
         sampler = start_sampler(
-            self.request.sampler, x, one.sigmas, path=_path(one), noise=self._noise, **self.request.sampler_options
+            self.sampler,
+            x,
+            one.sigmas,
+            path=_path(one),
+            noise=self._noise,
+            schedule=one.network.preconditioning.schedule,
+            **self.sampler_options,
         )
         answer: Tensor | Guided | None = None  # a generator's first `send` must be None
         step = -1
@@ -109,7 +121,7 @@ class DenoisingRun:
             try:
                 further = combining.send(estimate)  # pyright: ignore[reportArgumentType]
             except StopIteration as finished:
-                return finished.value
+                return _clipped(finished.value, one.network.clip)
             composed = further.branch.side == "conditional" and one.branches[index].composed
             needed = (UNCONDITIONAL, further.branch) if composed else (further.branch,)
             found = yield from self._evaluate(one, further.x, step, needed)
@@ -159,13 +171,12 @@ class DenoisingRun:
                 return self.latents, self._over
 
     def _draw_noise(self, shape: tuple[int, int, int], given: Tensor | None) -> Latents:
-        request = self.request
         noise = self._noise.draw(shape)  # drawn in any case: what a stochastic sampler draws next must not depend on it
         if given is not None:
             noise = given[self.index : self.index + 1].float()
-        if request.variation_seed is not None and request.variation_strength:
-            other = NoiseSource([request.variation_seed + self.index]).draw(shape)
-            noise = slerp(noise, other, request.variation_strength)
+        if self.variation is not None:
+            seed, share = self.variation
+            noise = slerp(noise, NoiseSource([seed]).draw(shape), share)
         return noise
 
     def _first(self, one: Pass, known: Latents | None, noise: Latents) -> Latents:
@@ -191,7 +202,12 @@ class DenoisingRun:
         step += self._steps_done
         if step > 0:
             self.watch.see(f"step_{step - 1}_latents", x)
-        self.entered(self.index, step, sigma, self._denoised)
+        if self.entered is not None:
+            self.entered(self.index, step, sigma, self._denoised)
+
+
+def _clipped(guided: Guided, limit: float | None) -> Guided:
+    return guided if limit is None else replace(guided, denoised=guided.denoised.clamp(-limit, limit))
 
 
 def _path(one: Pass) -> Path:

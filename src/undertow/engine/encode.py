@@ -9,7 +9,7 @@ from torch import Tensor
 from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.grids import require_grid, sigma_grid
-from undertow.diffusion.strength import truncate
+from undertow.diffusion.strength import strength_note, truncate
 from undertow.engine.images import EncodedImages, ImageInputs, encode_images
 from undertow.engine.parts import HighResolution
 from undertow.engine.pass_builder import PassBuilder
@@ -73,7 +73,7 @@ class _Encoding:
         image_inputs = ImageInputs.of(unet.config, vae.config)
         image_inputs.check(request)
         picture = EncodedImages()
-        if request.image is not None or request.depth is not None:
+        if image_inputs.are_needed(request):
             yield
             with self.watch.stage("encode"):
                 picture = encode_images(request, image_inputs, model, size)
@@ -91,7 +91,7 @@ class _Encoding:
         passes = [first, *self._refined(builder, first, cells)]
         if request.high_resolution is not None:
             yield
-            size, more = self._upscaled(builder, request.high_resolution, size)
+            size, more = self._upscaled(builder, request.high_resolution, size, image_inputs)
             passes.append(more)
         return Encoded(passes=passes, size=size, decisions=tuple(dict.fromkeys(self.decisions)))
 
@@ -133,10 +133,17 @@ class _Encoding:
         grid = self._grid(request.steps)
         if latents is None or (image_inputs.edits and request.mask is None):
             return FromNoise(given=self.given), grid  # editing reads the picture; it does not start from it
-        sigmas = truncate(self._grid, len(grid) - 1, request.strength, request.strength_convention)
+        sigmas = self._truncated(grid, request.strength)
         if request.strength == 1 and request.mask is not None:
             return FromNoise(given=self.given), sigmas  # without a mask diffusers keeps a trace of the picture
         return FromPicture(latents=latents, given=self.given), sigmas
+
+    def _truncated(self, grid: Sequence[float], strength: float) -> list[float]:
+        """The levels that a strength leaves of a grid, with a note where that is hardly any."""
+        convention, steps = self.request.strength_convention, len(grid) - 1
+        note = strength_note(steps, strength, convention)
+        self.decisions += [note] if note else []
+        return truncate(self._grid, steps, strength, convention)
 
     def _grid(self, steps: int) -> list[float]:
         request = self.request
@@ -170,15 +177,26 @@ class _Encoding:
         return [builder.build(self.refiner, Continue(), sigmas[first:], cells, inpaint_mask=base.inpaint_mask)]
 
     def _upscaled(
-        self, builder: PassBuilder, how: HighResolution, size: tuple[int, int]
+        self, builder: PassBuilder, how: HighResolution, size: tuple[int, int], image_inputs: ImageInputs
     ) -> tuple[tuple[int, int], Pass]:
         """The second pass over a larger picture, and the size of that in pixels."""
         factor = self.model.require_vae().config.factor
         height, width = (round(length * how.scale / factor) * factor for length in size)
         grid = self._grid(self.request.steps if how.steps is None else how.steps)
-        sigmas = truncate(self._grid, len(grid) - 1, how.strength, self.request.strength_convention)
+        sigmas = self._truncated(grid, how.strength)
         cells = (height // factor, width // factor)
-        return (height, width), builder.build(self.model, Upscaled(how=how), sigmas, cells)
+        picture = EncodedImages()
+        if image_inputs.kind != "latents":
+            with self.watch.stage("encode"):
+                picture = encode_images(self.request, image_inputs, self.model, (height, width))
+        return (height, width), builder.build(
+            self.model,
+            Upscaled(how=how),
+            sigmas,
+            cells,
+            extra=picture.extra,
+            without_image=picture.without_image,
+        )
 
 
 def _check_sampler_and_regions(request: GenerationRequest, model: LoadedModel) -> None:

@@ -20,10 +20,12 @@ from undertow.unet.unet import UNet
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Network:
-    """A U-Net with the mathematics that it was trained with."""
+    """A U-Net with the mathematics that it was trained with. clip: the guided estimate of x0 is clamped to
+    [-clip, clip] (diffusers' `clip_sample`): right for pixels, wrong for latents."""
 
     unet: UNet
     preconditioning: Preconditioning
+    clip: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,7 +33,7 @@ class BranchInput:
     """What a network receives for one branch of guidance, or one prompt or region of it.
 
     name: in debug output. extra: channels beside the latents, for models that read a picture (inpainting, editing,
-    depth). adapters: what acts in each window; empty for networks without adapters. perturbation, observed: as in
+    depth). adapters: what acts in each window, if anything does. perturbation, observed: as in
     guidance's `Branch`.
     """
 

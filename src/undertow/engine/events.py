@@ -7,6 +7,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from undertow.engine.report import Report
 from undertow.engine.result import GenerationResult
 
 
@@ -28,7 +29,21 @@ class StepEvent:
     cancel: Callable[[], None] = field(repr=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PictureEvent:
+    """A picture is finished, while others of its request may not be. request, picture: as in `StepEvent`. report: of
+    the request until now."""
+
+    request: int
+    picture: int
+    image: Image.Image
+    report: Report = field(repr=False)
+
+
 Observer = Callable[[StepEvent], None]
+
+Drawn = Callable[[PictureEvent], None]
+"""Told of each picture as soon as it is there."""
 
 Finished = Callable[[int, GenerationResult], None]
 """Told the number of a request and its result."""
@@ -36,6 +51,11 @@ Finished = Callable[[int, GenerationResult], None]
 
 def unobserved(event: StepEvent) -> None:
     """Nobody watches."""
+    del event
+
+
+def undrawn(event: PictureEvent) -> None:
+    """Nobody takes pictures one by one."""
     del event
 
 

@@ -49,19 +49,11 @@ def forward(
     ]
 
 
-def fit_together(rows: Sequence[Row], manager: AdapterManager | None) -> bool:
-    """Whether rows with equal keys can share a forward: whether there are slots for all their adapters."""
-    adapters = [row.adapters for row in rows if row.adapters is not None]
-    return manager is None or not adapters or manager.fits(adapters)
-
-
 def _ports(rows: Sequence[Row], manager: AdapterManager | None, at_once: int | None, runner: Runner) -> Ports | None:
     """What adapters and guidance do to the network; `None` leaves it as it is. at_once: rows of every forward of a
     ControlNet."""
     config, device = rows[0].unet.config, rows[0].latents.device
-    ports = Ports()
-    if manager is not None and rows[0].adapters is not None:  # then all rows have some, maybe none that act
-        ports = manager.ports(rows, runner, at_once)
+    ports = Ports() if manager is None else manager.ports(rows, runner, at_once)
     if any(row.perturbation is not None for row in rows):
         ports = replace(ports, self_attention=perturbed_rows(config, [row.perturbation for row in rows], device))
     if any(row.free_u is not None for row in rows):

@@ -11,7 +11,7 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.passes import Extra, InpaintMask, Latents
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.pictures import mask_for_latents, to_mask, to_pixels
+from undertow.pictures import mask_for_latents, to_map, to_mask, to_pixels
 from undertow.unet.config import UNetConfig
 from undertow.vae.config import VAEConfig
 from undertow.vae.precision import encode_safely
@@ -47,12 +47,14 @@ class ImageInputs:
     def edits(self) -> bool:
         return self.kind == "editing"
 
+    def are_needed(self, request: GenerationRequest) -> bool:
+        """Whether there is anything to encode; an inpainting model reads a white mask where none is given."""
+        return self.kind == "inpainting" or request.image is not None or request.depth is not None
+
     def check(self, request: GenerationRequest) -> None:
         """Refuses a request without the pictures that this kind of model reads, or with others. Errors:
         `InvalidInput`."""
         match self.kind:
-            case "inpainting" if request.image is None or request.mask is None:
-                raise InvalidInput("image", "none, or no mask", "both for an inpainting model", "give image and mask")
             case "editing" if request.image is None:
                 raise InvalidInput("image", None, "the picture to edit, for this InstructPix2Pix model")
             case "editing" if request.mask is not None:
@@ -80,7 +82,13 @@ class EncodedImages:
 def encode_images(
     request: GenerationRequest, image_inputs: ImageInputs, model: LoadedModel, size: tuple[int, int]
 ) -> EncodedImages:
-    """The request's pictures at this size, encoded."""
+    """The request's pictures at this size, encoded.
+
+    Without a mask, an inpainting model reads a white one and the gray picture that it leaves, as in A1111
+    (modules/processing.py, txt2img_image_conditioning).
+    """
+    if image_inputs.kind == "inpainting":
+        return _for_inpainting(request, model, size)
     depth = None if request.depth is None else _depth(request, model, size)
     if request.image is None:
         return EncodedImages(extra=depth)
@@ -92,17 +100,21 @@ def encode_images(
             # InstructPix2Pix reads the autoencoder's own latents, without their scale (arXiv:2211.09800, and its code).
             own = model.require_vae().config.latent_space.from_model(latents)
             return EncodedImages(latents=latents, extra=own, without_image=torch.zeros_like(own))
-        case "inpainting":
-            assert request.mask is not None  # checked before
-            mask = to_mask(request.mask, size)
-            masked = image_latents(model, pixels * (mask < 0.5))
-            hard = F.interpolate((mask >= 0.5).float(), size=latents.shape[2:])
-            return EncodedImages(latents=latents, extra=torch.cat([hard.to(masked), masked], dim=1))
         case _:
             inpaint_mask = None
             if request.mask is not None:
                 inpaint_mask = InpaintMask(latents=latents, mask=mask_for_latents(to_mask(request.mask, size), factor))
             return EncodedImages(latents=latents, inpaint_mask=inpaint_mask, extra=depth)
+
+
+def _for_inpainting(request: GenerationRequest, model: LoadedModel, size: tuple[int, int]) -> EncodedImages:
+    """Mask and masked picture, for the channels beside the latents."""
+    mask = torch.ones(1, 1, *size) if request.mask is None else to_mask(request.mask, size)
+    pixels = None if request.image is None else to_pixels(request.image, size)
+    masked = image_latents(model, torch.zeros(1, 3, *size) if pixels is None else pixels * (mask < 0.5))
+    hard = F.interpolate((mask >= 0.5).float(), size=masked.shape[2:])
+    latents = None if pixels is None else image_latents(model, pixels)
+    return EncodedImages(latents=latents, extra=torch.cat([hard.to(masked), masked], dim=1))
 
 
 def image_latents(model: LoadedModel, pixels: Tensor) -> Latents:
@@ -116,7 +128,7 @@ def _depth(request: GenerationRequest, model: LoadedModel, size: tuple[int, int]
     """A map in [-1, 1] at the latents' size, as Stable Diffusion 2 depth reads it."""
     assert request.depth is not None  # asked before
     factor = model.require_vae().config.factor
-    gray = to_mask(request.depth, size)
+    gray = to_map(request.depth, size)
     small = F.interpolate(gray, size=(size[0] // factor, size[1] // factor), mode="bicubic", align_corners=False)
     low, high = small.amin(), small.amax()
     return (2 * (small - low) / (high - low).clamp(min=1e-6) - 1).to(model.require_unet().device)

@@ -1,4 +1,4 @@
-"""How a picture was made, inside its PNG file: A1111's text that other tools read, and JSON that repeats it exactly."""
+"""How a picture was made, inside its file: A1111's text that other tools read, and JSON that repeats it exactly."""
 
 import json
 from collections.abc import Mapping
@@ -8,11 +8,10 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 from PIL import Image, UnidentifiedImageError
-from PIL.PngImagePlugin import PngInfo
 
-from undertow.checkpoints.files.atomic import atomic_write
+from undertow.engine.exif import from_exif
+from undertow.engine.report import Report
 from undertow.engine.request import PICTURES, GenerationRequest
-from undertow.engine.result import Report
 from undertow.errors import InvalidInput
 from undertow.picture_files import file_of
 from undertow.records import Record
@@ -63,18 +62,6 @@ class Description(Record):
     """The model's name, or where it was loaded from."""
 
 
-def save_png(image: Image.Image, path: str | Path, report: Report, index: int = 0) -> Path:
-    """Writes picture `index` of a result with both descriptions; a full disk leaves no half of a file."""
-    path = Path(path)
-    info = PngInfo()
-    info.add_itxt(TEXT_KEY, a1111_text(report, index))
-    info.add_itxt(JSON_KEY, _description(report, index, path))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as draft:
-        image.save(draft, format="PNG", pnginfo=info)
-    return path
-
-
 def read_png(path: str | Path, instead: Mapping[str, Any] | None = None) -> Description:
     """How the picture in a file was made. instead: fields of the request that replace the stored ones.
 
@@ -83,11 +70,11 @@ def read_png(path: str | Path, instead: Mapping[str, Any] | None = None) -> Desc
     """
     try:
         with Image.open(path) as image:
-            content = image.info.get(JSON_KEY)
+            content = image.info.get(JSON_KEY) or from_exif(image).get(JSON_KEY)
     except (OSError, UnidentifiedImageError) as err:
-        raise InvalidInput("picture", str(path), "a PNG file that undertow wrote", str(err)) from err
+        raise InvalidInput("picture", str(path), "a picture that undertow wrote", str(err)) from err
     if not isinstance(content, str):
-        raise InvalidInput("picture", str(path), "a PNG file that undertow wrote", "its description is missing")
+        raise InvalidInput("picture", str(path), "a picture that undertow wrote", "its description is missing")
     try:
         stored: dict[str, Any] = json.loads(content)
         stored["request"] |= instead or {}
@@ -96,14 +83,14 @@ def read_png(path: str | Path, instead: Mapping[str, Any] | None = None) -> Desc
     return Description.from_json(stored)
 
 
-def _description(report: Report, index: int, path: Path) -> str:
-    """As JSON, with pictures as bytes unless that makes it larger than other programs read. path: of the file that it
-    is written to, which may be one of these pictures until then."""
+def description_json(report: Report, index: int, path: Path, *, embed: bool = True) -> str:
+    """A `Description` as JSON, with pictures as bytes (embed) unless that makes it larger than other programs read.
+    path: of the file that it is written to, which may be one of these pictures until then."""
     pictures = {name: getattr(report.request, name) for name in PICTURES}
     lost = {name: one.copy() for name, one in pictures.items() if one is not None and _is_in(path, one)}
     request = replace(report.request, size=report.size, **lost)
     description = Description(request=request, index=index, model=report.model)
-    text = json.dumps(description.to_json())
+    text = json.dumps(description.to_json(embed=embed))
     return text if len(text) <= LONGEST else json.dumps(description.to_json(embed=False))
 
 

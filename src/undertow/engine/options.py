@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from undertow.engine.debug import Debug
+from undertow.engine.events import Drawn, undrawn
 from undertow.engine.limits import BatchLimits
-from undertow.engine.watch import Debug
 from undertow.errors import InvalidInput
 
 NonFinite = Literal["fail", "keep"]
@@ -18,7 +19,8 @@ class RunOptions:
     decoder's activations at float16's range, which changes pictures and is counted. debug: what to watch. limits: how
     many rows share a forward; `None` leaves it to the engine. non_finite: what becomes of the request when the network
     predicts NaN or Inf for one of its rows: "fail" ends it with a `NonFiniteError` that names the row, "keep" goes on
-    with those numbers. Errors: `InvalidInput`.
+    with those numbers. drawn: called with each picture as soon as it is decoded, by the thread that works; what it
+    raises fails the request. Errors: `InvalidInput`.
     """
 
     low_vram: bool = False
@@ -26,6 +28,7 @@ class RunOptions:
     debug: Debug = Debug()
     limits: BatchLimits | None = None
     non_finite: NonFinite = "fail"
+    drawn: Drawn = undrawn
 
     def __post_init__(self) -> None:
         if self.non_finite not in get_args(NonFinite):

@@ -122,8 +122,10 @@ class PassBuilder:
         self.decisions += [line for line in conditioner.decisions if line not in self.decisions]
         return branches
 
-    def _adapted(self, layout: Layout) -> Adapted:
+    def _adapted(self, layout: Layout) -> Adapted | None:
         """The adapters, laid over the latents of a pass."""
+        if not self.adapters and not any(self.of_regions):
+            return None
         factor = self.base.require_vae().config.factor
         grid = LatentGrid(
             cells=layout.size,

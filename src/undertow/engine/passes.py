@@ -109,8 +109,8 @@ class Adapted:
 @dataclass(kw_only=True, eq=False)
 class Pass:
     """sigmas: none are left of them when nothing may change. branches: of every step. extra: channels that the network
-    reads beside the latents; without_image: the same for the branch that must not see the picture. adapters: `None` for
-    networks without."""
+    reads beside the latents; without_image: the same for the branch that must not see the picture. adapters: that
+    act on the network, if any."""
 
     network: Network
     start: Start

@@ -11,7 +11,7 @@ from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import AdapterStack
 from undertow.engine.parts import HighResolution, Region, Share, Views
 from undertow.errors import InvalidInput
-from undertow.picture_files import require_same
+from undertow.picture_files import require_readable, require_same
 from undertow.picture_json import ImageField
 from undertow.prompt_text import require_prompt
 from undertow.records import Finite, Record, require_fields
@@ -22,10 +22,9 @@ PICTURES = ("image", "mask", "depth")
 """Fields that hold one picture each."""
 
 GROUPS = {
-    "prompt": "Prompt",
-    "steps": "Sampling",
-    "guidance_scale": "Guidance",
-    "image": "Image input",
+    "prompt": "What to draw",
+    "steps": "How to draw it",
+    "image": "Image",
     "size": "Layout",
     "adapters": "Adapters",
 }
@@ -45,7 +44,7 @@ class GenerationRequest(Record):
     """A picture to make. Picture k of `count` has seed + k and equals the one made alone with that seed. Errors:
     `InvalidInput`."""
 
-    # Prompt
+    # What to draw
     prompt: str
     """What to draw; may be empty. In the dialect "a1111", (like this:1.2) weights words."""
     negative_prompt: str = ""
@@ -55,8 +54,16 @@ class GenerationRequest(Record):
     clip_skip: Annotated[int, Ge(1)] | None = None
     """Layer of the text encoder to read, counted from the end: 1 is the last (A1111's "Clip skip"). `None` reads the
     one that the model was trained with."""
+    seed: Seed = 0
+    """Seed of the first picture; each further picture adds 1."""
+    count: Annotated[int, Ge(1)] = 1
+    """Number of pictures."""
+    variation_seed: Seed | None = None
+    """Seed of another noise, towards which `variation_strength` moves; each further picture adds 1."""
+    variation_strength: Share = 0.0
+    """How far to move from the seed's noise towards that of another seed, from 0 to 1."""
 
-    # Sampling
+    # How to draw it
     steps: Annotated[int, Ge(1)] = 20
     """Number of sampling steps."""
     sampler: str = "dpmpp_2m"
@@ -72,18 +79,8 @@ class GenerationRequest(Record):
     do."""
     timestep_map: TimestepMap = "interpolated"
     """How a noise level becomes a timestep: "interpolated" as in diffusers and A1111, "nearest" as in ComfyUI."""
-    seed: Seed = 0
-    """Seed of the first picture; each further picture adds 1."""
-    count: Annotated[int, Ge(1)] = 1
-    """Number of pictures."""
-    variation_seed: Seed | None = None
-    """Seed of another noise, towards which `variation_strength` moves; each further picture adds 1."""
-    variation_strength: Share = 0.0
-    """How far to move from the seed's noise towards that of another seed, from 0 to 1."""
     refiner_switch: Share = 0.8
     """Share of the noise levels that the base model draws before the refiner takes over."""
-
-    # Guidance
     guidance_scale: Finite = 5.0
     """How closely to follow the prompt; 1 turns guidance off."""
     guidance_method: str = "cfg"
@@ -91,7 +88,7 @@ class GenerationRequest(Record):
     image_guidance_scale: Finite = 1.5
     """How closely an InstructPix2Pix model keeps to the image."""
 
-    # Image input
+    # Image
     image: ImageField = None
     """Picture to start from, or to edit, depending on the model: image to image, inpainting with a mask,
     InstructPix2Pix."""
@@ -146,7 +143,14 @@ class GenerationRequest(Record):
 
     @property
     def seeds(self) -> list[int]:
+        """Of each picture."""
         return [self.seed + k for k in range(self.count)]
+
+    def variation(self, index: int) -> tuple[int, float] | None:
+        """The seed of the other noise of picture `index`, and how far its own moves towards it."""
+        if self.variation_seed is None or not self.variation_strength:
+            return None
+        return self.variation_seed + index, self.variation_strength
 
     @classmethod
     def from_json(cls, json: Mapping[str, Any], **pictures: Image.Image | None) -> "GenerationRequest":
@@ -170,6 +174,8 @@ class GenerationRequest(Record):
             picture = getattr(self, name)
             if picture is not None and not isinstance(picture, Image.Image):
                 raise InvalidInput(name, type(picture).__name__, "a PIL image", "open the file with PIL.Image.open")
+            if picture is not None:
+                require_readable(name, picture)
         if self.mask is None:
             return
         if self.image is None:

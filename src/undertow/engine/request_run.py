@@ -14,12 +14,13 @@ from undertow.engine.decode import Decoder
 from undertow.engine.denoise import Share, Task
 from undertow.engine.denoising_run import DenoisingRun
 from undertow.engine.encode import Encoded
-from undertow.engine.events import Observer, StepEvent
+from undertow.engine.events import Observer, PictureEvent, StepEvent
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import RunOptions
 from undertow.engine.passes import Latents, Upscaled
+from undertow.engine.report import Report
 from undertow.engine.request import GenerationRequest
-from undertow.engine.result import GenerationResult, Report
+from undertow.engine.result import GenerationResult
 from undertow.engine.rows import attributed
 from undertow.engine.watch import Watch
 
@@ -91,14 +92,17 @@ class RequestRun:
         )
         self._pictures = [
             DenoisingRun(
-                request=self.request,
+                seed=seed,
+                sampler=self.request.sampler,
+                passes=encoded.passes,
                 number=self.number,
                 index=index,
-                passes=encoded.passes,
+                sampler_options=self.request.sampler_options,
+                variation=self.request.variation(index),
                 watch=self.watch,
                 entered=self._entered,
             )
-            for index in range(self.request.count)
+            for index, seed in enumerate(self.request.seeds)
         ]
 
     def begin(self) -> None:
@@ -155,7 +159,7 @@ class RequestRun:
         try:
             picture.upscale(index, self._decoder)
         except BaseException as error:
-            self._fail_at(error, picture.index)
+            self._fail_at(error, picture.index, "while it was decoded")
         else:
             self._begin_pass(picture, index + 1)
 
@@ -166,17 +170,30 @@ class RequestRun:
             if not self.cancelled:
                 self._images[index] = self._decoder.picture(self._finished[index])
         except BaseException as error:
-            self._fail_at(error, index)
+            self._fail_at(error, index, "while it was decoded")
+            return
+        if index in self._images and not self._hand_over(index):
             return
         if len(self._images) == len(self._pictures):
             self._finish()
 
-    def _fail_at(self, error: BaseException, picture: int) -> None:
-        """An error in decoding, which must not end the other requests; an interruption goes on to the caller."""
+    def _hand_over(self, index: int) -> bool:
+        """Gives a finished picture to whoever takes them one by one; returns whether that went well."""
+        event = PictureEvent(request=self.number, picture=index, image=self._images[index], report=self._report())
+        try:
+            self.options.drawn(event)
+        except BaseException as error:
+            self._fail_at(error, index, "when it was there")
+            return False
+        return True
+
+    def _fail_at(self, error: BaseException, picture: int, when: str) -> None:
+        """An error at a finished picture, which must not end the other requests; an interruption goes on to the
+        caller."""
         if not isinstance(error, Exception):
             self.fail(error)
             raise error
-        self.fail(attributed(error, f"request {self.number}, picture {picture}, while it was decoded"))
+        self.fail(attributed(error, f"request {self.number}, picture {picture}, {when}"))
 
     def _finish(self) -> None:
         self.stage = Stage.FINISHED

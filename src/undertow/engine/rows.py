@@ -40,7 +40,7 @@ class Row:
     """One evaluation that a picture waits for.
 
     unet: the network that is evaluated. latents: scaled, with the extra channels of models that have some.
-    conditioning: of one row. adapters: what acts in this row; `None` for networks without adapters. perturbation,
+    conditioning: of one row. adapters: what acts in this row, if anything does. perturbation,
     free_u: what guidance does to the network in this row. observed: names of modules, as in guidance's `Branch`.
     origin: where the row comes from.
     """
@@ -65,8 +65,12 @@ class Row:
         """
         given = (getattr(self.conditioning, field.name) for field in fields(self.conditioning))
         shapes = tuple(None if value is None else tuple(value.shape[1:]) for value in given)
-        merged = None if self.adapters is None else self.adapters.key
-        return id(self.unet), tuple(self.latents.shape[1:]), self.latents.dtype, shapes, merged
+        return id(self.unet), tuple(self.latents.shape[1:]), self.latents.dtype, shapes, self.merged
+
+    @property
+    def merged(self) -> Hashable:
+        """Equal for rows that need the same weights merged."""
+        return () if self.adapters is None else self.adapters.key
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,6 +6,7 @@ from PIL import Image
 
 from undertow.errors import InvalidInput
 from undertow.hints.picture import from_shares, require
+from undertow.picture_modes import WHITE_8, alpha_of, loaded, to_rgb
 
 LEVELS = 16
 """Fewer different values than these are no depth map, but a mask or labels."""
@@ -43,11 +44,12 @@ def levels(image: Image.Image) -> int:
 
 def _values(image: Image.Image) -> Float32[np.ndarray, "height width"]:
     require("image", image.width * image.height, image.width * image.height > 0, "a map with pixels")
-    if image.mode in ("L", "F") or image.mode.startswith("I"):
-        return np.asarray(image).astype(np.float32)
-    colors = np.asarray(image.convert("RGBA"))
-    if (colors[..., 3] < 255).any():
+    alpha = alpha_of(image, "image")
+    if alpha is not None and np.asarray(alpha).min() < WHITE_8:
         raise InvalidInput("image", "partly transparent", "a depth in every pixel", "fill the holes first")
+    if image.mode in ("L", "F") or image.mode.startswith("I"):
+        return np.asarray(loaded(image, "image")).astype(np.float32)
+    colors = np.asarray(to_rgb(image, "image"))
     if (colors[..., 0] != colors[..., 1]).any() or (colors[..., 0] != colors[..., 2]).any():
         raise InvalidInput(
             "image", f"a colored picture ({image.mode})", "a gray map", "save the depths themselves, not a color scale"

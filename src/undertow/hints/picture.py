@@ -5,18 +5,12 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from undertow.errors import InvalidInput
+from undertow.picture_modes import to_rgb
 
 
 def to_color(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     """RGB; transparent parts lie on white, 16-bit gray is scaled to 8 bits. Errors: `InvalidInput` for no pixels."""
-    if 0 in image.size:
-        raise InvalidInput("image", f"{image.width}x{image.height} pixels", "at least one pixel")
-    if image.mode.startswith("I"):
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(to_rgb(image, "image"))
 
 
 def to_gray(image: Image.Image) -> UInt8[np.ndarray, "height width"]:

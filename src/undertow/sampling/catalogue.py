@@ -7,6 +7,7 @@ from torch import Tensor
 
 from undertow.diffusion.lookup import look_up
 from undertow.diffusion.paths import Path, RectifiedFlow, VarianceExploding
+from undertow.diffusion.schedules import Schedule
 from undertow.errors import InvalidInput
 from undertow.sampling.adams import ipndm, ipndm_v, lms, pndm
 from undertow.sampling.cfg_pp import (
@@ -144,11 +145,13 @@ def start_sampler(
     *,
     path: Path,
     noise: NoiseSource | None = None,
+    schedule: Schedule | None = None,
     **options: float,
 ) -> Sampler:
-    """A sampler by name, on the path of the network it will ask. Errors: `InvalidInput`, before any evaluation."""
+    """A sampler by name, on the path of the network it will ask. schedule: the network's levels, which some options
+    mean by default; without it, Stable Diffusion's. Errors: `InvalidInput`, before any evaluation."""
     entry = find_sampler(name, path)
     # Churn is noise beside x0 of full size, whatever sampler it is for.
     if isinstance(path, RectifiedFlow) and (not entry.native_flow or options.get("s_churn", 0) > 0):
-        return along_flow(entry.function, x, sigmas, noise=noise, **options)
-    return entry.function(x, sigmas, noise=noise, **options)
+        return along_flow(entry.function, x, sigmas, noise=noise, schedule=schedule, **options)
+    return entry.function(x, sigmas, noise=noise, path=path, schedule=schedule, **options)

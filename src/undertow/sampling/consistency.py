@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from itertools import pairwise
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from undertow.diffusion.schedules import NoiseSchedule
+from undertow.diffusion.schedules import NoiseSchedule, Schedule
 from undertow.sampling.entry import DIFFUSION, sampler
 from undertow.sampling.noise import NoiseSource
 from undertow.sampling.options import NoiseScale, NumberRange
@@ -36,33 +35,29 @@ def tcd(
     sigmas: Sequence[float],
     *,
     noise: NoiseSource,
+    schedule: Schedule | None = None,
     gamma: Annotated[float, NumberRange(meaning="share of a step that is noise again", high=1.0)] = 0.3,
     s_noise: NoiseScale = 1.0,
 ) -> Sampler:
     """A step below the target, at (1 - gamma) of its timestep, then noise up to it: gamma = 0 is `ddim`, 1 is `lcm`.
 
     arXiv:2402.19159, algorithm 4, "strategic stochastic sampling"; diffusers' TCDScheduler, where gamma is called eta.
-    Timesteps are Stable Diffusion's: all models distilled this way come from it.
+    Without the model's own timesteps they are Stable Diffusion's: all models distilled this way come from it.
     """
+    levels = schedule if isinstance(schedule, NoiseSchedule) else NoiseSchedule.scaled_linear()
     for sigma, target in pairwise(sigmas):
         denoised = yield ModelCall(x, sigma)
-        down = _below(target, gamma)
+        down = _below(target, gamma, levels)
         x = denoised + down * (x - denoised) / sigma
         if target > down:
             x = x + s_noise * math.sqrt(target**2 - down**2) * noise.like(x)
     return x
 
 
-def _below(target: float, gamma: float) -> float:
+def _below(target: float, gamma: float, schedule: NoiseSchedule) -> float:
     """Sigma at (1 - gamma) of the timestep of `target`, rounded down to a trained one."""
     if target == 0 or gamma == 0:
         return target
-    schedule = _stable_diffusion()
     level = torch.tensor([min(target, schedule.sigma_max)], dtype=torch.float64)
     timestep = schedule.sigma_to_timestep(level).item()
     return min(target, schedule.sigmas[math.floor((1 - gamma) * timestep + 1e-3)].item())
-
-
-@cache
-def _stable_diffusion() -> NoiseSchedule:
-    return NoiseSchedule.scaled_linear()

@@ -6,9 +6,10 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from undertow.diffusion.paths import Path, RectifiedFlow
 from undertow.sampling.churn import Churn
 from undertow.sampling.entry import sampler
-from undertow.sampling.euler import ancestral_split
+from undertow.sampling.euler import ancestral_split, level_below, raised
 from undertow.sampling.noise import NoiseSource
 from undertow.sampling.options import ChurnAmount, Eta, HighestSigma, LowestSigma, NoiseScale
 from undertow.sampling.protocol import ModelCall, Sampler
@@ -55,23 +56,37 @@ def dpm2(
 @sampler(
     order=2,
     evaluations=2,
+    native_flow=True,
     discards_penultimate=True,
     comfyui=("dpm_2_ancestral",),
     a1111=("DPM2 a",),
     diffusers=("KDPM2AncestralDiscreteScheduler",),
 )
 def dpm2_a(
-    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource, eta: Eta = 1.0, s_noise: NoiseScale = 1.0
+    x: Tensor,
+    sigmas: Sequence[float],
+    *,
+    noise: NoiseSource,
+    path: Path,
+    eta: Eta = 1.0,
+    s_noise: NoiseScale = 1.0,
 ) -> Sampler:
     """`dpm2` below each target, then fresh noise up to it.
 
-    k-diffusion `sample_dpm_2_ancestral`; diffusers' KDPM2AncestralDiscreteScheduler.
+    k-diffusion `sample_dpm_2_ancestral`; diffusers' KDPM2AncestralDiscreteScheduler. On the flow path the middle is in
+    the flow's sigma, as in ComfyUI: the ratio of noise to data starts near infinity, far from every middle.
     """
     for sigma, target in pairwise(sigmas):
-        down, up = ancestral_split(sigma, target, eta)
-        x = yield from _midpoint_step(x, sigma, down)
-        if up > 0:
-            x = x + s_noise * up * noise.like(x)
+        if isinstance(path, RectifiedFlow):
+            down = level_below(path, sigma, target, eta)
+            x = yield from _midpoint_step(x, sigma, down)
+            if down < target:
+                x = raised(x, path, down, target, s_noise * noise.like(x))
+        else:
+            down, up = ancestral_split(sigma, target, eta)
+            x = yield from _midpoint_step(x, sigma, down)
+            if up > 0:
+                x = x + s_noise * up * noise.like(x)
     return x
 
 

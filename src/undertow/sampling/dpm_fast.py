@@ -6,16 +6,23 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from undertow.diffusion.paths import Path
 from undertow.sampling.entry import sampler
-from undertow.sampling.euler import ancestral_split
+from undertow.sampling.euler import level_below, raised
 from undertow.sampling.noise import NoiseSource
 from undertow.sampling.options import Eta, NoiseScale
 from undertow.sampling.protocol import ModelCall, Sampler, require_noise
 
 
-@sampler(order=3, comfyui=("dpm_fast",), a1111=("DPM fast",))
+@sampler(order=3, native_flow=True, comfyui=("dpm_fast",), a1111=("DPM fast",))
 def dpm_fast(
-    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource | None = None, eta: Eta = 0.0, s_noise: NoiseScale = 1.0
+    x: Tensor,
+    sigmas: Sequence[float],
+    *,
+    noise: NoiseSource | None = None,
+    path: Path,
+    eta: Eta = 0.0,
+    s_noise: NoiseScale = 1.0,
 ) -> Sampler:
     """DPM-Solver-fast: as many evaluations as the grid has steps, on steps of its own, equal in log sigma.
 
@@ -26,13 +33,11 @@ def dpm_fast(
     last = sigmas[-2] if ends_at_zero else sigmas[-1]
     evaluations = len(sigmas) - 1 - ends_at_zero
     for order, (sigma, target) in _plan(sigmas[0], last, evaluations):
-        down, up = ancestral_split(sigma, target, eta)
-        down = max(down, last)
-        up = math.sqrt(target**2 - down**2) if up > 0 else 0.0
+        down = max(level_below(path, sigma, target, eta), last) if eta > 0 else target
         denoised = yield ModelCall(x, sigma)
         x = yield from solver_step(x, sigma, down, (x - denoised) / sigma, order)
-        if up > 0:
-            x = x + s_noise * up * require_noise(noise, "dpm_fast with eta > 0").like(x)
+        if down < target:
+            x = raised(x, path, down, target, s_noise * require_noise(noise, "dpm_fast with eta > 0").like(x))
     if ends_at_zero:
         x = yield ModelCall(x, last)
     return x

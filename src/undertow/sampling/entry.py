@@ -1,7 +1,7 @@
 """What the catalogue says about a sampler, and the decorator that says it beside the algorithm."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import Protocol, cast, get_args, runtime_checkable
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from undertow.diffusion.grids import require_grid
 from undertow.diffusion.paths import Path, RectifiedFlow, VarianceExploding, VariancePreserving, working
+from undertow.diffusion.schedules import Schedule
 from undertow.errors import InvalidInput
 from undertow.sampling.noise import NoiseSource
 from undertow.sampling.options import NumberRange, Option
@@ -23,12 +24,19 @@ DIFFUSION = (VariancePreserving, VarianceExploding)
 TOOLS = ("ComfyUI", "A1111", "diffusers")
 
 Algorithm = Callable[..., Sampler] | Callable[..., GuidedSampler]
-"""A generator function of x, sigmas and keywords: `noise`, if it draws any, and its options."""
+"""A generator function of x, sigmas and keywords: `noise`, if it draws any, `path` and `schedule`, if its formulas
+depend on them, and its options."""
+
+CONTEXT = ("noise", "path", "schedule")
+"""Keywords of an algorithm that are no options of a request."""
 
 
 @runtime_checkable
 class SamplerFunction(Protocol):
-    """Starts a sampler at `x`, which is at sigmas[0]; it ends at sigmas[-1] in the dtype of `x`."""
+    """Starts a sampler at `x`, which is at sigmas[0]; it ends at sigmas[-1] in the dtype of `x`.
+
+    path: that of x. schedule: the levels that the network was trained on; without it, Stable Diffusion's.
+    """
 
     __name__: str
 
@@ -38,6 +46,8 @@ class SamplerFunction(Protocol):
         sigmas: Sequence[float],
         *,
         noise: NoiseSource | None = None,
+        path: Path = ...,
+        schedule: Schedule | None = None,
         **options: float,
     ) -> Sampler: ...
 
@@ -96,19 +106,19 @@ def sampler(
     """Gives an algorithm the interface that all samplers share, and attaches its `SamplerEntry`.
 
     An algorithm that draws noise has a parameter `noise`: without a default it always draws, with a default it depends
-    on its options. Its other keywords are its options, annotated with a `NumberRange`. comfyui, a1111, diffusers: its
-    names in ComfyUI's KSampler, in the menu of A1111 and Forge, and among diffusers' classes, with the options that
-    select the algorithm. See `SamplerEntry` for the other fields.
+    on its options. One whose formulas differ between the paths has a parameter `path`, and one that needs to know the
+    network's levels `schedule`. Its other keywords are its options, annotated with a `NumberRange`. comfyui, a1111,
+    diffusers: its names in ComfyUI's KSampler, in the menu of A1111 and Forge, and among diffusers' classes, with the
+    options that select the algorithm. See `SamplerEntry` for the other fields.
     """
 
     def declare(algorithm: Algorithm) -> CataloguedSampler:
         parameters = inspect.signature(algorithm).parameters
         options = {
-            name: _option(parameter) for name, parameter in parameters.items() if name not in ("x", "sigmas", "noise")
+            name: _option(parameter) for name, parameter in parameters.items() if name not in ("x", "sigmas", *CONTEXT)
         }
-        draws_noise = "noise" in parameters
-        needs_noise = draws_noise and parameters["noise"].default is inspect.Parameter.empty
-        start = _checked(algorithm, options, draws_noise=draws_noise, needs_noise=needs_noise)
+        needs_noise = "noise" in parameters and parameters["noise"].default is inspect.Parameter.empty
+        start = _checked(algorithm, options, parameters.keys() & set(CONTEXT), needs_noise=needs_noise)
         names = dict(zip(TOOLS, (comfyui, a1111, diffusers), strict=True))
         entry = SamplerEntry(
             function=start,
@@ -130,14 +140,20 @@ def sampler(
 
 
 def _checked(
-    algorithm: Algorithm, options: Mapping[str, Option], *, draws_noise: bool, needs_noise: bool
+    algorithm: Algorithm, options: Mapping[str, Option], context: Set[str], *, needs_noise: bool
 ) -> SamplerFunction:
     """The algorithm with its arguments checked when it is called: a generator runs nothing before its first step."""
     name = algorithm.__name__
 
     @wraps(algorithm)
     def start(
-        x: Float[Tensor, "batch ..."], sigmas: Sequence[float], *, noise: NoiseSource | None = None, **chosen: float
+        x: Float[Tensor, "batch ..."],
+        sigmas: Sequence[float],
+        *,
+        noise: NoiseSource | None = None,
+        path: Path = VariancePreserving(),  # noqa: B008
+        schedule: Schedule | None = None,
+        **chosen: float,
     ) -> Sampler:
         require_grid(sigmas)
         _require_options(name, chosen, options)
@@ -145,7 +161,8 @@ def _checked(
             require_noise(noise, name)
         if noise is not None:
             noise.require_count(len(x))
-        given = {"noise": noise} if draws_noise else {}
+        around = {"noise": noise, "path": path, "schedule": schedule}
+        given = {keyword: around[keyword] for keyword in context}
         return _cast_result(algorithm(working(x), sigmas, **given, **chosen), x.dtype)
 
     return start

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from undertow.diffusion.paths import Path, RectifiedFlow
 from undertow.sampling.churn import Churn
 from undertow.sampling.entry import sampler
 from undertow.sampling.noise import NoiseSource
@@ -71,3 +72,28 @@ def ancestral_split(sigma: float, target: float, eta: float) -> tuple[float, flo
     """
     up = min(target, eta * (target**2 * (sigma**2 - target**2) / sigma**2) ** 0.5)
     return (target**2 - up**2) ** 0.5, up
+
+
+def level_below(path: Path, sigma: float, target: float, eta: float) -> float:
+    """Where an ancestral step from `sigma` to `target` goes before its noise, on either path.
+
+    On the flow path the split is that of the ratios of noise to data, s / (1 - s): variances add up there. At sigma = 1
+    that ratio is infinite, and all of the target's noise may be fresh.
+    """
+    if eta == 0:
+        return target
+    if not isinstance(path, RectifiedFlow):
+        return ancestral_split(sigma, target, eta)[0]
+    ratio = math.inf if sigma == 1 else sigma / (1 - sigma)
+    there = target / (1 - target)
+    up = min(there, eta * there * math.sqrt(1 - (there / ratio) ** 2))
+    down = math.sqrt(there**2 - up**2)
+    return down / (1 + down)
+
+
+def raised(x: Tensor, path: Path, sigma: float, target: float, noise: Tensor) -> Tensor:
+    """x at `sigma` with fresh noise up to a higher level, on either path."""
+    if not isinstance(path, RectifiedFlow):
+        return x + math.sqrt(target**2 - sigma**2) * noise
+    kept = (1 - target) / (1 - sigma)
+    return kept * x + math.sqrt(target**2 - (kept * sigma) ** 2) * noise

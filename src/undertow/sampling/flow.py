@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from undertow.diffusion.guidance import Guided
-from undertow.diffusion.paths import working
+from undertow.diffusion.paths import VariancePreserving, working
+from undertow.diffusion.schedules import Schedule
 from undertow.errors import InvalidInput
 from undertow.sampling.entry import SamplerFunction
 from undertow.sampling.noise import NoiseSource
@@ -21,6 +22,7 @@ def along_flow(
     sigmas: Sequence[float],
     *,
     noise: NoiseSource | None = None,
+    schedule: Schedule | None = None,
     **options: float,
 ) -> Sampler:
     """`function` in the variables x / (1 - sigma) and sigma / (1 - sigma): they lie on the path it was made for.
@@ -32,7 +34,8 @@ def along_flow(
         raise InvalidInput("sigmas[0]", sigmas[0], "a number above 0, at most 1, on the flow path")
     first = min(sigmas[0], LAST_LEVEL)
     levels = [sigma / (1 - sigma) for sigma in (first, *sigmas[1:])]
-    inner = function(working(x) / (1 - first), levels, noise=noise, **options)
+    path = VariancePreserving()  # in these variables
+    inner = function(working(x) / (1 - first), levels, noise=noise, path=path, schedule=schedule, **options)
     return _translated(inner, dict(zip(levels, sigmas, strict=True)), x)
 
 

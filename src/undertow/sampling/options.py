@@ -38,9 +38,12 @@ class NumberRange:
 
 @dataclass(frozen=True, kw_only=True)
 class Option(NumberRange):
-    """An option of one algorithm: its range, and the default in the algorithm's signature."""
+    """An option of one algorithm: its range, and the default in the algorithm's signature.
 
-    default: float
+    default: `None` where it is a level of the model's own schedule; its meaning says which.
+    """
+
+    default: float | None
 
 
 Eta = Annotated[

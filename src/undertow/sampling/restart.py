@@ -1,25 +1,27 @@
 """Restart sampling: back up to a higher level with fresh noise, and down again."""
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Annotated
 
 from torch import Tensor
 
+from undertow.diffusion.paths import Path, RectifiedFlow
 from undertow.sampling.entry import sampler
+from undertow.sampling.euler import raised
 from undertow.sampling.heun import heun_step
 from undertow.sampling.noise import NoiseSource
 from undertow.sampling.options import NoiseScale, NumberRange
 from undertow.sampling.protocol import Sampler
 
 
-@sampler(order=2, evaluations=2, a1111=("Restart",))
+@sampler(order=2, evaluations=2, native_flow=True, a1111=("Restart",))
 def restart(
     x: Tensor,
     sigmas: Sequence[float],
     *,
     noise: NoiseSource,
+    path: Path,
     s_noise: NoiseScale = 1.0,
     restart_min: Annotated[
         float, NumberRange(meaning="where a restart begins: the level of the grid nearest to this sigma")
@@ -32,12 +34,15 @@ def restart(
 
     arXiv:2306.14878, algorithm 1; A1111 and Forge `restart_sampler`: from 20 steps on, 9 of them (a quarter, twice,
     from 36 on) are spent in restarts, and the others go along Karras' levels between the ends of the grid. With fewer
-    steps it is `heun`.
+    steps it is `heun`. On the flow path its levels are the flow's, and restart_min and restart_max ratios of noise to
+    data.
     """
     here = sigmas[0]
-    for sigma, target in _plan(sigmas, restart_min, restart_max):
+    flow = isinstance(path, RectifiedFlow)
+    low, high = (level / (1 + level) if flow else level for level in (restart_min, restart_max))
+    for sigma, target in _plan(sigmas, low, high):
         if sigma > here:
-            x = x + s_noise * math.sqrt(sigma**2 - here**2) * noise.like(x)
+            x = raised(x, path, here, sigma, s_noise * noise.like(x))
         x = yield from heun_step(x, sigma, target)
         here = target
     return x

@@ -6,19 +6,30 @@ from itertools import pairwise
 from typing import Annotated
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from undertow.diffusion.schedules import NoiseSchedule, Schedule
 from undertow.sampling.entry import sampler
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.options import Eta, HighestSigma, LowestSigma, NoiseScale, NumberRange
+from undertow.sampling.options import Eta, NoiseScale, NumberRange
 from undertow.sampling.protocol import ModelCall, Sampler
 from undertow.sampling.quadrature import lagrange_weights
 
 _PredictorOrder = Annotated[float, NumberRange(meaning="order of the predictor", low=1, high=4, whole=True)]
 _CorrectorOrder = Annotated[float, NumberRange(meaning="order of the corrector; 0 has none", low=0, high=4, whole=True)]
 
-# Noise in the middle of a run only: sigma of Stable Diffusion at a fifth and at four fifths of its timesteps.
-_LOWEST, _HIGHEST = 0.5712, 5.0924
+_Lowest = Annotated[
+    float | None,
+    NumberRange(meaning="lowest sigma at which noise is added; the model's after four fifths of its timesteps"),
+]
+_Highest = Annotated[
+    float | None,
+    NumberRange(meaning="highest sigma at which noise is added; the model's after a fifth of its timesteps"),
+]
+
+# A level at the end of the window is in it, though it was computed in another way than the end.
+_ROUNDING = 1e-6
 
 
 @sampler(order=4, comfyui=("sa_solver",), diffusers=("SASolverScheduler",))
@@ -29,8 +40,9 @@ def sa_solver(
     noise: NoiseSource,
     eta: Eta = 1.0,
     s_noise: NoiseScale = 1.0,
-    s_tmin: LowestSigma = _LOWEST,
-    s_tmax: HighestSigma = _HIGHEST,
+    schedule: Schedule | None = None,
+    s_tmin: _Lowest = None,
+    s_tmax: _Highest = None,
     predictor_order: _PredictorOrder = 3,
     corrector_order: _CorrectorOrder = 4,
 ) -> Sampler:
@@ -39,7 +51,7 @@ def sa_solver(
     arXiv:2309.05019, algorithm 1 and eq. 14-17; ComfyUI `sample_sa_solver`; diffusers' SASolverScheduler.
     """
     orders = int(predictor_order), int(corrector_order)
-    return (yield from _adams(x, sigmas, noise, _Tau(eta, s_tmin, s_tmax), s_noise, orders, again=False))
+    return (yield from _adams(x, sigmas, noise, _tau(eta, s_tmin, s_tmax, schedule), s_noise, orders, again=False))
 
 
 @sampler(order=4, evaluations=2, comfyui=("sa_solver_pece",))
@@ -50,14 +62,15 @@ def sa_solver_pece(
     noise: NoiseSource,
     eta: Eta = 1.0,
     s_noise: NoiseScale = 1.0,
-    s_tmin: LowestSigma = _LOWEST,
-    s_tmax: HighestSigma = _HIGHEST,
+    schedule: Schedule | None = None,
+    s_tmin: _Lowest = None,
+    s_tmax: _Highest = None,
     predictor_order: _PredictorOrder = 3,
     corrector_order: _CorrectorOrder = 4,
 ) -> Sampler:
     """`sa_solver` that evaluates again after a correction: two evaluations a step. ComfyUI `sample_sa_solver_pece`."""
     orders = int(predictor_order), int(corrector_order)
-    return (yield from _adams(x, sigmas, noise, _Tau(eta, s_tmin, s_tmax), s_noise, orders, again=True))
+    return (yield from _adams(x, sigmas, noise, _tau(eta, s_tmin, s_tmax, schedule), s_noise, orders, again=True))
 
 
 class _Tau:
@@ -67,7 +80,24 @@ class _Tau:
         self._eta, self._lowest, self._highest = eta, lowest, highest
 
     def __call__(self, sigma: float) -> float:
-        return self._eta if self._lowest <= sigma <= self._highest else 0.0
+        inside = self._lowest * (1 - _ROUNDING) <= sigma <= self._highest * (1 + _ROUNDING)
+        return self._eta if inside else 0.0
+
+
+def _tau(eta: float, lowest: float | None, highest: float | None, schedule: Schedule | None) -> _Tau:
+    """Noise in the middle of a run only, as ComfyUI's window from a fifth to four fifths of the model's timesteps."""
+    levels = NoiseSchedule.scaled_linear() if schedule is None else schedule
+    return _Tau(
+        eta,
+        _ratio_at(levels, 0.2) if lowest is None else lowest,
+        _ratio_at(levels, 0.8) if highest is None else highest,
+    )
+
+
+def _ratio_at(schedule: Schedule, share: float) -> float:
+    """Noise over data at a share of the way from the first trained level to the last."""
+    level = schedule.sigma_at_share(share)
+    return level / schedule.path.alpha(torch.tensor([level], dtype=torch.float64)).item()
 
 
 def _adams(

@@ -1,16 +1,18 @@
 """The frozen base model of a training: whether it is suitable, training pictures as its latents, and fingerprints."""
 
 import hashlib
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from undertow.checkpoints.files.destination import require_elsewhere
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.text_stack import TextStack
 from undertow.errors import InvalidInput
+from undertow.pictures import from_uint8
 from undertow.training.captioned import CaptionedPictures
-from undertow.training.pictures import from_uint8
 from undertow.unet.config import ClassLabels
 from undertow.unet.unet import UNet
 
@@ -54,6 +56,11 @@ def require_size(model: LoadedModel, size: int) -> None:
         raise InvalidInput(
             "size", size, f"a multiple of {multiple} pixels", f"for example {max(1, size // multiple) * multiple}"
         )
+
+
+def require_own_folder(model: LoadedModel, folder: Path) -> None:
+    """Refuses to train in the model's own folder, whose files would be mixed with the run's. Errors: `InvalidInput`."""
+    require_elsewhere("the folder of the run", folder, [model.path])
 
 
 def native_size(model: LoadedModel) -> int:

@@ -15,7 +15,13 @@ from torch import Tensor
 from undertow.adapters.control.controlnet import ControlNet
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.errors import InvalidInput
-from undertow.training.base_model import encode_pictures, fingerprint, require_size, require_trainable
+from undertow.training.base_model import (
+    encode_pictures,
+    fingerprint,
+    require_own_folder,
+    require_size,
+    require_trainable,
+)
 from undertow.training.captioned import CaptionedPictures
 from undertow.training.checkpointing import checkpointing
 from undertow.training.examples import (
@@ -63,7 +69,9 @@ def train_controlnet(
     settings: ControlSettings,
     folder: Path,
     *,
+    on_resume: Callable[[int], None] = lambda step: None,
     on_record: Callable[[StepRecord], None] = lambda record: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> ControlNet:
     """Trains a ControlNet and returns it with its averaged weights (EMA); the model itself is not changed.
 
@@ -72,6 +80,7 @@ def train_controlnet(
     """
     unet, text = require_trainable(model)
     require_size(model, pictures.size)
+    require_own_folder(model, folder)
     if len(hints) != len(pictures) or hints.shape[-1] != pictures.size:
         expected = f"{len(pictures)} of {pictures.size}x{pictures.size} pixels"
         raise InvalidInput("hints", f"{len(hints)} of {hints.shape[-1]}", expected, "give one for each picture")
@@ -97,7 +106,17 @@ def train_controlnet(
 
     control.gradient_checkpointing = settings.gradient_checkpointing
     with frozen(unet, *text.encoders), checkpointing(unet, settings.gradient_checkpointing):
-        trained = fit(control, examples.at, loss, settings.fit, folder, recipe=recipe, on_record=on_record)
+        trained = fit(
+            control,
+            examples.at,
+            loss,
+            settings.fit,
+            folder,
+            recipe=recipe,
+            on_resume=on_resume,
+            on_record=on_record,
+            stop=stop,
+        )
     assert isinstance(trained, ControlNet)
     return trained
 

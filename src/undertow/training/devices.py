@@ -61,6 +61,10 @@ class Devices:
         """Returns the mean over all processes."""
         return value if self.count == 1 else self.accelerator.reduce(value, reduction="mean")
 
+    def any(self, said: bool, device: torch.device) -> bool:
+        """Whether any of the processes says so. device: this process's."""
+        return said if self.count == 1 else bool(self.mean(torch.tensor(float(said), device=device)) > 0)
+
     def wait(self) -> None:
         """Waits until all processes have arrived here."""
         if self.count > 1:

@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from undertow.errors import InvalidInput, MissingDependency
-from undertow.training.pictures import Pictures, Split, to_uint8
+from undertow.pictures import to_uint8
+from undertow.training.pictures import Pictures, Split
 
 SIZES = (8, 16, 32)
 TEST_EVERY = 5

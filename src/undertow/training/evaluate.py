@@ -11,7 +11,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from undertow.errors import InvalidInput, MissingDependency
-from undertow.training.pictures import Pictures, from_uint8
+from undertow.pictures import from_uint8
+from undertow.training.pictures import Pictures
 
 COPY_QUANTILE = 0.01
 """A sample counts as a copy when it is nearer to a training picture than all but 1 % of those are to each other."""

@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from undertow.checkpoints.files.atomic import atomic_write
 from undertow.errors import MissingDependency
 from undertow.training.log import StepRecord
 
@@ -38,7 +39,8 @@ def save_picture(pixels: UInt8[Tensor, "channels height width"], path: Path) -> 
     """Writes one gray or RGB picture; the format is that of the file's ending."""
     path.parent.mkdir(parents=True, exist_ok=True)
     last = pixels.permute(1, 2, 0).contiguous()
-    Image.fromarray(last[..., 0].numpy() if last.shape[-1] == 1 else last.numpy()).save(path)
+    with atomic_write(path) as draft:
+        Image.fromarray(last[..., 0].numpy() if last.shape[-1] == 1 else last.numpy()).save(draft)
 
 
 def save_loss_plot(records: Sequence[StepRecord], path: Path) -> None:
@@ -59,7 +61,8 @@ def save_loss_plot(records: Sequence[StepRecord], path: Path) -> None:
         axis.grid(alpha=0.3)
         axis.legend()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with atomic_write(path) as draft:
+        figure.savefig(draft, dpi=110)
 
 
 def _running_mean(values: Tensor) -> Tensor:

@@ -6,33 +6,33 @@ uninterrupted one (on the same machine, with the same number of threads).
 """
 
 import json
-import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
-from undertow.errors import CheckpointError, UnknownCheckpoint
+from undertow.errors import CheckpointError
 from undertow.state_dicts import compare_shapes, shapes_of
 from undertow.training.devices import ALONE, Devices
 from undertow.training.ema import ExponentialMovingAverage
 from undertow.training.figures import save_loss_plot
 from undertow.training.log import StepRecord, append_record, read_records
 from undertow.training.meter import Meter
-from undertow.training.optimizer import COOLDOWN, adamw, learning_rate_schedule
+from undertow.training.optimizer import adamw, learning_rate_schedule
 from undertow.training.precision import autocast
 from undertow.training.randomness import seed_for
+from undertow.training.run_lock import only_training
+from undertow.training.same_run import SCHEDULE_START, schedule_start
 from undertow.training.training_state import SavedState, load_state, save_state, saved_steps
 
 Batch = TypeVar("Batch")
 
 LOG, CHECKPOINTS, LOSS_PLOT = "log.jsonl", "checkpoints", "loss.png"
-
-FREE_TO_CHANGE = frozenset(("log_every", "checkpoint_every", "keep_checkpoints"))
-"""Settings that do not influence the weights, which may therefore differ when a run is resumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,58 +81,63 @@ def fit(
     devices: Devices = ALONE,
     resume_step: int | None = None,
     on_start: Callable[[], None] = lambda: None,
+    on_resume: Callable[[int], None] = lambda step: None,
     on_record: Callable[[StepRecord], None] = lambda record: None,
     on_checkpoint: Callable[[Progress], None] = lambda progress: None,
     on_step: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> nn.Module:
     """Trains `module` for `settings.steps` steps and returns a copy of it with the averaged weights (EMA).
 
     dataset: returns the batch of a step; steps count from 1. loss: returns the loss of a batch; it is called under
     autocast when the precision is "bf16". folder: receives log.jsonl, loss.png and checkpoints/; a run that is found
     there is resumed from its newest checkpoint, or from that of `resume_step`. recipe: JSON with everything else that
-    determines the weights; a run with another recipe is refused, but the number of steps may grow as long as the
-    learning rate has not begun to fall. devices: the processes that train together; only the main process writes files
-    and calls the callbacks. on_start: called before the first step, after all checks. on_record: called with each line
-    of the log. on_checkpoint: called after each checkpoint has been written. on_step: called after each step.
+    determines the weights; a run with another recipe is refused, but the number of steps may grow, see
+    `schedule_start`. devices: the processes that train together; only the main process writes files and calls the
+    callbacks. on_start: called before the first step, after all checks. on_resume: called with the step of the
+    checkpoint that the run goes on from. on_record: called with each line of the log. on_checkpoint: called after each
+    checkpoint has been written. on_step: called after each step. stop: asked after each step; when it says yes, a
+    checkpoint of the step is written and `KeyboardInterrupt` raised.
 
-    Errors: `CheckpointError` and its kinds before anything is written; `UndertowError` when the loss is not finite, in
-    which case the last checkpoint is still good.
+    Errors: `CheckpointError` and its kinds before anything is written, also for a folder in which another process
+    trains; `UndertowError` when the loss is not finite, in which case the last checkpoint is still good.
     """
     run = _Run(module, settings, folder, recipe)
-    first, seconds = run.resume(resume_step)
-    schedule = learning_rate_schedule(
-        run.optimizer,
-        peak=settings.learning_rate,
-        warmup_steps=settings.warmup_steps,
-        steps=settings.steps,
-        decay=settings.decay,
-        first_step=first,
-    )
-    if devices.is_main:
-        folder.mkdir(parents=True, exist_ok=True)
-        on_start()
-    module.train()
-    meter = Meter(batch_size=settings.batch_size, seconds=seconds, devices=devices)
-    with torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []):
+    meter = Meter(batch_size=settings.batch_size, devices=devices)
+    with (
+        only_training(folder) if devices.is_main else nullcontext(),
+        torch.random.fork_rng(devices=[run.device] if run.device.type == "cuda" else []),
+    ):
+        first = run.resume(resume_step, meter)
+        schedule = run.schedule(first)
+        if devices.is_main:
+            on_start()
+            if first > 1:
+                on_resume(first - 1)
+        module.train()
         for step in range(first, settings.steps + 1):
             torch.manual_seed(seed_for(settings.seed, "dropout", step, devices.rank))
             rate = float(schedule.get_last_lr()[0])
             meter.add(*run.take(step, dataset(step), loss))
             schedule.step()
+            # Several devices have to agree on it, which they do not at every step.
+            asks = devices.count == 1 or step % settings.log_every == 0
+            stops = asks and step < settings.steps and devices.any(stop(), run.device)
             # A record before every checkpoint: weights that have stopped being numbers are never saved.
-            saves = step % settings.checkpoint_every == 0 or step == settings.steps
+            saves = stops or step % settings.checkpoint_every == 0 or step == settings.steps
             record = meter.record(step, rate) if saves or step % settings.log_every == 0 else None
-            if not devices.is_main:
-                continue
-            if record is not None:
-                append_record(folder / LOG, record)
-                on_record(record)
-            with meter.paused():
-                progress = Progress(step=step, steps=settings.steps, network=run.ema.network)
-                if saves:
-                    run.save(step, meter.seconds())
-                    on_checkpoint(progress)
-                on_step(progress)
+            if devices.is_main:
+                if record is not None:
+                    append_record(folder / LOG, record)
+                    on_record(record)
+                with meter.paused():
+                    progress = Progress(step=step, steps=settings.steps, network=run.ema.network)
+                    if saves:
+                        run.save(step, meter.seconds())
+                        on_checkpoint(progress)
+                    on_step(progress)
+            if stops:
+                raise KeyboardInterrupt
     devices.wait()
     return run.ema.network
 
@@ -145,16 +150,17 @@ class _Run:
         self.ema = ExponentialMovingAverage(module, settings.ema_decay)
         self.optimizer = adamw(module, weight_decay=settings.weight_decay, betas=settings.betas)
         self.config = json.loads(json.dumps({"settings": asdict(settings), "recipe": recipe}))
+        self.schedule_start = 0
         self.device = next(module.parameters()).device
 
-    def resume(self, step: int | None) -> tuple[int, float]:
-        """Loads the checkpoint of a step, or the newest one if there is any, and returns the next step and the seconds
-        trained so far. Errors: `CheckpointError` and its kinds."""
+    def resume(self, step: int | None, meter: Meter) -> int:
+        """Loads the checkpoint of a step, or the newest one if there is any, and returns the next step. meter: goes on
+        from the time trained so far. Errors: `CheckpointError` and its kinds."""
         checkpoints = self.folder / CHECKPOINTS
         if step is None and not saved_steps(checkpoints):
-            return 1, 0.0
+            return 1
         saved = load_state(checkpoints, step)
-        _require_same_run(self.config, saved, checkpoints)
+        self.schedule_start = schedule_start(self.config, saved, checkpoints)
         for name, network in (("network", self.module), ("average", self.ema.network)):
             expected, found = shapes_of(network.state_dict()), shapes_of(saved.tensors[name])
             compare_shapes(expected, found).require_none(checkpoints)
@@ -163,7 +169,19 @@ class _Run:
             self.optimizer.load_state_dict(saved.tensors["optimizer"])
         except (ValueError, KeyError) as err:
             raise CheckpointError(checkpoints, f"its optimizer state is of another run ({err})") from err
-        return saved.step + 1, saved.seconds
+        meter.go_on_from(saved.seconds)
+        return saved.step + 1
+
+    def schedule(self, first_step: int) -> LambdaLR:
+        """Returns the learning rates from `first_step` on."""
+        return learning_rate_schedule(
+            self.optimizer,
+            peak=self.settings.learning_rate,
+            warmup_steps=self.settings.warmup_steps,
+            steps=self.settings.steps - self.schedule_start,
+            decay=self.settings.decay,
+            first_step=first_step - self.schedule_start,
+        )
 
     def take(self, step: int, batch: Batch, loss_of: Callable[[Batch], Tensor]) -> tuple[Tensor, Tensor]:
         """Takes one optimizer step and returns the loss and the norm of the gradient before clipping."""
@@ -183,34 +201,7 @@ class _Run:
             "average": self.ema.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        state = SavedState(step=step, seconds=seconds, config=self.config, tensors=tensors)
+        config = self.config | {SCHEDULE_START: self.schedule_start}
+        state = SavedState(step=step, seconds=seconds, config=config, tensors=tensors)
         save_state(self.folder / CHECKPOINTS, state, keep=self.settings.keep_checkpoints)
         save_loss_plot(read_records(self.folder / LOG), self.folder / LOSS_PLOT)
-
-
-def _require_same_run(wanted: dict[str, Any], saved: SavedState, place: Path) -> None:
-    stored = saved.config
-    if stored.keys() != wanted.keys():
-        raise UnknownCheckpoint(place, "it was written by another version of undertow", "start in another folder")
-    may_grow = saved.step <= _constant_until(stored["settings"])
-    free = FREE_TO_CHANGE | ({"steps"} if may_grow else set())
-    for part in ("settings", "recipe"):
-        for name in sorted(wanted[part].keys() | stored[part].keys()):
-            before, now = stored[part].get(name), wanted[part].get(name)
-            if before != now and not (part == "settings" and name in free):
-                raise CheckpointError(
-                    place,
-                    f"it belongs to another run: {name} was {before!r} and is now {now!r}",
-                    "use the run's own settings, or another folder",
-                )
-
-
-def _constant_until(settings: dict[str, Any]) -> float:
-    """Returns the last step whose learning rate does not depend on the number of steps."""
-    match settings["decay"]:
-        case "constant":
-            return math.inf
-        case "trapezoid":
-            return settings["steps"] * (1 - COOLDOWN)
-        case _:
-            return 0

@@ -9,6 +9,8 @@ import torch
 from PIL import Image, ImageOps
 
 from undertow.errors import DataError, InvalidInput
+from undertow.picture_files import open_picture
+from undertow.picture_modes import to_rgb
 from undertow.training.pictures import Pictures
 
 ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
@@ -75,20 +77,11 @@ def _decode(file: Path, size: int, channels: int) -> np.ndarray | str:
 
 
 def read_picture(file: Path) -> Image.Image | str:
-    """The picture upright and opaque, in RGB or L, or what is wrong with the file."""
+    """The picture upright and opaque, in RGB, or what is wrong with the file."""
     try:
-        with Image.open(file) as picture:
-            picture.load()
-            return _opaque(ImageOps.exif_transpose(picture))
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        Image.DecompressionBombError,
-        Image.DecompressionBombWarning,
-    ) as err:
-        return str(err) or type(err).__name__
+        return to_rgb(open_picture("picture", file))
+    except InvalidInput as err:
+        return str(err).removeprefix(f"picture is {file}, ")
 
 
 def square(picture: Image.Image, size: int, channels: int) -> np.ndarray:
@@ -96,16 +89,6 @@ def square(picture: Image.Image, size: int, channels: int) -> np.ndarray:
     fitted = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
     pixels = np.asarray(fitted.convert("L" if channels == 1 else "RGB"))
     return np.ascontiguousarray(pixels.reshape(size, size, channels).transpose(2, 0, 1))
-
-
-def _opaque(picture: Image.Image) -> Image.Image:
-    """The picture in RGB or L; 16-bit gray is scaled to 8 bits, transparent parts lie on white."""
-    if picture.mode.startswith("I"):
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) // 256).astype(np.uint8))
-    if picture.has_transparency_data:
-        layer = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return picture if picture.mode in ("L", "RGB") else picture.convert("RGB")
 
 
 def _first_bad(files: Sequence[tuple[Path, int]], decoded: Sequence[np.ndarray | str]) -> list[tuple[Path, str]]:

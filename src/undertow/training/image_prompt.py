@@ -21,7 +21,13 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.image import ImageEncoder, ImageFeatures
 from undertow.errors import InvalidInput
 from undertow.nn.attention import ImageTokens
-from undertow.training.base_model import encode_pictures, fingerprint, require_size, require_trainable
+from undertow.training.base_model import (
+    encode_pictures,
+    fingerprint,
+    require_own_folder,
+    require_size,
+    require_trainable,
+)
 from undertow.training.captioned import CaptionedPictures
 from undertow.training.checkpointing import checkpointing
 from undertow.training.examples import (
@@ -88,7 +94,9 @@ def train_image_prompt(
     folder: Path,
     *,
     references: UInt8[Tensor, "count 3 height width"] | None = None,
+    on_resume: Callable[[int], None] = lambda step: None,
     on_record: Callable[[StepRecord], None] = lambda record: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> ImagePrompt:
     """Trains an image prompt and returns it with its averaged weights (EMA); model and encoder are not changed.
 
@@ -97,6 +105,7 @@ def train_image_prompt(
     """
     unet, text = require_trainable(model)
     require_size(model, pictures.size)
+    require_own_folder(model, folder)
     shown = pictures.pixels if references is None else references
     if len(shown) != len(pictures):
         raise InvalidInput("references", len(shown), f"{len(pictures)}, one for each picture")
@@ -122,7 +131,17 @@ def train_image_prompt(
     }
 
     with frozen(unet, *text.encoders), checkpointing(unet, settings.gradient_checkpointing):
-        trained = fit(prompt, examples.at, loss, settings.fit, folder, recipe=recipe, on_record=on_record)
+        trained = fit(
+            prompt,
+            examples.at,
+            loss,
+            settings.fit,
+            folder,
+            recipe=recipe,
+            on_resume=on_resume,
+            on_record=on_record,
+            stop=stop,
+        )
     assert isinstance(trained, ImagePrompt)
     return trained
 

@@ -17,7 +17,7 @@ from undertow.adapters.lora.write import Component, TrainedLora
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.text_stack import TextStack
 from undertow.nn.adaptable import Conv2d, WeightRows
-from undertow.training.base_model import encode_pictures, require_size, require_trainable
+from undertow.training.base_model import encode_pictures, require_own_folder, require_size, require_trainable
 from undertow.training.caption_encoder import CaptionEncoder, Encoded
 from undertow.training.captioned import CaptionedPictures
 from undertow.training.checkpointing import checkpointing
@@ -96,7 +96,9 @@ def train_lora(
     settings: LoraSettings,
     folder: Path,
     *,
+    on_resume: Callable[[int], None] = lambda step: None,
     on_record: Callable[[StepRecord], None] = lambda record: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> TrainableLora:
     """Trains a LoRA and returns its averaged weights (EMA); the model itself is not changed. folder: see `fit`.
 
@@ -104,6 +106,7 @@ def train_lora(
     """
     unet, text = require_trainable(model)
     require_size(model, pictures.size)
+    require_own_folder(model, folder)
     lora = new_lora(unet, text, settings)
     latents, captions = encode_pictures(model, pictures), CaptionEncoder(stack=text, config=unet.config)
     objective = settings.objective(model)
@@ -125,7 +128,17 @@ def train_lora(
     }
 
     with in_slots(unet, lora.unet), frozen(*text.encoders), checkpointing(unet, settings.gradient_checkpointing):
-        trained = fit(lora, examples.at, loss, settings.fit, folder, recipe=recipe, on_record=on_record)
+        trained = fit(
+            lora,
+            examples.at,
+            loss,
+            settings.fit,
+            folder,
+            recipe=recipe,
+            on_resume=on_resume,
+            on_record=on_record,
+            stop=stop,
+        )
     return cast(TrainableLora, trained)
 
 

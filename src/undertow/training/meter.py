@@ -16,14 +16,18 @@ from undertow.training.log import StepRecord
 class Meter:
     """Accumulates loss and gradient norm on the device, so that not every step has to synchronize with it.
 
-    batch_size: examples per step over all devices. seconds: time trained in earlier sessions of the run.
+    batch_size: examples per step over all devices.
     """
 
-    def __init__(self, *, batch_size: int, seconds: float, devices: Devices):
+    def __init__(self, *, batch_size: int, devices: Devices):
         self.batch_size, self.devices = batch_size, devices
+        self.since = self.started = time.perf_counter()
+        self.sums, self.count = torch.zeros(2), 0
+
+    def go_on_from(self, seconds: float) -> None:
+        """Starts the clock at the time trained in earlier sessions of the run."""
         self.since = time.perf_counter()
         self.started = self.since - seconds
-        self.sums, self.count = torch.zeros(2), 0
 
     def add(self, loss: Tensor, norm: Tensor) -> None:
         """Adds the figures of one step."""

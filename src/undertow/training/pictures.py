@@ -1,11 +1,10 @@
-"""A labeled set of pictures in memory, and the two forms a picture has: bytes 0-255 and numbers in [-1, 1]."""
+"""A labeled set of pictures in memory."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from undertow.errors import InvalidInput
@@ -32,16 +31,6 @@ class Pictures:
     @property
     def channels(self) -> int:
         return self.pixels.shape[1]
-
-
-def from_uint8(pixels: UInt8[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """Bytes as float32 in [-1, 1]."""
-    return pixels.to(torch.float32) / 127.5 - 1
-
-
-def to_uint8(pixels: Float[Tensor, "..."]) -> UInt8[Tensor, "..."]:
-    """Numbers in [-1, 1] as bytes, rounded to nearest; what lies outside is clamped."""
-    return ((pixels.to(torch.float32) + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def find_class(wanted: str, class_names: tuple[str, ...]) -> int:

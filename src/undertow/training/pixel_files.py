@@ -4,12 +4,13 @@ import json
 from dataclasses import dataclass
 
 from undertow.checkpoints.files.atomic import write_text
+from undertow.checkpoints.read.class_model import ClassModel
 from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.diffusion.schedules import NoiseSchedule
+from undertow.engine.class_pictures import sample_classes, sampling_settings
 from undertow.training.config import TrainingConfig, config_to_json
 from undertow.training.figures import save_grid
 from undertow.training.fit import Progress
-from undertow.training.generate import ClassModel, sample_classes, sampling_settings
 from undertow.training.run_folder import RunFolder, save_model
 from undertow.unet.config import ClassLabels
 from undertow.unet.unet import UNet

@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from undertow.checkpoints.files.atomic import read_json
+from undertow.checkpoints.files.destination import require_elsewhere
 from undertow.checkpoints.read.unet_loading import load_unet_folder
 from undertow.errors import ConfigError, InvalidInput
 from undertow.training.batches import Batches
@@ -34,12 +35,14 @@ def train_pixel_model(
     resume: bool = False,
     resume_step: int | None = None,
     cpu: bool = False,
+    on_resume: Callable[[int], None] = lambda step: None,
     on_record: Callable[[StepRecord], None] = lambda record: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Path:
-    """Trains a model in the folder `out` and returns the folder, which `generate.load_class_model` can then read.
+    """Trains a model in the folder `out` and returns the folder, which `load_class_model` can then read.
 
     resume: resume from the newest checkpoint in `out`, or from that of `resume_step`. cpu: do not use accelerators.
-    on_record: called with each line of the log, in the main process.
+    on_resume, on_record, stop: see `fit`; called in the main process, but `stop` in all.
 
     Errors, all before anything is written: `ConfigError`, `InvalidInput`, `DataError`, `CheckpointError` and its kinds.
     `UndertowError` when the loss is not finite; the last checkpoint is still good then.
@@ -49,6 +52,8 @@ def train_pixel_model(
         find_step(folder.checkpoints, resume_step)
     else:
         _require_no_run(folder)
+    if config.start_from is not None:
+        require_elsewhere("out", folder.root, [config.start_from])
     pictures = config.data.open()
     config.require_pictures(pictures)
     unet = new_network(config).to(devices.device)
@@ -67,7 +72,9 @@ def train_pixel_model(
             devices=devices,
             resume_step=resume_step,
             on_start=files.write_config,
+            on_resume=on_resume,
             on_record=on_record,
+            stop=stop,
             on_checkpoint=files.save_model,
             on_step=files.draw_samples,
         )

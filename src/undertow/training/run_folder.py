@@ -15,12 +15,13 @@ from pathlib import Path
 import torch
 
 from undertow.checkpoints.files.atomic import write_text
+from undertow.checkpoints.identify.pipeline_folder import SCHEDULER
+from undertow.checkpoints.read.class_model import CLASSES
 from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.unet.unet import UNet
 
-MODEL_INDEX, CLASSES = "model_index.json", "classes.json"
-SCHEDULER = Path("scheduler") / "scheduler_config.json"
+MODEL_INDEX = "model_index.json"
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
         state.pt      weights, averaged weights and optimizer state, by `torch.save`, read with `weights_only=True`
         meta.json     step, seconds, the run's config, and size and SHA-256 of state.pt
 
-A checkpoint is written into a hidden folder, synced to disk and renamed, so a folder with a step's name is complete.
+A checkpoint is written into a draft, synced to disk and renamed, so a folder with a step's name is complete.
 What happens to its bytes later (a cut copy, a bad disk) is found by size and hash before anything is loaded or written.
 """
 
@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from undertow.checkpoints.files.atomic import read_json, write_text
+from undertow.checkpoints.files.atomic import atomic_folder, read_json, write_text
 from undertow.errors import CheckpointError, CorruptFile, UndertowError, UnknownCheckpoint
 
 FORMAT = "undertow training state 2"
@@ -40,33 +40,30 @@ class SavedState:
 
 
 def save_state(folder: Path, saved: SavedState, *, keep: int) -> Path:
-    """Writes `folder/step-N`, then removes all but the newest `keep` checkpoints; returns it."""
+    """Writes `folder/step-N`, then removes the oldest others until `keep` checkpoints are left; returns it.
+
+    A checkpoint of this step is replaced. Others may be newer, when a run was resumed from an older one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / f"step-{saved.step:06d}"
-    draft = folder / f".{place.name}.part"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
-    with (draft / STATE).open("wb") as file:
-        torch.save(saved.tensors, file)
-        file.flush()
-        os.fsync(file.fileno())
-    meta = {
-        "format": FORMAT,
-        "step": saved.step,
-        "seconds": round(saved.seconds, 3),
-        "bytes": (draft / STATE).stat().st_size,
-        "sha256": _sha256(draft / STATE),
-        "config": saved.config,
-    }
-    write_text(json.dumps(meta, indent=2) + "\n", draft / META)
-    _sync_folder(draft)
-    replaced = folder / f".{place.name}.old"
-    if place.exists():  # by a run that was resumed from an older step, because this one is damaged
-        place.rename(replaced)
-    draft.rename(place)
+    with atomic_folder(place) as draft:
+        with (draft / STATE).open("wb") as file:
+            torch.save(saved.tensors, file)
+            file.flush()
+            os.fsync(file.fileno())
+        meta = {
+            "format": FORMAT,
+            "step": saved.step,
+            "seconds": round(saved.seconds, 3),
+            "bytes": (draft / STATE).stat().st_size,
+            "sha256": _sha256(draft / STATE),
+            "config": saved.config,
+        }
+        write_text(json.dumps(meta, indent=2) + "\n", draft / META)
+        _sync_folder(draft)
     _sync_folder(folder)
-    shutil.rmtree(replaced, ignore_errors=True)
-    for old in saved_steps(folder)[:-keep]:
+    others = [step for step in saved_steps(folder) if step != saved.step]
+    for old in others[: max(0, len(others) - (keep - 1))]:
         shutil.rmtree(folder / f"step-{old:06d}")
     return place
 

@@ -114,7 +114,8 @@ class UNet(Encoder):
         ports = Ports() if ports is None else ports
         observed = () if observed is None else observed
         check_inputs(self.config, self.dtype, latents, timesteps, conditioning, ports)
-        check_observed(self.config, observed)
+        if observed:
+            check_observed(self.config, observed)
         if not torch.compiler.is_compiling():
             check_values(self.config, latents, timesteps, conditioning, ports)
         return latents, timesteps, conditioning, ports, observed

@@ -9,7 +9,7 @@ from undertow.adapters.image_prompt.image_prompt_file import read_image_prompt, 
 from undertow.adapters.image_prompt.projection import PUBLISHED_AT, BaseProjection
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.image_prompt.sites import LAYOUT, STYLE, STYLE_AND_LAYOUT, site_numbers
-from undertow.checkpoints.files.hub import is_hub_id
+from undertow.checkpoints.files.place import is_hub_id
 from undertow.encoders.image import ImageFeatures
 from undertow.encoders.image_config import PUBLISHED_VISION
 from undertow.errors import AdapterMismatch, InvalidInput

@@ -12,8 +12,9 @@ import undertow
 from tests.checkpoints.crafted import assert_same_weights, ldm_tensors
 from tests.checkpoints.pipelines import MINIS, save_pipeline
 from tests.golden.minis import M15, MPIX, build, build_twin
-from undertow.checkpoints.files.hub import fetch, files_to_fetch, is_hub_id
+from undertow.checkpoints.files.hub import fetch, files_to_fetch
 from undertow.checkpoints.files.model_folder import folder_weights, variant_order
+from undertow.checkpoints.files.place import is_hub_id
 from undertow.checkpoints.identify.checkpoint import OpenOptions
 from undertow.checkpoints.read.loading import LoadOptions
 from undertow.checkpoints.read.model_loading import load_model

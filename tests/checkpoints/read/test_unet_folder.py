@@ -15,9 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tests.golden.minis import MINIS, MPIX, MUNC, TIMESTEPS, build, build_twin, conditioning_for, latents_for, run_twin
-from undertow.checkpoints import load_unet_folder, save_unet
 from undertow.checkpoints.files.atomic import write_text
 from undertow.checkpoints.files.model_folder import CONFIG, WEIGHTS
+from undertow.checkpoints.read.unet_loading import load_unet_folder
+from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.errors import CheckpointError, ConfigError, CorruptFile, KeyMismatch, UnknownCheckpoint
 from undertow.unet.config import ClassLabels, UNetConfig
 from undertow.unet.unet import UNet

@@ -2,6 +2,9 @@
 
 import errno
 import json
+import os
+import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +26,7 @@ from undertow.checkpoints.read.model_loading import load_model
 from undertow.checkpoints.read.unet_loading import load_unet_from
 from undertow.checkpoints.write.convert import convert
 from undertow.checkpoints.write.unet_folder import save_unet
-from undertow.errors import ConfigError, InvalidInput, UnsupportedModel
+from undertow.errors import ConfigError, CorruptFile, InvalidInput, UnsupportedModel
 from undertow.unet.config import UNetConfig
 
 FAMILIES = list(MINIS)
@@ -201,6 +204,53 @@ def test_a_write_that_fails_half_way_leaves_nothing(pipelines, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stdout.splitlines() == [f"{to} {errno.EFBIG}" for to in ("diffusers", "ldm")], done.stderr
     assert not list((tmp_path / "place").iterdir())
+
+
+def test_a_source_is_never_its_own_destination(pipelines, tmp_path):
+    """Nor is a link to it, of either kind, nor any place in its folder; nothing is changed and nothing is left."""
+    folder = shutil.copytree(pipelines["sd1"], tmp_path / "folder")
+    file = convert(folder, tmp_path / "model.safetensors", "ldm")
+    unet = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    (tmp_path / "hard.safetensors").hardlink_to(file)
+    (tmp_path / "soft.safetensors").symlink_to(file)
+    (tmp_path / "shard.safetensors").hardlink_to(unet)
+    (tmp_path / "way").symlink_to(folder)
+    before = {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()}
+    for source, destination, to in (
+        (file, file, "ldm"),
+        (file, tmp_path / "hard.safetensors", "ldm"),
+        (file, tmp_path / "soft.safetensors", "ldm"),
+        (tmp_path / "soft.safetensors", file, "ldm"),
+        (folder, unet, "ldm"),
+        (folder, tmp_path / "shard.safetensors", "ldm"),
+        (folder, tmp_path / "way" / "new.safetensors", "ldm"),
+        (tmp_path / "way", folder / "new", "diffusers"),
+    ):
+        with pytest.raises(InvalidInput, match="which is read for it; name another one"):
+            convert(source, destination, to, dtype=torch.float16)
+    assert {path: path.read_bytes() for path in sorted(tmp_path.rglob("*")) if path.is_file()} == before
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX'")
+def test_a_folder_has_the_permissions_of_a_new_one_and_follows_no_link(pipelines, tmp_path):
+    """All its files alike, under the umask, a tokenizer's too, whatever those they are copied from have."""
+    source = shutil.copytree(pipelines["sd1"], tmp_path / "source")
+    words = source / "tokenizer" / "merges.txt"
+    words.parent.mkdir()
+    words.write_text("a b")
+    words.chmod(0o444)
+    before = os.umask(0o027)
+    try:
+        folder = convert(source, tmp_path / "folder", "diffusers")
+    finally:
+        os.umask(before)
+    found = {stat.filemode(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
+    assert found == {"drwxr-x---", "-rw-r-----"}
+    words.unlink()
+    words.symlink_to("/etc/passwd")
+    with pytest.raises(CorruptFile, match="a link to a place outside the folder"):
+        convert(source, tmp_path / "again", "diffusers")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "source"]
 
 
 def test_a_full_disk_leaves_the_old_model(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ stay, so that an option that is ignored, mixed up with another or changed in its
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -127,7 +128,7 @@ class Case:
     @property
     def options(self) -> set[str]:
         """The names of the options that are typed."""
-        return {word.partition("=")[0] for word in self.typed if word.startswith("--")}
+        return {word.partition("=")[0] for word in self.typed if re.match("--?[a-z]", word)}
 
 
 def case(*typed: str, refused: str | None = None, **changes: Any) -> Case:

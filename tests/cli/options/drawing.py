@@ -12,9 +12,9 @@ from tests.cli.options.arrival import LOADED, Boundary, Command, case
 from tests.cli.options.generate import result_of
 from undertow.diffusion.paths import RectifiedFlow
 from undertow.diffusion.schedules import NoiseSchedule
+from undertow.engine.direct import SamplingSettings
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
-from undertow.training.generate import SamplingSettings
 
 
 class Service:
@@ -92,9 +92,9 @@ COMPARE_OTHER_LISTS = Command(
 
 def sampling(at: Boundary) -> None:
     model = SimpleNamespace(path=RectifiedFlow(), class_names=("zero", "one", "two"))
-    at.stand_in("undertow.training.generate.load_class_model", model)
+    at.stand_in("undertow.checkpoints.read.class_model.load_class_model", model)
     pixels = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
-    at.stand_in("undertow.training.generate.sample_classes", pixels, unnoted=("model", "on_pictures"))
+    at.stand_in("undertow.engine.class_pictures.sample_classes", pixels, unnoted=("model", "on_pictures"))
     at.stand_in("undertow.training.figures.save_grid", unnoted=("pixels",))
 
 

@@ -1,5 +1,6 @@
 """Where the options of `undertow generate` arrive: `load`, `UNetService.run`, the request, and the files written."""
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -7,13 +8,20 @@ from PIL import Image
 
 from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Command, case, picture
 from undertow import Adapter, AdapterCapacity
-from undertow.engine.events import StepEvent
-from undertow.engine.metadata import save_png
+from undertow.engine.debug import Debug
+from undertow.engine.events import PictureEvent, StepEvent
 from undertow.engine.parts import HighResolution, Region, Views
+from undertow.engine.report import Report
 from undertow.engine.request import GenerationRequest
-from undertow.engine.result import GenerationResult, Report
-from undertow.engine.watch import Debug
+from undertow.engine.result import GenerationResult
+from undertow.engine.saving import save_picture
 from undertow.service import UNetService
+
+NAMED = (
+    *("m", "b", "other", "newer", "old-model", "older-model", "refiner.safetensors"),
+    *("style.safetensors", "edges.safetensors", "a.safetensors", "b.safetensors"),
+)
+"""Models and adapters that are typed: a file that is not there is refused before anything is loaded."""
 
 PHOTO, MASK, DEPTH = picture((6, 4), (200, 30, 40)), picture((6, 4), 255), picture((6, 4), 90)
 
@@ -25,9 +33,14 @@ class Service:
         self.boundary = boundary
 
     def run(self, request: GenerationRequest, **how: Any) -> GenerationResult:
-        self.boundary.note("run", UNetService.run, (self, request), how, unnoted=("observe",), apart=("request",))
+        self.boundary.note(
+            "run", UNetService.run, (self, request), how, unnoted=("observe", "drawn"), apart=("request",)
+        )
         how["observe"](step())
-        return result_of(request)
+        result = result_of(request)
+        for place, drawn in enumerate(result.images):
+            how["drawn"](PictureEvent(request=0, picture=place, image=drawn, report=result.report))
+        return result
 
 
 def step() -> StepEvent:
@@ -50,14 +63,17 @@ def keep(name: str, seed: int) -> None:
     """A picture as undertow writes it, the second of its request."""
     request = GenerationRequest(prompt=f"an {name} one", steps=3, seed=seed, count=2)
     report = Report(request=request, model=f"{name}-model", size=(4, 6), sigmas=(), seconds={})
-    save_png(image(), f"{name}.png", report, index=1)
+    save_picture(image(), f"{name}.png", report, index=1)
 
 
 def boundary(at: Boundary) -> None:
     Image.new("RGB", (6, 4), (200, 30, 40)).save("photo.png")
     Image.new("L", (6, 4), 255).save("mask.png")
     Image.new("L", (6, 4), 90).save("depth.png")
+    for name in NAMED:
+        Path(name).touch()
     at.patch.setattr("torch.cuda.is_available", lambda: False)
+    at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
     at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
     at.stand_in("undertow.cli.generate.show")
 
@@ -79,7 +95,7 @@ REQUEST = {
     "request.steps": 20,
     "request.guidance_scale": 5.0,
     "request.guidance_method": "cfg",
-    "request.seed": 0,
+    "request.seed": 44,
     "request.count": 1,
     "request.size": None,
     "request.sampler": "dpmpp_2m",
@@ -121,7 +137,7 @@ ARRIVES = REQUEST | {
     "run.vae_clamp": False,
     "run.non_finite": "fail",
     "show.pictures": [image()],
-    "files": ["out/0.png"],
+    "files": ["out/44.png"],
 }
 
 OF_THE_REQUEST = (
@@ -135,7 +151,12 @@ OF_THE_REQUEST = (
     case("--schedule", "simple", request__schedule="simple"),
     case("--sigmas", "14,5,1,0", request__sigmas=(14.0, 5.0, 1.0, 0.0)),
     case("--seed", "11", request__seed=11, files=["out/11.png"]),
-    case("--count", "2", request__count=2, show__pictures=[image()] * 2, files=["out/0.png", "out/1.png"]),
+    case("--seed", "first", refused="a whole number from 0 on, or random"),
+    case("-s", "31", request__steps=31),
+    case("-n", "2", request__count=2, show__pictures=[image()] * 2, files=["out/44.png", "out/45.png"]),
+    case("-m", "other", load__source="other", load__dtype=None),
+    case("-o", "folder", files=["folder/44.png"]),
+    case("--count", "2", request__count=2, show__pictures=[image()] * 2, files=["out/44.png", "out/45.png"]),
     case("--size", "48x32", request__size=(32, 48)),
     case("--image", "photo.png", request__image=PHOTO),
     case("--image", "photo.png", "--mask", "mask.png", request__image=PHOTO, request__mask=MASK),
@@ -156,6 +177,7 @@ OF_THE_REQUEST = (
     case("--view-overlap", "0.25", request__views=Views(overlap=0.25)),
     case("--seamless", "y", request__seamless="y"),
     case("--variation", "7:0.2", request__variation_seed=7, request__variation_strength=0.2),
+    case("--variation", "random:0.2", request__variation_seed=44, request__variation_strength=0.2),
     case("--lora", "style.safetensors@0.4", "--lora", "b.safetensors",
          request__adapters=(Adapter("style.safetensors", scale=0.4), Adapter("b.safetensors"))),
     case("--lora", "style.safetensors@0.4", "--lora-block", "up_blocks.*=0.5",
@@ -192,12 +214,20 @@ OF_THE_RUN = (
     case("--debug", "nan", run__debug=Debug(nan=True)),
     case("--debug", "timing,shapes", run__debug=Debug(timing=True, shapes=True)),
     case("--debug", "all", run__debug=Debug(nan=True, timing=True, shapes=True)),
-    case("--preview", "now.png", files=["now.png", "out/0.png"]),
+    case("--preview", "now.png", files=["now.png", "out/44.png"]),
     case("--out", "made.png", files=["made.png"]),
-    case("--out", "folder", files=["folder/0.png"]),
+    case("--out", "made.jpg", files=["made.jpg"]),
+    case("--out", "runs/v1.5", files=["runs/v1.5/44.png"]),
+    case("--out", "photo.png", refused="a file that is not there yet"),
+    case("--out", "photo.png", "--overwrite", files=[]),
+    case("--out", "made.bmp", refused="a folder, or a file that ends in .png, .jpg, .jpeg or .webp"),
+    case("--preview", "now.txt", refused="a file that ends in .png"),
+    case("--name", "{prompt}-{seed}.webp", files=["out/red-apple-44.webp"]),
+    case("--name", "{sede}", refused="did you mean {seed}?"),
+    case("--out", "folder", files=["folder/44.png"]),
     case("--no-show", show__pictures=ABSENT),
     case("--no-show", "--show", "--count", "2", request__count=2, show__pictures=[image()] * 2,
-         files=["out/0.png", "out/1.png"]),
+         files=["out/44.png", "out/45.png"]),
 )  # fmt: skip
 
 GENERATE = Command(
@@ -265,6 +295,8 @@ AGAIN = Command(
         case("--lora", "b.safetensors", request__adapters=(Adapter("b.safetensors"),)),
         # Another seed or number draws other pictures: from this one's seed, which is the second of 50.
         case("--seed", "11", request__seed=11, request__count=1, files=["out/11.png"]),
+        case("--seed", "random", request__seed=44, request__count=1, files=["out/44.png"]),
+        case("--seed", "-1", request__seed=44, request__count=1, files=["out/44.png"]),
         case("--count", "3", request__seed=51, request__count=3, show__pictures=[image()] * 3,
              files=["out/51.png", "out/52.png", "out/53.png"]),
         case("--model", "newer", load__source="newer"),
@@ -288,7 +320,7 @@ RICH = GenerationRequest(
 
 def with_a_rich_picture(at: Boundary) -> None:
     boundary(at)
-    save_png(image(), "rich.png", Report(request=RICH, model="m", size=(4, 6), sigmas=(), seconds={}), index=1)
+    save_picture(image(), "rich.png", Report(request=RICH, model="m", size=(4, 6), sigmas=(), seconds={}), index=1)
 
 
 OVER_PARTS = Command(
@@ -301,6 +333,7 @@ OVER_PARTS = Command(
         "load.source": "m",
         "load.dtype": None,
         "request.prompt": "a rich one",
+        "request.seed": 0,
         "request.count": 2,
         "request.size": (4, 6),
         "request.high_resolution": RICH.high_resolution,

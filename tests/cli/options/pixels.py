@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from tests.cli.options.arrival import ABSENT, Boundary, Case, Command, case
-from undertow.service import embedded_models
+from undertow.embedded import embedded_models
 from undertow.training.augmentation import Augmentation
 from undertow.training.config import TrainingConfig, config_to_json, pixel_unet
 from undertow.training.data import Cifar10, DataSource, Digits, ImageFolder

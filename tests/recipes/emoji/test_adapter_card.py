@@ -10,7 +10,7 @@ from tests.training.lora_runs import load, pictures, random_lora, settings
 from undertow import Adapter
 from undertow.adapters.lora.write import write_lora
 from undertow.adapters.manager import AdapterManager
-from undertow.checkpoints.files.atomic import write_tensors
+from undertow.checkpoints.files.weights import write_tensors
 from undertow.errors import DataError, UnknownCheckpoint
 from undertow.training.lora import export_lora
 

@@ -23,8 +23,9 @@ from undertow.adapters.control.t2i_files import (
 )
 from undertow.adapters.files.opened import OpenedAdapter, open_adapter
 from undertow.adapters.lora.base_model import WIDTHS
-from undertow.checkpoints.files.atomic import write_tensors, write_text
+from undertow.checkpoints.files.atomic import write_text
 from undertow.checkpoints.files.model_folder import CONFIG, WEIGHTS
+from undertow.checkpoints.files.weights import write_tensors
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify.checkpoint import PartSource
 from undertow.checkpoints.identify.families import describe_family

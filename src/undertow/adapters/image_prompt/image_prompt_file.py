@@ -12,9 +12,8 @@ from undertow.adapters.image_prompt.fitting import projection_of, require_fit
 from undertow.adapters.image_prompt.names import Names, read_image_prompt_names, require_image_prompt
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.adapters.image_prompt.sites import site_numbers
-from undertow.checkpoints.files.atomic import write_tensors
 from undertow.checkpoints.files.locate import locate
-from undertow.checkpoints.files.weights import Weights
+from undertow.checkpoints.files.weights import Weights, write_tensors
 from undertow.checkpoints.health import Finding, examine
 from undertow.checkpoints.read.loading import build_on_meta
 from undertow.errors import AdapterMismatch, DamagedWeights, InvalidInput, KeyMismatch

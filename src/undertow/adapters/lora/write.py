@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from undertow.adapters.lora.additive import LowRank
-from undertow.checkpoints.files.atomic import write_tensors
+from undertow.checkpoints.files.weights import write_tensors
 from undertow.checkpoints.identify.families import FamilyName
 from undertow.checkpoints.keymap import BlockLayout, unet_renaming
 from undertow.errors import InvalidInput

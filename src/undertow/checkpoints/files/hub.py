@@ -8,22 +8,11 @@ from typing import Any
 
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.model_folder import STEMS
+from undertow.checkpoints.files.place import HUB_ID
 from undertow.errors import UnknownCheckpoint
-
-HUB_ID = re.compile(
-    r"(?P<repository>[A-Za-z0-9][\w.-]*/(?![\w.-]+\.(safetensors|ckpt|pt|pth|bin)(@|$))[A-Za-z0-9][\w.-]*)"
-    r"(?P<file>(/[\w.-]+)*/[\w.-]+\.safetensors)?(@(?P<revision>[\w./-]+))?"
-)
-"""`owner/name`, optionally with a file and `@revision`: owner/name/file.safetensors@main. A name that ends like a
-weights file is taken for a local file that does not exist."""
 
 WEIGHTS = "*.safetensors"
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
-
-
-def is_hub_id(source: str) -> bool:
-    """Whether a string has the form of a Hub id."""
-    return HUB_ID.fullmatch(source) is not None
 
 
 def fetch(source: str, *, variant: str | None = None) -> Path:

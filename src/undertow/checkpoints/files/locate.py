@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from undertow.checkpoints.files.hub import fetch, is_hub_id
-from undertow.errors import UnknownCheckpoint
+from undertow.checkpoints.files.hub import fetch
+from undertow.checkpoints.files.place import local_path
 
 
 def locate(source: str | Path, *, variant: str | None = None) -> Path:
@@ -11,11 +11,5 @@ def locate(source: str | Path, *, variant: str | None = None) -> Path:
 
     Errors: `UnknownCheckpoint`.
     """
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
-    # What begins like a path, or does not look like owner/name, was not meant as a Hub id.
-    if str(source).startswith((".", "/", "~")) or not is_hub_id(str(source)):
-        remedy = "give a .safetensors file, a diffusers folder or a Hub id (owner/name)"
-        raise UnknownCheckpoint(source, "no such file or folder", remedy)
-    return fetch(str(source), variant=variant)
+    path = local_path(source)
+    return fetch(str(source), variant=variant) if path is None else path

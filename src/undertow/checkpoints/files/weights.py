@@ -1,4 +1,4 @@
-"""Tensors on disk: one safetensors file, or the shards of one, read one tensor at a time."""
+"""Tensors on disk: one safetensors file, or the shards of one, read one tensor at a time; and written at once."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -7,8 +7,10 @@ from pathlib import Path
 
 from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from undertow.checkpoints.files.atomic import atomic_write
 from undertow.checkpoints.files.header import TensorInfo, read_header
 from undertow.errors import CorruptFile
 
@@ -118,6 +120,12 @@ def open_weights(path: str | Path) -> Weights:
     """Opens a single safetensors file. Errors as in `read_header`."""
     path = Path(path)
     return Weights(path, [WeightFile(path)])
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file atomically."""
+    with atomic_write(path) as draft:
+        save_file(dict(tensors), draft, metadata=dict(metadata))
 
 
 def _open(path: Path) -> safe_open:

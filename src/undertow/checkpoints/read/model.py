@@ -30,14 +30,14 @@ class LoadedModel:
     """The parts of a checkpoint, ready to run. Absent parts are `None`; the `require_...` methods raise for them."""
 
     path: Path
-    schedule: Schedule
+    schedule: Schedule = field(repr=False)
     parameterization: Parameterization
-    latent_space: LatentSpace | None
+    latent_space: LatentSpace | None = field(repr=False)
     family: FamilyName
-    report: LoadReport
-    unet: UNet | None = None
-    vae: AutoencoderKL | None = None
-    text: TextStack | None = None
+    report: LoadReport = field(repr=False)
+    unet: UNet | None = field(default=None, repr=False)
+    vae: AutoencoderKL | None = field(default=None, repr=False)
+    text: TextStack | None = field(default=None, repr=False)
     missing_text: tuple[TextKind, ...] = field(default=())
 
     def require_unet(self) -> UNet:

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from undertow.checkpoints.identify.checkpoint import OpenOptions
+from undertow.checkpoints.files.destination import require_elsewhere
+from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions
 from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.read.dtypes import require_dtype
 from undertow.checkpoints.write.diffusers_folder import write_folder
@@ -23,13 +24,22 @@ def convert(
 ) -> Path:
     """Writes the checkpoint at `source` to `destination`, one tensor in memory at a time; returns the destination.
 
-    dtype: `None` keeps every tensor unchanged, bit for bit. Errors: every kind of `CheckpointError`, `ConfigError`,
-    `InvalidInput`; `OSError` when the disk is full, with nothing left behind.
+    dtype: `None` keeps every tensor unchanged, bit for bit. Errors: every kind of `CheckpointError`, `ConfigError`;
+    `InvalidInput`, also for a destination that is a file of the source or lies in its folder; `OSError` when the disk
+    is full, with nothing left behind.
     """
     require_dtype("dtype", dtype)
     opening = OpenOptions(prefer_plain=True) if opening is None else opening
-    with open_checkpoint(source, opening) as checkpoint, export_pipeline(checkpoint, dtype) as pipeline:
-        return write(pipeline, Path(destination), to)
+    destination = Path(destination)
+    with open_checkpoint(source, opening) as checkpoint:
+        require_elsewhere("destination", destination, _files(checkpoint))
+        with export_pipeline(checkpoint, dtype) as pipeline:
+            return write(pipeline, destination, to)
+
+
+def _files(checkpoint: Checkpoint) -> set[Path]:
+    """What a checkpoint is read from: the file or folder itself, and each of its files of weights, for links to it."""
+    return {checkpoint.path, *(file.path for part in checkpoint.parts.values() for file in part.weights.files)}
 
 
 def write(pipeline: ExportedPipeline, destination: Path, to: str) -> Path:

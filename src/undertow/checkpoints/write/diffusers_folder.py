@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from undertow.checkpoints.files.atomic import write_text
-from undertow.checkpoints.files.model_folder import CONFIG, WEIGHTS
+from undertow.checkpoints.files.atomic import atomic_folder, write_text
+from undertow.checkpoints.files.model_folder import CONFIG, WEIGHTS, path_inside
 from undertow.checkpoints.identify.text_architecture import layer_count
 from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.checkpoints.keymap.text_names import ROOT
@@ -40,15 +39,8 @@ def write_folder(pipeline: ExportedPipeline, folder: Path) -> Path:
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InvalidInput("destination", repr(str(folder)), "a new or empty folder", "name another, or remove it")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", suffix=".part", dir=folder.parent))
-    try:
+    with atomic_folder(folder) as draft:
         _write(pipeline, draft)
-        draft.chmod(0o755)
-        if folder.exists():
-            folder.rmdir()
-        draft.rename(folder)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return folder
 
 
@@ -93,9 +85,18 @@ def _text(pipeline: ExportedPipeline, kind: TextKind, folder: Path) -> dict[str,
     tokenizer = pipeline.tokenizers.get(kind)
     if tokenizer is not None:
         target = name.replace("text_encoder", "tokenizer")
-        shutil.copytree(tokenizer, folder / target)
+        _copy_files(tokenizer, folder / target)
         entries[target] = ["transformers", "CLIPTokenizer"]
     return entries
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    """Copies the files of a folder, which has none below, with the permissions of new ones. Errors: `CorruptFile` for
+    a link to a place outside the folder."""
+    target.mkdir()
+    for file in source.iterdir():
+        if file.is_file():
+            shutil.copyfile(path_inside(source, file.name), target / file.name)
 
 
 def _without_unused(kind: TextKind, part: ExportedPart) -> ExportedPart:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import torch
 
-from undertow.checkpoints.files.atomic import write_tensors, write_text
+from undertow.checkpoints.files.atomic import write_text
 from undertow.checkpoints.files.model_folder import CONFIG, WEIGHTS
+from undertow.checkpoints.files.weights import write_tensors
 from undertow.unet.diffusers_config import config_to_diffusers
 from undertow.unet.unet import UNet
 

@@ -16,7 +16,6 @@ from undertow.diffusion.guidance.branches import (
 )
 from undertow.diffusion.guidance.classifier_free import ClassifierFree, Rescale
 from undertow.diffusion.guidance.distilled import DualGuidance, EmbeddedScale, embedded_scale
-from undertow.diffusion.guidance.guided_denoiser import GuidedDenoiser
 from undertow.diffusion.guidance.methods import During, Guidance, GuidanceRun, Method, Moment, Rule
 from undertow.diffusion.guidance.perturbed import PerturbedAttention, SelfAttention, SmoothedEnergy
 from undertow.diffusion.guidance.projected import AdaptiveProjected, Tangential, ZeroStar
@@ -39,7 +38,6 @@ __all__ = [
     "Guidance",
     "GuidanceRun",
     "Guided",
-    "GuidedDenoiser",
     "Interval",
     "Method",
     "Mimic",

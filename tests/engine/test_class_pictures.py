@@ -3,13 +3,14 @@ import json
 import pytest
 import torch
 
+from undertow.checkpoints.read.class_model import load_class_model
 from undertow.diffusion.paths import RectifiedFlow, VarianceExploding, VariancePreserving
 from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.diffusion.schedules import NoiseSchedule
+from undertow.engine.class_pictures import sample_classes, sampling_settings
 from undertow.errors import InvalidInput, UnknownCheckpoint
-from undertow.training.generate import load_class_model, sample_classes, sampling_settings
+from undertow.pictures import to_uint8
 from undertow.training.objective import Ddpm, Flow
-from undertow.training.pictures import to_uint8
 from undertow.training.run_folder import save_model
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.config import ClassLabels, Level, UNetConfig

@@ -1,0 +1,33 @@
+"""What a user may give as the place of a model: a path, or an id on the Hub.
+
+Imports no torch, so that a missing file is answered at once.
+"""
+
+import re
+from pathlib import Path
+
+from undertow.errors import UnknownCheckpoint
+
+HUB_ID = re.compile(
+    r"(?P<repository>[A-Za-z0-9][\w.-]*/(?![\w.-]+\.(safetensors|ckpt|pt|pth|bin)(@|$))[A-Za-z0-9][\w.-]*)"
+    r"(?P<file>(/[\w.-]+)*/[\w.-]+\.safetensors)?(@(?P<revision>[\w./-]+))?"
+)
+"""`owner/name`, optionally with a file and `@revision`: owner/name/file.safetensors@main. A name that ends like a
+weights file is taken for a local file that does not exist."""
+
+
+def is_hub_id(source: str) -> bool:
+    """Whether a string has the form of a Hub id."""
+    return HUB_ID.fullmatch(source) is not None
+
+
+def local_path(source: str | Path) -> Path | None:
+    """The path itself if it exists; `None` for a Hub id. Errors: `UnknownCheckpoint`."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    # What begins like a path, or does not look like owner/name, was not meant as a Hub id.
+    if str(source).startswith((".", "/", "~")) or not is_hub_id(str(source)):
+        remedy = "give a .safetensors file, a diffusers folder or a Hub id (owner/name)"
+        raise UnknownCheckpoint(source, "no such file or folder", remedy)
+    return None

@@ -1,0 +1,87 @@
+"""The model that a command draws with, loaded as its options say."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from undertow.embedded import embedded_models
+from undertow.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import torch
+
+    from undertow.adapters.lora.bank import AdapterCapacity
+    from undertow.service import UNetService
+
+
+class Precision(StrEnum):
+    f32 = "f32"
+    f16 = "f16"
+    bf16 = "bf16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadingOptions:
+    """How a model is loaded, as it was typed; see the options of `undertow generate`."""
+
+    precision: Precision | None = None
+    vae_precision: Precision | None = None
+    prediction: str | None = None
+    refiner: str | None = None
+    adapter_slots: int | None = None
+    validate_weights: bool = False
+    device: str | None = None
+    flash_attention: bool | None = None
+
+    def load(self, source: str) -> "UNetService":
+        """Imports torch. Errors: `InvalidInput` for a device that is not there, and those of `undertow.load`."""
+        from undertow.service import load
+
+        return load(
+            source,
+            dtype=_dtype(self.precision, source),
+            vae_dtype=_dtype(self.vae_precision),
+            device=_device(self.device),
+            prediction=self.prediction,
+            validate_weights=self.validate_weights,
+            refiner=self.refiner,
+            attention=_kernel(self.flash_attention),
+            adapter_capacity=_capacity(self.adapter_slots),
+        )
+
+
+def _dtype(precision: Precision | None, source: str = "") -> "torch.dtype | None":
+    """The embedded models are small: computed in float32, they draw the same everywhere."""
+    import torch
+
+    if precision is None and source in embedded_models():
+        return torch.float32
+    names = {Precision.f32: torch.float32, Precision.f16: torch.float16, Precision.bf16: torch.bfloat16}
+    return None if precision is None else names[precision]
+
+
+def _capacity(slots: int | None) -> "AdapterCapacity | None":
+    """Room for as many LoRAs in one row as there are slots. Errors: `InvalidInput`."""
+    from undertow.adapters.lora.bank import AdapterCapacity
+
+    return None if slots is None else AdapterCapacity(slots=slots, per_row=slots)
+
+
+def _kernel(flash: bool | None) -> str:
+    """A name of `attention.choose.kernel_named`."""
+    if flash is None:
+        return "auto"
+    return "sdpa" if flash else "math"
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as err:  # what torch raises for unknown names and absent devices
+        problem = str(err).splitlines()[0]
+        raise InvalidInput("--device", repr(name), "a device of this machine: cpu, cuda, mps", problem) from err
+    return name

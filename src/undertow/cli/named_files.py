@@ -1,0 +1,44 @@
+"""The files that a command names, opened before anything slow is imported or loaded."""
+
+from pathlib import Path
+
+from undertow.adapters.adapter import Adapter
+from undertow.adapters.files.bundled import BundledAdapters
+from undertow.checkpoints.files.place import local_path
+from undertow.embedded import located
+from undertow.engine.request import GenerationRequest
+
+
+def require_model(source: str | Path) -> Path | None:
+    """The local path of a model; `None` for one on the Hub. Errors: `UnknownCheckpoint`, `OSError`."""
+    return _readable(local_path(located(source)))
+
+
+def require_files(request: GenerationRequest, model: str | Path, refiner: str | Path | None = None) -> None:
+    """Opens the model and every file that the request's adapters name.
+
+    Errors: `UnknownCheckpoint` for what is not there, `InvalidInput` for a picture that is none, `OSError`.
+    """
+    place = require_model(model)
+    if refiner is not None:
+        require_model(refiner)
+    bundled = BundledAdapters(place if place is None or place.is_dir() else place.parent)
+    for adapter in _adapters(request):
+        if place is not None or Path(adapter.source).expanduser().exists():
+            _readable(local_path(bundled.locate(adapter.source)))
+        if adapter.encoder is not None:
+            _readable(local_path(adapter.encoder))
+        adapter.images()
+        adapter.masks()
+
+
+def _adapters(request: GenerationRequest) -> list[Adapter]:
+    return [*request.adapters, *(adapter for region in request.regions for adapter in region.adapters)]
+
+
+def _readable(path: Path | None) -> Path | None:
+    """Errors: `OSError` for a file that this user may not read."""
+    if path is not None and path.is_file():
+        with path.open("rb"):
+            pass
+    return path

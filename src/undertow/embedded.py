@@ -1,0 +1,24 @@
+"""The models that ship in the package, and models named by a word. Imports no torch, so that a name can be checked
+before anything slow is imported."""
+
+from importlib.resources import files
+from pathlib import Path
+
+from undertow.errors import UnknownCheckpoint
+
+
+def embedded_models() -> dict[str, Path]:
+    """Name and folder of the models that ship in the package."""
+    root = Path(str(files("undertow"))) / "models"
+    return {folder.name: folder for folder in sorted(root.iterdir()) if folder.is_dir()} if root.is_dir() else {}
+
+
+def located(source: str | Path) -> str | Path:
+    """An embedded model's folder, or the source itself. Errors: `UnknownCheckpoint` for a name that is neither."""
+    embedded = embedded_models()
+    place = embedded.get(str(source), source)
+    if "/" not in str(source) and not Path(place).exists():
+        raise UnknownCheckpoint(
+            source, "no such file or folder and no such embedded model", f"embedded: {', '.join(embedded)}"
+        )
+    return place

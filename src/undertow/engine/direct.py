@@ -1,0 +1,107 @@
+"""Pictures from conditionings that exist already, without a request: class labels, captions that were encoded."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from undertow.diffusion.denoiser import Preconditioning
+from undertow.diffusion.grids import sigma_grid
+from undertow.diffusion.guidance import ClassifierFree, Guidance
+from undertow.diffusion.parameterizations import Parameterization
+from undertow.diffusion.schedules import Schedule
+from undertow.engine.conditioning import Branches
+from undertow.engine.denoise import Batcher, Task
+from undertow.engine.denoising_run import DenoisingRun
+from undertow.engine.evaluation import Network
+from undertow.engine.layout import Layout
+from undertow.engine.limits import BatchLimits
+from undertow.engine.passes import Composition, FromNoise, Latents, Pass
+from undertow.errors import InvalidInput
+from undertow.sampling.catalogue import find_sampler
+from undertow.unet.conditioning import Conditioning
+from undertow.unet.unet import UNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingSettings:
+    """How pictures are drawn. guidance: 1 is off, more follows the conditioning more closely and varies less."""
+
+    sampler: str
+    schedule: str
+    steps: int
+    guidance: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DirectModel:
+    """A U-Net and the mathematics that it was trained with. size: height and width of its latents, in cells. clip: as
+    in `Network`."""
+
+    unet: UNet
+    parameterization: Parameterization
+    schedule: Schedule
+    size: tuple[int, int]
+    clip: float | None = None
+
+    def draw(
+        self,
+        conditional: Sequence[Conditioning],
+        unconditional: Conditioning | None,
+        seeds: Sequence[int],
+        settings: SamplingSettings,
+        *,
+        batch_size: int = 100,
+    ) -> Iterator[list[Latents]]:
+        """Latents of one picture for each conditioning (of one row) and seed, a batch at a time. A picture depends on
+        its own seed, not on its neighbors. unconditional: the same for all; `None` where guidance is off.
+
+        Errors: `InvalidInput` for an unknown sampler or schedule, and for guidance without `unconditional`; before any
+        work.
+        """
+        find_sampler(settings.sampler, self.schedule.path)
+        if settings.guidance != 1 and unconditional is None:
+            raise InvalidInput("guidance", settings.guidance, "1, because there is no unconditional conditioning")
+        sigmas = sigma_grid(settings.schedule, self.schedule, settings.steps)
+        network = Network(
+            unet=self.unet,
+            preconditioning=Preconditioning(
+                parameterization=self.parameterization, schedule=self.schedule, network_dtype=self.unet.dtype
+            ),
+            clip=self.clip,
+        )
+        guidance = Guidance(methods=(ClassifierFree(scale=settings.guidance),))
+
+        def run(conditioning: Conditioning, seed: int) -> DenoisingRun:
+            branches = Branches(conditional=((conditioning, 1.0),), unconditional=unconditional)
+            one = Pass(
+                network=network,
+                start=FromNoise(),
+                sigmas=sigmas,
+                branches=[branches] * settings.steps,
+                layout=Layout.whole(self.size),
+                guidance=guidance,
+                composition=Composition(),
+            )
+            return DenoisingRun(seed=seed, sampler=settings.sampler, passes=[one])
+
+        runs = [run(conditioning, seed) for conditioning, seed in zip(conditional, seeds, strict=True)]
+        limits = BatchLimits(rows=batch_size if settings.guidance == 1 else 2 * batch_size)
+        return (_denoise(runs[start : start + batch_size], limits) for start in range(0, len(runs), batch_size))
+
+
+@torch.inference_mode()
+def _denoise(runs: Sequence[DenoisingRun], limits: BatchLimits) -> list[Latents]:
+    batcher, finished = Batcher(), dict[int, Tensor]()
+
+    def failed(error: BaseException) -> None:
+        raise error
+
+    def done(index: int) -> Callable[[Tensor], None]:
+        return lambda latents: finished.update({index: latents})
+
+    for index, run in enumerate(runs):
+        batcher.join(Task(steps=run.denoise(0), done=done(index), failed=failed, limits=limits))
+    batcher.run()
+    return [finished[index] for index in range(len(runs))]
