@@ -24,5 +24,14 @@ def require_prompt(name: str, text: object) -> None:
     except UnicodeEncodeError as err:
         place = f"not Unicode at character {err.start}"
         raise InvalidInput(name, place, "text", "remove the lone surrogate there") from err
-    if size > limit_bytes:
-        raise InvalidInput(name, f"{size:,} bytes long", f"at most {limit_bytes:,}", "shorten it")
+    most = most_prompt_bytes()
+    if size > most:
+        raise InvalidInput(name, f"{size:,} bytes long", f"at most {most:,}", f"shorten it, or set {LIMIT} higher")
+
+
+def most_prompt_bytes() -> int:
+    """The longest prompt that is read. Errors: `InvalidInput` for a limit that is no number."""
+    given = os.environ.get(LIMIT, "")
+    if given and not (given.isdecimal() and int(given) > 0):
+        raise InvalidInput(LIMIT, repr(given), "a whole number of bytes", f"for example {MAX_PROMPT_BYTES}")
+    return int(given) if given else MAX_PROMPT_BYTES
