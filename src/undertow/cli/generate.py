@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from undertow.cli.embeddings import require_embeddings, with_embeddings
 from undertow.cli.model_loading import LoadingOptions, Precision
 from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP
 from undertow.cli.named_files import require_files
@@ -110,6 +111,8 @@ def generate(
     if source in embedded_models():
         writer.model = source
     require_files(task.request, source, refiner)
+    embeddings = options.get("embeddings", ())
+    require_embeddings(embeddings)
     loading = LoadingOptions(
         precision=precision,
         vae_precision=vae_precision,
@@ -122,10 +125,11 @@ def generate(
     )
     with waiting(console, f"loading {source}"):
         service = loading.load(source)
+    request = with_embeddings(task.request, service, embeddings)
     how = {"debug": watched, "low_vram": low_vram, "vae_clamp": vae_clamp, "drawn": writer.take}
     try:
         with watching(console, task.request.count, preview) as observe:
-            result = service.run(task.request, observe=observe, **how)
+            result = service.run(request, observe=observe, **how)
     except BaseException:  # interrupted, or failed at a later picture
         writer.tell_kept(console)
         raise

@@ -8,6 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from undertow.cli.inspect_embedding import find_inversions, show_inversions
+
 if TYPE_CHECKING:
     from undertow.unet.config import UNetConfig
 
@@ -41,6 +43,10 @@ def inspect(
     """Show a U-Net's architecture, or what a checkpoint or a LoRA is and contains; with --trace all shapes inside, with
     --ports where adapters can act."""
     console = Console()
+    inversions = find_inversions(model) if base is None else ()
+    if inversions:
+        show_inversions(console, inversions)
+        return
     if _is_adapter(model, base):
         from undertow.cli.inspect_adapter import show_adapter
 

@@ -96,6 +96,11 @@ class TextStack:
         return other
 
     @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Of the encoders, in order."""
+        return tuple(encoder.kind for encoder in self.encoders)
+
+    @property
     def width(self) -> int:
         """Of a context token."""
         return sum(encoder.config.width for encoder in self.encoders)
@@ -112,6 +117,10 @@ class TextStack:
     def embeddings(self) -> tuple[str, ...]:
         """Names of the textual inversions that prompts may use."""
         return tuple(self._inversions)
+
+    def knows_embedding(self, name: str) -> bool:
+        """Whether there is a textual inversion of this name, in any case, with or without a file's ending."""
+        return self._inversions.find(name) is not None
 
     def add_embedding(self, name: str, vectors: Tensor | Mapping[str, Tensor]) -> None:
         """Makes `name` in a prompt stand for `vectors`, [vectors, dim] or [dim]; for two encoders a mapping by kind.
@@ -319,6 +328,7 @@ def _rules(encoder: TextEncoder, dialect: Dialect, options: _Options) -> Rules:
         truncate=options.long == "truncate",
         comma_backtrack=dialect.comma_backtrack,
         keep_together=dialect.keep_together,
+        divide_embeddings=dialect.embeddings == "syntax",
         comma=comma[-1] if comma else None,
     )
     match options.emphasis:
@@ -328,4 +338,6 @@ def _rules(encoder: TextEncoder, dialect: Dialect, options: _Options) -> Rules:
             emphasis = "ignore"
         case name:
             emphasis = name
-    return Rules(emphasis=EMPHASIS[emphasis], division=division, merge=dialect.merge)
+    return Rules(
+        emphasis=EMPHASIS[emphasis], division=division, merge=dialect.merge, names=dialect.embeddings == "words"
+    )

@@ -62,6 +62,14 @@ class Conditioner:
     def branches(self, steps: int) -> list[Branches]:
         """One for every step; A1111's editing, alternation and AND make them differ. Errors: `PromptError`."""
         request, steps = self.request, max(1, steps)
+        unknown = [name for name in request.embeddings if not self.text.knows_embedding(name)]
+        if unknown:
+            raise InvalidInput(
+                "embeddings",
+                ", ".join(map(repr, unknown)),
+                f"names of those that were added: {', '.join(self.text.embeddings) or 'none was'}",
+                "add it with --embedding FILE, or service.add_embedding",
+            )
         conditional = self._encode(self.text, request.prompt, steps, composition=True)
         negative = self._encode(self.text, request.negative_prompt, steps, drawn=False)
         readers = zip(self.region_texts, request.regions, strict=True)

@@ -129,6 +129,9 @@ class GenerationRequest(Record):
     adapters: tuple[Adapter, ...] | AdapterStack = ()
     """Adapters of the base model: all as given, or a stack that decides which of them act. Those of a region act there
     in addition."""
+    embeddings: tuple[str, ...] = ()
+    """Textual inversions that the prompts use, by name. The request is refused where the model knows none of such a
+    name; `UNetService.add_embedding` reads them from files."""
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):

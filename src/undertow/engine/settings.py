@@ -48,3 +48,4 @@ class RequestSettings(TypedDict, total=False):
     crop: tuple[int, int]
     target_size: tuple[int, int] | None
     adapters: tuple[Adapter, ...] | AdapterStack
+    embeddings: tuple[str, ...]

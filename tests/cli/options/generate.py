@@ -32,6 +32,9 @@ class Service:
     def __init__(self, boundary: Boundary):
         self.boundary = boundary
 
+    def add_embedding(self, source: str) -> tuple[str, ...]:
+        return (Path(source).stem,)
+
     def run(self, request: GenerationRequest, **how: Any) -> GenerationResult:
         self.boundary.note(
             "run", UNetService.run, (self, request), how, unnoted=("observe", "drawn"), apart=("request",)
@@ -125,6 +128,7 @@ REQUEST = {
     "request.variation_strength": 0.0,
     "request.refiner_switch": 0.8,
     "request.adapters": (),
+    "request.embeddings": (),
 }
 ARRIVES = REQUEST | {
     **LOADED,
@@ -188,6 +192,8 @@ OF_THE_REQUEST = (
          request__adapters=(Adapter("edges.safetensors", mask=("mask.png",)),)),
     case("--lora", "a.safetensors", "--adapter", "b.safetensors",
          request__adapters=(Adapter("a.safetensors"), Adapter("b.safetensors"))),
+    case("--embedding", "a.safetensors", "--embedding", "b.safetensors", request__embeddings=("a", "b")),
+    case("--embedding", "c.safetensors", refused="no such file or folder"),
     case("--dialect", "compel", request__dialect="compel"),
     case("--clip-skip", "2", request__clip_skip=2),
 )  # fmt: skip
