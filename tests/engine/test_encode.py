@@ -72,20 +72,21 @@ def test_the_refiner_takes_over_where_diffusers_lets_it(switch):
     assert any("no step to draw" in line for line in made.decisions) == (base == 10)
 
 
-def test_the_refiner_keeps_what_a_mask_keeps_and_has_no_adapters():
+def test_the_refiner_keeps_what_a_mask_keeps():
     made = encoded(refiner="sd1", refiner_switch=0.5, image=photo(), mask=right_half())
     first, second = made.passes
     assert first.inpaint_mask is not None
     assert second.inpaint_mask is first.inpaint_mask
-    assert first.adapters is not None
-    assert second.adapters is None
+    assert (first.adapters, second.adapters) == (None, None)
     assert not any("adapters act" in line for line in made.decisions)
 
 
 def test_that_adapters_do_not_act_on_the_refiner_is_said(tmp_path):
     path = write(tmp_path / "a.safetensors", kohya(layers_of(service_of("sd1").unet), rank=2))
     told = "adapters act on the base model, not on the refiner"
-    assert told in encoded(refiner="sd1", adapters=(Adapter(path),)).decisions
+    made = encoded(refiner="sd1", adapters=(Adapter(path),))
+    assert told in made.decisions
+    assert [one.adapters is not None for one in made.passes] == [True, False]
     assert told not in encoded(adapters=(Adapter(path),)).decisions
 
 

@@ -95,9 +95,10 @@ class AdapterManager:
             self._kinds = tuple(kind(self._model) for kind in self._types)
         return self._kinds
 
-    def acts_on(self, unet: UNet) -> bool:
-        """Whether a forward of this network has anything to do with adapters, maybe only slots that are empty."""
-        return self._kinds is not None and unet is self._model.unet
+    def act_in(self, rows: Sequence[BatchRow]) -> bool:
+        """Whether a forward of these rows has anything to do with adapters, maybe only with slots that are empty."""
+        used = self._kinds is not None or any(row.adapters is not None for row in rows)
+        return used and rows[0].unet is self._model.unet
 
     def kind(self, wanted: type[Kind]) -> Kind:
         """One of the kinds, with its state for this model."""
@@ -191,13 +192,13 @@ class AdapterManager:
 
     def fits(self, rows: Sequence[BatchRow]) -> bool:
         """Whether rows with equal keys can share a forward: whether there are slots for all their adapters."""
-        if not self.acts_on(rows[0].unet):
+        if not self.act_in(rows):
             return True
         return all(kind.fits(_inputs(kind, _adapters(rows))) for kind in self.kinds)
 
     def is_prepared(self, row: BatchRow) -> bool:
         """Whether the weights are already those that a row needs."""
-        if not self.acts_on(row.unet):
+        if not self.act_in([row]):
             return True
         return all(kind.is_prepared(_inputs(kind, _adapters([row]))[0]) for kind in self.kinds)
 
@@ -211,7 +212,7 @@ class AdapterManager:
         and of networks that run beside it. at_once: rows of every forward of such a network; `None` runs all of one's
         together."""
         ports = Ports()
-        if not self.acts_on(rows[0].unet):
+        if not self.act_in(rows):
             return ports
         for kind in self.kinds:
             ports = kind.ports(rows, _inputs(kind, _adapters(rows)), ports, runner, at_once)

@@ -30,7 +30,7 @@ def new_task(prompt: str | None, options: Mapping[str, Any]) -> Task:
     if prompt is None:
         remedy = f'for example undertow generate "{EXAMPLE}", or repeat a picture with --from'
         raise InvalidInput("prompt", None, "a text, which may be empty", remedy)
-    rows = {"seed": random_seed()} | _rows(options)
+    rows: dict[str, Any] = {"seed": random_seed()} | _rows(options)
     request = with_parts(GenerationRequest(prompt=prompt, **changes(options), **rows), options)
     return Task(request=request, indices=range(request.count))
 
@@ -56,12 +56,12 @@ def repeated_task(picture: Path, options: Mapping[str, Any], console: Console) -
     variation = request.variation_seed
     if variation is not None and "variation" not in options:
         variation += index
-    rows = {"seed": request.seed + index, "count": 1} | rows
+    rows = {"seed": request.seed + index, "count": 1, **rows}
     request = replace(request, **rows, variation_seed=variation)
     return Task(request=request, indices=range(request.count), model=stored.model)
 
 
-def _rows(options: Mapping[str, Any]) -> dict[str, int]:
+def _rows(options: Mapping[str, Any]) -> dict[str, Any]:
     """Seed and number of pictures, of those that were typed. Errors: `InvalidInput`."""
     found = {"count": options["count"]} if "count" in options else {}
     return found | ({"seed": parse_seed(options["seed"])} if "seed" in options else {})
