@@ -24,6 +24,7 @@ from undertow.cli.preprocess import preprocess
 from undertow.cli.sample import sample
 from undertow.cli.samplers import samplers
 from undertow.cli.train import train
+from undertow.cli.words import words
 from undertow.errors import UndertowError
 
 Verb = Callable[..., None] | typer.Typer
@@ -37,6 +38,7 @@ VERBS: dict[str, Verb] = {
     "preprocess": preprocess,
     "sample": sample,
     "samplers": samplers,
+    "words": words,
     "train": train,
     "adapters": adapters,
 }

@@ -18,10 +18,12 @@ def require_embeddings(sources: Sequence[str]) -> None:
         readable(local_path(source))
 
 
-def with_embeddings(request: GenerationRequest, service: "UNetService", sources: Sequence[str]) -> GenerationRequest:
-    """The request, which relies on the embeddings in these files; they are known to the service afterwards. Errors:
+def with_embeddings(
+    requests: Sequence[GenerationRequest], service: "UNetService", sources: Sequence[str]
+) -> list[GenerationRequest]:
+    """The requests, which rely on the embeddings in these files; they are known to the service afterwards. Errors:
     those of `UNetService.add_embedding`."""
     if not sources:
-        return request
-    names = [name for source in sources for name in service.add_embedding(source)]
-    return replace(request, embeddings=tuple(dict.fromkeys(names)))
+        return list(requests)
+    names = tuple(dict.fromkeys(name for source in sources for name in service.add_embedding(source)))
+    return [replace(request, embeddings=names) for request in requests]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 
-from undertow.encoders.emoji_names import spell_out
+from undertow.encoders.emoji_names import characters, spell_out
 
 NEAR = 0.7
 """Least similarity of a suggestion, as difflib measures it: "appel" and "apple" have 0.8, "zebra" and "bear" 0.4."""
@@ -73,6 +73,10 @@ class Vocabulary:
     def spelled(self, text: str) -> tuple[str, dict[str, str]]:
         """The text with the names of the emoji characters in it, and which character has which name."""
         return spell_out(text, self._names, self._words)
+
+    def characters(self) -> dict[str, str]:
+        """The emoji of each name that is one."""
+        return characters(self.emoji, self._words)
 
     def things(self, text: str) -> list[str]:
         """The emoji that a text names, each by its whole name or by a part of it that is no color and no relation."""

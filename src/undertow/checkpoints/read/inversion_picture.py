@@ -43,9 +43,9 @@ def read_inversion_picture(path: Path) -> tuple[str, dict[str, Float[Tensor, "ve
     """
     with header_of("embedding", path) as image:
         text = image.info.get(TEXT)
-    hidden = None if isinstance(text, str) else _hidden(path)
+    hidden = b"" if isinstance(text, str) else _hidden(path)
     try:
-        content = json.loads(base64.b64decode(text) if hidden is None else _inflated(hidden))
+        content = json.loads(base64.b64decode(text) if isinstance(text, str) else _inflated(hidden))
         (vectors,) = content["string_to_param"].values()
         tensor = torch.tensor(vectors[TENSOR], dtype=torch.float32)
         name = content.get("name", "")
@@ -79,7 +79,7 @@ def _inflated(compressed: bytes) -> bytes:
 
 def _without_border(pixels: Pixels) -> UInt8[np.ndarray, "inner_height inner_width 3"]:
     shown = (pixels > 0).all(axis=2)
-    rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
+    rows, columns = np.flatnonzero(np.any(shown, axis=1)), np.flatnonzero(np.any(shown, axis=0))
     if rows.size == 0:
         return pixels[:0]
     return pixels[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
