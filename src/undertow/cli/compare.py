@@ -16,9 +16,10 @@ from undertow.cli.named_files import require_files
 from undertow.cli.option_values import parse_loras
 from undertow.cli.seeds import parse_seed
 from undertow.cli.waiting import waiting
+from undertow.cli.written_pictures import OVERWRITE_HELP
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.picture_names import PicturePlace, require_picture_file
+from undertow.picture_names import PicturePlace
 
 if TYPE_CHECKING:
     from undertow.inspection.contact_sheet import Cell
@@ -27,17 +28,16 @@ if TYPE_CHECKING:
 AXES = ("prompt", "lora", "scale", "sampler", "schedule", "steps", "guidance", "seed")
 """What can differ between cells. Of two, the first is that of the rows."""
 
-USUAL: Mapping[str, Sequence[Any]] = {"sampler": ("euler", "heun", "dpmpp_2m"), "steps": (5, 10, 20)}
+USUAL: Mapping[str, Sequence[Any]] = {
+    "sampler": ("euler", "heun", "dpmpp_2m"),
+    "schedule": ("karras",),
+    "steps": (5, 10, 20),
+}
 """What is compared when nothing else is asked for."""
-
-ALONE: Mapping[str, Any] = {"lora": None, "scale": None, "sampler": "dpmpp_2m", "schedule": "karras", "steps": 20,
-                            "guidance": 5.0, "seed": 0}  # fmt: skip
-"""What every cell has in common unless told."""
 
 WITHOUT = "none"
 """In place of a LoRA: a cell without one."""
 
-DEFAULT_OUT = Path("out/compare.png")
 LABEL_CHARACTERS = 48
 
 
@@ -56,10 +56,8 @@ def compare(
     ] = None,
     scales: Annotated[str | None, typer.Option(help="Comma list: scales of the LoRA.", show_default="1")] = None,
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
-    out: Annotated[Path, typer.Option("--out", "-o", help="The sheet: a file that ends in .png, .jpg or .webp.")] = (
-        DEFAULT_OUT
-    ),
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the sheet if it exists.")] = False,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder, or picture file, of the sheet.")] = Path("out"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
 ) -> None:
     """Draw in many ways, and put the pictures on one sheet: prompts, LoRAs, their scales, samplers, schedules, steps,
     guidance scales or seeds.
@@ -82,7 +80,7 @@ def compare(
     common = {name: values[0] for name, values in lists.items()}
     cells = [common | {rows: row, columns: column} for row, column in product(lists[rows], lists[columns])]
     requests = [_request(cell, negative) for cell in cells]
-    place = _place(out, overwrite=overwrite)
+    place = PicturePlace.of(out, "compare", overwrite=overwrite)
     for request in requests:
         require_files(request, model)
 
@@ -111,9 +109,16 @@ def _filled(typed: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
     """All lists. Errors: `InvalidInput` for scales of nothing."""
     if "scale" in typed and not any(one != WITHOUT for one in typed.get("lora", ())):
         raise InvalidInput("--scales", ",".join(map(str, typed["scale"])), "a --lora that they belong to")
-    about_pictures = any(len(typed.get(name, ())) > 1 for name in ("prompt", "lora", "scale", "seed"))
-    usual = {} if about_pictures else USUAL
-    return {name: typed.get(name, usual.get(name, (ALONE.get(name),))) for name in AXES}
+    others = any(len(typed.get(name, ())) > 1 for name in ("prompt", "lora", "scale", "seed"))
+    defaults = GenerationRequest(prompt="")
+    usual = {
+        "sampler": (defaults.sampler,),
+        "schedule": (USUAL["schedule"][0] if "sampler" in typed else defaults.schedule,),
+        "steps": (defaults.steps,),
+        "guidance": (defaults.guidance_scale,),
+        "seed": (defaults.seed,),
+    }
+    return {name: typed.get(name, (usual if others else usual | USUAL).get(name, (None,))) for name in AXES}
 
 
 def _axes(lists: Mapping[str, Sequence[Any]]) -> tuple[str, str]:
@@ -143,14 +148,6 @@ def _request(cell: Mapping[str, Any], negative: str) -> GenerationRequest:
     )
 
 
-def _place(out: Path, *, overwrite: bool) -> PicturePlace:
-    """Where the sheet goes; the usual one counts up. Errors: `InvalidInput` for a file that exists or is no picture."""
-    if out == DEFAULT_OUT:
-        return PicturePlace(folder=out.parent, file=out.stem, suffix=out.suffix, overwrite=overwrite)
-    require_picture_file(out, "--out")
-    return PicturePlace.of(out, overwrite=overwrite)
-
-
 def _draw(service: "UNetService", request: GenerationRequest) -> "Cell":
     from undertow.inspection.contact_sheet import Cell
 
@@ -162,11 +159,9 @@ def _draw(service: "UNetService", request: GenerationRequest) -> "Cell":
 
 def _check(service: "UNetService", request: GenerationRequest) -> None:
     """Refuses what cannot be drawn before the first picture is."""
-    from undertow.diffusion.grids import sigma_grid
-    from undertow.sampling.catalogue import find_sampler
+    from undertow.engine.chosen_sampler import choose_sampler
 
-    find_sampler(request.sampler, service.model.schedule.path)
-    sigma_grid(request.schedule, service.model.schedule, request.steps)
+    choose_sampler(request, service.model).grid(request.steps)
 
 
 def _label(axis: str, value: Any) -> str:
@@ -184,7 +179,7 @@ def _label(axis: str, value: Any) -> str:
 
 def _title(common: Mapping[str, Any], shown: tuple[str, str]) -> str:
     """What all cells have in common."""
-    hidden = {name for name in ("lora", "scale") if common[name] is None}
+    hidden = {name for name, value in common.items() if value is None}
     main = [_label(name, common[name]) for name in ("prompt", "lora", "seed") if name not in (*shown, *hidden)]
     rest = [
         f"{name} {common[name]}"

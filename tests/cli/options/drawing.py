@@ -34,10 +34,13 @@ class Service:
 
 
 def comparing(at: Boundary) -> None:
-    for name in ("other", "a.safetensors", "b.safetensors", "old.png"):
+    for name in ("other", "a.safetensors", "b.safetensors"):
         Path(name).touch()
     at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
+    at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
+    at.patch.setattr("undertow.engine.chosen_sampler.choose_sampler", lambda *_: SimpleNamespace(grid=lambda _: []))
     sheet = Image.new("RGB", (8, 8))
+    sheet.save("old.png")
     at.stand_in("undertow.inspection.contact_sheet.contact_sheet", lambda *_, **__: sheet, unnoted=("cells",))
 
 
@@ -73,6 +76,8 @@ COMPARE = Command(
         case("--negative", "dark", requests=requests(negative_prompt="dark")),
         case("--seed", "9", requests=requests(seed=9),
              contact_sheet__title="red apple · seed 9 · schedule karras, guidance 5.0"),
+        case("--seed", "random", requests=requests(seed=44),
+             contact_sheet__title="red apple · seed 44 · schedule karras, guidance 5.0"),
         case("--seeds", "9", requests=requests(seed=9),
              contact_sheet__title="red apple · seed 9 · schedule karras, guidance 5.0"),
         case("--lora", "a.safetensors@0.5", requests=requests(adapters=(Adapter("a.safetensors", scale=0.5),)),
@@ -87,7 +92,8 @@ COMPARE = Command(
         case("--steps", "", refused="at least one entry"),
         case("--out", "sheets/a.png", files=["sheets/a.png"]),
         case("-o", "sheets/a.webp", files=["sheets/a.webp"]),
-        case("--out", "sheet", refused="a file that ends in .png"),
+        case("--out", "sheets", files=["sheets/compare.png"]),
+        case("--out", "sheet.gif", refused="a folder, or a file that ends in"),
         case("--out", "old.png", refused="a file that is not there yet"),
         case("--out", "old.png", "--overwrite", files=[]),
     ),
@@ -95,7 +101,7 @@ COMPARE = Command(
 
 
 def drawn(**fields: Any) -> GenerationRequest:
-    return GenerationRequest(**{"prompt": "red apple", "sampler": "dpmpp_2m", "steps": 20} | fields)
+    return GenerationRequest(**{"prompt": "red apple", "steps": 20} | fields)
 
 
 A, B = Adapter("a.safetensors"), Adapter("b.safetensors", scale=0.5)
@@ -110,12 +116,12 @@ COMPARE_PICTURES = Command(
         "requests": [drawn(prompt=text, seed=seed) for text, seed in product(("red apple", "owl"), (3, 4))],
         "contact_sheet.rows": ["red apple", "owl"],
         "contact_sheet.columns": ["seed 3", "seed 4"],
-        "contact_sheet.title": "sampler dpmpp_2m, schedule karras, steps 20, guidance 5.0",
+        "contact_sheet.title": "sampler model, steps 20, guidance 5.0",
     },
     cases=(
         case("--steps", "7",
              requests=[drawn(prompt=text, seed=seed, steps=7) for text, seed in product(("red apple", "owl"), (3, 4))],
-             contact_sheet__title="sampler dpmpp_2m, schedule karras, steps 7, guidance 5.0"),
+             contact_sheet__title="sampler model, steps 7, guidance 5.0"),
     ),
 )  # fmt: skip
 
@@ -129,15 +135,15 @@ COMPARE_LORAS = Command(
     | {
         "requests": [drawn(adapters=one) for one in ((), (A,), (B,))],
         "contact_sheet.rows": ["no LoRA", "a", "b@0.5"],
-        "contact_sheet.columns": ["dpmpp_2m"],
-        "contact_sheet.title": "red apple · seed 0 · schedule karras, steps 20, guidance 5.0",
+        "contact_sheet.columns": ["model"],
+        "contact_sheet.title": "red apple · seed 0 · steps 20, guidance 5.0",
     },
     cases=(
         case("--scales", "0,1",
              requests=[drawn(adapters=tuple(replace(each, scale=scale) for each in one))
                        for one, scale in product(((), (A,), (B,)), (0.0, 1.0))],
              contact_sheet__columns=["scale 0.0", "scale 1.0"],
-             contact_sheet__title="red apple · seed 0 · sampler dpmpp_2m, schedule karras, steps 20, guidance 5.0"),
+             contact_sheet__title="red apple · seed 0 · sampler model, steps 20, guidance 5.0"),
     ),
 )  # fmt: skip
 
@@ -166,6 +172,8 @@ def sampling(at: Boundary) -> None:
     pixels = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     at.stand_in("undertow.engine.class_pictures.sample_classes", pixels, unnoted=("model", "on_pictures"))
     at.stand_in("undertow.training.figures.save_grid", unnoted=("pixels",))
+    at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
+    Path("old.png").touch()
 
 
 def settings(**other: Any) -> SamplingSettings:
@@ -186,7 +194,7 @@ SAMPLE = Command(
         "sample_classes.batch_size": 64,
         "save_grid.columns": 8,
         "save_grid.path": Path("grid.png"),
-        "files": [],
+        "files": ["grid.png"],
     },
     cases=(
         case("--class", "two", "--class", "0", sample_classes__labels=[2] * 8 + [0] * 8,
@@ -200,7 +208,11 @@ SAMPLE = Command(
         case("--seed", "100", sample_classes__seeds=range(100, 124)),
         case("--batch-size", "5", sample_classes__batch_size=5),
         case("--columns", "6", save_grid__columns=6),
-        case("--out", "a.webp", save_grid__path=Path("a.webp")),
+        case("--seed", "random", sample_classes__seeds=range(44, 68)),
+        case("--out", "a.webp", save_grid__path=Path("a.webp"), files=["a.webp"]),
+        case("--out", "grids", save_grid__path=Path("grids/grid.png"), files=["grids/grid.png"]),
+        case("--out", "old.png", refused="a file that is not there yet"),
+        case("--out", "old.png", "--overwrite", save_grid__path=Path("old.png"), files=[]),
     ),
 )  # fmt: skip
 
