@@ -8,6 +8,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from undertow.cli.inspect_embedding import find_inversions, show_inversions
 from undertow.cli.inspect_picture import is_picture, show_picture
 
 if TYPE_CHECKING:
@@ -43,6 +44,10 @@ def inspect(
     """Show a U-Net's architecture, what a checkpoint or a LoRA is and contains, or how a picture was made; with --trace
     all shapes inside, with --ports where adapters can act."""
     console = Console()
+    inversions = find_inversions(model) if base is None else ()  # some are hidden in pictures
+    if inversions:
+        show_inversions(console, inversions)
+        return
     if is_picture(model):
         show_picture(console, model)
         return

@@ -11,7 +11,7 @@ from undertow.engine.request import GenerationRequest
 
 def require_model(source: str | Path) -> Path | None:
     """The local path of a model; `None` for one on the Hub. Errors: `UnknownCheckpoint`, `OSError`."""
-    return _readable(local_path(located(source)))
+    return readable(local_path(located(source)))
 
 
 def require_files(request: GenerationRequest, model: str | Path, refiner: str | Path | None = None) -> None:
@@ -25,9 +25,9 @@ def require_files(request: GenerationRequest, model: str | Path, refiner: str | 
     bundled = BundledAdapters(place if place is None or place.is_dir() else place.parent)
     for adapter in _adapters(request):
         if place is not None or Path(adapter.source).expanduser().exists():
-            _readable(local_path(bundled.locate(adapter.source)))
+            readable(local_path(bundled.locate(adapter.source)))
         if adapter.encoder is not None:
-            _readable(local_path(adapter.encoder))
+            readable(local_path(adapter.encoder))
         adapter.images()
         adapter.masks()
 
@@ -36,7 +36,7 @@ def _adapters(request: GenerationRequest) -> list[Adapter]:
     return [*request.adapters, *(adapter for region in request.regions for adapter in region.adapters)]
 
 
-def _readable(path: Path | None) -> Path | None:
+def readable(path: Path | None) -> Path | None:
     """Errors: `OSError` for a file that this user may not read."""
     if path is not None and path.is_file():
         with path.open("rb"):
