@@ -30,6 +30,7 @@ from undertow.engine.request import GenerationRequest, as_request
 from undertow.engine.result import GenerationResult
 from undertow.engine.settings import RequestSettings
 from undertow.errors import InvalidInput
+from undertow.free_memory import naming_memory
 from undertow.records import annotations
 from undertow.unet.compiled import CompiledUNet
 from undertow.unet.config import UNetConfig
@@ -219,7 +220,7 @@ class UNetService:
         """The guided prediction of one context, or of several in one forward. Errors: `InvalidInput`."""
         factor = PIXELS_PER_CELL if self.model.vae is None else self.model.vae.config.factor
         contexts = [context] if isinstance(context, PredictionContext) else context
-        with self.engine.paused():
+        with naming_memory("a prediction"), self.engine.paused():
             found = predict_noise(self.unet, contexts, self.adapters, factor=factor, runner=self.runner)
         return found[0] if isinstance(context, PredictionContext) else found
 

@@ -87,11 +87,9 @@ def _draw(service: "UNetService", request: "GenerationRequest"):
 
 def _check(service: "UNetService", request: "GenerationRequest") -> None:
     """Refuses what cannot be drawn before the first picture is."""
-    from undertow.diffusion.grids import sigma_grid
-    from undertow.sampling.catalogue import find_sampler
+    from undertow.engine.chosen_sampler import choose_sampler
 
-    find_sampler(request.sampler, service.model.schedule.path)
-    sigma_grid(request.schedule, service.model.schedule, request.steps)
+    choose_sampler(request, service.model).grid(request.steps)
 
 
 def _axes(lists: dict[str, list[Any]]) -> tuple[str, str]:

@@ -76,6 +76,9 @@ def generate(
     validate_weights: Annotated[
         bool, of_model("--validate-weights", help="Refuse weights that are not numbers, used or not.")
     ] = False,
+    allow_pickle: Annotated[
+        bool, of_model("--allow-pickle", help="Read the tensors of a pickle (.ckpt), in a process of their own.")
+    ] = False,
     device: Annotated[
         str | None,
         of_machine(help="cpu, cuda, cuda:1 or mps.", show_default="cuda if there is one, else cpu"),
@@ -115,6 +118,7 @@ def generate(
         refiner=refiner,
         adapter_slots=adapter_slots,
         validate_weights=validate_weights,
+        allow_pickle=allow_pickle,
         device=device,
         flash_attention=flash_attention,
     )

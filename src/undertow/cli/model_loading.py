@@ -29,6 +29,7 @@ class LoadingOptions:
     refiner: str | None = None
     adapter_slots: int | None = None
     validate_weights: bool = False
+    allow_pickle: bool = False
     device: str | None = None
     flash_attention: bool | None = None
 
@@ -43,6 +44,7 @@ class LoadingOptions:
             device=_device(self.device),
             prediction=self.prediction,
             validate_weights=self.validate_weights,
+            allow_pickle=self.allow_pickle,
             refiner=self.refiner,
             attention=_kernel(self.flash_attention),
             adapter_capacity=_capacity(self.adapter_slots),

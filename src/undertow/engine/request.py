@@ -22,6 +22,9 @@ MAX_SEED = 2**64 - 1
 PICTURES = ("image", "mask", "depth")
 """Fields that hold one picture each."""
 
+MODEL_SAMPLER = "model"
+"""In place of a sampler's name: the one that the model's folder names."""
+
 GROUPS = {
     "prompt": "What to draw",
     "steps": "How to draw it",
@@ -77,12 +80,14 @@ class GenerationRequest(Record):
     # How to draw it
     steps: Annotated[int, Ge(1)] = 20
     """Number of sampling steps."""
-    sampler: str = "dpmpp_2m"
-    """Name of the sampling algorithm; `undertow samplers` lists them."""
+    sampler: str = MODEL_SAMPLER
+    """Name of the sampling algorithm; `undertow samplers` lists them. "model" draws as the scheduler of the model's own
+    folder does, and with dpmpp_2m where there is none."""
     sampler_options: Mapping[str, float] = field(default_factory=dict)
     """Options of the sampling algorithm by name. For example {"eta": 0.5}."""
-    schedule: str = "karras"
-    """Grid of noise levels; `undertow samplers --schedules` lists them."""
+    schedule: str | None = None
+    """Grid of noise levels; `undertow samplers --schedules` lists them. When `None`, the one of the model's own
+    sampler, or karras."""
     sigmas: tuple[float, ...] | None = None
     """Noise levels to use in place of schedule and steps."""
     discard_penultimate: bool | None = None
@@ -148,6 +153,10 @@ class GenerationRequest(Record):
             if seed is not None and not 0 <= seed <= MAX_SEED - self.count + 1:
                 raise InvalidInput(name, seed, f"a whole number from 0 to 2^64 - {self.count}")
         require_fields(self)
+        for name, least in (("original_size", 1), ("crop", 0), ("target_size", 1)):
+            pair = getattr(self, name)
+            if pair is not None and min(pair) < least:
+                raise InvalidInput(name, pair, f"a pair of whole numbers of at least {least}")
         if self.variation_strength and self.variation_seed is None:
             raise InvalidInput("variation_strength", self.variation_strength, "0 without a variation_seed", "give both")
         self._check_pictures()

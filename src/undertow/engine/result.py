@@ -48,7 +48,7 @@ class GenerationResult:
         report, count = self.report, len(self.images)
         height, width = report.size
         pictures = f"{count} picture{'' if count == 1 else 's'} of {width}x{height}" if count else "no pictures"
-        how = f"{report.request.sampler}, {_seeds(report.request.seeds)}"
+        how = f"{report.sampler}, {_seeds(report.request.seeds)}"
         return f"<GenerationResult: {pictures} by {Path(report.model).name}, {how}{', cancelled' * report.cancelled}>"
 
     def _repr_png_(self) -> bytes | None:

@@ -26,7 +26,7 @@ class RequestSettings(TypedDict, total=False):
     steps: int
     sampler: str
     sampler_options: Mapping[str, float]
-    schedule: str
+    schedule: str | None
     sigmas: tuple[float, ...] | None
     discard_penultimate: bool | None
     timestep_map: TimestepMap
