@@ -4,13 +4,14 @@ from undertow.adapters.adapter import Adapter
 from undertow.checkpoints.files.hashes import lora_hash, model_hash
 from undertow.engine.parts import HighResolution
 from undertow.engine.report import Report
-from undertow.infotext.names import a1111_sampler, a1111_schedule
 from undertow.infotext.settings import Infotext, format_infotext
+from undertow.sampling.catalogue import SAMPLERS
+from undertow.sampling.names import sampler_in, schedule_in
 
 LORA = "LoRA"
 """The kind of adapter that A1111 knows by a tag in the prompt."""
 
-VERSION = "undertow"
+TOOL, VERSION = "A1111", "undertow"
 
 
 def a1111_text(report: Report, index: int) -> str:
@@ -18,8 +19,8 @@ def a1111_text(report: Report, index: int) -> str:
     request = report.request
     settings = {
         "Steps": request.steps,
-        "Sampler": a1111_sampler(request.sampler),
-        "Schedule type": None if request.sigmas is not None else a1111_schedule(request.schedule),
+        "Sampler": (sampler_in(TOOL, report.sampler) if report.sampler in SAMPLERS else None) or report.sampler,
+        "Schedule type": None if request.sigmas is not None else schedule_in(TOOL, report.schedule) or report.schedule,
         "CFG scale": f"{request.guidance_scale:g}",
         "Seed": request.seeds[index],
         "Size": _first_size(report),
