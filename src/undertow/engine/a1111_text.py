@@ -19,8 +19,8 @@ def a1111_text(report: Report, index: int) -> str:
     request = report.request
     settings = {
         "Steps": request.steps,
-        "Sampler": (sampler_in(TOOL, report.sampler) if report.sampler in SAMPLERS else None) or report.sampler,
-        "Schedule type": None if request.sigmas is not None else schedule_in(TOOL, report.schedule) or report.schedule,
+        "Sampler": _sampler(report.sampler or request.sampler),
+        "Schedule type": None if request.sigmas is not None else _schedule(report.schedule or request.schedule),
         "CFG scale": f"{request.guidance_scale:g}",
         "Seed": request.seeds[index],
         "Size": _first_size(report),
@@ -41,6 +41,15 @@ def a1111_text(report: Report, index: int) -> str:
             settings={name: str(value) for name, value in settings.items() if value is not None},
         )
     )
+
+
+def _sampler(name: str) -> str:
+    """A1111's name; ours where it has none."""
+    return (sampler_in(TOOL, name) if name in SAMPLERS else None) or name
+
+
+def _schedule(name: str | None) -> str | None:
+    return None if name is None else schedule_in(TOOL, name) or name
 
 
 def _first_size(report: Report) -> str:

@@ -60,8 +60,8 @@ class _Encoding:
     refiner: LoadedModel | None
     given: Tensor | None
     decisions: list[str] = field(default_factory=list)
-    used: list[UsedAdapter] = field(default_factory=list)
     sampler: ChosenSampler = field(init=False)
+    used: list[UsedAdapter] = field(default_factory=list)
 
     def run(self) -> Generator[None, None, Encoded]:
         request, model = self.request, self.model
