@@ -12,7 +12,7 @@ from rich.console import Console
 
 from undertow.cli.model_loading import LoadingOptions, Precision
 from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP
-from undertow.cli.named_files import require_files
+from undertow.cli.named_files import require_files, require_own_place
 from undertow.cli.request_options import with_request_options
 from undertow.cli.show import show
 from undertow.cli.task import new_task, repeated_task
@@ -107,6 +107,9 @@ def generate(
     writer = PictureWriter.to(out, name, task.indices, overwrite=overwrite)
     if preview is not None:
         require_picture_file(preview, "--preview")
+    for option, place in (("--out", out), ("--preview", preview)):
+        if place is not None:
+            require_own_place(option, place, task.request, *(() if repeat is None else (repeat,)))
     if source in embedded_models():
         writer.model = source
     require_files(task.request, source, refiner)
