@@ -76,8 +76,8 @@ def captioned_files(folder: Path) -> tuple[Path, ...]:
 
 
 def caption_notes(model: LoadedModel, pictures: CaptionedPictures) -> list[str]:
-    """What a person should know before a training begins: how many captions there are and where they are from, and the
-    words in them that the model never learned, if it has a vocabulary of few words."""
+    """Returns what a user should know before a training begins: how many captions there are and where they were found,
+    and, for a model with a vocabulary of its own, the words in them that it has never learned."""
     notes = [f"{len(pictures)} captions {pictures.rule}, such as {pictures.captions[0][:60]!r}"]
     vocabulary = model.require_text().vocabulary
     unknown = None if vocabulary is None else vocabulary.note(pictures.captions)

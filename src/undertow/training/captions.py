@@ -23,15 +23,17 @@ OTHER_FILES = ("metadata.csv", "metadata.json", "metadata.parquet", "meta_cap.js
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """The caption of every picture, in the order of names. rule: where they are from, in words."""
+    """The captions of a folder's pictures, in the order of file names. rule: where they were found, in words."""
 
     texts: Mapping[Path, str]
     rule: str
 
 
 def find_captions(folder: Path) -> Captions:
-    """The pictures of a folder and their captions, see the module. Errors: `DataError` names pictures without one, and
-    files with captions that would not be read."""
+    """Finds the pictures of a folder and their captions, by the rule that the module describes.
+
+    Errors: `DataError` names pictures without a caption, and files that look like captions and would not be read.
+    """
     if not folder.is_dir():
         raise DataError(folder, "there is no such folder", "name a folder of pictures with captions")
     if (folder / METADATA).is_file():
@@ -60,13 +62,13 @@ def find_captions(folder: Path) -> Captions:
 
 
 def caption_of_name(stem: str) -> str:
-    """What a file's name says: its words, without a number behind them; empty when there are none."""
+    """Returns the words of a file's name as a caption, without a number at the end; empty when there are no words."""
     words = re.sub(r"[_\-.\s]+", " ", stem).strip()
     return re.sub(r"(^|\s)\(?\d+\)?$", "", words).strip()
 
 
 def some(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
+    """Returns the first few names, and how many more there are, as text."""
     rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + rest
 
