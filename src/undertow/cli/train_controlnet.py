@@ -26,7 +26,8 @@ def train_controlnet(
 ) -> None:
     """Train a ControlNet: make a text-to-image model follow edges, depth, or any other hint.
 
-    The folder loads in diffusers and undertow. A run that was killed goes on with the same command.
+    The folder loads in diffusers and undertow. A run that was interrupted goes on with the same command, and
+    a finished one with more --steps.
     """
     from undertow.adapters.control.control_file import write_control
     from undertow.training.controlnet import ControlSettings

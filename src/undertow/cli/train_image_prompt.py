@@ -39,7 +39,8 @@ def train_image_prompt(
 ) -> None:
     """Train an image prompt (IP-Adapter): draw what a reference picture shows, with or without words.
 
-    The file loads in diffusers and undertow. A run that was killed goes on with the same command.
+    The file loads in diffusers and undertow. A run that was interrupted goes on with the same command, and
+    a finished one with more --steps.
     """
     from undertow.adapters.image_prompt.image_prompt_file import write_image_prompt
     from undertow.training.image_prompt import ImagePromptSettings
