@@ -48,12 +48,13 @@ def _identity(report: "CheckpointReport") -> Table:
         "predicts": _with_evidence(found.prediction),
         "zero terminal SNR": _with_evidence(found.zero_terminal_snr),
         "schedule": report.schedule,
+        "draws with": report.sampler or "",
         "parameters": f"{report.parameters:,}",
         "stored as": types_text(report.dtypes()),
         "weights in memory": " · ".join(
             f"{size_text(size)} {_name(dtype)}" for dtype, size in report.run_bytes().items()
         ),
-        "averaged weights": "yes (--ema)" if report.has_ema else "",
+        "averaged weights": "yes (undertow convert --ema writes them)" if report.has_ema else "",
         "markers": ", ".join(report.markers),
         "left aside": f"{report.ignored} tensors of training" if report.ignored else "",
         "header": header_fields(report.metadata),

@@ -13,7 +13,7 @@ from undertow.errors import AdapterMismatch
 SHOWN = 5
 """Names listed in a message."""
 
-LENIENT = "`strict=False`"
+LENIENT = "`read_lora(..., strict=False)` of undertow.adapters.lora.lora_file"
 _TEXT_PREFIXES = ("lora_te", "text_encoder")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from undertow.checkpoints.files.pickled import as_safetensors, is_pickle
-from undertow.checkpoints.files.weights import Weights, open_weights
+from undertow.checkpoints.files.weights import WeightFile, Weights, open_weights
 from undertow.checkpoints.identify.ema import ema_names
 from undertow.checkpoints.identify.identification import Identification, identify_contents, readable_contents
 from undertow.checkpoints.identify.noise_schedule import schedule_of
@@ -16,6 +16,7 @@ from undertow.checkpoints.keymap import TensorMapping
 from undertow.checkpoints.keymap.contents import Contents, Part
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
 from undertow.diffusion.schedules import Schedule
+from undertow.sampling.model_sampler import ModelSampler
 from undertow.unet.config import UNetConfig
 from undertow.vae.config import VAEConfig
 
@@ -63,11 +64,13 @@ class PartSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Everything known about a checkpoint without reading weights. tokenizers: their folders, by text encoder."""
+    """Everything known about a checkpoint without reading weights. sampler: that of its scheduler_config.json, or why
+    it is none of ours. tokenizers: their folders, by text encoder."""
 
     path: Path
     identification: Identification
     schedule: Schedule
+    sampler: ModelSampler | str | None = None
     parts: Mapping[Component, PartSource]
     vae_config: VAEConfig | None = None
     tokenizers: Mapping[TextKind, Path] = field(default_factory=dict)
@@ -83,7 +86,7 @@ def open_file(path: Path, options: OpenOptions) -> Generator[Checkpoint]:
     """
     if options.allow_pickle and is_pickle(path):
         with as_safetensors(path) as converted:
-            yield describe_file(open_weights(converted), path, options)
+            yield describe_file(Weights(path, [WeightFile(converted)]), path, options)
     else:
         yield describe_file(open_weights(path), path, options)
 
