@@ -41,7 +41,21 @@ def test_pictures_are_written_under_their_seeds_and_their_places_printed(folder,
 def test_a_picture_repeats_itself_bit_by_bit(folder, tmp_path):
     draw(folder, tmp_path, "--count", "2", "--seed", "7", "--negative", "dark", "--sampler", "euler_a")
 
-    assert main(["generate", "--from", str(tmp_path / "8.png"), "--out", str(tmp_path / "again.png"), *FAST[4:]]) == 0
+    assert (
+        main(
+            [
+                "generate",
+                "--from",
+                str(tmp_path / "8.png"),
+                "--out",
+                str(tmp_path / "again.png"),
+                "--model",
+                folder,
+                *FAST[4:],
+            ]
+        )
+        == 0
+    )
     first, again = (np.asarray(Image.open(tmp_path / name)) for name in ("8.png", "again.png"))
     assert np.array_equal(first, again)
 
@@ -92,7 +106,9 @@ def test_each_format_is_written_and_repeats_itself(folder, tmp_path, capsys):
     for suffix, form in ((".jpg", "JPEG"), (".webp", "WEBP")):
         made, again = tmp_path / f"made{suffix}", tmp_path / f"again{suffix}"
         assert draw(folder, made, "--seed", "7") == 0
-        assert main(["generate", "--from", str(made), "--out", str(again), "--precision", "f32"]) == 0
+        assert (
+            main(["generate", "--from", str(made), "--out", str(again), "--model", folder, "--precision", "f32"]) == 0
+        )
         with Image.open(made) as first, Image.open(again) as second:
             assert (first.format, second.format) == (form, form)
             assert np.array_equal(np.asarray(first), np.asarray(second))
@@ -179,7 +195,7 @@ def test_without_a_model_the_embedded_one_draws_and_suggests_what_is_next(tmp_pa
         (["generate", "x", "--model", "MODEL", "--size", "33x48"], "the nearest is 32x48"),
         (["generate", "x", "--model", "MODEL", "--sampler", "eular"], "did you mean"),
         (["generate", "x", "--model", "MODEL", "--debug", "vay"], "a comma list of nan, timing, shapes"),
-        (["generate", "--from", "missing.png"], "a picture that undertow wrote"),
+        (["generate", "--from", "missing.png"], "a picture file; there is no such file"),
         (["generate", "x", "--model", "MODEL", "--precision", "f8"], "f8"),
         (["generate", "x", "--model", "MODEL", "--device", "cudda"], "a device of this machine"),
     ],

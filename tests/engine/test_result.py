@@ -10,7 +10,7 @@ from PIL import Image
 from tests.services import service_of
 from undertow import GenerationRequest, GenerationResult, InvalidInput
 from undertow.engine.events import PictureEvent
-from undertow.engine.metadata import read_png
+from undertow.engine.metadata import read_description
 from undertow.engine.report import Report
 from undertow.errors import RequestFailed
 
@@ -37,7 +37,7 @@ def test_a_result_saves_its_pictures_with_what_repeats_them(tmp_path):
         "7-a-red-apple.png",
         "8-a-red-apple.png",
     ]
-    assert [read_png(path).index for path in paths] == [0, 1]
+    assert [read_description(path).index for path in paths] == [0, 1]
     assert [path.name for path in result(2).save(tmp_path / "a.webp")] == ["a-1.webp", "a-2.webp"]
 
 

@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
+from undertow.engine.a1111_text import a1111_text
 from undertow.engine.exif import from_exif
-from undertow.engine.metadata import a1111_text, read_png
+from undertow.engine.metadata import read_description
 from undertow.engine.report import Report
 from undertow.engine.request import GenerationRequest
 from undertow.engine.saving import name_fields, save_picture
@@ -32,7 +33,7 @@ def test_each_format_repeats_its_picture(name, form, tmp_path):
     with Image.open(path) as image:
         assert image.format == form
         assert np.abs(np.asarray(image, dtype=int) - np.asarray(RED, dtype=int)).max() <= 3
-    found = read_png(path)
+    found = read_description(path)
     assert (found.request.prompt, found.request.negative_prompt, found.index) == (original.request.prompt, "ünïcode", 1)
     assert found.request.image is not None
     assert found.request.image.tobytes() == RED.tobytes()

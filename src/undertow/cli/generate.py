@@ -13,13 +13,13 @@ from rich.console import Console
 from undertow.cli.model_loading import LoadingOptions, Precision
 from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP
 from undertow.cli.named_files import require_files, require_own_place
+from undertow.cli.repeated import note_another_model, repeated_task
 from undertow.cli.request_options import with_request_options
 from undertow.cli.show import show
-from undertow.cli.task import new_task, repeated_task
+from undertow.cli.task import new_task
 from undertow.cli.waiting import waiting
 from undertow.cli.watching import watching
 from undertow.cli.written_pictures import OVERWRITE_HELP, PictureWriter, suggest
-from undertow.embedded import embedded_models
 from undertow.engine.debug import Debug
 from undertow.engine.request import GROUPS, GenerationRequest
 from undertow.picture_names import DEFAULT_NAME, FIELDS, require_picture_file
@@ -103,7 +103,7 @@ def generate(
     if repeat is None:
         task = new_task(prompt, options)
     else:
-        task = repeated_task(repeat, options if prompt is None else {**options, "prompt": prompt}, console)
+        task = repeated_task(repeat, options if prompt is None else {**options, "prompt": prompt}, console, model)
     source = model if model is not None else task.model
     writer = PictureWriter.to(out, name, task.indices, overwrite=overwrite)
     if preview is not None:
@@ -111,8 +111,6 @@ def generate(
     for option, place in (("--out", out), ("--preview", preview)):
         if place is not None:
             require_own_place(option, place, task.request, *(() if repeat is None else (repeat,)))
-    if source in embedded_models():
-        writer.model = source
     require_files(task.request, source, refiner)
     loading = LoadingOptions(
         precision=precision,
@@ -127,6 +125,7 @@ def generate(
     )
     with waiting(console, f"loading {source}"):
         service = loading.load(source)
+    note_another_model(task, service, console)
     how = {"debug": watched, "low_vram": low_vram, "vae_clamp": vae_clamp, "drawn": writer.take}
     try:
         with watching(console, task.request.count, preview) as observe:

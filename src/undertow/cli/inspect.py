@@ -8,6 +8,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from undertow.cli.inspect_picture import is_picture, show_picture
+
 if TYPE_CHECKING:
     from undertow.unet.config import UNetConfig
 
@@ -17,7 +19,7 @@ def inspect(
         str,
         typer.Argument(
             help="A preset (sd15, sdxl, cifar10, ...), an embedded model, a .safetensors file, a folder or a Hub id; "
-            "also a LoRA's file or folder."
+            "also a LoRA's file or folder, or a picture."
         ),
     ],
     trace: Annotated[bool, typer.Option("--trace", help="Show every stage's input and output shape.")] = False,
@@ -38,9 +40,12 @@ def inspect(
         typer.Option("--model", help="For a LoRA: the model to compare it with, given like MODEL."),
     ] = None,
 ) -> None:
-    """Show a U-Net's architecture, or what a checkpoint or a LoRA is and contains; with --trace all shapes inside, with
-    --ports where adapters can act."""
+    """Show a U-Net's architecture, what a checkpoint or a LoRA is and contains, or how a picture was made; with --trace
+    all shapes inside, with --ports where adapters can act."""
     console = Console()
+    if is_picture(model):
+        show_picture(console, model)
+        return
     if _is_adapter(model, base):
         from undertow.cli.inspect_adapter import show_adapter
 

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,13 +25,12 @@ STANDARD_OUTPUT = Path("-")
 class PictureWriter:
     """Writes pictures of a request as they come.
 
-    indices: which of its pictures. place: where they go; `None` for standard output, once all is done. model: its name,
-    where a picture must not say where it lies on this machine. paths: what was written.
+    indices: which of its pictures. place: where they go; `None` for standard output, once all is done. paths: what was
+    written.
     """
 
     indices: Sequence[int]
     place: PicturePlace | None
-    model: str | None = None
     paths: list[Path] = field(default_factory=list)
 
     @classmethod
@@ -52,14 +51,14 @@ class PictureWriter:
 
         if self.place is None or event.picture not in self.indices:
             return
-        report = event.report if self.model is None else replace(event.report, model=self.model)
+        report = event.report
         fields = name_fields(report, event.picture) | {"index": self.indices.index(event.picture) + 1}
         with self.place.taken(fields) as path:
             self.paths.append(save_picture(event.image, path, report, event.picture))
 
     def tell(self, result: "GenerationResult", console: Console) -> None:
         """Prints where the pictures are, or writes the one to standard output, and what there is to say."""
-        report = result.report if self.model is None else replace(result.report, model=self.model)
+        report = result.report
         for line in report.debug:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         for line in report.decisions:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from undertow.checkpoints.files.place import model_name
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.decode import Decoder
 from undertow.engine.denoise import Share, Task
@@ -18,7 +19,7 @@ from undertow.engine.events import Observer, PictureEvent, StepEvent
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import RunOptions
 from undertow.engine.passes import Latents, Upscaled
-from undertow.engine.report import Report
+from undertow.engine.report import Report, UsedFiles
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
 from undertow.engine.rows import attributed
@@ -233,7 +234,8 @@ class RequestRun:
         decided = () if encoded is None else (*encoded.decisions, *self._decoder.notes)
         return Report(
             request=self.request,
-            model=str(model.path),
+            model=model_name(model.path),
+            files=UsedFiles(model=model.path, adapters=() if encoded is None else encoded.used),
             size=(0, 0) if encoded is None else encoded.size,
             sampler="" if encoded is None else encoded.passes[-1].sampler.name,
             schedule="" if encoded is None else encoded.passes[-1].sampler.schedule,
