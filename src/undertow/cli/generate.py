@@ -14,7 +14,7 @@ from undertow.cli.embeddings import require_embeddings, with_embeddings
 from undertow.cli.many import draw, require_one_source, tasks_of, wildcards_of
 from undertow.cli.model_loading import LoadingOptions, Precision
 from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP
-from undertow.cli.named_files import require_files
+from undertow.cli.named_files import require_files, require_own_place
 from undertow.cli.repeated import note_another_model, repeated_task
 from undertow.cli.request_options import with_request_options
 from undertow.cli.show import show
@@ -122,6 +122,9 @@ def generate(
     if preview is not None:
         require_picture_file(preview, "--preview")
     for one in tasks:
+        for option, place in (("--out", out), ("--preview", preview)):
+            if place is not None:
+                require_own_place(option, place, one.request, *(() if repeat is None else (repeat,)))
         require_files(one.request, source, refiner)
     embeddings = options.get("embeddings", ())
     require_embeddings(embeddings)
