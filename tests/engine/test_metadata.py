@@ -12,7 +12,8 @@ from undertow.errors import InvalidInput
 
 def report(**settings):
     request = GenerationRequest(prompt="a (red:1.2) apple", seed=7, count=3, **settings)
-    return Report(request=request, model="emoji", size=(64, 96), sigmas=(1.0, 0.0), seconds={})
+    drawn = {"sampler": "dpmpp_2m", "schedule": "karras", "sigmas": (1.0, 0.0)}
+    return Report(request=request, model="emoji", size=(64, 96), seconds={}, **drawn)
 
 
 def test_the_text_is_a1111_s_infotext():

@@ -18,7 +18,13 @@ from undertow.errors import RequestFailed
 def result(count: int = 1, *, cancelled: bool = False) -> GenerationResult:
     request = GenerationRequest(prompt='a "red" apple', seed=7, count=count)
     report = Report(
-        request=request, model="/m/emoji", size=(48, 64), sigmas=(1.0, 0.0), seconds={}, cancelled=cancelled
+        sampler="dpmpp_2m",
+        request=request,
+        model="/m/emoji",
+        size=(48, 64),
+        sigmas=(1.0, 0.0),
+        seconds={},
+        cancelled=cancelled,
     )
     images = [] if cancelled else [Image.new("RGB", (64, 48), (k, 0, 0)) for k in range(count)]
     return GenerationResult(images=images, latents=torch.zeros(count, 4, 6, 8), report=report)

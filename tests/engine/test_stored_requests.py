@@ -45,6 +45,7 @@ def test_json_from_before_is_read(tmp_path, monkeypatch):
         size=(32, 48),
         sampler="euler_a",
         sampler_options={"eta": 0.5},
+        schedule="karras",
         sigmas=(3.0, 1.0, 0.0),
         crop=(1, 2),
         clip_skip=2,
@@ -67,7 +68,14 @@ def test_json_from_before_is_read(tmp_path, monkeypatch):
 def test_a_picture_from_before_is_read():
     found = read_png(STORED / "picture.png")
     request = GenerationRequest(
-        prompt="a (red:1.2) apple", steps=3, seed=7, count=2, size=(64, 96), adapters=(Adapter("mosaic", scale=0.5),)
+        prompt="a (red:1.2) apple",
+        steps=3,
+        sampler="dpmpp_2m",
+        schedule="karras",
+        seed=7,
+        count=2,
+        size=(64, 96),
+        adapters=(Adapter("mosaic", scale=0.5),),
     )
     assert (found.request, found.index, found.model) == (request, 1, "emoji")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
-    DDIMScheduler,
+    DDPMScheduler,
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
@@ -80,7 +80,8 @@ def save_pipeline(family: str, folder: Path) -> Path:
         force_upcast=False,
     )
     prediction = "v_prediction" if family == "sd2" else "epsilon"
-    scheduler = DDIMScheduler(**SCHEDULE, prediction_type=prediction, clip_sample=False, steps_offset=1)
+    # What training scripts write: it names no sampler.
+    scheduler = DDPMScheduler(**SCHEDULE, prediction_type=prediction, clip_sample=False, steps_offset=1)
     tokenizer = letters_tokenizer(folder.with_name(f"{family}-tokenizer"))
     parts = {"unet": unet, "vae": vae, "scheduler": scheduler, "tokenizer": tokenizer}
     kind = PIPELINES.get(family, StableDiffusionPipeline)

@@ -143,6 +143,10 @@ SCHEDULER_CLASSES = [
     "KDPM2DiscreteScheduler",
     "KDPM2AncestralDiscreteScheduler",
     "LCMScheduler",
+    "TCDScheduler",
+    "DDIMParallelScheduler",
+    "DDPMParallelScheduler",
+    "SASolverScheduler",
 ]
 
 

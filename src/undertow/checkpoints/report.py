@@ -13,6 +13,7 @@ from undertow.checkpoints.identify.identification import Identification
 from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.keymap.prefixes import TITLES, Component
 from undertow.checkpoints.read.loading import differences, expected_shapes
+from undertow.sampling.model_sampler import ModelSampler
 from undertow.state_dicts import Differences
 
 RUN_TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -39,11 +40,13 @@ class ComponentReport:
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointReport:
-    """Everything that `inspect` shows. unknown: tensors that belong to no part, which loading ignores."""
+    """Everything that `inspect` shows. sampler: what its folder draws with, or why that is unknown; `None` without a
+    scheduler. unknown: tensors that belong to no part, which loading ignores."""
 
     path: Path
     identification: Identification
     schedule: str
+    sampler: str | None
     components: tuple[ComponentReport, ...]
     markers: tuple[str, ...] = ()
     ignored: int = 0
@@ -80,6 +83,7 @@ def report_on(source: str | Path, *, opening: OpenOptions | None = None, validat
             path=checkpoint.path,
             identification=checkpoint.identification,
             schedule=str(checkpoint.schedule),
+            sampler=_sampler(checkpoint.sampler),
             components=tuple(
                 _component(checkpoint, kind, checkpoint.parts[kind]) for kind in TITLES if kind in checkpoint.parts
             ),
@@ -90,6 +94,10 @@ def report_on(source: str | Path, *, opening: OpenOptions | None = None, validat
             metadata=_metadata(checkpoint),
             health=scan(checkpoint) if validate else None,
         )
+
+
+def _sampler(found: ModelSampler | str | None) -> str | None:
+    return found.describe() if isinstance(found, ModelSampler) else found
 
 
 def scan(checkpoint: Checkpoint) -> Health:

@@ -18,7 +18,7 @@ from undertow.cli.show import show
 from undertow.cli.task import new_task, repeated_task
 from undertow.cli.waiting import waiting
 from undertow.cli.watching import watching
-from undertow.cli.written_pictures import PictureWriter, suggest
+from undertow.cli.written_pictures import OVERWRITE_HELP, PictureWriter, suggest
 from undertow.embedded import embedded_models
 from undertow.engine.debug import Debug
 from undertow.engine.request import GROUPS, GenerationRequest
@@ -48,9 +48,7 @@ def generate(
         Path, of_output("--out", "-o", help="Folder, or file that ends in .png, .jpg or .webp; - is standard output.")
     ] = Path("out"),
     name: Annotated[str, of_output(help=NAME_HELP)] = DEFAULT_NAME,
-    overwrite: Annotated[
-        bool, of_output("--overwrite", help="Replace files that exist, in place of new names.")
-    ] = False,
+    overwrite: Annotated[bool, of_output("--overwrite", help=OVERWRITE_HELP)] = False,
     preview: Annotated[Path | None, of_output(help="Picture file to keep showing the newest estimate.")] = None,
     draw_here: Annotated[
         bool, of_output("--show/--no-show", help="Draw the pictures into the terminal too, where it can.")

@@ -48,6 +48,7 @@ def _identity(report: "CheckpointReport") -> Table:
         "predicts": _with_evidence(found.prediction),
         "zero terminal SNR": _with_evidence(found.zero_terminal_snr),
         "schedule": report.schedule,
+        "draws with": report.sampler or "",
         "parameters": f"{report.parameters:,}",
         "stored as": types_text(report.dtypes()),
         "weights in memory": " · ".join(

@@ -5,7 +5,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from undertow.embedded import embedded_models
-from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
     import torch
@@ -79,11 +78,9 @@ def _kernel(flash: bool | None) -> str:
 def _device(name: str | None) -> str:
     import torch
 
+    from undertow.checkpoints.read.dtypes import require_device
+
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as err:  # what torch raises for unknown names and absent devices
-        problem = str(err).splitlines()[0]
-        raise InvalidInput("--device", repr(name), "a device of this machine: cpu, cuda, mps", problem) from err
+    require_device("--device", name)
     return name

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from undertow.engine.events import PictureEvent
     from undertow.engine.result import GenerationResult
 
+OVERWRITE_HELP = "Replace a file that exists, in place of a new name."
+
 STANDARD_OUTPUT = Path("-")
 
 
@@ -73,7 +75,7 @@ class PictureWriter:
         height, width = report.size
         seeds = [report.request.seeds[index] for index in self.indices]
         seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-        how = f"{len(seeds)} of {width}x{height} by {report.request.sampler}, {seed}: {stages}"
+        how = f"{len(seeds)} of {width}x{height} by {report.sampler}, {seed}: {stages}"
         console.print(how, highlight=False)
 
     def tell_kept(self, console: Console) -> None:

@@ -2,8 +2,9 @@
 
 Formulas and peers compared with, and where the same name means another grid:
 
-    normal       ComfyUI normal, A1111 uniform; diffusers linspace where its timesteps are integers (it interpolates
-                 sigma, not log sigma, between them); diffusers' FlowMatchEuler and FlowMatchHeun
+    normal       ComfyUI normal, A1111 uniform; diffusers' FlowMatchEuler and FlowMatchHeun
+    linspace     diffusers linspace of the schedulers that count in sigma: `normal` where its timesteps are integers,
+                 but linear in sigma, not in log sigma, between them
     karras       all peers; arXiv:2206.00364, eq. 5
     exponential  k-diffusion, ComfyUI, A1111, diffusers
     sgm_uniform  ComfyUI, Forge (burn-models spaces it in sigma instead, another grid)
@@ -18,6 +19,7 @@ Others are in `curved_grids` and `tabled_grids`.
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -46,6 +48,13 @@ def normal(schedule: Schedule, steps: int) -> list[float]:
 def sgm_uniform(schedule: Schedule, steps: int) -> list[float]:
     """As `normal` with one step more, of which the last, almost clean, is left out."""
     return _ending_in_zero(schedule.grid_time_to_sigma(_grid_times(schedule, steps + 1)[:-1]))
+
+
+def linspace(schedule: Schedule, steps: int) -> list[float]:
+    """Evenly spaced in timesteps, with sigma linear between them."""
+    table = schedule.sigmas.numpy()
+    places = np.linspace(len(table) - 1, 0, steps)
+    return _ending_in_zero(torch.from_numpy(np.interp(places, np.arange(len(table)), table)))
 
 
 def karras(schedule: Schedule, steps: int, *, rho: float = 7.0) -> list[float]:
@@ -84,6 +93,7 @@ def ddim(schedule: Schedule, steps: int) -> list[float]:
 
 GRIDS: dict[str, Callable[[Schedule, int], list[float]]] = {
     "normal": normal,
+    "linspace": linspace,
     "karras": karras,
     "exponential": exponential,
     "sgm_uniform": sgm_uniform,
@@ -134,7 +144,6 @@ GRID_ALIASES: dict[str, dict[str, str]] = {
         "use_karras_sigmas": "karras",
         "use_exponential_sigmas": "exponential",
         "use_beta_sigmas": "beta_sigma",
-        "linspace": "normal",
         "trailing": "turbo",
         "leading": "ddim",
     },
@@ -153,7 +162,7 @@ def sigma_grid(name: str, schedule: Schedule, steps: int, *, discard_penultimate
     """
     if name not in GRIDS:
         name = next((names[name] for names in GRID_ALIASES.values() if name in names), name)
-    grid = look_up(GRIDS, name, "schedule")
+    grid = look_up(GRIDS, name, "schedule", listed_by="undertow samplers --schedules")
     if steps < 1:
         raise InvalidInput("steps", steps, "at least 1")
     if not discard_penultimate:

@@ -8,14 +8,35 @@ from undertow.errors import InvalidInput
 
 Entry = TypeVar("Entry")
 
+SHORT = 12
+"""Names that a message may list."""
 
-def look_up(catalogue: Mapping[str, Entry], name: str, argument: str) -> Entry:
+
+def look_up(catalogue: Mapping[str, Entry], name: str, argument: str, *, listed_by: str = "") -> Entry:
     """The entry called `name`.
 
-    Errors: `InvalidInput` lists the catalogue and offers the nearest names.
+    listed_by: the command that lists the names. Errors: `InvalidInput` offers the nearest names of different entries;
+    where none is near it lists a short catalogue, or says what lists a long one.
     """
     if name in catalogue:
         return catalogue[name]
-    nearest = get_close_matches(name.lower(), catalogue, n=3, cutoff=0.4)
-    remedy = f"did you mean {' or '.join(repr(match) for match in nearest)}?" if nearest else ""
-    raise InvalidInput(argument, repr(name), f"one of {', '.join(catalogue)}", remedy)
+    lists = f"`{listed_by}` lists them" if listed_by else ""
+    nearest = _nearest(catalogue, name)
+    if nearest:
+        asked = f"did you mean {' or '.join(map(repr, nearest))}?"
+        raise InvalidInput(argument, repr(name), f"a known {argument}", f"{asked} {lists}".rstrip())
+    if len(catalogue) > SHORT and listed_by:
+        raise InvalidInput(argument, repr(name), f"a known {argument}", lists)
+    raise InvalidInput(argument, repr(name), f"one of {', '.join(catalogue)}")
+
+
+def _nearest(catalogue: Mapping[str, Entry], name: str) -> list[str]:
+    """Up to three names like `name`, in any case, of which no two mean the same entry."""
+    spelled: dict[str, str] = {}
+    for known in catalogue:
+        spelled.setdefault(known.lower(), known)
+    found: list[str] = []
+    for match in get_close_matches(name.lower(), spelled, n=9, cutoff=0.4):
+        if all(catalogue[spelled[match]] is not catalogue[other] for other in found):
+            found.append(spelled[match])
+    return found[:3]

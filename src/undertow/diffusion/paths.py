@@ -5,6 +5,7 @@ They differ in how much of the data is left at a level of noise, and in how the 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -111,6 +112,15 @@ class VarianceExploding:
 
 
 Path = VariancePreserving | VarianceExploding | RectifiedFlow
+
+StartNoise = Literal["variance", "sigma"]
+"""How large pure noise is where sampling starts: of the variance that the network's input was trained with
+(`Path.pure_noise`), or sigma times standard normal noise, a little less."""
+
+
+def starting_noise(path: Path, noise: Float[Tensor, "..."], sigma: float, size: StartNoise) -> Float[Tensor, "..."]:
+    """Where sampling starts from nothing at `sigma`, from standard normal noise."""
+    return path.pure_noise(noise, sigma) if size == "variance" else noise * sigma
 
 
 def snr(path: Path, sigma: Sigmas) -> Sigmas:

@@ -45,6 +45,11 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "KDPM2DiscreteScheduler": _HEUN,
     "KDPM2AncestralDiscreteScheduler": _HEUN,
     "LCMScheduler": _HEUN | {"beta_schedule": "scaled_linear"},
+    "TCDScheduler": _HEUN | {"beta_schedule": "scaled_linear"},
+    "DDIMParallelScheduler": _DDPM | {"clip_sample": True},
+    "DDPMParallelScheduler": _DDPM | {"clip_sample": True},
+    "SASolverScheduler": _DDPM,
+    "DPMSolverSDEScheduler": _HEUN,
 }
 
 # Fields that change what time or the prediction mean, with the values that we can honor.

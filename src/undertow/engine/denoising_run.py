@@ -1,8 +1,7 @@
 """One picture from noise to latents: for each pass of its request a generator that yields the rows it needs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from undertow.diffusion.guidance import (
     Step,
     embedded_scale,
 )
-from undertow.diffusion.paths import Path
+from undertow.diffusion.paths import Path, starting_noise
 from undertow.engine.branch_inputs import branch_inputs
 from undertow.engine.decode import Decoder
 from undertow.engine.evaluation import evaluate
@@ -40,11 +39,9 @@ class DenoisingRun:
     """
 
     seed: int
-    sampler: str
     passes: Sequence[Pass]
     number: int = 0
     index: int = 0
-    sampler_options: Mapping[str, Any] = field(default_factory=dict)
     variation: tuple[int, float] | None = None
     watch: Watch = field(default_factory=Watch)
     entered: Entered | None = None
@@ -82,13 +79,13 @@ class DenoisingRun:
             return x  # nothing may change, or another model draws all
         self._run = one.guidance.start(one.steps, one.network.preconditioning.parameterization)
         sampler = start_sampler(
-            self.sampler,
+            one.sampler.name,
             x,
             one.sigmas,
             path=_path(one),
             noise=self._noise,
             schedule=one.network.preconditioning.schedule,
-            **self.sampler_options,
+            **one.sampler.options,
         )
         answer: Tensor | Guided | None = None  # a generator's first `send` must be None
         step = -1
@@ -96,7 +93,7 @@ class DenoisingRun:
             try:
                 call = sampler.send(answer)  # pyright: ignore[reportArgumentType]
             except StopIteration as finished:
-                return self._finish(one, finished.value)
+                return self._finish(one, one.sampler.finished(finished.value, _path(one), one.sigmas[-1]))
             if (entering := one.step_at(call.sigma)) != step:
                 step = entering
                 self._enter(step, call.sigma, call.x)
@@ -182,8 +179,8 @@ class DenoisingRun:
     def _first(self, one: Pass, known: Latents | None, noise: Latents) -> Latents:
         device = one.network.unet.device
         match one.start:
-            case FromNoise():
-                return _path(one).pure_noise(noise, one.sigmas[0]).to(device)
+            case FromNoise(size=size):
+                return starting_noise(_path(one), noise, one.sigmas[0], size).to(device)
             case Continue():
                 assert known is not None
                 return known.to(device)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from undertow.diffusion.grids import sigma_grid
 from undertow.diffusion.guidance import ClassifierFree, Guidance
 from undertow.diffusion.parameterizations import Parameterization
 from undertow.diffusion.schedules import Schedule
+from undertow.engine.chosen_sampler import ChosenSampler
 from undertow.engine.conditioning import Branches
 from undertow.engine.denoise import Batcher, Task
 from undertow.engine.denoising_run import DenoisingRun
@@ -19,7 +21,7 @@ from undertow.engine.layout import Layout
 from undertow.engine.limits import BatchLimits
 from undertow.engine.passes import Composition, FromNoise, Latents, Pass
 from undertow.errors import InvalidInput
-from undertow.sampling.catalogue import find_sampler
+from undertow.sampling.catalogue import canonical_name, find_sampler
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.unet import UNet
 
@@ -63,7 +65,12 @@ class DirectModel:
         find_sampler(settings.sampler, self.schedule.path)
         if settings.guidance != 1 and unconditional is None:
             raise InvalidInput("guidance", settings.guidance, "1, because there is no unconditional conditioning")
-        sigmas = sigma_grid(settings.schedule, self.schedule, settings.steps)
+        sampler = ChosenSampler(
+            name=canonical_name(settings.sampler),
+            schedule=settings.schedule,
+            grid=partial(sigma_grid, settings.schedule, self.schedule),
+        )
+        sigmas = sampler.grid(settings.steps)
         network = Network(
             unet=self.unet,
             preconditioning=Preconditioning(
@@ -78,13 +85,14 @@ class DirectModel:
             one = Pass(
                 network=network,
                 start=FromNoise(),
+                sampler=sampler,
                 sigmas=sigmas,
                 branches=[branches] * settings.steps,
                 layout=Layout.whole(self.size),
                 guidance=guidance,
                 composition=Composition(),
             )
-            return DenoisingRun(seed=seed, sampler=settings.sampler, passes=[one])
+            return DenoisingRun(seed=seed, passes=[one])
 
         runs = [run(conditioning, seed) for conditioning, seed in zip(conditional, seeds, strict=True)]
         limits = BatchLimits(rows=batch_size if settings.guidance == 1 else 2 * batch_size)

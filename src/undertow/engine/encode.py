@@ -8,8 +8,8 @@ from torch import Tensor
 
 from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
-from undertow.diffusion.grids import require_grid, sigma_grid
 from undertow.diffusion.strength import strength_note, truncate
+from undertow.engine.chosen_sampler import ChosenSampler, choose_sampler
 from undertow.engine.images import EncodedImages, ImageInputs, encode_images
 from undertow.engine.parts import HighResolution
 from undertow.engine.pass_builder import PassBuilder
@@ -58,10 +58,13 @@ class _Encoding:
     refiner: LoadedModel | None
     given: Tensor | None
     decisions: list[str] = field(default_factory=list)
+    sampler: ChosenSampler = field(init=False)
 
     def run(self) -> Generator[None, None, Encoded]:
         request, model = self.request, self.model
-        _check_sampler_and_regions(request, model)
+        self.sampler = choose_sampler(request, model)
+        self.decisions += self.sampler.notes
+        _check_sampler_and_regions(request, self.sampler, model)
         unet, vae = model.require_unet(), model.require_vae()
         model.require_text(request.clip_skip)
         factor = vae.config.factor
@@ -113,6 +116,7 @@ class _Encoding:
         return PassBuilder(
             base=self.model,
             request=request,
+            sampler=self.sampler,
             watch=self.watch,
             manager=self.manager,
             adapters=everywhere.adapters,
@@ -130,12 +134,13 @@ class _Encoding:
     def _start(self, latents: Latents | None, image_inputs: ImageInputs) -> tuple[Start, list[float]]:
         """Where the first pass starts, and along which noise levels it goes."""
         request = self.request
-        grid = self._grid(request.steps)
+        noise = FromNoise(given=self.given, size=self.sampler.start)
+        grid = self.sampler.grid(request.steps)
         if latents is None or (image_inputs.edits and request.mask is None):
-            return FromNoise(given=self.given), grid  # editing reads the picture; it does not start from it
+            return noise, grid  # editing reads the picture; it does not start from it
         sigmas = self._truncated(grid, request.strength)
         if request.strength == 1 and request.mask is not None:
-            return FromNoise(given=self.given), sigmas  # without a mask diffusers keeps a trace of the picture
+            return noise, sigmas  # without a mask diffusers keeps a trace of the picture
         return FromPicture(latents=latents, given=self.given), sigmas
 
     def _truncated(self, grid: Sequence[float], strength: float) -> list[float]:
@@ -143,17 +148,7 @@ class _Encoding:
         convention, steps = self.request.strength_convention, len(grid) - 1
         note = strength_note(steps, strength, convention)
         self.decisions += [note] if note else []
-        return truncate(self._grid, steps, strength, convention)
-
-    def _grid(self, steps: int) -> list[float]:
-        request = self.request
-        if request.sigmas is None:
-            discard = request.discard_penultimate
-            if discard is None:
-                discard = find_sampler(request.sampler).discards_penultimate
-            return sigma_grid(request.schedule, self.model.schedule, steps, discard_penultimate=discard)
-        require_grid(request.sigmas)
-        return list(request.sigmas)
+        return truncate(self.sampler.grid, steps, strength, convention)
 
     def _refined(self, builder: PassBuilder, base: Pass, cells: tuple[int, int]) -> list[Pass]:
         """Cuts the base model's pass where the refiner takes over, and gives the refiner's.
@@ -182,7 +177,7 @@ class _Encoding:
         """The second pass over a larger picture, and the size of that in pixels."""
         factor = self.model.require_vae().config.factor
         height, width = (round(length * how.scale / factor) * factor for length in size)
-        grid = self._grid(self.request.steps if how.steps is None else how.steps)
+        grid = self.sampler.grid(self.request.steps if how.steps is None else how.steps)
         sigmas = self._truncated(grid, how.strength)
         cells = (height // factor, width // factor)
         picture = EncodedImages()
@@ -199,10 +194,10 @@ class _Encoding:
         )
 
 
-def _check_sampler_and_regions(request: GenerationRequest, model: LoadedModel) -> None:
+def _check_sampler_and_regions(request: GenerationRequest, sampler: ChosenSampler, model: LoadedModel) -> None:
     if request.regions_by == "attention" and (request.views is not None or request.seamless != "none"):
         raise InvalidInput(
             "regions_by", "'attention'", "'estimates' with views and seamless pictures", "windows do not move regions"
         )
-    if find_sampler(request.sampler, model.schedule.path).inverse:
-        raise InvalidInput("sampler", repr(request.sampler), "one that ends in a picture", "it runs from one to noise")
+    if find_sampler(sampler.name, model.schedule.path).inverse:
+        raise InvalidInput("sampler", repr(sampler.name), "one that ends in a picture", "it runs from one to noise")

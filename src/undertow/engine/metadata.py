@@ -31,8 +31,8 @@ def a1111_text(report: Report, index: int) -> str:
     height, width = report.size
     settings = {
         "Steps": request.steps,
-        "Sampler": request.sampler,
-        "Schedule type": request.schedule,
+        "Sampler": report.sampler or request.sampler,
+        "Schedule type": report.schedule or request.schedule,
         "CFG scale": f"{request.guidance_scale:g}",
         "Seed": request.seeds[index],
         "Size": f"{width}x{height}",

@@ -10,7 +10,7 @@ from undertow.adapters.pictures import LatentGrid
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.guidance import CONDITIONAL, During, Guidance, Method, SelfAttention, Step
-from undertow.diffusion.schedules import TimestepMap
+from undertow.engine.chosen_sampler import ChosenSampler
 from undertow.engine.conditioning import Branches, Conditioner
 from undertow.engine.evaluation import Network
 from undertow.engine.guided import chosen_guidance
@@ -30,6 +30,7 @@ class PassBuilder:
 
     base: LoadedModel
     request: GenerationRequest
+    sampler: ChosenSampler
     watch: Watch
     manager: AdapterManager
     adapters: tuple[ResolvedAdapter, ...]
@@ -50,7 +51,7 @@ class PassBuilder:
         """A pass of one of the request's models. cells: (height, width) of its latents. The rest as in `Pass`. Errors:
         `InvalidInput`, `PromptError`."""
         network, request = self._network(model), self.request
-        entry = find_sampler(request.sampler, model.schedule.path)
+        entry = find_sampler(self.sampler.name, model.schedule.path)
         chosen = chosen_guidance(request, network.unet.config, unconditional=entry.guided)
         if request.views is not None and any(isinstance(m, SelfAttention) for m in _bare_methods(chosen.guidance)):
             raise InvalidInput("guidance_method", "sag", "another one with views", "its attention map is of one window")
@@ -60,6 +61,7 @@ class PassBuilder:
         return Pass(
             network=network,
             start=start,
+            sampler=self.sampler,
             sigmas=sigmas,
             branches=branches,
             layout=layout,
@@ -80,13 +82,12 @@ class PassBuilder:
 
     def _network(self, model: LoadedModel) -> Network:
         unet = model.require_unet()
-        timestep_map: TimestepMap = "nearest" if self.request.timestep_map == "nearest" else "interpolated"
         return Network(
             unet=unet,
             preconditioning=Preconditioning(
                 parameterization=model.parameterization,
                 schedule=model.schedule,
-                timestep_map=timestep_map,
+                timestep_map=self.sampler.timestep_map,
                 network_dtype=unet.dtype,
             ),
         )

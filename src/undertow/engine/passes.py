@@ -11,6 +11,8 @@ from torch import Tensor
 from undertow.adapters.kind import RowAdapters
 from undertow.adapters.manager import TiledAdapters
 from undertow.diffusion.guidance import Guidance
+from undertow.diffusion.paths import StartNoise
+from undertow.engine.chosen_sampler import ChosenSampler
 from undertow.engine.conditioning import Branches
 from undertow.engine.evaluation import Network
 from undertow.engine.layout import Layout
@@ -25,9 +27,11 @@ Extra = Float[Tensor, "1 extra_channels height width"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FromNoise:
-    """Nothing but noise. given: standard normal latents in place of the seeds', a row for each picture."""
+    """Nothing but noise. given: standard normal latents in place of the seeds', a row for each picture. size: of the
+    noise."""
 
     given: Float[Tensor, "count channels height width"] | None = None
+    size: StartNoise = "variance"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,12 +112,13 @@ class Adapted:
 
 @dataclass(kw_only=True, eq=False)
 class Pass:
-    """sigmas: none are left of them when nothing may change. branches: of every step. extra: channels that the network
-    reads beside the latents; without_image: the same for the branch that must not see the picture. adapters: that
-    act on the network, if any."""
+    """sampler: what walks along sigmas, of which none are left when nothing may change. branches: of every step. extra:
+    channels that the network reads beside the latents; without_image: the same for the branch that must not see the
+    picture. adapters: that act on the network, if any."""
 
     network: Network
     start: Start
+    sampler: ChosenSampler
     sigmas: Sequence[float]
     branches: Sequence[Branches]
     layout: Layout

@@ -94,11 +94,9 @@ class RequestRun:
         self._pictures = [
             DenoisingRun(
                 seed=seed,
-                sampler=self.request.sampler,
                 passes=encoded.passes,
                 number=self.number,
                 index=index,
-                sampler_options=self.request.sampler_options,
                 variation=self.request.variation(index),
                 watch=self.watch,
                 entered=self._entered,
@@ -237,6 +235,8 @@ class RequestRun:
             request=self.request,
             model=str(model.path),
             size=(0, 0) if encoded is None else encoded.size,
+            sampler="" if encoded is None else encoded.passes[-1].sampler.name,
+            schedule="" if encoded is None else encoded.passes[-1].sampler.schedule,
             sigmas=() if encoded is None else tuple(encoded.passes[-1].sigmas),
             seconds=dict(self.watch.seconds),
             rows=self.rows,

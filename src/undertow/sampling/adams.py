@@ -97,15 +97,15 @@ def _unequal_steps(steps: Sequence[float]) -> list[float]:
 def pndm(x: Tensor, sigmas: Sequence[float]) -> Sampler:
     """Pseudo linear multistep: as `ipndm`, with a step of Heun's method first; one evaluation more in all.
 
-    arXiv:2202.09778, section 3.3, "PLMS"; diffusers' PNDMScheduler with skip_prk_steps, A1111's PLMS. A single step to
-    0 is Euler's.
+    arXiv:2202.09778, section 3.3, "PLMS"; diffusers' PNDMScheduler with skip_prk_steps, A1111's PLMS. A single step
+    is Euler's.
     """
     slopes: list[Tensor] = []
     for sigma, target in pairwise(sigmas):
         denoised = yield ModelCall(x, sigma)
         slopes = [(x - denoised) / sigma, *slopes[:3]]
         mean = _mean(_EQUAL_STEPS[len(slopes)], slopes)
-        if len(slopes) == 1 and target > 0:
+        if len(slopes) == 1 and len(sigmas) > 2:
             there = denoised + target * slopes[0]
             denoised = yield ModelCall(there, target)
             mean = (slopes[0] + (there - denoised) / target) / 2

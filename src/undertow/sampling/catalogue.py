@@ -111,19 +111,25 @@ ALIASES: dict[str, dict[str, str]] = {
 }
 """Names of other tools, tool by tool, and ours for the same algorithm."""
 
+# A name of ours comes before another tool's.
+_ALL_NAMES = {
+    **{name: name for name in SAMPLERS},
+    **{alias: name for names in ALIASES.values() for alias, name in names.items() if alias not in SAMPLERS},
+}
 
-def canonical_name(name: str) -> str:
+
+_OFFERED = 5
+"""Samplers that a message names."""
+
+
+def canonical_name(name: str, tool: str | None = None) -> str:
     """Our name for a sampler that may be called as ComfyUI, A1111 or diffusers call it.
 
-    Errors: `InvalidInput` offers the nearest of our names.
+    tool: the one whose name it is first of all, before ours. Errors: `InvalidInput` offers the nearest of all names.
     """
-    if name in SAMPLERS:
-        return name
-    for names in ALIASES.values():
-        if name in names:
-            return names[name]
-    look_up(SAMPLERS, name, "sampler")
-    raise AssertionError("look_up refuses what is not in the catalogue")
+    if tool is not None and name in ALIASES[tool]:
+        return ALIASES[tool][name]
+    return look_up(_ALL_NAMES, name, "sampler", listed_by="undertow samplers")
 
 
 def find_sampler(name: str, path: Path | None = None) -> SamplerEntry:
@@ -133,8 +139,9 @@ def find_sampler(name: str, path: Path | None = None) -> SamplerEntry:
     """
     entry = SAMPLERS[canonical_name(name)]
     if path is not None and not isinstance(path, entry.paths):
-        fitting = [other for other, found in SAMPLERS.items() if isinstance(path, found.paths)]
-        raise InvalidInput("sampler", repr(name), f"one for {type(path).__name__}", f"take {', '.join(fitting)}")
+        fitting = [other for other, found in SAMPLERS.items() if isinstance(path, found.paths)][:_OFFERED]
+        remedy = f"take {', '.join(fitting)} or another that `undertow samplers` lists for it"
+        raise InvalidInput("sampler", repr(name), f"one for {type(path).__name__}", remedy)
     return entry
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Annotated
 
+import torch
 from torch import Tensor
 
+from undertow.diffusion.schedules import NoiseSchedule, Schedule
 from undertow.sampling.entry import DIFFUSION, sampler
 from undertow.sampling.euler import ancestral_split
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.options import Eta
+from undertow.sampling.options import Eta, NumberRange
 from undertow.sampling.protocol import ModelCall, Sampler, require_noise
 
 
@@ -18,20 +21,41 @@ from undertow.sampling.protocol import ModelCall, Sampler, require_noise
     a1111=("DDIM",),
     diffusers=("DDIMScheduler", "DDIMParallelScheduler"),
 )
-def ddim(x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource | None = None, eta: Eta = 0.0) -> Sampler:
+def ddim(
+    x: Tensor,
+    sigmas: Sequence[float],
+    *,
+    noise: NoiseSource | None = None,
+    schedule: Schedule | None = None,
+    eta: Eta = 0.0,
+    stride: Annotated[
+        float, NumberRange(meaning="timesteps that a step goes down, as in diffusers; 0: to the next level", whole=True)
+    ] = 0,
+) -> Sampler:
     """Predicted x0, plus the direction to x, plus fresh noise: deterministic at eta = 0, DDPM at eta = 1.
 
     arXiv:2010.02502, eq. 12 and 16, divided by sqrt(abar) of the target: sigma_t(eta) / sqrt(abar) becomes the `up`
-    of an ancestral step and the square root before the direction its `down`. diffusers' DDIMScheduler.
+    of an ancestral step and the square root before the direction its `down`. diffusers' DDIMScheduler, which steps down
+    1000 // n timesteps also where the next evaluation is elsewhere (stride), and takes its x for one at that level.
     """
-    for sigma, target in pairwise(sigmas):
+    levels = NoiseSchedule.scaled_linear() if schedule is None else schedule
+    for sigma, following in pairwise(sigmas):
+        target = following if stride == 0 else _strided(levels, sigma, int(stride), sigmas[-1])
         denoised = yield ModelCall(x, sigma)
         down, up = ancestral_split(sigma, target, eta)
         direction = (x - denoised) / sigma
         x = denoised + down * direction
         if up > 0:
             x = x + up * require_noise(noise, "ddim with eta > 0").like(x)
+        if target != following:
+            x = x * ((1 + following**2) / (1 + target**2)) ** 0.5
     return x
+
+
+def _strided(schedule: Schedule, sigma: float, stride: int, end: float) -> float:
+    """The level a number of timesteps below, or the end of the grid below the first of them."""
+    timestep = round(schedule.sigma_to_timestep(torch.tensor([sigma], dtype=torch.float64)).item()) - stride
+    return schedule.sigmas[timestep].item() if timestep >= 0 else end
 
 
 @sampler(

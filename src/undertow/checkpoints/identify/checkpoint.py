@@ -16,6 +16,7 @@ from undertow.checkpoints.keymap import TensorMapping
 from undertow.checkpoints.keymap.contents import Contents, Part
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
 from undertow.diffusion.schedules import Schedule
+from undertow.sampling.model_sampler import ModelSampler
 from undertow.unet.config import UNetConfig
 from undertow.vae.config import VAEConfig
 
@@ -63,11 +64,13 @@ class PartSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """Everything known about a checkpoint without reading weights. tokenizers: their folders, by text encoder."""
+    """Everything known about a checkpoint without reading weights. sampler: that of its scheduler_config.json, or why
+    it is none of ours. tokenizers: their folders, by text encoder."""
 
     path: Path
     identification: Identification
     schedule: Schedule
+    sampler: ModelSampler | str | None = None
     parts: Mapping[Component, PartSource]
     vae_config: VAEConfig | None = None
     tokenizers: Mapping[TextKind, Path] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from undertow.diffusion.parameterizations import Parameterization
 from undertow.diffusion.schedules import Schedule
 from undertow.encoders import TextStack
 from undertow.errors import MissingComponent
+from undertow.sampling.model_sampler import ModelSampler
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.latent_space import LatentSpace
@@ -27,7 +28,8 @@ class LoadReport:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """The parts of a checkpoint, ready to run. Absent parts are `None`; the `require_...` methods raise for them."""
+    """The parts of a checkpoint, ready to run. Absent parts are `None`; the `require_...` methods raise for them.
+    sampler: as in `Checkpoint`."""
 
     path: Path
     schedule: Schedule = field(repr=False)
@@ -35,6 +37,7 @@ class LoadedModel:
     latent_space: LatentSpace | None = field(repr=False)
     family: FamilyName
     report: LoadReport = field(repr=False)
+    sampler: ModelSampler | str | None = field(default=None, repr=False)
     unet: UNet | None = field(default=None, repr=False)
     vae: AutoencoderKL | None = field(default=None, repr=False)
     text: TextStack | None = field(default=None, repr=False)

@@ -136,6 +136,7 @@ def _read(
         latent_space=sources.latent_space,
         family=found.family,
         report=LoadReport(identification=found, health=health, notes=tuple(notes)),
+        sampler=main.sampler,
         unet=unet,
         vae=vae,
         text=text,
