@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from undertow.cli.model_loading import LoadingOptions, Precision
-from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP
+from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model
 from undertow.cli.named_files import require_files
 from undertow.cli.request_options import with_request_options
 from undertow.cli.show import show
@@ -37,7 +37,10 @@ NAME_HELP = f"Names in a folder, of {', '.join(f'{{{field}}}' for field in FIELD
 def generate(
     prompt: Annotated[str | None, typer.Argument(help=descriptions(GenerationRequest)["prompt"])] = None,
     *,
-    model: Annotated[str | None, to_draw("--model", "-m", help=MODEL_HELP, show_default=DEFAULT_MODEL)] = None,
+    model: Annotated[
+        str | None,
+        to_draw("--model", "-m", help=MODEL_HELP, show_default=DEFAULT_MODEL, autocompletion=complete_model),
+    ] = None,
     repeat: Annotated[
         Path | None,
         to_draw(
