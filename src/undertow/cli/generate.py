@@ -13,7 +13,7 @@ from rich.console import Console
 from undertow.cli.embeddings import require_embeddings, with_embeddings
 from undertow.cli.many import draw, require_one_source, tasks_of, wildcards_of
 from undertow.cli.model_loading import LoadingOptions, Precision
-from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP
+from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model
 from undertow.cli.named_files import require_files, require_own_place
 from undertow.cli.repeated import note_another_model, repeated_task
 from undertow.cli.request_options import with_request_options
@@ -40,7 +40,10 @@ WILDCARDS_HELP = "Folder of NAME.txt: __NAME__ in a prompt becomes one of its li
 def generate(
     prompt: Annotated[str | None, typer.Argument(help=descriptions(GenerationRequest)["prompt"])] = None,
     *,
-    model: Annotated[str | None, to_draw("--model", "-m", help=MODEL_HELP, show_default=DEFAULT_MODEL)] = None,
+    model: Annotated[
+        str | None,
+        to_draw("--model", "-m", help=MODEL_HELP, show_default=DEFAULT_MODEL, autocompletion=complete_model),
+    ] = None,
     repeat: Annotated[
         Path | None,
         to_draw(
