@@ -8,7 +8,7 @@ from PIL import Image
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import AdapterStack
 from undertow.engine.parts import HighResolution, Region, Views
-from undertow.engine.request import Axes, RegionsBy, StrengthConvention, TimestepMap
+from undertow.engine.request import Axes, NoiseConvention, RegionsBy, StrengthConvention, TimestepMap
 
 
 class RequestSettings(TypedDict, total=False):
@@ -17,6 +17,10 @@ class RequestSettings(TypedDict, total=False):
     negative_prompt: str
     dialect: str
     clip_skip: int | None
+    seed: int
+    count: int
+    variation_seed: int | None
+    variation_strength: float
     steps: int
     sampler: str
     sampler_options: Mapping[str, float]
@@ -24,10 +28,7 @@ class RequestSettings(TypedDict, total=False):
     sigmas: tuple[float, ...] | None
     discard_penultimate: bool | None
     timestep_map: TimestepMap
-    seed: int
-    count: int
-    variation_seed: int | None
-    variation_strength: float
+    noise_convention: NoiseConvention
     refiner_switch: float
     guidance_scale: float
     guidance_method: str
