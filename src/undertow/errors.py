@@ -17,6 +17,7 @@
     ├─ NonFiniteError       NaN or Inf appeared inside a network (layer)
     ├─ EngineClosed         an engine that takes no more requests
     ├─ RequestFailed        a request failed alone: out of memory, a kernel, an observer's hook (origin)
+    ├─ OutOfMemory          memory ran out, or would (work, needed_bytes, free_bytes)
     └─ MissingDependency    an optional package is not installed (package, extra)
 
 A message says the value, what was expected and the remedy, in one sentence or two.
@@ -24,6 +25,8 @@ A message says the value, what was expected and the remedy, in one sentence or t
 
 from collections.abc import Sequence
 from pathlib import Path
+
+from undertow.shortage import asked_memory, is_out_of_memory, size_in_words
 
 
 class UndertowError(Exception):
@@ -181,10 +184,39 @@ class RequestFailed(UndertowError, RuntimeError):
     decoding. Names where; what was raised is its `__cause__`."""
 
     def __init__(self, origin: object, cause: BaseException):
-        remedy = "draw a smaller picture, or fewer at once" if _is_out_of_memory(cause) else ""
+        remedy = "draw a smaller picture, or fewer at once" if is_out_of_memory(cause) else ""
         said = f": {cause}" if str(cause) else ""
         super().__init__(f"{origin}: {type(cause).__name__}{said}" + (f"; {remedy}" if remedy else ""))
         self.origin = origin
+
+
+LESS_MEMORY = "free some, or ask for less: a smaller picture, fewer at once, or a type of half the size (float16)"
+
+
+class OutOfMemory(UndertowError, MemoryError):
+    """Memory ran out, or would: then nothing was begun. Names the work, what it needs and what is free, where that is
+    known; what was raised, if anything was, is its `__cause__`."""
+
+    def __init__(
+        self,
+        work: str,
+        *,
+        needed_bytes: int | None = None,
+        free_bytes: int | None = None,
+        remedy: str = LESS_MEMORY,
+        cause: BaseException | None = None,
+    ):
+        needed = asked_memory(cause) if needed_bytes is None else f"at least {size_in_words(needed_bytes)}"
+        said = f"{work} needs more memory than there is"
+        if needed:
+            free = "" if free_bytes is None else f", of which {size_in_words(free_bytes)} are free"
+            said = f"{work} needs {needed} of memory{free}"
+        super().__init__(f"{said}; {remedy}")
+        self.work = work
+        self.needed_bytes = needed_bytes
+        self.free_bytes = free_bytes
+        self.remedy = remedy
+        self.__cause__ = cause
 
 
 class MissingDependency(UndertowError, ImportError):
@@ -195,9 +227,3 @@ class MissingDependency(UndertowError, ImportError):
         super().__init__(f"this needs the package {package!r}: pip install {wanted}")
         self.package = package
         self.extra = extra
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """By its name, so that this module needs no torch: `torch.OutOfMemoryError`, `MemoryError`, or the CPU allocator's
-    `RuntimeError`."""
-    return "Memory" in type(error).__name__ or "not enough memory" in str(error)

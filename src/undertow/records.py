@@ -5,19 +5,20 @@ docstring below it what it means. The JSON schema, the checks of a constructor a
 these. pydantic's own errors end here: a caller meets `InvalidInput` alone.
 """
 
+import inspect
 import re
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from difflib import get_close_matches
 from functools import cache
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AllowInfNan, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import AllowInfNan, BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
+from undertow.doors import nearest, shown
 from undertow.errors import InvalidInput
 
 Finite = Annotated[float, AllowInfNan(False)]
@@ -26,12 +27,41 @@ Finite = Annotated[float, AllowInfNan(False)]
 Names = Annotated[frozenset[str], PlainSerializer(sorted, return_type=list[str])]
 """Names in no order, which JSON has sorted."""
 
+
+def read_by(convert: Callable[[Any], Any]) -> Any:
+    """Part of a field's annotation: what is given goes through `convert` first, which leaves alone what it does not
+    know. For what everybody understands and the field's type does not say, such as 64 for a square of 64 pixels."""
+    return BeforeValidator(convert)
+
+
 Bound = Ge | Gt | Le | Lt
 Kind = TypeVar("Kind", bound="Record")  # not Self: jaxtyping checks the annotations of methods one by one
 
 
-class Record:
-    """The base of a frozen dataclass that JSON describes."""
+class _Checked(type):
+    """Makes a record's constructor take and refuse what `from_json` does, in the same words."""
+
+    def __call__(cls: type[Kind], *args: Any, **kwargs: Any) -> Kind:  # pyright: ignore[reportGeneralTypeIssues]
+        places = [field.name for field in fields(cls) if not field.kw_only]  # pyright: ignore[reportArgumentType]
+        if len(args) > len(places):
+            first, by_place = shown(args[len(places)]), f"by place {', '.join(places) or 'nothing'}"
+            raise InvalidInput(f"{cls.argument_prefix}arguments", first, by_place, "give the others by name")
+        return _validated(cls, {**dict(zip(places, args, strict=False)), **kwargs}, prefix=cls.argument_prefix)
+
+    @property
+    def __signature__(cls) -> inspect.Signature:
+        """What editors and `help` show: the fields, not this class's own arguments."""
+        own = inspect.signature(cls.__init__)
+        return own.replace(parameters=list(own.parameters.values())[1:])
+
+
+class Record(metaclass=_Checked):
+    """The base of a frozen dataclass that JSON describes.
+
+    argument_prefix: of its fields in the messages of its constructor.
+    """
+
+    argument_prefix: ClassVar[str] = ""
 
     # Records are revalidated inside others too: Python lets a list stand for a tuple, which JSON would not write.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
@@ -49,12 +79,12 @@ class Record:
         return _validated(cls, json)
 
 
-def _validated(cls: type[Kind], given: Kind | Mapping[str, Any]) -> Kind:
-    """Errors: `InvalidInput`."""
+def _validated(cls: type[Kind], given: Kind | Mapping[str, Any], prefix: str = "") -> Kind:
+    """prefix: of the fields in messages. Errors: `InvalidInput`."""
     try:
         return schema_of(cls).validate_python(given)
     except ValidationError as err:
-        raise _refusal(cls, given, err) from err
+        raise _refusal(cls, given, err, prefix) from err
 
 
 @cache
@@ -95,12 +125,12 @@ def meaning(cls: type[Record], field: str) -> str:
     return first if first[1:2].isupper() else first[:1].lower() + first[1:]
 
 
-def require_fields(record: Record, prefix: str = "") -> None:
-    """Errors: `InvalidInput` for a field outside its bounds or choices. prefix: of its name in the message."""
+def require_fields(record: Record) -> None:
+    """Errors: `InvalidInput` for a field outside its bounds or choices."""
     for name, rule in _rules(type(record)).items():
         value = getattr(record, name)
         if value is not None and not rule.allows(value):
-            raise InvalidInput(prefix + name, repr(value), rule.expected, meaning(type(record), name))
+            raise InvalidInput(record.argument_prefix + name, repr(value), rule.expected, meaning(type(record), name))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,14 +211,14 @@ def _rule(annotation: Any) -> _Rule | None:
     return _Rule(finite=finite, bounds=bounds) if bounds or finite else None
 
 
-def _refusal(cls: type[Record], json: Any, err: ValidationError) -> InvalidInput:
+def _refusal(cls: type[Record], json: Any, err: ValidationError, prefix: str) -> InvalidInput:
     """The most specific of pydantic's errors in our words.
 
     Of a union that is the alternative which was understood furthest; a misspelled field goes before a missing one.
     """
     error = max(err.errors(include_url=False), key=lambda one: (len(one["loc"]), one["type"] != "missing"))
     cause = error.get("ctx", {}).get("error")
-    name = _dotted(error["loc"], json)
+    name = prefix + _dotted(error["loc"], json)
     if isinstance(cause, InvalidInput):  # of a constructor, which says what, or of a field, which does not know where
         at_field = error["loc"][-1:] == (cause.argument,)
         return InvalidInput(name, cause.value, cause.expected, cause.remedy) if at_field else cause
@@ -197,9 +227,7 @@ def _refusal(cls: type[Record], json: Any, err: ValidationError) -> InvalidInput
     match error["type"]:
         case "unexpected_keyword_argument":
             known, expected = list(annotations(here)), f"a field of {here.__name__}"
-            nearest = get_close_matches(str(error["loc"][-1]), known, n=1)
-            remedy = f"did you mean {nearest[0]!r}?" if nearest else f"it has {', '.join(known)}"
-            return InvalidInput(name, value, expected, remedy)
+            return InvalidInput(name, value, expected, nearest(str(error["loc"][-1]), known))
         case "missing":
             last = str(error["loc"][-1])
             return InvalidInput(".".join(filter(None, (name, last))), "missing", "a value", meaning(here, last))

@@ -1,5 +1,6 @@
 """The Python facade: loading, and a service that draws."""
 
+import inspect
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,11 +12,12 @@ from torch import Tensor
 from undertow.adapters.lora.bank import AdapterCapacity
 from undertow.adapters.manager import AdapterManager
 from undertow.adapters.state import UNetState
-from undertow.checkpoints.read.dtypes import require_dtype
+from undertow.checkpoints.read.dtypes import require_device, require_dtype
 from undertow.checkpoints.read.loading import LoadOptions
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.checkpoints.read.model_loading import load_model
 from undertow.checkpoints.read.unet_loading import load_unet_from
+from undertow.doors import checked, nearest, shown
 from undertow.embedded import located
 from undertow.engine.context import PIXELS_PER_CELL, PredictionContext, predict_noise
 from undertow.engine.debug import Debug
@@ -24,10 +26,12 @@ from undertow.engine.events import Drawn, Finished, Observer, undrawn, unfinishe
 from undertow.engine.generate import generate_many
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import NonFinite, RunOptions
-from undertow.engine.request import GenerationRequest
+from undertow.engine.request import GenerationRequest, as_request
 from undertow.engine.result import GenerationResult
 from undertow.engine.settings import RequestSettings
 from undertow.errors import InvalidInput
+from undertow.free_memory import naming_memory
+from undertow.records import annotations
 from undertow.unet.compiled import CompiledUNet
 from undertow.unet.config import UNetConfig
 from undertow.unet.runner import EAGER, Backend, Runner, runner_named
@@ -35,6 +39,7 @@ from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
 
 
+@checked
 def load_unet(
     source: str | Path,
     dtype: torch.dtype | None = None,
@@ -55,6 +60,7 @@ def load_unet(
     """
     runner = runner_named(backend)
     require_dtype("dtype", dtype)
+    require_device("device", device)
     # Channels-last memory: the layout that convolution libraries compute in, on CPUs and GPUs (benchmarks/unet.py).
     options = LoadOptions(dtype=dtype, device=device, channels_last=True, attention=attention)
     unet = load_unet_from(located(source), options)
@@ -68,6 +74,7 @@ class UNetService:
     forwards, and each is drawn with its own adapters.
     """
 
+    @checked
     def __init__(
         self,
         model: LoadedModel,
@@ -129,6 +136,7 @@ class UNetService:
         """The U-Net's weights, adapters and injection points, to be kept, compared and put back bit for bit."""
         return UNetState(self.unet, self.adapters)
 
+    @checked
     def generate(
         self,
         prompt: str,
@@ -146,13 +154,17 @@ class UNetService:
         result = service.generate("a red apple", steps=20, guidance_scale=5.0, seed=7, size=(512, 512))
         result.images[0].save("apple.png")
         """
+        known = [*annotations(GenerationRequest), *inspect.signature(self.generate).parameters]
+        for name in settings.keys() - annotations(GenerationRequest).keys():
+            raise InvalidInput(name, shown(settings.get(name)), "a field of GenerationRequest", nearest(name, known))
         request = GenerationRequest.from_json({"prompt": prompt, **settings})
         options = {"low_vram": low_vram, "vae_clamp": vae_clamp, "observe": observe, "drawn": drawn}
         return self.run(request, latents=latents, debug=debug, **options)
 
+    @checked
     def run(
         self,
-        request: GenerationRequest,
+        request: GenerationRequest | str,
         *,
         latents: Tensor | None = None,
         debug: Debug | str = "",
@@ -162,7 +174,7 @@ class UNetService:
         observe: Observer = unobserved,
         drawn: Drawn = undrawn,
     ) -> GenerationResult:
-        """The pictures of a request: `generate_many` of one.
+        """The pictures of a request, or of a prompt alone: `generate_many` of one.
 
         latents: standard normal noise to start from, in place of that of the seeds. debug: a comma list of nan, timing
         and shapes, or all. observe: called at each step of each picture. drawn: called with each picture as soon as it
@@ -170,11 +182,12 @@ class UNetService:
         `NonFiniteError`; `RequestFailed`.
         """
         options = _options(debug, low_vram=low_vram, vae_clamp=vae_clamp, non_finite=non_finite, drawn=drawn)
-        return generate_many(self.engine, [request], options, observe=observe, latents=latents)[0]
+        return generate_many(self.engine, [as_request(request)], options, observe=observe, latents=latents)[0]
 
+    @checked
     def generate_many(
         self,
-        requests: Sequence[GenerationRequest],
+        requests: Sequence[GenerationRequest | str],
         *,
         limits: BatchLimits | None = None,
         debug: Debug | str = "",
@@ -194,18 +207,20 @@ class UNetService:
         options = _options(
             debug, limits=limits, low_vram=low_vram, vae_clamp=vae_clamp, non_finite=non_finite, drawn=drawn
         )
-        return generate_many(self.engine, requests, options, observe=observe, finished=finished)
+        asked = [as_request(request) for request in requests]
+        return generate_many(self.engine, asked, options, observe=observe, finished=finished)
 
     @overload
     def predict_noise(self, context: PredictionContext) -> Tensor: ...
     @overload
     def predict_noise(self, context: Sequence[PredictionContext]) -> list[Tensor]: ...
+    @checked
     @torch.inference_mode()
     def predict_noise(self, context: PredictionContext | Sequence[PredictionContext]) -> Tensor | list[Tensor]:
         """The guided prediction of one context, or of several in one forward. Errors: `InvalidInput`."""
         factor = PIXELS_PER_CELL if self.model.vae is None else self.model.vae.config.factor
         contexts = [context] if isinstance(context, PredictionContext) else context
-        with self.engine.paused():
+        with naming_memory("a prediction"), self.engine.paused():
             found = predict_noise(self.unet, contexts, self.adapters, factor=factor, runner=self.runner)
         return found[0] if isinstance(context, PredictionContext) else found
 
@@ -214,6 +229,7 @@ def _options(debug: Debug | str, **options: Any) -> RunOptions:
     return RunOptions(debug=Debug.parse(debug) if isinstance(debug, str) else debug, **options)
 
 
+@checked
 def load(
     source: str | Path,
     dtype: torch.dtype | None = None,
@@ -251,6 +267,7 @@ def load(
         service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
     """
     runner = runner_named(backend)
+    require_device("device", device)
     options = {"dtype": dtype, "vae_dtype": vae_dtype, "device": device, "attention": attention}
     options |= {"validate_weights": validate_weights}
     model = _load(

@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.checkpoints.crafted import clip_shapes, ldm_shapes, openclip_shapes, sparse_file
 from tests.checkpoints.pipelines import save_pipeline
+from undertow.checkpoints.files import weights
 from undertow.checkpoints.report import report_on
 from undertow.cli.app import main
 from undertow.state_dicts import Differences
@@ -51,6 +52,35 @@ def test_inspect_a_full_size_file(tmp_path, capsys, wide):
                      "who.knows", "2,567,463,680", "modelspec.title: [red]X", "left aside"):  # fmt: skip
         assert expected in shown, expected
     assert "\x1b[2J" not in shown, "text from a file must not command the terminal"
+
+
+def test_a_file_larger_than_memory_is_inspected_by_its_header(tmp_path, capsys, wide):
+    """Seven tebibytes that take no room on the disk, and that no machine maps: a model, and a LoRA with its alphas."""
+    size, huge = 7 * 2**40, {"huge": (7 * 2**39,)}
+    model = sparse_file(tmp_path / "model.safetensors", {**ldm_shapes(UNetConfig.sd15()), **huge})
+    stems = [f"lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_{each}" for each in "qk"]
+    layers = {
+        f"{stem}.{leaf}": shape
+        for stem in stems
+        for leaf, shape in (("lora_down.weight", (4, 1280)), ("lora_up.weight", (1280, 4)), ("alpha", ()))
+    }
+    lora = sparse_file(tmp_path / "lora.safetensors", {**layers, **huge})
+    for file, expected in ((model, "Stable Diffusion 1"), (lora, "an adapter of 2 layers")):
+        assert file.stat().st_size > size
+        assert main(["inspect", str(file)]) == 0
+        shown = capsys.readouterr().out
+        assert expected in shown
+        assert "huge" in shown
+
+
+def test_a_file_that_the_system_does_not_map_is_no_bug(tmp_path, capsys, monkeypatch):
+    def too_large(*_arguments: object, **_options: object) -> None:
+        raise RuntimeError("unable to mmap 33285996544 bytes from file <x>: Cannot allocate memory (12)")  # as torch
+
+    file = sparse_file(tmp_path / "model.safetensors", ldm_shapes(UNetConfig.sd15()))
+    monkeypatch.setattr(weights, "safe_open", too_large)
+    assert main(["inspect", str(file), "--validate-weights"]) == 2
+    assert "1.6 GiB, which cannot be mapped into this machine's memory; close" in capsys.readouterr().err
 
 
 def test_the_report_is_a_record(tmp_path):

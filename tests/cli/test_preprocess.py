@@ -70,7 +70,7 @@ def test_grid_takes_a_size(picture, tmp_path):
     ("arguments", "said"),
     [
         (("canny", "{picture}", "--low", "300"), "low <= high"),
-        (("canny", "{picture}", "--out", "edges.txt"), "ending in .png"),
+        (("canny", "{picture}", "--out", "edges.txt"), "ends in .png"),
         (("grid", "{picture}", "--size", "big"), "WIDTHxHEIGHT"),
         (("grid", "{picture}", "--size", "30x64"), "multiples of 64"),
         (("depth", "{picture}"), "not a color scale"),
@@ -84,3 +84,9 @@ def test_what_cannot_be_made_is_one_sentence(arguments, said, picture, capsys):
     assert said in error
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_a_second_map_of_a_picture_gets_a_name_of_its_own(picture, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [run("blur", str(picture)) for _ in range(2)] == [0, 0]
+    assert {f"{picture.stem}-blur.png", f"{picture.stem}-blur-2.png"} <= {path.name for path in tmp_path.iterdir()}

@@ -8,6 +8,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from tests.encoders.minis import config_for, encoder_for, reference, shared_encoder, shared_tokenizer, tensors_for
 from undertow.encoders.clip import OutputSelection, TextEncoder
 from undertow.encoders.clip_config import PUBLISHED, ClipTextConfig, config_from_transformers
+from undertow.encoders.clip_network import ClipText
 from undertow.encoders.clip_tensors import build_clip
 from undertow.encoders.tokenizer import OfficialTokenizer
 from undertow.errors import ConfigError, InvalidInput, KeyMismatch
@@ -148,6 +149,18 @@ def test_saved_tensors_load_in_transformers_and_here():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kind", ["clip_l", "openclip_h", "openclip_g"])
+def test_the_layers_give_transformers_bits(kind):
+    """Ours are written out, so that transformers need not be imported: every layer, both activations."""
+    peer, layers = reference(kind), len(shared_encoder(kind).clip.encoder.layers)
+    expected = peer(IDS, output_hidden_states=True).hidden_states
+    for run in range(1, layers + 1):
+        skip = shared_encoder(kind).config.layers - run + 1
+        ours = shared_encoder(kind)(IDS, OutputSelection(skip=skip, final_norm=False)).tokens
+        assert torch.equal(ours, expected[run]), run
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("skip", [1, 2])
 def test_the_pooled_vector_is_read_at_the_first_end_mark_whatever_follows(skip):
     """As transformers does it, which needs its eos_token_id set right for padding of another id."""
@@ -216,6 +229,7 @@ def test_a_config_of_the_whole_clip_is_read_too():
 
 def test_a_network_of_another_vocabulary_is_refused_before_it_reads_a_text():
     """A small vocabulary without its tokenizer: the official ids would lie outside the embedding."""
+    small = replace(shared_encoder("clip_l").config, vocabulary=54)
     with pytest.raises(ConfigError, match="trained with another tokenizer") as refusal:
-        TextEncoder("clip_l", replace(PUBLISHED["clip_l"], vocabulary=54), torch.nn.Module(), None, OfficialTokenizer())
+        TextEncoder("clip_l", small, ClipText(small, 0), None, OfficialTokenizer())
     assert refusal.value.field == "vocabulary"

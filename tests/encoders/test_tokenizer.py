@@ -124,6 +124,22 @@ def test_an_exclamation_mark_is_a_word_though_it_pads(saved, legacy):
     assert padded("hi!")["input_ids"][1:-1] == [1883, 0]
 
 
+def test_added_words_have_ids_of_their_own(tmp_path):
+    """As diffusers' textual inversion training saves them, in both forms of a folder."""
+    with_words = reference_tokenizer()
+    assert with_words.add_tokens(["<cat-toy>", "sks"]) == 2
+    with_words.save_pretrained(tmp_path)
+    text = "a <cat-toy> and sks"
+    expected = with_words(text)["input_ids"][1:-1]
+    assert 49408 in expected
+    assert FolderTokenizer(tmp_path).encode(text) == expected
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary()))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges()))
+    (tmp_path / "added_tokens.json").write_text(json.dumps({"sks": 49409, "<cat-toy>": 49408}))
+    assert FolderTokenizer(tmp_path).encode(text) == expected
+
+
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     with pytest.raises(UnknownCheckpoint, match=r"merges\.txt"):
         FolderTokenizer(tmp_path)

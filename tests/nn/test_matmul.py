@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from undertow.nn import matmul
-from undertow.nn.matmul import PATCH_CELLS, convolve, linear, onednn_linear
+from undertow.nn.matmul import PATCH_CELLS, convolve, linear, onednn_linear, opaque_onednn_linear
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # sums of a few hundred unit products, in another order
 
@@ -141,7 +141,7 @@ def test_a_product_takes_onednn_s_route_for_float32_inference_on_its_vendor_alon
 def test_the_compiler_knows_the_shape_of_onednn_s_product(shape, with_bias):
     """PyTorch's own check of an operator: its schema, its fake and its real results."""
     torch.library.opcheck(
-        onednn_linear,
+        opaque_onednn_linear,
         (torch.randn(shape), torch.randn(40, 24), torch.randn(40) if with_bias else None),
         test_utils=("test_schema", "test_faketensor"),
     )

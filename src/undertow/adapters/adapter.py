@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Le
 from PIL import Image
@@ -24,6 +24,8 @@ PICTURES = ("image", "mask")
 class Adapter(Record):
     """A LoRA and its kin, a ControlNet, Control-LoRA, T2I-Adapter or IP-Adapter; the kind is found from the file's
     tensors. Errors: `InvalidInput`."""
+
+    argument_prefix: ClassVar[str] = "adapter."
 
     source: str | Path
     """A file or folder, a file on the Hub, or the name of an adapter that came with the model (emoji: edges,
@@ -80,7 +82,7 @@ class Adapter(Record):
             raise InvalidInput(
                 "adapter.start, end", (self.start, self.end), "0 <= start < end <= 1: shares of the steps", "0 and 1"
             )
-        require_fields(self, "adapter.")
+        require_fields(self)
         for name in PICTURES:
             for picture in several(getattr(self, name)):
                 if not isinstance(picture, Image.Image | str | Path):
@@ -124,3 +126,11 @@ class Adapter(Record):
         """How much of it acts in a layer, by `blocks`."""
         patterns = {} if self.blocks is None else self.blocks
         return next((factor for pattern, factor in patterns.items() if fnmatchcase(layer, pattern)), 1.0)
+
+
+def as_adapters(given: Any) -> Any:
+    """Sources for adapters, and one for several: "mosaic" is (Adapter("mosaic"),). Everything else as it is."""
+    several = (given,) if isinstance(given, str | Path | Adapter) else given
+    if not isinstance(several, list | tuple):
+        return given
+    return tuple(Adapter(one) if isinstance(one, str | Path) else one for one in several)

@@ -3,13 +3,14 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from undertow.adapters.adapter import Adapter
+from undertow.adapters.adapter import Adapter, as_adapters
+from undertow.doors import checked
 from undertow.errors import InvalidInput
-from undertow.records import Finite, Names, Record, require_fields
+from undertow.records import Finite, Names, Record, read_by, require_fields
 
 StrategyName = Literal["sum", "normalised", "weighted", "ties", "orthogonal", "priority"]
 
@@ -34,7 +35,9 @@ class AdapterStack(Record):
     A stack never changes: its methods give another one. Errors: `InvalidInput`.
     """
 
-    adapters: tuple[Adapter, ...] = ()
+    argument_prefix: ClassVar[str] = "stack."
+
+    adapters: Annotated[tuple[Adapter, ...], read_by(as_adapters)] = ()
     """All of them, on or off."""
     _: KW_ONLY
     strategy: StrategyName = "sum"
@@ -57,7 +60,7 @@ class AdapterStack(Record):
             raise InvalidInput(
                 "stack.adapters", f"{', '.join(twice)} twice", "a name for each", "give one another name"
             )
-        require_fields(self, "stack.")
+        require_fields(self)
         if self.weights is not None:
             self._check_weights(self.weights)
         for name in self.off:
@@ -81,11 +84,13 @@ class AdapterStack(Record):
         self._require("name", name)
         return self.adapters[self.names.index(name)]
 
+    @checked
     def with_enabled(self, name: str, enabled: bool) -> "AdapterStack":
         """The stack with one adapter on or off. Errors: `InvalidInput` for a name that is not in it."""
         self._require("name", name)
         return replace(self, off=self.off - {name} if enabled else self.off | {name})
 
+    @checked
     def with_scales(self, scales: Mapping[str, float | tuple[float, ...]]) -> "AdapterStack":
         """The stack with other scales for some of its adapters. Errors: `InvalidInput`."""
         for name in scales:
@@ -96,10 +101,12 @@ class AdapterStack(Record):
         )
         return replace(self, adapters=tuple(changed))
 
+    @checked
     def add(self, adapter: Adapter) -> "AdapterStack":
         """The stack with one more, behind those of equal priority. Errors: `InvalidInput` for a name it has already."""
         return replace(self, adapters=(*self.adapters, adapter))
 
+    @checked
     def remove(self, name: str) -> "AdapterStack":
         """The stack without one. Errors: `InvalidInput` for a name that is not in it."""
         self._require("name", name)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from undertow.adapters.lora.bank import Tenant
 from undertow.adapters.lora.kind import LoraKind
 from undertow.adapters.manager import AdapterManager
+from undertow.doors import checked
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import Conv2d, Linear
 from undertow.unet.unet import UNet
@@ -71,6 +72,7 @@ class UNetState:
     injection_points: where adapters can act.
     """
 
+    @checked
     def __init__(self, unet: UNet, manager: AdapterManager):
         self._unet = unet
         self._lora = manager.kind(LoraKind)
@@ -120,6 +122,7 @@ class UNetState:
         )
 
     @torch.no_grad()
+    @checked
     def restore(self, snapshot: StateSnapshot) -> None:
         """Restores a snapshot in place, bit for bit. Errors: `InvalidInput` for a snapshot of another network, which
         changes nothing."""

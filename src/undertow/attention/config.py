@@ -11,10 +11,12 @@ from undertow.attention.kernel import AttentionKernel, zero_empty_rows
 from undertow.attention.math import math_attention
 from undertow.attention.sdpa import sdpa_attention
 from undertow.attention.xformers import xformers_attention
+from undertow.doors import checked_record
 from undertow.errors import ConfigError, MissingDependency
 from undertow.shapes import AttentionMask
 
 
+@checked_record
 @dataclass(frozen=True, kw_only=True)
 class AttentionConfig:
     """Multi-head attention's settings, and `calculate_attention` that applies them.

@@ -80,7 +80,7 @@ class Health:
             for finding in self.problems
             if finding.use is None or (clip_skip is not None and finding.use >= clip_skip)
         ]
-        _refuse(path, bad, "download or convert it again, or load it regardless with `validate=False`")
+        _refuse(path, bad, "download or convert it again")
 
     def require_all(self, path: Path) -> None:
         """Refuses any damage, also in tensors that are not used or only at some clip skip.

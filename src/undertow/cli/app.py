@@ -24,7 +24,8 @@ from undertow.cli.preprocess import preprocess
 from undertow.cli.sample import sample
 from undertow.cli.samplers import samplers
 from undertow.cli.train import train
-from undertow.errors import UndertowError
+from undertow.errors import OutOfMemory, UndertowError
+from undertow.shortage import is_out_of_memory
 
 Verb = Callable[..., None] | typer.Typer
 """What comes after `undertow`: a function, or a typer application for a group of verbs."""
@@ -79,6 +80,8 @@ def main(
     except (UndertowError, OSError) as error:
         return _fail(str(error), settings, REFUSED)
     except Exception as error:
+        if is_out_of_memory(error):
+            return _fail(str(OutOfMemory("this", cause=error)), settings, REFUSED)
         problem = (
             f"unexpected {type(error).__name__}: {error}; this is a bug, please report it with the output of --debug"
         )

@@ -11,7 +11,10 @@ from rich.console import Console
 from rich.progress import track
 
 from undertow.cli.model_option import DEFAULT_MODEL, Model
+from undertow.cli.seeds import parse_seed
+from undertow.cli.written_pictures import OVERWRITE_HELP
 from undertow.errors import InvalidInput
+from undertow.picture_names import PicturePlace
 
 if TYPE_CHECKING:
     from undertow.engine.request import GenerationRequest
@@ -28,8 +31,9 @@ def compare(
     steps: Annotated[str, typer.Option(help="Comma list of whole numbers.")] = "5,10,20",
     guidance: Annotated[str, typer.Option(help="Comma list of numbers.")] = "5",
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
-    seed: Annotated[int, typer.Option(help="Of every picture.")] = 0,
-    out: Annotated[Path, typer.Option(help="The sheet.")] = Path("out/compare.png"),
+    seed: Annotated[str, typer.Option(help="Of every picture: a number, or random.")] = "0",
+    out: Annotated[Path, typer.Option(help="Folder, or picture file, of the sheet.")] = Path("out"),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
 ) -> None:
     """Draw one prompt with several samplers, schedules, steps or guidance scales, and put the pictures on one sheet.
 
@@ -47,10 +51,11 @@ def compare(
         "guidance": _numbers("--guidance", guidance, float),
     }
     row_axis, column_axis = _axes(lists)
+    place = PicturePlace.of(out, "compare", overwrite=overwrite)
     console = Console(stderr=True)
     with console.status(f"loading {model}"):
         service = load(model)
-    base = GenerationRequest(prompt=prompt, negative_prompt=negative, seed=seed)
+    base = GenerationRequest(prompt=prompt, negative_prompt=negative, seed=parse_seed(seed))
     for name, values in lists.items():
         base = _with(base, name, values[0])
     places = list(product(lists[row_axis], lists[column_axis]))
@@ -63,12 +68,12 @@ def compare(
         [cells[start : start + columns] for start in range(0, len(cells), columns)],
         rows=[f"{row_axis} {value}" if row_axis != "sampler" else str(value) for value in lists[row_axis]],
         columns=[f"{column_axis} {value}" if column_axis != "sampler" else str(value) for value in lists[column_axis]],
-        title=f"{prompt} · seed {seed} · "
+        title=f"{prompt} · seed {base.seed} · "
         + ", ".join(f"{name} {values[0]}" for name, values in lists.items() if name not in (row_axis, column_axis)),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(out)
-    typer.echo(out)
+    with place.taken({}) as path:
+        sheet.save(path)
+    typer.echo(path)
 
 
 def _draw(service: "UNetService", request: "GenerationRequest"):

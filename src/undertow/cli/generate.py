@@ -18,7 +18,7 @@ from undertow.cli.show import show
 from undertow.cli.task import new_task, repeated_task
 from undertow.cli.waiting import waiting
 from undertow.cli.watching import watching
-from undertow.cli.written_pictures import PictureWriter, suggest
+from undertow.cli.written_pictures import OVERWRITE_HELP, PictureWriter, suggest
 from undertow.embedded import embedded_models
 from undertow.engine.debug import Debug
 from undertow.engine.request import GROUPS, GenerationRequest
@@ -48,9 +48,7 @@ def generate(
         Path, of_output("--out", "-o", help="Folder, or file that ends in .png, .jpg or .webp; - is standard output.")
     ] = Path("out"),
     name: Annotated[str, of_output(help=NAME_HELP)] = DEFAULT_NAME,
-    overwrite: Annotated[
-        bool, of_output("--overwrite", help="Replace files that exist, in place of new names.")
-    ] = False,
+    overwrite: Annotated[bool, of_output("--overwrite", help=OVERWRITE_HELP)] = False,
     preview: Annotated[Path | None, of_output(help="Picture file to keep showing the newest estimate.")] = None,
     draw_here: Annotated[
         bool, of_output("--show/--no-show", help="Draw the pictures into the terminal too, where it can.")
@@ -77,6 +75,9 @@ def generate(
     ] = None,
     validate_weights: Annotated[
         bool, of_model("--validate-weights", help="Refuse weights that are not numbers, used or not.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool, of_model("--allow-pickle", help="Read the tensors of a pickle (.ckpt), in a process of their own.")
     ] = False,
     device: Annotated[
         str | None,
@@ -117,6 +118,7 @@ def generate(
         refiner=refiner,
         adapter_slots=adapter_slots,
         validate_weights=validate_weights,
+        allow_pickle=allow_pickle,
         device=device,
         flash_attention=flash_attention,
     )

@@ -54,7 +54,7 @@ def _identity(report: "CheckpointReport") -> Table:
         "weights in memory": " · ".join(
             f"{size_text(size)} {_name(dtype)}" for dtype, size in report.run_bytes().items()
         ),
-        "averaged weights": "yes (--ema)" if report.has_ema else "",
+        "averaged weights": "yes (undertow convert --ema writes them)" if report.has_ema else "",
         "markers": ", ".join(report.markers),
         "left aside": f"{report.ignored} tensors of training" if report.ignored else "",
         "header": header_fields(report.metadata),

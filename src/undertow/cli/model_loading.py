@@ -5,7 +5,6 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from undertow.embedded import embedded_models
-from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +29,7 @@ class LoadingOptions:
     refiner: str | None = None
     adapter_slots: int | None = None
     validate_weights: bool = False
+    allow_pickle: bool = False
     device: str | None = None
     flash_attention: bool | None = None
 
@@ -44,6 +44,7 @@ class LoadingOptions:
             device=_device(self.device),
             prediction=self.prediction,
             validate_weights=self.validate_weights,
+            allow_pickle=self.allow_pickle,
             refiner=self.refiner,
             attention=_kernel(self.flash_attention),
             adapter_capacity=_capacity(self.adapter_slots),
@@ -77,11 +78,9 @@ def _kernel(flash: bool | None) -> str:
 def _device(name: str | None) -> str:
     import torch
 
+    from undertow.checkpoints.read.dtypes import require_device
+
     if name is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as err:  # what torch raises for unknown names and absent devices
-        problem = str(err).splitlines()[0]
-        raise InvalidInput("--device", repr(name), "a device of this machine: cpu, cuda, mps", problem) from err
+    require_device("--device", name)
     return name

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from undertow.errors import InvalidInput
+from undertow.picture_names import PicturePlace, require_picture_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -173,16 +174,16 @@ def _run(
     from undertow.hints.grid import to_grid
     from undertow.picture_files import open_picture
 
-    target = Path(f"{path.stem}-{kind}.png") if out is None else out
-    require_elsewhere("--out", target, [path])
-    if target.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
-        raise InvalidInput("--out", target, "a file ending in .png, .webp or .jpg")
+    if out is not None:
+        require_picture_file(out)
+        require_elsewhere("--out", out, [path])
+    template = f"{path.stem}-{kind}".replace("{", "{{").replace("}", "}}")
+    place = PicturePlace.of(Path() if out is None else out, template, overwrite=out is not None)
     picture = open_picture("IMAGE", path)
     if multiple is not None:
         picture = to_grid(picture, multiple=multiple)
     made = make(picture)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(target) as draft:
+    with place.taken({}) as target, atomic_write(target) as draft:
         made.save(draft)
     Console().print(f"wrote {target} ({made.width}x{made.height})", markup=False, highlight=False, soft_wrap=True)
 

@@ -9,7 +9,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from undertow.errors import InvalidInput
+from undertow.cli.seeds import parse_seed
+from undertow.cli.written_pictures import OVERWRITE_HELP
+from undertow.picture_names import PicturePlace
 
 
 def sample(
@@ -27,10 +29,11 @@ def sample(
         str | None, typer.Option(help="Name of the algorithm.", show_default="ddim, for flow flow_heun")
     ] = None,
     schedule: Annotated[str | None, typer.Option(help="Grid of noise levels.", show_default="normal")] = None,
-    seed: Annotated[int, typer.Option(help="Of the first picture; each next one adds 1.", min=0)] = 0,
+    seed: Annotated[str, typer.Option(help="Of the first picture, or random; each next one adds 1.")] = "0",
     batch_size: Annotated[int, typer.Option(help="Pictures drawn at once; does not change them.", min=1)] = 64,
     columns: Annotated[int | None, typer.Option(help="Of the grid.", show_default="count", min=1)] = None,
-    out: Annotated[Path, typer.Option(help="Where the grid is written.")] = Path("grid.png"),
+    out: Annotated[Path, typer.Option(help="Folder, or picture file, of the grid.")] = Path(),
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
 ) -> None:
     """Draw pictures of one or more classes and write them as one grid, a class after the other."""
     from undertow.checkpoints.read.class_model import load_class_model
@@ -38,18 +41,18 @@ def sample(
     from undertow.training.figures import save_grid  # loads torch
     from undertow.training.pictures import find_class
 
-    if out.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
-        raise InvalidInput("--out", out, "a file ending in .png, .webp or .jpg")
+    first, place = parse_seed(seed), PicturePlace.of(out, "grid", overwrite=overwrite)
     model = load_class_model(model_folder(run))
     wanted = model.class_names if classes is None else classes
     labels = [find_class(name, model.class_names) for name in wanted for _ in range(count)]
     settings = sampling_settings(model.path, sampler=sampler, schedule=schedule, steps=steps, guidance=guidance)
-    seeds = range(seed, seed + len(labels))
+    seeds = range(first, first + len(labels))
     console = Console()
     with drawing(console, len(labels), "drawing") as on_pictures:
         pixels = sample_classes(model, labels, seeds, settings, batch_size=batch_size, on_pictures=on_pictures)
-    save_grid(pixels, count if columns is None else columns, out)
-    console.print(f"{len(labels)} pictures by {settings.sampler} in {settings.steps} steps: {out}", soft_wrap=True)
+    with place.taken({}) as path:
+        save_grid(pixels, count if columns is None else columns, path)
+    console.print(f"{len(labels)} pictures by {settings.sampler} in {settings.steps} steps: {path}", soft_wrap=True)
 
 
 def model_folder(name: str) -> Path:

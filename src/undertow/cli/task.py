@@ -50,13 +50,13 @@ def repeated_task(picture: Path, options: Mapping[str, Any], console: Console) -
         names = ", ".join(name.replace("_", " ") for name in options)
         console.print("note: given now, in place of what is stored:", names, highlight=False, soft_wrap=True)
     request, index = with_parts(stored.request, options), stored.index
-    rows = _rows(options)
-    if not rows:
+    typed = _rows(options)
+    if not typed:
         return Task(request=request, indices=[index], model=stored.model)
     variation = request.variation_seed
     if variation is not None and "variation" not in options:
         variation += index
-    rows = {"seed": request.seed + index, "count": 1, **rows}
+    rows: dict[str, Any] = {"seed": request.seed + index, "count": 1} | typed
     request = replace(request, **rows, variation_seed=variation)
     return Task(request=request, indices=range(request.count), model=stored.model)
 

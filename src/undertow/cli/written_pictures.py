@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from undertow.engine.events import PictureEvent
     from undertow.engine.result import GenerationResult
 
+OVERWRITE_HELP = "Replace a file that exists, in place of a new name."
+
 STANDARD_OUTPUT = Path("-")
 
 

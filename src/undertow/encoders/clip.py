@@ -1,4 +1,4 @@
-"""A CLIP text network: transformers' modules, of which only the layers that someone reads are run."""
+"""A CLIP text network, of which only the layers that someone reads are run."""
 
 import copy
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from undertow.encoders.clip_config import KINDS, PUBLISHED, ClipTextConfig, Kind, config_from_transformers
+from undertow.encoders.clip_network import ClipText
 from undertow.encoders.clip_tensors import build_clip
 from undertow.encoders.tokenizer import OfficialTokenizer, Tokenizer
 from undertow.errors import ConfigError, InvalidInput
@@ -45,11 +46,11 @@ class TextEncoder(nn.Module):
     """One text network with its tokenizer.
 
     Runs no layer behind the last one that is read, so that a damaged layer which nothing reads does no harm. `clip` is
-    transformers' CLIPTextModel, `projection` the matrix behind the pooled vector, where the checkpoint has one.
+    the network, `projection` the matrix behind the pooled vector, where the checkpoint has one.
     """
 
     def __init__(
-        self, kind: Kind, config: ClipTextConfig, clip: nn.Module, projection: nn.Linear | None, tokenizer: Tokenizer
+        self, kind: Kind, config: ClipTextConfig, clip: ClipText, projection: nn.Linear | None, tokenizer: Tokenizer
     ):
         marks = max(tokenizer.bos, tokenizer.eos)
         if marks >= config.vocabulary:
@@ -62,8 +63,7 @@ class TextEncoder(nn.Module):
         super().__init__()
         self.kind: Kind = kind
         self.config = config
-        # transformers is imported when an encoder is built, so its class is no annotation here.
-        self.clip: Any = clip
+        self.clip = clip
         self.projection = projection
         self.tokenizer = tokenizer
         self._instead: tuple[TextEncoder, Mapping[str, Tensor]] | None = None
@@ -156,12 +156,12 @@ class TextEncoder(nn.Module):
         # A copy, since iterating over part of a ModuleList would register its layers anew.
         layers = list(self.clip.encoder.layers)
         for layer in layers[:run]:
-            hidden = layer(hidden, mask, is_causal=mask is None)
+            hidden = layer(hidden, mask, causal=mask is None)
         tokens = self.clip.final_layer_norm(hidden) if selection.final_norm else hidden
         if not selection.pooled:
             return Hidden(tokens=tokens)
         for layer in layers[run:]:
-            hidden = layer(hidden, mask, is_causal=mask is None)
+            hidden = layer(hidden, mask, causal=mask is None)
         return Hidden(tokens=tokens, pooled=self._pooled(ids, self.clip.final_layer_norm(hidden)))
 
     def _layers(self, selection: OutputSelection) -> int:

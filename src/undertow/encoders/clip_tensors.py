@@ -1,14 +1,14 @@
-"""Building transformers' CLIP text network from a checkpoint's tensors: strictly, and one tensor at a time."""
+"""Building a CLIP text network from a checkpoint's tensors: strictly, and one tensor at a time."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from undertow.encoders.clip_config import ClipTextConfig, Kind
+from undertow.encoders.clip_network import ClipText
 from undertow.state_dicts import Shape, compare_names, compare_shapes, shapes_of
 
 _PREFIX = "text_model."
@@ -16,7 +16,7 @@ _PROJECTION = "text_projection.weight"
 _EMBEDDING = "embeddings.token_embedding.weight"
 _LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
-# Positions are rebuilt: merged and half-precision files carry rounded ones that shift words (A1111 issue 7450).
+# Positions are counted: merged and half-precision files carry rounded ones that shift words (A1111 issue 7450).
 # Where no pooled vector is read, files may still bring the projection for it.
 _UNUSED = frozenset({"embeddings.position_ids", "logit_scale", _PROJECTION})
 
@@ -29,14 +29,15 @@ def build_clip(
     dtype: torch.dtype | None,
     device: torch.device | str | None,
     source: str | Path,
-) -> tuple[nn.Module, nn.Linear | None]:
+) -> tuple[ClipText, nn.Linear | None]:
     """The network with the tensors in place, and its projection; only bigG must have one, only bigG's is read.
 
     Errors: `KeyMismatch`.
     """
     keys = {key.removeprefix(_PREFIX): key for key in tensors}
     layers = _present_layers(kind, config, keys)
-    clip = _empty_clip(config, layers)
+    with torch.device("meta"):
+        clip = ClipText(config, layers)
     projection = _empty_projection(config) if kind == "openclip_g" else None
     slots: dict[str, Tensor] = dict(clip.named_parameters())
     if projection is not None:
@@ -65,36 +66,6 @@ def _present_layers(kind: Kind, config: ClipTextConfig, keys: Mapping[str, str])
     return config.layers
 
 
-def _empty_clip(config: ClipTextConfig, layers: int) -> nn.Module:
-    described, build = _described(config, layers)
-    with torch.device("meta"):
-        clip = build(described)
-    # Counted here, since no file's are trusted and a buffer left without memory could not move to another device.
-    clip.embeddings.register_buffer("position_ids", torch.arange(config.positions)[None], persistent=False)
-    return clip
-
-
-def _described(config: ClipTextConfig, layers: int) -> tuple[Any, Any]:
-    """transformers' config, and the class that builds a network from it."""
-    from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415  slow to import
-
-    described = CLIPTextConfig(
-        vocab_size=config.vocabulary,
-        hidden_size=config.width,
-        intermediate_size=config.intermediate,
-        projection_dim=config.projection,
-        num_hidden_layers=layers,
-        num_attention_heads=config.heads,
-        max_position_embeddings=config.positions,
-        hidden_act=config.activation,
-        layer_norm_eps=config.norm_eps,
-        bos_token_id=config.vocabulary - 2,
-        eos_token_id=config.vocabulary - 1,
-        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]  one of its **kwargs
-    )
-    return described, CLIPTextModel
-
-
 def _empty_projection(config: ClipTextConfig) -> nn.Linear:
     with torch.device("meta"):
         return nn.Linear(config.width, config.projection, bias=False)
@@ -102,5 +73,19 @@ def _empty_projection(config: ClipTextConfig) -> nn.Linear:
 
 def random_clip(config: ClipTextConfig) -> dict[str, Tensor]:
     """Weights to train from, as transformers initializes them, from torch's global generator."""
-    described, build = _described(config, config.layers)
-    return dict(build(described).named_parameters())
+    from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415  slow to import
+
+    described = CLIPTextConfig(
+        vocab_size=config.vocabulary,
+        hidden_size=config.width,
+        intermediate_size=config.intermediate,
+        projection_dim=config.projection,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        max_position_embeddings=config.positions,
+        hidden_act=config.activation,
+        layer_norm_eps=config.norm_eps,
+        bos_token_id=config.vocabulary - 2,
+        eos_token_id=config.vocabulary - 1,
+    )
+    return dict(CLIPTextModel(described).named_parameters())

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from undertow.encoders.clip_network import ClipVision
 from undertow.encoders.image_config import ClipVisionConfig, vision_config_from_transformers
 from undertow.encoders.image_pixels import Pixels, Preprocessing
 from undertow.errors import ConfigError
@@ -32,16 +33,12 @@ class ImageFeatures:
 
 
 class ImageEncoder(nn.Module):
-    """transformers' CLIPVisionModelWithProjection and what is done to pictures before it.
+    """A CLIP vision network and what is done to pictures before it; `preprocessing` may be replaced."""
 
-    `network` is transformers' own; `preprocessing` may be replaced.
-    """
-
-    def __init__(self, config: ClipVisionConfig, network: nn.Module, preprocessing: Preprocessing):
+    def __init__(self, config: ClipVisionConfig, network: ClipVision, preprocessing: Preprocessing):
         super().__init__()
         self.config = config
-        # transformers is imported when an encoder is built, so its class is no annotation here.
-        self.network: Any = network
+        self.network = network
         self.preprocessing = preprocessing
 
     @classmethod
@@ -105,8 +102,8 @@ class ImageEncoder(nn.Module):
     def forward(self, pixels: Pixels) -> ImageFeatures:
         """Features of pictures that are preprocessed already, [images, 3, image_size, image_size]."""
         given = pixels.to(device=self.device, dtype=self.dtype)
-        output = self.network(given, output_hidden_states=True)
-        return ImageFeatures(pooled=output.image_embeds.float(), hidden=output.hidden_states[-2].float())
+        pooled, hidden = self.network(given)
+        return ImageFeatures(pooled=pooled.float(), hidden=hidden.float())
 
 
 def _build(
@@ -116,8 +113,9 @@ def _build(
     dtype: torch.dtype | None,
     device: torch.device | str | None,
     source: str | Path,
-) -> nn.Module:
-    network = _empty_network(config)
+) -> ClipVision:
+    with torch.device("meta"):
+        network = ClipVision(config)
     expected = shapes_of(network.state_dict())
     compare_names(expected.keys(), [name for name in tensors if not name.startswith(_UNUSED)]).require_none(source)
     if dtype is None:
@@ -127,20 +125,11 @@ def _build(
     placed = {name: tensors[name].to(device=device, dtype=dtype) for name in expected}
     compare_shapes(expected, shapes_of(placed)).require_none(source)
     network.load_state_dict(placed, assign=True)
-    # Counted here: a buffer left without memory could not move to another device.
-    positions = torch.arange(config.tokens, device=device)[None]
-    network.get_submodule("vision_model.embeddings").register_buffer("position_ids", positions, persistent=False)
     return network.requires_grad_(False)
 
 
-def _empty_network(config: ClipVisionConfig) -> nn.Module:
-    described, build = _described(config)
-    with torch.device("meta"):
-        return build(described)
-
-
-def _described(config: ClipVisionConfig) -> tuple[Any, Any]:
-    """transformers' config, and the class that builds a network from it."""
+def random_image_encoder(config: ClipVisionConfig) -> dict[str, Tensor]:
+    """Weights to train from, as transformers initializes them, from torch's global generator."""
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: PLC0415  slow to import
 
     described = CLIPVisionConfig(
@@ -154,12 +143,5 @@ def _described(config: ClipVisionConfig) -> tuple[Any, Any]:
         patch_size=config.patch_size,
         hidden_act=config.activation,
         layer_norm_eps=config.norm_eps,
-        attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]  one of its **kwargs
     )
-    return described, CLIPVisionModelWithProjection
-
-
-def random_image_encoder(config: ClipVisionConfig) -> dict[str, Tensor]:
-    """Weights to train from, as transformers initializes them, from torch's global generator."""
-    described, build = _described(config)
-    return dict(build(described).named_parameters())
+    return dict(CLIPVisionModelWithProjection(described).named_parameters())

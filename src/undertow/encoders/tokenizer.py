@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from undertow.encoders.tokenizer_files import WORD_END, build_tokenizer, read_marks, read_vocabulary
 from undertow.errors import CorruptFile, MissingDependency, UnknownCheckpoint
 
 BOS, EOS = 49406, 49407
@@ -67,8 +68,9 @@ class OfficialTokenizer:
 class FolderTokenizer:
     """A tokenizer as transformers saves it: `tokenizer.json`, or `vocab.json` and `merges.txt`.
 
-    The padding token that the folder names is used for padding only. diffusers also turns it into padding where it is
-    part of a prompt, which costs SD2 and SDXL the exclamation mark (diffusers issue 4153).
+    Like transformers' CLIPTokenizer, it takes vocabulary, merges and added words from the files, and how a text is
+    divided from CLIP. The padding token that the folder names is used for padding only. diffusers also turns it into
+    padding where it is part of a prompt, which costs SD2 and SDXL the exclamation mark (diffusers issue 4153).
 
     Errors: `UnknownCheckpoint`, `CorruptFile`.
     """
@@ -79,17 +81,13 @@ class FolderTokenizer:
             raise UnknownCheckpoint(
                 folder, "no tokenizer", "a folder with tokenizer.json, or vocab.json and merges.txt"
             )
-        from transformers import CLIPTokenizer  # noqa: PLC0415  slow to import
-
         try:
-            loaded = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as err:  # whatever a damaged file brings about in three libraries
+            self._tokenizer = build_tokenizer(read_vocabulary(folder))
+            marks = read_marks(folder)
+            self.bos, self.eos = self._id(marks["bos_token"]), self._id(marks["eos_token"])
+            self.pad = None if marks["pad_token"] is None else self._id(marks["pad_token"])
+        except Exception as err:  # whatever a damaged file brings about here and in the library
             raise CorruptFile(folder, f"not a tokenizer ({err})", "copy or download it again") from err
-        self.bos = int(loaded.bos_token_id)
-        self.eos = int(loaded.eos_token_id)
-        self.pad = None if loaded.pad_token_id is None else int(loaded.pad_token_id)
-        self._tokenizer = loaded.backend_tokenizer
-        self._tokenizer.encode_special_tokens = True
 
     def encode(self, text: str) -> list[int]:
         """Ids of the tokens of `text`."""
@@ -99,7 +97,13 @@ class FolderTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the tokens, lower case, words apart."""
-        return self._tokenizer.decode(list(ids), skip_special_tokens=False).strip()
+        return self._tokenizer.decode(list(ids), skip_special_tokens=False).replace(WORD_END, " ").strip()
+
+    def _id(self, token: str | None) -> int:
+        found = None if token is None else self._tokenizer.token_to_id(token)
+        if found is None:
+            raise ValueError(f"its vocabulary lacks {token}")
+        return found
 
 
 def _around_marks(text: str, encode: Callable[[str], list[int]], bos: int, eos: int) -> list[int]:

@@ -13,6 +13,7 @@ from undertow.adapters.adapter import Adapter
 from undertow.adapters.manager import AdapterManager
 from undertow.adapters.pictures import LatentGrid
 from undertow.diffusion.guidance import ClassifierFree
+from undertow.doors import checked_record
 from undertow.engine.forward import forward
 from undertow.engine.rows import Row
 from undertow.errors import InvalidInput
@@ -33,6 +34,7 @@ class PreparedInputs(TypedDict):
     conditioning: Conditioning
 
 
+@checked_record
 @dataclass(frozen=True, kw_only=True)
 class PredictionContext:
     """Latents at a timestep with all that steers their prediction.

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
+from undertow.doors import checked
 from undertow.engine.denoise import Batcher
 from undertow.engine.events import Observer
 from undertow.engine.group import Group
 from undertow.engine.handle import Handle
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import RunOptions
-from undertow.engine.request import GenerationRequest
+from undertow.engine.request import GenerationRequest, as_request
 from undertow.engine.request_run import Cancelled, RequestRun, Work
 from undertow.errors import EngineClosed, InvalidInput, UndertowError
 from undertow.unet.runner import EAGER, Runner
@@ -43,6 +44,7 @@ class Engine:
         handle.result().images[0].save("apple.png")
     """
 
+    @checked
     def __init__(
         self,
         model: LoadedModel,
@@ -69,23 +71,25 @@ class Engine:
         self._thread: threading.Thread | None = None
         self._closed = False
 
+    @checked
     def submit(
         self,
-        request: GenerationRequest,
+        request: GenerationRequest | str,
         observer: Observer | None = None,
         *,
         options: RunOptions | None = None,
         latents: Tensor | None = None,
     ) -> Handle:
-        """Takes a request, which waits for its turn. observer: called at each step of each of its pictures, by the
-        thread that works. latents: standard normal noise to start from, [count, channels, height / factor, width /
-        factor], in place of that of the seeds. Errors: `EngineClosed`; what is wrong with the request is raised by
-        `result()`."""
+        """Takes a request, or a prompt alone, which waits for its turn. observer: called at each step of each of its
+        pictures, by the thread that works. latents: standard normal noise to start from, [count, channels, height /
+        factor, width / factor], in place of that of the seeds. Errors: `EngineClosed`, `InvalidInput`; what is wrong
+        with the request itself is raised by `result()`."""
         return self.submit_together([request], [observer], options=options, latents=latents)[0]
 
+    @checked
     def submit_together(
         self,
-        requests: Sequence[GenerationRequest],
+        requests: Sequence[GenerationRequest | str],
         observers: Sequence[Observer | None] | None = None,
         *,
         options: RunOptions | None = None,
@@ -106,7 +110,7 @@ class Engine:
                 RequestRun(
                     number=number,
                     model=self.model,
-                    request=request,
+                    request=as_request(request),
                     options=chosen,
                     limits=self.limits if chosen.limits is None else chosen.limits,
                     latents=latents,
@@ -148,6 +152,7 @@ class Engine:
         """Works until there is nothing to do."""
         self.run_until(lambda: self.idle)
 
+    @checked
     def run_until(self, reached: Callable[[], bool], timeout_s: float | None = None) -> None:
         """Works until a condition holds, or waits for it while another thread works. Errors: `TimeoutError`."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s

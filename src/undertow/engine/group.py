@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.encode import Encoded, encode
+from undertow.engine.memory_need import require_memory
 from undertow.engine.request_run import RequestRun, Stage
 from undertow.engine.rows import attributed
 from undertow.errors import UndertowError
@@ -24,6 +25,7 @@ class Group:
         if run is None:
             return True
         if self._parts is None:
+            require_memory(run.model, run.request, low_vram=run.options.low_vram)
             self._parts = encode(
                 run.model, run.request, run.watch, manager=manager, refiner=refiner, latents=run.latents
             )

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from undertow.doors import checked
 from undertow.engine.events import StepEvent
 from undertow.engine.request_run import RequestRun, Stage
 from undertow.engine.result import GenerationResult
@@ -50,6 +51,7 @@ class Handle:
     def progress(self) -> Progress:
         return Progress(stage=self._run.stage, step=self._run.step, steps=self._run.steps)
 
+    @checked
     def result(self, timeout_s: float | None = None) -> GenerationResult:
         """The finished pictures; a cancelled request has none, and the latents that it had reached.
 

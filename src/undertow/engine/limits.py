@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from undertow.doors import checked_record
 from undertow.errors import InvalidInput
 
 CELLS_AT_ONCE = {"cpu": 8192}
@@ -12,6 +13,7 @@ CELLS_ON_ACCELERATORS = 65536
 gain nothing (benchmarks/batching.py), 16 on an accelerator, and many more of small pictures."""
 
 
+@checked_record
 @dataclass(frozen=True, kw_only=True)
 class BatchLimits:
     """How many rows share a forward.

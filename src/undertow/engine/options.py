@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from undertow.doors import checked_record
 from undertow.engine.debug import Debug
 from undertow.engine.events import Drawn, undrawn
 from undertow.engine.limits import BatchLimits
@@ -11,6 +12,7 @@ from undertow.errors import InvalidInput
 NonFinite = Literal["fail", "keep"]
 
 
+@checked_record
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How to run a request.

@@ -1,14 +1,14 @@
 """The parts of a request that have parts themselves: regions, a second pass, overlapping views."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
-from undertow.adapters.adapter import Adapter
+from undertow.adapters.adapter import Adapter, as_adapters
 from undertow.errors import InvalidInput
 from undertow.prompt_text import require_prompt
-from undertow.records import Finite, Record, require_fields
+from undertow.records import Finite, Record, read_by, require_fields
 
 Share = Annotated[float, Ge(0), Le(1)]
 """A part of a whole, from 0 to 1."""
@@ -18,13 +18,15 @@ Share = Annotated[float, Ge(0), Le(1)]
 class Region(Record):
     """A prompt for part of the picture. Errors: `InvalidInput`, also for an empty box."""
 
+    argument_prefix: ClassVar[str] = "region."
+
     prompt: str
     """What to draw there."""
     box: tuple[float, float, float, float]
     """Left, top, right and bottom as fractions of the picture: (0, 0, 0.5, 1) is the left half."""
     weight: Annotated[Finite, Gt(0)] = 1.0
     """Weight relative to other regions and to the request's own prompt where they overlap."""
-    adapters: tuple[Adapter, ...] = ()
+    adapters: Annotated[tuple[Adapter, ...], read_by(as_adapters)] = ()
     """Adapters that act in this region, in addition to the request's own."""
 
     def __post_init__(self) -> None:
@@ -37,12 +39,14 @@ class Region(Record):
                 "left < right and top < bottom, all from 0 to 1",
                 "(0, 0, 0.5, 1) is the left half",
             )
-        require_fields(self, "region.")
+        require_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class HighResolution(Record):
     """A second pass over an enlarged picture (A1111's "hires fix"). Errors: `InvalidInput`."""
+
+    argument_prefix: ClassVar[str] = "high_resolution."
 
     scale: Annotated[Finite, Gt(1)] = 2.0
     """How many times larger both sides of the picture become in a second pass."""
@@ -55,7 +59,7 @@ class HighResolution(Record):
     encodes again."""
 
     def __post_init__(self) -> None:
-        require_fields(self, "high_resolution.")
+        require_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +67,12 @@ class Views(Record):
     """Diffusion beyond the training size: the network sees overlapping windows, whose estimates are averaged at every
     step (MultiDiffusion, arXiv:2302.08113, eq. 5). Errors: `InvalidInput`."""
 
+    argument_prefix: ClassVar[str] = "views."
+
     window: Annotated[int, Ge(1)] | None = None
     """Side of a window in pixels; the model's own size when `None`."""
     overlap: Annotated[float, Ge(0), Lt(1)] = 0.5
     """Share of a window that neighboring windows have in common."""
 
     def __post_init__(self) -> None:
-        require_fields(self, "views.")
+        require_fields(self)

@@ -7,14 +7,15 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 from PIL import Image
 
-from undertow.adapters.adapter import Adapter
+from undertow.adapters.adapter import Adapter, as_adapters
 from undertow.adapters.stack import AdapterStack
+from undertow.doors import shown
 from undertow.engine.parts import HighResolution, Region, Share, Views
 from undertow.errors import InvalidInput
 from undertow.picture_files import require_readable, require_same
 from undertow.picture_json import ImageField
 from undertow.prompt_text import require_prompt
-from undertow.records import Finite, Record, require_fields
+from undertow.records import Finite, Record, read_by, require_fields
 
 MAX_SEED = 2**64 - 1
 
@@ -41,6 +42,16 @@ NoiseConvention = Literal["variance", "comfy"]
 Seed = Annotated[int, Ge(0), Le(MAX_SEED)]
 Height = int
 Width = int
+
+
+def as_square(given: Any) -> Any:
+    """One number for both sides."""
+    return (given, given) if isinstance(given, int) else given
+
+
+def as_regions(given: Any) -> Any:
+    """One region for several."""
+    return (given,) if isinstance(given, Region) else given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,14 +124,14 @@ class GenerationRequest(Record):
     """Depth map for models that read one; near is white."""
 
     # Layout
-    size: tuple[Height, Width] | None = None
-    """Size of the picture in pixels. A pair of height and width; when `None`, the image's if there is one, else the
-    model's own."""
+    size: Annotated[tuple[Height, Width], read_by(as_square)] | None = None
+    """Size of the picture in pixels. A pair of height and width, or one number for both; when `None`, the image's if
+    there is one, else the model's own."""
     high_resolution: HighResolution | None = None
     """A second pass over the enlarged picture."""
     views: Views | None = None
     """Overlapping windows, for pictures larger than the model was trained at."""
-    regions: tuple[Region, ...] = ()
+    regions: Annotated[tuple[Region, ...], read_by(as_regions)] = ()
     """Prompts for parts of the picture, each with a box: left, top, right and bottom as fractions of the picture."""
     regions_by: RegionsBy = "estimates"
     """How regions are drawn: "estimates" evaluates the network once for each and joins the results (latent couple),
@@ -135,9 +146,9 @@ class GenerationRequest(Record):
     """SDXL's micro-conditioning: height and width of the target; the size itself when `None`."""
 
     # Adapters
-    adapters: tuple[Adapter, ...] | AdapterStack = ()
-    """Adapters of the base model: all as given, or a stack that decides which of them act. Those of a region act there
-    in addition."""
+    adapters: Annotated[tuple[Adapter, ...] | AdapterStack, read_by(as_adapters)] = ()
+    """Adapters of the base model: all as given, or a stack that decides which of them act. A single one, and a source
+    for one, are taken too. Those of a region act there in addition."""
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):
@@ -146,6 +157,10 @@ class GenerationRequest(Record):
             if seed is not None and not 0 <= seed <= MAX_SEED - self.count + 1:
                 raise InvalidInput(name, seed, f"a whole number from 0 to 2^64 - {self.count}")
         require_fields(self)
+        for name, least in (("original_size", 1), ("crop", 0), ("target_size", 1)):
+            pair = getattr(self, name)
+            if pair is not None and min(pair) < least:
+                raise InvalidInput(name, pair, f"a pair of whole numbers of at least {least}")
         if self.variation_strength and self.variation_seed is None:
             raise InvalidInput("variation_strength", self.variation_strength, "0 without a variation_seed", "give both")
         self._check_pictures()
@@ -196,3 +211,12 @@ class GenerationRequest(Record):
                 "{}x{}, the image's size".format(*self.image.size),
                 "white pixels are drawn anew, black ones are kept",
             )
+
+
+def as_request(given: Any) -> GenerationRequest:
+    """A request as such, and a prompt for one. Errors: `InvalidInput`."""
+    if isinstance(given, GenerationRequest):
+        return given
+    if isinstance(given, str):
+        return GenerationRequest(prompt=given)
+    raise InvalidInput("request", shown(given), "a GenerationRequest, or a prompt")

@@ -23,6 +23,7 @@ from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
 from undertow.engine.rows import attributed
 from undertow.engine.watch import Watch
+from undertow.shortage import is_out_of_memory
 
 Work = Callable[[], None]
 
@@ -131,13 +132,18 @@ class RequestRun:
         task = Task(
             steps=picture.denoise(index),
             done=lambda latents: self._pass_done(picture, index, latents),
-            failed=self.fail,
+            failed=lambda error: self._drawing_failed(error, picture.index),
             shared=self._shared,
             limits=self.limits,
             keep_non_finite=self.options.non_finite == "keep",
         )
         self._tasks.append(task)
         self.join(task)
+
+    def _drawing_failed(self, error: BaseException, picture: int) -> None:
+        """Ends the request; one that ran out of memory says where."""
+        where = f"request {self.number}, picture {picture}, while it was drawn"
+        self.fail(attributed(error, where) if is_out_of_memory(error) else error)
 
     def _pass_done(self, picture: DenoisingRun, index: int, latents: Latents) -> None:
         assert self._encoded is not None  # encoded before it begins

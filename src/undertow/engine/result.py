@@ -11,6 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from undertow.doors import checked
 from undertow.engine.report import Report
 from undertow.engine.saving import name_fields, save_picture
 from undertow.picture_names import DEFAULT_NAME, PicturePlace
@@ -25,6 +26,7 @@ class GenerationResult:
     latents: Float[Tensor, "count channels height width"]
     report: Report = field(repr=False)
 
+    @checked
     def save(self, path: str | Path, *, name: str = DEFAULT_NAME, overwrite: bool = False) -> list[Path]:
         """Writes all pictures, with what is needed to repeat them, and returns their files.
 

@@ -1,6 +1,7 @@
 """The fields of a request as keyword arguments, so that editors complete and type checkers refuse them."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TypedDict
 
 from PIL import Image
@@ -12,7 +13,8 @@ from undertow.engine.request import Axes, NoiseConvention, RegionsBy, StrengthCo
 
 
 class RequestSettings(TypedDict, total=False):
-    """All fields of `GenerationRequest` but the prompt, with its types and defaults; a test keeps the two equal."""
+    """All fields of `GenerationRequest` but the prompt, with its types and defaults, and what is taken beside a field's
+    own type; a test keeps the two equal."""
 
     negative_prompt: str
     dialect: str
@@ -39,13 +41,13 @@ class RequestSettings(TypedDict, total=False):
     mask: Image.Image | None
     paste: bool
     depth: Image.Image | None
-    size: tuple[int, int] | None
+    size: tuple[int, int] | int | None
     high_resolution: HighResolution | None
     views: Views | None
-    regions: tuple[Region, ...]
+    regions: tuple[Region, ...] | Region
     regions_by: RegionsBy
     seamless: Axes
     original_size: tuple[int, int] | None
     crop: tuple[int, int]
     target_size: tuple[int, int] | None
-    adapters: tuple[Adapter, ...] | AdapterStack
+    adapters: tuple[Adapter | str | Path, ...] | AdapterStack | Adapter | str | Path

@@ -7,11 +7,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from undertow.attention.kernel import AttentionKernel
+from undertow.doors import checked_names_of
 from undertow.nn.adaptable import Linear, WeightRows
 from undertow.nn.perturbation import PerturbedRows, blur_queries, keep_own_values
 from undertow.shapes import AttentionMask, FeatureMap, Heads, Sequence
 
 
+@checked_names_of
 @dataclass(frozen=True, kw_only=True)
 class ImageTokens:
     """The image port at one cross-attention: keys and values of a reference picture (IP-Adapter, arXiv:2308.06721).

@@ -32,13 +32,21 @@ def linear(
     return F.linear(x, weight, bias)
 
 
-@torch.library.custom_op("undertow::onednn_linear", mutates_args=())
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x Wᵀ + b by oneDNN. It is a custom operator because the compiler would send PyTorch's own to MKL again."""
+    """x Wᵀ + b by oneDNN. Where nothing is compiled, PyTorch's operator is called as it is: the first call of a custom
+    one would import the compiler, which takes a second or two."""
+    if torch.compiler.is_compiling():
+        return opaque_onednn_linear(x, weight, bias)
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-@onednn_linear.register_fake
+@torch.library.custom_op("undertow::onednn_linear", mutates_args=())
+def opaque_onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same as a custom operator, because the compiler would send PyTorch's own to MKL again."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+@opaque_onednn_linear.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     del bias  # changes no shape
     return x.new_empty(*x.shape[:-1], weight.shape[0])

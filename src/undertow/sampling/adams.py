@@ -80,7 +80,8 @@ def _ipndm(x: Tensor, sigmas: Sequence[float], order: int, *, to_estimate: bool)
 def ipndm_v(x: Tensor, sigmas: Sequence[float], *, order: _Order = 4) -> Sampler:
     """`ipndm` with weights for unequal steps, as published: they add up to 1 only where the steps shrink evenly.
 
-    zju-pi/diff-sampler `ipndm_sampler` with variable steps, as in Forge and ComfyUI before 2025; `lms` has the exact ones.
+    zju-pi/diff-sampler `ipndm_sampler` with variable steps, as in Forge, and in ComfyUI before 2025. `lms`
+    has the exact weights.
     """
     return (yield from _ipndm_v(x, sigmas, int(order), to_estimate=False))
 

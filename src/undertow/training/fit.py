@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from undertow.errors import CheckpointError
+from undertow.free_memory import naming_memory
 from undertow.state_dicts import compare_shapes, shapes_of
 from undertow.training.devices import ALONE, Devices
 from undertow.training.ema import ExponentialMovingAverage
@@ -70,6 +71,7 @@ class Progress:
     network: nn.Module
 
 
+@naming_memory("training", "take a smaller batch, smaller pictures, a smaller rank, or gradient checkpointing")
 def fit(
     module: nn.Module,
     dataset: Callable[[int], Batch],

@@ -16,6 +16,7 @@ from undertow.adapters.lora.additive import LowRank
 from undertow.adapters.lora.write import Component, TrainedLora
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.text_stack import TextStack
+from undertow.free_memory import require_free
 from undertow.nn.adaptable import Conv2d, WeightRows
 from undertow.training.base_model import encode_pictures, require_own_folder, require_size, require_trainable
 from undertow.training.caption_encoder import CaptionEncoder, Encoded
@@ -32,6 +33,7 @@ from undertow.training.low_rank import (
     in_slots,
     text_sites,
     unet_sites,
+    widths,
 )
 from undertow.training.objective import Objective
 from undertow.training.randomness import generator_for
@@ -142,10 +144,21 @@ def train_lora(
     return cast(TrainableLora, trained)
 
 
+LEARNED_BYTES = 4 * 5
+"""Of a number that is trained, in float32: its value, gradient and average, and AdamW's two moments."""
+
+
 def new_lora(unet: UNet, text: TextStack, settings: LoraSettings) -> TrainableLora:
     """Returns new updates, which do not change the model yet. Errors: `InvalidInput` for unknown sites."""
     generator = generator_for(settings.fit.seed, "lora")
     sites = unet_sites(unet, settings.sites)
+    numbers = settings.rank * sum(sum(widths(layer)) for layer in sites.values())
+    require_free(
+        f"a LoRA of rank {settings.rank} over {len(sites)} layers",
+        numbers * LEARNED_BYTES,
+        unet.device,
+        "take a smaller rank (--rank), which is rarely above 128, or fewer layers (--sites)",
+    )
     updates = TrainableUpdates(sites, settings.rank, generator)
     encoders = zip(text.encoders, text.selections, strict=True) if settings.text_encoder else ()
     others = [

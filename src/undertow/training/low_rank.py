@@ -51,7 +51,7 @@ class TrainableUpdates(nn.Module):
     def __init__(self, layers: Mapping[str, nn.Module], rank: int, generator: torch.Generator):
         super().__init__()
         self.updates = nn.ModuleDict(
-            {_key(name): TrainableUpdate(rank, *_widths(layer), generator) for name, layer in layers.items()}
+            {_key(name): TrainableUpdate(rank, *widths(layer), generator) for name, layer in layers.items()}
         )
 
     def __len__(self) -> int:
@@ -142,7 +142,7 @@ def adapted_weights(encoder: TextEncoder, updates: TrainableUpdates, gain: float
     return {f"clip.{name}.weight": weight + gain * update.delta() for name, weight, update in weights}
 
 
-def _widths(layer: nn.Module) -> tuple[int, int]:
+def widths(layer: nn.Module) -> tuple[int, int]:
     """Inputs and outputs; the inputs of a convolution are channels times kernel cells."""
     weight = cast(Tensor, layer.weight)
     return weight[0].numel(), weight.shape[0]

@@ -1,16 +1,42 @@
 """Checks of a U-Net's inputs, before any computation: errors say what was given, what was expected and what to do."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import fields
 
 import torch
 from torch import Tensor
 
+from undertow.doors import shown
 from undertow.errors import InvalidInput
 from undertow.nn.attention import ImagePort, ImageTokens
 from undertow.unet.conditioning import Conditioning, Ports, Residuals
 from undertow.unet.config import ClassLabels, TextTime, UNetConfig
 from undertow.unet.free_u import check_free_u
 from undertow.unet.perturbation import check_perturbed
+
+
+def check_kinds(latents: object, timesteps: object, conditioning: object, ports: object, observed: object) -> None:
+    """Checks that tensors are tensors and records are records, their fields too. Errors: `InvalidInput`."""
+    if not isinstance(latents, Tensor):
+        raise InvalidInput("latents", shown(latents), "a tensor [batch, channels, height, width]")
+    if not isinstance(timesteps, Tensor | int | float):
+        raise InvalidInput("timesteps", shown(timesteps), "a tensor of one number per row, or one number for all")
+    for name, given, kind in (("conditioning", conditioning, Conditioning), ("ports", ports, Ports)):
+        if not isinstance(given, kind):
+            raise InvalidInput(name, shown(given), f"a {kind.__name__}")
+    for field in fields(Conditioning):
+        value = getattr(conditioning, field.name)
+        if not isinstance(value, Tensor | None):
+            raise InvalidInput(f"conditioning.{field.name}", shown(value), "a tensor")
+    if not isinstance(observed, tuple | list):
+        raise InvalidInput("observed", shown(observed), "names of self-attentions")
+
+
+def each_row(timesteps: Tensor | float, latents: Tensor) -> Tensor:
+    """The timestep of each row: one number is that of all."""
+    if isinstance(timesteps, Tensor):
+        return timesteps
+    return torch.full((latents.shape[0],), float(timesteps), device=latents.device)
 
 
 def check_inputs(

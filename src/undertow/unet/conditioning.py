@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from undertow.doors import checked_names_of
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import WeightRows
 from undertow.nn.attention import ImagePort
@@ -22,6 +23,7 @@ AESTHETIC, NEGATIVE_AESTHETIC = 6.0, 2.5
 """The refiner's scores of what is wanted and what is not (diffusers' defaults)."""
 
 
+@checked_names_of
 @dataclass(frozen=True, kw_only=True)
 class Conditioning:
     """What the network is asked to draw.
@@ -121,6 +123,7 @@ def _with_equal_token_counts(parts: Sequence[Conditioning]) -> Sequence[Conditio
     return [pad(part) for part in parts]
 
 
+@checked_names_of
 @dataclass(frozen=True, kw_only=True)
 class Residuals:
     """The residual port: what ControlNets and T2I-Adapters add.
@@ -137,6 +140,7 @@ class Residuals:
     running: tuple[Float[Tensor, "..."] | None, ...] = ()
 
 
+@checked_names_of
 @dataclass(frozen=True, kw_only=True)
 class Ports:
     """Where adapters and guidance enter a U-Net; every tensor is per row, and `None` removes a port from the graph.

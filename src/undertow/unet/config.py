@@ -9,6 +9,7 @@ translated in `unet/diffusers_config.py`.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from undertow.doors import checked_record
 from undertow.errors import ConfigError
 
 
@@ -107,6 +108,7 @@ class ClassLabels:
         return self.count + self.null
 
 
+@checked_record
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UNetConfig:
     """A U-Net's architecture. Levels go from the highest resolution to the lowest.

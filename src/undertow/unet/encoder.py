@@ -16,6 +16,7 @@ from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import Conv2d, WeightRows
 from undertow.nn.attention import AttentionInputs, AttentionMaps, AttentionProjections
 from undertow.nn.embeddings import TimeEmbedding, guidance_sinusoid, sinusoid
+from undertow.nn.initialization import VectorTable
 from undertow.shapes import Latents, Timesteps
 from undertow.unet.blocks import DownStage, MiddleStage, StageInputs, with_addition
 from undertow.unet.conditioning import Conditioning, Ports
@@ -41,7 +42,7 @@ class Encoder(nn.Module):
             case TextTime(pooled_dim=pooled, ids=ids, sinusoid_dim=dim):
                 self.add_embedding = TimeEmbedding(pooled + ids * dim, config.embedding_dim)
             case ClassLabels():
-                self.class_embedding = nn.Embedding(config.added.rows, config.embedding_dim)
+                self.class_embedding = VectorTable(config.added.rows, config.embedding_dim)
             case None:
                 pass
         self.conv_in = Conv2d(config.in_channels, config.levels[0].channels, 3, padding=1)

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from undertow.attention.choose import kernel_named
 from undertow.attention.kernel import AttentionKernel
+from undertow.doors import checked, checked_names
 from undertow.nn.adaptable import Conv2d
 from undertow.nn.attention import AttentionMaps
 from undertow.shapes import Latents, Timesteps
 from undertow.unet.blocks import StageInputs, UpStage
-from undertow.unet.checks import check_inputs, check_observed, check_values
+from undertow.unet.checks import check_inputs, check_kinds, check_observed, check_values, each_row
 from undertow.unet.conditioning import Conditioning, Ports, Residuals
 from undertow.unet.config import UNetConfig
 from undertow.unet.encoder import Encoder
@@ -43,6 +44,7 @@ class UNet(Encoder):
     Its three stages `encode`, `bridge` and `decode` can be called separately.
     """
 
+    @checked
     def __init__(self, config: UNetConfig, attention: AttentionKernel | None = None):
         kernel = kernel_named("auto", float32_logits=config.upcast_attention) if attention is None else attention
         super().__init__(config, kernel)
@@ -53,10 +55,11 @@ class UNet(Encoder):
         self.conv_out = Conv2d(first, config.out_channels, 3, padding=1)
         self.name_attentions()
 
+    @checked_names
     def forward(
         self,
         latents: Latents,
-        timesteps: Timesteps,
+        timesteps: Timesteps | float,
         conditioning: Conditioning | None = None,
         ports: Ports | None = None,
         observed: tuple[str, ...] | None = None,
@@ -65,12 +68,12 @@ class UNet(Encoder):
         """The network's prediction, of the same size and type as `latents`; a `UNetOutput` with it when `observed` is
         given.
 
-        latents [batch, in_channels, height, width] of any size; timesteps [batch], float or integer, 0 nearly clean.
-        observed: names of self-attentions, of those that `UNetConfig.self_attentions` lists, whose maps are asked for;
-        they change no bit of the prediction. compute: called with this network and the inputs of `predict` in place of
-        it, for graphs compiled from it. Errors: `InvalidInput` for wrong ranks, channels, types, widths and names and
-        for missing conditioning; on CPU also for NaN, timesteps and labels out of range (on other devices these checks
-        would wait for the device).
+        latents [batch, in_channels, height, width] of any size; timesteps [batch], float or integer, 0 nearly clean, or
+        one number for all rows. observed: names of self-attentions, of those that `UNetConfig.self_attentions` lists,
+        whose maps are asked for; they change no bit of the prediction. compute: called with this network and the inputs
+        of `predict` in place of it, for graphs compiled from it. Errors: `InvalidInput` for wrong ranks, channels,
+        types, widths and names and for missing conditioning; on CPU also for NaN, timesteps and labels out of range (on
+        other devices these checks would wait for the device).
         """
         inputs = self._checked(latents, timesteps, conditioning, ports, observed)
         output = self.predict(*inputs) if compute is None else compute(self, *inputs)
@@ -105,7 +108,7 @@ class UNet(Encoder):
     def _checked(
         self,
         latents: Latents,
-        timesteps: Timesteps,
+        timesteps: Timesteps | float,
         conditioning: Conditioning | None,
         ports: Ports | None,
         observed: tuple[str, ...] | None,
@@ -113,6 +116,8 @@ class UNet(Encoder):
         conditioning = Conditioning() if conditioning is None else conditioning
         ports = Ports() if ports is None else ports
         observed = () if observed is None else observed
+        check_kinds(latents, timesteps, conditioning, ports, observed)
+        timesteps = each_row(timesteps, latents)
         check_inputs(self.config, self.dtype, latents, timesteps, conditioning, ports)
         if observed:
             check_observed(self.config, observed)

@@ -1,6 +1,7 @@
 """Files with every algorithm: each layer's tensors are found, scaled and read as LyCORIS does. Cases L6 to L8."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,13 @@ from torch import Tensor, nn
 from tests.adapters.lora.comparing import T1, targets_of, unet_of
 from tests.adapters.lora.files import normal, write
 from tests.adapters.lora.test_updates import leaves, reference
+from tests.checkpoints.crafted import sparse_file
 from tests.golden.minis import pair
 from undertow.adapters.lora.lora_file import describe_lora, read_lora
+from undertow.adapters.lora.targets import flatten, targets_of_config
+from undertow.checkpoints.keymap import BlockLayout, unet_renaming
+from undertow.errors import AdapterMismatch
+from undertow.unet.presets import PRESETS
 
 BLOCK = "mid_block.attentions.0.transformer_blocks.0"
 CONVOLUTION = "down_blocks.1.resnets.1.conv1"
@@ -182,3 +188,32 @@ def test_a_folder_with_one_file_is_enough(tmp_path):
     write(tmp_path / "mine.safetensors", {f"{BLOCK}.attn1.to_v.diff": normal(128, 128, seed="v")})
     assert describe_lora(tmp_path).layers == 1
     assert isinstance(read_lora(str(tmp_path), targets_of("M15")).path, Path)
+
+
+def slider(path: Path, preset: str, wanted: Callable[[str], bool]) -> Path:
+    """A file of a published model's layers, as sd-scripts writes it, that says nothing of its base."""
+    layers = targets_of_config(PRESETS[preset]()).layers["unet"]
+    renaming = unet_renaming(BlockLayout.of_config(PRESETS[preset]()))
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, target in layers.items():
+        if wanted(name) and len(target.shape) == 2:
+            stem = f"lora_unet_{flatten(renaming.to_foreign(name))}"
+            shapes |= {
+                f"{stem}.lora_down.weight": (4, target.shape[1]),
+                f"{stem}.lora_up.weight": (target.shape[0], 4),
+                f"{stem}.alpha": (),
+            }
+    return sparse_file(path, shapes)
+
+
+def test_a_base_is_found_by_what_fits_when_nothing_else_tells(tmp_path):
+    """SDXL's sliders change its 70 self-attentions: 280 layers, 840 tensors, and none that reads text."""
+    report = describe_lora(slider(tmp_path / "xl.safetensors", "sdxl", lambda name: ".attn1." in name))
+    assert (report.layers, len(report.unmatched)) == (280, 0)
+    assert report.base.title == "Stable Diffusion XL"
+    assert report.base.evidence == "its 280 layers fit it, and no other family"
+    # The self-attentions of SD1 and SD2 are alike.
+    both = describe_lora(slider(tmp_path / "both.safetensors", "sd15", lambda name: ".attn1." in name)).base
+    assert both.title == "Stable Diffusion 1 or Stable Diffusion 2"
+    with pytest.raises(AdapterMismatch, match="it was made for Stable Diffusion XL: its 280 layers fit it"):
+        read_lora(tmp_path / "xl.safetensors", targets_of_config(PRESETS["sd15"]()))

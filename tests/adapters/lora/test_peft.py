@@ -68,6 +68,24 @@ def test_strength_from_a_plain_header_field(key, tmp_path):
     assert_close(ours("M15", read_lora(path, targets_of("M15"))), expected, base_output("M15"))
 
 
+@pytest.mark.parametrize(
+    ("header", "scale"),
+    [
+        ({"unet.lora_alpha": "3", "unet.r": "4"}, 3 / 4),
+        ({"unet.lora_alpha": "3", "unet.r": "4", "unet.use_rslora": "True"}, 3 / 2),
+        ({"lora_alpha": "3", "use_rslora": "true"}, 3 / 2),
+        ({"unet.lora_alpha": "3", "unet.alpha_pattern": '{"to_[qkv]": 2, "to_out.0": 2}'}, 2 / 4),
+        ({"text_encoder.lora_alpha": "3"}, 1.0),
+    ],
+)
+def test_strength_from_a_config_whose_fields_are_header_fields(header, scale, tmp_path):
+    """alpha / r, or alpha / sqrt(r) with rank stabilization, as PEFT computes it (`tuners/lora/layer.py`)."""
+    layers = layers_of(unet_of("M15"), is_attention)
+    path = write(tmp_path / "lora.safetensors", peft_tensors(layers), header)
+    expected = output("M15", merged(unet_of("M15"), uniform(layers, scale=scale)))
+    assert_close(ours("M15", read_lora(path, targets_of("M15"))), expected, base_output("M15"))
+
+
 def test_kohya_s_information_in_the_header_is_not_a_strength(tmp_path):
     layers = layers_of(unet_of("M15"), is_attention)
     header = {"ss_network_alpha": "2", "network_alpha": "2"}

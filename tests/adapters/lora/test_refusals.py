@@ -10,6 +10,7 @@ from torch import Tensor
 from tests.adapters.lora.comparing import targets_of, unet_of
 from tests.adapters.lora.files import is_attention, kohya, layers_of, normal, write
 from tests.golden.minis import M9, M15, build
+from undertow.adapters.lora import lora_source
 from undertow.adapters.lora.lora_file import describe_lora, read_lora
 from undertow.adapters.lora.targets import Targets, targets_of_config
 from undertow.errors import (
@@ -245,17 +246,50 @@ def test_a_layer_that_is_there_twice_is_refused(tmp_path):
         "{",
         "[1]",
         json.dumps({"unet.alpha_pattern": {"(a+)+$": 2}}),
-        json.dumps({"unet.alpha_pattern": {".*.*.*.*x": 2}}),
+        json.dumps({"unet.alpha_pattern": {"a?" * 34 + "a" * 34: 2}}),
+        json.dumps({"unet.alpha_pattern": {"(a|aa)*" * 24: 2}}),
+        json.dumps({"unet.alpha_pattern": {"[z-a]": 2}}),
+        json.dumps({"unet.alpha_pattern": {f".*{index}x": 2 for index in range(33)}}),
         json.dumps({"unet.alpha_pattern": {"x" * 201: 2}}),
         json.dumps({"unet.alpha_pattern": {"(": 2}}),
         json.dumps({"unet.alpha_pattern": {"to_q": "many"}}),
         json.dumps({"unet.alpha_pattern": [1]}),
+        json.dumps({"unet.alpha_pattern": {"to_q": "nan"}}),
         json.dumps({"unet.rank_pattern": {"to_q": None}}),
+        json.dumps({"unet.rank_pattern": {"to_q": 0}}),
     ],
 )
 def test_a_header_that_cannot_be_read_or_takes_long_to_match(settings, tmp_path):
     path = write(tmp_path / "lora.safetensors", pair_of(), {"lora_adapter_metadata": settings})
     with pytest.raises(CorruptFile):
+        read_lora(path, targets_of("M15"))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int8, torch.uint8, torch.int64])
+def test_whole_numbers_are_no_weights(dtype, tmp_path):
+    """They were quantized by scales that the file does not name, or are masks."""
+    tensors = {name: tensor.to(dtype) for name, tensor in pair_of().items()}
+    path = write(tmp_path / "lora.safetensors", tensors)
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(UnsupportedModel, match=rf"a LoRA whose tensors are {kind} \(.*lora_.*\).*save it in float16"):
+        read_lora(path, targets_of("M15"))
+    with pytest.raises(UnsupportedModel, match=kind):
+        describe_lora(path)
+
+
+@pytest.mark.parametrize("shape", [(), (4,)])
+@pytest.mark.parametrize("ending", ["lora_down.weight", "lora_up.weight"])
+def test_numbers_and_vectors_are_no_matrices(ending, shape, tmp_path):
+    tensors = {name: torch.ones(shape) if name.endswith(ending) else tensor for name, tensor in pair_of().items()}
+    with pytest.raises(CorruptFile, match=f"{ending} has the shape .*, which is no matrix"):
+        read_lora(write(tmp_path / "lora.safetensors", tensors), targets_of("M15"))
+
+
+def test_many_names_and_wildcards_that_would_take_minutes_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(lora_source, "MATCHED_CHARACTERS", 100)
+    settings = json.dumps({"unet.alpha_pattern": {f".*{index}x": 2 for index in range(4)}})
+    path = write(tmp_path / "lora.safetensors", pair_of(), {"lora_adapter_metadata": settings})
+    with pytest.raises(CorruptFile, match="4 name patterns with wildcards for 1 layers; write out the layers' names"):
         read_lora(path, targets_of("M15"))
 
 

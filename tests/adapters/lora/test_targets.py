@@ -59,9 +59,25 @@ def test_every_spelling_finds_its_layer(name, form, data):
 
 
 TEXT_FORMS = {
-    ("sd15", "clip_l"): ["lora_te_{flat}", "text_encoder.{name}", "{name}", "text_encoders.clip_l.transformer.{name}"],
-    ("sd21", "openclip_h"): ["lora_te_{flat}", "text_encoder.{name}", "text_encoders.clip_h.transformer.{name}"],
-    ("sdxl", "clip_l"): ["lora_te1_{flat}", "text_encoder.{name}", "text_encoders.clip_l.transformer.{name}"],
+    ("sd15", "clip_l"): [
+        "lora_te_{flat}",
+        "lora_te1_{flat}",
+        "text_encoder.{name}",
+        "{name}",
+        "text_encoders.clip_l.transformer.{name}",
+    ],
+    ("sd21", "openclip_h"): [
+        "lora_te_{flat}",
+        "lora_te1_{flat}",
+        "text_encoder.{name}",
+        "text_encoders.clip_h.transformer.{name}",
+    ],
+    ("sdxl", "clip_l"): [
+        "lora_te1_{flat}",
+        "lora_te_{flat}",
+        "text_encoder.{name}",
+        "text_encoders.clip_l.transformer.{name}",
+    ],
     ("sdxl", "openclip_g"): ["lora_te2_{flat}", "text_encoder_2.{name}", "text_encoders.clip_g.transformer.{name}"],
     ("sdxl-refiner", "openclip_g"): ["lora_te2_{flat}", "text_encoder_2.{name}", "lora_te_{flat}"],
 }
@@ -95,7 +111,7 @@ def test_a_name_without_a_network_may_mean_two_encoders():
         "lora_unet_input_blocks_1",
         "lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q_extra",
         "lora_te_text_model_encoder_layers_12_mlp_fc1",
-        "lora_te1_text_model_encoder_layers_1_mlp_fc1",
+        "lora_te2_text_model_encoder_layers_1_mlp_fc1",
         "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_qq",
         "",
     ],

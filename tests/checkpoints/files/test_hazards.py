@@ -22,6 +22,7 @@ from undertow.checkpoints.identify.identification import identify
 from undertow.checkpoints.read.loading import LoadOptions
 from undertow.checkpoints.read.unet_loading import load_unet_from
 from undertow.errors import (
+    CheckpointError,
     CorruptFile,
     DamagedWeights,
     KeyMismatch,
@@ -336,3 +337,13 @@ def test_only_that_one_class_gets_a_stand_in(trainer_class, monkeypatch, tmp_pat
     torch.save({"w": torch.ones(2), "other": module.Other()}, tmp_path / "model.ckpt")
     with pytest.raises(UnsafeFile, match=r"model_checkpoint\.Other"), as_safetensors(tmp_path / "model.ckpt"):
         pass
+
+
+def test_an_error_about_a_converted_pickle_names_the_users_file(tmp_path):
+    """Not the temporary file that its tensors are read from."""
+    path = tmp_path / "mine.ckpt"
+    torch.save({"state_dict": {"model.diffusion_model.input_blocks.0.0.weight": torch.zeros(4, 4, 3, 3)}}, path)
+    with pytest.raises(CheckpointError) as caught:
+        load_unet_from(path, opening=OpenOptions(allow_pickle=True))
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).count(str(tmp_path)) == 1

@@ -31,7 +31,9 @@ class Service:
 
 def comparing(at: Boundary) -> None:
     at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
+    at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
     sheet = Image.new("RGB", (8, 8))
+    sheet.save("old.png")
     at.stand_in("undertow.inspection.contact_sheet.contact_sheet", lambda *_, **__: sheet, unnoted=("cells",))
 
 
@@ -67,7 +69,13 @@ COMPARE = Command(
         case("--negative", "dark", requests=requests(negative_prompt="dark")),
         case("--seed", "9", requests=requests(seed=9),
              contact_sheet__title="red apple · seed 9 · schedule karras, guidance 5.0"),
+        case("--seed", "random", requests=requests(seed=44),
+             contact_sheet__title="red apple · seed 44 · schedule karras, guidance 5.0"),
         case("--out", "sheets/a.png", files=["sheets/a.png"]),
+        case("--out", "sheets", files=["sheets/compare.png"]),
+        case("--out", "sheet.gif", refused="a folder, or a file that ends in"),
+        case("--out", "old.png", refused="a file that is not there yet"),
+        case("--out", "old.png", "--overwrite", files=[]),
     ),
 )  # fmt: skip
 
@@ -96,6 +104,8 @@ def sampling(at: Boundary) -> None:
     pixels = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
     at.stand_in("undertow.engine.class_pictures.sample_classes", pixels, unnoted=("model", "on_pictures"))
     at.stand_in("undertow.training.figures.save_grid", unnoted=("pixels",))
+    at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
+    Path("old.png").touch()
 
 
 def settings(**other: Any) -> SamplingSettings:
@@ -116,7 +126,7 @@ SAMPLE = Command(
         "sample_classes.batch_size": 64,
         "save_grid.columns": 8,
         "save_grid.path": Path("grid.png"),
-        "files": [],
+        "files": ["grid.png"],
     },
     cases=(
         case("--class", "two", "--class", "0", sample_classes__labels=[2] * 8 + [0] * 8,
@@ -130,7 +140,11 @@ SAMPLE = Command(
         case("--seed", "100", sample_classes__seeds=range(100, 124)),
         case("--batch-size", "5", sample_classes__batch_size=5),
         case("--columns", "6", save_grid__columns=6),
-        case("--out", "a.webp", save_grid__path=Path("a.webp")),
+        case("--seed", "random", sample_classes__seeds=range(44, 68)),
+        case("--out", "a.webp", save_grid__path=Path("a.webp"), files=["a.webp"]),
+        case("--out", "grids", save_grid__path=Path("grids/grid.png"), files=["grids/grid.png"]),
+        case("--out", "old.png", refused="a file that is not there yet"),
+        case("--out", "old.png", "--overwrite", save_grid__path=Path("old.png"), files=[]),
     ),
 )  # fmt: skip
 

@@ -205,6 +205,7 @@ OF_THE_MODEL = (
     case("--flash-attention", load__attention="sdpa"),
     case("--no-flash-attention", load__attention="math"),
     case("--prediction", "v", load__prediction="v"),
+    case("--allow-pickle", load__allow_pickle=True),
     case("--validate-weights", load__validate_weights=True),
     case("--refiner", "refiner.safetensors", load__refiner="refiner.safetensors"),
 )

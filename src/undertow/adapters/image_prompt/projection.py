@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from undertow.attention.choose import auto_attention
 from undertow.encoders.image_config import PUBLISHED_VISION
+from undertow.nn.initialization import normal
 from undertow.shapes import Heads, Sequence
 
 Variant = Literal["base", "plus", "full"]
@@ -69,7 +70,7 @@ class PlusProjection(nn.Module):
     def __init__(self, feature_dim: int, context_dim: int, tokens: int, *, width: int, depth: int, heads: int):
         super().__init__()
         self.feature_dim, self.context_dim, self.tokens = feature_dim, context_dim, tokens
-        self.latents = nn.Parameter(torch.randn(1, tokens, width) * width**-0.5)
+        self.latents = nn.Parameter(normal(1, tokens, width, std=width**-0.5))
         self.proj_in = nn.Linear(feature_dim, width)
         self.proj_out = nn.Linear(width, context_dim)
         self.norm_out = nn.LayerNorm(context_dim)

@@ -14,10 +14,12 @@ import torch
 from torch import nn
 
 from undertow.adapters.lora.updates import LayerUpdates, ScaledUpdates, Update
+from undertow.doors import checked_record
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import Conv2d, Linear, Slots, WeightRows
 
 
+@checked_record
 @dataclass(frozen=True, kw_only=True)
 class AdapterCapacity:
     """Room for adapters in slots, reserved once when a model is loaded.

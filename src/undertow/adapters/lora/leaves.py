@@ -57,6 +57,10 @@ UNREAD_ENDINGS: Mapping[str, str] = {
 
 _EMBEDDING = re.compile(r"bundle_emb\.(?P<name>.+?)\.(?P<inside>string_to_param\.\*|clip_l|clip_g)")
 
+_NUMBERED = re.compile(r"(?P<stem>(unet|text_encoder):\d+):(?P<leaf>up|down)")
+"""cloneofsimo/lora numbers the layers, see `numbered.py`, and marks textual inversions in the header."""
+EMBEDDING_MARK = "<embed>"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
@@ -83,8 +87,9 @@ class LoraNames:
     unknown: list[str] = field(default_factory=list)
 
 
-def read_lora_names(names: Iterable[str]) -> LoraNames:
-    """Sorts the names of a file's tensors."""
+def read_lora_names(names: Iterable[str], metadata: Mapping[str, str] | None = None) -> LoraNames:
+    """Sorts the names of a file's tensors. metadata: the file's, which may call some of them textual inversions."""
+    marked = () if metadata is None else {name for name, value in metadata.items() if value == EMBEDDING_MARK}
     found = LoraNames()
     leaves: dict[str, dict[str, str]] = {}
     dialects: dict[str, str] = {}
@@ -93,6 +98,9 @@ def read_lora_names(names: Iterable[str]) -> LoraNames:
         if bundled is not None:
             inside = bundled["inside"].removeprefix("string_to_param.")
             found.embeddings.setdefault(bundled["name"], {})[inside] = name
+            continue
+        if name in marked:
+            found.embeddings[name] = {"*": name}
             continue
         unread = next((what for ending, what in UNREAD_ENDINGS.items() if name.endswith(ending)), None)
         if unread is not None:
@@ -123,6 +131,9 @@ def split_name(name: str) -> tuple[str, str, str] | None:
         if match["kind"] == "bias":
             return None if leaf != "up" else (match["stem"], "up_bias", ".lora_B.bias")
         return match["stem"], leaf, f".lora_{match['which']}"
+    numbered = _NUMBERED.fullmatch(name)
+    if numbered is not None:
+        return numbered["stem"], numbered["leaf"], f":{numbered['leaf']}"
     for ending in _LONGEST_FIRST:
         if name.endswith(ending) and len(name) > len(ending):
             return name.removesuffix(ending), _ENDINGS[ending], ending
@@ -151,6 +162,8 @@ def _dialect(stem: str, ending: str) -> str:
         if stem.startswith(prefix):
             spelled = " (LDM names)" if dialect == "kohya" and _LDM.match(stem.removeprefix(prefix)) else ""
             return dialect + spelled
+    if ending.startswith(":"):
+        return "cloneofsimo/lora"
     if ending.startswith((".lora_A", ".lora_B", ".lora_magnitude")):
         return "diffusers (PEFT)"
     if ending.startswith((".lora.", "_lora.", ".lora_linear_layer.")):

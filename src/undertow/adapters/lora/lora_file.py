@@ -9,7 +9,8 @@ from torch import Tensor
 
 from undertow.adapters.files.opened import OpenedAdapter, open_adapter
 from undertow.adapters.lora.lora_source import LoraFile
-from undertow.adapters.lora.plan import Plan, ReadTensor, fill_layer, make_plan, require_all, require_any
+from undertow.adapters.lora.plan import Plan, make_plan, require_all, require_any
+from undertow.adapters.lora.planned_layer import ReadTensor, fill_layer
 from undertow.adapters.lora.report import LoraReport, report_on_plan
 from undertow.adapters.lora.targets import NetworkName, Targets
 from undertow.adapters.lora.updates import AnyTensor, Update

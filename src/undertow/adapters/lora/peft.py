@@ -8,42 +8,43 @@ rank-stabilized LoRA, arXiv:2312.03732) and `utils/other.py` (`get_pattern_key`)
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from pathlib import Path
 from typing import Any
 
+from undertow.adapters.lora.name_patterns import NamePatterns, UnreadablePattern
 from undertow.errors import CorruptFile
 
 HEADER_KEY = "lora_adapter_metadata"
 PLAIN_KEYS = ("lora_alpha", "network_alpha", "alpha")
 """Header fields of trainers that write no alpha tensors. `ss_network_alpha` is not one: its files have the tensors."""
 
-MAX_PATTERN = 200
-MAX_QUANTIFIERS = 3
-_QUANTIFIER = re.compile(r"(?<!\\)[*+{]")
-_QUANTIFIED_GROUP = re.compile(r"\)[*+{?]")
+_FLAT_KEY = re.compile(r"((?P<component>[\w-]{1,40})\.)?(?P<name>r|lora_alpha|use_rslora|rank_pattern|alpha_pattern)")
+"""A field of a PEFT config that stands by itself in the header, as text: "unet.lora_alpha"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PeftSettings:
-    """What a PEFT config says about the scale. alphas, ranks: by pattern, a regular expression for the end of a layer's
-    name. loose: from a header field of no known format, used only for layers with PEFT's names."""
+    """What a PEFT config says about the scale. alphas, ranks: by pattern of the end of a layer's name. loose: from a
+    header field of no known format, used only for layers with PEFT's names."""
 
     alpha: float | None = None
     rank: int | None = None
-    alphas: Mapping[str, float] = field(default_factory=dict)
-    ranks: Mapping[str, int] = field(default_factory=dict)
+    alphas: NamePatterns[float] = field(default_factory=lambda: NamePatterns[float]({}))
+    ranks: NamePatterns[int] = field(default_factory=lambda: NamePatterns[int]({}))
     rank_stabilized: bool = False
     loose: bool = False
 
     def alpha_for(self, stem: str) -> float | None:
         """Alpha of one layer."""
-        return _matching(self.alphas, stem, self.alpha)
+        found = self.alphas.find(stem)
+        return self.alpha if found is None else found
 
     def rank_for(self, stem: str) -> int | None:
         """Rank of one layer: what PEFT divides by, where the tensors do not show it."""
-        return _matching(self.ranks, stem, self.rank)
+        found = self.ranks.find(stem)
+        return self.rank if found is None else found
 
     def scale(self, stem: str, rank: int) -> float | None:
         """Alpha over the rank, or over its root; `None` without an alpha."""
@@ -53,10 +54,6 @@ class PeftSettings:
         return alpha / (sqrt(rank) if self.rank_stabilized else rank)
 
 
-def _matching(patterns: Mapping[str, Any], stem: str, otherwise: Any) -> Any:
-    return next((value for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", stem)), otherwise)
-
-
 def settings_of_config(path: Path, config: Mapping[str, Any]) -> PeftSettings:
     """From `adapter_config.json`, or its copy in a header. Errors: `CorruptFile`."""
     try:
@@ -64,22 +61,27 @@ def settings_of_config(path: Path, config: Mapping[str, Any]) -> PeftSettings:
             # LoHa's and LoKr's configs call it alpha.
             alpha=_number(config.get("lora_alpha", config.get("alpha"))),
             rank=_whole(config.get("r")),
-            alphas={_checked(path, key): float(value) for key, value in (config.get("alpha_pattern") or {}).items()},
-            ranks={_checked(path, key): int(value) for key, value in (config.get("rank_pattern") or {}).items()},
+            alphas=NamePatterns({key: _finite(value) for key, value in (config.get("alpha_pattern") or {}).items()}),
+            ranks=NamePatterns({key: _positive(value) for key, value in (config.get("rank_pattern") or {}).items()}),
             rank_stabilized=bool(config.get("use_rslora", False)),
         )
+    except UnreadablePattern as err:
+        raise CorruptFile(path, f"a name pattern that cannot be read: {err}", "write out the layers' names") from err
     except (TypeError, ValueError, AttributeError) as err:
         raise CorruptFile(path, f"its adapter config cannot be read ({err})", "write it again with PEFT") from err
 
 
 def settings_of_header(path: Path, metadata: Mapping[str, str]) -> dict[str, PeftSettings]:
     """From the header of a safetensors file, by the prefix of the layers that they are for; "" for all layers."""
-    found: dict[str, PeftSettings] = {}
+    found = {
+        prefix: replace(settings_of_config(path, config), loose=not prefix)
+        for prefix, config in _flat_configs(metadata).items()
+    }
     for key in PLAIN_KEYS:
         if key in metadata:
             alpha = _number(metadata[key])
             if alpha is not None:
-                found[""] = PeftSettings(alpha=alpha, loose=True)
+                found[""] = replace(found.get("", PeftSettings(loose=True)), alpha=alpha)
                 break
     if HEADER_KEY not in metadata:
         return found
@@ -96,16 +98,21 @@ def settings_of_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Pef
     return {**found, **{prefix: settings_of_config(path, config) for prefix, config in by_prefix.items()}}
 
 
-def _checked(path: Path, pattern: str) -> str:
-    """A pattern that is quick to match; patterns come from untrusted files."""
-    quantifiers = len(_QUANTIFIER.findall(pattern))
-    if len(pattern) > MAX_PATTERN or quantifiers > MAX_QUANTIFIERS or _QUANTIFIED_GROUP.search(pattern):
-        raise CorruptFile(path, f"a name pattern that is too involved: {pattern[:60]!r}", "write out the layers' names")
-    try:
-        re.compile(pattern)
-    except re.error as err:
-        raise CorruptFile(path, f"a name pattern that cannot be read: {pattern[:60]!r} ({err})", "correct it") from err
-    return pattern
+def _flat_configs(metadata: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The configs whose fields are header fields of their own, by the prefix of the layers that they are for."""
+    configs: dict[str, dict[str, Any]] = {}
+    for key, text in metadata.items():
+        match = _FLAT_KEY.fullmatch(key)
+        if match is None:
+            continue
+        prefix = "" if match["component"] is None else f"{match['component']}."
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = {"True": True, "False": False}.get(text)  # as Python writes it
+        if value is not None:
+            configs.setdefault(prefix, {})[match["name"]] = value
+    return configs
 
 
 def _number(value: object) -> float | None:
@@ -117,6 +124,20 @@ def _number(value: object) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if abs(number) < float("inf") else None
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not abs(number) < float("inf"):
+        raise ValueError(f"{value!r} is not a finite number")
+    return number
+
+
+def _positive(value: Any) -> int:
+    number = int(value)
+    if number < 1:
+        raise ValueError(f"{value!r} is not a rank")
+    return number
 
 
 def _whole(value: object) -> int | None:

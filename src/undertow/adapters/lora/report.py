@@ -10,7 +10,8 @@ import torch
 
 from undertow.adapters.lora.base_model import BaseModel
 from undertow.adapters.lora.lora_source import LoraFile
-from undertow.adapters.lora.plan import Plan, PlannedLayer
+from undertow.adapters.lora.plan import Plan
+from undertow.adapters.lora.planned_layer import PlannedLayer
 from undertow.checkpoints.keymap.prefixes import TITLES
 
 Number = TypeVar("Number", int, float)
@@ -93,6 +94,7 @@ def _network_by_name(stem: str) -> str:
 
 
 _BY_NAME: Mapping[tuple[str, ...], str] = {
+    ("unet:",): "U-Net",
     ("lora_te2_", "text_encoder_2.", "text_encoders.clip_g."): "second text encoder",
     ("lora_te", "text_encoder", "text_model."): "text encoder",
     ("lora_unet_", "unet.", "diffusion_model.", "model.diffusion_model."): "U-Net",

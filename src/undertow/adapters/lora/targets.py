@@ -157,7 +157,9 @@ def text_prefixes(network: NetworkName, encoders: Sequence[NetworkName]) -> Iter
     if network == encoders[0]:
         yield "text_encoder."
         yield "text_encoder.base_model.model."
-        if len(encoders) > 1:
+        # sd-scripts writes lora_te_ for one encoder and lora_te1_ for the first of two; other trainers do the reverse.
+        if network != "openclip_g":
+            yield "lora_te_"
             yield "lora_te1_"
     # The refiner has SDXL's second encoder alone, and files call it the second.
     if network == "openclip_g" or network in encoders[1:]:

@@ -1,7 +1,8 @@
-"""The header of a safetensors file: names, types and shapes, read in milliseconds and validated.
+"""The header of a safetensors file: names, types, shapes and places, read in milliseconds and validated.
 
-The safetensors library refuses overlaps, holes and truncation. What it accepts is checked here first: headers of up to
-100 MB, and names that occur twice (https://huggingface.co/docs/safetensors, "Format").
+As in the safetensors library, tensors follow each other without overlaps and holes up to the file's end; stricter than
+there, a header has at most 16 MiB and each name once (https://huggingface.co/docs/safetensors, "Format"). Nothing else
+of the file is read, so that one larger than memory can be inspected.
 """
 
 import json
@@ -18,6 +19,8 @@ from undertow.errors import CorruptFile, UnknownCheckpoint
 
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 50_000
+MAX_NAME = 1000
+"""Characters of a tensor's name. The longest in use have 150."""
 METADATA = "__metadata__"
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -56,14 +59,16 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Header:
-    """metadata: untrusted text; parse it only when it is needed, and escape it when it is shown."""
+    """places: where each tensor begins, in bytes from the start of the file. metadata: untrusted text; parse it only
+    when it is needed, and escape it when it is shown."""
 
     tensors: Mapping[str, TensorInfo]
+    places: Mapping[str, int]
     metadata: Mapping[str, str]
 
 
 def read_header(path: Path) -> Header:
-    """Reads names, types and shapes. Errors: `UnknownCheckpoint`, `UnsafeFile`, `CorruptFile`."""
+    """Reads names, types, shapes and places. Errors: `UnknownCheckpoint`, `UnsafeFile`, `CorruptFile`."""
     require_safetensors(path)
     size = path.stat().st_size
     with path.open("rb") as file:
@@ -84,9 +89,31 @@ def read_header(path: Path) -> Header:
     metadata = entries.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _corrupt(path, "metadata that is not text")
+    longest = max(map(len, entries), default=0)
+    if longest > MAX_NAME:
+        raise _corrupt(path, f"a tensor's name of {longest:,} characters; {MAX_NAME:,} are allowed")
     if len(entries) > MAX_TENSORS:
         raise _corrupt(path, f"{len(entries):,} tensors; {MAX_TENSORS:,} are allowed")
-    return Header(tensors={name: _info(path, name, entry) for name, entry in entries.items()}, metadata=metadata)
+    tensors = {name: _info(path, name, entry) for name, entry in entries.items()}
+    offsets = {name: tuple(entry["data_offsets"]) for name, entry in entries.items()}
+    start = LENGTH_BYTES + length
+    _require_whole(path, tensors, offsets, size - start)
+    return Header(tensors=tensors, places={name: start + offsets[name][0] for name in tensors}, metadata=metadata)
+
+
+def _require_whole(
+    path: Path, tensors: Mapping[str, TensorInfo], offsets: Mapping[str, tuple[int, int]], data_bytes: int
+) -> None:
+    """Tensors of the size that type and shape say, one behind the other, up to the end of the file."""
+    position = 0
+    for name, (begin, end) in sorted(offsets.items(), key=lambda item: item[1]):
+        if begin != position or end - begin != tensors[name].size_bytes:
+            what = "does not begin where the one before it ends" if begin != position else "has not the size it needs"
+            raise _corrupt(path, f"not a whole safetensors file: the tensor {name!r} {what}")
+        position = end
+    if position != data_bytes:
+        said = f"its tensors have {position:,} bytes, and {data_bytes:,} are there"
+        raise _corrupt(path, f"not a whole safetensors file: {said}")
 
 
 def _info(path: Path, name: str, entry: Any) -> TensorInfo:

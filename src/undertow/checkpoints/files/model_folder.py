@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from undertow.checkpoints.files.atomic import read_json
-from undertow.checkpoints.files.sniff import PICKLE_REMEDY
+from undertow.checkpoints.files.sniff import FOLDER_REMEDY
 from undertow.checkpoints.files.weights import WeightFile, Weights
 from undertow.errors import CorruptFile, UnknownCheckpoint, UnsafeFile
 
@@ -44,7 +44,7 @@ def folder_weights(folder: Path, variants: Sequence[str]) -> Weights:
                     return _sharded(folder, index)
     pickles = sorted(path.name for path in folder.glob("*.bin"))
     if pickles:
-        raise UnsafeFile(folder, f"its weights are pickles ({pickles[0]}), which can run code when read", PICKLE_REMEDY)
+        raise UnsafeFile(folder, f"its weights are pickles ({pickles[0]}), which can run code when read", FOLDER_REMEDY)
     tried = ", ".join(variant or "plain" for variant in variants)
     raise UnknownCheckpoint(folder, f"no weights (looked for: {tried})", "a model folder holds a .safetensors file")
 

@@ -21,8 +21,12 @@ _MAGIC: dict[bytes, Container] = {
 }
 
 PICKLE_REMEDY = (
-    "convert it on a machine you trust, or let `allow_pickle=True` (--allow-pickle) read its tensors in a process "
-    "of its own that may create nothing but tensors"
+    "make a safe file of it (`undertow convert FILE NEW.safetensors --allow-pickle`), or load it with "
+    "`allow_pickle=True` (generate --allow-pickle): its tensors are read in a process of its own that may create "
+    "nothing but tensors"
+)
+FOLDER_REMEDY = (
+    "save it again with diffusers' `save_pretrained(..., safe_serialization=True)`, on a machine where you trust it"
 )
 
 _OTHERS: Mapping[bytes, str] = {

@@ -5,14 +5,18 @@ from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from undertow.checkpoints.files.atomic import atomic_write
-from undertow.checkpoints.files.header import TensorInfo, read_header
-from undertow.errors import CorruptFile
+from undertow.checkpoints.files.header import Header, TensorInfo, read_header
+from undertow.errors import CheckpointError, CorruptFile
+
+SMALL_BYTES = 2**20
+"""Smaller tensors are read without mapping the file, for which a system may have too little memory."""
 
 REMAP_BYTES = 64 * 2**20
 """Mapped pages count as memory of the process until they are unmapped, so the file is mapped anew after each 64 MiB."""
@@ -26,17 +30,15 @@ class WeightFile:
     def __init__(self, path: Path):
         self.path = path
         self._stamp = _stamp(path)
-        header = read_header(path)
+        self._header = header = read_header(path)
         self.tensors = header.tensors
         self.metadata = header.metadata
-        with self._translated():
-            _open(path)
 
     @contextmanager
     def reader(self) -> Generator["Reader"]:
         """Reads tensors until the block ends. Errors: `CorruptFile` when the file changes meanwhile."""
         with self._translated():
-            yield Reader(self.path)
+            yield Reader(self.path, self._header)
         if _stamp(self.path) != self._stamp:
             raise CorruptFile(self.path, "the file changed while it was read", "load it again when it is complete")
 
@@ -46,23 +48,42 @@ class WeightFile:
             yield
         except SafetensorError as err:
             raise CorruptFile(self.path, f"not a whole safetensors file ({err})", "copy or download it again") from err
+        except RuntimeError as err:
+            if "mmap" not in str(err):
+                raise
+            problem = f"{self.path.stat().st_size / 2**30:.1f} GiB, which cannot be mapped into this machine's memory"
+            raise CheckpointError(self.path, problem, "close other programs, or use a machine with more") from err
 
 
 class Reader:
-    """Reads tensors of an open file as views of its read-only mapping: copy what is needed after the block."""
+    """Reads tensors of an open file, large ones as views of its read-only mapping: copy what is needed after the
+    block."""
 
-    def __init__(self, path: Path):
-        self._path = path
-        self._file = _open(path)
+    def __init__(self, path: Path, header: Header):
+        self._path, self._header = path, header
+        self._file: safe_open | None = None
         self._mapped = 0
 
     def read(self, name: str) -> AnyTensor:
         """One tensor, in the file's type."""
-        if self._mapped >= REMAP_BYTES:
+        info = self._header.tensors[name]
+        if info.size_bytes < SMALL_BYTES and self._file is None:
+            return self._read_small(name, info)
+        if self._file is None or self._mapped >= REMAP_BYTES:
             self._file, self._mapped = _open(self._path), 0
         tensor = self._file.get_tensor(name)
         self._mapped += tensor.nbytes
         return tensor
+
+    def _read_small(self, name: str, info: TensorInfo) -> AnyTensor:
+        if not info.count:
+            return torch.zeros(info.shape, dtype=info.dtype)
+        with self._path.open("rb") as file:
+            file.seek(self._header.places[name])
+            data = file.read(info.size_bytes)
+        if len(data) != info.size_bytes:
+            raise CorruptFile(self._path, "the file became shorter while it was read", "load it again")
+        return torch.frombuffer(bytearray(data), dtype=info.dtype).reshape(info.shape)
 
 
 class Weights:

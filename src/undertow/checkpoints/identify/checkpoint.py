@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from undertow.checkpoints.files.pickled import as_safetensors, is_pickle
-from undertow.checkpoints.files.weights import Weights, open_weights
+from undertow.checkpoints.files.weights import WeightFile, Weights, open_weights
 from undertow.checkpoints.identify.ema import ema_names
 from undertow.checkpoints.identify.identification import Identification, identify_contents, readable_contents
 from undertow.checkpoints.identify.noise_schedule import schedule_of
@@ -86,7 +86,7 @@ def open_file(path: Path, options: OpenOptions) -> Generator[Checkpoint]:
     """
     if options.allow_pickle and is_pickle(path):
         with as_safetensors(path) as converted:
-            yield describe_file(open_weights(converted), path, options)
+            yield describe_file(Weights(path, [WeightFile(converted)]), path, options)
     else:
         yield describe_file(open_weights(path), path, options)
 

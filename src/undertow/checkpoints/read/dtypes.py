@@ -90,6 +90,20 @@ def stored_dtype(source: PartSource) -> torch.dtype:
     return torch.float32 if most == torch.float64 else torch.float16
 
 
+def require_device(argument: str, device: torch.device | str | None) -> None:
+    """Passes `None` and the devices of this machine. Errors: `InvalidInput`."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as err:  # what torch raises for unknown names and absent devices
+        found = ", ".join(["cpu", *(name for name in ("cuda", "mps") if _is_there(name))])
+        problem = str(err).splitlines()[0]
+        raise InvalidInput(argument, repr(str(device)), f"a device of this machine: {found}", problem) from err
+
+
+def _is_there(device: str) -> bool:
+    return torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()
+
+
 def require_dtype(argument: str, dtype: torch.dtype | None) -> None:
     """Passes `None` and the types that networks compute in. Errors: `InvalidInput`."""
     if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point and dtype.itemsize > 1):

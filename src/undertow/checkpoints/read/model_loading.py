@@ -23,11 +23,13 @@ from undertow.checkpoints.read.text_loading import read_text, require_text_width
 from undertow.checkpoints.read.unet_loading import read_unet
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS, Parameterization
 from undertow.errors import UnsupportedModel
+from undertow.free_memory import naming_memory
 from undertow.unet.config import UNetConfig
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
 
 
+@naming_memory("loading this model", "load it in a type of half the size (dtype=torch.float16, --precision f16)")
 def load_model(
     source: str | Path,
     *,

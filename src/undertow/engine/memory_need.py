@@ -1,0 +1,67 @@
+"""What a picture needs of memory at the very least, so that one which cannot fit is refused before it is begun.
+
+All numbers are lower bounds: nothing is refused that could be drawn.
+"""
+
+from undertow.checkpoints.read.model import LoadedModel
+from undertow.engine.request import GenerationRequest
+from undertow.engine.sizes import Size, layout_for, picture_size
+from undertow.errors import OutOfMemory
+from undertow.free_memory import free_bytes
+from undertow.unet.unet import UNet
+from undertow.vae.autoencoder import AutoencoderKL
+from undertow.vae.plan import plan_tiles, smallest_budget
+from undertow.vae.precision import dtype_to_compute_in
+from undertow.vae.program import decode_program
+
+
+def require_memory(model: LoadedModel, request: GenerationRequest, *, low_vram: bool) -> None:
+    """Errors: `OutOfMemory` for a request whose largest picture cannot fit beside what is in memory; `InvalidInput` for
+    its size; `MissingComponent`."""
+    unet, vae = model.require_unet(), model.require_vae()
+    factor = vae.config.factor
+    size, _ = picture_size(request, unet.config.sample_size, factor)
+    if request.high_resolution is not None:
+        scale = request.high_resolution.scale
+        size = (round(size[0] * scale / factor) * factor, round(size[1] * scale / factor) * factor)
+    cells = (size[0] // factor, size[1] // factor)
+    window = layout_for(request, cells, unet.config.sample_size, factor).window
+    free = free_bytes(unet.device)
+    needed = max(drawing_bytes(unet, window), decoding_bytes(vae, cells, low_vram=low_vram))
+    if free is None or needed <= free:
+        return
+    share = (free / needed) ** 0.5
+    height, width = (max(factor, int(length * share) // factor * factor) for length in size)
+    raise OutOfMemory(
+        f"a picture of {size[1]}x{size[0]}",
+        needed_bytes=needed,
+        free_bytes=free,
+        remedy=f"{_sparing(unet, vae, cells, free)}ask for a smaller picture, up to about {width}x{height}",
+    )
+
+
+def _sparing(unet: UNet, vae: AutoencoderKL, cells: Size, free: int) -> str:
+    """The options with which it would fit after all, as far as can be known, to stand before what else helps."""
+    trained = unet.config.sample_size
+    part = (min(cells[0], trained), min(cells[1], trained))
+    for window, low_vram, option in (
+        (cells, True, "decode in parts (low_vram, --low-vram)"),
+        (part, False, "draw in overlapping windows (views, --views)"),
+        (part, True, "draw in overlapping windows (views, --views) and decode in parts (low_vram, --low-vram)"),
+    ):
+        if max(drawing_bytes(unet, window), decoding_bytes(vae, cells, low_vram=low_vram)) <= free:
+            return f"{option}, or "
+    return ""
+
+
+def drawing_bytes(unet: UNet, window: Size) -> int:
+    """What one row of one forward holds at its narrowest point: every skip connection."""
+    numbers = sum(channels * height * width for channels, height, width in unet.config.skip_shapes(*window))
+    return numbers * unet.dtype.itemsize
+
+
+def decoding_bytes(vae: AutoencoderKL, cells: Size, *, low_vram: bool) -> int:
+    """What decoding one picture holds at its peak, activations alone: as a whole, or with `low_vram` in the smallest
+    parts."""
+    program = decode_program(vae, cells, dtype_to_compute_in(vae).dtype)
+    return smallest_budget(program) if low_vram else plan_tiles(program).peak_bytes

@@ -1,0 +1,93 @@
+"""What is given for an argument is refused by name at the door of every public function."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import undertow
+from tests.services import service_of
+from undertow import (
+    Adapter,
+    AttentionConfig,
+    BatchLimits,
+    Conditioning,
+    GenerationRequest,
+    InvalidInput,
+    Region,
+    UNet,
+    UNetConfig,
+)
+from undertow.engine.events import StepEvent
+
+
+def cancel(event: StepEvent) -> None:
+    event.cancel()
+
+
+def test_wrong_values_are_refused_by_every_public_function():
+    """In a process of its own: what tests check annotations with would refuse first, and differently."""
+    walk = [sys.executable, "-m", "tests.wrong_values"]
+    done = subprocess.run(walk, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
+    assert done.stdout == "walked\n", done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: GenerationRequest(prompt="a", steps="three"), "steps is 'three', expected a valid integer"),
+        (lambda: GenerationRequest(prompt="a", seed=None), "seed is None, expected a valid integer"),
+        (lambda: GenerationRequest(steps=3), "prompt is missing, expected a value; what to draw"),
+        (lambda: GenerationRequest("a"), "arguments is 'a', expected by place nothing; give the others by name"),
+        (lambda: GenerationRequest(prompt="a", num_inference_steps=3), "here it is called 'steps'"),
+        (lambda: GenerationRequest(prompt="a", cfg_scale=3), "here it is called 'guidance_scale'"),
+        (lambda: GenerationRequest(prompt="a", stepps=3), "did you mean 'steps'?"),
+        (lambda: service_of("sd1").generate("a", callback=print), "here it is called 'observe'"),
+        (lambda: service_of("sd1").generate("a", guidance=3), "here it is called 'guidance_scale'"),
+        (lambda: service_of("sd1").generate("a", width=64), "here it is called 'size'"),
+        (lambda: service_of("sd1").generate(["a"]), "prompt is ['a'], expected text"),
+        (lambda: service_of("sd1").generate(), "prompt is missing, expected a value"),
+        (lambda: service_of("sd1").generate("a", observe=3), "observe is 3, expected a function"),
+        (lambda: service_of("sd1").generate_many("owl"), "requests is 'owl', expected several of a GenerationRequest"),
+        (lambda: service_of("sd1").run(3), "request is 3, expected a GenerationRequest or text"),
+        (lambda: undertow.load("emoji", device="banana"), "device is 'banana', expected a device of this machine: cpu"),
+        (lambda: undertow.load("emoji", torch_dtype=torch.float16), "here it is called 'dtype'"),
+        (lambda: undertow.load("emoji", dtype="float16"), "expected torch.float32, torch.float16 or torch.bfloat16"),
+        (lambda: undertow.load("emoji", adapter_capacity=3), "expected an AdapterCapacity or None"),
+        (lambda: undertow.load(3), "source is 3, expected text or a Path"),
+        (lambda: Adapter("mosaic", 0.5), "adapter.arguments is 0.5, expected by place source"),
+        (
+            lambda: Adapter("mosaic", weight=0.5),
+            "adapter.weight is 0.5, expected a field of Adapter; here it is called",
+        ),
+        (lambda: Adapter("mosaic", scale="strong"), "adapter.scale is 'strong', expected a valid number"),
+        (lambda: Region(prompt="a", box=(0, 0, 1)), "region.box.3 is missing"),
+        (lambda: BatchLimits(rows="two"), "rows is 'two', expected a whole number or None"),
+        (lambda: UNet(UNetConfig.sd15), "config is of type method, expected a UNetConfig"),
+        (lambda: UNet(), "config is missing"),
+        (lambda: AttentionConfig(num_head=2, head_dim=2), "did you mean 'num_heads'?"),
+        (lambda: Conditioning(contxt=None), "did you mean 'context'?"),
+    ],
+)
+def test_the_sentence_names_the_argument_the_value_and_what_was_expected(call, words):
+    with pytest.raises(InvalidInput) as refusal:
+        call()
+    assert words in str(refusal.value)
+
+
+def test_a_prompt_is_taken_for_a_request():
+    service = service_of("sd1")
+    assert service.run("a", observe=cancel).report.request == GenerationRequest(prompt="a")
+    asked = ["a", GenerationRequest(prompt="b")]
+    drawn = service.generate_many(asked, observe=cancel)
+    assert [one.report.request.prompt for one in drawn] == ["a", "b"]
+    assert service.engine.submit("c", cancel).result().report.request.prompt == "c"
+
+
+def test_one_timestep_is_that_of_all_rows():
+    unet = UNet(UNetConfig.cifar10())
+    latents, given = torch.randn(2, 3, 32, 32), Conditioning(class_labels=torch.tensor([1, 2]))
+    with torch.inference_mode():
+        assert torch.equal(unet(latents, 5, given), unet(latents, torch.tensor([5, 5]), given))
