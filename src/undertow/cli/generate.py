@@ -5,13 +5,14 @@ Everything that can be refused without a model is refused before torch is import
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, no_type_check
 
 import typer
 from rich.console import Console
 
+from undertow.cli.config import by_parameter, read_config
 from undertow.cli.model_loading import LoadingOptions, Precision
-from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model
+from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model, find_model
 from undertow.cli.named_files import require_files
 from undertow.cli.request_options import with_request_options
 from undertow.cli.show import show
@@ -33,19 +34,40 @@ of_machine = partial(typer.Option, rich_help_panel="Machine")
 NAME_HELP = f"Names in a folder, of {', '.join(f'{{{field}}}' for field in FIELDS)}; an ending (.jpg) is the format."
 
 
+@no_type_check  # what typer gives where its public class Context is asked for is an object of its base
+def apply_preset(context: typer.Context, name: str | None) -> str | None:
+    """Puts a preset's settings in place of the defaults of options."""
+    if name is not None:
+        options = {one.removeprefix("--"): str(known.name) for known in context.command.params for one in known.opts}
+        settings = by_parameter(read_config().preset(name), options)
+        context.default_map = {**(context.default_map or {}), **settings}
+    return name
+
+
 @with_request_options
 def generate(
     prompt: Annotated[str | None, typer.Argument(help=descriptions(GenerationRequest)["prompt"])] = None,
     *,
     model: Annotated[
         str | None,
-        to_draw("--model", "-m", help=MODEL_HELP, show_default=DEFAULT_MODEL, autocompletion=complete_model),
+        to_draw(
+            "--model",
+            "-m",
+            help=MODEL_HELP,
+            show_default=DEFAULT_MODEL,
+            autocompletion=complete_model,
+            callback=find_model,
+        ),
     ] = None,
     repeat: Annotated[
         Path | None,
         to_draw(
             "--from", help="Repeat a picture that undertow wrote; what is given beside it replaces what is stored."
         ),
+    ] = None,
+    preset: Annotated[  # noqa: ARG001  # its callback puts the settings in place of defaults
+        str | None,
+        to_draw("--preset", is_eager=True, callback=apply_preset, help="Settings of this name in undertow.toml."),
     ] = None,
     out: Annotated[
         Path, of_output("--out", "-o", help="Folder, or file that ends in .png, .jpg or .webp; - is standard output.")
@@ -107,7 +129,7 @@ def generate(
         task = new_task(prompt, options)
     else:
         task = repeated_task(repeat, options if prompt is None else {**options, "prompt": prompt}, console)
-    source = model if model is not None else task.model
+    source = model if model is not None else read_config().find(task.model)
     writer = PictureWriter.to(out, name, task.indices, overwrite=overwrite)
     if preview is not None:
         require_picture_file(preview, "--preview")

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
+from undertow.cli.config import read_config
 from undertow.cli.model_option import DEFAULT_MODEL
 from undertow.cli.request_options import changes, with_parts
 from undertow.cli.seeds import parse_seed, random_seed
@@ -32,7 +33,9 @@ def new_task(prompt: str | None, options: Mapping[str, Any]) -> Task:
         raise InvalidInput("prompt", None, "a text, which may be empty", remedy)
     rows: dict[str, Any] = {"seed": random_seed()} | _rows(options)
     request = with_parts(GenerationRequest(prompt=prompt, **changes(options), **rows), options)
-    return Task(request=request, indices=range(request.count))
+    configured = read_config().model
+    model = DEFAULT_MODEL if configured is None else configured
+    return Task(request=request, indices=range(request.count), model=model)
 
 
 def repeated_task(picture: Path, options: Mapping[str, Any], console: Console) -> Task:
