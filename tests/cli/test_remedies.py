@@ -84,7 +84,7 @@ def verbs_of(file: str) -> list[tuple[str, ...]]:
     if file.startswith("cli/"):
         name = file.removeprefix("cli/").removesuffix(".py")
         own = [verb for verb in LEAVES if "_".join(verb) == name or verb[0] == name.partition("_")[0]]
-        return own or list(LEAVES)
+        return [*own, ("generate",)] if own else list(LEAVES)  # what was made is drawn with next
     return next((verbs for room, verbs in ROOMS.items() if file.startswith(room)), [("generate",)])
 
 

@@ -27,6 +27,7 @@ from undertow.cli.preprocess import preprocess
 from undertow.cli.sample import sample
 from undertow.cli.samplers import samplers
 from undertow.cli.train import train
+from undertow.cli.words import words
 from undertow.errors import OutOfMemory, UndertowError
 from undertow.shortage import is_out_of_memory
 
@@ -42,6 +43,7 @@ VERBS: dict[str, Verb] = {
     "preprocess": preprocess,
     "sample": sample,
     "samplers": samplers,
+    "words": words,
     "train": train,
     "adapters": adapters,
 }

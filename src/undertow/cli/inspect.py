@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from undertow.cli.adapters import explain
+from undertow.cli.inspect_embedding import find_inversions, show_inversions
+from undertow.cli.inspect_picture import is_picture, show_picture
 from undertow.cli.model_option import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ def inspect(
         str,
         typer.Argument(
             help="A preset (sd15, sdxl, cifar10, ...), an embedded model, a .safetensors file, a folder or a Hub id; "
-            "also a LoRA's file or folder, or the name of an adapter that came with the model."
+            "also a LoRA's file or folder, the name of an adapter that came with the model, or a picture."
         ),
     ],
     trace: Annotated[bool, typer.Option("--trace", help="Show every stage's input and output shape.")] = False,
@@ -41,9 +43,16 @@ def inspect(
         typer.Option("--model", help="For a LoRA: the model to compare it with, given like MODEL."),
     ] = None,
 ) -> None:
-    """Show a U-Net's architecture, or what a checkpoint or a LoRA is and contains; with --trace all shapes inside, with
-    --ports where adapters can act."""
+    """Show a U-Net's architecture, what a checkpoint or a LoRA is and contains, or how a picture was made; with --trace
+    all shapes inside, with --ports where adapters can act."""
     console = Console()
+    inversions = find_inversions(model) if base is None else ()  # some are hidden in pictures
+    if inversions:
+        show_inversions(console, inversions)
+        return
+    if is_picture(model):
+        show_picture(console, model)
+        return
     bundled = _bundled(model, base)
     if bundled is not None:
         if not _is_adapter(bundled, None):  # control maps and image prompts: what they are shows in a model

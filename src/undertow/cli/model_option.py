@@ -16,6 +16,12 @@ def complete_model(beginning: str) -> list[str]:
     return [name for name in embedded_models() if name.startswith(beginning)]
 
 
+def default_model() -> str:
+    """The model where none is named: that of `undertow.toml`, else the embedded one."""
+    configured = read_config().model
+    return DEFAULT_MODEL if configured is None else configured
+
+
 def find_model(name: str | None) -> str | None:
     """The place of a model that `undertow.toml` names so."""
     return None if name is None else read_config().find(name)

@@ -32,6 +32,9 @@ class Service:
     def __init__(self, boundary: Boundary):
         self.boundary = boundary
 
+    def add_embedding(self, source: str) -> tuple[str, ...]:
+        return (Path(source).stem,)
+
     def run(self, request: GenerationRequest, **how: Any) -> GenerationResult:
         self.boundary.note(
             "run", UNetService.run, (self, request), how, unnoted=("observe", "drawn"), apart=("request",)
@@ -99,9 +102,9 @@ REQUEST = {
     "request.seed": 44,
     "request.count": 1,
     "request.size": None,
-    "request.sampler": "dpmpp_2m",
+    "request.sampler": "model",
     "request.sampler_options": {},
-    "request.schedule": "karras",
+    "request.schedule": None,
     "request.sigmas": None,
     "request.discard_penultimate": None,
     "request.dialect": "a1111",
@@ -126,6 +129,7 @@ REQUEST = {
     "request.variation_strength": 0.0,
     "request.refiner_switch": 0.8,
     "request.adapters": (),
+    "request.embeddings": (),
 }
 ARRIVES = REQUEST | {
     **LOADED,
@@ -190,6 +194,10 @@ OF_THE_REQUEST = (
          request__adapters=(Adapter("edges.safetensors", mask=("mask.png",)),)),
     case("--lora", "a.safetensors", "--adapter", "b.safetensors",
          request__adapters=(Adapter("a.safetensors"), Adapter("b.safetensors"))),
+    case("--embedding", "a.safetensors", "--embedding", "b.safetensors", request__embeddings=("a", "b")),
+    case("--embedding", "c.safetensors", refused="no such file or folder"),
+    case("--prompts", "lines.txt", refused="one of the two"),
+    case("--wildcards", "nowhere", refused="a folder with .txt files"),
     case("--dialect", "compel", request__dialect="compel"),
     case("--clip-skip", "2", request__clip_skip=2),
 )  # fmt: skip
@@ -267,7 +275,7 @@ WITH_CUDA = Command(
 AGAIN = Command(
     verb=("generate",),
     about="an old picture",
-    needed=("--from", "old.png"),
+    needed=("--from", "old.png", "--model", "old-model"),
     boundary=with_old_pictures,
     arrives=ARRIVES
     | {
@@ -284,7 +292,6 @@ AGAIN = Command(
         case(
             "--from",
             "older.png",
-            load__source="older-model",
             request__prompt="an older one",
             request__seed=60,
             files=["out/61.png"],
@@ -317,13 +324,13 @@ RICH = GenerationRequest(
     variation_seed=5,
     variation_strength=0.25,
     sampler_options={"eta": 0.5},
-    adapters=(Adapter("a.safetensors"),),
+    adapters=(Adapter("mosaic", scale=0.5),),
 )
 
 
 def with_a_rich_picture(at: Boundary) -> None:
     boundary(at)
-    save_picture(image(), "rich.png", Report(request=RICH, model="m", size=(4, 6), sigmas=(), seconds={}), index=1)
+    save_picture(image(), "rich.png", Report(request=RICH, model="emoji", size=(4, 6), sigmas=(), seconds={}), index=1)
 
 
 OVER_PARTS = Command(
@@ -333,12 +340,9 @@ OVER_PARTS = Command(
     boundary=with_a_rich_picture,
     arrives=ARRIVES
     | {
-        "load.source": "m",
-        "load.dtype": None,
         "request.prompt": "a rich one",
         "request.seed": 0,
         "request.count": 2,
-        "request.size": (4, 6),
         "request.high_resolution": RICH.high_resolution,
         "request.views": RICH.views,
         "request.variation_seed": 5,
@@ -354,8 +358,44 @@ OVER_PARTS = Command(
         case("--variation", "7:0.5", request__variation_seed=7, request__variation_strength=0.5),
         case("--sampler-option", "s_noise=2", request__sampler_options={"s_noise": 2.0}),
         case("--adapter", "b=photo.png", request__adapters=(Adapter("b", image=("photo.png",)),)),
+        # Named without settings, an adapter acts as the picture says.
+        case("--lora", "elsewhere/mosaic", request__adapters=(Adapter("elsewhere/mosaic", scale=0.5),)),
+        case("--lora", "mosaic@1", request__adapters=(Adapter("mosaic"),)),
         case("--count", "1", request__seed=1, request__count=1, request__variation_seed=6),
     ),
 )
 
-COMMANDS = (GENERATE, WITH_A_MODEL_OF_ONES_OWN, WITH_CUDA, AGAIN, OVER_PARTS)
+
+def with_lines(at: Boundary) -> None:
+    boundary(at)
+    Path("lines.txt").write_text("owl | --steps 4\n")
+    Path("more.txt").write_text('{"prompt": "rocket", "seed": 9}\n')
+    Path("words").mkdir()
+    Path("words/color.txt").write_text("green\n")
+
+
+FROM_A_FILE = Command(
+    verb=("generate",),
+    about="a file of prompts",
+    needed=("--prompts", "lines.txt"),
+    boundary=with_lines,
+    arrives=ARRIVES | {"request.prompt": "owl", "request.steps": 4},
+    cases=(
+        case("--prompts", "more.txt", request__prompt="rocket", request__steps=20, request__seed=9,
+             files=["out/9.png"]),
+        case("--guidance", "3.5", request__guidance_scale=3.5),
+        case("--seed", "11", request__seed=11, files=["out/11.png"]),
+    ),
+)  # fmt: skip
+
+CHOOSING = Command(
+    verb=("generate",),
+    about="with choices",
+    arguments={"prompt": "{red|blue} __color__"},
+    needed=("--wildcards", "words"),
+    boundary=with_lines,
+    arrives=ARRIVES | {"request.prompt": "blue green"},
+    cases=(case("--wildcard-seed", "6", request__prompt="red green"),),
+)
+
+COMMANDS = (GENERATE, FROM_A_FILE, CHOOSING, WITH_A_MODEL_OF_ONES_OWN, WITH_CUDA, AGAIN, OVER_PARTS)
