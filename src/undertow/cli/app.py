@@ -27,6 +27,7 @@ from undertow.cli.preprocess import preprocess
 from undertow.cli.sample import sample
 from undertow.cli.samplers import samplers
 from undertow.cli.train import train
+from undertow.cli.verb_help import VerbCommand, with_plain_help
 from undertow.cli.words import words
 from undertow.errors import OutOfMemory, UndertowError
 from undertow.shortage import is_out_of_memory
@@ -132,9 +133,9 @@ def _build(
 
     for name, verb in verbs.items():
         if isinstance(verb, typer.Typer):
-            app.add_typer(verb, name=name)
+            app.add_typer(with_plain_help(verb), name=name)
         else:
-            app.command(name)(verb)
+            app.command(name, cls=VerbCommand)(verb)
     return app
 
 
