@@ -5,7 +5,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from tests.services import copy_pipeline
+from undertow.checkpoints.files.words import write_vocabulary
 from undertow.cli import main
+from undertow.encoders.vocabulary import Vocabulary
 from undertow.training.log import read_records
 
 SHORT = ["--rank=2", "--steps=2", "--batch-size=2", "--threads=1"]
@@ -20,6 +22,8 @@ def folder(tmp_path_factory):
     """A pipeline, and pictures with names for captions."""
     root = tmp_path_factory.mktemp("lora")
     copy_pipeline("sd1", root / "pipeline")
+    words = Vocabulary(words=("red", "apple", "blue"), emoji=("red apple",), colors=("blue",), relations=())
+    write_vocabulary(words, root / "pipeline")
     (root / "pictures").mkdir()
     for name, color in (("red apple", (255, 0, 0)), ("blue plum", (0, 0, 255))):
         Image.new("RGB", (40, 32), color).save(root / "pictures" / f"{name}.png")
@@ -50,7 +54,9 @@ def test_a_lora_is_trained_and_trained_on(folder, tmp_path, capsys):
     out = tmp_path / "style"
     command = ("train", "lora", "--model", folder / "pipeline", "--images", folder / "pictures", "--out", out, *SHORT)
     assert run(*command, "--sites", "*.attn2.*", "--sites", "conv_in") == 0
-    assert f"trained: {out / 'style.safetensors'}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"trained: {out / 'style.safetensors'}" in printed
+    assert "note: captions: never learned by this model: 'plum'; it knows 1 emoji" in printed
     metadata, names = header(out / "style.safetensors")
     assert (metadata["ss_network_dim"], metadata["ss_network_alpha"], metadata["modelspec.title"]) == (
         "2",

@@ -83,7 +83,10 @@ class TrainingOptions:
         with console.status(f"loading {self.model}"):
             base = load(self.model, dtype=torch.float32, device=self.device).model
             require_trainable(base)
-            return base, load_captioned(self.images, size=native_size(base) if self.size is None else self.size)
+            pictures = load_captioned(self.images, size=native_size(base) if self.size is None else self.size)
+        for note in base.require_text().notes_on(pictures.captions):
+            console.print("note: captions:", note, markup=False, highlight=False, soft_wrap=True)
+        return base, pictures
 
     def _fit_settings(self) -> "FitSettings":
         from undertow.training.fit import FitSettings
