@@ -1,6 +1,7 @@
 """The Python facade: loading, and a service that draws."""
 
 import inspect
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -39,6 +40,8 @@ from undertow.unet.runner import EAGER, Backend, Runner, runner_named
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
 
+logger = logging.getLogger(__name__)
+
 
 @checked
 def load_unet(
@@ -71,8 +74,11 @@ def load_unet(
 class UNetService:
     """A loaded model that draws pictures and predicts noise. Made by `undertow.load`.
 
-    Its methods may be called from several threads: requests that are drawn at the same time share one engine and its
-    forwards, and each is drawn with its own adapters.
+    Threads: every method may be called from any thread. The engine takes requests from all of them and serves them in
+    one loop, one unit of work at a time, in the thread that waits; requests share forwards where they can and take
+    turns where adapters are merged into the weights, so that each is drawn with its own adapters and nothing of
+    another's. What runs the network besides, such as `predict_noise`, waits for its turn. The networks themselves
+    (`service.unet`, `service.model`) are not guarded: do not call or change them while requests are drawn.
     """
 
     @checked
@@ -312,6 +318,9 @@ def load(
         allow_pickle=allow_pickle,
     )
     other = None if refiner is None else _load(refiner, **options)
+    for part in (model, other):
+        if part is not None:
+            logger.info("loaded %s: %s", part.path, "; ".join((part.family, *part.report.notes)))
     return UNetService(model, other, adapter_capacity=adapter_capacity, runner=runner)
 
 

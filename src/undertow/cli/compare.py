@@ -111,14 +111,14 @@ def _filled(typed: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
         raise InvalidInput("--scales", ",".join(map(str, typed["scale"])), "a --lora that they belong to")
     others = any(len(typed.get(name, ())) > 1 for name in ("prompt", "lora", "scale", "seed"))
     defaults = GenerationRequest(prompt="")
-    usual = {
+    usual: dict[str, Sequence[Any]] = {
         "sampler": (defaults.sampler,),
         "schedule": (USUAL["schedule"][0] if "sampler" in typed else defaults.schedule,),
         "steps": (defaults.steps,),
         "guidance": (defaults.guidance_scale,),
         "seed": (defaults.seed,),
     }
-    return {name: typed.get(name, (usual if others else usual | USUAL).get(name, (None,))) for name in AXES}
+    return {name: typed.get(name, (usual if others else {**usual, **USUAL}).get(name, (None,))) for name in AXES}
 
 
 def _axes(lists: Mapping[str, Sequence[Any]]) -> tuple[str, str]:
@@ -161,7 +161,7 @@ def _check(service: "UNetService", request: GenerationRequest) -> None:
     """Refuses what cannot be drawn before the first picture is."""
     from undertow.engine.chosen_sampler import choose_sampler
 
-    choose_sampler(request, service.model).grid(request.steps)
+    choose_sampler(request, service.model.schedule, service.model.sampler).grid(request.steps)
 
 
 def _label(axis: str, value: Any) -> str:

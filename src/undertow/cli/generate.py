@@ -13,14 +13,14 @@ from rich.console import Console
 from undertow.cli.embeddings import require_embeddings, with_embeddings
 from undertow.cli.many import draw, require_one_source, tasks_of, wildcards_of
 from undertow.cli.model_loading import LoadingOptions, Precision
-from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP
-from undertow.cli.named_files import require_files
+from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model
+from undertow.cli.named_files import require_files, require_own_place
+from undertow.cli.repeated import note_another_model, repeated_task
 from undertow.cli.request_options import with_request_options
 from undertow.cli.show import show
-from undertow.cli.task import new_task, repeated_task
+from undertow.cli.task import new_task
 from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import OVERWRITE_HELP, PictureWriter, suggest
-from undertow.embedded import embedded_models
 from undertow.engine.debug import Debug
 from undertow.engine.request import GROUPS, GenerationRequest
 from undertow.picture_names import DEFAULT_NAME, FIELDS, require_picture_file
@@ -40,7 +40,10 @@ WILDCARDS_HELP = "Folder of NAME.txt: __NAME__ in a prompt becomes one of its li
 def generate(
     prompt: Annotated[str | None, typer.Argument(help=descriptions(GenerationRequest)["prompt"])] = None,
     *,
-    model: Annotated[str | None, to_draw("--model", "-m", help=MODEL_HELP, show_default=DEFAULT_MODEL)] = None,
+    model: Annotated[
+        str | None,
+        to_draw("--model", "-m", help=MODEL_HELP, show_default=DEFAULT_MODEL, autocompletion=complete_model),
+    ] = None,
     repeat: Annotated[
         Path | None,
         to_draw(
@@ -115,14 +118,16 @@ def generate(
     elif repeat is None:
         task = new_task(prompt, options)
     else:
-        task = repeated_task(repeat, options if prompt is None else {**options, "prompt": prompt}, console)
+        task = repeated_task(repeat, options if prompt is None else {**options, "prompt": prompt}, console, model)
     tasks = tasks_of(task, prompts, options, choices, console)
     source = model if model is not None else tasks[0].model
     writers = PictureWriter.to_each(out, name, [one.indices for one in tasks], overwrite=overwrite)
     if preview is not None:
         require_picture_file(preview, "--preview")
-    for one, writer in zip(tasks, writers, strict=True):
-        writer.model = source if source in embedded_models() else None
+    for one in tasks:
+        for option, place in (("--out", out), ("--preview", preview)):
+            if place is not None:
+                require_own_place(option, place, one.request, *(() if repeat is None else (repeat,)))
         require_files(one.request, source, refiner)
     embeddings = options.get("embeddings", ())
     require_embeddings(embeddings)
@@ -139,6 +144,8 @@ def generate(
     )
     with waiting(console, f"loading {source}"):
         service = loading.load(source)
+    if repeat is not None:
+        note_another_model(tasks[0], service, console)
     requests = with_embeddings([one.request for one in tasks], service, embeddings)
     how = {"debug": watched, "low_vram": low_vram, "vae_clamp": vae_clamp}
     results = draw(service, requests, writers, console, preview, **how)

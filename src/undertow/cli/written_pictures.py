@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,14 +27,12 @@ class PictureWriter:
     """Writes pictures of a request as they come.
 
     indices: which of its pictures. place: where they go; `None` for standard output, once all is done. first: the
-    number of the first of them, from 1. model: its name, where a picture must not say where it lies on this machine.
-    paths: what was written.
+    number of the first of them, from 1. paths: what was written.
     """
 
     indices: Sequence[int]
     place: PicturePlace | None
     first: int = 1
-    model: str | None = None
     paths: list[Path] = field(default_factory=list)
 
     @classmethod
@@ -65,7 +63,7 @@ class PictureWriter:
 
         if self.place is None or event.picture not in self.indices:
             return
-        report = event.report if self.model is None else replace(event.report, model=self.model)
+        report = event.report
         fields = name_fields(report, event.picture) | {"index": self.indices.index(event.picture) + self.first}
         with self.place.taken(fields) as path:
             self.paths.append(save_picture(event.image, path, report, event.picture))
@@ -74,7 +72,7 @@ class PictureWriter:
         """Prints where the pictures are, or writes the one to standard output, and what there is to say. told: what was
         said already, to which this is added."""
         told = set() if told is None else told
-        report = result.report if self.model is None else replace(result.report, model=self.model)
+        report = result.report
         for line in report.debug:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         for line in report.decisions:

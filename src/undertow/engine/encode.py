@@ -14,6 +14,7 @@ from undertow.engine.images import EncodedImages, ImageInputs, encode_images
 from undertow.engine.parts import HighResolution
 from undertow.engine.pass_builder import PassBuilder
 from undertow.engine.passes import Continue, FromNoise, FromPicture, Latents, Pass, Start, Upscaled
+from undertow.engine.report import UsedAdapter
 from undertow.engine.request import GenerationRequest
 from undertow.engine.sizes import picture_size
 from undertow.engine.watch import Watch
@@ -24,11 +25,12 @@ from undertow.sampling.catalogue import find_sampler
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
     """A request that can be denoised. size: (height, width) of the finished pictures, in pixels. decisions: what was
-    chosen for it, and why."""
+    chosen for it, and why. used: the adapters that act."""
 
     passes: Sequence[Pass]
     size: tuple[int, int]
     decisions: tuple[str, ...]
+    used: tuple[UsedAdapter, ...] = ()
 
 
 def encode(
@@ -59,10 +61,11 @@ class _Encoding:
     given: Tensor | None
     decisions: list[str] = field(default_factory=list)
     sampler: ChosenSampler = field(init=False)
+    used: list[UsedAdapter] = field(default_factory=list)
 
     def run(self) -> Generator[None, None, Encoded]:
         request, model = self.request, self.model
-        self.sampler = choose_sampler(request, model)
+        self.sampler = choose_sampler(request, model.schedule, model.sampler)
         self.decisions += self.sampler.notes
         _check_sampler_and_regions(request, self.sampler, model)
         unet, vae = model.require_unet(), model.require_vae()
@@ -96,7 +99,7 @@ class _Encoding:
             yield
             size, more = self._upscaled(builder, request.high_resolution, size, image_inputs)
             passes.append(more)
-        return Encoded(passes=passes, size=size, decisions=tuple(dict.fromkeys(self.decisions)))
+        return Encoded(passes=passes, size=size, decisions=tuple(dict.fromkeys(self.decisions)), used=tuple(self.used))
 
     def _builder(self) -> PassBuilder:
         """Reads the request's adapters, with their pictures."""
@@ -109,6 +112,9 @@ class _Encoding:
         regions = [self.manager.resolve(region.adapters, beside=everywhere.adapters) for region in request.regions]
         groups = (everywhere, *regions)
         resolved = [one for group in groups for one in group.adapters]
+        self.used += [
+            UsedAdapter(title=one.adapter.title, kind=one.loaded.title, path=one.loaded.path) for one in resolved
+        ]
         notes = [note for group in groups for note in group.notes]
         self.decisions += dict.fromkeys((*(f"{one.adapter.title}: {one.note}" for one in resolved), *notes))
         if self.refiner is not None and resolved:
@@ -134,8 +140,8 @@ class _Encoding:
     def _start(self, latents: Latents | None, image_inputs: ImageInputs) -> tuple[Start, list[float]]:
         """Where the first pass starts, and along which noise levels it goes."""
         request = self.request
-        noise = FromNoise(given=self.given, size=self.sampler.start)
         grid = self.sampler.grid(request.steps)
+        noise = FromNoise(given=self.given, size=self.sampler.noise_at(grid[0]))
         if latents is None or (image_inputs.edits and request.mask is None):
             return noise, grid  # editing reads the picture; it does not start from it
         sigmas = self._truncated(grid, request.strength)
@@ -157,8 +163,8 @@ class _Encoding:
         """
         if self.refiner is None:
             return []
-        schedule = self.model.schedule
-        if self.refiner.schedule != schedule or self.refiner.parameterization.path != schedule.path:
+        schedule = self.sampler.levels
+        if self.refiner.schedule != self.model.schedule or self.refiner.parameterization.path != schedule.path:
             raise InvalidInput("refiner", str(self.refiner.path), "a model trained with the base model's noise levels")
         cutoff = round(len(schedule) * (1 - self.request.refiner_switch))
         levels = torch.tensor(base.sigmas[:-1], dtype=torch.float64)

@@ -112,6 +112,7 @@ REQUEST = {
     "request.crop": (0, 0),
     "request.target_size": None,
     "request.timestep_map": "interpolated",
+    "request.noise_convention": "variance",
     "request.image": None,
     "request.strength": 0.8,
     "request.strength_convention": "diffusers",
@@ -273,7 +274,7 @@ WITH_CUDA = Command(
 AGAIN = Command(
     verb=("generate",),
     about="an old picture",
-    needed=("--from", "old.png"),
+    needed=("--from", "old.png", "--model", "old-model"),
     boundary=with_old_pictures,
     arrives=ARRIVES
     | {
@@ -290,7 +291,6 @@ AGAIN = Command(
         case(
             "--from",
             "older.png",
-            load__source="older-model",
             request__prompt="an older one",
             request__seed=60,
             files=["out/61.png"],
@@ -323,13 +323,13 @@ RICH = GenerationRequest(
     variation_seed=5,
     variation_strength=0.25,
     sampler_options={"eta": 0.5},
-    adapters=(Adapter("a.safetensors"),),
+    adapters=(Adapter("mosaic", scale=0.5),),
 )
 
 
 def with_a_rich_picture(at: Boundary) -> None:
     boundary(at)
-    save_picture(image(), "rich.png", Report(request=RICH, model="m", size=(4, 6), sigmas=(), seconds={}), index=1)
+    save_picture(image(), "rich.png", Report(request=RICH, model="emoji", size=(4, 6), sigmas=(), seconds={}), index=1)
 
 
 OVER_PARTS = Command(
@@ -339,12 +339,9 @@ OVER_PARTS = Command(
     boundary=with_a_rich_picture,
     arrives=ARRIVES
     | {
-        "load.source": "m",
-        "load.dtype": None,
         "request.prompt": "a rich one",
         "request.seed": 0,
         "request.count": 2,
-        "request.size": (4, 6),
         "request.high_resolution": RICH.high_resolution,
         "request.views": RICH.views,
         "request.variation_seed": 5,
@@ -360,6 +357,9 @@ OVER_PARTS = Command(
         case("--variation", "7:0.5", request__variation_seed=7, request__variation_strength=0.5),
         case("--sampler-option", "s_noise=2", request__sampler_options={"s_noise": 2.0}),
         case("--adapter", "b=photo.png", request__adapters=(Adapter("b", image=("photo.png",)),)),
+        # Named without settings, an adapter acts as the picture says.
+        case("--lora", "elsewhere/mosaic", request__adapters=(Adapter("elsewhere/mosaic", scale=0.5),)),
+        case("--lora", "mosaic@1", request__adapters=(Adapter("mosaic"),)),
         case("--count", "1", request__seed=1, request__count=1, request__variation_seed=6),
     ),
 )

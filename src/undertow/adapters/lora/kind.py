@@ -87,6 +87,11 @@ class ResolvedLora:
     layers: LayerUpdates | None
 
     @property
+    def loaded(self) -> Lora:
+        """Its file in memory."""
+        return self.lora
+
+    @property
     def note(self) -> str:
         """Where its updates live, and why."""
         return f"{self.decision.residency}, {self.decision.reason}"
