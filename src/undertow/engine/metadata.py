@@ -20,6 +20,7 @@ from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 from undertow.infotext.reading import NamedFile
 from undertow.picture_files import header_of, several
+from undertow.picture_modes import loaded
 from undertow.records import Record
 
 TEXT_KEY = "parameters"
@@ -96,8 +97,18 @@ class StoredDescription:
 def read_texts(path: str | Path) -> dict[str, str]:
     """The texts inside a picture file, by name: PNG's chunks, or EXIF. Errors: `InvalidInput` for no picture."""
     with header_of("picture", path) as image:
-        found = {key: text for key, text in image.info.items() if isinstance(key, str) and isinstance(text, str)}
-        return {**from_exif(image), **found}
+        found = _texts(image)
+        if not found.keys() & {TEXT_KEY, JSON_KEY} and image.format == "PNG":
+            loaded(image, "picture")  # texts may also stand behind the pixels
+            found = _texts(image)
+        return found
+
+
+def _texts(image: Image.Image) -> dict[str, str]:
+    found = {key: text for key, text in image.info.items() if isinstance(key, str) and isinstance(text, str)}
+    if isinstance(comment := image.info.get("comment"), bytes) and image.format == "GIF":  # where A1111 writes it
+        found[TEXT_KEY] = comment.decode(errors="replace")
+    return {**from_exif(image), **found}
 
 
 def read_stored(path: str | Path, texts: Mapping[str, str] | None = None) -> StoredDescription:
