@@ -1,6 +1,8 @@
 """What a result is in Python: pictures that save themselves, one line when printed, pictures in a notebook."""
 
 import io
+import logging
+import re
 
 import numpy as np
 import pytest
@@ -101,3 +103,12 @@ def test_an_interruption_keeps_what_was_handed_over():
         service.generate("apple", count=3, steps=1, size=(32, 32), sampler="euler", drawn=interrupted)
     assert taken == [0]
     assert service.engine.idle
+
+
+def test_loggers_under_undertow_say_what_was_done(caplog):
+    caplog.set_level(logging.INFO, logger="undertow")
+    service_of("sd1").generate("apple", seed=5, steps=1, size=(32, 32), sampler="euler")
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "undertow.engine.request_run"]
+    assert re.fullmatch(
+        r"request 0: <GenerationResult: 1 picture of 32x32 by pipeline, euler, seed 5> in \d+\.\d s", line
+    )

@@ -1,5 +1,6 @@
 """The life of one request in an engine: encoded, denoised picture by picture and pass by pass, decoded, finished."""
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from undertow.engine.result import GenerationResult
 from undertow.engine.rows import attributed
 from undertow.engine.watch import Watch
 from undertow.shortage import is_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 Work = Callable[[], None]
 
@@ -209,6 +212,7 @@ class RequestRun:
             self.future.set_exception(error)
         else:
             self._release()
+            logger.info("request %d: %r in %.1f s", self.number, result, sum(result.report.seconds.values()))
             self.future.set_result(result)
 
     def _release(self) -> None:
