@@ -60,7 +60,8 @@ class StoredDescription:
     def named_files(self, instead: Mapping[str, Any], bundled: Collection[str]) -> list[NamedFile]:
         """What it needs and does not hold, but for the model. instead: fields that the caller gives in place of the
         stored ones. bundled: names of adapters that came with the model."""
-        return named_files({**self.request, **instead}, bundled)
+        own = {"embeddings": ()} if "embeddings" in instead else {}
+        return named_files({**self.request, **instead, **own}, bundled)
 
     def description(self, instead: Mapping[str, Any] | None = None, bundled: Collection[str] = ()) -> Description:
         """The description, with `instead` in place of what is stored. Errors: `InvalidInput` for files that it only
