@@ -2,12 +2,14 @@
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
+from undertow.engine import saving
 from undertow.engine.a1111_text import a1111_text
 from undertow.engine.exif import from_exif
 from undertow.engine.metadata import read_description
@@ -49,23 +51,27 @@ def test_a1111_s_text_is_where_a1111_writes_it(name, tmp_path):
     assert comment == b"UNICODE\0" + a1111_text(report(), 0).encode("utf-16-be")
 
 
-def test_a_jpeg_keeps_of_a_long_description_what_it_has_room_for(tmp_path, caplog):
+def test_a_jpeg_keeps_of_a_long_description_what_it_has_room_for(tmp_path, monkeypatch, caplog):
     """A segment of JPEG has at most 65,533 bytes: pictures go first, then what repeats the picture, then the text."""
     caplog.set_level(logging.WARNING, logger="undertow")
+
+    def kept(name: str, **settings: Any) -> dict[str, str]:
+        with Image.open(save_picture(RED, tmp_path / name, report(**settings))) as image:
+            return from_exif(image)
+
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8))
-    read = {}
-    for name, settings in (("picture", {"image": noise}), ("prompt", {"negative_prompt": "dark " * 5000})):
-        path = save_picture(RED, tmp_path / f"{name}.jpg", report(**settings))
-        with Image.open(path) as image:
-            read[name] = from_exif(image)
-    assert read["picture"].keys() == {"parameters", "undertow"}
-    assert '"png"' not in read["picture"]["undertow"]
-    assert read["prompt"].keys() == {"parameters"}
+    without_pictures = kept("picture.jpg", image=noise)
+    assert without_pictures.keys() == {"parameters", "undertow"}
+    assert '"png"' not in without_pictures["undertow"]
+    long = {"negative_prompt": "dark " * 2000}  # 10 KB as JSON, and 20 KB as the text, which is UTF-16
+    monkeypatch.setattr(saving, "LONGEST_IN_JPEG", 25_000)
+    assert kept("prompt.jpg", **long).keys() == {"parameters"}
+    monkeypatch.setattr(saving, "LONGEST_IN_JPEG", 5_000)
+    assert not kept("nothing.jpg", **long)
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path / 'prompt.jpg'} has no room for what repeats it: a PNG or WebP file has"
+        f"{tmp_path / 'prompt.jpg'} has no room for what repeats it: a PNG or WebP file has",
+        f"{tmp_path / 'nothing.jpg'} has no room for its prompt: a PNG or WebP file has",
     ]
-    with Image.open(save_picture(RED, tmp_path / "all.jpg", report(negative_prompt="dark " * 20_000))) as image:
-        assert not from_exif(image)
 
 
 def test_a_damaged_exif_block_has_no_texts():
