@@ -14,6 +14,7 @@ from undertow.adapters.lora.bank import AdapterCapacity
 from undertow.adapters.manager import AdapterManager
 from undertow.adapters.state import UNetState
 from undertow.checkpoints.read.dtypes import require_device, require_dtype
+from undertow.checkpoints.read.inversion_file import read_inversions, require_made_for, vectors_for
 from undertow.checkpoints.read.loading import LoadOptions
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.checkpoints.read.model_loading import load_model
@@ -141,6 +142,33 @@ class UNetService:
     def state(self) -> UNetState:
         """The U-Net's weights, adapters and injection points, to be kept, compared and put back bit for bit."""
         return UNetState(self.unet, self.adapters)
+
+    @checked
+    def add_embedding(self, source: str | Path, name: str | None = None) -> tuple[str, ...]:
+        """Lets prompts use the textual inversion (arXiv:2208.01618) in a file, and returns the names that stand for it.
+
+        source: safetensors or a pickle (.pt, .bin) of A1111, diffusers or for SDXL, a picture that A1111 wrote one
+        into, diffusers' folder, or a LoRA that brings some along. Without a name it is called as the file is, and by
+        the token that is stored in it. The dialect "comfy" writes `embedding:name`, the others the name alone. Vectors
+        that are there already are added by `model.text.add_embedding`. Errors: `UnknownCheckpoint`, `UnsafeFile`,
+        `CorruptFile`; `InvalidInput` for one that was made for another model; `MissingComponent`.
+        """
+        text = self.model.require_text()
+        found = read_inversions(source)
+        if name is not None and len(found) > 1:
+            raise InvalidInput("name", repr(name), f"none: {source} holds {len(found)} embeddings with their own")
+        for one in found:
+            require_made_for(one, text)
+        refiner = None if self.refiner is None else self.refiner.text
+        names: list[str] = []
+        with self.engine.paused():
+            for one in found:
+                for called in one.names if name is None else (name,):
+                    text.add_embedding(called, vectors_for(one, text))
+                    if refiner is not None and set(refiner.kinds) <= set(one.vectors):
+                        refiner.add_embedding(called, vectors_for(one, refiner))
+                    names.append(called)
+        return tuple(names)
 
     @checked
     def generate(

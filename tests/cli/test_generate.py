@@ -73,6 +73,20 @@ def test_nothing_that_exists_is_replaced_unless_told(folder, tmp_path, capsys):
         assert capsys.readouterr().out.split() == [str(tmp_path / name)]
 
 
+@pytest.mark.parametrize("option", ["--out", "--preview"])
+def test_what_a_picture_is_made_from_is_not_replaced(folder, option, tmp_path, capsys):
+    """Not even when existing files may be replaced, nor by another name of the same file."""
+    for name in ("photo.png", "mask.png"):
+        Image.new("RGB", (32, 32), (10, 20, 30)).save(tmp_path / name)
+    (tmp_path / "link.png").symlink_to(tmp_path / "photo.png")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    given = ("--image", str(tmp_path / "photo.png"), "--mask", str(tmp_path / "mask.png"), "--overwrite")
+    for name in before:
+        assert draw(folder, tmp_path / "new.png", *given, option, str(tmp_path / name)) == 2
+        assert f"{option} is" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_the_place_is_checked_before_anything_is_loaded(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("undertow.service.load", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "there.png").touch()

@@ -22,9 +22,10 @@ from undertow.picture_files import describe_picture, open_picture
 
 
 def report(**settings):
-    request = GenerationRequest(prompt="a (red:1.2) apple", seed=7, count=3, **settings)
-    drawn = {"sampler": "dpmpp_2m", "schedule": "karras", "sigmas": (1.0, 0.0)}
-    return Report(request=request, model="emoji", size=(64, 96), seconds={}, **drawn)
+    names = {"sampler": "dpmpp_2m", "schedule": "karras"}
+    request = GenerationRequest(**{"prompt": "a (red:1.2) apple", "seed": 7, "count": 3} | names | settings)
+    drawn = {"sampler": request.sampler, "schedule": str(request.schedule)}
+    return Report(request=request, model="emoji", size=(64, 96), sigmas=(1.0, 0.0), seconds={}, **drawn)
 
 
 @pytest.fixture
@@ -205,6 +206,9 @@ def crafted(folder: Path, **changes) -> Path:
         ({"adapters": [{"source": "/etc/shadow"}]}, r"adapter 'shadow' at 1 \(--lora or --adapter\)"),
         ({"adapters": [{"source": "owner/private", "scale": 0.5}]}, "adapter 'private' at 0.5"),
         ({"adapters": {"adapters": [{"source": "style.ckpt"}]}}, "adapter 'style.ckpt'"),
+        ({"adapters": "/etc/shadow"}, "adapter 'shadow'"),
+        ({"adapters": ["/etc/shadow"]}, "adapter 'shadow'"),
+        ({"adapters": {"adapters": ["/etc/shadow"]}}, "adapter 'shadow'"),
         ({"adapters": [{"source": "mosaic", "encoder": "owner/encoder"}]}, "image encoder 'encoder'"),
         ({"adapters": [{"source": "mosaic", "image": "SECRET"}]}, r"image of mosaic 'secret.png' \(--adapter NAME"),
         ({"adapters": [{"source": "mosaic", "mask": [{"file": "SECRET"}]}]}, "mask of mosaic 'secret.png'"),
@@ -258,7 +262,8 @@ def test_a_damaged_description_is_refused(tmp_path, content):
         ({"index": 1.5}, "its index or model is none"),
         ({"model": 7}, "its index or model is none"),
         ({"request": {"prompt": "", "seed": 1.5}}, "seed"),
-        ({"request": {"prompt": "", "adapters": "abc"}}, "adapters"),
+        ({"request": {"prompt": "", "adapters": "abc"}}, "give adapter 'abc'"),
+        ({"request": {"prompt": "", "adapters": 3}}, "adapters"),
         ({"request": {"prompt": "", "regions": [3], "image": [2]}}, "regions|image"),
     ],
 )

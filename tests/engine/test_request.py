@@ -50,6 +50,7 @@ DEFAULTS = {
     "variation_strength": 0.0,
     "refiner_switch": 0.8,
     "adapters": [],
+    "embeddings": [],
 }
 
 

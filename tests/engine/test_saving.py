@@ -2,14 +2,13 @@
 
 import logging
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
-from undertow.engine import saving
+from undertow import Region
 from undertow.engine.a1111_text import a1111_text
 from undertow.engine.exif import from_exif
 from undertow.engine.metadata import read_description
@@ -22,7 +21,7 @@ RED = Image.new("RGB", (96, 64), (200, 20, 20))
 
 
 def report(**settings) -> Report:
-    request = GenerationRequest(prompt="a (red:1.2) apple, 苹果", seed=7, count=3, **settings)
+    request = GenerationRequest(**{"prompt": "a (red:1.2) apple, 苹果", "seed": 7, "count": 3} | settings)
     return Report(request=request, model="/models/emoji.safetensors", size=(64, 96), sigmas=(1.0, 0.0), seconds={})
 
 
@@ -51,27 +50,26 @@ def test_a1111_s_text_is_where_a1111_writes_it(name, tmp_path):
     assert comment == b"UNICODE\0" + a1111_text(report(), 0).encode("utf-16-be")
 
 
-def test_a_jpeg_keeps_of_a_long_description_what_it_has_room_for(tmp_path, monkeypatch, caplog):
+def test_a_jpeg_keeps_of_a_long_description_what_it_has_room_for(tmp_path, caplog):
     """A segment of JPEG has at most 65,533 bytes: pictures go first, then what repeats the picture, then the text."""
     caplog.set_level(logging.WARNING, logger="undertow")
-
-    def kept(name: str, **settings: Any) -> dict[str, str]:
-        with Image.open(save_picture(RED, tmp_path / name, report(**settings))) as image:
-            return from_exif(image)
-
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8))
-    without_pictures = kept("picture.jpg", image=noise)
-    assert without_pictures.keys() == {"parameters", "undertow"}
-    assert '"png"' not in without_pictures["undertow"]
-    long = {"negative_prompt": "dark " * 2000}  # 10 KB as JSON, and 20 KB as the text, which is UTF-16
-    monkeypatch.setattr(saving, "LONGEST_IN_JPEG", 25_000)
-    assert kept("prompt.jpg", **long).keys() == {"parameters"}
-    monkeypatch.setattr(saving, "LONGEST_IN_JPEG", 5_000)
-    assert not kept("nothing.jpg", **long)
+    read = {}
+    long = "dark " * 3276  # near the most that a prompt may have
+    regions = tuple(Region(prompt=long, box=(0, 0, 1, 1)) for _ in range(5))
+    for name, settings in (("picture", {"image": noise}), ("prompt", {"regions": regions})):
+        path = save_picture(RED, tmp_path / f"{name}.jpg", report(**settings))
+        with Image.open(path) as image:
+            read[name] = from_exif(image)
+    assert read["picture"].keys() == {"parameters", "undertow"}
+    assert '"png"' not in read["picture"]["undertow"]
+    assert read["prompt"].keys() == {"parameters"}
     assert [record.getMessage() for record in caplog.records] == [
-        f"{tmp_path / 'prompt.jpg'} has no room for what repeats it: a PNG or WebP file has",
-        f"{tmp_path / 'nothing.jpg'} has no room for its prompt: a PNG or WebP file has",
+        f"{tmp_path / 'prompt.jpg'} has no room for what repeats it: a PNG or WebP file has"
     ]
+    both = report(prompt=long, negative_prompt=long)
+    with Image.open(save_picture(RED, tmp_path / "all.jpg", both)) as image:
+        assert not from_exif(image)
 
 
 def test_a_damaged_exif_block_has_no_texts():
@@ -89,3 +87,28 @@ def test_a_name_says_the_model_and_not_where_it_lies():
 
 def test_a_name_may_be_made_of_every_field():
     assert name_fields(report(), 0).keys() == FIELDS.keys() - {"date", "time", "number"}
+
+
+def test_comments_of_other_programs_are_read(tmp_path):
+    """Swapped bytes, bytes that are called ASCII, and ComfyUI's fields of the camera."""
+    text = "a 猫\nSteps: 1"
+    for name, comment in (
+        ("swapped", b"UNICODE\0" + text.encode("utf-16-le")),
+        ("ascii", b"ASCII\0\0\0" + text.encode()),
+    ):
+        exif = Image.Exif()
+        exif.get_ifd(IFD.Exif)[Base.UserComment] = comment
+        RED.save(tmp_path / f"{name}.webp", exif=exif)
+        with Image.open(tmp_path / f"{name}.webp") as image:
+            assert from_exif(image) == {"parameters": text}
+    exif = Image.Exif()
+    exif[Base.Model] = 'prompt:{"3": {}}'
+    exif[Base.Make] = "workflow:{}"
+    RED.save(tmp_path / "comfy.webp", exif=exif)
+    with Image.open(tmp_path / "comfy.webp") as image:
+        assert from_exif(image) == {"prompt": '{"3": {}}', "workflow": "{}"}
+    exif = Image.Exif()
+    exif[0xFE55] = b"undertow\0" + b"[" * 100_000
+    RED.save(tmp_path / "deep.webp", exif=exif)
+    with Image.open(tmp_path / "deep.webp") as image:
+        assert from_exif(image) == {}

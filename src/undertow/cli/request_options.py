@@ -169,6 +169,7 @@ OPTIONS: Sequence[RequestOption] = (
     ),
     RequestOption(name="regions_by", field="regions_by"),
     RequestOption(name="seamless", field="seamless"),
+    RequestOption(name="embeddings", field="embeddings", flag="--embedding", form="FILE", repeatable=True, parse=None),
     RequestOption(
         name="loras", field="adapters.scale", flag="--lora", form="LORA[@SCALE[,SCALE...]]", repeatable=True, parse=None
     ),

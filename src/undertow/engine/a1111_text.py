@@ -4,23 +4,23 @@ from undertow.adapters.adapter import Adapter
 from undertow.checkpoints.files.hashes import lora_hash, model_hash
 from undertow.engine.parts import HighResolution
 from undertow.engine.report import Report
-from undertow.infotext.names import a1111_sampler, a1111_schedule
 from undertow.infotext.settings import Infotext, format_infotext
+from undertow.sampling.catalogue import SAMPLERS
+from undertow.sampling.names import sampler_in, schedule_in
 
 LORA = "LoRA"
 """The kind of adapter that A1111 knows by a tag in the prompt."""
 
-VERSION = "undertow"
+TOOL, VERSION = "A1111", "undertow"
 
 
 def a1111_text(report: Report, index: int) -> str:
     """A1111's "infotext" of picture `index` of a result (modules/processing.py, create_infotext)."""
     request = report.request
-    schedule = report.schedule or request.schedule
     settings = {
         "Steps": request.steps,
-        "Sampler": a1111_sampler(report.sampler or request.sampler),
-        "Schedule type": None if request.sigmas is not None or schedule is None else a1111_schedule(schedule),
+        "Sampler": _sampler(report.sampler or request.sampler),
+        "Schedule type": None if request.sigmas is not None else _schedule(report.schedule or request.schedule),
         "CFG scale": f"{request.guidance_scale:g}",
         "Seed": request.seeds[index],
         "Size": _first_size(report),
@@ -41,6 +41,15 @@ def a1111_text(report: Report, index: int) -> str:
             settings={name: str(value) for name, value in settings.items() if value is not None},
         )
     )
+
+
+def _sampler(name: str) -> str:
+    """A1111's name; ours where it has none."""
+    return (sampler_in(TOOL, name) if name in SAMPLERS else None) or name
+
+
+def _schedule(name: str | None) -> str | None:
+    return None if name is None else schedule_in(TOOL, name) or name
 
 
 def _first_size(report: Report) -> str:

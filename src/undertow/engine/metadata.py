@@ -5,19 +5,21 @@ What is read is data from a stranger. It is checked like any JSON, and what it n
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge
+from PIL import Image
 
+from undertow.adapters.adapter import Adapter
 from undertow.engine.exif import from_exif
 from undertow.engine.named_files import named_files, without_files
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 from undertow.infotext.reading import NamedFile
-from undertow.picture_files import header_of
+from undertow.picture_files import header_of, several
 from undertow.records import Record
 
 TEXT_KEY = "parameters"
@@ -72,6 +74,8 @@ class StoredDescription:
                 "model_hash": self.model_hash,
             }
         )
+        own = given.get("adapters", ())
+        self.require([*_foreign(found.request, bundled, own)])
         # Of fewer pictures than before the caller draws another one.
         if found.index >= found.request.count and "count" not in given:
             raise InvalidInput("picture", str(self.path), f"one of {found.request.count}", "its description is damaged")
@@ -123,6 +127,16 @@ def read_description(
     """How the picture in a file was made. instead: fields of the request that replace the stored ones. bundled: names
     of adapters that came with the model. Errors: those of `read_stored` and `StoredDescription.description`."""
     return read_stored(path).description(instead, bundled)
+
+
+def _foreign(request: GenerationRequest, bundled: Collection[str], own: Iterable[Adapter]) -> Iterator[NamedFile]:
+    """The adapters that a request would open, whatever JSON it was made of. own: the caller's."""
+    everywhere = [*request.adapters, *(one for region in request.regions for one in region.adapters)]
+    for adapter in everywhere:
+        pictures = (*several(adapter.image), *several(adapter.mask))
+        opens = adapter.encoder is not None or any(not isinstance(one, Image.Image) for one in pictures)
+        if adapter not in own and (opens or str(adapter.source) not in bundled):
+            yield NamedFile(kind="adapter", name=adapter.title, option="--lora or --adapter")
 
 
 def _damaged(path: str | Path, problem: str) -> InvalidInput:

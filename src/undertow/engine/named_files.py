@@ -70,7 +70,9 @@ def stored_adapters(request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         adapters = holder.get("adapters") if isinstance(holder, Mapping) else None
         if isinstance(adapters, Mapping):  # a stack
             adapters = adapters.get("adapters")
-        yield from (adapter for adapter in _listed(adapters) if isinstance(adapter, dict))
+        several = [adapters] if isinstance(adapters, str) else _listed(adapters)
+        sources = ({"source": adapter} if isinstance(adapter, str) else adapter for adapter in several)
+        yield from (adapter for adapter in sources if isinstance(adapter, dict))
 
 
 def _as_stored(given: Adapter, stored: Mapping[str, Any] | None) -> Adapter:

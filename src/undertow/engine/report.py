@@ -29,10 +29,10 @@ class UsedFiles:
 class Report:
     """What was done for one request, so that it can be understood and repeated.
 
-    sampler, schedule: what drew, and along which grid, by our names. sigmas: of the (last) pass. decisions: what the
-    engine chose by itself and why. seconds: time by stage; of batches shared with other requests, its rows' part. rows:
-    of the largest U-Net batch that its rows were in. cancelled: by an observer, before the end. debug: what the watches
-    noted. model: its name. files: of weights, on this machine.
+    model: its name. sampler, schedule: what drew, and along which grid, by our names. sigmas: of the (last) pass.
+    decisions: what the engine chose by itself and why. seconds: time by stage; of batches shared with other requests,
+    its rows' part. rows: of the largest U-Net batch that its rows were in. cancelled: by an observer, before the end.
+    debug: what the watches noted. files: of weights, on this machine.
     """
 
     request: GenerationRequest

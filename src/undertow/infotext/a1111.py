@@ -5,14 +5,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from undertow.infotext.names import UNIFORM, sampler_from_a1111, schedule_from_a1111
+from undertow.diffusion.grids import GRIDS
+from undertow.errors import InvalidInput
 from undertow.infotext.reading import Collector, NamedFile, Reading
 from undertow.infotext.settings import Infotext, parse_infotext, parse_settings
 from undertow.sampling.catalogue import SAMPLERS
+from undertow.sampling.names import AUTOMATIC, read_names
 
 _TAG = re.compile(r"<(\w+):([^<>]+)>")
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
 _VERSION = re.compile(r"v?(\d+)\.(\d+)")
+
+TOOL, UNIFORM = "A1111", "normal"
 
 OPTIONS = {
     "Eta": "eta",
@@ -121,19 +125,18 @@ class _Reader:
             if schedule is not None:
                 self.found.skip("Schedule type", schedule, "no sampler is named beside it")
             return
-        sampler, joined = sampler_from_a1111(name)
-        if sampler is None:
-            self.found.skip("Sampler", name, "no sampler of this name is known")
+        try:
+            sampler, ours = read_names(name, schedule, tool=TOOL)
+            if ours is None:  # before 1.9 a sampler without a schedule's name had the uniform one
+                ours = read_names(name, AUTOMATIC, tool=TOOL)[1] if _has_schedules(version) else UNIFORM
+        except InvalidInput as err:
+            self.found.skip("Sampler", name, err.expected)
             return
         self.found.request["sampler"] = sampler
-        if schedule is None and joined is None:  # before 1.9 a sampler without a schedule's name had the uniform one
-            ours = schedule_from_a1111("Automatic", sampler) if _has_schedules(version) else UNIFORM
-        else:
-            ours = joined if schedule is None else schedule_from_a1111(schedule, sampler)
-        if ours is None:
-            self.found.skip("Schedule type", schedule, "no schedule of this name is known")
-        else:
+        if ours in GRIDS:
             self.found.request["schedule"] = ours
+        else:
+            self.found.skip("Schedule type", schedule, "no schedule of this name is known")
         self._options(sampler)
 
     def _options(self, sampler: str) -> None:

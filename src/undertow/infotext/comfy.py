@@ -9,8 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from undertow.infotext.names import sampler_from_comfy, schedule_from_comfy
+from undertow.diffusion.grids import GRIDS
+from undertow.errors import InvalidInput
 from undertow.infotext.reading import Collector, NamedFile, Reading
+from undertow.sampling.names import read_names
 
 SAMPLERS = ("KSampler", "KSamplerAdvanced")
 ENDS = ("SaveImage", "PreviewImage", "SaveAnimatedWEBP")
@@ -100,17 +102,22 @@ class _Reader:
                 request[target] = value
             else:
                 self.found.skip(f"{node.title}.{name}", node.inputs.get(name), "it is no number")
-        names = {"sampler_name": ("sampler", sampler_from_comfy), "scheduler": ("schedule", schedule_from_comfy)}
-        for name, (target, ours) in names.items():
-            value = self._value(node, name)
-            known = ours(value) if isinstance(value, str) else None
-            if known is None:
-                self.found.skip(name, value, f"no {target} of this name is known")
-            else:
-                request[target] = known
+        self._sampling(str(self._value(node, "sampler_name")), str(self._value(node, "scheduler")))
         begin, end = node.inputs.get("start_at_step", 0), node.inputs.get("end_at_step", 10000)
         if begin != 0 or (isinstance(end, int) and end < request.get("steps", 0)):
             self.found.skip(f"{node.title}.start_at_step, end_at_step", f"{begin}, {end}", "all steps are taken")
+
+    def _sampling(self, name: str, grid: str) -> None:
+        try:
+            sampler, schedule = read_names(name, grid, tool="ComfyUI")
+        except InvalidInput as err:
+            self.found.skip("sampler_name", name, err.expected)
+            return
+        self.found.request["sampler"] = sampler
+        if schedule in GRIDS:
+            self.found.request["schedule"] = schedule
+        else:
+            self.found.skip("scheduler", grid, "no schedule of this name is known")
 
     def _latents(self, node: Node) -> None:
         denoise = node.inputs.get("denoise", 1.0)

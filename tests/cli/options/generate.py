@@ -32,6 +32,9 @@ class Service:
     def __init__(self, boundary: Boundary):
         self.boundary = boundary
 
+    def add_embedding(self, source: str) -> tuple[str, ...]:
+        return (Path(source).stem,)
+
     def run(self, request: GenerationRequest, **how: Any) -> GenerationResult:
         self.boundary.note(
             "run", UNetService.run, (self, request), how, unnoted=("observe", "drawn"), apart=("request",)
@@ -98,9 +101,9 @@ REQUEST = {
     "request.seed": 44,
     "request.count": 1,
     "request.size": None,
-    "request.sampler": "dpmpp_2m",
+    "request.sampler": "model",
     "request.sampler_options": {},
-    "request.schedule": "karras",
+    "request.schedule": None,
     "request.sigmas": None,
     "request.discard_penultimate": None,
     "request.dialect": "a1111",
@@ -125,6 +128,7 @@ REQUEST = {
     "request.variation_strength": 0.0,
     "request.refiner_switch": 0.8,
     "request.adapters": (),
+    "request.embeddings": (),
 }
 ARRIVES = REQUEST | {
     **LOADED,
@@ -188,6 +192,10 @@ OF_THE_REQUEST = (
          request__adapters=(Adapter("edges.safetensors", mask=("mask.png",)),)),
     case("--lora", "a.safetensors", "--adapter", "b.safetensors",
          request__adapters=(Adapter("a.safetensors"), Adapter("b.safetensors"))),
+    case("--embedding", "a.safetensors", "--embedding", "b.safetensors", request__embeddings=("a", "b")),
+    case("--embedding", "c.safetensors", refused="no such file or folder"),
+    case("--prompts", "lines.txt", refused="one of the two"),
+    case("--wildcards", "nowhere", refused="a folder with .txt files"),
     case("--dialect", "compel", request__dialect="compel"),
     case("--clip-skip", "2", request__clip_skip=2),
 )  # fmt: skip
@@ -355,4 +363,37 @@ OVER_PARTS = Command(
     ),
 )
 
-COMMANDS = (GENERATE, WITH_A_MODEL_OF_ONES_OWN, WITH_CUDA, AGAIN, OVER_PARTS)
+
+def with_lines(at: Boundary) -> None:
+    boundary(at)
+    Path("lines.txt").write_text("owl | --steps 4\n")
+    Path("more.txt").write_text('{"prompt": "rocket", "seed": 9}\n')
+    Path("words").mkdir()
+    Path("words/color.txt").write_text("green\n")
+
+
+FROM_A_FILE = Command(
+    verb=("generate",),
+    about="a file of prompts",
+    needed=("--prompts", "lines.txt"),
+    boundary=with_lines,
+    arrives=ARRIVES | {"request.prompt": "owl", "request.steps": 4},
+    cases=(
+        case("--prompts", "more.txt", request__prompt="rocket", request__steps=20, request__seed=9,
+             files=["out/9.png"]),
+        case("--guidance", "3.5", request__guidance_scale=3.5),
+        case("--seed", "11", request__seed=11, files=["out/11.png"]),
+    ),
+)  # fmt: skip
+
+CHOOSING = Command(
+    verb=("generate",),
+    about="with choices",
+    arguments={"prompt": "{red|blue} __color__"},
+    needed=("--wildcards", "words"),
+    boundary=with_lines,
+    arrives=ARRIVES | {"request.prompt": "blue green"},
+    cases=(case("--wildcard-seed", "6", request__prompt="red green"),),
+)
+
+COMMANDS = (GENERATE, FROM_A_FILE, CHOOSING, WITH_A_MODEL_OF_ONES_OWN, WITH_CUDA, AGAIN, OVER_PARTS)
