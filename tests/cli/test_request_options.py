@@ -14,7 +14,16 @@ from undertow.cli.app import VERBS, Settings, _build
 from undertow.cli.request_options import OPTIONS, PARTS, RequestOption
 from undertow.records import defaults, descriptions
 
-WITHOUT_OPTION = {"prompt", "discard_penultimate", "timestep_map", "paste", "original_size", "crop", "target_size"}
+WITHOUT_OPTION = {
+    "prompt",
+    "discard_penultimate",
+    "timestep_map",
+    "noise_convention",
+    "paste",
+    "original_size",
+    "crop",
+    "target_size",
+}
 """The prompt is an argument; for Python alone are the others."""
 
 TYPED = {one.name: one for one in typer.main.get_command(_build(VERBS, Settings())).commands["generate"].params}

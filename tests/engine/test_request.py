@@ -34,6 +34,7 @@ DEFAULTS = {
     "crop": [0, 0],
     "target_size": None,
     "timestep_map": "interpolated",
+    "noise_convention": "variance",
     "image": None,
     "strength": 0.8,
     "strength_convention": "diffusers",

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tests.sampling.problem import smooth, with_unconditional
+from undertow.diffusion import NoiseSchedule
 from undertow.diffusion.guidance import Guided
 from undertow.sampling import SAMPLERS, NoiseSource, answered
 
@@ -102,6 +103,8 @@ class Peer:
     """Takes the ends of the grid instead of its levels, and stops at the last above 0."""
     count: bool = False
     """Is told the number of evaluations too."""
+    counts_last: bool = False
+    """That number counts the step to 0, which is not made, and both end at the last level above it."""
     last: bool = True
     """Ends as ours: the last x is compared too."""
     steps: tuple[int, ...] = (5, 12)
@@ -115,6 +118,7 @@ K_DIFFUSION = {
     "dpm2_a": Peer(function="sample_dpm_2_ancestral"),
     "lms": Peer(function="sample_lms"),
     "dpm_fast": Peer(function="sample_dpm_fast", ends=True, count=True),
+    "dpm_fast_comfyui": Peer(function="sample_dpm_fast", ends=True, count=True, counts_last=True),
     "dpm_adaptive": Peer(function="sample_dpm_adaptive", ends=True),
     "dpmpp_2s": Peer(function="sample_dpmpp_2s_ancestral", options={"eta": 0.0}),
     "dpmpp_2s_a": Peer(function="sample_dpmpp_2s_ancestral"),
@@ -147,8 +151,12 @@ OPTIONS: dict[str, list[dict[str, float]]] = {
 COMFYUI = {
     "ddpm": Peer(function="sample_ddpm"),
     "heunpp2": Peer(function="sample_heunpp2"),
+    "lms_comfyui": Peer(function="sample_lms"),
+    "dpm_fast_comfyui": Peer(function="sample_dpm_fast", ends=True, count=True, counts_last=True),
     "ipndm": Peer(function="sample_ipndm", last=False),
+    "ipndm_comfyui": Peer(function="sample_ipndm"),
     "ipndm_v": Peer(function="sample_ipndm_v", last=False),
+    "ipndm_v_comfyui": Peer(function="sample_ipndm_v"),
     "deis": Peer(function="sample_deis"),
     "euler_cfg_pp": Peer(function="sample_euler_cfg_pp"),
     "euler_a_cfg_pp": Peer(function="sample_euler_ancestral_cfg_pp"),
@@ -171,8 +179,8 @@ A1111 = {"restart": Peer(function="restart_sampler", steps=(5, 20, 40))}
 
 ESTIMATE: Callable[[Tensor, float], Guided] = with_unconditional(smooth, APART)
 
-_LEVELS = SimpleNamespace(percent_to_sigma={0.2: 5.0924, 0.8: 0.5712}.__getitem__)
-"""What ComfyUI asks of a model's levels: sigma of Stable Diffusion after a fifth and four fifths of its timesteps."""
+_LEVELS = SimpleNamespace(percent_to_sigma=lambda percent: NoiseSchedule.scaled_linear().sigma_at_share(1 - percent))
+"""What ComfyUI asks of a model's levels: sigma of Stable Diffusion after a share of its timesteps."""
 
 WRAPPED = SimpleNamespace(
     inner_model=SimpleNamespace(model_sampling=_LEVELS),
@@ -210,7 +218,7 @@ def theirs(module: ModuleType, peer: Peer, x: Tensor, sigmas: list[float], seeds
     if "noise_sampler" in inspect.signature(function).parameters:
         options["noise_sampler"] = noise
     if peer.ends:
-        evaluations = (len(sigmas) - 2,) if peer.count else ()
+        evaluations = (len(sigmas) - 2 + peer.counts_last,) if peer.count else ()
         end = function(model, x, sigmas[-2], sigmas[0], *evaluations, extra_args={}, disable=True, **options)
     else:
         levels = torch.tensor(sigmas, dtype=torch.float64)
@@ -228,7 +236,7 @@ def ours(name: str, peer: Peer, x: Tensor, sigmas: list[float], seeds: list[int]
         try:
             call = sampler.send(answered(call, ESTIMATE(call.x, call.sigma)))  # pyright: ignore[reportArgumentType]
         except StopIteration as finished:
-            return points if peer.ends else [*points, finished.value]
+            return points if peer.ends and not peer.counts_last else [*points, finished.value]
 
 
 def worst_difference(module: ModuleType, name: str, peer: Peer, sigmas: list[float]) -> float:

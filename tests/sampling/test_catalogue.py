@@ -111,16 +111,21 @@ def test_every_name_of_comfyui_and_a1111_is_an_alias():
     assert ALIASES["A1111"].keys() == set(A1111.split(","))
     for names in ALIASES.values():
         for alias, name in names.items():
-            assert canonical_name(alias) == name
-            assert find_sampler(alias) is SAMPLERS[name]
+            assert canonical_name(alias) == (alias if alias in SAMPLERS else name)
+            assert find_sampler(alias) is SAMPLERS[canonical_name(alias)]
+    for alias, name in ALIASES["ComfyUI"].items():
+        assert canonical_name(alias, "ComfyUI") == name
 
 
 def test_an_alias_means_the_same_in_every_tool_and_hides_no_name_of_ours():
+    """But for ComfyUI's algorithms of their own under a name of k-diffusion's."""
     meant: dict[str, str] = {}
     for names in ALIASES.values():
         for alias, name in names.items():
             assert meant.setdefault(alias, name) == name
-            assert alias not in SAMPLERS or alias == name
+            assert alias not in SAMPLERS or name in (alias, f"{alias}_comfyui")
+    apart = {alias for alias, name in ALIASES["ComfyUI"].items() if alias in SAMPLERS and alias != name}
+    assert apart == {"lms", "ipndm", "ipndm_v", "dpm_fast"}
 
 
 def test_options_are_recorded_with_their_ranges():
@@ -159,11 +164,13 @@ OF_ONE = {
     ("ddim", "eta"): (0.0, 0.0, math.inf),
     ("ddim", "stride"): (0, 0, math.inf),
     ("dpm_fast", "eta"): (0.0, 0.0, math.inf),
+    ("dpm_fast_comfyui", "eta"): (0.0, 0.0, math.inf),
     ("dpm_adaptive", "eta"): (0.0, 0.0, math.inf),
     ("dpm_adaptive", "order"): (3, 2, 3),
     ("lms", "order"): (4, 1, 4),
     ("ipndm", "order"): (4, 1, 4),
     ("ipndm_v", "order"): (4, 1, 4),
+    **{(f"{name}_comfyui", "order"): (4, 1, 4) for name in ("lms", "ipndm", "ipndm_v")},
     ("deis", "order"): (3, 1, 4),
     ("deis_log_rho", "order"): (2, 1, 3),
     ("unipc", "order"): (3, 1, 3),
@@ -204,7 +211,8 @@ def test_what_a_planner_reads_is_recorded():
     # Without noise in between, and with formulas in sigma (or, dpmpp_2m, tested on either path).
     plain = "euler heun heunpp2 dpm2 lms pndm ipndm ipndm_v gradient_estimation dpmpp_2m flow_euler flow_heun"
     # With noise in between, in formulas of their own for either path.
-    assert named["native_flow"] == {*plain.split(), "dpm2_a", "restart", "dpm_fast"}
+    comfyui = {"lms_comfyui", "ipndm_comfyui", "ipndm_v_comfyui", "dpm_fast_comfyui"}
+    assert named["native_flow"] == {*plain.split(), "dpm2_a", "restart", "dpm_fast", *comfyui}
 
 
 def test_orders_that_no_test_measures():

@@ -25,7 +25,8 @@ PATH = VariancePreserving()
 NEEDS_START = ("lms", "deis", "unipc", "unipc_bh2", "sa_solver", "sa_solver_pece")
 # Their weights are for equal steps, so the grid must not be one on which steps happen to shrink evenly.
 FIXED_WEIGHTS = ("pndm", "ipndm", "ipndm_v")
-# ddpm and er_sde have no solver of the ordinary equation inside, restart goes back up, dpm_adaptive chooses its steps.
+# ddpm and er_sde have no solver of the ordinary equation inside, restart goes back up, dpm_adaptive chooses its steps;
+# ComfyUI's variants differ in the step to 0 alone.
 MEASURED = [
     (name, path())
     for name, entry in SAMPLERS.items()
@@ -34,6 +35,7 @@ MEASURED = [
     if (path is VariancePreserving or (path is RectifiedFlow and entry.native_flow))
     and entry.order is not None
     and name not in ("ddpm", "er_sde", "restart", "dpm_adaptive")
+    and not name.endswith("_comfyui")
 ]
 
 

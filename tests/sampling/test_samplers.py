@@ -54,7 +54,7 @@ SIGMAS = sigma_grid("karras", STABLE_DIFFUSION, 8)
 FLOAT32 = {"rtol": 1e-6, "atol": 1e-6}  # the noise is drawn in float32
 
 
-@pytest.mark.parametrize("name", FORWARD)
+@pytest.mark.parametrize("name", [name for name in FORWARD if name != "dpm_fast_comfyui"])  # it ends above 0
 def test_a_perfect_denoiser_of_one_image_is_reached_exactly(name: str):
     """With denoised known, the last step to sigma 0 lands on it, whatever the noise drawn before."""
     image = torch.randn(1, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64).repeat(2, 1)

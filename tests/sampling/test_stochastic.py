@@ -16,7 +16,7 @@ LEVELS = [0.9, 0.7, 0.4, 0.3, 0.1]  # on every path; in the middle of SA-Solver'
 CHURNED = [name for name in SAMPLERS if "s_churn" in SAMPLERS[name].options and path_of(name) == VariancePreserving()]
 # Both take their steps from the ends of the grid, dpm_adaptive from the size of its errors too: without any allowed
 # to count, its steps are the same whatever the noise.
-OWN_STEPS = {"dpm_fast": {"eta": 0.6}, "dpm_adaptive": {"eta": 0.6, "atol": 1e12}}
+OWN_STEPS = {"dpm_fast": {"eta": 0.6}, "dpm_fast_comfyui": {"eta": 0.6}, "dpm_adaptive": {"eta": 0.6, "atol": 1e12}}
 
 
 def options_for_noise(name: str) -> dict[str, float]:

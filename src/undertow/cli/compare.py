@@ -161,7 +161,7 @@ def _check(service: "UNetService", request: GenerationRequest) -> None:
     """Refuses what cannot be drawn before the first picture is."""
     from undertow.engine.chosen_sampler import choose_sampler
 
-    choose_sampler(request, service.model).grid(request.steps)
+    choose_sampler(request, service.model.schedule, service.model.sampler).grid(request.steps)
 
 
 def _label(axis: str, value: Any) -> str:

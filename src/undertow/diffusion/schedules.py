@@ -25,8 +25,9 @@ from undertow.shapes import Sigmas, Timesteps
 TimestepMap = Literal["interpolated", "nearest"]
 
 # With zero terminal SNR the last sigma is infinite, and a sampler needs a number: diffusers' Euler takes this abar,
-# the smallest subnormal of float16, hence sigma = 4096 (ComfyUI: 4.8973451890853435e-08, sigma about 4519).
+# the smallest subnormal of float16, hence sigma = 4096; ComfyUI takes another, hence 4518.76.
 ZERO_SNR_ALPHA_CUMPROD = 2.0**-24
+COMFYUI_ZERO_SNR_ALPHA_CUMPROD = 4.8973451890853435e-08
 
 # A sigma that went through float32 or a power of 1/rho may exceed the table's last by rounding.
 SIGMA_ROUNDING = 1e-4
@@ -34,15 +35,21 @@ SIGMA_ROUNDING = 1e-4
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSchedule:
-    """DDPM's discrete levels of noise (arXiv:2006.11239): timestep 0 is nearly clean, the last is pure noise."""
+    """DDPM's discrete levels of noise (arXiv:2006.11239): timestep 0 is nearly clean, the last is pure noise.
+
+    last_alpha_cumprod: stands for the abar of 0 at the last level, with zero terminal SNR.
+    """
 
     betas: Betas
     steps: int = 1000
     zero_terminal_snr: bool = False
+    last_alpha_cumprod: float = ZERO_SNR_ALPHA_CUMPROD
 
     def __post_init__(self):
         if self.steps < 2:
             raise ConfigError("schedule.steps", self.steps, "must be at least 2 training timesteps")
+        if not 0 < self.last_alpha_cumprod < 1:
+            raise ConfigError("schedule.last_alpha_cumprod", self.last_alpha_cumprod, "must be between 0 and 1")
         self.betas.values(self.steps)  # refuses impossible values now, not at the first use
 
     @classmethod
@@ -83,7 +90,7 @@ class NoiseSchedule:
     @cached_property
     def sigmas(self) -> Float64[Tensor, "steps"]:
         """sqrt((1 - abar) / abar) of every training timestep, increasing; an infinite one has its finite stand-in."""
-        alphas_cumprod = self.alphas_cumprod.clamp(min=ZERO_SNR_ALPHA_CUMPROD)
+        alphas_cumprod = self.alphas_cumprod.clamp(min=self.last_alpha_cumprod)
         return torch.sqrt((1 - alphas_cumprod) / alphas_cumprod)
 
     @property

@@ -1,16 +1,21 @@
 """Which sampler draws a request, along which levels, and where it starts: as asked, or as the model's folder says."""
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.grids import require_grid, sigma_grid
 from undertow.diffusion.paths import Path, StartNoise
-from undertow.diffusion.schedules import TimestepMap
+from undertow.diffusion.schedules import (
+    COMFYUI_ZERO_SNR_ALPHA_CUMPROD,
+    NoiseSchedule,
+    Schedule,
+    TimestepMap,
+)
 from undertow.engine.request import MODEL_SAMPLER, GenerationRequest
 from undertow.sampling.catalogue import find_sampler
 from undertow.sampling.model_sampler import ModelSampler
@@ -23,17 +28,26 @@ DEFAULT_SAMPLER, DEFAULT_SCHEDULE = "dpmpp_2m", "karras"
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChosenSampler:
     """name: ours. options: for the sampler. schedule: the grid's name, for people. grid: its levels for a number of
-    steps. start: the size of pure noise. scaled_end: what is left at a last level above 0 is in DDPM's variable, as
-    diffusers' schedulers return it. notes: what the request did not say."""
+    steps. levels: the model's, of this request. start: the size of pure noise; `None` for ComfyUI's, sigma's below the
+    highest level. scaled_end: what is left at a last level above 0 is in DDPM's variable, as diffusers' schedulers
+    return it. notes: what the request did not say."""
 
     name: str
     schedule: str
     grid: Callable[[int], list[float]]
+    levels: Schedule
     options: Mapping[str, float] = field(default_factory=dict[str, float])
     timestep_map: TimestepMap = "interpolated"
-    start: StartNoise = "variance"
+    start: StartNoise | None = "variance"
     scaled_end: bool = False
     notes: tuple[str, ...] = field(default=())
+
+    def noise_at(self, sigma: float) -> StartNoise:
+        """The size of pure noise at the first level."""
+        if self.start is not None:
+            return self.start
+        highest = math.isclose(sigma, self.levels.sigma_max, rel_tol=1e-5) or sigma > self.levels.sigma_max
+        return "variance" if highest else "sigma"
 
     def finished(self, latents: Tensor, path: Path, sigma: float) -> Tensor:
         """What the sampler returned, which it left at `sigma`."""
@@ -42,56 +56,63 @@ class ChosenSampler:
         return latents * path.input_scale(torch.tensor([sigma], dtype=torch.float64)).item()
 
 
-def choose_sampler(request: GenerationRequest, model: LoadedModel) -> ChosenSampler:
-    """The sampler of a request. Errors: `InvalidInput` for an unknown one, or one that does not suit the model."""
-    own = model.sampler if request.sampler == MODEL_SAMPLER else None
-    if isinstance(own, ModelSampler):
-        if request.schedule is None and request.sigmas is None:
-            return _as_the_folder_says(request, model, own)
-        return _along_a_grid(request, model, own.sampler, request.schedule, own.options_for(model.schedule, 1))
-    if request.sampler == MODEL_SAMPLER:
+def choose_sampler(
+    request: GenerationRequest, schedule: Schedule, own: ModelSampler | str | None = None
+) -> ChosenSampler:
+    """The sampler of a request. schedule: the model's levels. own: the sampler that its folder names, or why it is not
+    known. Errors: `InvalidInput` for an unknown sampler, or one that does not suit the model."""
+    levels = _levels(request, schedule)
+    if request.sampler != MODEL_SAMPLER:
+        return _along_a_grid(request, levels, request.sampler)
+    if not isinstance(own, ModelSampler):
         notes = () if own is None else (f"sampler {DEFAULT_SAMPLER}: the model's own is not known here, {own}",)
-        return _along_a_grid(request, model, DEFAULT_SAMPLER, request.schedule, {}, notes)
-    return _along_a_grid(request, model, *read_names(request.sampler, request.schedule), {})
+        return replace(_along_a_grid(request, levels, DEFAULT_SAMPLER), notes=notes)
+    if request.schedule is None and request.sigmas is None:
+        return _as_the_folder_says(request, levels, own)
+    chosen = _along_a_grid(request, levels, own.sampler)
+    return replace(chosen, options={**own.options, **chosen.options})
 
 
-def _as_the_folder_says(request: GenerationRequest, model: LoadedModel, own: ModelSampler) -> ChosenSampler:
-    find_sampler(own.sampler, model.schedule.path)
+def _as_the_folder_says(request: GenerationRequest, levels: Schedule, own: ModelSampler) -> ChosenSampler:
+    find_sampler(own.sampler, levels.path)
     return ChosenSampler(
         name=own.sampler,
-        options={**own.options_for(model.schedule, request.steps), **request.sampler_options},
+        options={**own.options_for(levels, request.steps), **request.sampler_options},
         schedule=own.grid,
-        grid=partial(own.sigmas, model.schedule),
+        grid=partial(own.sigmas, levels),
+        levels=levels,
         timestep_map="nearest" if request.timestep_map == "nearest" else own.timestep_map,
-        start=own.start,
+        start=None if request.noise_convention == "comfy" else own.start,
         scaled_end=True,
         notes=(f"sampler {own.describe()}, as the model's folder says",),
     )
 
 
-def _along_a_grid(
-    request: GenerationRequest,
-    model: LoadedModel,
-    name: str,
-    schedule: str | None,
-    options: Mapping[str, float],
-    notes: tuple[str, ...] = (),
-) -> ChosenSampler:
-    entry = find_sampler(name, model.schedule.path)
+def _along_a_grid(request: GenerationRequest, levels: Schedule, sampler: str) -> ChosenSampler:
+    name, schedule = read_names(sampler, request.schedule)
     schedule = DEFAULT_SCHEDULE if schedule is None else schedule
+    entry = find_sampler(name, levels.path)
     discard = entry.discards_penultimate if request.discard_penultimate is None else request.discard_penultimate
 
     def grid(steps: int) -> list[float]:
         if request.sigmas is None:
-            return sigma_grid(schedule, model.schedule, steps, discard_penultimate=discard)
+            return sigma_grid(schedule, levels, steps, discard_penultimate=discard)
         require_grid(request.sigmas)
         return list(request.sigmas)
 
     return ChosenSampler(
         name=name,
-        options={**options, **request.sampler_options},
+        options=request.sampler_options,
         schedule=schedule,
         grid=grid,
+        levels=levels,
         timestep_map=request.timestep_map,
-        notes=notes,
+        start=None if request.noise_convention == "comfy" else "variance",
     )
+
+
+def _levels(request: GenerationRequest, schedule: Schedule) -> Schedule:
+    """The model's, with another stand-in for zero terminal SNR where the request asks for ComfyUI's."""
+    if request.noise_convention == "comfy" and isinstance(schedule, NoiseSchedule):
+        return replace(schedule, last_alpha_cumprod=COMFYUI_ZERO_SNR_ALPHA_CUMPROD)
+    return schedule

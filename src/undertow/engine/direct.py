@@ -68,6 +68,7 @@ class DirectModel:
         sampler = ChosenSampler(
             name=canonical_name(settings.sampler),
             schedule=settings.schedule,
+            levels=self.schedule,
             grid=partial(sigma_grid, settings.schedule, self.schedule),
         )
         sigmas = sampler.grid(settings.steps)

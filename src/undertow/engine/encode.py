@@ -65,7 +65,7 @@ class _Encoding:
 
     def run(self) -> Generator[None, None, Encoded]:
         request, model = self.request, self.model
-        self.sampler = choose_sampler(request, model)
+        self.sampler = choose_sampler(request, model.schedule, model.sampler)
         self.decisions += self.sampler.notes
         _check_sampler_and_regions(request, self.sampler, model)
         unet, vae = model.require_unet(), model.require_vae()
@@ -140,8 +140,8 @@ class _Encoding:
     def _start(self, latents: Latents | None, image_inputs: ImageInputs) -> tuple[Start, list[float]]:
         """Where the first pass starts, and along which noise levels it goes."""
         request = self.request
-        noise = FromNoise(given=self.given, size=self.sampler.start)
         grid = self.sampler.grid(request.steps)
+        noise = FromNoise(given=self.given, size=self.sampler.noise_at(grid[0]))
         if latents is None or (image_inputs.edits and request.mask is None):
             return noise, grid  # editing reads the picture; it does not start from it
         sigmas = self._truncated(grid, request.strength)
@@ -163,8 +163,8 @@ class _Encoding:
         """
         if self.refiner is None:
             return []
-        schedule = self.model.schedule
-        if self.refiner.schedule != schedule or self.refiner.parameterization.path != schedule.path:
+        schedule = self.sampler.levels
+        if self.refiner.schedule != self.model.schedule or self.refiner.parameterization.path != schedule.path:
             raise InvalidInput("refiner", str(self.refiner.path), "a model trained with the base model's noise levels")
         cutoff = round(len(schedule) * (1 - self.request.refiner_switch))
         levels = torch.tensor(base.sigmas[:-1], dtype=torch.float64)

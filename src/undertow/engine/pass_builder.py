@@ -86,7 +86,7 @@ class PassBuilder:
             unet=unet,
             preconditioning=Preconditioning(
                 parameterization=model.parameterization,
-                schedule=model.schedule,
+                schedule=self.sampler.levels,
                 timestep_map=self.sampler.timestep_map,
                 network_dtype=unet.dtype,
             ),

@@ -9,7 +9,7 @@ from PIL import Image
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import AdapterStack
 from undertow.engine.parts import HighResolution, Region, Views
-from undertow.engine.request import Axes, RegionsBy, StrengthConvention, TimestepMap
+from undertow.engine.request import Axes, NoiseConvention, RegionsBy, StrengthConvention, TimestepMap
 
 
 class RequestSettings(TypedDict, total=False):
@@ -30,6 +30,7 @@ class RequestSettings(TypedDict, total=False):
     sigmas: tuple[float, ...] | None
     discard_penultimate: bool | None
     timestep_map: TimestepMap
+    noise_convention: NoiseConvention
     refiner_switch: float
     guidance_scale: float
     guidance_method: str

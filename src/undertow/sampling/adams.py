@@ -22,46 +22,83 @@ _EQUAL_STEPS = {
 }
 
 
-@sampler(order=4, native_flow=True, comfyui=("lms",), a1111=("LMS",), diffusers=("LMSDiscreteScheduler",))
+@sampler(order=4, native_flow=True, a1111=("LMS",), diffusers=("LMSDiscreteScheduler",))
 def lms(x: Tensor, sigmas: Sequence[float], *, order: _Order = 4) -> Sampler:
     """Linear multistep with the exact weights of unequal steps; the first steps are of lower order.
 
     k-diffusion `sample_lms`; diffusers' LMSDiscreteScheduler.
     """
+    return (yield from _lms(x, sigmas, int(order), to_estimate=False))
+
+
+@sampler(order=4, native_flow=True, comfyui=("lms",))
+def lms_comfyui(x: Tensor, sigmas: Sequence[float], *, order: _Order = 4) -> Sampler:
+    """`lms` whose step to 0 goes to the estimate, as ComfyUI's `sample_lms` since 2025."""
+    return (yield from _lms(x, sigmas, int(order), to_estimate=True))
+
+
+def _lms(x: Tensor, sigmas: Sequence[float], order: int, *, to_estimate: bool) -> Sampler:
     slopes: list[Tensor] = []
     for index, (sigma, target) in enumerate(pairwise(sigmas)):
         denoised = yield ModelCall(x, sigma)
-        slopes = [(x - denoised) / sigma, *slopes[: int(order) - 1]]
+        if to_estimate and target == 0:
+            return denoised
+        slopes = [(x - denoised) / sigma, *slopes[: order - 1]]
         nodes = [sigmas[index - back] for back in range(len(slopes))]
         weights = lagrange_weights(nodes, sigma, target)
         x = x + sum(weight * slope for weight, slope in zip(weights, slopes, strict=True))
     return x
 
 
-@sampler(order=2, native_flow=True, comfyui=("ipndm",), a1111=("IPNDM",), diffusers=("IPNDMScheduler",))
+@sampler(order=2, native_flow=True, a1111=("IPNDM",), diffusers=("IPNDMScheduler",))
 def ipndm(x: Tensor, sigmas: Sequence[float], *, order: _Order = 4) -> Sampler:
     """Improved PNDM: the weights of equal steps, whatever the steps; the first steps are of lower order.
 
-    arXiv:2204.13902, section 3.2; zju-pi/diff-sampler `ipndm_sampler`, as in ComfyUI and Forge.
+    arXiv:2204.13902, section 3.2; zju-pi/diff-sampler `ipndm_sampler`, as in Forge and ComfyUI before 2025.
     """
+    return (yield from _ipndm(x, sigmas, int(order), to_estimate=False))
+
+
+@sampler(order=2, native_flow=True, comfyui=("ipndm",))
+def ipndm_comfyui(x: Tensor, sigmas: Sequence[float], *, order: _Order = 4) -> Sampler:
+    """`ipndm` whose step to 0 goes to the estimate, as ComfyUI's `sample_ipndm` since 2025."""
+    return (yield from _ipndm(x, sigmas, int(order), to_estimate=True))
+
+
+def _ipndm(x: Tensor, sigmas: Sequence[float], order: int, *, to_estimate: bool) -> Sampler:
     slopes: list[Tensor] = []
     for sigma, target in pairwise(sigmas):
         denoised = yield ModelCall(x, sigma)
-        slopes = [(x - denoised) / sigma, *slopes[: int(order) - 1]]
+        if to_estimate and target == 0:
+            return denoised
+        slopes = [(x - denoised) / sigma, *slopes[: order - 1]]
         x = x + (target - sigma) * _mean(_EQUAL_STEPS[len(slopes)], slopes)
     return x
 
 
-@sampler(order=2, native_flow=True, comfyui=("ipndm_v",), a1111=("IPNDM_V",))
+@sampler(order=2, native_flow=True, a1111=("IPNDM_V",))
 def ipndm_v(x: Tensor, sigmas: Sequence[float], *, order: _Order = 4) -> Sampler:
     """`ipndm` with weights for unequal steps, as published: they add up to 1 only where the steps shrink evenly.
 
-    zju-pi/diff-sampler `ipndm_sampler` with variable steps, as in ComfyUI and Forge; `lms` has the exact weights.
+    zju-pi/diff-sampler `ipndm_sampler` with variable steps, as in Forge, and in ComfyUI before 2025. `lms`
+    has the exact weights.
     """
+    return (yield from _ipndm_v(x, sigmas, int(order), to_estimate=False))
+
+
+@sampler(order=2, native_flow=True, comfyui=("ipndm_v",))
+def ipndm_v_comfyui(x: Tensor, sigmas: Sequence[float], *, order: _Order = 4) -> Sampler:
+    """`ipndm_v` whose step to 0 goes to the estimate, as ComfyUI's `sample_ipndm_v` since 2025."""
+    return (yield from _ipndm_v(x, sigmas, int(order), to_estimate=True))
+
+
+def _ipndm_v(x: Tensor, sigmas: Sequence[float], order: int, *, to_estimate: bool) -> Sampler:
     slopes: list[Tensor] = []
     for index, (sigma, target) in enumerate(pairwise(sigmas)):
         denoised = yield ModelCall(x, sigma)
-        slopes = [(x - denoised) / sigma, *slopes[: int(order) - 1]]
+        if to_estimate and target == 0:
+            return denoised
+        slopes = [(x - denoised) / sigma, *slopes[: order - 1]]
         levels = [target, *(sigmas[index - back] for back in range(len(slopes)))]
         x = x + (target - sigma) * _mean(_unequal_steps([one - other for one, other in pairwise(levels)]), slopes)
     return x

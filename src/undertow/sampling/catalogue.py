@@ -9,7 +9,7 @@ from undertow.diffusion.lookup import look_up
 from undertow.diffusion.paths import Path, RectifiedFlow, VarianceExploding
 from undertow.diffusion.schedules import Schedule
 from undertow.errors import InvalidInput
-from undertow.sampling.adams import ipndm, ipndm_v, lms, pndm
+from undertow.sampling.adams import ipndm, ipndm_comfyui, ipndm_v, ipndm_v_comfyui, lms, lms_comfyui, pndm
 from undertow.sampling.cfg_pp import (
     dpmpp_2m_cfg_pp,
     dpmpp_2s_a_cfg_pp,
@@ -24,7 +24,7 @@ from undertow.sampling.ddim import ddim, ddim_inverse, ddpm
 from undertow.sampling.deis import deis, deis_log_rho
 from undertow.sampling.dpm2 import dpm2, dpm2_a
 from undertow.sampling.dpm_adaptive import dpm_adaptive
-from undertow.sampling.dpm_fast import dpm_fast
+from undertow.sampling.dpm_fast import dpm_fast, dpm_fast_comfyui
 from undertow.sampling.dpm_solver import dpmpp_2m, dpmpp_2s, dpmpp_2s_a, dpmpp_3m
 from undertow.sampling.dpm_solver_sde import dpmpp_2m_sde, dpmpp_2m_sde_heun, dpmpp_3m_sde, dpmpp_sde
 from undertow.sampling.entry import TOOLS, CataloguedSampler, SamplerEntry
@@ -56,12 +56,16 @@ ALGORITHMS: tuple[CataloguedSampler, ...] = (
     dpm2_a,
     restart,
     dpm_fast,
+    dpm_fast_comfyui,
     dpm_adaptive,
     # Multistep.
     lms,
+    lms_comfyui,
     pndm,
     ipndm,
+    ipndm_comfyui,
     ipndm_v,
+    ipndm_v_comfyui,
     deis,
     deis_log_rho,
     unipc,
@@ -109,7 +113,8 @@ SAMPLERS: dict[str, SamplerEntry] = {
 ALIASES: dict[str, dict[str, str]] = {
     tool: {alias: name for name, entry in SAMPLERS.items() for alias in entry.aliases.get(tool, ())} for tool in TOOLS
 }
-"""Names of other tools, tool by tool, and ours for the same algorithm."""
+"""Names of other tools, tool by tool, and ours for the same algorithm. Where ComfyUI has another algorithm by a name of
+ours, ours counts unless the tool is named (`canonical_name`)."""
 
 # A name of ours comes before another tool's.
 _ALL_NAMES = {

@@ -14,7 +14,7 @@ from undertow.sampling.options import Eta, NoiseScale
 from undertow.sampling.protocol import ModelCall, Sampler, require_noise
 
 
-@sampler(order=3, native_flow=True, comfyui=("dpm_fast",), a1111=("DPM fast",))
+@sampler(order=3, native_flow=True, a1111=("DPM fast",))
 def dpm_fast(
     x: Tensor,
     sigmas: Sequence[float],
@@ -27,19 +27,50 @@ def dpm_fast(
     """DPM-Solver-fast: as many evaluations as the grid has steps, on steps of its own, equal in log sigma.
 
     arXiv:2206.00927, section 3.4; k-diffusion `sample_dpm_fast` from sigmas[0] to the last sigma above 0, to which one
-    evaluation belongs that steps to 0 when the grid does (k-diffusion and ComfyUI leave the noise of sigma_min in x).
+    evaluation belongs that steps to 0 when the grid does (k-diffusion leaves the noise of sigma_min in x).
     """
     ends_at_zero = sigmas[-1] == 0
     last = sigmas[-2] if ends_at_zero else sigmas[-1]
-    evaluations = len(sigmas) - 1 - ends_at_zero
-    for order, (sigma, target) in _plan(sigmas[0], last, evaluations):
+    x = yield from _fast(x, sigmas[0], last, len(sigmas) - 1 - ends_at_zero, path, noise, eta, s_noise)
+    if ends_at_zero:
+        x = yield ModelCall(x, last)
+    return x
+
+
+@sampler(order=3, native_flow=True, comfyui=("dpm_fast",))
+def dpm_fast_comfyui(
+    x: Tensor,
+    sigmas: Sequence[float],
+    *,
+    noise: NoiseSource | None = None,
+    path: Path,
+    eta: Eta = 0.0,
+    s_noise: NoiseScale = 1.0,
+) -> Sampler:
+    """`dpm_fast` as ComfyUI counts: a step to 0 is one more evaluation above it, and the noise of sigma_min stays in x.
+
+    ComfyUI `ksampler("dpm_fast")`, with k-diffusion's `sample_dpm_fast`.
+    """
+    last = sigmas[-2] if sigmas[-1] == 0 else sigmas[-1]
+    return (yield from _fast(x, sigmas[0], last, len(sigmas) - 1, path, noise, eta, s_noise))
+
+
+def _fast(
+    x: Tensor,
+    first: float,
+    last: float,
+    evaluations: int,
+    path: Path,
+    noise: NoiseSource | None,
+    eta: float,
+    s_noise: float,
+) -> Sampler:
+    for order, (sigma, target) in _plan(first, last, evaluations):
         down = max(level_below(path, sigma, target, eta), last) if eta > 0 else target
         denoised = yield ModelCall(x, sigma)
         x = yield from solver_step(x, sigma, down, (x - denoised) / sigma, order)
         if down < target:
             x = raised(x, path, down, target, s_noise * require_noise(noise, "dpm_fast with eta > 0").like(x))
-    if ends_at_zero:
-        x = yield ModelCall(x, last)
     return x
 
 

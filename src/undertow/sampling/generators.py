@@ -19,7 +19,7 @@ def generator_for(seed: int) -> torch.Generator:
     if seed >> LOW_BITS == 0:
         return generator
     halves = [seed & (2**LOW_BITS - 1), seed >> LOW_BITS]
-    words = np.random.RandomState(halves).get_state()[1]
+    words = np.random.RandomState(halves).get_state(legacy=False)["state"]["key"]
     state = generator.get_state()
     filled = np.asarray(words, dtype=np.uint64)
     state[HEADER_BYTES : HEADER_BYTES + filled.nbytes] = torch.from_numpy(filled.view(np.uint8))

@@ -112,6 +112,7 @@ REQUEST = {
     "request.crop": (0, 0),
     "request.target_size": None,
     "request.timestep_map": "interpolated",
+    "request.noise_convention": "variance",
     "request.image": None,
     "request.strength": 0.8,
     "request.strength_convention": "diffusers",
