@@ -122,6 +122,21 @@ def test_a_short_request_has_its_result_before_a_long_one(service):
     assert [result for _, result in sorted(finished, key=lambda one: one[0])] == results
 
 
+def test_pictures_of_a_request_that_is_larger_than_a_forward_are_finished_one_after_the_other(service):
+    """So that those which are finished can be kept. Another request has its turns in between, as before."""
+    told: list[tuple[int, int, int]] = []
+    few = {"sigmas": (10.0, 3.0, 1.0, 0.0), "guidance_scale": 1.0}
+    requests = [GenerationRequest(prompt="a", count=4, **few), GenerationRequest(prompt="b", seed=7, **few)]
+    service.generate_many(
+        requests,
+        limits=BatchLimits(rows=1),
+        observe=lambda event: told.append((event.request, event.picture, event.step)),
+    )
+    first = [(picture, step) for request, picture, step in told if request == 0 and step > 0]
+    assert first == sorted(first)
+    assert told.index((1, 0, 2)) < told.index((0, 3, 1)), "the other does not wait for all of it"
+
+
 def test_a_preview_is_a_picture_of_the_newest_estimate(service):
     previews = []
     service.generate("a", steps=3, observe=lambda event: previews.append(event.preview()))

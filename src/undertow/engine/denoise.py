@@ -120,7 +120,9 @@ class Batcher:
     def _next_batch(self) -> list[Waiting]:
         """The row that has waited longest, and those that can share its forward. Rows whose adapters are merged into
         the weights already go first, since merging others takes time."""
-        line = [Waiting(task, i) for task in self._tasks for i, answer in enumerate(task.answers) if answer is None]
+        line = _in_order(
+            [Waiting(task, i) for task in self._tasks for i, answer in enumerate(task.answers) if answer is None]
+        )
         if not line:
             return []
         first = next((waiting for waiting in line if self._is_prepared(waiting.row)), line[0])
@@ -172,3 +174,13 @@ class Batcher:
         # Here the traceback is gone, and with it the tensors that its frames held.
         half = len(rows) // 2
         return [*self._evaluate(rows[:half], padded_to), *self._evaluate(rows[half:], padded_to)]
+
+
+def _in_order(line: Sequence[Waiting]) -> list[Waiting]:
+    """The line with the first pictures of each request in the places that its pictures hold. Of a request that is larger
+    than a forward, some are then finished, and can be kept, while others have not begun."""
+    waiting: dict[int, list[Waiting]] = {}
+    for one in line:
+        waiting.setdefault(one.row.origin.request, []).append(one)
+    ordered = {number: iter(sorted(ones, key=lambda one: one.row.origin.picture)) for number, ones in waiting.items()}
+    return [next(ordered[one.row.origin.request]) for one in line]
