@@ -163,6 +163,15 @@ def test_unknown_words_are_noted_beside_the_picture(folder, tmp_path, capsys):
     assert "try: " not in printed.err, "suggestions are for the model that ships"
 
 
+def test_notes_are_plain_each_once_and_the_useful_first(tmp_path, capsys):
+    command = ["generate", "owl on zebra", "--lora", "mosaic", "--count", "2", "--steps", "1", "--no-show"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == len(set(notes))
+    assert "zebra" in notes[0], "what the prompt has wrong goes before where an adapter is"
+    assert notes[-1] == "note: mosaic: added to the model's weights while it draws"
+
+
 def test_without_a_model_the_embedded_one_draws_and_suggests_what_is_next(tmp_path, capsys):
     assert main(["generate", "red apple on white background", "--out", str(tmp_path)]) == 0
 

@@ -14,6 +14,7 @@ from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.option_values import numbers_by_name, parse_adapters
 from undertow.cli.preset_model import manager_of_preset
 from undertow.errors import InvalidInput
+from undertow.picture_names import FIGURES, require_picture_file
 
 PROMPT = "red apple on white background"
 
@@ -57,6 +58,8 @@ def explain(
     if model in PRESETS and figure is not None:
         remedy = "name a model: sizes are compared with its weights"
         raise InvalidInput("--figure", figure, "none with an architecture alone", remedy)
+    if figure is not None:
+        require_picture_file(figure, "--figure", endings=FIGURES)
     stack = AdapterStack(
         _prioritised(parse_adapters(files, None), priorities),
         strategy=strategy,

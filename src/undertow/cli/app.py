@@ -18,13 +18,17 @@ from rich.console import Console
 
 from undertow.cli.adapters import adapters
 from undertow.cli.compare import compare
+from undertow.cli.config import read_config
 from undertow.cli.convert import convert
 from undertow.cli.generate import generate
 from undertow.cli.inspect import inspect
+from undertow.cli.models import models
+from undertow.cli.other_names import called_here
 from undertow.cli.preprocess import preprocess
 from undertow.cli.sample import sample
 from undertow.cli.samplers import samplers
 from undertow.cli.train import train
+from undertow.cli.verb_help import VerbCommand, with_plain_help
 from undertow.cli.words import words
 from undertow.errors import OutOfMemory, UndertowError
 from undertow.shortage import is_out_of_memory
@@ -37,6 +41,7 @@ VERBS: dict[str, Verb] = {
     "compare": compare,
     "convert": convert,
     "inspect": inspect,
+    "models": models,
     "preprocess": preprocess,
     "sample": sample,
     "samplers": samplers,
@@ -78,9 +83,9 @@ def main(
     error says what; 130 interrupted from the keyboard; 1 a bug of ours.
     """
     settings = Settings()
-    app = _build(verbs, settings, about, completion=" " not in program)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        app = _build(verbs, settings, about, completion=" " not in program)
         code = app(arguments or ["--help"], prog_name=program, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
@@ -115,7 +120,7 @@ def _build(
         add_completion=completion,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "default_map": read_config().defaults()},
     )
 
     @app.callback(help=about)
@@ -129,9 +134,9 @@ def _build(
 
     for name, verb in verbs.items():
         if isinstance(verb, typer.Typer):
-            app.add_typer(verb, name=name)
+            app.add_typer(with_plain_help(verb), name=name)
         else:
-            app.command(name)(verb)
+            app.command(name, cls=VerbCommand)(verb)
     return app
 
 
@@ -146,7 +151,12 @@ def _usage(error: typer.TyperException, program: str) -> str:
     """The sentence for a command line that cannot be read."""
     context = getattr(error, "ctx", None)
     command = program if context is None else context.command_path
-    return f"{error.format_message().rstrip('.')}; try '{command} --help'"
+    typed, said = getattr(error, "option_name", None), error.format_message().rstrip(".")
+    if typed is not None and context is not None:
+        known = [option for parameter in context.command.params for option in parameter.opts]
+        if (ours := called_here(typed, known)) is not None:
+            said = f"No such option: {typed}; here it is called {ours}"
+    return f"{said}; try '{command} --help'"
 
 
 def _fail(problem: str, settings: Settings, code: int) -> int:

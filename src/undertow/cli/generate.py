@@ -5,15 +5,16 @@ Everything that can be refused without a model is refused before torch is import
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, no_type_check
 
 import typer
 from rich.console import Console
 
+from undertow.cli.config import by_parameter, read_config
 from undertow.cli.embeddings import require_embeddings, with_embeddings
 from undertow.cli.many import draw, require_one_source, tasks_of, wildcards_of
 from undertow.cli.model_loading import LoadingOptions, Precision
-from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model
+from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model, find_model
 from undertow.cli.named_files import require_files, require_own_place
 from undertow.cli.repeated import note_another_model, repeated_task
 from undertow.cli.request_options import with_request_options
@@ -36,19 +37,40 @@ PROMPTS_HELP = "File of prompts, one a line; options follow after |, or it is JS
 WILDCARDS_HELP = "Folder of NAME.txt: __NAME__ in a prompt becomes one of its lines, {a|b} one of the two."
 
 
+@no_type_check  # what typer gives where its public class Context is asked for is an object of its base
+def apply_preset(context: typer.Context, name: str | None) -> str | None:
+    """Puts a preset's settings in place of the defaults of options."""
+    if name is not None:
+        options = {one.removeprefix("--"): str(known.name) for known in context.command.params for one in known.opts}
+        settings = by_parameter(read_config().preset(name), options)
+        context.default_map = {**(context.default_map or {}), **settings}
+    return name
+
+
 @with_request_options
 def generate(
     prompt: Annotated[str | None, typer.Argument(help=descriptions(GenerationRequest)["prompt"])] = None,
     *,
     model: Annotated[
         str | None,
-        to_draw("--model", "-m", help=MODEL_HELP, show_default=DEFAULT_MODEL, autocompletion=complete_model),
+        to_draw(
+            "--model",
+            "-m",
+            help=MODEL_HELP,
+            show_default=DEFAULT_MODEL,
+            autocompletion=complete_model,
+            callback=find_model,
+        ),
     ] = None,
     repeat: Annotated[
         Path | None,
         to_draw(
             "--from", help="Repeat a picture that undertow wrote; what is given beside it replaces what is stored."
         ),
+    ] = None,
+    preset: Annotated[  # noqa: ARG001  # its callback puts the settings in place of defaults
+        str | None,
+        to_draw("--preset", is_eager=True, callback=apply_preset, help="Settings of this name in undertow.toml."),
     ] = None,
     prompts: Annotated[Path | None, to_draw(help=PROMPTS_HELP)] = None,
     wildcards: Annotated[Path | None, to_draw(help=WILDCARDS_HELP)] = None,
@@ -120,7 +142,7 @@ def generate(
     else:
         task = repeated_task(repeat, options if prompt is None else {**options, "prompt": prompt}, console, model)
     tasks = tasks_of(task, prompts, options, choices, console)
-    source = model if model is not None else tasks[0].model
+    source = model if model is not None else read_config().find(tasks[0].model)
     writers = PictureWriter.to_each(out, name, [one.indices for one in tasks], overwrite=overwrite)
     if preview is not None:
         require_picture_file(preview, "--preview")

@@ -1,10 +1,10 @@
 """What `undertow generate` is asked for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from undertow.cli.model_option import DEFAULT_MODEL
+from undertow.cli.model_option import default_model
 from undertow.cli.request_options import changes, with_parts
 from undertow.cli.seeds import parse_seed, random_seed
 from undertow.engine.request import GenerationRequest
@@ -20,7 +20,7 @@ class Task:
 
     request: GenerationRequest
     indices: Sequence[int]
-    model: str = DEFAULT_MODEL
+    model: str = field(default_factory=default_model)
     model_hash: str | None = None
 
 

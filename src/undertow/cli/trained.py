@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from undertow.cli.model_option import DEFAULT_MODEL
+from undertow.cli.model_option import default_model
 
 if TYPE_CHECKING:
     from undertow.checkpoints.read.model import LoadedModel
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def print_command(console: Console, prompt: str, model: str, *options: str) -> None:
     """Prints the `undertow generate` line that draws with what was trained."""
-    chosen = () if model == DEFAULT_MODEL else ("--model", model)
+    chosen = () if model == default_model() else ("--model", model)
     line = shlex.join(["undertow", "generate", prompt, *options, *chosen])
     console.print(f"draw with it: {line}", soft_wrap=True, highlight=False, markup=False)
 

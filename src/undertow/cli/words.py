@@ -7,7 +7,7 @@ import typer
 from rich.columns import Columns
 from rich.console import Console
 
-from undertow.cli.model_option import DEFAULT_MODEL
+from undertow.cli.model_option import DEFAULT_MODEL, default_model
 from undertow.embedded import located
 from undertow.errors import InvalidInput
 
@@ -38,7 +38,7 @@ def words(
     related = f" {vocabulary.relations[0]} {second}" if vocabulary.relations else ""
     background = f" on {vocabulary.colors[0]} background" if vocabulary.colors else ""
     example = f'try: undertow generate "{first}{related}{background}"' + (
-        "" if model == DEFAULT_MODEL else f" -m {model}"
+        "" if model == default_model() else f" -m {model}"
     )
     console.print(example, markup=False, soft_wrap=True)
 

@@ -60,6 +60,8 @@ class _Encoding:
     refiner: LoadedModel | None
     given: Tensor | None
     decisions: list[str] = field(default_factory=list)
+    placements: list[str] = field(default_factory=list)
+    """What is said of adapters, behind what the request itself may have wrong."""
     sampler: ChosenSampler = field(init=False)
     used: list[UsedAdapter] = field(default_factory=list)
 
@@ -99,7 +101,12 @@ class _Encoding:
             yield
             size, more = self._upscaled(builder, request.high_resolution, size, image_inputs)
             passes.append(more)
-        return Encoded(passes=passes, size=size, decisions=tuple(dict.fromkeys(self.decisions)), used=tuple(self.used))
+        return Encoded(
+            passes=passes,
+            size=size,
+            decisions=tuple(dict.fromkeys([*self.decisions, *self.placements])),
+            used=tuple(self.used),
+        )
 
     def _builder(self) -> PassBuilder:
         """Reads the request's adapters, with their pictures."""
@@ -116,7 +123,8 @@ class _Encoding:
             UsedAdapter(title=one.adapter.title, kind=one.loaded.title, path=one.loaded.path) for one in resolved
         ]
         notes = [note for group in groups for note in group.notes]
-        self.decisions += dict.fromkeys((*(f"{one.adapter.title}: {one.note}" for one in resolved), *notes))
+        self.decisions += notes
+        self.placements += [f"{one.adapter.title}: {one.note}" for one in resolved]
         if self.refiner is not None and resolved:
             self.decisions.append("adapters act on the base model, not on the refiner")
         return PassBuilder(

@@ -75,6 +75,7 @@ def boundary(at: Boundary) -> None:
     Image.new("L", (6, 4), 90).save("depth.png")
     for name in NAMED:
         Path(name).touch()
+    Path("undertow.toml").write_text("[presets.quick]\nsteps = 31\n")
     at.patch.setattr("torch.cuda.is_available", lambda: False)
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
     at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
@@ -157,6 +158,7 @@ OF_THE_REQUEST = (
     case("--sigmas", "14,5,1,0", request__sigmas=(14.0, 5.0, 1.0, 0.0)),
     case("--seed", "11", request__seed=11, files=["out/11.png"]),
     case("--seed", "first", refused="a whole number from 0 on, or random"),
+    case("--preset", "quick", request__steps=31),
     case("-s", "31", request__steps=31),
     case("-n", "2", request__count=2, show__pictures=[image()] * 2, files=["out/44.png", "out/45.png"]),
     case("-m", "other", load__source="other", load__dtype=None),
