@@ -37,9 +37,7 @@ def test_a_picture_drawn_with_it_is_not_repeated_without_it(style, capsys):
     assert main(["generate", "a style", *model, *DRAW, "--embedding", str(style), "--out", "a.png"]) == 0
     capsys.readouterr()
     assert main(["generate", "--from", "a.png", *model, "--no-show", "--out", "b.png"]) == 2
-    assert "embeddings is 'style', expected names of those that were added: none was; add it with --embedding FILE" in (
-        capsys.readouterr().err
-    )
+    assert "give textual inversion 'style' (--embedding)" in capsys.readouterr().err
     again = ["generate", "--from", "a.png", *model, "--no-show", "--embedding", str(style), "--out", "b.png"]
     assert main(again) == 0
 

@@ -9,7 +9,7 @@ import pytest
 from tests.services import service_of
 from undertow.cli.app import main
 from undertow.cli.prompt_lines import tasks_of_file
-from undertow.engine.metadata import read_png
+from undertow.engine.metadata import read_description
 from undertow.errors import InvalidInput
 
 DRAW = ("--model", "m", "--steps", "1", "--size", "64x64", "--guidance", "1", "--no-show")
@@ -100,7 +100,7 @@ def test_each_line_is_drawn_and_repeatable(lines, loaded, monkeypatch, capsys):
     printed = capsys.readouterr()
     assert printed.out.split() == [f"out/{name}.png" for name in ("100", "101", "102", "7", "7-2")]
     assert printed.err.count("taken out of the prompt") == 1, "what is said once is not said again"
-    stored = [read_png(name) for name in printed.out.split()]
+    stored = [read_description(name) for name in printed.out.split()]
     assert [(one.request.prompt, one.request.seeds[one.index]) for one in stored] == [
         ("red <lora:x:1>", 100),
         ("blue <lora:x:1>", 101),
@@ -116,7 +116,7 @@ def test_choices_are_made_for_each_picture_and_stored(loaded, lines, tmp_path, c
     assert main([*draw, "--wildcard-seed", "3", "--out", "one"]) == 0
     assert main([*draw, "--wildcard-seed", "3", "--out", "two"]) == 0
     names = capsys.readouterr().out.split()
-    one, two = ([read_png(name).request.prompt for name in names[start : start + 4]] for start in (0, 4))
+    one, two = ([read_description(name).request.prompt for name in names[start : start + 4]] for start in (0, 4))
     assert one == two
     assert len(set(one)) > 1
     assert all(re.fullmatch("a (red|green|blue) (cat|dog)", prompt) for prompt in one)
@@ -126,7 +126,7 @@ def test_choices_are_made_for_each_picture_and_stored(loaded, lines, tmp_path, c
 def test_choices_that_are_not_asked_for_are_text_and_told(loaded, lines, capsys):
     assert main(["generate", "a {cat|dog}", *DRAW, "--out", "a.png"]) == 0
     assert "{...|...} and __name__ are text; --wildcards FOLDER or --wildcard-seed random" in capsys.readouterr().err
-    assert read_png("a.png").request.prompt == "a {cat|dog}"
+    assert read_description("a.png").request.prompt == "a {cat|dog}"
 
 
 @pytest.mark.parametrize("other", [["a prompt"], ["--from", "a.png"]])

@@ -167,6 +167,11 @@ def test_a_negative_prompt_is_not_told_how_to_place_things():
         assert bool(made.decisions) == (name == "prompt")
 
 
+def test_embeddings_that_a_request_relies_on_must_be_known():
+    with pytest.raises(InvalidInput, match="embeddings is 'thing', expected names of those that were added: none was"):
+        conditioner("sd1", embeddings=("thing",)).branches(1)
+
+
 def test_a_negative_prompt_is_edited_and_weighted_all_the_same():
     first, second = conditioner("sd1", negative_prompt="[dark:(light:1.5):1] night").branches(2)
     encode = partial(stack_for("clip_l").encode, dialect="a1111")
