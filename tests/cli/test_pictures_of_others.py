@@ -106,6 +106,18 @@ def test_texts_behind_the_pixels_and_in_gif_files_are_found(tmp_path, capsys):
         assert "described by A1111 v1.10.1" in said(capsys)
 
 
+def test_a_model_in_a_configured_folder_is_taken_by_its_name_alone(folder, tmp_path, capsys, monkeypatch):
+    config = tmp_path / "undertow.toml"
+    config.write_text(f"folders = [{json.dumps(str(Path(folder).parent))}]")
+    monkeypatch.setenv("UNDERTOW_CONFIG", str(config))
+    named = written(tmp_path / "named.png", parameters=f"a\n{SETTINGS}Model: {Path(folder).name}, Version: v1.10.1")
+    assert main(["generate", "--from", named, "--out", str(tmp_path / "again.png"), *HERE]) == 0
+    placed = written(tmp_path / "placed.png", parameters=f"a\n{SETTINGS}Model: {folder}, Version: v1.10.1")
+    capsys.readouterr()
+    assert main(["generate", "--from", placed]) == 2
+    assert "(--model)" in said(capsys)
+
+
 def test_inspect_says_what_was_understood_and_how_to_repeat_it(tmp_path, capsys):
     picture = written(tmp_path / "a1111.png", parameters=TEXT)
     assert main(["inspect", picture]) == 0

@@ -12,11 +12,12 @@ from rich.console import Console
 
 from undertow.adapters.files.bundled import BundledAdapters
 from undertow.checkpoints.files.place import local_path
+from undertow.cli.config import read_config
 from undertow.cli.request_options import changes, with_parts
 from undertow.cli.task import Task, typed_rows
 from undertow.embedded import embedded_models, located
 from undertow.engine.metadata import JSON_KEY, StoredDescription, read_stored, read_texts
-from undertow.engine.named_files import with_named
+from undertow.engine.named_files import file_name, with_named
 from undertow.errors import InvalidInput
 from undertow.infotext.reading import NamedFile
 
@@ -37,8 +38,8 @@ def repeated_task(picture: Path, options: Mapping[str, Any], console: Console, m
     stored, needed = read_stored(picture, texts) if JSON_KEY in texts else None, list[NamedFile]()
     if stored is None:
         stored, needed = _of_others(picture, texts, instead, model, console)
-    source = model if model is not None else stored.model
-    if model is None and source not in embedded_models():
+    source = model or _configured(stored.model) or stored.model
+    if source == stored.model and model is None and source not in embedded_models():
         needed.append(NamedFile(kind="model", name=stored.model, option="--model", hash=stored.model_hash or ""))
     if options.get("embeddings"):  # files, whose names take the place of the stored ones once they are read
         instead["embeddings"] = ()
@@ -116,6 +117,14 @@ def _note_files(reading: "Reading", bundled: tuple[str, ...], console: Console) 
         if file.kind not in ("model", "picture") and file.name not in bundled:
             message = f"note: drawn without {file}; {file.option} FILE takes it"
             console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _configured(name: str) -> str | None:
+    """The place of the model of this name in the user's config file. A picture may name one, and not a place."""
+    if not name or file_name(name) != name:
+        return None
+    found = read_config().find(name)
+    return None if found == name else found
 
 
 def _bundled(model: str) -> tuple[str, ...]:

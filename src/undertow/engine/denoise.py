@@ -106,9 +106,7 @@ class Batcher:
             task.shared(Share(seconds=seconds * rows, rows=len(batch)))
             answers = [answer for answer in task.answers if answer is not None]
             if task in self._tasks and len(answers) == len(task.rows):
-                # To the end of the line, so that rows of every key get their turn.
-                self._tasks.remove(task)
-                self._tasks.append(task)
+                self._end_turn(task)
                 self._advance(task, answers)
         return True
 
@@ -138,6 +136,14 @@ class Batcher:
     def _fits(self, batch: Sequence[Waiting], another: Waiting) -> bool:
         """Whether there are slots for the adapters of one row more."""
         return self.manager is None or self.manager.fits([one.row for one in (*batch, another)])
+
+    def _end_turn(self, task: Task) -> None:
+        """To the end of the line, so that rows of every key get their turn. It is the first place that its request holds
+        which goes there, for `_in_order` gives that place to its first picture."""
+        number = task.rows[0].origin.request
+        place = next(one for one in self._tasks if one.rows and one.rows[0].origin.request == number)
+        self._tasks.remove(place)
+        self._tasks.append(place)
 
     def _advance(self, task: Task, answers: Sequence[Outcome] | None) -> None:
         try:
