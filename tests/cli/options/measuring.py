@@ -4,6 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from PIL import Image
+
 from tests.cli.options.arrival import LOADED, Boundary, Command, case
 from undertow import Adapter
 from undertow.adapters.stacking.decisions import Decisions
@@ -14,14 +16,23 @@ FILES = ("a.safetensors@0.5", "b.safetensors=photo.png")
 A, B = Adapter("a.safetensors", scale=0.5), Adapter("b.safetensors", image=("photo.png",))
 
 
+def lay_out() -> None:
+    """The files that are named, since one that is not there is refused before anything is loaded."""
+    for name in ("a.safetensors", "b.safetensors"):
+        Path(name).touch()
+    Image.new("RGB", (6, 4)).save("photo.png")
+
+
 def explaining(at: Boundary) -> None:
+    lay_out()
+
     def summarize(adapters: tuple[Adapter, ...]) -> tuple[()]:
         at.arrived["summarize.adapters"] = adapters
         return ()
 
     targets = SimpleNamespace(targets=SimpleNamespace(family="SD"))
-    manager = SimpleNamespace(summarize=summarize, kind=lambda _: targets)
-    at.stand_in("undertow.service.load", SimpleNamespace(adapters=manager, config="the config", unet="the U-Net"))
+    manager = SimpleNamespace(summarize=summarize, kind=lambda _: targets, unet="the U-Net")
+    at.stand_in("undertow.service.load", SimpleNamespace(adapters=manager))
     decisions = Decisions(kept=(), disabled=(), layers={}, conflicts=(), notes=())
     at.stand_in("undertow.adapters.stacking.decisions.decide", decisions, unnoted=("summaries",), apart=("stack",))
     for found in ("relative_sizes", "pairwise_cosines"):
@@ -65,6 +76,8 @@ EXPLAIN = Command(
 
 
 def probing(at: Boundary) -> None:
+    lay_out()
+
     service = SimpleNamespace(model="the model", adapters="the manager")
     at.stand_in("undertow.service.load", service)
 
