@@ -153,3 +153,26 @@ def test_another_program_may_have_verbs_and_a_name_of_its_own(capsys):
     shown = capsys.readouterr().out
     assert "python -m recipes.emoji [OPTIONS]" in shown
     assert "All about emoji." in shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "ours"),
+    [
+        ("--num-inference-steps", "--steps"),
+        ("--cfg-scale", "--guidance"),
+        ("--guidance-scale", "--guidance"),
+        ("--negative-prompt", "--negative"),
+        ("--width", "--size"),
+        ("--scheduler", "--sampler"),
+        ("--callback", "--preview"),
+        ("--lora-scale", "--lora"),
+    ],
+)
+def test_options_of_other_tools_are_answered_with_ours(typed, ours, capsys):
+    assert main(["generate", "red apple", typed, "3"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: No such option: {typed}; here it is called {ours}; try")
+
+
+def test_an_option_that_is_near_is_named(capsys):
+    assert main(["generate", "red apple", "--stepps", "3"]) == 2
+    assert "--steps" in capsys.readouterr().err

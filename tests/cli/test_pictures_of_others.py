@@ -93,6 +93,19 @@ def test_what_another_program_needs_is_asked_for(tmp_path, capsys):
     assert "its description is of InvokeAI" in said(capsys)
 
 
+def test_texts_behind_the_pixels_and_in_gif_files_are_found(tmp_path, capsys):
+    picture = Path(written(tmp_path / "a.png", parameters=TEXT))
+    content = picture.read_bytes()
+    start = content.index(b"tEXt") - 4
+    end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+    last = content.index(b"IEND") - 4
+    picture.write_bytes(content[:start] + content[end:last] + content[start:end] + content[last:])
+    Image.new("P", (8, 8)).save(tmp_path / "a.gif", comment=TEXT.encode())
+    for name in ("a.png", "a.gif"):
+        assert main(["inspect", str(tmp_path / name)]) == 0
+        assert "described by A1111 v1.10.1" in said(capsys)
+
+
 def test_inspect_says_what_was_understood_and_how_to_repeat_it(tmp_path, capsys):
     picture = written(tmp_path / "a1111.png", parameters=TEXT)
     assert main(["inspect", picture]) == 0

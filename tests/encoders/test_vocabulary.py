@@ -8,11 +8,11 @@ import torch
 
 from tests.encoders.minis import encoder_for
 from undertow.checkpoints.files.words import read_vocabulary, write_vocabulary
+from undertow.embedded import embedded_models
 from undertow.encoders.emoji_names import characters, spell_out
 from undertow.encoders.text_stack import TextStack
 from undertow.encoders.vocabulary import Vocabulary
 from undertow.errors import CorruptFile
-from undertow.service import embedded_models
 
 VOCABULARY = Vocabulary(
     words=("a", "apple", "bear", "blue", "face", "green", "honeybee", "on", "red"),
@@ -192,3 +192,15 @@ def test_every_emoji_of_the_embedded_model_has_its_character():
     assert list(found) == list(known.emoji)
     assert found["red apple"] == "\U0001f34e"
     assert all(known.spelled(character)[0].strip() == name for name, character in found.items())
+
+
+def test_captions_are_read_and_told_as_prompts_are(stack):
+    captions = ["a \U0001f34e on blue", "red apple", "a zebra on blue", "zebra"]
+    emoji, unknown = stack.notes_on(captions)
+    assert emoji == "emoji are read by their names: \U0001f34e as 'red apple'"
+    assert unknown.startswith("never learned by this model: 'zebra';")
+    assert stack.notes_on(["red apple on blue"]) == ()
+    assert stack.spelled("a \U0001f34e").split() == ["a", "red", "apple"]
+    plain = TextStack([encoder_for("clip_l")])
+    assert plain.notes_on(captions) == ()
+    assert plain.spelled("\U0001f34e") == "\U0001f34e"

@@ -207,6 +207,7 @@ def crafted(folder: Path, **changes) -> Path:
         ({"adapters": [{"source": "owner/private", "scale": 0.5}]}, "adapter 'private' at 0.5"),
         ({"adapters": {"adapters": [{"source": "style.ckpt"}]}}, "adapter 'style.ckpt'"),
         ({"adapters": "/etc/shadow"}, "adapter 'shadow'"),
+        ({"embeddings": ["style"]}, r"textual inversion 'style' \(--embedding\)"),
         ({"adapters": ["/etc/shadow"]}, "adapter 'shadow'"),
         ({"adapters": {"adapters": ["/etc/shadow"]}}, "adapter 'shadow'"),
         ({"adapters": [{"source": "mosaic", "encoder": "owner/encoder"}]}, "image encoder 'encoder'"),
@@ -242,6 +243,8 @@ def test_what_is_given_takes_the_place_of_what_is_named(tmp_path):
     found = read_description(path, {"adapters": (Adapter("own"),), "image": photo}).request
     assert found.adapters == (Adapter("own"),)
     assert found.image is photo
+    embedded = crafted(tmp_path, embeddings=["style"])
+    assert read_description(embedded, {"embeddings": ("own",)}).request.embeddings == ("own",)
     described = crafted(tmp_path, image=describe_picture(photo))
     assert read_description(described, {"image": photo}).request.image is photo
 

@@ -6,6 +6,7 @@
 import json
 import re
 import time
+from random import Random
 
 import pytest
 
@@ -42,6 +43,23 @@ def webui(line: str) -> dict[str, str]:
 @pytest.mark.parametrize("line", LINES)
 def test_settings_are_those_that_the_web_ui_finds(line):
     assert parse_settings(line) == webui(line)
+
+
+def test_any_text_is_taken_apart_as_the_web_ui_does():
+    """20,000 texts of the characters that matter, and the web UI's own expression."""
+    parts = ["a", "bc", "1", ":", ": ", ",", ", ", '"', '\\"', "-", "/", " ", "("]
+    random = Random(0)
+    for _ in range(20_000):
+        line = "".join(random.choices(parts, k=random.randint(3, 18)))
+        expected = {key.strip(): _unquoted(value).strip() for key, value in WEBUI.findall(line)}
+        assert {key: value.strip() for key, value in parse_settings(line).items()} == expected, line
+
+
+def _unquoted(value: str) -> str:
+    try:
+        return json.loads(value) if value[:1] == '"' and value[-1:] == '"' else value
+    except ValueError:
+        return value
 
 
 def test_what_is_written_is_read_as_it_was_by_the_web_ui_and_here():

@@ -71,6 +71,7 @@ def test_the_default_graph_becomes_a_request():
         "clip_skip": 2,
         "dialect": "comfy",
         "timestep_map": "nearest",
+        "noise_convention": "comfy",
     }
     GenerationRequest.from_json(found.request)
     assert list(found.files) == [

@@ -15,6 +15,7 @@ from undertow.cli.named_files import model_place, require_adapters
 from undertow.cli.option_values import numbers_by_name, parse_adapters
 from undertow.cli.preset_model import manager_of_preset
 from undertow.errors import InvalidInput
+from undertow.picture_names import FIGURES, require_picture_file
 
 PROMPT = "red apple on white background"
 
@@ -47,6 +48,8 @@ def explain(
     ] = None,
 ) -> None:
     """Show what adapters are in a model, where they are in each other's way, and what would be done about it."""
+    if figure is not None:
+        require_picture_file(figure, "--figure", endings=FIGURES)
     stack = AdapterStack(
         _prioritised(parse_adapters(files, None), priorities),
         strategy=strategy,

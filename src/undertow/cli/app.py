@@ -23,6 +23,7 @@ from undertow.cli.convert import convert
 from undertow.cli.generate import generate
 from undertow.cli.inspect import inspect
 from undertow.cli.models import models
+from undertow.cli.other_names import called_here
 from undertow.cli.preprocess import preprocess
 from undertow.cli.sample import sample
 from undertow.cli.samplers import samplers
@@ -150,7 +151,12 @@ def _usage(error: typer.TyperException, program: str) -> str:
     """The sentence for a command line that cannot be read."""
     context = getattr(error, "ctx", None)
     command = program if context is None else context.command_path
-    return f"{error.format_message().rstrip('.')}; try '{command} --help'"
+    typed, said = getattr(error, "option_name", None), error.format_message().rstrip(".")
+    if typed is not None and context is not None:
+        known = [option for parameter in context.command.params for option in parameter.opts]
+        if (ours := called_here(typed, known)) is not None:
+            said = f"No such option: {typed}; here it is called {ours}"
+    return f"{said}; try '{command} --help'"
 
 
 def _fail(problem: str, settings: Settings, code: int) -> int:

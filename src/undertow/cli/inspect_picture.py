@@ -93,7 +93,7 @@ def _print_command(console: Console, path: Path, files: "Sequence[NamedFile]", r
     for file in files:
         if file.option.startswith("--"):
             option = file.option.partition(" ")[0]
-            scale = "" if reading is None or file.scale is None or option != "--lora" else f"@{file.scale:g}"
+            scale = "" if reading is None or file.scale is None or file.kind != "LoRA" else f"@{file.scale:g}"
             command += f" {option} FILE{scale}"
     console.print(f"repeat: {printable(command)}", markup=False, highlight=False, soft_wrap=True)
 

@@ -40,6 +40,8 @@ def repeated_task(picture: Path, options: Mapping[str, Any], console: Console, m
     source = model if model is not None else stored.model
     if model is None and source not in embedded_models():
         needed.append(NamedFile(kind="model", name=stored.model, option="--model", hash=stored.model_hash or ""))
+    if options.get("embeddings"):  # files, whose names take the place of the stored ones once they are read
+        instead["embeddings"] = ()
     if "adapters" in instead:
         bare = [*(options.get("loras") or ()), *(options.get("adapters") or ())]
         instead["adapters"] = with_named(stored.request, instead["adapters"], bare)

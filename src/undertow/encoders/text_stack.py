@@ -266,6 +266,21 @@ class TextStack:
         longest = max(part.context.shape[1] for _, part in made)
         return [assembler.padded(part, longest) for assembler, part in made]
 
+    def spelled(self, text: str) -> str:
+        """A plain text, such as a caption, as `encode` reads it: with names for emoji if the model has few words."""
+        return text if self.vocabulary is None else self.vocabulary.spelled(text)[0]
+
+    def notes_on(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """What to know about plain texts together: emoji that are read by their names, and words that the model never
+        had. Nothing of a model that was trained on any words."""
+        if self.vocabulary is None:
+            return ()
+        names: dict[str, str] = {}
+        for text in texts:
+            names |= self.vocabulary.spelled(text)[1]
+        unknown = self.vocabulary.note(map(self.spelled, texts), known=self.embeddings)
+        return (*((spelling_note(names),) if names else ()), *(() if unknown is None else (unknown,)))
+
     def _spelled(self, prompt: ParsedPrompt) -> ParsedPrompt:
         """With names for emoji characters, of which a small model's tokenizer knows none."""
         if self.vocabulary is None:

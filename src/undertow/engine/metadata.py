@@ -20,6 +20,7 @@ from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 from undertow.infotext.reading import NamedFile
 from undertow.picture_files import header_of, several
+from undertow.picture_modes import loaded
 from undertow.records import Record
 
 TEXT_KEY = "parameters"
@@ -59,7 +60,8 @@ class StoredDescription:
     def named_files(self, instead: Mapping[str, Any], bundled: Collection[str]) -> list[NamedFile]:
         """What it needs and does not hold, but for the model. instead: fields that the caller gives in place of the
         stored ones. bundled: names of adapters that came with the model."""
-        return named_files({**self.request, **instead}, bundled)
+        own = {"embeddings": ()} if "embeddings" in instead else {}
+        return named_files({**self.request, **instead, **own}, bundled)
 
     def description(self, instead: Mapping[str, Any] | None = None, bundled: Collection[str] = ()) -> Description:
         """The description, with `instead` in place of what is stored. Errors: `InvalidInput` for files that it only
@@ -96,8 +98,18 @@ class StoredDescription:
 def read_texts(path: str | Path) -> dict[str, str]:
     """The texts inside a picture file, by name: PNG's chunks, or EXIF. Errors: `InvalidInput` for no picture."""
     with header_of("picture", path) as image:
-        found = {key: text for key, text in image.info.items() if isinstance(key, str) and isinstance(text, str)}
-        return {**from_exif(image), **found}
+        found = _texts(image)
+        if not found.keys() & {TEXT_KEY, JSON_KEY} and image.format == "PNG":
+            loaded(image, "picture")  # texts may also stand behind the pixels
+            found = _texts(image)
+        return found
+
+
+def _texts(image: Image.Image) -> dict[str, str]:
+    found = {key: text for key, text in image.info.items() if isinstance(key, str) and isinstance(text, str)}
+    if isinstance(comment := image.info.get("comment"), bytes) and image.format == "GIF":  # where A1111 writes it
+        found[TEXT_KEY] = comment.decode(errors="replace")
+    return {**from_exif(image), **found}
 
 
 def read_stored(path: str | Path, texts: Mapping[str, str] | None = None) -> StoredDescription:

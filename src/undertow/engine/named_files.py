@@ -35,6 +35,8 @@ def named_files(request: Mapping[str, Any], bundled: Collection[str]) -> list[Na
         for name in PICTURES
         if _is_open(request, name)
     ]
+    for name in _listed(request.get("embeddings")):
+        found.append(NamedFile(kind="textual inversion", name=file_name(str(name)), option="--embedding"))
     for adapter in stored_adapters(request):
         source = str(adapter.get("source"))
         if source not in bundled:

@@ -71,7 +71,7 @@ class _Reader:
             kinds = sorted({node.kind for node in self.nodes.values()})
             self.found.skip("nodes", ", ".join(kinds)[:200], "no KSampler is among them")
             return self.found.reading("ComfyUI")
-        self.found.request |= {"dialect": "comfy", "timestep_map": "nearest"}
+        self.found.request |= {"dialect": "comfy", "timestep_map": "nearest", "noise_convention": "comfy"}
         self._settings(sampler)
         self._latents(sampler)
         for side, target in (("positive", "prompt"), ("negative", "negative_prompt")):

@@ -22,7 +22,6 @@ MOST_LISTS = 8
 """Lists of JSON that are looked for in a line: each failure takes as long as the line is."""
 
 _QUOTED = re.compile(r'"(?:\\.|[^\\"])*"')
-_KEY = re.compile(r"\w[\w \-/]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +63,25 @@ def parse_settings(line: str) -> dict[str, str]:
     found: dict[str, str] = {}
     place, lists = 0, MOST_LISTS
     while (colon := line.find(":", place)) >= 0:
-        key = line[place:colon].rpartition(",")[2].strip()
+        key = _key(line, place, colon)
+        if key is None:
+            place = colon + 1
+            continue
         if line[colon + 1 : colon + 3].lstrip()[:1] in ("[", "{") and lists > 0:
             lists -= 1
-            value, place = _list(line, colon + 1)
+            found[key], place = _list(line, colon + 1)
         else:
-            value, place = _value(line, colon + 1)
-        if _KEY.fullmatch(key):
-            found[key] = value
+            found[key], place = _value(line, colon + 1)
     return found
+
+
+def _key(line: str, start: int, colon: int) -> str | None:
+    """The name that ends at a colon: what of the text before it may be in one, from its first letter on."""
+    first = colon
+    while first > start and (line[first - 1].isalnum() or line[first - 1] in "_ -/"):
+        first -= 1
+    key = line[first:colon].lstrip(" -/")
+    return key.strip() if len(key) > 1 else None
 
 
 def _value(line: str, start: int) -> tuple[str, int]:

@@ -76,12 +76,10 @@ def captioned_files(folder: Path) -> tuple[Path, ...]:
 
 
 def caption_notes(model: LoadedModel, pictures: CaptionedPictures) -> list[str]:
-    """Returns what a user should know before a training begins: how many captions there are and where they were found,
-    and, for a model with a vocabulary of its own, the words in them that it has never learned."""
+    """Returns what a user should know before a training begins: how many captions there are, where they were found,
+    and, for a model with a vocabulary of its own, what of them it reads by name and which words it never learned."""
     notes = [f"{len(pictures)} captions {pictures.rule}, such as {pictures.captions[0][:60]!r}"]
-    vocabulary = model.require_text().vocabulary
-    unknown = None if vocabulary is None else vocabulary.note(pictures.captions)
-    return notes if unknown is None else [*notes, unknown]
+    return [*notes, *model.require_text().notes_on(pictures.captions)]
 
 
 def _read(file: Path, size: int) -> tuple[np.ndarray, Crop] | str:

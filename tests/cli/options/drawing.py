@@ -243,6 +243,7 @@ SAMPLERS = (
         arrives={"printed": "all samplers", "files": []},
         cases=(
             case("--schedules", printed="all grids"),
+            case("--plot", "grids.txt", refused="a file that ends in .png, .jpg, .jpeg, .webp, .svg or .pdf"),
             case("--plot", "grids.png", printed="wrote grids.png", _plot__file=Path("grids.png")),
         ),
     ),

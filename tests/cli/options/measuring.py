@@ -70,6 +70,7 @@ EXPLAIN = Command(
         case("--strategy", "weighted", "--weight", "a=0.3", stack__strategy="weighted", stack__weights={"a": 0.3}),
         case("--density", "0.6", stack__density=0.6),
         case("--budget", "1.5", stack__budget_bytes=3 * 2**19),
+        case("--figure", "map.txt", refused="a file that ends in .png"),
         case("--figure", "map.png", save_figure__path=Path("map.png"), save_figure__title="a and b in emoji"),
     ),
 )  # fmt: skip
