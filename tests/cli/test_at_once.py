@@ -21,6 +21,12 @@ MISTAKES = (
     "generate owl --lora missing.safetensors",
     "generate owl --adapter edges=missing.png",
     "generate owl --adapter edges --adapter-mask edges=missing.png",
+    "adapters explain missing.safetensors",
+    "adapters impact missing.safetensors",
+    "convert missing.safetensors there --to diffusers",
+    "sample digits-flow --out grid.gif",
+    "compare owl --steps few",
+    "compare owl --model missing",
     "generate --help",
     "--help",
 )

@@ -11,6 +11,7 @@ from rich.console import Console
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import DENSITY, AdapterStack, StrategyName
 from undertow.cli.model_option import DEFAULT_MODEL, Model
+from undertow.cli.named_files import model_place, require_adapters
 from undertow.cli.option_values import numbers_by_name, parse_adapters
 from undertow.cli.preset_model import manager_of_preset
 from undertow.errors import InvalidInput
@@ -47,17 +48,6 @@ def explain(
     ] = None,
 ) -> None:
     """Show what adapters are in a model, where they are in each other's way, and what would be done about it."""
-    from undertow.adapters.lora.kind import LoraKind
-    from undertow.adapters.stack import AdapterStack
-    from undertow.adapters.stacking.decisions import decide
-    from undertow.cli.adapter_tables import print_explanation
-    from undertow.inspection.conflict_figure import pairwise_cosines, relative_sizes, save_figure
-    from undertow.service import load
-    from undertow.unet.presets import PRESETS
-
-    if model in PRESETS and figure is not None:
-        remedy = "name a model: sizes are compared with its weights"
-        raise InvalidInput("--figure", figure, "none with an architecture alone", remedy)
     if figure is not None:
         require_picture_file(figure, "--figure", endings=FIGURES)
     stack = AdapterStack(
@@ -67,6 +57,17 @@ def explain(
         density=DENSITY if density is None else density,
         budget_bytes=None if budget is None else int(budget * 2**20),
     )
+    require_adapters(stack.adapters, model_place(model))
+    from undertow.adapters.lora.kind import LoraKind
+    from undertow.adapters.stacking.decisions import decide
+    from undertow.cli.adapter_tables import print_explanation
+    from undertow.inspection.conflict_figure import pairwise_cosines, relative_sizes, save_figure
+    from undertow.service import load
+    from undertow.unet.presets import PRESETS
+
+    if model in PRESETS and figure is not None:
+        remedy = "name a model: sizes are compared with its weights"
+        raise InvalidInput("--figure", figure, "none with an architecture alone", remedy)
     manager = manager_of_preset(model) if model in PRESETS else load(model).adapters
     summaries = manager.summarize(tuple(stack))
     decisions = decide(stack, summaries)
@@ -93,13 +94,14 @@ def impact(
 
     The model draws a picture without them and is asked about it under three levels of noise, with each and with all.
     """
+    stack = AdapterStack(parse_adapters(files, None))
+    require_adapters(stack.adapters, model_place(model))
     from undertow.cli.adapter_tables import print_impacts
     from undertow.engine.request import GenerationRequest
     from undertow.inspection.impact import measure_impact, measure_overhead
     from undertow.inspection.probe import Probe
     from undertow.service import load
 
-    stack = AdapterStack(parse_adapters(files, None))
     service = load(model)
     probe = Probe.draw(service.model, service.adapters, GenerationRequest(prompt=prompt, steps=steps, seed=seed))
     groups = [[one] for one in stack] + ([list(stack)] if len(stack) > 1 else [])

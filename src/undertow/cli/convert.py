@@ -7,6 +7,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from undertow.checkpoints.files.place import local_path
+from undertow.cli.named_files import readable
+
 
 class Form(StrEnum):
     """The formats that can be written."""
@@ -37,6 +40,7 @@ def convert(
     ] = False,
 ) -> None:
     """Convert a checkpoint between a single file and a diffusers folder. Without --dtype, it is exact, bit for bit."""
+    readable(local_path(source))
     import torch
 
     from undertow.checkpoints.identify.checkpoint import OpenOptions

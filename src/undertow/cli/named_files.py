@@ -1,5 +1,6 @@
 """The files that a command names, opened before anything slow is imported or loaded."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,19 @@ from undertow.adapters.adapter import Adapter
 from undertow.adapters.files.bundled import BundledAdapters
 from undertow.checkpoints.files.destination import require_elsewhere
 from undertow.checkpoints.files.place import local_path
-from undertow.embedded import located
+from undertow.embedded import embedded_models, located
 from undertow.engine.request import GenerationRequest
 
 
 def require_model(source: str | Path) -> Path | None:
     """The local path of a model; `None` for one on the Hub. Errors: `UnknownCheckpoint`, `OSError`."""
     return readable(local_path(located(source)))
+
+
+def model_place(source: str) -> Path | None:
+    """The local path of a model, if it has one; presets and models on the Hub have none."""
+    path = Path(embedded_models().get(source, source)).expanduser()
+    return path if path.exists() else None
 
 
 def require_files(request: GenerationRequest, model: str | Path, refiner: str | Path | None = None) -> None:
@@ -24,8 +31,14 @@ def require_files(request: GenerationRequest, model: str | Path, refiner: str | 
     place = require_model(model)
     if refiner is not None:
         require_model(refiner)
+    require_adapters(_adapters(request), place)
+
+
+def require_adapters(adapters: Sequence[Adapter], place: Path | None) -> None:
+    """Opens every file that adapters name. place: of the model, which may have some of its own; `None` where it is not
+    on this machine. Errors: as `require_files`."""
     bundled = BundledAdapters(place if place is None or place.is_dir() else place.parent)
-    for adapter in _adapters(request):
+    for adapter in adapters:
         if place is not None or Path(adapter.source).expanduser().exists():
             readable(local_path(bundled.locate(adapter.source)))
         if adapter.encoder is not None:

@@ -36,12 +36,12 @@ def sample(
     overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
 ) -> None:
     """Draw pictures of one or more classes and write them as one grid, a class after the other."""
+    first, place = parse_seed(seed), PicturePlace.of(out, "grid", overwrite=overwrite)
     from undertow.checkpoints.read.class_model import load_class_model
     from undertow.engine.class_pictures import sample_classes, sampling_settings
     from undertow.training.figures import save_grid  # loads torch
     from undertow.training.pictures import find_class
 
-    first, place = parse_seed(seed), PicturePlace.of(out, "grid", overwrite=overwrite)
     model = load_class_model(model_folder(run))
     wanted = model.class_names if classes is None else classes
     labels = [find_class(name, model.class_names) for name in wanted for _ in range(count)]

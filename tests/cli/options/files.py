@@ -12,6 +12,7 @@ from undertow.unet.config import UNetConfig
 
 
 def converting(at: Boundary) -> None:
+    Path("in.safetensors").touch()
     at.stand_in("undertow.checkpoints.write.convert.convert", "there", apart=("opening",))
 
 

@@ -4,6 +4,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from PIL import Image
+
 from tests.cli.options.arrival import LOADED, Boundary, Command, case
 from undertow import Adapter
 from undertow.adapters.stacking.decisions import Decisions
@@ -14,7 +16,16 @@ FILES = ("a.safetensors@0.5", "b.safetensors=photo.png")
 A, B = Adapter("a.safetensors", scale=0.5), Adapter("b.safetensors", image=("photo.png",))
 
 
+def lay_out() -> None:
+    """The files that are named, since one that is not there is refused before anything is loaded."""
+    for name in ("a.safetensors", "b.safetensors"):
+        Path(name).touch()
+    Image.new("RGB", (6, 4)).save("photo.png")
+
+
 def explaining(at: Boundary) -> None:
+    lay_out()
+
     def summarize(adapters: tuple[Adapter, ...]) -> tuple[()]:
         at.arrived["summarize.adapters"] = adapters
         return ()
@@ -66,6 +77,8 @@ EXPLAIN = Command(
 
 
 def probing(at: Boundary) -> None:
+    lay_out()
+
     service = SimpleNamespace(model="the model", adapters="the manager")
     at.stand_in("undertow.service.load", service)
 
