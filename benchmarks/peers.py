@@ -90,9 +90,10 @@ shift 3.
 * On linear_quadratic with 10 steps multistep methods of high order extrapolate from tiny steps over large ones: ipndm_v
   and uni_pc make 0.06 and 0.3 of what float32 rounds there; elsewhere they are below 3e-7 and 4e-3.
 * With zero SNR the levels of kl_optimal are tangents near a right angle, in float32 there: that alone makes 2e-2 of
-  euler's run (1e-4 without that scheduler), and more where steps amplify it (heun, dpm_2, deis, dpm_adaptive).
-* sa_solver on the flow path: where a level lies on an end of its window, as with simple and 10 steps, float32 decides in
-  ComfyUI whether it has noise; here it has. With 4 steps they are within 1e-7.
+  euler's run (1e-4 without that scheduler), and more where steps amplify it (heun, dpm_2). From so high a level deis'
+  sums are coarse, and the steps of dpm_adaptive follow its rounding.
+* sa_solver on the flow path: where a level lies on an end of its window, as with simple and 10 steps, float32 decides
+  in ComfyUI whether it has noise; here it has. With 4 steps they are within 1e-7.
 * The web UI's prompt parser was not run again: its repository could not be fetched for this page.
 
 | sampler | undertow's | SD | zero SNR | flow |
