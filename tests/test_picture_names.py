@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from undertow.errors import InvalidInput
-from undertow.picture_names import FORMATS, PicturePlace, is_file_name, require_picture_file
+from undertow.picture_names import FIGURES, FORMATS, PicturePlace, is_file_name, require_picture_file
 
 APPLE = {
     "seed": 7,
@@ -153,6 +153,13 @@ def test_one_file_is_checked_as_such(tmp_path):
     require_picture_file(tmp_path / "sheet.png")
     with pytest.raises(InvalidInput, match="not there yet"):
         require_picture_file(tmp_path / "sheet.png", overwrite=False)
+
+
+def test_a_drawing_may_have_an_ending_of_its_own(tmp_path):
+    require_picture_file(tmp_path / "grids.svg", "--plot", endings=FIGURES)
+    with pytest.raises(InvalidInput, match=re.escape("--plot is")) as refusal:
+        require_picture_file(tmp_path / "grids.txt", "--plot", endings=FIGURES)
+    assert refusal.value.expected == "a file that ends in .png, .jpg, .jpeg, .webp, .svg or .pdf"
 
 
 def test_the_formats_are_those_that_pillow_writes():

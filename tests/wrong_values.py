@@ -8,6 +8,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -36,6 +37,8 @@ from undertow.errors import UndertowError
 
 WRONG = (None, object(), -1, float("nan"), "banana", ["banana"])
 
+PIXELS = UNetConfig.cifar10()
+
 COMPILED = "compute"
 """Of `UNet.forward`: a hook of the compiled network's, which no user gives."""
 
@@ -59,7 +62,8 @@ def calls() -> Iterator[Call]:
         (BatchLimits, {}),
         (RunOptions, {}),
         (AttentionConfig, {"num_heads": 2, "head_dim": 4}),
-        (UNet, {"config": UNetConfig.cifar10()}),
+        (UNetConfig, {field.name: getattr(PIXELS, field.name) for field in fields(PIXELS)}),
+        (UNet, {"config": PIXELS}),
         (Engine, {"model": emoji.model}),
         (UNetService, {"model": emoji.model}),
         (UNetState, {"unet": emoji.unet, "manager": emoji.adapters}),
@@ -89,7 +93,7 @@ def calls() -> Iterator[Call]:
     yield "with_scales", stack.with_scales, {"scales": {}}
     yield "add", stack.add, {"adapter": Adapter("edges")}
     yield "remove", stack.remove, {"name": "mosaic"}
-    digits = UNet(UNetConfig.cifar10())
+    digits = UNet(PIXELS)
     inputs = {"timesteps": torch.tensor([5]), "conditioning": Conditioning(class_labels=torch.tensor([1]))}
     yield "unet", digits.forward, {"latents": torch.zeros(1, 3, 32, 32), **inputs}
 

@@ -30,6 +30,7 @@ from undertow import Adapter, GenerationRequest, UNetService
 from undertow.adapters.image_prompt.image_prompt_file import write_image_prompt
 from undertow.adapters.image_prompt.kind import ImagePromptKind
 from undertow.adapters.image_prompt.projection import Variant
+from undertow.encoders.clip_network import ClipVision
 from undertow.encoders.image import ImageEncoder, ImageFeatures
 from undertow.encoders.image_config import ClipVisionConfig
 from undertow.encoders.image_pixels import Pixels, Preprocessing
@@ -63,7 +64,10 @@ class Latents(ImageEncoder):
             patch_size=PATCH,
         )
         half = (0.5, 0.5, 0.5)
-        super().__init__(config, vae, replace(Preprocessing.square(SIDE), mean=half, std=half))
+        with torch.device("meta"):
+            unused = ClipVision(config)
+        super().__init__(config, unused, replace(Preprocessing.square(SIDE), mean=half, std=half))
+        self.vae = vae
 
     @property
     def dtype(self) -> torch.dtype:
@@ -71,10 +75,10 @@ class Latents(ImageEncoder):
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        return next(self.vae.parameters()).device
 
     def forward(self, pixels: Pixels) -> ImageFeatures:
-        latents = self.network.encode(pixels.to(self.device)).mean
+        latents = self.vae.encode(pixels.to(self.device)).mean
         patches = F.pixel_unshuffle(latents, self.cells).flatten(2).transpose(1, 2)
         return ImageFeatures(
             pooled=F.avg_pool2d(latents, self.cells).flatten(1),

@@ -15,7 +15,7 @@ from recipes.emoji.render import ANYWHERE, ON_CELLS, Glyphs, draw_places, render
 from recipes.emoji.scenes import Scene, draw_training_scene, is_trained_color, spoken
 from undertow.checkpoints.files.atomic import write_text
 from undertow.hints.edges import canny
-from undertow.training.captioned import METADATA
+from undertow.training.captions import METADATA
 from undertow.training.figures import save_picture
 from undertow.training.paired_images import preprocess
 from undertow.training.randomness import seed_for

@@ -131,15 +131,14 @@ def checked_names_of(record: Class) -> Class:
 
 
 def checked_names(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:
-    """The same for names alone, at no cost to calls that are right: for records that graphs are compiled from."""
-    signature = inspect.signature(function)
+    """The same for names alone, at no cost to calls that are right: for what graphs are compiled from."""
 
     @wraps(function)
     def call(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
         try:
             return function(*args, **kwargs)
-        except TypeError:
-            require_names(signature, args, kwargs)
+        except TypeError:  # the signature is read here, because torch.compile cannot trace one
+            require_names(inspect.signature(function), args, kwargs)
             raise
 
     return call

@@ -2,7 +2,7 @@
 
 {"size": [48, 32], "sha256": "...", "file": "photo.png"}    a file; its pixels must still be the same
 {"size": [48, 32], "sha256": "...", "png": "iVBORw0..."}    the bytes of a PNG file, in base64
-{"size": [48, 32], "sha256": "..."}                         neither: the picture has to be given again
+{"size": [48, 32], "sha256": "...", "name": "photo.png"}    neither: the picture has to be given again
 """
 
 import reprlib
@@ -32,17 +32,18 @@ Info = Any
 """pydantic's `ValidationInfo` or `SerializationInfo`, which are protocols that cannot be checked while tests run."""
 
 
-def _to_json(picture: Picture, embed: bool) -> dict[str, Any]:
-    """A description from which the picture is found again. embed: bytes, for one that came from no file."""
+def _to_json(picture: Picture, embed: bool, files: bool) -> dict[str, Any]:
+    """A description from which the picture is found again. embed: bytes, for one that came from no file. files: whether
+    a file may be named by its path."""
     image = opened("picture", picture)
     described = describe_picture(image)
-    if not isinstance(picture, Image.Image):
+    if files and not isinstance(picture, Image.Image):
         return described | {"file": str(picture)}
     file = file_of(image)
-    if file is not None and _holds(file, described):
+    if files and file is not None and _holds(file, described):
         return described | {"file": str(file)}
     if not embed:
-        return described
+        return described if file is None else described | {"name": file.name}
     stored = _storable(image)
     return describe_picture(stored) | {"png": _png(stored)}
 
@@ -81,7 +82,7 @@ def _from_json(name: str, given: Any, remedy: str = "give the adapter again") ->
         return opened(name, given)
     if not isinstance(given, Mapping):
         raise InvalidInput(name, type(given).__name__, "a PIL image, or the path of a picture")
-    if unknown := sorted(given.keys() - {"size", "sha256", "file", "png"}):
+    if unknown := sorted(given.keys() - {"size", "sha256", "file", "png", "name"}):
         raise InvalidInput(name, ", ".join(map(repr, unknown)), "a picture's file or png, with its size and sha256")
     if (file := given.get("file")) is not None:
         if not Path(file).is_file():
@@ -112,10 +113,11 @@ def _read_pictures(given: Any, info: Info) -> Picture | tuple[Picture, ...] | No
 
 
 def _write(given: Picture | tuple[Picture, ...] | None, info: Info) -> Any:
-    embed = (info.context or {}).get("embed", True)
+    context = info.context or {}
+    embed, files = context.get("embed", True), context.get("files", True)
     if isinstance(given, tuple):
-        return [_to_json(one, embed) for one in given]
-    return None if given is None else _to_json(given, embed)
+        return [_to_json(one, embed, files) for one in given]
+    return None if given is None else _to_json(given, embed, files)
 
 
 _PROPERTIES = {

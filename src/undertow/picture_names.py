@@ -7,7 +7,7 @@ import mimetypes
 import os
 import re
 import unicodedata
-from collections.abc import Generator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +21,9 @@ from undertow.errors import InvalidInput
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """By ending, what Pillow calls the format."""
+
+FIGURES = (*FORMATS, ".svg", ".pdf")
+"""Endings of drawings by matplotlib."""
 
 DEFAULT_NAME = "{seed}"
 
@@ -137,24 +140,26 @@ def is_file_name(path: Path, argument: str = "--out") -> bool:
     # The table that comes with Python: a system's own also knows that .1 is a page of a manual.
     kind, _ = mimetypes.MimeTypes().guess_type(path.name)
     if kind is not None and kind.partition("/")[0] in REFUSED_KINDS:
-        raise InvalidInput(argument, repr(str(path)), f"a folder, or a file that ends in {_endings()}")
+        raise InvalidInput(argument, repr(str(path)), f"a folder, or a file that ends in {_joined(FORMATS)}")
     return False
 
 
-def require_picture_file(path: Path, argument: str = "--out", *, overwrite: bool = True) -> None:
+def require_picture_file(
+    path: Path, argument: str = "--out", *, overwrite: bool = True, endings: Collection[str] = tuple(FORMATS)
+) -> None:
     """Whether one picture can be written to this file. Errors: `InvalidInput`."""
     if path.is_dir():
         raise InvalidInput(argument, repr(str(path)), "a picture file", "it is a folder")
-    if path.suffix.lower() not in FORMATS:
-        raise InvalidInput(argument, repr(str(path)), f"a file that ends in {_endings()}")
+    if path.suffix.lower() not in endings:
+        raise InvalidInput(argument, repr(str(path)), f"a file that ends in {_joined(endings)}")
     if path.exists() and not overwrite:
         remedy = "allow it to be replaced (--overwrite), or choose another name"
         raise InvalidInput(argument, repr(str(path)), "a file that is not there yet", remedy)
     _require_folder(path.parent, argument)
 
 
-def _endings() -> str:
-    *first, last = FORMATS
+def _joined(endings: Collection[str]) -> str:
+    *first, last = endings
     return f"{', '.join(first)} or {last}"
 
 

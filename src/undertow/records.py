@@ -68,10 +68,13 @@ class Record(metaclass=_Checked):
         extra="forbid", use_attribute_docstrings=True, revalidate_instances="always"
     )
 
-    def to_json(self, *, embed: bool = True) -> dict[str, Any]:
+    def to_json(self, *, embed: bool = True, files: bool = True) -> dict[str, Any]:
         """The fields as JSON has them. embed: pictures that came from no file become bytes, not only size and hash.
+        files: pictures that came from a file become its path; without it they are like those that came from none.
         Errors: `InvalidInput` for values of other types."""
-        return schema_of(type(self)).dump_python(_validated(type(self), self), mode="json", context={"embed": embed})
+        return schema_of(type(self)).dump_python(
+            _validated(type(self), self), mode="json", context={"embed": embed, "files": files}
+        )
 
     @classmethod
     def from_json(cls: type[Kind], json: Mapping[str, Any]) -> Kind:

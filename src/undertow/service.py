@@ -1,6 +1,7 @@
 """The Python facade: loading, and a service that draws."""
 
 import inspect
+import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from undertow.adapters.lora.bank import AdapterCapacity
 from undertow.adapters.manager import AdapterManager
 from undertow.adapters.state import UNetState
 from undertow.checkpoints.read.dtypes import require_device, require_dtype
+from undertow.checkpoints.read.inversion_file import read_inversions, require_made_for, vectors_for
 from undertow.checkpoints.read.loading import LoadOptions
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.checkpoints.read.model_loading import load_model
@@ -37,6 +39,8 @@ from undertow.unet.config import UNetConfig
 from undertow.unet.runner import EAGER, Backend, Runner, runner_named
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
+
+logger = logging.getLogger(__name__)
 
 
 @checked
@@ -70,8 +74,11 @@ def load_unet(
 class UNetService:
     """A loaded model that draws pictures and predicts noise. Made by `undertow.load`.
 
-    Its methods may be called from several threads: requests that are drawn at the same time share one engine and its
-    forwards, and each is drawn with its own adapters.
+    Threads: every method may be called from any thread. The engine takes requests from all of them and serves them in
+    one loop, one unit of work at a time, in the thread that waits; requests share forwards where they can and take
+    turns where adapters are merged into the weights, so that each is drawn with its own adapters and nothing of
+    another's. What runs the network besides, such as `predict_noise`, waits for its turn. The networks themselves
+    (`service.unet`, `service.model`) are not guarded: do not call or change them while requests are drawn.
     """
 
     @checked
@@ -135,6 +142,33 @@ class UNetService:
     def state(self) -> UNetState:
         """The U-Net's weights, adapters and injection points, to be kept, compared and put back bit for bit."""
         return UNetState(self.unet, self.adapters)
+
+    @checked
+    def add_embedding(self, source: str | Path, name: str | None = None) -> tuple[str, ...]:
+        """Lets prompts use the textual inversion (arXiv:2208.01618) in a file, and returns the names that stand for it.
+
+        source: safetensors or a pickle (.pt, .bin) of A1111, diffusers or for SDXL, a picture that A1111 wrote one
+        into, diffusers' folder, or a LoRA that brings some along. Without a name it is called as the file is, and by
+        the token that is stored in it. The dialect "comfy" writes `embedding:name`, the others the name alone. Vectors
+        that are there already are added by `model.text.add_embedding`. Errors: `UnknownCheckpoint`, `UnsafeFile`,
+        `CorruptFile`; `InvalidInput` for one that was made for another model; `MissingComponent`.
+        """
+        text = self.model.require_text()
+        found = read_inversions(source)
+        if name is not None and len(found) > 1:
+            raise InvalidInput("name", repr(name), f"none: {source} holds {len(found)} embeddings with their own")
+        for one in found:
+            require_made_for(one, text)
+        refiner = None if self.refiner is None else self.refiner.text
+        names: list[str] = []
+        with self.engine.paused():
+            for one in found:
+                for called in one.names if name is None else (name,):
+                    text.add_embedding(called, vectors_for(one, text))
+                    if refiner is not None and set(refiner.kinds) <= set(one.vectors):
+                        refiner.add_embedding(called, vectors_for(one, refiner))
+                    names.append(called)
+        return tuple(names)
 
     @checked
     def generate(
@@ -284,6 +318,9 @@ def load(
         allow_pickle=allow_pickle,
     )
     other = None if refiner is None else _load(refiner, **options)
+    for part in (model, other):
+        if part is not None:
+            logger.info("loaded %s: %s", part.path, "; ".join((part.family, *part.report.notes)))
     return UNetService(model, other, adapter_capacity=adapter_capacity, runner=runner)
 
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ GRID = LatentGrid(cells=(SIDE, SIDE), factor=2)
 class Offset:
     """A number that is added behind the middle block."""
 
+    path: Path
     content_hash: str
     value: float
     size_bytes: int = 4
@@ -45,7 +47,7 @@ class OffsetInput(RowInput):
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ResolvedOffset:
     adapter: Adapter
-    offset: Offset
+    loaded: Offset
     note: str = "an offset"
 
     def tile(self, grid):
@@ -53,7 +55,7 @@ class ResolvedOffset:
 
     def rows(self, window, step, steps, *, conditional):
         gain = self.adapter.gain(step, steps) * self.adapter.factor("middle")
-        return (OffsetInput(value=gain * self.offset.value),) if gain and conditional else ()
+        return (OffsetInput(value=gain * self.loaded.value),) if gain and conditional else ()
 
 
 class OffsetKind(AdapterKind[Offset, ResolvedOffset, OffsetInput]):
@@ -64,13 +66,13 @@ class OffsetKind(AdapterKind[Offset, ResolvedOffset, OffsetInput]):
         return "an offset" if "offset" in opened.names else None
 
     def read(self, opened):
-        return Offset(content_hash=opened.content_hash(), value=float(opened.weights.read("offset")))
+        return Offset(path=opened.path, content_hash=opened.content_hash(), value=float(opened.weights.read("offset")))
 
     def points(self, loaded):
         return ("middle",)
 
     def resolve(self, adapter, loaded, *, hint=None, layers=None):
-        return ResolvedOffset(adapter=adapter, offset=loaded)
+        return ResolvedOffset(adapter=adapter, loaded=loaded)
 
     def ports(self, rows, inputs, ports, runner, at_once):
         totals = torch.tensor([sum(one.value for one in row) for row in inputs])
@@ -114,7 +116,7 @@ def test_a_fourth_kind_is_a_class_in_the_table(unet, files):
     manager = AdapterManager(unet, None, kinds=(OffsetKind, *KINDS))
     half = Adapter(files["offset"], name="half", scale=0.5)
     resolved = manager.resolve((half, Adapter(files["lora"]))).adapters
-    assert [one.note for one in resolved] == ["an offset", "merged, the model was loaded without slots"]
+    assert [one.note for one in resolved] == ["an offset", "added to the model's weights while it draws"]
     assert manager.summarize((half,))[0].points == ("middle",)
     with pytest.raises(InvalidInput, match=r"blocks of offset is 'skips\.0'"):
         manager.resolve((Adapter(files["offset"], blocks={"skips.0": 1.0}),))

@@ -1,5 +1,6 @@
 """The command line's frame: help, version, exit codes, one sentence per error, and lightness."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -75,7 +76,8 @@ def test_version(capsys):
         (
             ["stumble"],
             1,
-            "error: unexpected KeyError: 'a bug'; this is a bug, please report it with the output of --debug\n",
+            "error: unexpected KeyError: 'a bug'; this is a bug, please report it with what "
+            "undertow --debug stumble says\n",
         ),
         (["interrupt"], 130, "error: interrupted\n"),
         (["leave"], 7, ""),
@@ -95,6 +97,29 @@ def test_debug_adds_the_traceback_and_keeps_the_sentence(capsys):
     assert "Traceback (most recent call last)" in error
     assert "in refuse" in error
     assert error.endswith(f"error: {REFUSAL}\n")
+
+
+def test_debug_may_stand_behind_the_verb(capsys):
+    """Messages advise it, and whoever repeats a command adds it at its end."""
+    assert main(["refuse", "--debug"], VERBS) == 2
+    error = capsys.readouterr().err
+    assert "in refuse" in error
+    assert error.endswith(f"error: {REFUSAL}\n")
+
+
+def test_the_shell_completes_verbs_options_and_models(capsys, monkeypatch):
+    """As bash asks: the words so far, and which of them the cursor is in."""
+    for words, expected in (
+        ("undertow gene", "generate"),
+        ("undertow generate --guid", "--guidance-method"),
+        ("undertow generate --model em", "emoji"),
+    ):
+        monkeypatch.setenv("_UNDERTOW_COMPLETE", "complete_bash")
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+        with contextlib.suppress(SystemExit):
+            main([])
+        assert expected in capsys.readouterr().out.split(), words
 
 
 @pytest.mark.parametrize(
@@ -128,3 +153,26 @@ def test_another_program_may_have_verbs_and_a_name_of_its_own(capsys):
     shown = capsys.readouterr().out
     assert "python -m recipes.emoji [OPTIONS]" in shown
     assert "All about emoji." in shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "ours"),
+    [
+        ("--num-inference-steps", "--steps"),
+        ("--cfg-scale", "--guidance"),
+        ("--guidance-scale", "--guidance"),
+        ("--negative-prompt", "--negative"),
+        ("--width", "--size"),
+        ("--scheduler", "--sampler"),
+        ("--callback", "--preview"),
+        ("--lora-scale", "--lora"),
+    ],
+)
+def test_options_of_other_tools_are_answered_with_ours(typed, ours, capsys):
+    assert main(["generate", "red apple", typed, "3"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: No such option: {typed}; here it is called {ours}; try")
+
+
+def test_an_option_that_is_near_is_named(capsys):
+    assert main(["generate", "red apple", "--stepps", "3"]) == 2
+    assert "--steps" in capsys.readouterr().err

@@ -51,7 +51,7 @@ WORK = (
     "inspect MODELS/emoji/adapters/mosaic.safetensors --model emoji",
     "samplers euler",
     "sample digits-flow --count 1 --class 3 --steps 1 --out OUT/grid.png",
-    "generate owl --steps 1 --no-show --out OUT",
+    "generate owl --steps 1 --no-show --seed 0 --out OUT",
     "generate owl --steps 1 --no-show --out OUT --lora mosaic",
     "generate owl --steps 1 --no-show --out OUT --adapter references=OUT/0.png",
     "adapters explain mosaic line-drawing",

@@ -41,7 +41,21 @@ def test_pictures_are_written_under_their_seeds_and_their_places_printed(folder,
 def test_a_picture_repeats_itself_bit_by_bit(folder, tmp_path):
     draw(folder, tmp_path, "--count", "2", "--seed", "7", "--negative", "dark", "--sampler", "euler_a")
 
-    assert main(["generate", "--from", str(tmp_path / "8.png"), "--out", str(tmp_path / "again.png"), *FAST[4:]]) == 0
+    assert (
+        main(
+            [
+                "generate",
+                "--from",
+                str(tmp_path / "8.png"),
+                "--out",
+                str(tmp_path / "again.png"),
+                "--model",
+                folder,
+                *FAST[4:],
+            ]
+        )
+        == 0
+    )
     first, again = (np.asarray(Image.open(tmp_path / name)) for name in ("8.png", "again.png"))
     assert np.array_equal(first, again)
 
@@ -57,6 +71,20 @@ def test_nothing_that_exists_is_replaced_unless_told(folder, tmp_path, capsys):
     for overwrite, name in (((), "7.png"), ((), "7-2.png"), (("--overwrite",), "7.png")):
         assert draw(folder, tmp_path, "--seed", "7", *overwrite) == 0
         assert capsys.readouterr().out.split() == [str(tmp_path / name)]
+
+
+@pytest.mark.parametrize("option", ["--out", "--preview"])
+def test_what_a_picture_is_made_from_is_not_replaced(folder, option, tmp_path, capsys):
+    """Not even when existing files may be replaced, nor by another name of the same file."""
+    for name in ("photo.png", "mask.png"):
+        Image.new("RGB", (32, 32), (10, 20, 30)).save(tmp_path / name)
+    (tmp_path / "link.png").symlink_to(tmp_path / "photo.png")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    given = ("--image", str(tmp_path / "photo.png"), "--mask", str(tmp_path / "mask.png"), "--overwrite")
+    for name in before:
+        assert draw(folder, tmp_path / "new.png", *given, option, str(tmp_path / name)) == 2
+        assert f"{option} is" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_the_place_is_checked_before_anything_is_loaded(tmp_path, monkeypatch, capsys):
@@ -78,7 +106,9 @@ def test_each_format_is_written_and_repeats_itself(folder, tmp_path, capsys):
     for suffix, form in ((".jpg", "JPEG"), (".webp", "WEBP")):
         made, again = tmp_path / f"made{suffix}", tmp_path / f"again{suffix}"
         assert draw(folder, made, "--seed", "7") == 0
-        assert main(["generate", "--from", str(made), "--out", str(again), "--precision", "f32"]) == 0
+        assert (
+            main(["generate", "--from", str(made), "--out", str(again), "--model", folder, "--precision", "f32"]) == 0
+        )
         with Image.open(made) as first, Image.open(again) as second:
             assert (first.format, second.format) == (form, form)
             assert np.array_equal(np.asarray(first), np.asarray(second))
@@ -133,6 +163,15 @@ def test_unknown_words_are_noted_beside_the_picture(folder, tmp_path, capsys):
     assert "try: " not in printed.err, "suggestions are for the model that ships"
 
 
+def test_notes_are_plain_each_once_and_the_useful_first(tmp_path, capsys):
+    command = ["generate", "owl on zebra", "--lora", "mosaic", "--count", "2", "--steps", "1", "--no-show"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == len(set(notes))
+    assert "zebra" in notes[0], "what the prompt has wrong goes before where an adapter is"
+    assert notes[-1] == "note: mosaic: added to the model's weights while it draws"
+
+
 def test_without_a_model_the_embedded_one_draws_and_suggests_what_is_next(tmp_path, capsys):
     assert main(["generate", "red apple on white background", "--out", str(tmp_path)]) == 0
 
@@ -165,7 +204,7 @@ def test_without_a_model_the_embedded_one_draws_and_suggests_what_is_next(tmp_pa
         (["generate", "x", "--model", "MODEL", "--size", "33x48"], "the nearest is 32x48"),
         (["generate", "x", "--model", "MODEL", "--sampler", "eular"], "did you mean"),
         (["generate", "x", "--model", "MODEL", "--debug", "vay"], "a comma list of nan, timing, shapes"),
-        (["generate", "--from", "missing.png"], "a picture that undertow wrote"),
+        (["generate", "--from", "missing.png"], "a picture file; there is no such file"),
         (["generate", "x", "--model", "MODEL", "--precision", "f8"], "f8"),
         (["generate", "x", "--model", "MODEL", "--device", "cudda"], "a device of this machine"),
     ],

@@ -31,4 +31,9 @@ def test_every_option_of_every_verb_has_a_case(verb: tuple[str, ...]):
 
 
 def test_the_options_before_the_verb_are_those_of_test_app():
-    assert [name for parameter in TYPED.params for name in parameter.opts] == ["--debug", "--version"]
+    assert [name for parameter in TYPED.params for name in parameter.opts] == [
+        "--debug",
+        "--version",
+        "--install-completion",
+        "--show-completion",
+    ]

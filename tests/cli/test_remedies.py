@@ -26,7 +26,7 @@ COMMAND = re.compile(r"(?<=`)undertow ((?:[a-z]+ )*[a-z]+)|undertow ((?:GROUPS)\
     "GROUPS", "|".join(sorted({verb[0] for verb in LEAVES}))
 ))  # fmt: skip
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
-FUNCTION = re.compile(r"\bundertow\.([a-z_]+(?:\.[a-z_A-Z]+)*)|`([a-z_]+)=")
+FUNCTION = re.compile(r"\bundertow\.(?!toml\b)([a-z_]+(?:\.[a-z_A-Z]+)*)|`([a-z_]+)=")
 HEADER_FIELDS = ("undertow.text_config", "undertow.unet_config", "undertow.vae_config")
 """Of files that undertow writes; no names of Python."""
 
@@ -84,7 +84,7 @@ def verbs_of(file: str) -> list[tuple[str, ...]]:
     if file.startswith("cli/"):
         name = file.removeprefix("cli/").removesuffix(".py")
         own = [verb for verb in LEAVES if "_".join(verb) == name or verb[0] == name.partition("_")[0]]
-        return own or list(LEAVES)
+        return [*own, ("generate",)] if own else list(LEAVES)  # what was made is drawn with next
     return next((verbs for room, verbs in ROOMS.items() if file.startswith(room)), [("generate",)])
 
 

@@ -1,5 +1,6 @@
 """The options of a request are those of the record."""
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -8,6 +9,7 @@ import pytest
 import typer
 from PIL import Image
 
+from tests.cli.options.checks import leaves
 from undertow import GenerationRequest
 from undertow.cli import main
 from undertow.cli.app import VERBS, Settings, _build
@@ -53,11 +55,29 @@ def test_options_over_parts_have_the_defaults_of_the_parts():
     assert TYPED["view_overlap"].show_default == str(defaults(PARTS["views"])["overlap"])
 
 
-def test_nothing_is_cut_where_eighty_columns_are_there(capsys, monkeypatch):
+VERBS_TYPED = dict(leaves(typer.main.get_command(_build(VERBS, Settings()))))
+
+
+@pytest.mark.parametrize("verb", VERBS_TYPED, ids=" ".join)
+def test_nothing_is_cut_where_eighty_columns_are_there(verb, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    assert main(["generate", "--help"]) == 0
+    assert main([*verb, "--help"]) == 0
     shown = capsys.readouterr().out
     assert "…" not in shown
-    for parameter in TYPED.values():
-        for flag in (*parameter.opts, *parameter.secondary_opts):
-            assert f"{flag} " in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    words = " ".join(shown.split())
+    for parameter in VERBS_TYPED[verb].params:
+        names = (*parameter.opts, *parameter.secondary_opts) if parameter.param_type_name == "option" else ()
+        assert all(re.search(rf"{name}(?![\w-])", words) for name in names)
+        said = " ".join((parameter.help or "").replace("`", "'").split())
+        assert said in words, "whole sentences"
+
+
+def test_options_are_grouped_by_what_they_are_about(capsys):
+    assert main(["generate", "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    groups = [line for line in lines if line.endswith(":") and not line.startswith(" ")]
+    assert groups == [
+        *("Arguments:", "What to draw:", "How to draw it:", "Image:", "Layout:", "Adapters:"),
+        *("Output:", "Model:", "Machine:", "Options:"),
+    ]

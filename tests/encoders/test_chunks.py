@@ -92,6 +92,14 @@ def test_an_embedding_is_never_divided():
     assert [token.vector for token in chunks[1].tokens[1:8]] == [("style", row) for row in range(6)] + [None]
 
 
+@pytest.mark.parametrize(("count", "expected"), [(7, [70, 7]), (8, [75, 3])])
+def test_comfy_divides_embeddings_like_texts(count, expected):
+    """max_word_length of ComfyUI's sd1_clip.py: what has 8 tokens or more is broken in two where a chunk ends."""
+    style = Fragment(Embedding("style"))
+    chunks, _ = chunked(words(70), style, inversions=known(style=count), keep_together=8, divide_embeddings=True)
+    assert lengths(chunks) == expected
+
+
 def test_weights_and_origins_go_with_the_tokens():
     (chunk,), _ = chunked(Fragment(Text("a cat"), 1.3), Fragment(Text("sat"), 0.5))
     assert [token.weight for token in chunk.tokens[:6]] == [1.0, 1.3, 1.3, 0.5, 1.0, 1.0]

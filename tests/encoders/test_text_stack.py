@@ -169,6 +169,15 @@ def test_an_embedding_made_of_words_is_those_words(sd1):
         assert torch.equal(sd1.encode(text, dialect=dialect).context, expected)
 
 
+@pytest.mark.parametrize("text", ["a thing", "a aembedding:thing", "a EMBEDDING:thing", "a (thing:1.2)"])
+def test_in_comfys_dialect_a_bare_name_is_text(sd1, text):
+    """ComfyUI knows an embedding by its prefix alone."""
+    plain = sd1.encode(text, dialect="comfy").context
+    sd1.add_embedding("thing", torch.ones(1, 64))
+    assert torch.equal(sd1.encode(text, dialect="comfy").context, plain)
+    assert not torch.equal(sd1.encode("a embedding:thing", dialect="comfy").context, plain)
+
+
 def test_an_embedding_has_vectors_for_each_encoder(sdxl):
     tables = {e.kind: e.clip.embeddings.token_embedding.weight for e in sdxl.encoders}
     sdxl.add_embedding("thing", {"clip_l": tables["clip_l"][2368], "clip_g": tables["openclip_g"][2368]})

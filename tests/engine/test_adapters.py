@@ -327,5 +327,5 @@ def test_regions_by_attention_cannot_have_adapters(service, files):
 
 def test_a_picture_says_what_it_was_drawn_with(service, files):
     result = service.run(drawn(1, Adapter(files["dora"])))
-    assert any(line.startswith("dora: merged, the model was loaded without slots") for line in result.report.decisions)
+    assert any(line.startswith("dora: added to the model's weights while it draws") for line in result.report.decisions)
     assert isinstance(result.images[0], Image.Image)

@@ -6,9 +6,11 @@ from functools import partial
 import pytest
 import torch
 
-from tests.encoders.minis import WIDTHS, stack_for
+from tests.encoders.minis import WIDTHS, shared_encoder, stack_for
 from tests.golden.minis import M15, build, conditioning_for, latents_for
 from undertow import GenerationRequest, InvalidInput, Region, UNetConfig
+from undertow.encoders.text_stack import TextStack
+from undertow.encoders.vocabulary import Vocabulary
 from undertow.engine.conditioning import Branches, Conditioner, side_by_side
 from undertow.engine.layout import box_mask
 from undertow.unet.conditioning import Conditioning, concatenate
@@ -154,6 +156,15 @@ def test_negative_prompts_and_those_of_regions_are_not_composed(where, text):
     found = step.unconditional if where == "negative" else step.regions[0]
     assert torch.equal(found.context, stack_for("clip_l").encode(text, dialect="plain").context)
     assert len([line for line in made.decisions if "AND is a word" in line]) == ("AND" in text)
+
+
+def test_a_negative_prompt_is_not_told_how_to_place_things():
+    words = Vocabulary(words=("cat", "dog"), emoji=("cat", "dog"), colors=(), relations=("above",))
+    text = TextStack([shared_encoder("clip_l")], vocabulary=words)
+    for name in ("prompt", "negative_prompt"):
+        made = replace(conditioner("sd1", **{"prompt": "cat", name: "cat dog"}), text=text, decisions=[])
+        made.branches(1)
+        assert bool(made.decisions) == (name == "prompt")
 
 
 def test_a_negative_prompt_is_edited_and_weighted_all_the_same():

@@ -227,10 +227,11 @@ def test_decisions_are_those_of_loading_preparing_and_decoding_in_this_order(mon
     options = RunOptions(vae_clamp=True)
     request = GenerationRequest(prompt="a", image=photo(size=33), strength=0.0)
     found = Engine(model).submit(request, options=options).result()
-    loaded, size, clamped = found.report.decisions
+    loaded, size, strength, clamped = found.report.decisions
     assert (loaded, size) == ("loaded so", "the image is 33x33; drawn at 32x32")
+    assert "takes no step" in strength
     assert "clamped" in clamped
-    assert found.report.model == str(model.path)
+    assert found.report.model == model.path.name
 
 
 def test_the_time_of_every_stage_is_reported(service):

@@ -61,7 +61,7 @@ def test_the_report_tells_what_was_done(service, sd1_folder):
     assert report.request.seeds == [3]
     assert len(report.sigmas) == 5
     assert report.sigmas[-1] == 0
-    assert report.model == str(sd1_folder)
+    assert report.model == sd1_folder.name
     assert set(report.seconds) == {"text", "unet", "decode"}
     assert report.rows == 2
 

@@ -51,6 +51,7 @@ DEFAULTS = {
     "variation_strength": 0.0,
     "refiner_switch": 0.8,
     "adapters": [],
+    "embeddings": [],
 }
 
 

@@ -1,6 +1,8 @@
 """What a result is in Python: pictures that save themselves, one line when printed, pictures in a notebook."""
 
 import io
+import logging
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from tests.services import service_of
 from undertow import GenerationRequest, GenerationResult, InvalidInput
 from undertow.engine.events import PictureEvent
-from undertow.engine.metadata import read_png
+from undertow.engine.metadata import read_description
 from undertow.engine.report import Report
 from undertow.errors import RequestFailed
 
@@ -37,7 +39,7 @@ def test_a_result_saves_its_pictures_with_what_repeats_them(tmp_path):
         "7-a-red-apple.png",
         "8-a-red-apple.png",
     ]
-    assert [read_png(path).index for path in paths] == [0, 1]
+    assert [read_description(path).index for path in paths] == [0, 1]
     assert [path.name for path in result(2).save(tmp_path / "a.webp")] == ["a-1.webp", "a-2.webp"]
 
 
@@ -101,3 +103,12 @@ def test_an_interruption_keeps_what_was_handed_over():
         service.generate("apple", count=3, steps=1, size=(32, 32), sampler="euler", drawn=interrupted)
     assert taken == [0]
     assert service.engine.idle
+
+
+def test_loggers_under_undertow_say_what_was_done(caplog):
+    caplog.set_level(logging.INFO, logger="undertow")
+    service_of("sd1").generate("apple", seed=5, steps=1, size=(32, 32), sampler="euler")
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "undertow.engine.request_run"]
+    assert re.fullmatch(
+        r"request 0: <GenerationResult: 1 picture of 32x32 by pipeline, euler, seed 5> in \d+\.\d s", line
+    )

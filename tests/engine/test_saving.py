@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
+from undertow import Region
+from undertow.engine.a1111_text import a1111_text
 from undertow.engine.exif import from_exif
-from undertow.engine.metadata import a1111_text, read_png
+from undertow.engine.metadata import read_description
 from undertow.engine.report import Report
 from undertow.engine.request import GenerationRequest
 from undertow.engine.saving import name_fields, save_picture
@@ -19,7 +21,7 @@ RED = Image.new("RGB", (96, 64), (200, 20, 20))
 
 
 def report(**settings) -> Report:
-    request = GenerationRequest(prompt="a (red:1.2) apple, 苹果", seed=7, count=3, **settings)
+    request = GenerationRequest(**{"prompt": "a (red:1.2) apple, 苹果", "seed": 7, "count": 3} | settings)
     return Report(request=request, model="/models/emoji.safetensors", size=(64, 96), sigmas=(1.0, 0.0), seconds={})
 
 
@@ -32,7 +34,7 @@ def test_each_format_repeats_its_picture(name, form, tmp_path):
     with Image.open(path) as image:
         assert image.format == form
         assert np.abs(np.asarray(image, dtype=int) - np.asarray(RED, dtype=int)).max() <= 3
-    found = read_png(path)
+    found = read_description(path)
     assert (found.request.prompt, found.request.negative_prompt, found.index) == (original.request.prompt, "ünïcode", 1)
     assert found.request.image is not None
     assert found.request.image.tobytes() == RED.tobytes()
@@ -53,7 +55,9 @@ def test_a_jpeg_keeps_of_a_long_description_what_it_has_room_for(tmp_path, caplo
     caplog.set_level(logging.WARNING, logger="undertow")
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8))
     read = {}
-    for name, settings in (("picture", {"image": noise}), ("prompt", {"negative_prompt": "dark " * 5000})):
+    long = "dark " * 3276  # near the most that a prompt may have
+    regions = tuple(Region(prompt=long, box=(0, 0, 1, 1)) for _ in range(5))
+    for name, settings in (("picture", {"image": noise}), ("prompt", {"regions": regions})):
         path = save_picture(RED, tmp_path / f"{name}.jpg", report(**settings))
         with Image.open(path) as image:
             read[name] = from_exif(image)
@@ -63,7 +67,8 @@ def test_a_jpeg_keeps_of_a_long_description_what_it_has_room_for(tmp_path, caplo
     assert [record.getMessage() for record in caplog.records] == [
         f"{tmp_path / 'prompt.jpg'} has no room for what repeats it: a PNG or WebP file has"
     ]
-    with Image.open(save_picture(RED, tmp_path / "all.jpg", report(negative_prompt="dark " * 20_000))) as image:
+    both = report(prompt=long, negative_prompt=long)
+    with Image.open(save_picture(RED, tmp_path / "all.jpg", both)) as image:
         assert not from_exif(image)
 
 
@@ -82,3 +87,28 @@ def test_a_name_says_the_model_and_not_where_it_lies():
 
 def test_a_name_may_be_made_of_every_field():
     assert name_fields(report(), 0).keys() == FIELDS.keys() - {"date", "time", "number"}
+
+
+def test_comments_of_other_programs_are_read(tmp_path):
+    """Swapped bytes, bytes that are called ASCII, and ComfyUI's fields of the camera."""
+    text = "a 猫\nSteps: 1"
+    for name, comment in (
+        ("swapped", b"UNICODE\0" + text.encode("utf-16-le")),
+        ("ascii", b"ASCII\0\0\0" + text.encode()),
+    ):
+        exif = Image.Exif()
+        exif.get_ifd(IFD.Exif)[Base.UserComment] = comment
+        RED.save(tmp_path / f"{name}.webp", exif=exif)
+        with Image.open(tmp_path / f"{name}.webp") as image:
+            assert from_exif(image) == {"parameters": text}
+    exif = Image.Exif()
+    exif[Base.Model] = 'prompt:{"3": {}}'
+    exif[Base.Make] = "workflow:{}"
+    RED.save(tmp_path / "comfy.webp", exif=exif)
+    with Image.open(tmp_path / "comfy.webp") as image:
+        assert from_exif(image) == {"prompt": '{"3": {}}', "workflow": "{}"}
+    exif = Image.Exif()
+    exif[0xFE55] = b"undertow\0" + b"[" * 100_000
+    RED.save(tmp_path / "deep.webp", exif=exif)
+    with Image.open(tmp_path / "deep.webp") as image:
+        assert from_exif(image) == {}

@@ -11,8 +11,8 @@ from PIL import Image
 
 import undertow
 from undertow import Adapter, AdapterStack, GenerationRequest, HighResolution, InvalidInput, Region, Views
-from undertow.engine import metadata
-from undertow.engine.metadata import read_png
+from undertow.engine import description_json
+from undertow.engine.metadata import read_description
 from undertow.engine.report import Report
 from undertow.engine.saving import save_picture
 from undertow.picture_files import open_picture
@@ -62,11 +62,12 @@ def test_json_from_before_is_read(tmp_path, monkeypatch):
             (style, edges), strategy="weighted", weights={"lines": 0.5}, budget_bytes=9, off=frozenset({"style"})
         ),
     )
-    assert found.to_json(embed=False) == stored | {"noise_convention": "variance"}, "what was not there is the default"
+    absent = {"noise_convention": "variance", "embeddings": []}
+    assert found.to_json(embed=False) == stored | absent, "what was not there is the default"
 
 
 def test_a_picture_from_before_is_read():
-    found = read_png(STORED / "picture.png")
+    found = read_description(STORED / "picture.png", bundled=("mosaic",))
     request = GenerationRequest(
         prompt="a (red:1.2) apple",
         steps=3,
@@ -100,7 +101,7 @@ def test_a_request_is_drawn_again_from_its_description_alone(tmp_path):
     drawn = service.run(request)
     path = save_picture(drawn.images[0], tmp_path / "drawn.png", drawn.report)
 
-    again = read_png(path).request
+    again = read_description(path, bundled=service.adapters.bundled.names()).request
     assert torch.equal(service.run(again).latents, drawn.latents)
     through_text = GenerationRequest.from_json(json.loads(json.dumps(request.to_json())))
     assert torch.equal(service.run(through_text).latents, drawn.latents)
@@ -113,7 +114,7 @@ def test_a_picture_that_is_written_over_stays_in_the_description(tmp_path):
     photo(1).save(tmp_path / "a.png")
     request = GenerationRequest(prompt="red", image=open_picture("image", tmp_path / "a.png"))
     report = Report(request=request, model="m", size=(32, 32), sigmas=(), seconds={})
-    again = read_png(save_picture(photo(3), tmp_path / "a.png", report)).request.image
+    again = read_description(save_picture(photo(3), tmp_path / "a.png", report)).request.image
     assert again is not None
     assert again.tobytes() == photo(1).tobytes()
     assert again.tobytes() != photo(3).tobytes()
@@ -123,9 +124,9 @@ def test_pictures_that_would_make_a_description_too_long_are_left_out(tmp_path, 
     """libpng, and with it browsers, refuses text beyond 8 MB."""
     request = GenerationRequest(prompt="red", image=photo(1))
     report = Report(request=request, model="m", size=(32, 32), sigmas=(), seconds={})
-    assert read_png(save_picture(photo(3), tmp_path / "whole.png", report)).request.image is not None
-    monkeypatch.setattr(metadata, "LONGEST", 2000)
+    assert read_description(save_picture(photo(3), tmp_path / "whole.png", report)).request.image is not None
+    monkeypatch.setattr(description_json, "LONGEST", 2000)
     path = save_picture(photo(3), tmp_path / "short.png", report)
-    with pytest.raises(InvalidInput, match=r"only size and hash are stored, .*--image"):
-        read_png(path)
-    assert read_png(path, {"image": photo(1)}).request.image == photo(1)
+    with pytest.raises(InvalidInput, match=r"give image '32x32' \(--image\)"):
+        read_description(path)
+    assert read_description(path, {"image": photo(1)}).request.image == photo(1)

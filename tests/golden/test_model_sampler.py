@@ -17,7 +17,7 @@ from undertow.checkpoints.report import report_on
 from undertow.diffusion import SchedulerConfig
 from undertow.diffusion.paths import starting_noise
 from undertow.diffusion.schedules import FlowSchedule
-from undertow.engine.metadata import read_png
+from undertow.engine.metadata import read_description
 from undertow.engine.saving import save_picture
 from undertow.errors import ConfigError, InvalidInput
 from undertow.sampling.diffusers_samplers import read_scheduler
@@ -147,6 +147,6 @@ def test_a_picture_repeats_itself_from_its_description(tmp_path):
     service = service_for(FOLDERS["euler a"])
     result = service.generate("red apple", steps=4, seed=SEED, size=(SIDE, SIDE))
     picture = save_picture(result.images[0], tmp_path / "one.png", result.report)
-    again = service.run(read_png(picture).request)
+    again = service.run(read_description(picture).request)
     assert torch.equal(again.latents, result.latents)
     assert (result.report.request.sampler, result.report.sampler) == ("model", "euler_a")

@@ -1,8 +1,10 @@
+import numpy as np
 import pytest
 import torch
 
 from undertow.errors import InvalidInput
 from undertow.sampling import NoiseSource
+from undertow.sampling.generators import generator_for
 
 
 def test_an_images_noise_is_that_of_its_seed_alone():
@@ -15,9 +17,10 @@ def test_an_images_noise_is_that_of_its_seed_alone():
         assert torch.equal(drawn[1], alone.draw((4, 5))[0])
 
 
-def test_the_stream_is_torchs_for_that_seed():
-    expected = torch.randn(4, 5, generator=torch.Generator().manual_seed(42))
-    assert torch.equal(NoiseSource([42]).draw((4, 5))[0], expected)
+@pytest.mark.parametrize("seed", [0, 42, 2**32 - 1])
+def test_the_stream_is_torchs_for_that_seed(seed: int):
+    expected = torch.randn(4, 5, generator=torch.Generator().manual_seed(seed))
+    assert torch.equal(NoiseSource([seed]).draw((4, 5))[0], expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -83,3 +86,16 @@ def test_asking_for_paths_leaves_the_stream_of_draws_alone():
 def test_a_path_without_a_range_is_refused():
     with pytest.raises(InvalidInput, match="two positive numbers"):
         NoiseSource([5]).brownian(torch.zeros(1, 4), [2.0, 0.0])
+
+
+@pytest.mark.parametrize("seed", [2**32, 7 + 2**32, 2**63 + 5, 2**64 - 1])
+def test_all_64_bits_of_a_seed_count(seed: int):
+    """PyTorch's generator would read the lower 32 alone. The words are those of Matsumoto and Nishimura's
+    `init_by_array`, which NumPy has too."""
+    large, small = (NoiseSource([one]).draw((4, 8, 8)) for one in (seed, seed % 2**32))
+    assert not torch.equal(large, small)
+    assert abs((large * small).mean()) < 0.25
+    drawn = torch.empty(1000, dtype=torch.int64).random_(0, 2**31, generator=generator_for(seed))
+    reference = np.random.RandomState([seed % 2**32, seed >> 32]).randint(0, 2**32, size=2000, dtype=np.uint32)
+    # Each of PyTorch's takes two words, and here shows the lower bits of the second.
+    assert drawn.tolist() == (reference[1::2].astype(np.int64) % 2**31).tolist()

@@ -5,8 +5,12 @@ import json
 import pytest
 from PIL import Image
 
+import undertow
+from tests.services import pipeline_folder
+from undertow.checkpoints.read.model_loading import load_model
 from undertow.errors import DataError, InvalidInput
-from undertow.training.captioned import Crop, caption_of_name, load_captioned
+from undertow.training.captioned import Crop, caption_notes, load_captioned
+from undertow.training.captions import caption_of_name
 
 
 def save(folder, name, color=(255, 0, 0), size=(16, 16)):
@@ -52,6 +56,41 @@ def test_text_files_come_before_names(folder):
     assert captions(folder) == {0: "a ripe apple", 2: "a plum"}
 
 
+def test_sd_scripts_caption_files_are_read(folder):
+    """Its `caption_extension` is .caption unless it is told otherwise (library/train_util.py)."""
+    write(folder, "a ripe apple", "red_apple-01.caption")
+    write(folder, "a plum", "blue plum 2.caption")
+    assert captions(folder) == {0: "a ripe apple", 2: "a plum"}
+    assert load_captioned(folder, size=8).rule == "from NAME.caption beside them"
+    write(folder, "x", "red_apple-01.txt")
+    with pytest.raises(DataError, match=r"captions in two places: 1 NAME\.txt and 2 NAME\.caption; keep one kind"):
+        load_captioned(folder, size=8)
+
+
+@pytest.mark.parametrize("name", ["red_apple-01.json", "red_apple-01.tags", "red_apple-01.png.txt", "metadata.csv"])
+def test_files_that_look_like_captions_are_not_passed_over(folder, name):
+    write(folder, "a ripe apple", name)
+    with pytest.raises(DataError, match=rf"captions would be the files' names, and {name} would not be read; rename"):
+        load_captioned(folder, size=8)
+
+
+def test_what_else_lies_beside_pictures_is_none_of_them(folder):
+    """Such as the latents that sd-scripts keeps."""
+    write(folder, "x", "red_apple-01.npz", "README.txt", "README.md")
+    assert captions(folder) == {0: "red apple", 2: "blue plum"}
+
+
+def test_it_is_said_where_captions_are_from_and_what_a_small_model_never_learned(folder):
+    pictures = load_captioned(folder, size=8)
+    emoji = undertow.load("emoji").model
+    first, unknown = caption_notes(emoji, pictures)
+    assert first == "2 captions from the files' names, such as 'blue plum'"
+    assert unknown == emoji.text.vocabulary.note(["blue plum"])
+    assert "'plum'" in unknown
+    few = load_model(pipeline_folder("sd1"))
+    assert caption_notes(few, pictures) == [first], "a model without a list of words knows all"
+
+
 def test_metadata_comes_before_text_files_and_may_name_sub_folders(folder):
     (folder / "red_apple-01.txt").write_text("not this")
     save(folder / "more", "x.png", (0, 255, 0))
@@ -77,7 +116,7 @@ def test_a_crop_says_where_the_square_was(tmp_path):
     [
         (lambda folder: write(folder, "x", "red_apple-01.txt"), r"plum 2\.jpg has no caption: 1 of 2 .* NAME\.txt"),
         (lambda folder: write(folder, " ", "red_apple-01.txt", "blue plum 2.txt"), "has no caption"),
-        (lambda folder: save(folder, "0007.png"), r"0007\.png says nothing: .*no metadata\.jsonl and no NAME\.txt"),
+        (lambda folder: save(folder, "0007.png"), r"0007\.png says nothing: .* NAME\.txt and no NAME\.caption"),
         (lambda folder: (folder / "b.png").write_text("no"), r"1 of 3 pictures cannot be read: b\.png \("),
         (lambda folder: (folder / "metadata.jsonl").write_text("{}"), "line 1 has no file_name and text"),
         (lambda folder: (folder / "metadata.jsonl").write_text("\n{"), "line 2 is not JSON"),

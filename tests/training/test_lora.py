@@ -7,12 +7,15 @@ import torch
 
 from tests.services import pipeline_folder
 from tests.training.lora_runs import FIT, load, pictures, random_lora, settings
+from undertow.adapters.lora.write import write_lora
+from undertow.checkpoints.files.weights import write_tensors
 from undertow.errors import CheckpointError, ConfigError, InvalidInput
 from undertow.nn.adaptable import WeightRows
 from undertow.training.base_model import encode_pictures, native_size, require_trainable
 from undertow.training.caption_encoder import CaptionEncoder
 from undertow.training.log import read_records
-from undertow.training.lora import LoraSettings, export_lora, new_lora, train_lora
+from undertow.training.lora import LoraSettings, TrainableLora, export_lora, new_lora, train_lora
+from undertow.training.lora_start import read_start
 from undertow.training.low_rank import in_slots, text_sites, unet_sites
 from undertow.training.objective import ConstantWeighting, MinSNRWeighting
 from undertow.training.timesteps import LogitNormalTimesteps, UniformTimesteps
@@ -125,6 +128,61 @@ def test_a_run_in_the_folder_of_its_base_is_refused(sd1):
         with pytest.raises(InvalidInput, match="which is read for it"):
             train_lora(sd1, pictures(), settings(steps=2), folder)
     assert sorted(sd1.path.rglob("*")) == before
+
+
+def started(sd1, folder, first: TrainableLora, chosen: LoraSettings, further: LoraSettings):
+    """A file of `first`, and what a training that starts from it begins with: after a step of no length."""
+    write_lora(export_lora(first, sd1, pictures(), chosen, "x"), folder / "first.safetensors", format="kohya",
+               dtype=torch.float32)  # fmt: skip
+    start = read_start(folder / "first.safetensors", sd1)
+    frozen = replace(further, fit=replace(FIT, steps=1, learning_rate=1e-30, checkpoint_every=1))
+    return start, frozen, lambda: train_lora(sd1, pictures(), frozen, folder / "further", start=start)
+
+
+@pytest.mark.parametrize("rank", [4, 7])
+def test_an_existing_lora_is_trained_further_from_what_it_does(sd1, tmp_path, rank):
+    """Whatever rank and alpha the new one has, the change of every layer is the old one's: scale · up · down."""
+    chosen = settings(sites=("*.attn1.*", "conv_in"), text_encoder=True)
+    first = random_lora(sd1, chosen)
+    for number, update in enumerate(first.for_text() or ()):
+        assert number == 0
+        for _, each in update.items():
+            assert each.up.any()
+    start, frozen, train = started(sd1, tmp_path, first, chosen, replace(chosen, rank=rank, alpha=3.0))
+    assert (start.rank, start.scale, start.has_text) == (4, 0.5, True)
+    assert set(start.sites) == {name for name, _ in first.unet.items()}
+    assert start.settings(rank=None, alpha=None, sites=None) == {"rank": 4, "alpha": 2.0, "sites": start.sites}
+    further = train()
+    for old, new in ((first.unet, further.unet), ((first.for_text() or [])[0], (further.for_text() or [])[0])):
+        for (name, before), (same, after) in zip(old.items(), new.items(), strict=True):
+            assert name == same
+            expected = chosen.gain * before.delta()
+            torch.testing.assert_close(frozen.gain * after.delta(), expected, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_what_cannot_be_trained_further_is_refused(sd1, tmp_path):
+    chosen = settings(sites=("*.attn1.*",))
+    first = random_lora(sd1, chosen)
+    start, frozen, train = started(sd1, tmp_path, first, chosen, replace(chosen, rank=2))
+    with pytest.raises(InvalidInput, match="rank is 2, expected at least 4, the rank of"):
+        train()
+    with pytest.raises(
+        InvalidInput, match=r"sites is without .*, expected all layers that .* changes; leave out --sites"
+    ):
+        train_lora(sd1, pictures(), replace(frozen, rank=4, sites=("conv_in",)), tmp_path / "other", start=start)
+    train_lora(sd1, pictures(), replace(frozen, rank=4), tmp_path / "run", start=start)
+    with pytest.raises(CheckpointError, match=r"start was '.*' and is now None"):
+        train_lora(sd1, pictures(), replace(frozen, rank=4), tmp_path / "run")
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
+    width = len(sd1.unet.get_submodule(layer.removeprefix("unet.")).weight)
+    dora = {
+        f"{layer}.lora_A.weight": torch.ones(2, width),
+        f"{layer}.lora_B.weight": torch.ones(width, 2),
+        f"{layer}.lora_magnitude_vector.weight": torch.ones(width),
+    }
+    write_tensors(dora, tmp_path / "dora.safetensors", {})
+    with pytest.raises(InvalidInput, match="is no plain pair of matrices"):
+        read_start(tmp_path / "dora.safetensors", sd1)
 
 
 def test_another_base_is_refused(folders, tmp_path):

@@ -86,11 +86,13 @@ class TiledAdapter(Protocol):
 
 @runtime_checkable
 class ResolvedAdapter(Protocol):
-    """An adapter of a request, read for a model, with its pictures encoded. note: what it is and how it acts, for the
-    report."""
+    """An adapter of a request, read for a model, with its pictures encoded. loaded: its file in memory. note: what it
+    is and how it acts, for the report."""
 
     @property
     def adapter(self) -> Adapter: ...
+    @property
+    def loaded(self) -> LoadedAdapter: ...
     @property
     def note(self) -> str: ...
 

@@ -89,6 +89,10 @@ class AdapterManager:
             self._kinds = self.kinds  # slots are there before the first forward
 
     @property
+    def unet(self) -> UNet:
+        return self._model.unet
+
+    @property
     def kinds(self) -> tuple[AnyKind, ...]:
         """The kinds of adapters, with their state for this model; made when first asked for."""
         if self._kinds is None:

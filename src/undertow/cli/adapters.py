@@ -12,7 +12,9 @@ from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import DENSITY, AdapterStack, StrategyName
 from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.option_values import numbers_by_name, parse_adapters
+from undertow.cli.preset_model import manager_of_preset
 from undertow.errors import InvalidInput
+from undertow.picture_names import FIGURES, require_picture_file
 
 PROMPT = "red apple on white background"
 
@@ -51,7 +53,13 @@ def explain(
     from undertow.cli.adapter_tables import print_explanation
     from undertow.inspection.conflict_figure import pairwise_cosines, relative_sizes, save_figure
     from undertow.service import load
+    from undertow.unet.presets import PRESETS
 
+    if model in PRESETS and figure is not None:
+        remedy = "name a model: sizes are compared with its weights"
+        raise InvalidInput("--figure", figure, "none with an architecture alone", remedy)
+    if figure is not None:
+        require_picture_file(figure, "--figure", endings=FIGURES)
     stack = AdapterStack(
         _prioritised(parse_adapters(files, None), priorities),
         strategy=strategy,
@@ -59,15 +67,14 @@ def explain(
         density=DENSITY if density is None else density,
         budget_bytes=None if budget is None else int(budget * 2**20),
     )
-    service = load(model)
-    manager = service.adapters
+    manager = manager_of_preset(model) if model in PRESETS else load(model).adapters
     summaries = manager.summarize(tuple(stack))
     decisions = decide(stack, summaries)
     held = {summary.name: manager.read(summary.adapter.source) for summary in summaries if not summary.problem}
     console = Console()
     print_explanation(console, f"{model} ({manager.kind(LoraKind).targets.family})", summaries, held, decisions)
     if figure is not None:
-        sizes, cosines = relative_sizes(summaries, service.unet), pairwise_cosines(summaries, service.unet)
+        sizes, cosines = relative_sizes(summaries, manager.unet), pairwise_cosines(summaries, manager.unet)
         save_figure(sizes, cosines, figure, f"{' and '.join(stack.names)} in {model}")
         console.print(f"wrote {figure}", markup=False, highlight=False, soft_wrap=True)
 

@@ -5,6 +5,7 @@ everything that imports it is imported inside the verb's function, so that `unde
 (tests/cli/test_app.py holds it to that).
 """
 
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +18,18 @@ from rich.console import Console
 
 from undertow.cli.adapters import adapters
 from undertow.cli.compare import compare
+from undertow.cli.config import read_config
 from undertow.cli.convert import convert
 from undertow.cli.generate import generate
 from undertow.cli.inspect import inspect
+from undertow.cli.models import models
+from undertow.cli.other_names import called_here
 from undertow.cli.preprocess import preprocess
 from undertow.cli.sample import sample
 from undertow.cli.samplers import samplers
 from undertow.cli.train import train
+from undertow.cli.verb_help import VerbCommand, with_plain_help
+from undertow.cli.words import words
 from undertow.errors import OutOfMemory, UndertowError
 from undertow.shortage import is_out_of_memory
 
@@ -35,16 +41,24 @@ VERBS: dict[str, Verb] = {
     "compare": compare,
     "convert": convert,
     "inspect": inspect,
+    "models": models,
     "preprocess": preprocess,
     "sample": sample,
     "samplers": samplers,
+    "words": words,
     "train": train,
     "adapters": adapters,
 }
 
 ABOUT = "A diffusion U-Net engine: build, train, sample and look inside."
 
+DEBUG = "--debug"
+"""Shows the traceback of an error; before the verb, and behind those that have no such option of their own."""
+
 DONE, BUG, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+MISPLACED = -1
+"""In place of an exit code: `--debug` stands behind a verb that has no such option, and means the one before it."""
 
 
 @dataclass(kw_only=True)
@@ -69,40 +83,49 @@ def main(
     error says what; 130 interrupted from the keyboard; 1 a bug of ours.
     """
     settings = Settings()
-    app = _build(verbs, settings, about)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        app = _build(verbs, settings, about, completion=" " not in program)
         code = app(arguments or ["--help"], prog_name=program, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except typer.TyperException as error:
-        return _fail(_usage(error, program), settings, REFUSED)
+        if getattr(error, "option_name", None) != DEBUG:
+            return _fail(_usage(error, program), settings, REFUSED)
+        code = MISPLACED
     except (UndertowError, OSError) as error:
         return _fail(str(error), settings, REFUSED)
     except Exception as error:
         if is_out_of_memory(error):
             return _fail(str(OutOfMemory("this", cause=error)), settings, REFUSED)
+        command = shlex.join([*program.split(), DEBUG, *(one for one in arguments if one != DEBUG)])
         problem = (
-            f"unexpected {type(error).__name__}: {error}; this is a bug, please report it with the output of --debug"
+            f"unexpected {type(error).__name__}: {error}; this is a bug, please report it with what {command} says"
         )
         return _fail(problem, settings, BUG)
+    if code == MISPLACED:
+        before = [DEBUG, *(argument for argument in arguments if argument != DEBUG)]
+        return main(before, verbs, program=program, about=about)
     if code == INTERRUPTED:
         return _fail("interrupted", settings, INTERRUPTED)
     return code if isinstance(code, int) else DONE
 
 
-def _build(verbs: Mapping[str, Verb], settings: Settings, about: str = ABOUT) -> typer.Typer:
-    """The typer application that offers `verbs` and writes the global options into `settings`."""
+def _build(
+    verbs: Mapping[str, Verb], settings: Settings, about: str = ABOUT, *, completion: bool = True
+) -> typer.Typer:
+    """The typer application that offers `verbs` and writes the global options into `settings`. completion: whether it
+    installs the shell's, which needs a program of one word."""
     app = typer.Typer(
-        add_completion=False,
+        add_completion=completion,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": ["-h", "--help"], "default_map": read_config().defaults()},
     )
 
     @app.callback(help=about)
     def before_the_verb(  # pyright: ignore[reportUnusedFunction]  # typer keeps it
-        debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+        debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error.")] = False,
         version: Annotated[  # noqa: ARG001  # its callback prints and stops
             bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and stop.")
         ] = False,
@@ -111,9 +134,9 @@ def _build(verbs: Mapping[str, Verb], settings: Settings, about: str = ABOUT) ->
 
     for name, verb in verbs.items():
         if isinstance(verb, typer.Typer):
-            app.add_typer(verb, name=name)
+            app.add_typer(with_plain_help(verb), name=name)
         else:
-            app.command(name)(verb)
+            app.command(name, cls=VerbCommand)(verb)
     return app
 
 
@@ -128,7 +151,12 @@ def _usage(error: typer.TyperException, program: str) -> str:
     """The sentence for a command line that cannot be read."""
     context = getattr(error, "ctx", None)
     command = program if context is None else context.command_path
-    return f"{error.format_message().rstrip('.')}; try '{command} --help'"
+    typed, said = getattr(error, "option_name", None), error.format_message().rstrip(".")
+    if typed is not None and context is not None:
+        known = [option for parameter in context.command.params for option in parameter.opts]
+        if (ours := called_here(typed, known)) is not None:
+            said = f"No such option: {typed}; here it is called {ours}"
+    return f"{said}; try '{command} --help'"
 
 
 def _fail(problem: str, settings: Settings, code: int) -> int:

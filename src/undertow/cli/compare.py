@@ -1,6 +1,7 @@
-"""`undertow compare`: one prompt drawn in many ways, on a contact sheet."""
+"""`undertow compare`: what changes when one thing changes, on a contact sheet."""
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -11,72 +12,143 @@ from rich.console import Console
 from rich.progress import track
 
 from undertow.cli.model_option import DEFAULT_MODEL, Model
+from undertow.cli.named_files import require_files
+from undertow.cli.option_values import parse_loras
 from undertow.cli.seeds import parse_seed
+from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import OVERWRITE_HELP
+from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 from undertow.picture_names import PicturePlace
 
 if TYPE_CHECKING:
-    from undertow.engine.request import GenerationRequest
+    from undertow.inspection.contact_sheet import Cell
     from undertow.service import UNetService
 
-AXES = ("sampler", "schedule", "steps", "guidance")
+AXES = ("prompt", "lora", "scale", "sampler", "schedule", "steps", "guidance", "seed")
+"""What can differ between cells. Of two, the first is that of the rows."""
+
+USUAL: Mapping[str, Sequence[Any]] = {
+    "sampler": ("euler", "heun", "dpmpp_2m"),
+    "schedule": ("karras",),
+    "steps": (5, 10, 20),
+}
+"""What is compared when nothing else is asked for."""
+
+WITHOUT = "none"
+"""In place of a LoRA: a cell without one."""
+
+LABEL_CHARACTERS = 48
 
 
 def compare(
-    prompt: Annotated[str, typer.Argument(help="What to draw in every cell.")],
+    prompts: Annotated[list[str], typer.Argument(help="What to draw; each of several prompts has a row.")],
     model: Model = DEFAULT_MODEL,
-    samplers: Annotated[str, typer.Option(help="Comma list; see `undertow samplers`.")] = "euler,heun,dpmpp_2m",
-    schedules: Annotated[str, typer.Option(help="Comma list.")] = "karras",
-    steps: Annotated[str, typer.Option(help="Comma list of whole numbers.")] = "5,10,20",
-    guidance: Annotated[str, typer.Option(help="Comma list of numbers.")] = "5",
+    samplers: Annotated[
+        str | None, typer.Option(help="Comma list; see `undertow samplers`.", show_default="euler,heun,dpmpp_2m")
+    ] = None,
+    schedules: Annotated[str | None, typer.Option(help="Comma list.", show_default="karras")] = None,
+    steps: Annotated[str | None, typer.Option(help="Comma list of whole numbers.", show_default="5,10,20")] = None,
+    guidance: Annotated[str | None, typer.Option(help="Comma list of numbers.", show_default="5")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", "--seed", help="Comma list.", show_default="0")] = None,
+    loras: Annotated[
+        list[str] | None, typer.Option("--lora", help="LORA[@SCALE], or none for a cell without; repeatable.")
+    ] = None,
+    scales: Annotated[str | None, typer.Option(help="Comma list: scales of the LoRA.", show_default="1")] = None,
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
-    seed: Annotated[str, typer.Option(help="Of every picture: a number, or random.")] = "0",
-    out: Annotated[Path, typer.Option(help="Folder, or picture file, of the sheet.")] = Path("out"),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder, or picture file, of the sheet.")] = Path("out"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
 ) -> None:
-    """Draw one prompt with several samplers, schedules, steps or guidance scales, and put the pictures on one sheet.
+    """Draw in many ways, and put the pictures on one sheet: prompts, LoRAs, their scales, samplers, schedules, steps,
+    guidance scales or seeds.
 
-    Two of the lists may have more than one entry: they become rows and columns. Below each picture stands the time that
-    its denoising took.
+    Two of them may have more than one entry: they become rows and columns. Below each picture stands the time that its
+    denoising took. Samplers and steps are compared where no prompts, LoRAs, scales or seeds are.
     """
-    from undertow.engine.request import GenerationRequest
+    typed = {
+        "prompt": prompts,
+        "lora": loras,
+        "scale": _numbers("--scales", scales, float),
+        "sampler": _words("--samplers", samplers),
+        "schedule": _words("--schedules", schedules),
+        "steps": _numbers("--steps", steps, int),
+        "guidance": _numbers("--guidance", guidance, float),
+        "seed": None if seeds is None else [parse_seed(word, "--seeds") for word in _words("--seeds", seeds) or ()],
+    }
+    lists = _filled({name: values for name, values in typed.items() if values})
+    rows, columns = _axes(lists)
+    common = {name: values[0] for name, values in lists.items()}
+    cells = [common | {rows: row, columns: column} for row, column in product(lists[rows], lists[columns])]
+    requests = [_request(cell, negative) for cell in cells]
+    place = PicturePlace.of(out, "compare", overwrite=overwrite)
+    for request in requests:
+        require_files(request, model)
+
     from undertow.inspection.contact_sheet import contact_sheet
     from undertow.service import load
 
-    lists: dict[str, list[Any]] = {
-        "sampler": _words(samplers),
-        "schedule": _words(schedules),
-        "steps": _numbers("--steps", steps, int),
-        "guidance": _numbers("--guidance", guidance, float),
-    }
-    row_axis, column_axis = _axes(lists)
-    place = PicturePlace.of(out, "compare", overwrite=overwrite)
     console = Console(stderr=True)
-    with console.status(f"loading {model}"):
+    with waiting(console, f"loading {model}"):
         service = load(model)
-    base = GenerationRequest(prompt=prompt, negative_prompt=negative, seed=parse_seed(seed))
-    for name, values in lists.items():
-        base = _with(base, name, values[0])
-    places = list(product(lists[row_axis], lists[column_axis]))
-    requests = [_with(_with(base, row_axis, row), column_axis, column) for row, column in places]
     for request in requests:
         _check(service, request)
-    cells = [_draw(service, request) for request in track(requests, "drawing", console=console, transient=True)]
-    columns = len(lists[column_axis])
+    drawn = [_draw(service, request) for request in track(requests, "drawing", console=console, transient=True)]
+    width = len(lists[columns])
     sheet = contact_sheet(
-        [cells[start : start + columns] for start in range(0, len(cells), columns)],
-        rows=[f"{row_axis} {value}" if row_axis != "sampler" else str(value) for value in lists[row_axis]],
-        columns=[f"{column_axis} {value}" if column_axis != "sampler" else str(value) for value in lists[column_axis]],
-        title=f"{prompt} · seed {base.seed} · "
-        + ", ".join(f"{name} {values[0]}" for name, values in lists.items() if name not in (row_axis, column_axis)),
+        [drawn[start : start + width] for start in range(0, len(drawn), width)],
+        rows=[_label(rows, value) for value in lists[rows]],
+        columns=[_label(columns, value) for value in lists[columns]],
+        title=_title(common, (rows, columns)),
     )
     with place.taken({}) as path:
         sheet.save(path)
     typer.echo(path)
 
 
-def _draw(service: "UNetService", request: "GenerationRequest"):
+def _filled(typed: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """All lists. Errors: `InvalidInput` for scales of nothing."""
+    if "scale" in typed and not any(one != WITHOUT for one in typed.get("lora", ())):
+        raise InvalidInput("--scales", ",".join(map(str, typed["scale"])), "a --lora that they belong to")
+    others = any(len(typed.get(name, ())) > 1 for name in ("prompt", "lora", "scale", "seed"))
+    defaults = GenerationRequest(prompt="")
+    usual: dict[str, Sequence[Any]] = {
+        "sampler": (defaults.sampler,),
+        "schedule": (USUAL["schedule"][0] if "sampler" in typed else defaults.schedule,),
+        "steps": (defaults.steps,),
+        "guidance": (defaults.guidance_scale,),
+        "seed": (defaults.seed,),
+    }
+    return {name: typed.get(name, (usual if others else {**usual, **USUAL}).get(name, (None,))) for name in AXES}
+
+
+def _axes(lists: Mapping[str, Sequence[Any]]) -> tuple[str, str]:
+    """The lists with several entries: rows and columns; for want of them the samplers and the steps."""
+    several = [name for name in AXES if len(lists[name]) > 1]
+    if len(several) > 2:
+        raise InvalidInput("lists", ", ".join(several), "two with more than one entry", "a sheet has rows and columns")
+    several += [name for name in ("sampler", "steps") if name not in several]
+    first, second = sorted(several[:2], key=AXES.index)
+    return first, second
+
+
+def _request(cell: Mapping[str, Any], negative: str) -> GenerationRequest:
+    """Errors: `InvalidInput`."""
+    adapters = () if cell["lora"] in (None, WITHOUT) else parse_loras([cell["lora"]], {})
+    if cell["scale"] is not None:
+        adapters = tuple(replace(adapter, scale=cell["scale"]) for adapter in adapters)
+    return GenerationRequest(
+        prompt=cell["prompt"],
+        negative_prompt=negative,
+        sampler=cell["sampler"],
+        schedule=cell["schedule"],
+        steps=cell["steps"],
+        guidance_scale=cell["guidance"],
+        seed=cell["seed"],
+        adapters=adapters,
+    )
+
+
+def _draw(service: "UNetService", request: GenerationRequest) -> "Cell":
     from undertow.inspection.contact_sheet import Cell
 
     started = time.perf_counter()
@@ -85,35 +157,52 @@ def _draw(service: "UNetService", request: "GenerationRequest"):
     return Cell(image=result.images[0], caption=f"{elapsed:.2f} s")
 
 
-def _check(service: "UNetService", request: "GenerationRequest") -> None:
+def _check(service: "UNetService", request: GenerationRequest) -> None:
     """Refuses what cannot be drawn before the first picture is."""
     from undertow.engine.chosen_sampler import choose_sampler
 
     choose_sampler(request, service.model.schedule, service.model.sampler).grid(request.steps)
 
 
-def _axes(lists: dict[str, list[Any]]) -> tuple[str, str]:
-    """The lists with several entries: rows and columns; for want of them the samplers and the steps."""
-    several = [name for name in AXES if len(lists[name]) > 1]
-    if len(several) > 2:
-        raise InvalidInput("lists", ", ".join(several), "two with more than one entry", "a sheet has rows and columns")
-    several += [name for name in ("sampler", "steps") if name not in several]
-    return several[0], several[1]
+def _label(axis: str, value: Any) -> str:
+    match axis:
+        case "prompt":
+            text = " ".join(value.split())
+            return text if len(text) <= LABEL_CHARACTERS else f"{text[: LABEL_CHARACTERS - 3]}..."
+        case "lora":
+            return "no LoRA" if value in (None, WITHOUT) else Path(value).name.replace(".safetensors", "")
+        case "sampler":
+            return str(value)
+        case _:
+            return f"{axis} {value}"
 
 
-def _with(request: "GenerationRequest", axis: str, value: Any) -> "GenerationRequest":
-    return replace(request, **{"guidance_scale" if axis == "guidance" else axis: value})
+def _title(common: Mapping[str, Any], shown: tuple[str, str]) -> str:
+    """What all cells have in common."""
+    hidden = {name for name, value in common.items() if value is None}
+    main = [_label(name, common[name]) for name in ("prompt", "lora", "seed") if name not in (*shown, *hidden)]
+    rest = [
+        f"{name} {common[name]}"
+        for name in ("scale", "sampler", "schedule", "steps", "guidance")
+        if name not in (*shown, *hidden)
+    ]
+    return " · ".join([*main, ", ".join(rest)])
 
 
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]
+def _words(option: str, text: str | None) -> list[str] | None:
+    """Errors: `InvalidInput` for an empty list."""
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not words:
+        raise InvalidInput(option, repr(text), "at least one entry")
+    return words
 
 
-def _numbers(option: str, text: str, kind: type) -> list[Any]:
+def _numbers(option: str, text: str | None, kind: type) -> list[Any] | None:
     try:
-        numbers = [kind(word) for word in _words(text)]
+        return None if text is None else [kind(word) for word in _words(option, text) or ()]
     except ValueError as err:
+        if isinstance(err, InvalidInput):
+            raise
         raise InvalidInput(option, repr(text), "numbers with commas between them", "for example 5,10,20") from err
-    if not numbers:
-        raise InvalidInput(option, repr(text), "at least one number")
-    return numbers

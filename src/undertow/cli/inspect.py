@@ -8,6 +8,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from undertow.cli.adapters import explain
+from undertow.cli.inspect_embedding import find_inversions, show_inversions
+from undertow.cli.inspect_picture import is_picture, show_picture
+from undertow.cli.model_option import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from undertow.unet.config import UNetConfig
 
@@ -17,7 +22,7 @@ def inspect(
         str,
         typer.Argument(
             help="A preset (sd15, sdxl, cifar10, ...), an embedded model, a .safetensors file, a folder or a Hub id; "
-            "also a LoRA's file or folder."
+            "also a LoRA's file or folder, the name of an adapter that came with the model, or a picture."
         ),
     ],
     trace: Annotated[bool, typer.Option("--trace", help="Show every stage's input and output shape.")] = False,
@@ -38,9 +43,22 @@ def inspect(
         typer.Option("--model", help="For a LoRA: the model to compare it with, given like MODEL."),
     ] = None,
 ) -> None:
-    """Show a U-Net's architecture, or what a checkpoint or a LoRA is and contains; with --trace all shapes inside, with
-    --ports where adapters can act."""
+    """Show a U-Net's architecture, what a checkpoint or a LoRA is and contains, or how a picture was made; with --trace
+    all shapes inside, with --ports where adapters can act."""
     console = Console()
+    inversions = find_inversions(model) if base is None else ()  # some are hidden in pictures
+    if inversions:
+        show_inversions(console, inversions)
+        return
+    if is_picture(model):
+        show_picture(console, model)
+        return
+    bundled = _bundled(model, base)
+    if bundled is not None:
+        if not _is_adapter(bundled, None):  # control maps and image prompts: what they are shows in a model
+            explain([bundled], DEFAULT_MODEL if base is None else base)
+            return
+        model = bundled
     if _is_adapter(model, base):
         from undertow.cli.inspect_adapter import show_adapter
 
@@ -59,6 +77,20 @@ def inspect(
         console.print(_trace(config, batch, _cells(size)))
     if ports:
         console.print(_ports(config))
+
+
+def _bundled(name: str, base: str | None) -> str | None:
+    """The path of the adapter that is called so and came with a model: with `base`, or with the embedded one."""
+    from undertow.adapters.files.bundled import BundledAdapters
+    from undertow.embedded import embedded_models
+
+    embedded = embedded_models()
+    for model in (base, DEFAULT_MODEL):
+        folder = Path() if model is None else embedded.get(model, Path(model))
+        adapters = BundledAdapters(folder if folder.is_dir() else folder.parent)
+        if name in adapters.names() and not Path(name).exists():
+            return str(adapters.locate(name))
+    return None
 
 
 def _is_adapter(model: str, base: str | None) -> bool:
@@ -82,7 +114,7 @@ def _is_checkpoint(model: str) -> bool:
 
 def _config(model: str) -> "UNetConfig":
     from undertow.checkpoints.identify.pipeline_folder import read_config
-    from undertow.embedded import embedded_models
+    from undertow.embedded import did_you_mean, embedded_models
     from undertow.errors import InvalidInput
     from undertow.unet.presets import PRESETS
 
@@ -90,8 +122,9 @@ def _config(model: str) -> "UNetConfig":
         return PRESETS[model]()
     folder = embedded_models().get(model, Path(model))
     if not folder.exists():
-        known = ", ".join([*PRESETS, *embedded_models()])
-        raise InvalidInput("model", repr(model), "a model folder or a known name", f"known names: {known}")
+        known = [*PRESETS, *embedded_models()]
+        remedy = f"{did_you_mean(model, known)}known names: {', '.join(known)}"
+        raise InvalidInput("model", repr(model), "a model folder or a known name", remedy)
     return read_config(folder)
 
 

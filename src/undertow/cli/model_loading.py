@@ -41,7 +41,7 @@ class LoadingOptions:
             source,
             dtype=_dtype(self.precision, source),
             vae_dtype=_dtype(self.vae_precision),
-            device=_device(self.device),
+            device=find_device(self.device),
             prediction=self.prediction,
             validate_weights=self.validate_weights,
             allow_pickle=self.allow_pickle,
@@ -75,7 +75,8 @@ def _kernel(flash: bool | None) -> str:
     return "sdpa" if flash else "math"
 
 
-def _device(name: str | None) -> str:
+def find_device(name: str | None) -> str:
+    """The device of this name, or else the best one here. Imports torch. Errors: `InvalidInput` for an absent one."""
     import torch
 
     from undertow.checkpoints.read.dtypes import require_device

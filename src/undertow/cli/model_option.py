@@ -4,7 +4,29 @@ from typing import Annotated
 
 import typer
 
-DEFAULT_MODEL = "emoji"
-MODEL_HELP = "A .safetensors file, a pipeline folder, a Hub id or an embedded model."
+from undertow.cli.config import read_config
+from undertow.embedded import embedded_models
 
-Model = Annotated[str, typer.Option(help=MODEL_HELP)]
+DEFAULT_MODEL = "emoji"
+MODEL_HELP = "A .safetensors file, a pipeline folder, a Hub id, or a name that `undertow models` lists."
+
+
+def complete_model(beginning: str) -> list[str]:
+    """The embedded models that begin so, for the shell."""
+    return [name for name in embedded_models() if name.startswith(beginning)]
+
+
+def default_model() -> str:
+    """The model where none is named: that of `undertow.toml`, else the embedded one."""
+    configured = read_config().model
+    return DEFAULT_MODEL if configured is None else configured
+
+
+def find_model(name: str | None) -> str | None:
+    """The place of a model that `undertow.toml` names so."""
+    return None if name is None else read_config().find(name)
+
+
+Model = Annotated[
+    str, typer.Option("--model", "-m", help=MODEL_HELP, autocompletion=complete_model, callback=find_model)
+]

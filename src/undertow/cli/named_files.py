@@ -1,9 +1,11 @@
 """The files that a command names, opened before anything slow is imported or loaded."""
 
 from pathlib import Path
+from typing import Any
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.files.bundled import BundledAdapters
+from undertow.checkpoints.files.destination import require_elsewhere
 from undertow.checkpoints.files.place import local_path
 from undertow.embedded import located
 from undertow.engine.request import GenerationRequest
@@ -11,7 +13,7 @@ from undertow.engine.request import GenerationRequest
 
 def require_model(source: str | Path) -> Path | None:
     """The local path of a model; `None` for one on the Hub. Errors: `UnknownCheckpoint`, `OSError`."""
-    return _readable(local_path(located(source)))
+    return readable(local_path(located(source)))
 
 
 def require_files(request: GenerationRequest, model: str | Path, refiner: str | Path | None = None) -> None:
@@ -25,18 +27,31 @@ def require_files(request: GenerationRequest, model: str | Path, refiner: str | 
     bundled = BundledAdapters(place if place is None or place.is_dir() else place.parent)
     for adapter in _adapters(request):
         if place is not None or Path(adapter.source).expanduser().exists():
-            _readable(local_path(bundled.locate(adapter.source)))
+            readable(local_path(bundled.locate(adapter.source)))
         if adapter.encoder is not None:
-            _readable(local_path(adapter.encoder))
+            readable(local_path(adapter.encoder))
         adapter.images()
         adapter.masks()
+
+
+def require_own_place(option: str, place: Path, request: GenerationRequest, *more: str | Path) -> None:
+    """Refuses to write over what is read: the request's pictures, its adapters and their pictures. more: other files
+    that are read. Errors: `InvalidInput`."""
+    pictures: list[Any] = [request.image, request.mask, request.depth]
+    for adapter in _adapters(request):
+        given = (adapter.image, adapter.mask)
+        pictures += [adapter.source, *(one for many in given for one in (many if isinstance(many, tuple) else (many,)))]
+    # A picture that was read from a file carries the file's name.
+    names = [picture if isinstance(picture, str | Path) else getattr(picture, "filename", "") for picture in pictures]
+    files = (Path(name).expanduser() for name in (*names, *more) if name)
+    require_elsewhere(option, place, [file for file in files if file.is_file()])
 
 
 def _adapters(request: GenerationRequest) -> list[Adapter]:
     return [*request.adapters, *(adapter for region in request.regions for adapter in region.adapters)]
 
 
-def _readable(path: Path | None) -> Path | None:
+def readable(path: Path | None) -> Path | None:
     """Errors: `OSError` for a file that this user may not read."""
     if path is not None and path.is_file():
         with path.open("rb"):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from undertow.adapters.adapter import Adapter
+from undertow.cli.config import read_config
 from undertow.cli.named_places import as_numbers, is_one_of, is_place, split_list, split_numbers, split_pair
 from undertow.cli.seeds import parse_seed
 from undertow.engine.parts import Region
@@ -33,7 +34,7 @@ def parse_loras(texts: Sequence[str] | None, blocks: dict[str, float]) -> tuple[
     for text in texts or ():
         source, scales = split_numbers(text)
         scale = 1.0 if not scales else scales[0] if len(scales) == 1 else tuple(scales)
-        found.append(Adapter(source, scale=scale, blocks=blocks if blocks else None))
+        found.append(Adapter(read_config().find(source), scale=scale, blocks=blocks if blocks else None))
     return tuple(found)
 
 

@@ -70,11 +70,9 @@ class RequestOption:
 
     @property
     def help(self) -> str:
-        """The first sentence of the field's description, after the form."""
+        """The first sentence of the field's description."""
         owner, name = self._place
         sentence = " ".join(descriptions(owner)[name].split()).partition(". ")[0].rstrip(".")
-        if self.form:
-            sentence = f"{self.form}: {sentence[:1].lower()}{sentence[1:]}"
         return f"{sentence}{'; repeatable' if self.repeatable else ''}."
 
     @property
@@ -89,6 +87,7 @@ class RequestOption:
         option = typer.Option(
             *filter(None, (self.flag or f"--{self.name.replace('_', '-')}", self.short)),
             help=self.help,
+            metavar=self.form or None,
             rich_help_panel=self.group,
             show_default=self.unset or True,
         )
@@ -169,6 +168,7 @@ OPTIONS: Sequence[RequestOption] = (
     ),
     RequestOption(name="regions_by", field="regions_by"),
     RequestOption(name="seamless", field="seamless"),
+    RequestOption(name="embeddings", field="embeddings", flag="--embedding", form="FILE", repeatable=True, parse=None),
     RequestOption(
         name="loras", field="adapters.scale", flag="--lora", form="LORA[@SCALE[,SCALE...]]", repeatable=True, parse=None
     ),

@@ -9,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from undertow.picture_names import FIGURES, require_picture_file
+
 if TYPE_CHECKING:
     from undertow.diffusion.paths import Path as NoisePath
 
@@ -29,6 +31,8 @@ def samplers(
     """List the samplers: order, evaluations a step, noise, models they run on, and their names in other tools."""
     console = Console()
     if plot is not None:
+        require_picture_file(plot, "--plot", endings=FIGURES)
+        plot.parent.mkdir(parents=True, exist_ok=True)
         _plot(plot)
         console.print(f"wrote {plot}")
     elif schedules:

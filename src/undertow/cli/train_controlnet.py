@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from undertow.cli.trained import print_command
 from undertow.cli.training_options import TrainingOptions, training_verb
-from undertow.cli.training_progress import shown_training
 
 
 @training_verb(out=Path("runs/controlnet"), learning_rate=1e-5)
@@ -26,7 +26,8 @@ def train_controlnet(
 ) -> None:
     """Train a ControlNet: make a text-to-image model follow edges, depth, or any other hint.
 
-    The folder loads in diffusers and undertow. A run that was killed goes on with the same command.
+    The folder loads in diffusers and undertow. A run that was interrupted goes on with the same command, and
+    a finished one with more --steps.
     """
     from undertow.adapters.control.control_file import write_control
     from undertow.training.controlnet import ControlSettings
@@ -38,10 +39,11 @@ def train_controlnet(
         dropped=dropout_captions,
     )
     console = Console()
-    base, pictures = options.load(console)
+    base, pictures = options.load(console, Path(hint))
     hints = hints_for(pictures, hint, options.images)
-    with shown_training(console, options.steps) as on_record:
-        control = train(base, pictures, hints, settings, options.out, on_record=on_record)
+    with options.shown(console) as shown:
+        control = train(base, pictures, hints, settings, options.out, **vars(shown))
     folder = write_control(control, options.out / options.name)
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     console.print(f"trained: {folder} ({weights / 1e6:.1f} MB)", soft_wrap=True, highlight=False)
+    print_command(console, pictures.captions[0], options.model, "--adapter", f"{folder}=HINT.png")

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
+from undertow.cli.model_loading import find_device
+from undertow.cli.trained import print_command
 from undertow.cli.training_options import TrainingOptions, training_verb
-from undertow.cli.training_progress import shown_training
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ def train_image_prompt(
 ) -> None:
     """Train an image prompt (IP-Adapter): draw what a reference picture shows, with or without words.
 
-    The file loads in diffusers and undertow. A run that was killed goes on with the same command.
+    The file loads in diffusers and undertow. A run that was interrupted goes on with the same command, and
+    a finished one with more --steps.
     """
     from undertow.adapters.image_prompt.image_prompt_file import write_image_prompt
     from undertow.training.image_prompt import ImagePromptSettings
@@ -54,15 +56,16 @@ def train_image_prompt(
         dropped_both=dropout_both,
     )
     console = Console()
-    base, pictures = options.load(console)
-    vision = _encoder(base, encoder, options.device)
+    base, pictures = options.load(console, *(folder for folder in (encoder, references) if folder is not None))
+    vision = _encoder(base, encoder, find_device(options.device))
     side = vision.config.image_size
     shown = None if references is None else load_paired_images(references, options.images, size=side)
-    with shown_training(console, options.steps) as on_record:
-        prompt = train(base, vision, pictures, settings, options.out, references=shown, on_record=on_record)
+    with options.shown(console) as watched:
+        prompt = train(base, vision, pictures, settings, options.out, references=shown, **vars(watched))
     path = options.out / f"{options.name}.safetensors"
     write_image_prompt(prompt, path)
     console.print(f"trained: {path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, highlight=False)
+    print_command(console, pictures.captions[0], options.model, "--adapter", f"{path}=PICTURE.png")
 
 
 def _encoder(model: "LoadedModel", folder: Path | None, device: str | None) -> "ImageEncoder":

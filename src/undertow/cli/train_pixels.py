@@ -94,8 +94,9 @@ def train_pixels(
     config = with_settings(
         config, {name: value for name, value in given.items() if value is not None} | _parsed(settings)
     )
-    with shown_training(console, config.steps) as on_record:
-        train_pixel_model(config, out, resume=resume, resume_step=resume_step, cpu=cpu, on_record=on_record)
+    again = f"undertow train {data_set} --out {out} --resume"
+    with shown_training(console, config.steps, out / "training" / "checkpoints", again) as shown:
+        train_pixel_model(config, out, resume=resume, resume_step=resume_step, cpu=cpu, **vars(shown))
     console.print(f"trained: {out} (loss and samples: {out / 'training'})", soft_wrap=True)
     console.print(f"draw from it: undertow sample {out}", soft_wrap=True)
 

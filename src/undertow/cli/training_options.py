@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import MISSING, dataclass, fields
 from functools import wraps
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from rich.console import Console
 
+from undertow.cli.model_loading import find_device
 from undertow.cli.model_option import DEFAULT_MODEL, Model
+from undertow.cli.training_progress import ShownTraining, shown_training
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -26,11 +29,14 @@ class TrainingOptions:
 
     images: Annotated[
         Path,
-        typer.Option(help="Folder of pictures, their captions in metadata.jsonl, in NAME.txt, or in the files' names."),
+        typer.Option(
+            help="Folder of pictures, their captions in metadata.jsonl, in NAME.txt or NAME.caption, or in the files' "
+            "names."
+        ),
     ]
     model: Model = DEFAULT_MODEL
     out: Annotated[Path, typer.Option(help="Folder of the run; a run found there goes on.")]
-    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1000
+    steps: Annotated[int, typer.Option(help="Optimizer steps in all; with more, a finished run goes on.")] = 1000
     batch_size: Annotated[int, typer.Option(help="Pictures per step.")] = 4
     learning_rate: Annotated[float, typer.Option(help="Of AdamW, at its peak.")]
     timesteps: Annotated[str, typer.Option(help="Levels of noise: uniform, or logit_normal.")] = "uniform"
@@ -46,7 +52,9 @@ class TrainingOptions:
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, slower: recompute activations backward.")
     ] = False
-    device: Annotated[str | None, typer.Option(help="For example cuda.", show_default="cpu")] = None
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.", show_default="cuda if there is one, else cpu")
+    ] = None
     threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250
 
@@ -64,26 +72,44 @@ class TrainingOptions:
             "gradient_checkpointing": self.gradient_checkpointing,
         }
 
-    def load(self, console: Console) -> "tuple[LoadedModel, CaptionedPictures]":
-        """Loads the base model and the training pictures, and prints a note if the device emulates the precision.
+    def load(self, console: Console, *sources: Path) -> "tuple[LoadedModel, CaptionedPictures]":
+        """Loads the base model and the training pictures, after all that is quick to check, and prints where captions
+        are from and what is slow on this device. sources: other files and folders that are read.
 
-        Errors: `InvalidInput` for models that cannot be trained, `DataError`, `CheckpointError`.
+        Errors: `InvalidInput` for models that cannot be trained and for an `out` among the sources, `DataError`,
+        `CheckpointError`, also for a folder in which another training runs.
         """
+        from undertow.checkpoints.files.destination import require_elsewhere
+        from undertow.training.captions import find_captions
+        from undertow.training.run_lock import require_no_training
+
+        require_elsewhere("--out", self.out, [self.images, self.model, *sources])
+        require_no_training(self.out)
+        find_captions(self.images)
+
         import torch
 
         from undertow.service import load
         from undertow.training.base_model import native_size, require_trainable
-        from undertow.training.captioned import load_captioned
+        from undertow.training.captioned import caption_notes, load_captioned
         from undertow.training.precision import precision_notes
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        for note in precision_notes(self.precision, "cpu" if self.device is None else self.device):
+        device = find_device(self.device)
+        for note in precision_notes(self.precision, device):
             console.print("note:", note, soft_wrap=True)
         with console.status(f"loading {self.model}"):
-            base = load(self.model, dtype=torch.float32, device=self.device).model
+            base = load(self.model, dtype=torch.float32, device=device).model
             require_trainable(base)
-            return base, load_captioned(self.images, size=native_size(base) if self.size is None else self.size)
+            pictures = load_captioned(self.images, size=native_size(base) if self.size is None else self.size)
+        for note in caption_notes(base, pictures):
+            console.print("note:", note, soft_wrap=True, highlight=False, markup=False)
+        return base, pictures
+
+    def shown(self, console: Console) -> "AbstractContextManager[ShownTraining]":
+        """A progress bar, and Ctrl-C that saves."""
+        return shown_training(console, self.steps, self.out / "checkpoints", "the same command")
 
     def _fit_settings(self) -> "FitSettings":
         from undertow.training.fit import FitSettings

@@ -2,7 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,13 +26,13 @@ STANDARD_OUTPUT = Path("-")
 class PictureWriter:
     """Writes pictures of a request as they come.
 
-    indices: which of its pictures. place: where they go; `None` for standard output, once all is done. model: its name,
-    where a picture must not say where it lies on this machine. paths: what was written.
+    indices: which of its pictures. place: where they go; `None` for standard output, once all is done. first: the
+    number of the first of them, from 1. paths: what was written.
     """
 
     indices: Sequence[int]
     place: PicturePlace | None
-    model: str | None = None
+    first: int = 1
     paths: list[Path] = field(default_factory=list)
 
     @classmethod
@@ -46,23 +47,38 @@ class PictureWriter:
             raise InvalidInput("--out", "'-'", "standard output that goes to a file or a program", "this is a terminal")
         return cls(indices=indices, place=None)
 
+    @classmethod
+    def to_each(
+        cls, out: Path, name: str, indices: Sequence[Sequence[int]], *, overwrite: bool
+    ) -> "list[PictureWriter]":
+        """One for each of several requests, whose pictures are numbered through. Errors: as `to`."""
+        counts = [len(one) for one in indices]
+        common = cls.to(out, name, range(sum(counts)), overwrite=overwrite)
+        firsts = accumulate(counts, initial=1)
+        return [cls(indices=one, place=common.place, first=first) for one, first in zip(indices, firsts, strict=False)]
+
     def take(self, event: "PictureEvent") -> None:
         """Writes a picture that is finished. Errors: `OSError`."""
         from undertow.engine.saving import name_fields, save_picture
 
         if self.place is None or event.picture not in self.indices:
             return
-        report = event.report if self.model is None else replace(event.report, model=self.model)
-        fields = name_fields(report, event.picture) | {"index": self.indices.index(event.picture) + 1}
+        report = event.report
+        fields = name_fields(report, event.picture) | {"index": self.indices.index(event.picture) + self.first}
         with self.place.taken(fields) as path:
             self.paths.append(save_picture(event.image, path, report, event.picture))
 
-    def tell(self, result: "GenerationResult", console: Console) -> None:
-        """Prints where the pictures are, or writes the one to standard output, and what there is to say."""
-        report = result.report if self.model is None else replace(result.report, model=self.model)
+    def tell(self, result: "GenerationResult", console: Console, told: set[str] | None = None) -> None:
+        """Prints where the pictures are, or writes the one to standard output, and what there is to say. told: what was
+        said already, to which this is added."""
+        told = set() if told is None else told
+        report = result.report
         for line in report.debug:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         for line in report.decisions:
+            if line in told:
+                continue
+            told.add(line)
             console.print("note:", line, markup=False, highlight=False, soft_wrap=True)
         if self.place is None:
             from undertow.engine.saving import encoded

@@ -31,11 +31,12 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """How prompts are encoded. merge: see `ParsedPrompt`."""
+    """How prompts are encoded. merge: see `Dialect`. names: whether a word can be the name of an embedding."""
 
     emphasis: Callable[[Weighing], Tokens]
     division: Division = field(default_factory=Division)
     merge: bool = True
+    names: bool = True
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Assembler:
         return Part(context=context, pooled=part.pooled, reports=part.reports)
 
     def _text(self, tree: Node) -> Part:
-        runs, notes = tokenize(fragments(tree, merge=self.rules.merge), self.encoder, self.inversions)
+        parts = fragments(tree, merge=self.rules.merge)
+        runs, notes = tokenize(parts, self.encoder, self.inversions, names=self.rules.names)
         chunks, cut = divide(runs, self.encoder, self.rules.division)
         hidden = self._run(chunks)
         # Where nothing is weighted, no rule may change a bit.

@@ -23,22 +23,24 @@ class Token(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """Tokens that came from one text or one embedding. whole: never divided between chunks."""
+    """Tokens that came from one text, or from one embedding."""
 
     tokens: tuple[Token, ...]
-    whole: bool = False
+    embedding: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Division:
     """How a long prompt is divided. See `prompts.catalogue.Dialect` for the two numbers.
 
-    truncate: only the first chunk is kept. comma: id of the comma, None where the vocabulary has none.
+    truncate: only the first chunk is kept. divide_embeddings: as texts are; otherwise they never are. comma: id of the
+    comma, None where the vocabulary has none.
     """
 
     truncate: bool = False
     comma_backtrack: int = 0
     keep_together: int = 0
+    divide_embeddings: bool = False
     comma: int | None = None
 
 
@@ -55,16 +57,17 @@ class Chunk:
 
 
 def tokenize(
-    parts: Sequence[Fragment | Break], encoder: TextEncoder, inversions: Inversions
+    parts: Sequence[Fragment | Break], encoder: TextEncoder, inversions: Inversions, *, names: bool = True
 ) -> tuple[list[Run | Break], list[str]]:
-    """The tokens of each fragment, and notes on embeddings that nobody knows, which ComfyUI leaves out as well."""
+    """The tokens of each fragment, and notes on embeddings that nobody knows, which ComfyUI leaves out as well. names:
+    whether a word that is an embedding's name stands for it, without any syntax."""
     runs: list[Run | Break] = []
     notes: list[str] = []
     for index, part in enumerate(parts):
         if isinstance(part, Break):
             runs.append(part)
             continue
-        leaves = inversions.split(part.leaf.text) if isinstance(part.leaf, Text) else [part.leaf]
+        leaves = inversions.split(part.leaf.text) if names and isinstance(part.leaf, Text) else [part.leaf]
         for leaf in leaves:
             match leaf:
                 case Text(text):
@@ -77,7 +80,7 @@ def tokenize(
                         continue
                     rows = range(len(inversions.vectors(name, encoder.kind)))
                     # The id is never embedded; it must only not be taken for an end mark.
-                    runs.append(Run(tuple(Token(0, part.weight, index, (name, row)) for row in rows), whole=True))
+                    runs.append(Run(tuple(Token(0, part.weight, index, (name, row)) for row in rows), embedding=True))
     return runs, notes
 
 
@@ -117,7 +120,8 @@ class _Filler:
         self.comma = None
 
     def take(self, run: Run) -> None:
-        together = run.whole or len(run.tokens) < self.division.keep_together
+        whole = run.embedding and not self.division.divide_embeddings
+        together = whole or len(run.tokens) < self.division.keep_together
         if together and len(self.bodies[-1]) + len(run.tokens) > self.capacity:
             self.open()
         for token in run.tokens:

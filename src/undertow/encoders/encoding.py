@@ -9,6 +9,9 @@ from torch import Tensor
 from undertow.encoders.clip_config import Kind
 from undertow.encoders.prompts.tree import Tag
 
+TAGS_TOLD = 8
+"""Tags that are told one by one."""
+
 _NUMBER = re.compile(r"-?\d*\.?\d+")
 
 
@@ -25,11 +28,13 @@ class EncoderReport:
 
 @dataclass(frozen=True, kw_only=True)
 class TextReport:
-    """tags: what the prompt asks for besides text, for the caller to act on. cached: nothing had to be computed."""
+    """tags: what the prompt asks for besides text, for the caller to act on. placement: what a picture of the text may
+    lack, said of prompts for pictures and not of negative ones. cached: nothing had to be computed."""
 
     encoders: tuple[EncoderReport, ...]
     notes: tuple[str, ...] = ()
     tags: tuple[Tag, ...] = ()
+    placement: str = ""
     cached: bool = False
 
     @property
@@ -55,8 +60,11 @@ class TextEncoding:
     def notes(self) -> tuple[str, ...]:
         """What a user should know about the encoding, a sentence each; usually nothing."""
         cut = tuple(f"too long for {r.kind}, cut off: {r.truncated!r}" for r in self.report.encoders if r.truncated)
-        tags = tuple(_told(tag) for tag in self.report.tags)
-        return (*cut, *tags, *self.report.notes)
+        tags = [_told(tag) for tag in self.report.tags[:TAGS_TOLD]]
+        if len(self.report.tags) > TAGS_TOLD:
+            tags.append(f"taken out of the prompt, and without effect: {len(self.report.tags) - TAGS_TOLD:,} more tags")
+        placement = (self.report.placement,) if self.report.placement else ()
+        return (*cut, *tags, *self.report.notes, *placement)
 
 
 @dataclass(frozen=True, kw_only=True)

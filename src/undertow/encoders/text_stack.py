@@ -19,8 +19,8 @@ from undertow.encoders.encoding import TextEncoding, TextReport, WeightedEncodin
 from undertow.encoders.inversion import Inversions
 from undertow.encoders.prompts.catalogue import Dialect, find_dialect, parse_prompt
 from undertow.encoders.prompts.resolve import composed, resolve, varies
-from undertow.encoders.prompts.tree import ParsedPrompt, Text, find_all
-from undertow.encoders.vocabulary import Vocabulary
+from undertow.encoders.prompts.tree import Blend, Joined, ParsedPrompt, Text, find_all, map_texts
+from undertow.encoders.vocabulary import Vocabulary, spelling_note
 from undertow.errors import ConfigError, InvalidInput
 
 LongPrompts = Literal["chunk", "truncate"]
@@ -96,6 +96,11 @@ class TextStack:
         return other
 
     @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """Of the encoders, in order."""
+        return tuple(encoder.kind for encoder in self.encoders)
+
+    @property
     def width(self) -> int:
         """Of a context token."""
         return sum(encoder.config.width for encoder in self.encoders)
@@ -112,6 +117,10 @@ class TextStack:
     def embeddings(self) -> tuple[str, ...]:
         """Names of the textual inversions that prompts may use."""
         return tuple(self._inversions)
+
+    def knows_embedding(self, name: str) -> bool:
+        """Whether there is a textual inversion of this name, in any case, with or without a file's ending."""
+        return self._inversions.find(name) is not None
 
     def add_embedding(self, name: str, vectors: Tensor | Mapping[str, Tensor]) -> None:
         """Makes `name` in a prompt stand for `vectors`, [vectors, dim] or [dim]; for two encoders a mapping by kind.
@@ -219,6 +228,7 @@ class TextStack:
                 raise InvalidInput(
                     "prompt", "composed or different between steps", "one text", "use encode_steps, or resolve it first"
                 )
+        first, second = self._spelled(first), None if second is None else self._spelled(second)
         key = (first, second, options, self._state())
         cached = self._cache.find(key)
         if cached is not None:
@@ -236,6 +246,7 @@ class TextStack:
                 encoders=reports,
                 notes=tuple(dict.fromkeys(notes)),
                 tags=tuple(tag for prompt in prompts for tag in prompt.tags),
+                placement=self._placement(first),
             ),
         )
         self._cache.keep(key, encoding)
@@ -254,6 +265,43 @@ class TextStack:
             made.append((assembler, assembler.encode(parsed.tree)))
         longest = max(part.context.shape[1] for _, part in made)
         return [assembler.padded(part, longest) for assembler, part in made]
+
+    def spelled(self, text: str) -> str:
+        """A plain text, such as a caption, as `encode` reads it: with names for emoji if the model has few words."""
+        return text if self.vocabulary is None else self.vocabulary.spelled(text)[0]
+
+    def notes_on(self, texts: Sequence[str]) -> tuple[str, ...]:
+        """What to know about plain texts together: emoji that are read by their names, and words that the model never
+        had. Nothing of a model that was trained on any words."""
+        if self.vocabulary is None:
+            return ()
+        names: dict[str, str] = {}
+        for text in texts:
+            names |= self.vocabulary.spelled(text)[1]
+        unknown = self.vocabulary.note(map(self.spelled, texts), known=self.embeddings)
+        return (*((spelling_note(names),) if names else ()), *(() if unknown is None else (unknown,)))
+
+    def _spelled(self, prompt: ParsedPrompt) -> ParsedPrompt:
+        """With names for emoji characters, of which a small model's tokenizer knows none."""
+        if self.vocabulary is None:
+            return prompt
+        found: dict[str, str] = {}
+
+        def spelled(text: str) -> str:
+            new, names = vocabulary.spelled(text)
+            found.update(names)
+            return new
+
+        vocabulary = self.vocabulary
+        tree = map_texts(prompt.tree, spelled)
+        return replace(prompt, tree=tree, notes=(*prompt.notes, spelling_note(found))) if found else prompt
+
+    def _placement(self, prompt: ParsedPrompt) -> str:
+        if self.vocabulary is None:
+            return ""
+        parts = prompt.tree.parts if isinstance(prompt.tree, Blend | Joined) else (prompt.tree,)
+        texts = [" ".join(leaf.text for leaf in find_all(part, Text)) for part in parts]
+        return next((note for text in texts if (note := self.vocabulary.placement_note(text)) is not None), "")
 
     def _unknown_words(self, prompt: ParsedPrompt) -> str | None:
         if self.vocabulary is None:
@@ -295,6 +343,7 @@ def _rules(encoder: TextEncoder, dialect: Dialect, options: _Options) -> Rules:
         truncate=options.long == "truncate",
         comma_backtrack=dialect.comma_backtrack,
         keep_together=dialect.keep_together,
+        divide_embeddings=dialect.embeddings == "syntax",
         comma=comma[-1] if comma else None,
     )
     match options.emphasis:
@@ -304,4 +353,6 @@ def _rules(encoder: TextEncoder, dialect: Dialect, options: _Options) -> Rules:
             emphasis = "ignore"
         case name:
             emphasis = name
-    return Rules(emphasis=EMPHASIS[emphasis], division=division, merge=dialect.merge)
+    return Rules(
+        emphasis=EMPHASIS[emphasis], division=division, merge=dialect.merge, names=dialect.embeddings == "words"
+    )

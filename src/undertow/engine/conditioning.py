@@ -62,8 +62,16 @@ class Conditioner:
     def branches(self, steps: int) -> list[Branches]:
         """One for every step; A1111's editing, alternation and AND make them differ. Errors: `PromptError`."""
         request, steps = self.request, max(1, steps)
+        unknown = [name for name in request.embeddings if not self.text.knows_embedding(name)]
+        if unknown:
+            raise InvalidInput(
+                "embeddings",
+                ", ".join(map(repr, unknown)),
+                f"names of those that were added: {', '.join(self.text.embeddings) or 'none was'}",
+                "add it with --embedding FILE, or service.add_embedding",
+            )
         conditional = self._encode(self.text, request.prompt, steps, composition=True)
-        negative = self._encode(self.text, request.negative_prompt, steps)
+        negative = self._encode(self.text, request.negative_prompt, steps, drawn=False)
         readers = zip(self.region_texts, request.regions, strict=True)
         regions = [self._encode(text, region.prompt, steps) for text, region in readers]
         return [
@@ -72,14 +80,17 @@ class Conditioner:
         ]
 
     def _encode(
-        self, reader: TextStack, text: str, steps: int, *, composition: bool = False
+        self, reader: TextStack, text: str, steps: int, *, composition: bool = False, drawn: bool = True
     ) -> tuple[tuple[WeightedEncoding, ...], ...]:
         request = self.request
         encodings = reader.encode_steps(
             text, steps, dialect=request.dialect, clip_skip=request.clip_skip, composition=composition
         )
-        for line in dict.fromkeys(note for step in encodings for one in step for note in one.encoding.notes):
-            self._decide(line)
+        unlike = {id(one.encoding): one.encoding for step in encodings for one in step}
+        for encoding in unlike.values():
+            for line in encoding.notes:
+                if drawn or line != encoding.report.placement:
+                    self._decide(line)
         return encodings
 
     def _branches(

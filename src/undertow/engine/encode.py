@@ -14,6 +14,7 @@ from undertow.engine.images import EncodedImages, ImageInputs, encode_images
 from undertow.engine.parts import HighResolution
 from undertow.engine.pass_builder import PassBuilder
 from undertow.engine.passes import Continue, FromNoise, FromPicture, Latents, Pass, Start, Upscaled
+from undertow.engine.report import UsedAdapter
 from undertow.engine.request import GenerationRequest
 from undertow.engine.sizes import picture_size
 from undertow.engine.watch import Watch
@@ -24,11 +25,12 @@ from undertow.sampling.catalogue import find_sampler
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
     """A request that can be denoised. size: (height, width) of the finished pictures, in pixels. decisions: what was
-    chosen for it, and why."""
+    chosen for it, and why. used: the adapters that act."""
 
     passes: Sequence[Pass]
     size: tuple[int, int]
     decisions: tuple[str, ...]
+    used: tuple[UsedAdapter, ...] = ()
 
 
 def encode(
@@ -58,7 +60,10 @@ class _Encoding:
     refiner: LoadedModel | None
     given: Tensor | None
     decisions: list[str] = field(default_factory=list)
+    placements: list[str] = field(default_factory=list)
+    """What is said of adapters, behind what the request itself may have wrong."""
     sampler: ChosenSampler = field(init=False)
+    used: list[UsedAdapter] = field(default_factory=list)
 
     def run(self) -> Generator[None, None, Encoded]:
         request, model = self.request, self.model
@@ -96,7 +101,12 @@ class _Encoding:
             yield
             size, more = self._upscaled(builder, request.high_resolution, size, image_inputs)
             passes.append(more)
-        return Encoded(passes=passes, size=size, decisions=tuple(dict.fromkeys(self.decisions)))
+        return Encoded(
+            passes=passes,
+            size=size,
+            decisions=tuple(dict.fromkeys([*self.decisions, *self.placements])),
+            used=tuple(self.used),
+        )
 
     def _builder(self) -> PassBuilder:
         """Reads the request's adapters, with their pictures."""
@@ -109,8 +119,12 @@ class _Encoding:
         regions = [self.manager.resolve(region.adapters, beside=everywhere.adapters) for region in request.regions]
         groups = (everywhere, *regions)
         resolved = [one for group in groups for one in group.adapters]
+        self.used += [
+            UsedAdapter(title=one.adapter.title, kind=one.loaded.title, path=one.loaded.path) for one in resolved
+        ]
         notes = [note for group in groups for note in group.notes]
-        self.decisions += dict.fromkeys((*(f"{one.adapter.title}: {one.note}" for one in resolved), *notes))
+        self.decisions += notes
+        self.placements += [f"{one.adapter.title}: {one.note}" for one in resolved]
         if self.refiner is not None and resolved:
             self.decisions.append("adapters act on the base model, not on the refiner")
         return PassBuilder(

@@ -19,6 +19,10 @@ PRIVATE, MARK = 0xFE55, b"undertow\0"
 UNICODE, ENCODING = b"UNICODE\0", "utf-16-be"
 """How a user comment says its encoding (Exif 2.32, table 9), and which one A1111 means by it."""
 
+ASCII = b"ASCII\0\0\0"
+
+COMFY_KEYS = ("prompt", "workflow")
+
 LONGEST_IN_JPEG = 65_533
 """Bytes of the whole block in a JPEG file, whose segments count them in 16 bits."""
 
@@ -35,13 +39,32 @@ def to_exif(texts: Mapping[str, str]) -> bytes:
 
 
 def from_exif(image: Image.Image) -> dict[str, str]:
-    """The texts that `to_exif` stored, and A1111's; a block that is damaged has none."""
+    """The texts that `to_exif` stored, A1111's, and ComfyUI's; a block that is damaged has none."""
     try:
         exif = image.getexif()
         private, comment = exif.get(PRIVATE), exif.get_ifd(IFD.Exif).get(Base.UserComment)
         found = json.loads(private[len(MARK) :]) if isinstance(private, bytes) and private.startswith(MARK) else {}
-        if isinstance(comment, bytes) and comment.startswith(UNICODE):
-            found[COMMENT_KEY] = comment[len(UNICODE) :].decode(ENCODING)
-    except (ValueError, TypeError, KeyError, SyntaxError, OSError):  # what Pillow and json raise for damaged blocks
+        found |= _of_comfy(exif)
+        if comment is not None:
+            found[COMMENT_KEY] = _comment(comment)
+    except (ValueError, TypeError, KeyError, SyntaxError, OSError, RecursionError):  # of Pillow and json
         return {}
     return {name: text for name, text in found.items() if isinstance(text, str)}
+
+
+def _comment(comment: object) -> str | None:
+    """A user comment's text. Some programs write UTF-16 with the low byte first, or say "ASCII" and write UTF-8."""
+    if not isinstance(comment, bytes):
+        return comment if isinstance(comment, str) else None
+    if comment.startswith(UNICODE):
+        text = comment[len(UNICODE) :]
+        swapped = text[1::2].count(0) > text[::2].count(0)
+        return text.decode("utf-16-le" if swapped else ENCODING)
+    return comment[len(UNICODE) :].decode() if comment.startswith(ASCII) else None
+
+
+def _of_comfy(exif: Image.Exif) -> dict[str, str]:
+    """Texts of ComfyUI's WebP files: "name:JSON" in the fields for the camera (nodes_images.py, SaveAnimatedWEBP)."""
+    texts = (exif.get(field) for field in (Base.Make, Base.Model, Base.ImageDescription))
+    named = (text.partition(":") for text in texts if isinstance(text, str))
+    return {name.lower(): text.rstrip("\0") for name, _, text in named if name.lower() in COMFY_KEYS}

@@ -1,50 +1,32 @@
-"""How a picture was made, inside its file: A1111's text that other tools read, and JSON that repeats it exactly."""
+"""How a picture was made, as JSON inside its file: the whole request.
+
+What is read is data from a stranger. It is checked like any JSON, and what it names it does not open
+(`undertow.engine.named_files`).
+"""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from annotated_types import Ge
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from undertow.adapters.adapter import Adapter
 from undertow.engine.exif import from_exif
-from undertow.engine.report import Report
-from undertow.engine.request import PICTURES, GenerationRequest
+from undertow.engine.named_files import named_files, without_files
+from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.picture_files import file_of
+from undertow.infotext.reading import NamedFile
+from undertow.picture_files import header_of, several
+from undertow.picture_modes import loaded
 from undertow.records import Record
 
 TEXT_KEY = "parameters"
 """Where A1111, Forge, ComfyUI loaders and civitai look."""
 
 JSON_KEY = "undertow"
-
-LONGEST = 8_000_000
-"""Bytes of text in a PNG file that libpng, and so browsers and viewers, accept (PNG_USER_CHUNK_MALLOC_MAX)."""
-
-
-def a1111_text(report: Report, index: int) -> str:
-    """A1111's "infotext" of picture `index`: prompt, negative prompt, then settings (modules/infotext_utils.py)."""
-    request = report.request
-    height, width = report.size
-    settings = {
-        "Steps": request.steps,
-        "Sampler": report.sampler or request.sampler,
-        "Schedule type": report.schedule or request.schedule,
-        "CFG scale": f"{request.guidance_scale:g}",
-        "Seed": request.seeds[index],
-        "Size": f"{width}x{height}",
-        "Model": report.model,
-        **({} if request.clip_skip is None else {"Clip skip": request.clip_skip}),
-        "Version": "undertow",
-    }
-    lines = [request.prompt]
-    if request.negative_prompt:
-        lines.append(f"Negative prompt: {request.negative_prompt}")
-    lines.append(", ".join(f"{key}: {_quoted(value)}" for key, value in settings.items()))
-    return "\n".join(lines)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,47 +41,115 @@ class Description(Record):
     index: Annotated[int, Ge(0)]
     """Which of the request's pictures this is."""
     model: str
-    """The model's name, or where it was loaded from."""
+    """The model's name."""
+    model_hash: str | None = None
+    """The first ten digits of its SHA-256; of a folder, its U-Net's."""
 
 
-def read_png(path: str | Path, instead: Mapping[str, Any] | None = None) -> Description:
-    """How the picture in a file was made. instead: fields of the request that replace the stored ones.
+@dataclass(frozen=True, kw_only=True)
+class StoredDescription:
+    """A description as it stands in a picture, of which nothing is opened yet. program: whose it is."""
 
-    Errors: `InvalidInput` for a file that is no picture or that undertow did not write, and for a request whose
-    pictures are neither stored nor given.
+    path: Path
+    request: Mapping[str, Any]
+    index: int = 0
+    model: str = ""
+    model_hash: str | None = None
+    program: str = "undertow"
+
+    def named_files(self, instead: Mapping[str, Any], bundled: Collection[str]) -> list[NamedFile]:
+        """What it needs and does not hold, but for the model. instead: fields that the caller gives in place of the
+        stored ones. bundled: names of adapters that came with the model."""
+        own = {"embeddings": ()} if "embeddings" in instead else {}
+        return named_files({**self.request, **instead, **own}, bundled)
+
+    def description(self, instead: Mapping[str, Any] | None = None, bundled: Collection[str] = ()) -> Description:
+        """The description, with `instead` in place of what is stored. Errors: `InvalidInput` for files that it only
+        names, and for values that do not fit."""
+        given = instead or {}
+        self.require(self.named_files(given, bundled))
+        found = Description.from_json(
+            {
+                "request": {**without_files(self.request), **given},
+                "index": self.index,
+                "model": self.model,
+                "model_hash": self.model_hash,
+            }
+        )
+        own = given.get("adapters", ())
+        self.require([*_foreign(found.request, bundled, own)])
+        # Of fewer pictures than before the caller draws another one.
+        if found.index >= found.request.count and "count" not in given:
+            raise InvalidInput("picture", str(self.path), f"one of {found.request.count}", "its description is damaged")
+        return found
+
+    def require(self, needed: list[NamedFile]) -> None:
+        """Errors: `InvalidInput` lists what a description names, and how each is given."""
+        if needed:
+            named = "; ".join(f"{file}{f' ({file.option})' if file.option else ''}" for file in needed)
+            raise InvalidInput(
+                "picture",
+                str(self.path),
+                "to come with the files that it names, because a picture opens none by itself",
+                f"give {named}",
+            )
+
+
+def read_texts(path: str | Path) -> dict[str, str]:
+    """The texts inside a picture file, by name: PNG's chunks, or EXIF. Errors: `InvalidInput` for no picture."""
+    with header_of("picture", path) as image:
+        found = _texts(image)
+        if not found.keys() & {TEXT_KEY, JSON_KEY} and image.format == "PNG":
+            loaded(image, "picture")  # texts may also stand behind the pixels
+            found = _texts(image)
+        return found
+
+
+def _texts(image: Image.Image) -> dict[str, str]:
+    found = {key: text for key, text in image.info.items() if isinstance(key, str) and isinstance(text, str)}
+    if isinstance(comment := image.info.get("comment"), bytes) and image.format == "GIF":  # where A1111 writes it
+        found[TEXT_KEY] = comment.decode(errors="replace")
+    return {**from_exif(image), **found}
+
+
+def read_stored(path: str | Path, texts: Mapping[str, str] | None = None) -> StoredDescription:
+    """The description that undertow wrote into a picture. texts: those of `read_texts`, where they are read already.
+
+    Errors: `InvalidInput` for a file that is no picture, or without an undamaged description.
     """
-    try:
-        with Image.open(path) as image:
-            content = image.info.get(JSON_KEY) or from_exif(image).get(JSON_KEY)
-    except (OSError, UnidentifiedImageError) as err:
-        raise InvalidInput("picture", str(path), "a picture that undertow wrote", str(err)) from err
-    if not isinstance(content, str):
+    content = (read_texts(path) if texts is None else texts).get(JSON_KEY)
+    if content is None:
         raise InvalidInput("picture", str(path), "a picture that undertow wrote", "its description is missing")
     try:
-        stored: dict[str, Any] = json.loads(content)
-        stored["request"] |= instead or {}
-    except (json.JSONDecodeError, KeyError, TypeError) as err:
-        raise InvalidInput("picture", str(path), "an unchanged description", f"it is damaged ({err})") from err
-    return Description.from_json(stored)
+        stored = json.loads(content)
+        request = stored["request"]
+        index, model, digits = stored["index"], stored["model"], stored.get("model_hash")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
+        raise _damaged(path, str(err)) from err
+    if not isinstance(request, dict):
+        raise _damaged(path, "its request is none")
+    if not isinstance(index, int) or index < 0 or not isinstance(model, str) or not isinstance(digits, str | None):
+        raise _damaged(path, "its index or model is none")
+    return StoredDescription(path=Path(path), request=request, index=index, model=model, model_hash=digits)
 
 
-def description_json(report: Report, index: int, path: Path, *, embed: bool = True) -> str:
-    """A `Description` as JSON, with pictures as bytes (embed) unless that makes it larger than other programs read.
-    path: of the file that it is written to, which may be one of these pictures until then."""
-    pictures = {name: getattr(report.request, name) for name in PICTURES}
-    lost = {name: one.copy() for name, one in pictures.items() if one is not None and _is_in(path, one)}
-    request = replace(report.request, size=report.size, **lost)
-    description = Description(request=request, index=index, model=report.model)
-    text = json.dumps(description.to_json(embed=embed))
-    return text if len(text) <= LONGEST else json.dumps(description.to_json(embed=False))
+def read_description(
+    path: str | Path, instead: Mapping[str, Any] | None = None, bundled: Collection[str] = ()
+) -> Description:
+    """How the picture in a file was made. instead: fields of the request that replace the stored ones. bundled: names
+    of adapters that came with the model. Errors: those of `read_stored` and `StoredDescription.description`."""
+    return read_stored(path).description(instead, bundled)
 
 
-def _is_in(path: Path, image: Image.Image) -> bool:
-    file = file_of(image)
-    return file is not None and file.resolve() == path.resolve()
+def _foreign(request: GenerationRequest, bundled: Collection[str], own: Iterable[Adapter]) -> Iterator[NamedFile]:
+    """The adapters that a request would open, whatever JSON it was made of. own: the caller's."""
+    everywhere = [*request.adapters, *(one for region in request.regions for one in region.adapters)]
+    for adapter in everywhere:
+        pictures = (*several(adapter.image), *several(adapter.mask))
+        opens = adapter.encoder is not None or any(not isinstance(one, Image.Image) for one in pictures)
+        if adapter not in own and (opens or str(adapter.source) not in bundled):
+            yield NamedFile(kind="adapter", name=adapter.title, option="--lora or --adapter")
 
 
-def _quoted(value: object) -> str:
-    """A1111 quotes values in which its own separators occur."""
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if any(mark in text for mark in ',\n:"') else text
+def _damaged(path: str | Path, problem: str) -> InvalidInput:
+    return InvalidInput("picture", str(path), "an unchanged description", f"it is damaged ({problem})")

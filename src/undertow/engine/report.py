@@ -1,18 +1,38 @@
 """What was done for a request."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from undertow.engine.request import GenerationRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsedAdapter:
+    """An adapter that acted. title: what it is called. kind: what it is, such as "LoRA". path: its file or folder."""
+
+    title: str
+    kind: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsedFiles:
+    """The files of weights that pictures were drawn with, to be hashed when a picture is saved. model: its file or
+    folder; `None` for none."""
+
+    model: Path | None = None
+    adapters: Sequence[UsedAdapter] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
     """What was done for one request, so that it can be understood and repeated.
 
-    sampler, schedule: what drew, and along which grid, by our names. sigmas: of the (last) pass. decisions: what the
-    engine chose by itself and why. seconds: time by stage; of batches shared with other requests, its rows' part. rows:
-    of the largest U-Net batch that its rows were in. cancelled: by an observer, before the end. debug: what the watches
-    noted.
+    model: its name. sampler, schedule: what drew, and along which grid, by our names. sigmas: of the (last) pass.
+    decisions: what the engine chose by itself and why. seconds: time by stage; of batches shared with other requests,
+    its rows' part. rows: of the largest U-Net batch that its rows were in. cancelled: by an observer, before the end.
+    debug: what the watches noted. files: of weights, on this machine.
     """
 
     request: GenerationRequest
@@ -26,3 +46,4 @@ class Report:
     cancelled: bool = False
     decisions: tuple[str, ...] = ()
     debug: tuple[str, ...] = ()
+    files: UsedFiles = field(default=UsedFiles(), repr=False)

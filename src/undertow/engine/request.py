@@ -149,6 +149,9 @@ class GenerationRequest(Record):
     adapters: Annotated[tuple[Adapter, ...] | AdapterStack, read_by(as_adapters)] = ()
     """Adapters of the base model: all as given, or a stack that decides which of them act. A single one, and a source
     for one, are taken too. Those of a region act there in addition."""
+    embeddings: tuple[str, ...] = ()
+    """Textual inversions that the prompts use, by name. The request is refused where the model knows none of such a
+    name; `UNetService.add_embedding` reads them from files."""
 
     def __post_init__(self) -> None:
         for name in ("prompt", "negative_prompt"):

@@ -1,5 +1,6 @@
 """The life of one request in an engine: encoded, denoised picture by picture and pass by pass, decoded, finished."""
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from undertow.checkpoints.files.place import model_name
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.decode import Decoder
 from undertow.engine.denoise import Share, Task
@@ -18,12 +20,14 @@ from undertow.engine.events import Observer, PictureEvent, StepEvent
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import RunOptions
 from undertow.engine.passes import Latents, Upscaled
-from undertow.engine.report import Report
+from undertow.engine.report import Report, UsedFiles
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
 from undertow.engine.rows import attributed
 from undertow.engine.watch import Watch
 from undertow.shortage import is_out_of_memory
+
+logger = logging.getLogger(__name__)
 
 Work = Callable[[], None]
 
@@ -208,6 +212,7 @@ class RequestRun:
             self.future.set_exception(error)
         else:
             self._release()
+            logger.info("request %d: %r in %.1f s", self.number, result, sum(result.report.seconds.values()))
             self.future.set_result(result)
 
     def _release(self) -> None:
@@ -233,7 +238,8 @@ class RequestRun:
         decided = () if encoded is None else (*encoded.decisions, *self._decoder.notes)
         return Report(
             request=self.request,
-            model=str(model.path),
+            model=model_name(model.path),
+            files=UsedFiles(model=model.path, adapters=() if encoded is None else encoded.used),
             size=(0, 0) if encoded is None else encoded.size,
             sampler="" if encoded is None else encoded.passes[-1].sampler.name,
             schedule="" if encoded is None else encoded.passes[-1].sampler.schedule,

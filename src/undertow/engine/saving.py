@@ -11,8 +11,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from undertow.checkpoints.files.atomic import atomic_write
+from undertow.engine.a1111_text import a1111_text
+from undertow.engine.description_json import description_json
 from undertow.engine.exif import LONGEST_IN_JPEG, to_exif
-from undertow.engine.metadata import JSON_KEY, TEXT_KEY, a1111_text, description_json
+from undertow.engine.metadata import JSON_KEY, TEXT_KEY
 from undertow.engine.report import Report
 from undertow.picture_names import FORMATS
 
@@ -36,13 +38,13 @@ def encoded(image: Image.Image, path: Path, report: Report, index: int = 0) -> b
     """What `save_picture` writes. path: of the file, which may hold a picture of the request until then."""
     buffer = BytesIO()
     form = FORMATS[path.suffix.lower()]
-    texts = {TEXT_KEY: a1111_text(report, index), JSON_KEY: description_json(report, index, path)}
+    texts = {TEXT_KEY: a1111_text(report, index), JSON_KEY: description_json(report, index)}
     if form == "PNG":
         _write_png(image, buffer, texts)
     elif form == "WEBP":
         image.save(buffer, format=form, quality=QUALITY, exif=to_exif(texts))
     else:
-        shorter = {JSON_KEY: description_json(report, index, path, embed=False)}
+        shorter = {JSON_KEY: description_json(report, index, embed=False)}
         image.convert("RGB").save(buffer, format=form, quality=QUALITY, exif=_exif_for_jpeg(texts, shorter, path))
     return buffer.getvalue()
 

@@ -51,3 +51,4 @@ class RequestSettings(TypedDict, total=False):
     crop: tuple[int, int]
     target_size: tuple[int, int] | None
     adapters: tuple[Adapter | str | Path, ...] | AdapterStack | Adapter | str | Path
+    embeddings: tuple[str, ...]

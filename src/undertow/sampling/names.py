@@ -7,7 +7,7 @@ from undertow.sampling.catalogue import ALIASES, SAMPLERS, canonical_name
 
 # "Automatic" in A1111: the grid in the options of a sampler (modules/sd_samplers_kdiffusion.py), else its uniform one.
 _AUTOMATIC = {
-    **dict.fromkeys(["dpmpp_2m", "dpmpp_sde", "dpmpp_2s_a", "dpm2", "dpm2_a"], "karras"),
+    **dict.fromkeys(["dpmpp_2m", "dpmpp_sde", "dpmpp_2s_a", "dpm2", "dpm2_a", "restart"], "karras"),
     **dict.fromkeys(["dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"], "exponential"),
     "ddim": "ddim_comfyui",
 }

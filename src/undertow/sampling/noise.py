@@ -8,6 +8,7 @@ from torch import Tensor
 
 from undertow.errors import InvalidInput
 from undertow.sampling.brownian import BrownianNoise
+from undertow.sampling.generators import generator_for
 
 
 class NoiseSource:
@@ -24,7 +25,7 @@ class NoiseSource:
             if not 0 <= seed < 2**64:
                 raise InvalidInput("seed", seed, "a whole number from 0 to 2^64 - 1")
         self.seeds = tuple(seeds)
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._generators = [generator_for(seed) for seed in seeds]
 
     def __len__(self) -> int:
         return len(self.seeds)

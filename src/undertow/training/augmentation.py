@@ -1,4 +1,4 @@
-"""Small random distortions of training pictures, so that few pictures do not get learned by heart."""
+"""Data augmentation: small random distortions of training pictures, which keep a network from memorizing them."""
 
 import math
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ from undertow.errors import ConfigError
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """One random affine map a picture, each part uniform between -its value and +its value.
+    """A random affine map for each picture, whose parameters are uniform between minus and plus the given values.
 
-    shift: fraction of the side. rotation: degrees. scale and shear: fractions. flip: mirror left and right with
-    probability 1/2. background: what comes in at the edges, in [-1, 1]; `None` mirrors the picture there.
-    Errors: `ConfigError`.
+    shift: in fractions of the picture's side. rotation: in degrees. scale, shear: in fractions. flip: whether pictures
+    are mirrored horizontally with probability 1/2. background: the value in [-1, 1] of pixels that enter at the edges;
+    `None` reflects the picture there. Errors: `ConfigError`.
     """
 
     shift: float = 0.0
@@ -35,7 +35,7 @@ class Augmentation:
     def __call__(
         self, pictures: Float[Tensor, "batch channels height width"], generator: torch.Generator
     ) -> Float[Tensor, "batch channels height width"]:
-        """Each picture distorted on its own, resampled bilinearly. The generator is a CPU generator."""
+        """Returns the pictures, each distorted by its own map and resampled bilinearly. generator: a CPU generator."""
         draws = torch.rand(len(pictures), 6, generator=generator).to(pictures.device)
         if self.flip:
             pictures = torch.where((draws[:, 5] < 0.5)[:, None, None, None], pictures.flip(-1), pictures)
@@ -47,7 +47,7 @@ class Augmentation:
         return F.grid_sample(pictures - self.background, grid, align_corners=False) + self.background
 
     def _maps(self, draws: Float[Tensor, "batch draws"]) -> Float[Tensor, "batch 2 3"]:
-        """Affine maps from output to input positions, in units where the picture spans [-1, 1]."""
+        """Returns affine maps from output to input positions, in coordinates in which the picture spans [-1, 1]."""
         angle, scale, shear, right, down = (2 * draws[:, :5] - 1).unbind(1)
         angle, scale, shear = angle * math.radians(self.rotation), 1 + scale * self.scale, shear * self.shear
         cos, sin = scale * angle.cos(), scale * angle.sin()

@@ -52,7 +52,7 @@ class CaptionEncoder:
         self, captions: Sequence[str | None], updates: Sequence[TrainableUpdates] | None = None, gain: float = 1.0
     ) -> Encoded:
         """A row for each caption; `None` is a dropped one. updates: one for each encoder, at this gain."""
-        texts = ["" if caption is None else caption for caption in captions]
+        texts = ["" if caption is None else self.stack.spelled(caption) for caption in captions]
         hidden = [
             self._run(encoder, index, texts, None if updates is None else updates[index], gain)
             for index, encoder in enumerate(self.stack.encoders)

@@ -1,15 +1,5 @@
-"""A folder of pictures with captions: what a text-to-image model learns from.
+"""A folder of pictures with captions, from which a text-to-image model learns; `captions.py` says where those are."""
 
-Where a folder's captions are is one rule for all of its pictures, the first that applies:
-
-- `metadata.jsonl`, one object a line with `file_name` and `text` (Hugging Face's "imagefolder");
-- NAME.txt beside NAME.png (sd-scripts);
-- the names of the files: "red_apple-03.png" shows "red apple".
-"""
-
-import json
-import re
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +10,16 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from undertow.checkpoints.read.model import LoadedModel
 from undertow.errors import DataError, InvalidInput
-from undertow.training.image_folder import ENDINGS, SHOWN, read_picture, square
-
-METADATA = "metadata.jsonl"
+from undertow.training.captions import find_captions, some
+from undertow.training.image_folder import read_picture, square
 
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """Where a picture was cut out: height and width of its file, and the cut's place in it once resized, in pixels."""
+    """How a training picture was cut out of its file: height and width of the file's picture, and the position of the
+    cut's top left corner in the resized picture, in pixels."""
 
     height: int
     width: int
@@ -38,122 +29,57 @@ class Crop:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CaptionedPictures:
-    """Square pictures as bytes, with a caption each."""
+    """Square pictures as bytes, with a caption each. rule: where the captions are from, in words."""
 
     pixels: UInt8[Tensor, "count 3 size size"]
     captions: tuple[str, ...]
     crops: tuple[Crop, ...]
+    rule: str = ""
 
     def __len__(self) -> int:
         return len(self.captions)
 
     @property
     def size(self) -> int:
-        """Pixels to a side."""
+        """The length of a side in pixels."""
         return self.pixels.shape[-1]
 
 
 def load_captioned(folder: Path, *, size: int) -> CaptionedPictures:
-    """The pictures of `folder`, each resized and cropped to its center square, with their captions; see the module.
+    """Reads the pictures of `folder`, each resized and cropped to its center square, with their captions.
 
-    Any Pillow mode is converted, transparent parts become white. Errors: `InvalidInput` for the size; `DataError` names
-    pictures that cannot be read or have no caption.
+    Every mode of Pillow is converted to RGB, and transparent parts become white. Errors: `InvalidInput` for the size;
+    `DataError` names pictures that cannot be read or have no caption.
     """
     if size < 8:
         raise InvalidInput("size", size, "at least 8 pixels")
-    captions = _captions(folder)
+    found = find_captions(folder)
+    captions = found.texts
     with ThreadPoolExecutor() as pool:  # Pillow decodes without the GIL
         read = list(pool.map(lambda file: _read(file, size), captions))
-    bad = [(file, found) for file, found in zip(captions, read, strict=True) if isinstance(found, str)]
+    bad = [(file, why) for file, why in zip(captions, read, strict=True) if isinstance(why, str)]
     if bad:
         names = [f"{file.relative_to(folder)} ({why})" for file, why in bad]
-        raise DataError(
-            folder, f"{len(bad)} of {len(read)} pictures cannot be read: {_some(names)}", "repair or remove"
-        )
-    good = [found for found in read if not isinstance(found, str)]
+        raise DataError(folder, f"{len(bad)} of {len(read)} pictures cannot be read: {some(names)}", "repair or remove")
+    good = [each for each in read if not isinstance(each, str)]
     return CaptionedPictures(
         pixels=torch.from_numpy(np.stack([pixels for pixels, _ in good])),
         captions=tuple(captions.values()),
         crops=tuple(crop for _, crop in good),
+        rule=found.rule,
     )
 
 
 def captioned_files(folder: Path) -> tuple[Path, ...]:
-    """The files of `load_captioned`'s pictures, in its order. Errors: `DataError`."""
-    return tuple(_captions(folder))
+    """Returns the files of the pictures that `load_captioned` reads, in the same order. Errors: `DataError`."""
+    return tuple(find_captions(folder).texts)
 
 
-def caption_of_name(stem: str) -> str:
-    """What a file's name says: its words, without a number behind them; empty when there are none."""
-    words = re.sub(r"[_\-.\s]+", " ", stem).strip()
-    return re.sub(r"(^|\s)\(?\d+\)?$", "", words).strip()
-
-
-def _captions(folder: Path) -> dict[Path, str]:
-    """Every picture of the folder, in order of names, and its caption."""
-    if not folder.is_dir():
-        raise DataError(folder, "there is no such folder", "name a folder of pictures with captions")
-    if (folder / METADATA).is_file():
-        return _from_metadata(folder)
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
-    if not pictures:
-        below = any(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())
-        remedy = "put them into the folder itself, or list them in metadata.jsonl" if below else "add some"
-        raise DataError(folder, f"no pictures in it ({', '.join(sorted(ENDINGS))})", remedy)
-    beside = {path: path.with_suffix(".txt") for path in pictures}
-    found = sum(text.is_file() for text in beside.values())
-    if found:
-        return _from_text_files(folder, beside, found)
-    named = {path: caption_of_name(path.stem) for path in pictures}
-    _require_captions(
-        folder, named, "says nothing: there is no metadata.jsonl and no NAME.txt, so that captions are the files' names"
-    )
-    return named
-
-
-def _from_text_files(folder: Path, beside: dict[Path, Path], found: int) -> dict[Path, str]:
-    texts = {path: _read_text(text) if text.is_file() else "" for path, text in beside.items()}
-    rule = f"has no caption: {found} of {len(beside)} pictures have a NAME.txt, and all need one that is not empty"
-    _require_captions(folder, texts, rule)
-    return texts
-
-
-def _from_metadata(folder: Path) -> dict[Path, str]:
-    path, captions = folder / METADATA, dict[Path, str]()
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-        except ValueError as err:
-            raise DataError(path, f"line {number} is not JSON ({err})", "write one object a line") from err
-        name, text = (entry.get(key) if isinstance(entry, dict) else None for key in ("file_name", "text"))
-        if not isinstance(name, str) or not isinstance(text, str):
-            raise DataError(
-                path, f"line {number} has no file_name and text", 'write {"file_name": "1.png", "text": "red apple"}'
-            )
-        if not (folder / name).is_file():
-            raise DataError(path, f"line {number} names {name}, which is not there", "remove the line or add the file")
-        captions[folder / name] = " ".join(text.split())
-    if not captions:
-        raise DataError(path, "it lists no picture", "write one object a line, or remove the file")
-    unlisted = {file: "" for file in folder.iterdir() if file.suffix.lower() in ENDINGS and file not in captions}
-    _require_captions(folder, captions | unlisted, "has no caption: its text in metadata.jsonl is missing or empty")
-    return {file: captions[file] for file in sorted(captions)}
-
-
-def _require_captions(folder: Path, captions: dict[Path, str], rule: str) -> None:
-    empty = sorted(str(path.relative_to(folder)) for path, caption in captions.items() if not caption)
-    if empty:
-        raise DataError(folder, f"{_some(empty)} {rule}", "write a caption for each picture")
-
-
-def _read_text(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as err:
-        raise DataError(path, f"it is not UTF-8 text ({err})", "save it again as UTF-8") from err
-    return text if path.name == METADATA else " ".join(text.split())
+def caption_notes(model: LoadedModel, pictures: CaptionedPictures) -> list[str]:
+    """Returns what a user should know before a training begins: how many captions there are, where they were found,
+    and, for a model with a vocabulary of its own, what of them it reads by name and which words it never learned."""
+    notes = [f"{len(pictures)} captions {pictures.rule}, such as {pictures.captions[0][:60]!r}"]
+    return [*notes, *model.require_text().notes_on(pictures.captions)]
 
 
 def _read(file: Path, size: int) -> tuple[np.ndarray, Crop] | str:
@@ -165,8 +91,3 @@ def _crop(picture: Image.Image, size: int) -> Crop:
     scale = size / min(picture.size)
     top, left = (round((length * scale - size) / 2) for length in (picture.height, picture.width))
     return Crop(height=picture.height, width=picture.width, top=top, left=left)
-
-
-def _some(names: Sequence[str]) -> str:
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + rest

@@ -16,6 +16,7 @@ from undertow.adapters.lora.additive import LowRank
 from undertow.adapters.lora.write import Component, TrainedLora
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.text_stack import TextStack
+from undertow.errors import InvalidInput
 from undertow.free_memory import require_free
 from undertow.nn.adaptable import Conv2d, WeightRows
 from undertow.training.base_model import encode_pictures, require_own_folder, require_size, require_trainable
@@ -25,6 +26,7 @@ from undertow.training.checkpointing import checkpointing
 from undertow.training.examples import Examples, TrainingBatch, base_recipe, model_objective, require_settings
 from undertow.training.fit import FitSettings, fit
 from undertow.training.log import StepRecord
+from undertow.training.lora_start import LoraStart
 from undertow.training.low_rank import (
     TRANSFORMERS,
     TrainableUpdate,
@@ -98,18 +100,22 @@ def train_lora(
     settings: LoraSettings,
     folder: Path,
     *,
+    start: LoraStart | None = None,
     on_resume: Callable[[int], None] = lambda step: None,
     on_record: Callable[[StepRecord], None] = lambda record: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> TrainableLora:
-    """Trains a LoRA and returns its averaged weights (EMA); the model itself is not changed. folder: see `fit`.
+    """Trains a LoRA and returns its averaged weights (EMA); the model itself is not changed.
 
+    folder, on_resume, on_record, stop: see `fit`. start: an existing LoRA whose values the updates begin with.
     Errors: `InvalidInput` for models and sites that cannot be trained, `MissingComponent`; and those of `fit`.
     """
     unet, text = require_trainable(model)
     require_size(model, pictures.size)
     require_own_folder(model, folder)
     lora = new_lora(unet, text, settings)
+    if start is not None:
+        _fill(lora, text, start, settings)
     latents, captions = encode_pictures(model, pictures), CaptionEncoder(stack=text, config=unet.config)
     objective = settings.objective(model)
     examples = Examples(
@@ -127,6 +133,7 @@ def train_lora(
         **base_recipe(model, pictures, objective),
         "sites": [name for name, _ in lora.unet.items()],
         **{name: getattr(settings, name) for name in ("rank", "alpha", "text_encoder", "dropped")},
+        **({} if start is None else {"start": start.content_hash}),
     }
 
     with in_slots(unet, lora.unet), frozen(*text.encoders), checkpointing(unet, settings.gradient_checkpointing):
@@ -165,6 +172,14 @@ def new_lora(unet: UNet, text: TextStack, settings: LoraSettings) -> TrainableLo
         TrainableUpdates(text_sites(encoder, selection), settings.rank, generator) for encoder, selection in encoders
     ]
     return TrainableLora(updates, others).to(unet.device)
+
+
+def _fill(lora: TrainableLora, text: TextStack, start: LoraStart, settings: LoraSettings) -> None:
+    if start.has_text and not settings.text_encoder:
+        raise InvalidInput("text_encoder", False, f"True, because {start.path} changes text encoders")
+    start.fill("unet", lora.unet, settings.gain)
+    for encoder, updates in zip(text.encoders, lora.for_text() or (), strict=False):
+        start.fill(encoder.kind, updates, settings.gain)
 
 
 def export_lora(

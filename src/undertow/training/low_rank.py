@@ -138,8 +138,10 @@ def frozen(*networks: nn.Module) -> Generator[None]:
 
 def adapted_weights(encoder: TextEncoder, updates: TrainableUpdates, gain: float) -> dict[str, Tensor]:
     """The encoder's changed weights, for `torch.func.functional_call`."""
-    weights = ((name, encoder.clip.get_submodule(name).weight, update) for name, update in updates.items())
-    return {f"clip.{name}.weight": weight + gain * update.delta() for name, weight, update in weights}
+    weights = dict(encoder.clip.named_parameters())
+    return {
+        f"clip.{name}.weight": weights[f"{name}.weight"] + gain * update.delta() for name, update in updates.items()
+    }
 
 
 def widths(layer: nn.Module) -> tuple[int, int]:

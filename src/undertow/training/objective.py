@@ -1,7 +1,8 @@
-"""What a network is trained for: path + parameterization + weighting + timesteps. DDPM and flow are two presets.
+"""The training objective: a path, a parameterization, a loss weighting and a distribution of timesteps. DDPM and
+rectified flow are two presets.
 
-The path, the target and the network's input scaling come from `undertow.diffusion`, the same objects that sampling
-uses, so training and inference cannot disagree.
+The path, the target and the scaling of the network's input are the objects of `undertow.diffusion` that sampling uses
+too, so that training and inference cannot disagree.
 """
 
 from dataclasses import dataclass
@@ -29,20 +30,20 @@ Pixels = Float[Tensor, "batch channels height width"]
 
 @dataclass(frozen=True, kw_only=True)
 class ConstantWeighting:
-    """Every level counts the same in terms of the prediction (L_simple of arXiv:2006.11239, eq. 14)."""
+    """Weights the squared error of the prediction equally at all noise levels (arXiv:2006.11239, eq. 14)."""
 
-    def weights(self, parameterization: Parameterization, sigma: Sigmas) -> Sigmas:  # the same face for both
-        """One factor per row for the squared error of the prediction."""
+    def weights(self, parameterization: Parameterization, sigma: Sigmas) -> Sigmas:  # the same interface for all
+        """Returns a factor for the squared error of the prediction in each row."""
         return torch.ones_like(sigma)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MinSNRWeighting:
-    """min(SNR, gamma) for the error of x0, whatever the network predicts (arXiv:2303.09556, section 3.4).
+    """Weights the squared error of x0 by min(SNR, gamma), whatever the network predicts (arXiv:2303.09556, sec. 3.4).
 
-    An error of the prediction becomes one of x0 by a factor: the squared factor is 1 / SNR for epsilon, 1 / (SNR + 1)
-    for v, 1 for x0 and sigma^2 for a velocity. So the weights are min(SNR, gamma) / SNR for epsilon and
-    min(SNR, gamma) / (SNR + 1) for v, as in the paper.
+    A factor turns an error of the prediction into an error of x0. Its square is 1 / SNR for epsilon, 1 / (SNR + 1) for
+    v, 1 for x0 and sigma^2 for a velocity, so that the weights are min(SNR, gamma) / SNR for epsilon and
+    min(SNR, gamma) / (SNR + 1) for v, as in the paper. Errors: `ConfigError`.
     """
 
     gamma: float = 5.0
@@ -52,7 +53,7 @@ class MinSNRWeighting:
             raise ConfigError("weighting.gamma", self.gamma, "must be positive; the paper uses 5")
 
     def weights(self, parameterization: Parameterization, sigma: Sigmas) -> Sigmas:
-        """One factor per row for the squared error of the prediction."""
+        """Returns a factor for the squared error of the prediction in each row."""
         ratio = snr(parameterization.path, sigma)
         match parameterization:
             case Epsilon():
@@ -70,10 +71,11 @@ class MinSNRWeighting:
 
 @dataclass(frozen=True, kw_only=True)
 class TruncatedSNRWeighting:
-    """min(SNR + 1, limit) for the error of x0: constant for v where noise prevails, and less where data does.
+    """Weights the squared error of x0 by min(SNR + 1, limit), which for v is constant at high noise and less at low.
 
-    The SNR + 1 of arXiv:2202.00512, section 4, cut off as its truncated SNR is, but above: at low noise the error of
-    v is mostly noise that no network can tell from data, and would drown what is learned about shapes.
+    This is the SNR + 1 weighting of arXiv:2202.00512, section 4, truncated from above, where the paper's truncated SNR
+    is truncated from below. At low noise most of the error of v is noise that no network can tell from data, and it
+    would outweigh what is learned about shapes. Errors: `ConfigError`.
     """
 
     limit: float = 3.0
@@ -83,7 +85,7 @@ class TruncatedSNRWeighting:
             raise ConfigError("weighting.limit", self.limit, "must be positive")
 
     def weights(self, parameterization: Parameterization, sigma: Sigmas) -> Sigmas:
-        """One factor per row for the squared error of the prediction."""
+        """Returns a factor for the squared error of the prediction in each row."""
         ratio = snr(parameterization.path, sigma)
         wanted = (ratio + 1).clamp(max=self.limit)
         match parameterization:
@@ -104,7 +106,7 @@ Weighting = ConstantWeighting | MinSNRWeighting | TruncatedSNRWeighting
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One batch as the network meets it: its input, its timesteps, what it should say, and how much each row counts."""
+    """A training batch: the network's inputs and timesteps, its target, and the weight of each row in the loss."""
 
     inputs: Pixels
     timesteps: Float64[Tensor, "batch"]
@@ -112,7 +114,7 @@ class Example:
     weights: Float64[Tensor, "batch"]
 
     def to(self, device: torch.device) -> "Example":
-        """The same on another device."""
+        """Returns the same batch on another device."""
         return Example(
             inputs=self.inputs.to(device),
             timesteps=self.timesteps.to(device),
@@ -121,14 +123,15 @@ class Example:
         )
 
     def loss(self, prediction: Pixels) -> Float[Tensor, ""]:
-        """Weighted mean squared error, in float32."""
+        """Returns the weighted mean squared error of a prediction, in float32."""
         error = (prediction.to(torch.float32) - self.target).square()
         return (per_row(self.weights, error) * error).mean()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
-    """See the module. Errors: `ConfigError` when parameterization and schedule belong to different paths."""
+    """What a network is trained for. Errors: `ConfigError` when the parameterization and the schedule belong to
+    different paths."""
 
     parameterization: Parameterization
     schedule: Schedule
@@ -144,7 +147,7 @@ class Objective:
             )
 
     def example(self, x0: Pixels, noise: Pixels, u: Float64[Tensor, "batch"]) -> Example:
-        """Clean pictures, noise and places on the path as a training example."""
+        """Returns the training batch for clean pictures, noise and positions in [0, 1] along the path."""
         path, timesteps = self.parameterization.path, timesteps_at(self.schedule, u)
         sigma = self.schedule.timestep_to_sigma(timesteps)
         x = path.add_noise(x0, noise, sigma)
@@ -158,10 +161,11 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class Ddpm:
-    """Preset: DDPM (arXiv:2006.11239; v: arXiv:2202.00512; cosine: arXiv:2102.09672, section 3.2).
+    """The preset of DDPM (arXiv:2006.11239), also with v-prediction (arXiv:2202.00512) and the cosine schedule
+    (arXiv:2102.09672, section 3.2).
 
-    prediction: epsilon or v. schedule: linear or cosine. min_snr_gamma: `None` for constant weights. Errors:
-    `ConfigError`.
+    prediction: "epsilon" or "v". schedule: "linear" or "cosine". min_snr_gamma: gamma of the min-SNR weighting, or
+    `None` for constant weights. Errors: `ConfigError`.
     """
 
     prediction: str = "epsilon"
@@ -174,7 +178,7 @@ class Ddpm:
         self.build()
 
     def build(self) -> Objective:
-        """The objective."""
+        """Returns the objective that these settings describe."""
         return Objective(
             parameterization=Epsilon() if self.prediction == "epsilon" else VPrediction(),
             schedule=NoiseSchedule.linear() if self.schedule == "linear" else NoiseSchedule.cosine(),
@@ -184,10 +188,11 @@ class Ddpm:
 
 @dataclass(frozen=True, kw_only=True)
 class Flow:
-    """Preset: rectified flow (arXiv:2209.03003), its timesteps uniform or logit-normal (arXiv:2403.03206, eq. 19).
+    """The preset of rectified flow (arXiv:2209.03003), with uniform or logit-normal timesteps (arXiv:2403.03206,
+    eq. 19).
 
-    timesteps: logit_normal or uniform. mean, std: of the logit. min_snr_gamma: `None` for constant weights. Errors:
-    `ConfigError`.
+    timesteps: "logit_normal" or "uniform". mean, std: of the normal distribution of the logit. min_snr_gamma: gamma of
+    the min-SNR weighting, or `None` for constant weights. Errors: `ConfigError`.
     """
 
     timesteps: str = "logit_normal"
@@ -200,7 +205,7 @@ class Flow:
         self.build()
 
     def build(self) -> Objective:
-        """The objective."""
+        """Returns the objective that these settings describe."""
         logit_normal = LogitNormalTimesteps(mean=self.mean, std=self.std)
         return Objective(
             parameterization=Velocity(),
@@ -216,7 +221,8 @@ PRESETS: dict[str, type[Ddpm | Flow]] = {"ddpm": Ddpm, "flow": Flow}
 def drop_labels(
     labels: Int[Tensor, "batch"], probability: float, null: int, generator: torch.Generator
 ) -> Int[Tensor, "batch"]:
-    """`labels` with each one, on its own, replaced by `null` with `probability` (arXiv:2207.12598, algorithm 1)."""
+    """Returns the labels, each replaced by `null` with this probability, independently of the others (arXiv:2207.12598,
+    algorithm 1)."""
     return labels.masked_fill(torch.rand(len(labels), generator=generator) < probability, null)
 
 

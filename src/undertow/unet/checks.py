@@ -14,21 +14,23 @@ from undertow.unet.config import ClassLabels, TextTime, UNetConfig
 from undertow.unet.free_u import check_free_u
 from undertow.unet.perturbation import check_perturbed
 
+CONDITIONS = tuple(field.name for field in fields(Conditioning))
+
 
 def check_kinds(latents: object, timesteps: object, conditioning: object, ports: object, observed: object) -> None:
     """Checks that tensors are tensors and records are records, their fields too. Errors: `InvalidInput`."""
     if not isinstance(latents, Tensor):
         raise InvalidInput("latents", shown(latents), "a tensor [batch, channels, height, width]")
-    if not isinstance(timesteps, Tensor | int | float):
+    if not isinstance(timesteps, (Tensor, int, float)):
         raise InvalidInput("timesteps", shown(timesteps), "a tensor of one number per row, or one number for all")
     for name, given, kind in (("conditioning", conditioning, Conditioning), ("ports", ports, Ports)):
         if not isinstance(given, kind):
             raise InvalidInput(name, shown(given), f"a {kind.__name__}")
-    for field in fields(Conditioning):
-        value = getattr(conditioning, field.name)
-        if not isinstance(value, Tensor | None):
-            raise InvalidInput(f"conditioning.{field.name}", shown(value), "a tensor")
-    if not isinstance(observed, tuple | list):
+    for name in CONDITIONS:
+        value = getattr(conditioning, name)
+        if value is not None and not isinstance(value, Tensor):
+            raise InvalidInput(f"conditioning.{name}", shown(value), "a tensor")
+    if not isinstance(observed, (tuple, list)):
         raise InvalidInput("observed", shown(observed), "names of self-attentions")
 
 

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from transformers import CLIPTextModel
 
 from tests.adapters.lora.comparing import targets_of, unet_of
 from tests.adapters.lora.files import low_rank, write
-from tests.encoders.minis import shared_encoder
+from tests.encoders.minis import reference, shared_encoder
 from tests.golden.minis import M15, build, build_twin
 from undertow.adapters.lora.lora_file import describe_lora, read_lora
 from undertow.adapters.lora.targets import Targets
@@ -75,18 +74,18 @@ def test_every_number_is_the_layer_that_the_trainer_meant(classes, old, tmp_path
 def test_text_encoders_and_embeddings_in_the_same_file(tmp_path):
     """transformers registers a CLIPAttention's key, value, query and output, in this order."""
     encoder = shared_encoder("clip_l")
-    reference = CLIPTextModel(encoder.clip.config)
-    tensors, header = numbered(reference, "text_encoder", ["CLIPAttention"])
+    network = reference("clip_l")
+    tensors, header = numbered(network, "text_encoder", ["CLIPAttention"])
     tensors |= {"<s1>": torch.full((16,), 2.0), "<s2>": torch.zeros(16)}
     header |= {"<s1>": "<embed>", "<s2>": "<embed>"}
     path = write(tmp_path / "lora.safetensors", tensors, header)
     lora = read_lora(path, Targets.of(build(M15), [encoder]))
-    names = [name.removeprefix("text_model.") for name in found_by_the_trainer(reference, ["CLIPAttention"])]
+    names = [name.removeprefix("text_model.") for name in found_by_the_trainer(network, ["CLIPAttention"])]
     assert {name.removeprefix("text_model.") for name in lora.updates["clip_l"]} == set(names)
     for name, update in lora.updates["clip_l"].items():
         asked = f"text_model.{name.removeprefix('text_model.')}"
-        asked = asked if asked in dict(reference.named_modules()) else asked.removeprefix("text_model.")
-        down, _ = low_rank(asked, tuple(reference.get_submodule(asked).weight.shape), 2)
+        asked = asked if asked in dict(network.named_modules()) else asked.removeprefix("text_model.")
+        down, _ = low_rank(asked, tuple(network.get_submodule(asked).weight.shape), 2)
         assert torch.equal(update.down, down), name
     assert {name: float(vector[0]) for name, vector in lora.embeddings.items()} == {"<s1>": 2.0, "<s2>": 0.0}
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -179,6 +180,32 @@ def test_missing_parts_are_named_and_can_come_from_elsewhere(tmp_path):
     full = load_model(tmp_path / "unet_only.safetensors", config=M15.config, vae=whole, text=whole)
     assert_same_weights(full.require_vae(), load_model(whole).require_vae())
     assert full.require_text().width == 24
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_other_parts_come_from_folders_without_a_unet(family, tmp_path):
+    """Of a pipeline of which only the encoders and the VAE are there, of a pipeline that undertow does not run, whose
+    T5 is passed over, and of the networks' own folders."""
+    whole = load_model(save_pipeline(tmp_path / "whole", family))
+    parts = tmp_path / "parts"
+    shutil.copytree(tmp_path / "whole", parts)
+    shutil.rmtree(parts / "unet")
+    shutil.rmtree(parts / "scheduler")
+    (parts / "model_index.json").write_text('{"_class_name": "StableDiffusion3Pipeline"}')
+    (parts / "text_encoder_3").mkdir()
+    (parts / "text_encoder_3" / "config.json").write_text('{"architectures": ["T5EncoderModel"]}')
+    (tmp_path / "main").mkdir()
+    shutil.copytree(tmp_path / "whole" / "unet", tmp_path / "main" / "unet")
+    sources = [(parts, parts)] + ([(parts / "vae", parts / "text_encoder")] if family == "sd1" else [])
+    for vae, text in sources:
+        found = load_model(tmp_path / "main", vae=vae, text=text)
+        assert_same_weights(found.require_vae(), whole.require_vae())
+        for encoder, expected in zip(found.require_text().encoders, whole.require_text().encoders, strict=True):
+            assert encoder.kind == expected.kind
+            assert_same_weights(encoder, expected)
+    for wanted in ({"vae": parts / "text_encoder"}, {"text": parts / "vae"}):
+        with pytest.raises(MissingComponent, match="give a pipeline folder, or that of a"):
+            load_model(tmp_path / "main", **wanted)
 
 
 def test_text_encoders_of_another_model_are_refused(tmp_path):

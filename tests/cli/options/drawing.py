@@ -1,5 +1,6 @@
 """Where the options of `undertow compare`, `sample` and `samplers` arrive."""
 
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +11,11 @@ from PIL import Image
 
 from tests.cli.options.arrival import LOADED, Boundary, Command, case
 from tests.cli.options.generate import result_of
+from undertow import Adapter
+from undertow.checkpoints.files.words import read_vocabulary
 from undertow.diffusion.paths import RectifiedFlow
 from undertow.diffusion.schedules import NoiseSchedule
+from undertow.embedded import embedded_models
 from undertow.engine.direct import SamplingSettings
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
@@ -30,8 +34,11 @@ class Service:
 
 
 def comparing(at: Boundary) -> None:
+    for name in ("other", "a.safetensors", "b.safetensors"):
+        Path(name).touch()
     at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
+    at.patch.setattr("undertow.engine.chosen_sampler.choose_sampler", lambda *_: SimpleNamespace(grid=lambda _: []))
     sheet = Image.new("RGB", (8, 8))
     sheet.save("old.png")
     at.stand_in("undertow.inspection.contact_sheet.contact_sheet", lambda *_, **__: sheet, unnoted=("cells",))
@@ -47,7 +54,7 @@ def requests(
 
 COMPARE = Command(
     verb=("compare",),
-    arguments={"prompt": "red apple"},
+    arguments={"prompts": ("red apple",)},
     boundary=comparing,
     arrives={
         **LOADED,
@@ -71,7 +78,20 @@ COMPARE = Command(
              contact_sheet__title="red apple · seed 9 · schedule karras, guidance 5.0"),
         case("--seed", "random", requests=requests(seed=44),
              contact_sheet__title="red apple · seed 44 · schedule karras, guidance 5.0"),
+        case("--seeds", "9", requests=requests(seed=9),
+             contact_sheet__title="red apple · seed 9 · schedule karras, guidance 5.0"),
+        case("--lora", "a.safetensors@0.5", requests=requests(adapters=(Adapter("a.safetensors", scale=0.5),)),
+             contact_sheet__title="red apple · a@0.5 · seed 0 · schedule karras, guidance 5.0"),
+        case("--lora", "a.safetensors", "--scales", "0.25",
+             requests=requests(adapters=(Adapter("a.safetensors", scale=0.25),)),
+             contact_sheet__title="red apple · a · seed 0 · scale 0.25, schedule karras, guidance 5.0"),
+        case("--scales", "0.25", refused="a --lora that they belong to"),
+        case("--lora", "none", "--scales", "0.25", refused="a --lora that they belong to"),
+        case("--lora", "c.safetensors", refused="no such file"),
+        case("--samplers", "a,b", "--steps", "1,2", "--seeds", "1,2", refused="two with more than one entry"),
+        case("--steps", "", refused="at least one entry"),
         case("--out", "sheets/a.png", files=["sheets/a.png"]),
+        case("-o", "sheets/a.webp", files=["sheets/a.webp"]),
         case("--out", "sheets", files=["sheets/compare.png"]),
         case("--out", "sheet.gif", refused="a folder, or a file that ends in"),
         case("--out", "old.png", refused="a file that is not there yet"),
@@ -79,10 +99,58 @@ COMPARE = Command(
     ),
 )  # fmt: skip
 
+
+def drawn(**fields: Any) -> GenerationRequest:
+    return GenerationRequest(**{"prompt": "red apple", "steps": 20} | fields)
+
+
+A, B = Adapter("a.safetensors"), Adapter("b.safetensors", scale=0.5)
+COMPARE_PICTURES = Command(
+    verb=("compare",),
+    about="prompts, LoRAs, scales and seeds",
+    arguments={"prompts": ("red apple", "owl")},
+    needed=("--seeds", "3,4"),
+    boundary=comparing,
+    arrives=COMPARE.arrives
+    | {
+        "requests": [drawn(prompt=text, seed=seed) for text, seed in product(("red apple", "owl"), (3, 4))],
+        "contact_sheet.rows": ["red apple", "owl"],
+        "contact_sheet.columns": ["seed 3", "seed 4"],
+        "contact_sheet.title": "sampler model, steps 20, guidance 5.0",
+    },
+    cases=(
+        case("--steps", "7",
+             requests=[drawn(prompt=text, seed=seed, steps=7) for text, seed in product(("red apple", "owl"), (3, 4))],
+             contact_sheet__title="sampler model, steps 7, guidance 5.0"),
+    ),
+)  # fmt: skip
+
+COMPARE_LORAS = Command(
+    verb=("compare",),
+    about="LoRAs and scales",
+    arguments={"prompts": ("red apple",)},
+    needed=("--lora", "none", "--lora", "a.safetensors", "--lora", "b.safetensors@0.5"),
+    boundary=comparing,
+    arrives=COMPARE.arrives
+    | {
+        "requests": [drawn(adapters=one) for one in ((), (A,), (B,))],
+        "contact_sheet.rows": ["no LoRA", "a", "b@0.5"],
+        "contact_sheet.columns": ["model"],
+        "contact_sheet.title": "red apple · seed 0 · steps 20, guidance 5.0",
+    },
+    cases=(
+        case("--scales", "0,1",
+             requests=[drawn(adapters=tuple(replace(each, scale=scale) for each in one))
+                       for one, scale in product(((), (A,), (B,)), (0.0, 1.0))],
+             contact_sheet__columns=["scale 0.0", "scale 1.0"],
+             contact_sheet__title="red apple · seed 0 · sampler model, steps 20, guidance 5.0"),
+    ),
+)  # fmt: skip
+
 COMPARE_OTHER_LISTS = Command(
     verb=("compare",),
     about="schedules by guidance",
-    arguments={"prompt": "red apple"},
+    arguments={"prompts": ("red apple",)},
     needed=("--samplers", "euler", "--steps", "4", "--schedules", "simple,normal", "--guidance", "2,3"),
     boundary=comparing,
     arrives=COMPARE.arrives
@@ -175,6 +243,7 @@ SAMPLERS = (
         arrives={"printed": "all samplers", "files": []},
         cases=(
             case("--schedules", printed="all grids"),
+            case("--plot", "grids.txt", refused="a file that ends in .png, .jpg, .jpeg, .webp, .svg or .pdf"),
             case("--plot", "grids.png", printed="wrote grids.png", _plot__file=Path("grids.png")),
         ),
     ),
@@ -186,4 +255,20 @@ SAMPLERS = (
         arrives={"_one.name": "DPM++ 2M", "files": []},
     ),
 )
-COMMANDS = (COMPARE, COMPARE_OTHER_LISTS, SAMPLE, *SAMPLERS)
+
+
+def telling(at: Boundary) -> None:
+    """Notes what is asked of the list of words."""
+    at.stand_in("undertow.cli.words._vocabulary", read_vocabulary(embedded_models()["emoji"]))
+    at.stand_in("undertow.cli.words._like", ("owl",), unnoted=("vocabulary",))
+
+
+WORDS = Command(
+    verb=("words",),
+    arguments={"model": "emoji"},
+    boundary=telling,
+    arrives={"_vocabulary.model": "emoji", "files": []},
+    cases=(case("--like", "bird", _like__word="bird"),),
+)
+
+COMMANDS = (WORDS, COMPARE, COMPARE_PICTURES, COMPARE_LORAS, COMPARE_OTHER_LISTS, SAMPLE, *SAMPLERS)

@@ -131,4 +131,21 @@ LORA = Command(
     arrives={"lora": "lora.safetensors", "held against": None, "files": []},
     cases=(case("--model", "sdxl", **{"held against": "Stable Diffusion XL"}),),
 )
-COMMANDS = (CONVERT, PRESET, TRACE, FILE, LORA)
+
+
+def listing(at: Boundary) -> None:
+    def inside(folder: Path, top: Path, found: str) -> list[Any]:
+        at.arrived |= {"folder": folder, "top": top, "found": found}
+        return []
+
+    at.patch.setattr("undertow.cli.models._inside", inside)
+
+
+LIST = Command(
+    verb=("models",),
+    arguments={"folder": "."},
+    boundary=listing,
+    arrives={"folder": Path(), "top": Path(), "found": "FOLDER", "files": []},
+)
+
+COMMANDS = (CONVERT, PRESET, TRACE, FILE, LORA, LIST)

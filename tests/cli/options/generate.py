@@ -32,6 +32,9 @@ class Service:
     def __init__(self, boundary: Boundary):
         self.boundary = boundary
 
+    def add_embedding(self, source: str) -> tuple[str, ...]:
+        return (Path(source).stem,)
+
     def run(self, request: GenerationRequest, **how: Any) -> GenerationResult:
         self.boundary.note(
             "run", UNetService.run, (self, request), how, unnoted=("observe", "drawn"), apart=("request",)
@@ -72,6 +75,7 @@ def boundary(at: Boundary) -> None:
     Image.new("L", (6, 4), 90).save("depth.png")
     for name in NAMED:
         Path(name).touch()
+    Path("undertow.toml").write_text("[presets.quick]\nsteps = 31\n")
     at.patch.setattr("torch.cuda.is_available", lambda: False)
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
     at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
@@ -126,6 +130,7 @@ REQUEST = {
     "request.variation_strength": 0.0,
     "request.refiner_switch": 0.8,
     "request.adapters": (),
+    "request.embeddings": (),
 }
 ARRIVES = REQUEST | {
     **LOADED,
@@ -153,6 +158,7 @@ OF_THE_REQUEST = (
     case("--sigmas", "14,5,1,0", request__sigmas=(14.0, 5.0, 1.0, 0.0)),
     case("--seed", "11", request__seed=11, files=["out/11.png"]),
     case("--seed", "first", refused="a whole number from 0 on, or random"),
+    case("--preset", "quick", request__steps=31),
     case("-s", "31", request__steps=31),
     case("-n", "2", request__count=2, show__pictures=[image()] * 2, files=["out/44.png", "out/45.png"]),
     case("-m", "other", load__source="other", load__dtype=None),
@@ -189,6 +195,10 @@ OF_THE_REQUEST = (
          request__adapters=(Adapter("edges.safetensors", mask=("mask.png",)),)),
     case("--lora", "a.safetensors", "--adapter", "b.safetensors",
          request__adapters=(Adapter("a.safetensors"), Adapter("b.safetensors"))),
+    case("--embedding", "a.safetensors", "--embedding", "b.safetensors", request__embeddings=("a", "b")),
+    case("--embedding", "c.safetensors", refused="no such file or folder"),
+    case("--prompts", "lines.txt", refused="one of the two"),
+    case("--wildcards", "nowhere", refused="a folder with .txt files"),
     case("--dialect", "compel", request__dialect="compel"),
     case("--clip-skip", "2", request__clip_skip=2),
 )  # fmt: skip
@@ -266,7 +276,7 @@ WITH_CUDA = Command(
 AGAIN = Command(
     verb=("generate",),
     about="an old picture",
-    needed=("--from", "old.png"),
+    needed=("--from", "old.png", "--model", "old-model"),
     boundary=with_old_pictures,
     arrives=ARRIVES
     | {
@@ -283,7 +293,6 @@ AGAIN = Command(
         case(
             "--from",
             "older.png",
-            load__source="older-model",
             request__prompt="an older one",
             request__seed=60,
             files=["out/61.png"],
@@ -316,13 +325,13 @@ RICH = GenerationRequest(
     variation_seed=5,
     variation_strength=0.25,
     sampler_options={"eta": 0.5},
-    adapters=(Adapter("a.safetensors"),),
+    adapters=(Adapter("mosaic", scale=0.5),),
 )
 
 
 def with_a_rich_picture(at: Boundary) -> None:
     boundary(at)
-    save_picture(image(), "rich.png", Report(request=RICH, model="m", size=(4, 6), sigmas=(), seconds={}), index=1)
+    save_picture(image(), "rich.png", Report(request=RICH, model="emoji", size=(4, 6), sigmas=(), seconds={}), index=1)
 
 
 OVER_PARTS = Command(
@@ -332,12 +341,9 @@ OVER_PARTS = Command(
     boundary=with_a_rich_picture,
     arrives=ARRIVES
     | {
-        "load.source": "m",
-        "load.dtype": None,
         "request.prompt": "a rich one",
         "request.seed": 0,
         "request.count": 2,
-        "request.size": (4, 6),
         "request.high_resolution": RICH.high_resolution,
         "request.views": RICH.views,
         "request.variation_seed": 5,
@@ -353,8 +359,44 @@ OVER_PARTS = Command(
         case("--variation", "7:0.5", request__variation_seed=7, request__variation_strength=0.5),
         case("--sampler-option", "s_noise=2", request__sampler_options={"s_noise": 2.0}),
         case("--adapter", "b=photo.png", request__adapters=(Adapter("b", image=("photo.png",)),)),
+        # Named without settings, an adapter acts as the picture says.
+        case("--lora", "elsewhere/mosaic", request__adapters=(Adapter("elsewhere/mosaic", scale=0.5),)),
+        case("--lora", "mosaic@1", request__adapters=(Adapter("mosaic"),)),
         case("--count", "1", request__seed=1, request__count=1, request__variation_seed=6),
     ),
 )
 
-COMMANDS = (GENERATE, WITH_A_MODEL_OF_ONES_OWN, WITH_CUDA, AGAIN, OVER_PARTS)
+
+def with_lines(at: Boundary) -> None:
+    boundary(at)
+    Path("lines.txt").write_text("owl | --steps 4\n")
+    Path("more.txt").write_text('{"prompt": "rocket", "seed": 9}\n')
+    Path("words").mkdir()
+    Path("words/color.txt").write_text("green\n")
+
+
+FROM_A_FILE = Command(
+    verb=("generate",),
+    about="a file of prompts",
+    needed=("--prompts", "lines.txt"),
+    boundary=with_lines,
+    arrives=ARRIVES | {"request.prompt": "owl", "request.steps": 4},
+    cases=(
+        case("--prompts", "more.txt", request__prompt="rocket", request__steps=20, request__seed=9,
+             files=["out/9.png"]),
+        case("--guidance", "3.5", request__guidance_scale=3.5),
+        case("--seed", "11", request__seed=11, files=["out/11.png"]),
+    ),
+)  # fmt: skip
+
+CHOOSING = Command(
+    verb=("generate",),
+    about="with choices",
+    arguments={"prompt": "{red|blue} __color__"},
+    needed=("--wildcards", "words"),
+    boundary=with_lines,
+    arrives=ARRIVES | {"request.prompt": "blue green"},
+    cases=(case("--wildcard-seed", "6", request__prompt="red green"),),
+)
+
+COMMANDS = (GENERATE, FROM_A_FILE, CHOOSING, WITH_A_MODEL_OF_ONES_OWN, WITH_CUDA, AGAIN, OVER_PARTS)

@@ -20,8 +20,8 @@ def explaining(at: Boundary) -> None:
         return ()
 
     targets = SimpleNamespace(targets=SimpleNamespace(family="SD"))
-    manager = SimpleNamespace(summarize=summarize, kind=lambda _: targets)
-    at.stand_in("undertow.service.load", SimpleNamespace(adapters=manager, config="the config", unet="the U-Net"))
+    manager = SimpleNamespace(summarize=summarize, kind=lambda _: targets, unet="the U-Net")
+    at.stand_in("undertow.service.load", SimpleNamespace(adapters=manager))
     decisions = Decisions(kept=(), disabled=(), layers={}, conflicts=(), notes=())
     at.stand_in("undertow.adapters.stacking.decisions.decide", decisions, unnoted=("summaries",), apart=("stack",))
     for found in ("relative_sizes", "pairwise_cosines"):
@@ -59,6 +59,7 @@ EXPLAIN = Command(
         case("--strategy", "weighted", "--weight", "a=0.3", stack__strategy="weighted", stack__weights={"a": 0.3}),
         case("--density", "0.6", stack__density=0.6),
         case("--budget", "1.5", stack__budget_bytes=3 * 2**19),
+        case("--figure", "map.txt", refused="a file that ends in .png"),
         case("--figure", "map.png", save_figure__path=Path("map.png"), save_figure__title="a and b in emoji"),
     ),
 )  # fmt: skip

@@ -48,7 +48,9 @@ def boundary(at: Boundary) -> None:
 
     at.stand_in("undertow.training.presets.preset", preset, unnoted=("pictures",))
     at.stand_in("undertow.training.pixel_models.stored_config", lambda _: OF_A_RUN)
-    at.stand_in("undertow.training.pixel_models.train_pixel_model", unnoted=("on_record",), apart=(CONFIG,))
+    at.stand_in(
+        "undertow.training.pixel_models.train_pixel_model", unnoted=("on_resume", "on_record", "stop"), apart=(CONFIG,)
+    )
 
 
 def config(data: DataSource) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
-from tests.cli.options.arrival import LOADED, Boundary, Case, Command, case
+from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Case, Command, case
 from undertow.training.low_rank import TRANSFORMERS
 
+PICTURES = SimpleNamespace(captions=("red apple",))
 NATIVE = 64
 """The side of the pictures that the model was trained on."""
 
@@ -21,7 +22,9 @@ def common(at: Boundary) -> None:
     at.stand_in("undertow.service.load", SimpleNamespace(model=model))
     at.stand_in("undertow.training.base_model.require_trainable", unnoted=("model",))
     at.stand_in("undertow.training.base_model.native_size", NATIVE, unnoted=("model",))
-    at.stand_in("undertow.training.captioned.load_captioned", "pictures")
+    at.stand_in("undertow.training.captioned.load_captioned", PICTURES)
+    at.stand_in("undertow.training.captions.find_captions", unnoted=("folder",))
+    at.stand_in("undertow.training.captioned.caption_notes", (), unnoted=("model", "pictures"))
     at.patch.setattr("torch.set_num_threads", lambda count: at.arrived.update(threads=count))
 
 
@@ -35,7 +38,8 @@ def standing_in(path: str, at: Boundary) -> None:
         at.arrived |= {f"fit.{name}": value for name, value in vars(settings.fit).items()}
         at.arrived["out"] = others[-1]
         at.arrived["beside"] = [other for other in others[:-1] if other is not settings]
-        at.arrived |= {name: value for name, value in named.items() if name != "on_record"}
+        watching = ("on_resume", "on_record", "stop")
+        at.arrived |= {name: value for name, value in named.items() if name not in watching}
         return SimpleNamespace(unet={}, for_text=lambda: None)
 
     at.patch.setattr(f"{module}.{name}", train)
@@ -58,6 +62,7 @@ def arrives(out: str, **other: Any) -> dict[str, Any]:
         **LOADED,
         "load.source": "emoji",
         "load.dtype": torch.float32,
+        "load.device": "cpu",
         "load_captioned.folder": Path("pictures"),
         "load_captioned.size": NATIVE,
         "fit.steps": 1000,
@@ -103,6 +108,14 @@ def without(option: str, cases: tuple[Case, ...] = COMMON) -> tuple[Case, ...]:
     return tuple(one for one in cases if one.typed[0] != option)
 
 
+START = SimpleNamespace(has_text=True, settings=lambda **given: {"alpha": 2.0, "sites": ("conv_in",)} | given_of(given))
+"""A LoRA of rank 5 to go on with."""
+
+
+def given_of(given: dict[str, Any]) -> dict[str, Any]:
+    return {"rank": 5 if given["rank"] is None else given["rank"]}
+
+
 def lora(at: Boundary) -> None:
     common(at)
     standing_in("undertow.training.lora.train_lora", at)
@@ -112,6 +125,8 @@ def lora(at: Boundary) -> None:
 
     at.patch.setattr("undertow.training.lora.export_lora", export_lora)
     at.patch.setattr("undertow.adapters.lora.write.write_lora", written(at))
+    at.stand_in("undertow.cli.train_lora.draw_sample", unnoted=("console", "base", "pictures"))
+    at.stand_in("undertow.training.lora_start.read_start", START, unnoted=("model",))
 
 
 LORA = Command(
@@ -126,24 +141,31 @@ LORA = Command(
         settings__sites=TRANSFORMERS,
         settings__text_encoder=False,
         settings__dropped=0.1,
-        beside=["pictures"],
+        beside=[PICTURES],
+        start=None,
         title="lora",
         write__format="kohya",
+        draw_sample__lora=Path("runs/lora/lora.safetensors"),
         files=["runs/lora/lora.safetensors"],
     ),
     cases=(
         *COMMON,
-        case("--out", "my/style", out=Path("my/style"), title="style", files=["my/style/style.safetensors"]),
+        case("--out", "my/style", out=Path("my/style"), title="style", files=["my/style/style.safetensors"],
+             draw_sample__lora=Path("my/style/style.safetensors")),
+        case("--start-from", "old.safetensors", read_start__path=Path("old.safetensors"), start=START,
+             settings__rank=5, settings__alpha=2.0, settings__sites=("conv_in",), settings__text_encoder=True),
+        case("--no-sample", draw_sample__lora=ABSENT),
         case("--rank", "3", settings__rank=3, settings__alpha=3.0),
         case("--alpha", "2.5", settings__alpha=2.5),
         case("--sites", "*.attn2.*", "--sites", "conv_in", settings__sites=("*.attn2.*", "conv_in")),
         case("--text-encoder", settings__text_encoder=True),
         case("--dropout-captions", "0.25", settings__dropped=0.25),
         case("--format", "peft", write__format="peft"),
-        case("--title", "name", title="name", files=["runs/lora/name.safetensors"]),
+        case("--title", "name", title="name", files=["runs/lora/name.safetensors"],
+             draw_sample__lora=Path("runs/lora/name.safetensors")),
         case("--device", "meta", load__device="meta"),
     ),
-)
+)  # fmt: skip
 
 
 def controlnet(at: Boundary) -> None:
@@ -166,10 +188,10 @@ CONTROLNET = Command(
         "runs/controlnet",
         fit__learning_rate=1e-5,
         settings__dropped=0.5,
-        hints_for__pictures="pictures",
+        hints_for__pictures=PICTURES,
         hints_for__hint="canny",
         hints_for__folder=Path("pictures"),
-        beside=["pictures", "hints"],
+        beside=[PICTURES, "hints"],
         files=["runs/controlnet/controlnet/config.json"],
     ),
     cases=(
@@ -207,14 +229,14 @@ IMAGE_PROMPT = Command(
         settings__dropped_images=0.05,
         settings__dropped_captions=0.05,
         settings__dropped_both=0.05,
-        beside=[ENCODER, "pictures"],
+        beside=[ENCODER, PICTURES],
         references=None,
         files=["runs/image-prompt/image-prompt.safetensors"],
     )
     | {
         "load_image_encoder.source": Path("base"),
         "load_image_encoder.dtype": torch.float32,
-        "load_image_encoder.device": None,
+        "load_image_encoder.device": "cpu",
         "load_image_encoder.variant": None,
     },
     cases=(

@@ -49,6 +49,11 @@ def test_weights(text, expected):
     ("(embedding:foo)", [(Embedding("foo"), 1.1)]),
     ("notembedding:foo", [("notembedding:foo", 1.0)]),
     ("embedding:", [("embedding:", 1.0)]),
+    # ComfyUI 0.3.64 splits at " embedding:" and "\nembedding:", and compares the beginning of what is between.
+    ("aembedding:foo", [("aembedding:foo", 1.0)]),
+    ("EMBEDDING:foo", [("EMBEDDING:foo", 1.0)]),
+    ("a\tembedding:foo", [("a\tembedding:foo", 1.0)]),
+    ("a\nembedding:foo b", [("a\n", 1.0), (Embedding("foo"), 1.0), (" b", 1.0)]),
 ])  # fmt: skip
 def test_embeddings(text, expected):
     assert pieces(text) == expected

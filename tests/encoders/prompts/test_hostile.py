@@ -14,7 +14,7 @@ from undertow.encoders.prompts import DIALECTS, parse_prompt
 from undertow.encoders.prompts.source import MAX_PARTS
 from undertow.encoders.prompts.tree import fragments
 from undertow.errors import InvalidInput, PromptError
-from undertow.prompt_text import MAX_PROMPT_BYTES
+from undertow.prompt_text import LIMIT, MAX_PROMPT_BYTES
 
 
 def test_time_grows_with_the_length_and_not_with_its_square():
@@ -68,6 +68,16 @@ def test_sixteen_kibibytes_are_read_and_no_more(dialect):
     assert fragments(parse_prompt(longest, dialect).tree)
     with pytest.raises(InvalidInput, match="prompt is 16,385 bytes long, expected at most 16,384"):
         parse_prompt(longest + "a", dialect)
+
+
+def test_the_limit_is_set_by_a_variable(monkeypatch):
+    monkeypatch.setenv(LIMIT, "20000")
+    assert parse_prompt("a" * 20000)
+    with pytest.raises(InvalidInput, match="20,001 bytes long, expected at most 20,000"):
+        parse_prompt("a" * 20001)
+    monkeypatch.setenv(LIMIT, "many")
+    with pytest.raises(InvalidInput, match="UNDERTOW_MAX_PROMPT_BYTES is 'many', expected a whole number"):
+        parse_prompt("a")
 
 
 @pytest.mark.parametrize("name", ["prompt", "negative_prompt"])

@@ -58,6 +58,11 @@ class ResolvedControl:
         require_no("text_scale", adapter, kind)
 
     @property
+    def loaded(self) -> ControlFile:
+        """Its file in memory."""
+        return self.file
+
+    @property
     def note(self) -> str:
         """What it is, and on which side of guidance it acts."""
         network = self.file.network

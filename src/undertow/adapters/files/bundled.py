@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from undertow.embedded import did_you_mean
 from undertow.errors import UnknownCheckpoint
 
 ADAPTERS, ENDING = "adapters", ".safetensors"
@@ -38,5 +39,5 @@ class BundledAdapters:
         raise UnknownCheckpoint(
             source,
             "no such file or folder, and no adapter of that name came with the model",
-            f"its own: {', '.join(names)}",
+            f"{did_you_mean(source, names)}its own: {', '.join(names)}",
         )

@@ -14,9 +14,11 @@ Stamp = tuple[tuple[str, int, int], ...]
 
 @runtime_checkable
 class LoadedAdapter(Protocol):
-    """An adapter file in memory. content_hash: SHA-256 of the files it was read from; files with equal hashes are the
-    same adapter. title: what it is, for messages."""
+    """An adapter file in memory. path: where it was read from. content_hash: SHA-256 of the files it was read from;
+    files with equal hashes are the same adapter. title: what it is, for messages."""
 
+    @property
+    def path(self) -> Path: ...
     @property
     def content_hash(self) -> str: ...
     @property

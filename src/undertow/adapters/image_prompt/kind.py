@@ -67,6 +67,11 @@ class ResolvedImagePrompt:
         )
 
     @property
+    def loaded(self) -> ImagePrompt:
+        """Its file in memory."""
+        return self.prompt
+
+    @property
     def note(self) -> str:
         """What it is, and how many pictures it reads."""
         count = len(several(self.adapter.image))

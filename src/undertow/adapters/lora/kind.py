@@ -45,12 +45,10 @@ def choose_residency(title: str, updates: Mapping[str, Update], bank: Bank | Non
     Errors: `InvalidInput` when slots were requested and are not possible.
     """
     if wanted == "merged":
-        return ResidencyChoice(residency="merged", reason="as asked")
+        return ResidencyChoice(residency="merged", reason="added to the model's weights, as asked")
     objection = "the model was loaded without slots" if bank is None else bank.objection(updates)
     if objection is None:
-        return ResidencyChoice(
-            residency="banked", reason="low-rank changes that fit the slots: unlike rows share a batch"
-        )
+        return ResidencyChoice(residency="banked", reason="in a slot beside the model's weights")
     if wanted == "banked":
         raise InvalidInput(
             f"residency of {title}",
@@ -58,10 +56,11 @@ def choose_residency(title: str, updates: Mapping[str, Update], bank: Bank | Non
             f"'merged' or 'auto', because {objection}",
             "or load the model with adapter_capacity=AdapterCapacity(slots=..., rank=..., sites=...) that has room",
         )
-    return ResidencyChoice(residency="merged", reason=objection)
+    why = "" if bank is None else f", because {objection}"
+    return ResidencyChoice(residency="merged", reason=f"added to the model's weights while it draws{why}")
 
 
-TEXT_ONLY = ResidencyChoice(residency="merged", reason="into the text encoders, while they encode")
+TEXT_ONLY = ResidencyChoice(residency="merged", reason="added to the text encoders' weights while they read the prompt")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -87,9 +86,14 @@ class ResolvedLora:
     layers: LayerUpdates | None
 
     @property
+    def loaded(self) -> Lora:
+        """Its file in memory."""
+        return self.lora
+
+    @property
     def note(self) -> str:
         """Where its updates live, and why."""
-        return f"{self.decision.residency}, {self.decision.reason}"
+        return self.decision.reason
 
     def tile(self, grid: LatentGrid) -> "ResolvedLora":
         """Itself, since it acts the same in every window."""

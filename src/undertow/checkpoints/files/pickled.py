@@ -1,7 +1,8 @@
 """Extracts tensors from a pickle (.ckpt, .pt, .bin) in a separate process, without executing its code.
 
 `torch.load(weights_only=True)` builds only tensors and plain containers. The official SD1 files also name one class of
-their trainer, pytorch_lightning's ModelCheckpoint; exactly that name gets an inert stand-in. The tensors are written to
+their trainer, pytorch_lightning's ModelCheckpoint, and the first textual inversions torch's ParameterDict; exactly
+these names get stand-ins that do nothing and keep tensors. The tensors are written to
 a temporary safetensors file, and only that file is read here.
 """
 

@@ -21,6 +21,16 @@ def is_hub_id(source: str) -> bool:
     return HUB_ID.fullmatch(source) is not None
 
 
+def model_name(path: Path) -> str:
+    """What a model is called where others read it: its file's or folder's name, or its id on the Hub; never where it
+    lies on this machine."""
+    repository = next((part for part in path.parts if part.startswith("models--")), None)
+    if repository is not None and "snapshots" in path.parts:  # of the Hub's cache: models--owner--name/snapshots/HASH
+        return repository.removeprefix("models--").replace("--", "/")
+    named = path.resolve() if path.name in ("", "..") else path
+    return named.name if named.is_dir() else named.stem
+
+
 def local_path(source: str | Path) -> Path | None:
     """The path itself if it exists; `None` for a Hub id. Errors: `UnknownCheckpoint`."""
     path = Path(source).expanduser()

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 STUB = "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint"
+PARAMETERS = "torch.nn.modules.container.ParameterDict"
 WRAPPERS = ("state_dict", "model")
 MAX_DEPTH = 6
 
@@ -25,9 +26,16 @@ class ModelCheckpoint:
         pass
 
 
+class ParameterDict(dict[str, torch.Tensor]):
+    """Stands for torch's class of that name, of which old textual inversions are made: keeps its tensors."""
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.update(state.get("_parameters", {}))
+
+
 def main(source: str, target: str) -> None:
     """Reads `source` and writes its tensors to `target`."""
-    torch.serialization.add_safe_globals([(ModelCheckpoint, STUB)])
+    torch.serialization.add_safe_globals([(ModelCheckpoint, STUB), (ParameterDict, PARAMETERS)])
     content = load(source)
     numbers = {
         str(name): str(value)

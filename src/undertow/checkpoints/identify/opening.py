@@ -6,6 +6,7 @@ from pathlib import Path
 
 from undertow.checkpoints.files.locate import locate
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, open_file
+from undertow.checkpoints.identify.part_folder import Wanted, open_part_folder
 from undertow.checkpoints.identify.pipeline_folder import open_folder
 
 
@@ -19,6 +20,20 @@ def open_checkpoint(source: str | Path, options: OpenOptions | None = None) -> G
     path = locate(source, variant=options.variant)
     if path.is_dir():
         yield open_folder(path, options)
+    else:
+        with open_file(path, options) as checkpoint:
+            yield checkpoint
+
+
+@contextmanager
+def open_parts(source: str | Path, wanted: Wanted, options: OpenOptions) -> Generator[Checkpoint]:
+    """Opens the VAE or the text encoders at `source` until the end of the block. A folder needs no U-Net.
+
+    Errors: every kind of `CheckpointError`, `ConfigError`.
+    """
+    path = locate(source, variant=options.variant)
+    if path.is_dir():
+        yield open_part_folder(path, wanted, options)
     else:
         with open_file(path, options) as checkpoint:
             yield checkpoint

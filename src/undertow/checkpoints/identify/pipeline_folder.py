@@ -94,16 +94,18 @@ def read_config(folder: str | Path) -> UNetConfig:
 def _parts(folder: Path, unet_folder: Path, options: OpenOptions) -> dict[Component, PartSource]:
     variants = variant_order(options.variant, prefer_plain=options.prefer_plain)
     parts: dict[Component, PartSource] = {
-        "unet": _ema_source(folder, unet_folder) if options.ema else _part_source("unet", unet_folder, variants)
+        "unet": _ema_source(folder, unet_folder) if options.ema else part_source("unet", unet_folder, variants)
     }
     if (folder / "vae" / CONFIG).is_file():
-        parts["vae"] = _part_source("vae", folder / "vae", variants)
+        parts["vae"] = part_source("vae", folder / "vae", variants)
     for name, kind in _text_kinds(folder).items():
-        parts[kind] = _part_source(kind, folder / name, variants)
+        parts[kind] = part_source(kind, folder / name, variants)
     return parts
 
 
-def _part_source(component: Component, folder: Path, variants: tuple[str, ...]) -> PartSource:
+def part_source(component: Component, folder: Path, variants: tuple[str, ...]) -> PartSource:
+    """The weights of one network's folder. Errors: `UnknownCheckpoint`, `UnsafeFile`, `CorruptFile`,
+    `UnsupportedModel`."""
     weights = folder_weights(folder, variants)
     refuse_quantized(weights.path, weights.tensors, weights.metadata)
     dialect = "transformers" if component in TEXT_WIDTHS.values() else "diffusers"
@@ -114,9 +116,9 @@ def _part_source(component: Component, folder: Path, variants: tuple[str, ...]) 
 def _ema_source(folder: Path, unet_folder: Path) -> PartSource:
     """The U-Net's averaged weights, as diffusers' training scripts save them: in a folder or a variant of that name."""
     if (folder / "unet_ema" / CONFIG).is_file():
-        return _part_source("unet", folder / "unet_ema", (PLAIN,))
+        return part_source("unet", folder / "unet_ema", (PLAIN,))
     try:
-        return _part_source("unet", unet_folder, ("ema",))
+        return part_source("unet", unet_folder, ("ema",))
     except UnknownCheckpoint as err:
         known = "published folders usually hold the averaged weights as the plain ones: load with `ema=False`"
         raise MissingComponent(folder, "averaged (EMA) weights by that name", known) from err
@@ -125,13 +127,14 @@ def _ema_source(folder: Path, unet_folder: Path) -> PartSource:
 def _text_kinds(folder: Path) -> dict[str, TextKind]:
     """The kind of each text encoder's folder, by its width; for unpublished widths by its position in the pipeline."""
     names = [name for name in ("text_encoder", "text_encoder_2") if (folder / name / CONFIG).is_file()]
-    kinds: dict[str, TextKind] = {}
-    for name in names:
-        config = read_json(folder / name / CONFIG)
-        exact_gelu = config.get("hidden_act") == "gelu"
-        by_place: TextKind = "openclip_g" if name == "text_encoder_2" else "openclip_h" if exact_gelu else "clip_l"
-        kinds[name] = TEXT_WIDTHS.get(config.get("hidden_size", 0), by_place)
-    return kinds
+    return {name: kind_of_text(name, read_json(folder / name / CONFIG)) for name in names}
+
+
+def kind_of_text(name: str, config: Mapping[str, Any]) -> TextKind:
+    """The kind of the text encoder in a folder of this name, by its config."""
+    exact_gelu = config.get("hidden_act") == "gelu"
+    by_place: TextKind = "openclip_g" if name == "text_encoder_2" else "openclip_h" if exact_gelu else "clip_l"
+    return TEXT_WIDTHS.get(config.get("hidden_size", 0), by_place)
 
 
 def _vae_config(folder: Path) -> VAEConfig | None:

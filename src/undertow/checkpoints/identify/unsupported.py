@@ -15,6 +15,8 @@ from undertow.errors import UnknownCheckpoint, UnsupportedModel
 
 SUPPORTED_MODELS = "undertow runs Stable Diffusion 1, 2 and XL and pixel U-Nets"
 LOAD_AS_ADAPTER = "load it beside a base model as an adapter"
+TEXTUAL_INVERSION = "a textual inversion"
+ADD_TO_A_MODEL = "add it to a model with --embedding FILE, or service.add_embedding"
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -62,7 +64,7 @@ OTHER_FILES: Mapping[str, tuple[str, ...]] = {
     "a Control-LoRA": ("lora_controlnet",),
     "an IP-Adapter": ("image_proj.proj.weight", "image_proj.latents", "ip_adapter.1.to_k_ip.weight"),
     "a T2I-Adapter": ("adapter.body.0.resnets.0.block1.weight", "body.0.block1.weight", "body.0.in_conv.weight"),
-    "a textual inversion": ("emb_params", "string_to_param"),
+    TEXTUAL_INVERSION: ("emb_params", "string_to_param", "string_to_param.*", "clip_l", "clip_g", "text_encoders_0"),
     "a tiny autoencoder (TAESD)": ("taesd_decoder.1.weight", "decoder.layers.0.weight"),
     "a picture upscaler": ("model.0.weight", "model.1.sub.0.RDB1.conv1.0.weight", "body.0.rdb1.conv1.weight"),
     "a CLIP vision encoder": ("vision_model.embeddings.patch_embedding.weight", "visual.conv1.weight"),
@@ -106,6 +108,8 @@ def refuse_other_files(path: Path, names: Collection[str]) -> None:
         if _ADAPTER_TENSOR.fullmatch(name):
             raise UnsupportedModel(path, "a LoRA, not a model of its own", LOAD_AS_ADAPTER)
     model = _named(names, OTHER_FILES, ("",))
+    if model == TEXTUAL_INVERSION:
+        raise UnsupportedModel(path, f"{model}, not a model of its own", ADD_TO_A_MODEL)
     if model is not None:
         raise UnsupportedModel(path, f"{model}, not a model that makes pictures by itself", SUPPORTED_MODELS)
 

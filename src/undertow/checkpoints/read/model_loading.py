@@ -13,7 +13,7 @@ import torch
 
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, PartSource
-from undertow.checkpoints.identify.opening import open_checkpoint
+from undertow.checkpoints.identify.opening import open_checkpoint, open_parts
 from undertow.checkpoints.keymap.prefixes import TITLES, Component, TextKind
 from undertow.checkpoints.read.dtypes import PartDType, choose_dtypes, require_dtype, stored_dtype
 from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
@@ -53,8 +53,9 @@ def load_model(
 
     dtype, vae_dtype: of the parameters; `None` keeps the file's, for the VAE `dtype`'s. Where the device does not
     compute in it, or the VAE would overflow, the parameters are in float32 and the report says so
-    (`dtypes.choose_dtypes`). vae, text: other sources for these parts. See `OpenOptions` and `LoadOptions` for the
-    rest. Errors: every kind of `CheckpointError`, `ConfigError`, `InvalidInput`, `MissingDependency`.
+    (`dtypes.choose_dtypes`). vae, text: other sources for these parts: a file, a pipeline folder, which needs no U-Net,
+    or the network's own folder. See `OpenOptions` and `LoadOptions` for the rest. Errors: every kind of
+    `CheckpointError`, `ConfigError`, `InvalidInput`, `MissingDependency`.
     """
     require_dtype("dtype", dtype)
     require_dtype("vae_dtype", vae_dtype)
@@ -74,8 +75,8 @@ def load_model(
         parameterization = _parameterization(main)
         sources = ModelSources.of(
             main,
-            None if vae is None else stack.enter_context(open_checkpoint(vae, parts_only)),
-            None if text is None else stack.enter_context(open_checkpoint(text, parts_only)),
+            None if vae is None else stack.enter_context(open_parts(vae, "vae", parts_only)),
+            None if text is None else stack.enter_context(open_parts(text, "text", parts_only)),
         )
         dtypes = choose_dtypes(
             {component: stored_dtype(part) for component, part in sources.parts().items()},

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from undertow.diffusion.lookup import look_up
 from undertow.encoders.prompts import a1111, comfy, compel, plain
@@ -33,7 +33,9 @@ class Dialect:
 
     emphasis: name in `undertow.encoders.emphasis.EMPHASIS`. comma_backtrack: when a chunk is full, what follows the
     last comma among this many tokens moves to the next. keep_together: a text of fewer tokens is not divided between
-    chunks. merge: neighboring texts of equal weight are tokenized as one.
+    chunks. merge: neighboring texts of equal weight are tokenized as one. embeddings: what of a textual inversion is
+    found: "words" that are its name, also within a text, and it is never divided between chunks; or "syntax" alone,
+    and it is divided like a text.
     """
 
     parse: Parser
@@ -41,12 +43,15 @@ class Dialect:
     comma_backtrack: int = 0
     keep_together: int = 0
     merge: bool = True
+    embeddings: Literal["words", "syntax"] = "words"
 
 
 DIALECTS: dict[str, Dialect] = {
     "plain": Dialect(parse=_weights_alone(plain.parse), emphasis="ignore"),
     "a1111": Dialect(parse=a1111.parse, emphasis="original", comma_backtrack=20),
-    "comfy": Dialect(parse=_weights_alone(comfy.parse), emphasis="lerp", keep_together=8, merge=False),
+    "comfy": Dialect(
+        parse=_weights_alone(comfy.parse), emphasis="lerp", keep_together=8, merge=False, embeddings="syntax"
+    ),
     "compel": Dialect(parse=_weights_alone(compel.parse), emphasis="compel"),
 }
 

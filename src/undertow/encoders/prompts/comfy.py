@@ -2,7 +2,8 @@ r"""ComfyUI's prompts: `(word)` is 1.1, `(word:1.3)` is 1.3, `\(` is a parenthes
 
 A number replaces the weights of the parentheses around it: in `((word:1.2):1.5)` the word weighs 1.2; and `((word))`
 multiplies, 1.21. The number is what follows the last colon of a group, if it can be read. There is no BREAK, no AND and
-no editing. Source: `token_weights` of ComfyUI's sd1_clip.py, and its README under "Notes".
+no editing. An embedding's prefix is written in lower case behind a space, a line's end or a parenthesis. Source:
+`token_weights` of ComfyUI's sd1_clip.py, and its README under "Notes".
 """
 
 import re
@@ -11,7 +12,7 @@ from undertow.encoders.prompts.source import Source
 from undertow.encoders.prompts.tree import MAX_DEPTH, Embedding, Node, ParsedPrompt, Text, Weighted, sequence
 
 _ESCAPED = re.compile(r"\\([()])")
-_EMBEDDING = re.compile(r"(?<!\S)embedding:(\S*[^\s,])")
+_EMBEDDING = re.compile(r"(?:\A|(?<=[ \n]))embedding:(\S*[^\s,])")
 _GROUP = 1.1
 
 

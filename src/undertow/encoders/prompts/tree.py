@@ -10,7 +10,8 @@ Nodes are values: equal trees compare equal, and a tree can be the key of a cach
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TypeVar
 
@@ -221,6 +222,23 @@ def find_all(tree: Node, kind: type[Kind]) -> list[Kind]:
     """The nodes of one kind, in order."""
     found = [tree] if isinstance(tree, kind) else []
     return found + [leaf for child in children(tree) for leaf in find_all(child, kind)]
+
+
+def map_texts(tree: Node, change: Callable[[str], str]) -> Node:
+    """A resolved tree with other words."""
+    match tree:
+        case Text(text):
+            return Text(change(text))
+        case Weighted(child, weight):
+            return Weighted(map_texts(child, change), weight)
+        case Sequence(nodes):
+            return Sequence(tuple(map_texts(node, change) for node in nodes))
+        case Joined(parts, weights):
+            return Joined(tuple(map_texts(part, change) for part in parts), weights)
+        case Blend(parts=parts):
+            return replace(tree, parts=tuple(map_texts(part, change) for part in parts))
+        case _:
+            return tree
 
 
 def sequence(nodes: "list[Node]") -> Node:

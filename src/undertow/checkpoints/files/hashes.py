@@ -1,0 +1,94 @@
+"""Hashes by which other tools and model sites know a file of weights; those of large files are remembered.
+
+Model hash    the first 10 digits of the file's SHA-256 (A1111's modules/sd_models.py; Civitai's "AutoV2")
+Lora hashes   the first 12 digits of the SHA-256 of what follows a safetensors header, so that a file with another
+              title is the same LoRA (A1111's modules/hashes.py; sd-scripts' "sshs_model_hash"; Civitai's "AutoV3")
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from undertow.checkpoints.files.atomic import write_text
+from undertow.checkpoints.files.model_folder import find_unet_folder, folder_weights, variant_order
+from undertow.errors import UndertowError
+
+MODEL_DIGITS, LORA_DIGITS = 10, 12
+
+REMEMBERED_BYTES = 64 * 2**20
+"""Smaller files are hashed again each time: it takes less than the time to look them up in a file on disk."""
+
+MOST_REMEMBERED = 1000
+"""Files; the ones that were hashed first are forgotten."""
+
+_CHUNK = 2**20
+
+
+def model_hash(path: Path) -> str | None:
+    """A1111's hash of a model: of its file, or of the U-Net's in a folder. `None` for what cannot be read."""
+    try:
+        files = [path] if path.is_file() else _unet_files(path)
+        whole = [_remembered(file, "file") for file in files]
+    except (OSError, UndertowError):
+        return None
+    joined = whole[0] if len(whole) == 1 else hashlib.sha256("".join(whole).encode()).hexdigest()
+    return joined[:MODEL_DIGITS]
+
+
+def lora_hash(path: Path) -> str | None:
+    """A1111's hash of a LoRA. `None` for what cannot be read."""
+    try:
+        return _remembered(path, "tensors" if path.suffix == ".safetensors" else "file")[:LORA_DIGITS]
+    except OSError:
+        return None
+
+
+def _unet_files(folder: Path) -> list[Path]:
+    return [file.path for file in folder_weights(find_unet_folder(folder), variant_order(None)).files]
+
+
+def _remembered(path: Path, part: str) -> str:
+    """SHA-256 of a file, or of its tensors, unless the same file was hashed before."""
+    status = path.stat()
+    if status.st_size < REMEMBERED_BYTES:
+        return _sha256(path, part)
+    key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{part}"
+    known = _known()
+    if key not in known:
+        known[key] = _sha256(path, part)
+        _keep(known)
+    return known[key]
+
+
+def _sha256(path: Path, part: str) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        if part == "tensors":
+            file.seek(8 + int.from_bytes(file.read(8), "little"))
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _place() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(cache).expanduser() / "undertow" / "hashes.json"
+
+
+def _known() -> dict[str, str]:
+    try:
+        found = json.loads(_place().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+
+
+def _keep(known: dict[str, str]) -> None:
+    """Best effort: a cache that cannot be written is none."""
+    place, kept = _place(), dict(list(known.items())[-MOST_REMEMBERED:])
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_text(json.dumps(kept), place)
+    except OSError:
+        pass

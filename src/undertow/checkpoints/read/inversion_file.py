@@ -1,0 +1,172 @@
+"""Textual inversions (arXiv:2208.01618) as people share them.
+
+    {"<token>": [dim] or [vectors, dim], ...}         diffusers' learned_embeds, pickled or safetensors
+    {"emb_params": [vectors, dim]}                    A1111's, as safetensors
+    {"string_to_param": {"*": [vectors, dim]}}        A1111's, and that of the paper's own code, pickled
+    {"clip_l": ..., "clip_g": ...}                    SDXL, of kohya's scripts, ComfyUI, OneTrainer
+    {"text_encoders_0": ..., "text_encoders_1": ...}  SDXL, of diffusers' pivotal tuning
+    bundle_emb.NAME. before any of these              in a LoRA (A1111's pull request 13568): named by NAME
+    a picture                                         A1111's: see `inversion_picture`
+
+diffusers' are named by their token, the others by their file. Pickles are read in a process of their own that can make
+nothing but tensors.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from undertow.checkpoints.files.header import TensorInfo
+from undertow.checkpoints.files.locate import locate
+from undertow.checkpoints.files.pickled import as_safetensors, is_pickle
+from undertow.checkpoints.files.weights import WeightFile
+from undertow.checkpoints.read.inversion_picture import is_picture, read_inversion_picture
+from undertow.encoders.text_stack import TextStack
+from undertow.errors import InvalidInput, UnknownCheckpoint
+
+IN_FOLDERS = ("learned_embeds.safetensors", "learned_embeds.bin")
+BUNDLED = "bundle_emb."
+A1111 = "string_to_param."
+ENCODERS: Mapping[str, str] = {
+    "clip_l": "clip_l",
+    "clip_g": "openclip_g",
+    "text_encoders_0": "clip_l",
+    "text_encoders_1": "openclip_g",
+}
+"""What files call an encoder, and its kind."""
+
+WIDTHS: Mapping[int, str] = {768: "clip_l", 1024: "openclip_h", 1280: "openclip_g"}
+"""The encoder that vectors of a width are for where the file names none (ViT-L/14, OpenCLIP's H and bigG)."""
+
+MODELS: Mapping[frozenset[str], str] = {
+    frozenset({"clip_l"}): "Stable Diffusion 1",
+    frozenset({"openclip_h"}): "Stable Diffusion 2",
+    frozenset({"clip_l", "openclip_g"}): "SDXL",
+    frozenset({"openclip_g"}): "SDXL's refiner",
+}
+
+LARGEST_BYTES = 64 * 2**20
+"""Of a file that is tried as a textual inversion: they have a few kilobytes, or a megabyte with all 75 vectors."""
+
+Vectors = Float[Tensor, "vectors dim"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TextualInversion:
+    """names: what a prompt may call it, the file's own name first. vectors: by kind of encoder, in float32; "" where
+    nothing tells the encoder. form: how the file says it."""
+
+    path: Path
+    names: tuple[str, ...]
+    vectors: Mapping[str, Vectors]
+    form: str
+
+    @property
+    def made_for(self) -> str:
+        """The family of models, or "unknown"."""
+        return MODELS.get(frozenset(self.vectors), "unknown")
+
+
+def read_inversions(source: str | Path) -> tuple[TextualInversion, ...]:
+    """Those in a file, a picture or a folder of diffusers'; several in a bundle or in a file with several tokens.
+
+    Errors: `UnknownCheckpoint` for a file that holds none, `UnsafeFile`, `CorruptFile`, `InvalidInput` for a picture.
+    """
+    path = _file(locate(source))
+    if is_picture(path):
+        name, tensors = read_inversion_picture(path)
+        return (_inversion(path, tensors, "a picture of A1111's", (name, path.stem)),)
+    if is_pickle(path):
+        with as_safetensors(path) as converted:
+            return _read(path, WeightFile(converted))
+    return _read(path, WeightFile(path))
+
+
+def require_made_for(inversion: TextualInversion, text: TextStack) -> None:
+    """Errors: `InvalidInput` for an inversion with vectors for other encoders than these."""
+    kinds = set(text.kinds)
+    if set(inversion.vectors) not in (kinds, {""} if len(kinds) == 1 else kinds):
+        known = MODELS.get(frozenset(kinds), "another model")
+        raise InvalidInput(
+            f"the embedding in {inversion.path}",
+            f"made for {inversion.made_for} ({', '.join(filter(None, inversion.vectors)) or 'one encoder'})",
+            f"one for {known} ({', '.join(text.kinds)})",
+            "use one that was trained on a model of this family",
+        )
+
+
+def vectors_for(inversion: TextualInversion, text: TextStack) -> dict[str, Vectors]:
+    """Its vectors by the kinds of these encoders."""
+    return {kind: inversion.vectors[kind if kind in inversion.vectors else ""] for kind in text.kinds}
+
+
+def holds_inversions(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether a file with these tensors holds textual inversions, and is no LoRA that brings some along."""
+    return bool(_groups(tensors)) and not any(name.startswith(BUNDLED) for name in tensors)
+
+
+def _file(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in IN_FOLDERS if (path / name).is_file()), None)
+    if found is None:
+        raise UnknownCheckpoint(path, "a folder without a textual inversion", f"it would be {' or '.join(IN_FOLDERS)}")
+    return found
+
+
+def _read(path: Path, file: WeightFile) -> tuple[TextualInversion, ...]:
+    groups = _groups(file.tensors)
+    if not groups:
+        shown = ", ".join(list(file.tensors)[:3])
+        problem = f"no textual inversion: {len(file.tensors)} tensors ({shown[:120]})"
+        raise UnknownCheckpoint(path, problem, "give a file with the vectors of a word")
+    found: list[TextualInversion] = []
+    with file.reader() as reader:
+        for (form, name), keys in groups.items():
+            tensors = {encoder: reader.read(key).float().clone() for encoder, key in keys.items()}
+            found.append(_inversion(path, tensors, form, (name, path.stem) if len(groups) == 1 else (name,)))
+    return tuple(found)
+
+
+def _groups(tensors: Mapping[str, TensorInfo]) -> dict[tuple[str, str], dict[str, str]]:
+    """The tensors of each inversion by encoder, under (form, name); an empty name is the file's. Nothing if these are
+    not the tensors of inversions."""
+    bundles = {name.removeprefix(BUNDLED).partition(".")[0] for name in tensors if name.startswith(BUNDLED)}
+    if bundles:
+        found: dict[tuple[str, str], dict[str, str]] = {}
+        for bundle in sorted(bundles):
+            prefix = f"{BUNDLED}{bundle}."
+            inside = {name.removeprefix(prefix): info for name, info in tensors.items() if name.startswith(prefix)}
+            for keys in _groups(inside).values():
+                found["bundled with a LoRA", bundle] = {encoder: prefix + key for encoder, key in keys.items()}
+        return found
+    vectors = {name: info for name, info in tensors.items() if not name.startswith("string_to_token.")}
+    if not vectors or not all(_is_vectors(info) for info in vectors.values()):
+        return {}
+    by_encoder = {kind: name for name, kind in ENCODERS.items() if name in vectors}
+    if by_encoder:
+        return {("named by encoder", ""): by_encoder}
+    terms = [name for name in vectors if name.startswith(A1111)]
+    if terms:
+        return {("A1111's", ""): {"": terms[0]}} if len(terms) == 1 else {}
+    if "emb_params" in vectors:
+        return {("A1111's, as safetensors", ""): {"": "emb_params"}} if len(vectors) == 1 else {}
+    # What names neither a tool nor an encoder is told by its width; dots part the names of a network's parameters.
+    if any(info.shape[-1] not in WIDTHS for info in vectors.values()) or (len(vectors) > 1 and "." in "".join(vectors)):
+        return {}
+    return {("diffusers'", name): {"": name} for name in vectors}
+
+
+def _is_vectors(info: TensorInfo) -> bool:
+    return len(info.shape) in (1, 2) and info.dtype.is_floating_point and info.size_bytes <= LARGEST_BYTES
+
+
+def _inversion(path: Path, tensors: Mapping[str, Tensor], form: str, names: tuple[str, ...]) -> TextualInversion:
+    vectors = {key: value[None] if value.ndim == 1 else value for key, value in tensors.items()}
+    by_kind = {key or WIDTHS.get(value.shape[1], ""): value.to(torch.float32) for key, value in vectors.items()}
+    known = tuple(dict.fromkeys(name for name in names if name.strip()))
+    return TextualInversion(path=path, names=known, vectors=by_kind, form=form)

@@ -1,0 +1,115 @@
+"""`undertow.toml`: what a user would otherwise type again and again.
+
+    model = "dream"                      # in place of the embedded model, where --model is not given
+    folders = ["~/models", "~/loras"]    # where models and adapters are looked for by their names
+    out = "~/pictures"                   # of generate, as are the names of its files
+    name = "{seed}-{prompt}"
+
+    [models]                             # short names
+    dream = "~/models/dreamshaper_8.safetensors"
+
+    [presets.portrait]                   # undertow generate --preset portrait: options by their names
+    size = "512x768"
+    steps = 30
+    lora = ["film@0.6"]
+
+The file is that of the environment's UNDERTOW_CONFIG, else the one in the working folder, else
+~/.config/undertow/undertow.toml.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from undertow.embedded import did_you_mean
+from undertow.errors import InvalidInput
+from undertow.records import Record
+
+FILE = "undertow.toml"
+VARIABLE = "UNDERTOW_CONFIG"
+ENDINGS = ("", ".safetensors", ".ckpt")
+"""Of names in the folders, with which they are looked for in this order."""
+
+MODEL_VERBS: Mapping[str, tuple[str, ...]] = {
+    "compare": (),
+    "adapters": ("explain", "impact"),
+    "train": ("lora", "controlnet", "image-prompt"),
+}
+"""Verbs, and those of groups, whose --model is the default model; `generate` asks a picture first (--from)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Record):
+    """What a config file says. Errors: `InvalidInput`."""
+
+    model: str | None = None
+    """The model that is used where none is named; the embedded one when `None`."""
+    folders: tuple[str, ...] = ()
+    """Folders in which models and adapters are looked for by their names."""
+    out: str | None = None
+    """Where `undertow generate` writes."""
+    name: str | None = None
+    """Names of the files that `undertow generate` writes."""
+    models: Mapping[str, str] = field(default_factory=dict)
+    """Short names of models and adapters, and their places."""
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings of `undertow generate` by their names: options without the dashes in front."""
+
+    def find(self, name: str) -> str:
+        """The place of what is called so here; the name itself where nothing is. An existing path is what it is."""
+        if Path(name).expanduser().exists():
+            return name
+        if name in self.models:
+            return str(Path(self.models[name]).expanduser())
+        places = (Path(folder).expanduser() / f"{name}{ending}" for folder in self.folders for ending in ENDINGS)
+        return next((str(place) for place in places if place.exists()), name)
+
+    def preset(self, name: str) -> Mapping[str, Any]:
+        """Errors: `InvalidInput` for a name that the file does not have."""
+        if name not in self.presets:
+            known = ", ".join(self.presets) or f"none is in {FILE}"
+            raise InvalidInput("--preset", repr(name), "a preset", f"{did_you_mean(name, self.presets)}known: {known}")
+        return self.presets[name]
+
+    def defaults(self) -> dict[str, Any]:
+        """Values of options that were not typed, by verb."""
+        written = {"out": self.out, "name": self.name}
+        found: dict[str, Any] = {"generate": {key: value for key, value in written.items() if value is not None}}
+        if self.model is not None:
+            named = {"model": self.model}
+            found |= {verb: dict.fromkeys(inner, named) if inner else named for verb, inner in MODEL_VERBS.items()}
+        return found
+
+
+def read_config() -> Config:
+    """What the user's file says; nothing where there is none. Errors: `InvalidInput` names the file."""
+    file = config_file()
+    if file is None:
+        return Config()
+    try:
+        return Config.from_json(tomllib.loads(file.read_text(encoding="utf-8")))
+    except tomllib.TOMLDecodeError as err:
+        raise InvalidInput(str(file), "no TOML", "a file as docs/guides/first-steps.md shows", str(err)) from err
+    except InvalidInput as err:
+        raise InvalidInput(f"{err.argument} in {file}", err.value, err.expected, err.remedy) from err
+
+
+def config_file() -> Path | None:
+    """The file that counts, if there is one."""
+    if (named := os.environ.get(VARIABLE)) is not None:
+        return Path(named).expanduser() if named else None
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    return next((file for file in (Path(FILE), home / "undertow" / FILE) if file.is_file()), None)
+
+
+def by_parameter(settings: Mapping[str, Any], parameters: Mapping[str, str]) -> dict[str, Any]:
+    """Settings of a preset by the names of parameters. parameters: by option, without the dashes in front. Errors:
+    `InvalidInput` for an option that there is none of."""
+    for option in settings:
+        if option not in parameters:
+            near = did_you_mean(option, parameters)
+            raise InvalidInput("preset", repr(option), "an option of undertow generate", f"{near}see generate --help")
+    return {parameters[option]: value for option, value in settings.items()}

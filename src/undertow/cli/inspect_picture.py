@@ -1,0 +1,129 @@
+"""The tables of `undertow inspect PICTURE`: how it was made, what of that is understood, and how to repeat it."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from undertow.cli.inspect_file import printable
+
+if TYPE_CHECKING:
+    from undertow.infotext.reading import NamedFile, Reading
+
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
+
+LONGEST = 300
+"""Characters of a value that are shown."""
+
+
+def is_picture(source: str) -> bool:
+    """Whether the argument of `inspect` is a picture file, by its ending."""
+    path = Path(source).expanduser()
+    return path.suffix.lower() in ENDINGS and path.is_file()
+
+
+def show_picture(console: Console, source: str) -> None:
+    """Prints what a picture's file says about how it was made. Errors: `InvalidInput` for what is no picture."""
+    from undertow.engine.metadata import JSON_KEY, read_texts
+    from undertow.infotext.picture import read_description_of_others, unread_program
+    from undertow.picture_files import header_of
+
+    path = Path(source).expanduser()
+    texts = read_texts(path)
+    with header_of("picture", path) as image:
+        rows = {"picture": f"{image.format}, {image.width}x{image.height}"}
+    if JSON_KEY in texts:
+        _show_own(console, path, texts, rows)
+        return
+    reading = read_description_of_others(texts)
+    if reading is None:
+        program = unread_program(texts)
+        rows["described by"] = "nobody" if program is None else f"{program}, which is not read"
+        _print_rows(console, str(path), [*rows.items()])
+        return
+    rows["described by"] = f"{reading.program} {reading.version}".strip()
+    understood = [*rows.items(), *((name, str(value)) for name, value in reading.request.items())]
+    _print_rows(console, str(path), understood)
+    _print_rows(console, "it names", [(file.kind, str(file).removeprefix(f"{file.kind} ")) for file in reading.files])
+    left = [(one.name, f"{one.value} ({one.why})".strip()) for one in reading.not_understood]
+    _print_rows(console, "not understood", left)
+    _print_command(console, path, reading.files, reading)
+
+
+def _show_own(console: Console, path: Path, texts: Mapping[str, str], rows: dict[str, str]) -> None:
+    """What undertow wrote: fields that are not as they are by default."""
+    from undertow.engine.metadata import read_stored
+    from undertow.engine.named_files import named_files
+    from undertow.engine.request import GenerationRequest
+    from undertow.infotext.reading import NamedFile
+    from undertow.records import defaults, schema_of
+
+    stored = read_stored(path, texts)
+    plain = schema_of(GenerationRequest).dump_python(GenerationRequest(prompt=""), mode="json")
+    known = defaults(GenerationRequest)
+    changed = {name: value for name, value in stored.request.items() if name not in known or value != plain.get(name)}
+    rows |= {"described by": "undertow", "model": _model(stored.model, stored.model_hash)}
+    shown = {name: _value(value) for name, value in changed.items()}
+    count = stored.request.get("count", 1)
+    rows |= shown | ({"which": f"picture {stored.index + 1} of {count}"} if count != 1 else {})
+    _print_rows(console, str(path), [*rows.items()])
+    model = NamedFile(kind="model", name=stored.model, option="--model", hash=stored.model_hash or "")
+    files = [model, *named_files(stored.request, _bundled_with(stored.model))]
+    _print_command(console, path, [file for file in files if file.name not in _embedded()], None)
+
+
+def _print_rows(console: Console, title: str, rows: Sequence[tuple[str, str]]) -> None:
+    """A table of names and values; nothing without rows. What strangers wrote is printed without control characters."""
+    if not rows:
+        return
+    table = Table(title=escape(printable(title)), show_header=False, title_justify="left", box=None)
+    for name, value in rows:
+        cut = value if len(value) <= LONGEST else f"{value[:LONGEST]}..."
+        table.add_row(escape(printable(name)), escape(printable(cut)))
+    console.print(table)
+
+
+def _print_command(console: Console, path: Path, files: "Sequence[NamedFile]", reading: "Reading | None") -> None:
+    """The command that draws it again, with a place for each file that the user has to name."""
+    command = f"undertow generate --from {shlex.quote(str(path))}"
+    for file in files:
+        if file.option.startswith("--"):
+            option = file.option.partition(" ")[0]
+            scale = "" if reading is None or file.scale is None or file.kind != "LoRA" else f"@{file.scale:g}"
+            command += f" {option} FILE{scale}"
+    console.print(f"repeat: {printable(command)}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _value(value: Any) -> str:
+    """JSON's value in short: a picture by its size."""
+    match value:
+        case {"size": [width, height], "sha256": _, **rest}:
+            place = "stored here" if "png" in rest else "not stored"
+            return f"{width}x{height}, {place}"
+        case [*entries]:
+            return ", ".join(map(_value, entries))
+        case {"source": source}:
+            return str(source) if value.get("scale", 1.0) == 1.0 else f"{source} at {value['scale']}"
+        case _:
+            return str(value)
+
+
+def _model(name: str, digits: str | None) -> str:
+    return name if digits is None else f"{name} (hash {digits})"
+
+
+def _embedded() -> Sequence[str]:
+    from undertow.embedded import embedded_models
+
+    return tuple(embedded_models())
+
+
+def _bundled_with(model: str) -> Sequence[str]:
+    from undertow.adapters.files.bundled import BundledAdapters
+    from undertow.embedded import embedded_models
+
+    return BundledAdapters(embedded_models().get(model)).names()

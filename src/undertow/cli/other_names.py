@@ -1,0 +1,21 @@
+"""Options that other tools have under other names: answered with ours."""
+
+from collections.abc import Collection
+
+from undertow.cli.request_options import OPTIONS
+from undertow.doors import ELSEWHERE
+
+FLAGS = {
+    **{option.field: option.flag or f"--{option.name.replace('_', '-')}" for option in OPTIONS},
+    "adapters": "--lora",
+    "scale": "--lora",
+    "observe": "--preview",
+}
+"""By a field of a request or a parameter in Python, the option that sets it."""
+
+
+def called_here(typed: str, options: Collection[str]) -> str | None:
+    """The option among `options` that does what one of this name does elsewhere, or in Python."""
+    name = typed.lstrip("-").replace("-", "_")
+    ours = FLAGS.get(name) or FLAGS.get(ELSEWHERE.get(name, ""))
+    return ours if ours in options and ours != typed else None

@@ -1,0 +1,126 @@
+"""What `undertow generate --from PICTURE` is asked for: the request of a picture, with what was typed in its place.
+
+A picture is data. What it names is asked for by option, and what undertow has no word for is told.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from undertow.adapters.files.bundled import BundledAdapters
+from undertow.checkpoints.files.place import local_path
+from undertow.cli.request_options import changes, with_parts
+from undertow.cli.task import Task, typed_rows
+from undertow.embedded import embedded_models, located
+from undertow.engine.metadata import JSON_KEY, StoredDescription, read_stored, read_texts
+from undertow.engine.named_files import with_named
+from undertow.errors import InvalidInput
+from undertow.infotext.reading import NamedFile
+
+if TYPE_CHECKING:
+    from undertow.infotext.reading import Reading
+    from undertow.service import UNetService
+
+
+def repeated_task(picture: Path, options: Mapping[str, Any], console: Console, model: str | None = None) -> Task:
+    """The request that a picture was drawn by, but for what is given now.
+
+    All pictures of that request are drawn again, as their number may decide the last bits, and the one is written. With
+    another seed or number they are other pictures: one, or as many as are asked for, from this one's seed. model: that
+    was typed. Errors: `InvalidInput`.
+    """
+    texts = read_texts(picture)
+    instead = changes(options) | ({"prompt": options["prompt"]} if "prompt" in options else {})
+    stored, needed = read_stored(picture, texts) if JSON_KEY in texts else None, list[NamedFile]()
+    if stored is None:
+        stored, needed = _of_others(picture, texts, instead, model, console)
+    source = model if model is not None else stored.model
+    if model is None and source not in embedded_models():
+        needed.append(NamedFile(kind="model", name=stored.model, option="--model", hash=stored.model_hash or ""))
+    if options.get("embeddings"):  # files, whose names take the place of the stored ones once they are read
+        instead["embeddings"] = ()
+    if "adapters" in instead:
+        bare = [*(options.get("loras") or ()), *(options.get("adapters") or ())]
+        instead["adapters"] = with_named(stored.request, instead["adapters"], bare)
+    bundled = _bundled(source)
+    stored.require([*needed, *stored.named_files(instead, bundled)])
+    found = stored.description(instead, bundled)
+    if options:
+        names = ", ".join(name.replace("_", " ") for name in options)
+        console.print("note: given now, in place of what is stored:", names, highlight=False, soft_wrap=True)
+    request, index = with_parts(found.request, options), found.index
+    rows = typed_rows(options)
+    if not rows:
+        return Task(request=request, indices=[index], model=source, model_hash=stored.model_hash)
+    variation = request.variation_seed
+    if variation is not None and "variation" not in options:
+        variation += index
+    rows = {"seed": request.seed + index, "count": 1, **rows}
+    request = replace(request, **rows, variation_seed=variation)
+    return Task(request=request, indices=range(request.count), model=source, model_hash=stored.model_hash)
+
+
+def note_another_model(task: Task, service: "UNetService", console: Console) -> None:
+    """Says so where a picture was drawn by a model with other weights."""
+    from undertow.checkpoints.files.hashes import MODEL_DIGITS, model_hash
+
+    if task.model_hash is None or len(task.model_hash) < MODEL_DIGITS:  # A1111's first hashes were of another kind
+        return
+    found = model_hash(service.model.path)
+    if found is None or found == task.model_hash[:MODEL_DIGITS]:
+        return
+    message = f"note: the picture was drawn by a model with the hash {task.model_hash}; this one has {found}"
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _of_others(
+    picture: Path, texts: Mapping[str, str], instead: Mapping[str, Any], model: str | None, console: Console
+) -> tuple[StoredDescription, list[NamedFile]]:
+    """A request from another program's description, and what it needs besides the model. Errors: `InvalidInput`."""
+    from undertow.infotext.picture import read_description_of_others, unread_program
+
+    reading = read_description_of_others(texts)
+    if reading is None:
+        program = unread_program(texts)
+        problem = "it holds no description" if program is None else f"its description is of {program}"
+        raise InvalidInput("picture", str(picture), "one that undertow, A1111 or ComfyUI described", problem)
+    named = next(iter(reading.of_kind("model")), None)
+    request = dict(reading.request)
+    bundled = _bundled(model or (named.name if named is not None else ""))
+    if "adapters" not in instead:
+        request["adapters"] = [
+            {"source": file.name, "scale": 1.0 if file.scale is None else file.scale}
+            for file in reading.of_kind("LoRA")
+            if file.name in bundled
+        ]
+        _note_files(reading, bundled, console)
+    for one in reading.not_understood:
+        said = f"{one.name}: {one.value[:60]}" if one.value else one.name
+        message = f"note: not understood of {reading.program}'s description: {said!r}; {one.why}"
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
+    stored = StoredDescription(
+        path=picture,
+        request=request,
+        model="" if named is None else named.name,
+        model_hash=None if named is None else named.hash or None,
+    )
+    return stored, [] if "image" in instead else reading.of_kind("picture")
+
+
+def _note_files(reading: "Reading", bundled: tuple[str, ...], console: Console) -> None:
+    """Says which files a picture of another program was drawn with, that are not taken."""
+    for file in reading.files:
+        if file.kind not in ("model", "picture") and file.name not in bundled:
+            message = f"note: drawn without {file}; {file.option} FILE takes it"
+            console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _bundled(model: str) -> tuple[str, ...]:
+    """Names of the adapters that came with a model, in its folder."""
+    place = embedded_models().get(model)
+    if place is None and model:
+        place = local_path(located(model)) if Path(model).expanduser().exists() else None
+    return BundledAdapters(place).names() if place is not None and place.is_dir() else ()

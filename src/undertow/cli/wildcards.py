@@ -1,0 +1,190 @@
+r"""Choices within prompts, made anew for each picture.
+
+    {red|green} apple      one of the options; {2::red|green} takes red twice as often
+    {2$$red|green|blue}    two of them with a comma between; {2$$ and $$red|green|blue} with other words between
+    __animal__             a line of FOLDER/animal.txt; __pets/cat__ of FOLDER/pets/cat.txt; lines may hold choices
+    \{ \}                  the brace itself
+
+The syntax is that of sd-dynamic-prompts (docs/SYNTAX.md), of which ComfyUI has the first form. Choices have a
+seed of their own: the same one makes the same choices for the same pictures, whatever their noise.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from random import Random
+
+from undertow.errors import InvalidInput
+from undertow.prompt_text import most_prompt_bytes
+
+MAX_DEPTH = 16
+"""Choices within choices, and files that name files."""
+
+LARGEST_FILE_BYTES = 16 * 2**20
+MOST_LISTED = 1000
+ENDING = ".txt"
+
+_NAME = re.compile(r"__([^\s_](?:[^\s_]|_(?!_)){0,200})__")
+_SYNTAX = re.compile(rf"\\[{{}}]|[{{}}|]|{_NAME.pattern}")
+_WEIGHT = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)::")
+_SEVERAL = re.compile(r"\s*(\d{1,3})\$\$(?:([^$]{0,40})\$\$)?")
+
+
+def has_choices(text: str) -> bool:
+    """Whether a prompt holds what `Wildcards` would replace."""
+    return re.search(r"\{[^{}]*\|[^{}]*\}", text) is not None or _NAME.search(text) is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wildcards:
+    """folder: of the files with lines to choose from; `None` for choices in braces alone. seed: of the choices."""
+
+    folder: Path | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.folder is not None and not self.folder.is_dir():
+            raise InvalidInput("--wildcards", str(self.folder), f"a folder with {ENDING} files, a choice on each line")
+
+    def chosen(self, text: str, picture: int, *, of: str = "prompt") -> str:
+        """The prompt of a picture, counted from 0. of: which of its texts, as each chooses for itself.
+
+        Errors: `InvalidInput` for a file that is not there, choices nested too deep, and a result that is too long.
+        """
+        generator = Random(f"{self.seed} {picture} {of}")
+        return _Chooser(self, generator).chosen(text, 0)
+
+    def lines(self, name: str) -> Sequence[str]:
+        """What a file offers: its lines without blank ones and those that begin with #. Errors: `InvalidInput`."""
+        if self.folder is None:
+            raise InvalidInput(f"__{name}__", "in the prompt", "a folder with its lines", "give it by --wildcards")
+        path = self.folder / f"{name}{ENDING}"
+        if ".." in Path(name).parts or Path(name).is_absolute() or not path.is_file():
+            known = sorted(file.stem for file in islice(self.folder.glob(f"*{ENDING}"), MOST_LISTED))
+            near = get_close_matches(name, known, n=3)
+            remedy = f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(known[:8]) or 'none'}"
+            raise InvalidInput(f"__{name}__", "in the prompt", f"a file {name}{ENDING} in {self.folder}", remedy)
+        lines = _lines(path)
+        if not lines:
+            raise InvalidInput(f"__{name}__", "in the prompt", f"lines in {path}", "it is empty")
+        return lines
+
+
+@dataclass(kw_only=True)
+class _Group:
+    """Braces that are open. options: in each, texts and names that are not looked up yet."""
+
+    options: list[list["str | _Group | _Named"]] = field(default_factory=lambda: [[]])
+
+
+@dataclass(frozen=True)
+class _Named:
+    name: str
+
+
+class _Chooser:
+    """Makes the choices of one text, from left to right; what is not chosen is not looked up."""
+
+    def __init__(self, wildcards: Wildcards, generator: Random):
+        self.wildcards = wildcards
+        self.generator = generator
+        self.left_bytes = most_prompt_bytes()
+
+    def chosen(self, text: str, depth: int) -> str:
+        return self._joined(_parsed(text), depth)
+
+    def _joined(self, parts: "list[str | _Group | _Named]", depth: int) -> str:
+        if depth > MAX_DEPTH:
+            raise InvalidInput(
+                "wildcards", f"more than {MAX_DEPTH} within one another", "fewer", "a file names itself?"
+            )
+        return "".join(self._one(part, depth) for part in parts)
+
+    def _one(self, part: "str | _Group | _Named", depth: int) -> str:
+        match part:
+            case _Named(name):
+                return self.chosen(self.generator.choice(self.wildcards.lines(name)).strip(), depth + 1)
+            case _Group():
+                return self._of(part, depth)
+            case text:
+                self.left_bytes -= len(text.encode(errors="replace"))
+                if self.left_bytes < 0:
+                    raise InvalidInput("the chosen prompt", "too long", f"at most {most_prompt_bytes():,} bytes")
+                return text
+
+    def _of(self, group: _Group, depth: int) -> str:
+        options = [list(option) for option in group.options]
+        several = _taken(options[0], _SEVERAL)
+        weights = [1.0 if (found := _taken(option, _WEIGHT)) is None else float(found[1]) for option in options]
+        if not any(weights):
+            raise InvalidInput("wildcards", "options that all weigh 0", "one that weighs more")
+        count, between = (1, "") if several is None else (int(several[1]), ", " if several[2] is None else several[2])
+        picked: list[int] = []
+        while len(picked) < min(count, sum(weight > 0 for weight in weights)):
+            left = [0.0 if index in picked else weight for index, weight in enumerate(weights)]
+            picked += self.generator.choices(range(len(options)), left)
+        return between.join(self._joined(options[index], depth + 1) for index in picked)
+
+
+def _parsed(text: str) -> "list[str | _Group | _Named]":
+    """Texts, names and groups; braces that do not pair, and those without a choice in them, are text."""
+    open_groups: list[_Group] = [_Group()]
+    position = 0
+    for match in _SYNTAX.finditer(text):
+        here = open_groups[-1].options[-1]
+        here.append(text[position : match.start()])
+        position = match.end()
+        match match[0]:
+            case "{":
+                if len(open_groups) > MAX_DEPTH:
+                    raise InvalidInput("wildcards", f"more than {MAX_DEPTH} braces within one another", "fewer")
+                open_groups.append(_Group())
+            case "|" if len(open_groups) > 1:
+                open_groups[-1].options.append([])
+            case "}" if len(open_groups) > 1:
+                group = open_groups.pop()
+                open_groups[-1].options[-1] += [group] if _chooses(group) else ["{", *group.options[0], "}"]
+            case "\\{" | "\\}":
+                here.append(match[0][1])
+            case found if match[1] is not None:
+                here.append(_Named(match[1]))
+            case found:
+                here.append(found)
+    open_groups[-1].options[-1].append(text[position:])
+    while len(open_groups) > 1:
+        unclosed = open_groups.pop()
+        pieces = open_groups[-1].options[-1]
+        pieces.append("{")
+        for index, option in enumerate(unclosed.options):
+            pieces += ["|", *option] if index else option
+    return open_groups[0].options[0]
+
+
+def _chooses(group: _Group) -> bool:
+    first = group.options[0]
+    return len(group.options) > 1 or (bool(first) and isinstance(first[0], str) and bool(_SEVERAL.match(first[0])))
+
+
+def _taken(option: "list[str | _Group | _Named]", pattern: "re.Pattern[str]") -> "re.Match[str] | None":
+    """What stands in front of an option, cut off it."""
+    if not option or not isinstance(option[0], str):
+        return None
+    found = pattern.match(option[0])
+    if found is not None:
+        option[0] = option[0][found.end() :]
+    return found
+
+
+@cache
+def _lines(path: Path) -> Sequence[str]:
+    if path.stat().st_size > LARGEST_FILE_BYTES:
+        raise InvalidInput("--wildcards", f"{path} of {path.stat().st_size:,} bytes", f"at most {LARGEST_FILE_BYTES:,}")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as err:
+        raise InvalidInput("--wildcards", str(path), "UTF-8 text", str(err)) from err
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
