@@ -104,7 +104,7 @@ class Peer:
     count: bool = False
     """Is told the number of evaluations too."""
     counts_last: bool = False
-    """That number counts the step to 0, which is not made, and both end at the last level above it."""
+    """Neither steps to 0, which the number counts: both end at the last level above it."""
     last: bool = True
     """Ends as ours: the last x is compared too."""
     steps: tuple[int, ...] = (5, 12)
@@ -120,6 +120,7 @@ K_DIFFUSION = {
     "dpm_fast": Peer(function="sample_dpm_fast", ends=True, count=True),
     "dpm_fast_comfyui": Peer(function="sample_dpm_fast", ends=True, count=True, counts_last=True),
     "dpm_adaptive": Peer(function="sample_dpm_adaptive", ends=True),
+    "dpm_adaptive_comfyui": Peer(function="sample_dpm_adaptive", ends=True, counts_last=True),
     "dpmpp_2s": Peer(function="sample_dpmpp_2s_ancestral", options={"eta": 0.0}),
     "dpmpp_2s_a": Peer(function="sample_dpmpp_2s_ancestral"),
     "dpmpp_sde": Peer(function="sample_dpmpp_sde", brownian=True),
@@ -153,6 +154,7 @@ COMFYUI = {
     "heunpp2": Peer(function="sample_heunpp2"),
     "lms_comfyui": Peer(function="sample_lms"),
     "dpm_fast_comfyui": Peer(function="sample_dpm_fast", ends=True, count=True, counts_last=True),
+    "dpm_adaptive_comfyui": Peer(function="sample_dpm_adaptive", ends=True, counts_last=True),
     "ipndm": Peer(function="sample_ipndm", last=False),
     "ipndm_comfyui": Peer(function="sample_ipndm"),
     "ipndm_v": Peer(function="sample_ipndm_v", last=False),
@@ -242,7 +244,7 @@ def ours(name: str, peer: Peer, x: Tensor, sigmas: list[float], seeds: list[int]
 def worst_difference(module: ModuleType, name: str, peer: Peer, sigmas: list[float]) -> float:
     """The largest difference of all x, each relative to the largest value of theirs."""
     worst = 0.0
-    groups = [slice(0, 1), slice(1, 2)] if name == "dpm_adaptive" else [slice(0, 2)]
+    groups = [slice(0, 1), slice(1, 2)] if name.startswith("dpm_adaptive") else [slice(0, 2)]
     for group in groups:
         x = start(sigmas[0])[group]
         mine = ours(name, peer, x, sigmas, SEEDS[group])

@@ -49,16 +49,25 @@ its options.
   unequal ones.
 * **k-diffusion**, **ComfyUI**, **A1111**: the largest difference of any x at any evaluation of runs with 5 and 12 steps
   (restart: 5, 20 and 40) on two grids, relative to the largest value, in float64 with the same noise
-  (`tests/golden/test_k_diffusion.py`). ComfyUI is `comfy/k_diffusion/sampling.py` of 0.3.68, A1111 its
-  `modules/sd_samplers_extra.py`, both from forks; neither is part of the tests. ComfyUI's deis sums 10,000 points where
+  (`tests/golden/test_k_diffusion.py`). ComfyUI is `comfy/k_diffusion/sampling.py` of 0.3.64, A1111 a fork's
+  `modules/sd_samplers_extra.py`; neither is part of the tests. ComfyUI's deis sums 10,000 points where
   ours integrates, and its er_sde keeps the points of its sums in float32; k-diffusion's dpm_fast and dpm_adaptive and
   A1111's restart keep their levels in float32.
-* ipndm and ipndm_v are compared up to the last step: since 2025 ComfyUI's go to the estimate there, ours take the
-  published step.
+* Where ComfyUI ends otherwise under a name of k-diffusion's, a variant ends as ComfyUI: lms_comfyui, ipndm_comfyui and
+  ipndm_v_comfyui go to the estimate in the step to 0 (since 2025; with 4 steps of lms that is 12 % of the picture), and
+  dpm_fast_comfyui and dpm_adaptive_comfyui leave the noise of sigma_min in x, of which dpm_fast_comfyui makes one
+  evaluation more above it. Our own names mean k-diffusion's; ComfyUI's mean these where the tool is named
+  (`undertow.sampling.names.read_names(..., tool="ComfyUI")`, and pictures of ComfyUI that are read).
+* Also ComfyUI's, for every sampler, with `noise_convention="comfy"` of a request: a start below the highest level is
+  sigma times the noise, where ours gives the network's input the variance it was trained with; and the first level of
+  zero terminal SNR is 4518.76 in place of diffusers' 4096, which moves every grid that is spaced in sigma.
+  `timestep_map="nearest"` and `strength_convention="comfy"` belong to it.
+* `sampler="model"` draws as the scheduler_config.json of the model's own folder says, as diffusers does: see
+  [peers](peers.md).
 * **diffusers**: the difference that the tests allow, in float32 (`tests/golden/test_schedulers.py`,
   `tests/golden/test_more_schedulers.py`, `tests/golden/test_sampler_steps.py`). With equal tables in float64 it is
   below 1e-10 for ddim, euler, euler_a, heun, dpmpp_2m, unipc_bh2, pndm, lcm and sa_solver.
-* Not run beside diffusers: dpm2, dpmpp_2s, dpmpp_3m, dpmpp_sde and ipndm.
+* Not run beside diffusers: dpmpp_2s, dpmpp_3m, dpmpp_sde and ipndm; dpm2 by its pictures (`test_model_sampler.py`).
 * dpmpp_2s_a_cfg_pp is not ComfyUI's: see its docstring.
 * dpmpp_3m and dpmpp_3m_sde are of second order with the weights that everybody uses; ipndm_v's published weights add up
   to 1 only where steps shrink evenly; heunpp2's weights of later slopes shrink with sigma.

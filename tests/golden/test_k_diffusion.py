@@ -15,7 +15,7 @@ from undertow.sampling.dpm_adaptive import _StepController
 # Only the order of operations differs; LMS integrates its weights with a tolerance of 1e-4 there, and their step of
 # sigma passes float32 in the fast and the adaptive solver.
 EXACT = 1e-9
-LOOSE = {"lms": 1e-3, "dpm_fast": 1e-4, "dpm_fast_comfyui": 1e-4, "dpm_adaptive": 2e-4}
+LOOSE = {"lms": 1e-3, "dpm_fast": 1e-4, "dpm_fast_comfyui": 1e-4, "dpm_adaptive": 2e-4, "dpm_adaptive_comfyui": 2e-4}
 
 SCHEDULE = NoiseSchedule.scaled_linear()
 

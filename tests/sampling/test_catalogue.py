@@ -125,7 +125,7 @@ def test_an_alias_means_the_same_in_every_tool_and_hides_no_name_of_ours():
             assert meant.setdefault(alias, name) == name
             assert alias not in SAMPLERS or name in (alias, f"{alias}_comfyui")
     apart = {alias for alias, name in ALIASES["ComfyUI"].items() if alias in SAMPLERS and alias != name}
-    assert apart == {"lms", "ipndm", "ipndm_v", "dpm_fast"}
+    assert apart == {"lms", "ipndm", "ipndm_v", "dpm_fast", "dpm_adaptive"}
 
 
 def test_options_are_recorded_with_their_ranges():
@@ -165,8 +165,8 @@ OF_ONE = {
     ("ddim", "stride"): (0, 0, math.inf),
     ("dpm_fast", "eta"): (0.0, 0.0, math.inf),
     ("dpm_fast_comfyui", "eta"): (0.0, 0.0, math.inf),
-    ("dpm_adaptive", "eta"): (0.0, 0.0, math.inf),
-    ("dpm_adaptive", "order"): (3, 2, 3),
+    **{(name, "eta"): (0.0, 0.0, math.inf) for name in ("dpm_adaptive", "dpm_adaptive_comfyui")},
+    **{(name, "order"): (3, 2, 3) for name in ("dpm_adaptive", "dpm_adaptive_comfyui")},
     ("lms", "order"): (4, 1, 4),
     ("ipndm", "order"): (4, 1, 4),
     ("ipndm_v", "order"): (4, 1, 4),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.sampling.problem import best_denoiser, run, smooth, with_unconditional
-from undertow.diffusion import RectifiedFlow, VariancePreserving
+from undertow.diffusion import FlowSchedule, RectifiedFlow, VariancePreserving
 from undertow.errors import InvalidInput
 from undertow.sampling import SAMPLERS, NoiseSource, along_flow, drive, euler, start_sampler
 
@@ -60,3 +60,17 @@ def test_the_dtype_of_the_start_is_that_of_the_end():
     x = NoiseSource([1]).draw((4,)).half()
     assert run("euler_a", x, FLOW, best_denoiser(RectifiedFlow()), path=RectifiedFlow()).dtype == torch.float16
     assert isinstance(VariancePreserving(), SAMPLERS["euler_a"].paths)
+
+
+def test_pure_noise_stands_at_the_models_own_last_level():
+    """ComfyUI's `percent_to_sigma(1e-4)`: with shift 3, 3 * 0.9999 / (1 + 2 * 0.9999); without, 0.9999."""
+    for shift in (1.0, 3.0):
+        ratios: list[float] = []
+
+        def inner(x, sigmas, found=ratios, **_):
+            found.extend(sigmas)
+            return euler(x, sigmas)
+
+        along_flow(inner, torch.ones(1, 2), [1.0, 0.5, 0.0], schedule=FlowSchedule(shift=shift))
+        last = shift * 0.9999 / (1 + (shift - 1) * 0.9999)
+        assert ratios[0] == pytest.approx(last / (1 - last), rel=1e-6)

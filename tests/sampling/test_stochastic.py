@@ -17,6 +17,7 @@ CHURNED = [name for name in SAMPLERS if "s_churn" in SAMPLERS[name].options and 
 # Both take their steps from the ends of the grid, dpm_adaptive from the size of its errors too: without any allowed
 # to count, its steps are the same whatever the noise.
 OWN_STEPS = {"dpm_fast": {"eta": 0.6}, "dpm_fast_comfyui": {"eta": 0.6}, "dpm_adaptive": {"eta": 0.6, "atol": 1e12}}
+OWN_STEPS["dpm_adaptive_comfyui"] = OWN_STEPS["dpm_adaptive"]
 
 
 def options_for_noise(name: str) -> dict[str, float]:

@@ -138,8 +138,8 @@ class Batcher:
         return self.manager is None or self.manager.fits([one.row for one in (*batch, another)])
 
     def _end_turn(self, task: Task) -> None:
-        """To the end of the line, so that rows of every key get their turn. It is the first place that its request holds
-        which goes there, for `_in_order` gives that place to its first picture."""
+        """Sends the first place that the task's request holds to the end of the line, so that rows of every key get
+        their turn. `_in_order` gives that place to the request's first picture."""
         number = task.rows[0].origin.request
         place = next(one for one in self._tasks if one.rows and one.rows[0].origin.request == number)
         self._tasks.remove(place)
@@ -183,8 +183,8 @@ class Batcher:
 
 
 def _in_order(line: Sequence[Waiting]) -> list[Waiting]:
-    """The line with the first pictures of each request in the places that its pictures hold. Of a request that is larger
-    than a forward, some are then finished, and can be kept, while others have not begun."""
+    """The line with the first pictures of each request in the places that its pictures hold. Of a request that is
+    larger than a forward, some are then finished, and can be kept, while others have not begun."""
     waiting: dict[int, list[Waiting]] = {}
     for one in line:
         waiting.setdefault(one.row.origin.request, []).append(one)

@@ -23,7 +23,7 @@ from undertow.sampling.consistency import lcm, tcd
 from undertow.sampling.ddim import ddim, ddim_inverse, ddpm
 from undertow.sampling.deis import deis, deis_log_rho
 from undertow.sampling.dpm2 import dpm2, dpm2_a
-from undertow.sampling.dpm_adaptive import dpm_adaptive
+from undertow.sampling.dpm_adaptive import dpm_adaptive, dpm_adaptive_comfyui
 from undertow.sampling.dpm_fast import dpm_fast, dpm_fast_comfyui
 from undertow.sampling.dpm_solver import dpmpp_2m, dpmpp_2s, dpmpp_2s_a, dpmpp_3m
 from undertow.sampling.dpm_solver_sde import dpmpp_2m_sde, dpmpp_2m_sde_heun, dpmpp_3m_sde, dpmpp_sde
@@ -58,6 +58,7 @@ ALGORITHMS: tuple[CataloguedSampler, ...] = (
     dpm_fast,
     dpm_fast_comfyui,
     dpm_adaptive,
+    dpm_adaptive_comfyui,
     # Multistep.
     lms,
     lms_comfyui,

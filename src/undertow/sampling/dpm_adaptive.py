@@ -38,22 +38,52 @@ class _StepController:
         return accepted
 
 
-@sampler(order=3, evaluations=None, comfyui=("dpm_adaptive",), a1111=("DPM adaptive",))
+_Order = Annotated[float, NumberRange(meaning="order of the method", low=2, high=3, whole=True)]
+_RelativeError = Annotated[float, NumberRange(meaning="allowed error relative to x", low=1e-8)]
+_AbsoluteError = Annotated[float, NumberRange(meaning="allowed absolute error", low=1e-8)]
+_FirstStep = Annotated[float, NumberRange(meaning="first step, in log sigma", low=1e-4)]
+_Proportional = Annotated[float, NumberRange(meaning="proportional part of the step controller")]
+_Integral = Annotated[float, NumberRange(meaning="integral part of the step controller")]
+_Differential = Annotated[float, NumberRange(meaning="differential part of the step controller")]
+_Safety = Annotated[float, NumberRange(meaning="a step is repeated when the controller would shrink it below this")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Tuning:
+    """The options of both samplers."""
+
+    order: int
+    rtol: float
+    atol: float
+    h_init: float
+    parts: tuple[float, float, float]
+    accept_safety: float
+    eta: float
+    s_noise: float
+
+    def controller(self) -> _StepController:
+        """A controller for one image."""
+        p, i, d = self.parts
+        first, second, third = (
+            weight / (1.5 if self.eta > 0 else self.order) for weight in (p + i + d, -(p + 2 * d), d)
+        )
+        return _StepController(h=self.h_init, powers=(first, second, third), accept_safety=self.accept_safety)
+
+
+@sampler(order=3, evaluations=None, a1111=("DPM adaptive",))
 def dpm_adaptive(
     x: Tensor,
     sigmas: Sequence[float],
     *,
     noise: NoiseSource | None = None,
-    order: Annotated[float, NumberRange(meaning="order of the method", low=2, high=3, whole=True)] = 3,
-    rtol: Annotated[float, NumberRange(meaning="allowed error relative to x", low=1e-8)] = 0.05,
-    atol: Annotated[float, NumberRange(meaning="allowed absolute error", low=1e-8)] = 0.0078,
-    h_init: Annotated[float, NumberRange(meaning="first step, in log sigma", low=1e-4)] = 0.05,
-    pcoeff: Annotated[float, NumberRange(meaning="proportional part of the step controller")] = 0.0,
-    icoeff: Annotated[float, NumberRange(meaning="integral part of the step controller")] = 1.0,
-    dcoeff: Annotated[float, NumberRange(meaning="differential part of the step controller")] = 0.0,
-    accept_safety: Annotated[
-        float, NumberRange(meaning="a step is repeated when the controller would shrink it below this")
-    ] = 0.81,
+    order: _Order = 3,
+    rtol: _RelativeError = 0.05,
+    atol: _AbsoluteError = 0.0078,
+    h_init: _FirstStep = 0.05,
+    pcoeff: _Proportional = 0.0,
+    icoeff: _Integral = 1.0,
+    dcoeff: _Differential = 0.0,
+    accept_safety: _Safety = 0.81,
     eta: Eta = 0.0,
     s_noise: NoiseScale = 1.0,
 ) -> Sampler:
@@ -62,24 +92,69 @@ def dpm_adaptive(
     arXiv:2206.00927, appendix C; k-diffusion `sample_dpm_adaptive`, with a last evaluation that steps to 0 when the
     grid does. The images of a batch are drawn one after the other, each with steps of its own.
     """
-    weights = (pcoeff + icoeff + dcoeff, -(pcoeff + 2 * dcoeff), dcoeff)
-    powers = tuple(weight / (1.5 if eta > 0 else order) for weight in weights)
+    tuning = _Tuning(
+        order=int(order),
+        rtol=rtol,
+        atol=atol,
+        h_init=h_init,
+        parts=(pcoeff, icoeff, dcoeff),
+        accept_safety=accept_safety,
+        eta=eta,
+        s_noise=s_noise,
+    )
+    return (yield from _adaptive(x, sigmas, noise, tuning, to_zero=True))
+
+
+@sampler(order=3, evaluations=None, comfyui=("dpm_adaptive",))
+def dpm_adaptive_comfyui(
+    x: Tensor,
+    sigmas: Sequence[float],
+    *,
+    noise: NoiseSource | None = None,
+    order: _Order = 3,
+    rtol: _RelativeError = 0.05,
+    atol: _AbsoluteError = 0.0078,
+    h_init: _FirstStep = 0.05,
+    pcoeff: _Proportional = 0.0,
+    icoeff: _Integral = 1.0,
+    dcoeff: _Differential = 0.0,
+    accept_safety: _Safety = 0.81,
+    eta: Eta = 0.0,
+    s_noise: NoiseScale = 1.0,
+) -> Sampler:
+    """`dpm_adaptive` that leaves the noise of sigma_min in x, as ComfyUI `ksampler("dpm_adaptive")` and k-diffusion."""
+    tuning = _Tuning(
+        order=int(order),
+        rtol=rtol,
+        atol=atol,
+        h_init=h_init,
+        parts=(pcoeff, icoeff, dcoeff),
+        accept_safety=accept_safety,
+        eta=eta,
+        s_noise=s_noise,
+    )
+    return (yield from _adaptive(x, sigmas, noise, tuning, to_zero=False))
+
+
+def _adaptive(
+    x: Tensor, sigmas: Sequence[float], noise: NoiseSource | None, tuning: _Tuning, *, to_zero: bool
+) -> Sampler:
     last = sigmas[-2] if sigmas[-1] == 0 else sigmas[-1]
     rows = list(x.split(1))
     for row in range(len(rows)):
-        controller = _StepController(h=h_init, powers=(powers[0], powers[1], powers[2]), accept_safety=accept_safety)
+        controller = tuning.controller()
         sigma, here = sigmas[0], rows[row]
         before = here
         while math.log(sigma / last) > 1e-5:
             target = max(last, sigma * math.exp(-controller.h))
-            down = max(last, ancestral_split(sigma, target, eta)[0])
-            low, high = yield from _two_orders(here, sigma, down, int(order))
-            if controller.accepts(_error(low, high, before, rtol, atol)):
+            down = max(last, ancestral_split(sigma, target, tuning.eta)[0])
+            low, high = yield from _two_orders(here, sigma, down, tuning.order)
+            if controller.accepts(_error(low, high, before, tuning.rtol, tuning.atol)):
                 before, here, sigma = low, high, target
                 if (up := math.sqrt(target**2 - down**2)) > 0:
                     fresh = require_noise(noise, "dpm_adaptive with eta > 0").like_row(here, row)
-                    here = here + s_noise * up * fresh
-        rows[row] = (yield ModelCall(here, last)) if sigmas[-1] == 0 else here
+                    here = here + tuning.s_noise * up * fresh
+        rows[row] = (yield ModelCall(here, last)) if to_zero and sigmas[-1] == 0 else here
     return torch.cat(rows)
 
 

@@ -6,14 +6,15 @@ from torch import Tensor
 
 from undertow.diffusion.guidance import Guided
 from undertow.diffusion.paths import VariancePreserving, working
-from undertow.diffusion.schedules import Schedule
+from undertow.diffusion.schedules import FlowSchedule, Schedule
 from undertow.errors import InvalidInput
 from undertow.sampling.entry import SamplerFunction
 from undertow.sampling.noise import NoiseSource
 from undertow.sampling.protocol import ModelCall, Sampler
 
-LAST_LEVEL = 0.9999
-"""Stands for 1, where there is no data in x and no ratio of the two (ComfyUI `offset_first_sigma_for_snr`)."""
+LAST_SHARE = 0.9999
+"""Of the model's timesteps: its level stands for 1, where there is no data in x and no ratio of the two (ComfyUI
+`offset_first_sigma_for_snr`)."""
 
 
 def along_flow(
@@ -32,7 +33,8 @@ def along_flow(
     """
     if not 0 < sigmas[0] <= 1:
         raise InvalidInput("sigmas[0]", sigmas[0], "a number above 0, at most 1, on the flow path")
-    first = min(sigmas[0], LAST_LEVEL)
+    levels_of = schedule if isinstance(schedule, FlowSchedule) else FlowSchedule()
+    first = min(sigmas[0], levels_of.sigma_at_share(LAST_SHARE))
     levels = [sigma / (1 - sigma) for sigma in (first, *sigmas[1:])]
     path = VariancePreserving()  # in these variables
     inner = function(working(x) / (1 - first), levels, noise=noise, path=path, schedule=schedule, **options)
