@@ -13,7 +13,7 @@ CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u20
 
 
 def visible(text: str) -> str:
-    """The text with control characters written out: `\\x1b` in the place of an escape."""
+    """The text with control characters written out as Python's escapes."""
     return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 

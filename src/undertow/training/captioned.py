@@ -76,7 +76,7 @@ def captioned_files(folder: Path) -> tuple[Path, ...]:
 
 
 def caption_notes(model: LoadedModel, pictures: CaptionedPictures) -> list[str]:
-    """Returns what a user should know before a training begins: how many captions there are and where they were found,
+    """Returns what a user should know before a training begins: how many captions there are, where they were found,
     and, for a model with a vocabulary of its own, what of them it reads by name and which words it never learned."""
     notes = [f"{len(pictures)} captions {pictures.rule}, such as {pictures.captions[0][:60]!r}"]
     return [*notes, *model.require_text().notes_on(pictures.captions)]
