@@ -15,7 +15,7 @@ from undertow import Adapter
 from undertow.adapters.files import opened as opening
 from undertow.adapters.kind import AdapterKind, RowAdapters, RowInput
 from undertow.adapters.kinds import KINDS
-from undertow.adapters.lora import plan
+from undertow.adapters.lora import planned_layer
 from undertow.adapters.manager import AdapterManager
 from undertow.adapters.pictures import LatentGrid
 from undertow.checkpoints.files import weights
@@ -151,7 +151,7 @@ def test_a_file_is_opened_once_and_every_layer_built_once(kind, unet, files, mon
 
     counted(weights, "read_header")
     counted(opening, "locate")
-    counted(plan, "build_update")
+    counted(planned_layer, "build_update")
     manager = AdapterManager(unet, None)
     image = None if kind == "lora" else picture(1)
     for _ in range(2):

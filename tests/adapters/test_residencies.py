@@ -201,7 +201,7 @@ def test_the_choice_and_its_reason():
     dora = decomposed(changes(unet, "inner", 2), unet).updates
     assert choose_residency("x", fits, bank, "auto").residency == "banked"
     assert choose_residency("x", fits, bank, "merged").residency == "merged"
-    assert "without slots" in choose_residency("x", fits, None, "auto").reason
+    assert choose_residency("x", fits, None, "auto").reason == "added to the model's weights while it draws"
     assert "rank 5" in choose_residency("x", large, bank, "auto").reason
     assert "dora" in choose_residency("x", dora, bank, "auto").reason
     with pytest.raises(InvalidInput, match="adapter_capacity"):

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from undertow.cli.sample import drawing, model_folder
+from undertow.cli.terminal import SafeConsole
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def evaluate(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    console = Console()
+    console = SafeConsole()
     glyphs = Glyphs(FONT if font is None else font)
     glyphs.require()
     count = PROMPTS if prompts is None else prompts

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from undertow.cli.terminal import SafeConsole
 from undertow.cli.training_progress import figures_of, training_progress
 
 
@@ -39,7 +39,7 @@ def train(
 
     if threads is not None:
         torch.set_num_threads(threads)
-    console = Console()
+    console = SafeConsole()
     for note in precision_notes("bf16", "cpu"):
         console.print("note:", note, soft_wrap=True)
     recipe = shortened(EmojiRecipe()) if quick else EmojiRecipe()

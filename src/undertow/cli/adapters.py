@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import DENSITY, AdapterStack, StrategyName
@@ -14,6 +13,7 @@ from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.named_files import model_place, require_adapters
 from undertow.cli.option_values import numbers_by_name, parse_adapters
 from undertow.cli.preset_model import manager_of_preset
+from undertow.cli.terminal import SafeConsole
 from undertow.errors import InvalidInput
 from undertow.picture_names import FIGURES, require_picture_file
 
@@ -72,7 +72,7 @@ def explain(
     summaries = manager.summarize(tuple(stack))
     decisions = decide(stack, summaries)
     held = {summary.name: manager.read(summary.adapter.source) for summary in summaries if not summary.problem}
-    console = Console()
+    console = SafeConsole()
     print_explanation(console, f"{model} ({manager.kind(LoraKind).targets.family})", summaries, held, decisions)
     if figure is not None:
         sizes, cosines = relative_sizes(summaries, manager.unet), pairwise_cosines(summaries, manager.unet)
@@ -107,7 +107,7 @@ def impact(
     groups = [[one] for one in stack] + ([list(stack)] if len(stack) > 1 else [])
     impacts = [measure_impact(probe, group) for group in groups]
     overheads = [measure_overhead(probe, group, repeats) for group in groups] if repeats > 0 else []
-    print_impacts(Console(), impacts, overheads, layers)
+    print_impacts(SafeConsole(), impacts, overheads, layers)
 
 
 def _prioritised(given: Sequence[Adapter], priorities: Sequence[str] | None) -> tuple[Adapter, ...]:

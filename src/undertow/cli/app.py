@@ -14,7 +14,6 @@ from importlib import metadata
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from undertow.cli.adapters import adapters
 from undertow.cli.compare import compare
@@ -27,6 +26,7 @@ from undertow.cli.other_names import called_here
 from undertow.cli.preprocess import preprocess
 from undertow.cli.sample import sample
 from undertow.cli.samplers import samplers
+from undertow.cli.terminal import SafeConsole
 from undertow.cli.train import train
 from undertow.cli.verb_help import VerbCommand, with_plain_help
 from undertow.cli.words import words
@@ -162,5 +162,5 @@ def _usage(error: typer.TyperException, program: str) -> str:
 def _fail(problem: str, settings: Settings, code: int) -> int:
     if settings.debug and sys.exc_info()[0] is not None:
         traceback.print_exc()
-    Console(stderr=True, soft_wrap=True).print("error:", problem, style="red", markup=False, highlight=False)
+    SafeConsole(stderr=True, soft_wrap=True).print("error:", problem, style="red", markup=False, highlight=False)
     return code

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.progress import track
 
 from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.named_files import require_files
 from undertow.cli.option_values import parse_loras
 from undertow.cli.seeds import parse_seed
+from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import OVERWRITE_HELP
 from undertow.engine.request import GenerationRequest
@@ -87,7 +87,7 @@ def compare(
     from undertow.inspection.contact_sheet import contact_sheet
     from undertow.service import load
 
-    console = Console(stderr=True)
+    console = SafeConsole(stderr=True)
     with waiting(console, f"loading {model}"):
         service = load(model)
     for request in requests:

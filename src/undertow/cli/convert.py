@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from undertow.checkpoints.files.place import local_path
 from undertow.cli.named_files import readable
+from undertow.cli.terminal import SafeConsole
 
 
 class Form(StrEnum):
@@ -51,4 +51,4 @@ def convert(
     written = convert_checkpoint(
         source, destination, to.value, dtype=None if dtype is None else types[dtype], opening=opening
     )
-    Console().print(f"wrote {written}", markup=False, highlight=False, soft_wrap=True)
+    SafeConsole().print(f"wrote {written}", markup=False, highlight=False, soft_wrap=True)

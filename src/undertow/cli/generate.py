@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any, no_type_check
 
 import typer
-from rich.console import Console
 
 from undertow.cli.config import by_parameter, read_config
 from undertow.cli.embeddings import require_embeddings, with_embeddings
@@ -20,6 +19,7 @@ from undertow.cli.repeated import note_another_model, repeated_task
 from undertow.cli.request_options import with_request_options
 from undertow.cli.show import show
 from undertow.cli.task import new_task
+from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import OVERWRITE_HELP, PictureWriter, suggest
 from undertow.engine.debug import Debug
@@ -131,7 +131,7 @@ def generate(
     **options: Any,
 ) -> None:
     """Draw pictures from a text, and write each with what is needed to repeat it."""
-    console = Console(stderr=True)
+    console = SafeConsole(stderr=True)
     watched = Debug.parse(watch)
     require_one_source(prompt, prompts, repeat)
     choices = wildcards_of(wildcards, wildcard_seed, console)

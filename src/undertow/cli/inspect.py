@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from undertow.cli.adapters import explain
 from undertow.cli.inspect_embedding import find_inversions, show_inversions
 from undertow.cli.inspect_picture import is_picture, show_picture
 from undertow.cli.model_option import DEFAULT_MODEL
+from undertow.cli.terminal import SafeConsole
 
 if TYPE_CHECKING:
     from undertow.unet.config import UNetConfig
@@ -45,7 +45,7 @@ def inspect(
 ) -> None:
     """Show a U-Net's architecture, what a checkpoint or a LoRA is and contains, or how a picture was made; with --trace
     all shapes inside, with --ports where adapters can act."""
-    console = Console()
+    console = SafeConsole()
     inversions = find_inversions(model) if base is None else ()  # some are hidden in pictures
     if inversions:
         show_inversions(console, inversions)

@@ -6,11 +6,11 @@ from typing import Annotated, NamedTuple
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from undertow.cli.config import read_config
+from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.embedded import embedded_models
 from undertow.errors import InvalidInput
@@ -35,13 +35,13 @@ def models(
 ) -> None:
     """List models: those that ship in the package, those that undertow.toml names or has folders of, and those in the
     Hub's cache. Only headers are read."""
-    console = Console()
+    console = SafeConsole()
     if folder is not None and not folder.is_dir():
         raise InvalidInput("FOLDER", str(folder), "a folder with models", "there is none of that name")
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("model", "what it is", "size", "from"):
         table.add_column(column, overflow="fold")
-    with waiting(Console(stderr=True), "looking into files"):
+    with waiting(SafeConsole(stderr=True), "looking into files"):
         for place in _everywhere() if folder is None else _inside(folder, folder, "FOLDER"):
             table.add_row(escape(place.name), escape(_kind(place.path)), size_in_words(_bytes(place.path)), place.found)
     console.print(table)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
+from undertow.cli.terminal import SafeConsole
 from undertow.errors import InvalidInput
 from undertow.picture_names import PicturePlace, require_picture_file
 
@@ -106,7 +106,7 @@ def depth(
         result = maps.depth(picture, inverted=inverted, low=low, high=high)
         if found < maps.LEVELS:
             note = f"note: the map has {found} different values; a mask is no depth map"
-            Console(stderr=True, soft_wrap=True).print(note, style="yellow", markup=False, highlight=False)
+            SafeConsole(stderr=True, soft_wrap=True).print(note, style="yellow", markup=False, highlight=False)
         return result
 
     _run(image, "depth", out, None, run)
@@ -185,7 +185,7 @@ def _run(
     made = make(picture)
     with place.taken({}) as target, atomic_write(target) as draft:
         made.save(draft)
-    Console().print(f"wrote {target} ({made.width}x{made.height})", markup=False, highlight=False, soft_wrap=True)
+    SafeConsole().print(f"wrote {target} ({made.width}x{made.height})", markup=False, highlight=False, soft_wrap=True)
 
 
 def _size(text: str) -> tuple[int, int]:

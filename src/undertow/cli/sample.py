@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from undertow.cli.seeds import parse_seed
+from undertow.cli.terminal import SafeConsole
 from undertow.cli.written_pictures import OVERWRITE_HELP
 from undertow.picture_names import PicturePlace
 
@@ -47,7 +48,7 @@ def sample(
     labels = [find_class(name, model.class_names) for name in wanted for _ in range(count)]
     settings = sampling_settings(model.path, sampler=sampler, schedule=schedule, steps=steps, guidance=guidance)
     seeds = range(first, first + len(labels))
-    console = Console()
+    console = SafeConsole()
     with drawing(console, len(labels), "drawing") as on_pictures:
         pixels = sample_classes(model, labels, seeds, settings, batch_size=batch_size, on_pictures=on_pictures)
     with place.taken({}) as path:

@@ -9,6 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from undertow.cli.terminal import SafeConsole
 from undertow.picture_names import FIGURES, require_picture_file
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def samplers(
     ] = None,
 ) -> None:
     """List the samplers: order, evaluations a step, noise, models they run on, and their names in other tools."""
-    console = Console()
+    console = SafeConsole()
     if plot is not None:
         require_picture_file(plot, "--plot", endings=FIGURES)
         plot.parent.mkdir(parents=True, exist_ok=True)

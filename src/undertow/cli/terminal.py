@@ -21,8 +21,8 @@ class SafeConsole(Console):
     """rich's console, but `:cat:` stays as it is, and control characters in text are shown. rich's own control codes (a
     bar that is drawn again) are not text, and stay."""
 
-    def __init__(self, *, stderr: bool = False, soft_wrap: bool = False):
-        super().__init__(stderr=stderr, soft_wrap=soft_wrap, emoji=False)
+    def __init__(self, **options: Any):
+        super().__init__(emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Before anything is measured, so that tables have room for what is written out."""

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from undertow.cli.terminal import SafeConsole
 from undertow.cli.trained import print_command
 from undertow.cli.training_options import TrainingOptions, training_verb
 
@@ -38,7 +38,7 @@ def train_controlnet(
         **options.settings(),
         dropped=dropout_captions,
     )
-    console = Console()
+    console = SafeConsole()
     base, pictures = options.load(console, Path(hint))
     hints = hints_for(pictures, hint, options.images)
     with options.shown(console) as shown:

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from undertow.cli.model_loading import find_device
+from undertow.cli.terminal import SafeConsole
 from undertow.cli.trained import print_command
 from undertow.cli.training_options import TrainingOptions, training_verb
 from undertow.errors import InvalidInput
@@ -55,7 +55,7 @@ def train_image_prompt(
         dropped_captions=dropout_captions,
         dropped_both=dropout_both,
     )
-    console = Console()
+    console = SafeConsole()
     base, pictures = options.load(console, *(folder for folder in (encoder, references) if folder is not None))
     vision = _encoder(base, encoder, find_device(options.device))
     side = vision.config.image_size

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from undertow.checkpoints.files.destination import require_elsewhere
+from undertow.cli.terminal import SafeConsole
 from undertow.cli.trained import draw_sample, print_command
 from undertow.cli.training_options import TrainingOptions, training_verb
 
@@ -61,7 +61,7 @@ def train_lora(
     )
     sources = () if start_from is None else (start_from,)
     require_elsewhere("--out", path, sources)
-    console = Console()
+    console = SafeConsole()
     base, pictures = options.load(console, *sources)
     start = None if start_from is None else read_start(start_from, base)
     if start is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from undertow.cli.terminal import SafeConsole
 from undertow.cli.training_progress import shown_training
 from undertow.errors import InvalidInput
 
@@ -71,7 +72,7 @@ def train_pixels(
     from undertow.training.config import with_settings  # loads torch
     from undertow.training.pixel_models import stored_config, train_pixel_model
 
-    console = Console(quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
+    console = SafeConsole(quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
     out = Path("runs") / f"{data_set}-{'flow' if objective is None else objective}" if out is None else out
     resumes = resume or resume_step is not None
     if resumes:

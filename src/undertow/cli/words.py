@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.columns import Columns
-from rich.console import Console
 
 from undertow.cli.model_option import DEFAULT_MODEL, default_model
+from undertow.cli.terminal import SafeConsole
 from undertow.embedded import located
 from undertow.errors import InvalidInput
 
@@ -23,7 +23,7 @@ def words(
 ) -> None:
     """Show the words that a model knows: what it draws, on which backgrounds, and how two things are placed."""
     vocabulary = _vocabulary(model)
-    console = Console(emoji=False, highlight=False)
+    console = SafeConsole(highlight=False)
     names = vocabulary.emoji if like is None else _like(vocabulary, like.lower())
     characters = vocabulary.characters()
     shown = [f"{characters.get(name, ' ')} {name}" for name in names]

@@ -47,7 +47,8 @@ def test_an_id_of_the_hub_is_left_as_it_is(own: BundledAdapters):
 
 def test_a_word_that_is_none_of_them_is_refused_with_those_there_are(own: BundledAdapters):
     with pytest.raises(
-        UnknownCheckpoint, match=r"mosaics: .* no adapter of that name .*; its own: edges, mosaic, v1.5"
+        UnknownCheckpoint,
+        match=r"mosaics: .* no adapter of that name .*did you mean 'mosaic'\? its own: edges, mosaic, v1.5",
     ):
         own.locate("mosaics")
 
