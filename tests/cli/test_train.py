@@ -48,9 +48,9 @@ def test_digits_are_trained_sampled_and_trained_on(tmp_path, capsys, objective):
     first = picture.read_bytes()
     with Image.open(picture) as image:
         assert image.size[0] > image.size[1]  # three columns, two rows
-    assert run("sample", out, *options) == 0
+    assert run("sample", out, *options, "--overwrite") == 0
     assert picture.read_bytes() == first
-    assert run("sample", out, *options, "--seed", 6) == 0
+    assert run("sample", out, *options, "--seed", 6, "--overwrite") == 0
     assert picture.read_bytes() != first
 
     assert run("train", "digits", "--out", out, "--resume") == 0  # nothing left to do, no setting to repeat
@@ -123,5 +123,5 @@ def test_requests_that_cannot_be_sampled_are_one_sentence(tmp_path, refused):
     assert "a number from 0 to 9 or a name" in refused("sample", "digits-flow", "--class", 11)
     assert "did you mean 'euler'" in refused("sample", "digits-flow", "--sampler", "eular")
     assert "one for RectifiedFlow" in refused("sample", "digits-flow", "--sampler", "tcd")
-    assert ".png, .webp or .jpg" in refused("sample", "digits-flow", "--out", tmp_path / "grid.txt")
+    assert ".png, .jpg, .jpeg or .webp" in refused("sample", "digits-flow", "--out", tmp_path / "grid.txt")
     assert not any(tmp_path.iterdir())

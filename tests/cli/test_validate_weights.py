@@ -45,7 +45,7 @@ def draw(tmp_path, capsys):
     def run(folder, *options):
         out = tmp_path / "out.png"
         out.unlink(missing_ok=True)
-        fast = ["--steps", "1", "--sampler", "euler", "--no-show", "--out", str(out)]
+        fast = ["--steps", "1", "--sampler", "euler", "--seed", "0", "--no-show", "--out", str(out)]
         code = main(["generate", "red apple", "--model", str(folder), *fast, *options])
         said = " ".join(capsys.readouterr().err.split())
         return code, said, np.asarray(Image.open(out)) if out.exists() else None

@@ -11,13 +11,14 @@ import torch
 import typer
 
 from recipes.emoji.__main__ import VERBS
-from recipes.emoji.draw import DrawSettings
+from recipes.emoji.draw import SETTINGS
 from recipes.emoji.evaluate import Draw, Kind, Measured, Shares
 from recipes.emoji.recipe import EmojiRecipe, quick
 from recipes.emoji.recognize import Recognized
 from tests.cli.options.arrival import LOADED, Boundary, Case, Command, case
 from tests.cli.options.checks import cases, check_case, check_defaults, check_every_option_has_a_case, leaves
 from undertow.cli.app import Settings, _build
+from undertow.engine.direct import SamplingSettings
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 KIND = Kind(name="one kind", scenes=(), least_right=0.5, least_color=0.5)
@@ -73,7 +74,7 @@ def glyphs(at: Boundary) -> Any:
 
 def drawn(**other: Any) -> dict[str, Any]:
     """Both what is drawn with and what the page says of it."""
-    settings = DrawSettings(**{"steps": 20, "guidance": 4.0} | other)
+    settings = replace(SETTINGS, **other)
     return {"draw__settings": settings, "page__settings": settings}
 
 
@@ -87,9 +88,9 @@ EVALUATE = Command(
         "load.dtype": torch.float32,
         "kinds.count": 500,
         "font": FONT,
-        "draw.settings": DrawSettings(steps=20, guidance=4.0, sampler="dpmpp_2m", schedule="karras"),
+        "draw.settings": SamplingSettings(steps=20, guidance=4.0, sampler="dpmpp_2m", schedule="karras"),
         "draw.batch_size": 50,
-        "page.settings": DrawSettings(steps=20, guidance=4.0, sampler="dpmpp_2m", schedule="karras"),
+        "page.settings": SamplingSettings(steps=20, guidance=4.0, sampler="dpmpp_2m", schedule="karras"),
         "page.machine": f"{platform.machine()}, 5 threads",
         "page.diffusers": None,
         "page.out": Path("docs/results"),

@@ -13,7 +13,7 @@ import undertow
 from recipes.emoji import recipe as recipes
 from recipes.emoji.__main__ import VERBS
 from recipes.emoji.card import FIGURES
-from recipes.emoji.draw import DrawSettings, draw
+from recipes.emoji.draw import SETTINGS, draw
 from recipes.emoji.recipe import Callbacks, quick, train_emoji
 from recipes.emoji.render import Glyphs
 from recipes.emoji.sections import find_section
@@ -97,7 +97,7 @@ def test_undertow_and_diffusers_draw_the_same(run, service):
 
 def test_the_evaluation_draws_what_generate_draws(service):
     (text,) = service.model.text.encoders
-    settings = DrawSettings(steps=STEPS, guidance=GUIDANCE)
+    settings = replace(SETTINGS, steps=STEPS, guidance=GUIDANCE)
     captions = [PROMPT, "owl", "banana on a pink background"]
     drawn = draw(TextToImage(text, service.unet), service.vae, captions, [SEED, 0, 3], settings=settings)
     for caption, seed, picture in zip(captions, [SEED, 0, 3], drawn, strict=True):
