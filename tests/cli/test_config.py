@@ -102,6 +102,14 @@ def test_mistakes_are_one_sentence(text, arguments, words, tmp_path, monkeypatch
     assert words in refused(text, tmp_path, monkeypatch, capsys, *arguments)
 
 
+def test_short_names_of_embedded_models_are_listed_as_they_are(config, capsys):
+    file = config / "undertow.toml"
+    file.write_text(file.read_text().replace("[models]", '[models]\nours = "emoji"'))
+    assert main(["models"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("ours")]
+    assert "no such file" not in line
+
+
 def test_models_are_listed_with_what_they_are(config, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setenv("HF_HUB_CACHE", str(config / "no-cache"))

@@ -118,6 +118,16 @@ def test_a_model_in_a_configured_folder_is_taken_by_its_name_alone(folder, tmp_p
     assert "(--model)" in said(capsys)
 
 
+def test_a_picture_that_names_no_model_says_so_and_asks_for_one(tmp_path, capsys):
+    picture = written(
+        tmp_path / "a.png", parameters="owl\nSteps: 4, Sampler: Euler a, CFG scale: 7, Seed: 42, Size: 64x64"
+    )
+    assert main(["inspect", picture]) == 0
+    assert f"repeat: undertow generate --from {picture} --model FILE" in said(capsys)
+    assert main(["generate", "--from", picture]) == 2
+    assert "give a model, of which it says no name (--model)" in said(capsys)
+
+
 def test_inspect_says_what_was_understood_and_how_to_repeat_it(tmp_path, capsys):
     picture = written(tmp_path / "a1111.png", parameters=TEXT)
     assert main(["inspect", picture]) == 0

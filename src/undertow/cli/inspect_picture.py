@@ -90,6 +90,8 @@ def _print_rows(console: Console, title: str, rows: Sequence[tuple[str, str]]) -
 def _print_command(console: Console, path: Path, files: "Sequence[NamedFile]", reading: "Reading | None") -> None:
     """The command that draws it again, with a place for each file that the user has to name."""
     command = f"undertow generate --from {shlex.quote(str(path))}"
+    if reading is not None and not any(file.kind == "model" for file in files):
+        command += " --model FILE"
     for file in files:
         if file.option.startswith("--"):
             option = file.option.partition(" ")[0]

@@ -53,7 +53,7 @@ def _everywhere() -> Iterator[Place]:
         yield Place(name, path, "the package")
     config = read_config()
     for name, path in config.models.items():
-        yield Place(name, Path(path).expanduser(), "undertow.toml")
+        yield Place(name, embedded_models().get(path, Path(path).expanduser()), "undertow.toml")
     for folder in config.folders:
         yield from _inside(Path(folder).expanduser(), Path(folder).expanduser(), folder)
     yield from _cached()

@@ -17,6 +17,8 @@ class NamedFile:
     scale: float | None = None
 
     def __str__(self) -> str:
+        if not self.name:
+            return f"a {self.kind}, of which it says no name"
         scale = "" if self.scale is None else f" at {self.scale:g}"
         return f"{self.kind} {self.name!r}{scale}{f' (hash {self.hash})' if self.hash else ''}"
 
