@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rich.console import Console
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -21,7 +23,7 @@ def can_show() -> bool:
     through standard input, so that must be the terminal too."""
     if sys.__stdin__ is None or sys.__stdout__ is None or not (sys.__stdin__.isatty() and sys.__stdout__.isatty()):
         return False
-    return os.get_terminal_size(sys.__stdout__.fileno()).columns > 0 and SafeConsole().color_system is not None
+    return os.get_terminal_size(sys.__stdout__.fileno()).columns > 0 and Console().color_system is not None
 
 
 def show(pictures: "Sequence[Image.Image]") -> None:
@@ -31,6 +33,6 @@ def show(pictures: "Sequence[Image.Image]") -> None:
     logging.getLogger("textual_image").setLevel(logging.ERROR)  # what a terminal cannot do is no news to its user
     from textual_image.renderable import Image as Renderable  # asks the terminal what it can, when imported
 
-    console = SafeConsole()
+    console = Console()
     for picture in pictures[:MOST]:
         console.print(Renderable(picture, width=min(COLUMNS, console.width), height="auto"))
