@@ -176,3 +176,16 @@ def test_options_of_other_tools_are_answered_with_ours(typed, ours, capsys):
 def test_an_option_that_is_near_is_named(capsys):
     assert main(["generate", "red apple", "--stepps", "3"]) == 2
     assert "--steps" in capsys.readouterr().err
+
+
+def test_an_interruption_while_the_verbs_are_imported_is_one_line(monkeypatch, capsys):
+    class Interrupted:
+        @staticmethod
+        def find_spec(name, *_):
+            if name == "undertow.cli.app":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "undertow.cli.app")
+    monkeypatch.setattr(sys, "meta_path", [Interrupted, *sys.meta_path])
+    assert main(["samplers"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"

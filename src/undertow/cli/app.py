@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 
+from undertow.cli import INTERRUPTED
 from undertow.cli.adapters import adapters
 from undertow.cli.compare import compare
 from undertow.cli.config import read_config
@@ -55,7 +56,7 @@ ABOUT = "A diffusion U-Net engine: build, train, sample and look inside."
 DEBUG = "--debug"
 """Shows the traceback of an error; before the verb, and behind those that have no such option of their own."""
 
-DONE, BUG, REFUSED, INTERRUPTED = 0, 1, 2, 130
+DONE, BUG, REFUSED = 0, 1, 2
 
 MISPLACED = -1
 """In place of an exit code: `--debug` stands behind a verb that has no such option, and means the one before it."""
