@@ -65,6 +65,15 @@ def test_a1111_s_picture_is_drawn_from_its_text(folder, tmp_path, capsys, name):
     assert np.array_equal(pixels(again), pixels(own))
 
 
+def test_a_lora_of_the_same_name_with_other_contents_is_noted(tmp_path, capsys):
+    text = 'owl <lora:mosaic:0.5>\nSteps: 1, Seed: 7, Size: 64x64, Model: emoji, Lora hashes: "mosaic: HASH"'
+    for digits, noted in (("123456789012", True), ("c966338794d9", False)):
+        picture = written(tmp_path / f"{digits}.png", parameters=text.replace("HASH", digits))
+        assert main(["generate", "--from", picture, "--no-show", "--out", str(tmp_path / f"{digits}-again.png")]) == 0
+        told = "drawn with LoRA 'mosaic' at 0.5 (hash 123456789012); the model's own of that name has the hash"
+        assert (told in said(capsys)) == noted
+
+
 def test_comfyui_s_picture_is_drawn_from_its_graph(folder, tmp_path, capsys):
     graph = changed(
         n3={"steps": 2, "cfg": 2.0, "sampler_name": "euler_ancestral", "scheduler": "karras", "seed": 7},

@@ -46,7 +46,7 @@ def repeated_task(picture: Path, options: Mapping[str, Any], console: Console, m
     if "adapters" in instead:
         bare = [*(options.get("loras") or ()), *(options.get("adapters") or ())]
         instead["adapters"] = with_named(stored.request, instead["adapters"], bare)
-    bundled = _bundled(source)
+    bundled = _bundled(source).names()
     stored.require([*needed, *stored.named_files(instead, bundled)])
     found = stored.description(instead, bundled)
     if options:
@@ -90,7 +90,8 @@ def _of_others(
         raise InvalidInput("picture", str(picture), "one that undertow, A1111 or ComfyUI described", problem)
     named = next(iter(reading.of_kind("model")), None)
     request = dict(reading.request)
-    bundled = _bundled(model or (named.name if named is not None else ""))
+    of_model = _bundled(model or (named.name if named is not None else ""))
+    bundled = of_model.names()
     if "adapters" not in instead:
         request["adapters"] = [
             {"source": file.name, "scale": 1.0 if file.scale is None else file.scale}
@@ -98,6 +99,7 @@ def _of_others(
             if file.name in bundled
         ]
         _note_files(reading, bundled, console)
+        _note_other_loras(reading, of_model, console)
     for one in reading.not_understood:
         said = f"{one.name}: {one.value[:60]}" if one.value else one.name
         message = f"note: not understood of {reading.program}'s description: {said!r}; {one.why}"
@@ -127,9 +129,22 @@ def _configured(name: str) -> str | None:
     return None if found == name else found
 
 
-def _bundled(model: str) -> tuple[str, ...]:
-    """Names of the adapters that came with a model, in its folder."""
+def _note_other_loras(reading: "Reading", bundled: BundledAdapters, console: Console) -> None:
+    """Says where a LoRA that came with the model has the name of the one that drew, and other contents."""
+    from undertow.checkpoints.files.hashes import lora_hash
+
+    for file in reading.of_kind("LoRA"):
+        if file.name not in bundled.names() or not file.hash:
+            continue
+        found = lora_hash(Path(bundled.locate(file.name)))
+        if found is not None and not found.startswith(file.hash) and not file.hash.startswith(found):
+            message = f"note: the picture was drawn with {file}; the model's own of that name has the hash {found}"
+            console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _bundled(model: str) -> BundledAdapters:
+    """The adapters that came with a model, in its folder."""
     place = embedded_models().get(model)
     if place is None and model:
         place = local_path(located(model)) if Path(model).expanduser().exists() else None
-    return BundledAdapters(place).names() if place is not None and place.is_dir() else ()
+    return BundledAdapters(place if place is not None and place.is_dir() else None)
