@@ -35,7 +35,7 @@ def samplers(
         require_picture_file(plot, "--plot", endings=FIGURES)
         plot.parent.mkdir(parents=True, exist_ok=True)
         _plot(plot)
-        console.print(f"wrote {plot}")
+        console.print(f"wrote {plot}", markup=False)
     elif schedules:
         console.print(_grids())
     elif name is None:

@@ -223,7 +223,7 @@ def listing(at: Boundary) -> None:
     at.stand_in("undertow.cli.samplers._grids", "all grids")
     at.stand_in("undertow.cli.samplers._one", unnoted=("console",))
     at.stand_in("undertow.cli.samplers._plot")
-    at.patch.setattr("undertow.cli.samplers.Console", lambda: Printed(at))
+    at.patch.setattr("undertow.cli.samplers.SafeConsole", lambda: Printed(at))
 
 
 class Printed:
