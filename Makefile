@@ -68,12 +68,24 @@ AGAINST ?= HEAD
 bits: $(INSTALLED)  ## Draw 24 requests as this tree and as AGAINST=REVISION does, and name those that differ in a bit
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.bits --against $(AGAINST)
 
+# Two at a time: none of them uses more than one core.
+CHECKS := check-style check-types check-layers check-docs
+.PHONY: $(CHECKS)
 check: $(INSTALLED)  ## Check format, lint, types, the layers of the architecture, and that the documentation builds
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync $(CHECKS)
+
+check-style: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
+
+check-types: $(INSTALLED)
 	$(BIN)/pyright
+
+check-layers: $(INSTALLED)
 	@# Its cache outlives a module that was added or moved, and then reports imports that are not there.
 	$(BIN)/lint-imports --no-cache
+
+check-docs: $(INSTALLED)
 	$(MKDOCS) --quiet --site-dir $(CURDIR)/out/site-checked
 
 format: $(INSTALLED)  ## Format the code and fix what the linter can fix
