@@ -88,7 +88,7 @@ class DirectModel:
                 start=FromNoise(),
                 sampler=sampler,
                 sigmas=sigmas,
-                branches=[branches] * settings.steps,
+                branches=[branches] * max(1, len(sigmas) - 1),
                 layout=Layout.whole(self.size),
                 guidance=guidance,
                 composition=Composition(),
