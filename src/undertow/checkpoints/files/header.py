@@ -16,11 +16,8 @@ import torch
 
 from undertow.checkpoints.files.sniff import LENGTH_BYTES, require_safetensors
 from undertow.errors import CorruptFile, UnknownCheckpoint
+from undertow.limits import HEADER_BYTES, NAME_LENGTH, TENSORS, Limit
 
-MAX_HEADER_BYTES = 16 * 2**20
-MAX_TENSORS = 50_000
-MAX_NAME = 1000
-"""Characters of a tensor's name. The longest in use have 150."""
 METADATA = "__metadata__"
 
 DTYPES: Mapping[str, torch.dtype] = {
@@ -73,8 +70,7 @@ def read_header(path: Path) -> Header:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        if length > MAX_HEADER_BYTES:
-            raise _corrupt(path, f"a header of {length:,} bytes; {MAX_HEADER_BYTES:,} are allowed")
+        _require(path, HEADER_BYTES, length, f"a header of {length:,} bytes")
         if LENGTH_BYTES + length > size:
             raise _corrupt(path, f"cut off: a header of {length:,} bytes in a file of {size:,}")
         text = file.read(length)
@@ -90,10 +86,8 @@ def read_header(path: Path) -> Header:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise _corrupt(path, "metadata that is not text")
     longest = max(map(len, entries), default=0)
-    if longest > MAX_NAME:
-        raise _corrupt(path, f"a tensor's name of {longest:,} characters; {MAX_NAME:,} are allowed")
-    if len(entries) > MAX_TENSORS:
-        raise _corrupt(path, f"{len(entries):,} tensors; {MAX_TENSORS:,} are allowed")
+    _require(path, NAME_LENGTH, longest, f"a tensor's name of {longest:,} characters")
+    _require(path, TENSORS, len(entries), f"{len(entries):,} tensors")
     tensors = {name: _info(path, name, entry) for name, entry in entries.items()}
     offsets = {name: tuple(entry["data_offsets"]) for name, entry in entries.items()}
     start = LENGTH_BYTES + length
@@ -140,6 +134,11 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise _DuplicateName(name)
         found[name] = value
     return found
+
+
+def _require(path: Path, limit: Limit, count: int, what: str) -> None:
+    if count > limit.most:
+        raise CorruptFile(path, f"{what}; {limit.most:,} are allowed", limit.remedy)
 
 
 def _corrupt(path: Path, problem: str) -> CorruptFile:
