@@ -62,9 +62,24 @@ ENTRIES: dict[str, tuple[Case, str]] = {
         r"a name pattern that cannot be read: more than 8 wildcards",
     ),
     "spaces": (_drawn("--negative", " " * 32_000), r"32,000 bytes long, expected at most 16,384"),
+    "as many chunks as words": (
+        Case(arguments=("generate", "--steps", "1", "BREAK " * 2666)),
+        r"prompt is 2,666 chunks of \d+ tokens, expected at most 32,768 tokens; shorten it, or set UNDERTOW_MAX_TOKENS",
+    ),
     "open calls of compel": (
         Case(arguments=("generate", "--dialect", "compel", "--steps", "1", '("a"' + ".swap(" * 2000)),
         r"prompt",
+    ),
+    "a picture that names 80,000 LoRAs": (
+        Case(
+            arguments=("inspect", "old.png"),
+            files={"old.png": picture({"parameters": "<lora:a:1> " * 80_000 + "\nSteps: 1"})},
+        ),
+        r"and 79,\d\d\d more",
+    ),
+    "a picture of 2,000 regions": (
+        _repeated(described({"regions": [{"prompt": "a", "box": [0, 0, 1, 1]}] * 2000})),
+        r"regions is 2,000 regions, expected at most 100 regions or adapters; set UNDERTOW_MAX_PARTS higher",
     ),
     # Entry 5: bombs before any check.
     "a picture that is small as a file alone": (
@@ -193,6 +208,14 @@ ENTRIES: dict[str, tuple[Case, str]] = {
     ),
     "a level of noise without end": (_drawn("--sigmas", "1e300,0"), r"sigma"),
     "a picture a thousand times as large": (_drawn("--enlarge", "1000"), r"pixels|memory"),
+    "a blur wider than every picture": (
+        Case(arguments=("preprocess", "canny", "p.png", "--blur", "1e9"), files={"p.png": picture()}),
+        r"blur is 1000000000.0, expected 0, or a positive number of pixels, at most 1000",
+    ),
+    "a line wider than every picture": (
+        Case(arguments=("preprocess", "scribble", "p.png", "--width", "100000000"), files={"p.png": picture()}),
+        r"width is 100000000, expected at least 1 pixel, at most 1000",
+    ),
     "a pipe as a picture": (
         Case(arguments=("generate", "--from", "pipe.png"), fifos=("pipe.png",)),
         r"it is not a regular file",
