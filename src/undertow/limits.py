@@ -68,6 +68,9 @@ STEPS = Limit(name="steps", usual=100_000, of="steps")
 COUNT = Limit(name="count", usual=100_000, of="pictures")
 """Of one request."""
 
+CELLS = Limit(name="cells", usual=1_000, of="pictures on one sheet")
+"""Of `undertow compare`, and of `undertow sample` for each class."""
+
 PARTS = Limit(name="parts", usual=100, of="regions or adapters")
 """Of one request: each region is a row of every forward."""
 
@@ -112,6 +115,7 @@ LIMITS: Mapping[str, Limit] = {
         TOKENS,
         STEPS,
         COUNT,
+        CELLS,
         PARTS,
         TIMESTEPS,
         LAYERS,

@@ -133,6 +133,10 @@ ENTRIES: dict[str, tuple[Case, str]] = {
         r"steps is 100,000,000, expected at most 100,000 steps",
     ),
     "pictures": (_drawn("-n", "100000000000"), r"count is 100,000,000,000, expected at most .*UNDERTOW_MAX_COUNT"),
+    "a sheet without end": (
+        Case(arguments=("compare", "apple", "--steps", "1", "--seeds", ",".join(map(str, range(100_000))))),
+        r"cells is 100,000, expected at most 1,000 pictures on one sheet; set UNDERTOW_MAX_CELLS higher",
+    ),
     "class pictures": (
         Case(arguments=("sample", "digits-ddpm", "--count", "100000000000")),
         r"count is 100,000,000,000",

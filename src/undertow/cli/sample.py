@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from undertow.cli.seeds import parse_seed
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.written_pictures import OVERWRITE_HELP
-from undertow.limits import COUNT
+from undertow.limits import CELLS
 from undertow.picture_names import PicturePlace
 
 
@@ -38,7 +38,7 @@ def sample(
     overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
 ) -> None:
     """Draw pictures of one or more classes and write them as one grid, a class after the other."""
-    COUNT.require("count", count)
+    CELLS.require("count", count)
     first, place = parse_seed(seed), PicturePlace.of(out, "grid", overwrite=overwrite)
     from undertow.checkpoints.read.class_model import load_class_model
     from undertow.engine.class_pictures import sample_classes, sampling_settings
