@@ -8,7 +8,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from undertow.diffusion.lookup import look_up
 from undertow.encoders.assemble import Assembler, Part, Rules
 from undertow.encoders.cache import RecentlyUsed
 from undertow.encoders.chunks import Division
@@ -22,6 +21,7 @@ from undertow.encoders.prompts.resolve import composed, resolve, varies
 from undertow.encoders.prompts.tree import Blend, Joined, ParsedPrompt, Text, find_all, map_texts
 from undertow.encoders.vocabulary import Vocabulary, spelling_note
 from undertow.errors import ConfigError, InvalidInput
+from undertow.lookup import look_up
 
 LongPrompts = Literal["chunk", "truncate"]
 

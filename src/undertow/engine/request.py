@@ -12,6 +12,7 @@ from undertow.adapters.stack import AdapterStack
 from undertow.doors import shown
 from undertow.engine.parts import HighResolution, Region, Share, Views
 from undertow.errors import InvalidInput
+from undertow.known_names import require_dialect, require_sampler, require_schedule, split_guidance
 from undertow.picture_files import require_readable, require_same
 from undertow.picture_json import ImageField
 from undertow.prompt_text import require_prompt
@@ -166,6 +167,7 @@ class GenerationRequest(Record):
                 raise InvalidInput(name, pair, f"a pair of whole numbers of at least {least}")
         if self.variation_strength and self.variation_seed is None:
             raise InvalidInput("variation_strength", self.variation_strength, "0 without a variation_seed", "give both")
+        self._check_names()
         self._check_pictures()
 
     @property
@@ -195,6 +197,15 @@ class GenerationRequest(Record):
             if isinstance(described, Mapping):
                 require_same(name, picture, described)
         return super().from_json({**json, **given} if given else json)
+
+    def _check_names(self) -> None:
+        """Whether there is what the request names. What of it suits a model is known when that is there."""
+        require_dialect(self.dialect)
+        if self.sampler != MODEL_SAMPLER:
+            require_sampler(self.sampler)
+        if self.schedule is not None:
+            require_schedule(self.schedule)
+        split_guidance(self.guidance_method)
 
     def _check_pictures(self) -> None:
         for name in PICTURES:
