@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from undertow.errors import InvalidInput
-from undertow.lookup import look_up
+from undertow.lookup import did_you_mean, look_up
 
 SAMPLERS: Mapping[str, tuple[str, ...]] = {
     "ddpm": ("DDPM", "DDPMScheduler", "DDPMParallelScheduler"),
@@ -167,8 +167,8 @@ PREDICTIONS: Mapping[str, Prediction] = {
 }
 """What a network may predict, by its names in any tool (`checkpoints.identify.prediction`)."""
 
-DEVICES = ("cpu", "cuda", "mps", "xpu", "hip", "meta")
-"""Kinds of devices that torch computes on, of which a number may choose one, such as cuda:1."""
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "privateuseone")
+"""Kinds of devices that torch computes on; a number chooses one of several, such as cuda:1."""
 
 AUTOMATIC = "automatic"
 """A1111's name for the grid that it takes for a sampler."""
@@ -181,6 +181,7 @@ _GRID_NAMES = {name: name for name in GRIDS} | {
 }
 
 _ENDED = re.compile(rf"(.+)_({'|'.join(GRIDS)})")
+_DEVICE = re.compile(rf"({'|'.join(DEVICES)})(:\d+)?")
 _METHOD = re.compile(r"\s*([a-z_]+)\s*(?:\(([^()]*)\))?\s*")
 
 
@@ -233,3 +234,10 @@ def parse_prediction(name: str) -> Prediction:
     if found is None:
         raise InvalidInput("prediction", repr(name), "epsilon, v, x0, velocity or edm", "leave it out to have it found")
     return found
+
+
+def require_device_name(argument: str, name: str) -> None:
+    """Errors: `InvalidInput` for what is called like no device; whether it is there, torch knows."""
+    if not _DEVICE.fullmatch(name):
+        near = did_you_mean(name.partition(":")[0], DEVICES).strip()
+        raise InvalidInput(argument, repr(name), "a device such as cpu, cuda, cuda:1 or mps", near)

@@ -206,7 +206,7 @@ def test_without_a_model_the_embedded_one_draws_and_suggests_what_is_next(tmp_pa
         (["generate", "x", "--model", "MODEL", "--debug", "vay"], "a comma list of nan, timing, shapes"),
         (["generate", "--from", "missing.png"], "a picture file; there is no such file"),
         (["generate", "x", "--model", "MODEL", "--precision", "f8"], "f8"),
-        (["generate", "x", "--model", "MODEL", "--device", "cudda"], "a device of this machine"),
+        (["generate", "x", "--model", "MODEL", "--device", "cudda"], "did you mean 'cuda'?"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_sentence_and_exit_2(folder, arguments, words, capsys):

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import track
 
+from undertow.checkpoints.files.atomic import atomic_write
 from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.named_files import require_files
 from undertow.cli.option_values import parse_loras
 from undertow.cli.seeds import parse_seed
+from undertow.cli.show import ShowHere, show
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import OVERWRITE_HELP
@@ -40,6 +42,9 @@ WITHOUT = "none"
 
 LABEL_CHARACTERS = 48
 
+SHEET_COLUMNS = 120
+"""Width of a sheet in the terminal, in characters: its labels are to be read."""
+
 
 def compare(
     prompts: Annotated[list[str], typer.Argument(help="What to draw; each of several prompts has a row.")],
@@ -58,6 +63,7 @@ def compare(
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder, or picture file, of the sheet.")] = Path("out"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
+    draw_here: ShowHere = True,
 ) -> None:
     """Draw in many ways, and put the pictures on one sheet: prompts, LoRAs, their scales, samplers, schedules, steps,
     guidance scales or seeds.
@@ -100,9 +106,11 @@ def compare(
         columns=[_label(columns, value) for value in lists[columns]],
         title=_title(common, (rows, columns)),
     )
-    with place.taken({}) as path:
-        sheet.save(path)
+    with place.taken({}) as path, atomic_write(path) as draft:
+        sheet.save(draft)
     typer.echo(path)
+    if draw_here:
+        show([sheet], columns=SHEET_COLUMNS)
 
 
 def _filled(typed: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:

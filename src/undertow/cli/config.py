@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from undertow.embedded import did_you_mean
 from undertow.errors import InvalidInput
+from undertow.lookup import did_you_mean
 from undertow.records import Record
 
 FILE = "undertow.toml"

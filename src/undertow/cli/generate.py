@@ -17,7 +17,7 @@ from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model,
 from undertow.cli.named_files import require_files, require_own_place
 from undertow.cli.repeated import note_another_model, repeated_task
 from undertow.cli.request_options import with_request_options
-from undertow.cli.show import show
+from undertow.cli.show import ShowHere, show
 from undertow.cli.task import new_task
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
@@ -83,9 +83,7 @@ def generate(
     name: Annotated[str, of_output(help=NAME_HELP)] = DEFAULT_NAME,
     overwrite: Annotated[bool, of_output("--overwrite", help=OVERWRITE_HELP)] = False,
     preview: Annotated[Path | None, of_output(help="Picture file to keep showing the newest estimate.")] = None,
-    draw_here: Annotated[
-        bool, of_output("--show/--no-show", help="Draw the pictures into the terminal too, where it can.")
-    ] = True,
+    draw_here: ShowHere = True,
     watch: Annotated[str, of_output("--debug", help="What to watch: nan, timing, shapes (a comma list), or all.")] = "",
     refiner: Annotated[str | None, of_model(help="Model that draws the last steps (SDXL's refiner).")] = None,
     precision: Annotated[

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from undertow.checkpoints.files.atomic import atomic_write
+
 if TYPE_CHECKING:
     from undertow.engine.events import Observer, StepEvent
 
@@ -27,6 +29,7 @@ def watching(console: Console, pictures: int, preview: Path | None = None) -> "G
             )
             if preview is not None and event.picture == 0 and (shown := event.preview()) is not None:
                 preview.parent.mkdir(parents=True, exist_ok=True)
-                shown.save(preview)
+                with atomic_write(preview) as draft:
+                    shown.save(draft)
 
         yield observe
