@@ -18,12 +18,14 @@ from undertow.cli.seeds import parse_seed
 from undertow.cli.show import ShowHere, show
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
-from undertow.cli.written_pictures import OVERWRITE_HELP
+from undertow.cli.written_pictures import OVERWRITE_HELP, not_in_place, written_somewhere
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 from undertow.picture_names import PicturePlace
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from undertow.inspection.contact_sheet import Cell
     from undertow.service import UNetService
 
@@ -106,11 +108,17 @@ def compare(
         columns=[_label(columns, value) for value in lists[columns]],
         title=_title(common, (rows, columns)),
     )
-    with place.taken({}) as path, atomic_write(path) as draft:
-        sheet.save(draft)
+    path, error = written_somewhere(place, {}, lambda path: _save(sheet, path))
     typer.echo(path)
     if draw_here:
         show([sheet], columns=SHEET_COLUMNS)
+    if error is not None:
+        raise not_in_place(place, path, error)
+
+
+def _save(sheet: "Image.Image", path: Path) -> None:
+    with atomic_write(path) as draft:
+        sheet.save(draft)
 
 
 def _filled(typed: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:

@@ -171,5 +171,7 @@ def generate(
     results = draw(service, requests, writers, console, preview, **how)
     if draw_here and writers[0].paths:
         show([result.images[index] for result, one in zip(results, tasks, strict=True) for index in one.indices])
+    for writer in writers:
+        writer.require_in_place()
     if model is None and repeat is None and writers[0].paths:
         suggest(writers[0].paths[0], console)

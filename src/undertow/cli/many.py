@@ -12,7 +12,7 @@ from undertow.cli.seeds import parse_seed, random_seed
 from undertow.cli.task import Task
 from undertow.cli.watching import watching
 from undertow.cli.wildcards import Wildcards, has_choices
-from undertow.cli.written_pictures import PictureWriter
+from undertow.cli.written_pictures import PictureWriter, kept_in_words
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 
@@ -121,7 +121,7 @@ def _draw_many(
     except BaseException:
         kept = sum(len(writer.paths) for writer in writers)
         every = sum(len(writer.indices) for writer in writers)
-        console.print(f"kept: {kept} of {every} pictures", markup=False, highlight=False, soft_wrap=True)
+        console.print(kept_in_words(kept, every), markup=False, highlight=False, soft_wrap=True)
         raise
     return results
 

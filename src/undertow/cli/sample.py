@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from undertow.checkpoints.files.place import require_class_model
 from undertow.cli.seeds import parse_seed
 from undertow.cli.terminal import SafeConsole
-from undertow.cli.written_pictures import OVERWRITE_HELP
+from undertow.cli.written_pictures import OVERWRITE_HELP, not_in_place, written_somewhere
 from undertow.embedded import embedded_models
 from undertow.known_names import require_sampler, require_schedule
 from undertow.picture_names import PicturePlace
@@ -59,9 +59,12 @@ def sample(
     console = SafeConsole()
     with drawing(console, len(labels), "drawing") as on_pictures:
         pixels = sample_classes(model, labels, seeds, settings, batch_size=batch_size, on_pictures=on_pictures)
-    with place.taken({}) as path:
-        save_grid(pixels, count if columns is None else columns, path)
+    path, error = written_somewhere(
+        place, {}, lambda path: save_grid(pixels, count if columns is None else columns, path)
+    )
     console.print(f"{len(labels)} pictures by {settings.sampler} in {settings.steps} steps: {path}", soft_wrap=True)
+    if error is not None:
+        raise not_in_place(place, path, error)
 
 
 def model_folder(name: str) -> Path:

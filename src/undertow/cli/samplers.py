@@ -135,7 +135,7 @@ def _plot(file: Path) -> None:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
