@@ -117,7 +117,7 @@ def test_models_are_listed_with_what_they_are(config, monkeypatch, capsys):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if line.strip()}
-    assert rows["emoji"].startswith("a U-Net of unpublished widths, built like sd1, predicts v")
+    assert rows["emoji"].startswith("a U-Net built like sd1, with widths of its own, predicts v")
     assert rows["emoji"].endswith("the package")
     assert rows["small"].endswith("undertow.toml")
     assert rows["tiny"].endswith(str(config / "models")), "by the name that --model takes"

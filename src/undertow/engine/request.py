@@ -1,6 +1,6 @@
 """What a user asks for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -46,8 +46,13 @@ Width = int
 
 
 def as_square(given: Any) -> Any:
-    """One number for both sides."""
-    return (given, given) if isinstance(given, int) else given
+    """One number for both sides. Errors: `InvalidInput` for text, and for another number of numbers."""
+    if isinstance(given, int):
+        return (given, given)
+    if isinstance(given, str) or (isinstance(given, Sequence) and len(given) != 2):
+        expected = "a pair of height and width in pixels, such as (512, 768)"
+        raise InvalidInput("size", shown(given), expected, "one number is both")
+    return given
 
 
 def as_regions(given: Any) -> Any:
@@ -73,7 +78,7 @@ class GenerationRequest(Record):
     seed: Seed = 0
     """Seed of the first picture; each further picture adds 1."""
     count: Annotated[int, Ge(1)] = 1
-    """Number of pictures."""
+    """Number of pictures; those that share a batch are finished together."""
     variation_seed: Seed | None = None
     """Seed of another noise, towards which `variation_strength` moves; each further picture adds 1."""
     variation_strength: Share = 0.0
