@@ -167,7 +167,7 @@ PREDICTIONS: Mapping[str, Prediction] = {
 }
 """What a network may predict, by its names in any tool (`checkpoints.identify.prediction`)."""
 
-DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "privateuseone")
+DEVICES = ("cpu", "cuda", "mps", "xpu", "hpu", "mtia", "xla", "privateuseone", "meta")
 """Kinds of devices that torch computes on; a number chooses one of several, such as cuda:1."""
 
 AUTOMATIC = "automatic"

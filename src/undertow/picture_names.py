@@ -91,6 +91,7 @@ class PicturePlace:
         written, a file that exists, and a template that cannot be used."""
         path, (out_argument, name_argument) = Path(out), arguments
         _require_short(path, out_argument)
+        _require_no_template(path, out_argument, name_argument)
         if not is_file_name(path, out_argument):
             template, suffix = _checked_template(name, name_argument)
             _require_folder(path, out_argument)
@@ -142,11 +143,24 @@ def is_file_name(path: Path, argument: str = "--out") -> bool:
         return False
     if path.suffix.lower() in FORMATS:
         return True
+    _require_picture_kind(path, argument, "a folder, or a file")
+    return False
+
+
+def _require_picture_kind(path: Path, argument: str, expected: str) -> None:
+    """Whether the ending of a name is none of a file that undertow does not write. Errors: `InvalidInput`."""
     # The table that comes with Python: a system's own also knows that .1 is a page of a manual.
     kind, _ = mimetypes.MimeTypes().guess_type(path.name)
-    if kind is not None and kind.partition("/")[0] in REFUSED_KINDS:
-        raise InvalidInput(argument, repr(str(path)), f"a folder, or a file that ends in {_joined(FORMATS)}")
-    return False
+    if path.suffix.lower() not in FORMATS and kind is not None and kind.partition("/")[0] in REFUSED_KINDS:
+        raise InvalidInput(argument, repr(str(path)), f"{expected} that ends in {_joined(FORMATS)}")
+
+
+def _require_no_template(path: Path, out_argument: str, name_argument: str) -> None:
+    """A place is taken as it is typed, fields in braces too. Errors: `InvalidInput` for one with fields of a name."""
+    fields = "|".join(FIELDS)
+    if not path.exists() and re.search(rf"\{{({fields})(:[^{{}}]*)?\}}", str(path)):
+        remedy = f"{name_argument} {path.name!r} makes names in a folder"
+        raise InvalidInput(out_argument, repr(str(path)), "a place without fields in braces", remedy)
 
 
 def require_picture_file(
@@ -195,6 +209,7 @@ def _require_short(path: Path, argument: str) -> None:
 
 def _checked_template(name: str, argument: str) -> tuple[str, str]:
     """The template without its ending, and the ending. Errors: `InvalidInput`."""
+    _require_picture_kind(Path(name), argument, "a name")
     suffix = next((ending for ending in FORMATS if name.lower().endswith(ending)), "")
     template = name[: len(name) - len(suffix)]
     try:

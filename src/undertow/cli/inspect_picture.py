@@ -27,7 +27,6 @@ def is_picture(source: str) -> bool:
 def show_picture(console: Console, source: str) -> None:
     """Prints what a picture's file says about how it was made. Errors: `InvalidInput` for what is no picture."""
     from undertow.engine.metadata import JSON_KEY, read_texts
-    from undertow.infotext.picture import read_description_of_others, unread_program
     from undertow.picture_files import header_of
 
     path = Path(source).expanduser()
@@ -37,6 +36,11 @@ def show_picture(console: Console, source: str) -> None:
     if JSON_KEY in texts:
         _show_own(console, path, texts, rows)
         return
+    if not texts:
+        _print_rows(console, str(path), [*rows.items(), ("described by", "nobody")])
+        return
+    from undertow.infotext.picture import read_description_of_others, unread_program  # loads torch
+
     reading = read_description_of_others(texts)
     if reading is None:
         program = unread_program(texts)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from undertow.checkpoints.files.atomic import atomic_write
-from undertow.cli.idle_options import note_idle
+from undertow.cli.notes import note_idle
 from undertow.cli.terminal import SafeConsole
 from undertow.known_names import require_sampler
 from undertow.picture_names import FIGURES, require_picture_file
@@ -35,7 +35,7 @@ def samplers(
     ] = None,
 ) -> None:
     """List the samplers: order, evaluations a step, noise, models they run on, and their names in other tools."""
-    console = SafeConsole()
+    console, messages = SafeConsole(), SafeConsole(stderr=True)
     if name is not None:
         require_sampler(name)
     if plot is not None:
@@ -44,9 +44,9 @@ def samplers(
         with atomic_write(plot) as draft:
             _plot(draft)
         console.print(f"wrote {plot}", markup=False)
-        note_idle({"NAME": name is not None, "--schedules": schedules}, "beside --plot")
+        note_idle(messages, {"NAME": name is not None, "--schedules": schedules}, "beside --plot")
     elif schedules:
-        note_idle({"NAME": name is not None}, "beside --schedules")
+        note_idle(messages, {"NAME": name is not None}, "beside --schedules")
         console.print(_grids())
     elif name is None:
         console.print(_all())

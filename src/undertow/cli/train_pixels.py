@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from undertow.cli.idle_options import note_idle
+from undertow.cli.notes import note_idle
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.training_progress import shown_training
 from undertow.errors import InvalidInput
@@ -89,7 +89,9 @@ def train_pixels(
     if resumes:
         config = stored_config(out)
         begun = {"--data": data, "--size": size, "--objective": objective, "--config-file": config_file}
-        note_idle({name: value is not None for name, value in begun.items()}, "on a run that goes on as it was begun")
+        note_idle(
+            console, {name: value is not None for name, value in begun.items()}, "on a run that goes on as it was begun"
+        )
     else:
         source = _source(data_set, data, size, gray=gray, bad_pictures=bad_pictures)
         config = _new_config(source, objective, config_file, console)

@@ -39,11 +39,21 @@ def _of_value(invalid: re.Match[str], arguments: Sequence[str]) -> str:
         ours = value_called_here(choice["value"], choices.split(", "))
         called = "" if ours is None else f"; here it is called {ours}"
         return f"{option} is {choice['value']!r}, expected one of {choices}{called}"
-    for pattern, expected in _EXPECTED:
-        if (match := pattern.fullmatch(problem)) is not None:
-            value = _typed(option, arguments)
-            return f"{option} is {'given' if value is None else repr(value)}, expected {match.expand(expected)}"
-    return f"{option}: {problem}"
+    expected = expectation(problem)
+    if expected is None:
+        return f"{option}: {problem}"
+    value = _typed(option, arguments)
+    return f"{option} is {'given' if value is None else repr(value)}, expected {expected}"
+
+
+def expectation(said: str) -> str | None:
+    """What typer expects of a value, by what it says of one that is not so; `None` where that is not known."""
+    invalid = _INVALID.fullmatch(" ".join(said.split()).rstrip("."))
+    problem = said if invalid is None else invalid["problem"]
+    if (choice := _NO_CHOICE.fullmatch(problem)) is not None:
+        return f"one of {choice['choices']}".replace("'", "")
+    found = ((pattern.fullmatch(problem), expected) for pattern, expected in _EXPECTED)
+    return next((match.expand(expected) for match, expected in found if match is not None), None)
 
 
 def _typed(option: str, arguments: Sequence[str]) -> str | None:

@@ -1,5 +1,6 @@
 """Pictures written to files, each as soon as it is there, and what there is to say about them."""
 
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -75,6 +76,11 @@ class PictureWriter:
         if error is not None:
             self.refused.append(error)
 
+    @property
+    def in_folder(self) -> bool:
+        """Whether names are made for its pictures; otherwise one was typed, or they go to standard output."""
+        return self.place is not None and self.place.template is not None
+
     def require_in_place(self) -> None:
         """Errors: `InvalidInput` where pictures had to be written to another folder than they were meant for."""
         if self.place is not None and self.refused:
@@ -143,11 +149,15 @@ def not_in_place(place: PicturePlace, path: Path, error: OSError) -> InvalidInpu
     return InvalidInput("--out", repr(str(place.folder)), f"a folder that takes files ({reason})", f"kept in {path}")
 
 
-def suggest(picture: Path, console: Console) -> None:
-    """What to try next with the embedded model."""
-    for command, meaning in (
-        ('"red apple left of dog face on blue background"', "two emoji, and where they stand"),
-        ('"(penguin:1.3) on pink background" --count 4', "a weight on words, four pictures"),
-        (f"--from {picture} --out again.png", "the same picture again"),
+def suggest(writer: PictureWriter, console: Console) -> None:
+    """What to try next with the embedded model, below the first pictures in a folder: later ones need no such help."""
+    if not writer.paths or {path.name for path in writer.paths[0].parent.iterdir()} > {
+        one.name for one in writer.paths
+    }:
+        return
+    for arguments in (
+        '"red apple left of dog face on blue background"',
+        '"(penguin:1.3) on pink background" --count 4',
+        f"--from {shlex.quote(str(writer.paths[0]))} --out again.png",
     ):
-        console.print(f"try: undertow generate {command}  # {meaning}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"try: undertow generate {arguments}", markup=False, highlight=False, soft_wrap=True)
