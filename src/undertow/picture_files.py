@@ -22,6 +22,9 @@ from undertow.picture_modes import FORMATS, deep_levels, loaded, require_format
 Picture = Image.Image | str | Path
 """A picture, or the file that holds it."""
 
+ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
+"""Of files that are taken for pictures where nobody names them one by one."""
+
 MOST_PIXELS = 2**26
 """Of a picture that is read: 8192 x 8192, 256 MB once it is decoded. A file of a few kilobytes can say to have more."""
 

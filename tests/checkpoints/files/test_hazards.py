@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 import undertow
 from tests.checkpoints.crafted import assert_same_weights, ldm_shapes, ldm_tensors, raw_file, sparse_file
 from tests.golden.minis import M15, build
-from undertow.checkpoints.files.header import MAX_HEADER_BYTES, MAX_TENSORS, read_header
+from undertow.checkpoints.files.header import read_header
+from undertow.checkpoints.files.header_json import MAX_HEADER_BYTES, MAX_TENSORS
 from undertow.checkpoints.files.pickled import as_safetensors
 from undertow.checkpoints.files.weights import open_weights
 from undertow.checkpoints.identify.checkpoint import OpenOptions
