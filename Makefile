@@ -30,9 +30,11 @@ help:  ## List the targets
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt hatchling editables
-	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
 	@# The tests compare with its samplers alone; its requirements (a tracker, a metrics package, CLIP) are for training.
 	$(PIP) install --quiet --constraint constraints.txt --no-deps k-diffusion
+	@# pip would compile one file after another.
+	@$(BIN)/python -m compileall -q -j 2 $(VENV)/lib > /dev/null || true
 	@touch $@
 
 demo: $(INSTALLED)  ## Draw a red apple with the embedded model and write the picture

@@ -22,6 +22,9 @@ from undertow.picture_modes import FORMATS, deep_levels, loaded, require_format
 Picture = Image.Image | str | Path
 """A picture, or the file that holds it."""
 
+ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
+"""Of files that are taken for pictures where nobody names them one by one."""
+
 _FOREIGN = {
     b"%!PS": "EPS or PostScript",
     b"\xc5\xd0\xd3\xc6": "EPS",

@@ -22,13 +22,13 @@ The file is that of the environment's UNDERTOW_CONFIG, else the one in the worki
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from undertow.embedded import did_you_mean
 from undertow.errors import InvalidInput
+from undertow.lookup import did_you_mean
 from undertow.records import Record
 
 FILE = "undertow.toml"
@@ -111,11 +111,13 @@ def config_file() -> Path | None:
     return next((file for file in (Path(FILE), home / "undertow" / FILE) if file.is_file()), None)
 
 
-def by_parameter(settings: Mapping[str, Any], parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Settings of a preset by the names of parameters. parameters: by option, without the dashes in front. Errors:
-    `InvalidInput` for an option that there is none of."""
+def preset_settings(name: str, options: Collection[str]) -> Mapping[str, Any]:
+    """The settings of a preset, by option. options: that there are, without the dashes in front. Errors:
+    `InvalidInput` for a preset, or an option in it, that there is none of."""
+    settings = read_config().preset(name)
     for option in settings:
-        if option not in parameters:
-            near = did_you_mean(option, parameters)
-            raise InvalidInput("preset", repr(option), "an option of undertow generate", f"{near}see generate --help")
-    return {parameters[option]: value for option, value in settings.items()}
+        if option not in options:
+            near = did_you_mean(option, options)
+            where = f"[presets.{name}] of {config_file()}"
+            raise InvalidInput(where, repr(option), "options of undertow generate", f"{near}see generate --help")
+    return settings

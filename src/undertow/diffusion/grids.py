@@ -34,11 +34,12 @@ from undertow.diffusion.curved_grids import (
     polyexponential,
     vp,
 )
-from undertow.diffusion.lookup import look_up
 from undertow.diffusion.schedules import LARGEST_SIGMA, Schedule
 from undertow.diffusion.tabled_grids import ays_sd15, ays_sdxl, gits_sd15, gits_sdxl, turbo
 from undertow.errors import InvalidInput
+from undertow.known_names import GRID_ALIASES
 from undertow.limits import STEPS
+from undertow.lookup import look_up
 
 
 def normal(schedule: Schedule, steps: int) -> list[float]:
@@ -116,40 +117,6 @@ GRIDS: dict[str, Callable[[Schedule, int], list[float]]] = {
     "gits_sdxl": gits_sdxl,
     "turbo": turbo,
 }
-
-GRID_ALIASES: dict[str, dict[str, str]] = {
-    "ComfyUI": {
-        "ddim_uniform": "ddim_comfyui",
-        "beta": "beta_comfyui",
-        "SDTurboScheduler": "turbo",
-        "LaplaceScheduler": "laplace",
-        "VPScheduler": "vp",
-        "PolyexponentialScheduler": "polyexponential",
-    },
-    "A1111": {
-        "Uniform": "normal",
-        "Karras": "karras",
-        "Exponential": "exponential",
-        "Polyexponential": "polyexponential",
-        "SGM Uniform": "sgm_uniform",
-        "KL Optimal": "kl_optimal_forge",
-        "Align Your Steps": "ays_sd15",
-        "Align Your Steps GITS": "gits_sd15",
-        "Simple": "simple",
-        "Normal": "normal",
-        "DDIM": "ddim_comfyui",
-        "Beta": "beta_sigma",
-        "Turbo": "turbo",
-    },
-    "diffusers": {
-        "use_karras_sigmas": "karras",
-        "use_exponential_sigmas": "exponential",
-        "use_beta_sigmas": "beta_sigma",
-        "trailing": "turbo",
-        "leading": "ddim",
-    },
-}
-"""Names of other tools, and ours for the same grid. Where one of theirs is ours for another grid, ours counts."""
 
 
 def sigma_grid(name: str, schedule: Schedule, steps: int, *, discard_penultimate: bool = False) -> list[float]:

@@ -9,7 +9,7 @@ translated in `unet/diffusers_config.py`.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from undertow.doors import checked_record
+from undertow.doors import checked, checked_record
 from undertow.errors import ConfigError
 from undertow.limits import LAYERS, WIDTH
 
@@ -421,6 +421,7 @@ class UNetConfig:
         return self.linear_projection
 
     @classmethod
+    @checked
     def sd15(cls) -> "UNetConfig":
         """Stable Diffusion 1.x: 859,520,964 parameters."""
         levels = tuple(Level(channels=c, attention=CrossAttention(heads=8)) for c in (320, 640, 1280))
@@ -429,16 +430,19 @@ class UNetConfig:
         )
 
     @classmethod
+    @checked
     def sd15_inpaint(cls) -> "UNetConfig":
         """SD1.5 for inpainting: latents, mask and masked picture's latents, 9 channels."""
         return replace(cls.sd15(), in_channels=9)
 
     @classmethod
+    @checked
     def instruct_pix2pix(cls) -> "UNetConfig":
         """InstructPix2Pix (arXiv:2211.09800): latents and the source picture's latents, 8 channels."""
         return replace(cls.sd15(), in_channels=8)
 
     @classmethod
+    @checked
     def lcm_sd15(cls) -> "UNetConfig":
         """Latent consistency model of SD1.5, with the guidance scale as an input."""
         return replace(cls.sd15(), guidance_dim=256)
@@ -458,11 +462,13 @@ class UNetConfig:
         )
 
     @classmethod
+    @checked
     def sd2_inpaint(cls) -> "UNetConfig":
         """SD2 for inpainting, 9 channels."""
         return replace(cls.sd21(), in_channels=9)
 
     @classmethod
+    @checked
     def sdxl(cls) -> "UNetConfig":
         """Stable Diffusion XL base (and Turbo, Lightning): 2,567,463,684 parameters."""
         return cls(
@@ -479,16 +485,19 @@ class UNetConfig:
         )
 
     @classmethod
+    @checked
     def sdxl_inpaint(cls) -> "UNetConfig":
         """SDXL for inpainting, 9 channels."""
         return replace(cls.sdxl(), in_channels=9)
 
     @classmethod
+    @checked
     def lcm_sdxl(cls) -> "UNetConfig":
         """Latent consistency model of SDXL."""
         return replace(cls.sdxl(), guidance_dim=256)
 
     @classmethod
+    @checked
     def sdxl_refiner(cls) -> "UNetConfig":
         """SDXL's refiner: 2,259,526,660 parameters."""
         return cls(
@@ -506,6 +515,7 @@ class UNetConfig:
         )
 
     @classmethod
+    @checked
     def ssd_1b(cls) -> "UNetConfig":
         """Segmind SSD-1B (arXiv:2401.02677): SDXL with transformer blocks removed, another number in each layer."""
         deep = CrossAttention(heads=20, depth=4, decoder_depth=(4, 4, 10))
@@ -513,6 +523,7 @@ class UNetConfig:
         return _distilled_sdxl(middle, deep)
 
     @classmethod
+    @checked
     def vega(cls) -> "UNetConfig":
         """Segmind Vega: smaller still than SSD-1B."""
         return _distilled_sdxl(CrossAttention(heads=10, depth=1), CrossAttention(heads=20, depth=2))

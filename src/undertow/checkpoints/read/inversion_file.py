@@ -76,7 +76,8 @@ def read_inversions(source: str | Path) -> tuple[TextualInversion, ...]:
     """
     path = _file(locate(source))
     if is_picture(path):
-        name, tensors = read_inversion_picture(path)
+        name, vectors = read_inversion_picture(path)
+        tensors = {encoder: torch.from_numpy(numbers) for encoder, numbers in vectors.items()}
         return (_inversion(path, tensors, "a picture of A1111's", (name, path.stem)),)
     if is_pickle(path):
         with as_safetensors(path) as converted:

@@ -12,9 +12,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import Float32, UInt8
 
 from undertow.errors import CorruptFile, UnknownCheckpoint
 from undertow.limits import EMBEDDING_BYTES
@@ -35,7 +33,7 @@ def is_picture(path: Path) -> bool:
         return file.read(8).startswith(_SIGNATURES)
 
 
-def read_inversion_picture(path: Path) -> tuple[str, dict[str, Float[Tensor, "vectors dim"]]]:
+def read_inversion_picture(path: Path) -> tuple[str, dict[str, Float32[np.ndarray, "vectors dim"]]]:
     """The name that the picture gives it, perhaps none, and its vectors, for an encoder that it does not name.
 
     Errors: `UnknownCheckpoint` for a picture without one, `CorruptFile`, `InvalidInput`.
@@ -46,13 +44,13 @@ def read_inversion_picture(path: Path) -> tuple[str, dict[str, Float[Tensor, "ve
     try:
         content = json.loads(base64.b64decode(text) if isinstance(text, str) else _inflated(hidden))
         (vectors,) = content["string_to_param"].values()
-        tensor = torch.tensor(vectors[TENSOR], dtype=torch.float32)
+        numbers = np.array(vectors[TENSOR], dtype=np.float32)
         name = content.get("name", "")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as err:
         raise CorruptFile(path, f"the textual inversion in it cannot be read ({err})", "download it again") from err
-    if tensor.ndim not in (1, 2):
-        raise CorruptFile(path, f"a textual inversion of shape {list(tensor.shape)}", "download it again")
-    return name if isinstance(name, str) else "", {"": tensor}
+    if numbers.ndim not in (1, 2):
+        raise CorruptFile(path, f"a textual inversion of shape {list(numbers.shape)}", "download it again")
+    return name if isinstance(name, str) else "", {"": numbers}
 
 
 def _hidden(path: Path) -> bytes:
