@@ -227,6 +227,21 @@ ENTRIES: dict[str, tuple[Case, str]] = {
     "a pipe as a model": (Case(arguments=(*DRAW, "--model", "pipe"), fifos=("pipe",)), r"pipe"),
     "a pipe as a LoRA": (Case(arguments=(*DRAW, "--lora", "pipe.safetensors"), fifos=("pipe.safetensors",)), r"pipe"),
     "a pipe as prompts": (Case(arguments=("generate", "--prompts", "pipe.txt"), fifos=("pipe.txt",)), r"pipe"),
+    "a pipe as a tokenizer's pairs": (
+        Case(
+            arguments=(*DRAW, "--model", "model"),
+            fifos=("model/tokenizer/merges.txt",),
+            model={"tokenizer/tokenizer.json": None, "tokenizer/vocab.json": b"{}"},
+        ),
+        r"not a tokenizer \(merges.txt is no file\)",
+    ),
+    "a config without end": (
+        Case(
+            arguments=(*DRAW, "--adapter", "folder=p.png"),
+            files={"folder/config.json": b'{"a":' * 50_000, "p.png": picture()},
+        ),
+        r"folder",
+    ),
     "a pipe as settings of a file": (
         Case(arguments=(*DRAW, "--model", "model"), fifos=("model/unet/config.json",), model={UNET: None}),
         r"config.json",
