@@ -178,6 +178,8 @@ def sampling(at: Boundary) -> None:
     at.stand_in("undertow.training.figures.save_grid", unnoted=("pixels",))
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
     Path("old.png").touch()
+    Path("my-run/unet").mkdir(parents=True)
+    Path("my-run/unet/config.json").touch()
 
 
 def settings(**other: Any) -> SamplingSettings:
