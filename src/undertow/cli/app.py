@@ -32,6 +32,7 @@ from undertow.cli.usage import usage_sentence
 from undertow.cli.verb_help import VerbCommand, with_plain_help
 from undertow.cli.words import words
 from undertow.errors import OutOfMemory, UndertowError
+from undertow.limits import replaced
 from undertow.shortage import is_out_of_memory
 
 Verb = Callable[..., None] | typer.Typer
@@ -86,8 +87,9 @@ def main(
     settings = Settings()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        app = _build(verbs, settings, about, completion=" " not in program)
-        code = app(arguments or ["--help"], prog_name=program, standalone_mode=False)
+        with replaced(read_config().limits):
+            app = _build(verbs, settings, about, completion=" " not in program)
+            code = app(arguments or ["--help"], prog_name=program, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except typer.TyperException as error:

@@ -8,6 +8,9 @@
     [models]                             # short names
     dream = "~/models/dreamshaper_8.safetensors"
 
+    [limits]                             # see docs/guides/security.md
+    pixels = 100_000_000
+
     [presets.portrait]                   # undertow generate --preset portrait: options by their names
     size = "512x768"
     steps = 30
@@ -57,6 +60,9 @@ class Config(Record):
     """Short names of models and adapters, and their places."""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Settings of `undertow generate` by their names: options without the dashes in front."""
+
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """How much files and requests may ask for, by the names of `undertow.limits`; the environment counts more."""
 
     def find(self, name: str) -> str:
         """The place of what is called so here; the name itself where nothing is. An existing path is what it is."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from undertow.doors import checked, checked_record
 from undertow.errors import ConfigError
+from undertow.limits import LAYERS, WIDTH
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +43,19 @@ class Level:
     resnets: int = 2
     attention: CrossAttention | SelfAttention | None = None
 
+    @property
+    def layers(self) -> int:
+        """ResBlocks, and transformer blocks or self-attentions, of the encoder and the decoder."""
+        resnets = 2 * self.resnets + 1
+        match self.attention:
+            case CrossAttention(depth=depth, decoder_depth=given):
+                decoder = depth if given is None else given
+                return resnets + _blocks(depth, self.resnets) + _blocks(decoder, self.resnets + 1)
+            case SelfAttention():
+                return 2 * resnets
+            case None:
+                return resnets
+
     def encoder_depths(self) -> tuple[int, ...]:
         """Transformer blocks after each ResBlock of the encoder."""
         match self.attention:
@@ -69,6 +83,17 @@ class Middle:
 
     attention: CrossAttention | SelfAttention | None = None
     resnets: int = 2
+
+    @property
+    def layers(self) -> int:
+        """ResBlocks, and transformer blocks or self-attentions."""
+        match self.attention:
+            case CrossAttention(depth=depth):
+                return self.resnets + _blocks(depth, self.resnets - 1)
+            case SelfAttention():
+                return 2 * self.resnets - 1
+            case None:
+                return self.resnets
 
     def depths(self) -> tuple[int, ...]:
         """Transformer blocks of each attention."""
@@ -146,6 +171,7 @@ class UNetConfig:
     def validate(self) -> bool:
         """True for a buildable config; otherwise raises `ConfigError`."""
         _require(len(self.levels) >= 1, "levels", self.levels, "needs at least one level")
+        self._validate_limits()
         self._validate_numbers()
         self._validate_added()
         self._validate_sinusoids()
@@ -160,6 +186,29 @@ class UNetConfig:
             "must be the text width when a level has CrossAttention, and None when none has",
         )
         return True
+
+    def _validate_limits(self) -> None:
+        """Nothing below may count in layers, or multiply widths, before they are known to be reasonable."""
+        _require(self.layers <= LAYERS.most, "layers", self.layers, LAYERS.rule)
+        widths = {
+            **{name: getattr(self, name) for name in ("in_channels", "out_channels", "norm_groups", "sample_size")},
+            **{name: getattr(self, name) for name in ("context_dim", "guidance_dim", "sinusoid_dim", "time_dim")},
+            **{f"levels[{index}].channels": level.channels for index, level in enumerate(self.levels)},
+        }
+        match self.added:
+            case TextTime(pooled_dim=pooled, ids=ids, sinusoid_dim=sinusoid):
+                widths |= {"added.pooled_dim": pooled, "added.ids": ids, "added.sinusoid_dim": sinusoid}
+            case ClassLabels(rows=rows):
+                widths["added.count"] = rows
+            case None:
+                pass
+        for name, width in widths.items():
+            _require(width is None or width <= WIDTH.most, name, width, WIDTH.rule)
+
+    @property
+    def layers(self) -> int:
+        """ResBlocks, and transformer blocks or self-attentions."""
+        return sum(level.layers for level in self.levels) + self.middle.layers
 
     def _validate_numbers(self) -> None:
         for name in ("in_channels", "out_channels", "norm_groups", "sample_size"):
@@ -511,6 +560,11 @@ def _block_names(block: str, resnets: int, attention: bool) -> Iterator[str]:
         yield f"{block}.resnets.{index}"
         if attention:
             yield f"{block}.attentions.{index}"
+
+
+def _blocks(depth: int | tuple[int, ...], count: int) -> int:
+    """Transformer blocks behind `count` ResBlocks."""
+    return sum(depth) if isinstance(depth, tuple) else depth * count
 
 
 def _require(holds: bool, field: str, value: object, rule: str) -> None:

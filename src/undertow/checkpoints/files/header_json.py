@@ -7,11 +7,8 @@ from typing import Any
 
 from undertow.checkpoints.files.sniff import LENGTH_BYTES, require_safetensors
 from undertow.errors import CorruptFile
+from undertow.limits import HEADER_BYTES, NAME_LENGTH, TENSORS, Limit
 
-MAX_HEADER_BYTES = 16 * 2**20
-MAX_TENSORS = 50_000
-MAX_NAME = 1000
-"""Characters of a tensor's name. The longest in use have 150."""
 METADATA = "__metadata__"
 
 
@@ -22,8 +19,7 @@ def read_header_json(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        if length > MAX_HEADER_BYTES:
-            raise corrupt(path, f"a header of {length:,} bytes; {MAX_HEADER_BYTES:,} are allowed")
+        _require(path, HEADER_BYTES, length, f"a header of {length:,} bytes")
         if LENGTH_BYTES + length > size:
             raise corrupt(path, f"cut off: a header of {length:,} bytes in a file of {size:,}")
         text = file.read(length)
@@ -39,11 +35,14 @@ def read_header_json(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise corrupt(path, "metadata that is not text")
     longest = max(map(len, entries), default=0)
-    if longest > MAX_NAME:
-        raise corrupt(path, f"a tensor's name of {longest:,} characters; {MAX_NAME:,} are allowed")
-    if len(entries) > MAX_TENSORS:
-        raise corrupt(path, f"{len(entries):,} tensors; {MAX_TENSORS:,} are allowed")
+    _require(path, NAME_LENGTH, longest, f"a tensor's name of {longest:,} characters")
+    _require(path, TENSORS, len(entries), f"{len(entries):,} tensors")
     return entries, metadata, LENGTH_BYTES + length
+
+
+def _require(path: Path, limit: Limit, count: int, what: str) -> None:
+    if count > limit.most:
+        raise CorruptFile(path, f"{what}; {limit.most:,} are allowed", limit.remedy)
 
 
 class _DuplicateName(ValueError):

@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from undertow.errors import CorruptFile, InvalidInput, UnknownCheckpoint
+from undertow.errors import CorruptFile, UnknownCheckpoint
+from undertow.limits import EMBEDDING_BYTES
 from undertow.picture_files import header_of, open_picture
 
 TEXT = "sd-ti-embedding"
 TENSOR = "TORCHTENSOR"
-LARGEST_BYTES = 16 * 2**20
-"""Of the JSON, and of a block of pixels."""
 
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"RIFF")
 _MULTIPLIER, _INCREMENT = 1664525, 1013904223
@@ -69,9 +68,9 @@ def _hidden(path: Path) -> bytes:
 def _inflated(compressed: bytes) -> bytes:
     """Errors: `zlib.error`, `ValueError` for more than such a file can hold."""
     content = zlib.decompressobj()
-    found = content.decompress(compressed, LARGEST_BYTES)
+    found = content.decompress(compressed, EMBEDDING_BYTES.most)
     if content.unconsumed_tail:
-        raise ValueError(f"more than {LARGEST_BYTES:,} bytes")
+        raise ValueError(f"more than {EMBEDDING_BYTES.most:,} bytes; {EMBEDDING_BYTES.remedy}")
     return found
 
 
@@ -85,8 +84,7 @@ def _without_border(pixels: Pixels) -> UInt8[np.ndarray, "inner_height inner_wid
 
 def _plain(block: Pixels) -> UInt8[np.ndarray, "bytes"]:
     """A block without the sequence it was written over."""
-    if block.size > LARGEST_BYTES:
-        raise InvalidInput("embedding", f"a block of {block.size:,} values", f"at most {LARGEST_BYTES:,}")
+    EMBEDDING_BYTES.require("embedding", block.size, f"a block of {block.size:,} bytes")
     return block.reshape(-1) ^ (mask_numbers(block.size) & 0x0F)
 
 
