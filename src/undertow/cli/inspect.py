@@ -56,7 +56,7 @@ def inspect(
 ) -> None:
     """Show a U-Net's architecture, what a checkpoint or a LoRA is and contains, or how a picture was made; with --trace
     all shapes inside, with --ports where adapters can act."""
-    console, messages = SafeConsole(), SafeConsole(stderr=True)
+    console = SafeConsole()
     cells = _cells(size)
     bundled = _bundled(model, base)
     if bundled is None:
@@ -66,39 +66,39 @@ def inspect(
     inversions = find_inversions(model) if base is None else ()  # some are hidden in pictures
     if inversions:
         show_inversions(console, inversions)
-        note_idle(messages, {**about_network, **about_file}, "on a textual inversion")
+        note_idle({**about_network, **about_file}, "on a textual inversion")
         return
     if is_picture(model):
         show_picture(console, model)
-        note_idle(messages, {**about_network, **about_file}, "on a picture")
+        note_idle({**about_network, **about_file}, "on a picture")
         return
     if bundled is not None:
         if not _is_adapter(bundled, None):  # control maps and image prompts: what they are shows in a model
             explain([bundled], DEFAULT_MODEL if base is None else base)
-            note_idle(messages, {**about_network, **about_file}, "on an adapter that is shown in its model")
+            note_idle({**about_network, **about_file}, "on an adapter that is shown in its model")
             return
         model = bundled
     if _is_adapter(model, base):
         from undertow.cli.inspect_adapter import show_adapter
 
         show_adapter(console, model, base, validate=validate_weights)
-        note_idle(messages, {**about_network, "--allow-pickle": allow_pickle}, "on a LoRA")
+        note_idle({**about_network, "--allow-pickle": allow_pickle}, "on a LoRA")
         return
     if _is_checkpoint(model):
         from undertow.cli.inspect_file import show_checkpoint
 
         config = show_checkpoint(console, model, validate=validate_weights, allow_pickle=allow_pickle)
         if config is None:
-            note_idle(messages, about_network, "without a U-Net")
+            note_idle(about_network, "without a U-Net")
             return
     else:
         config = _config(model)
         console.print(_summary(model, config))
-        note_idle(messages, about_file, "on an architecture without weights")
+        note_idle(about_file, "on an architecture without weights")
     if trace:
         console.print(_trace(config, 1 if batch is None else batch, cells))
     else:
-        note_idle(messages, {"--batch": batch is not None, "--size": size is not None}, "without --trace")
+        note_idle({"--batch": batch is not None, "--size": size is not None}, "without --trace")
     if ports:
         console.print(_ports(config))
 

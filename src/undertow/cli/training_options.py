@@ -59,6 +59,7 @@ class TrainingOptions:
     ] = None
     threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250
+    no_sample: Annotated[bool, typer.Option("--no-sample", help="Do not draw the first caption at the end.")] = False
 
     @property
     def name(self) -> str:

@@ -79,7 +79,7 @@ def boundary(at: Boundary) -> None:
     at.patch.setattr("torch.cuda.is_available", lambda: False)
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
     at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
-    at.stand_in("undertow.cli.generate.show")
+    at.stand_in("undertow.cli.generate.show", unnoted=("columns",))
 
 
 def with_old_pictures(at: Boundary) -> None:
