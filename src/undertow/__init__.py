@@ -3,7 +3,7 @@
 Names are imported from their rooms when they are first used (PEP 562), so `import undertow` alone loads no torch.
 """
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from undertow.errors import (
@@ -128,6 +128,8 @@ _ROOMS = {
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
+        from importlib import metadata  # noqa: PLC0415  slow to import
+
         return metadata.version("undertow")
     if name not in _ROOMS:
         raise AttributeError(f"module 'undertow' has no attribute {name!r}")
