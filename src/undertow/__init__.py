@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from undertow.engine.parts import HighResolution, Region, Views
     from undertow.engine.request import GenerationRequest
     from undertow.engine.result import GenerationResult
+    from undertow.memory.plan import MemoryPlan
     from undertow.nn.attention import ImageTokens
     from undertow.service import UNetService, load, load_unet
     from undertow.unet.conditioning import Conditioning, Ports, Residuals
@@ -71,6 +72,7 @@ __all__ = [
     "ImageTokens",
     "InvalidInput",
     "KeyMismatch",
+    "MemoryPlan",
     "MissingComponent",
     "MissingDependency",
     "NonFiniteError",
@@ -102,6 +104,7 @@ _ROOMS = {
     "AdapterStack": "undertow.adapters.stack",
     "StateSnapshot": "undertow.adapters.state",
     "UNetState": "undertow.adapters.state",
+    "MemoryPlan": "undertow.memory.plan",
     "ImageTokens": "undertow.nn.attention",
     "load": "undertow.service",
     "UNetService": "undertow.service",

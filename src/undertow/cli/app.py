@@ -16,7 +16,6 @@ import typer
 
 from undertow.cli import INTERRUPTED
 from undertow.cli.config_file import config_file
-from undertow.cli.other_names import called_here
 from undertow.cli.verb_help import VerbCommand, with_plain_help
 from undertow.cli.verbs import VERBS, Verb
 from undertow.errors import OutOfMemory, UndertowError
@@ -142,6 +141,8 @@ def _usage(error: typer.TyperException, program: str) -> str:
     command = program if context is None else context.command_path
     typed, said = getattr(error, "option_name", None), error.format_message().rstrip(".")
     if typed is not None and context is not None:
+        from undertow.cli.other_names import called_here  # with all options of requests
+
         known = [option for parameter in context.command.params for option in parameter.opts]
         if (ours := called_here(typed, known)) is not None:
             said = f"No such option: {typed}; here it is called {ours}"

@@ -18,7 +18,7 @@ class Verbs(Mapping[str, Verb]):
     def __getitem__(self, name: str) -> Verb:
         if name not in self._names:
             raise KeyError(name)
-        return getattr(import_module(f"undertow.cli.{name}"), name)
+        return getattr(import_module(f".{name}", __package__), name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -33,6 +33,7 @@ VERBS = Verbs(
     "convert",
     "inspect",
     "models",
+    "plan",
     "preprocess",
     "sample",
     "samplers",
