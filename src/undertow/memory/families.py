@@ -1,6 +1,7 @@
 """The published families by name, as what a forecast is made of."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from undertow.adapters.control.config import ControlNetConfig
 from undertow.errors import UnknownCheckpoint
@@ -27,10 +28,6 @@ def family(name: str) -> Subject:
     if unet.context_dim is None:
         return Subject(name=name, unet=unet)
     vae = VAE if unet.context_dim in (768, 1024) else VAE_XL
-    controlnet = None if unet.guidance_dim is not None else ControlNetConfig(unet=UNetConfig(**_control(unet)))
+    # A ControlNet sees the latents alone, also where the U-Net sees a mask beside them.
+    controlnet = None if unet.guidance_dim is not None else ControlNetConfig(unet=replace(unet, in_channels=4))
     return Subject(name=name, unet=unet, vae=vae, text_encoders=_TEXT[unet.context_dim], controlnet=controlnet)
-
-
-def _control(unet: UNetConfig) -> dict[str, object]:
-    """A ControlNet sees the latents alone, also where the U-Net sees a mask beside them."""
-    return {name: getattr(unet, name) for name in UNetConfig.__slots__} | {"in_channels": 4}

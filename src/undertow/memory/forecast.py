@@ -12,8 +12,8 @@ from functools import lru_cache
 from undertow.memory import text_walk, unet_walk, vae_walk, weights
 from undertow.memory.ledger import Array, Ledger, Peak, Signature
 from undertow.memory.operations import LoraRows, Machine, Operations
-from undertow.memory.work import ITEM_BYTES, Subject, Work
-from undertow.unet.config import UNetConfig
+from undertow.memory.work import ITEM_BYTES, Subject, VAENetwork, Work
+from undertow.unet.config import TextTime, UNetConfig
 
 PROCESS_BYTES = 400 * 2**20
 """What a process takes beside tensors: the interpreter, PyTorch's libraries and its kernels' caches."""
@@ -126,13 +126,12 @@ def _stage(name: str, held: dict[str, int], work: Work, ledger: Ledger, *, calls
     )
 
 
-def _operations(work: Work, machine: Machine, dtype: str, *, loras: LoraRows | None = None) -> Operations:
-    ledger = Ledger(ITEM_BYTES[dtype])
-    return Operations(ledger=ledger, dtype=dtype, kernel=work.kernel, machine=machine, loras=loras)
+def _operations(machine: Machine, dtype: str, kernel: str, *, loras: LoraRows | None = None) -> Operations:
+    return Operations(ledger=Ledger(ITEM_BYTES[dtype]), dtype=dtype, kernel=kernel, machine=machine, loras=loras)
 
 
 def _text(subject: Subject, work: Work, machine: Machine) -> Ledger:
-    ops = _operations(work, machine, work.text_dtype or work.dtype)
+    ops = _operations(machine, work.text_dtype or work.dtype, "sdpa")
     for network in subject.text_encoders:
         text_walk.encode_text(ops, network, -(-work.tokens // network.positions))
     return ops.ledger
@@ -140,38 +139,42 @@ def _text(subject: Subject, work: Work, machine: Machine) -> Ledger:
 
 def _controlnet(subject: Subject, work: Work, machine: Machine) -> Ledger:
     assert subject.controlnet is not None
-    ops = _operations(work, machine, work.dtype)
-    stages = _stages(subject.controlnet.unet, work, ops)
-    hidden, skips = unet_walk.encode(stages, _inputs(subject.controlnet.unet, subject, work, ops), additions=1)
-    hidden = unet_walk.middle(stages, hidden)
-    with ops.ledger.at("controlnet_down_blocks", "residuals"):
-        residuals = [ops.conv(skip, skip.shape[1], 1) for skip in (*skips, hidden)]
-    del residuals
+    ops, config = _operations(machine, work.dtype, work.kernel), subject.controlnet.unet
+    stages = _stages(config, work, ops)
+    latents = _inputs(config, subject, work, ops)
+    with ops.ledger.at("inputs", "inputs"):
+        hint = ops.ledger.new((work.batch, config.levels[0].channels, *work.cells(subject)), "cat")
+    unet_walk.residuals(stages, latents)
+    del hint
     return ops.ledger
 
 
 def _denoise(subject: Subject, work: Work, machine: Machine) -> Ledger:
     assert subject.unet is not None
     slots = None if work.merged or not work.loras else LoraRows(per_row=work.loras, rank=work.lora_rank)
-    ops = _operations(work, machine, work.dtype, loras=slots)
+    ops = _operations(machine, work.dtype, work.kernel, loras=slots)
     stages = _stages(subject.unet, work, ops)
     latents = _inputs(subject.unet, subject, work, ops)
-    held = _residuals(subject, work, ops)
-    unet_walk.predict(stages, latents, residuals=work.controlnets, running=work.t2i_adapters)
+    held = _residuals(subject, work, ops), _image_tokens(subject.unet, work, ops)
+    unet_walk.predict(stages, latents, controlled=work.controlnets > 0, running=work.t2i_adapters)
     del held
     return ops.ledger
 
 
 def _stages(config: UNetConfig, work: Work, ops: Operations) -> unet_walk.Stages:
+    new, rows = ops.ledger.new, work.batch
     with ops.ledger.at("inputs", "inputs"):
-        context = None
-        if config.context_dim is not None:
-            context = ops.ledger.new((work.batch, work.tokens, config.context_dim), "cat")
+        context = None if config.context_dim is None else new((rows, work.tokens, config.context_dim), "cat")
+        numbers = [new((rows,), "timesteps", item=8)]
+        if isinstance(config.added, TextTime):
+            numbers.append(new((rows, config.added.pooled_dim), "cat"))
+            numbers.append(new((rows, config.added.ids), "cat", item=4))
     return unet_walk.Stages(
         config=config,
         ops=ops,
         context=context,
         embedding=unet_walk.time_embedding(ops, config, work.batch),
+        others=tuple(numbers),
         image_tokens=work.image_tokens,
         chunks=work.feed_forward_chunks,
     )
@@ -191,18 +194,35 @@ def _residuals(subject: Subject, work: Work, ops: Operations) -> list[Array]:
         return [ops.ledger.new((work.batch, *shape), "residual") for shape in (*shapes, shapes[-1])]
 
 
+def _image_tokens(config: UNetConfig, work: Work, ops: Operations) -> list[Array]:
+    """Keys and values of reference pictures at every cross-attention."""
+    if not work.image_tokens:
+        return []
+    with ops.ledger.at("inputs", "image_tokens"):
+        shapes = [(2 * work.batch, work.image_tokens, width) for width in config.cross_attentions().values()]
+        return [ops.ledger.new(shape, "cat") for shape in shapes]
+
+
 def _decode(subject: Subject, work: Work, machine: Machine) -> Ledger:
     assert subject.vae is not None
-    ops = _operations(work, machine, work.vae_dtype or work.dtype)
+    steps = _vae(subject.vae, work, machine)
     height, width = work.cells(subject)
-    latents = ops.ledger.new((1, subject.vae.latent_channels, height, width), "from_model")
-    vae_walk.decode(vae_walk.VAESteps(network=subject.vae, ops=ops), latents)
-    return ops.ledger
+    latents = steps.ops.ledger.new((1, subject.vae.latent_channels, height, width), "from_model")
+    vae_walk.decode(steps, latents)
+    return steps.ops.ledger
 
 
 def _encode(subject: Subject, work: Work, machine: Machine) -> Ledger:
     assert subject.vae is not None
-    ops = _operations(work, machine, work.vae_dtype or work.dtype)
-    pixels = ops.ledger.new((1, subject.vae.in_channels, *work.size), "pixels")
-    vae_walk.encode(vae_walk.VAESteps(network=subject.vae, ops=ops), pixels)
-    return ops.ledger
+    steps = _vae(subject.vae, work, machine)
+    pixels = steps.ops.ledger.new((1, subject.vae.in_channels, *work.size), "pixels")
+    vae_walk.encode(steps, pixels)
+    return steps.ops.ledger
+
+
+def _vae(network: VAENetwork, work: Work, machine: Machine) -> vae_walk.VAESteps:
+    """Computed in the type of its weights, unless the processor only imitates that."""
+    stored = work.vae_dtype or work.dtype
+    imitated = stored == "bfloat16" and machine.device == "cpu" and not machine.bfloat16
+    ops = _operations(machine, "float32" if imitated else stored, "auto")
+    return vae_walk.VAESteps(network=network, ops=ops, converted=imitated)

@@ -41,7 +41,7 @@ class Buffer:
 class Array:
     """A stand-in for a tensor: its shape, and the memory that it shares with its views."""
 
-    __slots__ = ("buffer", "item", "shape")
+    __slots__ = ("buffer", "item", "other", "shape")
 
     def __init__(self, shape: Shape, buffer: Buffer, item: int):
         self.shape, self.buffer, self.item = shape, buffer, item
@@ -53,6 +53,11 @@ class Array:
     def view(self, *shape: int) -> "Array":
         """The same memory in another shape."""
         return Array(shape, self.buffer, self.item)
+
+    def beside(self, other: "Array") -> "Array":
+        """The same array, which also keeps another one: a copy whose original has a name in the network."""
+        self.other = other
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,6 +19,12 @@ from undertow.memory.ledger import Array, Ledger, Shape
 PATCH_CELLS = 256
 """As in `nn.matmul`, whose module imports torch; a test holds them equal."""
 
+SCRATCHPAD, HALF_SCRATCHPAD = 8216, 16664
+"""Bytes of oneDNN's scratchpad for a convolution, at most, in float32 and in half precision."""
+
+SPREAD_NUMBERS = 20480
+"""Numbers of an input up to which PyTorch's own convolution is taken."""
+
 CHUNK, CHUNKED_KEYS = 256, 1024
 """As in `attention.chunked` and `attention.choose`."""
 
@@ -52,10 +58,10 @@ class Operations:
     machine: Machine = Machine()
     loras: LoraRows | None = None
 
-    def linear(self, x: Array, outputs: int, *, adapted: bool = True) -> Array:
-        """x Wᵀ + b, and what slots add."""
+    def linear(self, x: Array, outputs: int, *, adapted: bool = True, copied: bool = False) -> Array:
+        """x Wᵀ + b, and what slots add. copied: x lies in another order in memory."""
         inputs, cells = x.shape[-1], x.numbers // x.shape[-1]
-        workspace = self._product_workspace(cells, inputs, outputs)
+        workspace = self.product_workspace(cells, inputs, outputs) + (x.numbers * x.item if copied else 0)
         y = self.ledger.new((*x.shape[:-1], outputs), "linear", workspace=workspace)
         self.ledger.count("linear", cells, inputs, outputs)
         if self.loras is None or not adapted:
@@ -74,9 +80,14 @@ class Operations:
         if self.loras is None or not adapted:
             return y
         rows, inputs = x.shape[:2]
-        low = (rows, self.loras.per_row * self.loras.rank, *y.shape[2:])
+        entries = self.loras.per_row * self.loras.rank
+        down, low = (rows, entries, inputs * kernel**2), (rows, entries, *y.shape[2:])
         with self._slots(rows, inputs * kernel**2, outputs):
-            with self.ledger.held(x.shape, low, low):
+            # Rows become groups of one convolution, which copies everything into an order of its own.
+            spread = [x.shape] if rows > 1 else []
+            with self.ledger.held(*spread, x.shape, down, low):
+                pass
+            with self.ledger.held(low, low):
                 change = self.ledger.new(y.shape, "bmm")
             return self.elementwise("add", y, change)
 
@@ -85,22 +96,43 @@ class Operations:
         out_height, out_width = -(-height // stride), -(-width // stride)
         shape = (rows, outputs, out_height, out_width)
         cells = rows * out_height * out_width
-        self.ledger.count("conv", rows, inputs, outputs, height, width, kernel, stride)
         if kernel == 1:
-            workspace = self._product_workspace(cells, inputs, outputs)
+            self.ledger.count("linear", cells, inputs, outputs)
+            workspace = self.product_workspace(cells, inputs, outputs)
             return self.ledger.new(shape, "linear", workspace=workspace)
         if rows * height * width <= PATCH_CELLS * stride**2 and self.machine.device == "cpu":
             patches = (cells, kernel**2 * inputs)
+            self.ledger.count("linear", cells, kernel**2 * inputs, outputs)
             with self.ledger.held((rows, height + 2, width + 2, inputs), patches):
                 pass
-            workspace = self._product_workspace(cells, kernel**2 * inputs, outputs)
+            workspace = self.product_workspace(cells, kernel**2 * inputs, outputs)
             with self.ledger.held(patches):
                 return self.ledger.new(shape, "linear", workspace=workspace)
-        return self.ledger.new(shape, "conv2d", workspace=self.conv_workspace(inputs, outputs, kernel))
+        return self.plain_conv(x, outputs, kernel, stride=stride)
 
-    def conv_workspace(self, inputs: int, outputs: int, kernel: int) -> int:
-        """oneDNN's copy of the weights in its own order, and its scratchpad."""
-        return inputs * outputs * kernel**2 * self.ledger.item + 8216
+    def plain_conv(self, x: Array, outputs: int, kernel: int = 3, *, stride: int = 1) -> Array:
+        """`torch.nn.Conv2d`, without slots and without `nn.matmul`."""
+        rows, inputs, height, width = x.shape
+        self.ledger.count("conv", rows, inputs, outputs, height, width, kernel, stride)
+        shape = (rows, outputs, -(-height // stride), -(-width // stride))
+        return self.ledger.new(shape, "conv2d", workspace=self.conv_workspace(x.shape, outputs, kernel, stride))
+
+    def plain_linear(self, x: Array, outputs: int) -> Array:
+        """`torch.nn.Linear`: float32 goes to MKL, which takes its memory elsewhere."""
+        inputs, cells = x.shape[-1], x.numbers // x.shape[-1]
+        self.ledger.count("linear", cells, inputs, outputs)
+        workspace = self.product_workspace(cells, inputs, outputs) if self.ledger.item < 4 else 0
+        return self.ledger.new((*x.shape[:-1], outputs), "linear", workspace=workspace)
+
+    def conv_workspace(self, x: Shape, outputs: int, kernel: int, stride: int) -> int:
+        """oneDNN's copy of the weights, channels in its blocks, and its scratchpad; a small input of one row is spread
+        out instead (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp)."""
+        rows, inputs, height, width = x
+        item = self.ledger.item
+        scratchpad = SCRATCHPAD if item == 4 else HALF_SCRATCHPAD
+        packed = _rounded(inputs, 2) * _rounded(outputs, 16) * kernel**2 * item + scratchpad
+        small = rows == 1 and stride == 1 and inputs * height * width <= SPREAD_NUMBERS and item == 4
+        return max(packed, inputs * kernel**2 * height * width * item) if small else packed
 
     def group_norm(self, x: Array, groups: int = 32) -> Array:
         rows, channels = x.shape[:2]
@@ -144,16 +176,12 @@ class Operations:
 
     def _fused(self, query: Array, heads: int, keys: int, masked: bool) -> Array:
         rows, queries, width = query.shape
-        statistics = self.ledger.new((rows, heads, queries), "logsumexp", item=4)
-        workspace = self._flash_workspace(queries, keys, width // heads)
-        if masked:
-            mask = self.ledger.new((rows, keys), "mask", item=1 + self.ledger.item)
+        workspace = 4 * rows * heads * queries + self._flash_workspace(queries, keys, width // heads)
+        if not masked:
+            return self.ledger.new(query.shape, "scaled_dot_product_attention", workspace=workspace)
+        workspace += rows * queries * keys * (1 + self.ledger.item)
         result = self.ledger.new(query.shape, "scaled_dot_product_attention", workspace=workspace)
-        if masked:
-            del mask
-            del statistics
-            return self.elementwise("where", result)
-        return result
+        return self.elementwise("where", result)
 
     def _flash_workspace(self, queries: int, keys: int, dim: int) -> int:
         """Of `_scaled_dot_product_flash_attention_for_cpu` (aten/src/ATen/native/cpu/FlashAttentionKernel.cpp): the
@@ -167,59 +195,61 @@ class Operations:
     def _math(self, query: Array, heads: int, keys: int, masked: bool) -> Array:
         """Everything in float32, the whole score matrix at once."""
         rows, queries, width = query.shape
-        upcast = self.ledger.item != 4
-        new = self.ledger.new
-        wide = new(query.shape, "to", item=4) if upcast else None
-        scaled = new(query.shape, "mul", item=4)
-        del wide
-        wide_keys = new((rows, keys, width), "to", item=4) if upcast else None
-        copied = new(query.shape, "clone", item=4), new((rows, keys, width), "clone", item=4)
-        scores = new((rows, heads, queries, keys), "bmm", item=4)
-        del copied, wide_keys
-        del scaled
+        shape, upcast = (rows, heads, queries, keys), self.ledger.item != 4
+        source = (rows, keys, width)
+        with self.ledger.held(query.shape, *((query.shape, source) if upcast else ()), query.shape, source, item=4):
+            scores = self.ledger.new(shape, "bmm", item=4)
         if masked:
-            previous, scores = scores, new(scores.shape, "masked_fill", item=4)
-            del previous
-        probabilities = new(scores.shape, "softmax", item=4)
-        wide_values = new((rows, keys, width), "to", item=4) if upcast else None
-        copied_values = new((rows, keys, width), "clone", item=4)
-        result = new(query.shape, "bmm", item=4)
-        del copied_values, wide_values
+            scores = self._replaced(scores, "masked_fill")
+        probabilities = self.ledger.new(shape, "softmax", item=4)
+        with self.ledger.held(source, *((source,) if upcast else ()), item=4):
+            output = self.ledger.new(query.shape, "bmm", item=4)
         del probabilities
         if upcast:
-            result = new(query.shape, "to")
+            output = self.ledger.new(query.shape, "to")
         del scores
-        return self.elementwise("where", result) if masked else self._merged(result)
+        return self.elementwise("where", output) if masked else self._merged(output)
 
     def _chunked(self, query: Array, heads: int, keys: int, masked: bool) -> Array:
-        rows, queries, width = query.shape
-        new = self.ledger.new
-        scaled = new(query.shape, "mul")
-        parts = []
-        for start in range(0, queries, CHUNK):
-            count = min(CHUNK, queries - start)
-            copied = new((rows, count, width), "clone"), new((rows, keys, width), "clone")
-            scores = new((rows, heads, count, keys), "bmm", workspace=self._product_workspace(count, keys, width))
-            del copied
-            if masked:
-                previous, scores = scores, new(scores.shape, "masked_fill")
-                del previous
-            probabilities = new(scores.shape, "softmax")
-            copied_values = new((rows, keys, width), "clone")
-            parts.append(
-                new((rows, count, width), "bmm", workspace=self._product_workspace(count, keys, width // heads))
-            )
-            del copied_values, probabilities, scores
-        output = new(query.shape, "cat")
+        queries = query.shape[1]
+        scaled = self.elementwise("mul", query)
+        sizes = [min(CHUNK, queries - start) for start in range(0, queries, CHUNK)]
+        parts = [self._chunk(query, size, heads, keys, masked) for size in sizes]
+        output = self.elementwise("cat", query, *parts)
         del parts, scaled
         return self._merged(self.elementwise("where", output) if masked else output)
+
+    def _chunk(self, query: Array, count: int, heads: int, keys: int, masked: bool) -> Array:
+        """Some queries, whose keys and values are copied head by head where there are several."""
+        rows, _, width = query.shape
+        part, source, shape = (rows, count, width), (rows, keys, width), (rows, heads, count, keys)
+        half = self.ledger.item < 4
+        copied = [part, source] if rows > 1 and heads > 1 else [source] if half else []
+        with self.ledger.held(*copied):
+            scores = self.ledger.new(shape, "bmm", workspace=self._batched_workspace(count, width // heads, keys))
+        if masked:
+            scores = self._replaced(scores, "masked_fill")
+        probabilities = self.ledger.new(shape, "softmax")
+        with self.ledger.held(*([source] if heads > 1 and (half or rows > 1) else [])):
+            workspace = self._batched_workspace(count, keys, width // heads)
+            result = self.ledger.new(part, "bmm", workspace=workspace)
+        del probabilities, scores
+        return result
+
+    def _batched_workspace(self, cells: int, inputs: int, outputs: int) -> int:
+        """As of other products, in blocks of half the size; float32 goes to MKL, which takes its memory elsewhere."""
+        if self.ledger.item == 4:
+            return 0
+        longest = 512 if inputs <= 1024 else 1024
+        return 64 * 2 * min(_rounded(inputs, 32), longest) + 4 * min(cells, 256) * min(outputs, 64) + 1024
+
+    def _replaced(self, x: Array, operation: str) -> Array:
+        return self.ledger.new(x.shape, operation, item=x.item)
 
     def _merged(self, output: Array) -> Array:
         """[rows, heads, queries, dim] as [rows, queries, width]: a copy, beside which the original lives on; both are
         given up together."""
-        copied = self.ledger.new(output.shape, "flatten")
-        copied.buffer = _Both(copied.buffer, output.buffer)  # pyright: ignore[reportAttributeAccessIssue]
-        return copied
+        return self.ledger.new(output.shape, "flatten").beside(output)
 
     @contextmanager
     def _slots(self, rows: int, inputs: int, outputs: int) -> Generator[None]:
@@ -229,19 +259,14 @@ class Operations:
         down, up = (rows, entries, inputs), (rows, outputs, entries)
         with self.ledger.held(down, up, up):
             pass
-        with self.ledger.held(down, up, *((up,) if self.loras.per_row > 1 else ())):
+        with self.ledger.held(down, up):
             yield
 
-    def _product_workspace(self, cells: int, inputs: int, outputs: int) -> int:
-        """oneDNN's block of the weights in its own order."""
-        del cells
-        return inputs * min(64, outputs) * 4 + 2**16
+    def product_workspace(self, cells: int, inputs: int, outputs: int) -> int:
+        """oneDNN's block of the weights in its own order, and in half precision of the sums."""
+        block = 64 * min(inputs, 1024) * self.ledger.item
+        return block + (min(outputs, 64) * min(cells, 256) * 4 if self.ledger.item < 4 else 0) + 1024
 
 
-class _Both:
-    """Two buffers that are given up together."""
-
-    __slots__ = ("first", "second")
-
-    def __init__(self, first: object, second: object):
-        self.first, self.second = first, second
+def _rounded(channels: int, block: int) -> int:
+    return -(-channels // block) * block

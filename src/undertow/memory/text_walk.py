@@ -25,15 +25,15 @@ def _layer(ops: Operations, network: TextNetwork, x: Array) -> Array:
 
 
 def _attention(ops: Operations, network: TextNetwork, x: Array) -> Array:
-    query, key, value = (ops.linear(x, network.width) for _ in range(3))
+    query, key, value = (ops.plain_linear(x, network.width) for _ in range(3))
     seen = ops.attention(query, key, network.heads)
-    result = ops.linear(seen, network.width)
+    result = ops.plain_linear(seen, network.width)
     del value
     return result
 
 
 def _feed_forward(ops: Operations, network: TextNetwork, x: Array) -> Array:
-    return ops.linear(_activated(ops, ops.linear(x, network.intermediate), network), network.width)
+    return ops.plain_linear(_activated(ops, ops.plain_linear(x, network.intermediate), network), network.width)
 
 
 def _activated(ops: Operations, inner: Array, network: TextNetwork) -> Array:

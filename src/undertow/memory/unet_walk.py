@@ -10,13 +10,14 @@ from undertow.unet.config import ClassLabels, CrossAttention, SelfAttention, Tex
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stages:
-    """The stages of one U-Net. context: the text of every row. image_tokens: of each picture that acts (IP-Adapter).
-    chunks: parts in which feed-forward layers are computed."""
+    """The stages of one U-Net. context: the text of every row. others: more inputs, which live as long. image_tokens:
+    of each picture that acts (IP-Adapter). chunks: parts in which feed-forward layers are computed."""
 
     config: UNetConfig
     ops: Operations
     context: Array | None
     embedding: Array
+    others: tuple[Array, ...] = ()
     image_tokens: int = 0
     chunks: int = 1
 
@@ -77,12 +78,12 @@ class Stages:
         ops = self.ops
         source = x if context is None else context
         query = ops.linear(x, x.shape[-1])
-        key, value = ops.linear(source, x.shape[-1]), ops.linear(source, x.shape[-1])
+        key, value = (ops.linear(source, x.shape[-1]) for _ in range(2))
         output = ops.attention(query, key, heads)
         if context is not None and self.image_tokens:
             output = self._with_image(output, query, heads)
         result = ops.linear(output, x.shape[-1])
-        del key, value
+        del value
         return result
 
     def _with_image(self, output: Array, query: Array, heads: int) -> Array:
@@ -130,13 +131,13 @@ def _norm_silu(ops: Operations, x: Array, groups: int) -> Array:
     return ops.elementwise("silu", ops.group_norm(x, groups))
 
 
-def spatial_self_attention(ops: Operations, x: Array, heads: int, groups: int) -> Array:
-    """`nn.attention.SpatialSelfAttention`."""
+def spatial_self_attention(ops: Operations, x: Array, heads: int, groups: int, *, copied: bool = False) -> Array:
+    """`nn.attention.SpatialSelfAttention`. copied: the channels of x do not come last in memory."""
     rows, channels, height, width = x.shape
     tokens = ops.group_norm(x, groups).view(rows, height * width, channels)
-    query, key, value = ops.linear(tokens, channels), ops.linear(tokens, channels), ops.linear(tokens, channels)
+    query, key, value = (ops.linear(tokens, channels, copied=copied) for _ in range(3))
     output = ops.linear(ops.attention(query, key, heads), channels)
-    del query, key, value
+    del value
     return ops.elementwise("add", x, output)
 
 
@@ -260,15 +261,28 @@ def _stored(hidden: Array) -> Array:
     return hidden
 
 
-def predict(stages: Stages, latents: Array, *, residuals: int = 0, running: int = 0) -> Array:
-    """`UNet.predict`. residuals: whether ControlNets add to the skip connections; running: whether T2I-Adapters add to
+def predict(stages: Stages, latents: Array, *, controlled: bool = False, running: int = 0) -> Array:
+    """`UNet.predict`. controlled: whether ControlNets add to the skip connections. running: T2I-Adapters, which add to
     activations on the way."""
     hidden, skips = encode(stages, latents, additions=running)
     hidden = middle(stages, hidden)
-    ops = stages.ops
-    if residuals:
-        with stages.ledger.at("residuals", "skips"):
-            hidden = ops.elementwise("add", hidden)
-            added = [ops.elementwise("add", skip) for skip in skips]
-        return decode(stages, hidden, added)
-    return decode(stages, hidden, skips)
+    if not controlled:
+        return decode(stages, hidden, skips)
+    with stages.ledger.at("residuals", "skips"):
+        hidden = stages.ops.elementwise("add", hidden)
+    return decode(stages, hidden, _with_residuals(stages, skips))
+
+
+def _with_residuals(stages: Stages, skips: list[Array]) -> list[Array]:
+    with stages.ledger.at("residuals", "skips"):
+        return [stages.ops.elementwise("add", skip) for skip in skips]
+
+
+def residuals(stages: Stages, latents: Array) -> list[Array]:
+    """`ControlNet.predict`, which adds the embedded hint to what `conv_in` makes."""
+    hidden, skips = encode(stages, latents, additions=1)
+    hidden = middle(stages, hidden)
+    with stages.ledger.at("controlnet_mid_block", "residuals"):
+        found = [stages.ops.plain_conv(hidden, hidden.shape[1], 1)]
+    with stages.ledger.at("controlnet_down_blocks", "residuals"):
+        return found + [stages.ops.plain_conv(skip, skip.shape[1], 1) for skip in skips]

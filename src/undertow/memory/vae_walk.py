@@ -45,12 +45,14 @@ class VAESteps:
             rows, channels, height, width = x.shape
             padded = self.ops.ledger.new((rows, channels, height + 1, width + 1), "pad")
         made = self._conv_plain(padded, outputs, kernel, stride=stride)
-        return self.ops.ledger.new(made.shape, "contiguous") if stride == 1 else made
+        return self.ops.ledger.new(made.shape, "contiguous")
 
     def _conv_plain(self, x: Array, outputs: int, kernel: int, *, stride: int = 1) -> Array:
         rows, inputs, height, width = x.shape
         shape = (rows, inputs, height // stride * stride, width // stride * stride)
-        with self._converted(weights.conv(inputs, outputs, kernel)), self.ops.ledger.held(x.shape):
+        # Half precision multiplies 1x1 kernels row by row, by copies of the weights.
+        rowwise = [(height, inputs, outputs)] if kernel == 1 and self.ops.ledger.item < 4 else []
+        with self._converted(weights.conv(inputs, outputs, kernel)), self.ops.ledger.held(x.shape, *rowwise):
             return self.ops.conv(Array(shape, x.buffer, x.item), outputs, kernel, stride=stride)
 
     @contextmanager
@@ -62,7 +64,15 @@ class VAESteps:
         """Query and key are computed once before, to be looked at."""
         channels = x.shape[1]
         with self._converted(weights.norm(channels) + 4 * weights.linear(channels, channels)):
-            return spatial_self_attention(self.ops, x, 1, self.network.norm_groups)
+            self._looked_at(x)
+            return spatial_self_attention(self.ops, x, 1, self.network.norm_groups, copied=True)
+
+    def _looked_at(self, x: Array) -> None:
+        rows, channels, height, width = x.shape
+        tokens = self.ops.group_norm(x, self.network.norm_groups).view(rows, height * width, channels)
+        query = self.ops.linear(tokens, channels, copied=True)
+        self.ops.linear(tokens, channels, copied=True)
+        del query
 
 
 def decode(steps: VAESteps, latents: Array) -> Array:
@@ -124,5 +134,7 @@ def _middle(steps: VAESteps, name: str, hidden: Array, level: int) -> Array:
 
 def _doubled(steps: VAESteps, x: Array) -> Array:
     rows, channels, height, width = x.shape
-    larger = steps.ops.elementwise("interpolate", x, shape=(rows, channels, 2 * height, 2 * width))
+    shape = (rows, channels, 2 * height, 2 * width)
+    workspace = 5 * x.numbers * x.item  # both in the order in which it is computed
+    larger = steps.ops.ledger.new(shape, "interpolate", workspace=workspace)
     return steps.conv(larger, channels)
