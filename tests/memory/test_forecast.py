@@ -47,11 +47,11 @@ def test_constants_are_those_of_the_rooms_that_import_torch():
 
 def test_published_figures():
     """Activations of the tape in float16 with fused attention, two rows: SD1.5 at 512 pixels 130 MiB, at 1024 pixels
-    520 MiB (an independent trace of diffusers' U-Net); ours keeps all skip connections until the end, 20 MiB more."""
+    520 MiB (an independent trace of diffusers' U-Net, without its inputs)."""
     sd15 = family("sd15")
     for side, traced in ((512, 130), (1024, 520)):
         stage = forecast(sd15, Work(size=(side, side), dtype="float16")).stage("denoise")
-        assert traced < stage.activation_bytes / 2**20 < 1.17 * traced
+        assert traced < stage.activation_bytes / 2**20 < 1.06 * traced
         assert stage.hotspot.module.startswith("up_blocks.3.attentions.0")
         assert stage.hotspot.module.endswith("ff.net.0")
 

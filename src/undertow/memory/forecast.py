@@ -19,6 +19,10 @@ PROCESS_BYTES = 400 * 2**20
 """What a process takes beside tensors: the interpreter, PyTorch's libraries and its kernels' caches."""
 
 
+SMALL_NUMBERS = 256
+"""Allowed for what every row has one or a few of: timesteps, labels, gains, the slots of adapters."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hotspot:
     """Where a stage takes most: the module, and the operation in it."""
@@ -78,14 +82,17 @@ def forecast(subject: Subject, work: Work, machine: Machine | None = None) -> Fo
 @lru_cache(maxsize=256)
 def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
     held = component_bytes(subject, work)
+    denoising = None if subject.unet is None else _denoise(subject, work, machine)
+    if denoising is not None:
+        held["unet"] += ITEM_BYTES[work.dtype] * (work.lora_slots + 1) * work.lora_rank * denoising.slot_numbers
     stages = []
     if subject.text_encoders:
         stages.append(_stage("text", held, work, _text(subject, work, machine)))
     if subject.controlnet is not None and work.controlnets:
         stages.append(_stage("controlnet", held, work, _controlnet(subject, work, machine), calls=work.steps))
-    if subject.unet is not None:
+    if denoising is not None:
         batches = -(-work.pictures * work.branches // work.batch)
-        stages.append(_stage("denoise", held, work, _denoise(subject, work, machine), calls=work.steps * batches))
+        stages.append(_stage("denoise", held, work, denoising, calls=work.steps * batches))
     if subject.vae is not None:
         stages.append(_stage("decode", held, work, _decode(subject, work, machine), calls=work.pictures))
         stages.append(_stage("encode", held, work, _encode(subject, work, machine), calls=work.pictures))
@@ -98,7 +105,7 @@ STAGE_COMPONENT = {"text": "text", "controlnet": "controlnet", "denoise": "unet"
 
 
 def component_bytes(subject: Subject, work: Work) -> dict[str, int]:
-    """Bytes of each component's weights: text, controlnet, unet (with its LoRA's slots) and vae."""
+    """Bytes of each component's weights: text, controlnet, unet (without slots for LoRA) and vae."""
     item, text_item = ITEM_BYTES[work.dtype], ITEM_BYTES[work.text_dtype or work.dtype]
     found = {"text": text_item * sum(weights.text_weights(network) for network in subject.text_encoders)}
     if subject.controlnet is not None and work.controlnets:
@@ -165,7 +172,7 @@ def _stages(config: UNetConfig, work: Work, ops: Operations) -> unet_walk.Stages
     new, rows = ops.ledger.new, work.batch
     with ops.ledger.at("inputs", "inputs"):
         context = None if config.context_dim is None else new((rows, work.tokens, config.context_dim), "cat")
-        numbers = [new((rows,), "timesteps", item=8)]
+        numbers = [new((SMALL_NUMBERS + rows,), "cat", item=8)]
         if isinstance(config.added, TextTime):
             numbers.append(new((rows, config.added.pooled_dim), "cat"))
             numbers.append(new((rows, config.added.ids), "cat", item=4))

@@ -256,6 +256,7 @@ class Operations:
     def _slots(self, rows: int, inputs: int, outputs: int) -> Generator[None]:
         """The updates of each row, gathered from the slots, with gains folded in."""
         assert self.loras is not None
+        self.ledger.count_slot(inputs, outputs)
         entries = self.loras.per_row * self.loras.rank
         down, up = (rows, entries, inputs), (rows, outputs, entries)
         with self.ledger.held(down, up, up):
