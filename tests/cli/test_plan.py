@@ -19,7 +19,7 @@ from undertow.memory.work import Work
 from undertow.unet.config import UNetConfig
 
 EMOJI = named_model("emoji").subject
-WORK = Work(size=(64, 64), vae_dtype="float32")
+WORK = Work(size=(64, 64), vae_dtype="float32", merged=True)
 FREELY = plan(EMOJI, WORK)
 BETWEEN = (FREELY.smallest_bytes + FREELY.asked_bytes) // 2
 """Bytes of a budget into which emoji fits with measures alone."""
