@@ -88,6 +88,17 @@ def test_more_takes_more():
     assert forecast(sd15, Work(size=(512, 512), rows=1)).stage("denoise").activation_bytes < 0.6 * whole
 
 
+def test_scores_grow_with_the_square():
+    """Two copies of rows x heads x cells squared in float32, where they are written out: 2 x 8 x 4096² x 8 bytes."""
+    work = Work(size=(512, 512), kernel="math", dtype="float16")
+    stage = forecast(family("sd15"), work).stage("denoise")
+    scores = 2 * 8 * (64 * 64) ** 2 * 4
+    assert stage.hotspot.module.endswith("attn1")
+    assert 2 * scores < stage.by_component["self_attention"] < 2.1 * scores
+    cross = forecast(family("sd15"), Work(tokens=154)).stage("denoise").operations
+    assert ("attention", "sdpa", 2, 8, 4096, 154, 40) in cross
+
+
 def test_operations_are_counted():
     """Convolutions of SD1.5's U-Net: 3x3 ones are 44 in 22 ResBlocks, 6 that resample, and the first and the last."""
     counted = forecast(family("sd15"), Work(kernel="sdpa")).stage("denoise").operations
