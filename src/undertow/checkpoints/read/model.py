@@ -9,7 +9,7 @@ from undertow.checkpoints.identify.identification import Identification
 from undertow.checkpoints.keymap.prefixes import TITLES, TextKind
 from undertow.diffusion.parameterizations import Parameterization
 from undertow.diffusion.schedules import Schedule
-from undertow.encoders import TextStack
+from undertow.encoders.text_stack import TextStack
 from undertow.errors import MissingComponent
 from undertow.sampling.model_sampler import ModelSampler
 from undertow.unet.unet import UNet
