@@ -63,5 +63,11 @@ def drawing_bytes(unet: UNet, window: Size) -> int:
 def decoding_bytes(vae: AutoencoderKL, cells: Size, *, low_vram: bool) -> int:
     """What decoding one picture holds at its peak, activations alone: as a whole, or with `low_vram` in the smallest
     parts."""
+    least, whole = decoding_range(vae, cells)
+    return least if low_vram else whole
+
+
+def decoding_range(vae: AutoencoderKL, cells: Size) -> tuple[int, int]:
+    """What decoding one picture holds at its peak, activations alone: in the smallest parts, and as a whole."""
     program = decode_program(vae, cells, dtype_to_compute_in(vae).dtype)
-    return smallest_budget(program) if low_vram else plan_tiles(program).peak_bytes
+    return smallest_budget(program), plan_tiles(program).peak_bytes
