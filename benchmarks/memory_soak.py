@@ -2,10 +2,10 @@
 
     python -m benchmarks.memory_soak --sequences 300
 
-Draws random sequences of requests in one process, over two models with adapters, under random budgets: models, adapters,
-samplers and sizes change, requests are cancelled and asked for again, forwards run out of memory. Every picture that is
-finished is drawn once more by a process that has only imported the library, with the same request and the same course
-of giving way (`report.memory.course`), and must have the same bytes: pixels and latents. Writes
+Draws random sequences of requests in one process, over two models with adapters, under random budgets: models,
+adapters, samplers and sizes change, requests are cancelled and asked for again, forwards run out of memory. Every
+picture that is finished is drawn once more by a process that has only imported the library, with the same request and
+the same course of giving way (`report.memory.course`), and must have the same bytes: pixels and latents. Writes
 docs/results/memory-soak.md. Exits with 1 when a picture differs.
 """
 
@@ -64,12 +64,9 @@ def make_places(folder: Path) -> list[Place]:
         layers = {name: shape for name, shape in layers_of(load_unet(model)).items() if is_attention(name)}
         adapters = []
         for index in (1, 2):
-            tensors = {
-                name: tensor + 0.01 * index * normal(*tensor.shape, seed=f"{index} {name}")
-                if "lora_" in name
-                else tensor
-                for name, tensor in kohya(layers).items()
-            }
+            tensors = kohya(layers)
+            for name in [name for name in tensors if "lora_" in name]:
+                tensors[name] = tensors[name] + 0.01 * index * normal(*tensors[name].shape, seed=f"{index} {name}")
             adapters.append(write(folder / f"{family}-{index}.safetensors", tensors))
         places.append(Place(model=model, adapters=adapters))
     return places
@@ -111,8 +108,8 @@ def page(
     return f"""# Memory soak
 
 `python -m benchmarks.memory_soak --sequences {options.sequences} --first {options.first}` (`make memory-soak`), on
-{datetime.now(UTC):%Y-%m-%d}: {platform.machine()}, {os.cpu_count()} cores, one thread, Python {platform.python_version()},
-torch {torch.__version__}; {minutes:.0f} minutes.
+{datetime.now(UTC):%Y-%m-%d}: {platform.machine()}, {os.cpu_count()} cores, one thread,
+Python {platform.python_version()}, torch {torch.__version__}; {minutes:.0f} minutes.
 
 {options.sequences} random sequences (seeds {options.first} to {last}) in one process over two tiny models that come and
 go, with LoRA that are merged, samplers, sizes, budgets from less than any picture needs to more than is needed,
