@@ -2,6 +2,7 @@
 
 import os
 import random
+import tempfile
 import zlib
 
 import numpy as np
@@ -19,8 +20,13 @@ settings.load_profile("undertow")
 
 
 def pytest_configure(config):
-    """The annotations of the recipes are checked as those of `undertow`: jaxtyping's option takes a single package
-    when the checker has arguments."""
+    """What the user measured on this machine decides nothing here: tests have a cache of their own.
+
+    The annotations of the recipes are checked as those of `undertow`: jaxtyping's option takes a single package when
+    the checker has arguments."""
+    cache = tempfile.TemporaryDirectory(prefix="undertow-tests-")
+    os.environ["UNDERTOW_CACHE"] = cache.name
+    config.add_cleanup(cache.cleanup)
     checker = (config.getoption("jaxtyping_packages") or "").partition(",")[2]
     if checker:
         install_import_hook("recipes", checker)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, Unpack, overload
 import torch
 from torch import Tensor
 
+from undertow.adapters.adapter import Adapter
 from undertow.adapters.lora.bank import AdapterCapacity
 from undertow.adapters.manager import AdapterManager
 from undertow.adapters.state import UNetState
@@ -29,12 +30,14 @@ from undertow.engine.events import Drawn, Finished, Observer, undrawn, unfinishe
 from undertow.engine.generate import generate_many
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import NonFinite, RunOptions
+from undertow.engine.planning import plan_model
 from undertow.engine.request import GenerationRequest, as_request
 from undertow.engine.result import GenerationResult
 from undertow.engine.settings import RequestSettings
 from undertow.errors import InvalidInput
 from undertow.free_memory import naming_memory
 from undertow.memory.ladder import StepDown
+from undertow.memory.plan import MemoryPlan
 from undertow.records import annotations
 from undertow.unet.compiled import CompiledUNet
 from undertow.unet.config import UNetConfig
@@ -276,6 +279,40 @@ class UNetService:
         )
         asked = [as_request(request) for request in requests]
         return generate_many(self.engine, asked, options, observe=observe, finished=finished)
+
+    @checked
+    def plan(
+        self,
+        *,
+        size: tuple[int, int] | None = None,
+        batch: int = 1,
+        budget_bytes: int | None = None,
+        adapters: Sequence[Adapter | str | Path] = (),
+        steps: int = 20,
+        guidance: bool = True,
+    ) -> MemoryPlan:
+        """What drawing would take of memory and time, and what gives way so that it fits: nothing is run.
+
+        size: height and width in pixels; `None` for the model's own. batch: pictures at a time. budget_bytes: for the
+        whole process. adapters: files, or names of adapters that came with the model. guidance: two rows of each
+        picture. Errors: `InvalidInput`; kinds of `CheckpointError` for adapters; `MissingComponent`.
+
+        plan = service.plan(size=(512, 512), batch=4, budget_bytes=6 * 10**9)
+        """
+        for name, value in (("batch", batch), ("steps", steps)):
+            if value < 1:
+                raise InvalidInput(name, value, "at least 1")
+        return plan_model(
+            self.model,
+            size=size,
+            batch=batch,
+            steps=steps,
+            guidance=guidance,
+            adapters=adapters,
+            bundled=self.adapters.bundled,
+            slots=None if self._capacity is None else self._capacity.slots,
+            budget_bytes=budget_bytes,
+        )
 
     @overload
     def predict_noise(self, context: PredictionContext) -> Tensor: ...

@@ -13,7 +13,7 @@ import pytest
 
 from tests.services import copy_pipeline
 from undertow.cli import main
-from undertow.cli.app import VERBS
+from undertow.cli.verbs import VERBS
 
 ROOT = Path(__file__).parents[2]
 MODEL = "stable-diffusion"

@@ -17,6 +17,7 @@ from undertow.memory.keeper import Keeper
 from undertow.memory.ladder import Economy
 from undertow.pictures import pasted, to_images, to_pixels
 from undertow.vae.autoencoder import AutoencoderKL
+from undertow.vae.latent_values import latents_as_picture, latents_from_model
 from undertow.vae.plan import smallest_budget
 from undertow.vae.precision import CLAMP, decode_safely, dtype_to_compute_in
 from undertow.vae.program import decode_program
@@ -57,7 +58,7 @@ class Decoder:
         space = self.model.require_vae().config.latent_space
         if space.preview_factors is None:
             return self._decode(denoised)[0]
-        return Image.fromarray(space.preview(denoised)[0].cpu().numpy())
+        return Image.fromarray(latents_as_picture(space, denoised)[0].cpu().numpy())
 
     def upscaled(self, latents: Latents, how: HighResolution, cells: tuple[int, int]) -> UpscaledLatents:
         """Finished latents at the size (height, width), in cells, of the second pass."""
@@ -74,7 +75,7 @@ class Decoder:
         self.watch.see("vae_input", latents)
         # A seamless picture is decoded with its own other side around it, which is cut off again.
         ring = Layout.whole((latents.shape[2], latents.shape[3]), self.request.seamless)
-        seen = ring.split_tiles(vae.config.latent_space.from_model(latents.float()))[0]
+        seen = ring.split_tiles(latents_from_model(vae.config.latent_space, latents.float()))[0]
         with self.memory.using(vae, self.economy):
             decoded = decode_safely(
                 vae, seen, budget_bytes=self._budget_bytes(vae, seen), clamp=CLAMP if self.clamp else None

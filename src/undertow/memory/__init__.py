@@ -1,1 +1,2 @@
-"""Memory: what work needs of it, how a budget is kept, and what is done when it runs out."""
+"""How much memory and time work takes, known before it is begun; how a budget is kept, and what is done when memory
+runs out."""

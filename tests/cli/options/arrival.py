@@ -19,7 +19,8 @@ import typer
 from PIL import Image
 
 import undertow
-from undertow.cli.app import VERBS, Verb, main
+from undertow.cli.app import main
+from undertow.cli.verbs import VERBS, Verb
 
 # Everything is imported before anything is replaced: what is imported later would keep a stand-in for good.
 for _module in pkgutil.walk_packages(undertow.__path__, "undertow."):

@@ -7,11 +7,11 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from undertow.checkpoints.files.weights import AnyTensor
 from undertow.checkpoints.health import Health, Use
 from undertow.checkpoints.identify.checkpoint import Checkpoint, PartSource
 from undertow.checkpoints.keymap.prefixes import Component
 from undertow.checkpoints.read.dtypes import stored_dtype
+from undertow.shapes import AnyTensor
 from undertow.state_dicts import Differences, Shapes, compare_shapes, same_but_for_trailing_ones, shapes_of
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL

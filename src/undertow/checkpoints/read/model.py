@@ -11,7 +11,7 @@ from undertow.checkpoints.keymap.prefixes import TITLES, Component, TextKind
 from undertow.checkpoints.read.home import FileHome
 from undertow.diffusion.parameterizations import Parameterization
 from undertow.diffusion.schedules import Schedule
-from undertow.encoders import TextStack
+from undertow.encoders.text_stack import TextStack
 from undertow.errors import MissingComponent
 from undertow.sampling.model_sampler import ModelSampler
 from undertow.unet.unet import UNet
