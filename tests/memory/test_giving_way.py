@@ -1,17 +1,22 @@
 """Requests that run out of memory go on with less, say how, and have the bytes of the same course drawn anew."""
 
+import re
+
 import pytest
 import torch
 
 import undertow
 from tests.adapters.lora.files import is_attention, kohya, layers_of, write
 from tests.services import fresh_service, pipeline_folder, service_of
-from undertow import GenerationRequest, RequestFailed, RunOptions
+from undertow import GenerationRequest, OutOfMemory, RequestFailed, RunOptions
 from undertow.engine import decode as decoding
 from undertow.engine.engine import Engine
+from undertow.engine.memory_of_request import economy_of
 from undertow.errors import InvalidInput
 from undertow.memory.keeper import Keeper
 from undertow.memory.ladder import Economy
+from undertow.memory.work import Work
+from undertow.shortage import size_in_words
 
 ASKED = GenerationRequest(prompt="a cat", steps=2, count=2, seed=5, size=(32, 32))
 
@@ -164,6 +169,23 @@ def test_every_request_reports_its_peak():
     assert set(memory.peaks) == {"text", "denoise", "decode"}
     assert memory.peak_bytes == max(memory.peaks.values()) > 2**24
     assert (memory.budget_bytes, memory.course, memory.economy) == (None, (), Economy())
+
+
+def test_a_budget_below_the_smallest_plan_says_the_smallest(service):
+    smallest = service.plan(size=(32, 32), batch=2, steps=2, budget_bytes=1).smallest_bytes
+    said = re.escape(f"a picture of 32x32 needs at least {size_in_words(smallest)} of memory; its budget is 976.6 KiB")
+    with pytest.raises(OutOfMemory, match=said) as refusal:
+        service.run(ASKED, budget_bytes=10**6)
+    assert refusal.value.needed_bytes == smallest
+    assert service.engine.memory.residency.evictions == 0, "nothing was begun"
+
+
+def test_a_plan_is_what_is_done_from_the_beginning():
+    work = Work(rows=1, keep=(), feed_forward_chunks=2, offloaded_layers=True, decode_bytes=2**25)
+    assert economy_of(work, 2) == Economy(
+        evict_idle=True, rows=1, feed_forward_chunks=2, offloaded_layers=True, decode_bytes=2**25
+    )
+    assert economy_of(Work(rows=2), 2) == Economy()
 
 
 def test_a_budget_is_a_number_of_bytes():

@@ -24,6 +24,7 @@ from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import OVERWRITE_HELP, PictureWriter, suggest
 from undertow.engine.debug import Debug
 from undertow.engine.request import GROUPS, GenerationRequest
+from undertow.memory.units import parse_bytes
 from undertow.picture_names import DEFAULT_NAME, FIELDS, require_picture_file
 from undertow.records import descriptions
 
@@ -124,7 +125,20 @@ def generate(
             show_default="by type and size",
         ),
     ] = None,
-    low_vram: Annotated[bool, of_machine("--low-vram", help="Slower within less memory; the same pictures.")] = False,
+    low_vram: Annotated[
+        bool,
+        of_machine(
+            "--low-vram", help="Networks are in memory only while they work, tiles when decoding; the same pictures."
+        ),
+    ] = False,
+    budget: Annotated[
+        str | None,
+        of_machine(
+            help="Memory to keep to, of the process or the GPU: 6GB, 512MiB. What gives way for it is reported; the "
+            "same pictures, within rounding.",
+            show_default="all there is",
+        ),
+    ] = None,
     vae_clamp: Annotated[
         bool, of_machine("--vae-clamp", help="Cut the autoencoder's activations at 65,000; changes pictures.")
     ] = False,
@@ -133,6 +147,7 @@ def generate(
     """Draw pictures from a text, and write each with what is needed to repeat it."""
     console = SafeConsole(stderr=True)
     watched = Debug.parse(watch)
+    budget_bytes = None if budget is None else parse_bytes("--budget", budget)
     require_one_source(prompt, prompts, repeat)
     choices = wildcards_of(wildcards, wildcard_seed, console)
     if prompts is not None:
@@ -163,13 +178,14 @@ def generate(
         allow_pickle=allow_pickle,
         device=device,
         flash_attention=flash_attention,
+        lazy=low_vram or budget is not None,
     )
     with waiting(console, f"loading {source}"):
         service = loading.load(source)
     if repeat is not None:
         note_another_model(tasks[0], service, console)
     requests = with_embeddings([one.request for one in tasks], service, embeddings)
-    how = {"debug": watched, "low_vram": low_vram, "vae_clamp": vae_clamp}
+    how = {"debug": watched, "low_vram": low_vram, "budget_bytes": budget_bytes, "vae_clamp": vae_clamp}
     results = draw(service, requests, writers, console, preview, **how)
     if draw_here and writers[0].paths:
         show([result.images[index] for result, one in zip(results, tasks, strict=True) for index in one.indices])

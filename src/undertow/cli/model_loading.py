@@ -32,6 +32,7 @@ class LoadingOptions:
     allow_pickle: bool = False
     device: str | None = None
     flash_attention: bool | None = None
+    lazy: bool = False
 
     def load(self, source: str) -> "UNetService":
         """Imports torch. Errors: `InvalidInput` for a device that is not there, and those of `undertow.load`."""
@@ -48,6 +49,7 @@ class LoadingOptions:
             refiner=self.refiner,
             attention=_kernel(self.flash_attention),
             adapter_capacity=_capacity(self.adapter_slots),
+            lazy=self.lazy,
         )
 
 

@@ -113,20 +113,9 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise EngineClosed
+            limits = self.limits if chosen.limits is None else chosen.limits
             runs = [
-                RequestRun(
-                    number=number,
-                    model=self.model,
-                    request=as_request(request),
-                    options=chosen,
-                    limits=self.limits if chosen.limits is None else chosen.limits,
-                    latents=latents,
-                    join=self._batcher.join,
-                    leave=self._batcher.leave,
-                    decode=self._queue_decoding,
-                    memory=MemoryOfRequest(self.memory, self.model, chosen, self.runner),
-                    observers=[] if observer is None else [observer],
-                )
+                self._new_run(number, as_request(request), chosen, limits, latents, observer)
                 for number, request, observer in zip(numbers, requests, observers, strict=True)
             ]
             self._submitted += len(runs)
@@ -134,6 +123,32 @@ class Engine:
             self._encoding.append(Group(runs=runs))
             self._changed.notify_all()
         return [Handle(self, run) for run in runs]
+
+    def _new_run(
+        self,
+        number: int,
+        request: GenerationRequest,
+        options: RunOptions,
+        limits: BatchLimits,
+        latents: Tensor | None,
+        observer: Observer | None,
+    ) -> RequestRun:
+        memory = MemoryOfRequest(
+            self.memory, self.model, request, options, limits=limits, manager=self.adapters, runner=self.runner
+        )
+        return RequestRun(
+            number=number,
+            model=self.model,
+            request=request,
+            options=options,
+            limits=limits,
+            latents=latents,
+            join=self._batcher.join,
+            leave=self._batcher.leave,
+            decode=self._queue_decoding,
+            memory=memory,
+            observers=[] if observer is None else [observer],
+        )
 
     @property
     def idle(self) -> bool:

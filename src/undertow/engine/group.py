@@ -27,6 +27,7 @@ class Group:
             return True
         if self._parts is None:
             require_memory(run.model, run.request, low_vram=run.options.low_vram)
+            run.memory.keep_to_budget()
             self._parts = encode(
                 run.model,
                 run.request,

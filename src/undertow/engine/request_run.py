@@ -204,7 +204,7 @@ class RequestRun:
             self._fail_at(error, index, "while it was decoded")
 
     def _draw_with_less(self, rows: Sequence[Row], said: str) -> bool:
-        if not self.memory.draw_with_less(rows, self.limits, said):
+        if not self.memory.draw_with_less(rows, said):
             return False
         self._spread()
         return True

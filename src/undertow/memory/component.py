@@ -5,12 +5,10 @@ from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Shaped
-from torch import Tensor, nn
+from torch import nn
 
 from undertow.checkpoints.read.home import is_stand_in, stand_in
-
-AnyTensor = Shaped[Tensor, "..."]
+from undertow.shapes import AnyTensor
 
 
 @runtime_checkable

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from undertow.checkpoints.files.pickled import is_pickle
-from undertow.checkpoints.files.weights import AnyTensor
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify.checkpoint import PartSource
 from undertow.checkpoints.read.loading import LoadOptions, read_part
+from undertow.shapes import AnyTensor
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
