@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,15 +39,18 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
-        places = make_places(Path(folder))
-        soak = Soak(places)
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder, fresh_processes(options.workers) as pool:
+        soak = Soak(make_places(Path(folder)))
         drawn: list[Drawn] = []
+        anew: list[Future[str]] = []
         for number in range(options.first, options.first + options.sequences):
-            drawn += soak.sequence(number)
-            print(f"\rsequence {number}: {len(drawn)} requests drawn", end="", flush=True)
-        print()
-        different = compare(drawn, options.workers)
+            found = soak.sequence(number)
+            drawn += found
+            anew += [pool.submit(drawn_anew, one.model, one.request, one.course) for one in found]
+            done = sum(one.done() for one in anew)
+            print(f"\rsequence {number}: {len(drawn)} requests drawn, {done} again", end="", flush=True)
+        different = [one for one, job in zip(drawn, anew, strict=True) if job.result() != one.digest]
+    print()
     minutes = (time.monotonic() - started) / 60
     options.page.write_text(page(options, soak.counts, drawn, different, minutes))
     for one in different:
@@ -72,19 +75,11 @@ def make_places(folder: Path) -> list[Place]:
     return places
 
 
-def compare(drawn: Sequence[Drawn], workers: int) -> list[Drawn]:
-    """Those whose bytes differ from what a fresh process draws."""
+def fresh_processes(workers: int) -> ProcessPoolExecutor:
+    """Runs every job in a process of its own, forked from one that has only imported the library."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["benchmarks.lib.memory_sequences"])
-    asked = list({(one.model, repr(one.request), one.course): one for one in drawn}.values())
-    with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
-        found = {}
-        jobs = [pool.submit(drawn_anew, one.model, one.request, one.course) for one in asked]
-        for one, job in zip(asked, jobs, strict=True):
-            found[one.model, repr(one.request), one.course] = job.result()
-            print(f"\r{len(found)} of {len(asked)} drawn anew", end="", flush=True)
-    print()
-    return [one for one in drawn if found[one.model, repr(one.request), one.course] != one.digest]
+    return ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1)
 
 
 def page(
