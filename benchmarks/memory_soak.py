@@ -24,9 +24,6 @@ from pathlib import Path
 import torch
 
 from benchmarks.lib.memory_sequences import Drawn, Place, Soak, drawn_anew
-from tests.adapters.lora.files import is_attention, kohya, layers_of, normal, write
-from tests.golden.pipelines import save_pipeline
-from undertow import load_unet
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "memory-soak.md"
 
@@ -61,6 +58,11 @@ def main() -> None:
 
 def make_places(folder: Path) -> list[Place]:
     """Two tiny random models with two LoRA each."""
+    # Imported here, because every fresh process imports this module.
+    from tests.adapters.lora.files import is_attention, kohya, layers_of, normal, write
+    from tests.golden.pipelines import save_pipeline
+    from undertow import load_unet
+
     places = []
     for family in ("sd1", "sdxl"):
         model = save_pipeline(family, folder / family)
@@ -78,7 +80,7 @@ def make_places(folder: Path) -> list[Place]:
 def fresh_processes(workers: int) -> ProcessPoolExecutor:
     """Runs every job in a process of its own, forked from one that has only imported the library."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.lib.memory_sequences"])
+    context.set_forkserver_preload(["benchmarks.lib.memory_sequences", "undertow.service"])
     return ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1)
 
 

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 import undertow
+from tests.adapters.lora.files import is_attention, kohya, layers_of, write
 from tests.services import copy_pipeline, fresh_service, pipeline_folder
 from undertow import GenerationRequest
-from undertow.checkpoints.read.home import is_stand_in
+from undertow.checkpoints.read.home import is_stand_in, stand_in
 from undertow.errors import CorruptFile
 from undertow.memory.component import HostHome, Part
 from undertow.memory.keeper import Keeper
@@ -74,6 +75,19 @@ def test_a_file_that_changed_is_refused(tmp_path):
     file.write_bytes(data)
     with pytest.raises(CorruptFile, match="the file changed"):
         service.unet  # noqa: B018
+
+
+def test_cached_adapter_files_leave_too_and_single_numbers_stay(service, tmp_path):
+    layers = {name: shape for name, shape in layers_of(service.model.unet).items() if is_attention(name)}
+    path = write(tmp_path / "style.safetensors", kohya(layers))
+    service.run(GenerationRequest(prompt="a", steps=1, size=(16, 16), adapters=(undertow.Adapter(source=path),)))
+    library, size = service.adapters.library, service.adapters.library.size_bytes
+    assert size > 0
+    assert service.engine.memory.residency.evict_idle() > size
+    assert len(library) == 0
+    one = torch.nn.Parameter(torch.tensor([3.0]))
+    assert not is_stand_in(stand_in(one))
+    assert stand_in(one) == 3.0
 
 
 def test_the_least_needed_leaves_for_the_budget(service):

@@ -63,7 +63,8 @@ class Engine:
         self.limits = BatchLimits() if limits is None else limits
         self.runner = runner
         if memory is None:
-            memory = Keeper(model, refiner, before_eviction=self.adapters.unmerge)
+            caches = (self.adapters.library,)
+            memory = Keeper(model, refiner, before_eviction=self.adapters.unmerge, caches=caches)
         self.memory = memory
         self._batcher = Batcher(self.adapters, runner, memory)
         self._encoding: deque[Group] = deque()

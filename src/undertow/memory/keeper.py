@@ -14,7 +14,7 @@ from undertow.free_memory import free_bytes
 from undertow.memory.component import Component, HostHome, Part
 from undertow.memory.ladder import Economy, Possible
 from undertow.memory.monitor import Guard, Tracker, memory_of
-from undertow.memory.residency import Residency
+from undertow.memory.residency import Cache, Residency
 
 HEADROOM_BYTES = 256 * 2**20
 """Memory that is left to other programs, however large the budget."""
@@ -44,6 +44,7 @@ class Keeper:
         refiner: LoadedModel | None = None,
         *,
         before_eviction: Callable[[], None] = lambda: None,
+        caches: Sequence[Cache] = (),
         others_bytes: int | None = None,
     ):
         self.tracker = Tracker()
@@ -52,6 +53,7 @@ class Keeper:
             [*_components("", model), *_components("refiner ", refiner)],
             tracker=self.tracker,
             before_eviction=before_eviction,
+            caches=caches,
             quiet=self.guard.aside,
         )
         self.others_bytes = others_bytes

@@ -107,7 +107,7 @@ class Guard(TorchDispatchMode):
 
 def _storages(values: Any) -> list[tuple[int, torch.UntypedStorage]]:
     found = (value.untyped_storage() for value in tree_iter(values) if isinstance(value, Tensor))
-    return [(storage._cdata, storage) for storage in found]
+    return [(storage._cdata, storage) for storage in found]  # pyright: ignore[reportPrivateUsage]
 
 
 class ProcessMemory:

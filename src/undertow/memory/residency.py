@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -21,9 +22,19 @@ from undertow.shortage import is_out_of_memory
 Quiet = Callable[[], AbstractContextManager[None]]
 
 
+@runtime_checkable
+class Cache(Protocol):
+    """Files in memory that are read again when they are needed."""
+
+    @property
+    def size_bytes(self) -> int: ...
+    def forget(self) -> None: ...
+
+
 class Residency:
     """Components in memory, and when they leave. before_eviction: called before weights leave, to restore what was
-    changed in them for a while. tracker: counts their bytes, and knows the budget.
+    changed in them for a while. tracker: counts their bytes, and knows the budget. caches: emptied when everything idle
+    has to leave.
 
     sparing: what is idle leaves whenever something else is acquired.
 
@@ -37,10 +48,12 @@ class Residency:
         *,
         tracker: Tracker | None = None,
         before_eviction: Callable[[], None] = lambda: None,
+        caches: Sequence[Cache] = (),
         quiet: Quiet = nullcontext,
     ):
         self._components = {one.name: one for one in components}
         self._before_eviction = before_eviction
+        self._caches = caches
         self._quiet = quiet
         self._held: Counter[str] = Counter()
         self._lock = threading.RLock()
@@ -68,7 +81,8 @@ class Residency:
             self._held[name] += 1
             try:
                 if self.sparing:
-                    self.evict_idle()
+                    for idle in self._idle():
+                        self._evict(idle)
                 self._bring_in(component)
             except BaseException:
                 self._held[name] -= 1
@@ -108,12 +122,16 @@ class Residency:
     def can_evict(self, *but: str | None) -> bool:
         """Whether something idle is in memory that can leave."""
         with self._moving():
-            return any(one.can_leave for one in self._idle(but))
+            return any(one.size_bytes for one in self._caches) or any(one.can_leave for one in self._idle(but))
 
     def evict_idle(self, but: Iterable[str | None] = ()) -> int:
-        """Everything that is not acquired leaves, but for these, as far as it can. Returns how many bytes that were."""
+        """Everything that is not acquired leaves, but for these, as far as it can, and so do cached files. Returns how
+        many bytes that were."""
         with self._lock:
-            return sum(self._evict(one) for one in self._idle(but))
+            cached = sum(one.size_bytes for one in self._caches)
+            for one in self._caches:
+                one.forget()
+            return cached + sum(self._evict(one) for one in self._idle(but))
 
     def fit(self) -> None:
         """What is idle leaves, the least needed first, until what is in memory is within the budget."""

@@ -47,8 +47,10 @@ def let_go(network: nn.Module, device: torch.device | str | None = None) -> None
 
 def stand_in(weight: AnyTensor, device: torch.device | str | None = None) -> AnyTensor:
     """A tensor of the same shape and type that takes no memory. Every number is NaN, so that nothing can compute with
-    it unnoticed."""
+    it unnoticed; a single number stays what it is."""
     where = weight.device if device is None else device
+    if weight.numel() <= 1:
+        return weight.to(where)
     return torch.full((1,) * weight.ndim, float("nan"), dtype=weight.dtype, device=where).expand(weight.shape)
 
 

@@ -122,7 +122,9 @@ def _read(
         component: replace(options, dtype=chosen.dtype, compute_dtype=chosen.compute_dtype)
         for component, chosen in dtypes.items()
     }
-    homes = {component: FileHome(source=part, options=options_of[component]) for component, part in parts.items()}
+    homes: dict[Component, FileHome] = {
+        component: FileHome(source=part, options=options_of[component]) for component, part in parts.items()
+    }
     if lazy and (lazy := all(home.is_there for home in homes.values())):
         options_of = {component: replace(one, device=None) for component, one in options_of.items()}
     text_options: dict[TextKind, LoadOptions] = {kind: options_of[kind] for kind in sources.kinds if kind in options_of}
