@@ -28,4 +28,5 @@ def _sizes(profiler: profile) -> Iterator[int]:
 
 def seeded(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     """Numbers that depend on nothing but the shape."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    numbers = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+    return numbers.to(device=torch.get_default_device(), dtype=dtype)

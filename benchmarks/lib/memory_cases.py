@@ -101,3 +101,18 @@ NARROW = (
     family("cifar10"),
 )
 PUBLISHED = (family("sd15"), family("sd15"), family("sd21"), family("sdxl"))
+
+CHOSEN = (
+    Case(stage="denoise", subject=NARROW[0], work=Work(size=(128, 128))),
+    Case(stage="denoise", subject=PUBLISHED[0], work=Work(size=(256, 256), dtype="bfloat16")),
+    Case(stage="denoise", subject=PUBLISHED[0], work=Work(size=(512, 512), dtype="bfloat16")),
+    Case(stage="denoise", subject=PUBLISHED[0], work=Work(size=(512, 512), dtype="bfloat16", kernel="math")),
+    Case(stage="denoise", subject=PUBLISHED[0], work=Work(size=(256, 256), dtype="bfloat16", loras=2, lora_slots=2)),
+    Case(stage="denoise", subject=PUBLISHED[3], work=Work(size=(512, 512), branches=1, dtype="bfloat16")),
+    Case(stage="controlnet", subject=PUBLISHED[0], work=Work(size=(512, 512), dtype="bfloat16", controlnets=1)),
+    Case(stage="decode", subject=PUBLISHED[0], work=Work(size=(512, 512))),
+    Case(stage="decode", subject=PUBLISHED[0], work=Work(size=(768, 768), dtype="bfloat16")),
+    Case(stage="encode", subject=PUBLISHED[0], work=Work(size=(512, 512))),
+    Case(stage="text", subject=PUBLISHED[3], work=Work(tokens=154, dtype="bfloat16")),
+)
+"""Of each a fresh process is worth while."""

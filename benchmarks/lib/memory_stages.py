@@ -1,11 +1,11 @@
 """Each stage that is forecast, as it is really run: with random weights, in the layout in which models are loaded."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.lib.allocations import peak_bytes, seeded
 from undertow.adapters.control.controlnet import ControlNet
@@ -24,55 +24,76 @@ from undertow.vae.latent_space import SD
 from undertow.vae.precision import decode_safely, encode_safely
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A stage that is ready to run: networks and inputs are in memory. input_bytes: of the inputs."""
+
+    run: Callable[[], Any]
+    input_bytes: int
+
+
 def measured(stage: str, subject: Subject, work: Work) -> int:
-    """The allocator's peak of a stage above the weights, inputs included."""
-    return STAGES[stage](subject, work)
+    """The allocator's peak of a stage above the weights, inputs included: of the second run, since the first fills
+    caches that stay."""
+    prepared = prepare(stage, subject, work)
+    with torch.inference_mode():
+        prepared.run()
+        return prepared.input_bytes + peak_bytes(prepared.run)
 
 
-def denoise(subject: Subject, work: Work) -> int:
+def prepare(stage: str, subject: Subject, work: Work, device: str = "cpu") -> Prepared:
+    """A stage with random weights on a device."""
+    with torch.device(device):
+        return STAGES[stage](subject, work)
+
+
+def denoise(subject: Subject, work: Work) -> Prepared:
     assert subject.unet is not None
-    unet = _loaded(UNet(subject.unet, kernel_named(work.kernel)), work.dtype)
-    inputs = _inputs(subject.unet, subject, work)
+    config = subject.unet
+    unet = _loaded(lambda: UNet(config, kernel_named(work.kernel)), work.dtype)
+    inputs = _inputs(config, subject, work)
     ports = _ports(unet, subject, work)
-    held = sum(one.nbytes for one in _tensors((inputs, ports)) if one.numel() > work.batch * 16)
-    return held + _peak(lambda: unet(*inputs, ports))
+    return _prepared(lambda: unet(*inputs, ports), (inputs, ports))
 
 
-def controlnet(subject: Subject, work: Work) -> int:
+def controlnet(subject: Subject, work: Work) -> Prepared:
     assert subject.controlnet is not None
-    network = _loaded(ControlNet(subject.controlnet, kernel_named(work.kernel)), work.dtype)
-    config = subject.controlnet.unet
+    control, config = subject.controlnet, subject.controlnet.unet
+    network = _loaded(lambda: ControlNet(control, kernel_named(work.kernel)), work.dtype)
     inputs = _inputs(config, subject, work)
     hint = seeded((work.batch, config.levels[0].channels, *work.cells(subject)), _dtype(work.dtype))
-    held = sum(one.nbytes for one in _tensors((inputs, hint)))
-    return held + _peak(lambda: network(*inputs, hint))
+    return _prepared(lambda: network(*inputs, hint), (inputs, hint))
 
 
-def decode(subject: Subject, work: Work) -> int:
+def decode(subject: Subject, work: Work) -> Prepared:
     vae = _vae(subject.vae, work)
-    height, width = work.cells(subject)
-    latents = seeded((1, vae.config.latent_channels, height, width), vae.dtype)
-    return latents.nbytes + _peak(lambda: decode_safely(vae, latents, budget_bytes=work.decode_bytes))
+    latents = seeded((1, vae.config.latent_channels, *work.cells(subject)), vae.dtype)
+    return _prepared(lambda: decode_safely(vae, latents, budget_bytes=work.decode_bytes), latents)
 
 
-def encode(subject: Subject, work: Work) -> int:
+def encode(subject: Subject, work: Work) -> Prepared:
     vae = _vae(subject.vae, work)
     pixels = seeded((1, 3, *work.size), vae.dtype)
-    return pixels.nbytes + _peak(lambda: encode_safely(vae, pixels, budget_bytes=work.decode_bytes))
+    return _prepared(lambda: encode_safely(vae, pixels, budget_bytes=work.decode_bytes), pixels)
 
 
-def text(subject: Subject, work: Work) -> int:
+def text(subject: Subject, work: Work) -> Prepared:
     """One encoder after the other, each for all chunks."""
-    return max(_text(network, work) for network in subject.text_encoders)
+    runs = [_text(network, work) for network in subject.text_encoders]
+
+    def run() -> None:
+        for one in runs:
+            one()
+
+    return Prepared(run=run, input_bytes=0)
 
 
-def _text(network: TextNetwork, work: Work) -> int:
+def _text(network: TextNetwork, work: Work) -> Callable[[], Tensor]:
     names = {field.name for field in fields(ClipTextConfig)}
     given = {name: getattr(network, name) for name in TextNetwork.__slots__ if name in names}
     config = ClipTextConfig(**given | {"projection": network.projection or network.width})
-    clip = _loaded(ClipText(config, network.layers), work.text_dtype or work.dtype)
-    chunks = -(-work.tokens // network.positions)
-    ids = torch.zeros(chunks, network.positions, dtype=torch.long)
+    clip = _loaded(lambda: ClipText(config, network.layers), work.text_dtype or work.dtype)
+    ids = torch.zeros(-(-work.tokens // network.positions), network.positions, dtype=torch.long)
 
     def run() -> Tensor:
         embeddings = clip.embeddings
@@ -82,10 +103,10 @@ def _text(network: TextNetwork, work: Work) -> int:
             hidden = layer(hidden, None, causal=True)
         return clip.final_layer_norm(hidden)
 
-    return _peak(run)
+    return run
 
 
-STAGES: dict[str, Callable[[Subject, Work], int]] = {
+STAGES: dict[str, Callable[[Subject, Work], Prepared]] = {
     "denoise": denoise,
     "controlnet": controlnet,
     "decode": decode,
@@ -94,15 +115,19 @@ STAGES: dict[str, Callable[[Subject, Work], int]] = {
 }
 
 
-@torch.inference_mode()
-def _peak(run: Callable[[], Any]) -> int:
-    """Of the second run: the first fills caches that stay."""
-    run()
-    return peak_bytes(run)
+def _prepared(run: Callable[[], Any], inputs: Any) -> Prepared:
+    """The slots of LoRA and what names them are no inputs, and hardly any numbers."""
+    return Prepared(run=run, input_bytes=sum(one.nbytes for one in _tensors(inputs)))
 
 
-def _loaded(network: Any, dtype: str) -> Any:
-    return network.to(_dtype(dtype)).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+def _loaded(build: Callable[[], nn.Module], dtype: str) -> Any:
+    """The network with zeros for weights, without ever taking more than it keeps."""
+    with torch.device("meta"):
+        network = build().to(_dtype(dtype))
+    network = network.to_empty(device=torch.get_default_device()).to(memory_format=torch.channels_last)
+    for tensor in network.parameters():
+        tensor.requires_grad_(False).zero_()
+    return network.eval()
 
 
 def _dtype(name: str) -> torch.dtype:
@@ -113,7 +138,8 @@ def _vae(network: VAENetwork | None, work: Work) -> AutoencoderKL:
     assert network is not None
     names = {field.name for field in fields(VAEConfig)}
     given = {name: getattr(network, name) for name in VAENetwork.__slots__ if name in names}
-    return _loaded(AutoencoderKL(VAEConfig(**given, latent_space=SD)), work.vae_dtype or work.dtype)
+    config = VAEConfig(**given, latent_space=SD)
+    return _loaded(lambda: AutoencoderKL(config), work.vae_dtype or work.dtype)
 
 
 def _inputs(config: UNetConfig, subject: Subject, work: Work) -> tuple[Tensor, Tensor, Conditioning]:

@@ -12,14 +12,17 @@ from undertow.cli import main
 from undertow.cli.plan import DOES_NOT_FIT
 from undertow.cli.plan_picture import parts_of
 from undertow.cli.plan_text import seconds_text, shortened
-from undertow.memory.families import family
 from undertow.memory.plan import plan
+from undertow.memory.subjects import named_model
 from undertow.memory.units import bytes_text
 from undertow.memory.work import Work
 from undertow.unet.config import UNetConfig
 
-BUDGET = 4_200_000_000
-WORK = Work(vae_dtype="float32")
+EMOJI = named_model("emoji").subject
+WORK = Work(size=(64, 64), vae_dtype="float32", merged=True)
+FREELY = plan(EMOJI, WORK)
+BETWEEN = (FREELY.smallest_bytes + FREELY.asked_bytes) // 2
+"""Bytes of a budget into which emoji fits with measures alone."""
 
 
 @pytest.fixture(autouse=True)
@@ -33,10 +36,13 @@ def shown(capsys, *arguments: str) -> tuple[int, str]:
 
 
 def test_the_answer_is_yes_with_what_gives_way(capsys):
-    code, text = shown(capsys, "sd15", "--budget", "4.2GB")
-    found = plan(family("sd15"), WORK, BUDGET)
+    code, text = shown(capsys, "emoji", "--budget", str(BETWEEN))
+    found = plan(EMOJI, WORK, BETWEEN)
     assert code == 0
-    assert f"Fits into 4.20 GB, where without measures it would take {bytes_text(found.asked_bytes)}" in text
+    assert found.measures
+    assert (
+        f"Fits into {bytes_text(BETWEEN)}, where without measures it would take {bytes_text(found.asked_bytes)}" in text
+    )
     for number, measure in enumerate(found.measures, 1):
         (line,) = (line for line in text.splitlines() if line.startswith(f" {number}. "))
         assert measure.name in line
@@ -49,10 +55,10 @@ def test_the_answer_is_yes_with_what_gives_way(capsys):
 
 
 def test_the_answer_is_no_with_the_smallest_plan(capsys):
-    code, text = shown(capsys, "sdxl", "--budget", "1GB", "--size", "1024x1024")
-    smallest = plan(family("sdxl"), Work(size=(1024, 1024), vae_dtype="float32")).smallest_bytes
+    code, text = shown(capsys, "emoji", "--budget", "100MB")
+    smallest = plan(EMOJI, WORK).smallest_bytes
     assert code == DOES_NOT_FIT == 3
-    assert f"Does not fit into 1.00 GB: the smallest plan takes {bytes_text(smallest)}" in text
+    assert f"Does not fit into 100 MB: the smallest plan takes {bytes_text(smallest)}" in text
 
 
 def test_what_fits_as_it_is(capsys):
@@ -63,18 +69,18 @@ def test_what_fits_as_it_is(capsys):
 
 
 def test_json_says_the_same(capsys):
-    code, text = shown(capsys, "sd15", "--budget", "4.2GB", "--json")
+    code, text = shown(capsys, "emoji", "--budget", str(BETWEEN), "--json")
     assert code == 0
-    assert json.loads(text) == json.loads(json.dumps(plan(family("sd15"), WORK, BUDGET).to_json()))
+    assert json.loads(text) == json.loads(json.dumps(plan(EMOJI, WORK, BETWEEN).to_json()))
 
 
 def test_the_picture_shows_each_stage(tmp_path, capsys):
     file = tmp_path / "plan.png"
-    assert main(["plan", "sd15", "--budget", "4.2GB", "--picture", str(file)]) == 0
+    assert main(["plan", "emoji", "--budget", str(BETWEEN), "--picture", str(file)]) == 0
     with Image.open(file) as image:
         assert min(image.size) > 400
         assert len(image.convert("RGB").getcolors(2**20) or ()) > 8
-    for stage in plan(family("sd15"), WORK).stages:
+    for stage in plan(EMOJI, WORK).stages:
         assert sum(parts_of(stage).values()) == stage.weight_bytes + stage.activation_bytes
 
 

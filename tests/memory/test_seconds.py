@@ -5,8 +5,8 @@ import torch
 
 from undertow.memory.families import family
 from undertow.memory.forecast import forecast
-from undertow.memory.seconds import CPUINFO, SecondsTable, processor_name, read_table, table_file
-from undertow.memory.stopwatch import measure
+from undertow.memory.seconds import CPUINFO, OVERHEAD, SecondsTable, processor_name, read_table, table_file
+from undertow.memory.stopwatch import POINTWISE, measure
 from undertow.memory.work import Work
 
 SIGNATURES = (
@@ -17,9 +17,11 @@ SIGNATURES = (
     ("attention", "sdpa", 1, 2, 8, 4, 16),
     ("attention", "math", 1, 2, 8, 4, 16),
     ("attention", "chunked", 1, 2, 8, 4, 16),
-    ("norm", 640),
-    ("norm", 33),
-    ("elementwise", 100),
+    ("group_norm", 2, 64, 16, 32),
+    ("layer_norm", 10, 33),
+    *((name, 320) for name in POINTWISE),
+    ("add", 33),
+    OVERHEAD,
 )
 
 
@@ -33,7 +35,7 @@ def test_every_kind_of_operation_is_measured():
     told = []
     found = measure(SIGNATURES, torch.float32, measured=told.append)
     assert list(found) == told == list(SIGNATURES)
-    assert all(0 < seconds < 1 for seconds in found.values())
+    assert all(0 <= seconds < 1 for seconds in found.values())
 
 
 def test_every_operation_of_the_networks_has_a_measurement():
@@ -48,20 +50,23 @@ def test_every_operation_of_the_networks_has_a_measurement():
 
 def test_measurements_are_kept_for_the_machine(cache, monkeypatch):
     assert read_table().seconds == {}
-    table = SecondsTable().with_more("float32", {("linear", 8, 4, 6): 0.5, ("norm", 33): 0.25})
-    table.with_more("float16", {("norm", 33): 2.0}).save()
+    table = SecondsTable().with_more("float32", {("linear", 8, 4, 6): 0.5, ("add", 33): 0.25})
+    table.with_more("float16", {("add", 33): 2.0}).save()
     found = read_table()
-    assert found.of("float32", {("linear", 8, 4, 6): 2, ("norm", 33): 4}) == 2.0
-    assert found.of("float16", {("norm", 33): 1}) == 2.0
+    assert found.of("float32", {("linear", 8, 4, 6): 2, ("add", 33): 4}) == 2.0
+    assert found.of("float16", {("add", 33): 1}) == 2.0
     assert found.of("float32", {("linear", 8, 4, 7): 1}) is None
-    assert found.missing("float32", {("linear", 8, 4, 7): 1, ("norm", 33): 1}) == [("linear", 8, 4, 7)]
+    assert found.missing("float32", {("linear", 8, 4, 7): 1, ("add", 33): 1}) == [OVERHEAD, ("linear", 8, 4, 7)]
+    dearer = found.with_more("float32", {OVERHEAD: 0.125})
+    assert dearer.of("float32", {("linear", 8, 4, 6): 2, ("add", 33): 4}) == 2.0 + 6 * 0.125
+    assert dearer.missing("float32", {("add", 33): 1}) == []
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     assert read_table().seconds == {}
     assert read_table("cuda").seconds == {}
 
 
 def test_a_damaged_table_is_no_table(cache):
-    SecondsTable().with_more("float32", {("norm", 33): 0.25}).save()
+    SecondsTable().with_more("float32", {("add", 33): 0.25}).save()
     table_file("cpu").write_text("{")
     assert read_table().seconds == {}
 

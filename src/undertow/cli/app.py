@@ -19,6 +19,7 @@ from undertow.cli.config_file import config_file
 from undertow.cli.verb_help import VerbCommand, with_plain_help
 from undertow.cli.verbs import VERBS, Verb
 from undertow.errors import OutOfMemory, UndertowError
+from undertow.limits import replaced
 from undertow.shortage import is_out_of_memory
 
 ABOUT = "A diffusion U-Net engine: build, train, sample and look inside."
@@ -56,13 +57,16 @@ def main(
     settings = Settings()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        app = _build(_typed(arguments, verbs), settings, about, completion=" " not in program)
-        code = app(arguments or ["--help"], prog_name=program, standalone_mode=False)
+        with replaced(_limits()):
+            app = _build(_typed(arguments, verbs), settings, about, completion=" " not in program)
+            code = app(arguments or ["--help"], prog_name=program, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except typer.TyperException as error:
         if getattr(error, "option_name", None) != DEBUG:
-            return _fail(_usage(error, program), settings, REFUSED)
+            from undertow.cli.usage import usage_sentence  # with all options of requests
+
+            return _fail(usage_sentence(error, program, arguments), settings, REFUSED)
         code = MISPLACED
     except (UndertowError, OSError) as error:
         return _fail(str(error), settings, REFUSED)
@@ -95,6 +99,15 @@ def _defaults() -> dict[str, Any]:
     from undertow.cli.config import read_config  # its records need pydantic, which is slow to import
 
     return read_config().defaults()
+
+
+def _limits() -> Mapping[str, int]:
+    """What `undertow.toml` says of limits."""
+    if config_file() is None:
+        return {}
+    from undertow.cli.config import read_config  # as above
+
+    return read_config().limits
 
 
 def _build(
@@ -133,20 +146,6 @@ def _print_version(wanted: bool) -> bool:
         typer.echo(f"undertow {metadata.version('undertow')} (torch {metadata.version('torch')})")
         raise typer.Exit
     return wanted
-
-
-def _usage(error: typer.TyperException, program: str) -> str:
-    """The sentence for a command line that cannot be read."""
-    context = getattr(error, "ctx", None)
-    command = program if context is None else context.command_path
-    typed, said = getattr(error, "option_name", None), error.format_message().rstrip(".")
-    if typed is not None and context is not None:
-        from undertow.cli.other_names import called_here  # with all options of requests
-
-        known = [option for parameter in context.command.params for option in parameter.opts]
-        if (ours := called_here(typed, known)) is not None:
-            said = f"No such option: {typed}; here it is called {ours}"
-    return f"{said}; try '{command} --help'"
 
 
 def _fail(problem: str, settings: Settings, code: int) -> int:

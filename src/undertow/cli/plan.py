@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 DOES_NOT_FIT = 3
 """Exit code: the answer is no."""
 
+SLOTS = 8
+"""Where none are asked for, and none are made."""
+
 TYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
 
 
@@ -52,6 +55,9 @@ def plan(
         bool, typer.Option("--guidance/--no-guidance", help="Two rows of each picture: with the prompt and without it.")
     ] = True,
     lora: Annotated[int, typer.Option(min=0, help="LoRA that act at the same time.")] = 0,
+    adapter_slots: Annotated[
+        int | None, typer.Option(min=1, help="Slots for LoRA of rank 16, in place of merging them.")
+    ] = None,
     controlnet: Annotated[int, typer.Option(min=0, help="ControlNets that act at the same time.")] = 0,
     prompt_chunks: Annotated[int, typer.Option(min=1, help="Chunks of 75 tokens that the prompt has.")] = 1,
     budget: Annotated[
@@ -97,6 +103,8 @@ def plan(
         steps=steps,
         branches=2 if guidance else 1,
         loras=lora,
+        merged=adapter_slots is None,
+        lora_slots=adapter_slots or SLOTS,
         controlnets=controlnet,
         tokens=77 * prompt_chunks,
         types=_types(named, precision, vae_precision, device),

@@ -13,6 +13,7 @@ from rich.console import Console
 from undertow.adapters.files.bundled import BundledAdapters
 from undertow.checkpoints.files.place import local_path
 from undertow.cli.config import read_config
+from undertow.cli.notes import Notes
 from undertow.cli.request_options import changes, with_parts
 from undertow.cli.task import Task, typed_rows
 from undertow.embedded import embedded_models, located
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from undertow.service import UNetService
 
 
-def repeated_task(picture: Path, options: Mapping[str, Any], console: Console, model: str | None = None) -> Task:
+def repeated_task(picture: Path, options: Mapping[str, Any], notes: Notes, model: str | None = None) -> Task:
     """The request that a picture was drawn by, but for what is given now.
 
     All pictures of that request are drawn again, as their number may decide the last bits, and the one is written. With
@@ -37,7 +38,7 @@ def repeated_task(picture: Path, options: Mapping[str, Any], console: Console, m
     instead = changes(options) | ({"prompt": options["prompt"]} if "prompt" in options else {})
     stored, needed = read_stored(picture, texts) if JSON_KEY in texts else None, list[NamedFile]()
     if stored is None:
-        stored, needed = _of_others(picture, texts, instead, model, console)
+        stored, needed = _of_others(picture, texts, instead, model, notes)
     source = model or _configured(stored.model) or stored.model
     if source == stored.model and model is None and source not in embedded_models():
         needed.append(NamedFile(kind="model", name=stored.model, option="--model", hash=stored.model_hash or ""))
@@ -51,7 +52,7 @@ def repeated_task(picture: Path, options: Mapping[str, Any], console: Console, m
     found = stored.description(instead, bundled)
     if options:
         names = ", ".join(name.replace("_", " ") for name in options)
-        console.print("note: given now, in place of what is stored:", names, highlight=False, soft_wrap=True)
+        notes.add(f"given now, in place of what is stored: {names}")
     request, index = with_parts(found.request, options), found.index
     rows = typed_rows(options)
     if not rows:
@@ -78,7 +79,7 @@ def note_another_model(task: Task, service: "UNetService", console: Console) -> 
 
 
 def _of_others(
-    picture: Path, texts: Mapping[str, str], instead: Mapping[str, Any], model: str | None, console: Console
+    picture: Path, texts: Mapping[str, str], instead: Mapping[str, Any], model: str | None, notes: Notes
 ) -> tuple[StoredDescription, list[NamedFile]]:
     """A request from another program's description, and what it needs besides the model. Errors: `InvalidInput`."""
     from undertow.infotext.picture import read_description_of_others, unread_program
@@ -98,12 +99,11 @@ def _of_others(
             for file in reading.of_kind("LoRA")
             if file.name in bundled
         ]
-        _note_files(reading, bundled, console)
-        _note_other_loras(reading, of_model, console)
+        _note_files(reading, bundled, notes)
+        _note_other_loras(reading, of_model, notes)
     for one in reading.not_understood:
         said = f"{one.name}: {one.value[:60]}" if one.value else one.name
-        message = f"note: not understood of {reading.program}'s description: {said!r}; {one.why}"
-        console.print(message, markup=False, highlight=False, soft_wrap=True)
+        notes.add(f"not understood of {reading.program}'s description: {said!r}; {one.why}")
     stored = StoredDescription(
         path=picture,
         request=request,
@@ -113,12 +113,11 @@ def _of_others(
     return stored, [] if "image" in instead else reading.of_kind("picture")
 
 
-def _note_files(reading: "Reading", bundled: tuple[str, ...], console: Console) -> None:
+def _note_files(reading: "Reading", bundled: tuple[str, ...], notes: Notes) -> None:
     """Says which files a picture of another program was drawn with, that are not taken."""
     for file in reading.files:
         if file.kind not in ("model", "picture") and file.name not in bundled:
-            message = f"note: drawn without {file}; {file.option} FILE takes it"
-            console.print(message, markup=False, highlight=False, soft_wrap=True)
+            notes.add(f"drawn without {file}; {file.option} FILE takes it")
 
 
 def _configured(name: str) -> str | None:
@@ -129,7 +128,7 @@ def _configured(name: str) -> str | None:
     return None if found == name else found
 
 
-def _note_other_loras(reading: "Reading", bundled: BundledAdapters, console: Console) -> None:
+def _note_other_loras(reading: "Reading", bundled: BundledAdapters, notes: Notes) -> None:
     """Says where a LoRA that came with the model has the name of the one that drew, and other contents."""
     from undertow.checkpoints.files.hashes import lora_hash
 
@@ -138,8 +137,7 @@ def _note_other_loras(reading: "Reading", bundled: BundledAdapters, console: Con
             continue
         found = lora_hash(Path(bundled.locate(file.name)))
         if found is not None and not found.startswith(file.hash) and not file.hash.startswith(found):
-            message = f"note: the picture was drawn with {file}; the model's own of that name has the hash {found}"
-            console.print(message, markup=False, highlight=False, soft_wrap=True)
+            notes.add(f"the picture was drawn with {file}; the model's own of that name has the hash {found}")
 
 
 def _bundled(model: str) -> BundledAdapters:

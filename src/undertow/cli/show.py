@@ -4,12 +4,20 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
     from PIL import Image
+
+ShowHere = Annotated[
+    bool,
+    typer.Option(
+        "--show/--no-show", help="Draw what was made into the terminal too, where it can.", rich_help_panel="Output"
+    ),
+]
 
 COLUMNS = 40
 """Width of a picture in characters."""
@@ -26,8 +34,9 @@ def can_show() -> bool:
     return os.get_terminal_size(sys.__stdout__.fileno()).columns > 0 and Console().color_system is not None
 
 
-def show(pictures: "Sequence[Image.Image]") -> None:
-    """Draws the first few pictures into the terminal. Nothing is drawn where `can_show` says no."""
+def show(pictures: "Sequence[Image.Image]", columns: int = COLUMNS) -> None:
+    """Draws the first few pictures into the terminal, at most so many characters wide. Nothing is drawn where
+    `can_show` says no."""
     if not can_show():
         return
     logging.getLogger("textual_image").setLevel(logging.ERROR)  # what a terminal cannot do is no news to its user
@@ -35,4 +44,4 @@ def show(pictures: "Sequence[Image.Image]") -> None:
 
     console = Console()
     for picture in pictures[:MOST]:
-        console.print(Renderable(picture, width=min(COLUMNS, console.width), height="auto"))
+        console.print(Renderable(picture, width=min(columns, console.width), height="auto"))

@@ -14,7 +14,7 @@ from undertow.encoders.clip_network import ClipVision
 from undertow.encoders.image_config import ClipVisionConfig, vision_config_from_transformers
 from undertow.encoders.image_pixels import Pixels, Preprocessing
 from undertow.errors import ConfigError
-from undertow.state_dicts import compare_names, compare_shapes, shapes_of
+from undertow.state_dicts import compare_names, compare_shapes, require_layers, shapes_of
 
 PROJECTION = "visual_projection.weight"
 _EMBEDDING = "vision_model.embeddings.patch_embedding.weight"
@@ -114,6 +114,7 @@ def _build(
     device: torch.device | str | None,
     source: str | Path,
 ) -> ClipVision:
+    require_layers(source, config.layers, len(tensors))
     with torch.device("meta"):
         network = ClipVision(config)
     expected = shapes_of(network.state_dict())

@@ -76,7 +76,8 @@ class Peak:
 class Ledger:
     """What is taken at the moment, by component and level, and the peak so far.
 
-    component, level, module: of what is computed next. item: bytes of a number of the networks' type.
+    component, level, module: of what is computed next. item: bytes of a number of the networks' type. slot_numbers: of
+    one slot for LoRA in every layer, for each number of its rank.
     """
 
     def __init__(self, item: int):
@@ -86,6 +87,7 @@ class Ledger:
         self.components: Counter[str] = Counter()
         self.levels: Counter[int] = Counter()
         self.operations: Counter[Signature] = Counter()
+        self.slot_numbers = 0
         self.component, self.level, self.module = "other", 0, ""
         self._times = 1
 
@@ -132,6 +134,10 @@ class Ledger:
     def count(self, *signature: str | int) -> None:
         """One more call of a kernel."""
         self.operations[signature] += self._times  # pyright: ignore[reportArgumentType]
+
+    def count_slot(self, inputs: int, outputs: int) -> None:
+        """A layer that has slots."""
+        self.slot_numbers += self._times * (inputs + outputs)
 
     @contextmanager
     def at(self, module: str, component: str | None = None, level: int | None = None) -> Generator[None]:

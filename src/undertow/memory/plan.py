@@ -97,12 +97,11 @@ class _Planning:
         return forecast(self.subject, work, self.machine)
 
     def plan(self, budget: int | None) -> MemoryPlan:
-        smallest = self._taken(list({one.kind: one for one in self.candidates}.values()))
+        smallest = self._smallest()
         chosen: list[Candidate] = []
         if budget is not None:
-            chosen = self._useful(budget)
-            if self.forecast(self._taken(chosen)).process_bytes <= budget:
-                chosen = self._pruned(chosen, budget)
+            useful = self._useful(budget)
+            chosen = self._pruned(useful, budget) if self._size(useful) <= budget else smallest
         work = self._taken(chosen)
         found = self.forecast(work)
         return MemoryPlan(
@@ -112,12 +111,25 @@ class _Planning:
             peak_bytes=found.peak_bytes,
             process_bytes=found.process_bytes,
             asked_bytes=self.forecast(self.work).process_bytes,
-            smallest_bytes=self.forecast(smallest).process_bytes,
+            smallest_bytes=self._size(smallest),
             seconds=self._seconds(work),
             stages=tuple(replace(stage, seconds=self._stage_seconds(stage, work)) for stage in found.stages),
             measures=tuple(self._measures(chosen)),
             work=work,
         )
+
+    def _size(self, chosen: Sequence[Candidate]) -> int:
+        """Bytes of the process with these."""
+        return self.forecast(self._taken(chosen)).process_bytes
+
+    def _smallest(self) -> list[Candidate]:
+        """The furthest of each kind, unless it makes something larger (parts of a layer with LoRA in slots)."""
+        taken: list[Candidate] = []
+        for candidate in {one.kind: one for one in self.candidates}.values():
+            before, after = self.forecast(self._taken(taken)), self.forecast(self._taken([*taken, candidate]))
+            if _lowers(before, after, 0):
+                taken.append(candidate)
+        return taken
 
     def _useful(self, budget: int) -> list[Candidate]:
         """Candidates in their order until it fits, each only if it lowers a stage that is too large."""
@@ -136,7 +148,7 @@ class _Planning:
         """Without those that turned out not to be needed, the most expensive first."""
         for candidate in reversed(taken):
             fewer = [one for one in taken if one is not candidate]
-            if self.forecast(self._taken(fewer)).process_bytes <= budget:
+            if self._size(fewer) <= budget:
                 taken = fewer
         return taken
 
@@ -172,10 +184,11 @@ class _Planning:
 
 
 def _lowers(before: Forecast, after: Forecast, budget: int) -> bool:
-    """Whether a stage that does not fit becomes smaller."""
+    """Whether a stage that does not fit becomes smaller, and none that does not fit then becomes larger."""
     overhead = before.process_bytes - before.peak_bytes
-    sizes = {stage.name: stage.peak_bytes for stage in after.stages}
-    return any(stage.peak_bytes + overhead > budget and sizes[stage.name] < stage.peak_bytes for stage in before.stages)
+    changes = {stage.name: after.stage(stage.name).peak_bytes - stage.peak_bytes for stage in before.stages}
+    lower = any(changes[stage.name] < 0 and stage.peak_bytes + overhead > budget for stage in before.stages)
+    return lower and not any(changes[one.name] > 0 and one.peak_bytes + overhead > budget for one in after.stages)
 
 
 def _saving(before: Forecast, after: Forecast) -> tuple[str, int]:

@@ -19,6 +19,9 @@ from undertow.memory.work import Work
 Signature = tuple[str | int, ...]
 """A kernel's name and what decides how long it takes: see `memory/operations.py`."""
 
+OVERHEAD: Signature = ("overhead",)
+"""Not an operation: what Python and the modules take for each of them."""
+
 THREADS = "OMP_NUM_THREADS"
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -33,7 +36,7 @@ class SecondsTable:
     def of(self, dtype: str, operations: Mapping[Signature, int]) -> float | None:
         """Seconds of all these calls; `None` where one of them was not measured."""
         known = self.seconds.get(dtype, {})
-        total = 0.0
+        total = known.get(spelled(OVERHEAD), 0.0) * sum(operations.values())
         for signature, count in operations.items():
             one = known.get(spelled(signature))
             if one is None:
@@ -44,7 +47,7 @@ class SecondsTable:
     def missing(self, dtype: str, operations: Mapping[Signature, int]) -> list[Signature]:
         """Those that were not measured."""
         known = self.seconds.get(dtype, {})
-        return [signature for signature in operations if spelled(signature) not in known]
+        return [signature for signature in (OVERHEAD, *operations) if spelled(signature) not in known]
 
     def with_more(self, dtype: str, measured: Mapping[Signature, float]) -> "SecondsTable":
         """The table with these calls in it too."""

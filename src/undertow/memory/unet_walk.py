@@ -98,8 +98,8 @@ class Stages:
         if self.chunks == 1:
             return self._gated(x)
         rows, cells, channels = x.shape
-        sizes = [cells // self.chunks + (index < cells % self.chunks) for index in range(self.chunks)]
-        parts = [self._gated(x.view(rows, size, channels)) for size in sizes if size]
+        size = -(-cells // self.chunks)
+        parts = [self._gated(x.view(rows, min(size, cells - start), channels)) for start in range(0, cells, size)]
         return self.ops.elementwise("cat", x, *parts)
 
     def _gated(self, x: Array) -> Array:
@@ -202,9 +202,8 @@ def middle(stages: Stages, hidden: Array) -> Array:
 
 
 def decode(stages: Stages, hidden: Array, skips: list[Array]) -> Array:
-    """`UNet.decode`."""
+    """`UNet._decode`, which empties `skips`."""
     config, ops, at = stages.config, stages.ops, stages.ledger.at
-    skips = list(skips)
     for index in range(len(config.levels)):
         here = len(config.levels) - 1 - index
         hidden = _up_block(stages, index, here, hidden, skips)
@@ -266,11 +265,12 @@ def predict(stages: Stages, latents: Array, *, controlled: bool = False, running
     activations on the way."""
     hidden, skips = encode(stages, latents, additions=running)
     hidden = middle(stages, hidden)
-    if not controlled:
-        return decode(stages, hidden, skips)
-    with stages.ledger.at("residuals", "skips"):
-        hidden = stages.ops.elementwise("add", hidden)
-    return decode(stages, hidden, _with_residuals(stages, skips))
+    if controlled:
+        with stages.ledger.at("residuals", "skips"):
+            lowest, hidden = hidden, stages.ops.elementwise("add", hidden)
+            del lowest
+        skips = _with_residuals(stages, skips)
+    return decode(stages, hidden, skips)
 
 
 def _with_residuals(stages: Stages, skips: list[Array]) -> list[Array]:

@@ -12,7 +12,7 @@ from undertow.memory.seconds import SecondsTable
 from undertow.memory.work import Work
 
 FREE = 10**12
-ASKED = Work(vae_dtype="float32")
+ASKED = Work(vae_dtype="float32", merged=True)
 FOUND = plan(family("sd15"), ASKED)
 
 
@@ -52,6 +52,7 @@ COMMANDS = (
             case("--no-guidance", work__branches=1),
             case("--no-guidance", "--guidance", "--steps", "7", work__steps=7),
             case("--lora", "2", work__loras=2),
+            case("--adapter-slots", "3", work__merged=False, work__lora_slots=3),
             case("--controlnet", "1", work__controlnets=1),
             case("--prompt-chunks", "3", work__tokens=231),
             case("--budget", "6GB", plan__budget_bytes=6 * 10**9, _show__given=True),

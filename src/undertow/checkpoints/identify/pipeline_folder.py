@@ -9,7 +9,7 @@ from undertow.checkpoints.files.model_folder import CONFIG, PLAIN, find_unet_fol
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, PartSource
 from undertow.checkpoints.identify.families import describe_family
 from undertow.checkpoints.identify.identification import Identification
-from undertow.checkpoints.identify.prediction import Evidence, Prediction, parse_prediction
+from undertow.checkpoints.identify.prediction import Evidence
 from undertow.checkpoints.identify.text_architecture import kind_of_text
 from undertow.checkpoints.identify.unsupported import refuse_other_pipelines, refuse_quantized
 from undertow.checkpoints.keymap.contents import make_part
@@ -18,6 +18,7 @@ from undertow.diffusion.parameterizations import PARAMETERIZATIONS
 from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.diffusion.schedules import NoiseSchedule, Schedule
 from undertow.errors import ConfigError, MissingComponent, UnknownCheckpoint
+from undertow.known_names import Prediction, parse_prediction
 from undertow.sampling.diffusers_samplers import read_scheduler
 from undertow.sampling.model_sampler import ModelSampler
 from undertow.unet.config import UNetConfig
