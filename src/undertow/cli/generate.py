@@ -11,6 +11,7 @@ from undertow.cli.embeddings import require_embeddings, with_embeddings
 from undertow.cli.generate_options import (
     AdapterSlots,
     AllowPickle,
+    Budget,
     Device,
     FlashAttention,
     LowVram,
@@ -44,6 +45,7 @@ from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import PictureWriter, suggest
 from undertow.engine.debug import Debug
+from undertow.memory.units import parse_bytes
 from undertow.picture_names import DEFAULT_NAME, require_picture_file
 
 
@@ -73,12 +75,14 @@ def generate(
     device: Device = None,
     flash_attention: FlashAttention = None,
     low_vram: LowVram = False,
+    budget: Budget = None,
     vae_clamp: VaeClamp = False,
     **options: Any,
 ) -> None:
     """Draw pictures from a text, and write each with what is needed to repeat it."""
     console, notes = SafeConsole(stderr=True), Notes()
-    how = {"debug": Debug.parse(watch), "low_vram": low_vram, "vae_clamp": vae_clamp}
+    budget_bytes = None if budget is None else parse_bytes("--budget", budget)
+    how = {"debug": Debug.parse(watch), "low_vram": low_vram, "budget_bytes": budget_bytes, "vae_clamp": vae_clamp}
     loading = LoadingOptions(
         precision=precision,
         vae_precision=vae_precision,
@@ -89,6 +93,7 @@ def generate(
         allow_pickle=allow_pickle,
         device=device,
         flash_attention=flash_attention,
+        lazy=low_vram or budget is not None,
     )
     choices = wildcards_of(wildcards, wildcard_seed)
     typed = options if prompt is None else {**options, "prompt": prompt}

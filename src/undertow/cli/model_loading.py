@@ -33,6 +33,7 @@ class LoadingOptions:
     allow_pickle: bool = False
     device: str | None = None
     flash_attention: bool | None = None
+    lazy: bool = False
 
     def __post_init__(self) -> None:
         """Errors: `InvalidInput`, before torch is imported."""
@@ -56,6 +57,7 @@ class LoadingOptions:
             refiner=self.refiner,
             attention=_kernel(self.flash_attention),
             adapter_capacity=_capacity(self.adapter_slots),
+            lazy=self.lazy,
         )
 
 

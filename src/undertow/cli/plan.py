@@ -1,6 +1,7 @@
 """`undertow plan`: whether a picture will fit into memory, what gives way so that it does, and how long it takes."""
 
 import json
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -70,6 +71,9 @@ def plan(
         Precision | None, typer.Option(help="Type of the autoencoder.", show_default="one that does not overflow")
     ] = None,
     device: Annotated[Device, typer.Option(help="Where it is drawn.")] = Device.cpu,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also which layers run in which precision, and when they are in memory.")
+    ] = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure this machine first, for the seconds; imports torch.")
     ] = False,
@@ -109,7 +113,7 @@ def plan(
         _measure(named.subject, work, device)
     machine = Machine(device=device)
     found = make_plan(named.subject, work, _budget(budget_bytes, device), table=read_table(device), machine=machine)
-    _show(found, as_json=as_json, given=budget_bytes is not None)
+    _show(found, named.subject, as_json=as_json, given=budget_bytes is not None, layers=layers)
     if picture is not None:
         from undertow.cli.plan_picture import draw_plan
 
@@ -160,11 +164,14 @@ def _measure(subject: "Subject", work: "Work", device: Device) -> None:
     measure_missing(subject, work, device)
 
 
-def _show(found: "MemoryPlan", *, as_json: bool, given: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
-        return
-    from undertow.cli.plan_text import plan_lines
+def _show(found: "MemoryPlan", subject: "Subject", *, as_json: bool, given: bool, layers: bool) -> None:
+    from undertow.cli.plan_text import layer_lines, plan_lines
+    from undertow.memory.policy import layer_rules
 
-    for line in plan_lines(found, given=given):
+    rules = layer_rules(subject, found.work) if layers else ()
+    if as_json:
+        more = {"layers": [asdict(rule) for rule in rules]} if layers else {}
+        typer.echo(json.dumps({**found.to_json(), **more}, indent=2))
+        return
+    for line in (*plan_lines(found, given=given), *layer_lines(rules)):
         typer.echo(line)

@@ -1,6 +1,6 @@
 """Fills a network that was built on the meta device, one tensor at a time, strictly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -91,13 +91,21 @@ def _require_layers(checkpoint: Checkpoint, component: Component, layers: int) -
 
 
 def read_part(
-    source: PartSource, options: LoadOptions, health: Health, *, use: Callable[[str], Use] = lambda _: None
+    source: PartSource,
+    options: LoadOptions,
+    health: Health,
+    *,
+    use: Callable[[str], Use] = lambda _: None,
+    only: Collection[str] | None = None,
 ) -> dict[str, AnyTensor]:
     """The part's tensors by our names. Each is read, checked, converted and copied before the next.
 
-    use: when a tensor of ours is used, for the report. Errors: `CorruptFile`.
+    use: when a tensor of ours is used, for the report. only: the tensors to read; `None` reads all. Errors:
+    `CorruptFile`.
     """
     mappings = source.mappings
+    if only is not None:
+        mappings = {name: one for name, one in mappings.items() if not set(one.ours).isdisjoint(only)}
     dtype = stored_dtype(source) if options.dtype is None else options.dtype
     tensors: dict[str, AnyTensor] = {}
     for name, stored in source.weights.each(list(mappings)):
@@ -105,7 +113,8 @@ def read_part(
         if options.validate:
             health.add(f"{source.label}{name}", stored, use=use(pieces[0][0]), target=dtype)
         for ours, piece in pieces:
-            tensors[ours] = _converted(piece, dtype, options)
+            if only is None or ours in only:
+                tensors[ours] = _converted(piece, dtype, options)
     return tensors
 
 
