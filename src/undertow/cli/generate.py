@@ -17,7 +17,7 @@ from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model,
 from undertow.cli.named_files import require_files, require_own_place
 from undertow.cli.repeated import note_another_model, repeated_task
 from undertow.cli.request_options import with_request_options
-from undertow.cli.show import show
+from undertow.cli.show import could_show, require_show, show
 from undertow.cli.task import new_task
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
@@ -84,8 +84,9 @@ def generate(
     overwrite: Annotated[bool, of_output("--overwrite", help=OVERWRITE_HELP)] = False,
     preview: Annotated[Path | None, of_output(help="Picture file to keep showing the newest estimate.")] = None,
     draw_here: Annotated[
-        bool, of_output("--show/--no-show", help="Draw the pictures into the terminal too, where it can.")
-    ] = True,
+        bool | None,
+        of_output("--show/--no-show", help="Draw the pictures into the terminal too.", show_default="where it can"),
+    ] = None,
     watch: Annotated[str, of_output("--debug", help="What to watch: nan, timing, shapes (a comma list), or all.")] = "",
     refiner: Annotated[str | None, of_model(help="Model that draws the last steps (SDXL's refiner).")] = None,
     precision: Annotated[
@@ -134,6 +135,8 @@ def generate(
     console = SafeConsole(stderr=True)
     watched = Debug.parse(watch)
     require_one_source(prompt, prompts, repeat)
+    if draw_here:
+        require_show()
     choices = wildcards_of(wildcards, wildcard_seed, console)
     if prompts is not None:
         task = None
@@ -171,7 +174,7 @@ def generate(
     requests = with_embeddings([one.request for one in tasks], service, embeddings)
     how = {"debug": watched, "low_vram": low_vram, "vae_clamp": vae_clamp}
     results = draw(service, requests, writers, console, preview, **how)
-    if draw_here and writers[0].paths:
+    if draw_here is not False and writers[0].paths:
         show([result.images[index] for result, one in zip(results, tasks, strict=True) for index in one.indices])
     if model is None and repeat is None and writers[0].paths:
-        suggest(writers[0].paths[0], console)
+        suggest(writers[0].paths[0], console, terminal=draw_here is None and could_show())

@@ -12,6 +12,7 @@ from rich.console import Console
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.training_progress import shown_training
 from undertow.errors import InvalidInput
+from undertow.extras import OF_TRAINING, require_packages
 
 if TYPE_CHECKING:
     from undertow.training.config import TrainingConfig
@@ -69,6 +70,7 @@ def train_pixels(
     The run's folder is a model that `undertow sample` and diffusers read. A killed run goes on with --resume, and ends
     with the same weights. Several devices: `accelerate launch -m undertow train ...`.
     """
+    require_packages("train", OF_TRAINING)
     from undertow.training.config import with_settings  # loads torch
     from undertow.training.pixel_models import stored_config, train_pixel_model
 

@@ -15,6 +15,7 @@ from undertow.cli.model_loading import find_device
 from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.training_progress import ShownTraining, shown_training
 from undertow.errors import InvalidInput
+from undertow.extras import OF_TRAINING, require_packages
 
 if TYPE_CHECKING:
     from undertow.checkpoints.read.model import LoadedModel
@@ -77,12 +78,13 @@ class TrainingOptions:
         are from and what is slow on this device. sources: other files and folders that are read.
 
         Errors: `InvalidInput` for models that cannot be trained and for an `out` among the sources, `DataError`,
-        `CheckpointError`, also for a folder in which another training runs.
+        `CheckpointError`, also for a folder in which another training runs, `MissingDependency`.
         """
         from undertow.checkpoints.files.destination import require_elsewhere
         from undertow.training.captions import find_captions
         from undertow.training.run_lock import require_no_training
 
+        require_packages("train", OF_TRAINING)
         require_elsewhere("--out", self.out, [self.images, self.model, *sources])
         require_no_training(self.out)
         find_captions(self.images)

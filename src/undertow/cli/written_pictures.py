@@ -103,11 +103,14 @@ class PictureWriter:
             console.print(kept, markup=False, highlight=False, soft_wrap=True)
 
 
-def suggest(picture: Path, console: Console) -> None:
-    """What to try next with the embedded model."""
+def suggest(picture: Path, console: Console, *, terminal: bool = False) -> None:
+    """What to try next with the embedded model. terminal: also the package that draws into it."""
     for command, meaning in (
         ('"red apple left of dog face on blue background"', "two emoji, and where they stand"),
         ('"(penguin:1.3) on pink background" --count 4', "a weight on words, four pictures"),
         (f"--from {picture} --out again.png", "the same picture again"),
     ):
         console.print(f"try: undertow generate {command}  # {meaning}", markup=False, highlight=False, soft_wrap=True)
+    if terminal:
+        install = "try: pip install 'undertow[terminal]'  # pictures are then drawn into the terminal too"
+        console.print(install, markup=False, highlight=False, soft_wrap=True)
