@@ -36,7 +36,7 @@ def find_inversions(source: str) -> "Sequence[TextualInversion]":
         case _:
             holds = is_picture(path)
     try:
-        return read_inversions(path) if holds else ()
+        return read_inversions(path, asked=False) if holds else ()
     except (CheckpointError, InvalidInput):
         return ()
 
