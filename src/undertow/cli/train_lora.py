@@ -45,8 +45,9 @@ def train_lora(
     command, and a finished one with more --steps.
     """
     from undertow.adapters.lora.write import write_lora
-    from undertow.training.lora import LoraSettings, export_lora
+    from undertow.training.lora import LoraSettings
     from undertow.training.lora import train_lora as train
+    from undertow.training.lora_export import export_lora
     from undertow.training.lora_start import read_start
     from undertow.training.low_rank import TRANSFORMERS
 
