@@ -20,7 +20,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 lowest mutants bits check format bench digits emoji evaluate docs clean
+.PHONY: help demo test test-avx2 lowest fuzz mutants bits check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -30,9 +30,11 @@ help:  ## List the targets
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt hatchling editables
-	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
 	@# The tests compare with its samplers alone; its requirements (a tracker, a metrics package, CLIP) are for training.
 	$(PIP) install --quiet --constraint constraints.txt --no-deps k-diffusion
+	@# pip would compile one file after another.
+	@$(BIN)/python -m compileall -q -j 2 $(VENV)/lib > /dev/null || true
 	@touch $@
 
 demo: $(INSTALLED)  ## Draw a red apple with the embedded model and write the picture
@@ -77,6 +79,10 @@ COUNT ?= 120
 SEED ?= 0
 mutants: $(INSTALLED)  ## Change a sample of lines, one at a time, and write how many a test notices: docs/results/tests.md
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.mutants --rooms $(ROOMS) --count $(COUNT) --seed $(SEED) --workers $(WORKERS)
+
+MINUTES ?= 10
+fuzz: $(INSTALLED)  ## Run command lines of strangers for ten minutes, and write the counts: docs/results/robustness.md
+	$(ONE_THREAD) $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --results docs/results/robustness.md
 
 AGAINST ?= HEAD
 bits: $(INSTALLED)  ## Draw 24 requests as this tree and as AGAINST=REVISION does, and name those that differ in a bit

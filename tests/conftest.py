@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from jaxtyping import install_import_hook
+
+from tests.annotations import check_annotations
 
 IN_CI = bool(os.environ.get("CI"))
 
@@ -18,12 +19,17 @@ settings.register_profile("undertow", deadline=None, derandomize=IN_CI)
 settings.load_profile("undertow")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--check-annotations",
+        action="store_true",
+        help="check every annotation of undertow and of the recipes; torch.compile cannot trace the checks",
+    )
+
+
 def pytest_configure(config):
-    """The annotations of the recipes are checked as those of `undertow`: jaxtyping's option takes a single package
-    when the checker has arguments."""
-    checker = (config.getoption("jaxtyping_packages") or "").partition(",")[2]
-    if checker:
-        install_import_hook("recipes", checker)
+    if config.getoption("check_annotations"):
+        check_annotations("undertow", "recipes")
 
 
 def seed_all(name: str) -> None:

@@ -139,9 +139,16 @@ def test_places_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
     for out in ("file", "file/below", "file/o.png", "file/a/b.jpg"):
         with pytest.raises(InvalidInput, match="a folder that can be made"):
             PicturePlace.of(tmp_path / out)
-    monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(InvalidInput, match="read-only"):
-        PicturePlace.of(tmp_path / "new")
+    with pytest.raises(InvalidInput, match=r"names of at most 240 bytes"):
+        PicturePlace.of(tmp_path / f"{300 * 'a'}.png")
+
+    def refuse(dir: Path) -> None:  # as /proc does, whatever its permissions say
+        raise OSError(2, "No such file or directory", str(dir))
+
+    monkeypatch.setattr("undertow.picture_names.TemporaryFile", refuse)
+    for out in ("new", "new.png"):
+        with pytest.raises(InvalidInput, match="takes no files"):
+            PicturePlace.of(tmp_path / out)
 
 
 def test_one_file_is_checked_as_such(tmp_path):

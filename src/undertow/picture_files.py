@@ -5,7 +5,6 @@ known before any pixel is decoded, and one sentence for whatever else is wrong.
 """
 
 import hashlib
-import os
 import warnings
 from collections.abc import Mapping
 from io import BytesIO
@@ -17,16 +16,14 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from undertow.errors import InvalidInput
+from undertow.limits import PIXELS
 from undertow.picture_modes import FORMATS, deep_levels, loaded, require_format
 
 Picture = Image.Image | str | Path
 """A picture, or the file that holds it."""
 
-MOST_PIXELS = 2**26
-"""Of a picture that is read: 8192 x 8192, 256 MB once it is decoded. A file of a few kilobytes can say to have more."""
-
-LIMIT = "UNDERTOW_MAX_PIXELS"
-"""The environment variable that replaces `MOST_PIXELS`."""
+ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
+"""Of files that are taken for pictures where nobody names them one by one."""
 
 _FOREIGN = {
     b"%!PS": "EPS or PostScript",
@@ -51,7 +48,7 @@ def open_picture(name: str, path: str | Path) -> Image.Image:
     """The picture in a file, turned as its camera says.
 
     name: of the argument. Errors: `InvalidInput` for what is no file, is in no format of `FORMATS`, is damaged, or
-    has more pixels than `most_pixels`.
+    has more pixels than `limits.PIXELS`.
     """
     _require_file(name, path)
     picture = _decoded(name, str(path), path)
@@ -86,32 +83,17 @@ def opened(name: str, picture: Picture | bytes | np.ndarray) -> Image.Image:
             return open_picture(name, picture)
 
 
-def most_pixels() -> int:
-    """The largest number of pixels of a picture that is read. Errors: `InvalidInput` for a limit that is no number."""
-    given = os.environ.get(LIMIT, "")
-    if given and not (given.isdecimal() and int(given) > 0):
-        raise InvalidInput(LIMIT, repr(given), "a whole number of pixels", f"for example {MOST_PIXELS}")
-    return int(given) if given else MOST_PIXELS
-
-
 def require_readable(name: str, picture: Image.Image) -> None:
     """Before Pillow decodes an image that the caller opened. Errors: `InvalidInput` for a format that is not read, and
-    for more pixels than `most_pixels`."""
+    for more pixels than `limits.PIXELS`."""
     require_format(picture, name)
     require_pixels(name, picture.size)
 
 
 def require_pixels(name: str, size: tuple[int, int]) -> None:
-    """Errors: `InvalidInput` for more than `most_pixels`."""
+    """Errors: `InvalidInput` for more than `limits.PIXELS`, of which a file of a few kilobytes can claim billions."""
     width, height = size
-    most = most_pixels()
-    if width * height > most:
-        raise InvalidInput(
-            name,
-            f"a picture of {width}x{height} pixels",
-            f"at most {most:,}",
-            f"make it smaller, or set {LIMIT} higher if you trust it",
-        )
+    PIXELS.require(name, width * height, f"a picture of {width}x{height} pixels", instead="make it smaller")
 
 
 def _require_file(name: str, path: str | Path) -> None:

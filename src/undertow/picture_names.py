@@ -15,6 +15,7 @@ from difflib import get_close_matches
 from itertools import count as counting
 from pathlib import Path
 from string import Formatter
+from tempfile import TemporaryFile
 from typing import Any
 
 from undertow.errors import InvalidInput
@@ -51,6 +52,9 @@ NUMBER = "number"
 LONGEST_VALUE, LONGEST_PART = 60, 200
 """Characters of a value, and bytes of a part of a path: file systems allow 255, and an ending and a counter follow."""
 
+LONGEST_NAME = 240
+"""Bytes of a name that is typed: file systems allow 255, and a counter may follow."""
+
 REFUSED_KINDS = ("image", "video", "audio", "text")
 """Of files that nobody means to be folders: `runs/v1.5` is one, `o.bmp` is not."""
 
@@ -86,6 +90,8 @@ class PicturePlace:
         PNG without one. arguments: what messages call the two. Errors: `InvalidInput` for a place that cannot be
         written, a file that exists, and a template that cannot be used."""
         path, (out_argument, name_argument) = Path(out), arguments
+        _require_short(path, out_argument)
+        _require_no_template(path, out_argument, name_argument)
         if not is_file_name(path, out_argument):
             template, suffix = _checked_template(name, name_argument)
             _require_folder(path, out_argument)
@@ -137,17 +143,31 @@ def is_file_name(path: Path, argument: str = "--out") -> bool:
         return False
     if path.suffix.lower() in FORMATS:
         return True
+    _require_picture_kind(path, argument, "a folder, or a file")
+    return False
+
+
+def _require_picture_kind(path: Path, argument: str, expected: str) -> None:
+    """Whether the ending of a name is none of a file that undertow does not write. Errors: `InvalidInput`."""
     # The table that comes with Python: a system's own also knows that .1 is a page of a manual.
     kind, _ = mimetypes.MimeTypes().guess_type(path.name)
-    if kind is not None and kind.partition("/")[0] in REFUSED_KINDS:
-        raise InvalidInput(argument, repr(str(path)), f"a folder, or a file that ends in {_joined(FORMATS)}")
-    return False
+    if path.suffix.lower() not in FORMATS and kind is not None and kind.partition("/")[0] in REFUSED_KINDS:
+        raise InvalidInput(argument, repr(str(path)), f"{expected} that ends in {_joined(FORMATS)}")
+
+
+def _require_no_template(path: Path, out_argument: str, name_argument: str) -> None:
+    """A place is taken as it is typed, fields in braces too. Errors: `InvalidInput` for one with fields of a name."""
+    fields = "|".join(FIELDS)
+    if not path.exists() and re.search(rf"\{{({fields})(:[^{{}}]*)?\}}", str(path)):
+        remedy = f"{name_argument} {path.name!r} makes names in a folder"
+        raise InvalidInput(out_argument, repr(str(path)), "a place without fields in braces", remedy)
 
 
 def require_picture_file(
     path: Path, argument: str = "--out", *, overwrite: bool = True, endings: Collection[str] = tuple(FORMATS)
 ) -> None:
     """Whether one picture can be written to this file. Errors: `InvalidInput`."""
+    _require_short(path, argument)
     if path.is_dir():
         raise InvalidInput(argument, repr(str(path)), "a picture file", "it is a folder")
     if path.suffix.lower() not in endings:
@@ -168,12 +188,28 @@ def _require_folder(folder: Path, argument: str) -> None:
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
     if not there.is_dir():
         raise InvalidInput(argument, repr(str(folder)), "a folder that can be made", f"{there} is a file")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise InvalidInput(argument, repr(str(folder)), "a folder that can be written", f"{there} is read-only for you")
+    try:
+        # What permissions do not say: some file systems take no files at all.
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as err:
+        refused = f"{there} takes no files ({err.strerror})"
+        raise InvalidInput(argument, repr(str(folder)), "a folder that can be written", refused) from err
+
+
+def _require_short(path: Path, argument: str) -> None:
+    """Whether each part of a path can be a name, with room for a counter behind the last."""
+    longest = max(path.parts, key=lambda part: len(os.fsencode(part)), default="")
+    if "\0" in str(path):
+        raise InvalidInput(argument, repr(str(path)), "a path without a zero byte in it")
+    if len(os.fsencode(longest)) > LONGEST_NAME:
+        shown = f"{longest[:20]}... of {len(longest)} characters"
+        raise InvalidInput(argument, shown, f"names of at most {LONGEST_NAME} bytes", "choose a shorter one")
 
 
 def _checked_template(name: str, argument: str) -> tuple[str, str]:
     """The template without its ending, and the ending. Errors: `InvalidInput`."""
+    _require_picture_kind(Path(name), argument, "a name")
     suffix = next((ending for ending in FORMATS if name.lower().endswith(ending)), "")
     template = name[: len(name) - len(suffix)]
     try:

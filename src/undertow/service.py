@@ -189,7 +189,7 @@ class UNetService:
         result.images[0].save("apple.png")
         """
         known = [*annotations(GenerationRequest), *inspect.signature(self.generate).parameters]
-        for name in settings.keys() - annotations(GenerationRequest).keys():
+        for name in sorted(settings.keys() - annotations(GenerationRequest).keys()):
             raise InvalidInput(name, shown(settings.get(name)), "a field of GenerationRequest", nearest(name, known))
         request = GenerationRequest.from_json({"prompt": prompt, **settings})
         options = {"low_vram": low_vram, "vae_clamp": vae_clamp, "observe": observe, "drawn": drawn}

@@ -9,6 +9,7 @@ import typer
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import DENSITY, AdapterStack, StrategyName
+from undertow.checkpoints.files.atomic import atomic_write
 from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.named_files import model_place, require_adapters
 from undertow.cli.option_values import numbers_by_name, parse_adapters
@@ -76,7 +77,8 @@ def explain(
     print_explanation(console, f"{model} ({manager.kind(LoraKind).targets.family})", summaries, held, decisions)
     if figure is not None:
         sizes, cosines = relative_sizes(summaries, manager.unet), pairwise_cosines(summaries, manager.unet)
-        save_figure(sizes, cosines, figure, f"{' and '.join(stack.names)} in {model}")
+        with atomic_write(figure) as draft:
+            save_figure(sizes, cosines, draft, f"{' and '.join(stack.names)} in {model}")
         console.print(f"wrote {figure}", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -95,7 +97,7 @@ def impact(
     The model draws a picture without them and is asked about it under three levels of noise, with each and with all.
     """
     stack = AdapterStack(parse_adapters(files, None))
-    require_adapters(stack.adapters, model_place(model))
+    require_adapters(stack.adapters, model_place(model), with_pictures=True)
     from undertow.cli.adapter_tables import print_impacts
     from undertow.engine.request import GenerationRequest
     from undertow.inspection.impact import measure_impact, measure_overhead

@@ -23,15 +23,16 @@ from undertow.cli.convert import convert
 from undertow.cli.generate import generate
 from undertow.cli.inspect import inspect
 from undertow.cli.models import models
-from undertow.cli.other_names import called_here
 from undertow.cli.preprocess import preprocess
 from undertow.cli.sample import sample
 from undertow.cli.samplers import samplers
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.train import train
+from undertow.cli.usage import usage_sentence
 from undertow.cli.verb_help import VerbCommand, with_plain_help
 from undertow.cli.words import words
 from undertow.errors import OutOfMemory, UndertowError
+from undertow.limits import replaced
 from undertow.shortage import is_out_of_memory
 
 Verb = Callable[..., None] | typer.Typer
@@ -86,13 +87,14 @@ def main(
     settings = Settings()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        app = _build(verbs, settings, about, completion=" " not in program)
-        code = app(arguments or ["--help"], prog_name=program, standalone_mode=False)
+        with replaced(read_config().limits):
+            app = _build(verbs, settings, about, completion=" " not in program)
+            code = app(arguments or ["--help"], prog_name=program, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except typer.TyperException as error:
         if getattr(error, "option_name", None) != DEBUG:
-            return _fail(_usage(error, program), settings, REFUSED)
+            return _fail(usage_sentence(error, program, arguments), settings, REFUSED)
         code = MISPLACED
     except (UndertowError, OSError) as error:
         return _fail(str(error), settings, REFUSED)
@@ -146,18 +148,6 @@ def _print_version(wanted: bool) -> bool:
         typer.echo(f"undertow {metadata.version('undertow')} (torch {metadata.version('torch')})")
         raise typer.Exit
     return wanted
-
-
-def _usage(error: typer.TyperException, program: str) -> str:
-    """The sentence for a command line that cannot be read."""
-    context = getattr(error, "ctx", None)
-    command = program if context is None else context.command_path
-    typed, said = getattr(error, "option_name", None), error.format_message().rstrip(".")
-    if typed is not None and context is not None:
-        known = [option for parameter in context.command.params for option in parameter.opts]
-        if (ours := called_here(typed, known)) is not None:
-            said = f"No such option: {typed}; here it is called {ours}"
-    return f"{said}; try '{command} --help'"
 
 
 def _fail(problem: str, settings: Settings, code: int) -> int:

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undertow.cli.inspect_file import header_fields, list_names, printable, size_text, types_text
+from undertow.cli.inspect_file import header_fields, list_names, size_text, types_text
 
 if TYPE_CHECKING:
     from undertow.adapters.lora.report import LoraReport
@@ -83,7 +83,7 @@ def _identity(report: "LoraReport") -> Table:
     table = Table(title=escape(str(report.path)), show_header=False, title_justify="left", box=None)
     for key, value in rows.items():
         if value:
-            table.add_row(key, escape(printable(value)))
+            table.add_row(key, escape(value))
     return table
 
 

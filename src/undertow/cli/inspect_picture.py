@@ -9,12 +9,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undertow.cli.inspect_file import printable
+from undertow.picture_files import ENDINGS
 
 if TYPE_CHECKING:
     from undertow.infotext.reading import NamedFile, Reading
-
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
 
 LONGEST = 300
 """Characters of a value that are shown."""
@@ -30,7 +28,6 @@ def show_picture(console: Console, source: str) -> None:
     """Prints what a picture's file says about how it was made. Errors: `InvalidInput` for what is no picture."""
     from undertow.engine.foreign import within_limits
     from undertow.engine.metadata import JSON_KEY, read_texts
-    from undertow.infotext.picture import read_description_of_others, unread_program
     from undertow.picture_files import header_of
 
     path = Path(source).expanduser()
@@ -40,6 +37,11 @@ def show_picture(console: Console, source: str) -> None:
     if JSON_KEY in texts:
         _show_own(console, path, texts, rows)
         return
+    if not texts:
+        _print_rows(console, str(path), [*rows.items(), ("described by", "nobody")])
+        return
+    from undertow.infotext.picture import read_description_of_others, unread_program  # loads torch
+
     reading = read_description_of_others(texts)
     if reading is None:
         program = unread_program(texts)
@@ -83,10 +85,10 @@ def _print_rows(console: Console, title: str, rows: Sequence[tuple[str, str]]) -
     """A table of names and values; nothing without rows. What strangers wrote is printed without control characters."""
     if not rows:
         return
-    table = Table(title=escape(printable(title)), show_header=False, title_justify="left", box=None)
+    table = Table(title=escape(title), show_header=False, title_justify="left", box=None)
     for name, value in rows:
         cut = value if len(value) <= LONGEST else f"{value[:LONGEST]}..."
-        table.add_row(escape(printable(name)), escape(printable(cut)))
+        table.add_row(escape(name), escape(cut))
     console.print(table)
 
 
@@ -100,7 +102,7 @@ def _print_command(console: Console, path: Path, files: "Sequence[NamedFile]", r
             option = file.option.partition(" ")[0]
             scale = "" if reading is None or file.scale is None or file.kind != "LoRA" else f"@{file.scale:g}"
             command += f" {option} FILE{scale}"
-    console.print(f"repeat: {printable(command)}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"repeat: {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _value(value: Any) -> str:

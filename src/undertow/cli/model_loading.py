@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from undertow.embedded import embedded_models
+from undertow.known_names import parse_prediction, require_device_name
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +33,13 @@ class LoadingOptions:
     allow_pickle: bool = False
     device: str | None = None
     flash_attention: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Errors: `InvalidInput`, before torch is imported."""
+        if self.prediction is not None:
+            parse_prediction(self.prediction)
+        if self.device is not None:
+            require_device_name("--device", self.device)
 
     def load(self, source: str) -> "UNetService":
         """Imports torch. Errors: `InvalidInput` for a device that is not there, and those of `undertow.load`."""

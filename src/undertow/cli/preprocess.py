@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from undertow.cli.option_values import parse_size
 from undertow.cli.terminal import SafeConsole
-from undertow.errors import InvalidInput
 from undertow.picture_names import PicturePlace, require_picture_file
 
 if TYPE_CHECKING:
@@ -155,7 +155,8 @@ def grid(
     """Bring a picture to sides that a model can draw."""
     from undertow.hints.grid import to_grid
 
-    wanted = None if size is None else _size(size)
+    height, width = (None, None) if size is None else parse_size(size)
+    wanted = None if height is None or width is None else (width, height)
     _run(
         image,
         "grid",
@@ -186,10 +187,3 @@ def _run(
     with place.taken({}) as target, atomic_write(target) as draft:
         made.save(draft)
     SafeConsole().print(f"wrote {target} ({made.width}x{made.height})", markup=False, highlight=False, soft_wrap=True)
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise InvalidInput("--size", repr(text), "WIDTHxHEIGHT", "for example 512x768")
-    return int(width), int(height)

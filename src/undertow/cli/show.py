@@ -4,8 +4,9 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 
 from undertow.extras import is_installed, optional_package, require_packages
@@ -14,6 +15,16 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MODULE, PACKAGE = "textual_image", "textual-image"
+
+ShowHere = Annotated[
+    bool | None,
+    typer.Option(
+        "--show/--no-show",
+        help="Draw what was made into the terminal too.",
+        show_default="where it can",
+        rich_help_panel="Output",
+    ),
+]
 
 COLUMNS = 40
 """Width of a picture in characters."""
@@ -40,9 +51,9 @@ def could_show() -> bool:
     return can_show() and not is_installed(MODULE)
 
 
-def show(pictures: "Sequence[Image.Image]") -> None:
-    """Draws the first few pictures into the terminal. Nothing is drawn where `can_show` says no, and without the
-    package for it."""
+def show(pictures: "Sequence[Image.Image]", columns: int = COLUMNS) -> None:
+    """Draws the first few pictures into the terminal, at most so many characters wide. Nothing is drawn where
+    `can_show` says no, and without the package for it."""
     if not can_show() or not is_installed(MODULE):
         return
     logging.getLogger("textual_image").setLevel(logging.ERROR)  # what a terminal cannot do is no news to its user
@@ -51,4 +62,4 @@ def show(pictures: "Sequence[Image.Image]") -> None:
 
     console = Console()
     for picture in pictures[:MOST]:
-        console.print(Renderable(picture, width=min(COLUMNS, console.width), height="auto"))
+        console.print(Renderable(picture, width=min(columns, console.width), height="auto"))

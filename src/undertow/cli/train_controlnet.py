@@ -8,6 +8,7 @@ import typer
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.trained import print_command
 from undertow.cli.training_options import TrainingOptions, training_verb
+from undertow.hints.preprocessors import PREPROCESSORS, require_hint
 
 
 @training_verb(out=Path("runs/controlnet"), learning_rate=1e-5)
@@ -29,6 +30,8 @@ def train_controlnet(
     The folder loads in diffusers and undertow. A run that was interrupted goes on with the same command, and
     a finished one with more --steps.
     """
+    require_hint("--hint", hint)
+    options.require(*(() if hint in PREPROCESSORS else (hint,)))
     from undertow.adapters.control.control_file import write_control
     from undertow.training.controlnet import ControlSettings
     from undertow.training.controlnet import train_controlnet as train
@@ -39,7 +42,7 @@ def train_controlnet(
         dropped=dropout_captions,
     )
     console = SafeConsole()
-    base, pictures = options.load(console, Path(hint))
+    base, pictures = options.load(console)
     hints = hints_for(pictures, hint, options.images)
     with options.shown(console) as shown:
         control = train(base, pictures, hints, settings, options.out, **vars(shown))

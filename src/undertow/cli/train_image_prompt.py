@@ -42,6 +42,9 @@ def train_image_prompt(
     The file loads in diffusers and undertow. A run that was interrupted goes on with the same command, and
     a finished one with more --steps.
     """
+    if references is not None and not references.is_dir():
+        raise InvalidInput("--references", str(references), "a folder of pictures", "there is no such folder")
+    options.require(*(folder for folder in (encoder, references) if folder is not None))
     from undertow.adapters.image_prompt.image_prompt_file import write_image_prompt
     from undertow.training.image_prompt import ImagePromptSettings
     from undertow.training.image_prompt import train_image_prompt as train
@@ -56,7 +59,7 @@ def train_image_prompt(
         dropped_both=dropout_both,
     )
     console = SafeConsole()
-    base, pictures = options.load(console, *(folder for folder in (encoder, references) if folder is not None))
+    base, pictures = options.load(console)
     vision = _encoder(base, encoder, find_device(options.device))
     side = vision.config.image_size
     shown = None if references is None else load_paired_images(references, options.images, size=side)

@@ -44,6 +44,10 @@ def train_lora(
     The file loads in diffusers, ComfyUI, the web UI and undertow. A run that was interrupted goes on with the same
     command, and a finished one with more --steps.
     """
+    path = options.out / f"{options.name}.safetensors"
+    sources = () if start_from is None else (start_from,)
+    options.require(*sources)
+    require_elsewhere("--out", path, sources)
     from undertow.adapters.lora.write import write_lora
     from undertow.training.lora import LoraSettings
     from undertow.training.lora import train_lora as train
@@ -51,7 +55,6 @@ def train_lora(
     from undertow.training.lora_start import read_start
     from undertow.training.low_rank import TRANSFORMERS
 
-    path = options.out / f"{options.name}.safetensors"
     settings = LoraSettings(
         **options.settings(),
         rank=8 if rank is None else rank,
@@ -60,10 +63,8 @@ def train_lora(
         text_encoder=text_encoder,
         dropped=dropout_captions,
     )
-    sources = () if start_from is None else (start_from,)
-    require_elsewhere("--out", path, sources)
     console = SafeConsole()
-    base, pictures = options.load(console, *sources)
+    base, pictures = options.load(console)
     start = None if start_from is None else read_start(start_from, base)
     if start is not None:
         wanted = start.settings(rank=rank, alpha=alpha, sites=sites)

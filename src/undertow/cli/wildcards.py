@@ -22,12 +22,11 @@ from pathlib import Path
 from random import Random
 
 from undertow.errors import InvalidInput
-from undertow.prompt_text import most_prompt_bytes
+from undertow.limits import PROMPT_BYTES, TEXT_BYTES
 
 MAX_DEPTH = 16
 """Choices within choices, and files that name files."""
 
-LARGEST_FILE_BYTES = 16 * 2**20
 MOST_LISTED = 1000
 SHOWN = 60
 """Characters of a text that a message shows."""
@@ -113,7 +112,7 @@ class _Chooser:
     def __init__(self, wildcards: Wildcards, generator: Random):
         self.wildcards = wildcards
         self.generator = generator
-        self.left_bytes = most_prompt_bytes()
+        self.left_bytes = PROMPT_BYTES.most
 
     def chosen(self, text: str, depth: int) -> str:
         return self._joined(_parsed(text), depth)
@@ -134,7 +133,7 @@ class _Chooser:
             case text:
                 self.left_bytes -= len(text.encode(errors="replace"))
                 if self.left_bytes < 0:
-                    raise InvalidInput("the chosen prompt", "too long", f"at most {most_prompt_bytes():,} bytes")
+                    raise InvalidInput("the chosen prompt", "too long", f"at most {PROMPT_BYTES.most:,} bytes")
                 return text
 
     def _of(self, group: _Group, depth: int) -> str:
@@ -223,8 +222,7 @@ def _only_name(option: "list[str | _Group | _Named]") -> str | None:
 
 @cache
 def _lines(path: Path) -> Sequence[str]:
-    if path.stat().st_size > LARGEST_FILE_BYTES:
-        raise InvalidInput("--wildcards", f"{path} of {path.stat().st_size:,} bytes", f"at most {LARGEST_FILE_BYTES:,}")
+    TEXT_BYTES.require("--wildcards", path.stat().st_size, f"{path} of {path.stat().st_size:,} bytes")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as err:

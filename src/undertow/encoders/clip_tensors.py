@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from undertow.encoders.clip_config import ClipTextConfig, Kind
 from undertow.encoders.clip_network import ClipText
 from undertow.extras import optional_package
-from undertow.state_dicts import Shape, compare_names, compare_shapes, shapes_of
+from undertow.state_dicts import Shape, compare_names, compare_shapes, require_layers, shapes_of
 
 _PREFIX = "text_model."
 _PROJECTION = "text_projection.weight"
@@ -37,6 +37,7 @@ def build_clip(
     """
     keys = {key.removeprefix(_PREFIX): key for key in tensors}
     layers = _present_layers(kind, config, keys)
+    require_layers(source, layers, len(tensors))
     with torch.device("meta"):
         clip = ClipText(config, layers)
     projection = _empty_projection(config) if kind == "openclip_g" else None

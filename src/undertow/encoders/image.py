@@ -15,7 +15,7 @@ from undertow.encoders.image_config import ClipVisionConfig, vision_config_from_
 from undertow.encoders.image_pixels import Pixels, Preprocessing
 from undertow.errors import ConfigError
 from undertow.extras import optional_package
-from undertow.state_dicts import compare_names, compare_shapes, shapes_of
+from undertow.state_dicts import compare_names, compare_shapes, require_layers, shapes_of
 
 PROJECTION = "visual_projection.weight"
 _EMBEDDING = "vision_model.embeddings.patch_embedding.weight"
@@ -115,6 +115,7 @@ def _build(
     device: torch.device | str | None,
     source: str | Path,
 ) -> ClipVision:
+    require_layers(source, config.layers, len(tensors))
     with torch.device("meta"):
         network = ClipVision(config)
     expected = shapes_of(network.state_dict())

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertow.encoders.clip_config import Kind
-from undertow.encoders.prompts.tree import Embedding, Text
+from undertow.encoders.prompts.tree import Embedding, Node, Text, find_all
 from undertow.errors import InvalidInput
 
 _FILE_KEYS: dict[str, Kind] = {"clip_g": "openclip_g"}
@@ -92,6 +92,24 @@ class Inversions:
             if key.removesuffix(suffix) in self._vectors:
                 return key.removesuffix(suffix)
         return None
+
+    def named_in(self, tree: Node, *, in_texts: bool) -> frozenset[str]:
+        """The known names that a parsed prompt asks for. in_texts: whether a name in plain text counts."""
+        asked = [self.find(leaf.name) for leaf in find_all(tree, Embedding)]
+        if in_texts:
+            split = [part for leaf in find_all(tree, Text) for part in self.split(leaf.text)]
+            asked += [part.name for part in split if isinstance(part, Embedding)]
+        return frozenset(name for name in asked if name is not None)
+
+    def alike(self, name: str) -> frozenset[str]:
+        """The names with the same vectors as `name`, itself among them; nothing for an unknown one."""
+        own = self._vectors.get(self.find(name) or "", {})
+        places = {kind: vectors.data_ptr() for kind, vectors in own.items()}
+        return frozenset(
+            other
+            for other, found in self._vectors.items()
+            if own and places == {kind: vectors.data_ptr() for kind, vectors in found.items()}
+        )
 
     def vectors(self, name: str, kind: Kind) -> Vectors:
         """The vectors of a known name."""

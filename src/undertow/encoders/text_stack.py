@@ -9,7 +9,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from undertow.diffusion.lookup import look_up
 from undertow.encoders.assemble import Assembler, Part, Rules
 from undertow.encoders.cache import RecentlyUsed
 from undertow.encoders.chunks import Division
@@ -21,8 +20,9 @@ from undertow.encoders.inversion import Inversions
 from undertow.encoders.prompts.catalogue import Dialect, find_dialect, parse_prompt
 from undertow.encoders.prompts.resolve import composed, resolve, varies
 from undertow.encoders.prompts.tree import Blend, Embedding, Joined, ParsedPrompt, Text, find_all, map_texts
-from undertow.encoders.vocabulary import Vocabulary, spelling_note
 from undertow.errors import ConfigError, InvalidInput
+from undertow.lookup import look_up
+from undertow.vocabulary import Vocabulary, spelling_note
 
 LongPrompts = Literal["chunk", "truncate"]
 
@@ -118,6 +118,11 @@ class TextStack:
     def embeddings(self) -> tuple[str, ...]:
         """Names of the textual inversions that prompts may use."""
         return tuple(self._inversions)
+
+    @property
+    def inversions(self) -> Inversions:
+        """The textual inversions themselves."""
+        return self._inversions
 
     def knows_embedding(self, name: str) -> bool:
         """Whether there is a textual inversion of this name, in any case, with or without a file's ending."""

@@ -11,6 +11,7 @@ from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.strength import strength_note, truncate
 from undertow.engine.chosen_sampler import ChosenSampler, choose_sampler
+from undertow.engine.idle import Circumstances, follows_folder, idle_settings
 from undertow.engine.images import EncodedImages, ImageInputs, encode_images
 from undertow.engine.parts import HighResolution
 from undertow.engine.pass_builder import PassBuilder
@@ -21,6 +22,7 @@ from undertow.engine.sizes import picture_size
 from undertow.engine.watch import Watch
 from undertow.errors import InvalidInput
 from undertow.sampling.catalogue import find_sampler
+from undertow.unet.config import TextTime
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,6 +105,7 @@ class _Encoding:
             yield
             size, more = self._upscaled(builder, request.high_resolution, size, image_inputs)
             passes.append(more)
+        self.decisions += idle_settings(request, self._circumstances(passes, image_inputs))
         return Encoded(
             passes=passes,
             size=size,
@@ -115,6 +118,17 @@ class _Encoding:
         request, text = self.request, self.model.text
         texts = (request.prompt, request.negative_prompt, *(region.prompt for region in request.regions))
         return {} if text is None else text.embedding_files(texts, request.dialect)
+
+    def _circumstances(self, passes: Sequence[Pass], image_inputs: ImageInputs) -> Circumstances:
+        base = self.model.require_unet()
+        return Circumstances(
+            edits=image_inputs.edits,
+            refined=self.refiner is not None,
+            sized=isinstance(base.config.added, TextTime),
+            by_folder=follows_folder(self.request, self.model.sampler),
+            windows=max(len(one.layout.windows) for one in passes),
+            steps=tuple(one.steps for one in passes if one.network.unet is base),
+        )
 
     def _builder(self) -> PassBuilder:
         """Reads the request's adapters, with their pictures."""

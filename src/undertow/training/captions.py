@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from undertow.errors import DataError
-from undertow.training.image_folder import ENDINGS, SHOWN
+from undertow.picture_files import ENDINGS
+
+SHOWN = 5
+"""How many files an error lists."""
 
 METADATA = "metadata.jsonl"
 TEXT_ENDINGS = (".txt", ".caption")

@@ -5,7 +5,6 @@ there, a header has at most 16 MiB and each name once (https://huggingface.co/do
 of the file is read, so that one larger than memory can be inspected.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -14,14 +13,8 @@ from typing import Any
 
 import torch
 
-from undertow.checkpoints.files.sniff import LENGTH_BYTES, require_safetensors
-from undertow.errors import CorruptFile, UnknownCheckpoint
-
-MAX_HEADER_BYTES = 16 * 2**20
-MAX_TENSORS = 50_000
-MAX_NAME = 1000
-"""Characters of a tensor's name. The longest in use have 150."""
-METADATA = "__metadata__"
+from undertow.checkpoints.files.header_json import corrupt, read_header_json
+from undertow.errors import UnknownCheckpoint
 
 DTYPES: Mapping[str, torch.dtype] = {
     "F64": torch.float64,
@@ -69,35 +62,10 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """Reads names, types, shapes and places. Errors: `UnknownCheckpoint`, `UnsafeFile`, `CorruptFile`."""
-    require_safetensors(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        if length > MAX_HEADER_BYTES:
-            raise _corrupt(path, f"a header of {length:,} bytes; {MAX_HEADER_BYTES:,} are allowed")
-        if LENGTH_BYTES + length > size:
-            raise _corrupt(path, f"cut off: a header of {length:,} bytes in a file of {size:,}")
-        text = file.read(length)
-    try:
-        entries = json.loads(text, object_pairs_hook=_without_duplicates)
-    except _DuplicateName as err:
-        raise _corrupt(path, f"the name {str(err)!r} occurs twice in its header") from err
-    except (ValueError, RecursionError) as err:
-        raise _corrupt(path, f"a header that is not JSON ({err})") from err
-    if not isinstance(entries, dict):
-        raise _corrupt(path, f"a header that is a JSON {type(entries).__name__}, not an object")
-    metadata = entries.pop(METADATA, {})
-    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        raise _corrupt(path, "metadata that is not text")
-    longest = max(map(len, entries), default=0)
-    if longest > MAX_NAME:
-        raise _corrupt(path, f"a tensor's name of {longest:,} characters; {MAX_NAME:,} are allowed")
-    if len(entries) > MAX_TENSORS:
-        raise _corrupt(path, f"{len(entries):,} tensors; {MAX_TENSORS:,} are allowed")
+    entries, metadata, start = read_header_json(path)
     tensors = {name: _info(path, name, entry) for name, entry in entries.items()}
     offsets = {name: tuple(entry["data_offsets"]) for name, entry in entries.items()}
-    start = LENGTH_BYTES + length
-    _require_whole(path, tensors, offsets, size - start)
+    _require_whole(path, tensors, offsets, path.stat().st_size - start)
     return Header(tensors=tensors, places={name: start + offsets[name][0] for name in tensors}, metadata=metadata)
 
 
@@ -109,11 +77,11 @@ def _require_whole(
     for name, (begin, end) in sorted(offsets.items(), key=lambda item: item[1]):
         if begin != position or end - begin != tensors[name].size_bytes:
             what = "does not begin where the one before it ends" if begin != position else "has not the size it needs"
-            raise _corrupt(path, f"not a whole safetensors file: the tensor {name!r} {what}")
+            raise corrupt(path, f"not a whole safetensors file: the tensor {name!r} {what}")
         position = end
     if position != data_bytes:
         said = f"its tensors have {position:,} bytes, and {data_bytes:,} are there"
-        raise _corrupt(path, f"not a whole safetensors file: {said}")
+        raise corrupt(path, f"not a whole safetensors file: {said}")
 
 
 def _info(path: Path, name: str, entry: Any) -> TensorInfo:
@@ -126,21 +94,4 @@ def _info(path: Path, name: str, entry: Any) -> TensorInfo:
                 raise UnknownCheckpoint(path, f"the tensor {name!r} has the type {dtype!r}", known)
             return TensorInfo(DTYPES[dtype], tuple(shape))
         case _:
-            raise _corrupt(path, f"an impossible header entry for the tensor {name!r}")
-
-
-class _DuplicateName(ValueError):
-    pass
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise _DuplicateName(name)
-        found[name] = value
-    return found
-
-
-def _corrupt(path: Path, problem: str) -> CorruptFile:
-    return CorruptFile(path, problem, "copy or download it again")
+            raise corrupt(path, f"an impossible header entry for the tensor {name!r}")

@@ -9,7 +9,7 @@ from undertow.checkpoints.files.model_folder import CONFIG, PLAIN, find_unet_fol
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, PartSource
 from undertow.checkpoints.identify.families import describe_family
 from undertow.checkpoints.identify.identification import Identification
-from undertow.checkpoints.identify.prediction import Evidence, Prediction, parse_prediction
+from undertow.checkpoints.identify.prediction import Evidence
 from undertow.checkpoints.identify.unsupported import SUPPORTED_MODELS, refuse_quantized
 from undertow.checkpoints.keymap.contents import make_part
 from undertow.checkpoints.keymap.prefixes import TEXT_WIDTHS, Component, TextKind
@@ -17,6 +17,8 @@ from undertow.diffusion.parameterizations import PARAMETERIZATIONS
 from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.diffusion.schedules import NoiseSchedule, Schedule
 from undertow.errors import ConfigError, MissingComponent, UnknownCheckpoint, UnsupportedModel
+from undertow.json_fields import whole
+from undertow.known_names import Prediction, parse_prediction
 from undertow.sampling.diffusers_samplers import read_scheduler
 from undertow.sampling.model_sampler import ModelSampler
 from undertow.unet.config import UNetConfig
@@ -134,7 +136,7 @@ def kind_of_text(name: str, config: Mapping[str, Any]) -> TextKind:
     """The kind of the text encoder in a folder of this name, by its config."""
     exact_gelu = config.get("hidden_act") == "gelu"
     by_place: TextKind = "openclip_g" if name == "text_encoder_2" else "openclip_h" if exact_gelu else "clip_l"
-    return TEXT_WIDTHS.get(config.get("hidden_size", 0), by_place)
+    return TEXT_WIDTHS.get(whole(config, "hidden_size", 0), by_place)
 
 
 def _vae_config(folder: Path) -> VAEConfig | None:

@@ -27,6 +27,7 @@ from undertow.checkpoints.files.weights import WeightFile
 from undertow.checkpoints.read.inversion_picture import is_picture, read_inversion_picture
 from undertow.encoders.text_stack import TextStack
 from undertow.errors import InvalidInput, UnknownCheckpoint
+from undertow.limits import EMBEDDING_BYTES
 
 IN_FOLDERS = ("learned_embeds.safetensors", "learned_embeds.bin")
 BUNDLED = "bundle_emb."
@@ -48,9 +49,6 @@ MODELS: Mapping[frozenset[str], str] = {
     frozenset({"clip_l", "openclip_g"}): "SDXL",
     frozenset({"openclip_g"}): "SDXL's refiner",
 }
-
-LARGEST_BYTES = 64 * 2**20
-"""Of a file that is tried as a textual inversion: they have a few kilobytes, or a megabyte with all 75 vectors."""
 
 Vectors = Float[Tensor, "vectors dim"]
 
@@ -80,7 +78,8 @@ def read_inversions(source: str | Path, *, asked: bool = True) -> tuple[TextualI
     """
     path = _file(locate(source))
     if is_picture(path):
-        name, tensors = read_inversion_picture(path)
+        name, vectors = read_inversion_picture(path)
+        tensors = {encoder: torch.from_numpy(numbers) for encoder, numbers in vectors.items()}
         return (_inversion(path, tensors, "a picture of A1111's", (name, path.stem)),)
     if is_pickle(path):
         with as_safetensors(path) as converted:
@@ -169,7 +168,7 @@ def _groups(tensors: Mapping[str, TensorInfo], *, asked: bool = False) -> dict[t
 
 
 def _is_vectors(info: TensorInfo) -> bool:
-    return len(info.shape) in (1, 2) and info.dtype.is_floating_point and info.size_bytes <= LARGEST_BYTES
+    return len(info.shape) in (1, 2) and info.dtype.is_floating_point and info.size_bytes <= EMBEDDING_BYTES.most
 
 
 def _inversion(path: Path, tensors: Mapping[str, Tensor], form: str, names: tuple[str, ...]) -> TextualInversion:

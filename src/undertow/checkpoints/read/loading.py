@@ -12,7 +12,14 @@ from undertow.checkpoints.health import Health, Use
 from undertow.checkpoints.identify.checkpoint import Checkpoint, PartSource
 from undertow.checkpoints.keymap.prefixes import Component
 from undertow.checkpoints.read.dtypes import stored_dtype
-from undertow.state_dicts import Differences, Shapes, compare_shapes, same_but_for_trailing_ones, shapes_of
+from undertow.state_dicts import (
+    Differences,
+    Shapes,
+    compare_shapes,
+    require_layers,
+    same_but_for_trailing_ones,
+    shapes_of,
+)
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
 
@@ -64,15 +71,23 @@ def expected_shapes(checkpoint: Checkpoint, component: Component) -> Shapes | No
     """Names and shapes of the network that a part is, from the network itself (R170-R172).
 
     `None` for a text encoder, whose network is built from the file, and for a part whose architecture is unknown.
+    Errors: `ConfigError` for more layers than the file has tensors.
     """
     config, vae_config = checkpoint.identification.config, checkpoint.vae_config
     match component:
         case "unet" if config is not None:
+            _require_layers(checkpoint, component, config.layers)
             return shapes_of(build_on_meta(lambda: UNet(config)).state_dict())
         case "vae" if vae_config is not None:
+            _require_layers(checkpoint, component, vae_config.layers)
             return shapes_of(build_on_meta(lambda: AutoencoderKL(vae_config)).state_dict())
         case _:
             return None
+
+
+def _require_layers(checkpoint: Checkpoint, component: Component, layers: int) -> None:
+    if (source := checkpoint.parts.get(component)) is not None:
+        require_layers(source.weights.path, layers, len(source.weights.tensors))
 
 
 def read_part(

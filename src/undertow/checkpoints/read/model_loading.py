@@ -24,6 +24,7 @@ from undertow.checkpoints.read.unet_loading import read_unet
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS, Parameterization
 from undertow.errors import UnsupportedModel
 from undertow.free_memory import naming_memory
+from undertow.state_dicts import require_layers
 from undertow.unet.config import UNetConfig
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
@@ -146,6 +147,7 @@ def _read(
 
 
 def _read_vae(config: VAEConfig, source: PartSource, options: LoadOptions, health: Health) -> AutoencoderKL:
+    require_layers(source.weights.path, config.layers, len(source.weights.tensors))
     return load_network(build_on_meta(lambda: AutoencoderKL(config)), source, options, health)
 
 

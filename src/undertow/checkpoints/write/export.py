@@ -14,13 +14,13 @@ from undertow.checkpoints.files.model_folder import CONFIG
 from undertow.checkpoints.files.weights import AnyTensor
 from undertow.checkpoints.identify.checkpoint import Checkpoint, PartSource
 from undertow.checkpoints.identify.families import FamilyName
-from undertow.checkpoints.identify.prediction import Prediction
 from undertow.checkpoints.identify.self_description import described_text
 from undertow.checkpoints.identify.text_architecture import transformers_config
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
 from undertow.checkpoints.read.loading import differences, expected_shapes
 from undertow.diffusion.schedules import Schedule
 from undertow.errors import UnsupportedModel
+from undertow.known_names import Prediction
 from undertow.state_dicts import Shapes, without_trailing_ones
 from undertow.unet.config import UNetConfig
 from undertow.vae.config import VAEConfig

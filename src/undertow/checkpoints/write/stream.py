@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from undertow.checkpoints.files.atomic import atomic_write
-from undertow.checkpoints.files.header import DTYPES, METADATA, TensorInfo
+from undertow.checkpoints.files.header import DTYPES, TensorInfo
+from undertow.checkpoints.files.header_json import METADATA
 from undertow.checkpoints.files.sniff import LENGTH_BYTES
 from undertow.checkpoints.files.weights import AnyTensor, open_weights
 

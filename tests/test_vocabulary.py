@@ -9,10 +9,10 @@ import torch
 from tests.encoders.minis import encoder_for
 from undertow.checkpoints.files.words import read_vocabulary, write_vocabulary
 from undertow.embedded import embedded_models
-from undertow.encoders.emoji_names import characters, spell_out
+from undertow.emoji_names import characters, spell_out
 from undertow.encoders.text_stack import TextStack
-from undertow.encoders.vocabulary import Vocabulary
 from undertow.errors import CorruptFile
+from undertow.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(
     words=("a", "apple", "bear", "blue", "face", "green", "honeybee", "on", "red"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 
-from undertow.encoders.emoji_names import characters, left_out, spell_out
+from undertow.emoji_names import characters, left_out, spell_out
 
 NEAR = 0.7
 """Least similarity of a suggestion, as difflib measures it: "appel" and "apple" have 0.8, "zebra" and "bear" 0.4."""

@@ -1,12 +1,16 @@
 """Finding an entry of a catalogue by the name a user wrote."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TypeVar
 
 from undertow.errors import InvalidInput
 
 Entry = TypeVar("Entry")
+
+LONGEST = 100
+"""Characters of a name that are compared with others: more are no misspelling."""
 
 SHORT = 12
 """Names that a message may list."""
@@ -40,3 +44,9 @@ def _nearest(catalogue: Mapping[str, Entry], name: str) -> list[str]:
         if all(catalogue[spelled[match]] is not catalogue[other] for other in found):
             found.append(spelled[match])
     return found[:3]
+
+
+def did_you_mean(name: str | Path, known: Iterable[str]) -> str:
+    """A question to stand before a list of names, where one of them is near."""
+    near = get_close_matches(str(name)[:LONGEST], list(known), n=1)
+    return f"did you mean {near[0]!r}? " if near else ""

@@ -1,0 +1,235 @@
+"""How much memory work takes, stage by stage, before it is begun: from architectures and numbers, without torch.
+
+    forecast(family("sd15"), Work(size=(768, 768), dtype="float16")).peak_bytes
+
+Activations are those of a walk through the networks on stand-ins (`ledger.py`), weights are counted, and the process's
+memory is both plus what the interpreter and the libraries take (`process.py`).
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from undertow.memory import text_walk, unet_walk, vae_walk, weights
+from undertow.memory.ledger import Array, Ledger, Peak, Signature
+from undertow.memory.operations import LoraRows, Machine, Operations
+from undertow.memory.work import ITEM_BYTES, Subject, VAENetwork, Work
+from undertow.unet.config import TextTime, UNetConfig
+
+PROCESS_BYTES = 400 * 2**20
+"""What a process takes beside tensors: the interpreter, PyTorch's libraries and its kernels' caches."""
+
+
+SMALL_NUMBERS = 256
+"""Allowed for what every row has one or a few of: timesteps, labels, gains, the slots of adapters."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hotspot:
+    """Where a stage takes most: the module, and the operation in it."""
+
+    module: str
+    operation: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageForecast:
+    """What one stage takes at its peak.
+
+    weight_bytes: of everything that is in memory then. activation_bytes: of tensors and of `workspace_bytes`, which
+    kernels take for themselves. by_component, by_level: what the activations are at the peak, the level 0 being the
+    highest resolution. operations: how often one forward calls each kernel, by its signature (`operations.py`); calls:
+    forwards of the stage. seconds: of all of them; `None` where nothing was measured.
+    """
+
+    name: str
+    weight_bytes: int
+    activation_bytes: int
+    workspace_bytes: int
+    by_component: dict[str, int]
+    by_level: dict[int, int]
+    hotspot: Hotspot
+    operations: dict[Signature, int] = field(default_factory=dict)
+    calls: int = 1
+    seconds: float | None = None
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.weight_bytes + self.activation_bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """What work takes. process_bytes: of the whole process at its peak, as the kernel counts it."""
+
+    stages: tuple[StageForecast, ...]
+    process_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of weights and activations, in the stage that takes most."""
+        return max(stage.peak_bytes for stage in self.stages)
+
+    def stage(self, name: str) -> StageForecast:
+        return next(stage for stage in self.stages if stage.name == name)
+
+
+def forecast(subject: Subject, work: Work, machine: Machine | None = None) -> Forecast:
+    """What `work` takes with these networks. machine: `None` for the one that this runs on. Errors: `ConfigError` for a
+    size that is no multiple of the factor."""
+    return _forecast(subject, work, Machine() if machine is None else machine)
+
+
+@lru_cache(maxsize=256)
+def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
+    held = component_bytes(subject, work)
+    denoising = None if subject.unet is None else _denoise(subject, work, machine)
+    if denoising is not None:
+        held["unet"] += ITEM_BYTES[work.dtype] * (work.lora_slots + 1) * work.lora_rank * denoising.slot_numbers
+    stages = []
+    if subject.text_encoders:
+        stages.append(_stage("text", held, work, _text(subject, work, machine)))
+    if subject.controlnet is not None and work.controlnets:
+        stages.append(_stage("controlnet", held, work, _controlnet(subject, work, machine), calls=work.steps))
+    if denoising is not None:
+        batches = -(-work.pictures * work.branches // work.batch)
+        stages.append(_stage("denoise", held, work, denoising, calls=work.steps * batches))
+    if subject.vae is not None:
+        stages.append(_stage("decode", held, work, _decode(subject, work, machine), calls=work.pictures))
+        stages.append(_stage("encode", held, work, _encode(subject, work, machine), calls=work.pictures))
+    peak = max(stage.peak_bytes for stage in stages)
+    return Forecast(stages=tuple(stages), process_bytes=peak + PROCESS_BYTES)
+
+
+STAGE_COMPONENT = {"text": "text", "controlnet": "controlnet", "denoise": "unet", "decode": "vae", "encode": "vae"}
+"""The component whose weights each stage needs."""
+
+
+def component_bytes(subject: Subject, work: Work) -> dict[str, int]:
+    """Bytes of each component's weights: text, controlnet, unet (without slots for LoRA) and vae."""
+    item, text_item = ITEM_BYTES[work.dtype], ITEM_BYTES[work.text_dtype or work.dtype]
+    found = {"text": text_item * sum(weights.text_weights(network) for network in subject.text_encoders)}
+    if subject.controlnet is not None and work.controlnets:
+        found["controlnet"] = item * work.controlnets * weights.controlnet_weights(subject.controlnet)
+    if subject.unet is not None:
+        found["unet"] = item * weights.unet_weights(subject.unet)
+    if subject.vae is not None:
+        found["vae"] = ITEM_BYTES[work.vae_dtype or work.dtype] * weights.vae_weights(subject.vae)
+    return found
+
+
+def _stage(name: str, held: dict[str, int], work: Work, ledger: Ledger, *, calls: int = 1) -> StageForecast:
+    kept = {component for component in held if component in work.keep} | {STAGE_COMPONENT[name]}
+    peak: Peak = ledger.peak
+    return StageForecast(
+        name=name,
+        weight_bytes=sum(held.get(component, 0) for component in kept),
+        activation_bytes=peak.size,
+        workspace_bytes=peak.workspace,
+        by_component=peak.components | ({"workspace": peak.workspace} if peak.workspace else {}),
+        by_level=peak.levels,
+        hotspot=Hotspot(module=peak.module, operation=peak.operation),
+        operations=dict(ledger.operations),
+        calls=calls,
+    )
+
+
+def _operations(machine: Machine, dtype: str, kernel: str, *, loras: LoraRows | None = None) -> Operations:
+    return Operations(ledger=Ledger(ITEM_BYTES[dtype]), dtype=dtype, kernel=kernel, machine=machine, loras=loras)
+
+
+def _text(subject: Subject, work: Work, machine: Machine) -> Ledger:
+    ops = _operations(machine, work.text_dtype or work.dtype, "sdpa")
+    for network in subject.text_encoders:
+        text_walk.encode_text(ops, network, -(-work.tokens // network.positions))
+    return ops.ledger
+
+
+def _controlnet(subject: Subject, work: Work, machine: Machine) -> Ledger:
+    assert subject.controlnet is not None
+    ops, config = _operations(machine, work.dtype, work.kernel), subject.controlnet.unet
+    stages = _stages(config, work, ops)
+    latents = _inputs(config, subject, work, ops)
+    with ops.ledger.at("inputs", "inputs"):
+        hint = ops.ledger.new((work.batch, config.levels[0].channels, *work.cells(subject)), "cat")
+    unet_walk.residuals(stages, latents)
+    del hint
+    return ops.ledger
+
+
+def _denoise(subject: Subject, work: Work, machine: Machine) -> Ledger:
+    assert subject.unet is not None
+    slots = None if work.merged or not work.loras else LoraRows(per_row=work.loras, rank=work.lora_rank)
+    ops = _operations(machine, work.dtype, work.kernel, loras=slots)
+    stages = _stages(subject.unet, work, ops)
+    latents = _inputs(subject.unet, subject, work, ops)
+    held = _residuals(subject, work, ops), _image_tokens(subject.unet, work, ops)
+    unet_walk.predict(stages, latents, controlled=work.controlnets > 0, running=work.t2i_adapters)
+    del held
+    return ops.ledger
+
+
+def _stages(config: UNetConfig, work: Work, ops: Operations) -> unet_walk.Stages:
+    new, rows = ops.ledger.new, work.batch
+    with ops.ledger.at("inputs", "inputs"):
+        context = None if config.context_dim is None else new((rows, work.tokens, config.context_dim), "cat")
+        numbers = [new((SMALL_NUMBERS + rows,), "cat", item=8)]
+        if isinstance(config.added, TextTime):
+            numbers.append(new((rows, config.added.pooled_dim), "cat"))
+            numbers.append(new((rows, config.added.ids), "cat", item=4))
+    return unet_walk.Stages(
+        config=config,
+        ops=ops,
+        context=context,
+        embedding=unet_walk.time_embedding(ops, config, work.batch),
+        others=tuple(numbers),
+        image_tokens=work.image_tokens,
+        chunks=work.feed_forward_chunks,
+    )
+
+
+def _inputs(config: UNetConfig, subject: Subject, work: Work, ops: Operations) -> Array:
+    with ops.ledger.at("inputs", "inputs"):
+        return ops.ledger.new((work.batch, config.in_channels, *work.cells(subject)), "cat")
+
+
+def _residuals(subject: Subject, work: Work, ops: Operations) -> list[Array]:
+    """What ControlNets made for the batch, which lives as long as the U-Net runs."""
+    if not work.controlnets or subject.unet is None:
+        return []
+    shapes = subject.unet.skip_shapes(*work.cells(subject))
+    with ops.ledger.at("inputs", "residuals"):
+        return [ops.ledger.new((work.batch, *shape), "residual") for shape in (*shapes, shapes[-1])]
+
+
+def _image_tokens(config: UNetConfig, work: Work, ops: Operations) -> list[Array]:
+    """Keys and values of reference pictures at every cross-attention."""
+    if not work.image_tokens:
+        return []
+    with ops.ledger.at("inputs", "image_tokens"):
+        shapes = [(2 * work.batch, work.image_tokens, width) for width in config.cross_attentions().values()]
+        return [ops.ledger.new(shape, "cat") for shape in shapes]
+
+
+def _decode(subject: Subject, work: Work, machine: Machine) -> Ledger:
+    assert subject.vae is not None
+    steps = _vae(subject.vae, work, machine)
+    height, width = work.cells(subject)
+    latents = steps.ops.ledger.new((1, subject.vae.latent_channels, height, width), "from_model")
+    vae_walk.decode(steps, latents)
+    return steps.ops.ledger
+
+
+def _encode(subject: Subject, work: Work, machine: Machine) -> Ledger:
+    assert subject.vae is not None
+    steps = _vae(subject.vae, work, machine)
+    pixels = steps.ops.ledger.new((1, subject.vae.in_channels, *work.size), "pixels")
+    vae_walk.encode(steps, pixels)
+    return steps.ops.ledger
+
+
+def _vae(network: VAENetwork, work: Work, machine: Machine) -> vae_walk.VAESteps:
+    """Computed in the type of its weights, unless the processor only imitates that."""
+    stored = work.vae_dtype or work.dtype
+    imitated = stored == "bfloat16" and machine.device == "cpu" and not machine.bfloat16
+    ops = _operations(machine, "float32" if imitated else stored, "auto")
+    return vae_walk.VAESteps(network=network, ops=ops, converted=imitated)
