@@ -21,7 +21,7 @@ from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import OVERWRITE_HELP, not_in_place, written_somewhere
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.picture_names import PicturePlace
+from undertow.pictures.names import PicturePlace
 
 if TYPE_CHECKING:
     from PIL import Image

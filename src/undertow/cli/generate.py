@@ -44,7 +44,7 @@ from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import PictureWriter, suggest
 from undertow.engine.debug import Debug
-from undertow.picture_names import DEFAULT_NAME, require_picture_file
+from undertow.pictures.names import DEFAULT_NAME, require_picture_file
 
 
 @with_request_options

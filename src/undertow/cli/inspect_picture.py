@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undertow.picture_files import ENDINGS
+from undertow.pictures.files import ENDINGS
 
 if TYPE_CHECKING:
     from undertow.infotext.reading import NamedFile, Reading
@@ -28,7 +28,7 @@ def show_picture(console: Console, source: str) -> None:
     """Prints what a picture's file says about how it was made. Errors: `InvalidInput` for what is no picture."""
     from undertow.engine.foreign import within_limits
     from undertow.engine.metadata import JSON_KEY, read_texts
-    from undertow.picture_files import header_of
+    from undertow.pictures.files import header_of
 
     path = Path(source).expanduser()
     texts = read_texts(path)

@@ -14,7 +14,7 @@ from undertow.cli.notes import note_idle
 from undertow.cli.terminal import SafeConsole
 from undertow.extras import optional_package
 from undertow.known_names import require_sampler
-from undertow.picture_names import FIGURES, require_picture_file
+from undertow.pictures.names import FIGURES, require_picture_file
 
 if TYPE_CHECKING:
     from undertow.diffusion.paths import Path as NoisePath

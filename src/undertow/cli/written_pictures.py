@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from undertow.errors import InvalidInput
-from undertow.picture_names import PicturePlace
+from undertow.pictures.names import PicturePlace
 
 if TYPE_CHECKING:
     from undertow.engine.events import PictureEvent

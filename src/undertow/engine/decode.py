@@ -13,7 +13,7 @@ from undertow.engine.parts import HighResolution
 from undertow.engine.passes import Latents, UpscaledLatents
 from undertow.engine.request import GenerationRequest
 from undertow.engine.watch import Watch
-from undertow.pictures import pasted, to_images, to_pixels
+from undertow.pictures.pixels import pasted, to_images, to_pixels
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.plan import smallest_budget
 from undertow.vae.precision import CLAMP, decode_safely, dtype_to_compute_in

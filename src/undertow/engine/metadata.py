@@ -19,8 +19,8 @@ from undertow.engine.named_files import named_files, without_files
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 from undertow.infotext.reading import INVERSION, NamedFile
-from undertow.picture_files import header_of, several
-from undertow.picture_modes import loaded
+from undertow.pictures.files import header_of, several
+from undertow.pictures.modes import loaded
 from undertow.records import Record
 
 TEXT_KEY = "parameters"

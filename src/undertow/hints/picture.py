@@ -5,7 +5,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from undertow.errors import InvalidInput
-from undertow.picture_modes import to_rgb
+from undertow.pictures.modes import to_rgb
 
 
 def to_color(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:

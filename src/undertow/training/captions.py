@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from undertow.errors import DataError
-from undertow.picture_files import ENDINGS
+from undertow.pictures.files import ENDINGS
 
 SHOWN = 5
 """How many files an error lists."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from undertow.errors import InvalidInput
 from undertow.extras import optional_package
-from undertow.pictures import to_uint8
+from undertow.pictures.pixels import to_uint8
 from undertow.training.pictures import Pictures, Split
 
 SIZES = (8, 16, 32)

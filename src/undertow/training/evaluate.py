@@ -12,7 +12,7 @@ from torch import Tensor
 
 from undertow.errors import InvalidInput
 from undertow.extras import optional_package
-from undertow.pictures import from_uint8
+from undertow.pictures.pixels import from_uint8
 from undertow.training.pictures import Pictures
 
 COPY_QUANTILE = 0.01
