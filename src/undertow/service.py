@@ -182,7 +182,7 @@ class UNetService:
         with self.engine.paused():
             for one in found:
                 for called in one.names if name is None else (name,):
-                    text.add_embedding(called, vectors_for(one, text))
+                    text.add_embedding(called, vectors_for(one, text), file=one.path)
                     if refiner is not None and set(refiner.kinds) <= set(one.vectors):
                         refiner.add_embedding(called, vectors_for(one, refiner))
                     names.append(called)

@@ -14,7 +14,7 @@ from undertow.cli.usage import expectation
 from undertow.cli.written_pictures import OVERWRITE_HELP
 from undertow.engine.request import GROUPS, GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.picture_names import FIELDS
+from undertow.pictures.names import FIELDS
 from undertow.records import descriptions
 
 to_draw = partial(typer.Option, rich_help_panel=GROUPS["prompt"])

@@ -16,7 +16,7 @@ from undertow.cli.notes import note_idle
 from undertow.cli.terminal import SafeConsole
 from undertow.errors import InvalidInput, UnknownCheckpoint
 from undertow.lookup import did_you_mean
-from undertow.picture_files import ENDINGS
+from undertow.pictures.files import ENDINGS
 
 if TYPE_CHECKING:
     from undertow.unet.config import UNetConfig

@@ -13,6 +13,7 @@ from undertow.cli.notes import note_idle
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.training_progress import shown_training
 from undertow.errors import InvalidInput
+from undertow.extras import OF_TRAINING, require_packages
 from undertow.lookup import look_up
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def train_pixels(
     The run's folder is a model that `undertow sample` and diffusers read. A killed run goes on with --resume, and ends
     with the same weights. Several devices: `accelerate launch -m undertow train ...`.
     """
+    require_packages("train", OF_TRAINING)
     console = SafeConsole(quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
     out = Path("runs") / f"{data_set}-{'flow' if objective is None else objective}" if out is None else out
     resumes = resume or resume_step is not None

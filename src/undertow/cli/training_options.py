@@ -16,6 +16,7 @@ from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.named_files import require_model
 from undertow.cli.training_progress import ShownTraining, shown_training
 from undertow.errors import InvalidInput
+from undertow.extras import OF_TRAINING, require_packages
 from undertow.known_names import require_device_name
 
 if TYPE_CHECKING:
@@ -71,12 +72,13 @@ class TrainingOptions:
         that are read besides the pictures and the model.
 
         Errors: `InvalidInput` for an `out` among what is read, `UnknownCheckpoint` for what is not there, `DataError`,
-        `CheckpointError`, also for a folder in which another training runs.
+        `CheckpointError`, also for a folder in which another training runs, `MissingDependency`.
         """
         from undertow.checkpoints.files.destination import require_elsewhere
         from undertow.training.captions import find_captions
         from undertow.training.run_lock import require_no_training
 
+        require_packages("train", OF_TRAINING)
         if self.precision not in ("float32", "bf16"):
             raise InvalidInput("--precision", repr(self.precision), "float32 or bf16")
         if self.device is not None:

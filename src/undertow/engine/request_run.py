@@ -274,7 +274,11 @@ class RequestRun:
         return Report(
             request=self.request,
             model=model_name(model.path),
-            files=UsedFiles(model=model.path, adapters=() if encoded is None else encoded.used),
+            files=UsedFiles(
+                model=model.path,
+                adapters=() if encoded is None else encoded.used,
+                embeddings={} if encoded is None else encoded.embeddings,
+            ),
             size=(0, 0) if encoded is None else encoded.size,
             sampler="" if encoded is None else encoded.passes[-1].sampler.name,
             schedule="" if encoded is None else encoded.passes[-1].sampler.schedule,

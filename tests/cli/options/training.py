@@ -133,7 +133,7 @@ def lora(at: Boundary) -> None:
     def export_lora(*given: Any) -> None:
         at.arrived["title"] = given[-1]
 
-    at.patch.setattr("undertow.training.lora.export_lora", export_lora)
+    at.patch.setattr("undertow.training.lora_export.export_lora", export_lora)
     at.patch.setattr("undertow.adapters.lora.write.write_lora", written(at))
     standing_in_for_the_sample("train_lora", at)
     at.stand_in("undertow.training.lora_start.read_start", START, unnoted=("model",))
