@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.golden.minis import M15, MINIS, MXL, TIMESTEPS, build, conditioning_for, latents_for, pair
-from undertow.attention.choose import auto_attention, auto_attention_float32
+from undertow.attention.chosen import auto_attention, auto_attention_float32
 from undertow.attention.math import math_attention
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import Conv2d, Linear, WeightRows

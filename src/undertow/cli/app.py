@@ -17,6 +17,7 @@ import typer
 
 from undertow.cli import INTERRUPTED
 from undertow.cli.adapters import adapters
+from undertow.cli.bench import bench
 from undertow.cli.compare import compare
 from undertow.cli.config import read_config
 from undertow.cli.convert import convert
@@ -49,6 +50,7 @@ VERBS: dict[str, Verb] = {
     "words": words,
     "train": train,
     "adapters": adapters,
+    "bench": bench,
 }
 
 ABOUT = "A diffusion U-Net engine: build, train, sample and look inside."

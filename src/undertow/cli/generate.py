@@ -124,6 +124,13 @@ def generate(
             show_default="by type and size",
         ),
     ] = None,
+    attention: Annotated[
+        str | None,
+        of_machine(
+            help="What attention kernels are chosen for: speed, memory or balanced; or a kernel by its name.",
+            show_default="speed",
+        ),
+    ] = None,
     low_vram: Annotated[bool, of_machine("--low-vram", help="Slower within less memory; the same pictures.")] = False,
     vae_clamp: Annotated[
         bool, of_machine("--vae-clamp", help="Cut the autoencoder's activations at 65,000; changes pictures.")
@@ -163,6 +170,7 @@ def generate(
         allow_pickle=allow_pickle,
         device=device,
         flash_attention=flash_attention,
+        attention=attention,
     )
     with waiting(console, f"loading {source}"):
         service = loading.load(source)
