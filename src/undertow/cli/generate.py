@@ -11,6 +11,7 @@ from undertow.cli.embeddings import require_embeddings, with_embeddings
 from undertow.cli.generate_options import (
     AdapterSlots,
     AllowPickle,
+    AttentionFor,
     Budget,
     Device,
     FlashAttention,
@@ -74,6 +75,7 @@ def generate(
     allow_pickle: AllowPickle = False,
     device: Device = None,
     flash_attention: FlashAttention = None,
+    attention: AttentionFor = None,
     low_vram: LowVram = False,
     budget: Budget = None,
     vae_clamp: VaeClamp = False,
@@ -96,6 +98,7 @@ def generate(
         device=device,
         flash_attention=flash_attention,
         lazy=low_vram or budget is not None,
+        attention=attention,
     )
     choices = wildcards_of(wildcards, wildcard_seed)
     typed = options if prompt is None else {**options, "prompt": prompt}

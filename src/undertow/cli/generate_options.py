@@ -137,6 +137,13 @@ FlashAttention = Annotated[
         show_default="by type and size",
     ),
 ]
+AttentionFor = Annotated[
+    str | None,
+    of_machine(
+        help="What attention kernels are chosen for: speed, memory or balanced; or a kernel by its name.",
+        show_default="speed",
+    ),
+]
 LowVram = Annotated[
     bool,
     of_machine("--low-vram", help="Networks are in memory only while they work, decoding in tiles; the same pictures."),

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from undertow.attention.chosen import kernel_notes
 from undertow.checkpoints.files.place import model_name
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.decode import Decoder
@@ -286,10 +287,14 @@ class RequestRun:
             seconds=dict(self.watch.seconds),
             rows=self.rows,
             cancelled=self.cancelled,
-            decisions=(*model.report.notes, *decided),
+            decisions=(*model.report.notes, *decided, *self._replaced_kernels()),
             debug=tuple(self.watch.lines),
             memory=self.memory.report(),
         )
+
+    def _replaced_kernels(self) -> tuple[str, ...]:
+        """Attention kernels that failed on this machine, and what took their place."""
+        return () if self.model.unet is None else kernel_notes(self.model.unet.kernel)
 
     def _no_latents(self) -> Tensor:
         """Cancelled before the first pass was done, or even before encoding."""

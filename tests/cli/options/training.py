@@ -108,6 +108,13 @@ COMMON = (
     case("--seed", "13", fit__seed=13),
     case("--precision", "bf16", fit__precision="bf16"),
     case("--gradient-checkpointing", settings__gradient_checkpointing=True),
+    case(
+        "--recompute",
+        "up_blocks.0",
+        "--recompute",
+        "mid_block",
+        settings__gradient_checkpointing=("up_blocks.0", "mid_block"),
+    ),
     case("--threads", "1", threads=1),
     case("--checkpoint-every", "17", fit__checkpoint_every=17),
 )
