@@ -16,7 +16,7 @@ from undertow.cli.written_pictures import OVERWRITE_HELP, not_in_place, written_
 from undertow.embedded import embedded_models
 from undertow.known_names import require_sampler, require_schedule
 from undertow.limits import CELLS
-from undertow.picture_names import PicturePlace
+from undertow.pictures.names import PicturePlace
 
 
 def sample(

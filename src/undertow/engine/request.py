@@ -14,8 +14,8 @@ from undertow.engine.parts import HighResolution, Region, Share, Views
 from undertow.errors import InvalidInput
 from undertow.known_names import require_dialect, require_sampler, require_schedule, split_guidance
 from undertow.limits import COUNT, PARTS, STEPS
-from undertow.picture_files import require_readable, require_same
-from undertow.picture_json import ImageField
+from undertow.pictures.fields import ImageField
+from undertow.pictures.files import require_readable, require_same
 from undertow.prompt_text import require_prompt
 from undertow.records import Finite, Record, read_by, require_fields
 

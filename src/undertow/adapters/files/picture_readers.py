@@ -9,7 +9,7 @@ from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.header_json import read_header_json
 from undertow.checkpoints.files.sniff import sniff
 from undertow.errors import CheckpointError, InvalidInput
-from undertow.picture_files import several
+from undertow.pictures.files import several
 
 CONFIG = "config.json"
 CLASSES: Mapping[str, str] = {"ControlNetModel": "ControlNet", "T2IAdapter": "T2I-Adapter"}
