@@ -94,7 +94,8 @@ def main(
         code = INTERRUPTED
     except typer.TyperException as error:
         if getattr(error, "option_name", None) != DEBUG:
-            return _fail(usage_sentence(error, program, arguments), settings, REFUSED)
+            sentence = usage_sentence(error, program, arguments)
+            return _fail(sentence, settings, REFUSED) if sentence else REFUSED
         code = MISPLACED
     except (UndertowError, OSError) as error:
         return _fail(str(error), settings, REFUSED)
