@@ -20,7 +20,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 lowest fuzz mutants bits check format bench digits emoji evaluate docs clean
+.PHONY: help demo test test-avx2 lowest fuzz mutants bits memory-soak check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -87,6 +87,10 @@ fuzz: $(INSTALLED)  ## Run command lines of strangers for ten minutes, and write
 AGAINST ?= HEAD
 bits: $(INSTALLED)  ## Draw 24 requests as this tree and as AGAINST=REVISION does, and name those that differ in a bit
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.bits --against $(AGAINST)
+
+SEQUENCES ?= 300
+memory-soak: $(INSTALLED)  ## Draw random sequences short of memory, and compare every byte with a fresh process
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.memory_soak --sequences $(SEQUENCES) --workers $(WORKERS)
 
 # Two at a time: none of them uses more than one core.
 CHECKS := check-style check-types check-layers check-docs

@@ -21,6 +21,7 @@ from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import OVERWRITE_HELP, not_in_place, written_somewhere
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
+from undertow.limits import CELLS
 from undertow.pictures.names import PicturePlace
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def compare(
     }
     lists = _filled({name: values for name, values in typed.items() if values})
     rows, columns = _axes(lists)
+    CELLS.require("cells", len(lists[rows]) * len(lists[columns]))
     common = {name: values[0] for name, values in lists.items()}
     cells = [common | {rows: row, columns: column} for row, column in product(lists[rows], lists[columns])]
     requests = [_request(cell, negative) for cell in cells]

@@ -11,6 +11,8 @@ from undertow.cli.embeddings import require_embeddings, with_embeddings
 from undertow.cli.generate_options import (
     AdapterSlots,
     AllowPickle,
+    AttentionFor,
+    Budget,
     Device,
     FlashAttention,
     LowVram,
@@ -44,6 +46,7 @@ from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import PictureWriter, suggest
 from undertow.engine.debug import Debug
+from undertow.memory.units import parse_bytes
 from undertow.pictures.names import DEFAULT_NAME, require_picture_file
 
 
@@ -72,7 +75,9 @@ def generate(
     allow_pickle: AllowPickle = False,
     device: Device = None,
     flash_attention: FlashAttention = None,
+    attention: AttentionFor = None,
     low_vram: LowVram = False,
+    budget: Budget = None,
     vae_clamp: VaeClamp = False,
     **options: Any,
 ) -> None:
@@ -80,7 +85,8 @@ def generate(
     console, notes = SafeConsole(stderr=True), Notes()
     if draw_here:
         require_show()
-    how = {"debug": Debug.parse(watch), "low_vram": low_vram, "vae_clamp": vae_clamp}
+    budget_bytes = None if budget is None else parse_bytes("--budget", budget)
+    how = {"debug": Debug.parse(watch), "low_vram": low_vram, "budget_bytes": budget_bytes, "vae_clamp": vae_clamp}
     loading = LoadingOptions(
         precision=precision,
         vae_precision=vae_precision,
@@ -91,6 +97,8 @@ def generate(
         allow_pickle=allow_pickle,
         device=device,
         flash_attention=flash_attention,
+        lazy=low_vram or budget is not None,
+        attention=attention,
     )
     choices = wildcards_of(wildcards, wildcard_seed)
     typed = options if prompt is None else {**options, "prompt": prompt}

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 LONGEST = 300
 """Characters of a value that are shown."""
 
+MOST_ROWS = 100
+"""Of a table: a text in a picture can name a hundred thousand LoRAs."""
+
 
 def is_picture(source: str) -> bool:
     """Whether the argument of `inspect` is a picture file, by its ending."""
@@ -86,10 +89,12 @@ def _print_rows(console: Console, title: str, rows: Sequence[tuple[str, str]]) -
     if not rows:
         return
     table = Table(title=escape(title), show_header=False, title_justify="left", box=None)
-    for name, value in rows:
+    for name, value in rows[:MOST_ROWS]:
         cut = value if len(value) <= LONGEST else f"{value[:LONGEST]}..."
         table.add_row(escape(name), escape(cut))
     console.print(table)
+    if len(rows) > MOST_ROWS:
+        console.print(f"  and {len(rows) - MOST_ROWS:,} more", highlight=False)
 
 
 def _print_command(console: Console, path: Path, files: "Sequence[NamedFile]", reading: "Reading | None") -> None:
@@ -97,6 +102,9 @@ def _print_command(console: Console, path: Path, files: "Sequence[NamedFile]", r
     command = f"undertow generate --from {shlex.quote(str(path))}"
     if reading is not None and not any(file.kind == "model" for file in files):
         command += " --model FILE"
+    if len(files) > MOST_ROWS:
+        console.print("repeat: not with one command, because it names too many files", highlight=False)
+        return
     for file in files:
         if file.option.startswith("--"):
             option = file.option.partition(" ")[0]

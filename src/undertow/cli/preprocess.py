@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from undertow.cli.option_values import parse_size
+from undertow.cli.sizes import parse_size
 from undertow.cli.terminal import SafeConsole
 from undertow.pictures.names import PicturePlace, require_picture_file
 

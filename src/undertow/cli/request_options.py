@@ -21,9 +21,9 @@ from undertow.cli.option_values import (
     parse_loras,
     parse_regions,
     parse_sigmas,
-    parse_size,
     parse_variation,
 )
+from undertow.cli.sizes import parse_size
 from undertow.engine.parts import HighResolution, Views
 from undertow.engine.request import GROUPS, PICTURES, GenerationRequest
 from undertow.errors import InvalidInput

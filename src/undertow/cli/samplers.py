@@ -36,18 +36,17 @@ def samplers(
     ] = None,
 ) -> None:
     """List the samplers: order, evaluations a step, noise, models they run on, and their names in other tools."""
-    console, messages = SafeConsole(), SafeConsole(stderr=True)
+    console = SafeConsole()
     if name is not None:
         require_sampler(name)
     if plot is not None:
         require_picture_file(plot, "--plot", endings=FIGURES)
         plot.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(plot) as draft:
-            _plot(draft)
+        _plot(plot)
         console.print(f"wrote {plot}", markup=False)
-        note_idle(messages, {"NAME": name is not None, "--schedules": schedules}, "beside --plot")
+        note_idle({"NAME": name is not None, "--schedules": schedules}, "beside --plot")
     elif schedules:
-        note_idle(messages, {"NAME": name is not None}, "beside --schedules")
+        note_idle({"NAME": name is not None}, "beside --schedules")
         console.print(_grids())
     elif name is None:
         console.print(_all())
@@ -129,7 +128,8 @@ def _plot(file: Path) -> None:
         panel.set_axis_off()
     figure.supxlabel(f"step of {STEPS}; gray: normal")
     figure.supylabel("sigma")
-    figure.savefig(file, dpi=110)
+    with atomic_write(file) as draft:
+        figure.savefig(draft, dpi=110)
 
 
 def _table(*columns: str) -> Table:

@@ -57,6 +57,10 @@ def train_pixels(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, slower: recompute activations backward.")
     ] = False,
+    recompute: Annotated[
+        list[str] | None,
+        typer.Option(help="Checkpoint the gradients of this block alone, e.g. up_blocks.1; repeatable."),
+    ] = None,
     freeze: Annotated[
         list[str] | None, typer.Option(help="Parameters that do not learn, e.g. 'down_blocks.*'; repeatable.")
     ] = None,
@@ -104,7 +108,7 @@ def train_pixels(
         "objective.prediction": prediction,
         "seed": seed,
         "precision": precision,
-        "gradient_checkpointing": gradient_checkpointing or None,
+        "gradient_checkpointing": recompute or gradient_checkpointing or None,
         "freeze": freeze,
         "checkpoint_every": checkpoint_every,
         **_start(start_from),

@@ -55,11 +55,16 @@ class TrainingOptions:
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, slower: recompute activations backward.")
     ] = False
+    recompute: Annotated[
+        list[str] | None,
+        typer.Option(help="Checkpoint the gradients of this block alone, e.g. up_blocks.3; repeatable."),
+    ] = None
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.", show_default="cuda if there is one, else cpu")
     ] = None
     threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250
+    no_sample: Annotated[bool, typer.Option("--no-sample", help="Do not draw the first caption at the end.")] = False
 
     @property
     def name(self) -> str:
@@ -94,7 +99,7 @@ class TrainingOptions:
             "fit": self._fit_settings(),
             "timesteps": self.timesteps,
             "min_snr_gamma": self.min_snr_gamma,
-            "gradient_checkpointing": self.gradient_checkpointing,
+            "gradient_checkpointing": tuple(self.recompute) if self.recompute else self.gradient_checkpointing,
         }
 
     def load(self, console: Console) -> "tuple[LoadedModel, CaptionedPictures]":

@@ -21,6 +21,7 @@ from undertow.engine.request import GenerationRequest
 from undertow.engine.sizes import picture_size
 from undertow.engine.watch import Watch
 from undertow.errors import InvalidInput
+from undertow.memory.keeper import Uses, always_there
 from undertow.sampling.catalogue import find_sampler
 from undertow.unet.config import TextTime
 
@@ -45,14 +46,17 @@ def encode(
     manager: AdapterManager,
     refiner: LoadedModel | None = None,
     latents: Tensor | None = None,
+    uses: Uses = always_there,
 ) -> Generator[None, None, Encoded]:
     """The passes of a request, encoded in parts: it yields between them, so that others' steps come in between.
 
     manager: of the model's adapters. latents: standard normal noise to start from, in place of that of the seeds.
-    Errors: `InvalidInput` for what does not fit the model or each other; `MissingComponent` names what the checkpoint
-    lacks; `CheckpointError` and its kinds for adapters.
+    uses: has a network in memory while it reads. Errors: `InvalidInput` for what does not fit the model or each other;
+    `MissingComponent` names what the checkpoint lacks; `CheckpointError` and its kinds for adapters.
     """
-    return _Encoding(model=model, request=request, watch=watch, manager=manager, refiner=refiner, given=latents).run()
+    return _Encoding(
+        model=model, request=request, watch=watch, manager=manager, refiner=refiner, given=latents, uses=uses
+    ).run()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -63,6 +67,7 @@ class _Encoding:
     manager: AdapterManager
     refiner: LoadedModel | None
     given: Tensor | None
+    uses: Uses
     decisions: list[str] = field(default_factory=list)
     placements: list[str] = field(default_factory=list)
     """What is said of adapters, behind what the request itself may have wrong."""
@@ -87,7 +92,7 @@ class _Encoding:
         picture = EncodedImages()
         if image_inputs.are_needed(request):
             yield
-            with self.watch.stage("encode"):
+            with self.watch.stage("encode"), self.uses(vae):
                 picture = encode_images(request, image_inputs, model, size)
         yield
         start, sigmas = self._start(picture.latents, image_inputs)
@@ -157,6 +162,7 @@ class _Encoding:
             manager=self.manager,
             adapters=everywhere.adapters,
             of_regions=tuple(region.adapters for region in regions),
+            uses=self.uses,
             decisions=self.decisions,
         )
 
@@ -218,7 +224,7 @@ class _Encoding:
         cells = (height // factor, width // factor)
         picture = EncodedImages()
         if image_inputs.kind != "latents":
-            with self.watch.stage("encode"):
+            with self.watch.stage("encode"), self.uses(self.model.require_vae()):
                 picture = encode_images(self.request, image_inputs, self.model, (height, width))
         return (height, width), builder.build(
             self.model,

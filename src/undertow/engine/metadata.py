@@ -28,6 +28,9 @@ TEXT_KEY = "parameters"
 
 JSON_KEY = "undertow"
 
+MOST_NAMED = 20
+"""Files that a refusal lists."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Description(Record):
@@ -93,7 +96,8 @@ class StoredDescription:
     def require(self, needed: list[NamedFile]) -> None:
         """Errors: `InvalidInput` lists what a description names, and how each is given."""
         if needed:
-            named = "; ".join(f"{file}{f' ({file.option})' if file.option else ''}" for file in needed)
+            named = "; ".join(f"{file}{f' ({file.option})' if file.option else ''}" for file in needed[:MOST_NAMED])
+            named += f"; and {len(needed) - MOST_NAMED:,} more" if len(needed) > MOST_NAMED else ""
             raise InvalidInput(
                 "picture",
                 str(self.path),

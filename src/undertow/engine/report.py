@@ -6,6 +6,7 @@ from pathlib import Path
 
 from undertow.checkpoints.files.hashes import inversion_hash
 from undertow.engine.request import GenerationRequest
+from undertow.memory.report import MemoryReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Report:
     model: its name. sampler, schedule: what drew, and along which grid, by our names. sigmas: of the (last) pass.
     decisions: what the engine chose by itself and why. seconds: time by stage; of batches shared with other requests,
     its rows' part. rows: of the largest U-Net batch that its rows were in. cancelled: by an observer, before the end.
-    debug: what the watches noted. files: of weights, on this machine.
+    debug: what the watches noted. files: of weights, on this machine. memory: what was needed of it.
     """
 
     request: GenerationRequest
@@ -54,3 +55,4 @@ class Report:
     decisions: tuple[str, ...] = ()
     debug: tuple[str, ...] = ()
     files: UsedFiles = field(default=UsedFiles(), repr=False)
+    memory: MemoryReport = field(default=MemoryReport(), repr=False)

@@ -7,6 +7,10 @@ from PIL import Image
 from undertow.errors import InvalidInput
 from undertow.pictures.modes import to_rgb
 
+WIDEST = 1000.0
+"""Pixels of a blur's standard deviation, and of a line: beyond, OpenCV's kernels outgrow every picture, and its
+integers at last."""
+
 
 def to_color(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:
     """RGB; transparent parts lie on white, 16-bit gray is scaled to 8 bits. Errors: `InvalidInput` for no pixels."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from undertow.adapters.lora.updates import ScaledUpdates
 from undertow.adapters.stacking.overlap import Delta, delta, energy, inner
 from undertow.adapters.stacking.summary import AdapterSummary
+from undertow.checkpoints.files.atomic import atomic_write
 from undertow.errors import InvalidInput
 from undertow.extras import optional_package
 from undertow.unet.unet import UNet
@@ -100,7 +101,8 @@ def save_figure(sizes: BlockMap, cosines: BlockMap, path: Path, title: str) -> N
             axis.text(column, row, text, ha="center", va="center", fontsize=7, color="black" if pale else "white")
         figure.colorbar(image, ax=axis, shrink=0.6)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with atomic_write(path) as draft:
+        figure.savefig(draft, dpi=110)
 
 
 def block_of(layer: str) -> str:

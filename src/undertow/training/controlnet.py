@@ -36,6 +36,7 @@ from undertow.training.fit import FitSettings
 from undertow.training.log import StepRecord
 from undertow.training.low_rank import frozen
 from undertow.training.randomness import seed_for
+from undertow.unet.blocks import Checkpointing
 from undertow.unet.conditioning import Ports, Residuals
 from undertow.unet.unet import UNet
 
@@ -55,7 +56,7 @@ class ControlSettings:
     dropped: float = 0.5
     timesteps: str = "uniform"
     min_snr_gamma: float | None = None
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Checkpointing = False
 
     def __post_init__(self):
         rules = (("dropped", self.dropped, 0 <= self.dropped < 1, "must lie in [0, 1)"),)

@@ -42,6 +42,7 @@ from undertow.training.fit import FitSettings
 from undertow.training.log import StepRecord
 from undertow.training.low_rank import frozen
 from undertow.training.randomness import seed_for
+from undertow.unet.blocks import Checkpointing
 from undertow.unet.conditioning import Ports
 from undertow.unet.unet import UNet
 
@@ -67,7 +68,7 @@ class ImagePromptSettings:
     dropped_both: float = 0.05
     timesteps: str = "uniform"
     min_snr_gamma: float | None = None
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Checkpointing = False
 
     def __post_init__(self):
         shares = (self.dropped_images, self.dropped_captions, self.dropped_both)

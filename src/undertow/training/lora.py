@@ -36,6 +36,7 @@ from undertow.training.low_rank import (
 )
 from undertow.training.objective import Objective
 from undertow.training.randomness import generator_for
+from undertow.unet.blocks import Checkpointing
 from undertow.unet.conditioning import Ports
 from undertow.unet.unet import UNet
 
@@ -47,7 +48,8 @@ class LoraSettings:
     alpha: updates are scaled by alpha / rank. sites: patterns of the names of U-Net layers to adapt, see `unet_sites`.
     text_encoder: whether the text encoders are adapted too. dropped: the share of captions that are replaced by the
     empty caption, for classifier-free guidance. timesteps: "uniform" or "logit_normal". min_snr_gamma: `None` for a
-    constant loss weighting. gradient_checkpointing: trades speed for memory. Errors: `ConfigError`.
+    constant loss weighting. gradient_checkpointing: trades speed for memory; `True`, or names of the U-Net's blocks
+    such as "up_blocks.3". Errors: `ConfigError`.
     """
 
     fit: FitSettings
@@ -58,7 +60,7 @@ class LoraSettings:
     dropped: float = 0.1
     timesteps: str = "uniform"
     min_snr_gamma: float | None = None
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Checkpointing = False
 
     def __post_init__(self):
         rules = (

@@ -7,11 +7,10 @@ TI hashes     the first 12 digits of the file's SHA-256 (A1111's modules/textual
 """
 
 import hashlib
-import json
-import os
+from contextlib import suppress
 from pathlib import Path
 
-from undertow.checkpoints.files.atomic import write_text
+from undertow.cache_folder import cache_folder, read_cached, write_cached
 from undertow.checkpoints.files.model_folder import find_unet_folder, folder_weights, variant_order
 from undertow.errors import UndertowError
 
@@ -81,23 +80,14 @@ def _sha256(path: Path, part: str) -> str:
 
 
 def _place() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "undertow" / "hashes.json"
+    return cache_folder() / "hashes.json"
 
 
 def _known() -> dict[str, str]:
-    try:
-        found = json.loads(_place().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+    return {key: value for key, value in read_cached(_place()).items() if isinstance(value, str)}
 
 
 def _keep(known: dict[str, str]) -> None:
     """Best effort: a cache that cannot be written is none."""
-    place, kept = _place(), dict(list(known.items())[-MOST_REMEMBERED:])
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_text(json.dumps(kept), place)
-    except OSError:
-        pass
+    with suppress(OSError):
+        write_cached(dict(list(known.items())[-MOST_REMEMBERED:]), _place())
