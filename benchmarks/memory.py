@@ -25,7 +25,7 @@ from benchmarks.lib.memory_cases import CHOSEN, Case, cases
 from benchmarks.lib.memory_page import KEPT, SEED, alone, kept, write_page
 from benchmarks.lib.memory_stages import measured, prepare
 from undertow.memory.forecast import forecast
-from undertow.memory.operations import Machine
+from undertow.memory.machine import Machine
 
 CASES = 200
 ONE_SECONDS = 300

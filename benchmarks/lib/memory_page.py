@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.lib.memory_cases import CHOSEN, Case, cases
 from undertow.memory.families import family
 from undertow.memory.forecast import PROCESS_BYTES, Forecast, StageForecast, forecast
-from undertow.memory.operations import Machine
+from undertow.memory.machine import Machine
 from undertow.memory.work import Work
 
 KEPT = Path("docs/results/memory")

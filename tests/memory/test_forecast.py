@@ -10,6 +10,7 @@ from undertow.errors import ConfigError, UnknownCheckpoint
 from undertow.memory import operations, vae_walk
 from undertow.memory.families import family
 from undertow.memory.forecast import forecast
+from undertow.memory.machine import Machine, this_machine
 from undertow.memory.work import Subject, Work
 from undertow.nn import matmul
 from undertow.processor import has_bfloat16, onednn_is_faster
@@ -18,7 +19,7 @@ from undertow.vae.config import VAEConfig
 from undertow.vae.plan import smallest_budget
 from undertow.vae.program import decode_program, encode_program
 
-HERE = operations.Machine(bfloat16=has_bfloat16(), threads=torch.get_num_threads())
+HERE = Machine(bfloat16=has_bfloat16(), threads=torch.get_num_threads())
 ABOVE, SLACK = (1.01, 2**14) if has_bfloat16() and onednn_is_faster() else (1.1, 2**19)
 """The workspaces of kernels were measured on a processor with bfloat16 whose products go to oneDNN; on others they
 differ, which only networks as small as these notice."""
@@ -50,12 +51,12 @@ def test_constants_are_those_of_the_rooms_that_import_torch():
 
 
 def test_the_processor_is_the_same_without_torch():
-    assert operations.this_machine().bfloat16 == has_bfloat16()
+    assert this_machine().bfloat16 == has_bfloat16()
 
 
 def test_published_figures():
     """Activations of the tape in float16 with fused attention, two rows: SD1.5 at 512 pixels 130 MiB, at 1024 pixels
-    520 MiB (an independent trace of diffusers' U-Net). Ours also keeps what the skip connection was joined to, while the
+    520 MiB (an independent trace of diffusers' U-Net). Ours also keeps what a skip connection was joined to while the
     layer is computed, and has its inputs counted."""
     sd15 = family("sd15")
     for side, traced in ((512, 130), (1024, 520)):
