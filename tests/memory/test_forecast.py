@@ -7,11 +7,11 @@ from benchmarks.lib.memory_cases import NARROW
 from benchmarks.lib.memory_stages import measured
 from undertow.attention import choose, chunked
 from undertow.errors import ConfigError, UnknownCheckpoint
-from undertow.memory import operations, vae_walk
+from undertow.memory import operations, vae_walk, weights
 from undertow.memory.families import family
 from undertow.memory.forecast import forecast
 from undertow.memory.machine import Machine, this_machine
-from undertow.memory.work import Subject, Work
+from undertow.memory.work import Subject, TrainingWork, Work
 from undertow.nn import matmul
 from undertow.processor import has_bfloat16, onednn_is_faster
 from undertow.vae.autoencoder import AutoencoderKL
@@ -27,9 +27,9 @@ differ, which only networks as small as these notice."""
 SD1, INPAINT, SD2, SDXL, REFINER, PIXELS = NARROW
 
 CHOSEN = [
-    ("denoise", SD1, Work(size=(48, 64), kernel="sdpa")),
-    ("denoise", SD2, Work(size=(52, 40), kernel="math", image_tokens=4, tokens=154)),
-    ("denoise", SDXL, Work(size=(64, 60), loras=2, lora_rank=4)),
+    ("denoise", SD1, Work(size=(32, 36), kernel="sdpa", branches=1)),
+    ("denoise", SD2, Work(size=(36, 32), kernel="math", image_tokens=4, tokens=154)),
+    ("denoise", SDXL, Work(size=(40, 36), loras=2, lora_rank=4, branches=1)),
     ("denoise", REFINER, Work(size=(48, 64), dtype="bfloat16", kernel="sdpa", controlnets=1, branches=1)),
     ("denoise", PIXELS, Work(size=(24, 40), kernel="chunked")),
     ("controlnet", INPAINT, Work(size=(48, 40), controlnets=1)),
@@ -43,6 +43,16 @@ CHOSEN = [
 def test_never_below_the_allocator_and_hardly_above(stage, subject, work):
     real, expected = measured(stage, subject, work), forecast(subject, work, HERE).stage(stage).activation_bytes
     assert real <= expected <= ABOVE * real + SLACK
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_training_step_is_never_below(kind):
+    """An upper bound: the backward pass is not walked."""
+    subject = SD1 if kind == "lora" else PIXELS
+    work = Work(size=(16, 16), training=TrainingWork(kind=kind, batch=2))
+    real, expected = measured("train", subject, work), forecast(subject, work, HERE).stage("train")
+    assert real <= expected.activation_bytes <= 1.3 * real
+    assert expected.weight_bytes > 4 * weights.unet_weights(subject.unet)
 
 
 def test_constants_are_those_of_the_rooms_that_import_torch():

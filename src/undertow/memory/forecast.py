@@ -15,8 +15,9 @@ from undertow.memory.machine import Machine, this_machine
 from undertow.memory.work import ITEM_BYTES, Subject, Work
 from undertow.unet.config import UNetConfig
 
-PROCESS_BYTES = 400 * 2**20
-"""What a process takes beside tensors: the interpreter, PyTorch's libraries and its kernels' caches."""
+PROCESS_BYTES, PROCESS_SHARE = 345 * 2**20, 0.03
+"""What a process takes beside tensors: the interpreter and PyTorch's libraries, and for its kernels' caches and what
+allocators do not give back a part of the tensors (calibrated by `python -m benchmarks.memory --process`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +99,12 @@ def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
     if subject.unet is not None and work.training is not None:
         stages.append(_trained(training_walk.train(subject.unet, subject, work, work.training, machine), work))
     peak = max(stage.peak_bytes for stage in stages)
-    return Forecast(stages=tuple(stages), process_bytes=peak + PROCESS_BYTES)
+    return Forecast(stages=tuple(stages), process_bytes=process_bytes(peak))
+
+
+def process_bytes(tensors: int) -> int:
+    """The memory of a process whose tensors and workspaces take so much at their peak."""
+    return tensors + int(PROCESS_SHARE * tensors) + PROCESS_BYTES
 
 
 STAGE_COMPONENT = {"text": "text", "controlnet": "controlnet", "denoise": "unet", "decode": "vae", "encode": "vae"}
