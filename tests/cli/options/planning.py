@@ -21,7 +21,7 @@ def planning(at: Boundary) -> None:
     at.stand_in("undertow.memory.seconds.read_table", SecondsTable())
     at.stand_in("undertow.memory.plan.plan", FOUND, apart=("work",))
     at.stand_in("undertow.cli.plan._show", unnoted=("found",))
-    at.stand_in("undertow.cli.plan_measure.measure_missing", unnoted=("subject", "work"))
+    at.stand_in("undertow.cli.plan_measure.measure_missing", unnoted=("subject", "works"))
     at.stand_in("undertow.cli.plan_picture.draw_plan", unnoted=("plan", "asked"))
 
 
