@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -71,6 +72,9 @@ def plan(
         Precision | None, typer.Option(help="Type of the autoencoder.", show_default="one that does not overflow")
     ] = None,
     device: Annotated[Device, typer.Option(help="Where it is drawn.")] = Device.cpu,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Also which layers run in which precision, and when they are in memory.")
+    ] = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure this machine first, for the seconds; imports torch.")
     ] = False,
@@ -87,7 +91,7 @@ def plan(
     from undertow.memory.seconds import read_table
     from undertow.memory.subjects import named_model
     from undertow.memory.units import parse_bytes
-    from undertow.picture_names import FIGURES, require_picture_file
+    from undertow.pictures.names import FIGURES, require_picture_file
 
     budget_bytes = None if budget is None else parse_bytes("--budget", budget)
     if picture is not None:
@@ -111,7 +115,7 @@ def plan(
         draft = make_plan(named.subject, work, available, machine=machine)
         _measure(named.subject, (work, *(one.work for one in draft.measures)), device)
     found = make_plan(named.subject, work, available, table=read_table(device), machine=machine)
-    _show(found, as_json=as_json, given=budget_bytes is not None)
+    _show(found, named.subject, as_json=as_json, given=budget_bytes is not None, layers=layers)
     if picture is not None:
         from undertow.cli.plan_picture import draw_plan
 
@@ -162,11 +166,14 @@ def _measure(subject: "Subject", works: "Sequence[Work]", device: Device) -> Non
     measure_missing(subject, works, device)
 
 
-def _show(found: "MemoryPlan", *, as_json: bool, given: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(found.to_json(), indent=2))
-        return
-    from undertow.cli.plan_text import plan_lines
+def _show(found: "MemoryPlan", subject: "Subject", *, as_json: bool, given: bool, layers: bool) -> None:
+    from undertow.cli.plan_text import layer_lines, plan_lines
+    from undertow.memory.policy import layer_rules
 
-    for line in plan_lines(found, given=given):
+    rules = layer_rules(subject, found.work) if layers else ()
+    if as_json:
+        more = {"layers": [asdict(rule) for rule in rules]} if layers else {}
+        typer.echo(json.dumps({**found.to_json(), **more}, indent=2))
+        return
+    for line in (*plan_lines(found, given=given), *layer_lines(rules)):
         typer.echo(line)

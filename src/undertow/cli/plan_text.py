@@ -1,10 +1,11 @@
 """A plan in lines of 80 columns, without rich, whose import would take much of the time that a plan may take."""
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from undertow.cli.visible import visible
 from undertow.memory.plan import MemoryPlan
+from undertow.memory.policy import LayerRule
 from undertow.memory.units import bytes_text
 
 STAGES: Mapping[str, str] = {
@@ -34,6 +35,19 @@ def plan_lines(plan: MemoryPlan, *, given: bool) -> Iterator[str]:
         slower = "" if measure.slower is None else f"{measure.slower:+.1f} s"
         yield f" {number}. {measure.name:<53}{'-' + bytes_text(measure.saved_bytes):>11}{slower:>10}"
     yield from _seconds(plan)
+
+
+def layer_lines(rules: Sequence[LayerRule]) -> Iterator[str]:
+    """Which layers run in which precision, and when their weights are in memory."""
+    if not rules:
+        return
+    yield ""
+    yield f"{'network':<14}{'layers':<26}{'weights':<9}{'computes':<10}{'in memory'}"
+    for rule in rules:
+        how = f"{rule.network:<14}{rule.layers:<26}{rule.weights:<9}{rule.computes:<10}{rule.residency}"
+        yield how
+        if rule.parts:
+            yield f"{'':<14}in {rule.parts}"
 
 
 def _title(plan: MemoryPlan) -> str:

@@ -32,8 +32,9 @@ def plan_model(
     bundled: BundledAdapters,
     slots: int | None,
     budget_bytes: int | None,
+    rows: int | None = None,
 ) -> MemoryPlan:
-    """slots: for LoRA; `None` merges them. Errors: those of `UNetService.plan`."""
+    """slots: for LoRA; `None` merges them. rows: the most of a forward. Errors: those of `UNetService.plan`."""
     unet = model.require_unet()
     text: list[tuple[TextKind, ClipTextConfig]] = []
     if model.text is not None:
@@ -47,6 +48,7 @@ def plan_model(
         size=size,
         pictures=batch,
         branches=2 if guidance else 1,
+        rows=rows,
         steps=steps,
         dtype=_name(unet.dtype),
         vae_dtype=None if vae is None else _name(vae.dtype),

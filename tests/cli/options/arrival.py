@@ -50,6 +50,7 @@ LOADED: Places = {
     "load.text": None,
     "load.ema": False,
     "load.mmap": False,
+    "load.lazy": False,
     "load.allow_pickle": False,
 }
 """What arrives at `undertow.load` beside the source, of a verb that says nothing else."""

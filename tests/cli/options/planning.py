@@ -20,7 +20,7 @@ def planning(at: Boundary) -> None:
     at.patch.setattr("undertow.free_memory.host_free_bytes", lambda: FREE)
     at.stand_in("undertow.memory.seconds.read_table", SecondsTable())
     at.stand_in("undertow.memory.plan.plan", FOUND, apart=("work",))
-    at.stand_in("undertow.cli.plan._show", unnoted=("found",))
+    at.stand_in("undertow.cli.plan._show", unnoted=("found", "subject"))
     at.stand_in("undertow.cli.plan_measure.measure_missing", unnoted=("subject", "works"))
     at.stand_in("undertow.cli.plan_picture.draw_plan", unnoted=("plan", "asked"))
 
@@ -39,6 +39,7 @@ COMMANDS = (
             "read_table.device": Device.cpu,
             "_show.as_json": False,
             "_show.given": False,
+            "_show.layers": False,
             "files": [],
         },
         cases=(
@@ -67,6 +68,7 @@ COMMANDS = (
             case("--device", "tpu", refused="--device is 'tpu', expected one of cpu, cuda"),
             case("--measure", measure_missing__device=Device.cpu),
             case("--json", _show__as_json=True),
+            case("--layers", _show__layers=True),
             case(
                 *("--picture", "plan.png"),
                 plan__budget_bytes=None,
