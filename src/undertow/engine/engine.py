@@ -64,7 +64,13 @@ class Engine:
         self.runner = runner
         if memory is None:
             caches = (self.adapters.library,)
-            memory = Keeper(model, refiner, before_eviction=self.adapters.unmerge, caches=caches)
+            memory = Keeper(
+                model,
+                refiner,
+                before_eviction=self.adapters.unmerge,
+                caches=caches,
+                counting=not runner.capabilities.fixed_shapes,
+            )
         self.memory = memory
         self._batcher = Batcher(self.adapters, runner, memory)
         self._encoding: deque[Group] = deque()
