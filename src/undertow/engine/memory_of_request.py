@@ -23,7 +23,8 @@ from undertow.unet.runner import Runner
 
 
 class MemoryOfRequest:
-    """economy: what is done to need less from now on. keeper: of the engine's memory."""
+    """economy: what is done to need less from now on. budget_bytes: that holds for it; none until it is planned for.
+    keeper: of the engine's memory."""
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class MemoryOfRequest:
     ):
         self.keeper = keeper
         self.economy = Economy()
+        self.budget_bytes: int | None = None
         self._model, self._request, self._options = model, request, options
         self._limits, self._manager, self._runner = limits, manager, runner
         self._ahead = list(options.course)
@@ -52,8 +54,13 @@ class MemoryOfRequest:
         """Decides what is done from the beginning so that the request keeps to its budget, if it has one. Errors:
         `OutOfMemory` for a budget that is smaller than the least that there is; those of `plan_model`."""
         budget = self._options.budget_bytes
-        if budget is None or self._options.course or self.keeper.others_bytes is not None:
-            return
+        if self.budget_bytes is not None:
+            return  # planned already: it is being read again, with less memory
+        if budget is not None and not self._options.course and self.keeper.others_bytes is None:
+            self._plan_for(budget)
+        self.budget_bytes = budget
+
+    def _plan_for(self, budget: int) -> None:
         found, rows = self._plan(budget)
         self._forecast_bytes = found.process_bytes
         if not found.fits and self._request.views is None:  # whose windows need less than the whole picture
