@@ -85,7 +85,9 @@ def test_it_goes_down_step_by_step_and_the_course_repeats_it(service):
     memory = result.report.memory
     assert memory.economy == Economy(evict_idle=True, rows=1, feed_forward_chunks=8, offloaded_layers=True)
     assert [step.unit for step in memory.course] == [0] * 7
-    assert "a forward of 4 rows (tried to allocate 40.00 GiB)" in str(memory.course[0])
+    said = "a forward of 4 rows ran out of memory (tried to allocate 40.00 GiB): idle networks leave memory"
+    assert str(memory.course[0]) == said
+    assert said in result.report.decisions
     again = undertow.load(pipeline_folder("sd1"), dtype=torch.float32).run(ASKED, course=memory.course)
     assert pictures(again) == pictures(result)
     assert again.report.memory.course == memory.course

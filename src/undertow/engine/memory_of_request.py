@@ -72,7 +72,7 @@ class MemoryOfRequest:
             )
         economy = economy_of(found.work, rows)
         if economy != Economy():
-            self._take(StepDown(unit=0, work="the budget", economy=economy))
+            self._take(StepDown(unit=0, reason="to keep to the budget", economy=economy))
 
     def _plan(self, budget_bytes: int | None) -> tuple[MemoryPlan, int]:
         """What the request would take, and the rows of a forward without a budget."""
@@ -113,7 +113,7 @@ class MemoryOfRequest:
     def read_with_less(self, said: str) -> bool:
         """After reading prompts and pictures ran out of memory; returns whether there is anything left to do."""
         possible = self.keeper.possible(None, fewer_rows=False, chunks=False, merged=False)
-        return self._go_on(read_with_less(self.economy, possible), f"reading the request ({said})")
+        return self._go_on(read_with_less(self.economy, possible), f"reading the request ran out of memory ({said})")
 
     def draw_with_less(self, rows: Sequence[Row], said: str) -> bool:
         """After a forward of these rows ran out of memory."""
@@ -124,14 +124,16 @@ class MemoryOfRequest:
             merged=bool(rows[0].merged),
         )
         less = drawn_with_less(self.economy, len(rows), possible)
-        return self._go_on(less, f"a forward of {len(rows)} rows ({said})")
+        return self._go_on(less, f"a forward of {len(rows)} rows ran out of memory ({said})")
 
     def decode_with_less(self, latents: Latents, said: str) -> bool:
         """After decoding these latents ran out of memory."""
         vae = self._model.require_vae()
         possible = self.keeper.possible(vae, fewer_rows=False, chunks=False, merged=False)
         least, whole = decoding_range(vae, (latents.shape[2], latents.shape[3]))
-        return self._go_on(decoded_with_less(self.economy, whole, least, possible), f"decoding ({said})")
+        return self._go_on(
+            decoded_with_less(self.economy, whole, least, possible), f"decoding ran out of memory ({said})"
+        )
 
     def report(self) -> MemoryReport:
         options, tracker = self._options, self.keeper.tracker
@@ -148,10 +150,10 @@ class MemoryOfRequest:
             evictions=self.keeper.residency.evictions - self._evictions,
         )
 
-    def _go_on(self, economy: Economy | None, work: str) -> bool:
+    def _go_on(self, economy: Economy | None, reason: str) -> bool:
         if economy is None:
             return False
-        self._take(StepDown(unit=self._units, work=work, economy=economy))
+        self._take(StepDown(unit=self._units, reason=reason, economy=economy))
         return True
 
     def _keep_to_course(self) -> bool:
