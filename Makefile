@@ -20,7 +20,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 fuzz mutants bits memory-soak check format bench digits emoji evaluate docs clean
+.PHONY: help demo test test-avx2 lowest fuzz mutants bits memory-soak check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -58,6 +58,20 @@ test: $(INSTALLED) | $(FONT)  ## Run every test, and those that the processor ma
 test-avx2: $(INSTALLED) | $(FONT)  ## Run every test as on a processor with AVX2 alone
 	$(AVX2) $(PYTEST) --numprocesses $(WORKERS) --dist worksteal
 	$(AVX2) $(PYTEST) --override-ini addopts= --import-mode=importlib tests/compile
+
+# On Linux PyPI's torch brings CUDA, 3 GB; UV_FIND_LINKS and UV_CONSTRAINT take another one.
+LOWEST := out/lowest
+UV := $(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct
+lowest:  ## Install the oldest packages that pyproject.toml allows, into out/lowest, and draw and train with them
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints.txt uv
+	$(UV) .
+	$(LOWEST)/bin/undertow generate "red apple on white background" --lora mosaic --out $(LOWEST)/drawn --no-show
+	$(UV) '.[train,hints,terminal,viz]'
+	$(LOWEST)/bin/undertow preprocess canny $(LOWEST)/drawn/*.png --out $(LOWEST)/canny.png
+	$(LOWEST)/bin/undertow train digits --steps 1 --batch-size 2 --cpu --out $(LOWEST)/digits
+	$(LOWEST)/bin/undertow samplers --plot $(LOWEST)/grids.png
+	$(LOWEST)/bin/python -c 'import textual_image'
 
 # Hours for every mutant (COUNT=0); minutes for a sample.
 ROOMS ?= diffusion sampling nn unet engine

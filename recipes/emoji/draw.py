@@ -9,7 +9,7 @@ from torch import Tensor
 from recipes.emoji.render import SIDE
 from recipes.emoji.text_to_image import OBJECTIVE, OUTPUT_SELECTION, TextToImage, token_ids
 from undertow.engine.direct import DirectModel, SamplingSettings
-from undertow.pictures import to_uint8
+from undertow.pictures.pixels import to_uint8
 from undertow.unet.conditioning import Conditioning
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.latent_values import latents_from_model

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from undertow.adapters.stack import AdapterStack
     from undertow.adapters.state import StateSnapshot, UNetState
     from undertow.attention.config import AttentionConfig
+    from undertow.attention.policy import AttentionPolicy
     from undertow.engine.context import PredictionContext
     from undertow.engine.engine import Engine
     from undertow.engine.handle import Handle
@@ -56,6 +57,7 @@ __all__ = [
     "AdapterMismatch",
     "AdapterStack",
     "AttentionConfig",
+    "AttentionPolicy",
     "BatchLimits",
     "CheckpointError",
     "Conditioning",
@@ -119,6 +121,7 @@ _ROOMS = {
     "Views": "undertow.engine.parts",
     "GenerationRequest": "undertow.engine.request",
     "AttentionConfig": "undertow.attention.config",
+    "AttentionPolicy": "undertow.attention.policy",
     "Conditioning": "undertow.unet.conditioning",
     "Ports": "undertow.unet.conditioning",
     "Residuals": "undertow.unet.conditioning",

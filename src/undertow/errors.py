@@ -222,10 +222,15 @@ class OutOfMemory(UndertowError, MemoryError):
 
 
 class MissingDependency(UndertowError, ImportError):
-    """An optional package is needed and not installed. extra: what it comes with; `None` for one by itself."""
+    """An optional package is needed and not installed. extra: what it comes with; `None` for one by itself. problem:
+    why one that is installed cannot be imported."""
 
-    def __init__(self, package: str, extra: str | None = None):
+    def __init__(self, package: str, extra: str | None = None, *, problem: str = ""):
         wanted = package if extra is None else f"'undertow[{extra}]'"
-        super().__init__(f"this needs the package {package!r}: pip install {wanted}")
+        if problem:
+            said = f"the package {package!r} is installed and cannot be imported ({problem})"
+            super().__init__(f"{said}: pip install --upgrade {package}")
+        else:
+            super().__init__(f"this needs the package {package!r}: pip install {wanted}")
         self.package = package
         self.extra = extra

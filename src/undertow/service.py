@@ -14,6 +14,7 @@ from undertow.adapters.adapter import Adapter
 from undertow.adapters.lora.bank import AdapterCapacity
 from undertow.adapters.manager import AdapterManager
 from undertow.adapters.state import UNetState
+from undertow.attention.policy import AttentionPolicy
 from undertow.checkpoints.read.dtypes import require_device, require_dtype
 from undertow.checkpoints.read.home import is_stand_in
 from undertow.checkpoints.read.inversion_file import read_inversions, require_made_for, vectors_for
@@ -56,15 +57,17 @@ def load_unet(
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
     backend: Backend = "eager",
-    attention: str = "auto",
+    attention: str | AttentionPolicy = "auto",
 ) -> UNet:
     """A U-Net, ready to call, from a .safetensors file, a diffusers model or pipeline folder, the name of an embedded
     model, or a Hub id (owner/name).
 
     dtype: `None` keeps the file's, also where the processor only imitates it: see `undertow.processor.computes`.
     backend: "eager", or "compile" for a `CompiledUNet`, by `torch.compile` (the first call of each size takes a minute
-    or two, every other is faster). attention: the kernel, a name of `attention.choose.KERNELS` ("sdpa" is PyTorch's
-    fused one, "math" writes the scores out); "auto" chooses for each call. Predictions are the same within rounding.
+    or two, every other is faster). attention: the kernel, a name of `attention.catalogue.KERNELS` ("sdpa" is
+    PyTorch's fused one, "math" writes the scores out), or what one is chosen for at each call: "speed", "memory",
+    "balanced", or an `AttentionPolicy` with a budget. "auto" is "speed": by what `undertow bench attention` measured on
+    this machine, else by rules. Predictions are the same within rounding.
     Errors: `CheckpointError` and its kinds, `ConfigError`, `InvalidInput`.
 
         unet = undertow.load_unet("digits-flow", dtype=torch.float32)
@@ -182,7 +185,7 @@ class UNetService:
         with self.engine.paused():
             for one in found:
                 for called in one.names if name is None else (name,):
-                    text.add_embedding(called, vectors_for(one, text))
+                    text.add_embedding(called, vectors_for(one, text), file=one.path)
                     if refiner is not None and set(refiner.kinds) <= set(one.vectors):
                         refiner.add_embedding(called, vectors_for(one, refiner))
                     names.append(called)
@@ -344,7 +347,7 @@ def load(
     validate_weights: bool = False,
     refiner: str | Path | None = None,
     adapter_capacity: AdapterCapacity | None = None,
-    attention: str = "auto",
+    attention: str | AttentionPolicy = "auto",
     prediction: str | None = None,
     zero_terminal_snr: bool | None = None,
     config: UNetConfig | None = None,

@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-from tests.checkpoints.crafted import ldm_shapes, sparse_file
+from tests.checkpoints.crafted import ldm_shapes, sparse_file, unet_shapes
 from undertow.cli import main
 from undertow.cli.plan import DOES_NOT_FIT
 from undertow.cli.plan_picture import parts_of
@@ -16,8 +16,9 @@ from undertow.memory.plan import plan
 from undertow.memory.subjects import named_model
 from undertow.memory.units import bytes_text
 from undertow.memory.work import Work
-from undertow.unet.config import UNetConfig
+from undertow.unet.config import CrossAttention, Level, UNetConfig
 
+TINY = UNetConfig(levels=(Level(channels=320, attention=CrossAttention(heads=8)),), context_dim=768)
 EMOJI = named_model("emoji").subject
 WORK = Work(size=(64, 64), vae_dtype="float32", merged=True)
 FREELY = plan(EMOJI, WORK)
@@ -115,6 +116,21 @@ def test_a_file_that_is_no_model_is_named(tmp_path, capsys):
     file.write_text("nothing but words, and more of them than a header is long")
     assert main(["plan", str(file)]) == 2
     assert "this is text, not a model" in " ".join(capsys.readouterr().err.split())
+
+
+def test_names_of_files_are_text_and_nothing_else(tmp_path, capsys):
+    """Neither a terminal nor matplotlib obeys them."""
+    file = sparse_file(tmp_path / "red \x1b[31m $x^{.safetensors", unet_shapes(TINY))
+    code, text = shown(capsys, str(file), "--size", "64", "--picture", str(tmp_path / "plan.svg"))
+    assert code == 0
+    assert "\x1b" not in text
+    assert "red \\x1b[31m $x^{: 64x64" in text
+
+
+def test_without_a_budget_elsewhere_there_is_no_verdict(capsys):
+    code, text = shown(capsys, "emoji", "--device", "cuda")
+    assert code == 0
+    assert "say with --budget how much memory there is" in text
 
 
 def test_a_plan_needs_neither_torch_nor_the_other_verbs(tmp_path):

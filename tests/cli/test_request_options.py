@@ -20,8 +20,6 @@ from undertow.records import defaults, descriptions
 WITHOUT_OPTION = {
     "prompt",
     "discard_penultimate",
-    "timestep_map",
-    "noise_convention",
     "paste",
     "original_size",
     "crop",

@@ -10,7 +10,7 @@ from tests.services import service_of
 from undertow import GenerationRequest, HighResolution, InvalidInput, Region, Views
 from undertow.engine.layout import Layout, box_mask
 from undertow.engine.passes import slerp
-from undertow.pictures import to_images
+from undertow.pictures.pixels import to_images
 from undertow.vae.latent_values import latents_from_model
 
 DRAWN = {"steps": 4, "guidance_scale": 3.0, "sampler": "euler", "schedule": "karras", "seed": 3}

@@ -55,8 +55,8 @@ def test_the_processor_is_the_same_without_torch():
 
 def test_published_figures():
     """Activations of the tape in float16 with fused attention, two rows: SD1.5 at 512 pixels 130 MiB, at 1024 pixels
-    520 MiB (an independent trace of diffusers' U-Net). Ours also keeps what the skip connection was joined to, while the
-    layer is computed, and has its inputs counted."""
+    520 MiB (an independent trace of diffusers' U-Net). Ours also keeps what the skip connection was joined to, while
+    the layer is computed, and has its inputs counted."""
     sd15 = family("sd15")
     for side, traced in ((512, 130), (1024, 520)):
         stage = forecast(sd15, Work(size=(side, side), dtype="float16")).stage("denoise")

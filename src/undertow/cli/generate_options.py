@@ -14,7 +14,7 @@ from undertow.cli.usage import expectation
 from undertow.cli.written_pictures import OVERWRITE_HELP
 from undertow.engine.request import GROUPS, GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.picture_names import FIELDS
+from undertow.pictures.names import FIELDS
 from undertow.records import descriptions
 
 to_draw = partial(typer.Option, rich_help_panel=GROUPS["prompt"])
@@ -135,6 +135,13 @@ FlashAttention = Annotated[
         "--flash-attention/--no-flash-attention",
         help="PyTorch's fused attention, or scores written out: the same pictures, within rounding.",
         show_default="by type and size",
+    ),
+]
+AttentionFor = Annotated[
+    str | None,
+    of_machine(
+        help="What attention kernels are chosen for: speed, memory or balanced; or a kernel by its name.",
+        show_default="speed",
     ),
 ]
 LowVram = Annotated[

@@ -90,7 +90,7 @@ def plan(
     from undertow.memory.seconds import read_table
     from undertow.memory.subjects import named_model
     from undertow.memory.units import parse_bytes
-    from undertow.picture_names import FIGURES, require_picture_file
+    from undertow.pictures.names import FIGURES, require_picture_file
 
     budget_bytes = None if budget is None else parse_bytes("--budget", budget)
     if picture is not None:

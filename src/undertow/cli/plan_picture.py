@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from undertow.cli.plan_text import STAGES
+from undertow.cli.visible import visible
 from undertow.errors import MissingDependency
 from undertow.memory.forecast import StageForecast
 from undertow.memory.plan import MemoryPlan
@@ -46,7 +47,9 @@ def draw_plan(plan: MemoryPlan, asked: MemoryPlan, file: Path) -> None:
         axes.axhline(plan.budget_bytes / 1e9, color="black", linewidth=1.5)
         axes.annotate(f"budget {bytes_text(plan.budget_bytes)}", (0, plan.budget_bytes / 1e9), va="bottom", ha="center")
     height, width = plan.work.size
-    axes.set_title(f"{plan.name}, {width}x{height}: {'fits' if plan.fits else 'does not fit'}")
+    axes.set_title(
+        f"{visible(plan.name)}, {width}x{height}: {'fits' if plan.fits else 'does not fit'}", parse_math=False
+    )
     axes.set_ylabel("GB")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     figure.savefig(file, dpi=120)

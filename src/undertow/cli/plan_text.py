@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
+from undertow.cli.visible import visible
 from undertow.memory.plan import MemoryPlan
 from undertow.memory.policy import LayerRule
 from undertow.memory.units import bytes_text
@@ -21,7 +22,7 @@ NAMES, NUMBERS = 15, 12
 
 def plan_lines(plan: MemoryPlan, *, given: bool) -> Iterator[str]:
     """given: the budget was asked for, and is not what the machine has free."""
-    yield from textwrap.wrap(_title(plan), WIDTH)
+    yield from textwrap.wrap(visible(_title(plan)), WIDTH)
     yield ""
     yield _row("", "weights", "activations", "together", "where")
     for stage in plan.stages:
@@ -72,6 +73,7 @@ def shortened(module: str, columns: int) -> str:
 
 def _verdict(plan: MemoryPlan, given: bool) -> Iterator[str]:
     if plan.budget_bytes is None:
+        yield "Whether that fits is not known: say with --budget how much memory there is."
         return
     budget = f"{bytes_text(plan.budget_bytes)}{'' if given else ' (free on this machine)'}"
     asked, smallest = bytes_text(plan.asked_bytes), bytes_text(plan.smallest_bytes)

@@ -27,7 +27,7 @@ from undertow.cli.sizes import parse_size
 from undertow.engine.parts import HighResolution, Views
 from undertow.engine.request import GROUPS, PICTURES, GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.picture_files import open_picture
+from undertow.pictures.files import open_picture
 from undertow.records import Record, annotations, defaults, descriptions
 
 Part = TypeVar("Part", HighResolution, Views)

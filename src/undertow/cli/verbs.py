@@ -40,4 +40,5 @@ VERBS = Verbs(
     "words",
     "train",
     "adapters",
+    "bench",
 )

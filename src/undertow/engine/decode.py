@@ -15,7 +15,7 @@ from undertow.engine.request import GenerationRequest
 from undertow.engine.watch import Watch
 from undertow.memory.keeper import Keeper
 from undertow.memory.ladder import Economy
-from undertow.pictures import pasted, to_images, to_pixels
+from undertow.pictures.pixels import pasted, to_images, to_pixels
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.latent_values import latents_as_picture, latents_from_model
 from undertow.vae.plan import smallest_budget

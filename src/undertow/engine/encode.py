@@ -1,7 +1,8 @@
 """Encoding: from a request to the passes of its pictures. All is checked and decided here, before the first step."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -28,12 +29,13 @@ from undertow.unet.config import TextTime
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
     """A request that can be denoised. size: (height, width) of the finished pictures, in pixels. decisions: what was
-    chosen for it, and why. used: the adapters that act."""
+    chosen for it, and why. used: the adapters that act. embeddings: the files of its textual inversions."""
 
     passes: Sequence[Pass]
     size: tuple[int, int]
     decisions: tuple[str, ...]
     used: tuple[UsedAdapter, ...] = ()
+    embeddings: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
 
 def encode(
@@ -114,7 +116,13 @@ class _Encoding:
             size=size,
             decisions=tuple(dict.fromkeys([*self.decisions, *self.placements])),
             used=tuple(self.used),
+            embeddings=self._embeddings(),
         )
+
+    def _embeddings(self) -> dict[str, Path]:
+        request, text = self.request, self.model.text
+        texts = (request.prompt, request.negative_prompt, *(region.prompt for region in request.regions))
+        return {} if text is None else text.embedding_files(texts, request.dialect)
 
     def _circumstances(self, passes: Sequence[Pass], image_inputs: ImageInputs) -> Circumstances:
         base = self.model.require_unet()

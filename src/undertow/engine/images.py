@@ -11,7 +11,7 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.passes import Extra, InpaintMask, Latents
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.pictures import mask_for_latents, to_map, to_mask, to_pixels
+from undertow.pictures.pixels import mask_for_latents, to_map, to_mask, to_pixels
 from undertow.unet.config import UNetConfig
 from undertow.vae.config import VAEConfig
 from undertow.vae.latent_values import latents_from_model, latents_to_model

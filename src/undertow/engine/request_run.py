@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from undertow.attention.chosen import kernel_notes
 from undertow.checkpoints.files.place import model_name
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.decode import Decoder
@@ -275,7 +276,11 @@ class RequestRun:
         return Report(
             request=self.request,
             model=model_name(model.path),
-            files=UsedFiles(model=model.path, adapters=() if encoded is None else encoded.used),
+            files=UsedFiles(
+                model=model.path,
+                adapters=() if encoded is None else encoded.used,
+                embeddings={} if encoded is None else encoded.embeddings,
+            ),
             size=(0, 0) if encoded is None else encoded.size,
             sampler="" if encoded is None else encoded.passes[-1].sampler.name,
             schedule="" if encoded is None else encoded.passes[-1].sampler.schedule,
@@ -283,10 +288,14 @@ class RequestRun:
             seconds=dict(self.watch.seconds),
             rows=self.rows,
             cancelled=self.cancelled,
-            decisions=(*model.report.notes, *decided, *map(str, memory.course)),
+            decisions=(*model.report.notes, *decided, *self._replaced_kernels(), *map(str, memory.course)),
             debug=tuple(self.watch.lines),
             memory=memory,
         )
+
+    def _replaced_kernels(self) -> tuple[str, ...]:
+        """Attention kernels that failed on this machine, and what took their place."""
+        return () if self.model.unet is None else kernel_notes(self.model.unet.kernel)
 
     def _no_latents(self) -> Tensor:
         """Cancelled before the first pass was done, or even before encoding."""

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from undertow.adapters.control.config import ControlNetConfig
-from undertow.embedded import did_you_mean, embedded_models
+from undertow.embedded import embedded_models
 from undertow.errors import InvalidInput, UnknownCheckpoint
+from undertow.lookup import did_you_mean
 from undertow.memory.families import family
 from undertow.memory.work import Subject, TextNetwork, VAENetwork
 from undertow.unet.config import UNetConfig

@@ -11,7 +11,7 @@ from undertow.checkpoints.files.destination import require_elsewhere
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.text_stack import TextStack
 from undertow.errors import InvalidInput
-from undertow.pictures import from_uint8
+from undertow.pictures.pixels import from_uint8
 from undertow.training.captioned import CaptionedPictures
 from undertow.unet.config import ClassLabels
 from undertow.unet.unet import UNet

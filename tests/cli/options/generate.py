@@ -79,7 +79,7 @@ def boundary(at: Boundary) -> None:
     at.patch.setattr("torch.cuda.is_available", lambda: False)
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
     at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
-    at.stand_in("undertow.cli.generate.show")
+    at.stand_in("undertow.cli.generate.show", unnoted=("columns",))
 
 
 def with_old_pictures(at: Boundary) -> None:
@@ -219,6 +219,10 @@ OF_THE_MODEL = (
     case("--adapter-slots", "3", load__adapter_capacity=AdapterCapacity(slots=3, per_row=3)),
     case("--flash-attention", load__attention="sdpa"),
     case("--no-flash-attention", load__attention="math"),
+    case("--attention", "memory", load__attention="memory"),
+    case("--attention", "chunked", load__attention="chunked"),
+    case("--attention", "chunk", refused="did you mean 'chunked'?"),
+    case("--attention", "memory", "--flash-attention", refused="nothing beside --flash-attention"),
     case("--prediction", "v", load__prediction="v"),
     case("--allow-pickle", load__allow_pickle=True),
     case("--validate-weights", load__validate_weights=True),

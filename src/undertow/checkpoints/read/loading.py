@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from undertow.attention.policy import AttentionPolicy
 from undertow.checkpoints.health import Health, Use
 from undertow.checkpoints.identify.checkpoint import Checkpoint, PartSource
 from undertow.checkpoints.keymap.prefixes import Component
@@ -34,7 +35,7 @@ class LoadOptions:
     then have, if it is another one (`dtypes.PartDType`). mmap: parameters stay views of the file's read-only mapping
     where type and device allow, which loads at once and shares memory between processes, as long as nobody changes the
     file. channels_last: convolutions in the memory layout that their libraries compute in. validate: check every value
-    while it is loaded. attention: the kernel of a U-Net, see `attention.choose.kernel_named`.
+    while it is loaded. attention: the kernel of a U-Net, see `attention.chosen.kernel_named`.
     """
 
     dtype: torch.dtype | None = None
@@ -43,7 +44,7 @@ class LoadOptions:
     mmap: bool = False
     channels_last: bool = False
     validate: bool = True
-    attention: str = "auto"
+    attention: str | AttentionPolicy = "auto"
 
 
 def load_network(network: Network, source: PartSource, options: LoadOptions, health: Health) -> Network:

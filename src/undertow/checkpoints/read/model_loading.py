@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from undertow.attention.policy import AttentionPolicy
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, PartSource
 from undertow.checkpoints.identify.opening import open_checkpoint, open_parts
@@ -50,7 +51,7 @@ def load_model(
     channels_last: bool = False,
     validate: bool = True,
     allow_pickle: bool = False,
-    attention: str = "auto",
+    attention: str | AttentionPolicy = "auto",
 ) -> LoadedModel:
     """A model from a single file, a diffusers folder or a Hub id; parts that it does not have are absent.
 
