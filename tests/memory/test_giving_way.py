@@ -193,3 +193,11 @@ def test_a_plan_is_what_is_done_from_the_beginning():
 def test_a_budget_is_a_number_of_bytes():
     with pytest.raises(InvalidInput, match="budget_bytes is 0, expected at least 1"):
         RunOptions(budget_bytes=0)
+
+
+def test_two_engines_may_share_a_model_in_turns(service):
+    """Both know what the other let go."""
+    expected, other = pictures(service.run(ASKED)), Engine(service.model, adapters=service.adapters)
+    assert pictures(other.submit(ASKED).result()) == expected
+    assert pictures(service.run(ASKED, low_vram=True)) == expected
+    assert pictures(other.submit(ASKED).result()) == expected

@@ -169,6 +169,7 @@ def _part(module: nn.Module, home: FileHome) -> Part:
             inside = parameter_name(name) if isinstance(module, TextEncoder) else name
             if inside in own:
                 parameters[name] = own[inside]
+    parameters = dict(sorted(parameters.items(), key=lambda item: -item[1].numel()))
     device = next(iter(parameters.values())).device
     size = sum(one.nbytes for one in parameters.values())
     room = free_bytes(torch.device("cpu"))
