@@ -15,7 +15,6 @@ import platform
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,12 +22,12 @@ from typing import Any
 import torch
 
 from benchmarks.lib.memory_cases import CHOSEN, Case, cases
-from benchmarks.lib.memory_page import KEPT, kept, write_page
+from benchmarks.lib.memory_page import KEPT, SEED, alone, kept, write_page
 from benchmarks.lib.memory_stages import measured, prepare
 from undertow.memory.forecast import forecast
 from undertow.memory.operations import Machine
 
-CASES, SEED = 200, 18
+CASES = 200
 ONE_SECONDS = 300
 
 
@@ -60,7 +59,7 @@ def _beside_the_allocator(count: int, seed: int) -> list[dict[str, Any]]:
     for case in cases(seed, count):
         expected = forecast(case.subject, case.work, Machine()).stage(case.stage).activation_bytes
         real = measured(case.stage, case.subject, case.work)
-        rows.append({"case": case.title, "stage": case.stage, "measured": real, "forecast": expected})
+        rows.append({"case": case.title, "stage": case.stage, "measured": real})
         print(
             f"{100 * (expected / real - 1):+.3f} % {real:>11} {time.monotonic() - begun:4.0f} s {case.title}",
             flush=True,
@@ -82,18 +81,10 @@ def _in_fresh_processes(device: str) -> list[dict[str, Any]]:
             print(f"failed: {case.title}: {done.stderr.strip().splitlines()[-1:]}", flush=True)
             continue
         first, second = map(int, done.stdout.split()[-2:])
-        expected = _expected(case, device)
-        rows.append({"case": case.title, "stage": case.stage, "measured": first, "allocated": second, **expected})
-        print(f"{first:>12} {second:>12} {expected} {time.monotonic() - begun:4.0f} s {case.title}", flush=True)
+        rows.append({"case": case.title, "stage": case.stage, "measured": first, "allocated": second})
+        expected = alone(case, device)
+        print(f"{first:>12} {second:>12} {expected:>12} {time.monotonic() - begun:4.0f} s {case.title}", flush=True)
     return rows
-
-
-def _expected(case: Case, device: str) -> dict[str, int]:
-    """Of the networks of one stage alone, as they are in memory in `_one`."""
-    found = forecast(case.subject, replace(case.work, keep=()), Machine(device=device))
-    stage = found.stage(case.stage)
-    total = found.process_bytes - found.peak_bytes + stage.peak_bytes if device == "cpu" else stage.peak_bytes
-    return {"forecast": total, "tensors": stage.peak_bytes}
 
 
 def _one(case: Case, device: str) -> tuple[int, int]:

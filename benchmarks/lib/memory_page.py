@@ -1,16 +1,19 @@
 """docs/results/memory.md, from what was measured and from the forecast."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.lib.memory_cases import CHOSEN, Case, cases
 from undertow.memory.families import family
 from undertow.memory.forecast import PROCESS_BYTES, Forecast, StageForecast, forecast
 from undertow.memory.operations import Machine
 from undertow.memory.work import Work
 
 KEPT = Path("docs/results/memory")
+SEED = 18
 SIDES = (512, 768, 1024)
 SAID = {512: (6, 8), 768: (13, 16), 1024: (24, 28)}
 """Source document 001's gigabytes by side: activations, and in total."""
@@ -50,10 +53,10 @@ def _allocator() -> Iterator[str]:
     if found is None:
         yield "Not measured yet: `python -m benchmarks.memory`.\n"
         return
-    rows = found["rows"]
+    rows = _with_forecast(found["rows"], cases(SEED, len(found["rows"])), _activations)
     yield (
-        f"{len(rows)} random cases (seed 18): narrow networks with every structure of the published families, and in "
-        "one of ten cases the published networks themselves; float32 and bfloat16, every kernel, LoRA in slots, "
+        f"{len(rows)} random cases (seed {SEED}): narrow networks with every structure of the published families, and "
+        "in one of ten cases the published networks themselves; float32 and bfloat16, every kernel, LoRA in slots, "
         "ControlNets, reference pictures, long prompts, odd sizes. The allocator's peak is that of torch.profiler, "
         "which sees workspaces of kernels too; weights are not counted. "
         f"{found['device']}, torch {found['torch']}, one thread, {found['date']}.\n"
@@ -72,6 +75,25 @@ def _allocator() -> Iterator[str]:
         )
         yield from (f"- {_over(row):+.1%}, {_mib(row['measured'])} MiB: {row['case']}" for row in above)
         yield ""
+
+
+def alone(case: Case, device: str) -> int:
+    """The forecast for a process, or on a GPU for tensors, that holds the networks of one stage alone."""
+    found = forecast(case.subject, replace(case.work, keep=()), Machine(device=device))
+    beside = found.process_bytes - found.peak_bytes if device == "cpu" else 0
+    return found.stage(case.stage).peak_bytes + beside
+
+
+def _activations(case: Case) -> int:
+    return forecast(case.subject, case.work, Machine()).stage(case.stage).activation_bytes
+
+
+def _with_forecast(
+    rows: Sequence[dict[str, Any]], drawn: Sequence[Case], expected: Callable[[Case], int]
+) -> list[dict[str, Any]]:
+    """The forecast of today beside what was measured."""
+    by_title = {case.title: case for case in drawn}
+    return [row | {"forecast": expected(by_title[row["case"]])} for row in rows]
 
 
 def _summary(name: str, rows: Sequence[dict[str, Any]]) -> str:
@@ -101,7 +123,7 @@ def _process() -> Iterator[str]:
     )
     yield "| case | measured MiB | forecast MiB | above |"
     yield "|---|---|---|---|"
-    for row in found["rows"]:
+    for row in _with_forecast(found["rows"], CHOSEN, lambda case: alone(case, "cpu")):
         yield f"| {row['case']} | {_mib(row['measured'])} | {_mib(row['forecast'])} | {_over(row):+.1%} |"
     yield ""
 
@@ -118,9 +140,9 @@ def _cuda() -> Iterator[str]:
     yield f"{found['device']}, torch {found['torch']}, {found['date']}, each case in a fresh process.\n"
     yield "| case | reserved MiB | allocated MiB | tensors, forecast MiB | reserved / forecast |"
     yield "|---|---|---|---|---|"
-    for row in found["rows"]:
-        sizes = (row["measured"], row["allocated"], row["tensors"])
-        yield f"| {row['case']} | {' | '.join(map(_mib, sizes))} | {row['measured'] / row['tensors']:.2f} |"
+    for row in _with_forecast(found["rows"], CHOSEN, lambda case: alone(case, "cuda")):
+        sizes = (row["measured"], row["allocated"], row["forecast"])
+        yield f"| {row['case']} | {' | '.join(map(_mib, sizes))} | {row['measured'] / row['forecast']:.2f} |"
     yield ""
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.services import pipeline_folder
 from undertow.cli import main
 from undertow.cli.written_pictures import not_in_place, written_somewhere
-from undertow.picture_names import PicturePlace
+from undertow.pictures.names import PicturePlace
 
 FAST = ["--steps", "1", "--sampler", "euler", "--precision", "f32", "--no-show"]
 

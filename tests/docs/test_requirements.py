@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import typer
 
-from undertow.cli.app import VERBS, Settings, _build
+from undertow.cli.app import Settings, _build
+from undertow.cli.verbs import VERBS
 
 ROOT = Path(__file__).parents[2]
 STATES = {"done", "part", "planned"}

@@ -15,7 +15,7 @@ from undertow.cli.option_values import numbers_by_name, parse_adapters
 from undertow.cli.preset_model import manager_of_preset
 from undertow.cli.terminal import SafeConsole
 from undertow.errors import InvalidInput
-from undertow.picture_names import FIGURES, require_picture_file
+from undertow.pictures.names import FIGURES, require_picture_file
 
 PROMPT = "red apple on white background"
 

@@ -16,7 +16,7 @@ from undertow.cli.notes import note_idle
 from undertow.cli.terminal import SafeConsole
 from undertow.errors import InvalidInput, UnknownCheckpoint
 from undertow.lookup import did_you_mean
-from undertow.picture_files import ENDINGS
+from undertow.pictures.files import ENDINGS
 
 if TYPE_CHECKING:
     from undertow.unet.config import UNetConfig
@@ -38,10 +38,13 @@ def inspect(
     ],
     trace: Annotated[bool, typer.Option("--trace", help="Show every stage's input and output shape.")] = False,
     ports: Annotated[bool, typer.Option("--ports", help="Show every module where an adapter can act.")] = False,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Show which attention kernel runs where on this machine, and why.")
+    ] = False,
     batch: Annotated[int | None, typer.Option(help="Number of rows to trace with.", show_default="1", min=1)] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="Latent size to trace with, HEIGHTxWIDTH; the model's own size by default."),
+        typer.Option(help="Latent size of --trace and --attention, HEIGHTxWIDTH; the model's own by default."),
     ] = None,
     validate_weights: Annotated[
         bool, typer.Option("--validate-weights", help="Check every value of a checkpoint for NaN, infinity and zeros.")
@@ -55,7 +58,7 @@ def inspect(
     ] = None,
 ) -> None:
     """Show a U-Net's architecture, what a checkpoint or a LoRA is and contains, or how a picture was made; with --trace
-    all shapes inside, with --ports where adapters can act."""
+    all shapes inside, with --ports where adapters can act, with --attention which kernels run."""
     console = SafeConsole()
     cells = _cells(size)
     bundled = _bundled(model, base)
@@ -101,6 +104,10 @@ def inspect(
         note_idle({"--batch": batch is not None, "--size": size is not None}, "without --trace")
     if ports:
         console.print(_ports(config))
+    if attention:
+        from undertow.cli.inspect_attention import show_attention
+
+        show_attention(console, config, _cells(size))
 
 
 def _bundled(name: str, base: str | None) -> str | None:

@@ -12,8 +12,9 @@ from rich.table import Table
 from undertow.checkpoints.files.atomic import atomic_write
 from undertow.cli.notes import note_idle
 from undertow.cli.terminal import SafeConsole
+from undertow.extras import optional_package
 from undertow.known_names import require_sampler
-from undertow.picture_names import FIGURES, require_picture_file
+from undertow.pictures.names import FIGURES, require_picture_file
 
 if TYPE_CHECKING:
     from undertow.diffusion.paths import Path as NoisePath
@@ -108,12 +109,9 @@ def _plot(file: Path) -> None:
     """Every grid in one picture, in small panels over the trained levels."""
     from undertow.diffusion.grids import GRIDS, sigma_grid
     from undertow.diffusion.schedules import NoiseSchedule
-    from undertow.errors import MissingDependency
 
-    try:
+    with optional_package("matplotlib", "viz"):
         from matplotlib.figure import Figure
-    except ImportError as err:
-        raise MissingDependency("matplotlib", "viz") from err
     schedule = NoiseSchedule.scaled_linear()
     columns = 6
     rows = -(-len(GRIDS) // columns)

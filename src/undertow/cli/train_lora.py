@@ -49,8 +49,9 @@ def train_lora(
     options.require(*sources)
     require_elsewhere("--out", path, sources)
     from undertow.adapters.lora.write import write_lora
-    from undertow.training.lora import LoraSettings, export_lora
+    from undertow.training.lora import LoraSettings
     from undertow.training.lora import train_lora as train
+    from undertow.training.lora_export import export_lora
     from undertow.training.lora_start import read_start
     from undertow.training.low_rank import TRANSFORMERS
 

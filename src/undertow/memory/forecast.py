@@ -6,12 +6,12 @@ Activations are those of a walk through the networks on stand-ins (`ledger.py`),
 memory is both plus what the interpreter and the libraries take (`process.py`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from undertow.memory import text_walk, unet_walk, vae_walk, weights
 from undertow.memory.ledger import Array, Ledger, Peak, Signature
-from undertow.memory.operations import LoraRows, Machine, Operations
+from undertow.memory.operations import LoraRows, Machine, Operations, this_machine
 from undertow.memory.work import ITEM_BYTES, Subject, VAENetwork, Work
 from undertow.unet.config import TextTime, UNetConfig
 
@@ -76,7 +76,7 @@ class Forecast:
 def forecast(subject: Subject, work: Work, machine: Machine | None = None) -> Forecast:
     """What `work` takes with these networks. machine: `None` for the one that this runs on. Errors: `ConfigError` for a
     size that is no multiple of the factor."""
-    return _forecast(subject, work, Machine() if machine is None else machine)
+    return _forecast(subject, work, this_machine() if machine is None else machine)
 
 
 @lru_cache(maxsize=256)
@@ -92,13 +92,18 @@ def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
         stages.append(_stage("controlnet", held, work, _controlnet(subject, work, machine), calls=work.steps))
     if denoising is not None:
         batches = -(-work.pictures * work.branches // work.batch)
-        stages.append(_stage("denoise", held, work, denoising, calls=work.steps * batches))
+        calls = work.steps * batches
+        stages.append(_stage("denoise", held, work, denoising, calls=calls, config=subject.unet))
     if subject.vae is not None:
-        stages.append(_stage("decode", held, work, _decode(subject, work, machine), calls=work.pictures))
-        stages.append(_stage("encode", held, work, _encode(subject, work, machine), calls=work.pictures))
+        for name, walk in (("decode", _decode), ("encode", _encode)):
+            whole = _stage(name, held, work, walk(subject, work, machine), calls=work.pictures)
+            stages.append(_tiled(whole, subject, work))
     peak = max(stage.peak_bytes for stage in stages)
     return Forecast(stages=tuple(stages), process_bytes=peak + PROCESS_BYTES)
 
+
+LAYER_GROUPS = 16
+"""Parts in which the layers of a network come into memory one after the other (`layers.GROUPS`)."""
 
 STAGE_COMPONENT = {"text": "text", "controlnet": "controlnet", "denoise": "unet", "decode": "vae", "encode": "vae"}
 """The component whose weights each stage needs."""
@@ -117,12 +122,21 @@ def component_bytes(subject: Subject, work: Work) -> dict[str, int]:
     return found
 
 
-def _stage(name: str, held: dict[str, int], work: Work, ledger: Ledger, *, calls: int = 1) -> StageForecast:
+def _stage(
+    name: str,
+    held: dict[str, int],
+    work: Work,
+    ledger: Ledger,
+    *,
+    calls: int = 1,
+    config: UNetConfig | None = None,
+) -> StageForecast:
+    """config: of the U-Net, in its own stage."""
     kept = {component for component in held if component in work.keep} | {STAGE_COMPONENT[name]}
     peak: Peak = ledger.peak
     return StageForecast(
         name=name,
-        weight_bytes=sum(held.get(component, 0) for component in kept),
+        weight_bytes=sum(held.get(component, 0) for component in kept) - _absent_bytes(name, held, config, work),
         activation_bytes=peak.size,
         workspace_bytes=peak.workspace,
         by_component=peak.components | ({"workspace": peak.workspace} if peak.workspace else {}),
@@ -131,6 +145,28 @@ def _stage(name: str, held: dict[str, int], work: Work, ledger: Ledger, *, calls
         operations=dict(ledger.operations),
         calls=calls,
     )
+
+
+def _absent_bytes(stage: str, held: dict[str, int], config: UNetConfig | None, work: Work) -> int:
+    """What is not there of the U-Net while it works, where its layers come in in groups: a group is a sixteenth, or the
+    largest layer, a convolution of the lowest level and a skip connection."""
+    if stage != "denoise" or config is None or not work.offloaded_layers:
+        return 0
+    widest = max(level.channels for level in config.levels)
+    own, largest = held["unet"], ITEM_BYTES[work.dtype] * weights.conv(2 * widest, widest)
+    return max(0, own - max(-(-own // LAYER_GROUPS), largest))
+
+
+def _tiled(whole: StageForecast, subject: Subject, work: Work) -> StageForecast:
+    """Exact tiles take what they may, or the least that there is."""
+    assert subject.vae is not None
+    budget = work.decode_bytes
+    if budget is None or whole.activation_bytes <= budget:
+        return whole
+    item = ITEM_BYTES[work.vae_dtype or work.dtype]
+    least = vae_walk.smallest_bytes(subject.vae, work.cells(subject), whole.activation_bytes, item)
+    taken = max(budget, least)
+    return replace(whole, activation_bytes=taken, workspace_bytes=0, by_component={"tiles": taken}, by_level={0: taken})
 
 
 def _operations(machine: Machine, dtype: str, kernel: str, *, loras: LoraRows | None = None) -> Operations:

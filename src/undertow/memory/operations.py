@@ -6,21 +6,25 @@ how well). Each operation is counted under a signature, by which its seconds can
     ("linear", cells, inputs, outputs)
     ("conv", rows, inputs, outputs, height, width, kernel, stride)
     ("attention", kernel, rows, heads, queries, keys, dim)
-    ("norm", numbers)
-    ("elementwise", numbers)
+    ("group_norm", rows, channels, cells, groups)
+    ("layer_norm", cells, width)
+    ("add", numbers), ("silu", numbers) and the like
 """
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from undertow.memory.ledger import Array, Ledger, Shape
 
 PATCH_CELLS = 256
 """As in `nn.matmul`, whose module imports torch; a test holds them equal."""
 
-SCRATCHPAD, HALF_SCRATCHPAD = 8216, 16664
-"""Bytes of oneDNN's scratchpad for a convolution, at most, in float32 and in half precision."""
+SCRATCHPAD, HALF_SCRATCHPAD, POINTWISE_SCRATCHPAD = 8216, 16664, 49176
+"""Bytes of oneDNN's scratchpad for a convolution, at most: in float32, in half precision, and there by a 1x1 kernel."""
 
 SPREAD_NUMBERS = 20480
 """Numbers of an input up to which PyTorch's own convolution is taken."""
@@ -31,13 +35,25 @@ CHUNK, CHUNKED_KEYS = 256, 1024
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """What of the machine decides about memory. bfloat16: the processor multiplies it by itself. onednn: float32
-    products go to oneDNN. threads: of PyTorch."""
+    """What of the machine decides about memory. bfloat16: the processor multiplies it by itself. threads: of PyTorch.
+    Workspaces are those of oneDNN; of other devices than a CPU they are not known and not counted."""
 
     device: str = "cpu"
     bfloat16: bool = True
-    onednn: bool = True
     threads: int = 1
+
+
+@cache
+def this_machine() -> Machine:
+    """The CPU that this runs on, as far as it says without PyTorch; `undertow.processor` asks that."""
+    limited = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2", "AVX512_CORE")
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text(encoding="utf-8", errors="replace").split()) if info.is_file() else set[str]()
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    return Machine(
+        bfloat16=not limited and bool(words & {"avx512_bf16", "amx_bf16", "bf16"}),
+        threads=int(threads) if threads.isdecimal() and int(threads) else os.cpu_count() or 1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +100,7 @@ class Operations:
         down, low = (rows, entries, inputs * kernel**2), (rows, entries, *y.shape[2:])
         with self._slots(rows, inputs * kernel**2, outputs):
             # Rows become groups of one convolution, which copies everything into an order of its own.
-            spread = [x.shape] if rows > 1 else []
+            spread = [x.shape] if rows > 1 or 1 in x.shape[2:] else []
             with self.ledger.held(*spread, x.shape, down, low):
                 pass
             with self.ledger.held(low, low):
@@ -127,22 +143,25 @@ class Operations:
     def conv_workspace(self, x: Shape, outputs: int, kernel: int, stride: int) -> int:
         """oneDNN's copy of the weights, channels in its blocks, and its scratchpad; a small input of one row is spread
         out instead (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp)."""
+        if self.machine.device != "cpu":
+            return 0
         rows, inputs, height, width = x
         item = self.ledger.item
-        scratchpad = SCRATCHPAD if item == 4 else HALF_SCRATCHPAD
+        scratchpad = SCRATCHPAD if item == 4 else HALF_SCRATCHPAD if kernel > 1 else POINTWISE_SCRATCHPAD
         packed = _rounded(inputs, 2) * _rounded(outputs, 16) * kernel**2 * item + scratchpad
-        small = rows == 1 and stride == 1 and inputs * height * width <= SPREAD_NUMBERS and item == 4
-        return max(packed, inputs * kernel**2 * height * width * item) if small else packed
+        if rows == 1 and stride == 1 and inputs * height * width <= SPREAD_NUMBERS and item == 4:
+            return inputs * kernel**2 * height * width * item if kernel > 1 else 0
+        return packed
 
     def group_norm(self, x: Array, groups: int = 32) -> Array:
         rows, channels = x.shape[:2]
-        self.ledger.count("norm", x.numbers)
+        self.ledger.count("group_norm", rows, channels, x.numbers // (rows * channels), groups)
         workspace = rows * (groups * 2 * self.ledger.item + (channels + groups) * 8) * self.machine.threads
         return self.ledger.new(x.shape, "group_norm", workspace=workspace)
 
     def layer_norm(self, x: Array) -> Array:
-        self.ledger.count("norm", x.numbers)
         rows = x.numbers // x.shape[-1]
+        self.ledger.count("layer_norm", rows, x.shape[-1])
         return self.ledger.new(x.shape, "layer_norm", workspace=2 * rows * self.ledger.item)
 
     def elementwise(self, operation: str, x: Array, *others: Array, shape: Shape | None = None) -> Array:
@@ -150,7 +169,7 @@ class Operations:
         del others  # held by the caller while this is computed
         result = x.shape if shape is None else shape
         made = self.ledger.new(result, operation)
-        self.ledger.count("elementwise", made.numbers)
+        self.ledger.count(operation, made.numbers)
         return made
 
     def attention(self, query: Array, key: Array, heads: int, *, masked: bool = False) -> Array:
@@ -197,12 +216,14 @@ class Operations:
         rows, queries, width = query.shape
         shape, upcast = (rows, heads, queries, keys), self.ledger.item != 4
         source = (rows, keys, width)
-        with self.ledger.held(query.shape, *((query.shape, source) if upcast else ()), query.shape, source, item=4):
+        wide = [query.shape, source] if upcast else []
+        copied = [query.shape, source] if rows > 1 and heads > 1 else []
+        with self.ledger.held(query.shape, *wide, *copied, item=4):
             scores = self.ledger.new(shape, "bmm", item=4)
         if masked:
             scores = self._replaced(scores, "masked_fill")
         probabilities = self.ledger.new(shape, "softmax", item=4)
-        with self.ledger.held(source, *((source,) if upcast else ()), item=4):
+        with self.ledger.held(*wide[1:], *copied[1:], item=4):
             output = self.ledger.new(query.shape, "bmm", item=4)
         del probabilities
         if upcast:
@@ -213,8 +234,10 @@ class Operations:
     def _chunked(self, query: Array, heads: int, keys: int, masked: bool) -> Array:
         queries = query.shape[1]
         scaled = self.elementwise("mul", query)
-        sizes = [min(CHUNK, queries - start) for start in range(0, queries, CHUNK)]
-        parts = [self._chunk(query, size, heads, keys, masked) for size in sizes]
+        full, rest = divmod(queries, CHUNK)
+        # All but the last whole part at once: each is as large, and the memory only grows.
+        parts = [self.ledger.new((query.shape[0], (full - 1) * CHUNK, query.shape[2]), "bmm")] if full > 1 else []
+        parts += [self._chunk(query, size, heads, keys, masked) for size in (CHUNK * (full > 0), rest) if size]
         output = self.elementwise("cat", query, *parts)
         del parts, scaled
         return self._merged(self.elementwise("where", output) if masked else output)
@@ -265,6 +288,8 @@ class Operations:
 
     def product_workspace(self, cells: int, inputs: int, outputs: int) -> int:
         """oneDNN's block of the weights in its own order, and in half precision of the sums."""
+        if self.machine.device != "cpu":
+            return 0
         block = 64 * min(inputs, 1024) * self.ledger.item
         return block + (min(outputs, 64) * min(cells, 256) * 4 if self.ledger.item < 4 else 0) + 1024
 

@@ -98,8 +98,8 @@ class Stages:
         if self.chunks == 1:
             return self._gated(x)
         rows, cells, channels = x.shape
-        sizes = [cells // self.chunks + (index < cells % self.chunks) for index in range(self.chunks)]
-        parts = [self._gated(x.view(rows, size, channels)) for size in sizes if size]
+        size = -(-cells // self.chunks)
+        parts = [self._gated(x.view(rows, min(size, cells - start), channels)) for start in range(0, cells, size)]
         return self.ops.elementwise("cat", x, *parts)
 
     def _gated(self, x: Array) -> Array:

@@ -10,8 +10,10 @@ from undertow.memory.operations import Operations
 from undertow.memory.unet_walk import spatial_self_attention
 from undertow.memory.work import VAENetwork
 
-QUERIES = 4096
-"""As in `vae.blocks`."""
+ATTENDED, KEPT, SMALL_BYTES = 9, 7.2, 2**16
+TILE_NUMBERS, HALF_TILE_NUMBERS = 5_500_000, 8_000_000
+"""What `vae.plan.smallest_budget` comes to: so many maps of the lowest resolution for attention, which is computed
+whole, and what is no map; or maps that are kept, and a tile at the published width. A test holds it to the planner."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,10 +52,18 @@ class VAESteps:
     def _conv_plain(self, x: Array, outputs: int, kernel: int, *, stride: int = 1) -> Array:
         rows, inputs, height, width = x.shape
         shape = (rows, inputs, height // stride * stride, width // stride * stride)
-        # Half precision multiplies 1x1 kernels row by row, by copies of the weights.
-        rowwise = [(height, inputs, outputs)] if kernel == 1 and self.ops.ledger.item < 4 else []
-        with self._converted(weights.conv(inputs, outputs, kernel)), self.ops.ledger.held(x.shape, *rowwise):
+        with self._converted(weights.conv(inputs, outputs, kernel)), self.ops.ledger.held(x.shape):
+            if kernel == 1 and self.ops.ledger.item < 4:
+                return self._row_by_row(x, outputs)
             return self.ops.conv(Array(shape, x.buffer, x.item), outputs, kernel, stride=stride)
+
+    def _row_by_row(self, x: Array, outputs: int) -> Array:
+        """How half precision multiplies by 1x1 kernels: every row of the map by a copy of the weights."""
+        rows, inputs, height, width = x.shape
+        self.ops.ledger.count("linear", rows * height * width, inputs, outputs)
+        with self.ops.ledger.held((rows * height, inputs, outputs)):
+            workspace = self.ops.product_workspace(width, inputs, outputs)
+            return self.ops.ledger.new((rows, outputs, height, width), "linear", workspace=workspace)
 
     @contextmanager
     def _converted(self, numbers: int) -> Generator[None]:
@@ -73,6 +83,15 @@ class VAESteps:
         query = self.ops.linear(tokens, channels, copied=True)
         self.ops.linear(tokens, channels, copied=True)
         del query
+
+
+def smallest_bytes(network: VAENetwork, cells: tuple[int, int], whole: int, item: int) -> int:
+    """The least activations within which a picture of this many cells can be decoded or encoded exactly, in tiles:
+    never below what the planner finds, and hardly above it where attention decides, from about 80x80 cells on. whole:
+    what it takes without tiles."""
+    lowest = network.level_channels[-1] * cells[0] * cells[1] * item
+    tile = (TILE_NUMBERS if item == 4 else HALF_TILE_NUMBERS) * max(network.level_channels) ** 2 // 512**2 * item
+    return min(whole, max(ATTENDED * lowest + SMALL_BYTES, int(KEPT * lowest) + tile))
 
 
 def decode(steps: VAESteps, latents: Array) -> Array:

@@ -109,6 +109,7 @@ def cases(name: str) -> tuple[Case, ...]:
         case("--seed", "13", config__seed=13),
         case("--precision", "bf16", config__precision="bf16"),
         case("--gradient-checkpointing", config__gradient_checkpointing=True),
+        case("--recompute", "up_blocks.0", config__gradient_checkpointing=("up_blocks.0",)),
         case("--freeze", "conv_in.*", "--freeze", "mid_block.*", config__freeze=("conv_in.*", "mid_block.*")),
         case("--start-from", str(DIGITS_FLOW), config__start_from=str(DIGITS_FLOW), config__unet=trained),
         case("--checkpoint-every", "17", config__checkpoint_every=17),

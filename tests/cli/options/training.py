@@ -108,6 +108,13 @@ COMMON = (
     case("--seed", "13", fit__seed=13),
     case("--precision", "bf16", fit__precision="bf16"),
     case("--gradient-checkpointing", settings__gradient_checkpointing=True),
+    case(
+        "--recompute",
+        "up_blocks.0",
+        "--recompute",
+        "mid_block",
+        settings__gradient_checkpointing=("up_blocks.0", "mid_block"),
+    ),
     case("--threads", "1", threads=1),
     case("--checkpoint-every", "17", fit__checkpoint_every=17),
 )
@@ -133,7 +140,7 @@ def lora(at: Boundary) -> None:
     def export_lora(*given: Any) -> None:
         at.arrived["title"] = given[-1]
 
-    at.patch.setattr("undertow.training.lora.export_lora", export_lora)
+    at.patch.setattr("undertow.training.lora_export.export_lora", export_lora)
     at.patch.setattr("undertow.adapters.lora.write.write_lora", written(at))
     standing_in_for_the_sample("train_lora", at)
     at.stand_in("undertow.training.lora_start.read_start", START, unnoted=("model",))
