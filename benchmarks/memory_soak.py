@@ -6,7 +6,7 @@ Draws random sequences of requests in one process, over two models with adapters
 adapters, samplers and sizes change, requests are cancelled and asked for again, forwards run out of memory. Every
 picture that is finished is drawn once more by a process that has only imported the library, with the same request and
 the same course of giving way (`report.memory.course`), and must have the same bytes: pixels and latents. Writes
-docs/results/memory-soak.md. Exits with 1 when a picture differs.
+docs/results/memory-soak.md. Exits with 1 when a picture differs. An interruption ends it with the sequences so far.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,16 +41,19 @@ def main() -> None:
         soak = Soak(make_places(Path(folder)))
         drawn: list[Drawn] = []
         anew: list[Future[str]] = []
-        for number in range(options.first, options.first + options.sequences):
-            found = soak.sequence(number)
-            drawn += found
-            anew += [pool.submit(drawn_anew, one.model, one.request, one.course) for one in found]
-            done = sum(one.done() for one in anew)
-            print(f"\rsequence {number}: {len(drawn)} requests drawn, {done} again", end="", flush=True)
+        count = 0
+        with suppress(KeyboardInterrupt):
+            for number in range(options.first, options.first + options.sequences):
+                found = soak.sequence(number)
+                drawn += found
+                anew += [pool.submit(drawn_anew, one.model, one.request, one.course) for one in found]
+                count += 1
+                done = sum(one.done() for one in anew)
+                print(f"\rsequence {number}: {len(drawn)} requests drawn, {done} again", end="", flush=True)
         different = [one for one, job in zip(drawn, anew, strict=True) if job.result() != one.digest]
     print()
     minutes = (time.monotonic() - started) / 60
-    options.page.write_text(page(options, soak.counts, drawn, different, minutes))
+    options.page.write_text(page(options.first, count, soak.counts, drawn, different, minutes))
     for one in different:
         print(f"different: sequence {one.sequence}, {one.event}, {one.request}, {one.course}")
     print(f"{len(drawn)} requests, {len(different)} different, {minutes:.0f} minutes: {options.page}")
@@ -85,7 +89,8 @@ def fresh_processes(workers: int) -> ProcessPoolExecutor:
 
 
 def page(
-    options: argparse.Namespace,
+    first: int,
+    count: int,
     counts: dict[str, int],
     drawn: Sequence[Drawn],
     different: Sequence[Drawn],
@@ -101,14 +106,14 @@ def page(
         "decoding in tiles": sum(one.decode_bytes is not None for one in gave_way),
     }
     used = "\n".join(f"| {what} | {count} |" for what, count in measures.items())
-    last = options.first + options.sequences - 1
+    last = first + count - 1
     return f"""# Memory soak
 
-`python -m benchmarks.memory_soak --sequences {options.sequences} --first {options.first}` (`make memory-soak`), on
+`python -m benchmarks.memory_soak --sequences {count} --first {first}` (`make memory-soak`), on
 {datetime.now(UTC):%Y-%m-%d}: {platform.machine()}, {os.cpu_count()} cores, one thread,
 Python {platform.python_version()}, torch {torch.__version__}; {minutes:.0f} minutes.
 
-{options.sequences} random sequences (seeds {options.first} to {last}) in one process over two tiny models that come and
+{count} random sequences (seeds {first} to {last}) in one process over two tiny models that come and
 go, with LoRA that are merged, samplers, sizes, budgets from less than any picture needs to more than is needed,
 cancellations, and forwards that run out of memory. Each of the {len(drawn)} requests that were finished was drawn again
 by a process that had only imported the library, with the same request and the same course of giving way.

@@ -85,7 +85,9 @@ def test_it_goes_down_step_by_step_and_the_course_repeats_it(service):
     memory = result.report.memory
     assert memory.economy == Economy(evict_idle=True, rows=1, feed_forward_chunks=8, offloaded_layers=True)
     assert [step.unit for step in memory.course] == [0] * 7
-    assert "a forward of 4 rows (tried to allocate 40.00 GiB)" in str(memory.course[0])
+    said = "a forward of 4 rows ran out of memory (tried to allocate 40.00 GiB): idle networks leave memory"
+    assert str(memory.course[0]) == said
+    assert said in result.report.decisions
     again = undertow.load(pipeline_folder("sd1"), dtype=torch.float32).run(ASKED, course=memory.course)
     assert pictures(again) == pictures(result)
     assert again.report.memory.course == memory.course
@@ -191,3 +193,11 @@ def test_a_plan_is_what_is_done_from_the_beginning():
 def test_a_budget_is_a_number_of_bytes():
     with pytest.raises(InvalidInput, match="budget_bytes is 0, expected at least 1"):
         RunOptions(budget_bytes=0)
+
+
+def test_two_engines_may_share_a_model_in_turns(service):
+    """Both know what the other let go."""
+    expected, other = pictures(service.run(ASKED)), Engine(service.model, adapters=service.adapters)
+    assert pictures(other.submit(ASKED).result()) == expected
+    assert pictures(service.run(ASKED, low_vram=True)) == expected
+    assert pictures(other.submit(ASKED).result()) == expected

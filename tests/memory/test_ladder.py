@@ -63,8 +63,8 @@ def test_it_reads_as_a_sentence():
         "idle networks leave memory, at most 1 row in a forward, feed-forward layers in 4 parts, "
         "layers are in memory only while they work, decoding in tiles within 1.0 MiB"
     )
-    said = str(StepDown(unit=3, work="a forward of 2 rows (no room)", economy=Economy(rows=1)))
-    assert said == "a forward of 2 rows (no room) ran out of memory: at most 1 row in a forward"
+    said = str(StepDown(unit=3, reason="a forward of 2 rows ran out of memory (no room)", economy=Economy(rows=1)))
+    assert said == "a forward of 2 rows ran out of memory (no room): at most 1 row in a forward"
 
 
 @pytest.mark.parametrize("field", ["rows", "feed_forward_chunks", "decode_bytes"])

@@ -64,7 +64,13 @@ class Engine:
         self.runner = runner
         if memory is None:
             caches = (self.adapters.library,)
-            memory = Keeper(model, refiner, before_eviction=self.adapters.unmerge, caches=caches)
+            memory = Keeper(
+                model,
+                refiner,
+                before_eviction=self.adapters.unmerge,
+                caches=caches,
+                counting=not runner.capabilities.fixed_shapes,
+            )
         self.memory = memory
         self._batcher = Batcher(self.adapters, runner, memory)
         self._encoding: deque[Group] = deque()
@@ -266,9 +272,9 @@ class Engine:
 
     def _govern(self) -> None:
         """The smallest budget of the requests counts for all, since they share the networks."""
-        options = [run.options for run in self._runs if not run.done]
-        budgets = [one.budget_bytes for one in options if one.budget_bytes is not None]
-        self.memory.govern(min(budgets, default=None), sparing=any(one.low_vram for one in options))
+        runs = [run for run in self._runs if not run.done]
+        budgets = [run.memory.budget_bytes for run in runs if run.memory.budget_bytes is not None]
+        self.memory.govern(min(budgets, default=None), sparing=any(run.options.low_vram for run in runs))
 
     def _encode(self) -> bool:
         """A part of the encoding of the request that has waited longest."""

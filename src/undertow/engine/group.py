@@ -37,6 +37,8 @@ class Group:
                 latents=run.latents,
                 uses=run.memory.using,
             )
+            if run.options.budget_bytes is not None:
+                return False  # from the next unit of work on the budget holds
         try:
             next(self._parts)
             run.memory.note_peak("text")

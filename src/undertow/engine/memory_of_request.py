@@ -23,7 +23,8 @@ from undertow.unet.runner import Runner
 
 
 class MemoryOfRequest:
-    """economy: what is done to need less from now on. keeper: of the engine's memory."""
+    """economy: what is done to need less from now on. budget_bytes: that holds for it; none until it is planned for.
+    keeper: of the engine's memory."""
 
     def __init__(
         self,
@@ -38,6 +39,7 @@ class MemoryOfRequest:
     ):
         self.keeper = keeper
         self.economy = Economy()
+        self.budget_bytes: int | None = None
         self._model, self._request, self._options = model, request, options
         self._limits, self._manager, self._runner = limits, manager, runner
         self._ahead = list(options.course)
@@ -52,8 +54,13 @@ class MemoryOfRequest:
         """Decides what is done from the beginning so that the request keeps to its budget, if it has one. Errors:
         `OutOfMemory` for a budget that is smaller than the least that there is; those of `plan_model`."""
         budget = self._options.budget_bytes
-        if budget is None or self._options.course or self.keeper.others_bytes is not None:
-            return
+        if self.budget_bytes is not None:
+            return  # planned already: it is being read again, with less memory
+        if budget is not None and not self._options.course and self.keeper.others_bytes is None:
+            self._plan_for(budget)
+        self.budget_bytes = budget
+
+    def _plan_for(self, budget: int) -> None:
         found, rows = self._plan(budget)
         self._forecast_bytes = found.process_bytes
         if not found.fits and self._request.views is None:  # whose windows need less than the whole picture
@@ -65,7 +72,7 @@ class MemoryOfRequest:
             )
         economy = economy_of(found.work, rows)
         if economy != Economy():
-            self._take(StepDown(unit=0, work="the budget", economy=economy))
+            self._take(StepDown(unit=0, reason="to keep to the budget", economy=economy))
 
     def _plan(self, budget_bytes: int | None) -> tuple[MemoryPlan, int]:
         """What the request would take, and the rows of a forward without a budget."""
@@ -106,7 +113,7 @@ class MemoryOfRequest:
     def read_with_less(self, said: str) -> bool:
         """After reading prompts and pictures ran out of memory; returns whether there is anything left to do."""
         possible = self.keeper.possible(None, fewer_rows=False, chunks=False, merged=False)
-        return self._go_on(read_with_less(self.economy, possible), f"reading the request ({said})")
+        return self._go_on(read_with_less(self.economy, possible), f"reading the request ran out of memory ({said})")
 
     def draw_with_less(self, rows: Sequence[Row], said: str) -> bool:
         """After a forward of these rows ran out of memory."""
@@ -117,14 +124,16 @@ class MemoryOfRequest:
             merged=bool(rows[0].merged),
         )
         less = drawn_with_less(self.economy, len(rows), possible)
-        return self._go_on(less, f"a forward of {len(rows)} rows ({said})")
+        return self._go_on(less, f"a forward of {len(rows)} rows ran out of memory ({said})")
 
     def decode_with_less(self, latents: Latents, said: str) -> bool:
         """After decoding these latents ran out of memory."""
         vae = self._model.require_vae()
         possible = self.keeper.possible(vae, fewer_rows=False, chunks=False, merged=False)
         least, whole = decoding_range(vae, (latents.shape[2], latents.shape[3]))
-        return self._go_on(decoded_with_less(self.economy, whole, least, possible), f"decoding ({said})")
+        return self._go_on(
+            decoded_with_less(self.economy, whole, least, possible), f"decoding ran out of memory ({said})"
+        )
 
     def report(self) -> MemoryReport:
         options, tracker = self._options, self.keeper.tracker
@@ -141,10 +150,10 @@ class MemoryOfRequest:
             evictions=self.keeper.residency.evictions - self._evictions,
         )
 
-    def _go_on(self, economy: Economy | None, work: str) -> bool:
+    def _go_on(self, economy: Economy | None, reason: str) -> bool:
         if economy is None:
             return False
-        self._take(StepDown(unit=self._units, work=work, economy=economy))
+        self._take(StepDown(unit=self._units, reason=reason, economy=economy))
         return True
 
     def _keep_to_course(self) -> bool:

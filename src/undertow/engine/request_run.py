@@ -271,6 +271,7 @@ class RequestRun:
 
     def _report(self) -> Report:
         encoded, model = self._encoded, self.model
+        memory = self.memory.report()
         decided = () if encoded is None else (*encoded.decisions, *self._decoder.notes)
         return Report(
             request=self.request,
@@ -287,9 +288,9 @@ class RequestRun:
             seconds=dict(self.watch.seconds),
             rows=self.rows,
             cancelled=self.cancelled,
-            decisions=(*model.report.notes, *decided, *self._replaced_kernels()),
+            decisions=(*model.report.notes, *decided, *self._replaced_kernels(), *map(str, memory.course)),
             debug=tuple(self.watch.lines),
-            memory=self.memory.report(),
+            memory=memory,
         )
 
     def _replaced_kernels(self) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -24,8 +25,8 @@ class Home(Protocol):
         """Takes what is about to leave; returns whether it did. A file does not."""
         ...
 
-    def read(self, names: Collection[str]) -> Mapping[str, AnyTensor]:
-        """These weights, where the network computes."""
+    def read(self, names: Collection[str], *, mapped: bool = False) -> Mapping[str, AnyTensor]:
+        """These weights, where the network computes. mapped: to be looked at only, without memory if possible."""
         ...
 
 
@@ -44,25 +45,35 @@ class HostHome:
         self._copies[name] = copy.pin_memory() if self._device.type == "cuda" else copy
         return True
 
-    def read(self, names: Collection[str]) -> Mapping[str, AnyTensor]:
+    def read(self, names: Collection[str], *, mapped: bool = False) -> Mapping[str, AnyTensor]:
         kept = [name for name in names if name in self._copies]
         found = {name: self._copies[name].to(self._device, copy=True, non_blocking=True) for name in kept}
-        return found if len(kept) == len(names) else {**found, **self._file.read([*(set(names) - set(kept))])}
+        return (
+            found
+            if len(kept) == len(names)
+            else {**found, **self._file.read([*(set(names) - set(kept))], mapped=mapped)}
+        )
 
 
 @dataclass(kw_only=True, eq=False)
 class Part:
     """Parameters that are read together. home: where they can be read again. stored: their sums in there, found when
-    they are first compared."""
+    they are first compared. The first parameter has more than one number."""
 
     parameters: Mapping[str, nn.Parameter]
     home: Home
     stored: dict[str, int] = field(default_factory=dict)
-    absent: set[str] = field(init=False)
     _seen: dict[str, tuple[int, int]] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.absent = {name for name, one in self.parameters.items() if is_stand_in(one)}
+    @property
+    def absent(self) -> set[str]:
+        """Those that are not in memory, whoever let them go: several engines may draw with one model, in turns."""
+        return {name for name, one in self.parameters.items() if is_stand_in(one)}
+
+    @property
+    def is_present(self) -> bool:
+        """Whether all are in memory, by one of them: they come and go together, but for a stream of layers."""
+        return not any(map(is_stand_in, islice(self.parameters.values(), 1)))
 
     def size_bytes(self, names: Collection[str]) -> int:
         return sum(_size(self.parameters[name]) for name in names)
@@ -72,14 +83,15 @@ class Part:
         since it was read from a file must not be lost."""
         if not self.home.is_there:
             return False
-        present = [name for name in self.parameters if name not in self.absent]
+        absent = self.absent
+        present = [name for name in self.parameters if name not in absent]
         moved = [name for name in present if self._seen.get(name) != _stamp(self.parameters[name])]
         moved = [name for name in moved if not self._keep(name)]
         if not moved:
             return True
         for name in moved:
             if name not in self.stored:  # one at a time, for there may be no room for all of them twice
-                ((_, tensor),) = self._read([name])
+                ((_, tensor),) = self._read([name], mapped=True)
                 self.stored[name] = _sum(tensor)
         if any(self.stored.get(name) != _sum(self.parameters[name]) for name in moved):
             return False
@@ -96,19 +108,25 @@ class Part:
         """Leaves stand-ins."""
         for name in names:
             self.parameters[name].data = stand_in(self.parameters[name])
-            self.absent.add(name)
 
     def bring_in(self, names: Collection[str]) -> None:
-        """Reads absent weights again."""
-        for name, tensor in self._read([name for name in names if name in self.absent]):
+        """Reads absent weights again: all of these, or none."""
+        absent = self.absent.intersection(names)
+        try:
+            self._fill(absent)
+        except BaseException:
+            self.drop(absent)
+            raise
+
+    def _fill(self, names: Collection[str]) -> None:
+        for name, tensor in self._read(sorted(names)):
             parameter = self.parameters[name]
             parameter.data = tensor if tensor.shape == parameter.shape else tensor.reshape(parameter.shape)
-            self.absent.discard(name)
             self._seen[name] = _stamp(parameter)
 
-    def _read(self, names: Sequence[str]) -> Iterator[tuple[str, AnyTensor]]:
+    def _read(self, names: Sequence[str], *, mapped: bool = False) -> Iterator[tuple[str, AnyTensor]]:
         if names:
-            for name, tensor in self.home.read(names).items():
+            for name, tensor in self.home.read(names, mapped=mapped).items():
                 yield name, tensor.to(self.parameters[name].dtype)
 
 
@@ -132,7 +150,7 @@ class Component:
 
     @property
     def is_present(self) -> bool:
-        return not any(part.absent for part in self.parts)
+        return all(part.is_present for part in self.parts)
 
     @property
     def can_leave(self) -> bool:
@@ -145,7 +163,7 @@ class Component:
 
     def bring_in(self) -> None:
         for part in self.parts:
-            part.bring_in(set(part.absent))
+            part.bring_in(part.absent)
 
 
 def _size(parameter: nn.Parameter) -> int:

@@ -35,7 +35,9 @@ def always_there(network: object) -> AbstractContextManager[None]:  # noqa: ARG0
 class Keeper:
     """Keeps an engine's networks within a budget. Without models it keeps nothing and allows everything.
 
-    others_bytes: what the process holds besides these networks and their work; `None` measures it when a budget begins.
+    counting: whether activations are counted against a budget, which compiled graphs do not allow; weights are in any
+    case. others_bytes: what the process holds besides these networks and their work; `None` measures it when a budget
+    begins.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Keeper:
         *,
         before_eviction: Callable[[], None] = lambda: None,
         caches: Sequence[Cache] = (),
+        counting: bool = True,
         others_bytes: int | None = None,
     ):
         self.tracker = Tracker()
@@ -56,6 +59,7 @@ class Keeper:
             caches=caches,
             quiet=self.guard.aside,
         )
+        self._counting = counting
         self.others_bytes = others_bytes
         self.budget_bytes: int | None = None
         unet = None if model is None else model.unet
@@ -85,7 +89,8 @@ class Keeper:
         with ExitStack() as stack:
             if self.budget_bytes is not None:
                 self.residency.fit()
-                stack.enter_context(self.guard)
+                if self._counting:
+                    stack.enter_context(self.guard)
             yield
 
     def peak(self) -> int | None:
@@ -164,6 +169,7 @@ def _part(module: nn.Module, home: FileHome) -> Part:
             inside = parameter_name(name) if isinstance(module, TextEncoder) else name
             if inside in own:
                 parameters[name] = own[inside]
+    parameters = dict(sorted(parameters.items(), key=lambda item: -item[1].numel()))
     device = next(iter(parameters.values())).device
     size = sum(one.nbytes for one in parameters.values())
     room = free_bytes(torch.device("cpu"))

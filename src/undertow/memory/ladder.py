@@ -57,14 +57,15 @@ class Economy:
 @dataclass(frozen=True, kw_only=True)
 class StepDown:
     """A point from which on a request was drawn with less memory. unit: how many units of its work (shared forwards,
-    decoded pictures) were done before. work: what ran out of memory, and why. economy: what was done from there on."""
+    decoded pictures) were done before. reason: what ran out of memory, and what was said. economy: what was done from
+    there on."""
 
     unit: int
-    work: str
+    reason: str
     economy: Economy
 
     def __str__(self) -> str:
-        return f"{self.work} ran out of memory: {self.economy}"
+        return f"{self.reason}: {self.economy}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -136,6 +136,7 @@ class Residency:
     def fit(self) -> None:
         """What is idle leaves, the least needed first, until what is in memory is within the budget."""
         with self._lock:
+            self._count()
             for one in self._idle():
                 if self.tracker.has_room(0):
                     return
@@ -148,9 +149,9 @@ class Residency:
         return sorted((one for one in idle if one.present_bytes), key=lambda one: one.priority)
 
     def _bring_in(self, component: Component) -> None:
-        needed = component.absent_bytes
-        if not needed:
+        if component.is_present:
             return
+        needed = component.absent_bytes
         for other in self._idle():
             if self.tracker.has_room(needed):
                 break

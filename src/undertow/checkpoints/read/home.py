@@ -31,10 +31,10 @@ class FileHome:
         """A file keeps what it holds, and takes nothing."""
         return False
 
-    def read(self, names: Collection[str]) -> dict[str, AnyTensor]:
-        """These tensors, by our names, as they were read at first. Errors: `CorruptFile`, also for a file that changed
-        since then; `CheckpointError`."""
-        options = replace(self.options, validate=False)
+    def read(self, names: Collection[str], *, mapped: bool = False) -> dict[str, AnyTensor]:
+        """These tensors, by our names, as they were read at first. mapped: to be looked at only, as views of the file
+        where that is possible. Errors: `CorruptFile`, also for a file that changed since then; `CheckpointError`."""
+        options = replace(self.options, validate=False, mmap=mapped or self.options.mmap)
         return read_part(self.source, options, Health(), only=names)
 
 
