@@ -1,50 +1,140 @@
-"""Times every attention kernel at the shapes of SD1.5's U-Net, and says which one `choose` takes.
+"""Measures every attention kernel at the shapes of SD1.5's U-Net, 16k tokens, and the error of the approximate one.
 
-Two rows, 8 heads, one thread, interleaved, medians in milliseconds. Prints a Markdown table.
+One thread, in turns, medians. Two rows of 512 pixels. Memory is what a call allocates beside its inputs and its output
+(PyTorch's account), the error the largest of a query's output against float64. Prints docs/results/attention.md.
 
-    python benchmarks/attention.py [--repeats 7]
+    python benchmarks/attention.py [--repeats 5] [--types float32,bfloat16] [--large 16384]
 """
 
 import argparse
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
 import torch
-from lib.timing import interleaved_medians
 
-from undertow.attention.choose import KERNELS, choose
-from undertow.attention.kernel import Requirements
-from undertow.processor import computes
+import undertow
+from undertow.attention.catalogue import KERNELS
+from undertow.attention.choose import choose
+from undertow.attention.local import local_attention
+from undertow.attention.math import math_attention
+from undertow.attention.measure import Measured, gathered, measure, requirements_of
+from undertow.attention.measurement import Call, Machine, Measurements, Timing
+from undertow.nn.attention import AttentionProjections
+from undertow.shortage import size_in_words
+from undertow.unet.attention_calls import attention_calls
+from undertow.unet.config import UNetConfig
 
-SHAPES = [
-    # queries, keys, head_dim: self-attention at 512 pixels and below, and attention to 77 text tokens
-    (4096, 4096, 40),
-    (1024, 1024, 40),
-    (1024, 1024, 80),
-    (256, 256, 80),
-    (64, 64, 160),
-    (4096, 77, 40),
-    (1024, 77, 40),
-]
+LARGE = 2**14
+"""Tokens of 1024 pixels in a latent model: 128 x 128 cells."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--types", default="float32,bfloat16")
+    parser.add_argument("--large", type=int, default=LARGE)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    machine = Machine.here("cpu")
+    today = datetime.now(UTC).date().isoformat()
+    print(f"{today}, {machine.name}, torch {machine.torch_version}, 1 thread, median of {options.repeats}.\n")
+    for dtype in options.types.split(","):
+        print_kernels(dtype, options.repeats)
+    print_large(options.large)
+    print_local()
+
+
+def print_kernels(dtype: str, repeats: int) -> None:
+    """Milliseconds, memory and error of each kernel at each shape, and what is chosen with and without the
+    measurement."""
+    calls = attention_calls(UNetConfig.sd15(), 64, 64, dtype=dtype)
+    results = list(measure(calls, repeats=repeats))
+    found = {one.call: one for one in gathered(results)}
+    names = [name for name in KERNELS if any(name in one.timings for one in found.values())]
+    header = ["queries x keys, head width", *names, "by rule", "by measurement"]
+    print(f"### {dtype}\n\nMilliseconds / memory:\n")
+    print(f"| {' | '.join(header)} |\n|{'---|' * len(header)}")
+    measured = Measurements(machine=Machine.here("cpu"), calls=tuple(found.values()))
+    for call in calls:
+        timings = found[call].timings
+        cells = [_cell(timings.get(name)) for name in names]
+        requirements = requirements_of(call, "cpu")
+        rule, by_measurement = choose(requirements).name, choose(requirements, measured=measured).name
+        place = f"{call.queries} x {call.keys}, {call.head_dim}"
+        print(f"| {place} | {' | '.join(cells)} | {rule} | {by_measurement} |", flush=True)
+    print(f"\nLargest error: {_errors(results)}.\n", flush=True)
+
+
+def _cell(timing: Timing | None) -> str:
+    return "-" if timing is None else f"{1e3 * timing.seconds:.1f} / {size_in_words(timing.scratch_bytes)}"
+
+
+def _errors(results: Sequence[Measured]) -> str:
+    worst: dict[str, float] = {}
+    for one in results:
+        if one.timing is not None:
+            worst[one.kernel] = max(worst.get(one.kernel, 0), one.timing.error)
+    return ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
+
+
+def print_large(tokens: int) -> None:
+    """All queries of a large picture in half precision: seconds, and whether every number is finite."""
+    print(f"### {tokens} tokens to each other\n\nOne head 40 wide; the kernels whose memory is bounded.\n")
+    print("| type | kernel | seconds | memory at most | finite | error |\n|---|---|---|---|---|---|")
+    for dtype in ("float16", "bfloat16"):
+        call = Call(rows=1, heads=1, queries=tokens, keys=tokens, head_dim=40, dtype=dtype)
+        query, key, value = (torch.randn(1, 1, tokens, 40).to(getattr(torch, dtype)) for _ in range(3))
+        few = torch.arange(0, tokens, tokens // 64)
+        expected = math_attention(query[:, :, few].double(), key.double(), value.double())
+        for name in ("sdpa", "flash", "chunked", "local-approximate"):
+            if name == "chunked" and dtype == "float16":
+                continue  # half-precision matrix products of this CPU take minutes
+            start = time.perf_counter()
+            with torch.inference_mode():
+                output = KERNELS[name].kernel(query, key, value)
+            seconds = time.perf_counter() - start
+            error = ((output[:, :, few].double() - expected).norm() / expected.norm()).item()
+            memory = size_in_words(KERNELS[name].scratch_bytes(requirements_of(call, "cpu")))
+            finite = "yes" if output.isfinite().all() else "no"
+            print(f"| {dtype} | {name} | {seconds:.1f} | {memory} | {finite} | {error:.1e} |", flush=True)
+    print()
 
 
 @torch.inference_mode()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=7)
-    repeats = parser.parse_args().repeats
-    torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, 1 thread, median of {repeats}, milliseconds\n")
-    print(f"| type | queries x keys, head_dim | {' | '.join(KERNELS)} | chosen |\n|---|---|{'---|' * len(KERNELS)}---|")
-    for dtype in (torch.float32, torch.bfloat16):
-        for queries, keys, head_dim in SHAPES:
-            query = torch.randn(2, 8, queries, head_dim, dtype=dtype)
-            key, value = torch.randn(2, 2, 8, keys, head_dim, dtype=dtype)
-            runs = {name: lambda entry=entry: entry.kernel(query, key, value) for name, entry in KERNELS.items()}  # noqa: B023
-            medians = interleaved_medians(runs, repeats)
-            times = " | ".join(f"{medians[name] * 1e3:.1f}" for name in KERNELS)
-            chosen = choose(
-                Requirements(device="cpu", dtype=dtype, queries=queries, keys=keys, imitated=not computes(dtype, "cpu"))
-            ).name
-            print(f"| {dtype} | {queries} x {keys}, {head_dim} | {times} | {chosen} |", flush=True)
+def print_local() -> None:
+    """The relative error of the approximate kernel in the activations of a trained model, by the share of keys that it
+    sees, and in a whole prediction."""
+    print("### The approximate kernel\n")
+    print(
+        "`digits-flow`'s first step: 64 tokens at its first attention, in blocks that are small enough to hide some.\n"
+    )
+    print("| block | keys seen | error of attention | error of the prediction |\n|---|---|---|---|")
+    unet = undertow.load_unet("digits-flow", dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(8, unet.config.in_channels, 16, 16, generator=generator)
+    given = undertow.Conditioning(class_labels=torch.arange(8) % 10)
+    exact = unet(latents, 999.0, given)
+    for block in (16, 8, 4):
+        errors: list[float] = []
+        seen: list[float] = []
+
+        def kernel(query, key, value, mask=None, *, block=block, errors=errors, seen=seen):
+            output = local_attention(query, key, value, mask, block=block)
+            expected = math_attention(query, key, value, mask)
+            if query.shape[2] > 2 * block:
+                errors.append(((output - expected).norm() / expected.norm()).item())
+                seen.append(min(1.0, 3 * block / query.shape[2]))
+            return output
+
+        for module in unet.modules():
+            if isinstance(module, AttentionProjections):
+                module.kernel = kernel
+        found = unet(latents, 999.0, given)
+        change = ((found - exact).norm() / exact.norm()).item()
+        share = f"{100 * min(seen):.0f} %" if seen else "all"
+        attention = f"{max(errors):.2f}" if errors else "0"
+        print(f"| {block} | {share} | {attention} | {change:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

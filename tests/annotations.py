@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import cache_from_source, decode_source
 from inspect import isclass
 from types import ModuleType
-from typing import Any
+from typing import Any, no_type_check
 from unittest.mock import patch
 
 from beartype import BeartypeConf, beartype
@@ -26,7 +26,7 @@ from jaxtyping import AbstractArray, TypeCheckError, jaxtyped
 NAME = "_checks_annotations"
 """What the decorator is called in the modules that it is added to."""
 
-CACHE_TAG = "annotations1"
+CACHE_TAG = "annotations2"
 """Tells bytecode with the decorator from bytecode without; the number changes with `Decorated`."""
 
 CONF = BeartypeConf(is_pep484_tower=True, violation_type=TypeCheckError)
@@ -87,10 +87,12 @@ def _scoped(function: Callable[..., Any]) -> Callable[..., Any]:
 
 class Decorated(ast.NodeTransformer):
     """Adds the decorator: to functions as the innermost, to classes as the outermost, so that it meets plain functions
-    and finished dataclasses. What is defined inside of functions is left alone."""
+    and finished dataclasses. What is defined inside of functions, and what `typing.no_type_check` stands over, is left
+    alone."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        node.decorator_list.append(ast.copy_location(ast.Name(NAME, ast.Load()), node))
+        if not any(isinstance(one, ast.Name) and one.id == no_type_check.__name__ for one in node.decorator_list):
+            node.decorator_list.append(ast.copy_location(ast.Name(NAME, ast.Load()), node))
         return node
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815

@@ -2,6 +2,7 @@
 
 import os
 import random
+import tempfile
 import zlib
 
 import numpy as np
@@ -28,6 +29,10 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    """What the user measured on this machine decides nothing here: tests have a cache of their own."""
+    cache = tempfile.TemporaryDirectory(prefix="undertow-tests-")
+    os.environ["UNDERTOW_CACHE"] = cache.name
+    config.add_cleanup(cache.cleanup)
     if config.getoption("check_annotations"):
         check_annotations("undertow", "recipes")
 

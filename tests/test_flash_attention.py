@@ -1,6 +1,7 @@
 """Which attention kernel runs is the caller's choice, and changes predictions by rounding alone."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,8 +13,7 @@ from tests.golden.minis import M15, M21, TIMESTEPS, build, conditioning_for, lat
 from tests.golden.pipelines import save_pipeline
 from undertow.adapters.control.control_file import read_control, write_control
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.attention.choose import KERNELS
-from undertow.attention.kernel import KernelEntry
+from undertow.attention.catalogue import KERNELS
 from undertow.attention.math import math_attention
 from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.cli import main
@@ -41,7 +41,7 @@ def ran(monkeypatch):
                 counts[entry.name] += 1
             return entry.kernel(query, key, value, mask)
 
-        return KernelEntry(name=entry.name, kernel=kernel, float32_logits=entry.float32_logits)
+        return replace(entry, kernel=kernel)
 
     for name, entry in list(KERNELS.items()):
         monkeypatch.setitem(KERNELS, name, counting(entry))
@@ -68,8 +68,8 @@ def test_load_unet_runs_the_kernel_that_is_named(name, tmp_path, ran):
 def test_a_kernel_that_is_unknown_or_not_for_the_model_is_refused(tmp_path):
     """Stable Diffusion 2 needs scores in float32, which the chunked kernel does not keep."""
     save_unet(build(M21), tmp_path)
-    with pytest.raises(InvalidInput, match="one of auto, math, sdpa, chunked"):
-        undertow.load_unet(tmp_path, attention="flash")
+    with pytest.raises(InvalidInput, match="one of auto, speed, memory, balanced, math, sdpa, chunked"):
+        undertow.load_unet(tmp_path, attention="flash3")
     with pytest.raises(InvalidInput, match="scores in float32"):
         undertow.load_unet(tmp_path, attention="chunked")
 

@@ -186,12 +186,29 @@ def test_what_cannot_be_placed_is_told(stack, text, told):
     assert any(one.startswith(note) for one in stack.encode(text).notes) == told
 
 
+def test_things_that_are_named_again_are_told_once():
+    """Two of a kind cannot be placed either."""
+    note = VOCABULARY.placement_note("red apple, red apple and honeybee, honeybee")
+    assert note is not None
+    assert note.endswith("; of red apple, honeybee it may draw only one")
+
+
 def test_every_emoji_of_the_embedded_model_has_its_character():
     known = read_vocabulary(embedded_models()["emoji"])
     found = characters(known.emoji, known.words)
     assert list(found) == list(known.emoji)
     assert found["red apple"] == "\U0001f34e"
     assert all(known.spelled(character)[0].strip() == name for name, character in found.items())
+
+
+def test_what_of_an_emoji_is_in_no_name_is_told(stack):
+    """Skin tones, the keycap of 1 and the tags of England's flag (Unicode's emoji-sequences.txt)."""
+    toned = stack.encode("a \U0001f44d\U0001f3fd on blue").notes[0]
+    assert toned.endswith("as 'thumbs up sign'; skin tones are left out")
+    several = "\U0001f44d\U0001f3fd 1\ufe0f\u20e3 \U0001f3f4\U000e0067\U000e0062\U000e007f"
+    assert "; skin tones and keycaps and tags of flags are left out" in stack.notes_on([several])[0]
+    joined = "\U0001f468\u200d\U0001f467\ufe0f"
+    assert "left out" not in stack.notes_on([joined])[0]
 
 
 def test_captions_are_read_and_told_as_prompts_are(stack):

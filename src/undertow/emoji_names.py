@@ -8,6 +8,13 @@ from functools import cache
 # What only changes the look of the emoji before it or joins it to the next: variation selectors, skin tones, joiners,
 # the keycap, tags. None of them is a word.
 _MODIFIERS = re.compile("[\ufe0e\ufe0f\u200d\u20e3\U0001f3fb-\U0001f3ff\U000e0020-\U000e007f]")
+_LEFT_OUT = {
+    "skin tones": re.compile("[\U0001f3fb-\U0001f3ff]"),
+    "keycaps": re.compile("\u20e3"),
+    "tags of flags": re.compile("[\U000e0020-\U000e007e]"),
+}
+"""Those of them that a picture would show."""
+
 _SYMBOLS = 0x2100
 """Mathematical signs before this are typed as text: +, <, ±."""
 
@@ -31,6 +38,11 @@ def spell_out(text: str, names: Collection[str], words: Collection[str]) -> tupl
         else:
             parts.append(character)
     return (_MODIFIERS.sub("", "".join(parts)), found) if found else (text, found)
+
+
+def left_out(text: str) -> list[str]:
+    """What of the emoji in a text is in no name: skin tones and the like."""
+    return [what for what, pattern in _LEFT_OUT.items() if pattern.search(text)]
 
 
 @cache

@@ -59,11 +59,20 @@ PIXELS = Limit(name="pixels", usual=2**26, of="pixels")
 PROMPT_BYTES = Limit(name="prompt_bytes", usual=16 * 1024, of="bytes")
 """Of a prompt in UTF-8: some 3,000 words, or 40 chunks for the text encoder."""
 
+TOKENS = Limit(name="tokens", usual=2**15, of="tokens")
+"""Of a prompt in all its chunks, padding included: 425 chunks of CLIP."""
+
 STEPS = Limit(name="steps", usual=100_000, of="steps")
 """Of a sampling grid, the longer one whose end a strength takes ("comfy") included. ComfyUI allows 10,000."""
 
 COUNT = Limit(name="count", usual=100_000, of="pictures")
 """Of one request."""
+
+CELLS = Limit(name="cells", usual=1_000, of="pictures on one sheet")
+"""Of `undertow compare`, and of `undertow sample` for each class."""
+
+PARTS = Limit(name="parts", usual=100, of="regions or adapters")
+"""Of one request: each region is a row of every forward."""
 
 TIMESTEPS = Limit(name="timesteps", usual=100_000, of="timesteps")
 """That a model was trained with. Published models have 1,000, and some pixel models 4,000."""
@@ -103,8 +112,11 @@ LIMITS: Mapping[str, Limit] = {
     for limit in (
         PIXELS,
         PROMPT_BYTES,
+        TOKENS,
         STEPS,
         COUNT,
+        CELLS,
+        PARTS,
         TIMESTEPS,
         LAYERS,
         WIDTH,

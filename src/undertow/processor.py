@@ -38,6 +38,12 @@ def onednn_is_faster() -> bool:
     return _once(_onednn_is_faster)
 
 
+@_constant_in_graphs
+def threads() -> int:
+    """The threads that PyTorch's kernels run in on the CPU."""
+    return torch.get_num_threads()
+
+
 @cache
 def _once(question: Callable[[], bool]) -> bool:
     return question()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cached_property
 
-from undertow.emoji_names import characters, spell_out
+from undertow.emoji_names import characters, left_out, spell_out
 
 NEAR = 0.7
 """Least similarity of a suggestion, as difflib measures it: "appel" and "apple" have 0.8, "zebra" and "bear" 0.4."""
@@ -96,7 +96,8 @@ class Vocabulary:
         related = any(f" {relation} " in f" {' '.join(_words(text))} " for relation in self.relations)
         if len(things) < 2 or (len(things) == 2 and related) or not self.relations:
             return None
-        shown = ", ".join(things[:NAMES_SHOWN]) + (", ..." if len(things) > NAMES_SHOWN else "")
+        named = list(dict.fromkeys(things))
+        shown = ", ".join(named[:NAMES_SHOWN]) + (", ..." if len(named) > NAMES_SHOWN else "")
         return (
             f"this model draws one thing, or two with {_listed(self.relations)} between their names, as in "
             f"'{things[0]} {self.relations[0]} {things[1]}'; of {shown} it may draw only one"
@@ -141,11 +142,13 @@ class Vocabulary:
         return f"{word!r} as in {shown}" if names else repr(word)
 
 
-def spelling_note(names: Mapping[str, str]) -> str:
-    """What to say of emoji characters that were read by their names."""
+def spelling_note(names: Mapping[str, str], texts: Iterable[str] = ()) -> str:
+    """What to say of emoji characters that were read by their names. texts: that they stand in."""
     shown = [f"{character} as {name!r}" for character, name in list(names.items())[:WORDS_SHOWN]]
     more = len(names) - len(shown)
-    return f"emoji are read by their names: {', '.join(shown)}{f', and {more} more' if more else ''}"
+    ignored = dict.fromkeys(what for text in texts for what in left_out(text))
+    without = f"; {' and '.join(ignored)} are left out" if ignored else ""
+    return f"emoji are read by their names: {', '.join(shown)}{f', and {more} more' if more else ''}{without}"
 
 
 def _listed(texts: Sequence[str]) -> str:

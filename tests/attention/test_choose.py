@@ -1,11 +1,14 @@
 """The chooser as a table."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from undertow.attention import choose as choosing
-from undertow.attention.choose import CHUNKED_KEYS, KERNELS, choose, kernel_named
-from undertow.attention.kernel import KernelEntry, Requirements
+from undertow.attention import chosen
+from undertow.attention.catalogue import KERNELS
+from undertow.attention.choose import CHUNKED_KEYS, choose
+from undertow.attention.kernel import Requirements
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
 
@@ -50,22 +53,23 @@ def test_the_choice_satisfies_the_call(device, keys, dtype, float32_logits):
 
 
 @pytest.mark.parametrize(
-    ("has_bfloat16", "float32_logits", "chosen"),
+    ("has_bfloat16", "float32_logits", "expected"),
     [(True, False, "chunked"), (True, True, "sdpa"), (False, False, "sdpa"), (False, True, "sdpa")],
 )
-def test_auto_runs_what_was_chosen(monkeypatch, has_bfloat16, float32_logits, chosen):
+def test_auto_runs_what_was_chosen(monkeypatch, has_bfloat16, float32_logits, expected):
     """Each kernel of the catalogue replaced by one that says its name."""
     ran = []
-    monkeypatch.setattr(choosing, "has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(chosen, "has_bfloat16", lambda: has_bfloat16)
 
     def spy(name):
         def kernel(query, key, value, mask=None):
             ran.append(name)
             return query
 
-        return KernelEntry(name=name, kernel=kernel, float32_logits=KERNELS[name].float32_logits)
+        return replace(KERNELS[name], kernel=kernel)
 
-    monkeypatch.setattr(choosing, "KERNELS", {name: spy(name) for name in KERNELS})
+    for name in KERNELS:
+        monkeypatch.setitem(KERNELS, name, spy(name))
     tensor = torch.zeros(1, 1, 4, 8, dtype=BF16)
-    kernel_named("auto", float32_logits=float32_logits)(tensor, tensor, tensor)
-    assert ran == [chosen]
+    chosen.ChosenAttention(float32_logits=float32_logits)(tensor, tensor, tensor)
+    assert ran == [expected]

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from undertow.cli import main
-from undertow.cli.app import Verb
+from undertow.cli.verbs import Verb
 from undertow.errors import InvalidInput
 
 REFUSAL = "--count is 0, expected at least 1; ask for one image or more"

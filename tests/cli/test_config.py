@@ -10,8 +10,10 @@ from PIL import Image
 from tests.cli.options.checks import leaves
 from tests.services import pipeline_folder
 from undertow.cli import main
-from undertow.cli.app import VERBS, Settings, _build
-from undertow.cli.config import MODEL_VERBS, VARIABLE, config_file, read_config
+from undertow.cli.app import Settings, _build
+from undertow.cli.config import MODEL_VERBS, read_config
+from undertow.cli.config_file import VARIABLE, config_file
+from undertow.cli.verbs import VERBS
 from undertow.errors import InvalidInput
 
 TOML = """

@@ -10,7 +10,7 @@ from PIL import Image
 from tests.services import pipeline_folder
 from undertow.cli import main
 from undertow.cli.written_pictures import not_in_place, written_somewhere
-from undertow.picture_names import PicturePlace
+from undertow.pictures.names import PicturePlace
 
 FAST = ["--steps", "1", "--sampler", "euler", "--precision", "f32", "--no-show"]
 
@@ -31,9 +31,7 @@ def test_a_name_that_no_file_can_have_is_refused_before_anything_is_loaded(comma
     assert not any(tmp_path.iterdir())
 
 
-def test_a_picture_whose_folder_is_gone_is_kept_elsewhere_and_the_others_are_drawn(
-    tmp_path, temporary, capsys, monkeypatch
-):
+def test_pictures_whose_folder_is_gone_are_drawn_and_kept_elsewhere(tmp_path, temporary, capsys, monkeypatch):
     out = tmp_path / "out"
     taken = PicturePlace.taken
 

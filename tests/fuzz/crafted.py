@@ -62,9 +62,24 @@ ENTRIES: dict[str, tuple[Case, str]] = {
         r"a name pattern that cannot be read: more than 8 wildcards",
     ),
     "spaces": (_drawn("--negative", " " * 32_000), r"32,000 bytes long, expected at most 16,384"),
+    "as many chunks as words": (
+        Case(arguments=("generate", "--steps", "1", "BREAK " * 2666)),
+        r"prompt is 2,666 chunks of \d+ tokens, expected at most 32,768 tokens; shorten it, or set UNDERTOW_MAX_TOKENS",
+    ),
     "open calls of compel": (
         Case(arguments=("generate", "--dialect", "compel", "--steps", "1", '("a"' + ".swap(" * 2000)),
         r"prompt",
+    ),
+    "a picture that names 80,000 LoRAs": (
+        Case(
+            arguments=("inspect", "old.png"),
+            files={"old.png": picture({"parameters": "<lora:a:1> " * 80_000 + "\nSteps: 1"})},
+        ),
+        r"and 79,\d\d\d more",
+    ),
+    "a picture of 2,000 regions": (
+        _repeated(described({"regions": [{"prompt": "a", "box": [0, 0, 1, 1]}] * 2000})),
+        r"regions is 2,000 regions, expected at most 100 regions or adapters; set UNDERTOW_MAX_PARTS higher",
     ),
     # Entry 5: bombs before any check.
     "a picture that is small as a file alone": (
@@ -118,6 +133,10 @@ ENTRIES: dict[str, tuple[Case, str]] = {
         r"steps is 100,000,000, expected at most 100,000 steps",
     ),
     "pictures": (_drawn("-n", "100000000000"), r"count is 100,000,000,000, expected at most .*UNDERTOW_MAX_COUNT"),
+    "a sheet without end": (
+        Case(arguments=("compare", "apple", "--steps", "1", "--seeds", ",".join(map(str, range(100_000))))),
+        r"cells is 100,000, expected at most 1,000 pictures on one sheet; set UNDERTOW_MAX_CELLS higher",
+    ),
     "class pictures": (
         Case(arguments=("sample", "digits-ddpm", "--count", "100000000000")),
         r"count is 100,000,000,000",
@@ -193,6 +212,14 @@ ENTRIES: dict[str, tuple[Case, str]] = {
     ),
     "a level of noise without end": (_drawn("--sigmas", "1e300,0"), r"sigma"),
     "a picture a thousand times as large": (_drawn("--enlarge", "1000"), r"pixels|memory"),
+    "a blur wider than every picture": (
+        Case(arguments=("preprocess", "canny", "p.png", "--blur", "1e9"), files={"p.png": picture()}),
+        r"blur is 1000000000.0, expected 0, or a positive number of pixels, at most 1000",
+    ),
+    "a line wider than every picture": (
+        Case(arguments=("preprocess", "scribble", "p.png", "--width", "100000000"), files={"p.png": picture()}),
+        r"width is 100000000, expected at least 1 pixel, at most 1000",
+    ),
     "a pipe as a picture": (
         Case(arguments=("generate", "--from", "pipe.png"), fifos=("pipe.png",)),
         r"it is not a regular file",
@@ -200,6 +227,21 @@ ENTRIES: dict[str, tuple[Case, str]] = {
     "a pipe as a model": (Case(arguments=(*DRAW, "--model", "pipe"), fifos=("pipe",)), r"pipe"),
     "a pipe as a LoRA": (Case(arguments=(*DRAW, "--lora", "pipe.safetensors"), fifos=("pipe.safetensors",)), r"pipe"),
     "a pipe as prompts": (Case(arguments=("generate", "--prompts", "pipe.txt"), fifos=("pipe.txt",)), r"pipe"),
+    "a pipe as a tokenizer's pairs": (
+        Case(
+            arguments=(*DRAW, "--model", "model"),
+            fifos=("model/tokenizer/merges.txt",),
+            model={"tokenizer/tokenizer.json": None, "tokenizer/vocab.json": b"{}"},
+        ),
+        r"not a tokenizer \(merges.txt is no file\)",
+    ),
+    "a config without end": (
+        Case(
+            arguments=(*DRAW, "--adapter", "folder=p.png"),
+            files={"folder/config.json": b'{"a":' * 50_000, "p.png": picture()},
+        ),
+        r"folder",
+    ),
     "a pipe as settings of a file": (
         Case(arguments=(*DRAW, "--model", "model"), fifos=("model/unet/config.json",), model={UNET: None}),
         r"config.json",

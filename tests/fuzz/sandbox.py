@@ -96,21 +96,23 @@ class Sandbox:
 
         shutil.copytree(embedded_models()["emoji"], self._model)
         picture, lora = self._root / "warm.png", self._model / "adapters" / "mosaic.safetensors"
-        stdout = os.dup(1)
+        outputs = [os.dup(number) for number in (1, 2)]
         with (self._root / "warm.txt").open("w") as quiet:
-            os.dup2(quiet.fileno(), 1)
+            for number in (1, 2):
+                os.dup2(quiet.fileno(), number)
             try:
                 for line in (
-                    f"generate apple --steps 1 --lora mosaic --adapter edges={self._root}/none.png",
                     f"generate apple --steps 1 --lora mosaic --out {picture} --no-show",
+                    f"generate apple --steps 1 --adapter edges={picture} --out {self._root} --no-show",
                     f"inspect {picture}",
                     f"inspect {lora} --model emoji",
                     f"preprocess canny {picture} --out {self._root}/edges.png",
                 ):
-                    main(line.split())
+                    assert main(line.split()) == 0, line
             finally:
-                os.dup2(stdout, 1)
-                os.close(stdout)
+                for number, output in zip((1, 2), outputs, strict=True):
+                    os.dup2(output, number)
+                    os.close(output)
 
     def _prepare(self, case: Case, folder: Path) -> None:
         if case.model is not None:

@@ -26,6 +26,7 @@ from undertow.unet.config import ClassLabels, Level, UNetConfig
         {"data": Cifar10(folder="/data"), "augmentation": Augmentation(flip=True, background=-1.0)},
         {"data": ImageFolder(folder="/data", size=48, channels=1, bad_pictures="skip"), "freeze": ("conv_in.*",)},
         {"start_from": "runs/x", "precision": "bf16", "gradient_checkpointing": True},
+        {"gradient_checkpointing": ("up_blocks.0", "mid_block")},
     ],
 )
 def test_a_config_survives_json(tiny_config, changes):
@@ -48,6 +49,7 @@ def test_a_config_survives_json(tiny_config, changes):
         ("objective", {"kind": "gan"}, "must be one of ddpm, flow"),
         ("objective", {"kind": "flow", "shift": 3}, "objective.shift = 3: is unknown"),
         ("data", None, "must be an object"),
+        ("gradient_checkpointing", "mid_block", "must be true, false or names of blocks"),
     ],
 )
 def test_impossible_settings_are_refused(tiny_config, path, value, problem):

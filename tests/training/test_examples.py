@@ -8,7 +8,7 @@ import torch
 from tests.training.lora_runs import FIT
 from undertow.diffusion.parameterizations import Epsilon
 from undertow.diffusion.schedules import NoiseSchedule
-from undertow.errors import ConfigError
+from undertow.errors import ConfigError, InvalidInput
 from undertow.training.checkpointing import checkpointing
 from undertow.training.examples import Examples, require_settings
 from undertow.training.objective import Objective
@@ -92,3 +92,12 @@ def test_checkpointing_needs_training_mode_and_leaves_the_network_as_it_was(tiny
     with checkpointing(unet, wanted):
         assert (unet.gradient_checkpointing, unet.training) == (wanted, wanted)
     assert (unet.gradient_checkpointing, unet.training) == (False, False)
+
+
+def test_a_block_that_the_network_does_not_have_is_refused(tiny_config):
+    unet = UNet(tiny_config().unet)
+    with (
+        pytest.raises(InvalidInput, match=r"'up_block\.1', expected blocks of down_blocks\.0.*'up_blocks\.1'"),
+        checkpointing(unet, ("mid_block", "up_block.1")),
+    ):
+        pass

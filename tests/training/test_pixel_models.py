@@ -242,7 +242,7 @@ def test_gradient_checkpointing_is_on_while_a_run_that_asks_for_it_trains(tmp_pa
 def test_gradient_checkpointing_keeps_less_for_the_backward_pass(tiny_config):
     # Trap T6: it saves memory in training, and only there.
     kept = {}
-    for recompute in (False, True):
+    for recompute in (False, True, ("up_blocks.1",)):
         torch.manual_seed(0)
         unet = UNet(tiny_config().unet).train()
         unet.gradient_checkpointing = recompute
@@ -255,6 +255,7 @@ def test_gradient_checkpointing_keeps_less_for_the_backward_pass(tiny_config):
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             unet(torch.zeros(8, 1, 8, 8), torch.zeros(8), Conditioning(class_labels=torch.zeros(8, dtype=torch.long)))
     assert kept[True] < 0.6 * kept[False]
+    assert kept[True] < kept[("up_blocks.1",)] < 0.9 * kept[False], "one block alone, the last of the largest maps"
 
 
 def test_bf16_trains_to_nearly_the_same_loss_with_float32_weights(tmp_path, tiny_config):

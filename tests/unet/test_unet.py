@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.golden.minis import M15, MINIS, MXL, TIMESTEPS, build, conditioning_for, latents_for, pair
-from undertow.attention.choose import auto_attention, auto_attention_float32
+from undertow.attention.chosen import auto_attention, auto_attention_float32
 from undertow.attention.math import math_attention
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import Conv2d, Linear, WeightRows
@@ -89,7 +89,7 @@ def test_checkpointing_gives_the_same_gradients(name):
     """R51, R68. Only while training; the layers run once more in the backward pass."""
     mini = MINIS[name]
     calls, gradients = {}, {}
-    for checkpointing in (False, True):
+    for checkpointing in (False, True, ("mid_block",), ("down_blocks.0", "up_blocks.1")):
         unet = build(mini).train()
         unet.gradient_checkpointing = checkpointing
         count = []
@@ -98,9 +98,10 @@ def test_checkpointing_gives_the_same_gradients(name):
         unet(latents, TIMESTEPS, conditioning_for(mini)).square().mean().backward()
         gradients[checkpointing] = [latents.grad, *(p.grad for p in unet.parameters())]
         calls[checkpointing] = len(count)
-    assert calls == {False: 1, True: 2}
-    for plain, recomputed in zip(gradients[False], gradients[True], strict=True):
-        assert torch.equal(plain, recomputed)
+    assert calls == {False: 1, True: 2, ("mid_block",): 2, ("down_blocks.0", "up_blocks.1"): 1}
+    for checkpointing in calls:
+        for plain, recomputed in zip(gradients[False], gradients[checkpointing], strict=True):
+            assert torch.equal(plain, recomputed)
 
 
 @torch.no_grad()

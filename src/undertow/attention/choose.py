@@ -1,26 +1,23 @@
-"""Chooses the attention kernel for each call: a pure function of shapes that returns the kernel's name and the reason,
-and kernels that apply the choice."""
+"""Chooses the attention kernel for each call: a pure function of shapes, and of what was measured on this machine, that
+returns the kernel's name and the reason."""
 
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 import torch
 
-from undertow.attention.chunked import chunked_attention
-from undertow.attention.kernel import AttentionKernel, KernelEntry, Requirements
-from undertow.attention.math import math_attention
-from undertow.attention.sdpa import sdpa_attention
+from undertow.attention.catalogue import KERNELS
+from undertow.attention.kernel import KernelEntry, Requirements
+from undertow.attention.measurement import MeasuredCall, Measurements, Timing
+from undertow.attention.policy import FASTEST, AttentionPolicy
 from undertow.errors import InvalidInput
-from undertow.processor import has_bfloat16
-from undertow.shapes import AttentionMask, Keys, Queries
+from undertow.shortage import size_in_words
 
-KERNELS = {
-    entry.name: entry
-    for entry in (
-        KernelEntry(name="math", kernel=math_attention, float32_logits=True),
-        KernelEntry(name="sdpa", kernel=sdpa_attention, float32_logits=True),
-        KernelEntry(name="chunked", kernel=chunked_attention, float32_logits=False),
-    )
-}
+LITTLE_LONGER = 1.1
+"""What "balanced" gives for less memory, times the seconds of the fastest kernel."""
+
+EQUAL = 1.05
+"""Factor within which two timings are the same."""
 
 CHUNKED_KEYS = 1024
 """In bfloat16, on CPUs that have it, the chunked kernel beats the fused one up to this many keys; on others it takes
@@ -34,8 +31,92 @@ class Choice(NamedTuple):
     reason: str
 
 
-def choose(requirements: Requirements) -> Choice:
-    """The kernel that is expected to be fastest for this call, of those that meet its requirements."""
+def choose(
+    requirements: Requirements,
+    policy: AttentionPolicy = FASTEST,
+    measured: Measurements | None = None,
+    without: Collection[str] = (),
+) -> Choice:
+    """The kernel that serves the policy best for this call, of those that meet its requirements.
+
+    measured: of this machine; calls that nothing measured is near to are decided by rules. without: names of kernels
+    that failed here. Errors: `InvalidInput` when no kernel is left.
+    """
+    if policy == FASTEST and measured is None and not without:
+        return _usual(requirements)
+    able = {
+        name: entry
+        for name, entry in KERNELS.items()
+        if entry.exact and name not in without and entry.lacks(requirements) is None
+    }
+    if not able:
+        raise InvalidInput("attention", f"without {', '.join(without)}", "a kernel that can serve the call")
+    near = None if measured is None else measured.near(requirements)
+    timings = {} if near is None else {name: timing for name, timing in near.timings.items() if name in able}
+    needs = {name: _needs(entry, requirements, timings.get(name), near) for name, entry in able.items()}
+    fitting = {name for name in able if policy.budget_bytes is None or needs[name] <= policy.budget_bytes}
+    if not fitting:
+        least = _least(needs)
+        return Choice(least, f"no kernel stays within {_budget(policy)}; this one needs {size_in_words(needs[least])}")
+    known = {name: timing for name, timing in timings.items() if name in fitting}
+    if near is not None and known:
+        return _by_measurement(known, needs, policy, near)
+    return _by_rule(requirements, policy, fitting, needs)
+
+
+def _needs(entry: KernelEntry, requirements: Requirements, timing: Timing | None, near: MeasuredCall | None) -> int:
+    """Scratch bytes: as measured for this very call, else the kernel's own bound."""
+    exact = near is not None and (near.call.rows, near.call.heads, near.call.queries, near.call.keys) == (
+        requirements.rows,
+        requirements.heads,
+        requirements.queries,
+        requirements.keys,
+    )
+    if timing is not None and exact and not requirements.masked:
+        return timing.scratch_bytes
+    return entry.scratch_bytes(requirements)
+
+
+def _by_measurement(
+    timings: Mapping[str, Timing], needs: Mapping[str, int], policy: AttentionPolicy, near: MeasuredCall
+) -> Choice:
+    least = min(timing.seconds for timing in timings.values())
+    # The catalogue's order decides between equals, so that measuring again does not change bits for nothing.
+    fastest = next(name for name in KERNELS if name in timings and timings[name].seconds <= least * EQUAL)
+    limit = least * LITTLE_LONGER
+    match policy.goal:
+        case "speed":
+            name, why = fastest, "the fastest"
+        case "memory":
+            name = _least({name: (needs[name], timings[name].seconds) for name in timings})
+            why = f"the least memory, {size_in_words(needs[name])}"
+        case "balanced":
+            quick = [name for name in timings if timings[name].seconds <= limit]
+            name = _least({name: (needs[name], timings[name].seconds) for name in quick})
+            why = (
+                "the fastest" if name == fastest else f"{size_in_words(needs[name])}, and little slower than {fastest}"
+            )
+    taken = f"{1e3 * timings[name].seconds:.3g} ms at {near.call}, measured {near.date}"
+    return Choice(name, f"{why}: {taken}")
+
+
+def _by_rule(
+    requirements: Requirements, policy: AttentionPolicy, fitting: Collection[str], needs: Mapping[str, int]
+) -> Choice:
+    """Without a measurement: what is fastest by experience, where it fits; else what needs least memory."""
+    usual = _usual(requirements)
+    if policy.goal != "memory" and usual.name in fitting:
+        return usual
+    # The catalogue's order decides between equals: PyTorch's own choice comes before the back ends by name.
+    least = _least({name: needs[name] for name in KERNELS if name in fitting})
+    need = f"at most {size_in_words(needs[least])} beside inputs and output"
+    if policy.goal == "memory":
+        return Choice(least, f"the least memory: {need}")
+    why = "failed here" if policy.budget_bytes is None else f"would not stay within {_budget(policy)}"
+    return Choice(least, f"{usual.name} {why}: {need}")
+
+
+def _usual(requirements: Requirements) -> Choice:
     short = requirements.keys <= CHUNKED_KEYS
     if requirements.device == "cpu" and requirements.dtype == torch.bfloat16 and short:
         if requirements.imitated:
@@ -48,46 +129,14 @@ def choose(requirements: Requirements) -> Choice:
     return Choice("sdpa", "fused: one pass, memory linear in the number of tokens, scores in float32")
 
 
-def auto_attention(query: Queries, key: Keys, value: Keys, mask: AttentionMask | None = None) -> Queries:
-    """Applies the kernel that `choose` names for these shapes."""
-    return _choose_and_run(query, key, value, mask, float32_logits=False)
+def _least(weights: Mapping[str, float | tuple[float, ...]]) -> str:
+    """The first name with the least weight: `min` with a key, which `torch.compile` does not trace."""
+    least, *others = weights
+    for name in others:
+        if weights[name] < weights[least]:  # pyright: ignore[reportOperatorIssue]  all are of one kind
+            least = name
+    return least
 
 
-def auto_attention_float32(query: Queries, key: Keys, value: Keys, mask: AttentionMask | None = None) -> Queries:
-    """The same, restricted to kernels that keep scores in float32 (SD2's `upcast_attention`)."""
-    return _choose_and_run(query, key, value, mask, float32_logits=True)
-
-
-def _choose_and_run(
-    query: Queries, key: Keys, value: Keys, mask: AttentionMask | None, *, float32_logits: bool
-) -> Queries:
-    choice = choose(
-        Requirements(
-            device=query.device.type,
-            dtype=query.dtype,
-            queries=query.shape[2],
-            keys=key.shape[2],
-            float32_logits=float32_logits,
-            imitated=query.dtype == torch.bfloat16 and not has_bfloat16(),
-        )
-    )
-    return KERNELS[choice.name].kernel(query, key, value, mask)
-
-
-def kernel_named(name: str, *, float32_logits: bool = False) -> AttentionKernel:
-    """The kernel called `name`: "auto" or a key of `KERNELS`. Errors: `InvalidInput` for an unknown name, and for a
-    kernel that cannot keep scores in float32 when the model needs that."""
-    if name == "auto":
-        return auto_attention_float32 if float32_logits else auto_attention
-    if name not in KERNELS:
-        raise InvalidInput("attention", repr(name), f"one of auto, {', '.join(KERNELS)}")
-    entry = KERNELS[name]
-    if float32_logits and not entry.float32_logits:
-        able = [other.name for other in KERNELS.values() if other.float32_logits]
-        raise InvalidInput(
-            "attention",
-            repr(name),
-            "a kernel that keeps scores in float32, as this model needs",
-            f"use {' or '.join(able)}",
-        )
-    return entry.kernel
+def _budget(policy: AttentionPolicy) -> str:
+    return f"the budget of {size_in_words(policy.budget_bytes or 0)}"

@@ -9,14 +9,13 @@ import typer
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import DENSITY, AdapterStack, StrategyName
-from undertow.checkpoints.files.atomic import atomic_write
 from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.named_files import model_place, require_adapters
 from undertow.cli.option_values import numbers_by_name, parse_adapters
 from undertow.cli.preset_model import manager_of_preset
 from undertow.cli.terminal import SafeConsole
 from undertow.errors import InvalidInput
-from undertow.picture_names import FIGURES, require_picture_file
+from undertow.pictures.names import FIGURES, require_picture_file
 
 PROMPT = "red apple on white background"
 
@@ -77,8 +76,7 @@ def explain(
     print_explanation(console, f"{model} ({manager.kind(LoraKind).targets.family})", summaries, held, decisions)
     if figure is not None:
         sizes, cosines = relative_sizes(summaries, manager.unet), pairwise_cosines(summaries, manager.unet)
-        with atomic_write(figure) as draft:
-            save_figure(sizes, cosines, draft, f"{' and '.join(stack.names)} in {model}")
+        save_figure(sizes, cosines, figure, f"{' and '.join(stack.names)} in {model}")
         console.print(f"wrote {figure}", markup=False, highlight=False, soft_wrap=True)
 
 

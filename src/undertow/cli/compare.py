@@ -15,13 +15,14 @@ from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.named_files import require_files
 from undertow.cli.option_values import parse_loras
 from undertow.cli.seeds import parse_seed
-from undertow.cli.show import ShowHere, show
+from undertow.cli.show import ShowHere, require_show, show
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import OVERWRITE_HELP, not_in_place, written_somewhere
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.picture_names import PicturePlace
+from undertow.limits import CELLS
+from undertow.pictures.names import PicturePlace
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -65,7 +66,7 @@ def compare(
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder, or picture file, of the sheet.")] = Path("out"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
-    draw_here: ShowHere = True,
+    draw_here: ShowHere = None,
 ) -> None:
     """Draw in many ways, and put the pictures on one sheet: prompts, LoRAs, their scales, samplers, schedules, steps,
     guidance scales or seeds.
@@ -85,12 +86,15 @@ def compare(
     }
     lists = _filled({name: values for name, values in typed.items() if values})
     rows, columns = _axes(lists)
+    CELLS.require("cells", len(lists[rows]) * len(lists[columns]))
     common = {name: values[0] for name, values in lists.items()}
     cells = [common | {rows: row, columns: column} for row, column in product(lists[rows], lists[columns])]
     requests = [_request(cell, negative) for cell in cells]
     place = PicturePlace.of(out, "compare", overwrite=overwrite)
     for request in requests:
         require_files(request, model)
+    if draw_here:
+        require_show()
 
     from undertow.inspection.contact_sheet import contact_sheet
     from undertow.service import load
@@ -110,7 +114,7 @@ def compare(
     )
     path, error = written_somewhere(place, {}, lambda path: _save(sheet, path))
     typer.echo(path)
-    if draw_here:
+    if draw_here is not False:
         show([sheet], columns=SHEET_COLUMNS)
     if error is not None:
         raise not_in_place(place, path, error)

@@ -20,19 +20,17 @@ The file is that of the environment's UNDERTOW_CONFIG, else the one in the worki
 ~/.config/undertow/undertow.toml.
 """
 
-import os
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from undertow.cli.config_file import FILE, config_file
 from undertow.errors import InvalidInput
 from undertow.lookup import did_you_mean
 from undertow.records import Record
 
-FILE = "undertow.toml"
-VARIABLE = "UNDERTOW_CONFIG"
 ENDINGS = ("", ".safetensors", ".ckpt")
 """Of names in the folders, with which they are looked for in this order."""
 
@@ -101,14 +99,6 @@ def read_config() -> Config:
         raise InvalidInput(str(file), "no TOML", "a file as docs/guides/first-steps.md shows", str(err)) from err
     except InvalidInput as err:
         raise InvalidInput(f"{err.argument} in {file}", err.value, err.expected, err.remedy) from err
-
-
-def config_file() -> Path | None:
-    """The file that counts, if there is one."""
-    if (named := os.environ.get(VARIABLE)) is not None:
-        return Path(named).expanduser() if named else None
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return next((file for file in (Path(FILE), home / "undertow" / FILE) if file.is_file()), None)
 
 
 def preset_settings(name: str, options: Collection[str]) -> Mapping[str, Any]:

@@ -11,6 +11,8 @@ from undertow.cli.embeddings import require_embeddings, with_embeddings
 from undertow.cli.generate_options import (
     AdapterSlots,
     AllowPickle,
+    AttentionFor,
+    Budget,
     Device,
     FlashAttention,
     LowVram,
@@ -39,12 +41,13 @@ from undertow.cli.named_files import require_files, require_own_place
 from undertow.cli.notes import Notes
 from undertow.cli.repeated import note_another_model
 from undertow.cli.request_options import with_request_options
-from undertow.cli.show import ShowHere, show
+from undertow.cli.show import ShowHere, could_show, require_show, show
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import PictureWriter, suggest
 from undertow.engine.debug import Debug
-from undertow.picture_names import DEFAULT_NAME, require_picture_file
+from undertow.memory.units import parse_bytes
+from undertow.pictures.names import DEFAULT_NAME, require_picture_file
 
 
 @with_request_options
@@ -61,7 +64,7 @@ def generate(
     name: Name = DEFAULT_NAME,
     overwrite: Overwrite = False,
     preview: Preview = None,
-    draw_here: ShowHere = True,
+    draw_here: ShowHere = None,
     watch: Watch = "",
     refiner: Refiner = None,
     precision: PrecisionOrNone = None,
@@ -72,13 +75,18 @@ def generate(
     allow_pickle: AllowPickle = False,
     device: Device = None,
     flash_attention: FlashAttention = None,
+    attention: AttentionFor = None,
     low_vram: LowVram = False,
+    budget: Budget = None,
     vae_clamp: VaeClamp = False,
     **options: Any,
 ) -> None:
     """Draw pictures from a text, and write each with what is needed to repeat it."""
     console, notes = SafeConsole(stderr=True), Notes()
-    how = {"debug": Debug.parse(watch), "low_vram": low_vram, "vae_clamp": vae_clamp}
+    if draw_here:
+        require_show()
+    budget_bytes = None if budget is None else parse_bytes("--budget", budget)
+    how = {"debug": Debug.parse(watch), "low_vram": low_vram, "budget_bytes": budget_bytes, "vae_clamp": vae_clamp}
     loading = LoadingOptions(
         precision=precision,
         vae_precision=vae_precision,
@@ -89,6 +97,8 @@ def generate(
         allow_pickle=allow_pickle,
         device=device,
         flash_attention=flash_attention,
+        lazy=low_vram or budget is not None,
+        attention=attention,
     )
     choices = wildcards_of(wildcards, wildcard_seed)
     typed = options if prompt is None else {**options, "prompt": prompt}
@@ -118,9 +128,9 @@ def generate(
         note_another_model(tasks[0], service, console)
     requests = with_embeddings([one.request for one in tasks], service, embeddings)
     results = draw(service, requests, writers, console, preview, **how)
-    if draw_here and writers[0].paths:
+    if draw_here is not False and writers[0].paths:
         show([result.images[index] for result, one in zip(results, tasks, strict=True) for index in one.indices])
     for writer in writers:
         writer.require_in_place()
     if model is None and repeat is None and prompts is None:
-        suggest(writers[0], console)
+        suggest(writers[0], console, terminal=draw_here is None and could_show())

@@ -14,7 +14,7 @@ from undertow.cli.usage import expectation
 from undertow.cli.written_pictures import OVERWRITE_HELP
 from undertow.engine.request import GROUPS, GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.picture_names import FIELDS
+from undertow.pictures.names import FIELDS
 from undertow.records import descriptions
 
 to_draw = partial(typer.Option, rich_help_panel=GROUPS["prompt"])
@@ -137,7 +137,25 @@ FlashAttention = Annotated[
         show_default="by type and size",
     ),
 ]
-LowVram = Annotated[bool, of_machine("--low-vram", help="Slower within less memory; the same pictures.")]
+AttentionFor = Annotated[
+    str | None,
+    of_machine(
+        help="What attention kernels are chosen for: speed, memory or balanced; or a kernel by its name.",
+        show_default="speed",
+    ),
+]
+LowVram = Annotated[
+    bool,
+    of_machine("--low-vram", help="Networks are in memory only while they work, decoding in tiles; the same pictures."),
+]
+Budget = Annotated[
+    str | None,
+    of_machine(
+        help="Memory to keep to, of the process or the GPU: 6GB, 512MiB. What gives way for it is reported; the same "
+        "pictures, within rounding.",
+        show_default="all there is",
+    ),
+]
 VaeClamp = Annotated[
     bool, of_machine("--vae-clamp", help="Cut the autoencoder's activations at 65,000; changes pictures.")
 ]

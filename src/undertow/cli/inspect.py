@@ -16,7 +16,7 @@ from undertow.cli.notes import note_idle
 from undertow.cli.terminal import SafeConsole
 from undertow.errors import InvalidInput, UnknownCheckpoint
 from undertow.lookup import did_you_mean
-from undertow.picture_files import ENDINGS
+from undertow.pictures.files import ENDINGS
 
 if TYPE_CHECKING:
     from undertow.unet.config import UNetConfig
@@ -38,10 +38,13 @@ def inspect(
     ],
     trace: Annotated[bool, typer.Option("--trace", help="Show every stage's input and output shape.")] = False,
     ports: Annotated[bool, typer.Option("--ports", help="Show every module where an adapter can act.")] = False,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Show which attention kernel runs where on this machine, and why.")
+    ] = False,
     batch: Annotated[int | None, typer.Option(help="Number of rows to trace with.", show_default="1", min=1)] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="Latent size to trace with, HEIGHTxWIDTH; the model's own size by default."),
+        typer.Option(help="Latent size of --trace and --attention, HEIGHTxWIDTH; the model's own by default."),
     ] = None,
     validate_weights: Annotated[
         bool, typer.Option("--validate-weights", help="Check every value of a checkpoint for NaN, infinity and zeros.")
@@ -55,8 +58,8 @@ def inspect(
     ] = None,
 ) -> None:
     """Show a U-Net's architecture, what a checkpoint or a LoRA is and contains, or how a picture was made; with --trace
-    all shapes inside, with --ports where adapters can act."""
-    console, messages = SafeConsole(), SafeConsole(stderr=True)
+    all shapes inside, with --ports where adapters can act, with --attention which kernels run."""
+    console = SafeConsole()
     cells = _cells(size)
     bundled = _bundled(model, base)
     if bundled is None:
@@ -66,41 +69,45 @@ def inspect(
     inversions = find_inversions(model) if base is None else ()  # some are hidden in pictures
     if inversions:
         show_inversions(console, inversions)
-        note_idle(messages, {**about_network, **about_file}, "on a textual inversion")
+        note_idle({**about_network, **about_file}, "on a textual inversion")
         return
     if is_picture(model):
         show_picture(console, model)
-        note_idle(messages, {**about_network, **about_file}, "on a picture")
+        note_idle({**about_network, **about_file}, "on a picture")
         return
     if bundled is not None:
         if not _is_adapter(bundled, None):  # control maps and image prompts: what they are shows in a model
             explain([bundled], DEFAULT_MODEL if base is None else base)
-            note_idle(messages, {**about_network, **about_file}, "on an adapter that is shown in its model")
+            note_idle({**about_network, **about_file}, "on an adapter that is shown in its model")
             return
         model = bundled
     if _is_adapter(model, base):
         from undertow.cli.inspect_adapter import show_adapter
 
         show_adapter(console, model, base, validate=validate_weights)
-        note_idle(messages, {**about_network, "--allow-pickle": allow_pickle}, "on a LoRA")
+        note_idle({**about_network, "--allow-pickle": allow_pickle}, "on a LoRA")
         return
     if _is_checkpoint(model):
         from undertow.cli.inspect_file import show_checkpoint
 
         config = show_checkpoint(console, model, validate=validate_weights, allow_pickle=allow_pickle)
         if config is None:
-            note_idle(messages, about_network, "without a U-Net")
+            note_idle(about_network, "without a U-Net")
             return
     else:
         config = _config(model)
         console.print(_summary(model, config))
-        note_idle(messages, about_file, "on an architecture without weights")
+        note_idle(about_file, "on an architecture without weights")
     if trace:
         console.print(_trace(config, 1 if batch is None else batch, cells))
     else:
-        note_idle(messages, {"--batch": batch is not None, "--size": size is not None}, "without --trace")
+        note_idle({"--batch": batch is not None, "--size": size is not None}, "without --trace")
     if ports:
         console.print(_ports(config))
+    if attention:
+        from undertow.cli.inspect_attention import show_attention
+
+        show_attention(console, config, _cells(size))
 
 
 def _bundled(name: str, base: str | None) -> str | None:

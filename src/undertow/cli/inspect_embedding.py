@@ -38,7 +38,7 @@ def find_inversions(source: str) -> "Sequence[TextualInversion]":
         case _:
             holds = container == "other"
     try:
-        return read_inversions(path) if holds else ()
+        return read_inversions(path, asked=False) if holds else ()
     except (CheckpointError, InvalidInput):
         return ()
 

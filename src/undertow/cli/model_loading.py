@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from undertow.attention.policy import as_policy
 from undertow.embedded import embedded_models
+from undertow.errors import InvalidInput
 from undertow.known_names import parse_prediction, require_device_name
 
 if TYPE_CHECKING:
@@ -33,6 +35,8 @@ class LoadingOptions:
     allow_pickle: bool = False
     device: str | None = None
     flash_attention: bool | None = None
+    lazy: bool = False
+    attention: str | None = None
 
     def __post_init__(self) -> None:
         """Errors: `InvalidInput`, before torch is imported."""
@@ -40,6 +44,12 @@ class LoadingOptions:
             parse_prediction(self.prediction)
         if self.device is not None:
             require_device_name("--device", self.device)
+        if self.attention is None:
+            return
+        if self.flash_attention is not None:
+            flag = "--flash-attention" if self.flash_attention else "--no-flash-attention"
+            raise InvalidInput("--attention", repr(self.attention), f"nothing beside {flag}, which names a kernel too")
+        as_policy(self.attention, "--attention")
 
     def load(self, source: str) -> "UNetService":
         """Imports torch. Errors: `InvalidInput` for a device that is not there, and those of `undertow.load`."""
@@ -54,8 +64,9 @@ class LoadingOptions:
             validate_weights=self.validate_weights,
             allow_pickle=self.allow_pickle,
             refiner=self.refiner,
-            attention=_kernel(self.flash_attention),
+            attention=_kernel(self.flash_attention) if self.attention is None else self.attention,
             adapter_capacity=_capacity(self.adapter_slots),
+            lazy=self.lazy,
         )
 
 
@@ -77,7 +88,7 @@ def _capacity(slots: int | None) -> "AdapterCapacity | None":
 
 
 def _kernel(flash: bool | None) -> str:
-    """A name of `attention.choose.kernel_named`."""
+    """A name of `attention.chosen.kernel_named`."""
     if flash is None:
         return "auto"
     return "sdpa" if flash else "math"

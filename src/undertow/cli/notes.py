@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 from rich.console import Console
 
+from undertow.cli.terminal import SafeConsole
+
 
 class Notes:
     """Sentences in the order in which they came up, each once."""
@@ -35,8 +37,9 @@ class Notes:
         self._lines.clear()
 
 
-def note_idle(console: Console, typed: Mapping[str, bool], where: str) -> None:
-    """`Notes.add_idle`, said at once."""
+def note_idle(typed: Mapping[str, bool], where: str) -> None:
+    """`Notes.add_idle`, said at once on standard error."""
     notes = Notes()
     notes.add_idle(typed, where)
-    notes.tell(console)
+    if any(typed.values()):
+        notes.tell(SafeConsole(stderr=True))

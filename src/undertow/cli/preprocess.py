@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from undertow.cli.option_values import parse_size
+from undertow.cli.sizes import parse_size
 from undertow.cli.terminal import SafeConsole
-from undertow.picture_names import PicturePlace, require_picture_file
+from undertow.pictures.names import PicturePlace, require_picture_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -173,7 +173,7 @@ def _run(
     from undertow.checkpoints.files.atomic import atomic_write
     from undertow.checkpoints.files.destination import require_elsewhere
     from undertow.hints.grid import to_grid
-    from undertow.picture_files import open_picture
+    from undertow.pictures.files import open_picture
 
     if out is not None:
         require_picture_file(out)

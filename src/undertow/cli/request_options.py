@@ -21,13 +21,13 @@ from undertow.cli.option_values import (
     parse_loras,
     parse_regions,
     parse_sigmas,
-    parse_size,
     parse_variation,
 )
+from undertow.cli.sizes import parse_size
 from undertow.engine.parts import HighResolution, Views
 from undertow.engine.request import GROUPS, PICTURES, GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.picture_files import open_picture
+from undertow.pictures.files import open_picture
 from undertow.records import Record, annotations, defaults, descriptions
 
 Part = TypeVar("Part", HighResolution, Views)

@@ -15,8 +15,8 @@ from undertow.cli.terminal import SafeConsole
 from undertow.cli.written_pictures import OVERWRITE_HELP, not_in_place, written_somewhere
 from undertow.embedded import embedded_models
 from undertow.known_names import require_sampler, require_schedule
-from undertow.limits import COUNT
-from undertow.picture_names import PicturePlace
+from undertow.limits import CELLS
+from undertow.pictures.names import PicturePlace
 
 
 def sample(
@@ -41,7 +41,7 @@ def sample(
     overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
 ) -> None:
     """Draw pictures of one or more classes and write them as one grid, a class after the other."""
-    COUNT.require("count", count)
+    CELLS.require("count", count)
     first, place = parse_seed(seed), PicturePlace.of(out, "grid", overwrite=overwrite)
     require_class_model(model_folder(run))
     if sampler is not None:

@@ -12,8 +12,9 @@ from rich.table import Table
 from undertow.checkpoints.files.atomic import atomic_write
 from undertow.cli.notes import note_idle
 from undertow.cli.terminal import SafeConsole
+from undertow.extras import optional_package
 from undertow.known_names import require_sampler
-from undertow.picture_names import FIGURES, require_picture_file
+from undertow.pictures.names import FIGURES, require_picture_file
 
 if TYPE_CHECKING:
     from undertow.diffusion.paths import Path as NoisePath
@@ -35,18 +36,17 @@ def samplers(
     ] = None,
 ) -> None:
     """List the samplers: order, evaluations a step, noise, models they run on, and their names in other tools."""
-    console, messages = SafeConsole(), SafeConsole(stderr=True)
+    console = SafeConsole()
     if name is not None:
         require_sampler(name)
     if plot is not None:
         require_picture_file(plot, "--plot", endings=FIGURES)
         plot.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(plot) as draft:
-            _plot(draft)
+        _plot(plot)
         console.print(f"wrote {plot}", markup=False)
-        note_idle(messages, {"NAME": name is not None, "--schedules": schedules}, "beside --plot")
+        note_idle({"NAME": name is not None, "--schedules": schedules}, "beside --plot")
     elif schedules:
-        note_idle(messages, {"NAME": name is not None}, "beside --schedules")
+        note_idle({"NAME": name is not None}, "beside --schedules")
         console.print(_grids())
     elif name is None:
         console.print(_all())
@@ -109,12 +109,9 @@ def _plot(file: Path) -> None:
     """Every grid in one picture, in small panels over the trained levels."""
     from undertow.diffusion.grids import GRIDS, sigma_grid
     from undertow.diffusion.schedules import NoiseSchedule
-    from undertow.errors import MissingDependency
 
-    try:
+    with optional_package("matplotlib", "viz"):
         from matplotlib.figure import Figure
-    except ImportError as err:
-        raise MissingDependency("matplotlib", "viz") from err
     schedule = NoiseSchedule.scaled_linear()
     columns = 6
     rows = -(-len(GRIDS) // columns)
@@ -131,7 +128,8 @@ def _plot(file: Path) -> None:
         panel.set_axis_off()
     figure.supxlabel(f"step of {STEPS}; gray: normal")
     figure.supylabel("sigma")
-    figure.savefig(file, dpi=110)
+    with atomic_write(file) as draft:
+        figure.savefig(draft, dpi=110)
 
 
 def _table(*columns: str) -> Table:

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from undertow.adapters.adapter import Adapter
 from undertow.cli.terminal import SafeConsole
-from undertow.cli.trained import print_command
+from undertow.cli.trained import as_picture, draw_sample, print_command
 from undertow.cli.training_options import TrainingOptions, training_verb
 from undertow.hints.preprocessors import PREPROCESSORS, require_hint
 
@@ -49,4 +50,7 @@ def train_controlnet(
     folder = write_control(control, options.out / options.name)
     weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     console.print(f"trained: {folder} ({weights / 1e6:.1f} MB)", soft_wrap=True, highlight=False)
+    if not options.no_sample:
+        adapter = Adapter(str(folder), image=as_picture(hints[0]))
+        draw_sample(console, base, pictures, adapter, folder.with_name(f"{folder.name}.png"))
     print_command(console, pictures.captions[0], options.model, "--adapter", f"{folder}=HINT.png")

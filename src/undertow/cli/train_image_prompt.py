@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from undertow.adapters.adapter import Adapter
 from undertow.cli.model_loading import find_device
 from undertow.cli.terminal import SafeConsole
-from undertow.cli.trained import print_command
+from undertow.cli.trained import as_picture, draw_sample, print_command
 from undertow.cli.training_options import TrainingOptions, training_verb
 from undertow.errors import InvalidInput
 
@@ -68,6 +69,10 @@ def train_image_prompt(
     path = options.out / f"{options.name}.safetensors"
     write_image_prompt(prompt, path)
     console.print(f"trained: {path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, highlight=False)
+    if not options.no_sample:
+        reference = as_picture((pictures.pixels if shown is None else shown)[0])
+        adapter = Adapter(str(path), image=reference, encoder=encoder)
+        draw_sample(console, base, pictures, adapter, path.with_suffix(".png"))
     print_command(console, pictures.captions[0], options.model, "--adapter", f"{path}=PICTURE.png")
 
 

@@ -13,6 +13,7 @@ from undertow.cli.notes import note_idle
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.training_progress import shown_training
 from undertow.errors import InvalidInput
+from undertow.extras import OF_TRAINING, require_packages
 from undertow.lookup import look_up
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ def train_pixels(
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, slower: recompute activations backward.")
     ] = False,
+    recompute: Annotated[
+        list[str] | None,
+        typer.Option(help="Checkpoint the gradients of this block alone, e.g. up_blocks.1; repeatable."),
+    ] = None,
     freeze: Annotated[
         list[str] | None, typer.Option(help="Parameters that do not learn, e.g. 'down_blocks.*'; repeatable.")
     ] = None,
@@ -72,6 +77,7 @@ def train_pixels(
     The run's folder is a model that `undertow sample` and diffusers read. A killed run goes on with --resume, and ends
     with the same weights. Several devices: `accelerate launch -m undertow train ...`.
     """
+    require_packages("train", OF_TRAINING)
     console = SafeConsole(quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
     out = Path("runs") / f"{data_set}-{'flow' if objective is None else objective}" if out is None else out
     resumes = resume or resume_step is not None
@@ -102,7 +108,7 @@ def train_pixels(
         "objective.prediction": prediction,
         "seed": seed,
         "precision": precision,
-        "gradient_checkpointing": gradient_checkpointing or None,
+        "gradient_checkpointing": recompute or gradient_checkpointing or None,
         "freeze": freeze,
         "checkpoint_every": checkpoint_every,
         **_start(start_from),

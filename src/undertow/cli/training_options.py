@@ -16,6 +16,7 @@ from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.named_files import require_model
 from undertow.cli.training_progress import ShownTraining, shown_training
 from undertow.errors import InvalidInput
+from undertow.extras import OF_TRAINING, require_packages
 from undertow.known_names import require_device_name
 
 if TYPE_CHECKING:
@@ -54,11 +55,16 @@ class TrainingOptions:
     gradient_checkpointing: Annotated[
         bool, typer.Option("--gradient-checkpointing", help="Less memory, slower: recompute activations backward.")
     ] = False
+    recompute: Annotated[
+        list[str] | None,
+        typer.Option(help="Checkpoint the gradients of this block alone, e.g. up_blocks.3; repeatable."),
+    ] = None
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.", show_default="cuda if there is one, else cpu")
     ] = None
     threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250
+    no_sample: Annotated[bool, typer.Option("--no-sample", help="Do not draw the first caption at the end.")] = False
 
     @property
     def name(self) -> str:
@@ -70,12 +76,13 @@ class TrainingOptions:
         that are read besides the pictures and the model.
 
         Errors: `InvalidInput` for an `out` among what is read, `UnknownCheckpoint` for what is not there, `DataError`,
-        `CheckpointError`, also for a folder in which another training runs.
+        `CheckpointError`, also for a folder in which another training runs, `MissingDependency`.
         """
         from undertow.checkpoints.files.destination import require_elsewhere
         from undertow.training.captions import find_captions
         from undertow.training.run_lock import require_no_training
 
+        require_packages("train", OF_TRAINING)
         if self.precision not in ("float32", "bf16"):
             raise InvalidInput("--precision", repr(self.precision), "float32 or bf16")
         if self.device is not None:
@@ -92,7 +99,7 @@ class TrainingOptions:
             "fit": self._fit_settings(),
             "timesteps": self.timesteps,
             "min_snr_gamma": self.min_snr_gamma,
-            "gradient_checkpointing": self.gradient_checkpointing,
+            "gradient_checkpointing": tuple(self.recompute) if self.recompute else self.gradient_checkpointing,
         }
 
     def load(self, console: Console) -> "tuple[LoadedModel, CaptionedPictures]":

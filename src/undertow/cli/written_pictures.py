@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from undertow.errors import InvalidInput
-from undertow.picture_names import PicturePlace
+from undertow.pictures.names import PicturePlace
 
 if TYPE_CHECKING:
     from undertow.engine.events import PictureEvent
@@ -149,8 +149,9 @@ def not_in_place(place: PicturePlace, path: Path, error: OSError) -> InvalidInpu
     return InvalidInput("--out", repr(str(place.folder)), f"a folder that takes files ({reason})", f"kept in {path}")
 
 
-def suggest(writer: PictureWriter, console: Console) -> None:
-    """What to try next with the embedded model, below the first pictures in a folder: later ones need no such help."""
+def suggest(writer: PictureWriter, console: Console, *, terminal: bool = False) -> None:
+    """What to try next with the embedded model, below the first pictures in a folder: later ones need no such help.
+    terminal: also the package that draws into it."""
     if not writer.paths or {path.name for path in writer.paths[0].parent.iterdir()} > {
         one.name for one in writer.paths
     }:
@@ -161,3 +162,6 @@ def suggest(writer: PictureWriter, console: Console) -> None:
         f"--from {shlex.quote(str(writer.paths[0]))} --out again.png",
     ):
         console.print(f"try: undertow generate {arguments}", markup=False, highlight=False, soft_wrap=True)
+    if terminal:
+        install = "try: pip install 'undertow[terminal]'  # pictures are then drawn into the terminal too"
+        console.print(install, markup=False, highlight=False, soft_wrap=True)

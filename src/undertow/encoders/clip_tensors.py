@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from undertow.encoders.clip_config import ClipTextConfig, Kind
 from undertow.encoders.clip_network import ClipText
+from undertow.extras import optional_package
 from undertow.state_dicts import Shape, compare_names, compare_shapes, require_layers, shapes_of
 
 _PREFIX = "text_model."
@@ -73,8 +74,10 @@ def _empty_projection(config: ClipTextConfig) -> nn.Linear:
 
 
 def random_clip(config: ClipTextConfig) -> dict[str, Tensor]:
-    """Weights to train from, as transformers initializes them, from torch's global generator."""
-    from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415  slow to import
+    """Weights to train from, as transformers initializes them, from torch's global generator. Errors:
+    `MissingDependency`."""
+    with optional_package("transformers", "train"):
+        from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415  an extra, and slow to import
 
     described = CLIPTextConfig(
         vocab_size=config.vocabulary,

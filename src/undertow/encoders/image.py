@@ -14,6 +14,7 @@ from undertow.encoders.clip_network import ClipVision
 from undertow.encoders.image_config import ClipVisionConfig, vision_config_from_transformers
 from undertow.encoders.image_pixels import Pixels, Preprocessing
 from undertow.errors import ConfigError
+from undertow.extras import optional_package
 from undertow.state_dicts import compare_names, compare_shapes, require_layers, shapes_of
 
 PROJECTION = "visual_projection.weight"
@@ -130,8 +131,10 @@ def _build(
 
 
 def random_image_encoder(config: ClipVisionConfig) -> dict[str, Tensor]:
-    """Weights to train from, as transformers initializes them, from torch's global generator."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: PLC0415  slow to import
+    """Weights to train from, as transformers initializes them, from torch's global generator. Errors:
+    `MissingDependency`."""
+    with optional_package("transformers", "train"):
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: PLC0415  an extra, and slow
 
     described = CLIPVisionConfig(
         hidden_size=config.width,

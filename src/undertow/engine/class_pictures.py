@@ -12,7 +12,7 @@ from undertow.diffusion.paths import RectifiedFlow, VarianceExploding, VarianceP
 from undertow.engine.direct import DirectModel, SamplingSettings
 from undertow.errors import InvalidInput
 from undertow.limits import STEPS
-from undertow.pictures import to_uint8
+from undertow.pictures.pixels import to_uint8
 from undertow.unet.conditioning import Conditioning
 
 

@@ -1,7 +1,8 @@
 """Encoding: from a request to the passes of its pictures. All is checked and decided here, before the first step."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from undertow.engine.request import GenerationRequest
 from undertow.engine.sizes import picture_size
 from undertow.engine.watch import Watch
 from undertow.errors import InvalidInput
+from undertow.memory.keeper import Uses, always_there
 from undertow.sampling.catalogue import find_sampler
 from undertow.unet.config import TextTime
 
@@ -27,12 +29,13 @@ from undertow.unet.config import TextTime
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
     """A request that can be denoised. size: (height, width) of the finished pictures, in pixels. decisions: what was
-    chosen for it, and why. used: the adapters that act."""
+    chosen for it, and why. used: the adapters that act. embeddings: the files of its textual inversions."""
 
     passes: Sequence[Pass]
     size: tuple[int, int]
     decisions: tuple[str, ...]
     used: tuple[UsedAdapter, ...] = ()
+    embeddings: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
 
 def encode(
@@ -43,14 +46,17 @@ def encode(
     manager: AdapterManager,
     refiner: LoadedModel | None = None,
     latents: Tensor | None = None,
+    uses: Uses = always_there,
 ) -> Generator[None, None, Encoded]:
     """The passes of a request, encoded in parts: it yields between them, so that others' steps come in between.
 
     manager: of the model's adapters. latents: standard normal noise to start from, in place of that of the seeds.
-    Errors: `InvalidInput` for what does not fit the model or each other; `MissingComponent` names what the checkpoint
-    lacks; `CheckpointError` and its kinds for adapters.
+    uses: has a network in memory while it reads. Errors: `InvalidInput` for what does not fit the model or each other;
+    `MissingComponent` names what the checkpoint lacks; `CheckpointError` and its kinds for adapters.
     """
-    return _Encoding(model=model, request=request, watch=watch, manager=manager, refiner=refiner, given=latents).run()
+    return _Encoding(
+        model=model, request=request, watch=watch, manager=manager, refiner=refiner, given=latents, uses=uses
+    ).run()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -61,6 +67,7 @@ class _Encoding:
     manager: AdapterManager
     refiner: LoadedModel | None
     given: Tensor | None
+    uses: Uses
     decisions: list[str] = field(default_factory=list)
     placements: list[str] = field(default_factory=list)
     """What is said of adapters, behind what the request itself may have wrong."""
@@ -85,7 +92,7 @@ class _Encoding:
         picture = EncodedImages()
         if image_inputs.are_needed(request):
             yield
-            with self.watch.stage("encode"):
+            with self.watch.stage("encode"), self.uses(vae):
                 picture = encode_images(request, image_inputs, model, size)
         yield
         start, sigmas = self._start(picture.latents, image_inputs)
@@ -109,7 +116,13 @@ class _Encoding:
             size=size,
             decisions=tuple(dict.fromkeys([*self.decisions, *self.placements])),
             used=tuple(self.used),
+            embeddings=self._embeddings(),
         )
+
+    def _embeddings(self) -> dict[str, Path]:
+        request, text = self.request, self.model.text
+        texts = (request.prompt, request.negative_prompt, *(region.prompt for region in request.regions))
+        return {} if text is None else text.embedding_files(texts, request.dialect)
 
     def _circumstances(self, passes: Sequence[Pass], image_inputs: ImageInputs) -> Circumstances:
         base = self.model.require_unet()
@@ -149,6 +162,7 @@ class _Encoding:
             manager=self.manager,
             adapters=everywhere.adapters,
             of_regions=tuple(region.adapters for region in regions),
+            uses=self.uses,
             decisions=self.decisions,
         )
 
@@ -210,7 +224,7 @@ class _Encoding:
         cells = (height // factor, width // factor)
         picture = EncodedImages()
         if image_inputs.kind != "latents":
-            with self.watch.stage("encode"):
+            with self.watch.stage("encode"), self.uses(self.model.require_vae()):
                 picture = encode_images(self.request, image_inputs, self.model, (height, width))
         return (height, width), builder.build(
             self.model,

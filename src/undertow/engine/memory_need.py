@@ -27,10 +27,7 @@ def require_memory(model: LoadedModel, request: GenerationRequest, *, low_vram: 
     its size; `MissingComponent`."""
     unet, vae = model.require_unet(), model.require_vae()
     factor = vae.config.factor
-    size, _ = picture_size(request, unet.config.sample_size, factor)
-    if request.high_resolution is not None:
-        scale = request.high_resolution.scale
-        size = (round(size[0] * scale / factor) * factor, round(size[1] * scale / factor) * factor)
+    size = largest_size(request, unet.config.sample_size, factor)
     cells = (size[0] // factor, size[1] // factor)
     window = layout_for(request, cells, unet.config.sample_size, factor).window
     free = free_bytes(unet.device)
@@ -45,6 +42,16 @@ def require_memory(model: LoadedModel, request: GenerationRequest, *, low_vram: 
         free_bytes=free,
         remedy=f"{_sparing(unet, vae, cells, free)}ask for a smaller picture, up to about {width}x{height}",
     )
+
+
+def largest_size(request: GenerationRequest, sample_size: int, factor: int) -> Size:
+    """Height and width of the largest picture on the way, in pixels. sample_size: of the U-Net, in cells. factor:
+    pixels per cell. Errors: `InvalidInput`."""
+    size, _ = picture_size(request, sample_size, factor)
+    if request.high_resolution is None:
+        return size
+    scale = request.high_resolution.scale
+    return round(size[0] * scale / factor) * factor, round(size[1] * scale / factor) * factor
 
 
 def _sparing(unet: UNet, vae: AutoencoderKL, cells: Size, free: int) -> str:
@@ -87,5 +94,11 @@ def _leanest(config: UNetConfig, window: Size, dtype: str, device: str) -> int:
 def decoding_bytes(vae: AutoencoderKL, cells: Size, *, low_vram: bool) -> int:
     """What decoding one picture holds at its peak, activations alone: as a whole, or with `low_vram` in the smallest
     parts."""
+    least, whole = decoding_range(vae, cells)
+    return least if low_vram else whole
+
+
+def decoding_range(vae: AutoencoderKL, cells: Size) -> tuple[int, int]:
+    """What decoding one picture holds at its peak, activations alone: in the smallest parts, and as a whole."""
     program = decode_program(vae, cells, dtype_to_compute_in(vae).dtype)
-    return smallest_budget(program) if low_vram else plan_tiles(program).peak_bytes
+    return smallest_budget(program), plan_tiles(program).peak_bytes

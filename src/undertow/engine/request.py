@@ -13,9 +13,9 @@ from undertow.doors import shown
 from undertow.engine.parts import HighResolution, Region, Share, Views
 from undertow.errors import InvalidInput
 from undertow.known_names import require_dialect, require_sampler, require_schedule, split_guidance
-from undertow.limits import COUNT, STEPS
-from undertow.picture_files import require_readable, require_same
-from undertow.picture_json import ImageField
+from undertow.limits import COUNT, PARTS, STEPS
+from undertow.pictures.fields import ImageField
+from undertow.pictures.files import require_readable, require_same
 from undertow.prompt_text import require_prompt
 from undertow.records import Finite, Record, read_by, require_fields
 
@@ -169,6 +169,8 @@ class GenerationRequest(Record):
         require_fields(self)
         STEPS.require("steps", self.steps if self.sigmas is None else len(self.sigmas))
         COUNT.require("count", self.count)
+        for name in ("regions", "adapters"):
+            PARTS.require(name, len(getattr(self, name)), f"{len(getattr(self, name)):,} {name}")
         for name, least in (("original_size", 1), ("crop", 0), ("target_size", 1)):
             pair = getattr(self, name)
             if pair is not None and min(pair) < least:

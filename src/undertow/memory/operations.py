@@ -6,8 +6,9 @@ how well). Each operation is counted under a signature, by which its seconds can
     ("linear", cells, inputs, outputs)
     ("conv", rows, inputs, outputs, height, width, kernel, stride)
     ("attention", kernel, rows, heads, queries, keys, dim)
-    ("norm", numbers)
-    ("elementwise", numbers)
+    ("group_norm", rows, channels, cells, groups)
+    ("layer_norm", cells, width)
+    ("add", numbers), ("silu", numbers) and the like
 """
 
 from collections.abc import Generator
@@ -155,14 +156,14 @@ class Operations:
 
     def group_norm(self, x: Array, groups: int = 32) -> Array:
         rows, channels = x.shape[:2]
-        self.ledger.count("norm", x.numbers)
+        self.ledger.count("group_norm", rows, channels, x.numbers // (rows * channels), groups)
         workspace = rows * (groups * 2 * self.ledger.item + (channels + groups) * 8) * self.machine.threads
         self.save(x)
         return self.ledger.new(x.shape, "group_norm", workspace=workspace)
 
     def layer_norm(self, x: Array) -> Array:
-        self.ledger.count("norm", x.numbers)
         rows = x.numbers // x.shape[-1]
+        self.ledger.count("layer_norm", rows, x.shape[-1])
         self.save(x)
         return self.ledger.new(x.shape, "layer_norm", workspace=2 * rows * self.ledger.item)
 
@@ -172,7 +173,7 @@ class Operations:
             self.save(x, *others)
         result = x.shape if shape is None else shape
         made = self.ledger.new(result, operation)
-        self.ledger.count("elementwise", made.numbers)
+        self.ledger.count(operation, made.numbers)
         return made
 
     def attention(self, query: Array, key: Array, value: Array, heads: int) -> Array:

@@ -10,6 +10,7 @@ from undertow.training.data import DATA_SOURCES, DataSource
 from undertow.training.fit import FitSettings
 from undertow.training.objective import PRESETS, Ddpm, Flow
 from undertow.training.pictures import Pictures
+from undertow.unet.blocks import Checkpointing
 from undertow.unet.config import ClassLabels, Level, Middle, SelfAttention, UNetConfig
 from undertow.unet.diffusers_config import config_from_diffusers, config_to_diffusers
 
@@ -27,8 +28,9 @@ class TrainingConfig:
     learning rate after the warm-up. clip_norm: largest norm of the gradient. label_dropout: probability with which a
     row loses its label, for guidance. freeze: `fnmatch` patterns of parameters that do not learn. start_from: folder of
     a trained model whose weights are the start; `None` starts at random. precision: of activations; weights and
-    gradients are float32. gradient_checkpointing: of `UNetConfig.cifar10()` at batch 8 it kept 46 instead of 186 MiB of
-    activations, for a quarter more time (CPU, float32). sample_every, checkpoint_every: in steps. keep_checkpoints: how
+    gradients are float32. gradient_checkpointing: `True`, or names of the U-Net's blocks such as "up_blocks.3"; of
+    `UNetConfig.cifar10()` at batch 8 it kept 46 instead of 186 MiB of activations, for a quarter more time (CPU,
+    float32). sample_every, checkpoint_every: in steps. keep_checkpoints: how
     many of the newest stay. Errors: `ConfigError` names the field.
     """
 
@@ -46,7 +48,7 @@ class TrainingConfig:
     label_dropout: float = 0.1
     augmentation: Augmentation = Augmentation()
     precision: str = "float32"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Checkpointing = False
     freeze: tuple[str, ...] = ()
     start_from: str | None = None
     seed: int = 0
@@ -136,6 +138,7 @@ def config_to_json(config: TrainingConfig) -> dict[str, Any]:
         "unet": config_to_diffusers(config.unet),
         "augmentation": _plain(config.augmentation),
         "freeze": list(config.freeze),
+        "gradient_checkpointing": _json_blocks(config.gradient_checkpointing),
     }
 
 
@@ -150,6 +153,7 @@ def config_from_json(json: Mapping[str, Any]) -> TrainingConfig:
         "unet": config_from_diffusers(parts["unet"]),
         "augmentation": _record(Augmentation, parts["augmentation"], "augmentation"),
         "freeze": tuple(parts.get("freeze", ())),
+        "gradient_checkpointing": _blocks(parts.get("gradient_checkpointing", False)),
     }
     return _record(TrainingConfig, parts, "config")
 
@@ -175,6 +179,16 @@ def with_settings(config: TrainingConfig, settings: Mapping[str, Any]) -> Traini
 def with_data(config: TrainingConfig, data: DataSource) -> TrainingConfig:
     """The same settings for other pictures."""
     return replace(config, data=data)
+
+
+def _json_blocks(blocks: Checkpointing) -> bool | list[str]:
+    return blocks if isinstance(blocks, bool) else list(blocks)
+
+
+def _blocks(json: Any) -> Checkpointing:
+    named = isinstance(json, list) and all(isinstance(name, str) for name in json)
+    _require(isinstance(json, bool) or named, "gradient_checkpointing", json, "must be true, false or names of blocks")
+    return tuple(json) if named else bool(json)
 
 
 def _plain(record: Any) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageOps
 
 from undertow.errors import DataError, InvalidInput
-from undertow.picture_files import ENDINGS, open_picture
-from undertow.picture_modes import to_rgb
+from undertow.pictures.files import ENDINGS, open_picture
+from undertow.pictures.modes import to_rgb
 from undertow.training.captions import SHOWN
 from undertow.training.pictures import Pictures
 

@@ -38,10 +38,11 @@ from undertow.training.examples import (
     model_objective,
     require_settings,
 )
-from undertow.training.fit import FitSettings, fit
+from undertow.training.fit import FitSettings
 from undertow.training.log import StepRecord
 from undertow.training.low_rank import frozen
 from undertow.training.randomness import seed_for
+from undertow.unet.blocks import Checkpointing
 from undertow.unet.conditioning import Ports
 from undertow.unet.unet import UNet
 
@@ -67,7 +68,7 @@ class ImagePromptSettings:
     dropped_both: float = 0.05
     timesteps: str = "uniform"
     min_snr_gamma: float | None = None
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Checkpointing = False
 
     def __post_init__(self):
         shares = (self.dropped_images, self.dropped_captions, self.dropped_both)
@@ -131,19 +132,7 @@ def train_image_prompt(
     }
 
     with frozen(unet, *text.encoders), checkpointing(unet, settings.gradient_checkpointing):
-        trained = fit(
-            prompt,
-            examples.at,
-            loss,
-            settings.fit,
-            folder,
-            recipe=recipe,
-            on_resume=on_resume,
-            on_record=on_record,
-            stop=stop,
-        )
-    assert isinstance(trained, ImagePrompt)
-    return trained
+        return examples.train(prompt, loss, folder, recipe, on_resume=on_resume, on_record=on_record, stop=stop)
 
 
 def new_image_prompt(unet: UNet, encoder: ImageEncoder, settings: ImagePromptSettings) -> ImagePrompt:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from undertow.errors import DataError
 from undertow.hints.preprocessors import PREPROCESSORS, require_hint
-from undertow.picture_files import ENDINGS
+from undertow.pictures.files import ENDINGS
 from undertow.training.captioned import CaptionedPictures, captioned_files
 from undertow.training.captions import SHOWN
 from undertow.training.image_folder import read_picture, square

@@ -25,19 +25,27 @@ Hidden = Float[Tensor, "batch channels height width"]
 NewHidden = Float[Tensor, "batch new_channels new_height new_width"]
 AnyMap = Float[Tensor, "..."]
 
+Checkpointing = bool | tuple[str, ...]
+"""Gradient checkpointing of all stages or of none, or of those with these names: "down_blocks.0", "mid_block"."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageInputs:
     """What every stage receives besides the hidden activations.
 
     attention: the inputs of its attention layers. regions: where in the image each context token may be attended to.
+    checkpointing: of which stages.
     """
 
     embedding: Float[Tensor, "batch dim"]
     attention: AttentionInputs
     regions: Bool[Tensor, "batch tokens rows columns"] | None = None
     free_u: Mapping[str, FreeUFactors] | None = None
-    checkpointing: bool = False
+    checkpointing: Checkpointing = False
+
+    def recomputes(self, stage: str) -> bool:
+        """Whether the layers of the stage of this name are computed again in the backward pass."""
+        return self.checkpointing if isinstance(self.checkpointing, bool) else stage in self.checkpointing
 
     @property
     def weights(self) -> WeightRows | None:
@@ -58,8 +66,9 @@ class StageInputs:
 class Stage(nn.Module):
     """ResBlocks, each followed by an attention layer where the level has attention."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()
+        self.name = name
         self.resnets = nn.ModuleList()
         self.attentions: nn.ModuleList | None = None
 
@@ -71,7 +80,7 @@ class Stage(nn.Module):
             hidden = self.resnets[index](hidden, inputs.embedding, inputs.weights)
             return self._attend(index, hidden, inputs)
 
-        return _recomputed(run, hidden) if inputs.checkpointing else run(hidden)
+        return _recomputed(run, hidden) if inputs.recomputes(self.name) else run(hidden)
 
     def _attend(self, index: int, hidden: Hidden, inputs: StageInputs) -> Hidden:
         if self.attentions is None or index >= len(self.attentions):
@@ -84,7 +93,7 @@ class DownStage(Stage):
     order."""
 
     def __init__(self, config: UNetConfig, index: int, kernel: AttentionKernel):
-        super().__init__()
+        super().__init__(f"down_blocks.{index}")
         level = config.levels[index]
         inputs = config.levels[max(index - 1, 0)].channels
         self.resnets = nn.ModuleList(
@@ -114,7 +123,7 @@ class MiddleStage(Stage):
     """The bottleneck."""
 
     def __init__(self, config: UNetConfig, kernel: AttentionKernel):
-        super().__init__()
+        super().__init__("mid_block")
         channels, middle = config.levels[-1].channels, config.middle
         self.resnets = nn.ModuleList(_res_block(config, channels, channels) for _ in range(middle.resnets))
         if middle.attention is not None:
@@ -132,7 +141,7 @@ class UpStage(Stage):
     list."""
 
     def __init__(self, config: UNetConfig, index: int, kernel: AttentionKernel):
-        super().__init__()
+        super().__init__(f"up_blocks.{index}")
         levels = config.levels[::-1]
         level = levels[index]
         below = levels[max(index - 1, 0)].channels

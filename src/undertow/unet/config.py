@@ -310,35 +310,35 @@ class UNetConfig:
         """Name and width of every cross-attention, in the order of execution: where the image port acts."""
         return {
             f"{layer}.transformer_blocks.{block}.attn2": channels
-            for layer, kind, depth, channels in self._attention_layers()
+            for layer, kind, depth, channels in self.attention_layers()
             if isinstance(kind, CrossAttention)
             for block in range(depth)
         }
 
     def attention_grids(self, height: int, width: int) -> dict[str, tuple[int, int]]:
         """Rows and columns of the feature map over which each cross-attention attends, for latents of this size."""
+        return {site: self.grid_of(site, height, width) for site in self.cross_attentions()}
+
+    def grid_of(self, layer: str, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the feature map in a layer of attention, for latents of this size."""
         sizes = [(height, width)]
         for _ in self.levels[1:]:
             sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-
-        def size_at(site: str) -> tuple[int, int]:
-            stage, index = site.split(".")[:2]
-            match stage:
-                case "down_blocks":
-                    return sizes[int(index)]
-                case "up_blocks":
-                    return sizes[len(sizes) - 1 - int(index)]
-                case _:
-                    return sizes[-1]
-
-        return {site: size_at(site) for site in self.cross_attentions()}
+        stage, index = layer.split(".")[:2]
+        match stage:
+            case "down_blocks":
+                return sizes[int(index)]
+            case "up_blocks":
+                return sizes[len(sizes) - 1 - int(index)]
+            case _:
+                return sizes[-1]
 
     def self_attentions(self) -> list[str]:
         """Names of all self-attentions, in the order of execution: where guidance can perturb or observe the
         network."""
         return [
             name
-            for layer, kind, depth, _ in self._attention_layers()
+            for layer, kind, depth, _ in self.attention_layers()
             for name in (
                 [f"{layer}.transformer_blocks.{block}.attn1" for block in range(depth)]
                 if isinstance(kind, CrossAttention)
@@ -346,7 +346,7 @@ class UNetConfig:
             )
         ]
 
-    def _attention_layers(self) -> Iterator[tuple[str, CrossAttention | SelfAttention, int, int]]:
+    def attention_layers(self) -> Iterator[tuple[str, CrossAttention | SelfAttention, int, int]]:
         """Name, kind, transformer blocks and width of every layer of attention, in the order of execution."""
         decoder, bottom = self.levels[::-1], self.levels[-1].channels
         stages = [

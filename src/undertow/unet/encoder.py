@@ -18,7 +18,7 @@ from undertow.nn.attention import AttentionInputs, AttentionMaps, AttentionProje
 from undertow.nn.embeddings import TimeEmbedding, guidance_sinusoid, sinusoid
 from undertow.nn.initialization import VectorTable
 from undertow.shapes import Latents, Timesteps
-from undertow.unet.blocks import DownStage, MiddleStage, StageInputs, with_addition
+from undertow.unet.blocks import Checkpointing, DownStage, MiddleStage, StageInputs, with_addition
 from undertow.unet.conditioning import Conditioning, Ports
 from undertow.unet.config import ClassLabels, TextTime, UNetConfig
 
@@ -29,12 +29,12 @@ class Encoder(nn.Module):
     """Time and added embeddings, `conv_in`, the down blocks and the middle block, with the methods that run them.
 
     gradient_checkpointing: recompute activations in the backward pass, to train in less memory (trap T6: it saves
-    nothing at inference). kernel: the attention kernel of all layers.
+    nothing at inference); of all stages, or of those that are named. kernel: the attention kernel of all layers.
     """
 
     def __init__(self, config: UNetConfig, kernel: AttentionKernel):
         super().__init__()
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing: Checkpointing = False
         self.unet_config = config
         self.kernel = kernel
         self.time_embedding = TimeEmbedding(config.timestep_sinusoid_dim, config.embedding_dim, config.guidance_dim)
@@ -77,10 +77,11 @@ class Encoder(nn.Module):
                 image=ports.image,
                 perturbed=ports.self_attention,
                 maps=maps,
+                feed_forward_chunks=ports.feed_forward_chunks,
             ),
             regions=conditioning.regions,
             free_u=ports.free_u,
-            checkpointing=self.gradient_checkpointing and self.training,
+            checkpointing=self.gradient_checkpointing if self.training else False,
         )
 
     def embed(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from undertow.attention.choose import kernel_named
+from undertow.attention.chosen import kernel_named
 from undertow.attention.kernel import AttentionKernel
 from undertow.doors import checked, checked_names
 from undertow.nn.adaptable import Conv2d

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from undertow.attention.choose import kernel_named
+from undertow.attention.chosen import kernel_named
 from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import Conv2d
 from undertow.shapes import FeatureMap, Latents

@@ -40,10 +40,10 @@ def test_a_lora_is_known_by_its_tensors_whatever_its_header_says(tmp_path: Path,
 
 
 def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path: Path, lora: Path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("UNDERTOW_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(hashes, "REMEMBERED_BYTES", 1)
     first = model_hash(lora)
-    place = tmp_path / "cache" / "undertow" / "hashes.json"
+    place = tmp_path / "cache" / "hashes.json"
     known = json.loads(place.read_text())
     assert [value[:10] for value in known.values()] == [first]
     place.write_text(json.dumps(dict.fromkeys(known, "f" * 64)))
@@ -55,6 +55,6 @@ def test_a_large_file_is_hashed_once_and_again_when_it_changes(tmp_path: Path, l
 
 
 def test_without_a_place_to_remember_files_are_hashed_all_the_same(lora: Path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(lora))  # a file, in which there can be no folder
+    monkeypatch.setenv("UNDERTOW_CACHE", str(lora))  # a file, in which there can be no folder
     monkeypatch.setattr(hashes, "REMEMBERED_BYTES", 1)
     assert model_hash(lora) == hashlib.sha256(lora.read_bytes()).hexdigest()[:10]

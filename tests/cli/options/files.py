@@ -51,6 +51,7 @@ def inspecting(at: Boundary) -> None:
     stage = StageShape(name="conv_in", kind="Conv2d", input=(1,), output=(1,))
     at.stand_in("undertow.inspection.trace.trace_shapes", [stage])
     at.patch.setattr("undertow.adapters.state.injection_points", noting(at, "ports", ()))
+    at.stand_in("undertow.cli.inspect_attention.show_attention", unnoted=("console",))
     at.stand_in("undertow.checkpoints.report.report_on", stop, apart=("opening",))
     at.patch.setattr("undertow.adapters.lora.lora_file.describe_lora", described(at))
     save_file({"model.diffusion_model.out.2.bias": torch.zeros(4)}, "model.safetensors")
@@ -87,6 +88,10 @@ PRESET = Command(
     cases=(
         case("--trace", **{name.replace(".", "__"): value for name, value in TRACED.items()}),
         case("--ports", ports=True),
+        case("--attention", show_attention__config=UNetConfig.cifar10(), show_attention__size=None),
+        case(
+            "--attention", "--size", "24x16", show_attention__config=UNetConfig.cifar10(), show_attention__size=(24, 16)
+        ),
     ),
 )
 TRACE = Command(

@@ -79,7 +79,7 @@ def boundary(at: Boundary) -> None:
     at.patch.setattr("torch.cuda.is_available", lambda: False)
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
     at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
-    at.stand_in("undertow.cli.generate.show")
+    at.stand_in("undertow.cli.generate.show", unnoted=("columns",))
 
 
 def with_old_pictures(at: Boundary) -> None:
@@ -140,6 +140,8 @@ ARRIVES = REQUEST | {
     "run.latents": None,
     "run.debug": Debug(),
     "run.low_vram": False,
+    "run.budget_bytes": None,
+    "run.course": (),
     "run.vae_clamp": False,
     "run.non_finite": "fail",
     "show.pictures": [image()],
@@ -217,6 +219,10 @@ OF_THE_MODEL = (
     case("--adapter-slots", "3", load__adapter_capacity=AdapterCapacity(slots=3, per_row=3)),
     case("--flash-attention", load__attention="sdpa"),
     case("--no-flash-attention", load__attention="math"),
+    case("--attention", "memory", load__attention="memory"),
+    case("--attention", "chunked", load__attention="chunked"),
+    case("--attention", "chunk", refused="did you mean 'chunked'?"),
+    case("--attention", "memory", "--flash-attention", refused="nothing beside --flash-attention"),
     case("--prediction", "v", load__prediction="v"),
     case("--allow-pickle", load__allow_pickle=True),
     case("--validate-weights", load__validate_weights=True),
@@ -224,7 +230,8 @@ OF_THE_MODEL = (
 )
 
 OF_THE_RUN = (
-    case("--low-vram", run__low_vram=True),
+    case("--low-vram", run__low_vram=True, load__lazy=True),
+    case("--budget", "1.5GB", run__budget_bytes=1_500_000_000, load__lazy=True),
     case("--vae-clamp", run__vae_clamp=True),
     case("--debug", "nan", run__debug=Debug(nan=True)),
     case("--debug", "timing,shapes", run__debug=Debug(timing=True, shapes=True)),
@@ -315,7 +322,7 @@ AGAIN = Command(
              files=["out/51.png", "out/52.png", "out/53.png"]),
         case("--model", "newer", load__source="newer"),
         case("--precision", "bf16", load__dtype=torch.bfloat16),
-        case("--low-vram", run__low_vram=True),
+        case("--low-vram", run__low_vram=True, load__lazy=True),
         case("--out", "again.png", files=["again.png"]),
     ),
 )  # fmt: skip

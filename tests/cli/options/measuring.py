@@ -1,4 +1,4 @@
-"""Where the options of `undertow adapters` arrive."""
+"""Where the options of `undertow adapters` and `bench` arrive."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from tests.cli.options.arrival import LOADED, Boundary, Command, case
+from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Command, case
 from undertow import Adapter
 from undertow.adapters.stacking.decisions import Decisions
 from undertow.engine.request import GenerationRequest
@@ -128,4 +128,41 @@ IMPACT = Command(
         case("--repeats", "3", repeats=3),
     ),
 )
-COMMANDS = (EXPLAIN, IMPACT)
+
+
+def benching(at: Boundary) -> None:
+    at.stand_in("undertow.unet.attention_calls.attention_calls", {"a call": 1}, unnoted=("config",))
+    at.stand_in("undertow.attention.measure.measure", [], unnoted=("inexact",))
+    at.patch.setattr("undertow.cli.bench_attention._table", lambda *_: "")
+    at.patch.setattr("undertow.attention.measurement.store", lambda _: at.arrived.update(kept=True))
+
+
+BENCH_ATTENTION = Command(
+    verb=("bench", "attention"),
+    arguments={"model": "sd15"},
+    boundary=benching,
+    arrives={
+        "attention_calls.height": 64,
+        "attention_calls.width": 64,
+        "attention_calls.rows": 2,
+        "attention_calls.tokens": 77,
+        "attention_calls.dtype": "float32",
+        "measure.calls": {"a call": 1},
+        "measure.device": "cpu",
+        "measure.repeats": 5,
+        "kept": True,
+        "files": [],
+    },
+    cases=(
+        case("--size", "768x512", attention_calls__width=96),
+        case("--size", "770x512", refused="multiples of 8"),
+        case("--precision", "bf16", attention_calls__dtype="bfloat16"),
+        case("--rows", "4", attention_calls__rows=4),
+        case("--tokens", "154", attention_calls__tokens=154),
+        case("--repeats", "9", measure__repeats=9),
+        case("--device", "meta", measure__device="meta"),
+        case("--no-keep", kept=ABSENT),
+        case("--no-keep", "--keep", "--rows", "4", attention_calls__rows=4),
+    ),
+)
+COMMANDS = (EXPLAIN, IMPACT, BENCH_ATTENTION)

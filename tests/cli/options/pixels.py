@@ -40,6 +40,8 @@ OF_A_RUN = base(Digits(size=8), Flow(), steps=31, ema_decay=0.75)
 
 def boundary(at: Boundary) -> None:
     Path("settings.json").write_text(json.dumps(config_to_json(OF_A_FILE)))
+    for folder in ("pictures", "archive", "other"):
+        Path(folder).mkdir()
     for kind in ("Digits", "Cifar10", "ImageFolder"):
         at.patch.setattr(f"undertow.training.data.{kind}.open", lambda _: SimpleNamespace(skipped=()))
 
@@ -107,6 +109,7 @@ def cases(name: str) -> tuple[Case, ...]:
         case("--seed", "13", config__seed=13),
         case("--precision", "bf16", config__precision="bf16"),
         case("--gradient-checkpointing", config__gradient_checkpointing=True),
+        case("--recompute", "up_blocks.0", config__gradient_checkpointing=("up_blocks.0",)),
         case("--freeze", "conv_in.*", "--freeze", "mid_block.*", config__freeze=("conv_in.*", "mid_block.*")),
         case("--start-from", str(DIGITS_FLOW), config__start_from=str(DIGITS_FLOW), config__unet=trained),
         case("--checkpoint-every", "17", config__checkpoint_every=17),

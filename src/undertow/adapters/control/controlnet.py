@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from undertow.adapters.control.config import ControlNetConfig
-from undertow.attention.choose import kernel_named
+from undertow.attention.chosen import kernel_named
 from undertow.attention.kernel import AttentionKernel
 from undertow.errors import InvalidInput
 from undertow.shapes import FeatureMap, Latents, Timesteps

@@ -24,7 +24,7 @@ from undertow.adapters.kind import AdapterKind, BatchRow, require_no
 from undertow.adapters.lora.updates import LayerUpdates
 from undertow.adapters.pictures import Hint, LatentGrid
 from undertow.errors import InvalidInput
-from undertow.picture_files import several
+from undertow.pictures.files import several
 from undertow.unet.conditioning import Ports, Residuals
 from undertow.unet.runner import Runner
 

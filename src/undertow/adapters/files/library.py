@@ -53,6 +53,10 @@ class Library(Generic[AnyLoaded]):
         """Memory of all cached files."""
         return sum(held.size_bytes for held in self._held.values())
 
+    def forget(self) -> None:
+        """Empties the cache: what is in use lives on where it is used, everything else is read again when needed."""
+        self._held.clear()
+
     def get(self, source: str | Path) -> AnyLoaded:
         """The contents of a file. Errors: those of `read`, which leave the cache unchanged."""
         stamp = _stamp(source)

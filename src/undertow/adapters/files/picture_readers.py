@@ -1,15 +1,15 @@
 """Which adapters read a picture, told by their files' names for tensors alone. Imports no torch, so that one without
 its picture is refused before a model is loaded; the kinds of adapters look closer."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from undertow.adapters.adapter import Adapter
+from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.header_json import read_header_json
 from undertow.checkpoints.files.sniff import sniff
 from undertow.errors import CheckpointError, InvalidInput
-from undertow.picture_files import several
+from undertow.pictures.files import several
 
 CONFIG = "config.json"
 CLASSES: Mapping[str, str] = {"ControlNetModel": "ControlNet", "T2IAdapter": "T2I-Adapter"}
@@ -32,8 +32,7 @@ def picture_reader(place: Path) -> str | None:
     files = [place] if place.is_file() else sorted(place.glob("*.safetensors"))
     try:
         if (place / CONFIG).is_file():
-            found = json.loads((place / CONFIG).read_text(encoding="utf-8"))
-            named = CLASSES.get(str(found.get("_class_name"))) if isinstance(found, Mapping) else None
+            named = CLASSES.get(str(read_json(place / CONFIG).get("_class_name")))
             if named is not None:
                 return named
         names = [name for file in files if sniff(file) == "safetensors" for name in read_header_json(file)[0]]

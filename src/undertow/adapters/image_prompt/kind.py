@@ -19,8 +19,8 @@ from undertow.adapters.lora.updates import LayerUpdates
 from undertow.adapters.pictures import Area, Hint, LatentGrid
 from undertow.encoders.image import ImageEncoder, ImageFeatures
 from undertow.errors import InvalidInput
-from undertow.picture_files import several
-from undertow.pictures import to_mask
+from undertow.pictures.files import several
+from undertow.pictures.pixels import to_mask
 from undertow.unet.conditioning import Ports
 from undertow.unet.config import UNetConfig
 from undertow.unet.runner import Runner

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from undertow.attention.choose import auto_attention
+from undertow.attention.chosen import auto_attention
 from undertow.encoders.image_config import PUBLISHED_VISION
 from undertow.nn.initialization import normal
 from undertow.shapes import Heads, Sequence

@@ -3,18 +3,18 @@
 Model hash    the first 10 digits of the file's SHA-256 (A1111's modules/sd_models.py; Civitai's "AutoV2")
 Lora hashes   the first 12 digits of the SHA-256 of what follows a safetensors header, so that a file with another
               title is the same LoRA (A1111's modules/hashes.py; sd-scripts' "sshs_model_hash"; Civitai's "AutoV3")
+TI hashes     the first 12 digits of the file's SHA-256 (A1111's modules/textual_inversion/textual_inversion.py)
 """
 
 import hashlib
-import json
-import os
+from contextlib import suppress
 from pathlib import Path
 
-from undertow.checkpoints.files.atomic import write_text
+from undertow.cache_folder import cache_folder, read_cached, write_cached
 from undertow.checkpoints.files.model_folder import find_unet_folder, folder_weights, variant_order
 from undertow.errors import UndertowError
 
-MODEL_DIGITS, LORA_DIGITS = 10, 12
+MODEL_DIGITS, LORA_DIGITS, INVERSION_DIGITS = 10, 12, 12
 
 REMEMBERED_BYTES = 64 * 2**20
 """Smaller files are hashed again each time: it takes less than the time to look them up in a file on disk."""
@@ -40,6 +40,14 @@ def lora_hash(path: Path) -> str | None:
     """A1111's hash of a LoRA. `None` for what cannot be read."""
     try:
         return _remembered(path, "tensors" if path.suffix == ".safetensors" else "file")[:LORA_DIGITS]
+    except OSError:
+        return None
+
+
+def inversion_hash(path: Path) -> str | None:
+    """A1111's hash of a textual inversion. `None` for what cannot be read, and for a folder."""
+    try:
+        return _remembered(path, "file")[:INVERSION_DIGITS]
     except OSError:
         return None
 
@@ -72,23 +80,14 @@ def _sha256(path: Path, part: str) -> str:
 
 
 def _place() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser() / "undertow" / "hashes.json"
+    return cache_folder() / "hashes.json"
 
 
 def _known() -> dict[str, str]:
-    try:
-        found = json.loads(_place().read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return {key: value for key, value in found.items() if isinstance(value, str)} if isinstance(found, dict) else {}
+    return {key: value for key, value in read_cached(_place()).items() if isinstance(value, str)}
 
 
 def _keep(known: dict[str, str]) -> None:
     """Best effort: a cache that cannot be written is none."""
-    place, kept = _place(), dict(list(known.items())[-MOST_REMEMBERED:])
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_text(json.dumps(kept), place)
-    except OSError:
-        pass
+    with suppress(OSError):
+        write_cached(dict(list(known.items())[-MOST_REMEMBERED:]), _place())

@@ -2,43 +2,52 @@
 
 As in the safetensors library, tensors follow each other without overlaps and holes up to the file's end; stricter than
 there, a header has at most 16 MiB and each name once (https://huggingface.co/docs/safetensors, "Format"). Nothing else
-of the file is read, so that one larger than memory can be inspected.
+of the file is read, so that one larger than memory can be inspected; nor is torch imported, so that `undertow plan`
+answers at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from undertow.checkpoints.files.header_json import corrupt, read_header_json
 from undertow.errors import UnknownCheckpoint
 
-DTYPES: Mapping[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
+if TYPE_CHECKING:
+    import torch
+
+ITEM_BYTES: Mapping[str, int] = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
 }
-"""The format's names for the types that occur in checkpoints."""
+"""Bytes of a number, by the format's names of the types that occur in checkpoints; `dtypes.DTYPES` has torch's."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What the header says of one tensor."""
+    """What the header says of one tensor. kind: its type, as the format calls it."""
 
-    dtype: torch.dtype
+    kind: str
     shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """The type as torch has it."""
+        from undertow.checkpoints.files.dtypes import DTYPES  # noqa: PLC0415  imports torch
+
+        return DTYPES[self.kind]
 
     @property
     def count(self) -> int:
@@ -47,7 +56,7 @@ class TensorInfo:
 
     @property
     def size_bytes(self) -> int:
-        return self.count * self.dtype.itemsize
+        return self.count * ITEM_BYTES[self.kind]
 
 
 @dataclass(frozen=True)
@@ -58,6 +67,24 @@ class Header:
     tensors: Mapping[str, TensorInfo]
     places: Mapping[str, int]
     metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeaderOnly:
+    """A file of which nothing but the header is here."""
+
+    path: Path
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+
+
+def stored_kind(tensors: Iterable[TensorInfo]) -> str | None:
+    """The floating-point type that most values have, as the format calls it; `None` where there are none."""
+    counts: dict[str, int] = {}
+    for info in tensors:
+        if "F" in info.kind:
+            counts[info.kind] = counts.get(info.kind, 0) + info.count
+    return max(counts, key=lambda kind: counts[kind], default=None)
 
 
 def read_header(path: Path) -> Header:
@@ -89,9 +116,16 @@ def _info(path: Path, name: str, entry: Any) -> TensorInfo:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(), int()]} if all(
             isinstance(dim, int) and not isinstance(dim, bool) and dim >= 0 for dim in shape
         ):
-            if dtype not in DTYPES:
-                known = f"undertow reads {', '.join(DTYPES)}"
-                raise UnknownCheckpoint(path, f"the tensor {name!r} has the type {dtype!r}", known)
-            return TensorInfo(DTYPES[dtype], tuple(shape))
+            info = TensorInfo(dtype, tuple(shape))
+            require_known(path, {name: info})
+            return info
         case _:
             raise corrupt(path, f"an impossible header entry for the tensor {name!r}")
+
+
+def require_known(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
+    """Errors: `UnknownCheckpoint` for a type of numbers that undertow does not read."""
+    for name, info in tensors.items():
+        if info.kind not in ITEM_BYTES:
+            known = f"undertow reads {', '.join(ITEM_BYTES)}"
+            raise UnknownCheckpoint(path, f"the tensor {name!r} has the type {info.kind!r}", known)

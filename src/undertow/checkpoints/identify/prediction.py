@@ -8,13 +8,13 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
-
-from jaxtyping import Shaped
-from torch import Tensor
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, Union
 
 from undertow.checkpoints.identify.families import FamilyName
 from undertow.known_names import PREDICTIONS, Prediction, parse_prediction
+
+if TYPE_CHECKING:
+    from undertow.shapes import AnyTensor
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -39,7 +39,7 @@ SD2_V_SPREAD = 0.09
 SD2_BASE_STEPS = {875_000: "epsilon", 220_000: "epsilon", 110_000: "v"}
 """`global_step` of the published SD2 files (diffusers and InvokeAI)."""
 
-ReadTensor = Callable[[], Shaped[Tensor, "..."] | None]
+ReadTensor = Callable[[], Union["AnyTensor", None]]
 
 
 @dataclass(frozen=True, kw_only=True)

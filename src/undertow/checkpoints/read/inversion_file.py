@@ -69,8 +69,10 @@ class TextualInversion:
         return MODELS.get(frozenset(self.vectors), "unknown")
 
 
-def read_inversions(source: str | Path) -> tuple[TextualInversion, ...]:
+def read_inversions(source: str | Path, *, asked: bool = True) -> tuple[TextualInversion, ...]:
     """Those in a file, a picture or a folder of diffusers'; several in a bundle or in a file with several tokens.
+
+    asked: whether the file was given as one, so that vectors may have any width, and not only a published model's.
 
     Errors: `UnknownCheckpoint` for a file that holds none, `UnsafeFile`, `CorruptFile`, `InvalidInput` for a picture.
     """
@@ -81,8 +83,8 @@ def read_inversions(source: str | Path) -> tuple[TextualInversion, ...]:
         return (_inversion(path, tensors, "a picture of A1111's", (name, path.stem)),)
     if is_pickle(path):
         with as_safetensors(path) as converted:
-            return _read(path, WeightFile(converted))
-    return _read(path, WeightFile(path))
+            return _read(path, WeightFile(converted), asked=asked)
+    return _read(path, WeightFile(path), asked=asked)
 
 
 def require_made_for(inversion: TextualInversion, text: TextStack) -> None:
@@ -117,8 +119,8 @@ def _file(path: Path) -> Path:
     return found
 
 
-def _read(path: Path, file: WeightFile) -> tuple[TextualInversion, ...]:
-    groups = _groups(file.tensors)
+def _read(path: Path, file: WeightFile, *, asked: bool) -> tuple[TextualInversion, ...]:
+    groups = _groups(file.tensors, asked=asked)
     if not groups:
         shown = ", ".join(list(file.tensors)[:3])
         problem = f"no textual inversion: {len(file.tensors)} tensors ({shown[:120]})"
@@ -131,16 +133,17 @@ def _read(path: Path, file: WeightFile) -> tuple[TextualInversion, ...]:
     return tuple(found)
 
 
-def _groups(tensors: Mapping[str, TensorInfo]) -> dict[tuple[str, str], dict[str, str]]:
+def _groups(tensors: Mapping[str, TensorInfo], *, asked: bool = False) -> dict[tuple[str, str], dict[str, str]]:
     """The tensors of each inversion by encoder, under (form, name); an empty name is the file's. Nothing if these are
-    not the tensors of inversions."""
+    not the tensors of inversions. asked: whether the file was given as one, so that vectors may have the width of any
+    model."""
     bundles = {name.removeprefix(BUNDLED).partition(".")[0] for name in tensors if name.startswith(BUNDLED)}
     if bundles:
         found: dict[tuple[str, str], dict[str, str]] = {}
         for bundle in sorted(bundles):
             prefix = f"{BUNDLED}{bundle}."
             inside = {name.removeprefix(prefix): info for name, info in tensors.items() if name.startswith(prefix)}
-            for keys in _groups(inside).values():
+            for keys in _groups(inside, asked=True).values():
                 found["bundled with a LoRA", bundle] = {encoder: prefix + key for encoder, key in keys.items()}
         return found
     vectors = {name: info for name, info in tensors.items() if not name.startswith("string_to_token.")}
@@ -154,8 +157,12 @@ def _groups(tensors: Mapping[str, TensorInfo]) -> dict[tuple[str, str], dict[str
         return {("A1111's", ""): {"": terms[0]}} if len(terms) == 1 else {}
     if "emb_params" in vectors:
         return {("A1111's, as safetensors", ""): {"": "emb_params"}} if len(vectors) == 1 else {}
-    # What names neither a tool nor an encoder is told by its width; dots part the names of a network's parameters.
-    if any(info.shape[-1] not in WIDTHS for info in vectors.values()) or (len(vectors) > 1 and "." in "".join(vectors)):
+    # What names neither a tool nor an encoder is told by its width, or by a token's brackets in diffusers' scripts;
+    # dots part the names of a network's parameters.
+    plain = "." not in "".join(vectors)
+    tokens = all(name.startswith("<") and name.endswith(">") for name in vectors)
+    told = tokens or (asked and plain) or all(info.shape[-1] in WIDTHS for info in vectors.values())
+    if not told or (len(vectors) > 1 and not plain):
         return {}
     return {("diffusers'", name): {"": name} for name in vectors}
 

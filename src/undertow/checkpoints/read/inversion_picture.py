@@ -16,7 +16,7 @@ from jaxtyping import Float32, UInt8
 
 from undertow.errors import CorruptFile, UnknownCheckpoint
 from undertow.limits import EMBEDDING_BYTES
-from undertow.picture_files import header_of, open_picture
+from undertow.pictures.files import header_of, open_picture
 
 TEXT = "sd-ti-embedding"
 TENSOR = "TORCHTENSOR"

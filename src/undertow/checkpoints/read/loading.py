@@ -1,17 +1,18 @@
 """Fills a network that was built on the meta device, one tensor at a time, strictly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from undertow.checkpoints.files.weights import AnyTensor
+from undertow.attention.policy import AttentionPolicy
 from undertow.checkpoints.health import Health, Use
 from undertow.checkpoints.identify.checkpoint import Checkpoint, PartSource
 from undertow.checkpoints.keymap.prefixes import Component
 from undertow.checkpoints.read.dtypes import stored_dtype
+from undertow.shapes import AnyTensor
 from undertow.state_dicts import (
     Differences,
     Shapes,
@@ -34,7 +35,7 @@ class LoadOptions:
     then have, if it is another one (`dtypes.PartDType`). mmap: parameters stay views of the file's read-only mapping
     where type and device allow, which loads at once and shares memory between processes, as long as nobody changes the
     file. channels_last: convolutions in the memory layout that their libraries compute in. validate: check every value
-    while it is loaded. attention: the kernel of a U-Net, see `attention.choose.kernel_named`.
+    while it is loaded. attention: the kernel of a U-Net, see `attention.chosen.kernel_named`.
     """
 
     dtype: torch.dtype | None = None
@@ -43,7 +44,7 @@ class LoadOptions:
     mmap: bool = False
     channels_last: bool = False
     validate: bool = True
-    attention: str = "auto"
+    attention: str | AttentionPolicy = "auto"
 
 
 def load_network(network: Network, source: PartSource, options: LoadOptions, health: Health) -> Network:
@@ -91,13 +92,21 @@ def _require_layers(checkpoint: Checkpoint, component: Component, layers: int) -
 
 
 def read_part(
-    source: PartSource, options: LoadOptions, health: Health, *, use: Callable[[str], Use] = lambda _: None
+    source: PartSource,
+    options: LoadOptions,
+    health: Health,
+    *,
+    use: Callable[[str], Use] = lambda _: None,
+    only: Collection[str] | None = None,
 ) -> dict[str, AnyTensor]:
     """The part's tensors by our names. Each is read, checked, converted and copied before the next.
 
-    use: when a tensor of ours is used, for the report. Errors: `CorruptFile`.
+    use: when a tensor of ours is used, for the report. only: the tensors to read; `None` reads all. Errors:
+    `CorruptFile`.
     """
     mappings = source.mappings
+    if only is not None:
+        mappings = {name: one for name, one in mappings.items() if not set(one.ours).isdisjoint(only)}
     dtype = stored_dtype(source) if options.dtype is None else options.dtype
     tensors: dict[str, AnyTensor] = {}
     for name, stored in source.weights.each(list(mappings)):
@@ -105,7 +114,8 @@ def read_part(
         if options.validate:
             health.add(f"{source.label}{name}", stored, use=use(pieces[0][0]), target=dtype)
         for ours, piece in pieces:
-            tensors[ours] = _converted(piece, dtype, options)
+            if only is None or ours in only:
+                tensors[ours] = _converted(piece, dtype, options)
     return tensors
 
 

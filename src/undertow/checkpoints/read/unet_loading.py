@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from undertow.attention.choose import kernel_named
+from undertow.attention.chosen import stored_kernel
 from undertow.checkpoints.files.model_folder import find_unet_folder, folder_weights, variant_order
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, PartSource
@@ -53,12 +53,12 @@ def load_unet_folder(
 
 def read_unet(checkpoint: Checkpoint, options: LoadOptions, health: Health) -> UNet:
     """The U-Net of an opened checkpoint. Errors: `MissingComponent`, `KeyMismatch`, `CorruptFile`, `ConfigError`;
-    `InvalidInput` for a kernel that is unknown or not for this model."""
+    `InvalidInput` for a kernel that is unknown or not for this model or device; `MissingDependency`."""
     config, source = checkpoint.identification.config, checkpoint.parts.get("unet")
     if config is None or source is None:
         raise MissingComponent(checkpoint.path, "U-Net", f"it holds {part_names(checkpoint)}")
     require_layers(source.weights.path, config.layers, len(source.weights.tensors))
-    kernel = kernel_named(options.attention, float32_logits=config.upcast_attention)
+    kernel = stored_kernel(options.attention, float32_logits=config.upcast_attention, device=options.device)
     unet = build_on_meta(lambda: UNet(config, kernel))
     return load_network(unet, source, options, health)
 

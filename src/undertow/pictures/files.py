@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from undertow.errors import InvalidInput
 from undertow.limits import PIXELS
-from undertow.picture_modes import FORMATS, deep_levels, loaded, require_format
+from undertow.pictures.modes import FORMATS, deep_levels, loaded, require_format
 
 Picture = Image.Image | str | Path
 """A picture, or the file that holds it."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from undertow.errors import InvalidInput
-from undertow.picture_names import FIGURES, FORMATS, PicturePlace, is_file_name, require_picture_file
+from undertow.pictures.names import FIGURES, FORMATS, PicturePlace, is_file_name, require_picture_file
 
 APPLE = {
     "seed": 7,
@@ -145,7 +145,7 @@ def test_places_that_cannot_be_written_are_refused(tmp_path, monkeypatch):
     def refuse(dir: Path) -> None:  # as /proc does, whatever its permissions say
         raise OSError(2, "No such file or directory", str(dir))
 
-    monkeypatch.setattr("undertow.picture_names.TemporaryFile", refuse)
+    monkeypatch.setattr("undertow.pictures.names.TemporaryFile", refuse)
     for out in ("new", "new.png"):
         with pytest.raises(InvalidInput, match="takes no files"):
             PicturePlace.of(tmp_path / out)

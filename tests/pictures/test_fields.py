@@ -8,8 +8,8 @@ import torch
 from PIL import Image, ImageDraw
 
 from undertow import Adapter, GenerationRequest, InvalidInput
-from undertow.picture_files import describe_picture, open_picture
-from undertow.pictures import to_mask, to_pixels
+from undertow.pictures.files import describe_picture, open_picture
+from undertow.pictures.pixels import to_mask, to_pixels
 
 MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "RGBa", "I;16", "F")
 

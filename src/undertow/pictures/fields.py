@@ -17,7 +17,7 @@ from PIL import Image
 from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from undertow.errors import InvalidInput
-from undertow.picture_files import (
+from undertow.pictures.files import (
     Picture,
     describe_picture,
     file_of,
@@ -26,7 +26,7 @@ from undertow.picture_files import (
     picture_from_bytes,
     require_same,
 )
-from undertow.picture_modes import deep_levels
+from undertow.pictures.modes import deep_levels
 
 Info = Any
 """pydantic's `ValidationInfo` or `SerializationInfo`, which are protocols that cannot be checked while tests run."""
@@ -57,7 +57,7 @@ def _holds(file: Path, described: Mapping[str, Any]) -> bool:
 
 
 def _storable(image: Image.Image) -> Image.Image:
-    """The image in a mode that PNG has and gives back: the same to `undertow.picture_modes`, which reads them all."""
+    """The image in a mode that PNG has and gives back: the same to `undertow.pictures.modes`, which reads them all."""
     deep = deep_levels(image)
     if deep is not None:
         return Image.fromarray(deep)

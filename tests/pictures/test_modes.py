@@ -15,9 +15,9 @@ from undertow.adapters.pictures import LatentGrid
 from undertow.encoders.image_pixels import Preprocessing
 from undertow.errors import InvalidInput
 from undertow.hints.picture import to_color
-from undertow.picture_files import describe_picture, open_picture
-from undertow.picture_modes import to_rgb
-from undertow.pictures import pasted, to_map, to_mask, to_pixels
+from undertow.pictures.files import describe_picture, open_picture
+from undertow.pictures.modes import to_rgb
+from undertow.pictures.pixels import pasted, to_map, to_mask, to_pixels
 from undertow.training.image_folder import read_picture
 
 SIDE = 256

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from undertow.errors import InvalidInput
-from undertow.picture_modes import alpha_of, to_gray, to_mask_picture, to_rgb
+from undertow.pictures.modes import alpha_of, to_gray, to_mask_picture, to_rgb
 
 Size = tuple[int, int]
 """Height and width in pixels."""

@@ -14,7 +14,7 @@ from undertow import Adapter, GenerationRequest
 from undertow.cli import main
 from undertow.errors import InvalidInput
 from undertow.limits import PIXELS
-from undertow.picture_files import open_picture, opened, picture_from_bytes
+from undertow.pictures.files import open_picture, opened, picture_from_bytes
 from undertow.training.image_folder import read_picture
 
 ORIENTATION, TURNED_RIGHT = 0x0112, 6

@@ -1,0 +1,66 @@
+"""`undertow bench attention`, and what `undertow inspect --attention` then says."""
+
+import json
+
+import pytest
+
+from undertow.attention.measurement import stored_measurements
+from undertow.cli import main
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNDERTOW_CACHE", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "80")
+    return tmp_path
+
+
+def test_a_measurement_is_shown_kept_and_then_decides(cache, capsys):
+    assert main(["inspect", "emoji", "--attention"]) == 0
+    before = capsys.readouterr().out
+    assert "nothing was measured here" in before
+    assert "fused: one pass" in before
+
+    assert main(["bench", "attention", "emoji", "--repeats", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "emoji, 64x64, 2 rows, float32" in shown
+    assert "64 x 77" in shown
+    assert "not measured: cudnn, because it runs on cuda only" in shown
+    (file,) = (cache / "attention").iterdir()
+    assert str(file) in shown
+    calls = stored_measurements("cpu").calls
+    assert {(one.call.queries, one.call.keys) for one in calls} == {(64, 64), (64, 77)}
+    for one in calls:
+        assert {"math", "sdpa", "chunked", "sliced", "flash"} <= set(one.timings)
+
+    content = json.loads(file.read_text())
+    for call in content["calls"]:
+        call["timings"]["math"]["seconds"] = 1e-9
+    file.write_text(json.dumps(content))
+    assert main(["inspect", "emoji", "--attention"]) == 0
+    after = capsys.readouterr().out
+    assert "math: the fastest: 1e-06 ms at 64 x 77, 6 heads 32 wide, measured" in after
+    assert "nothing was measured here" not in after
+
+
+def test_nothing_is_kept_on_request(cache, capsys):
+    assert main(["bench", "attention", "digits-flow", "--repeats", "1", "--no-keep", "--precision", "bf16"]) == 0
+    assert "bfloat16" in capsys.readouterr().out
+    assert not list(cache.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--size", "66x64"], "--size is 66x64, expected multiples of 4"),
+        (["--size", "64"], "WIDTHxHEIGHT"),
+        (["nothing"], "no such embedded model"),
+        (["--rows", "0"], "--rows"),
+        (["--device", "banana"], "--device"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_one_sentence(arguments, words, cache, capsys):
+    assert main(["bench", "attention", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.count("\n") == 1
