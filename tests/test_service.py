@@ -161,7 +161,8 @@ def test_low_vram_holds_less_and_draws_the_same_picture(large, monkeypatch):
     monkeypatch.setattr(decode, "LOW_VRAM_DECODE_BYTES", whole // 3)
     low, least = with_peak(lambda: large.generate("a", low_vram=True, **ONE))
     again, unchanged = with_peak(lambda: large.generate("a", **ONE))
-    assert least < 0.6 * whole
+    weights = sum(one.nbytes for one in large.model.unet.parameters())  # come in meanwhile, and were there before
+    assert least - weights < 0.6 * whole
     assert unchanged > 0.9 * whole, "only when it is asked for"
     assert any("tiled" in line for line in low.report.decisions)
     assert not any("tiled" in line for result in (plain, again) for line in result.report.decisions)

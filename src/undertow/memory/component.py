@@ -2,7 +2,9 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import islice
+from operator import xor
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -10,6 +12,9 @@ from torch import nn
 
 from undertow.checkpoints.read.home import is_stand_in, stand_in
 from undertow.shapes import AnyTensor
+
+HASHED_AT_ONCE = 2**17
+"""Numbers, about."""
 
 
 @runtime_checkable
@@ -176,5 +181,10 @@ def _stamp(parameter: nn.Parameter) -> tuple[int, int]:
 
 
 def _sum(tensor: AnyTensor) -> int:
-    """Changes with the value of any number, independent of the layout."""
-    return int(torch.hash_tensor(tensor.detach()).view(torch.int64))
+    """Changes with the value of any number, independent of the layout: the bits of all numbers, by exclusive or. In
+    pieces, for PyTorch makes 64 bits of every number first."""
+    if not tensor.numel():
+        return 0
+    rows = max(1, HASHED_AT_ONCE // max(1, tensor[0].numel())) if tensor.ndim else 1
+    pieces = tensor.detach().split(rows) if tensor.ndim else (tensor.detach(),)
+    return reduce(xor, (int(torch.hash_tensor(piece).view(torch.int64)) for piece in pieces))
