@@ -186,9 +186,11 @@ def _json_blocks(blocks: Checkpointing) -> bool | list[str]:
 
 
 def _blocks(json: Any) -> Checkpointing:
+    if isinstance(json, bool):
+        return json
     named = isinstance(json, list) and all(isinstance(name, str) for name in json)
-    _require(isinstance(json, bool) or named, "gradient_checkpointing", json, "must be true, false or names of blocks")
-    return tuple(json) if named else bool(json)
+    _require(named, "gradient_checkpointing", json, "must be true, false or names of blocks")
+    return tuple(json)
 
 
 def _plain(record: Any) -> dict[str, Any]:
