@@ -20,7 +20,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 mutants bits check format bench digits emoji evaluate docs clean
+.PHONY: help demo test test-avx2 lowest fuzz mutants bits memory-soak check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -30,9 +30,11 @@ help:  ## List the targets
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt hatchling editables
-	$(PIP) install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
+	$(PIP) install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
 	@# The tests compare with its samplers alone; its requirements (a tracker, a metrics package, CLIP) are for training.
 	$(PIP) install --quiet --constraint constraints.txt --no-deps k-diffusion
+	@# pip would compile one file after another.
+	@$(BIN)/python -m compileall -q -j 2 $(VENV)/lib > /dev/null || true
 	@touch $@
 
 demo: $(INSTALLED)  ## Draw a red apple with the embedded model and write the picture
@@ -57,6 +59,20 @@ test-avx2: $(INSTALLED) | $(FONT)  ## Run every test as on a processor with AVX2
 	$(AVX2) $(PYTEST) --numprocesses $(WORKERS) --dist worksteal
 	$(AVX2) $(PYTEST) --override-ini addopts= --import-mode=importlib tests/compile
 
+# On Linux PyPI's torch brings CUDA, 3 GB; UV_FIND_LINKS and UV_CONSTRAINT take another one.
+LOWEST := out/lowest
+UV := $(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --resolution lowest-direct
+lowest:  ## Install the oldest packages that pyproject.toml allows, into out/lowest, and draw and train with them
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --constraint constraints.txt uv
+	$(UV) .
+	$(LOWEST)/bin/undertow generate "red apple on white background" --lora mosaic --out $(LOWEST)/drawn --no-show
+	$(UV) '.[train,hints,terminal,viz]'
+	$(LOWEST)/bin/undertow preprocess canny $(LOWEST)/drawn/*.png --out $(LOWEST)/canny.png
+	$(LOWEST)/bin/undertow train digits --steps 1 --batch-size 2 --cpu --out $(LOWEST)/digits
+	$(LOWEST)/bin/undertow samplers --plot $(LOWEST)/grids.png
+	$(LOWEST)/bin/python -c 'import textual_image'
+
 # Hours for every mutant (COUNT=0); minutes for a sample.
 ROOMS ?= diffusion sampling nn unet engine
 COUNT ?= 120
@@ -64,9 +80,17 @@ SEED ?= 0
 mutants: $(INSTALLED)  ## Change a sample of lines, one at a time, and write how many a test notices: docs/results/tests.md
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.mutants --rooms $(ROOMS) --count $(COUNT) --seed $(SEED) --workers $(WORKERS)
 
+MINUTES ?= 10
+fuzz: $(INSTALLED)  ## Run command lines of strangers for ten minutes, and write the counts: docs/results/robustness.md
+	$(ONE_THREAD) $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --results docs/results/robustness.md
+
 AGAINST ?= HEAD
 bits: $(INSTALLED)  ## Draw 24 requests as this tree and as AGAINST=REVISION does, and name those that differ in a bit
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.bits --against $(AGAINST)
+
+SEQUENCES ?= 300
+memory-soak: $(INSTALLED)  ## Draw random sequences short of memory, and compare every byte with a fresh process
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.memory_soak --sequences $(SEQUENCES) --workers $(WORKERS)
 
 # Two at a time: none of them uses more than one core.
 CHECKS := check-style check-types check-layers check-docs

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from jaxtyping import install_import_hook
+
+from tests.annotations import check_annotations
 
 IN_CI = bool(os.environ.get("CI"))
 
@@ -19,17 +20,21 @@ settings.register_profile("undertow", deadline=None, derandomize=IN_CI)
 settings.load_profile("undertow")
 
 
-def pytest_configure(config):
-    """What the user measured on this machine decides nothing here: tests have a cache of their own.
+def pytest_addoption(parser):
+    parser.addoption(
+        "--check-annotations",
+        action="store_true",
+        help="check every annotation of undertow and of the recipes; torch.compile cannot trace the checks",
+    )
 
-    The annotations of the recipes are checked as those of `undertow`: jaxtyping's option takes a single package when
-    the checker has arguments."""
+
+def pytest_configure(config):
+    """What the user measured on this machine decides nothing here: tests have a cache of their own."""
     cache = tempfile.TemporaryDirectory(prefix="undertow-tests-")
     os.environ["UNDERTOW_CACHE"] = cache.name
     config.add_cleanup(cache.cleanup)
-    checker = (config.getoption("jaxtyping_packages") or "").partition(",")[2]
-    if checker:
-        install_import_hook("recipes", checker)
+    if config.getoption("check_annotations"):
+        check_annotations("undertow", "recipes")
 
 
 def seed_all(name: str) -> None:

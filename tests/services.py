@@ -76,6 +76,8 @@ def _seen(service: UNetService) -> dict[str, int]:
     for which, model in (("model", service.model), ("refiner", service.refiner)):
         if model is None:
             continue
+        for network in (model.require_unet(), model.require_vae(), model.text):
+            service.engine.memory.restore(network)  # which may have left memory for a request
         for part, network in (("unet", model.require_unet()), ("vae", model.require_vae())):
             seen |= {f"{which}.{part}.{name}": _bits(weight) for name, weight in network.named_parameters()}
             seen[f"hooks of {which}.{part}"] = _hooks(network)

@@ -17,7 +17,7 @@ from recipes.emoji.render import FONT, Glyphs
 from recipes.emoji.sections import find_section, section
 from undertow import Adapter, GenerationRequest, UNetService
 from undertow.checkpoints.files.atomic import write_text
-from undertow.pictures import from_uint8, to_uint8
+from undertow.pictures.pixels import from_uint8, to_uint8
 from undertow.training.figures import save_grid
 
 ROOT = Path(__file__).parents[2]

@@ -17,7 +17,7 @@ from undertow import GenerationRequest, Region, UNetService, Views
 from undertow.engine.images import image_latents
 from undertow.engine.request import Axes, RegionsBy
 from undertow.engine.sizes import layout_for
-from undertow.pictures import from_uint8, to_uint8
+from undertow.pictures.pixels import from_uint8, to_uint8
 from undertow.training.randomness import seed_for
 
 Box = tuple[float, float, float, float]

@@ -18,8 +18,8 @@ One change at a time is made to a room's code, and the room's tests are asked wh
 mutmut's: an operator or a number is another, an argument is `None` or missing, an assigned value is `None`, a branch is
 always or never taken, a `case` is missing, a string is another. Left out are annotations, decorators, imports, `raise`
 and `assert` with what they say, docstrings, strings with a space in them (messages) and `__all__`. Each room's sample
-is random, the same for the same seed. A mutant meets the tests of its room that execute its line (with jaxtyping's
-checks, as in `make test`); it is killed when one fails, or when it takes far more time than they took before. What no
+is random, the same for the same seed. A mutant meets the tests of its room that execute its line (with annotations
+checked, as in `make test`); it is killed when one fails, or when it takes far more time than they took before. What no
 test executes counts as not killed. `unet` and `nn` also have the golden tests of the U-Net, `sampling` and `diffusion`
 those of the samplers and schedulers, `engine` those of the pipelines.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from recipes.emoji.render import Glyphs, draw_places, render
 from recipes.emoji.scenes import draw_training_scene
-from undertow.pictures import from_uint8
+from undertow.pictures.pixels import from_uint8
 from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import StepRecord
 from undertow.training.randomness import generator_for, seed_for

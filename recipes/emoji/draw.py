@@ -9,9 +9,10 @@ from torch import Tensor
 from recipes.emoji.render import SIDE
 from recipes.emoji.text_to_image import OBJECTIVE, OUTPUT_SELECTION, TextToImage, token_ids
 from undertow.engine.direct import DirectModel, SamplingSettings
-from undertow.pictures import to_uint8
+from undertow.pictures.pixels import to_uint8
 from undertow.unet.conditioning import Conditioning
 from undertow.vae.autoencoder import AutoencoderKL
+from undertow.vae.latent_values import latents_from_model
 
 SETTINGS = SamplingSettings(sampler="dpmpp_2m", schedule="karras", steps=20, guidance=4.0)
 
@@ -39,7 +40,9 @@ def draw(
     conditional = [encoded[caption] for caption in captions]
     pictures = []
     for latents in direct.draw(conditional, encoded[""], seeds, settings, batch_size=batch_size):
-        pictures.append(to_uint8(vae.decode(vae.config.latent_space.from_model(torch.cat(latents))).clamp(-1, 1)))
+        pictures.append(
+            to_uint8(vae.decode(latents_from_model(vae.config.latent_space, torch.cat(latents))).clamp(-1, 1))
+        )
         on_pictures(len(latents))
     return torch.cat(pictures)
 

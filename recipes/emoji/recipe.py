@@ -31,7 +31,7 @@ from recipes.emoji.text_to_image import (
 )
 from recipes.emoji.tokenizer import save_tokenizer
 from undertow.encoders.tokenizer import FolderTokenizer
-from undertow.pictures import from_uint8, to_uint8
+from undertow.pictures.pixels import from_uint8, to_uint8
 from undertow.training.figures import save_grid
 from undertow.training.fit import FitSettings, Progress
 from undertow.training.log import StepRecord

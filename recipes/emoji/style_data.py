@@ -27,7 +27,7 @@ from recipes.emoji.scenes import Scene, draw_training_scene
 from recipes.emoji.styles import STYLES, Style, separation
 from undertow.checkpoints.files.atomic import write_text
 from undertow.checkpoints.read.model_loading import load_model
-from undertow.pictures import from_uint8, to_uint8
+from undertow.pictures.pixels import from_uint8, to_uint8
 from undertow.training.captions import METADATA
 from undertow.training.figures import save_grid, save_picture
 from undertow.training.randomness import seed_for

@@ -19,7 +19,7 @@ from undertow.encoders.clip import OutputSelection, TextEncoder
 from undertow.encoders.clip_config import ClipTextConfig
 from undertow.encoders.clip_tensors import random_clip
 from undertow.encoders.tokenizer import Tokenizer
-from undertow.pictures import from_uint8
+from undertow.pictures.pixels import from_uint8
 from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import StepRecord
 from undertow.training.objective import Example, Objective, TruncatedSNRWeighting

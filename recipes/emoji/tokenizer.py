@@ -5,7 +5,7 @@ from pathlib import Path
 from recipes.emoji.names import COLORS, EMOJI
 from recipes.emoji.scenes import RELATIONS
 from undertow.encoders.learn_tokenizer import learn_tokenizer
-from undertow.encoders.vocabulary import Vocabulary
+from undertow.vocabulary import Vocabulary
 
 POSITIONS = 32
 """Tokens of a prompt, with both marks: the longest caption has 18."""

@@ -3,7 +3,7 @@
 Names are imported from their rooms when they are first used (PEP 562), so `import undertow` alone loads no torch.
 """
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from undertow.errors import (
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from undertow.engine.parts import HighResolution, Region, Views
     from undertow.engine.request import GenerationRequest
     from undertow.engine.result import GenerationResult
+    from undertow.memory.plan import MemoryPlan
     from undertow.nn.attention import ImageTokens
     from undertow.service import UNetService, load, load_unet
     from undertow.unet.conditioning import Conditioning, Ports, Residuals
@@ -73,6 +74,7 @@ __all__ = [
     "ImageTokens",
     "InvalidInput",
     "KeyMismatch",
+    "MemoryPlan",
     "MissingComponent",
     "MissingDependency",
     "NonFiniteError",
@@ -104,6 +106,7 @@ _ROOMS = {
     "AdapterStack": "undertow.adapters.stack",
     "StateSnapshot": "undertow.adapters.state",
     "UNetState": "undertow.adapters.state",
+    "MemoryPlan": "undertow.memory.plan",
     "ImageTokens": "undertow.nn.attention",
     "load": "undertow.service",
     "UNetService": "undertow.service",
@@ -131,6 +134,8 @@ _ROOMS = {
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
+        from importlib import metadata  # noqa: PLC0415  slow to import
+
         return metadata.version("undertow")
     if name not in _ROOMS:
         raise AttributeError(f"module 'undertow' has no attribute {name!r}")

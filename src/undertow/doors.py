@@ -92,7 +92,7 @@ def nearest(name: str, known: Collection[str]) -> str:
     """What somebody who typed `name` may have meant, as a remedy: ours for another tool's name, else near ones."""
     ours = ELSEWHERE.get(name)
     if ours is not None and ours in known:
-        return f"here it is called {ours!r}"
+        return f"here it is called {ours!r}{', a pair of height and width' if ours == 'size' else ''}"
     near = get_close_matches(name, known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
 
@@ -112,7 +112,7 @@ def checked(function: Callable[Parameters, Returned]) -> Callable[Parameters, Re
         require_names(signature, args, kwargs)
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             if name in hints() and name not in variadic and not _fits(value, hints()[name]):
-                raise InvalidInput(name, shown(value), in_words(hints()[name]))
+                raise InvalidInput(name, shown(value), in_words(hints()[name]), _listed(value, hints()[name]))
         return function(*args, **kwargs)
 
     return call
@@ -146,9 +146,12 @@ def checked_names(function: Callable[Parameters, Returned]) -> Callable[Paramete
 
 def require_names(signature: inspect.Signature, args: Iterable[Any], kwargs: Mapping[str, Any]) -> None:
     """Errors: `InvalidInput` for arguments that a function does not have, or that it is called without."""
-    own = [one for one in signature.parameters.values() if one.name != "self"]
+    own = [one for one in signature.parameters.values() if one.name not in ("self", "cls")]
     names = [one.name for one in own if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
     takes_others = any(one.kind is one.VAR_KEYWORD for one in own)
+    given_values = [*list(args)[len(signature.parameters) - len(own) :], *kwargs.values()]
+    if not own and given_values:
+        raise InvalidInput("arguments", ", ".join(map(shown, given_values)), "none: this function takes no arguments")
     for name in kwargs:
         if name not in names and not takes_others:
             raise InvalidInput(name, shown(kwargs[name]), "an argument of this function", nearest(name, names))
@@ -189,6 +192,13 @@ def _fits(value: Any, annotation: Any) -> bool:
     return _is_a(value, annotation if origin is None else origin)
 
 
+def _listed(value: Any, annotation: Any) -> str:
+    """What helps where one value is given in place of a list of such."""
+    origin, of = get_origin(annotation), get_args(annotation)
+    takes_many = isinstance(origin, type) and issubclass(origin, Sequence) and origin is not tuple
+    return f"put it into a list: [{shown(value)}]" if takes_many and _fits(value, of[0]) else ""
+
+
 def _is_a(value: Any, kind: Any) -> bool:
     if kind is None:
         return value is None
@@ -220,7 +230,7 @@ def in_words(annotation: Any) -> str:
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return f"{in_words(of[1])} by name"
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        return f"several of {in_words(of[0])}"
+        return f"a list, each entry {in_words(of[0])}"
     kind = annotation if origin is None else origin
     if kind is Callable:
         return "a function"

@@ -1,15 +1,11 @@
 """The models that ship in the package, and models named by a word. Imports no torch, so that a name can be checked
 before anything slow is imported."""
 
-from collections.abc import Iterable
-from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
 from undertow.errors import UnknownCheckpoint
-
-LONGEST = 100
-"""Characters of a name that are compared with others: more are no misspelling."""
+from undertow.lookup import did_you_mean
 
 
 def embedded_models() -> dict[str, Path]:
@@ -26,9 +22,3 @@ def located(source: str | Path) -> str | Path:
         problem = "no such file or folder and no such embedded model"
         raise UnknownCheckpoint(source, problem, f"{did_you_mean(source, embedded)}embedded: {', '.join(embedded)}")
     return place
-
-
-def did_you_mean(name: str | Path, known: Iterable[str]) -> str:
-    """A question to stand before a list of names, where one of them is near."""
-    near = get_close_matches(str(name)[:LONGEST], list(known), n=1)
-    return f"did you mean {near[0]!r}? " if near else ""

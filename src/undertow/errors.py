@@ -181,12 +181,14 @@ class EngineClosed(UndertowError, RuntimeError):
 
 class RequestFailed(UndertowError, RuntimeError):
     """A request failed while others go on: a row of a forward, alone as well as beside others, or its encoding or
-    decoding. Names where; what was raised is its `__cause__`."""
+    decoding. Names where, and what was tried to need less memory; what was raised is its `__cause__`."""
 
-    def __init__(self, origin: object, cause: BaseException):
-        remedy = "draw a smaller picture, or fewer at once" if is_out_of_memory(cause) else ""
+    def __init__(self, origin: object, cause: BaseException, tried: str = ""):
         said = f": {cause}" if str(cause) else ""
-        super().__init__(f"{origin}: {type(cause).__name__}{said}" + (f"; {remedy}" if remedy else ""))
+        if is_out_of_memory(cause):
+            said += f", also with less ({tried})" if tried else ""
+            said += "; draw a smaller picture, or fewer at once"
+        super().__init__(f"{origin}: {type(cause).__name__}{said}")
         self.origin = origin
 
 
@@ -220,10 +222,15 @@ class OutOfMemory(UndertowError, MemoryError):
 
 
 class MissingDependency(UndertowError, ImportError):
-    """An optional package is needed and not installed. extra: what it comes with; `None` for one by itself."""
+    """An optional package is needed and not installed. extra: what it comes with; `None` for one by itself. problem:
+    why one that is installed cannot be imported."""
 
-    def __init__(self, package: str, extra: str | None = None):
+    def __init__(self, package: str, extra: str | None = None, *, problem: str = ""):
         wanted = package if extra is None else f"'undertow[{extra}]'"
-        super().__init__(f"this needs the package {package!r}: pip install {wanted}")
+        if problem:
+            said = f"the package {package!r} is installed and cannot be imported ({problem})"
+            super().__init__(f"{said}: pip install -U {package}")
+        else:
+            super().__init__(f"this needs the package {package!r}: pip install {wanted}")
         self.package = package
         self.extra = extra

@@ -3,26 +3,33 @@
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from undertow.errors import LESS_MEMORY, OutOfMemory, UndertowError
 from undertow.shortage import is_out_of_memory
+
+if TYPE_CHECKING:
+    import torch
 
 MEMINFO = Path("/proc/meminfo")
 GROUP = Path("/sys/fs/cgroup")
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Bytes that could still be allocated on a device, at most; `None` where nobody tells.
-
-    Of the machine it is what Linux calls available, with its swap, or what the process's control group leaves of it;
-    of a CUDA device what the driver and PyTorch's cache have free.
-    """
+def free_bytes(device: "torch.device") -> int | None:
+    """Bytes that could still be allocated on a device, at most; `None` where nobody tells: of a CUDA device what the
+    driver and PyTorch's cache have free, of a CPU `host_free_bytes`."""
     if device.type == "cuda":
+        import torch  # noqa: PLC0415  whoever has a device has it
+
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    if device.type != "cpu" or not MEMINFO.is_file():
+    return host_free_bytes() if device.type == "cpu" else None
+
+
+def host_free_bytes() -> int | None:
+    """What Linux calls available, with its swap, or what the process's control group leaves of it; `None` on other
+    systems. Imports no torch."""
+    if not MEMINFO.is_file():
         return None
     kilobytes = _meminfo()
     if "MemAvailable" not in kilobytes:
@@ -32,7 +39,7 @@ def free_bytes(device: torch.device) -> int | None:
     return free if group is None else min(free, group)
 
 
-def require_free(work: str, needed_bytes: int, device: torch.device, remedy: str) -> None:
+def require_free(work: str, needed_bytes: int, device: "torch.device", remedy: str) -> None:
     """Errors: `OutOfMemory` for work that needs more than could still be allocated, where that is known."""
     free = free_bytes(device)
     if free is not None and needed_bytes > free:

@@ -44,8 +44,9 @@ class _Checked(type):
     def __call__(cls: type[Kind], *args: Any, **kwargs: Any) -> Kind:  # pyright: ignore[reportGeneralTypeIssues]
         places = [field.name for field in fields(cls) if not field.kw_only]  # pyright: ignore[reportArgumentType]
         if len(args) > len(places):
-            first, by_place = shown(args[len(places)]), f"by place {', '.join(places) or 'nothing'}"
-            raise InvalidInput(f"{cls.argument_prefix}arguments", first, by_place, "give the others by name")
+            value, named = f"given {shown(args[len(places)])} without a name", [one.name for one in fields(cls)]  # pyright: ignore[reportArgumentType]
+            expected = f"only {', '.join(places)} without one" if places else "every value by its name"
+            raise InvalidInput(cls.__name__, value, expected, f"write {named[len(places)]}=... and so on")
         return _validated(cls, {**dict(zip(places, args, strict=False)), **kwargs}, prefix=cls.argument_prefix)
 
     @property

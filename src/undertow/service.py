@@ -5,16 +5,18 @@ import logging
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Unpack, overload
+from typing import Any, TypeVar, Unpack, overload
 
 import torch
 from torch import Tensor
 
+from undertow.adapters.adapter import Adapter
 from undertow.adapters.lora.bank import AdapterCapacity
 from undertow.adapters.manager import AdapterManager
 from undertow.adapters.state import UNetState
 from undertow.attention.policy import AttentionPolicy
 from undertow.checkpoints.read.dtypes import require_device, require_dtype
+from undertow.checkpoints.read.home import is_stand_in
 from undertow.checkpoints.read.inversion_file import read_inversions, require_made_for, vectors_for
 from undertow.checkpoints.read.loading import LoadOptions
 from undertow.checkpoints.read.model import LoadedModel
@@ -29,11 +31,14 @@ from undertow.engine.events import Drawn, Finished, Observer, undrawn, unfinishe
 from undertow.engine.generate import generate_many
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import NonFinite, RunOptions
+from undertow.engine.planning import plan_model
 from undertow.engine.request import GenerationRequest, as_request
 from undertow.engine.result import GenerationResult
 from undertow.engine.settings import RequestSettings
 from undertow.errors import InvalidInput
 from undertow.free_memory import naming_memory
+from undertow.memory.ladder import StepDown
+from undertow.memory.plan import MemoryPlan
 from undertow.records import annotations
 from undertow.unet.compiled import CompiledUNet
 from undertow.unet.config import UNetConfig
@@ -42,6 +47,8 @@ from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
 
 logger = logging.getLogger(__name__)
+
+Network = TypeVar("Network", UNet, AutoencoderKL)
 
 
 @checked
@@ -103,34 +110,40 @@ class UNetService:
             _ = self.adapters  # slots are there before the first forward
 
     def __repr__(self) -> str:
-        unet, refiner = self.unet, "" if self.refiner is None else f" with {self.refiner.path.name}"
+        unet, refiner = self.model.require_unet(), "" if self.refiner is None else f" with {self.refiner.path.name}"
         how = f"on {unet.device} in {str(unet.dtype).removeprefix('torch.')}"
-        bundled, active = self.adapters.bundled.names(), self.state.active_adapters
+        bundled, active = self.adapters.bundled.names(), self._state.active_adapters
         adapters = f"; adapters that came with it: {', '.join(bundled)}" if bundled else ""
         acting = f"; in its weights and slots: {', '.join(active)}" if active else ""
         return f"<UNetService: {self.model.path.name}{refiner} {how}{adapters}{acting}>"
 
     @property
     def unet(self) -> UNet:
-        """Errors: `MissingComponent`."""
-        return self.model.require_unet()
+        """In memory, also after a request with a budget. Errors: `MissingComponent`."""
+        return self._there(self.model.require_unet())
 
     @property
     def vae(self) -> AutoencoderKL:
-        """Errors: `MissingComponent`."""
-        return self.model.require_vae()
+        """In memory, also after a request with a budget. Errors: `MissingComponent`."""
+        return self._there(self.model.require_vae())
 
     @property
     def config(self) -> UNetConfig:
         """The U-Net's architecture."""
-        return self.unet.config
+        return self.model.require_unet().config
+
+    def _there(self, network: Network) -> Network:
+        """A network whose weights are in memory: they may never have come, or left for a request with a budget."""
+        if any(map(is_stand_in, network.parameters())):
+            self.engine.memory.restore(network)
+        return network
 
     @cached_property
     def adapters(self) -> AdapterManager:
         """What of adapters is in memory, in slots and merged."""
         path = self.model.path
         return AdapterManager(
-            self.unet,
+            self.model.require_unet(),
             self.model.text,
             capacity=self._capacity,
             folder=path if path.is_dir() else path.parent,
@@ -141,10 +154,15 @@ class UNetService:
         """What draws the requests. With it they can be submitted one by one, awaited, watched and cancelled."""
         return Engine(self.model, self.refiner, self.adapters, runner=self.runner)
 
-    @cached_property
+    @property
     def state(self) -> UNetState:
         """The U-Net's weights, adapters and injection points, to be kept, compared and put back bit for bit."""
-        return UNetState(self.unet, self.adapters)
+        self._there(self.model.require_unet())
+        return self._state
+
+    @cached_property
+    def _state(self) -> UNetState:
+        return UNetState(self.model.require_unet(), self.adapters)
 
     @checked
     def add_embedding(self, source: str | Path, name: str | None = None) -> tuple[str, ...]:
@@ -167,7 +185,7 @@ class UNetService:
         with self.engine.paused():
             for one in found:
                 for called in one.names if name is None else (name,):
-                    text.add_embedding(called, vectors_for(one, text))
+                    text.add_embedding(called, vectors_for(one, text), file=one.path)
                     if refiner is not None and set(refiner.kinds) <= set(one.vectors):
                         refiner.add_embedding(called, vectors_for(one, refiner))
                     names.append(called)
@@ -181,6 +199,7 @@ class UNetService:
         latents: Tensor | None = None,
         debug: Debug | str = "",
         low_vram: bool = False,
+        budget_bytes: int | None = None,
         vae_clamp: bool = False,
         observe: Observer = unobserved,
         drawn: Drawn = undrawn,
@@ -192,11 +211,11 @@ class UNetService:
         result.images[0].save("apple.png")
         """
         known = [*annotations(GenerationRequest), *inspect.signature(self.generate).parameters]
-        for name in settings.keys() - annotations(GenerationRequest).keys():
+        for name in sorted(settings.keys() - annotations(GenerationRequest).keys()):
             raise InvalidInput(name, shown(settings.get(name)), "a field of GenerationRequest", nearest(name, known))
         request = GenerationRequest.from_json({"prompt": prompt, **settings})
-        options = {"low_vram": low_vram, "vae_clamp": vae_clamp, "observe": observe, "drawn": drawn}
-        return self.run(request, latents=latents, debug=debug, **options)
+        options = {"low_vram": low_vram, "budget_bytes": budget_bytes, "vae_clamp": vae_clamp}
+        return self.run(request, latents=latents, debug=debug, observe=observe, drawn=drawn, **options)
 
     @checked
     def run(
@@ -206,6 +225,8 @@ class UNetService:
         latents: Tensor | None = None,
         debug: Debug | str = "",
         low_vram: bool = False,
+        budget_bytes: int | None = None,
+        course: tuple[StepDown, ...] = (),
         vae_clamp: bool = False,
         non_finite: NonFinite = "fail",
         observe: Observer = unobserved,
@@ -218,7 +239,15 @@ class UNetService:
         is there. The rest as in `RunOptions`. Errors: `InvalidInput` before any work; `MissingComponent`;
         `NonFiniteError`; `RequestFailed`.
         """
-        options = _options(debug, low_vram=low_vram, vae_clamp=vae_clamp, non_finite=non_finite, drawn=drawn)
+        options = _options(
+            debug,
+            low_vram=low_vram,
+            budget_bytes=budget_bytes,
+            course=course,
+            vae_clamp=vae_clamp,
+            non_finite=non_finite,
+            drawn=drawn,
+        )
         return generate_many(self.engine, [as_request(request)], options, observe=observe, latents=latents)[0]
 
     @checked
@@ -229,6 +258,7 @@ class UNetService:
         limits: BatchLimits | None = None,
         debug: Debug | str = "",
         low_vram: bool = False,
+        budget_bytes: int | None = None,
         vae_clamp: bool = False,
         non_finite: NonFinite = "fail",
         observe: Observer = unobserved,
@@ -242,10 +272,50 @@ class UNetService:
         `run`. Errors: as `run`, for any of the requests and before any step.
         """
         options = _options(
-            debug, limits=limits, low_vram=low_vram, vae_clamp=vae_clamp, non_finite=non_finite, drawn=drawn
+            debug,
+            limits=limits,
+            low_vram=low_vram,
+            budget_bytes=budget_bytes,
+            vae_clamp=vae_clamp,
+            non_finite=non_finite,
+            drawn=drawn,
         )
         asked = [as_request(request) for request in requests]
         return generate_many(self.engine, asked, options, observe=observe, finished=finished)
+
+    @checked
+    def plan(
+        self,
+        *,
+        size: tuple[int, int] | None = None,
+        batch: int = 1,
+        budget_bytes: int | None = None,
+        adapters: Sequence[Adapter | str | Path] = (),
+        steps: int = 20,
+        guidance: bool = True,
+    ) -> MemoryPlan:
+        """What drawing would take of memory and time, and what gives way so that it fits: nothing is run.
+
+        size: height and width in pixels; `None` for the model's own. batch: pictures at a time. budget_bytes: for the
+        whole process. adapters: files, or names of adapters that came with the model. guidance: two rows of each
+        picture. Errors: `InvalidInput`; kinds of `CheckpointError` for adapters; `MissingComponent`.
+
+        plan = service.plan(size=(512, 512), batch=4, budget_bytes=6 * 10**9)
+        """
+        for name, value in (("batch", batch), ("steps", steps)):
+            if value < 1:
+                raise InvalidInput(name, value, "at least 1")
+        return plan_model(
+            self.model,
+            size=size,
+            batch=batch,
+            steps=steps,
+            guidance=guidance,
+            adapters=adapters,
+            bundled=self.adapters.bundled,
+            slots=None if self._capacity is None else self._capacity.slots,
+            budget_bytes=budget_bytes,
+        )
 
     @overload
     def predict_noise(self, context: PredictionContext) -> Tensor: ...
@@ -286,6 +356,7 @@ def load(
     text: str | Path | None = None,
     ema: bool = False,
     mmap: bool = False,
+    lazy: bool = False,
     allow_pickle: bool = False,
 ) -> UNetService:
     """A service for the model in a .safetensors file, a diffusers pipeline folder or at a Hub id (owner/name).
@@ -298,7 +369,8 @@ def load(
     drawn with. attention: as in `load_unet`, also of ControlNets. prediction, zero_terminal_snr, config: override what
     is found in the checkpoint. variant: of the weight files in a folder, such as "fp16". vae, text: other sources for
     these parts. ema: read the averaged weights. mmap: parameters stay views of the mapped file where type and device
-    allow. allow_pickle: read pickles, in a process of their own. Errors: every kind of `CheckpointError`,
+    allow. lazy: weights are read, checked and left in their files until they are needed, for models that do not fit
+    as a whole. allow_pickle: read pickles, in a process of their own. Errors: every kind of `CheckpointError`,
     `ConfigError`, `InvalidInput`, `MissingDependency`.
 
         service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
@@ -318,9 +390,10 @@ def load(
         text=text,
         ema=ema,
         mmap=mmap,
+        lazy=lazy,
         allow_pickle=allow_pickle,
     )
-    other = None if refiner is None else _load(refiner, **options)
+    other = None if refiner is None else _load(refiner, lazy=lazy, **options)
     for part in (model, other):
         if part is not None:
             logger.info("loaded %s: %s", part.path, "; ".join((part.family, *part.report.notes)))

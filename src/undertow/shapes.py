@@ -14,6 +14,9 @@ Glossary of dimensions:
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+AnyTensor = Shaped[Tensor, "..."]
+"""A tensor of any shape and type: what lies in a file."""
+
 Latents = Float[Tensor, "batch channels height width"]
 """Noisy input and prediction of a U-Net: latents, or pixels in [-1, 1]."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from undertow.errors import KeyMismatch
+from undertow.errors import ConfigError, KeyMismatch
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -52,6 +52,15 @@ def compare_shapes(
         if name in found and not same(found[name], shape)
     )
     return replace(compare_names(expected.keys(), found.keys(), written=written), reshaped=tuple(reshaped))
+
+
+def require_layers(path: str | Path, layers: int, tensors: int) -> None:
+    """Refuses a config that describes more layers than its file has tensors, before such a network is built. Errors:
+    `ConfigError`."""
+    if layers > tensors:
+        raise ConfigError(
+            "layers", layers, f"is more than the {tensors} tensors of {path}: they belong to other models"
+        )
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, Shape]:

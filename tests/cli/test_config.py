@@ -10,8 +10,10 @@ from PIL import Image
 from tests.cli.options.checks import leaves
 from tests.services import pipeline_folder
 from undertow.cli import main
-from undertow.cli.app import VERBS, Settings, _build
-from undertow.cli.config import MODEL_VERBS, VARIABLE, config_file, read_config
+from undertow.cli.app import Settings, _build
+from undertow.cli.config import MODEL_VERBS, read_config
+from undertow.cli.config_file import VARIABLE, config_file
+from undertow.cli.verbs import VERBS
 from undertow.errors import InvalidInput
 
 TOML = """
@@ -95,7 +97,21 @@ def test_the_file_is_the_environments_the_folders_or_the_homes(config, monkeypat
         ("", ["generate", "a", "--preset", "quick"], "none is in undertow.toml"),
         ("[presets.quick]\nsteps = 3", ["generate", "a", "--preset", "quik"], "did you mean 'quick'?"),
         ("[presets.quick]\nstep = 3", ["generate", "a", "--preset", "quick"], "did you mean 'steps'?"),
-        ("[presets.quick]\nsteps = 'few'", ["generate", "a", "--preset", "quick"], "'--steps'"),
+        (
+            "[presets.quick]\nsteps = 'few'",
+            ["generate", "a", "--preset", "quick"],
+            "steps in [presets.quick] of undertow.toml is 'few', expected a whole number",
+        ),
+        (
+            "[presets.quick]\nsize = '64x'",
+            ["generate", "a", "--preset", "quick"],
+            "--size in [presets.quick] of undertow.toml is '64x', expected WIDTHxHEIGHT",
+        ),
+        (
+            "[presets.quick]\nsampler = 'eulr'",
+            ["generate", "a", "--preset", "quick"],
+            "sampler in [presets.quick] of undertow.toml is 'eulr'",
+        ),
     ],
 )
 def test_mistakes_are_one_sentence(text, arguments, words, tmp_path, monkeypatch, capsys):
@@ -117,7 +133,7 @@ def test_models_are_listed_with_what_they_are(config, monkeypatch, capsys):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[0]: " ".join(line.split()[1:]) for line in lines if line.strip()}
-    assert rows["emoji"].startswith("a U-Net of unpublished widths, built like sd1, predicts v")
+    assert rows["emoji"].startswith("a U-Net built like sd1, with widths of its own, predicts v")
     assert rows["emoji"].endswith("the package")
     assert rows["small"].endswith("undertow.toml")
     assert rows["tiny"].endswith(str(config / "models")), "by the name that --model takes"

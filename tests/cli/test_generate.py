@@ -200,13 +200,13 @@ def test_without_a_model_the_embedded_one_draws_and_suggests_what_is_next(tmp_pa
     [
         (["generate"], 'for example undertow generate "red apple on white background"'),
         (["generate", "x", "--model", "nothing-here"], "no such file or folder"),
-        (["generate", "x", "--model", "MODEL", "--size", "48"], "WIDTHxHEIGHT"),
+        (["generate", "x", "--model", "MODEL", "--size", "48x"], "WIDTHxHEIGHT"),
         (["generate", "x", "--model", "MODEL", "--size", "33x48"], "the nearest is 32x48"),
         (["generate", "x", "--model", "MODEL", "--sampler", "eular"], "did you mean"),
         (["generate", "x", "--model", "MODEL", "--debug", "vay"], "a comma list of nan, timing, shapes"),
         (["generate", "--from", "missing.png"], "a picture file; there is no such file"),
         (["generate", "x", "--model", "MODEL", "--precision", "f8"], "f8"),
-        (["generate", "x", "--model", "MODEL", "--device", "cudda"], "a device of this machine"),
+        (["generate", "x", "--model", "MODEL", "--device", "cudda"], "did you mean 'cuda'?"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_sentence_and_exit_2(folder, arguments, words, capsys):

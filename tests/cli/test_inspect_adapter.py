@@ -71,3 +71,17 @@ def test_a_folder_of_peft_is_an_adapter(shown, tmp_path):
     assert code == 0
     assert "PEFT" in text
     assert "7" in text
+
+
+def test_values_that_are_not_numbers_are_seen_unasked(shown, tmp_path, monkeypatch):
+    tensors = kohya(layers_of(build(M15), is_attention))
+    name = next(name for name in tensors if name.endswith("lora_up.weight"))
+    tensors[name][0, 0] = torch.nan
+    path = str(write(tmp_path / "lora.safetensors", tensors))
+    for options in ((), ("--model", str(save_pipeline(tmp_path / "model", "sd1")))):
+        code, text = shown(path, *options)
+        assert code == 0
+        assert "values that are not numbers: 1" in text
+        assert f"{name}: NaN: 1/{tensors[name].numel()}" in text
+    monkeypatch.setattr("undertow.cli.inspect_adapter.MOST_READ_BYTES", 100)
+    assert "not numbers" not in shown(path)[1], "of large files the header is enough"

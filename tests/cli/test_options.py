@@ -3,13 +3,16 @@
 import pytest
 import typer
 
-from tests.cli.options import drawing, files, generate, hints, measuring, pixels, training
+from tests.cli.options import drawing, files, generate, hints, measuring, pixels, planning, training
 from tests.cli.options.arrival import Case, Command
 from tests.cli.options.checks import cases, check_case, check_defaults, check_every_option_has_a_case, leaves
-from undertow.cli.app import VERBS, Settings, _build
+from undertow.cli.app import Settings, _build
+from undertow.cli.verbs import VERBS
 
 COMMANDS: tuple[Command, ...] = tuple(
-    command for part in (generate, drawing, files, hints, pixels, training, measuring) for command in part.COMMANDS
+    command
+    for part in (generate, drawing, files, hints, pixels, training, measuring, planning)
+    for command in part.COMMANDS
 )
 TYPED = typer.main.get_command(_build(VERBS, Settings()))
 LEAVES = dict(leaves(TYPED))

@@ -96,7 +96,7 @@ def test_what_another_program_needs_is_asked_for(tmp_path, capsys):
     assert "give picture 'it started from' (--image); model 'dream' (--model)" in said(capsys)
     plain = written(tmp_path / "plain.png")
     assert main(["generate", "--from", plain]) == 2
-    assert "expected one that undertow, A1111 or ComfyUI described; it holds no description" in said(capsys)
+    assert "expected one that undertow, A1111, ComfyUI or InvokeAI described; it holds no description" in said(capsys)
     other = written(tmp_path / "other.png", invokeai_metadata="{}")
     assert main(["generate", "--from", other]) == 2
     assert "its description is of InvokeAI" in said(capsys)
@@ -135,6 +135,40 @@ def test_a_picture_that_names_no_model_says_so_and_asks_for_one(tmp_path, capsys
     assert f"repeat: undertow generate --from {picture} --model FILE" in said(capsys)
     assert main(["generate", "--from", picture]) == 2
     assert "give a model, of which it says no name (--model)" in said(capsys)
+
+
+def test_values_that_no_request_may_have_are_listed(tmp_path, capsys):
+    """Held against the request's own fields, whoever wrote them: no error about an option that nobody typed."""
+    wrong = "Steps: 0, Sampler: Magic, CFG scale: nan, Seed: -1, Clip skip: 0, Size: 64x64, Model: emoji"
+    picture = written(tmp_path / "wrong.png", parameters=f"owl\n{wrong}")
+    assert main(["generate", "--from", picture, "--steps", "1", "--no-show", "--out", str(tmp_path / "a.png")]) == 0
+    printed = said(capsys)
+    for part in (
+        "'steps: 0'; steps would have to be at least 1",
+        "'Sampler: Magic'; no sampler of this name is known",
+        "'CFG scale: nan'; it is no number",
+        "'Seed: -1'; it asks for any seed",
+        "'clip skip: 0'; clip_skip would have to be at least 1",
+        "note: A1111 draws noise by the GPU's generator",
+    ):
+        assert part in printed, part
+    assert printed.count("the picture will be another one") == 1
+    assert main(["inspect", picture]) == 0
+    assert "clip skip 0 (clip_skip would have to be at least 1)" in said(capsys)
+
+
+def test_invokeai_s_picture_is_drawn_from_its_metadata(tmp_path, capsys):
+    metadata = {"positive_prompt": "owl", "steps": 1, "seed": 7, "width": 64, "height": 64, "scheduler": "euler_k",
+                "model": {"name": "emoji"}, "cfg_scale": 2.0, "app_version": "6.10.0"}  # fmt: skip
+    picture = written(tmp_path / "invoke.png", invokeai_metadata=json.dumps(metadata))
+    again, own = tmp_path / "again.png", tmp_path / "own.png"
+    assert main(["generate", "--from", picture, "--no-show", "--out", str(again)]) == 0
+    command = "owl --steps 1 --seed 7 --size 64x64 --sampler euler --schedule karras --guidance 2 --dialect compel"
+    assert main(["generate", *command.split(), "--no-show", "--out", str(own)]) == 0
+    assert np.array_equal(pixels(again), pixels(own))
+    capsys.readouterr()
+    assert main(["inspect", picture]) == 0
+    assert "described by InvokeAI 6.10.0" in said(capsys)
 
 
 def test_inspect_says_what_was_understood_and_how_to_repeat_it(tmp_path, capsys):

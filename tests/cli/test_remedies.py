@@ -12,7 +12,8 @@ import typer
 
 import undertow
 from tests.cli.options.checks import leaves
-from undertow.cli.app import VERBS, Settings, _build
+from undertow.cli.app import Settings, _build
+from undertow.cli.verbs import VERBS
 
 ROOT = Path(undertow.__file__).parent
 TYPED = typer.main.get_command(_build(VERBS, Settings()))

@@ -12,15 +12,14 @@ from PIL import Image
 from tests.cli.options.checks import leaves
 from undertow import GenerationRequest
 from undertow.cli import main
-from undertow.cli.app import VERBS, Settings, _build
+from undertow.cli.app import Settings, _build
 from undertow.cli.request_options import OPTIONS, PARTS, RequestOption
+from undertow.cli.verbs import VERBS
 from undertow.records import defaults, descriptions
 
 WITHOUT_OPTION = {
     "prompt",
     "discard_penultimate",
-    "timestep_map",
-    "noise_convention",
     "paste",
     "original_size",
     "crop",

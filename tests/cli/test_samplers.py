@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,17 @@ def test_every_sampler_is_listed_with_its_other_names(capsys, monkeypatch):
     first_words = {line.split()[0] for line in out.splitlines() if line.strip()}
     assert SAMPLERS.keys() <= first_words
     line = next(line for line in out.splitlines() if line.split()[:1] == ["dpm2_a"])
-    assert line.split()[1:5] == ["2", "2", "yes", "all"]
+    assert line.split()[1:4] == ["2", "2", "yes"]
     assert "DPM2 a" in line
     assert "dpm_2_ancestral" in line
+
+
+def test_no_name_is_broken_in_a_terminal_of_80_columns(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["samplers"]) == 0
+    words = set(re.findall(r"[^\s;,]+", capsys.readouterr().out))
+    assert SAMPLERS.keys() <= words
+    assert {name for entry in SAMPLERS.values() for name in entry.aliases.get("ComfyUI", ())} <= words
 
 
 def test_every_grid_is_listed(capsys, monkeypatch):

@@ -104,7 +104,7 @@ def test_requests_that_cannot_be_trained_are_one_sentence(tmp_path, refused):
     train = ("train", "digits", "--out", tmp_path / "run", "--cpu")
     assert "--data is None" in refused("train", "cifar10")
     assert "no CIFAR-10 found" in refused("train", "cifar10", "--data", tmp_path)
-    assert "no such folder" in refused("train", "folder", "--data", tmp_path / "nowhere")
+    assert "no such file or folder" in refused("train", "folder", "--data", tmp_path / "nowhere")
     assert "digits come with scikit-learn" in refused(*train, "--data", tmp_path)
     assert "8, 16 or 32" in refused(*train, "--size", 12)
     assert "did you mean 'flow'" in refused(*train, "--objective", "flo")

@@ -150,6 +150,6 @@ def test_requests_that_cannot_be_trained_are_one_sentence(tmp_path, refused):
     assert "which is read for it" in refused(
         "--out", tmp_path.parent / tmp_path.name / "run" / ".." / "pictures", "--images", tmp_path / "pictures"
     )
-    assert "a device of this machine" in refused("--device", "banana")
+    assert "a device such as cpu, cuda, cuda:1 or mps" in refused("--device", "banana")
     assert "no such file" in refused("--start-from", tmp_path / "nowhere.safetensors")
     assert not (tmp_path / "run").exists()

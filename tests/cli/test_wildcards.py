@@ -13,6 +13,7 @@ def folder(tmp_path):
     (tmp_path / "pets").mkdir()
     (tmp_path / "animal.txt").write_text("# what lives here\ndog\n\n  cat\n{red|blue} bird\n")
     (tmp_path / "pets" / "small.txt").write_text("mouse\n")
+    (tmp_path / "pets" / "two.txt").write_text("hen\nowl\n")
     (tmp_path / "both.txt").write_text("__pets/small__ and __animal__\n")
     (tmp_path / "empty.txt").write_text("# nothing\n")
     (tmp_path / "loop.txt").write_text("a __loop__\n")
@@ -34,6 +35,16 @@ def drawn(text, folder=None, count=400, seed=1):
         ("{2$$a|b|c}", {"a, b", "b, a", "a, c", "c, a", "b, c", "c, b"}),
         ("{2$$ and $$a|b}", {"a and b", "b and a"}),
         ("{5$$a|b}", {"a, b", "b, a"}),
+        # Ranges and file patterns: docs/SYNTAX.md of dynamicprompts.
+        ("{1-2$$a|b}", {"a", "b", "a, b", "b, a"}),
+        ("{-2$$+$$a|b|c}", {"a", "b", "c", "a+b", "a+c", "b+a", "b+c", "c+a", "c+b"}),
+        ("{2-$$a|b}", {"a, b", "b, a"}),
+        ("{3-9$$a|b}", {"a, b", "b, a"}),
+        ("{2$$__pets/two__}", {"hen, owl", "owl, hen"}),
+        ("__pets/*__", {"mouse", "hen", "owl"}),
+        ("__pets/s*l__", {"mouse"}),
+        ("__**/two__", {"hen", "owl"}),
+        ("__pets/**__", {"mouse", "hen", "owl"}),
         ("{0::a|b}", {"b"}),
         ("__animal__", {"dog", "cat", "red bird", "blue bird"}),
         ("{__pets/small__|x}", {"mouse", "x"}),
@@ -41,7 +52,7 @@ def drawn(text, folder=None, count=400, seed=1):
         # What is no choice is text, also in the syntax of A1111 and NovelAI.
         ("(a:1.2) [b|c] {{d}} | {e", {"(a:1.2) [b|c] {{d}} | {e"}),
         (r"\{a|b\}", {"{a|b}"}),
-        ("snake__case _a_ ____ {x|y", {"snake__case _a_ ____ {x|y"}),
+        ("snake__case _a_ ____ {x", {"snake__case _a_ ____ {x"}),
     ],
 )
 def test_all_choices_are_made_and_no_others(folder, text, results):
@@ -69,6 +80,9 @@ def test_the_seed_decides_and_each_picture_and_text_has_its_own():
         ("__x__", "it has animal, both, empty"),
         ("__../secret__", r"expected a file ../secret.txt"),
         ("__empty__", "it is empty"),
+        ("__empty*__", "expected a file in .* that matches and has lines"),
+        ("__../*__", r"expected a file ../\*.txt"),
+        ("a {b|c, {d|e}", r"wildcards is '\{b\|c, ', which is not closed, expected a } behind it"),
         ("__loop__", "more than 16 within one another"),
         ("__twice__", "more than 16 within one another"),
         ("{" * 20 + "a|b" + "}" * 20, "more than 16 braces"),

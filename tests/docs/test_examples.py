@@ -1,7 +1,8 @@
 """The documentation's examples are run, page by page, in an empty folder.
 
 A page's ```python blocks share one namespace, in order. In a ```bash block that follows the comment `<!-- run -->`,
-each line that starts with `undertow ` goes through the command line and must succeed.
+each line that starts with `undertow ` goes through the command line and must succeed. Pictures are drawn in few steps:
+what an example shows is that its options are taken, not what comes out.
 """
 
 import re
@@ -13,10 +14,11 @@ import pytest
 
 from tests.services import copy_pipeline
 from undertow.cli import main
-from undertow.cli.app import VERBS
+from undertow.cli.verbs import VERBS
 
 ROOT = Path(__file__).parents[2]
 MODEL = "stable-diffusion"
+FEW = "3"
 
 BLOCK = re.compile(
     r"^(?P<run><!-- run -->\n+)?```(?P<language>python|bash)\n(?P<text>.*?)^```$", flags=re.MULTILINE | re.DOTALL
@@ -46,7 +48,13 @@ def run_page(path: Path) -> None:
             exec(compile("\n" * block.line + block.text, path, "exec"), namespace)
         else:
             for command in re.findall(r"^undertow (.*)$", block.text, flags=re.MULTILINE):
-                assert main(shlex.split(command)) == 0, command
+                assert main(in_few_steps(shlex.split(command))) == 0, command
+
+
+def in_few_steps(command: list[str]) -> list[str]:
+    """The command, with few steps where it draws and leaves their number open."""
+    draws = command[0] in ("generate", "compare")
+    return [*command, "--steps", FEW] if draws and "--steps" not in command else command
 
 
 PAGES = [page for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if runnable_blocks(page.read_text())]

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 import typer
 
-from undertow.cli.app import VERBS, Settings, _build
+from undertow.cli.app import Settings, _build
+from undertow.cli.verbs import VERBS
 
 ROOT = Path(__file__).parents[2]
 STATES = {"done", "part", "planned"}
 ROWS = [
     [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
     for line in (ROOT / "docs/requirements.md").read_text().splitlines()
-    if re.match(r"\| [RT]\d+ \|", line)
+    if re.match(r"\| [RTS]\d+ \|", line)
 ]
 SHOWN = [row for row in ROWS if row[3] != "planned"]
 TEST = re.compile(r"`(tests/[\w/.:]+)`")
@@ -63,7 +64,9 @@ def is_command(line: str) -> bool:
 
 
 def test_every_requirement_and_every_trap_has_one_row():
-    assert [row[0] for row in ROWS] == [f"R{n}" for n in range(1, 206)] + [f"T{n}" for n in range(1, 20)]
+    assert [row[0] for row in ROWS] == [f"R{n}" for n in range(1, 206)] + [f"T{n}" for n in range(1, 20)] + [
+        f"S{n}" for n in range(1, 38)
+    ]
 
 
 def test_rows_are_complete_and_in_a_known_state():

@@ -9,7 +9,7 @@ from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.engine.class_pictures import sample_classes, sampling_settings
 from undertow.errors import InvalidInput, UnknownCheckpoint
-from undertow.pictures import to_uint8
+from undertow.pictures.pixels import to_uint8
 from undertow.training.objective import Ddpm, Flow
 from undertow.training.run_folder import save_model
 from undertow.unet.conditioning import Conditioning

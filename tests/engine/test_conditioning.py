@@ -10,11 +10,11 @@ from tests.encoders.minis import WIDTHS, shared_encoder, stack_for
 from tests.golden.minis import M15, build, conditioning_for, latents_for
 from undertow import GenerationRequest, InvalidInput, Region, UNetConfig
 from undertow.encoders.text_stack import TextStack
-from undertow.encoders.vocabulary import Vocabulary
 from undertow.engine.conditioning import Branches, Conditioner, side_by_side
 from undertow.engine.layout import box_mask
 from undertow.unet.conditioning import Conditioning, concatenate
 from undertow.unet.config import CrossAttention, Level, Middle, TextTime
+from undertow.vocabulary import Vocabulary
 
 SIZE = (48, 80)
 ROUNDING = 1e-5

@@ -20,7 +20,7 @@ from undertow.engine.encode import Encoded, encode
 from undertow.engine.passes import Continue, FromNoise, FromPicture, Upscaled
 from undertow.engine.watch import Watch
 from undertow.errors import MissingComponent
-from undertow.pictures import to_pixels
+from undertow.pictures.pixels import to_pixels
 
 DDIM = {"sampler": "ddim", "schedule": "ddim"}
 """With diffusers' timesteps: 100 i + 1 for ten steps."""

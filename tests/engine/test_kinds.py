@@ -10,7 +10,8 @@ from tests.services import service_of
 from undertow import GenerationRequest, HighResolution, InvalidInput, Region, Views
 from undertow.engine.layout import Layout, box_mask
 from undertow.engine.passes import slerp
-from undertow.pictures import to_images
+from undertow.pictures.pixels import to_images
+from undertow.vae.latent_values import latents_from_model
 
 DRAWN = {"steps": 4, "guidance_scale": 3.0, "sampler": "euler", "schedule": "karras", "seed": 3}
 
@@ -156,7 +157,7 @@ def test_in_a_seamless_picture_one_edge_acts_on_the_other(service):
 def test_a_seamless_picture_is_decoded_with_its_other_side_around_it(service):
     """As in the middle of three of them beside each other, of which the decoder sees no edge."""
     result = service.generate("a", seamless="x", **DRAWN | {"steps": 1})
-    seen = service.vae.config.latent_space.from_model(torch.cat([result.latents] * 3, dim=3))
+    seen = latents_from_model(service.vae.config.latent_space, torch.cat([result.latents] * 3, dim=3))
     with torch.inference_mode():
         middle = pixels(to_images(service.vae.decode(seen))[0])[:, 32:64]
         alone = pixels(to_images(service.vae.decode(seen[..., :16]))[0])

@@ -18,7 +18,7 @@ from undertow.engine.request import GenerationRequest
 from undertow.engine.saving import save_picture
 from undertow.errors import InvalidInput
 from undertow.infotext.a1111 import read_a1111
-from undertow.picture_files import describe_picture, open_picture
+from undertow.pictures.files import describe_picture, open_picture
 
 
 def report(**settings):
@@ -230,8 +230,8 @@ def test_a_picture_gives_no_orders(tmp_path, monkeypatch, changes, listed):
     path = crafted(tmp_path, **json.loads(json.dumps(changes).replace("SECRET", str(secret))))
     opened = []
     monkeypatch.setattr(Path, "open", lambda self, *_, **__: opened.append(self))
-    monkeypatch.setattr("undertow.picture_files.open_picture", lambda *_: pytest.fail("a picture was opened"))
-    monkeypatch.setattr("undertow.picture_json.open_picture", lambda *_: pytest.fail("a picture was opened"))
+    monkeypatch.setattr("undertow.pictures.files.open_picture", lambda *_: pytest.fail("a picture was opened"))
+    monkeypatch.setattr("undertow.pictures.fields.open_picture", lambda *_: pytest.fail("a picture was opened"))
     with pytest.raises(InvalidInput, match=f"a picture opens none by itself; give {listed}"):
         read_description(path, bundled=("mosaic",))
     assert not opened

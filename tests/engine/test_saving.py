@@ -15,7 +15,7 @@ from undertow.engine.metadata import read_description
 from undertow.engine.report import Report
 from undertow.engine.request import GenerationRequest
 from undertow.engine.saving import name_fields, save_picture
-from undertow.picture_names import FIELDS
+from undertow.pictures.names import FIELDS
 
 RED = Image.new("RGB", (96, 64), (200, 20, 20))
 

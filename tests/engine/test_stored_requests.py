@@ -15,7 +15,7 @@ from undertow.engine import description_json
 from undertow.engine.metadata import read_description
 from undertow.engine.report import Report
 from undertow.engine.saving import save_picture
-from undertow.picture_files import open_picture
+from undertow.pictures.files import open_picture
 
 STORED = Path(__file__).parent / "stored"
 """What version 0.1.0 wrote before pydantic did: a request with every kind of part, and a picture."""

@@ -186,7 +186,7 @@ def test_the_vae_is_found_under_every_prefix(prefix):
             layers_per_block=2,
         )
     info = {
-        f"{prefix}{renaming.to_foreign(name)}": TensorInfo(torch.float32, tuple(tensor.shape))
+        f"{prefix}{renaming.to_foreign(name)}": TensorInfo("F32", tuple(tensor.shape))
         for name, tensor in vae.state_dict().items()
     }
     contents = read_contents(info)
@@ -199,11 +199,11 @@ def test_the_vae_is_found_under_every_prefix(prefix):
 def test_a_controlnet_is_no_unet(prefix):
     """N4: it has a U-Net's encoder, and must not be taken for one."""
     info = {
-        name: TensorInfo(torch.float16, shape)
+        name: TensorInfo("F16", shape)
         for name, shape in ldm_shapes(UNetConfig.sd15(), prefix).items()
         if not name.startswith(f"{prefix}out")
     }
-    info[f"{prefix}zero_convs.0.0.weight"] = TensorInfo(torch.float16, (320, 320, 1, 1))
+    info[f"{prefix}zero_convs.0.0.weight"] = TensorInfo("F16", (320, 320, 1, 1))
     assert set(read_contents(info).parts) == {"controlnet"}
 
 

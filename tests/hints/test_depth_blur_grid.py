@@ -205,9 +205,9 @@ def test_crop_is_the_usual_and_cuts_the_middle_out(bars):
 
 
 def test_as_many_pixels_as_are_allowed_are_made(monkeypatch, bars):
-    monkeypatch.setattr("undertow.hints.grid.MOST_PIXELS", 64 * 128)
+    monkeypatch.setenv("UNDERTOW_MAX_PIXELS", str(64 * 128))
     assert to_grid(bars, size=(64, 128)).size == (64, 128)
-    with pytest.raises(InvalidInput, match="at most 8192 pixels"):
+    with pytest.raises(InvalidInput, match="at most 8,192 pixels"):
         to_grid(bars, size=(128, 128))
 
 

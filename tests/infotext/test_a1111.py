@@ -89,7 +89,9 @@ def test_a_modern_text_becomes_a_request():
         NamedFile(kind="LoRA", name="fruit_v2", option="--lora", hash="0123456789ab", scale=0.8)
     ]
     assert found.of_kind("model") == [NamedFile(kind="model", name="v1-5-pruned", option="--model", hash="6ce0161689")]
-    assert [one.name for one in found.not_understood] == ["VAE hash", "VAE", "RNG"]
+    assert [one.name for one in found.not_understood] == ["VAE hash", "VAE"]
+    assert len(found.notes) == 1, "that the noise is another one is no setting of the text"
+    assert not read_a1111(MODERN.replace("Version", "RNG: CPU, Version")).notes
 
 
 @pytest.mark.parametrize(

@@ -107,17 +107,70 @@ def test_seeds_and_texts_of_other_nodes_are_followed():
     assert (found.request["seed"], found.request["prompt"]) == (7, "a pear")
 
 
-def test_of_two_passes_the_first_is_read_and_the_other_listed():
-    second = DEFAULT["3"]["inputs"] | {"latent_image": ["18", 0], "denoise": 0.5, "steps": 9, "class_type": "KSampler"}
-    graph = changed(
-        n17=second,
-        n18={"class_type": "LatentUpscaleBy", "samples": ["3", 0], "scale_by": 1.5},
-        n8={"samples": ["17", 0]},
-    )
-    found = read_comfy(graph)
+SECOND = DEFAULT["3"]["inputs"] | {"latent_image": ["18", 0], "denoise": 0.5, "steps": 9, "class_type": "KSampler"}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "scale", "upscale", "listed"),
+    [
+        ({"n18": {"class_type": "LatentUpscaleBy", "samples": ["3", 0], "scale_by": 1.5, "upscale_method": "bilinear"}},
+         1.5, "latent", []),
+        ({"n18": {"class_type": "LatentUpscale", "samples": ["3", 0], "width": 1024, "height": 1536,
+                  "upscale_method": "nearest-exact"}},
+         2.0, "latent", ["LatentUpscale 18.upscale_method"]),
+        ({"n17": SECOND | {"cfg": 5.0, "seed": 3, "positive": ["7", 0]},
+          "n18": {"class_type": "VAEEncode", "pixels": ["19", 0]},
+          "n19": {"class_type": "ImageScaleBy", "image": ["20", 0], "scale_by": 1.25, "upscale_method": "lanczos"},
+          "n20": {"class_type": "VAEDecode", "samples": ["3", 0]}},
+         1.25, "pixels", ["KSampler 17.seed", "KSampler 17.cfg", "KSampler 17.positive"]),
+    ],
+)  # fmt: skip
+def test_a_second_pass_over_a_larger_picture_is_read(nodes, scale, upscale, listed):
+    found = read_comfy(changed(**{"n17": SECOND, **nodes, "n8": {"samples": ["17", 0]}}))
     assert found is not None
     assert found.request["steps"] == 20
-    assert ("KSampler 17", "9 steps") in [(one.name, one.value) for one in found.not_understood]
+    assert found.request["high_resolution"] == {"scale": scale, "strength": 0.5, "steps": 9, "upscale": upscale}
+    assert found.request["strength_convention"] == "comfy"
+    GenerationRequest.from_json(found.request)
+    assert [one.name for one in found.not_understood][1:] == listed
+
+
+REFINED: dict[str, Any] = {
+    "n3": {"class_type": "KSamplerAdvanced", "noise_seed": 5, "start_at_step": 0, "end_at_step": 16},
+    "n17": DEFAULT["3"]["inputs"]
+    | {"class_type": "KSamplerAdvanced", "noise_seed": 0, "start_at_step": 16, "end_at_step": 10000}
+    | {"model": ["21", 0], "latent_image": ["3", 0]},
+    "n21": {"class_type": "CheckpointLoaderSimple", "ckpt_name": "refiner.safetensors"},
+    "n8": {"samples": ["17", 0]},
+}
+
+
+def test_the_last_steps_of_another_model_are_a_refiner_s():
+    """As in ComfyUI's example of SDXL: 16 of 20 steps by the base model."""
+    found = read_comfy(changed(**REFINED))
+    assert found is not None
+    assert (found.request["steps"], found.request["seed"], found.request["refiner_switch"]) == (20, 5, 0.8)
+    assert NamedFile(kind="refiner", name="refiner.safetensors", option="--refiner") in found.files
+    assert [one.name for one in found.not_understood] == ["LoraLoader 10.strength_clip"]
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        {"n17": SECOND, "n18": {"class_type": "LatentUpscaleBy", "samples": ["3", 0], "scale_by": 0.5}},
+        {"n17": SECOND, "n18": {"class_type": "LatentFlip", "samples": ["3", 0]}},
+        {"n17": SECOND, "n18": {"class_type": "LatentUpscale", "samples": ["3", 0], "width": 1024, "height": 1024}},
+        {**REFINED, "n21": {"class_type": "CheckpointLoaderSimple", "ckpt_name": "sd/v1-5-pruned.ckpt"}},
+        {**REFINED, "n3": {**REFINED["n3"], "end_at_step": 12}},
+    ],
+)
+def test_another_pass_is_listed(nodes):
+    found = read_comfy(changed(**nodes, **({} if "n8" in nodes else {"n8": {"samples": ["17", 0]}})))
+    assert found is not None
+    listed = {one.name: one.value for one in found.not_understood}
+    title = f"{nodes['n17']['class_type']} 17"
+    assert listed[title] == f"{nodes['n17']['steps']} steps"
+    assert ("KSamplerAdvanced 3.start_at_step, end_at_step" in listed) == ("n3" in nodes)
 
 
 @pytest.mark.parametrize(

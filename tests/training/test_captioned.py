@@ -80,6 +80,16 @@ def test_what_else_lies_beside_pictures_is_none_of_them(folder):
     assert captions(folder) == {0: "red apple", 2: "blue plum"}
 
 
+def test_captions_without_a_picture_are_told(folder):
+    """A picture in a format that is not read, or lost: its caption is no error, and nobody should count on it."""
+    write(folder, "a caption", "red_apple-01.txt", "blue plum 2.txt")
+    model = load_model(pipeline_folder("sd1"))
+    assert len(caption_notes(model, load_captioned(folder, size=8))) == 1
+    write(folder, "a caption", "lost.txt", "raw.txt")
+    note = caption_notes(model, load_captioned(folder, size=8))[1]
+    assert note == "2 captions have no picture beside them and are not used: lost.txt, raw.txt"
+
+
 def test_it_is_said_where_captions_are_from_and_what_a_small_model_never_learned(folder):
     pictures = load_captioned(folder, size=8)
     emoji = undertow.load("emoji").model

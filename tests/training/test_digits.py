@@ -3,7 +3,7 @@ import torch
 from sklearn.datasets import load_digits as sklearn_digits
 
 from undertow.errors import InvalidInput
-from undertow.pictures import from_uint8, to_uint8
+from undertow.pictures.pixels import from_uint8, to_uint8
 from undertow.training.data import Digits
 from undertow.training.pictures import find_class
 

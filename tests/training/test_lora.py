@@ -14,7 +14,8 @@ from undertow.nn.adaptable import WeightRows
 from undertow.training.base_model import encode_pictures, native_size, require_trainable
 from undertow.training.caption_encoder import CaptionEncoder
 from undertow.training.log import read_records
-from undertow.training.lora import LoraSettings, TrainableLora, export_lora, new_lora, train_lora
+from undertow.training.lora import LoraSettings, TrainableLora, new_lora, train_lora
+from undertow.training.lora_export import export_lora
 from undertow.training.lora_start import read_start
 from undertow.training.low_rank import in_slots, text_sites, unet_sites
 from undertow.training.objective import ConstantWeighting, MinSNRWeighting

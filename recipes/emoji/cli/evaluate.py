@@ -118,6 +118,6 @@ def _drawing(
 def _psnr(vae: "AutoencoderKL", glyphs: "Glyphs") -> float:
     from recipes.emoji.autoencoder import psnr, scenes_at
     from recipes.emoji.recipe import HELD_OUT_PICTURES
-    from undertow.pictures import from_uint8
+    from undertow.pictures.pixels import from_uint8
 
     return psnr(vae, from_uint8(scenes_at("held out", 0, HELD_OUT_PICTURES, glyphs)))

@@ -11,8 +11,8 @@ from annotated_types import Ge, Le
 from PIL import Image
 
 from undertow.errors import InvalidInput
-from undertow.picture_files import opened, several
-from undertow.picture_json import PicturesField
+from undertow.pictures.fields import PicturesField
+from undertow.pictures.files import opened, several
 from undertow.records import Finite, Record, require_fields
 
 Placing = Literal["auto", "banked", "merged"]

@@ -93,6 +93,12 @@ class AdapterManager:
         return self._model.unet
 
     @property
+    def slots(self) -> int | None:
+        """Slots for LoRA; `None` where they are merged."""
+        capacity = self._model.capacity
+        return None if capacity is None else capacity.slots
+
+    @property
     def kinds(self) -> tuple[AnyKind, ...]:
         """The kinds of adapters, with their state for this model; made when first asked for."""
         if self._kinds is None:

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from undertow.errors import InvalidInput
-from undertow.pictures import to_mask, to_pixels
+from undertow.pictures.pixels import to_mask, to_pixels
 
 SAME_SHAPE = 0.02
 """By how much the ratio of a picture's sides may differ from the grid' before stretching it would show."""

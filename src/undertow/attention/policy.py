@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from undertow.doors import checked_record
-from undertow.embedded import did_you_mean
 from undertow.errors import InvalidInput
+from undertow.lookup import did_you_mean
 
 Goal = Literal["speed", "memory", "balanced"]
 """What a kernel is chosen for. "balanced": the least memory among those that take little longer than the fastest."""

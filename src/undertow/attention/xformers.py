@@ -5,7 +5,7 @@ from importlib import import_module
 import torch
 
 from undertow.attention.kernel import zero_empty_rows
-from undertow.errors import MissingDependency
+from undertow.extras import optional_package
 from undertow.shapes import AttentionMask, Keys, Queries
 
 
@@ -14,10 +14,8 @@ def xformers_attention(query: Queries, key: Keys, value: Keys, mask: AttentionMa
 
     Errors: `MissingDependency`.
     """
-    try:
+    with optional_package("xformers", "xformers"):
         operations = import_module("xformers.ops")
-    except ImportError as err:
-        raise MissingDependency("xformers", "xformers") from err
     inputs = [x.transpose(1, 2) for x in (query, key, value)]  # [batch, tokens, heads, head_dim]
     if mask is None:
         return operations.memory_efficient_attention(*inputs).transpose(1, 2)

@@ -10,8 +10,8 @@ from typing import Literal
 
 import torch
 
-from undertow.checkpoints.files.weights import AnyTensor
 from undertow.errors import DamagedWeights
+from undertow.shapes import AnyTensor
 
 Verdict = Literal["not finite", "overflows float16", "all zero", "constant"]
 NEVER = 0

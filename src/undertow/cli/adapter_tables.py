@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undertow.cli.inspect_file import printable, size_text
+from undertow.cli.inspect_file import size_text
 
 if TYPE_CHECKING:
     from undertow.adapters.files.library import LoadedAdapter
@@ -50,7 +50,7 @@ def print_explanation(
     else:
         console.print("no conflicts")
     for line in decisions.notes:
-        console.print(f"- {printable(line)}", markup=False, highlight=False)
+        console.print(f"- {line}", markup=False, highlight=False)
 
 
 def print_impacts(console: Console, impacts: "Sequence[Impact]", overheads: "Sequence[Overhead]", layers: int) -> None:
@@ -128,7 +128,7 @@ def _overlap(here: "Sequence[SameLayer]") -> str:
 
 
 def _table(title: str, columns: Sequence[str], *right: str) -> Table:
-    table = Table(title=escape(printable(title)), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
         width = NAME if column in ("adapter", "kind") else None
         table.add_column(column, overflow="fold", justify="right" if column in right else "left", min_width=width)
@@ -136,4 +136,4 @@ def _table(title: str, columns: Sequence[str], *right: str) -> Table:
 
 
 def _safe(text: str) -> str:
-    return escape(printable(text))
+    return escape(text)

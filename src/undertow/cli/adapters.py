@@ -15,7 +15,7 @@ from undertow.cli.option_values import numbers_by_name, parse_adapters
 from undertow.cli.preset_model import manager_of_preset
 from undertow.cli.terminal import SafeConsole
 from undertow.errors import InvalidInput
-from undertow.picture_names import FIGURES, require_picture_file
+from undertow.pictures.names import FIGURES, require_picture_file
 
 PROMPT = "red apple on white background"
 
@@ -95,7 +95,7 @@ def impact(
     The model draws a picture without them and is asked about it under three levels of noise, with each and with all.
     """
     stack = AdapterStack(parse_adapters(files, None))
-    require_adapters(stack.adapters, model_place(model))
+    require_adapters(stack.adapters, model_place(model), with_pictures=True)
     from undertow.cli.adapter_tables import print_impacts
     from undertow.engine.request import GenerationRequest
     from undertow.inspection.impact import measure_impact, measure_overhead

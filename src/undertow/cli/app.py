@@ -1,57 +1,26 @@
-"""The command line: the catalogue of verbs, and the boundary where errors become one sentence and an exit code.
+"""The command line: the boundary where errors become one sentence and an exit code.
 
-A verb lives in a file of its name, as a function whose signature typer reads, and has one line in `VERBS`. Torch and
-everything that imports it is imported inside the verb's function, so that `undertow --help` stays fast
-(tests/cli/test_app.py holds it to that).
+A verb lives in a file of its name, as a function whose signature typer reads, and has one line in `verbs.VERBS`. Only
+the verb that was typed is imported, and torch inside its function, so that help and `undertow plan` answer at once
+(tests/cli/test_app.py holds them to that).
 """
 
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from undertow.cli import INTERRUPTED
-from undertow.cli.adapters import adapters
-from undertow.cli.bench import bench
-from undertow.cli.compare import compare
-from undertow.cli.config import read_config
-from undertow.cli.convert import convert
-from undertow.cli.generate import generate
-from undertow.cli.inspect import inspect
-from undertow.cli.models import models
-from undertow.cli.other_names import called_here
-from undertow.cli.preprocess import preprocess
-from undertow.cli.sample import sample
-from undertow.cli.samplers import samplers
-from undertow.cli.terminal import SafeConsole
-from undertow.cli.train import train
+from undertow.cli.config_file import config_file
 from undertow.cli.verb_help import VerbCommand, with_plain_help
-from undertow.cli.words import words
+from undertow.cli.verbs import VERBS, Verb
 from undertow.errors import OutOfMemory, UndertowError
+from undertow.limits import replaced
 from undertow.shortage import is_out_of_memory
-
-Verb = Callable[..., None] | typer.Typer
-"""What comes after `undertow`: a function, or a typer application for a group of verbs."""
-
-VERBS: dict[str, Verb] = {
-    "generate": generate,
-    "compare": compare,
-    "convert": convert,
-    "inspect": inspect,
-    "models": models,
-    "preprocess": preprocess,
-    "sample": sample,
-    "samplers": samplers,
-    "words": words,
-    "train": train,
-    "adapters": adapters,
-    "bench": bench,
-}
 
 ABOUT = "A diffusion U-Net engine: build, train, sample and look inside."
 
@@ -88,13 +57,17 @@ def main(
     settings = Settings()
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        app = _build(verbs, settings, about, completion=" " not in program)
-        code = app(arguments or ["--help"], prog_name=program, standalone_mode=False)
+        with replaced(_limits()):
+            app = _build(_typed(arguments, verbs), settings, about, completion=" " not in program)
+            code = app(arguments or ["--help"], prog_name=program, standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except typer.TyperException as error:
         if getattr(error, "option_name", None) != DEBUG:
-            return _fail(_usage(error, program), settings, REFUSED)
+            from undertow.cli.usage import usage_sentence  # with all options of requests
+
+            sentence = usage_sentence(error, program, arguments)
+            return _fail(sentence, settings, REFUSED) if sentence else REFUSED
         code = MISPLACED
     except (UndertowError, OSError) as error:
         return _fail(str(error), settings, REFUSED)
@@ -114,6 +87,30 @@ def main(
     return code if isinstance(code, int) else DONE
 
 
+def _typed(arguments: Sequence[str], verbs: Mapping[str, Verb]) -> Mapping[str, Verb]:
+    """The verb that a command line begins with, alone; all of them where it names none."""
+    name = next((argument for argument in arguments if not argument.startswith("-")), "")
+    return {name: verbs[name]} if name in verbs else verbs
+
+
+def _defaults() -> dict[str, Any]:
+    """What `undertow.toml` says of options that were not typed."""
+    if config_file() is None:
+        return {}
+    from undertow.cli.config import read_config  # its records need pydantic, which is slow to import
+
+    return read_config().defaults()
+
+
+def _limits() -> Mapping[str, int]:
+    """What `undertow.toml` says of limits."""
+    if config_file() is None:
+        return {}
+    from undertow.cli.config import read_config  # as above
+
+    return read_config().limits
+
+
 def _build(
     verbs: Mapping[str, Verb], settings: Settings, about: str = ABOUT, *, completion: bool = True
 ) -> typer.Typer:
@@ -123,7 +120,7 @@ def _build(
         add_completion=completion,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
-        context_settings={"help_option_names": ["-h", "--help"], "default_map": read_config().defaults()},
+        context_settings={"help_option_names": ["-h", "--help"], "default_map": _defaults()},
     )
 
     @app.callback(help=about)
@@ -145,25 +142,17 @@ def _build(
 
 def _print_version(wanted: bool) -> bool:
     if wanted:
+        from importlib import metadata  # slow to import
+
         typer.echo(f"undertow {metadata.version('undertow')} (torch {metadata.version('torch')})")
         raise typer.Exit
     return wanted
 
 
-def _usage(error: typer.TyperException, program: str) -> str:
-    """The sentence for a command line that cannot be read."""
-    context = getattr(error, "ctx", None)
-    command = program if context is None else context.command_path
-    typed, said = getattr(error, "option_name", None), error.format_message().rstrip(".")
-    if typed is not None and context is not None:
-        known = [option for parameter in context.command.params for option in parameter.opts]
-        if (ours := called_here(typed, known)) is not None:
-            said = f"No such option: {typed}; here it is called {ours}"
-    return f"{said}; try '{command} --help'"
-
-
 def _fail(problem: str, settings: Settings, code: int) -> int:
     if settings.debug and sys.exc_info()[0] is not None:
         traceback.print_exc()
+    from undertow.cli.terminal import SafeConsole  # rich is slow to import
+
     SafeConsole(stderr=True, soft_wrap=True).print("error:", problem, style="red", markup=False, highlight=False)
     return code

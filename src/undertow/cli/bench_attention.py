@@ -10,7 +10,7 @@ from rich.table import Table
 
 from undertow.cli.model_loading import Precision, find_device
 from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model, find_model
-from undertow.cli.option_values import parse_size
+from undertow.cli.sizes import parse_size
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.errors import InvalidInput

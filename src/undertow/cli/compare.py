@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import track
 
+from undertow.checkpoints.files.atomic import atomic_write
 from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.named_files import require_files
 from undertow.cli.option_values import parse_loras
 from undertow.cli.seeds import parse_seed
+from undertow.cli.show import ShowHere, require_show, show
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
-from undertow.cli.written_pictures import OVERWRITE_HELP
+from undertow.cli.written_pictures import OVERWRITE_HELP, not_in_place, written_somewhere
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.picture_names import PicturePlace
+from undertow.limits import CELLS
+from undertow.pictures.names import PicturePlace
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from undertow.inspection.contact_sheet import Cell
     from undertow.service import UNetService
 
@@ -39,6 +44,9 @@ WITHOUT = "none"
 """In place of a LoRA: a cell without one."""
 
 LABEL_CHARACTERS = 48
+
+SHEET_COLUMNS = 120
+"""Width of a sheet in the terminal, in characters: its labels are to be read."""
 
 
 def compare(
@@ -58,6 +66,7 @@ def compare(
     negative: Annotated[str, typer.Option(help="What not to draw.")] = "",
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder, or picture file, of the sheet.")] = Path("out"),
     overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
+    draw_here: ShowHere = None,
 ) -> None:
     """Draw in many ways, and put the pictures on one sheet: prompts, LoRAs, their scales, samplers, schedules, steps,
     guidance scales or seeds.
@@ -77,12 +86,15 @@ def compare(
     }
     lists = _filled({name: values for name, values in typed.items() if values})
     rows, columns = _axes(lists)
+    CELLS.require("cells", len(lists[rows]) * len(lists[columns]))
     common = {name: values[0] for name, values in lists.items()}
     cells = [common | {rows: row, columns: column} for row, column in product(lists[rows], lists[columns])]
     requests = [_request(cell, negative) for cell in cells]
     place = PicturePlace.of(out, "compare", overwrite=overwrite)
     for request in requests:
         require_files(request, model)
+    if draw_here:
+        require_show()
 
     from undertow.inspection.contact_sheet import contact_sheet
     from undertow.service import load
@@ -100,9 +112,17 @@ def compare(
         columns=[_label(columns, value) for value in lists[columns]],
         title=_title(common, (rows, columns)),
     )
-    with place.taken({}) as path:
-        sheet.save(path)
+    path, error = written_somewhere(place, {}, lambda path: _save(sheet, path))
     typer.echo(path)
+    if draw_here is not False:
+        show([sheet], columns=SHEET_COLUMNS)
+    if error is not None:
+        raise not_in_place(place, path, error)
+
+
+def _save(sheet: "Image.Image", path: Path) -> None:
+    with atomic_write(path) as draft:
+        sheet.save(draft)
 
 
 def _filled(typed: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:

@@ -8,6 +8,9 @@
     [models]                             # short names
     dream = "~/models/dreamshaper_8.safetensors"
 
+    [limits]                             # see docs/guides/security.md
+    pixels = 100_000_000
+
     [presets.portrait]                   # undertow generate --preset portrait: options by their names
     size = "512x768"
     steps = 30
@@ -17,19 +20,17 @@ The file is that of the environment's UNDERTOW_CONFIG, else the one in the worki
 ~/.config/undertow/undertow.toml.
 """
 
-import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from undertow.embedded import did_you_mean
+from undertow.cli.config_file import FILE, config_file
 from undertow.errors import InvalidInput
+from undertow.lookup import did_you_mean
 from undertow.records import Record
 
-FILE = "undertow.toml"
-VARIABLE = "UNDERTOW_CONFIG"
 ENDINGS = ("", ".safetensors", ".ckpt")
 """Of names in the folders, with which they are looked for in this order."""
 
@@ -57,6 +58,9 @@ class Config(Record):
     """Short names of models and adapters, and their places."""
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Settings of `undertow generate` by their names: options without the dashes in front."""
+
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """How much files and requests may ask for, by the names of `undertow.limits`; the environment counts more."""
 
     def find(self, name: str) -> str:
         """The place of what is called so here; the name itself where nothing is. An existing path is what it is."""
@@ -97,19 +101,13 @@ def read_config() -> Config:
         raise InvalidInput(f"{err.argument} in {file}", err.value, err.expected, err.remedy) from err
 
 
-def config_file() -> Path | None:
-    """The file that counts, if there is one."""
-    if (named := os.environ.get(VARIABLE)) is not None:
-        return Path(named).expanduser() if named else None
-    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
-    return next((file for file in (Path(FILE), home / "undertow" / FILE) if file.is_file()), None)
-
-
-def by_parameter(settings: Mapping[str, Any], parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Settings of a preset by the names of parameters. parameters: by option, without the dashes in front. Errors:
-    `InvalidInput` for an option that there is none of."""
+def preset_settings(name: str, options: Collection[str]) -> Mapping[str, Any]:
+    """The settings of a preset, by option. options: that there are, without the dashes in front. Errors:
+    `InvalidInput` for a preset, or an option in it, that there is none of."""
+    settings = read_config().preset(name)
     for option in settings:
-        if option not in parameters:
-            near = did_you_mean(option, parameters)
-            raise InvalidInput("preset", repr(option), "an option of undertow generate", f"{near}see generate --help")
-    return {parameters[option]: value for option, value in settings.items()}
+        if option not in options:
+            near = did_you_mean(option, options)
+            where = f"[presets.{name}] of {config_file()}"
+            raise InvalidInput(where, repr(option), "options of undertow generate", f"{near}see generate --help")
+    return settings

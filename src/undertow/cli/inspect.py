@@ -11,10 +11,21 @@ from undertow.cli.adapters import explain
 from undertow.cli.inspect_embedding import find_inversions, show_inversions
 from undertow.cli.inspect_picture import is_picture, show_picture
 from undertow.cli.model_option import DEFAULT_MODEL
+from undertow.cli.models import WEIGHTS
+from undertow.cli.notes import note_idle
 from undertow.cli.terminal import SafeConsole
+from undertow.errors import InvalidInput, UnknownCheckpoint
+from undertow.lookup import did_you_mean
+from undertow.pictures.files import ENDINGS
 
 if TYPE_CHECKING:
     from undertow.unet.config import UNetConfig
+
+FILE_ENDINGS = (*WEIGHTS, *ENDINGS)
+"""Of names that mean a file on this machine, not a model on the Hub."""
+
+FOLDER_ENDINGS = (*WEIGHTS, ".json")
+"""Of files that every folder of a model, a pipeline or an adapter has some of."""
 
 
 def inspect(
@@ -30,7 +41,7 @@ def inspect(
     attention: Annotated[
         bool, typer.Option("--attention", help="Show which attention kernel runs where on this machine, and why.")
     ] = False,
-    batch: Annotated[int, typer.Option(help="Number of rows to trace with.")] = 1,
+    batch: Annotated[int | None, typer.Option(help="Number of rows to trace with.", show_default="1", min=1)] = None,
     size: Annotated[
         str | None,
         typer.Option(help="Latent size of --trace and --attention, HEIGHTxWIDTH; the model's own by default."),
@@ -49,35 +60,48 @@ def inspect(
     """Show a U-Net's architecture, what a checkpoint or a LoRA is and contains, or how a picture was made; with --trace
     all shapes inside, with --ports where adapters can act, with --attention which kernels run."""
     console = SafeConsole()
+    cells = _cells(size)
+    bundled = _bundled(model, base)
+    if bundled is None:
+        _require_there(model, base)
+    about_network = {"--trace": trace, "--ports": ports, "--batch": batch is not None, "--size": size is not None}
+    about_file = {"--validate-weights": validate_weights, "--allow-pickle": allow_pickle}
     inversions = find_inversions(model) if base is None else ()  # some are hidden in pictures
     if inversions:
         show_inversions(console, inversions)
+        note_idle({**about_network, **about_file}, "on a textual inversion")
         return
     if is_picture(model):
         show_picture(console, model)
+        note_idle({**about_network, **about_file}, "on a picture")
         return
-    bundled = _bundled(model, base)
     if bundled is not None:
         if not _is_adapter(bundled, None):  # control maps and image prompts: what they are shows in a model
             explain([bundled], DEFAULT_MODEL if base is None else base)
+            note_idle({**about_network, **about_file}, "on an adapter that is shown in its model")
             return
         model = bundled
     if _is_adapter(model, base):
         from undertow.cli.inspect_adapter import show_adapter
 
         show_adapter(console, model, base, validate=validate_weights)
+        note_idle({**about_network, "--allow-pickle": allow_pickle}, "on a LoRA")
         return
     if _is_checkpoint(model):
         from undertow.cli.inspect_file import show_checkpoint
 
         config = show_checkpoint(console, model, validate=validate_weights, allow_pickle=allow_pickle)
         if config is None:
+            note_idle(about_network, "without a U-Net")
             return
     else:
         config = _config(model)
         console.print(_summary(model, config))
+        note_idle(about_file, "on a preset or a model that ships")
     if trace:
-        console.print(_trace(config, batch, _cells(size)))
+        console.print(_trace(config, 1 if batch is None else batch, cells))
+    else:
+        note_idle({"--batch": batch is not None, "--size": size is not None}, "without --trace")
     if ports:
         console.print(_ports(config))
     if attention:
@@ -119,20 +143,38 @@ def _is_checkpoint(model: str) -> bool:
     return path.is_file() or (path / "model_index.json").is_file() or (not path.exists() and is_hub_id(model))
 
 
-def _config(model: str) -> "UNetConfig":
-    from undertow.checkpoints.identify.pipeline_folder import read_config
-    from undertow.embedded import did_you_mean, embedded_models
-    from undertow.errors import InvalidInput
+def _require_there(model: str, base: str | None) -> None:
+    """Whether there is anything to look at, before torch is imported. Errors: `UnknownCheckpoint` for a file that is
+    not there, for one that holds no model, and for a name that there is not."""
+    from undertow.adapters.files.bundled import BundledAdapters
+    from undertow.checkpoints.files.place import is_hub_id
+    from undertow.checkpoints.files.sniff import require_safetensors, sniff
+    from undertow.embedded import embedded_models
     from undertow.unet.presets import PRESETS
 
-    if model in PRESETS:
-        return PRESETS[model]()
-    folder = embedded_models().get(model, Path(model))
-    if not folder.exists():
-        known = [*PRESETS, *embedded_models()]
-        remedy = f"{did_you_mean(model, known)}known names: {', '.join(known)}"
-        raise InvalidInput("model", repr(model), "a model folder or a known name", remedy)
-    return read_config(folder)
+    known = [*PRESETS, *embedded_models()]
+    path = Path(model).expanduser()
+    if path.is_file() and not is_picture(model) and sniff(path) != "pickle":
+        require_safetensors(path)
+    if path.is_dir() and not any(entry.suffix in FOLDER_ENDINGS for entry in path.iterdir()):
+        raise UnknownCheckpoint(model, "no model in this folder", "name one in it, or a file of weights")
+    if model in known or path.exists():
+        return
+    if path.suffix.lower() in FILE_ENDINGS or len(path.parts) > 1:
+        if path.suffix.lower() in FILE_ENDINGS or not is_hub_id(model):
+            raise UnknownCheckpoint(model, "no such file or folder", "give the path of one that is there")
+        return
+    known += BundledAdapters(embedded_models().get(DEFAULT_MODEL if base is None else base)).names()
+    remedy = f"{did_you_mean(model, known)}known names: {', '.join(known)}"
+    raise UnknownCheckpoint(model, "no such file or folder, and no such name", remedy)
+
+
+def _config(model: str) -> "UNetConfig":
+    from undertow.checkpoints.identify.pipeline_folder import read_config
+    from undertow.embedded import embedded_models
+    from undertow.unet.presets import PRESETS
+
+    return PRESETS[model]() if model in PRESETS else read_config(embedded_models().get(model, Path(model)))
 
 
 def _summary(name: str, config: "UNetConfig") -> Table:
@@ -199,11 +241,9 @@ def _text(shape: tuple[int, ...]) -> str:
 
 
 def _cells(size: str | None) -> tuple[int, int] | None:
-    from undertow.errors import InvalidInput
-
     if size is None:
         return None
     parts = size.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts):
-        raise InvalidInput("--size", repr(size), "HEIGHTxWIDTH in cells, e.g. 32x32")
-    return int(parts[0]), int(parts[1])
+    if len(parts) not in (1, 2) or not all(part.isascii() and part.isdigit() for part in parts):
+        raise InvalidInput("--size", repr(size), "HEIGHTxWIDTH in cells, such as 32x32, or one number for both")
+    return int(parts[0]), int(parts[-1])

@@ -8,11 +8,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undertow.cli.inspect_file import header_fields, list_names, printable, size_text, types_text
+from undertow.cli.inspect_file import header_fields, list_names, size_text, types_text
 
 if TYPE_CHECKING:
     from undertow.adapters.lora.report import LoraReport
     from undertow.adapters.lora.targets import Targets
+
+MOST_READ_BYTES = 2**29
+"""Of values that are looked at unasked: half a second's work, and more than almost any LoRA."""
 
 
 def is_adapter(source: str) -> bool:
@@ -33,7 +36,8 @@ def is_adapter(source: str) -> bool:
 
 
 def show_adapter(console: Console, source: str, model: str | None, *, validate: bool) -> None:
-    """Prints what an adapter is, and with a model what of it fits. Errors: those of `describe_lora`."""
+    """Prints what an adapter is, values that are not numbers, and with a model what of it fits. validate: also values
+    that are only suspicious, and whatever the file's size. Errors: those of `describe_lora`."""
     from undertow.adapters.lora.lora_file import describe_lora
     from undertow.checkpoints.files.weights import open_weights
     from undertow.checkpoints.health import Health
@@ -44,12 +48,16 @@ def show_adapter(console: Console, source: str, model: str | None, *, validate: 
     list_names(console, "layers of another shape in the model", report.reshaped)
     missed = "unknown tensors" if targets is None else "tensors that match nothing in the model"
     list_names(console, missed, report.unmatched)
+    if not validate and report.size_bytes > MOST_READ_BYTES:
+        return
+    weights, health = open_weights(report.path), Health()
+    for name, tensor in weights.each(list(weights.tensors)):
+        health.add(name, tensor)
     if validate:
-        weights, health = open_weights(report.path), Health()
-        for name, tensor in weights.each(list(weights.tensors)):
-            health.add(name, tensor)
         list_names(console, "findings", [str(finding) for finding in health.findings])
         console.print(f"looked at {health.tensors} tensors, {size_text(health.scanned_bytes)}")
+    else:
+        list_names(console, "values that are not numbers", [str(finding) for finding in health.problems])
 
 
 def _identity(report: "LoraReport") -> Table:
@@ -75,7 +83,7 @@ def _identity(report: "LoraReport") -> Table:
     table = Table(title=escape(str(report.path)), show_header=False, title_justify="left", box=None)
     for key, value in rows.items():
         if value:
-            table.add_row(key, escape(printable(value)))
+            table.add_row(key, escape(value))
     return table
 
 

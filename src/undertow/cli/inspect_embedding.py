@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undertow.cli.inspect_file import printable
+from undertow.errors import CheckpointError, InvalidInput
 
 if TYPE_CHECKING:
     from undertow.checkpoints.read.inversion_file import TextualInversion
@@ -19,26 +19,38 @@ SMALL_PICKLE_BYTES = 8 * 2**20
 
 def find_inversions(source: str) -> "Sequence[TextualInversion]":
     """Those in a file, none if it is something else or not on this machine."""
-    from undertow.checkpoints.files.header import read_header
     from undertow.checkpoints.files.sniff import sniff
-    from undertow.checkpoints.read.inversion_file import holds_inversions, read_inversions
-    from undertow.checkpoints.read.inversion_picture import is_picture
-    from undertow.errors import CheckpointError, InvalidInput
 
     path = Path(source).expanduser()
     if not path.is_file() or path.stat().st_size == 0:
         return ()
-    match sniff(path):
+    container = sniff(path)
+    if container == "other" and not _is_inversion_picture(path):
+        return ()
+    from undertow.checkpoints.files.header import read_header
+    from undertow.checkpoints.read.inversion_file import holds_inversions, read_inversions
+
+    match container:
         case "safetensors":
             holds = holds_inversions(read_header(path).tensors)
         case "pickle":
             holds = path.stat().st_size <= SMALL_PICKLE_BYTES
         case _:
-            holds = is_picture(path)
+            holds = container == "other"
     try:
-        return read_inversions(path) if holds else ()
+        return read_inversions(path, asked=False) if holds else ()
     except (CheckpointError, InvalidInput):
         return ()
+
+
+def _is_inversion_picture(path: Path) -> bool:
+    """Found without torch, because most pictures hold none."""
+    from undertow.checkpoints.read.inversion_picture import is_picture, read_inversion_picture
+
+    try:
+        return is_picture(path) and bool(read_inversion_picture(path))
+    except (CheckpointError, InvalidInput):
+        return False
 
 
 def show_inversions(console: Console, inversions: "Sequence[TextualInversion]") -> None:
@@ -54,7 +66,7 @@ def show_inversions(console: Console, inversions: "Sequence[TextualInversion]") 
             "use it by": f"undertow generate '... {one.names[0]} ...' --embedding {one.path} --model MODEL",
         }
         for key, value in rows.items():
-            table.add_row(key, escape(printable(value)))
+            table.add_row(key, escape(value))
         console.print(table)
 
 

@@ -62,7 +62,7 @@ def _identity(report: "CheckpointReport") -> Table:
     table = Table(title=escape(str(report.path)), show_header=False, title_justify="left", box=None)
     for key, value in rows.items():
         if value:
-            table.add_row(key, escape(printable(value)))
+            table.add_row(key, escape(value))
     return table
 
 
@@ -105,7 +105,7 @@ def list_names(console: Console, title: str, names: Sequence[str]) -> None:
         return
     console.print(f"{title}: {len(names)}", markup=False)
     for name in names[:SHOWN]:
-        console.print(f"  {printable(name)}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"  {name}", markup=False, highlight=False, soft_wrap=True)
     if len(names) > SHOWN:
         console.print(f"  and {len(names) - SHOWN} more", markup=False)
 
@@ -131,8 +131,3 @@ def _name(dtype: "torch.dtype") -> str:
 def size_text(size_bytes: int) -> str:
     """A size in MiB or GiB."""
     return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.1f} MiB"
-
-
-def printable(text: str) -> str:
-    """Untrusted text without control characters, which a terminal would interpret."""
-    return "".join(character if character.isprintable() or character == "\n" else "�" for character in text)

@@ -9,15 +9,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undertow.cli.inspect_file import printable
+from undertow.pictures.files import ENDINGS
 
 if TYPE_CHECKING:
     from undertow.infotext.reading import NamedFile, Reading
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")
-
 LONGEST = 300
 """Characters of a value that are shown."""
+
+MOST_ROWS = 100
+"""Of a table: a text in a picture can name a hundred thousand LoRAs."""
 
 
 def is_picture(source: str) -> bool:
@@ -28,9 +29,9 @@ def is_picture(source: str) -> bool:
 
 def show_picture(console: Console, source: str) -> None:
     """Prints what a picture's file says about how it was made. Errors: `InvalidInput` for what is no picture."""
+    from undertow.engine.foreign import within_limits
     from undertow.engine.metadata import JSON_KEY, read_texts
-    from undertow.infotext.picture import read_description_of_others, unread_program
-    from undertow.picture_files import header_of
+    from undertow.pictures.files import header_of
 
     path = Path(source).expanduser()
     texts = read_texts(path)
@@ -39,25 +40,32 @@ def show_picture(console: Console, source: str) -> None:
     if JSON_KEY in texts:
         _show_own(console, path, texts, rows)
         return
+    if not texts:
+        _print_rows(console, str(path), [*rows.items(), ("described by", "nobody")])
+        return
+    from undertow.infotext.picture import read_description_of_others, unread_program  # loads torch
+
     reading = read_description_of_others(texts)
     if reading is None:
         program = unread_program(texts)
         rows["described by"] = "nobody" if program is None else f"{program}, which is not read"
         _print_rows(console, str(path), [*rows.items()])
         return
+    reading = within_limits(reading)
     rows["described by"] = f"{reading.program} {reading.version}".strip()
     understood = [*rows.items(), *((name, str(value)) for name, value in reading.request.items())]
     _print_rows(console, str(path), understood)
     _print_rows(console, "it names", [(file.kind, str(file).removeprefix(f"{file.kind} ")) for file in reading.files])
     left = [(one.name, f"{one.value} ({one.why})".strip()) for one in reading.not_understood]
     _print_rows(console, "not understood", left)
+    for note in reading.notes:
+        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     _print_command(console, path, reading.files, reading)
 
 
 def _show_own(console: Console, path: Path, texts: Mapping[str, str], rows: dict[str, str]) -> None:
     """What undertow wrote: fields that are not as they are by default."""
     from undertow.engine.metadata import read_stored
-    from undertow.engine.named_files import named_files
     from undertow.engine.request import GenerationRequest
     from undertow.infotext.reading import NamedFile
     from undertow.records import defaults, schema_of
@@ -72,7 +80,7 @@ def _show_own(console: Console, path: Path, texts: Mapping[str, str], rows: dict
     rows |= shown | ({"which": f"picture {stored.index + 1} of {count}"} if count != 1 else {})
     _print_rows(console, str(path), [*rows.items()])
     model = NamedFile(kind="model", name=stored.model, option="--model", hash=stored.model_hash or "")
-    files = [model, *named_files(stored.request, _bundled_with(stored.model))]
+    files = [model, *stored.named_files({}, _bundled_with(stored.model))]
     _print_command(console, path, [file for file in files if file.name not in _embedded()], None)
 
 
@@ -80,11 +88,13 @@ def _print_rows(console: Console, title: str, rows: Sequence[tuple[str, str]]) -
     """A table of names and values; nothing without rows. What strangers wrote is printed without control characters."""
     if not rows:
         return
-    table = Table(title=escape(printable(title)), show_header=False, title_justify="left", box=None)
-    for name, value in rows:
+    table = Table(title=escape(title), show_header=False, title_justify="left", box=None)
+    for name, value in rows[:MOST_ROWS]:
         cut = value if len(value) <= LONGEST else f"{value[:LONGEST]}..."
-        table.add_row(escape(printable(name)), escape(printable(cut)))
+        table.add_row(escape(name), escape(cut))
     console.print(table)
+    if len(rows) > MOST_ROWS:
+        console.print(f"  and {len(rows) - MOST_ROWS:,} more", highlight=False)
 
 
 def _print_command(console: Console, path: Path, files: "Sequence[NamedFile]", reading: "Reading | None") -> None:
@@ -92,12 +102,15 @@ def _print_command(console: Console, path: Path, files: "Sequence[NamedFile]", r
     command = f"undertow generate --from {shlex.quote(str(path))}"
     if reading is not None and not any(file.kind == "model" for file in files):
         command += " --model FILE"
+    if len(files) > MOST_ROWS:
+        console.print("repeat: not with one command, because it names too many files", highlight=False)
+        return
     for file in files:
         if file.option.startswith("--"):
             option = file.option.partition(" ")[0]
             scale = "" if reading is None or file.scale is None or file.kind != "LoRA" else f"@{file.scale:g}"
             command += f" {option} FILE{scale}"
-    console.print(f"repeat: {printable(command)}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"repeat: {command}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _value(value: Any) -> str:

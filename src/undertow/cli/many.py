@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from undertow.cli.notes import Notes
 from undertow.cli.prompt_lines import tasks_of_file
+from undertow.cli.repeated import repeated_task
 from undertow.cli.seeds import parse_seed, random_seed
-from undertow.cli.task import Task
+from undertow.cli.task import Task, new_task
 from undertow.cli.watching import watching
 from undertow.cli.wildcards import Wildcards, has_choices
-from undertow.cli.written_pictures import PictureWriter
+from undertow.cli.written_pictures import PictureWriter, kept_in_words
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 
@@ -26,25 +28,44 @@ TOGETHER = 8
 
 
 def tasks_of(
-    task: Task | None, prompts: Path | None, options: Mapping[str, Any], wildcards: Wildcards | None, console: Console
+    typed: Mapping[str, Any],
+    repeat: Path | None,
+    prompts: Path | None,
+    wildcards: Wildcards | None,
+    notes: Notes,
+    *,
+    model: str | None = None,
 ) -> list[Task]:
-    """One task, or those in a file, with choices made where wildcards are asked for. Errors: `InvalidInput`."""
-    tasks = tasks_of_file(prompts, options) if prompts is not None else [task] if task is not None else []
-    if wildcards is not None:
-        return _chosen(tasks, wildcards)
-    if any(has_choices(text) for one in tasks for text in (one.request.prompt, one.request.negative_prompt)):
-        note = "note: {...|...} and __name__ are text; --wildcards FOLDER or --wildcard-seed random chooses"
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
-    return tasks
+    """What is to be drawn: a prompt, a picture again, or the lines of a file, with choices made where wildcards are
+    asked for. typed: the options of a request, and the prompt. Errors: `InvalidInput`."""
+    if prompts is not None:
+        for name, given in (("a prompt", typed.get("prompt")), ("--from", repeat)):
+            if given is not None:
+                problem = f"given beside {name}"
+                raise InvalidInput("--prompts", problem, "one of the two", "write the prompt into the file")
+        tasks = tasks_of_file(prompts, typed)
+    elif repeat is not None:
+        tasks = [repeated_task(repeat, typed, notes, model)]
+    else:
+        tasks = [new_task(typed.get("prompt"), typed)]
+    texts = [text for one in tasks for text in (one.request.prompt, one.request.negative_prompt)]
+    if wildcards is None:
+        if any(map(has_choices, texts)):
+            notes.add("{...|...} and __name__ are text; --wildcards FOLDER or --wildcard-seed random chooses")
+        return tasks
+    if any(map(has_choices, texts)):
+        notes.add(f"the choices have --wildcard-seed {wildcards.seed}")
+    else:
+        idle = {"--wildcards": wildcards.folder is not None, "--wildcard-seed": wildcards.folder is None}
+        notes.add_idle(idle, "without {...|...} or __name__ in a prompt")
+    return _chosen(tasks, wildcards)
 
 
-def wildcards_of(folder: Path | None, seed: str | None, console: Console) -> Wildcards | None:
+def wildcards_of(folder: Path | None, seed: str | None) -> Wildcards | None:
     """None where neither option is typed. Errors: `InvalidInput`."""
     if folder is None and seed is None:
         return None
-    chosen = random_seed() if seed is None else parse_seed(seed, "--wildcard-seed")
-    console.print(f"note: the choices have --wildcard-seed {chosen}", markup=False, highlight=False, soft_wrap=True)
-    return Wildcards(folder=folder, seed=chosen)
+    return Wildcards(folder=folder, seed=random_seed() if seed is None else parse_seed(seed, "--wildcard-seed"))
 
 
 def _chosen(tasks: Sequence[Task], wildcards: Wildcards) -> list[Task]:
@@ -121,7 +142,7 @@ def _draw_many(
     except BaseException:
         kept = sum(len(writer.paths) for writer in writers)
         every = sum(len(writer.indices) for writer in writers)
-        console.print(f"kept: {kept} of {every} pictures", markup=False, highlight=False, soft_wrap=True)
+        console.print(kept_in_words(kept, every), markup=False, highlight=False, soft_wrap=True)
         raise
     return results
 
@@ -136,12 +157,3 @@ def _groups(requests: Sequence[GenerationRequest]) -> list[tuple[int, int]]:
             pictures = 0
         pictures += request.count
     return list(zip(bounds, [*bounds[1:], len(requests)], strict=True))
-
-
-def require_one_source(prompt: str | None, prompts: Path | None, repeat: Path | None) -> None:
-    """Errors: `InvalidInput` for a file of prompts beside another source of them."""
-    if prompts is None:
-        return
-    for name, given in (("a prompt", prompt), ("--from", repeat)):
-        if given is not None:
-            raise InvalidInput("--prompts", f"given beside {name}", "one of the two", "write the prompt into the file")

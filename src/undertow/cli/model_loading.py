@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from undertow.attention.policy import as_policy
 from undertow.embedded import embedded_models
 from undertow.errors import InvalidInput
+from undertow.known_names import parse_prediction, require_device_name
 
 if TYPE_CHECKING:
     import torch
@@ -34,10 +35,15 @@ class LoadingOptions:
     allow_pickle: bool = False
     device: str | None = None
     flash_attention: bool | None = None
+    lazy: bool = False
     attention: str | None = None
 
     def __post_init__(self) -> None:
-        """Errors: `InvalidInput` for an attention kernel that there is not, or that is asked for twice."""
+        """Errors: `InvalidInput`, before torch is imported."""
+        if self.prediction is not None:
+            parse_prediction(self.prediction)
+        if self.device is not None:
+            require_device_name("--device", self.device)
         if self.attention is None:
             return
         if self.flash_attention is not None:
@@ -60,6 +66,7 @@ class LoadingOptions:
             refiner=self.refiner,
             attention=_kernel(self.flash_attention) if self.attention is None else self.attention,
             adapter_capacity=_capacity(self.adapter_slots),
+            lazy=self.lazy,
         )
 
 

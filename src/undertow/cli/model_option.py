@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from undertow.cli.config import read_config
+from undertow.cli.config_file import config_file
 from undertow.embedded import embedded_models
 
 DEFAULT_MODEL = "emoji"
@@ -18,13 +18,21 @@ def complete_model(beginning: str) -> list[str]:
 
 def default_model() -> str:
     """The model where none is named: that of `undertow.toml`, else the embedded one."""
+    if config_file() is None:
+        return DEFAULT_MODEL
+    from undertow.cli.config import read_config  # its records need pydantic, which is slow to import
+
     configured = read_config().model
     return DEFAULT_MODEL if configured is None else configured
 
 
 def find_model(name: str | None) -> str | None:
     """The place of a model that `undertow.toml` names so."""
-    return None if name is None else read_config().find(name)
+    if name is None or config_file() is None:
+        return name
+    from undertow.cli.config import read_config  # its records need pydantic, which is slow to import
+
+    return read_config().find(name)
 
 
 Model = Annotated[

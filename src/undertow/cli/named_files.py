@@ -6,6 +6,7 @@ from typing import Any
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.files.bundled import BundledAdapters
+from undertow.adapters.files.picture_readers import IMAGE_PROMPT, picture_reader, require_pictures
 from undertow.checkpoints.files.destination import require_elsewhere
 from undertow.checkpoints.files.place import local_path
 from undertow.embedded import embedded_models, located
@@ -31,16 +32,20 @@ def require_files(request: GenerationRequest, model: str | Path, refiner: str | 
     place = require_model(model)
     if refiner is not None:
         require_model(refiner)
-    require_adapters(_adapters(request), place)
+    require_adapters(_adapters(request), place, with_pictures=True)
 
 
-def require_adapters(adapters: Sequence[Adapter], place: Path | None) -> None:
+def require_adapters(adapters: Sequence[Adapter], place: Path | None, *, with_pictures: bool = False) -> None:
     """Opens every file that adapters name. place: of the model, which may have some of its own; `None` where it is not
-    on this machine. Errors: as `require_files`."""
+    on this machine. with_pictures: whether those that read a picture must have it, to draw. Errors: as
+    `require_files`."""
     bundled = BundledAdapters(place if place is None or place.is_dir() else place.parent)
     for adapter in adapters:
         if place is not None or Path(adapter.source).expanduser().exists():
-            readable(local_path(bundled.locate(adapter.source)))
+            file = readable(local_path(bundled.locate(adapter.source)))
+            kind = None if file is None or not with_pictures else picture_reader(file)
+            if kind is not None:
+                require_pictures(adapter, kind, several_allowed=kind == IMAGE_PROMPT)
         if adapter.encoder is not None:
             readable(local_path(adapter.encoder))
         adapter.images()

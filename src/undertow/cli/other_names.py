@@ -1,6 +1,7 @@
 """Options that other tools have under other names: answered with ours."""
 
 from collections.abc import Collection
+from difflib import get_close_matches
 
 from undertow.cli.request_options import OPTIONS
 from undertow.doors import ELSEWHERE
@@ -19,3 +20,19 @@ def called_here(typed: str, options: Collection[str]) -> str | None:
     name = typed.lstrip("-").replace("-", "_")
     ours = FLAGS.get(name) or FLAGS.get(ELSEWHERE.get(name, ""))
     return ours if ours in options and ours != typed else None
+
+
+VALUES = {
+    **dict.fromkeys(("fp16", "float16", "half", "torch.float16"), "f16"),
+    **dict.fromkeys(("fp32", "float32", "float", "full", "torch.float32"), "f32"),
+    **dict.fromkeys(("bfloat16", "torch.bfloat16"), "bf16"),
+    **dict.fromkeys(("single", "file", "safetensors", "ckpt", "checkpoint", "compvis", "original"), "ldm"),
+    **dict.fromkeys(("folder", "pipeline", "hf"), "diffusers"),
+}
+"""What elsewhere is typed for a value of an option, and ours."""
+
+
+def value_called_here(typed: str, choices: Collection[str]) -> str | None:
+    """The one of `choices` that is called so elsewhere, or is spelled nearly so."""
+    ours = VALUES.get(typed.lower())
+    return ours if ours in choices else next(iter(get_close_matches(typed.lower(), choices, n=1)), None)

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from undertow.cli.sizes import parse_size
 from undertow.cli.terminal import SafeConsole
-from undertow.errors import InvalidInput
-from undertow.picture_names import PicturePlace, require_picture_file
+from undertow.pictures.names import PicturePlace, require_picture_file
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -155,7 +155,8 @@ def grid(
     """Bring a picture to sides that a model can draw."""
     from undertow.hints.grid import to_grid
 
-    wanted = None if size is None else _size(size)
+    height, width = (None, None) if size is None else parse_size(size)
+    wanted = None if height is None or width is None else (width, height)
     _run(
         image,
         "grid",
@@ -172,7 +173,7 @@ def _run(
     from undertow.checkpoints.files.atomic import atomic_write
     from undertow.checkpoints.files.destination import require_elsewhere
     from undertow.hints.grid import to_grid
-    from undertow.picture_files import open_picture
+    from undertow.pictures.files import open_picture
 
     if out is not None:
         require_picture_file(out)
@@ -186,10 +187,3 @@ def _run(
     with place.taken({}) as target, atomic_write(target) as draft:
         made.save(draft)
     SafeConsole().print(f"wrote {target} ({made.width}x{made.height})", markup=False, highlight=False, soft_wrap=True)
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, _, height = text.lower().partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise InvalidInput("--size", repr(text), "WIDTHxHEIGHT", "for example 512x768")
-    return int(width), int(height)

@@ -11,11 +11,12 @@ def manager_of_preset(name: str) -> "AdapterManager":
     import torch
 
     from undertow.adapters.manager import AdapterManager
-    from undertow.checkpoints.identify.families import find_family
-    from undertow.checkpoints.read.text_loading import ENCODERS
-    from undertow.encoders import OfficialTokenizer, TextEncoder, TextStack
+    from undertow.checkpoints.identify.families import ENCODERS, find_family
+    from undertow.encoders.clip import TextEncoder
     from undertow.encoders.clip_config import PUBLISHED
     from undertow.encoders.clip_network import ClipText
+    from undertow.encoders.text_stack import TextStack
+    from undertow.encoders.tokenizer import OfficialTokenizer
     from undertow.unet.presets import PRESETS
     from undertow.unet.unet import UNet
 

@@ -22,8 +22,8 @@ from undertow.cli.seeds import random_seed
 from undertow.cli.task import Task, new_task
 from undertow.engine.request import MAX_SEED, GenerationRequest
 from undertow.errors import InvalidInput
+from undertow.limits import TEXT_BYTES
 
-LARGEST_FILE_BYTES = 16 * 2**20
 MOST_LINES = 10_000
 
 _OPTIONS = re.compile(r"\|\s*(?=--?[A-Za-z])")
@@ -75,8 +75,7 @@ def tasks_of_file(path: Path, options: Mapping[str, Any]) -> list[Task]:
 def _lines(path: Path) -> list[tuple[int, str]]:
     if not path.is_file():
         raise InvalidInput("--prompts", str(path), "a text file", "there is no such file")
-    if path.stat().st_size > LARGEST_FILE_BYTES:
-        raise InvalidInput("--prompts", f"{path} of {path.stat().st_size:,} bytes", f"at most {LARGEST_FILE_BYTES:,}")
+    TEXT_BYTES.require("--prompts", path.stat().st_size, f"{path} of {path.stat().st_size:,} bytes")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as err:

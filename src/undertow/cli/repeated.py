@@ -3,7 +3,7 @@
 A picture is data. What it names is asked for by option, and what undertow has no word for is told.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,20 +13,21 @@ from rich.console import Console
 from undertow.adapters.files.bundled import BundledAdapters
 from undertow.checkpoints.files.place import local_path
 from undertow.cli.config import read_config
+from undertow.cli.notes import Notes
 from undertow.cli.request_options import changes, with_parts
 from undertow.cli.task import Task, typed_rows
 from undertow.embedded import embedded_models, located
 from undertow.engine.metadata import JSON_KEY, StoredDescription, read_stored, read_texts
 from undertow.engine.named_files import file_name, with_named
 from undertow.errors import InvalidInput
-from undertow.infotext.reading import NamedFile
+from undertow.infotext.reading import INVERSION, NamedFile
 
 if TYPE_CHECKING:
     from undertow.infotext.reading import Reading
     from undertow.service import UNetService
 
 
-def repeated_task(picture: Path, options: Mapping[str, Any], console: Console, model: str | None = None) -> Task:
+def repeated_task(picture: Path, options: Mapping[str, Any], notes: Notes, model: str | None = None) -> Task:
     """The request that a picture was drawn by, but for what is given now.
 
     All pictures of that request are drawn again, as their number may decide the last bits, and the one is written. With
@@ -37,12 +38,14 @@ def repeated_task(picture: Path, options: Mapping[str, Any], console: Console, m
     instead = changes(options) | ({"prompt": options["prompt"]} if "prompt" in options else {})
     stored, needed = read_stored(picture, texts) if JSON_KEY in texts else None, list[NamedFile]()
     if stored is None:
-        stored, needed = _of_others(picture, texts, instead, model, console)
+        inversions = bool(options.get("embeddings"))
+        stored, needed = _of_others(picture, texts, instead, model, notes, inversions=inversions)
     source = model or _configured(stored.model) or stored.model
     if source == stored.model and model is None and source not in embedded_models():
         needed.append(NamedFile(kind="model", name=stored.model, option="--model", hash=stored.model_hash or ""))
     if options.get("embeddings"):  # files, whose names take the place of the stored ones once they are read
         instead["embeddings"] = ()
+        _note_other_embeddings(options["embeddings"], stored.embedding_hashes, notes)
     if "adapters" in instead:
         bare = [*(options.get("loras") or ()), *(options.get("adapters") or ())]
         instead["adapters"] = with_named(stored.request, instead["adapters"], bare)
@@ -51,7 +54,7 @@ def repeated_task(picture: Path, options: Mapping[str, Any], console: Console, m
     found = stored.description(instead, bundled)
     if options:
         names = ", ".join(name.replace("_", " ") for name in options)
-        console.print("note: given now, in place of what is stored:", names, highlight=False, soft_wrap=True)
+        notes.add(f"given now, in place of what is stored: {names}")
     request, index = with_parts(found.request, options), found.index
     rows = typed_rows(options)
     if not rows:
@@ -78,16 +81,25 @@ def note_another_model(task: Task, service: "UNetService", console: Console) -> 
 
 
 def _of_others(
-    picture: Path, texts: Mapping[str, str], instead: Mapping[str, Any], model: str | None, console: Console
+    picture: Path,
+    texts: Mapping[str, str],
+    instead: Mapping[str, Any],
+    model: str | None,
+    notes: Notes,
+    *,
+    inversions: bool,
 ) -> tuple[StoredDescription, list[NamedFile]]:
-    """A request from another program's description, and what it needs besides the model. Errors: `InvalidInput`."""
+    """A request from another program's description, and what it needs besides the model. inversions: whether files of
+    them are given. Errors: `InvalidInput`."""
+    from undertow.engine.foreign import within_limits
     from undertow.infotext.picture import read_description_of_others, unread_program
 
     reading = read_description_of_others(texts)
     if reading is None:
         program = unread_program(texts)
         problem = "it holds no description" if program is None else f"its description is of {program}"
-        raise InvalidInput("picture", str(picture), "one that undertow, A1111 or ComfyUI described", problem)
+        raise InvalidInput("picture", str(picture), "one that undertow, A1111, ComfyUI or InvokeAI described", problem)
+    reading = within_limits(reading)
     named = next(iter(reading.of_kind("model")), None)
     request = dict(reading.request)
     of_model = _bundled(model or (named.name if named is not None else ""))
@@ -98,27 +110,36 @@ def _of_others(
             for file in reading.of_kind("LoRA")
             if file.name in bundled
         ]
-        _note_files(reading, bundled, console)
-        _note_other_loras(reading, of_model, console)
+        _note_other_loras(reading, of_model, notes)
+    taken = {"model", "picture", *(["LoRA"] if "adapters" in instead else []), *([INVERSION] if inversions else [])}
+    for file in reading.files:
+        if file.kind not in taken and file.name not in bundled:
+            notes.add(f"drawn without {file}; {file.option} FILE takes it")
+    for note in reading.notes:
+        notes.add(note)
     for one in reading.not_understood:
         said = f"{one.name}: {one.value[:60]}" if one.value else one.name
-        message = f"note: not understood of {reading.program}'s description: {said!r}; {one.why}"
-        console.print(message, markup=False, highlight=False, soft_wrap=True)
+        notes.add(f"not understood of {reading.program}'s description: {said!r}; {one.why}")
     stored = StoredDescription(
         path=picture,
         request=request,
         model="" if named is None else named.name,
         model_hash=None if named is None else named.hash or None,
+        embedding_hashes={file.name: file.hash for file in reading.of_kind(INVERSION)},
     )
     return stored, [] if "image" in instead else reading.of_kind("picture")
 
 
-def _note_files(reading: "Reading", bundled: tuple[str, ...], console: Console) -> None:
-    """Says which files a picture of another program was drawn with, that are not taken."""
-    for file in reading.files:
-        if file.kind not in ("model", "picture") and file.name not in bundled:
-            message = f"note: drawn without {file}; {file.option} FILE takes it"
-            console.print(message, markup=False, highlight=False, soft_wrap=True)
+def _note_other_embeddings(given: Sequence[str], stored: Mapping[str, str], notes: Notes) -> None:
+    """Says where a file is none of the textual inversions that a picture was drawn with."""
+    from undertow.checkpoints.files.hashes import inversion_hash
+
+    for source in given:
+        place = local_path(source)
+        found = None if place is None else inversion_hash(place)
+        if stored and found is not None and found not in stored.values():
+            drawn = ", ".join(f"{name!r} with the hash {digits}" for name, digits in stored.items())
+            notes.add(f"the picture was drawn with the textual inversion {drawn}; {source} has {found}")
 
 
 def _configured(name: str) -> str | None:
@@ -129,7 +150,7 @@ def _configured(name: str) -> str | None:
     return None if found == name else found
 
 
-def _note_other_loras(reading: "Reading", bundled: BundledAdapters, console: Console) -> None:
+def _note_other_loras(reading: "Reading", bundled: BundledAdapters, notes: Notes) -> None:
     """Says where a LoRA that came with the model has the name of the one that drew, and other contents."""
     from undertow.checkpoints.files.hashes import lora_hash
 
@@ -138,8 +159,7 @@ def _note_other_loras(reading: "Reading", bundled: BundledAdapters, console: Con
             continue
         found = lora_hash(Path(bundled.locate(file.name)))
         if found is not None and not found.startswith(file.hash) and not file.hash.startswith(found):
-            message = f"note: the picture was drawn with {file}; the model's own of that name has the hash {found}"
-            console.print(message, markup=False, highlight=False, soft_wrap=True)
+            notes.add(f"the picture was drawn with {file}; the model's own of that name has the hash {found}")
 
 
 def _bundled(model: str) -> BundledAdapters:

@@ -21,13 +21,13 @@ from undertow.cli.option_values import (
     parse_loras,
     parse_regions,
     parse_sigmas,
-    parse_size,
     parse_variation,
 )
+from undertow.cli.sizes import parse_size
 from undertow.engine.parts import HighResolution, Views
 from undertow.engine.request import GROUPS, PICTURES, GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.picture_files import open_picture
+from undertow.pictures.files import open_picture
 from undertow.records import Record, annotations, defaults, descriptions
 
 Part = TypeVar("Part", HighResolution, Views)
@@ -144,6 +144,8 @@ OPTIONS: Sequence[RequestOption] = (
         parse=partial(numbers_by_name, "--sampler-option"),
     ),
     RequestOption(name="schedule", field="schedule"),
+    RequestOption(name="timestep_map", field="timestep_map"),
+    RequestOption(name="noise_convention", field="noise_convention"),
     RequestOption(name="sigmas", field="sigmas", form="SIGMA,SIGMA,...", parse=parse_sigmas),
     RequestOption(name="refiner_switch", field="refiner_switch"),
     RequestOption(name="guidance", field="guidance_scale"),
@@ -232,6 +234,12 @@ def changes(options: Mapping[str, Any]) -> dict[str, Any]:
             *parse_adapters(options.get("adapters"), options.get("adapter_masks")),
         )
     return found
+
+
+def request_of(prompt: str, options: Mapping[str, Any], **rows: Any) -> GenerationRequest:
+    """The request that options which were typed make. rows: its seed and its number of pictures. Errors:
+    `InvalidInput`."""
+    return with_parts(GenerationRequest(prompt=prompt, **changes(options), **rows), options)
 
 
 def with_parts(request: GenerationRequest, options: Mapping[str, Any]) -> GenerationRequest:

@@ -9,10 +9,14 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from undertow.checkpoints.files.place import require_class_model
 from undertow.cli.seeds import parse_seed
 from undertow.cli.terminal import SafeConsole
-from undertow.cli.written_pictures import OVERWRITE_HELP
-from undertow.picture_names import PicturePlace
+from undertow.cli.written_pictures import OVERWRITE_HELP, not_in_place, written_somewhere
+from undertow.embedded import embedded_models
+from undertow.known_names import require_sampler, require_schedule
+from undertow.limits import CELLS
+from undertow.pictures.names import PicturePlace
 
 
 def sample(
@@ -37,7 +41,13 @@ def sample(
     overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
 ) -> None:
     """Draw pictures of one or more classes and write them as one grid, a class after the other."""
+    CELLS.require("count", count)
     first, place = parse_seed(seed), PicturePlace.of(out, "grid", overwrite=overwrite)
+    require_class_model(model_folder(run))
+    if sampler is not None:
+        require_sampler(sampler)
+    if schedule is not None:
+        require_schedule(schedule)
     from undertow.checkpoints.read.class_model import load_class_model
     from undertow.engine.class_pictures import sample_classes, sampling_settings
     from undertow.training.figures import save_grid  # loads torch
@@ -51,15 +61,16 @@ def sample(
     console = SafeConsole()
     with drawing(console, len(labels), "drawing") as on_pictures:
         pixels = sample_classes(model, labels, seeds, settings, batch_size=batch_size, on_pictures=on_pictures)
-    with place.taken({}) as path:
-        save_grid(pixels, count if columns is None else columns, path)
+    path, error = written_somewhere(
+        place, {}, lambda path: save_grid(pixels, count if columns is None else columns, path)
+    )
     console.print(f"{len(labels)} pictures by {settings.sampler} in {settings.steps} steps: {path}", soft_wrap=True)
+    if error is not None:
+        raise not_in_place(place, path, error)
 
 
 def model_folder(name: str) -> Path:
     """A folder, or that of the embedded model of this name."""
-    from undertow.embedded import embedded_models
-
     return embedded_models().get(name, Path(name))
 
 

@@ -9,14 +9,20 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from undertow.checkpoints.files.atomic import atomic_write
+from undertow.cli.notes import note_idle
 from undertow.cli.terminal import SafeConsole
-from undertow.picture_names import FIGURES, require_picture_file
+from undertow.extras import optional_package
+from undertow.known_names import require_sampler
+from undertow.pictures.names import FIGURES, require_picture_file
 
 if TYPE_CHECKING:
     from undertow.diffusion.paths import Path as NoisePath
 
 # A plot of the grids shows this many steps.
 STEPS = 20
+
+DIFFUSERS = "diffusers"
 
 
 def samplers(
@@ -31,16 +37,21 @@ def samplers(
 ) -> None:
     """List the samplers: order, evaluations a step, noise, models they run on, and their names in other tools."""
     console = SafeConsole()
+    if name is not None:
+        require_sampler(name)
     if plot is not None:
         require_picture_file(plot, "--plot", endings=FIGURES)
         plot.parent.mkdir(parents=True, exist_ok=True)
         _plot(plot)
         console.print(f"wrote {plot}", markup=False)
+        note_idle({"NAME": name is not None, "--schedules": schedules}, "beside --plot")
     elif schedules:
+        note_idle({"NAME": name is not None}, "beside --schedules")
         console.print(_grids())
     elif name is None:
         console.print(_all())
-        console.print("undertow samplers NAME shows one with its options; --schedules shows the grids.", style="dim")
+        more = "calls: of the network in each step; undertow samplers NAME shows one, --schedules the grids"
+        console.print(more, style="dim")
     else:
         _one(console, name)
 
@@ -48,15 +59,14 @@ def samplers(
 def _all() -> Table:
     from undertow.sampling.catalogue import SAMPLERS
 
-    table = _table("sampler", "order", "evaluations", "noise", "models", "other names")
+    table = _table("sampler", "order", "calls", "noise", "other names")
     for name, entry in SAMPLERS.items():
         table.add_row(
             name,
             "-" if entry.order is None else str(entry.order),
             "own" if entry.evaluations is None else str(entry.evaluations),
             "yes" if entry.stochastic else "",
-            _models(entry.paths),
-            _aliases(entry.aliases),
+            "; ".join(filter(None, (_only_on(entry.paths), _aliases(entry.aliases, shortly=True)))),
         )
     return table
 
@@ -99,12 +109,9 @@ def _plot(file: Path) -> None:
     """Every grid in one picture, in small panels over the trained levels."""
     from undertow.diffusion.grids import GRIDS, sigma_grid
     from undertow.diffusion.schedules import NoiseSchedule
-    from undertow.errors import MissingDependency
 
-    try:
+    with optional_package("matplotlib", "viz"):
         from matplotlib.figure import Figure
-    except ImportError as err:
-        raise MissingDependency("matplotlib", "viz") from err
     schedule = NoiseSchedule.scaled_linear()
     columns = 6
     rows = -(-len(GRIDS) // columns)
@@ -121,11 +128,12 @@ def _plot(file: Path) -> None:
         panel.set_axis_off()
     figure.supxlabel(f"step of {STEPS}; gray: normal")
     figure.supylabel("sigma")
-    figure.savefig(file, dpi=110)
+    with atomic_write(file) as draft:
+        figure.savefig(draft, dpi=110)
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
     for column in columns:
         table.add_column(column, overflow="fold")
     return table
@@ -138,8 +146,19 @@ def _models(paths: "tuple[type[NoisePath], ...]") -> str:
     return "all" if len(paths) == len(words) else ", ".join(words[path] for path in paths)
 
 
-def _aliases(aliases: Mapping[str, tuple[str, ...]]) -> str:
-    return "; ".join(f"{tool}: {', '.join(names)}" for tool, names in aliases.items() if names)
+def _only_on(paths: "tuple[type[NoisePath], ...]") -> str:
+    """Nothing for samplers that run on all models."""
+    models = _models(paths)
+    return "" if models == "all" else f"{models} models only"
+
+
+def _aliases(aliases: Mapping[str, tuple[str, ...]], *, shortly: bool = False) -> str:
+    """shortly: without diffusers' classes, whose names are as long as a line."""
+    return "; ".join(
+        f"{tool}: {', '.join(names)}"
+        for tool, names in aliases.items()
+        if names and not (shortly and tool == DIFFUSERS)
+    )
 
 
 def _documentation(function: object) -> str:

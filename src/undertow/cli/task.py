@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from undertow.cli.model_option import default_model
-from undertow.cli.request_options import changes, with_parts
+from undertow.cli.request_options import request_of
 from undertow.cli.seeds import parse_seed, random_seed
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
@@ -27,10 +27,10 @@ class Task:
 def new_task(prompt: str | None, options: Mapping[str, Any]) -> Task:
     """Errors: `InvalidInput`."""
     if prompt is None:
-        remedy = f'for example undertow generate "{EXAMPLE}", or repeat a picture with --from'
-        raise InvalidInput("prompt", None, "a text, which may be empty", remedy)
+        remedy = f'for example undertow generate "{EXAMPLE}" (behind -- if it begins with -), or --from PICTURE'
+        raise InvalidInput("prompt", "missing", "a text, which may be empty", remedy)
     rows: dict[str, Any] = {"seed": random_seed()} | typed_rows(options)
-    request = with_parts(GenerationRequest(prompt=prompt, **changes(options), **rows), options)
+    request = request_of(prompt, options, **rows)
     return Task(request=request, indices=range(request.count))
 
 

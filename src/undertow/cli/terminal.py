@@ -1,6 +1,5 @@
 """What verbs print to. Names, metadata and prompts come from strangers: shown, they are text and nothing else."""
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -8,13 +7,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-"""Characters that move the cursor, color what follows, ring, or turn the direction of writing; not tab and newline."""
-
-
-def visible(text: str) -> str:
-    """The text with control characters written out as Python's escapes."""
-    return CONTROLS.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+from undertow.cli.visible import visible
 
 
 class SafeConsole(Console):

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from undertow.adapters.adapter import Adapter
 from undertow.cli.model_loading import find_device
 from undertow.cli.terminal import SafeConsole
-from undertow.cli.trained import print_command
+from undertow.cli.trained import as_picture, draw_sample, print_command
 from undertow.cli.training_options import TrainingOptions, training_verb
 from undertow.errors import InvalidInput
 
@@ -42,6 +43,9 @@ def train_image_prompt(
     The file loads in diffusers and undertow. A run that was interrupted goes on with the same command, and
     a finished one with more --steps.
     """
+    if references is not None and not references.is_dir():
+        raise InvalidInput("--references", str(references), "a folder of pictures", "there is no such folder")
+    options.require(*(folder for folder in (encoder, references) if folder is not None))
     from undertow.adapters.image_prompt.image_prompt_file import write_image_prompt
     from undertow.training.image_prompt import ImagePromptSettings
     from undertow.training.image_prompt import train_image_prompt as train
@@ -56,7 +60,7 @@ def train_image_prompt(
         dropped_both=dropout_both,
     )
     console = SafeConsole()
-    base, pictures = options.load(console, *(folder for folder in (encoder, references) if folder is not None))
+    base, pictures = options.load(console)
     vision = _encoder(base, encoder, find_device(options.device))
     side = vision.config.image_size
     shown = None if references is None else load_paired_images(references, options.images, size=side)
@@ -65,6 +69,10 @@ def train_image_prompt(
     path = options.out / f"{options.name}.safetensors"
     write_image_prompt(prompt, path)
     console.print(f"trained: {path} ({path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True, highlight=False)
+    if not options.no_sample:
+        reference = as_picture((pictures.pixels if shown is None else shown)[0])
+        adapter = Adapter(str(path), image=reference, encoder=encoder)
+        draw_sample(console, base, pictures, adapter, path.with_suffix(".png"))
     print_command(console, pictures.captions[0], options.model, "--adapter", f"{path}=PICTURE.png")
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from undertow.adapters.adapter import Adapter
 from undertow.checkpoints.files.destination import require_elsewhere
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.trained import draw_sample, print_command
@@ -37,20 +38,23 @@ def train_lora(
     text_encoder: Annotated[bool, typer.Option("--text-encoder", help="Adapt the text encoders too.")] = False,
     dropout_captions: Annotated[float, typer.Option(help="Share of captions that are dropped, for guidance.")] = 0.1,
     format: Annotated[FormatName, typer.Option(help="Names in the file: sd-scripts', or PEFT's.")] = "kohya",
-    no_sample: Annotated[bool, typer.Option("--no-sample", help="Do not draw the first caption at the end.")] = False,
 ) -> None:
     """Train a LoRA: what a folder of pictures shows, as a small file beside a text-to-image model.
 
     The file loads in diffusers, ComfyUI, the web UI and undertow. A run that was interrupted goes on with the same
     command, and a finished one with more --steps.
     """
+    path = options.out / f"{options.name}.safetensors"
+    sources = () if start_from is None else (start_from,)
+    options.require(*sources)
+    require_elsewhere("--out", path, sources)
     from undertow.adapters.lora.write import write_lora
-    from undertow.training.lora import LoraSettings, export_lora
+    from undertow.training.lora import LoraSettings
     from undertow.training.lora import train_lora as train
+    from undertow.training.lora_export import export_lora
     from undertow.training.lora_start import read_start
     from undertow.training.low_rank import TRANSFORMERS
 
-    path = options.out / f"{options.name}.safetensors"
     settings = LoraSettings(
         **options.settings(),
         rank=8 if rank is None else rank,
@@ -59,10 +63,8 @@ def train_lora(
         text_encoder=text_encoder,
         dropped=dropout_captions,
     )
-    sources = () if start_from is None else (start_from,)
-    require_elsewhere("--out", path, sources)
     console = SafeConsole()
-    base, pictures = options.load(console, *sources)
+    base, pictures = options.load(console)
     start = None if start_from is None else read_start(start_from, base)
     if start is not None:
         wanted = start.settings(rank=rank, alpha=alpha, sites=sites)
@@ -74,6 +76,6 @@ def train_lora(
     console.print(
         f"trained: {path} ({layers} layers of rank {settings.rank}, {path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True
     )
-    if not no_sample:
-        draw_sample(console, base, pictures, path)
+    if not options.no_sample:
+        draw_sample(console, base, pictures, Adapter(str(path)), path.with_suffix(".png"))
     print_command(console, pictures.captions[0], options.model, "--lora", str(path))

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from undertow.cli.notes import note_idle
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.training_progress import shown_training
 from undertow.errors import InvalidInput
+from undertow.extras import OF_TRAINING, require_packages
+from undertow.lookup import look_up
 
 if TYPE_CHECKING:
     from undertow.training.config import TrainingConfig
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
 DataName = Literal["digits", "cifar10", "folder"]
 BadPictures = Literal["refuse", "skip"]
+OBJECTIVES = ("ddpm", "flow")
 
 
 def train_pixels(
@@ -73,14 +77,26 @@ def train_pixels(
     The run's folder is a model that `undertow sample` and diffusers read. A killed run goes on with --resume, and ends
     with the same weights. Several devices: `accelerate launch -m undertow train ...`.
     """
-    from undertow.training.config import with_settings  # loads torch
-    from undertow.training.pixel_models import stored_config, train_pixel_model
-
+    require_packages("train", OF_TRAINING)
     console = SafeConsole(quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
     out = Path("runs") / f"{data_set}-{'flow' if objective is None else objective}" if out is None else out
     resumes = resume or resume_step is not None
+    if not resumes:
+        _require_data(data_set, data, size, gray=gray, bad_pictures=bad_pictures)
+    if config_file is not None and objective is not None:
+        raise InvalidInput("--objective", objective, "nothing beside --config-file", "the file says it")
+    if objective is not None:
+        look_up(dict.fromkeys(OBJECTIVES), objective, "objective")
+    _require_there({"--config-file": config_file, "--start-from": start_from})
+    parsed = _parsed(settings)
+    from undertow.training.config import with_settings  # loads torch
+    from undertow.training.pixel_models import stored_config, train_pixel_model
+
     if resumes:
         config = stored_config(out)
+        begun = {"--data": data, "--size": size, "--objective": objective, "--config-file": config_file}
+        typed = {name: value is not None for name, value in begun.items()}
+        note_idle(typed, "on a run that goes on as it was begun")
     else:
         source = _source(data_set, data, size, gray=gray, bad_pictures=bad_pictures)
         config = _new_config(source, objective, config_file, console)
@@ -96,9 +112,7 @@ def train_pixels(
         "checkpoint_every": checkpoint_every,
         **_start(start_from),
     }
-    config = with_settings(
-        config, {name: value for name, value in given.items() if value is not None} | _parsed(settings)
-    )
+    config = with_settings(config, {name: value for name, value in given.items() if value is not None} | parsed)
     again = f"undertow train {data_set} --out {out} --resume"
     with shown_training(console, config.steps, out / "training" / "checkpoints", again) as shown:
         train_pixel_model(config, out, resume=resume, resume_step=resume_step, cpu=cpu, **vars(shown))
@@ -111,21 +125,37 @@ def _source(
 ) -> "DataSource":
     from undertow.training.data import Cifar10, Digits, ImageFolder
 
+    if name == "digits":
+        return Digits(size=16 if size is None else size)
+    if name == "cifar10":
+        return Cifar10(folder=str(folder))
+    return ImageFolder(
+        folder=str(folder), size=32 if size is None else size, channels=1 if gray else 3, bad_pictures=bad_pictures
+    )
+
+
+def _require_data(
+    name: DataName, folder: Path | None, size: int | None, *, gray: bool, bad_pictures: BadPictures
+) -> None:
+    """What is wrong with a data set's options, before torch is imported. Errors: `InvalidInput`."""
     if name != "folder":
         _require_none_of_a_folder(gray=gray, bad_pictures=bad_pictures)
     if name == "digits":
         if folder is not None:
             raise InvalidInput("--data", folder, "nothing, because the digits come with scikit-learn")
-        return Digits(size=16 if size is None else size)
+        return
     if folder is None:
         raise InvalidInput("--data", None, "a folder of pictures", f"undertow train {name} --data FOLDER")
-    if name == "cifar10":
-        if size not in (None, 32):
-            raise InvalidInput("--size", size, "32, the size of CIFAR-10's pictures")
-        return Cifar10(folder=str(folder))
-    return ImageFolder(
-        folder=str(folder), size=32 if size is None else size, channels=1 if gray else 3, bad_pictures=bad_pictures
-    )
+    _require_there({"--data": folder})
+    if name == "cifar10" and size not in (None, 32):
+        raise InvalidInput("--size", size, "32, the size of CIFAR-10's pictures")
+
+
+def _require_there(named: Mapping[str, Path | None]) -> None:
+    """named: files and folders by option. Errors: `InvalidInput`."""
+    for option, path in named.items():
+        if path is not None and not path.expanduser().exists():
+            raise InvalidInput(option, repr(str(path)), "a file or folder", "there is no such file or folder")
 
 
 def _require_none_of_a_folder(*, gray: bool, bad_pictures: BadPictures) -> None:
@@ -145,8 +175,6 @@ def _new_config(
     from undertow.training.presets import preset
 
     if config_file is not None:
-        if objective is not None:
-            raise InvalidInput("--objective", objective, "nothing beside --config-file", "the file says it")
         return with_data(config_from_json(read_json(config_file)), source)
     pictures = source.open()
     for path in pictures.skipped:

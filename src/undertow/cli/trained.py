@@ -4,11 +4,17 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from PIL import Image
 from rich.console import Console
 
 from undertow.cli.model_option import default_model
+from undertow.errors import UndertowError
 
 if TYPE_CHECKING:
+    from jaxtyping import UInt8
+    from torch import Tensor
+
+    from undertow.adapters.adapter import Adapter
     from undertow.checkpoints.read.model import LoadedModel
     from undertow.training.captioned import CaptionedPictures
 
@@ -20,16 +26,26 @@ def print_command(console: Console, prompt: str, model: str, *options: str) -> N
     console.print(f"draw with it: {line}", soft_wrap=True, highlight=False, markup=False)
 
 
-def draw_sample(console: Console, base: "LoadedModel", pictures: "CaptionedPictures", lora: Path) -> None:
-    """Draws the first caption with a new LoRA, and writes the picture beside it. Ctrl-C leaves it undone."""
-    from undertow.adapters.adapter import Adapter
+def draw_sample(
+    console: Console, base: "LoadedModel", pictures: "CaptionedPictures", adapter: "Adapter", file: Path
+) -> None:
+    """Draws the first caption with what was trained, and writes the picture. Ctrl-C leaves it undone; what fails here
+    is said, and costs nobody a finished training."""
     from undertow.service import UNetService
 
     try:
         with console.status("drawing a sample; Ctrl-C leaves it out"):
             size = (pictures.size, pictures.size)
-            result = UNetService(base).generate(pictures.captions[0], adapters=(Adapter(str(lora)),), size=size)
+            result = UNetService(base).generate(pictures.captions[0], adapters=(adapter,), size=size)
+        (written,) = result.save(file, overwrite=True)
     except KeyboardInterrupt:
         return
-    (written,) = result.save(lora.with_suffix(".png"), overwrite=True)
+    except (UndertowError, OSError) as error:
+        console.print(f"note: no sample was drawn: {error}", soft_wrap=True, highlight=False, markup=False)
+        return
     console.print(f"a sample: {written}", soft_wrap=True, highlight=False, markup=False)
+
+
+def as_picture(pixels: "UInt8[Tensor, '3 size size']") -> Image.Image:
+    """A picture of a training, as a request takes it."""
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())

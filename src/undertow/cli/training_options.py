@@ -13,8 +13,11 @@ from rich.console import Console
 
 from undertow.cli.model_loading import find_device
 from undertow.cli.model_option import DEFAULT_MODEL, Model
+from undertow.cli.named_files import require_model
 from undertow.cli.training_progress import ShownTraining, shown_training
 from undertow.errors import InvalidInput
+from undertow.extras import OF_TRAINING, require_packages
+from undertow.known_names import require_device_name
 
 if TYPE_CHECKING:
     from undertow.checkpoints.read.model import LoadedModel
@@ -61,14 +64,37 @@ class TrainingOptions:
     ] = None
     threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250
+    no_sample: Annotated[bool, typer.Option("--no-sample", help="Do not draw the first caption at the end.")] = False
 
     @property
     def name(self) -> str:
         """The name of the file or folder that is written."""
         return self.out.resolve().name if self.title is None else self.title
 
+    def require(self, *sources: str | Path) -> None:
+        """Checks all that is known without torch, so that a mistake is answered at once. sources: files and folders
+        that are read besides the pictures and the model.
+
+        Errors: `InvalidInput` for an `out` among what is read, `UnknownCheckpoint` for what is not there, `DataError`,
+        `CheckpointError`, also for a folder in which another training runs, `MissingDependency`.
+        """
+        from undertow.checkpoints.files.destination import require_elsewhere
+        from undertow.training.captions import find_captions
+        from undertow.training.run_lock import require_no_training
+
+        require_packages("train", OF_TRAINING)
+        if self.precision not in ("float32", "bf16"):
+            raise InvalidInput("--precision", repr(self.precision), "float32 or bf16")
+        if self.device is not None:
+            require_device_name("--device", self.device)
+        require_elsewhere("--out", self.out, [self.images, self.model, *sources])
+        require_no_training(self.out)
+        find_captions(self.images)
+        for source in (self.model, *sources):
+            require_model(source)
+
     def settings(self) -> dict[str, Any]:
-        """Returns the fields that all settings of trainings share. Errors: `InvalidInput` for the precision."""
+        """The fields that all settings of trainings share."""
         return {
             "fit": self._fit_settings(),
             "timesteps": self.timesteps,
@@ -76,21 +102,9 @@ class TrainingOptions:
             "gradient_checkpointing": tuple(self.recompute) if self.recompute else self.gradient_checkpointing,
         }
 
-    def load(self, console: Console, *sources: Path) -> "tuple[LoadedModel, CaptionedPictures]":
-        """Loads the base model and the training pictures, after all that is quick to check, and prints where captions
-        are from and what is slow on this device. sources: other files and folders that are read.
-
-        Errors: `InvalidInput` for models that cannot be trained and for an `out` among the sources, `DataError`,
-        `CheckpointError`, also for a folder in which another training runs.
-        """
-        from undertow.checkpoints.files.destination import require_elsewhere
-        from undertow.training.captions import find_captions
-        from undertow.training.run_lock import require_no_training
-
-        require_elsewhere("--out", self.out, [self.images, self.model, *sources])
-        require_no_training(self.out)
-        find_captions(self.images)
-
+    def load(self, console: Console) -> "tuple[LoadedModel, CaptionedPictures]":
+        """Loads the base model and the training pictures, and prints where captions are from and what is slow on this
+        device. Errors: `InvalidInput` for models that cannot be trained, `DataError`, `CheckpointError`."""
         import torch
 
         from undertow.service import load
@@ -118,8 +132,6 @@ class TrainingOptions:
     def _fit_settings(self) -> "FitSettings":
         from undertow.training.fit import FitSettings
 
-        if self.precision not in ("float32", "bf16"):
-            raise InvalidInput("--precision", repr(self.precision), "float32 or bf16")
         return FitSettings(
             steps=self.steps,
             batch_size=self.batch_size,

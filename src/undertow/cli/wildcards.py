@@ -2,7 +2,10 @@ r"""Choices within prompts, made anew for each picture.
 
     {red|green} apple      one of the options; {2::red|green} takes red twice as often
     {2$$red|green|blue}    two of them with a comma between; {2$$ and $$red|green|blue} with other words between
+    {2$$__animal__}        two lines of a file
+    {1-2$$red|green|blue}  one or two of them; {-2$$...} and {2-$$...} from one on, and up to all
     __animal__             a line of FOLDER/animal.txt; __pets/cat__ of FOLDER/pets/cat.txt; lines may hold choices
+    __pets/*__             a line of any file that matches; ** is of folders within folders too
     \{ \}                  the brace itself
 
 The syntax is that of sd-dynamic-prompts (docs/SYNTAX.md), of which ComfyUI has the first form. Choices have a
@@ -19,24 +22,26 @@ from pathlib import Path
 from random import Random
 
 from undertow.errors import InvalidInput
-from undertow.prompt_text import most_prompt_bytes
+from undertow.limits import PROMPT_BYTES, TEXT_BYTES
 
 MAX_DEPTH = 16
 """Choices within choices, and files that name files."""
 
-LARGEST_FILE_BYTES = 16 * 2**20
 MOST_LISTED = 1000
+SHOWN = 60
+"""Characters of a text that a message shows."""
+
 ENDING = ".txt"
 
 _NAME = re.compile(r"__([^\s_](?:[^\s_]|_(?!_)){0,200})__")
 _SYNTAX = re.compile(rf"\\[{{}}]|[{{}}|]|{_NAME.pattern}")
 _WEIGHT = re.compile(r"\s*(\d{1,6}(?:\.\d{1,6})?)::")
-_SEVERAL = re.compile(r"\s*(\d{1,3})\$\$(?:([^$]{0,40})\$\$)?")
+_SEVERAL = re.compile(r"\s*(?:(\d{1,3})|(\d{0,3})-(\d{0,3}))\$\$(?:([^$]{0,40})\$\$)?")
 
 
 def has_choices(text: str) -> bool:
     """Whether a prompt holds what `Wildcards` would replace."""
-    return re.search(r"\{[^{}]*\|[^{}]*\}", text) is not None or _NAME.search(text) is not None
+    return re.search(r"\{[^{}]*\|", text) is not None or _NAME.search(text) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +67,11 @@ class Wildcards:
         """What a file offers: its lines without blank ones and those that begin with #. Errors: `InvalidInput`."""
         if self.folder is None:
             raise InvalidInput(f"__{name}__", "in the prompt", "a folder with its lines", "give it by --wildcards")
+        inside = ".." not in Path(name).parts and not Path(name).is_absolute()
+        if inside and "*" in name:
+            return self._lines_of_any(name)
         path = self.folder / f"{name}{ENDING}"
-        if ".." in Path(name).parts or Path(name).is_absolute() or not path.is_file():
+        if not inside or not path.is_file():
             known = sorted(file.stem for file in islice(self.folder.glob(f"*{ENDING}"), MOST_LISTED))
             near = get_close_matches(name, known, n=3)
             remedy = f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(known[:8]) or 'none'}"
@@ -71,6 +79,18 @@ class Wildcards:
         lines = _lines(path)
         if not lines:
             raise InvalidInput(f"__{name}__", "in the prompt", f"lines in {path}", "it is empty")
+        return lines
+
+    def _lines_of_any(self, pattern: str) -> Sequence[str]:
+        """The lines of all files whose names match, in the order of these. Errors: `InvalidInput`."""
+        assert self.folder is not None
+        # In pathlib ** stands for folders alone and by itself, in sd-dynamic-prompts for files in them too.
+        parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.split("/")]
+        wanted = "/".join([*parts, "*"] if parts[-1] == "**" else parts)
+        matching = islice(self.folder.glob(f"{wanted}{ENDING}"), MOST_LISTED)
+        lines = [line for path in sorted(matching) if path.is_file() for line in _lines(path)]
+        if not lines:
+            raise InvalidInput(f"__{pattern}__", "in the prompt", f"a file in {self.folder} that matches and has lines")
         return lines
 
 
@@ -92,7 +112,7 @@ class _Chooser:
     def __init__(self, wildcards: Wildcards, generator: Random):
         self.wildcards = wildcards
         self.generator = generator
-        self.left_bytes = most_prompt_bytes()
+        self.left_bytes = PROMPT_BYTES.most
 
     def chosen(self, text: str, depth: int) -> str:
         return self._joined(_parsed(text), depth)
@@ -113,25 +133,36 @@ class _Chooser:
             case text:
                 self.left_bytes -= len(text.encode(errors="replace"))
                 if self.left_bytes < 0:
-                    raise InvalidInput("the chosen prompt", "too long", f"at most {most_prompt_bytes():,} bytes")
+                    raise InvalidInput("the chosen prompt", "too long", f"at most {PROMPT_BYTES.most:,} bytes")
                 return text
 
     def _of(self, group: _Group, depth: int) -> str:
         options = [list(option) for option in group.options]
         several = _taken(options[0], _SEVERAL)
+        if several is not None and len(options) == 1 and (name := _only_name(options[0])) is not None:
+            options = [_parsed(line.strip()) for line in self.wildcards.lines(name)]
         weights = [1.0 if (found := _taken(option, _WEIGHT)) is None else float(found[1]) for option in options]
         if not any(weights):
             raise InvalidInput("wildcards", "options that all weigh 0", "one that weighs more")
-        count, between = (1, "") if several is None else (int(several[1]), ", " if several[2] is None else several[2])
+        between = "" if several is None else ", " if several[4] is None else several[4]
+        count = 1 if several is None else self._count(several, len(options))
         picked: list[int] = []
         while len(picked) < min(count, sum(weight > 0 for weight in weights)):
             left = [0.0 if index in picked else weight for index, weight in enumerate(weights)]
             picked += self.generator.choices(range(len(options)), left)
         return between.join(self._joined(options[index], depth + 1) for index in picked)
 
+    def _count(self, several: "re.Match[str]", options: int) -> int:
+        """How many are taken: the number, or one of a range."""
+        if several[1] is not None:
+            return int(several[1])
+        fewest, most = int(several[2] or 1), min(int(several[3] or options), options)
+        return self.generator.randint(min(fewest, most), most)
+
 
 def _parsed(text: str) -> "list[str | _Group | _Named]":
-    """Texts, names and groups; braces that do not pair, and those without a choice in them, are text."""
+    """Texts, names and groups; braces without a choice in them are text. Errors: `InvalidInput` for choices whose brace
+    is not closed."""
     open_groups: list[_Group] = [_Group()]
     position = 0
     for match in _SYNTAX.finditer(text):
@@ -157,10 +188,14 @@ def _parsed(text: str) -> "list[str | _Group | _Named]":
     open_groups[-1].options[-1].append(text[position:])
     while len(open_groups) > 1:
         unclosed = open_groups.pop()
-        pieces = open_groups[-1].options[-1]
-        pieces.append("{")
-        for index, option in enumerate(unclosed.options):
-            pieces += ["|", *option] if index else option
+        if len(unclosed.options) > 1:
+            start = "{" + "|".join(
+                option[0] if option and isinstance(option[0], str) else "" for option in unclosed.options
+            )
+            raise InvalidInput(
+                "wildcards", f"{start[:SHOWN]!r}, which is not closed", "a } behind it", r"\{ is the brace"
+            )
+        open_groups[-1].options[-1] += ["{", *unclosed.options[0]]
     return open_groups[0].options[0]
 
 
@@ -179,10 +214,15 @@ def _taken(option: "list[str | _Group | _Named]", pattern: "re.Pattern[str]") ->
     return found
 
 
+def _only_name(option: "list[str | _Group | _Named]") -> str | None:
+    """The file of an option that is nothing else, as in {2$$__animal__}."""
+    left = [part for part in option if not isinstance(part, str) or part.strip()]
+    return left[0].name if len(left) == 1 and isinstance(left[0], _Named) else None
+
+
 @cache
 def _lines(path: Path) -> Sequence[str]:
-    if path.stat().st_size > LARGEST_FILE_BYTES:
-        raise InvalidInput("--wildcards", f"{path} of {path.stat().st_size:,} bytes", f"at most {LARGEST_FILE_BYTES:,}")
+    TEXT_BYTES.require("--wildcards", path.stat().st_size, f"{path} of {path.stat().st_size:,} bytes")
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as err:

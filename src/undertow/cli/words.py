@@ -12,7 +12,7 @@ from undertow.embedded import located
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from undertow.encoders.vocabulary import Vocabulary
+    from undertow.vocabulary import Vocabulary
 
 
 def words(

@@ -1,17 +1,19 @@
 """Pictures written to files, each as soon as it is there, and what there is to say about them."""
 
+import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 
 from undertow.errors import InvalidInput
-from undertow.picture_names import PicturePlace
+from undertow.pictures.names import PicturePlace
 
 if TYPE_CHECKING:
     from undertow.engine.events import PictureEvent
@@ -27,13 +29,14 @@ class PictureWriter:
     """Writes pictures of a request as they come.
 
     indices: which of its pictures. place: where they go; `None` for standard output, once all is done. first: the
-    number of the first of them, from 1. paths: what was written.
+    number of the first of them, from 1. paths: what was written. refused: why some are not where they were meant to be.
     """
 
     indices: Sequence[int]
     place: PicturePlace | None
     first: int = 1
     paths: list[Path] = field(default_factory=list)
+    refused: list[OSError] = field(default_factory=list)
 
     @classmethod
     def to(cls, out: Path, name: str, indices: Sequence[int], *, overwrite: bool) -> "PictureWriter":
@@ -58,15 +61,30 @@ class PictureWriter:
         return [cls(indices=one, place=common.place, first=first) for one, first in zip(indices, firsts, strict=False)]
 
     def take(self, event: "PictureEvent") -> None:
-        """Writes a picture that is finished. Errors: `OSError`."""
+        """Writes a picture that is finished; in a folder of its own where its place takes no files. Errors: `OSError`
+        where that takes none either."""
         from undertow.engine.saving import name_fields, save_picture
 
         if self.place is None or event.picture not in self.indices:
             return
         report = event.report
         fields = name_fields(report, event.picture) | {"index": self.indices.index(event.picture) + self.first}
-        with self.place.taken(fields) as path:
-            self.paths.append(save_picture(event.image, path, report, event.picture))
+        path, error = written_somewhere(
+            self.place, fields, lambda path: save_picture(event.image, path, report, event.picture)
+        )
+        self.paths.append(path)
+        if error is not None:
+            self.refused.append(error)
+
+    @property
+    def in_folder(self) -> bool:
+        """Whether names are made for its pictures; otherwise one was typed, or they go to standard output."""
+        return self.place is not None and self.place.template is not None
+
+    def require_in_place(self) -> None:
+        """Errors: `InvalidInput` where pictures had to be written to another folder than they were meant for."""
+        if self.place is not None and self.refused:
+            raise not_in_place(self.place, self.paths[-1], self.refused[0])
 
     def tell(self, result: "GenerationResult", console: Console, told: set[str] | None = None) -> None:
         """Prints where the pictures are, or writes the one to standard output, and what there is to say. told: what was
@@ -99,15 +117,51 @@ class PictureWriter:
         for path in self.paths:
             typer.echo(path)
         if len(self.indices) > 1 or self.paths:
-            kept = f"kept: {len(self.paths)} of {len(self.indices)} pictures"
+            kept = kept_in_words(len(self.paths), len(self.indices))
             console.print(kept, markup=False, highlight=False, soft_wrap=True)
 
 
-def suggest(picture: Path, console: Console) -> None:
-    """What to try next with the embedded model."""
-    for command, meaning in (
-        ('"red apple left of dog face on blue background"', "two emoji, and where they stand"),
-        ('"(penguin:1.3) on pink background" --count 4', "a weight on words, four pictures"),
-        (f"--from {picture} --out again.png", "the same picture again"),
+def kept_in_words(kept: int, pictures: int) -> str:
+    """What is left of an interrupted drawing."""
+    together = "; those that share a batch are finished together" if not kept and pictures > 1 else ""
+    return f"kept: {kept} of {pictures} pictures{together}"
+
+
+def written_somewhere(
+    place: PicturePlace, fields: Mapping[str, Any], write: Callable[[Path], Any]
+) -> tuple[Path, OSError | None]:
+    """Writes what was drawn to its place, or where that fails (a full disk, a folder that is gone) to a new folder for
+    temporary files: drawing takes long, and must not be lost. Returns the file, and why it is not in place. Errors:
+    `OSError` where both fail."""
+    try:
+        with place.taken(fields) as path:
+            write(path)
+        return path, None
+    except OSError as error:
+        with replace(place, folder=Path(mkdtemp(prefix="undertow-"))).taken(fields) as path:
+            write(path)
+        return path, error
+
+
+def not_in_place(place: PicturePlace, path: Path, error: OSError) -> InvalidInput:
+    """The refusal of a place, when it comes late."""
+    reason = error.strerror or str(error)
+    return InvalidInput("--out", repr(str(place.folder)), f"a folder that takes files ({reason})", f"kept in {path}")
+
+
+def suggest(writer: PictureWriter, console: Console, *, terminal: bool = False) -> None:
+    """What to try next with the embedded model, below the first pictures in a folder: later ones need no such help.
+    terminal: also the package that draws into it."""
+    if not writer.paths or {path.name for path in writer.paths[0].parent.iterdir()} > {
+        one.name for one in writer.paths
+    }:
+        return
+    for arguments in (
+        '"red apple left of dog face on blue background"',
+        '"(penguin:1.3) on pink background" --count 4',
+        f"--from {shlex.quote(str(writer.paths[0]))} --out again.png",
     ):
-        console.print(f"try: undertow generate {command}  # {meaning}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"try: undertow generate {arguments}", markup=False, highlight=False, soft_wrap=True)
+    if terminal:
+        install = "try: pip install 'undertow[terminal]'  # pictures are then drawn into the terminal too"
+        console.print(install, markup=False, highlight=False, soft_wrap=True)

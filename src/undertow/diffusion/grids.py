@@ -34,10 +34,12 @@ from undertow.diffusion.curved_grids import (
     polyexponential,
     vp,
 )
-from undertow.diffusion.lookup import look_up
-from undertow.diffusion.schedules import Schedule
+from undertow.diffusion.schedules import LARGEST_SIGMA, Schedule
 from undertow.diffusion.tabled_grids import ays_sd15, ays_sdxl, gits_sd15, gits_sdxl, turbo
 from undertow.errors import InvalidInput
+from undertow.known_names import GRID_ALIASES
+from undertow.limits import STEPS
+from undertow.lookup import look_up
 
 
 def normal(schedule: Schedule, steps: int) -> list[float]:
@@ -116,40 +118,6 @@ GRIDS: dict[str, Callable[[Schedule, int], list[float]]] = {
     "turbo": turbo,
 }
 
-GRID_ALIASES: dict[str, dict[str, str]] = {
-    "ComfyUI": {
-        "ddim_uniform": "ddim_comfyui",
-        "beta": "beta_comfyui",
-        "SDTurboScheduler": "turbo",
-        "LaplaceScheduler": "laplace",
-        "VPScheduler": "vp",
-        "PolyexponentialScheduler": "polyexponential",
-    },
-    "A1111": {
-        "Uniform": "normal",
-        "Karras": "karras",
-        "Exponential": "exponential",
-        "Polyexponential": "polyexponential",
-        "SGM Uniform": "sgm_uniform",
-        "KL Optimal": "kl_optimal_forge",
-        "Align Your Steps": "ays_sd15",
-        "Align Your Steps GITS": "gits_sd15",
-        "Simple": "simple",
-        "Normal": "normal",
-        "DDIM": "ddim_comfyui",
-        "Beta": "beta_sigma",
-        "Turbo": "turbo",
-    },
-    "diffusers": {
-        "use_karras_sigmas": "karras",
-        "use_exponential_sigmas": "exponential",
-        "use_beta_sigmas": "beta_sigma",
-        "trailing": "turbo",
-        "leading": "ddim",
-    },
-}
-"""Names of other tools, and ours for the same grid. Where one of theirs is ours for another grid, ours counts."""
-
 
 def sigma_grid(name: str, schedule: Schedule, steps: int, *, discard_penultimate: bool = False) -> list[float]:
     """The grid called `name` with `steps` steps: n + 1 decreasing sigmas ending in 0.
@@ -165,6 +133,7 @@ def sigma_grid(name: str, schedule: Schedule, steps: int, *, discard_penultimate
     grid = look_up(GRIDS, name, "schedule", listed_by="undertow samplers --schedules")
     if steps < 1:
         raise InvalidInput("steps", steps, "at least 1")
+    STEPS.require("steps", steps)
     if not discard_penultimate:
         return grid(schedule, steps)
     sigmas = grid(schedule, steps + 1)
@@ -174,13 +143,14 @@ def sigma_grid(name: str, schedule: Schedule, steps: int, *, discard_penultimate
 def require_grid(sigmas: Sequence[float]) -> None:
     """Refuse what no sampler can walk along.
 
-    Errors: `InvalidInput` unless there are two or more finite sigmas, strictly decreasing, none below 0.
+    Errors: `InvalidInput` unless there are two or more sigmas, strictly decreasing, from at most `LARGEST_SIGMA` to no
+    less than 0.
     """
-    expected = "two or more finite sigmas, strictly decreasing, none below 0"
+    expected = f"two or more sigmas, strictly decreasing, from at most {LARGEST_SIGMA:g} to no less than 0"
     if len(sigmas) < 2:
         raise InvalidInput("sigmas", list(sigmas), expected, "make them with sigma_grid(name, schedule, steps)")
     for index, sigma in enumerate(sigmas):
-        if not math.isfinite(sigma) or sigma < 0 or (index > 0 and sigma >= sigmas[index - 1]):
+        if not 0 <= sigma <= LARGEST_SIGMA or (index > 0 and sigma >= sigmas[index - 1]):
             raise InvalidInput(f"sigmas[{index}]", sigma, expected, "make them with sigma_grid(name, schedule, steps)")
 
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.diffusion.lookup import look_up
 from undertow.diffusion.paths import Path, RectifiedFlow, VarianceExploding, VariancePreserving, per_row, working
+from undertow.lookup import look_up
 from undertow.shapes import Sigmas
 
 Rows = Float[Tensor, "batch ..."]

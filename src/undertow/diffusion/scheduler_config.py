@@ -21,6 +21,7 @@ from undertow.diffusion.parameterizations import (
 from undertow.diffusion.paths import VariancePreserving
 from undertow.diffusion.schedules import EDMSchedule, FlowSchedule, NoiseSchedule, Schedule
 from undertow.errors import ConfigError
+from undertow.json_fields import number, numbers, text, whole
 
 _FLOW_CLASSES = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")
 
@@ -84,7 +85,7 @@ class SchedulerConfig:
     @classmethod
     def from_diffusers(cls, config: Mapping[str, Any]) -> "SchedulerConfig":
         """Read a scheduler_config.json. Errors: `ConfigError` names the field that we do not know or cannot honor."""
-        name = config.get("_class_name")
+        name = text(config, "_class_name", "")
         if name in _FLOW_CLASSES:
             return cls(schedule=_flow_schedule(config), parameterization=Velocity())
         if name in _EDM_CLASSES:
@@ -94,15 +95,15 @@ class SchedulerConfig:
             raise ConfigError("_class_name", name, f"must be one of {known}")
         _require_honored(config, _VP_HONORED)
         config = _DEFAULTS[name] | dict(config)
-        prediction = config.get("prediction_type", "epsilon")
+        prediction = text(config, "prediction_type", "epsilon")
         if prediction not in _PREDICTIONS:
             raise ConfigError("prediction_type", prediction, f"must be one of {', '.join(_PREDICTIONS)}")
         schedule = NoiseSchedule(
             betas=_read_betas(config),
-            steps=_number(config, "num_train_timesteps", 1000, int),
+            steps=whole(config, "num_train_timesteps", 1000),
             zero_terminal_snr=bool(config.get("rescale_betas_zero_snr", False)),
         )
-        clip = _number(config, "clip_sample_range", 1.0, float) if config.get("clip_sample", False) else None
+        clip = number(config, "clip_sample_range", 1.0) if config.get("clip_sample", False) else None
         return cls(schedule=schedule, parameterization=_PREDICTIONS[prediction], clip=clip)
 
     def to_diffusers(self) -> dict[str, Any]:
@@ -140,17 +141,15 @@ class SchedulerConfig:
 
 def _flow_schedule(config: Mapping[str, Any]) -> FlowSchedule:
     _require_honored(config, _FLOW_HONORED)
-    return FlowSchedule(
-        shift=_number(config, "shift", 1.0, float), steps=_number(config, "num_train_timesteps", 1000, int)
-    )
+    return FlowSchedule(shift=number(config, "shift", 1.0), steps=whole(config, "num_train_timesteps", 1000))
 
 
 def _read_edm(config: Mapping[str, Any]) -> SchedulerConfig:
     schedule = EDMSchedule(
-        sigma_min=_number(config, "sigma_min", 0.002, float),
-        sigma_max=_number(config, "sigma_max", 80.0, float),
-        sigma_data=_number(config, "sigma_data", 0.5, float),
-        steps=_number(config, "num_train_timesteps", 1000, int),
+        sigma_min=number(config, "sigma_min", 0.002),
+        sigma_max=number(config, "sigma_max", 80.0),
+        sigma_data=number(config, "sigma_data", 0.5),
+        steps=whole(config, "num_train_timesteps", 1000),
     )
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction"):
@@ -173,9 +172,9 @@ def _write_edm(schedule: EDMSchedule, parameterization: Parameterization) -> dic
 
 
 def _read_betas(config: Mapping[str, Any]) -> Betas:
-    if config.get("trained_betas") is not None:
-        return TabledBetas(tuple(float(beta) for beta in config["trained_betas"]))
-    start, end = (_number(config, field, None, float) for field in ("beta_start", "beta_end"))
+    if (table := numbers(config, "trained_betas")) is not None:
+        return TabledBetas(table)
+    start, end = (number(config, field) for field in ("beta_start", "beta_end"))
     match config["beta_schedule"]:
         case "linear":
             return LinearBetas(start=start, end=end)
@@ -204,10 +203,3 @@ def _require_honored(config: Mapping[str, Any], honored: Mapping[str, tuple[obje
         if field in config and config[field] not in values:
             names = " or ".join(repr(value) for value in values)
             raise ConfigError(field, config[field], f"changes what the network means, and only {names} is supported")
-
-
-def _number(config: Mapping[str, Any], field: str, default: float | None, kind: type) -> Any:
-    value = config.get(field, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or kind(value) != value:
-        raise ConfigError(field, value, "must be a whole number" if kind is int else "must be a number")
-    return kind(value)

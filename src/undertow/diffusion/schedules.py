@@ -20,6 +20,7 @@ from torch import Tensor
 from undertow.diffusion.betas import Betas, CosineBetas, LinearBetas, ScaledLinearBetas, zero_terminal_snr
 from undertow.diffusion.paths import RectifiedFlow, VarianceExploding, VariancePreserving
 from undertow.errors import ConfigError, InvalidInput
+from undertow.limits import TIMESTEPS
 from undertow.shapes import Sigmas, Timesteps
 
 TimestepMap = Literal["interpolated", "nearest"]
@@ -28,6 +29,9 @@ TimestepMap = Literal["interpolated", "nearest"]
 # the smallest subnormal of float16, hence sigma = 4096; ComfyUI takes another, hence 4518.76.
 ZERO_SNR_ALPHA_CUMPROD = 2.0**-24
 COMFYUI_ZERO_SNR_ALPHA_CUMPROD = 4.8973451890853435e-08
+
+LARGEST_SIGMA = 1e9
+"""Its square is still a number in float32. Published models end below 5,000."""
 
 # A sigma that went through float32 or a power of 1/rho may exceed the table's last by rounding.
 SIGMA_ROUNDING = 1e-4
@@ -46,8 +50,7 @@ class NoiseSchedule:
     last_alpha_cumprod: float = ZERO_SNR_ALPHA_CUMPROD
 
     def __post_init__(self):
-        if self.steps < 2:
-            raise ConfigError("schedule.steps", self.steps, "must be at least 2 training timesteps")
+        _require_steps(self.steps)
         if not 0 < self.last_alpha_cumprod < 1:
             raise ConfigError("schedule.last_alpha_cumprod", self.last_alpha_cumprod, "must be between 0 and 1")
         self.betas.values(self.steps)  # refuses impossible values now, not at the first use
@@ -158,8 +161,7 @@ class FlowSchedule:
     steps: int = 1000
 
     def __post_init__(self):
-        if self.steps < 2:
-            raise ConfigError("schedule.steps", self.steps, "must be at least 2 training timesteps")
+        _require_steps(self.steps)
         if not (math.isfinite(self.shift) and self.shift > 0):
             raise ConfigError("schedule.shift", self.shift, "must be a positive number; 1 does not shift")
 
@@ -239,10 +241,11 @@ class EDMSchedule:
     steps: int = 1000
 
     def __post_init__(self):
-        if self.steps < 2:
-            raise ConfigError("schedule.steps", self.steps, "must be at least 2 levels")
+        _require_steps(self.steps)
         if not 0 < self.sigma_min < self.sigma_max < math.inf:
             raise ConfigError("schedule.sigma_min", self.sigma_min, f"must be above 0 and below {self.sigma_max:g}")
+        if not self.sigma_max <= LARGEST_SIGMA:
+            raise ConfigError("schedule.sigma_max", self.sigma_max, f"must be at most {LARGEST_SIGMA:g}")
         if not (math.isfinite(self.sigma_data) and self.sigma_data > 0):
             raise ConfigError("schedule.sigma_data", self.sigma_data, "must be a positive number")
 
@@ -284,6 +287,13 @@ class EDMSchedule:
 
 
 Schedule = NoiseSchedule | FlowSchedule | EDMSchedule
+
+
+def _require_steps(steps: int) -> None:
+    if steps < 2:
+        raise ConfigError("schedule.steps", steps, "must be at least 2 training timesteps")
+    if steps > TIMESTEPS.most:
+        raise ConfigError("schedule.steps", steps, TIMESTEPS.rule)
 
 
 def _require_between(values: Tensor, low: float, high: float, argument: str) -> None:

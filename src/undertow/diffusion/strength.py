@@ -12,9 +12,7 @@ One word, three conventions, and with the same numbers three different pictures:
 from collections.abc import Callable, Sequence
 
 from undertow.errors import InvalidInput
-
-MOST_STEPS = 100_000
-"""Of the grid whose end "comfy" takes: a strength of 1e-9 would ask for more levels than there is memory."""
+from undertow.limits import STEPS
 
 
 def truncate(grid_of: Callable[[int], Sequence[float]], steps: int, strength: float, convention: str) -> list[float]:
@@ -54,14 +52,15 @@ def strength_note(steps: int, strength: float, convention: str) -> str | None:
 
 
 def _steps_of_longer_grid(steps: int, strength: float) -> int:
-    """Errors: `InvalidInput` for a grid of more than `MOST_STEPS`."""
+    """Errors: `InvalidInput` for a grid of more than `limits.STEPS`: a strength of 1e-9 would ask for more levels than
+    there is memory."""
     if strength > 0.9999:
         return steps
-    if steps / strength > MOST_STEPS:
+    if steps / strength > STEPS.most:
         raise InvalidInput(
             "strength",
             f"{strength:g} of {steps} steps, the end of a grid of {steps / strength:.3g}",
-            f"at most {MOST_STEPS:,} steps of the whole grid",
-            "take a larger strength, or the convention 'diffusers' or 'a1111'",
+            f"at most {STEPS.most:,} steps of the whole grid",
+            f"take a larger strength, or the convention 'diffusers' or 'a1111'; or {STEPS.remedy}",
         )
     return int(steps / strength)

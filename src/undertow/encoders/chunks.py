@@ -7,6 +7,7 @@ from typing import NamedTuple
 from undertow.encoders.clip import TextEncoder
 from undertow.encoders.inversion import Inversions
 from undertow.encoders.prompts.tree import Break, Embedding, Fragment, Text
+from undertow.limits import TOKENS
 
 MARK = -1
 """The fragment of marks and padding: none."""
@@ -85,7 +86,8 @@ def tokenize(
 
 
 def divide(runs: Sequence[Run | Break], encoder: TextEncoder, division: Division) -> tuple[list[Chunk], list[Token]]:
-    """Chunks of the encoder's size, at least one, and the tokens that were cut off."""
+    """Chunks of the encoder's size, at least one, and the tokens that were cut off. Errors: `InvalidInput` for more
+    than `limits.TOKENS` with the padding, which a short prompt of many BREAKs can ask for."""
     filler = _Filler(encoder.config.positions - 2, division)
     for run in runs:
         if isinstance(run, Break):
@@ -95,6 +97,8 @@ def divide(runs: Sequence[Run | Break], encoder: TextEncoder, division: Division
     bodies = filler.bodies
     if len(bodies) > 1 and not bodies[-1]:
         bodies.pop()
+    positions, chunks = encoder.config.positions, 1 if division.truncate else len(bodies)
+    TOKENS.require("prompt", chunks * positions, f"{chunks:,} chunks of {positions} tokens", instead="shorten it")
     kept, cut = (bodies[:1], bodies[1:]) if division.truncate else (bodies, [])
     return [close(body, encoder) for body in kept], [token for body in cut for token in body]
 

@@ -181,6 +181,13 @@ class TextEncoder(nn.Module):
         return self.projection(normed[torch.arange(ids.shape[0], device=ids.device), end])
 
 
+def parameter_name(name: str) -> str:
+    """The parameter of a `TextEncoder` that transformers calls `name`, with or without its prefix."""
+    if name == "text_projection.weight":
+        return "projection.weight"
+    return "clip." + name.removeprefix("text_model.")
+
+
 def _causal(visible: Bool[Tensor, "batch tokens"]) -> Bool[Tensor, "batch 1 tokens tokens"]:
     """Each token sees the visible ones up to itself. The first is always visible, so that no row is empty (trap T9)."""
     tokens = visible.shape[1]

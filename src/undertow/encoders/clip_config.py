@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from undertow.errors import ConfigError
+from undertow.json_fields import is_whole, mapping, number, whole
+from undertow.limits import LAYERS, WIDTH
 
 Kind = Literal["clip_l", "openclip_h", "openclip_g"]
 """OpenAI's ViT-L/14 (SD1, SDXL), and OpenCLIP's ViT-H/14 (SD2) and ViT-bigG/14 (SDXL, refiner)."""
@@ -13,6 +15,15 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 Activation = Literal["quick_gelu", "gelu"]
 """transformers' names; GELU is quick in OpenAI's networks only (trap T2)."""
+
+
+def require_size(field: str, value: int) -> None:
+    """Refuses sizes that no network has. Errors: `ConfigError`."""
+    if value < 1:
+        raise ConfigError(field, value, "must be at least 1")
+    limit = LAYERS if field == "layers" else WIDTH
+    if value > limit.most:
+        raise ConfigError(field, value, limit.rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +44,10 @@ class ClipTextConfig:
 
     def __post_init__(self) -> None:
         for field in ("width", "layers", "heads", "intermediate", "projection", "vocabulary"):
-            if getattr(self, field) < 1:
-                raise ConfigError(field, getattr(self, field), "must be at least 1")
+            require_size(field, getattr(self, field))
         if self.width % self.heads:
             raise ConfigError("heads", self.heads, f"must divide width {self.width}")
+        require_size("positions", self.positions)
         if self.positions < 3:
             raise ConfigError("positions", self.positions, "must hold a token between its two marks")
 
@@ -71,23 +82,23 @@ def config_from_transformers(config: Mapping[str, Any], kind: Kind) -> ClipTextC
     SD2's files leave out the last of their 24 layers and say 23, since nothing reads it: for `openclip_h` the whole
     network has one layer more than the config. Errors: `ConfigError` for missing fields and other networks.
     """
-    given = config.get("text_config", config)
+    given = mapping(config, "text_config", config)
     sizes = read_sizes(given, TRANSFORMER_SIZES, "CLIP text model")
     sizes["layers"] += 1 if kind == "openclip_h" else 0
     return ClipTextConfig(
         **sizes,
-        projection=int(given.get("projection_dim", 512)),
+        projection=whole(given, "projection_dim", 512),
         activation=read_activation(given),
-        vocabulary=int(given.get("vocab_size", 49408)),
-        positions=int(given.get("max_position_embeddings", 77)),
-        norm_eps=float(given.get("layer_norm_eps", 1e-5)),
+        vocabulary=whole(given, "vocab_size", 49408),
+        positions=whole(given, "max_position_embeddings", 77),
+        norm_eps=number(given, "layer_norm_eps", 1e-5),
     )
 
 
 def read_sizes(given: Mapping[str, Any], names: Mapping[str, str], of: str) -> dict[str, int]:
     """Whole numbers by our names. names: transformers', by ours. Errors: `ConfigError` for one that is none."""
     for name in names.values():
-        if not isinstance(given.get(name), int):
+        if not is_whole(given.get(name)):
             raise ConfigError(name, given.get(name), f"must be a whole number in the config of a {of}")
     return {ours: given[theirs] for ours, theirs in names.items()}
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from undertow.encoders.clip_config import ClipTextConfig, Kind
 from undertow.encoders.clip_network import ClipText
-from undertow.state_dicts import Shape, compare_names, compare_shapes, shapes_of
+from undertow.extras import optional_package
+from undertow.state_dicts import Shape, compare_names, compare_shapes, require_layers, shapes_of
 
 _PREFIX = "text_model."
 _PROJECTION = "text_projection.weight"
@@ -36,6 +37,7 @@ def build_clip(
     """
     keys = {key.removeprefix(_PREFIX): key for key in tensors}
     layers = _present_layers(kind, config, keys)
+    require_layers(source, layers, len(tensors))
     with torch.device("meta"):
         clip = ClipText(config, layers)
     projection = _empty_projection(config) if kind == "openclip_g" else None
@@ -72,8 +74,10 @@ def _empty_projection(config: ClipTextConfig) -> nn.Linear:
 
 
 def random_clip(config: ClipTextConfig) -> dict[str, Tensor]:
-    """Weights to train from, as transformers initializes them, from torch's global generator."""
-    from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415  slow to import
+    """Weights to train from, as transformers initializes them, from torch's global generator. Errors:
+    `MissingDependency`."""
+    with optional_package("transformers", "train"):
+        from transformers import CLIPTextConfig, CLIPTextModel  # noqa: PLC0415  an extra, and slow to import
 
     described = CLIPTextConfig(
         vocab_size=config.vocabulary,

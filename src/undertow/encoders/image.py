@@ -14,7 +14,8 @@ from undertow.encoders.clip_network import ClipVision
 from undertow.encoders.image_config import ClipVisionConfig, vision_config_from_transformers
 from undertow.encoders.image_pixels import Pixels, Preprocessing
 from undertow.errors import ConfigError
-from undertow.state_dicts import compare_names, compare_shapes, shapes_of
+from undertow.extras import optional_package
+from undertow.state_dicts import compare_names, compare_shapes, require_layers, shapes_of
 
 PROJECTION = "visual_projection.weight"
 _EMBEDDING = "vision_model.embeddings.patch_embedding.weight"
@@ -114,6 +115,7 @@ def _build(
     device: torch.device | str | None,
     source: str | Path,
 ) -> ClipVision:
+    require_layers(source, config.layers, len(tensors))
     with torch.device("meta"):
         network = ClipVision(config)
     expected = shapes_of(network.state_dict())
@@ -129,8 +131,10 @@ def _build(
 
 
 def random_image_encoder(config: ClipVisionConfig) -> dict[str, Tensor]:
-    """Weights to train from, as transformers initializes them, from torch's global generator."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: PLC0415  slow to import
+    """Weights to train from, as transformers initializes them, from torch's global generator. Errors:
+    `MissingDependency`."""
+    with optional_package("transformers", "train"):
+        from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection  # noqa: PLC0415  an extra, and slow
 
     described = CLIPVisionConfig(
         hidden_size=config.width,

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from undertow.encoders.clip_config import TRANSFORMER_SIZES, Activation, read_activation, read_sizes
+from undertow.encoders.clip_config import TRANSFORMER_SIZES, Activation, read_activation, read_sizes, require_size
 from undertow.errors import ConfigError
+from undertow.json_fields import mapping, number, whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +27,7 @@ class ClipVisionConfig:
 
     def __post_init__(self) -> None:
         for field in ("width", "layers", "heads", "intermediate", "projection", "image_size", "patch_size"):
-            if getattr(self, field) < 1:
-                raise ConfigError(field, getattr(self, field), "must be at least 1")
+            require_size(field, getattr(self, field))
         if self.width % self.heads:
             raise ConfigError("heads", self.heads, f"must divide width {self.width}")
         if self.patch_size > self.image_size:
@@ -61,19 +61,19 @@ def vision_config_from_transformers(config: Mapping[str, Any]) -> ClipVisionConf
 
     Errors: `ConfigError` for missing fields and other networks.
     """
-    given = config.get("vision_config", config)
+    given = mapping(config, "vision_config", config)
     kind = given.get("model_type", "clip_vision_model")
     if kind != "clip_vision_model":
         raise ConfigError("model_type", kind, "must be clip_vision_model: give the folder of CLIP's vision network")
     names = {**TRANSFORMER_SIZES, "image_size": "image_size", "patch_size": "patch_size"}
     # In a whole CLIP's config, the projection is that of both networks and stands beside them.
-    projection = config.get("projection_dim", given.get("projection_dim", 512))
+    projection = whole(config if "projection_dim" in config else given, "projection_dim", 512)
     return ClipVisionConfig(
         **read_sizes(given, names, "CLIP vision model"),
-        projection=int(projection),
+        projection=projection,
         activation=read_activation(given),
-        channels=int(given.get("num_channels", 3)),
-        norm_eps=float(given.get("layer_norm_eps", 1e-5)),
+        channels=whole(given, "num_channels", 3),
+        norm_eps=number(given, "layer_norm_eps", 1e-5),
     )
 
 

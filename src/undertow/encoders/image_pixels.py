@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from undertow.errors import ConfigError, InvalidInput
-from undertow.picture_modes import to_rgb
+from undertow.pictures.modes import to_rgb
 
 Pixels = Float[Tensor, "images 3 height width"]
 RGB = tuple[float, float, float]

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
 
 from undertow.encoders.clip_config import Kind
-from undertow.encoders.prompts.tree import Embedding, Text
+from undertow.encoders.prompts.tree import Embedding, Node, Text, find_all
 from undertow.errors import InvalidInput
 
 _FILE_KEYS: dict[str, Kind] = {"clip_g": "openclip_g"}
@@ -29,14 +30,17 @@ class Inversions:
         self._widths = dict(widths)
         self._longest = longest
         self._vectors: dict[str, dict[Kind, Vectors]] = {}
+        self._files: dict[str, Path] = {}
         self._pattern: re.Pattern[str] | None = None
         self.revision = 0
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._vectors)
 
-    def add(self, name: str, vectors: Tensor | Mapping[str, Tensor]) -> None:
+    def add(self, name: str, vectors: Tensor | Mapping[str, Tensor], file: Path | None = None) -> None:
         """Makes `name` stand for `vectors`, [vectors, dim] or [dim]; for two encoders a mapping by kind.
+
+        file: what they were read from.
 
         Errors: `InvalidInput` for an empty name, a missing encoder, another width, more vectors than a chunk holds,
         and for what is not finite.
@@ -66,6 +70,10 @@ class Inversions:
                     f"embedding {name!r} for {kind}", "not finite", "finite numbers", "the file is damaged"
                 )
         self._vectors[key] = {kind: by_kind[kind].detach() for kind in self._widths}
+        if file is None:
+            self._files.pop(key, None)
+        else:
+            self._files[key] = file
         self._changed()
 
     def remove(self, name: str) -> None:
@@ -74,6 +82,7 @@ class Inversions:
         if key not in self._vectors:
             raise InvalidInput("name", repr(name), f"one of {', '.join(self._vectors) or 'no embeddings at all'}")
         del self._vectors[key]
+        self._files.pop(key, None)
         self._changed()
 
     def find(self, name: str) -> str | None:
@@ -84,9 +93,31 @@ class Inversions:
                 return key.removesuffix(suffix)
         return None
 
+    def named_in(self, tree: Node, *, in_texts: bool) -> frozenset[str]:
+        """The known names that a parsed prompt asks for. in_texts: whether a name in plain text counts."""
+        asked = [self.find(leaf.name) for leaf in find_all(tree, Embedding)]
+        if in_texts:
+            split = [part for leaf in find_all(tree, Text) for part in self.split(leaf.text)]
+            asked += [part.name for part in split if isinstance(part, Embedding)]
+        return frozenset(name for name in asked if name is not None)
+
+    def alike(self, name: str) -> frozenset[str]:
+        """The names with the same vectors as `name`, itself among them; nothing for an unknown one."""
+        own = self._vectors.get(self.find(name) or "", {})
+        places = {kind: vectors.data_ptr() for kind, vectors in own.items()}
+        return frozenset(
+            other
+            for other, found in self._vectors.items()
+            if own and places == {kind: vectors.data_ptr() for kind, vectors in found.items()}
+        )
+
     def vectors(self, name: str, kind: Kind) -> Vectors:
         """The vectors of a known name."""
         return self._vectors[name][kind]
+
+    def file(self, name: str) -> Path | None:
+        """The file that a known name was read from, if it was."""
+        return self._files.get(name)
 
     def split(self, text: str) -> list[Text | Embedding]:
         """The text with every known name that stands alone in it taken for the embedding."""

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from undertow.extras import optional_package
+
 BOS, EOS = "<|startoftext|>", "<|endoftext|>"
 SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 """Where CLIP divides a text before it looks at pairs (openai/CLIP, simple_tokenizer.py)."""
@@ -13,10 +15,12 @@ SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 def learn_tokenizer(words: Iterable[str], folder: Path, *, positions: int) -> None:
     """Learns the merges and writes what transformers' and diffusers' CLIPTokenizer read.
 
-    positions: of the text encoder, both marks included.
+    positions: of the text encoder, both marks included. Errors: `MissingDependency` without transformers.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers  # noqa: PLC0415  slow to import
-    from transformers import CLIPTokenizer  # noqa: PLC0415  slow to import
+
+    with optional_package("transformers", "train"):
+        from transformers import CLIPTokenizer  # noqa: PLC0415  an extra, and slow to import
 
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     tokenizer.normalizer = normalizers.Lowercase()

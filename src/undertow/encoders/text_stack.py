@@ -1,14 +1,14 @@
 """The text side of a Stable Diffusion model: its encoders together, from a prompt to conditioning."""
 
 import copy
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from undertow.diffusion.lookup import look_up
 from undertow.encoders.assemble import Assembler, Part, Rules
 from undertow.encoders.cache import RecentlyUsed
 from undertow.encoders.chunks import Division
@@ -19,9 +19,10 @@ from undertow.encoders.encoding import TextEncoding, TextReport, WeightedEncodin
 from undertow.encoders.inversion import Inversions
 from undertow.encoders.prompts.catalogue import Dialect, find_dialect, parse_prompt
 from undertow.encoders.prompts.resolve import composed, resolve, varies
-from undertow.encoders.prompts.tree import Blend, Joined, ParsedPrompt, Text, find_all, map_texts
-from undertow.encoders.vocabulary import Vocabulary, spelling_note
+from undertow.encoders.prompts.tree import Blend, Embedding, Joined, ParsedPrompt, Text, find_all, map_texts
 from undertow.errors import ConfigError, InvalidInput
+from undertow.lookup import look_up
+from undertow.vocabulary import Vocabulary, spelling_note
 
 LongPrompts = Literal["chunk", "truncate"]
 
@@ -118,16 +119,34 @@ class TextStack:
         """Names of the textual inversions that prompts may use."""
         return tuple(self._inversions)
 
+    @property
+    def inversions(self) -> Inversions:
+        """The textual inversions themselves."""
+        return self._inversions
+
     def knows_embedding(self, name: str) -> bool:
         """Whether there is a textual inversion of this name, in any case, with or without a file's ending."""
         return self._inversions.find(name) is not None
 
-    def add_embedding(self, name: str, vectors: Tensor | Mapping[str, Tensor]) -> None:
+    def add_embedding(self, name: str, vectors: Tensor | Mapping[str, Tensor], *, file: Path | None = None) -> None:
         """Makes `name` in a prompt stand for `vectors`, [vectors, dim] or [dim]; for two encoders a mapping by kind.
 
-        ComfyUI's dialect writes it `embedding:name`. Errors: `InvalidInput`.
+        ComfyUI's dialect writes it `embedding:name`. file: that they were read from, whose hash is written into the
+        pictures. Errors: `InvalidInput`.
         """
-        self._inversions.add(name, vectors)
+        self._inversions.add(name, vectors, file)
+
+    def embedding_files(self, texts: Iterable[str], dialect: str) -> dict[str, Path]:
+        """The files of the textual inversions that prompts use, by name. Errors: `PromptError`."""
+        if not self.embeddings:
+            return {}
+        trees = [parse_prompt(text, dialect, composition=False).tree for text in texts]
+        named = [leaf for tree in trees for leaf in find_all(tree, Embedding)]
+        if find_dialect(dialect).embeddings == "words":
+            words = [leaf.text for tree in trees for leaf in find_all(tree, Text)]
+            named += [part for text in words for part in self._inversions.split(text) if isinstance(part, Embedding)]
+        known = [key for one in named if (key := self._inversions.find(one.name)) is not None]
+        return {key: file for key in known if (file := self._inversions.file(key)) is not None}
 
     def remove_embedding(self, name: str) -> None:
         """Forgets a textual inversion. Errors: `InvalidInput` when it is not known."""
@@ -279,22 +298,24 @@ class TextStack:
         for text in texts:
             names |= self.vocabulary.spelled(text)[1]
         unknown = self.vocabulary.note(map(self.spelled, texts), known=self.embeddings)
-        return (*((spelling_note(names),) if names else ()), *(() if unknown is None else (unknown,)))
+        return (*((spelling_note(names, texts),) if names else ()), *(() if unknown is None else (unknown,)))
 
     def _spelled(self, prompt: ParsedPrompt) -> ParsedPrompt:
         """With names for emoji characters, of which a small model's tokenizer knows none."""
         if self.vocabulary is None:
             return prompt
         found: dict[str, str] = {}
+        texts: list[str] = []
 
         def spelled(text: str) -> str:
             new, names = vocabulary.spelled(text)
             found.update(names)
+            texts.append(text)
             return new
 
         vocabulary = self.vocabulary
         tree = map_texts(prompt.tree, spelled)
-        return replace(prompt, tree=tree, notes=(*prompt.notes, spelling_note(found))) if found else prompt
+        return replace(prompt, tree=tree, notes=(*prompt.notes, spelling_note(found, texts))) if found else prompt
 
     def _placement(self, prompt: ParsedPrompt) -> str:
         if self.vocabulary is None:

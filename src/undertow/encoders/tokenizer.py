@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from undertow.encoders.tokenizer_files import WORD_END, build_tokenizer, read_marks, read_vocabulary
-from undertow.errors import CorruptFile, MissingDependency, UnknownCheckpoint
+from undertow.errors import CorruptFile, UnknownCheckpoint
+from undertow.extras import optional_package
 
 BOS, EOS = 49406, 49407
 """Ids of `<|startoftext|>` and `<|endoftext|>` in the official vocabulary."""
@@ -50,10 +51,8 @@ class OfficialTokenizer:
     pad = None
 
     def __init__(self) -> None:
-        try:
+        with optional_package("instant-clip-tokenizer"):
             import instant_clip_tokenizer  # noqa: PLC0415  not there for every Python
-        except ModuleNotFoundError as err:
-            raise MissingDependency("instant-clip-tokenizer") from err
         self._tokenizer: Any = instant_clip_tokenizer.Tokenizer()  # pyright: ignore[reportAttributeAccessIssue]  compiled
 
     def encode(self, text: str) -> list[int]:

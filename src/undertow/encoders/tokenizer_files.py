@@ -12,6 +12,8 @@ from typing import Any
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
+from undertow.limits import JSON_BYTES
+
 WORD_END = "</w>"
 """Ends the last token of a word."""
 
@@ -48,7 +50,7 @@ def read_vocabulary(folder: Path) -> Vocabulary:
         added = {entry["content"]: entry for entry in content.get("added_tokens", [])}
     else:
         ids = _json(folder / "vocab.json")
-        lines = (folder / "merges.txt").read_text(encoding="utf-8").splitlines()
+        lines = _text(folder / "merges.txt").splitlines()
         pairs = [line for line in lines if line and not line.startswith("#version")]
         added = {word: {"id": index} for word, index in _optional(folder / "added_tokens.json").items()}
     merges: Any = [tuple(pair.split(" ")) if isinstance(pair, str) else tuple(pair) for pair in pairs]
@@ -97,10 +99,18 @@ def build_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = json.loads(_text(file))
     if not isinstance(content, dict):
         raise ValueError(f"{file.name} is no JSON object")
     return content
+
+
+def _text(file: Path) -> str:
+    if not file.is_file():
+        raise ValueError(f"{file.name} is no file")
+    if (size := file.stat().st_size) > JSON_BYTES.most:
+        raise ValueError(f"{file.name} has {size:,} bytes, and {JSON_BYTES.most:,} are allowed; {JSON_BYTES.remedy}")
+    return file.read_text(encoding="utf-8")
 
 
 def _optional(file: Path) -> dict[str, Any]:

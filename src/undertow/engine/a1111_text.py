@@ -1,5 +1,7 @@
 """A1111's text about a picture of ours, in its own spelling, so that other tools and Civitai read it."""
 
+from collections.abc import Mapping
+
 from undertow.adapters.adapter import Adapter
 from undertow.checkpoints.files.hashes import lora_hash, model_hash
 from undertow.engine.parts import HighResolution
@@ -32,6 +34,7 @@ def a1111_text(report: Report, index: int) -> str:
         "Tiling": True if request.seamless == "both" else None,
         **_second_pass(request.high_resolution),
         "Lora hashes": _lora_hashes(report),
+        "TI hashes": _listed(report.files.embedding_hashes()),
         "Version": VERSION,
     }
     return format_infotext(
@@ -101,7 +104,11 @@ def _tags(report: Report) -> list[str]:
 
 def _lora_hashes(report: Report) -> str | None:
     known = {used.title: lora_hash(used.path) for used in report.files.adapters if used.kind == LORA}
-    return ", ".join(f"{title}: {digits}" for title, digits in known.items() if digits is not None) or None
+    return _listed({title: digits for title, digits in known.items() if digits is not None})
+
+
+def _listed(hashes: Mapping[str, str]) -> str | None:
+    return ", ".join(f"{name}: {digits}" for name, digits in hashes.items()) or None
 
 
 def _adapters(report: Report) -> list[Adapter]:

@@ -11,7 +11,8 @@ from undertow.diffusion.paths import Path as NoisePath
 from undertow.diffusion.paths import RectifiedFlow, VarianceExploding, VariancePreserving
 from undertow.engine.direct import DirectModel, SamplingSettings
 from undertow.errors import InvalidInput
-from undertow.pictures import to_uint8
+from undertow.limits import STEPS
+from undertow.pictures.pixels import to_uint8
 from undertow.unet.conditioning import Conditioning
 
 
@@ -31,6 +32,8 @@ def sampling_settings(
             defaults = SamplingSettings(sampler="flow_heun", schedule="normal", steps=20)
         case VarianceExploding():
             defaults = SamplingSettings(sampler="heun", schedule="karras", steps=18)
+    if steps is not None:
+        STEPS.require("steps", steps)
     return SamplingSettings(
         sampler=defaults.sampler if sampler is None else sampler,
         schedule=defaults.schedule if schedule is None else schedule,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from undertow.encoders.encoding import TextEncoding, WeightedEncoding
 from undertow.encoders.text_stack import TextStack
+from undertow.engine.idle import embedding_notes, idle_negative_prompt
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 from undertow.unet.conditioning import AESTHETIC, NEGATIVE_AESTHETIC, Conditioning
@@ -74,10 +75,15 @@ class Conditioner:
         negative = self._encode(self.text, request.negative_prompt, steps, drawn=False)
         readers = zip(self.region_texts, request.regions, strict=True)
         regions = [self._encode(text, region.prompt, steps) for text, region in readers]
-        return [
+        for line in embedding_notes(request, self.text):
+            self._decide(line)
+        found = [
             self._branches(conditional[step], negative[step][0], [region[step][0] for region in regions])
             for step in range(steps)
         ]
+        if request.negative_prompt and all(one.unconditional is None for one in found):
+            self._decide(idle_negative_prompt(request, distilled=self.config.guidance_dim is not None))
+        return found
 
     def _encode(
         self, reader: TextStack, text: str, steps: int, *, composition: bool = False, drawn: bool = True

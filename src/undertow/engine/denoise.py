@@ -12,6 +12,9 @@ from undertow.engine.forward import forward
 from undertow.engine.limits import BatchLimits
 from undertow.engine.rows import Outcome, Row, Steps, attributed
 from undertow.engine.watch import non_finite
+from undertow.memory.keeper import Keeper
+from undertow.memory.ladder import Economy
+from undertow.shortage import is_out_of_memory
 from undertow.unet.runner import EAGER, Runner
 
 
@@ -29,6 +32,8 @@ class Task:
 
     done: called with its result. failed: called with what it raised; others go on. shared: called for each forward that
     it had part in. keep_non_finite: whether a prediction of NaN or Inf is passed on instead of failing the task.
+    less: called when a forward ran out of memory, with its rows and what was said; returns whether `economy` asks for
+    less from now on.
     """
 
     steps: Steps[Tensor]
@@ -37,6 +42,8 @@ class Task:
     shared: Callable[[Share], None] = lambda share: None
     limits: BatchLimits = BatchLimits()
     keep_non_finite: bool = False
+    less: Callable[[Sequence[Row], str], bool] = lambda rows, said: False
+    economy: Economy = Economy()
     rows: list[Row] = field(default_factory=list, init=False)
     """The rows that it waits for."""
     answers: list[Outcome | None] = field(default_factory=list, init=False)
@@ -57,18 +64,28 @@ class Waiting:
     @property
     def key(self) -> Hashable:
         """Equal for rows that can share a forward."""
-        return self.row.key, self.task.limits
+        return self.row.key, self.task.limits, self.task.economy
+
+    @property
+    def most_rows(self) -> int:
+        """Of the forward that it is in."""
+        most, economy = self.task.limits.most_rows(self.row.latents), self.task.economy
+        return most if economy.rows is None else min(most, economy.rows)
 
 
 class Batcher:
     """Advances tasks by forwards that they share. Tasks join and leave between two steps, also from within a task.
 
-    manager: of the adapters in the rows; `None` where there are none. runner: evaluates the networks.
+    manager: of the adapters in the rows; `None` where there are none. runner: evaluates the networks. memory: has them
+    in memory while they are evaluated.
     """
 
-    def __init__(self, manager: AdapterManager | None = None, runner: Runner = EAGER) -> None:
+    def __init__(
+        self, manager: AdapterManager | None = None, runner: Runner = EAGER, memory: Keeper | None = None
+    ) -> None:
         self.manager = manager
         self.runner = runner
+        self.memory = Keeper() if memory is None else memory
         self._tasks: list[Task] = []
 
     @property
@@ -93,7 +110,9 @@ class Batcher:
         if not batch:
             return False
         started = time.perf_counter()
-        outcomes = self._evaluate([waiting.row for waiting in batch], batch[0].task.limits.padded_to)
+        outcomes = self._outcomes(batch)
+        if outcomes is None:
+            return True
         seconds = (time.perf_counter() - started) / len(batch)
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Outcome) and not outcome.finite and not waiting.task.keep_non_finite:
@@ -124,7 +143,7 @@ class Batcher:
         if not line:
             return []
         first = next((waiting for waiting in line if self._is_prepared(waiting.row)), line[0])
-        key, most = first.key, first.task.limits.most_rows(first.row.latents)
+        key, most = first.key, first.most_rows
         batch: list[Waiting] = []
         for waiting in line:
             if len(batch) == most:
@@ -166,20 +185,47 @@ class Batcher:
         """Whether the weights are those that the row needs already."""
         return self.manager is None or self.manager.is_prepared(row)
 
-    def _evaluate(self, rows: Sequence[Row], padded_to: int | None) -> list[Outcome | Exception]:
-        """The outcome of each row, or why it has none.
+    def _outcomes(self, batch: Sequence[Waiting]) -> list[Outcome | Exception] | None:
+        """The outcome of each row, or why it has none; `None` when memory ran out and a request that they come
+        from gave way, so that the rows wait for another forward."""
+        rows, task = [waiting.row for waiting in batch], batch[0].task
+        found = self._forward(rows, task)
+        if isinstance(found, list):
+            return found
+        if is_out_of_memory(found) and self._asks_for_less(batch, str(found)):
+            return None
+        return self._in_halves(rows, task, found)
 
-        When the forward that the rows share raises (out of memory, an adapter, a kernel), it is tried again in halves,
-        down to single rows: only a row that fails alone fails. The error names where the row comes from.
-        """
-        try:
-            return list(forward(rows, self.manager, padded_to, self.runner))
-        except Exception as error:
-            if len(rows) == 1:
-                return [attributed(error, rows[0].origin)]
-        # Here the traceback is gone, and with it the tensors that its frames held.
+    def _in_halves(self, rows: Sequence[Row], task: Task, failure: Exception) -> list[Outcome | Exception]:
+        """When a forward raises (an adapter, a kernel), it is tried again in halves, down to single rows: only a row
+        that fails alone fails. The error names where the row comes from, and what was done to need less memory."""
+        if len(rows) == 1:
+            return [attributed(failure, rows[0].origin, str(task.economy))]
         half = len(rows) // 2
-        return [*self._evaluate(rows[:half], padded_to), *self._evaluate(rows[half:], padded_to)]
+        outcomes: list[Outcome | Exception] = []
+        for part in (rows[:half], rows[half:]):
+            found = self._forward(part, task)
+            outcomes += found if isinstance(found, list) else self._in_halves(part, task, found)
+        return outcomes
+
+    def _forward(self, rows: Sequence[Row], task: Task) -> list[Outcome | Exception] | Exception:
+        """The outcomes of rows that share a forward, or what it raised. Of running out of memory that comes without its
+        traceback, whose frames hold tensors."""
+        economy = task.economy
+        try:
+            with self.memory.drawing(rows[0].unet, economy, merged=bool(rows[0].merged)):
+                return list(
+                    forward(rows, self.manager, task.limits.padded_to, self.runner, economy.feed_forward_chunks)
+                )
+        except Exception as error:
+            return error.with_traceback(None) if is_out_of_memory(error) else error
+
+    def _asks_for_less(self, batch: Sequence[Waiting], said: str) -> bool:
+        """Lets every request in a batch give way, once; returns whether one did."""
+        of_request = {waiting.row.origin.request: waiting.task for waiting in batch}
+        rows = [waiting.row for waiting in batch]
+        gave_way = [task.less(rows, said) for task in of_request.values()]
+        return any(gave_way)
 
 
 def _in_order(line: Sequence[Waiting]) -> list[Waiting]:

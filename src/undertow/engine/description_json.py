@@ -21,7 +21,11 @@ def description_json(report: Report, index: int, *, embed: bool = True) -> str:
         request = replace(request, size=report.size)
     path = report.files.model
     description = Description(
-        request=request, index=index, model=report.model, model_hash=None if path is None else model_hash(path)
+        request=request,
+        index=index,
+        model=report.model,
+        model_hash=None if path is None else model_hash(path),
+        embedding_hashes=report.files.embedding_hashes(),
     )
     text = _shareable(description, embed)
     return text if len(text) <= LONGEST else _shareable(description, embed=False)

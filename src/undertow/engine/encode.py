@@ -1,7 +1,8 @@
 """Encoding: from a request to the passes of its pictures. All is checked and decided here, before the first step."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.strength import strength_note, truncate
 from undertow.engine.chosen_sampler import ChosenSampler, choose_sampler
+from undertow.engine.idle import Circumstances, follows_folder, idle_settings
 from undertow.engine.images import EncodedImages, ImageInputs, encode_images
 from undertow.engine.parts import HighResolution
 from undertow.engine.pass_builder import PassBuilder
@@ -19,18 +21,21 @@ from undertow.engine.request import GenerationRequest
 from undertow.engine.sizes import picture_size
 from undertow.engine.watch import Watch
 from undertow.errors import InvalidInput
+from undertow.memory.keeper import Uses, always_there
 from undertow.sampling.catalogue import find_sampler
+from undertow.unet.config import TextTime
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
     """A request that can be denoised. size: (height, width) of the finished pictures, in pixels. decisions: what was
-    chosen for it, and why. used: the adapters that act."""
+    chosen for it, and why. used: the adapters that act. embeddings: the files of its textual inversions."""
 
     passes: Sequence[Pass]
     size: tuple[int, int]
     decisions: tuple[str, ...]
     used: tuple[UsedAdapter, ...] = ()
+    embeddings: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
 
 def encode(
@@ -41,14 +46,17 @@ def encode(
     manager: AdapterManager,
     refiner: LoadedModel | None = None,
     latents: Tensor | None = None,
+    uses: Uses = always_there,
 ) -> Generator[None, None, Encoded]:
     """The passes of a request, encoded in parts: it yields between them, so that others' steps come in between.
 
     manager: of the model's adapters. latents: standard normal noise to start from, in place of that of the seeds.
-    Errors: `InvalidInput` for what does not fit the model or each other; `MissingComponent` names what the checkpoint
-    lacks; `CheckpointError` and its kinds for adapters.
+    uses: has a network in memory while it reads. Errors: `InvalidInput` for what does not fit the model or each other;
+    `MissingComponent` names what the checkpoint lacks; `CheckpointError` and its kinds for adapters.
     """
-    return _Encoding(model=model, request=request, watch=watch, manager=manager, refiner=refiner, given=latents).run()
+    return _Encoding(
+        model=model, request=request, watch=watch, manager=manager, refiner=refiner, given=latents, uses=uses
+    ).run()
 
 
 @dataclass(kw_only=True, eq=False)
@@ -59,6 +67,7 @@ class _Encoding:
     manager: AdapterManager
     refiner: LoadedModel | None
     given: Tensor | None
+    uses: Uses
     decisions: list[str] = field(default_factory=list)
     placements: list[str] = field(default_factory=list)
     """What is said of adapters, behind what the request itself may have wrong."""
@@ -83,7 +92,7 @@ class _Encoding:
         picture = EncodedImages()
         if image_inputs.are_needed(request):
             yield
-            with self.watch.stage("encode"):
+            with self.watch.stage("encode"), self.uses(vae):
                 picture = encode_images(request, image_inputs, model, size)
         yield
         start, sigmas = self._start(picture.latents, image_inputs)
@@ -101,11 +110,29 @@ class _Encoding:
             yield
             size, more = self._upscaled(builder, request.high_resolution, size, image_inputs)
             passes.append(more)
+        self.decisions += idle_settings(request, self._circumstances(passes, image_inputs))
         return Encoded(
             passes=passes,
             size=size,
             decisions=tuple(dict.fromkeys([*self.decisions, *self.placements])),
             used=tuple(self.used),
+            embeddings=self._embeddings(),
+        )
+
+    def _embeddings(self) -> dict[str, Path]:
+        request, text = self.request, self.model.text
+        texts = (request.prompt, request.negative_prompt, *(region.prompt for region in request.regions))
+        return {} if text is None else text.embedding_files(texts, request.dialect)
+
+    def _circumstances(self, passes: Sequence[Pass], image_inputs: ImageInputs) -> Circumstances:
+        base = self.model.require_unet()
+        return Circumstances(
+            edits=image_inputs.edits,
+            refined=self.refiner is not None,
+            sized=isinstance(base.config.added, TextTime),
+            by_folder=follows_folder(self.request, self.model.sampler),
+            windows=max(len(one.layout.windows) for one in passes),
+            steps=tuple(one.steps for one in passes if one.network.unet is base),
         )
 
     def _builder(self) -> PassBuilder:
@@ -135,6 +162,7 @@ class _Encoding:
             manager=self.manager,
             adapters=everywhere.adapters,
             of_regions=tuple(region.adapters for region in regions),
+            uses=self.uses,
             decisions=self.decisions,
         )
 
@@ -196,7 +224,7 @@ class _Encoding:
         cells = (height // factor, width // factor)
         picture = EncodedImages()
         if image_inputs.kind != "latents":
-            with self.watch.stage("encode"):
+            with self.watch.stage("encode"), self.uses(self.model.require_vae()):
                 picture = encode_images(self.request, image_inputs, self.model, (height, width))
         return (height, width), builder.build(
             self.model,

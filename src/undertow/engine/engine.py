@@ -18,10 +18,12 @@ from undertow.engine.events import Observer
 from undertow.engine.group import Group
 from undertow.engine.handle import Handle
 from undertow.engine.limits import BatchLimits
+from undertow.engine.memory_of_request import MemoryOfRequest
 from undertow.engine.options import RunOptions
 from undertow.engine.request import GenerationRequest, as_request
 from undertow.engine.request_run import Cancelled, RequestRun, Work
 from undertow.errors import EngineClosed, InvalidInput, UndertowError
+from undertow.memory.keeper import Keeper
 from undertow.unet.runner import EAGER, Runner
 
 logger = logging.getLogger(__name__)
@@ -37,7 +39,7 @@ class Engine:
     an adapter, comes between two steps of the others. Every method may be called from any thread; work is done by one
     thread at a time: by the one that waits for a result, by the one that calls `run` or `step`, or by the engine's own
     (`start`). adapters: of the model; made here when `None`. runner: evaluates its networks. limits: how many rows
-    share a forward, where a request's options do not say.
+    share a forward, where a request's options do not say. memory: keeps the networks in memory, or within a budget.
 
         engine = Engine(model)
         handle = engine.submit(GenerationRequest(prompt="red apple on white background"))
@@ -53,12 +55,24 @@ class Engine:
         *,
         runner: Runner = EAGER,
         limits: BatchLimits | None = None,
+        memory: Keeper | None = None,
     ):
         self.model = model
         self.refiner = refiner
         self.adapters = AdapterManager(model.require_unet(), model.text) if adapters is None else adapters
         self.limits = BatchLimits() if limits is None else limits
-        self._batcher = Batcher(self.adapters, runner)
+        self.runner = runner
+        if memory is None:
+            caches = (self.adapters.library,)
+            memory = Keeper(
+                model,
+                refiner,
+                before_eviction=self.adapters.unmerge,
+                caches=caches,
+                counting=not runner.capabilities.fixed_shapes,
+            )
+        self.memory = memory
+        self._batcher = Batcher(self.adapters, runner, memory)
         self._encoding: deque[Group] = deque()
         self._decoding: deque[tuple[RequestRun, Work]] = deque()
         self._runs: list[RequestRun] = []
@@ -106,19 +120,9 @@ class Engine:
         with self._changed:
             if self._closed:
                 raise EngineClosed
+            limits = self.limits if chosen.limits is None else chosen.limits
             runs = [
-                RequestRun(
-                    number=number,
-                    model=self.model,
-                    request=as_request(request),
-                    options=chosen,
-                    limits=self.limits if chosen.limits is None else chosen.limits,
-                    latents=latents,
-                    join=self._batcher.join,
-                    leave=self._batcher.leave,
-                    decode=self._queue_decoding,
-                    observers=[] if observer is None else [observer],
-                )
+                self._new_run(number, as_request(request), chosen, limits, latents, observer)
                 for number, request, observer in zip(numbers, requests, observers, strict=True)
             ]
             self._submitted += len(runs)
@@ -126,6 +130,32 @@ class Engine:
             self._encoding.append(Group(runs=runs))
             self._changed.notify_all()
         return [Handle(self, run) for run in runs]
+
+    def _new_run(
+        self,
+        number: int,
+        request: GenerationRequest,
+        options: RunOptions,
+        limits: BatchLimits,
+        latents: Tensor | None,
+        observer: Observer | None,
+    ) -> RequestRun:
+        memory = MemoryOfRequest(
+            self.memory, self.model, request, options, limits=limits, manager=self.adapters, runner=self.runner
+        )
+        return RequestRun(
+            number=number,
+            model=self.model,
+            request=request,
+            options=options,
+            limits=limits,
+            latents=latents,
+            join=self._batcher.join,
+            leave=self._batcher.leave,
+            decode=self._queue_decoding,
+            memory=memory,
+            observers=[] if observer is None else [observer],
+        )
 
     @property
     def idle(self) -> bool:
@@ -140,7 +170,9 @@ class Engine:
         with self._working:
             self._worker = threading.get_ident()
             try:
-                return self._work()
+                self._govern()
+                with self.memory.unit():
+                    return self._work()
             finally:
                 try:
                     self._settle()
@@ -225,15 +257,24 @@ class Engine:
                 self._worker = None
 
     def _work(self) -> bool:
-        """The kinds of work take turns; a kind that has none passes on."""
+        """The kinds of work take turns; a kind that has none passes on. Where networks come and go, a kind goes on
+        until it has no more."""
         self._drop_cancelled()
         kinds = (self._encode, self._batcher.step, self._decode)
         for _ in kinds:
-            kind = kinds[self._turn]
+            kind, place = kinds[self._turn], self._turn
             self._turn = (self._turn + 1) % len(kinds)
             if kind():
+                if self.memory.is_tight:
+                    self._turn = place
                 return True
         return False
+
+    def _govern(self) -> None:
+        """The smallest budget of the requests counts for all, since they share the networks."""
+        runs = [run for run in self._runs if not run.done]
+        budgets = [run.memory.budget_bytes for run in runs if run.memory.budget_bytes is not None]
+        self.memory.govern(min(budgets, default=None), sparing=any(run.options.low_vram for run in runs))
 
     def _encode(self) -> bool:
         """A part of the encoding of the request that has waited longest."""

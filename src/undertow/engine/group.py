@@ -10,6 +10,7 @@ from undertow.engine.memory_need import require_memory
 from undertow.engine.request_run import RequestRun, Stage
 from undertow.engine.rows import attributed
 from undertow.errors import UndertowError
+from undertow.shortage import is_out_of_memory
 
 
 @dataclass(kw_only=True, eq=False)
@@ -26,13 +27,24 @@ class Group:
             return True
         if self._parts is None:
             require_memory(run.model, run.request, low_vram=run.options.low_vram)
+            run.memory.keep_to_budget()
             self._parts = encode(
-                run.model, run.request, run.watch, manager=manager, refiner=refiner, latents=run.latents
+                run.model,
+                run.request,
+                run.watch,
+                manager=manager,
+                refiner=refiner,
+                latents=run.latents,
+                uses=run.memory.using,
             )
+            if run.options.budget_bytes is not None:
+                return False  # from the next unit of work on the budget holds
         try:
             next(self._parts)
+            run.memory.note_peak("text")
         except StopIteration as finished:
             self._parts = None
+            run.memory.note_peak("text")
             run.set_encoded(finished.value)
         except UndertowError:
             raise
@@ -41,5 +53,8 @@ class Group:
             if not isinstance(error, Exception):
                 run.fail(error)
                 raise
-            run.fail(attributed(error, f"request {run.number}, while it was encoded"))
+            if is_out_of_memory(error) and run.memory.read_with_less(str(error)):
+                return False  # from the beginning, with less memory
+            tried = str(run.memory.economy)
+            run.fail(attributed(error, f"request {run.number}, while it was encoded", tried))
         return False

@@ -4,7 +4,6 @@ Names and their options are those of `undertow.diffusion.guidance`. `start` and 
 part of the steps. Lists have bars between their entries: "pag(layers=mid_block|up_blocks.0)", "cfg(scale=7|5|3)".
 """
 
-import re
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -26,9 +25,9 @@ from undertow.diffusion.guidance import (
     Tangential,
     ZeroStar,
 )
-from undertow.diffusion.lookup import look_up
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
+from undertow.known_names import split_guidance
 from undertow.unet.config import UNetConfig
 from undertow.unet.free_u import FreeU
 from undertow.unet.guidance_support import check_guidance
@@ -58,8 +57,6 @@ METHODS: dict[str, Named] = {
     "free_u": Named(record=FreeU),
 }
 
-_METHOD = re.compile(r"\s*([a-z_]+)\s*(?:\(([^()]*)\))?\s*")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Chosen:
@@ -78,14 +75,8 @@ def chosen_guidance(request: GenerationRequest, config: UNetConfig, *, unconditi
     """
     methods: list[Method] = []
     free_u: FreeU | None = None
-    for text in request.guidance_method.split("+"):
-        match = _METHOD.fullmatch(text)
-        if match is None:
-            raise InvalidInput(
-                "guidance_method", repr(text), "a name with options, like pag(scale=2,end=0.5)", "join methods with +"
-            )
-        name, options = match[1], _options(match[2] or "")
-        made = _made(name, options, request, config)
+    for name, options in split_guidance(request.guidance_method):
+        made = _made(name, _options(options), request, config)
         if isinstance(made, FreeU):
             free_u = made
         else:
@@ -96,7 +87,7 @@ def chosen_guidance(request: GenerationRequest, config: UNetConfig, *, unconditi
 
 
 def _made(name: str, options: dict[str, Any], request: GenerationRequest, config: UNetConfig) -> Any:
-    named = look_up(METHODS, name, "guidance_method")
+    named = METHODS[name]
     interval = {key: options.pop(key) for key in ("start", "end") if key in options}
     record = named.record
     given = dict(named.defaults) | ({"scale": request.guidance_scale} if named.guided else {}) | options

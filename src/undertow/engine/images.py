@@ -11,9 +11,10 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.passes import Extra, InpaintMask, Latents
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.pictures import mask_for_latents, to_map, to_mask, to_pixels
+from undertow.pictures.pixels import mask_for_latents, to_map, to_mask, to_pixels
 from undertow.unet.config import UNetConfig
 from undertow.vae.config import VAEConfig
+from undertow.vae.latent_values import latents_from_model, latents_to_model
 from undertow.vae.precision import encode_safely
 
 Kind = Literal["latents", "inpainting", "editing", "depth"]
@@ -98,7 +99,7 @@ def encode_images(
     match image_inputs.kind:
         case "editing":
             # InstructPix2Pix reads the autoencoder's own latents, without their scale (arXiv:2211.09800, and its code).
-            own = model.require_vae().config.latent_space.from_model(latents)
+            own = latents_from_model(model.require_vae().config.latent_space, latents)
             return EncodedImages(latents=latents, extra=own, without_image=torch.zeros_like(own))
         case _:
             inpaint_mask = None
@@ -121,7 +122,7 @@ def image_latents(model: LoadedModel, pixels: Tensor) -> Latents:
     """The most probable latents of pixels in [-1, 1], as the U-Net sees them, in float32 on its device."""
     vae = model.require_vae()
     encoded = encode_safely(vae, pixels.to(vae.device)).posterior.mode()
-    return vae.config.latent_space.to_model(encoded).to(model.require_unet().device)
+    return latents_to_model(vae.config.latent_space, encoded).to(model.require_unet().device)
 
 
 def _depth(request: GenerationRequest, model: LoadedModel, size: tuple[int, int]) -> Extra:

@@ -35,9 +35,12 @@ class BatchLimits:
 
     def most_rows(self, latents: Tensor) -> int:
         """The most rows of a forward over such latents."""
+        return self.rows_over(latents.shape[2] * latents.shape[3], latents.device.type)
+
+    def rows_over(self, cells: int, device: str) -> int:
+        """The most rows of a forward over so many latent cells, on a kind of device."""
         if self.padded_to is not None:
             return self.padded_to if self.rows is None else self.rows
         if self.rows is not None:
             return self.rows
-        cells = CELLS_AT_ONCE.get(latents.device.type, CELLS_ON_ACCELERATORS)
-        return max(2, cells // (latents.shape[2] * latents.shape[3]))
+        return max(2, CELLS_AT_ONCE.get(device, CELLS_ON_ACCELERATORS) // cells)

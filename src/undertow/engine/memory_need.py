@@ -3,11 +3,18 @@
 All numbers are lower bounds: nothing is refused that could be drawn.
 """
 
+from functools import lru_cache
+
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.request import GenerationRequest
 from undertow.engine.sizes import Size, layout_for, picture_size
 from undertow.errors import OutOfMemory
 from undertow.free_memory import free_bytes
+from undertow.memory.forecast import forecast
+from undertow.memory.machine import Machine
+from undertow.memory.work import ITEM_BYTES, KernelName, Subject, Work
+from undertow.processor import has_bfloat16
+from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.plan import plan_tiles, smallest_budget
@@ -20,10 +27,7 @@ def require_memory(model: LoadedModel, request: GenerationRequest, *, low_vram: 
     its size; `MissingComponent`."""
     unet, vae = model.require_unet(), model.require_vae()
     factor = vae.config.factor
-    size, _ = picture_size(request, unet.config.sample_size, factor)
-    if request.high_resolution is not None:
-        scale = request.high_resolution.scale
-        size = (round(size[0] * scale / factor) * factor, round(size[1] * scale / factor) * factor)
+    size = largest_size(request, unet.config.sample_size, factor)
     cells = (size[0] // factor, size[1] // factor)
     window = layout_for(request, cells, unet.config.sample_size, factor).window
     free = free_bytes(unet.device)
@@ -40,6 +44,16 @@ def require_memory(model: LoadedModel, request: GenerationRequest, *, low_vram: 
     )
 
 
+def largest_size(request: GenerationRequest, sample_size: int, factor: int) -> Size:
+    """Height and width of the largest picture on the way, in pixels. sample_size: of the U-Net, in cells. factor:
+    pixels per cell. Errors: `InvalidInput`."""
+    size, _ = picture_size(request, sample_size, factor)
+    if request.high_resolution is None:
+        return size
+    scale = request.high_resolution.scale
+    return round(size[0] * scale / factor) * factor, round(size[1] * scale / factor) * factor
+
+
 def _sparing(unet: UNet, vae: AutoencoderKL, cells: Size, free: int) -> str:
     """The options with which it would fit after all, as far as can be known, to stand before what else helps."""
     trained = unet.config.sample_size
@@ -54,14 +68,37 @@ def _sparing(unet: UNet, vae: AutoencoderKL, cells: Size, free: int) -> str:
     return ""
 
 
+SURE = 0.98
+"""The part of a forecast that is needed in any case: it is at most 1 % above what a processor takes."""
+
+
 def drawing_bytes(unet: UNet, window: Size) -> int:
-    """What one row of one forward holds at its narrowest point: every skip connection."""
-    numbers = sum(channels * height * width for channels, height, width in unet.config.skip_shapes(*window))
-    return numbers * unet.dtype.itemsize
+    """What one row of one forward holds at its peak, in the leanest way that there is: without adapters, and with a
+    kernel that does not hold all scores at once."""
+    dtype = str(unet.dtype).removeprefix("torch.")
+    if dtype not in ITEM_BYTES:
+        numbers = sum(channels * height * width for channels, height, width in unet.config.skip_shapes(*window))
+        return numbers * unet.dtype.itemsize
+    return _leanest(unet.config, window, dtype, unet.device.type)
+
+
+@lru_cache(maxsize=64)
+def _leanest(config: UNetConfig, window: Size, dtype: str, device: str) -> int:
+    subject, machine = Subject(name="U-Net", unet=config), Machine(device=device, bfloat16=has_bfloat16())
+    kernels: tuple[KernelName, ...] = ("sdpa", "chunked")
+    works = (Work(size=window, branches=1, dtype=dtype, kernel=kernel, feed_forward_chunks=8) for kernel in kernels)
+    found = min(forecast(subject, work, machine).stage("denoise").activation_bytes for work in works)
+    return int(SURE * found)
 
 
 def decoding_bytes(vae: AutoencoderKL, cells: Size, *, low_vram: bool) -> int:
     """What decoding one picture holds at its peak, activations alone: as a whole, or with `low_vram` in the smallest
     parts."""
+    least, whole = decoding_range(vae, cells)
+    return least if low_vram else whole
+
+
+def decoding_range(vae: AutoencoderKL, cells: Size) -> tuple[int, int]:
+    """What decoding one picture holds at its peak, activations alone: in the smallest parts, and as a whole."""
     program = decode_program(vae, cells, dtype_to_compute_in(vae).dtype)
-    return smallest_budget(program) if low_vram else plan_tiles(program).peak_bytes
+    return smallest_budget(program), plan_tiles(program).peak_bytes

@@ -6,7 +6,7 @@ What is read is data from a stranger. It is checked like any JSON, and what it n
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,15 +18,18 @@ from undertow.engine.exif import from_exif
 from undertow.engine.named_files import named_files, without_files
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.infotext.reading import NamedFile
-from undertow.picture_files import header_of, several
-from undertow.picture_modes import loaded
+from undertow.infotext.reading import INVERSION, NamedFile
+from undertow.pictures.files import header_of, several
+from undertow.pictures.modes import loaded
 from undertow.records import Record
 
 TEXT_KEY = "parameters"
 """Where A1111, Forge, ComfyUI loaders and civitai look."""
 
 JSON_KEY = "undertow"
+
+MOST_NAMED = 20
+"""Files that a refusal lists."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,8 @@ class Description(Record):
     """The model's name."""
     model_hash: str | None = None
     """The first ten digits of its SHA-256; of a folder, its U-Net's."""
+    embedding_hashes: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of each textual inversion in its prompts, the first twelve digits of its file's SHA-256."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +60,17 @@ class StoredDescription:
     index: int = 0
     model: str = ""
     model_hash: str | None = None
+    embedding_hashes: Mapping[str, str] = field(default_factory=dict[str, str])
     program: str = "undertow"
 
     def named_files(self, instead: Mapping[str, Any], bundled: Collection[str]) -> list[NamedFile]:
         """What it needs and does not hold, but for the model. instead: fields that the caller gives in place of the
         stored ones. bundled: names of adapters that came with the model."""
         own = {"embeddings": ()} if "embeddings" in instead else {}
-        return named_files({**self.request, **instead, **own}, bundled)
+        return [self._with_hash(file) for file in named_files({**self.request, **instead, **own}, bundled)]
+
+    def _with_hash(self, file: NamedFile) -> NamedFile:
+        return replace(file, hash=self.embedding_hashes.get(file.name, "")) if file.kind == INVERSION else file
 
     def description(self, instead: Mapping[str, Any] | None = None, bundled: Collection[str] = ()) -> Description:
         """The description, with `instead` in place of what is stored. Errors: `InvalidInput` for files that it only
@@ -74,6 +83,7 @@ class StoredDescription:
                 "index": self.index,
                 "model": self.model,
                 "model_hash": self.model_hash,
+                "embedding_hashes": dict(self.embedding_hashes),
             }
         )
         own = given.get("adapters", ())
@@ -86,7 +96,8 @@ class StoredDescription:
     def require(self, needed: list[NamedFile]) -> None:
         """Errors: `InvalidInput` lists what a description names, and how each is given."""
         if needed:
-            named = "; ".join(f"{file}{f' ({file.option})' if file.option else ''}" for file in needed)
+            named = "; ".join(f"{file}{f' ({file.option})' if file.option else ''}" for file in needed[:MOST_NAMED])
+            named += f"; and {len(needed) - MOST_NAMED:,} more" if len(needed) > MOST_NAMED else ""
             raise InvalidInput(
                 "picture",
                 str(self.path),
@@ -124,13 +135,18 @@ def read_stored(path: str | Path, texts: Mapping[str, str] | None = None) -> Sto
         stored = json.loads(content)
         request = stored["request"]
         index, model, digits = stored["index"], stored["model"], stored.get("model_hash")
+        hashes = stored.get("embedding_hashes", {})
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
         raise _damaged(path, str(err)) from err
     if not isinstance(request, dict):
         raise _damaged(path, "its request is none")
     if not isinstance(index, int) or index < 0 or not isinstance(model, str) or not isinstance(digits, str | None):
         raise _damaged(path, "its index or model is none")
-    return StoredDescription(path=Path(path), request=request, index=index, model=model, model_hash=digits)
+    if not isinstance(hashes, dict) or not all(isinstance(one, str) for one in hashes.values()):
+        raise _damaged(path, "its hashes are none")
+    return StoredDescription(
+        path=Path(path), request=request, index=index, model=model, model_hash=digits, embedding_hashes=hashes
+    )
 
 
 def read_description(

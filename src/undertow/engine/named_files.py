@@ -12,7 +12,7 @@ from typing import Any
 
 from undertow.adapters.adapter import Adapter
 from undertow.engine.request import PICTURES
-from undertow.infotext.reading import NamedFile
+from undertow.infotext.reading import INVERSION, NamedFile
 
 STORED = "png"
 """Where a picture's own bytes are in its description."""
@@ -36,7 +36,7 @@ def named_files(request: Mapping[str, Any], bundled: Collection[str]) -> list[Na
         if _is_open(request, name)
     ]
     for name in _listed(request.get("embeddings")):
-        found.append(NamedFile(kind="textual inversion", name=file_name(str(name)), option="--embedding"))
+        found.append(NamedFile(kind=INVERSION, name=file_name(str(name)), option="--embedding"))
     for adapter in stored_adapters(request):
         source = str(adapter.get("source"))
         if source not in bundled:

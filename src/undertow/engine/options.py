@@ -8,6 +8,7 @@ from undertow.engine.debug import Debug
 from undertow.engine.events import Drawn, undrawn
 from undertow.engine.limits import BatchLimits
 from undertow.errors import InvalidInput
+from undertow.memory.ladder import StepDown
 
 NonFinite = Literal["fail", "keep"]
 
@@ -17,8 +18,12 @@ NonFinite = Literal["fail", "keep"]
 class RunOptions:
     """How to run a request.
 
-    low_vram: decode within `engine.decode.LOW_VRAM_DECODE_BYTES`; slower, the same pictures. vae_clamp: cut the
-    decoder's activations at float16's range, which changes pictures and is counted. debug: what to watch. limits: how
+    low_vram: networks are in memory only while they work, and pictures are decoded within
+    `engine.decode.LOW_VRAM_DECODE_BYTES`; slower, the same pictures. budget_bytes: the most memory of the process, or
+    of a CUDA device, that may be used; what is done to keep to it changes pictures within rounding, and is reported.
+    course: what is done for less memory from which unit of the request's work on, as a report says it, so that a
+    picture that ran out of memory can be drawn again to the bit. vae_clamp: cut the decoder's activations at float16's
+    range, which changes pictures and is counted. debug: what to watch. limits: how
     many rows share a forward; `None` leaves it to the engine. non_finite: what becomes of the request when the network
     predicts NaN or Inf for one of its rows: "fail" ends it with a `NonFiniteError` that names the row, "keep" goes on
     with those numbers. drawn: called with each picture as soon as it is decoded, by the thread that works; what it
@@ -26,6 +31,8 @@ class RunOptions:
     """
 
     low_vram: bool = False
+    budget_bytes: int | None = None
+    course: tuple[StepDown, ...] = ()
     vae_clamp: bool = False
     debug: Debug = Debug()
     limits: BatchLimits | None = None
@@ -33,5 +40,7 @@ class RunOptions:
     drawn: Drawn = undrawn
 
     def __post_init__(self) -> None:
+        if self.budget_bytes is not None and self.budget_bytes < 1:
+            raise InvalidInput("budget_bytes", self.budget_bytes, "at least 1")
         if self.non_finite not in get_args(NonFinite):
             raise InvalidInput("non_finite", repr(self.non_finite), " or ".join(map(repr, get_args(NonFinite))))

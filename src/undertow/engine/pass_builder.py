@@ -20,13 +20,14 @@ from undertow.engine.request import GenerationRequest
 from undertow.engine.sizes import layout_for
 from undertow.engine.watch import Watch
 from undertow.errors import InvalidInput
+from undertow.memory.keeper import Uses, always_there
 from undertow.sampling.catalogue import find_sampler
 
 
 @dataclass(kw_only=True, eq=False)
 class PassBuilder:
     """Builds the passes of a request. base: the model that adapters act on. adapters: the request's; of_regions: those
-    of each region, besides. decisions: what was chosen on the way."""
+    of each region, besides. uses: has a network in memory while it reads. decisions: what was chosen on the way."""
 
     base: LoadedModel
     request: GenerationRequest
@@ -35,6 +36,7 @@ class PassBuilder:
     manager: AdapterManager
     adapters: tuple[ResolvedAdapter, ...]
     of_regions: tuple[tuple[ResolvedAdapter, ...], ...]
+    uses: Uses = always_there
     decisions: list[str] = field(default_factory=list)
 
     def build(
@@ -118,7 +120,7 @@ class PassBuilder:
             dtype=unet.dtype,
             device=unet.device,
         )
-        with self.watch.stage("text"):
+        with self.watch.stage("text"), self.uses(text):
             branches = conditioner.branches(count)
         self.decisions += [line for line in conditioner.decisions if line not in self.decisions]
         return branches

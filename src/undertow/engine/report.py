@@ -1,10 +1,12 @@
 """What was done for a request."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from undertow.checkpoints.files.hashes import inversion_hash
 from undertow.engine.request import GenerationRequest
+from undertow.memory.report import MemoryReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +21,16 @@ class UsedAdapter:
 @dataclass(frozen=True, kw_only=True)
 class UsedFiles:
     """The files of weights that pictures were drawn with, to be hashed when a picture is saved. model: its file or
-    folder; `None` for none."""
+    folder; `None` for none. embeddings: the textual inversions that its prompts use, by name."""
 
     model: Path | None = None
     adapters: Sequence[UsedAdapter] = ()
+    embeddings: Mapping[str, Path] = field(default_factory=dict[str, Path])
+
+    def embedding_hashes(self) -> dict[str, str]:
+        """A1111's hash of each textual inversion whose file is still there."""
+        hashes = {name: inversion_hash(path) for name, path in self.embeddings.items()}
+        return {name: digits for name, digits in hashes.items() if digits is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +40,7 @@ class Report:
     model: its name. sampler, schedule: what drew, and along which grid, by our names. sigmas: of the (last) pass.
     decisions: what the engine chose by itself and why. seconds: time by stage; of batches shared with other requests,
     its rows' part. rows: of the largest U-Net batch that its rows were in. cancelled: by an observer, before the end.
-    debug: what the watches noted. files: of weights, on this machine.
+    debug: what the watches noted. files: of weights, on this machine. memory: what was needed of it.
     """
 
     request: GenerationRequest
@@ -47,3 +55,4 @@ class Report:
     decisions: tuple[str, ...] = ()
     debug: tuple[str, ...] = ()
     files: UsedFiles = field(default=UsedFiles(), repr=False)
+    memory: MemoryReport = field(default=MemoryReport(), repr=False)

@@ -1,6 +1,6 @@
 """What a user asks for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -12,8 +12,10 @@ from undertow.adapters.stack import AdapterStack
 from undertow.doors import shown
 from undertow.engine.parts import HighResolution, Region, Share, Views
 from undertow.errors import InvalidInput
-from undertow.picture_files import require_readable, require_same
-from undertow.picture_json import ImageField
+from undertow.known_names import require_dialect, require_sampler, require_schedule, split_guidance
+from undertow.limits import COUNT, PARTS, STEPS
+from undertow.pictures.fields import ImageField
+from undertow.pictures.files import require_readable, require_same
 from undertow.prompt_text import require_prompt
 from undertow.records import Finite, Record, read_by, require_fields
 
@@ -45,8 +47,13 @@ Width = int
 
 
 def as_square(given: Any) -> Any:
-    """One number for both sides."""
-    return (given, given) if isinstance(given, int) else given
+    """One number for both sides. Errors: `InvalidInput` for text, and for another number of numbers."""
+    if isinstance(given, int):
+        return (given, given)
+    if isinstance(given, str) or (isinstance(given, Sequence) and len(given) != 2):
+        expected = "a pair of height and width in pixels, such as (512, 768)"
+        raise InvalidInput("size", shown(given), expected, "one number is both")
+    return given
 
 
 def as_regions(given: Any) -> Any:
@@ -72,7 +79,7 @@ class GenerationRequest(Record):
     seed: Seed = 0
     """Seed of the first picture; each further picture adds 1."""
     count: Annotated[int, Ge(1)] = 1
-    """Number of pictures."""
+    """Number of pictures; those that share a batch are finished together."""
     variation_seed: Seed | None = None
     """Seed of another noise, towards which `variation_strength` moves; each further picture adds 1."""
     variation_strength: Share = 0.0
@@ -97,8 +104,9 @@ class GenerationRequest(Record):
     timestep_map: TimestepMap = "interpolated"
     """How a noise level becomes a timestep: "interpolated" as in diffusers and A1111, "nearest" as in ComfyUI."""
     noise_convention: NoiseConvention = "variance"
-    """How large pure noise is. "variance" gives the network's input the variance it was trained with; "comfy" is
-    ComfyUI's: sigma times noise below the highest level, and a first level of 4518.76 with zero terminal SNR."""
+    """How large pure noise is: "variance" gives the network's input the variance it was trained with, "comfy" is
+    ComfyUI's. That is sigma times noise below the highest level, and a first level of 4518.76 with zero terminal
+    SNR."""
     refiner_switch: Share = 0.8
     """Share of the noise levels that the base model draws before the refiner takes over."""
     guidance_scale: Finite = 5.0
@@ -160,12 +168,17 @@ class GenerationRequest(Record):
             if seed is not None and not 0 <= seed <= MAX_SEED - self.count + 1:
                 raise InvalidInput(name, seed, f"a whole number from 0 to 2^64 - {self.count}")
         require_fields(self)
+        STEPS.require("steps", self.steps if self.sigmas is None else len(self.sigmas))
+        COUNT.require("count", self.count)
+        for name in ("regions", "adapters"):
+            PARTS.require(name, len(getattr(self, name)), f"{len(getattr(self, name)):,} {name}")
         for name, least in (("original_size", 1), ("crop", 0), ("target_size", 1)):
             pair = getattr(self, name)
             if pair is not None and min(pair) < least:
                 raise InvalidInput(name, pair, f"a pair of whole numbers of at least {least}")
         if self.variation_strength and self.variation_seed is None:
             raise InvalidInput("variation_strength", self.variation_strength, "0 without a variation_seed", "give both")
+        self._check_names()
         self._check_pictures()
 
     @property
@@ -195,6 +208,15 @@ class GenerationRequest(Record):
             if isinstance(described, Mapping):
                 require_same(name, picture, described)
         return super().from_json({**json, **given} if given else json)
+
+    def _check_names(self) -> None:
+        """Whether there is what the request names. What of it suits a model is known when that is there."""
+        require_dialect(self.dialect)
+        if self.sampler != MODEL_SAMPLER:
+            require_sampler(self.sampler)
+        if self.schedule is not None:
+            require_schedule(self.schedule)
+        split_guidance(self.guidance_method)
 
     def _check_pictures(self) -> None:
         for name in PICTURES:

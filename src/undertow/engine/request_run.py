@@ -1,7 +1,7 @@
 """The life of one request in an engine: encoded, denoised picture by picture and pass by pass, decoded, finished."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import Enum
@@ -19,12 +19,13 @@ from undertow.engine.denoising_run import DenoisingRun
 from undertow.engine.encode import Encoded
 from undertow.engine.events import Observer, PictureEvent, StepEvent
 from undertow.engine.limits import BatchLimits
+from undertow.engine.memory_of_request import MemoryOfRequest
 from undertow.engine.options import RunOptions
 from undertow.engine.passes import Latents, Upscaled
 from undertow.engine.report import Report, UsedFiles
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
-from undertow.engine.rows import attributed
+from undertow.engine.rows import Row, attributed
 from undertow.engine.watch import Watch
 from undertow.shortage import is_out_of_memory
 
@@ -51,7 +52,8 @@ class RequestRun:
     """A request on its way through an engine, which calls its methods one at a time.
 
     number: by which its events and errors name it. observers: called at each step of each picture. join, leave: of the
-    batch. decode: queues work of the decoder. future: receives the result, or the error.
+    batch. decode: queues work of the decoder. memory: what it needs of memory. future: receives the result, or the
+    error.
     """
 
     number: int
@@ -63,6 +65,7 @@ class RequestRun:
     join: Callable[[Task], None]
     leave: Callable[[Task], None]
     decode: "Callable[[RequestRun, Work], None]"
+    memory: MemoryOfRequest
     observers: list[Observer] = field(default_factory=list)
     future: "Future[GenerationResult]" = field(default_factory=Future)
     cancelled: bool = False
@@ -95,6 +98,8 @@ class RequestRun:
             watch=self.watch,
             low_vram=self.options.low_vram,
             clamp=self.options.vae_clamp,
+            memory=self.memory.keeper,
+            economy=self.memory.economy,
         )
         self._pictures = [
             DenoisingRun(
@@ -141,6 +146,8 @@ class RequestRun:
             shared=self._shared,
             limits=self.limits,
             keep_non_finite=self.options.non_finite == "keep",
+            less=self._draw_with_less,
+            economy=self.memory.economy,
         )
         self._tasks.append(task)
         self.join(task)
@@ -168,8 +175,9 @@ class RequestRun:
         try:
             picture.upscale(index, self._decoder)
         except BaseException as error:
-            self._fail_at(error, picture.index, "while it was decoded")
+            self._decoding_failed(error, picture.index, lambda: self._upscale(picture, index))
         else:
+            self._unit_done("decode")
             self._begin_pass(picture, index + 1)
 
     def _decode(self, index: int) -> None:
@@ -179,12 +187,38 @@ class RequestRun:
             if not self.cancelled:
                 self._images[index] = self._decoder.picture(self._finished[index])
         except BaseException as error:
-            self._fail_at(error, index, "while it was decoded")
+            self._decoding_failed(error, index, lambda: self._decode(index))
             return
+        self._unit_done("decode")
         if index in self._images and not self._hand_over(index):
             return
         if len(self._images) == len(self._pictures):
             self._finish()
+
+    def _decoding_failed(self, error: BaseException, index: int, again: Work) -> None:
+        """Decodes again with less memory if that is what ran out, and if anything is left to give way with."""
+        latents = self._finished.get(index, self._pictures[index].latents)
+        if is_out_of_memory(error) and latents is not None and self.memory.decode_with_less(latents, str(error)):
+            self._spread()
+            self.decode(self, again)
+        else:
+            self._fail_at(error, index, "while it was decoded")
+
+    def _draw_with_less(self, rows: Sequence[Row], said: str) -> bool:
+        if not self.memory.draw_with_less(rows, said):
+            return False
+        self._spread()
+        return True
+
+    def _unit_done(self, work: str) -> None:
+        if self.memory.unit_done(work):
+            self._spread()
+
+    def _spread(self) -> None:
+        """Lets everything that is still to be done need as little memory as was decided."""
+        self._decoder.economy = self.memory.economy
+        for task in self._tasks:
+            task.economy = self.memory.economy
 
     def _hand_over(self, index: int) -> bool:
         """Gives a finished picture to whoever takes them one by one; returns whether that went well."""
@@ -202,7 +236,8 @@ class RequestRun:
         if not isinstance(error, Exception):
             self.fail(error)
             raise error
-        self.fail(attributed(error, f"request {self.number}, picture {picture}, {when}"))
+        tried = str(self.memory.economy)
+        self.fail(attributed(error, f"request {self.number}, picture {picture}, {when}", tried))
 
     def _finish(self) -> None:
         self.stage = Stage.FINISHED
@@ -236,11 +271,16 @@ class RequestRun:
 
     def _report(self) -> Report:
         encoded, model = self._encoded, self.model
+        memory = self.memory.report()
         decided = () if encoded is None else (*encoded.decisions, *self._decoder.notes)
         return Report(
             request=self.request,
             model=model_name(model.path),
-            files=UsedFiles(model=model.path, adapters=() if encoded is None else encoded.used),
+            files=UsedFiles(
+                model=model.path,
+                adapters=() if encoded is None else encoded.used,
+                embeddings={} if encoded is None else encoded.embeddings,
+            ),
             size=(0, 0) if encoded is None else encoded.size,
             sampler="" if encoded is None else encoded.passes[-1].sampler.name,
             schedule="" if encoded is None else encoded.passes[-1].sampler.schedule,
@@ -248,8 +288,9 @@ class RequestRun:
             seconds=dict(self.watch.seconds),
             rows=self.rows,
             cancelled=self.cancelled,
-            decisions=(*model.report.notes, *decided, *self._replaced_kernels()),
+            decisions=(*model.report.notes, *decided, *self._replaced_kernels(), *map(str, memory.course)),
             debug=tuple(self.watch.lines),
+            memory=memory,
         )
 
     def _replaced_kernels(self) -> tuple[str, ...]:
@@ -285,3 +326,4 @@ class RequestRun:
     def _shared(self, share: Share) -> None:
         self.rows = max(self.rows, share.rows)
         self.watch.add("unet", share.seconds)
+        self._unit_done("denoise")

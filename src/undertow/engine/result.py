@@ -14,7 +14,7 @@ from torch import Tensor
 from undertow.doors import checked
 from undertow.engine.report import Report
 from undertow.engine.saving import name_fields, save_picture
-from undertow.picture_names import DEFAULT_NAME, PicturePlace
+from undertow.pictures.names import DEFAULT_NAME, PicturePlace
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -83,12 +83,13 @@ class Outcome:
     observations: Mapping[str, Float[Tensor, "1 _height _width"]] = field(default_factory=dict)
 
 
-def attributed(error: BaseException, origin: object) -> Exception:
-    """The error with where it comes from: in a note where it is one of undertow's own, else as a `RequestFailed`."""
+def attributed(error: BaseException, origin: object, tried: str = "") -> Exception:
+    """The error with where it comes from: in a note where it is one of undertow's own, else as a `RequestFailed`.
+    tried: what was done to need less memory."""
     if isinstance(error, UndertowError):
         error.add_note(str(origin))
         return error
-    failed = RequestFailed(origin, error)
+    failed = RequestFailed(origin, error, tried)
     failed.__cause__ = error
     return failed
 

@@ -16,7 +16,7 @@ from undertow.engine.description_json import description_json
 from undertow.engine.exif import LONGEST_IN_JPEG, to_exif
 from undertow.engine.metadata import JSON_KEY, TEXT_KEY
 from undertow.engine.report import Report
-from undertow.picture_names import FORMATS
+from undertow.pictures.names import FORMATS
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ QUALITY = 95
 
 
 def save_picture(image: Image.Image, path: str | Path, report: Report, index: int = 0) -> Path:
-    """Writes picture `index` of a result, in the format of the path's ending (`picture_names.FORMATS`), with both
+    """Writes picture `index` of a result, in the format of the path's ending (`pictures.names.FORMATS`), with both
     descriptions; a full disk leaves no half of a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def encoded(image: Image.Image, path: Path, report: Report, index: int = 0) -> b
 
 
 def name_fields(report: Report, index: int) -> dict[str, Any]:
-    """What the name of picture `index` may be made of: see `picture_names.FIELDS`."""
+    """What the name of picture `index` may be made of: see `pictures.names.FIELDS`."""
     request, (height, width) = report.request, report.size
     return {
         "seed": request.seeds[index],

@@ -5,12 +5,12 @@ import math
 from PIL import Image
 
 from undertow.hints.opencv import require_opencv
-from undertow.hints.picture import require, to_color
+from undertow.hints.picture import WIDEST, require, to_color
 
 
 def blur(image: Image.Image, *, radius: float = 8.0) -> Image.Image:
     """Blurred by a Gaussian. radius: its standard deviation in pixels. Errors: `InvalidInput`."""
-    require("radius", radius, 0 < radius < math.inf, "a positive number of pixels")
+    require("radius", radius, 0 < radius <= WIDEST, f"a positive number of pixels, at most {WIDEST:g}")
     return Image.fromarray(require_opencv().GaussianBlur(to_color(image), (0, 0), radius))
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from undertow.errors import InvalidInput
 from undertow.hints.picture import from_shares, require
-from undertow.picture_modes import WHITE_8, alpha_of, loaded, to_rgb
+from undertow.pictures.modes import WHITE_8, alpha_of, loaded, to_rgb
 
 LEVELS = 16
 """Fewer different values than these are no depth map, but a mask or labels."""

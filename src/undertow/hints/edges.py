@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int16
 from PIL import Image
 
 from undertow.hints.opencv import require_opencv
-from undertow.hints.picture import from_shares, require, to_color
+from undertow.hints.picture import WIDEST, from_shares, require, to_color
 
 LOW, HIGH = 100.0, 200.0
 """Canny's thresholds in lllyasviel's annotator and in diffusers' examples."""
@@ -64,7 +64,7 @@ def scribble(
     `InvalidInput`.
     """
     require("threshold", threshold, 0 < threshold <= 1, "a share, more than 0 and at most 1")
-    require("width", width, width >= 1, "at least 1 pixel")
+    require("width", width, 1 <= width <= WIDEST, f"at least 1 pixel, at most {WIDEST:g}")
     cv2, (across, down) = require_opencv(), _gradient(image, blur, strong)
     # Canny's own thinning, on gradients as whole numbers.
     least, x, y = threshold * FULL, _whole(across), _whole(down)
@@ -78,7 +78,7 @@ def line_art(image: Image.Image, *, width: float = 1.0, strong: float = 0.15) ->
     Dark lines of a drawing and the dark sides of edges. width: standard deviation in pixels of the narrower Gaussian.
     strong: the difference that is white, in shares of full contrast. Errors: `InvalidInput`.
     """
-    require("width", width, width > 0, "a positive number of pixels")
+    require("width", width, 0 < width <= WIDEST, f"a positive number of pixels, at most {WIDEST:g}")
     require("strong", strong, 0 < strong <= 1, "a share of full contrast, more than 0 and at most 1")
     values = to_color(image).astype(np.float32) / 255
     darker = _blurred(values, RATIO * width) - _blurred(values, width)
@@ -101,5 +101,5 @@ def _whole(shares: Shares) -> Int16[np.ndarray, "height width"]:
 
 
 def _blurred(values: np.ndarray, deviation: float) -> np.ndarray:
-    require("blur", deviation, 0 <= deviation < math.inf, "0, or a positive number of pixels")
+    require("blur", deviation, 0 <= deviation <= WIDEST, f"0, or a positive number of pixels, at most {WIDEST:g}")
     return values if deviation == 0 else require_opencv().GaussianBlur(values, (0, 0), deviation)

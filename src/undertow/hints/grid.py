@@ -6,11 +6,9 @@ from PIL import Image, ImageColor, ImageOps
 
 from undertow.errors import InvalidInput
 from undertow.hints.picture import require, to_color
+from undertow.limits import PIXELS
 
 Fitting = Literal["fit", "crop", "pad"]
-
-MOST_PIXELS = 2**26
-"""Of a result: 8192 x 8192."""
 
 
 def to_grid(
@@ -30,7 +28,7 @@ def to_grid(
     require("multiple", multiple, multiple >= 1, "at least 1 pixel")
     color = Image.fromarray(to_color(image))
     wanted = _nearest(color.size, multiple) if size is None else _checked(size, multiple)
-    require("size", wanted, wanted[0] * wanted[1] <= MOST_PIXELS, f"at most {MOST_PIXELS} pixels")
+    PIXELS.require("size", wanted[0] * wanted[1], f"{wanted[0]}x{wanted[1]}")
     match fitting:
         case "fit":
             return color.resize(wanted, Image.Resampling.LANCZOS)

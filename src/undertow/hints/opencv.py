@@ -2,13 +2,11 @@
 
 from types import ModuleType
 
-from undertow.errors import MissingDependency
+from undertow.extras import optional_package
 
 
 def require_opencv() -> ModuleType:
     """The module `cv2`. Errors: `MissingDependency`."""
-    try:
+    with optional_package("opencv-python-headless", "hints"):
         import cv2  # noqa: PLC0415  an extra
-    except ImportError as err:
-        raise MissingDependency("opencv-python-headless", "hints") from err
     return cv2

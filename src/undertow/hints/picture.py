@@ -5,7 +5,11 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 
 from undertow.errors import InvalidInput
-from undertow.picture_modes import to_rgb
+from undertow.pictures.modes import to_rgb
+
+WIDEST = 1000.0
+"""Pixels of a blur's standard deviation, and of a line: beyond, OpenCV's kernels outgrow every picture, and its
+integers at last."""
 
 
 def to_color(image: Image.Image) -> UInt8[np.ndarray, "height width 3"]:

@@ -1,5 +1,6 @@
 """A1111's settings as fields of a request: also those of Forge and SD.Next, which write the same text."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,7 +8,7 @@ from typing import Any
 
 from undertow.diffusion.grids import GRIDS
 from undertow.errors import InvalidInput
-from undertow.infotext.reading import Collector, NamedFile, Reading
+from undertow.infotext.reading import INVERSION, Collector, NamedFile, Reading
 from undertow.infotext.settings import Infotext, parse_infotext, parse_settings
 from undertow.sampling.catalogue import SAMPLERS
 from undertow.sampling.names import AUTOMATIC, read_names
@@ -41,10 +42,9 @@ NUMBERS: Mapping[str, tuple[str, Callable[[str], Any]]] = {
 """Settings that are a number of the request's."""
 
 REASONS = {
-    "RNG": "noise that another generator drew; the picture will be another one",
+    "RNG": "noise is drawn by the CPU's generator; the picture will be another one",
     "VAE": "the model's own autoencoder is taken",
     "VAE hash": "the model's own autoencoder is taken",
-    "TI hashes": "textual inversions are not loaded by a picture",
     "Face restoration": "nothing is drawn over faces",
     "ENSD": "seeds have no offset",
     "Init image hash": "the picture itself is not stored",
@@ -52,6 +52,8 @@ REASONS = {
 }
 
 UNKNOWN = "undertow has no such setting"
+
+GPU_NOISE = "A1111 draws noise by the GPU's generator unless told otherwise, so that the picture will be another one"
 
 
 def read_a1111(text: str) -> Reading:
@@ -85,8 +87,8 @@ class _Reader:
             del self.left["Discard penultimate sigma"]
         if self.left.get("RNG") == "CPU":
             del self.left["RNG"]
-        elif self.infotext.settings and version != "undertow":
-            self.left.setdefault("RNG", "GPU, A1111's default")
+        elif self.infotext.settings and version != "undertow" and "RNG" not in self.left:
+            found.notes.append(GPU_NOISE)
         for name, value in self.left.items():
             found.skip(name, value, REASONS.get(name, UNKNOWN))
         return found.reading(_program(version), version)
@@ -94,10 +96,13 @@ class _Reader:
     def _texts(self) -> None:
         """The prompts without their tags, whose files are named."""
         hashes = parse_settings(self.left.pop("Lora hashes", ""))
+        inversions = parse_settings(self.left.pop("TI hashes", ""))
         for name, text in (("prompt", self.infotext.prompt), ("negative_prompt", self.infotext.negative_prompt)):
             for tag in _TAG.finditer(text):
                 self._tag(tag[1], tag[2].split(":"), hashes)
             self.found.request[name] = _TAG.sub("", text).strip()
+        for name, digits in inversions.items():
+            self.found.files.append(NamedFile(kind=INVERSION, name=name, option="--embedding", hash=digits))
 
     def _tag(self, kind: str, arguments: list[str], hashes: Mapping[str, str]) -> None:
         if kind not in ("lora", "lyco"):
@@ -112,11 +117,17 @@ class _Reader:
     def _number(self, name: str, target: str, kind: Callable[[str], Any]) -> None:
         if name not in self.left:
             return
+        text = self.left.pop(name)
+        if target == "seed" and text == "-1":
+            self.found.skip(name, text, "it asks for any seed, and does not say which one was drawn")
+            return
         try:
-            self.found.request[target] = kind(self.left[name])
+            number = kind(text)
+            if not math.isfinite(number):
+                raise ValueError(text)
+            self.found.request[target] = number
         except (ValueError, OverflowError):
-            self.found.skip(name, self.left[name], "it is no number")
-        del self.left[name]
+            self.found.skip(name, text, "it is no number")
 
     def _sampler(self, version: str) -> None:
         name = self.left.pop("Sampler", None)
@@ -129,8 +140,8 @@ class _Reader:
             sampler, ours = read_names(name, schedule, tool=TOOL)
             if ours is None:  # before 1.9 a sampler without a schedule's name had the uniform one
                 ours = read_names(name, AUTOMATIC, tool=TOOL)[1] if _has_schedules(version) else UNIFORM
-        except InvalidInput as err:
-            self.found.skip("Sampler", name, err.expected)
+        except InvalidInput:
+            self.found.skip("Sampler", name, "no sampler of this name is known")
             return
         self.found.request["sampler"] = sampler
         if ours in GRIDS:

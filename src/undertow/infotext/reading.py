@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+INVERSION = "textual inversion"
+"""The kind of file that stands for a word of a prompt."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class NamedFile:
@@ -35,13 +38,15 @@ class NotUnderstood:
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """What a description says. program: that wrote it. request: fields of a `GenerationRequest`, as JSON has them.
-    files: that it names. not_understood: what is left. version: of the program, if it says so."""
+    files: that it names. not_understood: what is left. version: of the program, if it says so. notes: sentences about
+    what all of the program's pictures have in common."""
 
     program: str
     request: Mapping[str, Any]
     files: Sequence[NamedFile] = ()
     not_understood: Sequence[NotUnderstood] = ()
     version: str = ""
+    notes: Sequence[str] = ()
 
     def of_kind(self, kind: str) -> list[NamedFile]:
         """The files of one kind."""
@@ -55,6 +60,7 @@ class Collector:
     request: dict[str, Any] = field(default_factory=dict[str, Any])
     files: list[NamedFile] = field(default_factory=list[NamedFile])
     not_understood: list[NotUnderstood] = field(default_factory=list[NotUnderstood])
+    notes: list[str] = field(default_factory=list[str])
 
     def skip(self, name: str, value: object, why: str) -> None:
         """Notes a setting that is not understood."""
@@ -68,4 +74,5 @@ class Collector:
             files=tuple(self.files),
             not_understood=tuple(self.not_understood),
             version=version,
+            notes=tuple(self.notes),
         )

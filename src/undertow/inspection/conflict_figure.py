@@ -13,7 +13,9 @@ from torch import Tensor
 from undertow.adapters.lora.updates import ScaledUpdates
 from undertow.adapters.stacking.overlap import Delta, delta, energy, inner
 from undertow.adapters.stacking.summary import AdapterSummary
-from undertow.errors import InvalidInput, MissingDependency
+from undertow.checkpoints.files.atomic import atomic_write
+from undertow.errors import InvalidInput
+from undertow.extras import optional_package
 from undertow.unet.unet import UNet
 
 NOWHERE = float("nan")
@@ -70,11 +72,9 @@ def pairwise_cosines(summaries: Sequence[AdapterSummary], unet: UNet) -> BlockMa
 def save_figure(sizes: BlockMap, cosines: BlockMap, path: Path, title: str) -> None:
     """Both maps side by side, blocks in which nothing acts left out. Errors: `MissingDependency`; `InvalidInput` when
     nothing acts anywhere."""
-    try:
+    with optional_package("matplotlib", "viz"):
         from matplotlib.colors import PowerNorm  # noqa: PLC0415  an extra
         from matplotlib.figure import Figure  # noqa: PLC0415  it needs no global state of pyplot
-    except ImportError as err:
-        raise MissingDependency("matplotlib", "viz") from err
     used = [index for index, row in enumerate(sizes.values) if not row.isnan().all()]
     if not used:
         raise InvalidInput("adapters", "without changes of the U-Net's layers", "a LoRA among them for the figure")
@@ -101,7 +101,8 @@ def save_figure(sizes: BlockMap, cosines: BlockMap, path: Path, title: str) -> N
             axis.text(column, row, text, ha="center", va="center", fontsize=7, color="black" if pale else "white")
         figure.colorbar(image, ax=axis, shrink=0.6)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
+    with atomic_write(path) as draft:
+        figure.savefig(draft, dpi=110)
 
 
 def block_of(layer: str) -> str:

@@ -53,7 +53,8 @@ class AttentionInputs:
 
     context, mask: used by cross-attention only. weights: the weight port. image: the image port. perturbed:
     perturbations of self-attentions, by name. maps: self-attentions to observe. height: of the feature map whose cells
-    are the tokens; set by the layer that flattens the map.
+    are the tokens; set by the layer that flattens the map. feed_forward_chunks: read by the feed-forward layer that
+    follows, see `FeedForward`.
     """
 
     context: Float[Tensor, "batch keys context_dim"] | None = None
@@ -63,6 +64,7 @@ class AttentionInputs:
     perturbed: Mapping[str, PerturbedRows] | None = None
     maps: AttentionMaps | None = None
     height: int = 1
+    feed_forward_chunks: int = 1
 
 
 NO_INPUTS = AttentionInputs()

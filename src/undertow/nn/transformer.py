@@ -30,7 +30,7 @@ class TransformerBlock(nn.Module):
     def forward(self, x: Sequence, inputs: AttentionInputs) -> Sequence:
         x = x + self.attn1(self.norm1(x), inputs)
         x = x + self.attn2(self.norm2(x), inputs)
-        return x + self.ff(self.norm3(x), inputs.weights)
+        return x + self.ff(self.norm3(x), inputs.weights, inputs.feed_forward_chunks)
 
 
 class SpatialTransformer(nn.Module):

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.diffusion.lookup import look_up
 from undertow.diffusion.paths import Path, RectifiedFlow, VarianceExploding
 from undertow.diffusion.schedules import Schedule
 from undertow.errors import InvalidInput
+from undertow.lookup import look_up
 from undertow.sampling.adams import ipndm, ipndm_comfyui, ipndm_v, ipndm_v_comfyui, lms, lms_comfyui, pndm
 from undertow.sampling.cfg_pp import (
     dpmpp_2m_cfg_pp,

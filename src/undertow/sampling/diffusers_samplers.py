@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from undertow.errors import ConfigError
+from undertow.json_fields import whole
+from undertow.limits import TIMESTEPS
 from undertow.sampling.model_sampler import ModelSampler
 from undertow.sampling.spacing import SPACINGS
 
@@ -166,6 +168,9 @@ def _with_fields(made: ModelSampler, said: Mapping[str, Any]) -> ModelSampler:
         raise ConfigError("timestep_spacing", spacing, f"must be {', '.join(SPACINGS)}")
     curve = next((grid for switch, grid in CURVES.items() if said.get(switch)), None)
     options = dict(made.options)
+    offset = whole(said, "steps_offset", 0)
+    if not 0 <= offset <= TIMESTEPS.most:
+        raise ConfigError("steps_offset", offset, "must be at least 0, and less than the training timesteps")
     if made.sampler in ("unipc_bh2", "deis_log_rho"):
         options["order"] = said["solver_order"]
     in_sigma = made.counting == "fractions"
@@ -174,8 +179,8 @@ def _with_fields(made: ModelSampler, said: Mapping[str, Any]) -> ModelSampler:
         sampler="unipc" if said.get("solver_type") == "bh1" else made.sampler,
         options=options,
         spacing=spacing,
-        offset=said.get("steps_offset", 0),
-        original_steps=said.get("original_inference_steps", made.original_steps),
+        offset=offset,
+        original_steps=whole(said, "original_inference_steps", made.original_steps),
         curve=curve,
         sigma_min=_ends_above_zero(made, said),
         start="sigma" if in_sigma and spacing != "leading" else "variance",

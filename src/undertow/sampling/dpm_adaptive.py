@@ -56,14 +56,16 @@ class _Tuning:
     rtol: float
     atol: float
     h_init: float
-    parts: tuple[float, float, float]
+    pcoeff: float
+    icoeff: float
+    dcoeff: float
     accept_safety: float
     eta: float
     s_noise: float
 
     def controller(self) -> _StepController:
         """A controller for one image."""
-        p, i, d = self.parts
+        p, i, d = self.pcoeff, self.icoeff, self.dcoeff
         first, second, third = (
             weight / (1.5 if self.eta > 0 else self.order) for weight in (p + i + d, -(p + 2 * d), d)
         )
@@ -97,7 +99,9 @@ def dpm_adaptive(
         rtol=rtol,
         atol=atol,
         h_init=h_init,
-        parts=(pcoeff, icoeff, dcoeff),
+        pcoeff=pcoeff,
+        icoeff=icoeff,
+        dcoeff=dcoeff,
         accept_safety=accept_safety,
         eta=eta,
         s_noise=s_noise,
@@ -105,35 +109,12 @@ def dpm_adaptive(
     return (yield from _adaptive(x, sigmas, noise, tuning, to_zero=True))
 
 
-@sampler(order=3, evaluations=None, comfyui=("dpm_adaptive",))
+@sampler(order=3, evaluations=None, comfyui=("dpm_adaptive",), options_of=dpm_adaptive)
 def dpm_adaptive_comfyui(
-    x: Tensor,
-    sigmas: Sequence[float],
-    *,
-    noise: NoiseSource | None = None,
-    order: _Order = 3,
-    rtol: _RelativeError = 0.05,
-    atol: _AbsoluteError = 0.0078,
-    h_init: _FirstStep = 0.05,
-    pcoeff: _Proportional = 0.0,
-    icoeff: _Integral = 1.0,
-    dcoeff: _Differential = 0.0,
-    accept_safety: _Safety = 0.81,
-    eta: Eta = 0.0,
-    s_noise: NoiseScale = 1.0,
+    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource | None = None, order: float, **options: float
 ) -> Sampler:
     """`dpm_adaptive` that leaves the noise of sigma_min in x, as ComfyUI `ksampler("dpm_adaptive")` and k-diffusion."""
-    tuning = _Tuning(
-        order=int(order),
-        rtol=rtol,
-        atol=atol,
-        h_init=h_init,
-        parts=(pcoeff, icoeff, dcoeff),
-        accept_safety=accept_safety,
-        eta=eta,
-        s_noise=s_noise,
-    )
-    return (yield from _adaptive(x, sigmas, noise, tuning, to_zero=False))
+    return (yield from _adaptive(x, sigmas, noise, _Tuning(order=int(order), **options), to_zero=False))
 
 
 def _adaptive(

@@ -37,22 +37,16 @@ def dpm_fast(
     return x
 
 
-@sampler(order=3, native_flow=True, comfyui=("dpm_fast",))
+@sampler(order=3, native_flow=True, comfyui=("dpm_fast",), options_of=dpm_fast)
 def dpm_fast_comfyui(
-    x: Tensor,
-    sigmas: Sequence[float],
-    *,
-    noise: NoiseSource | None = None,
-    path: Path,
-    eta: Eta = 0.0,
-    s_noise: NoiseScale = 1.0,
+    x: Tensor, sigmas: Sequence[float], *, noise: NoiseSource | None = None, path: Path, **options: float
 ) -> Sampler:
     """`dpm_fast` as ComfyUI counts: a step to 0 is one more evaluation above it, and the noise of sigma_min stays in x.
 
     ComfyUI `ksampler("dpm_fast")`, with k-diffusion's `sample_dpm_fast`.
     """
     last = sigmas[-2] if sigmas[-1] == 0 else sigmas[-1]
-    return (yield from _fast(x, sigmas[0], last, len(sigmas) - 1, path, noise, eta, s_noise))
+    return (yield from _fast(x, sigmas[0], last, len(sigmas) - 1, path, noise, **options))
 
 
 def _fast(

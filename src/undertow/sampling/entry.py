@@ -102,6 +102,7 @@ def sampler(
     comfyui: tuple[str, ...] = (),
     a1111: tuple[str, ...] = (),
     diffusers: tuple[str, ...] = (),
+    options_of: CataloguedSampler | None = None,
 ) -> Callable[[Algorithm], CataloguedSampler]:
     """Gives an algorithm the interface that all samplers share, and attaches its `SamplerEntry`.
 
@@ -109,16 +110,20 @@ def sampler(
     on its options. One whose formulas differ between the paths has a parameter `path`, and one that needs to know the
     network's levels `schedule`. Its other keywords are its options, annotated with a `NumberRange`. comfyui, a1111,
     diffusers: its names in ComfyUI's KSampler, in the menu of A1111 and Forge, and among diffusers' classes, with the
-    options that select the algorithm. See `SamplerEntry` for the other fields.
+    options that select the algorithm. options_of: the algorithm that this one is a variant of, whose options and
+    defaults it receives as `**options`. See `SamplerEntry` for the other fields.
     """
 
     def declare(algorithm: Algorithm) -> CataloguedSampler:
         parameters = inspect.signature(algorithm).parameters
-        options = {
-            name: _option(parameter) for name, parameter in parameters.items() if name not in ("x", "sigmas", *CONTEXT)
-        }
+        if options_of is None:
+            own = [name for name in parameters if name not in ("x", "sigmas", *CONTEXT)]
+            options, defaults = {name: _option(parameters[name]) for name in own}, {}
+        else:
+            options = options_of.entry.options
+            defaults = {name: option.default for name, option in options.items()}
         needs_noise = "noise" in parameters and parameters["noise"].default is inspect.Parameter.empty
-        start = _checked(algorithm, options, parameters.keys() & set(CONTEXT), needs_noise=needs_noise)
+        start = _checked(algorithm, options, defaults, parameters.keys() & set(CONTEXT), needs_noise=needs_noise)
         names = dict(zip(TOOLS, (comfyui, a1111, diffusers), strict=True))
         entry = SamplerEntry(
             function=start,
@@ -140,9 +145,15 @@ def sampler(
 
 
 def _checked(
-    algorithm: Algorithm, options: Mapping[str, Option], context: Set[str], *, needs_noise: bool
+    algorithm: Algorithm,
+    options: Mapping[str, Option],
+    defaults: Mapping[str, float | None],
+    context: Set[str],
+    *,
+    needs_noise: bool,
 ) -> SamplerFunction:
-    """The algorithm with its arguments checked when it is called: a generator runs nothing before its first step."""
+    """The algorithm with its arguments checked when it is called: a generator runs nothing before its first step.
+    defaults: of the options that its signature does not have."""
     name = algorithm.__name__
 
     @wraps(algorithm)
@@ -163,7 +174,7 @@ def _checked(
             noise.require_count(len(x))
         around = {"noise": noise, "path": path, "schedule": schedule}
         given = {keyword: around[keyword] for keyword in context}
-        return _cast_result(algorithm(working(x), sigmas, **given, **chosen), x.dtype)
+        return _cast_result(algorithm(working(x), sigmas, **given, **{**defaults, **chosen}), x.dtype)
 
     return start
 

@@ -1,9 +1,7 @@
 """Names of samplers and grids in A1111, ComfyUI and diffusers, to ours and back."""
 
-import re
-
-from undertow.diffusion.grids import GRID_ALIASES, GRIDS
-from undertow.sampling.catalogue import ALIASES, SAMPLERS, canonical_name
+from undertow.known_names import AUTOMATIC, GRID_ALIASES, split_sampler
+from undertow.sampling.catalogue import SAMPLERS, canonical_name
 
 # "Automatic" in A1111: the grid in the options of a sampler (modules/sd_samplers_kdiffusion.py), else its uniform one.
 _AUTOMATIC = {
@@ -11,7 +9,6 @@ _AUTOMATIC = {
     **dict.fromkeys(["dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"], "exponential"),
     "ddim": "ddim_comfyui",
 }
-AUTOMATIC = "automatic"
 
 
 def read_names(sampler: str, schedule: str | None = None, *, tool: str | None = None) -> tuple[str, str | None]:
@@ -21,7 +18,7 @@ def read_names(sampler: str, schedule: str | None = None, *, tool: str | None = 
     first; "Automatic" is what A1111 takes for the sampler. tool: whose names they are first of all, for those that
     another tool has for something else ("lms" in ComfyUI). Errors: `InvalidInput` offers the nearest names.
     """
-    name, ending = _split(sampler)
+    name, ending = split_sampler(sampler)
     name = canonical_name(name, tool)
     if schedule is None:
         return name, ending
@@ -43,16 +40,3 @@ def schedule_in(tool: str, schedule: str) -> str | None:
 
 # Grids that ComfyUI calls as we do.
 _SHARED = {"ComfyUI": ("normal", "karras", "exponential", "sgm_uniform", "simple", "kl_optimal", "linear_quadratic")}
-
-
-def _split(name: str) -> tuple[str, str | None]:
-    """A sampler's name, and the grid that may end it."""
-    if name in SAMPLERS or any(name in names for names in ALIASES.values()):
-        return name, None
-    first, _, last = name.strip().rpartition(" ")
-    grids = {theirs.lower(): ours for theirs, ours in GRID_ALIASES["A1111"].items()}
-    known = {*SAMPLERS, *(alias for names in ALIASES.values() for alias in names)}
-    if first in known and last.lower() in grids:
-        return first, grids[last.lower()]
-    match = re.fullmatch(rf"(.+)_({'|'.join(GRIDS)})", name)
-    return (match[1], match[2]) if match and match[1] in known else (name, None)

@@ -11,10 +11,11 @@ from undertow.checkpoints.files.destination import require_elsewhere
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.text_stack import TextStack
 from undertow.errors import InvalidInput
-from undertow.pictures import from_uint8
+from undertow.pictures.pixels import from_uint8
 from undertow.training.captioned import CaptionedPictures
 from undertow.unet.config import ClassLabels
 from undertow.unet.unet import UNet
+from undertow.vae.latent_values import latents_to_model
 
 BATCH_SIZE = 4
 """How many pictures the autoencoder encodes at once."""
@@ -75,7 +76,7 @@ def encode_pictures(model: LoadedModel, pictures: CaptionedPictures) -> Float[Te
     space = vae.config.latent_space
     batches = pictures.pixels.split(BATCH_SIZE)
     pixels = (from_uint8(batch).to(device=vae.device, dtype=vae.dtype) for batch in batches)
-    return torch.cat([space.to_model(vae.encode(batch).mean).float().cpu() for batch in pixels])
+    return torch.cat([latents_to_model(space, vae.encode(batch).mean).float().cpu() for batch in pixels])
 
 
 def fingerprint(*parts: object) -> str:

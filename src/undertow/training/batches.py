@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from undertow.pictures import from_uint8
+from undertow.pictures.pixels import from_uint8
 from undertow.training.config import TrainingConfig
 from undertow.training.objective import drop_labels
 from undertow.training.pictures import Pictures

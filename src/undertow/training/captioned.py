@@ -29,12 +29,14 @@ class Crop:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CaptionedPictures:
-    """Square pictures as bytes, with a caption each. rule: where the captions are from, in words."""
+    """Square pictures as bytes, with a caption each. rule: where the captions are from, in words. without_picture:
+    files with captions, left over."""
 
     pixels: UInt8[Tensor, "count 3 size size"]
     captions: tuple[str, ...]
     crops: tuple[Crop, ...]
     rule: str = ""
+    without_picture: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.captions)
@@ -67,6 +69,7 @@ def load_captioned(folder: Path, *, size: int) -> CaptionedPictures:
         captions=tuple(captions.values()),
         crops=tuple(crop for _, crop in good),
         rule=found.rule,
+        without_picture=tuple(found.without_picture),
     )
 
 
@@ -77,8 +80,12 @@ def captioned_files(folder: Path) -> tuple[Path, ...]:
 
 def caption_notes(model: LoadedModel, pictures: CaptionedPictures) -> list[str]:
     """Returns what a user should know before a training begins: how many captions there are, where they were found,
-    and, for a model with a vocabulary of its own, what of them it reads by name and which words it never learned."""
+    which have no picture, and, for a model with a vocabulary of its own, what of them it reads by name and which words
+    it never learned."""
     notes = [f"{len(pictures)} captions {pictures.rule}, such as {pictures.captions[0][:60]!r}"]
+    if pictures.without_picture:
+        count = len(pictures.without_picture)
+        notes.append(f"{count} captions have no picture beside them and are not used: {some(pictures.without_picture)}")
     return [*notes, *model.require_text().notes_on(pictures.captions)]
 
 

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from undertow.errors import DataError
-from undertow.training.image_folder import ENDINGS, SHOWN
+from undertow.pictures.files import ENDINGS
+
+SHOWN = 5
+"""How many files an error lists."""
 
 METADATA = "metadata.jsonl"
 TEXT_ENDINGS = (".txt", ".caption")
@@ -23,10 +26,12 @@ OTHER_FILES = ("metadata.csv", "metadata.json", "metadata.parquet", "meta_cap.js
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """The captions of a folder's pictures, in the order of file names. rule: where they were found, in words."""
+    """The captions of a folder's pictures, in the order of file names. rule: where they were found, in words.
+    without_picture: names of files with captions of pictures that are not there."""
 
     texts: Mapping[Path, str]
     rule: str
+    without_picture: Sequence[str] = ()
 
 
 def find_captions(folder: Path) -> Captions:
@@ -49,7 +54,11 @@ def find_captions(folder: Path) -> Captions:
         counted = " and ".join(f"{found[ending]} NAME{ending}" for ending in used)
         raise DataError(folder, f"captions in two places: {counted}", "keep one kind, for every picture")
     if used:
-        return Captions(texts=_from_text_files(folder, pictures, used[0]), rule=f"from NAME{used[0]} beside them")
+        return Captions(
+            texts=_from_text_files(folder, pictures, used[0]),
+            rule=f"from NAME{used[0]} beside them",
+            without_picture=_without_picture(folder, pictures, used[0]),
+        )
     _require_nothing_unread(folder, pictures)
     named = {path: caption_of_name(path.stem) for path in pictures}
     _require_captions(
@@ -80,6 +89,12 @@ def _from_text_files(folder: Path, pictures: Sequence[Path], ending: str) -> dic
     rule = f"has no caption: {found} of {len(beside)} pictures have a NAME{ending}, and all need one that is not empty"
     _require_captions(folder, texts, rule)
     return texts
+
+
+def _without_picture(folder: Path, pictures: Sequence[Path], ending: str) -> list[str]:
+    """Captions of pictures that are not there, or in a format that is not read."""
+    beside = {path.with_suffix(ending) for path in pictures}
+    return sorted(path.name for path in folder.iterdir() if path.suffix == ending and path not in beside)
 
 
 def _require_nothing_unread(folder: Path, pictures: Sequence[Path]) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from undertow.embedded import did_you_mean
 from undertow.errors import InvalidInput
+from undertow.lookup import did_you_mean
 from undertow.unet.blocks import Checkpointing, Stage
 from undertow.unet.unet import UNet
 

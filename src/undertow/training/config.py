@@ -186,11 +186,10 @@ def _json_blocks(blocks: Checkpointing) -> bool | list[str]:
 
 
 def _blocks(json: Any) -> Checkpointing:
-    if isinstance(json, bool):
-        return json
-    named = isinstance(json, list) and all(isinstance(name, str) for name in json)
-    _require(named, "gradient_checkpointing", json, "must be true, false or names of blocks")
-    return tuple(json)
+    if isinstance(json, list) and all(isinstance(name, str) for name in json):
+        return tuple(json)
+    _require(isinstance(json, bool), "gradient_checkpointing", json, "must be true, false or names of blocks")
+    return bool(json)
 
 
 def _plain(record: Any) -> dict[str, Any]:

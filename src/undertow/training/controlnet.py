@@ -32,7 +32,7 @@ from undertow.training.examples import (
     model_objective,
     require_settings,
 )
-from undertow.training.fit import FitSettings, fit
+from undertow.training.fit import FitSettings
 from undertow.training.log import StepRecord
 from undertow.training.low_rank import frozen
 from undertow.training.randomness import seed_for
@@ -107,19 +107,7 @@ def train_controlnet(
 
     control.gradient_checkpointing = settings.gradient_checkpointing
     with frozen(unet, *text.encoders), checkpointing(unet, settings.gradient_checkpointing):
-        trained = fit(
-            control,
-            examples.at,
-            loss,
-            settings.fit,
-            folder,
-            recipe=recipe,
-            on_resume=on_resume,
-            on_record=on_record,
-            stop=stop,
-        )
-    assert isinstance(trained, ControlNet)
-    return trained
+        return examples.train(control, loss, folder, recipe, on_resume=on_resume, on_record=on_record, stop=stop)
 
 
 def new_control(model: LoadedModel, *, hint_in: int = 3, seed: int = 0) -> ControlNet:

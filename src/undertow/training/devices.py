@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from undertow.errors import ConfigError, MissingDependency
+from undertow.errors import ConfigError
+from undertow.extras import optional_package
 from undertow.unet.unet import UNet
 
 
@@ -27,10 +28,8 @@ class Devices:
 
         Errors: `MissingDependency`; `ConfigError` for a batch that cannot be split evenly.
         """
-        try:
+        with optional_package("accelerate", "train"):
             from accelerate import Accelerator  # noqa: PLC0415  an extra, and slow to import
-        except ImportError as err:
-            raise MissingDependency("accelerate", "train") from err
         devices = cls(accelerator=Accelerator(cpu=cpu))
         if batch_size % devices.count:
             raise ConfigError("batch_size", batch_size, f"must be a multiple of {devices.count}, the number of devices")

@@ -7,8 +7,9 @@ https://doi.org/10.24432/C50P49): 43 people's digits, 4x4-cell counts from 0 to 
 import torch
 import torch.nn.functional as F
 
-from undertow.errors import InvalidInput, MissingDependency
-from undertow.pictures import to_uint8
+from undertow.errors import InvalidInput
+from undertow.extras import optional_package
+from undertow.pictures.pixels import to_uint8
 from undertow.training.pictures import Pictures, Split
 
 SIZES = (8, 16, 32)
@@ -23,10 +24,8 @@ def load_digits(*, size: int = 16, split: Split = "train") -> Pictures:
     """
     if size not in SIZES:
         raise InvalidInput("size", size, "8, 16 or 32", "the digits are 8x8 pictures")
-    try:
+    with optional_package("scikit-learn", "train"):
         from sklearn import datasets  # noqa: PLC0415  an extra, and slow to import
-    except ImportError as err:
-        raise MissingDependency("scikit-learn", "train") from err
     counts, targets = datasets.load_digits(return_X_y=True)
     ink = torch.from_numpy(counts).to(torch.float32).reshape(-1, 1, 8, 8) / 8 - 1
     if size != ink.shape[-1]:

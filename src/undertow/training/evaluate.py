@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from undertow.errors import InvalidInput, MissingDependency
-from undertow.pictures import from_uint8
+from undertow.errors import InvalidInput
+from undertow.extras import optional_package
+from undertow.pictures.pixels import from_uint8
 from undertow.training.pictures import Pictures
 
 COPY_QUANTILE = 0.01
@@ -88,10 +89,8 @@ def _mean_within(rows: Tensor, labels: Tensor, counts: dict[int, int]) -> float:
 
 
 def _classifier(rows: Tensor, labels: Tensor):
-    try:
+    with optional_package("scikit-learn", "train"):
         from sklearn.svm import SVC  # noqa: PLC0415  an extra, and slow to import
-    except ImportError as err:
-        raise MissingDependency("scikit-learn", "train") from err
     return SVC(C=10).fit(rows.numpy(), labels.numpy())
 
 

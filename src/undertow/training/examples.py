@@ -1,13 +1,14 @@
 """What all trainings on top of a frozen text-to-image model share: the batches, captions that are encoded once, the
 validation of settings, and the recipe by which a run is recognized when it is resumed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.text_stack import TextStack
@@ -16,12 +17,14 @@ from undertow.training.base_model import fingerprint
 from undertow.training.batches import indices_at
 from undertow.training.caption_encoder import CaptionEncoder, Encoded
 from undertow.training.captioned import CaptionedPictures
-from undertow.training.fit import FitSettings
+from undertow.training.fit import FitSettings, fit
 from undertow.training.objective import ConstantWeighting, Example, MinSNRWeighting, Objective
 from undertow.training.randomness import generator_for
 from undertow.training.timesteps import LogitNormalTimesteps, UniformTimesteps
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.config import UNetConfig
+
+Trained = TypeVar("Trained", bound=nn.Module)
 
 
 def require_settings(fit: FitSettings, timesteps: str, rules: Sequence[tuple[str, object, bool, str]] = ()) -> None:
@@ -86,6 +89,20 @@ class Examples:
         u = self.objective.timesteps.draw(len(x0), generator)
         example = self.objective.example(x0, torch.randn(x0.shape, generator=generator), u).to(self.device)
         return TrainingBatch(indices=indices, uniform=uniform, example=example)
+
+    def train(
+        self,
+        module: Trained,
+        loss: Callable[[TrainingBatch], Tensor],
+        folder: Path,
+        recipe: dict[str, Any],
+        **callbacks: Any,
+    ) -> Trained:
+        """Trains `module` on these examples and returns a copy of it with the averaged weights (EMA). callbacks: and
+        all else as in `fit`."""
+        trained = fit(module, self.at, loss, self.fit, folder, recipe=recipe, **callbacks)
+        assert isinstance(trained, type(module))
+        return trained
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

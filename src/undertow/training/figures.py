@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from undertow.checkpoints.files.atomic import atomic_write
-from undertow.errors import MissingDependency
+from undertow.extras import optional_package
 from undertow.training.log import StepRecord
 
 GAP = 2
@@ -45,10 +45,8 @@ def save_picture(pixels: UInt8[Tensor, "channels height width"], path: Path) -> 
 
 def save_loss_plot(records: Sequence[StepRecord], path: Path) -> None:
     """Loss and gradient norm over the steps, both with their running mean. Errors: `MissingDependency`."""
-    try:
+    with optional_package("matplotlib", "train"):
         from matplotlib.figure import Figure  # noqa: PLC0415  an extra; `Figure` needs no global state of pyplot
-    except ImportError as err:
-        raise MissingDependency("matplotlib", "train") from err
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     steps = [record.step for record in records]
     axes = figure.subplots(1, 2)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from undertow.errors import CheckpointError
+from undertow.extras import OF_TRAINING, require_packages
 from undertow.free_memory import naming_memory
 from undertow.state_dicts import compare_shapes, shapes_of
 from undertow.training.devices import ALONE, Devices
@@ -102,8 +103,10 @@ def fit(
     checkpoint of the step is written and `KeyboardInterrupt` raised.
 
     Errors: `CheckpointError` and its kinds before anything is written, also for a folder in which another process
-    trains; `UndertowError` when the loss is not finite, in which case the last checkpoint is still good.
+    trains; `MissingDependency`; `UndertowError` when the loss is not finite, in which case the last checkpoint is still
+    good.
     """
+    require_packages("train", OF_TRAINING)
     run = _Run(module, settings, folder, recipe)
     meter = Meter(batch_size=settings.batch_size, devices=devices)
     with (

@@ -9,13 +9,10 @@ import torch
 from PIL import Image, ImageOps
 
 from undertow.errors import DataError, InvalidInput
-from undertow.picture_files import open_picture
-from undertow.picture_modes import to_rgb
+from undertow.pictures.files import ENDINGS, open_picture
+from undertow.pictures.modes import to_rgb
+from undertow.training.captions import SHOWN
 from undertow.training.pictures import Pictures
-
-ENDINGS = frozenset((".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
-SHOWN = 5
-"""How many bad files an error lists."""
 
 
 def load_image_folder(folder: Path, *, size: int, channels: int = 3, bad_pictures: str = "refuse") -> Pictures:

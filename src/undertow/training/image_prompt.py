@@ -38,7 +38,7 @@ from undertow.training.examples import (
     model_objective,
     require_settings,
 )
-from undertow.training.fit import FitSettings, fit
+from undertow.training.fit import FitSettings
 from undertow.training.log import StepRecord
 from undertow.training.low_rank import frozen
 from undertow.training.randomness import seed_for
@@ -132,19 +132,7 @@ def train_image_prompt(
     }
 
     with frozen(unet, *text.encoders), checkpointing(unet, settings.gradient_checkpointing):
-        trained = fit(
-            prompt,
-            examples.at,
-            loss,
-            settings.fit,
-            folder,
-            recipe=recipe,
-            on_resume=on_resume,
-            on_record=on_record,
-            stop=stop,
-        )
-    assert isinstance(trained, ImagePrompt)
-    return trained
+        return examples.train(prompt, loss, folder, recipe, on_resume=on_resume, on_record=on_record, stop=stop)
 
 
 def new_image_prompt(unet: UNet, encoder: ImageEncoder, settings: ImagePromptSettings) -> ImagePrompt:

@@ -12,24 +12,21 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from undertow.adapters.lora.additive import LowRank
-from undertow.adapters.lora.write import Component, TrainedLora
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.text_stack import TextStack
 from undertow.errors import InvalidInput
 from undertow.free_memory import require_free
-from undertow.nn.adaptable import Conv2d, WeightRows
+from undertow.nn.adaptable import WeightRows
 from undertow.training.base_model import encode_pictures, require_own_folder, require_size, require_trainable
 from undertow.training.caption_encoder import CaptionEncoder, Encoded
 from undertow.training.captioned import CaptionedPictures
 from undertow.training.checkpointing import checkpointing
 from undertow.training.examples import Examples, TrainingBatch, base_recipe, model_objective, require_settings
-from undertow.training.fit import FitSettings, fit
+from undertow.training.fit import FitSettings
 from undertow.training.log import StepRecord
 from undertow.training.lora_start import LoraStart
 from undertow.training.low_rank import (
     TRANSFORMERS,
-    TrainableUpdate,
     TrainableUpdates,
     frozen,
     in_slots,
@@ -139,18 +136,7 @@ def train_lora(
     }
 
     with in_slots(unet, lora.unet), frozen(*text.encoders), checkpointing(unet, settings.gradient_checkpointing):
-        trained = fit(
-            lora,
-            examples.at,
-            loss,
-            settings.fit,
-            folder,
-            recipe=recipe,
-            on_resume=on_resume,
-            on_record=on_record,
-            stop=stop,
-        )
-    return cast(TrainableLora, trained)
+        return examples.train(lora, loss, folder, recipe, on_resume=on_resume, on_record=on_record, stop=stop)
 
 
 LEARNED_BYTES = 4 * 5
@@ -182,37 +168,6 @@ def _fill(lora: TrainableLora, text: TextStack, start: LoraStart, settings: Lora
     start.fill("unet", lora.unet, settings.gain)
     for encoder, updates in zip(text.encoders, lora.for_text() or (), strict=False):
         start.fill(encoder.kind, updates, settings.gain)
-
-
-def export_lora(
-    lora: TrainableLora, model: LoadedModel, pictures: CaptionedPictures, settings: LoraSettings, title: str
-) -> TrainedLora:
-    """Returns the trained updates with their metadata, in the form that `write_lora` writes."""
-    unet, text, found = model.require_unet(), model.require_text(), model.report.identification
-    updates: dict[Component, dict[str, LowRank]] = {
-        "unet": {name: _learned(update, unet.get_submodule(name), settings.gain) for name, update in lora.unet.items()}
-    }
-    for encoder, learned in zip(text.encoders, lora.for_text() or (), strict=False):
-        component: Component = "text_encoder_2" if encoder.kind == "openclip_g" else "text_encoder"
-        updates[component] = {
-            f"text_model.{name}": _learned(update, encoder.clip.get_submodule(name), settings.gain)
-            for name, update in learned.items()
-        }
-    return TrainedLora(
-        updates=updates,
-        title=title,
-        family=model.family,
-        variant=found.variant,
-        prediction=found.prediction.value,
-        config=unet.config,
-        notes={
-            "ss_sd_model_name": model.path.name,
-            "ss_num_train_images": str(len(pictures)),
-            "ss_steps": str(settings.fit.steps),
-            "ss_learning_rate": f"{settings.fit.learning_rate:g}",
-            "modelspec.resolution": f"{pictures.size}x{pictures.size}",
-        },
-    )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -255,10 +210,3 @@ class _Loss:
             for index, drop in zip(indices.tolist(), dropped.tolist(), strict=True)
         ]
         return self.captions.encode(captions, self.lora.for_text(), self.settings.gain)
-
-
-def _learned(update: TrainableUpdate, layer: nn.Module, gain: float) -> LowRank:
-    down, up = update.down[0].detach(), update.up[0].detach()
-    if isinstance(layer, Conv2d):
-        down, up = down.unflatten(1, (layer.in_channels, *layer.kernel_size)), up[:, :, None, None]
-    return LowRank(down=down, up=up, scale=gain)

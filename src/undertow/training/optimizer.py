@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from undertow.errors import ConfigError
+from undertow.extras import optional_package
 
 COOLDOWN = 0.2
 """Share of a trapezoid's steps over which the learning rate falls."""
@@ -59,13 +60,15 @@ def learning_rate_schedule(
 
     Step 1 is the first above 0. The rate rises linearly to `peak` over the warm-up. decay: "constant"; "cosine", along
     half a cosine to 0 at the last step (arXiv:1608.03983, eq. 5); or "trapezoid", constant, then linear to 0 over the
-    last fifth, so that a run can be made longer until the fall begins (arXiv:2405.18392).
+    last fifth, so that a run can be made longer until the fall begins (arXiv:2405.18392). Errors: `ConfigError`,
+    `MissingDependency`.
     """
-    from transformers.optimization import (  # noqa: PLC0415  slow to import
-        get_constant_schedule_with_warmup,
-        get_cosine_schedule_with_warmup,
-        get_wsd_schedule,
-    )
+    with optional_package("transformers", "train"):
+        from transformers.optimization import (  # noqa: PLC0415  an extra, and slow to import
+            get_constant_schedule_with_warmup,
+            get_cosine_schedule_with_warmup,
+            get_wsd_schedule,
+        )
 
     for group in optimizer.param_groups:
         group["initial_lr"] = peak  # which PyTorch wants of an optimizer whose schedule goes on

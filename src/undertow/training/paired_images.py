@@ -1,7 +1,7 @@
 """Images that are paired with the training images: the hints that a ControlNet follows, the references of an image
 prompt. They are read from a folder with files of the same names, or computed from the training images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,21 +10,12 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from undertow.errors import DataError, InvalidInput
-from undertow.hints.blur import blur, tile
-from undertow.hints.edges import canny, line_art, scribble, soft_edges
+from undertow.errors import DataError
+from undertow.hints.preprocessors import PREPROCESSORS, require_hint
+from undertow.pictures.files import ENDINGS
 from undertow.training.captioned import CaptionedPictures, captioned_files
-from undertow.training.image_folder import ENDINGS, SHOWN, read_picture, square
-
-PREPROCESSORS: Mapping[str, Callable[[Image.Image], Image.Image]] = {
-    "canny": canny,
-    "soft-edges": soft_edges,
-    "scribble": scribble,
-    "lineart": line_art,
-    "tile": tile,
-    "blur": blur,
-}
-"""The preprocessors of `undertow preprocess`, with their default settings."""
+from undertow.training.captions import SHOWN
+from undertow.training.image_folder import read_picture, square
 
 PairedImages = UInt8[Tensor, "count 3 size size"]
 
@@ -35,12 +26,10 @@ def hints_for(pictures: CaptionedPictures, hint: str, folder: Path) -> PairedIma
     hint: one of `PREPROCESSORS`, or a folder with a hint for each image of `folder`, which is resized and cropped as
     its image was. Errors: `InvalidInput`, `DataError`, `MissingDependency`.
     """
+    require_hint("hint", hint)
     preprocessor = PREPROCESSORS.get(hint)
     if preprocessor is not None:
         return torch.stack([preprocess(picture, preprocessor) for picture in pictures.pixels])
-    if not Path(hint).is_dir():
-        known = f"{', '.join(PREPROCESSORS)}, or a folder of hints"
-        raise InvalidInput("hint", repr(hint), known, "there is no such folder")
     return load_paired_images(Path(hint), folder, size=pictures.size)
 
 

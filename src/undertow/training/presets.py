@@ -1,6 +1,6 @@
 """Ready settings for each data set: what `undertow train` starts from, before its options are applied."""
 
-from undertow.diffusion.lookup import look_up
+from undertow.lookup import look_up
 from undertow.training.augmentation import Augmentation
 from undertow.training.config import TrainingConfig, pixel_unet
 from undertow.training.data import Cifar10, DataSource, Digits, ImageFolder

@@ -107,12 +107,8 @@ def load_inert(content: bytes) -> Any:
 
 
 def _with_arrays(value: Any) -> Any:
-    match value:
-        case _Array():
-            return value.to_numpy()
-        case dict():
-            return {key: _with_arrays(item) for key, item in value.items()}
-        case list():
-            return [_with_arrays(item) for item in value]
-        case _:
-            return value
+    """The arrays of a value, and of the entries of a dict: where data sets have them. Deeper ones stay as they are: a
+    pickle of a few bytes can hold lists that hold each other without end."""
+    if isinstance(value, dict):
+        return {key: item.to_numpy() if isinstance(item, _Array) else item for key, item in value.items()}
+    return value.to_numpy() if isinstance(value, _Array) else value

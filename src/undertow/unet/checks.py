@@ -193,6 +193,8 @@ def _check_added(config: UNetConfig, dtype: torch.dtype, rows: int, conditioning
 
 
 def _check_ports(config: UNetConfig, rows: int, latents: Tensor, ports: Ports) -> None:
+    if ports.feed_forward_chunks < 1:
+        raise InvalidInput("ports.feed_forward_chunks", ports.feed_forward_chunks, "at least 1")
     if ports.weights is not None and ports.weights.slots.shape[0] != rows:
         raise InvalidInput("ports.weights.slots", _shape(ports.weights.slots), f"[{rows}, entries per row]")
     if ports.residuals is not None:

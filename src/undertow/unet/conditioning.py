@@ -151,7 +151,8 @@ class Ports:
     for each picture that is attended to by itself.
     self_attention: per self-attention name, how it is perturbed (`unet.perturbation`). free_u: per decoder layer, e.g.
     "up_blocks.0.resnets.2", the factors of FreeU (`unet.free_u`). Which names are given is structure, with a graph of
-    its own; what is given for them are values.
+    its own; what is given for them are values. feed_forward_chunks: parts in which feed-forward layers compute their
+    tokens, to need less memory; structure too.
     """
 
     weights: WeightRows | None = None
@@ -159,3 +160,4 @@ class Ports:
     image: ImagePort | None = None
     self_attention: Mapping[str, PerturbedRows] | None = None
     free_u: Mapping[str, FreeUFactors] | None = None
+    feed_forward_chunks: int = 1

@@ -9,8 +9,9 @@ translated in `unet/diffusers_config.py`.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from undertow.doors import checked_record
+from undertow.doors import checked, checked_record
 from undertow.errors import ConfigError
+from undertow.limits import LAYERS, WIDTH
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +43,19 @@ class Level:
     resnets: int = 2
     attention: CrossAttention | SelfAttention | None = None
 
+    @property
+    def layers(self) -> int:
+        """ResBlocks, and transformer blocks or self-attentions, of the encoder and the decoder."""
+        resnets = 2 * self.resnets + 1
+        match self.attention:
+            case CrossAttention(depth=depth, decoder_depth=given):
+                decoder = depth if given is None else given
+                return resnets + _blocks(depth, self.resnets) + _blocks(decoder, self.resnets + 1)
+            case SelfAttention():
+                return 2 * resnets
+            case None:
+                return resnets
+
     def encoder_depths(self) -> tuple[int, ...]:
         """Transformer blocks after each ResBlock of the encoder."""
         match self.attention:
@@ -69,6 +83,17 @@ class Middle:
 
     attention: CrossAttention | SelfAttention | None = None
     resnets: int = 2
+
+    @property
+    def layers(self) -> int:
+        """ResBlocks, and transformer blocks or self-attentions."""
+        match self.attention:
+            case CrossAttention(depth=depth):
+                return self.resnets + _blocks(depth, self.resnets - 1)
+            case SelfAttention():
+                return 2 * self.resnets - 1
+            case None:
+                return self.resnets
 
     def depths(self) -> tuple[int, ...]:
         """Transformer blocks of each attention."""
@@ -146,6 +171,7 @@ class UNetConfig:
     def validate(self) -> bool:
         """True for a buildable config; otherwise raises `ConfigError`."""
         _require(len(self.levels) >= 1, "levels", self.levels, "needs at least one level")
+        self._validate_limits()
         self._validate_numbers()
         self._validate_added()
         self._validate_sinusoids()
@@ -160,6 +186,29 @@ class UNetConfig:
             "must be the text width when a level has CrossAttention, and None when none has",
         )
         return True
+
+    def _validate_limits(self) -> None:
+        """Nothing below may count in layers, or multiply widths, before they are known to be reasonable."""
+        _require(self.layers <= LAYERS.most, "layers", self.layers, LAYERS.rule)
+        widths = {
+            **{name: getattr(self, name) for name in ("in_channels", "out_channels", "norm_groups", "sample_size")},
+            **{name: getattr(self, name) for name in ("context_dim", "guidance_dim", "sinusoid_dim", "time_dim")},
+            **{f"levels[{index}].channels": level.channels for index, level in enumerate(self.levels)},
+        }
+        match self.added:
+            case TextTime(pooled_dim=pooled, ids=ids, sinusoid_dim=sinusoid):
+                widths |= {"added.pooled_dim": pooled, "added.ids": ids, "added.sinusoid_dim": sinusoid}
+            case ClassLabels(rows=rows):
+                widths["added.count"] = rows
+            case None:
+                pass
+        for name, width in widths.items():
+            _require(width is None or width <= WIDTH.most, name, width, WIDTH.rule)
+
+    @property
+    def layers(self) -> int:
+        """ResBlocks, and transformer blocks or self-attentions."""
+        return sum(level.layers for level in self.levels) + self.middle.layers
 
     def _validate_numbers(self) -> None:
         for name in ("in_channels", "out_channels", "norm_groups", "sample_size"):
@@ -372,6 +421,7 @@ class UNetConfig:
         return self.linear_projection
 
     @classmethod
+    @checked
     def sd15(cls) -> "UNetConfig":
         """Stable Diffusion 1.x: 859,520,964 parameters."""
         levels = tuple(Level(channels=c, attention=CrossAttention(heads=8)) for c in (320, 640, 1280))
@@ -380,16 +430,19 @@ class UNetConfig:
         )
 
     @classmethod
+    @checked
     def sd15_inpaint(cls) -> "UNetConfig":
         """SD1.5 for inpainting: latents, mask and masked picture's latents, 9 channels."""
         return replace(cls.sd15(), in_channels=9)
 
     @classmethod
+    @checked
     def instruct_pix2pix(cls) -> "UNetConfig":
         """InstructPix2Pix (arXiv:2211.09800): latents and the source picture's latents, 8 channels."""
         return replace(cls.sd15(), in_channels=8)
 
     @classmethod
+    @checked
     def lcm_sd15(cls) -> "UNetConfig":
         """Latent consistency model of SD1.5, with the guidance scale as an input."""
         return replace(cls.sd15(), guidance_dim=256)
@@ -409,11 +462,13 @@ class UNetConfig:
         )
 
     @classmethod
+    @checked
     def sd2_inpaint(cls) -> "UNetConfig":
         """SD2 for inpainting, 9 channels."""
         return replace(cls.sd21(), in_channels=9)
 
     @classmethod
+    @checked
     def sdxl(cls) -> "UNetConfig":
         """Stable Diffusion XL base (and Turbo, Lightning): 2,567,463,684 parameters."""
         return cls(
@@ -430,16 +485,19 @@ class UNetConfig:
         )
 
     @classmethod
+    @checked
     def sdxl_inpaint(cls) -> "UNetConfig":
         """SDXL for inpainting, 9 channels."""
         return replace(cls.sdxl(), in_channels=9)
 
     @classmethod
+    @checked
     def lcm_sdxl(cls) -> "UNetConfig":
         """Latent consistency model of SDXL."""
         return replace(cls.sdxl(), guidance_dim=256)
 
     @classmethod
+    @checked
     def sdxl_refiner(cls) -> "UNetConfig":
         """SDXL's refiner: 2,259,526,660 parameters."""
         return cls(
@@ -457,6 +515,7 @@ class UNetConfig:
         )
 
     @classmethod
+    @checked
     def ssd_1b(cls) -> "UNetConfig":
         """Segmind SSD-1B (arXiv:2401.02677): SDXL with transformer blocks removed, another number in each layer."""
         deep = CrossAttention(heads=20, depth=4, decoder_depth=(4, 4, 10))
@@ -464,6 +523,7 @@ class UNetConfig:
         return _distilled_sdxl(middle, deep)
 
     @classmethod
+    @checked
     def vega(cls) -> "UNetConfig":
         """Segmind Vega: smaller still than SSD-1B."""
         return _distilled_sdxl(CrossAttention(heads=10, depth=1), CrossAttention(heads=20, depth=2))
@@ -500,6 +560,11 @@ def _block_names(block: str, resnets: int, attention: bool) -> Iterator[str]:
         yield f"{block}.resnets.{index}"
         if attention:
             yield f"{block}.attentions.{index}"
+
+
+def _blocks(depth: int | tuple[int, ...], count: int) -> int:
+    """Transformer blocks behind `count` ResBlocks."""
+    return sum(depth) if isinstance(depth, tuple) else depth * count
 
 
 def _require(holds: bool, field: str, value: object, rule: str) -> None:

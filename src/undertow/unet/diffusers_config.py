@@ -10,6 +10,7 @@ from types import NoneType
 from typing import Any
 
 from undertow.errors import ConfigError
+from undertow.json_fields import is_number, is_whole
 from undertow.unet.config import ClassLabels, CrossAttention, Level, Middle, SelfAttention, TextTime, UNetConfig
 
 Json = Mapping[str, Any]
@@ -54,11 +55,23 @@ FIELD_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("num_class_embeds", "null_class_label", "timestep_sinusoid_dim"), (int, NoneType)),
     **dict.fromkeys(("freq_shift", "norm_eps", "dropout"), (int, float)),
     **dict.fromkeys(("flip_sin_to_cos", "use_linear_projection", "add_attention"), (bool,)),
+    "upcast_attention": (bool, NoneType),
     **dict.fromkeys(("block_out_channels", "down_block_types", "up_block_types"), (list, tuple)),
     "time_ids": (int,),
     "max_timestep": (int, float, NoneType),
+    "attention_head_dim": (int, list, tuple, NoneType),
 }
 """What JSON must hold in the other fields that are read as they are."""
+
+
+WORDS: Mapping[type, str] = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    list: "a list",
+    tuple: "a tuple",
+    NoneType: "null",
+}
 
 
 def config_from_diffusers(json: Json) -> UNetConfig:
@@ -67,8 +80,8 @@ def config_from_diffusers(json: Json) -> UNetConfig:
         if field in json and json[field] not in allowed:
             raise ConfigError(field, json[field], f"undertow supports only {' or '.join(map(repr, allowed))}")
     for field, types in FIELD_TYPES.items():
-        if field in json and not isinstance(json[field], types):
-            raise ConfigError(field, json[field], f"must be {' or '.join(kind.__name__ for kind in types)}")
+        if field in json and not _is_of(json[field], types):
+            raise ConfigError(field, json[field], f"must be {' or '.join(WORDS[kind] for kind in types)}")
     match json.get("_class_name", CONDITIONAL):
         case "UNet2DConditionModel":
             return _read_conditional(json)
@@ -117,7 +130,7 @@ def _read_conditional(json: Json) -> UNetConfig:
         for i in range(count)
     )
     context_dim = _field(json, "cross_attention_dim")
-    if not isinstance(context_dim, int):
+    if not is_whole(context_dim):
         raise ConfigError("cross_attention_dim", context_dim, "undertow supports one width for all levels")
     return UNetConfig(
         levels=levels,
@@ -126,7 +139,7 @@ def _read_conditional(json: Json) -> UNetConfig:
         linear_projection=json.get("use_linear_projection", False),
         added=_read_added(json),
         guidance_dim=json.get("time_cond_proj_dim"),
-        upcast_attention=json.get("upcast_attention", False),
+        upcast_attention=bool(json.get("upcast_attention", False)),
         **_read_common(json, default_channels=4),
     )
 
@@ -293,6 +306,12 @@ def _write_labels(config: UNetConfig) -> dict[str, Any]:
     return {"num_class_embeds": config.added.rows, **null}
 
 
+def _is_of(value: object, types: tuple[type, ...]) -> bool:
+    if isinstance(value, bool):
+        return bool in types
+    return is_number(value) if float in types and value is not None else isinstance(value, types)
+
+
 def _field(json: Json, name: str) -> Any:
     if json.get(name) is None:
         raise ConfigError(name, json.get(name), "is required")
@@ -302,14 +321,14 @@ def _field(json: Json, name: str) -> Any:
 def _per_level(json: Json, name: str, count: int, default: int) -> list[Any]:
     """A number for each level, or a list of numbers where its ResBlocks differ."""
     value = json.get(name, default)
-    values = [value] * count if isinstance(value, int) else value
+    values = [value] * count if is_whole(value) else value
     if not isinstance(values, list | tuple) or len(values) != count or not all(map(_is_depth, values)):
         raise ConfigError(name, value, f"must be one number or {count}, one per level")
     return list(values)
 
 
 def _is_depth(value: object) -> bool:
-    return all(isinstance(v, int) for v in value) if isinstance(value, list | tuple) else isinstance(value, int)
+    return all(map(is_whole, value)) if isinstance(value, list | tuple) else is_whole(value)
 
 
 def _decoder_depth(depth: Any, decoder: Any) -> Any:
@@ -321,7 +340,7 @@ def _decoder_depth(depth: Any, decoder: Any) -> Any:
 
 def _channels(json: Json) -> list[int]:
     value = _field(json, "block_out_channels")
-    if not all(isinstance(width, int) for width in value):
+    if not isinstance(value, list | tuple) or not all(map(is_whole, value)):
         raise ConfigError("block_out_channels", value, "must be a list of whole numbers")
     return list(value)
 

@@ -77,6 +77,7 @@ class Encoder(nn.Module):
                 image=ports.image,
                 perturbed=ports.self_attention,
                 maps=maps,
+                feed_forward_chunks=ports.feed_forward_chunks,
             ),
             regions=conditioning.regions,
             free_u=ports.free_u,

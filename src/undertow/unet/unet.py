@@ -95,12 +95,16 @@ class UNet(Encoder):
         hidden = self.bridge(hidden, inputs)
         if residuals.middle is not None:
             hidden = hidden + residuals.middle
-        prediction = self.decode(hidden, _with_residuals(skips, residuals), inputs)
+        skips = _with_residuals(skips, residuals)
+        prediction = self._decode(hidden, skips, inputs)
         return UNetOutput(prediction=prediction, observations={} if maps is None else maps.found)
 
     def decode(self, hidden: Hidden, skips: list[Hidden], inputs: StageInputs) -> Hidden:
         """Runs the up blocks, which consume the skip connections from the last to the first, and the output layers."""
-        skips = list(skips)
+        return self._decode(hidden, list(skips), inputs)
+
+    def _decode(self, hidden: Hidden, skips: list[Hidden], inputs: StageInputs) -> Hidden:
+        """Empties `skips` on the way, so that no skip connection lives longer than until it is read."""
         for block in self.up_blocks:
             hidden = block(hidden, skips, inputs)
         return self.conv_out(F.silu(self.conv_norm_out(hidden)), inputs.weights)

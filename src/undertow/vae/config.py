@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from undertow.errors import ConfigError
+from undertow.limits import LAYERS, WIDTH
 from undertow.vae.latent_space import SD, SDXL, LatentSpace
 
 NORM_EPS = 1e-6
@@ -38,9 +39,15 @@ class VAEConfig:
             value = getattr(self, name)
             if value < 1:
                 raise ConfigError(name, value, "must be at least 1")
+            if value > WIDTH.most:
+                raise ConfigError(name, value, WIDTH.rule)
+        if self.layers > LAYERS.most:
+            raise ConfigError("layers", self.layers, LAYERS.rule)
         if not self.level_channels:
             raise ConfigError("level_channels", self.level_channels, "needs at least one level")
         for channels in self.level_channels:
+            if channels > WIDTH.most:
+                raise ConfigError("level_channels", self.level_channels, WIDTH.rule)
             if channels < 1 or channels % self.norm_groups:
                 raise ConfigError(
                     "level_channels",
@@ -51,6 +58,11 @@ class VAEConfig:
             raise ConfigError(
                 "latent_space.channels", self.latent_space.channels, f"must be latent_channels = {self.latent_channels}"
             )
+
+    @property
+    def layers(self) -> int:
+        """ResBlocks of the encoder and the decoder, two in the middle of each."""
+        return len(self.level_channels) * (2 * self.resnets + 1) + 4
 
     @property
     def factor(self) -> int:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from undertow.errors import ConfigError
+from undertow.json_fields import flag, is_whole, number, numbers, whole
 from undertow.vae.config import VAEConfig
 from undertow.vae.latent_space import LATENT_SPACES, LatentSpace
 
@@ -23,25 +24,25 @@ def vae_config_from_diffusers(json: Mapping[str, Any]) -> VAEConfig:
     if json.get("act_fn", "silu") not in ("silu", "swish"):
         raise ConfigError("act_fn", json["act_fn"], "undertow supports only 'silu'")
     channels = json.get("block_out_channels")
-    if not isinstance(channels, list | tuple) or not all(isinstance(width, int) for width in channels):
-        raise ConfigError("block_out_channels", channels, "must be a list of integers")
+    if not isinstance(channels, list | tuple) or not all(map(is_whole, channels)):
+        raise ConfigError("block_out_channels", channels, "must be a list of whole numbers")
     for field, kind in (("down_block_types", DOWN), ("up_block_types", UP)):
         expected = [kind] * len(channels)
-        if list(json.get(field, expected)) != expected:
-            raise ConfigError(field, json[field], f"undertow supports {kind}, one per level")
-    sample_size = json.get("sample_size", 32)
+        given = json.get(field, expected)
+        if not isinstance(given, list | tuple) or list(given) != expected:
+            raise ConfigError(field, given, f"undertow supports {kind}, one per level")
     return VAEConfig(
         level_channels=tuple(channels),
-        resnets=_integer(json, "layers_per_block", 1),
-        in_channels=_integer(json, "in_channels", 3),
-        out_channels=_integer(json, "out_channels", 3),
-        latent_channels=_integer(json, "latent_channels", 4),
-        norm_groups=_integer(json, "norm_num_groups", 32),
-        middle_attention=json.get("mid_block_add_attention", True),
-        quant_conv=json.get("use_quant_conv", True),
-        post_quant_conv=json.get("use_post_quant_conv", True),
-        force_upcast=json.get("force_upcast", False),
-        sample_size=max(sample_size) if isinstance(sample_size, list | tuple) else sample_size,
+        resnets=whole(json, "layers_per_block", 1),
+        in_channels=whole(json, "in_channels", 3),
+        out_channels=whole(json, "out_channels", 3),
+        latent_channels=whole(json, "latent_channels", 4),
+        norm_groups=whole(json, "norm_num_groups", 32),
+        middle_attention=flag(json, "mid_block_add_attention", True),
+        quant_conv=flag(json, "use_quant_conv", True),
+        post_quant_conv=flag(json, "use_post_quant_conv", True),
+        force_upcast=flag(json, "force_upcast", False),
+        sample_size=_sample_size(json),
         latent_space=_read_latent_space(json),
     )
 
@@ -74,19 +75,20 @@ def vae_config_to_diffusers(config: VAEConfig) -> dict[str, Any]:
 
 def _read_latent_space(json: Mapping[str, Any]) -> LatentSpace:
     """The published space with these numbers, which brings its preview factors, or one without."""
-    mean, std, shift = json.get("latents_mean"), json.get("latents_std"), json.get("shift_factor")
     space = LatentSpace(
-        scale=float(json.get("scaling_factor", 0.18215)),
-        shift=0.0 if shift is None else float(shift),
-        channels=_integer(json, "latent_channels", 4),
-        mean=None if mean is None else tuple(map(float, mean)),
-        std=None if std is None else tuple(map(float, std)),
+        scale=number(json, "scaling_factor", 0.18215),
+        shift=0.0 if json.get("shift_factor") is None else number(json, "shift_factor"),
+        channels=whole(json, "latent_channels", 4),
+        mean=numbers(json, "latents_mean"),
+        std=numbers(json, "latents_std"),
     )
     return next((known for known in LATENT_SPACES.values() if replace(known, preview_factors=None) == space), space)
 
 
-def _integer(json: Mapping[str, Any], field: str, default: int) -> int:
-    value = json.get(field, default)
-    if not isinstance(value, int):
-        raise ConfigError(field, value, "must be an integer")
-    return value
+def _sample_size(json: Mapping[str, Any]) -> int:
+    """A side in pixels, the longer one where the file has both."""
+    given = json.get("sample_size", 32)
+    sides = given if isinstance(given, list | tuple) else [given]
+    if not sides or not all(map(is_whole, sides)):
+        raise ConfigError("sample_size", given, "must be a whole number")
+    return max(sides)

@@ -1,17 +1,12 @@
 """Latent spaces: how the numbers that an autoencoder makes become those that a U-Net was trained on, and a preview.
 
-A U-Net wants latents of about unit variance; each family divides by its own constants. They are applied once, here,
-between the two networks (R153).
+A U-Net wants latents of about unit variance; each family divides by its own constants. `vae/latent_values.py` applies
+them. The records here import no torch, because architectures are read without it.
 """
 
 from dataclasses import dataclass
 
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
-
-from undertow.errors import ConfigError, InvalidInput
-from undertow.shapes import Latents
+from undertow.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,49 +48,6 @@ class LatentSpace:
         if self.preview_factors is not None and len(self.preview_factors.weight) != self.channels:
             raise ConfigError(
                 "latent_space.preview_factors", self.preview_factors, f"need one row per channel, {self.channels}"
-            )
-
-    def to_model(self, latents: Latents) -> Latents:
-        """What the encoder made, as the U-Net wants it."""
-        self._check(latents)
-        return ((latents - self._offset(latents)) * (self.scale / self._deviation(latents))).to(latents.dtype)
-
-    def from_model(self, latents: Latents) -> Latents:
-        """What the U-Net made, as the decoder wants it."""
-        self._check(latents)
-        return (latents * (self._deviation(latents) / self.scale) + self._offset(latents)).to(latents.dtype)
-
-    def preview(self, latents: Latents) -> UInt8[Tensor, "batch height width 3"]:
-        """A small picture of what the U-Net's (denoised) latents show, one pixel per cell, at the cost of one matrix
-        product; NaN is black. Errors: `InvalidInput` when this space has no factors."""
-        self._check(latents)
-        if self.preview_factors is None:
-            raise InvalidInput(
-                "preview", "without factors", "a latent space with preview factors", "decode with the autoencoder"
-            )
-        weight = torch.tensor(self.preview_factors.weight, device=latents.device)
-        bias = torch.tensor(self.preview_factors.bias, device=latents.device)
-        rgb = latents.float().permute(0, 2, 3, 1) @ weight + bias
-        return ((rgb + 1) * 127.5).nan_to_num(nan=0.0).clamp(0, 255).round().to(torch.uint8)
-
-    def _offset(self, like: Tensor) -> Float[Tensor, "1 channels 1 1"]:
-        return self._per_channel((self.shift,) * self.channels if self.mean is None else self.mean, like)
-
-    def _deviation(self, like: Tensor) -> Float[Tensor, "1 channels 1 1"]:
-        return self._per_channel((1.0,) * self.channels if self.std is None else self.std, like)
-
-    def _per_channel(self, values: tuple[float, ...], like: Tensor) -> Float[Tensor, "1 channels 1 1"]:
-        """In float32 or better, so that only the result is rounded: 0.18215 itself is off by 0.1 % in bfloat16."""
-        dtype = torch.promote_types(like.dtype, torch.float32)
-        return torch.tensor(values, dtype=dtype, device=like.device)[None, :, None, None]
-
-    def _check(self, latents: Tensor) -> None:
-        if latents.ndim != 4 or latents.shape[1] != self.channels:
-            raise InvalidInput(
-                "latents",
-                list(latents.shape),
-                f"[batch, {self.channels}, height, width]",
-                "use the latent space of this model's family",
             )
 
 

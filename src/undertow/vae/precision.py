@@ -1,6 +1,6 @@
 """Encoding and decoding with care: row by row, within a memory budget, in a type of their own, watched for overflow.
 
-    decoded = decode_safely(vae, latent_space.from_model(latents), budget_bytes=2**30)
+    decoded = decode_safely(vae, latents_from_model(latent_space, latents), budget_bytes=2**30)
     decoded.pixels, decoded.report
 
 A row's result does not depend on the other rows, and with or without a budget it is the same up to rounding: every

@@ -144,7 +144,7 @@ def _shapes_only(config: UNetConfig) -> dict[str, TensorInfo]:
         for leaf in ("to_k_ip", "to_v_ip")
     }
     shapes["image_proj.proj.weight"] = (4 * config.context_dim, 1024)
-    return {name: TensorInfo(dtype=torch.float16, shape=shape) for name, shape in shapes.items()}
+    return {name: TensorInfo(kind="F16", shape=shape) for name, shape in shapes.items()}
 
 
 def test_missing_surplus_and_reshaped_matrices_are_listed(unet, tmp_path):

@@ -17,7 +17,7 @@ from undertow.adapters.lora.write import FORMATS, TrainedLora, kohya_stem, write
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import WeightRows
 from undertow.training.caption_encoder import CaptionEncoder
-from undertow.training.lora import export_lora
+from undertow.training.lora_export import export_lora
 from undertow.training.low_rank import in_slots
 from undertow.unet.conditioning import Ports
 from undertow.unet.config import UNetConfig

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 import undertow
 from tests.checkpoints.crafted import assert_same_weights, ldm_shapes, ldm_tensors, raw_file, sparse_file
 from tests.golden.minis import M15, build
-from undertow.checkpoints.files.header import MAX_HEADER_BYTES, MAX_TENSORS, read_header
+from undertow.checkpoints.files.header import read_header
 from undertow.checkpoints.files.pickled import as_safetensors
 from undertow.checkpoints.files.weights import open_weights
 from undertow.checkpoints.identify.checkpoint import OpenOptions
@@ -31,6 +31,7 @@ from undertow.errors import (
     UnsafeFile,
     UnsupportedModel,
 )
+from undertow.limits import HEADER_BYTES, TENSORS
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
 from undertow.unet.unet import UNet
 
@@ -80,7 +81,7 @@ def test_what_is_no_safetensors_file_is_named(name, tmp_path):
 
 
 HEADERS = {
-    "longer than allowed": ({"length": MAX_HEADER_BYTES + 1, "header": b"{}" + bytes(64)}, "16,777,216 are allowed"),
+    "longer than allowed": ({"length": HEADER_BYTES.usual + 1, "header": b"{}" + bytes(64)}, "16,777,216 are allowed"),
     "longer than the file": ({"length": 5000, "header": ONE}, "cut off"),
     "not json": ({"header": b"{not json}"}, "not JSON"),
     "deep": ({"header": b'{"a":' + b"[" * 100_000}, "not JSON"),
@@ -123,7 +124,7 @@ def test_impossible_headers_are_refused(name, tmp_path):
 
 
 def test_too_many_tensors_are_refused(tmp_path):
-    empty = {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(MAX_TENSORS + 1)}
+    empty = {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(TENSORS.usual + 1)}
     with pytest.raises(CorruptFile, match="50,001 tensors"):
         read_header(raw_file(tmp_path / "model.safetensors", empty))
 

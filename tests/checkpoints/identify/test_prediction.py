@@ -8,11 +8,12 @@ from tests.checkpoints.crafted import ldm_shapes, ldm_tensors, sparse_file
 from tests.golden.minis import M15, M21, build
 from undertow.checkpoints.files.weights import open_weights
 from undertow.checkpoints.identify.identification import identify
-from undertow.checkpoints.identify.prediction import SD2_STATISTIC, Hints, find_prediction, parse_prediction
+from undertow.checkpoints.identify.prediction import SD2_STATISTIC, Hints, find_prediction
 from undertow.checkpoints.read.model_loading import load_model
 from undertow.diffusion.parameterizations import Epsilon, VPrediction, XPrediction
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import InvalidInput
+from undertow.known_names import parse_prediction
 from undertow.unet.config import UNetConfig
 
 STATISTIC = "model.diffusion_model.output_blocks.11.1.transformer_blocks.0.norm1.bias"

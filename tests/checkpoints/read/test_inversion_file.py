@@ -44,6 +44,21 @@ def test_safetensors_of_one_embedding(tmp_path, tensors, made_for, vectors, name
     assert holds_inversions(read_header(path).tensors)
 
 
+def test_diffusers_form_is_read_at_the_width_of_any_model(tmp_path):
+    """The embedded model's encoder is 192 wide, as no published one is: brackets tell it, or whoever gives the file."""
+    path = tmp_path / "small.safetensors"
+    for name, guessed in (("<owl>", True), ("owl", False)):
+        save_file({name: torch.ones(192)}, path)
+        assert holds_inversions(read_header(path).tensors) == guessed
+        (found,) = read_inversions(path)
+        assert (found.names, found.vectors[""].shape) == ((name, "small"), (1, 192))
+    with pytest.raises(UnknownCheckpoint):
+        read_inversions(path, asked=False)
+    save_file({"weight.owl": torch.ones(192)}, path)
+    with pytest.raises(UnknownCheckpoint):
+        read_inversions(path)
+
+
 def test_several_tokens_and_bundles_are_several(tmp_path):
     save_file({"<s0>": L[0].clone(), "<s1>": L[1].clone()}, tmp_path / "two.safetensors")
     assert [(one.names, one.vectors["clip_l"].shape) for one in read_inversions(tmp_path / "two.safetensors")] == [

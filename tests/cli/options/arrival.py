@@ -19,7 +19,8 @@ import typer
 from PIL import Image
 
 import undertow
-from undertow.cli.app import VERBS, Verb, main
+from undertow.cli.app import main
+from undertow.cli.verbs import VERBS, Verb
 
 # Everything is imported before anything is replaced: what is imported later would keep a stand-in for good.
 for _module in pkgutil.walk_packages(undertow.__path__, "undertow."):
@@ -49,6 +50,7 @@ LOADED: Places = {
     "load.text": None,
     "load.ema": False,
     "load.mmap": False,
+    "load.lazy": False,
     "load.allow_pickle": False,
 }
 """What arrives at `undertow.load` beside the source, of a verb that says nothing else."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tests.cli.options.arrival import LOADED, Boundary, Command, case
+from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Command, case
 from tests.cli.options.generate import result_of
 from undertow import Adapter
 from undertow.checkpoints.files.words import read_vocabulary
@@ -42,6 +42,7 @@ def comparing(at: Boundary) -> None:
     sheet = Image.new("RGB", (8, 8))
     sheet.save("old.png")
     at.stand_in("undertow.inspection.contact_sheet.contact_sheet", lambda *_, **__: sheet, unnoted=("cells",))
+    at.stand_in("undertow.cli.compare.show", unnoted=("pictures",))
 
 
 def requests(
@@ -63,9 +64,12 @@ COMPARE = Command(
         "contact_sheet.rows": ["euler", "heun", "dpmpp_2m"],
         "contact_sheet.columns": ["steps 5", "steps 10", "steps 20"],
         "contact_sheet.title": "red apple · seed 0 · schedule karras, guidance 5.0",
+        "show.columns": 120,
         "files": ["out/compare.png"],
     },
     cases=(
+        case("--no-show", show__columns=ABSENT),
+        case("--no-show", "--show", "--model", "other", load__source="other"),
         case("--model", "other", load__source="other"),
         case("--samplers", "ddim, lms", requests=requests(("ddim", "lms")), contact_sheet__rows=["ddim", "lms"]),
         case("--schedules", "simple", requests=requests(schedule="simple"),
@@ -174,6 +178,8 @@ def sampling(at: Boundary) -> None:
     at.stand_in("undertow.training.figures.save_grid", unnoted=("pixels",))
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
     Path("old.png").touch()
+    Path("my-run/unet").mkdir(parents=True)
+    Path("my-run/unet/config.json").touch()
 
 
 def settings(**other: Any) -> SamplingSettings:

@@ -79,7 +79,7 @@ def boundary(at: Boundary) -> None:
     at.patch.setattr("torch.cuda.is_available", lambda: False)
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
     at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
-    at.stand_in("undertow.cli.generate.show")
+    at.stand_in("undertow.cli.generate.show", unnoted=("columns",))
 
 
 def with_old_pictures(at: Boundary) -> None:
@@ -140,6 +140,8 @@ ARRIVES = REQUEST | {
     "run.latents": None,
     "run.debug": Debug(),
     "run.low_vram": False,
+    "run.budget_bytes": None,
+    "run.course": (),
     "run.vae_clamp": False,
     "run.non_finite": "fail",
     "show.pictures": [image()],
@@ -155,6 +157,8 @@ OF_THE_REQUEST = (
     case("--sampler-option", "eta=0.5", "--sampler-option", "s_noise=2",
          request__sampler_options={"eta": 0.5, "s_noise": 2.0}),
     case("--schedule", "simple", request__schedule="simple"),
+    case("--timestep-map", "nearest", request__timestep_map="nearest"),
+    case("--noise-convention", "comfy", request__noise_convention="comfy"),
     case("--sigmas", "14,5,1,0", request__sigmas=(14.0, 5.0, 1.0, 0.0)),
     case("--seed", "11", request__seed=11, files=["out/11.png"]),
     case("--seed", "first", refused="a whole number from 0 on, or random"),
@@ -165,6 +169,7 @@ OF_THE_REQUEST = (
     case("-o", "folder", files=["folder/44.png"]),
     case("--count", "2", request__count=2, show__pictures=[image()] * 2, files=["out/44.png", "out/45.png"]),
     case("--size", "48x32", request__size=(32, 48)),
+    case("--size", "48", request__size=(48, 48)),
     case("--image", "photo.png", request__image=PHOTO),
     case("--image", "photo.png", "--mask", "mask.png", request__image=PHOTO, request__mask=MASK),
     case("--depth", "depth.png", request__depth=DEPTH),
@@ -225,7 +230,8 @@ OF_THE_MODEL = (
 )
 
 OF_THE_RUN = (
-    case("--low-vram", run__low_vram=True),
+    case("--low-vram", run__low_vram=True, load__lazy=True),
+    case("--budget", "1.5GB", run__budget_bytes=1_500_000_000, load__lazy=True),
     case("--vae-clamp", run__vae_clamp=True),
     case("--debug", "nan", run__debug=Debug(nan=True)),
     case("--debug", "timing,shapes", run__debug=Debug(timing=True, shapes=True)),
@@ -316,7 +322,7 @@ AGAIN = Command(
              files=["out/51.png", "out/52.png", "out/53.png"]),
         case("--model", "newer", load__source="newer"),
         case("--precision", "bf16", load__dtype=torch.bfloat16),
-        case("--low-vram", run__low_vram=True),
+        case("--low-vram", run__low_vram=True, load__lazy=True),
         case("--out", "again.png", files=["again.png"]),
     ),
 )  # fmt: skip

@@ -40,6 +40,8 @@ OF_A_RUN = base(Digits(size=8), Flow(), steps=31, ema_decay=0.75)
 
 def boundary(at: Boundary) -> None:
     Path("settings.json").write_text(json.dumps(config_to_json(OF_A_FILE)))
+    for folder in ("pictures", "archive", "other"):
+        Path(folder).mkdir()
     for kind in ("Digits", "Cifar10", "ImageFolder"):
         at.patch.setattr(f"undertow.training.data.{kind}.open", lambda _: SimpleNamespace(skipped=()))
 

@@ -10,7 +10,8 @@ import torch
 from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Case, Command, case
 from undertow.training.low_rank import TRANSFORMERS
 
-PICTURES = SimpleNamespace(captions=("red apple",))
+HINTS = (torch.zeros(3, 4, 4, dtype=torch.uint8),)
+PICTURES = SimpleNamespace(captions=("red apple",), pixels=HINTS)
 NATIVE = 64
 """The side of the pictures that the model was trained on."""
 
@@ -19,6 +20,9 @@ def common(at: Boundary) -> None:
     """A model that can be trained, in the folder `base`, and its pictures, of which nothing is looked at."""
     model = SimpleNamespace(path=Path("base"))
     Path("base/image_encoder").mkdir(parents=True)
+    for name in ("mine", "old.safetensors", "vision"):
+        Path(name).touch()
+    Path("looks").mkdir()
     at.stand_in("undertow.service.load", SimpleNamespace(model=model))
     at.stand_in("undertow.training.base_model.require_trainable", unnoted=("model",))
     at.stand_in("undertow.training.base_model.native_size", NATIVE, unnoted=("model",))
@@ -43,6 +47,12 @@ def standing_in(path: str, at: Boundary) -> None:
         return SimpleNamespace(unet={}, for_text=lambda: None)
 
     at.patch.setattr(f"{module}.{name}", train)
+
+
+def standing_in_for_the_sample(verb: str, at: Boundary) -> None:
+    """Of a finished training: where its picture would be."""
+    unnoted = ("console", "base", "pictures", "adapter")
+    at.stand_in(f"undertow.cli.{verb}.draw_sample", unnoted=unnoted)
 
 
 def written(at: Boundary) -> Callable[..., None]:
@@ -130,9 +140,9 @@ def lora(at: Boundary) -> None:
     def export_lora(*given: Any) -> None:
         at.arrived["title"] = given[-1]
 
-    at.patch.setattr("undertow.training.lora.export_lora", export_lora)
+    at.patch.setattr("undertow.training.lora_export.export_lora", export_lora)
     at.patch.setattr("undertow.adapters.lora.write.write_lora", written(at))
-    at.stand_in("undertow.cli.train_lora.draw_sample", unnoted=("console", "base", "pictures"))
+    standing_in_for_the_sample("train_lora", at)
     at.stand_in("undertow.training.lora_start.read_start", START, unnoted=("model",))
 
 
@@ -152,16 +162,16 @@ LORA = Command(
         start=None,
         title="lora",
         write__format="kohya",
-        draw_sample__lora=Path("runs/lora/lora.safetensors"),
+        draw_sample__file=Path("runs/lora/lora.png"),
         files=["runs/lora/lora.safetensors"],
     ),
     cases=(
         *COMMON,
         case("--out", "my/style", out=Path("my/style"), title="style", files=["my/style/style.safetensors"],
-             draw_sample__lora=Path("my/style/style.safetensors")),
+             draw_sample__file=Path("my/style/style.png")),
         case("--start-from", "old.safetensors", read_start__path=Path("old.safetensors"), start=START,
              settings__rank=5, settings__alpha=2.0, settings__sites=("conv_in",), settings__text_encoder=True),
-        case("--no-sample", draw_sample__lora=ABSENT),
+        case("--no-sample", draw_sample__file=ABSENT),
         case("--rank", "3", settings__rank=3, settings__alpha=3.0),
         case("--alpha", "2.5", settings__alpha=2.5),
         case("--sites", "*.attn2.*", "--sites", "conv_in", settings__sites=("*.attn2.*", "conv_in")),
@@ -169,7 +179,7 @@ LORA = Command(
         case("--dropout-captions", "0.25", settings__dropped=0.25),
         case("--format", "peft", write__format="peft"),
         case("--title", "name", title="name", files=["runs/lora/name.safetensors"],
-             draw_sample__lora=Path("runs/lora/name.safetensors")),
+             draw_sample__file=Path("runs/lora/name.png")),
         case("--device", "meta", load__device="meta"),
     ),
 )  # fmt: skip
@@ -177,7 +187,8 @@ LORA = Command(
 
 def controlnet(at: Boundary) -> None:
     common(at)
-    at.stand_in("undertow.training.paired_images.hints_for", "hints")
+    at.stand_in("undertow.training.paired_images.hints_for", HINTS)
+    standing_in_for_the_sample("train_controlnet", at)
     standing_in("undertow.training.controlnet.train_controlnet", at)
 
     def write(trained: Any, folder: Path) -> Path:
@@ -198,19 +209,23 @@ CONTROLNET = Command(
         hints_for__pictures=PICTURES,
         hints_for__hint="canny",
         hints_for__folder=Path("pictures"),
-        beside=[PICTURES, "hints"],
+        beside=[PICTURES, HINTS],
+        draw_sample__file=Path("runs/controlnet/controlnet.png"),
         files=["runs/controlnet/controlnet/config.json"],
     ),
     cases=(
         *without("--images"),
         case("--images", "others", load_captioned__folder=Path("others"), hints_for__folder=Path("others")),
         case("--hint", "tile", hints_for__hint="tile"),
-        case("--out", "my/edges", out=Path("my/edges"), files=["my/edges/edges/config.json"]),
+        case("--out", "my/edges", out=Path("my/edges"), files=["my/edges/edges/config.json"],
+             draw_sample__file=Path("my/edges/edges.png")),
+        case("--no-sample", draw_sample__file=ABSENT),
         case("--dropout-captions", "0.25", settings__dropped=0.25),
-        case("--title", "name", files=["runs/controlnet/name/config.json"]),
+        case("--title", "name", files=["runs/controlnet/name/config.json"],
+             draw_sample__file=Path("runs/controlnet/name.png")),
         case("--device", "meta", load__device="meta"),
     ),
-)
+)  # fmt: skip
 
 
 ENCODER = SimpleNamespace(config=SimpleNamespace(image_size=32))
@@ -219,7 +234,8 @@ ENCODER = SimpleNamespace(config=SimpleNamespace(image_size=32))
 def image_prompt(at: Boundary) -> None:
     common(at)
     at.stand_in("undertow.adapters.image_prompt.encoder.load_image_encoder", ENCODER)
-    at.stand_in("undertow.training.paired_images.load_paired_images", "references")
+    at.stand_in("undertow.training.paired_images.load_paired_images", HINTS)
+    standing_in_for_the_sample("train_image_prompt", at)
     standing_in("undertow.training.image_prompt.train_image_prompt", at)
     at.patch.setattr("undertow.adapters.image_prompt.image_prompt_file.write_image_prompt", written(at))
 
@@ -238,6 +254,7 @@ IMAGE_PROMPT = Command(
         settings__dropped_both=0.05,
         beside=[ENCODER, PICTURES],
         references=None,
+        draw_sample__file=Path("runs/image-prompt/image-prompt.png"),
         files=["runs/image-prompt/image-prompt.safetensors"],
     )
     | {
@@ -249,16 +266,19 @@ IMAGE_PROMPT = Command(
     cases=(
         *COMMON,
         case("--encoder", "vision", load_image_encoder__source=Path("vision")),
-        case("--references", "looks", references="references", load_paired_images__folder=Path("looks"),
+        case("--references", "looks", references=HINTS, load_paired_images__folder=Path("looks"),
              load_paired_images__pictures=Path("pictures"), load_paired_images__size=32),
-        case("--out", "my/look", out=Path("my/look"), files=["my/look/look.safetensors"]),
+        case("--out", "my/look", out=Path("my/look"), files=["my/look/look.safetensors"],
+             draw_sample__file=Path("my/look/look.png")),
+        case("--no-sample", draw_sample__file=ABSENT),
         case("--variant", "plus", settings__variant="plus"),
         case("--variant", "full", settings__variant="full"),
         case("--tokens", "9", settings__tokens=9),
         case("--dropout-images", "0.11", settings__dropped_images=0.11),
         case("--dropout-captions", "0.12", settings__dropped_captions=0.12),
         case("--dropout-both", "0.13", settings__dropped_both=0.13),
-        case("--title", "name", files=["runs/image-prompt/name.safetensors"]),
+        case("--title", "name", files=["runs/image-prompt/name.safetensors"],
+             draw_sample__file=Path("runs/image-prompt/name.png")),
         case("--device", "meta", load__device="meta", load_image_encoder__device="meta"),
     ),
 )  # fmt: skip

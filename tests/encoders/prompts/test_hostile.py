@@ -14,7 +14,7 @@ from undertow.encoders.prompts import DIALECTS, parse_prompt
 from undertow.encoders.prompts.source import MAX_PARTS
 from undertow.encoders.prompts.tree import fragments
 from undertow.errors import InvalidInput, PromptError
-from undertow.prompt_text import LIMIT, MAX_PROMPT_BYTES
+from undertow.limits import PROMPT_BYTES
 
 
 def test_time_grows_with_the_length_and_not_with_its_square():
@@ -63,19 +63,19 @@ def test_a_hundred_texts_are_weakened_at_most():
 
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_sixteen_kibibytes_are_read_and_no_more(dialect):
-    longest = "é" * (MAX_PROMPT_BYTES // 2)
-    assert MAX_PROMPT_BYTES == 16384
+    longest = "é" * (PROMPT_BYTES.usual // 2)
+    assert PROMPT_BYTES.usual == 16384
     assert fragments(parse_prompt(longest, dialect).tree)
     with pytest.raises(InvalidInput, match="prompt is 16,385 bytes long, expected at most 16,384"):
         parse_prompt(longest + "a", dialect)
 
 
 def test_the_limit_is_set_by_a_variable(monkeypatch):
-    monkeypatch.setenv(LIMIT, "20000")
+    monkeypatch.setenv(PROMPT_BYTES.variable, "20000")
     assert parse_prompt("a" * 20000)
     with pytest.raises(InvalidInput, match="20,001 bytes long, expected at most 20,000"):
         parse_prompt("a" * 20001)
-    monkeypatch.setenv(LIMIT, "many")
+    monkeypatch.setenv(PROMPT_BYTES.variable, "many")
     with pytest.raises(InvalidInput, match="UNDERTOW_MAX_PROMPT_BYTES is 'many', expected a whole number"):
         parse_prompt("a")
 

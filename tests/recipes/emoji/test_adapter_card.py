@@ -12,7 +12,7 @@ from undertow.adapters.lora.write import write_lora
 from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.files.weights import write_tensors
 from undertow.errors import DataError, UnknownCheckpoint
-from undertow.training.lora import export_lora
+from undertow.training.lora_export import export_lora
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from recipes.emoji.autoencoder import (
 )
 from tests.recipes.emoji.tiny import TINY, drawn_glyphs
 from tests.vae.minis import build
-from undertow.pictures import from_uint8
+from undertow.pictures.pixels import from_uint8
 from undertow.training.randomness import generator_for
 
 ROUNDING = 1e-3

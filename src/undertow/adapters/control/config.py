@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from undertow.errors import ConfigError
+from undertow.json_fields import flag, is_whole, whole
+from undertow.limits import LAYERS, WIDTH
 from undertow.unet.config import UNetConfig
 from undertow.unet.diffusers_config import CONDITIONAL, config_from_diffusers, config_to_diffusers
 
@@ -30,6 +32,10 @@ class ControlNetConfig:
     def __post_init__(self) -> None:
         if not self.hint_channels or min(self.hint_channels) < 1:
             raise ConfigError("hint_channels", self.hint_channels, "needs at least one width, each at least 1")
+        if max(*self.hint_channels, self.hint_in) > WIDTH.most:
+            raise ConfigError("hint_channels", (*self.hint_channels, self.hint_in), WIDTH.rule)
+        if len(self.hint_channels) > LAYERS.most:
+            raise ConfigError("hint_channels", len(self.hint_channels), LAYERS.rule)
         if self.hint_in < 1:
             raise ConfigError("hint_in", self.hint_in, "must be at least 1")
         if self.unet.guidance_dim is not None:
@@ -67,6 +73,10 @@ class T2IConfig:
         for name in ("resnets", "hint_in", "hint_factor"):
             if getattr(self, name) < 1:
                 raise ConfigError(name, getattr(self, name), "must be at least 1")
+            if getattr(self, name) > WIDTH.most:
+                raise ConfigError(name, getattr(self, name), WIDTH.rule)
+        if self.layers > LAYERS.most:
+            raise ConfigError("layers", self.layers, LAYERS.rule)
         if not self.channels or min(self.channels) < 1:
             raise ConfigError("channels", self.channels, "needs at least one width, each at least 1")
         if self.kind == "light" and any(width % 4 for width in self.channels):
@@ -75,6 +85,11 @@ class T2IConfig:
             )
         if self.kind == "xl" and (len(self.channels) != 4 or self.channels[2] != self.channels[3]):
             raise ConfigError("channels", self.channels, "must be four in the XL form, the last two equal")
+
+    @property
+    def layers(self) -> int:
+        """ResBlocks."""
+        return self.resnets * (len(self.channels) + (self.kind == "light"))
 
     def stages(self) -> tuple[T2IStage, ...]:
         """One record for each feature map, the finest first."""
@@ -112,18 +127,14 @@ _NOT_THERE = ("out_channels", "up_block_types", "sample_size", "dropout", "time_
 
 def control_config_from_diffusers(json: Mapping[str, Any]) -> ControlNetConfig:
     """The architecture that a ControlNetModel's config describes. Errors: `ConfigError` names the field."""
-    hint_in = json.get("conditioning_channels", 3)
+    hint_in = whole(json, "conditioning_channels", 3)
     channels = json.get("conditioning_embedding_out_channels", [16, 32, 96, 256])
     order = json.get("controlnet_conditioning_channel_order", "rgb")
-    pool = json.get("global_pool_conditions", False)
-    if not isinstance(hint_in, int) or isinstance(hint_in, bool):
-        raise ConfigError("conditioning_channels", hint_in, "must be a whole number")
-    if not isinstance(channels, list | tuple) or not all(isinstance(width, int) for width in channels):
+    pool = flag(json, "global_pool_conditions", False)
+    if not isinstance(channels, list | tuple) or not all(map(is_whole, channels)):
         raise ConfigError("conditioning_embedding_out_channels", channels, "must be a list of whole numbers")
     if order not in ("rgb", "bgr"):
         raise ConfigError("controlnet_conditioning_channel_order", order, "must be 'rgb' or 'bgr'")
-    if not isinstance(pool, bool):
-        raise ConfigError("global_pool_conditions", pool, "must be true or false")
     unet = {**_DEFAULTS, **{name: value for name, value in json.items() if name not in _OF_THE_HINT}}
     down = unet["down_block_types"]
     if not isinstance(down, list | tuple) or not all(isinstance(kind, str) for kind in down):

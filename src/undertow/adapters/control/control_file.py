@@ -34,6 +34,7 @@ from undertow.checkpoints.keymap.contents import Part, make_part
 from undertow.checkpoints.keymap.prefixes import CONTROL_PREFIXES, Dialect
 from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
 from undertow.errors import AdapterMismatch, ConfigError, InvalidInput, UnknownCheckpoint
+from undertow.state_dicts import require_layers
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
 
@@ -129,6 +130,7 @@ def _read_controlnet(opened: OpenedAdapter, base: UNet, health: Health) -> Contr
         config = control_config_from_diffusers(opened.config)
     else:
         config = derive_control_config(shapes, base.config, opened.path)
+    require_layers(opened.path, sum(level.resnets for level in config.unet.levels), len(opened.tensors))
     network = build_on_meta(lambda: ControlNet(config, base.kernel))
     return load_network(network, PartSource(weights=opened.weights, part=part), _like(base), health)
 
@@ -140,6 +142,7 @@ def _read_t2i(opened: OpenedAdapter, base: UNet, health: Health) -> T2IAdapter:
     else:
         shapes = {ours: tuple(opened.tensors[file].shape) for ours, file in names.items()}
         config = t2i_config_from_shapes(shapes, opened.path)
+    require_layers(opened.path, config.layers, len(opened.tensors))
     try:
         network = build_on_meta(lambda: T2IAdapter(config, base.config))
     except ConfigError as err:

@@ -19,11 +19,12 @@ from undertow.adapters.control.residuals import (
     residual_port,
 )
 from undertow.adapters.files.opened import OpenedAdapter
+from undertow.adapters.files.picture_readers import require_pictures
 from undertow.adapters.kind import AdapterKind, BatchRow, require_no
 from undertow.adapters.lora.updates import LayerUpdates
 from undertow.adapters.pictures import Hint, LatentGrid
 from undertow.errors import InvalidInput
-from undertow.picture_files import several
+from undertow.pictures.files import several
 from undertow.unet.conditioning import Ports, Residuals
 from undertow.unet.runner import Runner
 
@@ -43,13 +44,10 @@ class ResolvedControl:
     def __post_init__(self) -> None:
         adapter, kind = self.adapter, self.file.title
         images, masks = len(several(adapter.image)), len(several(adapter.mask))
-        if images + (self.hint is not None) != 1:
-            raise InvalidInput(
-                f"image of {adapter.title}",
-                f"{images} pictures" if self.hint is None else "given beside a control hint",
-                f"one control map for this {kind}",
-                "`undertow preprocess` makes one from a picture",
-            )
+        if self.hint is None:
+            require_pictures(adapter, kind, several_allowed=False)
+        elif images:
+            raise InvalidInput(f"image of {adapter.title}", "given beside a control hint", "one of the two")
         if masks > 1:
             raise InvalidInput(f"mask of {adapter.title}", f"{masks} masks", "at most one")
         if adapter.control_mode != "balanced" and not isinstance(self.file.network, ControlNet):

@@ -12,6 +12,7 @@ from typing import Any
 from undertow.adapters.control.config import T2IConfig, T2IKind
 from undertow.adapters.control.derive import size
 from undertow.errors import ConfigError, UnknownCheckpoint
+from undertow.json_fields import is_whole, text, whole
 
 T2I = "T2IAdapter"
 ROOT = "adapter."
@@ -82,21 +83,16 @@ def t2i_config_from_shapes(shapes: Mapping[str, tuple[int, ...]], path: Path) ->
 
 def t2i_config_from_diffusers(json: Mapping[str, Any]) -> T2IConfig:
     """The architecture that a T2IAdapter's config describes. Errors: `ConfigError` names the field."""
-    kind = json.get("adapter_type", "full_adapter")
+    kind = text(json, "adapter_type", "full_adapter")
     if kind not in _KINDS:
         raise ConfigError("adapter_type", kind, f"must be {' or '.join(_KINDS)}")
     channels = json.get("channels", [320, 640, 1280, 1280])
-    if not isinstance(channels, list | tuple) or not all(isinstance(width, int) for width in channels):
+    if not isinstance(channels, list | tuple) or not all(map(is_whole, channels)):
         raise ConfigError("channels", channels, "must be a list of whole numbers")
-    numbers = {"num_res_blocks": 2, "in_channels": 3, "downscale_factor": 8}
-    for name, usual in numbers.items():
-        numbers[name] = json.get(name, usual)
-        if not isinstance(numbers[name], int):
-            raise ConfigError(name, numbers[name], "must be a whole number")
     return T2IConfig(
         kind=_KINDS[kind],
         channels=tuple(channels),
-        resnets=numbers["num_res_blocks"],
-        hint_in=numbers["in_channels"],
-        hint_factor=numbers["downscale_factor"],
+        resnets=whole(json, "num_res_blocks", 2),
+        hint_in=whole(json, "in_channels", 3),
+        hint_factor=whole(json, "downscale_factor", 8),
     )

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from undertow.embedded import did_you_mean
 from undertow.errors import UnknownCheckpoint
+from undertow.lookup import did_you_mean
 
 ADAPTERS, ENDING = "adapters", ".safetensors"
 

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar, runtime_checkable
 
+from undertow.adapters.files.opened import files_to_read
+
 LIBRARY_BYTES = 2 * 2**30
 """Memory for files that are not in use at the moment."""
 
@@ -51,6 +53,10 @@ class Library(Generic[AnyLoaded]):
         """Memory of all cached files."""
         return sum(held.size_bytes for held in self._held.values())
 
+    def forget(self) -> None:
+        """Empties the cache: what is in use lives on where it is used, everything else is read again when needed."""
+        self._held.clear()
+
     def get(self, source: str | Path) -> AnyLoaded:
         """The contents of a file. Errors: those of `read`, which leave the cache unchanged."""
         stamp = _stamp(source)
@@ -68,10 +74,11 @@ class Library(Generic[AnyLoaded]):
 
 
 def _stamp(source: str | Path) -> Stamp | None:
-    """Identifies the current version of a file, or of all files in a folder; `None` for what is not on this machine."""
+    """Identifies the current version of a file, or of what may be read in a folder; `None` for what is not on this
+    machine."""
     path = Path(source)
     if not path.exists():
         return None
-    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    files = [path] if path.is_file() else files_to_read(path)
     found = ((file, os.stat(file)) for file in files)
     return tuple((str(file.resolve()), status.st_size, status.st_mtime_ns) for file, status in found)

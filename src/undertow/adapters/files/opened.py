@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from undertow.checkpoints.files.pickled import as_safetensors, is_pickle
 from undertow.checkpoints.files.weights import WeightFile, Weights, open_weights
 from undertow.checkpoints.keymap.contents import WRAPPERS
 from undertow.errors import UnknownCheckpoint
+from undertow.limits import FOLDER_FILES
 
 SUBFOLDERS = ("controlnet", "adapter", "t2iadapter")
 """Where a pipeline's folder keeps its ControlNet or T2I-Adapter."""
@@ -84,6 +86,23 @@ def open_adapter(source: str | Path) -> Generator[OpenedAdapter]:
         yield OpenedAdapter(weights=open_weights(path), files=(path, *own), **given)
 
 
+def files_to_read(folder: Path) -> list[Path]:
+    """The files of an adapter's folder: its own and those of `SUBFOLDERS`, whatever else lies below. Errors:
+    `UnknownCheckpoint` for a folder of more files than `limits.FOLDER_FILES`."""
+    return sorted(file for place in (folder, *(folder / name for name in SUBFOLDERS)) for file in _files_in(place))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The regular files of a folder; none of what is no folder."""
+    if not folder.is_dir():
+        return []
+    entries = list(islice(folder.iterdir(), FOLDER_FILES.most + 1))
+    if len(entries) > FOLDER_FILES.most:
+        remedy = f"give the file itself, or {FOLDER_FILES.remedy}"
+        raise UnknownCheckpoint(folder, f"a folder of more than {FOLDER_FILES.most:,} files", remedy)
+    return [path for path in entries if path.is_file()]
+
+
 def _model_folder(folder: Path) -> Path:
     if (folder / CONFIG).is_file():
         return folder
@@ -94,13 +113,14 @@ def _model_folder(folder: Path) -> Path:
 def _file_in(folder: Path) -> Path:
     """The folder itself if it has a weight file under diffusers' names of networks; else the file with a LoRA's usual
     name; else its only weight file."""
-    if any(path.name.startswith(STEMS) and ".safetensors" in path.name for path in folder.iterdir()):
+    inside = _files_in(folder)
+    if any(path.name.startswith(STEMS) and ".safetensors" in path.name for path in inside):
         return folder
     called = next((folder / name for name in (*LORA_FILES, *LORA_PICKLES) if (folder / name).is_file()), None)
     if called is not None:
         return called
     for endings in ((".safetensors",), (".bin", ".pth", ".pt", ".ckpt")):
-        files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(endings))
+        files = sorted(path for path in inside if path.name.endswith(endings))
         if len(files) > 1:
             names = ", ".join(path.name for path in files[:3])
             problem = f"a folder with {len(files)} files of weights ({names})"

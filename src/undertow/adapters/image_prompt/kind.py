@@ -8,6 +8,7 @@ from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.files.opened import OpenedAdapter
+from undertow.adapters.files.picture_readers import require_pictures
 from undertow.adapters.image_prompt.encoder import Encoders
 from undertow.adapters.image_prompt.image_port import ImagePromptRow, ImagePromptTokens, areas, combine, image_port
 from undertow.adapters.image_prompt.image_prompt_file import image_prompt_from
@@ -18,8 +19,8 @@ from undertow.adapters.lora.updates import LayerUpdates
 from undertow.adapters.pictures import Area, Hint, LatentGrid
 from undertow.encoders.image import ImageEncoder, ImageFeatures
 from undertow.errors import InvalidInput
-from undertow.picture_files import several
-from undertow.pictures import to_mask
+from undertow.pictures.files import several
+from undertow.pictures.pixels import to_mask
 from undertow.unet.conditioning import Ports
 from undertow.unet.config import UNetConfig
 from undertow.unet.runner import Runner
@@ -47,8 +48,7 @@ class ResolvedImagePrompt:
         a softmax of its own. Errors: `InvalidInput` for no picture, and masks that are not one for each;
         `AdapterMismatch` for another adapter's encoder."""
         pictures, masks = adapter.images(), adapter.masks()
-        if not pictures:
-            raise InvalidInput(f"image of {adapter.title}", None, f"reference pictures for this {prompt.title}")
+        require_pictures(adapter, prompt.title, several_allowed=True)
         if masks and len(masks) != len(pictures):
             raise InvalidInput(
                 f"mask of {adapter.title}", f"{len(masks)} masks", f"{len(pictures)}, one for each image"

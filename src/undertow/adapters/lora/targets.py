@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions
-from undertow.checkpoints.identify.families import family_of_structure, find_family
+from undertow.checkpoints.identify.families import ENCODERS, family_of_structure, find_family
 from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.keymap import BlockLayout, unet_renaming
 from undertow.checkpoints.keymap.text_names import ROOT
 from undertow.checkpoints.read.loading import build_on_meta
-from undertow.checkpoints.read.text_loading import ENCODERS
 from undertow.encoders.clip import TextEncoder
 from undertow.encoders.clip_config import PUBLISHED, ClipTextConfig
 from undertow.errors import MissingComponent

@@ -17,14 +17,18 @@ from typing import Any
 
 from undertow.checkpoints.files.locks import lock
 from undertow.errors import CorruptFile, UnknownCheckpoint
+from undertow.limits import JSON_BYTES
 
 DRAFT = re.compile(r"\.undertow-[0-9a-f]{16}\.part")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object. Errors: `UnknownCheckpoint` when there is no file, `CorruptFile` when it is not JSON."""
+    """Reads a JSON object. Errors: `UnknownCheckpoint` when there is no file, `CorruptFile` when it is not JSON, or too
+    large."""
     if not path.is_file():
         raise UnknownCheckpoint(path, "no such file", "a model folder holds config.json and a .safetensors file")
+    if (size := path.stat().st_size) > JSON_BYTES.most:
+        raise CorruptFile(path, f"{size:,} bytes; {JSON_BYTES.most:,} are allowed", JSON_BYTES.remedy)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as err:

@@ -3,6 +3,7 @@
 Model hash    the first 10 digits of the file's SHA-256 (A1111's modules/sd_models.py; Civitai's "AutoV2")
 Lora hashes   the first 12 digits of the SHA-256 of what follows a safetensors header, so that a file with another
               title is the same LoRA (A1111's modules/hashes.py; sd-scripts' "sshs_model_hash"; Civitai's "AutoV3")
+TI hashes     the first 12 digits of the file's SHA-256 (A1111's modules/textual_inversion/textual_inversion.py)
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from undertow.cache_folder import cache_folder, read_cached, write_cached
 from undertow.checkpoints.files.model_folder import find_unet_folder, folder_weights, variant_order
 from undertow.errors import UndertowError
 
-MODEL_DIGITS, LORA_DIGITS = 10, 12
+MODEL_DIGITS, LORA_DIGITS, INVERSION_DIGITS = 10, 12, 12
 
 REMEMBERED_BYTES = 64 * 2**20
 """Smaller files are hashed again each time: it takes less than the time to look them up in a file on disk."""
@@ -39,6 +40,14 @@ def lora_hash(path: Path) -> str | None:
     """A1111's hash of a LoRA. `None` for what cannot be read."""
     try:
         return _remembered(path, "tensors" if path.suffix == ".safetensors" else "file")[:LORA_DIGITS]
+    except OSError:
+        return None
+
+
+def inversion_hash(path: Path) -> str | None:
+    """A1111's hash of a textual inversion. `None` for what cannot be read, and for a folder."""
+    try:
+        return _remembered(path, "file")[:INVERSION_DIGITS]
     except OSError:
         return None
 

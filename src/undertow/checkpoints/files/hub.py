@@ -1,7 +1,8 @@
 """Models by their id on the Hugging Face Hub, from the network or the local cache."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,26 +22,46 @@ def fetch(source: str, *, variant: str | None = None) -> Path:
     A complete copy in the cache is used without network access. Only safetensors of one variant are downloaded, never
     pickles. Errors: `UnknownCheckpoint` when the model is neither cached nor reachable.
     """
-    match = HUB_ID.fullmatch(source)
-    if match is None:
-        raise UnknownCheckpoint(source, "not a Hub id", "write it as owner/name")
-    import huggingface_hub  # noqa: PLC0415  slow to import
-    from huggingface_hub.errors import RepositoryNotFoundError  # noqa: PLC0415  slow to import
-
-    location: dict[str, Any] = {"repo_id": match["repository"], "revision": match["revision"]}
-    cached = _cached(huggingface_hub, location, match["file"])
+    cached = cached_copy(source)
     if cached is not None:
         return cached
+    location, file = hub_location(source)
+    with naming_the_hub(source):
+        if file is not None:
+            return Path(client().hf_hub_download(**location, filename=file))
+        names = client().list_repo_files(**location)
+        return Path(client().snapshot_download(**location, allow_patterns=files_to_fetch(names, variant)))
+
+
+def client() -> ModuleType:
+    """The Hub's client library, which is slow to import."""
+    import huggingface_hub  # noqa: PLC0415  slow to import
+
+    return huggingface_hub
+
+
+@contextmanager
+def naming_the_hub(source: str) -> Generator[None]:
+    """Makes an `UnknownCheckpoint` of what the client raises inside."""
+    from huggingface_hub.errors import (  # noqa: PLC0415  slow to import
+        EntryNotFoundError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
     try:
-        if match["file"] is not None:
-            return Path(huggingface_hub.hf_hub_download(**location, filename=match["file"].removeprefix("/")))
-        names = huggingface_hub.list_repo_files(**location)
-        return Path(huggingface_hub.snapshot_download(**location, allow_patterns=files_to_fetch(names, variant)))
+        yield
     except RepositoryNotFoundError as err:
         raise UnknownCheckpoint(
             source, "no such file or folder here, and no such model on the Hub", "check its spelling, or sign in"
         ) from err
     except Exception as err:  # the client passes on whatever its transport raises, which differs between its versions
+        if isinstance(err, EntryNotFoundError) and not isinstance(err, LocalEntryNotFoundError):
+            raise UnknownCheckpoint(
+                source,
+                "no such file or folder here, and its repository on the Hub has no such file",
+                "look there for it",
+            ) from err
         reason = str(err).strip().partition("\n")[0]
         raise UnknownCheckpoint(
             source,
@@ -49,10 +70,26 @@ def fetch(source: str, *, variant: str | None = None) -> Path:
         ) from err
 
 
+def cached_copy(source: str) -> Path | None:
+    """The copy of a Hub id in the local cache, if it is complete. Errors: `UnknownCheckpoint` for what is no Hub id."""
+    location, file = hub_location(source)
+    return _cached(client(), location, file)
+
+
+def hub_location(source: str) -> tuple[dict[str, Any], str | None]:
+    """Repository and revision of a Hub id, and its file if it names one."""
+    match = HUB_ID.fullmatch(source)
+    if match is None:
+        raise UnknownCheckpoint(source, "not a Hub id", "write it as owner/name")
+    file = match["file"]
+    location = {"repo_id": match["repository"], "revision": match["revision"]}
+    return location, None if file is None else file.removeprefix("/")
+
+
 def _cached(hub: ModuleType, location: Mapping[str, str | None], file: str | None) -> Path | None:
     """The copy in the local cache, if it is complete."""
     if file is not None:
-        found = hub.try_to_load_from_cache(**location, filename=file.removeprefix("/"))
+        found = hub.try_to_load_from_cache(**location, filename=file)
         return Path(found) if isinstance(found, str) else None
     try:
         folder = Path(hub.snapshot_download(**location, local_files_only=True))

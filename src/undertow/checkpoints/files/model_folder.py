@@ -56,7 +56,8 @@ def path_inside(folder: Path, name: str) -> Path:
     Errors: `CorruptFile`.
     """
     pure = PurePosixPath(name)
-    if pure.is_absolute() or "\\" in name or ":" in name or ".." in pure.parts or len(pure.parts) != 1:
+    special = any(mark in name for mark in ("\\", ":", "\0"))
+    if special or pure.is_absolute() or ".." in pure.parts or len(pure.parts) != 1:
         raise CorruptFile(folder, f"its index names {name!r}, a file outside the folder", "download it again")
     path = folder / name
     resolved = path.resolve()

@@ -31,6 +31,14 @@ def model_name(path: Path) -> str:
     return named.name if named.is_dir() else named.stem
 
 
+def require_class_model(folder: Path) -> None:
+    """Whether a folder is that of a trained class-conditional model. Errors: `UnknownCheckpoint`."""
+    if not (folder / "unet" / "config.json").is_file():
+        training = (folder / "training").is_dir()
+        remedy = "the run has not saved its first checkpoint" if training else "make one with 'undertow train digits'"
+        raise UnknownCheckpoint(folder, "no trained model (unet/config.json) there", remedy)
+
+
 def local_path(source: str | Path) -> Path | None:
     """The path itself if it exists; `None` for a Hub id. Errors: `UnknownCheckpoint`."""
     path = Path(source).expanduser()

@@ -4,24 +4,24 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from jaxtyping import Shaped
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from undertow.checkpoints.files.atomic import atomic_write
-from undertow.checkpoints.files.header import Header, TensorInfo, read_header
+from undertow.checkpoints.files.header import Header, HeaderOnly, TensorInfo, read_header
 from undertow.errors import CheckpointError, CorruptFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from undertow.shapes import AnyTensor
 
 SMALL_BYTES = 2**20
 """Smaller tensors are read without mapping the file, for which a system may have too little memory."""
 
 REMAP_BYTES = 64 * 2**20
 """Mapped pages count as memory of the process until they are unmapped, so the file is mapped anew after each 64 MiB."""
-
-AnyTensor = Shaped[Tensor, "..."]
 
 
 class WeightFile:
@@ -64,7 +64,7 @@ class Reader:
         self._file: safe_open | None = None
         self._mapped = 0
 
-    def read(self, name: str) -> AnyTensor:
+    def read(self, name: str) -> "AnyTensor":
         """One tensor, in the file's type."""
         info = self._header.tensors[name]
         if info.size_bytes < SMALL_BYTES and self._file is None:
@@ -75,7 +75,9 @@ class Reader:
         self._mapped += tensor.nbytes
         return tensor
 
-    def _read_small(self, name: str, info: TensorInfo) -> AnyTensor:
+    def _read_small(self, name: str, info: TensorInfo) -> "AnyTensor":
+        import torch  # noqa: PLC0415  slow to import
+
         if not info.count:
             return torch.zeros(info.shape, dtype=info.dtype)
         with self._path.open("rb") as file:
@@ -112,12 +114,12 @@ class Weights:
         return {key: value for file in reversed(self.files) for key, value in file.metadata.items()}
 
     @contextmanager
-    def reader(self) -> Generator[Callable[[str], AnyTensor]]:
+    def reader(self) -> "Generator[Callable[[str], AnyTensor]]":
         """A function that reads a tensor by name, until the block ends; each result is a view of a mapped file."""
         with ExitStack() as stack:
             readers: dict[int, Reader] = {}
 
-            def read(name: str) -> AnyTensor:
+            def read(name: str) -> "AnyTensor":
                 index = self._home[name]
                 if index not in readers:
                     readers[index] = stack.enter_context(self.files[index].reader())
@@ -125,16 +127,20 @@ class Weights:
 
             yield read
 
-    def each(self, names: Sequence[str]) -> Iterator[tuple[str, AnyTensor]]:
+    def each(self, names: Sequence[str]) -> "Iterator[tuple[str, AnyTensor]]":
         """(name, tensor) of every name, file by file; a tensor is a view that is valid until the next one."""
         with self.reader() as read:
             for name in sorted(names, key=self._home.__getitem__):
                 yield name, read(name)
 
-    def read(self, name: str) -> AnyTensor:
+    def read(self, name: str) -> "AnyTensor":
         """One tensor, copied."""
         with self.reader() as read:
             return read(name).clone()
+
+
+Described = Weights | HeaderOnly
+"""A file of which the header is known, with or without its weights."""
 
 
 def open_weights(path: str | Path) -> Weights:
@@ -143,8 +149,10 @@ def open_weights(path: str | Path) -> Weights:
     return Weights(path, [WeightFile(path)])
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+def write_tensors(tensors: "Mapping[str, Tensor]", path: Path, metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file atomically."""
+    from safetensors.torch import save_file  # noqa: PLC0415  imports torch
+
     with atomic_write(path) as draft:
         save_file(dict(tensors), draft, metadata=dict(metadata))
 

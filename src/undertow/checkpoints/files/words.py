@@ -5,8 +5,8 @@ from dataclasses import asdict, fields
 from pathlib import Path
 
 from undertow.checkpoints.files.atomic import read_json, write_text
-from undertow.encoders.vocabulary import Vocabulary
 from undertow.errors import CorruptFile
+from undertow.vocabulary import Vocabulary
 
 WORDS = "words.json"
 

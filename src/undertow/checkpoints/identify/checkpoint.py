@@ -10,8 +10,7 @@ from undertow.checkpoints.files.weights import WeightFile, Weights, open_weights
 from undertow.checkpoints.identify.ema import ema_names
 from undertow.checkpoints.identify.identification import Identification, identify_contents, readable_contents
 from undertow.checkpoints.identify.noise_schedule import schedule_of
-from undertow.checkpoints.identify.self_description import described_vae
-from undertow.checkpoints.identify.vae_architecture import derive_vae_config
+from undertow.checkpoints.identify.vae_architecture import vae_config_of
 from undertow.checkpoints.keymap import TensorMapping
 from undertow.checkpoints.keymap.contents import Contents, Part
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
@@ -113,15 +112,6 @@ def describe_file(weights: Weights, path: Path, options: OpenOptions) -> Checkpo
         identification=identification,
         schedule=schedule_of(weights, contents, identification),
         parts=parts,
-        vae_config=_vae_config(weights, contents, identification),
+        vae_config=vae_config_of(weights, contents, identification.family),
         contents=contents,
     )
-
-
-def _vae_config(weights: Weights, contents: Contents, identification: Identification) -> VAEConfig | None:
-    if "vae" not in contents.parts:
-        return None
-    described = described_vae(weights)
-    if described is not None:
-        return described
-    return derive_vae_config(weights.path, contents.parts["vae"].shapes(weights.tensors), identification.family)

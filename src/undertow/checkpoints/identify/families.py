@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal, NamedTuple
 
+from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.unet.config import CrossAttention, Middle, TextTime, UNetConfig
 
 FamilyName = Literal["sd1", "sd2", "sdxl", "sdxl_refiner", "pixels", "custom"]
@@ -34,6 +35,17 @@ FAMILIES = (
     Family(name="sdxl", variant="vega", title="Segmind Vega", config=UNetConfig.vega),
     Family(name="sdxl_refiner", variant="base", title="Stable Diffusion XL refiner", config=UNetConfig.sdxl_refiner),
 )
+
+
+ENCODERS: Mapping[FamilyName, tuple[TextKind, ...]] = {
+    "sd1": ("clip_l",),
+    "sd2": ("openclip_h",),
+    "sdxl": ("clip_l", "openclip_g"),
+    "sdxl_refiner": ("openclip_g",),
+    "pixels": (),
+    "custom": (),
+}
+"""The text encoders of each family, in the order in which their outputs are concatenated."""
 
 
 def find_family(config: UNetConfig) -> Family | None:
@@ -81,7 +93,8 @@ def describe_match(config: UNetConfig, published: Family | None) -> FamilyMatch:
     if published is not None:
         return FamilyMatch(published.name, published.variant, published.title, evidence)
     family = family_of_structure(config)
-    return FamilyMatch(family, "custom", f"a U-Net of unpublished widths, built like {family}", evidence)
+    like = "a pixel U-Net" if family == "pixels" else f"a U-Net built like {family}"
+    return FamilyMatch(family, "custom", f"{like}, with widths of its own", evidence)
 
 
 def _what_tensors_tell(config: UNetConfig) -> UNetConfig:

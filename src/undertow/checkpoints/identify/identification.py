@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from undertow.checkpoints.files.weights import AnyTensor, Weights, open_weights
+from undertow.checkpoints.files.weights import Described, Weights, open_weights
 from undertow.checkpoints.identify.families import (
     FamilyMatch,
     FamilyName,
@@ -32,6 +33,9 @@ from undertow.checkpoints.identify.unsupported import (
 from undertow.checkpoints.keymap.contents import Contents, Part, read_contents
 from undertow.errors import ConfigError, UnknownCheckpoint
 from undertow.unet.config import UNetConfig
+
+if TYPE_CHECKING:
+    from undertow.shapes import AnyTensor
 
 GIVE_CONFIG = "if it is a Stable Diffusion U-Net of unusual widths, give its architecture as `config`"
 
@@ -69,7 +73,7 @@ def identify(
     )
 
 
-def readable_contents(weights: Weights) -> Contents:
+def readable_contents(weights: Described) -> Contents:
     """The parts of a file that undertow can read. Errors: `UnsupportedModel`, `UnknownCheckpoint`."""
     refuse_quantized(weights.path, weights.tensors, weights.metadata)
     contents = read_contents(weights.tensors)
@@ -90,9 +94,9 @@ def identify_contents(
 ) -> Identification:
     """`identify` for a file whose parts are known. sidecar_of: the file beside which to look for a YAML config."""
     if "unet" in contents.parts:
-        config, match = _identify_unet(weights, contents.parts["unet"], config)
+        config, match = identify_unet(weights, contents.parts["unet"], config)
     else:
-        match = _match_without_unet(contents)
+        match = match_without_unet(contents)
     family, variant, title, evidence = match
     hints = Hints(
         markers=tuple(short for short, name in contents.names.items() if name in contents.markers),
@@ -116,7 +120,7 @@ def identify_contents(
     )
 
 
-def _identify_unet(weights: Weights, part: Part, config: UNetConfig | None) -> tuple[UNetConfig, FamilyMatch]:
+def identify_unet(weights: Described, part: Part, config: UNetConfig | None) -> tuple[UNetConfig, FamilyMatch]:
     """The U-Net's architecture, as given, as the header describes it or as shapes tell it, and what it is."""
     config = described_unet(weights) if config is None else config
     if config is not None:
@@ -130,7 +134,7 @@ def _identify_unet(weights: Weights, part: Part, config: UNetConfig | None) -> t
     return config, describe_match(config, published)
 
 
-def _match_without_unet(contents: Contents) -> FamilyMatch:
+def match_without_unet(contents: Contents) -> FamilyMatch:
     parts = set(contents.parts)
     family: FamilyName = "custom"
     if "openclip_g" in parts:
@@ -150,7 +154,7 @@ def _derive(path: Path, shapes: dict[str, tuple[int, ...]]) -> UNetConfig:
         raise UnknownCheckpoint(path, f"a U-Net of an unknown architecture ({err})", GIVE_CONFIG) from err
 
 
-def _sd2_statistic(weights: Weights, contents: Contents) -> AnyTensor | None:
+def _sd2_statistic(weights: Weights, contents: Contents) -> "AnyTensor | None":
     mappings = contents.parts["unet"].mappings if "unet" in contents.parts else {}
     for name, mapping in mappings.items():
         if mapping.ours == (SD2_STATISTIC,):

@@ -8,8 +8,9 @@ from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.model_folder import CONFIG, variant_order
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, PartSource
 from undertow.checkpoints.identify.identification import Identification
-from undertow.checkpoints.identify.pipeline_folder import kind_of_text, part_source
+from undertow.checkpoints.identify.pipeline_folder import part_source
 from undertow.checkpoints.identify.prediction import Evidence
+from undertow.checkpoints.identify.text_architecture import kind_of_text
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import MissingComponent

@@ -9,14 +9,16 @@ from undertow.checkpoints.files.model_folder import CONFIG, PLAIN, find_unet_fol
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, PartSource
 from undertow.checkpoints.identify.families import describe_family
 from undertow.checkpoints.identify.identification import Identification
-from undertow.checkpoints.identify.prediction import Evidence, Prediction, parse_prediction
-from undertow.checkpoints.identify.unsupported import SUPPORTED_MODELS, refuse_quantized
+from undertow.checkpoints.identify.prediction import Evidence
+from undertow.checkpoints.identify.text_architecture import kind_of_text
+from undertow.checkpoints.identify.unsupported import refuse_other_pipelines, refuse_quantized
 from undertow.checkpoints.keymap.contents import make_part
 from undertow.checkpoints.keymap.prefixes import TEXT_WIDTHS, Component, TextKind
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS
 from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.diffusion.schedules import NoiseSchedule, Schedule
-from undertow.errors import ConfigError, MissingComponent, UnknownCheckpoint, UnsupportedModel
+from undertow.errors import ConfigError, MissingComponent, UnknownCheckpoint
+from undertow.known_names import Prediction, parse_prediction
 from undertow.sampling.diffusers_samplers import read_scheduler
 from undertow.sampling.model_sampler import ModelSampler
 from undertow.unet.config import UNetConfig
@@ -27,19 +29,6 @@ from undertow.vae.diffusers_config import vae_config_from_diffusers
 INDEX = "model_index.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 
-OTHER_PIPELINES: Mapping[str, str] = {
-    "StableDiffusionUpscalePipeline": "the Stable Diffusion x4 upscaler",
-    "StableDiffusionLatentUpscalePipeline": "the Stable Diffusion latent upscaler",
-    "StableDiffusionDepth2ImgPipeline": "Stable Diffusion 2 depth",
-    "StableUnCLIPPipeline": "Stable Diffusion 2 unCLIP",
-    "StableUnCLIPImg2ImgPipeline": "Stable Diffusion 2 unCLIP",
-    "StableVideoDiffusionPipeline": "Stable Video Diffusion",
-    "StableDiffusion3Pipeline": "Stable Diffusion 3",
-    "FluxPipeline": "FLUX",
-}
-"""Other pipelines by class name, as they are called in refusals."""
-NETWORKS = ("UNet2DConditionModel", "UNet2DModel")
-
 
 def open_folder(folder: Path, options: OpenOptions) -> Checkpoint:
     """Opens a pipeline folder or a model folder.
@@ -48,7 +37,7 @@ def open_folder(folder: Path, options: OpenOptions) -> Checkpoint:
     """
     index = read_json(folder / INDEX) if (folder / INDEX).is_file() else None
     if index is not None:
-        _refuse_others(folder, index)
+        refuse_other_pipelines(folder, index)
     unet_folder = folder if (folder / CONFIG).is_file() else folder / "unet"
     if not (unet_folder / CONFIG).is_file():
         raise UnknownCheckpoint(folder, f"no {CONFIG}, no unet/{CONFIG}", "give a diffusers model or pipeline folder")
@@ -130,13 +119,6 @@ def _text_kinds(folder: Path) -> dict[str, TextKind]:
     return {name: kind_of_text(name, read_json(folder / name / CONFIG)) for name in names}
 
 
-def kind_of_text(name: str, config: Mapping[str, Any]) -> TextKind:
-    """The kind of the text encoder in a folder of this name, by its config."""
-    exact_gelu = config.get("hidden_act") == "gelu"
-    by_place: TextKind = "openclip_g" if name == "text_encoder_2" else "openclip_h" if exact_gelu else "clip_l"
-    return TEXT_WIDTHS.get(config.get("hidden_size", 0), by_place)
-
-
 def _vae_config(folder: Path) -> VAEConfig | None:
     if not (folder / CONFIG).is_file():
         return None
@@ -182,16 +164,3 @@ def _sampler(scheduler: Mapping[str, Any] | None, index: Mapping[str, Any] | Non
         return read_scheduler(scheduler, None if index is None else str(index.get("_class_name")))
     except ConfigError as err:
         return str(err)
-
-
-def _refuse_others(folder: Path, index: Mapping[str, Any]) -> None:
-    name = str(index.get("_class_name"))
-    if name in OTHER_PIPELINES:
-        raise UnsupportedModel(folder, OTHER_PIPELINES[name], SUPPORTED_MODELS)
-    match index.get("unet"):
-        case [_, str(kind)] if kind in NETWORKS:
-            return
-        case [_, str(kind)]:
-            raise UnsupportedModel(folder, f"a {name} with a {kind}", SUPPORTED_MODELS)
-        case _:
-            raise UnsupportedModel(folder, f"a {name}, a pipeline without a U-Net", SUPPORTED_MODELS)

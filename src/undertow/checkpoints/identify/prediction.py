@@ -8,13 +8,13 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
-
-from jaxtyping import Shaped
-from torch import Tensor
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar, Union
 
 from undertow.checkpoints.identify.families import FamilyName
-from undertow.errors import InvalidInput
+from undertow.known_names import PREDICTIONS, Prediction, parse_prediction
+
+if TYPE_CHECKING:
+    from undertow.shapes import AnyTensor
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -31,22 +31,6 @@ class Evidence(Generic[T_co]):
     confidence: Confidence
 
 
-Prediction = Literal["epsilon", "v", "x0", "velocity", "edm", "edm_v"]
-
-_NAMES: Mapping[str, Prediction] = {
-    "epsilon": "epsilon",
-    "eps": "epsilon",
-    "v": "v",
-    "v_prediction": "v",
-    "v-prediction": "v",
-    "vpred": "v",
-    "v_pred": "v",
-    "x0": "x0",
-    "sample": "x0",
-    "velocity": "velocity",
-    "edm": "edm",
-    "edm_v": "edm_v",
-}
 METADATA_FIELDS = ("modelspec.prediction_type", "prediction_type", "ss_v_parameterization")
 
 SD2_STATISTIC = "up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias"
@@ -55,7 +39,7 @@ SD2_V_SPREAD = 0.09
 SD2_BASE_STEPS = {875_000: "epsilon", 220_000: "epsilon", 110_000: "v"}
 """`global_step` of the published SD2 files (diffusers and InvokeAI)."""
 
-ReadTensor = Callable[[], Shaped[Tensor, "..."] | None]
+ReadTensor = Callable[[], Union["AnyTensor", None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,14 +81,6 @@ def find_zero_terminal_snr(hints: Hints, given: bool | None = None) -> Evidence[
     return Evidence(value=False, evidence="no marker 'ztsnr'", confidence="assumed")
 
 
-def parse_prediction(name: str) -> Prediction:
-    """The prediction type called `name` in any tool. Errors: `InvalidInput`."""
-    found = _NAMES.get(name.strip().lower())
-    if found is None:
-        raise InvalidInput("prediction", repr(name), "epsilon, v, x0, velocity or edm", "leave it out to have it found")
-    return found
-
-
 def read_sidecar(path: Path) -> str | None:
     """The text of the YAML file of the same name beside a checkpoint, as used by CompVis and A1111."""
     yaml = path.with_suffix(".yaml")
@@ -125,7 +101,8 @@ def _by_metadata(metadata: Mapping[str, str]) -> Evidence[Prediction] | None:
     for field in METADATA_FIELDS:
         said = metadata.get(field, "").strip().lower()
         # kohya's trainer writes whether it trained v, not what is predicted.
-        value = {"true": "v", "false": "epsilon"}.get(said) if field == "ss_v_parameterization" else _NAMES.get(said)
+        names = {"true": "v", "false": "epsilon"} if field == "ss_v_parameterization" else PREDICTIONS
+        value = names.get(said)
         if value is not None:
             name = parse_prediction(value)
             return Evidence(value=name, evidence=f"the header's {field} = {said}", confidence="certain")
@@ -134,10 +111,10 @@ def _by_metadata(metadata: Mapping[str, str]) -> Evidence[Prediction] | None:
 
 def _by_sidecar(text: str | None) -> Evidence[Prediction] | None:
     match = None if text is None else re.search(r"^\s*parameterization:\s*[\"']?(\w+)[\"']?\s*(#.*)?$", text, re.M)
-    if match is None or match[1] not in _NAMES:
+    if match is None or match[1] not in PREDICTIONS:
         return None
     said = f"parameterization: {match[1]} in the yaml file beside it"
-    return Evidence(value=_NAMES[match[1]], evidence=said, confidence="certain")
+    return Evidence(value=PREDICTIONS[match[1]], evidence=said, confidence="certain")
 
 
 def _by_sd2_statistics(hints: Hints) -> Evidence[Prediction] | None:

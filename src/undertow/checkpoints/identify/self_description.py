@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from undertow.checkpoints.files.weights import Weights
+from undertow.checkpoints.files.weights import Described
 from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.errors import ConfigError, CorruptFile
 from undertow.unet.config import UNetConfig
@@ -32,7 +32,7 @@ def describe(
     return {name: json.dumps(value) for name, value in fields.items() if value is not None}
 
 
-def described_unet(weights: Weights) -> UNetConfig | None:
+def described_unet(weights: Described) -> UNetConfig | None:
     """The U-Net's config in a header, if there is one. Errors: `CorruptFile` for an invalid one."""
     found = _read(weights, UNET)
     try:
@@ -41,7 +41,7 @@ def described_unet(weights: Weights) -> UNetConfig | None:
         raise _corrupt(weights, UNET, err) from err
 
 
-def described_vae(weights: Weights) -> VAEConfig | None:
+def described_vae(weights: Described) -> VAEConfig | None:
     """The VAE's config in a header, if there is one. Errors: `CorruptFile` for an invalid one."""
     found = _read(weights, VAE)
     try:
@@ -50,13 +50,13 @@ def described_vae(weights: Weights) -> VAEConfig | None:
         raise _corrupt(weights, VAE, err) from err
 
 
-def described_text(weights: Weights) -> Mapping[str, Any]:
+def described_text(weights: Described) -> Mapping[str, Any]:
     """transformers' configs in a header, by kind of text encoder. Errors: `CorruptFile`."""
     found = _read(weights, TEXT)
     return {} if found is None else found
 
 
-def _read(weights: Weights, field: str) -> dict[str, Any] | None:
+def _read(weights: Described, field: str) -> dict[str, Any] | None:
     text = weights.metadata.get(field)
     if text is None:
         return None
@@ -69,5 +69,5 @@ def _read(weights: Weights, field: str) -> dict[str, Any] | None:
     return content
 
 
-def _corrupt(weights: Weights, field: str, problem: object) -> CorruptFile:
+def _corrupt(weights: Described, field: str, problem: object) -> CorruptFile:
     return CorruptFile(weights.path, f"its header's {field} cannot be used ({problem})", "give `config` yourself")

@@ -4,9 +4,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from undertow.checkpoints.keymap.prefixes import TextKind
+from undertow.checkpoints.keymap.prefixes import TEXT_WIDTHS, TextKind
 from undertow.checkpoints.keymap.text_names import ROOT
 from undertow.encoders.clip_config import PUBLISHED, config_from_transformers
+from undertow.json_fields import whole
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -40,6 +41,13 @@ def transformers_config(kind: TextKind, shapes: Shapes) -> dict[str, Any]:
         "eos_token_id": LEGACY_EOS if vocabulary == published.vocabulary else vocabulary - 1,
         "pad_token_id": LEGACY_PAD,
     }
+
+
+def kind_of_text(name: str, config: Mapping[str, Any]) -> TextKind:
+    """The kind of the text encoder in a folder of this name, by its config."""
+    exact_gelu = config.get("hidden_act") == "gelu"
+    by_place: TextKind = "openclip_g" if name == "text_encoder_2" else "openclip_h" if exact_gelu else "clip_l"
+    return TEXT_WIDTHS.get(whole(config, "hidden_size", 0), by_place)
 
 
 def _hidden_layers(kind: TextKind, shapes: Shapes) -> int:

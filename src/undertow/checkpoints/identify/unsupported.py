@@ -7,7 +7,7 @@ Source of the names: the published files' keys, as listed in diffusers' `single_
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from undertow.checkpoints.keymap.contents import Contents
 from undertow.checkpoints.keymap.prefixes import TITLES, UNET_PREFIXES
@@ -72,6 +72,20 @@ OTHER_FILES: Mapping[str, tuple[str, ...]] = {
     "a language model": ("model.layers.0.self_attn.q_proj.weight", "model.embed_tokens.weight"),
 }
 
+OTHER_PIPELINES: Mapping[str, str] = {
+    "StableDiffusionUpscalePipeline": "the Stable Diffusion x4 upscaler",
+    "StableDiffusionLatentUpscalePipeline": "the Stable Diffusion latent upscaler",
+    "StableDiffusionDepth2ImgPipeline": "Stable Diffusion 2 depth",
+    "StableUnCLIPPipeline": "Stable Diffusion 2 unCLIP",
+    "StableUnCLIPImg2ImgPipeline": "Stable Diffusion 2 unCLIP",
+    "StableVideoDiffusionPipeline": "Stable Video Diffusion",
+    "StableDiffusion3Pipeline": "Stable Diffusion 3",
+    "FluxPipeline": "FLUX",
+}
+"""Other pipelines by class name, as they are called in refusals."""
+NETWORKS = ("UNet2DConditionModel", "UNet2DModel")
+"""The networks of diffusers that undertow is."""
+
 _ADAPTER_TENSOR = re.compile(
     r".*\.(lora_(down|up|A|B)(\.default)?\.weight|lora\.(down|up)\.weight|hada_w[12]_[ab]|lokr_w[12](_[ab])?|"
     r"oft_blocks|dora_scale)"
@@ -133,6 +147,20 @@ def refuse_unrecognized(
         raise UnknownCheckpoint(path, "it holds no tensors", remedy)
     some = ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")
     raise UnknownCheckpoint(path, f"none of its {len(names)} tensors is {known_as} ({some})", remedy)
+
+
+def refuse_other_pipelines(folder: Path, index: Mapping[str, Any]) -> None:
+    """Refuses pipelines around other networks. index: `model_index.json`. Errors: `UnsupportedModel`."""
+    name = str(index.get("_class_name"))
+    if name in OTHER_PIPELINES:
+        raise UnsupportedModel(folder, OTHER_PIPELINES[name], SUPPORTED_MODELS)
+    match index.get("unet"):
+        case [_, str(kind)] if kind in NETWORKS:
+            return
+        case [_, str(kind)]:
+            raise UnsupportedModel(folder, f"a {name} with a {kind}", SUPPORTED_MODELS)
+        case _:
+            raise UnsupportedModel(folder, f"a {name}, a pipeline without a U-Net", SUPPORTED_MODELS)
 
 
 def refuse_relatives(path: Path, shapes: Shapes) -> None:

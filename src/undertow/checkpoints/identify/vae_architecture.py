@@ -4,11 +4,25 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from undertow.checkpoints.files.weights import Described
 from undertow.checkpoints.identify.families import FamilyName
+from undertow.checkpoints.identify.self_description import described_vae
+from undertow.checkpoints.keymap.contents import Contents
 from undertow.errors import ConfigError, UnknownCheckpoint
 from undertow.vae.config import VAEConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def vae_config_of(weights: Described, contents: Contents, family: FamilyName) -> VAEConfig | None:
+    """The config of a file's VAE, as its header describes it or as shapes tell it; `None` where there is none. Errors:
+    `UnknownCheckpoint`, `CorruptFile`."""
+    if "vae" not in contents.parts:
+        return None
+    described = described_vae(weights)
+    if described is not None:
+        return described
+    return derive_vae_config(weights.path, contents.parts["vae"].shapes(weights.tensors), family)
 
 
 def derive_vae_config(path: Path, shapes: Shapes, family: FamilyName) -> VAEConfig:

@@ -1,12 +1,10 @@
 """One tensor of a file and the tensors of ours that it fills, with the change of layout between them."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
-from jaxtyping import Shaped
-from torch import Tensor
-
-AnyTensor = Shaped[Tensor, "..."]
+if TYPE_CHECKING:
+    from undertow.shapes import AnyTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +20,7 @@ class TensorMapping:
     transposed: bool = False
     convolution: bool = False
 
-    def split(self, tensor: AnyTensor) -> list[tuple[str, AnyTensor]]:
+    def split(self, tensor: "AnyTensor") -> "list[tuple[str, AnyTensor]]":
         """Our tensors by name, as views of the foreign one."""
         if self.transposed:
             tensor = tensor.T
@@ -42,8 +40,10 @@ class TensorMapping:
             shape = (shape[0] // len(self.ours), *shape[1:])
         return [(name, shape) for name in self.ours]
 
-    def join(self, tensors: list[AnyTensor]) -> AnyTensor:
+    def join(self, tensors: "list[AnyTensor]") -> "AnyTensor":
         """The foreign tensor, from ours in their order."""
+        import torch  # noqa: PLC0415  slow to import
+
         tensor = tensors[0] if len(tensors) == 1 else torch.cat(tensors)
         if self.convolution and tensor.ndim == 2:
             tensor = tensor[:, :, None, None]

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from undertow.checkpoints.files.atomic import read_json
-from undertow.checkpoints.files.model_folder import CONFIG
+from undertow.checkpoints.files.place import require_class_model
 from undertow.checkpoints.identify.pipeline_folder import SCHEDULER
 from undertow.checkpoints.read.unet_loading import load_unet_folder
 from undertow.diffusion.paths import Path as NoisePath
@@ -50,10 +50,7 @@ def load_class_model(
     Errors: `UnknownCheckpoint`, `CorruptFile`, `KeyMismatch`, `ConfigError`.
     """
     folder = Path(folder)
-    if not (folder / "unet" / CONFIG).is_file():
-        training = (folder / "training").is_dir()
-        remedy = "the run has not saved its first checkpoint" if training else "make one with 'undertow train digits'"
-        raise UnknownCheckpoint(folder, "no trained model (unet/config.json) there", remedy)
+    require_class_model(folder)
     scheduler = SchedulerConfig.from_diffusers(read_json(folder / SCHEDULER))
     unet = load_unet_folder(folder / "unet", dtype=dtype, device=device)
     added = unet.config.added

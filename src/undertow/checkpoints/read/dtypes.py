@@ -8,6 +8,7 @@ import torch
 from undertow.checkpoints.identify.checkpoint import PartSource
 from undertow.checkpoints.keymap.prefixes import Component
 from undertow.errors import CheckpointError, InvalidInput
+from undertow.known_names import require_device_name
 from undertow.processor import IMITATED, computes
 from undertow.vae.config import VAEConfig
 from undertow.vae.precision import choose_dtype
@@ -92,6 +93,8 @@ def stored_dtype(source: PartSource) -> torch.dtype:
 
 def require_device(argument: str, device: torch.device | str | None) -> None:
     """Passes `None` and the devices of this machine. Errors: `InvalidInput`."""
+    if isinstance(device, str):
+        require_device_name(argument, device)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as err:  # what torch raises for unknown names and absent devices

@@ -27,6 +27,7 @@ from undertow.checkpoints.files.weights import WeightFile
 from undertow.checkpoints.read.inversion_picture import is_picture, read_inversion_picture
 from undertow.encoders.text_stack import TextStack
 from undertow.errors import InvalidInput, UnknownCheckpoint
+from undertow.limits import EMBEDDING_BYTES
 
 IN_FOLDERS = ("learned_embeds.safetensors", "learned_embeds.bin")
 BUNDLED = "bundle_emb."
@@ -49,9 +50,6 @@ MODELS: Mapping[frozenset[str], str] = {
     frozenset({"openclip_g"}): "SDXL's refiner",
 }
 
-LARGEST_BYTES = 64 * 2**20
-"""Of a file that is tried as a textual inversion: they have a few kilobytes, or a megabyte with all 75 vectors."""
-
 Vectors = Float[Tensor, "vectors dim"]
 
 
@@ -71,19 +69,22 @@ class TextualInversion:
         return MODELS.get(frozenset(self.vectors), "unknown")
 
 
-def read_inversions(source: str | Path) -> tuple[TextualInversion, ...]:
+def read_inversions(source: str | Path, *, asked: bool = True) -> tuple[TextualInversion, ...]:
     """Those in a file, a picture or a folder of diffusers'; several in a bundle or in a file with several tokens.
+
+    asked: whether the file was given as one, so that vectors may have any width, and not only a published model's.
 
     Errors: `UnknownCheckpoint` for a file that holds none, `UnsafeFile`, `CorruptFile`, `InvalidInput` for a picture.
     """
     path = _file(locate(source))
     if is_picture(path):
-        name, tensors = read_inversion_picture(path)
+        name, vectors = read_inversion_picture(path)
+        tensors = {encoder: torch.from_numpy(numbers) for encoder, numbers in vectors.items()}
         return (_inversion(path, tensors, "a picture of A1111's", (name, path.stem)),)
     if is_pickle(path):
         with as_safetensors(path) as converted:
-            return _read(path, WeightFile(converted))
-    return _read(path, WeightFile(path))
+            return _read(path, WeightFile(converted), asked=asked)
+    return _read(path, WeightFile(path), asked=asked)
 
 
 def require_made_for(inversion: TextualInversion, text: TextStack) -> None:
@@ -118,8 +119,8 @@ def _file(path: Path) -> Path:
     return found
 
 
-def _read(path: Path, file: WeightFile) -> tuple[TextualInversion, ...]:
-    groups = _groups(file.tensors)
+def _read(path: Path, file: WeightFile, *, asked: bool) -> tuple[TextualInversion, ...]:
+    groups = _groups(file.tensors, asked=asked)
     if not groups:
         shown = ", ".join(list(file.tensors)[:3])
         problem = f"no textual inversion: {len(file.tensors)} tensors ({shown[:120]})"
@@ -132,16 +133,17 @@ def _read(path: Path, file: WeightFile) -> tuple[TextualInversion, ...]:
     return tuple(found)
 
 
-def _groups(tensors: Mapping[str, TensorInfo]) -> dict[tuple[str, str], dict[str, str]]:
+def _groups(tensors: Mapping[str, TensorInfo], *, asked: bool = False) -> dict[tuple[str, str], dict[str, str]]:
     """The tensors of each inversion by encoder, under (form, name); an empty name is the file's. Nothing if these are
-    not the tensors of inversions."""
+    not the tensors of inversions. asked: whether the file was given as one, so that vectors may have the width of any
+    model."""
     bundles = {name.removeprefix(BUNDLED).partition(".")[0] for name in tensors if name.startswith(BUNDLED)}
     if bundles:
         found: dict[tuple[str, str], dict[str, str]] = {}
         for bundle in sorted(bundles):
             prefix = f"{BUNDLED}{bundle}."
             inside = {name.removeprefix(prefix): info for name, info in tensors.items() if name.startswith(prefix)}
-            for keys in _groups(inside).values():
+            for keys in _groups(inside, asked=True).values():
                 found["bundled with a LoRA", bundle] = {encoder: prefix + key for encoder, key in keys.items()}
         return found
     vectors = {name: info for name, info in tensors.items() if not name.startswith("string_to_token.")}
@@ -155,14 +157,18 @@ def _groups(tensors: Mapping[str, TensorInfo]) -> dict[tuple[str, str], dict[str
         return {("A1111's", ""): {"": terms[0]}} if len(terms) == 1 else {}
     if "emb_params" in vectors:
         return {("A1111's, as safetensors", ""): {"": "emb_params"}} if len(vectors) == 1 else {}
-    # What names neither a tool nor an encoder is told by its width; dots part the names of a network's parameters.
-    if any(info.shape[-1] not in WIDTHS for info in vectors.values()) or (len(vectors) > 1 and "." in "".join(vectors)):
+    # What names neither a tool nor an encoder is told by its width, or by a token's brackets in diffusers' scripts;
+    # dots part the names of a network's parameters.
+    plain = "." not in "".join(vectors)
+    tokens = all(name.startswith("<") and name.endswith(">") for name in vectors)
+    told = tokens or (asked and plain) or all(info.shape[-1] in WIDTHS for info in vectors.values())
+    if not told or (len(vectors) > 1 and not plain):
         return {}
     return {("diffusers'", name): {"": name} for name in vectors}
 
 
 def _is_vectors(info: TensorInfo) -> bool:
-    return len(info.shape) in (1, 2) and info.dtype.is_floating_point and info.size_bytes <= LARGEST_BYTES
+    return len(info.shape) in (1, 2) and info.dtype.is_floating_point and info.size_bytes <= EMBEDDING_BYTES.most
 
 
 def _inversion(path: Path, tensors: Mapping[str, Tensor], form: str, names: tuple[str, ...]) -> TextualInversion:

@@ -12,17 +12,14 @@ import zlib
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float, UInt8
-from torch import Tensor
+from jaxtyping import Float32, UInt8
 
-from undertow.errors import CorruptFile, InvalidInput, UnknownCheckpoint
-from undertow.picture_files import header_of, open_picture
+from undertow.errors import CorruptFile, UnknownCheckpoint
+from undertow.limits import EMBEDDING_BYTES
+from undertow.pictures.files import header_of, open_picture
 
 TEXT = "sd-ti-embedding"
 TENSOR = "TORCHTENSOR"
-LARGEST_BYTES = 16 * 2**20
-"""Of the JSON, and of a block of pixels."""
 
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"RIFF")
 _MULTIPLIER, _INCREMENT = 1664525, 1013904223
@@ -36,7 +33,7 @@ def is_picture(path: Path) -> bool:
         return file.read(8).startswith(_SIGNATURES)
 
 
-def read_inversion_picture(path: Path) -> tuple[str, dict[str, Float[Tensor, "vectors dim"]]]:
+def read_inversion_picture(path: Path) -> tuple[str, dict[str, Float32[np.ndarray, "vectors dim"]]]:
     """The name that the picture gives it, perhaps none, and its vectors, for an encoder that it does not name.
 
     Errors: `UnknownCheckpoint` for a picture without one, `CorruptFile`, `InvalidInput`.
@@ -47,13 +44,13 @@ def read_inversion_picture(path: Path) -> tuple[str, dict[str, Float[Tensor, "ve
     try:
         content = json.loads(base64.b64decode(text) if isinstance(text, str) else _inflated(hidden))
         (vectors,) = content["string_to_param"].values()
-        tensor = torch.tensor(vectors[TENSOR], dtype=torch.float32)
+        numbers = np.array(vectors[TENSOR], dtype=np.float32)
         name = content.get("name", "")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as err:
         raise CorruptFile(path, f"the textual inversion in it cannot be read ({err})", "download it again") from err
-    if tensor.ndim not in (1, 2):
-        raise CorruptFile(path, f"a textual inversion of shape {list(tensor.shape)}", "download it again")
-    return name if isinstance(name, str) else "", {"": tensor}
+    if numbers.ndim not in (1, 2):
+        raise CorruptFile(path, f"a textual inversion of shape {list(numbers.shape)}", "download it again")
+    return name if isinstance(name, str) else "", {"": numbers}
 
 
 def _hidden(path: Path) -> bytes:
@@ -71,9 +68,9 @@ def _hidden(path: Path) -> bytes:
 def _inflated(compressed: bytes) -> bytes:
     """Errors: `zlib.error`, `ValueError` for more than such a file can hold."""
     content = zlib.decompressobj()
-    found = content.decompress(compressed, LARGEST_BYTES)
+    found = content.decompress(compressed, EMBEDDING_BYTES.most)
     if content.unconsumed_tail:
-        raise ValueError(f"more than {LARGEST_BYTES:,} bytes")
+        raise ValueError(f"more than {EMBEDDING_BYTES.most:,} bytes; {EMBEDDING_BYTES.remedy}")
     return found
 
 
@@ -87,8 +84,7 @@ def _without_border(pixels: Pixels) -> UInt8[np.ndarray, "inner_height inner_wid
 
 def _plain(block: Pixels) -> UInt8[np.ndarray, "bytes"]:
     """A block without the sequence it was written over."""
-    if block.size > LARGEST_BYTES:
-        raise InvalidInput("embedding", f"a block of {block.size:,} values", f"at most {LARGEST_BYTES:,}")
+    EMBEDDING_BYTES.require("embedding", block.size, f"a block of {block.size:,} bytes")
     return block.reshape(-1) ^ (mask_numbers(block.size) & 0x0F)
 
 

@@ -1,6 +1,6 @@
 """Fills a network that was built on the meta device, one tensor at a time, strictly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -8,12 +8,19 @@ import torch
 from torch import nn
 
 from undertow.attention.policy import AttentionPolicy
-from undertow.checkpoints.files.weights import AnyTensor
 from undertow.checkpoints.health import Health, Use
 from undertow.checkpoints.identify.checkpoint import Checkpoint, PartSource
 from undertow.checkpoints.keymap.prefixes import Component
 from undertow.checkpoints.read.dtypes import stored_dtype
-from undertow.state_dicts import Differences, Shapes, compare_shapes, same_but_for_trailing_ones, shapes_of
+from undertow.shapes import AnyTensor
+from undertow.state_dicts import (
+    Differences,
+    Shapes,
+    compare_shapes,
+    require_layers,
+    same_but_for_trailing_ones,
+    shapes_of,
+)
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
 
@@ -65,25 +72,41 @@ def expected_shapes(checkpoint: Checkpoint, component: Component) -> Shapes | No
     """Names and shapes of the network that a part is, from the network itself (R170-R172).
 
     `None` for a text encoder, whose network is built from the file, and for a part whose architecture is unknown.
+    Errors: `ConfigError` for more layers than the file has tensors.
     """
     config, vae_config = checkpoint.identification.config, checkpoint.vae_config
     match component:
         case "unet" if config is not None:
+            _require_layers(checkpoint, component, config.layers)
             return shapes_of(build_on_meta(lambda: UNet(config)).state_dict())
         case "vae" if vae_config is not None:
+            _require_layers(checkpoint, component, vae_config.layers)
             return shapes_of(build_on_meta(lambda: AutoencoderKL(vae_config)).state_dict())
         case _:
             return None
 
 
+def _require_layers(checkpoint: Checkpoint, component: Component, layers: int) -> None:
+    if (source := checkpoint.parts.get(component)) is not None:
+        require_layers(source.weights.path, layers, len(source.weights.tensors))
+
+
 def read_part(
-    source: PartSource, options: LoadOptions, health: Health, *, use: Callable[[str], Use] = lambda _: None
+    source: PartSource,
+    options: LoadOptions,
+    health: Health,
+    *,
+    use: Callable[[str], Use] = lambda _: None,
+    only: Collection[str] | None = None,
 ) -> dict[str, AnyTensor]:
     """The part's tensors by our names. Each is read, checked, converted and copied before the next.
 
-    use: when a tensor of ours is used, for the report. Errors: `CorruptFile`.
+    use: when a tensor of ours is used, for the report. only: the tensors to read; `None` reads all. Errors:
+    `CorruptFile`.
     """
     mappings = source.mappings
+    if only is not None:
+        mappings = {name: one for name, one in mappings.items() if not set(one.ours).isdisjoint(only)}
     dtype = stored_dtype(source) if options.dtype is None else options.dtype
     tensors: dict[str, AnyTensor] = {}
     for name, stored in source.weights.each(list(mappings)):
@@ -91,7 +114,8 @@ def read_part(
         if options.validate:
             health.add(f"{source.label}{name}", stored, use=use(pieces[0][0]), target=dtype)
         for ours, piece in pieces:
-            tensors[ours] = _converted(piece, dtype, options)
+            if only is None or ours in only:
+                tensors[ours] = _converted(piece, dtype, options)
     return tensors
 
 

@@ -1,15 +1,17 @@
 """A whole model in memory: U-Net, VAE, text encoders, and the mathematics they were trained with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify.families import FamilyName
 from undertow.checkpoints.identify.identification import Identification
-from undertow.checkpoints.keymap.prefixes import TITLES, TextKind
+from undertow.checkpoints.keymap.prefixes import TITLES, Component, TextKind
+from undertow.checkpoints.read.home import FileHome
 from undertow.diffusion.parameterizations import Parameterization
 from undertow.diffusion.schedules import Schedule
-from undertow.encoders import TextStack
+from undertow.encoders.text_stack import TextStack
 from undertow.errors import MissingComponent
 from undertow.sampling.model_sampler import ModelSampler
 from undertow.unet.unet import UNet
@@ -29,7 +31,7 @@ class LoadReport:
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
     """The parts of a checkpoint, ready to run. Absent parts are `None`; the `require_...` methods raise for them.
-    sampler: as in `Checkpoint`."""
+    sampler: as in `Checkpoint`. homes: where the weights of each part can be read again."""
 
     path: Path
     schedule: Schedule = field(repr=False)
@@ -42,6 +44,7 @@ class LoadedModel:
     vae: AutoencoderKL | None = field(default=None, repr=False)
     text: TextStack | None = field(default=None, repr=False)
     missing_text: tuple[TextKind, ...] = field(default=())
+    homes: Mapping[Component, FileHome] = field(default_factory=dict, repr=False)
 
     def require_unet(self) -> UNet:
         """The U-Net. Errors: `MissingComponent`."""

@@ -17,6 +17,7 @@ from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, Pa
 from undertow.checkpoints.identify.opening import open_checkpoint, open_parts
 from undertow.checkpoints.keymap.prefixes import TITLES, Component, TextKind
 from undertow.checkpoints.read.dtypes import PartDType, choose_dtypes, require_dtype, stored_dtype
+from undertow.checkpoints.read.home import FileHome, let_go
 from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
 from undertow.checkpoints.read.model import LoadedModel, LoadReport
 from undertow.checkpoints.read.model_sources import ModelSources
@@ -25,6 +26,7 @@ from undertow.checkpoints.read.unet_loading import read_unet
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS, Parameterization
 from undertow.errors import UnsupportedModel
 from undertow.free_memory import naming_memory
+from undertow.state_dicts import require_layers
 from undertow.unet.config import UNetConfig
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
@@ -45,6 +47,7 @@ def load_model(
     vae: str | Path | None = None,
     text: str | Path | None = None,
     mmap: bool = False,
+    lazy: bool = False,
     channels_last: bool = False,
     validate: bool = True,
     allow_pickle: bool = False,
@@ -55,7 +58,8 @@ def load_model(
     dtype, vae_dtype: of the parameters; `None` keeps the file's, for the VAE `dtype`'s. Where the device does not
     compute in it, or the VAE would overflow, the parameters are in float32 and the report says so
     (`dtypes.choose_dtypes`). vae, text: other sources for these parts: a file, a pipeline folder, which needs no U-Net,
-    or the network's own folder. See `OpenOptions` and `LoadOptions` for the rest. Errors: every kind of
+    or the network's own folder. lazy: weights are read and checked, and absent afterwards (`FileHome`), if their file
+    stays. See `OpenOptions` and `LoadOptions` for the rest. Errors: every kind of
     `CheckpointError`, `ConfigError`, `InvalidInput`, `MissingDependency`.
     """
     require_dtype("dtype", dtype)
@@ -86,7 +90,7 @@ def load_model(
             device=device,
             vae_config=sources.vae_config,
         )
-        return _read(sources, parameterization, dtypes, options, asked=dtype)
+        return _read(sources, parameterization, dtypes, options, asked=dtype, lazy=lazy)
 
 
 def _parameterization(checkpoint: Checkpoint) -> Parameterization:
@@ -111,22 +115,34 @@ def _read(
     options: LoadOptions,
     *,
     asked: torch.dtype | None,
+    lazy: bool,
 ) -> LoadedModel:
     """Reads the parts of the main checkpoint, then those from elsewhere; damage is reported with its own file."""
-    main, health = sources.main, Health()
+    main, health, parts = sources.main, Health(), sources.parts()
     found = main.identification
     options_of = {
         component: replace(options, dtype=chosen.dtype, compute_dtype=chosen.compute_dtype)
         for component, chosen in dtypes.items()
     }
+    homes: dict[Component, FileHome] = {
+        component: FileHome(source=part, options=options_of[component]) for component, part in parts.items()
+    }
+    if lazy and (lazy := all(home.is_there for home in homes.values())):
+        options_of = {component: replace(one, device=None) for component, one in options_of.items()}
     text_options: dict[TextKind, LoadOptions] = {kind: options_of[kind] for kind in sources.kinds if kind in options_of}
     unet = read_unet(main, options_of["unet"], health) if "unet" in options_of else None
+    if lazy and unet is not None:
+        let_go(unet, options.device)
     vae = text = None
     for checkpoint in {id(one): one for one in (main, sources.vae, sources.text)}.values():
         if checkpoint is sources.vae and sources.vae_config is not None:
             vae = _read_vae(sources.vae_config, checkpoint.parts["vae"], options_of["vae"], health)
+            if lazy:
+                let_go(vae, options.device)
         if checkpoint is sources.text and text_options:
             text = read_text(checkpoint, text_options, health)
+            for encoder in text.encoders if lazy else ():
+                let_go(encoder, options.device)
         health.require(checkpoint.path)
     require_text_width(sources.text.path, found.config, text)
     notes = [*_notes(sources, dtypes, asked), *_damage(health)]
@@ -143,10 +159,12 @@ def _read(
         vae=vae,
         text=text,
         missing_text=sources.missing,
+        homes=homes,
     )
 
 
 def _read_vae(config: VAEConfig, source: PartSource, options: LoadOptions, health: Health) -> AutoencoderKL:
+    require_layers(source.weights.path, config.layers, len(source.weights.tensors))
     return load_network(build_on_meta(lambda: AutoencoderKL(config)), source, options, health)
 
 

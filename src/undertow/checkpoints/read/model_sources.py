@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from undertow.checkpoints.identify.checkpoint import Checkpoint, PartSource
-from undertow.checkpoints.identify.families import FamilyName
+from undertow.checkpoints.identify.families import ENCODERS, FamilyName
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
-from undertow.checkpoints.read.text_loading import ENCODERS
 from undertow.checkpoints.read.unet_loading import part_names
 from undertow.errors import MissingComponent
 from undertow.vae.config import VAEConfig

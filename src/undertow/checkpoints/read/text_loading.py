@@ -8,25 +8,16 @@ from undertow.checkpoints.files.model_folder import CONFIG
 from undertow.checkpoints.files.words import read_vocabulary
 from undertow.checkpoints.health import NEVER, Health, Use
 from undertow.checkpoints.identify.checkpoint import Checkpoint, PartSource
-from undertow.checkpoints.identify.families import FamilyName
 from undertow.checkpoints.identify.self_description import described_text
 from undertow.checkpoints.identify.text_architecture import layer_of, whole_layers
 from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.checkpoints.keymap.text_names import ROOT
 from undertow.checkpoints.read.loading import LoadOptions, read_part
-from undertow.encoders import OUTPUT_SELECTIONS, FolderTokenizer, OutputSelection, TextEncoder, TextStack
+from undertow.encoders.clip import OutputSelection, TextEncoder
+from undertow.encoders.text_stack import OUTPUT_SELECTIONS, TextStack
+from undertow.encoders.tokenizer import FolderTokenizer
 from undertow.errors import ConfigError
 from undertow.unet.config import UNetConfig
-
-ENCODERS: Mapping[FamilyName, tuple[TextKind, ...]] = {
-    "sd1": ("clip_l",),
-    "sd2": ("openclip_h",),
-    "sdxl": ("clip_l", "openclip_g"),
-    "sdxl_refiner": ("openclip_g",),
-    "pixels": (),
-    "custom": (),
-}
-"""The text encoders of each family, in the order in which their outputs are concatenated."""
 
 
 def read_text(checkpoint: Checkpoint, options: Mapping[TextKind, LoadOptions], health: Health) -> TextStack:

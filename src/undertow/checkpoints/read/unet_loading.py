@@ -14,6 +14,7 @@ from undertow.checkpoints.keymap.contents import make_part
 from undertow.checkpoints.read.dtypes import require_dtype
 from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
 from undertow.errors import MissingComponent
+from undertow.state_dicts import require_layers
 from undertow.unet.unet import UNet
 
 
@@ -46,6 +47,7 @@ def load_unet_folder(
     part = make_part("unet", "", "diffusers", {name: name for name in weights.tensors})
     options = LoadOptions(dtype=dtype, device=device, validate=False)
     source = PartSource(weights=weights, part=part)
+    require_layers(weights.path, config.layers, len(weights.tensors))
     return load_network(build_on_meta(lambda: UNet(config)), source, options, Health())
 
 
@@ -55,6 +57,7 @@ def read_unet(checkpoint: Checkpoint, options: LoadOptions, health: Health) -> U
     config, source = checkpoint.identification.config, checkpoint.parts.get("unet")
     if config is None or source is None:
         raise MissingComponent(checkpoint.path, "U-Net", f"it holds {part_names(checkpoint)}")
+    require_layers(source.weights.path, config.layers, len(source.weights.tensors))
     kernel = stored_kernel(options.attention, float32_logits=config.upcast_attention, device=options.device)
     unet = build_on_meta(lambda: UNet(config, kernel))
     return load_network(unet, source, options, health)

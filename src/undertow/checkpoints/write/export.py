@@ -9,18 +9,19 @@ from typing import Any
 import torch
 
 from undertow.checkpoints.files.atomic import read_json
+from undertow.checkpoints.files.dtypes import tensor_info
 from undertow.checkpoints.files.header import TensorInfo
 from undertow.checkpoints.files.model_folder import CONFIG
-from undertow.checkpoints.files.weights import AnyTensor
 from undertow.checkpoints.identify.checkpoint import Checkpoint, PartSource
 from undertow.checkpoints.identify.families import FamilyName
-from undertow.checkpoints.identify.prediction import Prediction
 from undertow.checkpoints.identify.self_description import described_text
 from undertow.checkpoints.identify.text_architecture import transformers_config
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
 from undertow.checkpoints.read.loading import differences, expected_shapes
 from undertow.diffusion.schedules import Schedule
 from undertow.errors import UnsupportedModel
+from undertow.known_names import Prediction
+from undertow.shapes import AnyTensor
 from undertow.state_dicts import Shapes, without_trailing_ones
 from undertow.unet.config import UNetConfig
 from undertow.vae.config import VAEConfig
@@ -95,7 +96,7 @@ def _component(stack: ExitStack, source: PartSource, expected: Shapes, dtype: to
         return piece.to(convert(piece.dtype)).reshape(expected[ours])
 
     tensors = {
-        ours: TensorInfo(convert(source.weights.tensors[origins[ours][0]].dtype), shape)
+        ours: tensor_info(convert(source.weights.tensors[origins[ours][0]].dtype), shape)
         for ours, shape in expected.items()
     }
     return ExportedPart(tensors=tensors, read=read)

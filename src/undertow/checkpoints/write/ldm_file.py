@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from undertow.checkpoints.files.dtypes import tensor_info
 from undertow.checkpoints.files.header import TensorInfo
-from undertow.checkpoints.files.weights import AnyTensor
 from undertow.checkpoints.identify.families import FamilyName
 from undertow.checkpoints.identify.self_description import describe
 from undertow.checkpoints.keymap import (
@@ -22,6 +22,7 @@ from undertow.checkpoints.write.export import ExportedPart, ExportedPipeline
 from undertow.checkpoints.write.stream import write_stream
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import ConfigError
+from undertow.shapes import AnyTensor
 
 UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
 
@@ -58,7 +59,7 @@ def write_ldm(pipeline: ExportedPipeline, path: Path) -> Path:
             name = prefix + mapping.foreign
             tensors[name], readers[name] = _joined(part, mapping)
     for marker in _markers(pipeline):
-        tensors[marker], readers[marker] = TensorInfo(torch.float32, (0,)), lambda: torch.zeros(0)
+        tensors[marker], readers[marker] = tensor_info(torch.float32, (0,)), lambda: torch.zeros(0)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_stream(path, tensors, lambda name: readers[name](), _metadata(pipeline))
     return path
@@ -90,7 +91,7 @@ def _joined(part: ExportedPart, mapping: TensorMapping) -> tuple[TensorInfo, Ten
     infos = [part.tensors[name] for name in mapping.ours]
     with torch.device("meta"):
         shape = tuple(mapping.join([torch.empty(info.shape) for info in infos]).shape)
-    info = TensorInfo(infos[0].dtype, shape)
+    info = TensorInfo(infos[0].kind, shape)
     # A copy, because a view may not outlive the next reading.
     return info, lambda: mapping.join([part.read(name).clone() for name in mapping.ours]).to(info.dtype)
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import torch
 
 from undertow.checkpoints.files.atomic import atomic_write
-from undertow.checkpoints.files.header import DTYPES, METADATA, TensorInfo
+from undertow.checkpoints.files.header import TensorInfo
+from undertow.checkpoints.files.header_json import METADATA
 from undertow.checkpoints.files.sniff import LENGTH_BYTES
-from undertow.checkpoints.files.weights import AnyTensor, open_weights
+from undertow.checkpoints.files.weights import open_weights
+from undertow.shapes import AnyTensor
 
 ALIGNMENT = 8
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def write_stream(
@@ -45,7 +46,7 @@ def _header(names: list[str], tensors: Mapping[str, TensorInfo], metadata: Mappi
     for name in names:
         end = position + tensors[name].size_bytes
         entries[name] = {
-            "dtype": _NAMES[tensors[name].dtype],
+            "dtype": tensors[name].kind,
             "shape": list(tensors[name].shape),
             "data_offsets": [position, end],
         }

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
-from undertow.diffusion.lookup import look_up
 from undertow.encoders.prompts import a1111, comfy, compel, plain
 from undertow.encoders.prompts.tree import ParsedPrompt
+from undertow.lookup import look_up
 from undertow.prompt_text import require_prompt
 
 

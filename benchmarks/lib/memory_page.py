@@ -1,0 +1,240 @@
+"""docs/results/memory.md, from what was measured and from the forecast."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.lib.memory_cases import CHOSEN, LARGE, TRAINED, Case, cases
+from undertow.memory.families import family
+from undertow.memory.forecast import PROCESS_BYTES, PROCESS_SHARE, Forecast, StageForecast, forecast, process_bytes
+from undertow.memory.machine import Machine
+from undertow.memory.work import Work
+
+KEPT = Path("docs/results/memory")
+SEED = 18
+SIDES = (512, 768, 1024)
+SAID = {512: (6, 8), 768: (13, 16), 1024: (24, 28)}
+"""Source document 001's gigabytes by side: activations, and in total."""
+
+
+def kept(path: Path, value: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=1) + "\n")
+
+
+def write_page(page: Path) -> None:
+    page.write_text("\n".join(_page()) + "\n")
+
+
+def _page() -> Iterator[str]:
+    yield "# Memory: forecast and measured\n"
+    yield (
+        "The forecast walks through the networks on stand-ins for tensors, of which only the size is known, and takes "
+        "and gives back memory as the network does ([`undertow.memory.forecast`](../reference.md)). It needs no "
+        "PyTorch, no weights and one to ten milliseconds. This page is written by `python -m benchmarks.memory`.\n"
+    )
+    yield from _allocator()
+    yield from _large()
+    yield from _training()
+    yield from _process()
+    yield from _cuda()
+    yield from _document()
+    yield from _components()
+
+
+def _read(name: str) -> dict[str, Any] | None:
+    path = KEPT / f"{name}.json"
+    return json.loads(path.read_text()) if path.is_file() else None
+
+
+def _allocator() -> Iterator[str]:
+    found = _read("allocator")
+    yield "## Beside the allocator of a CPU\n"
+    if found is None:
+        yield "Not measured yet: `python -m benchmarks.memory`.\n"
+        return
+    rows = _with_forecast(found["rows"], cases(SEED, len(found["rows"])), _activations)
+    yield (
+        f"{len(rows)} random cases (seed {SEED}): narrow networks with every structure of the published families, and "
+        "in one of ten cases the published networks themselves; float32 and bfloat16, every kernel, LoRA in slots, "
+        "ControlNets, reference pictures, long prompts, odd sizes. The allocator's peak is that of torch.profiler, "
+        "which sees workspaces of kernels too; weights are not counted. "
+        f"{found['device']}, torch {found['torch']}, one thread, {found['date']}.\n"
+    )
+    yield "| stage | cases | below | mean | worst | more than 1 % above |"
+    yield "|---|---|---|---|---|---|"
+    for stage in sorted({row["stage"] for row in rows}):
+        yield _summary(stage, [row for row in rows if row["stage"] == stage])
+    yield _summary("all", rows)
+    yield ""
+    above = sorted((row for row in rows if _over(row) > 0.01), key=_over, reverse=True)
+    if above:
+        yield (
+            "More than 1 % above are small ones alone, where a bound on a kernel's workspace weighs more than what is "
+            "computed:\n"
+        )
+        yield from (f"- {_over(row):+.1%}, {_mib(row['measured'])} MiB: {row['case']}" for row in above)
+        yield ""
+
+
+def alone(case: Case, device: str) -> int:
+    """The forecast for a process, or on a GPU for tensors, that holds the networks of one stage alone."""
+    found = forecast(case.subject, replace(case.work, keep=()), Machine(device=device))
+    tensors = found.stage(case.stage).peak_bytes
+    return process_bytes(tensors) if device == "cpu" else tensors
+
+
+def _activations(case: Case) -> int:
+    return forecast(case.subject, case.work, Machine()).stage(case.stage).activation_bytes
+
+
+def _with_forecast(
+    rows: Sequence[dict[str, Any]], drawn: Sequence[Case], expected: Callable[[Case], int]
+) -> list[dict[str, Any]]:
+    """The forecast of today beside what was measured."""
+    by_title = {case.title: case for case in drawn}
+    return [row | {"forecast": expected(by_title[row["case"]])} for row in rows]
+
+
+def _summary(name: str, rows: Sequence[dict[str, Any]]) -> str:
+    over = [_over(row) for row in rows]
+    return (
+        f"| {name} | {len(rows)} | {sum(one < 0 for one in over)} | {sum(over) / len(over):.3%} | {max(over):.2%} | "
+        f"{sum(one > 0.01 for one in over)} |"
+    )
+
+
+def _over(row: dict[str, Any]) -> float:
+    return row["forecast"] / row["measured"] - 1
+
+
+def _large() -> Iterator[str]:
+    found = _read("large")
+    if found is None:
+        return
+    yield "Published networks at ordinary sizes, in the same way:\n"
+    yield from _table(_with_forecast(found["rows"], LARGE, _activations))
+
+
+def _training() -> Iterator[str]:
+    yield "## Training steps\n"
+    yield (
+        "The backward pass is not walked: a training step is forecast as what the forward pass keeps and an upper "
+        "bound of the gradients that come on top. That is never below, but up to a quarter above what is really "
+        "taken.\n"
+    )
+    found = _read("training")
+    if found is not None:
+        yield from _table(_with_forecast(found["rows"], TRAINED, _activations))
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield "| case | measured MiB | forecast MiB | above |"
+    yield "|---|---|---|---|"
+    for row in rows:
+        yield f"| {row['case']} | {_mib(row['measured'])} | {_mib(row['forecast'])} | {_over(row):+.2%} |"
+    yield ""
+
+
+def _process() -> Iterator[str]:
+    found = _read("process")
+    yield "## The process\n"
+    yield (
+        "What the kernel kills for is the memory of the process. It is forecast as weights and activations, "
+        f"{PROCESS_SHARE:.0%} of them, and {PROCESS_BYTES >> 20} MiB for the interpreter and PyTorch's libraries.\n"
+    )
+    if found is None:
+        return
+    yield (
+        f"Each in a fresh process that holds the stage's networks alone, beside `VmHWM` of Linux; {found['device']}, "
+        f"torch {found['torch']}, {found['date']}.\n"
+    )
+    yield from _table(_with_forecast(found["rows"], CHOSEN, lambda case: alone(case, "cpu")))
+
+
+def _cuda() -> Iterator[str]:
+    found = _read("cuda")
+    yield "## On a GPU\n"
+    if found is None:
+        yield (
+            "Not measured yet: `python -m benchmarks.memory --device cuda` takes minutes on a GPU. Until then the "
+            "forecast for CUDA is the tensors' alone, without workspaces of cuDNN, rounding and fragments.\n"
+        )
+        return
+    yield f"{found['device']}, torch {found['torch']}, {found['date']}, each case in a fresh process.\n"
+    yield "| case | reserved MiB | allocated MiB | tensors, forecast MiB | reserved / forecast |"
+    yield "|---|---|---|---|---|"
+    for row in _with_forecast(found["rows"], CHOSEN, lambda case: alone(case, "cuda")):
+        sizes = (row["measured"], row["allocated"], row["forecast"])
+        yield f"| {row['case']} | {' | '.join(map(_mib, sizes))} | {row['measured'] / row['forecast']:.2f} |"
+    yield ""
+
+
+def _document() -> Iterator[str]:
+    yield "## The table of source document 001\n"
+    yield (
+        "SD1.5, one picture with guidance (two rows). Activations of the U-Net by type and attention kernel, the "
+        "largest activations of the whole pipeline, and everything with text encoder, U-Net and autoencoder in memory "
+        "(fused attention); GiB.\n"
+    )
+    yield "| pixels | type | fused | chunked | whole scores | pipeline's | in total | document: activations, total |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for side in SIDES:
+        for dtype in ("float16", "float32"):
+            yield _document_row(side, dtype)
+    yield ""
+    yield (
+        "The document's figures are several times too high for any stack of today, and no single setting reproduces "
+        "all three. They come nearest to attention that writes out its scores in float32, or to a forward in training, "
+        "which keeps every activation for the backward pass. With fused attention, the peak of the U-Net is neither in "
+        "attention nor in the bottleneck, but in the gated feed-forward layer of the highest resolution "
+        f"(`{_hotspot(512)}`); weights are then most of the memory, and decoding, not the U-Net, is the peak of the "
+        "activations.\n"
+    )
+
+
+def _document_row(side: int, dtype: str) -> str:
+    fused = _sd15(side, dtype, "sdpa")
+    kernels = [_sd15(side, dtype, kernel).stage("denoise").activation_bytes for kernel in ("sdpa", "chunked", "math")]
+    largest = max(stage.activation_bytes for stage in fused.stages if stage.name != "encode")
+    said = SAID[side] if dtype == "float16" else None
+    document = "" if said is None else f"{said[0]}, {said[1]} GB"
+    figures = [*kernels, largest, fused.peak_bytes]
+    return f"| {side} | {dtype} | {' | '.join(f'{one / 2**30:.2f}' for one in figures)} | {document} |"
+
+
+def _components() -> Iterator[str]:
+    yield "## Component by component\n"
+    yield "The same U-Net at its peak, MiB in float16; the document: convolutions 4-8 GB, attention 2-4, skips 2-3.\n"
+    stages = {
+        (side, kernel): _sd15(side, "float16", kernel).stage("denoise") for side in SIDES for kernel in ("sdpa", "math")
+    }
+    names = sorted({name for stage in stages.values() for name in stage.by_component})
+    yield f"| component | {' | '.join(f'{side}, {_NAMES[kernel]}' for side, kernel in stages)} |"
+    yield f"|---|{'---|' * len(stages)}"
+    for name in names:
+        yield f"| {name} | {' | '.join(_mib(stage.by_component.get(name, 0)) for stage in stages.values())} |"
+    yield f"| weights | {' | '.join(_weights(stage) for stage in stages.values())} |"
+    yield f"| at | {' | '.join(f'`{stage.hotspot.module}`' for stage in stages.values())} |"
+    yield ""
+
+
+_NAMES = {"sdpa": "fused", "math": "whole scores"}
+
+
+def _weights(stage: StageForecast) -> str:
+    return _mib(stage.weight_bytes)
+
+
+def _sd15(side: int, dtype: str, kernel: Any) -> Forecast:
+    return forecast(family("sd15"), Work(size=(side, side), dtype=dtype, kernel=kernel), Machine())
+
+
+def _hotspot(side: int) -> str:
+    return _sd15(side, "float16", "sdpa").stage("denoise").hotspot.module
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f}"

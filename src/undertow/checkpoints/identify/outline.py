@@ -1,0 +1,104 @@
+"""What a model is made of, from its configs and the headers of its files alone: no weights are read, torch is not
+imported, and of a model on the Hub nothing but these is fetched."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from undertow.checkpoints.files.header import HeaderOnly, stored_kind
+from undertow.checkpoints.files.hub import files_to_fetch
+from undertow.checkpoints.files.listing import Listing, list_files
+from undertow.checkpoints.files.model_folder import CONFIG
+from undertow.checkpoints.files.place import model_name
+from undertow.checkpoints.identify.families import ENCODERS, FamilyName, describe_family
+from undertow.checkpoints.identify.identification import identify_unet, match_without_unet, readable_contents
+from undertow.checkpoints.identify.self_description import described_text
+from undertow.checkpoints.identify.text_architecture import kind_of_text, transformers_config
+from undertow.checkpoints.identify.unsupported import refuse_other_pipelines
+from undertow.checkpoints.identify.vae_architecture import vae_config_of
+from undertow.checkpoints.keymap.prefixes import TextKind
+from undertow.encoders.clip_config import ClipTextConfig, config_from_transformers
+from undertow.errors import UnknownCheckpoint
+from undertow.unet.config import UNetConfig
+from undertow.unet.diffusers_config import config_from_diffusers
+from undertow.vae.config import VAEConfig
+from undertow.vae.diffusers_config import vae_config_from_diffusers
+
+INDEX = "model_index.json"
+TEXT_FOLDERS = ("text_encoder", "text_encoder_2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outline:
+    """The networks of a model. text: the encoders that its family reads, in their order. stored: the type that most of
+    the U-Net's weights have in the file, as safetensors call it; `None` where there are no weights yet."""
+
+    name: str
+    family: FamilyName
+    unet: UNetConfig
+    vae: VAEConfig | None = None
+    text: Mapping[TextKind, ClipTextConfig] = field(default_factory=dict)
+    stored: str | None = None
+
+
+def outline(source: str) -> Outline:
+    """The networks of the model in a .safetensors file, a diffusers folder or at a Hub id.
+
+    Errors: `UnknownCheckpoint`, `UnsupportedModel`, `UnsafeFile`, `CorruptFile`, `ConfigError`.
+    """
+    listing, file = list_files(source)
+    return _of_folder(listing) if file is None else _of_file(listing.header(file))
+
+
+def _of_file(file: HeaderOnly) -> Outline:
+    contents = readable_contents(file)
+    if "unet" not in contents.parts:
+        held = match_without_unet(contents).title
+        raise UnknownCheckpoint(file.path, f"{held}, which draw nothing by themselves", "give a file with a U-Net")
+    part = contents.parts["unet"]
+    config, match = identify_unet(file, part, None)
+    described = described_text(file)
+    text = {}
+    for kind in ENCODERS[match.family]:
+        if kind in contents.parts:
+            own = described.get(kind)
+            shapes = contents.parts[kind].shapes(file.tensors)
+            text[kind] = config_from_transformers(transformers_config(kind, shapes) if own is None else own, kind)
+    return Outline(
+        name=model_name(file.path),
+        family=match.family,
+        unet=config,
+        vae=vae_config_of(file, contents, match.family),
+        text=text,
+        stored=stored_kind(file.tensors[name] for name in part.mappings),
+    )
+
+
+def _of_folder(files: Listing) -> Outline:
+    names = files.names
+    if INDEX in names:
+        refuse_other_pipelines(files.path, files.json(INDEX))
+    inside = "" if CONFIG in names else "unet/"
+    if f"{inside}{CONFIG}" not in names:
+        raise UnknownCheckpoint(
+            files.path, f"no {CONFIG}, no unet/{CONFIG}", "give a diffusers model or pipeline folder"
+        )
+    config = config_from_diffusers(files.json(f"{inside}{CONFIG}"))
+    text: dict[TextKind, ClipTextConfig] = {}
+    for folder in TEXT_FOLDERS:
+        if f"{folder}/{CONFIG}" in names:
+            described = files.json(f"{folder}/{CONFIG}")
+            kind = kind_of_text(folder, described)
+            text[kind] = config_from_transformers(described, kind)
+    weights = [name for name in files_to_fetch(list(names), None) if _is_weights(name, inside)]
+    return Outline(
+        name=model_name(files.path),
+        family=describe_family(config).family,
+        unet=config,
+        vae=vae_config_from_diffusers(files.json(f"vae/{CONFIG}")) if f"vae/{CONFIG}" in names else None,
+        text=text,
+        stored=stored_kind(files.header(weights[0]).tensors.values()) if weights else None,
+    )
+
+
+def _is_weights(name: str, inside: str) -> bool:
+    return name.endswith(".safetensors") and name.rpartition("/")[0] == inside.rstrip("/")

@@ -1,0 +1,179 @@
+"""How much memory work takes, stage by stage, before it is begun: from architectures and numbers, without torch.
+
+    forecast(family("sd15"), Work(size=(768, 768), dtype="float16")).peak_bytes
+
+Activations are those of a walk through the networks on stand-ins (`ledger.py`), weights are counted, and the process's
+memory is both plus what the interpreter and the libraries take.
+"""
+
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+from undertow.memory import stage_walks, training_walk, vae_walk, weights
+from undertow.memory.ledger import Ledger, Peak, Signature
+from undertow.memory.machine import Machine, this_machine
+from undertow.memory.work import ITEM_BYTES, Subject, Work
+from undertow.unet.config import UNetConfig
+
+PROCESS_BYTES, PROCESS_SHARE = 345 * 2**20, 0.03
+"""What a process takes beside tensors: the interpreter and PyTorch's libraries, and for its kernels' caches and what
+allocators do not give back a part of the tensors (calibrated by `python -m benchmarks.memory --process`)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Hotspot:
+    """Where a stage takes most: the module, and the operation in it."""
+
+    module: str
+    operation: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageForecast:
+    """What one stage takes at its peak.
+
+    weight_bytes: of everything that is in memory then. activation_bytes: of tensors and of `workspace_bytes`, which
+    kernels take for themselves. by_component, by_level: what the activations are at the peak, the level 0 being the
+    highest resolution. operations: how often one forward calls each kernel, by its signature (`operations.py`); calls:
+    forwards of the stage. seconds: of all of them; `None` where nothing was measured.
+    """
+
+    name: str
+    weight_bytes: int
+    activation_bytes: int
+    workspace_bytes: int
+    by_component: dict[str, int]
+    by_level: dict[int, int]
+    hotspot: Hotspot
+    operations: dict[Signature, int] = field(default_factory=dict)
+    calls: int = 1
+    seconds: float | None = None
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.weight_bytes + self.activation_bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Forecast:
+    """What work takes. process_bytes: of the whole process at its peak, as the kernel counts it."""
+
+    stages: tuple[StageForecast, ...]
+    process_bytes: int
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of weights and activations, in the stage that takes most."""
+        return max(stage.peak_bytes for stage in self.stages)
+
+    def stage(self, name: str) -> StageForecast:
+        return next(stage for stage in self.stages if stage.name == name)
+
+
+def forecast(subject: Subject, work: Work, machine: Machine | None = None) -> Forecast:
+    """What `work` takes with these networks. machine: `None` for the one that this runs on. Errors: `ConfigError` for a
+    size that is no multiple of the factor."""
+    return _forecast(subject, work, this_machine() if machine is None else machine)
+
+
+@lru_cache(maxsize=256)
+def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
+    held = component_bytes(subject, work)
+    denoising = None if subject.unet is None else stage_walks.denoise(subject, work, machine)
+    if denoising is not None:
+        held["unet"] += ITEM_BYTES[work.dtype] * (work.lora_slots + 1) * work.lora_rank * denoising.slot_numbers
+    stages = []
+    if subject.text_encoders:
+        stages.append(_stage("text", held, work, stage_walks.text(subject, work, machine)))
+    if subject.controlnet is not None and work.controlnets:
+        stages.append(
+            _stage("controlnet", held, work, stage_walks.controlnet(subject, work, machine), calls=work.steps)
+        )
+    if denoising is not None:
+        batches = -(-work.pictures * work.branches // work.batch)
+        calls = work.steps * batches
+        stages.append(_stage("denoise", held, work, denoising, calls=calls))
+    if subject.vae is not None:
+        for name, walk in (("decode", stage_walks.decode), ("encode", stage_walks.encode)):
+            whole = _stage(name, held, work, walk(subject, work, machine), calls=work.pictures)
+            stages.append(_tiled(whole, subject, work))
+    if subject.unet is not None and work.training is not None:
+        stages.append(_trained(training_walk.train(subject.unet, subject, work, work.training, machine), work))
+    peak = max(stage.peak_bytes for stage in stages)
+    return Forecast(stages=tuple(stages), process_bytes=process_bytes(peak))
+
+
+def process_bytes(tensors: int) -> int:
+    """The memory of a process whose tensors and workspaces take so much at their peak."""
+    return tensors + int(PROCESS_SHARE * tensors) + PROCESS_BYTES
+
+
+STAGE_COMPONENT = {"text": "text", "controlnet": "controlnet", "denoise": "unet", "decode": "vae", "encode": "vae"}
+"""The component whose weights each stage needs."""
+
+
+def component_bytes(subject: Subject, work: Work) -> dict[str, int]:
+    """Bytes of each component's weights: text, controlnet, unet (without slots for LoRA) and vae."""
+    item, text_item = ITEM_BYTES[work.dtype], ITEM_BYTES[work.text_dtype or work.dtype]
+    found = {"text": text_item * sum(weights.text_weights(network) for network in subject.text_encoders)}
+    if subject.controlnet is not None and work.controlnets:
+        found["controlnet"] = item * work.controlnets * weights.controlnet_weights(subject.controlnet)
+    if subject.unet is not None:
+        found["unet"] = item * _in_memory(subject.unet, offloaded=work.offloaded_layers)
+    if subject.vae is not None:
+        found["vae"] = ITEM_BYTES[work.vae_dtype or work.dtype] * weights.vae_weights(subject.vae)
+    return found
+
+
+OFFLOADED_PART = 16
+"""Layers that come and go are grouped into modules of at most this part of the weights."""
+
+
+def _in_memory(config: UNetConfig, *, offloaded: bool) -> int:
+    """Numbers of the U-Net's weights that are in memory at a time: all, or those of one group of layers, which is at
+    least one layer."""
+    numbers = weights.unet_weights(config)
+    return max(numbers // OFFLOADED_PART, weights.largest_convolution(config)) if offloaded else numbers
+
+
+def _stage(name: str, held: dict[str, int], work: Work, ledger: Ledger, *, calls: int = 1) -> StageForecast:
+    kept = {component for component in held if component in work.keep} | {STAGE_COMPONENT[name]}
+    peak: Peak = ledger.peak
+    return StageForecast(
+        name=name,
+        weight_bytes=sum(held.get(component, 0) for component in kept),
+        activation_bytes=peak.size,
+        workspace_bytes=peak.workspace,
+        by_component=peak.components | ({"workspace": peak.workspace} if peak.workspace else {}),
+        by_level=peak.levels,
+        hotspot=Hotspot(module=peak.module, operation=peak.operation),
+        operations=dict(ledger.operations),
+        calls=calls,
+    )
+
+
+def _trained(step: training_walk.TrainingStep, work: Work) -> StageForecast:
+    peak = step.ledger.peak
+    return StageForecast(
+        name="train",
+        weight_bytes=step.held,
+        activation_bytes=peak.size + step.gradients,
+        workspace_bytes=peak.workspace,
+        by_component=peak.components | {"workspace": peak.workspace, "gradients": step.gradients},
+        by_level=peak.levels,
+        hotspot=Hotspot(module=peak.module, operation=peak.operation),
+        operations=dict(step.ledger.operations),
+        calls=work.steps,
+    )
+
+
+def _tiled(whole: StageForecast, subject: Subject, work: Work) -> StageForecast:
+    """Exact tiles take what they may, or the least that there is."""
+    assert subject.vae is not None
+    budget = work.decode_bytes
+    if budget is None or whole.activation_bytes <= budget:
+        return whole
+    item = ITEM_BYTES[work.vae_dtype or work.dtype]
+    least = vae_walk.smallest_bytes(subject.vae, work.cells(subject), whole.activation_bytes, item)
+    taken = max(budget, least)
+    return replace(whole, activation_bytes=taken, workspace_bytes=0, by_component={"tiles": taken}, by_level={0: taken})

@@ -1,0 +1,177 @@
+"""The memory of an engine: which networks are in it, what counts against a budget, and what can be done for less."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+
+import torch
+from torch import nn
+
+from undertow.checkpoints.keymap.prefixes import Component as PartName
+from undertow.checkpoints.read.home import FileHome
+from undertow.checkpoints.read.model import LoadedModel
+from undertow.encoders.clip import TextEncoder, parameter_name
+from undertow.free_memory import free_bytes
+from undertow.memory.component import Component, HostHome, Part
+from undertow.memory.ladder import Economy, Possible
+from undertow.memory.monitor import Guard, Tracker, memory_of
+from undertow.memory.residency import Cache, Residency
+
+HEADROOM_BYTES = 256 * 2**20
+"""Memory that is left to other programs, however large the budget."""
+
+PRIORITIES = {"text": 0, "vae": 1, "unet": 2}
+"""What is used once a request leaves first, what is used at every step last."""
+
+
+Uses = Callable[[object], AbstractContextManager[None]]
+"""Has a network in memory inside."""
+
+
+def always_there(network: object) -> AbstractContextManager[None]:  # noqa: ARG001
+    """For networks that never leave memory."""
+    return nullcontext()
+
+
+class Keeper:
+    """Keeps an engine's networks within a budget. Without models it keeps nothing and allows everything.
+
+    counting: whether activations are counted against a budget, which compiled graphs do not allow; weights are in any
+    case. others_bytes: what the process holds besides these networks and their work; `None` measures it when a budget
+    begins.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel | None = None,
+        refiner: LoadedModel | None = None,
+        *,
+        before_eviction: Callable[[], None] = lambda: None,
+        caches: Sequence[Cache] = (),
+        counting: bool = True,
+        others_bytes: int | None = None,
+    ):
+        self.tracker = Tracker()
+        self.guard = Guard(self.tracker)
+        self.residency = Residency(
+            [*_components("", model), *_components("refiner ", refiner)],
+            tracker=self.tracker,
+            before_eviction=before_eviction,
+            caches=caches,
+            quiet=self.guard.aside,
+        )
+        self._counting = counting
+        self.others_bytes = others_bytes
+        self.budget_bytes: int | None = None
+        unet = None if model is None else model.unet
+        self._device = torch.device("cpu") if unet is None else unet.device
+        self._memory = memory_of(self._device)
+        self._peak: int | None = None
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether networks come and go, so that work of one kind is better done together."""
+        return self.budget_bytes is not None or self.residency.sparing
+
+    def govern(self, budget_bytes: int | None, *, sparing: bool) -> None:
+        """Sets the budget for what is done next. sparing: networks that do not work leave at once."""
+        self.residency.sparing = sparing
+        if budget_bytes == self.budget_bytes:
+            return
+        self.budget_bytes = budget_bytes
+        self.tracker.limit_bytes = None if budget_bytes is None else self._limit(budget_bytes)
+        self.tracker.peak_bytes = self.tracker.held_bytes
+
+    @contextmanager
+    def unit(self) -> Generator[None]:
+        """A unit of work, whose peak is `peak` afterwards, and which is held to the budget."""
+        self._peak = None
+        self._memory.begin()
+        with ExitStack() as stack:
+            if self.budget_bytes is not None:
+                self.residency.fit()
+                if self._counting:
+                    stack.enter_context(self.guard)
+            yield
+
+    def peak(self) -> int | None:
+        """The most memory in this unit of work, in bytes; looked up once."""
+        if self._peak is None:
+            self._peak = self._memory.peak()
+        return self._peak
+
+    @contextmanager
+    def using(self, network: object, economy: Economy | None = None) -> Generator[None]:
+        """A network is in memory inside. Errors: `BudgetMemoryError`, and those of reading a file."""
+        name = self.residency.name_of(network)
+        if economy is not None and economy.evict_idle:
+            self.residency.evict_idle((name,))
+        with self.residency.acquire(name):
+            yield
+
+    @contextmanager
+    def drawing(self, unet: nn.Module, economy: Economy, *, merged: bool) -> Generator[None]:
+        """A U-Net is in memory inside, as a whole or layer by layer. merged: adapters are in its weights, which then
+        stay."""
+        if economy.offloaded_layers and not merged and self.residency.can_stream(unet):
+            with self.residency.streaming(unet):
+                yield
+        else:
+            with self.using(unet, economy):
+                yield
+
+    def possible(self, network: object, *, fewer_rows: bool, chunks: bool, merged: bool) -> Possible:
+        """What can be done for less memory while a network works."""
+        return Possible(
+            evict=self.residency.can_evict(self.residency.name_of(network)),
+            fewer_rows=fewer_rows,
+            chunks=chunks,
+            offload=chunks and not merged and self.residency.can_stream(network),
+        )
+
+    def restore(self, network: object) -> None:
+        """Brings a network in for whoever calls it directly."""
+        self.residency.acquire(self.residency.name_of(network)).release()
+
+    def _limit(self, budget_bytes: int) -> int:
+        """Of tensors: without what the process holds besides, and what other programs have taken meanwhile."""
+        if self.others_bytes is not None:
+            return budget_bytes - self.others_bytes
+        in_use, free = self._memory.in_use(), free_bytes(self._device)
+        others = 0 if in_use is None else max(0, in_use - self.tracker.held_bytes)
+        most = budget_bytes if free is None or in_use is None else min(budget_bytes, in_use + free - HEADROOM_BYTES)
+        return most - others
+
+
+def _components(prefix: str, model: LoadedModel | None) -> Iterator[Component]:
+    """The networks of a model whose weights can be read again."""
+    if model is None:
+        return
+    homes = model.homes
+    networks: list[tuple[str, object, Sequence[tuple[PartName, nn.Module]]]] = []
+    if model.unet is not None:
+        networks.append(("unet", model.unet, [("unet", model.unet)]))
+    if model.vae is not None:
+        networks.append(("vae", model.vae, [("vae", model.vae)]))
+    if model.text is not None:
+        networks.append(("text", model.text, [(one.kind, one) for one in model.text.encoders]))
+    for name, network, modules in networks:
+        if all(part in homes for part, _ in modules):
+            parts = [_part(module, homes[part]) for part, module in modules]
+            yield Component(name=prefix + name, network=network, parts=parts, priority=PRIORITIES[name])
+
+
+def _part(module: nn.Module, home: FileHome) -> Part:
+    """The parameters of a module that were read from a file. On an accelerator they wait in the host's memory, where
+    that has room for them."""
+    own, parameters = dict(module.named_parameters()), dict[str, nn.Parameter]()
+    for mapping in home.source.mappings.values():
+        for name in mapping.ours:
+            inside = parameter_name(name) if isinstance(module, TextEncoder) else name
+            if inside in own:
+                parameters[name] = own[inside]
+    parameters = dict(sorted(parameters.items(), key=lambda item: -item[1].numel()))
+    device = next(iter(parameters.values())).device
+    size = sum(one.nbytes for one in parameters.values())
+    room = free_bytes(torch.device("cpu"))
+    in_host = device.type != "cpu" and (room is None or size + HEADROOM_BYTES <= room)
+    return Part(parameters=parameters, home=HostHome(device, home) if in_host else home)

@@ -1,0 +1,98 @@
+"""What can give way so that work fits into less memory, in the order in which it does, cheapest first.
+
+None of these changes what is drawn beyond rounding: rows that share no forward, feed-forward layers and attention in
+parts, layers that are brought in one by one, and exact tiles of the VAE compute the same numbers. What does change the
+picture (a lower precision, another size) is never taken by itself: it is asked for by name.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from undertow.memory.work import Subject, Work
+
+FEED_FORWARD_CHUNKS = (2, 4, 8)
+LEAST_DECODE_BYTES = 32 * 2**20
+"""Below this budget exact tiles overlap more than they cover."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One thing that can give way. kind: candidates of the same kind replace each other. work: with it applied."""
+
+    kind: str
+    name: str
+    apply: Callable[[Work], Work]
+
+
+def candidates(subject: Subject, work: Work, decode_bytes: int) -> Iterator[Candidate]:
+    """All there is to give way for this work, in order. decode_bytes: what decoding takes as it is.
+
+    Order: idle networks, rows of a forward, feed-forward layers and attention in parts, layers one by one, exact tiles.
+    """
+    yield from _idle(work)
+    yield from _rows(work)
+    yield from _parts(subject, work)
+    if not work.offloaded_layers and work.training is None:
+        yield Candidate(kind="layers", name="weights brought in layer by layer", apply=_offloaded)
+    if subject.vae is not None and work.training is None:
+        yield from _tiles(work, decode_bytes)
+
+
+def _idle(work: Work) -> Iterator[Candidate]:
+    if "text" in work.keep:
+        kept = tuple(name for name in work.keep if name != "text")
+        yield Candidate(kind="idle", name="text encoders released once prompts are encoded", apply=_keeping(kept))
+    if work.keep:
+        yield Candidate(kind="idle", name="every network released while it is idle", apply=_keeping(()))
+
+
+def _rows(work: Work) -> Iterator[Candidate]:
+    rows = work.batch
+    while rows > 1:
+        rows = -(-rows // 2)
+        name = "one row of a picture at a time (sequential guidance)" if rows == 1 else f"{rows} rows in one forward"
+        yield Candidate(kind="rows", name=name, apply=_in_rows(rows))
+
+
+def _parts(subject: Subject, work: Work) -> Iterator[Candidate]:
+    if subject.unet is None:
+        return
+    if subject.unet.context_dim is not None:
+        for chunks in FEED_FORWARD_CHUNKS:
+            if chunks > work.feed_forward_chunks:
+                yield Candidate(
+                    kind="feed-forward", name=f"feed-forward layers in {chunks} parts", apply=_fed_forward_in(chunks)
+                )
+    if work.kernel == "math":
+        yield Candidate(kind="attention", name="attention in parts (chunked kernel)", apply=_chunked)
+
+
+def _tiles(work: Work, decode_bytes: int) -> Iterator[Candidate]:
+    budget = decode_bytes if work.decode_bytes is None else min(decode_bytes, work.decode_bytes)
+    while budget > LEAST_DECODE_BYTES:
+        budget = max(LEAST_DECODE_BYTES, budget // 2)
+        yield Candidate(kind="tiles", name="exact tiles of the VAE", apply=_decoded_within(budget))
+
+
+def _keeping(kept: tuple[str, ...]) -> Callable[[Work], Work]:
+    return lambda work: replace(work, keep=kept)
+
+
+def _in_rows(rows: int) -> Callable[[Work], Work]:
+    return lambda work: replace(work, rows=rows)
+
+
+def _fed_forward_in(chunks: int) -> Callable[[Work], Work]:
+    return lambda work: replace(work, feed_forward_chunks=chunks)
+
+
+def _decoded_within(budget: int) -> Callable[[Work], Work]:
+    return lambda work: replace(work, decode_bytes=budget)
+
+
+def _offloaded(work: Work) -> Work:
+    return replace(work, offloaded_layers=True)
+
+
+def _chunked(work: Work) -> Work:
+    return replace(work, kernel="chunked")

@@ -1,0 +1,295 @@
+"""The operations that the networks consist of, on stand-ins: what each takes, and the workspace of its kernel.
+
+Workspaces are those of PyTorch's CPU kernels, as torch.profiler shows their allocations (docs/results/memory.md says
+how well). Each operation is counted under a signature, by which its seconds can be measured once:
+
+    ("linear", cells, inputs, outputs)
+    ("conv", rows, inputs, outputs, height, width, kernel, stride)
+    ("attention", kernel, rows, heads, queries, keys, dim)
+    ("group_norm", rows, channels, cells, groups)
+    ("layer_norm", cells, width)
+    ("add", numbers), ("silu", numbers) and the like
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from undertow.memory.ledger import Array, Ledger, Shape
+from undertow.memory.machine import Machine
+from undertow.memory.saved import Saved
+
+PATCH_CELLS = 256
+"""As in `nn.matmul`, whose module imports torch; a test holds them equal."""
+
+SCRATCHPAD, HALF_SCRATCHPAD, POINTWISE_SCRATCHPAD = 8216, 16664, 49176
+"""Bytes of oneDNN's scratchpad for a convolution, at most: in float32, in half precision, and there by a 1x1 kernel."""
+
+SPREAD_NUMBERS = 20480
+"""Numbers of an input up to which PyTorch's own convolution is taken."""
+
+CHUNK, CHUNKED_KEYS = 256, 1024
+"""As in `attention.chunked` and `attention.choose`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoraRows:
+    """The weight port of a batch: adapters of each row, and the rank of their slots."""
+
+    per_row: int
+    rank: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Operations:
+    """Operations on one ledger. kernel: of attention. loras: in slots; `None` without. saved: for a backward pass;
+    `None` without one."""
+
+    ledger: Ledger
+    dtype: str
+    kernel: str = "auto"
+    machine: Machine = Machine()
+    loras: LoraRows | None = None
+    saved: Saved | None = None
+
+    def adapts(self) -> bool:
+        """Whether the layer that is computed has updates in slots, and keeps its input where they learn."""
+        return self.loras is not None and (self.saved is None or ".attentions." in self.ledger.module)
+
+    def save(self, *arrays: Array) -> None:
+        """Keeps what the backward pass needs of an operation."""
+        if self.saved is not None:
+            self.saved.keep(*arrays)
+
+    def save_input(self, x: Array, numbers: int) -> None:
+        """Keeps the input of a layer with so many weights, where these learn."""
+        if self.saved is not None and self.saved.learns(self.ledger):
+            self.saved.mark(self.ledger, numbers if self.saved.everything else 0)
+            self.saved.keep(x)
+
+    def linear(self, x: Array, outputs: int, *, adapted: bool = True, copied: bool = False) -> Array:
+        """x Wᵀ + b, and what slots add. copied: x lies in another order in memory."""
+        inputs, cells = x.shape[-1], x.numbers // x.shape[-1]
+        workspace = self.product_workspace(cells, inputs, outputs) + (x.numbers * x.item if copied else 0)
+        y = self.ledger.new((*x.shape[:-1], outputs), "linear", workspace=workspace)
+        self.ledger.count("linear", cells, inputs, outputs)
+        self.save_input(x, inputs * outputs)
+        if self.loras is None or not (adapted and self.adapts()):
+            return y
+        rows, entries = x.shape[0], self.loras.per_row * self.loras.rank
+        self.ledger.count("linear", cells, inputs, entries)
+        self.ledger.count("linear", cells, entries, outputs)
+        with self._slots(rows, inputs, outputs):
+            low = self.ledger.new((rows, cells // rows, entries), "matmul")
+            self.save(low)
+            change = self.ledger.new(y.shape, "matmul")
+            del low
+            return self.elementwise("add", y, change)
+
+    def conv(self, x: Array, outputs: int, kernel: int = 3, *, stride: int = 1, adapted: bool = True) -> Array:
+        """A convolution over channels-last memory, zero-padded to the same size, or half of it for `stride` 2."""
+        y = self._convolved(x, outputs, kernel, stride)
+        self.save_input(x, x.shape[1] * outputs * kernel**2)
+        self.save(x)  # autograd keeps it for frozen weights as well
+        if self.loras is None or not (adapted and self.adapts()):
+            return y
+        rows, inputs = x.shape[:2]
+        entries = self.loras.per_row * self.loras.rank
+        down, low = (rows, entries, inputs * kernel**2), (rows, entries, *y.shape[2:])
+        with self._slots(rows, inputs * kernel**2, outputs):
+            # Rows become groups of one convolution, which copies everything into an order of its own.
+            with self.ledger.held(x.shape, x.shape, down, low):
+                pass
+            if self.saved is not None:
+                self.save(*(self.ledger.new(shape, "reshape") for shape in (x.shape, low)))
+            with self.ledger.held(low, low):
+                change = self.ledger.new(y.shape, "bmm")
+            return self.elementwise("add", y, change)
+
+    def _convolved(self, x: Array, outputs: int, kernel: int, stride: int) -> Array:
+        rows, inputs, height, width = x.shape
+        out_height, out_width = -(-height // stride), -(-width // stride)
+        shape = (rows, outputs, out_height, out_width)
+        cells = rows * out_height * out_width
+        if self.saved is not None:  # the routes of `nn.matmul` are for inference
+            return self.plain_conv(x, outputs, kernel, stride=stride)
+        if kernel == 1:
+            self.ledger.count("linear", cells, inputs, outputs)
+            workspace = self.product_workspace(cells, inputs, outputs)
+            return self.ledger.new(shape, "linear", workspace=workspace)
+        if rows * height * width <= PATCH_CELLS * stride**2 and self.machine.device == "cpu":
+            patches = (cells, kernel**2 * inputs)
+            self.ledger.count("linear", cells, kernel**2 * inputs, outputs)
+            with self.ledger.held((rows, height + 2, width + 2, inputs), patches):
+                pass
+            workspace = self.product_workspace(cells, kernel**2 * inputs, outputs)
+            with self.ledger.held(patches):
+                return self.ledger.new(shape, "linear", workspace=workspace)
+        return self.plain_conv(x, outputs, kernel, stride=stride)
+
+    def plain_conv(self, x: Array, outputs: int, kernel: int = 3, *, stride: int = 1) -> Array:
+        """`torch.nn.Conv2d`, without slots and without `nn.matmul`."""
+        rows, inputs, height, width = x.shape
+        self.ledger.count("conv", rows, inputs, outputs, height, width, kernel, stride)
+        shape = (rows, outputs, -(-height // stride), -(-width // stride))
+        return self.ledger.new(shape, "conv2d", workspace=self.conv_workspace(x.shape, outputs, kernel, stride))
+
+    def plain_linear(self, x: Array, outputs: int) -> Array:
+        """`torch.nn.Linear`: float32 goes to MKL, which takes its memory elsewhere."""
+        inputs, cells = x.shape[-1], x.numbers // x.shape[-1]
+        self.ledger.count("linear", cells, inputs, outputs)
+        workspace = self.product_workspace(cells, inputs, outputs) if self.ledger.item < 4 else 0
+        return self.ledger.new((*x.shape[:-1], outputs), "linear", workspace=workspace)
+
+    def conv_workspace(self, x: Shape, outputs: int, kernel: int, stride: int) -> int:
+        """oneDNN's copy of the weights, channels in its blocks, and its scratchpad; a small input of one row is spread
+        out instead (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp)."""
+        if self.machine.device != "cpu":
+            return 0
+        rows, inputs, height, width = x
+        item = self.ledger.item
+        scratchpad = SCRATCHPAD if item == 4 else HALF_SCRATCHPAD if kernel > 1 else POINTWISE_SCRATCHPAD
+        packed = _rounded(inputs, 2) * _rounded(outputs, 16) * kernel**2 * item + scratchpad
+        if rows == 1 and stride == 1 and inputs * height * width <= SPREAD_NUMBERS and item == 4:
+            return inputs * kernel**2 * height * width * item if kernel > 1 else 0
+        return packed
+
+    def group_norm(self, x: Array, groups: int = 32) -> Array:
+        rows, channels = x.shape[:2]
+        self.ledger.count("group_norm", rows, channels, x.numbers // (rows * channels), groups)
+        workspace = rows * (groups * 2 * self.ledger.item + (channels + groups) * 8) * self.machine.threads
+        self.save(x)
+        return self.ledger.new(x.shape, "group_norm", workspace=workspace)
+
+    def layer_norm(self, x: Array) -> Array:
+        rows = x.numbers // x.shape[-1]
+        self.save(x)
+        self.ledger.count("layer_norm", rows, x.shape[-1])
+        return self.ledger.new(x.shape, "layer_norm", workspace=2 * rows * self.ledger.item)
+
+    def elementwise(self, operation: str, x: Array, *others: Array, shape: Shape | None = None) -> Array:
+        """A result as large as `x`, or of `shape`."""
+        if operation in ("silu", "gelu", "mul"):
+            self.save(x, *others)
+        result = x.shape if shape is None else shape
+        made = self.ledger.new(result, operation)
+        self.ledger.count(operation, made.numbers)
+        return made
+
+    def attention(self, query: Array, key: Array, value: Array, heads: int) -> Array:
+        """Attention of [rows, queries, width] to [rows, keys, width]."""
+        rows, queries, width = query.shape
+        keys = key.shape[1]
+        name = self.chosen_kernel(keys)
+        self.ledger.count("attention", name, rows, heads, queries, keys, width // heads)
+        match name:
+            case "chunked":
+                result = self._chunked(query, heads, keys)
+            case "math":
+                result = self._math(query, heads, keys)
+            case _:
+                result = self._fused(query, heads, keys)
+        self.save(query, key, value, result)
+        return result
+
+    def chosen_kernel(self, keys: int) -> str:
+        """What `attention.choose` takes."""
+        if self.kernel != "auto":
+            return self.kernel
+        short = self.machine.device == "cpu" and self.dtype == "bfloat16" and keys <= CHUNKED_KEYS
+        return "chunked" if short and self.machine.bfloat16 else "sdpa"
+
+    def _fused(self, query: Array, heads: int, keys: int) -> Array:
+        rows, queries, width = query.shape
+        workspace = 4 * rows * heads * queries + self._flash_workspace(queries, keys, width // heads)
+        return self.ledger.new(query.shape, "scaled_dot_product_attention", workspace=workspace)
+
+    def _flash_workspace(self, queries: int, keys: int, dim: int) -> int:
+        """Of `_scaled_dot_product_flash_attention_for_cpu` (aten/src/ATen/native/cpu/FlashAttentionKernel.cpp): the
+        scores of one block, their sums and maxima, and its result, for each thread."""
+        block = 256 if queries >= 768 else 64 if queries >= 192 else 32
+        block, keys = min(block, queries), min(512, keys)
+        numbers = block * (keys + 2 + dim)
+        halves = 0 if self.ledger.item == 4 else block * keys
+        return self.machine.threads * (4 * numbers + 2 * halves)
+
+    def _math(self, query: Array, heads: int, keys: int) -> Array:
+        """Everything in float32, the whole score matrix at once."""
+        rows, queries, width = query.shape
+        shape, upcast = (rows, heads, queries, keys), self.ledger.item != 4
+        source = (rows, keys, width)
+        wide = [query.shape, source] if upcast else []
+        copied = [query.shape, source] if rows > 1 and heads > 1 else []
+        with self.ledger.held(query.shape, *wide, *copied, item=4):
+            scores = self.ledger.new(shape, "bmm", item=4)
+        probabilities = self.ledger.new(shape, "softmax", item=4)
+        with self.ledger.held(*wide[1:], *copied[1:], item=4):
+            output = self.ledger.new(query.shape, "bmm", item=4)
+        del probabilities
+        if upcast:
+            output = self.ledger.new(query.shape, "to")
+        del scores
+        return self._merged(output)
+
+    def _chunked(self, query: Array, heads: int, keys: int) -> Array:
+        queries = query.shape[1]
+        scaled = self.elementwise("mul", query)
+        full, rest = divmod(queries, CHUNK)
+        # All but the last whole part at once: each is as large, and the memory only grows.
+        parts = [self.ledger.new((query.shape[0], (full - 1) * CHUNK, query.shape[2]), "bmm")] if full > 1 else []
+        parts += [self._chunk(query, size, heads, keys) for size in (CHUNK * (full > 0), rest) if size]
+        output = self.elementwise("cat", query, *parts)
+        del parts, scaled
+        return self._merged(output)
+
+    def _chunk(self, query: Array, count: int, heads: int, keys: int) -> Array:
+        """Some queries, whose keys and values are copied head by head where there are several."""
+        rows, _, width = query.shape
+        part, source, shape = (rows, count, width), (rows, keys, width), (rows, heads, count, keys)
+        half = self.ledger.item < 4
+        copied = [part, source] if rows > 1 and heads > 1 else [source] if half else []
+        with self.ledger.held(*copied):
+            scores = self.ledger.new(shape, "bmm", workspace=self._batched_workspace(count, width // heads, keys))
+        probabilities = self.ledger.new(shape, "softmax")
+        with self.ledger.held(*([source] if heads > 1 and (half or rows > 1) else [])):
+            workspace = self._batched_workspace(count, keys, width // heads)
+            result = self.ledger.new(part, "bmm", workspace=workspace)
+        del probabilities, scores
+        return result
+
+    def _batched_workspace(self, cells: int, inputs: int, outputs: int) -> int:
+        """As of other products, in blocks of half the size; float32 goes to MKL, which takes its memory elsewhere."""
+        if self.ledger.item == 4:
+            return 0
+        longest = 512 if inputs <= 1024 else 1024
+        return 64 * 2 * min(_rounded(inputs, 32), longest) + 4 * min(cells, 256) * min(outputs, 64) + 1024
+
+    def _merged(self, output: Array) -> Array:
+        """[rows, heads, queries, dim] as [rows, queries, width]: a copy, beside which the original lives on; both are
+        given up together."""
+        return self.ledger.new(output.shape, "flatten").beside(output)
+
+    @contextmanager
+    def _slots(self, rows: int, inputs: int, outputs: int) -> Generator[None]:
+        """The updates of each row, gathered from the slots, with gains folded in."""
+        assert self.loras is not None
+        self.ledger.count_slot(inputs, outputs)
+        entries = self.loras.per_row * self.loras.rank
+        down, up = (rows, entries, inputs), (rows, outputs, entries)
+        with self.ledger.held(down, up, up):
+            pass
+        if self.saved is not None:
+            self.save(self.ledger.new(down, "index"), self.ledger.new(up, "mul"))
+        with self.ledger.held(*([down, up] if self.saved is None else [])):
+            yield
+
+    def product_workspace(self, cells: int, inputs: int, outputs: int) -> int:
+        """oneDNN's block of the weights in its own order, and in half precision of the sums."""
+        if self.machine.device != "cpu":
+            return 0
+        block = 64 * min(inputs, 1024) * self.ledger.item
+        return block + (min(outputs, 64) * min(cells, 256) * 4 if self.ledger.item < 4 else 0) + 1024
+
+
+def _rounded(channels: int, block: int) -> int:
+    return -(-channels // block) * block

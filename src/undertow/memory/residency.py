@@ -1,0 +1,235 @@
+"""Which networks are in memory: two verbs, acquire and release.
+
+What is acquired is in memory and stays until it is released. What is not acquired may leave when another needs the
+room, the least needed first. Without a budget nothing ever leaves.
+"""
+
+import ctypes
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
+from typing import Protocol, runtime_checkable
+
+import torch
+
+from undertow.memory.component import Component
+from undertow.memory.layers import LayerStream
+from undertow.memory.monitor import Tracker
+from undertow.shortage import is_out_of_memory
+
+Quiet = Callable[[], AbstractContextManager[None]]
+
+
+@runtime_checkable
+class Cache(Protocol):
+    """Files in memory that are read again when they are needed."""
+
+    @property
+    def size_bytes(self) -> int: ...
+    def forget(self) -> None: ...
+
+
+class Residency:
+    """Components in memory, and when they leave. before_eviction: called before weights leave, to restore what was
+    changed in them for a while. tracker: counts their bytes, and knows the budget. caches: emptied when everything idle
+    has to leave.
+
+    sparing: what is idle leaves whenever something else is acquired.
+
+        with residency.acquire("unet") as unet:
+            unet(...)
+    """
+
+    def __init__(
+        self,
+        components: Sequence[Component] = (),
+        *,
+        tracker: Tracker | None = None,
+        before_eviction: Callable[[], None] = lambda: None,
+        caches: Sequence[Cache] = (),
+        quiet: Quiet = nullcontext,
+    ):
+        self._components = {one.name: one for one in components}
+        self._before_eviction = before_eviction
+        self._caches = caches
+        self._quiet = quiet
+        self._held: Counter[str] = Counter()
+        self._lock = threading.RLock()
+        self.tracker = Tracker() if tracker is None else tracker
+        self.sparing = False
+        self.evictions = 0
+        self._count()
+
+    @property
+    def present(self) -> tuple[str, ...]:
+        """The components of which something is in memory."""
+        return tuple(name for name, one in self._components.items() if one.present_bytes)
+
+    def name_of(self, network: object) -> str | None:
+        """The component that a network is; `None` for one that never leaves."""
+        return next((name for name, one in self._components.items() if one.network is network), None)
+
+    def acquire(self, name: str | None) -> "Held":
+        """Brings a component in, after others have left if there is no room. It stays until it is released; `None`
+        needs nothing. Errors: `BudgetMemoryError`, and those of reading a file."""
+        if name is None:
+            return Held(self, None, None)
+        component = self._components[name]
+        with self._lock:
+            self._held[name] += 1
+            try:
+                if self.sparing:
+                    for idle in self._idle():
+                        self._evict(idle)
+                self._bring_in(component)
+            except BaseException:
+                self._held[name] -= 1
+                raise
+        return Held(self, name, component.network)
+
+    def release(self, name: str) -> None:
+        """Lets a component leave when others need the room."""
+        with self._lock:
+            self._held[name] -= 1
+            assert self._held[name] >= 0
+
+    @contextmanager
+    def streaming(self, network: torch.nn.Module) -> Generator[None]:
+        """The layers of a network come in when they are called and leave afterwards; what is there at the end is what
+        was computed last. It must not be acquired by anybody else."""
+        name = self.name_of(network)
+        assert name is not None
+        component = self._components[name]
+        with self._lock:
+            self.evict_idle(but=(name,))
+            if component.present_bytes:
+                self._evict(component)
+            stream = LayerStream(component, network, quiet=self._quiet, moved=self._count, require=self._require)
+            try:
+                with stream:
+                    yield
+            finally:
+                self._count()
+
+    def can_stream(self, network: object) -> bool:
+        """Whether layers of a network can leave memory and come back."""
+        name = self.name_of(network)
+        with self._moving():
+            return name is not None and (not self._components[name].is_present or self._components[name].can_leave)
+
+    def can_evict(self, *but: str | None) -> bool:
+        """Whether something idle is in memory that can leave."""
+        with self._moving():
+            return any(one.size_bytes for one in self._caches) or any(one.can_leave for one in self._idle(but))
+
+    def evict_idle(self, but: Iterable[str | None] = ()) -> int:
+        """Everything that is not acquired leaves, but for these, as far as it can, and so do cached files. Returns how
+        many bytes that were."""
+        with self._lock:
+            cached = sum(one.size_bytes for one in self._caches)
+            for one in self._caches:
+                one.forget()
+            return cached + sum(self._evict(one) for one in self._idle(but))
+
+    def fit(self) -> None:
+        """What is idle leaves, the least needed first, until what is in memory is within the budget."""
+        with self._lock:
+            self._count()
+            for one in self._idle():
+                if self.tracker.has_room(0):
+                    return
+                self._evict(one)
+
+    def _idle(self, but: Iterable[str | None] = ()) -> list[Component]:
+        """Those that are in memory and not acquired, the least needed first."""
+        kept = set(but)
+        idle = (one for name, one in self._components.items() if not self._held[name] and name not in kept)
+        return sorted((one for one in idle if one.present_bytes), key=lambda one: one.priority)
+
+    def _bring_in(self, component: Component) -> None:
+        if component.is_present:
+            return
+        needed = component.absent_bytes
+        for other in self._idle():
+            if self.tracker.has_room(needed):
+                break
+            self._evict(other)
+        self._require(needed)
+        try:
+            self._read(component)
+            return
+        except Exception as error:
+            if not is_out_of_memory(error) or not self._idle():
+                raise
+        # Outside of the handler, where nothing of the failed attempt is held any more.
+        self.evict_idle()
+        self._read(component)
+
+    def _read(self, component: Component) -> None:
+        with self._moving():
+            component.bring_in()
+
+    def _evict(self, component: Component) -> int:
+        """Returns the bytes that left; none where the weights are others than could be read again."""
+        self._before_eviction()
+        with self._moving():
+            if not component.can_leave:
+                return 0
+            left = component.present_bytes
+            component.drop()
+        self.evictions += 1
+        _give_back()
+        return left
+
+    def _require(self, size_bytes: int) -> None:
+        self.tracker.require(size_bytes)
+
+    @contextmanager
+    def _moving(self) -> Generator[None]:
+        """Parameters outlive the inference mode in which they come and go, and are counted here."""
+        with self._lock, self._quiet(), torch.inference_mode(False), torch.no_grad():
+            try:
+                yield
+            finally:
+                self._count()
+
+    def _count(self) -> None:
+        self.tracker.weights_bytes = sum(one.present_bytes for one in self._components.values())
+        self.tracker.note()
+
+
+class Held:
+    """A component that was acquired; released at the end of a `with` block, or by `release`."""
+
+    def __init__(self, residency: Residency, name: str | None, network: object):
+        self._residency, self._name, self.network = residency, name, network
+
+    def release(self) -> None:
+        if self._name is not None:
+            self._residency.release(self._name)
+            self._name = None
+
+    def __enter__(self) -> object:
+        return self.network
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _give_back() -> None:
+    """Returns free memory to the system: glibc keeps that of small tensors, and PyTorch's cache that of CUDA."""
+    trim = _trim()
+    if trim is not None:
+        trim(0)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+@cache
+def _trim() -> Callable[[int], int] | None:
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # no glibc
+        return None

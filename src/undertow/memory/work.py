@@ -1,0 +1,156 @@
+"""What is to be done, in numbers, and with which networks: what a forecast is made of. Imports no torch."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from undertow.adapters.control.config import ControlNetConfig
+from undertow.doors import checked_record
+from undertow.errors import ConfigError
+from undertow.unet.config import UNetConfig
+
+ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+"""Bytes of a number, by the name of its type."""
+
+KernelName = Literal["auto", "sdpa", "math", "chunked"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VAENetwork:
+    """The part of a `VAEConfig` that decides about memory, under the same names."""
+
+    level_channels: tuple[int, ...] = (128, 256, 512, 512)
+    resnets: int = 2
+    in_channels: int = 3
+    out_channels: int = 3
+    latent_channels: int = 4
+    norm_groups: int = 32
+    middle_attention: bool = True
+    quant_conv: bool = True
+    post_quant_conv: bool = True
+    force_upcast: bool = False
+
+    @property
+    def factor(self) -> int:
+        """Pixels per latent cell, along each side."""
+        return 2 ** (len(self.level_channels) - 1)
+
+    @classmethod
+    def of(cls, config: object) -> "VAENetwork":
+        """The network of a `VAEConfig`."""
+        return cls(**{name: getattr(config, name) for name in cls.__slots__})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextNetwork:
+    """The part of a `ClipTextConfig` that decides about memory, under the same names. run: layers that are computed.
+    pooled: a pooled vector is read, through a projection."""
+
+    width: int
+    layers: int
+    heads: int
+    intermediate: int
+    activation: Literal["quick_gelu", "gelu"]
+    projection: int | None = None
+    vocabulary: int = 49408
+    positions: int = 77
+
+    @property
+    def pooled(self) -> bool:
+        return self.projection is not None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """The networks of a model. unet: `None` forecasts only the others. latent_factor: pixels per cell of the U-Net's
+    input, 1 for a model of pixels."""
+
+    name: str
+    unet: UNetConfig | None = None
+    vae: VAENetwork | None = None
+    text_encoders: tuple[TextNetwork, ...] = ()
+    controlnet: ControlNetConfig | None = None
+
+    @property
+    def factor(self) -> int:
+        """Pixels per cell of the U-Net's input, along each side: 1 for a model of pixels."""
+        return 1 if self.vae is None else self.vae.factor
+
+
+@checked_record
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingWork:
+    """A training step. kind: what learns. rank: of a LoRA. batch: pictures of a step. checkpointing: activations are
+    computed again in the backward pass, "none", or after each layer ("layers")."""
+
+    kind: Literal["lora", "full"] = "lora"
+    rank: int = 8
+    batch: int = 1
+    checkpointing: Literal["none", "layers"] = "none"
+
+
+@checked_record
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """What is to be computed.
+
+    size: height and width in pixels. pictures: of the request. branches: rows of each picture in one forward (2 with
+    guidance). rows: most rows of one forward; `None`: all. tokens: of the text, 77 for each chunk. image_tokens: of
+    reference pictures (IP-Adapter). loras: adapters that act in one row; merged: they are merged into the weights.
+    lora_slots: adapters that are held in slots. controlnets, t2i_adapters: how many act. feed_forward_chunks: parts in
+    which feed-forward layers are computed. decode_bytes: budget of the VAE's exact tiles; `None`: no tiles. keep: what
+    stays in memory during other stages. offloaded_layers: only the weights of one layer are in memory at a time.
+    text_dtype, vae_dtype: `None` takes `dtype`. training: of a training step.
+    """
+
+    size: tuple[int, int] = (512, 512)
+    pictures: int = 1
+    branches: int = 2
+    rows: int | None = None
+    tokens: int = 77
+    image_tokens: int = 0
+    steps: int = 20
+    dtype: str = "float32"
+    text_dtype: str | None = None
+    vae_dtype: str | None = None
+    kernel: KernelName = "auto"
+    loras: int = 0
+    lora_rank: int = 16
+    lora_slots: int = 8
+    merged: bool = False
+    controlnets: int = 0
+    t2i_adapters: int = 0
+    feed_forward_chunks: int = 1
+    decode_bytes: int | None = None
+    keep: tuple[str, ...] = field(default=("text", "controlnet", "unet", "vae"))
+    offloaded_layers: bool = False
+    training: TrainingWork | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("pictures", "branches", "tokens", "steps", "lora_rank", "lora_slots", "feed_forward_chunks"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
+        for name in ("image_tokens", "loras", "controlnets", "t2i_adapters"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "must be at least 0")
+        _require(self.rows is None or self.rows >= 1, "rows", self.rows, "must be at least 1, or None")
+        _require(min(self.size) >= 1, "size", self.size, "must be at least 1 pixel")
+        known = f"must be one of {', '.join(ITEM_BYTES)}"
+        for name in ("dtype", "text_dtype", "vae_dtype"):
+            value = getattr(self, name)
+            _require(value in ITEM_BYTES or (value is None and name != "dtype"), name, value, known)
+
+    @property
+    def batch(self) -> int:
+        """Rows of one forward of the U-Net."""
+        wanted = self.pictures * self.branches
+        return wanted if self.rows is None else min(self.rows, wanted)
+
+    def cells(self, subject: Subject) -> tuple[int, int]:
+        """Height and width of the U-Net's input. Errors: `ConfigError` for a size that is no multiple of the factor."""
+        factor = subject.factor
+        height, width = self.size
+        _require(not height % factor and not width % factor, "size", self.size, f"must be in multiples of {factor}")
+        return height // factor, width // factor
+
+
+def _require(holds: bool, field: str, value: object, rule: str) -> None:
+    if not holds:
+        raise ConfigError(field, value, rule)
