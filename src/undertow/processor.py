@@ -19,7 +19,6 @@ from typing import TypeVar
 
 import torch
 
-
 Answer = TypeVar("Answer", bool, int)
 
 
