@@ -2,7 +2,8 @@
 
 A training step (forward and backward, gradients allocated before) in float32 on one thread of: the cifar10 preset at
 32x32 pixels; Stable Diffusion 1.5's U-Net at a quarter of its width, at 512 pixels. Bytes are the peak of what the step
-allocates by PyTorch's account, seconds those of the processor in the fastest step. Prints a Markdown table for each.
+allocates by PyTorch's account, beside them what `memory.forecast` says without running it; seconds are those of the
+processor in the fastest step. Prints a Markdown table for each.
 
     python benchmarks/gradient_checkpointing.py [--repeats 3]
 """
@@ -18,6 +19,8 @@ from torch import Tensor
 from undertow import Conditioning, UNet, UNetConfig
 from undertow.attention.measure import scratch_bytes
 from undertow.attention.measurement import Machine
+from undertow.memory.forecast import forecast
+from undertow.memory.work import Subject, TrainingWork, Work
 from undertow.shortage import size_in_words
 from undertow.unet.blocks import Checkpointing
 
@@ -54,8 +57,8 @@ def _decoder(unet: UNet) -> tuple[str, ...]:
 
 def show(title: str, unet: UNet, inputs: Inputs, choices: dict[str, tuple[str, ...]], repeats: int) -> None:
     """Prints the table of a network: without, whole, and some blocks."""
-    print(f"### {title}\n\n| checkpointed | peak of a step | of that without | seconds | of that without |")
-    print("|---|---|---|---|---|")
+    print(f"### {title}\n\n| checkpointed | peak of a step | of that without | forecast | seconds | of that without |")
+    print("|---|---|---|---|---|---|")
     unet.train()
     for parameter in unet.parameters():
         parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
@@ -67,8 +70,19 @@ def show(title: str, unet: UNet, inputs: Inputs, choices: dict[str, tuple[str, .
         seconds = min(timed(unet, inputs) for _ in range(repeats))
         base = (peak, seconds) if base is None else base
         shares = f"{peak / base[0]:.2f}", f"{seconds / base[1]:.2f}"
-        print(f"| {name} | {size_in_words(peak)} | {shares[0]} | {seconds:.2f} | {shares[1]} |", flush=True)
+        expected = size_in_words(forecast_bytes(unet.config, inputs, blocks)) if isinstance(blocks, bool) else "-"
+        print(
+            f"| {name} | {size_in_words(peak)} | {shares[0]} | {expected} | {seconds:.2f} | {shares[1]} |", flush=True
+        )
     print()
+
+
+def forecast_bytes(config: UNetConfig, inputs: Inputs, recomputed: bool) -> int:
+    """What a step is expected to take beside weights and gradients, at most."""
+    rows, _, height, width = inputs[0].shape
+    training = TrainingWork(kind="full", batch=rows, checkpointing="layers" if recomputed else "none")
+    work = Work(size=(height, width), training=training)
+    return forecast(Subject(name="benchmark", unet=config), work).stage("train").activation_bytes
 
 
 def step(unet: UNet, inputs: Inputs) -> Tensor:
