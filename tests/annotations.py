@@ -43,8 +43,10 @@ def check_annotations(*packages: str) -> None:
 def checked(thing: Any) -> Any:
     """A function that checks its arguments and what it returns; of a dataclass, the fields that it is made from."""
     if isclass(thing):
-        if "__dataclass_fields__" in vars(thing) and "__init__" in vars(thing):
-            thing.__init__ = checked(thing.__init__)  # type: ignore[misc]
+        own = vars(thing).get("__init__")
+        # One that a decorator has wrapped checks its arguments itself, in undertow's own words (`undertow.doors`).
+        if own is not None and "__dataclass_fields__" in vars(thing) and not hasattr(own, "__wrapped__"):
+            thing.__init__ = checked(own)  # type: ignore[misc]
         return thing
     written = thing.__annotations__
     known = {name: _evaluated(hint, thing.__globals__) for name, hint in written.items()}

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.lib.allocations import peak_bytes, seeded
 from undertow.adapters.control.controlnet import ControlNet
-from undertow.attention.choose import kernel_named
+from undertow.attention.chosen import kernel_named
 from undertow.encoders.clip_config import ClipTextConfig
 from undertow.encoders.clip_network import ClipText
 from undertow.memory.work import Subject, TextNetwork, VAENetwork, Work

@@ -38,7 +38,7 @@ ROOMS = {
 }
 """Whose messages only these commands show; what the other rooms say is meant for `undertow generate`."""
 
-ELSEWHERE = {"--extra-index-url"}
+ELSEWHERE = {"--extra-index-url", "--upgrade"}
 """Options of other programs."""
 
 

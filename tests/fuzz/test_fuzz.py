@@ -10,7 +10,7 @@ import pytest
 
 from tests.fuzz.crafted import ENTRIES
 
-EXAMPLES = 12
+EXAMPLES = 10
 """Of each kind: some ten seconds of a processor, beside twenty for the crafted ones and for the start."""
 
 ROOT = Path(__file__).parents[2]

@@ -212,9 +212,9 @@ def test_a_large_graph_takes_as_much_longer_as_it_is():
     def seconds(count: int) -> float:
         graph = {str(n): {"class_type": "Reroute", "inputs": {"model": [str(n + 1), 0]}} for n in range(100, count)}
         text = json.dumps({**DEFAULT, **graph, "3": changed_sampler()})
-        started = time.perf_counter()
+        started = time.process_time()
         read_comfy(text)
-        return time.perf_counter() - started
+        return time.process_time() - started
 
     def changed_sampler() -> dict[str, Any]:
         return {"class_type": "KSampler", "inputs": DEFAULT["3"]["inputs"] | {"model": ["100", 0]}}

@@ -11,8 +11,8 @@ from tests.services import pipeline_folder, service_of
 from undertow.checkpoints.read.dtypes import choose_dtypes
 from undertow.errors import UnknownCheckpoint
 from undertow.memory import subjects
+from undertow.memory.machine import Machine
 from undertow.memory.subjects import computed_types, named_model
-from undertow.processor import has_bfloat16
 from undertow.unet.config import UNetConfig
 from undertow.unet.presets import PRESETS
 from undertow.vae.config import VAEConfig
@@ -56,7 +56,7 @@ def test_types_are_those_that_loading_takes(bfloat16, monkeypatch):
     """`choose_dtypes` is the rule; what it asks the processor is answered here for both kinds."""
     monkeypatch.setattr("undertow.processor._has_bfloat16", lambda: bfloat16)
     monkeypatch.setattr("undertow.processor._once", lambda question: question())
-    monkeypatch.setattr(subjects, "_has_bfloat16", lambda: bfloat16)
+    monkeypatch.setattr(subjects, "this_machine", lambda: Machine(bfloat16=bfloat16))
     for stored, asked, vae_asked, device, config in product(
         TYPES, (None, *TYPES), (None, *TYPES), ("cpu", "cuda"), (VAEConfig.sd(), VAEConfig.sdxl())
     ):
@@ -72,11 +72,6 @@ def test_types_are_those_that_loading_takes(bfloat16, monkeypatch):
         expected = tuple(str(chosen[part].compute_dtype).removeprefix("torch.") for part in ("unet", "vae"))
         found = computed_types(stored, asked, vae_asked, device=device, overflows=config.force_upcast)
         assert found == expected, (stored, asked, vae_asked, device)
-
-
-def test_the_processor_is_asked_without_torch():
-    """It is not told to stand for an older one, as oneDNN may be."""
-    assert subjects._has_bfloat16() or not has_bfloat16()
 
 
 def test_a_folder_of_configs_alone_is_a_model(tmp_path):

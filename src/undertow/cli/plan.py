@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -86,7 +86,7 @@ def plan(
     """Say whether a picture will fit into memory, what gives way so that it does, and how long it takes.
 
     Nothing is loaded or downloaded. Exit code 0: it fits; 3: it does not, even with everything that can give way."""
-    from undertow.memory.operations import Machine
+    from undertow.memory.machine import this_machine
     from undertow.memory.plan import plan as make_plan
     from undertow.memory.seconds import read_table
     from undertow.memory.subjects import named_model
@@ -110,7 +110,7 @@ def plan(
         tokens=77 * prompt_chunks,
         types=_types(named, precision, vae_precision, device),
     )
-    machine, available = Machine(device=device), _budget(budget_bytes, device)
+    machine, available = replace(this_machine(), device=str(device)), _budget(budget_bytes, device)
     if measure:
         draft = make_plan(named.subject, work, available, machine=machine)
         _measure(named.subject, (work, *(one.work for one in draft.measures)), device)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from undertow.cli.plan_text import STAGES
 from undertow.cli.visible import visible
-from undertow.errors import MissingDependency
+from undertow.extras import optional_package
 from undertow.memory.forecast import StageForecast
 from undertow.memory.plan import MemoryPlan
 from undertow.memory.units import bytes_text
@@ -25,10 +25,8 @@ PARTS: Mapping[str, str] = {
 
 def draw_plan(plan: MemoryPlan, asked: MemoryPlan, file: Path) -> None:
     """asked: the plan without measures, whose bars are drawn as outlines. Errors: `MissingDependency`; `OSError`."""
-    try:
+    with optional_package("matplotlib", "viz"):
         from matplotlib.figure import Figure
-    except ImportError as err:
-        raise MissingDependency("matplotlib", "viz") from err
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     rest = plan.process_bytes - plan.peak_bytes

@@ -33,7 +33,7 @@ def plan_lines(plan: MemoryPlan, *, given: bool) -> Iterator[str]:
     yield from _verdict(plan, given)
     for number, measure in enumerate(plan.measures, 1):
         slower = "" if measure.slower is None else f"{measure.slower:+.1f} s"
-        yield f" {number}. {measure.name:<53}{'-' + bytes_text(measure.saved_bytes):>11}{slower:>10}"
+        yield f" {number}. {measure.name:<53}{'-' + bytes_text(measure.saved_bytes):>11}{slower:>10}".rstrip()
     yield from _seconds(plan)
 
 

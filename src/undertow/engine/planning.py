@@ -1,8 +1,11 @@
 """The plan of a loaded model: the same as `undertow plan` makes, with its own networks, types and adapters."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.files.bundled import BundledAdapters
@@ -11,7 +14,7 @@ from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.clip_config import ClipTextConfig
 from undertow.engine.sizes import Size
-from undertow.memory.operations import Machine
+from undertow.memory.machine import this_machine
 from undertow.memory.plan import MemoryPlan, plan
 from undertow.memory.seconds import read_table
 from undertow.memory.subjects import require_size, subject_of
@@ -57,7 +60,8 @@ def plan_model(
         **_acting(adapters, bundled),
     )
     device = unet.device.type
-    return plan(subject, work, budget_bytes, table=read_table(device), machine=Machine(device=device))
+    machine = replace(this_machine(), device=device, threads=torch.get_num_threads())
+    return plan(subject, work, budget_bytes, table=read_table(device), machine=machine)
 
 
 def _acting(adapters: Sequence[Adapter | str | Path], bundled: BundledAdapters) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from undertow.memory.machine import Machine, this_machine
 from undertow.memory.work import ITEM_BYTES, Subject, Work
 from undertow.unet.config import UNetConfig
 
-PROCESS_BYTES, PROCESS_SHARE = 345 * 2**20, 0.03
-"""What a process takes beside tensors: the interpreter and PyTorch's libraries, and for its kernels' caches and what
-allocators do not give back a part of the tensors (calibrated by `python -m benchmarks.memory --process`)."""
+PROCESS_BYTES = 430 * 2**20
+"""What a process takes beside tensors: the interpreter, PyTorch's libraries, and what its kernels and allocator keep;
+never below in the cases of `python -m benchmarks.memory --process`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,7 +92,7 @@ def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
     if denoising is not None:
         batches = -(-work.pictures * work.branches // work.batch)
         calls = work.steps * batches
-        stages.append(_stage("denoise", held, work, denoising, calls=calls))
+        stages.append(_stage("denoise", held, work, denoising, calls=calls, config=subject.unet))
     if subject.vae is not None:
         for name, walk in (("decode", stage_walks.decode), ("encode", stage_walks.encode)):
             whole = _stage(name, held, work, walk(subject, work, machine), calls=work.pictures)
@@ -100,13 +100,11 @@ def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
     if subject.unet is not None and work.training is not None:
         stages.append(_trained(training_walk.train(subject.unet, subject, work, work.training, machine), work))
     peak = max(stage.peak_bytes for stage in stages)
-    return Forecast(stages=tuple(stages), process_bytes=process_bytes(peak))
+    return Forecast(stages=tuple(stages), process_bytes=peak + PROCESS_BYTES)
 
 
-def process_bytes(tensors: int) -> int:
-    """The memory of a process whose tensors and workspaces take so much at their peak."""
-    return tensors + int(PROCESS_SHARE * tensors) + PROCESS_BYTES
-
+LAYER_GROUPS = 16
+"""Parts in which the layers of a network come into memory one after the other (`layers.GROUPS`)."""
 
 STAGE_COMPONENT = {"text": "text", "controlnet": "controlnet", "denoise": "unet", "decode": "vae", "encode": "vae"}
 """The component whose weights each stage needs."""
@@ -119,29 +117,27 @@ def component_bytes(subject: Subject, work: Work) -> dict[str, int]:
     if subject.controlnet is not None and work.controlnets:
         found["controlnet"] = item * work.controlnets * weights.controlnet_weights(subject.controlnet)
     if subject.unet is not None:
-        found["unet"] = item * _in_memory(subject.unet, offloaded=work.offloaded_layers)
+        found["unet"] = item * weights.unet_weights(subject.unet)
     if subject.vae is not None:
         found["vae"] = ITEM_BYTES[work.vae_dtype or work.dtype] * weights.vae_weights(subject.vae)
     return found
 
 
-OFFLOADED_PART = 16
-"""Layers that come and go are grouped into modules of at most this part of the weights."""
-
-
-def _in_memory(config: UNetConfig, *, offloaded: bool) -> int:
-    """Numbers of the U-Net's weights that are in memory at a time: all, or those of one group of layers, which is at
-    least one layer."""
-    numbers = weights.unet_weights(config)
-    return max(numbers // OFFLOADED_PART, weights.largest_convolution(config)) if offloaded else numbers
-
-
-def _stage(name: str, held: dict[str, int], work: Work, ledger: Ledger, *, calls: int = 1) -> StageForecast:
+def _stage(
+    name: str,
+    held: dict[str, int],
+    work: Work,
+    ledger: Ledger,
+    *,
+    calls: int = 1,
+    config: UNetConfig | None = None,
+) -> StageForecast:
+    """config: of the U-Net, in its own stage."""
     kept = {component for component in held if component in work.keep} | {STAGE_COMPONENT[name]}
     peak: Peak = ledger.peak
     return StageForecast(
         name=name,
-        weight_bytes=sum(held.get(component, 0) for component in kept),
+        weight_bytes=sum(held.get(component, 0) for component in kept) - _absent_bytes(name, held, config, work),
         activation_bytes=peak.size,
         workspace_bytes=peak.workspace,
         by_component=peak.components | ({"workspace": peak.workspace} if peak.workspace else {}),
@@ -165,6 +161,15 @@ def _trained(step: training_walk.TrainingStep, work: Work) -> StageForecast:
         operations=dict(step.ledger.operations),
         calls=work.steps,
     )
+
+
+def _absent_bytes(stage: str, held: dict[str, int], config: UNetConfig | None, work: Work) -> int:
+    """What is not there of the U-Net while it works, where its layers come in in groups: a group is a sixteenth, or the
+    largest layer, a convolution of the lowest level and a skip connection."""
+    if stage != "denoise" or config is None or not work.offloaded_layers:
+        return 0
+    own, largest = held["unet"], ITEM_BYTES[work.dtype] * weights.largest_convolution(config)
+    return max(0, own - max(-(-own // LAYER_GROUPS), largest))
 
 
 def _tiled(whole: StageForecast, subject: Subject, work: Work) -> StageForecast:

@@ -163,8 +163,8 @@ class Operations:
 
     def layer_norm(self, x: Array) -> Array:
         rows = x.numbers // x.shape[-1]
-        self.save(x)
         self.ledger.count("layer_norm", rows, x.shape[-1])
+        self.save(x)
         return self.ledger.new(x.shape, "layer_norm", workspace=2 * rows * self.ledger.item)
 
     def elementwise(self, operation: str, x: Array, *others: Array, shape: Shape | None = None) -> Array:

@@ -187,7 +187,7 @@ class _Planning:
 
 def read_bytes(subject: Subject, work: Work) -> int:
     """Bytes of weights that are brought into memory again for these pictures, because they do not stay there."""
-    held = component_bytes(subject, work)
+    held = component_bytes(subject, replace(work, offloaded_layers=False))
     again = sum(size for component, size in held.items() if component not in work.keep)
     if work.offloaded_layers:
         forwards = work.steps * -(-work.pictures * work.branches // work.batch)

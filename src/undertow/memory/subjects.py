@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from undertow.embedded import embedded_models
 from undertow.errors import InvalidInput, UnknownCheckpoint
 from undertow.lookup import did_you_mean
 from undertow.memory.families import family
+from undertow.memory.machine import this_machine
 from undertow.memory.work import Subject, TextNetwork, VAENetwork
 from undertow.unet.config import UNetConfig
 from undertow.unet.presets import PRESETS
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from undertow.checkpoints.keymap.prefixes import TextKind
     from undertow.encoders.clip_config import ClipTextConfig
     from undertow.vae.config import VAEConfig
-
-CPUINFO = Path("/proc/cpuinfo")
-BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
 
 TYPES: Mapping[str, str] = {"F64": "float32", "F32": "float32", "BF16": "bfloat16"}
 """By the format's name of a stored type, the one that networks compute in; every other is a half, or less."""
@@ -113,12 +110,4 @@ def computes(dtype: str, device: str) -> bool:
     """`processor.computes` without torch: what this machine's processor says of itself."""
     if device != "cpu" or dtype == "float32":
         return True
-    return dtype == "bfloat16" and _has_bfloat16()
-
-
-@cache
-def _has_bfloat16() -> bool:
-    if not CPUINFO.is_file():
-        return False
-    words = CPUINFO.read_text(encoding="utf-8").split()
-    return any(flag in words for flag in BFLOAT16_FLAGS)
+    return dtype == "bfloat16" and this_machine().bfloat16

@@ -29,9 +29,9 @@ def unet_weights(config: UNetConfig) -> int:
 
 
 def largest_convolution(config: UNetConfig) -> int:
-    """Numbers of the largest layer: the first convolution of the decoder."""
-    top = config.levels[-1].channels
-    return conv(2 * top, top)
+    """Numbers of the largest layer: a convolution of the widest level and a skip connection."""
+    widest = max(level.channels for level in config.levels)
+    return conv(2 * widest, widest)
 
 
 def encoder_weights(config: UNetConfig) -> int:

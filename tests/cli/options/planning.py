@@ -1,12 +1,12 @@
 """Where the options of `undertow plan` arrive."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 from tests.cli.options.arrival import Boundary, Command, case
 from undertow.cli.plan import Device
 from undertow.memory.families import family
-from undertow.memory.operations import Machine
+from undertow.memory.machine import this_machine
 from undertow.memory.plan import plan
 from undertow.memory.seconds import SecondsTable
 from undertow.memory.work import Work
@@ -35,7 +35,7 @@ COMMANDS = (
             **{f"work.{one.name}": getattr(ASKED, one.name) for one in fields(ASKED)},
             "plan.budget_bytes": FREE,
             "plan.table": SecondsTable(),
-            "plan.machine": Machine(device="cpu"),
+            "plan.machine": this_machine(),
             "read_table.device": Device.cpu,
             "_show.as_json": False,
             "_show.given": False,
@@ -62,7 +62,7 @@ COMMANDS = (
             case(
                 *("--device", "cuda"),
                 plan__budget_bytes=None,
-                plan__machine=Machine(device="cuda"),
+                plan__machine=replace(this_machine(), device="cuda"),
                 read_table__device=Device.cuda,
             ),
             case("--device", "tpu", refused="--device is 'tpu', expected one of cpu, cuda"),
