@@ -1,7 +1,8 @@
 """Measures every attention kernel at the shapes of SD1.5's U-Net, 16k tokens, and the error of the approximate one.
 
-One thread, in turns, medians. Two rows of 512 pixels. Memory is what a call allocates beside its inputs and its output
-(PyTorch's account), the error the largest of a query's output against float64. Prints docs/results/attention.md.
+One thread, in turns, processor time of the fastest run of each. Two rows of 512 pixels. Memory is what a call allocates
+beside its inputs and its output (PyTorch's account), the error the largest of a query's output against float64. Prints
+the tables of docs/results/attention.md.
 
     python benchmarks/attention.py [--repeats 5] [--types float32,bfloat16] [--large 16384]
 """
@@ -38,7 +39,7 @@ def main() -> None:
     torch.set_num_threads(1)
     machine = Machine.here("cpu")
     today = datetime.now(UTC).date().isoformat()
-    print(f"{today}, {machine.name}, torch {machine.torch_version}, 1 thread, median of {options.repeats}.\n")
+    print(f"{today}, {machine.name}, torch {machine.torch_version}, 1 thread, fastest of {options.repeats} runs.\n")
     for dtype in options.types.split(","):
         print_kernels(dtype, options.repeats)
     print_large(options.large)
@@ -90,10 +91,10 @@ def print_large(tokens: int) -> None:
         for name in ("sdpa", "flash", "chunked", "local-approximate"):
             if name == "chunked" and dtype == "float16":
                 continue  # half-precision matrix products of this CPU take minutes
-            start = time.perf_counter()
+            start = time.process_time()
             with torch.inference_mode():
                 output = KERNELS[name].kernel(query, key, value)
-            seconds = time.perf_counter() - start
+            seconds = time.process_time() - start
             error = ((output[:, :, few].double() - expected).norm() / expected.norm()).item()
             memory = size_in_words(KERNELS[name].scratch_bytes(requirements_of(call, "cpu")))
             finite = "yes" if output.isfinite().all() else "no"

@@ -64,10 +64,14 @@ def test_the_choice_follows_the_goal_and_the_budget(policy, name):
         assert "measured 2026-11-28" in choice.reason
 
 
-def test_equals_are_decided_by_the_catalogue_and_not_by_noise():
-    for seconds in ((2.0, 2.05), (2.05, 2.0)):
-        known = measurements(sdpa=timing(seconds[0], 1), flash=timing(seconds[1], 1))
-        assert choose(LIKE_IT, measured=known).name == "sdpa"
+@pytest.mark.parametrize("seconds", [(2.0, 2.05), (2.05, 2.0)])
+def test_between_equals_the_usual_kernel_stays_whatever_the_noise(seconds):
+    one, other = (timing(value, 1) for value in seconds)
+    assert choose(LIKE_IT, measured=measurements(math=one, sdpa=other)).name == "sdpa"
+    assert choose(LIKE_IT, measured=measurements(math=one, sliced=other)).name == "math", "then the catalogue's first"
+    bfloat16 = replace(LIKE_IT, dtype=torch.bfloat16)
+    known = measurements(replace(CALL, dtype="bfloat16"), sdpa=one, chunked=other)
+    assert choose(bfloat16, measured=known).name == "chunked"
 
 
 def test_a_kernel_that_does_not_meet_the_requirements_is_not_chosen_however_fast():

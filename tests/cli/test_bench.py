@@ -53,7 +53,7 @@ def test_nothing_is_kept_on_request(cache, capsys):
     ("arguments", "words"),
     [
         (["--size", "66x64"], "--size is 66x64, expected multiples of 4"),
-        (["--size", "64"], "WIDTHxHEIGHT"),
+        (["--size", "64b"], "WIDTHxHEIGHT"),
         (["nothing"], "no such embedded model"),
         (["--rows", "0"], "--rows"),
         (["--device", "banana"], "--device"),

@@ -60,7 +60,7 @@ def choose(
         return Choice(least, f"no kernel stays within {_budget(policy)}; this one needs {size_in_words(needs[least])}")
     known = {name: timing for name, timing in timings.items() if name in fitting}
     if near is not None and known:
-        return _by_measurement(known, needs, policy, near)
+        return _by_measurement(known, needs, policy, near, usual=_usual(requirements).name)
     return _by_rule(requirements, policy, fitting, needs)
 
 
@@ -78,11 +78,11 @@ def _needs(entry: KernelEntry, requirements: Requirements, timing: Timing | None
 
 
 def _by_measurement(
-    timings: Mapping[str, Timing], needs: Mapping[str, int], policy: AttentionPolicy, near: MeasuredCall
+    timings: Mapping[str, Timing], needs: Mapping[str, int], policy: AttentionPolicy, near: MeasuredCall, usual: str
 ) -> Choice:
     least = min(timing.seconds for timing in timings.values())
-    # The catalogue's order decides between equals, so that measuring again does not change bits for nothing.
-    fastest = next(name for name in KERNELS if name in timings and timings[name].seconds <= least * EQUAL)
+    equal = [name for name in KERNELS if name in timings and timings[name].seconds <= least * EQUAL]
+    fastest = usual if usual in equal else equal[0]  # so that measuring does not change bits for nothing
     limit = least * LITTLE_LONGER
     match policy.goal:
         case "speed":

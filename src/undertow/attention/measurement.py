@@ -41,8 +41,8 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """What a kernel took. seconds: median. scratch_bytes: beside its inputs and its output. error: largest relative
-    error of a row, against attention in float64."""
+    """What a kernel took. seconds: of the fastest run. scratch_bytes: beside its inputs and its output. error: the
+    largest relative error of a row, against attention in float64."""
 
     seconds: float
     scratch_bytes: int

@@ -40,7 +40,7 @@ def attention(
     precision: Annotated[Precision, typer.Option(help="Type that the U-Net computes in.")] = Precision.f32,
     rows: Annotated[int, typer.Option(help="Rows of a forward: 2 for a picture with guidance.", min=1)] = 2,
     tokens: Annotated[int, typer.Option(help="Tokens of the text.", min=1)] = 77,
-    repeats: Annotated[int, typer.Option(help="Runs of each kernel; the median counts.", min=1)] = 5,
+    repeats: Annotated[int, typer.Option(help="Runs of each kernel, of which the fastest counts.", min=1)] = 5,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda or cuda:1.", show_default="cuda if there is one, else cpu")
     ] = None,
