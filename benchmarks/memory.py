@@ -2,6 +2,8 @@
 
     python -m benchmarks.memory                      # 200 random cases, then docs/results/memory.md from all there is
     python -m benchmarks.memory --cases 20 --seed 7  # others, printed alone
+    python -m benchmarks.memory --large              # a few published networks at ordinary sizes
+    python -m benchmarks.memory --training           # training steps
     python -m benchmarks.memory --process            # the memory of a few fresh processes, on the CPU
     python -m benchmarks.memory --device cuda        # reserved memory on a GPU, each case in a fresh process: minutes
 
@@ -15,19 +17,21 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.lib.memory_cases import CHOSEN, Case, cases
+from benchmarks.lib.memory_cases import CHOSEN, LARGE, ON_CPU, TRAINED, Case, cases
 from benchmarks.lib.memory_page import KEPT, SEED, alone, kept, write_page
 from benchmarks.lib.memory_stages import measured, prepare
 from undertow.memory.forecast import forecast
-from undertow.memory.operations import Machine
+from undertow.memory.machine import Machine
 
 CASES = 200
+PAGE = Path("docs/results/memory.md")
 ONE_SECONDS = 300
 
 
@@ -35,43 +39,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=CASES)
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--training", action="store_true")
     parser.add_argument("--process", action="store_true")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--page", action="store_true", help="only write the page anew")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.one is not None:
-        print(*_one(CHOSEN[options.one], options.device))
-        return
-    if options.process or options.device == "cuda":
-        _keep("cuda" if options.device == "cuda" else "process", _in_fresh_processes(options.device))
-    elif not options.page:
-        rows = _beside_the_allocator(options.cases, options.seed)
-        if (options.cases, options.seed) != (CASES, SEED):
-            return
-        _keep("allocator", rows)
-    write_page(Path("docs/results/memory.md"))
+        print(*_one(next(case for case in CHOSEN if case.title == options.one), options.device))
+    elif options.process or options.device == "cuda":
+        name = "cuda" if options.device == "cuda" else "process"
+        _keep(name, _in_fresh_processes(options.device))
+    elif options.large or options.training:
+        name = "large" if options.large else "training"
+        _keep(name, _beside_the_allocator(LARGE if options.large else TRAINED))
+    elif options.page:
+        write_page(PAGE)
+    else:
+        rows = _beside_the_allocator(cases(options.seed, options.cases))
+        if (options.cases, options.seed) == (CASES, SEED):
+            _keep("allocator", rows)
 
 
-def _beside_the_allocator(count: int, seed: int) -> list[dict[str, Any]]:
+def _beside_the_allocator(drawn: Sequence[Case]) -> list[dict[str, Any]]:
     rows, begun = [], time.monotonic()
-    for case in cases(seed, count):
+    for case in drawn:
         expected = forecast(case.subject, case.work, Machine()).stage(case.stage).activation_bytes
         real = measured(case.stage, case.subject, case.work)
         rows.append({"case": case.title, "stage": case.stage, "measured": real})
-        print(
-            f"{100 * (expected / real - 1):+.3f} % {real:>11} {time.monotonic() - begun:4.0f} s {case.title}",
-            flush=True,
-        )
+        seconds = f"{time.monotonic() - begun:4.0f} s"
+        print(f"{100 * (expected / real - 1):+.3f} % {real:>11} {seconds} {case.title}", flush=True)
     return rows
 
 
 def _in_fresh_processes(device: str) -> list[dict[str, Any]]:
     """What only a process that does nothing else shows: reserved memory, or all of its memory."""
     rows = []
-    for index, case in enumerate(CHOSEN):
-        command = [sys.executable, "-m", "benchmarks.memory", "--one", str(index), "--device", device]
+    for case in CHOSEN if device == "cuda" else CHOSEN[:ON_CPU]:
+        command = [sys.executable, "-m", "benchmarks.memory", "--one", case.title, "--device", device]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         begun = time.monotonic()
         done = subprocess.run(
@@ -123,6 +130,7 @@ def _keep(name: str, rows: list[dict[str, Any]]) -> None:
             "rows": rows,
         },
     )
+    write_page(PAGE)
 
 
 if __name__ == "__main__":

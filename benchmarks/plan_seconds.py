@@ -63,9 +63,10 @@ def compare(case: str, repeats: int) -> str:
     spent = time.process_time() - start
     whole = statistics.median([*before, *(seconds(run) for _ in range(repeats // 2))])
     planned = table.of(work.dtype, stage.operations)
+    rows = 1 if name == "decode" else work.batch
     assert planned is not None
     return (
-        f"| {case} | {work.batch} | {len(stage.operations)} | {spent:.1f} | {planned * 1e3:.1f} | {whole * 1e3:.1f} "
+        f"| {case} | {rows} | {len(stage.operations)} | {spent:.1f} | {planned * 1e3:.1f} | {whole * 1e3:.1f} "
         f"| {planned / whole - 1:+.1%} |"
     )
 

@@ -17,11 +17,13 @@ from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.util import cache_from_source, decode_source
 from inspect import isclass
 from types import ModuleType
-from typing import Any, no_type_check
+from typing import Any, TypeVar, no_type_check
 from unittest.mock import patch
 
 from beartype import BeartypeConf, beartype
 from jaxtyping import AbstractArray, TypeCheckError, jaxtyped
+
+Function = TypeVar("Function", ast.FunctionDef, ast.AsyncFunctionDef)
 
 NAME = "_checks_annotations"
 """What the decorator is called in the modules that it is added to."""
@@ -91,15 +93,19 @@ class Decorated(ast.NodeTransformer):
     alone."""
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
-        if not any(isinstance(one, ast.Name) and one.id == no_type_check.__name__ for one in node.decorator_list):
-            node.decorator_list.append(ast.copy_location(ast.Name(NAME, ast.Load()), node))
-        return node
+        return self._decorated(node)
 
-    visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> ast.AsyncFunctionDef:
+        return self._decorated(node)
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
         self.generic_visit(node)
         node.decorator_list.insert(0, ast.copy_location(ast.Name(NAME, ast.Load()), node))
+        return node
+
+    def _decorated(self, node: Function) -> Function:
+        if not any(isinstance(one, ast.Name) and one.id == no_type_check.__name__ for one in node.decorator_list):
+            node.decorator_list.append(ast.copy_location(ast.Name(NAME, ast.Load()), node))
         return node
 
 

@@ -84,7 +84,7 @@ def test_every_import_is_of_a_requirement_or_says_which_extra_it_is_of():
 
 def test_what_is_installed_and_cannot_be_imported_is_not_called_missing():
     """As OpenCV 4.10.0.82, which was built for NumPy 1: to install it once more changes nothing."""
-    wanted = r"'opencv' is installed and cannot be imported \(numpy changed\): pip install --upgrade opencv"
+    wanted = r"'opencv' is installed and cannot be imported \(numpy changed\): pip install -U opencv"
     with pytest.raises(MissingDependency, match=wanted), optional_package("opencv", "hints"):
         raise ImportError("numpy changed")
 

@@ -1,8 +1,14 @@
+import json
+
 import pytest
 
+from tests.services import copy_pipeline
+from undertow import GenerationRequest, load_unet
+from undertow.checkpoints.read.unet_loading import load_unet_folder
+from undertow.cli import main
 from undertow.errors import ConfigError, InvalidInput
 from undertow.json_fields import flag, mapping, number, numbers, optional_whole, text, whole
-from undertow.limits import LIMITS, PIXELS, STEPS, Limit, replaced
+from undertow.limits import CELLS, LIMITS, PIXELS, STEPS, Limit, replaced
 from undertow.nn.resnet import ResBlock
 from undertow.nn.transformer import TransformerBlock
 from undertow.unet.config import CrossAttention, Level, Middle, SelfAttention, UNetConfig
@@ -96,3 +102,42 @@ def test_what_is_no_number_is_named(value):
         number({"scale": value}, "scale", 2.0)
     with pytest.raises(ConfigError, match=r"mean = .*: must be a list of numbers"):
         numbers({"mean": [1.0, value]}, "mean")
+
+
+def test_undertow_toml_sets_limits_for_its_command_lines(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "undertow.toml"
+    monkeypatch.setenv("UNDERTOW_CONFIG", str(config))
+    for written, said in (
+        ("cells = 5", "count is 6, expected at most 5 pictures on one sheet; set UNDERTOW_MAX_CELLS higher"),
+        ("cells = 0", "limits.cells is 0, expected a whole number above 0; usual: 1000"),
+        ("cell = 5", "limits is 'cell', expected one of pixels"),
+        ("cells = 'a'", "limits.cells in"),
+    ):
+        config.write_text(f"[limits]\n{written}\n")
+        assert main(["sample", "digits-ddpm", "--count", "6"]) == 2
+        assert said in " ".join(capsys.readouterr().err.split())
+    assert CELLS.most == CELLS.usual
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"steps": 10**8}, "steps is 100,000,000, expected at most 100,000 steps"),
+        ({"sigmas": tuple(range(100_001, -1, -1))}, "steps is 100,002, expected at most 100,000 steps"),
+        ({"count": 10**11}, "count is 100,000,000,000, expected at most 100,000 pictures"),
+        ({"adapters": ("a",) * 101}, "adapters is 101 adapters, expected at most 100 regions or adapters"),
+    ],
+)
+def test_a_request_in_python_has_the_same_limits(fields, message):
+    with pytest.raises(InvalidInput, match=message):
+        GenerationRequest(prompt="a", **fields)
+
+
+def test_a_network_of_more_layers_than_its_file_has_tensors_is_not_built(tmp_path, monkeypatch):
+    folder = copy_pipeline("sd1", tmp_path / "model")
+    config = folder / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "layers_per_block": 60}))
+    monkeypatch.setattr("undertow.checkpoints.read.unet_loading.build_on_meta", lambda build: pytest.fail("built"))
+    for load in (load_unet, load_unet_folder):
+        with pytest.raises(ConfigError, match=r"layers = \d+: is more than the \d+ tensors of .*unet"):
+            load(folder)

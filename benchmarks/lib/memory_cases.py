@@ -3,10 +3,11 @@ these themselves."""
 
 import random
 from dataclasses import dataclass, replace
+from typing import Any
 
 from undertow.adapters.control.config import ControlNetConfig
 from undertow.memory.families import family
-from undertow.memory.work import Subject, TextNetwork, VAENetwork, Work
+from undertow.memory.work import Subject, TextNetwork, TrainingWork, VAENetwork, Work
 from undertow.unet.config import CrossAttention, Level, Middle, TextTime, UNetConfig
 
 STAGES = ("denoise",) * 6 + ("decode", "decode", "encode", "controlnet", "text")
@@ -102,17 +103,51 @@ NARROW = (
 )
 PUBLISHED = (family("sd15"), family("sd15"), family("sd21"), family("sdxl"))
 
+
+def _published(index: int, stage: str, **fields: Any) -> Case:
+    return Case(stage=stage, subject=PUBLISHED[index], work=Work(**fields))
+
+
 CHOSEN = (
     Case(stage="denoise", subject=NARROW[0], work=Work(size=(128, 128))),
-    Case(stage="denoise", subject=PUBLISHED[0], work=Work(size=(256, 256), dtype="bfloat16")),
-    Case(stage="denoise", subject=PUBLISHED[0], work=Work(size=(512, 512), dtype="bfloat16")),
-    Case(stage="denoise", subject=PUBLISHED[0], work=Work(size=(512, 512), dtype="bfloat16", kernel="math")),
-    Case(stage="denoise", subject=PUBLISHED[0], work=Work(size=(256, 256), dtype="bfloat16", loras=2, lora_slots=2)),
-    Case(stage="denoise", subject=PUBLISHED[3], work=Work(size=(512, 512), branches=1, dtype="bfloat16")),
-    Case(stage="controlnet", subject=PUBLISHED[0], work=Work(size=(512, 512), dtype="bfloat16", controlnets=1)),
-    Case(stage="decode", subject=PUBLISHED[0], work=Work(size=(512, 512))),
-    Case(stage="decode", subject=PUBLISHED[0], work=Work(size=(768, 768), dtype="bfloat16")),
-    Case(stage="encode", subject=PUBLISHED[0], work=Work(size=(512, 512))),
-    Case(stage="text", subject=PUBLISHED[3], work=Work(tokens=154, dtype="bfloat16")),
+    Case(stage="decode", subject=NARROW[0], work=Work(size=(256, 256))),
+    _published(0, "denoise", size=(128, 128), dtype="bfloat16"),
+    _published(0, "decode", size=(256, 256)),
+    _published(3, "text", tokens=154, dtype="bfloat16"),
+    _published(0, "denoise", size=(512, 512), dtype="float16", kernel="sdpa"),
+    _published(0, "denoise", size=(512, 512), kernel="sdpa"),
+    _published(0, "denoise", size=(512, 512), dtype="float16", kernel="math"),
+    _published(0, "denoise", size=(512, 512), dtype="float16", kernel="sdpa", loras=2, lora_slots=2),
+    _published(3, "denoise", size=(1024, 1024), dtype="float16", kernel="sdpa"),
+    _published(0, "controlnet", size=(512, 512), dtype="float16", kernel="sdpa", controlnets=1),
+    _published(0, "decode", size=(512, 512)),
+    _published(0, "decode", size=(1024, 1024), dtype="float16"),
+    _published(0, "encode", size=(512, 512)),
 )
-"""Of each a fresh process is worth while."""
+"""Of each a fresh process is worth while; of the first ones also on a CPU."""
+
+ON_CPU = 5
+
+LARGE = (
+    _published(0, "decode", size=(512, 512)),
+    _published(0, "denoise", size=(256, 256), branches=1),
+    _published(0, "denoise", size=(512, 512), branches=1, dtype="bfloat16"),
+    _published(3, "denoise", size=(512, 512), branches=1, dtype="bfloat16"),
+    _published(0, "encode", size=(256, 256), dtype="bfloat16"),
+)
+"""Published networks at ordinary sizes, as far as a CPU gets there in minutes."""
+
+TRAINED = tuple(
+    Case(
+        stage="train",
+        subject=subject,
+        work=Work(size=size, training=TrainingWork(kind=kind, batch=2, checkpointing=checkpointing)),
+    )
+    for subject, size, kinds in (
+        (NARROW[0], (96, 128), ("lora", "full")),
+        (NARROW[3], (96, 128), ("lora", "full")),
+        (NARROW[5], (32, 32), ("full",)),
+    )
+    for kind in kinds
+    for checkpointing in ("none", "layers")
+)

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib.memory_cases import CHOSEN, Case, cases
+from benchmarks.lib.memory_cases import CHOSEN, LARGE, TRAINED, Case, cases
 from undertow.memory.families import family
-from undertow.memory.forecast import PROCESS_BYTES, Forecast, StageForecast, forecast
-from undertow.memory.operations import Machine
+from undertow.memory.forecast import PROCESS_BYTES, PROCESS_SHARE, Forecast, StageForecast, forecast, process_bytes
+from undertow.memory.machine import Machine
 from undertow.memory.work import Work
 
 KEPT = Path("docs/results/memory")
@@ -36,6 +36,8 @@ def _page() -> Iterator[str]:
         "PyTorch, no weights and one to ten milliseconds. This page is written by `python -m benchmarks.memory`.\n"
     )
     yield from _allocator()
+    yield from _large()
+    yield from _training()
     yield from _process()
     yield from _cuda()
     yield from _document()
@@ -80,8 +82,8 @@ def _allocator() -> Iterator[str]:
 def alone(case: Case, device: str) -> int:
     """The forecast for a process, or on a GPU for tensors, that holds the networks of one stage alone."""
     found = forecast(case.subject, replace(case.work, keep=()), Machine(device=device))
-    beside = found.process_bytes - found.peak_bytes if device == "cpu" else 0
-    return found.stage(case.stage).peak_bytes + beside
+    tensors = found.stage(case.stage).peak_bytes
+    return process_bytes(tensors) if device == "cpu" else tensors
 
 
 def _activations(case: Case) -> int:
@@ -108,12 +110,40 @@ def _over(row: dict[str, Any]) -> float:
     return row["forecast"] / row["measured"] - 1
 
 
+def _large() -> Iterator[str]:
+    found = _read("large")
+    if found is None:
+        return
+    yield "Published networks at ordinary sizes, in the same way:\n"
+    yield from _table(_with_forecast(found["rows"], LARGE, _activations))
+
+
+def _training() -> Iterator[str]:
+    yield "## Training steps\n"
+    yield (
+        "The backward pass is not walked: a training step is forecast as what the forward pass keeps and an upper "
+        "bound of the gradients that come on top. That is never below, but up to a quarter above what is really "
+        "taken.\n"
+    )
+    found = _read("training")
+    if found is not None:
+        yield from _table(_with_forecast(found["rows"], TRAINED, _activations))
+
+
+def _table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    yield "| case | measured MiB | forecast MiB | above |"
+    yield "|---|---|---|---|"
+    for row in rows:
+        yield f"| {row['case']} | {_mib(row['measured'])} | {_mib(row['forecast'])} | {_over(row):+.2%} |"
+    yield ""
+
+
 def _process() -> Iterator[str]:
     found = _read("process")
     yield "## The process\n"
     yield (
-        "What the kernel kills for is the memory of the process. It is forecast as weights and activations plus "
-        f"{PROCESS_BYTES >> 20} MiB for the interpreter and PyTorch's libraries.\n"
+        "What the kernel kills for is the memory of the process. It is forecast as weights and activations, "
+        f"{PROCESS_SHARE:.0%} of them, and {PROCESS_BYTES >> 20} MiB for the interpreter and PyTorch's libraries.\n"
     )
     if found is None:
         return
@@ -121,11 +151,7 @@ def _process() -> Iterator[str]:
         f"Each in a fresh process that holds the stage's networks alone, beside `VmHWM` of Linux; {found['device']}, "
         f"torch {found['torch']}, {found['date']}.\n"
     )
-    yield "| case | measured MiB | forecast MiB | above |"
-    yield "|---|---|---|---|"
-    for row in _with_forecast(found["rows"], CHOSEN, lambda case: alone(case, "cpu")):
-        yield f"| {row['case']} | {_mib(row['measured'])} | {_mib(row['forecast'])} | {_over(row):+.1%} |"
-    yield ""
+    yield from _table(_with_forecast(found["rows"], CHOSEN, lambda case: alone(case, "cpu")))
 
 
 def _cuda() -> Iterator[str]:

@@ -1,7 +1,8 @@
 """Each stage that is forecast, as it is really run: with random weights, in the layout in which models are loaded."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -15,6 +16,10 @@ from undertow.encoders.clip_network import ClipText
 from undertow.memory.work import Subject, TextNetwork, VAENetwork, Work
 from undertow.nn.adaptable import Conv2d, Linear, WeightRows
 from undertow.nn.attention import ImageTokens
+from undertow.training.checkpointing import checkpointing
+from undertow.training.ema import ExponentialMovingAverage
+from undertow.training.low_rank import TRANSFORMERS, TrainableUpdates, in_slots, unet_sites
+from undertow.training.optimizer import adamw
 from undertow.unet.conditioning import Conditioning, Ports, Residuals
 from undertow.unet.config import ClassLabels, TextTime, UNetConfig
 from undertow.unet.unet import UNet
@@ -36,7 +41,7 @@ def measured(stage: str, subject: Subject, work: Work) -> int:
     """The allocator's peak of a stage above the weights, inputs included: of the second run, since the first fills
     caches that stay."""
     prepared = prepare(stage, subject, work)
-    with torch.inference_mode():
+    with torch.no_grad():
         prepared.run()
         return prepared.input_bytes + peak_bytes(prepared.run)
 
@@ -106,12 +111,40 @@ def _text(network: TextNetwork, work: Work) -> Callable[[], Tensor]:
     return run
 
 
+def train(subject: Subject, work: Work) -> Prepared:
+    """One step of AdamW with a moving average, as `training.fit` takes it, of random weights: zeros learn nothing."""
+    assert subject.unet is not None
+    assert work.training is not None
+    config, training = subject.unet, work.training
+    work = replace(work, pictures=training.batch, branches=1, rows=None)
+    unet = UNet(config).to(_dtype(work.dtype)).to(memory_format=torch.channels_last)
+    inputs = _inputs(config, subject, work)
+    sites = unet_sites(unet, TRANSFORMERS) if training.kind == "lora" else {}
+    updates = TrainableUpdates(sites, training.rank, torch.Generator())
+    learning: nn.Module = updates if sites else unet
+    optimizer, average = adamw(learning, weight_decay=0.0), ExponentialMovingAverage(learning, 0.9)
+    rows = WeightRows(slots=torch.zeros(work.batch, 1, dtype=torch.long), gains=torch.ones(work.batch, 1))
+    ports = Ports(weights=rows) if sites else None
+
+    def run() -> None:
+        with torch.enable_grad(), in_slots(unet, updates) if sites else nullcontext():
+            with checkpointing(unet, training.checkpointing != "none"):
+                prediction = unet(*inputs, ports)
+                prediction.square().mean().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            average.update(learning, 1)
+
+    return _prepared(run, inputs)
+
+
 STAGES: dict[str, Callable[[Subject, Work], Prepared]] = {
     "denoise": denoise,
     "controlnet": controlnet,
     "decode": decode,
     "encode": encode,
     "text": text,
+    "train": train,
 }
 
 

@@ -51,5 +51,5 @@ def _add_offset(path: Path) -> None:
 
 def _outgoing(tensors: Mapping[str, Tensor]) -> ExportedPart:
     halves = {name: tensor.detach().to("cpu", torch.float16) for name, tensor in tensors.items()}
-    infos = {name: TensorInfo(tensor.dtype, tuple(tensor.shape)) for name, tensor in halves.items()}
+    infos = {name: TensorInfo("F16", tuple(tensor.shape)) for name, tensor in halves.items()}
     return ExportedPart(tensors=infos, read=halves.__getitem__)

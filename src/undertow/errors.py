@@ -229,7 +229,7 @@ class MissingDependency(UndertowError, ImportError):
         wanted = package if extra is None else f"'undertow[{extra}]'"
         if problem:
             said = f"the package {package!r} is installed and cannot be imported ({problem})"
-            super().__init__(f"{said}: pip install --upgrade {package}")
+            super().__init__(f"{said}: pip install -U {package}")
         else:
             super().__init__(f"this needs the package {package!r}: pip install {wanted}")
         self.package = package

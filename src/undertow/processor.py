@@ -15,11 +15,14 @@ import platform
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
+Answer = TypeVar("Answer", bool, int)
 
-def _constant_in_graphs(question: Callable[[], bool]) -> Callable[[], bool]:
+
+def _constant_in_graphs(question: Callable[[], Answer]) -> Callable[[], Answer]:
     """The compiler takes the answer for a constant and does not trace how it is found: what
     `torch.compiler.assume_constant_result` does, which would import the compiler."""
     question._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]

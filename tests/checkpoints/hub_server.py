@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,7 +28,7 @@ class Hub(ThreadingHTTPServer):
 
 
 @contextmanager
-def served(repositories: Path, cache: Path, monkeypatch) -> Iterator[Hub]:
+def served(repositories: Path, cache: Path, monkeypatch) -> Generator[Hub]:
     """The server, as the Hub that the client asks, with an empty cache."""
     with Hub(repositories) as hub:
         threading.Thread(target=hub.serve_forever, daemon=True).start()
@@ -42,7 +42,7 @@ def served(repositories: Path, cache: Path, monkeypatch) -> Iterator[Hub]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Hub
+    server: Hub  # pyright: ignore[reportIncompatibleVariableOverride]
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *args: object) -> None:

@@ -82,6 +82,7 @@ def test_version(capsys):
         (["interrupt"], 130, "error: interrupted\n"),
         (["leave"], 7, ""),
         (["nothing"], 2, "error: No such command 'nothing'; try 'undertow --help'\n"),
+        (["gret"], 2, "error: No such command 'gret'. Did you mean 'greet'? try 'undertow --help'\n"),
         (["greet"], 2, "error: Missing argument 'name'; try 'undertow greet --help'\n"),
         (["refuse", "--wrong"], 2, "error: No such option: --wrong; try 'undertow refuse --help'\n"),
     ],
@@ -89,6 +90,13 @@ def test_version(capsys):
 def test_an_error_is_one_sentence_and_an_exit_code(arguments, code, sentence, capsys):
     assert main(arguments, VERBS) == code
     assert capsys.readouterr() == ("", sentence)
+
+
+def test_a_group_without_a_verb_is_answered_by_its_help_alone(capsys):
+    assert main(["train"]) == 2
+    printed = capsys.readouterr()
+    assert "controlnet" in printed.out + printed.err
+    assert "error:" not in printed.err
 
 
 def test_debug_adds_the_traceback_and_keeps_the_sentence(capsys):

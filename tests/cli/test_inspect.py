@@ -22,9 +22,9 @@ def test_a_preset_s_summary_counts_parameters(capsys):
     ("arguments", "words"),
     [
         (["inspect", "sd3"], "known names: sd15"),
-        (["inspect", "sd15", "--trace", "--size", "64"], "HEIGHTxWIDTH"),
+        (["inspect", "sd15", "--trace", "--size", "64x"], "HEIGHTxWIDTH"),
         (["inspect", "sd15", "--trace", "--size", "64x-1"], "HEIGHTxWIDTH"),
-        (["inspect", "sd15", "--trace", "--batch", "0"], "greater than or equal to 1"),
+        (["inspect", "sd15", "--trace", "--batch", "0"], "--batch is '0', expected at least 1"),
     ],
 )
 def test_what_cannot_be_inspected_is_refused_in_one_sentence(arguments, words, capsys):

@@ -53,12 +53,16 @@ def refused(folder, tmp_path, capsys):
 def test_a_controlnet_is_trained_on_edges_and_on_a_folder_of_hints(folder, tmp_path, capsys):
     out = tmp_path / "edges"
     assert run(*command(folder, "controlnet", out, "--hint", "canny", "--gradient-checkpointing")) == 0
-    assert f"trained: {out / 'edges'}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"trained: {out / 'edges'}" in shown
+    assert f"a sample: {out / 'edges.png'}" in shown
+    with Image.open(out / "edges.png") as sample:
+        assert "edges" in sample.info["undertow"], "drawn with what was trained"
     assert [record.step for record in read_records(out / "log.jsonl")] == [2]
     unet = load_unet(folder / "pipeline")
     assert read_control(out / "edges", unet).network.hint_factor == 2
     # The same command has nothing left to do; another hint is another run.
-    assert run(*command(folder, "controlnet", out, "--hint", "canny", "--title", "again")) == 0
+    assert run(*command(folder, "controlnet", out, "--hint", "canny", "--title", "again", "--no-sample")) == 0
     assert (out / "again" / "config.json").is_file()
     assert run(*command(folder, "controlnet", out, "--hint", folder / "others")) == 2
     assert "hints was" in capsys.readouterr().err
@@ -67,7 +71,9 @@ def test_a_controlnet_is_trained_on_edges_and_on_a_folder_of_hints(folder, tmp_p
 def test_an_image_prompt_is_trained_with_references(folder, tmp_path, capsys):
     out, more = tmp_path / "look", ("--encoder", folder / "encoder", "--references", folder / "others")
     assert run(*command(folder, "image-prompt", out, *more, "--precision=bf16", "--tokens=3")) == 0
-    assert f"trained: {out / 'look.safetensors'}" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"trained: {out / 'look.safetensors'}" in shown
+    assert f"a sample: {out / 'look.png'}" in shown
     found = read_image_prompt(out / "look.safetensors", load_unet(folder / "pipeline"))
     assert (found.variant, found.tokens_per_image, found.feature_dim) == ("base", 3, 12)
 

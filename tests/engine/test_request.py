@@ -223,7 +223,7 @@ def test_lists_are_written_as_the_tuples_that_they_stand_for():
         ({"prompt": "", "count": None}, {}, "count", "None, expected a valid integer"),
         ({"prompt": "", "seed": 2**64}, {}, "seed", "expected from 0 to"),
         ({"prompt": "", "guidance_scale": math.nan}, {}, "guidance_scale", "expected a finite number"),
-        ({"prompt": "", "size": [1, 2, 3]}, {}, "size", "expected at most 2 items"),
+        ({"prompt": "", "size": [1, 2, 3]}, {}, "size", "expected a pair of height and width"),
         ({"prompt": "", "sampler_options": {"eta": "x"}}, {}, "sampler_options.eta", "a valid number"),
         ({"prompt": "", "seamless": "z"}, {}, "seamless", "'z', expected one of none, x, y, both; axes along which"),
         ({"prompt": ""}, {"image": PICTURE}, "image", "made without one"),

@@ -8,9 +8,9 @@ import pytest
 from tests.services import service_of
 from undertow.errors import InvalidInput
 from undertow.memory.families import CLIP_L
-from undertow.memory.forecast import forecast
+from undertow.memory.forecast import component_bytes, forecast
 from undertow.memory.measures import candidates
-from undertow.memory.plan import plan
+from undertow.memory.plan import plan, read_bytes
 from undertow.memory.seconds import SecondsTable, spelled
 from undertow.memory.work import Subject, VAENetwork, Work
 from undertow.unet.config import CrossAttention, Level, UNetConfig
@@ -114,6 +114,23 @@ def test_seconds_are_those_of_the_operations():
     assert step.seconds == pytest.approx(20 * sum(step.operations.values()) * 1e-6)
     assert plan(SUBJECT, WORK, table=SecondsTable()).seconds is None
     assert plan(SUBJECT, replace(WORK, dtype="float32"), table=table).seconds is None
+
+
+def test_measures_say_how_much_slower_they_are():
+    """Reading weights again, at a second for each megabyte, where no other operation takes any time."""
+    smallest = plan(SUBJECT, WORK, plan(SUBJECT, WORK).smallest_bytes)
+    works = [WORK, *(measure.work for measure in smallest.measures)]
+    stages = [stage for work in works for stage in forecast(SUBJECT, work).stages]
+    operations = {spelled(one) for stage in stages for one in stage.operations}
+    table = SecondsTable(seconds={"float16": {**dict.fromkeys(operations, 0.0), "read": 1.0}})
+    held = component_bytes(SUBJECT, WORK)
+    found = plan(SUBJECT, WORK, smallest.smallest_bytes, table=table)
+    slower = {measure.name: measure.slower for measure in found.measures}
+    assert slower["every network released while it is idle"] == pytest.approx(sum(held.values()) / 1e6)
+    assert slower["exact tiles of the VAE"] == 0
+    streamed = replace(WORK, keep=(), rows=1, offloaded_layers=True)
+    assert read_bytes(SUBJECT, streamed) == held["text"] + held["vae"] + 20 * 2 * 2 * held["unet"]
+    assert read_bytes(SUBJECT, replace(streamed, keep=WORK.keep)) == 20 * 2 * 2 * held["unet"]
 
 
 def test_plans_are_records_that_json_has():

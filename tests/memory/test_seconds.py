@@ -5,7 +5,7 @@ import torch
 
 from undertow.memory.families import family
 from undertow.memory.forecast import forecast
-from undertow.memory.seconds import CPUINFO, OVERHEAD, SecondsTable, processor_name, read_table, table_file
+from undertow.memory.seconds import CPUINFO, OVERHEAD, READ, SecondsTable, processor_name, read_table, table_file
 from undertow.memory.stopwatch import POINTWISE, measure
 from undertow.memory.work import Work
 
@@ -22,6 +22,7 @@ SIGNATURES = (
     *((name, 320) for name in POINTWISE),
     ("add", 33),
     OVERHEAD,
+    READ,
 )
 
 
@@ -56,8 +57,8 @@ def test_measurements_are_kept_for_the_machine(cache, monkeypatch):
     assert found.of("float32", {("linear", 8, 4, 6): 2, ("add", 33): 4}) == 2.0
     assert found.of("float16", {("add", 33): 1}) == 2.0
     assert found.of("float32", {("linear", 8, 4, 7): 1}) is None
-    assert found.missing("float32", {("linear", 8, 4, 7): 1, ("add", 33): 1}) == [OVERHEAD, ("linear", 8, 4, 7)]
-    dearer = found.with_more("float32", {OVERHEAD: 0.125})
+    assert found.missing("float32", {("linear", 8, 4, 7): 1, ("add", 33): 1}) == [OVERHEAD, READ, ("linear", 8, 4, 7)]
+    dearer = found.with_more("float32", {OVERHEAD: 0.125, READ: 0.0})
     assert dearer.of("float32", {("linear", 8, 4, 6): 2, ("add", 33): 4}) == 2.0 + 6 * 0.125
     assert dearer.missing("float32", {("add", 33): 1}) == []
     monkeypatch.setenv("OMP_NUM_THREADS", "7")

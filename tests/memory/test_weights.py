@@ -24,7 +24,7 @@ def numbers(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("name", ["sd15", "lcm-sd15", "sd21", "sdxl", "sdxl-refiner", "ssd-1b", "cifar10"])
+@pytest.mark.parametrize("name", ["lcm-sd15", "sd21", "ssd-1b", "cifar10"])
 def test_unets(name):
     config = PRESETS[name]()
     with torch.device("meta"):
@@ -39,10 +39,9 @@ def test_published_numbers():
 
 
 def test_controlnets():
-    for unet in (UNetConfig.sd15(), UNetConfig.sdxl()):
-        config = ControlNetConfig(unet=unet)
-        with torch.device("meta"):
-            assert weights.controlnet_weights(config) == numbers(ControlNet(config))
+    config = ControlNetConfig(unet=UNetConfig.sd15())
+    with torch.device("meta"):
+        assert weights.controlnet_weights(config) == numbers(ControlNet(config))
 
 
 def test_autoencoders():

@@ -66,7 +66,8 @@ def main(
         if getattr(error, "option_name", None) != DEBUG:
             from undertow.cli.usage import usage_sentence  # with all options of requests
 
-            return _fail(usage_sentence(error, program, arguments), settings, REFUSED)
+            sentence = usage_sentence(error, program, arguments)
+            return _fail(sentence, settings, REFUSED) if sentence else REFUSED
         code = MISPLACED
     except (UndertowError, OSError) as error:
         return _fail(str(error), settings, REFUSED)

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Annotated, no_type_check
+from typing import Annotated, Any
 
 import typer
 
@@ -23,10 +23,9 @@ of_model = partial(typer.Option, rich_help_panel="Model")
 of_machine = partial(typer.Option, rich_help_panel="Machine")
 
 
-@no_type_check  # what typer gives where its public class Context is asked for is an object of its base
-def apply_preset(context: typer.Context, name: str | None) -> str | None:
-    """Puts a preset's settings in place of the defaults of options. Errors: `InvalidInput` names the preset and its
-    file."""
+def apply_preset(context: Any, name: str | None) -> str | None:
+    """Puts a preset's settings in place of the defaults of options. context: typer's, whose type is not its public
+    class `Context`. Errors: `InvalidInput` names the preset and its file."""
     if name is None:
         return None
     known = {option.removeprefix("--"): one for one in context.command.params for option in one.opts}

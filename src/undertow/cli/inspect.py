@@ -97,7 +97,7 @@ def inspect(
     else:
         config = _config(model)
         console.print(_summary(model, config))
-        note_idle(about_file, "on an architecture without weights")
+        note_idle(about_file, "on a preset or a model that ships")
     if trace:
         console.print(_trace(config, 1 if batch is None else batch, cells))
     else:
@@ -244,6 +244,6 @@ def _cells(size: str | None) -> tuple[int, int] | None:
     if size is None:
         return None
     parts = size.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() for part in parts):
-        raise InvalidInput("--size", repr(size), "HEIGHTxWIDTH in cells, e.g. 32x32")
-    return int(parts[0]), int(parts[1])
+    if len(parts) not in (1, 2) or not all(part.isascii() and part.isdigit() for part in parts):
+        raise InvalidInput("--size", repr(size), "HEIGHTxWIDTH in cells, such as 32x32, or one number for both")
+    return int(parts[0]), int(parts[-1])

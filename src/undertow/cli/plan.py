@@ -1,6 +1,7 @@
 """`undertow plan`: whether a picture will fit into memory, what gives way so that it does, and how long it takes."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -109,10 +110,11 @@ def plan(
         tokens=77 * prompt_chunks,
         types=_types(named, precision, vae_precision, device),
     )
+    machine, available = Machine(device=device), _budget(budget_bytes, device)
     if measure:
-        _measure(named.subject, work, device)
-    machine = Machine(device=device)
-    found = make_plan(named.subject, work, _budget(budget_bytes, device), table=read_table(device), machine=machine)
+        draft = make_plan(named.subject, work, available, machine=machine)
+        _measure(named.subject, (work, *(one.work for one in draft.measures)), device)
+    found = make_plan(named.subject, work, available, table=read_table(device), machine=machine)
     _show(found, named.subject, as_json=as_json, given=budget_bytes is not None, layers=layers)
     if picture is not None:
         from undertow.cli.plan_picture import draw_plan
@@ -157,11 +159,11 @@ def _budget(asked: int | None, device: Device) -> int | None:
     return asked if asked is not None or device is not Device.cpu else host_free_bytes()
 
 
-def _measure(subject: "Subject", work: "Work", device: Device) -> None:
-    """Measures what the plan consists of and this machine has no seconds of."""
+def _measure(subject: "Subject", works: "Sequence[Work]", device: Device) -> None:
+    """Measures what a plan consists of, with and without its measures, and this machine has no seconds of."""
     from undertow.cli.plan_measure import measure_missing
 
-    measure_missing(subject, work, device)
+    measure_missing(subject, works, device)
 
 
 def _show(found: "MemoryPlan", subject: "Subject", *, as_json: bool, given: bool, layers: bool) -> None:

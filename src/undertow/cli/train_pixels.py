@@ -95,9 +95,8 @@ def train_pixels(
     if resumes:
         config = stored_config(out)
         begun = {"--data": data, "--size": size, "--objective": objective, "--config-file": config_file}
-        note_idle(
-            console, {name: value is not None for name, value in begun.items()}, "on a run that goes on as it was begun"
-        )
+        typed = {name: value is not None for name, value in begun.items()}
+        note_idle(typed, "on a run that goes on as it was begun")
     else:
         source = _source(data_set, data, size, gray=gray, bad_pictures=bad_pictures)
         config = _new_config(source, objective, config_file, console)

@@ -19,7 +19,8 @@ _EXPECTED = (
 
 
 def usage_sentence(error: typer.TyperException, program: str, arguments: Sequence[str]) -> str:
-    """What is wrong with a command line, in one line. arguments: as they were typed."""
+    """What is wrong with a command line, in one line; nothing where help was the answer. arguments: as they were
+    typed."""
     context = getattr(error, "ctx", None)
     command = program if context is None else context.command_path
     typed, said = getattr(error, "option_name", None), " ".join(error.format_message().split()).rstrip(".")
@@ -28,7 +29,8 @@ def usage_sentence(error: typer.TyperException, program: str, arguments: Sequenc
         if (ours := called_here(typed, known)) is not None:
             said = f"No such option: {typed}; here it is called {ours}"
     invalid = _INVALID.fullmatch(said)
-    return f"{said if invalid is None else _of_value(invalid, arguments)}; try '{command} --help'"
+    said = said if invalid is None else _of_value(invalid, arguments)
+    return f"{said}{'' if said.endswith('?') else ';'} try '{command} --help'" if said else ""
 
 
 def _of_value(invalid: re.Match[str], arguments: Sequence[str]) -> str:

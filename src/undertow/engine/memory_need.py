@@ -11,7 +11,7 @@ from undertow.engine.sizes import Size, layout_for, picture_size
 from undertow.errors import OutOfMemory
 from undertow.free_memory import free_bytes
 from undertow.memory.forecast import forecast
-from undertow.memory.operations import Machine
+from undertow.memory.machine import Machine
 from undertow.memory.work import ITEM_BYTES, KernelName, Subject, Work
 from undertow.processor import has_bfloat16
 from undertow.unet.config import UNetConfig

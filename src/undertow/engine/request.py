@@ -104,8 +104,9 @@ class GenerationRequest(Record):
     timestep_map: TimestepMap = "interpolated"
     """How a noise level becomes a timestep: "interpolated" as in diffusers and A1111, "nearest" as in ComfyUI."""
     noise_convention: NoiseConvention = "variance"
-    """How large pure noise is. "variance" gives the network's input the variance it was trained with; "comfy" is
-    ComfyUI's: sigma times noise below the highest level, and a first level of 4518.76 with zero terminal SNR."""
+    """How large pure noise is: "variance" gives the network's input the variance it was trained with, "comfy" is
+    ComfyUI's. That is sigma times noise below the highest level, and a first level of 4518.76 with zero terminal
+    SNR."""
     refiner_switch: Share = 0.8
     """Share of the noise levels that the base model draws before the refiner takes over."""
     guidance_scale: Finite = 5.0

@@ -3,24 +3,21 @@
     forecast(family("sd15"), Work(size=(768, 768), dtype="float16")).peak_bytes
 
 Activations are those of a walk through the networks on stand-ins (`ledger.py`), weights are counted, and the process's
-memory is both plus what the interpreter and the libraries take (`process.py`).
+memory is both plus what the interpreter and the libraries take.
 """
 
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
-from undertow.memory import text_walk, unet_walk, vae_walk, weights
-from undertow.memory.ledger import Array, Ledger, Peak, Signature
-from undertow.memory.operations import LoraRows, Machine, Operations, this_machine
-from undertow.memory.work import ITEM_BYTES, Subject, VAENetwork, Work
-from undertow.unet.config import TextTime, UNetConfig
+from undertow.memory import stage_walks, training_walk, vae_walk, weights
+from undertow.memory.ledger import Ledger, Peak, Signature
+from undertow.memory.machine import Machine, this_machine
+from undertow.memory.work import ITEM_BYTES, Subject, Work
+from undertow.unet.config import UNetConfig
 
-PROCESS_BYTES = 400 * 2**20
-"""What a process takes beside tensors: the interpreter, PyTorch's libraries and its kernels' caches."""
-
-
-SMALL_NUMBERS = 256
-"""Allowed for what every row has one or a few of: timesteps, labels, gains, the slots of adapters."""
+PROCESS_BYTES, PROCESS_SHARE = 345 * 2**20, 0.03
+"""What a process takes beside tensors: the interpreter and PyTorch's libraries, and for its kernels' caches and what
+allocators do not give back a part of the tensors (calibrated by `python -m benchmarks.memory --process`)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,28 +79,34 @@ def forecast(subject: Subject, work: Work, machine: Machine | None = None) -> Fo
 @lru_cache(maxsize=256)
 def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
     held = component_bytes(subject, work)
-    denoising = None if subject.unet is None else _denoise(subject, work, machine)
+    denoising = None if subject.unet is None else stage_walks.denoise(subject, work, machine)
     if denoising is not None:
         held["unet"] += ITEM_BYTES[work.dtype] * (work.lora_slots + 1) * work.lora_rank * denoising.slot_numbers
     stages = []
     if subject.text_encoders:
-        stages.append(_stage("text", held, work, _text(subject, work, machine)))
+        stages.append(_stage("text", held, work, stage_walks.text(subject, work, machine)))
     if subject.controlnet is not None and work.controlnets:
-        stages.append(_stage("controlnet", held, work, _controlnet(subject, work, machine), calls=work.steps))
+        stages.append(
+            _stage("controlnet", held, work, stage_walks.controlnet(subject, work, machine), calls=work.steps)
+        )
     if denoising is not None:
         batches = -(-work.pictures * work.branches // work.batch)
         calls = work.steps * batches
-        stages.append(_stage("denoise", held, work, denoising, calls=calls, config=subject.unet))
+        stages.append(_stage("denoise", held, work, denoising, calls=calls))
     if subject.vae is not None:
-        for name, walk in (("decode", _decode), ("encode", _encode)):
+        for name, walk in (("decode", stage_walks.decode), ("encode", stage_walks.encode)):
             whole = _stage(name, held, work, walk(subject, work, machine), calls=work.pictures)
             stages.append(_tiled(whole, subject, work))
+    if subject.unet is not None and work.training is not None:
+        stages.append(_trained(training_walk.train(subject.unet, subject, work, work.training, machine), work))
     peak = max(stage.peak_bytes for stage in stages)
-    return Forecast(stages=tuple(stages), process_bytes=peak + PROCESS_BYTES)
+    return Forecast(stages=tuple(stages), process_bytes=process_bytes(peak))
 
 
-LAYER_GROUPS = 16
-"""Parts in which the layers of a network come into memory one after the other (`layers.GROUPS`)."""
+def process_bytes(tensors: int) -> int:
+    """The memory of a process whose tensors and workspaces take so much at their peak."""
+    return tensors + int(PROCESS_SHARE * tensors) + PROCESS_BYTES
+
 
 STAGE_COMPONENT = {"text": "text", "controlnet": "controlnet", "denoise": "unet", "decode": "vae", "encode": "vae"}
 """The component whose weights each stage needs."""
@@ -116,27 +119,29 @@ def component_bytes(subject: Subject, work: Work) -> dict[str, int]:
     if subject.controlnet is not None and work.controlnets:
         found["controlnet"] = item * work.controlnets * weights.controlnet_weights(subject.controlnet)
     if subject.unet is not None:
-        found["unet"] = item * weights.unet_weights(subject.unet)
+        found["unet"] = item * _in_memory(subject.unet, offloaded=work.offloaded_layers)
     if subject.vae is not None:
         found["vae"] = ITEM_BYTES[work.vae_dtype or work.dtype] * weights.vae_weights(subject.vae)
     return found
 
 
-def _stage(
-    name: str,
-    held: dict[str, int],
-    work: Work,
-    ledger: Ledger,
-    *,
-    calls: int = 1,
-    config: UNetConfig | None = None,
-) -> StageForecast:
-    """config: of the U-Net, in its own stage."""
+OFFLOADED_PART = 16
+"""Layers that come and go are grouped into modules of at most this part of the weights."""
+
+
+def _in_memory(config: UNetConfig, *, offloaded: bool) -> int:
+    """Numbers of the U-Net's weights that are in memory at a time: all, or those of one group of layers, which is at
+    least one layer."""
+    numbers = weights.unet_weights(config)
+    return max(numbers // OFFLOADED_PART, weights.largest_convolution(config)) if offloaded else numbers
+
+
+def _stage(name: str, held: dict[str, int], work: Work, ledger: Ledger, *, calls: int = 1) -> StageForecast:
     kept = {component for component in held if component in work.keep} | {STAGE_COMPONENT[name]}
     peak: Peak = ledger.peak
     return StageForecast(
         name=name,
-        weight_bytes=sum(held.get(component, 0) for component in kept) - _absent_bytes(name, held, config, work),
+        weight_bytes=sum(held.get(component, 0) for component in kept),
         activation_bytes=peak.size,
         workspace_bytes=peak.workspace,
         by_component=peak.components | ({"workspace": peak.workspace} if peak.workspace else {}),
@@ -147,14 +152,19 @@ def _stage(
     )
 
 
-def _absent_bytes(stage: str, held: dict[str, int], config: UNetConfig | None, work: Work) -> int:
-    """What is not there of the U-Net while it works, where its layers come in in groups: a group is a sixteenth, or the
-    largest layer, a convolution of the lowest level and a skip connection."""
-    if stage != "denoise" or config is None or not work.offloaded_layers:
-        return 0
-    widest = max(level.channels for level in config.levels)
-    own, largest = held["unet"], ITEM_BYTES[work.dtype] * weights.conv(2 * widest, widest)
-    return max(0, own - max(-(-own // LAYER_GROUPS), largest))
+def _trained(step: training_walk.TrainingStep, work: Work) -> StageForecast:
+    peak = step.ledger.peak
+    return StageForecast(
+        name="train",
+        weight_bytes=step.held,
+        activation_bytes=peak.size + step.gradients,
+        workspace_bytes=peak.workspace,
+        by_component=peak.components | {"workspace": peak.workspace, "gradients": step.gradients},
+        by_level=peak.levels,
+        hotspot=Hotspot(module=peak.module, operation=peak.operation),
+        operations=dict(step.ledger.operations),
+        calls=work.steps,
+    )
 
 
 def _tiled(whole: StageForecast, subject: Subject, work: Work) -> StageForecast:
@@ -167,105 +177,3 @@ def _tiled(whole: StageForecast, subject: Subject, work: Work) -> StageForecast:
     least = vae_walk.smallest_bytes(subject.vae, work.cells(subject), whole.activation_bytes, item)
     taken = max(budget, least)
     return replace(whole, activation_bytes=taken, workspace_bytes=0, by_component={"tiles": taken}, by_level={0: taken})
-
-
-def _operations(machine: Machine, dtype: str, kernel: str, *, loras: LoraRows | None = None) -> Operations:
-    return Operations(ledger=Ledger(ITEM_BYTES[dtype]), dtype=dtype, kernel=kernel, machine=machine, loras=loras)
-
-
-def _text(subject: Subject, work: Work, machine: Machine) -> Ledger:
-    ops = _operations(machine, work.text_dtype or work.dtype, "sdpa")
-    for network in subject.text_encoders:
-        text_walk.encode_text(ops, network, -(-work.tokens // network.positions))
-    return ops.ledger
-
-
-def _controlnet(subject: Subject, work: Work, machine: Machine) -> Ledger:
-    assert subject.controlnet is not None
-    ops, config = _operations(machine, work.dtype, work.kernel), subject.controlnet.unet
-    stages = _stages(config, work, ops)
-    latents = _inputs(config, subject, work, ops)
-    with ops.ledger.at("inputs", "inputs"):
-        hint = ops.ledger.new((work.batch, config.levels[0].channels, *work.cells(subject)), "cat")
-    unet_walk.residuals(stages, latents)
-    del hint
-    return ops.ledger
-
-
-def _denoise(subject: Subject, work: Work, machine: Machine) -> Ledger:
-    assert subject.unet is not None
-    slots = None if work.merged or not work.loras else LoraRows(per_row=work.loras, rank=work.lora_rank)
-    ops = _operations(machine, work.dtype, work.kernel, loras=slots)
-    stages = _stages(subject.unet, work, ops)
-    latents = _inputs(subject.unet, subject, work, ops)
-    held = _residuals(subject, work, ops), _image_tokens(subject.unet, work, ops)
-    unet_walk.predict(stages, latents, controlled=work.controlnets > 0, running=work.t2i_adapters)
-    del held
-    return ops.ledger
-
-
-def _stages(config: UNetConfig, work: Work, ops: Operations) -> unet_walk.Stages:
-    new, rows = ops.ledger.new, work.batch
-    with ops.ledger.at("inputs", "inputs"):
-        context = None if config.context_dim is None else new((rows, work.tokens, config.context_dim), "cat")
-        numbers = [new((SMALL_NUMBERS + rows,), "cat", item=8)]
-        if isinstance(config.added, TextTime):
-            numbers.append(new((rows, config.added.pooled_dim), "cat"))
-            numbers.append(new((rows, config.added.ids), "cat", item=4))
-    return unet_walk.Stages(
-        config=config,
-        ops=ops,
-        context=context,
-        embedding=unet_walk.time_embedding(ops, config, work.batch),
-        others=tuple(numbers),
-        image_tokens=work.image_tokens,
-        chunks=work.feed_forward_chunks,
-    )
-
-
-def _inputs(config: UNetConfig, subject: Subject, work: Work, ops: Operations) -> Array:
-    with ops.ledger.at("inputs", "inputs"):
-        return ops.ledger.new((work.batch, config.in_channels, *work.cells(subject)), "cat")
-
-
-def _residuals(subject: Subject, work: Work, ops: Operations) -> list[Array]:
-    """What ControlNets made for the batch, which lives as long as the U-Net runs."""
-    if not work.controlnets or subject.unet is None:
-        return []
-    shapes = subject.unet.skip_shapes(*work.cells(subject))
-    with ops.ledger.at("inputs", "residuals"):
-        return [ops.ledger.new((work.batch, *shape), "residual") for shape in (*shapes, shapes[-1])]
-
-
-def _image_tokens(config: UNetConfig, work: Work, ops: Operations) -> list[Array]:
-    """Keys and values of reference pictures at every cross-attention."""
-    if not work.image_tokens:
-        return []
-    with ops.ledger.at("inputs", "image_tokens"):
-        shapes = [(2 * work.batch, work.image_tokens, width) for width in config.cross_attentions().values()]
-        return [ops.ledger.new(shape, "cat") for shape in shapes]
-
-
-def _decode(subject: Subject, work: Work, machine: Machine) -> Ledger:
-    assert subject.vae is not None
-    steps = _vae(subject.vae, work, machine)
-    height, width = work.cells(subject)
-    latents = steps.ops.ledger.new((1, subject.vae.latent_channels, height, width), "from_model")
-    vae_walk.decode(steps, latents)
-    return steps.ops.ledger
-
-
-def _encode(subject: Subject, work: Work, machine: Machine) -> Ledger:
-    assert subject.vae is not None
-    steps = _vae(subject.vae, work, machine)
-    pixels = steps.ops.ledger.new((1, subject.vae.in_channels, *work.size), "pixels")
-    vae_walk.encode(steps, pixels)
-    return steps.ops.ledger
-
-
-def _vae(network: VAENetwork, work: Work, machine: Machine) -> vae_walk.VAESteps:
-    """Computed in the type of its weights, unless the processor only imitates that."""
-    stored = work.vae_dtype or work.dtype
-    imitated = stored == "bfloat16" and machine.device == "cpu" and not machine.bfloat16
-    ops = _operations(machine, "float32" if imitated else stored, "auto")
-    return vae_walk.VAESteps(network=network, ops=ops, converted=imitated)

@@ -11,14 +11,13 @@ how well). Each operation is counted under a signature, by which its seconds can
     ("add", numbers), ("silu", numbers) and the like
 """
 
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 
 from undertow.memory.ledger import Array, Ledger, Shape
+from undertow.memory.machine import Machine
+from undertow.memory.saved import Saved
 
 PATCH_CELLS = 256
 """As in `nn.matmul`, whose module imports torch; a test holds them equal."""
@@ -34,29 +33,6 @@ CHUNK, CHUNKED_KEYS = 256, 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Machine:
-    """What of the machine decides about memory. bfloat16: the processor multiplies it by itself. threads: of PyTorch.
-    Workspaces are those of oneDNN; of other devices than a CPU they are not known and not counted."""
-
-    device: str = "cpu"
-    bfloat16: bool = True
-    threads: int = 1
-
-
-@cache
-def this_machine() -> Machine:
-    """The CPU that this runs on, as far as it says without PyTorch; `undertow.processor` asks that."""
-    limited = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() in ("SSE41", "AVX", "AVX2", "AVX512_CORE")
-    info = Path("/proc/cpuinfo")
-    words = set(info.read_text(encoding="utf-8", errors="replace").split()) if info.is_file() else set[str]()
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    return Machine(
-        bfloat16=not limited and bool(words & {"avx512_bf16", "amx_bf16", "bf16"}),
-        threads=int(threads) if threads.isdecimal() and int(threads) else os.cpu_count() or 1,
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class LoraRows:
     """The weight port of a batch: adapters of each row, and the rank of their slots."""
 
@@ -66,13 +42,30 @@ class LoraRows:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Operations:
-    """Operations on one ledger. kernel: of attention. loras: in slots; `None` without."""
+    """Operations on one ledger. kernel: of attention. loras: in slots; `None` without. saved: for a backward pass;
+    `None` without one."""
 
     ledger: Ledger
     dtype: str
     kernel: str = "auto"
     machine: Machine = Machine()
     loras: LoraRows | None = None
+    saved: Saved | None = None
+
+    def adapts(self) -> bool:
+        """Whether the layer that is computed has updates in slots, and keeps its input where they learn."""
+        return self.loras is not None and (self.saved is None or ".attentions." in self.ledger.module)
+
+    def save(self, *arrays: Array) -> None:
+        """Keeps what the backward pass needs of an operation."""
+        if self.saved is not None:
+            self.saved.keep(*arrays)
+
+    def save_input(self, x: Array, numbers: int) -> None:
+        """Keeps the input of a layer with so many weights, where these learn."""
+        if self.saved is not None and self.saved.learns(self.ledger):
+            self.saved.mark(self.ledger, numbers if self.saved.everything else 0)
+            self.saved.keep(x)
 
     def linear(self, x: Array, outputs: int, *, adapted: bool = True, copied: bool = False) -> Array:
         """x Wᵀ + b, and what slots add. copied: x lies in another order in memory."""
@@ -80,29 +73,35 @@ class Operations:
         workspace = self.product_workspace(cells, inputs, outputs) + (x.numbers * x.item if copied else 0)
         y = self.ledger.new((*x.shape[:-1], outputs), "linear", workspace=workspace)
         self.ledger.count("linear", cells, inputs, outputs)
-        if self.loras is None or not adapted:
+        self.save_input(x, inputs * outputs)
+        if self.loras is None or not (adapted and self.adapts()):
             return y
         rows, entries = x.shape[0], self.loras.per_row * self.loras.rank
         self.ledger.count("linear", cells, inputs, entries)
         self.ledger.count("linear", cells, entries, outputs)
         with self._slots(rows, inputs, outputs):
-            with self.ledger.held((rows, cells // rows, entries)):
-                change = self.ledger.new(y.shape, "matmul")
+            low = self.ledger.new((rows, cells // rows, entries), "matmul")
+            self.save(low)
+            change = self.ledger.new(y.shape, "matmul")
+            del low
             return self.elementwise("add", y, change)
 
     def conv(self, x: Array, outputs: int, kernel: int = 3, *, stride: int = 1, adapted: bool = True) -> Array:
         """A convolution over channels-last memory, zero-padded to the same size, or half of it for `stride` 2."""
         y = self._convolved(x, outputs, kernel, stride)
-        if self.loras is None or not adapted:
+        self.save_input(x, x.shape[1] * outputs * kernel**2)
+        self.save(x)  # autograd keeps it for frozen weights as well
+        if self.loras is None or not (adapted and self.adapts()):
             return y
         rows, inputs = x.shape[:2]
         entries = self.loras.per_row * self.loras.rank
         down, low = (rows, entries, inputs * kernel**2), (rows, entries, *y.shape[2:])
         with self._slots(rows, inputs * kernel**2, outputs):
             # Rows become groups of one convolution, which copies everything into an order of its own.
-            spread = [x.shape] if rows > 1 or 1 in x.shape[2:] else []
-            with self.ledger.held(*spread, x.shape, down, low):
+            with self.ledger.held(x.shape, x.shape, down, low):
                 pass
+            if self.saved is not None:
+                self.save(*(self.ledger.new(shape, "reshape") for shape in (x.shape, low)))
             with self.ledger.held(low, low):
                 change = self.ledger.new(y.shape, "bmm")
             return self.elementwise("add", y, change)
@@ -112,6 +111,8 @@ class Operations:
         out_height, out_width = -(-height // stride), -(-width // stride)
         shape = (rows, outputs, out_height, out_width)
         cells = rows * out_height * out_width
+        if self.saved is not None:  # the routes of `nn.matmul` are for inference
+            return self.plain_conv(x, outputs, kernel, stride=stride)
         if kernel == 1:
             self.ledger.count("linear", cells, inputs, outputs)
             workspace = self.product_workspace(cells, inputs, outputs)
@@ -157,34 +158,39 @@ class Operations:
         rows, channels = x.shape[:2]
         self.ledger.count("group_norm", rows, channels, x.numbers // (rows * channels), groups)
         workspace = rows * (groups * 2 * self.ledger.item + (channels + groups) * 8) * self.machine.threads
+        self.save(x)
         return self.ledger.new(x.shape, "group_norm", workspace=workspace)
 
     def layer_norm(self, x: Array) -> Array:
         rows = x.numbers // x.shape[-1]
+        self.save(x)
         self.ledger.count("layer_norm", rows, x.shape[-1])
         return self.ledger.new(x.shape, "layer_norm", workspace=2 * rows * self.ledger.item)
 
     def elementwise(self, operation: str, x: Array, *others: Array, shape: Shape | None = None) -> Array:
         """A result as large as `x`, or of `shape`."""
-        del others  # held by the caller while this is computed
+        if operation in ("silu", "gelu", "mul"):
+            self.save(x, *others)
         result = x.shape if shape is None else shape
         made = self.ledger.new(result, operation)
         self.ledger.count(operation, made.numbers)
         return made
 
-    def attention(self, query: Array, key: Array, heads: int, *, masked: bool = False) -> Array:
-        """Attention of [rows, queries, width] to [rows, keys, width]; the values are as large as the keys."""
+    def attention(self, query: Array, key: Array, value: Array, heads: int) -> Array:
+        """Attention of [rows, queries, width] to [rows, keys, width]."""
         rows, queries, width = query.shape
         keys = key.shape[1]
         name = self.chosen_kernel(keys)
         self.ledger.count("attention", name, rows, heads, queries, keys, width // heads)
         match name:
             case "chunked":
-                return self._chunked(query, heads, keys, masked)
+                result = self._chunked(query, heads, keys)
             case "math":
-                return self._math(query, heads, keys, masked)
+                result = self._math(query, heads, keys)
             case _:
-                return self._fused(query, heads, keys, masked)
+                result = self._fused(query, heads, keys)
+        self.save(query, key, value, result)
+        return result
 
     def chosen_kernel(self, keys: int) -> str:
         """What `attention.choose` takes."""
@@ -193,14 +199,10 @@ class Operations:
         short = self.machine.device == "cpu" and self.dtype == "bfloat16" and keys <= CHUNKED_KEYS
         return "chunked" if short and self.machine.bfloat16 else "sdpa"
 
-    def _fused(self, query: Array, heads: int, keys: int, masked: bool) -> Array:
+    def _fused(self, query: Array, heads: int, keys: int) -> Array:
         rows, queries, width = query.shape
         workspace = 4 * rows * heads * queries + self._flash_workspace(queries, keys, width // heads)
-        if not masked:
-            return self.ledger.new(query.shape, "scaled_dot_product_attention", workspace=workspace)
-        workspace += rows * queries * keys * (1 + self.ledger.item)
-        result = self.ledger.new(query.shape, "scaled_dot_product_attention", workspace=workspace)
-        return self.elementwise("where", result)
+        return self.ledger.new(query.shape, "scaled_dot_product_attention", workspace=workspace)
 
     def _flash_workspace(self, queries: int, keys: int, dim: int) -> int:
         """Of `_scaled_dot_product_flash_attention_for_cpu` (aten/src/ATen/native/cpu/FlashAttentionKernel.cpp): the
@@ -211,7 +213,7 @@ class Operations:
         halves = 0 if self.ledger.item == 4 else block * keys
         return self.machine.threads * (4 * numbers + 2 * halves)
 
-    def _math(self, query: Array, heads: int, keys: int, masked: bool) -> Array:
+    def _math(self, query: Array, heads: int, keys: int) -> Array:
         """Everything in float32, the whole score matrix at once."""
         rows, queries, width = query.shape
         shape, upcast = (rows, heads, queries, keys), self.ledger.item != 4
@@ -220,8 +222,6 @@ class Operations:
         copied = [query.shape, source] if rows > 1 and heads > 1 else []
         with self.ledger.held(query.shape, *wide, *copied, item=4):
             scores = self.ledger.new(shape, "bmm", item=4)
-        if masked:
-            scores = self._replaced(scores, "masked_fill")
         probabilities = self.ledger.new(shape, "softmax", item=4)
         with self.ledger.held(*wide[1:], *copied[1:], item=4):
             output = self.ledger.new(query.shape, "bmm", item=4)
@@ -229,20 +229,20 @@ class Operations:
         if upcast:
             output = self.ledger.new(query.shape, "to")
         del scores
-        return self.elementwise("where", output) if masked else self._merged(output)
+        return self._merged(output)
 
-    def _chunked(self, query: Array, heads: int, keys: int, masked: bool) -> Array:
+    def _chunked(self, query: Array, heads: int, keys: int) -> Array:
         queries = query.shape[1]
         scaled = self.elementwise("mul", query)
         full, rest = divmod(queries, CHUNK)
         # All but the last whole part at once: each is as large, and the memory only grows.
         parts = [self.ledger.new((query.shape[0], (full - 1) * CHUNK, query.shape[2]), "bmm")] if full > 1 else []
-        parts += [self._chunk(query, size, heads, keys, masked) for size in (CHUNK * (full > 0), rest) if size]
+        parts += [self._chunk(query, size, heads, keys) for size in (CHUNK * (full > 0), rest) if size]
         output = self.elementwise("cat", query, *parts)
         del parts, scaled
-        return self._merged(self.elementwise("where", output) if masked else output)
+        return self._merged(output)
 
-    def _chunk(self, query: Array, count: int, heads: int, keys: int, masked: bool) -> Array:
+    def _chunk(self, query: Array, count: int, heads: int, keys: int) -> Array:
         """Some queries, whose keys and values are copied head by head where there are several."""
         rows, _, width = query.shape
         part, source, shape = (rows, count, width), (rows, keys, width), (rows, heads, count, keys)
@@ -250,8 +250,6 @@ class Operations:
         copied = [part, source] if rows > 1 and heads > 1 else [source] if half else []
         with self.ledger.held(*copied):
             scores = self.ledger.new(shape, "bmm", workspace=self._batched_workspace(count, width // heads, keys))
-        if masked:
-            scores = self._replaced(scores, "masked_fill")
         probabilities = self.ledger.new(shape, "softmax")
         with self.ledger.held(*([source] if heads > 1 and (half or rows > 1) else [])):
             workspace = self._batched_workspace(count, keys, width // heads)
@@ -265,9 +263,6 @@ class Operations:
             return 0
         longest = 512 if inputs <= 1024 else 1024
         return 64 * 2 * min(_rounded(inputs, 32), longest) + 4 * min(cells, 256) * min(outputs, 64) + 1024
-
-    def _replaced(self, x: Array, operation: str) -> Array:
-        return self.ledger.new(x.shape, operation, item=x.item)
 
     def _merged(self, output: Array) -> Array:
         """[rows, heads, queries, dim] as [rows, queries, width]: a copy, beside which the original lives on; both are
@@ -283,7 +278,9 @@ class Operations:
         down, up = (rows, entries, inputs), (rows, outputs, entries)
         with self.ledger.held(down, up, up):
             pass
-        with self.ledger.held(down, up):
+        if self.saved is not None:
+            self.save(self.ledger.new(down, "index"), self.ledger.new(up, "mul"))
+        with self.ledger.held(*([down, up] if self.saved is None else [])):
             yield
 
     def product_workspace(self, cells: int, inputs: int, outputs: int) -> int:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from undertow.errors import InvalidInput
-from undertow.memory.forecast import Forecast, StageForecast, forecast
+from undertow.memory.forecast import Forecast, StageForecast, component_bytes, forecast
 from undertow.memory.measures import Candidate, candidates
 from undertow.memory.operations import Machine
 from undertow.memory.seconds import SecondsTable, seconds_of, stage_seconds
@@ -180,7 +180,19 @@ class _Planning:
         return None if self.table is None else stage_seconds(stage, work, self.table)
 
     def _seconds(self, work: Work) -> float | None:
-        return None if self.table is None else seconds_of(self.forecast(work), work, self.table)
+        if self.table is None:
+            return None
+        return seconds_of(self.forecast(work), work, self.table, read_bytes(self.subject, work))
+
+
+def read_bytes(subject: Subject, work: Work) -> int:
+    """Bytes of weights that are brought into memory again for these pictures, because they do not stay there."""
+    held = component_bytes(subject, work)
+    again = sum(size for component, size in held.items() if component not in work.keep)
+    if work.offloaded_layers:
+        forwards = work.steps * -(-work.pictures * work.branches // work.batch)
+        again += (forwards - ("unet" not in work.keep)) * held.get("unet", 0)
+    return again
 
 
 def _lowers(before: Forecast, after: Forecast, budget: int) -> bool:

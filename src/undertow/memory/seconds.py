@@ -22,6 +22,9 @@ Signature = tuple[str | int, ...]
 OVERHEAD: Signature = ("overhead",)
 """Not an operation: what Python and the modules take for each of them."""
 
+READ: Signature = ("read",)
+"""Bringing a megabyte of weights into memory, from a file that the system has in its cache."""
+
 THREADS = "OMP_NUM_THREADS"
 CPUINFO = Path("/proc/cpuinfo")
 
@@ -47,7 +50,7 @@ class SecondsTable:
     def missing(self, dtype: str, operations: Mapping[Signature, int]) -> list[Signature]:
         """Those that were not measured."""
         known = self.seconds.get(dtype, {})
-        return [signature for signature in (OVERHEAD, *operations) if spelled(signature) not in known]
+        return [signature for signature in (OVERHEAD, READ, *operations) if spelled(signature) not in known]
 
     def with_more(self, dtype: str, measured: Mapping[Signature, float]) -> "SecondsTable":
         """The table with these calls in it too."""
@@ -61,10 +64,13 @@ class SecondsTable:
         write_cached(dict(self.seconds), table_file(self.device))
 
 
-def seconds_of(found: Forecast, work: Work, table: SecondsTable) -> float | None:
+def seconds_of(found: Forecast, work: Work, table: SecondsTable, read_bytes: int = 0) -> float | None:
     """Seconds of each picture, over all stages; `None` where an operation was not measured. A picture that is drawn
-    from noise is not encoded first."""
+    from noise is not encoded first. read_bytes: of weights that are brought into memory again."""
     stages = [stage_seconds(stage, work, table) for stage in found.stages if stage.name != "encode"]
+    if read_bytes:
+        one = table.seconds.get(work.dtype, {}).get(spelled(READ))
+        stages.append(None if one is None else one * read_bytes / 10**6)
     return None if None in stages else sum(one for one in stages if one is not None) / work.pictures
 
 

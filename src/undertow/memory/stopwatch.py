@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import cycle
+from tempfile import NamedTemporaryFile
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from undertow.attention.choose import KERNELS
 from undertow.memory.forecast import forecast
-from undertow.memory.seconds import OVERHEAD, Signature
+from undertow.memory.seconds import OVERHEAD, READ, Signature
 from undertow.memory.work import Subject, Work
 from undertow.nn.matmul import convolve, linear
 from undertow.unet.conditioning import Conditioning
@@ -25,6 +26,7 @@ FEWEST, MOST = 3, 200
 SMALLEST = UNetConfig(
     levels=(Level(channels=32, attention=CrossAttention(heads=1)), Level(channels=32)), context_dim=32, sample_size=4
 )
+READ_MEGABYTES = 64
 CACHE_BYTES, MOST_COPIES = 64 * 2**20, 256
 
 Numbers = Callable[..., Tensor]
@@ -67,6 +69,8 @@ def measure(
     for signature in signatures:
         if signature == OVERHEAD:
             found[signature] = _overhead(dtype, place, clock)
+        elif signature == READ:
+            found[signature] = _read(place, clock)
         else:
             found[signature] = _seconds(_call(signature, dtype, place), place, clock)
         measured(signature)
@@ -86,6 +90,19 @@ def _overhead(dtype: torch.dtype, device: torch.device, clock: Callable[[], floa
     operations = forecast(Subject(name="smallest", unet=SMALLEST), work).stage("denoise").operations
     alone = sum(count * _seconds(_call(one, dtype, device), device, clock) for one, count in operations.items())
     return max(0.0, whole - alone) / sum(operations.values())
+
+
+def _read(device: torch.device, clock: Callable[[], float]) -> float:
+    """A megabyte of a mapped file, copied to where the networks are."""
+    with NamedTemporaryFile() as file:
+        file.write(bytes(READ_MEGABYTES * 10**6))
+        file.flush()
+        size = READ_MEGABYTES * 10**6
+
+        def read() -> Tensor:
+            return torch.from_file(file.name, size=size, dtype=torch.uint8).to(device, copy=True)
+
+        return _seconds(read, device, clock) / READ_MEGABYTES
 
 
 def _seconds(call: Callable[[], object], device: torch.device, clock: Callable[[], float]) -> float:

@@ -26,10 +26,8 @@ def _layer(ops: Operations, network: TextNetwork, x: Array) -> Array:
 
 def _attention(ops: Operations, network: TextNetwork, x: Array) -> Array:
     query, key, value = (ops.plain_linear(x, network.width) for _ in range(3))
-    seen = ops.attention(query, key, network.heads)
-    result = ops.plain_linear(seen, network.width)
-    del value
-    return result
+    seen = ops.attention(query, key, value, network.heads)
+    return ops.plain_linear(seen, network.width)
 
 
 def _feed_forward(ops: Operations, network: TextNetwork, x: Array) -> Array:

@@ -11,7 +11,8 @@ from undertow.unet.config import ClassLabels, CrossAttention, SelfAttention, Tex
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stages:
     """The stages of one U-Net. context: the text of every row. others: more inputs, which live as long. image_tokens:
-    of each picture that acts (IP-Adapter). chunks: parts in which feed-forward layers are computed."""
+    of each picture that acts (IP-Adapter). chunks: parts in which feed-forward layers are computed. recomputed: in the
+    backward pass, layer by layer."""
 
     config: UNetConfig
     ops: Operations
@@ -20,6 +21,7 @@ class Stages:
     others: tuple[Array, ...] = ()
     image_tokens: int = 0
     chunks: int = 1
+    recomputed: bool = False
 
     @property
     def ledger(self) -> Ledger:
@@ -43,8 +45,11 @@ class Stages:
         rows, channels, height, width = x.shape
         with self.ledger.at(module, "transformer"):
             tokens = self._enter(x)
-            with self.ledger.repeated(depth):
-                tokens = self._block(f"{module}.transformer_blocks.0", tokens, heads)
+            # Equal blocks take the same one after the other, unless each keeps something for a backward pass.
+            walked = 1 if self.ops.saved is None else depth
+            with self.ledger.repeated(depth // walked):
+                for index in range(walked):
+                    tokens = self._block(f"{module}.transformer_blocks.{index}", tokens, heads)
             with self.ledger.at(f"{module}.proj_out"):
                 out = self._project(tokens)
             return ops.elementwise("add", out.view(rows, channels, height, width), x)
@@ -79,18 +84,16 @@ class Stages:
         source = x if context is None else context
         query = ops.linear(x, x.shape[-1])
         key, value = (ops.linear(source, x.shape[-1]) for _ in range(2))
-        output = ops.attention(query, key, heads)
+        output = ops.attention(query, key, value, heads)
         if context is not None and self.image_tokens:
             output = self._with_image(output, query, heads)
-        result = ops.linear(output, x.shape[-1])
-        del value
-        return result
+        return ops.linear(output, x.shape[-1])
 
     def _with_image(self, output: Array, query: Array, heads: int) -> Array:
         """What a picture's tokens add, whose keys and values exist already."""
         rows, _, width = query.shape
         keys = Array((rows, self.image_tokens, width), query.buffer, query.item)
-        seen = self.ops.attention(query, keys, heads)
+        seen = self.ops.attention(query, keys, keys, heads)
         scaled = self.ops.elementwise("mul", seen)
         return self.ops.elementwise("add", output, scaled)
 
@@ -113,7 +116,7 @@ class Stages:
             both = self.ops.linear(x, 2 * inner)
             shape = (*both.shape[:-1], inner)
             gate = self.ops.elementwise("gelu", both, shape=shape)
-            return self.ops.elementwise("mul", gate)
+            return self.ops.elementwise("mul", gate, both)
 
 
 def res_block(ops: Operations, x: Array, outputs: int, embedding: Array | None, groups: int) -> Array:
@@ -136,8 +139,7 @@ def spatial_self_attention(ops: Operations, x: Array, heads: int, groups: int, *
     rows, channels, height, width = x.shape
     tokens = ops.group_norm(x, groups).view(rows, height * width, channels)
     query, key, value = (ops.linear(tokens, channels, copied=copied) for _ in range(3))
-    output = ops.linear(ops.attention(query, key, heads), channels)
-    del value
+    output = ops.linear(ops.attention(query, key, value, heads), channels)
     return ops.elementwise("add", x, output)
 
 
@@ -246,13 +248,17 @@ def _layer(
     depth: int,
 ) -> Array:
     """`Stage.layer`: a ResBlock, and the attention after it, during which the ResBlock's input lives on."""
+    saved = stages.ops.saved
+    kept = 0 if saved is None else len(saved.arrays)
     at = stages.ledger.at
     with at(f"{block}.resnets.{layer}", "convolutions", level):
         made = stages.res_block(hidden, channels, stages.embedding, stages.config.norm_groups)
-    if kind is None:
-        return made
-    with at(f"{block}.attentions.{layer}", "transformer", level):
-        return stages.attend(made, kind, depth)
+    if kind is not None:
+        with at(f"{block}.attentions.{layer}", "transformer", level):
+            made = stages.attend(made, kind, depth)
+    if saved is not None and stages.recomputed:
+        saved.arrays[kept:] = [hidden]
+    return made
 
 
 def _stored(hidden: Array) -> Array:

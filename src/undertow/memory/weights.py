@@ -28,6 +28,12 @@ def unet_weights(config: UNetConfig) -> int:
     return encoder_weights(config) + decoder + norm(first) + conv(first, config.out_channels)
 
 
+def largest_convolution(config: UNetConfig) -> int:
+    """Numbers of the largest layer: the first convolution of the decoder."""
+    top = config.levels[-1].channels
+    return conv(2 * top, top)
+
+
 def encoder_weights(config: UNetConfig) -> int:
     """Numbers of embeddings, encoder and middle block: what a ControlNet shares with its U-Net."""
     first = config.levels[0].channels

@@ -186,9 +186,10 @@ def _json_blocks(blocks: Checkpointing) -> bool | list[str]:
 
 
 def _blocks(json: Any) -> Checkpointing:
-    named = isinstance(json, list) and all(isinstance(name, str) for name in json)
-    _require(isinstance(json, bool) or named, "gradient_checkpointing", json, "must be true, false or names of blocks")
-    return tuple(json) if named else bool(json)
+    if isinstance(json, list) and all(isinstance(name, str) for name in json):
+        return tuple(json)
+    _require(isinstance(json, bool), "gradient_checkpointing", json, "must be true, false or names of blocks")
+    return bool(json)
 
 
 def _plain(record: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def planning(at: Boundary) -> None:
     at.stand_in("undertow.memory.seconds.read_table", SecondsTable())
     at.stand_in("undertow.memory.plan.plan", FOUND, apart=("work",))
     at.stand_in("undertow.cli.plan._show", unnoted=("found", "subject"))
-    at.stand_in("undertow.cli.plan_measure.measure_missing", unnoted=("subject", "work"))
+    at.stand_in("undertow.cli.plan_measure.measure_missing", unnoted=("subject", "works"))
     at.stand_in("undertow.cli.plan_picture.draw_plan", unnoted=("plan", "asked"))
 
 
@@ -47,7 +47,7 @@ COMMANDS = (
             case("--size", "500x512", refused="--size is 500x512, expected multiples of 8 pixels"),
             case("--size", "large", refused="--size is 'large', expected WIDTHxHEIGHT in pixels"),
             case("--count", "3", work__pictures=3),
-            case("--count", "0", refused="'--count': Input should be greater than or equal to 1"),
+            case("--count", "0", refused="--count is '0', expected at least 1"),
             case("--steps", "7", work__steps=7),
             case("--no-guidance", work__branches=1),
             case("--no-guidance", "--guidance", "--steps", "7", work__steps=7),
@@ -65,7 +65,7 @@ COMMANDS = (
                 plan__machine=Machine(device="cuda"),
                 read_table__device=Device.cuda,
             ),
-            case("--device", "tpu", refused="'tpu' is not one of 'cpu', 'cuda'"),
+            case("--device", "tpu", refused="--device is 'tpu', expected one of cpu, cuda"),
             case("--measure", measure_missing__device=Device.cpu),
             case("--json", _show__as_json=True),
             case("--layers", _show__layers=True),

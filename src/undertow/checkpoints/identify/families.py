@@ -93,7 +93,8 @@ def describe_match(config: UNetConfig, published: Family | None) -> FamilyMatch:
     if published is not None:
         return FamilyMatch(published.name, published.variant, published.title, evidence)
     family = family_of_structure(config)
-    return FamilyMatch(family, "custom", f"a U-Net built like {family}, with widths of its own", evidence)
+    like = "a pixel U-Net" if family == "pixels" else f"a U-Net built like {family}"
+    return FamilyMatch(family, "custom", f"{like}, with widths of its own", evidence)
 
 
 def _what_tensors_tell(config: UNetConfig) -> UNetConfig:

@@ -1,0 +1,113 @@
+"""The walk of each stage of some work, from its inputs to its result."""
+
+from undertow.memory import text_walk, unet_walk, vae_walk
+from undertow.memory.ledger import Array, Ledger
+from undertow.memory.machine import Machine
+from undertow.memory.operations import LoraRows, Operations
+from undertow.memory.work import ITEM_BYTES, Subject, VAENetwork, Work
+from undertow.unet.config import TextTime, UNetConfig
+
+SMALL_NUMBERS = 256
+"""Allowed for what every row has one or a few of: timesteps, labels, gains, the slots of adapters."""
+
+
+def operations(machine: Machine, dtype: str, kernel: str, *, loras: LoraRows | None = None) -> Operations:
+    return Operations(ledger=Ledger(ITEM_BYTES[dtype]), dtype=dtype, kernel=kernel, machine=machine, loras=loras)
+
+
+def text(subject: Subject, work: Work, machine: Machine) -> Ledger:
+    ops = operations(machine, work.text_dtype or work.dtype, "sdpa")
+    for network in subject.text_encoders:
+        text_walk.encode_text(ops, network, -(-work.tokens // network.positions))
+    return ops.ledger
+
+
+def controlnet(subject: Subject, work: Work, machine: Machine) -> Ledger:
+    assert subject.controlnet is not None
+    ops, config = operations(machine, work.dtype, work.kernel), subject.controlnet.unet
+    walk = with_conditioning(config, work, ops)
+    latents = inputs(config, subject, work, ops)
+    with ops.ledger.at("inputs", "inputs"):
+        hint = ops.ledger.new((work.batch, config.levels[0].channels, *work.cells(subject)), "cat")
+    unet_walk.residuals(walk, latents)
+    del hint
+    return ops.ledger
+
+
+def denoise(subject: Subject, work: Work, machine: Machine) -> Ledger:
+    assert subject.unet is not None
+    slots = None if work.merged or not work.loras else LoraRows(per_row=work.loras, rank=work.lora_rank)
+    ops = operations(machine, work.dtype, work.kernel, loras=slots)
+    walk = with_conditioning(subject.unet, work, ops)
+    latents = inputs(subject.unet, subject, work, ops)
+    held = _residuals(subject, work, ops), _image_tokens(subject.unet, work, ops)
+    unet_walk.predict(walk, latents, controlled=work.controlnets > 0, running=work.t2i_adapters)
+    del held
+    return ops.ledger
+
+
+def with_conditioning(config: UNetConfig, work: Work, ops: Operations) -> unet_walk.Stages:
+    new, rows = ops.ledger.new, work.batch
+    with ops.ledger.at("inputs", "inputs"):
+        context = None if config.context_dim is None else new((rows, work.tokens, config.context_dim), "cat")
+        numbers = [new((SMALL_NUMBERS + rows,), "cat", item=8)]
+        if isinstance(config.added, TextTime):
+            numbers.append(new((rows, config.added.pooled_dim), "cat"))
+            numbers.append(new((rows, config.added.ids), "cat", item=4))
+    return unet_walk.Stages(
+        config=config,
+        ops=ops,
+        context=context,
+        embedding=unet_walk.time_embedding(ops, config, work.batch),
+        others=tuple(numbers),
+        image_tokens=work.image_tokens,
+        chunks=work.feed_forward_chunks,
+    )
+
+
+def inputs(config: UNetConfig, subject: Subject, work: Work, ops: Operations) -> Array:
+    with ops.ledger.at("inputs", "inputs"):
+        return ops.ledger.new((work.batch, config.in_channels, *work.cells(subject)), "cat")
+
+
+def _residuals(subject: Subject, work: Work, ops: Operations) -> list[Array]:
+    """What ControlNets made for the batch, which lives as long as the U-Net runs."""
+    if not work.controlnets or subject.unet is None:
+        return []
+    shapes = subject.unet.skip_shapes(*work.cells(subject))
+    with ops.ledger.at("inputs", "residuals"):
+        return [ops.ledger.new((work.batch, *shape), "residual") for shape in (*shapes, shapes[-1])]
+
+
+def _image_tokens(config: UNetConfig, work: Work, ops: Operations) -> list[Array]:
+    """Keys and values of reference pictures at every cross-attention."""
+    if not work.image_tokens:
+        return []
+    with ops.ledger.at("inputs", "image_tokens"):
+        shapes = [(2 * work.batch, work.image_tokens, width) for width in config.cross_attentions().values()]
+        return [ops.ledger.new(shape, "cat") for shape in shapes]
+
+
+def decode(subject: Subject, work: Work, machine: Machine) -> Ledger:
+    assert subject.vae is not None
+    steps = _vae(subject.vae, work, machine)
+    height, width = work.cells(subject)
+    latents = steps.ops.ledger.new((1, subject.vae.latent_channels, height, width), "from_model")
+    vae_walk.decode(steps, latents)
+    return steps.ops.ledger
+
+
+def encode(subject: Subject, work: Work, machine: Machine) -> Ledger:
+    assert subject.vae is not None
+    steps = _vae(subject.vae, work, machine)
+    pixels = steps.ops.ledger.new((1, subject.vae.in_channels, *work.size), "pixels")
+    vae_walk.encode(steps, pixels)
+    return steps.ops.ledger
+
+
+def _vae(network: VAENetwork, work: Work, machine: Machine) -> vae_walk.VAESteps:
+    """Computed in the type of its weights, unless the processor only imitates that."""
+    stored = work.vae_dtype or work.dtype
+    imitated = stored == "bfloat16" and machine.device == "cpu" and not machine.bfloat16
+    ops = operations(machine, "float32" if imitated else stored, "auto")
+    return vae_walk.VAESteps(network=network, ops=ops, converted=imitated)
