@@ -150,9 +150,9 @@ def test_what_is_stored_in_float16_computes_in_float32_on_a_cpu(tmp_path):
 @pytest.fixture(scope="module")
 def large():
     """With an autoencoder whose activations are most of what a picture takes: 8 pixels to a cell, as in published
-    models."""
+    models. Its networks were read from no file and stay, so that activations are all that is counted."""
     vae = vae_minis.build(vae_minis.MVAE).requires_grad_(False)
-    return UNetService(replace(service_of("sd1").model, vae=vae))
+    return UNetService(replace(service_of("sd1").model, vae=vae, homes={}))
 
 
 def test_low_vram_holds_less_and_draws_the_same_picture(large, monkeypatch):
@@ -161,8 +161,7 @@ def test_low_vram_holds_less_and_draws_the_same_picture(large, monkeypatch):
     monkeypatch.setattr(decode, "LOW_VRAM_DECODE_BYTES", whole // 3)
     low, least = with_peak(lambda: large.generate("a", low_vram=True, **ONE))
     again, unchanged = with_peak(lambda: large.generate("a", **ONE))
-    weights = sum(one.nbytes for one in large.model.unet.parameters())  # come in meanwhile, and were there before
-    assert least - weights < 0.6 * whole
+    assert least < 0.6 * whole
     assert unchanged > 0.9 * whole, "only when it is asked for"
     assert any("tiled" in line for line in low.report.decisions)
     assert not any("tiled" in line for result in (plain, again) for line in result.report.decisions)

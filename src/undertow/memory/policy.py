@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from undertow.errors import InvalidInput
-from undertow.memory.operations import Machine
+from undertow.memory.machine import Machine
 from undertow.memory.plan import MemoryPlan, plan
 from undertow.memory.weights import controlnet_weights, text_weights, unet_weights, vae_weights
 from undertow.memory.work import ITEM_BYTES, Subject, Work
