@@ -219,4 +219,5 @@ def test_a_large_graph_takes_as_much_longer_as_it_is():
     def changed_sampler() -> dict[str, Any]:
         return {"class_type": "KSampler", "inputs": DEFAULT["3"]["inputs"] | {"model": ["100", 0]}}
 
-    assert seconds(8000) < 24 * min(seconds(1000) for _ in range(3)) + 0.1
+    few, many = (min(seconds(count) for _ in range(3)) for count in (1000, 8000))  # one may meet a garbage collection
+    assert many < 24 * few + 0.1
