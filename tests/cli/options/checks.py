@@ -26,7 +26,8 @@ def check_case(
         assert case.refused in " ".join(error.split())
         return
     assert code == 0, error
-    assert not _differences(arrived, command.expected(case))
+    differences = _differences(arrived, command.expected(case))
+    assert not differences, differences
     assert case.changes
     assert not [place for place, value in case.changes.items() if value == command.arrives.get(place, ABSENT)]
 
