@@ -173,7 +173,8 @@ def test_notes_are_plain_each_once_and_the_useful_first(tmp_path, capsys):
 
 
 def test_without_a_model_the_embedded_one_draws_and_suggests_what_is_next(tmp_path, capsys):
-    assert main(["generate", "red apple on white background", "--out", str(tmp_path)]) == 0
+    few = ["--steps", "3"]
+    assert main(["generate", "red apple on white background", "--out", str(tmp_path), *few]) == 0
 
     printed = capsys.readouterr()
     (picture,) = tmp_path.iterdir()
@@ -190,7 +191,7 @@ def test_without_a_model_the_embedded_one_draws_and_suggests_what_is_next(tmp_pa
         command = shlex.split(suggestion.partition("#")[0])[2:]
         where = [] if "--out" in command else ["--out", str(tmp_path / str(index))]
         command = [str(tmp_path / part) if part == "again.png" else part for part in command]
-        assert main([*command, *where]) == 0
+        assert main([*command, *where, *few]) == 0
     with Image.open(tmp_path / "again.png") as again:
         assert np.array_equal(first, np.asarray(again))
 

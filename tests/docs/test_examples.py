@@ -52,9 +52,13 @@ def run_page(path: Path) -> None:
 
 
 def in_few_steps(command: list[str]) -> list[str]:
-    """The command, with few steps where it draws and leaves their number open."""
-    draws = command[0] in ("generate", "compare")
-    return [*command, "--steps", FEW] if draws and "--steps" not in command else command
+    """The command, with few steps where it draws."""
+    if command[0] not in ("generate", "compare"):
+        return command
+    if "--steps" in command:
+        at = command.index("--steps") + 1
+        return [*command[:at], FEW, *command[at + 1 :]]
+    return [*command, "--steps", FEW]
 
 
 PAGES = [page for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if runnable_blocks(page.read_text())]

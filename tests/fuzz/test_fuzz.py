@@ -10,8 +10,8 @@ import pytest
 
 from tests.fuzz.crafted import ENTRIES
 
-EXAMPLES = 10
-"""Of each kind: some ten seconds of a processor, beside twenty for the crafted ones and for the start."""
+EXAMPLES = 6
+"""Of each kind: some six seconds of a processor, beside twenty for the crafted ones and for the start."""
 
 ROOT = Path(__file__).parents[2]
 
