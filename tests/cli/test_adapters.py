@@ -101,7 +101,10 @@ def test_impact_lists_each_adapter_and_all(shown):
         (("explain", "style.safetensors", "--model", "model", "--priority", "style=1.5"), "a whole number"),
         (("explain", "style.safetensors", "--model", "model", "--weight", "style=1"), "none with strategy 'sum'"),
         (("explain", "style.safetensors", "style.safetensors", "--model", "model"), "style twice"),
-        (("explain", "style.safetensors", "--model", "model", "--strategy", "best"), "--strategy is 'best', expected one of"),
+        (
+            ("explain", "style.safetensors", "--model", "model", "--strategy", "best"),
+            "--strategy is 'best', expected one of",
+        ),
         (("explain", "missing.safetensors", "--model", "model"), "missing.safetensors"),
         (("impact", "style.safetensors=style.png", "--model", "model", "--steps", "1"), "image of style"),
     ],
