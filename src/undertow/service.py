@@ -297,8 +297,9 @@ class UNetService:
         """What drawing would take of memory and time, and what gives way so that it fits: nothing is run.
 
         size: height and width in pixels; `None` for the model's own. batch: pictures at a time. budget_bytes: for the
-        whole process. adapters: files, or names of adapters that came with the model. guidance: two rows of each
-        picture. Errors: `InvalidInput`; kinds of `CheckpointError` for adapters; `MissingComponent`.
+        whole process; without one everything fits. adapters: files, or names of adapters that came with the model.
+        guidance: two rows of each picture. Errors: `InvalidInput`; kinds of `CheckpointError` for adapters;
+        `MissingComponent`.
 
         plan = service.plan(size=(512, 512), batch=4, budget_bytes=6 * 10**9)
         """

@@ -153,3 +153,27 @@ def test_durations_and_modules_are_short():
     assert [seconds_text(one) for one in (0.04, 12.34, 200, 9000)] == ["0.0 s", "12.3 s", "3 min", "2.5 h"]
     assert shortened("up_blocks.3.attentions.0", 12) == "…ttentions.0"
     assert shortened("mid_block", 12) == "mid_block"
+
+
+def test_a_picture_replaces_a_link_and_not_what_it_leads_to(capsys, tmp_path):
+    (tmp_path / "other.txt").write_text("somebody's")
+    (tmp_path / "plan.png").symlink_to(tmp_path / "other.txt")
+    shown(capsys, "emoji", "--picture", str(tmp_path / "plan.png"))
+    assert (tmp_path / "other.txt").read_text() == "somebody's"
+    assert not (tmp_path / "plan.png").is_symlink()
+    Image.open(tmp_path / "plan.png").verify()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--count", "1000000000"], "at most 100,000 pictures"),
+        (["--size", "100000000x100000000"], "at most 67,108,864 pixels"),
+        (["--steps", "1000000000"], "at most 100,000 steps"),
+        (["--lora", "1000000000"], "at most 100 regions or adapters"),
+        (["--prompt-chunks", "1000000000"], "at most 32,768 tokens"),
+    ],
+)
+def test_what_nobody_draws_is_refused(capsys, arguments, words):
+    assert main(["plan", "emoji", *arguments]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())

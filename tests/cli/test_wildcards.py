@@ -112,3 +112,12 @@ def test_without_a_folder_names_are_refused_and_a_folder_must_be_one(tmp_path):
 )
 def test_a_text_with_choices_is_told(text, found):
     assert has_choices(text) == found
+
+
+@pytest.mark.parametrize("name", ["__secret__", "__*__"])
+def test_a_link_out_of_the_folder_is_refused(tmp_path, name):
+    (tmp_path / "secret").write_text("word")
+    (tmp_path / "choices").mkdir()
+    (tmp_path / "choices" / "secret.txt").symlink_to(tmp_path / "secret")
+    with pytest.raises(InvalidInput, match="a link that leads out of it"):
+        Wildcards(folder=tmp_path / "choices").chosen(name, 0)

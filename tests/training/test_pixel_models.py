@@ -329,6 +329,15 @@ def test_everything_wrong_is_refused_before_anything_is_written(tmp_path, tiny_c
     assert not out.exists()
 
 
+@pytest.mark.parametrize("name", ["model_index.json", "unet/config.json", "diffusion_pytorch_model.safetensors"])
+def test_a_folder_with_a_model_is_not_overwritten(tmp_path, tiny_config, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("somebody's")
+    with pytest.raises(InvalidInput, match="a folder without a model; this one holds"):
+        train_pixel_model(tiny_config(steps=1), tmp_path)
+    assert files(tmp_path) == {tmp_path / name: b"somebody's"}
+
+
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path, tiny_config):
     train_pixel_model(tiny_config(steps=4), tmp_path)
     before = files(tmp_path)

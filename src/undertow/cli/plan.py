@@ -119,6 +119,7 @@ def plan(
     if picture is not None:
         from undertow.cli.plan_picture import draw_plan
 
+        picture.parent.mkdir(parents=True, exist_ok=True)
         draw_plan(found, make_plan(named.subject, work, machine=machine), picture)
     if not found.fits:
         raise typer.Exit(DOES_NOT_FIT)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from undertow.checkpoints.files.atomic import atomic_write
 from undertow.cli.plan_text import STAGES
 from undertow.cli.visible import visible
 from undertow.extras import optional_package
@@ -50,7 +51,8 @@ def draw_plan(plan: MemoryPlan, asked: MemoryPlan, file: Path) -> None:
     )
     axes.set_ylabel("GB")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-    figure.savefig(file, dpi=120)
+    with atomic_write(file) as draft:
+        figure.savefig(draft, dpi=120)
 
 
 def parts_of(stage: StageForecast) -> dict[str, int]:

@@ -89,9 +89,19 @@ class TrainingOptions:
             require_device_name("--device", self.device)
         require_elsewhere("--out", self.out, [self.images, self.model, *sources])
         require_no_training(self.out)
+        self._require_nothing_there()
         find_captions(self.images)
         for source in (self.model, *sources):
             require_model(source)
+
+    def _require_nothing_there(self) -> None:
+        """Errors: `InvalidInput` for a file or folder that this run would replace and no run has written."""
+        if (self.out / "checkpoints").is_dir():
+            return
+        for place in (self.out / self.name, self.out / f"{self.name}.safetensors"):
+            if place.exists():
+                remedy = "name another folder, or another name with --title"
+                raise InvalidInput("--out", repr(str(self.out)), f"a folder without {place.name}", remedy)
 
     def settings(self) -> dict[str, Any]:
         """The fields that all settings of trainings share."""

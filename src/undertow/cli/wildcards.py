@@ -76,10 +76,17 @@ class Wildcards:
             near = get_close_matches(name, known, n=3)
             remedy = f"did you mean {', '.join(near)}?" if near else f"it has {', '.join(known[:8]) or 'none'}"
             raise InvalidInput(f"__{name}__", "in the prompt", f"a file {name}{ENDING} in {self.folder}", remedy)
-        lines = _lines(path)
+        lines = self._lines_of(path)
         if not lines:
             raise InvalidInput(f"__{name}__", "in the prompt", f"lines in {path}", "it is empty")
         return lines
+
+    def _lines_of(self, path: Path) -> Sequence[str]:
+        """Errors: `InvalidInput` for a link out of the folder, which may come from a stranger."""
+        assert self.folder is not None
+        if not path.resolve().is_relative_to(self.folder.resolve()):
+            raise InvalidInput("--wildcards", str(path), "a file in the folder", "it is a link that leads out of it")
+        return _lines(path)
 
     def _lines_of_any(self, pattern: str) -> Sequence[str]:
         """The lines of all files whose names match, in the order of these. Errors: `InvalidInput`."""
@@ -88,7 +95,7 @@ class Wildcards:
         parts = [part if part == "**" else re.sub(r"\*+", "*", part) for part in pattern.split("/")]
         wanted = "/".join([*parts, "*"] if parts[-1] == "**" else parts)
         matching = islice(self.folder.glob(f"{wanted}{ENDING}"), MOST_LISTED)
-        lines = [line for path in sorted(matching) if path.is_file() for line in _lines(path)]
+        lines = [line for path in sorted(matching) if path.is_file() for line in self._lines_of(path)]
         if not lines:
             raise InvalidInput(f"__{pattern}__", "in the prompt", f"a file in {self.folder} that matches and has lines")
         return lines

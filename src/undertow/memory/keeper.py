@@ -12,6 +12,7 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.clip import TextEncoder, parameter_name
 from undertow.free_memory import free_bytes
 from undertow.memory.component import Component, HostHome, Part
+from undertow.memory.heap import give_back, give_back_at_once
 from undertow.memory.ladder import Economy, Possible
 from undertow.memory.monitor import Guard, Tracker, memory_of
 from undertow.memory.residency import Cache, Residency
@@ -78,6 +79,8 @@ class Keeper:
         if budget_bytes == self.budget_bytes:
             return
         self.budget_bytes = budget_bytes
+        give_back_at_once(at_once=budget_bytes is not None)
+        give_back()
         self.tracker.limit_bytes = None if budget_bytes is None else self._limit(budget_bytes)
         self.tracker.peak_bytes = self.tracker.held_bytes
 

@@ -4,17 +4,16 @@ What is acquired is in memory and stays until it is released. What is not acquir
 room, the least needed first. Without a budget nothing ever leaves.
 """
 
-import ctypes
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import cache
 from typing import Protocol, runtime_checkable
 
 import torch
 
 from undertow.memory.component import Component
+from undertow.memory.heap import give_back
 from undertow.memory.layers import LayerStream
 from undertow.memory.monitor import Tracker
 from undertow.shortage import is_out_of_memory
@@ -180,7 +179,7 @@ class Residency:
             left = component.present_bytes
             component.drop()
         self.evictions += 1
-        _give_back()
+        give_back()
         return left
 
     def _require(self, size_bytes: int) -> None:
@@ -216,20 +215,3 @@ class Held:
 
     def __exit__(self, *_: object) -> None:
         self.release()
-
-
-def _give_back() -> None:
-    """Returns free memory to the system: glibc keeps that of small tensors, and PyTorch's cache that of CUDA."""
-    trim = _trim()
-    if trim is not None:
-        trim(0)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-@cache
-def _trim() -> Callable[[int], int] | None:
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # no glibc
-        return None

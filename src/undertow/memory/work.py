@@ -6,6 +6,7 @@ from typing import Literal
 from undertow.adapters.control.config import ControlNetConfig
 from undertow.doors import checked_record
 from undertow.errors import ConfigError
+from undertow.limits import COUNT, PARTS, PIXELS, STEPS, TOKENS
 from undertow.unet.config import UNetConfig
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -132,6 +133,12 @@ class Work:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "must be at least 0")
         _require(self.rows is None or self.rows >= 1, "rows", self.rows, "must be at least 1, or None")
         _require(min(self.size) >= 1, "size", self.size, "must be at least 1 pixel")
+        PIXELS.require("size", self.size[0] * self.size[1], f"{self.size[1]}x{self.size[0]}")
+        COUNT.require("pictures", self.pictures)
+        STEPS.require("steps", self.steps)
+        TOKENS.require("tokens", self.tokens)
+        for name in ("loras", "lora_slots", "controlnets", "t2i_adapters"):
+            PARTS.require(name, getattr(self, name))
         known = f"must be one of {', '.join(ITEM_BYTES)}"
         for name in ("dtype", "text_dtype", "vae_dtype"):
             value = getattr(self, name)

@@ -22,7 +22,7 @@ from undertow.training.objective import Example, Objective
 from undertow.training.optimizer import freeze
 from undertow.training.pixel_files import PixelFiles
 from undertow.training.randomness import seed_for
-from undertow.training.run_folder import RunFolder
+from undertow.training.run_folder import OF_MODEL, RunFolder
 from undertow.training.training_state import find_step, saved_steps
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.unet import UNet
@@ -144,3 +144,5 @@ def _require_no_run(folder: RunFolder) -> None:
             "a folder without a run",
             f"it holds one at step {steps[-1]}: go on with --resume, or name another",
         )
+    if not folder.training.is_dir() and (held := [name for name in OF_MODEL if (folder.root / name).exists()]):
+        raise InvalidInput("out", folder.root, f"a folder without a model; this one holds {held[0]}", "name another")

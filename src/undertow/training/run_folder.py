@@ -23,6 +23,9 @@ from undertow.unet.unet import UNet
 
 MODEL_INDEX = "model_index.json"
 
+OF_MODEL = (MODEL_INDEX, CLASSES, "unet", "scheduler", "config.json", "diffusion_pytorch_model.safetensors")
+"""What a run would write over, and other models consist of."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
