@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from undertow.adapters.control.config import ControlNetConfig
 from undertow.embedded import embedded_models
 from undertow.errors import InvalidInput, UnknownCheckpoint
+from undertow.limits import PIXELS
 from undertow.lookup import did_you_mean
 from undertow.memory.families import family
 from undertow.memory.machine import this_machine
@@ -68,8 +69,9 @@ def subject_of(
 
 
 def require_size(argument: str, size: tuple[int, int], subject: Subject) -> None:
-    """size: height and width in pixels. Errors: `InvalidInput` for one that the model cannot draw."""
+    """size: height and width in pixels. Errors: `InvalidInput` for one that the model cannot draw, or nobody does."""
     factor, (height, width) = subject.factor, size
+    PIXELS.require(argument, height * width, f"{width}x{height}")
     if min(size) < factor or height % factor or width % factor:
         near = "x".join(str(max(factor, round(side / factor) * factor)) for side in (width, height))
         expected = f"multiples of {factor} pixels, as {subject.name} draws them"

@@ -6,7 +6,7 @@ from typing import Literal
 from undertow.adapters.control.config import ControlNetConfig
 from undertow.doors import checked_record
 from undertow.errors import ConfigError
-from undertow.limits import COUNT, PARTS, PIXELS, STEPS, TOKENS
+from undertow.limits import COUNT, PARTS, STEPS, TOKENS
 from undertow.unet.config import UNetConfig
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -133,7 +133,6 @@ class Work:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "must be at least 0")
         _require(self.rows is None or self.rows >= 1, "rows", self.rows, "must be at least 1, or None")
         _require(min(self.size) >= 1, "size", self.size, "must be at least 1 pixel")
-        PIXELS.require("size", self.size[0] * self.size[1], f"{self.size[1]}x{self.size[0]}")
         COUNT.require("pictures", self.pictures)
         STEPS.require("steps", self.steps)
         TOKENS.require("tokens", self.tokens)
