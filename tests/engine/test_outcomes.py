@@ -25,14 +25,16 @@ from undertow import (
     UNetService,
     Views,
 )
+from undertow.engine import decode, denoise, forward
 from undertow.engine.engine import Engine
 from undertow.engine.events import WorkEvent
 from undertow.engine.options import RunOptions
-from undertow.engine.outcome_records import MAGIC, Answered, Begun, framed, records
+from undertow.engine.outcome_records import DTYPES, MAGIC, Answered, Begun, framed, records
 from undertow.engine.outcomes import OutcomeLog
 from undertow.engine.saving import encoded
 from undertow.memory.ladder import Economy, StepDown
 from undertow.sampling.catalogue import SAMPLERS
+from undertow.vae.precision import decode_safely
 
 SIXTEEN = RunOptions(limits=BatchLimits(padded_to=16))
 """Every forward of sixteen rows, so that a picture is bit-equal whatever shares its batches."""
@@ -305,6 +307,26 @@ def test_requests_come_with_logs_from_other_threads(service, asked, undisturbed)
     assert [torch.equal(one, undisturbed.latents[0]) for one in found] == [True] * 3
 
 
+# Bytes
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_tensors_come_back_with_their_bits_and_the_order_of_their_memory(dtype):
+    """Sums over numbers in another order are rounded otherwise."""
+    values = torch.arange(2 * 4 * 3 * 5).reshape(2, 4, 3, 5).to(dtype)
+    for batch in (values, values.contiguous(memory_format=torch.channels_last)):
+        written = Answered(
+            picture=3, position=70_000, unit=2**31, question=2**32 - 1, finite=True,
+            prediction=batch[1:], observations={"mid_block.attn": batch[:1, 0]},
+        )  # fmt: skip
+        ((read, _),) = records(MAGIC + framed(written))
+        assert isinstance(read, Answered)
+        assert (read.picture, read.position, read.unit, read.question) == (3, 70_000, 2**31, 2**32 - 1)
+        assert (read.prediction.dtype, read.prediction.stride()) == (dtype, batch[1:].stride())
+        assert torch.equal(read.prediction, batch[1:])
+        assert torch.equal(read.observations["mid_block.attn"], batch[:1, 0])
+
+
 # What a log refuses
 
 
@@ -422,22 +444,58 @@ def test_a_forged_record_ends_the_log(service, asked, payload):
 # Memory
 
 
-def test_what_was_done_for_less_memory_goes_on(service, asked):
+def test_what_was_done_for_less_memory_goes_on(service, asked, monkeypatch):
     """Forwards after the crash compute as those before it, and a picture is decoded as it was the first time."""
+    parts, budgets = [], []
+
+    def spied_forward(rows, manager, padded_to, runner, feed_forward_chunks):
+        parts.append(feed_forward_chunks)
+        return forward.forward(rows, manager, padded_to, runner, feed_forward_chunks)
+
+    def spied_decode(vae, latents, *, budget_bytes, clamp):
+        budgets.append(budget_bytes is not None)
+        return decode_safely(vae, latents, budget_bytes=budget_bytes, clamp=clamp)
+
+    monkeypatch.setattr(denoise, "forward", spied_forward)
+    monkeypatch.setattr(decode, "decode_safely", spied_decode)
     course = (
         StepDown(unit=1, reason="tried to allocate 40.00 GiB", economy=Economy(feed_forward_chunks=2)),
         StepDown(unit=7, reason="decoding ran out", economy=Economy(feed_forward_chunks=2, decode_bytes=2**16)),
     )
-    options = replace(SIXTEEN, course=course)
-    whole = draw(service, [asked], options=options)
+    with_course = replace(SIXTEEN, course=course)
+    whole = draw(service, [asked], options=with_course)
+    assert (parts, budgets) == ([1, 2, 2], [False, True])
     log = bytes(whole.logs[0])
-    for cut in (len(log) // 3, len(log) - 100, len(log)):
-        for options in (replace(SIXTEEN, course=course), SIXTEEN):
-            result, _ = resumed_from(service, asked, log[:cut], options)
-            assert torch.equal(result.latents, whole.latents[0])
-            done = result.report.memory.course
-            assert done == course[: len(done)]
-            assert len(done) == 2 or options is SIXTEEN
+    found = list(records(log))
+    one_step = next(end for record, end in found if isinstance(record, Answered) and record.unit == 2)
+    for options, cut, expected, taken in (
+        (with_course, len(log), ([], [False, True]), course),
+        (SIXTEEN, len(log), ([], [False, True]), course),
+        (with_course, found[-3][1], ([], [False, True]), course),  # the first picture was decoded
+        (SIXTEEN, found[-3][1], ([], [False, False]), course[:1]),  # nothing ran out this time
+        (SIXTEEN, one_step + 300, ([2, 2], [False, False]), course[:1]),  # within the second forward
+    ):
+        parts.clear()
+        budgets.clear()
+        result, _ = resumed_from(service, asked, log[:cut], options)
+        assert (parts, budgets) == expected
+        assert result.report.memory.course == taken
+        assert torch.equal(result.latents, whole.latents[0])
+
+
+def test_numbers_that_are_none_are_replayed_where_they_are_kept(service):
+    asked = requests_of({"one": {}})["one"]
+    whole = draw(service, [asked])
+    log = bytearray(MAGIC)
+    for record, _ in records(bytes(whole.logs[0])):
+        if isinstance(record, Answered) and record.position == 4:
+            record = replace(record, finite=False, prediction=torch.full_like(record.prediction, torch.nan))
+        log += framed(record)
+    result, _ = resumed_from(service, asked, bytes(log))
+    assert result.report.replayed_rows == 5, "this one is computed again"
+    assert torch.equal(result.latents, whole.latents[0])
+    with pytest.raises(InvalidInput, match="latents is non-finite"):
+        resumed_from(service, asked, bytes(log), replace(SIXTEEN, non_finite="keep"))
 
 
 # Work

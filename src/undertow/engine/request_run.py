@@ -286,6 +286,7 @@ class RequestRun:
         self._finished.clear()
         self._images.clear()
         self._unseen.clear()
+        self.outcomes.forget()
         self.outcomes = no_log()
 
     def _result(self) -> GenerationResult:
