@@ -56,7 +56,7 @@ FAULTS: dict[FailureCode, Fault] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Failure(Record):
-    """detail: one sentence with value, expectation and remedy. origin: where in the job, such as "picture 0, step 3"."""
+    """detail: a sentence with value, expectation and remedy. origin: where in the job, such as "picture 0, step 3"."""
 
     code: FailureCode
     detail: str
