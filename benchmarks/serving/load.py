@@ -5,7 +5,8 @@
 
 Every server gets the same traces. Loads are shares of the capacity: the requests a second of a burst that undertow
 draws in its mode "fast". A request comes when the trace says, whatever became of those before. One thread for each
-worker. "First step" is the time until a worker took the request. A LitServe that `make load` has installed is measured too.
+worker. "First step" is the time until a worker took the request. A LitServe that `make load` has installed is measured
+too.
 """
 
 import argparse
