@@ -45,8 +45,8 @@ class ArtifactFolder:
             folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, content: bytes) -> str:
-        """The hash that the bytes are found by; they are on the disk when this returns. Written once, however often they
-        come."""
+        """The hash that the bytes are found by; they are on the disk when this returns. Written once, however often
+        they come."""
         sha256 = hashlib.sha256(content).hexdigest()
         if self.touch(sha256):
             return sha256
