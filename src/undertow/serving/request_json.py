@@ -78,8 +78,10 @@ def with_sources(request: Json) -> Json:
 
 def request_of(spec: JobSpec, artifacts: Artifacts, catalog: Catalog) -> GenerationRequest:
     """The request that a worker draws: adapters by their places, embeddings by the words that prompts use, pictures
-    from their bytes. Errors: `Refused` for files that are others than when the job was accepted; `InvalidInput` for what is
-    gone; what `artifacts` raises."""
+    from their bytes.
+
+    Errors: `Refused` for files that are others than when the job was accepted; `InvalidInput` for what is gone; what
+    `artifacts` raises."""
     require_same_files(spec, catalog)
     request = with_pictures(spec.request, lambda place, given: _stored(artifacts, place, given))
     for place, adapter in adapters_in(request):
