@@ -242,11 +242,11 @@ def test_the_report_and_the_observer_are_told_where_it_goes_on(service, undistur
     result, events = resumed_from(service, one, log[:-500])  # without the last row, of two in a step
     assert [event.step for event in events] == [2]
     assert events[0].denoised is not None
-    assert result.report.replayed_rows == 5
+    assert (result.report.replayed_rows, result.report.replayed_steps) == (5, 2)
     assert "resumed at step 2 of 3, by 5 recorded rows" in result.report.decisions
     assert not any("resumed" in line for line in resumed_from(service, one, b"")[0].report.decisions)
     whole, events = resumed_from(service, one, log)
-    assert (events, len(whole.images)) == ([], 1)
+    assert (events, len(whole.images), whole.report.replayed_steps) == ([], 1, 3)
     both = bytes(undisturbed.logs[0])
     assert any(
         "resumed at step 1 of 3" in line

@@ -110,7 +110,8 @@ class OutcomeLog:
 
     def forget(self) -> None:
         """Lets go of what was not replayed."""
-        self._pictures.clear()
+        for picture in self._pictures.values():
+            picture.forget()
 
     def append(self, record: Answered | Enlarged | Decoded | GaveWay) -> None:
         if self._sink is None:
@@ -169,8 +170,15 @@ class PictureOutcomes:
         return found
 
     def reached(self, steps: int) -> int:
-        """The step, over all passes, at which the network was asked for the first time; `steps` where it never was."""
-        return steps if self._went_on_at is None else self._went_on_at
+        """How many steps, over all passes, the picture was taken through by its log; `steps` where that has all."""
+        if self._went_on_at is None:
+            return steps if self._next else 0
+        return self._went_on_at
+
+    def forget(self) -> None:
+        """Lets go of what was not replayed."""
+        self._answers.clear()
+        self._enlarged.clear()
 
     def answer(self, place: int, outcome: Outcome, unit: int) -> None:
         """Records the outcome of one of the rows that were asked for last."""
