@@ -1,20 +1,24 @@
 """The store: what is promised to clients is written here, and every process asks it."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from sqlalchemy import Connection, and_, make_url, or_, select, update
 from sqlalchemy.exc import ArgumentError
 
+from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.failures import Failure, FailureCode
-from undertow.serving.jobs import Claim, Job, JobEvent, JobProgress, JobResult, JobState, NewJob
-from undertow.serving.store import claims, endings
-from undertow.serving.store.database import Database, T, Work, put_rows, unobserved
+from undertow.serving.jobs import Claim, Job, JobEvent, JobProgress, JobResult, JobState, NewJob, StoredFile
+from undertow.serving.store import claims, endings, files
+from undertow.serving.store.database import SUBMISSION, Database, T, Work, put_rows, unobserved, wait_turn
+from undertow.serving.store.deliveries import Deliveries
 from undertow.serving.store.keys import KeyOptions, Keys
 from undertow.serving.store.migrate import is_current, migrate
+from undertow.serving.store.postgresql import Postgresql
 from undertow.serving.store.records import (
     Clock,
+    Garbage,
     JobNotFound,
     Observer,
     Pick,
@@ -41,10 +45,20 @@ class Store:
     `StoreError` where the database cannot be used, and those that it names.
     """
 
-    def __init__(self, database: Database, *, clock: Clock, attempts: int, keep_s: float, observe: Observer):
+    def __init__(
+        self,
+        database: Database,
+        *,
+        clock: Clock,
+        attempts: int,
+        keep_s: float,
+        has_file: Callable[[str], bool],
+        observe: Observer,
+    ):
         self._database = database
         self._attempts = attempts
         self._keep_s = keep_s
+        self._has_file = has_file
         self._observe = observe
         self._ids = Ids()
         self._watch = Watch(database.poll)
@@ -53,6 +67,7 @@ class Store:
         self.key_options = KeyOptions(database)
         self.workers = Workers(database, clock)
         self.costs = StoredCosts(database)
+        self.deliveries = Deliveries(database, clock)
 
     @classmethod
     def open(
@@ -63,16 +78,18 @@ class Store:
         attempts: int = 3,
         keep_s: float = 7 * 24 * 3600.0,
         patience_s: float = 10.0,
+        has_file: Callable[[str], bool] = lambda sha256: True,
         observe: Observer = unobserved,
     ) -> "Store":
         """A store at a URL, such as sqlite:///folder/undertow.db or postgresql+psycopg://user:password@host/database;
         its tables are made, or brought to this version.
 
         attempts: workers that a job may cost. keep_s: how long jobs that are done are kept. patience_s: how long a
-        locked or unreachable database is waited for. Errors: `StoreError`, also for a database of a newer version.
+        locked or unreachable database is waited for. has_file: whether an artifact's file is there, before a result is
+        taken from it (`ArtifactFolder.touch`). Errors: `StoreError`, also for a database of a newer version.
         """
         database = connected(url, patience_s=patience_s, observe=observe)
-        return cls(database, clock=clock, attempts=attempts, keep_s=keep_s, observe=observe)
+        return cls(database, clock=clock, attempts=attempts, keep_s=keep_s, has_file=has_file, observe=observe)
 
     def close(self) -> None:
         self._watch.close()
@@ -239,6 +256,29 @@ class Store:
         later = update(jobs).where(jobs.c.id == id, jobs.c.preview_until < until).values(preview_until=until)
         self._write(lambda connection: connection.execute(later), "preview")
 
+    def upload(self, key: str, file: StoredFile, keep_s: float) -> None:
+        """Lets a key name an artifact in its requests for a while; its file is there already."""
+        self._write(lambda connection: files.upload(connection, key, file, now=self.clock(), keep_s=keep_s), "upload")
+
+    def artifact(self, sha256: str, key: str | None = None) -> StoredFile:
+        """key: who asks; everybody's artifacts are seen when `None`. Errors: `ArtifactNotFound`, also where the key has
+        neither uploaded it nor a job that draws from it or drew it."""
+        return self._database.read(lambda connection: files.find(connection, sha256, key))
+
+    def collect_garbage(self, artifacts: ArtifactFolder, older_than_s: float = 3600.0) -> Garbage:
+        """Removes jobs whose time is over, artifacts that nobody needs, and what workers kept for jobs that are done.
+        older_than_s: files that are younger stay, because a job that is about to be written may name them."""
+        now = self.clock()
+        gone = 0
+        while some := self._write(lambda connection: files.remove_expired(connection, now), "garbage"):
+            gone += some
+        self._write(lambda connection: files.remove_unused(connection, now), "garbage")
+        swept, freed = artifacts.sweep(self._database.read(files.kept), older_than_s)
+        # Looked up after the files were listed: a job is there before its log.
+        there = artifacts.jobs_with_files()
+        done = self._database.read(lambda connection: files.done(connection, there))
+        return Garbage(jobs=gone, files=swept, bytes=freed, logs=sum(map(artifacts.forget, done)))
+
     def changed(self, since: int, timeout_s: float) -> int:
         """Waits until the database changed since an earlier answer, at most so long. A hint: what changed, if anything,
         is for the caller to look. since: -1 for the first time."""
@@ -258,8 +298,9 @@ class Store:
         ids = [self._ids.new("job", now) for _ in new]
 
         def accept(connection: Connection) -> list[Submitted]:
+            wait_turn(connection, SUBMISSION)
             return [
-                submit(connection, one, id=id, now=now, limits=limits, keep_s=self._keep_s)
+                submit(connection, one, id=id, now=now, limits=limits, keep_s=self._keep_s, has_file=self._has_file)
                 for one, id in zip(new, ids, strict=True)
             ]
 
@@ -291,6 +332,8 @@ def connected(url: str, *, patience_s: float, observe: Observer) -> Database:
         if parsed.database in (None, "", ":memory:"):
             raise StoreError(place, "unknown", "several processes cannot share a database in memory", URLS)
         database: Database = Sqlite(parsed, patience_s=patience_s, observe=observe)
+    elif parsed.get_backend_name() == "postgresql":
+        database = Postgresql(parsed, patience_s=patience_s, observe=observe)
     else:
         raise StoreError(place, "unknown", f"{parsed.get_backend_name()} is not supported", URLS)
     try:

@@ -1,5 +1,6 @@
 """A job is accepted: once, within the bounds of the queue, or answered from pictures that are there."""
 
+from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Connection, Row, func, insert, select
@@ -7,10 +8,10 @@ from sqlalchemy import Connection, Row, func, insert, select
 from undertow.errors import InvalidInput
 from undertow.serving.jobs import JobProgress, JobResult, JobState, NewJob
 from undertow.serving.store.changes import end
-from undertow.serving.store.database import put_rows
+from undertow.serving.store.files import use
 from undertow.serving.store.records import ClientIdConflict, IdempotencyConflict, QueueFull, QueueLimits, Submitted
 from undertow.serving.store.rows import WAITING, find_jobs, spec_hash
-from undertow.serving.store.tables import artifacts, events, jobs, specs, uses
+from undertow.serving.store.tables import events, jobs, specs
 
 
 def require_plain(new: NewJob) -> None:
@@ -29,12 +30,13 @@ def submit(
     now: float,
     limits: QueueLimits,
     keep_s: float,
+    has_file: Callable[[str], bool],
 ) -> Submitted:
     """Errors: `IdempotencyConflict`, `ClientIdConflict`, `QueueFull`."""
     hash_ = spec_hash(new.spec)
     if (known := _known(connection, new, id, hash_)) is not None:
         return Submitted(job=find_jobs(connection, [known])[0], created=False)
-    source = _drawn_before(connection, new, hash_) if new.reuse else None
+    source = _drawn_before(connection, new, hash_, has_file) if new.reuse else None
     if source is None:
         _require_room(connection, new.key, limits)
     _insert(connection, new, id, hash_, now)
@@ -72,12 +74,16 @@ def _require_room(connection: Connection, key: str, limits: QueueLimits) -> None
         raise QueueFull(of_key, limits.per_key, of_key=True)
 
 
-def _drawn_before(connection: Connection, new: NewJob, hash_: str) -> Row[Any] | None:
-    """A job of the same key and spec that succeeded; its pictures are there, because jobs keep theirs."""
+def _drawn_before(connection: Connection, new: NewJob, hash_: str, has_file: Callable[[str], bool]) -> Row[Any] | None:
+    """A job of the same key and spec that succeeded, and whose pictures are there: jobs keep theirs, but somebody may
+    have removed a file by hand."""
     same = select(jobs.c.id, jobs.c.result).where(
         jobs.c.key == new.key, jobs.c.spec_hash == hash_, jobs.c.state == JobState.SUCCEEDED
     )
-    return connection.execute(same.order_by(jobs.c.id.desc()).limit(1)).first()
+    row = connection.execute(same.order_by(jobs.c.id.desc()).limit(1)).first()
+    if row is None or not all(has_file(one["sha256"]) for one in row.result["pictures"]):
+        return None
+    return row
 
 
 def _insert(connection: Connection, new: NewJob, id: str, hash_: str, now: float) -> None:
@@ -117,17 +123,13 @@ def _insert(connection: Connection, new: NewJob, id: str, hash_: str, now: float
     connection.execute(insert(jobs).values(row))
     connection.execute(insert(specs).values(job=id, spec=new.spec.to_json()))
     connection.execute(insert(events).values(job=id, seq=1, kind="accepted", at=now, data={}))
-    if new.inputs:
-        files = [{**one.to_json(), "created_at": now} for one in new.inputs]
-        put_rows(connection, artifacts, files)
-        put_rows(connection, uses, [{"job": id, "sha256": one.sha256} for one in new.inputs])
+    use(connection, id, new.inputs, now)
 
 
 def _answer(connection: Connection, id: str, source: Row[Any], now: float, keep_s: float) -> None:
     """Gives a new job the pictures of another."""
     result = {**source.result, "reused": True}
-    used = [{"job": id, "sha256": one.sha256} for one in JobResult.from_json(result).pictures]
-    put_rows(connection, uses, used)
+    use(connection, id, [one.file for one in JobResult.from_json(result).pictures], now)
     end(
         connection,
         [jobs.c.id == id],
