@@ -113,21 +113,11 @@ def heartbeat(
         lease = {"lease_until": now + lease_s}
         connection.execute(update(jobs).where(jobs.c.id.in_([row["id"] for row in mine])).values(lease))
     if moved:
-        _set(
-            connection, {row["id"]: (said[row["id"]][1], row["seq"] + 1) for row in moved}, jobs.c.progress, jobs.c.seq
-        )
+        new = {row["id"]: (said[row["id"]][1], row["seq"] + 1) for row in moved}
+        _set(connection, new, jobs.c.progress, jobs.c.seq)
         told = [
-            {
-                "job": row["id"],
-                "seq": row["seq"] + 1,
-                "kind": "progress",
-                "at": now,
-                "data": {
-                    **said[row["id"]][1],
-                    **({"finish_at": finish_at[row["id"]]} if row["id"] in finish_at else {}),
-                },
-            }
-            for row in moved
+            {"job": job, "seq": seq, "kind": "progress", "at": now, "data": {**progress, **_when(finish_at, job)}}
+            for job, (progress, seq) in new.items()
         ]
         connection.execute(insert(events), told)
     verdicts = {row["id"]: _verdict(row, now) for row in mine}
@@ -158,3 +148,7 @@ def _verdict(row: RowMapping, now: float) -> Verdict:
         deadline_passed=row["deadline_at"] is not None and row["deadline_at"] <= now,
         preview_wanted=row["preview_until"] > now,
     )
+
+
+def _when(finish_at: Mapping[str, float], job: str) -> dict[str, float]:
+    return {"finish_at": finish_at[job]} if job in finish_at else {}
