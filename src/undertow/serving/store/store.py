@@ -30,7 +30,7 @@ from undertow.serving.store.records import (
 )
 from undertow.serving.store.rows import LIVE, Ids, entries_where, entry_of, event_of, find_jobs, job_of, jobs_where
 from undertow.serving.store.sqlite import Sqlite
-from undertow.serving.store.submit import require_plain, submit
+from undertow.serving.store.submit import prepared, submit
 from undertow.serving.store.tables import events, health, jobs
 from undertow.serving.store.watch import Watch
 from undertow.serving.store.workers import StoredCosts, Workers
@@ -291,16 +291,13 @@ class Store:
         return time.perf_counter() - start
 
     def _submit(self, new: Sequence[NewJob], limits: QueueLimits) -> list[Submitted]:
-        for one in new:
-            require_plain(one)
         now = self.clock()
-        ids = [self._ids.new("job", now) for _ in new]
+        wanted = [prepared(one, self._ids.new("job", now), now) for one in new]
 
         def accept(connection: Connection) -> list[Submitted]:
             wait_turn(connection, SUBMISSION)
             return [
-                submit(connection, one, id=id, now=now, limits=limits, keep_s=self._keep_s, has_file=self._has_file)
-                for one, id in zip(new, ids, strict=True)
+                submit(connection, one, limits=limits, keep_s=self._keep_s, has_file=self._has_file) for one in wanted
             ]
 
         return self._write(accept, "submit")
