@@ -7,8 +7,8 @@ served a quantum more than the one that was served least, of those that wait, le
 docs/decisions/011-finish-times.md says why, and what it costs.
 
 Within a key a step of priority is worth a minute of waiting, so that priorities act and nothing starves; a deadline
-that is near counts as if the job had come earlier. A worker draws few jobs at once: those that share forwards. Another one
-joins only where none of them is late because of it.
+that is near counts as if the job had come earlier. A worker draws few jobs at once: those that share forwards. Another
+one joins only where none of them is late because of it.
 """
 
 from collections.abc import Callable, Iterable, Sequence
