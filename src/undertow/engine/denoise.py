@@ -33,7 +33,8 @@ class Task:
     done: called with its result. failed: called with what it raised; others go on. shared: called for each forward that
     it had part in. keep_non_finite: whether a prediction of NaN or Inf is passed on instead of failing the task.
     less: called when a forward ran out of memory, with its rows and what was said; returns whether `economy` asks for
-    less from now on.
+    less from now on. recorded: the outcomes of rows that need no forward, `None` for the others. answered: called with
+    the place of a row among those that it waits for, and its outcome.
     """
 
     steps: Steps[Tensor]
@@ -44,6 +45,8 @@ class Task:
     keep_non_finite: bool = False
     less: Callable[[Sequence[Row], str], bool] = lambda rows, said: False
     economy: Economy = Economy()
+    recorded: Callable[[Sequence[Row]], Sequence[Outcome | None]] = lambda rows: [None] * len(rows)
+    answered: Callable[[int, Outcome], None] = lambda place, outcome: None
     rows: list[Row] = field(default_factory=list, init=False)
     """The rows that it waits for."""
     answers: list[Outcome | None] = field(default_factory=list, init=False)
@@ -117,10 +120,9 @@ class Batcher:
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Outcome) and not outcome.finite and not waiting.task.keep_non_finite:
                 outcome = non_finite(waiting.row, outcome.prediction)
-            if isinstance(outcome, Outcome):
-                waiting.task.answers[waiting.index] = outcome
-            else:
-                self._fail(waiting.task, outcome)
+            failure = self._answer(waiting, outcome) if isinstance(outcome, Outcome) else outcome
+            if failure is not None:
+                self._fail(waiting.task, failure)
         for task, rows in Counter(waiting.task for waiting in batch).items():
             task.shared(Share(seconds=seconds * rows, rows=len(batch)))
             answers = [answer for answer in task.answers if answer is not None]
@@ -164,10 +166,22 @@ class Batcher:
         self._tasks.remove(place)
         self._tasks.append(place)
 
-    def _advance(self, task: Task, answers: Sequence[Outcome] | None) -> None:
+    def _answer(self, waiting: Waiting, outcome: Outcome) -> Exception | None:
+        """Gives a task the outcome of a row; returns what went wrong when it was recorded."""
         try:
-            task.rows = list(task.steps.send(answers))  # pyright: ignore[reportArgumentType]
-            task.answers = [None] * len(task.rows)
+            waiting.task.answered(waiting.index, outcome)
+        except Exception as error:
+            return error
+        waiting.task.answers[waiting.index] = outcome
+        return None
+
+    def _advance(self, task: Task, answers: Sequence[Outcome] | None) -> None:
+        """Sends a task the outcomes that it waited for, and those that are recorded of what it asks next."""
+        try:
+            while answers is None or len(answers) == len(task.rows):
+                task.rows = list(task.steps.send(answers))  # pyright: ignore[reportArgumentType]
+                task.answers = list(task.recorded(task.rows))
+                answers = [answer for answer in task.answers if answer is not None]
         except StopIteration as finished:
             self._tasks.remove(task)
             task.done(finished.value)
