@@ -5,11 +5,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
+
 import undertow
 from undertow.adapters.lora.bank import AdapterCapacity
 from undertow.engine.engine import Engine
 from undertow.errors import OutOfMemory
 from undertow.free_memory import free_bytes
+from undertow.memory.forecast import forecast
+from undertow.memory.work import Work
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.catalog.entries import ModelEntry
 from undertow.service import UNetService
@@ -31,10 +35,25 @@ class Loaded:
     service: UNetService
     needed_bytes: int
     used_at: float = field(default_factory=time.monotonic)
+    embeddings: frozenset[str] = frozenset()
+    """Textual inversions that prompts know now."""
 
     @property
     def engine(self) -> Engine:
         return self.service.engine
+
+    def know(self, embeddings: frozenset[str], catalog: Catalog) -> None:
+        """Lets prompts know these textual inversions and no others: which words stand for one must not depend on what
+        other jobs asked for. Errors: those of `UNetService.add_embedding`."""
+        if embeddings == self.embeddings:
+            return
+        text = self.service.model.require_text()
+        for name in text.embeddings:
+            text.remove_embedding(name)
+        self.embeddings = frozenset()
+        for name in sorted(embeddings):
+            self.service.add_embedding(catalog.adapter(name, self.entry.name, argument="embeddings").path, name)
+        self.embeddings = embeddings
 
 
 class Models:
@@ -112,8 +131,21 @@ class Models:
         self._loaded.pop(name).engine.close()
 
     def _needed(self, name: str) -> int:
-        entry = self.catalog.model(name)
-        return weight_bytes(entry)
+        return needed_bytes(self.catalog.model(name), slots=self._adapters)
+
+
+def needed_bytes(entry: ModelEntry, *, slots: bool) -> int:
+    """The memory that a model takes with a picture of its own size: the forecast without the process's own. slots:
+    whether LoRA have some."""
+    work = Work(
+        size=(entry.trained_size, entry.trained_size),
+        dtype=entry.dtype,
+        vae_dtype=entry.vae_dtype,
+        loras=CAPACITY.per_row if slots else 0,
+        lora_rank=CAPACITY.rank,
+        lora_slots=CAPACITY.slots,
+    )
+    return forecast(entry.subject, work).peak_bytes
 
 
 def loaded(entry: ModelEntry, device: str, adapters: bool) -> UNetService:
@@ -123,6 +155,4 @@ def loaded(entry: ModelEntry, device: str, adapters: bool) -> UNetService:
 
 def budget_of(device: str, wanted_bytes: int | None) -> int | None:
     """The most memory of a worker: what was asked for, or what is free now; `None` where nobody tells."""
-    import torch  # noqa: PLC0415
-
     return free_bytes(torch.device(device)) if wanted_bytes is None else wanted_bytes
