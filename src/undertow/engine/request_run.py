@@ -317,7 +317,7 @@ class RequestRun:
                 *model.report.notes,
                 *decided,
                 *self._replaced_kernels(),
-                *map(str, memory.course),
+                *memory.decisions,
                 *self._resumed(),
             ),
             debug=tuple(self.watch.lines),

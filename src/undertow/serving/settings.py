@@ -35,6 +35,8 @@ class ServerSettings(Record):
     """Where a client names none."""
     budget_bytes: Annotated[int, Ge(1)] | None = None
     """The most memory of a worker; what is free when it starts when `None`."""
+    jobs_at_once: Annotated[int, Ge(1)] | None = None
+    """Jobs that a worker draws together; as many as were measured to be worth it when `None`."""
     queue_limit: Annotated[int, Ge(1)] = 1000
     """Jobs that wait; more are refused with the time after which to come again."""
     queue_limit_per_key: Annotated[int, Ge(1)] = 1000
