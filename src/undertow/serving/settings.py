@@ -42,6 +42,9 @@ class ServerSettings(Record):
     queue_limit_per_key: Annotated[int, Ge(1)] = 1000
     lease_s: Annotated[float, Ge(1)] = 30.0
     """After which a job of a worker that says nothing goes to another."""
+    stall_s: Annotated[float, Ge(1)] = 120.0
+    """A unit of work may take so long, or ten times as long as the longest before; an engine that hangs loses its jobs
+    and is started again."""
     attempts: Annotated[int, Ge(1)] = 3
     """Workers that a job may cost before it is given up as poison."""
     grace_s: Annotated[float, Ge(0)] = 20.0
