@@ -288,7 +288,7 @@ class RequestRun:
             seconds=dict(self.watch.seconds),
             rows=self.rows,
             cancelled=self.cancelled,
-            decisions=(*model.report.notes, *decided, *self._replaced_kernels(), *map(str, memory.course)),
+            decisions=(*model.report.notes, *decided, *self._replaced_kernels(), *memory.decisions),
             debug=tuple(self.watch.lines),
             memory=memory,
         )
