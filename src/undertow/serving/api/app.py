@@ -32,7 +32,7 @@ from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.jobs import Job
 from undertow.serving.settings import ServerSettings
-from undertow.serving.store import Store
+from undertow.serving.store.store import Store
 
 ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, operations.router)
 
@@ -42,13 +42,17 @@ is durable and carries the time when it will be done. Every refusal is RFC 9457 
 
 def create_app(
     settings: ServerSettings,
-    store: Store,
+    store: Store | None = None,
     *,
     artifact_folder: ArtifactFolder | None = None,
     catalog: Catalog | None = None,
     routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
-    """The API over a store. artifact_folder, catalog: made of the settings when `None`. routers: beside `ROUTERS`."""
+    """The API of a service. store: opened as the settings say, and closed with the application, when `None`.
+    artifact_folder, catalog: made of the settings when `None`. routers: beside `ROUTERS`. Errors: `StoreError`."""
+    own = store is None
+    if store is None:
+        store = Store.open(settings.database_url, attempts=settings.attempts, keep_s=settings.keep_s)
     folder = ArtifactFolder(settings.data / "artifacts") if artifact_folder is None else artifact_folder
     listed = Catalog(settings) if catalog is None else catalog
 
@@ -72,7 +76,7 @@ def create_app(
         description=ABOUT,
         docs_url=None,
         redoc_url=None,
-        lifespan=_lifespan,
+        lifespan=_lifespan(parts, own),
     )
     app.state.parts = parts
     for router in (*ROUTERS, *routers):
@@ -102,17 +106,23 @@ async def wait_for(parts: Parts, job: Job, timeout_s: float) -> Job:
     return await parts.watch.finished(job, timeout_s)
 
 
-@asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    parts: Parts = app.state.parts
-    webhooks = Webhooks(parts) if parts.settings.webhooks else None
-    if webhooks is not None:
-        webhooks.start()
-    try:
-        yield
-    finally:
+def _lifespan(parts: Parts, own: bool) -> Callable[[FastAPI], Any]:
+    """own: whether the store is closed with the application."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        webhooks = Webhooks(parts) if parts.settings.webhooks else None
         if webhooks is not None:
-            webhooks.close()
+            webhooks.start()
+        try:
+            yield
+        finally:
+            if webhooks is not None:
+                webhooks.close()
+            if own:
+                parts.store.close()
+
+    return lifespan
 
 
 def _described(app: FastAPI, usual: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:

@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from undertow.serving.api.problems import Problem
 from undertow.serving.settings import LOOPBACK
-from undertow.serving.store import Store
+from undertow.serving.store.store import Store
 from undertow.serving.store.records import ApiKey, Scope
 
 LOCAL = ApiKey(id="local", name="local", scopes=(Scope.SUBMIT, Scope.READ, Scope.ADMIN), created_at=0.0)

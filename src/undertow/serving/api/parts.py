@@ -12,10 +12,10 @@ from undertow.serving.admission import Admission
 from undertow.serving.api.auth import Gate
 from undertow.serving.api.watch import Watch
 from undertow.serving.artifacts import ArtifactFolder
-from undertow.serving.catalog import Catalog
+from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.metrics import ApiMetrics
 from undertow.serving.settings import ServerSettings
-from undertow.serving.store import Store
+from undertow.serving.store.store import Store
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -16,8 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from undertow.errors import InvalidInput, PromptError, UndertowError
 from undertow.lookup import did_you_mean
-from undertow.serving.failures import Fault
-from undertow.serving.refusals import Refused
+from undertow.serving.failures import Fault, Refused
 from undertow.serving.store.records import ArtifactNotFound, JobNotFound, StoreError
 
 MEDIA_TYPE = "application/problem+json"

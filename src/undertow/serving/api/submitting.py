@@ -9,8 +9,8 @@ from undertow.serving.api.parts import Parts
 from undertow.serving.api.problems import Problem
 from undertow.serving.api.requests import require_label
 from undertow.serving.api.webhooks import require_webhook
+from undertow.serving.failures import Refused
 from undertow.serving.jobs import NewJob
-from undertow.serving.refusals import Refused
 from undertow.serving.store.records import ApiKey, ClientIdConflict, IdempotencyConflict, QueueFull, QueueLimits, Submitted
 
 USUAL_WAIT_S = 5.0
@@ -132,3 +132,20 @@ def _wait_s(service: Parts) -> float:
     now = service.clock()
     ends = [entry.finish_at - now for entry in service.store.queue() if entry.finish_at is not None]
     return min((end for end in ends if end > 0), default=USUAL_WAIT_S)
+
+
+def planned(service: Parts, wanted: Mapping[str, Any], key: ApiKey) -> dict[str, Any]:
+    """What a job would be, if it were submitted now. Errors: as `submit_one`."""
+    new = _admitted(service, wanted, key, idempotency_key=None, client_id=None, batch=None, traceparent=None)
+    service.gate.spend(key)
+    now = service.clock()
+    return {
+        "model": new.spec.model,
+        "mode": new.spec.mode,
+        "rows": new.spec.rows,
+        "work": new.work.to_json(),
+        "cost": new.cost,
+        "finish_at": new.finish_at,
+        "finish_in_s": None if new.finish_at is None else max(0.0, new.finish_at - now),
+        "request": new.spec.request,
+    }

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from starlette.concurrency import run_in_threadpool
 
 from undertow.serving.jobs import Job
-from undertow.serving.store import Store
+from undertow.serving.store.store import Store
 
 POLL_S = 1.0
 """The longest that a waiter sleeps: a hint of the store may be lost."""
