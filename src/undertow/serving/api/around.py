@@ -39,7 +39,9 @@ class Around:
             await self._app(scope, receive, counted)
         except Exception as err:
             problem = incident(err, scope["path"][:200])
-            if not status:  # else the answer has begun: its connection is closed, and the client sees that it ended early
+            if (
+                not status
+            ):  # else the answer has begun: its connection is closed, and the client sees that it ended early
                 await problem.response(scope["path"])(scope, receive, counted)
 
 

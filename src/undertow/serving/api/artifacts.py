@@ -29,6 +29,9 @@ FOREVER = "private, max-age=31536000, immutable"
 WATCHED_S = 30.0
 """Previews are made for so long after somebody last asked."""
 
+UPLOAD_KEPT_S = 24 * 3600.0
+"""Of uploads that no job uses."""
+
 _HASH = re.compile(r"[0-9a-f]{64}")
 _PICTURE = {
     200: {
@@ -64,8 +67,13 @@ async def show_artifact(
         logger.error("the file of artifact %s is gone from %s", sha256, path)
         raise _missing(sha256)
     ending = found.media_type.partition("/")[2]
-    return FileResponse(path, media_type=found.media_type, headers=headers, filename=f"{sha256[:16]}.{ending}",
-                        content_disposition_type="inline")
+    return FileResponse(
+        path,
+        media_type=found.media_type,
+        headers=headers,
+        filename=f"{sha256[:16]}.{ending}",
+        content_disposition_type="inline",
+    )
 
 
 @router.post(
@@ -127,7 +135,7 @@ def _keep(service: Parts, content: bytes, claimed: str, key: ApiKey) -> PictureV
         raise Problem("unsupported_media_type", f"content type is {claimed}, expected {found}, which the picture is")
     stored = StoredFile(sha256=hashlib.sha256(content).hexdigest(), media_type=found, bytes=len(content))
     service.artifacts.put(content)
-    service.store.add_upload(key.id, stored)
+    service.store.upload(key.id, stored, UPLOAD_KEPT_S)
     width, height = picture.size
     return PictureView(url=artifact_path(stored.sha256), **stored.to_json(), width=width, height=height)
 

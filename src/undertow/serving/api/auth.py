@@ -18,8 +18,8 @@ from starlette.requests import Request
 
 from undertow.serving.api.problems import Problem
 from undertow.serving.settings import LOOPBACK
-from undertow.serving.store.store import Store
 from undertow.serving.store.records import ApiKey, Scope
+from undertow.serving.store.store import Store
 
 LOCAL = ApiKey(id="local", name="local", scopes=(Scope.SUBMIT, Scope.READ, Scope.ADMIN), created_at=0.0)
 """Everybody, where there are no keys."""
@@ -67,7 +67,7 @@ class Gate:
         if wait > 0:
             raise Problem(
                 "rate_limited",
-                f"key {key.name!r} may ask {key.requests_per_minute} times a minute, and did; come back in {wait:.1f} s",
+                f"key {key.name!r} asked more than {key.requests_per_minute} times a minute; come back in {wait:.1f} s",
                 retry_after_s=wait,
             )
 

@@ -119,7 +119,9 @@ def _last_seen(given: str | None) -> int:
     if given is None or not given.strip():
         return 0
     if not (given.isascii() and given.isdecimal() and len(given) < 19):
-        raise Problem("invalid_request", f"Last-Event-ID is {given[:100]!r}, expected the id of an event: a whole number")
+        raise Problem(
+            "invalid_request", f"Last-Event-ID is {given[:100]!r}, expected the id of an event: a whole number"
+        )
     return int(given)
 
 

@@ -41,7 +41,12 @@ ONCE = {
 }
 
 
-@router.post("/v1/jobs", status_code=202, responses=SUBMITTED, openapi_extra={**takes("JobRequest"), "parameters": [WAITING, ONCE]})
+@router.post(
+    "/v1/jobs",
+    status_code=202,
+    responses=SUBMITTED,
+    openapi_extra={**takes("JobRequest"), "parameters": [WAITING, ONCE]},
+)
 async def submit_job(
     request: Request,
     key: Submitter,
@@ -165,7 +170,9 @@ async def submit_batch(
     jobs = [one.job for one in submitted]
     status = 202 if any(one.created for one in submitted) else 200
     name = jobs[0].batch or batch
-    return JSONResponse(_batch(name, jobs, service.clock()), status_code=status, headers={"Location": f"/v1/batches/{name}"})
+    return JSONResponse(
+        _batch(name, jobs, service.clock()), status_code=status, headers={"Location": f"/v1/batches/{name}"}
+    )
 
 
 @router.get("/v1/batches/{batch}", responses=gives(BatchView))

@@ -34,7 +34,7 @@ PICTURE = {
     ],
 }
 ADAPTERS = {
-    "description": "Names that /v1/adapters lists, or objects with such a name as `source` and the fields of an Adapter.",
+    "description": "Names that /v1/adapters lists, or objects with such a name as `source`, and fields of an Adapter.",
     "anyOf": [
         {"type": "string"},
         {"type": "array", "items": {"anyOf": [{"type": "string"}, {"type": "object"}]}},
@@ -82,8 +82,8 @@ def schemas() -> Mapping[str, Any]:
     found["JobRequest"] = {
         "type": "object",
         "title": "JobRequest",
-        "description": "What to draw, as the library's GenerationRequest, and how it is treated as a job. Without a seed "
-        "one is chosen, and told.",
+        "description": "What to draw, as the library's GenerationRequest, and how it is treated as a job. Without a "
+        "seed one is chosen, and told.",
         "properties": {**drawn["properties"], **options["properties"]},
         "required": ["prompt"],
         "additionalProperties": False,

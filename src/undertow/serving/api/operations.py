@@ -148,7 +148,9 @@ def readiness(service: Parts) -> dict[str, Any]:
         now = service.clock()
         problems = {one.name: _problem(one, now) for one in service.store.workers.list()}
         if not any(problem is None for problem in problems.values()):
-            reasons += [f"worker {name}: {problem}" for name, problem in problems.items()] or ["no worker has said hello"]
+            reasons += [f"worker {name}: {problem}" for name, problem in problems.items()] or [
+                "no worker has said hello"
+            ]
     except StoreError as err:
         reasons.append(f"the store cannot be written: {err.problem}")
     return {"ready": not reasons, "reasons": reasons, "store_write_s": seconds}

@@ -120,9 +120,7 @@ class Problem(Exception):
         headers = dict(self.headers)
         if "retry_after_s" in self.more:
             headers["Retry-After"] = str(max(1, round(self.more["retry_after_s"])))
-        return JSONResponse(
-            self.json(instance), status_code=self.kind.status, headers=headers, media_type=MEDIA_TYPE
-        )
+        return JSONResponse(self.json(instance), status_code=self.kind.status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def incident(error: Exception, instance: str) -> Problem:
@@ -167,8 +165,7 @@ def of_http(error: HTTPException, request: Request) -> Problem:
     path, headers = request.url.path, dict(error.headers or {})
     match error.status_code:
         case 404:
-            known = sorted({route.path for route in request.app.routes if getattr(route, "include_in_schema", False)})
-            near = did_you_mean(path, known)
+            near = did_you_mean(path, request.app.openapi()["paths"])
             detail = f"path is {path!r}, expected one that /openapi.json lists"
             return Problem("not_found", f"{detail}; {near.strip()}" if near else detail)
         case 405:

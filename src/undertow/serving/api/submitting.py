@@ -11,7 +11,14 @@ from undertow.serving.api.requests import require_label
 from undertow.serving.api.webhooks import require_webhook
 from undertow.serving.failures import Refused
 from undertow.serving.jobs import NewJob
-from undertow.serving.store.records import ApiKey, ClientIdConflict, IdempotencyConflict, QueueFull, QueueLimits, Submitted
+from undertow.serving.store.records import (
+    ApiKey,
+    ClientIdConflict,
+    IdempotencyConflict,
+    QueueFull,
+    QueueLimits,
+    Submitted,
+)
 
 USUAL_WAIT_S = 5.0
 """Told to clients that are to come again, where the queue does not say when there will be room."""
@@ -83,9 +90,7 @@ def _admitted(
             traceparent=traceparent,
         )
         if new.webhook is not None:
-            require_webhook(
-                new.webhook, enabled=service.settings.webhooks, private=service.settings.webhooks_private
-            )
+            require_webhook(new.webhook, enabled=service.settings.webhooks, private=service.settings.webhooks_private)
     except InvalidInput:
         service.metrics.admission_rejected.labels("invalid_request").inc()
         raise
@@ -101,10 +106,15 @@ def _stored(service: Parts, jobs: Sequence[NewJob], key: ApiKey) -> list[Submitt
     per_key = settings.queue_limit_per_key if key.max_queued is None else key.max_queued
     limits = QueueLimits(total=settings.queue_limit, per_key=per_key)
     try:
-        submitted = service.store.submit_batch(jobs, limits=limits)
+        if len(jobs) == 1 and jobs[0].batch is None:
+            submitted = [service.store.submit(jobs[0], limits)]
+        else:
+            submitted = service.store.submit_batch(jobs, limits)
     except QueueFull as err:
         service.metrics.admission_rejected.labels("queue_full").inc()
-        raise Problem("queue_full", str(err), waiting=err.waiting, limit=err.limit, retry_after_s=_wait_s(service)) from err
+        raise Problem(
+            "queue_full", str(err), waiting=err.waiting, limit=err.limit, retry_after_s=_wait_s(service)
+        ) from err
     except IdempotencyConflict as err:
         raise _conflict(err.idempotency_key, err.job) from err
     except ClientIdConflict as err:

@@ -87,7 +87,7 @@ class Webhooks:
 
     def deliver_due(self) -> int:
         """Tries every delivery that is due once; how many there were."""
-        due = self._service.store.webhooks.due()
+        due = self._service.store.deliveries.take()
         for delivery in due:
             self._deliver(delivery)
         return len(due)
@@ -106,11 +106,11 @@ class Webhooks:
         try:
             self._send(delivery)
         except JobNotFound:
-            self._service.store.webhooks.done(delivery.job)
+            self._service.store.deliveries.done(delivery.job)
         except (httpx.HTTPError, OSError, InvalidInput, ValueError) as err:
             self._failed(delivery, str(err) or type(err).__name__)
         else:
-            self._service.store.webhooks.done(delivery.job)
+            self._service.store.deliveries.done(delivery.job)
             self._service.metrics.webhooks.labels("delivered").inc()
 
     def _failed(self, delivery: Delivery, problem: str) -> None:
@@ -118,9 +118,9 @@ class Webhooks:
         logger.warning("webhook of %s failed (%d times): %s", delivery.job, delivery.attempt + 1, problem)
         self._service.metrics.webhooks.labels("given_up" if last else "failed").inc()
         if last:
-            self._service.store.webhooks.done(delivery.job)
+            self._service.store.deliveries.done(delivery.job)
         else:
-            self._service.store.webhooks.again(delivery.job, self._service.clock() + PAUSES_S[delivery.attempt])
+            self._service.store.deliveries.retry(delivery.job, self._service.clock() + PAUSES_S[delivery.attempt])
 
     def _send(self, delivery: Delivery) -> None:
         job = self._service.store.job(delivery.job)
