@@ -30,7 +30,7 @@ from undertow.serving.store.records import (
 )
 from undertow.serving.store.rows import LIVE, Ids, entries_where, entry_of, event_of, find_jobs, job_of, jobs_where
 from undertow.serving.store.sqlite import Sqlite
-from undertow.serving.store.submit import require_plain, submit
+from undertow.serving.store.submit import prepared, submit
 from undertow.serving.store.tables import events, health, jobs
 from undertow.serving.store.watch import Watch
 from undertow.serving.store.workers import StoredCosts, Workers
@@ -116,7 +116,7 @@ class Store:
             mine = and_(jobs.c.key == key, or_(mine, jobs.c.client_id == id))
         # An id goes before a name that looks like it.
         found = jobs_where(mine).order_by((jobs.c.id == id).desc()).limit(1)
-        row = self._database.read(lambda connection: connection.execute(found).first())
+        row = self._database.read(lambda connection: connection.execute(found).mappings().first())
         if row is None:
             raise JobNotFound(id)
         return job_of(row)
@@ -139,12 +139,14 @@ class Store:
             *([jobs.c.id < before] if before is not None else []),
         ]
         page = jobs_where(*conditions).order_by(jobs.c.id.desc()).limit(limit)
-        return [job_of(row) for row in self._database.read(lambda connection: connection.execute(page).all())]
+        return [
+            job_of(row) for row in self._database.read(lambda connection: connection.execute(page).mappings().all())
+        ]
 
     def queue(self) -> list[QueueEntry]:
         """What waits and what runs, in the order of `claim` without a schedule: what was running before first, then by
         priority, then by age."""
-        rows = self._database.read(lambda connection: connection.execute(entries_where(LIVE)).all())
+        rows = self._database.read(lambda connection: connection.execute(entries_where(LIVE)).mappings().all())
         return [entry_of(row) for row in rows]
 
     def claim(self, worker: str, pick: Pick, lease_s: float) -> list[Claim]:
@@ -152,11 +154,16 @@ class Store:
         with first."""
         if not self._database.read(lambda connection: claims.is_work(connection, self.clock())):
             return []
-        self.expire_leases()
-        self.expire_waiting()
-        return self._write(
-            lambda connection: claims.claim(connection, worker, pick, now=self.clock(), lease_s=lease_s), "claim"
-        )
+
+        def take(connection: Connection) -> tuple[list[Job], list[Claim]]:
+            lost = self._take_back(connection, None)
+            now = self.clock()
+            claims.expire_waiting(connection, now=now, keep_s=self._keep_s)
+            return lost, claims.claim(connection, worker, pick, now=now, lease_s=lease_s)
+
+        lost, taken = self._write(take, "claim")
+        self._count(lost)
+        return taken
 
     def heartbeat(
         self,
@@ -216,18 +223,8 @@ class Store:
         """Takes jobs back from workers that were silent for too long; they go to the front of the queue and are tried
         again alone, until they have cost too many workers. worker: whose jobs are taken back at once, because it is
         known to be dead."""
-
-        def take_back(connection: Connection) -> list[Job]:
-            ids = claims.expire_leases(
-                connection, now=self.clock(), attempts=self._attempts, keep_s=self._keep_s, worker=worker
-            )
-            return find_jobs(connection, ids)
-
-        lost = self._write(take_back, "expire_leases")
-        for job in lost:
-            self._observe("lost", "lease", 1)
-            if job.failure is not None and job.failure.code == FailureCode.POISON:
-                self._observe("poison", "lease", 1)
+        lost = self._write(lambda connection: self._take_back(connection, worker), "expire_leases")
+        self._count(lost)
         return lost
 
     def expire_waiting(self) -> list[Job]:
@@ -249,7 +246,9 @@ class Store:
     def events(self, id: str, after: int = 0, limit: int = 500) -> list[JobEvent]:
         """What happened to a job, in order. after: the last number that was seen."""
         later = select(events).where(events.c.job == id, events.c.seq > after).order_by(events.c.seq).limit(limit)
-        return [event_of(row) for row in self._database.read(lambda connection: connection.execute(later).all())]
+        return [
+            event_of(row) for row in self._database.read(lambda connection: connection.execute(later).mappings().all())
+        ]
 
     def want_preview(self, id: str, until: float) -> None:
         """Somebody watches the job until then."""
@@ -292,19 +291,28 @@ class Store:
         return time.perf_counter() - start
 
     def _submit(self, new: Sequence[NewJob], limits: QueueLimits) -> list[Submitted]:
-        for one in new:
-            require_plain(one)
         now = self.clock()
-        ids = [self._ids.new("job", now) for _ in new]
+        wanted = [prepared(one, self._ids.new("job", now), now) for one in new]
 
         def accept(connection: Connection) -> list[Submitted]:
             wait_turn(connection, SUBMISSION)
             return [
-                submit(connection, one, id=id, now=now, limits=limits, keep_s=self._keep_s, has_file=self._has_file)
-                for one, id in zip(new, ids, strict=True)
+                submit(connection, one, limits=limits, keep_s=self._keep_s, has_file=self._has_file) for one in wanted
             ]
 
         return self._write(accept, "submit")
+
+    def _take_back(self, connection: Connection, worker: str | None) -> list[Job]:
+        ids = claims.expire_leases(
+            connection, now=self.clock(), attempts=self._attempts, keep_s=self._keep_s, worker=worker
+        )
+        return find_jobs(connection, ids)
+
+    def _count(self, lost: Sequence[Job]) -> None:
+        for job in lost:
+            self._observe("lost", "lease", 1)
+            if job.failure is not None and job.failure.code == FailureCode.POISON:
+                self._observe("poison", "lease", 1)
 
     def _final(self, work: Work[bool], operation: str) -> bool:
         written = self._write(work, operation)
