@@ -18,7 +18,9 @@ def bomb(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
 
 
 def test_a_picture_is_fetched_once_and_cached_for_good(api):
@@ -93,7 +95,9 @@ def test_a_bomb_inside_of_a_request_is_refused_before_it_is_decoded(api):
 def test_an_upload_has_a_bound_of_bytes_and_pixels(make_api):
     api = make_api(max_body_bytes=2000, max_pixels=64)
     is_problem(api.client.post("/v1/artifacts", content=b"x" * 3000, headers=PNG), 413, "too_large", "3,000")
-    is_problem(api.client.post("/v1/artifacts", content=picture_bytes(size=(9, 8)), headers=PNG), 422, "invalid_request")
+    is_problem(
+        api.client.post("/v1/artifacts", content=picture_bytes(size=(9, 8)), headers=PNG), 422, "invalid_request"
+    )
     assert api.client.post("/v1/artifacts", content=picture_bytes(), headers=PNG).status_code == 201
 
 

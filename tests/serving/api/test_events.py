@@ -38,7 +38,9 @@ def test_the_log_of_a_finished_job_is_told_and_ends(api):
     assert json.loads(found[0]["data"])["job"] == job
 
 
-@pytest.mark.parametrize(("seen", "rest"), [("1", ["started", "succeeded"]), ("2", ["succeeded"]), ("3", []), ("99", [])])
+@pytest.mark.parametrize(
+    ("seen", "rest"), [("1", ["started", "succeeded"]), ("2", ["succeeded"]), ("3", []), ("99", [])]
+)
 def test_a_client_that_comes_back_misses_nothing(api, seen, rest):
     job = api.submit()["id"]
     api.work()

@@ -83,7 +83,8 @@ def test_a_redirect_is_not_followed(api):
 
 
 @pytest.mark.parametrize(
-    "address", ["127.0.0.1", "10.0.0.1", "192.168.1.1", "169.254.169.254", "::1", "fd00::1", "::ffff:10.0.0.1", "0.0.0.0"]
+    "address",
+    ["127.0.0.1", "10.0.0.1", "192.168.1.1", "169.254.169.254", "::1", "fd00::1", "::ffff:10.0.0.1", "0.0.0.0"],
 )
 def test_a_name_that_leads_into_the_own_network_is_not_called(api, address):
     api.submit(webhook=URL)
