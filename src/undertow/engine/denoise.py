@@ -15,6 +15,7 @@ from undertow.engine.watch import non_finite
 from undertow.memory.keeper import Keeper
 from undertow.memory.ladder import Economy
 from undertow.shortage import is_out_of_memory
+from undertow.unet.conditioning import Ports
 from undertow.unet.runner import EAGER, Runner
 
 
@@ -214,9 +215,7 @@ class Batcher:
         economy = task.economy
         try:
             with self.memory.drawing(rows[0].unet, economy, merged=bool(rows[0].merged)):
-                return list(
-                    forward(rows, self.manager, task.limits.padded_to, self.runner, economy.feed_forward_chunks)
-                )
+                return list(forward(rows, self.manager, task.limits.padded_to, self.runner, _parts(economy)))
         except Exception as error:
             return error.with_traceback(None) if is_out_of_memory(error) else error
 
@@ -226,6 +225,11 @@ class Batcher:
         rows = [waiting.row for waiting in batch]
         gave_way = [task.less(rows, said) for task in of_request.values()]
         return any(gave_way)
+
+
+def _parts(economy: Economy) -> Ports:
+    """In how many parts layers compute."""
+    return Ports(feed_forward_chunks=economy.feed_forward_chunks, attention_in_parts=economy.attention_in_parts)
 
 
 def _in_order(line: Sequence[Waiting]) -> list[Waiting]:
