@@ -125,6 +125,15 @@ def heartbeat(
     return [verdicts.get(one, Verdict(job=one, alive=False)) for one in said]
 
 
+def verdicts(connection: Connection, held: Sequence[Claim], *, now: float) -> list[Verdict]:
+    """What a heartbeat would say, without writing anything."""
+    fences = {claim.job.id: claim.fence for claim in held}
+    columns = jobs.c["id", "fence", "cancel_requested", "deadline_at", "preview_until"]
+    found = connection.execute(select(*columns).where(jobs.c.id.in_(fences), RUNNING)).all()
+    said = {row.id: _verdict(row, now) for row in found if row.fence == fences[row.id]}
+    return [said.get(one, Verdict(job=one, alive=False)) for one in fences]
+
+
 def say_when(connection: Connection, finish_at: Mapping[str, float]) -> None:
     """Writes when jobs will be done. A job that somebody else writes at this moment keeps what it has."""
     live = select(jobs.c.id).where(jobs.c.id.in_(finish_at), LIVE).order_by(jobs.c.id)
