@@ -5,6 +5,7 @@ import logging
 
 import pytest
 
+from undertow.engine.options import RunOptions
 from undertow.serving.request_json import request_of
 from undertow.serving.worker.drawing import limits_of
 from undertow.serving.worker.logs import JobLog
@@ -12,7 +13,7 @@ from undertow.serving.worker.logs import JobLog
 
 @pytest.fixture
 def interrupted(place):
-    """A place whose first worker has drawn two of four steps, and the worker."""
+    """A place whose first worker has drawn two of three steps, and the worker."""
     id = place.submit()
     worker = place.worker("first")
     place.run_until(worker, id, 2)
@@ -97,8 +98,6 @@ def test_a_claim_of_a_released_job_goes_on_from_the_newest_log(place, interrupte
     (claim,) = place.store.claim("second", lambda waiting: [one.id for one in waiting], 10.0)
     log = JobLog(place.artifacts, claim)
     request = request_of(claim.job.spec, place.artifacts, place.catalog)
-    from undertow.engine.options import RunOptions
-
     engine = place.worker("second").models.take("tiny").engine
     outcomes = log.outcomes(engine, request, RunOptions(limits=limits_of(claim, None)))
     log.close()

@@ -7,11 +7,13 @@ from io import BytesIO
 import pytest
 import torch
 from PIL import Image
+from sqlalchemy import update
 
 from undertow import UNet
 from undertow.engine.metadata import read_description
 from undertow.serving.failures import FailureCode
-from undertow.serving.jobs import JobState
+from undertow.serving.jobs import JobState, StoredFile
+from undertow.serving.store.tables import jobs
 from undertow.serving.worker import worker as worker_module
 
 UNLIKE = (
@@ -21,7 +23,7 @@ UNLIKE = (
     {"seed": 4, "adapters": [{"source": "one"}, {"source": "two"}, {"source": "three"}]},
     {"seed": 5, "adapters": [{"source": "large"}], "guidance_scale": 3.0},
 )
-"""Without adapters, with one and two in slots, with more than a row has slots for, and with one too large for a slot."""
+"""Without adapters, with one and two in slots, with more than a row has slots for, and one too large for a slot."""
 
 
 def test_a_job_becomes_a_picture_that_says_how_it_was_made(place):
@@ -61,23 +63,20 @@ def test_the_same_bytes_alone_among_others_and_after_a_kill(make_place):
     place = make_place()
     ids = [place.submit(**one) for one in UNLIKE]
     assert place.draw(place.worker(), *ids) == [sha for one in alone for sha in one]
-    rows = [place.store.job(one).result.report["rows"] for one in ids]
-    assert rows[0] > 2, "it shared forwards"
+    assert place.store.job(ids[0]).result.report["rows"] == 4, "it shared forwards"
 
     place = make_place()
     ids = [place.submit(**one) for one in UNLIKE]
     place.run_until(place.worker("killed"), ids[1], 2)
     second = place.worker("second", lost=("killed",))
     assert place.draw(second, *ids) == [sha for one in alone for sha in one]
-    jobs = [place.store.job(one) for one in ids]
-    assert jobs[1].result.replayed_steps == 2, "it went on inside the picture"
-    assert [job.attempt for job in jobs if job.result.replayed_steps] == [1] * sum(
-        job.result.replayed_steps > 0 for job in jobs
-    )
+    found = [place.store.job(one) for one in ids]
+    assert found[1].result.replayed_steps == 2, "it went on inside the picture"
+    assert found[1].attempt == 1
 
 
 def test_what_is_wrong_with_one_job_is_its_own(make_place):
-    """A LoRA that gives NaN, one of another model, and an uploaded picture that was damaged, among five that are well."""
+    """A LoRA that gives NaN, one of another model, and an upload that was damaged, among five that are well."""
     place = make_place()
     worker = place.worker()
     alone = [place.draw(worker, place.submit(seed=seed))[0] for seed in range(5)]
@@ -110,7 +109,7 @@ def test_memory_that_runs_out_alone_fails_the_job_and_may_be_tried_again(place, 
 
 
 def test_a_client_cancels_between_two_steps(place):
-    id, other = place.submit(steps=50), place.submit(seed=2)
+    id, other = place.submit(steps=10), place.submit(seed=2)
     worker = place.worker()
     place.run_until(worker, id, 3)
     reached = worker._drawings[id].progress().step
@@ -126,7 +125,7 @@ def test_a_client_cancels_between_two_steps(place):
 
 def test_a_deadline_that_passes_ends_the_job(make_place, clock):
     place = make_place(clock=clock)
-    id = place.submit(steps=50)
+    id = place.submit(steps=10)
     place.store._database.write(lambda connection: set_deadline(connection, id, clock.now + 5), "test")
     worker = place.worker()
     place.run_until(worker, id, 2)
@@ -156,7 +155,7 @@ def test_a_worker_that_lost_its_lease_publishes_nothing_and_leaves_the_log_of_th
 
 def test_a_worker_hears_that_it_lost_its_lease_and_stops_drawing(make_place, clock):
     place = make_place(clock=clock)
-    id = place.submit(steps=50)
+    id = place.submit(steps=10)
     slow, fast = place.worker("slow"), place.worker("fast")
     place.run_until(slow, id, 2)
     clock.jump(place.settings.lease_s + 1)
@@ -169,7 +168,7 @@ def test_a_worker_hears_that_it_lost_its_lease_and_stops_drawing(make_place, clo
 
 def test_a_worker_that_is_stopped_gives_back_what_is_not_done(make_place):
     place = make_place(grace_s=0.0)
-    id = place.submit(steps=30)
+    id = place.submit(steps=10)
     first = place.worker("first")
     place.run_until(first, id, 5)
     first.drain(threading.Event())
@@ -233,7 +232,7 @@ def test_without_room_on_the_disk_no_job_is_begun(place, monkeypatch):
 
 def test_previews_are_made_while_somebody_watches(place, monkeypatch):
     monkeypatch.setattr("undertow.serving.worker.drawing.PREVIEW_S", 0.0)
-    id = place.submit(steps=30)
+    id = place.submit(steps=10)
     worker = place.worker()
     place.run_until(worker, id, 3)
     assert not place.artifacts.preview_path(id).exists()
@@ -256,7 +255,7 @@ def test_the_fast_mode_draws_too_and_learns_what_work_costs(place):
 
 def test_everything_that_waits_is_told_when_it_will_be_done(place):
     worker = place.worker()
-    ids = [place.submit(seed=seed, steps=20) for seed in range(3)]
+    ids = [place.submit(seed=seed, steps=10) for seed in range(3)]
     worker.run_once()
     worker.pulse.beat()
     times = [place.store.job(one).finish_at for one in ids]
@@ -278,14 +277,8 @@ def png() -> bytes:
 
 
 def stored(sha256):
-    from undertow.serving.jobs import StoredFile
-
     return StoredFile(sha256=sha256, media_type="image/png", bytes=len(png()))
 
 
 def set_deadline(connection, id, at):
-    from sqlalchemy import update
-
-    from undertow.serving.store.tables import jobs
-
     connection.execute(update(jobs).where(jobs.c.id == id).values(deadline_at=at))
