@@ -78,13 +78,13 @@ def undisturbed(catalog, tmp_path_factory):
     """The hash of what a job of so many steps draws where nothing happens."""
     place = open_place(tmp_path_factory.mktemp("undisturbed"), catalog)
     worker = place.worker("first")
-    yield place.draw(worker, place.submit(steps=STEPS))[0]
+    yield place.draw(worker, place.submit(steps=STEPS, rows=2))[0]
     worker.models.close()
     place.store.close()
 
 
 def test_a_worker_that_is_killed_inside_a_picture_goes_on_there(service, undisturbed):
-    id = service.place.submit(steps=STEPS)
+    id = service.place.submit(steps=STEPS, rows=2)
     service.at_step(id, 20)
     killed = service.worker()
     os.kill(killed.pid, signal.SIGKILL)
@@ -97,7 +97,7 @@ def test_a_worker_that_is_killed_inside_a_picture_goes_on_there(service, undistu
 
 
 def test_a_worker_that_sleeps_past_its_lease_publishes_nothing(service, undisturbed):
-    id = service.place.submit(steps=STEPS)
+    id = service.place.submit(steps=STEPS, rows=2)
     service.at_step(id, 10)
     worker = service.worker()
     os.kill(worker.pid, signal.SIGSTOP)
@@ -122,7 +122,7 @@ def test_clients_wait_while_the_api_is_started_again(service):
 
 
 def test_children_end_and_give_back_when_the_supervisor_is_killed(service):
-    id = service.place.submit(steps=STEPS)
+    id = service.place.submit(steps=STEPS, rows=2)
     service.at_step(id, 5)
     left = children(service.process.pid)
     assert len(left) == 2
