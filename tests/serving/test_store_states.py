@@ -102,6 +102,9 @@ class Histories(RuleBasedStateMachine):
 
     @rule(worker=workers, wanted=st.integers(0, 3), last=st.booleans())
     def claim(self, worker, wanted, last):
+        self.take(worker, wanted, last)
+
+    def take(self, worker, wanted, last):
         shown = []
 
         def pick(entries):
@@ -124,10 +127,8 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), step=st.integers(0, 2))
     def heartbeat(self, data, step):
-        """Of several claims at once, old ones among them; the newest of a job counts, as a worker keeps one of each."""
-        some = data.draw(
-            st.lists(st.sampled_from(self.claims), min_size=1, max_size=4, unique_by=lambda one: one.job.id)
-        )
+        """Of several claims at once, old ones among them."""
+        some = {one.job.id: one for one in (self.some_claim(data) for _ in range(3))}.values()
         beats = [(claim, JobProgress(stage="denoising", step=step, steps=2)) for claim in some]
         verdicts = self.store.heartbeat("w1", beats, lease_s=LEASE_S)
         for claim, verdict in zip(some, verdicts, strict=True):
@@ -146,7 +147,7 @@ class Histories(RuleBasedStateMachine):
     @rule(data=st.data(), how=st.sampled_from(("publish", "publish", "fail", "cancelled", "expire_job", "release")))
     def write(self, data, how):
         """Every write of a worker, under an old fence as well."""
-        claim = data.draw(st.sampled_from(self.claims))
+        claim = self.some_claim(data)
         job = self.model.jobs.get(claim.job.id)
         holds = self.model.holds(job, claim.fence)
         states = {"publish": "succeeded", "fail": "failed", "cancelled": "canceled", "expire_job": "expired"}
@@ -186,7 +187,9 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.model.jobs)
     @rule(data=st.data())
     def cancel(self, data):
-        job = data.draw(st.sampled_from(list(self.model.jobs.values())))
+        jobs = list(self.model.jobs.values())
+        live = [job for job in jobs if job.state == data.draw(st.sampled_from(("queued", "running", "running")))]
+        job = data.draw(st.sampled_from(live or jobs))
         before = job.state
         got = self.store.cancel(job.id, job.key)
         if before == "queued":
@@ -195,6 +198,19 @@ class Histories(RuleBasedStateMachine):
             job.cancel = True
             job.events.append("progress")
         assert got.state == job.state
+
+    @precondition(lambda self: self.claims)
+    @rule()
+    def lose(self):
+        """All leases are over, and the other worker takes what was running, so that there are old claims."""
+        self.clock.jump(LEASE_S)
+        self.take("w2", 2, False)
+
+    def some_claim(self, data):
+        """One that holds its job as often as one that lost it."""
+        held = [one for one in self.claims if self.model.holds(self.model.jobs.get(one.job.id), one.fence)]
+        old = [one for one in self.claims if one not in held]
+        return data.draw(st.sampled_from((held if data.draw(st.booleans()) else old) or self.claims))
 
     @rule(seconds=st.sampled_from((1.0, LEASE_S / 2, LEASE_S, KEEP_S)))
     def wait(self, seconds):

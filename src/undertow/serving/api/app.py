@@ -5,7 +5,7 @@ same keys, submit with `submitting.submit_one` and wait with `wait_for`; those t
 problem details give their router a route class of their own that turns `Problem` into theirs.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any
@@ -110,7 +110,7 @@ def _lifespan(parts: Parts, own: bool) -> Callable[[FastAPI], Any]:
     """own: whether the store is closed with the application."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         webhooks = Webhooks(parts) if parts.settings.webhooks else None
         if webhooks is not None:
             webhooks.start()
