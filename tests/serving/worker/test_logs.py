@@ -59,7 +59,7 @@ def test_each_claim_writes_into_a_file_of_its_own(place, interrupted):
     id, first = interrupted
     place.store.expire_leases(worker="first")
     second = place.worker("second")
-    place.run_until(second, id, 3)
+    place.run_until(second, id, 2)
     (log,) = logs_of(place, id)
     assert log.suffix == f".{second._drawings[id].claim.fence}", "the older one is gone"
     before = log.read_bytes()
