@@ -1,4 +1,4 @@
-"""What work costs here, learned from every unit of it: from that follows which jobs are taken, and when all are done."""
+"""What work costs here, learned from every unit of it: it decides which jobs are taken, and says when all are done."""
 
 import time
 from collections.abc import Mapping, Sequence

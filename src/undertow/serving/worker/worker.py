@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Literal
 
 from undertow.errors import UndertowError
-from undertow.serving.artifacts import ArtifactFolder
+from undertow.serving.artifacts import ArtifactDamaged, ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.failures import Failure, FailureCode, failure_of
 from undertow.serving.jobs import Claim
@@ -225,7 +225,7 @@ class Worker:
         except StoreError:
             raise
         except Exception as error:
-            self._report(claim, failure_of(error))
+            self._report(claim, _failure(error))
             self.artifacts.forget(claim.job.id)
             return
         self._drawings[claim.job.id] = drawing
@@ -300,7 +300,7 @@ class Worker:
         logger.error("the pictures of job %s wait for room on the disk: %s", drawing.claim.job.id, error)
 
     def _failed(self, drawing: Drawing, error: BaseException) -> None:
-        failure = failure_of(error)
+        failure = _failure(error)
         if failure.fault == "engine":
             logger.error("job %s failed", drawing.claim.job.id, exc_info=error)
         kept = self._report(drawing.claim, failure)
@@ -382,3 +382,10 @@ class Worker:
 
     def _loras(self) -> frozenset[str]:
         return frozenset(str(entry.path) for entry in self.catalog.adapters() if entry.kind == "LoRA")
+
+
+def _failure(error: BaseException) -> Failure:
+    """Why a job failed. A stored picture that is damaged or gone is ours, not the request's."""
+    if isinstance(error, ArtifactDamaged | FileNotFoundError):
+        return Failure(code=FailureCode.UNREADABLE_FILE, detail=str(error))
+    return failure_of(error)
