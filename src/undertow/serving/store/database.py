@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import Connection, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -18,7 +18,6 @@ Work = Callable[[Connection], T]
 """What is done within a transaction. It may be run again when the transaction failed, so it changes nothing else."""
 
 
-@runtime_checkable
 class Database(Protocol):
     """Errors of both methods: `StoreError`, and whatever the work raises, after which nothing of it was written."""
 
