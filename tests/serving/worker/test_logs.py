@@ -59,7 +59,7 @@ def test_each_claim_writes_into_a_file_of_its_own(place, interrupted):
     id, first = interrupted
     place.store.expire_leases(worker="first")
     second = place.worker("second")
-    place.run_until(second, id, 3)
+    place.run_until(second, id, 2)
     (log,) = logs_of(place, id)
     assert log.suffix == f".{second._drawings[id].claim.fence}", "the older one is gone"
     before = log.read_bytes()
@@ -92,7 +92,7 @@ def test_a_full_disk_ends_the_log_and_not_the_job(place, caplog):
 def test_a_claim_of_a_released_job_goes_on_from_the_newest_log(place, interrupted):
     id, first = interrupted
     drawing = first._drawings[id]
-    drawing.stop(keep_log=True)
+    drawing.stop()
     first._let_go(drawing)
     place.store.release(drawing.claim)
     (claim,) = place.store.claim("second", lambda waiting: [one.id for one in waiting], 10.0)
