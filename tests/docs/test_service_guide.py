@@ -72,6 +72,7 @@ def test_the_guide_runs(address, tmp_path, monkeypatch, capsys):
             elif shutil.which("curl"):
                 found = subprocess.run(words, capture_output=True, check=True, text=True)
                 assert json.loads(found.stdout)["state"] == "succeeded"
+    namespace["client"].close()  # type: ignore[attr-defined]
     assert (tmp_path / "owl.png").read_bytes().startswith(b"\x89PNG")
     assert "event: succeeded" in capsys.readouterr().out
 
