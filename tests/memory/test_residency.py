@@ -182,3 +182,8 @@ def test_the_process_s_peak_is_of_now():
     lower = memory.peak()
     assert lower <= before - size / 2
     assert 0 < memory.in_use() <= before
+
+
+def test_counting_does_not_go_through_the_compiler():
+    """PyTorch wraps the method of a mode so that its first call imports `torch._dynamo` and sympy: 60 MiB, seconds."""
+    assert not hasattr(Guard.__torch_dispatch__, "__wrapped__")
