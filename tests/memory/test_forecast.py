@@ -70,12 +70,13 @@ def test_the_processor_is_the_same_without_torch():
 
 def test_published_figures():
     """Activations of the tape in float16 with fused attention, two rows: SD1.5 at 512 pixels 130 MiB, at 1024 pixels
-    520 MiB (an independent trace of diffusers' U-Net). Ours also keeps what a skip connection was joined to while the
-    layer is computed, and has its inputs counted."""
+    520 MiB (an independent trace of diffusers' U-Net). Ours has its inputs counted and is less all the same: what a
+    skip connection was joined to is gone before the attention layer, two rows of 640 channels on each cell."""
     sd15 = family("sd15")
     for side, traced in ((512, 130), (1024, 520)):
         stage = forecast(sd15, Work(size=(side, side), dtype="float16")).stage("denoise")
-        assert traced < stage.activation_bytes / 2**20 < 1.09 * traced
+        joined = 2 * 640 * (side // 8) ** 2 * 2 / 2**20
+        assert traced - joined <= stage.activation_bytes / 2**20 < traced - 0.8 * joined
         assert stage.hotspot.module.startswith("up_blocks.3.attentions.0")
         assert stage.hotspot.module.endswith("ff.net.0")
 

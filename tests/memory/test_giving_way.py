@@ -218,6 +218,21 @@ def test_a_budget_is_a_number_of_bytes():
         RunOptions(budget_bytes=0)
 
 
+@pytest.mark.parametrize("reached", ["model", "networks"])
+def test_networks_that_a_caller_reaches_are_in_memory_and_stay(service, reached):
+    """After a request in which they left one after the other, whichever comes first, and for a model never read."""
+    before = {name: tensor.clone() for name, tensor in service.model.unet.state_dict().items()}
+    service.run(ASKED, low_vram=True)
+    assert service.engine.memory.residency.present == ("vae",)
+    if reached == "model":
+        unet, vae, text = service.model.unet, service.model.vae, service.model.text.encoders[0]
+        assert not any(parameter.isnan().any() for parameter in text.parameters())
+    else:
+        unet, vae = service.unet, service.vae
+    assert all(torch.equal(before[name], tensor) for name, tensor in unet.state_dict().items())
+    assert not any(parameter.isnan().any() for parameter in vae.parameters())
+
+
 def test_two_engines_may_share_a_model_in_turns(service):
     """Both know what the other let go."""
     expected, other = pictures(service.run(ASKED)), Engine(service.model, adapters=service.adapters)

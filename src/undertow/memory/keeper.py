@@ -136,9 +136,12 @@ class Keeper:
             offload=chunks and not merged and self.residency.can_stream(network),
         )
 
-    def restore(self, network: object) -> None:
-        """Brings a network in for whoever calls it directly."""
-        self.residency.acquire(self.residency.name_of(network)).release()
+    def restore(self, *networks: object) -> None:
+        """Brings networks in for whoever calls them directly, where they stay: no budget holds until the next unit of
+        work."""
+        self.govern(None, sparing=False)
+        for network in networks:
+            self.residency.acquire(self.residency.name_of(network)).release()
 
     @property
     def besides_bytes(self) -> int:

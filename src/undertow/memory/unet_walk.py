@@ -231,7 +231,12 @@ def _up_block(stages: Stages, index: int, here: int, block_input: Array, skips: 
         with at(f"{name}.resnets.{layer}", "convolutions", here):
             joined = (rows, channels + skip.shape[1], height, width)
             hidden = ops.elementwise("cat", hidden, skip, shape=joined)
-        hidden = _layer(stages, name, layer, here, hidden, level.channels, level.attention, depth)
+        del skip
+        if stages.recomputed:
+            hidden = _layer(stages, name, layer, here, hidden, level.channels, level.attention, depth)
+        else:
+            hidden = _resnet(stages, name, layer, here, hidden, level.channels)
+            hidden = _attended(stages, name, layer, here, hidden, level.attention, depth)
     if here:
         rows, channels = hidden.shape[:2]
         height, width = skips[-1].shape[2:]
@@ -258,15 +263,31 @@ def _layer(
     """`Stage.layer`: a ResBlock, and the attention after it, during which the ResBlock's input lives on."""
     saved = stages.ops.saved
     kept = 0 if saved is None else len(saved.arrays)
-    at = stages.ledger.at
-    with at(f"{block}.resnets.{layer}", "convolutions", level):
-        made = stages.res_block(hidden, channels, stages.embedding, stages.config.norm_groups)
-    if kind is not None:
-        with at(f"{block}.attentions.{layer}", "transformer", level):
-            made = stages.attend(made, kind, depth)
+    made = _resnet(stages, block, layer, level, hidden, channels)
+    made = _attended(stages, block, layer, level, made, kind, depth)
     if saved is not None and stages.recomputed:
         saved.arrays[kept:] = [hidden]
     return made
+
+
+def _resnet(stages: Stages, block: str, layer: int, level: int, hidden: Array, channels: int) -> Array:
+    with stages.ledger.at(f"{block}.resnets.{layer}", "convolutions", level):
+        return stages.res_block(hidden, channels, stages.embedding, stages.config.norm_groups)
+
+
+def _attended(
+    stages: Stages,
+    block: str,
+    layer: int,
+    level: int,
+    hidden: Array,
+    kind: CrossAttention | SelfAttention | None,
+    depth: int,
+) -> Array:
+    if kind is None:
+        return hidden
+    with stages.ledger.at(f"{block}.attentions.{layer}", "transformer", level):
+        return stages.attend(hidden, kind, depth)
 
 
 def _stored(hidden: Array) -> Array:
