@@ -49,14 +49,31 @@ def test_never_below_the_allocator_and_hardly_above(stage, subject, work):
     assert real <= expected <= ABOVE * real + SLACK
 
 
-@pytest.mark.parametrize("kind", ["lora", "full"])
-def test_a_training_step_is_never_below(kind):
+@pytest.mark.parametrize(
+    ("kind", "checkpointing"), [("lora", "none"), ("full", "none"), ("full", ("down_blocks.0", "up_blocks.2"))]
+)
+def test_a_training_step_is_never_below(kind, checkpointing):
     """An upper bound: the backward pass is not walked."""
     subject = SD1 if kind == "lora" else PIXELS
-    work = Work(size=(16, 16), training=TrainingWork(kind=kind, batch=2))
+    work = Work(size=(16, 16), training=TrainingWork(kind=kind, batch=2, checkpointing=checkpointing))
     real, expected = measured("train", subject, work), forecast(subject, work, HERE).stage("train")
     assert real <= expected.activation_bytes <= 1.3 * real
     assert expected.weight_bytes > 4 * weights.unet_weights(subject.unet)
+
+
+def test_blocks_that_are_computed_again_keep_less():
+    """More of them, less is kept, down to that of all of them; a name that is no block keeps everything."""
+    levels = len(SD1.unet.levels)
+    stages = ("mid_block", *(f"{side}_blocks.{index}" for side in ("down", "up") for index in range(levels)))
+
+    def kept(checkpointing):
+        work = Work(size=(128, 128), training=TrainingWork(batch=2, checkpointing=checkpointing))
+        return forecast(SD1, work, HERE).stage("train").activation_bytes
+
+    sizes = [kept(one) for one in ("none", ("up_blocks.3",), ("up_blocks.3", "down_blocks.0"), "layers")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(set(sizes)) == len(sizes)
+    assert kept(stages) == kept("layers")
 
 
 def test_constants_are_those_of_the_rooms_that_import_torch():

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from undertow.memory.attention_walk import attend
 from undertow.memory.ledger import Array, Ledger
 from undertow.memory.operations import Operations
+from undertow.memory.work import TrainingWork
 from undertow.unet.config import ClassLabels, CrossAttention, SelfAttention, TextTime, UNetConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stages:
     """The stages of one U-Net. context: the text of every row. others: more inputs, which live as long. image_tokens:
-    of each picture that acts (IP-Adapter). chunks: parts in which feed-forward layers are computed. recomputed: in the
-    backward pass, layer by layer."""
+    of each picture that acts (IP-Adapter). chunks: parts in which feed-forward layers are computed. training: says
+    which layers are recomputed in the backward pass; `None` without one."""
 
     config: UNetConfig
     ops: Operations
@@ -22,7 +23,10 @@ class Stages:
     others: tuple[Array, ...] = ()
     image_tokens: int = 0
     chunks: int = 1
-    recomputed: bool = False
+    training: TrainingWork | None = None
+
+    def recomputes(self, block: str) -> bool:
+        return self.training is not None and self.training.recomputes(block)
 
     @property
     def ledger(self) -> Ledger:
@@ -232,7 +236,7 @@ def _up_block(stages: Stages, index: int, here: int, block_input: Array, skips: 
             joined = (rows, channels + skip.shape[1], height, width)
             hidden = ops.elementwise("cat", hidden, skip, shape=joined)
         del skip
-        if stages.recomputed:
+        if stages.recomputes(name):
             hidden = _layer(stages, name, layer, here, hidden, level.channels, level.attention, depth)
         else:
             hidden = _resnet(stages, name, layer, here, hidden, level.channels)
@@ -265,7 +269,7 @@ def _layer(
     kept = 0 if saved is None else len(saved.arrays)
     made = _resnet(stages, block, layer, level, hidden, channels)
     made = _attended(stages, block, layer, level, made, kind, depth)
-    if saved is not None and stages.recomputed:
+    if saved is not None and stages.recomputes(block):
         saved.arrays[kept:] = [hidden]
     return made
 
