@@ -124,6 +124,10 @@ class StoredPicture(Record):
     height: int
     seed: int
 
+    @property
+    def file(self) -> StoredFile:
+        return StoredFile(sha256=self.sha256, media_type=self.media_type, bytes=self.bytes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult(Record):

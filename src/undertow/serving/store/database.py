@@ -4,12 +4,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from undertow.serving.store.records import Observer
 
 T = TypeVar("T")
+
+MIGRATION, SUBMISSION, GARBAGE = 75832210, 75832211, 75832212
+"""Turns that are waited for. The numbers are our own, and other programs of the same database hardly have them."""
+
 Work = Callable[[Connection], T]
 """What is done within a transaction. It may be run again when the transaction failed, so it changes nothing else."""
 
@@ -50,6 +54,14 @@ class timed:  # noqa: N801  # a context manager, read as a word
 
     def __exit__(self, *_: object) -> None:
         self._observe("seconds", self._operation, time.perf_counter() - self._start)
+
+
+def wait_turn(connection: Connection, turn: int, *, shared: bool = False) -> None:
+    """Lets no other transaction have this turn until this one ends; with `shared`, none that wants it for itself.
+    SQLite has one writer at a time anyway."""
+    if connection.dialect.name == "postgresql":
+        lock = func.pg_advisory_xact_lock_shared if shared else func.pg_advisory_xact_lock
+        connection.execute(select(lock(turn)))
 
 
 def put_rows(

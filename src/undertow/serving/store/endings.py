@@ -5,9 +5,9 @@ from sqlalchemy import Connection, select
 from undertow.serving.failures import Failure
 from undertow.serving.jobs import Claim, Job, JobResult, JobState
 from undertow.serving.store.changes import LATE, REQUEUED, change, end, held
-from undertow.serving.store.database import put_rows
+from undertow.serving.store.files import use
 from undertow.serving.store.rows import RUNNING, WAITING, find_jobs
-from undertow.serving.store.tables import artifacts, jobs, uses
+from undertow.serving.store.tables import jobs
 
 
 def publish(connection: Connection, claim: Claim, result: JobResult, *, now: float, keep_s: float) -> bool:
@@ -19,13 +19,7 @@ def publish(connection: Connection, claim: Claim, result: JobResult, *, now: flo
         connection, held(claim), JobState.SUCCEEDED, now=now, keep_s=keep_s, values=done, data={"reused": result.reused}
     ):
         return is_written(connection, claim, JobState.SUCCEEDED)
-    files = {
-        one.sha256: {"sha256": one.sha256, "media_type": one.media_type, "bytes": one.bytes, "created_at": now}
-        for one in result.pictures
-    }
-    if files:
-        put_rows(connection, artifacts, list(files.values()))
-        put_rows(connection, uses, [{"job": claim.job.id, "sha256": one} for one in files])
+    use(connection, claim.job.id, [one.file for one in result.pictures], now)
     return True
 
 

@@ -3,6 +3,7 @@
 from sqlalchemy import Connection, inspect, text
 
 from undertow.extras import optional_package
+from undertow.serving.store.database import MIGRATION, wait_turn
 from undertow.serving.store.records import StoreError
 from undertow.serving.store.tables import REVISION, VERSION_TABLE, metadata
 
@@ -18,8 +19,7 @@ def is_current(connection: Connection) -> bool:
 
 def migrate(connection: Connection, place: str) -> None:
     """Runs in a transaction that keeps others from doing the same. Errors: `StoreError`."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(7583221)"))  # a number of our own
+    wait_turn(connection, MIGRATION)
     found = _revision(connection)
     if found == REVISION:
         return
