@@ -5,7 +5,7 @@ same keys, submit with `submitting.submit_one` and wait with `wait_for`; those t
 problem details give their router a route class of their own that turns `Problem` into theirs.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any
@@ -30,6 +30,7 @@ from undertow.serving.api.watch import Watch
 from undertow.serving.api.webhooks import Webhooks
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
+from undertow.serving.clock.timetable import Timetable
 from undertow.serving.jobs import Job
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
@@ -60,12 +61,14 @@ def create_app(
         store.artifact(sha256, key)
         return folder.read(sha256)
 
+    times = Timetable(store, settings)
     parts = Parts(
         settings=settings,
         store=store,
         artifacts=folder,
         catalog=listed,
-        admission=Admission(listed, folder, settings, readable=readable, clock=store.clock),
+        admission=Admission(listed, folder, settings, times=times, readable=readable, clock=store.clock),
+        times=times,
         gate=Gate(store, public=settings.is_public, cors=settings.cors),
         watch=Watch(store),
         clock=store.clock,
@@ -110,7 +113,7 @@ def _lifespan(parts: Parts, own: bool) -> Callable[[FastAPI], Any]:
     """own: whether the store is closed with the application."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         webhooks = Webhooks(parts) if parts.settings.webhooks else None
         if webhooks is not None:
             webhooks.start()

@@ -1,4 +1,4 @@
-"""What work costs here, learned from every unit of it: from that follows which jobs are taken, and when all are done."""
+"""What work costs here, learned from every unit of it: it decides which jobs are taken, and says when all are done."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from undertow.serving.clock.costs import Costs, Learner
 from undertow.serving.clock.finish_times import Device, finish_times
-from undertow.serving.schedule import MOST_JOBS, FairState, Running, pick
+from undertow.serving.jobs import JobState
+from undertow.serving.schedule import MOST_JOBS, FairState, Running, most_rows, pick
 from undertow.serving.store.records import QueueEntry
 from undertow.serving.store.store import Store
 
@@ -16,11 +17,6 @@ SAY_S, SAY_SHARE = 1.0, 0.05
 """Between two times that finish times are computed, at least, and the share of time that it may take."""
 SILENT_S = 10.0
 """A worker that wrote nothing for so long draws nothing."""
-
-
-def kind_of(device: str) -> str:
-    """Workers on devices of a kind share what they have learned."""
-    return device.partition(":")[0]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -38,7 +34,7 @@ class Timing:
     def of(self, model: str) -> Costs:
         """What is known of a model: what workers of the same kind have learned at any time."""
         if model not in self.costs:
-            self.costs[model] = Costs.from_json(self.store.costs.get(model, kind_of(self.device)))
+            self.costs[model] = Costs.from_json(self.store.costs.get(model, self.device))
         return self.costs[model]
 
     def learner(self, model: str) -> Learner:
@@ -55,6 +51,17 @@ class Timing:
             self.of(entry.model)
         state = self.state.copy()
         return pick(waiting, state, self.schedule().room(running, self.store.clock())), state
+
+    def is_full(self, running: Sequence[Running]) -> bool:
+        """Whether nothing can join these jobs, whatever waits."""
+        room = self.schedule().room(running, 0.0)
+        first = running[0].entry
+        rows = sum(one.entry.work.rows for one in running)
+        return (
+            len(running) >= room.most_jobs
+            or any(one.entry.alone for one in running)
+            or (rows >= most_rows(first, room))
+        )
 
     def finish_times(self, worker: str, loaded: Sequence[str]) -> Mapping[str, float]:
         """When everything that waits and runs will be done; empty where it was said a moment ago, or another worker
@@ -82,10 +89,14 @@ class Timing:
             self._saved_at = time.monotonic()
             for model, costs in list(self.costs.items()):
                 if costs.known:
-                    self.store.costs.put(model, kind_of(self.device), costs.to_json())
+                    self.store.costs.put(model, self.device, costs.to_json())
 
 
 def running(entry: QueueEntry, step: int, steps: int) -> Running:
     """A job that this worker draws, with what it has before it. step, steps: as the engine says."""
     share = step / steps if steps else 0.0
     return Running(entry=entry, left=entry.work.steps * max(0.0, 1.0 - share), promised_at=entry.finish_at)
+
+
+def waiting_in(queue: Sequence[QueueEntry]) -> list[QueueEntry]:
+    return [entry for entry in queue if entry.state is JobState.QUEUED]
