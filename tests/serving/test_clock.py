@@ -196,7 +196,8 @@ def test_a_timetable_counts_what_it_promised():
     assert times.promise(new_job()) == pytest.approx(1020.0)
     assert times.retry_after_s() == pytest.approx(10.0)
     assert times.rows("m", 256) == (2, 2)
-    assert times.rows("m", 1024) is None
+    assert times.rows("m", 512) == (1, 1)
+    assert times.rows("n", 256) is None
 
 
 def test_behind_many_jobs_of_its_key_a_job_is_placed_without_running_ahead():

@@ -4,6 +4,9 @@ All numbers are lower bounds: nothing is refused that could be drawn.
 """
 
 from functools import lru_cache
+from weakref import WeakKeyDictionary
+
+import torch
 
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.picture_size import Size, largest_size
@@ -21,6 +24,9 @@ from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.plan import plan_tiles, smallest_budget
 from undertow.vae.precision import dtype_to_compute_in
 from undertow.vae.program import decode_program
+
+WIDEST = 32
+"""How many times as long as the other a side may be that anybody draws."""
 
 
 def require_memory(model: LoadedModel, request: GenerationRequest, *, low_vram: bool) -> None:
@@ -41,8 +47,13 @@ def require_memory(model: LoadedModel, request: GenerationRequest, *, low_vram: 
         f"a picture of {size[1]}x{size[0]}",
         needed_bytes=needed,
         free_bytes=free,
-        remedy=f"{_sparing(unet, vae, cells, free)}ask for a smaller picture, up to about {width}x{height}",
+        remedy=f"{_sparing(unet, vae, cells, free)}ask for a smaller picture{_up_to(width, height)}",
     )
+
+
+def _up_to(width: int, height: int) -> str:
+    """What would fit, in the same shape; nothing for a shape that nobody meant."""
+    return f", up to about {width}x{height}" if max(width, height) <= WIDEST * min(width, height) else ""
 
 
 def _sparing(unet: UNet, vae: AutoencoderKL, cells: Size, free: int) -> str:
@@ -91,5 +102,18 @@ def decoding_bytes(vae: AutoencoderKL, cells: Size, *, low_vram: bool) -> int:
 
 def decoding_range(vae: AutoencoderKL, cells: Size) -> tuple[int, int]:
     """What decoding one picture holds at its peak, activations alone: in the smallest parts, and as a whole."""
-    program = decode_program(vae, cells, dtype_to_compute_in(vae).dtype)
-    return smallest_budget(program), plan_tiles(program).peak_bytes
+    dtype, known = dtype_to_compute_in(vae).dtype, _RANGES.setdefault(vae, {})
+    found = known.get((cells, dtype))
+    if found is None:
+        if len(known) == SIZES:
+            known.clear()
+        program = decode_program(vae, cells, dtype)
+        found = known[cells, dtype] = smallest_budget(program), plan_tiles(program).peak_bytes
+    return found
+
+
+SIZES = 64
+"""Of pictures for which the range is remembered."""
+
+_RANGES: WeakKeyDictionary[AutoencoderKL, dict[tuple[Size, torch.dtype], tuple[int, int]]] = WeakKeyDictionary()
+"""Of each VAE; planning tiles takes tens of milliseconds, and is asked for by every request."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 
 from undertow.adapters.manager import AdapterManager
+from undertow.attention.chosen import holds_scores
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.limits import BatchLimits
 from undertow.engine.memory_need import decoding_range
@@ -68,14 +69,16 @@ class MemoryOfRequest:
         self.budget_bytes = budget
 
     def _plan_for(self, budget: int) -> None:
-        found, rows = self._plan(budget)
-        self._forecast_bytes = found.process_bytes
+        besides = self.keeper.besides_bytes
+        found, rows = self._plan(max(1, budget - besides))
+        self._forecast_bytes = found.process_bytes + besides
         if not found.fits and self._request.views is None:  # whose windows need less than the whole picture
             height, width = found.work.size
+            held = f", of which other models take {size_in_words(besides)}" if besides else ""
             raise OutOfMemory(
                 f"a picture of {width}x{height}",
-                needed_bytes=found.smallest_bytes,
-                remedy=f"its budget is {size_in_words(budget)}: allow more, or ask for a smaller picture",
+                needed_bytes=found.smallest_bytes + besides,
+                remedy=f"its budget is {size_in_words(budget)}{held}: allow more, or ask for a smaller picture",
             )
         economy = economy_of(found.work, rows)
         if economy != Economy():
@@ -93,11 +96,12 @@ class MemoryOfRequest:
             batch=request.count,
             steps=request.steps,
             guidance=request.guidance_scale != 1,
-            adapters=(*request.adapters, *(one for region in request.regions for one in region.adapters)),
+            adapters=request.all_adapters,
             bundled=self._manager.bundled,
             slots=self._manager.slots,
             budget_bytes=budget_bytes,
             rows=rows,
+            fixed_graphs=self._runner.capabilities.fixed_shapes,
         )
         return found, rows
 
@@ -129,6 +133,7 @@ class MemoryOfRequest:
             fewer_rows=self._limits.padded_to is None,
             chunks=not self._runner.capabilities.fixed_shapes,
             merged=bool(rows[0].merged),
+            attention=holds_scores(rows[0].unet.kernel),
         )
         less = drawn_with_less(self.economy, len(rows), possible)
         return self._go_on(less, f"a forward of {len(rows)} rows ran out of memory ({said})")
@@ -146,7 +151,7 @@ class MemoryOfRequest:
         options, tracker = self._options, self.keeper.tracker
         if self._forecast_bytes is None:
             with suppress(UndertowError):  # what cannot be forecast is not worth an error
-                self._forecast_bytes = self._plan(None)[0].process_bytes
+                self._forecast_bytes = self._plan(None)[0].process_bytes + self.keeper.besides_bytes
         return MemoryReport(
             peaks=dict(self._peaks),
             forecast_bytes=self._forecast_bytes,
@@ -181,6 +186,7 @@ def economy_of(work: Work, rows: int) -> Economy:
     return Economy(
         evict_idle=work.keep != Work().keep,
         rows=None if work.rows is None or work.rows >= rows else work.rows,
+        attention_in_parts=work.attention_in_parts,
         feed_forward_chunks=work.feed_forward_chunks,
         offloaded_layers=work.offloaded_layers,
         decode_bytes=work.decode_bytes,

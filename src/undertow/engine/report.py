@@ -21,9 +21,11 @@ class UsedAdapter:
 @dataclass(frozen=True, kw_only=True)
 class UsedFiles:
     """The files of weights that pictures were drawn with, to be hashed when a picture is saved. model: its file or
-    folder; `None` for none. embeddings: the textual inversions that its prompts use, by name."""
+    folder; `None` for none. refiner: of the model that drew the last steps, where one did. embeddings: the textual
+    inversions that its prompts use, by name."""
 
     model: Path | None = None
+    refiner: Path | None = None
     adapters: Sequence[UsedAdapter] = ()
     embeddings: Mapping[str, Path] = field(default_factory=dict[str, Path])
 
@@ -40,8 +42,8 @@ class Report:
     model: its name. sampler, schedule: what drew, and along which grid, by our names. sigmas: of the (last) pass.
     decisions: what the engine chose by itself and why. seconds: time by stage; of batches shared with other requests,
     its rows' part. rows: of the largest U-Net batch that its rows were in. cancelled: by an observer, before the end.
-    replayed_rows: evaluations whose outcomes came from an `OutcomeLog`. debug: what the watches noted. files: of
-    weights, on this machine. memory: what was needed of it.
+    replayed_rows, replayed_steps: evaluations, and whole steps of all pictures, that came from an `OutcomeLog`. debug:
+    what the watches noted. files: of weights, on this machine. memory: what was needed of it.
     """
 
     request: GenerationRequest
@@ -53,6 +55,7 @@ class Report:
     schedule: str = ""
     rows: int = 0
     replayed_rows: int = 0
+    replayed_steps: int = 0
     cancelled: bool = False
     decisions: tuple[str, ...] = ()
     debug: tuple[str, ...] = ()

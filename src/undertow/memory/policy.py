@@ -15,6 +15,7 @@ from undertow.memory.machine import Machine
 from undertow.memory.plan import MemoryPlan, plan
 from undertow.memory.weights import controlnet_weights, text_weights, unet_weights, vae_weights
 from undertow.memory.work import ITEM_BYTES, Subject, Work
+from undertow.shortage import size_in_words
 
 Level = Literal["high", "medium", "low"]
 """high: fits as it is in the first type. medium: fits as it is in a later one. low: something has to give way."""
@@ -84,7 +85,7 @@ def _rules(subject: Subject, work: Work) -> Iterator[LayerRule]:
     if subject.vae is not None:
         dtype = work.dtype if work.vae_dtype is None else work.vae_dtype
         size = vae_weights(subject.vae) * ITEM_BYTES[dtype]
-        parts = "" if work.decode_bytes is None else f"exact tiles within {work.decode_bytes // 2**20} MiB"
+        parts = "" if work.decode_bytes is None else f"exact tiles within {size_in_words(work.decode_bytes)}"
         where = _kept("vae", work, "pictures are decoded")
         yield _rule("VAE", "convolutions, attention", size, dtype, dtype, where, parts)
         yield _rule("VAE", "norms", size, dtype, "float32", where)
@@ -94,8 +95,8 @@ def _unet_rules(size: int, work: Work) -> Iterator[LayerRule]:
     where = "layer by layer" if work.offloaded_layers else _kept("unet", work, "pictures are drawn")
     rows = "" if work.rows is None else f"at most {work.rows} {'row' if work.rows == 1 else 'rows'}"
     chunked = f"{work.feed_forward_chunks} parts of the tokens" if work.feed_forward_chunks > 1 else ""
-    attention = "float32" if work.kernel in ("auto", "sdpa", "math") else work.dtype
-    queries = "parts of the queries" if work.kernel == "chunked" else ""
+    attention = work.dtype if work.kernel == "chunked" else "float32"
+    queries = "parts of the queries" if work.kernel == "chunked" or work.attention_in_parts else ""
     for layers, computes, parts in (
         ("convolutions, projections", work.dtype, ""),
         ("norms", "float32", ""),

@@ -42,6 +42,9 @@ class ServerSettings(Record):
     queue_limit_per_key: Annotated[int, Ge(1)] = 1000
     lease_s: Annotated[float, Ge(1)] = 30.0
     """After which a job of a worker that says nothing goes to another."""
+    stall_s: Annotated[float, Ge(1)] = 120.0
+    """A unit of work may take so long, or ten times as long as the longest before; an engine that hangs loses its jobs
+    and is started again."""
     attempts: Annotated[int, Ge(1)] = 3
     """Workers that a job may cost before it is given up as poison."""
     grace_s: Annotated[float, Ge(0)] = 20.0
@@ -58,6 +61,12 @@ class ServerSettings(Record):
     """Origins of web pages that may call the API."""
     webhooks: bool = False
     """Whether jobs may name a URL that is told when they are done."""
+    webhooks_private: bool = False
+    """Whether such URLs may lead into this machine's own network."""
+    webhook_secret: str | None = None
+    """By which receivers know that it is this service that calls."""
+    telemetry: str | None = None
+    """Where traces are sent: the URL of an OpenTelemetry collector (OTLP over HTTP)."""
     log_prompts: bool = False
 
     @property

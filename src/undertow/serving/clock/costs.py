@@ -70,6 +70,20 @@ class Costs:
                 of_cells = self.forward.setdefault(cells, {})
                 of_cells[rows] = _with(of_cells.get(rows), seconds)
 
+    @property
+    def known(self) -> bool:
+        """Whether any forward was measured."""
+        return bool(self.forward)
+
+    def rows_for(self, cells: int) -> tuple[int, int] | None:
+        """The rows that were decided, for pictures of another size so many that a forward has as many cells; `None`
+        where nothing was decided."""
+        if cells in self.rows or not self.rows:
+            return self.rows.get(cells)
+        nearest = min(self.rows, key=lambda known: abs(known - cells))
+        best, pinned = (max(1, rows * nearest // max(1, cells)) for rows in self.rows[nearest])
+        return best, pinned
+
     def decide(self, cells: int) -> tuple[int, int]:
         """The rows of a forward for pictures of this size, from what was measured until now; once decided they stay,
         since another number of rows draws other bytes. Called when a worker has measured them."""

@@ -38,7 +38,7 @@ class Device:
 
     def cap(self, entry: QueueEntry) -> int:
         """Most rows of a forward in the mode "fast"."""
-        decided = self.of(entry).rows.get(entry.work.cells)
+        decided = self.of(entry).rows_for(entry.work.cells)
         return DEFAULT_ROWS if decided is None else decided[0]
 
     def step_s(self, entry: QueueEntry, rows: int) -> float:

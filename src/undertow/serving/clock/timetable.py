@@ -113,7 +113,7 @@ class Timetable:
         worker has measured it. The same for all devices, since any may draw a job."""
         with self._lock:
             self._refresh()
-            known = (device.costs[model].rows.get(cells) for device in self._devices.values() if model in device.costs)
+            known = (device.costs[model].rows_for(cells) for device in self._devices.values() if model in device.costs)
             return next((rows for rows in known if rows is not None), None)
 
     def _promise(self, entry: QueueEntry, now: float) -> float:

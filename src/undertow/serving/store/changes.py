@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, insert, update
+from sqlalchemy import ColumnElement, Connection, insert, update
 
 from undertow.serving.failures import Failure, FailureCode
 from undertow.serving.jobs import Claim, JobState
-from undertow.serving.store.tables import deliveries, events, jobs
+from undertow.serving.store.tables import Fields, deliveries, events, jobs
 
 
 def change(
@@ -18,7 +18,7 @@ def change(
     kind: str,
     now: float,
     data: Mapping[str, Any] | None = None,
-) -> list[RowMapping]:
+) -> Sequence[Fields]:
     """Changes the jobs that meet all conditions when it comes to it, and tells it in an event of each. Rows of those
     that were changed come back, with `id` and `webhook`."""
     changed = (
@@ -32,9 +32,8 @@ def change(
         .all()
     )
     if changed:
-        told = [
-            {"job": row["id"], "seq": row["seq"], "kind": kind, "at": now, "data": dict(data or {})} for row in changed
-        ]
+        said = {"kind": kind, "at": now, "data": dict(data or {})}
+        told = [{"job": row["id"], "seq": row["seq"], **said} for row in changed]
         connection.execute(insert(events), told)
     return list(changed)
 
@@ -48,7 +47,7 @@ def end(
     keep_s: float,
     values: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
-) -> list[RowMapping]:
+) -> Sequence[Fields]:
     """Gives jobs their final state, once: only live ones are changed. Whoever is to be told by webhook will be."""
     live = jobs.c.state.in_((JobState.QUEUED, JobState.RUNNING))
     final = {

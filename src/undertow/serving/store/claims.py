@@ -5,9 +5,7 @@ from typing import Any
 
 from sqlalchemy import (
     Column,
-    ColumnElement,
     Connection,
-    RowMapping,
     String,
     and_,
     column,
@@ -24,7 +22,7 @@ from undertow.serving.jobs import Claim, JobProgress, JobState
 from undertow.serving.store.changes import LATE, REQUEUED, change, end
 from undertow.serving.store.records import Pick, Verdict
 from undertow.serving.store.rows import LIVE, RUNNING, WAITING, entries_where, entry_of, find_jobs
-from undertow.serving.store.tables import events, jobs
+from undertow.serving.store.tables import Fields, events, jobs
 
 
 def is_work(connection: Connection, now: float) -> bool:
@@ -36,11 +34,16 @@ def is_work(connection: Connection, now: float) -> bool:
 def claim(connection: Connection, worker: str, pick: Pick, *, now: float, lease_s: float) -> list[Claim]:
     """Leases what `pick` chooses among the jobs that wait. What another worker took meanwhile is left to it."""
     waiting = [entry_of(row) for row in connection.execute(entries_where(WAITING)).mappings()]
-    wanted = list(dict.fromkeys(pick(waiting))) if waiting else []
-    if not wanted:
+    mine: set[str] = set()
+    wanted: list[str] = []
+    while waiting and not mine:
+        if not (wanted := list(dict.fromkeys(pick(waiting)))):
+            return []
+        free = select(jobs.c.id).where(jobs.c.id.in_(wanted), WAITING).order_by(jobs.c.id)
+        mine = set(connection.execute(free.with_for_update(skip_locked=True)).scalars())
+        waiting = [one for one in waiting if one.id not in wanted]  # another worker takes those at this moment
+    if not mine:
         return []
-    free = select(jobs.c.id).where(jobs.c.id.in_(wanted), WAITING).order_by(jobs.c.id)
-    mine = set(connection.execute(free.with_for_update(skip_locked=True)).scalars())
     leased = {
         "state": JobState.RUNNING,
         "worker": worker,
@@ -61,9 +64,11 @@ def expire_leases(connection: Connection, *, now: float, attempts: int, keep_s: 
     if not ids:
         return []
     mine = [jobs.c.id.in_(ids), RUNNING]
-    end(connection, [*mine, jobs.c.cancel_requested], JobState.CANCELED, now=now, keep_s=keep_s)
-    expire(connection, mine, now=now, keep_s=keep_s)
-    charged = {"attempt": jobs.c.attempt + 1}
+    gone = {"worker": None}
+    end(connection, [*mine, jobs.c.cancel_requested], JobState.CANCELED, now=now, keep_s=keep_s, values=gone)
+    late, why = [*mine, jobs.c.deadline_at <= now], {**gone, "failure": LATE.to_json()}
+    end(connection, late, JobState.EXPIRED, now=now, keep_s=keep_s, values=why)
+    charged = {**gone, "attempt": jobs.c.attempt + 1}
     given_up = {**charged, "failure": poison(attempts).to_json()}
     at_end = [*mine, jobs.c.attempt + 1 >= attempts]
     end(connection, at_end, JobState.FAILED, now=now, keep_s=keep_s, values=given_up, data={"code": FailureCode.POISON})
@@ -80,19 +85,14 @@ def poison(attempts: int) -> Failure:
     )
 
 
-def expire(
-    connection: Connection, conditions: Sequence[ColumnElement[bool]], *, now: float, keep_s: float
-) -> list[str]:
-    """Ends jobs whose deadline passed, among those of the conditions."""
-    late = [*conditions, jobs.c.deadline_at <= now]
-    ended = end(connection, late, JobState.EXPIRED, now=now, keep_s=keep_s, values={"failure": LATE.to_json()})
-    return [row["id"] for row in ended]
-
-
 def expire_waiting(connection: Connection, *, now: float, keep_s: float) -> list[str]:
+    """Ends jobs that wait although their deadline passed. Ids of those jobs."""
     late = select(jobs.c.id).where(WAITING, jobs.c.deadline_at <= now).order_by(jobs.c.id)
     ids = list(connection.execute(late.with_for_update(skip_locked=True)).scalars())
-    return expire(connection, [jobs.c.id.in_(ids), WAITING], now=now, keep_s=keep_s) if ids else []
+    if ids:
+        mine, why = [jobs.c.id.in_(ids), WAITING], {"failure": LATE.to_json()}
+        end(connection, mine, JobState.EXPIRED, now=now, keep_s=keep_s, values=why)
+    return ids
 
 
 def heartbeat(
@@ -113,25 +113,24 @@ def heartbeat(
         lease = {"lease_until": now + lease_s}
         connection.execute(update(jobs).where(jobs.c.id.in_([row["id"] for row in mine])).values(lease))
     if moved:
-        _set(
-            connection, {row["id"]: (said[row["id"]][1], row["seq"] + 1) for row in moved}, jobs.c.progress, jobs.c.seq
-        )
+        new = {row["id"]: (said[row["id"]][1], row["seq"] + 1) for row in moved}
+        _set(connection, new, jobs.c.progress, jobs.c.seq)
         told = [
-            {
-                "job": row["id"],
-                "seq": row["seq"] + 1,
-                "kind": "progress",
-                "at": now,
-                "data": {
-                    **said[row["id"]][1],
-                    **({"finish_at": finish_at[row["id"]]} if row["id"] in finish_at else {}),
-                },
-            }
-            for row in moved
+            {"job": job, "seq": seq, "kind": "progress", "at": now, "data": {**progress, **_when(finish_at, job)}}
+            for job, (progress, seq) in new.items()
         ]
         connection.execute(insert(events), told)
     verdicts = {row["id"]: _verdict(row, now) for row in mine}
     return [verdicts.get(one, Verdict(job=one, alive=False)) for one in said]
+
+
+def verdicts(connection: Connection, held: Sequence[Claim], *, now: float) -> list[Verdict]:
+    """What a heartbeat would say, without writing anything."""
+    fences = {claim.job.id: claim.fence for claim in held}
+    columns = jobs.c["id", "fence", "cancel_requested", "deadline_at", "preview_until"]
+    found = connection.execute(select(*columns).where(jobs.c.id.in_(fences), RUNNING)).mappings().all()
+    said = {row["id"]: _verdict(row, now) for row in found if row["fence"] == fences[row["id"]]}
+    return [said.get(one, Verdict(job=one, alive=False)) for one in fences]
 
 
 def say_when(connection: Connection, finish_at: Mapping[str, float]) -> None:
@@ -150,7 +149,7 @@ def _set(connection: Connection, rows: Mapping[str, tuple[Any, ...]], *columns: 
     connection.execute(update(jobs).where(jobs.c.id == given.c.job).values(new))
 
 
-def _verdict(row: RowMapping, now: float) -> Verdict:
+def _verdict(row: Fields, now: float) -> Verdict:
     return Verdict(
         job=row["id"],
         alive=True,
@@ -158,3 +157,7 @@ def _verdict(row: RowMapping, now: float) -> Verdict:
         deadline_passed=row["deadline_at"] is not None and row["deadline_at"] <= now,
         preview_wanted=row["preview_until"] > now,
     )
+
+
+def _when(finish_at: Mapping[str, float], job: str) -> dict[str, float]:
+    return {"finish_at": finish_at[job]} if job in finish_at else {}
