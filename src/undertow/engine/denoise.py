@@ -18,14 +18,13 @@ from undertow.shortage import is_out_of_memory
 from undertow.unet.conditioning import Ports
 from undertow.unet.runner import EAGER, Runner
 
-
 PATIENCE = 16
 """Forwards with the weights as they are, at most, while rows that need others merged wait."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shared:
-    """A forward. rows: that shared it. computed: rows with those it was padded with. failed: rows without an outcome."""
+    """A forward. rows: that shared it. computed: rows, with those it was padded with. failed: without an outcome."""
 
     rows: Sequence[Row]
     computed: int
