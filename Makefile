@@ -22,7 +22,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 lowest fuzz mutants bits memory-soak load check format bench digits emoji evaluate docs clean
+.PHONY: help demo test test-avx2 lowest fuzz api-fuzz mutants bits memory-soak load check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -85,6 +85,10 @@ mutants: $(INSTALLED)  ## Change a sample of lines, one at a time, and write how
 MINUTES ?= 10
 fuzz: $(INSTALLED)  ## Run command lines of strangers for ten minutes, and write the counts: docs/results/robustness.md
 	$(ONE_THREAD) $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --results docs/results/robustness.md
+
+EXAMPLES ?= 200
+api-fuzz: $(INSTALLED)  ## Send generated requests to every route of the service, EXAMPLES=200 of each kind
+	UNDERTOW_API_EXAMPLES=$(EXAMPLES) $(PYTEST) tests/serving/api/test_fuzz.py
 
 AGAINST ?= HEAD
 bits: $(INSTALLED)  ## Draw 24 requests as this tree and as AGAINST=REVISION does, and name those that differ in a bit
