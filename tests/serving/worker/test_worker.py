@@ -229,6 +229,24 @@ def test_without_room_on_the_disk_no_job_is_begun(place, monkeypatch):
     assert place.draw(worker, id)
 
 
+def test_a_worker_that_starts_takes_back_what_is_known_to_be_lost_and_forgets_who_is_gone(make_place, clock):
+    place = make_place(clock=clock)
+    id = place.submit()
+    killed = place.worker("killed")
+    place.run_until(killed, id, 1)
+    place.worker("long ago")
+    clock.jump(2.0)
+    for name in ("long ago", "second"):
+        one = place.worker(name, lost=("killed",))
+        one._said_at = float("-inf")
+        one.pulse.beat()
+    assert place.store.job(id).state is JobState.QUEUED, "long before its lease is over"
+    assert [one.name for one in place.store.workers.list()] == ["long ago", "second"]
+    clock.jump(worker_module.FORGOTTEN_S + 1)
+    place.worker("third")
+    assert [one.name for one in place.store.workers.list()] == ["third"]
+
+
 def test_previews_are_made_while_somebody_watches(place, monkeypatch):
     monkeypatch.setattr("undertow.serving.worker.drawing.PREVIEW_S", 0.0)
     id = place.submit(steps=10)
