@@ -55,7 +55,7 @@ def create_app(
     if store is None:
         store = Store.open(settings.database_url, attempts=settings.attempts, keep_s=settings.keep_s)
     folder = ArtifactFolder(settings.data / "artifacts") if artifact_folder is None else artifact_folder
-    listed = Catalog(settings) if catalog is None else catalog
+    listed = Catalog(settings, device=settings.devices[0]) if catalog is None else catalog
 
     def readable(sha256: str, key: str) -> bytes:
         store.artifact(sha256, key)
