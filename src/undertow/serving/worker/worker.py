@@ -18,7 +18,7 @@ from undertow.serving.artifacts import ArtifactDamaged, ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.clock.timetable import FAIR
 from undertow.serving.failures import Failure, FailureCode, failure_of
-from undertow.serving.jobs import Claim, JobState
+from undertow.serving.jobs import Claim, JobProgress, JobResult, JobState, StoredFile
 from undertow.serving.request_json import embeddings_of, request_of
 from undertow.serving.schedule import FairState, Running
 from undertow.serving.settings import ServerSettings
@@ -28,6 +28,7 @@ from undertow.serving.worker.drawing import Drawing, placed
 from undertow.serving.worker.logs import JobLog
 from undertow.serving.worker.measures import Measures
 from undertow.serving.worker.models import CAPACITY, Load, Loaded, Models, budget_of
+from undertow.serving.worker.predictions import SAFETENSORS, predicted
 from undertow.serving.worker.publish import NO_ROOM, Inline, publish
 from undertow.serving.worker.pulse import Pulse
 from undertow.serving.worker.timing import Timing, running, waiting_in
@@ -97,6 +98,8 @@ class Worker:
         self._lost = tuple(lost)
         self._drawings: dict[str, Drawing] = {}
         self._line: deque[Drawing] = deque()
+        self._asked: deque[Claim] = deque()
+        """Jobs of predictions."""
         self._publisher: Executor = Inline()
         self._state: Literal["starting", "idle", "busy", "draining"] = "starting"
         self._problem = ""
@@ -136,13 +139,15 @@ class Worker:
         self._obey()
         claimed = self._claim()
         self._begin()
+        if self._asked:
+            self._predict()
         worked = self.models.step()
         if worked is not None:
             self._last_step_at = self.store.clock()
         self.pulse.moved()
         self._collect()
         self.timing.save()
-        return claimed or worked is not None
+        return claimed or bool(self._asked) or worked is not None
 
     def drain(self, hurry: threading.Event) -> None:
         """Takes no more jobs, works for the grace on those that it has, and gives the others back."""
@@ -155,6 +160,9 @@ class Worker:
             except StoreError as error:
                 logger.error("the worker waits for its store: %s", error)
                 hurry.wait(1.0)
+        for claim in self._asked:
+            with suppress(StoreError):  # its lease ends
+                self.store.release(claim)
         for drawing in list(self._drawings.values()):
             try:
                 self._give_back(drawing)
@@ -251,6 +259,10 @@ class Worker:
 
     def _take(self, claim: Claim, entry: QueueEntry) -> None:
         spec = claim.job.spec
+        if spec.kind == "predictions":
+            self._asked.append(claim)
+            self.pulse.hold(claim, lambda: JobProgress(stage="denoising", steps=1))
+            return
         try:
             drawing = Drawing(
                 claim=claim,
@@ -270,6 +282,22 @@ class Worker:
         self._drawings[claim.job.id] = drawing
         self._line.append(drawing)
         self.pulse.hold(claim, drawing.progress)
+
+    def _predict(self) -> None:
+        """Answers a job of predictions, between two steps of the others. Errors: `StoreError`."""
+        claim = self._asked.popleft()
+        try:
+            with self.pulse.patient(LOAD_S):
+                content = predicted(claim.job.spec, self.artifacts, self.catalog, self.models)
+                file = StoredFile(sha256=self.artifacts.put(content), media_type=SAFETENSORS, bytes=len(content))
+            kept = self.store.publish(claim, JobResult(pictures=(), files=(file,)))
+            self.measures.ended(claim, JobState.SUCCEEDED, kept=kept)
+        except StoreError:
+            raise
+        except Exception as error:
+            self._report(claim, _failure(error))
+        finally:
+            self.pulse.drop(claim.job.id)
 
     def _begin(self) -> None:
         """Gives jobs to their engines, in the order in which they came."""
