@@ -396,6 +396,8 @@ def test_what_is_no_log_is_refused(service, asked):
         OutcomeLog.read(b"\x89PNG\r\n", fingerprint)
     with pytest.raises(InvalidInput, match="outcomes is bytes that begin with"):
         OutcomeLog.read(MAGIC.replace(b"1", b"2"), fingerprint)
+    with pytest.raises(InvalidInput, match=r"data is 'apple.log'"):
+        OutcomeLog.read("apple.log", fingerprint)
 
 
 def test_damage_cuts_a_log_off_and_raises_nothing(service, asked, undisturbed, chance):
