@@ -42,6 +42,8 @@ LOAD_S = 900.0
 """Given to the loading of a model."""
 FREE_BYTES = 64 * 2**20
 """With less room on the disk of the pictures no job is begun: it would be lost when it is done."""
+FORGOTTEN_S = 3600.0
+"""A worker that has said nothing for so long is listed no more."""
 GARBAGE_S = 300.0
 """Between two collections of what is over."""
 SAY_S = 1.0
@@ -184,7 +186,10 @@ class Worker:
         self._say()
         for name in self._lost:
             self.store.expire_leases(worker=name)
-            self.store.workers.goodbye(name)
+        now = self.store.clock()
+        for one in self.store.workers.list():
+            if one.name in self._lost or one.seen_at < now - FORGOTTEN_S:
+                self.store.workers.goodbye(one.name)
         try:
             with self.pulse.patient(LOAD_S):
                 self.models.take(self.settings.default_model)
