@@ -144,7 +144,7 @@ def planned(service: Parts, wanted: Mapping[str, Any], key: ApiKey) -> dict[str,
     found = service.admission.forecast(wanted, key.id)
     service.gate.spend(key)
     memory = None if found is None else {name: getattr(found, name) for name in _OF_MEMORY}
-    if memory is not None:
+    if memory is not None and found is not None:
         memory["measures"] = [asdict(measure) for measure in found.measures]
     try:
         new = _admitted(service, wanted, key, idempotency_key=None, client_id=None, batch=None, traceparent=None)

@@ -41,7 +41,7 @@ def _context(
     described: dict[str, Any], index: int, tensors: dict[str, Tensor], loaded: Loaded, catalog: Catalog
 ) -> PredictionContext:
     parameter = next(loaded.service.unet.parameters())
-    given = {
+    given: dict[str, Any] = {
         name.partition(".")[2]: tensor.to(parameter.device, parameter.dtype)
         for name, tensor in tensors.items()
         if name.partition(".")[0] == str(index)
