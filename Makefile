@@ -19,6 +19,8 @@ ON_AVX2 := tests/test_processor.py tests/attention/test_choose.py tests/nn/test_
 # Strict: a name that moved or a link to nothing is an error. The variable silences an advertisement that
 # mkdocs-material prints at every build.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+# What is hardly imported, and compiled when it is.
+RARELY := /tests?/|/(transformers/models|diffusers/pipelines|openai|pip|setuptools|fontTools|textual|networkx)/
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
@@ -35,8 +37,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
 	@# The tests compare with its samplers alone; its requirements (a tracker, a metrics package, CLIP) are for training.
 	$(PIP) install --quiet --constraint constraints.txt --no-deps k-diffusion
-	@# pip would compile one file after another.
-	@$(BIN)/python -m compileall -q -j 2 $(VENV)/lib > /dev/null || true
+	@# pip would compile one file after another; half of them nobody here imports.
+	@$(BIN)/python -m compileall -q -j 2 -x '$(RARELY)' $(VENV)/lib > /dev/null || true
 	@touch $@
 
 demo: $(INSTALLED)  ## Draw a red apple with the embedded model and write the picture
