@@ -114,6 +114,14 @@ def test_a_plain_row_is_bit_equal_to_the_base_at_the_same_row_count(service, fil
     assert all(torch.equal(a.latents, b.latents) for a, b in zip(together[1:3], others, strict=True))
 
 
+def test_reference_pictures_of_other_lengths_share_no_padded_forward(service, files):
+    """The shorter tokens would be padded and masked, by another attention than they have alone."""
+    pictures = picture(3), (picture(3), picture(4))
+    one, two = (drawn(0, Adapter(files["base"], image=given)) for given in pictures)
+    assert service.generate_many([one, two])[0].report.rows == 4
+    assert service.generate_many([one, two], limits=BatchLimits(padded_to=4))[0].report.rows == 2
+
+
 def test_a_network_runs_only_for_rows_and_steps_that_use_it(service, files):
     even = {"sampler": "euler", "sigmas": (10.0, 6.0, 3.0, 1.0, 0.0)}
     requests = [

@@ -6,6 +6,7 @@ A kind is a folder (`lora`, `control`, `image_prompt`) and a line in `kinds.KIND
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +39,20 @@ class AdaptedModel:
 
 
 class RowInput:
-    """What one adapter contributes to one row of a batch. It holds data only."""
+    """What one adapter contributes to one row of a batch. It holds data only. alike: how many of one `shape` a row may
+    have and still compute what rows without any do."""
+
+    alike: ClassVar[int] = 0
 
     @property
     def key(self) -> Hashable:
         """Rows share a forward only if the keys of their inputs are equal. `None` does not restrict sharing."""
+        return None
+
+    @property
+    def shape(self) -> Hashable:
+        """Rows of forwards that are always of the same number of rows share one only if these are equal too: where a row
+        is padded because of what is beside it, it may be rounded in another way."""
         return None
 
 
@@ -56,6 +66,12 @@ class RowAdapters:
     def key(self) -> Hashable:
         """Equal for rows that can share a forward."""
         return tuple(key for one in self.inputs if (key := one.key) is not None)
+
+    @property
+    def shape(self) -> Hashable:
+        """Equal for rows that pad nothing of each other."""
+        counts = Counter((shape, one.alike) for one in self.inputs if (shape := one.shape) is not None)
+        return frozenset((shape, count) for (shape, alike), count in counts.items() if count > alike)
 
 
 @runtime_checkable

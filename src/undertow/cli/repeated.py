@@ -78,7 +78,7 @@ def note_another_model(task: Task, service: "UNetService", console: Console) -> 
 
     if task.model_hash is None or len(task.model_hash) < MODEL_DIGITS:  # A1111's first hashes were of another kind
         return
-    found = model_hash(service.model.path)
+    found = model_hash(service.engine.model.path)
     if found is None or found == task.model_hash[:MODEL_DIGITS]:
         return
     message = f"note: the picture was drawn by a model with the hash {task.model_hash}; this one has {found}"

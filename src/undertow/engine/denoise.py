@@ -15,7 +15,21 @@ from undertow.engine.watch import non_finite
 from undertow.memory.keeper import Keeper
 from undertow.memory.ladder import Economy
 from undertow.shortage import is_out_of_memory
+from undertow.unet.conditioning import Ports
 from undertow.unet.runner import EAGER, Runner
+
+PATIENCE = 16
+"""Forwards with the weights as they are, at most, while rows that need others merged wait."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shared:
+    """A forward. rows: that shared it. computed: rows, with those it was padded with. failed: without an outcome."""
+
+    rows: Sequence[Row]
+    computed: int
+    failed: int
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +47,8 @@ class Task:
     done: called with its result. failed: called with what it raised; others go on. shared: called for each forward that
     it had part in. keep_non_finite: whether a prediction of NaN or Inf is passed on instead of failing the task.
     less: called when a forward ran out of memory, with its rows and what was said; returns whether `economy` asks for
-    less from now on.
+    less from now on. recorded: the outcomes of rows that need no forward, `None` for the others. answered: called with
+    the place of a row among those that it waits for, and its outcome.
     """
 
     steps: Steps[Tensor]
@@ -44,6 +59,8 @@ class Task:
     keep_non_finite: bool = False
     less: Callable[[Sequence[Row], str], bool] = lambda rows, said: False
     economy: Economy = Economy()
+    recorded: Callable[[Sequence[Row]], Sequence[Outcome | None]] = lambda rows: [None] * len(rows)
+    answered: Callable[[int, Outcome], None] = lambda place, outcome: None
     rows: list[Row] = field(default_factory=list, init=False)
     """The rows that it waits for."""
     answers: list[Outcome | None] = field(default_factory=list, init=False)
@@ -64,7 +81,8 @@ class Waiting:
     @property
     def key(self) -> Hashable:
         """Equal for rows that can share a forward."""
-        return self.row.key, self.task.limits, self.task.economy
+        shape = None if self.task.limits.padded_to is None else self.row.shape
+        return self.row.key, shape, self.task.limits, self.task.economy
 
     @property
     def most_rows(self) -> int:
@@ -77,16 +95,22 @@ class Batcher:
     """Advances tasks by forwards that they share. Tasks join and leave between two steps, also from within a task.
 
     manager: of the adapters in the rows; `None` where there are none. runner: evaluates the networks. memory: has them
-    in memory while they are evaluated.
+    in memory while they are evaluated. shared: told of each forward.
     """
 
     def __init__(
-        self, manager: AdapterManager | None = None, runner: Runner = EAGER, memory: Keeper | None = None
+        self,
+        manager: AdapterManager | None = None,
+        runner: Runner = EAGER,
+        memory: Keeper | None = None,
+        shared: Callable[[Shared], None] = lambda shared: None,
     ) -> None:
+        self.shared = shared
         self.manager = manager
         self.runner = runner
         self.memory = Keeper() if memory is None else memory
         self._tasks: list[Task] = []
+        self._overtaken = 0
 
     @property
     def busy(self) -> bool:
@@ -114,13 +138,13 @@ class Batcher:
         if outcomes is None:
             return True
         seconds = (time.perf_counter() - started) / len(batch)
+        self.shared(_shared(batch, outcomes, seconds * len(batch)))
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Outcome) and not outcome.finite and not waiting.task.keep_non_finite:
                 outcome = non_finite(waiting.row, outcome.prediction)
-            if isinstance(outcome, Outcome):
-                waiting.task.answers[waiting.index] = outcome
-            else:
-                self._fail(waiting.task, outcome)
+            failure = self._answer(waiting, outcome) if isinstance(outcome, Outcome) else outcome
+            if failure is not None:
+                self._fail(waiting.task, failure)
         for task, rows in Counter(waiting.task for waiting in batch).items():
             task.shared(Share(seconds=seconds * rows, rows=len(batch)))
             answers = [answer for answer in task.answers if answer is not None]
@@ -136,13 +160,18 @@ class Batcher:
 
     def _next_batch(self) -> list[Waiting]:
         """The row that has waited longest, and those that can share its forward. Rows whose adapters are merged into
-        the weights already go first, since merging others takes time."""
+        the weights already go first, since merging others takes time, but not for ever: where requests keep coming,
+        those with other weights would never get their turn."""
         line = _in_order(
             [Waiting(task, i) for task in self._tasks for i, answer in enumerate(task.answers) if answer is None]
         )
         if not line:
             return []
         first = next((waiting for waiting in line if self._is_prepared(waiting.row)), line[0])
+        if first is line[0] or self._overtaken == PATIENCE:
+            first, self._overtaken = line[0], 0
+        else:
+            self._overtaken += 1
         key, most = first.key, first.most_rows
         batch: list[Waiting] = []
         for waiting in line:
@@ -164,10 +193,22 @@ class Batcher:
         self._tasks.remove(place)
         self._tasks.append(place)
 
-    def _advance(self, task: Task, answers: Sequence[Outcome] | None) -> None:
+    def _answer(self, waiting: Waiting, outcome: Outcome) -> Exception | None:
+        """Gives a task the outcome of a row; returns what went wrong when it was recorded."""
         try:
-            task.rows = list(task.steps.send(answers))  # pyright: ignore[reportArgumentType]
-            task.answers = [None] * len(task.rows)
+            waiting.task.answered(waiting.index, outcome)
+        except Exception as error:
+            return error
+        waiting.task.answers[waiting.index] = outcome
+        return None
+
+    def _advance(self, task: Task, answers: Sequence[Outcome] | None) -> None:
+        """Sends a task the outcomes that it waited for, and those that are recorded of what it asks next."""
+        try:
+            while answers is None or len(answers) == len(task.rows):
+                task.rows = list(task.steps.send(answers))  # pyright: ignore[reportArgumentType]
+                task.answers = list(task.recorded(task.rows))
+                answers = [answer for answer in task.answers if answer is not None]
         except StopIteration as finished:
             self._tasks.remove(task)
             task.done(finished.value)
@@ -214,9 +255,7 @@ class Batcher:
         economy = task.economy
         try:
             with self.memory.drawing(rows[0].unet, economy, merged=bool(rows[0].merged)):
-                return list(
-                    forward(rows, self.manager, task.limits.padded_to, self.runner, economy.feed_forward_chunks)
-                )
+                return list(forward(rows, self.manager, task.limits.padded_to, self.runner, _parts(economy)))
         except Exception as error:
             return error.with_traceback(None) if is_out_of_memory(error) else error
 
@@ -226,6 +265,21 @@ class Batcher:
         rows = [waiting.row for waiting in batch]
         gave_way = [task.less(rows, said) for task in of_request.values()]
         return any(gave_way)
+
+
+def _shared(batch: Sequence[Waiting], outcomes: Sequence[Outcome | Exception], seconds: float) -> Shared:
+    padded_to = batch[0].task.limits.padded_to
+    return Shared(
+        rows=[waiting.row for waiting in batch],
+        computed=len(batch) if padded_to is None else max(padded_to, len(batch)),
+        failed=sum(not isinstance(outcome, Outcome) for outcome in outcomes),
+        seconds=seconds,
+    )
+
+
+def _parts(economy: Economy) -> Ports:
+    """In how many parts layers compute."""
+    return Ports(feed_forward_chunks=economy.feed_forward_chunks, attention_in_parts=economy.attention_in_parts)
 
 
 def _in_order(line: Sequence[Waiting]) -> list[Waiting]:

@@ -4,10 +4,14 @@ All numbers are lower bounds: nothing is refused that could be drawn.
 """
 
 from functools import lru_cache
+from weakref import WeakKeyDictionary
+
+import torch
 
 from undertow.checkpoints.read.model import LoadedModel
+from undertow.engine.picture_size import Size, largest_size
 from undertow.engine.request import GenerationRequest
-from undertow.engine.sizes import Size, layout_for, picture_size
+from undertow.engine.sizes import layout_for
 from undertow.errors import OutOfMemory
 from undertow.free_memory import free_bytes
 from undertow.memory.forecast import forecast
@@ -45,16 +49,6 @@ def require_memory(model: LoadedModel, request: GenerationRequest, *, low_vram: 
         free_bytes=free,
         remedy=f"{_sparing(unet, vae, cells, free)}ask for a smaller picture{_up_to(width, height)}",
     )
-
-
-def largest_size(request: GenerationRequest, sample_size: int, factor: int) -> Size:
-    """Height and width of the largest picture on the way, in pixels. sample_size: of the U-Net, in cells. factor:
-    pixels per cell. Errors: `InvalidInput`."""
-    size, _ = picture_size(request, sample_size, factor)
-    if request.high_resolution is None:
-        return size
-    scale = request.high_resolution.scale
-    return round(size[0] * scale / factor) * factor, round(size[1] * scale / factor) * factor
 
 
 def _up_to(width: int, height: int) -> str:
@@ -108,5 +102,18 @@ def decoding_bytes(vae: AutoencoderKL, cells: Size, *, low_vram: bool) -> int:
 
 def decoding_range(vae: AutoencoderKL, cells: Size) -> tuple[int, int]:
     """What decoding one picture holds at its peak, activations alone: in the smallest parts, and as a whole."""
-    program = decode_program(vae, cells, dtype_to_compute_in(vae).dtype)
-    return smallest_budget(program), plan_tiles(program).peak_bytes
+    dtype, known = dtype_to_compute_in(vae).dtype, _RANGES.setdefault(vae, {})
+    found = known.get((cells, dtype))
+    if found is None:
+        if len(known) == SIZES:
+            known.clear()
+        program = decode_program(vae, cells, dtype)
+        found = known[cells, dtype] = smallest_budget(program), plan_tiles(program).peak_bytes
+    return found
+
+
+SIZES = 64
+"""Of pictures for which the range is remembered."""
+
+_RANGES: WeakKeyDictionary[AutoencoderKL, dict[tuple[Size, torch.dtype], tuple[int, int]]] = WeakKeyDictionary()
+"""Of each VAE; planning tiles takes tens of milliseconds, and is asked for by every request."""

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 
 from undertow.adapters.manager import AdapterManager
+from undertow.attention.chosen import holds_scores
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.limits import BatchLimits
-from undertow.engine.memory_need import decoding_range, largest_size
+from undertow.engine.memory_need import decoding_range
 from undertow.engine.options import RunOptions
+from undertow.engine.outcomes import OutcomeLog
 from undertow.engine.passes import Latents
+from undertow.engine.picture_size import largest_size
 from undertow.engine.planning import plan_model
 from undertow.engine.request import GenerationRequest
 from undertow.engine.rows import Row
@@ -36,15 +39,20 @@ class MemoryOfRequest:
         limits: BatchLimits,
         manager: AdapterManager,
         runner: Runner,
+        outcomes: OutcomeLog,
     ):
         self.keeper = keeper
         self.economy = Economy()
         self.budget_bytes: int | None = None
         self._model, self._request, self._options = model, request, options
         self._limits, self._manager, self._runner = limits, manager, runner
-        self._ahead = list(options.course)
-        self._course: list[StepDown] = []
-        self._units = 0
+        self._outcomes = outcomes
+        self.units = outcomes.units
+        """Of work that are done."""
+        self._course = list(outcomes.course)
+        if self._course:
+            self.economy = self._course[-1].economy
+        self._ahead = [step for step in options.course if step not in self._course]
         self._peaks: dict[str, int] = {}
         self._forecast_bytes: int | None = None
         self._evictions = keeper.residency.evictions
@@ -56,19 +64,21 @@ class MemoryOfRequest:
         budget = self._options.budget_bytes
         if self.budget_bytes is not None:
             return  # planned already: it is being read again, with less memory
-        if budget is not None and not self._options.course and self.keeper.others_bytes is None:
+        if budget is not None and not (self._options.course or self._course) and self.keeper.others_bytes is None:
             self._plan_for(budget)
         self.budget_bytes = budget
 
     def _plan_for(self, budget: int) -> None:
-        found, rows = self._plan(budget)
-        self._forecast_bytes = found.process_bytes
+        besides = self.keeper.besides_bytes
+        found, rows = self._plan(max(1, budget - besides))
+        self._forecast_bytes = found.process_bytes + besides
         if not found.fits and self._request.views is None:  # whose windows need less than the whole picture
             height, width = found.work.size
+            held = f", of which other models take {size_in_words(besides)}" if besides else ""
             raise OutOfMemory(
                 f"a picture of {width}x{height}",
-                needed_bytes=found.smallest_bytes,
-                remedy=f"its budget is {size_in_words(budget)}: allow more, or ask for a smaller picture",
+                needed_bytes=found.smallest_bytes + besides,
+                remedy=f"its budget is {size_in_words(budget)}{held}: allow more, or ask for a smaller picture",
             )
         economy = economy_of(found.work, rows)
         if economy != Economy():
@@ -86,11 +96,12 @@ class MemoryOfRequest:
             batch=request.count,
             steps=request.steps,
             guidance=request.guidance_scale != 1,
-            adapters=(*request.adapters, *(one for region in request.regions for one in region.adapters)),
+            adapters=request.all_adapters,
             bundled=self._manager.bundled,
             slots=self._manager.slots,
             budget_bytes=budget_bytes,
             rows=rows,
+            fixed_graphs=self._runner.capabilities.fixed_shapes,
         )
         return found, rows
 
@@ -101,7 +112,7 @@ class MemoryOfRequest:
     def unit_done(self, work: str) -> bool:
         """Counts a unit of work, and notes its peak. Returns whether the economy changes, as the course says."""
         self.note_peak(work)
-        self._units += 1
+        self.units += 1
         return self._keep_to_course()
 
     def note_peak(self, work: str) -> None:
@@ -122,6 +133,7 @@ class MemoryOfRequest:
             fewer_rows=self._limits.padded_to is None,
             chunks=not self._runner.capabilities.fixed_shapes,
             merged=bool(rows[0].merged),
+            attention=holds_scores(rows[0].unet.kernel),
         )
         less = drawn_with_less(self.economy, len(rows), possible)
         return self._go_on(less, f"a forward of {len(rows)} rows ran out of memory ({said})")
@@ -139,7 +151,7 @@ class MemoryOfRequest:
         options, tracker = self._options, self.keeper.tracker
         if self._forecast_bytes is None:
             with suppress(UndertowError):  # what cannot be forecast is not worth an error
-                self._forecast_bytes = self._plan(None)[0].process_bytes
+                self._forecast_bytes = self._plan(None)[0].process_bytes + self.keeper.besides_bytes
         return MemoryReport(
             peaks=dict(self._peaks),
             forecast_bytes=self._forecast_bytes,
@@ -153,11 +165,11 @@ class MemoryOfRequest:
     def _go_on(self, economy: Economy | None, reason: str) -> bool:
         if economy is None:
             return False
-        self._take(StepDown(unit=self._units, reason=reason, economy=economy))
+        self._take(StepDown(unit=self.units, reason=reason, economy=economy))
         return True
 
     def _keep_to_course(self) -> bool:
-        due = [step for step in self._ahead if step.unit <= self._units]
+        due = [step for step in self._ahead if step.unit <= self.units]
         for step in due:
             self._ahead.remove(step)
             self._take(step)
@@ -166,6 +178,7 @@ class MemoryOfRequest:
     def _take(self, step: StepDown) -> None:
         self.economy = step.economy
         self._course.append(step)
+        self._outcomes.gave_way(step)
 
 
 def economy_of(work: Work, rows: int) -> Economy:
@@ -173,6 +186,7 @@ def economy_of(work: Work, rows: int) -> Economy:
     return Economy(
         evict_idle=work.keep != Work().keep,
         rows=None if work.rows is None or work.rows >= rows else work.rows,
+        attention_in_parts=work.attention_in_parts,
         feed_forward_chunks=work.feed_forward_chunks,
         offloaded_layers=work.offloaded_layers,
         decode_bytes=work.decode_bytes,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from undertow.memory.ladder import Economy, StepDown
+from undertow.shortage import size_in_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,3 +28,15 @@ class MemoryReport:
     def peak_bytes(self) -> int | None:
         """The most of all; `None` where nobody tells."""
         return max(self.peaks.values(), default=None)
+
+    @property
+    def decisions(self) -> tuple[str, ...]:
+        """What was done to need less, and whether the budget was kept to, in words."""
+        return (*map(str, self.course), *self._over_budget())
+
+    def _over_budget(self) -> tuple[str, ...]:
+        """The tracker does not see what an operation needs inside, nor what else the process holds."""
+        peak, budget = self.peak_bytes, self.budget_bytes
+        if peak is None or budget is None or peak <= budget:
+            return ()
+        return (f"memory: the peak was {size_in_words(peak)}, above the budget of {size_in_words(budget)}",)

@@ -4,7 +4,7 @@ or in the weights."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -69,11 +69,17 @@ class LoraInput(RowInput):
 
     scaled: ScaledUpdates
     residency: Residency
+    alike: ClassVar[int] = 1
 
     @property
     def key(self) -> tuple[object, ...] | None:
         """Rows of one forward share merged weights, while each row has slots of its own."""
         return (self.scaled.signature,) if self.residency == "merged" else None
+
+    @property
+    def shape(self) -> str | None:
+        """Two in a row make the product of every row longer. One does not: it adds nothing to rows without any."""
+        return "slot" if self.residency == "banked" else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,0 +1,83 @@
+"""How a service is set up: read from `[serve]` in undertow.toml and from the options of `undertow serve`. No torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Le
+
+from undertow.records import Record
+from undertow.serving.jobs import Mode
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings(Record):
+    """What a service serves, where it keeps it, and how much it takes. Errors: `InvalidInput`."""
+
+    argument_prefix = "serve."
+
+    data: Path = Path("undertow-data")
+    """Folder of the database, the pictures and the logs of running jobs."""
+    database: str | None = None
+    """URL of the database; SQLite in the data folder when `None`, postgresql+psycopg://... for PostgreSQL."""
+    models: Mapping[str, str] = field(default_factory=lambda: {"emoji": "emoji"})
+    """Models by the names that clients use; the first is taken when they name none."""
+    adapters: tuple[Path, ...] = ()
+    """Folders of adapters (LoRA, ControlNet, IP-Adapter, textual inversions), which clients name by file name."""
+    host: str = "127.0.0.1"
+    port: Annotated[int, Ge(0), Le(65535)] = 8188
+    devices: tuple[str, ...] = ("cpu",)
+    """One worker process for each."""
+    mode: Mode = "reproducible"
+    """Where a client names none."""
+    budget_bytes: Annotated[int, Ge(1)] | None = None
+    """The most memory of a worker; what is free when it starts when `None`."""
+    jobs_at_once: Annotated[int, Ge(1)] | None = None
+    """Jobs that a worker draws together; as many as were measured to be worth it when `None`."""
+    queue_limit: Annotated[int, Ge(1)] = 1000
+    """Jobs that wait; more are refused with the time after which to come again."""
+    queue_limit_per_key: Annotated[int, Ge(1)] = 1000
+    lease_s: Annotated[float, Ge(1)] = 30.0
+    """After which a job of a worker that says nothing goes to another."""
+    stall_s: Annotated[float, Ge(1)] = 120.0
+    """A unit of work may take so long, or ten times as long as the longest before; an engine that hangs loses its jobs
+    and is started again."""
+    attempts: Annotated[int, Ge(1)] = 3
+    """Workers that a job may cost before it is given up as poison."""
+    grace_s: Annotated[float, Ge(0)] = 20.0
+    """Given to running jobs when the service is stopped; what is not done goes on when it starts again."""
+    keep_s: Annotated[float, Ge(60)] = 7 * 24 * 3600.0
+    """How long finished jobs and their pictures are kept."""
+    max_body_bytes: Annotated[int, Ge(1024)] = 64 * 2**20
+    max_pixels: Annotated[int, Ge(1)] = 4096 * 4096
+    """Of an uploaded picture, and of one that is drawn."""
+    max_steps: Annotated[int, Ge(1)] = 200
+    max_count: Annotated[int, Ge(1)] = 16
+    """Pictures of one job."""
+    cors: tuple[str, ...] = ()
+    """Origins of web pages that may call the API."""
+    webhooks: bool = False
+    """Whether jobs may name a URL that is told when they are done."""
+    webhooks_private: bool = False
+    """Whether such URLs may lead into this machine's own network."""
+    webhook_secret: str | None = None
+    """By which receivers know that it is this service that calls."""
+    telemetry: str | None = None
+    """Where traces are sent: the URL of an OpenTelemetry collector (OTLP over HTTP)."""
+    log_prompts: bool = False
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.data.absolute() / 'undertow.db'}"
+
+    @property
+    def default_model(self) -> str:
+        return next(iter(self.models))
+
+    @property
+    def is_public(self) -> bool:
+        """Whether other machines can reach it."""
+        return self.host not in LOOPBACK
