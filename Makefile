@@ -7,7 +7,8 @@ INSTALLED := $(VENV)/.installed
 # Tests run in two processes of one thread each: torch's own threads would only fight for the same cores.
 WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
-PYTEST := $(ONE_THREAD) $(BIN)/pytest
+# Schemathesis is called as a library; its plugin would be imported by every process of the tests.
+PYTEST := $(ONE_THREAD) $(BIN)/pytest -p no:schemathesis
 # Bytecode is written, also where the environment says otherwise: later runs, and programs that tests start, read it.
 unexport PYTHONDONTWRITEBYTECODE
 # Makes oneDNN and PyTorch treat an x86 processor as one with AVX2 alone, which imitates bfloat16.
