@@ -10,6 +10,7 @@ from undertow.diffusion.parameterizations import PARAMETERIZATIONS
 from undertow.encoders.prompts import DIALECTS
 from undertow.engine.guided import METHODS
 from undertow.sampling.catalogue import SAMPLERS
+from undertow.step_counts import EVALUATIONS
 
 
 def test_every_catalogue_has_the_names_that_are_known_without_it():
@@ -23,6 +24,7 @@ def test_every_catalogue_has_the_names_that_are_known_without_it():
     assert set(known_names.DIALECTS) == DIALECTS.keys()
     assert set(known_names.PREDICTIONS.values()) == set(get_args(known_names.Prediction))
     assert set(PARAMETERIZATIONS) <= set(known_names.PREDICTIONS)
+    assert {name: entry.evaluations for name, entry in SAMPLERS.items() if (entry.evaluations or 1) > 1} == EVALUATIONS
 
 
 @pytest.mark.parametrize(

@@ -197,9 +197,9 @@ def split_sampler(name: str) -> tuple[str, str | None]:
     return (match[1], match[2]) if match and match[1] in _SAMPLER_NAMES else (name, None)
 
 
-def require_sampler(name: str) -> None:
-    """Errors: `InvalidInput` offers the nearest names, here and in other tools."""
-    look_up(_SAMPLER_NAMES, split_sampler(name)[0], "sampler", listed_by="undertow samplers")
+def require_sampler(name: str) -> str:
+    """Our name of the sampler. Errors: `InvalidInput` offers the nearest names, here and in other tools."""
+    return look_up(_SAMPLER_NAMES, split_sampler(name)[0], "sampler", listed_by="undertow samplers")
 
 
 def require_schedule(name: str) -> None:

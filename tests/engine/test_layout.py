@@ -6,8 +6,9 @@ from PIL import Image
 
 from undertow import GenerationRequest, InvalidInput, Views
 from undertow.engine.layout import MARGIN, Layout, box_mask
+from undertow.engine.picture_size import picture_size
 from undertow.engine.request import Axes
-from undertow.engine.sizes import layout_for, picture_size
+from undertow.engine.sizes import layout_for
 
 CANVAS = torch.arange(12.0).reshape(1, 1, 3, 4)
 

@@ -11,6 +11,9 @@
     [limits]                             # see docs/guides/security.md
     pixels = 100_000_000
 
+    [serve]                              # see docs/guides/service.md
+    port = 8188
+
     [presets.portrait]                   # undertow generate --preset portrait: options by their names
     size = "512x768"
     steps = 30
@@ -59,6 +62,8 @@ class Config(Record):
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Settings of `undertow generate` by their names: options without the dashes in front."""
 
+    serve: Mapping[str, Any] = field(default_factory=dict)
+    """How `undertow serve` is set up; see docs/guides/service.md."""
     limits: Mapping[str, int] = field(default_factory=dict)
     """How much files and requests may ask for, by the names of `undertow.limits`; the environment counts more."""
 

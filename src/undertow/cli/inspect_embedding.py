@@ -28,7 +28,8 @@ def find_inversions(source: str) -> "Sequence[TextualInversion]":
     if container == "other" and not _is_inversion_picture(path):
         return ()
     from undertow.checkpoints.files.header import read_header
-    from undertow.checkpoints.read.inversion_file import holds_inversions, read_inversions
+    from undertow.checkpoints.read.inversion_file import read_inversions
+    from undertow.checkpoints.read.inversion_names import holds_inversions
 
     match container:
         case "safetensors":

@@ -41,4 +41,6 @@ VERBS = Verbs(
     "train",
     "adapters",
     "bench",
+    "serve",
+    "keys",
 )

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from undertow.errors import InvalidInput
 from undertow.limits import STEPS
+from undertow.step_counts import kept_steps
 
 
 def truncate(grid_of: Callable[[int], Sequence[float]], steps: int, strength: float, convention: str) -> list[float]:
@@ -24,18 +25,8 @@ def truncate(grid_of: Callable[[int], Sequence[float]], steps: int, strength: fl
         raise InvalidInput("strength", strength, "a number from 0 (nothing changes) to 1 (everything may)")
     if strength == 0:
         return [grid_of(steps)[-1]]
-    match convention:
-        case "diffusers":
-            kept = max(1, int(steps * strength))
-            grid = grid_of(steps)
-        case "comfy":
-            kept = steps
-            grid = grid_of(_steps_of_longer_grid(steps, strength))
-        case "a1111":
-            kept = min(int(min(strength, 0.999) * steps) + 1, steps)
-            grid = grid_of(steps)
-        case _:
-            raise InvalidInput("strength convention", repr(convention), "'diffusers', 'comfy' or 'a1111'")
+    kept = kept_steps(steps, strength, convention)
+    grid = grid_of(_steps_of_longer_grid(steps, strength) if convention == "comfy" else steps)
     return list(grid[len(grid) - 1 - min(kept, len(grid) - 1) :])
 
 

@@ -16,9 +16,9 @@ from undertow.engine.images import EncodedImages, ImageInputs, encode_images
 from undertow.engine.parts import HighResolution
 from undertow.engine.pass_builder import PassBuilder
 from undertow.engine.passes import Continue, FromNoise, FromPicture, Latents, Pass, Start, Upscaled
+from undertow.engine.picture_size import picture_size
 from undertow.engine.report import UsedAdapter
 from undertow.engine.request import GenerationRequest
-from undertow.engine.sizes import picture_size
 from undertow.engine.watch import Watch
 from undertow.errors import InvalidInput
 from undertow.memory.keeper import Uses, always_there

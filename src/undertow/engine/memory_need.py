@@ -6,8 +6,9 @@ All numbers are lower bounds: nothing is refused that could be drawn.
 from functools import lru_cache
 
 from undertow.checkpoints.read.model import LoadedModel
+from undertow.engine.picture_size import Size, largest_size
 from undertow.engine.request import GenerationRequest
-from undertow.engine.sizes import Size, layout_for, picture_size
+from undertow.engine.sizes import layout_for
 from undertow.errors import OutOfMemory
 from undertow.free_memory import free_bytes
 from undertow.memory.forecast import forecast
@@ -42,16 +43,6 @@ def require_memory(model: LoadedModel, request: GenerationRequest, *, low_vram: 
         free_bytes=free,
         remedy=f"{_sparing(unet, vae, cells, free)}ask for a smaller picture, up to about {width}x{height}",
     )
-
-
-def largest_size(request: GenerationRequest, sample_size: int, factor: int) -> Size:
-    """Height and width of the largest picture on the way, in pixels. sample_size: of the U-Net, in cells. factor:
-    pixels per cell. Errors: `InvalidInput`."""
-    size, _ = picture_size(request, sample_size, factor)
-    if request.high_resolution is None:
-        return size
-    scale = request.high_resolution.scale
-    return round(size[0] * scale / factor) * factor, round(size[1] * scale / factor) * factor
 
 
 def _sparing(unet: UNet, vae: AutoencoderKL, cells: Size, free: int) -> str:

@@ -6,9 +6,10 @@ from contextlib import AbstractContextManager, suppress
 from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.limits import BatchLimits
-from undertow.engine.memory_need import decoding_range, largest_size
+from undertow.engine.memory_need import decoding_range
 from undertow.engine.options import RunOptions
 from undertow.engine.passes import Latents
+from undertow.engine.picture_size import largest_size
 from undertow.engine.planning import plan_model
 from undertow.engine.request import GenerationRequest
 from undertow.engine.rows import Row

@@ -13,7 +13,7 @@ from undertow.adapters.kinds import adapter_title
 from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.clip_config import ClipTextConfig
-from undertow.engine.sizes import Size
+from undertow.engine.picture_size import Size
 from undertow.memory.machine import this_machine
 from undertow.memory.plan import MemoryPlan, plan
 from undertow.memory.seconds import read_table

@@ -68,6 +68,11 @@ def header_of(name: str, path: str | Path) -> Image.Image:
     return _opened(name, str(path), path)
 
 
+def header_of_bytes(name: str, content: bytes) -> Image.Image:
+    """The same of the bytes of a file."""
+    return _opened(name, f"{len(content)} bytes", BytesIO(content))
+
+
 def opened(name: str, picture: Picture | bytes | np.ndarray) -> Image.Image:
     """The picture itself; of an array, as `Image.fromarray` reads it, floats from 0 to 1. Errors: `InvalidInput` for
     what is none, and for too many pixels."""

@@ -1,8 +1,9 @@
 """Why a job failed, in one taxonomy for every answer: whose fault it is, and what helps. No torch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from undertow.errors import (
     AdapterMismatch,
@@ -72,8 +73,22 @@ class Failure(Record):
         return self.fault == "transient"
 
 
+class Refused(UndertowError):
+    """A job that is refused before it is accepted, or given back, with numbers that a client can act on. detail: the
+    sentence. numbers: what a program needs to do better, such as the bytes that are needed, and the fields of a request
+    that would fit."""
+
+    def __init__(self, code: FailureCode, detail: str, numbers: Mapping[str, Any] | None = None):
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.numbers: dict[str, Any] = dict(numbers or {})
+
+
 def failure_of(error: BaseException) -> Failure:
     """The failure that an error of the engine means. Anything unforeseen is the engine's fault, and says so."""
+    if isinstance(error, Refused):
+        return Failure(code=error.code, detail=error.detail)
     cause = error.__cause__ if isinstance(error, RequestFailed) and error.__cause__ is not None else error
     origin = str(error.origin) if isinstance(error, RequestFailed) else "; ".join(getattr(error, "__notes__", ()))
     return Failure(code=_code(error, cause), detail=str(error) or type(error).__name__, origin=origin)

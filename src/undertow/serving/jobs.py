@@ -55,6 +55,26 @@ class JobSpec(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobWork(Record):
+    """What a schedule must know of a job without reading its request. cells: of a picture's latents. rows: of the
+    forward of one step of all its pictures, branches of guidance included. steps: of every picture, in all passes."""
+
+    cells: Annotated[int, Ge(0)] = 0
+    rows: Annotated[int, Ge(1)] = 1
+    steps: Annotated[int, Ge(0)] = 1
+    pictures: Annotated[int, Ge(1)] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile(Record):
+    """A file among the artifacts, such as a picture that a request is given."""
+
+    sha256: str
+    media_type: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewJob(Record):
     """What the store is given. key: the id of the API key, whose jobs nobody else sees. client_id: the name that a
     client chose (PUT). idempotency_key: of the header of that name. cost: forecast row-steps, by which keys are treated
@@ -63,6 +83,9 @@ class NewJob(Record):
 
     key: str
     spec: JobSpec
+    work: JobWork = JobWork()
+    inputs: tuple[StoredFile, ...] = ()
+    """Artifacts that the request names; they are kept as long as the job."""
     cost: Annotated[float, Ge(0)] = 1.0
     priority: Annotated[int, Ge(-10), Le(10)] = 0
     client_id: str | None = None
@@ -101,6 +124,10 @@ class StoredPicture(Record):
     height: int
     seed: int
 
+    @property
+    def file(self) -> StoredFile:
+        return StoredFile(sha256=self.sha256, media_type=self.media_type, bytes=self.bytes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class JobResult(Record):
@@ -125,6 +152,7 @@ class Job(Record):
     spec_hash: str
     state: JobState
     submitted_at: float
+    work: JobWork = JobWork()
     cost: float = 1.0
     priority: int = 0
     client_id: str | None = None

@@ -56,6 +56,12 @@ class ServerSettings(Record):
     """Origins of web pages that may call the API."""
     webhooks: bool = False
     """Whether jobs may name a URL that is told when they are done."""
+    webhooks_private: bool = False
+    """Whether such URLs may lead into this machine's own network."""
+    webhook_secret: str | None = None
+    """By which receivers know that it is this service that calls."""
+    telemetry: str | None = None
+    """Where traces are sent: the URL of an OpenTelemetry collector (OTLP over HTTP)."""
     log_prompts: bool = False
 
     @property

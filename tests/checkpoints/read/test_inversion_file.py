@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from undertow.checkpoints.files.header import read_header
-from undertow.checkpoints.read.inversion_file import holds_inversions, read_inversions
+from undertow.checkpoints.read.inversion_file import read_inversions
+from undertow.checkpoints.read.inversion_names import holds_inversions
 from undertow.checkpoints.read.inversion_picture import mask_numbers
 from undertow.errors import CorruptFile, UnknownCheckpoint
 

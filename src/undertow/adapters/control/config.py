@@ -107,6 +107,7 @@ class T2IConfig:
 
 
 CONTROLNET = "ControlNetModel"
+T2I = "T2IAdapter"
 
 _DEFAULTS: Mapping[str, Any] = {
     "block_out_channels": [320, 640, 1280, 1280],

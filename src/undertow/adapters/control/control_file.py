@@ -8,21 +8,20 @@ from typing import Literal
 
 import torch
 
-from undertow.adapters.control.config import CONTROLNET, control_config_from_diffusers, control_config_to_diffusers
+from undertow.adapters.control.config import CONTROLNET, T2I, control_config_from_diffusers, control_config_to_diffusers
 from undertow.adapters.control.control_lora import is_control_lora, read_control_lora
 from undertow.adapters.control.control_refusals import refuse_other_controls
 from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.control.derive import derive_control_config, require_fit
 from undertow.adapters.control.t2i import T2IAdapter
 from undertow.adapters.control.t2i_files import (
-    T2I,
     is_t2i,
     t2i_config_from_diffusers,
     t2i_config_from_shapes,
     t2i_names,
 )
 from undertow.adapters.files.opened import OpenedAdapter, open_adapter
-from undertow.adapters.lora.base_model import WIDTHS
+from undertow.adapters.lora.lora_refusals import WIDTHS
 from undertow.checkpoints.files.atomic import write_text
 from undertow.checkpoints.files.model_folder import CONFIG, WEIGHTS
 from undertow.checkpoints.files.weights import write_tensors

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from undertow.adapters.control.config import CONTROLNET
-from undertow.adapters.control.t2i_files import T2I
+from undertow.adapters.control.config import CONTROLNET, T2I
 from undertow.checkpoints.identify.unsupported import SUPPORTED_MODELS
 from undertow.errors import UnsupportedModel
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from undertow.adapters.control.config import ControlNetConfig
-from undertow.adapters.lora.base_model import WIDTHS
+from undertow.adapters.lora.lora_refusals import WIDTHS
 from undertow.checkpoints.identify.families import describe_family
 from undertow.errors import AdapterMismatch, ConfigError, UnknownCheckpoint
 from undertow.unet.config import CrossAttention, Level, Middle, TextTime, UNetConfig

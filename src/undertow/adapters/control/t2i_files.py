@@ -14,7 +14,6 @@ from undertow.adapters.control.derive import size
 from undertow.errors import ConfigError, UnknownCheckpoint
 from undertow.json_fields import is_whole, text, whole
 
-T2I = "T2IAdapter"
 ROOT = "adapter."
 STAGES = 4
 """Of every published T2I-Adapter; where ResBlocks are numbered through, nothing else parts them."""

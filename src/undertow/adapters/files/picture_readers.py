@@ -38,7 +38,7 @@ def picture_reader(place: Path) -> str | None:
         names = [name for file in files if sniff(file) == "safetensors" for name in read_header_json(file)[0]]
     except (CheckpointError, OSError, ValueError):  # said in full by who reads it
         return None
-    return _kind_of(names)
+    return reader_named(names)
 
 
 def require_pictures(adapter: Adapter, kind: str, *, several_allowed: bool) -> None:
@@ -53,6 +53,7 @@ def require_pictures(adapter: Adapter, kind: str, *, several_allowed: bool) -> N
     raise InvalidInput(f"image of {adapter.title}", "missing" if not count else f"{count} pictures", wanted, remedy)
 
 
-def _kind_of(names: Iterable[str]) -> str | None:
+def reader_named(names: Iterable[str]) -> str | None:
+    """The kind of adapter that reads a picture whose tensors are called so; `None` for others."""
     found = list(names)
     return next((kind for kind, ends in SIGNS.items() if any(name.endswith(ends) for name in found)), None)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from undertow.adapters.files.opened import LORA_FILES, OpenedAdapter
-from undertow.adapters.lora.base_model import require_lora
 from undertow.adapters.lora.leaves import Layer, LoraNames, read_lora_names
+from undertow.adapters.lora.lora_refusals import require_lora
 from undertow.adapters.lora.numbered import module_classes
 from undertow.adapters.lora.peft import PeftSettings, settings_of_config, settings_of_header
 from undertow.checkpoints.files.atomic import read_json

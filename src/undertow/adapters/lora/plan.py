@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from undertow.adapters.lora.base_model import BaseModel, find_base_model, refuse_unread
+from undertow.adapters.lora.base_model import BaseModel, find_base_model
+from undertow.adapters.lora.lora_refusals import refuse_unread
 from undertow.adapters.lora.lora_source import LoraFile
 from undertow.adapters.lora.matching import fitting_family, match_layers
 from undertow.adapters.lora.planned_layer import PlannedLayer, plan_layer

@@ -7,6 +7,7 @@ TI hashes     the first 12 digits of the file's SHA-256 (A1111's modules/textual
 """
 
 import hashlib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,6 +51,13 @@ def inversion_hash(path: Path) -> str | None:
         return _remembered(path, "file")[:INVERSION_DIGITS]
     except OSError:
         return None
+
+
+def content_hash(files: Sequence[Path]) -> str:
+    """SHA-256 of files, or of the digests of several, in the order of their names: whether anything in them changed.
+    Errors: `OSError`."""
+    whole = [_remembered(file, "file") for file in sorted(files)]
+    return whole[0] if len(whole) == 1 else hashlib.sha256("".join(whole).encode()).hexdigest()
 
 
 def _unet_files(folder: Path) -> list[Path]:

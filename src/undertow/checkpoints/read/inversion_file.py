@@ -20,29 +20,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.checkpoints.files.header import TensorInfo
 from undertow.checkpoints.files.locate import locate
 from undertow.checkpoints.files.pickled import as_safetensors, is_pickle
 from undertow.checkpoints.files.weights import WeightFile
+from undertow.checkpoints.read.inversion_names import WIDTHS, inversions_in, names_of
 from undertow.checkpoints.read.inversion_picture import is_picture, read_inversion_picture
 from undertow.encoders.text_stack import TextStack
 from undertow.errors import InvalidInput, UnknownCheckpoint
-from undertow.limits import EMBEDDING_BYTES
 
 IN_FOLDERS = ("learned_embeds.safetensors", "learned_embeds.bin")
-BUNDLED = "bundle_emb."
-A1111 = "string_to_param."
-ENCODERS: Mapping[str, str] = {
-    "clip_l": "clip_l",
-    "clip_g": "openclip_g",
-    "text_encoders_0": "clip_l",
-    "text_encoders_1": "openclip_g",
-}
-"""What files call an encoder, and its kind."""
-
-WIDTHS: Mapping[int, str] = {768: "clip_l", 1024: "openclip_h", 1280: "openclip_g"}
-"""The encoder that vectors of a width are for where the file names none (ViT-L/14, OpenCLIP's H and bigG)."""
-
 MODELS: Mapping[frozenset[str], str] = {
     frozenset({"clip_l"}): "Stable Diffusion 1",
     frozenset({"openclip_h"}): "Stable Diffusion 2",
@@ -80,7 +66,7 @@ def read_inversions(source: str | Path, *, asked: bool = True) -> tuple[TextualI
     if is_picture(path):
         name, vectors = read_inversion_picture(path)
         tensors = {encoder: torch.from_numpy(numbers) for encoder, numbers in vectors.items()}
-        return (_inversion(path, tensors, "a picture of A1111's", (name, path.stem)),)
+        return (_inversion(path, tensors, "a picture of A1111's", names_of(path, name, alone=True)),)
     if is_pickle(path):
         with as_safetensors(path) as converted:
             return _read(path, WeightFile(converted), asked=asked)
@@ -105,11 +91,6 @@ def vectors_for(inversion: TextualInversion, text: TextStack) -> dict[str, Vecto
     return {kind: inversion.vectors[kind if kind in inversion.vectors else ""] for kind in text.kinds}
 
 
-def holds_inversions(tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether a file with these tensors holds textual inversions, and is no LoRA that brings some along."""
-    return bool(_groups(tensors)) and not any(name.startswith(BUNDLED) for name in tensors)
-
-
 def _file(path: Path) -> Path:
     if not path.is_dir():
         return path
@@ -120,7 +101,7 @@ def _file(path: Path) -> Path:
 
 
 def _read(path: Path, file: WeightFile, *, asked: bool) -> tuple[TextualInversion, ...]:
-    groups = _groups(file.tensors, asked=asked)
+    groups = inversions_in(file.tensors, asked=asked)
     if not groups:
         shown = ", ".join(list(file.tensors)[:3])
         problem = f"no textual inversion: {len(file.tensors)} tensors ({shown[:120]})"
@@ -129,50 +110,11 @@ def _read(path: Path, file: WeightFile, *, asked: bool) -> tuple[TextualInversio
     with file.reader() as reader:
         for (form, name), keys in groups.items():
             tensors = {encoder: reader.read(key).float().clone() for encoder, key in keys.items()}
-            found.append(_inversion(path, tensors, form, (name, path.stem) if len(groups) == 1 else (name,)))
+            found.append(_inversion(path, tensors, form, names_of(path, name, alone=len(groups) == 1)))
     return tuple(found)
-
-
-def _groups(tensors: Mapping[str, TensorInfo], *, asked: bool = False) -> dict[tuple[str, str], dict[str, str]]:
-    """The tensors of each inversion by encoder, under (form, name); an empty name is the file's. Nothing if these are
-    not the tensors of inversions. asked: whether the file was given as one, so that vectors may have the width of any
-    model."""
-    bundles = {name.removeprefix(BUNDLED).partition(".")[0] for name in tensors if name.startswith(BUNDLED)}
-    if bundles:
-        found: dict[tuple[str, str], dict[str, str]] = {}
-        for bundle in sorted(bundles):
-            prefix = f"{BUNDLED}{bundle}."
-            inside = {name.removeprefix(prefix): info for name, info in tensors.items() if name.startswith(prefix)}
-            for keys in _groups(inside, asked=True).values():
-                found["bundled with a LoRA", bundle] = {encoder: prefix + key for encoder, key in keys.items()}
-        return found
-    vectors = {name: info for name, info in tensors.items() if not name.startswith("string_to_token.")}
-    if not vectors or not all(_is_vectors(info) for info in vectors.values()):
-        return {}
-    by_encoder = {kind: name for name, kind in ENCODERS.items() if name in vectors}
-    if by_encoder:
-        return {("named by encoder", ""): by_encoder}
-    terms = [name for name in vectors if name.startswith(A1111)]
-    if terms:
-        return {("A1111's", ""): {"": terms[0]}} if len(terms) == 1 else {}
-    if "emb_params" in vectors:
-        return {("A1111's, as safetensors", ""): {"": "emb_params"}} if len(vectors) == 1 else {}
-    # What names neither a tool nor an encoder is told by its width, or by a token's brackets in diffusers' scripts;
-    # dots part the names of a network's parameters.
-    plain = "." not in "".join(vectors)
-    tokens = all(name.startswith("<") and name.endswith(">") for name in vectors)
-    told = tokens or (asked and plain) or all(info.shape[-1] in WIDTHS for info in vectors.values())
-    if not told or (len(vectors) > 1 and not plain):
-        return {}
-    return {("diffusers'", name): {"": name} for name in vectors}
-
-
-def _is_vectors(info: TensorInfo) -> bool:
-    return len(info.shape) in (1, 2) and info.dtype.is_floating_point and info.size_bytes <= EMBEDDING_BYTES.most
 
 
 def _inversion(path: Path, tensors: Mapping[str, Tensor], form: str, names: tuple[str, ...]) -> TextualInversion:
     vectors = {key: value[None] if value.ndim == 1 else value for key, value in tensors.items()}
     by_kind = {key or WIDTHS.get(value.shape[1], ""): value.to(torch.float32) for key, value in vectors.items()}
-    known = tuple(dict.fromkeys(name for name in names if name.strip()))
-    return TextualInversion(path=path, names=known, vectors=by_kind, form=form)
+    return TextualInversion(path=path, names=names, vectors=by_kind, form=form)

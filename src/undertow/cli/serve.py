@@ -1,0 +1,174 @@
+"""`undertow serve`: the service, after everything that can be wrong with it was looked at."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from undertow.cli.service_settings import Data, Database, read_settings
+from undertow.errors import InvalidInput
+from undertow.extras import require_packages
+
+if TYPE_CHECKING:
+    from undertow.serving.catalog.catalog import Catalog
+    from undertow.serving.settings import ServerSettings
+    from undertow.serving.store.records import ApiKey
+    from undertow.serving.store.store import Store
+
+NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "sqlalchemy": "sqlalchemy", "alembic": "alembic",
+          "sse_starlette": "sse-starlette", "prometheus_client": "prometheus-client", "httpx": "httpx"}  # fmt: skip
+"""Modules that the service needs, and the packages that they come with."""
+
+
+def serve(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODEL]...", help="Models, or NAME=MODEL; the first is taken where clients name none."),
+    ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to listen at; one that others reach needs a key.", show_default="127.0.0.1"),
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="0 takes any that is free.", show_default="8188")] = None,
+    data: Data = None,
+    database: Database = None,
+    adapters: Annotated[
+        list[Path] | None,
+        typer.Option("--adapters", help="Folder of adapters, which clients name by file name; repeatable."),
+    ] = None,
+    devices: Annotated[
+        list[str] | None, typer.Option("--device", help="A worker for each; repeatable.", show_default="cpu")
+    ] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(help="reproducible or fast, where clients name none.", show_default="reproducible"),
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Memory of a worker: 6GB, 512MiB.", show_default="what is free when it starts")
+    ] = None,
+    cors: Annotated[
+        list[str] | None, typer.Option("--cors", help="Origin of web pages that may call the API; repeatable.")
+    ] = None,
+    webhooks: Annotated[
+        bool | None, typer.Option("--webhooks/--no-webhooks", help="Tell clients' servers when jobs are done.")
+    ] = None,
+    webhooks_private: Annotated[
+        bool | None,
+        typer.Option(
+            "--webhooks-to-private-addresses/--webhooks-to-public-addresses",
+            help="Also servers in this machine's own network.",
+        ),
+    ] = None,
+    one_process: Annotated[
+        bool, typer.Option("--one-process", help="API and worker in one process, for small machines.")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Say what would be served, and stop.")] = False,
+) -> None:
+    """Serve models over HTTP: every accepted job is kept until it is done, whatever dies meanwhile.
+
+    The table [serve] of undertow.toml says the same things. Ctrl-C lets running jobs end; what is left goes on when
+    the service starts again."""
+    from undertow.memory.units import parse_bytes
+
+    require_packages("serve", NEEDED)
+    typed = {
+        "host": host,
+        "port": port,
+        "data": data,
+        "database": database,
+        "adapters": adapters or None,
+        "devices": devices or None,
+        "mode": mode,
+        "budget_bytes": None if budget is None else parse_bytes("--budget", budget),
+        "cors": cors or None,
+        "webhooks": webhooks,
+        "webhooks_private": webhooks_private,
+    }
+    settings = _checked(read_settings(typed, models or ()))
+    if check:
+        return
+    from undertow.serving.worker.process import run_in_one_process, run_supervised
+
+    (run_in_one_process if one_process else run_supervised)(settings)
+
+
+def _checked(settings: "ServerSettings") -> "ServerSettings":
+    """The settings with the port that is taken, after all that could be wrong was, and was said. Errors:
+    `UndertowError`, `OSError`."""
+    from dataclasses import replace
+
+    from undertow.known_names import require_device_name
+    from undertow.serving.catalog.catalog import Catalog
+    from undertow.serving.store.store import Store
+    from undertow.serving.worker.supervisor import listening
+
+    for device in settings.devices:
+        require_device_name("--device", device)
+    if settings.webhooks and not settings.webhook_secret:
+        remedy = "set webhook_secret under [serve] in undertow.toml, by which receivers know who calls"
+        raise InvalidInput("webhook_secret", "missing", "text that only you and your receivers know", remedy)
+    settings = replace(settings, port=_free_port(settings, listening))
+    _require_folder(settings.data)
+    catalog = Catalog(settings)
+    for name in settings.models:
+        catalog.model(name)
+    store = Store.open(settings.database_url)
+    try:
+        keys = [key for key in store.keys.list() if key.revoked_at is None]
+        if settings.is_public and not keys:
+            raise InvalidInput(
+                "--host",
+                settings.host,
+                "127.0.0.1 while there are no keys: everybody who reaches it could draw",
+                f"make one with: undertow keys add NAME --data {settings.data}",
+            )
+        _say(settings, catalog, keys, store)
+    finally:
+        store.close()
+    return settings
+
+
+def _free_port(settings: "ServerSettings", listening) -> int:  # a function of the worker's
+    """Errors: `InvalidInput` for one in use."""
+    with listening(settings.host, settings.port) as place:
+        return place.getsockname()[1]
+
+
+def _require_folder(folder: Path) -> None:
+    """Errors: `InvalidInput` for one that cannot be written."""
+    from tempfile import TemporaryFile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return
+    except OSError as err:
+        problem = err.strerror or str(err)
+        remedy = "choose another with --data, or let this user write there"
+        raise InvalidInput("--data", str(folder), f"a folder that can be written ({problem})", remedy) from err
+
+
+def _say(settings: "ServerSettings", catalog: "Catalog", keys: "list[ApiKey]", store: "Store") -> None:
+    """What a person needs who has just started it."""
+    from undertow.cli.terminal import SafeConsole
+
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    address = f"http://{host}:{settings.port}"
+    waiting = len(store.queue())
+    header = " -H 'Authorization: Bearer KEY'" if keys else ""
+    rows = {
+        "models": ", ".join(settings.models),
+        "adapters": f"{len(catalog.adapters())}, listed at {address}/v1/adapters"
+        + (f"; {len(catalog.skipped)} are not offered, with the reason there" if catalog.skipped else ""),
+        "keys": ", ".join(key.name for key in keys)
+        or "none: everybody on this machine may draw; make one with: undertow keys add NAME",
+        "data": str(settings.data.absolute()) + (f", with {waiting} jobs that go on" if waiting else ""),
+        "workers": ", ".join(settings.devices),
+        "docs": f"{address}/docs",
+        "draw": f"curl -s {address}/v1/jobs{header} -H 'Prefer: wait=60' --json "
+        f'\'{{"prompt": "red apple on white background"}}\'',
+    }
+    console = SafeConsole(soft_wrap=True, highlight=False)
+    console.print(f"undertow serves at {address}", markup=False)
+    for name, value in rows.items():
+        console.print(f"  {name:<9} {value}", markup=False)

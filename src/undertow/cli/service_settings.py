@@ -1,0 +1,57 @@
+"""How a service is set up: `[serve]` in undertow.toml, and over it what was typed."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from undertow.errors import InvalidInput
+from undertow.serving.settings import ServerSettings
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the database and the pictures.", show_default="undertow-data", rich_help_panel="Service"
+    ),
+]
+Database = Annotated[
+    str | None,
+    typer.Option(help="URL of a database; postgresql+psycopg://...", show_default="SQLite in the data folder"),
+]
+
+
+def read_settings(typed: Mapping[str, Any], models: Sequence[str] = ()) -> ServerSettings:
+    """The settings of a service. typed: by field, `None` for what was not. models: as they were named. Errors:
+    `InvalidInput`."""
+    from undertow.cli.config import read_config  # its records need pydantic, which is slow to import
+
+    config = read_config()
+    settings: dict[str, Any] = dict(config.serve) | {name: value for name, value in typed.items() if value is not None}
+    if models:
+        settings["models"] = dict(map(_named, models))
+    elif "models" not in settings and config.model is not None:
+        settings["models"] = dict([_named(config.model)])
+    if "models" in settings and isinstance(settings["models"], Mapping):
+        settings["models"] = {name: config.find(str(source)) for name, source in settings["models"].items()}
+    for name in ("data", "adapters"):
+        if name in settings:
+            settings[name] = _expanded(settings[name])
+    return ServerSettings.from_json(settings)
+
+
+def _named(model: str) -> tuple[str, str]:
+    """A model as NAME=SOURCE, or as its source, whose last part is its name then. Errors: `InvalidInput`."""
+    name, equals, source = model.partition("=")
+    if not equals:
+        name, source = Path(model).name.removesuffix(".safetensors"), model
+    if not name or not source or not name.isprintable():
+        raise InvalidInput("MODEL", repr(model), "a model, or NAME=MODEL", "`undertow models` lists them")
+    return name, source
+
+
+def _expanded(given: Any) -> Any:
+    """With the home folder in place of ~."""
+    if isinstance(given, list | tuple):
+        return [_expanded(one) for one in given]
+    return str(Path(given).expanduser()) if isinstance(given, str | Path) else given

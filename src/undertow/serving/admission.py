@@ -1,0 +1,275 @@
+"""The door of the service: from a client's JSON to a job in which nothing is left open. No torch.
+
+Whatever can be known before a model is loaded is refused here, with the field, its value and what helps; what only the
+engine can tell fails later, as a failure of the job.
+"""
+
+import hashlib
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le, MaxLen
+
+from undertow.doors import nearest
+from undertow.encoders.prompts.catalogue import parse_prompt
+from undertow.engine.request import GenerationRequest
+from undertow.errors import InvalidInput
+from undertow.memory.subjects import require_size
+from undertow.records import Record, annotations
+from undertow.serving.amount import cost_of, rows_of, work_of
+from undertow.serving.catalog.catalog import Catalog, misfit
+from undertow.serving.catalog.entries import EMBEDDING, AdapterEntry, ModelEntry
+from undertow.serving.jobs import Format, JobSpec, Mode, NewJob
+from undertow.serving.request_json import Json, adapters_in, with_pictures, with_sources
+from undertow.serving.settings import ServerSettings
+from undertow.serving.uploads import Artifacts, Uploads
+
+SEEDS = 2**32
+"""Seeds are drawn below it, so that every client can read and repeat them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions(Record):
+    """What a client may say about a job, beside what is to be drawn. deadline_s: seconds from now. The rest as in
+    `NewJob` and `JobSpec`."""
+
+    model: str | None = None
+    """Name of the model; the service's first when `None`."""
+    mode: Mode | None = None
+    """"reproducible": equal to the byte whatever else runs; "fast": in any batch. The service's own when `None`."""
+    format: Format = "png"
+    """Of the pictures' files."""
+    priority: Annotated[int, Ge(-10), Le(10)] = 0
+    """Among the jobs of the same key: higher goes first."""
+    deadline_s: Annotated[float, Ge(0)] | None = None
+    """Seconds from now after which the pictures are of no use; refused at once where it cannot be kept."""
+    label: Annotated[str, MaxLen(1024)] = ""
+    """Whatever the client wants to remember, never read."""
+    webhook: str | None = None
+    """URL that is told when the job is done."""
+    reuse: bool = True
+    """Whether pictures that were drawn before of the very same request are the result."""
+
+
+OPTIONS = tuple(one.name for one in fields(JobOptions))
+
+
+class Admission:
+    """Makes jobs of what clients ask for. artifacts: where pictures of requests are kept. readable: gives the bytes of
+    an artifact that a key may use; every artifact when `None`. clock: seconds since 1970."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        artifacts: Artifacts,
+        settings: ServerSettings,
+        *,
+        readable: Callable[[str, str], bytes] | None = None,
+        clock: Callable[[], float] = time.time,
+    ):
+        self.catalog = catalog
+        self.artifacts = artifacts
+        self.settings = settings
+        self.clock = clock
+        self._readable = (lambda sha256, key: artifacts.read(sha256)) if readable is None else readable
+
+    def admit(
+        self,
+        wanted: Mapping[str, Any],
+        key: str,
+        *,
+        client_id: str | None = None,
+        idempotency_key: str | None = None,
+        batch: str | None = None,
+        traceparent: str | None = None,
+    ) -> NewJob:
+        """A job for the JSON of a client: the fields of a `GenerationRequest` and of `JobOptions` beside each other.
+
+        Errors: `InvalidInput` for what no service could draw; `Refused` for what this one cannot.
+        """
+        options, request_json = _parted(wanted)
+        body_hash = _hash(wanted)
+        model = self.catalog.model(options.model)
+        uploads = Uploads(read=lambda sha256: self._readable(sha256, key), max_pixels=self.settings.max_pixels)
+        prepared = with_pictures(with_sources(dict(request_json)), uploads.open)
+        prepared.setdefault("seed", _seed(key, client_id or idempotency_key, body_hash))
+        used = self._name(prepared, model)
+        request = GenerationRequest.from_json(prepared)
+        self._check(request, model, used)
+        request = _resolved(request, model)
+        work = work_of(request, model)
+        mode = self.settings.mode if options.mode is None else options.mode
+        spec = JobSpec(
+            model=model.name,
+            request=_spec_json(request, uploads),
+            mode=mode,
+            rows=self._rows(request, model) if mode == "reproducible" else None,
+            format=options.format,
+            files={"": model.hash, **{name: entry.hash for name, entry in used.items()}},
+        )
+        now = self.clock()
+        for content in uploads.taken.values():
+            self.artifacts.put(content)
+        return NewJob(
+            key=key,
+            spec=spec,
+            work=work,
+            inputs=tuple(uploads.files.values()),
+            cost=cost_of(work, model),
+            priority=options.priority,
+            client_id=client_id,
+            idempotency_key=idempotency_key,
+            body_hash=body_hash,
+            label=options.label,
+            deadline_at=None if options.deadline_s is None else now + options.deadline_s,
+            webhook=self._webhook(options),
+            batch=batch,
+            traceparent=traceparent,
+            reuse=options.reuse,
+        )
+
+    def _name(self, request: Json, model: ModelEntry) -> dict[str, AdapterEntry]:
+        """Every adapter and embedding that a request names, under the catalog's own spelling. Errors: `InvalidInput`
+        for those that are not listed, or do not fit the model."""
+        used: dict[str, AdapterEntry] = {}
+        for place, adapter in adapters_in(request):
+            entry = self.catalog.adapter(adapter["source"], model.name, argument=f"{place}.name")
+            _require_fit(f"{place}.name", entry, model, embedding=False)
+            adapter["source"] = entry.name
+            adapter.setdefault("name", entry.name)
+            _require_pictures(place, adapter, entry)
+            used[entry.name] = entry
+        given = request.get("embeddings")
+        names = [given] if isinstance(given, str) else given if isinstance(given, list) else []
+        for index, name in enumerate(names):
+            entry = self.catalog.adapter(str(name), model.name, argument=f"embeddings[{index}]")
+            _require_fit(f"embeddings[{index}]", entry, model, embedding=True)
+            used[entry.name] = entry
+        if names:
+            request["embeddings"] = [self.catalog.adapter(str(name), model.name).name for name in names]
+        return used
+
+    def _check(self, request: GenerationRequest, model: ModelEntry, used: Mapping[str, AdapterEntry]) -> None:
+        """Errors: `InvalidInput` for more than the service draws, and for what does not fit the model."""
+        settings = self.settings
+        steps = request.steps if request.sigmas is None else len(request.sigmas)
+        more = request.high_resolution
+        for name, count, most in (
+            ("steps", steps, settings.max_steps),
+            ("high_resolution.steps", more.steps if more is not None and more.steps else 0, settings.max_steps),
+            ("count", request.count, settings.max_count),
+        ):
+            if count > most:
+                raise InvalidInput(name, f"{count:,}", f"at most {most:,}", "this service draws no more at once")
+        _check_prompts(request)
+        _check_pictures(request, model)
+        if request.size is not None:
+            require_size("size", request.size, model.subject)
+            _require_pixels("size", request.size, settings.max_pixels)
+        if more is not None:
+            height, width = _own_size(request, model)
+            _require_pixels("high_resolution.scale", (height * more.scale, width * more.scale), settings.max_pixels)
+
+    def _rows(self, request: GenerationRequest, model: ModelEntry) -> int:
+        """Of every forward of a reproducible job."""
+        return min(2, rows_of(request, model))
+
+    def _webhook(self, options: JobOptions) -> str | None:
+        if options.webhook is not None and not self.settings.webhooks:
+            expected = "none: this service calls no webhooks"
+            raise InvalidInput("webhook", repr(options.webhook[:100]), expected, "its operator may allow them")
+        return options.webhook
+
+
+def _parted(wanted: Mapping[str, Any]) -> tuple[JobOptions, Json]:
+    """What is said about the job, and about the request. Errors: `InvalidInput` for a field of neither."""
+    known = (*OPTIONS, *annotations(GenerationRequest))
+    for name in wanted:
+        if name not in known:
+            raise InvalidInput(str(name)[:100], "given", "a field of a job or of a request", nearest(str(name), known))
+    options = JobOptions.from_json({name: wanted[name] for name in OPTIONS if name in wanted})
+    return options, {name: value for name, value in wanted.items() if name not in OPTIONS}
+
+
+def _seed(key: str, repeated_as: str | None, body_hash: str) -> int:
+    """A seed where none is given: drawn, but the same again where the client repeats a job under a name of its own."""
+    if repeated_as is None:
+        return secrets.randbelow(SEEDS)
+    digest = hashlib.sha256("\0".join((key, repeated_as, body_hash)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") % SEEDS
+
+
+def _resolved(request: GenerationRequest, model: ModelEntry) -> GenerationRequest:
+    """With the model's own size where none is given, and no image has one."""
+    if request.size is not None or request.image is not None:
+        return request
+    return replace(request, size=(model.trained_size, model.trained_size))
+
+
+def _own_size(request: GenerationRequest, model: ModelEntry) -> tuple[int, int]:
+    if request.size is not None:
+        return request.size
+    if request.image is not None:
+        return request.image.height, request.image.width
+    return model.trained_size, model.trained_size
+
+
+def _spec_json(request: GenerationRequest, uploads: Uploads) -> Json:
+    """All fields, with pictures as artifacts."""
+    described = request.to_json(embed=False, files=False)
+    return with_pictures(described, lambda _, given: uploads.named(given))
+
+
+def _check_prompts(request: GenerationRequest) -> None:
+    """Errors: `PromptError`."""
+    parse_prompt(request.prompt, request.dialect)
+    parse_prompt(request.negative_prompt, request.dialect, composition=False)
+    for region in request.regions:
+        parse_prompt(region.prompt, request.dialect, composition=False)
+
+
+def _check_pictures(request: GenerationRequest, model: ModelEntry) -> None:
+    """Errors: `InvalidInput` for a picture that is missing for a model that edits one."""
+    unet = model.subject.unet
+    assert unet is not None
+    if unet.in_channels == 2 * unet.out_channels and request.image is None:
+        raise InvalidInput("image", "missing", "the picture to edit, for this InstructPix2Pix model")
+
+
+def _require_fit(argument: str, entry: AdapterEntry, model: ModelEntry, *, embedding: bool) -> None:
+    if (entry.kind == EMBEDDING) != embedding:
+        where = "embeddings" if entry.kind == EMBEDDING else "adapters"
+        wanted = "a textual inversion" if embedding else "an adapter"
+        raise InvalidInput(argument, repr(entry.name), wanted, f"it is a {entry.kind}: name it in {where}")
+    why = misfit(entry, model)
+    if why is not None:
+        raise InvalidInput(argument, repr(entry.name), f"a {entry.kind} for {model.name} ({model.family})", why)
+
+
+def _require_pictures(place: str, adapter: Json, entry: AdapterEntry) -> None:
+    """Errors: `InvalidInput` for an adapter that reads pictures and has none, and for one that reads none."""
+    given = adapter.get("image")
+    count = len(given) if isinstance(given, list) else int(given is not None)
+    if not entry.reads_pictures:
+        if count:
+            raise InvalidInput(f"{place}.image", "given", f"nothing for a {entry.kind}")
+        return
+    several = entry.kind == "IP-Adapter"
+    if count == 0 or (count > 1 and not several):
+        wanted = "reference pictures" if several else "one control map"
+        found = "missing" if not count else f"{count} pictures"
+        raise InvalidInput(f"{place}.image", found, f"{wanted} for this {entry.kind}")
+
+
+def _require_pixels(argument: str, size: tuple[float, float], most: int) -> None:
+    height, width = map(int, size)
+    if height * width > most:
+        raise InvalidInput(argument, f"a picture of {width}x{height}", f"at most {most:,} pixels", "make it smaller")
+
+
+def _hash(wanted: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(wanted, sort_keys=True, default=str).encode()).hexdigest()

@@ -1,0 +1,105 @@
+"""How much work a request is, from its fields alone: cells, rows and steps, by which keys are treated fairly and the
+clock says when. The engine counts exactly; here a row more or less does no harm, since costs are learned from what was
+measured."""
+
+from math import ceil
+
+from undertow.encoders.prompts.catalogue import parse_prompt
+from undertow.encoders.prompts.tree import Composed
+from undertow.engine.picture_size import Size, largest_size, picture_size
+from undertow.engine.request import MODEL_SAMPLER, GenerationRequest
+from undertow.known_names import split_guidance
+from undertow.serving.catalog.entries import ModelEntry
+from undertow.serving.jobs import JobWork
+from undertow.step_counts import evaluations, kept_steps
+
+PERTURBED = ("pag", "seg", "sag")
+"""Guidance methods that ask for one row more."""
+
+
+def work_of(request: GenerationRequest, model: ModelEntry) -> JobWork:
+    """Of all pictures of a request; passes of another size count as steps of the first. Errors: `InvalidInput` for a
+    size that the model cannot draw."""
+    unet = model.subject.unet
+    assert unet is not None
+    factor = model.subject.factor
+    size, _ = picture_size(request, unet.sample_size, factor)
+    first, second = passes(request)
+    largest = largest_size(request, unet.sample_size, factor)
+    steps = first + second * _windowed(request, largest, model) / _windowed(request, size, model)
+    return JobWork(
+        cells=_seen(request, size, model),
+        rows=rows_of(request, model) * _windows(request, size, model) * request.count,
+        steps=ceil(steps),
+        pictures=request.count,
+    )
+
+
+def cost_of(work: JobWork, model: ModelEntry) -> float:
+    """Row-steps, in pictures of the model's own size."""
+    unet = model.subject.unet
+    assert unet is not None
+    return max(1.0, work.rows * work.steps * work.cells / unet.sample_size**2)
+
+
+def passes(request: GenerationRequest) -> tuple[int, int]:
+    """Calls of the network for one picture, by pass: the first, and the second of a request for high resolution."""
+    steps = request.steps if request.sigmas is None else max(0, len(request.sigmas) - 1)
+    first = steps
+    if request.image is not None and request.sigmas is None:
+        first = kept_steps(steps, request.strength, request.strength_convention)
+    each = 1 if request.sampler == MODEL_SAMPLER else evaluations(request.sampler)
+    more = request.high_resolution
+    second = 0
+    if more is not None:
+        second = kept_steps(steps if more.steps is None else more.steps, more.strength, request.strength_convention)
+    return each * first, each * second
+
+
+def rows_of(request: GenerationRequest, model: ModelEntry) -> int:
+    """Rows of one call of the network for one picture in one window."""
+    unet = model.subject.unet
+    assert unet is not None
+    names = [name for name, _ in split_guidance(request.guidance_method)]
+    tree = parse_prompt(request.prompt, request.dialect).tree
+    prompts = len(tree.parts) if isinstance(tree, Composed) else 1
+    regions = len(request.regions) if request.regions_by == "estimates" else 0
+    perturbed = sum(name in PERTURBED for name in names)
+    conditional = (prompts + regions) * (1 + perturbed)
+    edits = unet.in_channels == 2 * unet.out_channels
+    guided = request.guidance_scale != 1 and any(name not in ("none", *PERTURBED, "free_u") for name in names)
+    against = 0 if unet.guidance_dim is not None else (2 if edits else 1) if guided or prompts > 1 else 0
+    return conditional + against
+
+
+def _seen(request: GenerationRequest, size: Size, model: ModelEntry) -> int:
+    """Cells of what the network sees at once."""
+    height, width = _window(request, size, model)
+    return height * width
+
+
+def _windowed(request: GenerationRequest, size: Size, model: ModelEntry) -> int:
+    """Cells of all windows of a picture."""
+    return _seen(request, size, model) * _windows(request, size, model)
+
+
+def _window(request: GenerationRequest, size: Size, model: ModelEntry) -> Size:
+    factor, unet = model.subject.factor, model.subject.unet
+    assert unet is not None
+    height, width = size[0] // factor, size[1] // factor
+    if request.views is None:
+        return height, width
+    side = unet.sample_size if request.views.window is None else max(1, request.views.window // factor)
+    return min(side, height), min(side, width)
+
+
+def _windows(request: GenerationRequest, size: Size, model: ModelEntry) -> int:
+    if request.views is None:
+        return 1
+    factor = model.subject.factor
+    count = 1
+    for length, window in zip(size, _window(request, size, model), strict=True):
+        cells = length // factor
+        stride = max(1, int(window * (1 - request.views.overlap)))
+        count *= 1 if window >= cells else 1 + ceil((cells - window) / stride)
+    return count

@@ -1,0 +1,133 @@
+"""What happens to a job, as server-sent events: a log that can be read again from any place, and then live.
+
+Every event of the log has its number as id, so a client that reconnects with Last-Event-ID misses nothing. Events
+without an id say how it stands now (progress, the finish time), and are not repeated.
+"""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+
+from undertow.serving.api.auth import Reader
+from undertow.serving.api.finding import find_job
+from undertow.serving.api.openapi import PROBLEMS
+from undertow.serving.api.parts import Parts, Service
+from undertow.serving.api.problems import Problem
+from undertow.serving.api.views import job_path, job_view
+from undertow.serving.jobs import Job, JobEvent, JobState
+
+KEEP_ALIVE_S = 15
+"""Middle boxes cut connections that are silent for longer."""
+AT_ONCE = 500
+"""Events that are read together."""
+WATCHED_S = 30.0
+"""Previews are made for so long after somebody last asked."""
+
+router = APIRouter()
+
+
+@router.get(
+    "/v1/jobs/{job}/events",
+    response_class=EventSourceResponse,
+    responses={
+        200: {
+            "description": "Events until the job is final: accepted, started, progress, requeued and the final states.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        **PROBLEMS,
+    },
+    openapi_extra={
+        "parameters": [
+            {
+                "name": "Last-Event-ID",
+                "in": "header",
+                "schema": {"type": "string"},
+                "description": "The id of the last event that was seen; the log goes on behind it.",
+            },
+            {
+                "name": "previews",
+                "in": "query",
+                "schema": {"type": "boolean"},
+                "description": "Whether previews are made while somebody listens; progress then names their path.",
+            },
+        ]
+    },
+)
+async def follow_job(job: str, request: Request, key: Reader, service: Service) -> EventSourceResponse:
+    """Follow a job. The stream ends after the final event; a comment every 15 s keeps connections open."""
+    after = _last_seen(request.headers.get("last-event-id"))
+    previews = _flag("previews", request.query_params.get("previews"))
+    found = await run_in_threadpool(find_job, service, job, key)
+    return EventSourceResponse(
+        _stream(service, found, after, previews),
+        ping=KEEP_ALIVE_S,
+        ping_message_factory=lambda: ServerSentEvent(comment="still here"),
+        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+    )
+
+
+async def _stream(service: Parts, job: Job, after: int, previews: bool) -> AsyncIterator[dict[str, Any]]:
+    service.metrics.event_streams.inc()
+    try:
+        shown: dict[str, Any] = {}
+        while True:
+            seen = service.watch.seen
+            events, job = await run_in_threadpool(_read, service, job, after, previews)
+            for event in events:
+                after = event.seq
+                yield _message(event)
+                if event.kind in _FINAL:
+                    return
+            if job.state.is_final and not events:
+                return
+            if (now := _standing(job, previews)) != shown and not job.state.is_final:
+                shown = now
+                yield {"event": "progress", "data": json.dumps(now)}
+            await service.watch.changed(seen, KEEP_ALIVE_S)
+    finally:
+        service.metrics.event_streams.dec()
+
+
+_FINAL = frozenset(state.value for state in JobState if state.is_final)
+
+
+def _read(service: Parts, job: Job, after: int, previews: bool) -> tuple[list[JobEvent], Job]:
+    if previews and not job.state.is_final:
+        service.store.want_preview(job.id, service.clock() + WATCHED_S)
+    return list(service.store.events(job.id, after=after, limit=AT_ONCE)), service.store.job(job.id)
+
+
+def _message(event: JobEvent) -> dict[str, Any]:
+    data = {"job": event.job, "at": event.at, **event.data}
+    return {"id": str(event.seq), "event": event.kind, "data": json.dumps(data)}
+
+
+def _standing(job: Job, previews: bool) -> dict[str, Any]:
+    """How a job stands, as far as it is worth telling when it changes."""
+    view = job_view(job, 0.0).to_json()
+    standing = {name: view[name] for name in ("state", "progress", "finish_at", "cancel_requested")}
+    return {**standing, "preview": f"{job_path(job.id)}/preview"} if previews else standing
+
+
+def _last_seen(given: str | None) -> int:
+    """Errors: `Problem` for what is no id of ours."""
+    if given is None or not given.strip():
+        return 0
+    if not (given.isascii() and given.isdecimal() and len(given) < 19):
+        raise Problem(
+            "invalid_request", f"Last-Event-ID is {given[:100]!r}, expected the id of an event: a whole number"
+        )
+    return int(given)
+
+
+def _flag(name: str, given: str | None) -> bool:
+    if given is None or given.lower() in ("0", "false", "no"):
+        return False
+    if given.lower() in ("", "1", "true", "yes"):
+        return True
+    raise Problem("invalid_request", f"{name} is {given[:100]!r}, expected true or false")

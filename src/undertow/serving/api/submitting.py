@@ -1,0 +1,161 @@
+"""From a client's body to a job in the store, in the order in which a client learns most: what is wrong with the body,
+how often the key may ask, whether it can be drawn here, whether it is known already, whether there is room."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from undertow.errors import InvalidInput
+from undertow.serving.api.parts import Parts
+from undertow.serving.api.problems import Problem
+from undertow.serving.api.requests import require_label
+from undertow.serving.api.webhooks import require_webhook
+from undertow.serving.failures import Refused
+from undertow.serving.jobs import NewJob
+from undertow.serving.store.records import (
+    ApiKey,
+    ClientIdConflict,
+    IdempotencyConflict,
+    QueueFull,
+    QueueLimits,
+    Submitted,
+)
+
+USUAL_WAIT_S = 5.0
+"""Told to clients that are to come again, where the queue does not say when there will be room."""
+
+
+def submit_one(
+    service: Parts,
+    wanted: Mapping[str, Any],
+    key: ApiKey,
+    *,
+    idempotency_key: str | None = None,
+    client_id: str | None = None,
+    traceparent: str | None = None,
+) -> Submitted:
+    """Accepts a job, or finds the one that it was accepted as. wanted: the fields of a request and of a job's options.
+    Errors: `Problem`, `InvalidInput`, `Refused`, `StoreError`."""
+    # Under a name of the client's own it is the body that tells whether it is the same job.
+    once = f"PUT {client_id}" if client_id is not None else f"POST {idempotency_key}" if idempotency_key else None
+    new = _admitted(
+        service, wanted, key, idempotency_key=once, client_id=client_id, batch=None, traceparent=traceparent
+    )
+    service.gate.spend(key)
+    return _stored(service, [new], key)[0]
+
+
+def submit_together(
+    service: Parts,
+    several: Sequence[Mapping[str, Any]],
+    key: ApiKey,
+    *,
+    batch: str,
+    idempotency_key: str | None = None,
+    traceparent: str | None = None,
+) -> list[Submitted]:
+    """Accepts all jobs or none. Errors: as `submit_one`; `InvalidInput` names the job."""
+    admitted = []
+    for index, wanted in enumerate(several):
+        once = None if idempotency_key is None else f"BATCH {index} {idempotency_key}"
+        try:
+            new = _admitted(
+                service, wanted, key, idempotency_key=once, client_id=None, batch=batch, traceparent=traceparent
+            )
+        except InvalidInput as err:
+            raise InvalidInput(f"jobs.{index}.{err.argument}", err.value, err.expected, err.remedy) from err
+        admitted.append(new)
+    service.gate.spend(key)
+    return _stored(service, admitted, key)
+
+
+def _admitted(
+    service: Parts,
+    wanted: Mapping[str, Any],
+    key: ApiKey,
+    *,
+    idempotency_key: str | None,
+    client_id: str | None,
+    batch: str | None,
+    traceparent: str | None,
+) -> NewJob:
+    """Errors: `InvalidInput`, `Refused`."""
+    try:
+        require_label(wanted)
+        new = service.admission.admit(
+            wanted,
+            key.id,
+            idempotency_key=idempotency_key,
+            client_id=client_id,
+            batch=batch,
+            traceparent=traceparent,
+        )
+        if new.webhook is not None:
+            require_webhook(new.webhook, enabled=service.settings.webhooks, private=service.settings.webhooks_private)
+    except InvalidInput:
+        service.metrics.admission_rejected.labels("invalid_request").inc()
+        raise
+    except Refused as err:
+        service.metrics.admission_rejected.labels(err.code.value).inc()
+        raise
+    return new
+
+
+def _stored(service: Parts, jobs: Sequence[NewJob], key: ApiKey) -> list[Submitted]:
+    """Errors: `Problem`, `StoreError`."""
+    settings = service.settings
+    per_key = settings.queue_limit_per_key if key.max_queued is None else key.max_queued
+    limits = QueueLimits(total=settings.queue_limit, per_key=per_key)
+    try:
+        if len(jobs) == 1 and jobs[0].batch is None:
+            submitted = [service.store.submit(jobs[0], limits)]
+        else:
+            submitted = service.store.submit_batch(jobs, limits)
+    except QueueFull as err:
+        service.metrics.admission_rejected.labels("queue_full").inc()
+        raise Problem(
+            "queue_full", str(err), waiting=err.waiting, limit=err.limit, retry_after_s=_wait_s(service)
+        ) from err
+    except IdempotencyConflict as err:
+        raise _conflict(err.idempotency_key, err.job) from err
+    except ClientIdConflict as err:
+        raise _conflict(f"PUT {err.client_id}", err.job) from err
+    for one in submitted:
+        if one.created:
+            reused = one.job.result is not None and one.job.result.reused
+            service.metrics.accepted.labels(str(reused).lower()).inc()
+    return submitted
+
+
+def _conflict(once: str, job: str) -> Problem:
+    """once: as it is in the store."""
+    method, _, name = once.partition(" ")
+    if method == "PUT":
+        detail = f"client_id is {name!r}, which another request has, accepted as {job}; choose another name"
+        return Problem("client_id_conflict", detail, job=job)
+    name = name.partition(" ")[2] if method == "BATCH" else name
+    detail = f"Idempotency-Key is {name!r}, which another body was sent with, accepted as {job}; take a new key"
+    return Problem("idempotency_conflict", detail, job=job)
+
+
+def _wait_s(service: Parts) -> float:
+    """Until the next job is done, by what each was promised."""
+    now = service.clock()
+    ends = [entry.finish_at - now for entry in service.store.queue() if entry.finish_at is not None]
+    return min((end for end in ends if end > 0), default=USUAL_WAIT_S)
+
+
+def planned(service: Parts, wanted: Mapping[str, Any], key: ApiKey) -> dict[str, Any]:
+    """What a job would be, if it were submitted now. Errors: as `submit_one`."""
+    new = _admitted(service, wanted, key, idempotency_key=None, client_id=None, batch=None, traceparent=None)
+    service.gate.spend(key)
+    now = service.clock()
+    return {
+        "model": new.spec.model,
+        "mode": new.spec.mode,
+        "rows": new.spec.rows,
+        "work": new.work.to_json(),
+        "cost": new.cost,
+        "finish_at": new.finish_at,
+        "finish_in_s": None if new.finish_at is None else max(0.0, new.finish_at - now),
+        "request": new.spec.request,
+    }

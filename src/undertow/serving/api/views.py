@@ -1,0 +1,173 @@
+"""What a client sees of a job, as records: the answers and their schema come from the same fields."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from undertow.records import Record
+from undertow.serving.failures import Failure, FailureCode, Fault
+from undertow.serving.jobs import Format, Job, JobProgress, JobState, Mode, StoredPicture
+
+REMEDIES: Mapping[FailureCode, str] = {
+    FailureCode.INVALID_REQUEST: "change the value that the sentence names",
+    FailureCode.INVALID_PROMPT: "change the prompt at the place that the sentence names",
+    FailureCode.ADAPTER_MISMATCH: "take an adapter that GET /v1/adapters lists for this model",
+    FailureCode.FILE_CHANGED: "submit it again: it is drawn with the files as they are now",
+    FailureCode.NON_FINITE: "leave out the adapter or the option that drives values to infinity",
+    FailureCode.OUT_OF_MEMORY: "submit it again later, or ask for a smaller picture; POST /v1/plan says what fits",
+    FailureCode.EXCEEDS_CAPACITY: "ask for a smaller picture; POST /v1/plan says what fits",
+    FailureCode.DEADLINE_PASSED: "submit it again with a later deadline",
+    FailureCode.POISON: "do not submit it again; report it with the log of the workers",
+    FailureCode.STORAGE_FULL: "make room on the disk of the service, and submit it again",
+    FailureCode.UNREADABLE_FILE: "let the operator look at the file that the sentence names",
+    FailureCode.INTERNAL: "report it with the log of the worker",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureView(Record):
+    """A picture that was drawn, or uploaded."""
+
+    url: str
+    """Where its bytes are, on this service; they never change."""
+    sha256: str
+    media_type: str
+    bytes: int
+    width: int
+    height: int
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureView(Record):
+    """Why a job failed."""
+
+    code: FailureCode
+    detail: str
+    """A sentence: the value, what was expected, and what helps."""
+    fault: Fault
+    may_retry: bool
+    """Whether the same request can succeed later."""
+    remedy: str
+    origin: str = ""
+    """Where in the job, such as "picture 0, step 3"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobView(Record):
+    """A job as its client sees it. Times are seconds since 1970, by the service's clock."""
+
+    id: str
+    state: JobState
+    model: str
+    mode: Mode
+    format: Format
+    submitted_at: float
+    kind: str = "pictures"
+    """What was asked for: pictures, or predictions of the network."""
+    client_id: str | None = None
+    batch: str | None = None
+    label: str = ""
+    priority: int = 0
+    finish_at: float | None = None
+    """When it will be done, as far as can be said now; updated while it waits and runs."""
+    finish_in_s: float | None = None
+    """The same, from now."""
+    started_at: float | None = None
+    finished_at: float | None = None
+    deadline_at: float | None = None
+    expires_at: float | None = None
+    """When its pictures are removed."""
+    attempt: int = 0
+    cancel_requested: bool = False
+    progress: JobProgress = JobProgress()
+    pictures: tuple[PictureView, ...] = ()
+    reused: bool = False
+    """The pictures were there already, and nothing was drawn."""
+    failure: FailureView | None = None
+    request: dict[str, Any] = field(default_factory=dict)
+    """What is drawn, with everything decided that was left open, such as the seed."""
+    report: dict[str, Any] = field(default_factory=dict)
+    """What was decided while drawing, and how long it took."""
+    links: dict[str, str] = field(default_factory=dict)
+    """Paths of the job itself, its events, its preview, and for canceling it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobList(Record):
+    """Jobs, the newest first."""
+
+    jobs: tuple[JobView, ...]
+    next: str | None = None
+    """Path of the jobs before these, if there are more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchView(Record):
+    """Jobs that were submitted together."""
+
+    id: str
+    jobs: tuple[JobView, ...]
+    finish_at: float | None = None
+    """When the last of them will be done."""
+
+
+def artifact_path(sha256: str) -> str:
+    return f"/v1/artifacts/{sha256}"
+
+
+def job_path(job: str) -> str:
+    return f"/v1/jobs/{job}"
+
+
+def picture_view(picture: StoredPicture) -> PictureView:
+    """Of a picture of a result."""
+    return PictureView(url=artifact_path(picture.sha256), **picture.to_json())
+
+
+def failure_view(failure: Failure) -> FailureView:
+    """With whose fault it is and what helps."""
+    return FailureView(
+        code=failure.code,
+        detail=failure.detail,
+        fault=failure.fault,
+        may_retry=failure.may_retry,
+        remedy=REMEDIES[failure.code],
+        origin=failure.origin,
+    )
+
+
+def job_view(job: Job, now: float) -> JobView:
+    """now: of the store's clock."""
+    result, waits = job.result, not job.state.is_final
+    path = job_path(job.id)
+    links = {"self": path, "events": f"{path}/events"}
+    if waits:
+        links |= {"cancel": f"{path}/cancel", "preview": f"{path}/preview"}
+    return JobView(
+        id=job.id,
+        state=job.state,
+        model=job.spec.model,
+        mode=job.spec.mode,
+        format=job.spec.format,
+        submitted_at=job.submitted_at,
+        client_id=job.client_id,
+        batch=job.batch,
+        label=job.label,
+        priority=job.priority,
+        finish_at=job.finish_at,
+        finish_in_s=max(0.0, job.finish_at - now) if waits and job.finish_at is not None else None,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+        deadline_at=job.deadline_at,
+        expires_at=job.expires_at,
+        attempt=job.attempt,
+        cancel_requested=job.cancel_requested,
+        progress=job.progress,
+        pictures=() if result is None else tuple(map(picture_view, result.pictures)),
+        reused=result is not None and result.reused,
+        failure=None if job.failure is None else failure_view(job.failure),
+        request=job.spec.request,
+        report={} if result is None else result.report,
+        links=links,
+    )

@@ -1,0 +1,82 @@
+"""What the catalog knows of a model, an adapter or an embedding."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from undertow.adapters.files.bundled import ADAPTERS
+from undertow.checkpoints.files.hashes import content_hash
+from undertow.checkpoints.files.hub import files_to_fetch
+from undertow.memory.work import Subject
+
+EMBEDDING = "textual inversion"
+"""The kind of an embedding; every other kind is an adapter's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelEntry:
+    """A model that clients may name. source: what is loaded: a path, an embedded model's name or a Hub id. path: where
+    it lies on this machine. subject: its networks, as forecasts take them. dtype, vae_dtype: of U-Net and autoencoder
+    when a worker loads it, on the device that the catalog was made for. family: "sd1", "sdxl" and so on."""
+
+    name: str
+    source: str
+    path: Path
+    subject: Subject
+    dtype: str
+    vae_dtype: str
+    family: str
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of all its files: another one is another model. Errors: `OSError`."""
+        return content_hash(self.files)
+
+    @property
+    def files(self) -> list[Path]:
+        """What is read when it is loaded; adapters that came with it have hashes of their own."""
+        if self.path.is_file():
+            return [self.path]
+        inside = [file.relative_to(self.path) for file in self.path.rglob("*") if file.is_file()]
+        own = [file.as_posix() for file in inside if file.parts[0] != ADAPTERS]
+        return [self.path / name for name in files_to_fetch(own, None)]
+
+    @property
+    def trained_size(self) -> int:
+        """Side in pixels of the pictures that it was trained on."""
+        assert self.subject.unet is not None
+        return self.subject.unet.sample_size * self.subject.factor
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterEntry:
+    """An adapter, or an embedding, that clients may name. kind: LoRA, ControlNet, Control-LoRA, T2I-Adapter,
+    IP-Adapter or textual inversion. title: what its file calls it. model: the only model that has it, because it came
+    with it. text_width: of the tokens of the models that it was made for, where its tensors tell. words: of an
+    embedding, what prompts call it."""
+
+    name: str
+    path: Path
+    kind: str
+    title: str
+    files: tuple[Path, ...]
+    model: str | None = None
+    text_width: int | None = None
+    words: tuple[str, ...] = ()
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of its files. Errors: `OSError`."""
+        return content_hash(self.files)
+
+    @property
+    def reads_pictures(self) -> bool:
+        return self.kind not in ("LoRA", EMBEDDING)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """Something that is there and cannot be offered, and why, in a sentence. name: never where it lies."""
+
+    name: str
+    reason: str

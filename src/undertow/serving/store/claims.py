@@ -1,0 +1,142 @@
+"""Workers take jobs for a time, say that they live, and lose what they held when they do not."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Connection, Row, String, and_, column, func, insert, or_, select, update
+from sqlalchemy import values as table_of
+
+from undertow.serving.failures import Failure, FailureCode
+from undertow.serving.jobs import Claim, JobProgress, JobState
+from undertow.serving.store.changes import LATE, REQUEUED, change, end
+from undertow.serving.store.records import Pick, Verdict
+from undertow.serving.store.rows import LIVE, RUNNING, WAITING, entries_where, entry_of, find_jobs
+from undertow.serving.store.tables import events, jobs
+
+
+def is_work(connection: Connection, now: float) -> bool:
+    """Whether a worker that asks may be given something."""
+    due = select(jobs.c.id).where(or_(WAITING, and_(RUNNING, jobs.c.lease_until <= now)))
+    return connection.execute(due.limit(1)).first() is not None
+
+
+def claim(connection: Connection, worker: str, pick: Pick, *, now: float, lease_s: float) -> list[Claim]:
+    """Leases what `pick` chooses among the jobs that wait. What another worker took meanwhile is left to it."""
+    waiting = [entry_of(row) for row in connection.execute(entries_where(WAITING))]
+    wanted = list(dict.fromkeys(pick(waiting))) if waiting else []
+    if not wanted:
+        return []
+    free = select(jobs.c.id).where(jobs.c.id.in_(wanted), WAITING).order_by(jobs.c.id)
+    mine = set(connection.execute(free.with_for_update(skip_locked=True)).scalars())
+    leased = {
+        "state": JobState.RUNNING,
+        "worker": worker,
+        "fence": jobs.c.fence + 1,
+        "lease_until": now + lease_s,
+        "started_at": func.coalesce(jobs.c.started_at, now),
+    }
+    change(connection, [jobs.c.id.in_(mine), WAITING], leased, kind="started", now=now, data={"worker": worker})
+    taken = find_jobs(connection, [one for one in wanted if one in mine])
+    return [Claim(job=job, worker=worker, fence=job.fence, lease_until=now + lease_s) for job in taken]
+
+
+def expire_leases(connection: Connection, *, now: float, attempts: int, keep_s: float, worker: str | None) -> list[str]:
+    """Takes jobs back from workers that are silent, or from `worker`, which is known to be dead. Ids of those jobs."""
+    over = jobs.c.lease_until <= now if worker is None else jobs.c.worker == worker
+    lost = select(jobs.c.id).where(RUNNING, over).order_by(jobs.c.id).with_for_update(skip_locked=True)
+    ids = list(connection.execute(lost).scalars())
+    if not ids:
+        return []
+    mine = [jobs.c.id.in_(ids), RUNNING]
+    end(connection, [*mine, jobs.c.cancel_requested], JobState.CANCELED, now=now, keep_s=keep_s)
+    expire(connection, mine, now=now, keep_s=keep_s)
+    charged = {"attempt": jobs.c.attempt + 1}
+    given_up = {**charged, "failure": poison(attempts).to_json()}
+    at_end = [*mine, jobs.c.attempt + 1 >= attempts]
+    end(connection, at_end, JobState.FAILED, now=now, keep_s=keep_s, values=given_up, data={"code": FailureCode.POISON})
+    change(connection, mine, {**REQUEUED, **charged, "alone": True}, kind="requeued", now=now, data={"lost": True})
+    return ids
+
+
+def poison(attempts: int) -> Failure:
+    times = f"{attempts} workers were" if attempts > 1 else "a worker was"
+    return Failure(
+        code=FailureCode.POISON,
+        detail=f"{times} lost while this job ran, the last times alone, expected none; it is not tried again: "
+        "please report the request with the workers' logs",
+    )
+
+
+def expire(
+    connection: Connection, conditions: Sequence[ColumnElement[bool]], *, now: float, keep_s: float
+) -> list[str]:
+    """Ends jobs whose deadline passed, among those of the conditions."""
+    late = [*conditions, jobs.c.deadline_at <= now]
+    ended = end(connection, late, JobState.EXPIRED, now=now, keep_s=keep_s, values={"failure": LATE.to_json()})
+    return [row.id for row in ended]
+
+
+def expire_waiting(connection: Connection, *, now: float, keep_s: float) -> list[str]:
+    late = select(jobs.c.id).where(WAITING, jobs.c.deadline_at <= now).order_by(jobs.c.id)
+    ids = list(connection.execute(late.with_for_update(skip_locked=True)).scalars())
+    return expire(connection, [jobs.c.id.in_(ids), WAITING], now=now, keep_s=keep_s) if ids else []
+
+
+def heartbeat(
+    connection: Connection,
+    beats: Sequence[tuple[Claim, JobProgress]],
+    finish_at: Mapping[str, float],
+    *,
+    now: float,
+    lease_s: float,
+) -> list[Verdict]:
+    """Extends leases and tells progress, of all jobs together."""
+    said = {claim.job.id: (claim.fence, progress.to_json()) for claim, progress in beats}
+    columns = jobs.c["id", "fence", "seq", "progress", "cancel_requested", "deadline_at", "preview_until"]
+    held = select(*columns).where(jobs.c.id.in_(said), RUNNING).order_by(jobs.c.id).with_for_update()
+    mine = [row for row in connection.execute(held) if row.fence == said[row.id][0]]
+    moved = [row for row in mine if row.progress != said[row.id][1]]
+    if mine:
+        lease = {"lease_until": now + lease_s}
+        connection.execute(update(jobs).where(jobs.c.id.in_([row.id for row in mine])).values(lease))
+    if moved:
+        _set(connection, {row.id: (said[row.id][1], row.seq + 1) for row in moved}, jobs.c.progress, jobs.c.seq)
+        told = [
+            {
+                "job": row.id,
+                "seq": row.seq + 1,
+                "kind": "progress",
+                "at": now,
+                "data": {**said[row.id][1], **({"finish_at": finish_at[row.id]} if row.id in finish_at else {})},
+            }
+            for row in moved
+        ]
+        connection.execute(insert(events), told)
+    verdicts = {row.id: _verdict(row, now) for row in mine}
+    return [verdicts.get(one, Verdict(job=one, alive=False)) for one in said]
+
+
+def say_when(connection: Connection, finish_at: Mapping[str, float]) -> None:
+    """Writes when jobs will be done. A job that somebody else writes at this moment keeps what it has."""
+    live = select(jobs.c.id).where(jobs.c.id.in_(finish_at), LIVE).order_by(jobs.c.id)
+    ids = connection.execute(live.with_for_update(skip_locked=True)).scalars().all()
+    if ids:
+        _set(connection, {one: (finish_at[one],) for one in ids}, jobs.c.finish_at)
+
+
+def _set(connection: Connection, rows: Mapping[str, tuple[Any, ...]], *columns: Column[Any]) -> None:
+    """Gives each job values of its own, in one statement."""
+    names = [column("job", String), *(column(one.name, one.type) for one in columns)]
+    given = table_of(*names, name="given").data([(job, *values) for job, values in rows.items()]).cte("given")
+    new = {one.name: given.c[one.name] for one in columns}
+    connection.execute(update(jobs).where(jobs.c.id == given.c.job).values(new))
+
+
+def _verdict(row: Row[Any], now: float) -> Verdict:
+    return Verdict(
+        job=row.id,
+        alive=True,
+        cancel_requested=row.cancel_requested,
+        deadline_passed=row.deadline_at is not None and row.deadline_at <= now,
+        preview_wanted=row.preview_until > now,
+    )

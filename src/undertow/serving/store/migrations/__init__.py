@@ -1,0 +1,1 @@
+"""How the tables became what they are: steps that Alembic takes on databases of older versions."""

@@ -1,0 +1,111 @@
+"""Rows of the tables as records, and back."""
+
+import hashlib
+import json
+import secrets
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, Select, select
+
+from undertow.serving.failures import Failure
+from undertow.serving.jobs import Job, JobEvent, JobProgress, JobResult, JobSpec, JobState, JobWork
+from undertow.serving.store.records import QueueEntry
+from undertow.serving.store.tables import jobs, specs
+
+_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+"""Crockford's, in which text sorts as the numbers do."""
+
+WAITING = jobs.c.state == JobState.QUEUED
+RUNNING = jobs.c.state == JobState.RUNNING
+LIVE = jobs.c.state.in_((JobState.QUEUED, JobState.RUNNING))
+
+_OF_JOBS = [
+    column
+    for column in jobs.c
+    if column.name not in ("idempotency_key", "body_hash", "model", "mode", "rows", "requeued", "lease_until", "seq")
+]
+_OF_ENTRIES = jobs.c[
+    "id", "key", "model", "mode", "rows", "cells", "work_rows", "steps", "pictures", "cost", "priority", "state",
+    "submitted_at", "started_at", "deadline_at", "finish_at", "attempt", "alone", "requeued", "worker", "progress",
+]  # fmt: skip
+
+
+class Ids:
+    """Makes ids: "job_" and 26 characters, of which 11 are the time in microseconds, later ones greater, and 15 cannot
+    be guessed (75 bits)."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last = 0
+
+    def new(self, prefix: str, now: float) -> str:
+        with self._lock:
+            self._last = max(self._last + 1, int(now * 1e6))
+            number = (self._last << 75) | secrets.randbits(75)
+        return f"{prefix}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def spec_hash(spec: JobSpec) -> str:
+    """Equal for equal specs, whatever the order of their fields."""
+    return hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode()).hexdigest()
+
+
+def jobs_where(*conditions: ColumnElement[bool]) -> Select[Any]:
+    return select(*_OF_JOBS, specs.c.spec).join(specs, specs.c.job == jobs.c.id).where(*conditions)
+
+
+def job_of(row: Row[Any]) -> Job:
+    fields = dict(row._mapping)
+    work = _work_of(fields)
+    return Job(
+        **{
+            **fields,
+            "spec": JobSpec.from_json(fields["spec"]),
+            "state": JobState(fields["state"]),
+            "work": work,
+            "progress": JobProgress.from_json(fields["progress"]),
+            "result": None if fields["result"] is None else JobResult.from_json(fields["result"]),
+            "failure": None if fields["failure"] is None else Failure.from_json(fields["failure"]),
+        }
+    )
+
+
+def _work_of(fields: dict[str, Any]) -> JobWork:
+    """Takes its columns away."""
+    return JobWork(
+        cells=fields.pop("cells"),
+        rows=fields.pop("work_rows"),
+        steps=fields.pop("steps"),
+        pictures=fields.pop("pictures"),
+    )
+
+
+def find_jobs(connection: Connection, ids: Sequence[str]) -> list[Job]:
+    """In the order of the ids."""
+    found = {row.id: job_of(row) for row in connection.execute(jobs_where(jobs.c.id.in_(ids)))}
+    return [found[one] for one in ids]
+
+
+def entries_where(*conditions: ColumnElement[bool]) -> Select[Any]:
+    """Jobs that were running go first, then by priority, then by age."""
+    order = (jobs.c.requeued.desc(), jobs.c.priority.desc(), jobs.c.submitted_at, jobs.c.id)
+    return select(*_OF_ENTRIES).where(*conditions).order_by(*order)
+
+
+def entry_of(row: Row[Any]) -> QueueEntry:
+    fields = dict(row._mapping)
+    work = _work_of(fields)
+    return QueueEntry(
+        **{
+            **fields,
+            "state": JobState(fields["state"]),
+            "work": work,
+            "progress": JobProgress.from_json(fields["progress"]),
+        }
+    )
+
+
+def event_of(row: Row[Any]) -> JobEvent:
+    return JobEvent(**row._mapping)

@@ -1,0 +1,41 @@
+"""How many steps and evaluations a request takes: without torch, so that a schedule knows before anything is drawn."""
+
+from collections.abc import Mapping
+
+from undertow.errors import InvalidInput
+from undertow.known_names import require_sampler
+
+EVALUATIONS: Mapping[str, int] = {
+    **dict.fromkeys(
+        (
+            *("heun", "dpm2", "dpm2_a", "restart", "dpmpp_2s", "dpmpp_2s_a", "dpmpp_2s_a_cfg_pp", "dpmpp_sde"),
+            *("seeds_2", "sa_solver_pece", "flow_heun"),
+        ),
+        2,
+    ),
+    **dict.fromkeys(("heunpp2", "seeds_3"), 3),
+}
+"""Calls of the network in a step, of samplers that take more than one (`sampling.catalogue`)."""
+
+
+def evaluations(sampler: str) -> int:
+    """Calls of the network in a step of a sampler by any of its names; 1 for those whose number of calls is not known
+    before. Errors: `InvalidInput` for a name that there is not."""
+    return EVALUATIONS.get(require_sampler(sampler), 1)
+
+
+def kept_steps(steps: int, strength: float, convention: str) -> int:
+    """The steps of a grid that a denoising strength leaves (`diffusion.strength` says what the conventions are).
+
+    Errors: `InvalidInput` for one that there is not."""
+    if strength == 0:
+        return 0
+    match convention:
+        case "diffusers":
+            return max(1, int(steps * strength))
+        case "comfy":
+            return steps
+        case "a1111":
+            return min(int(min(strength, 0.999) * steps) + 1, steps)
+        case _:
+            raise InvalidInput("strength convention", repr(convention), "'diffusers', 'comfy' or 'a1111'")
