@@ -20,7 +20,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 lowest fuzz mutants bits memory-soak check format bench digits emoji evaluate docs clean
+.PHONY: help demo test test-avx2 lowest fuzz mutants bits memory-soak load check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -91,6 +91,14 @@ bits: $(INSTALLED)  ## Draw 24 requests as this tree and as AGAINST=REVISION doe
 SEQUENCES ?= 300
 memory-soak: $(INSTALLED)  ## Draw random sequences short of memory, and compare every byte with a fresh process
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.memory_soak --sequences $(SEQUENCES) --workers $(WORKERS)
+
+# A peer that undertow is measured beside; its packages stand aside of ours.
+LITSERVE := out/peers/litserve
+$(LITSERVE): | $(INSTALLED)
+	$(PIP) install --quiet --constraint constraints.txt --target $@ litserve
+
+load: $(INSTALLED) $(LITSERVE)  ## Ask a running service for unlike pictures, at loads up to 1.5 of its capacity: docs/results/serving.md
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.serving.load --page docs/results/serving.md
 
 # Two at a time: none of them uses more than one core.
 CHECKS := check-style check-types check-layers check-docs

@@ -23,6 +23,7 @@ from undertow import (
     Region,
 )
 from undertow.adapters.lora.kind import LoraKind
+from undertow.engine.engine import Engine
 
 TOLERANCE = 1e-5
 """Of the latents' largest value, in float32: banked changes are added behind the product, merged ones before it."""
@@ -124,6 +125,33 @@ def test_a_row_without_adapters_is_bit_equal_to_the_base_at_the_same_row_count(s
     together = banked.generate_many(requests, limits=limits)[0]
     base = service.generate_many(requests[:1], limits=limits)[0]
     assert torch.equal(together.latents, base.latents)
+
+
+def test_bits_do_not_depend_on_how_many_adapters_others_have(banked, files, monkeypatch):
+    limits, manager = BatchLimits(padded_to=8), banked.adapters
+    one, two = drawn(1, Adapter(files["attention"])), drawn(2, Adapter(files["other"]), Adapter(files["everywhere"]))
+    shapes, ports = set(), manager.ports
+
+    def seen(*arguments):
+        found = ports(*arguments)
+        shapes.add(tuple(found.weights.slots.shape))
+        return found
+
+    monkeypatch.setattr(manager, "ports", seen)
+    alone = banked.generate_many([one], limits=limits)[0]
+    together = banked.generate_many([one, two], limits=limits)[0]
+    assert torch.equal(alone.latents, together.latents)
+    assert shapes == {(8, CAPACITY.per_row)}, "as wide where no row has more than one"
+
+
+def test_others_do_not_keep_a_request_with_merged_adapters_waiting_for_ever(service, files):
+    """A server always has requests without any; the long one here stands for them."""
+    long = GenerationRequest(prompt="red apple", sigmas=(*(10.0 * 0.9**step for step in range(60)), 0.0))
+    with Engine(service.model, adapters=service.adapters) as engine:
+        others, merged = engine.submit(long), engine.submit(drawn(1, Adapter(files["attention"])))
+        merged.result()
+        assert not others.done
+        others.cancel()
 
 
 def test_no_request_leaves_a_trace(service, banked, files):

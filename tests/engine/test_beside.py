@@ -114,6 +114,13 @@ def test_a_plain_row_is_bit_equal_to_the_base_at_the_same_row_count(service, fil
     assert all(torch.equal(a.latents, b.latents) for a, b in zip(together[1:3], others, strict=True))
 
 
+def test_reference_pictures_of_other_lengths_share_no_padded_forward(service, files):
+    """The shorter tokens would be padded and masked, by another attention than they have alone."""
+    base, plus = (drawn(0, Adapter(files[name], image=picture(3))) for name in ("base", "plus"))
+    assert service.generate_many([base, plus])[0].report.rows == 4
+    assert service.generate_many([base, plus], limits=BatchLimits(padded_to=4))[0].report.rows == 2
+
+
 def test_a_network_runs_only_for_rows_and_steps_that_use_it(service, files):
     even = {"sampler": "euler", "sigmas": (10.0, 6.0, 3.0, 1.0, 0.0)}
     requests = [

@@ -45,6 +45,12 @@ class RowInput:
         """Rows share a forward only if the keys of their inputs are equal. `None` does not restrict sharing."""
         return None
 
+    @property
+    def shape(self) -> Hashable:
+        """Rows of forwards that are always of the same number of rows share one only if these are equal too: where a row
+        is padded because of what is beside it, it may be rounded in another way."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowAdapters:
@@ -56,6 +62,11 @@ class RowAdapters:
     def key(self) -> Hashable:
         """Equal for rows that can share a forward."""
         return tuple(key for one in self.inputs if (key := one.key) is not None)
+
+    @property
+    def shape(self) -> Hashable:
+        """Equal for rows that pad nothing of each other."""
+        return tuple(shape for one in self.inputs if (shape := one.shape) is not None)
 
 
 @runtime_checkable

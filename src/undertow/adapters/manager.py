@@ -93,10 +93,14 @@ class AdapterManager:
         return self._model.unet
 
     @property
+    def capacity(self) -> AdapterCapacity | None:
+        """Room for LoRA in slots; `None` where they are merged."""
+        return self._model.capacity
+
+    @property
     def slots(self) -> int | None:
         """Slots for LoRA; `None` where they are merged."""
-        capacity = self._model.capacity
-        return None if capacity is None else capacity.slots
+        return None if self.capacity is None else self.capacity.slots
 
     @property
     def kinds(self) -> tuple[AnyKind, ...]:

@@ -199,6 +199,16 @@ def kernel_notes(kernel: AttentionKernel) -> tuple[str, ...]:
     return kernel.notes if isinstance(kernel, ChosenAttention) else ()
 
 
+def described_kernel(kernel: AttentionKernel) -> str:
+    """What decides which kernel runs: a name, or a policy and what it was measured by."""
+    if not isinstance(kernel, ChosenAttention):
+        return getattr(kernel, "__name__", type(kernel).__name__)
+    if kernel.name is not None:
+        return kernel.name
+    calls = () if kernel.measured is None else kernel.measured.calls
+    return f"{kernel.policy}, {len(calls)} calls measured" + (f" on {max(one.date for one in calls)}" if calls else "")
+
+
 def _general(entry: KernelEntry) -> bool:
     """Whether a kernel can be recommended to anybody."""
     return entry.devices is None and entry.exact

@@ -136,17 +136,21 @@ class TextStack:
         """
         self._inversions.add(name, vectors, file)
 
-    def embedding_files(self, texts: Iterable[str], dialect: str) -> dict[str, Path]:
-        """The files of the textual inversions that prompts use, by name. Errors: `PromptError`."""
+    def embeddings_in(self, texts: Iterable[str], dialect: str) -> tuple[str, ...]:
+        """Names of the textual inversions that prompts use. Errors: `PromptError`."""
         if not self.embeddings:
-            return {}
+            return ()
         trees = [parse_prompt(text, dialect, composition=False).tree for text in texts]
         named = [leaf for tree in trees for leaf in find_all(tree, Embedding)]
         if find_dialect(dialect).embeddings == "words":
             words = [leaf.text for tree in trees for leaf in find_all(tree, Text)]
             named += [part for text in words for part in self._inversions.split(text) if isinstance(part, Embedding)]
-        known = [key for one in named if (key := self._inversions.find(one.name)) is not None]
-        return {key: file for key in known if (file := self._inversions.file(key)) is not None}
+        return tuple(key for one in named if (key := self._inversions.find(one.name)) is not None)
+
+    def embedding_files(self, texts: Iterable[str], dialect: str) -> dict[str, Path]:
+        """The files of the textual inversions that prompts use, by name. Errors: `PromptError`."""
+        used = self.embeddings_in(texts, dialect)
+        return {key: file for key in used if (file := self._inversions.file(key)) is not None}
 
     def remove_embedding(self, name: str) -> None:
         """Forgets a textual inversion. Errors: `InvalidInput` when it is not known."""

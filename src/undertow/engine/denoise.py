@@ -18,6 +18,10 @@ from undertow.shortage import is_out_of_memory
 from undertow.unet.runner import EAGER, Runner
 
 
+PATIENCE = 16
+"""Forwards with the weights as they are, at most, while rows that need others merged wait."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Share:
     """One picture's part in a forward: its seconds, in proportion to its rows, and the rows of the whole batch."""
@@ -33,7 +37,8 @@ class Task:
     done: called with its result. failed: called with what it raised; others go on. shared: called for each forward that
     it had part in. keep_non_finite: whether a prediction of NaN or Inf is passed on instead of failing the task.
     less: called when a forward ran out of memory, with its rows and what was said; returns whether `economy` asks for
-    less from now on.
+    less from now on. recorded: the outcomes of rows that need no forward, `None` for the others. answered: called with
+    the place of a row among those that it waits for, and its outcome.
     """
 
     steps: Steps[Tensor]
@@ -44,6 +49,8 @@ class Task:
     keep_non_finite: bool = False
     less: Callable[[Sequence[Row], str], bool] = lambda rows, said: False
     economy: Economy = Economy()
+    recorded: Callable[[Sequence[Row]], Sequence[Outcome | None]] = lambda rows: [None] * len(rows)
+    answered: Callable[[int, Outcome], None] = lambda place, outcome: None
     rows: list[Row] = field(default_factory=list, init=False)
     """The rows that it waits for."""
     answers: list[Outcome | None] = field(default_factory=list, init=False)
@@ -64,7 +71,8 @@ class Waiting:
     @property
     def key(self) -> Hashable:
         """Equal for rows that can share a forward."""
-        return self.row.key, self.task.limits, self.task.economy
+        shape = None if self.task.limits.padded_to is None else self.row.shape
+        return self.row.key, shape, self.task.limits, self.task.economy
 
     @property
     def most_rows(self) -> int:
@@ -87,6 +95,7 @@ class Batcher:
         self.runner = runner
         self.memory = Keeper() if memory is None else memory
         self._tasks: list[Task] = []
+        self._overtaken = 0
 
     @property
     def busy(self) -> bool:
@@ -117,10 +126,9 @@ class Batcher:
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Outcome) and not outcome.finite and not waiting.task.keep_non_finite:
                 outcome = non_finite(waiting.row, outcome.prediction)
-            if isinstance(outcome, Outcome):
-                waiting.task.answers[waiting.index] = outcome
-            else:
-                self._fail(waiting.task, outcome)
+            failure = self._answer(waiting, outcome) if isinstance(outcome, Outcome) else outcome
+            if failure is not None:
+                self._fail(waiting.task, failure)
         for task, rows in Counter(waiting.task for waiting in batch).items():
             task.shared(Share(seconds=seconds * rows, rows=len(batch)))
             answers = [answer for answer in task.answers if answer is not None]
@@ -136,13 +144,18 @@ class Batcher:
 
     def _next_batch(self) -> list[Waiting]:
         """The row that has waited longest, and those that can share its forward. Rows whose adapters are merged into
-        the weights already go first, since merging others takes time."""
+        the weights already go first, since merging others takes time, but not for ever: where requests keep coming,
+        those with other weights would never get their turn."""
         line = _in_order(
             [Waiting(task, i) for task in self._tasks for i, answer in enumerate(task.answers) if answer is None]
         )
         if not line:
             return []
         first = next((waiting for waiting in line if self._is_prepared(waiting.row)), line[0])
+        if first is line[0] or self._overtaken == PATIENCE:
+            first, self._overtaken = line[0], 0
+        else:
+            self._overtaken += 1
         key, most = first.key, first.most_rows
         batch: list[Waiting] = []
         for waiting in line:
@@ -164,10 +177,22 @@ class Batcher:
         self._tasks.remove(place)
         self._tasks.append(place)
 
-    def _advance(self, task: Task, answers: Sequence[Outcome] | None) -> None:
+    def _answer(self, waiting: Waiting, outcome: Outcome) -> Exception | None:
+        """Gives a task the outcome of a row; returns what went wrong when it was recorded."""
         try:
-            task.rows = list(task.steps.send(answers))  # pyright: ignore[reportArgumentType]
-            task.answers = [None] * len(task.rows)
+            waiting.task.answered(waiting.index, outcome)
+        except Exception as error:
+            return error
+        waiting.task.answers[waiting.index] = outcome
+        return None
+
+    def _advance(self, task: Task, answers: Sequence[Outcome] | None) -> None:
+        """Sends a task the outcomes that it waited for, and those that are recorded of what it asks next."""
+        try:
+            while answers is None or len(answers) == len(task.rows):
+                task.rows = list(task.steps.send(answers))  # pyright: ignore[reportArgumentType]
+                task.answers = list(task.recorded(task.rows))
+                answers = [answer for answer in task.answers if answer is not None]
         except StopIteration as finished:
             self._tasks.remove(task)
             task.done(finished.value)

@@ -64,12 +64,17 @@ class DenoisingRun:
         self._steps_done += one.steps
         return self.latents
 
-    def upscale(self, index: int, decoder: Decoder) -> None:
-        """Enlarges the latents of a finished pass to those that the next one starts from."""
+    def upscale(self, index: int, decoder: Decoder, recorded: UpscaledLatents | None = None) -> UpscaledLatents:
+        """Enlarges the latents of a finished pass to those that the next one starts from, which it returns. recorded:
+        they themselves, where they were enlarged before."""
         later = self.passes[index + 1]
         assert isinstance(later.start, Upscaled)
         assert self.latents is not None  # `denoise` comes before
-        self._upscaled = decoder.upscaled(self.latents, later.start.how, later.layout.size)
+        if recorded is None:
+            self._upscaled = decoder.upscaled(self.latents, later.start.how, later.layout.size)
+        else:
+            self._upscaled = recorded.to(self.latents.device)
+        return self._upscaled
 
     def _denoise(self, one: Pass) -> Steps[Latents]:
         known, noise = self._start(one)

@@ -15,11 +15,13 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.doors import checked
 from undertow.engine.denoise import Batcher
 from undertow.engine.events import Observer
+from undertow.engine.fingerprint import Fingerprint, fingerprint_of
 from undertow.engine.group import Group
 from undertow.engine.handle import Handle
 from undertow.engine.limits import BatchLimits
 from undertow.engine.memory_of_request import MemoryOfRequest
 from undertow.engine.options import RunOptions
+from undertow.engine.outcomes import OutcomeLog, no_log
 from undertow.engine.request import GenerationRequest, as_request
 from undertow.engine.request_run import Cancelled, RequestRun, Work
 from undertow.errors import EngineClosed, InvalidInput, UndertowError
@@ -93,12 +95,30 @@ class Engine:
         *,
         options: RunOptions | None = None,
         latents: Tensor | None = None,
+        outcomes: OutcomeLog | None = None,
     ) -> Handle:
         """Takes a request, or a prompt alone, which waits for its turn. observer: called at each step of each of its
         pictures, by the thread that works. latents: standard normal noise to start from, [count, channels, height /
-        factor, width / factor], in place of that of the seeds. Errors: `EngineClosed`, `InvalidInput`; what is wrong
-        with the request itself is raised by `result()`."""
-        return self.submit_together([request], [observer], options=options, latents=latents)[0]
+        factor, width / factor], in place of that of the seeds. outcomes: a log of what the network
+        answers; what it holds already is not computed again, and of the steps that it covers only the last is observed.
+        Errors: `EngineClosed`, `InvalidInput`; what is wrong with the request itself is raised by `result()`."""
+        return self.submit_together([request], [observer], options=options, latents=latents, outcomes=[outcomes])[0]
+
+    @checked
+    def fingerprint(
+        self, request: GenerationRequest | str, *, options: RunOptions | None = None, latents: Tensor | None = None
+    ) -> Fingerprint:
+        """What decides the bits of a request's pictures here, for its log of outcomes. Arguments as in `submit`.
+        Errors: those of `fingerprint.fingerprint_of`."""
+        return fingerprint_of(
+            as_request(request),
+            model=self.model,
+            refiner=self.refiner,
+            manager=self.adapters,
+            runner=self.runner,
+            limits=self._limits(RunOptions() if options is None else options),
+            latents=latents,
+        )
 
     @checked
     def submit_together(
@@ -109,21 +129,27 @@ class Engine:
         options: RunOptions | None = None,
         latents: Tensor | None = None,
         numbers: Sequence[int] | None = None,
+        outcomes: Sequence[OutcomeLog | None] | None = None,
     ) -> list[Handle]:
         """Takes several requests at once: all are encoded before any is denoised, and what is wrong with one of them is
-        raised for all. numbers: by which events and errors name them; the engine counts when `None`."""
+        raised for all. numbers: by which events and errors name them; the engine counts when `None`. outcomes: one for
+        each, as in `submit`."""
         if not requests:
             return []
         chosen = RunOptions() if options is None else options
         observers = [None] * len(requests) if observers is None else observers
+        logs = [None] * len(requests) if outcomes is None else outcomes
+        claimed = [
+            no_log() if log is None else log.claim(self.fingerprint(request, options=chosen, latents=latents))
+            for request, log in zip(requests, logs, strict=True)
+        ]
         numbers = range(self._submitted, self._submitted + len(requests)) if numbers is None else numbers
         with self._changed:
             if self._closed:
                 raise EngineClosed
-            limits = self.limits if chosen.limits is None else chosen.limits
             runs = [
-                self._new_run(number, as_request(request), chosen, limits, latents, observer)
-                for number, request, observer in zip(numbers, requests, observers, strict=True)
+                self._new_run(number, as_request(request), chosen, latents, observer, log)
+                for number, request, observer, log in zip(numbers, requests, observers, claimed, strict=True)
             ]
             self._submitted += len(runs)
             self._runs += runs
@@ -136,12 +162,20 @@ class Engine:
         number: int,
         request: GenerationRequest,
         options: RunOptions,
-        limits: BatchLimits,
         latents: Tensor | None,
         observer: Observer | None,
+        outcomes: OutcomeLog,
     ) -> RequestRun:
+        limits = self._limits(options)
         memory = MemoryOfRequest(
-            self.memory, self.model, request, options, limits=limits, manager=self.adapters, runner=self.runner
+            self.memory,
+            self.model,
+            request,
+            options,
+            limits=limits,
+            manager=self.adapters,
+            runner=self.runner,
+            outcomes=outcomes,
         )
         return RequestRun(
             number=number,
@@ -155,7 +189,11 @@ class Engine:
             decode=self._queue_decoding,
             memory=memory,
             observers=[] if observer is None else [observer],
+            outcomes=outcomes,
         )
+
+    def _limits(self, options: RunOptions) -> BatchLimits:
+        return self.limits if options.limits is None else options.limits
 
     @property
     def idle(self) -> bool:

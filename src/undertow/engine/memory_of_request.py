@@ -8,6 +8,7 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.limits import BatchLimits
 from undertow.engine.memory_need import decoding_range
 from undertow.engine.options import RunOptions
+from undertow.engine.outcomes import OutcomeLog
 from undertow.engine.passes import Latents
 from undertow.engine.picture_size import largest_size
 from undertow.engine.planning import plan_model
@@ -37,15 +38,20 @@ class MemoryOfRequest:
         limits: BatchLimits,
         manager: AdapterManager,
         runner: Runner,
+        outcomes: OutcomeLog,
     ):
         self.keeper = keeper
         self.economy = Economy()
         self.budget_bytes: int | None = None
         self._model, self._request, self._options = model, request, options
         self._limits, self._manager, self._runner = limits, manager, runner
-        self._ahead = list(options.course)
-        self._course: list[StepDown] = []
-        self._units = 0
+        self._outcomes = outcomes
+        self.units = outcomes.units
+        """Of work that are done."""
+        self._course = list(outcomes.course)
+        if self._course:
+            self.economy = self._course[-1].economy
+        self._ahead = [step for step in options.course if step not in self._course]
         self._peaks: dict[str, int] = {}
         self._forecast_bytes: int | None = None
         self._evictions = keeper.residency.evictions
@@ -57,7 +63,7 @@ class MemoryOfRequest:
         budget = self._options.budget_bytes
         if self.budget_bytes is not None:
             return  # planned already: it is being read again, with less memory
-        if budget is not None and not self._options.course and self.keeper.others_bytes is None:
+        if budget is not None and not (self._options.course or self._course) and self.keeper.others_bytes is None:
             self._plan_for(budget)
         self.budget_bytes = budget
 
@@ -102,7 +108,7 @@ class MemoryOfRequest:
     def unit_done(self, work: str) -> bool:
         """Counts a unit of work, and notes its peak. Returns whether the economy changes, as the course says."""
         self.note_peak(work)
-        self._units += 1
+        self.units += 1
         return self._keep_to_course()
 
     def note_peak(self, work: str) -> None:
@@ -154,11 +160,11 @@ class MemoryOfRequest:
     def _go_on(self, economy: Economy | None, reason: str) -> bool:
         if economy is None:
             return False
-        self._take(StepDown(unit=self._units, reason=reason, economy=economy))
+        self._take(StepDown(unit=self.units, reason=reason, economy=economy))
         return True
 
     def _keep_to_course(self) -> bool:
-        due = [step for step in self._ahead if step.unit <= self._units]
+        due = [step for step in self._ahead if step.unit <= self.units]
         for step in due:
             self._ahead.remove(step)
             self._take(step)
@@ -167,6 +173,7 @@ class MemoryOfRequest:
     def _take(self, step: StepDown) -> None:
         self.economy = step.economy
         self._course.append(step)
+        self._outcomes.gave_way(step)
 
 
 def economy_of(work: Work, rows: int) -> Economy:

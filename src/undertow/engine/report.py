@@ -40,7 +40,8 @@ class Report:
     model: its name. sampler, schedule: what drew, and along which grid, by our names. sigmas: of the (last) pass.
     decisions: what the engine chose by itself and why. seconds: time by stage; of batches shared with other requests,
     its rows' part. rows: of the largest U-Net batch that its rows were in. cancelled: by an observer, before the end.
-    debug: what the watches noted. files: of weights, on this machine. memory: what was needed of it.
+    replayed_rows: evaluations whose outcomes came from an `OutcomeLog`. debug: what the watches noted. files: of
+    weights, on this machine. memory: what was needed of it.
     """
 
     request: GenerationRequest
@@ -51,6 +52,7 @@ class Report:
     sampler: str = ""
     schedule: str = ""
     rows: int = 0
+    replayed_rows: int = 0
     cancelled: bool = False
     decisions: tuple[str, ...] = ()
     debug: tuple[str, ...] = ()

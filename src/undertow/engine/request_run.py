@@ -21,11 +21,12 @@ from undertow.engine.events import Observer, PictureEvent, StepEvent
 from undertow.engine.limits import BatchLimits
 from undertow.engine.memory_of_request import MemoryOfRequest
 from undertow.engine.options import RunOptions
+from undertow.engine.outcomes import OutcomeLog, no_log
 from undertow.engine.passes import Latents, Upscaled
 from undertow.engine.report import Report, UsedFiles
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
-from undertow.engine.rows import Row, attributed
+from undertow.engine.rows import Outcome, Row, attributed
 from undertow.engine.watch import Watch
 from undertow.shortage import is_out_of_memory
 
@@ -52,8 +53,8 @@ class RequestRun:
     """A request on its way through an engine, which calls its methods one at a time.
 
     number: by which its events and errors name it. observers: called at each step of each picture. join, leave: of the
-    batch. decode: queues work of the decoder. memory: what it needs of memory. future: receives the result, or the
-    error.
+    batch. decode: queues work of the decoder. memory: what it needs of memory. outcomes: the log of what its pictures
+    are answered. future: receives the result, or the error.
     """
 
     number: int
@@ -67,6 +68,7 @@ class RequestRun:
     decode: "Callable[[RequestRun, Work], None]"
     memory: MemoryOfRequest
     observers: list[Observer] = field(default_factory=list)
+    outcomes: OutcomeLog = field(default_factory=no_log)
     future: "Future[GenerationResult]" = field(default_factory=Future)
     cancelled: bool = False
     stage: Stage = Stage.WAITING
@@ -74,11 +76,15 @@ class RequestRun:
     steps: int = 0
     """Of each picture over all passes; 0 until the request is encoded."""
     rows: int = 0
+    replayed_rows: int = 0
+    """Evaluations whose outcomes came from the log."""
     _encoded: Encoded | None = field(default=None, init=False)
     _tasks: list[Task] = field(default_factory=list, init=False)
     _pictures: list[DenoisingRun] = field(default_factory=list, init=False)
     _finished: dict[int, Latents] = field(default_factory=dict, init=False)
     _images: dict[int, Image.Image] = field(default_factory=dict, init=False)
+    _unseen: dict[int, StepEvent] = field(default_factory=dict, init=False)
+    """Of each picture that is being replayed, the step that it has come to."""
 
     def __post_init__(self) -> None:
         self.watch = Watch(debug=self.options.debug)
@@ -148,6 +154,10 @@ class RequestRun:
             keep_non_finite=self.options.non_finite == "keep",
             less=self._draw_with_less,
             economy=self.memory.economy,
+            recorded=lambda rows: self._recorded(picture.index, rows),
+            answered=lambda place, outcome: self.outcomes.picture(picture.index).answer(
+                place, outcome, self.memory.units
+            ),
         )
         self._tasks.append(task)
         self.join(task)
@@ -172,24 +182,36 @@ class RequestRun:
         """Enlarges the latents between two passes of a picture."""
         if self.done or self.cancelled:
             return
+        log = self.outcomes.picture(picture.index)
+        recorded = log.enlarged(index)
         try:
-            picture.upscale(index, self._decoder)
+            latents = picture.upscale(index, self._decoder, recorded)
+            if recorded is None:
+                log.enlarge(index, latents, self.memory.units)
         except BaseException as error:
             self._decoding_failed(error, picture.index, lambda: self._upscale(picture, index))
         else:
-            self._unit_done("decode")
+            if recorded is None:
+                self._unit_done("decode")
             self._begin_pass(picture, index + 1)
 
     def _decode(self, index: int) -> None:
         if self.done:
             return
+        log = self.outcomes.picture(index)
+        before = log.decoded_with
         try:
             if not self.cancelled:
+                self._decoder.economy = self.memory.economy if before is None else before
                 self._images[index] = self._decoder.picture(self._finished[index])
+                if before is None:
+                    log.decode(self.memory.units)
         except BaseException as error:
+            log.decoded_with = None  # what sufficed then does not now
             self._decoding_failed(error, index, lambda: self._decode(index))
             return
-        self._unit_done("decode")
+        if before is None:
+            self._unit_done("decode")
         if index in self._images and not self._hand_over(index):
             return
         if len(self._images) == len(self._pictures):
@@ -258,6 +280,8 @@ class RequestRun:
         self._pictures.clear()
         self._finished.clear()
         self._images.clear()
+        self._unseen.clear()
+        self.outcomes = no_log()
 
     def _result(self) -> GenerationResult:
         """The finished pictures; of a cancelled request, the latents that it had reached."""
@@ -287,8 +311,15 @@ class RequestRun:
             sigmas=() if encoded is None else tuple(encoded.passes[-1].sigmas),
             seconds=dict(self.watch.seconds),
             rows=self.rows,
+            replayed_rows=self.replayed_rows,
             cancelled=self.cancelled,
-            decisions=(*model.report.notes, *decided, *self._replaced_kernels(), *memory.decisions),
+            decisions=(
+                *model.report.notes,
+                *decided,
+                *self._replaced_kernels(),
+                *memory.decisions,
+                *self._resumed(),
+            ),
             debug=tuple(self.watch.lines),
             memory=memory,
         )
@@ -296,6 +327,14 @@ class RequestRun:
     def _replaced_kernels(self) -> tuple[str, ...]:
         """Attention kernels that failed on this machine, and what took their place."""
         return () if self.model.unet is None else kernel_notes(self.model.unet.kernel)
+
+    def _resumed(self) -> tuple[str, ...]:
+        """Where the pictures went on that came from a log."""
+        if not self.replayed_rows:
+            return ()
+        steps = [self.outcomes.picture(index).reached(self.steps) for index in range(self.request.count)]
+        place = f"{min(steps)}" if len(set(steps)) == 1 else f"{min(steps)} to {max(steps)}"
+        return (f"resumed at step {place} of {self.steps}, by {self.replayed_rows} recorded rows",)
 
     def _no_latents(self) -> Tensor:
         """Cancelled before the first pass was done, or even before encoding."""
@@ -314,10 +353,28 @@ class RequestRun:
             preview=lambda: None if denoised is None else self._decoder.preview(denoised),
             cancel=self.cancel,
         )
-        for observe in self.observers:
-            observe(event)
+        if self.outcomes.picture(index).replaying:
+            self._unseen[index] = event
+        else:
+            self._unseen.pop(index, None)
+            self._tell(event)
         if self.cancelled:
             raise Cancelled
+
+    def _tell(self, event: StepEvent) -> None:
+        for observe in self.observers:
+            observe(event)
+
+    def _recorded(self, index: int, rows: Sequence[Row]) -> list[Outcome | None]:
+        """What is recorded of the rows that a picture asks for. Observers see the step at which that ends."""
+        log = self.outcomes.picture(index)
+        found = log.recorded(rows, keep_non_finite=self.options.non_finite == "keep")
+        self.replayed_rows += sum(one is not None for one in found)
+        if None in found and (event := self._unseen.pop(index, None)) is not None:
+            self._tell(event)
+            if self.cancelled:
+                raise Cancelled
+        return found
 
     def cancel(self) -> None:
         """Ends the request before its next step."""

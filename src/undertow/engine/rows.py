@@ -72,6 +72,11 @@ class Row:
         """Equal for rows that need the same weights merged."""
         return () if self.adapters is None else self.adapters.key
 
+    @property
+    def shape(self) -> Hashable:
+        """Equal for rows that pad nothing of each other."""
+        return () if self.adapters is None else self.adapters.shape
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Outcome:

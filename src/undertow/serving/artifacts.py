@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -122,7 +122,7 @@ class ArtifactFolder:
         return None
 
     @contextmanager
-    def _sweeping(self, alone: bool) -> Iterator[None]:
+    def _sweeping(self, alone: bool) -> Generator[None]:
         """Keeps those that touch apart from the one that sweeps."""
         if fcntl is None:
             yield

@@ -35,11 +35,16 @@ class ServerSettings(Record):
     """Where a client names none."""
     budget_bytes: Annotated[int, Ge(1)] | None = None
     """The most memory of a worker; what is free when it starts when `None`."""
+    jobs_at_once: Annotated[int, Ge(1)] | None = None
+    """Jobs that a worker draws together; as many as were measured to be worth it when `None`."""
     queue_limit: Annotated[int, Ge(1)] = 1000
     """Jobs that wait; more are refused with the time after which to come again."""
     queue_limit_per_key: Annotated[int, Ge(1)] = 1000
     lease_s: Annotated[float, Ge(1)] = 30.0
     """After which a job of a worker that says nothing goes to another."""
+    stall_s: Annotated[float, Ge(1)] = 120.0
+    """A unit of work may take so long, or ten times as long as the longest before; an engine that hangs loses its jobs
+    and is started again."""
     attempts: Annotated[int, Ge(1)] = 3
     """Workers that a job may cost before it is given up as poison."""
     grace_s: Annotated[float, Ge(0)] = 20.0

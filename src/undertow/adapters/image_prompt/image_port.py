@@ -34,6 +34,11 @@ class ImagePromptRow(RowInput):
 
     sites: Mapping[str, ImagePromptTokens]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """How many tokens there are."""
+        return tuple(sorted({one.keys.shape[1] for one in self.sites.values()}))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reference:

@@ -172,7 +172,9 @@ class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
     ) -> Ports:
         if not runner.capabilities.merging and _living(inputs[0], "merged"):
             raise InvalidInput("adapters", "merged", "adapters in slots: this runner's weights cannot change")
-        return replace(ports, weights=self.weight_rows(inputs, fixed_shapes=runner.capabilities.fixed_shapes))
+        # Of a fixed number of rows each must have the same bits beside whatever: also beside rows with more adapters.
+        fixed_shapes = runner.capabilities.fixed_shapes or at_once is not None
+        return replace(ports, weights=self.weight_rows(inputs, fixed_shapes=fixed_shapes))
 
     def weight_rows(self, inputs: Sequence[Sequence[LoraInput]], *, fixed_shapes: bool = False) -> WeightRows | None:
         """The weight port of rows, after the weights are those that all of them share. fixed_shapes: as in

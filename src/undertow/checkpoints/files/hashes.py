@@ -9,6 +9,7 @@ TI hashes     the first 12 digits of the file's SHA-256 (A1111's modules/textual
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 from undertow.cache_folder import cache_folder, read_cached, write_cached
@@ -24,6 +25,17 @@ MOST_REMEMBERED = 1000
 """Files; the ones that were hashed first are forgotten."""
 
 _CHUNK = 2**20
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; read once in a process while the file stays the same. Errors: `OSError`."""
+    status = path.stat()
+    return _in_process(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=MOST_REMEMBERED)
+def _in_process(path: Path, size: int, changed_ns: int) -> str:  # noqa: ARG001  they tell one version from another
+    return _remembered(path, "file")
 
 
 def model_hash(path: Path) -> str | None:

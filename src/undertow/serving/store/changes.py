@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, insert, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, insert, update
 
 from undertow.serving.failures import Failure, FailureCode
 from undertow.serving.jobs import Claim, JobState
@@ -18,17 +18,23 @@ def change(
     kind: str,
     now: float,
     data: Mapping[str, Any] | None = None,
-) -> list[Row[Any]]:
+) -> list[RowMapping]:
     """Changes the jobs that meet all conditions when it comes to it, and tells it in an event of each. Rows of those
     that were changed come back, with `id` and `webhook`."""
-    changed = connection.execute(
-        update(jobs)
-        .where(*conditions)
-        .values(seq=jobs.c.seq + 1, **values)
-        .returning(jobs.c.id, jobs.c.seq, jobs.c.webhook)
-    ).all()
+    changed = (
+        connection.execute(
+            update(jobs)
+            .where(*conditions)
+            .values(seq=jobs.c.seq + 1, **values)
+            .returning(jobs.c.id, jobs.c.seq, jobs.c.webhook)
+        )
+        .mappings()
+        .all()
+    )
     if changed:
-        told = [{"job": row.id, "seq": row.seq, "kind": kind, "at": now, "data": dict(data or {})} for row in changed]
+        told = [
+            {"job": row["id"], "seq": row["seq"], "kind": kind, "at": now, "data": dict(data or {})} for row in changed
+        ]
         connection.execute(insert(events), told)
     return list(changed)
 
@@ -42,7 +48,7 @@ def end(
     keep_s: float,
     values: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
-) -> list[Row[Any]]:
+) -> list[RowMapping]:
     """Gives jobs their final state, once: only live ones are changed. Whoever is to be told by webhook will be."""
     live = jobs.c.state.in_((JobState.QUEUED, JobState.RUNNING))
     final = {
@@ -54,7 +60,7 @@ def end(
         **(values or {}),
     }
     ended = change(connection, [live, *conditions], final, kind=state.value, now=now, data=data)
-    if told := [{"job": row.id, "due_at": now, "attempt": 0} for row in ended if row.webhook is not None]:
+    if told := [{"job": row["id"], "due_at": now, "attempt": 0} for row in ended if row["webhook"] is not None]:
         connection.execute(insert(deliveries), told)
     return ended
 

@@ -3,7 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, String, and_, column, func, insert, or_, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    RowMapping,
+    String,
+    and_,
+    column,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy import values as table_of
 
 from undertow.serving.failures import Failure, FailureCode
@@ -22,7 +35,7 @@ def is_work(connection: Connection, now: float) -> bool:
 
 def claim(connection: Connection, worker: str, pick: Pick, *, now: float, lease_s: float) -> list[Claim]:
     """Leases what `pick` chooses among the jobs that wait. What another worker took meanwhile is left to it."""
-    waiting = [entry_of(row) for row in connection.execute(entries_where(WAITING))]
+    waiting = [entry_of(row) for row in connection.execute(entries_where(WAITING)).mappings()]
     wanted = list(dict.fromkeys(pick(waiting))) if waiting else []
     if not wanted:
         return []
@@ -73,7 +86,7 @@ def expire(
     """Ends jobs whose deadline passed, among those of the conditions."""
     late = [*conditions, jobs.c.deadline_at <= now]
     ended = end(connection, late, JobState.EXPIRED, now=now, keep_s=keep_s, values={"failure": LATE.to_json()})
-    return [row.id for row in ended]
+    return [row["id"] for row in ended]
 
 
 def expire_waiting(connection: Connection, *, now: float, keep_s: float) -> list[str]:
@@ -94,26 +107,40 @@ def heartbeat(
     said = {claim.job.id: (claim.fence, progress.to_json()) for claim, progress in beats}
     columns = jobs.c["id", "fence", "seq", "progress", "cancel_requested", "deadline_at", "preview_until"]
     held = select(*columns).where(jobs.c.id.in_(said), RUNNING).order_by(jobs.c.id).with_for_update()
-    mine = [row for row in connection.execute(held) if row.fence == said[row.id][0]]
-    moved = [row for row in mine if row.progress != said[row.id][1]]
+    mine = [row for row in connection.execute(held).mappings() if row["fence"] == said[row["id"]][0]]
+    moved = [row for row in mine if row["progress"] != said[row["id"]][1]]
     if mine:
         lease = {"lease_until": now + lease_s}
-        connection.execute(update(jobs).where(jobs.c.id.in_([row.id for row in mine])).values(lease))
+        connection.execute(update(jobs).where(jobs.c.id.in_([row["id"] for row in mine])).values(lease))
     if moved:
-        _set(connection, {row.id: (said[row.id][1], row.seq + 1) for row in moved}, jobs.c.progress, jobs.c.seq)
+        _set(
+            connection, {row["id"]: (said[row["id"]][1], row["seq"] + 1) for row in moved}, jobs.c.progress, jobs.c.seq
+        )
         told = [
             {
-                "job": row.id,
-                "seq": row.seq + 1,
+                "job": row["id"],
+                "seq": row["seq"] + 1,
                 "kind": "progress",
                 "at": now,
-                "data": {**said[row.id][1], **({"finish_at": finish_at[row.id]} if row.id in finish_at else {})},
+                "data": {
+                    **said[row["id"]][1],
+                    **({"finish_at": finish_at[row["id"]]} if row["id"] in finish_at else {}),
+                },
             }
             for row in moved
         ]
         connection.execute(insert(events), told)
-    verdicts = {row.id: _verdict(row, now) for row in mine}
+    verdicts = {row["id"]: _verdict(row, now) for row in mine}
     return [verdicts.get(one, Verdict(job=one, alive=False)) for one in said]
+
+
+def verdicts(connection: Connection, held: Sequence[Claim], *, now: float) -> list[Verdict]:
+    """What a heartbeat would say, without writing anything."""
+    fences = {claim.job.id: claim.fence for claim in held}
+    columns = jobs.c["id", "fence", "cancel_requested", "deadline_at", "preview_until"]
+    found = connection.execute(select(*columns).where(jobs.c.id.in_(fences), RUNNING)).all()
+    said = {row.id: _verdict(row, now) for row in found if row.fence == fences[row.id]}
+    return [said.get(one, Verdict(job=one, alive=False)) for one in fences]
 
 
 def say_when(connection: Connection, finish_at: Mapping[str, float]) -> None:
@@ -132,11 +159,11 @@ def _set(connection: Connection, rows: Mapping[str, tuple[Any, ...]], *columns: 
     connection.execute(update(jobs).where(jobs.c.id == given.c.job).values(new))
 
 
-def _verdict(row: Row[Any], now: float) -> Verdict:
+def _verdict(row: RowMapping, now: float) -> Verdict:
     return Verdict(
-        job=row.id,
+        job=row["id"],
         alive=True,
-        cancel_requested=row.cancel_requested,
-        deadline_passed=row.deadline_at is not None and row.deadline_at <= now,
-        preview_wanted=row.preview_until > now,
+        cancel_requested=row["cancel_requested"],
+        deadline_passed=row["deadline_at"] is not None and row["deadline_at"] <= now,
+        preview_wanted=row["preview_until"] > now,
     )

@@ -31,7 +31,7 @@ class Deliveries:
                 .where(chosen)
                 .order_by(deliveries.c.job)
             )
-            return [Delivery(**row._mapping) for row in connection.execute(wanted)]
+            return [Delivery(**row) for row in connection.execute(wanted).mappings()]
 
         return self._database.write(lease, "delivery")
 

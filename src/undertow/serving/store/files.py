@@ -42,10 +42,10 @@ def find(connection: Connection, sha256: str, key: str | None) -> StoredFile:
     one = select(artifacts.c.sha256, artifacts.c.media_type, artifacts.c.bytes).where(
         artifacts.c.sha256 == sha256, *seen
     )
-    row = connection.execute(one).first()
+    row = connection.execute(one).mappings().first()
     if row is None:
         raise ArtifactNotFound(sha256)
-    return StoredFile(**row._mapping)
+    return StoredFile(**row)
 
 
 def remove_expired(connection: Connection, now: float) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from hmac import compare_digest
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import RowMapping, insert, select, update
 
 from undertow.errors import InvalidInput
 from undertow.serving.store.database import Database, put_rows
@@ -66,8 +66,8 @@ class Keys:
         """The key with this secret, unless it was revoked."""
         given = hashed(secret)
         same = select(api_keys).where(api_keys.c.hash == given, api_keys.c.revoked_at.is_(None))
-        row = self._database.read(lambda connection: connection.execute(same).first())
-        if row is None or not compare_digest(row.hash, given):
+        row = self._database.read(lambda connection: connection.execute(same).mappings().first())
+        if row is None or not compare_digest(row["hash"], given):
             return None
         self._used(row)
         return _key_of(row)
@@ -75,7 +75,9 @@ class Keys:
     def list(self) -> list[ApiKey]:
         """All, also those that were revoked, oldest first."""
         every = select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id)
-        return [_key_of(row) for row in self._database.read(lambda connection: connection.execute(every).all())]
+        return [
+            _key_of(row) for row in self._database.read(lambda connection: connection.execute(every).mappings().all())
+        ]
 
     def revoke(self, id: str) -> bool:
         """Whether there was such a key to revoke; it is refused from now on."""
@@ -83,11 +85,11 @@ class Keys:
         revoked = one.values(revoked_at=self._clock()).returning(api_keys.c.id)
         return self._database.write(lambda connection: connection.execute(revoked).first(), "key") is not None
 
-    def _used(self, row: Row[Any]) -> None:
+    def _used(self, row: RowMapping) -> None:
         now = self._clock()
-        if row.last_used is not None and now - row.last_used < LAZY_S:
+        if row["last_used"] is not None and now - row["last_used"] < LAZY_S:
             return
-        used = update(api_keys).where(api_keys.c.id == row.id).values(last_used=now)
+        used = update(api_keys).where(api_keys.c.id == row["id"]).values(last_used=now)
         try:
             self._database.write(lambda connection: connection.execute(used), "key")
         except StoreError:  # what is shown of a key is no reason to refuse it
@@ -116,6 +118,6 @@ def hashed(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _key_of(row: Row[Any]) -> ApiKey:
-    fields = {name: value for name, value in row._mapping.items() if name != "hash"}
+def _key_of(row: RowMapping) -> ApiKey:
+    fields = {name: value for name, value in row.items() if name != "hash"}
     return ApiKey(**{**fields, "scopes": tuple(Scope(one) for one in fields["scopes"])})

@@ -2,6 +2,7 @@
 
 import time
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 from sqlalchemy import URL, Connection, create_engine, text
@@ -25,7 +26,7 @@ class Postgresql:
 
     def __init__(self, url: URL, *, patience_s: float, observe: Observer):
         with optional_package("psycopg", "postgres"):
-            import psycopg  # noqa: PLC0415, F401  # SQLAlchemy imports it, and says less when it is not there
+            import_module("psycopg")  # SQLAlchemy says less when it is not there
         self._place = url.render_as_string(hide_password=True)
         self._patience_s = patience_s
         self._observe = observe
@@ -83,7 +84,7 @@ class Postgresql:
 
     def _listening(self) -> Any:
         raw = self._engine.raw_connection()
-        connection = raw.driver_connection
+        connection: Any = raw.driver_connection
         raw.detach()
         connection.autocommit = True
         connection.execute(f"LISTEN {CHANNEL}")

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, select
 
 from undertow.serving.failures import Failure
 from undertow.serving.jobs import Job, JobEvent, JobProgress, JobResult, JobSpec, JobState, JobWork
@@ -56,8 +56,8 @@ def jobs_where(*conditions: ColumnElement[bool]) -> Select[Any]:
     return select(*_OF_JOBS, specs.c.spec).join(specs, specs.c.job == jobs.c.id).where(*conditions)
 
 
-def job_of(row: Row[Any]) -> Job:
-    fields = dict(row._mapping)
+def job_of(row: RowMapping) -> Job:
+    fields = dict(row)
     work = _work_of(fields)
     return Job(
         **{
@@ -84,7 +84,7 @@ def _work_of(fields: dict[str, Any]) -> JobWork:
 
 def find_jobs(connection: Connection, ids: Sequence[str]) -> list[Job]:
     """In the order of the ids."""
-    found = {row.id: job_of(row) for row in connection.execute(jobs_where(jobs.c.id.in_(ids)))}
+    found = {row["id"]: job_of(row) for row in connection.execute(jobs_where(jobs.c.id.in_(ids))).mappings()}
     return [found[one] for one in ids]
 
 
@@ -94,8 +94,8 @@ def entries_where(*conditions: ColumnElement[bool]) -> Select[Any]:
     return select(*_OF_ENTRIES).where(*conditions).order_by(*order)
 
 
-def entry_of(row: Row[Any]) -> QueueEntry:
-    fields = dict(row._mapping)
+def entry_of(row: RowMapping) -> QueueEntry:
+    fields = dict(row)
     work = _work_of(fields)
     return QueueEntry(
         **{
@@ -107,5 +107,5 @@ def entry_of(row: Row[Any]) -> QueueEntry:
     )
 
 
-def event_of(row: Row[Any]) -> JobEvent:
-    return JobEvent(**row._mapping)
+def event_of(row: RowMapping) -> JobEvent:
+    return JobEvent(**row)

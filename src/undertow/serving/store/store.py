@@ -116,7 +116,7 @@ class Store:
             mine = and_(jobs.c.key == key, or_(mine, jobs.c.client_id == id))
         # An id goes before a name that looks like it.
         found = jobs_where(mine).order_by((jobs.c.id == id).desc()).limit(1)
-        row = self._database.read(lambda connection: connection.execute(found).first())
+        row = self._database.read(lambda connection: connection.execute(found).mappings().first())
         if row is None:
             raise JobNotFound(id)
         return job_of(row)
@@ -139,12 +139,14 @@ class Store:
             *([jobs.c.id < before] if before is not None else []),
         ]
         page = jobs_where(*conditions).order_by(jobs.c.id.desc()).limit(limit)
-        return [job_of(row) for row in self._database.read(lambda connection: connection.execute(page).all())]
+        return [
+            job_of(row) for row in self._database.read(lambda connection: connection.execute(page).mappings().all())
+        ]
 
     def queue(self) -> list[QueueEntry]:
         """What waits and what runs, in the order of `claim` without a schedule: what was running before first, then by
         priority, then by age."""
-        rows = self._database.read(lambda connection: connection.execute(entries_where(LIVE)).all())
+        rows = self._database.read(lambda connection: connection.execute(entries_where(LIVE)).mappings().all())
         return [entry_of(row) for row in rows]
 
     def claim(self, worker: str, pick: Pick, lease_s: float) -> list[Claim]:
@@ -179,6 +181,10 @@ class Store:
         verdicts = self._write(beat, "heartbeat")
         self._late(sum(not one.alive for one in verdicts), "heartbeat")
         return verdicts
+
+    def verdicts(self, held: Sequence[Claim]) -> list[Verdict]:
+        """What `heartbeat` would say now, by reading alone: what clients want is known before the next step."""
+        return self._database.read(lambda connection: claims.verdicts(connection, held, now=self.clock()))
 
     def publish(self, claim: Claim, result: JobResult) -> bool:
         """The job succeeded: its pictures are visible from now on, whose files are there already. False where the fence
@@ -249,7 +255,9 @@ class Store:
     def events(self, id: str, after: int = 0, limit: int = 500) -> list[JobEvent]:
         """What happened to a job, in order. after: the last number that was seen."""
         later = select(events).where(events.c.job == id, events.c.seq > after).order_by(events.c.seq).limit(limit)
-        return [event_of(row) for row in self._database.read(lambda connection: connection.execute(later).all())]
+        return [
+            event_of(row) for row in self._database.read(lambda connection: connection.execute(later).mappings().all())
+        ]
 
     def want_preview(self, id: str, until: float) -> None:
         """Somebody watches the job until then."""

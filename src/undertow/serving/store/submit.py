@@ -1,9 +1,8 @@
 """A job is accepted: once, within the bounds of the queue, or answered from pictures that are there."""
 
 from collections.abc import Callable
-from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select
+from sqlalchemy import Connection, RowMapping, func, insert, select
 
 from undertow.errors import InvalidInput
 from undertow.serving.jobs import JobProgress, JobResult, JobState, NewJob
@@ -74,14 +73,16 @@ def _require_room(connection: Connection, key: str, limits: QueueLimits) -> None
         raise QueueFull(of_key, limits.per_key, of_key=True)
 
 
-def _drawn_before(connection: Connection, new: NewJob, hash_: str, has_file: Callable[[str], bool]) -> Row[Any] | None:
+def _drawn_before(
+    connection: Connection, new: NewJob, hash_: str, has_file: Callable[[str], bool]
+) -> RowMapping | None:
     """A job of the same key and spec that succeeded, and whose pictures are there: jobs keep theirs, but somebody may
     have removed a file by hand."""
     same = select(jobs.c.id, jobs.c.result).where(
         jobs.c.key == new.key, jobs.c.spec_hash == hash_, jobs.c.state == JobState.SUCCEEDED
     )
-    row = connection.execute(same.order_by(jobs.c.id.desc()).limit(1)).first()
-    if row is None or not all(has_file(one["sha256"]) for one in row.result["pictures"]):
+    row = connection.execute(same.order_by(jobs.c.id.desc()).limit(1)).mappings().first()
+    if row is None or not all(has_file(one["sha256"]) for one in row["result"]["pictures"]):
         return None
     return row
 
@@ -126,9 +127,9 @@ def _insert(connection: Connection, new: NewJob, id: str, hash_: str, now: float
     use(connection, id, new.inputs, now)
 
 
-def _answer(connection: Connection, id: str, source: Row[Any], now: float, keep_s: float) -> None:
+def _answer(connection: Connection, id: str, source: RowMapping, now: float, keep_s: float) -> None:
     """Gives a new job the pictures of another."""
-    result = {**source.result, "reused": True}
+    result = {**source["result"], "reused": True}
     use(connection, id, [one.file for one in JobResult.from_json(result).pictures], now)
     end(
         connection,

@@ -1,0 +1,160 @@
+"""A job while it is drawn: from a claim to a handle of the engine, and what is said of it meanwhile."""
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from undertow.adapters.adapter import Adapter
+from undertow.adapters.stack import AdapterStack
+from undertow.engine.events import PictureEvent, StepEvent
+from undertow.engine.handle import Handle
+from undertow.engine.limits import BatchLimits
+from undertow.engine.options import RunOptions
+from undertow.engine.outcomes import OutcomeLog
+from undertow.engine.request import GenerationRequest
+from undertow.engine.request_run import Stage
+from undertow.serving.artifacts import ArtifactFolder
+from undertow.serving.jobs import Claim, JobProgress
+from undertow.serving.worker.logs import JobLog
+from undertow.serving.worker.models import Loaded
+
+logger = logging.getLogger(__name__)
+
+PREVIEW_S = 0.5
+"""Between two previews of a job."""
+
+STAGES: Mapping[Stage, str] = {Stage.WAITING: "encoding", Stage.ENCODED: "denoising", Stage.DENOISING: "denoising"}
+
+
+@dataclass(kw_only=True, eq=False)
+class Drawing:
+    """request: as the engine gets it. watched: whether somebody wants previews. pictures: that are done."""
+
+    claim: Claim
+    request: GenerationRequest
+    artifacts: ArtifactFolder
+    log: JobLog
+    watched: bool = False
+    pictures: int = 0
+    loaded: Loaded | None = None
+    handle: Handle | None = None
+    outcomes: OutcomeLog | None = None
+    stored_late_s: float | None = None
+    """Since when its pictures could not be stored."""
+    _previewed_at: float = field(default=float("-inf"), init=False)
+
+    def begin(self, loaded: Loaded) -> None:
+        """Gives the job to an engine. Errors: those of `Engine.submit` and `JobLog.outcomes`."""
+        options = run_options(self.claim, drawn=self._drawn)
+        self.outcomes = self.log.outcomes(loaded.engine, self.request, options)
+        self.loaded = loaded
+        self.handle = loaded.engine.submit(self.request, self._entered, options=options, outcomes=self.outcomes)
+
+    @property
+    def embeddings(self) -> frozenset[str]:
+        return frozenset(self.request.embeddings)
+
+    @property
+    def encoded(self) -> bool:
+        """Whether its prompts have been read."""
+        return self.handle is not None and (self.handle.done or self.handle.progress.stage is not Stage.WAITING)
+
+    @property
+    def done(self) -> bool:
+        return self.handle is not None and self.handle.done
+
+    def progress(self) -> JobProgress:
+        if self.handle is None:
+            return JobProgress(stage="waiting")
+        now = self.handle.progress
+        stage = STAGES.get(now.stage, "decoding")
+        if now.steps and now.step >= now.steps - 1 and self.pictures < self.request.count and self.handle.done:
+            stage = "decoding"
+        return JobProgress(stage=stage, step=now.step, steps=now.steps, pictures=self.pictures)
+
+    def replayed_steps(self) -> int:
+        """Steps of all its pictures that were taken from the log."""
+        if self.outcomes is None or self.handle is None:
+            return 0
+        steps = self.handle.progress.steps
+        return sum(self.outcomes.picture(index).reached(steps) for index in range(self.request.count))
+
+    def stop(self, *, keep_log: bool) -> None:
+        """Ends the drawing before its next step."""
+        if self.handle is not None:
+            self.handle.cancel()
+        if keep_log:
+            self.log.close()
+        else:
+            self.end()
+
+    def end(self) -> None:
+        """The job is done: what was kept for it goes."""
+        self.log.discard()
+        self.artifacts.preview_path(self.claim.job.id).unlink(missing_ok=True)
+
+    def said(self) -> dict[str, Any]:
+        """What is added to the engine's report."""
+        spec = self.claim.job.spec
+        notes = {"note": self.log.note} if self.log.note else {}
+        return {"mode": spec.mode, "model": spec.model, "attempt": self.claim.job.attempt, **notes}
+
+    def _drawn(self, event: PictureEvent) -> None:
+        del event
+        self.pictures += 1
+
+    def _entered(self, event: StepEvent) -> None:
+        """A preview, if somebody watches. What goes wrong with it does not hurt the job."""
+        if not self.watched or event.picture or time.monotonic() - self._previewed_at < PREVIEW_S:
+            return
+        self._previewed_at = time.monotonic()
+        try:
+            picture = event.preview()
+            if picture is not None:
+                write_preview(picture, self.artifacts.preview_path(self.claim.job.id))
+        except Exception as error:
+            self.watched = False
+            logger.warning("no preview of job %s: %s", self.claim.job.id, error)
+
+
+def run_options(claim: Claim, **options: Any) -> RunOptions:
+    """How the engine runs a job: in forwards of a fixed number of rows, where its bytes are to be the same always."""
+    rows = claim.job.spec.rows
+    return RunOptions(limits=BatchLimits(padded_to=rows) if claim.job.spec.mode == "reproducible" and rows else None, **options)
+
+
+def placed(request: GenerationRequest, loras: frozenset[str], per_row: int) -> GenerationRequest:
+    """The request with its LoRA merged where they are more than one row has slots for. It is decided by the request
+    alone, so that it is drawn alike beside whatever. loras: sources of adapters that are LoRA."""
+    everywhere = request.adapters
+    regions = request.regions
+    most = max((len(region.adapters) for region in regions), default=0) + len(everywhere)
+    if most <= per_row:
+        return request
+
+    def merged(adapters: "tuple[Adapter, ...] | AdapterStack") -> Any:
+        found = tuple(
+            replace(one, residency="merged") if str(one.source) in loras and one.residency == "auto" else one
+            for one in adapters
+        )
+        return replace(adapters, adapters=found) if isinstance(adapters, AdapterStack) else found
+
+    return replace(
+        request,
+        adapters=merged(everywhere),
+        regions=tuple(replace(region, adapters=merged(region.adapters)) for region in regions),
+    )
+
+
+def write_preview(picture: Image.Image, place: Path) -> None:
+    """Replaces the preview, which a client may be reading. Lost previews are no loss, so nothing is synchronised."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = place.with_name(f"{place.name}.draft")
+    picture.save(draft, format="PNG", compress_level=1)
+    os.replace(draft, place)

@@ -1,0 +1,60 @@
+"""Finished pictures become files that survive, and only then the job is done."""
+
+import errno
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from undertow.engine.result import GenerationResult
+from undertow.engine.saving import encoded
+from undertow.serving.artifacts import ArtifactFolder
+from undertow.serving.jobs import Claim, Format, JobResult, StoredPicture
+from undertow.serving.store.store import Store
+
+ENDINGS: Mapping[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+MEDIA_TYPES: Mapping[Format, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+def stored_pictures(result: GenerationResult, format_: Format, artifacts: ArtifactFolder) -> tuple[StoredPicture, ...]:
+    """Writes the pictures, each with what is needed to repeat it and nothing that changes from one run to the next, so
+    that a job that is drawn twice has the same files. Errors: `OSError`."""
+    found: list[StoredPicture] = []
+    for index, (image, seed) in enumerate(zip(result.images, result.report.request.seeds, strict=True)):
+        content = encoded(image, Path(f"picture{ENDINGS[format_]}"), result.report, index)
+        found.append(
+            StoredPicture(
+                sha256=artifacts.put(content),
+                media_type=MEDIA_TYPES[format_],
+                bytes=len(content),
+                width=image.width,
+                height=image.height,
+                seed=seed,
+            )
+        )
+    return tuple(found)
+
+
+def publish(store: Store, artifacts: ArtifactFolder, claim: Claim, result: GenerationResult, **report: Any) -> bool:
+    """Writes the files, then ends the job in one transaction, if the claim still holds; returns whether it did. report:
+    what is said beside the engine's own report; `replayed_steps` of the result. Errors: `OSError`, `StoreError`."""
+    pictures = stored_pictures(result, claim.job.spec.format, artifacts)
+    replayed = report.pop("replayed_steps", 0)
+    outcome = JobResult(pictures=pictures, report={**described(result), **report}, replayed_steps=replayed)
+    return store.publish(claim, outcome, pictures)
+
+
+def described(result: GenerationResult) -> dict[str, Any]:
+    """What clients are told of how the pictures were made."""
+    report = result.report
+    memory = report.memory
+    return {
+        "sampler": report.sampler,
+        "schedule": report.schedule,
+        "size": list(report.size),
+        "rows": report.rows,
+        "seconds": {stage: round(seconds, 4) for stage, seconds in report.seconds.items()},
+        "decisions": list(report.decisions),
+        "adapters": [{"title": used.title, "kind": used.kind} for used in report.files.adapters],
+        "memory": {"peak_bytes": max(memory.peaks.values(), default=None), "forecast_bytes": memory.forecast_bytes},
+    }

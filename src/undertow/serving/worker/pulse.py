@@ -1,0 +1,157 @@
+"""What keeps a worker's jobs its own: leases are extended while its loop goes on, and not a moment longer.
+
+A thread writes, so that a step of ten seconds or the loading of a large model loses no job, and a wish to cancel is
+known before the next step. It looks at when the loop last went on: an engine that hangs loses its jobs to another
+worker, and its supervisor starts it again.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from undertow.serving.jobs import Claim, JobProgress
+from undertow.serving.store.records import StoreError, Verdict
+from undertow.serving.store.store import Store
+
+logger = logging.getLogger(__name__)
+
+BEAT_S = 0.5
+"""Between two extensions of all leases, which are one statement; more often where leases are short."""
+LOOK_S = 0.02
+"""Between two looks at whether a client wants something, when anything has changed at all."""
+UNIT_S = 120.0
+"""A unit of work may take so long, or ten times as long as the longest before."""
+LONGER = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A job of this worker, and how far it is."""
+
+    claim: Claim
+    progress: Callable[[], JobProgress]
+
+
+class Pulse:
+    """The heartbeat of a worker. alive: told that the loop goes on, for the supervisor. about: called at each beat, to
+    write what is to be known of the worker itself. unit_s: how long a unit of work may take at least."""
+
+    def __init__(
+        self,
+        store: Store,
+        worker: str,
+        lease_s: float,
+        *,
+        alive: Callable[[], None] = lambda: None,
+        about: Callable[[], None] = lambda: None,
+        unit_s: float = UNIT_S,
+        now: Callable[[], float] = time.monotonic,
+    ):
+        self.store = store
+        self.worker = worker
+        self.lease_s = lease_s
+        self.unit_s = unit_s
+        self.interval_s = min(BEAT_S, lease_s / 4)
+        self._alive, self._about, self._now = alive, about, now
+        self._held: dict[str, Held] = {}
+        self._verdicts: dict[str, Verdict] = {}
+        self._lock = threading.Lock()
+        self._moved_at = now()
+        self._longest_s = 0.0
+        self._patience_s: float | None = None
+        self._seen = 0
+        self._stopped = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def hold(self, claim: Claim, progress: Callable[[], JobProgress]) -> None:
+        with self._lock:
+            self._held[claim.job.id] = Held(claim=claim, progress=progress)
+
+    def drop(self, job: str) -> None:
+        with self._lock:
+            self._held.pop(job, None)
+            self._verdicts.pop(job, None)
+
+    def moved(self) -> None:
+        """The loop goes on."""
+        now = self._now()
+        self._longest_s = max(self._longest_s, now - self._moved_at)
+        self._moved_at = now
+
+    @contextmanager
+    def patient(self, seconds: float) -> Generator[None]:
+        """Something that is known to take long, such as loading a model: the loop has so much time for it."""
+        self._moved_at, self._patience_s = self._now(), seconds
+        try:
+            yield
+        finally:
+            self._moved_at, self._patience_s = self._now(), None
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the loop has not gone on for longer than anything should take."""
+        patience = self._patience_s or max(self.unit_s, LONGER * self._longest_s)
+        return self._now() - self._moved_at > patience
+
+    def verdicts(self) -> list[Verdict]:
+        """What has become known of the jobs since the last call."""
+        with self._lock:
+            found = list(self._verdicts.values())
+            self._verdicts.clear()
+        return found
+
+    def beat(self) -> None:
+        """Extends all leases, and writes how far the jobs are. Errors: `StoreError`."""
+        if self.hangs:
+            return
+        self._alive()
+        with self._lock:
+            held = list(self._held.values())
+        if held:
+            found = self.store.heartbeat(self.worker, {one.claim: one.progress() for one in held}, lease_s=self.lease_s)
+            self._take(found)
+        self._about()
+
+    def start(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="undertow-pulse", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        due = self._now()
+        while not self._stopped.is_set():
+            try:
+                if self._now() >= due:
+                    due = self._now() + self.interval_s
+                    self.beat()
+                self._look()
+                self._stopped.wait(LOOK_S)
+            except StoreError as error:
+                logger.error("leases could not be extended: %s", error)
+                self._stopped.wait(self.interval_s)
+            except Exception:
+                logger.exception("the heartbeat failed, and goes on")
+                self._stopped.wait(self.interval_s)
+
+    def _look(self) -> None:
+        """Learns of wishes between two beats, by reading alone."""
+        version = self.store.changed(self._seen, 0)
+        if version == self._seen or not self._held or self.hangs:
+            return
+        self._seen = version
+        self._take(self.store.verdicts(self._claims()))
+
+    def _claims(self) -> list[Claim]:
+        with self._lock:
+            return [one.claim for one in self._held.values()]
+
+    def _take(self, found: "Iterator[Verdict] | list[Verdict]") -> None:
+        with self._lock:
+            self._verdicts |= {one.job: one for one in found if one.job in self._held}

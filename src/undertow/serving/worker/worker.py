@@ -1,0 +1,333 @@
+"""A worker: one loop that takes jobs, lets the engine work on all of them together, and publishes what is done."""
+
+import logging
+import os
+import shutil
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from undertow.serving.admission import request_of
+from undertow.serving.artifacts import ArtifactFolder
+from undertow.serving.catalog.catalog import Catalog
+from undertow.serving.failures import Failure, FailureCode, failure_of
+from undertow.serving.jobs import Claim
+from undertow.serving.settings import ServerSettings
+from undertow.serving.store.records import StoreError, Verdict, WorkerInfo
+from undertow.serving.store.store import Store
+from undertow.serving.worker.drawing import Drawing, placed
+from undertow.serving.worker.logs import JobLog
+from undertow.serving.worker.models import CAPACITY, Load, Models, budget_of
+from undertow.serving.worker.publish import NO_ROOM, publish
+from undertow.serving.worker.pulse import Pulse
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 0.5
+"""The longest sleep of a worker that has nothing to do; a new job wakes it."""
+LOAD_S = 900.0
+"""Given to the loading of a model."""
+FREE_BYTES = 64 * 2**20
+"""With less room on the disk of the pictures no job is begun: it would be lost when it is done."""
+STORE_AGAIN_S, STORED_LATE_S = 1.0, 60.0
+"""Pictures that could not be stored are tried again for so long, at such intervals."""
+
+
+class Worker:
+    """Draws the jobs of a store on one device.
+
+    name: unique for the process, under which it holds leases. lost: names of processes that are known to be dead, whose
+    jobs are taken back at once. alive: called while the loop goes on. load: reads a model.
+
+    Worker(store, artifacts, catalog, settings, name="here").run(stop)
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        artifacts: ArtifactFolder,
+        catalog: Catalog,
+        settings: ServerSettings,
+        *,
+        name: str,
+        device: str = "cpu",
+        lost: Sequence[str] = (),
+        alive: Callable[[], None] = lambda: None,
+        load: Load | None = None,
+    ):
+        self.store, self.artifacts, self.catalog, self.settings = store, artifacts, catalog, settings
+        self.name, self.device = name, device
+        self.models = Models(
+            catalog,
+            device,
+            budget_bytes=budget_of(device, settings.budget_bytes),
+            adapters=bool(settings.adapters) or any(entry.kind == "LoRA" for entry in catalog.adapters()),
+            load=load,
+        )
+        self.pulse = Pulse(
+            store, name, settings.lease_s, alive=alive, about=self._say, unit_s=settings.stall_s
+        )
+        self._lost = tuple(lost)
+        self._drawings: dict[str, Drawing] = {}
+        self._line: deque[Drawing] = deque()
+        self._draining = False
+        self._problem = ""
+        self._last_step_at: float | None = None
+        self._started_at = store.clock()
+        self._seen = -1
+        self._look_at = 0.0
+        self._said_at = float("-inf")
+
+    def run(self, stop: threading.Event, hurry: threading.Event | None = None) -> None:
+        """Works until `stop` is set, and then for as long as the jobs that run take, at most `settings.grace_s`. What is
+        not done is given back, with its log. hurry: jobs are given back at once."""
+        self._start()
+        self.pulse.start()
+        try:
+            while not stop.is_set():
+                try:
+                    if not self.run_once():
+                        self._rest(stop)
+                except StoreError as error:
+                    self._problem = error.problem
+                    logger.error("the worker waits for its store: %s", error)
+                    stop.wait(1.0)
+            self.drain(threading.Event() if hurry is None else hurry)
+        finally:
+            self.pulse.stop()
+            self.models.close()
+
+    def run_once(self) -> bool:
+        """One round: wishes of clients, new jobs, one unit of work, results. Returns whether there was anything to do.
+        Errors: `StoreError`, after which it can be called again."""
+        self._obey()
+        claimed = self._claim()
+        self._begin()
+        worked = self.models.step()
+        if worked is not None:
+            self._last_step_at = self.store.clock()
+        self.pulse.moved()
+        self._collect()
+        return claimed or worked is not None
+
+    def drain(self, hurry: threading.Event) -> None:
+        """Takes no more jobs, works for the grace on those that it has, and gives the others back."""
+        self._draining = True
+        until = time.monotonic() + self.settings.grace_s
+        while self._drawings and time.monotonic() < until and not hurry.is_set():
+            try:
+                if not self.run_once():
+                    hurry.wait(0.05)
+            except StoreError as error:
+                logger.error("the worker waits for its store: %s", error)
+                hurry.wait(1.0)
+        for drawing in list(self._drawings.values()):
+            self._let_go(drawing)
+            drawing.stop(keep_log=True)
+            try:
+                self.store.release(drawing.claim)
+            except StoreError as error:
+                logger.error("job %s comes back when its lease is over: %s", drawing.claim.job.id, error)
+
+    def _start(self) -> None:
+        """What earlier processes of this worker left is taken back, and logs of jobs that are done go."""
+        self._say()
+        for name in self._lost:
+            self.store.expire_leases(worker=name)
+
+    def _rest(self, stop: threading.Event) -> None:
+        """Until something changes, for a while."""
+        if not stop.is_set():
+            self.store.changed(self._seen, IDLE_S)
+            self._look_at = 0.0
+
+    # Jobs
+
+    def _claim(self) -> bool:
+        """Takes jobs that there is room for; returns whether there were any."""
+        now = time.monotonic()
+        if self._draining or now < self._look_at or not self._has_room_on_disk():
+            return False
+        self._look_at = now + 0.05
+        version = self.store.changed(self._seen, 0)
+        if version == self._seen and self._drawings:
+            return False
+        self._seen = version
+        claims = self.store.claim(self.name, self._pick, self.settings.lease_s)
+        for claim in claims:
+            self._take(claim)
+        return bool(claims)
+
+    def _take(self, claim: Claim) -> None:
+        try:
+            request = request_of(claim.job.spec, self.artifacts, self.catalog)
+            drawing = Drawing(
+                claim=claim,
+                request=placed(request, self._loras(), CAPACITY.per_row),
+                artifacts=self.artifacts,
+                log=JobLog(self.artifacts, claim),
+            )
+        except StoreError:
+            raise
+        except Exception as error:
+            self._report(claim, failure_of(error))
+            return
+        self._drawings[claim.job.id] = drawing
+        self._line.append(drawing)
+        self.pulse.hold(claim, drawing.progress)
+
+    def _begin(self) -> None:
+        """Gives jobs to their engines, in the order in which they came."""
+        for drawing in list(self._line):
+            if not self._may_begin(drawing):
+                continue
+            self._line.remove(drawing)
+            try:
+                with self.pulse.patient(LOAD_S):
+                    loaded = self.models.take(drawing.claim.job.spec.model)
+                    loaded.know(drawing.embeddings, self.catalog)
+                    drawing.begin(loaded)
+            except Exception as error:
+                self._failed(drawing, error)
+
+    def _may_begin(self, drawing: Drawing) -> bool:
+        """Whether its model is there or has room, and knows its textual inversions or may learn others: those that
+        prompts know change when nobody's prompts are being read."""
+        name = drawing.claim.job.spec.model
+        if not self.models.fits_now(name):
+            return False
+        loaded = self.models.get(name)
+        if loaded is None or loaded.embeddings == drawing.embeddings:
+            return True
+        return all(one.encoded for one in self._drawings.values() if one.loaded is loaded)
+
+    def _collect(self) -> None:
+        for drawing in [one for one in self._drawings.values() if one.done]:
+            self._finish(drawing)
+
+    def _finish(self, drawing: Drawing) -> None:
+        """Publishes what is done. Errors: `StoreError`; the pictures are kept for the next try."""
+        assert drawing.handle is not None
+        try:
+            result = drawing.handle.result()
+        except Exception as error:
+            self._failed(drawing, error)
+            return
+        if time.monotonic() < drawing.store_at:
+            return
+        try:
+            kept = publish(
+                self.store,
+                self.artifacts,
+                drawing.claim,
+                result,
+                replayed_steps=drawing.replayed_steps(),
+                **drawing.said(),
+            )
+        except OSError as error:
+            self._not_stored(drawing, error)
+            return
+        self._problem = ""
+        self._let_go(drawing)
+        self._clean(drawing, kept=kept)
+
+    def _not_stored(self, drawing: Drawing, error: OSError) -> None:
+        """The pictures wait for room on the disk, for a while."""
+        now = time.monotonic()
+        if drawing.late_since is None:
+            drawing.late_since = now
+        if error.errno not in NO_ROOM or now - drawing.late_since > STORED_LATE_S:
+            self._failed(drawing, error)
+            return
+        self._problem = FailureCode.STORAGE_FULL
+        drawing.store_at = now + STORE_AGAIN_S
+        logger.error("the pictures of job %s wait for room on the disk: %s", drawing.claim.job.id, error)
+
+    def _failed(self, drawing: Drawing, error: BaseException) -> None:
+        failure = failure_of(error)
+        if failure.fault == "engine":
+            logger.error("job %s failed", drawing.claim.job.id, exc_info=error)
+        kept = self._report(drawing.claim, failure)
+        self._let_go(drawing)
+        self._clean(drawing, kept=kept)
+
+    def _report(self, claim: Claim, failure: Failure) -> bool:
+        logger.warning("job %s failed: %s: %s", claim.job.id, failure.code, failure.detail)
+        return self.store.fail(claim, failure)
+
+    def _clean(self, drawing: Drawing, *, kept: bool) -> None:
+        """After a final state nobody needs the log; where the fence was lost, another worker needs its own."""
+        if kept:
+            drawing.end()
+        else:
+            logger.warning("job %s belongs to another worker: what was drawn here is dropped", drawing.claim.job.id)
+            drawing.log.forget()
+
+    def _let_go(self, drawing: Drawing) -> None:
+        self.pulse.drop(drawing.claim.job.id)
+        self._drawings.pop(drawing.claim.job.id, None)
+        if drawing in self._line:
+            self._line.remove(drawing)
+
+    # Wishes
+
+    def _obey(self) -> None:
+        """Acts on what clients and the clock want, before the next step."""
+        for verdict in self.pulse.verdicts():
+            drawing = self._drawings.get(verdict.job)
+            if drawing is not None:
+                self._obey_one(drawing, verdict)
+
+    def _obey_one(self, drawing: Drawing, verdict: Verdict) -> None:
+        drawing.watched = verdict.preview_wanted
+        if not verdict.alive:
+            self._end(drawing, kept=False)
+        elif verdict.cancel_requested:
+            self._end(drawing, kept=self.store.cancelled(drawing.claim))
+        elif verdict.deadline_passed:
+            self._end(drawing, kept=self.store.expire_job(drawing.claim))
+
+    def _end(self, drawing: Drawing, *, kept: bool) -> None:
+        if drawing.handle is not None:
+            drawing.handle.cancel()
+        self._let_go(drawing)
+        self._clean(drawing, kept=kept)
+
+    # About itself
+
+    def _say(self) -> None:
+        """Writes what is to be known of this worker."""
+        if time.monotonic() - self._said_at < 1.0:
+            return
+        self._said_at = time.monotonic()
+        state = "draining" if self._draining else "busy" if self._drawings else "idle"
+        self.store.workers.hello(
+            WorkerInfo(
+                name=self.name,
+                device=self.device,
+                pid=os.getpid(),
+                host=socket.gethostname(),
+                state=state,
+                models=self.models.names,
+                last_step_at=self._last_step_at,
+                started_at=self._started_at,
+                data={"problem": self._problem} if self._problem else {},
+            )
+        )
+
+    def _has_room_on_disk(self) -> bool:
+        free = shutil.disk_usage(self.artifacts.root).free
+        if free >= FREE_BYTES:
+            if self._problem == FailureCode.STORAGE_FULL and not any(one.late_since for one in self._drawings.values()):
+                self._problem = ""
+            return True
+        if self._problem != FailureCode.STORAGE_FULL:
+            logger.error("no job is begun: %d MB are free in %s", free // 2**20, self.artifacts.root)
+        self._problem = FailureCode.STORAGE_FULL
+        return False
+
+    def _loras(self) -> frozenset[str]:
+        return frozenset(str(entry.path) for entry in self.catalog.adapters() if entry.kind == "LoRA")
