@@ -1,8 +1,7 @@
 """The application: every router, one way to refuse, and what is around each request.
 
-Further APIs (OpenAI's, A1111's, ...) are routers that are given to `create_app` or stand in `ROUTERS`. They take the
-same keys, submit with `submitting.submit_one` and wait with `wait_for`; those that must refuse in another form than
-problem details give their router a route class of their own that turns `Problem` into theirs.
+The APIs of others (`compatible`) are routers like ours. They take the same keys and submit with
+`submitting.submit_one`; their route class turns `Problem` into their own form of refusal.
 """
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -22,6 +21,7 @@ from undertow.serving.admission import Admission
 from undertow.serving.api import artifacts, events, jobs, operations
 from undertow.serving.api.around import Around
 from undertow.serving.api.auth import Gate
+from undertow.serving.api.compatible import a1111, agents, huggingface, openai
 from undertow.serving.api.openapi import complete
 from undertow.serving.api.page import page
 from undertow.serving.api.parts import Parts
@@ -34,7 +34,16 @@ from undertow.serving.jobs import Job
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
 
-ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, operations.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    jobs.router,
+    events.router,
+    artifacts.router,
+    operations.router,
+    openai.router,
+    a1111.router,
+    huggingface.router,
+    agents.router,
+)
 
 ABOUT = """Draw pictures with Stable Diffusion's U-Nets. Submit a job, follow it, fetch its pictures; every accepted job
 is durable and carries the time when it will be done. Every refusal is RFC 9457 problem details."""

@@ -38,7 +38,9 @@ class OnlyMasked:
                     info.add_itxt(name, text)
             left, top, right, bottom = self.box
             layer = self.picture.copy()
-            layer.paste(drawn.convert("RGB").resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top))
+            layer.paste(
+                drawn.convert("RGB").resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top)
+            )
         buffer = BytesIO()
         Image.composite(layer, self.picture, self.mask).save(buffer, format="PNG", pnginfo=info)
         return buffer.getvalue()

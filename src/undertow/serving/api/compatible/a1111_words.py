@@ -1,7 +1,7 @@
 """Requests of A1111's API in words of ours (modules/api/models.py and modules/processing.py of version 1.10)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
@@ -15,7 +15,6 @@ from undertow.serving.api.compatible.a1111_prompts import embeddings_in, require
 from undertow.serving.api.compatible.a1111_samplers import sampler_options, schedule_of
 from undertow.serving.api.compatible.fixed import Fixed, require_fixed, without_fixed
 from undertow.serving.catalog.entries import AdapterEntry
-from undertow.serving.jobs import Format
 
 Share = Annotated[Finite, Ge(0), Le(1)]
 LONGEST_TASK = 200
@@ -110,7 +109,9 @@ class Drawing(Record):
             raise InvalidInput("force_task_id", value, f"at most {LONGEST_TASK}")
         if found.batch_size * found.n_iter > 1 and found.variation_strength:
             # All pictures would have the seed, and each a subseed of its own.
-            raise InvalidInput("subseed_strength", found.subseed_strength, "0 for several pictures", "ask for each alone")
+            raise InvalidInput(
+                "subseed_strength", found.subseed_strength, "0 for several pictures", "ask for each alone"
+            )
         return found
 
     @property

@@ -56,8 +56,13 @@ class Lora(Record):
     scale: Finite = 1.0
     text_scale: Finite | None = None
 
+    def wanted(self) -> dict[str, Any]:
+        """The adapter, as `Admission.admit` takes it."""
+        more = {} if self.text_scale is None else {"text_scale": self.text_scale}
+        return {"source": self.name, "scale": self.scale, **more}
 
-def _as_loras(given: Any) -> Any:
+
+def as_loras(given: Any) -> Any:
     """Names for records, and JSON text, which forms have, for a list."""
     if isinstance(given, str):
         try:
@@ -68,7 +73,7 @@ def _as_loras(given: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generation(Record):
+class ImageGeneration(Record):
     """The body of POST /v1/images/generations: OpenAI's fields, and those from `seed` on, which are undertow's."""
 
     prompt: str
@@ -88,10 +93,10 @@ class Generation(Record):
     negative_prompt: str = ""
     steps: int | None = None
     guidance_scale: Finite | None = None
-    loras: Annotated[tuple[Lora, ...], read_by(_as_loras)] = ()
+    loras: Annotated[tuple[Lora, ...], read_by(as_loras)] = ()
 
     @classmethod
-    def read(cls, given: Mapping[str, Any]) -> "Generation":
+    def read(cls, given: Mapping[str, Any]) -> "ImageGeneration":
         """Errors: `InvalidInput`, also for what OpenAI's servers do and this one does not."""
         known = {name: value for name, value in without_fixed(given, FIXED).items() if value is not None}
         found = cls.from_json(known)
@@ -117,12 +122,12 @@ class Generation(Record):
             **({} if self.seed is None else {"seed": self.seed}),
             **({} if self.steps is None else {"steps": self.steps}),
             **({} if self.guidance_scale is None else {"guidance_scale": self.guidance_scale}),
-            **({"adapters": [_adapter(one) for one in self.loras]} if self.loras else {}),
+            **({"adapters": [one.wanted() for one in self.loras]} if self.loras else {}),
         }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Edit(Generation):
+class ImageEdit(ImageGeneration):
     """The form of POST /v1/images/edits, without its files. strength, undertow's: how much of the picture may change;
     all of it where a mask says what may, else the library's default."""
 
@@ -214,11 +219,6 @@ def in_format(preview: bytes, output_format: Format) -> bytes:
 def partial_due(sent: int, wanted: int, step: int, steps: int) -> bool:
     """Whether the next of the wanted partial pictures is due: they are spread evenly over the steps."""
     return sent < wanted and steps > 0 and step / steps >= (sent + 1) / (wanted + 1)
-
-
-def _adapter(one: Lora) -> dict[str, Any]:
-    more = {} if one.text_scale is None else {"text_scale": one.text_scale}
-    return {"source": one.name, "scale": one.scale, **more}
 
 
 def _text(content: bytes) -> str:
