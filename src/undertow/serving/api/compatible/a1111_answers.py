@@ -102,17 +102,15 @@ def task_json(job: Job | None, now: float, preview: bytes | None, shown: int) ->
     live = job is not None and not job.state.is_final
     eta = None if job is None or not live or job.finish_at is None else max(0.0, job.finish_at - now)
     number = 0 if job is None else job.progress.step
-    newer = preview is not None and number != shown
+    newer = None if preview is None or number == shown else f"data:image/png;base64,{b64encode(preview).decode()}"
     return {
         "active": job is not None and job.state is JobState.RUNNING,
         "queued": job is not None and job.state is JobState.QUEUED,
         "completed": job is not None and job.state is JobState.SUCCEEDED,
         "progress": share_done(job) if job is not None else None,
         "eta": eta,
-        "live_preview": f"data:image/png;base64,{b64encode(preview).decode()}"
-        if newer and preview is not None
-        else None,
-        "id_live_preview": number if newer else shown,
+        "live_preview": newer,
+        "id_live_preview": shown if newer is None else number,
         "textinfo": None if job is None else str(job.state),
     }
 

@@ -80,7 +80,7 @@ def changed(options: Mapping[str, Any], given: Mapping[str, Any], catalog: Catal
 
 def options_of(kept: Mapping[str, Any], catalog: Catalog) -> Options:
     """What kept settings mean for a job; a model that is no longer served is the first one again."""
-    name = kept.get(CHECKPOINT)
+    name = str(kept.get(CHECKPOINT))
     skip = kept.get(CLIP_SKIP, 1)
     return Options(
         model=name if name in catalog.models else catalog.settings.default_model,

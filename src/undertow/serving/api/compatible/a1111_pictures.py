@@ -34,13 +34,12 @@ class OnlyMasked:
             drawn.load()
             info = PngInfo()
             for name, text in drawn.info.items():
-                if isinstance(text, str):
+                if isinstance(name, str) and isinstance(text, str):
                     info.add_itxt(name, text)
             left, top, right, bottom = self.box
+            part = drawn.convert("RGB").resize((right - left, bottom - top), Image.Resampling.LANCZOS)
             layer = self.picture.copy()
-            layer.paste(
-                drawn.convert("RGB").resize((right - left, bottom - top), Image.Resampling.LANCZOS), (left, top)
-            )
+            layer.paste(part, (left, top))
         buffer = BytesIO()
         Image.composite(layer, self.picture, self.mask).save(buffer, format="PNG", pnginfo=info)
         return buffer.getvalue()

@@ -109,9 +109,7 @@ class Drawing(Record):
             raise InvalidInput("force_task_id", value, f"at most {LONGEST_TASK}")
         if found.batch_size * found.n_iter > 1 and found.variation_strength:
             # All pictures would have the seed, and each a subseed of its own.
-            raise InvalidInput(
-                "subseed_strength", found.subseed_strength, "0 for several pictures", "ask for each alone"
-            )
+            raise InvalidInput("subseed_strength", found.subseed_strength, "0 for several pictures", "ask one by one")
         return found
 
     @property

@@ -7,7 +7,7 @@ client comes: it takes a second that a service without agents need not wait for.
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from undertow.lookup import look_up
 from undertow.records import schema_of
 from undertow.serving.api.auth import Known, require_scope
 from undertow.serving.api.compatible.agents_tools import TOOLS, Answer
@@ -29,9 +30,7 @@ if TYPE_CHECKING:
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
     from mcp_types import CallToolRequestParams, CallToolResult, ListToolsResult
 
-INSTRUCTIONS = (
-    "Draw pictures with Stable Diffusion's U-Nets. A job is done when its state is succeeded, and never before."
-)
+INSTRUCTIONS = "Draw pictures with Stable Diffusion's U-Nets. A job is done when its state is succeeded, never before."
 
 
 class Agents:
@@ -100,13 +99,10 @@ class Agents:
         )
 
     async def _call(self, context: "ServerRequestContext[Any]", given: "CallToolRequestParams") -> "CallToolResult":
-        request: Request = context.request
+        request = context.request
+        assert isinstance(request, Request)
         try:
-            tool = TOOLS.get(given.name)
-            if tool is None:
-                return _result(
-                    Answer(about={"error": f"there is no tool {given.name[:100]!r}: {', '.join(TOOLS)}"}, failed=True)
-                )
+            tool = look_up(TOOLS, given.name[:100], "tool")
             key = request.state.key
             require_scope(key, tool.scope)
             return _result(await tool.run(self._parts, key, given.arguments or {}, context.session.report_progress))
@@ -138,7 +134,7 @@ class _Passed(Response):
 
 
 @asynccontextmanager
-async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+async def _lifespan(app: FastAPI) -> AsyncGenerator[None]:
     agents = app.state.agents = Agents(app.state.parts)
     try:
         yield

@@ -190,8 +190,8 @@ class Tool:
 
 TOOLS: Mapping[str, Tool] = {
     "draw": Tool(
-        about="Draw pictures from a prompt. Waits up to wait_s and gives the pictures; a job that takes longer goes on, "
-        "and its id is for status and result.",
+        about="Draw pictures from a prompt. Waits up to wait_s and gives the pictures; a job that takes longer goes "
+        "on, and its id is for status and result.",
         arguments=Draw,
         scope=Scope.SUBMIT,
         run=draw,

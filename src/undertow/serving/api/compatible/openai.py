@@ -4,7 +4,7 @@ A stream sends partial pictures out of our previews. The connection is kept open
 silent ones."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 import anyio
@@ -228,7 +228,7 @@ async def _read_form(request: Request, most: int) -> tuple[dict[str, str], dict[
     require_media_type(request, FORM)
     body = await read_body(request, most)
 
-    async def parts() -> Any:
+    async def parts() -> AsyncGenerator[bytes, None]:
         yield body
 
     parser = MultiPartParser(request.headers, parts(), max_files=FIELDS, max_fields=FIELDS, max_part_size=FIELD_BYTES)

@@ -95,8 +95,7 @@ def require_success(job: Job) -> Job:
     if job.state is JobState.SUCCEEDED and job.result is not None:
         return job
     if job.failure is not None:
-        origin = {"origin": job.failure.origin} if job.failure.origin else {}
-        raise Problem(job.failure.code.value, job.failure.detail, job=job.id, **origin)
+        raise Problem(job.failure.code.value, job.failure.detail, job=job.id, origin=job.failure.origin)
     if job.state is JobState.EXPIRED:
         raise Problem("deadline_passed", f"job {job.id} was not done before its deadline; submit it again", job=job.id)
     if job.state is JobState.CANCELED:
