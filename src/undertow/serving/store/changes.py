@@ -32,9 +32,8 @@ def change(
         .all()
     )
     if changed:
-        told = [
-            {"job": row["id"], "seq": row["seq"], "kind": kind, "at": now, "data": dict(data or {})} for row in changed
-        ]
+        said = {"kind": kind, "at": now, "data": dict(data or {})}
+        told = [{"job": row["id"], "seq": row["seq"], **said} for row in changed]
         connection.execute(insert(events), told)
     return list(changed)
 

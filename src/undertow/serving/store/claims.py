@@ -5,7 +5,6 @@ from typing import Any
 
 from sqlalchemy import (
     Column,
-    ColumnElement,
     Connection,
     RowMapping,
     String,
@@ -61,9 +60,11 @@ def expire_leases(connection: Connection, *, now: float, attempts: int, keep_s: 
     if not ids:
         return []
     mine = [jobs.c.id.in_(ids), RUNNING]
-    end(connection, [*mine, jobs.c.cancel_requested], JobState.CANCELED, now=now, keep_s=keep_s)
-    expire(connection, mine, now=now, keep_s=keep_s)
-    charged = {"attempt": jobs.c.attempt + 1}
+    gone = {"worker": None}
+    end(connection, [*mine, jobs.c.cancel_requested], JobState.CANCELED, now=now, keep_s=keep_s, values=gone)
+    late, why = [*mine, jobs.c.deadline_at <= now], {**gone, "failure": LATE.to_json()}
+    end(connection, late, JobState.EXPIRED, now=now, keep_s=keep_s, values=why)
+    charged = {**gone, "attempt": jobs.c.attempt + 1}
     given_up = {**charged, "failure": poison(attempts).to_json()}
     at_end = [*mine, jobs.c.attempt + 1 >= attempts]
     end(connection, at_end, JobState.FAILED, now=now, keep_s=keep_s, values=given_up, data={"code": FailureCode.POISON})
@@ -80,19 +81,14 @@ def poison(attempts: int) -> Failure:
     )
 
 
-def expire(
-    connection: Connection, conditions: Sequence[ColumnElement[bool]], *, now: float, keep_s: float
-) -> list[str]:
-    """Ends jobs whose deadline passed, among those of the conditions."""
-    late = [*conditions, jobs.c.deadline_at <= now]
-    ended = end(connection, late, JobState.EXPIRED, now=now, keep_s=keep_s, values={"failure": LATE.to_json()})
-    return [row["id"] for row in ended]
-
-
 def expire_waiting(connection: Connection, *, now: float, keep_s: float) -> list[str]:
+    """Ends jobs that wait although their deadline passed. Ids of those jobs."""
     late = select(jobs.c.id).where(WAITING, jobs.c.deadline_at <= now).order_by(jobs.c.id)
     ids = list(connection.execute(late.with_for_update(skip_locked=True)).scalars())
-    return expire(connection, [jobs.c.id.in_(ids), WAITING], now=now, keep_s=keep_s) if ids else []
+    if ids:
+        mine, why = [jobs.c.id.in_(ids), WAITING], {"failure": LATE.to_json()}
+        end(connection, mine, JobState.EXPIRED, now=now, keep_s=keep_s, values=why)
+    return ids
 
 
 def heartbeat(
@@ -113,21 +109,11 @@ def heartbeat(
         lease = {"lease_until": now + lease_s}
         connection.execute(update(jobs).where(jobs.c.id.in_([row["id"] for row in mine])).values(lease))
     if moved:
-        _set(
-            connection, {row["id"]: (said[row["id"]][1], row["seq"] + 1) for row in moved}, jobs.c.progress, jobs.c.seq
-        )
+        new = {row["id"]: (said[row["id"]][1], row["seq"] + 1) for row in moved}
+        _set(connection, new, jobs.c.progress, jobs.c.seq)
         told = [
-            {
-                "job": row["id"],
-                "seq": row["seq"] + 1,
-                "kind": "progress",
-                "at": now,
-                "data": {
-                    **said[row["id"]][1],
-                    **({"finish_at": finish_at[row["id"]]} if row["id"] in finish_at else {}),
-                },
-            }
-            for row in moved
+            {"job": job, "seq": seq, "kind": "progress", "at": now, "data": {**progress, **_when(finish_at, job)}}
+            for job, (progress, seq) in new.items()
         ]
         connection.execute(insert(events), told)
     verdicts = {row["id"]: _verdict(row, now) for row in mine}
@@ -167,3 +153,7 @@ def _verdict(row: RowMapping, now: float) -> Verdict:
         deadline_passed=row["deadline_at"] is not None and row["deadline_at"] <= now,
         preview_wanted=row["preview_until"] > now,
     )
+
+
+def _when(finish_at: Mapping[str, float], job: str) -> dict[str, float]:
+    return {"finish_at": finish_at[job]} if job in finish_at else {}

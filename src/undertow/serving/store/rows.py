@@ -47,9 +47,9 @@ class Ids:
         return f"{prefix}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
 
 
-def spec_hash(spec: JobSpec) -> str:
-    """Equal for equal specs, whatever the order of their fields."""
-    return hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode()).hexdigest()
+def spec_hash(spec: dict[str, Any]) -> str:
+    """Of a spec's JSON: equal for equal specs, whatever the order of their fields."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
 
 
 def jobs_where(*conditions: ColumnElement[bool]) -> Select[Any]:

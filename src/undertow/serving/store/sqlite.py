@@ -17,8 +17,12 @@ from undertow.serving.store.database import T, Work, timed
 from undertow.serving.store.problems import explained, is_locked
 from undertow.serving.store.records import Observer
 
-ATTEMPT_S = 0.25
-"""How long one attempt to begin waits for another process, before it is counted and made again."""
+TURN_S = 0.001
+"""How often a process that wants to write looks whether it may. SQLite's own waiting grows to a tenth of a second, in
+which a busy process starves the others."""
+
+CONTENDED_S = 1.0
+"""How long a process leaves gaps between its transactions after it met another writer."""
 
 POLL_S = 0.01
 
@@ -65,7 +69,8 @@ class Sqlite:
         except OSError as err:
             raise explained(err, self._place, patience_s) from err
         self._readers = _engine(url, "BEGIN", wait_s=patience_s, size=8)
-        self._writers = _engine(url, "BEGIN IMMEDIATE", wait_s=ATTEMPT_S, size=1)
+        self._writers = _engine(url, "BEGIN IMMEDIATE", wait_s=0.0, size=1)
+        self._contended_until = 0.0
         self._connections: list[Connection] = []
         try:
             self._writer = self._connected(self._writers)
@@ -133,14 +138,21 @@ class Sqlite:
             one.done = True
 
     def _begin(self) -> RootTransaction:
-        until = time.monotonic() + self._patience_s
+        start = time.monotonic()
+        if start < self._contended_until:
+            time.sleep(TURN_S)
+        waited = False
         while True:
             try:
                 return self._writer.begin()
             except OperationalError as err:
-                if not is_locked(err) or time.monotonic() > until:
+                if not is_locked(err) or time.monotonic() - start > self._patience_s:
                     raise
+            if not waited:
                 self._observe("busy", "begin", 1)
+                waited = True
+            self._contended_until = time.monotonic() + CONTENDED_S
+            time.sleep(TURN_S)
 
     def _run_one(self, one: _Waiting[Any]) -> None:
         """An error of the work is its own; one of the database ends the transaction, and is everybody's."""
@@ -159,9 +171,8 @@ def _fail(together: list[_Waiting[Any]], error: BaseException) -> None:
 
 
 def _engine(url: URL, begin: str, *, wait_s: float, size: int) -> Engine:
-    engine = create_engine(
-        url, connect_args={"timeout": wait_s, "check_same_thread": False}, pool_size=size, max_overflow=4 * size
-    )
+    """wait_s: how long SQLite itself waits for a lock, once it is connected."""
+    engine = create_engine(url, connect_args={"check_same_thread": False}, pool_size=size, max_overflow=4 * size)
 
     @event.listens_for(engine, "connect")
     def connected(connection: Any, record: Any) -> None:  # pyright: ignore[reportUnusedFunction]
@@ -169,6 +180,7 @@ def _engine(url: URL, begin: str, *, wait_s: float, size: int) -> Engine:
         connection.isolation_level = None
         for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
+        connection.execute(f"PRAGMA busy_timeout={int(1000 * wait_s)}")
 
     @event.listens_for(engine, "begin")
     def begun(connection: Connection) -> None:  # pyright: ignore[reportUnusedFunction]

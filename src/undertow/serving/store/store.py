@@ -30,7 +30,7 @@ from undertow.serving.store.records import (
 )
 from undertow.serving.store.rows import LIVE, Ids, entries_where, entry_of, event_of, find_jobs, job_of, jobs_where
 from undertow.serving.store.sqlite import Sqlite
-from undertow.serving.store.submit import require_plain, submit
+from undertow.serving.store.submit import prepared, submit
 from undertow.serving.store.tables import events, health, jobs
 from undertow.serving.store.watch import Watch
 from undertow.serving.store.workers import StoredCosts, Workers
@@ -154,11 +154,16 @@ class Store:
         with first."""
         if not self._database.read(lambda connection: claims.is_work(connection, self.clock())):
             return []
-        self.expire_leases()
-        self.expire_waiting()
-        return self._write(
-            lambda connection: claims.claim(connection, worker, pick, now=self.clock(), lease_s=lease_s), "claim"
-        )
+
+        def take(connection: Connection) -> tuple[list[Job], list[Claim]]:
+            lost = self._take_back(connection, None)
+            now = self.clock()
+            claims.expire_waiting(connection, now=now, keep_s=self._keep_s)
+            return lost, claims.claim(connection, worker, pick, now=now, lease_s=lease_s)
+
+        lost, taken = self._write(take, "claim")
+        self._count(lost)
+        return taken
 
     def heartbeat(
         self,
@@ -222,18 +227,8 @@ class Store:
         """Takes jobs back from workers that were silent for too long; they go to the front of the queue and are tried
         again alone, until they have cost too many workers. worker: whose jobs are taken back at once, because it is
         known to be dead."""
-
-        def take_back(connection: Connection) -> list[Job]:
-            ids = claims.expire_leases(
-                connection, now=self.clock(), attempts=self._attempts, keep_s=self._keep_s, worker=worker
-            )
-            return find_jobs(connection, ids)
-
-        lost = self._write(take_back, "expire_leases")
-        for job in lost:
-            self._observe("lost", "lease", 1)
-            if job.failure is not None and job.failure.code == FailureCode.POISON:
-                self._observe("poison", "lease", 1)
+        lost = self._write(lambda connection: self._take_back(connection, worker), "expire_leases")
+        self._count(lost)
         return lost
 
     def expire_waiting(self) -> list[Job]:
@@ -300,19 +295,28 @@ class Store:
         return time.perf_counter() - start
 
     def _submit(self, new: Sequence[NewJob], limits: QueueLimits) -> list[Submitted]:
-        for one in new:
-            require_plain(one)
         now = self.clock()
-        ids = [self._ids.new("job", now) for _ in new]
+        wanted = [prepared(one, self._ids.new("job", now), now) for one in new]
 
         def accept(connection: Connection) -> list[Submitted]:
             wait_turn(connection, SUBMISSION)
             return [
-                submit(connection, one, id=id, now=now, limits=limits, keep_s=self._keep_s, has_file=self._has_file)
-                for one, id in zip(new, ids, strict=True)
+                submit(connection, one, limits=limits, keep_s=self._keep_s, has_file=self._has_file) for one in wanted
             ]
 
         return self._write(accept, "submit")
+
+    def _take_back(self, connection: Connection, worker: str | None) -> list[Job]:
+        ids = claims.expire_leases(
+            connection, now=self.clock(), attempts=self._attempts, keep_s=self._keep_s, worker=worker
+        )
+        return find_jobs(connection, ids)
+
+    def _count(self, lost: Sequence[Job]) -> None:
+        for job in lost:
+            self._observe("lost", "lease", 1)
+            if job.failure is not None and job.failure.code == FailureCode.POISON:
+                self._observe("poison", "lease", 1)
 
     def _final(self, work: Work[bool], operation: str) -> bool:
         written = self._write(work, operation)

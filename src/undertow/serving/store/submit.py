@@ -1,11 +1,14 @@
 """A job is accepted: once, within the bounds of the queue, or answered from pictures that are there."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, RowMapping, func, insert, select
+from sqlalchemy import Connection, and_, bindparam, case, func, insert, or_, select
 
 from undertow.errors import InvalidInput
-from undertow.serving.jobs import JobProgress, JobResult, JobState, NewJob
+from undertow.records import annotations
+from undertow.serving.jobs import Job, JobResult, JobState, NewJob
 from undertow.serving.store.changes import end
 from undertow.serving.store.files import use
 from undertow.serving.store.records import ClientIdConflict, IdempotencyConflict, QueueFull, QueueLimits, Submitted
@@ -21,80 +24,42 @@ def require_plain(new: NewJob) -> None:
             raise InvalidInput(name, repr(value), "Unicode text without NUL and without half of a surrogate pair")
 
 
-def submit(
-    connection: Connection,
-    new: NewJob,
-    *,
-    id: str,
-    now: float,
-    limits: QueueLimits,
-    keep_s: float,
-    has_file: Callable[[str], bool],
-) -> Submitted:
-    """Errors: `IdempotencyConflict`, `ClientIdConflict`, `QueueFull`."""
-    hash_ = spec_hash(new.spec)
-    if (known := _known(connection, new, id, hash_)) is not None:
-        return Submitted(job=find_jobs(connection, [known])[0], created=False)
-    source = _drawn_before(connection, new, hash_, has_file) if new.reuse else None
-    if source is None:
-        _require_room(connection, new.key, limits)
-    _insert(connection, new, id, hash_, now)
-    if source is not None:
-        _answer(connection, id, source, now, keep_s)
-    return Submitted(job=find_jobs(connection, [id])[0], created=True)
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A job that may be accepted, with its rows, made before others are kept waiting."""
+
+    new: NewJob
+    job: Job
+    row: dict[str, Any]
+    spec: dict[str, Any]
 
 
-def _known(connection: Connection, new: NewJob, id: str, hash_: str) -> str | None:
-    """The job that this one was accepted as before. The same id: by this very call, whose answer was lost."""
-    found = connection.execute(select(jobs.c.id).where(jobs.c.id == id)).scalar()
-    if found is None and new.idempotency_key is not None:
-        same = select(jobs.c.id, jobs.c.body_hash).where(
-            jobs.c.key == new.key, jobs.c.idempotency_key == new.idempotency_key
-        )
-        if (row := connection.execute(same).first()) is not None:
-            if row.body_hash != new.body_hash:
-                raise IdempotencyConflict(new.idempotency_key, row.id)
-            found = row.id
-    if found is None and new.client_id is not None:
-        same = select(jobs.c.id, jobs.c.spec_hash).where(jobs.c.key == new.key, jobs.c.client_id == new.client_id)
-        if (row := connection.execute(same).first()) is not None:
-            if row.spec_hash != hash_:
-                raise ClientIdConflict(new.client_id, row.id)
-            found = row.id
-    return found
-
-
-def _require_room(connection: Connection, key: str, limits: QueueLimits) -> None:
-    waiting = connection.execute(select(func.count()).select_from(jobs).where(WAITING)).scalar_one()
-    if waiting >= limits.total:
-        raise QueueFull(waiting, limits.total, of_key=False)
-    of_key = connection.execute(select(func.count()).select_from(jobs).where(WAITING, jobs.c.key == key)).scalar_one()
-    if of_key >= limits.per_key:
-        raise QueueFull(of_key, limits.per_key, of_key=True)
-
-
-def _drawn_before(
-    connection: Connection, new: NewJob, hash_: str, has_file: Callable[[str], bool]
-) -> RowMapping | None:
-    """A job of the same key and spec that succeeded, and whose pictures are there: jobs keep theirs, but somebody may
-    have removed a file by hand."""
-    same = select(jobs.c.id, jobs.c.result).where(
-        jobs.c.key == new.key, jobs.c.spec_hash == hash_, jobs.c.state == JobState.SUCCEEDED
+def prepared(new: NewJob, id: str, now: float) -> Prepared:
+    """Errors: `InvalidInput`."""
+    require_plain(new)
+    spec = new.spec.to_json()
+    job = Job(
+        id=id,
+        key=new.key,
+        spec=new.spec,
+        spec_hash=spec_hash(spec),
+        state=JobState.QUEUED,
+        submitted_at=now,
+        work=new.work,
+        cost=new.cost,
+        priority=new.priority,
+        client_id=new.client_id,
+        batch=new.batch,
+        label=new.label,
+        deadline_at=new.deadline_at,
+        finish_at=new.finish_at,
+        webhook=new.webhook,
+        traceparent=new.traceparent,
     )
-    row = connection.execute(same.order_by(jobs.c.id.desc()).limit(1)).mappings().first()
-    if row is None or not all(has_file(one["sha256"]) for one in row["result"]["pictures"]):
-        return None
-    return row
-
-
-def _insert(connection: Connection, new: NewJob, id: str, hash_: str, now: float) -> None:
     row = {
-        "id": id,
-        "key": new.key,
-        "client_id": new.client_id,
+        **{name: getattr(job, name) for name in _SAME},
         "idempotency_key": new.idempotency_key,
         "body_hash": new.body_hash,
-        "spec_hash": hash_,
         "model": new.spec.model,
         "mode": new.spec.mode,
         "rows": new.spec.rows,
@@ -102,41 +67,104 @@ def _insert(connection: Connection, new: NewJob, id: str, hash_: str, now: float
         "work_rows": new.work.rows,
         "steps": new.work.steps,
         "pictures": new.work.pictures,
-        "cost": new.cost,
-        "priority": new.priority,
-        "label": new.label,
-        "batch": new.batch,
-        "webhook": new.webhook,
-        "traceparent": new.traceparent,
-        "state": JobState.QUEUED,
-        "submitted_at": now,
-        "deadline_at": new.deadline_at,
-        "finish_at": new.finish_at,
-        "attempt": 0,
-        "alone": False,
         "requeued": False,
-        "fence": 0,
-        "cancel_requested": False,
-        "preview_until": 0.0,
-        "progress": JobProgress().to_json(),
+        "progress": job.progress.to_json(),
         "seq": 1,
     }
-    connection.execute(insert(jobs).values(row))
-    connection.execute(insert(specs).values(job=id, spec=new.spec.to_json()))
-    connection.execute(insert(events).values(job=id, seq=1, kind="accepted", at=now, data={}))
-    use(connection, id, new.inputs, now)
+    return Prepared(new=new, job=job, row=row, spec=spec)
 
 
-def _answer(connection: Connection, id: str, source: RowMapping, now: float, keep_s: float) -> None:
+def submit(
+    connection: Connection, wanted: Prepared, *, limits: QueueLimits, keep_s: float, has_file: Callable[[str], bool]
+) -> Submitted:
+    """Errors: `IdempotencyConflict`, `ClientIdConflict`, `QueueFull`."""
+    new, job = wanted.new, wanted.job
+    if (known := _known(connection, wanted)) is not None:
+        return Submitted(job=find_jobs(connection, [known])[0], created=False)
+    source = _drawn_before(connection, wanted, has_file) if new.reuse else None
+    if source is None:
+        _require_room(connection, new.key, limits)
+    connection.execute(_INSERT_JOB, wanted.row)
+    connection.execute(_INSERT_SPEC, {"job": job.id, "spec": wanted.spec})
+    accepted = {"job": job.id, "seq": 1, "kind": "accepted", "at": job.submitted_at, "data": {}}
+    connection.execute(_INSERT_EVENT, accepted)
+    if new.inputs:
+        use(connection, job.id, new.inputs, job.submitted_at)
+    if source is not None:
+        _answer(connection, job, source, keep_s)
+        job = find_jobs(connection, [job.id])[0]
+    return Submitted(job=job, created=True)
+
+
+_SAME = [column.name for column in jobs.c if column.name in annotations(Job)]
+"""Columns that have the name of the job's field."""
+
+_INSERT_JOB, _INSERT_SPEC, _INSERT_EVENT = insert(jobs), insert(specs), insert(events)
+
+_OF_KEY = jobs.c.key == bindparam("key")
+_KNOWN = select(jobs.c.id, jobs.c.idempotency_key, jobs.c.body_hash, jobs.c.client_id, jobs.c.spec_hash).where(
+    or_(
+        jobs.c.id == bindparam("id"),
+        and_(_OF_KEY, jobs.c.idempotency_key == bindparam("idempotency_key")),
+        and_(_OF_KEY, jobs.c.client_id == bindparam("client_id")),
+    )
+)
+_SUCCEEDED = (
+    select(jobs.c.result)
+    .where(_OF_KEY, jobs.c.spec_hash == bindparam("spec_hash"), jobs.c.state == JobState.SUCCEEDED)
+    .order_by(jobs.c.id.desc())
+    .limit(1)
+)
+_COUNTS = select(func.count(), func.sum(case((_OF_KEY, 1), else_=0))).where(WAITING)
+
+
+def _known(connection: Connection, wanted: Prepared) -> str | None:
+    """The job that this one was accepted as before. The same id: by this very call, whose answer was lost."""
+    new, job = wanted.new, wanted.job
+    names = {"id": job.id, "key": new.key, "idempotency_key": new.idempotency_key, "client_id": new.client_id}
+    found = connection.execute(_KNOWN, names).all()
+    for row in found:
+        if row.id == job.id:
+            return row.id
+    for row in found:
+        if new.idempotency_key is not None and row.idempotency_key == new.idempotency_key:
+            if row.body_hash != new.body_hash:
+                raise IdempotencyConflict(new.idempotency_key, row.id)
+            return row.id
+    for row in found:
+        if new.client_id is not None and row.spec_hash != job.spec_hash:
+            raise ClientIdConflict(new.client_id, row.id)
+        return row.id
+    return None
+
+
+def _require_room(connection: Connection, key: str, limits: QueueLimits) -> None:
+    waiting, of_key = connection.execute(_COUNTS, {"key": key}).one()
+    if waiting >= limits.total:
+        raise QueueFull(waiting, limits.total, of_key=False)
+    if (of_key or 0) >= limits.per_key:
+        raise QueueFull(of_key, limits.per_key, of_key=True)
+
+
+def _drawn_before(connection: Connection, wanted: Prepared, has_file: Callable[[str], bool]) -> dict[str, Any] | None:
+    """The result of a job of the same key and spec whose pictures are there: jobs keep theirs, but somebody may have
+    removed a file by hand."""
+    same = {"key": wanted.new.key, "spec_hash": wanted.job.spec_hash}
+    result = connection.execute(_SUCCEEDED, same).scalar()
+    return result if result is not None and all(has_file(one["sha256"]) for one in result["pictures"]) else None
+
+
+def _answer(connection: Connection, job: Job, source: dict[str, Any], keep_s: float) -> None:
     """Gives a new job the pictures of another."""
-    result = {**source["result"], "reused": True}
-    use(connection, id, [one.file for one in JobResult.from_json(result).pictures], now)
+    result, now = {**source, "reused": True}, job.submitted_at
+    use(connection, job.id, [one.file for one in JobResult.from_json(result).pictures], now)
+    values = {"started_at": now, "result": result}
     end(
         connection,
-        [jobs.c.id == id],
+        [jobs.c.id == job.id],
         JobState.SUCCEEDED,
         now=now,
         keep_s=keep_s,
-        values={"started_at": now, "result": result},
+        values=values,
         data={"reused": True},
     )
