@@ -128,20 +128,22 @@ def test_a_row_without_adapters_is_bit_equal_to_the_base_at_the_same_row_count(s
 
 
 def test_bits_do_not_depend_on_how_many_adapters_others_have(banked, files, monkeypatch):
+    """Rows with two make every product of their forward longer; of a fixed number of rows they keep to themselves."""
     limits, manager = BatchLimits(padded_to=8), banked.adapters
     one, two = drawn(1, Adapter(files["attention"])), drawn(2, Adapter(files["other"]), Adapter(files["everywhere"]))
     shapes, ports = set(), manager.ports
 
-    def seen(*arguments):
-        found = ports(*arguments)
-        shapes.add(tuple(found.weights.slots.shape))
+    def seen(rows, *arguments):
+        found = ports(rows, *arguments)
+        shapes.add((len({row.origin.request for row in rows}), found.weights and tuple(found.weights.slots.shape)))
         return found
 
     monkeypatch.setattr(manager, "ports", seen)
     alone = banked.generate_many([one], limits=limits)[0]
-    together = banked.generate_many([one, two], limits=limits)[0]
-    assert torch.equal(alone.latents, together.latents)
-    assert shapes == {(8, CAPACITY.per_row)}, "as wide where no row has more than one"
+    assert shapes == {(1, (8, 1))}
+    together = banked.generate_many([one, two, drawn(3)], limits=limits)
+    assert torch.equal(alone.latents, together[0].latents)
+    assert shapes == {(1, (8, 1)), (2, (8, 1)), (1, (8, 2))}, "one and none share"
 
 
 def test_others_do_not_keep_a_request_with_merged_adapters_waiting_for_ever(service, files):

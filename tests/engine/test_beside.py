@@ -116,9 +116,10 @@ def test_a_plain_row_is_bit_equal_to_the_base_at_the_same_row_count(service, fil
 
 def test_reference_pictures_of_other_lengths_share_no_padded_forward(service, files):
     """The shorter tokens would be padded and masked, by another attention than they have alone."""
-    base, plus = (drawn(0, Adapter(files[name], image=picture(3))) for name in ("base", "plus"))
-    assert service.generate_many([base, plus])[0].report.rows == 4
-    assert service.generate_many([base, plus], limits=BatchLimits(padded_to=4))[0].report.rows == 2
+    pictures = picture(3), (picture(3), picture(4))
+    one, two = (drawn(0, Adapter(files["base"], image=given)) for given in pictures)
+    assert service.generate_many([one, two])[0].report.rows == 4
+    assert service.generate_many([one, two], limits=BatchLimits(padded_to=4))[0].report.rows == 2
 
 
 def test_a_network_runs_only_for_rows_and_steps_that_use_it(service, files):

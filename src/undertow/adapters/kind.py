@@ -6,6 +6,7 @@ A kind is a folder (`lora`, `control`, `image_prompt`) and a line in `kinds.KIND
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,10 @@ class AdaptedModel:
 
 
 class RowInput:
-    """What one adapter contributes to one row of a batch. It holds data only."""
+    """What one adapter contributes to one row of a batch. It holds data only. alike: how many of one `shape` a row may
+    have and still compute what rows without any do."""
+
+    alike: ClassVar[int] = 0
 
     @property
     def key(self) -> Hashable:
@@ -66,7 +70,8 @@ class RowAdapters:
     @property
     def shape(self) -> Hashable:
         """Equal for rows that pad nothing of each other."""
-        return tuple(shape for one in self.inputs if (shape := one.shape) is not None)
+        counts = Counter((shape, one.alike) for one in self.inputs if (shape := one.shape) is not None)
+        return frozenset((shape, count) for (shape, alike), count in counts.items() if count > alike)
 
 
 @runtime_checkable

@@ -32,7 +32,7 @@ def require_files(request: GenerationRequest, model: str | Path, refiner: str | 
     place = require_model(model)
     if refiner is not None:
         require_model(refiner)
-    require_adapters(_adapters(request), place, with_pictures=True)
+    require_adapters(request.all_adapters, place, with_pictures=True)
 
 
 def require_adapters(adapters: Sequence[Adapter], place: Path | None, *, with_pictures: bool = False) -> None:
@@ -56,17 +56,13 @@ def require_own_place(option: str, place: Path, request: GenerationRequest, *mor
     """Refuses to write over what is read: the request's pictures, its adapters and their pictures. more: other files
     that are read. Errors: `InvalidInput`."""
     pictures: list[Any] = [request.image, request.mask, request.depth]
-    for adapter in _adapters(request):
+    for adapter in request.all_adapters:
         given = (adapter.image, adapter.mask)
         pictures += [adapter.source, *(one for many in given for one in (many if isinstance(many, tuple) else (many,)))]
     # A picture that was read from a file carries the file's name.
     names = [picture if isinstance(picture, str | Path) else getattr(picture, "filename", "") for picture in pictures]
     files = (Path(name).expanduser() for name in (*names, *more) if name)
     require_elsewhere(option, place, [file for file in files if file.is_file()])
-
-
-def _adapters(request: GenerationRequest) -> list[Adapter]:
-    return [*request.adapters, *(adapter for region in request.regions for adapter in region.adapters)]
 
 
 def readable(path: Path | None) -> Path | None:

@@ -22,6 +22,16 @@ PATIENCE = 16
 """Forwards with the weights as they are, at most, while rows that need others merged wait."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Shared:
+    """A forward. rows: that shared it. computed: rows with those it was padded with. failed: rows without an outcome."""
+
+    rows: Sequence[Row]
+    computed: int
+    failed: int
+    seconds: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Share:
     """One picture's part in a forward: its seconds, in proportion to its rows, and the rows of the whole batch."""
@@ -85,12 +95,17 @@ class Batcher:
     """Advances tasks by forwards that they share. Tasks join and leave between two steps, also from within a task.
 
     manager: of the adapters in the rows; `None` where there are none. runner: evaluates the networks. memory: has them
-    in memory while they are evaluated.
+    in memory while they are evaluated. shared: told of each forward.
     """
 
     def __init__(
-        self, manager: AdapterManager | None = None, runner: Runner = EAGER, memory: Keeper | None = None
+        self,
+        manager: AdapterManager | None = None,
+        runner: Runner = EAGER,
+        memory: Keeper | None = None,
+        shared: Callable[[Shared], None] = lambda shared: None,
     ) -> None:
+        self.shared = shared
         self.manager = manager
         self.runner = runner
         self.memory = Keeper() if memory is None else memory
@@ -123,6 +138,7 @@ class Batcher:
         if outcomes is None:
             return True
         seconds = (time.perf_counter() - started) / len(batch)
+        self.shared(_shared(batch, outcomes, seconds * len(batch)))
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if isinstance(outcome, Outcome) and not outcome.finite and not waiting.task.keep_non_finite:
                 outcome = non_finite(waiting.row, outcome.prediction)
@@ -251,6 +267,16 @@ class Batcher:
         rows = [waiting.row for waiting in batch]
         gave_way = [task.less(rows, said) for task in of_request.values()]
         return any(gave_way)
+
+
+def _shared(batch: Sequence[Waiting], outcomes: Sequence[Outcome | Exception], seconds: float) -> Shared:
+    padded_to = batch[0].task.limits.padded_to
+    return Shared(
+        rows=[waiting.row for waiting in batch],
+        computed=len(batch) if padded_to is None else max(padded_to, len(batch)),
+        failed=sum(not isinstance(outcome, Outcome) for outcome in outcomes),
+        seconds=seconds,
+    )
 
 
 def _in_order(line: Sequence[Waiting]) -> list[Waiting]:

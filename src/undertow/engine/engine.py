@@ -13,8 +13,8 @@ from torch import Tensor
 from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.doors import checked
-from undertow.engine.denoise import Batcher
-from undertow.engine.events import Observer
+from undertow.engine.denoise import Batcher, Shared
+from undertow.engine.events import Observer, Watcher, WorkEvent
 from undertow.engine.fingerprint import Fingerprint, fingerprint_of
 from undertow.engine.group import Group
 from undertow.engine.handle import Handle
@@ -23,7 +23,7 @@ from undertow.engine.memory_of_request import MemoryOfRequest
 from undertow.engine.options import RunOptions
 from undertow.engine.outcomes import OutcomeLog, no_log
 from undertow.engine.request import GenerationRequest, as_request
-from undertow.engine.request_run import Cancelled, RequestRun, Work
+from undertow.engine.request_run import Cancelled, RequestRun, Stage, Work
 from undertow.errors import EngineClosed, InvalidInput, UndertowError
 from undertow.memory.keeper import Keeper
 from undertow.unet.runner import EAGER, Runner
@@ -42,6 +42,7 @@ class Engine:
     thread at a time: by the one that waits for a result, by the one that calls `run` or `step`, or by the engine's own
     (`start`). adapters: of the model; made here when `None`. runner: evaluates its networks. limits: how many rows
     share a forward, where a request's options do not say. memory: keeps the networks in memory, or within a budget.
+    watchers: told of each unit of work, with its seconds; what they raise is logged.
 
         engine = Engine(model)
         handle = engine.submit(GenerationRequest(prompt="red apple on white background"))
@@ -58,6 +59,7 @@ class Engine:
         runner: Runner = EAGER,
         limits: BatchLimits | None = None,
         memory: Keeper | None = None,
+        watchers: Sequence[Watcher] = (),
     ):
         self.model = model
         self.refiner = refiner
@@ -74,7 +76,8 @@ class Engine:
                 counting=not runner.capabilities.fixed_shapes,
             )
         self.memory = memory
-        self._batcher = Batcher(self.adapters, runner, memory)
+        self.watchers = list(watchers)
+        self._batcher = Batcher(self.adapters, runner, memory, self._shared)
         self._encoding: deque[Group] = deque()
         self._decoding: deque[tuple[RequestRun, Work]] = deque()
         self._runs: list[RequestRun] = []
@@ -318,7 +321,8 @@ class Engine:
         """A part of the encoding of the request that has waited longest."""
         if not self._encoding:
             return False
-        group = self._encoding[0]
+        group, started = self._encoding[0], time.perf_counter()
+        number = next((run.number for run in group.runs if run.stage is Stage.WAITING), None)
         try:
             encoded = group.encode(self.adapters, self.refiner)
         except UndertowError as error:  # something is wrong with the request
@@ -330,14 +334,44 @@ class Engine:
             self._encoding.popleft()
             for run in group.runs:
                 run.begin()
+        elif number is not None:
+            self._did(WorkEvent(kind="encode", seconds=time.perf_counter() - started, requests=(number,)))
         return True
 
     def _decode(self) -> bool:
         if not self._decoding:
             return False
-        _, work = self._decoding.popleft()
+        (run, work), started = self._decoding.popleft(), time.perf_counter()
+        size = run.cells
         work()
+        seconds = time.perf_counter() - started
+        self._did(WorkEvent(kind="decode", seconds=seconds, requests=(run.number,), size=size))
         return True
+
+    def _shared(self, shared: Shared) -> None:
+        """A forward is done."""
+        latents, numbers = shared.rows[0].latents, tuple(dict.fromkeys(row.origin.request for row in shared.rows))
+        asked = [run.request for run in self._runs if run.number in numbers]
+        self._did(
+            WorkEvent(
+                kind="denoise",
+                seconds=shared.seconds,
+                requests=numbers,
+                size=(latents.shape[2], latents.shape[3]),
+                rows=len(shared.rows),
+                computed_rows=shared.computed,
+                failed_rows=shared.failed,
+                refiner=shared.rows[0].unet is not self.model.unet,
+                adapters=len({str(adapter.source) for request in asked for adapter in request.all_adapters}),
+            )
+        )
+
+    def _did(self, event: WorkEvent) -> None:
+        for watch in self.watchers:
+            try:
+                watch(event)
+            except Exception:
+                logger.exception("a watcher failed")
 
     def _queue_decoding(self, run: RequestRun, work: Work) -> None:
         self._decoding.append((run, work))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from jaxtyping import Float
 from PIL import Image
@@ -39,6 +40,33 @@ class PictureEvent:
     image: Image.Image
     report: Report = field(repr=False)
 
+
+WorkKind = Literal["encode", "denoise", "decode"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkEvent:
+    """A unit of an engine's work is done: a part of a request was encoded, rows shared a forward, or a picture was
+    decoded (or enlarged between two passes).
+
+    seconds: it took. requests: their numbers, each once. size: (height, width) of the latents, in cells; `None` while a
+    request is encoded. rows: of the forward; computed_rows: with those it was padded with; failed_rows: without an
+    outcome. refiner: whether the refiner drew. adapters: how many different ones the requests name.
+    """
+
+    kind: WorkKind
+    seconds: float
+    requests: tuple[int, ...]
+    size: tuple[int, int] | None = None
+    rows: int = 0
+    computed_rows: int = 0
+    failed_rows: int = 0
+    refiner: bool = False
+    adapters: int = 0
+
+
+Watcher = Callable[[WorkEvent], None]
+"""Told of each unit of work, by the thread that did it."""
 
 Observer = Callable[[StepEvent], None]
 

@@ -129,8 +129,7 @@ def _request(request: GenerationRequest) -> Iterator[tuple[str, str]]:
 
 def _adapters(request: GenerationRequest, manager: AdapterManager) -> Iterator[tuple[str, str]]:
     """By title, the contents of the files; of one on the Hub its name, whose revision nobody promises."""
-    everywhere = [*request.adapters, *(one for region in request.regions for one in region.adapters)]
-    for adapter in everywhere:
+    for adapter in request.all_adapters:
         place = Path(manager.bundled.locate(adapter.source)).expanduser()
         files = [place] if place.is_file() else files_to_read(place)
         yield adapter.title, _digest(*map(file_hash, files)) if files else str(adapter.source)

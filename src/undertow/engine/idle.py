@@ -47,7 +47,7 @@ def idle_settings(request: GenerationRequest, around: Circumstances) -> Iterator
         yield f"the grid in the sampler's name, {ending}, has no effect beside schedule {request.schedule!r}"
     if request.views is not None and around.windows == 1:
         yield "views have no effect on a picture that fits into one window"
-    for adapter in (*request.adapters, *(one for region in request.regions for one in region.adapters)):
+    for adapter in request.all_adapters:
         yield from _idle_adapter(adapter, around.steps)
 
 

@@ -4,6 +4,9 @@ All numbers are lower bounds: nothing is refused that could be drawn.
 """
 
 from functools import lru_cache
+from weakref import WeakKeyDictionary
+
+import torch
 
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.picture_size import Size, largest_size
@@ -91,5 +94,18 @@ def decoding_bytes(vae: AutoencoderKL, cells: Size, *, low_vram: bool) -> int:
 
 def decoding_range(vae: AutoencoderKL, cells: Size) -> tuple[int, int]:
     """What decoding one picture holds at its peak, activations alone: in the smallest parts, and as a whole."""
-    program = decode_program(vae, cells, dtype_to_compute_in(vae).dtype)
-    return smallest_budget(program), plan_tiles(program).peak_bytes
+    dtype, known = dtype_to_compute_in(vae).dtype, _RANGES.setdefault(vae, {})
+    found = known.get((cells, dtype))
+    if found is None:
+        if len(known) == SIZES:
+            known.clear()
+        program = decode_program(vae, cells, dtype)
+        found = known[cells, dtype] = smallest_budget(program), plan_tiles(program).peak_bytes
+    return found
+
+
+SIZES = 64
+"""Of pictures for which the range is remembered."""
+
+_RANGES: WeakKeyDictionary[AutoencoderKL, dict[tuple[Size, torch.dtype], tuple[int, int]]] = WeakKeyDictionary()
+"""Of each VAE; planning tiles takes tens of milliseconds, and is asked for by every request."""

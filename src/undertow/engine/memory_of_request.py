@@ -93,7 +93,7 @@ class MemoryOfRequest:
             batch=request.count,
             steps=request.steps,
             guidance=request.guidance_scale != 1,
-            adapters=(*request.adapters, *(one for region in request.regions for one in region.adapters)),
+            adapters=request.all_adapters,
             bundled=self._manager.bundled,
             slots=self._manager.slots,
             budget_bytes=budget_bytes,

@@ -159,8 +159,7 @@ def read_description(
 
 def _foreign(request: GenerationRequest, bundled: Collection[str], own: Iterable[Adapter]) -> Iterator[NamedFile]:
     """The adapters that a request would open, whatever JSON it was made of. own: the caller's."""
-    everywhere = [*request.adapters, *(one for region in request.regions for one in region.adapters)]
-    for adapter in everywhere:
+    for adapter in request.all_adapters:
         pictures = (*several(adapter.image), *several(adapter.mask))
         opens = adapter.encoder is not None or any(not isinstance(one, Image.Image) for one in pictures)
         if adapter not in own and (opens or str(adapter.source) not in bundled):

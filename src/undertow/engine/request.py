@@ -186,6 +186,11 @@ class GenerationRequest(Record):
         """Of each picture."""
         return [self.seed + k for k in range(self.count)]
 
+    @property
+    def all_adapters(self) -> tuple[Adapter, ...]:
+        """Its own and those of its regions."""
+        return (*self.adapters, *(one for region in self.regions for one in region.adapters))
+
     def variation(self, index: int) -> tuple[int, float] | None:
         """The seed of the other noise of picture `index`, and how far its own moves towards it."""
         if self.variation_seed is None or not self.variation_strength:

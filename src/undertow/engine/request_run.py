@@ -94,6 +94,11 @@ class RequestRun:
     def done(self) -> bool:
         return self.stage is Stage.FINISHED
 
+    @property
+    def cells(self) -> tuple[int, int] | None:
+        """(height, width) of the finished latents; `None` until the request is encoded."""
+        return None if self._encoded is None else self._encoded.passes[-1].layout.size
+
     def set_encoded(self, encoded: Encoded) -> None:
         """Takes what encoding has made of the request."""
         self._encoded, self.stage = encoded, Stage.ENCODED

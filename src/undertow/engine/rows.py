@@ -75,7 +75,7 @@ class Row:
     @property
     def shape(self) -> Hashable:
         """Equal for rows that pad nothing of each other."""
-        return () if self.adapters is None else self.adapters.shape
+        return frozenset[Hashable]() if self.adapters is None else self.adapters.shape
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -4,7 +4,7 @@ or in the weights."""
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torch import Tensor
 
@@ -69,11 +69,17 @@ class LoraInput(RowInput):
 
     scaled: ScaledUpdates
     residency: Residency
+    alike: ClassVar[int] = 1
 
     @property
     def key(self) -> tuple[object, ...] | None:
         """Rows of one forward share merged weights, while each row has slots of its own."""
         return (self.scaled.signature,) if self.residency == "merged" else None
+
+    @property
+    def shape(self) -> str | None:
+        """Two in a row make the product of every row longer. One does not: it adds nothing to rows without any."""
+        return "slot" if self.residency == "banked" else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -172,9 +178,7 @@ class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
     ) -> Ports:
         if not runner.capabilities.merging and _living(inputs[0], "merged"):
             raise InvalidInput("adapters", "merged", "adapters in slots: this runner's weights cannot change")
-        # Of a fixed number of rows each must have the same bits beside whatever: also beside rows with more adapters.
-        fixed_shapes = runner.capabilities.fixed_shapes or at_once is not None
-        return replace(ports, weights=self.weight_rows(inputs, fixed_shapes=fixed_shapes))
+        return replace(ports, weights=self.weight_rows(inputs, fixed_shapes=runner.capabilities.fixed_shapes))
 
     def weight_rows(self, inputs: Sequence[Sequence[LoraInput]], *, fixed_shapes: bool = False) -> WeightRows | None:
         """The weight port of rows, after the weights are those that all of them share. fixed_shapes: as in

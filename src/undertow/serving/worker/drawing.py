@@ -1,14 +1,12 @@
 """A job while it is drawn: from a claim to a handle of the engine, and what is said of it meanwhile."""
 
 import logging
-import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
-
-from PIL import Image
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import AdapterStack
@@ -21,6 +19,7 @@ from undertow.engine.request import GenerationRequest
 from undertow.engine.request_run import Stage
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.jobs import Claim, JobProgress
+from undertow.serving.store.records import QueueEntry
 from undertow.serving.worker.logs import JobLog
 from undertow.serving.worker.models import Loaded
 
@@ -34,10 +33,13 @@ STAGES: Mapping[Stage, str] = {Stage.WAITING: "encoding", Stage.ENCODED: "denois
 
 @dataclass(kw_only=True, eq=False)
 class Drawing:
-    """request: as the engine gets it. watched: whether somebody wants previews. pictures: that are done."""
+    """entry: as the schedule saw it. request: as the engine gets it. embeddings: files of textual inversions that its
+    prompts know. watched: whether somebody wants previews. pictures: that are done."""
 
     claim: Claim
+    entry: QueueEntry
     request: GenerationRequest
+    embeddings: tuple[Path, ...]
     artifacts: ArtifactFolder
     log: JobLog
     watched: bool = False
@@ -45,20 +47,19 @@ class Drawing:
     loaded: Loaded | None = None
     handle: Handle | None = None
     outcomes: OutcomeLog | None = None
-    stored_late_s: float | None = None
+    late_since: float | None = None
     """Since when its pictures could not be stored."""
+    store_at: float = 0.0
+    """When that is tried again."""
     _previewed_at: float = field(default=float("-inf"), init=False)
 
-    def begin(self, loaded: Loaded) -> None:
-        """Gives the job to an engine. Errors: those of `Engine.submit` and `JobLog.outcomes`."""
-        options = run_options(self.claim, drawn=self._drawn)
+    def begin(self, loaded: Loaded, most_rows: int | None) -> None:
+        """Gives the job to an engine. most_rows: of a forward in the mode "fast". Errors: those of `Engine.submit` and
+        `JobLog.outcomes`."""
+        options = RunOptions(limits=limits_of(self.claim, most_rows), drawn=self._drawn)
         self.outcomes = self.log.outcomes(loaded.engine, self.request, options)
         self.loaded = loaded
         self.handle = loaded.engine.submit(self.request, self._entered, options=options, outcomes=self.outcomes)
-
-    @property
-    def embeddings(self) -> frozenset[str]:
-        return frozenset(self.request.embeddings)
 
     @property
     def encoded(self) -> bool:
@@ -74,8 +75,6 @@ class Drawing:
             return JobProgress(stage="waiting")
         now = self.handle.progress
         stage = STAGES.get(now.stage, "decoding")
-        if now.steps and now.step >= now.steps - 1 and self.pictures < self.request.count and self.handle.done:
-            stage = "decoding"
         return JobProgress(stage=stage, step=now.step, steps=now.steps, pictures=self.pictures)
 
     def replayed_steps(self) -> int:
@@ -97,7 +96,7 @@ class Drawing:
     def end(self) -> None:
         """The job is done: what was kept for it goes."""
         self.log.discard()
-        self.artifacts.preview_path(self.claim.job.id).unlink(missing_ok=True)
+        self.artifacts.forget(self.claim.job.id)
 
     def said(self) -> dict[str, Any]:
         """What is added to the engine's report."""
@@ -117,25 +116,32 @@ class Drawing:
         try:
             picture = event.preview()
             if picture is not None:
-                write_preview(picture, self.artifacts.preview_path(self.claim.job.id))
+                content = BytesIO()
+                picture.save(content, format="PNG", compress_level=1)
+                self.artifacts.put_preview(self.claim.job.id, content.getvalue())
         except Exception as error:
             self.watched = False
             logger.warning("no preview of job %s: %s", self.claim.job.id, error)
 
 
-def run_options(claim: Claim, **options: Any) -> RunOptions:
-    """How the engine runs a job: in forwards of a fixed number of rows, where its bytes are to be the same always."""
-    rows = claim.job.spec.rows
-    return RunOptions(limits=BatchLimits(padded_to=rows) if claim.job.spec.mode == "reproducible" and rows else None, **options)
+def limits_of(claim: Claim, most_rows: int | None) -> BatchLimits | None:
+    """A fixed number of rows in the mode "reproducible"; else at most as many as were measured to pay, or the engine's
+    own where nothing was."""
+    spec = claim.job.spec
+    if spec.mode == "reproducible" and spec.rows is not None:
+        return BatchLimits(padded_to=spec.rows)
+    return None if most_rows is None else BatchLimits(rows=most_rows)
 
 
 def placed(request: GenerationRequest, loras: frozenset[str], per_row: int) -> GenerationRequest:
     """The request with its LoRA merged where they are more than one row has slots for. It is decided by the request
     alone, so that it is drawn alike beside whatever. loras: sources of adapters that are LoRA."""
-    everywhere = request.adapters
-    regions = request.regions
-    most = max((len(region.adapters) for region in regions), default=0) + len(everywhere)
-    if most <= per_row:
+    everywhere, regions = request.adapters, request.regions
+
+    def count(adapters: Iterable[Adapter]) -> int:
+        return sum(str(one.source) in loras for one in adapters)
+
+    if count(everywhere) + max((count(region.adapters) for region in regions), default=0) <= per_row:
         return request
 
     def merged(adapters: "tuple[Adapter, ...] | AdapterStack") -> Any:
@@ -150,11 +156,3 @@ def placed(request: GenerationRequest, loras: frozenset[str], per_row: int) -> G
         adapters=merged(everywhere),
         regions=tuple(replace(region, adapters=merged(region.adapters)) for region in regions),
     )
-
-
-def write_preview(picture: Image.Image, place: Path) -> None:
-    """Replaces the preview, which a client may be reading. Lost previews are no loss, so nothing is synchronised."""
-    place.parent.mkdir(parents=True, exist_ok=True)
-    draft = place.with_name(f"{place.name}.draft")
-    picture.save(draft, format="PNG", compress_level=1)
-    os.replace(draft, place)

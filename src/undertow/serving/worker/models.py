@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
@@ -14,9 +15,9 @@ from undertow.errors import OutOfMemory
 from undertow.free_memory import free_bytes
 from undertow.memory.forecast import forecast
 from undertow.memory.work import Work
+from undertow.service import UNetService
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.catalog.entries import ModelEntry
-from undertow.service import UNetService
 
 logger = logging.getLogger(__name__)
 
@@ -35,38 +36,47 @@ class Loaded:
     service: UNetService
     needed_bytes: int
     used_at: float = field(default_factory=time.monotonic)
-    embeddings: frozenset[str] = frozenset()
-    """Textual inversions that prompts know now."""
+    embeddings: tuple[Path, ...] = ()
+    """Files of the textual inversions that prompts know now."""
 
     @property
     def engine(self) -> Engine:
         return self.service.engine
 
-    def know(self, embeddings: frozenset[str], catalog: Catalog) -> None:
-        """Lets prompts know these textual inversions and no others: which words stand for one must not depend on what
-        other jobs asked for. Errors: those of `UNetService.add_embedding`."""
+    def know(self, embeddings: tuple[Path, ...]) -> None:
+        """Lets prompts know the textual inversions in these files and no others: which words stand for one must not
+        depend on what other jobs asked for. Errors: those of `UNetService.add_embedding`."""
         if embeddings == self.embeddings:
             return
         text = self.service.model.require_text()
         for name in text.embeddings:
             text.remove_embedding(name)
-        self.embeddings = frozenset()
-        for name in sorted(embeddings):
-            self.service.add_embedding(catalog.adapter(name, self.entry.name, argument="embeddings").path, name)
+        self.embeddings = ()
+        for path in embeddings:
+            self.service.add_embedding(path)
         self.embeddings = embeddings
 
 
 class Models:
     """At most as many models as `budget_bytes` has room for; of those that do nothing, the one that was not used for
-    longest goes first. adapters: whether there may be adapters, for which slots are reserved."""
+    longest goes first. adapters: whether there may be adapters, for which slots are reserved. ready: told of a model
+    that was loaded, and how many seconds that took."""
 
     def __init__(
-        self, catalog: Catalog, device: str, *, budget_bytes: int | None, adapters: bool, load: Load | None = None
+        self,
+        catalog: Catalog,
+        device: str,
+        *,
+        budget_bytes: int | None,
+        adapters: bool,
+        ready: Callable[[Loaded, float], None] = lambda loaded, seconds: None,
+        load: Load | None = None,
     ):
         self.catalog = catalog
         self.device = device
         self.budget_bytes = budget_bytes
         self._adapters = adapters
+        self._ready = ready
         self._load = loaded if load is None else load
         self._loaded: dict[str, Loaded] = {}
         self._turn = 0
@@ -80,7 +90,10 @@ class Models:
 
     def fits_now(self, name: str) -> bool:
         """Whether a model is there, or would have room once those are gone that do nothing."""
-        if name in self._loaded or self.budget_bytes is None:
+        there = self._loaded.get(name)
+        if there is not None:
+            return there.engine.idle or there.entry is self.catalog.model(name)
+        if self.budget_bytes is None:
             return True
         busy = [one for one in self._loaded.values() if not one.engine.idle]
         return not busy or sum(one.needed_bytes for one in busy) + self._needed(name) <= self.budget_bytes
@@ -89,6 +102,9 @@ class Models:
         """A model, which is loaded if it is not there. Errors: kinds of `CheckpointError`; `OutOfMemory`; those of
         `Catalog.model`."""
         found = self._loaded.get(name)
+        if found is not None and found.entry is not self.catalog.model(name):
+            self._let_go(name)  # its files are others now
+            found = None
         if found is None:
             entry, needed = self.catalog.model(name), self._needed(name)
             self._make_room(needed)
@@ -100,7 +116,9 @@ class Models:
                 service = self._load(entry, self.device, self._adapters)
             found = Loaded(entry=entry, service=service, needed_bytes=needed)
             self._loaded[name] = found
-            logger.info("loaded %s in %.1f s", name, time.monotonic() - started)
+            seconds = time.monotonic() - started
+            logger.info("loaded %s in %.1f s", name, seconds)
+            self._ready(found, seconds)
         found.used_at = time.monotonic()
         return found
 

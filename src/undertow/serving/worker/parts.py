@@ -30,8 +30,10 @@ def worker_for(
     """A worker with a store of its own. Errors: `StoreError`."""
     from undertow.serving.worker.worker import Worker  # noqa: PLC0415  # imports torch
 
-    store = Store.open(settings.database_url)
     artifacts = ArtifactFolder(settings.data / "artifacts")
+    store = Store.open(
+        settings.database_url, attempts=settings.attempts, keep_s=settings.keep_s, has_file=artifacts.touch
+    )
     catalog = Catalog(settings, device=device)
     return Worker(store, artifacts, catalog, settings, name=name, device=device, lost=lost, alive=alive)
 
@@ -49,7 +51,9 @@ def serve_api(settings: ServerSettings, place: socket.socket, stop: threading.Ev
         def capture_signals(self) -> Generator[None]:
             yield
 
-    server = Server(uvicorn.Config(create_app(settings), log_config=None, timeout_graceful_shutdown=3, server_header=False))
+    server = Server(
+        uvicorn.Config(create_app(settings), log_config=None, timeout_graceful_shutdown=3, server_header=False)
+    )
 
     def end() -> None:
         stop.wait()

@@ -21,7 +21,9 @@ USAGE = "python -m undertow.serving.worker"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The whole service, by the settings in a JSON file; `--child` is for the supervisor's own use."""
-    parser = argparse.ArgumentParser(prog=USAGE, description="Runs a service: an API process and a worker for each device.")
+    parser = argparse.ArgumentParser(
+        prog=USAGE, description="Runs a service: an API process and a worker for each device."
+    )
     parser.add_argument("--settings", type=Path, help="a file of ServerSettings as JSON; the defaults without one")
     parser.add_argument("--one-process", action="store_true", help="everything in this process, for small machines")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)

@@ -41,7 +41,7 @@ def publish(store: Store, artifacts: ArtifactFolder, claim: Claim, result: Gener
     pictures = stored_pictures(result, claim.job.spec.format, artifacts)
     replayed = report.pop("replayed_steps", 0)
     outcome = JobResult(pictures=pictures, report={**described(result), **report}, replayed_steps=replayed)
-    return store.publish(claim, outcome, pictures)
+    return store.publish(claim, outcome)
 
 
 def described(result: GenerationResult) -> dict[str, Any]:

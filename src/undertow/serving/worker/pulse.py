@@ -8,7 +8,7 @@ worker, and its supervisor starts it again.
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -37,7 +37,8 @@ class Held:
 
 class Pulse:
     """The heartbeat of a worker. alive: told that the loop goes on, for the supervisor. about: called at each beat, to
-    write what is to be known of the worker itself. unit_s: how long a unit of work may take at least."""
+    write what is to be known of the worker itself. times: when jobs will be done, of all that wait and run. unit_s: how
+    long a unit of work may take at least."""
 
     def __init__(
         self,
@@ -47,6 +48,7 @@ class Pulse:
         *,
         alive: Callable[[], None] = lambda: None,
         about: Callable[[], None] = lambda: None,
+        times: Callable[[], Mapping[str, float]] = dict,
         unit_s: float = UNIT_S,
         now: Callable[[], float] = time.monotonic,
     ):
@@ -55,14 +57,14 @@ class Pulse:
         self.lease_s = lease_s
         self.unit_s = unit_s
         self.interval_s = min(BEAT_S, lease_s / 4)
-        self._alive, self._about, self._now = alive, about, now
+        self._alive, self._about, self._times, self._now = alive, about, times, now
         self._held: dict[str, Held] = {}
         self._verdicts: dict[str, Verdict] = {}
         self._lock = threading.Lock()
         self._moved_at = now()
         self._longest_s = 0.0
         self._patience_s: float | None = None
-        self._seen = 0
+        self._seen = -1
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -110,9 +112,10 @@ class Pulse:
         self._alive()
         with self._lock:
             held = list(self._held.values())
-        if held:
-            found = self.store.heartbeat(self.worker, {one.claim: one.progress() for one in held}, lease_s=self.lease_s)
-            self._take(found)
+        times = self._times()
+        if held or times:
+            beats = [(one.claim, one.progress()) for one in held]
+            self._take(self.store.heartbeat(self.worker, beats, lease_s=self.lease_s, finish_at=times))
         self._about()
 
     def start(self) -> None:
@@ -131,8 +134,8 @@ class Pulse:
                 if self._now() >= due:
                     due = self._now() + self.interval_s
                     self.beat()
-                self._look()
-                self._stopped.wait(LOOK_S)
+                else:
+                    self._look(due - self._now())
             except StoreError as error:
                 logger.error("leases could not be extended: %s", error)
                 self._stopped.wait(self.interval_s)
@@ -140,18 +143,21 @@ class Pulse:
                 logger.exception("the heartbeat failed, and goes on")
                 self._stopped.wait(self.interval_s)
 
-    def _look(self) -> None:
+    def _look(self, timeout_s: float) -> None:
         """Learns of wishes between two beats, by reading alone."""
-        version = self.store.changed(self._seen, 0)
-        if version == self._seen or not self._held or self.hangs:
+        if not self._held or self.hangs:
+            self._stopped.wait(timeout_s)
             return
-        self._seen = version
-        self._take(self.store.verdicts(self._claims()))
+        version = self.store.changed(self._seen, timeout_s)
+        if version != self._seen:
+            self._seen = version
+            self._take(self.store.verdicts(self._claims()))
+            self._stopped.wait(LOOK_S)
 
     def _claims(self) -> list[Claim]:
         with self._lock:
             return [one.claim for one in self._held.values()]
 
-    def _take(self, found: "Iterator[Verdict] | list[Verdict]") -> None:
+    def _take(self, found: Iterable[Verdict]) -> None:
         with self._lock:
             self._verdicts |= {one.job: one for one in found if one.job in self._held}

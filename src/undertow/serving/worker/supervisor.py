@@ -113,7 +113,7 @@ class Supervisor:
             lost=tuple(child.lost),
             socket=self._socket.fileno() if child.role == "api" else None,
         )
-        child.process = subprocess.Popen(  # noqa: S603  our own interpreter and module
+        child.process = subprocess.Popen(
             [sys.executable, "-m", "undertow.serving.worker", "--child"],
             stdin=subprocess.PIPE,  # whose end tells the child that the supervisor is gone
             stdout=subprocess.PIPE,  # on which the child says that it lives

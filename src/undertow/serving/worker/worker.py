@@ -8,21 +8,27 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from typing import Literal
 
-from undertow.serving.admission import request_of
+from undertow.errors import UndertowError
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.failures import Failure, FailureCode, failure_of
 from undertow.serving.jobs import Claim
+from undertow.serving.request_json import embeddings_of, request_of
+from undertow.serving.schedule import FairState, Running
 from undertow.serving.settings import ServerSettings
-from undertow.serving.store.records import StoreError, Verdict, WorkerInfo
+from undertow.serving.store.records import QueueEntry, StoreError, Verdict, WorkerInfo
 from undertow.serving.store.store import Store
 from undertow.serving.worker.drawing import Drawing, placed
 from undertow.serving.worker.logs import JobLog
-from undertow.serving.worker.models import CAPACITY, Load, Models, budget_of
+from undertow.serving.worker.models import CAPACITY, Load, Loaded, Models, budget_of
 from undertow.serving.worker.publish import NO_ROOM, publish
 from undertow.serving.worker.pulse import Pulse
+from undertow.serving.worker.timing import Timing, running
+from undertow.serving.worker.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +38,8 @@ LOAD_S = 900.0
 """Given to the loading of a model."""
 FREE_BYTES = 64 * 2**20
 """With less room on the disk of the pictures no job is begun: it would be lost when it is done."""
+SAY_S = 1.0
+"""Between two times that a worker writes what it is."""
 STORE_AGAIN_S, STORED_LATE_S = 1.0, 60.0
 """Pictures that could not be stored are tried again for so long, at such intervals."""
 
@@ -65,28 +73,36 @@ class Worker:
             device,
             budget_bytes=budget_of(device, settings.budget_bytes),
             adapters=bool(settings.adapters) or any(entry.kind == "LoRA" for entry in catalog.adapters()),
+            ready=self._ready,
             load=load,
         )
+        self.timing = Timing(store=store, device=device, most_jobs=settings.jobs_at_once)
         self.pulse = Pulse(
-            store, name, settings.lease_s, alive=alive, about=self._say, unit_s=settings.stall_s
+            store,
+            name,
+            settings.lease_s,
+            alive=alive,
+            about=self._say,
+            times=lambda: self.timing.finish_times(name, self.models.names),
+            unit_s=settings.stall_s,
         )
         self._lost = tuple(lost)
         self._drawings: dict[str, Drawing] = {}
         self._line: deque[Drawing] = deque()
-        self._draining = False
+        self._state: Literal["starting", "idle", "busy", "draining"] = "starting"
         self._problem = ""
         self._last_step_at: float | None = None
-        self._started_at = store.clock()
+        self._info: WorkerInfo | None = None
         self._seen = -1
         self._look_at = 0.0
         self._said_at = float("-inf")
 
     def run(self, stop: threading.Event, hurry: threading.Event | None = None) -> None:
-        """Works until `stop` is set, and then for as long as the jobs that run take, at most `settings.grace_s`. What is
-        not done is given back, with its log. hurry: jobs are given back at once."""
-        self._start()
+        """Works until `stop` is set, and then for as long as the jobs that run take, at most `settings.grace_s`. What
+        is not done is given back, with its log. hurry: jobs are given back at once."""
         self.pulse.start()
         try:
+            self.start()
             while not stop.is_set():
                 try:
                     if not self.run_once():
@@ -99,6 +115,8 @@ class Worker:
         finally:
             self.pulse.stop()
             self.models.close()
+            with suppress(StoreError):
+                self.store.workers.goodbye(self.name)
 
     def run_once(self) -> bool:
         """One round: wishes of clients, new jobs, one unit of work, results. Returns whether there was anything to do.
@@ -111,11 +129,12 @@ class Worker:
             self._last_step_at = self.store.clock()
         self.pulse.moved()
         self._collect()
+        self.timing.save()
         return claimed or worked is not None
 
     def drain(self, hurry: threading.Event) -> None:
         """Takes no more jobs, works for the grace on those that it has, and gives the others back."""
-        self._draining = True
+        self._state = "draining"
         until = time.monotonic() + self.settings.grace_s
         while self._drawings and time.monotonic() < until and not hurry.is_set():
             try:
@@ -132,11 +151,26 @@ class Worker:
             except StoreError as error:
                 logger.error("job %s comes back when its lease is over: %s", drawing.claim.job.id, error)
 
-    def _start(self) -> None:
-        """What earlier processes of this worker left is taken back, and logs of jobs that are done go."""
+    def start(self) -> None:
+        """Takes back what earlier processes of this worker held, and loads the first model. Errors: `StoreError`."""
         self._say()
         for name in self._lost:
             self.store.expire_leases(worker=name)
+            self.store.workers.goodbye(name)
+        try:
+            with self.pulse.patient(LOAD_S):
+                self.models.take(self.settings.default_model)
+        except (UndertowError, OSError) as error:
+            logger.error("%s cannot be loaded, and its jobs fail: %s", self.settings.default_model, error)
+        self._state = "idle"
+
+    def _ready(self, loaded: Loaded, seconds: float) -> None:
+        """A model was loaded: from now on everything that it does is learned from."""
+        costs = self.timing.of(loaded.entry.name)
+        costs.learn("load", seconds=seconds)
+        loaded.engine.watchers.append(self.timing.learner(loaded.entry.name).observe)
+        warm_up(loaded, costs)
+        self.timing.save(now=True)
 
     def _rest(self, stop: threading.Event) -> None:
         """Until something changes, for a while."""
@@ -149,24 +183,42 @@ class Worker:
     def _claim(self) -> bool:
         """Takes jobs that there is room for; returns whether there were any."""
         now = time.monotonic()
-        if self._draining or now < self._look_at or not self._has_room_on_disk():
+        if self._state == "draining" or now < self._look_at or not self._has_room_on_disk():
             return False
         self._look_at = now + 0.05
         version = self.store.changed(self._seen, 0)
         if version == self._seen and self._drawings:
             return False
         self._seen = version
-        claims = self.store.claim(self.name, self._pick, self.settings.lease_s)
+        chosen: list[tuple[FairState, dict[str, QueueEntry]]] = []
+
+        def pick(waiting: Sequence[QueueEntry]) -> Sequence[str]:
+            ids, state = self.timing.choose(waiting, self._running())
+            chosen[:] = [(state, {entry.id: entry for entry in waiting})]
+            return ids
+
+        claims = self.store.claim(self.name, pick, self.settings.lease_s)
         for claim in claims:
-            self._take(claim)
+            state, entries = chosen[0]
+            self.timing.state = state
+            self._take(claim, entries[claim.job.id])
         return bool(claims)
 
-    def _take(self, claim: Claim) -> None:
+    def _running(self) -> list[Running]:
+        found: list[Running] = []
+        for drawing in self._drawings.values():
+            now = drawing.progress()
+            found.append(running(drawing.entry, now.step, now.steps))
+        return found
+
+    def _take(self, claim: Claim, entry: QueueEntry) -> None:
+        spec = claim.job.spec
         try:
-            request = request_of(claim.job.spec, self.artifacts, self.catalog)
             drawing = Drawing(
                 claim=claim,
-                request=placed(request, self._loras(), CAPACITY.per_row),
+                entry=entry,
+                request=placed(request_of(spec, self.artifacts, self.catalog), self._loras(), CAPACITY.per_row),
+                embeddings=tuple(one.path for one in embeddings_of(spec, self.catalog)),
                 artifacts=self.artifacts,
                 log=JobLog(self.artifacts, claim),
             )
@@ -174,6 +226,7 @@ class Worker:
             raise
         except Exception as error:
             self._report(claim, failure_of(error))
+            self.artifacts.forget(claim.job.id)
             return
         self._drawings[claim.job.id] = drawing
         self._line.append(drawing)
@@ -188,8 +241,8 @@ class Worker:
             try:
                 with self.pulse.patient(LOAD_S):
                     loaded = self.models.take(drawing.claim.job.spec.model)
-                    loaded.know(drawing.embeddings, self.catalog)
-                    drawing.begin(loaded)
+                    loaded.know(drawing.embeddings)
+                    drawing.begin(loaded, self._most_rows(drawing.entry))
             except Exception as error:
                 self._failed(drawing, error)
 
@@ -300,34 +353,32 @@ class Worker:
 
     def _say(self) -> None:
         """Writes what is to be known of this worker."""
-        if time.monotonic() - self._said_at < 1.0:
+        if time.monotonic() - self._said_at < SAY_S:
             return
         self._said_at = time.monotonic()
-        state = "draining" if self._draining else "busy" if self._drawings else "idle"
-        self.store.workers.hello(
-            WorkerInfo(
-                name=self.name,
-                device=self.device,
-                pid=os.getpid(),
-                host=socket.gethostname(),
-                state=state,
-                models=self.models.names,
-                last_step_at=self._last_step_at,
-                started_at=self._started_at,
-                data={"problem": self._problem} if self._problem else {},
-            )
-        )
+        if self._info is None:
+            info = WorkerInfo(name=self.name, device=self.device, pid=os.getpid(), host=socket.gethostname())
+            self._info = self.store.workers.hello(info)
+        state = ("busy" if self._drawings else "idle") if self._state in ("idle", "busy") else self._state
+        data = {"problem": self._problem} if self._problem else {}
+        said = replace(self._info, state=state, models=self.models.names, last_step_at=self._last_step_at, data=data)
+        self.store.workers.beat(said)
 
     def _has_room_on_disk(self) -> bool:
-        free = shutil.disk_usage(self.artifacts.root).free
+        free = shutil.disk_usage(self.settings.data).free
         if free >= FREE_BYTES:
             if self._problem == FailureCode.STORAGE_FULL and not any(one.late_since for one in self._drawings.values()):
                 self._problem = ""
             return True
         if self._problem != FailureCode.STORAGE_FULL:
-            logger.error("no job is begun: %d MB are free in %s", free // 2**20, self.artifacts.root)
+            logger.error("no job is begun: %d MB are free in %s", free // 2**20, self.settings.data)
         self._problem = FailureCode.STORAGE_FULL
         return False
+
+    def _most_rows(self, entry: QueueEntry) -> int | None:
+        """Of a forward in the mode "fast", where any was measured at this size."""
+        known = entry.work.cells in self.timing.of(entry.model).forward
+        return self.timing.schedule().cap(entry) if known else None
 
     def _loras(self) -> frozenset[str]:
         return frozenset(str(entry.path) for entry in self.catalog.adapters() if entry.kind == "LoRA")

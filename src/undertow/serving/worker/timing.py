@@ -1,0 +1,91 @@
+"""What work costs here, learned from every unit of it: from that follows which jobs are taken, and when all are done."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from undertow.serving.clock.costs import Costs, Learner
+from undertow.serving.clock.finish_times import Device, finish_times
+from undertow.serving.schedule import MOST_JOBS, FairState, Running, pick
+from undertow.serving.store.records import QueueEntry
+from undertow.serving.store.store import Store
+
+SAVE_S = 10.0
+"""Between two times that costs are written, where they are learned all the time."""
+SAY_S, SAY_SHARE = 1.0, 0.05
+"""Between two times that finish times are computed, at least, and the share of time that it may take."""
+SILENT_S = 10.0
+"""A worker that wrote nothing for so long draws nothing."""
+
+
+def kind_of(device: str) -> str:
+    """Workers on devices of a kind share what they have learned."""
+    return device.partition(":")[0]
+
+
+@dataclass(kw_only=True, eq=False)
+class Timing:
+    """The costs of one worker, by model, and the fairness that it keeps."""
+
+    store: Store
+    device: str
+    most_jobs: int | None = None
+    state: FairState = field(default_factory=FairState)
+    costs: dict[str, Costs] = field(default_factory=dict)
+    _saved_at: float = field(default_factory=time.monotonic, init=False)
+    _say_at: float = field(default=0.0, init=False)
+
+    def of(self, model: str) -> Costs:
+        """What is known of a model: what workers of the same kind have learned at any time."""
+        if model not in self.costs:
+            self.costs[model] = Costs.from_json(self.store.costs.get(model, kind_of(self.device)))
+        return self.costs[model]
+
+    def learner(self, model: str) -> Learner:
+        return Learner(self.of(model))
+
+    def schedule(self, loaded: Sequence[str] = ()) -> Device:
+        """This worker, as the schedule sees it. loaded: its models."""
+        most = MOST_JOBS if self.most_jobs is None else self.most_jobs
+        return Device(costs=self.costs, models=set(loaded), most_jobs=most)
+
+    def choose(self, waiting: Sequence[QueueEntry], running: Sequence[Running]) -> tuple[list[str], FairState]:
+        """The jobs to be taken, and the fairness when they are. It is pure: a transaction may be run again."""
+        for entry in waiting:
+            self.of(entry.model)
+        state = self.state.copy()
+        return pick(waiting, state, self.schedule().room(running, self.store.clock())), state
+
+    def finish_times(self, worker: str, loaded: Sequence[str]) -> Mapping[str, float]:
+        """When everything that waits and runs will be done; empty where it was said a moment ago, or another worker
+        says it. worker: this one."""
+        started = time.monotonic()
+        if started < self._say_at:
+            return {}
+        now = self.store.clock()
+        workers = {one.name: one for one in self.store.workers.list(seen_after=now - SILENT_S)}
+        if min(workers, default=worker) != worker:
+            self._say_at = started + SAY_S
+            return {}
+        entries = self.store.queue()
+        for model in {entry.model for entry in entries}:
+            self.of(model)
+        devices = {name: self.schedule(one.models) for name, one in workers.items()}
+        found = finish_times(entries, devices or {worker: self.schedule(loaded)}, now, self.state)
+        took = time.monotonic() - started
+        self._say_at = started + max(SAY_S, took / SAY_SHARE)
+        return found
+
+    def save(self, *, now: bool = False) -> None:
+        """Writes the costs, from time to time, for API processes and for later."""
+        if now or time.monotonic() - self._saved_at > SAVE_S:
+            self._saved_at = time.monotonic()
+            for model, costs in list(self.costs.items()):
+                if costs.known:
+                    self.store.costs.put(model, kind_of(self.device), costs.to_json())
+
+
+def running(entry: QueueEntry, step: int, steps: int) -> Running:
+    """A job that this worker draws, with what it has before it. step, steps: as the engine says."""
+    share = step / steps if steps else 0.0
+    return Running(entry=entry, left=entry.work.steps * max(0.0, 1.0 - share), promised_at=entry.finish_at)
