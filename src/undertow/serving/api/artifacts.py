@@ -129,8 +129,7 @@ def _missing(sha256: str) -> Problem:
 
 def _keep(service: Parts, content: bytes, claimed: str, key: ApiKey) -> PictureView:
     """Errors: `InvalidInput` for what is no picture, `Problem` for one of another type."""
-    picture = decoded("picture", content, service.settings.max_pixels)
-    found = _sniffed(content)
+    picture, found = decoded("picture", content, service.settings.max_pixels)
     if found != claimed:
         raise Problem("unsupported_media_type", f"content type is {claimed}, expected {found}, which the picture is")
     stored = StoredFile(sha256=hashlib.sha256(content).hexdigest(), media_type=found, bytes=len(content))

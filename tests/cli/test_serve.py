@@ -1,0 +1,118 @@
+"""`undertow serve` and `undertow keys`: what is refused before anything starts, and what is said."""
+
+import os
+import socket
+
+import pytest
+
+from undertow.cli import main
+from undertow.serving.store.store import Store
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The one sentence of a refusal."""
+    assert main(["serve", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1, error
+    return error
+
+
+def test_it_says_what_a_person_needs(capsys, tmp_path):
+    """Address, models, keys, where the data is, and a command that draws."""
+    assert main(["serve", "--port", "0", "--check", "emoji", "second=emoji"]) == 0
+    said = capsys.readouterr().out
+    address = said.split()[3]
+    assert address.startswith("http://127.0.0.1:")
+    assert not address.endswith(":0")
+    assert "emoji, second" in said
+    assert str(tmp_path / "undertow-data") in said
+    assert "undertow keys add NAME" in said
+    assert f"curl -s {address}/v1/jobs" in said
+    assert main(["keys", "add", "ann"]) == 0
+    assert main(["serve", "--port", "0", "--check", "--host", "0.0.0.0"]) == 0
+    said = capsys.readouterr().out
+    assert "ann" in said
+    assert "Authorization: Bearer KEY" in said
+
+
+def test_a_port_in_use_is_refused(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert port in refused(capsys, "--port", port)
+
+
+def test_a_public_address_without_keys_is_refused_with_the_command_that_makes_one(capsys):
+    assert "undertow keys add NAME" in refused(capsys, "--host", "0.0.0.0", "--port", "0")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_refused(capsys, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o500)
+    assert "--data" in refused(capsys, "--port", "0", "--data", "closed/data")
+
+
+def test_a_file_in_place_of_the_folder_is_refused(capsys, tmp_path):
+    (tmp_path / "data").write_text("")
+    assert "--data" in refused(capsys, "--port", "0", "--data", "data")
+
+
+def test_data_of_a_newer_version_is_refused(capsys, tmp_path):
+    import sqlite3  # noqa: PLC0415
+
+    Store.open(f"sqlite:///{tmp_path / 'undertow.db'}").close()
+    with sqlite3.connect(tmp_path / "undertow.db") as database:
+        (table,) = database.execute(
+            "SELECT name FROM sqlite_master WHERE name LIKE '%version%' AND type = 'table'"
+        ).fetchone()
+        database.execute(f"UPDATE {table} SET version_num = '9999'")
+    database.close()
+    assert "newer" in refused(capsys, "--port", "0", "--data", str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["emojy"], "'emoji'"),
+        (["x=no-such.safetensors"], "no-such.safetensors"),
+        (["--device", "gpu"], "--device"),
+        (["--database", "mysql://x"], "mysql"),
+        (["--budget", "much"], "--budget"),
+        (["--webhooks"], "webhook_secret"),
+        (["--port", "-1"], "serve.port"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(capsys, arguments, word):
+    assert word in refused(capsys, "--port", "0", *arguments)
+
+
+def test_settings_come_from_the_table_of_the_file(capsys, tmp_path):
+    (tmp_path / "undertow.toml").write_text('[serve]\nport = 0\ndata = "kept"\nwebhooks = true\nwebhook_secret = "s"\n')
+    assert main(["serve", "--check"]) == 0
+    assert str(tmp_path / "kept") in capsys.readouterr().out
+    (tmp_path / "undertow.toml").write_text("[serve]\nprot = 1\n")
+    assert "'port'" in refused(capsys)
+
+
+def test_a_key_is_printed_once_listed_and_revoked(capsys):
+    assert main(["keys", "add", "ann", "--scope", "read", "--per-minute", "9"]) == 0
+    secret = capsys.readouterr().out.strip()
+    assert secret.startswith("ut_")
+    assert len(secret) > 40
+    assert main(["keys", "list"]) == 0
+    listed = capsys.readouterr().out
+    assert "ann" in listed
+    assert "9 a minute" in listed
+    assert secret not in listed
+    assert main(["keys", "add", "ann"]) == 2
+    assert "no key has" in capsys.readouterr().err
+    assert main(["keys", "revoke", "an"]) == 2
+    assert "'ann'" in capsys.readouterr().err
+    assert main(["keys", "revoke", "ann"]) == 0
+    assert "revoked ann" in capsys.readouterr().out
+    assert main(["keys", "revoke", "ann"]) == 2
