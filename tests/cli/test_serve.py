@@ -84,7 +84,7 @@ def test_data_of_a_newer_version_is_refused(capsys, tmp_path):
         (["--database", "mysql://x"], "mysql"),
         (["--budget", "much"], "--budget"),
         (["--webhooks"], "webhook_secret"),
-        (["--port", "-1"], "serve.port"),
+        (["--port", "-1"], "from 0 to 65535"),
     ],
 )
 def test_what_cannot_be_served_is_refused(capsys, arguments, word):

@@ -97,6 +97,7 @@ def _checked(settings: "ServerSettings") -> "ServerSettings":
     `UndertowError`, `OSError`."""
     from dataclasses import replace
 
+    from undertow.embedded import located
     from undertow.known_names import require_device_name
     from undertow.serving.catalog.catalog import Catalog
     from undertow.serving.store.store import Store
@@ -110,7 +111,8 @@ def _checked(settings: "ServerSettings") -> "ServerSettings":
     settings = replace(settings, port=_free_port(settings, listening))
     _require_folder(settings.data)
     catalog = Catalog(settings)
-    for name in settings.models:
+    for name, source in settings.models.items():
+        located(source)  # which knows the names that are near
         catalog.model(name)
     store = Store.open(settings.database_url)
     try:

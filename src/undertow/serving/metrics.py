@@ -40,7 +40,7 @@ class ApiMetrics:
         self.webhooks = make.counter("webhooks", "Deliveries tried.", "result")
         self.event_streams = make.gauge("event_streams", "Clients that follow a job now.")
 
-    def exposition(self, *collectors: Collector) -> bytes:
+    def exposition(self, *collectors: "SnapshotCollector | GaugeCollector") -> bytes:
         """Everything as text, as Prometheus scrapes it. collectors: of other processes, read now."""
         everything = CollectorRegistry()
         for collector in (self.registry, *collectors):

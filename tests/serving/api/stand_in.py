@@ -115,7 +115,7 @@ def shared_catalog() -> Catalog:
 def open_api(folder: Path, catalog: Catalog, **settings: Any) -> Api:
     """An API as `create_app` makes it. settings: of the server."""
     chosen = ServerSettings(data=folder, **settings)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     clock, artifacts = Clock(), ArtifactFolder(folder / "artifacts")
     store = Store.open(chosen.database_url, clock=clock)
     app = create_app(chosen, store, artifact_folder=artifacts, catalog=catalog)
