@@ -32,7 +32,6 @@ def drawing_json(
 def info_json(pictures: Sequence[Picture], *, job: Job, read: Drawing, model: ModelEntry, at: str) -> dict[str, Any]:
     """What A1111 says of the pictures."""
     request, count = job.spec.request, len(pictures)
-    height, width = request["size"]
     seeds = [one.seed for one, _ in pictures]
     subseeds = [request.get("variation_seed") or 0] * count
     texts = [infotext_of(content) for _, content in pictures]
@@ -46,8 +45,8 @@ def info_json(pictures: Sequence[Picture], *, job: Job, read: Drawing, model: Mo
         "subseed": subseeds[0],
         "all_subseeds": subseeds,
         "subseed_strength": read.variation_strength,
-        "width": width,
-        "height": height,
+        "width": pictures[0][0].width,
+        "height": pictures[0][0].height,
         "sampler_name": read.sampler,
         "cfg_scale": read.cfg_scale,
         "steps": read.steps,

@@ -218,8 +218,9 @@ def _event(name: str, data: dict[str, Any]) -> ServerSentEvent:
 
 
 def _size(job: Job) -> tuple[int, int]:
-    """Width and height of the pictures that a job will have."""
-    height, width = job.spec.request["size"]
+    """Width and height of the pictures that a job will have: its own, or those of the picture that it starts from."""
+    request = job.spec.request
+    width, height = request["size"][::-1] if request["size"] is not None else request["image"]["size"]
     return width, height
 
 
@@ -236,7 +237,10 @@ async def _read_form(request: Request, most: int) -> tuple[dict[str, str], dict[
         form = await parser.parse()
     except (MultiPartException, MultipartParseError, KeyError, UnicodeError) as err:
         raise Problem("malformed", f"body is no form, expected {FORM} with a boundary; {err}") from err
-    return await _parted(form)
+    try:
+        return await _parted(form)
+    finally:
+        await form.close()
 
 
 async def _parted(form: FormData) -> tuple[dict[str, str], dict[str, list[bytes]]]:
