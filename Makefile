@@ -8,6 +8,8 @@ INSTALLED := $(VENV)/.installed
 WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
 PYTEST := $(ONE_THREAD) $(BIN)/pytest
+# Bytecode is written, also where the environment says otherwise: later runs, and programs that tests start, read it.
+unexport PYTHONDONTWRITEBYTECODE
 # Makes oneDNN and PyTorch treat an x86 processor as one with AVX2 alone, which imitates bfloat16.
 # Inductor's own cache does not tell kernels for the one from those for the other: a mixture gives NaN.
 AVX2 := ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 TORCHINDUCTOR_CACHE_DIR=$(CURDIR)/out/inductor-avx2

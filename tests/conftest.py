@@ -1,16 +1,16 @@
 """What holds for every test."""
 
+import gc
 import os
 import random
+import subprocess
 import tempfile
 import zlib
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import settings
 
-from tests.annotations import check_annotations
+from tests.forked import FORKED
 
 IN_CI = bool(os.environ.get("CI"))
 
@@ -33,12 +33,24 @@ def pytest_configure(config):
     cache = tempfile.TemporaryDirectory(prefix="undertow-tests-")
     os.environ["UNDERTOW_CACHE"] = cache.name
     config.add_cleanup(cache.cleanup)
-    if config.getoption("check_annotations"):
+    hands_out = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    if config.getoption("check_annotations") and not hands_out:  # that process runs no tests, and need not import torch
+        from tests.annotations import check_annotations
+
         check_annotations("undertow", "recipes")
+
+
+def pytest_collection_finish():
+    """What is there now stays: no collection of garbage has to look through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def seed_all(name: str) -> None:
     """Every source of random numbers, by a name."""
+    import numpy as np
+    import torch
+
     seed = zlib.crc32(name.encode())
     torch.manual_seed(seed)
     np.random.seed(seed)
@@ -57,6 +69,22 @@ def pytest_fixture_setup(fixturedef, request):
 def _seeded(request):
     """A test's random numbers depend on its name alone: not on its order, nor on the worker that stole it."""
     seed_all(request.node.nodeid)
+
+
+PICKLED = "undertow.checkpoints.files.pickled.subprocess"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forks_read_pickles():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PICKLED, FORKED)
+        yield
+
+
+@pytest.fixture
+def new_processes(monkeypatch):
+    """Pickles are read as they are outside of tests: by a program in a process of its own."""
+    monkeypatch.setattr(PICKLED, subprocess)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -67,7 +67,7 @@ def controlnet(subject: Subject, work: Work) -> Prepared:
     network = _loaded(lambda: ControlNet(control, kernel_named(work.kernel)), work.dtype)
     inputs = _inputs(config, subject, work)
     hint = seeded((work.batch, config.levels[0].channels, *work.cells(subject)), _dtype(work.dtype))
-    return _prepared(lambda: network(*inputs, hint), (inputs, hint))
+    return _prepared(lambda: network(*inputs, hint, Ports(**_parts(work))), (inputs, hint))
 
 
 def decode(subject: Subject, work: Work) -> Prepared:
@@ -193,8 +193,13 @@ def _ports(unet: UNet, subject: Subject, work: Work) -> Ports | None:
         weights=_slots(unet, work) if work.loras and not work.merged else None,
         residuals=_residuals(unet.config, subject, work) if work.controlnets else None,
         image=_image(unet.config, work) if work.image_tokens else None,
+        **_parts(work),
     )
     return None if ports == Ports() else ports
+
+
+def _parts(work: Work) -> dict[str, Any]:
+    return {"feed_forward_chunks": work.feed_forward_chunks, "attention_in_parts": work.attention_in_parts}
 
 
 def _slots(unet: UNet, work: Work) -> WeightRows:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests.adapters.lora.files import layers_of, low_rank
-from tests.compile.test_unet_compile import TINY_TEXT, Counter
+from tests.compile.test_unet_compile import SMALL_TEXT, Counter
 from tests.golden.minis import build, conditioning_for, latents_for, randomize
 from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.control.residuals import ControlRow, residual_port
@@ -38,7 +38,7 @@ def _fresh_compiler():
 @torch.no_grad()
 def test_a_hundred_swaps_gains_mixtures_and_merges_make_two_graphs():
     """With and without the weight port; whatever is in slots, in gains or merged is values."""
-    unet, counter, random = build(TINY_TEXT), Counter(), Random(0)
+    unet, counter, random = build(SMALL_TEXT), Counter(), Random(0)
     bank = Bank(unet, AdapterCapacity(slots=2, rank=4, per_row=2))
     merged, layers = MergedWeights(unet), layers_of(unet)
     files = []
@@ -52,7 +52,7 @@ def test_a_hundred_swaps_gains_mixtures_and_merges_make_two_graphs():
         }
         files.append(LayerUpdates(key=number, title=str(number), updates=updates, factors={}))
     compiled = torch.compile(unet.predict, fullgraph=True, dynamic=False, backend=counter)
-    call = latents_for(TINY_TEXT, 8, 8), torch.tensor([3.0, 871.5]), conditioning_for(TINY_TEXT)
+    call = latents_for(SMALL_TEXT, 8, 8), torch.tensor([3.0, 871.5]), conditioning_for(SMALL_TEXT)
 
     def mixture():
         few = random.sample(files, 2)
@@ -83,11 +83,11 @@ def test_a_hundred_swaps_gains_mixtures_and_merges_make_two_graphs():
 @torch.no_grad()
 def test_control_and_pictures_of_any_mixture_make_four_graphs():
     """With and without each port; who uses it, how strongly and with what is values."""
-    unet, counter, random = build(TINY_TEXT), Counter(), Random(0)
+    unet, counter, random = build(SMALL_TEXT), Counter(), Random(0)
     control = ControlNet.from_unet(unet, (4, 8)).eval()
     randomize(control, 1)
     prompt = ImagePrompt.new(unet, 6, tokens=2).eval()
-    inputs = latents_for(TINY_TEXT, 8, 8), torch.tensor([3.0, 871.5]), conditioning_for(TINY_TEXT)
+    inputs = latents_for(SMALL_TEXT, 8, 8), torch.tensor([3.0, 871.5]), conditioning_for(SMALL_TEXT)
     parts = zip(inputs[0].split(1), inputs[1].split(1), inputs[2].rows(), strict=True)
     rows = [Row(unet=unet, latents=x, timestep=t, conditioning=given) for x, t, given in parts]
 

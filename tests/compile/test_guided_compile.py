@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from tests.compile.test_unet_compile import TINY, TINY_TEXT, Counter
+from tests.compile.test_unet_compile import SMALL_TEXT, TINY, TINY_TEXT, Counter
 from tests.golden.minis import Mini, build, conditioning_for, latents_for
 from undertow.diffusion.guidance import Perturbation
 from undertow.unet.conditioning import Ports
@@ -31,7 +31,7 @@ def _fresh_compiler():
 
 def _ports(mini: Mini, *, identity: bool | None, blur: float | None, free_u: FreeU | None) -> Ports:
     """Two rows: a perturbation whose value may be that it does nothing, and factors."""
-    layers = LAYERS["text" if mini is TINY_TEXT else "pixels"]
+    layers = LAYERS["text" if mini.config.context_dim else "pixels"]
     given = [
         None if identity is None else Perturbation(kind="identity", layers=layers),
         None if blur is None else Perturbation(kind="blurred", layers=layers, sigma=blur),
@@ -65,7 +65,7 @@ def test_values_of_perturbations_and_factors_never_recompile(mini):
 @torch.no_grad()
 def test_graphs_are_enumerated():
     """One for each of: nothing, identity, blur, both, each with and without FreeU; what is absent is not in it."""
-    mini, sizes, counter = TINY_TEXT, [], Counter()
+    mini, sizes, counter = SMALL_TEXT, [], Counter()
 
     def count(module, inputs):
         sizes.append(len(module.graph.nodes))
@@ -91,11 +91,11 @@ def test_graphs_are_enumerated():
 @torch.no_grad()
 def test_observations_compile():
     """A graph for those who ask for a map; the prediction is that of the others."""
-    counter, unet = Counter(), build(TINY_TEXT)
+    counter, unet = Counter(), build(SMALL_TEXT)
     compiled = torch.compile(unet.predict, fullgraph=True, dynamic=False, backend=counter)
-    site = first_self_attention(TINY_TEXT.config, "mid_block")
+    site = first_self_attention(SMALL_TEXT.config, "mid_block")
     for seed in (0, 1):
-        call = latents_for(TINY_TEXT, 8, 8, seed=seed), torch.tensor([3.0, 871.5]), conditioning_for(TINY_TEXT)
+        call = latents_for(SMALL_TEXT, 8, 8, seed=seed), torch.tensor([3.0, 871.5]), conditioning_for(SMALL_TEXT)
         output, expected = compiled(*call, Ports(), (site,)), unet(*call, observed=(site,))
         assert (output.prediction - unet(*call)).abs().max() <= TOLERANCE
         assert (output.observations[site] - expected.observations[site]).abs().max() <= TOLERANCE
@@ -105,8 +105,8 @@ def test_observations_compile():
 @torch.no_grad()
 def test_aot_autograd_accepts_the_graphs():
     """The compiler's second stage decomposes every operation of the blur and of FreeU."""
-    unet = build(TINY_TEXT)
-    call = latents_for(TINY_TEXT, 8, 8), torch.tensor([3.0, 871.5]), conditioning_for(TINY_TEXT)
-    ports = _ports(TINY_TEXT, identity=True, blur=1.3, free_u=FreeU(keyed="index", version=2))
+    unet = build(SMALL_TEXT)
+    call = latents_for(SMALL_TEXT, 8, 8), torch.tensor([3.0, 871.5]), conditioning_for(SMALL_TEXT)
+    ports = _ports(SMALL_TEXT, identity=True, blur=1.3, free_u=FreeU(keyed="index", version=2))
     output = torch.compile(unet.predict, fullgraph=True, backend="aot_eager")(*call, ports).prediction
     assert (output - unet(*call, ports)).abs().max() <= TOLERANCE

@@ -4,6 +4,7 @@ Run without type checks, which the compiler cannot trace: pytest -o addopts= tes
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,13 +12,13 @@ import torch
 from torch import Tensor
 
 import undertow
-from tests.golden.minis import CONTEXT, M15, MPIX, MXL, Mini, build, conditioning_for, latents_for
+from tests.golden.minis import CONTEXT, Mini, build, conditioning_for, latents_for
 from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.nn.adaptable import Conv2d, Linear, WeightRows
 from undertow.nn.attention import ImageTokens
 from undertow.unet.compiled import CompiledUNet, Graphs
 from undertow.unet.conditioning import Conditioning, Ports, Residuals
-from undertow.unet.config import CrossAttention, Level, Middle, SelfAttention, TextTime, UNetConfig
+from undertow.unet.config import ClassLabels, CrossAttention, Level, Middle, SelfAttention, TextTime, UNetConfig
 from undertow.unet.unet import UNet
 
 TOLERANCE = 1e-5
@@ -49,6 +50,22 @@ TINY_TEXT = Mini(
     ),
     diffusers={},
 )
+
+SMALL_TEXT = Mini(
+    config=UNetConfig(
+        levels=(Level(channels=8, resnets=1), Level(channels=8, resnets=1, attention=CrossAttention(heads=2))),
+        middle=Middle(attention=CrossAttention(heads=2)),
+        context_dim=CONTEXT,
+        norm_groups=2,
+    ),
+    diffusers={},
+)
+"""Less of the same, where many graphs are traced: a layer of each kind, and what is called twice. Its projections are
+convolutions, as in SD1."""
+
+CLASSES = replace(TINY, config=replace(TINY.config, added=ClassLabels(count=10, null=True), cos_first=False))
+
+SMALLEST = replace(TINY, config=replace(TINY.config, levels=(Level(channels=4, resnets=1),)))
 
 
 @pytest.fixture(autouse=True)
@@ -120,7 +137,7 @@ def _calls(mini: Mini) -> list[tuple[Tensor, Tensor, Conditioning]]:
     ]
 
 
-@pytest.mark.parametrize("mini", [M15, MXL, MPIX, TINY_TEXT], ids=["M15", "MXL", "MPIX", "with guidance"])
+@pytest.mark.parametrize("mini", [SMALL_TEXT, CLASSES, TINY_TEXT], ids=["text", "classes", "with guidance"])
 @torch.no_grad()
 def test_one_graph_whatever_the_values(mini):
     counter = Counter()
@@ -134,7 +151,7 @@ def test_one_graph_whatever_the_values(mini):
     assert counter.graphs == 1
 
 
-@pytest.mark.parametrize("mini", [TINY_TEXT, TINY], ids=["text", "pixels"])
+@pytest.mark.parametrize("mini", [SMALL_TEXT, TINY], ids=["text", "pixels"])
 @torch.no_grad()
 def test_one_graph_whatever_is_in_the_ports(mini):
     """Slots, gains, residuals and image tokens: swapping adapters never recompiles."""
@@ -184,7 +201,7 @@ def test_training_traces_too():
 @torch.no_grad()
 def test_aot_autograd_accepts_the_graph():
     """The compiler's second stage decomposes every operation, the custom ones of nn/matmul.py included."""
-    mini = TINY_TEXT
+    mini = SMALL_TEXT
     unet = build(mini).to(memory_format=torch.channels_last)
     latents, timesteps, given = _calls(mini)[0]
     output = torch.compile(unet, fullgraph=True, backend="aot_eager")(latents, timesteps, given)
@@ -213,10 +230,10 @@ def test_a_service_may_see_many_sizes(monkeypatch):
     """Each size has a graph of its own, and PyTorch's usual limit of eight must not end in an error."""
     counter = Counter()
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counter))
-    unet = CompiledUNet.of(build(TINY))
+    unet = CompiledUNet.of(build(SMALLEST))
     sizes = range(4, 14)
     for size in sizes:
-        assert unet(latents_for(TINY, size, 4), torch.tensor([3.0, 871.5])).shape[2] == size
+        assert unet(latents_for(SMALLEST, size, 4), torch.tensor([3.0, 871.5])).shape[2] == size
     assert counter.graphs == len(sizes)
 
 
@@ -244,8 +261,8 @@ def test_freezing_makes_constants_of_all_weights_and_of_no_slot(monkeypatch, slo
         return module.forward
 
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=count))
-    unet, graphs = build(TINY_TEXT if slots else MPIX), Graphs(freeze=True)
-    mini = TINY_TEXT if slots else MPIX
+    mini = SMALL_TEXT if slots else CLASSES
+    unet, graphs = build(mini), Graphs(freeze=True)
     buffers = _with_slots(unet) if slots else []
     inputs = *_calls(mini)[0], Ports(weights=_ports(mini, 0).weights) if slots else Ports()
     outputs = []

@@ -1,8 +1,8 @@
 """The documentation's examples are run, page by page, in an empty folder.
 
 A page's ```python blocks share one namespace, in order. In a ```bash block that follows the comment `<!-- run -->`,
-each line that starts with `undertow ` goes through the command line and must succeed. Pictures are drawn in few steps:
-what an example shows is that its options are taken, not what comes out.
+each line that starts with `undertow ` goes through the command line and must succeed. Pictures are drawn in few steps,
+and trainings draw no sample: what an example shows is that its options are taken, not what comes out.
 """
 
 import re
@@ -18,7 +18,10 @@ from undertow.cli.verbs import VERBS
 
 ROOT = Path(__file__).parents[2]
 MODEL = "stable-diffusion"
-FEW = "3"
+FEW = 3
+
+STEPS = re.compile(r"""(\bsteps(?:=|": ))([0-9]+)\b""")
+"""Of a request in Python."""
 
 BLOCK = re.compile(
     r"^(?P<run><!-- run -->\n+)?```(?P<language>python|bash)\n(?P<text>.*?)^```$", flags=re.MULTILINE | re.DOTALL
@@ -45,20 +48,27 @@ def run_page(path: Path) -> None:
     for block in runnable_blocks(path.read_text()):
         if block.language == "python":
             # Blank lines before the block make a traceback point into the page.
-            exec(compile("\n" * block.line + block.text, path, "exec"), namespace)
+            text = STEPS.sub(lambda found: found[1] + few(found[2]), block.text)
+            exec(compile("\n" * block.line + text, path, "exec"), namespace)
         else:
             for command in re.findall(r"^undertow (.*)$", block.text, flags=re.MULTILINE):
                 assert main(in_few_steps(shlex.split(command))) == 0, command
 
 
+def few(steps: str) -> str:
+    return str(min(FEW, int(steps)))
+
+
 def in_few_steps(command: list[str]) -> list[str]:
     """The command, with few steps where it draws."""
+    if command[0] == "train" and command[1] in ("lora", "controlnet", "image-prompt"):
+        return [*command, "--no-sample"]
     if command[0] not in ("generate", "compare"):
         return command
     if "--steps" in command:
         at = command.index("--steps") + 1
-        return [*command[:at], FEW, *command[at + 1 :]]
-    return [*command, "--steps", FEW]
+        return [*command[:at], few(min(command[at].split(","), key=int)), *command[at + 1 :]]
+    return [*command, "--steps", few("20")]
 
 
 PAGES = [page for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))] if runnable_blocks(page.read_text())]

@@ -7,7 +7,7 @@ from benchmarks.lib.memory_cases import NARROW
 from benchmarks.lib.memory_stages import measured
 from undertow.attention import choose, chunked
 from undertow.errors import ConfigError, UnknownCheckpoint
-from undertow.memory import operations, vae_walk, weights
+from undertow.memory import attention_walk, operations, vae_walk, weights
 from undertow.memory.families import family
 from undertow.memory.forecast import forecast
 from undertow.memory.machine import Machine, this_machine
@@ -26,13 +26,17 @@ differ, which only networks as small as these notice."""
 
 SD1, INPAINT, SD2, SDXL, REFINER, PIXELS = NARROW
 
+PARTS = {"attention_in_parts": True, "feed_forward_chunks": 2}
+
 CHOSEN = [
     ("denoise", SD1, Work(size=(32, 36), kernel="sdpa", branches=1)),
     ("denoise", SD2, Work(size=(36, 32), kernel="math", image_tokens=4, tokens=154)),
     ("denoise", SDXL, Work(size=(40, 36), loras=2, lora_rank=4, branches=1)),
     ("denoise", REFINER, Work(size=(48, 64), dtype="bfloat16", kernel="sdpa", controlnets=1, branches=1)),
     ("denoise", PIXELS, Work(size=(24, 40), kernel="chunked")),
-    ("controlnet", INPAINT, Work(size=(48, 40), controlnets=1)),
+    ("denoise", SD2, Work(size=(36, 40), kernel="sdpa", dtype="bfloat16", feed_forward_chunks=4)),
+    ("denoise", SD1, Work(size=(36, 32), kernel="sliced", image_tokens=4)),
+    ("controlnet", INPAINT, Work(size=(72, 64), kernel="math", controlnets=1, **PARTS)),
     ("decode", SD1, Work(size=(48, 64))),
     ("encode", SD1, Work(size=(64, 48))),
     ("text", SDXL, Work(tokens=154)),
@@ -57,7 +61,7 @@ def test_a_training_step_is_never_below(kind):
 
 def test_constants_are_those_of_the_rooms_that_import_torch():
     assert operations.PATCH_CELLS == matmul.PATCH_CELLS
-    assert (operations.CHUNK, operations.CHUNKED_KEYS) == (chunked.CHUNK, choose.CHUNKED_KEYS)
+    assert (attention_walk.CHUNK, attention_walk.CHUNKED_KEYS) == (chunked.CHUNK, choose.CHUNKED_KEYS)
 
 
 def test_the_processor_is_the_same_without_torch():

@@ -183,10 +183,8 @@ def test_a_budget_below_the_smallest_plan_says_the_smallest(service):
 
 
 def test_a_plan_is_what_is_done_from_the_beginning():
-    work = Work(rows=1, keep=(), feed_forward_chunks=2, offloaded_layers=True, decode_bytes=2**25)
-    assert economy_of(work, 2) == Economy(
-        evict_idle=True, rows=1, feed_forward_chunks=2, offloaded_layers=True, decode_bytes=2**25
-    )
+    given = {"attention_in_parts": True, "feed_forward_chunks": 2, "offloaded_layers": True, "decode_bytes": 2**25}
+    assert economy_of(Work(rows=1, keep=(), **given), 2) == Economy(evict_idle=True, rows=1, **given)
     assert economy_of(Work(rows=2), 2) == Economy()
 
 

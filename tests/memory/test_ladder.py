@@ -1,5 +1,7 @@
 """How a request gives way: the order of issue 18, and that it ends."""
 
+from dataclasses import replace
+
 import pytest
 
 from undertow.errors import InvalidInput
@@ -23,21 +25,26 @@ def way_down(rows: int, possible: Possible) -> list[Economy]:
 
 
 def test_what_costs_least_goes_first():
-    """Idle models, then smaller batches down to sequential guidance, then chunked feed-forward, then layers."""
+    """Idle models, then smaller batches down to sequential guidance, then attention and feed-forward in parts, then
+    layers."""
     idle = Economy(evict_idle=True)
+    least = Economy(evict_idle=True, rows=1, attention_in_parts=True)
     assert way_down(4, Possible()) == [
         idle,
         Economy(evict_idle=True, rows=2),
         Economy(evict_idle=True, rows=1),
-        *(Economy(evict_idle=True, rows=1, feed_forward_chunks=chunks) for chunks in (2, 4, 8)),
-        Economy(evict_idle=True, rows=1, feed_forward_chunks=MOST_CHUNKS, offloaded_layers=True),
+        least,
+        *(replace(least, feed_forward_chunks=chunks) for chunks in (2, 4, 8)),
+        replace(least, feed_forward_chunks=MOST_CHUNKS, offloaded_layers=True),
     ]
 
 
 def test_what_is_not_possible_is_left_out():
-    assert way_down(2, Possible(evict=False, chunks=False, offload=False)) == [Economy(rows=1)]
-    assert way_down(8, Possible(evict=False, fewer_rows=False, chunks=False)) == [Economy(offloaded_layers=True)]
-    assert way_down(1, Possible(evict=False, chunks=False, offload=False)) == []
+    assert way_down(2, Possible(evict=False, attention=False, chunks=False, offload=False)) == [Economy(rows=1)]
+    assert way_down(8, Possible(evict=False, fewer_rows=False, attention=False, chunks=False)) == [
+        Economy(offloaded_layers=True)
+    ]
+    assert way_down(1, Possible(evict=False, attention=False, chunks=False, offload=False)) == []
 
 
 def test_decoding_halves_its_tiles_down_to_the_smallest():
@@ -58,10 +65,17 @@ def test_reading_can_only_send_away_what_is_idle():
 
 
 def test_it_reads_as_a_sentence():
-    economy = Economy(evict_idle=True, rows=1, feed_forward_chunks=4, offloaded_layers=True, decode_bytes=2**20)
+    economy = Economy(
+        evict_idle=True,
+        rows=1,
+        attention_in_parts=True,
+        feed_forward_chunks=4,
+        offloaded_layers=True,
+        decode_bytes=2**20,
+    )
     assert str(economy) == (
-        "idle networks leave memory, at most 1 row in a forward, feed-forward layers in 4 parts, "
-        "layers are in memory only while they work, decoding in tiles within 1.0 MiB"
+        "idle networks leave memory, at most 1 row in a forward, attention in parts, "
+        "feed-forward layers in 4 parts, layers are in memory only while they work, decoding in tiles within 1.0 MiB"
     )
     said = str(StepDown(unit=3, reason="a forward of 2 rows ran out of memory (no room)", economy=Economy(rows=1)))
     assert said == "a forward of 2 rows ran out of memory (no room): at most 1 row in a forward"

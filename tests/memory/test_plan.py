@@ -30,8 +30,8 @@ WORK = Work(size=(512, 512), pictures=2, dtype="float16")
 GIVES_WAY = {
     "idle": "keep",
     "rows": "rows",
+    "attention": "attention_in_parts",
     "feed-forward": "feed_forward_chunks",
-    "attention": "kernel",
     "layers": "offloaded_layers",
     "tiles": "decode_bytes",
 }
@@ -58,7 +58,7 @@ def test_a_budget_that_suffices_takes_nothing():
 @pytest.mark.parametrize("part", [0.02, 0.25, 0.5, 0.75, 0.98])
 @pytest.mark.parametrize("work", [WORK, replace(WORK, size=(1024, 1024), kernel="math")])
 def test_what_gives_way_is_what_is_needed_in_the_order_of_the_issue(part, work):
-    """Idle models first, then fewer rows, then layers and attention in parts, then layers one by one, then tiles."""
+    """Idle models first, then fewer rows, then attention and layers in parts, then layers one by one, then tiles."""
     free = plan(SUBJECT, work)
     budget = free.smallest_bytes + round(part * (free.asked_bytes - free.smallest_bytes))
     found = plan(SUBJECT, work, budget)
@@ -71,6 +71,15 @@ def test_what_gives_way_is_what_is_needed_in_the_order_of_the_issue(part, work):
     for kind in kinds:  # without any one of them it would not fit
         fewer = replace(found.work, **{GIVES_WAY[kind]: getattr(work, GIVES_WAY[kind])})
         assert process_bytes(fewer) > budget
+
+
+def test_compiled_graphs_keep_their_kernels_and_layers():
+    work = replace(WORK, size=(1024, 1024), kernel="math")
+    eager, compiled = plan(SUBJECT, work), plan(SUBJECT, work, fixed_graphs=True)
+    assert eager.smallest_bytes < compiled.smallest_bytes < eager.asked_bytes == compiled.asked_bytes
+    least = plan(SUBJECT, work, compiled.smallest_bytes, fixed_graphs=True).work
+    changed = {kind for kind, field in GIVES_WAY.items() if getattr(least, field) != getattr(work, field)}
+    assert changed <= {"idle", "rows", "tiles"}
 
 
 def test_nothing_changes_the_picture_unless_it_is_asked_for():

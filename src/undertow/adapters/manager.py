@@ -221,11 +221,17 @@ class AdapterManager:
         for kind in self.kinds:
             kind.prepare(_inputs(kind, rows))
 
-    def ports(self, rows: Sequence[BatchRow], runner: Runner = EAGER, at_once: int | None = None) -> Ports:
+    def ports(
+        self,
+        rows: Sequence[BatchRow],
+        runner: Runner = EAGER,
+        at_once: int | None = None,
+        given: Ports | None = None,
+    ) -> Ports:
         """What the adapters of rows with equal keys add to their forward, each in its own row. runner: of the U-Net,
         and of networks that run beside it. at_once: rows of every forward of such a network; `None` runs all of one's
-        together."""
-        ports = Ports()
+        together. given: what is in the ports already; ControlNets compute in as many parts as it says."""
+        ports = Ports() if given is None else given
         if not self.act_in(rows):
             return ports
         for kind in self.kinds:

@@ -11,7 +11,7 @@ from undertow.attention.catalogue import KERNELS
 from undertow.attention.choose import Choice, choose
 from undertow.attention.kernel import AttentionKernel, KernelEntry, Requirements
 from undertow.attention.measurement import Measurements, stored_measurements
-from undertow.attention.policy import FASTEST, AttentionPolicy, as_policy
+from undertow.attention.policy import FASTEST, SCORES_OUT, AttentionPolicy, as_policy
 from undertow.errors import InvalidInput, MissingDependency
 from undertow.processor import has_bfloat16
 from undertow.shapes import AttentionMask, Keys, Queries
@@ -91,6 +91,11 @@ class ChosenAttention:
         """The kernel for a call, and why."""
         requirements = replace(requirements, float32_logits=self.float32_logits)
         return self._first(requirements, self._failed.get(_kind(requirements), {}))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The kernels that have run."""
+        return tuple(dict.fromkeys(self._names.values()))
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -207,6 +212,17 @@ def described_kernel(kernel: AttentionKernel) -> str:
         return kernel.name
     calls = () if kernel.measured is None else kernel.measured.calls
     return f"{kernel.policy}, {len(calls)} calls measured" + (f" on {max(one.date for one in calls)}" if calls else "")
+
+
+def holds_scores(kernel: AttentionKernel) -> bool:
+    """Whether a kernel has written scores out, or would: what computing in parts saves memory for."""
+    names = kernel.names if isinstance(kernel, ChosenAttention) else (name_of(kernel),)
+    return any(name in SCORES_OUT for name in names)
+
+
+def name_of(kernel: AttentionKernel) -> str | None:
+    """The name of a plain kernel of the catalogue; `None` for one of somebody's own."""
+    return next((name for name, entry in KERNELS.items() if entry.kernel is kernel), None)
 
 
 def _general(entry: KernelEntry) -> bool:

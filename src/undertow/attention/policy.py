@@ -22,6 +22,9 @@ KERNEL_NAMES = (
 )
 """Keys of `catalogue.KERNELS`."""
 
+SCORES_OUT = ("math", "sliced")
+"""Kernels that write scores out, for all heads or for one at a time."""
+
 
 @checked_record
 @dataclass(frozen=True, kw_only=True)

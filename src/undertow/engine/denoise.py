@@ -15,6 +15,7 @@ from undertow.engine.watch import non_finite
 from undertow.memory.keeper import Keeper
 from undertow.memory.ladder import Economy
 from undertow.shortage import is_out_of_memory
+from undertow.unet.conditioning import Ports
 from undertow.unet.runner import EAGER, Runner
 
 
@@ -255,9 +256,7 @@ class Batcher:
         economy = task.economy
         try:
             with self.memory.drawing(rows[0].unet, economy, merged=bool(rows[0].merged)):
-                return list(
-                    forward(rows, self.manager, task.limits.padded_to, self.runner, economy.feed_forward_chunks)
-                )
+                return list(forward(rows, self.manager, task.limits.padded_to, self.runner, _parts(economy)))
         except Exception as error:
             return error.with_traceback(None) if is_out_of_memory(error) else error
 
@@ -277,6 +276,11 @@ def _shared(batch: Sequence[Waiting], outcomes: Sequence[Outcome | Exception], s
         failed=sum(not isinstance(outcome, Outcome) for outcome in outcomes),
         seconds=seconds,
     )
+
+
+def _parts(economy: Economy) -> Ports:
+    """In how many parts layers compute."""
+    return Ports(feed_forward_chunks=economy.feed_forward_chunks, attention_in_parts=economy.attention_in_parts)
 
 
 def _in_order(line: Sequence[Waiting]) -> list[Waiting]:

@@ -18,13 +18,13 @@ def forward(
     manager: AdapterManager | None = None,
     padded_to: int | None = None,
     runner: Runner = EAGER,
-    feed_forward_chunks: int = 1,
+    given: Ports | None = None,
 ) -> list[Outcome]:
     """The outcomes of rows with equal keys, by one call of their U-Net, after one of each ControlNet that some use.
 
     manager: of the adapters that act in the rows; `None` where none can. padded_to: compute at least this many rows, by
     repeating the first: results are bit-equal for equal counts, whatever the other rows are. runner: of all these
-    networks. feed_forward_chunks: as in `Ports`, of the U-Net.
+    networks. given: what is in the ports already: the parts in which layers compute.
     """
     count = len(rows) if padded_to is None else max(len(rows), padded_to)
     padded = [*rows, *[rows[0]] * (count - len(rows))]
@@ -34,7 +34,7 @@ def forward(
         torch.cat([row.timestep for row in padded]),
         concatenate([row.conditioning for row in padded]),
     )
-    ports = _ports(padded, manager, count if padded_to is not None else None, runner, feed_forward_chunks)
+    ports = _ports(padded, manager, count if padded_to is not None else None, runner, given)
     # What some rows observe changes no bit of the predictions.
     sites = {name: first_self_attention(unet.config, name) for row in rows for name in row.observed}
     output = runner.run(unet, *inputs, ports, tuple(sorted(set(sites.values()))))
@@ -55,15 +55,15 @@ def _ports(
     manager: AdapterManager | None,
     at_once: int | None,
     runner: Runner,
-    feed_forward_chunks: int,
+    given: Ports | None,
 ) -> Ports | None:
     """What adapters and guidance do to the network; `None` leaves it as it is. at_once: rows of every forward of a
     ControlNet."""
     config, device = rows[0].unet.config, rows[0].latents.device
-    ports = Ports() if manager is None else manager.ports(rows, runner, at_once)
+    ports = Ports() if given is None else given
+    ports = ports if manager is None else manager.ports(rows, runner, at_once, ports)
     if any(row.perturbation is not None for row in rows):
         ports = replace(ports, self_attention=perturbed_rows(config, [row.perturbation for row in rows], device))
     if any(row.free_u is not None for row in rows):
         ports = replace(ports, free_u=free_u_factors(config, [row.free_u for row in rows], device))
-    ports = replace(ports, feed_forward_chunks=feed_forward_chunks)
     return None if ports == Ports() else ports

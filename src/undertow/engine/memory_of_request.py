@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 
 from undertow.adapters.manager import AdapterManager
+from undertow.attention.chosen import holds_scores
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.limits import BatchLimits
 from undertow.engine.memory_need import decoding_range
@@ -98,6 +99,7 @@ class MemoryOfRequest:
             slots=self._manager.slots,
             budget_bytes=budget_bytes,
             rows=rows,
+            fixed_graphs=self._runner.capabilities.fixed_shapes,
         )
         return found, rows
 
@@ -129,6 +131,7 @@ class MemoryOfRequest:
             fewer_rows=self._limits.padded_to is None,
             chunks=not self._runner.capabilities.fixed_shapes,
             merged=bool(rows[0].merged),
+            attention=holds_scores(rows[0].unet.kernel),
         )
         less = drawn_with_less(self.economy, len(rows), possible)
         return self._go_on(less, f"a forward of {len(rows)} rows ran out of memory ({said})")
@@ -181,6 +184,7 @@ def economy_of(work: Work, rows: int) -> Economy:
     return Economy(
         evict_idle=work.keep != Work().keep,
         rows=None if work.rows is None or work.rows >= rows else work.rows,
+        attention_in_parts=work.attention_in_parts,
         feed_forward_chunks=work.feed_forward_chunks,
         offloaded_layers=work.offloaded_layers,
         decode_bytes=work.decode_bytes,

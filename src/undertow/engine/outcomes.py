@@ -54,8 +54,7 @@ class OutcomeLog:
         """Of the data that it was read from, what is to be kept; what is appended belongs behind that."""
         self.course: tuple[StepDown, ...] = ()
         """What was done for less memory, from which unit of the request's work on."""
-        self.units = 0
-        """Of the request's work that were done."""
+        self._units: set[tuple[int, int]] = set()
         self._sink = sink
         self._pictures: dict[int, PictureOutcomes] = {}
         self._taken = False
@@ -82,6 +81,11 @@ class OutcomeLog:
         """Evaluations of networks that are recorded and have not been replayed yet."""
         return sum(picture.waiting for picture in self._pictures.values())
 
+    @property
+    def units(self) -> int:
+        """Of the request's work that were done: a forward is one for each picture that had part in it."""
+        return len(self._units)
+
     def claim(self, fingerprint: Fingerprint) -> "OutcomeLog":
         """The log itself, for the run that it is given to. Errors: `InvalidInput` for another request, and the second
         time."""
@@ -104,6 +108,11 @@ class OutcomeLog:
     def recording(self) -> bool:
         return self._sink is not None
 
+    def forget(self) -> None:
+        """Lets go of what was not replayed."""
+        for picture in self._pictures.values():
+            picture.forget()
+
     def append(self, record: Answered | Enlarged | Decoded | GaveWay) -> None:
         if self._sink is None:
             return
@@ -117,7 +126,7 @@ class OutcomeLog:
             case GaveWay(step=step):
                 self.course += (step,)
             case Answered() | Enlarged() | Decoded():
-                self.units = max(self.units, record.unit + 1)
+                self._units.add((record.picture, record.unit))
                 self.picture(record.picture).take(record, self.course[-1].economy if self.course else Economy())
             case _:
                 pass
@@ -161,8 +170,15 @@ class PictureOutcomes:
         return found
 
     def reached(self, steps: int) -> int:
-        """The step, over all passes, at which the network was asked for the first time; `steps` where it never was."""
-        return steps if self._went_on_at is None else self._went_on_at
+        """How many steps, over all passes, the picture was taken through by its log; `steps` where that has all."""
+        if self._went_on_at is None:
+            return steps if self._next else 0
+        return self._went_on_at
+
+    def forget(self) -> None:
+        """Lets go of what was not replayed."""
+        self._answers.clear()
+        self._enlarged.clear()
 
     def answer(self, place: int, outcome: Outcome, unit: int) -> None:
         """Records the outcome of one of the rows that were asked for last."""

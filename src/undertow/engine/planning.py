@@ -10,6 +10,8 @@ import torch
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.files.bundled import BundledAdapters
 from undertow.adapters.kinds import adapter_title
+from undertow.attention.chosen import ChosenAttention, name_of
+from undertow.attention.kernel import Requirements
 from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.clip_config import ClipTextConfig
@@ -18,7 +20,10 @@ from undertow.memory.machine import this_machine
 from undertow.memory.plan import MemoryPlan, plan
 from undertow.memory.seconds import read_table
 from undertow.memory.subjects import require_size, subject_of
-from undertow.memory.work import Work
+from undertow.memory.work import Subject, Work
+from undertow.processor import has_bfloat16
+from undertow.unet.attention_calls import attention_calls
+from undertow.unet.unet import UNet
 
 REFERENCE_TOKENS = 16
 """Of one reference picture, at most: 4 of a plain IP-Adapter, 16 of those called "plus"."""
@@ -36,8 +41,10 @@ def plan_model(
     slots: int | None,
     budget_bytes: int | None,
     rows: int | None = None,
+    fixed_graphs: bool = False,
 ) -> MemoryPlan:
-    """slots: for LoRA; `None` merges them. rows: the most of a forward. Errors: those of `UNetService.plan`."""
+    """slots: for LoRA; `None` merges them. rows: the most of a forward.
+    fixed_graphs: as in `memory.plan`. Errors: those of `UNetService.plan`."""
     unet = model.require_unet()
     text: list[tuple[TextKind, ClipTextConfig]] = []
     if model.text is not None:
@@ -59,9 +66,33 @@ def plan_model(
         lora_slots=8 if slots is None else slots,
         **_acting(adapters, bundled),
     )
+    work = replace(work, **_kernels(unet, work, subject))
     device = unet.device.type
     machine = replace(this_machine(), device=device, threads=torch.get_num_threads())
-    return plan(subject, work, budget_bytes, table=read_table(device), machine=machine)
+    return plan(subject, work, budget_bytes, table=read_table(device), machine=machine, fixed_graphs=fixed_graphs)
+
+
+def _kernels(unet: UNet, work: Work, subject: Subject) -> dict[str, Any]:
+    """The attention kernels that the network runs at this size: one for all calls, or call by call."""
+    if not isinstance(unet.kernel, ChosenAttention):
+        return {"kernel": name_of(unet.kernel) or "auto"}
+    found: dict[tuple[int, int], str] = {}
+    for call in attention_calls(unet.config, *work.cells(subject), rows=work.batch, dtype=work.dtype):
+        requirements = Requirements(
+            device=unet.device.type,
+            dtype=unet.dtype,
+            queries=call.queries,
+            keys=call.keys,
+            rows=call.rows,
+            heads=call.heads,
+            head_dim=call.head_dim,
+            imitated=unet.dtype == torch.bfloat16 and not has_bfloat16(),
+        )
+        found[call.queries, call.keys] = unet.kernel.choice(requirements).name
+    names = set(found.values())
+    if len(names) == 1:
+        return {"kernel": names.pop()}
+    return {"kernels": tuple((*key, name) for key, name in found.items())}
 
 
 def _acting(adapters: Sequence[Adapter | str | Path], bundled: BundledAdapters) -> dict[str, Any]:

@@ -40,8 +40,8 @@ class Report:
     model: its name. sampler, schedule: what drew, and along which grid, by our names. sigmas: of the (last) pass.
     decisions: what the engine chose by itself and why. seconds: time by stage; of batches shared with other requests,
     its rows' part. rows: of the largest U-Net batch that its rows were in. cancelled: by an observer, before the end.
-    replayed_rows: evaluations whose outcomes came from an `OutcomeLog`. debug: what the watches noted. files: of
-    weights, on this machine. memory: what was needed of it.
+    replayed_rows, replayed_steps: evaluations, and whole steps of all pictures, that came from an `OutcomeLog`. debug:
+    what the watches noted. files: of weights, on this machine. memory: what was needed of it.
     """
 
     request: GenerationRequest
@@ -53,6 +53,7 @@ class Report:
     schedule: str = ""
     rows: int = 0
     replayed_rows: int = 0
+    replayed_steps: int = 0
     cancelled: bool = False
     decisions: tuple[str, ...] = ()
     debug: tuple[str, ...] = ()

@@ -286,6 +286,7 @@ class RequestRun:
         self._finished.clear()
         self._images.clear()
         self._unseen.clear()
+        self.outcomes.forget()
         self.outcomes = no_log()
 
     def _result(self) -> GenerationResult:
@@ -317,6 +318,7 @@ class RequestRun:
             seconds=dict(self.watch.seconds),
             rows=self.rows,
             replayed_rows=self.replayed_rows,
+            replayed_steps=sum(self._replayed_steps()),
             cancelled=self.cancelled,
             decisions=(
                 *model.report.notes,
@@ -333,11 +335,15 @@ class RequestRun:
         """Attention kernels that failed on this machine, and what took their place."""
         return () if self.model.unet is None else kernel_notes(self.model.unet.kernel)
 
+    def _replayed_steps(self) -> list[int]:
+        """Of each picture, the steps that came from the log."""
+        return [self.outcomes.picture(index).reached(self.steps) for index in range(self.request.count)]
+
     def _resumed(self) -> tuple[str, ...]:
         """Where the pictures went on that came from a log."""
         if not self.replayed_rows:
             return ()
-        steps = [self.outcomes.picture(index).reached(self.steps) for index in range(self.request.count)]
+        steps = self._replayed_steps()
         place = f"{min(steps)}" if len(set(steps)) == 1 else f"{min(steps)} to {max(steps)}"
         return (f"resumed at step {place} of {self.steps}, by {self.replayed_rows} recorded rows",)
 

@@ -122,11 +122,14 @@ class Keeper:
             with self.using(unet, economy):
                 yield
 
-    def possible(self, network: object, *, fewer_rows: bool, chunks: bool, merged: bool) -> Possible:
-        """What can be done for less memory while a network works."""
+    def possible(
+        self, network: object, *, fewer_rows: bool, chunks: bool, merged: bool, attention: bool = False
+    ) -> Possible:
+        """What can be done for less memory while a network works. attention: its kernel writes scores out."""
         return Possible(
             evict=self.residency.can_evict(self.residency.name_of(network)),
             fewer_rows=fewer_rows,
+            attention=chunks and attention,
             chunks=chunks,
             offload=chunks and not merged and self.residency.can_stream(network),
         )

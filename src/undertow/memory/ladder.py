@@ -1,9 +1,9 @@
 """How a request gives way when memory runs out, step by step; pure functions over records.
 
-The order is that of what it costs: what is idle leaves memory first, then fewer rows share a forward, then feed-forward
-layers compute their tokens in parts, then layers are brought in one after the other; pictures are decoded in exact
-tiles. Nothing of it changes a picture beyond rounding, and what is done at which point is written down, so that the
-same request with the same course has the same bytes.
+The order is that of what it costs: what is idle leaves memory first, then fewer rows share a forward, then attention
+that writes its scores out and feed-forward layers compute in parts, then layers are brought in one after the other;
+pictures are decoded in exact tiles. Nothing of it changes a picture beyond rounding, and what is done at which point is
+written down, so that the same request with the same course has the same bytes.
 """
 
 from collections.abc import Iterator
@@ -20,14 +20,16 @@ MOST_CHUNKS = 8
 class Economy:
     """What is done to need less memory.
 
-    evict_idle: networks that do not work leave the device. rows: the most rows of a forward. feed_forward_chunks: parts
-    in which feed-forward layers compute their tokens. offloaded_layers: the U-Net's layers are in memory only while
+    evict_idle: networks that do not work leave the device. rows: the most rows of a forward. attention_in_parts:
+    attention computes parts of its queries one after the other (`attention.in_parts`). feed_forward_chunks: parts in
+    which feed-forward layers compute their tokens. offloaded_layers: the U-Net's layers are in memory only while
     they work. decode_bytes: activations that decoding a picture may hold, or the least that its size needs. Errors:
     `InvalidInput`.
     """
 
     evict_idle: bool = False
     rows: int | None = None
+    attention_in_parts: bool = False
     feed_forward_chunks: int = 1
     offloaded_layers: bool = False
     decode_bytes: int | None = None
@@ -46,6 +48,8 @@ class Economy:
             yield "idle networks leave memory"
         if self.rows is not None:
             yield f"at most {self.rows} row{'' if self.rows == 1 else 's'} in a forward"
+        if self.attention_in_parts:
+            yield "attention in parts"
         if self.feed_forward_chunks > 1:
             yield f"feed-forward layers in {self.feed_forward_chunks} parts"
         if self.offloaded_layers:
@@ -71,11 +75,13 @@ class StepDown:
 @dataclass(frozen=True, kw_only=True)
 class Possible:
     """What can be done here. evict: something idle is in memory that can be read again. fewer_rows: the number of rows
-    is not fixed. chunks: the runner allows another graph. offload: layers can be read again, and nothing is merged into
+    is not fixed. attention: a kernel writes scores out, and the runner allows another graph. chunks: the runner allows
+    it. offload: layers can be read again, and nothing is merged into
     them."""
 
     evict: bool = True
     fewer_rows: bool = True
+    attention: bool = True
     chunks: bool = True
     offload: bool = True
 
@@ -86,6 +92,8 @@ def drawn_with_less(economy: Economy, rows: int, possible: Possible) -> Economy 
         return replace(economy, evict_idle=True)
     if possible.fewer_rows and rows > 1:
         return replace(economy, rows=rows // 2)
+    if possible.attention and not economy.attention_in_parts:
+        return replace(economy, attention_in_parts=True)
     if possible.chunks and economy.feed_forward_chunks < MOST_CHUNKS:
         return replace(economy, feed_forward_chunks=2 * economy.feed_forward_chunks)
     if possible.offload and not economy.offloaded_layers:

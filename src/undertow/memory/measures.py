@@ -24,15 +24,17 @@ class Candidate:
     apply: Callable[[Work], Work]
 
 
-def candidates(subject: Subject, work: Work, decode_bytes: int) -> Iterator[Candidate]:
-    """All there is to give way for this work, in order. decode_bytes: what decoding takes as it is.
+def candidates(subject: Subject, work: Work, decode_bytes: int, *, fixed_graphs: bool = False) -> Iterator[Candidate]:
+    """All there is to give way for this work, in order. decode_bytes: what decoding takes as it is. fixed_graphs: what
+    needs another graph, or hooks inside of one, is left out.
 
-    Order: idle networks, rows of a forward, feed-forward layers and attention in parts, layers one by one, exact tiles.
+    Order: idle networks, rows of a forward, attention and feed-forward layers in parts, layers one by one, exact tiles.
     """
     yield from _idle(work)
     yield from _rows(work)
-    yield from _parts(subject, work)
-    if not work.offloaded_layers and work.training is None:
+    if not fixed_graphs:
+        yield from _parts(subject, work)
+    if not work.offloaded_layers and work.training is None and not fixed_graphs:
         yield Candidate(kind="layers", name="weights brought in layer by layer", apply=_offloaded)
     if subject.vae is not None and work.training is None:
         yield from _tiles(work, decode_bytes)
@@ -57,14 +59,14 @@ def _rows(work: Work) -> Iterator[Candidate]:
 def _parts(subject: Subject, work: Work) -> Iterator[Candidate]:
     if subject.unet is None:
         return
+    if not work.attention_in_parts and work.holds_scores:
+        yield Candidate(kind="attention", name="attention in parts of the queries", apply=_attending_in_parts)
     if subject.unet.context_dim is not None:
         for chunks in FEED_FORWARD_CHUNKS:
             if chunks > work.feed_forward_chunks:
                 yield Candidate(
                     kind="feed-forward", name=f"feed-forward layers in {chunks} parts", apply=_fed_forward_in(chunks)
                 )
-    if work.kernel == "math":
-        yield Candidate(kind="attention", name="attention in parts (chunked kernel)", apply=_chunked)
 
 
 def _tiles(work: Work, decode_bytes: int) -> Iterator[Candidate]:
@@ -94,5 +96,5 @@ def _offloaded(work: Work) -> Work:
     return replace(work, offloaded_layers=True)
 
 
-def _chunked(work: Work) -> Work:
-    return replace(work, kernel="chunked")
+def _attending_in_parts(work: Work) -> Work:
+    return replace(work, attention_in_parts=True)

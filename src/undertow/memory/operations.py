@@ -28,9 +28,6 @@ SCRATCHPAD, HALF_SCRATCHPAD, POINTWISE_SCRATCHPAD = 8216, 16664, 49176
 SPREAD_NUMBERS = 20480
 """Numbers of an input up to which PyTorch's own convolution is taken."""
 
-CHUNK, CHUNKED_KEYS = 256, 1024
-"""As in `attention.chunked` and `attention.choose`."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraRows:
@@ -42,12 +39,14 @@ class LoraRows:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Operations:
-    """Operations on one ledger. kernel: of attention. loras: in slots; `None` without. saved: for a backward pass;
-    `None` without one."""
+    """Operations on one ledger. kernel, kernels, in_parts: of attention (`attention_walk.py`), as in `Work`. loras: in
+    slots; `None` without. saved: for a backward pass; `None` without one."""
 
     ledger: Ledger
     dtype: str
     kernel: str = "auto"
+    kernels: tuple[tuple[int, int, str], ...] = ()
+    in_parts: bool = False
     machine: Machine = Machine()
     loras: LoraRows | None = None
     saved: Saved | None = None
@@ -149,7 +148,7 @@ class Operations:
         rows, inputs, height, width = x
         item = self.ledger.item
         scratchpad = SCRATCHPAD if item == 4 else HALF_SCRATCHPAD if kernel > 1 else POINTWISE_SCRATCHPAD
-        packed = _rounded(inputs, 2) * _rounded(outputs, 16) * kernel**2 * item + scratchpad
+        packed = rounded(inputs, 2) * rounded(outputs, 16) * kernel**2 * item + scratchpad
         if rows == 1 and stride == 1 and inputs * height * width <= SPREAD_NUMBERS and item == 4:
             return inputs * kernel**2 * height * width * item if kernel > 1 else 0
         return packed
@@ -176,99 +175,6 @@ class Operations:
         self.ledger.count(operation, made.numbers)
         return made
 
-    def attention(self, query: Array, key: Array, value: Array, heads: int) -> Array:
-        """Attention of [rows, queries, width] to [rows, keys, width]."""
-        rows, queries, width = query.shape
-        keys = key.shape[1]
-        name = self.chosen_kernel(keys)
-        self.ledger.count("attention", name, rows, heads, queries, keys, width // heads)
-        match name:
-            case "chunked":
-                result = self._chunked(query, heads, keys)
-            case "math":
-                result = self._math(query, heads, keys)
-            case _:
-                result = self._fused(query, heads, keys)
-        self.save(query, key, value, result)
-        return result
-
-    def chosen_kernel(self, keys: int) -> str:
-        """What `attention.choose` takes."""
-        if self.kernel != "auto":
-            return self.kernel
-        short = self.machine.device == "cpu" and self.dtype == "bfloat16" and keys <= CHUNKED_KEYS
-        return "chunked" if short and self.machine.bfloat16 else "sdpa"
-
-    def _fused(self, query: Array, heads: int, keys: int) -> Array:
-        rows, queries, width = query.shape
-        workspace = 4 * rows * heads * queries + self._flash_workspace(queries, keys, width // heads)
-        return self.ledger.new(query.shape, "scaled_dot_product_attention", workspace=workspace)
-
-    def _flash_workspace(self, queries: int, keys: int, dim: int) -> int:
-        """Of `_scaled_dot_product_flash_attention_for_cpu` (aten/src/ATen/native/cpu/FlashAttentionKernel.cpp): the
-        scores of one block, their sums and maxima, and its result, for each thread."""
-        block = 256 if queries >= 768 else 64 if queries >= 192 else 32
-        block, keys = min(block, queries), min(512, keys)
-        numbers = block * (keys + 2 + dim)
-        halves = 0 if self.ledger.item == 4 else block * keys
-        return self.machine.threads * (4 * numbers + 2 * halves)
-
-    def _math(self, query: Array, heads: int, keys: int) -> Array:
-        """Everything in float32, the whole score matrix at once."""
-        rows, queries, width = query.shape
-        shape, upcast = (rows, heads, queries, keys), self.ledger.item != 4
-        source = (rows, keys, width)
-        wide = [query.shape, source] if upcast else []
-        copied = [query.shape, source] if rows > 1 and heads > 1 else []
-        with self.ledger.held(query.shape, *wide, *copied, item=4):
-            scores = self.ledger.new(shape, "bmm", item=4)
-        probabilities = self.ledger.new(shape, "softmax", item=4)
-        with self.ledger.held(*wide[1:], *copied[1:], item=4):
-            output = self.ledger.new(query.shape, "bmm", item=4)
-        del probabilities
-        if upcast:
-            output = self.ledger.new(query.shape, "to")
-        del scores
-        return self._merged(output)
-
-    def _chunked(self, query: Array, heads: int, keys: int) -> Array:
-        queries = query.shape[1]
-        scaled = self.elementwise("mul", query)
-        full, rest = divmod(queries, CHUNK)
-        # All but the last whole part at once: each is as large, and the memory only grows.
-        parts = [self.ledger.new((query.shape[0], (full - 1) * CHUNK, query.shape[2]), "bmm")] if full > 1 else []
-        parts += [self._chunk(query, size, heads, keys) for size in (CHUNK * (full > 0), rest) if size]
-        output = self.elementwise("cat", query, *parts)
-        del parts, scaled
-        return self._merged(output)
-
-    def _chunk(self, query: Array, count: int, heads: int, keys: int) -> Array:
-        """Some queries, whose keys and values are copied head by head where there are several."""
-        rows, _, width = query.shape
-        part, source, shape = (rows, count, width), (rows, keys, width), (rows, heads, count, keys)
-        half = self.ledger.item < 4
-        copied = [part, source] if rows > 1 and heads > 1 else [source] if half else []
-        with self.ledger.held(*copied):
-            scores = self.ledger.new(shape, "bmm", workspace=self._batched_workspace(count, width // heads, keys))
-        probabilities = self.ledger.new(shape, "softmax")
-        with self.ledger.held(*([source] if heads > 1 and (half or rows > 1) else [])):
-            workspace = self._batched_workspace(count, keys, width // heads)
-            result = self.ledger.new(part, "bmm", workspace=workspace)
-        del probabilities, scores
-        return result
-
-    def _batched_workspace(self, cells: int, inputs: int, outputs: int) -> int:
-        """As of other products, in blocks of half the size; float32 goes to MKL, which takes its memory elsewhere."""
-        if self.ledger.item == 4:
-            return 0
-        longest = 512 if inputs <= 1024 else 1024
-        return 64 * 2 * min(_rounded(inputs, 32), longest) + 4 * min(cells, 256) * min(outputs, 64) + 1024
-
-    def _merged(self, output: Array) -> Array:
-        """[rows, heads, queries, dim] as [rows, queries, width]: a copy, beside which the original lives on; both are
-        given up together."""
-        return self.ledger.new(output.shape, "flatten").beside(output)
-
     @contextmanager
     def _slots(self, rows: int, inputs: int, outputs: int) -> Generator[None]:
         """The updates of each row, gathered from the slots, with gains folded in."""
@@ -291,5 +197,5 @@ class Operations:
         return block + (min(outputs, 64) * min(cells, 256) * 4 if self.ledger.item < 4 else 0) + 1024
 
 
-def _rounded(channels: int, block: int) -> int:
+def rounded(channels: int, block: int) -> int:
     return -(-channels // block) * block

@@ -73,25 +73,36 @@ def plan(
     *,
     table: SecondsTable | None = None,
     machine: Machine | None = None,
+    fixed_graphs: bool = False,
 ) -> MemoryPlan:
     """The cheapest measures, in the order of giving way (`measures.candidates`), with which `work` fits.
 
     budget_bytes: for the whole process; `None` takes no measure. table: seconds of operations on this machine.
-    machine: as in `forecast`. Where even all measures do not suffice, `fits` is false, and the plan has all that help.
+    machine: as in `forecast`. fixed_graphs: the networks run in compiled graphs, which keep their kernels and layers.
+    Where even all measures do not suffice, `fits` is false, and the plan has all that help.
     Errors: `InvalidInput` for a budget that is none; `ConfigError` for a size that the model cannot have.
     """
     if budget_bytes is not None and budget_bytes < 1:
         raise InvalidInput("budget_bytes", budget_bytes, "at least 1", "or None, for a plan without a budget")
-    return _Planning(subject, work, table, machine).plan(budget_bytes)
+    return _Planning(subject, work, table, machine, fixed_graphs=fixed_graphs).plan(budget_bytes)
 
 
 class _Planning:
     """One subject and the work that was asked for."""
 
-    def __init__(self, subject: Subject, work: Work, table: SecondsTable | None, machine: Machine | None):
+    def __init__(
+        self,
+        subject: Subject,
+        work: Work,
+        table: SecondsTable | None,
+        machine: Machine | None,
+        *,
+        fixed_graphs: bool,
+    ):
         self.subject, self.work, self.table, self.machine = subject, work, table, machine
         decode = next((one for one in self.forecast(work).stages if one.name == "decode"), None)
-        self.candidates = list(candidates(subject, work, 0 if decode is None else decode.activation_bytes))
+        whole = 0 if decode is None else decode.activation_bytes
+        self.candidates = list(candidates(subject, work, whole, fixed_graphs=fixed_graphs))
 
     def forecast(self, work: Work) -> Forecast:
         return forecast(self.subject, work, self.machine)

@@ -94,8 +94,8 @@ def _unet_rules(size: int, work: Work) -> Iterator[LayerRule]:
     where = "layer by layer" if work.offloaded_layers else _kept("unet", work, "pictures are drawn")
     rows = "" if work.rows is None else f"at most {work.rows} {'row' if work.rows == 1 else 'rows'}"
     chunked = f"{work.feed_forward_chunks} parts of the tokens" if work.feed_forward_chunks > 1 else ""
-    attention = "float32" if work.kernel in ("auto", "sdpa", "math") else work.dtype
-    queries = "parts of the queries" if work.kernel == "chunked" else ""
+    attention = work.dtype if work.kernel == "chunked" else "float32"
+    queries = "parts of the queries" if work.kernel == "chunked" or work.attention_in_parts else ""
     for layers, computes, parts in (
         ("convolutions, projections", work.dtype, ""),
         ("norms", "float32", ""),

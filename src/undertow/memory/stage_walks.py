@@ -11,8 +11,21 @@ SMALL_NUMBERS = 256
 """Allowed for what every row has one or a few of: timesteps, labels, gains, the slots of adapters."""
 
 
-def operations(machine: Machine, dtype: str, kernel: str, *, loras: LoraRows | None = None) -> Operations:
-    return Operations(ledger=Ledger(ITEM_BYTES[dtype]), dtype=dtype, kernel=kernel, machine=machine, loras=loras)
+def operations(machine: Machine, dtype: str, kernel: str) -> Operations:
+    return Operations(ledger=Ledger(ITEM_BYTES[dtype]), dtype=dtype, kernel=kernel, machine=machine)
+
+
+def of_unet(work: Work, machine: Machine, *, loras: LoraRows | None = None) -> Operations:
+    """Of the U-Net and of ControlNets."""
+    return Operations(
+        ledger=Ledger(ITEM_BYTES[work.dtype]),
+        dtype=work.dtype,
+        kernel=work.kernel,
+        kernels=work.kernels,
+        in_parts=work.attention_in_parts,
+        machine=machine,
+        loras=loras,
+    )
 
 
 def text(subject: Subject, work: Work, machine: Machine) -> Ledger:
@@ -24,7 +37,7 @@ def text(subject: Subject, work: Work, machine: Machine) -> Ledger:
 
 def controlnet(subject: Subject, work: Work, machine: Machine) -> Ledger:
     assert subject.controlnet is not None
-    ops, config = operations(machine, work.dtype, work.kernel), subject.controlnet.unet
+    ops, config = of_unet(work, machine), subject.controlnet.unet
     walk = with_conditioning(config, work, ops)
     latents = inputs(config, subject, work, ops)
     with ops.ledger.at("inputs", "inputs"):
@@ -37,7 +50,7 @@ def controlnet(subject: Subject, work: Work, machine: Machine) -> Ledger:
 def denoise(subject: Subject, work: Work, machine: Machine) -> Ledger:
     assert subject.unet is not None
     slots = None if work.merged or not work.loras else LoraRows(per_row=work.loras, rank=work.lora_rank)
-    ops = operations(machine, work.dtype, work.kernel, loras=slots)
+    ops = of_unet(work, machine, loras=slots)
     walk = with_conditioning(subject.unet, work, ops)
     latents = inputs(subject.unet, subject, work, ops)
     held = _residuals(subject, work, ops), _image_tokens(subject.unet, work, ops)

@@ -1,5 +1,6 @@
 """A CLIP text encoder's forward on stand-ins, as `encoders.clip` and `encoders.clip_network` compute it."""
 
+from undertow.memory.attention_walk import attend
 from undertow.memory.ledger import Array
 from undertow.memory.operations import Operations
 from undertow.memory.work import TextNetwork
@@ -26,7 +27,7 @@ def _layer(ops: Operations, network: TextNetwork, x: Array) -> Array:
 
 def _attention(ops: Operations, network: TextNetwork, x: Array) -> Array:
     query, key, value = (ops.plain_linear(x, network.width) for _ in range(3))
-    seen = ops.attention(query, key, value, network.heads)
+    seen = attend(ops, query, key, value, network.heads)
     return ops.plain_linear(seen, network.width)
 
 

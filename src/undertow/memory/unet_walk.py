@@ -3,6 +3,7 @@ same time."""
 
 from dataclasses import dataclass
 
+from undertow.memory.attention_walk import attend
 from undertow.memory.ledger import Array, Ledger
 from undertow.memory.operations import Operations
 from undertow.unet.config import ClassLabels, CrossAttention, SelfAttention, TextTime, UNetConfig
@@ -84,7 +85,7 @@ class Stages:
         source = x if context is None else context
         query = ops.linear(x, x.shape[-1])
         key, value = (ops.linear(source, x.shape[-1]) for _ in range(2))
-        output = ops.attention(query, key, value, heads)
+        output = attend(ops, query, key, value, heads)
         if context is not None and self.image_tokens:
             output = self._with_image(output, query, heads)
         return ops.linear(output, x.shape[-1])
@@ -93,17 +94,24 @@ class Stages:
         """What a picture's tokens add, whose keys and values exist already."""
         rows, _, width = query.shape
         keys = Array((rows, self.image_tokens, width), query.buffer, query.item)
-        seen = self.ops.attention(query, keys, keys, heads)
+        seen = attend(self.ops, query, keys, keys, heads)
         scaled = self.ops.elementwise("mul", seen)
         return self.ops.elementwise("add", output, scaled)
 
     def _feed_forward(self, x: Array) -> Array:
         if self.chunks == 1:
             return self._gated(x)
-        rows, cells, channels = x.shape
+        cells = x.shape[1]
         size = -(-cells // self.chunks)
-        parts = [self._gated(x.view(rows, min(size, cells - start), channels)) for start in range(0, cells, size)]
+        parts = [self._part(x, min(size, cells - start)) for start in range(0, cells, size)]
         return self.ops.elementwise("cat", x, *parts)
+
+    def _part(self, x: Array, size: int) -> Array:
+        """Of the tokens, copied where those of several rows are taken out."""
+        rows, _, channels = x.shape
+        shape = (rows, size, channels)
+        with self.ledger.held(*([shape] if rows > 1 else [])):
+            return self._gated(x.view(*shape))
 
     def _gated(self, x: Array) -> Array:
         gated = self._geglu(x)
@@ -139,7 +147,7 @@ def spatial_self_attention(ops: Operations, x: Array, heads: int, groups: int, *
     rows, channels, height, width = x.shape
     tokens = ops.group_norm(x, groups).view(rows, height * width, channels)
     query, key, value = (ops.linear(tokens, channels, copied=copied) for _ in range(3))
-    output = ops.linear(ops.attention(query, key, value, heads), channels)
+    output = ops.linear(attend(ops, query, key, value, heads), channels)
     return ops.elementwise("add", x, output)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from undertow.adapters.control.config import ControlNetConfig
+from undertow.attention.policy import SCORES_OUT
 from undertow.doors import checked_record
 from undertow.errors import ConfigError
 from undertow.limits import COUNT, PARTS, STEPS, TOKENS
@@ -12,7 +13,10 @@ from undertow.unet.config import UNetConfig
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Bytes of a number, by the name of its type."""
 
-KernelName = Literal["auto", "sdpa", "math", "chunked"]
+KernelName = Literal[
+    "auto", "math", "sdpa", "chunked", "sliced", "flash", "efficient", "cudnn", "xformers", "local-approximate"
+]
+"""As in `attention.policy.KERNEL_NAMES`, and "auto", the rule of `attention.choose` without measurements."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -97,10 +101,12 @@ class Work:
     size: height and width in pixels. pictures: of the request. branches: rows of each picture in one forward (2 with
     guidance). rows: most rows of one forward; `None`: all. tokens: of the text, 77 for each chunk. image_tokens: of
     reference pictures (IP-Adapter). loras: adapters that act in one row; merged: they are merged into the weights.
-    lora_slots: adapters that are held in slots. controlnets, t2i_adapters: how many act. feed_forward_chunks: parts in
-    which feed-forward layers are computed. decode_bytes: budget of the VAE's exact tiles; `None`: no tiles. keep: what
-    stays in memory during other stages. offloaded_layers: only the weights of one layer are in memory at a time.
-    text_dtype, vae_dtype: `None` takes `dtype`. training: of a training step.
+    lora_slots: adapters that are held in slots. controlnets, t2i_adapters: how many act. kernels: queries, keys and the
+    kernel of calls that have another than `kernel`, as measurements choose. attention_in_parts: kernels compute parts
+    of the queries one after the other. feed_forward_chunks: parts in which feed-forward layers are computed.
+    decode_bytes: budget of the VAE's exact tiles; `None`: no tiles. keep: what stays in memory during other stages.
+    offloaded_layers: only the weights of one layer are in memory at a time. text_dtype, vae_dtype: `None` takes
+    `dtype`. training: of a training step.
     """
 
     size: tuple[int, int] = (512, 512)
@@ -114,6 +120,8 @@ class Work:
     text_dtype: str | None = None
     vae_dtype: str | None = None
     kernel: KernelName = "auto"
+    kernels: tuple[tuple[int, int, KernelName], ...] = ()
+    attention_in_parts: bool = False
     loras: int = 0
     lora_rank: int = 16
     lora_slots: int = 8
@@ -142,6 +150,11 @@ class Work:
         for name in ("dtype", "text_dtype", "vae_dtype"):
             value = getattr(self, name)
             _require(value in ITEM_BYTES or (value is None and name != "dtype"), name, value, known)
+
+    @property
+    def holds_scores(self) -> bool:
+        """Whether a kernel writes scores out."""
+        return any(name in SCORES_OUT for name in (self.kernel, *(name for _, _, name in self.kernels)))
 
     @property
     def batch(self) -> int:

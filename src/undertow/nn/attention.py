@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from undertow.attention.in_parts import in_parts
 from undertow.attention.kernel import AttentionKernel
 from undertow.doors import checked_names_of
 from undertow.nn.adaptable import Linear, WeightRows
@@ -54,7 +55,7 @@ class AttentionInputs:
     context, mask: used by cross-attention only. weights: the weight port. image: the image port. perturbed:
     perturbations of self-attentions, by name. maps: self-attentions to observe. height: of the feature map whose cells
     are the tokens; set by the layer that flattens the map. feed_forward_chunks: read by the feed-forward layer that
-    follows, see `FeedForward`.
+    follows, see `FeedForward`. attention_in_parts: the kernel computes parts of the queries one after the other.
     """
 
     context: Float[Tensor, "batch keys context_dim"] | None = None
@@ -65,6 +66,7 @@ class AttentionInputs:
     maps: AttentionMaps | None = None
     height: int = 1
     feed_forward_chunks: int = 1
+    attention_in_parts: bool = False
 
 
 NO_INPUTS = AttentionInputs()
@@ -105,17 +107,18 @@ class AttentionProjections(nn.Module):
         if change is not None and change.blur is not None:
             queries = blur_queries(queries, change.blur, inputs.height)
         query = self._split(queries)
-        output = self.kernel(query, key, value, mask)
+        kernel = in_parts(self.kernel) if inputs.attention_in_parts else self.kernel
+        output = kernel(query, key, value, mask)
         if change is not None and change.identity is not None:
             output = keep_own_values(output, value, change.identity)
         if image is not None and self.site in image:
             for tokens in image[self.site]:
-                output = output + self._attend_to_image(query, tokens)
+                output = output + self._attend_to_image(query, tokens, kernel)
         return self.to_out[0](output.transpose(1, 2).flatten(2), weights)
 
-    def _attend_to_image(self, query: Heads, tokens: ImageTokens) -> Heads:
+    def _attend_to_image(self, query: Heads, tokens: ImageTokens, kernel: AttentionKernel) -> Heads:
         mask = None if tokens.mask is None else tokens.mask[:, None, None, :]
-        output = self.kernel(query, self._split(tokens.keys), self._split(tokens.values), mask)
+        output = kernel(query, self._split(tokens.keys), self._split(tokens.values), mask)
         strength = tokens.gain[:, None] if tokens.area is None else tokens.gain[:, None] * tokens.area
         return output * strength[:, None, :, None].to(output.dtype)
 

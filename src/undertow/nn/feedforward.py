@@ -35,10 +35,11 @@ class FeedForward(nn.Module):
     def forward(self, x: Sequence, weights: WeightRows | None = None, chunks: int = 1) -> Sequence:
         """chunks: parts of the tokens, one after the other. Every token is computed alone, so that the result is the
         same within rounding, while the projection to eight times the width, the largest activation of a U-Net with
-        fused attention, is held for one part only."""
+        fused attention, is held for one part only. Parts are copied, because PyTorch multiplies tokens that do not lie
+        one after the other in half precision by a copy of the weights for each row."""
         if chunks == 1:
             return self._computed(x, weights)
-        return torch.cat([self._computed(part, weights) for part in x.chunk(chunks, dim=1)], dim=1)
+        return torch.cat([self._computed(part.contiguous(), weights) for part in x.chunk(chunks, dim=1)], dim=1)
 
     def _computed(self, x: Sequence, weights: WeightRows | None) -> Sequence:
         return self.net[2](self.net[0](x, weights), weights)

@@ -21,9 +21,12 @@ from undertow.errors import InvalidInput
 from undertow.memory.subjects import require_size
 from undertow.records import Record, annotations
 from undertow.serving.amount import cost_of, rows_of, work_of
+from undertow.serving.capacity import Capacity
 from undertow.serving.catalog.catalog import Catalog, misfit
 from undertow.serving.catalog.entries import EMBEDDING, AdapterEntry, ModelEntry
-from undertow.serving.jobs import Format, JobSpec, Mode, NewJob
+from undertow.serving.clock.timetable import Timetable
+from undertow.serving.failures import FailureCode, Refused
+from undertow.serving.jobs import Format, JobSpec, JobWork, Mode, NewJob
 from undertow.serving.request_json import Json, adapters_in, with_pictures, with_sources
 from undertow.serving.settings import ServerSettings
 from undertow.serving.uploads import Artifacts, Uploads
@@ -55,12 +58,18 @@ class JobOptions(Record):
     """Whether pictures that were drawn before of the very same request are the result."""
 
 
+PINNED_ROWS = 2
+"""Of a forward, where nothing was measured yet."""
+CELLS_AT_ONCE = 8192
+"""Of a forward, where nothing was measured yet: as `engine.limits` has it for a CPU."""
+
 OPTIONS = tuple(one.name for one in fields(JobOptions))
 
 
 class Admission:
-    """Makes jobs of what clients ask for. artifacts: where pictures of requests are kept. readable: gives the bytes of
-    an artifact that a key may use; every artifact when `None`. clock: seconds since 1970."""
+    """Makes jobs of what clients ask for. artifacts: where pictures of requests are kept. times: says when a job will
+    be done; nothing is said when `None`. readable: gives the bytes of an artifact that a key may use; every artifact
+    when `None`. clock: seconds since 1970."""
 
     def __init__(
         self,
@@ -68,12 +77,15 @@ class Admission:
         artifacts: Artifacts,
         settings: ServerSettings,
         *,
+        times: Timetable | None = None,
         readable: Callable[[str, str], bytes] | None = None,
         clock: Callable[[], float] = time.time,
     ):
         self.catalog = catalog
         self.artifacts = artifacts
         self.settings = settings
+        self.times = times
+        self.capacity = Capacity(settings)
         self.clock = clock
         self._readable = (lambda sha256, key: artifacts.read(sha256)) if readable is None else readable
 
@@ -103,18 +115,17 @@ class Admission:
         request = _resolved(request, model)
         work = work_of(request, model)
         mode = self.settings.mode if options.mode is None else options.mode
+        pinned = self._pinned_rows(request, model, work) if mode == "reproducible" else None
+        self.capacity.require(request, model, used, self._forward_rows(model, work) if pinned is None else pinned)
         spec = JobSpec(
             model=model.name,
             request=_spec_json(request, uploads),
             mode=mode,
-            rows=self._rows(request, model) if mode == "reproducible" else None,
+            rows=pinned,
             format=options.format,
             files={"": model.hash, **{name: entry.hash for name, entry in used.items()}},
         )
-        now = self.clock()
-        for content in uploads.taken.values():
-            self.artifacts.put(content)
-        return NewJob(
+        new = NewJob(
             key=key,
             spec=spec,
             work=work,
@@ -125,12 +136,33 @@ class Admission:
             idempotency_key=idempotency_key,
             body_hash=body_hash,
             label=options.label,
-            deadline_at=None if options.deadline_s is None else now + options.deadline_s,
+            deadline_at=None if options.deadline_s is None else self.clock() + options.deadline_s,
             webhook=self._webhook(options),
             batch=batch,
             traceparent=traceparent,
             reuse=options.reuse,
         )
+        new = self._promised(new)
+        for content in uploads.taken.values():
+            self.artifacts.put(content)
+        return new
+
+    def _promised(self, new: NewJob) -> NewJob:
+        """With the time when it will be done. Errors: `Refused` for a deadline that cannot be kept."""
+        if self.times is None:
+            return new
+        finish_at = self.times.promise(new)
+        if new.deadline_at is not None and finish_at > new.deadline_at:
+            now = self.clock()
+            takes_s, wanted_s = finish_at - now, new.deadline_at - now
+            self.times.withdraw(new)
+            raise Refused(
+                FailureCode.DEADLINE_PASSED,
+                f"it will be done in {takes_s:.1f} s, later than its deadline in {wanted_s:.1f} s: give it more time, "
+                "fewer steps or a smaller size, or come again later",
+                {"finish_s": round(takes_s, 3), "deadline_s": round(wanted_s, 3), "finish_at": finish_at},
+            )
+        return replace(new, finish_at=finish_at)
 
     def _name(self, request: Json, model: ModelEntry) -> dict[str, AdapterEntry]:
         """Every adapter and embedding that a request names, under the catalog's own spelling. Errors: `InvalidInput`
@@ -174,9 +206,15 @@ class Admission:
             height, width = _own_size(request, model)
             _require_pixels("high_resolution.scale", (height * more.scale, width * more.scale), settings.max_pixels)
 
-    def _rows(self, request: GenerationRequest, model: ModelEntry) -> int:
-        """Of every forward of a reproducible job."""
-        return min(2, rows_of(request, model))
+    def _pinned_rows(self, request: GenerationRequest, model: ModelEntry, work: JobWork) -> int:
+        """Of every forward of a reproducible job: as measured, else those of one picture with guidance."""
+        measured = None if self.times is None else self.times.pinned_rows(model.name, work.cells)
+        return min(PINNED_ROWS, rows_of(request, model)) if measured is None else measured
+
+    def _forward_rows(self, model: ModelEntry, work: JobWork) -> int:
+        """Of a forward of a job in the mode "fast", at most."""
+        measured = None if self.times is None else self.times.most_rows(model.name, work.cells)
+        return max(PINNED_ROWS, CELLS_AT_ONCE // max(1, work.cells)) if measured is None else measured
 
     def _webhook(self, options: JobOptions) -> str | None:
         if options.webhook is not None and not self.settings.webhooks:

@@ -152,7 +152,8 @@ class Ports:
     self_attention: per self-attention name, how it is perturbed (`unet.perturbation`). free_u: per decoder layer, e.g.
     "up_blocks.0.resnets.2", the factors of FreeU (`unet.free_u`). Which names are given is structure, with a graph of
     its own; what is given for them are values. feed_forward_chunks: parts in which feed-forward layers compute their
-    tokens, to need less memory; structure too.
+    tokens, to need less memory; structure too. attention_in_parts: attention computes parts of its queries one after
+    the other, for the same reason, where kernels write scores out.
     """
 
     weights: WeightRows | None = None
@@ -161,3 +162,4 @@ class Ports:
     self_attention: Mapping[str, PerturbedRows] | None = None
     free_u: Mapping[str, FreeUFactors] | None = None
     feed_forward_chunks: int = 1
+    attention_in_parts: bool = False

@@ -78,6 +78,7 @@ class Encoder(nn.Module):
                 perturbed=ports.self_attention,
                 maps=maps,
                 feed_forward_chunks=ports.feed_forward_chunks,
+                attention_in_parts=ports.attention_in_parts,
             ),
             regions=conditioning.regions,
             free_u=ports.free_u,

@@ -278,8 +278,10 @@ class Attack:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "plain"])
-def test_a_malicious_pickle_runs_nothing(form, tmp_path):
+def test_a_malicious_pickle_runs_nothing(form, tmp_path, request):
     """Neither refused by default, nor when reading pickles is allowed."""
+    if form == "zip":
+        request.getfixturevalue("new_processes")
     mark, path = tmp_path / "executed", tmp_path / "model.ckpt"
     content = {"state_dict": {"w": torch.ones(2)}, "attack": Attack(mark)}
     if form == "plain":
@@ -308,8 +310,10 @@ def trainer_class(monkeypatch):
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy"])
-def test_an_honest_pickle_loads_on_request(form, trainer_class, tmp_path):
+def test_an_honest_pickle_loads_on_request(form, trainer_class, tmp_path, request):
     """As the official files are: nested, with the trainer's class and counters."""
+    if form == "zip":
+        request.getfixturevalue("new_processes")
     unet = build(M15)
     state = trainer_class()
     state.best = 0.5
@@ -322,7 +326,7 @@ def test_an_honest_pickle_loads_on_request(form, trainer_class, tmp_path):
     torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
     with pytest.raises(UnsafeFile, match="--allow-pickle"):
         load_unet_from(path, opening=OpenOptions(config=M15.config))
-    if form == "zip":  # each reading is a process of its own, which takes seconds
+    if form == "zip":
         loaded = load_unet_from(path, opening=OpenOptions(config=M15.config, allow_pickle=True))
         assert_same_weights(loaded, unet)
         return

@@ -19,7 +19,7 @@ from recipes.emoji.render import Glyphs
 from recipes.emoji.sections import find_section
 from recipes.emoji.text_to_image import TextToImage
 from recipes.emoji.tokenizer import vocabulary
-from tests.recipes.emoji.tiny import TINY, quick_recipe
+from tests.recipes.emoji.tiny import TINY, quick_recipe, trained_run
 from undertow.cli import main
 from undertow.errors import CheckpointError
 from undertow.sampling.noise import NoiseSource
@@ -42,9 +42,9 @@ def few_pictures():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """(folder of the run, folder of the model)."""
-    out = tmp_path_factory.mktemp("emoji") / "run"
-    return out, train_emoji(out, TINY)
+    """(folder of the run, folder of the model): a copy, since a finished run exports again."""
+    out = shutil.copytree(trained_run(), tmp_path_factory.mktemp("emoji") / "run")
+    return out, out / "model"
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,7 @@
 """The recipe at a scale of seconds: every stage is real, the networks are small and hardly trained."""
 
+import atexit
+import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -7,12 +9,13 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image, ImageDraw
 
 from recipes.emoji import autoencoder
 from recipes.emoji import recipe as recipes
 from recipes.emoji.names import EMOJI
-from recipes.emoji.recipe import EmojiRecipe
+from recipes.emoji.recipe import EmojiRecipe, train_emoji
 from recipes.emoji.render import FONT, Glyphs
 from undertow.training.fit import FitSettings
 
@@ -45,6 +48,17 @@ def quick_recipe() -> Generator[None]:
         patch.setattr(recipes, "HELD_OUT_PICTURES", 32)
         patch.setattr(autoencoder, "NORMALIZED_ON", 64)
         yield
+
+
+@cache
+def trained_run() -> Path:
+    """The folder of a run, trained once in a session, to be read only; its model is in `model`."""
+    place = tempfile.TemporaryDirectory(prefix="undertow-emoji-")
+    atexit.register(place.cleanup)
+    run = Path(place.name) / "run"
+    with quick_recipe(), torch.random.fork_rng(devices=[]):  # what a test draws must not depend on who came first
+        train_emoji(run, TINY)
+    return run
 
 
 class DrawnGlyphs(Glyphs):

@@ -118,12 +118,13 @@ class ControlNet(Encoder):
         timesteps: Timesteps,
         conditioning: Conditioning,
         hint_embedding: HintMap,
+        ports: Ports | None = None,
         compute: Callable[..., Residuals] | None = None,
     ) -> Residuals:
         """The residuals for these latents, the U-Net's inputs: `skips` in the U-Net's order, and `middle`.
 
-        Of `conditioning` it takes what it was built for, so the U-Net's own can be given. compute, errors: as for the
-        U-Net.
+        Of `conditioning` it takes what it was built for, so the U-Net's own can be given. ports: of them, in how many
+        parts layers compute, and nothing else. compute, errors: as for the U-Net.
         """
         given = self._relevant(conditioning)
         config = self.config.unet
@@ -138,14 +139,19 @@ class ControlNet(Encoder):
             )
         if not torch.compiler.is_compiling():
             check_values(config, latents, timesteps, given, Ports())
-        inputs = latents, timesteps, given, hint_embedding
+        inputs = latents, timesteps, given, hint_embedding, _parts(ports)
         return self.predict(*inputs) if compute is None else compute(self, *inputs)
 
     def predict(
-        self, latents: Latents, timesteps: Timesteps, conditioning: Conditioning, hint_embedding: HintMap
+        self,
+        latents: Latents,
+        timesteps: Timesteps,
+        conditioning: Conditioning,
+        hint_embedding: HintMap,
+        ports: Ports,
     ) -> Residuals:
         """`forward` without checks: what gets compiled."""
-        inputs = self.stage_inputs(timesteps, conditioning, Ports())
+        inputs = self.stage_inputs(timesteps, conditioning, ports)
         hidden, skips = self.encode(latents, inputs, (hint_embedding,))
         middle = self.controlnet_mid_block(self.bridge(hidden, inputs))
         outputs = zip(self.controlnet_down_blocks, skips, strict=True)
@@ -165,6 +171,13 @@ class ControlNet(Encoder):
         return Conditioning(
             **{field.name: getattr(conditioning, field.name) for field in fields(conditioning) if read.get(field.name)}
         )
+
+
+def _parts(ports: Ports | None) -> Ports:
+    """Ports with nothing but the parts in which layers compute."""
+    if ports is None:
+        return Ports()
+    return Ports(feed_forward_chunks=ports.feed_forward_chunks, attention_in_parts=ports.attention_in_parts)
 
 
 LOWEST, HIGHEST = -1.0, 1.5

@@ -178,4 +178,5 @@ class ControlKind(AdapterKind[ControlFile, ResolvedControl, ControlInput]):
         runner: Runner,
         at_once: int | None,
     ) -> Ports:
-        return replace(ports, residuals=residual_port(rows, inputs, at_once, runner, given=ports.residuals))
+        residuals = residual_port(rows, inputs, at_once, runner, given=ports.residuals, parts=ports)
+        return replace(ports, residuals=residuals)

@@ -16,7 +16,7 @@ from undertow.adapters.adapter import ControlMode
 from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.kind import BatchRow, RowInput
 from undertow.errors import InvalidInput
-from undertow.unet.conditioning import Residuals, concatenate
+from undertow.unet.conditioning import Ports, Residuals, concatenate
 from undertow.unet.runner import EAGER, Runner
 
 WEAKEST = 0.1
@@ -125,11 +125,12 @@ def residual_port(
     runner: Runner = EAGER,
     *,
     given: Residuals | None = None,
+    parts: Ports | None = None,
 ) -> Residuals | None:
     """The sum of what control networks add to each row: zeros for rows in which none acts, `None` if none acts at all.
 
     inputs: what acts in each row. at_once: rows of every forward of a ControlNet; `None` runs all of one's together.
-    runner: of the ControlNets. given: what others add already.
+    runner: of the ControlNets. given: what others add already. parts: as in `ControlNet.forward`.
     """
     placed = [(index, one) for index, row in enumerate(inputs) for one in row]
     controls = [(index, one) for index, one in placed if isinstance(one, ControlRow)]
@@ -146,7 +147,7 @@ def residual_port(
             part = uses[start : start + size]
             indices = [index for index, _ in part]
             chosen = [rows[index] for index in indices]
-            total.add(indices, _run(runner, network, chosen, [one for _, one in part], size))
+            total.add(indices, _run(runner, network, chosen, [one for _, one in part], size, parts))
     for index, one in features:
         total.add([index], _scaled_and_masked(one.features, [one]))
     return total.residuals()
@@ -186,7 +187,12 @@ class _Total:
 
 
 def _run(
-    runner: Runner, network: ControlNet, rows: Sequence[BatchRow], control_rows: Sequence[ControlRow], size: int
+    runner: Runner,
+    network: ControlNet,
+    rows: Sequence[BatchRow],
+    control_rows: Sequence[ControlRow],
+    size: int,
+    parts: Ports | None,
 ) -> Residuals:
     """One forward of a ControlNet for some rows. size: of the forward; the first row fills it up."""
     more = size - len(rows)
@@ -198,6 +204,7 @@ def _run(
         torch.cat([row.timestep for row in rows]),
         concatenate([row.conditioning for row in rows]),
         torch.cat(hints),
+        parts,
     )
     assert found.middle is not None  # a ControlNet has one
     wanted = Residuals(

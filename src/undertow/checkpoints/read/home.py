@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from typing import no_type_check
 
 import torch
 from torch import nn
@@ -54,5 +55,6 @@ def stand_in(weight: AnyTensor, device: torch.device | str | None = None) -> Any
     return torch.full((1,) * weight.ndim, float("nan"), dtype=weight.dtype, device=where).expand(weight.shape)
 
 
+@no_type_check  # asked of all weights again and again while layers stream
 def is_stand_in(weight: AnyTensor) -> bool:
     return weight.untyped_storage().nbytes() < weight.nbytes

@@ -13,7 +13,7 @@ EMBEDDING = "textual inversion"
 """The kind of an embedding; every other kind is an adapter's."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ModelEntry:
     """A model that clients may name. source: what is loaded: a path, an embedded model's name or a Hub id. path: where
     it lies on this machine. subject: its networks, as forecasts take them. dtype, vae_dtype: of U-Net and autoencoder
@@ -48,7 +48,7 @@ class ModelEntry:
         return self.subject.unet.sample_size * self.subject.factor
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class AdapterEntry:
     """An adapter, or an embedding, that clients may name. kind: LoRA, ControlNet, Control-LoRA, T2I-Adapter,
     IP-Adapter or textual inversion. title: what its file calls it. model: the only model that has it, because it came

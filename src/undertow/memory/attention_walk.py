@@ -1,0 +1,154 @@
+"""Attention kernels on stand-ins: what each holds while it computes, as `attention/` has them."""
+
+from undertow.memory.ledger import Array
+from undertow.memory.operations import Operations, rounded
+
+CHUNK, CHUNKED_KEYS = 256, 1024
+"""As in `attention.chunked` and `attention.choose`, which import torch; a test holds them equal."""
+
+WRITTEN_OUT = ("math", "sliced", "chunked")
+"""Kernels whose result has heads before tokens in memory, so that it is copied to become tokens again."""
+
+
+def attend(ops: Operations, query: Array, key: Array, value: Array, heads: int) -> Array:
+    """Attention of [rows, queries, width] to [rows, keys, width]."""
+    queries, keys = query.shape[1], key.shape[1]
+    name = chosen_kernel(ops, queries, keys)
+    whole = not ops.in_parts or queries <= CHUNK
+    result = _computed(ops, name, query, heads, keys) if whole else _in_parts(ops, name, query, heads, keys)
+    if not whole or name in WRITTEN_OUT:
+        result = _merged(ops, result)
+    ops.save(query, key, value, result)
+    return result
+
+
+def _computed(ops: Operations, name: str, query: Array, heads: int, keys: int) -> Array:
+    """[rows, heads, queries, dim], by one call of a kernel."""
+    rows, queries, width = query.shape
+    ops.ledger.count("attention", name, rows, heads, queries, keys, width // heads)
+    match name:
+        case "chunked":
+            return _chunked(ops, query, heads, keys)
+        case "math":
+            return _math(ops, query, heads, keys)
+        case "sliced":
+            return _sliced(ops, query, heads, keys)
+        case _:
+            return _fused(ops, query, heads, keys)
+
+
+def _in_parts(ops: Operations, name: str, query: Array, heads: int, keys: int) -> Array:
+    """`attention.in_parts`."""
+    rows, queries, width = query.shape
+    full, rest = divmod(queries, CHUNK)
+    # All whole parts before the last at once: each is as large, and the memory only grows.
+    parts = [ops.ledger.new((rows, (full - 1) * CHUNK, width), "attention")] if full > 1 else []
+    with ops.ledger.repeated(full):
+        parts.append(_computed(ops, name, _part_of(query, rows, CHUNK, width), heads, keys))
+    if rest:
+        parts.append(_computed(ops, name, _part_of(query, rows, rest, width), heads, keys))
+    return ops.elementwise("cat", query, *parts)
+
+
+def chosen_kernel(ops: Operations, queries: int, keys: int) -> str:
+    """What `attention.choose` takes."""
+    for asked, given, name in ops.kernels:
+        if (asked, given) == (queries, keys):
+            return name
+    if ops.kernel != "auto":
+        return ops.kernel
+    short = ops.machine.device == "cpu" and ops.dtype == "bfloat16" and keys <= CHUNKED_KEYS
+    return "chunked" if short and ops.machine.bfloat16 else "sdpa"
+
+
+def _fused(ops: Operations, query: Array, heads: int, keys: int) -> Array:
+    rows, queries, width = query.shape
+    workspace = 4 * rows * heads * queries + _flash_workspace(ops, queries, keys, width // heads)
+    return ops.ledger.new(query.shape, "scaled_dot_product_attention", workspace=workspace)
+
+
+def _flash_workspace(ops: Operations, queries: int, keys: int, dim: int) -> int:
+    """Of `_scaled_dot_product_flash_attention_for_cpu` (aten/src/ATen/native/cpu/FlashAttentionKernel.cpp): the
+    scores of one block, their sums and maxima, and its result, for each thread."""
+    block = 256 if queries >= 768 else 64 if queries >= 192 else 32
+    block, keys = min(block, queries), min(512, keys)
+    numbers = block * (keys + 2 + dim)
+    halves = 0 if ops.ledger.item == 4 else block * keys
+    return ops.machine.threads * (4 * numbers + 2 * halves)
+
+
+def _math(ops: Operations, query: Array, heads: int, keys: int) -> Array:
+    """Everything in float32, the whole score matrix at once."""
+    rows, queries, width = query.shape
+    shape, upcast = (rows, heads, queries, keys), ops.ledger.item != 4
+    source = (rows, keys, width)
+    wide = [query.shape, source] if upcast else []
+    copied = [query.shape, source] if rows > 1 and heads > 1 else []
+    with ops.ledger.held(query.shape, *wide, *copied, item=4):
+        scores = ops.ledger.new(shape, "bmm", item=4)
+    probabilities = ops.ledger.new(shape, "softmax", item=4)
+    with ops.ledger.held(*wide[1:], *copied[1:], item=4):
+        output = ops.ledger.new(query.shape, "bmm", item=4)
+    del probabilities
+    if upcast:
+        output = ops.ledger.new(query.shape, "to")
+    del scores
+    return output
+
+
+def _sliced(ops: Operations, query: Array, heads: int, keys: int) -> Array:
+    """One head of one row after the other, the last of which finds the results of all others in memory."""
+    rows, queries, width = query.shape
+    others = [ops.ledger.new((rows - 1, queries, width), "cat")] if rows > 1 else []
+    done = [ops.ledger.new((queries, width - width // heads), "bmm")] if heads > 1 else []
+    done.append(_math(ops, _part_of(query, 1, queries, width // heads), 1, keys))
+    others.append(ops.elementwise("cat", *done, shape=(1, queries, width)))
+    done.clear()
+    return ops.elementwise("cat", query, *others)
+
+
+def _chunked(ops: Operations, query: Array, heads: int, keys: int) -> Array:
+    queries = query.shape[1]
+    scaled = ops.elementwise("mul", query)
+    full, rest = divmod(queries, CHUNK)
+    # All but the last whole part at once: each is as large, and the memory only grows.
+    parts = [ops.ledger.new((query.shape[0], (full - 1) * CHUNK, query.shape[2]), "bmm")] if full > 1 else []
+    parts += [_chunk(ops, query, size, heads, keys) for size in (CHUNK * (full > 0), rest) if size]
+    output = ops.elementwise("cat", query, *parts)
+    del parts, scaled
+    return output
+
+
+def _chunk(ops: Operations, query: Array, count: int, heads: int, keys: int) -> Array:
+    """Some queries, whose keys and values are copied head by head where there are several."""
+    rows, _, width = query.shape
+    part, source, shape = (rows, count, width), (rows, keys, width), (rows, heads, count, keys)
+    half = ops.ledger.item < 4
+    copied = [part, source] if rows > 1 and heads > 1 else [source] if half else []
+    with ops.ledger.held(*copied):
+        scores = ops.ledger.new(shape, "bmm", workspace=_batched_workspace(ops, count, width // heads, keys))
+    probabilities = ops.ledger.new(shape, "softmax")
+    with ops.ledger.held(*([source] if heads > 1 and (half or rows > 1) else [])):
+        workspace = _batched_workspace(ops, count, keys, width // heads)
+        result = ops.ledger.new(part, "bmm", workspace=workspace)
+    del probabilities, scores
+    return result
+
+
+def _batched_workspace(ops: Operations, cells: int, inputs: int, outputs: int) -> int:
+    """As of other products, in blocks of half the size; float32 goes to MKL, which takes its memory elsewhere."""
+    if ops.ledger.item == 4:
+        return 0
+    longest = 512 if inputs <= 1024 else 1024
+    return 64 * 2 * min(rounded(inputs, 32), longest) + 4 * min(cells, 256) * min(outputs, 64) + 1024
+
+
+def _merged(ops: Operations, output: Array) -> Array:
+    """[rows, heads, queries, dim] as [rows, queries, width]: a copy, beside which the original lives on; both are
+    given up together."""
+    return ops.ledger.new(output.shape, "flatten").beside(output)
+
+
+def _part_of(query: Array, rows: int, queries: int, width: int) -> Array:
+    """A view."""
+    return Array((rows, queries, width), query.buffer, query.item)

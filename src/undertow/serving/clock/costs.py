@@ -1,0 +1,202 @@
+"""What units of work cost on one device with one model, learned from each one that was done."""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from undertow.json_fields import is_number
+
+AVERAGED = 10
+"""Observations of a unit of work that count alike; later ones count for a tenth each."""
+OUTLIER = 4.0
+"""An observation counts for at most so many times what is known: the first forward of a shape may compile."""
+GUESS_S = 2e-5
+"""Of a row of a cell in a forward, before anything was measured."""
+
+
+class Event(Protocol):
+    """What the engine tells of a unit of work; its `WorkEvent` is one."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def requests(self) -> tuple[int, ...]: ...
+    @property
+    def size(self) -> tuple[int, int] | None: ...
+    @property
+    def computed_rows(self) -> int: ...
+
+
+@dataclass(kw_only=True)
+class Mean:
+    """A mean of seconds that follows changes."""
+
+    seconds: float
+    count: int = 1
+
+    def add(self, seconds: float) -> None:
+        self.count += 1
+        bounded = min(seconds, OUTLIER * self.seconds) if self.count > 2 else min(seconds, self.seconds)
+        self.seconds += (bounded - self.seconds) / min(self.count, AVERAGED)
+
+
+@dataclass(kw_only=True)
+class Costs:
+    """encode: of a job. forward: by cells and rows. decode: of a picture, by cells. load: of the model."""
+
+    encode: Mean | None = None
+    load: Mean | None = None
+    forward: dict[int, dict[int, Mean]] = field(default_factory=dict)
+    decode: dict[int, Mean] = field(default_factory=dict)
+
+    def learn(self, kind: str, *, seconds: float, cells: int = 0, rows: int = 1) -> None:
+        """kind: encode, denoise, decode or load."""
+        match kind:
+            case "encode":
+                self.encode = _with(self.encode, seconds)
+            case "load":
+                self.load = _with(self.load, seconds)
+            case "decode":
+                self.decode[cells] = _with(self.decode.get(cells), seconds)
+            case _:
+                of_cells = self.forward.setdefault(cells, {})
+                of_cells[rows] = _with(of_cells.get(rows), seconds)
+
+    @property
+    def known(self) -> bool:
+        """Whether any forward was measured."""
+        return bool(self.forward)
+
+    def forward_s(self, cells: int, rows: int) -> float:
+        """Seconds of a forward: as measured, between what was measured, or in proportion to it."""
+        of_cells = self.forward.get(cells)
+        if of_cells:
+            return _between({rows: mean.seconds for rows, mean in of_cells.items()}, rows)
+        if not self.forward:
+            return GUESS_S * cells * rows
+        nearest = min(self.forward, key=lambda known: abs(known - cells))
+        return self.forward_s(nearest, rows) * cells / max(1, nearest)
+
+    def encode_s(self) -> float:
+        return 0.0 if self.encode is None else self.encode.seconds
+
+    def load_s(self) -> float:
+        return 0.0 if self.load is None else self.load.seconds
+
+    def decode_s(self, cells: int) -> float:
+        """Of one picture."""
+        if not self.decode:
+            return 0.0
+        return _between({known: mean.seconds for known, mean in self.decode.items()}, cells)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "encode": _json(self.encode),
+            "load": _json(self.load),
+            "forward": {str(c): {str(r): _json(m) for r, m in of.items()} for c, of in self.forward.items()},
+            "decode": {str(cells): _json(mean) for cells, mean in self.decode.items()},
+        }
+
+    @classmethod
+    def from_json(cls, json: Mapping[str, Any] | None) -> "Costs":
+        """What `to_json` wrote; nothing is known where it is anything else."""
+        json = json if isinstance(json, Mapping) else {}
+        forward = json.get("forward")
+        found = {
+            int(cells): means
+            for cells, of_cells in (forward.items() if isinstance(forward, Mapping) else ())
+            if (means := _means(of_cells))
+        }
+        return cls(
+            encode=_mean(json.get("encode")),
+            load=_mean(json.get("load")),
+            forward=found,
+            decode=_means(json.get("decode")),
+        )
+
+
+class Learner:
+    """Learns costs from an engine's events. What is encoded in parts is one cost of its job."""
+
+    def __init__(self, costs: Costs):
+        self.costs = costs
+        self._encoding: dict[int, float] = {}
+
+    def observe(self, event: Event) -> None:
+        """May be called by the thread that works, after each unit of work."""
+        if event.kind == "encode":
+            for number in event.requests:
+                self._encoding[number] = self._encoding.get(number, 0.0) + event.seconds / len(event.requests)
+            return
+        for number in event.requests:
+            encoded = self._encoding.pop(number, None)
+            if encoded is not None:
+                self.costs.learn("encode", seconds=encoded)
+        if event.size is not None:
+            cells = event.size[0] * event.size[1]
+            self.costs.learn(event.kind, seconds=event.seconds, cells=cells, rows=event.computed_rows)
+
+
+def best_rows(measured: Mapping[int, float], gain: float = 0.05) -> int:
+    """The most rows of a forward that pay: from the fewest on, the next ones count as long as they draw so much more a
+    second. measured: seconds of a forward, by its rows; 1 where nothing was measured."""
+    best = 1
+    per_second = 0.0
+    for rows in sorted(measured):
+        now = rows / measured[rows]
+        if per_second and now < (1 + gain) * per_second:
+            break
+        best, per_second = rows, now
+    return best
+
+
+def pinned_rows(measured: Mapping[int, float], loss: float = 0.08) -> int | None:
+    """Rows of every forward of reproducible jobs: the fewest that draw nearly as much a second as any, since a job that
+    is alone computes as many. `None` where nothing was measured."""
+    if not measured:
+        return None
+    fastest = max(rows / seconds for rows, seconds in measured.items())
+    return min(rows for rows, seconds in measured.items() if rows / seconds >= (1 - loss) * fastest)
+
+
+def _with(mean: Mean | None, seconds: float) -> Mean:
+    if mean is None:
+        return Mean(seconds=seconds)
+    mean.add(seconds)
+    return mean
+
+
+def _between(known: Mapping[int, float], at: int) -> float:
+    """On the line between two neighbors; above all in proportion to the last, below all on the line of the first two,
+    but at least in proportion to the first."""
+    places = sorted(known)
+    index = bisect_left(places, at)
+    if index == len(places):
+        return known[places[-1]] * at / places[-1]
+    if places[index] == at:
+        return known[at]
+    if index == 0 and len(places) == 1:
+        return known[places[0]] * at / places[0]
+    low, high = places[max(0, index - 1)], places[max(1, index)]
+    on_line = known[low] + (known[high] - known[low]) * (at - low) / (high - low)
+    return on_line if index else max(on_line, known[low] * at / low)
+
+
+def _json(mean: Mean | None) -> list[float] | None:
+    return None if mean is None else [mean.seconds, mean.count]
+
+
+def _mean(json: Any) -> Mean | None:
+    match json:
+        case [seconds, count] if is_number(seconds) and is_number(count) and seconds >= 0:
+            return Mean(seconds=float(seconds), count=max(1, int(count)))
+        case _:
+            return None
+
+
+def _means(json: Any) -> dict[int, Mean]:
+    found = {int(name): _mean(value) for name, value in json.items()} if isinstance(json, Mapping) else {}
+    return {name: mean for name, mean in found.items() if mean is not None}

@@ -1,0 +1,175 @@
+"""When jobs will be done: the schedule run ahead, with what units of work cost.
+
+The same `schedule.Line` decides here and in a worker, so that what is said is what is done. Later jobs are not known
+here; the schedule lets them change as little as is fair.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from heapq import heapify, heappop, heappush
+from math import ceil
+
+from undertow.serving.clock.costs import Costs, best_rows
+from undertow.serving.jobs import JobState
+from undertow.serving.schedule import MOST_JOBS, FairState, Group, Line, Room, Running, group_of
+from undertow.serving.store.records import QueueEntry
+
+DEFAULT_ROWS = 2
+"""Of a forward where nothing was measured."""
+
+
+@dataclass(kw_only=True)
+class Device:
+    """What draws, as far as time is concerned. costs: by model. models: that are loaded. busy_until: nothing begins
+    before."""
+
+    costs: Mapping[str, Costs]
+    models: set[str] = field(default_factory=set)
+    most_jobs: int = MOST_JOBS
+    busy_until: float = 0.0
+    _steps: dict[tuple[Group, int], float] = field(default_factory=dict)
+    _caps: dict[tuple[str, int], int] = field(default_factory=dict)
+
+    def of(self, entry: QueueEntry) -> Costs:
+        return self.costs.get(entry.model) or Costs()
+
+    def cap(self, entry: QueueEntry) -> int:
+        """Most rows of a forward in the mode "fast"."""
+        key = (entry.model, entry.work.cells)
+        if key not in self._caps:
+            measured = self.of(entry).forward.get(entry.work.cells, {})
+            known = {rows: mean.seconds for rows, mean in measured.items()}
+            self._caps[key] = best_rows(known) if known else DEFAULT_ROWS
+        return self._caps[key]
+
+    def step_s(self, entry: QueueEntry, rows: int) -> float:
+        """Of a step of jobs of this one's group that have so many rows together."""
+        key = (group_of(entry), rows)
+        if key not in self._steps:
+            self._steps[key] = self._forwards_s(entry, rows)
+        return self._steps[key]
+
+    def _forwards_s(self, entry: QueueEntry, rows: int) -> float:
+        forward_s = partial(self.of(entry).forward_s, entry.work.cells)
+        if entry.mode == "reproducible" and entry.rows is not None:
+            return ceil(rows / entry.rows) * forward_s(entry.rows)
+        at_once = self.cap(entry)
+        full, rest = divmod(rows, at_once)
+        return full * forward_s(at_once) + (forward_s(rest) if rest else 0.0)
+
+    def decode_s(self, entry: QueueEntry) -> float:
+        """Of all pictures of a job."""
+        return entry.work.pictures * self.of(entry).decode_s(entry.work.cells)
+
+    def seconds(self, entry: QueueEntry) -> float:
+        """Of a job that is alone."""
+        step_s = self.step_s(entry, entry.work.rows)
+        return self.of(entry).encode_s() + entry.work.steps * step_s + self.decode_s(entry)
+
+    def room(self, running: Sequence[Running], now: float) -> Room:
+        """For the jobs that it draws, and more."""
+        return Room(
+            running=running,
+            now=now,
+            most_jobs=self.most_jobs,
+            most_rows=self.cap,
+            step_s=self.step_s,
+            decode_s=self.decode_s,
+        )
+
+
+def finish_times(
+    entries: Sequence[QueueEntry], devices: Mapping[str, Device], now: float, state: FairState | None = None
+) -> dict[str, float]:
+    """When every job of the queue will be done, by its id, in seconds since 1970. entries: those that wait and those
+    that run. devices: by the names of the workers; at least one. state: of the workers' schedule."""
+    waiting = [entry for entry in entries if entry.state == JobState.QUEUED]
+    line = Line(waiting, FairState() if state is None else state.copy())
+    found: dict[str, float] = {}
+    lanes = [
+        _Lane(device, max(now, device.busy_until), _running(entries, name, devices)) for name, device in devices.items()
+    ]
+    heap = [(lane.at, index) for index, lane in enumerate(lanes)]
+    heapify(heap)
+    while heap:
+        _, index = heappop(heap)
+        lane = lanes[index]
+        lane.fill(line)
+        if lane.running:
+            found.update(lane.advance())
+            heappush(heap, (lane.at, index))
+    return found
+
+
+def _running(entries: Sequence[QueueEntry], name: str, devices: Mapping[str, Device]) -> list[Running]:
+    """The jobs that a worker draws; those of a worker that is not known are the first one's."""
+    first = next(iter(devices))
+    own = [
+        entry
+        for entry in entries
+        if entry.state == JobState.RUNNING and (entry.worker if entry.worker in devices else first) == name
+    ]
+    return [Running(entry=entry, left=left_of(entry), promised_at=entry.finish_at) for entry in own]
+
+
+def left_of(entry: QueueEntry) -> float:
+    """Steps that a running job has before it, by what its worker said last."""
+    progress = entry.progress
+    if progress.stage == "decoding":
+        return 0.0
+    share = progress.step / progress.steps if progress.steps else 0.0
+    return entry.work.steps * max(0.0, 1.0 - share)
+
+
+class _Lane:
+    """One worker, from event to event."""
+
+    def __init__(self, device: Device, at: float, running: list[Running]):
+        self.device, self.at, self.running = device, at, running
+        self._room = device.room(running, at)
+        self._models = set(device.models)
+
+    def fill(self, line: Line) -> None:
+        """Takes jobs as a worker does."""
+        while line:
+            self._room.now = self.at
+            entry = line.take(self.running, self._room)
+            if entry is None:
+                return
+            if entry.model not in self._models:
+                self.at += self.device.of(entry).load_s()
+                self._models.add(entry.model)
+            self.at += self.device.of(entry).encode_s()
+            self.running.append(Running(entry=entry, left=float(entry.work.steps), promised_at=entry.finish_at))
+
+    def advance(self) -> dict[str, float]:
+        """To the moment when the next jobs are done; when each of these is."""
+        steps = min([one.left for one in self.running])
+        self.at += steps * self._step_s()
+        done: list[Running] = []
+        others: list[Running] = []
+        for one in self.running:
+            one.left -= steps
+            (others if one.left > 1e-9 else done).append(one)
+        self.running = others
+        found: dict[str, float] = {}
+        for one in done:
+            self.at += self.device.decode_s(one.entry)
+            if others:  # decoding a picture and a step of the others take turns
+                turns = min([float(one.entry.work.pictures), *(other.left for other in others)])
+                self.at += turns * self._step_s()
+                for other in others:
+                    other.left -= turns
+            found[one.entry.id] = self.at
+        return found
+
+    def _step_s(self) -> float:
+        """Of one step of all that run, whose groups take turns."""
+        rows: dict[Group, int] = {}
+        entries: dict[Group, QueueEntry] = {}
+        for one in self.running:
+            group = group_of(one.entry)
+            rows[group] = rows.get(group, 0) + one.entry.work.rows
+            entries[group] = one.entry
+        return sum([self.device.step_s(entries[group], count) for group, count in rows.items()])
