@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def make_api(memory_folder, sqlite_template) -> "Iterator[Callable[..., Api]]":
     """Makes APIs, each over a store of its own, by settings."""
     # Not above: what a conftest.py imports is imported before annotations are checked.
-    from tests.serving.api.stand_in import open_api, shared_catalog  # noqa: PLC0415
+    from tests.serving.api.stand_in import open_api, shared_catalog
 
     made: list[Api] = []
 

@@ -4,7 +4,6 @@ It claims, publishes and fails through the real store, so that everything a clie
 """
 
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO

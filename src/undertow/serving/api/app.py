@@ -4,7 +4,7 @@ The APIs of others (`compatible`) are routers like ours. They take the same keys
 `submitting.submit_one`; their route class turns `Problem` into their own form of refusal.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any
@@ -119,7 +119,7 @@ def _lifespan(parts: Parts, own: bool) -> Callable[[FastAPI], Any]:
     """own: whether the store is closed with the application."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         webhooks = Webhooks(parts) if parts.settings.webhooks else None
         if webhooks is not None:
             webhooks.start()

@@ -105,7 +105,7 @@ class Problem(Exception):
     @classmethod
     def of(cls, error: InvalidInput, code: str = "invalid_request") -> "Problem":
         """What a refused argument means here."""
-        more = {"argument": error.argument, "expected": error.expected, "remedy": error.remedy}
+        more: dict[str, Any] = {"argument": error.argument, "expected": error.expected, "remedy": error.remedy}
         return cls(code, str(error), **{name: value for name, value in more.items() if value})
 
     def json(self, instance: str) -> dict[str, Any]:

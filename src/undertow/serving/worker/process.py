@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = ServerSettings.from_json(json.loads(text))
         (run_in_one_process if chosen.one_process else run_supervised)(settings)
     except (UndertowError, OSError, ValueError) as error:
-        print(f"undertow: {error}", file=sys.stderr)
+        sys.stderr.write(f"undertow: {error}\n")
         return 1
     return 0
 

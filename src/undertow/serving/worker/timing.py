@@ -1,4 +1,4 @@
-"""What work costs here, learned from every unit of it: from that follows which jobs are taken, and when all are done."""
+"""What work costs here, learned from every unit of it: it decides which jobs are taken, and says when all are done."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,6 @@ SILENT_S = 10.0
 """A worker that wrote nothing for so long draws nothing."""
 
 
-def kind_of(device: str) -> str:
-    """Workers on devices of a kind share what they have learned."""
-    return device.partition(":")[0]
-
-
 @dataclass(kw_only=True, eq=False)
 class Timing:
     """The costs of one worker, by model, and the fairness that it keeps."""
@@ -38,7 +33,7 @@ class Timing:
     def of(self, model: str) -> Costs:
         """What is known of a model: what workers of the same kind have learned at any time."""
         if model not in self.costs:
-            self.costs[model] = Costs.from_json(self.store.costs.get(model, kind_of(self.device)))
+            self.costs[model] = Costs.from_json(self.store.costs.get(model, self.device))
         return self.costs[model]
 
     def learner(self, model: str) -> Learner:
@@ -82,7 +77,7 @@ class Timing:
             self._saved_at = time.monotonic()
             for model, costs in list(self.costs.items()):
                 if costs.known:
-                    self.store.costs.put(model, kind_of(self.device), costs.to_json())
+                    self.store.costs.put(model, self.device, costs.to_json())
 
 
 def running(entry: QueueEntry, step: int, steps: int) -> Running:

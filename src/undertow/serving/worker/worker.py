@@ -13,10 +13,11 @@ from dataclasses import replace
 from typing import Literal
 
 from undertow.errors import UndertowError
-from undertow.serving.artifacts import ArtifactFolder
+from undertow.serving.artifacts import ArtifactDamaged, ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
+from undertow.serving.clock.timetable import FAIR
 from undertow.serving.failures import Failure, FailureCode, failure_of
-from undertow.serving.jobs import Claim
+from undertow.serving.jobs import Claim, JobState
 from undertow.serving.request_json import embeddings_of, request_of
 from undertow.serving.schedule import FairState, Running
 from undertow.serving.settings import ServerSettings
@@ -24,6 +25,7 @@ from undertow.serving.store.records import QueueEntry, StoreError, Verdict, Work
 from undertow.serving.store.store import Store
 from undertow.serving.worker.drawing import Drawing, placed
 from undertow.serving.worker.logs import JobLog
+from undertow.serving.worker.measures import Measures
 from undertow.serving.worker.models import CAPACITY, Load, Loaded, Models, budget_of
 from undertow.serving.worker.publish import NO_ROOM, publish
 from undertow.serving.worker.pulse import Pulse
@@ -38,6 +40,8 @@ LOAD_S = 900.0
 """Given to the loading of a model."""
 FREE_BYTES = 64 * 2**20
 """With less room on the disk of the pictures no job is begun: it would be lost when it is done."""
+GARBAGE_S = 300.0
+"""Between two collections of what is over."""
 SAY_S = 1.0
 """Between two times that a worker writes what it is."""
 STORE_AGAIN_S, STORED_LATE_S = 1.0, 60.0
@@ -76,6 +80,7 @@ class Worker:
             ready=self._ready,
             load=load,
         )
+        self.measures = Measures(store.clock)
         self.timing = Timing(store=store, device=device, most_jobs=settings.jobs_at_once)
         self.pulse = Pulse(
             store,
@@ -101,6 +106,7 @@ class Worker:
         """Works until `stop` is set, and then for as long as the jobs that run take, at most `settings.grace_s`. What
         is not done is given back, with its log. hurry: jobs are given back at once."""
         self.pulse.start()
+        threading.Thread(target=self._collect_garbage, args=(stop,), name="undertow-garbage", daemon=True).start()
         try:
             self.start()
             while not stop.is_set():
@@ -168,7 +174,9 @@ class Worker:
         """A model was loaded: from now on everything that it does is learned from."""
         costs = self.timing.of(loaded.entry.name)
         costs.learn("load", seconds=seconds)
-        loaded.engine.watchers.append(self.timing.learner(loaded.entry.name).observe)
+        learner = self.timing.learner(loaded.entry.name)
+        loaded.engine.watchers += [learner.observe, self.measures.watcher(loaded.entry.name)]
+        self.measures.loaded(loaded)
         warm_up(loaded, costs)
         self.timing.save(now=True)
 
@@ -177,6 +185,14 @@ class Worker:
         if not stop.is_set():
             self.store.changed(self._seen, IDLE_S)
             self._look_at = 0.0
+
+    def _collect_garbage(self, stop: threading.Event) -> None:
+        """What is over and what nobody needs goes, from time to time, beside the work."""
+        while not stop.wait(GARBAGE_S):
+            try:
+                self.store.collect_garbage(self.artifacts)
+            except (StoreError, OSError) as error:
+                logger.error("what is over could not be removed, which is tried again later: %s", error)
 
     # Jobs
 
@@ -201,6 +217,7 @@ class Worker:
         for claim in claims:
             state, entries = chosen[0]
             self.timing.state = state
+            self.measures.claimed(claim)
             self._take(claim, entries[claim.job.id])
         return bool(claims)
 
@@ -220,12 +237,13 @@ class Worker:
                 request=placed(request_of(spec, self.artifacts, self.catalog), self._loras(), CAPACITY.per_row),
                 embeddings=tuple(one.path for one in embeddings_of(spec, self.catalog)),
                 artifacts=self.artifacts,
+                entered=lambda: self.measures.entered(claim),
                 log=JobLog(self.artifacts, claim),
             )
         except StoreError:
             raise
         except Exception as error:
-            self._report(claim, failure_of(error))
+            self._report(claim, _failure(error))
             self.artifacts.forget(claim.job.id)
             return
         self._drawings[claim.job.id] = drawing
@@ -242,7 +260,7 @@ class Worker:
                 with self.pulse.patient(LOAD_S):
                     loaded = self.models.take(drawing.claim.job.spec.model)
                     loaded.know(drawing.embeddings)
-                    drawing.begin(loaded, self._most_rows(drawing.entry))
+                    drawing.begin(loaded, self._most_rows(drawing.entry), self.settings.budget_bytes)
             except Exception as error:
                 self._failed(drawing, error)
 
@@ -263,6 +281,9 @@ class Worker:
 
     def _finish(self, drawing: Drawing) -> None:
         """Publishes what is done. Errors: `StoreError`; the pictures are kept for the next try."""
+        if drawing.failure is not None:
+            self._give_up(drawing, drawing.failure)
+            return
         assert drawing.handle is not None
         try:
             result = drawing.handle.result()
@@ -271,19 +292,15 @@ class Worker:
             return
         if time.monotonic() < drawing.store_at:
             return
+        replayed, said = drawing.replayed_steps(), drawing.said()
         try:
-            kept = publish(
-                self.store,
-                self.artifacts,
-                drawing.claim,
-                result,
-                replayed_steps=drawing.replayed_steps(),
-                **drawing.said(),
-            )
+            kept = publish(self.store, self.artifacts, drawing.claim, result, replayed_steps=replayed, **said)
         except OSError as error:
             self._not_stored(drawing, error)
             return
         self._problem = ""
+        self.measures.drew(drawing.claim, result, replayed)
+        self.measures.ended(drawing.claim, JobState.SUCCEEDED, kept=kept)
         self._let_go(drawing)
         self._clean(drawing, kept=kept)
 
@@ -300,16 +317,21 @@ class Worker:
         logger.error("the pictures of job %s wait for room on the disk: %s", drawing.claim.job.id, error)
 
     def _failed(self, drawing: Drawing, error: BaseException) -> None:
-        failure = failure_of(error)
-        if failure.fault == "engine":
+        drawing.failure = _failure(error)
+        if drawing.failure.fault == "engine":
             logger.error("job %s failed", drawing.claim.job.id, exc_info=error)
+        self._give_up(drawing, drawing.failure)
+
+    def _give_up(self, drawing: Drawing, failure: Failure) -> None:
         kept = self._report(drawing.claim, failure)
         self._let_go(drawing)
         self._clean(drawing, kept=kept)
 
     def _report(self, claim: Claim, failure: Failure) -> bool:
         logger.warning("job %s failed: %s: %s", claim.job.id, failure.code, failure.detail)
-        return self.store.fail(claim, failure)
+        kept = self.store.fail(claim, failure)
+        self.measures.ended(claim, failure.code, kept=kept)
+        return kept
 
     def _clean(self, drawing: Drawing, *, kept: bool) -> None:
         """After a final state nobody needs the log; where the fence was lost, another worker needs its own."""
@@ -339,13 +361,15 @@ class Worker:
         if not verdict.alive:
             self._end(drawing, kept=False)
         elif verdict.cancel_requested:
-            self._end(drawing, kept=self.store.cancelled(drawing.claim))
+            self._end(drawing, JobState.CANCELED, kept=self.store.cancelled(drawing.claim))
         elif verdict.deadline_passed:
-            self._end(drawing, kept=self.store.expire_job(drawing.claim))
+            self._end(drawing, JobState.EXPIRED, kept=self.store.expire_job(drawing.claim))
 
-    def _end(self, drawing: Drawing, *, kept: bool) -> None:
+    def _end(self, drawing: Drawing, outcome: JobState | None = None, *, kept: bool) -> None:
+        """outcome: `None` where the job is another worker's."""
         if drawing.handle is not None:
             drawing.handle.cancel()
+        self.measures.ended(drawing.claim, outcome or "", kept=kept)
         self._let_go(drawing)
         self._clean(drawing, kept=kept)
 
@@ -360,7 +384,8 @@ class Worker:
             info = WorkerInfo(name=self.name, device=self.device, pid=os.getpid(), host=socket.gethostname())
             self._info = self.store.workers.hello(info)
         state = ("busy" if self._drawings else "idle") if self._state in ("idle", "busy") else self._state
-        data = {"problem": self._problem} if self._problem else {}
+        data = {FAIR: self.timing.state.to_json(), "metrics": self.measures.snapshot()}
+        data |= {"problem": self._problem} if self._problem else {}
         said = replace(self._info, state=state, models=self.models.names, last_step_at=self._last_step_at, data=data)
         self.store.workers.beat(said)
 
@@ -382,3 +407,10 @@ class Worker:
 
     def _loras(self) -> frozenset[str]:
         return frozenset(str(entry.path) for entry in self.catalog.adapters() if entry.kind == "LoRA")
+
+
+def _failure(error: BaseException) -> Failure:
+    """Why a job failed. A stored picture that is damaged or gone is ours, not the request's."""
+    if isinstance(error, ArtifactDamaged | FileNotFoundError):
+        return Failure(code=FailureCode.UNREADABLE_FILE, detail=str(error))
+    return failure_of(error)
