@@ -130,7 +130,9 @@ def is_problem(answer: httpx.Response, status: int, code: str, *words: str) -> d
     assert problem["code"] == code, problem
     assert problem["status"] == status
     assert problem["type"] == f"/docs#{code}"
-    assert problem["title"] and problem["instance"] and problem["fault"] in ("request", "transient", "engine")
+    assert problem["title"]
+    assert problem["instance"]
+    assert problem["fault"] in ("request", "transient", "engine")
     assert isinstance(problem["may_retry"], bool)
     for word in words:
         assert word in problem["detail"], problem["detail"]

@@ -94,8 +94,12 @@ def test_who_follows_with_previews_makes_the_worker_draw_them(api):
 
 @pytest.mark.parametrize(
     ("headers", "query", "word"),
-    [({"Last-Event-ID": "x"}, "", "whole number"), ({"Last-Event-ID": "9" * 40}, "", "whole number"), ({}, "?previews=2", "true")],
-)  # fmt: skip
+    [
+        ({"Last-Event-ID": "x"}, "", "whole number"),
+        ({"Last-Event-ID": "9" * 40}, "", "whole number"),
+        ({}, "?previews=2", "true"),
+    ],
+)
 def test_what_cannot_be_followed_is_refused(api, headers, query, word):
     job = api.submit()["id"]
     answer = api.client.get(f"/v1/jobs/{job}/events{query}", headers=headers)

@@ -30,6 +30,7 @@ from undertow.serving.api.watch import Watch
 from undertow.serving.api.webhooks import Webhooks
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
+from undertow.serving.clock.timetable import Timetable
 from undertow.serving.jobs import Job
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
@@ -69,12 +70,14 @@ def create_app(
         store.artifact(sha256, key)
         return folder.read(sha256)
 
+    times = Timetable(store, settings)
     parts = Parts(
         settings=settings,
         store=store,
         artifacts=folder,
         catalog=listed,
-        admission=Admission(listed, folder, settings, readable=readable, clock=store.clock),
+        admission=Admission(listed, folder, settings, times=times, readable=readable, clock=store.clock),
+        times=times,
         gate=Gate(store, public=settings.is_public, cors=settings.cors),
         watch=Watch(store),
         clock=store.clock,

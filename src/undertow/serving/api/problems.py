@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from undertow.errors import InvalidInput, PromptError, UndertowError
 from undertow.lookup import did_you_mean
-from undertow.serving.failures import Fault, Refused
+from undertow.serving.failures import FailureCode, Fault, Refused
 from undertow.serving.store.records import ArtifactNotFound, JobNotFound, StoreError
 
 MEDIA_TYPE = "application/problem+json"
@@ -108,6 +108,13 @@ class Problem(Exception):
         more: dict[str, Any] = {"argument": error.argument, "expected": error.expected, "remedy": error.remedy}
         return cls(code, str(error), **{name: value for name, value in more.items() if value})
 
+    @classmethod
+    def of_refused(cls, error: Refused) -> "Problem":
+        """What cannot be drawn here, with the numbers. A deadline that is refused at once is the request's fault."""
+        code = "deadline_unreachable" if error.code is FailureCode.DEADLINE_PASSED else error.code.value
+        numbers = {"numbers": error.numbers} if error.numbers else {}
+        return cls(code if code in KINDS else "invalid_request", error.detail, **numbers)
+
     def json(self, instance: str) -> dict[str, Any]:
         """The members of the answer. instance: the path that was asked for."""
         return {
@@ -145,8 +152,7 @@ def of_error(error: UndertowError, instance: str) -> Problem:
         case InvalidInput():
             return Problem.of(error)
         case Refused():
-            code = error.code.value if error.code.value in KINDS else "invalid_request"
-            return Problem(code, error.detail, **{"numbers": error.numbers} if error.numbers else {})
+            return Problem.of_refused(error)
         case JobNotFound():
             return Problem("job_not_found", str(error))
         case ArtifactNotFound():
