@@ -68,7 +68,7 @@ def service(tmp_path_factory) -> Iterator[Service]:
     running.start()
     url = f"http://127.0.0.1:{port}"
     try:
-        wait_until_ready(url)
+        wait_until_ready(url, running)
         yield Service(url=url, store=store)
     finally:
         stop.set()
@@ -76,9 +76,9 @@ def service(tmp_path_factory) -> Iterator[Service]:
         store.close()
 
 
-def wait_until_ready(url: str) -> None:
+def wait_until_ready(url: str, running: threading.Thread) -> None:
     until = time.monotonic() + 60
-    while time.monotonic() < until:
+    while time.monotonic() < until and running.is_alive():
         try:
             if httpx.get(f"{url}/health/ready").status_code == 200:
                 return
