@@ -1,5 +1,5 @@
-"""Five clients that know nothing of undertow, unmodified, at one running service: each draws the picture that the native
-API draws for the same settings."""
+"""Five clients that know nothing of undertow, unmodified, at one running service: each draws the picture that the
+native API draws for the same settings."""
 
 import asyncio
 import base64
@@ -122,10 +122,9 @@ def test_webuiapi_draws(service):
     client = webuiapi.WebUIApi(host=host, port=int(port), username="me", password=service.key("webuiapi"))
     asked = {"prompt": PROMPT, "seed": SEED, "steps": STEPS, "cfg_scale": GUIDANCE, "width": SIDE, "height": SIDE}
     drawn = client.txt2img(**asked)  # all its other defaults go along
-    assert np.array_equal(
-        np.asarray(drawn.image.convert("RGB")), service.native(sampler="euler_a", schedule="normal")
-    )
-    assert drawn.info["seed"] == SEED and f"Seed: {SEED}" in drawn.info["infotexts"][0]
+    assert np.array_equal(np.asarray(drawn.image.convert("RGB")), service.native(sampler="euler_a", schedule="normal"))
+    assert drawn.info["seed"] == SEED
+    assert f"Seed: {SEED}" in drawn.info["infotexts"][0]
     again = client.img2img(images=[drawn.image], denoising_strength=0.5, **asked)
     assert again.image.size == (SIDE, SIDE)
     assert client.get_progress()["state"]["job_count"] == 0
@@ -163,22 +162,23 @@ def test_an_mcp_client_draws(service, expected, mode):
     key = service.key("agent")
 
     async def talk() -> None:
-        headers = {"Authorization": f"Bearer {key}"}
-        async with httpx2.AsyncClient(headers=headers, timeout=60) as http:
-            async with Client(streamable_http_client(f"{service.url}/mcp", http_client=http), mode=mode) as client:
-                tools = (await client.list_tools()).tools
-                assert {tool.name for tool in tools} == {"draw", "status", "result", "list_adapters"}
-                asked = {"prompt": PROMPT, "seed": SEED, "steps": STEPS, "guidance_scale": GUIDANCE}
-                drawn = await client.call_tool("draw", asked)
-                assert not drawn.is_error, drawn
-                assert drawn.structured_content["state"] == "succeeded"
-                picture = next(part for part in drawn.content if part.type == "image")
-                assert np.array_equal(pixels(base64.b64decode(picture.data)), expected)
-                again = await client.call_tool("result", {"job": drawn.structured_content["job"]})
-                assert [part.type for part in again.content] == ["text", "image"]
-                lost = await client.call_tool("result", {"job": "job_that_is_not_there"})
-                assert lost.is_error and "there is no job" in lost.content[0].text
-                adapters = (await client.call_tool("list_adapters", {})).structured_content["adapters"]
-                assert "mosaic" in {one["name"] for one in adapters}
+        http = httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=60)
+        transport = streamable_http_client(f"{service.url}/mcp", http_client=http)
+        async with http, Client(transport, mode=mode) as client:
+            tools = (await client.list_tools()).tools
+            assert {tool.name for tool in tools} == {"draw", "status", "result", "list_adapters"}
+            asked = {"prompt": PROMPT, "seed": SEED, "steps": STEPS, "guidance_scale": GUIDANCE}
+            drawn = await client.call_tool("draw", asked)
+            assert not drawn.is_error, drawn
+            assert drawn.structured_content["state"] == "succeeded"
+            picture = next(part for part in drawn.content if part.type == "image")
+            assert np.array_equal(pixels(base64.b64decode(picture.data)), expected)
+            again = await client.call_tool("result", {"job": drawn.structured_content["job"]})
+            assert [part.type for part in again.content] == ["text", "image"]
+            lost = await client.call_tool("result", {"job": "job_that_is_not_there"})
+            assert lost.is_error
+            assert "there is no job" in lost.content[0].text
+            adapters = (await client.call_tool("list_adapters", {})).structured_content["adapters"]
+            assert "mosaic" in {one["name"] for one in adapters}
 
     asyncio.run(talk())

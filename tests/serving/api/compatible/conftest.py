@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def drawing(api) -> "Iterator[Api]":
     """An API with a worker that draws at once whatever waits."""
-    from undertow.serving.failures import Failure, FailureCode  # noqa: PLC0415  # after checks of annotations
+    from undertow.serving.failures import Failure, FailureCode  # after checks of annotations
 
     stop = threading.Event()
 

@@ -1,5 +1,6 @@
-"""OpenAI's images: what their clients may say, and what they get. Fields and events are those of `openai` 3.57's types."""
+"""OpenAI's images: what its clients may say, and what they get. Fields and events are those of `openai` 3.57."""
 
+import asyncio
 import base64
 import json
 import threading
@@ -58,13 +59,17 @@ def test_a_request_in_our_words():
 
 def test_what_is_left_out_stays_open():
     usual = {"background": "auto", "quality": "auto", "moderation": "low", "size": "auto", "n": None, "style": None}
-    assert wanted(**usual) == wanted() == {
-        "prompt": "owl",
-        "negative_prompt": "",
-        "count": 1,
-        "format": "png",
-        "label": "",
-    }
+    assert (
+        wanted(**usual)
+        == wanted()
+        == {
+            "prompt": "owl",
+            "negative_prompt": "",
+            "count": 1,
+            "format": "png",
+            "label": "",
+        }
+    )
 
 
 @pytest.mark.parametrize(
@@ -100,7 +105,8 @@ def test_transparent_is_drawn_anew():
     mask.save(buffer, format="PNG")
     asked = ImageEdit.read({"prompt": "owl"}).wanted_of(picture_bytes(), buffer.getvalue(), PIXELS)
     white = np.asarray(opened(asked["mask"]))
-    assert (white[:, :4] == 255).all() and (white[:, 4:] == 0).all()
+    assert (white[:, :4] == 255).all()
+    assert (white[:, 4:] == 0).all()
     assert asked["strength"] == 1.0
     # DALL-E 2: without a mask, the picture's own transparency is it.
     own = ImageEdit.read({"prompt": "owl", "strength": "0.5"}).wanted_of(buffer.getvalue(), None, PIXELS)
@@ -124,10 +130,12 @@ def test_pictures_come_in_base64_or_as_urls(drawing):
     answer = drawing.client.post(GENERATIONS, json=asked)
     assert answer.status_code == 200, answer.text
     found = answer.json()
-    assert found["size"] == "64x64" and found["output_format"] == "jpeg"
+    assert found["size"] == "64x64"
+    assert found["output_format"] == "jpeg"
     assert abs(found["created"] - time.time()) < 60
     first, second = (opened(one["b64_json"]) for one in found["data"])
-    assert first.format == "JPEG" and first.size == (64, 64)
+    assert first.format == "JPEG"
+    assert first.size == (64, 64)
     assert abs(second.getpixel((0, 0))[0] - 45) < 3  # 301 % 256, as JPEG has it
     urls = drawing.client.post(GENERATIONS, json={**asked, "response_format": "url"}).json()["data"]
     assert drawing.client.get(urls[0]["url"]).content == base64.b64decode(found["data"][0]["b64_json"])
@@ -150,7 +158,8 @@ def test_an_edit_is_a_form(drawing):
     (job,) = drawing.store.jobs()
     request = job.spec.request
     assert (request["seed"], request["steps"], request["image"]["size"]) == (4, 3, [64, 64])
-    assert request["adapters"][0]["source"] == "mosaic" and request["adapters"][0]["scale"] == 0.5
+    assert request["adapters"][0]["source"] == "mosaic"
+    assert request["adapters"][0]["scale"] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -183,12 +192,14 @@ def error_of(answer, status: int, kind: str) -> dict:
 def test_errors_are_in_openais_envelope(make_api):
     api = make_api(max_body_bytes=4096)
     error = error_of(api.client.post(GENERATIONS, json={"prompt": "owl", "steps": 0}), 400, "invalid_request_error")
-    assert error["param"] == "steps" and "steps is 0" in error["message"]
+    assert error["param"] == "steps"
+    assert "steps is 0" in error["message"]
     missing = error_of(api.client.post(GENERATIONS, json={"model": "emoji"}), 400, "invalid_request_error")
     assert missing["param"] == "prompt"
     unknown = api.client.post(GENERATIONS, json={"prompt": "owl", "model": "emojy"})
     error = error_of(unknown, 404, "invalid_request_error")
-    assert (error["param"], error["code"]) == ("model", "model_not_found") and "did you mean 'emoji'" in error["message"]
+    assert (error["param"], error["code"]) == ("model", "model_not_found")
+    assert "did you mean 'emoji'" in error["message"]
     assert unknown.headers["x-should-retry"] == "false"
     broken = api.client.post(GENERATIONS, content=b"{", headers={"content-type": "application/json"})
     error_of(broken, 400, "invalid_request_error")
@@ -222,7 +233,8 @@ def test_a_job_that_fails_says_why_and_whether_to_retry(api):
         answer = api.client.post(GENERATIONS, json={"prompt": "owl"})
         worker.join()
         assert answer.status_code == status, answer.text
-        assert answer.json()["error"]["code"] == code.value and answer.json()["error"]["message"] == "the sentence"
+        assert answer.json()["error"]["code"] == code.value
+        assert answer.json()["error"]["message"] == "the sentence"
         assert answer.headers["x-should-retry"] == again
 
 
@@ -252,7 +264,8 @@ def test_a_stream_sends_previews_and_the_picture(api):
     assert [one["partial_image_index"] for one in partial] == [0, 1]
     assert {one["type"] for one in partial} == {"image_generation.partial_image"}
     assert opened(partial[0]["b64_json"]).format == "WEBP"
-    assert last["type"] == "image_generation.completed" and last["size"] == "64x64"
+    assert last["type"] == "image_generation.completed"
+    assert last["size"] == "64x64"
     assert opened(last["b64_json"]).size == (64, 64)
     assert last["usage"]["total_tokens"] == 0
 
@@ -267,7 +280,8 @@ def test_a_stream_that_fails_ends_with_the_error(api):
     worker.start()
     (event,) = stream(api)
     worker.join()
-    assert event["error"]["message"] == "the sentence" and event["error"]["type"] == "server_error"
+    assert event["error"]["message"] == "the sentence"
+    assert event["error"]["type"] == "server_error"
 
 
 def test_the_same_idempotency_key_is_the_same_job(drawing):
@@ -275,9 +289,7 @@ def test_the_same_idempotency_key_is_the_same_job(drawing):
     first, second = (drawing.client.post(GENERATIONS, json=body, headers=headers).json() for _ in range(2))
     assert first["data"] == second["data"]  # the seed was drawn once
     assert len(drawing.store.jobs()) == 1
-    error_of(
-        drawing.client.post(GENERATIONS, json={"prompt": "cat"}, headers=headers), 400, "invalid_request_error"
-    )
+    error_of(drawing.client.post(GENERATIONS, json={"prompt": "cat"}, headers=headers), 400, "invalid_request_error")
 
 
 def test_models_are_listed_as_openai_lists_them(api):
@@ -297,8 +309,6 @@ def test_a_client_that_hangs_up_cancels_its_job(api, keep):
 
 def hang_up(api: Api, path: str, headers: list[tuple[bytes, bytes]]):
     """Asks the application for a picture, and hangs up once the job is there."""
-    import asyncio
-
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
