@@ -34,11 +34,16 @@ def is_work(connection: Connection, now: float) -> bool:
 def claim(connection: Connection, worker: str, pick: Pick, *, now: float, lease_s: float) -> list[Claim]:
     """Leases what `pick` chooses among the jobs that wait. What another worker took meanwhile is left to it."""
     waiting = [entry_of(row) for row in connection.execute(entries_where(WAITING)).mappings()]
-    wanted = list(dict.fromkeys(pick(waiting))) if waiting else []
-    if not wanted:
+    mine: set[str] = set()
+    wanted: list[str] = []
+    while waiting and not mine:
+        if not (wanted := list(dict.fromkeys(pick(waiting)))):
+            return []
+        free = select(jobs.c.id).where(jobs.c.id.in_(wanted), WAITING).order_by(jobs.c.id)
+        mine = set(connection.execute(free.with_for_update(skip_locked=True)).scalars())
+        waiting = [one for one in waiting if one.id not in wanted]  # another worker takes those at this moment
+    if not mine:
         return []
-    free = select(jobs.c.id).where(jobs.c.id.in_(wanted), WAITING).order_by(jobs.c.id)
-    mine = set(connection.execute(free.with_for_update(skip_locked=True)).scalars())
     leased = {
         "state": JobState.RUNNING,
         "worker": worker,

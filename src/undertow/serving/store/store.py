@@ -290,8 +290,7 @@ class Store:
     def check(self) -> float:
         """Writes a row, and returns the seconds that it took."""
         start = time.perf_counter()
-        row = {"id": 1, "at": self.clock()}
-        self._database.write(lambda connection: put_rows(connection, health, [row], replace=["at"]), "check")
+        self._database.write(lambda connection: written(connection, self.clock()), "check")
         return time.perf_counter() - start
 
     def _submit(self, new: Sequence[NewJob], limits: QueueLimits) -> list[Submitted]:
@@ -351,6 +350,7 @@ def connected(url: str, *, patience_s: float, observe: Observer) -> Database:
     try:
         if not database.read(is_current):
             database.write(lambda connection: migrate(connection, place), "migrate")
+        database.write(lambda connection: written(connection, time.time()), "check")
     except BaseException:
         database.close()
         raise
@@ -358,3 +358,8 @@ def connected(url: str, *, patience_s: float, observe: Observer) -> Database:
 
 
 URLS = "write sqlite:///folder/undertow.db, or postgresql+psycopg://user:password@host/database"
+
+
+def written(connection: Connection, now: float) -> None:
+    """Writes a row: that a database can be read says nothing of this."""
+    put_rows(connection, health, [{"id": 1, "at": now}], replace=["at"])
