@@ -9,7 +9,7 @@ from typing import Protocol
 from undertow.serving.clock.costs import Costs, best_rows, pinned_rows
 from undertow.serving.clock.finish_times import Device, finish_times
 from undertow.serving.jobs import JobProgress, JobState, NewJob
-from undertow.serving.schedule import FairState
+from undertow.serving.schedule import MOST_JOBS, FairState
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.records import QueueEntry, WorkerInfo
 
@@ -168,6 +168,7 @@ class Timetable:
                     if device == worker.device
                 },
                 models=set(worker.models),
+                most_jobs=self._settings.jobs_at_once or MOST_JOBS,
             )
             for worker in workers
         }
