@@ -4,13 +4,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import undertow
 from undertow.adapters.files.opened import files_to_read
 from undertow.adapters.manager import AdapterManager
 from undertow.attention.chosen import described_kernel
@@ -70,7 +70,7 @@ def fingerprint_of(
     """
     unet = model.require_unet()
     parts = {
-        "undertow": undertow.__version__,
+        "undertow": version("undertow"),
         "machine": _machine(unet.device),
         "number types": _number_types(model),
         "runner": type(runner).__name__,

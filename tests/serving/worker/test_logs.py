@@ -41,7 +41,7 @@ def test_a_torn_tail_is_cut(place, interrupted):
 
 def test_a_log_of_other_circumstances_is_not_used_and_the_report_says_so(place, interrupted, monkeypatch):
     id, _ = interrupted
-    monkeypatch.setattr("undertow.__version__", "0.0.0")
+    monkeypatch.setattr("undertow.engine.fingerprint.version", lambda package: "0.0.0")
     result = taken(place, id)
     assert result.replayed_steps == 0
     assert "starts over" in result.report["note"]
@@ -92,7 +92,7 @@ def test_a_full_disk_ends_the_log_and_not_the_job(place, caplog):
 def test_a_claim_of_a_released_job_goes_on_from_the_newest_log(place, interrupted):
     id, first = interrupted
     drawing = first._drawings[id]
-    drawing.stop(keep_log=True)
+    drawing.stop()
     first._let_go(drawing)
     place.store.release(drawing.claim)
     (claim,) = place.store.claim("second", lambda waiting: [one.id for one in waiting], 10.0)

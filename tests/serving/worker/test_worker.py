@@ -226,7 +226,6 @@ def test_without_room_on_the_disk_no_job_is_begun(place, monkeypatch):
     assert not worker.run_once()
     assert place.store.job(id).state is JobState.QUEUED
     monkeypatch.undo()
-    worker._look_at = 0.0
     assert place.draw(worker, id)
 
 

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -51,6 +52,8 @@ class Drawing:
     loaded: Loaded | None = None
     handle: Handle | None = None
     outcomes: OutcomeLog | None = None
+    publishing: "Future[bool] | None" = None
+    """Of its pictures, while their files are written."""
     late_since: float | None = None
     """Since when its pictures could not be stored."""
     store_at: float = 0.0
@@ -90,14 +93,11 @@ class Drawing:
         steps = self.handle.progress.steps
         return sum(self.outcomes.picture(index).reached(steps) for index in range(self.request.count))
 
-    def stop(self, *, keep_log: bool) -> None:
-        """Ends the drawing before its next step."""
+    def stop(self) -> None:
+        """Ends the drawing before its next step; the log stays."""
         if self.handle is not None:
             self.handle.cancel()
-        if keep_log:
-            self.log.close()
-        else:
-            self.end()
+        self.log.close()
 
     def end(self) -> None:
         """The job is done: what was kept for it goes."""

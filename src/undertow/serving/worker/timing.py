@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from undertow.serving.clock.costs import Costs, Learner
 from undertow.serving.clock.finish_times import Device, finish_times
-from undertow.serving.schedule import MOST_JOBS, FairState, Running, pick
+from undertow.serving.jobs import JobState
+from undertow.serving.schedule import MOST_JOBS, FairState, Running, most_rows, pick
 from undertow.serving.store.records import QueueEntry
 from undertow.serving.store.store import Store
 
@@ -51,6 +52,17 @@ class Timing:
         state = self.state.copy()
         return pick(waiting, state, self.schedule().room(running, self.store.clock())), state
 
+    def is_full(self, running: Sequence[Running]) -> bool:
+        """Whether nothing can join these jobs, whatever waits."""
+        room = self.schedule().room(running, 0.0)
+        first = running[0].entry
+        rows = sum(one.entry.work.rows for one in running)
+        return (
+            len(running) >= room.most_jobs
+            or any(one.entry.alone for one in running)
+            or (rows >= most_rows(first, room))
+        )
+
     def finish_times(self, worker: str, loaded: Sequence[str]) -> Mapping[str, float]:
         """When everything that waits and runs will be done; empty where it was said a moment ago, or another worker
         says it. worker: this one."""
@@ -84,3 +96,7 @@ def running(entry: QueueEntry, step: int, steps: int) -> Running:
     """A job that this worker draws, with what it has before it. step, steps: as the engine says."""
     share = step / steps if steps else 0.0
     return Running(entry=entry, left=entry.work.steps * max(0.0, 1.0 - share), promised_at=entry.finish_at)
+
+
+def waiting_in(queue: Sequence[QueueEntry]) -> list[QueueEntry]:
+    return [entry for entry in queue if entry.state is JobState.QUEUED]

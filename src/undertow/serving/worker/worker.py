@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import replace
 from typing import Literal
@@ -27,9 +28,9 @@ from undertow.serving.worker.drawing import Drawing, placed
 from undertow.serving.worker.logs import JobLog
 from undertow.serving.worker.measures import Measures
 from undertow.serving.worker.models import CAPACITY, Load, Loaded, Models, budget_of
-from undertow.serving.worker.publish import NO_ROOM, publish
+from undertow.serving.worker.publish import NO_ROOM, Inline, publish
 from undertow.serving.worker.pulse import Pulse
-from undertow.serving.worker.timing import Timing, running
+from undertow.serving.worker.timing import Timing, running, waiting_in
 from undertow.serving.worker.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
@@ -44,6 +45,8 @@ GARBAGE_S = 300.0
 """Between two collections of what is over."""
 SAY_S = 1.0
 """Between two times that a worker writes what it is."""
+LOOK_S, LOOK_SHARE = 0.05, 0.02
+"""Between two looks at what waits, at least, and the share of time that they may take."""
 STORE_AGAIN_S, STORED_LATE_S = 1.0, 60.0
 """Pictures that could not be stored are tried again for so long, at such intervals."""
 
@@ -94,6 +97,7 @@ class Worker:
         self._lost = tuple(lost)
         self._drawings: dict[str, Drawing] = {}
         self._line: deque[Drawing] = deque()
+        self._publisher: Executor = Inline()
         self._state: Literal["starting", "idle", "busy", "draining"] = "starting"
         self._problem = ""
         self._last_step_at: float | None = None
@@ -105,6 +109,7 @@ class Worker:
     def run(self, stop: threading.Event, hurry: threading.Event | None = None) -> None:
         """Works until `stop` is set, and then for as long as the jobs that run take, at most `settings.grace_s`. What
         is not done is given back, with its log. hurry: jobs are given back at once."""
+        self._publisher = ThreadPoolExecutor(1, "undertow-publisher")  # files are written while others are drawn
         self.pulse.start()
         threading.Thread(target=self._collect_garbage, args=(stop,), name="undertow-garbage", daemon=True).start()
         try:
@@ -119,6 +124,7 @@ class Worker:
                     stop.wait(1.0)
             self.drain(threading.Event() if hurry is None else hurry)
         finally:
+            self._publisher.shutdown()
             self.pulse.stop()
             self.models.close()
             with suppress(StoreError):
@@ -150,12 +156,20 @@ class Worker:
                 logger.error("the worker waits for its store: %s", error)
                 hurry.wait(1.0)
         for drawing in list(self._drawings.values()):
-            self._let_go(drawing)
-            drawing.stop(keep_log=True)
             try:
-                self.store.release(drawing.claim)
+                self._give_back(drawing)
             except StoreError as error:
                 logger.error("job %s comes back when its lease is over: %s", drawing.claim.job.id, error)
+
+    def _give_back(self, drawing: Drawing) -> None:
+        """Another worker goes on with the job, unless it is done but for its files. Errors: `StoreError`."""
+        if drawing.publishing is not None:
+            wait([drawing.publishing])
+            self._finish(drawing)
+        if drawing.claim.job.id in self._drawings:
+            self._let_go(drawing)
+            drawing.stop()
+            self.store.release(drawing.claim)
 
     def start(self) -> None:
         """Takes back what earlier processes of this worker held, and loads the first model. Errors: `StoreError`."""
@@ -184,7 +198,6 @@ class Worker:
         """Until something changes, for a while."""
         if not stop.is_set():
             self.store.changed(self._seen, IDLE_S)
-            self._look_at = 0.0
 
     def _collect_garbage(self, stop: threading.Event) -> None:
         """What is over and what nobody needs goes, from time to time, beside the work."""
@@ -197,19 +210,27 @@ class Worker:
     # Jobs
 
     def _claim(self) -> bool:
-        """Takes jobs that there is room for; returns whether there were any."""
-        now = time.monotonic()
-        if self._state == "draining" or now < self._look_at or not self._has_room_on_disk():
+        """Takes jobs that there is room for; returns whether there were any. It looks when something changed, and in
+        all for a small share of the time."""
+        started = time.monotonic()
+        if self._state == "draining" or started < self._look_at:
             return False
-        self._look_at = now + 0.05
         version = self.store.changed(self._seen, 0)
-        if version == self._seen and self._drawings:
+        running = self._running()
+        if running and (version == self._seen or self.timing.is_full(running)):
             return False
         self._seen = version
+        claimed = self._has_room_on_disk() and self._claim_some(running)
+        self._look_at = started + max(LOOK_S, (time.monotonic() - started) / LOOK_SHARE)
+        return claimed
+
+    def _claim_some(self, running: Sequence[Running]) -> bool:
+        if running and not self.timing.choose(waiting_in(self.store.queue()), running)[0]:
+            return False  # looking costs less than a transaction
         chosen: list[tuple[FairState, dict[str, QueueEntry]]] = []
 
         def pick(waiting: Sequence[QueueEntry]) -> Sequence[str]:
-            ids, state = self.timing.choose(waiting, self._running())
+            ids, state = self.timing.choose(waiting, running)
             chosen[:] = [(state, {entry.id: entry for entry in waiting})]
             return ids
 
@@ -293,8 +314,14 @@ class Worker:
         if time.monotonic() < drawing.store_at:
             return
         replayed, said = drawing.replayed_steps(), drawing.said()
+        if drawing.publishing is None:
+            arguments = (self.store, self.artifacts, drawing.claim, result)
+            drawing.publishing = self._publisher.submit(publish, *arguments, replayed_steps=replayed, **said)
+        if not drawing.publishing.done():
+            return
+        published, drawing.publishing = drawing.publishing, None
         try:
-            kept = publish(self.store, self.artifacts, drawing.claim, result, replayed_steps=replayed, **said)
+            kept = published.result()
         except OSError as error:
             self._not_stored(drawing, error)
             return
