@@ -1,5 +1,5 @@
-"""The tools of agents: what they answer of a job in every state, without MCP around them (tests/serving/test_strangers.py
-has a client of it)."""
+"""The tools of agents: what they answer of a job in every state, without MCP around them, of which
+tests/serving/test_strangers.py has a client."""
 
 import asyncio
 
