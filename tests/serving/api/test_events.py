@@ -56,8 +56,11 @@ def test_events_come_live_with_progress_between_them(api):
     found = events(api, job)
     later.join()
     assert kinds(found)[-1] == "succeeded"
-    live = [json.loads(event["data"]) for event in found if "id" not in event]
-    assert live[0]["progress"] == {"stage": "denoising", "step": 1, "steps": 2, "pictures": 0}
+    (step,) = [json.loads(event["data"]) for event in found if event.get("event") == "progress"]
+    assert (step["stage"], step["step"], step["steps"]) == ("denoising", 1, 2)
+    status = [json.loads(event["data"]) for event in found if "id" not in event]
+    assert status[0]["state"] == "running"
+    assert status[0]["finish_at"] == pytest.approx(api.store.job(job).submitted_at, abs=60)
 
 
 @pytest.mark.parametrize("ending", ["failed", "canceled"])
