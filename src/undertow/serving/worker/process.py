@@ -52,13 +52,22 @@ def run_supervised(settings: ServerSettings) -> None:
 
 def run_in_one_process(settings: ServerSettings, stop: threading.Event | None = None) -> None:
     """The same API and worker as threads of this process. stop: ends it, like a signal. Errors: `InvalidInput` for a
-    port in use; `StoreError`."""
+    port in use; `StoreError`; what ended a worker."""
     from undertow.serving.worker.parts import serve_api, worker_for  # noqa: PLC0415  # imports torch
 
     ended, hurry = threading.Event() if stop is None else stop, threading.Event()
     place = listening(settings.host, settings.port)
     workers = [worker_for(settings, device, name=f"here.{index}") for index, device in enumerate(settings.devices)]
-    threads = [threading.Thread(target=one.run, args=(ended, hurry), name=one.name) for one in workers]
+    failed: list[Exception] = []
+
+    def work(run: Callable[[threading.Event, threading.Event], None]) -> None:
+        try:
+            run(ended, hurry)
+        except Exception as error:
+            failed.append(error)
+            ended.set()  # nobody starts it again here: the process ends, and its jobs come back
+
+    threads = [threading.Thread(target=work, args=(one.run,), name=one.name) for one in workers]
     for thread in threads:
         thread.start()
     if stop is None:
@@ -66,6 +75,8 @@ def run_in_one_process(settings: ServerSettings, stop: threading.Event | None = 
     serve_api(settings, place, ended)
     for thread in threads:
         thread.join()
+    if failed:
+        raise failed[0]
 
 
 def run_child(setup: ChildSetup) -> int:

@@ -188,8 +188,8 @@ class Worker:
         """A model was loaded: from now on everything that it does is learned from."""
         costs = self.timing.of(loaded.entry.name)
         costs.learn("load", seconds=seconds)
-        learner = self.timing.learner(loaded.entry.name)
-        loaded.engine.watchers += [learner.observe, self.measures.watcher(loaded.entry.name)]
+        name = loaded.entry.name
+        loaded.engine.watchers += [self.timing.learner(name), self.measures.watcher(name)]
         self.measures.loaded(loaded)
         warm_up(loaded, costs)
         self.timing.save(now=True)
