@@ -318,6 +318,13 @@ def test_errors_are_in_a1111s_envelope(api):
     found = answer.json()
     assert found.keys() == {"error", "detail", "body", "errors"}
     assert found["detail"].startswith("styles is ['anime'], expected [];")
+    answer = api.client.post(TXT2IMG, json={"prompt": "owl", "batch_size": 99})
+    assert answer.json()["detail"].startswith("batch_size * n_iter is 99, expected at most 16")
+    for path, words in (("lorras", "did you mean 'loras'"), ("extra-single-image", "txt2img")):
+        for answer in (api.client.get(f"/sdapi/v1/{path}"), api.client.post(f"/sdapi/v1/{path}", json={})):
+            assert answer.status_code == 404
+            assert answer.json().keys() == found.keys()
+        assert words in api.client.get(f"/sdapi/v1/{path}").text + answer.text
     api.key("somebody")
     answer = api.client.post(TXT2IMG, json={"prompt": "owl"})
     assert answer.status_code == 401

@@ -56,7 +56,11 @@ def test_a_picture_comes_as_its_bytes(drawing, path, accept, form):
         ("/models/emoji", {"inputs": "owl", "options": {}}, "options"),
         ("/models/emoji", {"inputs": "owl", "parameters": {"scheduler": "EulerDiscreteSchedular"}}, "did you mean"),
         ("/models/emoji", {"parameters": {}}, "inputs"),
-        ("/models/emoji", {"inputs": "owl", "parameters": {"num_inference_steps": 100000}}, "steps"),
+        (
+            "/models/emoji",
+            {"inputs": "owl", "parameters": {"num_inference_steps": 100000}},
+            "parameters.num_inference_steps is",
+        ),
     ],
 )
 def test_refusals_are_in_hugging_faces_envelope(api, path, body, words):

@@ -194,6 +194,12 @@ def test_errors_are_in_openais_envelope(make_api):
     error = error_of(api.client.post(GENERATIONS, json={"prompt": "owl", "steps": 0}), 400, "invalid_request_error")
     assert error["param"] == "steps"
     assert "steps is 0" in error["message"]
+    many = error_of(api.client.post(GENERATIONS, json={"prompt": "owl", "n": 99}), 400, "invalid_request_error")
+    assert many["param"] == "n"
+    lora = error_of(
+        api.client.post(GENERATIONS, json={"prompt": "owl", "loras": ["mosaik"]}), 400, "invalid_request_error"
+    )
+    assert lora["param"] == "loras[0].name"
     missing = error_of(api.client.post(GENERATIONS, json={"model": "emoji"}), 400, "invalid_request_error")
     assert missing["param"] == "prompt"
     unknown = api.client.post(GENERATIONS, json={"prompt": "owl", "model": "emojy"})
@@ -299,15 +305,16 @@ def test_models_are_listed_as_openai_lists_them(api):
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_client_that_hangs_up_cancels_its_job(api, keep):
+@pytest.mark.parametrize("body", [b'{"prompt": "owl"}', b'{"prompt": "owl", "stream": true}'])
+def test_a_client_that_hangs_up_cancels_its_job(api, keep, body):
     """Unless it gave an idempotency key, by which it can come back."""
     headers = [(b"content-type", b"application/json"), (b"host", b"127.0.0.1")]
     headers += [(b"idempotency-key", b"one")] if keep else []
-    job = hang_up(api, GENERATIONS, headers)
+    job = hang_up(api, body, headers)
     assert job.state is (JobState.QUEUED if keep else JobState.CANCELED)
 
 
-def hang_up(api: Api, path: str, headers: list[tuple[bytes, bytes]]):
+def hang_up(api: Api, body: bytes, headers: list[tuple[bytes, bytes]]):
     """Asks the application for a picture, and hangs up once the job is there."""
     scope = {
         "type": "http",
@@ -315,15 +322,15 @@ def hang_up(api: Api, path: str, headers: list[tuple[bytes, bytes]]):
         "http_version": "1.1",
         "method": "POST",
         "scheme": "http",
-        "path": path,
-        "raw_path": path.encode(),
+        "path": GENERATIONS,
+        "raw_path": GENERATIONS.encode(),
         "root_path": "",
         "query_string": b"",
         "headers": headers,
         "client": ("127.0.0.1", 1),
         "server": ("127.0.0.1", 80),
     }
-    sent = [{"type": "http.request", "body": b'{"prompt": "owl"}', "more_body": False}]
+    sent = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive():
         if sent:

@@ -6,7 +6,7 @@ the key as password.
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from fastapi import APIRouter
@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from undertow.doors import shown
 from undertow.errors import InvalidInput
+from undertow.lookup import did_you_mean
 from undertow.serving.api.artifacts import WATCHED_S
 from undertow.serving.api.auth import Reader, Submitter
 from undertow.serving.api.bodies import read_json
@@ -25,6 +26,7 @@ from undertow.serving.api.compatible.a1111_pictures import OnlyMasked
 from undertow.serving.api.compatible.a1111_pictures import pictures_of as prepared_pictures
 from undertow.serving.api.compatible.a1111_samplers import samplers_json, schedulers_json
 from undertow.serving.api.compatible.a1111_words import (
+    NAMES,
     UPSCALERS,
     Drawing,
     ImageToImage,
@@ -32,7 +34,7 @@ from undertow.serving.api.compatible.a1111_words import (
     echoed,
     task_label,
 )
-from undertow.serving.api.compatible.described import ANSWERS, takes
+from undertow.serving.api.compatible.described import ANSWERS, takes, takes_object
 from undertow.serving.api.compatible.waiting import finished, pictures_of, preview_of, refusing_with, submit
 from undertow.serving.api.parts import Parts, Service
 from undertow.serving.api.problems import Problem
@@ -76,7 +78,7 @@ async def image_to_image(request: Request, key: Submitter, service: Service) -> 
 
 async def _draw(request: Request, service: Parts, key: ApiKey, read: Drawing, given: dict[str, Any]) -> JSONResponse:
     wanted, whole = await run_in_threadpool(_wanted, service, key, read)
-    job = await finished(service, request, await submit(service, request, wanted, key))
+    job = await finished(service, request, await submit(service, request, wanted, key, NAMES))
 
     def answer() -> dict[str, Any]:
         pictures = pictures_of(service, job)
@@ -179,7 +181,7 @@ async def show_options(key: Reader, service: Service) -> JSONResponse:
     return JSONResponse(await run_in_threadpool(read))
 
 
-@router.post("/sdapi/v1/options", responses=ANSWERS)
+@router.post("/sdapi/v1/options", responses=ANSWERS, openapi_extra=takes_object("Settings, as GET has them."))
 async def change_options(request: Request, key: Submitter, service: Service) -> JSONResponse:
     """Change settings, for this key alone."""
     given, _ = await read_json(request, service.settings.max_body_bytes)
@@ -240,13 +242,22 @@ LISTS: dict[str, Callable[[Parts], Any]] = {
 """What there is to choose from, by the last part of the path; much of what A1111 has, undertow has not."""
 
 
-def _listed(name: str, found: Callable[[Parts], Any]) -> None:
-    @router.get(f"/sdapi/v1/{name}", responses=ANSWERS, operation_id=f"a1111_{name.replace('-', '_')}")
-    async def show(key: Reader, service: Service) -> JSONResponse:  # noqa: ARG001  # any key may
-        return JSONResponse(await run_in_threadpool(found, service))
+@router.get("/sdapi/v1/{name}", responses=ANSWERS)
+async def show_list(name: str, key: Reader, service: Service) -> JSONResponse:  # noqa: ARG001  # any key may
+    """What there is to choose from: sd-models, loras, samplers, schedulers, upscalers, embeddings and others."""
+    if name not in LISTS:
+        raise _missing(name, LISTS)
+    return JSONResponse(await run_in_threadpool(LISTS[name], service))
 
-    show.__doc__ = f"A1111's list of {name.replace('-', ' ')}."
+
+@router.post("/sdapi/v1/{name}", include_in_schema=False)
+async def refuse_others(name: str, key: Reader) -> JSONResponse:  # noqa: ARG001  # any key may
+    """What A1111 does and undertow does not."""
+    raise _missing(name, ("txt2img", "img2img", "interrupt", "options", "refresh-checkpoints", "refresh-loras"))
 
 
-for _name, _found in LISTS.items():
-    _listed(_name, _found)
+def _missing(name: str, known: Collection[str]) -> Problem:
+    near = did_you_mean(name[:100], known)
+    return Problem(
+        "not_found", f"path is /sdapi/v1/{name[:100]}, expected one of {', '.join(known)}; {near}".rstrip("; ")
+    )

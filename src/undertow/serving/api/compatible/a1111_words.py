@@ -60,6 +60,24 @@ HIRES: Mapping[str, Fixed] = {
 }
 """The same of a second pass; without one they mean nothing."""
 
+NAMES = {
+    "count": "batch_size * n_iter",
+    "guidance_scale": "cfg_scale",
+    "size": "height, width",
+    "sampler": "sampler_name",
+    "schedule": "scheduler",
+    "strength": "denoising_strength",
+    "image": "init_images[0]",
+    "high_resolution": "hr_scale",
+    "clip_skip": "CLIP_stop_at_last_layers",
+    "adapters": "prompt",
+    "embeddings": "prompt",
+    "variation_seed": "subseed",
+    "variation_strength": "subseed_strength",
+    "model": "sd_model_checkpoint",
+}
+"""A1111's names of our fields, where it has others."""
+
 UPSCALERS = {"Latent": "latent", "Lanczos": "pixels", "None": "pixels"}
 """Of the second pass."""
 

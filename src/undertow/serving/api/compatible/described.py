@@ -16,6 +16,11 @@ def takes(record: type[Record]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {JSON: {"schema": inlined(record)}}}}
 
 
+def takes_object(about: str) -> dict[str, Any]:
+    """The same for an object whose fields are not known before."""
+    return {"requestBody": {"required": True, "content": {JSON: {"schema": {"type": "object", "description": about}}}}}
+
+
 def inlined(record: type[Record]) -> dict[str, Any]:
     """The schema of a record, with those of its parts inside."""
     schema = schema_of(record).json_schema()

@@ -35,6 +35,18 @@ FORMATS: Mapping[str, Format] = {
 """By what a client accepts."""
 
 
+NAMES = {
+    "prompt": "inputs",
+    "negative_prompt": "parameters.negative_prompt",
+    "size": "parameters.height, parameters.width",
+    "steps": "parameters.num_inference_steps",
+    "guidance_scale": "parameters.guidance_scale",
+    "sampler": "parameters.scheduler",
+    "seed": "parameters.seed",
+}
+"""The task's names of our fields."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TaskParameters(Record):
     """The task's parameters (huggingface.js, packages/tasks, text-to-image)."""
@@ -112,7 +124,7 @@ async def _draw(request: Request, service: Parts, key: ApiKey, model: str | None
     output_format = accepted_format(request.headers.get("accept", "*/*"))
     given, _ = await read_json(request, service.settings.max_body_bytes)
     wanted = TextToImageTask.from_json(given).wanted(model, output_format)
-    job = await finished(service, request, await submit(service, request, wanted, key))
+    job = await finished(service, request, await submit(service, request, wanted, key, NAMES))
     ((picture, content),) = await run_in_threadpool(pictures_of, service, job)
     headers = {"Cache-Control": "no-store", "X-Seed": str(picture.seed)}
     return Response(content, media_type=picture.media_type, headers=headers)

@@ -25,6 +25,7 @@ from undertow.serving.api.bodies import read_body, read_json, require_media_type
 from undertow.serving.api.compatible.described import ANSWERS, inlined, takes
 from undertow.serving.api.compatible.openai_words import (
     FIXED,
+    NAMES,
     ImageEdit,
     ImageGeneration,
     event_json,
@@ -137,7 +138,7 @@ async def edit_images(request: Request, key: Submitter, service: Service) -> Res
 async def _answer(
     request: Request, service: Parts, key: ApiKey, asked: ImageGeneration, wanted: dict[str, Any], kind: str
 ) -> Response:
-    job = await submit(service, request, wanted, key)
+    job = await submit(service, request, wanted, key, NAMES)
     if asked.stream:
         return EventSourceResponse(
             _stream(request, service, job, asked, kind),

@@ -35,6 +35,9 @@ FIXED: Mapping[str, Fixed] = {
 }
 """OpenAI's fields that mean nothing here."""
 
+NAMES = {"count": "n", "format": "output_format", "adapters": "loras"}
+"""OpenAI's clients' names of our fields, where they have others."""
+
 USAGE = {
     "input_tokens": 0,
     "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},

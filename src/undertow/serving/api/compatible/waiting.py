@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,13 +13,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from undertow.errors import UndertowError
+from undertow.errors import InvalidInput, PromptError, UndertowError
 from undertow.serving.api.parts import Parts
 from undertow.serving.api.problems import Problem, incident, of_error, of_http, of_validation
 from undertow.serving.api.requests import require_idempotency_key
 from undertow.serving.api.submitting import submit_one
 from undertow.serving.jobs import Job, JobState, StoredPicture
 from undertow.serving.store.records import ApiKey
+
+_FIELD = re.compile(r"\w+")
+"""The field of a request that an argument begins with, as in adapters[0].name."""
 
 
 def refusing_with(answer: Callable[[Problem], Response]) -> type[APIRoute]:
@@ -54,10 +58,27 @@ def problem_of(error: Exception, request: Request) -> Problem:
             return incident(error, request.url.path)
 
 
-async def submit(service: Parts, request: Request, wanted: Mapping[str, Any], key: ApiKey) -> Job:
-    """A job that its client waits for. Errors: those of `submit_one`."""
+async def submit(
+    service: Parts, request: Request, wanted: Mapping[str, Any], key: ApiKey, names: Mapping[str, str]
+) -> Job:
+    """A job that its client waits for. names: what the client calls our fields, so that it understands what is refused.
+    Errors: those of `submit_one`."""
     once = require_idempotency_key(request.headers.get("idempotency-key"))
-    return (await run_in_threadpool(submit_one, service, wanted, key, idempotency_key=once)).job
+    try:
+        return (await run_in_threadpool(submit_one, service, wanted, key, idempotency_key=once)).job
+    except PromptError:
+        raise
+    except InvalidInput as err:
+        raise renamed(err, names) from err
+
+
+def renamed(error: InvalidInput, names: Mapping[str, str]) -> InvalidInput:
+    """The refusal of an argument by the name that a client has for it."""
+    ours = _FIELD.match(error.argument)
+    if ours is None or ours[0] not in names:
+        return error
+    theirs = names[ours[0]] + error.argument[ours.end() :]
+    return InvalidInput(theirs, error.value, error.expected, error.remedy)
 
 
 def comes_back(request: Request) -> bool:
