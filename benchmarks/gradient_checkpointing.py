@@ -1,6 +1,6 @@
 """Measures what gradient checkpointing saves and costs in training, of all blocks and of some (R51, R68, trap T6).
 
-A training step (forward and backward, gradients allocated before) in float32 on one thread of: the cifar10 preset at
+A training step (forward and backward, gradients as they come) in float32 on one thread of: the cifar10 preset at
 32x32 pixels; Stable Diffusion 1.5's U-Net at a quarter of its width, at 512 pixels. Bytes are the peak of what the step
 allocates by PyTorch's account, beside them what `memory.forecast` says without running it; seconds are those of the
 processor in the fastest step. Prints a Markdown table for each.
@@ -37,11 +37,11 @@ def main() -> None:
     cifar10, rows = UNet(UNetConfig.cifar10()), 16
     labels = Conditioning(class_labels=torch.arange(rows) % 10)
     inputs = torch.randn(rows, 3, 32, 32), torch.rand(rows) * 999, labels
-    choices = {"blocks of the largest maps": ("down_blocks.0", "up_blocks.3"), "decoder": _decoder(cifar10)}
+    choices = _choices(cifar10)
     show(f"cifar10 preset, {rows} rows of 32x32", cifar10, inputs, choices, repeats)
     quarter, text = UNet(quarter_sd15()), Conditioning(context=torch.randn(1, 77, 768))
     inputs = torch.randn(1, 4, 64, 64), torch.tensor([500.0]), text
-    choices = {"blocks of the largest maps": ("down_blocks.0", "up_blocks.3"), "decoder": _decoder(quarter)}
+    choices = _choices(quarter)
     show("SD1.5's U-Net at a quarter of its width, 512 pixels, 1 row", quarter, inputs, choices, repeats)
 
 
@@ -51,8 +51,9 @@ def quarter_sd15() -> UNetConfig:
     return replace(config, levels=levels, norm_groups=16)
 
 
-def _decoder(unet: UNet) -> tuple[str, ...]:
-    return tuple(f"up_blocks.{index}" for index in range(len(unet.up_blocks)))
+def _choices(unet: UNet) -> dict[str, tuple[str, ...]]:
+    decoder = tuple(f"up_blocks.{index}" for index in range(len(unet.up_blocks)))
+    return {"blocks of the largest maps": ("down_blocks.0", decoder[-1]), "decoder": decoder}
 
 
 def show(title: str, unet: UNet, inputs: Inputs, choices: dict[str, tuple[str, ...]], repeats: int) -> None:
@@ -60,8 +61,6 @@ def show(title: str, unet: UNet, inputs: Inputs, choices: dict[str, tuple[str, .
     print(f"### {title}\n\n| checkpointed | peak of a step | of that without | forecast | seconds | of that without |")
     print("|---|---|---|---|---|---|")
     unet.train()
-    for parameter in unet.parameters():
-        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
     cases: dict[str, Checkpointing] = {"nothing": False, "all blocks": True, **choices}
     base: tuple[int, float] | None = None
     for name, blocks in cases.items():
@@ -70,23 +69,26 @@ def show(title: str, unet: UNet, inputs: Inputs, choices: dict[str, tuple[str, .
         seconds = min(timed(unet, inputs) for _ in range(repeats))
         base = (peak, seconds) if base is None else base
         shares = f"{peak / base[0]:.2f}", f"{seconds / base[1]:.2f}"
-        expected = size_in_words(forecast_bytes(unet.config, inputs, blocks)) if isinstance(blocks, bool) else "-"
+        expected = size_in_words(forecast_bytes(unet.config, inputs, blocks))
         print(
             f"| {name} | {size_in_words(peak)} | {shares[0]} | {expected} | {seconds:.2f} | {shares[1]} |", flush=True
         )
     print()
 
 
-def forecast_bytes(config: UNetConfig, inputs: Inputs, recomputed: bool) -> int:
-    """What a step is expected to take beside weights and gradients, at most."""
+def forecast_bytes(config: UNetConfig, inputs: Inputs, blocks: Checkpointing) -> int:
+    """What a step is expected to take beside weights, at most."""
     rows, _, height, width = inputs[0].shape
-    training = TrainingWork(kind="full", batch=rows, checkpointing="layers" if recomputed else "none")
+    wanted = ("layers" if blocks else "none") if isinstance(blocks, bool) else blocks
+    training = TrainingWork(kind="full", batch=rows, checkpointing=wanted)
     work = Work(size=(height, width), training=training)
     return forecast(Subject(name="benchmark", unet=config), work).stage("train").activation_bytes
 
 
 def step(unet: UNet, inputs: Inputs) -> Tensor:
     """Forward and backward; returns the loss."""
+    for parameter in unet.parameters():
+        parameter.grad = None
     loss = unet(*inputs).square().mean()
     loss.backward()
     return loss.detach()

@@ -137,6 +137,13 @@ LARGE = (
 )
 """Published networks at ordinary sizes, as far as a CPU gets there in minutes."""
 
+
+def _last(subject: Subject) -> int:
+    """The decoder's level of the largest maps."""
+    assert subject.unet is not None
+    return len(subject.unet.levels) - 1
+
+
 TRAINED = tuple(
     Case(
         stage="train",
@@ -149,5 +156,5 @@ TRAINED = tuple(
         (NARROW[5], (32, 32), ("full",)),
     )
     for kind in kinds
-    for checkpointing in ("none", "layers")
+    for checkpointing in ("none", "layers", ("down_blocks.0", f"up_blocks.{_last(subject)}"))
 )

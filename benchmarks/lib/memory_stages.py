@@ -125,10 +125,12 @@ def train(subject: Subject, work: Work) -> Prepared:
     optimizer, average = adamw(learning, weight_decay=0.0), ExponentialMovingAverage(learning, 0.9)
     rows = WeightRows(slots=torch.zeros(work.batch, 1, dtype=torch.long), gains=torch.ones(work.batch, 1))
     ports = Ports(weights=rows) if sites else None
+    wanted = training.checkpointing
+    recomputed = wanted == "layers" if isinstance(wanted, str) else wanted
 
     def run() -> None:
         with torch.enable_grad(), in_slots(unet, updates) if sites else nullcontext():
-            with checkpointing(unet, training.checkpointing != "none"):
+            with checkpointing(unet, recomputed):
                 prediction = unet(*inputs, ports)
                 prediction.square().mean().backward()
             optimizer.step()

@@ -102,35 +102,45 @@ class UNetService:
     ):
         if adapter_capacity is not None and not runner.capabilities.slots:
             raise InvalidInput("adapter_capacity", adapter_capacity, "None: this runner has no slots for LoRA")
-        self.model = model
-        self.refiner = refiner
+        self._model = model
+        self._refiner = refiner
         self._capacity = adapter_capacity
         self.runner = runner
         if adapter_capacity is not None:
             _ = self.adapters  # slots are there before the first forward
 
     def __repr__(self) -> str:
-        unet, refiner = self.model.require_unet(), "" if self.refiner is None else f" with {self.refiner.path.name}"
+        unet, refiner = self._model.require_unet(), "" if self._refiner is None else f" with {self._refiner.path.name}"
         how = f"on {unet.device} in {str(unet.dtype).removeprefix('torch.')}"
         bundled, active = self.adapters.bundled.names(), self._state.active_adapters
         adapters = f"; adapters that came with it: {', '.join(bundled)}" if bundled else ""
         acting = f"; in its weights and slots: {', '.join(active)}" if active else ""
-        return f"<UNetService: {self.model.path.name}{refiner} {how}{adapters}{acting}>"
+        return f"<UNetService: {self._model.path.name}{refiner} {how}{adapters}{acting}>"
+
+    @property
+    def model(self) -> LoadedModel:
+        """All its networks in memory, also after a request with a budget, or where they were never read."""
+        return self._all_there(self._model)
+
+    @property
+    def refiner(self) -> LoadedModel | None:
+        """As `model`; `None` without one."""
+        return None if self._refiner is None else self._all_there(self._refiner)
 
     @property
     def unet(self) -> UNet:
         """In memory, also after a request with a budget. Errors: `MissingComponent`."""
-        return self._there(self.model.require_unet())
+        return self._there(self._model.require_unet())
 
     @property
     def vae(self) -> AutoencoderKL:
         """In memory, also after a request with a budget. Errors: `MissingComponent`."""
-        return self._there(self.model.require_vae())
+        return self._there(self._model.require_vae())
 
     @property
     def config(self) -> UNetConfig:
         """The U-Net's architecture."""
-        return self.model.require_unet().config
+        return self._model.require_unet().config
 
     def _there(self, network: Network) -> Network:
         """A network whose weights are in memory: they may never have come, or left for a request with a budget."""
@@ -138,13 +148,20 @@ class UNetService:
             self.engine.memory.restore(network)
         return network
 
+    def _all_there(self, model: LoadedModel) -> LoadedModel:
+        text = () if model.text is None else model.text.encoders
+        networks = [one for one in (model.unet, model.vae, *text) if one is not None]
+        if any(is_stand_in(weight) for network in networks for weight in network.parameters()):
+            self.engine.memory.restore(model.unet, model.vae, model.text)
+        return model
+
     @cached_property
     def adapters(self) -> AdapterManager:
         """What of adapters is in memory, in slots and merged."""
-        path = self.model.path
+        path = self._model.path
         return AdapterManager(
-            self.model.require_unet(),
-            self.model.text,
+            self._model.require_unet(),
+            self._model.text,
             capacity=self._capacity,
             folder=path if path.is_dir() else path.parent,
         )
@@ -152,17 +169,17 @@ class UNetService:
     @cached_property
     def engine(self) -> Engine:
         """What draws the requests. With it they can be submitted one by one, awaited, watched and cancelled."""
-        return Engine(self.model, self.refiner, self.adapters, runner=self.runner)
+        return Engine(self._model, self._refiner, self.adapters, runner=self.runner)
 
     @property
     def state(self) -> UNetState:
         """The U-Net's weights, adapters and injection points, to be kept, compared and put back bit for bit."""
-        self._there(self.model.require_unet())
+        self._there(self._model.require_unet())
         return self._state
 
     @cached_property
     def _state(self) -> UNetState:
-        return UNetState(self.model.require_unet(), self.adapters)
+        return UNetState(self._model.require_unet(), self.adapters)
 
     @checked
     def add_embedding(self, source: str | Path, name: str | None = None) -> tuple[str, ...]:
@@ -174,13 +191,13 @@ class UNetService:
         that are there already are added by `model.text.add_embedding`. Errors: `UnknownCheckpoint`, `UnsafeFile`,
         `CorruptFile`; `InvalidInput` for one that was made for another model; `MissingComponent`.
         """
-        text = self.model.require_text()
+        text = self._model.require_text()
         found = read_inversions(source)
         if name is not None and len(found) > 1:
             raise InvalidInput("name", repr(name), f"none: {source} holds {len(found)} embeddings with their own")
         for one in found:
             require_made_for(one, text)
-        refiner = None if self.refiner is None else self.refiner.text
+        refiner = None if self._refiner is None else self._refiner.text
         names: list[str] = []
         with self.engine.paused():
             for one in found:
@@ -307,7 +324,7 @@ class UNetService:
             if value < 1:
                 raise InvalidInput(name, value, "at least 1")
         return plan_model(
-            self.model,
+            self._model,
             size=size,
             batch=batch,
             steps=steps,
@@ -326,7 +343,7 @@ class UNetService:
     @torch.inference_mode()
     def predict_noise(self, context: PredictionContext | Sequence[PredictionContext]) -> Tensor | list[Tensor]:
         """The guided prediction of one context, or of several in one forward. Errors: `InvalidInput`."""
-        factor = PIXELS_PER_CELL if self.model.vae is None else self.model.vae.config.factor
+        factor = PIXELS_PER_CELL if self._model.vae is None else self._model.vae.config.factor
         contexts = [context] if isinstance(context, PredictionContext) else context
         with naming_memory("a prediction"), self.engine.paused():
             found = predict_noise(self.unet, contexts, self.adapters, factor=factor, runner=self.runner)

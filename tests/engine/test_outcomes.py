@@ -47,6 +47,7 @@ KINDS = {
     "three pictures": {"count": 3, "sampler": "euler_ancestral"},
     "cancelled guidance": {"guidance_scale": 1.0},
     "image to image": {"image": photo(), "strength": 0.7, "size": 32},
+    "nothing to draw": {"image": photo(), "strength": 0.0, "size": 32},
     "inpainting": {"image": photo(), "mask": right_half(), "strength": 1.0, "sampler": "heun", "size": 32},
     "second pass by the VAE": {"high_resolution": HighResolution(scale=1.5, strength=0.7), "sampler": "dpmpp_sde"},
     "second pass of latents": {
@@ -395,6 +396,8 @@ def test_what_is_no_log_is_refused(service, asked):
         OutcomeLog.read(b"\x89PNG\r\n", fingerprint)
     with pytest.raises(InvalidInput, match="outcomes is bytes that begin with"):
         OutcomeLog.read(MAGIC.replace(b"1", b"2"), fingerprint)
+    with pytest.raises(InvalidInput, match=r"data is 'apple.log'"):
+        OutcomeLog.read("apple.log", fingerprint)
 
 
 def test_damage_cuts_a_log_off_and_raises_nothing(service, asked, undisturbed, chance):
@@ -443,9 +446,9 @@ def test_what_was_done_for_less_memory_goes_on(service, asked, monkeypatch):
     """Forwards after the crash compute as those before it, and a picture is decoded as it was the first time."""
     parts, budgets = [], []
 
-    def spied_forward(rows, manager, padded_to, runner, feed_forward_chunks):
-        parts.append(feed_forward_chunks)
-        return forward.forward(rows, manager, padded_to, runner, feed_forward_chunks)
+    def spied_forward(rows, manager, padded_to, runner, ports):
+        parts.append(ports.feed_forward_chunks)
+        return forward.forward(rows, manager, padded_to, runner, ports)
 
     def spied_decode(vae, latents, *, budget_bytes, clamp):
         budgets.append(budget_bytes is not None)

@@ -13,6 +13,7 @@ from undertow.engine import decode as decoding
 from undertow.engine.engine import Engine
 from undertow.engine.memory_of_request import economy_of
 from undertow.errors import InvalidInput
+from undertow.memory import keeper as keeping_memory
 from undertow.memory.keeper import Keeper
 from undertow.memory.ladder import Economy
 from undertow.memory.work import Work
@@ -173,13 +174,37 @@ def test_every_request_reports_its_peak():
     assert (memory.budget_bytes, memory.course, memory.economy) == (None, (), Economy())
 
 
-def test_a_budget_below_the_smallest_plan_says_the_smallest(service):
+def test_a_budget_below_the_smallest_plan_says_the_smallest(service, monkeypatch):
+    monkeypatch.setattr(keeping_memory, "PROCESS_BYTES", 2**40)  # whatever else the tests' process holds
     smallest = service.plan(size=(32, 32), batch=2, steps=2, budget_bytes=1).smallest_bytes
     said = re.escape(f"a picture of 32x32 needs at least {size_in_words(smallest)} of memory; its budget is 976.6 KiB")
     with pytest.raises(OutOfMemory, match=said) as refusal:
         service.run(ASKED, budget_bytes=10**6)
     assert refusal.value.needed_bytes == smallest
     assert service.engine.memory.residency.evictions == 0, "nothing was begun"
+
+
+def test_other_models_in_the_process_count(service, monkeypatch):
+    """Here everything that the process holds but this model, since what every process takes is said to be nothing."""
+    monkeypatch.setattr(keeping_memory, "PROCESS_BYTES", 0)
+    smallest = service.plan(size=(32, 32), batch=2, steps=2, budget_bytes=1).smallest_bytes
+    with pytest.raises(OutOfMemory, match="of which other models take") as refusal:
+        service.run(ASKED, budget_bytes=smallest)
+    assert refusal.value.needed_bytes > smallest + 2**26
+
+
+def test_what_comes_between_two_units_of_work_counts_from_the_next_on(service):
+    keeper = Keeper(service.model)
+    if keeper._memory.in_use() is None:
+        pytest.skip("nobody tells here")
+    keeper.govern(10**9, sparing=False)
+    with keeper.unit():
+        before = keeper.tracker.limit_bytes
+    another_model = torch.ones(2**24)
+    with keeper.unit():
+        less = before - keeper.tracker.limit_bytes
+    keeper.govern(None, sparing=False)
+    assert 0.8 * another_model.nbytes < less < 1.3 * another_model.nbytes
 
 
 def test_a_plan_is_what_is_done_from_the_beginning():
@@ -191,6 +216,21 @@ def test_a_plan_is_what_is_done_from_the_beginning():
 def test_a_budget_is_a_number_of_bytes():
     with pytest.raises(InvalidInput, match="budget_bytes is 0, expected at least 1"):
         RunOptions(budget_bytes=0)
+
+
+@pytest.mark.parametrize("reached", ["model", "networks"])
+def test_networks_that_a_caller_reaches_are_in_memory_and_stay(service, reached):
+    """After a request in which they left one after the other, whichever comes first, and for a model never read."""
+    before = {name: tensor.clone() for name, tensor in service.model.unet.state_dict().items()}
+    service.run(ASKED, low_vram=True)
+    assert service.engine.memory.residency.present == ("vae",)
+    if reached == "model":
+        unet, vae, text = service.model.unet, service.model.vae, service.model.text.encoders[0]
+        assert not any(parameter.isnan().any() for parameter in text.parameters())
+    else:
+        unet, vae = service.unet, service.vae
+    assert all(torch.equal(before[name], tensor) for name, tensor in unet.state_dict().items())
+    assert not any(parameter.isnan().any() for parameter in vae.parameters())
 
 
 def test_two_engines_may_share_a_model_in_turns(service):

@@ -18,7 +18,6 @@ from undertow.shortage import is_out_of_memory
 from undertow.unet.conditioning import Ports
 from undertow.unet.runner import EAGER, Runner
 
-
 PATIENCE = 16
 """Forwards with the weights as they are, at most, while rows that need others merged wait."""
 

@@ -69,14 +69,16 @@ class MemoryOfRequest:
         self.budget_bytes = budget
 
     def _plan_for(self, budget: int) -> None:
-        found, rows = self._plan(budget)
-        self._forecast_bytes = found.process_bytes
+        besides = self.keeper.besides_bytes
+        found, rows = self._plan(max(1, budget - besides))
+        self._forecast_bytes = found.process_bytes + besides
         if not found.fits and self._request.views is None:  # whose windows need less than the whole picture
             height, width = found.work.size
+            held = f", of which other models take {size_in_words(besides)}" if besides else ""
             raise OutOfMemory(
                 f"a picture of {width}x{height}",
-                needed_bytes=found.smallest_bytes,
-                remedy=f"its budget is {size_in_words(budget)}: allow more, or ask for a smaller picture",
+                needed_bytes=found.smallest_bytes + besides,
+                remedy=f"its budget is {size_in_words(budget)}{held}: allow more, or ask for a smaller picture",
             )
         economy = economy_of(found.work, rows)
         if economy != Economy():
@@ -149,7 +151,7 @@ class MemoryOfRequest:
         options, tracker = self._options, self.keeper.tracker
         if self._forecast_bytes is None:
             with suppress(UndertowError):  # what cannot be forecast is not worth an error
-                self._forecast_bytes = self._plan(None)[0].process_bytes
+                self._forecast_bytes = self._plan(None)[0].process_bytes + self.keeper.besides_bytes
         return MemoryReport(
             peaks=dict(self._peaks),
             forecast_bytes=self._forecast_bytes,

@@ -9,10 +9,11 @@ import torch
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 """Parameters of `mallopt` (malloc.h of glibc)."""
 
-AT_ONCE_BYTES = 128 * 2**10
+AT_ONCE_BYTES = 2**20
 USUAL_BYTES = 32 * 2**20
-"""Blocks from this size on go back to the system when they are freed: glibc begins with the first number and comes to
-the second by itself, once such blocks have been freed (mallopt(3))."""
+"""Blocks from this size on go back to the system when they are freed: under a budget, and
+what glibc comes to by itself once such blocks have been freed (mallopt(3)). Giving back 128 KiB on as well costs 3 % of
+a small picture's time and saves no memory that can be measured."""
 
 
 def give_back() -> None:

@@ -12,6 +12,7 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.clip import TextEncoder, parameter_name
 from undertow.free_memory import free_bytes
 from undertow.memory.component import Component, HostHome, Part
+from undertow.memory.forecast import PROCESS_BYTES
 from undertow.memory.heap import give_back, give_back_at_once
 from undertow.memory.ladder import Economy, Possible
 from undertow.memory.monitor import Guard, Tracker, memory_of
@@ -37,8 +38,8 @@ class Keeper:
     """Keeps an engine's networks within a budget. Without models it keeps nothing and allows everything.
 
     counting: whether activations are counted against a budget, which compiled graphs do not allow; weights are in any
-    case. others_bytes: what the process holds besides these networks and their work; `None` measures it when a budget
-    begins.
+    case. others_bytes: what the process holds besides these networks and their work; `None` measures it before each
+    unit of work, since other models and adapters come and go.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class Keeper:
         self.budget_bytes = budget_bytes
         give_back_at_once(at_once=budget_bytes is not None)
         give_back()
-        self.tracker.limit_bytes = None if budget_bytes is None else self._limit(budget_bytes)
+        self._set_limit()
         self.tracker.peak_bytes = self.tracker.held_bytes
 
     @contextmanager
@@ -91,6 +92,7 @@ class Keeper:
         self._memory.begin()
         with ExitStack() as stack:
             if self.budget_bytes is not None:
+                self._set_limit()
                 self.residency.fit()
                 if self._counting:
                     stack.enter_context(self.guard)
@@ -134,18 +136,38 @@ class Keeper:
             offload=chunks and not merged and self.residency.can_stream(network),
         )
 
-    def restore(self, network: object) -> None:
-        """Brings a network in for whoever calls it directly."""
-        self.residency.acquire(self.residency.name_of(network)).release()
+    def restore(self, *networks: object) -> None:
+        """Brings networks in for whoever calls them directly, where they stay: no budget holds until the next unit of
+        work."""
+        self.govern(None, sparing=False)
+        for network in networks:
+            self.residency.acquire(self.residency.name_of(network)).release()
+
+    @property
+    def besides_bytes(self) -> int:
+        """What the process holds beyond these networks, their work, and what every process takes: other models, and
+        adapters that were read."""
+        in_use = self._in_use()
+        return 0 if in_use is None else max(0, in_use - self.tracker.held_bytes - PROCESS_BYTES)
+
+    def _set_limit(self) -> None:
+        budget = self.budget_bytes
+        self.tracker.limit_bytes = None if budget is None else self._limit(budget)
 
     def _limit(self, budget_bytes: int) -> int:
         """Of tensors: without what the process holds besides, and what other programs have taken meanwhile."""
         if self.others_bytes is not None:
             return budget_bytes - self.others_bytes
-        in_use, free = self._memory.in_use(), free_bytes(self._device)
-        others = 0 if in_use is None else max(0, in_use - self.tracker.held_bytes)
-        most = budget_bytes if free is None or in_use is None else min(budget_bytes, in_use + free - HEADROOM_BYTES)
-        return most - others
+        in_use, free = self._in_use(), free_bytes(self._device)
+        if in_use is None:
+            return budget_bytes
+        most = budget_bytes if free is None else min(budget_bytes, in_use + free - HEADROOM_BYTES)
+        return most - max(0, in_use - self.tracker.held_bytes)
+
+    def _in_use(self) -> int | None:
+        """What counts against a budget now."""
+        in_use = self._memory.in_use()
+        return None if in_use is None else in_use + self._memory.code()
 
 
 def _components(prefix: str, model: LoadedModel | None) -> Iterator[Component]:

@@ -20,6 +20,10 @@ RESET_PEAK = "5"
 """What resets a process's peak of resident memory (Linux, Documentation/filesystems/proc.rst)."""
 
 
+LIBRARIES_BYTES = 120 * 2**20
+"""Code of PyTorch and what else is loaded, as it is in memory once pictures are drawn on a CPU."""
+
+
 class BudgetMemoryError(MemoryError):
     """A budget was exceeded: tensors that were about to be used would not have fitted."""
 
@@ -70,6 +74,12 @@ class Guard(TorchDispatchMode):
         self._live: set[int] = set()
         self._counting = True
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """It never runs inside a compiled graph. Else PyTorch would import its compiler, 800 modules and 60 MiB, at the
+        first operation that is counted, and call every one through it."""
+        return False
+
     @contextmanager
     def aside(self) -> Generator[None]:
         """What is allocated inside is counted elsewhere."""
@@ -86,10 +96,12 @@ class Guard(TorchDispatchMode):
         found = func(*args, **kwargs)
         if not self._counting:
             return found
-        given = {storage for storage, _ in _storages((args, kwargs))}
-        for key, storage in _storages(found):
-            if key not in given and key not in self._live:
-                self._count(key, storage)
+        new = [(key, storage) for key, storage in _storages(found) if key not in self._live]
+        if new:  # views of what is counted are most operations
+            given = {key for key, _ in _storages((args, kwargs))}
+            for key, storage in new:
+                if key not in given and key not in self._live:
+                    self._count(key, storage)
         return found
 
     def _count(self, key: int, storage: torch.UntypedStorage) -> None:
@@ -106,7 +118,8 @@ class Guard(TorchDispatchMode):
 
 
 def _storages(values: Any) -> list[tuple[int, torch.UntypedStorage]]:
-    found = (value.untyped_storage() for value in tree_iter(values) if isinstance(value, Tensor))
+    tensors = (values,) if isinstance(values, Tensor) else tree_iter(values)
+    found = (value.untyped_storage() for value in tensors if isinstance(value, Tensor))
     return [(storage._cdata, storage) for storage in found]  # pyright: ignore[reportPrivateUsage]
 
 
@@ -117,6 +130,11 @@ class ProcessMemory:
         """Bytes that the system cannot take back: not those of mapped files."""
         lines = _status("RssAnon", "RssShmem")
         return None if lines is None else sum(lines)
+
+    def code(self) -> int:
+        """Bytes of libraries that are in memory, at most: the rest of mapped files is weights."""
+        lines = _status("RssFile")
+        return 0 if lines is None else min(lines[0], LIBRARIES_BYTES)
 
     def begin(self) -> None:
         """Forgets the peak so far, where that is allowed."""
@@ -137,6 +155,9 @@ class CudaMemory:
 
     def in_use(self) -> int | None:
         return torch.cuda.memory_reserved(self._device)
+
+    def code(self) -> int:
+        return 0
 
     def begin(self) -> None:
         torch.cuda.reset_peak_memory_stats(self._device)

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from undertow.memory.attention_walk import attend
 from undertow.memory.ledger import Array, Ledger
 from undertow.memory.operations import Operations
+from undertow.memory.work import TrainingWork
 from undertow.unet.config import ClassLabels, CrossAttention, SelfAttention, TextTime, UNetConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stages:
     """The stages of one U-Net. context: the text of every row. others: more inputs, which live as long. image_tokens:
-    of each picture that acts (IP-Adapter). chunks: parts in which feed-forward layers are computed. recomputed: in the
-    backward pass, layer by layer."""
+    of each picture that acts (IP-Adapter). chunks: parts in which feed-forward layers are computed. training: says
+    which layers are recomputed in the backward pass; `None` without one."""
 
     config: UNetConfig
     ops: Operations
@@ -22,7 +23,10 @@ class Stages:
     others: tuple[Array, ...] = ()
     image_tokens: int = 0
     chunks: int = 1
-    recomputed: bool = False
+    training: TrainingWork | None = None
+
+    def recomputes(self, block: str) -> bool:
+        return self.training is not None and self.training.recomputes(block)
 
     @property
     def ledger(self) -> Ledger:
@@ -231,7 +235,12 @@ def _up_block(stages: Stages, index: int, here: int, block_input: Array, skips: 
         with at(f"{name}.resnets.{layer}", "convolutions", here):
             joined = (rows, channels + skip.shape[1], height, width)
             hidden = ops.elementwise("cat", hidden, skip, shape=joined)
-        hidden = _layer(stages, name, layer, here, hidden, level.channels, level.attention, depth)
+        del skip
+        if stages.recomputes(name):
+            hidden = _layer(stages, name, layer, here, hidden, level.channels, level.attention, depth)
+        else:
+            hidden = _resnet(stages, name, layer, here, hidden, level.channels)
+            hidden = _attended(stages, name, layer, here, hidden, level.attention, depth)
     if here:
         rows, channels = hidden.shape[:2]
         height, width = skips[-1].shape[2:]
@@ -258,15 +267,31 @@ def _layer(
     """`Stage.layer`: a ResBlock, and the attention after it, during which the ResBlock's input lives on."""
     saved = stages.ops.saved
     kept = 0 if saved is None else len(saved.arrays)
-    at = stages.ledger.at
-    with at(f"{block}.resnets.{layer}", "convolutions", level):
-        made = stages.res_block(hidden, channels, stages.embedding, stages.config.norm_groups)
-    if kind is not None:
-        with at(f"{block}.attentions.{layer}", "transformer", level):
-            made = stages.attend(made, kind, depth)
-    if saved is not None and stages.recomputed:
+    made = _resnet(stages, block, layer, level, hidden, channels)
+    made = _attended(stages, block, layer, level, made, kind, depth)
+    if saved is not None and stages.recomputes(block):
         saved.arrays[kept:] = [hidden]
     return made
+
+
+def _resnet(stages: Stages, block: str, layer: int, level: int, hidden: Array, channels: int) -> Array:
+    with stages.ledger.at(f"{block}.resnets.{layer}", "convolutions", level):
+        return stages.res_block(hidden, channels, stages.embedding, stages.config.norm_groups)
+
+
+def _attended(
+    stages: Stages,
+    block: str,
+    layer: int,
+    level: int,
+    hidden: Array,
+    kind: CrossAttention | SelfAttention | None,
+    depth: int,
+) -> Array:
+    if kind is None:
+        return hidden
+    with stages.ledger.at(f"{block}.attentions.{layer}", "transformer", level):
+        return stages.attend(hidden, kind, depth)
 
 
 def _stored(hidden: Array) -> Array:

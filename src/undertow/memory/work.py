@@ -85,12 +85,17 @@ class Subject:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingWork:
     """A training step. kind: what learns. rank: of a LoRA. batch: pictures of a step. checkpointing: activations are
-    computed again in the backward pass, "none", or after each layer ("layers")."""
+    computed again in the backward pass: none, those of every layer ("layers"), or of the layers of these stages
+    ("down_blocks.0", "mid_block")."""
 
     kind: Literal["lora", "full"] = "lora"
     rank: int = 8
     batch: int = 1
-    checkpointing: Literal["none", "layers"] = "none"
+    checkpointing: Literal["none", "layers"] | tuple[str, ...] = "none"
+
+    def recomputes(self, stage: str) -> bool:
+        """Whether the layers of a stage are computed again in the backward pass."""
+        return self.checkpointing == "layers" if isinstance(self.checkpointing, str) else stage in self.checkpointing
 
 
 @checked_record

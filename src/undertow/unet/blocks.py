@@ -77,10 +77,12 @@ class Stage(nn.Module):
         (arXiv:1604.06174)."""
 
         def run(hidden: Hidden) -> NewHidden:
-            hidden = self.resnets[index](hidden, inputs.embedding, inputs.weights)
-            return self._attend(index, hidden, inputs)
+            return self._attend(index, self._resnet(index, hidden, inputs), inputs)
 
         return _recomputed(run, hidden) if inputs.recomputes(self.name) else run(hidden)
+
+    def _resnet(self, index: int, hidden: Hidden, inputs: StageInputs) -> NewHidden:
+        return self.resnets[index](hidden, inputs.embedding, inputs.weights)
 
     def _attend(self, index: int, hidden: Hidden, inputs: StageInputs) -> Hidden:
         if self.attentions is None or index >= len(self.attentions):
@@ -164,7 +166,12 @@ class UpStage(Stage):
                 factors = inputs.free_u[self.names[index]]
                 hidden, skip = scale_backbone(hidden, factors), scale_low_frequencies(skip, factors)
             hidden = torch.cat((hidden, skip), dim=1)
-            hidden = self.layer(index, hidden, inputs)
+            del skip
+            if inputs.recomputes(self.name):
+                hidden = self.layer(index, hidden, inputs)
+            else:  # in two steps, so that what was joined is gone before the attention layer
+                hidden = self._resnet(index, hidden, inputs)
+                hidden = self._attend(index, hidden, inputs)
         if self.upsamplers is not None:
             hidden = self.upsamplers[0](hidden, skips[-1].shape[2:], inputs.weights)
         return hidden

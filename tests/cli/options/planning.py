@@ -23,6 +23,7 @@ def planning(at: Boundary) -> None:
     at.stand_in("undertow.cli.plan._show", unnoted=("found", "subject"))
     at.stand_in("undertow.cli.plan_measure.measure_missing", unnoted=("subject", "works"))
     at.stand_in("undertow.cli.plan_picture.draw_plan", unnoted=("plan", "asked"))
+    Path("old.png").touch()
 
 
 COMMANDS = (
@@ -74,6 +75,13 @@ COMMANDS = (
                 plan__budget_bytes=None,
                 plan__table=None,
                 draw_plan__file=Path("plan.png"),
+            ),
+            case("--picture", "old.png", refused="--picture is 'old.png', expected a file that is not there yet"),
+            case(
+                *("--picture", "old.png", "--overwrite"),
+                plan__budget_bytes=None,
+                plan__table=None,
+                draw_plan__file=Path("old.png"),
             ),
             case("--picture", "plan.txt", refused="--picture is 'plan.txt', expected a file that ends in"),
         ),

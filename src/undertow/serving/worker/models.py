@@ -48,7 +48,7 @@ class Loaded:
         depend on what other jobs asked for. Errors: those of `UNetService.add_embedding`."""
         if embeddings == self.embeddings:
             return
-        text = self.service.model.require_text()
+        text = self.service.engine.model.require_text()
         for name in text.embeddings:
             text.remove_embedding(name)
         self.embeddings = ()
