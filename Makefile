@@ -22,7 +22,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 lowest fuzz mutants bits memory-soak load check format bench digits emoji evaluate docs clean
+.PHONY: help demo test test-avx2 lowest fuzz mutants bits memory-soak store-soak load check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -93,6 +93,10 @@ bits: $(INSTALLED)  ## Draw 24 requests as this tree and as AGAINST=REVISION doe
 SEQUENCES ?= 300
 memory-soak: $(INSTALLED)  ## Draw random sequences short of memory, and compare every byte with a fresh process
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.memory_soak --sequences $(SEQUENCES) --workers $(WORKERS)
+
+HISTORIES ?= 2000
+store-soak: $(INSTALLED)  ## Run thousands of random histories of the store of jobs beside a model, on both databases
+	UNDERTOW_STORE_EXAMPLES=$(HISTORIES) $(PYTEST) -p no:cacheprovider tests/serving/test_store_states.py
 
 # A peer that undertow is measured beside; its packages stand aside of ours.
 LITSERVE := out/peers/litserve
