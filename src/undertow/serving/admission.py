@@ -173,7 +173,8 @@ class Admission:
         request = _resolved(request, model)
         work = work_of(request, model)
         mode = self.settings.mode if options.mode is None else options.mode
-        pinned = self._pinned_rows(request, model, work) if mode == "reproducible" else None
+        most, pinned = self._rows(request, model, work)
+        pinned = pinned if mode == "reproducible" else None
         return _Read(
             options=options,
             model=model,
@@ -183,7 +184,7 @@ class Admission:
             work=work,
             mode=mode,
             pinned=pinned,
-            forward_rows=self._forward_rows(model, work) if pinned is None else pinned,
+            forward_rows=most if pinned is None else pinned,
             body_hash=body_hash,
         )
 
@@ -246,15 +247,13 @@ class Admission:
             height, width = _own_size(request, model)
             _require_pixels("high_resolution.scale", (height * more.scale, width * more.scale), settings.max_pixels)
 
-    def _pinned_rows(self, request: GenerationRequest, model: ModelEntry, work: JobWork) -> int:
-        """Of every forward of a reproducible job: as measured, else those of one picture with guidance."""
-        measured = None if self.times is None else self.times.pinned_rows(model.name, work.cells)
-        return min(PINNED_ROWS, rows_of(request, model)) if measured is None else measured
-
-    def _forward_rows(self, model: ModelEntry, work: JobWork) -> int:
-        """Of a forward of a job in the mode "fast", at most."""
-        measured = None if self.times is None else self.times.most_rows(model.name, work.cells)
-        return max(PINNED_ROWS, CELLS_AT_ONCE // max(1, work.cells)) if measured is None else measured
+    def _rows(self, request: GenerationRequest, model: ModelEntry, work: JobWork) -> tuple[int, int]:
+        """Of a forward: at most, and of every one of a reproducible job; where no worker has measured it, those of one
+        picture."""
+        measured = None if self.times is None else self.times.rows(model.name, work.cells)
+        if measured is not None:
+            return measured
+        return max(PINNED_ROWS, CELLS_AT_ONCE // max(1, work.cells)), min(PINNED_ROWS, rows_of(request, model))
 
     def _webhook(self, options: JobOptions) -> str | None:
         if options.webhook is not None and not self.settings.webhooks:

@@ -10,7 +10,7 @@ import re
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -28,6 +28,7 @@ _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
+@runtime_checkable
 class Artifacts(Protocol):
     """Where the bytes of pictures are kept; `ArtifactFolder` is one."""
 

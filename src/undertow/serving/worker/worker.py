@@ -428,9 +428,9 @@ class Worker:
         return False
 
     def _most_rows(self, entry: QueueEntry) -> int | None:
-        """Of a forward in the mode "fast", where any was measured at this size."""
-        known = entry.work.cells in self.timing.of(entry.model).forward
-        return self.timing.schedule().cap(entry) if known else None
+        """Of a forward in the mode "fast", where it was decided."""
+        rows = self.timing.of(entry.model).rows_for(entry.work.cells)
+        return None if rows is None else rows[0]
 
     def _loras(self) -> frozenset[str]:
         return frozenset(str(entry.path) for entry in self.catalog.adapters() if entry.kind == "LoRA")
