@@ -22,7 +22,7 @@ MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 lowest fuzz mutants bits memory-soak store-soak load check format bench digits emoji evaluate docs clean
+.PHONY: help demo test test-avx2 lowest fuzz api-fuzz mutants bits memory-soak store-soak soak load check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -86,6 +86,10 @@ MINUTES ?= 10
 fuzz: $(INSTALLED)  ## Run command lines of strangers for ten minutes, and write the counts: docs/results/robustness.md
 	$(ONE_THREAD) $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --results docs/results/robustness.md
 
+EXAMPLES ?= 200
+api-fuzz: $(INSTALLED)  ## Send generated requests to every route of the service, EXAMPLES=200 of each kind
+	UNDERTOW_API_EXAMPLES=$(EXAMPLES) $(PYTEST) tests/serving/api/test_fuzz.py
+
 AGAINST ?= HEAD
 bits: $(INSTALLED)  ## Draw 24 requests as this tree and as AGAINST=REVISION does, and name those that differ in a bit
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.bits --against $(AGAINST)
@@ -97,6 +101,11 @@ memory-soak: $(INSTALLED)  ## Draw random sequences short of memory, and compare
 HISTORIES ?= 2000
 store-soak: $(INSTALLED)  ## Run thousands of random histories of the store of jobs beside a model, on both databases
 	UNDERTOW_STORE_EXAMPLES=$(HISTORIES) $(PYTEST) -p no:cacheprovider tests/serving/test_store_states.py
+
+JOBS ?= 2000
+KILLS ?= 200
+soak: $(INSTALLED)  ## Kill a running service at random moments, and compare every byte with one that nobody disturbs
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.serving.soak --jobs $(JOBS) --kills $(KILLS) --page docs/results/serving.md
 
 # A peer that undertow is measured beside; its packages stand aside of ours.
 LITSERVE := out/peers/litserve

@@ -58,15 +58,15 @@ def test_a_job_has_the_format_that_it_asked_for(place, format_, name):
 def test_the_same_bytes_alone_among_others_and_after_a_kill(make_place):
     place = make_place()
     worker = place.worker()
-    alone = [place.draw(worker, place.submit(**one)) for one in UNLIKE]
+    alone = [place.draw(worker, place.submit(**one, steps=4)) for one in UNLIKE]
 
     place = make_place()
-    ids = [place.submit(**one) for one in UNLIKE]
+    ids = [place.submit(**one, steps=4) for one in UNLIKE]
     assert place.draw(place.worker(), *ids) == [sha for one in alone for sha in one]
-    assert place.store.job(ids[0]).result.report["rows"] == 4, "it shared forwards"
+    assert 4 in [place.store.job(one).result.report["rows"] for one in ids], "some shared forwards"
 
     place = make_place()
-    ids = [place.submit(**one) for one in UNLIKE]
+    ids = [place.submit(**one, steps=4) for one in UNLIKE]
     place.run_until(place.worker("killed"), ids[1], 2)
     second = place.worker("second", lost=("killed",))
     assert place.draw(second, *ids) == [sha for one in alone for sha in one]
@@ -79,16 +79,16 @@ def test_what_is_wrong_with_one_job_is_its_own(make_place):
     """A LoRA that gives NaN, one of another model, and an upload that was damaged, among five that are well."""
     place = make_place()
     worker = place.worker()
-    alone = [place.draw(worker, place.submit(seed=seed))[0] for seed in range(5)]
+    alone = [place.draw(worker, place.submit(seed=seed, steps=2))[0] for seed in range(5)]
 
     place = make_place()
     picture = place.artifacts.put(png())
     place.store.upload("key", stored(picture), 60.0)
-    healthy = [place.submit(seed=seed) for seed in range(3)]
+    healthy = [place.submit(seed=seed, steps=2) for seed in range(3)]
     endless = place.submit(adapters=[{"source": "endless"}])
     other = place.submit(adapters=[{"source": "other"}])
     damaged = place.submit(image={"artifact": picture}, strength=0.5)
-    healthy += [place.submit(seed=seed) for seed in range(3, 5)]
+    healthy += [place.submit(seed=seed, steps=2) for seed in range(3, 5)]
     place.artifacts.path(picture).write_bytes(b"something else")
     worker = place.worker()
     assert place.draw(worker, *healthy) == alone
