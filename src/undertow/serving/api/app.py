@@ -35,16 +35,9 @@ from undertow.serving.jobs import Job
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
 
-ROUTERS: tuple[APIRouter, ...] = (
-    jobs.router,
-    events.router,
-    artifacts.router,
-    operations.router,
-    openai.router,
-    a1111.router,
-    huggingface.router,
-    agents.router,
-)
+ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, operations.router)
+COMPATIBLE: tuple[APIRouter, ...] = (openai.router, a1111.router, huggingface.router, agents.router)
+"""The APIs of others."""
 
 ABOUT = """Draw pictures with Stable Diffusion's U-Nets. Submit a job, follow it, fetch its pictures; every accepted job
 is durable and carries the time when it will be done. Every refusal is RFC 9457 problem details."""
@@ -59,7 +52,7 @@ def create_app(
     routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
     """The API of a service. store: opened as the settings say, and closed with the application, when `None`.
-    artifact_folder, catalog: made of the settings when `None`. routers: beside `ROUTERS`. Errors: `StoreError`."""
+    artifact_folder, catalog: made of the settings when `None`. routers: further ones. Errors: `StoreError`."""
     own = store is None
     if store is None:
         store = Store.open(settings.database_url, attempts=settings.attempts, keep_s=settings.keep_s)
@@ -91,7 +84,7 @@ def create_app(
         lifespan=_lifespan(parts, own),
     )
     app.state.parts = parts
-    for router in (*ROUTERS, *routers):
+    for router in (*ROUTERS, *COMPATIBLE, *routers):
         app.include_router(router)
     app.openapi = _described(app, app.openapi)
 

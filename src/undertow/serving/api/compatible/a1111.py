@@ -17,7 +17,6 @@ from starlette.responses import JSONResponse, Response
 from undertow.doors import shown
 from undertow.errors import InvalidInput
 from undertow.lookup import did_you_mean
-from undertow.serving.api.artifacts import WATCHED_S
 from undertow.serving.api.auth import Reader, Submitter
 from undertow.serving.api.bodies import read_json
 from undertow.serving.api.compatible.a1111_answers import drawing_json, model_json, progress_json, task_json
@@ -121,7 +120,7 @@ async def show_progress(request: Request, key: Reader, service: Service) -> JSON
     def look() -> dict[str, Any]:
         jobs = _live(service, key, task)
         running = next((job for job in reversed(jobs) if job.state is JobState.RUNNING), None)
-        preview = None if skip or running is None else _watched(service, running)
+        preview = None if skip or running is None else preview_of(service, running)
         return progress_json(jobs, service.clock(), preview)
 
     return JSONResponse(await run_in_threadpool(look))
@@ -138,7 +137,7 @@ async def show_task(request: Request, key: Reader, service: Service) -> JSONResp
     def look() -> dict[str, Any]:
         job = next(iter(service.store.jobs(key=key.id, label=task_label(task), limit=1)), None)
         wanted = job is not None and job.state is JobState.RUNNING and given.get("live_preview", True)
-        preview = _watched(service, job) if wanted and job is not None else None
+        preview = preview_of(service, job) if wanted and job is not None else None
         return task_json(job, service.clock(), preview, shown_one)
 
     return JSONResponse(await run_in_threadpool(look))
@@ -163,12 +162,6 @@ def _live(service: Parts, key: ApiKey, task: str | None) -> list[Job]:
         return service.store.jobs(key=key.id, states=LIVE, label=task_label(task), limit=MOST_LIVE)
     jobs = service.store.jobs(key=key.id, states=LIVE, limit=MOST_LIVE)
     return [job for job in jobs if job.label == task_label("") or job.label.startswith(f"{task_label('')} ")]
-
-
-def _watched(service: Parts, job: Job) -> bytes | None:
-    """The preview of a job, of which more are made while somebody looks."""
-    service.store.want_preview(job.id, service.clock() + WATCHED_S)
-    return preview_of(service, job)
 
 
 @router.get("/sdapi/v1/options", responses=ANSWERS)

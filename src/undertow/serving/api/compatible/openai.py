@@ -19,7 +19,6 @@ from starlette.responses import JSONResponse, Response
 
 from undertow.doors import nearest
 from undertow.errors import InvalidInput
-from undertow.serving.api.artifacts import WATCHED_S
 from undertow.serving.api.auth import Submitter
 from undertow.serving.api.bodies import read_body, read_json, require_media_type
 from undertow.serving.api.compatible.described import ANSWERS, inlined, takes
@@ -166,13 +165,11 @@ async def _stream(
     try:
         while not job.state.is_final:
             seen = service.watch.seen
-            if asked.partial_images > sent:
-                await run_in_threadpool(service.store.want_preview, job.id, service.clock() + WATCHED_S)
             job = await run_in_threadpool(service.store.job, job.id)
-            now = job.progress
-            if partial_due(sent, asked.partial_images, now.step, now.steps) and not job.state.is_final:
-                preview = await run_in_threadpool(preview_of, service, job)
-                if preview is not None and preview != last:
+            if sent < asked.partial_images and not job.state.is_final:
+                preview, now = await run_in_threadpool(preview_of, service, job), job.progress
+                due = partial_due(sent, asked.partial_images, now.step, now.steps)
+                if due and preview is not None and preview != last:
                     yield _event(
                         f"{kind}.partial_image",
                         event_json(

@@ -35,7 +35,7 @@ FIXED: Mapping[str, Fixed] = {
 }
 """OpenAI's fields that mean nothing here."""
 
-NAMES = {"count": "n", "format": "output_format", "adapters": "loras"}
+NAMES = {"count": "n", "format": "output_format", "adapters": "loras", "label": "user"}
 """OpenAI's clients' names of our fields, where they have others."""
 
 USAGE = {
