@@ -144,8 +144,11 @@ def test_a_heartbeat_tells_both_sides(any_store, clock):
     }  # fmt: skip
     clock.jump(11)
     any_store.cancel(claim.job.id)
-    (verdict,) = any_store.heartbeat("w1", beat, lease_s=30.0)
-    assert verdict == Verdict(job=claim.job.id, alive=True, cancel_requested=True, deadline_passed=True)
+    expected = [Verdict(job=claim.job.id, alive=True, cancel_requested=True, deadline_passed=True)]
+    assert any_store.verdicts([claim]) == expected
+    assert any_store.heartbeat("w1", beat, lease_s=30.0) == expected
+    any_store.cancelled(claim)
+    assert any_store.verdicts([claim]) == [Verdict(job=claim.job.id, alive=False)]
 
 
 def test_jobs_that_were_lost_together_are_tried_alone_until_one_is_the_poison(database_url, clock):

@@ -28,8 +28,8 @@ from undertow.serving.jobs import JobProgress, JobResult, JobSpec, NewJob, Store
 from undertow.serving.store.records import ClientIdConflict, IdempotencyConflict, QueueFull, QueueLimits
 from undertow.serving.store.store import Store
 
-EXAMPLES = int(os.environ.get("UNDERTOW_STORE_EXAMPLES", "16"))
-STEPS = 30
+EXAMPLES = int(os.environ.get("UNDERTOW_STORE_EXAMPLES", "12"))
+STEPS = 25
 
 LEASE_S, KEEP_S, ATTEMPTS = 30.0, 100.0, 4
 LIMITS = QueueLimits(total=5, per_key=3)
@@ -309,12 +309,11 @@ class Histories(RuleBasedStateMachine):
         self.store.close()
 
 
-def run(machine):
-    # On SQLite and PostgreSQL together this may take 12 s of CI.
+def run(machine, examples):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=examples,
             stateful_step_count=STEPS,
             deadline=None,
             suppress_health_check=list(HealthCheck),
@@ -334,7 +333,7 @@ def test_histories_on_sqlite(sqlite_template, memory_folder):
 
     with tempfile.TemporaryDirectory(dir=memory_folder) as folder:
         OnSqlite.folder, OnSqlite.url = Path(folder), f"sqlite:///{folder}/undertow.db"
-        run(OnSqlite)
+        run(OnSqlite, EXAMPLES)
 
 
 @pytest.mark.timeout(0 if EXAMPLES > 20 else 300)
@@ -347,4 +346,4 @@ def test_histories_on_postgresql(postgres_server, memory_folder):
 
     with tempfile.TemporaryDirectory(dir=memory_folder) as folder:
         OnPostgresql.folder, OnPostgresql.url = Path(folder), postgres_server
-        run(OnPostgresql)
+        run(OnPostgresql, EXAMPLES // 2)  # a server takes twice as long

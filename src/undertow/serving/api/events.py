@@ -28,6 +28,12 @@ AT_ONCE = 500
 WATCHED_S = 30.0
 """Previews are made for so long after somebody last asked."""
 
+EVENT = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+    "required": ["event", "data"],
+}
+
 router = APIRouter()
 
 
@@ -38,7 +44,7 @@ router = APIRouter()
         200: {
             "description": "Events until the job is final: accepted, started, progress, requeued and the final states, "
             "each with its number as id; and status, without one, when the finish time changed.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "content": {"text/event-stream": {"schema": EVENT}},
         },
         **PROBLEMS,
     },

@@ -128,7 +128,7 @@ def verdicts(connection: Connection, held: Sequence[Claim], *, now: float) -> li
     """What a heartbeat would say, without writing anything."""
     fences = {claim.job.id: claim.fence for claim in held}
     columns = jobs.c["id", "fence", "cancel_requested", "deadline_at", "preview_until"]
-    found = connection.execute(select(*columns).where(jobs.c.id.in_(fences), RUNNING)).mappings().all()
+    found = connection.execute(select(*columns).where(jobs.c.id.in_(fences), RUNNING)).mappings()
     said = {row["id"]: _verdict(row, now) for row in found if row["fence"] == fences[row["id"]]}
     return [said.get(one, Verdict(job=one, alive=False)) for one in fences]
 
