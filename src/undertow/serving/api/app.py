@@ -19,7 +19,7 @@ from starlette.responses import HTMLResponse, Response
 
 from undertow.errors import UndertowError
 from undertow.serving.admission import Admission
-from undertow.serving.api import artifacts, events, jobs, operations
+from undertow.serving.api import artifacts, events, jobs, operations, predict
 from undertow.serving.api.around import Around
 from undertow.serving.api.auth import Gate
 from undertow.serving.api.openapi import complete
@@ -35,7 +35,7 @@ from undertow.serving.jobs import Job
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
 
-ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, operations.router)
+ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, predict.router, operations.router)
 
 ABOUT = """Draw pictures with Stable Diffusion's U-Nets. Submit a job, follow it, fetch its pictures; every accepted job
 is durable and carries the time when it will be done. Every refusal is RFC 9457 problem details."""
