@@ -24,7 +24,8 @@ from undertow.serving.worker.drawing import Drawing, placed
 from undertow.serving.worker.finishing import Finishing
 from undertow.serving.worker.logs import JobLog
 from undertow.serving.worker.measures import Measures
-from undertow.serving.worker.models import CAPACITY, Load, Loaded, Models, budget_of
+from undertow.serving.worker.models import CAPACITY, LOAD_S, Load, Loaded, Models, budget_of
+from undertow.serving.worker.predicting import Predicting
 from undertow.serving.worker.pulse import Pulse
 from undertow.serving.worker.timing import Timing, running
 from undertow.serving.worker.warm_up import warm_up
@@ -33,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 IDLE_S = 0.5
 """The longest sleep of a worker that has nothing to do; a new job wakes it."""
-LOAD_S = 900.0
-"""Given to the loading of a model."""
 FORGOTTEN_S = 3600.0
 """A worker that has said nothing for so long is listed no more."""
 GARBAGE_S = 300.0
@@ -89,6 +88,15 @@ class Worker:
         self.finishing = Finishing(
             store=store, artifacts=artifacts, about=self.about, measures=self.measures, let_go=self._let_go
         )
+        self.predicting = Predicting(
+            store=store,
+            artifacts=artifacts,
+            catalog=catalog,
+            models=self.models,
+            measures=self.measures,
+            pulse=self.pulse,
+            finishing=self.finishing,
+        )
         self._lost = tuple(lost)
         self._drawings: dict[str, Drawing] = {}
         self._line: deque[Drawing] = deque()
@@ -136,6 +144,7 @@ class Worker:
         self._obey()
         claimed = self._claim()
         self._begin()
+        answered = self.predicting.answer()
         worked = self.models.step()
         if worked is not None:
             self.about.last_step_at = self.store.clock()
@@ -143,7 +152,7 @@ class Worker:
         for drawing in [one for one in self._drawings.values() if one.done]:
             self.finishing.finish(drawing)
         self.timing.save()
-        return claimed or worked is not None
+        return claimed or answered or worked is not None
 
     def drain(self, hurry: threading.Event) -> None:
         """Takes no more jobs, works for the grace on those that it has, and gives the others back."""
@@ -152,6 +161,7 @@ class Worker:
         while self._drawings and time.monotonic() < until and not hurry.is_set():
             if not self._round(hurry):
                 hurry.wait(0.05)
+        self.predicting.give_back()
         for drawing in list(self._drawings.values()):
             try:
                 self._give_back(drawing)
@@ -227,6 +237,9 @@ class Worker:
 
     def _take(self, claim: Claim, entry: QueueEntry) -> None:
         spec = claim.job.spec
+        if spec.kind == "predictions":
+            self.predicting.take(claim)
+            return
         try:
             drawing = Drawing(
                 claim=claim,
