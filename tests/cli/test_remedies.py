@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -27,7 +28,7 @@ COMMAND = re.compile(r"(?<=`)undertow ((?:[a-z]+ )*[a-z]+)|undertow ((?:GROUPS)\
     "GROUPS", "|".join(sorted({verb[0] for verb in LEAVES}))
 ))  # fmt: skip
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
-FUNCTION = re.compile(r"\bundertow\.(?!toml\b)([a-z_]+(?:\.[a-z_A-Z]+)*)|`([a-z_]+)=")
+FUNCTION = re.compile(r"\bundertow\.(?!toml\b|db\b)([a-z_]+(?:\.[a-z_A-Z]+)*)|`([a-z_]+)=")
 HEADER_FIELDS = ("undertow.text_config", "undertow.unet_config", "undertow.vae_config")
 """Of files that undertow writes; no names of Python."""
 
@@ -35,11 +36,12 @@ ROOMS = {
     "training": [verb for verb in LEAVES if verb[0] == "train"],
     "engine/class_pictures.py": [("sample",)],
     "checkpoints/read/class_model.py": [("sample",)],
+    "serving": [("serve",), ("keys", "add")],
 }
 """Whose messages only these commands show; what the other rooms say is meant for `undertow generate`."""
 
-ELSEWHERE = {"--extra-index-url", "--upgrade"}
-"""Options of other programs."""
+ELSEWHERE = {"--extra-index-url", "--upgrade", "--json", "--settings", "--child"}
+"""Options of other programs: pip, curl, and `python -m undertow.serving.worker`."""
 
 
 def arguments() -> set[str]:
@@ -50,7 +52,7 @@ def arguments() -> set[str]:
     return {name for one in (*public, *methods) for name in inspect.signature(one).parameters}
 
 
-def sentences() -> Iterator[tuple[str, str]]:
+def read_sentences() -> Iterator[tuple[str, str]]:
     """Every string that is no docstring, with its file; what is filled in while it runs stands as "X"."""
     for path in sorted(ROOT.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -70,7 +72,10 @@ def sentences() -> Iterator[tuple[str, str]]:
                 yield path.relative_to(ROOT).as_posix(), node.value
 
 
-SENTENCES = sorted(set(sentences()))
+@cache
+def sentences() -> list[tuple[str, str]]:
+    """Those of all files, read where they are asked for: every process of the tests collects this module."""
+    return sorted(set(read_sentences()))
 
 
 def verb_of(words: str) -> tuple[str, ...] | None:
@@ -92,7 +97,7 @@ def verbs_of(file: str) -> list[tuple[str, ...]]:
 def advised() -> Iterator[tuple[str, str, str]]:
     """File, sentence and what is wrong with its advice."""
     known = arguments()
-    for file, sentence in SENTENCES:
+    for file, sentence in sentences():
         commands = list(COMMAND.finditer(sentence))
         for found in commands:
             if verb_of(found[1] or found[2]) is None:
@@ -133,5 +138,5 @@ def test_what_is_advised_exists():
     ],
 )
 def test_advice_that_does_not_exist_would_be_found(sentence, problem, monkeypatch):
-    monkeypatch.setitem(globals(), "SENTENCES", [("errors.py", sentence)])
+    monkeypatch.setitem(globals(), "sentences", lambda: [("errors.py", sentence)])
     assert [found.startswith(problem) for _, _, found in advised()] == [True]

@@ -36,7 +36,7 @@ def address(tmp_path):
     """Of a service that draws."""
     api = open_api(tmp_path / "data", shared_catalog())
     place = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(api.app, log_config=None, lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(api.app, log_config=None))
     over = threading.Event()
 
     def work() -> None:

@@ -19,6 +19,8 @@ from schemathesis.specs.openapi.checks import (
 from tests.serving.api.stand_in import Api
 from undertow.serving.store.records import WorkerInfo
 
+schemathesis.serializer.alias("application/x-safetensors", "application/octet-stream")
+
 EXAMPLES = int(os.environ.get("UNDERTOW_API_EXAMPLES", "2"))
 """For each route and each kind of request."""
 
@@ -26,8 +28,9 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["fitting", "nearly"])
-def test_no_request_is_a_server_error_and_every_answer_is_as_described(api: Api, mode):
+def test_no_request_is_a_server_error_and_every_answer_is_as_described(drawing: Api, mode):
     """Every answer has a documented status, content type and schema."""
+    api = drawing  # some routes answer when the picture is there
     headers = api.key("fuzz", "submit", "read", "admin")
     api.store.workers.hello(WorkerInfo(name="w", device="cpu", pid=1, state="idle", models=("emoji",)))
     description = schemathesis.openapi.from_asgi("/openapi.json", api.app)

@@ -1,10 +1,11 @@
 """The application: every router, one way to refuse, and what is around each request.
 
-Further APIs (OpenAI's, A1111's, ...) are routers that are given to `create_app` or stand in `ROUTERS`. They take the
-same keys, submit with `submitting.submit_one` and wait with `wait_for`; those that must refuse in another form than
-problem details give their router a route class of their own that turns `Problem` into theirs.
+The APIs of others (`compatible`) are routers like ours. They take the same keys and submit with
+`submitting.submit_one`; their route class turns `Problem` into their own form of refusal.
 """
 
+import logging
+import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import metadata
@@ -22,6 +23,7 @@ from undertow.serving.admission import Admission
 from undertow.serving.api import artifacts, events, jobs, operations, predict
 from undertow.serving.api.around import Around
 from undertow.serving.api.auth import Gate
+from undertow.serving.api.compatible import a1111, agents, huggingface, openai
 from undertow.serving.api.openapi import complete
 from undertow.serving.api.page import page
 from undertow.serving.api.parts import Parts
@@ -35,7 +37,11 @@ from undertow.serving.jobs import Job
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
 
+logger = logging.getLogger(__name__)
+
 ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, predict.router, operations.router)
+COMPATIBLE: tuple[APIRouter, ...] = (openai.router, a1111.router, huggingface.router, agents.router)
+"""The APIs of others."""
 
 ABOUT = """Draw pictures with Stable Diffusion's U-Nets. Submit a job, follow it, fetch its pictures; every accepted job
 is durable and carries the time when it will be done. Every refusal is RFC 9457 problem details."""
@@ -50,7 +56,7 @@ def create_app(
     routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
     """The API of a service. store: opened as the settings say, and closed with the application, when `None`.
-    artifact_folder, catalog: made of the settings when `None`. routers: beside `ROUTERS`. Errors: `StoreError`."""
+    artifact_folder, catalog: made of the settings when `None`. routers: further ones. Errors: `StoreError`."""
     own = store is None
     if store is None:
         store = Store.open(settings.database_url, attempts=settings.attempts, keep_s=settings.keep_s)
@@ -82,7 +88,7 @@ def create_app(
         lifespan=_lifespan(parts, own),
     )
     app.state.parts = parts
-    for router in (*ROUTERS, *routers):
+    for router in (*ROUTERS, *COMPATIBLE, *routers):
         app.include_router(router)
     app.openapi = _described(app, app.openapi)
 
@@ -114,6 +120,7 @@ def _lifespan(parts: Parts, own: bool) -> Callable[[FastAPI], Any]:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        threading.Thread(target=_hash, args=(parts.catalog,), name="undertow-hashes", daemon=True).start()
         webhooks = Webhooks(parts) if parts.settings.webhooks else None
         if webhooks is not None:
             webhooks.start()
@@ -126,6 +133,15 @@ def _lifespan(parts: Parts, own: bool) -> Callable[[FastAPI], Any]:
                 parts.store.close()
 
     return lifespan
+
+
+def _hash(catalog: Catalog) -> None:
+    """Reads every file once, so that the first job that names a large model need not wait for that."""
+    for entry in (*catalog.models.values(), *catalog.adapters()):
+        try:
+            _ = entry.hash
+        except OSError as err:  # which the job that names it is told
+            logger.warning("%s cannot be read: %s", entry.name, err)
 
 
 def _described(app: FastAPI, usual: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
