@@ -7,7 +7,8 @@ INSTALLED := $(VENV)/.installed
 # Tests run in two processes of one thread each: torch's own threads would only fight for the same cores.
 WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
-PYTEST := $(ONE_THREAD) $(BIN)/pytest
+# Schemathesis is called as a library; its plugin would be imported by every process of the tests.
+PYTEST := $(ONE_THREAD) $(BIN)/pytest -p no:schemathesis
 # Bytecode is written, also where the environment says otherwise: later runs, and programs that tests start, read it.
 unexport PYTHONDONTWRITEBYTECODE
 # Makes oneDNN and PyTorch treat an x86 processor as one with AVX2 alone, which imitates bfloat16.
@@ -19,10 +20,12 @@ ON_AVX2 := tests/test_processor.py tests/attention/test_choose.py tests/nn/test_
 # Strict: a name that moved or a link to nothing is an error. The variable silences an advertisement that
 # mkdocs-material prints at every build.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+# What is hardly imported, and compiled when it is.
+RARELY := /tests?/|/(transformers/models|diffusers/pipelines|openai|pip|setuptools|fontTools|textual|networkx)/
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 lowest fuzz mutants bits memory-soak load check format bench digits emoji evaluate docs clean
+.PHONY: help demo test test-avx2 lowest fuzz api-fuzz mutants bits memory-soak store-soak soak load check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -35,8 +38,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
 	@# The tests compare with its samplers alone; its requirements (a tracker, a metrics package, CLIP) are for training.
 	$(PIP) install --quiet --constraint constraints.txt --no-deps k-diffusion
-	@# pip would compile one file after another.
-	@$(BIN)/python -m compileall -q -j 2 $(VENV)/lib > /dev/null || true
+	@# pip would compile one file after another; half of them nobody here imports.
+	@$(BIN)/python -m compileall -q -j 2 -x '$(RARELY)' $(VENV)/lib > /dev/null || true
 	@touch $@
 
 demo: $(INSTALLED)  ## Draw a red apple with the embedded model and write the picture
@@ -86,6 +89,10 @@ MINUTES ?= 10
 fuzz: $(INSTALLED)  ## Run command lines of strangers for ten minutes, and write the counts: docs/results/robustness.md
 	$(ONE_THREAD) $(BIN)/python -m tests.fuzz --minutes $(MINUTES) --results docs/results/robustness.md
 
+EXAMPLES ?= 200
+api-fuzz: $(INSTALLED)  ## Send generated requests to every route of the service, EXAMPLES=200 of each kind
+	UNDERTOW_API_EXAMPLES=$(EXAMPLES) $(PYTEST) tests/serving/api/test_fuzz.py
+
 AGAINST ?= HEAD
 bits: $(INSTALLED)  ## Draw 24 requests as this tree and as AGAINST=REVISION does, and name those that differ in a bit
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.bits --against $(AGAINST)
@@ -93,6 +100,15 @@ bits: $(INSTALLED)  ## Draw 24 requests as this tree and as AGAINST=REVISION doe
 SEQUENCES ?= 300
 memory-soak: $(INSTALLED)  ## Draw random sequences short of memory, and compare every byte with a fresh process
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.memory_soak --sequences $(SEQUENCES) --workers $(WORKERS)
+
+HISTORIES ?= 2000
+store-soak: $(INSTALLED)  ## Run thousands of random histories of the store of jobs beside a model, on both databases
+	UNDERTOW_STORE_EXAMPLES=$(HISTORIES) $(PYTEST) -p no:cacheprovider tests/serving/test_store_states.py
+
+JOBS ?= 2000
+KILLS ?= 200
+soak: $(INSTALLED)  ## Kill a running service at random moments, and compare every byte with one that nobody disturbs
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.serving.soak --jobs $(JOBS) --kills $(KILLS) --page docs/results/serving.md
 
 # A peer that undertow is measured beside; its packages stand aside of ours.
 LITSERVE := out/peers/litserve

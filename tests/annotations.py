@@ -41,7 +41,10 @@ def check_annotations(*packages: str) -> None:
 
 
 def checked(thing: Any) -> Any:
-    """A function that checks its arguments and what it returns; of a dataclass, the fields that it is made from."""
+    """A function that checks its arguments and what it returns; of a dataclass, the fields that it is made from. A
+    protocol whose methods are looked for."""
+    if isclass(thing) and getattr(thing, "_is_protocol", False):
+        return typing.runtime_checkable(thing)
     if isclass(thing):
         own = vars(thing).get("__init__")
         # One that a decorator has wrapped checks its arguments itself, in undertow's own words (`undertow.doors`).

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 
 
-def run(command: Sequence[str], **_: object) -> "subprocess.CompletedProcess[str]":
+def run(command: Sequence[str], **how: object) -> "subprocess.CompletedProcess[str]":
     """As `subprocess.run` of `python -I PROGRAM ARGUMENTS`, with its output captured as text."""
     _interpreter, _isolated, program, *arguments = command
     with tempfile.TemporaryFile("w+b") as output:

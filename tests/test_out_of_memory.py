@@ -53,8 +53,8 @@ def test_other_errors_stay_what_they_are():
 
 
 def test_how_much_was_asked_for_is_said():
-    assert [asked_memory(error) for error in REPORTED[:3]] == ["14.88 GiB", "3.0 GiB", ""]
-    assert [size_in_words(count) for count in (12, 1536, 3 * 2**40)] == ["12 bytes", "1.5 KiB", "3.0 TiB"]
+    assert [asked_memory(error) for error in REPORTED[:3]] == ["15.98 GB", "3.20 GB", ""]
+    assert [size_in_words(count) for count in (12, 1536, 3 * 2**40)] == ["12 bytes", "1.5 kB", "3.30 TB"]
 
 
 def test_a_verb_that_runs_out_of_memory_is_no_bug(capsys):
@@ -96,7 +96,7 @@ def test_a_picture_that_cannot_fit_is_refused_before_it_is_drawn():
     service, forwards = fresh_service("sd1"), []
     service.unet.register_forward_pre_hook(lambda *_: forwards.append(1))
     with pytest.raises(
-        OutOfMemory, match=r"400000x400000 needs at least .* TiB .* smaller picture, up to about"
+        OutOfMemory, match=r"400000x400000 needs at least .* TB .* smaller picture, up to about"
     ) as raised:
         service.run(GenerationRequest(prompt="a", size=(400_000, 400_000)))
     assert raised.value.needed_bytes > raised.value.free_bytes > 0

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from undertow.serving.clock.costs import Costs
-from undertow.serving.clock.finish_times import Device, finish_times
+from undertow.serving.clock.finish_times import SAVED, Device, finish_times
+from undertow.serving.clock.timetable import LATELY
 from undertow.serving.jobs import JobProgress, JobState, JobWork, Mode
 from undertow.serving.schedule import FairState, Running, pick
 from undertow.serving.store.records import QueueEntry
@@ -73,7 +74,6 @@ class Simulated:
     cancel_at: float | None = None
     promised_at: float | None = None
     done_at: float | None = None
-    cancelled_at: float | None = None
     encoded: bool = False
     left: int = 0
     """Steps."""
@@ -129,14 +129,21 @@ class World:
     flying: list[Simulated] = field(default_factory=list)
     decoding: list[Simulated] = field(default_factory=list)
     turn: int = 0
+    done: int = 0
+    cancelled: int = 0
 
     def __post_init__(self) -> None:
         self.draw = random.Random(self.seed)
         self._warm_up()
-        self.device = Device(costs={"m": self.costs}, models={"m"})
+        self.device = self._device()
+
+    def _device(self) -> Device:
+        """As a timetable makes it of what is known until now."""
+        cancelled = SAVED * self.cancelled / max(LATELY, self.cancelled + self.done)
+        return Device(costs={"m": self.costs}, models={"m"}, cancelled=cancelled)
 
     def run(self) -> Outcome:
-        jobs = self._jobs()
+        jobs = self.jobs()
         coming = sorted(jobs, key=lambda job: job.entry.submitted_at, reverse=True)
         busy = 0.0
         while coming or self.waiting or self.flying or self.decoding:
@@ -163,8 +170,9 @@ class World:
                 for _ in range(3):
                     seconds = self._noisy(machine.forward_s(cells, rows))
                     self.costs.learn("denoise", seconds=seconds, cells=cells, rows=rows)
+            self.costs.decide(cells)
 
-    def _jobs(self) -> list[Simulated]:
+    def jobs(self) -> list[Simulated]:
         """Arrivals as a Poisson process, at the load's share of what the machine does when it is full."""
         device = Device(costs={"m": self.costs}, models={"m"})
         entries = [self._entry(index) for index in range(self.count)]
@@ -226,7 +234,7 @@ class World:
     def _cancel(self) -> None:
         for line in (self.waiting, self.flying, self.decoding):
             for job in [one for one in line if one.cancel_at is not None and one.cancel_at <= self.now]:
-                job.cancelled_at = self.now
+                self.cancelled += 1
                 line.remove(job)
 
     def _claim(self) -> None:
@@ -292,11 +300,12 @@ class World:
         if not job.undecoded:
             self.decoding.remove(job)
             job.done_at = self.now + took
+            self.done += 1
         return took
 
     def _learned(self, kind: str, seconds: float, *, cells: int = 0, rows: int = 1) -> float:
         self.costs.learn(kind, seconds=seconds, cells=cells, rows=rows)
-        self.device = Device(costs={"m": self.costs}, models={"m"})
+        self.device = self._device()
         return seconds
 
     def _noisy(self, seconds: float) -> float:

@@ -110,7 +110,7 @@ class Undertow(Server):
             "adapters": [] if arrival.adapter is None else [arrival.adapter],
         }
         start = time.time()
-        answer = await client.post("/v1/jobs", json={"request": request, "mode": self.mode})
+        answer = await client.post("/v1/jobs", json={**request, "mode": self.mode})
         submitted = time.time() - start
         if answer.is_error:
             return Drawn(steps=arrival.steps, pictures=arrival.count, submitted=submitted)

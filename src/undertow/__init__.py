@@ -38,9 +38,12 @@ if TYPE_CHECKING:
     from undertow.attention.policy import AttentionPolicy
     from undertow.engine.context import PredictionContext
     from undertow.engine.engine import Engine
+    from undertow.engine.events import WorkEvent
+    from undertow.engine.fingerprint import Fingerprint
     from undertow.engine.handle import Handle
     from undertow.engine.limits import BatchLimits
     from undertow.engine.options import RunOptions
+    from undertow.engine.outcomes import OutcomeLog
     from undertow.engine.parts import HighResolution, Region, Views
     from undertow.engine.request import GenerationRequest
     from undertow.engine.result import GenerationResult
@@ -67,6 +70,7 @@ __all__ = [
     "DataError",
     "Engine",
     "EngineClosed",
+    "Fingerprint",
     "GenerationRequest",
     "GenerationResult",
     "Handle",
@@ -79,6 +83,7 @@ __all__ = [
     "MissingDependency",
     "NonFiniteError",
     "OutOfMemory",
+    "OutcomeLog",
     "Ports",
     "PredictionContext",
     "PromptError",
@@ -96,6 +101,7 @@ __all__ = [
     "UnsafeFile",
     "UnsupportedModel",
     "Views",
+    "WorkEvent",
     "load",
     "load_unet",
 ]
@@ -113,8 +119,11 @@ _ROOMS = {
     "PredictionContext": "undertow.engine.context",
     "BatchLimits": "undertow.engine.limits",
     "Engine": "undertow.engine.engine",
+    "Fingerprint": "undertow.engine.fingerprint",
     "Handle": "undertow.engine.handle",
+    "OutcomeLog": "undertow.engine.outcomes",
     "RunOptions": "undertow.engine.options",
+    "WorkEvent": "undertow.engine.events",
     "GenerationResult": "undertow.engine.result",
     "HighResolution": "undertow.engine.parts",
     "Region": "undertow.engine.parts",

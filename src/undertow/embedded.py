@@ -14,8 +14,15 @@ def embedded_models() -> dict[str, Path]:
     return {folder.name: folder for folder in sorted(root.iterdir()) if folder.is_dir()} if root.is_dir() else {}
 
 
+def require_named(source: str | Path) -> None:
+    """Errors: `UnknownCheckpoint` for an empty name, which would be the working folder."""
+    if not str(source).strip():
+        raise UnknownCheckpoint(repr(str(source)), "this is no name", "name a file, a folder, a model or a Hub id")
+
+
 def located(source: str | Path) -> str | Path:
     """An embedded model's folder, or the source itself. Errors: `UnknownCheckpoint` for a name that is neither."""
+    require_named(source)
     embedded = embedded_models()
     place = embedded.get(str(source), source)
     if "/" not in str(source) and not Path(place).exists():

@@ -23,10 +23,34 @@
 A message says the value, what was expected and the remedy, in one sentence or two.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from undertow.shortage import asked_memory, is_out_of_memory, size_in_words
+
+PLAIN = (
+    (re.compile(r".*set_int_max_str_digits.*"), "a number of thousands of digits"),
+    (re.compile(r"could not convert string to float: (.*)"), r"\1 is no number"),
+    (re.compile(r"invalid literal for int\(\) with base \d+: (.*)"), r"\1 is no whole number"),
+    (re.compile(r".*(MAX_TEXT_CHUNK|MAX_TEXT_MEMORY).*"), "a text or a color profile in it is larger than it may be"),
+)
+"""What Python and its libraries say in terms of their own functions, and what a user can understand."""
+
+
+def in_plain_words(error: BaseException) -> str:
+    """What was wrong with a file, for the end of a sentence, without words of Python's own."""
+    match error:
+        case RecursionError():
+            return "brackets inside one another, too deep"
+        case KeyError():
+            return f"{error} is missing"
+        case AttributeError() | TypeError():
+            return "a value is of another kind than was expected"
+    said = " ".join(str(error).split())
+    found = ((pattern.fullmatch(said), words) for pattern, words in PLAIN)
+    return next((match.expand(words) for match, words in found if match is not None), said) or type(error).__name__
 
 
 class UndertowError(Exception):
@@ -34,13 +58,27 @@ class UndertowError(Exception):
 
 
 class ConfigError(UndertowError, ValueError):
-    """A configuration that no network can be built from. Names the field, its value and the broken rule."""
+    """A configuration that no network can be built from. Names the field, its value and the broken rule, and the file
+    that it stands in, if it is from one."""
 
-    def __init__(self, field: str, value: object, rule: str):
-        super().__init__(f"{field} = {value!r}: {rule}")
+    def __init__(self, field: str, value: object, rule: str, *, file: str | Path | None = None):
+        where = "" if file is None else f"{file}: "
+        super().__init__(f"{where}{field} = {value!r}: {rule}")
         self.field = field
         self.value = value
         self.rule = rule
+        self.file = None if file is None else Path(file)
+
+
+@contextmanager
+def naming_file(file: str | Path) -> Generator[None]:
+    """Stands around what makes a configuration from a file's content: a `ConfigError` names the file."""
+    try:
+        yield
+    except ConfigError as err:
+        if err.file is not None:
+            raise
+        raise ConfigError(err.field, err.value, err.rule, file=file) from err
 
 
 class InvalidInput(UndertowError, ValueError):

@@ -10,6 +10,10 @@ OF_TRAINING: Mapping[str, str] = {"matplotlib": "matplotlib", "transformers": "t
 """What every training needs: modules, and the packages that they come with."""
 
 
+OF_FIGURES: Mapping[str, str] = {"matplotlib": "matplotlib"}
+"""What drawings of numbers need."""
+
+
 @contextmanager
 def optional_package(package: str, extra: str | None = None) -> Generator[None]:
     """Stands around the import of an optional package. extra: of undertow's that it comes with, if any.

@@ -50,3 +50,8 @@ def did_you_mean(name: str | Path, known: Iterable[str]) -> str:
     """A question to stand before a list of names, where one of them is near."""
     near = get_close_matches(str(name)[:LONGEST], list(known), n=1)
     return f"did you mean {near[0]!r}? " if near else ""
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """A number and its noun: 1 layer, 2 layers. many: the plural where it is not the singular with an s."""
+    return f"{count:,} {one}" if count == 1 else f"{count:,} {many or f'{one}s'}"

@@ -241,11 +241,22 @@ def _refusal(cls: type[Record], json: Any, err: ValidationError, prefix: str) ->
             )
 
 
+KINDS = {
+    **dict.fromkeys(("tuple_type", "list_type", "frozen_set_type", "set_type"), "a list"),
+    **dict.fromkeys(
+        ("dict_type", "mapping_type", "dataclass_type", "dataclass_exact_type"), "an object with named fields"
+    ),
+}
+"""By pydantic's kinds of errors, what was expected where its own words are Python's."""
+
+
 def _expected(error: ErrorDetails, owner: type[Record], field: str | None) -> str:
     """In the words of the field's own rule where it is that which was broken."""
     rule = _rules(owner).get(field or "")
     broken = error["type"] in ("literal_error", "finite_number") or error["type"].startswith(("greater", "less"))
-    return rule.expected if rule is not None and broken else re.sub(r"^\w+ should (be|have) ", "", error["msg"])
+    if rule is not None and broken:
+        return rule.expected
+    return KINDS.get(error["type"], re.sub(r"^\w+ should (be|have) ", "", error["msg"]))
 
 
 def _dotted(place: tuple[int | str, ...], json: Any) -> str:

@@ -23,13 +23,22 @@ def asked_memory(error: BaseException | None) -> str:
     if found is None:
         return ""
     amount, unit = found.groups()
-    return size_in_words(int(amount)) if unit == "bytes" else f"{amount} {unit}"
+    return size_in_words(int(float(amount) * BINARY[unit]))
+
+
+BINARY = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+"""What PyTorch counts memory in."""
+
+UNITS = ("kB", "MB", "GB", "TB", "PB")
 
 
 def size_in_words(count: int) -> str:
-    """Bytes with a unit: 3.0 GiB."""
-    units = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB")
-    size, power = float(count), 0
-    while size >= 1024 and power < len(units) - 1:
-        size, power = size / 1024, power + 1
-    return f"{size:.0f} {units[power]}" if power == 0 else f"{size:.1f} {units[power]}"
+    """Bytes in a unit that budgets are typed in, of powers of 1000, with three digits or a little more: 130 MB,
+    2.43 GB."""
+    if count < 1000:
+        return f"{count} bytes"
+    size, power = count / 1000, 0
+    while size >= 1000 and power < len(UNITS) - 1:
+        size, power = size / 1000, power + 1
+    digits = (2 if size < 100 else 0) if power > 1 else 1 if size < 10 else 0
+    return f"{size:.{digits}f} {UNITS[power]}"

@@ -71,7 +71,7 @@ def test_strategy_weights_and_budget(shown):
     files = ("style.safetensors", "character.safetensors")
     _, text = shown("explain", *files, "--model", "model", "--strategy", "weighted", "--weight", "style=0.5")
     assert "weighted: changes add up, each scale times the adapter's weight" in text
-    _, text = shown("explain", *files, "--model", "model", "--budget", "0.001")
+    _, text = shown("explain", *files, "--model", "model", "--budget", "1kB")
     assert "character and style are off" in text
     _, text = shown("explain", "style.safetensors", "--model", "model")
     assert "no conflicts" in text

@@ -22,8 +22,8 @@ def test_a_preset_s_summary_counts_parameters(capsys):
     ("arguments", "words"),
     [
         (["inspect", "sd3"], "known names: sd15"),
-        (["inspect", "sd15", "--trace", "--size", "64x"], "HEIGHTxWIDTH"),
-        (["inspect", "sd15", "--trace", "--size", "64x-1"], "HEIGHTxWIDTH"),
+        (["inspect", "sd15", "--trace", "--size", "64x"], "WIDTHxHEIGHT"),
+        (["inspect", "sd15", "--trace", "--size", "64x-1"], "WIDTHxHEIGHT"),
         (["inspect", "sd15", "--trace", "--batch", "0"], "--batch is '0', expected at least 1"),
     ],
 )

@@ -14,8 +14,8 @@ from undertow.cli.plan_picture import parts_of
 from undertow.cli.plan_text import seconds_text, shortened
 from undertow.memory.plan import plan
 from undertow.memory.subjects import named_model
-from undertow.memory.units import bytes_text
 from undertow.memory.work import Work
+from undertow.shortage import size_in_words
 from undertow.unet.config import CrossAttention, Level, UNetConfig
 
 TINY = UNetConfig(levels=(Level(channels=320, attention=CrossAttention(heads=8)),), context_dim=768)
@@ -42,15 +42,16 @@ def test_the_answer_is_yes_with_what_gives_way(capsys):
     assert code == 0
     assert found.measures
     assert (
-        f"Fits into {bytes_text(BETWEEN)}, where without measures it would take {bytes_text(found.asked_bytes)}" in text
+        f"Fits into {size_in_words(BETWEEN)}, where without measures it would take {size_in_words(found.asked_bytes)}"
+        in text
     )
     for number, measure in enumerate(found.measures, 1):
         (line,) = (line for line in text.splitlines() if line.startswith(f" {number}. "))
         assert measure.name in line
-        assert f"-{bytes_text(measure.saved_bytes)}" in line
+        assert f"-{size_in_words(measure.saved_bytes)}" in line
     for stage in found.stages:
-        assert bytes_text(stage.weight_bytes + stage.activation_bytes) in text
-    assert bytes_text(found.process_bytes) in text
+        assert size_in_words(stage.weight_bytes + stage.activation_bytes) in text
+    assert size_in_words(found.process_bytes) in text
     assert "run it again with --measure" in text
     assert max(map(len, text.splitlines())) <= 80
 
@@ -59,7 +60,7 @@ def test_the_answer_is_no_with_the_smallest_plan(capsys):
     code, text = shown(capsys, "emoji", "--budget", "100MB")
     smallest = plan(EMOJI, WORK).smallest_bytes
     assert code == DOES_NOT_FIT == 3
-    assert f"Does not fit into 100 MB: the smallest plan takes {bytes_text(smallest)}" in text
+    assert f"Does not fit into 100 MB: the smallest plan takes {size_in_words(smallest)}" in text
 
 
 def test_what_fits_as_it_is(capsys):
@@ -158,7 +159,7 @@ def test_durations_and_modules_are_short():
 def test_a_picture_replaces_a_link_and_not_what_it_leads_to(capsys, tmp_path):
     (tmp_path / "other.txt").write_text("somebody's")
     (tmp_path / "plan.png").symlink_to(tmp_path / "other.txt")
-    shown(capsys, "emoji", "--picture", str(tmp_path / "plan.png"))
+    shown(capsys, "emoji", "--picture", str(tmp_path / "plan.png"), "--overwrite")
     assert (tmp_path / "other.txt").read_text() == "somebody's"
     assert not (tmp_path / "plan.png").is_symlink()
     Image.open(tmp_path / "plan.png").verify()

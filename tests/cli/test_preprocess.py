@@ -55,7 +55,7 @@ def test_a_depth_map_of_sixteen_bits_is_normalized_and_a_mask_noted(tmp_path, ca
     assert (row[0], row[-1]) == (255, 0)
     assert "note" not in capsys.readouterr().err
     Image.fromarray(np.eye(16, dtype=np.uint8)).save(tmp_path / "mask.png")
-    assert run("depth", tmp_path / "mask.png", "--out", out) == 0
+    assert run("depth", tmp_path / "mask.png", "--out", out, "--overwrite") == 0
     assert "2 different values" in capsys.readouterr().err
 
 

@@ -63,7 +63,7 @@ def test_a_file_in_place_of_the_folder_is_refused(capsys, tmp_path):
 
 
 def test_data_of_a_newer_version_is_refused(capsys, tmp_path):
-    import sqlite3  # noqa: PLC0415
+    import sqlite3
 
     Store.open(f"sqlite:///{tmp_path / 'undertow.db'}").close()
     with sqlite3.connect(tmp_path / "undertow.db") as database:

@@ -36,8 +36,8 @@ from undertow.memory.ladder import Economy, StepDown
 from undertow.sampling.catalogue import SAMPLERS
 from undertow.vae.precision import decode_safely
 
-SIXTEEN = RunOptions(limits=BatchLimits(padded_to=16))
-"""Every forward of sixteen rows, so that a picture is bit-equal whatever shares its batches."""
+SIX = RunOptions(limits=BatchLimits(padded_to=6))
+"""Every forward of six rows, so that a picture is bit-equal whatever shares its batches."""
 
 COMMON = {"prompt": "a", "steps": 3, "seed": 5, "schedule": "karras", "size": 16}
 
@@ -47,6 +47,7 @@ KINDS = {
     "three pictures": {"count": 3, "sampler": "euler_ancestral"},
     "cancelled guidance": {"guidance_scale": 1.0},
     "image to image": {"image": photo(), "strength": 0.7, "size": 32},
+    "nothing to draw": {"image": photo(), "strength": 0.0, "size": 32},
     "inpainting": {"image": photo(), "mask": right_half(), "strength": 1.0, "sampler": "heun", "size": 32},
     "second pass by the VAE": {"high_resolution": HighResolution(scale=1.5, strength=0.7), "sampler": "dpmpp_sde"},
     "second pass of latents": {
@@ -77,7 +78,6 @@ class Drawn:
     logs: list[bytearray]
     rows: int
     replayed: int
-    resumed: list[int]
 
 
 def engine_over(service: UNetService, **settings: object) -> Engine:
@@ -88,7 +88,7 @@ def draw(
     service: UNetService,
     requests: Sequence[GenerationRequest],
     before: Sequence[bytes] | None = None,
-    options: RunOptions = SIXTEEN,
+    options: RunOptions = SIX,
     others: Sequence[GenerationRequest] = (),
 ) -> Drawn:
     """Draws all in one fresh engine, each with a log. before: the bytes that each log holds already. others: that share
@@ -114,23 +114,21 @@ def draw(
         logs=buffers,
         rows=sum(event.rows for event in events if event.kind == "denoise" and own & set(event.requests)),
         replayed=sum(result.report.replayed_rows for result in results),
-        resumed=[result.report.replayed_rows for result in results],
     )
 
 
 def assert_resumes(
-    service: UNetService, requests: Mapping[str, GenerationRequest], rounds: int, chance: random.Random
+    service: UNetService, requests: Mapping[str, GenerationRequest], chance: random.Random, options: RunOptions = SIX
 ) -> None:
     """Every request is killed at a random byte of its log and goes on in another engine beside others."""
     asked = list(requests.values())
-    undisturbed = draw(service, asked)
-    for _ in range(rounds):
-        kept = [bytes(log[: chance.randrange(len(log) + 1)]) for log in undisturbed.logs]
-        resumed = draw(service, asked, kept)
-        for name, one, other in zip(requests, undisturbed.latents, resumed.latents, strict=True):
-            assert torch.equal(one, other), name
-        assert resumed.rows == undisturbed.rows - resumed.replayed
-        assert [len(log) for log in resumed.logs] == [len(log) for log in undisturbed.logs]
+    undisturbed = draw(service, asked, options=options)
+    kept = [bytes(log[: chance.randrange(len(log) + 1)]) for log in undisturbed.logs]
+    resumed = draw(service, asked, kept, options)
+    for name, one, other in zip(requests, undisturbed.latents, resumed.latents, strict=True):
+        assert torch.equal(one, other), name
+    assert resumed.rows == undisturbed.rows - resumed.replayed
+    assert [len(log) for log in resumed.logs] == [len(log) for log in undisturbed.logs]
 
 
 @pytest.fixture
@@ -144,20 +142,20 @@ def test_every_sampler_goes_on_where_it_was(service, chance):
     assert len(fitting) > 40
     coarse = {"sampler_options": {"rtol": 1.0, "h_init": 0.5}}  # of adaptive ones, which otherwise take 90 evaluations
     samplers = {
-        name: {"sampler": name, "guidance_scale": 1.4 if "cfg_pp" in name else 1.0}
+        name: {"sampler": name, "guidance_scale": 1.4 if "cfg_pp" in name else 1.0, "size": 8}
         | (coarse if "adaptive" in name else {})
         for name in fitting
     }
-    assert_resumes(service, requests_of(samplers), 1, chance)
+    assert_resumes(service, requests_of(samplers), chance, RunOptions(limits=BatchLimits(padded_to=24)))
 
 
 def test_every_kind_of_request_goes_on_where_it_was(service, chance):
-    assert_resumes(service, requests_of(KINDS), 1, chance)
+    assert_resumes(service, requests_of(KINDS), chance)
 
 
 def test_a_refiner_goes_on_where_it_was(chance):
     kinds = {"both": {"refiner_switch": 0.5, "high_resolution": HighResolution(scale=1.5, strength=0.7)}}
-    assert_resumes(service_of("sdxl", refiner="refiner"), requests_of(kinds), 1, chance)
+    assert_resumes(service_of("sdxl", refiner="refiner"), requests_of(kinds), chance)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +172,7 @@ def test_lora_in_slots_and_merged_go_on_where_they_were(lora, chance):
         "in a region": {"regions": (Region(prompt="b", box=(0, 0, 0.5, 1), adapters=(Adapter(lora),)),)},
     }
     banked = service_of("sd1", capacity=AdapterCapacity(slots=4, rank=16, per_row=2))
-    assert_resumes(banked, requests_of(kinds), 1, chance)
+    assert_resumes(banked, requests_of(kinds), chance)
 
 
 @pytest.fixture(scope="module")
@@ -187,7 +185,7 @@ def undisturbed(service, asked) -> Drawn:
     return draw(service, [asked])
 
 
-def resumed_from(service: UNetService, request: GenerationRequest, data: bytes, options: RunOptions = SIXTEEN):
+def resumed_from(service: UNetService, request: GenerationRequest, data: bytes, options: RunOptions = SIX):
     """The result of a request with such a log, and the events that its observer saw."""
     engine, seen = engine_over(service), []
     log = OutcomeLog.read(data, engine.fingerprint(request, options=options))
@@ -195,7 +193,7 @@ def resumed_from(service: UNetService, request: GenerationRequest, data: bytes, 
 
 
 def test_a_log_changes_no_bit_of_a_picture_or_its_file(service, asked, undisturbed):
-    alone = service.generate_many([asked], limits=SIXTEEN.limits)[0]
+    alone = service.generate_many([asked], limits=SIX.limits)[0]
     assert torch.equal(undisturbed.latents[0], alone.latents)
     log = bytes(undisturbed.logs[0])
     resumed, _ = resumed_from(service, asked, log[: len(log) // 2])
@@ -233,7 +231,7 @@ def test_a_whole_log_calls_no_network(service, asked, undisturbed):
 
 def test_half_precision_is_recorded_as_it_is(chance):
     half = service_of("sd1", torch.bfloat16)
-    assert_resumes(half, requests_of({"one": {}, "sag": {"guidance_method": "cfg+sag"}}), 1, chance)
+    assert_resumes(half, requests_of({"one": {}, "sag": {"guidance_method": "cfg+sag"}}), chance)
 
 
 def test_the_report_and_the_observer_are_told_where_it_goes_on(service, undisturbed, asked):
@@ -258,18 +256,18 @@ def test_the_report_and_the_observer_are_told_where_it_goes_on(service, undistur
 def test_cancelling_a_resumed_request(service, asked, step):
     """Also while it is replayed; its log goes on to serve."""
     engine, buffer = engine_over(service), bytearray()
-    fingerprint = engine.fingerprint(asked, options=SIXTEEN)
+    fingerprint = engine.fingerprint(asked, options=SIX)
     first = engine.submit(
         asked,
         lambda event: event.cancel() if event.step == step else None,
-        options=SIXTEEN,
+        options=SIX,
         outcomes=OutcomeLog(fingerprint, buffer.extend),
     )
     assert first.result().report.cancelled
-    again = engine.submit(asked, options=SIXTEEN, outcomes=OutcomeLog.read(bytes(buffer), fingerprint))
+    again = engine.submit(asked, options=SIX, outcomes=OutcomeLog.read(bytes(buffer), fingerprint))
     again.cancel()
     assert again.result().report.cancelled
-    third = engine.submit(asked, options=SIXTEEN, outcomes=OutcomeLog.read(bytes(buffer), fingerprint))
+    third = engine.submit(asked, options=SIX, outcomes=OutcomeLog.read(bytes(buffer), fingerprint))
     assert third.result().report.replayed_rows == 4 * step
     assert torch.equal(third.result().latents, draw(service, [asked]).latents[0])
 
@@ -282,9 +280,9 @@ def test_a_disk_that_is_full_fails_its_own_request(service, asked):
         if len(written) == 3:
             raise OSError(28, "No space left on device")
 
-    log = OutcomeLog(engine.fingerprint(asked, options=SIXTEEN), full)
-    failing = engine.submit(asked, options=SIXTEEN, outcomes=log)
-    other = engine.submit(asked, options=SIXTEEN)
+    log = OutcomeLog(engine.fingerprint(asked, options=SIX), full)
+    failing = engine.submit(asked, options=SIX, outcomes=log)
+    other = engine.submit(asked, options=SIX)
     assert len(other.result().images) == 2
     with pytest.raises(OSError, match="No space"):
         failing.result()
@@ -296,8 +294,8 @@ def test_requests_come_with_logs_from_other_threads(service, asked, undisturbed)
     with engine_over(service) as engine:
 
         def submit(cut: int) -> None:
-            read = OutcomeLog.read(log[:cut], engine.fingerprint(asked, options=SIXTEEN))
-            found.append(engine.submit(asked, options=SIXTEEN, outcomes=read).result().latents)
+            read = OutcomeLog.read(log[:cut], engine.fingerprint(asked, options=SIX))
+            found.append(engine.submit(asked, options=SIX, outcomes=read).result().latents)
 
         threads = [threading.Thread(target=submit, args=(cut,)) for cut in (0, len(log) // 4, len(log))]
         for thread in threads:
@@ -334,30 +332,28 @@ def test_a_log_of_something_else_is_refused_by_name(service, asked, undisturbed,
     engine, log = engine_over(service), bytes(undisturbed.logs[0])
     adapted = replace(asked, adapters=(Adapter(lora),))
     others = {
-        "request.prompt is another": engine.fingerprint(replace(asked, prompt="b"), options=SIXTEEN),
-        "request.image was not given": engine.fingerprint(replace(asked, image=photo()), options=SIXTEEN),
-        "adapter one was not given": engine.fingerprint(adapted, options=SIXTEEN),
-        "rows of a forward was 16, and is any": engine.fingerprint(asked),
-        "rows of a forward was 16, and is 8": engine.fingerprint(
+        "request.prompt is another": engine.fingerprint(replace(asked, prompt="b"), options=SIX),
+        "request.image was not given": engine.fingerprint(replace(asked, image=photo()), options=SIX),
+        "adapter one was not given": engine.fingerprint(adapted, options=SIX),
+        "rows of a forward was 6, and is any": engine.fingerprint(asked),
+        "rows of a forward was 6, and is 8": engine.fingerprint(
             asked, options=RunOptions(limits=BatchLimits(padded_to=8))
         ),
-        "latents was not given": engine.fingerprint(asked, options=SIXTEEN, latents=torch.zeros(2, 4, 8, 8)),
-        "model is another": engine_over(service_of("sd2")).fingerprint(asked, options=SIXTEEN),
-        "number types was unet float32": engine_over(service_of("sd1", torch.bfloat16)).fingerprint(
-            asked, options=SIXTEEN
-        ),
+        "latents was not given": engine.fingerprint(asked, options=SIX, latents=torch.zeros(2, 4, 8, 8)),
+        "model is another": engine_over(service_of("sd2")).fingerprint(asked, options=SIX),
+        "number types was unet float32": engine_over(service_of("sd1", torch.bfloat16)).fingerprint(asked, options=SIX),
     }
     for words, fingerprint in others.items():
         with pytest.raises(InvalidInput, match=words) as refusal:
             OutcomeLog.read(log, fingerprint)
         assert refusal.value.argument == "outcomes"
         with pytest.raises(InvalidInput, match="outcomes is a log of something else"):
-            engine.submit(asked, options=SIXTEEN, outcomes=OutcomeLog(fingerprint))
+            engine.submit(asked, options=SIX, outcomes=OutcomeLog(fingerprint))
 
 
 def test_versions_machines_and_files_are_part_of_it(service, asked, undisturbed, lora, tmp_path):
     engine = engine_over(service)
-    now = engine.fingerprint(asked, options=SIXTEEN)
+    now = engine.fingerprint(asked, options=SIX)
     then = replace(now, parts={**now.parts, "undertow": "0.0", "machine": "another processor"})
     assert [line.split(",")[0] for line in now.differences(then)] == [
         "undertow was 0.0",
@@ -375,22 +371,22 @@ def test_versions_machines_and_files_are_part_of_it(service, asked, undisturbed,
 
 def test_a_log_serves_one_run(service, asked, undisturbed):
     engine = engine_over(service)
-    log = OutcomeLog.read(bytes(undisturbed.logs[0]), engine.fingerprint(asked, options=SIXTEEN))
-    engine.submit(asked, options=SIXTEEN, outcomes=log)
+    log = OutcomeLog.read(bytes(undisturbed.logs[0]), engine.fingerprint(asked, options=SIX))
+    engine.submit(asked, options=SIX, outcomes=log)
     with pytest.raises(InvalidInput, match="outcomes is a log in use"):
-        engine.submit(asked, options=SIXTEEN, outcomes=log)
+        engine.submit(asked, options=SIX, outcomes=log)
 
 
 def test_a_replay_that_asks_for_something_else_is_noticed(service, asked, undisturbed):
     """As it would on a machine whose fingerprint is the same and whose numbers are not."""
     engine, other = engine_over(service), replace(asked, seed=6)
-    forged = MAGIC + framed(Begun(fingerprint=engine.fingerprint(other, options=SIXTEEN)))
+    forged = MAGIC + framed(Begun(fingerprint=engine.fingerprint(other, options=SIX)))
     start = next(end for _, end in records(bytes(undisturbed.logs[0])))
-    log = OutcomeLog.read(forged + bytes(undisturbed.logs[0])[start:], engine.fingerprint(other, options=SIXTEEN))
+    log = OutcomeLog.read(forged + bytes(undisturbed.logs[0])[start:], engine.fingerprint(other, options=SIX))
     with pytest.raises(
         InvalidInput, match=r"a log whose request 0, picture 0, step 0, branch .* other latents"
     ) as refusal:
-        engine.submit(other, options=SIXTEEN, outcomes=log).result()
+        engine.submit(other, options=SIX, outcomes=log).result()
     assert refusal.value.argument == "outcomes"
 
 
@@ -400,10 +396,12 @@ def test_what_is_no_log_is_refused(service, asked):
         OutcomeLog.read(b"\x89PNG\r\n", fingerprint)
     with pytest.raises(InvalidInput, match="outcomes is bytes that begin with"):
         OutcomeLog.read(MAGIC.replace(b"1", b"2"), fingerprint)
+    with pytest.raises(InvalidInput, match=r"data is 'apple.log'"):
+        OutcomeLog.read("apple.log", fingerprint)
 
 
 def test_damage_cuts_a_log_off_and_raises_nothing(service, asked, undisturbed, chance):
-    fingerprint, log = engine_over(service).fingerprint(asked, options=SIXTEEN), bytes(undisturbed.logs[0])
+    fingerprint, log = engine_over(service).fingerprint(asked, options=SIX), bytes(undisturbed.logs[0])
     for _ in range(100):
         place, damage = chance.randrange(len(MAGIC), len(log)), chance.randbytes(8)
         for damaged in (log[:place] + damage + log[place + 8 :], log[:place] + damage + log[place:]):
@@ -448,9 +446,9 @@ def test_what_was_done_for_less_memory_goes_on(service, asked, monkeypatch):
     """Forwards after the crash compute as those before it, and a picture is decoded as it was the first time."""
     parts, budgets = [], []
 
-    def spied_forward(rows, manager, padded_to, runner, feed_forward_chunks):
-        parts.append(feed_forward_chunks)
-        return forward.forward(rows, manager, padded_to, runner, feed_forward_chunks)
+    def spied_forward(rows, manager, padded_to, runner, ports):
+        parts.append(ports.feed_forward_chunks)
+        return forward.forward(rows, manager, padded_to, runner, ports)
 
     def spied_decode(vae, latents, *, budget_bytes, clamp):
         budgets.append(budget_bytes is not None)
@@ -462,7 +460,7 @@ def test_what_was_done_for_less_memory_goes_on(service, asked, monkeypatch):
         StepDown(unit=1, reason="tried to allocate 40.00 GiB", economy=Economy(feed_forward_chunks=2)),
         StepDown(unit=7, reason="decoding ran out", economy=Economy(feed_forward_chunks=2, decode_bytes=2**16)),
     )
-    with_course = replace(SIXTEEN, course=course)
+    with_course = replace(SIX, course=course)
     whole = draw(service, [asked], options=with_course)
     assert (parts, budgets) == ([1, 2, 2], [False, True])
     log = bytes(whole.logs[0])
@@ -470,10 +468,10 @@ def test_what_was_done_for_less_memory_goes_on(service, asked, monkeypatch):
     one_step = next(end for record, end in found if isinstance(record, Answered) and record.unit == 2)
     for options, cut, expected, taken in (
         (with_course, len(log), ([], [False, True]), course),
-        (SIXTEEN, len(log), ([], [False, True]), course),
+        (SIX, len(log), ([], [False, True]), course),
         (with_course, found[-3][1], ([], [False, True]), course),  # the first picture was decoded
-        (SIXTEEN, found[-3][1], ([], [False, False]), course[:1]),  # nothing ran out this time
-        (SIXTEEN, one_step + 300, ([2, 2], [False, False]), course[:1]),  # within the second forward
+        (SIX, found[-3][1], ([], [False, False]), course[:1]),  # nothing ran out this time
+        (SIX, one_step + 300, ([2, 2], [False, False]), course[:1]),  # within the second forward
     ):
         parts.clear()
         budgets.clear()
@@ -495,7 +493,7 @@ def test_numbers_that_are_none_are_replayed_where_they_are_kept(service):
     assert result.report.replayed_rows == 5, "this one is computed again"
     assert torch.equal(result.latents, whole.latents[0])
     with pytest.raises(InvalidInput, match="latents is non-finite"):
-        resumed_from(service, asked, bytes(log), replace(SIXTEEN, non_finite="keep"))
+        resumed_from(service, asked, bytes(log), replace(SIX, non_finite="keep"))
 
 
 # Work
@@ -509,14 +507,14 @@ def test_watchers_are_told_of_each_unit_of_work(service, lora):
 
     engine = engine_over(service, watchers=[fails, events.append])
     asked = requests_of({"one": {}, "two": {"count": 2, "guidance_scale": 1.0}, "lora": {"adapters": (Adapter(lora),)}})
-    engine.submit_together(list(asked.values()), options=SIXTEEN)
+    engine.submit_together(list(asked.values()), options=SIX)
     engine.run()
     assert {event.kind for event in events} == {"encode", "denoise", "decode"}
     assert all(event.seconds > 0 for event in events)
     forwards = [event for event in events if event.kind == "denoise"]
     assert {(event.requests, event.rows, event.computed_rows, event.adapters) for event in forwards} == {
-        ((0, 1), 4, 16, 0),
-        ((2,), 2, 16, 1),
+        ((0, 1), 4, 6, 0),
+        ((2,), 2, 6, 1),
     }
     assert {(event.size, event.failed_rows, event.refiner) for event in forwards} == {((8, 8), 0, False)}
     decoded = [event for event in events if event.kind == "decode"]

@@ -166,6 +166,8 @@ def _become(arguments: Sequence[str], folder: Path, output: int) -> None:
         os.dup2(output, 1)
         os.dup2(output, 2)
         os.chdir(folder)
+        if Path("undertow.toml").exists():
+            os.environ["UNDERTOW_CONFIG"] = "undertow.toml"
         from undertow.cli.app import main
 
         code = main(list(arguments))

@@ -4,8 +4,10 @@ What would be allowed and last long is left out: pictures that are large but may
 """
 
 import json
+import typing
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from enum import EnumType
 from functools import cache
 from typing import Any
 
@@ -144,6 +146,31 @@ def _mosaic() -> Json:
     return {"__metadata__": metadata, **dict(kept)}
 
 
+FITTING: Mapping[str, tuple[int, ...]] = {
+    "lora_unet_down_blocks_1_attentions_0_proj_in": (192, 192, 1, 1),
+    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q": (192, 192),
+    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k": (192, 128),
+}
+"""Layers of the embedded model, and the shapes of their weights."""
+
+
+@st.composite
+def near(draw: st.DrawFn) -> bytes:
+    """A LoRA that fits the embedded model, or did before one of its shapes was changed."""
+    tensors: dict[str, tuple[Any, Any]] = {}
+    for layer in draw(st.lists(st.sampled_from(sorted(FITTING)), min_size=1, unique=True)):
+        outputs, inputs, *kernel = FITTING[layer]
+        rank, kind = draw(st.integers(1, 4)), draw(st.sampled_from(["F32", "F16", "BF16"]))
+        tensors[f"{layer}.lora_down.weight"] = kind, [rank, inputs, *kernel]
+        tensors[f"{layer}.lora_up.weight"] = kind, [outputs, rank, *kernel]
+        if draw(st.booleans()):
+            tensors[f"{layer}.alpha"] = "F32", []
+    if draw(st.integers(0, 2)) == 0:
+        name = draw(st.sampled_from(sorted(tensors)))
+        tensors[name] = (tensors[name][0], draw(SHAPES))
+    return safetensors(tensors, draw(METADATA))
+
+
 def headers() -> Cases:
     """Safetensors files, where any file of weights is expected."""
     whole = st.builds(safetensors, TENSORS, METADATA)
@@ -151,7 +178,7 @@ def headers() -> Cases:
     return st.builds(
         lambda use, content: Case(arguments=use, files={"f.safetensors": content, "picture.png": picture()}),
         USES,
-        whole | broken | whole.flatmap(bent),
+        near() | near() | whole | broken | whole.flatmap(bent),
     )
 
 
@@ -275,18 +302,35 @@ def prompts(draw: st.DrawFn) -> Case:
             return Case(arguments=(*DRAW, *dialect, "--", text))
 
 
+def _right(parameter: Any) -> tuple[str, ...] | None:
+    """Values that an option may well have; `None` for one that has no value."""
+    if parameter.is_flag:
+        return None
+    kind = parameter.type_descriptor.annotation
+    if choices := tuple(kind) if isinstance(kind, EnumType) else typing.get_args(kind):
+        return tuple(map(str, choices))
+    match kind.__name__:
+        case "int":
+            return ("1", "2", "3")
+        case "float":
+            return ("0.5", "1", "2")
+        case _:
+            return ("1", "mosaic", "euler", "karras", "cpu", "emoji", "64x64", "made.png", "picture.png", "folder")
+
+
 @cache
-def _options() -> Mapping[tuple[str, ...], tuple[str, ...]]:
-    """The options of every verb, by what is typed before them."""
+def _options() -> Mapping[tuple[str, ...], Mapping[str, tuple[str, ...] | None]]:
+    """The options of every verb with values that fit, by what is typed before them."""
     from undertow.cli.app import VERBS
 
-    found: dict[tuple[str, ...], tuple[str, ...]] = {}
+    found: dict[tuple[str, ...], Mapping[str, tuple[str, ...] | None]] = {}
 
     def add(command: Any, path: tuple[str, ...]) -> None:
         for name, inner in getattr(command, "commands", {}).items():
             add(inner, (*path, name))
         if not getattr(command, "commands", {}):
-            found[path] = tuple(one for parameter in command.params for one in parameter.opts if one.startswith("--"))
+            typed = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+            found[path] = {name: _right(one) for one in typed for name in one.opts if name.startswith("--")}
 
     for name, verb in VERBS.items():
         app = verb if isinstance(verb, typer.Typer) else typer.Typer(add_completion=False)
@@ -298,22 +342,62 @@ def _options() -> Mapping[tuple[str, ...], tuple[str, ...]]:
 
 @st.composite
 def options(draw: st.DrawFn) -> Case:
-    """Every verb with values that its options were not made for."""
+    """Every verb with options that fit, and with values that its options were not made for."""
     verb = draw(st.sampled_from(sorted(_options())))
     begun = {
         "generate": (*DRAW, "apple"),
         "compare": ("compare", "apple", "--steps", "1"),
-        "sample": ("sample", "digits-flow"),
+        "sample": ("sample", "digits-flow", "--count", "1", "--steps", "1", "--class", "3"),
+        "inspect": ("inspect", "sd15"),
+        "plan": ("plan", "sd15"),
+        "preprocess": (*verb, "picture.png"),
+        "convert": ("convert", "emoji", "made", "--to", "ldm"),
+        "adapters": (*verb, "mosaic"),
     }
     typed = [*begun.get(verb[0], verb)]
-    if verb[0] in ("inspect", "preprocess", "convert", "adapters") and draw(st.booleans()):
+    if verb[0] in ("inspect", "preprocess", "convert", "adapters") and draw(st.integers(0, 3)) == 0:
         typed.append(draw(VALUES))
     lasting = {"--steps", "--count", "--batch-size", "--show", "--help"}
     known = [option for option in _options()[verb] if option not in lasting]
     for option in draw(st.lists(st.sampled_from(known), min_size=1, max_size=3)) if known else ():
-        typed += [option, draw(VALUES)]
+        right = _options()[verb][option]
+        if draw(st.integers(0, 2)) == 0:
+            typed += [option, draw(VALUES)]
+        else:
+            typed += [option] if right is None else [option, draw(st.sampled_from(right))]
     files = {"picture.png": picture(), "folder/picture.png": picture(), "folder/picture.txt": b"apple"}
     return Case(arguments=tuple(typed), files=files, fifos=("pipe",))
+
+
+CONFIGURED: Json = {
+    "model": "emoji",
+    "folders": ["folder"],
+    "out": "made",
+    "name": "{seed}-{prompt}",
+    "models": {"mine": "emoji", "style": "f.safetensors"},
+    "limits": {"pixels": 1_000_000, "steps": 10},
+    "presets": {"small": {"size": "64x64", "steps": 1, "seed": "7", "lora": ["mosaic@0.5"]}},
+}
+
+
+def toml(content: Any) -> str:
+    """Values as TOML has them, which are nearly JSON; objects in a list are inline tables."""
+    if isinstance(content, dict):
+        return "{" + ", ".join(f"{json.dumps(str(key))} = {toml(value)}" for key, value in content.items()) + "}"
+    if isinstance(content, list):
+        return "[" + ", ".join(map(toml, content)) + "]"
+    return '"none"' if content is None else json.dumps(content).replace("NaN", "nan").replace("Infinity", "inf")
+
+
+@st.composite
+def configured(draw: st.DrawFn) -> Case:
+    """An `undertow.toml` of a folder that somebody works in, as it should be or changed."""
+    found = draw(st.just(CONFIGURED) | changed(CONFIGURED))
+    text = "\n".join(f"{json.dumps(str(key))} = {toml(value)}" for key, value in found.items()).encode()
+    content = draw(bent(text)) if draw(st.integers(0, 5)) == 0 else text
+    drawing = (*DRAW, "apple")
+    uses = [drawing, (*drawing, "--preset", "small"), (*drawing, "-m", "mine"), ("models",), ("plan", "mine")]
+    return Case(arguments=draw(st.sampled_from(uses)), files={"undertow.toml": content, "folder/a.txt": b""})
 
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")
@@ -355,5 +439,6 @@ KINDS: Mapping[str, Callable[[], Cases]] = {
     "metadata": metadata,
     "prompts": prompts,
     "options": options,
+    "configured": configured,
     "pictures": pictures,
 }

@@ -75,7 +75,7 @@ def test_it_reads_as_a_sentence():
     )
     assert str(economy) == (
         "idle networks leave memory, at most 1 row in a forward, attention in parts, "
-        "feed-forward layers in 4 parts, layers are in memory only while they work, decoding in tiles within 1.0 MiB"
+        "feed-forward layers in 4 parts, layers are in memory only while they work, decoding in tiles within 1.0 MB"
     )
     said = str(StepDown(unit=3, reason="a forward of 2 rows ran out of memory (no room)", economy=Economy(rows=1)))
     assert said == "a forward of 2 rows ran out of memory (no room): at most 1 row in a forward"

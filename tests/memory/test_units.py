@@ -3,7 +3,8 @@
 import pytest
 
 from undertow.errors import InvalidInput
-from undertow.memory.units import bytes_text, parse_bytes
+from undertow.memory.units import parse_bytes
+from undertow.shortage import size_in_words
 
 
 @pytest.mark.parametrize(
@@ -34,8 +35,8 @@ def test_what_is_no_amount_is_refused_with_an_example(text):
 @pytest.mark.parametrize(
     ("count", "text"),
     [
-        (0, "0 B"),
-        (999, "999 B"),
+        (0, "0 bytes"),
+        (999, "999 bytes"),
         (3_800_000, "3.8 MB"),
         (130_000_000, "130 MB"),
         (2_434_000_000, "2.43 GB"),
@@ -43,4 +44,4 @@ def test_what_is_no_amount_is_refused_with_an_example(text):
     ],
 )
 def test_amounts_are_shown_in_the_unit_of_budgets(count, text):
-    assert bytes_text(count) == text
+    assert size_in_words(count) == text

@@ -37,12 +37,13 @@ def sqlite_url(sqlite_template, memory_folder):
 
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory):
+def postgres_server():
     """A server of this session's own, from the `pgserver` wheel; it runs as another user where tests run as root."""
     pgserver = pytest.importorskip("pgserver")
+    folder = tempfile.mkdtemp(prefix="undertow-postgresql-")  # pytest's own may be read by this user alone
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # there may be no runtime directory of the user
-        server = pgserver.get_server(tmp_path_factory.mktemp("postgresql") / "data", cleanup_mode="stop")
+        server = pgserver.get_server(f"{folder}/data", cleanup_mode="stop")
     url = server.get_uri().replace("postgresql://postgres:@", "postgresql+psycopg://postgres@")
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
@@ -54,6 +55,7 @@ def postgres_server(tmp_path_factory):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         server.cleanup()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -28,13 +28,13 @@ from undertow.serving.jobs import JobProgress, JobResult, JobSpec, NewJob, Store
 from undertow.serving.store.records import ClientIdConflict, IdempotencyConflict, QueueFull, QueueLimits
 from undertow.serving.store.store import Store
 
-EXAMPLES = int(os.environ.get("UNDERTOW_STORE_EXAMPLES", "16"))
-STEPS = 30
+EXAMPLES = int(os.environ.get("UNDERTOW_STORE_EXAMPLES", "12"))
+STEPS = 25
 
-LEASE_S, KEEP_S, ATTEMPTS = 30.0, 100.0, 3
+LEASE_S, KEEP_S, ATTEMPTS = 30.0, 100.0, 4
 LIMITS = QueueLimits(total=5, per_key=3)
 
-keys, specs, workers = st.sampled_from("AB"), st.sampled_from("pqr"), st.sampled_from(("w1", "w2"))
+keys, specs, workers = st.sampled_from("AB"), st.sampled_from("pqrst"), st.sampled_from(("w1", "w2"))
 sometimes = st.sampled_from((None, None, "x", "y"))
 
 
@@ -44,14 +44,18 @@ class Histories(RuleBasedStateMachine):
     url: str
     folder: Path
 
-    @initialize()
-    def begin(self):
+    @initialize(taken=st.integers(0, 3))
+    def begin(self, taken):
+        """With jobs that wait and jobs that run, so that even a short history has something to go wrong."""
         self.clock = Clock()
         self.model = Model(ATTEMPTS, KEEP_S, LIMITS.total, LIMITS.per_key)
         self.claims = []
         self.artifacts = ArtifactFolder(self.folder / "files")
         self.reset()
         self.open()
+        for key, spec in ("Ap", "Bp", "Aq"):
+            self.send(key, spec)
+        self.take("w1", taken, last=False)
 
     def reset(self):
         raise NotImplementedError
@@ -68,6 +72,9 @@ class Histories(RuleBasedStateMachine):
         soon=st.booleans(),
     )
     def submit(self, key, spec, idempotency_key, client_id, priority, soon):
+        self.send(key, spec, idempotency_key, client_id, priority, soon)
+
+    def send(self, key, spec, idempotency_key=None, client_id=None, priority=0, soon=False):
         self.clock.jump(0.001)
         deadline = self.clock.now + 40 if soon else None
         new = NewJob(
@@ -100,8 +107,11 @@ class Histories(RuleBasedStateMachine):
         assert got.job == self.store.job(got.job.id, key)
         assert (got.job.result is not None and got.job.result.reused) == self.model.jobs[got.job.id].reused
 
-    @rule(worker=workers, wanted=st.integers(0, 3), last=st.booleans())
+    @rule(worker=workers, wanted=st.integers(1, 3), last=st.booleans())
     def claim(self, worker, wanted, last):
+        self.take(worker, wanted, last)
+
+    def take(self, worker, wanted, last):
         shown = []
 
         def pick(entries):
@@ -124,10 +134,10 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.claims)
     @rule(data=st.data(), step=st.integers(0, 2))
     def heartbeat(self, data, step):
-        """Of several claims at once, old ones among them; the newest of a job counts, as a worker keeps one of each."""
-        some = data.draw(
-            st.lists(st.sampled_from(self.claims), min_size=1, max_size=4, unique_by=lambda one: one.job.id)
-        )
+        """Of several claims at once, old ones among them."""
+        self.beat({one.job.id: one for one in (self.some_claim(data) for _ in range(3))}.values(), step)
+
+    def beat(self, some, step):
         beats = [(claim, JobProgress(stage="denoising", step=step, steps=2)) for claim in some]
         verdicts = self.store.heartbeat("w1", beats, lease_s=LEASE_S)
         for claim, verdict in zip(some, verdicts, strict=True):
@@ -143,10 +153,22 @@ class Histories(RuleBasedStateMachine):
                     job.events.append("progress")
 
     @precondition(lambda self: self.claims)
-    @rule(data=st.data(), how=st.sampled_from(("publish", "publish", "fail", "cancelled", "expire_job", "release")))
-    def write(self, data, how):
+    @rule(data=st.data())
+    def publish(self, data):
+        self.write(self.some_claim(data), "publish")
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), how=st.sampled_from(("fail", "cancelled", "expire_job")))
+    def give_up(self, data, how):
+        self.write(self.some_claim(data), how)
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data())
+    def release(self, data):
+        self.write(self.some_claim(data), "release")
+
+    def write(self, claim, how):
         """Every write of a worker, under an old fence as well."""
-        claim = data.draw(st.sampled_from(self.claims))
         job = self.model.jobs.get(claim.job.id)
         holds = self.model.holds(job, claim.fence)
         states = {"publish": "succeeded", "fail": "failed", "cancelled": "canceled", "expire_job": "expired"}
@@ -184,9 +206,12 @@ class Histories(RuleBasedStateMachine):
         return self.store.release(claim)
 
     @precondition(lambda self: self.model.jobs)
-    @rule(data=st.data())
-    def cancel(self, data):
-        job = data.draw(st.sampled_from(list(self.model.jobs.values())))
+    @rule(data=st.data(), done=st.booleans())
+    def cancel(self, data, done):
+        """done: the worker had just finished it."""
+        jobs = list(self.model.jobs.values())
+        live = [job for job in jobs if job.state == data.draw(st.sampled_from(("queued", "running", "running")))]
+        job = data.draw(st.sampled_from(live or jobs))
         before = job.state
         got = self.store.cancel(job.id, job.key)
         if before == "queued":
@@ -195,31 +220,65 @@ class Histories(RuleBasedStateMachine):
             job.cancel = True
             job.events.append("progress")
         assert got.state == job.state
+        held = [one for one in self.claims if one.job.id == job.id and self.model.holds(job, one.fence)]
+        if held and done:
+            self.write(held[0], "publish")
 
-    @rule(seconds=st.sampled_from((1.0, LEASE_S / 2, LEASE_S, KEEP_S)))
-    def wait(self, seconds):
+    @rule(data=st.data(), how=st.sampled_from(("publish", "publish", "fail", "cancelled", "release", "beat")))
+    def wake_after_the_lease(self, data, how):
+        """A worker is paused; another takes what it held; it goes on as if nothing had happened."""
+        if not self.model.waiting():
+            self.send("B", str(len(self.model.jobs)))
+        self.take("w1", 1, last=False)
+        self.clock.jump(LEASE_S)
+        self.take("w2", 2, last=False)
+        if not self.claims:  # it was the last attempt
+            return
+        if how == "beat":
+            self.beat([self.some_claim(data)], 1)
+        else:
+            self.write(self.some_claim(data), how)
+
+    def some_claim(self, data):
+        """One that holds its job as often as one that lost it."""
+        jobs = self.model.jobs
+        held = [one for one in self.claims if self.model.holds(jobs.get(one.job.id), one.fence)]
+        stolen = [
+            one for one in self.claims if one not in held and one.job.id in jobs and jobs[one.job.id].state == "running"
+        ]
+        kinds = [one for one in (stolen, held, self.claims) if one]
+        return data.draw(st.sampled_from(data.draw(st.sampled_from(kinds))))
+
+    @rule(
+        what=st.sampled_from(("collect", "crash", "expire_leases", "expire_waiting", "bury")),
+        seconds=st.sampled_from((0.0, 1.0, LEASE_S / 2, LEASE_S, KEEP_S)),
+    )
+    def upkeep(self, what, seconds):
+        """Time passes, and something is done that nobody asked for."""
         self.clock.jump(seconds)
+        getattr(self, what)()
 
-    @rule(worker=st.sampled_from((None, None, "w1", "w2")))
-    def expire_leases(self, worker):
-        self.store.expire_leases(worker)
-        self.model.expire_leases(self.clock.now, worker)
-
-    @rule()
-    def expire_waiting(self):
-        self.store.expire_waiting()
-        self.model.expire_waiting(self.clock.now)
-
-    @rule()
     def collect(self):
         self.store.collect_garbage(self.artifacts, older_than_s=0.0)
         self.model.collect(self.clock.now)
 
-    @rule()
     def crash(self):
         """A process that dies keeps nothing; what it wrote is there for the next."""
         self.store.close()
         self.open()
+
+    def expire_leases(self):
+        self.store.expire_leases()
+        self.model.expire_leases(self.clock.now)
+
+    def expire_waiting(self):
+        self.store.expire_waiting()
+        self.model.expire_waiting(self.clock.now)
+
+    def bury(self):
+        """A worker is known to be dead before its leases are over."""
+        self.store.expire_leases("w1")
+        self.model.expire_leases(self.clock.now, "w1")
 
     @invariant()
     def states_are_those_of_the_model(self):
@@ -250,12 +309,11 @@ class Histories(RuleBasedStateMachine):
         self.store.close()
 
 
-def run(machine):
-    # On SQLite and PostgreSQL together this may take 12 s of CI.
+def run(machine, examples):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=EXAMPLES,
+            max_examples=examples,
             stateful_step_count=STEPS,
             deadline=None,
             suppress_health_check=list(HealthCheck),
@@ -275,7 +333,7 @@ def test_histories_on_sqlite(sqlite_template, memory_folder):
 
     with tempfile.TemporaryDirectory(dir=memory_folder) as folder:
         OnSqlite.folder, OnSqlite.url = Path(folder), f"sqlite:///{folder}/undertow.db"
-        run(OnSqlite)
+        run(OnSqlite, EXAMPLES)
 
 
 @pytest.mark.timeout(0 if EXAMPLES > 20 else 300)
@@ -288,4 +346,4 @@ def test_histories_on_postgresql(postgres_server, memory_folder):
 
     with tempfile.TemporaryDirectory(dir=memory_folder) as folder:
         OnPostgresql.folder, OnPostgresql.url = Path(folder), postgres_server
-        run(OnPostgresql)
+        run(OnPostgresql, EXAMPLES // 2)  # a server takes twice as long

@@ -181,7 +181,7 @@ def kernel_named(
         )
     kind = None if device is None else torch.device(device).type
     if kind is not None and entry.devices is not None and kind not in entry.devices:
-        able = [other.name for other in KERNELS.values() if _general(other)]
+        able = [other.name for other in KERNELS.values() if other.exact and kind in (other.devices or (kind,))]
         raise InvalidInput("attention", repr(name), f"a kernel that runs on {kind}", f"use {' or '.join(able)}")
     if entry.package is not None and find_spec(entry.package) is None:
         raise MissingDependency(entry.package, entry.package)

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undertow.cli.inspect_file import size_text
+from undertow.lookup import counted
+from undertow.shortage import size_in_words
 
 if TYPE_CHECKING:
     from undertow.adapters.files.library import LoadedAdapter
@@ -39,7 +40,7 @@ def print_explanation(
             f"{summary.kind} for {made_for}" if made_for else summary.kind,
             rank,
             where,
-            size_text(summary.size_bytes) if not summary.problem else "",
+            size_in_words(summary.size_bytes) if not summary.problem else "",
             scales,
             str(summary.adapter.priority),
             "kept" if summary.name in decisions.kept else "off",
@@ -89,12 +90,12 @@ def _described(summary: "AdapterSummary", held: "LoadedAdapter | None") -> tuple
     from undertow.adapters.lora.lora_file import Lora
 
     if not isinstance(held, Lora):
-        return "", "", f"{len(summary.points)} points" if summary.points else ""
+        return "", "", counted(len(summary.points), "point") if summary.points else ""
     report, counts = held.report, {network: len(layers) for network, layers in held.updates.items()}
     made_for = "" if report.base is None else _safe(report.base.title)
     rank = "" if report.ranks is None else " to ".join(dict.fromkeys(map(str, report.ranks)))
     text = sum(count for network, count in counts.items() if network != "unet")
-    where = [f"{counts['unet']} layers"] if counts.get("unet") else []
+    where = [counted(counts["unet"], "layer")] if counts.get("unet") else []
     where += [f"{text} of text"] if text else []
     return made_for, rank, ", ".join(where)
 
@@ -108,7 +109,9 @@ def _conflicts(conflicts: "Sequence[Conflict]") -> Table:
             case Incompatible(names=names, reason=reason):
                 table.add_row("incompatible", _safe(", ".join(names)), _safe(reason))
             case OverBudget(needed_bytes=needed, budget_bytes=budget, dropped=dropped):
-                table.add_row("resource", _safe(", ".join(dropped)), f"{size_text(needed)} of {size_text(budget)}")
+                table.add_row(
+                    "resource", _safe(", ".join(dropped)), f"{size_in_words(needed)} of {size_in_words(budget)}"
+                )
             case SameLayer():
                 pass
     shared = [conflict for conflict in conflicts if isinstance(conflict, SameLayer)]
@@ -122,7 +125,8 @@ def _overlap(here: "Sequence[SameLayer]") -> str:
     cosines = [conflict.cosine for conflict in here]
     ratio = median(conflict.energy_ratio for conflict in here)
     return (
-        f"{len(here)} layers; cosine {min(cosines):+.2f} to {max(cosines):+.2f}, median {median(cosines):+.2f}; "
+        f"{counted(len(here), 'layer')}; "
+        f"cosine {min(cosines):+.2f} to {max(cosines):+.2f}, median {median(cosines):+.2f}; "
         f"energy of the second {ratio:.2g} times the first's"
     )
 

@@ -9,13 +9,14 @@ import typer
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import DENSITY, AdapterStack, StrategyName
+from undertow.cli.figures import require_figure
 from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.named_files import model_place, require_adapters
 from undertow.cli.option_values import numbers_by_name, parse_adapters
 from undertow.cli.preset_model import manager_of_preset
 from undertow.cli.terminal import SafeConsole
 from undertow.errors import InvalidInput
-from undertow.pictures.names import FIGURES, require_picture_file
+from undertow.memory.units import parse_bytes
 
 PROMPT = "red apple on white background"
 
@@ -42,20 +43,22 @@ def explain(
         list[str] | None, typer.Option("--weight", help="NAME=NUMBER for --strategy weighted; repeatable.")
     ] = None,
     density: Annotated[float | None, typer.Option(help="Share of each change that --strategy ties keeps.")] = None,
-    budget: Annotated[float | None, typer.Option(help="MiB that all adapters may take together.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Memory that all adapters may take together: 64MB, 16MiB.")] = None,
     figure: Annotated[
         Path | None, typer.Option(help="PNG to write: size of each adapter's changes by block, and how alike they are.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a --figure that exists.")] = False,
 ) -> None:
     """Show what adapters are in a model, where they are in each other's way, and what would be done about it."""
     if figure is not None:
-        require_picture_file(figure, "--figure", endings=FIGURES)
+        files_named = [model, *(str(adapter.source) for adapter in parse_adapters(files, None))]
+        require_figure("--figure", figure, files_named, overwrite=overwrite)
     stack = AdapterStack(
         _prioritised(parse_adapters(files, None), priorities),
         strategy=strategy,
         weights=numbers_by_name("--weight", weights) if weights else None,
         density=DENSITY if density is None else density,
-        budget_bytes=None if budget is None else int(budget * 2**20),
+        budget_bytes=None if budget is None else parse_bytes("--budget", budget),
     )
     require_adapters(stack.adapters, model_place(model))
     from undertow.adapters.lora.kind import LoraKind

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from undertow.checkpoints.files.atomic import atomic_write
 from undertow.cli.model_option import DEFAULT_MODEL, Model
-from undertow.cli.named_files import require_files
+from undertow.cli.named_files import require_files, require_own_place
 from undertow.cli.option_values import parse_loras
 from undertow.cli.seeds import parse_seed
 from undertow.cli.show import ShowHere, require_show, show
@@ -92,6 +92,7 @@ def compare(
     requests = [_request(cell, negative) for cell in cells]
     place = PicturePlace.of(out, "compare", overwrite=overwrite)
     for request in requests:
+        require_own_place("--out", out, request, models=[model])
         require_files(request, model)
     if draw_here:
         require_show()

@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from undertow.cli.config_file import FILE, config_file
-from undertow.errors import InvalidInput
+from undertow.errors import InvalidInput, in_plain_words
+from undertow.limits import TEXT_BYTES
 from undertow.lookup import did_you_mean
 from undertow.records import Record
 
@@ -98,12 +99,17 @@ def read_config() -> Config:
     file = config_file()
     if file is None:
         return Config()
+    if file.exists() and not file.is_file():
+        raise InvalidInput(str(file), "a folder, a pipe or a device", "a text file")
+    if file.exists():
+        TEXT_BYTES.require(str(file), file.stat().st_size)
     try:
         return Config.from_json(tomllib.loads(file.read_text(encoding="utf-8")))
-    except tomllib.TOMLDecodeError as err:
-        raise InvalidInput(str(file), "no TOML", "a file as docs/guides/first-steps.md shows", str(err)) from err
-    except InvalidInput as err:
-        raise InvalidInput(f"{err.argument} in {file}", err.value, err.expected, err.remedy) from err
+    except (ValueError, RecursionError) as err:  # of TOML, of UTF-8, of numbers that are too long
+        if isinstance(err, InvalidInput):
+            raise InvalidInput(f"{err.argument} in {file}", err.value, err.expected, err.remedy) from err
+        expected = "a file as docs/guides/first-steps.md shows"
+        raise InvalidInput(str(file), "no TOML", expected, in_plain_words(err)) from err
 
 
 def preset_settings(name: str, options: Collection[str]) -> Mapping[str, Any]:

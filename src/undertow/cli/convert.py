@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from undertow.checkpoints.files.destination import require_destination, require_elsewhere
 from undertow.checkpoints.files.place import local_path
 from undertow.cli.named_files import readable
 from undertow.cli.terminal import SafeConsole
@@ -38,9 +39,14 @@ def convert(
     allow_pickle: Annotated[
         bool, typer.Option("--allow-pickle", help="Read the tensors of a pickle, in a separate process.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that exists; a folder never is.")
+    ] = False,
 ) -> None:
     """Convert a checkpoint between a single file and a diffusers folder. Without --dtype, it is exact, bit for bit."""
-    readable(local_path(source))
+    place = readable(local_path(source))
+    require_elsewhere("destination", destination, [] if place is None else [place])
+    require_destination(destination, to.value, overwrite=overwrite)
     import torch
 
     from undertow.checkpoints.identify.checkpoint import OpenOptions
@@ -49,6 +55,11 @@ def convert(
     types = {Precision.F32: torch.float32, Precision.F16: torch.float16, Precision.BF16: torch.bfloat16}
     opening = OpenOptions(ema=ema, prediction=prediction, allow_pickle=allow_pickle, prefer_plain=True)
     written = convert_checkpoint(
-        source, destination, to.value, dtype=None if dtype is None else types[dtype], opening=opening
+        source,
+        destination,
+        to.value,
+        dtype=None if dtype is None else types[dtype],
+        opening=opening,
+        overwrite=overwrite,
     )
     SafeConsole().print(f"wrote {written}", markup=False, highlight=False, soft_wrap=True)

@@ -102,18 +102,18 @@ def generate(
     )
     choices = wildcards_of(wildcards, wildcard_seed)
     typed = options if prompt is None else {**options, "prompt": prompt}
-    tasks = tasks_of(typed, repeat, prompts, choices, notes, model=model)
+    tasks = tasks_of(typed, repeat, prompts, choices, notes, model=model, refiner=refiner)
     source = model if model is not None else read_config().find(tasks[0].model)
     writers = PictureWriter.to_each(out, name, [one.indices for one in tasks], overwrite=overwrite)
     if preview is not None:
         require_picture_file(preview, "--preview")
-    read = () if repeat is None else (repeat,)
+    embeddings = options.get("embeddings") or ()
+    read = (*(file for file in (repeat, prompts) if file is not None), *embeddings)
     for one in tasks:
-        require_own_place("--out", out, one.request, *read)
+        require_own_place("--out", out, one.request, *read, models=[source, refiner])
         if preview is not None:
-            require_own_place("--preview", preview, one.request, *read)
+            require_own_place("--preview", preview, one.request, *read, models=[source, refiner])
         require_files(one.request, source, refiner)
-    embeddings = options.get("embeddings", ())
     require_embeddings(embeddings)
     notes.add_idle({"--preview": preview is not None and len(tasks) > 1}, "with several prompts")
     named = name not in (DEFAULT_NAME, read_config().name)

@@ -13,8 +13,9 @@ from undertow.cli.inspect_picture import is_picture, show_picture
 from undertow.cli.model_option import DEFAULT_MODEL
 from undertow.cli.models import WEIGHTS
 from undertow.cli.notes import note_idle
+from undertow.cli.sizes import parse_size
 from undertow.cli.terminal import SafeConsole
-from undertow.errors import InvalidInput, UnknownCheckpoint
+from undertow.errors import UnknownCheckpoint
 from undertow.lookup import did_you_mean
 from undertow.pictures.files import ENDINGS
 
@@ -44,7 +45,7 @@ def inspect(
     batch: Annotated[int | None, typer.Option(help="Number of rows to trace with.", show_default="1", min=1)] = None,
     size: Annotated[
         str | None,
-        typer.Option(help="Latent size of --trace and --attention, HEIGHTxWIDTH; the model's own by default."),
+        typer.Option(help="Latent size of --trace and --attention, WIDTHxHEIGHT; the model's own by default."),
     ] = None,
     validate_weights: Annotated[
         bool, typer.Option("--validate-weights", help="Check every value of a checkpoint for NaN, infinity and zeros.")
@@ -147,11 +148,12 @@ def _require_there(model: str, base: str | None) -> None:
     """Whether there is anything to look at, before torch is imported. Errors: `UnknownCheckpoint` for a file that is
     not there, for one that holds no model, and for a name that there is not."""
     from undertow.adapters.files.bundled import BundledAdapters
-    from undertow.checkpoints.files.place import is_hub_id
+    from undertow.checkpoints.files.place import is_hub_id, require_regular
     from undertow.checkpoints.files.sniff import require_safetensors, sniff
     from undertow.embedded import embedded_models
     from undertow.unet.presets import PRESETS
 
+    require_regular(model)
     known = [*PRESETS, *embedded_models()]
     path = Path(model).expanduser()
     if path.is_file() and not is_picture(model) and sniff(path) != "pickle":
@@ -241,9 +243,5 @@ def _text(shape: tuple[int, ...]) -> str:
 
 
 def _cells(size: str | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    parts = size.lower().split("x")
-    if len(parts) not in (1, 2) or not all(part.isascii() and part.isdigit() for part in parts):
-        raise InvalidInput("--size", repr(size), "HEIGHTxWIDTH in cells, such as 32x32, or one number for both")
-    return int(parts[0]), int(parts[-1])
+    """Height and width of latents. Errors: `InvalidInput`."""
+    return None if size is None else parse_size(size, "cells, such as 32x32")

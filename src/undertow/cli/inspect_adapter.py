@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from undertow.cli.inspect_file import header_fields, list_names, size_text, types_text
+from undertow.cli.inspect_file import header_fields, list_names, types_text
+from undertow.lookup import counted
+from undertow.shortage import size_in_words
 
 if TYPE_CHECKING:
     from undertow.adapters.lora.report import LoraReport
@@ -55,7 +57,7 @@ def show_adapter(console: Console, source: str, model: str | None, *, validate: 
         health.add(name, tensor)
     if validate:
         list_names(console, "findings", [str(finding) for finding in health.findings])
-        console.print(f"looked at {health.tensors} tensors, {size_text(health.scanned_bytes)}")
+        console.print(f"looked at {health.tensors} tensors, {size_in_words(health.scanned_bytes)}")
     else:
         list_names(console, "values that are not numbers", [str(finding) for finding in health.problems])
 
@@ -70,15 +72,19 @@ def _identity(report: "LoraReport") -> Table:
         "rank": _span(report.ranks),
         "alpha": _span(report.alphas),
         "stored as": types_text(report.dtypes),
-        "size": size_text(report.size_bytes),
+        "size": size_in_words(report.size_bytes),
         "bundled embeddings": ", ".join(report.embeddings),
         "notes": "\n".join(report.notes),
         "header": header_fields(report.metadata),
     }
     if report.model is not None:
-        counts = [f"{len(report.matched)} tensors fit"]
-        counts += [f"{len(report.unmatched)} do not"] if report.unmatched else []
-        counts += [f"{len(report.reshaped)} layers have another shape"] if report.reshaped else []
+        counts = [counted(len(report.matched), "tensor fits", "tensors fit")]
+        counts += [counted(len(report.unmatched), "does not", "do not")] if report.unmatched else []
+        counts += (
+            [counted(len(report.reshaped), "layer has another shape", "layers have another shape")]
+            if report.reshaped
+            else []
+        )
         rows[f"in {report.model}"] = ", ".join(counts)
     table = Table(title=escape(str(report.path)), show_header=False, title_justify="left", box=None)
     for key, value in rows.items():

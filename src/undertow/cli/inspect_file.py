@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from undertow.shortage import size_in_words
+
 if TYPE_CHECKING:
     import torch
 
@@ -36,7 +38,7 @@ def show_checkpoint(console: Console, source: str, *, validate: bool, allow_pick
     if report.health is not None:
         health = report.health
         list_names(console, "findings", [str(finding) for finding in health.findings])
-        console.print(f"looked at {health.tensors} tensors, {size_text(health.scanned_bytes)}")
+        console.print(f"looked at {health.tensors} tensors, {size_in_words(health.scanned_bytes)}")
     return report.identification.config
 
 
@@ -52,7 +54,7 @@ def _identity(report: "CheckpointReport") -> Table:
         "parameters": f"{report.parameters:,}",
         "stored as": types_text(report.dtypes()),
         "weights in memory": " · ".join(
-            f"{size_text(size)} {_name(dtype)}" for dtype, size in report.run_bytes().items()
+            f"{size_in_words(size)} {_name(dtype)}" for dtype, size in report.run_bytes().items()
         ),
         "averaged weights": "yes (undertow convert --ema writes them)" if report.has_ema else "",
         "markers": ", ".join(report.markers),
@@ -126,8 +128,3 @@ def types_text(counts: "Mapping[torch.dtype, int]") -> str:
 
 def _name(dtype: "torch.dtype") -> str:
     return str(dtype).removeprefix("torch.")
-
-
-def size_text(size_bytes: int) -> str:
-    """A size in MiB or GiB."""
-    return f"{size_bytes / 2**30:.2f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.1f} MiB"

@@ -75,12 +75,13 @@ def _show_own(console: Console, path: Path, texts: Mapping[str, str], rows: dict
     known = defaults(GenerationRequest)
     changed = {name: value for name, value in stored.request.items() if name not in known or value != plain.get(name)}
     rows |= {"described by": "undertow", "model": _model(stored.model, stored.model_hash)}
+    rows |= {} if stored.refiner is None else {"refiner": _model(stored.refiner, stored.refiner_hash)}
     shown = {name: _value(value) for name, value in changed.items()}
     count = stored.request.get("count", 1)
     rows |= shown | ({"which": f"picture {stored.index + 1} of {count}"} if count != 1 else {})
     _print_rows(console, str(path), [*rows.items()])
     model = NamedFile(kind="model", name=stored.model, option="--model", hash=stored.model_hash or "")
-    files = [model, *stored.named_files({}, _bundled_with(stored.model))]
+    files = [model, *stored.refining, *stored.named_files({}, _bundled_with(stored.model))]
     _print_command(console, path, [file for file in files if file.name not in _embedded()], None)
 
 

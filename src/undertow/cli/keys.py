@@ -1,6 +1,6 @@
 """`undertow keys`: who may use a service."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
@@ -104,7 +104,7 @@ def revoke(
 
 
 @contextmanager
-def _opened(data: Data, database: Database) -> "Iterator[Store]":
+def _opened(data: Data, database: Database) -> "Generator[Store]":
     """The store of the service. Errors: `InvalidInput`, `StoreError`, `OSError`."""
     require_packages("serve", {"sqlalchemy": "sqlalchemy", "alembic": "alembic"})
     from undertow.serving.store.store import Store

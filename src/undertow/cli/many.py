@@ -35,6 +35,7 @@ def tasks_of(
     notes: Notes,
     *,
     model: str | None = None,
+    refiner: str | None = None,
 ) -> list[Task]:
     """What is to be drawn: a prompt, a picture again, or the lines of a file, with choices made where wildcards are
     asked for. typed: the options of a request, and the prompt. Errors: `InvalidInput`."""
@@ -45,7 +46,7 @@ def tasks_of(
                 raise InvalidInput("--prompts", problem, "one of the two", "write the prompt into the file")
         tasks = tasks_of_file(prompts, typed)
     elif repeat is not None:
-        tasks = [repeated_task(repeat, typed, notes, model)]
+        tasks = [repeated_task(repeat, typed, notes, model, refiner)]
     else:
         tasks = [new_task(typed.get("prompt"), typed)]
     texts = [text for one in tasks for text in (one.request.prompt, one.request.negative_prompt)]

@@ -9,6 +9,7 @@ from undertow.adapters.files.bundled import BundledAdapters
 from undertow.adapters.files.picture_readers import IMAGE_PROMPT, picture_reader, require_pictures
 from undertow.checkpoints.files.destination import require_elsewhere
 from undertow.checkpoints.files.place import local_path
+from undertow.cli.named_places import is_place
 from undertow.embedded import embedded_models, located
 from undertow.engine.request import GenerationRequest
 
@@ -52,17 +53,22 @@ def require_adapters(adapters: Sequence[Adapter], place: Path | None, *, with_pi
         adapter.masks()
 
 
-def require_own_place(option: str, place: Path, request: GenerationRequest, *more: str | Path) -> None:
-    """Refuses to write over what is read: the request's pictures, its adapters and their pictures. more: other files
-    that are read. Errors: `InvalidInput`."""
+def require_own_place(
+    option: str, place: Path, request: GenerationRequest, *more: str | Path, models: Sequence[str | None] = ()
+) -> None:
+    """Refuses to write over what is read: the request's pictures, its adapters and their pictures, and whatever lies in
+    the folder of a model or of an adapter. more: other files that are read. Errors: `InvalidInput`."""
     pictures: list[Any] = [request.image, request.mask, request.depth]
+    folders = [located(model) for model in models if model is not None]
     for adapter in request.all_adapters:
         given = (adapter.image, adapter.mask)
         pictures += [adapter.source, *(one for many in given for one in (many if isinstance(many, tuple) else (many,)))]
+        if is_place(str(adapter.source)) and any(Path(adapter.source).expanduser().glob("*.json")):
+            folders.append(adapter.source)
     # A picture that was read from a file carries the file's name.
     names = [picture if isinstance(picture, str | Path) else getattr(picture, "filename", "") for picture in pictures]
     files = (Path(name).expanduser() for name in (*names, *more) if name)
-    require_elsewhere(option, place, [file for file in files if file.is_file()])
+    require_elsewhere(option, place, [*folders, *(file for file in files if file.is_file())])
 
 
 def readable(path: Path | None) -> Path | None:

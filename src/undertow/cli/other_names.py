@@ -1,7 +1,6 @@
 """Options that other tools have under other names: answered with ours."""
 
 from collections.abc import Collection
-from difflib import get_close_matches
 
 from undertow.cli.request_options import OPTIONS
 from undertow.doors import ELSEWHERE
@@ -33,6 +32,6 @@ VALUES = {
 
 
 def value_called_here(typed: str, choices: Collection[str]) -> str | None:
-    """The one of `choices` that is called so elsewhere, or is spelled nearly so."""
+    """The one of `choices` that is called so elsewhere."""
     ours = VALUES.get(typed.lower())
-    return ours if ours in choices else next(iter(get_close_matches(typed.lower(), choices, n=1)), None)
+    return ours if ours in choices else None

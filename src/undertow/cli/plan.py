@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from undertow.cli.figures import require_figure
 from undertow.cli.model_option import complete_model, find_model
 from undertow.errors import InvalidInput
 
@@ -82,6 +83,7 @@ def plan(
     picture: Annotated[
         Path | None, typer.Option(help="Draw memory by stage into this .png, .svg or .pdf, with the budget.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a --picture that exists.")] = False,
 ) -> None:
     """Say whether a picture will fit into memory, what gives way so that it does, and how long it takes.
 
@@ -91,11 +93,10 @@ def plan(
     from undertow.memory.seconds import read_table
     from undertow.memory.subjects import named_model
     from undertow.memory.units import parse_bytes
-    from undertow.pictures.names import FIGURES, require_picture_file
 
     budget_bytes = None if budget is None else parse_bytes("--budget", budget)
     if picture is not None:
-        require_picture_file(picture, "--picture", endings=FIGURES)
+        require_figure("--picture", picture, [model], overwrite=overwrite)
     named = named_model(model)
     work = _work(
         named,

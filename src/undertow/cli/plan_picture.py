@@ -9,7 +9,7 @@ from undertow.cli.visible import visible
 from undertow.extras import optional_package
 from undertow.memory.forecast import StageForecast
 from undertow.memory.plan import MemoryPlan
-from undertow.memory.units import bytes_text
+from undertow.shortage import size_in_words
 
 PARTS: Mapping[str, str] = {
     "weights": "#8a8f98",
@@ -44,7 +44,9 @@ def draw_plan(plan: MemoryPlan, asked: MemoryPlan, file: Path) -> None:
         axes.bar(names, outlines, facecolor="none", edgecolor="0.3", linestyle=":", label="without measures")
     if plan.budget_bytes is not None and plan.budget_bytes < 4 * max(plan.asked_bytes, plan.process_bytes):
         axes.axhline(plan.budget_bytes / 1e9, color="black", linewidth=1.5)
-        axes.annotate(f"budget {bytes_text(plan.budget_bytes)}", (0, plan.budget_bytes / 1e9), va="bottom", ha="center")
+        axes.annotate(
+            f"budget {size_in_words(plan.budget_bytes)}", (0, plan.budget_bytes / 1e9), va="bottom", ha="center"
+        )
     height, width = plan.work.size
     axes.set_title(
         f"{visible(plan.name)}, {width}x{height}: {'fits' if plan.fits else 'does not fit'}", parse_math=False

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from undertow.cli.visible import visible
 from undertow.memory.plan import MemoryPlan
 from undertow.memory.policy import LayerRule
-from undertow.memory.units import bytes_text
+from undertow.shortage import size_in_words
 
 STAGES: Mapping[str, str] = {
     "text": "text encoding",
@@ -27,13 +27,13 @@ def plan_lines(plan: MemoryPlan, *, given: bool) -> Iterator[str]:
     yield _row("", "weights", "activations", "together", "where")
     for stage in plan.stages:
         numbers = (stage.weight_bytes, stage.activation_bytes, stage.peak_bytes)
-        yield _row(STAGES[stage.name], *map(bytes_text, numbers), stage.hotspot.module)
-    yield _row("the process", "", "", bytes_text(plan.process_bytes), "with libraries and caches")
+        yield _row(STAGES[stage.name], *map(size_in_words, numbers), stage.hotspot.module)
+    yield _row("the process", "", "", size_in_words(plan.process_bytes), "with libraries and caches")
     yield ""
     yield from _verdict(plan, given)
     for number, measure in enumerate(plan.measures, 1):
         slower = "" if measure.slower is None else f"{measure.slower:+.1f} s"
-        yield f" {number}. {measure.name:<53}{'-' + bytes_text(measure.saved_bytes):>11}{slower:>10}".rstrip()
+        yield f" {number}. {measure.name:<53}{'-' + size_in_words(measure.saved_bytes):>11}{slower:>10}".rstrip()
     yield from _seconds(plan)
 
 
@@ -75,8 +75,8 @@ def _verdict(plan: MemoryPlan, given: bool) -> Iterator[str]:
     if plan.budget_bytes is None:
         yield "Whether that fits is not known: say with --budget how much memory there is."
         return
-    budget = f"{bytes_text(plan.budget_bytes)}{'' if given else ' (free on this machine)'}"
-    asked, smallest = bytes_text(plan.asked_bytes), bytes_text(plan.smallest_bytes)
+    budget = f"{size_in_words(plan.budget_bytes)}{'' if given else ' (free on this machine)'}"
+    asked, smallest = size_in_words(plan.asked_bytes), size_in_words(plan.smallest_bytes)
     if not plan.fits:
         yield f"Does not fit into {budget}: the smallest plan takes {smallest}, with all of this:"
     elif plan.measures:

@@ -8,6 +8,7 @@ import typer
 
 from undertow.cli.sizes import parse_size
 from undertow.cli.terminal import SafeConsole
+from undertow.cli.written_pictures import OVERWRITE_HELP
 from undertow.pictures.names import PicturePlace, require_picture_file
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ Out = Annotated[Path | None, typer.Option(help="Where the map is written.", show
 Multiple = Annotated[
     int | None, typer.Option(help="Crop to sides that are multiples of this first.", show_default="as it is", min=1)
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)]
 Blur = Annotated[float, typer.Option(help="Standard deviation of a blur before it, in pixels.")]
 
 preprocess = typer.Typer(
@@ -34,11 +36,14 @@ def canny(
     blur: Blur = 0.0,
     multiple: Multiple = None,
     out: Out = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Edges one pixel wide, for "canny" ControlNets."""
     from undertow.hints import edges
 
-    _run(image, "canny", out, multiple, lambda picture: edges.canny(picture, low=low, high=high, blur=blur))
+    _run(
+        image, "canny", (out, overwrite), multiple, lambda picture: edges.canny(picture, low=low, high=high, blur=blur)
+    )
 
 
 @preprocess.command("soft-edges")
@@ -48,11 +53,18 @@ def soft_edges(
     strong: Annotated[float, typer.Option(help="Gradient that is white, in shares of full contrast a pixel.")] = 0.25,
     multiple: Multiple = None,
     out: Out = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """The strength of edges, for "softedge" and "hed" ControlNets: the picture's gradient, not HED's network."""
     from undertow.hints import edges
 
-    _run(image, "soft-edges", out, multiple, lambda picture: edges.soft_edges(picture, blur=blur, strong=strong))
+    _run(
+        image,
+        "soft-edges",
+        (out, overwrite),
+        multiple,
+        lambda picture: edges.soft_edges(picture, blur=blur, strong=strong),
+    )
 
 
 @preprocess.command("scribble")
@@ -63,6 +75,7 @@ def scribble(
     width: Annotated[int, typer.Option(help="Of the strokes, in pixels.")] = 3,
     multiple: Multiple = None,
     out: Out = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Strokes along the strongest edges, for "scribble" ControlNets."""
     from undertow.hints import edges
@@ -70,7 +83,7 @@ def scribble(
     _run(
         image,
         "scribble",
-        out,
+        (out, overwrite),
         multiple,
         lambda picture: edges.scribble(picture, blur=blur, threshold=threshold, width=width),
     )
@@ -83,11 +96,18 @@ def lineart(
     strong: Annotated[float, typer.Option(help="Contrast of a line that is white, 0 to 1.")] = 0.15,
     multiple: Multiple = None,
     out: Out = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Lines where the picture is darker than around them, for "lineart" ControlNets."""
     from undertow.hints import edges
 
-    _run(image, "lineart", out, multiple, lambda picture: edges.line_art(picture, width=width, strong=strong))
+    _run(
+        image,
+        "lineart",
+        (out, overwrite),
+        multiple,
+        lambda picture: edges.line_art(picture, width=width, strong=strong),
+    )
 
 
 @preprocess.command("depth")
@@ -97,6 +117,7 @@ def depth(
     low: Annotated[float | None, typer.Option(help="Value of one end.", show_default="its smallest")] = None,
     high: Annotated[float | None, typer.Option(help="Value of the other end.", show_default="its largest")] = None,
     out: Out = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Check a depth map of your own and bring it to near white, far black, for "depth" ControlNets and models."""
     from undertow.hints import depth as maps
@@ -109,7 +130,7 @@ def depth(
             SafeConsole(stderr=True, soft_wrap=True).print(note, style="yellow", markup=False, highlight=False)
         return result
 
-    _run(image, "depth", out, None, run)
+    _run(image, "depth", (out, overwrite), None, run)
 
 
 @preprocess.command("blur")
@@ -118,11 +139,12 @@ def blur(
     radius: Annotated[float, typer.Option(help="Standard deviation in pixels.")] = 8.0,
     multiple: Multiple = None,
     out: Out = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """The picture blurred, for "blur" ControlNets."""
     from undertow.hints import blur as blurring
 
-    _run(image, "blur", out, multiple, lambda picture: blurring.blur(picture, radius=radius))
+    _run(image, "blur", (out, overwrite), multiple, lambda picture: blurring.blur(picture, radius=radius))
 
 
 @preprocess.command("tile")
@@ -131,11 +153,12 @@ def tile(
     factor: Annotated[float, typer.Option(help="How many times fewer pixels to a side; 1 keeps all.")] = 4.0,
     multiple: Multiple = None,
     out: Out = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """The picture with its detail averaged away, for "tile" ControlNets."""
     from undertow.hints import blur as blurring
 
-    _run(image, "tile", out, multiple, lambda picture: blurring.tile(picture, factor=factor))
+    _run(image, "tile", (out, overwrite), multiple, lambda picture: blurring.tile(picture, factor=factor))
 
 
 @preprocess.command("grid")
@@ -151,6 +174,7 @@ def grid(
     ] = None,
     fill: Annotated[str, typer.Option(help="Color around a padded picture.")] = "black",
     out: Out = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Bring a picture to sides that a model can draw."""
     from undertow.hints.grid import to_grid
@@ -160,30 +184,36 @@ def grid(
     _run(
         image,
         "grid",
-        out,
+        (out, overwrite),
         None,
         lambda picture: to_grid(picture, multiple=multiple, fitting=fitting, size=wanted, fill=fill),
     )
 
 
 def _run(
-    path: Path, kind: str, out: Path | None, multiple: int | None, make: "Callable[[Image.Image], Image.Image]"
+    path: Path,
+    kind: str,
+    place: tuple[Path | None, bool],
+    multiple: int | None,
+    make: "Callable[[Image.Image], Image.Image]",
 ) -> None:
-    """Reads the picture, crops it when asked to, makes the map and writes it. Errors: `InvalidInput`."""
+    """Reads the picture, crops it when asked to, makes the map and writes it. place: where, and whether a file that is
+    there is replaced. Errors: `InvalidInput`."""
     from undertow.checkpoints.files.atomic import atomic_write
     from undertow.checkpoints.files.destination import require_elsewhere
     from undertow.hints.grid import to_grid
     from undertow.pictures.files import open_picture
 
+    out, overwrite = place
     if out is not None:
-        require_picture_file(out)
         require_elsewhere("--out", out, [path])
+        require_picture_file(out, overwrite=overwrite)
     template = f"{path.stem}-{kind}".replace("{", "{{").replace("}", "}}")
-    place = PicturePlace.of(Path() if out is None else out, template, overwrite=out is not None)
+    target_place = PicturePlace.of(Path() if out is None else out, template, overwrite=overwrite)
     picture = open_picture("IMAGE", path)
     if multiple is not None:
         picture = to_grid(picture, multiple=multiple)
     made = make(picture)
-    with place.taken({}) as target, atomic_write(target) as draft:
+    with target_place.taken({}) as target, atomic_write(target) as draft:
         made.save(draft)
     SafeConsole().print(f"wrote {target} ({made.width}x{made.height})", markup=False, highlight=False, soft_wrap=True)

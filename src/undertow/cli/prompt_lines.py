@@ -10,7 +10,7 @@ Blank lines and those that begin with # are skipped. What a line says replaces w
 import json
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from undertow.errors import InvalidInput
 from undertow.limits import TEXT_BYTES
 
 MOST_LINES = 10_000
+
+JSON_LINES = 'a line for each picture, such as {"prompt": "...", "seed": 7}'
 
 _OPTIONS = re.compile(r"\|\s*(?=--?[A-Za-z])")
 
@@ -80,6 +82,7 @@ def _lines(path: Path) -> list[tuple[int, str]]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as err:
         raise InvalidInput("--prompts", str(path), "UTF-8 text", str(err)) from err
+    _require_lines(path, lines)
     found = [
         (number, line.strip())
         for number, line in enumerate(lines, 1)
@@ -90,12 +93,26 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     return found
 
 
+def _require_lines(path: Path, lines: Sequence[str]) -> None:
+    """Errors: `InvalidInput` for one JSON document over many lines, whose brackets would be drawn."""
+    written = [line.strip() for line in lines if line.strip()]
+    if len(written) > 1 and written[0][0] in "[{" and written[-1][-1] in "]}" and _json("\n".join(written)) is not None:
+        raise InvalidInput("--prompts", str(path), JSON_LINES, "it is one JSON document over many lines")
+
+
+def _json(text: str) -> Any:
+    """What a text is as JSON; `None` for other texts."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _read(text: str) -> PromptLine:
+    if text.startswith("[") and any(isinstance(one, str | dict) for one in _json(text) or ()):
+        raise InvalidInput("JSON", repr(text[:40]), JSON_LINES, "this is a list")
     if text.startswith("{"):
-        try:
-            fields = json.loads(text)
-        except (json.JSONDecodeError, RecursionError):
-            fields = None  # a prompt may begin with choices in braces
+        fields = _json(text)  # a prompt may begin with choices in braces
         if isinstance(fields, dict):
             if not isinstance(fields.get("prompt"), str):
                 raise InvalidInput("prompt", repr(fields.get("prompt")), "a text", 'write {"prompt": "...", ...}')

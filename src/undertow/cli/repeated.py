@@ -27,12 +27,14 @@ if TYPE_CHECKING:
     from undertow.service import UNetService
 
 
-def repeated_task(picture: Path, options: Mapping[str, Any], notes: Notes, model: str | None = None) -> Task:
+def repeated_task(
+    picture: Path, options: Mapping[str, Any], notes: Notes, model: str | None = None, refiner: str | None = None
+) -> Task:
     """The request that a picture was drawn by, but for what is given now.
 
     All pictures of that request are drawn again, as their number may decide the last bits, and the one is written. With
-    another seed or number they are other pictures: one, or as many as are asked for, from this one's seed. model: that
-    was typed. Errors: `InvalidInput`.
+    another seed or number they are other pictures: one, or as many as are asked for, from this one's seed. model,
+    refiner: those that were typed. Errors: `InvalidInput`.
     """
     texts = read_texts(picture)
     instead = changes(options) | ({"prompt": options["prompt"]} if "prompt" in options else {})
@@ -49,6 +51,9 @@ def repeated_task(picture: Path, options: Mapping[str, Any], notes: Notes, model
     if "adapters" in instead:
         bare = [*(options.get("loras") or ()), *(options.get("adapters") or ())]
         instead["adapters"] = with_named(stored.request, instead["adapters"], bare)
+    if refiner is None:
+        for file in stored.refining:
+            notes.add(f"drawn without the {file}; {file.option} FILE takes it")
     bundled = _bundled(source).names()
     stored.require([*needed, *stored.named_files(instead, bundled)])
     found = stored.description(instead, bundled)

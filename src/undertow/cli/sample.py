@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from undertow.checkpoints.files.destination import require_elsewhere
 from undertow.checkpoints.files.place import require_class_model
 from undertow.cli.seeds import parse_seed
 from undertow.cli.terminal import SafeConsole
@@ -16,6 +17,7 @@ from undertow.cli.written_pictures import OVERWRITE_HELP, not_in_place, written_
 from undertow.embedded import embedded_models
 from undertow.known_names import require_sampler, require_schedule
 from undertow.limits import CELLS
+from undertow.lookup import counted
 from undertow.pictures.names import PicturePlace
 
 
@@ -44,6 +46,7 @@ def sample(
     CELLS.require("count", count)
     first, place = parse_seed(seed), PicturePlace.of(out, "grid", overwrite=overwrite)
     require_class_model(model_folder(run))
+    require_elsewhere("--out", out, [model_folder(run)])
     if sampler is not None:
         require_sampler(sampler)
     if schedule is not None:
@@ -64,7 +67,10 @@ def sample(
     path, error = written_somewhere(
         place, {}, lambda path: save_grid(pixels, count if columns is None else columns, path)
     )
-    console.print(f"{len(labels)} pictures by {settings.sampler} in {settings.steps} steps: {path}", soft_wrap=True)
+    console.print(
+        f"{counted(len(labels), 'picture')} by {settings.sampler} in {counted(settings.steps, 'step')}: {path}",
+        soft_wrap=True,
+    )
     if error is not None:
         raise not_in_place(place, path, error)
 

@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.table import Table
 
 from undertow.checkpoints.files.atomic import atomic_write
+from undertow.cli.figures import require_figure
 from undertow.cli.notes import note_idle
 from undertow.cli.terminal import SafeConsole
 from undertow.extras import optional_package
 from undertow.known_names import require_sampler
-from undertow.pictures.names import FIGURES, require_picture_file
 
 if TYPE_CHECKING:
     from undertow.diffusion.paths import Path as NoisePath
@@ -34,13 +34,14 @@ def samplers(
         Path | None,
         typer.Option(help="Write a plot of every grid, for Stable Diffusion's levels.", metavar="PNG"),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a --plot that exists.")] = False,
 ) -> None:
     """List the samplers: order, evaluations a step, noise, models they run on, and their names in other tools."""
     console = SafeConsole()
     if name is not None:
         require_sampler(name)
     if plot is not None:
-        require_picture_file(plot, "--plot", endings=FIGURES)
+        require_figure("--plot", plot, overwrite=overwrite)
         plot.parent.mkdir(parents=True, exist_ok=True)
         _plot(plot)
         console.print(f"wrote {plot}", markup=False)

@@ -22,5 +22,5 @@ def parse_seed(text: str, option: str = "--seed") -> int:
     if word in RANDOM:
         return random_seed()
     if not (word.isascii() and word.isdigit()):
-        raise InvalidInput(option, repr(text), "a whole number from 0 on, or random")
+        raise InvalidInput(option, repr(text), "a whole number from 0 on, or a new one: random or -1")
     return int(word)

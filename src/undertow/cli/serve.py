@@ -101,14 +101,13 @@ def _checked(settings: "ServerSettings") -> "ServerSettings":
     from undertow.known_names import require_device_name
     from undertow.serving.catalog.catalog import Catalog
     from undertow.serving.store.store import Store
-    from undertow.serving.worker.supervisor import listening
 
     for device in settings.devices:
         require_device_name("--device", device)
     if settings.webhooks and not settings.webhook_secret:
         remedy = "set webhook_secret under [serve] in undertow.toml, by which receivers know who calls"
         raise InvalidInput("webhook_secret", "missing", "text that only you and your receivers know", remedy)
-    settings = replace(settings, port=_free_port(settings, listening))
+    settings = replace(settings, port=_free_port(settings))
     _require_folder(settings.data)
     catalog = Catalog(settings)
     for name, source in settings.models.items():
@@ -130,8 +129,10 @@ def _checked(settings: "ServerSettings") -> "ServerSettings":
     return settings
 
 
-def _free_port(settings: "ServerSettings", listening) -> int:  # a function of the worker's
+def _free_port(settings: "ServerSettings") -> int:
     """Errors: `InvalidInput` for one in use."""
+    from undertow.serving.worker.supervisor import listening
+
     with listening(settings.host, settings.port) as place:
         return place.getsockname()[1]
 

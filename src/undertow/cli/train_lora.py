@@ -11,6 +11,8 @@ from undertow.checkpoints.files.destination import require_elsewhere
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.trained import draw_sample, print_command
 from undertow.cli.training_options import TrainingOptions, training_verb
+from undertow.lookup import counted
+from undertow.shortage import size_in_words
 
 FormatName = Literal["kohya", "peft"]
 
@@ -74,7 +76,8 @@ def train_lora(
     write_lora(export_lora(lora, base, pictures, settings, options.name), path, format=format)
     layers = len(lora.unet) + sum(len(learned) for learned in lora.for_text() or ())
     console.print(
-        f"trained: {path} ({layers} layers of rank {settings.rank}, {path.stat().st_size / 1e6:.1f} MB)", soft_wrap=True
+        f"trained: {path} ({counted(layers, 'layer')} of rank {settings.rank}, {size_in_words(path.stat().st_size)})",
+        soft_wrap=True,
     )
     if not options.no_sample:
         draw_sample(console, base, pictures, Adapter(str(path)), path.with_suffix(".png"))

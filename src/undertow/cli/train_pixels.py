@@ -12,9 +12,10 @@ from rich.console import Console
 from undertow.cli.notes import note_idle
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.training_progress import shown_training
-from undertow.errors import InvalidInput
+from undertow.errors import InvalidInput, naming_file
 from undertow.extras import OF_TRAINING, require_packages
 from undertow.lookup import look_up
+from undertow.training.run_lock import require_no_training
 
 if TYPE_CHECKING:
     from undertow.training.config import TrainingConfig
@@ -81,6 +82,7 @@ def train_pixels(
     console = SafeConsole(quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
     out = Path("runs") / f"{data_set}-{'flow' if objective is None else objective}" if out is None else out
     resumes = resume or resume_step is not None
+    require_no_training(out / "training")
     if not resumes:
         _require_data(data_set, data, size, gray=gray, bad_pictures=bad_pictures)
     if config_file is not None and objective is not None:
@@ -175,7 +177,8 @@ def _new_config(
     from undertow.training.presets import preset
 
     if config_file is not None:
-        return with_data(config_from_json(read_json(config_file)), source)
+        with naming_file(config_file):
+            return with_data(config_from_json(read_json(config_file)), source)
     pictures = source.open()
     for path in pictures.skipped:
         console.print(f"skipped, cannot be read: {path}", soft_wrap=True, markup=False)

@@ -98,7 +98,8 @@ class TrainingOptions:
         """Errors: `InvalidInput` for a file or folder that this run would replace and no run has written."""
         if (self.out / "checkpoints").is_dir():
             return
-        for place in (self.out / self.name, self.out / f"{self.name}.safetensors"):
+        sample = () if self.no_sample else (self.out / f"{self.name}.png",)
+        for place in (self.out / self.name, self.out / f"{self.name}.safetensors", *sample):
             if place.exists():
                 remedy = "name another folder, or another name with --title"
                 raise InvalidInput("--out", repr(str(self.out)), f"a folder without {place.name}", remedy)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 
 import typer
 
@@ -16,6 +17,10 @@ _EXPECTED = (
     (re.compile(r"Input should be a valid number.*"), "a number"),
 )
 """What typer says of a value, and what was expected."""
+
+
+SHORT = 3
+"""Letters of words that are near to others by chance: tpu is no misspelled cpu."""
 
 
 def usage_sentence(error: typer.TyperException, program: str, arguments: Sequence[str]) -> str:
@@ -37,10 +42,11 @@ def _of_value(invalid: re.Match[str], arguments: Sequence[str]) -> str:
     option, problem = invalid["option"], invalid["problem"]
     choice = _NO_CHOICE.fullmatch(problem)
     if choice is not None:
-        choices = choice["choices"].replace("'", "")
-        ours = value_called_here(choice["value"], choices.split(", "))
-        called = "" if ours is None else f"; here it is called {ours}"
-        return f"{option} is {choice['value']!r}, expected one of {choices}{called}"
+        value, choices = choice["value"], choice["choices"].replace("'", "")
+        ours = value_called_here(value, choices.split(", "))
+        near = get_close_matches(value.lower(), choices.split(", "), n=1) if len(value) > SHORT else []
+        called = f"; here it is called {ours}" if ours is not None else f"; did you mean {near[0]}?" if near else ""
+        return f"{option} is {value!r}, expected one of {choices}{called}"
     expected = expectation(problem)
     if expected is None:
         return f"{option}: {problem}"

@@ -24,7 +24,7 @@ PATIENCE = 16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shared:
-    """A forward. rows: that shared it. computed: rows with those it was padded with. failed: rows without an outcome."""
+    """A forward. rows: that shared it. computed: rows, with those it was padded with. failed: without an outcome."""
 
     rows: Sequence[Row]
     computed: int

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from undertow.checkpoints.files.hashes import model_hash
-from undertow.checkpoints.files.place import is_hub_id
+from undertow.checkpoints.files.place import is_hub_id, model_name
 from undertow.engine.metadata import Description
 from undertow.engine.named_files import file_name, stored_adapters
 from undertow.engine.report import Report
@@ -19,12 +19,14 @@ def description_json(report: Report, index: int, *, embed: bool = True) -> str:
     request = report.request
     if request.high_resolution is None:  # whose first pass may have another size
         request = replace(request, size=report.size)
-    path = report.files.model
+    path, refiner = report.files.model, report.files.refiner
     description = Description(
         request=request,
         index=index,
         model=report.model,
         model_hash=None if path is None else model_hash(path),
+        refiner=None if refiner is None else model_name(refiner),
+        refiner_hash=None if refiner is None else model_hash(refiner),
         embedding_hashes=report.files.embedding_hashes(),
     )
     text = _shareable(description, embed)

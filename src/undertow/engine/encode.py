@@ -29,13 +29,15 @@ from undertow.unet.config import TextTime
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Encoded:
     """A request that can be denoised. size: (height, width) of the finished pictures, in pixels. decisions: what was
-    chosen for it, and why. used: the adapters that act. embeddings: the files of its textual inversions."""
+    chosen for it, and why. used: the adapters that act. embeddings: the files of its textual inversions. refiner: the
+    model that draws the last steps, where one does."""
 
     passes: Sequence[Pass]
     size: tuple[int, int]
     decisions: tuple[str, ...]
     used: tuple[UsedAdapter, ...] = ()
     embeddings: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    refiner: Path | None = None
 
 
 def encode(
@@ -105,7 +107,8 @@ class _Encoding:
             extra=picture.extra,
             without_image=picture.without_image,
         )
-        passes = [first, *self._refined(builder, first, cells)]
+        refined = self._refined(builder, first, cells)
+        passes = [first, *refined]
         if request.high_resolution is not None:
             yield
             size, more = self._upscaled(builder, request.high_resolution, size, image_inputs)
@@ -117,6 +120,7 @@ class _Encoding:
             decisions=tuple(dict.fromkeys([*self.decisions, *self.placements])),
             used=tuple(self.used),
             embeddings=self._embeddings(),
+            refiner=self.refiner.path if refined and self.refiner is not None else None,
         )
 
     def _embeddings(self) -> dict[str, Path]:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from PIL import Image
 from PIL.ExifTags import IFD, Base
 
+from undertow.pictures.files import quiet_pillow
+
 COMMENT_KEY = "parameters"
 """The text that becomes the user comment."""
 
@@ -41,8 +43,9 @@ def to_exif(texts: Mapping[str, str]) -> bytes:
 def from_exif(image: Image.Image) -> dict[str, str]:
     """The texts that `to_exif` stored, A1111's, and ComfyUI's; a block that is damaged has none."""
     try:
-        exif = image.getexif()
-        private, comment = exif.get(PRIVATE), exif.get_ifd(IFD.Exif).get(Base.UserComment)
+        with quiet_pillow():
+            exif = image.getexif()
+            private, comment = exif.get(PRIVATE), exif.get_ifd(IFD.Exif).get(Base.UserComment)
         found = json.loads(private[len(MARK) :]) if isinstance(private, bytes) and private.startswith(MARK) else {}
         found |= _of_comfy(exif)
         if comment is not None:

@@ -4,13 +4,13 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import undertow
 from undertow.adapters.files.opened import files_to_read
 from undertow.adapters.manager import AdapterManager
 from undertow.attention.chosen import described_kernel
@@ -70,10 +70,10 @@ def fingerprint_of(
     """
     unet = model.require_unet()
     parts = {
-        "undertow": undertow.__version__,
+        "undertow": version("undertow"),
         "machine": _machine(unet.device),
         "number types": _number_types(model),
-        "runner": type(runner).__name__,
+        "runner": type(runner).__name__ + ("" if runner.capabilities.merging else ", frozen"),
         "attention": described_kernel(unet.kernel),
         "slots": str(manager.capacity),
         "rows of a forward": "any" if limits.padded_to is None else str(limits.padded_to),
@@ -128,11 +128,18 @@ def _request(request: GenerationRequest) -> Iterator[tuple[str, str]]:
 
 
 def _adapters(request: GenerationRequest, manager: AdapterManager) -> Iterator[tuple[str, str]]:
-    """By title, the contents of the files; of one on the Hub its name, whose revision nobody promises."""
+    """By title, the contents of the files, and of those of an image encoder that is named; of what lies on the Hub its
+    name, whose revision nobody promises."""
     for adapter in request.all_adapters:
-        place = Path(manager.bundled.locate(adapter.source)).expanduser()
-        files = [place] if place.is_file() else files_to_read(place)
-        yield adapter.title, _digest(*map(file_hash, files)) if files else str(adapter.source)
+        encoder = () if adapter.encoder is None else (adapter.encoder,)
+        places = (manager.bundled.locate(adapter.source), *encoder)
+        yield adapter.title, _digest(*(content for place in places for content in _contents(place)))
+
+
+def _contents(source: str | Path) -> list[str]:
+    place = Path(source).expanduser()
+    files = [place] if place.is_file() else files_to_read(place)
+    return [file_hash(file) for file in files] if files else [str(source)]
 
 
 def _embeddings(request: GenerationRequest, model: LoadedModel) -> Iterator[tuple[str, str]]:

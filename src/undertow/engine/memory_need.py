@@ -25,6 +25,9 @@ from undertow.vae.plan import plan_tiles, smallest_budget
 from undertow.vae.precision import dtype_to_compute_in
 from undertow.vae.program import decode_program
 
+WIDEST = 32
+"""How many times as long as the other a side may be that anybody draws."""
+
 
 def require_memory(model: LoadedModel, request: GenerationRequest, *, low_vram: bool) -> None:
     """Errors: `OutOfMemory` for a request whose largest picture cannot fit beside what is in memory; `InvalidInput` for
@@ -44,8 +47,13 @@ def require_memory(model: LoadedModel, request: GenerationRequest, *, low_vram: 
         f"a picture of {size[1]}x{size[0]}",
         needed_bytes=needed,
         free_bytes=free,
-        remedy=f"{_sparing(unet, vae, cells, free)}ask for a smaller picture, up to about {width}x{height}",
+        remedy=f"{_sparing(unet, vae, cells, free)}ask for a smaller picture{_up_to(width, height)}",
     )
+
+
+def _up_to(width: int, height: int) -> str:
+    """What would fit, in the same shape; nothing for a shape that nobody meant."""
+    return f", up to about {width}x{height}" if max(width, height) <= WIDEST * min(width, height) else ""
 
 
 def _sparing(unet: UNet, vae: AutoencoderKL, cells: Size, free: int) -> str:

@@ -17,7 +17,7 @@ from undertow.adapters.adapter import Adapter
 from undertow.engine.exif import from_exif
 from undertow.engine.named_files import named_files, without_files
 from undertow.engine.request import GenerationRequest
-from undertow.errors import InvalidInput
+from undertow.errors import InvalidInput, in_plain_words
 from undertow.infotext.reading import INVERSION, NamedFile
 from undertow.pictures.files import header_of, several
 from undertow.pictures.modes import loaded
@@ -47,6 +47,10 @@ class Description(Record):
     """The model's name."""
     model_hash: str | None = None
     """The first ten digits of its SHA-256; of a folder, its U-Net's."""
+    refiner: str | None = None
+    """The name of the model that drew the last steps, where one did."""
+    refiner_hash: str | None = None
+    """As `model_hash`, of the refiner."""
     embedding_hashes: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of each textual inversion in its prompts, the first twelve digits of its file's SHA-256."""
 
@@ -60,8 +64,17 @@ class StoredDescription:
     index: int = 0
     model: str = ""
     model_hash: str | None = None
+    refiner: str | None = None
+    refiner_hash: str | None = None
     embedding_hashes: Mapping[str, str] = field(default_factory=dict[str, str])
     program: str = "undertow"
+
+    @property
+    def refining(self) -> list[NamedFile]:
+        """The refiner, where one drew the last steps; the picture can be drawn without it, as another one."""
+        if self.refiner is None:
+            return []
+        return [NamedFile(kind="refiner", name=self.refiner, option="--refiner", hash=self.refiner_hash or "")]
 
     def named_files(self, instead: Mapping[str, Any], bundled: Collection[str]) -> list[NamedFile]:
         """What it needs and does not hold, but for the model. instead: fields that the caller gives in place of the
@@ -83,6 +96,8 @@ class StoredDescription:
                 "index": self.index,
                 "model": self.model,
                 "model_hash": self.model_hash,
+                "refiner": self.refiner,
+                "refiner_hash": self.refiner_hash,
                 "embedding_hashes": dict(self.embedding_hashes),
             }
         )
@@ -136,16 +151,26 @@ def read_stored(path: str | Path, texts: Mapping[str, str] | None = None) -> Sto
         request = stored["request"]
         index, model, digits = stored["index"], stored["model"], stored.get("model_hash")
         hashes = stored.get("embedding_hashes", {})
+        refiner, refiner_digits = stored.get("refiner"), stored.get("refiner_hash")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as err:
-        raise _damaged(path, str(err)) from err
+        raise _damaged(path, in_plain_words(err)) from err
     if not isinstance(request, dict):
         raise _damaged(path, "its request is none")
     if not isinstance(index, int) or index < 0 or not isinstance(model, str) or not isinstance(digits, str | None):
         raise _damaged(path, "its index or model is none")
+    if not isinstance(refiner, str | None) or not isinstance(refiner_digits, str | None):
+        raise _damaged(path, "its refiner is none")
     if not isinstance(hashes, dict) or not all(isinstance(one, str) for one in hashes.values()):
         raise _damaged(path, "its hashes are none")
     return StoredDescription(
-        path=Path(path), request=request, index=index, model=model, model_hash=digits, embedding_hashes=hashes
+        path=Path(path),
+        request=request,
+        index=index,
+        model=model,
+        model_hash=digits,
+        refiner=refiner,
+        refiner_hash=refiner_digits,
+        embedding_hashes=hashes,
     )
 
 

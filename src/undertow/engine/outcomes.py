@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from undertow.doors import checked
 from undertow.engine.fingerprint import Fingerprint
 from undertow.engine.outcome_records import (
     MAGIC,
@@ -48,6 +49,7 @@ class OutcomeLog:
             engine.submit(request, options=options, outcomes=log).result()
     """
 
+    @checked
     def __init__(self, fingerprint: Fingerprint, sink: Sink | None = None):
         self.fingerprint = fingerprint
         self.whole_bytes = 0
@@ -60,6 +62,7 @@ class OutcomeLog:
         self._taken = False
 
     @classmethod
+    @checked
     def read(cls, data: bytes, fingerprint: Fingerprint, sink: Sink | None = None) -> "OutcomeLog":
         """The log in what a sink was given, without what is not whole at its end; a new one where nothing is.
 
@@ -109,7 +112,7 @@ class OutcomeLog:
         return self._sink is not None
 
     def forget(self) -> None:
-        """Lets go of what was not replayed."""
+        """Lets go of all tensors."""
         for picture in self._pictures.values():
             picture.forget()
 
@@ -176,9 +179,10 @@ class PictureOutcomes:
         return self._went_on_at
 
     def forget(self) -> None:
-        """Lets go of what was not replayed."""
+        """Lets go of all tensors."""
         self._answers.clear()
         self._enlarged.clear()
+        self._asked = ()
 
     def answer(self, place: int, outcome: Outcome, unit: int) -> None:
         """Records the outcome of one of the rows that were asked for last."""

@@ -21,9 +21,11 @@ class UsedAdapter:
 @dataclass(frozen=True, kw_only=True)
 class UsedFiles:
     """The files of weights that pictures were drawn with, to be hashed when a picture is saved. model: its file or
-    folder; `None` for none. embeddings: the textual inversions that its prompts use, by name."""
+    folder; `None` for none. refiner: of the model that drew the last steps, where one did. embeddings: the textual
+    inversions that its prompts use, by name."""
 
     model: Path | None = None
+    refiner: Path | None = None
     adapters: Sequence[UsedAdapter] = ()
     embeddings: Mapping[str, Path] = field(default_factory=dict[str, Path])
 

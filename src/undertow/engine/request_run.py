@@ -308,6 +308,7 @@ class RequestRun:
             model=model_name(model.path),
             files=UsedFiles(
                 model=model.path,
+                refiner=None if encoded is None else encoded.refiner,
                 adapters=() if encoded is None else encoded.used,
                 embeddings={} if encoded is None else encoded.embeddings,
             ),

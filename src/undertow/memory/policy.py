@@ -15,6 +15,7 @@ from undertow.memory.machine import Machine
 from undertow.memory.plan import MemoryPlan, plan
 from undertow.memory.weights import controlnet_weights, text_weights, unet_weights, vae_weights
 from undertow.memory.work import ITEM_BYTES, Subject, Work
+from undertow.shortage import size_in_words
 
 Level = Literal["high", "medium", "low"]
 """high: fits as it is in the first type. medium: fits as it is in a later one. low: something has to give way."""
@@ -84,7 +85,7 @@ def _rules(subject: Subject, work: Work) -> Iterator[LayerRule]:
     if subject.vae is not None:
         dtype = work.dtype if work.vae_dtype is None else work.vae_dtype
         size = vae_weights(subject.vae) * ITEM_BYTES[dtype]
-        parts = "" if work.decode_bytes is None else f"exact tiles within {work.decode_bytes // 2**20} MiB"
+        parts = "" if work.decode_bytes is None else f"exact tiles within {size_in_words(work.decode_bytes)}"
         where = _kept("vae", work, "pictures are decoded")
         yield _rule("VAE", "convolutions, attention", size, dtype, dtype, where, parts)
         yield _rule("VAE", "norms", size, dtype, "float32", where)

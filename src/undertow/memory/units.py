@@ -26,12 +26,3 @@ def parse_bytes(argument: str, text: str) -> int:
     if count < 1:
         raise InvalidInput(argument, repr(text), "more than no memory", "such as 6GB or 512MiB")
     return count
-
-
-def bytes_text(count: int) -> str:
-    """In four digits or fewer, with the unit that budgets are typed in: 130 MB, 2.43 GB."""
-    if count < 10**6:
-        return f"{count / 1000:.0f} kB" if count >= 1000 else f"{count} B"
-    if count < 10**9:
-        return f"{count / 10**6:.0f} MB" if count >= 10**7 else f"{count / 10**6:.1f} MB"
-    return f"{count / 10**9:.2f} GB" if count < 10**11 else f"{count / 10**9:.0f} GB"

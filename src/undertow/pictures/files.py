@@ -6,7 +6,8 @@ known before any pixel is decoded, and one sentence for whatever else is wrong.
 
 import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from undertow.errors import InvalidInput
+from undertow.errors import InvalidInput, in_plain_words
 from undertow.limits import PIXELS
 from undertow.pictures.modes import FORMATS, deep_levels, loaded, require_format
 
@@ -39,9 +40,8 @@ _FOREIGN = {
 }
 """First bytes of files that people take for pictures."""
 
-_OPENING = Lock()
-"""Pillow warns of large pictures before it says how large they are, and which warnings are shown is one setting of the
-process."""
+_QUIET = Lock()
+"""Which warnings are shown is one setting of the process."""
 
 
 def open_picture(name: str, path: str | Path) -> Image.Image:
@@ -110,17 +110,18 @@ def _require_file(name: str, path: str | Path) -> None:
 def _decoded(name: str, source: str, file: str | Path | BytesIO) -> Image.Image:
     try:
         with _opened(name, source, file) as image:
-            return ImageOps.exif_transpose(image)
+            image.load()
+            with quiet_pillow():
+                return ImageOps.exif_transpose(image)
     except InvalidInput:
         raise
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as err:
-        raise InvalidInput(name, source, "a whole picture", f"it is damaged: {_one_line(err)}") from err
+        raise InvalidInput(name, source, "a whole picture", f"it is damaged: {in_plain_words(err)}") from err
 
 
 def _opened(name: str, source: str, file: str | Path | BytesIO) -> Image.Image:
     try:
-        with _OPENING, warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with quiet_pillow():
             image = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError as err:
         found = _foreign(file)
@@ -128,13 +129,24 @@ def _opened(name: str, source: str, file: str | Path | BytesIO) -> Image.Image:
         raise InvalidInput(name, source, "a picture (PNG, JPEG, WebP, TIFF, GIF, BMP)", problem) from err
     # Text that unpacks to more than a megabyte, a profile that does, more pixels than Pillow allows.
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as err:
-        raise InvalidInput(name, source, "a picture that can be read", _one_line(err)) from err
+        raise InvalidInput(name, source, "a picture that can be read", in_plain_words(err)) from err
     try:
         require_pixels(name, image.size)
     except InvalidInput:
         image.close()
         raise
     return image
+
+
+@contextmanager
+def quiet_pillow() -> Generator[None]:
+    """Stands around what reads a header or EXIF, of which Pillow warns where they are damaged or large: the camera's
+    data are not what users asked for, and what is too large is refused in our words. Not around decoding, which takes
+    long: one thread at a time is in here."""
+    with _QUIET, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _foreign(file: str | Path | BytesIO) -> str | None:
@@ -160,10 +172,6 @@ def _from_array(name: str, array: np.ndarray) -> Image.Image:
         raise InvalidInput(
             name, f"an array {array.shape} of {array.dtype}", "[height, width] or [height, width, 3]", str(err)
         ) from err
-
-
-def _one_line(err: BaseException) -> str:
-    return " ".join(str(err).split()) or type(err).__name__
 
 
 def file_of(image: Image.Image) -> Path | None:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import Image, ImageChops
 
-from undertow.errors import InvalidInput
+from undertow.errors import InvalidInput, in_plain_words
 
 WHITE_8, WHITE_16 = 255, 65535
 
@@ -101,7 +101,7 @@ def loaded(picture: Image.Image, name: str = "picture") -> Image.Image:
     try:
         picture.load()
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as err:
-        raise InvalidInput(name, f"not readable ({err})", "a whole picture", "save it again") from err
+        raise InvalidInput(name, f"not readable ({in_plain_words(err)})", "a whole picture", "save it again") from err
     return picture
 
 

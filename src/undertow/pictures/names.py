@@ -99,10 +99,7 @@ class PicturePlace:
         _require_folder(path.parent, out_argument)
         place = cls(folder=path.parent, file=path.stem, suffix=path.suffix, several=count > 1, overwrite=overwrite)
         for index in range(1, count + 1):
-            found = place._wanted({"index": index})
-            if found.exists() and not overwrite:
-                remedy = "allow it to be replaced (--overwrite), or choose another name"
-                raise InvalidInput(out_argument, repr(str(found)), "a file that is not there yet", remedy)
+            require_replaceable(place._wanted({"index": index}), out_argument, overwrite=overwrite)
         return place
 
     @contextmanager
@@ -172,10 +169,19 @@ def require_picture_file(
         raise InvalidInput(argument, repr(str(path)), "a picture file", "it is a folder")
     if path.suffix.lower() not in endings:
         raise InvalidInput(argument, repr(str(path)), f"a file that ends in {_joined(endings)}")
+    require_replaceable(path, argument, overwrite=overwrite)
+    _require_folder(path.parent, argument)
+
+
+def require_replaceable(path: Path, argument: str, *, overwrite: bool) -> None:
+    """The rule of every writer: what is there is replaced only where that was allowed, and a pipe or a device never.
+    Errors: `InvalidInput`."""
+    if path.exists() and not path.is_file():
+        problem = "a folder" if path.is_dir() else "a pipe or a device"
+        raise InvalidInput(argument, repr(str(path)), "a regular file", f"it is {problem}")
     if path.exists() and not overwrite:
         remedy = "allow it to be replaced (--overwrite), or choose another name"
         raise InvalidInput(argument, repr(str(path)), "a file that is not there yet", remedy)
-    _require_folder(path.parent, argument)
 
 
 def _joined(endings: Collection[str]) -> str:

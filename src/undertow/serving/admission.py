@@ -18,6 +18,7 @@ from undertow.doors import nearest
 from undertow.encoders.prompts.catalogue import parse_prompt
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
+from undertow.memory.plan import MemoryPlan
 from undertow.memory.subjects import require_size
 from undertow.records import Record, annotations
 from undertow.serving.amount import cost_of, rows_of, work_of
@@ -66,6 +67,22 @@ CELLS_AT_ONCE = 8192
 OPTIONS = tuple(one.name for one in fields(JobOptions))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """What a client's JSON means. pinned: rows of every forward of a reproducible job. forward_rows: of any."""
+
+    options: JobOptions
+    model: ModelEntry
+    request: GenerationRequest
+    used: dict[str, AdapterEntry]
+    uploads: Uploads
+    work: JobWork
+    mode: Mode
+    pinned: int | None
+    forward_rows: int
+    body_hash: str
+
+
 class Admission:
     """Makes jobs of what clients ask for. artifacts: where pictures of requests are kept. times: says when a job will
     be done; nothing is said when `None`. readable: gives the bytes of an artifact that a key may use; every artifact
@@ -103,38 +120,27 @@ class Admission:
 
         Errors: `InvalidInput` for what no service could draw; `Refused` for what this one cannot.
         """
-        options, request_json = _parted(wanted)
-        body_hash = _hash(wanted)
-        model = self.catalog.model(options.model)
-        uploads = Uploads(read=lambda sha256: self._readable(sha256, key), max_pixels=self.settings.max_pixels)
-        prepared = with_pictures(with_sources(dict(request_json)), uploads.open)
-        prepared.setdefault("seed", _seed(key, client_id or idempotency_key, body_hash))
-        used = self._name(prepared, model)
-        request = GenerationRequest.from_json(prepared)
-        self._check(request, model, used)
-        request = _resolved(request, model)
-        work = work_of(request, model)
-        mode = self.settings.mode if options.mode is None else options.mode
-        pinned = self._pinned_rows(request, model, work) if mode == "reproducible" else None
-        self.capacity.require(request, model, used, self._forward_rows(model, work) if pinned is None else pinned)
+        read = self._read(wanted, key, client_id or idempotency_key)
+        options, model, request, used = read.options, read.model, read.request, read.used
+        self.capacity.require(request, model, used, read.forward_rows)
         spec = JobSpec(
             model=model.name,
-            request=_spec_json(request, uploads),
-            mode=mode,
-            rows=pinned,
+            request=_spec_json(request, read.uploads),
+            mode=read.mode,
+            rows=read.pinned,
             format=options.format,
             files={"": model.hash, **{name: entry.hash for name, entry in used.items()}},
         )
         new = NewJob(
             key=key,
             spec=spec,
-            work=work,
-            inputs=tuple(uploads.files.values()),
-            cost=cost_of(work, model),
+            work=read.work,
+            inputs=tuple(read.uploads.files.values()),
+            cost=cost_of(read.work, model),
             priority=options.priority,
             client_id=client_id,
             idempotency_key=idempotency_key,
-            body_hash=body_hash,
+            body_hash=read.body_hash,
             label=options.label,
             deadline_at=None if options.deadline_s is None else self.clock() + options.deadline_s,
             webhook=self._webhook(options),
@@ -143,9 +149,44 @@ class Admission:
             reuse=options.reuse,
         )
         new = self._promised(new)
-        for content in uploads.taken.values():
+        for content in read.uploads.taken.values():
             self.artifacts.put(content)
         return new
+
+    def forecast(self, wanted: Mapping[str, Any], key: str) -> MemoryPlan | None:
+        """The memory and the time that a job would take, whether it fits or not; `None` for what cannot be forecast.
+        Errors: `InvalidInput`."""
+        read = self._read(wanted, key, None)
+        return self.capacity.plan(read.request, read.model, read.used, read.forward_rows)
+
+    def _read(self, wanted: Mapping[str, Any], key: str, repeated_as: str | None) -> "_Read":
+        """Errors: `InvalidInput`."""
+        options, request_json = _parted(wanted)
+        body_hash = _hash(wanted)
+        model = self.catalog.model(options.model)
+        uploads = Uploads(read=lambda sha256: self._readable(sha256, key), max_pixels=self.settings.max_pixels)
+        prepared = with_pictures(with_sources(dict(request_json)), uploads.open)
+        prepared.setdefault("seed", _seed(key, repeated_as, body_hash))
+        used = self._name(prepared, model)
+        request = GenerationRequest.from_json(prepared)
+        self._check(request, model, used)
+        request = _resolved(request, model)
+        work = work_of(request, model)
+        mode = self.settings.mode if options.mode is None else options.mode
+        most, pinned = self._rows(request, model, work)
+        pinned = pinned if mode == "reproducible" else None
+        return _Read(
+            options=options,
+            model=model,
+            request=request,
+            used=used,
+            uploads=uploads,
+            work=work,
+            mode=mode,
+            pinned=pinned,
+            forward_rows=most if pinned is None else pinned,
+            body_hash=body_hash,
+        )
 
     def _promised(self, new: NewJob) -> NewJob:
         """With the time when it will be done. Errors: `Refused` for a deadline that cannot be kept."""
@@ -206,15 +247,13 @@ class Admission:
             height, width = _own_size(request, model)
             _require_pixels("high_resolution.scale", (height * more.scale, width * more.scale), settings.max_pixels)
 
-    def _pinned_rows(self, request: GenerationRequest, model: ModelEntry, work: JobWork) -> int:
-        """Of every forward of a reproducible job: as measured, else those of one picture with guidance."""
-        measured = None if self.times is None else self.times.pinned_rows(model.name, work.cells)
-        return min(PINNED_ROWS, rows_of(request, model)) if measured is None else measured
-
-    def _forward_rows(self, model: ModelEntry, work: JobWork) -> int:
-        """Of a forward of a job in the mode "fast", at most."""
-        measured = None if self.times is None else self.times.most_rows(model.name, work.cells)
-        return max(PINNED_ROWS, CELLS_AT_ONCE // max(1, work.cells)) if measured is None else measured
+    def _rows(self, request: GenerationRequest, model: ModelEntry, work: JobWork) -> tuple[int, int]:
+        """Of a forward: at most, and of every one of a reproducible job; where no worker has measured it, those of one
+        picture."""
+        measured = None if self.times is None else self.times.rows(model.name, work.cells)
+        if measured is not None:
+            return measured
+        return max(PINNED_ROWS, CELLS_AT_ONCE // max(1, work.cells)), min(PINNED_ROWS, rows_of(request, model))
 
     def _webhook(self, options: JobOptions) -> str | None:
         if options.webhook is not None and not self.settings.webhooks:

@@ -15,6 +15,13 @@ from undertow.step_counts import evaluations, kept_steps
 
 PERTURBED = ("pag", "seg", "sag")
 """Guidance methods that ask for one row more."""
+UNGUIDED = ("none", "free_u", *PERTURBED)
+"""Methods that by themselves ask for no negative prompt."""
+CFG_PP = ("_cfg_pp", "CFG++")
+"""How samplers end that ask for the negative prompt also without guidance."""
+EVERYWHERE = (0.0, 0.0, 1.0, 1.0)
+MARGIN = 8
+"""Cells by which seamless latents are continued on each side (`engine.layout`)."""
 
 
 def work_of(request: GenerationRequest, model: ModelEntry) -> JobWork:
@@ -53,7 +60,12 @@ def passes(request: GenerationRequest) -> tuple[int, int]:
     second = 0
     if more is not None:
         second = kept_steps(steps if more.steps is None else more.steps, more.strength, request.strength_convention)
-    return each * first, each * second
+    return _calls(first, each), _calls(second, each)
+
+
+def _calls(steps: int, each: int) -> int:
+    """Of a pass; the last step, to no noise at all, takes one."""
+    return max(0, each * steps - (each - 1))
 
 
 def rows_of(request: GenerationRequest, model: ModelEntry) -> int:
@@ -65,16 +77,21 @@ def rows_of(request: GenerationRequest, model: ModelEntry) -> int:
     prompts = len(tree.parts) if isinstance(tree, Composed) else 1
     regions = len(request.regions) if request.regions_by == "estimates" else 0
     perturbed = sum(name in PERTURBED for name in names)
+    if any(region.box == EVERYWHERE for region in request.regions) and regions:
+        prompts = 0  # nobody sees the request's own
     conditional = (prompts + regions) * (1 + perturbed)
     edits = unet.in_channels == 2 * unet.out_channels
-    guided = request.guidance_scale != 1 and any(name not in ("none", *PERTURBED, "free_u") for name in names)
-    against = 0 if unet.guidance_dim is not None else (2 if edits else 1) if guided or prompts > 1 else 0
+    guided = request.guidance_scale != 1 and any(name not in UNGUIDED for name in names)
+    guided |= prompts > 1 or "sag" in names or request.sampler.endswith(CFG_PP)
+    against = 0 if unet.guidance_dim is not None or not guided else 2 if edits else 1
     return conditional + against
 
 
 def _seen(request: GenerationRequest, size: Size, model: ModelEntry) -> int:
     """Cells of what the network sees at once."""
     height, width = _window(request, size, model)
+    height += 2 * MARGIN * (request.seamless in ("y", "both"))
+    width += 2 * MARGIN * (request.seamless in ("x", "both"))
     return height * width
 
 

@@ -42,12 +42,17 @@ class Capacity:
         self, request: GenerationRequest, model: ModelEntry, used: dict[str, AdapterEntry], rows: int | None
     ) -> None:
         """rows: of a forward. Errors: `Refused` with the bytes that are needed, and the nearest request that fits."""
-        if self.budget_bytes is None or request.views is not None:  # whose windows need less than the whole picture
-            return
-        work = self.work_of(request, model, used, rows)
-        found = self._plan(model, work)
+        found = self.plan(request, model, used, rows)
         if found is not None and not found.fits:
-            raise self._refusal(model, work, found)
+            raise self._refusal(model, self.work_of(request, model, used, rows), found)
+
+    def plan(
+        self, request: GenerationRequest, model: ModelEntry, used: dict[str, AdapterEntry], rows: int | None
+    ) -> MemoryPlan | None:
+        """The forecast against the budget; `None` where there is no budget, or nothing can be forecast."""
+        if self.budget_bytes is None or request.views is not None:  # whose windows need less than the whole picture
+            return None
+        return self._plan(model, self.work_of(request, model, used, rows))
 
     def work_of(
         self, request: GenerationRequest, model: ModelEntry, used: dict[str, AdapterEntry], rows: int | None

@@ -139,11 +139,11 @@ class Line:
                 self._of_key.setdefault(entry.key, []).append(entry)
         state.meet(self._of_key)
         self._turns: list[tuple[float, str]] = []
-        self._came: dict[str, list[float]] = {}
+        """When the next job of a key came: priorities act inside a key, and gain nothing against others."""
         for key, own in self._of_key.items():
-            own.sort(key=rank, reverse=True)  # the next one last
-            self._came[key] = sorted((entry.submitted_at for entry in own), reverse=True)
-            heappush(self._turns, (self._came[key][-1], key))
+            own.sort(key=rank)
+            own.reverse()  # the next one last
+            heappush(self._turns, (own[-1].submitted_at, key))
         self._head = self._first()
 
     def __bool__(self) -> bool:
@@ -165,7 +165,7 @@ class Line:
         return None if key is None else self._of_key[key][-1]
 
     def _next_key(self) -> str | None:
-        """The key whose turn it is: the one that has waited longest, of those that are not served too much."""
+        """The key whose turn it is: the one whose next job came first, of those that are not served too much."""
         if not self._of_key:
             return None
         least = min(self.state.served[key] for key in self._of_key)
@@ -173,7 +173,7 @@ class Line:
         found = None
         while found is None:
             came, key = self._turns[0]
-            if key not in self._of_key or self._came[key][-1] != came:
+            if key not in self._of_key or self._of_key[key][-1].submitted_at != came:
                 heappop(self._turns)  # of a job that has left
             elif self.state.served[key] <= least + self.state.quantum:
                 found = key
@@ -189,13 +189,12 @@ class Line:
         if entry.requeued:
             del self._again[0]
             return
-        own, came = self._of_key[entry.key], self._came[entry.key]
+        own = self._of_key[entry.key]
         own.pop()
-        came.pop()
-        if not own:
-            del self._of_key[entry.key], self._came[entry.key]
+        if own:
+            heappush(self._turns, (own[-1].submitted_at, entry.key))
         else:
-            heappush(self._turns, (came[-1], entry.key))
+            del self._of_key[entry.key]
 
 
 def rank(entry: QueueEntry) -> float:

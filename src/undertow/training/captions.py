@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from undertow.errors import DataError
+from undertow.errors import DataError, in_plain_words
 from undertow.pictures.files import ENDINGS
 
 SHOWN = 5
@@ -120,7 +120,9 @@ def _from_metadata(folder: Path) -> dict[Path, str]:
         try:
             entry = json.loads(line)
         except (ValueError, RecursionError) as err:
-            raise DataError(path, f"line {number} is not JSON ({err})", "write one object a line") from err
+            raise DataError(
+                path, f"line {number} is not JSON ({in_plain_words(err)})", "write one object a line"
+            ) from err
         name, text = (entry.get(key) if isinstance(entry, dict) else None for key in ("file_name", "text"))
         if not isinstance(name, str) or not isinstance(text, str):
             raise DataError(

@@ -16,6 +16,7 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.text_stack import TextStack
 from undertow.errors import InvalidInput
 from undertow.free_memory import require_free
+from undertow.lookup import counted
 from undertow.nn.adaptable import WeightRows
 from undertow.training.base_model import encode_pictures, require_own_folder, require_size, require_trainable
 from undertow.training.caption_encoder import CaptionEncoder, Encoded
@@ -149,7 +150,7 @@ def new_lora(unet: UNet, text: TextStack, settings: LoraSettings) -> TrainableLo
     sites = unet_sites(unet, settings.sites)
     numbers = settings.rank * sum(sum(widths(layer)) for layer in sites.values())
     require_free(
-        f"a LoRA of rank {settings.rank} over {len(sites)} layers",
+        f"a LoRA of rank {settings.rank} over {counted(len(sites), 'layer')}",
         numbers * LEARNED_BYTES,
         unet.device,
         "take a smaller rank (--rank), which is rarely above 128, or fewer layers (--sites)",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.destination import require_elsewhere
 from undertow.checkpoints.read.unet_loading import load_unet_folder
-from undertow.errors import ConfigError, InvalidInput
+from undertow.errors import ConfigError, InvalidInput, naming_file
 from undertow.training.batches import Batches
 from undertow.training.checkpointing import checkpointing
 from undertow.training.config import TrainingConfig, config_from_json
@@ -99,7 +99,8 @@ def new_network(config: TrainingConfig) -> UNet:
 
 def stored_config(out: Path) -> TrainingConfig:
     """Returns the config of the run in `out`. Errors: `UnknownCheckpoint`, `CorruptFile`, `ConfigError`."""
-    return config_from_json(read_json(RunFolder(out).config))
+    with naming_file(RunFolder(out).config):
+        return config_from_json(read_json(RunFolder(out).config))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

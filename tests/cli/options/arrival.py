@@ -24,7 +24,7 @@ from undertow.cli.verbs import VERBS, Verb
 
 # Everything is imported before anything is replaced: what is imported later would keep a stand-in for good.
 for _module in pkgutil.walk_packages(undertow.__path__, "undertow."):
-    if not _module.name.endswith("__main__"):
+    if not _module.name.endswith("__main__") and ".migrations" not in _module.name:  # which Alembic runs
         importlib.import_module(_module.name)
 
 Places = Mapping[str, Any]

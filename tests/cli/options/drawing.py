@@ -229,6 +229,7 @@ def listing(at: Boundary) -> None:
     at.stand_in("undertow.cli.samplers._grids", "all grids")
     at.stand_in("undertow.cli.samplers._one", unnoted=("console",))
     at.stand_in("undertow.cli.samplers._plot")
+    Path("old.png").touch()
     at.patch.setattr("undertow.cli.samplers.SafeConsole", lambda: Printed(at))
 
 
@@ -251,6 +252,8 @@ SAMPLERS = (
             case("--schedules", printed="all grids"),
             case("--plot", "grids.txt", refused="a file that ends in .png, .jpg, .jpeg, .webp, .svg or .pdf"),
             case("--plot", "grids.png", printed="wrote grids.png", _plot__file=Path("grids.png")),
+            case("--plot", "old.png", refused="a file that is not there yet"),
+            case("--plot", "old.png", "--overwrite", printed="wrote old.png", _plot__file=Path("old.png")),
         ),
     ),
     Command(

@@ -13,19 +13,21 @@ from undertow.unet.config import UNetConfig
 
 def converting(at: Boundary) -> None:
     Path("in.safetensors").touch()
+    Path("old.safetensors").touch()
     at.stand_in("undertow.checkpoints.write.convert.convert", "there", apart=("opening",))
 
 
 CONVERT = Command(
     verb=("convert",),
-    arguments={"source": "in.safetensors", "destination": "folder"},
+    arguments={"source": "in.safetensors", "destination": "out.safetensors"},
     needed=("--to", "diffusers"),
     boundary=converting,
     arrives={
         "convert.source": "in.safetensors",
-        "convert.destination": Path("folder"),
+        "convert.destination": Path("out.safetensors"),
         "convert.to": "diffusers",
         "convert.dtype": None,
+        "convert.overwrite": False,
         "opening.config": None,
         "opening.prediction": None,
         "opening.zero_terminal_snr": None,
@@ -43,6 +45,7 @@ CONVERT = Command(
         case("--ema", opening__ema=True),
         case("--prediction", "v", opening__prediction="v"),
         case("--allow-pickle", opening__allow_pickle=True),
+        case("--overwrite", convert__overwrite=True),
     ),
 )
 
@@ -90,7 +93,7 @@ PRESET = Command(
         case("--ports", ports=True),
         case("--attention", show_attention__config=UNetConfig.cifar10(), show_attention__size=None),
         case(
-            "--attention", "--size", "24x16", show_attention__config=UNetConfig.cifar10(), show_attention__size=(24, 16)
+            "--attention", "--size", "24x16", show_attention__config=UNetConfig.cifar10(), show_attention__size=(16, 24)
         ),
     ),
 )
@@ -103,7 +106,7 @@ TRACE = Command(
     arrives={**TRACED, "files": []},
     cases=(
         case("--batch", "3", trace_shapes__batch=3),
-        case("--size", "16x24", trace_shapes__size=(16, 24)),
+        case("--size", "16x24", trace_shapes__size=(24, 16)),
         case("--ports", ports=True),
     ),
 )

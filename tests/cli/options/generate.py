@@ -161,7 +161,7 @@ OF_THE_REQUEST = (
     case("--noise-convention", "comfy", request__noise_convention="comfy"),
     case("--sigmas", "14,5,1,0", request__sigmas=(14.0, 5.0, 1.0, 0.0)),
     case("--seed", "11", request__seed=11, files=["out/11.png"]),
-    case("--seed", "first", refused="a whole number from 0 on, or random"),
+    case("--seed", "first", refused="a whole number from 0 on, or a new one: random or -1"),
     case("--preset", "quick", request__steps=31),
     case("-s", "31", request__steps=31),
     case("-n", "2", request__count=2, show__pictures=[image()] * 2, files=["out/44.png", "out/45.png"]),

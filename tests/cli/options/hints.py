@@ -10,7 +10,8 @@ PHOTO = picture((6, 4), (200, 30, 40))
 
 
 def boundary(at: Boundary) -> None:
-    Image.new("RGB", (6, 4), (200, 30, 40)).save("photo.png")
+    for name in ("photo.png", "old.png"):
+        Image.new("RGB", (6, 4), (200, 30, 40)).save(name)
     for maker in ("edges.canny", "edges.soft_edges", "edges.scribble", "edges.line_art", "depth.depth", "blur.blur",
                   "blur.tile"):  # fmt: skip
         at.stand_in(f"undertow.hints.{maker}", lambda image, **_: image)
@@ -30,7 +31,13 @@ def making(verb: str, function: str, cases: tuple[Case, ...], *, cut: bool = Tru
         arguments={"image": "photo.png"},
         boundary=boundary,
         arrives=arrives | {f"{function}.{name}": value for name, value in options.items()},
-        cases=(*cases, *((MULTIPLE,) if cut else ()), case("--out", "maps/a.webp", files=["maps/a.webp"])),
+        cases=(
+            *cases,
+            *((MULTIPLE,) if cut else ()),
+            case("--out", "maps/a.webp", files=["maps/a.webp"]),
+            case("--out", "old.png", refused="a file that is not there yet; allow it to be replaced (--overwrite)"),
+            case("--out", "old.png", "--overwrite", files=[]),
+        ),
     )
 
 

@@ -20,7 +20,8 @@ def lay_out() -> None:
     """The files that are named, since one that is not there is refused before anything is loaded."""
     for name in ("a.safetensors", "b.safetensors"):
         Path(name).touch()
-    Image.new("RGB", (6, 4)).save("photo.png")
+    for name in ("photo.png", "old.png"):
+        Image.new("RGB", (6, 4)).save(name)
 
 
 def explaining(at: Boundary) -> None:
@@ -69,8 +70,12 @@ EXPLAIN = Command(
         }),
         case("--strategy", "weighted", "--weight", "a=0.3", stack__strategy="weighted", stack__weights={"a": 0.3}),
         case("--density", "0.6", stack__density=0.6),
-        case("--budget", "1.5", stack__budget_bytes=3 * 2**19),
+        case("--budget", "1.5MiB", stack__budget_bytes=3 * 2**19),
+        case("--budget", "much", refused="--budget is 'much', expected an amount of memory; such as 6GB"),
         case("--figure", "map.txt", refused="a file that ends in .png"),
+        case("--figure", "photo.png", refused="--figure is 'photo.png', expected a file that is not there yet"),
+        case("--figure", "old.png", "--overwrite", save_figure__path=Path("old.png"),
+             save_figure__title="a and b in emoji"),
         case("--figure", "map.png", save_figure__path=Path("map.png"), save_figure__title="a and b in emoji"),
     ),
 )  # fmt: skip

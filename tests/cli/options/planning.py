@@ -23,6 +23,7 @@ def planning(at: Boundary) -> None:
     at.stand_in("undertow.cli.plan._show", unnoted=("found", "subject"))
     at.stand_in("undertow.cli.plan_measure.measure_missing", unnoted=("subject", "works"))
     at.stand_in("undertow.cli.plan_picture.draw_plan", unnoted=("plan", "asked"))
+    Path("old.png").touch()
 
 
 COMMANDS = (
@@ -36,6 +37,7 @@ COMMANDS = (
             "plan.budget_bytes": FREE,
             "plan.table": SecondsTable(),
             "plan.machine": this_machine(),
+            "plan.fixed_graphs": False,
             "read_table.device": Device.cpu,
             "_show.as_json": False,
             "_show.given": False,
@@ -74,6 +76,13 @@ COMMANDS = (
                 plan__budget_bytes=None,
                 plan__table=None,
                 draw_plan__file=Path("plan.png"),
+            ),
+            case("--picture", "old.png", refused="--picture is 'old.png', expected a file that is not there yet"),
+            case(
+                *("--picture", "old.png", "--overwrite"),
+                plan__budget_bytes=None,
+                plan__table=None,
+                draw_plan__file=Path("old.png"),
             ),
             case("--picture", "plan.txt", refused="--picture is 'plan.txt', expected a file that ends in"),
         ),

@@ -1,6 +1,6 @@
 """Where the options of `undertow serve` and `keys` arrive."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -41,7 +41,12 @@ SERVE = Command(
     verb=("serve",),
     arguments={"models": ("mine=dream.safetensors", "emoji")},
     boundary=serving,
-    arrives={**USUAL, "settings.models": {"mine": "dream.safetensors", "emoji": "emoji"}, "runs": "processes", "files": []},
+    arrives={
+        **USUAL,
+        "settings.models": {"mine": "dream.safetensors", "emoji": "emoji"},
+        "runs": "processes",
+        "files": [],
+    },
     cases=(
         case("--host", "0.0.0.0", settings__host="0.0.0.0"),
         case("--port", "9", settings__port=9),
@@ -87,7 +92,7 @@ def keeping(at: Boundary) -> None:
     store = SimpleNamespace(keys=SimpleNamespace(create=create, list=lambda: made, revoke=revoke))
 
     @contextmanager
-    def opened(data: Any, database: Any) -> Iterator[Any]:
+    def opened(data: Any, database: Any) -> Generator[Any]:
         at.arrived |= {"data": data, "database": database}
         yield store
 

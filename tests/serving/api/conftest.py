@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 def make_api(memory_folder, sqlite_template) -> "Iterator[Callable[..., Api]]":
     """Makes APIs, each over a store of its own, by settings."""
     # Not above: what a conftest.py imports is imported before annotations are checked.
-    from tests.serving.api.stand_in import open_api, shared_catalog  # noqa: PLC0415
+    from tests.serving.api.stand_in import open_api, shared_catalog
 
     made: list[Api] = []
 
@@ -35,3 +36,25 @@ def make_api(memory_folder, sqlite_template) -> "Iterator[Callable[..., Api]]":
 def api(make_api) -> "Api":
     """An API without keys, as on a laptop."""
     return make_api()
+
+
+@pytest.fixture
+def drawing(api) -> "Iterator[Api]":
+    """An API with a worker that draws at once whatever waits."""
+    from undertow.serving.failures import Failure, FailureCode  # after checks of annotations
+
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(0.01):
+            for claim in api.claim():
+                try:
+                    api.publish(claim)
+                except Exception as err:  # a client that waits would wait forever
+                    api.fail(claim, Failure(code=FailureCode.INTERNAL, detail=repr(err)))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    yield api
+    stop.set()
+    worker.join()

@@ -4,7 +4,6 @@ It claims, publishes and fails through the real store, so that everything a clie
 """
 
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
@@ -79,7 +78,7 @@ class Api:
 
     def publish(self, claim: Claim) -> bool:
         request = claim.job.spec.request
-        height, width = request["size"]
+        height, width = request["size"] or request["image"]["size"][::-1]
         seeds = [request["seed"] + k for k in range(request["count"])]
         pictures = [self._picture(claim.job.spec.format, width, height, seed) for seed in seeds]
         return self.store.publish(claim, JobResult(pictures=tuple(pictures), report={"drawn by": "stand-in"}))
@@ -131,7 +130,9 @@ def is_problem(answer: httpx.Response, status: int, code: str, *words: str) -> d
     assert problem["code"] == code, problem
     assert problem["status"] == status
     assert problem["type"] == f"/docs#{code}"
-    assert problem["title"] and problem["instance"] and problem["fault"] in ("request", "transient", "engine")
+    assert problem["title"]
+    assert problem["instance"]
+    assert problem["fault"] in ("request", "transient", "engine")
     assert isinstance(problem["may_retry"], bool)
     for word in words:
         assert word in problem["detail"], problem["detail"]

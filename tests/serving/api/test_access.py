@@ -26,6 +26,7 @@ SCOPES = {
     ("GET", "/v1/artifacts/{sha256}"): "read",
     ("HEAD", "/v1/artifacts/{sha256}"): "read",
     ("POST", "/v1/artifacts"): "submit",
+    ("POST", "/v1/predict"): "submit",
     ("GET", "/v1/models"): "read",
     ("GET", "/v1/adapters"): "read",
     ("POST", "/v1/plan"): "submit",
@@ -49,7 +50,7 @@ def routes() -> Iterator[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def service(tmp_path_factory) -> Iterator[dict[str, Any]]:
     """Two keys with a finished job each, and keys of one scope."""
-    from tests.serving.api.stand_in import open_api, shared_catalog  # noqa: PLC0415
+    from tests.serving.api.stand_in import open_api, shared_catalog
 
     api = open_api(tmp_path_factory.mktemp("access") / "data", shared_catalog())
     keys = {

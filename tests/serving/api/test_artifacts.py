@@ -86,7 +86,7 @@ def test_an_upload_that_is_no_picture_is_refused(api, content, kind, status, cod
 
 
 def test_a_bomb_inside_of_a_request_is_refused_before_it_is_decoded(api):
-    import base64  # noqa: PLC0415
+    import base64
 
     body = {**DRAWN, "image": base64.b64encode(bomb(50_000, 50_000)).decode()}
     is_problem(api.client.post("/v1/jobs", json=body), 422, "invalid_request", "pixels")

@@ -56,8 +56,11 @@ def test_events_come_live_with_progress_between_them(api):
     found = events(api, job)
     later.join()
     assert kinds(found)[-1] == "succeeded"
-    live = [json.loads(event["data"]) for event in found if "id" not in event]
-    assert live[0]["progress"] == {"stage": "denoising", "step": 1, "steps": 2, "pictures": 0}
+    (step,) = [json.loads(event["data"]) for event in found if event.get("event") == "progress"]
+    assert (step["stage"], step["step"], step["steps"]) == ("denoising", 1, 2)
+    status = [json.loads(event["data"]) for event in found if "id" not in event]
+    assert status[0]["state"] == "running"
+    assert status[0]["finish_at"] == pytest.approx(api.store.job(job).submitted_at, abs=60)
 
 
 @pytest.mark.parametrize("ending", ["failed", "canceled"])
@@ -94,8 +97,12 @@ def test_who_follows_with_previews_makes_the_worker_draw_them(api):
 
 @pytest.mark.parametrize(
     ("headers", "query", "word"),
-    [({"Last-Event-ID": "x"}, "", "whole number"), ({"Last-Event-ID": "9" * 40}, "", "whole number"), ({}, "?previews=2", "true")],
-)  # fmt: skip
+    [
+        ({"Last-Event-ID": "x"}, "", "whole number"),
+        ({"Last-Event-ID": "9" * 40}, "", "whole number"),
+        ({}, "?previews=2", "true"),
+    ],
+)
 def test_what_cannot_be_followed_is_refused(api, headers, query, word):
     job = api.submit()["id"]
     answer = api.client.get(f"/v1/jobs/{job}/events{query}", headers=headers)

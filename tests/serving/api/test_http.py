@@ -43,7 +43,7 @@ def test_a_bug_is_an_incident_and_no_traceback(api, monkeypatch, caplog):
 
 def test_a_store_that_is_away_is_said_to_be(api, monkeypatch):
     """Readiness does not keep jobs away: only a store that cannot be written does."""
-    from undertow.serving.store.records import StoreError  # noqa: PLC0415
+    from undertow.serving.store.records import StoreError
 
     def locked(*_, **__):
         raise StoreError("undertow.db", "locked", "it is locked", "wait")

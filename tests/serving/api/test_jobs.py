@@ -256,3 +256,29 @@ def test_what_cannot_be_drawn_is_refused_by_name(api, more, word):
     problem = is_problem(api.client.post("/v1/jobs", json={**DRAWN, **more}), 422, "invalid_request", word)
     assert problem["fault"] == "request"
     assert api.store.jobs() == []
+
+
+def test_an_accepted_job_says_when_it_will_be_done(api):
+    job = api.submit()
+    assert job["finish_at"] >= job["submitted_at"]
+    assert job["finish_in_s"] == pytest.approx(job["finish_at"] - api.clock(), abs=1.0)
+    later = api.submit(steps=100)
+    assert later["finish_at"] > job["finish_at"]
+
+
+def test_a_deadline_that_cannot_be_met_is_refused_with_the_number(api):
+    answer = api.client.post("/v1/jobs", json={**DRAWN, "steps": 200, "count": 16, "deadline_s": 0.001})
+    problem = is_problem(answer, 422, "deadline_unreachable", "deadline")
+    assert problem["numbers"]["finish_s"] > 0.001
+    assert api.submit(deadline_s=1e6)["deadline_at"] > api.clock()
+
+
+def test_what_can_never_run_here_is_refused_with_what_would(make_api):
+    """The numbers are those of the plan."""
+    api = make_api(budget_bytes=600 * 2**20, max_pixels=2**30)
+    answer = api.client.post("/v1/jobs", json={**DRAWN, "size": [8192, 8192]})
+    numbers = is_problem(answer, 422, "exceeds_capacity", "8192x8192")["numbers"]
+    assert numbers["needed_bytes"] > numbers["budget_bytes"] == 600 * 2**20
+    plan = api.client.post("/v1/plan", json={**DRAWN, "size": [8192, 8192]}).json()
+    assert (plan["accepted"], plan["memory"]["fits"]) == (False, False)
+    assert plan["refused"]["numbers"] == numbers

@@ -32,7 +32,7 @@ from undertow.checkpoints.keymap import TensorMapping
 from undertow.checkpoints.keymap.contents import Part, make_part
 from undertow.checkpoints.keymap.prefixes import CONTROL_PREFIXES, Dialect
 from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
-from undertow.errors import AdapterMismatch, ConfigError, InvalidInput, UnknownCheckpoint
+from undertow.errors import AdapterMismatch, ConfigError, InvalidInput, UnknownCheckpoint, naming_file
 from undertow.state_dicts import require_layers
 from undertow.unet.config import UNetConfig
 from undertow.unet.unet import UNet
@@ -126,7 +126,8 @@ def _read_controlnet(opened: OpenedAdapter, base: UNet, health: Health) -> Contr
     shapes = part.shapes(opened.tensors)
     require_fit(opened.path, shapes, base.config)
     if opened.config.get("_class_name") == CONTROLNET and dialect == "diffusers":
-        config = control_config_from_diffusers(opened.config)
+        with naming_file(opened.path):
+            config = control_config_from_diffusers(opened.config)
     else:
         config = derive_control_config(shapes, base.config, opened.path)
     require_layers(opened.path, sum(level.resnets for level in config.unet.levels), len(opened.tensors))
@@ -137,7 +138,8 @@ def _read_controlnet(opened: OpenedAdapter, base: UNet, health: Health) -> Contr
 def _read_t2i(opened: OpenedAdapter, base: UNet, health: Health) -> T2IAdapter:
     names = t2i_names(opened.names, opened.path)
     if opened.config.get("_class_name") == T2I:
-        config = t2i_config_from_diffusers(opened.config)
+        with naming_file(opened.path):
+            config = t2i_config_from_diffusers(opened.config)
     else:
         shapes = {ours: tuple(opened.tensors[file].shape) for ours, file in names.items()}
         config = t2i_config_from_shapes(shapes, opened.path)

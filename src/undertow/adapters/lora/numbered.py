@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from undertow.adapters.lora.targets import NetworkName, Target
-from undertow.errors import CorruptFile, UnsupportedModel
+from undertow.errors import CorruptFile, UnsupportedModel, in_plain_words
 
 COMPONENTS = ("unet", "text_encoder")
 
@@ -63,7 +63,9 @@ def module_classes(path: Path, metadata: Mapping[str, str], stems: Sequence[str]
         try:
             names = json.loads(metadata[component])
         except (ValueError, RecursionError) as err:
-            raise CorruptFile(path, f"the header's {component} is not JSON ({err})", "download it again") from err
+            raise CorruptFile(
+                path, f"the header's {component} is not JSON ({in_plain_words(err)})", "download it again"
+            ) from err
         known = _CLASSES["unet" if component == "unet" else "clip_l"]
         if (
             not isinstance(names, list)

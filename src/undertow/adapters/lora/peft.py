@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from undertow.adapters.lora.name_patterns import NamePatterns, UnreadablePattern
-from undertow.errors import CorruptFile
+from undertow.errors import CorruptFile, in_plain_words
 
 HEADER_KEY = "lora_adapter_metadata"
 PLAIN_KEYS = ("lora_alpha", "network_alpha", "alpha")
@@ -68,7 +68,9 @@ def settings_of_config(path: Path, config: Mapping[str, Any]) -> PeftSettings:
     except UnreadablePattern as err:
         raise CorruptFile(path, f"a name pattern that cannot be read: {err}", "write out the layers' names") from err
     except (TypeError, ValueError, AttributeError) as err:
-        raise CorruptFile(path, f"its adapter config cannot be read ({err})", "write it again with PEFT") from err
+        raise CorruptFile(
+            path, f"its adapter config cannot be read ({in_plain_words(err)})", "write it again with PEFT"
+        ) from err
 
 
 def settings_of_header(path: Path, metadata: Mapping[str, str]) -> dict[str, PeftSettings]:
@@ -88,7 +90,9 @@ def settings_of_header(path: Path, metadata: Mapping[str, str]) -> dict[str, Pef
     try:
         given = json.loads(metadata[HEADER_KEY])
     except (ValueError, RecursionError) as err:
-        raise CorruptFile(path, f"the header's {HEADER_KEY} is not JSON ({err})", "write the file again") from err
+        raise CorruptFile(
+            path, f"the header's {HEADER_KEY} is not JSON ({in_plain_words(err)})", "write the file again"
+        ) from err
     if not isinstance(given, dict):
         raise CorruptFile(path, f"the header's {HEADER_KEY} is not an object", "write the file again")
     by_prefix: dict[str, dict[str, Any]] = {}

@@ -10,11 +10,12 @@ from undertow.adapters.lora.matching import fitting_family, match_layers
 from undertow.adapters.lora.planned_layer import PlannedLayer, plan_layer
 from undertow.adapters.lora.targets import Place, Targets
 from undertow.errors import AdapterMismatch
+from undertow.lookup import counted
 
 SHOWN = 5
 """Names listed in a message."""
 
-LENIENT = "`read_lora(..., strict=False)` of undertow.adapters.lora.lora_file"
+LENIENT = "in Python, `read_lora(..., strict=False)` of undertow.adapters.lora.lora_file"
 _TEXT_PREFIXES = ("lora_te", "text_encoder")
 
 
@@ -71,12 +72,14 @@ def require_all(file: LoraFile, plan: Plan, targets: Targets) -> None:
             )
     if plan.reshaped:
         stems = [each.layer.stem for each in plan.reshaped.values()]
-        problem = f"{len(stems)} of its layers have other shapes than {targets.family}'s ({_some(stems)})"
+        have = counted(len(stems), "of its layers has another shape", "of its layers have other shapes")
+        problem = f"{have} than {targets.family}'s ({_some(stems)})"
         raise AdapterMismatch(file.path, problem, _remedy(plan, targets), reshaped=stems)
     stems = [each.layer.stem for each in plan.unmatched]
     if stems or file.names.unknown:
         unknown = [*stems, *file.names.unknown]
-        problem = f"{len(unknown)} of its names are unknown in {targets.family} ({_some(unknown)})"
+        are = counted(len(unknown), "of its names is", "of its names are")
+        problem = f"{are} unknown in {targets.family} ({_some(unknown)})"
         raise AdapterMismatch(file.path, problem, _remedy(plan, targets), unmatched=unknown)
 
 
@@ -86,7 +89,8 @@ def require_any(file: LoraFile, plan: Plan, targets: Targets) -> None:
         return
     refuse_unread(file.path, file.names.unread)
     stems = [each.layer.stem for each in (*plan.reshaped.values(), *plan.unmatched)]
-    problem = f"none of its {len(stems)} layers is one of {targets.family} ({_some(stems)})"
+    none = f"none of its {len(stems)} layers is one" if len(stems) > 1 else "its only layer is none"
+    problem = f"{none} of {targets.family} ({_some(stems)})"
     raise AdapterMismatch(
         file.path,
         problem,

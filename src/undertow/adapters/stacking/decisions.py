@@ -21,6 +21,7 @@ from undertow.adapters.stacking.conflicts import (
 from undertow.adapters.stacking.overlap import delta, energy
 from undertow.adapters.stacking.strategies import Rule, revised
 from undertow.adapters.stacking.summary import AdapterSummary
+from undertow.shortage import size_in_words
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -97,7 +98,7 @@ def _decided(conflict: Conflict) -> Iterator[str]:
             gone = " and ".join(conflict.dropped)
             yield (
                 f"{gone} {'is' if len(conflict.dropped) == 1 else 'are'} off: all together take "
-                f"{_mebibytes(conflict.needed_bytes)} and may take {_mebibytes(conflict.budget_bytes)}; "
+                f"{size_in_words(conflict.needed_bytes)} and may take {size_in_words(conflict.budget_bytes)}; "
                 "the lowest priority goes first"
             )
         case _:
@@ -136,7 +137,3 @@ def _energy(changes: LayerUpdates) -> float:
 def _meeting(met: AddsUp) -> str:
     points = met.points[0] if len(met.points) == 1 else f"{len(met.points)} points ({met.points[0]}, ...)"
     return f"{' and '.join(met.names)} act at {points}: their contributions add up, in any order"
-
-
-def _mebibytes(size_bytes: int) -> str:
-    return f"{size_bytes / 2**20:.1f} MiB"

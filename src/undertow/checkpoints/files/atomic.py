@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from undertow.checkpoints.files.locks import lock
-from undertow.errors import CorruptFile, UnknownCheckpoint
+from undertow.errors import CorruptFile, UnknownCheckpoint, in_plain_words
 from undertow.limits import JSON_BYTES
 
 DRAFT = re.compile(r"\.undertow-[0-9a-f]{16}\.part")
@@ -32,7 +32,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as err:
-        raise CorruptFile(path, f"not JSON ({err})", "copy or download it again") from err
+        raise CorruptFile(path, f"not JSON ({in_plain_words(err)})", "copy or download it again") from err
     if not isinstance(content, dict):
         raise CorruptFile(path, f"a JSON {type(content).__name__}, not an object", "copy or download it again")
     return content

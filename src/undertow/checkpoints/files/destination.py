@@ -1,9 +1,13 @@
-"""Where something may be written: never over what it is made from."""
+"""Where something may be written: never over what it is made from; over what is there only where that is allowed."""
 
 from collections.abc import Iterable
 from pathlib import Path
 
 from undertow.errors import InvalidInput
+from undertow.pictures.names import require_replaceable
+
+FORMS = ("diffusers", "ldm")
+"""Of checkpoints that are written: a folder, and one file."""
 
 
 def require_elsewhere(argument: str, destination: Path, sources: Iterable[str | Path]) -> None:
@@ -21,3 +25,22 @@ def require_elsewhere(argument: str, destination: Path, sources: Iterable[str | 
         if same or inside:
             read = f"{'in ' if inside and not same else ''}{source}, which is read for it"
             raise InvalidInput(argument, repr(str(destination)), f"another place than {read}", "name another one")
+
+
+def require_destination(destination: Path, form: str, *, overwrite: bool) -> None:
+    """Whether a checkpoint can be written there in a form. overwrite: a file that is there may be replaced; a folder
+    that holds anything never is. Errors: `InvalidInput`."""
+    if form not in FORMS:
+        raise InvalidInput("to", repr(form), " or ".join(map(repr, FORMS)))
+    if form == "diffusers":
+        require_new_folder(destination)
+        return
+    if destination.suffix not in (".safetensors", ".sft"):
+        raise InvalidInput("destination", repr(str(destination)), "a file that ends in .safetensors")
+    require_replaceable(destination, "destination", overwrite=overwrite)
+
+
+def require_new_folder(folder: Path) -> None:
+    """Errors: `InvalidInput` for a file, and for a folder that is not empty."""
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InvalidInput("destination", repr(str(folder)), "a new or empty folder", "name another, or remove it")

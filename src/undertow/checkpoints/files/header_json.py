@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from undertow.checkpoints.files.sniff import LENGTH_BYTES, require_safetensors
-from undertow.errors import CorruptFile
+from undertow.errors import CorruptFile, in_plain_words
 from undertow.limits import HEADER_BYTES, NAME_LENGTH, TENSORS, Limit
 
 METADATA = "__metadata__"
@@ -28,7 +28,7 @@ def read_header_json(path: Path) -> tuple[dict[str, Any], dict[str, str], int]:
     except _DuplicateName as err:
         raise corrupt(path, f"the name {str(err)!r} occurs twice in its header") from err
     except (ValueError, RecursionError) as err:
-        raise corrupt(path, f"a header that is not JSON ({err})") from err
+        raise corrupt(path, f"a header that is not JSON ({in_plain_words(err)})") from err
     if not isinstance(entries, dict):
         raise corrupt(path, f"a header that is a JSON {type(entries).__name__}, not an object")
     metadata = entries.pop(METADATA, {})

@@ -13,6 +13,11 @@ from undertow.checkpoints.files.place import HUB_ID
 from undertow.errors import UnknownCheckpoint
 
 WEIGHTS = "*.safetensors"
+ANSWERS_IN_S = 10.0
+
+_ANSWERED: set[str] = set()
+"""Endpoints that were reached."""
+
 NETWORKS = ("unet", "vae", "text_encoder", "text_encoder_2")
 
 
@@ -50,6 +55,7 @@ def naming_the_hub(source: str) -> Generator[None]:
     )
 
     try:
+        _require_answer()
         yield
     except RepositoryNotFoundError as err:
         raise UnknownCheckpoint(
@@ -68,6 +74,15 @@ def naming_the_hub(source: str) -> Generator[None]:
             f"no such file or folder here, not whole in the local cache, and the Hub did not answer ({reason})",
             "connect to the network, or give the path of a file or folder",
         ) from err
+
+
+def _require_answer() -> None:
+    """Asks the Hub for its first page, once in a process. Its client tries everything else again and again, for half a
+    minute where there is no network. Errors: those of the client's transport."""
+    endpoint = client().constants.ENDPOINT
+    if endpoint not in _ANSWERED:
+        client().get_session().head(endpoint, timeout=ANSWERS_IN_S)
+        _ANSWERED.add(endpoint)
 
 
 def cached_copy(source: str) -> Path | None:

@@ -10,7 +10,7 @@ from typing import Any
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.header import HeaderOnly, TensorInfo, read_header, require_known
 from undertow.checkpoints.files.hub import cached_copy, client, hub_location, naming_the_hub
-from undertow.checkpoints.files.place import is_hub_id
+from undertow.checkpoints.files.place import is_hub_id, require_regular
 from undertow.errors import UnknownCheckpoint
 
 
@@ -80,6 +80,7 @@ Listing = Folder | Repository
 def list_files(source: str) -> tuple[Listing, str | None]:
     """The files at a path or a Hub id, and which of them was named, if one was. A complete copy in the Hub client's
     cache is a folder. Errors: `UnknownCheckpoint` for a name that is neither."""
+    require_regular(source)
     path = Path(source).expanduser()
     if path.exists():
         return (Folder(path), None) if path.is_dir() else (Folder(path.parent), path.name)

@@ -6,6 +6,7 @@ Imports no torch, so that a missing file is answered at once.
 import re
 from pathlib import Path
 
+from undertow.embedded import require_named
 from undertow.errors import UnknownCheckpoint
 
 HUB_ID = re.compile(
@@ -39,9 +40,18 @@ def require_class_model(folder: Path) -> None:
         raise UnknownCheckpoint(folder, "no trained model (unet/config.json) there", remedy)
 
 
+def require_regular(source: str | Path) -> None:
+    """Errors: `UnknownCheckpoint` for an empty name, and for what is neither a file nor a folder."""
+    require_named(source)
+    path = Path(source).expanduser()
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UnknownCheckpoint(path, "a pipe or a device, not a model", "give a file or a folder")
+
+
 def local_path(source: str | Path) -> Path | None:
     """The path itself if it exists; `None` for a Hub id. Errors: `UnknownCheckpoint`."""
     path = Path(source).expanduser()
+    require_regular(source)
     if path.exists():
         return path
     # What begins like a path, or does not look like owner/name, was not meant as a Hub id.

@@ -37,8 +37,15 @@ _OTHERS: Mapping[bytes, str] = {
     b"\x1f\x8b": "a gzip archive",
     b"7z\xbc\xaf": "a 7z archive",
     b"Rar!": "a RAR archive",
+    b"GIF8": "a GIF picture",
+    b"RIFF": "a WebP picture, or a sound",
+    b"\0\0\1\0": "an icon",
+    b"%PDF": "a PDF",
     b"\x08": "perhaps an ONNX model",
 }
+
+ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
+"""Of files that are meant to be weights."""
 
 
 def sniff(path: Path) -> Container:
@@ -83,13 +90,17 @@ def _other(path: Path) -> CorruptFile | UnknownCheckpoint:
     for magic, name in _OTHERS.items():
         if head.startswith(magic):
             return UnknownCheckpoint(path, f"this is {name}, not a safetensors file", "give a .safetensors file")
-    if _is_text(head):
+    if _is_text(head) and path.suffix.lower() in ENDINGS:  # what a server said in place of the model
         start = head[:60].decode("utf-8", "replace").strip()
         return CorruptFile(path, f"this is text, not a model: {start!r}", "download it again")
+    if _is_text(head):
+        return CorruptFile(path, "this is text, not a model", "give a .safetensors file")
     return CorruptFile(path, "this does not begin like a safetensors file", "copy or download it again")
 
 
 def _head(path: Path) -> tuple[bytes, int]:
+    if path.exists() and not path.is_file():
+        raise UnknownCheckpoint(path, "a folder, a pipe or a device, not a file", "give a .safetensors file")
     if not path.is_file():
         raise UnknownCheckpoint(path, "no such file", "give a .safetensors file, a diffusers folder or a Hub id")
     with path.open("rb") as file:

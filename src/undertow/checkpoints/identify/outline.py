@@ -17,7 +17,7 @@ from undertow.checkpoints.identify.unsupported import refuse_other_pipelines
 from undertow.checkpoints.identify.vae_architecture import vae_config_of
 from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.encoders.clip_config import ClipTextConfig, config_from_transformers
-from undertow.errors import UnknownCheckpoint
+from undertow.errors import UnknownCheckpoint, naming_file
 from undertow.unet.config import UNetConfig
 from undertow.unet.diffusers_config import config_from_diffusers
 from undertow.vae.config import VAEConfig
@@ -82,22 +82,29 @@ def _of_folder(files: Listing) -> Outline:
         raise UnknownCheckpoint(
             files.path, f"no {CONFIG}, no unet/{CONFIG}", "give a diffusers model or pipeline folder"
         )
-    config = config_from_diffusers(files.json(f"{inside}{CONFIG}"))
+    with naming_file(files.path / inside / CONFIG):
+        config = config_from_diffusers(files.json(f"{inside}{CONFIG}"))
     text: dict[TextKind, ClipTextConfig] = {}
     for folder in TEXT_FOLDERS:
         if f"{folder}/{CONFIG}" in names:
             described = files.json(f"{folder}/{CONFIG}")
-            kind = kind_of_text(folder, described)
-            text[kind] = config_from_transformers(described, kind)
+            with naming_file(files.path / folder / CONFIG):
+                kind = kind_of_text(folder, described)
+                text[kind] = config_from_transformers(described, kind)
     weights = [name for name in files_to_fetch(list(names), None) if _is_weights(name, inside)]
     return Outline(
         name=model_name(files.path),
         family=describe_family(config).family,
         unet=config,
-        vae=vae_config_from_diffusers(files.json(f"vae/{CONFIG}")) if f"vae/{CONFIG}" in names else None,
+        vae=_vae_config(files) if f"vae/{CONFIG}" in names else None,
         text=text,
         stored=stored_kind(files.header(weights[0]).tensors.values()) if weights else None,
     )
+
+
+def _vae_config(files: Listing) -> VAEConfig:
+    with naming_file(files.path / "vae" / CONFIG):
+        return vae_config_from_diffusers(files.json(f"vae/{CONFIG}"))
 
 
 def _is_weights(name: str, inside: str) -> bool:

@@ -13,7 +13,7 @@ from undertow.checkpoints.identify.prediction import Evidence
 from undertow.checkpoints.identify.text_architecture import kind_of_text
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
 from undertow.diffusion.schedules import NoiseSchedule
-from undertow.errors import MissingComponent
+from undertow.errors import MissingComponent, naming_file
 from undertow.vae.diffusers_config import vae_config_from_diffusers
 
 Wanted = Literal["vae", "text"]
@@ -30,7 +30,8 @@ def open_part_folder(folder: Path, wanted: Wanted, options: OpenOptions) -> Chec
     if wanted == "vae":
         place = _vae_folder(folder)
         parts["vae"] = part_source("vae", place, variants)
-        vae_config = vae_config_from_diffusers(read_json(place / CONFIG))
+        with naming_file(place / CONFIG):
+            vae_config = vae_config_from_diffusers(read_json(place / CONFIG))
     else:
         for place, kind in _text_folders(folder).items():
             parts[kind] = part_source(kind, place, variants)

@@ -17,7 +17,7 @@ from undertow.checkpoints.keymap.prefixes import TEXT_WIDTHS, Component, TextKin
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS
 from undertow.diffusion.scheduler_config import SchedulerConfig
 from undertow.diffusion.schedules import NoiseSchedule, Schedule
-from undertow.errors import ConfigError, MissingComponent, UnknownCheckpoint
+from undertow.errors import ConfigError, MissingComponent, UnknownCheckpoint, naming_file
 from undertow.known_names import Prediction, parse_prediction
 from undertow.sampling.diffusers_samplers import read_scheduler
 from undertow.sampling.model_sampler import ModelSampler
@@ -43,7 +43,8 @@ def open_folder(folder: Path, options: OpenOptions) -> Checkpoint:
         raise UnknownCheckpoint(folder, f"no {CONFIG}, no unet/{CONFIG}", "give a diffusers model or pipeline folder")
     config = read_config(unet_folder) if options.config is None else options.config
     scheduler = read_json(folder / SCHEDULER) if (folder / SCHEDULER).is_file() else None
-    prediction, schedule = _mathematics(config, scheduler, options)
+    with naming_file(folder / SCHEDULER):
+        prediction, schedule = _mathematics(config, scheduler, options)
     family, variant, title, evidence = describe_family(config)
     return Checkpoint(
         path=folder,
@@ -77,7 +78,9 @@ def read_config(folder: str | Path) -> UNetConfig:
 
     Errors: `UnknownCheckpoint`, `CorruptFile`, `ConfigError`.
     """
-    return config_from_diffusers(read_json(find_unet_folder(Path(folder)) / CONFIG))
+    file = find_unet_folder(Path(folder)) / CONFIG
+    with naming_file(file):
+        return config_from_diffusers(read_json(file))
 
 
 def _parts(folder: Path, unet_folder: Path, options: OpenOptions) -> dict[Component, PartSource]:
@@ -116,13 +119,18 @@ def _ema_source(folder: Path, unet_folder: Path) -> PartSource:
 def _text_kinds(folder: Path) -> dict[str, TextKind]:
     """The kind of each text encoder's folder, by its width; for unpublished widths by its position in the pipeline."""
     names = [name for name in ("text_encoder", "text_encoder_2") if (folder / name / CONFIG).is_file()]
-    return {name: kind_of_text(name, read_json(folder / name / CONFIG)) for name in names}
+    found: dict[str, TextKind] = {}
+    for name in names:
+        with naming_file(folder / name / CONFIG):
+            found[name] = kind_of_text(name, read_json(folder / name / CONFIG))
+    return found
 
 
 def _vae_config(folder: Path) -> VAEConfig | None:
     if not (folder / CONFIG).is_file():
         return None
-    return vae_config_from_diffusers(read_json(folder / CONFIG))
+    with naming_file(folder / CONFIG):
+        return vae_config_from_diffusers(read_json(folder / CONFIG))
 
 
 def _mathematics(

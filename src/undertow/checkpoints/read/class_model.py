@@ -11,7 +11,7 @@ from undertow.checkpoints.identify.pipeline_folder import SCHEDULER
 from undertow.checkpoints.read.unet_loading import load_unet_folder
 from undertow.diffusion.paths import Path as NoisePath
 from undertow.diffusion.scheduler_config import SchedulerConfig
-from undertow.errors import UnknownCheckpoint
+from undertow.errors import UnknownCheckpoint, naming_file
 from undertow.unet.config import ClassLabels
 from undertow.unet.unet import UNet
 
@@ -51,7 +51,8 @@ def load_class_model(
     """
     folder = Path(folder)
     require_class_model(folder)
-    scheduler = SchedulerConfig.from_diffusers(read_json(folder / SCHEDULER))
+    with naming_file(folder / SCHEDULER):
+        scheduler = SchedulerConfig.from_diffusers(read_json(folder / SCHEDULER))
     unet = load_unet_folder(folder / "unet", dtype=dtype, device=device)
     added = unet.config.added
     if not isinstance(added, ClassLabels):

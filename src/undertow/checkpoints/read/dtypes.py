@@ -99,12 +99,14 @@ def require_device(argument: str, device: torch.device | str | None) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as err:  # what torch raises for unknown names and absent devices
         found = ", ".join(["cpu", *(name for name in ("cuda", "mps") if _is_there(name))])
-        problem = str(err).splitlines()[0]
+        kind = torch.device(device).type if device is not None else ""
+        missing = f"there is no {kind} device, or this PyTorch was built without support for it"
+        problem = missing if kind in ("cuda", "mps", "xpu") and not _is_there(kind) else str(err).splitlines()[0]
         raise InvalidInput(argument, repr(str(device)), f"a device of this machine: {found}", problem) from err
 
 
 def _is_there(device: str) -> bool:
-    return torch.cuda.is_available() if device == "cuda" else torch.backends.mps.is_available()
+    return (device == "mps" and torch.backends.mps.is_available()) or (device == "cuda" and torch.cuda.is_available())
 
 
 def require_dtype(argument: str, dtype: torch.dtype | None) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from undertow.errors import CorruptFile, UnknownCheckpoint
+from undertow.errors import CorruptFile, UnknownCheckpoint, in_plain_words
 from undertow.limits import EMBEDDING_BYTES
 from undertow.pictures.files import header_of, open_picture
 
@@ -47,7 +47,9 @@ def read_inversion_picture(path: Path) -> tuple[str, dict[str, Float32[np.ndarra
         numbers = np.array(vectors[TENSOR], dtype=np.float32)
         name = content.get("name", "")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, zlib.error) as err:
-        raise CorruptFile(path, f"the textual inversion in it cannot be read ({err})", "download it again") from err
+        raise CorruptFile(
+            path, f"the textual inversion in it cannot be read ({in_plain_words(err)})", "download it again"
+        ) from err
     if numbers.ndim not in (1, 2):
         raise CorruptFile(path, f"a textual inversion of shape {list(numbers.shape)}", "download it again")
     return name if isinstance(name, str) else "", {"": numbers}

@@ -16,7 +16,7 @@ from undertow.checkpoints.read.loading import LoadOptions, read_part
 from undertow.encoders.clip import OutputSelection, TextEncoder
 from undertow.encoders.text_stack import OUTPUT_SELECTIONS, TextStack
 from undertow.encoders.tokenizer import FolderTokenizer
-from undertow.errors import ConfigError
+from undertow.errors import ConfigError, naming_file
 from undertow.unet.config import UNetConfig
 
 
@@ -39,18 +39,21 @@ def _read_encoder(
     health: Health,
 ) -> TextEncoder:
     described = described_text(source.weights).get(kind)
-    config = described if source.folder is None else read_json(source.folder / CONFIG)
-    use = _use(selection, whole_layers(kind, config))
+    file = source.weights.path if source.folder is None else source.folder / CONFIG
+    config = described if source.folder is None else read_json(file)
+    with naming_file(file):
+        use = _use(selection, whole_layers(kind, config))
     tensors = read_part(source, options, health, use=use)
     tokenizer = checkpoint.tokenizers.get(kind)
-    return TextEncoder.from_tensors(
-        kind,
-        tensors,
-        config=config,
-        tokenizer=None if tokenizer is None else FolderTokenizer(tokenizer),
-        device=options.device,
-        source=source.weights.path,
-    )
+    with naming_file(file):
+        return TextEncoder.from_tensors(
+            kind,
+            tensors,
+            config=config,
+            tokenizer=None if tokenizer is None else FolderTokenizer(tokenizer),
+            device=options.device,
+            source=source.weights.path,
+        )
 
 
 def require_text_width(path: Path, config: UNetConfig | None, text: TextStack | None) -> None:

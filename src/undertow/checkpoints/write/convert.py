@@ -4,14 +4,13 @@ from pathlib import Path
 
 import torch
 
-from undertow.checkpoints.files.destination import require_elsewhere
+from undertow.checkpoints.files.destination import require_destination, require_elsewhere
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions
 from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.read.dtypes import require_dtype
 from undertow.checkpoints.write.diffusers_folder import write_folder
 from undertow.checkpoints.write.export import ExportedPipeline, export_pipeline
 from undertow.checkpoints.write.ldm_file import write_ldm
-from undertow.errors import InvalidInput
 
 
 def convert(
@@ -21,18 +20,21 @@ def convert(
     *,
     dtype: torch.dtype | None = None,
     opening: OpenOptions | None = None,
+    overwrite: bool = False,
 ) -> Path:
     """Writes the checkpoint at `source` to `destination`, one tensor in memory at a time; returns the destination.
 
-    dtype: `None` keeps every tensor unchanged, bit for bit. Errors: every kind of `CheckpointError`, `ConfigError`;
-    `InvalidInput`, also for a destination that is a file of the source or lies in its folder; `OSError` when the disk
-    is full, with nothing left behind.
+    dtype: `None` keeps every tensor unchanged, bit for bit. overwrite: a file that is there may be replaced; a folder
+    that holds anything never is. Errors: every kind of `CheckpointError`, `ConfigError`; `InvalidInput`, also for a
+    destination that is there, is a file of the source or lies in its folder; `OSError` when the disk is full, with
+    nothing left behind.
     """
     require_dtype("dtype", dtype)
     opening = OpenOptions(prefer_plain=True) if opening is None else opening
     destination = Path(destination)
     with open_checkpoint(source, opening) as checkpoint:
         require_elsewhere("destination", destination, _files(checkpoint))
+        require_destination(destination, to, overwrite=overwrite)
         with export_pipeline(checkpoint, dtype) as pipeline:
             return write(pipeline, destination, to)
 
@@ -44,12 +46,4 @@ def _files(checkpoint: Checkpoint) -> set[Path]:
 
 def write(pipeline: ExportedPipeline, destination: Path, to: str) -> Path:
     """Writes a pipeline in the format `to`. Errors: `InvalidInput`, `ConfigError`, `OSError`."""
-    match to:
-        case "diffusers":
-            return write_folder(pipeline, destination)
-        case "ldm":
-            if destination.suffix not in (".safetensors", ".sft"):
-                raise InvalidInput("destination", repr(str(destination)), "a file that ends in .safetensors")
-            return write_ldm(pipeline, destination)
-        case _:
-            raise InvalidInput("to", repr(to), "'diffusers' or 'ldm'")
+    return write_folder(pipeline, destination) if to == "diffusers" else write_ldm(pipeline, destination)

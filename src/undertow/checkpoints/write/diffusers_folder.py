@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from undertow.checkpoints.files.atomic import atomic_folder, write_text
+from undertow.checkpoints.files.destination import require_new_folder
 from undertow.checkpoints.files.model_folder import CONFIG, WEIGHTS, path_inside
 from undertow.checkpoints.identify.text_architecture import layer_count
 from undertow.checkpoints.keymap.prefixes import TextKind
@@ -15,7 +16,6 @@ from undertow.checkpoints.write.export import TEXT_KINDS, ExportedPart, Exported
 from undertow.checkpoints.write.stream import write_stream
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS
 from undertow.diffusion.scheduler_config import SchedulerConfig
-from undertow.errors import InvalidInput
 from undertow.unet.diffusers_config import config_to_diffusers
 from undertow.vae.diffusers_config import vae_config_to_diffusers
 
@@ -36,8 +36,7 @@ def write_folder(pipeline: ExportedPipeline, folder: Path) -> Path:
 
     Errors: `InvalidInput` when `folder` exists and is not empty.
     """
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise InvalidInput("destination", repr(str(folder)), "a new or empty folder", "name another, or remove it")
+    require_new_folder(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as draft:
         _write(pipeline, draft)

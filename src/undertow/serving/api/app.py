@@ -1,11 +1,10 @@
 """The application: every router, one way to refuse, and what is around each request.
 
-Further APIs (OpenAI's, A1111's, ...) are routers that are given to `create_app` or stand in `ROUTERS`. They take the
-same keys, submit with `submitting.submit_one` and wait with `wait_for`; those that must refuse in another form than
-problem details give their router a route class of their own that turns `Problem` into theirs.
+The APIs of others (`compatible`) are routers like ours. They take the same keys and submit with
+`submitting.submit_one`; their route class turns `Problem` into their own form of refusal.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import metadata
 from typing import Any
@@ -19,9 +18,10 @@ from starlette.responses import HTMLResponse, Response
 
 from undertow.errors import UndertowError
 from undertow.serving.admission import Admission
-from undertow.serving.api import artifacts, events, jobs, operations
+from undertow.serving.api import artifacts, events, jobs, operations, predict
 from undertow.serving.api.around import Around
 from undertow.serving.api.auth import Gate
+from undertow.serving.api.compatible import a1111, agents, huggingface, openai
 from undertow.serving.api.openapi import complete
 from undertow.serving.api.page import page
 from undertow.serving.api.parts import Parts
@@ -30,11 +30,14 @@ from undertow.serving.api.watch import Watch
 from undertow.serving.api.webhooks import Webhooks
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
+from undertow.serving.clock.timetable import Timetable
 from undertow.serving.jobs import Job
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
 
-ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, operations.router)
+ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, predict.router, operations.router)
+COMPATIBLE: tuple[APIRouter, ...] = (openai.router, a1111.router, huggingface.router, agents.router)
+"""The APIs of others."""
 
 ABOUT = """Draw pictures with Stable Diffusion's U-Nets. Submit a job, follow it, fetch its pictures; every accepted job
 is durable and carries the time when it will be done. Every refusal is RFC 9457 problem details."""
@@ -49,23 +52,25 @@ def create_app(
     routers: Sequence[APIRouter] = (),
 ) -> FastAPI:
     """The API of a service. store: opened as the settings say, and closed with the application, when `None`.
-    artifact_folder, catalog: made of the settings when `None`. routers: beside `ROUTERS`. Errors: `StoreError`."""
+    artifact_folder, catalog: made of the settings when `None`. routers: further ones. Errors: `StoreError`."""
     own = store is None
     if store is None:
         store = Store.open(settings.database_url, attempts=settings.attempts, keep_s=settings.keep_s)
     folder = ArtifactFolder(settings.data / "artifacts") if artifact_folder is None else artifact_folder
-    listed = Catalog(settings) if catalog is None else catalog
+    listed = Catalog(settings, device=settings.devices[0]) if catalog is None else catalog
 
     def readable(sha256: str, key: str) -> bytes:
         store.artifact(sha256, key)
         return folder.read(sha256)
 
+    times = Timetable(store, settings)
     parts = Parts(
         settings=settings,
         store=store,
         artifacts=folder,
         catalog=listed,
-        admission=Admission(listed, folder, settings, readable=readable, clock=store.clock),
+        admission=Admission(listed, folder, settings, times=times, readable=readable, clock=store.clock),
+        times=times,
         gate=Gate(store, public=settings.is_public, cors=settings.cors),
         watch=Watch(store),
         clock=store.clock,
@@ -79,7 +84,7 @@ def create_app(
         lifespan=_lifespan(parts, own),
     )
     app.state.parts = parts
-    for router in (*ROUTERS, *routers):
+    for router in (*ROUTERS, *COMPATIBLE, *routers):
         app.include_router(router)
     app.openapi = _described(app, app.openapi)
 
@@ -110,7 +115,7 @@ def _lifespan(parts: Parts, own: bool) -> Callable[[FastAPI], Any]:
     """own: whether the store is closed with the application."""
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         webhooks = Webhooks(parts) if parts.settings.webhooks else None
         if webhooks is not None:
             webhooks.start()

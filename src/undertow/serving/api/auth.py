@@ -140,15 +140,22 @@ def _caller(
     secret = bearer.credentials if bearer else basic.password if basic else None
     key = gate.key_of(request, secret)
     for scope in map(Scope, wanted.scopes):
-        if not key.allows(scope):
-            raise Problem(
-                "forbidden",
-                f"key {key.name!r} has the scopes {', '.join(key.scopes) or 'none'}, expected {scope}; "
-                f"make one that has it with: undertow keys add NAME --scope {scope}",
-            )
+        require_scope(key, scope)
     return key
 
 
+def require_scope(key: ApiKey, scope: Scope) -> None:
+    """Errors: `Problem` 403."""
+    if not key.allows(scope):
+        raise Problem(
+            "forbidden",
+            f"key {key.name!r} has the scopes {', '.join(key.scopes) or 'none'}, expected {scope}; "
+            f"make one that has it with: undertow keys add NAME --scope {scope}",
+        )
+
+
+Known = Annotated[ApiKey, Security(_caller)]
+"""The key of a route that looks at its scopes itself."""
 Submitter = Annotated[ApiKey, Security(_caller, scopes=[Scope.SUBMIT])]
 """The key of a route that makes or changes jobs."""
 Reader = Annotated[ApiKey, Security(_caller, scopes=[Scope.READ])]

@@ -70,7 +70,7 @@ def parse_object(body: bytes) -> dict[str, Any]:
         if _SURROGATE.search(body):
             json.dumps(found, ensure_ascii=False).encode("utf-8")
     except UnicodeError as err:
-        raise Problem("malformed", f"body is no Unicode text, expected JSON in UTF-8; {err.reason}") from err
+        raise Problem("malformed", f"body is no Unicode text, expected JSON in UTF-8; {err}") from err
     except ValueError as err:
         raise Problem("malformed", f"body is no JSON, expected an object; {err}") from err
     if not isinstance(found, dict):

@@ -1,7 +1,7 @@
 """What happens to a job, as server-sent events: a log that can be read again from any place, and then live.
 
-Every event of the log has its number as id, so a client that reconnects with Last-Event-ID misses nothing. Events
-without an id say how it stands now (progress, the finish time), and are not repeated.
+Every event of the log has its number as id, so a client that reconnects with Last-Event-ID misses nothing. Between them
+comes `status`, without an id and never repeated, when the time changed at which the job will be done.
 """
 
 import json
@@ -18,7 +18,7 @@ from undertow.serving.api.finding import find_job
 from undertow.serving.api.openapi import PROBLEMS
 from undertow.serving.api.parts import Parts, Service
 from undertow.serving.api.problems import Problem
-from undertow.serving.api.views import job_path, job_view
+from undertow.serving.api.views import job_path
 from undertow.serving.jobs import Job, JobEvent, JobState
 
 KEEP_ALIVE_S = 15
@@ -28,6 +28,12 @@ AT_ONCE = 500
 WATCHED_S = 30.0
 """Previews are made for so long after somebody last asked."""
 
+EVENT = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+    "required": ["event", "data"],
+}
+
 router = APIRouter()
 
 
@@ -36,8 +42,9 @@ router = APIRouter()
     response_class=EventSourceResponse,
     responses={
         200: {
-            "description": "Events until the job is final: accepted, started, progress, requeued and the final states.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            "description": "Events until the job is final: accepted, started, progress, requeued and the final states, "
+            "each with its number as id; and status, without one, when the finish time changed.",
+            "content": {"text/event-stream": {"schema": EVENT}},
         },
         **PROBLEMS,
     },
@@ -53,7 +60,7 @@ router = APIRouter()
                 "name": "previews",
                 "in": "query",
                 "schema": {"type": "boolean"},
-                "description": "Whether previews are made while somebody listens; progress then names their path.",
+                "description": "Whether previews are made while somebody listens; status then names their path.",
             },
         ]
     },
@@ -87,7 +94,7 @@ async def _stream(service: Parts, job: Job, after: int, previews: bool) -> Async
                 return
             if (now := _standing(job, previews)) != shown and not job.state.is_final:
                 shown = now
-                yield {"event": "progress", "data": json.dumps(now)}
+                yield {"event": "status", "data": json.dumps(now)}
             await service.watch.changed(seen, KEEP_ALIVE_S)
     finally:
         service.metrics.event_streams.dec()
@@ -108,9 +115,9 @@ def _message(event: JobEvent) -> dict[str, Any]:
 
 
 def _standing(job: Job, previews: bool) -> dict[str, Any]:
-    """How a job stands, as far as it is worth telling when it changes."""
-    view = job_view(job, 0.0).to_json()
-    standing = {name: view[name] for name in ("state", "progress", "finish_at", "cancel_requested")}
+    """What the log does not tell, as far as it is worth telling when it changes."""
+    finish_at = None if job.finish_at is None else round(job.finish_at, 1)
+    standing = {"state": job.state, "finish_at": finish_at, "cancel_requested": job.cancel_requested}
     return {**standing, "preview": f"{job_path(job.id)}/preview"} if previews else standing
 
 

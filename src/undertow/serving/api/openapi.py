@@ -71,8 +71,8 @@ def gives(record: type[Record] | None, *statuses: int, about: str = "Done.") -> 
 @cache
 def schemas() -> Mapping[str, Any]:
     """Every schema by its name."""
-    taken = [(record, "validation", schema_of(record)) for record in (GenerationRequest, JobOptions)]
-    given = [(record, "serialization", schema_of(record)) for record in GIVEN]
+    taken: list[Any] = [(record, "validation", schema_of(record)) for record in (GenerationRequest, JobOptions)]
+    given: list[Any] = [(record, "serialization", schema_of(record)) for record in GIVEN]
     _, together = TypeAdapter.json_schemas([*taken, *given], ref_template=REFERENCE)
     found = deepcopy(together["$defs"])
     drawn, options = found.pop("GenerationRequest"), found.pop("JobOptions")

@@ -15,6 +15,7 @@ from undertow.serving.api.openapi import PROBLEMS, gives, takes
 from undertow.serving.api.parts import Parts, Service
 from undertow.serving.api.queries import Query, query_parameters
 from undertow.serving.api.submitting import planned
+from undertow.serving.clock.timetable import FAIR
 from undertow.serving.jobs import JobState
 from undertow.serving.metrics import TEXT, GaugeCollector, SnapshotCollector
 from undertow.serving.store.records import QueueEntry, StoreError, WorkerInfo
@@ -115,7 +116,7 @@ def _adapters(service: Parts, model: str | None) -> dict[str, Any]:
 
 def _worker(info: WorkerInfo, now: float) -> dict[str, Any]:
     shown = {name: getattr(info, name) for name in ("name", "device", "pid", "host", "state", "started_at")}
-    data = {name: value for name, value in info.data.items() if name != "metrics"}
+    data = {name: value for name, value in info.data.items() if name not in ("metrics", "problem", FAIR)}
     return {
         **shown,
         "models": list(info.models),
@@ -132,6 +133,8 @@ def _problem(info: WorkerInfo, now: float) -> str | None:
         return f"it has said nothing for {now - info.seen_at:.0f} s"
     if info.state in ("starting", "draining"):
         return f"it is {info.state}"
+    if "problem" in info.data:
+        return f"it takes no jobs: {info.data['problem']}"
     if not info.models:
         return "it has no model loaded"
     if info.state == "busy" and now - (info.last_step_at or info.started_at) > STUCK_S:

@@ -13,6 +13,7 @@ from undertow.serving.api.auth import Gate
 from undertow.serving.api.watch import Watch
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
+from undertow.serving.clock.timetable import Timetable
 from undertow.serving.metrics import ApiMetrics
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
@@ -27,6 +28,7 @@ class Parts:
     artifacts: ArtifactFolder
     catalog: Catalog
     admission: Admission
+    times: Timetable
     gate: Gate
     watch: Watch
     metrics: ApiMetrics = field(default_factory=ApiMetrics)

@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from undertow.errors import InvalidInput, PromptError, UndertowError
 from undertow.lookup import did_you_mean
-from undertow.serving.failures import Fault, Refused
+from undertow.serving.failures import FailureCode, Fault, Refused
 from undertow.serving.store.records import ArtifactNotFound, JobNotFound, StoreError
 
 MEDIA_TYPE = "application/problem+json"
@@ -43,6 +43,7 @@ KINDS: Mapping[str, Kind] = {
     "preview_not_found": Kind(status=404, title="No preview yet", fault="transient"),
     "method_not_allowed": Kind(status=405, title="Another method is needed"),
     "client_id_conflict": Kind(status=409, title="The name is taken by another job"),
+    "job_canceled": Kind(status=409, title="The job was canceled"),
     "too_large": Kind(status=413, title="The body is too large"),
     "unsupported_media_type": Kind(status=415, title="Another content type is needed"),
     "invalid_request": Kind(status=422, title="A value cannot be used"),
@@ -50,12 +51,17 @@ KINDS: Mapping[str, Kind] = {
     "adapter_mismatch": Kind(status=422, title="The adapter does not fit the model"),
     "unreadable_file": Kind(status=422, title="A file cannot be used"),
     "idempotency_conflict": Kind(status=422, title="The idempotency key was used for another request"),
+    "non_finite": Kind(status=422, title="Values became infinite while drawing"),
     "exceeds_capacity": Kind(status=422, title="This can never run here"),
     "deadline_unreachable": Kind(status=422, title="The deadline cannot be met"),
     "headers_too_large": Kind(status=431, title="The headers are too large"),
     "rate_limited": Kind(status=429, title="Too many requests", fault="transient"),
     "queue_full": Kind(status=429, title="The queue is full", fault="transient"),
     "internal": Kind(status=500, title="A fault of undertow", fault="engine"),
+    "poison": Kind(status=500, title="The job ended every worker that drew it", fault="engine"),
+    "file_changed": Kind(status=503, title="A file was replaced meanwhile", fault="transient"),
+    "out_of_memory": Kind(status=503, title="Memory ran out", fault="transient"),
+    "deadline_passed": Kind(status=503, title="The deadline passed", fault="transient"),
     "not_ready": Kind(status=503, title="Not ready", fault="transient"),
     "storage_full": Kind(status=503, title="No room to store it", fault="transient"),
 }
@@ -99,8 +105,15 @@ class Problem(Exception):
     @classmethod
     def of(cls, error: InvalidInput, code: str = "invalid_request") -> "Problem":
         """What a refused argument means here."""
-        more = {"argument": error.argument, "expected": error.expected, "remedy": error.remedy}
+        more: dict[str, Any] = {"argument": error.argument, "expected": error.expected, "remedy": error.remedy}
         return cls(code, str(error), **{name: value for name, value in more.items() if value})
+
+    @classmethod
+    def of_refused(cls, error: Refused) -> "Problem":
+        """What cannot be drawn here, with the numbers. A deadline that is refused at once is the request's fault."""
+        code = "deadline_unreachable" if error.code is FailureCode.DEADLINE_PASSED else error.code.value
+        numbers = {"numbers": error.numbers} if error.numbers else {}
+        return cls(code if code in KINDS else "invalid_request", error.detail, **numbers)
 
     def json(self, instance: str) -> dict[str, Any]:
         """The members of the answer. instance: the path that was asked for."""
@@ -139,8 +152,7 @@ def of_error(error: UndertowError, instance: str) -> Problem:
         case InvalidInput():
             return Problem.of(error)
         case Refused():
-            code = error.code.value if error.code.value in KINDS else "invalid_request"
-            return Problem(code, error.detail, **{"numbers": error.numbers} if error.numbers else {})
+            return Problem.of_refused(error)
         case JobNotFound():
             return Problem("job_not_found", str(error))
         case ArtifactNotFound():

@@ -2,6 +2,7 @@
 how often the key may ask, whether it can be drawn here, whether it is known already, whether there is room."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from undertow.errors import InvalidInput
@@ -19,9 +20,6 @@ from undertow.serving.store.records import (
     QueueLimits,
     Submitted,
 )
-
-USUAL_WAIT_S = 5.0
-"""Told to clients that are to come again, where the queue does not say when there will be room."""
 
 
 def submit_one(
@@ -41,7 +39,7 @@ def submit_one(
         service, wanted, key, idempotency_key=once, client_id=client_id, batch=None, traceparent=traceparent
     )
     service.gate.spend(key)
-    return _stored(service, [new], key)[0]
+    return store_jobs(service, [new], key)[0]
 
 
 def submit_together(
@@ -65,7 +63,7 @@ def submit_together(
             raise InvalidInput(f"jobs.{index}.{err.argument}", err.value, err.expected, err.remedy) from err
         admitted.append(new)
     service.gate.spend(key)
-    return _stored(service, admitted, key)
+    return store_jobs(service, admitted, key)
 
 
 def _admitted(
@@ -100,11 +98,12 @@ def _admitted(
     return new
 
 
-def _stored(service: Parts, jobs: Sequence[NewJob], key: ApiKey) -> list[Submitted]:
-    """Errors: `Problem`, `StoreError`."""
+def store_jobs(service: Parts, jobs: Sequence[NewJob], key: ApiKey) -> list[Submitted]:
+    """Makes admitted jobs durable, all or none. Errors: `Problem`, `StoreError`."""
     settings = service.settings
     per_key = settings.queue_limit_per_key if key.max_queued is None else key.max_queued
     limits = QueueLimits(total=settings.queue_limit, per_key=per_key)
+    submitted: list[Submitted] = []
     try:
         if len(jobs) == 1 and jobs[0].batch is None:
             submitted = [service.store.submit(jobs[0], limits)]
@@ -113,16 +112,19 @@ def _stored(service: Parts, jobs: Sequence[NewJob], key: ApiKey) -> list[Submitt
     except QueueFull as err:
         service.metrics.admission_rejected.labels("queue_full").inc()
         raise Problem(
-            "queue_full", str(err), waiting=err.waiting, limit=err.limit, retry_after_s=_wait_s(service)
+            "queue_full", str(err), waiting=err.waiting, limit=err.limit, retry_after_s=service.times.retry_after_s()
         ) from err
     except IdempotencyConflict as err:
         raise _conflict(err.idempotency_key, err.job) from err
     except ClientIdConflict as err:
         raise _conflict(f"PUT {err.client_id}", err.job) from err
+    finally:  # what was promised and does not come makes nobody else wait
+        for place, new in enumerate(jobs):
+            if not (submitted and submitted[place].created and submitted[place].job.result is None):
+                service.times.withdraw(new)
     for one in submitted:
         if one.created:
-            reused = one.job.result is not None and one.job.result.reused
-            service.metrics.accepted.labels(str(reused).lower()).inc()
+            service.metrics.accepted.labels(str(one.job.result is not None).lower()).inc()
     return submitted
 
 
@@ -137,19 +139,22 @@ def _conflict(once: str, job: str) -> Problem:
     return Problem("idempotency_conflict", detail, job=job)
 
 
-def _wait_s(service: Parts) -> float:
-    """Until the next job is done, by what each was promised."""
-    now = service.clock()
-    ends = [entry.finish_at - now for entry in service.store.queue() if entry.finish_at is not None]
-    return min((end for end in ends if end > 0), default=USUAL_WAIT_S)
-
-
 def planned(service: Parts, wanted: Mapping[str, Any], key: ApiKey) -> dict[str, Any]:
-    """What a job would be, if it were submitted now. Errors: as `submit_one`."""
-    new = _admitted(service, wanted, key, idempotency_key=None, client_id=None, batch=None, traceparent=None)
+    """What a job would take, and when it would be done if it were submitted now. Errors: `InvalidInput`, `Problem`."""
+    found = service.admission.forecast(wanted, key.id)
     service.gate.spend(key)
+    memory = None if found is None else {name: getattr(found, name) for name in _OF_MEMORY}
+    if memory is not None and found is not None:
+        memory["measures"] = [asdict(measure) for measure in found.measures]
+    try:
+        new = _admitted(service, wanted, key, idempotency_key=None, client_id=None, batch=None, traceparent=None)
+    except Refused as err:
+        refused = Problem.of_refused(err).json("/v1/jobs")
+        return {"accepted": False, "refused": refused, "memory": memory}
+    service.times.withdraw(new)
     now = service.clock()
     return {
+        "accepted": True,
         "model": new.spec.model,
         "mode": new.spec.mode,
         "rows": new.spec.rows,
@@ -157,5 +162,9 @@ def planned(service: Parts, wanted: Mapping[str, Any], key: ApiKey) -> dict[str,
         "cost": new.cost,
         "finish_at": new.finish_at,
         "finish_in_s": None if new.finish_at is None else max(0.0, new.finish_at - now),
+        "memory": memory,
         "request": new.spec.request,
     }
+
+
+_OF_MEMORY = ("fits", "budget_bytes", "peak_bytes", "process_bytes", "asked_bytes", "smallest_bytes", "seconds")

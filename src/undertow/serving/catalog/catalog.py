@@ -50,6 +50,7 @@ class Catalog:
         self._refresh_s = refresh_s
         self._lock = Lock()
         self._read: dict[tuple[str, str], tuple[Stamp, ModelEntry | AdapterEntry | Skipped]] = {}
+        self._noted: set[Skipped] = set()
         self._found = Found()
         self._looked_at = float("-inf")
         self.refresh()
@@ -141,7 +142,7 @@ class Catalog:
             self._read[name, source] = (_stamp(entry.files), entry)
         except (UndertowError, OSError) as err:
             entry = Skipped(name=name, reason=_reason(err))
-            self._note(name, entry)
+            self._note(entry)
         return entry
 
     def _adapter(self, place: Path, model: str | None) -> AdapterEntry | Skipped:
@@ -157,12 +158,14 @@ class Catalog:
             entry = read_adapter(place, name, model)
         except (UndertowError, OSError) as err:
             entry = Skipped(name=name, reason=_reason(err))
-            self._note(name, entry)
+            self._note(entry)
         self._read[key] = (stamp, entry)
         return entry
 
-    def _note(self, name: str, entry: Skipped) -> None:
-        logger.warning("%s is not offered: %s", name, entry.reason)
+    def _note(self, entry: Skipped) -> None:
+        if entry not in self._noted:
+            self._noted.add(entry)
+            logger.warning("%s is not offered: %s", entry.name, entry.reason)
 
 
 def misfit(entry: AdapterEntry, model: ModelEntry) -> str | None:
@@ -179,7 +182,7 @@ def misfit(entry: AdapterEntry, model: ModelEntry) -> str | None:
 def _places(folder: Path, skipped: list[Skipped], depth: int = DEPTH) -> Iterable[Path]:
     """Files and folders that may be adapters; a folder that is none is looked into."""
     try:
-        entries = sorted(folder.iterdir())
+        entries = sorted(folder.iterdir(), key=lambda entry: (entry.is_dir(), entry.name))
     except OSError as err:
         skipped.append(Skipped(name=folder.name, reason=f"a folder that cannot be read ({err.strerror})"))
         return

@@ -25,6 +25,7 @@ from undertow.unet.presets import PRESETS
 if TYPE_CHECKING:
     from undertow.checkpoints.files.header import TensorInfo
 
+IMAGE_ENCODER = "image_encoder"
 KEYS = ("attn2.to_k.weight", "to_k_ip.weight", "to_k_ip.0.weight")
 """How the name of a tensor ends, in a ControlNet or an IP-Adapter, whose inputs are the text's, or are as wide."""
 
@@ -68,11 +69,17 @@ def read_adapter(path: Path, name: str, model: str | None = None) -> AdapterEntr
             path=path,
             kind=kind,
             title=title,
-            files=opened.files,
+            files=(*opened.files, *_encoder_files(path)),
             model=model,
             text_width=width,
             words=words,
         )
+
+
+def _encoder_files(place: Path) -> list[Path]:
+    """Of the image encoder that an IP-Adapter has in its folder."""
+    folder = place / IMAGE_ENCODER
+    return [*sorted(folder.glob("*.json")), *sorted(folder.glob("*.safetensors"))]
 
 
 def _model_path(source: str) -> Path:

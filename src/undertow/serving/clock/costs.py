@@ -3,7 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from undertow.json_fields import is_number
 
@@ -15,6 +15,7 @@ GUESS_S = 2e-5
 """Of a row of a cell in a forward, before anything was measured."""
 
 
+@runtime_checkable
 class Event(Protocol):
     """What the engine tells of a unit of work; its `WorkEvent` is one."""
 
@@ -38,19 +39,23 @@ class Mean:
     count: int = 1
 
     def add(self, seconds: float) -> None:
+        if self.count == 1 and seconds < self.seconds / 2:  # the first one compiled, or read files
+            self.seconds = seconds
+            return
         self.count += 1
-        bounded = min(seconds, OUTLIER * self.seconds) if self.count > 2 else min(seconds, self.seconds)
-        self.seconds += (bounded - self.seconds) / min(self.count, AVERAGED)
+        self.seconds += (min(seconds, OUTLIER * self.seconds) - self.seconds) / min(self.count, AVERAGED)
 
 
 @dataclass(kw_only=True)
 class Costs:
-    """encode: of a job. forward: by cells and rows. decode: of a picture, by cells. load: of the model."""
+    """encode: of a job. forward: by cells and rows. decode: of a picture, by cells. load: of the model. rows: by cells,
+    the rows of a forward that were decided once: the most that pay, and those of reproducible jobs."""
 
     encode: Mean | None = None
     load: Mean | None = None
     forward: dict[int, dict[int, Mean]] = field(default_factory=dict)
     decode: dict[int, Mean] = field(default_factory=dict)
+    rows: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def learn(self, kind: str, *, seconds: float, cells: int = 0, rows: int = 1) -> None:
         """kind: encode, denoise, decode or load."""
@@ -69,6 +74,23 @@ class Costs:
     def known(self) -> bool:
         """Whether any forward was measured."""
         return bool(self.forward)
+
+    def rows_for(self, cells: int) -> tuple[int, int] | None:
+        """The rows that were decided, for pictures of another size so many that a forward has as many cells; `None`
+        where nothing was decided."""
+        if cells in self.rows or not self.rows:
+            return self.rows.get(cells)
+        nearest = min(self.rows, key=lambda known: abs(known - cells))
+        best, pinned = (max(1, rows * nearest // max(1, cells)) for rows in self.rows[nearest])
+        return best, pinned
+
+    def decide(self, cells: int) -> tuple[int, int]:
+        """The rows of a forward for pictures of this size, from what was measured until now; once decided they stay,
+        since another number of rows draws other bytes. Called when a worker has measured them."""
+        if cells not in self.rows:
+            measured = {rows: mean.seconds for rows, mean in self.forward.get(cells, {}).items()}
+            self.rows[cells] = (best_rows(measured), pinned_rows(measured))
+        return self.rows[cells]
 
     def forward_s(self, cells: int, rows: int) -> float:
         """Seconds of a forward: as measured, between what was measured, or in proportion to it."""
@@ -98,6 +120,7 @@ class Costs:
             "load": _json(self.load),
             "forward": {str(c): {str(r): _json(m) for r, m in of.items()} for c, of in self.forward.items()},
             "decode": {str(cells): _json(mean) for cells, mean in self.decode.items()},
+            "rows": {str(cells): list(both) for cells, both in self.rows.items()},
         }
 
     @classmethod
@@ -115,6 +138,7 @@ class Costs:
             load=_mean(json.get("load")),
             forward=found,
             decode=_means(json.get("decode")),
+            rows=_rows(json.get("rows")),
         )
 
 
@@ -153,11 +177,11 @@ def best_rows(measured: Mapping[int, float], gain: float = 0.05) -> int:
     return best
 
 
-def pinned_rows(measured: Mapping[int, float], loss: float = 0.08) -> int | None:
+def pinned_rows(measured: Mapping[int, float], loss: float = 0.08) -> int:
     """Rows of every forward of reproducible jobs: the fewest that draw nearly as much a second as any, since a job that
-    is alone computes as many. `None` where nothing was measured."""
+    is alone computes as many. 1 where nothing was measured."""
     if not measured:
-        return None
+        return 1
     fastest = max(rows / seconds for rows, seconds in measured.items())
     return min(rows for rows, seconds in measured.items() if rows / seconds >= (1 - loss) * fastest)
 
@@ -200,3 +224,14 @@ def _mean(json: Any) -> Mean | None:
 def _means(json: Any) -> dict[int, Mean]:
     found = {int(name): _mean(value) for name, value in json.items()} if isinstance(json, Mapping) else {}
     return {name: mean for name, mean in found.items() if mean is not None}
+
+
+def _rows(json: Any) -> dict[int, tuple[int, int]]:
+    found: dict[int, tuple[int, int]] = {}
+    for cells, both in json.items() if isinstance(json, Mapping) else ():
+        match both:
+            case [int(best), int(pinned)] if best > 0 and pinned > 0:
+                found[int(cells)] = (best, pinned)
+            case _:
+                pass
+    return found

@@ -10,38 +10,36 @@ from functools import partial
 from heapq import heapify, heappop, heappush
 from math import ceil
 
-from undertow.serving.clock.costs import Costs, best_rows
+from undertow.serving.clock.costs import Costs
 from undertow.serving.jobs import JobState
 from undertow.serving.schedule import MOST_JOBS, FairState, Group, Line, Room, Running, group_of
 from undertow.serving.store.records import QueueEntry
 
+SAVED = 0.5
+"""Of the work of a job that is cancelled, what is saved: some wait no more, some are nearly done."""
 DEFAULT_ROWS = 2
-"""Of a forward where nothing was measured."""
+"""Of a forward where nothing was decided: those of a picture with guidance."""
 
 
 @dataclass(kw_only=True)
 class Device:
     """What draws, as far as time is concerned. costs: by model. models: that are loaded. busy_until: nothing begins
-    before."""
+    before. cancelled: the part of the work that waits which is expected to be cancelled before it is done."""
 
     costs: Mapping[str, Costs]
     models: set[str] = field(default_factory=set)
     most_jobs: int = MOST_JOBS
     busy_until: float = 0.0
+    cancelled: float = 0.0
     _steps: dict[tuple[Group, int], float] = field(default_factory=dict)
-    _caps: dict[tuple[str, int], int] = field(default_factory=dict)
 
     def of(self, entry: QueueEntry) -> Costs:
         return self.costs.get(entry.model) or Costs()
 
     def cap(self, entry: QueueEntry) -> int:
         """Most rows of a forward in the mode "fast"."""
-        key = (entry.model, entry.work.cells)
-        if key not in self._caps:
-            measured = self.of(entry).forward.get(entry.work.cells, {})
-            known = {rows: mean.seconds for rows, mean in measured.items()}
-            self._caps[key] = best_rows(known) if known else DEFAULT_ROWS
-        return self._caps[key]
+        decided = self.of(entry).rows_for(entry.work.cells)
+        return DEFAULT_ROWS if decided is None else decided[0]
 
     def step_s(self, entry: QueueEntry, rows: int) -> float:
         """Of a step of jobs of this one's group that have so many rows together."""
@@ -141,7 +139,8 @@ class _Lane:
                 self.at += self.device.of(entry).load_s()
                 self._models.add(entry.model)
             self.at += self.device.of(entry).encode_s()
-            self.running.append(Running(entry=entry, left=float(entry.work.steps), promised_at=entry.finish_at))
+            left = entry.work.steps * (1 - self.device.cancelled)
+            self.running.append(Running(entry=entry, left=left, promised_at=entry.finish_at))
 
     def advance(self) -> dict[str, float]:
         """To the moment when the next jobs are done; when each of these is."""
@@ -161,8 +160,14 @@ class _Lane:
                 self.at += turns * self._step_s()
                 for other in others:
                     other.left -= turns
-            found[one.entry.id] = self.at
+            found[one.entry.id] = self.at + self._not_cancelled_s(one.entry)
         return found
+
+    def _not_cancelled_s(self, entry: QueueEntry) -> float:
+        """What a job takes itself of the time that others are expected not to take: it is done only if it stays."""
+        if entry.state != JobState.QUEUED:
+            return 0.0
+        return self.device.cancelled * entry.work.steps * self.device.step_s(entry, entry.work.rows)
 
     def _step_s(self) -> float:
         """Of one step of all that run, whose groups take turns."""

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from threading import Lock
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from undertow.serving.clock.costs import Costs, best_rows, pinned_rows
-from undertow.serving.clock.finish_times import Device, finish_times
-from undertow.serving.jobs import JobProgress, JobState, NewJob
-from undertow.serving.schedule import FairState
+from undertow.serving.clock.costs import Costs
+from undertow.serving.clock.finish_times import SAVED, Device, finish_times
+from undertow.serving.jobs import Job, JobProgress, JobState, NewJob
+from undertow.serving.schedule import MOST_JOBS, FairState
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.records import QueueEntry, WorkerInfo
 
@@ -19,6 +19,8 @@ WORKERS_S = 5.0
 """So are workers and what units of work cost."""
 SILENT_S = 30.0
 """After which a worker that says nothing draws nothing."""
+LATELY = 100
+"""Jobs by which the share that is cancelled is known."""
 MANY = 50
 """Jobs of one key that wait, from which on another one is placed behind them without running the schedule ahead."""
 FAIR = "fair"
@@ -27,18 +29,21 @@ NEW = ""
 """The id of a job that is not in the queue yet."""
 
 
+@runtime_checkable
 class Listed(Protocol):
     """`Store.workers`."""
 
     def list(self, seen_after: float = 0.0) -> list[WorkerInfo]: ...
 
 
+@runtime_checkable
 class Measured(Protocol):
     """`Store.costs`."""
 
     def all(self) -> dict[tuple[str, str], dict[str, object]]: ...
 
 
+@runtime_checkable
 class Queue(Protocol):
     """What of a `Store` is read."""
 
@@ -49,6 +54,7 @@ class Queue(Protocol):
     @property
     def clock(self) -> Callable[[], float]: ...
     def queue(self) -> list[QueueEntry]: ...
+    def jobs(self, *, states: Sequence[JobState], limit: int) -> list[Job]: ...
 
 
 class Timetable:
@@ -102,28 +108,13 @@ class Timetable:
             now = self._store.clock()
             return max(1.0, min(self._all(now).values(), default=now) - now)
 
-    def pinned_rows(self, model: str, cells: int) -> int | None:
-        """Rows of every forward of reproducible jobs; `None` where nothing was measured."""
+    def rows(self, model: str, cells: int) -> tuple[int, int] | None:
+        """Of a forward for pictures of this size: the most that pay, and those of reproducible jobs; `None` where no
+        worker has measured it. The same for all devices, since any may draw a job."""
         with self._lock:
             self._refresh()
-            measured = self._measured(model, cells)
-            return pinned_rows(measured)
-
-    def most_rows(self, model: str, cells: int) -> int | None:
-        """Of a forward of other jobs; `None` where nothing was measured."""
-        with self._lock:
-            self._refresh()
-            measured = self._measured(model, cells)
-            return best_rows(measured) if measured else None
-
-    def _measured(self, model: str, cells: int) -> dict[int, float]:
-        """Seconds of a forward by its rows, on the first device that knows: the same for all, since a job may be drawn
-        by any."""
-        for device in self._devices.values():
-            of_cells = device.costs[model].forward.get(cells) if model in device.costs else None
-            if of_cells:
-                return {rows: mean.seconds for rows, mean in of_cells.items()}
-        return {}
+            known = (device.costs[model].rows_for(cells) for device in self._devices.values() if model in device.costs)
+            return next((rows for rows in known if rows is not None), None)
 
     def _promise(self, entry: QueueEntry, now: float) -> float:
         waiting = [one for one in self._line() if one.key == entry.key and one.state == JobState.QUEUED]
@@ -160,6 +151,7 @@ class Timetable:
         if not workers:  # about to start
             workers = [WorkerInfo(name=device, device=device, pid=0) for device in self._settings.devices]
         measured = self._store.costs.all()
+        cancelled = SAVED * self._cancelled_share()
         self._devices = {
             worker.name: Device(
                 costs={
@@ -168,10 +160,17 @@ class Timetable:
                     if device == worker.device
                 },
                 models=set(worker.models),
+                cancelled=cancelled,
+                most_jobs=self._settings.jobs_at_once or MOST_JOBS,
             )
             for worker in workers
         }
         self._state = FairState.from_json(next((one.data[FAIR] for one in workers if FAIR in one.data), None))
+
+    def _cancelled_share(self) -> float:
+        """Of the jobs that were submitted lately and are done."""
+        done = self._store.jobs(states=(JobState.SUCCEEDED, JobState.CANCELED), limit=LATELY)
+        return sum(job.state == JobState.CANCELED for job in done) / max(LATELY, len(done))
 
 
 def entry_of(new: NewJob, now: float) -> QueueEntry:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, insert, update
+from sqlalchemy import ColumnElement, Connection, insert, update
 
 from undertow.serving.failures import Failure, FailureCode
 from undertow.serving.jobs import Claim, JobState
-from undertow.serving.store.tables import deliveries, events, jobs
+from undertow.serving.store.tables import Fields, deliveries, events, jobs
 
 
 def change(
@@ -18,7 +18,7 @@ def change(
     kind: str,
     now: float,
     data: Mapping[str, Any] | None = None,
-) -> list[RowMapping]:
+) -> Sequence[Fields]:
     """Changes the jobs that meet all conditions when it comes to it, and tells it in an event of each. Rows of those
     that were changed come back, with `id` and `webhook`."""
     changed = (
@@ -47,7 +47,7 @@ def end(
     keep_s: float,
     values: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
-) -> list[RowMapping]:
+) -> Sequence[Fields]:
     """Gives jobs their final state, once: only live ones are changed. Whoever is to be told by webhook will be."""
     live = jobs.c.state.in_((JobState.QUEUED, JobState.RUNNING))
     final = {

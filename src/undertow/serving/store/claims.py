@@ -6,7 +6,6 @@ from typing import Any
 from sqlalchemy import (
     Column,
     Connection,
-    RowMapping,
     String,
     and_,
     column,
@@ -23,7 +22,7 @@ from undertow.serving.jobs import Claim, JobProgress, JobState
 from undertow.serving.store.changes import LATE, REQUEUED, change, end
 from undertow.serving.store.records import Pick, Verdict
 from undertow.serving.store.rows import LIVE, RUNNING, WAITING, entries_where, entry_of, find_jobs
-from undertow.serving.store.tables import events, jobs
+from undertow.serving.store.tables import Fields, events, jobs
 
 
 def is_work(connection: Connection, now: float) -> bool:
@@ -35,11 +34,16 @@ def is_work(connection: Connection, now: float) -> bool:
 def claim(connection: Connection, worker: str, pick: Pick, *, now: float, lease_s: float) -> list[Claim]:
     """Leases what `pick` chooses among the jobs that wait. What another worker took meanwhile is left to it."""
     waiting = [entry_of(row) for row in connection.execute(entries_where(WAITING)).mappings()]
-    wanted = list(dict.fromkeys(pick(waiting))) if waiting else []
-    if not wanted:
+    mine: set[str] = set()
+    wanted: list[str] = []
+    while waiting and not mine:
+        if not (wanted := list(dict.fromkeys(pick(waiting)))):
+            return []
+        free = select(jobs.c.id).where(jobs.c.id.in_(wanted), WAITING).order_by(jobs.c.id)
+        mine = set(connection.execute(free.with_for_update(skip_locked=True)).scalars())
+        waiting = [one for one in waiting if one.id not in wanted]  # another worker takes those at this moment
+    if not mine:
         return []
-    free = select(jobs.c.id).where(jobs.c.id.in_(wanted), WAITING).order_by(jobs.c.id)
-    mine = set(connection.execute(free.with_for_update(skip_locked=True)).scalars())
     leased = {
         "state": JobState.RUNNING,
         "worker": worker,
@@ -124,8 +128,8 @@ def verdicts(connection: Connection, held: Sequence[Claim], *, now: float) -> li
     """What a heartbeat would say, without writing anything."""
     fences = {claim.job.id: claim.fence for claim in held}
     columns = jobs.c["id", "fence", "cancel_requested", "deadline_at", "preview_until"]
-    found = connection.execute(select(*columns).where(jobs.c.id.in_(fences), RUNNING)).all()
-    said = {row.id: _verdict(row, now) for row in found if row.fence == fences[row.id]}
+    found = connection.execute(select(*columns).where(jobs.c.id.in_(fences), RUNNING)).mappings()
+    said = {row["id"]: _verdict(row, now) for row in found if row["fence"] == fences[row["id"]]}
     return [said.get(one, Verdict(job=one, alive=False)) for one in fences]
 
 
@@ -145,7 +149,7 @@ def _set(connection: Connection, rows: Mapping[str, tuple[Any, ...]], *columns: 
     connection.execute(update(jobs).where(jobs.c.id == given.c.job).values(new))
 
 
-def _verdict(row: RowMapping, now: float) -> Verdict:
+def _verdict(row: Fields, now: float) -> Verdict:
     return Verdict(
         job=row["id"],
         alive=True,

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from hmac import compare_digest
 from typing import Any
 
-from sqlalchemy import RowMapping, insert, select, update
+from sqlalchemy import insert, select, update
 
 from undertow.errors import InvalidInput
 from undertow.serving.store.database import Database, put_rows
 from undertow.serving.store.records import ApiKey, Clock, Scope, StoreError
-from undertow.serving.store.tables import api_keys, key_options
+from undertow.serving.store.tables import Fields, api_keys, key_options
 
 PREFIX = "ut_"
 ALL = (Scope.SUBMIT, Scope.READ)
@@ -85,7 +85,7 @@ class Keys:
         revoked = one.values(revoked_at=self._clock()).returning(api_keys.c.id)
         return self._database.write(lambda connection: connection.execute(revoked).first(), "key") is not None
 
-    def _used(self, row: RowMapping) -> None:
+    def _used(self, row: Fields) -> None:
         now = self._clock()
         if row["last_used"] is not None and now - row["last_used"] < LAZY_S:
             return
@@ -118,6 +118,6 @@ def hashed(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _key_of(row: RowMapping) -> ApiKey:
+def _key_of(row: Fields) -> ApiKey:
     fields = {name: value for name, value in row.items() if name != "hash"}
     return ApiKey(**{**fields, "scopes": tuple(Scope(one) for one in fields["scopes"])})

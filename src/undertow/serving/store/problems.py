@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from undertow.serving.store.records import StoreError, StoreProblem
 
@@ -41,6 +41,10 @@ def explained(error: BaseException, place: str, patience_s: float) -> StoreError
             "look for a program that holds a transaction open in it (a backup, a shell); the same call succeeds then"
         )
         return StoreError(place, "locked", f"another process has locked it for more than {patience_s:g} s", remedy)
+    if sqlstate(cause) == "25006":  # read_only_sql_transaction
+        return StoreError(place, "unwritable", "the server takes no writes", "name the primary server, not its replica")
+    if sqlstate(cause) == "53100":  # disk_full
+        return StoreError(place, "full", "the disk of the server is full", FULL)
     if isinstance(cause, OSError):
         if cause.errno in (28, 122):  # ENOSPC, EDQUOT
             return StoreError(place, "full", "the disk is full", FULL)
@@ -74,9 +78,8 @@ def is_disconnected(error: BaseException) -> bool:
     state = sqlstate(error.orig)
     # 08: connection exceptions. 57P01 to 57P03: the server is shut down, crashed, or starts. 53300: too many clients.
     known = state[:2] == "08" or state in ("57P01", "57P02", "57P03", "53300")
-    return (
-        error.connection_invalidated or known or type(error.orig).__name__ in ("OperationalError", "ConnectionTimeout")
-    )
+    of_driver = type(error.orig).__module__.startswith("psycopg") and isinstance(error, OperationalError) and not state
+    return error.connection_invalidated or known or of_driver
 
 
 def sqlstate(error: BaseException | None) -> str:

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, select
+from sqlalchemy import ColumnElement, Connection, Select, select
 
 from undertow.serving.failures import Failure
 from undertow.serving.jobs import Job, JobEvent, JobProgress, JobResult, JobSpec, JobState, JobWork
 from undertow.serving.store.records import QueueEntry
-from undertow.serving.store.tables import jobs, specs
+from undertow.serving.store.tables import Fields, jobs, specs
 
 _ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 """Crockford's, in which text sorts as the numbers do."""
@@ -56,7 +56,7 @@ def jobs_where(*conditions: ColumnElement[bool]) -> Select[Any]:
     return select(*_OF_JOBS, specs.c.spec).join(specs, specs.c.job == jobs.c.id).where(*conditions)
 
 
-def job_of(row: RowMapping) -> Job:
+def job_of(row: Fields) -> Job:
     fields = dict(row)
     work = _work_of(fields)
     return Job(
@@ -94,7 +94,7 @@ def entries_where(*conditions: ColumnElement[bool]) -> Select[Any]:
     return select(*_OF_ENTRIES).where(*conditions).order_by(*order)
 
 
-def entry_of(row: RowMapping) -> QueueEntry:
+def entry_of(row: Fields) -> QueueEntry:
     fields = dict(row)
     work = _work_of(fields)
     return QueueEntry(
@@ -107,5 +107,5 @@ def entry_of(row: RowMapping) -> QueueEntry:
     )
 
 
-def event_of(row: RowMapping) -> JobEvent:
+def event_of(row: Fields) -> JobEvent:
     return JobEvent(**row)

@@ -65,7 +65,8 @@ class Sqlite:
         self._lock = threading.Lock()
         self._seen = 0
         try:
-            Path(self._place).parent.mkdir(parents=True, exist_ok=True)
+            if not self._place.startswith("file:"):
+                Path(self._place).parent.mkdir(parents=True, exist_ok=True)
         except OSError as err:
             raise explained(err, self._place, patience_s) from err
         self._readers = _engine(url, "BEGIN", wait_s=patience_s, size=8)
@@ -156,12 +157,14 @@ class Sqlite:
 
     def _run_one(self, one: _Waiting[Any]) -> None:
         """An error of the work is its own; one of the database ends the transaction, and is everybody's."""
+        savepoint = self._writer.begin_nested()
         try:
-            with self._writer.begin_nested():
-                one.value = one.work(self._writer)
-        except DBAPIError:
+            one.value = one.work(self._writer)
+            savepoint.commit()
+        except DBAPIError:  # SQLite may have ended the transaction by itself, and its savepoints with it
             raise
         except Exception as err:
+            savepoint.rollback()
             one.error = err
 
 

@@ -3,19 +3,18 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import Connection, and_, make_url, or_, select, update
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import Connection, and_, or_, select, update
 
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.failures import Failure, FailureCode
 from undertow.serving.jobs import Claim, Job, JobEvent, JobProgress, JobResult, JobState, NewJob, StoredFile
 from undertow.serving.store import claims, endings, files
-from undertow.serving.store.database import SUBMISSION, Database, T, Work, put_rows, unobserved, wait_turn
+from undertow.serving.store.database import SUBMISSION, Database, T, Work, unobserved, wait_turn
 from undertow.serving.store.deliveries import Deliveries
 from undertow.serving.store.keys import KeyOptions, Keys
-from undertow.serving.store.migrate import is_current, migrate
-from undertow.serving.store.postgresql import Postgresql
+from undertow.serving.store.opening import opened, written
 from undertow.serving.store.records import (
     Clock,
     Garbage,
@@ -24,14 +23,12 @@ from undertow.serving.store.records import (
     Pick,
     QueueEntry,
     QueueLimits,
-    StoreError,
     Submitted,
     Verdict,
 )
 from undertow.serving.store.rows import LIVE, Ids, entries_where, entry_of, event_of, find_jobs, job_of, jobs_where
-from undertow.serving.store.sqlite import Sqlite
 from undertow.serving.store.submit import prepared, submit
-from undertow.serving.store.tables import events, health, jobs
+from undertow.serving.store.tables import events, jobs
 from undertow.serving.store.watch import Watch
 from undertow.serving.store.workers import StoredCosts, Workers
 
@@ -88,7 +85,7 @@ class Store:
         locked or unreachable database is waited for. has_file: whether an artifact's file is there, before a result is
         taken from it (`ArtifactFolder.touch`). Errors: `StoreError`, also for a database of a newer version.
         """
-        database = connected(url, patience_s=patience_s, observe=observe)
+        database = opened(url, patience_s=patience_s, observe=observe)
         return cls(database, clock=clock, attempts=attempts, keep_s=keep_s, has_file=has_file, observe=observe)
 
     def close(self) -> None:
@@ -194,34 +191,23 @@ class Store:
     def publish(self, claim: Claim, result: JobResult) -> bool:
         """The job succeeded: its pictures are visible from now on, whose files are there already. False where the fence
         was lost or the client canceled: then nothing is visible."""
-        return self._final(
-            lambda connection: endings.publish(connection, claim, result, now=self.clock(), keep_s=self._keep_s),
-            "publish",
-        )
+        return self._end(endings.publish, "publish", claim, result)
 
     def fail(self, claim: Claim, failure: Failure) -> bool:
         """False where the fence was lost."""
-        return self._final(
-            lambda connection: endings.fail(connection, claim, failure, now=self.clock(), keep_s=self._keep_s), "fail"
-        )
+        return self._end(endings.fail, "fail", claim, failure)
 
     def cancelled(self, claim: Claim) -> bool:
         """The worker stopped drawing, as it was asked to. False where the fence was lost."""
-        return self._final(
-            lambda connection: endings.cancelled(connection, claim, now=self.clock(), keep_s=self._keep_s), "cancelled"
-        )
+        return self._end(endings.cancelled, "cancelled", claim)
 
     def expire_job(self, claim: Claim) -> bool:
         """The deadline passed while the worker was drawing. False where the fence was lost."""
-        return self._final(
-            lambda connection: endings.expire_job(connection, claim, now=self.clock(), keep_s=self._keep_s), "expire"
-        )
+        return self._end(endings.expire_job, "expire", claim)
 
     def release(self, claim: Claim) -> bool:
         """Gives a job back to the front of the queue without charging the attempt. False where the fence was lost."""
-        return self._final(
-            lambda connection: endings.release(connection, claim, now=self.clock(), keep_s=self._keep_s), "release"
-        )
+        return self._end(endings.release, "release", claim)
 
     def expire_leases(self, worker: str | None = None) -> list[Job]:
         """Takes jobs back from workers that were silent for too long; they go to the front of the queue and are tried
@@ -290,8 +276,7 @@ class Store:
     def check(self) -> float:
         """Writes a row, and returns the seconds that it took."""
         start = time.perf_counter()
-        row = {"id": 1, "at": self.clock()}
-        self._database.write(lambda connection: put_rows(connection, health, [row], replace=["at"]), "check")
+        self._database.write(lambda connection: written(connection, self.clock()), "check")
         return time.perf_counter() - start
 
     def _submit(self, new: Sequence[NewJob], limits: QueueLimits) -> list[Submitted]:
@@ -318,8 +303,9 @@ class Store:
             if job.failure is not None and job.failure.code == FailureCode.POISON:
                 self._observe("poison", "lease", 1)
 
-    def _final(self, work: Work[bool], operation: str) -> bool:
-        written = self._write(work, operation)
+    def _end(self, ending: Callable[..., bool], operation: str, *given: Any) -> bool:
+        now, keep_s = self.clock(), self._keep_s
+        written = self._write(lambda connection: ending(connection, *given, now=now, keep_s=keep_s), operation)
         self._late(not written, operation)
         return written
 
@@ -331,30 +317,3 @@ class Store:
         value = self._database.write(work, operation)
         self._watch.tell()
         return value
-
-
-def connected(url: str, *, patience_s: float, observe: Observer) -> Database:
-    """The database at a URL, with tables of this version. Errors: `StoreError`."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError as err:
-        raise StoreError(url, "unknown", "this is no URL of a database", URLS) from err
-    place = parsed.render_as_string(hide_password=True)
-    if parsed.get_backend_name() == "sqlite":
-        if parsed.database in (None, "", ":memory:"):
-            raise StoreError(place, "unknown", "several processes cannot share a database in memory", URLS)
-        database: Database = Sqlite(parsed, patience_s=patience_s, observe=observe)
-    elif parsed.get_backend_name() == "postgresql":
-        database = Postgresql(parsed, patience_s=patience_s, observe=observe)
-    else:
-        raise StoreError(place, "unknown", f"{parsed.get_backend_name()} is not supported", URLS)
-    try:
-        if not database.read(is_current):
-            database.write(lambda connection: migrate(connection, place), "migrate")
-    except BaseException:
-        database.close()
-        raise
-    return database
-
-
-URLS = "write sqlite:///folder/undertow.db, or postgresql+psycopg://user:password@host/database"

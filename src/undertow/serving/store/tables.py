@@ -1,6 +1,7 @@
 """The tables, as they are now; `migrations/` has how they became so."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import (
@@ -38,6 +39,9 @@ class Json(TypeDecorator[Any]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         return None if value is None else json.loads(value)
 
+
+Fields = Mapping[Any, Any]
+"""A row by the names of its columns: a RowMapping, whose own base tests cannot check."""
 
 metadata = MetaData()
 

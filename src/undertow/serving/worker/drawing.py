@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +19,7 @@ from undertow.engine.outcomes import OutcomeLog
 from undertow.engine.request import GenerationRequest
 from undertow.engine.request_run import Stage
 from undertow.serving.artifacts import ArtifactFolder
+from undertow.serving.failures import Failure
 from undertow.serving.jobs import Claim, JobProgress
 from undertow.serving.store.records import QueueEntry
 from undertow.serving.worker.logs import JobLog
@@ -34,7 +36,8 @@ STAGES: Mapping[Stage, str] = {Stage.WAITING: "encoding", Stage.ENCODED: "denois
 @dataclass(kw_only=True, eq=False)
 class Drawing:
     """entry: as the schedule saw it. request: as the engine gets it. embeddings: files of textual inversions that its
-    prompts know. watched: whether somebody wants previews. pictures: that are done."""
+    prompts know. entered: called at its first step. watched: whether somebody wants previews. pictures: that are done.
+    failure: why it failed, until that is written."""
 
     claim: Claim
     entry: QueueEntry
@@ -42,21 +45,27 @@ class Drawing:
     embeddings: tuple[Path, ...]
     artifacts: ArtifactFolder
     log: JobLog
+    entered: Callable[[], None]
     watched: bool = False
     pictures: int = 0
+    failure: Failure | None = None
     loaded: Loaded | None = None
     handle: Handle | None = None
     outcomes: OutcomeLog | None = None
+    publishing: "Future[bool] | None" = None
+    """Of its pictures, while their files are written."""
     late_since: float | None = None
     """Since when its pictures could not be stored."""
     store_at: float = 0.0
     """When that is tried again."""
+    _has_entered: bool = field(default=False, init=False)
     _previewed_at: float = field(default=float("-inf"), init=False)
 
-    def begin(self, loaded: Loaded, most_rows: int | None) -> None:
-        """Gives the job to an engine. most_rows: of a forward in the mode "fast". Errors: those of `Engine.submit` and
-        `JobLog.outcomes`."""
-        options = RunOptions(limits=limits_of(self.claim, most_rows), drawn=self._drawn)
+    def begin(self, loaded: Loaded, most_rows: int | None, budget_bytes: int | None = None) -> None:
+        """Gives the job to an engine. most_rows: of a forward in the mode "fast". budget_bytes: of the process. Errors:
+        those of `Engine.submit` and `JobLog.outcomes`."""
+        limits = limits_of(self.claim, most_rows)
+        options = RunOptions(limits=limits, budget_bytes=budget_bytes, drawn=self._drawn)
         self.outcomes = self.log.outcomes(loaded.engine, self.request, options)
         self.loaded = loaded
         self.handle = loaded.engine.submit(self.request, self._entered, options=options, outcomes=self.outcomes)
@@ -68,7 +77,7 @@ class Drawing:
 
     @property
     def done(self) -> bool:
-        return self.handle is not None and self.handle.done
+        return self.failure is not None or (self.handle is not None and self.handle.done)
 
     def progress(self) -> JobProgress:
         if self.handle is None:
@@ -84,14 +93,11 @@ class Drawing:
         steps = self.handle.progress.steps
         return sum(self.outcomes.picture(index).reached(steps) for index in range(self.request.count))
 
-    def stop(self, *, keep_log: bool) -> None:
-        """Ends the drawing before its next step."""
+    def stop(self) -> None:
+        """Ends the drawing before its next step; the log stays."""
         if self.handle is not None:
             self.handle.cancel()
-        if keep_log:
-            self.log.close()
-        else:
-            self.end()
+        self.log.close()
 
     def end(self) -> None:
         """The job is done: what was kept for it goes."""
@@ -110,6 +116,9 @@ class Drawing:
 
     def _entered(self, event: StepEvent) -> None:
         """A preview, if somebody watches. What goes wrong with it does not hurt the job."""
+        if not self._has_entered:
+            self._has_entered = True
+            self.entered()
         if not self.watched or event.picture or time.monotonic() - self._previewed_at < PREVIEW_S:
             return
         self._previewed_at = time.monotonic()

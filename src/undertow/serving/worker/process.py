@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 
 from undertow.errors import UndertowError
 from undertow.serving.settings import ServerSettings
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = ServerSettings.from_json(json.loads(text))
         (run_in_one_process if chosen.one_process else run_supervised)(settings)
     except (UndertowError, OSError, ValueError) as error:
-        print(f"undertow: {error}", file=sys.stderr)
+        sys.stderr.write(f"undertow: {error}\n")
         return 1
     return 0
 
@@ -52,13 +53,22 @@ def run_supervised(settings: ServerSettings) -> None:
 
 def run_in_one_process(settings: ServerSettings, stop: threading.Event | None = None) -> None:
     """The same API and worker as threads of this process. stop: ends it, like a signal. Errors: `InvalidInput` for a
-    port in use; `StoreError`."""
+    port in use; `StoreError`; what ended a worker."""
     from undertow.serving.worker.parts import serve_api, worker_for  # noqa: PLC0415  # imports torch
 
     ended, hurry = threading.Event() if stop is None else stop, threading.Event()
     place = listening(settings.host, settings.port)
     workers = [worker_for(settings, device, name=f"here.{index}") for index, device in enumerate(settings.devices)]
-    threads = [threading.Thread(target=one.run, args=(ended, hurry), name=one.name) for one in workers]
+    failed: list[Exception] = []
+
+    def work(run: Callable[[threading.Event, threading.Event], None]) -> None:
+        try:
+            run(ended, hurry)
+        except Exception as error:
+            failed.append(error)
+            ended.set()  # nobody starts it again here: the process ends, and its jobs come back
+
+    threads = [threading.Thread(target=work, args=(one.run,), name=one.name) for one in workers]
     for thread in threads:
         thread.start()
     if stop is None:
@@ -66,6 +76,8 @@ def run_in_one_process(settings: ServerSettings, stop: threading.Event | None = 
     serve_api(settings, place, ended)
     for thread in threads:
         thread.join()
+    if failed:
+        raise failed[0]
 
 
 def run_child(setup: ChildSetup) -> int:
@@ -93,5 +105,15 @@ def run_child(setup: ChildSetup) -> int:
 
 
 def _on_signals(act: Callable[[], None], *numbers: int) -> None:
+    """Calls `act` in a thread at each signal: a handler that sets an event could wait for the lock that the interrupted
+    code holds. `SimpleQueue.put` may be called from handlers."""
+    came: SimpleQueue[int] = SimpleQueue()
     for number in numbers:
-        signal.signal(number, lambda *_: act())
+        signal.signal(number, lambda number, _: came.put(number))
+
+    def hear() -> None:
+        while True:
+            came.get()
+            act()
+
+    threading.Thread(target=hear, name="undertow-signals", daemon=True).start()

@@ -1,9 +1,10 @@
 """Finished pictures become files that survive, and only then the job is done."""
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from undertow.engine.result import GenerationResult
 from undertow.engine.saving import encoded
@@ -13,6 +14,8 @@ from undertow.serving.store.store import Store
 
 ENDINGS: Mapping[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 MEDIA_TYPES: Mapping[Format, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+T = TypeVar("T")
+
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -58,3 +61,15 @@ def described(result: GenerationResult) -> dict[str, Any]:
         "adapters": [{"title": used.title, "kind": used.kind} for used in report.files.adapters],
         "memory": {"peak_bytes": max(memory.peaks.values(), default=None), "forecast_bytes": memory.forecast_bytes},
     }
+
+
+class Inline(Executor):
+    """Does at once what it is given, in the thread that gives it."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> "Future[T]":
+        future: Future[T] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future

@@ -23,6 +23,7 @@ from undertow.serving.worker.child import ChildSetup, Role
 
 logger = logging.getLogger(__name__)
 
+CHILD = (sys.executable, "-m", "undertow.serving.worker", "--child")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Before a child that ended again is started: doubled each time."""
 HEALTHY_S = 60.0
@@ -30,6 +31,10 @@ HEALTHY_S = 60.0
 MANY_FAILURES = 5
 START_S = 600.0
 """Given to a worker before it first says something: it imports PyTorch and opens the store."""
+SILENT_S = 30.0
+"""A worker whose loop goes on says so every second; it decides itself how long a unit of work may take."""
+GIVE_BACK_S = 10.0
+"""For giving jobs back when a worker stops."""
 API_GRACE_S = 5.0
 """Given to open requests of the API when the service stops."""
 
@@ -56,14 +61,22 @@ class Child:
 
 
 class Supervisor:
-    """Runs a service until `stop` is set. now: a clock that never goes back. Errors: `InvalidInput` for a port in use.
+    """Runs a service until `stop` is set. command: runs a child; now: a clock that never goes back. Errors:
+    `InvalidInput` for a port in use.
 
     Supervisor(settings).run(stop)
     """
 
-    def __init__(self, settings: ServerSettings, *, now: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        settings: ServerSettings,
+        *,
+        command: Sequence[str] = CHILD,
+        now: Callable[[], float] = time.monotonic,
+    ):
         self.settings = settings
         self.children = [Child(role="api"), *(Child(role="worker", device=device) for device in settings.devices)]
+        self._command = command
         self._now = now
         self._selector = selectors.DefaultSelector()
         # Held by the supervisor, so that clients wait in line while the API is started again.
@@ -114,7 +127,7 @@ class Supervisor:
             socket=self._socket.fileno() if child.role == "api" else None,
         )
         child.process = subprocess.Popen(
-            [sys.executable, "-m", "undertow.serving.worker", "--child"],
+            self._command,
             stdin=subprocess.PIPE,  # whose end tells the child that the supervisor is gone
             stdout=subprocess.PIPE,  # on which the child says that it lives
             pass_fds=(self._socket.fileno(),) if child.role == "api" else (),
@@ -196,12 +209,6 @@ class Supervisor:
                 logger.warning("the %s did not end in time and is killed", child.title)
             _kill(child)
             self._forget(child)
-
-
-SILENT_S = 30.0
-"""A worker whose loop goes on says so every second; it decides itself how long a unit of work may take."""
-GIVE_BACK_S = 10.0
-"""For giving jobs back when a worker stops."""
 
 
 def listening(host: str, port: int) -> socket.socket:

@@ -1,12 +1,16 @@
-"""What work costs here, learned from every unit of it: from that follows which jobs are taken, and when all are done."""
+"""What work costs here, learned from every unit of it: it decides which jobs are taken, and says when all are done."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any
 
+from undertow.engine.events import WorkEvent
 from undertow.serving.clock.costs import Costs, Learner
 from undertow.serving.clock.finish_times import Device, finish_times
-from undertow.serving.schedule import MOST_JOBS, FairState, Running, pick
+from undertow.serving.jobs import JobState
+from undertow.serving.schedule import MOST_JOBS, FairState, Running, most_rows, pick
 from undertow.serving.store.records import QueueEntry
 from undertow.serving.store.store import Store
 
@@ -18,11 +22,6 @@ SILENT_S = 10.0
 """A worker that wrote nothing for so long draws nothing."""
 
 
-def kind_of(device: str) -> str:
-    """Workers on devices of a kind share what they have learned."""
-    return device.partition(":")[0]
-
-
 @dataclass(kw_only=True, eq=False)
 class Timing:
     """The costs of one worker, by model, and the fairness that it keeps."""
@@ -32,22 +31,36 @@ class Timing:
     most_jobs: int | None = None
     state: FairState = field(default_factory=FairState)
     costs: dict[str, Costs] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock, init=False)
+    """The thread that works learns while others read."""
     _saved_at: float = field(default_factory=time.monotonic, init=False)
     _say_at: float = field(default=0.0, init=False)
 
     def of(self, model: str) -> Costs:
         """What is known of a model: what workers of the same kind have learned at any time."""
         if model not in self.costs:
-            self.costs[model] = Costs.from_json(self.store.costs.get(model, kind_of(self.device)))
+            known = Costs.from_json(self.store.costs.get(model, self.device))
+            with self._lock:
+                self.costs.setdefault(model, known)
         return self.costs[model]
 
-    def learner(self, model: str) -> Learner:
-        return Learner(self.of(model))
+    def learner(self, model: str) -> Callable[[WorkEvent], None]:
+        """Learns from an engine's units of work."""
+        learner = Learner(self.of(model))
 
-    def schedule(self, loaded: Sequence[str] = ()) -> Device:
-        """This worker, as the schedule sees it. loaded: its models."""
-        most = MOST_JOBS if self.most_jobs is None else self.most_jobs
-        return Device(costs=self.costs, models=set(loaded), most_jobs=most)
+        def observe(event: WorkEvent) -> None:
+            with self._lock:
+                learner.observe(event)
+
+        return observe
+
+    def schedule(self) -> Device:
+        """This worker, as the schedule sees it."""
+        return Device(costs=self.costs, most_jobs=self._most_jobs)
+
+    @property
+    def _most_jobs(self) -> int:
+        return MOST_JOBS if self.most_jobs is None else self.most_jobs
 
     def choose(self, waiting: Sequence[QueueEntry], running: Sequence[Running]) -> tuple[list[str], FairState]:
         """The jobs to be taken, and the fairness when they are. It is pure: a transaction may be run again."""
@@ -55,6 +68,17 @@ class Timing:
             self.of(entry.model)
         state = self.state.copy()
         return pick(waiting, state, self.schedule().room(running, self.store.clock())), state
+
+    def is_full(self, running: Sequence[Running]) -> bool:
+        """Whether nothing can join these jobs, whatever waits."""
+        room = self.schedule().room(running, 0.0)
+        first = running[0].entry
+        rows = sum(one.entry.work.rows for one in running)
+        return (
+            len(running) >= room.most_jobs
+            or any(one.entry.alone for one in running)
+            or (rows >= most_rows(first, room))
+        )
 
     def finish_times(self, worker: str, loaded: Sequence[str]) -> Mapping[str, float]:
         """When everything that waits and runs will be done; empty where it was said a moment ago, or another worker
@@ -70,8 +94,12 @@ class Timing:
         entries = self.store.queue()
         for model in {entry.model for entry in entries}:
             self.of(model)
-        devices = {name: self.schedule(one.models) for name, one in workers.items()}
-        found = finish_times(entries, devices or {worker: self.schedule(loaded)}, now, self.state)
+        models = {name: one.models for name, one in workers.items()} or {worker: tuple(loaded)}
+        costs = {model: Costs.from_json(json) for model, json in self._written().items()}
+        devices = {
+            name: Device(costs=costs, models=set(there), most_jobs=self._most_jobs) for name, there in models.items()
+        }
+        found = finish_times(entries, devices, now, self.state)
         took = time.monotonic() - started
         self._say_at = started + max(SAY_S, took / SAY_SHARE)
         return found
@@ -80,12 +108,21 @@ class Timing:
         """Writes the costs, from time to time, for API processes and for later."""
         if now or time.monotonic() - self._saved_at > SAVE_S:
             self._saved_at = time.monotonic()
-            for model, costs in list(self.costs.items()):
-                if costs.known:
-                    self.store.costs.put(model, kind_of(self.device), costs.to_json())
+            for model, json in self._written().items():
+                if self.costs[model].known:
+                    self.store.costs.put(model, self.device, json)
+
+    def _written(self) -> dict[str, dict[str, Any]]:
+        """The costs of all models, at one moment."""
+        with self._lock:
+            return {model: costs.to_json() for model, costs in self.costs.items()}
 
 
 def running(entry: QueueEntry, step: int, steps: int) -> Running:
     """A job that this worker draws, with what it has before it. step, steps: as the engine says."""
     share = step / steps if steps else 0.0
     return Running(entry=entry, left=entry.work.steps * max(0.0, 1.0 - share), promised_at=entry.finish_at)
+
+
+def waiting_in(queue: Sequence[QueueEntry]) -> list[QueueEntry]:
+    return [entry for entry in queue if entry.state is JobState.QUEUED]

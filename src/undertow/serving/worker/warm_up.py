@@ -23,7 +23,7 @@ def warm_up(loaded: Loaded, costs: Costs, budget_s: float = WARM_UP_S) -> None:
     a second. costs: learns from the engine meanwhile. What is known from an earlier time is not measured again."""
     started = time.monotonic()
     cells = (loaded.entry.trained_size // loaded.entry.subject.factor) ** 2
-    if cells in costs.forward:
+    if cells in costs.rows:
         return
     request = GenerationRequest(prompt="", steps=STEPS, guidance_scale=1.0)
     for rows in ROWS:
@@ -39,6 +39,7 @@ def warm_up(loaded: Loaded, costs: Costs, budget_s: float = WARM_UP_S) -> None:
         measured = {count: mean.seconds for count, mean in costs.forward.get(cells, {}).items()}
         if best_rows(measured) < rows:
             break
+    costs.decide(cells)
     logger.info(
         "measured %s in %.1f s: %s",
         loaded.entry.name,

@@ -1,0 +1,76 @@
+"""What a worker counts for Prometheus; it hands a snapshot over with what it says of itself."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from undertow.engine.events import WorkEvent
+from undertow.engine.result import GenerationResult
+from undertow.serving.failures import FailureCode
+from undertow.serving.jobs import Claim
+from undertow.serving.metrics import WorkerMetrics, size_class
+from undertow.serving.worker.models import Loaded
+
+
+class Measures:
+    """clock: of the store, by which jobs were submitted."""
+
+    def __init__(self, clock: Callable[[], float]):
+        self.metrics = WorkerMetrics()
+        self._clock = clock
+
+    def snapshot(self) -> dict[str, Any]:
+        return self.metrics.snapshot()
+
+    def watcher(self, model: str) -> Callable[[WorkEvent], None]:
+        """Counts an engine's units of work."""
+        count = self.metrics
+
+        def watch(event: WorkEvent) -> None:
+            if event.kind == "encode":
+                count.text_encode_seconds.observe(event.seconds)
+            elif event.kind == "decode":
+                count.vae_decode_seconds.observe(event.seconds)
+            elif event.size is not None:
+                cells, computed = event.size[0] * event.size[1], event.computed_rows
+                count.step_seconds.labels(model, size_class(cells), str(computed)).observe(event.seconds)
+                count.batch_rows.observe(event.rows)
+                count.batch_fill.observe(event.rows / max(1, computed))
+                count.padding_rows.inc(computed - event.rows)
+                count.row_steps.labels(model).inc(event.rows)
+                count.batch_adapters.observe(event.adapters)
+                count.not_finite.labels(model).inc(event.failed_rows)
+                count.last_step.set(time.time())
+
+        return watch
+
+    def loaded(self, loaded: Loaded) -> None:
+        unet = loaded.service.model.require_unet()
+        self.metrics.parameters.labels(loaded.entry.name).set(sum(one.numel() for one in unet.parameters()))
+        self.metrics.predicted_bytes.labels(loaded.entry.name).set(loaded.needed_bytes)
+
+    def claimed(self, claim: Claim) -> None:
+        self.metrics.attempts.inc()
+        self.metrics.queue_wait_seconds.observe(max(0.0, self._clock() - claim.job.submitted_at))
+
+    def entered(self, claim: Claim) -> None:
+        """A job's first step."""
+        self.metrics.first_step_seconds.observe(max(0.0, self._clock() - claim.job.submitted_at))
+
+    def ended(self, claim: Claim, outcome: str, *, kept: bool) -> None:
+        """kept: whether the fence held."""
+        if not kept:
+            self.metrics.fence_rejected.inc()
+            return
+        self.metrics.jobs.labels(outcome).inc()
+        self.metrics.e2e_seconds.labels(outcome).observe(max(0.0, self._clock() - claim.job.submitted_at))
+        if outcome == FailureCode.OUT_OF_MEMORY:
+            self.metrics.out_of_memory.labels(claim.job.spec.model).inc()
+
+    def drew(self, claim: Claim, result: GenerationResult, replayed_steps: int) -> None:
+        model = claim.job.spec.model
+        self.metrics.images.labels(model).inc(len(result.images))
+        self.metrics.replayed_steps.inc(replayed_steps)
+        with suppress(ValueError):  # nothing was measured
+            self.metrics.peak_bytes.labels(model).set(max(result.report.memory.peaks.values()))

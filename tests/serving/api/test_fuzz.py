@@ -1,0 +1,56 @@
+"""Schemathesis: requests that fit the description, and requests that nearly do, at every route. `make api-fuzz` sends
+more."""
+
+import os
+from contextlib import suppress
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.checks import not_a_server_error
+from schemathesis.generation import GenerationMode
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from tests.serving.api.stand_in import Api
+from undertow.serving.store.records import WorkerInfo
+
+EXAMPLES = int(os.environ.get("UNDERTOW_API_EXAMPLES", "2"))
+"""For each route and each kind of request."""
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["fitting", "nearly"])
+def test_no_request_is_a_server_error_and_every_answer_is_as_described(drawing: Api, mode):
+    """Every answer has a documented status, content type and schema."""
+    api = drawing  # some routes answer when the picture is there
+    headers = api.key("fuzz", "submit", "read", "admin")
+    api.store.workers.hello(WorkerInfo(name="w", device="cpu", pid=1, state="idle", models=("emoji",)))
+    description = schemathesis.openapi.from_asgi("/openapi.json", api.app)
+    codes = set()
+    for found in description.get_all_operations():
+        operation = found.ok()
+        if operation.path.endswith("/events"):  # of a job that waits they do not end
+            continue
+
+        @settings(
+            max_examples=EXAMPLES,
+            database=None,
+            derandomize="UNDERTOW_API_EXAMPLES" not in os.environ,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def send(case):
+            answer = case.call(headers=headers)
+            codes.add(answer.status_code)
+            case.validate_response(answer, checks=CHECKS)
+
+        with suppress(Unsatisfiable):  # there is nothing that could be wrong with a route that takes nothing
+            send()
+    assert {200, 404, 422} <= codes if mode is GenerationMode.POSITIVE else 422 in codes

@@ -1,0 +1,287 @@
+"""The door: what clients ask for becomes jobs in which nothing is open, or is refused with what helps."""
+
+import base64
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+from io import BytesIO
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from tests.services import pipeline_folder, service_of
+from undertow import GenerationRequest
+from undertow.adapters.adapter import Adapter
+from undertow.engine import denoise
+from undertow.engine.parts import HighResolution, Region, Views
+from undertow.errors import InvalidInput
+from undertow.pictures.files import describe_picture
+from undertow.serving.admission import SEEDS, Admission
+from undertow.serving.amount import work_of
+from undertow.serving.catalog.catalog import Catalog
+from undertow.serving.clock.timetable import Timetable
+from undertow.serving.failures import FailureCode, Refused, failure_of
+from undertow.serving.request_json import request_of
+from undertow.serving.settings import ServerSettings
+from undertow.serving.store.store import Store
+
+
+class Memory:
+    """Artifacts in memory."""
+
+    def __init__(self):
+        self.kept: dict[str, bytes] = {}
+
+    def put(self, content: bytes) -> str:
+        sha256 = hashlib.sha256(content).hexdigest()
+        self.kept[sha256] = content
+        return sha256
+
+    def read(self, sha256: str) -> bytes:
+        return self.kept[sha256]
+
+
+def picture(size=(64, 64), form="PNG") -> bytes:
+    buffer = BytesIO()
+    Image.linear_gradient("L").resize(size).convert("RGB").save(buffer, format=form)
+    return buffer.getvalue()
+
+
+def text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapters")
+    reader = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
+    tensors = {f"{reader}.lora_down.weight": torch.ones(2, 768), f"{reader}.lora_up.weight": torch.ones(8, 2)}
+    save_file(tensors, folder / "of-sd1.safetensors")
+    save_file({"emb_params": torch.ones(2, 192)}, folder / "word.safetensors")
+    fitting = {**tensors, f"{reader}.lora_down.weight": torch.ones(2, 192)}
+    save_file(fitting, folder / "v1.5.safetensors")
+    return folder
+
+
+@pytest.fixture
+def door(shelf):
+    settings = ServerSettings(adapters=(shelf,), max_pixels=512 * 512, max_steps=50, max_count=4)
+    return Admission(Catalog(settings), Memory(), settings)
+
+
+def test_what_is_left_open_is_decided(door):
+    new = door.admit({"prompt": "red apple", "steps": 8}, "k")
+    request = new.spec.request
+    assert 0 <= request["seed"] < SEEDS
+    assert request["size"] == [64, 64]
+    assert (new.spec.model, new.spec.mode, new.spec.rows) == ("emoji", "reproducible", 2)
+    assert new.spec.files == {"": door.catalog.model("emoji").hash}
+    assert (new.work.cells, new.work.rows, new.work.steps, new.cost) == (256, 2, 8, 16.0)
+    assert request_of(new.spec, door.artifacts, door.catalog) == GenerationRequest(
+        prompt="red apple", steps=8, seed=request["seed"], size=64
+    )
+    seeds = {door.admit({"prompt": "a"}, "k").spec.request["seed"] for _ in range(8)}
+    assert len(seeds) > 1
+    assert door.admit({"prompt": "a", "seed": 7, "guidance_scale": 1}, "k").spec.rows == 1
+    assert door.admit({"prompt": "a", "mode": "fast"}, "k").spec.rows is None
+
+
+def test_a_client_that_repeats_a_job_under_its_own_name_means_the_same_job(door):
+    wanted = {"prompt": "red apple"}
+    once, again = (door.admit(wanted, "k", client_id="mine") for _ in range(2))
+    assert once.spec == again.spec
+    assert once.body_hash == again.body_hash
+    assert door.admit(wanted, "other", client_id="mine").spec != once.spec
+    assert door.admit(wanted, "k", idempotency_key="other").spec != once.spec
+
+
+def test_pictures_become_artifacts_and_pictures_again(door):
+    image, control = picture(), picture((64, 32), "WEBP")
+    wanted = {
+        "prompt": "a",
+        "image": text(image),
+        "mask": {"png": text(image)},
+        "adapters": [{"name": "edges", "image": f"data:image/webp;base64,{text(control)}"}, "mosaic"],
+    }
+    new = door.admit(wanted, "k")
+    assert {one.sha256 for one in new.inputs} == set(door.artifacts.kept)
+    assert {one.media_type for one in new.inputs} == {"image/png", "image/webp"}
+    assert new.spec.request["image"] == {"artifact": hashlib.sha256(image).hexdigest(), "size": [64, 64]}
+    request = request_of(new.spec, door.artifacts, door.catalog)
+    assert describe_picture(request.image) == describe_picture(Image.open(BytesIO(image)))
+    edges, mosaic = request.adapters
+    assert describe_picture(edges.images()[0]) == describe_picture(Image.open(BytesIO(control)))
+    assert mosaic == Adapter("mosaic", name="mosaic")
+    repeated = {**wanted, "image": {"artifact": hashlib.sha256(image).hexdigest()}, "seed": 1}
+    assert door.admit(repeated, "k").spec.request["image"] == new.spec.request["image"]
+
+
+def test_an_artifact_of_another_key_is_none(door):
+    sha256 = door.artifacts.put(picture())
+    door = Admission(door.catalog, door.artifacts, door.settings, readable=lambda sha256, key: {}[key])
+    with pytest.raises(InvalidInput, match=r"image is '.*', expected the hash of a picture that is there"):
+        door.admit({"prompt": "a", "image": {"artifact": sha256}}, "k")
+
+
+def test_nothing_is_kept_of_what_is_refused(door):
+    with pytest.raises(InvalidInput):
+        door.admit({"prompt": "a", "image": text(picture()), "steps": 5000}, "k")
+    assert not door.artifacts.kept
+
+
+def test_adapters_are_named_wherever_they_stand(door, shelf):
+    wanted = {
+        "prompt": "a word",
+        "adapters": {"adapters": ["v1.5.safetensors", {"name": "mosaic", "scale": 0.5}], "off": ["v1.5"]},
+        "regions": [{"prompt": "b", "box": [0, 0, 0.5, 1], "adapters": ["line-drawing"]}],
+        "embeddings": ["word"],
+    }
+    new = door.admit(wanted, "k")
+    assert new.spec.files.keys() == {"", "v1.5", "mosaic", "line-drawing", "word"}
+    request = request_of(new.spec, door.artifacts, door.catalog)
+    assert [one.source for one in request.adapters] == ["mosaic"]  # of the model; the other one is off
+    assert {str(one.source) for one in request.adapters.adapters} == {"mosaic", str(shelf / "v1.5.safetensors")}
+    assert request.embeddings == ("word",)
+    assert str(shelf) not in str(new.spec.request)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        ({}, "prompt is missing"),
+        ({"prompt": "a", "smapler": "euler"}, "did you mean 'sampler'"),
+        ({"prompt": "a", "sampler": "eulr"}, "did you mean 'euler'"),
+        ({"prompt": "a", "schedule": "karas"}, "did you mean 'karras'"),
+        ({"prompt": "a", "dialect": "a11"}, "did you mean 'a1111'"),
+        ({"prompt": "a", "model": "emojis"}, "did you mean 'emoji'"),
+        ({"prompt": "a", "model": "/models/x"}, "a model of this service"),
+        ({"prompt": '("a", "b").blend(1)', "dialect": "compel"}, "the prompt at character 17 is '1'"),
+        ({"prompt": "a", "size": 65}, "the nearest is 64x64"),
+        ({"prompt": "a", "size": 1024}, "size is a picture of 1024x1024, expected at most 262,144 pixels"),
+        ({"prompt": "a", "size": 400, "high_resolution": {"scale": 2}}, "high_resolution.scale is"),
+        ({"prompt": "a", "steps": 51}, "steps is 51, expected at most 50"),
+        ({"prompt": "a", "sigmas": [1.0] * 60}, "steps is 60"),
+        ({"prompt": "a", "count": 5}, "count is 5, expected at most 4"),
+        ({"prompt": "a", "priority": 11}, "priority"),
+        ({"prompt": "a", "label": "x" * 1025}, "label"),
+        ({"prompt": "a", "webhook": "http://host"}, "this service calls no webhooks"),
+        ({"prompt": "a", "mask": text(picture())}, "mask is given, expected nothing without an image"),
+        ({"prompt": "a", "image": "/etc/passwd"}, "opens no paths"),
+        ({"prompt": "a", "image": {"file": "/etc/passwd"}}, "opens no paths"),
+        ({"prompt": "a", "image": "https://host/a.png"}, "opens no paths"),
+        ({"prompt": "a", "image": {"artifact": "../../x"}}, "upload it again"),
+        ({"prompt": "a", "image": text(b"no picture")}, "expected a picture"),
+        ({"prompt": "a", "image": text(picture(form="GIF"))}, "a GIF picture, expected PNG, JPEG or WebP"),
+        ({"prompt": "a", "image": text(picture((600, 600)))}, "600x600 pixels, expected at most 262,144"),
+        ({"prompt": "a", "image": text(picture()[:-40])}, "damaged|not readable"),
+        ({"prompt": "a", "adapters": ["../mosaic"]}, r"adapters\[0\].name is '../mosaic'"),
+        ({"prompt": "a", "adapters": ["mosiac"]}, "did you mean 'mosaic'"),
+        ({"prompt": "a", "adapters": ["of-sd1"]}, "768 wide"),
+        ({"prompt": "a", "adapters": ["word"]}, "name it in embeddings"),
+        ({"prompt": "a", "embeddings": ["mosaic"]}, "name it in adapters"),
+        ({"prompt": "a", "adapters": ["edges"]}, "one control map for this ControlNet"),
+        ({"prompt": "a", "adapters": [{"name": "mosaic", "image": text(picture())}]}, "nothing for a LoRA"),
+        ({"prompt": "a", "adapters": [{"name": "mosaic", "encoder": "/x"}]}, "expected nothing: the service finds it"),
+        ({"prompt": "a", "adapters": [{"scale": 1}]}, r"adapters\[0\].name"),
+        ({"prompt": "a", "adapters": [3]}, r"adapters\[0\] is 3"),
+        ({"prompt": "a", "adapters": 3}, "adapters is 3"),
+        ({"prompt": "a", "regions": 3}, "regions is 3"),
+    ],
+)
+def test_what_is_wrong_is_refused_at_once(door, wanted, words):
+    with pytest.raises(InvalidInput, match=words):
+        door.admit(wanted, "k")
+
+
+def test_a_file_that_changed_is_not_drawn_with(door, shelf):
+    new = door.admit({"prompt": "a", "adapters": ["v1.5"]}, "k")
+    other = replace(new.spec, files={**new.spec.files, "v1.5": "0" * 64})
+    with pytest.raises(Refused, match=r"v1.5 is not the file .*its bytes are others now") as refusal:
+        request_of(other, door.artifacts, door.catalog)
+    assert failure_of(refusal.value).code == FailureCode.FILE_CHANGED
+    assert failure_of(refusal.value).may_retry
+
+
+def test_what_can_never_run_here_is_refused_with_what_would(shelf):
+    settings = ServerSettings(budget_bytes=1200 * 2**20)
+    door = Admission(Catalog(settings), Memory(), settings)
+    with pytest.raises(Refused, match="a picture of 2048x2048 needs at least") as refusal:
+        door.admit({"prompt": "a", "size": 2048}, "k")
+    numbers = refusal.value.numbers
+    assert refusal.value.code == FailureCode.EXCEEDS_CAPACITY
+    assert numbers["needed_bytes"] > numbers["budget_bytes"] == 1200 * 2**20
+    nearest = numbers["nearest"]["size"]
+    assert 64 < nearest[0] < 2048
+    door.admit({"prompt": "a", "size": nearest}, "k")
+
+
+def test_a_deadline_that_cannot_be_kept_is_refused_with_the_number(door, tmp_path):
+    store = Store.open(f"sqlite:///{tmp_path / 'jobs.db'}", clock=lambda: 1000.0)
+    store.costs.put("emoji", "cpu", {"forward": {"256": {"2": [0.5, 9]}}})
+    door = Admission(door.catalog, Memory(), door.settings, times=Timetable(store, door.settings), clock=store.clock)
+    new = door.admit({"prompt": "a", "steps": 8, "deadline_s": 5.0}, "k")
+    assert (new.finish_at, new.deadline_at) == (1004.0, 1005.0)
+    with pytest.raises(Refused, match=r"in 8.0 s, later than its deadline in 5.0 s") as refusal:
+        door.admit({"prompt": "a", "steps": 8, "deadline_s": 5.0}, "k")
+    assert refusal.value.code == FailureCode.DEADLINE_PASSED
+    assert refusal.value.numbers == {"finish_s": 8.0, "deadline_s": 5.0, "finish_at": 1008.0}
+    assert door.admit({"prompt": "a", "steps": 2}, "k").finish_at == 1005.0  # the refused one takes no time
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"guidance_scale": 1.0},
+        {"sampler": "heun"},
+        {"sampler": "seeds_3"},
+        {"sampler": "euler_cfg_pp", "guidance_scale": 1.0},
+        {"count": 2},
+        {"guidance_method": "cfg+pag"},
+        {"prompt": "a AND b"},
+        {"regions": (Region(prompt="b", box=(0, 0, 0.5, 1)),)},
+        {"size": 64, "views": Views()},
+        {"steps": 4, "high_resolution": HighResolution(scale=2.0, strength=0.5)},
+        {"image": Image.new("RGB", (32, 32)), "strength": 0.5, "strength_convention": "a1111"},
+        {"seamless": "x"},
+    ],
+    ids=str,
+)
+def test_work_is_counted_as_the_engine_does_it(monkeypatch, settings):
+    """Rows of forwards times cells, against those that the engine evaluates."""
+    seen: list[int] = []
+    evaluate = denoise.forward
+
+    def counted(rows, *rest):
+        seen.extend(row.latents.shape[2] * row.latents.shape[3] for row in rows)
+        return evaluate(rows, *rest)
+
+    monkeypatch.setattr(denoise, "forward", counted)
+    model = Catalog(ServerSettings(models={"tiny": str(pipeline_folder("sd1"))})).model()
+    request = GenerationRequest(**{"prompt": "a", "steps": 3, **settings})
+    service_of("sd1").run(request)
+    work = work_of(request, model)
+    assert work.rows * work.steps * work.cells == sum(seen)
+
+
+def test_the_door_imports_no_torch(tmp_path):
+    code = (
+        "import sys\n"
+        "from undertow.serving.admission import Admission\n"
+        "from undertow.serving.catalog.catalog import Catalog\n"
+        "from undertow.serving.clock.timetable import Timetable\n"
+        "from undertow.serving.settings import ServerSettings\n"
+        "import undertow.serving.schedule\n"
+        "settings = ServerSettings()\n"
+        "class Kept:\n"
+        "    def put(self, content): return ''\n"
+        "    def read(self, sha256): return b''\n"
+        "new = Admission(Catalog(settings), Kept(), settings).admit({'prompt': 'a', 'adapters': ['mosaic']}, 'k')\n"
+        "print(new.spec.model, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["emoji", "False"]

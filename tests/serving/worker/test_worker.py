@@ -1,0 +1,300 @@
+"""The worker's loop: the same bytes whatever else runs and whatever dies, and each failure with its own job alone."""
+
+import errno
+import threading
+from io import BytesIO
+
+import pytest
+import torch
+from PIL import Image
+from sqlalchemy import update
+
+from undertow import UNet
+from undertow.engine.metadata import read_description
+from undertow.serving.failures import FailureCode
+from undertow.serving.jobs import JobState, StoredFile
+from undertow.serving.store.tables import jobs
+from undertow.serving.worker import about, finishing
+from undertow.serving.worker.worker import FORGOTTEN_S
+
+UNLIKE = (
+    {"seed": 1},
+    {"seed": 2, "adapters": [{"source": "one"}]},
+    {"seed": 3, "adapters": [{"source": "one", "scale": 0.5}, {"source": "two"}]},
+    {"seed": 4, "adapters": [{"source": "one"}, {"source": "two"}, {"source": "three"}]},
+    {"seed": 5, "adapters": [{"source": "large"}], "guidance_scale": 3.0},
+)
+"""Without adapters, with one and two in slots, with more than a row has slots for, and one too large for a slot."""
+
+
+def test_a_job_becomes_a_picture_that_says_how_it_was_made(place):
+    id = place.submit(seed=7, label="mine", count=2)
+    worker = place.worker()
+    (job,) = place.finish(worker, id)
+    assert job.state is JobState.SUCCEEDED
+    assert len(job.result.pictures) == 2
+    for index, picture in enumerate(job.result.pictures):
+        content = place.artifacts.read(picture.sha256)
+        with Image.open(BytesIO(content)) as image:
+            assert image.size == (picture.width, picture.height) == (32, 32)
+        description = read_description(place.artifacts.path(picture.sha256))
+        assert (picture.media_type, picture.bytes, picture.seed) == ("image/png", len(content), 7 + index)
+        assert (description.request.prompt, description.index) == ("red apple", index)
+    report = job.result.report
+    assert (report["mode"], report["model"], report["attempt"], report["size"]) == ("reproducible", "tiny", 0, [32, 32])
+    assert not place.artifacts.jobs_with_files(), "the log went with the job"
+    assert [event.kind for event in place.store.events(id)][:2] == ["accepted", "started"]
+    assert place.store.events(id)[-1].kind == "succeeded"
+
+
+@pytest.mark.parametrize(("format_", "name"), [("jpeg", "JPEG"), ("webp", "WEBP")])
+def test_a_job_has_the_format_that_it_asked_for(place, format_, name):
+    (job,) = place.finish(place.worker(), place.submit(format=format_, steps=1))
+    (picture,) = job.result.pictures
+    assert picture.media_type == f"image/{format_}"
+    with Image.open(BytesIO(place.artifacts.read(picture.sha256))) as image:
+        assert image.format == name
+
+
+def test_the_same_bytes_alone_among_others_and_after_a_kill(make_place):
+    place = make_place()
+    worker = place.worker()
+    alone = [place.draw(worker, place.submit(**one, steps=4)) for one in UNLIKE]
+
+    place = make_place()
+    ids = [place.submit(**one, steps=4) for one in UNLIKE]
+    assert place.draw(place.worker(), *ids) == [sha for one in alone for sha in one]
+    assert 4 in [place.store.job(one).result.report["rows"] for one in ids], "some shared forwards"
+
+    place = make_place()
+    ids = [place.submit(**one, steps=4) for one in UNLIKE]
+    place.run_until(place.worker("killed"), ids[1], 2)
+    second = place.worker("second", lost=("killed",))
+    assert place.draw(second, *ids) == [sha for one in alone for sha in one]
+    found = [place.store.job(one) for one in ids]
+    assert found[1].result.replayed_steps == 2, "it went on inside the picture"
+    assert found[1].attempt == 1
+
+
+def test_what_is_wrong_with_one_job_is_its_own(make_place):
+    """A LoRA that gives NaN, one of another model, and an upload that was damaged, among five that are well."""
+    place = make_place()
+    worker = place.worker()
+    alone = [place.draw(worker, place.submit(seed=seed, steps=2))[0] for seed in range(5)]
+
+    place = make_place()
+    picture = place.artifacts.put(png())
+    place.store.upload("key", stored(picture), 60.0)
+    healthy = [place.submit(seed=seed, steps=2) for seed in range(3)]
+    endless = place.submit(adapters=[{"source": "endless"}])
+    other = place.submit(adapters=[{"source": "other"}])
+    damaged = place.submit(image={"artifact": picture}, strength=0.5)
+    healthy += [place.submit(seed=seed, steps=2) for seed in range(3, 5)]
+    place.artifacts.path(picture).write_bytes(b"something else")
+    worker = place.worker()
+    assert place.draw(worker, *healthy) == alone
+    found = [job.failure for job in place.finish(worker, endless, other, damaged)]
+    assert [one.code for one in found] == [
+        FailureCode.NON_FINITE,
+        FailureCode.ADAPTER_MISMATCH,
+        FailureCode.UNREADABLE_FILE,
+    ]
+    assert "picture 0" in found[0].origin or "picture 0" in found[0].detail
+
+
+def test_memory_that_runs_out_alone_fails_the_job_and_may_be_tried_again(place, monkeypatch):
+    worker = place.worker()
+    monkeypatch.setattr(UNet, "forward", out_of_memory)
+    (job,) = place.finish(worker, place.submit())
+    assert (job.failure.code, job.failure.may_retry) == (FailureCode.OUT_OF_MEMORY, True)
+
+
+def test_a_client_cancels_between_two_steps(place):
+    id, other = place.submit(steps=10), place.submit(seed=2)
+    worker = place.worker()
+    place.run_until(worker, id, 3)
+    reached = worker._drawings[id].progress().step
+    drawing = worker._drawings[id]
+    place.store.cancel(id, "key")
+    worker.pulse.beat()
+    worker.run_once()
+    assert place.store.job(id).state is JobState.CANCELED
+    assert drawing.progress().step <= reached + 1
+    assert place.draw(worker, other)
+    assert not place.artifacts.jobs_with_files()
+
+
+def test_a_deadline_that_passes_ends_the_job(make_place, clock):
+    place = make_place(clock=clock)
+    id = place.submit(steps=10)
+    place.store._database.write(lambda connection: set_deadline(connection, id, clock.now + 5), "test")
+    worker = place.worker()
+    place.run_until(worker, id, 2)
+    clock.jump(6)
+    worker.pulse.beat()
+    (job,) = place.finish(worker, id)
+    assert (job.state, job.failure.code) == (JobState.EXPIRED, FailureCode.DEADLINE_PASSED)
+
+
+def test_a_worker_that_lost_its_lease_publishes_nothing_and_leaves_the_log_of_the_next_one(make_place, clock):
+    place = make_place(clock=clock)
+    id = place.submit()
+    slow, fast = place.worker("slow"), place.worker("fast")
+    place.run_until(slow, id, 2)
+    clock.jump(place.settings.lease_s + 1)
+    place.run_until(fast, id, 2)
+    before = place.store.job(id)
+    stale = slow._drawings[id].claim
+    while slow._drawings:  # it does not know yet, and writes to its log
+        slow.run_once()
+    assert place.store.job(id).state is JobState.RUNNING
+    assert (before.worker, before.fence) == ("fast", stale.fence + 1)
+    place.draw(fast, id)
+    job = place.store.job(id)
+    assert (job.worker, job.result.replayed_steps) == ("fast", 2)
+
+
+def test_a_worker_hears_that_it_lost_its_lease_and_stops_drawing(make_place, clock):
+    place = make_place(clock=clock)
+    id = place.submit(steps=10)
+    slow, fast = place.worker("slow"), place.worker("fast")
+    place.run_until(slow, id, 2)
+    clock.jump(place.settings.lease_s + 1)
+    place.run_until(fast, id, 2)
+    slow.pulse.beat()
+    slow.run_once()
+    assert not slow._drawings
+    assert place.store.job(id).worker == "fast"
+
+
+def test_a_worker_that_is_stopped_gives_back_what_is_not_done(make_place):
+    place = make_place(grace_s=0.0)
+    id = place.submit(steps=10)
+    first = place.worker("first")
+    place.run_until(first, id, 5)
+    first.drain(threading.Event())
+    job = place.store.job(id)
+    assert (job.state, job.attempt, job.alone) == (JobState.QUEUED, 0, False)
+    second = place.worker("second")
+    place.draw(second, id)
+    assert place.store.job(id).result.replayed_steps == 5
+
+
+def test_a_worker_that_is_stopped_ends_what_it_can_within_the_grace_and_begins_nothing(make_place):
+    place = make_place(grace_s=60.0, jobs_at_once=1)
+    running, waiting = place.submit(), place.submit(seed=2)
+    worker = place.worker()
+    place.run_until(worker, running, 1)
+    worker.drain(threading.Event())
+    assert place.store.job(running).state is JobState.SUCCEEDED
+    assert place.store.job(waiting).state is JobState.QUEUED
+
+
+def test_a_full_disk_keeps_the_pictures_until_there_is_room(place, monkeypatch):
+    monkeypatch.setattr(finishing, "STORE_AGAIN_S", 0.0)
+    worker, put, tries = place.worker(), place.artifacts.put, []
+
+    def full_twice(content):
+        tries.append(len(content))
+        if len(tries) < 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return put(content)
+
+    id = place.submit(steps=1)
+    monkeypatch.setattr(place.artifacts, "put", full_twice)
+    while not tries:
+        worker.run_once()
+    worker.say(now=True)
+    (info,) = place.store.workers.list()
+    assert info.data["problem"] == "storage_full"
+    assert place.draw(worker, id)
+    assert len(tries) == 3
+
+
+def test_a_disk_that_stays_full_fails_the_job_as_transient(place, monkeypatch):
+    monkeypatch.setattr(finishing, "STORED_LATE_S", -1.0)
+    worker = place.worker()
+    id = place.submit(steps=1)
+    monkeypatch.setattr(place.artifacts, "put", full)
+    (job,) = place.finish(worker, id)
+    assert (job.failure.code, job.failure.may_retry) == (FailureCode.STORAGE_FULL, True)
+
+
+def test_without_room_on_the_disk_no_job_is_begun(place, monkeypatch):
+    worker, id = place.worker(), place.submit(steps=1)
+    monkeypatch.setattr(about, "FREE_BYTES", 2**60)
+    assert not worker.run_once()
+    assert place.store.job(id).state is JobState.QUEUED
+    monkeypatch.undo()
+    assert place.draw(worker, id)
+
+
+def test_a_worker_that_starts_takes_back_what_is_known_to_be_lost_and_forgets_who_is_gone(make_place, clock):
+    place = make_place(clock=clock)
+    id = place.submit()
+    killed = place.worker("killed")
+    place.run_until(killed, id, 1)
+    place.worker("long ago")
+    clock.jump(2.0)
+    for name in ("long ago", "second"):
+        one = place.worker(name, lost=("killed",))
+        one.say(now=True)
+    assert place.store.job(id).state is JobState.QUEUED, "long before its lease is over"
+    assert [one.name for one in place.store.workers.list()] == ["long ago", "second"]
+    clock.jump(FORGOTTEN_S + 1)
+    place.worker("third")
+    assert [one.name for one in place.store.workers.list()] == ["third"]
+
+
+def test_previews_are_made_while_somebody_watches(place, monkeypatch):
+    monkeypatch.setattr("undertow.serving.worker.drawing.PREVIEW_S", 0.0)
+    id = place.submit(steps=10)
+    worker = place.worker()
+    place.run_until(worker, id, 3)
+    assert not place.artifacts.preview_path(id).exists()
+    place.store.want_preview(id, place.store.clock() + 60)
+    worker.pulse.beat()
+    place.run_until(worker, id, 6)
+    with Image.open(place.artifacts.preview_path(id)) as image:
+        assert image.width > 0
+    place.draw(worker, id)
+    assert not place.artifacts.preview_path(id).exists()
+
+
+def test_the_fast_mode_draws_too_and_learns_what_work_costs(place):
+    worker = place.worker()
+    before = worker.timing.of("tiny").forward[256][2].count
+    assert place.draw(worker, place.submit(mode="fast"))
+    assert worker.timing.of("tiny").forward[256][2].count > before
+    assert worker.timing.of("tiny").decode
+
+
+def test_everything_that_waits_is_told_when_it_will_be_done(place):
+    worker = place.worker()
+    ids = [place.submit(seed=seed, steps=10) for seed in range(3)]
+    worker.run_once()
+    worker.pulse.beat()
+    times = [place.store.job(one).finish_at for one in ids]
+    assert all(time is not None and time > place.store.clock() - 60 for time in times)
+
+
+def out_of_memory(*_, **__):
+    raise torch.OutOfMemoryError("not enough")
+
+
+def full(content):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def png() -> bytes:
+    content = BytesIO()
+    Image.new("RGB", (32, 32), "red").save(content, format="PNG")
+    return content.getvalue()
+
+
+def stored(sha256):
+    return StoredFile(sha256=sha256, media_type="image/png", bytes=len(png()))
+
+
+def set_deadline(connection, id, at):
+    connection.execute(update(jobs).where(jobs.c.id == id).values(deadline_at=at))
