@@ -21,7 +21,9 @@ from undertow.serving.admission import Admission
 from undertow.serving.api import artifacts, events, jobs, operations
 from undertow.serving.api.around import Around
 from undertow.serving.api.auth import Gate
-from undertow.serving.api.compatible import a1111, agents, huggingface, openai
+from undertow.serving.api.compatible import agents, huggingface, openai
+from undertow.serving.api.compatible.a1111 import lists as a1111_lists
+from undertow.serving.api.compatible.a1111 import routes as a1111
 from undertow.serving.api.openapi import complete
 from undertow.serving.api.page import page
 from undertow.serving.api.parts import Parts
@@ -36,7 +38,13 @@ from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
 
 ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, operations.router)
-COMPATIBLE: tuple[APIRouter, ...] = (openai.router, a1111.router, huggingface.router, agents.router)
+COMPATIBLE: tuple[APIRouter, ...] = (
+    openai.router,
+    a1111.router,
+    a1111_lists.router,
+    huggingface.router,
+    agents.router,
+)
 """The APIs of others."""
 
 ABOUT = """Draw pictures with Stable Diffusion's U-Nets. Submit a job, follow it, fetch its pictures; every accepted job
