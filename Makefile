@@ -7,7 +7,8 @@ INSTALLED := $(VENV)/.installed
 # Tests run in two processes of one thread each: torch's own threads would only fight for the same cores.
 WORKERS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1
-PYTEST := $(ONE_THREAD) $(BIN)/pytest
+# Schemathesis is called as a library; its plugin would be imported by every process of the tests.
+PYTEST := $(ONE_THREAD) $(BIN)/pytest -p no:schemathesis
 # Bytecode is written, also where the environment says otherwise: later runs, and programs that tests start, read it.
 unexport PYTHONDONTWRITEBYTECODE
 # Makes oneDNN and PyTorch treat an x86 processor as one with AVX2 alone, which imitates bfloat16.
@@ -19,6 +20,8 @@ ON_AVX2 := tests/test_processor.py tests/attention/test_choose.py tests/nn/test_
 # Strict: a name that moved or a link to nothing is an error. The variable silences an advertisement that
 # mkdocs-material prints at every build.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+# What is hardly imported, and compiled when it is.
+RARELY := /tests?/|/(transformers/models|diffusers/pipelines|openai|pip|setuptools|fontTools|textual|networkx)/
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
@@ -35,8 +38,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PIP) install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
 	@# The tests compare with its samplers alone; its requirements (a tracker, a metrics package, CLIP) are for training.
 	$(PIP) install --quiet --constraint constraints.txt --no-deps k-diffusion
-	@# pip would compile one file after another.
-	@$(BIN)/python -m compileall -q -j 2 $(VENV)/lib > /dev/null || true
+	@# pip would compile one file after another; half of them nobody here imports.
+	@$(BIN)/python -m compileall -q -j 2 -x '$(RARELY)' $(VENV)/lib > /dev/null || true
 	@touch $@
 
 demo: $(INSTALLED)  ## Draw a red apple with the embedded model and write the picture

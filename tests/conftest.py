@@ -33,7 +33,7 @@ def pytest_configure(config):
     cache = tempfile.TemporaryDirectory(prefix="undertow-tests-")
     os.environ["UNDERTOW_CACHE"] = cache.name
     config.add_cleanup(cache.cleanup)
-    hands_out = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    hands_out = bool(config.getoption("tx", None)) and not hasattr(config, "workerinput")
     if config.getoption("check_annotations") and not hands_out:  # that process runs no tests, and need not import torch
         from tests.annotations import check_annotations
 

@@ -54,7 +54,7 @@ def test_other_errors_stay_what_they_are():
 
 def test_how_much_was_asked_for_is_said():
     assert [asked_memory(error) for error in REPORTED[:3]] == ["15.98 GB", "3.20 GB", ""]
-    assert [size_in_words(count) for count in (12, 1536, 3 * 2**40)] == ["12 bytes", "1.5 KiB", "3.0 TiB"]
+    assert [size_in_words(count) for count in (12, 1536, 3 * 2**40)] == ["12 bytes", "1.5 kB", "3.30 TB"]
 
 
 def test_a_verb_that_runs_out_of_memory_is_no_bug(capsys):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.lib.allocations import peak_bytes, seeded
 from undertow.adapters.control.controlnet import ControlNet
+from undertow.adapters.control.t2i import injections
 from undertow.attention.chosen import kernel_named
 from undertow.encoders.clip_config import ClipTextConfig
 from undertow.encoders.clip_network import ClipText
@@ -58,7 +59,8 @@ def denoise(subject: Subject, work: Work) -> Prepared:
     unet = _loaded(lambda: UNet(config, kernel_named(work.kernel)), work.dtype)
     inputs = _inputs(config, subject, work)
     ports = _ports(unet, subject, work)
-    return _prepared(lambda: unet(*inputs, ports), (inputs, ports))
+    features = _features(config, subject, work)
+    return _prepared(lambda: unet(*inputs, ports), (inputs, ports, features))
 
 
 def controlnet(subject: Subject, work: Work) -> Prepared:
@@ -193,7 +195,7 @@ def _inputs(config: UNetConfig, subject: Subject, work: Work) -> tuple[Tensor, T
 def _ports(unet: UNet, subject: Subject, work: Work) -> Ports | None:
     ports = Ports(
         weights=_slots(unet, work) if work.loras and not work.merged else None,
-        residuals=_residuals(unet.config, subject, work) if work.controlnets else None,
+        residuals=_residuals(unet.config, subject, work) if work.controlnets or work.t2i_adapters else None,
         image=_image(unet.config, work) if work.image_tokens else None,
         **_parts(work),
     )
@@ -214,8 +216,25 @@ def _slots(unet: UNet, work: Work) -> WeightRows:
 
 def _residuals(config: UNetConfig, subject: Subject, work: Work) -> Residuals:
     shapes, dtype = config.skip_shapes(*work.cells(subject)), _dtype(work.dtype)
-    skips = tuple(torch.zeros(work.batch, *shape, dtype=dtype) for shape in shapes)
-    return Residuals(skips=skips, middle=torch.zeros_like(skips[-1]))
+
+    def zeros(count: int, shape: tuple[int, ...]) -> Tensor:
+        return torch.zeros(count, *shape, dtype=dtype)
+
+    running: dict[int, Tensor] = {}
+    if work.t2i_adapters:
+        running = {one.place: zeros(work.batch, shapes[one.place]) for one in injections(config) if one.place}
+    return Residuals(
+        skips=tuple(zeros(work.batch, shape) for shape in shapes) if work.controlnets else (),
+        middle=zeros(work.batch, shapes[-1]) if work.controlnets else None,
+        running=tuple(running.get(place) for place in range(len(shapes))) if running else (),
+    )
+
+
+def _features(config: UNetConfig, subject: Subject, work: Work) -> list[Tensor]:
+    """What each T2I-Adapter made of its picture."""
+    shapes, adapters = config.skip_shapes(*work.cells(subject)), work.t2i_adapters
+    places = [one.place for one in injections(config) if one.place] if adapters else []
+    return [torch.zeros(adapters, *shapes[place], dtype=_dtype(work.dtype)) for place in places]
 
 
 def _image(config: UNetConfig, work: Work) -> dict[str, tuple[ImageTokens, ...]]:

@@ -143,7 +143,7 @@ class World:
         return Device(costs={"m": self.costs}, models={"m"}, cancelled=cancelled)
 
     def run(self) -> Outcome:
-        jobs = self._jobs()
+        jobs = self.jobs()
         coming = sorted(jobs, key=lambda job: job.entry.submitted_at, reverse=True)
         busy = 0.0
         while coming or self.waiting or self.flying or self.decoding:
@@ -172,7 +172,7 @@ class World:
                     self.costs.learn("denoise", seconds=seconds, cells=cells, rows=rows)
             self.costs.decide(cells)
 
-    def _jobs(self) -> list[Simulated]:
+    def jobs(self) -> list[Simulated]:
         """Arrivals as a Poisson process, at the load's share of what the machine does when it is full."""
         device = Device(costs={"m": self.costs}, models={"m"})
         entries = [self._entry(index) for index in range(self.count)]

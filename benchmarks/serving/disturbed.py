@@ -38,7 +38,8 @@ class Sample:
 
 @dataclass(kw_only=True)
 class Service:
-    """A service in a folder, and a store that looks at it from outside. done: disturbances by kind."""
+    """A service in a folder, and a store that looks at it from outside. done: disturbances by kind. killed_at: when a
+    worker was killed."""
 
     data: Path
     settings: ServerSettings = field(init=False)
@@ -46,6 +47,7 @@ class Service:
     process: "subprocess.Popen[bytes] | None" = None
     done: Counter[str] = field(default_factory=Counter[str])
     samples: list[Sample] = field(default_factory=list[Sample])
+    killed_at: list[float] = field(default_factory=list[float])
 
     def __post_init__(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
@@ -113,6 +115,7 @@ class Service:
         with suppress(ProcessLookupError):
             if pid is not None:
                 os.kill(pid, number)
+                self.killed_at += [time.time()] if part == "worker" else []
                 return True
         return False
 

@@ -31,13 +31,16 @@ UNLIKE = 40
 AHEAD = 30
 """Jobs that wait at most."""
 PATIENCE_S = 3600.0
+LATE = "is not this worker's any more"
+"""What a worker says of a job that it lost."""
 FINAL = {state.value for state in JobState if state.is_final}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
     """lost: without a final state, or failed. doubled: with more than one final event. different: with other bytes.
-    gaps: whose events are not numbered one by one. computed, twice: steps, and those that were computed again."""
+    gaps: whose events are not numbered one by one. computed, twice: steps, and those that were computed again. away_s:
+    for each worker that was killed, the seconds until the next one took a job."""
 
     jobs: int
     lost: list[str]
@@ -47,6 +50,7 @@ class Judged:
     resumed: int
     computed: int
     twice: int
+    away_s: list[float]
 
     @property
     def broken(self) -> bool:
@@ -70,7 +74,7 @@ def main() -> None:
         service.start()
         try:
             count = disturb(service, requests, options, chance)
-            judged = judge(service.store, requests, expected, count)
+            judged = judge(service.store, requests, expected, count, service.killed_at)
         finally:
             service.stop()
             log = Path(folder, "disturbed", "log").read_text(errors="replace")
@@ -147,13 +151,20 @@ def disturb(service: Service, requests: Sequence[dict[str, Any]], options: Any, 
             time.sleep(0.05)
 
 
-def judge(store: Store, requests: Sequence[dict[str, Any]], expected: Sequence[tuple[str, ...]], count: int) -> Judged:
+def judge(
+    store: Store,
+    requests: Sequence[dict[str, Any]],
+    expected: Sequence[tuple[str, ...]],
+    count: int,
+    killed_at: Sequence[float],
+) -> Judged:
     """Compares what became of the jobs with what was promised."""
     lost: list[str] = []
     doubled: list[str] = []
     different: list[str] = []
     gaps: list[str] = []
     resumed = computed = twice = 0
+    started: list[float] = []
     key = key_of(store)
     for index in range(count):
         job = store.job(f"job-{index}", key)
@@ -170,6 +181,7 @@ def judge(store: Store, requests: Sequence[dict[str, Any]], expected: Sequence[t
         resumed += job.result.replayed_steps > 0
         computed += job.work.steps
         twice += again(events)
+        started += [event.at for event in events if event.kind == "started"]
     return Judged(
         jobs=count,
         lost=lost,
@@ -179,6 +191,7 @@ def judge(store: Store, requests: Sequence[dict[str, Any]], expected: Sequence[t
         resumed=resumed,
         computed=computed,
         twice=twice,
+        away_s=sorted(min((at - killed for at in started if at > killed), default=0.0) for killed in killed_at),
     )
 
 
@@ -228,8 +241,18 @@ def said(options: Any, judged: Judged, service: Service, minutes: float, log: st
         f"{len(judged.different)}; events with gaps: {len(judged.gaps)}",
         f"- {judged.resumed} jobs went on inside a picture; steps computed twice: {judged.twice} of {judged.computed} "
         f"({judged.twice / max(1, judged.computed):.1%})",
-        f"- results that came after a lease was lost and were refused: {log.count('belongs to another worker')}",
+        *restarts(judged.away_s),
+        f"- results that came after a lease was lost and were refused: {log.count(LATE)}",
         *growth(service.samples),
+    ]
+
+
+def restarts(away_s: Sequence[float]) -> list[str]:
+    if not away_s:
+        return []
+    return [
+        f"- from `kill -9` of a worker to the next one's first job: median {away_s[len(away_s) // 2]:.1f} s, "
+        f"at most {away_s[-1]:.1f} s"
     ]
 
 

@@ -328,7 +328,7 @@ class UNetService:
             size=size,
             batch=batch,
             steps=steps,
-            guidance=guidance,
+            branches=2 if guidance else 1,
             adapters=adapters,
             bundled=self.adapters.bundled,
             slots=None if self._capacity is None else self._capacity.slots,

@@ -40,5 +40,5 @@ def size_in_words(count: int) -> str:
     size, power = count / 1000, 0
     while size >= 1000 and power < len(UNITS) - 1:
         size, power = size / 1000, power + 1
-    digits = 0 if power == 0 or size >= 100 or (power == 1 and size >= 10) else 2 if power > 1 else 1
+    digits = (2 if size < 100 else 0) if power > 1 else 1 if size < 10 else 0
     return f"{size:.{digits}f} {UNITS[power]}"

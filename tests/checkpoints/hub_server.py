@@ -56,7 +56,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         parts = self.path.split("?")[0].strip("/").split("/")
-        if parts[:2] == ["api", "models"]:
+        if parts == [""]:  # the first page
+            self._send(200, b"", {})
+        elif parts[:2] == ["api", "models"]:
             self._list(self.server.repositories / parts[2] / parts[3])
         elif parts[0] == "api":
             self._send(404, b"", {})

@@ -48,7 +48,7 @@ def test_what_does_not_fit_is_listed(shown, tmp_path):
     path = str(write(tmp_path / "lora.safetensors", tensors))
     code, text = shown(path, "--model", str(save_pipeline(tmp_path / "model", "sd1")))
     assert code == 0
-    for expected in ("384 tensors fit, 3 do not, 1 layers have another shape", "match nothing in the model: 3",
+    for expected in ("384 tensors fit, 3 do not, 1 layer has another shape", "match nothing in the model: 3",
                      "lora_unet_mid_block_attentions_7_proj_in.lora_up.weight", "lora_unet_conv_in"):  # fmt: skip
         assert expected in text, expected
 

@@ -95,7 +95,7 @@ def test_damaged_exif_is_nobody_s_business(here, recwarn):
     place = damaged.index(b"Exif\0\0") + 6
     damaged[place + 8 : place + 10] = b"\xff\xff"  # entries of its first table
     (here / "a.jpg").write_bytes(damaged)
-    with Image.open(here / "a.jpg") as image, pytest.warns(UserWarning, match="Corrupt EXIF data"):
+    with pytest.warns(UserWarning, match="Corrupt EXIF data"), Image.open(here / "a.jpg") as image:
         image.getexif()
     recwarn.clear()
     assert open_picture("image", here / "a.jpg").size == (8, 8)

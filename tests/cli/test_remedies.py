@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -50,7 +51,7 @@ def arguments() -> set[str]:
     return {name for one in (*public, *methods) for name in inspect.signature(one).parameters}
 
 
-def sentences() -> Iterator[tuple[str, str]]:
+def read_sentences() -> Iterator[tuple[str, str]]:
     """Every string that is no docstring, with its file; what is filled in while it runs stands as "X"."""
     for path in sorted(ROOT.rglob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -70,7 +71,10 @@ def sentences() -> Iterator[tuple[str, str]]:
                 yield path.relative_to(ROOT).as_posix(), node.value
 
 
-SENTENCES = sorted(set(sentences()))
+@cache
+def sentences() -> list[tuple[str, str]]:
+    """Those of all files, read where they are asked for: every process of the tests collects this module."""
+    return sorted(set(read_sentences()))
 
 
 def verb_of(words: str) -> tuple[str, ...] | None:
@@ -92,7 +96,7 @@ def verbs_of(file: str) -> list[tuple[str, ...]]:
 def advised() -> Iterator[tuple[str, str, str]]:
     """File, sentence and what is wrong with its advice."""
     known = arguments()
-    for file, sentence in SENTENCES:
+    for file, sentence in sentences():
         commands = list(COMMAND.finditer(sentence))
         for found in commands:
             if verb_of(found[1] or found[2]) is None:
@@ -133,5 +137,5 @@ def test_what_is_advised_exists():
     ],
 )
 def test_advice_that_does_not_exist_would_be_found(sentence, problem, monkeypatch):
-    monkeypatch.setitem(globals(), "SENTENCES", [("errors.py", sentence)])
+    monkeypatch.setitem(globals(), "sentences", lambda: [("errors.py", sentence)])
     assert [found.startswith(problem) for _, _, found in advised()] == [True]

@@ -36,6 +36,7 @@ CHOSEN = [
     ("denoise", PIXELS, Work(size=(24, 40), kernel="chunked")),
     ("denoise", SD2, Work(size=(36, 40), kernel="sdpa", dtype="bfloat16", feed_forward_chunks=4)),
     ("denoise", SD1, Work(size=(36, 32), kernel="sliced", image_tokens=4)),
+    ("denoise", SDXL, Work(size=(32, 36), t2i_adapters=2)),
     ("controlnet", INPAINT, Work(size=(72, 64), kernel="math", controlnets=1, **PARTS)),
     ("decode", SD1, Work(size=(48, 64))),
     ("encode", SD1, Work(size=(64, 48))),

@@ -14,6 +14,7 @@ from undertow.engine.passes import Latents
 from undertow.engine.picture_size import largest_size
 from undertow.engine.planning import plan_model
 from undertow.engine.request import GenerationRequest
+from undertow.engine.row_count import rows_of_picture
 from undertow.engine.rows import Row
 from undertow.errors import OutOfMemory, UndertowError
 from undertow.memory.keeper import Keeper
@@ -95,7 +96,7 @@ class MemoryOfRequest:
             size=size,
             batch=request.count,
             steps=request.steps,
-            guidance=request.guidance_scale != 1,
+            branches=rows_of_picture(request, unet.config),
             adapters=request.all_adapters,
             bundled=self._manager.bundled,
             slots=self._manager.slots,

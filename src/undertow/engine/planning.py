@@ -35,7 +35,7 @@ def plan_model(
     size: Size | None,
     batch: int,
     steps: int,
-    guidance: bool,
+    branches: int,
     adapters: Sequence[Adapter | str | Path],
     bundled: BundledAdapters,
     slots: int | None,
@@ -43,7 +43,7 @@ def plan_model(
     rows: int | None = None,
     fixed_graphs: bool = False,
 ) -> MemoryPlan:
-    """slots: for LoRA; `None` merges them. rows: the most of a forward.
+    """branches: rows of each picture. slots: for LoRA; `None` merges them. rows: the most of a forward.
     fixed_graphs: as in `memory.plan`. Errors: those of `UNetService.plan`."""
     unet = model.require_unet()
     text: list[tuple[TextKind, ClipTextConfig]] = []
@@ -57,7 +57,7 @@ def plan_model(
     work = Work(
         size=size,
         pictures=batch,
-        branches=2 if guidance else 1,
+        branches=branches,
         rows=rows,
         steps=steps,
         dtype=_name(unet.dtype),

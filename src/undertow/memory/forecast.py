@@ -6,6 +6,7 @@ Activations are those of a walk through the networks on stand-ins (`ledger.py`),
 memory is both plus what the interpreter and the libraries take.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -79,28 +80,55 @@ def forecast(subject: Subject, work: Work, machine: Machine | None = None) -> Fo
 @lru_cache(maxsize=256)
 def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
     held = component_bytes(subject, work)
-    denoising = None if subject.unet is None else stage_walks.denoise(subject, work, machine)
+    denoising = None if subject.unet is None else _walk("denoise", subject, _of_unet(work), machine)
     if denoising is not None:
         held["unet"] += ITEM_BYTES[work.dtype] * (work.lora_slots + 1) * work.lora_rank * denoising.slot_numbers
     stages = []
     if subject.text_encoders:
-        stages.append(_stage("text", held, work, stage_walks.text(subject, work, machine)))
+        stages.append(_stage("text", held, work, _walk("text", subject, _of_text(work), machine)))
     if subject.controlnet is not None and work.controlnets:
-        stages.append(
-            _stage("controlnet", held, work, stage_walks.controlnet(subject, work, machine), calls=work.steps)
-        )
+        walk = _walk("controlnet", subject, _of_unet(work), machine)
+        stages.append(_stage("controlnet", held, work, walk, calls=work.steps))
     if denoising is not None:
         batches = -(-work.pictures * work.branches // work.batch)
         calls = work.steps * batches
         stages.append(_stage("denoise", held, work, denoising, calls=calls, config=subject.unet))
     if subject.vae is not None:
-        for name, walk in (("decode", stage_walks.decode), ("encode", stage_walks.encode)):
-            whole = _stage(name, held, work, walk(subject, work, machine), calls=work.pictures)
+        for name in ("decode", "encode"):
+            walk = _walk(name, subject, _of_vae(work), machine)
+            whole = _stage(name, held, work, walk, calls=work.pictures)
             stages.append(_tiled(whole, subject, work))
     if subject.unet is not None and work.training is not None:
         stages.append(_trained(training_walk.train(subject.unet, subject, work, work.training, machine), work))
     peak = max(stage.peak_bytes for stage in stages)
     return Forecast(stages=tuple(stages), process_bytes=peak + PROCESS_BYTES)
+
+
+@lru_cache(maxsize=64)
+def _walk(stage: str, subject: Subject, work: Work, machine: Machine) -> Ledger:
+    """work: what the stage reads of it, so that plans whose measures do not concern it walk once."""
+    return WALKS[stage](subject, work, machine)
+
+
+WALKS: Mapping[str, Callable[[Subject, Work, Machine], Ledger]] = {
+    "text": stage_walks.text,
+    "controlnet": stage_walks.controlnet,
+    "denoise": stage_walks.denoise,
+    "decode": stage_walks.decode,
+    "encode": stage_walks.encode,
+}
+
+
+def _of_unet(work: Work) -> Work:
+    return replace(work, keep=(), offloaded_layers=False, decode_bytes=None, steps=1, training=None)
+
+
+def _of_text(work: Work) -> Work:
+    return Work(tokens=work.tokens, dtype=work.dtype, text_dtype=work.text_dtype)
+
+
+def _of_vae(work: Work) -> Work:
+    return Work(size=work.size, dtype=work.dtype, vae_dtype=work.vae_dtype)
 
 
 LAYER_GROUPS = 16

@@ -54,7 +54,7 @@ def denoise(subject: Subject, work: Work, machine: Machine) -> Ledger:
     walk = with_conditioning(subject.unet, work, ops)
     latents = inputs(subject.unet, subject, work, ops)
     held = _residuals(subject, work, ops), _image_tokens(subject.unet, work, ops)
-    unet_walk.predict(walk, latents, controlled=work.controlnets > 0, running=work.t2i_adapters)
+    unet_walk.predict(walk, latents, controlled=work.controlnets > 0, running=work.t2i_adapters > 0)
     del held
     return ops.ledger
 
@@ -84,12 +84,16 @@ def inputs(config: UNetConfig, subject: Subject, work: Work, ops: Operations) ->
 
 
 def _residuals(subject: Subject, work: Work, ops: Operations) -> list[Array]:
-    """What ControlNets made for the batch, which lives as long as the U-Net runs."""
-    if not work.controlnets or subject.unet is None:
+    """What ControlNets and T2I-Adapters made for the batch, which lives as long as the U-Net runs, and of the latter
+    the features of each picture."""
+    if subject.unet is None:
         return []
     shapes = subject.unet.skip_shapes(*work.cells(subject))
+    made = [(work.batch, *shape) for shape in (*shapes, shapes[-1])] if work.controlnets else []
+    for place in unet_walk.running_places(subject.unet) if work.t2i_adapters else ():
+        made += [(work.batch, *shapes[place]), (work.t2i_adapters, *shapes[place])]
     with ops.ledger.at("inputs", "residuals"):
-        return [ops.ledger.new((work.batch, *shape), "residual") for shape in (*shapes, shapes[-1])]
+        return [ops.ledger.new(shape, "residual") for shape in made]
 
 
 def _image_tokens(config: UNetConfig, work: Work, ops: Operations) -> list[Array]:

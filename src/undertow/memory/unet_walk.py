@@ -1,6 +1,7 @@
 """A U-Net's forward on stand-ins. Names and order are those of `unet/` and `nn/`, so that the same things live at the
 same time."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from undertow.memory.attention_walk import attend
@@ -178,14 +179,23 @@ def _mlp(ops: Operations, x: Array, width: int) -> Array:
     return ops.linear(ops.elementwise("silu", ops.linear(x, width)), width)
 
 
-def encode(stages: Stages, latents: Array, *, additions: int = 0) -> tuple[Array, list[Array]]:
-    """`Encoder.encode`: what leaves the lowest level, and the skip connections. additions: T2I-Adapters or hints that
-    are added on the way."""
+def running_places(config: UNetConfig) -> list[int]:
+    """The skip connections at which a T2I-Adapter adds to the activations: `t2i.injections`."""
+    found, stored, last = list[int](), 0, len(config.levels) - 1
+    for index, level in enumerate(config.levels):
+        stored += level.resnets
+        found.append(stored + (index < last and level.attention is None))
+        stored += index < last
+    return found
+
+
+def encode(stages: Stages, latents: Array, *, added: Collection[int] = ()) -> tuple[Array, list[Array]]:
+    """`Encoder.encode`: what leaves the lowest level, and the skip connections. added: of these, those at which a hint
+    or a T2I-Adapter adds to the activations."""
     config, ops, at = stages.config, stages.ops, stages.ledger.at
     with at("conv_in", "convolutions", 0):
         hidden = ops.conv(latents, config.levels[0].channels)
-        if additions:
-            hidden = ops.elementwise("add", hidden)
+        hidden = _added_at(ops, hidden, 0, added)
     skips = [_stored(hidden)]
     for index, level in enumerate(config.levels):
         block_input = hidden
@@ -193,13 +203,19 @@ def encode(stages: Stages, latents: Array, *, additions: int = 0) -> tuple[Array
             hidden = _layer(
                 stages, f"down_blocks.{index}", layer, index, hidden, level.channels, level.attention, depth
             )
+            hidden = _added_at(ops, hidden, len(skips), added)
             skips.append(_stored(hidden))
         if index < len(config.levels) - 1:
             with at(f"down_blocks.{index}.downsamplers.0", "convolutions", index + 1):
                 hidden = ops.conv(hidden, level.channels, stride=2)
+                hidden = _added_at(ops, hidden, len(skips), added)
             skips.append(_stored(hidden))
         del block_input
     return hidden, skips
+
+
+def _added_at(ops: Operations, hidden: Array, place: int, added: Collection[int]) -> Array:
+    return ops.elementwise("add", hidden) if place in added else hidden
 
 
 def middle(stages: Stages, hidden: Array) -> Array:
@@ -299,10 +315,10 @@ def _stored(hidden: Array) -> Array:
     return hidden
 
 
-def predict(stages: Stages, latents: Array, *, controlled: bool = False, running: int = 0) -> Array:
-    """`UNet.predict`. controlled: whether ControlNets add to the skip connections. running: T2I-Adapters, which add to
+def predict(stages: Stages, latents: Array, *, controlled: bool = False, running: bool = False) -> Array:
+    """`UNet.predict`. controlled: whether ControlNets add to the skip connections. running: whether T2I-Adapters add to
     activations on the way."""
-    hidden, skips = encode(stages, latents, additions=running)
+    hidden, skips = encode(stages, latents, added=running_places(stages.config) if running else ())
     hidden = middle(stages, hidden)
     if controlled:
         with stages.ledger.at("residuals", "skips"):
@@ -319,7 +335,7 @@ def _with_residuals(stages: Stages, skips: list[Array]) -> list[Array]:
 
 def residuals(stages: Stages, latents: Array) -> list[Array]:
     """`ControlNet.predict`, which adds the embedded hint to what `conv_in` makes."""
-    hidden, skips = encode(stages, latents, additions=1)
+    hidden, skips = encode(stages, latents, added=(0,))
     hidden = middle(stages, hidden)
     with stages.ledger.at("controlnet_mid_block", "residuals"):
         found = [stages.ops.plain_conv(hidden, hidden.shape[1], 1)]

@@ -20,6 +20,9 @@ whatever else runs."""
 
 Format = Literal["png", "jpeg", "webp"]
 
+Kind = Literal["pictures", "predictions"]
+"""predictions: what the network says of given latents, in one forward; no sampling, no decoding."""
+
 
 class JobState(StrEnum):
     QUEUED = "queued"
@@ -52,6 +55,8 @@ class JobSpec(Record):
     """Of every forward, for all of its life, in the mode "reproducible"."""
     format: Format = "png"
     files: dict[str, str] = field(default_factory=dict)
+    kind: Kind = "pictures"
+    """Of predictions, `request` is {"artifact": sha256} of the contexts (worker/predictions.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +143,8 @@ class JobResult(Record):
     report: dict[str, Any] = field(default_factory=dict)
     reused: bool = False
     replayed_steps: int = 0
+    files: tuple[StoredFile, ...] = ()
+    """Of predictions: the tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)

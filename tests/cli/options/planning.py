@@ -37,6 +37,7 @@ COMMANDS = (
             "plan.budget_bytes": FREE,
             "plan.table": SecondsTable(),
             "plan.machine": this_machine(),
+            "plan.fixed_graphs": False,
             "read_table.device": Device.cpu,
             "_show.as_json": False,
             "_show.given": False,

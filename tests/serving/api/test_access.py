@@ -26,6 +26,7 @@ SCOPES = {
     ("GET", "/v1/artifacts/{sha256}"): "read",
     ("HEAD", "/v1/artifacts/{sha256}"): "read",
     ("POST", "/v1/artifacts"): "submit",
+    ("POST", "/v1/predict"): "submit",
     ("GET", "/v1/models"): "read",
     ("GET", "/v1/adapters"): "read",
     ("POST", "/v1/plan"): "submit",

@@ -100,6 +100,7 @@ def known_costs() -> Mapping[str, Any]:
     costs, cells = Costs(), service_of(FAMILY).config.sample_size ** 2
     for rows in (1, 2, 4, 8):
         costs.learn("denoise", seconds=0.01 + 0.001 * rows, cells=cells, rows=rows)
+    costs.decide(cells)
     return costs.to_json()
 
 

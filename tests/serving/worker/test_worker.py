@@ -14,7 +14,8 @@ from undertow.engine.metadata import read_description
 from undertow.serving.failures import FailureCode
 from undertow.serving.jobs import JobState, StoredFile
 from undertow.serving.store.tables import jobs
-from undertow.serving.worker import worker as worker_module
+from undertow.serving.worker import about, finishing
+from undertow.serving.worker.worker import FORGOTTEN_S
 
 UNLIKE = (
     {"seed": 1},
@@ -190,7 +191,7 @@ def test_a_worker_that_is_stopped_ends_what_it_can_within_the_grace_and_begins_n
 
 
 def test_a_full_disk_keeps_the_pictures_until_there_is_room(place, monkeypatch):
-    monkeypatch.setattr(worker_module, "STORE_AGAIN_S", 0.0)
+    monkeypatch.setattr(finishing, "STORE_AGAIN_S", 0.0)
     worker, put, tries = place.worker(), place.artifacts.put, []
 
     def full_twice(content):
@@ -203,8 +204,7 @@ def test_a_full_disk_keeps_the_pictures_until_there_is_room(place, monkeypatch):
     monkeypatch.setattr(place.artifacts, "put", full_twice)
     while not tries:
         worker.run_once()
-    worker._said_at = 0.0
-    worker.pulse.beat()
+    worker.say(now=True)
     (info,) = place.store.workers.list()
     assert info.data["problem"] == "storage_full"
     assert place.draw(worker, id)
@@ -212,7 +212,7 @@ def test_a_full_disk_keeps_the_pictures_until_there_is_room(place, monkeypatch):
 
 
 def test_a_disk_that_stays_full_fails_the_job_as_transient(place, monkeypatch):
-    monkeypatch.setattr(worker_module, "STORED_LATE_S", -1.0)
+    monkeypatch.setattr(finishing, "STORED_LATE_S", -1.0)
     worker = place.worker()
     id = place.submit(steps=1)
     monkeypatch.setattr(place.artifacts, "put", full)
@@ -222,11 +222,28 @@ def test_a_disk_that_stays_full_fails_the_job_as_transient(place, monkeypatch):
 
 def test_without_room_on_the_disk_no_job_is_begun(place, monkeypatch):
     worker, id = place.worker(), place.submit(steps=1)
-    monkeypatch.setattr(worker_module, "FREE_BYTES", 2**60)
+    monkeypatch.setattr(about, "FREE_BYTES", 2**60)
     assert not worker.run_once()
     assert place.store.job(id).state is JobState.QUEUED
     monkeypatch.undo()
     assert place.draw(worker, id)
+
+
+def test_a_worker_that_starts_takes_back_what_is_known_to_be_lost_and_forgets_who_is_gone(make_place, clock):
+    place = make_place(clock=clock)
+    id = place.submit()
+    killed = place.worker("killed")
+    place.run_until(killed, id, 1)
+    place.worker("long ago")
+    clock.jump(2.0)
+    for name in ("long ago", "second"):
+        one = place.worker(name, lost=("killed",))
+        one.say(now=True)
+    assert place.store.job(id).state is JobState.QUEUED, "long before its lease is over"
+    assert [one.name for one in place.store.workers.list()] == ["long ago", "second"]
+    clock.jump(FORGOTTEN_S + 1)
+    place.worker("third")
+    assert [one.name for one in place.store.workers.list()] == ["third"]
 
 
 def test_previews_are_made_while_somebody_watches(place, monkeypatch):

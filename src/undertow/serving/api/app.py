@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, Response
 
 from undertow.errors import UndertowError
 from undertow.serving.admission import Admission
-from undertow.serving.api import artifacts, events, jobs, operations
+from undertow.serving.api import artifacts, events, jobs, operations, predict
 from undertow.serving.api.around import Around
 from undertow.serving.api.auth import Gate
 from undertow.serving.api.compatible import agents, huggingface, openai
@@ -37,7 +37,7 @@ from undertow.serving.jobs import Job
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
 
-ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, operations.router)
+ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, predict.router, operations.router)
 COMPATIBLE: tuple[APIRouter, ...] = (
     openai.router,
     a1111.router,
@@ -65,7 +65,7 @@ def create_app(
     if store is None:
         store = Store.open(settings.database_url, attempts=settings.attempts, keep_s=settings.keep_s)
     folder = ArtifactFolder(settings.data / "artifacts") if artifact_folder is None else artifact_folder
-    listed = Catalog(settings) if catalog is None else catalog
+    listed = Catalog(settings, device=settings.devices[0]) if catalog is None else catalog
 
     def readable(sha256: str, key: str) -> bytes:
         store.artifact(sha256, key)

@@ -39,7 +39,7 @@ def submit_one(
         service, wanted, key, idempotency_key=once, client_id=client_id, batch=None, traceparent=traceparent
     )
     service.gate.spend(key)
-    return _stored(service, [new], key)[0]
+    return store_jobs(service, [new], key)[0]
 
 
 def submit_together(
@@ -63,7 +63,7 @@ def submit_together(
             raise InvalidInput(f"jobs.{index}.{err.argument}", err.value, err.expected, err.remedy) from err
         admitted.append(new)
     service.gate.spend(key)
-    return _stored(service, admitted, key)
+    return store_jobs(service, admitted, key)
 
 
 def _admitted(
@@ -98,8 +98,8 @@ def _admitted(
     return new
 
 
-def _stored(service: Parts, jobs: Sequence[NewJob], key: ApiKey) -> list[Submitted]:
-    """Errors: `Problem`, `StoreError`."""
+def store_jobs(service: Parts, jobs: Sequence[NewJob], key: ApiKey) -> list[Submitted]:
+    """Makes admitted jobs durable, all or none. Errors: `Problem`, `StoreError`."""
     settings = service.settings
     per_key = settings.queue_limit_per_key if key.max_queued is None else key.max_queued
     limits = QueueLimits(total=settings.queue_limit, per_key=per_key)
@@ -144,7 +144,7 @@ def planned(service: Parts, wanted: Mapping[str, Any], key: ApiKey) -> dict[str,
     found = service.admission.forecast(wanted, key.id)
     service.gate.spend(key)
     memory = None if found is None else {name: getattr(found, name) for name in _OF_MEMORY}
-    if memory is not None:
+    if memory is not None and found is not None:
         memory["measures"] = [asdict(measure) for measure in found.measures]
     try:
         new = _admitted(service, wanted, key, idempotency_key=None, client_id=None, batch=None, traceparent=None)

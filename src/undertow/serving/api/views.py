@@ -6,7 +6,7 @@ from typing import Any
 
 from undertow.records import Record
 from undertow.serving.failures import Failure, FailureCode, Fault
-from undertow.serving.jobs import Format, Job, JobProgress, JobState, Mode, StoredPicture
+from undertow.serving.jobs import Format, Job, JobProgress, JobState, Kind, Mode, StoredFile, StoredPicture
 
 REMEDIES: Mapping[FailureCode, str] = {
     FailureCode.INVALID_REQUEST: "change the value that the sentence names",
@@ -39,6 +39,16 @@ class PictureView(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FileView(Record):
+    """A file that is no picture."""
+
+    url: str
+    sha256: str
+    media_type: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class FailureView(Record):
     """Why a job failed."""
 
@@ -63,7 +73,7 @@ class JobView(Record):
     mode: Mode
     format: Format
     submitted_at: float
-    kind: str = "pictures"
+    kind: Kind = "pictures"
     """What was asked for: pictures, or predictions of the network."""
     client_id: str | None = None
     batch: str | None = None
@@ -82,6 +92,8 @@ class JobView(Record):
     cancel_requested: bool = False
     progress: JobProgress = JobProgress()
     pictures: tuple[PictureView, ...] = ()
+    files: tuple[FileView, ...] = ()
+    """Of predictions: the tensors."""
     reused: bool = False
     """The pictures were there already, and nothing was drawn."""
     failure: FailureView | None = None
@@ -125,6 +137,10 @@ def picture_view(picture: StoredPicture) -> PictureView:
     return PictureView(url=artifact_path(picture.sha256), **picture.to_json())
 
 
+def _file_view(file: StoredFile) -> FileView:
+    return FileView(url=artifact_path(file.sha256), **file.to_json())
+
+
 def failure_view(failure: Failure) -> FailureView:
     """With whose fault it is and what helps."""
     return FailureView(
@@ -164,6 +180,8 @@ def job_view(job: Job, now: float) -> JobView:
         attempt=job.attempt,
         cancel_requested=job.cancel_requested,
         progress=job.progress,
+        kind=job.spec.kind,
+        files=() if result is None else tuple(map(_file_view, result.files)),
         pictures=() if result is None else tuple(map(picture_view, result.pictures)),
         reused=result is not None and result.reused,
         failure=None if job.failure is None else failure_view(job.failure),

@@ -15,7 +15,7 @@ from undertow.serving.jobs import JobState
 from undertow.serving.schedule import MOST_JOBS, FairState, Group, Line, Room, Running, group_of
 from undertow.serving.store.records import QueueEntry
 
-SAVED = 0.3
+SAVED = 0.5
 """Of the work of a job that is cancelled, what is saved: some wait no more, some are nearly done."""
 DEFAULT_ROWS = 2
 """Of a forward where nothing was decided: those of a picture with guidance."""

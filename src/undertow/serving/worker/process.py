@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 
 from undertow.errors import UndertowError
 from undertow.serving.settings import ServerSettings
@@ -104,5 +105,15 @@ def run_child(setup: ChildSetup) -> int:
 
 
 def _on_signals(act: Callable[[], None], *numbers: int) -> None:
+    """Calls `act` in a thread at each signal: a handler that sets an event could wait for the lock that the interrupted
+    code holds. `SimpleQueue.put` may be called from handlers."""
+    came: SimpleQueue[int] = SimpleQueue()
     for number in numbers:
-        signal.signal(number, lambda *_: act())
+        signal.signal(number, lambda number, _: came.put(number))
+
+    def hear() -> None:
+        while True:
+            came.get()
+            act()
+
+    threading.Thread(target=hear, name="undertow-signals", daemon=True).start()

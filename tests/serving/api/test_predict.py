@@ -1,0 +1,136 @@
+"""Predictions over HTTP: safetensors in and out, the same numbers as the network's own."""
+
+import json
+import struct
+import threading
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from tests.serving.api.stand_in import Api, is_problem
+from undertow import Conditioning
+from undertow.serving.failures import Failure, FailureCode
+from undertow.serving.worker.worker import Worker
+
+KIND = {"Content-Type": "application/x-safetensors"}
+SHAPES = {"latents": (1, 8, 16, 16), "text_embeddings": (1, 5, 192), "negative_embeddings": (1, 5, 192)}
+"""Of the embedded model."""
+
+
+def tensors(count: int) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    return {f"{index}.{name}": torch.randn(shape) for index in range(count) for name, shape in SHAPES.items()}
+
+
+def body(contexts: Any, given: dict[str, torch.Tensor]) -> bytes:
+    return save(given, {"contexts": contexts if isinstance(contexts, str) else json.dumps(contexts)})
+
+
+ONE = tensors(1)
+
+
+def test_contexts_with_unlike_adapters_are_answered_as_by_the_network(api: Api, monkeypatch):
+    """Without guidance, with it (Ho and Salimans 2022: negative + scale * (text - negative)), and with a LoRA."""
+    monkeypatch.setattr("undertow.serving.worker.worker.warm_up", lambda *_: None)
+    worker = Worker(api.store, api.artifacts, api.app.state.parts.catalog, api.settings, name="w")
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.wait(0.02):
+            worker.run_once()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    given = tensors(3)
+    contexts = [
+        {"timestep": 500},
+        {"timestep": [100], "guidance_scale": 3.0},
+        {"timestep": 500, "adapters": [{"source": "mosaic", "scale": 0.7}]},
+    ]
+    answer = api.client.post("/v1/predict", content=body(contexts, given), headers=KIND)
+    wrong = {**ONE, "0.text_embeddings": torch.randn(1, 5, 100)}
+    misfit = api.client.post("/v1/predict", content=body([{"timestep": 1}], wrong), headers=KIND)
+    stop.set()
+    thread.join()
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["content-type"] == "application/x-safetensors"
+    noise = load(answer.content)
+    assert noise.keys() == {"0.noise", "1.noise", "2.noise"}
+    unet = worker.models.take("emoji").service.unet
+
+    def alone(index: int, name: str, timestep: float) -> torch.Tensor:
+        conditioning = Conditioning(context=given[f"{index}.{name}"])
+        with torch.inference_mode():
+            return unet(given[f"{index}.latents"], torch.tensor([timestep]), conditioning)
+
+    torch.testing.assert_close(noise["0.noise"], alone(0, "text_embeddings", 500), atol=2e-5, rtol=1e-4)
+    text, negative = alone(1, "text_embeddings", 100), alone(1, "negative_embeddings", 100)
+    torch.testing.assert_close(noise["1.noise"], negative + 3 * (text - negative), atol=1e-4, rtol=1e-4)
+    assert (noise["2.noise"] - alone(2, "text_embeddings", 500)).abs().max() > 1e-3  # the LoRA acts
+    worker.models.close()
+    job = api.client.get(answer.headers["location"]).json()
+    assert (job["kind"], job["state"], job["pictures"]) == ("predictions", "succeeded", [])
+    assert api.client.get(job["files"][0]["url"]).content == answer.content
+    is_problem(misfit, 422, "invalid_request")
+
+
+def test_who_waits_no_longer_gets_the_job(api):
+    answer = api.client.post("/v1/predict", content=body([{"timestep": 1}], ONE), headers={**KIND, "Prefer": "wait=1"})
+    assert (answer.status_code, answer.json()["kind"]) == (202, "predictions")
+    assert answer.headers["location"] == answer.json()["links"]["self"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [(FailureCode.NON_FINITE, 422), (FailureCode.OUT_OF_MEMORY, 503), (FailureCode.INTERNAL, 500)],
+)
+def test_a_failure_is_a_problem_with_its_fault(api, code, status):
+    done = threading.Timer(0.3, lambda: [api.fail(one, Failure(code=code, detail="why")) for one in api.claim()])
+    done.start()
+    answer = api.client.post("/v1/predict", content=body([{"timestep": 1}], ONE), headers=KIND)
+    done.join()
+    assert answer.status_code == status
+    assert answer.json()["failure"] == code
+
+
+HEADER = struct.pack("<Q", 2**40) + b"{}"
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"", "safetensors"),
+        (b"\0" * 100, "safetensors"),
+        (HEADER, "header of at most 1 MiB"),
+        (struct.pack("<Q", 4) + b"[[[[", "safetensors"),
+        (struct.pack("<Q", 16) + b'{"a": {"x": 1}} ', "safetensors"),
+        (body([{"timestep": 1}], ONE)[:-9], "cut off"),
+        (save(ONE), "contexts"),
+        (body("[", ONE), "contexts"),
+        (body([], ONE), "1 to 64"),
+        (body([1], ONE), "contexts.0"),
+        (body([{}], ONE), "contexts.0.timestep"),
+        (body([{"timestep": 1, "scale": 2}], ONE), "contexts.0.scale"),
+        (body([{"timestep": 1, "adapters": [{"source": "mosaik"}]}], ONE), "'mosaic'"),
+        (body([{"timestep": 1, "adapters": [{"source": "../x"}]}], ONE), "an adapter of this service"),
+        (body([{"timestep": 1, "adapters": [{"source": "edges"}]}], ONE), "LoRA"),
+        (body([{"timestep": 1}, {"timestep": 1}], ONE), "1.latents"),
+        (body([{"timestep": 1}], tensors(2)), "1.latents"),
+        (body([{"timestep": 1}], {**ONE, "0.hints": torch.ones(1)}), "0.hints"),
+        (body([{"timestep": 1}], {**ONE, "0.latents": torch.ones(8, 16, 16)}), "4 dimensions"),
+        (body([{"timestep": 1}], {**ONE, "0.latents": torch.ones(1, 8, 16, 16).int()}), "floats"),
+        (body([{"timestep": 1}], {**ONE, "0.latents": torch.ones(65, 8, 1, 1)}), "at most 64"),
+    ],
+)
+def test_a_file_that_cannot_be_answered_is_refused_before_a_worker_sees_it(api, content, word):
+    problem = is_problem(api.client.post("/v1/predict", content=content, headers=KIND), 422, "invalid_request")
+    assert word in problem["detail"], problem["detail"]
+    assert api.store.jobs() == []
+
+
+def test_another_type_of_body_is_refused(api):
+    is_problem(api.client.post("/v1/predict", json={}), 415, "unsupported_media_type", "x-safetensors")
+    answer = api.client.post("/v1/predict?model=emojy", content=body([{"timestep": 1}], ONE), headers=KIND)
+    is_problem(answer, 422, "invalid_request", "'emoji'")
