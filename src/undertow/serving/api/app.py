@@ -4,6 +4,8 @@ The APIs of others (`compatible`) are routers like ours. They take the same keys
 `submitting.submit_one`; their route class turns `Problem` into their own form of refusal.
 """
 
+import logging
+import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import metadata
@@ -36,6 +38,8 @@ from undertow.serving.clock.timetable import Timetable
 from undertow.serving.jobs import Job
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
+
+logger = logging.getLogger(__name__)
 
 ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, predict.router, operations.router)
 COMPATIBLE: tuple[APIRouter, ...] = (
@@ -124,6 +128,7 @@ def _lifespan(parts: Parts, own: bool) -> Callable[[FastAPI], Any]:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        threading.Thread(target=_hash, args=(parts.catalog,), name="undertow-hashes", daemon=True).start()
         webhooks = Webhooks(parts) if parts.settings.webhooks else None
         if webhooks is not None:
             webhooks.start()
@@ -136,6 +141,15 @@ def _lifespan(parts: Parts, own: bool) -> Callable[[FastAPI], Any]:
                 parts.store.close()
 
     return lifespan
+
+
+def _hash(catalog: Catalog) -> None:
+    """Reads every file once, so that the first job that names a large model need not wait for that."""
+    for entry in (*catalog.models.values(), *catalog.adapters()):
+        try:
+            _ = entry.hash
+        except OSError as err:  # which the job that names it is told
+            logger.warning("%s cannot be read: %s", entry.name, err)
 
 
 def _described(app: FastAPI, usual: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
