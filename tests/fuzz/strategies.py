@@ -343,7 +343,7 @@ def _options() -> Mapping[tuple[str, ...], Mapping[str, tuple[str, ...] | None]]
 @st.composite
 def options(draw: st.DrawFn) -> Case:
     """Every verb with options that fit, and with values that its options were not made for."""
-    verb = draw(st.sampled_from(sorted(_options())))
+    verb = draw(st.sampled_from([verb for verb in sorted(_options()) if verb[0] != "serve"]))  # which does not end
     begun = {
         "generate": (*DRAW, "apple"),
         "compare": ("compare", "apple", "--steps", "1"),

@@ -26,14 +26,13 @@ def weights(service):
 
 
 def test_weights_come_back_with_the_same_bits_and_layout(service):
-    unet, residency, before = service.model.unet, Keeper(service.model).residency, weights(service)
+    model, before = service.model, weights(service)  # which asking the service for it would bring in again
+    unet, residency = model.unet, Keeper(model).residency
     layouts = {name: (one.stride(), one.dtype, one.requires_grad) for name, one in unet.named_parameters()}
     identities = {name: id(one) for name, one in unet.named_parameters()}
     left = residency.evict_idle()
     assert residency.present == ()
-    assert left == sum(
-        one.nbytes for part in (unet, service.model.vae, *service.model.text.encoders) for one in part.parameters()
-    )
+    assert left == sum(one.nbytes for part in (unet, model.vae, *model.text.encoders) for one in part.parameters())
     assert all(is_stand_in(one) and one.isnan().all() for one in unet.parameters()), "nothing can use them unnoticed"
     assert (unet.dtype, unet.device) == (torch.float32, torch.device("cpu"))
     with residency.acquire("unet") as network:
@@ -141,7 +140,7 @@ def test_copies_in_the_host_are_taken_again_when_weights_change(service):
 
 def test_a_lazy_model_reads_what_it_needs():
     service = undertow.load(pipeline_folder("sd1"), dtype=torch.float32, lazy=True)
-    assert all(map(is_stand_in, service.model.unet.parameters()))
+    assert all(map(is_stand_in, service._model.unet.parameters()))
     request = GenerationRequest(prompt="a cat", steps=1, seed=3, size=(64, 64))
     pictures = [one.run(request).images[0].tobytes() for one in (service, fresh_service("sd1"))]
     assert pictures[0] == pictures[1]
