@@ -134,6 +134,15 @@ USES = st.sampled_from(
 )
 
 
+USES_OF_LORA = st.sampled_from(
+    [
+        ("inspect", "f.safetensors", "--model", "emoji"),
+        (*DRAW, "apple", "--lora", "f.safetensors"),
+        ("adapters", "explain", "f.safetensors@1", "mosaic@1"),
+    ]
+)
+
+
 @cache
 def _mosaic() -> Json:
     """The header of an embedded LoRA, of which little is left."""
@@ -149,7 +158,7 @@ def _mosaic() -> Json:
 FITTING: Mapping[str, tuple[int, ...]] = {
     "lora_unet_down_blocks_1_attentions_0_proj_in": (192, 192, 1, 1),
     "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn1_to_q": (192, 192),
-    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k": (192, 128),
+    "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k": (192, 192),
 }
 """Layers of the embedded model, and the shapes of their weights."""
 
@@ -175,11 +184,11 @@ def headers() -> Cases:
     """Safetensors files, where any file of weights is expected."""
     whole = st.builds(safetensors, TENSORS, METADATA)
     broken = changed(_mosaic()).map(lambda header: with_header(json.dumps(header).encode(), bytes(24)))
-    return st.builds(
-        lambda use, content: Case(arguments=use, files={"f.safetensors": content, "picture.png": picture()}),
-        USES,
-        near() | near() | whole | broken | whole.flatmap(bent),
-    )
+
+    def case(use: tuple[str, ...], content: bytes) -> Case:
+        return Case(arguments=use, files={"f.safetensors": content, "picture.png": picture()})
+
+    return st.builds(case, USES_OF_LORA, near()) | st.builds(case, USES, whole | broken | whole.flatmap(bent))
 
 
 CONFIGS: Mapping[str, tuple[str, ...]] = {
