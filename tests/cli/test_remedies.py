@@ -28,7 +28,7 @@ COMMAND = re.compile(r"(?<=`)undertow ((?:[a-z]+ )*[a-z]+)|undertow ((?:GROUPS)\
     "GROUPS", "|".join(sorted({verb[0] for verb in LEAVES}))
 ))  # fmt: skip
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
-FUNCTION = re.compile(r"\bundertow\.(?!toml\b)([a-z_]+(?:\.[a-z_A-Z]+)*)|`([a-z_]+)=")
+FUNCTION = re.compile(r"\bundertow\.(?!toml\b|db\b)([a-z_]+(?:\.[a-z_A-Z]+)*)|`([a-z_]+)=")
 HEADER_FIELDS = ("undertow.text_config", "undertow.unet_config", "undertow.vae_config")
 """Of files that undertow writes; no names of Python."""
 
@@ -36,11 +36,12 @@ ROOMS = {
     "training": [verb for verb in LEAVES if verb[0] == "train"],
     "engine/class_pictures.py": [("sample",)],
     "checkpoints/read/class_model.py": [("sample",)],
+    "serving": [("serve",), ("keys", "add")],
 }
 """Whose messages only these commands show; what the other rooms say is meant for `undertow generate`."""
 
-ELSEWHERE = {"--extra-index-url", "--upgrade"}
-"""Options of other programs."""
+ELSEWHERE = {"--extra-index-url", "--upgrade", "--json", "--settings", "--child"}
+"""Options of other programs: pip, curl, and `python -m undertow.serving.worker`."""
 
 
 def arguments() -> set[str]:

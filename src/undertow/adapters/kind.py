@@ -51,8 +51,8 @@ class RowInput:
 
     @property
     def shape(self) -> Hashable:
-        """Rows of forwards that are always of the same number of rows share one only if these are equal too: where a row
-        is padded because of what is beside it, it may be rounded in another way."""
+        """Rows of forwards that are always of the same number of rows share one only if these are equal too: where a
+        row is padded because of what is beside it, it may be rounded in another way."""
         return None
 
 

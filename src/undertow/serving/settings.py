@@ -65,8 +65,6 @@ class ServerSettings(Record):
     """Whether such URLs may lead into this machine's own network."""
     webhook_secret: str | None = None
     """By which receivers know that it is this service that calls."""
-    telemetry: str | None = None
-    """Where traces are sent: the URL of an OpenTelemetry collector (OTLP over HTTP)."""
     log_prompts: bool = False
 
     @property

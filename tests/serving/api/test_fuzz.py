@@ -19,6 +19,8 @@ from schemathesis.specs.openapi.checks import (
 from tests.serving.api.stand_in import Api
 from undertow.serving.store.records import WorkerInfo
 
+schemathesis.serializer.alias("application/x-safetensors", "application/octet-stream")
+
 EXAMPLES = int(os.environ.get("UNDERTOW_API_EXAMPLES", "2"))
 """For each route and each kind of request."""
 

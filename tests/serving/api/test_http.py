@@ -4,13 +4,16 @@ import json
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 
-from tests.serving.api.stand_in import DRAWN, is_problem
+from tests.serving.api.stand_in import DRAWN, is_problem, open_api
 from undertow.serving.api.bodies import DEPTH, parse_object
 from undertow.serving.api.problems import KINDS, Problem
+from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.jobs import JobState
+from undertow.serving.settings import ServerSettings
 
 JSON = {"Content-Type": "application/json"}
 
@@ -158,3 +161,15 @@ def test_the_api_imports_no_torch():
     )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout == "[]\n"
+
+
+def test_files_are_hashed_when_it_starts(memory_folder):
+    """Gigabytes of a model are read before somebody waits for a job of it."""
+    catalog = Catalog(ServerSettings())
+    api = open_api(memory_folder / "hashed", catalog)
+    until = time.monotonic() + 30
+    with api.client:
+        while "hash" not in vars(catalog.models["emoji"]) and time.monotonic() < until:
+            time.sleep(0.01)
+    api.close()
+    assert "hash" in vars(catalog.models["emoji"])

@@ -4,6 +4,8 @@ The APIs of others (`compatible`) are routers like ours. They take the same keys
 `submitting.submit_one`; their route class turns `Problem` into their own form of refusal.
 """
 
+import logging
+import threading
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import metadata
@@ -21,7 +23,9 @@ from undertow.serving.admission import Admission
 from undertow.serving.api import artifacts, events, jobs, operations, predict
 from undertow.serving.api.around import Around
 from undertow.serving.api.auth import Gate
-from undertow.serving.api.compatible import a1111, agents, huggingface, openai
+from undertow.serving.api.compatible import agents, huggingface, openai
+from undertow.serving.api.compatible.a1111 import lists as a1111_lists
+from undertow.serving.api.compatible.a1111 import routes as a1111
 from undertow.serving.api.openapi import complete
 from undertow.serving.api.page import page
 from undertow.serving.api.parts import Parts
@@ -35,8 +39,16 @@ from undertow.serving.jobs import Job
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
 
+logger = logging.getLogger(__name__)
+
 ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, predict.router, operations.router)
-COMPATIBLE: tuple[APIRouter, ...] = (openai.router, a1111.router, huggingface.router, agents.router)
+COMPATIBLE: tuple[APIRouter, ...] = (
+    openai.router,
+    a1111.router,
+    a1111_lists.router,
+    huggingface.router,
+    agents.router,
+)
 """The APIs of others."""
 
 ABOUT = """Draw pictures with Stable Diffusion's U-Nets. Submit a job, follow it, fetch its pictures; every accepted job
@@ -116,6 +128,7 @@ def _lifespan(parts: Parts, own: bool) -> Callable[[FastAPI], Any]:
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        threading.Thread(target=_hash, args=(parts.catalog,), name="undertow-hashes", daemon=True).start()
         webhooks = Webhooks(parts) if parts.settings.webhooks else None
         if webhooks is not None:
             webhooks.start()
@@ -128,6 +141,15 @@ def _lifespan(parts: Parts, own: bool) -> Callable[[FastAPI], Any]:
                 parts.store.close()
 
     return lifespan
+
+
+def _hash(catalog: Catalog) -> None:
+    """Reads every file once, so that the first job that names a large model need not wait for that."""
+    for entry in (*catalog.models.values(), *catalog.adapters()):
+        try:
+            _ = entry.hash
+        except OSError as err:  # which the job that names it is told
+            logger.warning("%s cannot be read: %s", entry.name, err)
 
 
 def _described(app: FastAPI, usual: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
