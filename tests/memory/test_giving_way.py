@@ -177,7 +177,7 @@ def test_every_request_reports_its_peak():
 def test_a_budget_below_the_smallest_plan_says_the_smallest(service, monkeypatch):
     monkeypatch.setattr(keeping_memory, "PROCESS_BYTES", 2**40)  # whatever else the tests' process holds
     smallest = service.plan(size=(32, 32), batch=2, steps=2, budget_bytes=1).smallest_bytes
-    said = re.escape(f"a picture of 32x32 needs at least {size_in_words(smallest)} of memory; its budget is 976.6 KiB")
+    said = re.escape(f"a picture of 32x32 needs at least {size_in_words(smallest)} of memory; its budget is 1.0 MB")
     with pytest.raises(OutOfMemory, match=said) as refusal:
         service.run(ASKED, budget_bytes=10**6)
     assert refusal.value.needed_bytes == smallest
