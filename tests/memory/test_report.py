@@ -8,7 +8,7 @@ def test_a_peak_above_the_budget_is_said_with_both_numbers() -> None:
     kept = MemoryReport(peaks={"text": 100, "denoise": 900}, budget_bytes=900)
     assert kept.decisions == ()
     missed = MemoryReport(peaks={"text": 100, "denoise": 3 * 2**20}, budget_bytes=2 * 2**20)
-    assert missed.decisions == ("memory: the peak was 3.0 MiB, above the budget of 2.0 MiB",)
+    assert missed.decisions == ("memory: the peak was 3.1 MB, above the budget of 2.1 MB",)
 
 
 def test_without_a_budget_or_a_peak_there_is_nothing_to_compare() -> None:
