@@ -65,6 +65,7 @@ def show(title: str, unet: UNet, inputs: Inputs, choices: dict[str, tuple[str, .
     base: tuple[int, float] | None = None
     for name, blocks in cases.items():
         unet.gradient_checkpointing = blocks
+        forget_gradients(unet)  # before what is measured, as a step finds them
         peak = scratch_bytes(lambda: step(unet, inputs), torch.device("cpu"))
         seconds = min(timed(unet, inputs) for _ in range(repeats))
         base = (peak, seconds) if base is None else base
@@ -87,14 +88,18 @@ def forecast_bytes(config: UNetConfig, inputs: Inputs, blocks: Checkpointing) ->
 
 def step(unet: UNet, inputs: Inputs) -> Tensor:
     """Forward and backward; returns the loss."""
-    for parameter in unet.parameters():
-        parameter.grad = None
     loss = unet(*inputs).square().mean()
     loss.backward()
     return loss.detach()
 
 
+def forget_gradients(unet: UNet) -> None:
+    for parameter in unet.parameters():
+        parameter.grad = None
+
+
 def timed(unet: UNet, inputs: Inputs) -> float:
+    forget_gradients(unet)
     began = time.process_time()
     step(unet, inputs)
     return time.process_time() - began
