@@ -28,7 +28,7 @@ from undertow.serving.store.records import Scope
 from undertow.serving.store.store import Store
 from undertow.serving.worker.process import run_in_one_process
 
-PROMPT, SEED, STEPS, GUIDANCE, SIDE = "red apple on white background", 7, 3, 4.0, 64
+PROMPT, SEED, STEPS, GUIDANCE, SIDE = "red apple on white background", 7, 2, 4.0, 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ class Service:
     url: str
     store: Store
 
-    def key(self, name: str) -> str:
-        return self.store.keys.create(name, (Scope.SUBMIT, Scope.READ))[1]
+    def key(self, name: str, *scopes: Scope) -> str:
+        return self.store.keys.create(name, scopes or (Scope.SUBMIT, Scope.READ))[1]
 
     def native(self, **settings: Any) -> np.ndarray:
         """The pixels that the native API draws."""
@@ -77,7 +77,7 @@ def service(tmp_path_factory) -> Iterator[Service]:
 
 
 def wait_until_ready(url: str, running: threading.Thread) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while time.monotonic() < until and running.is_alive():
         try:
             if httpx.get(f"{url}/health/ready").status_code == 200:
@@ -101,12 +101,12 @@ def test_openai_draws_and_streams(service, expected):
     drawn = client.images.generate(prompt=PROMPT, model="emoji", size="64x64", extra_body=own)
     assert np.array_equal(pixels(base64.b64decode(drawn.data[0].b64_json)), expected)
 
-    longer = {**own, "seed": SEED + 1, "steps": 8}
+    longer = {**own, "seed": SEED + 1, "steps": 4}
     stream = client.images.generate(prompt=PROMPT, stream=True, partial_images=2, extra_body=longer)
     *partial, last = list(stream)
     assert last.type == "image_generation.completed"
     assert last.size == "64x64"
-    assert np.array_equal(pixels(base64.b64decode(last.b64_json)), service.native(seed=SEED + 1, steps=8))
+    assert np.array_equal(pixels(base64.b64decode(last.b64_json)), service.native(seed=SEED + 1, steps=4))
     assert [event.partial_image_index for event in partial] == list(range(len(partial)))
     assert all(event.type == "image_generation.partial_image" for event in partial)
 
@@ -180,5 +180,25 @@ def test_an_mcp_client_draws(service, expected, mode):
             assert "there is no job" in lost.content[0].text
             adapters = (await client.call_tool("list_adapters", {})).structured_content["adapters"]
             assert "mosaic" in {one["name"] for one in adapters}
+
+    asyncio.run(talk())
+
+
+def test_an_agent_draws_only_with_a_key_that_may(service):
+    key = service.key("reader", Scope.READ)
+
+    async def talk() -> None:
+        http = httpx2.AsyncClient(headers={"Authorization": f"Bearer {key}"}, timeout=60)
+        async with http, Client(streamable_http_client(f"{service.url}/mcp", http_client=http)) as client:
+            refused = await client.call_tool("draw", {"prompt": PROMPT})
+            assert refused.is_error
+            assert refused.structured_content["code"] == "forbidden"
+            assert not (await client.call_tool("list_adapters", {})).is_error
+            unknown = await client.call_tool("drew", {})
+            assert unknown.is_error
+            assert "did you mean 'draw'" in unknown.content[0].text
+            wrong = await client.call_tool("status", {"jbo": "x"})
+            assert wrong.is_error
+            assert wrong.structured_content["code"] == "invalid_request"
 
     asyncio.run(talk())

@@ -23,7 +23,9 @@ from undertow.serving.admission import Admission
 from undertow.serving.api import artifacts, events, jobs, operations, predict
 from undertow.serving.api.around import Around
 from undertow.serving.api.auth import Gate
-from undertow.serving.api.compatible import a1111, agents, huggingface, openai
+from undertow.serving.api.compatible import agents, huggingface, openai
+from undertow.serving.api.compatible.a1111 import lists as a1111_lists
+from undertow.serving.api.compatible.a1111 import routes as a1111
 from undertow.serving.api.openapi import complete
 from undertow.serving.api.page import page
 from undertow.serving.api.parts import Parts
@@ -40,7 +42,13 @@ from undertow.serving.store.store import Store
 logger = logging.getLogger(__name__)
 
 ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, predict.router, operations.router)
-COMPATIBLE: tuple[APIRouter, ...] = (openai.router, a1111.router, huggingface.router, agents.router)
+COMPATIBLE: tuple[APIRouter, ...] = (
+    openai.router,
+    a1111.router,
+    a1111_lists.router,
+    huggingface.router,
+    agents.router,
+)
 """The APIs of others."""
 
 ABOUT = """Draw pictures with Stable Diffusion's U-Nets. Submit a job, follow it, fetch its pictures; every accepted job

@@ -9,17 +9,19 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+import webuiapi
 from PIL import Image, ImageDraw
 
 from tests.serving.api.stand_in import open_api, picture_bytes
 from undertow import InvalidInput
 from undertow.sampling.catalogue import ALIASES, SAMPLERS
 from undertow.sampling.names import read_names
-from undertow.serving.api.compatible import a1111_samplers
-from undertow.serving.api.compatible.a1111_options import Options, changed, options_of
-from undertow.serving.api.compatible.a1111_pictures import grown, masked_box, painted_over, pictures_of, resized
-from undertow.serving.api.compatible.a1111_prompts import embeddings_in, split_prompt
-from undertow.serving.api.compatible.a1111_words import ImageToImage, TextToImage
+from undertow.serving.api.compatible.a1111 import samplers as a1111_samplers
+from undertow.serving.api.compatible.a1111.options import Options, changed, options_of
+from undertow.serving.api.compatible.a1111.pictures import grown, masked_box, painted_over, pictures_of
+from undertow.serving.api.compatible.a1111.prompts import embeddings_in, split_prompt
+from undertow.serving.api.compatible.a1111.resize import resized
+from undertow.serving.api.compatible.a1111.words import ImageToImage, TextToImage
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.catalog.entries import EMBEDDING, AdapterEntry
 from undertow.serving.jobs import JobProgress
@@ -437,3 +439,43 @@ def test_lists_have_the_names_that_requests_take(api):
     for name in ("sd-models", "loras"):
         assert "/" not in json.dumps(listed(name))  # no paths
     assert api.client.post("/sdapi/v1/refresh-checkpoints").json() is None
+
+
+def test_units_of_controlnet_are_adapters(drawing):
+    """As webuiapi sends them; the map is resized, and img2img's own picture stands in for a missing one."""
+    unit = webuiapi.ControlNetUnit(image=Image.new("L", (32, 32), 255), model="edges [0123abcd]", weight=0.7)
+    unit.guidance_end, unit.control_mode = 0.5, "My prompt is more important"
+    scripts = {"ControlNet": {"args": [unit.to_dict(), {"model": "edges", "enabled": False}]}}
+    body = {"prompt": "owl", "steps": 2, "width": 64, "height": 64, "alwayson_scripts": scripts}
+    answer = drawing.client.post(TXT2IMG, json=body)
+    assert answer.status_code == 200, answer.text
+    (adapter,) = drawing.store.jobs()[0].spec.request["adapters"]
+    assert (adapter["source"], adapter["scale"], adapter["end"]) == ("edges", 0.7, 0.5)
+    assert adapter["control_mode"] == "prompt"
+    assert adapter["image"]["size"] == [64, 64]
+    own = {"ControlNet": {"args": [{"model": "edges"}]}}
+    picture = text_of(Image.new("RGB", (64, 64)))
+    asked = {"prompt": "owl", "steps": 2, "init_images": [picture], "alwayson_scripts": own}
+    assert drawing.client.post(IMG2IMG, json=asked).status_code == 200
+    (adapter,) = drawing.store.jobs()[0].spec.request["adapters"]
+    assert adapter["image"]["size"] == [64, 64]
+    assert drawing.client.get("/controlnet/model_list").json() == {"model_list": ["edges"]}
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"),
+    [
+        ({"model": "edges", "image": text_of(Image.new("L", (8, 8))), "module": "canny"}, "undertow preprocess"),
+        ({"model": "edges"}, "the control map in base64"),
+        ({"model": "edgs", "image": text_of(Image.new("L", (8, 8)))}, "did you mean 'edges'"),
+        ({"model": "edges", "image": text_of(Image.new("L", (8, 8))), "control_mode": 7}, "control_mode"),
+        ({"model": "edges", "image": "!"}, "controlnet.args[0].image"),
+        ({"model": "edges", "wieght": 1}, "weight"),
+        ({"image": "x"}, "model"),
+    ],
+)
+def test_units_that_ask_for_more_are_refused(api, unit, words):
+    body = {"prompt": "owl", "steps": 2, "alwayson_scripts": {"controlnet": {"args": [unit]}}}
+    answer = api.client.post(TXT2IMG, json=body)
+    assert answer.status_code == 422, answer.text
+    assert words in answer.json()["detail"]

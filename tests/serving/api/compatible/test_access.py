@@ -24,6 +24,7 @@ SCOPES = {
     ("GET", "/sdapi/v1/options"): "read",
     ("GET", "/sdapi/v1/{name}"): "read",
     ("POST", "/sdapi/v1/{name}"): "read",
+    ("GET", "/controlnet/{name}"): "read",
 }
 """By route, the scope that it needs."""
 

@@ -1,4 +1,4 @@
-"""A1111's API under /sdapi/v1: draw, look at progress, interrupt, and lists of what there is.
+"""A1111's API under /sdapi/v1: draw, look at progress, interrupt. `lists` has the rest.
 
 What is global there belongs to the API key here: its settings, its progress, and what it interrupts. HTTP Basic takes
 the key as password.
@@ -6,56 +6,41 @@ the key as password.
 
 import secrets
 import time
-from collections.abc import Callable, Collection
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
 
 from undertow.doors import shown
 from undertow.errors import InvalidInput
-from undertow.lookup import did_you_mean
 from undertow.serving.api.auth import Reader, Submitter
 from undertow.serving.api.bodies import read_json
-from undertow.serving.api.compatible.a1111_answers import drawing_json, model_json, progress_json, task_json
-from undertow.serving.api.compatible.a1111_options import changed, options_json, options_of, title_of
-from undertow.serving.api.compatible.a1111_pictures import OnlyMasked
-from undertow.serving.api.compatible.a1111_pictures import pictures_of as prepared_pictures
-from undertow.serving.api.compatible.a1111_samplers import samplers_json, schedulers_json
-from undertow.serving.api.compatible.a1111_words import (
+from undertow.serving.api.compatible.a1111.answers import drawing_json, progress_json, refusal, task_json
+from undertow.serving.api.compatible.a1111.control import with_controls
+from undertow.serving.api.compatible.a1111.options import changed, options_of
+from undertow.serving.api.compatible.a1111.pictures import OnlyMasked
+from undertow.serving.api.compatible.a1111.pictures import pictures_of as prepared_pictures
+from undertow.serving.api.compatible.a1111.words import (
     NAMES,
-    UPSCALERS,
     Drawing,
     ImageToImage,
     TextToImage,
     echoed,
     task_label,
 )
-from undertow.serving.api.compatible.described import ANSWERS, takes, takes_object
+from undertow.serving.api.compatible.described import ANSWERS, takes
 from undertow.serving.api.compatible.waiting import finished, pictures_of, preview_of, refusing_with, submit
 from undertow.serving.api.parts import Parts, Service
-from undertow.serving.api.problems import Problem
 from undertow.serving.api.queries import Query
-from undertow.serving.catalog.entries import EMBEDDING
 from undertow.serving.jobs import Job, JobState
 from undertow.serving.store.records import ApiKey
 
-BASIC = {"WWW-Authenticate": 'Basic realm="undertow"'}
 LIVE = (JobState.QUEUED, JobState.RUNNING)
 MOST_LIVE = 100
 """Jobs of a key that progress and interrupt look at."""
 SUBSEEDS = 2**32
-
-
-def refusal(problem: Problem) -> Response:
-    """A1111's form (modules/api/api.py, `handle_exception`), with the sentence where its clients look."""
-    usual = problem.response("")
-    headers = {name: value for name, value in usual.headers.items() if name == "retry-after"}
-    content = {"error": problem.code, "detail": problem.detail, "body": "", "errors": problem.detail}
-    challenge = BASIC if problem.kind.status == 401 else {}
-    return JSONResponse(content, status_code=problem.kind.status, headers={**headers, **challenge})
 
 
 router = APIRouter(route_class=refusing_with(refusal), tags=["A1111"])
@@ -103,11 +88,12 @@ def _wanted(service: Parts, key: ApiKey, read: Drawing) -> tuple[dict[str, Any],
         service.store.key_options.put(key.id, kept)
     options = options_of(kept, catalog)
     wanted = read.wanted(options, catalog.adapters(options.model), secrets.randbelow(SUBSEEDS))
-    if not isinstance(read, ImageToImage):
-        return wanted, None
-    trained_size = catalog.model(options.model).trained_size
-    fields, whole = prepared_pictures(read, service.settings.max_pixels, trained_size)
-    return {**wanted, **fields}, whole
+    max_pixels, whole = service.settings.max_pixels, None
+    if isinstance(read, ImageToImage):
+        trained_size = catalog.model(options.model).trained_size
+        fields, whole = prepared_pictures(read, max_pixels, trained_size)
+        wanted |= fields
+    return with_controls(wanted, read.units, max_pixels, only_masked=whole is not None), whole
 
 
 @router.get("/sdapi/v1/progress", responses=ANSWERS)
@@ -162,95 +148,3 @@ def _live(service: Parts, key: ApiKey, task: str | None) -> list[Job]:
         return service.store.jobs(key=key.id, states=LIVE, label=task_label(task), limit=MOST_LIVE)
     jobs = service.store.jobs(key=key.id, states=LIVE, limit=MOST_LIVE)
     return [job for job in jobs if job.label == task_label("") or job.label.startswith(f"{task_label('')} ")]
-
-
-@router.get("/sdapi/v1/options", responses=ANSWERS)
-async def show_options(key: Reader, service: Service) -> JSONResponse:
-    """The key's own settings."""
-
-    def read() -> dict[str, Any]:
-        return options_json(service.store.key_options.get(key.id), service.catalog)
-
-    return JSONResponse(await run_in_threadpool(read))
-
-
-@router.post("/sdapi/v1/options", responses=ANSWERS, openapi_extra=takes_object("Settings, as GET has them."))
-async def change_options(request: Request, key: Submitter, service: Service) -> JSONResponse:
-    """Change settings, for this key alone."""
-    given, _ = await read_json(request, service.settings.max_body_bytes)
-
-    def write() -> None:
-        options = service.store.key_options
-        options.put(key.id, changed(options.get(key.id), given, service.catalog))
-
-    await run_in_threadpool(write)
-    return JSONResponse(None)
-
-
-@router.post("/sdapi/v1/refresh-checkpoints", responses=ANSWERS)
-@router.post("/sdapi/v1/refresh-loras", responses=ANSWERS, operation_id="refresh_loras")
-async def refresh(key: Submitter, service: Service) -> JSONResponse:  # noqa: ARG001  # any key may
-    """Look at the folders of models and adapters now."""
-    await run_in_threadpool(service.catalog.refresh)
-    return JSONResponse(None)
-
-
-def _models(service: Parts) -> list[dict[str, Any]]:
-    return [model_json(one, title_of(one)) for one in service.catalog.models.values()]
-
-
-def _loras(service: Parts) -> list[dict[str, Any]]:
-    loras = [one for one in service.catalog.adapters() if one.kind == "LoRA"]
-    return [{"name": one.name, "alias": one.title or one.name, "path": one.name, "metadata": {}} for one in loras]
-
-
-def _embeddings(service: Parts) -> dict[str, Any]:
-    found = [one for one in service.catalog.adapters() if one.kind == EMBEDDING]
-    about = {"step": None, "sd_checkpoint": None, "sd_checkpoint_name": None}
-    loaded = {word: {**about, "shape": one.text_width} for one in found for word in one.words}
-    return {"loaded": loaded, "skipped": {}}
-
-
-def _upscalers(_: Parts) -> list[dict[str, Any]]:
-    pixels = [name for name, how in UPSCALERS.items() if how == "pixels"]
-    return [{"name": one, "model_name": None, "model_path": None, "model_url": None, "scale": 4} for one in pixels]
-
-
-LISTS: dict[str, Callable[[Parts], Any]] = {
-    "sd-models": _models,
-    "loras": _loras,
-    "embeddings": _embeddings,
-    "samplers": lambda _: samplers_json(),
-    "schedulers": lambda _: schedulers_json(),
-    "upscalers": _upscalers,
-    "latent-upscale-modes": lambda _: [{"name": name} for name, how in UPSCALERS.items() if how == "latent"],
-    "scripts": lambda _: {"txt2img": [], "img2img": []},
-    "script-info": lambda _: [],
-    "cmd-flags": lambda _: {"api": True},
-    **{
-        name: lambda _: []
-        for name in ("sd-vae", "hypernetworks", "face-restorers", "realesrgan-models", "prompt-styles", "extensions")
-    },
-}
-"""What there is to choose from, by the last part of the path; much of what A1111 has, undertow has not."""
-
-
-@router.get("/sdapi/v1/{name}", responses=ANSWERS)
-async def show_list(name: str, key: Reader, service: Service) -> JSONResponse:  # noqa: ARG001  # any key may
-    """What there is to choose from: sd-models, loras, samplers, schedulers, upscalers, embeddings and others."""
-    if name not in LISTS:
-        raise _missing(name, LISTS)
-    return JSONResponse(await run_in_threadpool(LISTS[name], service))
-
-
-@router.post("/sdapi/v1/{name}", include_in_schema=False)
-async def refuse_others(name: str, key: Reader) -> JSONResponse:  # noqa: ARG001  # any key may
-    """What A1111 does and undertow does not."""
-    raise _missing(name, ("txt2img", "img2img", "interrupt", "options", "refresh-checkpoints", "refresh-loras"))
-
-
-def _missing(name: str, known: Collection[str]) -> Problem:
-    near = did_you_mean(name[:100], known)
-    return Problem(
-        "not_found", f"path is /sdapi/v1/{name[:100]}, expected one of {', '.join(known)}; {near}".rstrip("; ")
-    )

@@ -1,7 +1,6 @@
 """The pictures of img2img as A1111 prepares them (modules/images.py, masking.py and processing.py of version 1.10):
 resized, the mask blurred, what it hides painted over, and, for "only masked", cut out and put back."""
 
-from base64 import b64encode
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -9,13 +8,11 @@ from typing import Any
 from PIL import Image, ImageFilter, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from undertow.doors import shown
 from undertow.errors import InvalidInput
 from undertow.pictures.modes import to_mask_picture, to_rgb
-from undertow.serving.api.compatible.a1111_words import ImageToImage
-from undertow.serving.uploads import Uploads
+from undertow.serving.api.compatible.a1111.resize import FILL_UP, opener, resized, text_of
+from undertow.serving.api.compatible.a1111.words import ImageToImage
 
-STRETCH, CROP, FILL_UP = 0, 1, 2
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom."""
 
@@ -48,13 +45,13 @@ class OnlyMasked:
 def pictures_of(read: ImageToImage, max_pixels: int, trained_size: int) -> tuple[dict[str, Any], OnlyMasked | None]:
     """Fields of the job: the picture, its size, and the mask; and how results become the whole picture, where only the
     masked part is drawn. Errors: `InvalidInput`."""
-    uploads = Uploads(read=_no_artifacts, max_pixels=max_pixels)
+    uploads = opener(max_pixels)
     picture = to_rgb(uploads.open("init_images[0]", read.init_images[0]), "init_images[0]")
     size = picture.size if read.size is None else (read.size[1], read.size[0])
     if size[0] * size[1] > max_pixels:
         raise InvalidInput("width, height", f"{size[0]}x{size[1]}", f"at most {max_pixels:,} pixels")
     if read.mask is None:
-        given = read.init_images[0] if size == picture.size else _text(resized(picture, size, read.resize_mode))
+        given = read.init_images[0] if size == picture.size else text_of(resized(picture, size, read.resize_mode))
         return {"image": given, "size": [size[1], size[0]]}, None
     mask = to_mask_picture(uploads.open("mask", read.mask)).convert("L")
     if read.inpainting_mask_invert:
@@ -73,31 +70,7 @@ def pictures_of(read: ImageToImage, max_pixels: int, trained_size: int) -> tuple
         picture, mask = (resized(one, size, read.resize_mode) for one in (picture, mask))
     if read.inpainting_fill == 0:
         picture = painted_over(picture, mask)
-    return {"image": _text(picture), "mask": _text(mask), "size": [size[1], size[0]]}, whole
-
-
-def resized(picture: Image.Image, size: tuple[int, int], mode: int) -> Image.Image:
-    """The picture at this size. mode: whether it is stretched, cropped, or filled up with its edges."""
-    if picture.size == size:
-        return picture
-    if mode == STRETCH:
-        return picture.resize(size, Image.Resampling.LANCZOS)
-    if mode == CROP:
-        return ImageOps.fit(picture, size, Image.Resampling.LANCZOS)
-    inner = ImageOps.contain(picture, size, Image.Resampling.LANCZOS)
-    left, top = (size[0] - inner.width) // 2, (size[1] - inner.height) // 2
-    filled = Image.new(inner.mode, size)
-    for edge, place in (
-        ((0, 0, inner.width, 1), (left, 0, left + inner.width, top)),
-        ((0, inner.height - 1, inner.width, inner.height), (left, top + inner.height, left + inner.width, size[1])),
-        ((0, 0, 1, inner.height), (0, top, left, top + inner.height)),
-        ((inner.width - 1, 0, inner.width, inner.height), (left + inner.width, top, size[0], top + inner.height)),
-    ):
-        width, height = place[2] - place[0], place[3] - place[1]
-        if width > 0 and height > 0:
-            filled.paste(inner.crop(edge).resize((width, height)), place)
-    filled.paste(inner, (left, top))
-    return filled
+    return {"image": text_of(picture), "mask": text_of(mask), "size": [size[1], size[0]]}, whole
 
 
 def masked_box(mask: Image.Image, padding: int) -> Box:
@@ -140,13 +113,3 @@ def _grown(low: int, high: int, length: int, within: int) -> tuple[int, int]:
     length = max(high - low, min(length, within))
     low = min(max(0, low - (length - (high - low)) // 2), within - length)
     return low, low + length
-
-
-def _text(picture: Image.Image) -> str:
-    buffer = BytesIO()
-    picture.save(buffer, format="PNG", compress_level=1)
-    return b64encode(buffer.getvalue()).decode()
-
-
-def _no_artifacts(sha256: str) -> bytes:
-    raise InvalidInput("init_images[0]", shown(sha256), "a picture in base64")

@@ -7,14 +7,17 @@ from io import BytesIO
 from typing import Any
 
 from PIL import Image
+from starlette.responses import JSONResponse, Response
 
 from undertow.engine.exif import COMMENT_KEY, from_exif
-from undertow.serving.api.compatible.a1111_options import SHORT_HASH
-from undertow.serving.api.compatible.a1111_words import Drawing
+from undertow.serving.api.compatible.a1111.options import SHORT_HASH
+from undertow.serving.api.compatible.a1111.words import Drawing
+from undertow.serving.api.problems import Problem
 from undertow.serving.catalog.entries import ModelEntry
 from undertow.serving.jobs import Job, JobState, StoredPicture
 
 Picture = tuple[StoredPicture, bytes]
+BASIC = {"WWW-Authenticate": 'Basic realm="undertow"'}
 
 
 def drawing_json(
@@ -147,3 +150,12 @@ def model_json(model: ModelEntry, title: str) -> dict[str, Any]:
         "filename": model.name,
         "config": None,
     }
+
+
+def refusal(problem: Problem) -> Response:
+    """A1111's form (modules/api/api.py, `handle_exception`), with the sentence where its clients look."""
+    usual = problem.response("")
+    headers = {name: value for name, value in usual.headers.items() if name == "retry-after"}
+    content = {"error": problem.code, "detail": problem.detail, "body": "", "errors": problem.detail}
+    challenge = BASIC if problem.kind.status == 401 else {}
+    return JSONResponse(content, status_code=problem.kind.status, headers={**headers, **challenge})

@@ -10,9 +10,10 @@ from undertow.doors import shown
 from undertow.errors import InvalidInput
 from undertow.known_names import AUTOMATIC
 from undertow.records import Finite, Record
-from undertow.serving.api.compatible.a1111_options import Options
-from undertow.serving.api.compatible.a1111_prompts import embeddings_in, require_no_tags, split_prompt
-from undertow.serving.api.compatible.a1111_samplers import sampler_options, schedule_of
+from undertow.serving.api.compatible.a1111.control import Unit, units_in
+from undertow.serving.api.compatible.a1111.options import Options
+from undertow.serving.api.compatible.a1111.prompts import embeddings_in, require_no_tags, split_prompt
+from undertow.serving.api.compatible.a1111.samplers import sampler_options, schedule_of
 from undertow.serving.api.compatible.fixed import Fixed, require_fixed, without_fixed
 from undertow.serving.catalog.entries import AdapterEntry
 
@@ -70,8 +71,6 @@ NAMES = {
     "image": "init_images[0]",
     "high_resolution": "hr_scale",
     "clip_skip": "CLIP_stop_at_last_layers",
-    "adapters": "prompt",
-    "embeddings": "prompt",
     "variation_seed": "subseed",
     "variation_strength": "subseed_strength",
     "model": "sd_model_checkpoint",
@@ -119,7 +118,7 @@ class Drawing(Record):
     def read(cls, given: Mapping[str, Any]) -> "Drawing":
         """Errors: `InvalidInput`, also for what A1111 does and undertow does not."""
         found = cls.from_json({name: value for name, value in without_fixed(given, FIXED).items() if value is not None})
-        for name, script in found.alwayson_scripts.items():
+        for name, script in units_in(found.alwayson_scripts)[1].items():
             if not isinstance(script, Mapping) or any(script.get("args") or ()):
                 raise InvalidInput("alwayson_scripts", shown(name), "none with arguments", "undertow runs no scripts")
         if len(found.force_task_id) > LONGEST_TASK:
@@ -129,6 +128,11 @@ class Drawing(Record):
             # All pictures would have the seed, and each a subseed of its own.
             raise InvalidInput("subseed_strength", found.subseed_strength, "0 for several pictures", "ask one by one")
         return found
+
+    @property
+    def units(self) -> list[Unit]:
+        """Control maps."""
+        return units_in(self.alwayson_scripts)[0]
 
     @property
     def variation_strength(self) -> float:
