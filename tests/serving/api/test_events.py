@@ -22,6 +22,8 @@ def events(api: Api, job: str, headers: dict[str, str] | None = None, query: str
                 continue
             name, _, value = line.partition(": ")
             found[-1][name or "comment"] = value
+    ids = [int(event["id"]) for event in found if "id" in event]
+    assert ids == sorted(set(ids))  # nothing is told twice
     return [event for event in found if event]
 
 

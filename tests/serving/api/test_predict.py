@@ -125,7 +125,8 @@ HEADER = struct.pack("<Q", 2**40) + b"{}"
     ],
 )
 def test_a_file_that_cannot_be_answered_is_refused_before_a_worker_sees_it(api, content, word):
-    problem = is_problem(api.client.post("/v1/predict", content=content, headers=KIND), 422, "invalid_request")
+    answer = api.client.post("/v1/predict", content=content, headers={**KIND, "Prefer": "wait=1"})
+    problem = is_problem(answer, 422, "invalid_request")
     assert word in problem["detail"], problem["detail"]
     assert api.store.jobs() == []
 
