@@ -98,9 +98,12 @@ def page(
 ) -> str:
     evicted = sum(one.evictions for one in drawn)
     gave_way = [one.course[-1].economy for one in drawn if one.course]
-    rows = "\n".join(f"| {what} | {count} |" for what, count in sorted(counts.items()))
+    # Of finished requests alone: an interruption ends a sequence in the middle.
+    happened = counts | {"with a course": len(gave_way), "without a course": len(drawn) - len(gave_way)}
+    rows = "\n".join(f"| {what} | {count} |" for what, count in sorted(happened.items()))
     measures = {
         "fewer rows in a forward": sum(one.rows is not None for one in gave_way),
+        "attention in parts": sum(one.attention_in_parts for one in gave_way),
         "feed-forward layers in parts": sum(one.feed_forward_chunks > 1 for one in gave_way),
         "layers in memory only while they work": sum(one.offloaded_layers for one in gave_way),
         "decoding in tiles": sum(one.decode_bytes is not None for one in gave_way),

@@ -69,6 +69,15 @@ def _allocator() -> Iterator[str]:
         yield _summary(stage, [row for row in rows if row["stage"] == stage])
     yield _summary("all", rows)
     yield ""
+    yield (
+        "Chunked layers, kernels in parts and one head at a time, T2I adapters, regions by attention, and "
+        "ControlNets with the embedding of their hint are held to the allocator in the same way by "
+        "`tests/memory/test_forecast.py`. FreeU and perturbed guidance (PAG, SEG) act away from the peak and take "
+        "nothing there; the rows that guidance, composed prompts and regions ask for are counted. Of masks in "
+        "attention, and of the `local-approximate` kernel, only bounds are known. Not forecast: image encoders of "
+        "IP-Adapters, and the copies that are kept of weights which LoRA are merged into; under a budget both are "
+        "counted as they are allocated.\n"
+    )
     above = sorted((row for row in rows if _over(row) > 0.01), key=_over, reverse=True)
     if above:
         yield (
@@ -123,7 +132,7 @@ def _training() -> Iterator[str]:
     yield (
         "The backward pass is not walked: a training step is forecast as what the forward pass keeps and an upper "
         "bound of the gradients that come on top. That is never below, but up to a quarter above what is really "
-        "taken.\n"
+        "taken. Whole networks and single blocks may be computed again.\n"
     )
     found = _read("training")
     if found is not None:

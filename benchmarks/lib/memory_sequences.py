@@ -76,7 +76,6 @@ class Soak:
                 again = place, request
                 continue
             memory = result.report.memory
-            self._count("with a course" if memory.course else "without a course")
             found.append(
                 Drawn(
                     sequence=number,
@@ -106,7 +105,7 @@ class Soak:
             options=RunOptions(low_vram=low_vram, budget_bytes=budget),
         )
         first, times = random.randint(1, 4), random.randint(1, 7)
-        with _running_out(service.model.require_unet(), first, times if event == "run out" else 0):
+        with _running_out(service.engine.model.require_unet(), first, times if event == "run out" else 0):
             try:
                 return handle.result()
             except RequestFailed as error:
@@ -140,7 +139,7 @@ def _service(model: Path) -> UNetService:
 
 
 def _weights(service: UNetService) -> int:
-    model = service.model
+    model = service.engine.model
     networks = (model.require_unet(), model.require_vae(), *model.require_text().encoders)
     return sum(one.nbytes for network in networks for one in network.parameters())
 

@@ -68,8 +68,14 @@ def controlnet(subject: Subject, work: Work) -> Prepared:
     control, config = subject.controlnet, subject.controlnet.unet
     network = _loaded(lambda: ControlNet(control, kernel_named(work.kernel)), work.dtype)
     inputs = _inputs(config, subject, work)
-    hint = seeded((work.batch, config.levels[0].channels, *work.cells(subject)), _dtype(work.dtype))
-    return _prepared(lambda: network(*inputs, hint, Ports(**_parts(work))), (inputs, hint))
+    height, width = (side * network.hint_factor for side in work.cells(subject))
+    hint = seeded((1, control.hint_in, height, width), _dtype(work.dtype)).clamp(0, 1)
+
+    def run() -> object:
+        embedded = network.embed_hint(hint)
+        return network(*inputs, embedded.repeat(work.batch, 1, 1, 1), Ports(**_parts(work)))
+
+    return _prepared(run, (inputs, hint))
 
 
 def decode(subject: Subject, work: Work) -> Prepared:
@@ -187,9 +193,15 @@ def _inputs(config: UNetConfig, subject: Subject, work: Work) -> tuple[Tensor, T
         context=None if config.context_dim is None else seeded((rows, work.tokens, config.context_dim), dtype),
         pooled=None if text_time is None else seeded((rows, text_time.pooled_dim), dtype),
         time_ids=None if text_time is None else torch.ones(rows, text_time.ids),
+        regions=_regions(work, subject) if work.regions else None,
         class_labels=torch.zeros(rows, dtype=torch.long) if isinstance(config.added, ClassLabels) else None,
     )
     return latents, torch.full((rows,), 500.0), conditioning
+
+
+def _regions(work: Work, subject: Subject) -> Tensor:
+    """Everything is seen everywhere: what is seen decides about no memory."""
+    return torch.ones(work.batch, work.tokens, *work.cells(subject), dtype=torch.bool)
 
 
 def _ports(unet: UNet, subject: Subject, work: Work) -> Ports | None:

@@ -126,7 +126,7 @@ def test_a_heartbeat_is_as_many_statements_for_eight_jobs_as_for_one(any_store, 
     for some in (claims[:1], claims):
         statements.clear()
         beats = [(claim, JobProgress(stage="denoising", step=len(some), steps=20)) for claim in some]
-        any_store.heartbeat("w1", beats, lease_s=30.0, finish_at={one.job.id: 5.0 for one in claims})
+        any_store.heartbeat("w1", beats, lease_s=30.0, finish_at={one.job.id: 5.0 * len(some) for one in claims})
         counts.append(len(statements))
     assert counts[0] == counts[1]
 

@@ -102,6 +102,7 @@ class MemoryOfRequest:
             slots=self._manager.slots,
             budget_bytes=budget_bytes,
             rows=rows,
+            regions=len(request.regions) if request.regions_by == "attention" else 0,
             fixed_graphs=self._runner.capabilities.fixed_shapes,
         )
         return found, rows

@@ -28,6 +28,9 @@ from undertow.unet.unet import UNet
 REFERENCE_TOKENS = 16
 """Of one reference picture, at most: 4 of a plain IP-Adapter, 16 of those called "plus"."""
 
+CHUNK_TOKENS = 77
+"""Of a prompt, and of each region's, of up to 75 tokens."""
+
 
 def plan_model(
     model: LoadedModel,
@@ -42,9 +45,11 @@ def plan_model(
     budget_bytes: int | None,
     rows: int | None = None,
     fixed_graphs: bool = False,
+    regions: int = 0,
 ) -> MemoryPlan:
     """branches: rows of each picture. slots: for LoRA; `None` merges them. rows: the most of a forward.
-    fixed_graphs: as in `memory.plan`. Errors: those of `UNetService.plan`."""
+    fixed_graphs: as in `memory.plan`. regions: that see prompts of their own by attention. Errors: those of
+    `UNetService.plan`."""
     unet = model.require_unet()
     text: list[tuple[TextKind, ClipTextConfig]] = []
     if model.text is not None:
@@ -59,6 +64,8 @@ def plan_model(
         pictures=batch,
         branches=branches,
         rows=rows,
+        regions=regions,
+        tokens=CHUNK_TOKENS * (1 + regions),
         steps=steps,
         dtype=_name(unet.dtype),
         vae_dtype=None if vae is None else _name(vae.dtype),

@@ -10,12 +10,19 @@ WRITTEN_OUT = ("math", "sliced", "chunked")
 """Kernels whose result has heads before tokens in memory, so that it is copied to become tokens again."""
 
 
-def attend(ops: Operations, query: Array, key: Array, value: Array, heads: int) -> Array:
-    """Attention of [rows, queries, width] to [rows, keys, width]."""
-    queries, keys = query.shape[1], key.shape[1]
+def attend(ops: Operations, query: Array, key: Array, value: Array, heads: int, *, masked: bool = False) -> Array:
+    """Attention of [rows, queries, width] to [rows, keys, width]. masked: each query sees some keys; an upper bound."""
+    (rows, queries, _), keys = query.shape, key.shape[1]
     name = chosen_kernel(ops, queries, keys)
     whole = not ops.in_parts or queries <= CHUNK
+    shape = (rows, queries, keys)
+    # The mask with rows opened that see nothing, and as numbers or as a copy of the scores without what is not seen.
+    size = ops.ledger.item * (1 if name not in WRITTEN_OUT else heads)
+    masks = [ops.ledger.new(shape, "or", item=1), ops.ledger.new(shape, "mask", item=size)] if masked else []
     result = _computed(ops, name, query, heads, keys) if whole else _in_parts(ops, name, query, heads, keys)
+    if masked:
+        result = ops.elementwise("where", result)
+    masks.clear()
     if not whole or name in WRITTEN_OUT:
         result = _merged(ops, result)
     ops.save(query, key, value, result)

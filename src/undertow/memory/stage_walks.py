@@ -1,6 +1,9 @@
 """The walk of each stage of some work, from its inputs to its result."""
 
-from undertow.memory import text_walk, unet_walk, vae_walk
+from itertools import pairwise
+
+from undertow.adapters.control.config import ControlNetConfig
+from undertow.memory import text_walk, unet_layers, unet_walk, vae_walk
 from undertow.memory.ledger import Array, Ledger
 from undertow.memory.machine import Machine
 from undertow.memory.operations import LoraRows, Operations
@@ -38,20 +41,34 @@ def text(subject: Subject, work: Work, machine: Machine) -> Ledger:
 def controlnet(subject: Subject, work: Work, machine: Machine) -> Ledger:
     assert subject.controlnet is not None
     ops, config = of_unet(work, machine), subject.controlnet.unet
-    walk = with_conditioning(config, work, ops)
+    walk = with_conditioning(config, work, ops, work.cells(subject))
     latents = inputs(config, subject, work, ops)
+    embedded = _embedded_hint(subject.controlnet, subject, work, ops)
     with ops.ledger.at("inputs", "inputs"):
         hint = ops.ledger.new((work.batch, config.levels[0].channels, *work.cells(subject)), "cat")
     unet_walk.residuals(walk, latents)
-    del hint
+    del hint, embedded
     return ops.ledger
+
+
+def _embedded_hint(config: ControlNetConfig, subject: Subject, work: Work, ops: Operations) -> tuple[Array, Array]:
+    """`HintEmbedding.forward`, of one picture before the first step; the picture is kept."""
+    height, width = work.cells(subject)
+    factor = 2 ** (len(config.hint_channels) - 1)
+    with ops.ledger.at("controlnet_cond_embedding", "hint"):
+        hint = ops.ledger.new((1, config.hint_in, factor * height, factor * width), "pixels")
+        hidden = ops.elementwise("silu", ops.plain_conv(hint, config.hint_channels[0]))
+        for narrow, wide in pairwise(config.hint_channels):
+            hidden = ops.elementwise("silu", ops.plain_conv(hidden, narrow))
+            hidden = ops.elementwise("silu", ops.plain_conv(hidden, wide, stride=2))
+        return hint, ops.plain_conv(hidden, config.unet.levels[0].channels)
 
 
 def denoise(subject: Subject, work: Work, machine: Machine) -> Ledger:
     assert subject.unet is not None
     slots = None if work.merged or not work.loras else LoraRows(per_row=work.loras, rank=work.lora_rank)
     ops = of_unet(work, machine, loras=slots)
-    walk = with_conditioning(subject.unet, work, ops)
+    walk = with_conditioning(subject.unet, work, ops, work.cells(subject))
     latents = inputs(subject.unet, subject, work, ops)
     held = _residuals(subject, work, ops), _image_tokens(subject.unet, work, ops)
     unet_walk.predict(walk, latents, controlled=work.controlnets > 0, running=work.t2i_adapters > 0)
@@ -59,22 +76,24 @@ def denoise(subject: Subject, work: Work, machine: Machine) -> Ledger:
     return ops.ledger
 
 
-def with_conditioning(config: UNetConfig, work: Work, ops: Operations) -> unet_walk.Stages:
+def with_conditioning(config: UNetConfig, work: Work, ops: Operations, cells: tuple[int, int]) -> unet_layers.Stages:
     new, rows = ops.ledger.new, work.batch
     with ops.ledger.at("inputs", "inputs"):
         context = None if config.context_dim is None else new((rows, work.tokens, config.context_dim), "cat")
+        regions = new((rows, work.tokens, *cells), "regions", item=1) if work.regions else None
         numbers = [new((SMALL_NUMBERS + rows,), "cat", item=8)]
         if isinstance(config.added, TextTime):
             numbers.append(new((rows, config.added.pooled_dim), "cat"))
             numbers.append(new((rows, config.added.ids), "cat", item=4))
-    return unet_walk.Stages(
+    return unet_layers.Stages(
         config=config,
         ops=ops,
         context=context,
-        embedding=unet_walk.time_embedding(ops, config, work.batch),
+        embedding=unet_layers.time_embedding(ops, config, work.batch),
         others=tuple(numbers),
         image_tokens=work.image_tokens,
         chunks=work.feed_forward_chunks,
+        regions=regions,
     )
 
 

@@ -33,7 +33,7 @@ def train(config: UNetConfig, subject: Subject, work: Work, training: TrainingWo
     ledger, item, saved = Ledger(ITEM_BYTES[work.dtype]), ITEM_BYTES[work.dtype], Saved(everything=full)
     loras = None if full else LoraRows(per_row=1, rank=training.rank)
     ops = Operations(ledger=ledger, dtype=work.dtype, kernel=work.kernel, machine=machine, loras=loras, saved=saved)
-    walk = replace(with_conditioning(config, work, ops), training=training)
+    walk = replace(with_conditioning(config, work, ops, work.cells(subject)), training=training)
     unet_walk.predict(walk, inputs(config, subject, work, ops))
     learned = weights.unet_weights(config) if full else training.rank * ledger.slot_numbers
     gradients = _gradients(config, subject, work) * item

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from undertow.memory import weights
 from undertow.memory.ledger import Array
 from undertow.memory.operations import Operations
-from undertow.memory.unet_walk import spatial_self_attention
+from undertow.memory.unet_layers import spatial_self_attention
 from undertow.memory.work import VAENetwork
 
 ATTENDED, KEPT, SMALL_BYTES = 9, 7.2, 2**16

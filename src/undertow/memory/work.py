@@ -105,7 +105,8 @@ class Work:
 
     size: height and width in pixels. pictures: of the request. branches: rows of each picture in one forward (2 with
     guidance). rows: most rows of one forward; `None`: all. tokens: of the text, 77 for each chunk. image_tokens: of
-    reference pictures (IP-Adapter). loras: adapters that act in one row; merged: they are merged into the weights.
+    reference pictures (IP-Adapter). regions: parts of the picture that see prompts of their own by attention, whose
+    tokens are among `tokens`. loras: adapters that act in one row; merged: they are merged into the weights.
     lora_slots: adapters that are held in slots. controlnets, t2i_adapters: how many act. kernels: queries, keys and the
     kernel of calls that have another than `kernel`, as measurements choose. attention_in_parts: kernels compute parts
     of the queries one after the other. feed_forward_chunks: parts in which feed-forward layers are computed.
@@ -127,6 +128,7 @@ class Work:
     kernel: KernelName = "auto"
     kernels: tuple[tuple[int, int, KernelName], ...] = ()
     attention_in_parts: bool = False
+    regions: int = 0
     loras: int = 0
     lora_rank: int = 16
     lora_slots: int = 8
@@ -142,7 +144,7 @@ class Work:
     def __post_init__(self) -> None:
         for name in ("pictures", "branches", "tokens", "steps", "lora_rank", "lora_slots", "feed_forward_chunks"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("image_tokens", "loras", "controlnets", "t2i_adapters"):
+        for name in ("image_tokens", "regions", "loras", "controlnets", "t2i_adapters"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "must be at least 0")
         _require(self.rows is None or self.rows >= 1, "rows", self.rows, "must be at least 1, or None")
         _require(min(self.size) >= 1, "size", self.size, "must be at least 1 pixel")

@@ -24,6 +24,9 @@ from undertow.serving.store.records import Pick, Verdict
 from undertow.serving.store.rows import LIVE, RUNNING, WAITING, entries_where, entry_of, find_jobs
 from undertow.serving.store.tables import Fields, events, jobs
 
+SAME_S = 0.1
+"""Times that differ by less are not written again."""
+
 
 def is_work(connection: Connection, now: float) -> bool:
     """Whether a worker that asks may be given something."""
@@ -33,7 +36,7 @@ def is_work(connection: Connection, now: float) -> bool:
 
 def claim(connection: Connection, worker: str, pick: Pick, *, now: float, lease_s: float) -> list[Claim]:
     """Leases what `pick` chooses among the jobs that wait. What another worker took meanwhile is left to it."""
-    waiting = [entry_of(row) for row in connection.execute(entries_where(WAITING)).mappings()]
+    waiting = [entry_of(row) for row in connection.execute(entries_where(WAITING)).all()]
     mine: set[str] = set()
     wanted: list[str] = []
     while waiting and not mine:
@@ -134,10 +137,17 @@ def verdicts(connection: Connection, held: Sequence[Claim], *, now: float) -> li
 
 
 def say_when(connection: Connection, finish_at: Mapping[str, float]) -> None:
-    """Writes when jobs will be done. A job that somebody else writes at this moment keeps what it has."""
-    live = select(jobs.c.id).where(jobs.c.id.in_(finish_at), LIVE).order_by(jobs.c.id)
-    ids = connection.execute(live.with_for_update(skip_locked=True)).scalars().all()
-    if ids:
+    """Writes when jobs will be done, where that is other than was said. A job that somebody else writes at this moment
+    keeps what it has."""
+    if not finish_at:
+        return
+    live = connection.execute(select(jobs.c.id, jobs.c.finish_at).where(LIVE))
+    said = {row.id: row.finish_at for row in live}
+    other = [job for job, at in finish_at.items() if job in said and abs((said[job] or 0.0) - at) > SAME_S]
+    if not other:
+        return
+    free = select(jobs.c.id).where(jobs.c.id.in_(other), LIVE).order_by(jobs.c.id).with_for_update(skip_locked=True)
+    if ids := connection.execute(free).scalars().all():
         _set(connection, {one: (finish_at[one],) for one in ids}, jobs.c.finish_at)
 
 

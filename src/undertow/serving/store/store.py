@@ -143,7 +143,7 @@ class Store:
     def queue(self) -> list[QueueEntry]:
         """What waits and what runs, in the order of `claim` without a schedule: what was running before first, then by
         priority, then by age."""
-        rows = self._database.read(lambda connection: connection.execute(entries_where(LIVE)).mappings().all())
+        rows = self._database.read(lambda connection: connection.execute(entries_where(LIVE)).all())
         return [entry_of(row) for row in rows]
 
     def claim(self, worker: str, pick: Pick, lease_s: float) -> list[Claim]:

@@ -25,6 +25,9 @@ CAPACITY = AdapterCapacity(slots=8, rank=16, per_row=2)
 """Room for LoRA in slots, the same in every worker: whether one acts in a slot or merged must not depend on where and
 beside what a job is drawn. Larger and other ones are merged while they draw."""
 
+LOAD_S = 900.0
+"""Given to the loading of a model."""
+
 Load = Callable[[ModelEntry, str, bool], UNetService]
 
 

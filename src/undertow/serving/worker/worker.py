@@ -12,7 +12,7 @@ from undertow.errors import UndertowError
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.clock.timetable import FAIR
-from undertow.serving.jobs import Claim, JobProgress, JobResult, JobState, StoredFile
+from undertow.serving.jobs import Claim, JobState
 from undertow.serving.request_json import embeddings_of, request_of
 from undertow.serving.schedule import Running
 from undertow.serving.settings import ServerSettings
@@ -24,8 +24,8 @@ from undertow.serving.worker.drawing import Drawing, placed
 from undertow.serving.worker.finishing import Finishing
 from undertow.serving.worker.logs import JobLog
 from undertow.serving.worker.measures import Measures
-from undertow.serving.worker.models import CAPACITY, Load, Loaded, Models, budget_of
-from undertow.serving.worker.predictions import SAFETENSORS, predicted
+from undertow.serving.worker.models import CAPACITY, LOAD_S, Load, Loaded, Models, budget_of
+from undertow.serving.worker.predicting import Predicting
 from undertow.serving.worker.pulse import Pulse
 from undertow.serving.worker.timing import Timing, running
 from undertow.serving.worker.warm_up import warm_up
@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 
 IDLE_S = 0.5
 """The longest sleep of a worker that has nothing to do; a new job wakes it."""
-LOAD_S = 900.0
-"""Given to the loading of a model."""
 FORGOTTEN_S = 3600.0
 """A worker that has said nothing for so long is listed no more."""
 GARBAGE_S = 300.0
@@ -90,11 +88,18 @@ class Worker:
         self.finishing = Finishing(
             store=store, artifacts=artifacts, about=self.about, measures=self.measures, let_go=self._let_go
         )
+        self.predicting = Predicting(
+            store=store,
+            artifacts=artifacts,
+            catalog=catalog,
+            models=self.models,
+            measures=self.measures,
+            pulse=self.pulse,
+            finishing=self.finishing,
+        )
         self._lost = tuple(lost)
         self._drawings: dict[str, Drawing] = {}
         self._line: deque[Drawing] = deque()
-        self._asked: deque[Claim] = deque()
-        """Jobs of predictions."""
 
     def run(self, stop: threading.Event, hurry: threading.Event | None = None) -> None:
         """Works until `stop` is set, and then for as long as the jobs that run take, at most `settings.grace_s`. What
@@ -139,8 +144,7 @@ class Worker:
         self._obey()
         claimed = self._claim()
         self._begin()
-        if self._asked:
-            self._predict()
+        answered = self.predicting.answer()
         worked = self.models.step()
         if worked is not None:
             self.about.last_step_at = self.store.clock()
@@ -148,7 +152,7 @@ class Worker:
         for drawing in [one for one in self._drawings.values() if one.done]:
             self.finishing.finish(drawing)
         self.timing.save()
-        return claimed or bool(self._asked) or worked is not None
+        return claimed or answered or worked is not None
 
     def drain(self, hurry: threading.Event) -> None:
         """Takes no more jobs, works for the grace on those that it has, and gives the others back."""
@@ -157,9 +161,7 @@ class Worker:
         while self._drawings and time.monotonic() < until and not hurry.is_set():
             if not self._round(hurry):
                 hurry.wait(0.05)
-        for claim in self._asked:
-            with suppress(StoreError):  # its lease ends
-                self.store.release(claim)
+        self.predicting.give_back()
         for drawing in list(self._drawings.values()):
             try:
                 self._give_back(drawing)
@@ -236,8 +238,7 @@ class Worker:
     def _take(self, claim: Claim, entry: QueueEntry) -> None:
         spec = claim.job.spec
         if spec.kind == "predictions":
-            self._asked.append(claim)
-            self.pulse.hold(claim, lambda: JobProgress(stage="denoising", steps=1))
+            self.predicting.take(claim)
             return
         try:
             drawing = Drawing(
@@ -255,22 +256,6 @@ class Worker:
         self._drawings[claim.job.id] = drawing
         self._line.append(drawing)
         self.pulse.hold(claim, drawing.progress)
-
-    def _predict(self) -> None:
-        """Answers a job of predictions, between two steps of the others. Errors: `StoreError`."""
-        claim = self._asked.popleft()
-        try:
-            with self.pulse.patient(LOAD_S):
-                content = predicted(claim.job.spec, self.artifacts, self.catalog, self.models)
-                file = StoredFile(sha256=self.artifacts.put(content), media_type=SAFETENSORS, bytes=len(content))
-            kept = self.store.publish(claim, JobResult(pictures=(), files=(file,)))
-            self.measures.ended(claim, JobState.SUCCEEDED, kept=kept)
-        except StoreError:
-            raise
-        except Exception as error:
-            self.finishing.refuse(claim, error)
-        finally:
-            self.pulse.drop(claim.job.id)
 
     def _begin(self) -> None:
         """Gives jobs to their engines, in the order in which they came."""
