@@ -21,7 +21,7 @@ from huggingface_hub import InferenceClient
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from openai import OpenAI
-from PIL import Image
+from PIL import Image, ImageChops
 
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.records import Scope
@@ -49,6 +49,12 @@ class Service:
             job = client.post("/v1/jobs", json=body).raise_for_status().json()
             assert job["state"] == "succeeded", job
             return pixels(client.get(job["pictures"][0]["url"]).content)
+
+
+def png_of(picture: Image.Image) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def pixels(content: bytes) -> np.ndarray:
@@ -109,6 +115,25 @@ def test_openai_draws_and_streams(service, expected):
     assert np.array_equal(pixels(base64.b64decode(last.b64_json)), service.native(seed=SEED + 1, steps=4))
     assert [event.partial_image_index for event in partial] == list(range(len(partial)))
     assert all(event.type == "image_generation.partial_image" for event in partial)
+
+
+def test_openai_draws_anew_where_a_mask_is_transparent(service):
+    picture = Image.new("RGB", (SIDE, SIDE), (240, 240, 240))
+    hole = Image.new("L", (SIDE, SIDE))
+    hole.paste(255, (0, 0, SIDE // 2, SIDE))  # white is drawn anew in undertow
+    mask = picture.convert("RGBA")
+    mask.putalpha(ImageChops.invert(hole))
+    client = OpenAI(base_url=f"{service.url}/v1", api_key=service.key("editor"))
+    drawn = client.images.edit(
+        image=("a.png", png_of(picture)),
+        mask=("m.png", png_of(mask)),
+        prompt=PROMPT,
+        extra_body={"seed": SEED, "steps": STEPS, "guidance_scale": GUIDANCE, "loras": '["mosaic"]'},
+    )
+    found = pixels(base64.b64decode(drawn.data[0].b64_json))
+    pictures = {name: base64.b64encode(png_of(one)).decode() for name, one in (("image", picture), ("mask", hole))}
+    assert np.array_equal(found, service.native(**pictures, strength=1.0, adapters=["mosaic"]))
+    assert (found[:, SIDE // 2 :] == 240).all()
 
 
 def test_hugging_face_draws(service, expected):

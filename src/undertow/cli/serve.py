@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from undertow.serving.store.store import Store
 
 NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "sqlalchemy": "sqlalchemy", "alembic": "alembic",
-          "sse_starlette": "sse-starlette", "prometheus_client": "prometheus-client", "httpx": "httpx"}  # fmt: skip
+          "sse_starlette": "sse-starlette", "prometheus_client": "prometheus-client", "httpx": "httpx",
+          "mcp": "mcp", "python_multipart": "python-multipart"}  # fmt: skip
 """Modules that the service needs, and the packages that they come with."""
 
 

@@ -194,6 +194,13 @@ def test_the_table_of_samplers_is_the_catalogues():
     }
 
 
+@pytest.mark.parametrize("sampler", ["Euler a", "euler_a", "EulerAncestralDiscreteScheduler"])
+def test_a_sampler_reads_its_numbers_by_whatever_name(sampler):
+    assert a1111_samplers.sampler_options(sampler, {"eta": 0.5}) == {"eta": 0.5}
+    aliases = {one["name"]: one["aliases"] for one in a1111_samplers.samplers_json()}
+    assert aliases["Euler a"] == ["euler_a"]
+
+
 @pytest.mark.parametrize("label", list(a1111_samplers.SCHEDULERS.values()))
 def test_schedulers_by_label_and_by_name(label):
     expected = read_names("Euler", label, tool="A1111")[1]

@@ -11,6 +11,7 @@ from undertow.serving.api.app import COMPATIBLE
 SCOPES = {
     ("POST", "/v1/images/generations"): "submit",
     ("POST", "/v1/images/edits"): "submit",
+    ("GET", "/v1/models/{name}"): "read",
     ("POST", "/models/{name:path}"): "submit",
     ("POST", "/"): "submit",
     ("POST", "/sdapi/v1/txt2img"): "submit",

@@ -301,6 +301,8 @@ def test_the_same_idempotency_key_is_the_same_job(drawing):
 def test_models_are_listed_as_openai_lists_them(api):
     found = api.client.get("/v1/models").json()
     assert found["object"] == "list"
+    assert api.client.get("/v1/models/emoji").json() == found["data"][0]
+    assert error_of(api.client.get("/v1/models/emojy"), 404, "invalid_request_error")["code"] == "model_not_found"
     assert found["data"][0] | {"id": "emoji", "object": "model", "owned_by": "undertow"} == found["data"][0]
 
 

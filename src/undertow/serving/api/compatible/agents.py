@@ -6,6 +6,7 @@ client comes: it takes a second that a service without agents need not wait for.
 
 import asyncio
 import json
+import logging
 from base64 import b64encode
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
     from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
     from mcp_types import CallToolRequestParams, CallToolResult, ListToolsResult
+
+logger = logging.getLogger(__name__)
 
 INSTRUCTIONS = "Draw pictures with Stable Diffusion's U-Nets. A job is done when its state is succeeded, never before."
 
@@ -61,7 +64,10 @@ class Agents:
                 ready.set_result(manager)
                 await asyncio.Event().wait()
         except Exception as err:
-            if not ready.done():
+            self._ready = None  # the next request starts another
+            if ready.done():
+                logger.error("the MCP server ended", exc_info=err)
+            else:
                 ready.set_exception(err)
 
     def _make(self) -> "StreamableHTTPSessionManager":

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 
 from undertow.doors import nearest
 from undertow.errors import InvalidInput
-from undertow.serving.api.auth import Submitter
+from undertow.serving.api.auth import Reader, Submitter
 from undertow.serving.api.bodies import read_body, read_json, require_media_type
 from undertow.serving.api.compatible.described import ANSWERS, inlined, takes
 from undertow.serving.api.compatible.openai_words import (
@@ -42,6 +42,7 @@ from undertow.serving.api.compatible.waiting import (
     submit,
 )
 from undertow.serving.api.events import KEEP_ALIVE_S
+from undertow.serving.api.operations import models_json
 from undertow.serving.api.parts import Parts, Service
 from undertow.serving.api.problems import Problem
 from undertow.serving.api.views import artifact_path
@@ -132,6 +133,17 @@ async def edit_images(request: Request, key: Submitter, service: Service) -> Res
         asked.wanted_of, pictures[0], masks[0] if masks else None, service.settings.max_pixels
     )
     return await _answer(request, service, key, asked, wanted, "image_edit")
+
+
+@router.get("/v1/models/{name}", responses=ANSWERS)
+async def show_model(name: str, key: Reader, service: Service) -> JSONResponse:  # noqa: ARG001  # any key may
+    """Show a model, as an entry of the list."""
+
+    def read() -> dict[str, Any]:
+        known = service.catalog.model(name)
+        return next(one for one in models_json(service)["data"] if one["id"] == known.name)
+
+    return JSONResponse(await run_in_threadpool(read))
 
 
 async def _answer(

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from undertow.errors import InvalidInput
-from undertow.known_names import AUTOMATIC, GRID_ALIASES, require_sampler, split_sampler
+from undertow.known_names import AUTOMATIC, GRID_ALIASES, require_sampler
 from undertow.lookup import look_up
 
 _CHURN = ("s_churn", "s_tmin", "s_tmax", "s_noise")
@@ -69,8 +69,8 @@ def schedule_of(name: str) -> str:
 def sampler_options(sampler: str, numbers: Mapping[str, float]) -> dict[str, Any]:
     """Options of ours out of A1111's numbers. Errors: `InvalidInput` for an unknown sampler, and for a number that it
     does not read."""
-    require_sampler(sampler)
-    reads = SAMPLERS.get(split_sampler(sampler)[0])
+    ours = require_sampler(sampler)
+    reads = next((reads for name, reads in SAMPLERS.items() if require_sampler(name) == ours), None)
     options: dict[str, float] = {}
     for name, value in numbers.items():
         if reads is not None and name in reads:
@@ -79,14 +79,14 @@ def sampler_options(sampler: str, numbers: Mapping[str, float]) -> dict[str, Any
         elif value not in NEUTRAL[name]:
             remedy = f"leave it out: {sampler} does not read it"
             raise InvalidInput(name, value, " or ".join(f"{one:g}" for one in NEUTRAL[name]), remedy)
-    if reads is not None and "eta" in reads and not sampler.startswith("DDIM"):
+    if reads is not None and "eta" in reads and ours != "ddim":
         options.setdefault("eta", 1.0)  # A1111's own setting, eta_ancestral; ours is 0 for some
     return options
 
 
 def samplers_json() -> list[dict[str, Any]]:
     """GET /sdapi/v1/samplers."""
-    return [{"name": name, "aliases": [name.lower().replace(" ", "_")], "options": {}} for name in SAMPLERS]
+    return [{"name": name, "aliases": [require_sampler(name)], "options": {}} for name in SAMPLERS]
 
 
 def schedulers_json() -> list[dict[str, Any]]:
