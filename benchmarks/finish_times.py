@@ -5,7 +5,7 @@ A worker takes jobs by the schedule and an engine works on them unit by unit, in
 jobs cancelled by their clients, noise of 5 % on every unit of work. Prints Markdown tables; the same seeds give the
 same numbers on every machine, but for the last table, which is of this one's time.
 
-    python -m benchmarks.finish_times [--seeds 20] [--jobs 250]
+    python -m benchmarks.finish_times [--seeds 20] [--jobs 250] [--first 0] [--at 0.8]
 """
 
 import argparse
@@ -26,19 +26,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--jobs", type=int, default=250)
+    parser.add_argument("--first", type=int, default=0, help="seed")
+    parser.add_argument("--at", type=float, nargs="+", metavar="LOAD", help="these loads alone, and no other table")
     given = parser.parse_args()
-    seeds = range(given.seeds)
-    print(f"Seeds 0 to {given.seeds - 1}, {given.jobs} jobs each.\n")
-    _loads(seeds, given.jobs)
-    _policies(seeds, given.jobs)
-    _speed()
+    seeds = range(given.first, given.first + given.seeds)
+    print(f"Seeds {seeds[0]} to {seeds[-1]}, {given.jobs} jobs each.\n")
+    _loads(seeds, given.jobs, given.at or LOADS)
+    if given.at is None:
+        _policies(seeds, given.jobs)
+        _speed()
 
 
-def _loads(seeds: Sequence[int], jobs: int) -> None:
+def _loads(seeds: Sequence[int], jobs: int, loads: Sequence[float]) -> None:
     print("| machine | load | busy | median s | held | late | early | worst seed, held |")
     print("|---|---|---|---|---|---|---|---|")
     for machine in MACHINES:
-        for load in LOADS:
+        for load in loads:
             outcomes = run_all(machine, seeds, count=jobs, load=load)
             busy = statistics.mean(outcome.busy for outcome in outcomes)
             took = statistics.median(

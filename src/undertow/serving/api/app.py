@@ -66,9 +66,11 @@ def create_app(
     """The API of a service. store: opened as the settings say, and closed with the application, when `None`.
     artifact_folder, catalog: made of the settings when `None`. routers: further ones. Errors: `StoreError`."""
     own = store is None
-    if store is None:
-        store = Store.open(settings.database_url, attempts=settings.attempts, keep_s=settings.keep_s)
     folder = ArtifactFolder(settings.data / "artifacts") if artifact_folder is None else artifact_folder
+    if store is None:
+        store = Store.open(
+            settings.database_url, attempts=settings.attempts, keep_s=settings.keep_s, has_file=folder.touch
+        )
     listed = Catalog(settings, device=settings.devices[0]) if catalog is None else catalog
 
     def readable(sha256: str, key: str) -> bytes:
