@@ -249,7 +249,7 @@ def test_a_deadline_that_cannot_be_kept_is_refused_with_the_number(door, tmp_pat
         {"image": Image.new("RGB", (32, 32)), "strength": 0.5, "strength_convention": "a1111"},
         {"seamless": "x"},
     ],
-    ids=str,
+    ids=lambda settings: "-".join(settings) or "plain",  # a picture has no name that two processes agree on
 )
 def test_work_is_counted_as_the_engine_does_it(monkeypatch, settings):
     """Rows of forwards times cells, against those that the engine evaluates."""
