@@ -174,5 +174,6 @@ def test_a_server_that_is_gone_is_said_after_a_bounded_time(postgres_url):
         store.submit(a_job())
     assert (error.value.problem, error.value.may_retry) == ("unreachable", True)
     store._database._engine = kept
+    gone.dispose()
     assert store.submit(a_job()).created
     store.close()

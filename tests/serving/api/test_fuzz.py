@@ -27,6 +27,8 @@ EXAMPLES = int(os.environ.get("UNDERTOW_API_EXAMPLES", "2"))
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
+# Schemathesis draws from `random` inside its strategies, and whether Hypothesis notices depends on what ran before.
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module:hypothesis.errors.HypothesisDeprecationWarning")
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["fitting", "nearly"])
 def test_no_request_is_a_server_error_and_every_answer_is_as_described(drawing: Api, mode):
     """Every answer has a documented status, content type and schema."""

@@ -86,8 +86,12 @@ class Postgresql:
         raw = self._engine.raw_connection()
         connection: Any = raw.driver_connection
         raw.detach()
-        connection.autocommit = True
-        connection.execute(f"LISTEN {CHANNEL}")
+        try:
+            connection.autocommit = True
+            connection.execute(f"LISTEN {CHANNEL}")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _stop_listening(self) -> None:
