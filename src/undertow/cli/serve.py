@@ -47,6 +47,10 @@ def serve(
     budget: Annotated[
         str | None, typer.Option(help="Memory of a worker: 6GB, 512MiB.", show_default="what is free when it starts")
     ] = None,
+    jobs_at_once: Annotated[
+        int | None,
+        typer.Option(min=1, help="Jobs that a worker draws together.", show_default="what was measured to be worth it"),
+    ] = None,
     cors: Annotated[
         list[str] | None, typer.Option("--cors", help="Origin of web pages that may call the API; repeatable.")
     ] = None,
@@ -81,6 +85,7 @@ def serve(
         "devices": devices or None,
         "mode": mode,
         "budget_bytes": None if budget is None else parse_bytes("--budget", budget),
+        "jobs_at_once": jobs_at_once,
         "cors": cors or None,
         "webhooks": webhooks,
         "webhooks_private": webhooks_private,
