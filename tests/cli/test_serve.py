@@ -1,6 +1,5 @@
 """`undertow serve` and `undertow keys`: what is refused before anything starts, and what is said."""
 
-import os
 import socket
 
 import pytest
@@ -51,10 +50,8 @@ def test_a_public_address_without_keys_is_refused_with_the_command_that_makes_on
     assert "undertow keys add NAME" in refused(capsys, "--host", "0.0.0.0", "--port", "0")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_refused(capsys, tmp_path):
-    (tmp_path / "closed").mkdir(mode=0o500)
-    assert "--data" in refused(capsys, "--port", "0", "--data", "closed/data")
+def test_a_folder_that_cannot_be_written_is_refused(capsys):
+    assert "--data" in refused(capsys, "--port", "0", "--data", "/proc/undertow")
 
 
 def test_a_file_in_place_of_the_folder_is_refused(capsys, tmp_path):
@@ -81,6 +78,7 @@ def test_data_of_a_newer_version_is_refused(capsys, tmp_path):
         (["emojy"], "'emoji'"),
         (["x=no-such.safetensors"], "no-such.safetensors"),
         (["--device", "gpu"], "--device"),
+        (["--device", "xpu"], "a device of this machine"),
         (["--database", "mysql://x"], "mysql"),
         (["--budget", "much"], "--budget"),
         (["--webhooks"], "webhook_secret"),

@@ -168,6 +168,8 @@ def test_adapters_are_named_wherever_they_stand(door, shelf):
         ({"prompt": "a", "priority": 11}, "priority"),
         ({"prompt": "a", "label": "x" * 1025}, "label"),
         ({"prompt": "a", "webhook": "http://host"}, "this service calls no webhooks"),
+        ({"prompt": "a", "adapters": ["mosaic", "mosaic"]}, "mosaic twice"),
+        ({"prompt": "a", "adapters": [{"name": "mosaic", "scale": 1e308}]}, "from -1,000,000 to 1,000,000"),
         ({"prompt": "a", "mask": text(picture())}, "mask is given, expected nothing without an image"),
         ({"prompt": "a", "image": "/etc/passwd"}, "opens no paths"),
         ({"prompt": "a", "image": {"file": "/etc/passwd"}}, "opens no paths"),

@@ -20,6 +20,10 @@ ControlMode = Literal["balanced", "prompt", "control"]
 PICTURES = ("image", "mask")
 
 
+LARGEST_SCALE = 1_000_000
+"""Far above what draws anything; a type of half the size would overflow on the way."""
+
+
 @dataclass(frozen=True)
 class Adapter(Record):
     """A LoRA and its kin, a ControlNet, Control-LoRA, T2I-Adapter or IP-Adapter; the kind is found from the file's
@@ -78,6 +82,9 @@ class Adapter(Record):
         for name, number in numbers:
             if not math.isfinite(number):
                 raise InvalidInput(f"adapter.{name}", number, "a finite number", "1 is as trained, 0 is off")
+            if abs(number) > LARGEST_SCALE:
+                expected = f"a number from -{LARGEST_SCALE:,} to {LARGEST_SCALE:,}"
+                raise InvalidInput(f"adapter.{name}", number, expected, "1 is as trained, 0 is off")
         if not 0 <= self.start < self.end <= 1:
             raise InvalidInput(
                 "adapter.start, end", (self.start, self.end), "0 <= start < end <= 1: shares of the steps", "0 and 1"

@@ -66,7 +66,7 @@ def list_keys(data: Data = None, database: Database = None) -> None:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in ("name", "id", "scopes", "limits", "made", "used", "state"):
         table.add_column(column, overflow="fold")
-    with _opened(data, database) as store:
+    with _opened(data, database, there=True) as store:
         for key in store.keys.list():
             limits = (
                 f"{key.max_queued} wait" if key.max_queued else "",
@@ -90,8 +90,8 @@ def revoke(
     data: Data = None,
     database: Database = None,
 ) -> None:
-    """Revoke a key: the service refuses it from now on. Its jobs go on."""
-    with _opened(data, database) as store:
+    """Revoke a key: the service refuses it within a second. Its jobs go on. Without any other key nobody may draw."""
+    with _opened(data, database, there=True) as store:
         valid = [key for key in store.keys.list() if key.revoked_at is None]
         found = [key for key in valid if name in (key.id, key.name)]
         if not found:
@@ -104,12 +104,14 @@ def revoke(
 
 
 @contextmanager
-def _opened(data: Data, database: Database) -> "Generator[Store]":
-    """The store of the service. Errors: `InvalidInput`, `StoreError`, `OSError`."""
+def _opened(data: Data, database: Database, *, there: bool = False) -> "Generator[Store]":
+    """The store of the service. there: it must be. Errors: `InvalidInput`, `StoreError`, `OSError`."""
     require_packages("serve", {"sqlalchemy": "sqlalchemy", "alembic": "alembic"})
     from undertow.serving.store.store import Store
 
     settings = read_settings({"data": data, "database": database})
+    if there and settings.database is None and not (settings.data / "undertow.db").is_file():
+        raise InvalidInput("--data", str(settings.data), "the folder of a service", "the first key or job makes one")
     settings.data.mkdir(parents=True, exist_ok=True)
     store = Store.open(settings.database_url)
     try:

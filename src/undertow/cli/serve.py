@@ -21,6 +21,13 @@ NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "sqlalchemy": "sqlalchemy"
 """Modules that the service needs, and the packages that they come with."""
 
 
+NO_KEYS = {
+    False: "none: everybody on this machine may draw; make one with: undertow keys add NAME",
+    True: "all revoked: nobody may draw; make one with: undertow keys add NAME",
+}
+"""By whether there ever was one."""
+
+
 def serve(
     models: Annotated[
         list[str] | None,
@@ -110,6 +117,7 @@ def _checked(settings: "ServerSettings") -> "ServerSettings":
 
     for device in settings.devices:
         require_device_name("--device", device)
+        _require_there(device)
     if settings.webhooks and not settings.webhook_secret:
         remedy = "set webhook_secret under [serve] in undertow.toml, by which receivers know who calls"
         raise InvalidInput("webhook_secret", "missing", "text that only you and your receivers know", remedy)
@@ -157,6 +165,20 @@ def _require_folder(folder: Path) -> None:
         raise InvalidInput("--data", str(folder), f"a folder that can be written ({problem})", remedy) from err
 
 
+def _require_there(device: str) -> None:
+    """Asks torch in a process of its own, since this one never imports it. Errors: `InvalidInput`."""
+    import subprocess
+    import sys
+
+    if device == "cpu":
+        return
+    ask = "import sys, torch; torch.empty(0, device=sys.argv[1])"
+    answer = subprocess.run([sys.executable, "-c", ask, device], capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        missing = "this machine has no such device, or this PyTorch was built without support for it"
+        raise InvalidInput("--device", repr(device), "a device of this machine", missing)
+
+
 def _say(settings: "ServerSettings", catalog: "Catalog", keys: "list[ApiKey]", store: "Store") -> None:
     """What a person needs who has just started it."""
     from undertow.cli.terminal import SafeConsole
@@ -169,8 +191,7 @@ def _say(settings: "ServerSettings", catalog: "Catalog", keys: "list[ApiKey]", s
         "models": ", ".join(settings.models),
         "adapters": f"{len(catalog.adapters())}, listed at {address}/v1/adapters"
         + (f"; {len(catalog.skipped)} are not offered, with the reason there" if catalog.skipped else ""),
-        "keys": ", ".join(key.name for key in keys)
-        or "none: everybody on this machine may draw; make one with: undertow keys add NAME",
+        "keys": ", ".join(key.name for key in keys) or NO_KEYS[bool(store.keys.list())],
         "data": str(settings.data.absolute()) + (f", with {waiting} jobs that go on" if waiting else ""),
         "workers": ", ".join(settings.devices),
         "docs": f"{address}/docs",

@@ -195,7 +195,7 @@ class Admission:
         finish_at = self.times.promise(new)
         if new.deadline_at is not None and finish_at > new.deadline_at:
             now = self.clock()
-            takes_s, wanted_s = finish_at - now, new.deadline_at - now
+            takes_s, wanted_s = finish_at - now, max(0.0, new.deadline_at - now)
             self.times.withdraw(new)
             raise Refused(
                 FailureCode.DEADLINE_PASSED,
@@ -238,6 +238,7 @@ class Admission:
         ):
             if count > most:
                 raise InvalidInput(name, f"{count:,}", f"at most {most:,}", "this service draws no more at once")
+        _check_names(request)
         _check_prompts(request)
         _check_pictures(request, model)
         if request.size is not None:
@@ -299,6 +300,16 @@ def _spec_json(request: GenerationRequest, uploads: Uploads) -> Json:
     """All fields, with pictures as artifacts."""
     described = request.to_json(embed=False, files=False)
     return with_pictures(described, lambda _, given: uploads.named(given))
+
+
+def _check_names(request: GenerationRequest) -> None:
+    """As the engine does. Errors: `InvalidInput` for adapters in the same rows that are called the same."""
+    for beside in ((), *(region.adapters for region in request.regions)):
+        titles = [adapter.title for adapter in (*request.adapters, *beside)]
+        twice = sorted({title for title in titles if titles.count(title) > 1})
+        if twice:
+            remedy = "give one of them another `name`"
+            raise InvalidInput("adapters", f"{', '.join(twice)} twice", "a unique name for each", remedy)
 
 
 def _check_prompts(request: GenerationRequest) -> None:

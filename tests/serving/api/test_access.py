@@ -172,6 +172,14 @@ def test_a_revoked_key_is_refused(api, monkeypatch):
     is_problem(api.client.get("/v1/jobs", headers=headers), 401, "unauthenticated", "revoked")
 
 
+def test_revoking_the_last_key_opens_no_door(api, monkeypatch):
+    monkeypatch.setattr("undertow.serving.api.auth.KNOWN_S", 0.0)
+    headers = api.key("ann")
+    api.store.keys.revoke(api.keys["ann"])
+    is_problem(api.client.get("/v1/workers", headers=headers), 401, "unauthenticated", "revoked")
+    is_problem(api.client.get("/v1/workers"), 401, "unauthenticated", "no key")
+
+
 def test_without_keys_this_machine_may_do_everything_with_any_key(api):
     """OpenAI's clients always send one."""
     assert api.client.get("/v1/workers").status_code == 200

@@ -173,3 +173,9 @@ def test_files_are_hashed_when_it_starts(memory_folder):
             time.sleep(0.01)
     api.close()
     assert "hash" in vars(catalog.models["emoji"])
+
+
+def test_a_compressed_body_is_refused_as_such(api):
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    answer = api.client.post("/v1/jobs", content=b"\x1f\x8b", headers=headers)
+    is_problem(answer, 415, "unsupported_media_type", "content encoding is 'gzip'")

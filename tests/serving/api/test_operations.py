@@ -65,6 +65,7 @@ def test_the_state_counts_everybody_and_names_ones_own(api):
         ({"state": "starting"}, 0, "it is starting"),
         ({"models": ()}, 0, "no model"),
         ({}, 60, "said nothing for 6"),
+        ({}, 6, "said nothing for 6"),
         ({"state": "busy", "last_step_at": 1.0}, 0, "ended no step"),
         (None, 0, "no worker has said hello"),
     ],

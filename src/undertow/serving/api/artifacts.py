@@ -82,7 +82,7 @@ async def show_artifact(
 async def upload_artifact(request: Request, key: Submitter, service: Service) -> JSONResponse:
     """Upload a picture, which requests then name as {"artifact": its hash}. It is kept for a day, and as long as a job
     uses it."""
-    require_media_type(request, *MEDIA_TYPES.values())
+    require_media_type(request, *dict.fromkeys(MEDIA_TYPES.values()))
     claimed = media_type(request)
     content = await read_body(request, service.settings.max_body_bytes)
     await run_in_threadpool(service.gate.spend, key)

@@ -1,7 +1,7 @@
 """Who asks, and what they may: a key as Bearer token or as the password of HTTP Basic, which A1111's clients speak.
 
-Without any key, a service that only this machine can reach takes everybody as "local". Web pages in a browser on this
-machine are not everybody: a foreign `Host` or `Origin` is refused then.
+As long as no key was ever made, a service that only this machine can reach takes everybody as "local". Web pages in a
+browser on this machine are not everybody: a foreign `Host` or `Origin` is refused then.
 """
 
 import math
@@ -22,7 +22,7 @@ from undertow.serving.store.records import ApiKey, Scope
 from undertow.serving.store.store import Store
 
 LOCAL = ApiKey(id="local", name="local", scopes=(Scope.SUBMIT, Scope.READ, Scope.ADMIN), created_at=0.0)
-"""Everybody, where there are no keys."""
+"""Everybody, where no key was ever made."""
 
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="undertow"'}
 KNOWN_S = 1.0
@@ -87,7 +87,7 @@ class Gate:
         return key
 
     def _find_any(self) -> bool:
-        return any(key.revoked_at is None for key in self._store.keys.list())
+        return bool(self._store.keys.list())  # a revoked one too: who revokes the last does not open the door
 
     def _require_own_page(self, request: Request) -> None:
         host = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""

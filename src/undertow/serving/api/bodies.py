@@ -36,7 +36,13 @@ def require_media_type(request: Request, *expected: str) -> None:
 
 
 async def read_body(request: Request, most: int) -> bytes:
-    """The whole body. Errors: `Problem` 413 as soon as it is too large, from the header or while it comes in."""
+    """The whole body. Errors: `Problem` 413 as soon as it is too large, from the header or while it comes in; 415 for
+    one that is compressed."""
+    coding = request.headers.get("content-encoding", "identity").strip().lower()
+    if coding != "identity":
+        raise Problem(
+            "unsupported_media_type", f"content encoding is {coding[:100]!r}, expected none; send the body as it is"
+        )
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > most:
         raise _too_large(f"{int(announced):,} bytes", most)
@@ -72,7 +78,8 @@ def parse_object(body: bytes) -> dict[str, Any]:
     except UnicodeError as err:
         raise Problem("malformed", f"body is no Unicode text, expected JSON in UTF-8; {err}") from err
     except ValueError as err:
-        raise Problem("malformed", f"body is no JSON, expected an object; {err}") from err
+        said = "a number has too many digits" if "set_int_max_str_digits" in str(err) else err
+        raise Problem("malformed", f"body is no JSON, expected an object; {said}") from err
     if not isinstance(found, dict):
         raise Problem("malformed", f"body is {type(found).__name__}, expected a JSON object")
     return found

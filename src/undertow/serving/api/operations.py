@@ -22,8 +22,8 @@ from undertow.serving.store.records import QueueEntry, StoreError, WorkerInfo
 
 router = APIRouter()
 
-SILENT_S = 15.0
-"""A worker that wrote nothing for longer is taken for gone."""
+SILENT_S = 5.0
+"""A worker that wrote nothing for longer is taken for gone; it writes every second, whatever it does."""
 STUCK_S = 120.0
 """A busy worker that ended no step for longer is not well."""
 

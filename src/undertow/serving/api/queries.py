@@ -44,7 +44,7 @@ class Query:
         given = self._given.getlist(name)
         for one in given:
             if one not in known:
-                raise InvalidInput(name, repr(one[:100]), f"one of {', '.join(known)}", nearest(one[:100], known))
+                raise InvalidInput(name, repr(one[:100]), f"one of {', '.join(known)}")
         return given
 
     def path_with(self, **changed: str) -> str:

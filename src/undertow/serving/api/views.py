@@ -96,6 +96,8 @@ class JobView(Record):
     """Of predictions: the tensors."""
     reused: bool = False
     """The pictures were there already, and nothing was drawn."""
+    replayed_steps: int = 0
+    """Steps that were not computed again after a worker was lost: they came from the log of an earlier attempt."""
     failure: FailureView | None = None
     request: dict[str, Any] = field(default_factory=dict)
     """What is drawn, with everything decided that was left open, such as the seed."""
@@ -184,6 +186,7 @@ def job_view(job: Job, now: float) -> JobView:
         files=() if result is None else tuple(map(_file_view, result.files)),
         pictures=() if result is None else tuple(map(picture_view, result.pictures)),
         reused=result is not None and result.reused,
+        replayed_steps=0 if result is None else result.replayed_steps,
         failure=None if job.failure is None else failure_view(job.failure),
         request=job.spec.request,
         report={} if result is None else result.report,

@@ -43,7 +43,8 @@ def when_alone(stream: BinaryIO, gone: Callable[[], None]) -> None:
     that has not."""
 
     def wait() -> None:
-        while stream.read(1):
+        # Not `stream.read`: a thread that holds its lock when the interpreter ends makes it abort.
+        while os.read(stream.fileno(), 1):
             pass
         gone()
         threading.Event().wait(GONE_S)

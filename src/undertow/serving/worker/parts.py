@@ -27,8 +27,11 @@ def worker_for(
     lost: Sequence[str] = (),
     alive: Callable[[], None] = lambda: None,
 ) -> "Worker":
-    """A worker with a store of its own. Errors: `StoreError`."""
-    from undertow.serving.worker.worker import Worker  # noqa: PLC0415  # imports torch
+    """A worker with a store of its own. Errors: `StoreError`; `InvalidInput` for a device that is not there."""
+    from undertow.checkpoints.read.dtypes import require_device  # noqa: PLC0415  # imports torch
+    from undertow.serving.worker.worker import Worker  # noqa: PLC0415
+
+    require_device("device", device)
 
     artifacts = ArtifactFolder(settings.data / "artifacts")
     store = Store.open(
