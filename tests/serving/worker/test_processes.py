@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,11 +98,22 @@ def test_a_worker_that_is_killed_inside_a_picture_goes_on_there(service, undistu
     assert lost.data == {"lost": True}
 
 
+def stop_outside_a_transaction(store, pid):
+    """A process that is stopped inside of one keeps its lock, and with it everybody from writing."""
+    while True:
+        os.kill(pid, signal.SIGSTOP)
+        with suppress(sqlite3.OperationalError), closing(sqlite3.connect(store._database._place, timeout=0.2)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.05)
+
+
 def test_a_worker_that_sleeps_past_its_lease_publishes_nothing(service, undisturbed):
     id = service.place.submit(steps=STEPS, rows=2)
     service.at_step(id, 10)
     worker = service.worker()
-    os.kill(worker.pid, signal.SIGSTOP)
+    stop_outside_a_transaction(service.place.store, worker.pid)
     try:
         time.sleep(1.2)
         service.place.store.expire_leases()

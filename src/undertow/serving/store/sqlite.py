@@ -116,12 +116,18 @@ class Sqlite:
         self._readers.dispose()
 
     def _connected(self, engine: Engine) -> Connection:
-        try:
-            connection = engine.connect()
-        except (SQLAlchemyError, OSError) as err:
-            raise explained(err, self._place, self._patience_s) from err
-        self._connections.append(connection)
-        return connection
+        until = time.monotonic() + self._patience_s
+        while True:
+            try:
+                connection = engine.connect()
+            except (SQLAlchemyError, OSError) as err:
+                # Of two that turn a new file to write-ahead logging, one is refused at once instead of after a while.
+                if not (isinstance(err, OperationalError) and is_locked(err) and time.monotonic() < until):
+                    raise explained(err, self._place, self._patience_s) from err
+                time.sleep(TURN_S)
+            else:
+                self._connections.append(connection)
+                return connection
 
     def _run(self, together: list[_Waiting[Any]]) -> None:
         """Runs works in one transaction; none of them is left without an outcome."""
