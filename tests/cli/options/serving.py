@@ -93,7 +93,7 @@ def keeping(at: Boundary) -> None:
     store = SimpleNamespace(keys=SimpleNamespace(create=create, list=lambda: made, revoke=revoke))
 
     @contextmanager
-    def opened(data: Any, database: Any) -> Generator[Any]:
+    def opened(data: Any, database: Any, *, there: bool = False) -> Generator[Any]:
         at.arrived |= {"data": data, "database": database}
         yield store
 
