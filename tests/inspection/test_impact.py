@@ -10,7 +10,7 @@ from tests.adapters.lora.files import applied
 from tests.services import service_of
 from undertow import Adapter, GenerationRequest, InvalidInput
 from undertow.inspection.impact import measure_impact, measure_overhead
-from undertow.inspection.probe import LEVELS, Probe
+from undertow.inspection.noisy_picture import LEVELS, NoisyPicture
 
 REQUEST = GenerationRequest(prompt="red apple", steps=2, seed=3)
 
@@ -20,7 +20,7 @@ CLOSE = 1e-3
 
 @pytest.fixture(scope="module")
 def probe(service):
-    return Probe.draw(service.model, service.adapters, REQUEST)
+    return NoisyPicture.draw(service.model, service.adapters, REQUEST)
 
 
 def predicted(unet, rows):
@@ -82,7 +82,7 @@ def test_overhead_is_timed_and_leaves_no_trace(service, probe, files):
 
 def test_slots_give_the_same_impact_as_merged_weights(service, probe, files):
     banked = service_of("sd1", capacity=undertow.AdapterCapacity(slots=2, rank=4, per_row=1))
-    other = Probe.draw(banked.model, banked.adapters, REQUEST)
+    other = NoisyPicture.draw(banked.model, banked.adapters, REQUEST)
     adapter = Adapter(files["style"], scale=0.7)
     assert measure_impact(other, [adapter]).prediction == pytest.approx(
         measure_impact(probe, [adapter]).prediction, rel=CLOSE
@@ -93,4 +93,4 @@ def test_what_cannot_be_watched_is_refused(service):
     config = dataclasses.replace(service.config, in_channels=9)
     editing = dataclasses.replace(service.model, unet=undertow.UNet(config))
     with pytest.raises(InvalidInput, match="9 input channels"):
-        Probe.draw(editing, service.adapters, REQUEST)
+        NoisyPicture.draw(editing, service.adapters, REQUEST)

@@ -102,11 +102,11 @@ def impact(
     from undertow.cli.adapter_tables import print_impacts
     from undertow.engine.request import GenerationRequest
     from undertow.inspection.impact import measure_impact, measure_overhead
-    from undertow.inspection.probe import Probe
+    from undertow.inspection.noisy_picture import NoisyPicture
     from undertow.service import load
 
     service = load(model)
-    probe = Probe.draw(service.model, service.adapters, GenerationRequest(prompt=prompt, steps=steps, seed=seed))
+    probe = NoisyPicture.draw(service.model, service.adapters, GenerationRequest(prompt=prompt, steps=steps, seed=seed))
     groups = [[one] for one in stack] + ([list(stack)] if len(stack) > 1 else [])
     impacts = [measure_impact(probe, group) for group in groups]
     overheads = [measure_overhead(probe, group, repeats) for group in groups] if repeats > 0 else []

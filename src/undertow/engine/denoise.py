@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from undertow.adapters.manager import AdapterManager
 from undertow.engine.forward import forward
 from undertow.engine.limits import BatchLimits
+from undertow.engine.probing import ForwardProbe, attach
 from undertow.engine.rows import Outcome, Row, Steps, attributed
 from undertow.engine.watch import non_finite
 from undertow.memory.keeper import Keeper
@@ -95,7 +97,7 @@ class Batcher:
     """Advances tasks by forwards that they share. Tasks join and leave between two steps, also from within a task.
 
     manager: of the adapters in the rows; `None` where there are none. runner: evaluates the networks. memory: has them
-    in memory while they are evaluated. shared: told of each forward.
+    in memory while they are evaluated. shared: told of each forward. probes: look into forwards; may change meanwhile.
     """
 
     def __init__(
@@ -104,8 +106,10 @@ class Batcher:
         runner: Runner = EAGER,
         memory: Keeper | None = None,
         shared: Callable[[Shared], None] = lambda shared: None,
+        probes: Sequence[ForwardProbe] = (),
     ) -> None:
         self.shared = shared
+        self.probes = probes
         self.manager = manager
         self.runner = runner
         self.memory = Keeper() if memory is None else memory
@@ -254,8 +258,9 @@ class Batcher:
         traceback, whose frames hold tensors."""
         economy = task.economy
         try:
-            with self.memory.drawing(rows[0].unet, economy, merged=bool(rows[0].merged)):
-                return list(forward(rows, self.manager, task.limits.padded_to, self.runner, _parts(economy)))
+            with self.memory.drawing(rows[0].unet, economy, merged=bool(rows[0].merged)), ExitStack() as until:
+                runner = attach(self.probes, rows, self.runner, until)
+                return list(forward(rows, self.manager, task.limits.padded_to, runner, _parts(economy)))
         except Exception as error:
             return error.with_traceback(None) if is_out_of_memory(error) else error
 

@@ -22,6 +22,7 @@ from undertow.engine.limits import BatchLimits
 from undertow.engine.memory_of_request import MemoryOfRequest
 from undertow.engine.options import RunOptions
 from undertow.engine.outcomes import OutcomeLog, no_log
+from undertow.engine.probing import ForwardProbe
 from undertow.engine.request import GenerationRequest, as_request
 from undertow.engine.request_run import Cancelled, RequestRun, Stage, Work
 from undertow.errors import EngineClosed, InvalidInput, UndertowError
@@ -42,7 +43,8 @@ class Engine:
     thread at a time: by the one that waits for a result, by the one that calls `run` or `step`, or by the engine's own
     (`start`). adapters: of the model; made here when `None`. runner: evaluates its networks. limits: how many rows
     share a forward, where a request's options do not say. memory: keeps the networks in memory, or within a budget.
-    watchers: told of each unit of work, with its seconds; what they raise is logged.
+    watchers: told of each unit of work, with its seconds; what they raise is logged. `probes` look into forwards; add
+    and remove them at any time.
 
         engine = Engine(model)
         handle = engine.submit(GenerationRequest(prompt="red apple on white background"))
@@ -77,7 +79,8 @@ class Engine:
             )
         self.memory = memory
         self.watchers = list(watchers)
-        self._batcher = Batcher(self.adapters, runner, memory, self._shared)
+        self.probes: list[ForwardProbe] = []
+        self._batcher = Batcher(self.adapters, runner, memory, self._shared, self.probes)
         self._encoding: deque[Group] = deque()
         self._decoding: deque[tuple[RequestRun, Work]] = deque()
         self._runs: list[RequestRun] = []

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from undertow.adapters.adapter import Adapter
 from undertow.engine.forward import forward
 from undertow.engine.rows import Row
-from undertow.inspection.probe import Probe
+from undertow.inspection.noisy_picture import NoisyPicture
 from undertow.unet.unet import UNet
 
 REPEATS = 7
@@ -51,8 +51,8 @@ class Overhead:
 
 
 @torch.inference_mode()
-def measure_impact(probe: Probe, adapters: Sequence[Adapter]) -> Impact:
-    """Of all these adapters together. Errors: those of `Probe.rows`."""
+def measure_impact(probe: NoisyPicture, adapters: Sequence[Adapter]) -> Impact:
+    """Of all these adapters together. Errors: those of `NoisyPicture.rows`."""
     unet = probe.model.require_unet()
     before: dict[str, Tensor] = {}
     changes: dict[str, float] = {}
@@ -72,8 +72,8 @@ def measure_impact(probe: Probe, adapters: Sequence[Adapter]) -> Impact:
 
 
 @torch.inference_mode()
-def measure_overhead(probe: Probe, adapters: Sequence[Adapter], repeats: int = REPEATS) -> Overhead:
-    """Of all these adapters together, on this machine as busy as it is. Errors: those of `Probe.rows`."""
+def measure_overhead(probe: NoisyPicture, adapters: Sequence[Adapter], repeats: int = REPEATS) -> Overhead:
+    """Of all these adapters together, on this machine as busy as it is. Errors: those of `NoisyPicture.rows`."""
     device = probe.latents.device
     probe.rows(adapters)  # files are read
     start = _now(device)
@@ -95,11 +95,11 @@ def measure_overhead(probe: Probe, adapters: Sequence[Adapter], repeats: int = R
     return Overhead(without_s=median(times[False]), with_s=median(times[True]), placing_s=placing)
 
 
-def _predict(probe: Probe, rows: Sequence[Row]) -> Tensor:
+def _predict(probe: NoisyPicture, rows: Sequence[Row]) -> Tensor:
     return torch.cat([outcome.prediction for outcome in forward(rows, probe.manager)])
 
 
-def _prepare_weights(probe: Probe, rows: Sequence[Row]) -> None:
+def _prepare_weights(probe: NoisyPicture, rows: Sequence[Row]) -> None:
     """Puts weights where the rows want them, which is no part of an evaluation's time."""
     adapters = [row.adapters for row in rows if row.adapters is not None]
     probe.manager.prepare_weights(adapters)

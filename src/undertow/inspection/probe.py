@@ -1,84 +1,129 @@
-"""Where a network is asked what adapters do to it: a picture that it drew itself, under several levels of noise."""
+"""Probes: functions that observe, or replace, tensors inside a U-Net, one row at a time."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Literal
 
 import torch
-from jaxtyping import Float, Float32
-from torch import Tensor
+from torch import Tensor, nn
 
-from undertow.adapters.adapter import Adapter
-from undertow.adapters.manager import AdapterManager
-from undertow.adapters.pictures import LatentGrid
-from undertow.checkpoints.read.model import LoadedModel
-from undertow.diffusion.denoiser import Preconditioning
-from undertow.engine.conditioning import Conditioner
-from undertow.engine.engine import Engine
-from undertow.engine.request import GenerationRequest
-from undertow.engine.rows import Row
+from undertow.doors import nearest
+from undertow.engine.rows import Origin, Row
 from undertow.errors import InvalidInput
+from undertow.unet.unet import UNet
 
-LEVELS = (0.8, 0.5, 0.2)
-"""Shares of the levels of noise that the model was trained at, from none to all: composition, form, detail."""
+Side = Literal["input", "output"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """Where a probe is called. module: its name in the U-Net. kind: its class. side: whether the tensor comes in or
+    goes out. origin: of the row. call: counts from 0 where one forward calls the module several times (a feed-forward
+    layer that computes in parts)."""
+
+    module: str
+    kind: str
+    side: Side
+    origin: Origin
+    call: int = 0
+
+
+Probe = Callable[[Site, Tensor], Tensor | None]
+"""Receives a row's tensor [1, ...] and returns `None`, or what takes its place: of the same shape, type and device."""
+
+
+def every_row(origin: Origin) -> bool:
+    """All rows."""
+    del origin
+    return True
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Probe:
-    """latents: as the network receives them, a row for each level of noise."""
+class ModuleProbe:
+    """A probe on modules, for `Engine.probes`.
 
-    model: LoadedModel
-    manager: AdapterManager
-    request: GenerationRequest
-    latents: Float[Tensor, "levels channels height width"]
-    timesteps: Float32[Tensor, "levels"]
+    patterns: of names of modules, with * and ?, such as "up_blocks.*.attn2.to_q"; "" is the U-Net itself. probe: called
+    with the first tensor that the module receives, or with what it returns. rows: which rows concern it.
 
-    @classmethod
-    @torch.inference_mode()
-    def draw(cls, model: LoadedModel, manager: AdapterManager, request: GenerationRequest) -> "Probe":
-        """Draws the request's first picture without any adapter. Errors: those of `generate`; `InvalidInput` for models
-        that read a picture besides."""
-        unet, vae = model.require_unet(), model.require_vae()
-        if unet.config.in_channels != vae.config.latent_channels:
-            raise InvalidInput("model", f"one with {unet.config.in_channels} input channels", "a text-to-image model")
-        request = replace(request, adapters=(), count=1)
-        clean = Engine(model, adapters=manager).submit(request).result().latents.to(unet.device)
-        preconditioning = Preconditioning(
-            parameterization=model.parameterization, schedule=model.schedule, network_dtype=unet.dtype
-        )
-        trained = len(model.schedule) - 1
-        places = torch.tensor([level * trained for level in LEVELS], dtype=torch.float64)
-        sigmas = model.schedule.timestep_to_sigma(places)
-        generator = torch.Generator().manual_seed(request.seed)
-        noise = torch.randn(clean.shape, generator=generator).to(clean)
-        count = len(LEVELS)
-        noisy = model.schedule.path.add_noise(
-            clean.float().expand(count, -1, -1, -1), noise.float().expand(count, -1, -1, -1), sigmas
-        )
-        latents, timesteps = preconditioning.inputs(noisy, sigmas)
-        return cls(model=model, manager=manager, request=request, latents=latents, timesteps=timesteps)
+        engine.probes.append(ModuleProbe(patterns=("mid_block",), probe=lambda site, x: print(site.origin, x.std())))
+    """
 
-    @torch.inference_mode()
-    def rows(self, adapters: Sequence[Adapter]) -> list[Row]:
-        """A row for each level, with adapters that act at their largest scale, whatever steps they are for. Errors:
-        those of `AdapterManager.resolve_each` and `tile`."""
-        unet, factor = self.model.require_unet(), self.model.require_vae().config.factor
-        height, width = self.latents.shape[2:]
-        always = [replace(one, scale=max(one.scales, key=abs), start=0.0, end=1.0) for one in adapters]
-        resolved = self.manager.resolve_each(always)
-        row_adapters = self.manager.tile(resolved, LatentGrid(cells=(height, width), factor=factor)).row(0, 1)
-        text = self.manager.text(self.model.require_text(self.request.clip_skip), resolved, 1)
-        conditioner = Conditioner(
-            text=text,
-            region_texts=(),
-            config=unet.config,
-            request=self.request,
-            size=(height * factor, width * factor),
-            needs_unconditional=False,
-            dtype=unet.dtype,
-            device=unet.device,
-        )
-        conditioning, _ = conditioner.branches(1)[0].conditional[0]
-        return [
-            Row(unet=unet, latents=latents, timestep=timestep, conditioning=conditioning, adapters=row_adapters)
-            for latents, timestep in zip(self.latents.split(1), self.timesteps.split(1), strict=True)
-        ]
+    patterns: tuple[str, ...]
+    probe: Probe
+    side: Side = "output"
+    rows: Callable[[Origin], bool] = field(default=every_row)
+
+    def wants(self, rows: Sequence[Row]) -> bool:
+        return any(self.rows(row.origin) for row in rows)
+
+    @contextmanager
+    def attached(self, unet: UNet, rows: Sequence[Row]) -> Generator[None]:
+        """Errors: `InvalidInput` for a pattern that matches no module, and for a replacement of another shape."""
+        handles = [self._hook(name, unet.get_submodule(name), rows) for name in matching(unet, self.patterns)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(self, name: str, module: nn.Module, rows: Sequence[Row]) -> torch.utils.hooks.RemovableHandle:
+        calls = iter(range(10**9))
+
+        def see(tensor: Tensor) -> Tensor:
+            call = next(calls)
+            sites = [
+                Site(module=name, kind=type(module).__name__, side=self.side, origin=row.origin, call=call)
+                for row in rows
+            ]
+            return self._seen(sites, tensor)
+
+        def before(module: nn.Module, inputs: tuple[object, ...]) -> tuple[object, ...] | None:
+            del module
+            first = inputs[0] if inputs else None
+            if not isinstance(first, Tensor):
+                return None
+            found = see(first)
+            return None if found is first else (found, *inputs[1:])
+
+        def after(module: nn.Module, inputs: tuple[object, ...], output: object) -> object:
+            del module, inputs
+            return see(output) if isinstance(output, Tensor) else output
+
+        if self.side == "input":
+            return module.register_forward_pre_hook(before)
+        return module.register_forward_hook(after)
+
+    def _seen(self, sites: Sequence[Site], tensor: Tensor) -> Tensor:
+        """The tensor itself while nothing replaces a row of it. Tensors of which the batch shares one row are nobody's
+        alone and are left out."""
+        if tensor.ndim == 0 or tensor.shape[0] < len(sites):
+            return tensor
+        found = tensor
+        for index, site in enumerate(sites):
+            if not self.rows(site.origin):
+                continue
+            row = tensor[index : index + 1]
+            instead = self.probe(site, row)
+            if instead is None:
+                continue
+            if instead.shape != row.shape or instead.dtype != row.dtype or instead.device != row.device:
+                raise InvalidInput(
+                    f"the probe's answer at {site.module or 'the U-Net'}",
+                    f"{tuple(instead.shape)} {instead.dtype} on {instead.device}",
+                    f"None, or {tuple(row.shape)} {row.dtype} on {row.device}, as it received",
+                )
+            found = tensor.clone() if found is tensor else found
+            found[index : index + 1] = instead
+        return found
+
+
+def matching(unet: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Names of the modules that patterns match, in their order in the network. Errors: `InvalidInput` for a pattern
+    that matches none."""
+    names = [name for name, _ in unet.named_modules()]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise InvalidInput("pattern", repr(pattern), "one that matches a module", nearest(pattern, names))
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

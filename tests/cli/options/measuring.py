@@ -99,7 +99,7 @@ def probing(at: Boundary) -> None:
         at.arrived["repeats"] = repeats
         return Overhead(without_s=1.0, with_s=1.0, placing_s=0.0)
 
-    at.patch.setattr("undertow.inspection.probe.Probe", SimpleNamespace(draw=probe))
+    at.patch.setattr("undertow.inspection.noisy_picture.NoisyPicture", SimpleNamespace(draw=probe))
     at.patch.setattr("undertow.inspection.impact.measure_impact", impact)
     at.patch.setattr("undertow.inspection.impact.measure_overhead", overhead)
     at.stand_in("undertow.cli.adapter_tables.print_impacts", unnoted=("console", "impacts", "overheads"))
