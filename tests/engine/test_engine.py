@@ -26,7 +26,7 @@ EIGHT = RunOptions(limits=BatchLimits(padded_to=8))
 
 
 def asked(seed: int, **settings) -> GenerationRequest:
-    return GenerationRequest(prompt="a", seed=seed, guidance_scale=1.0, **{**FEW, **settings})
+    return GenerationRequest(**{"prompt": "a", "seed": seed, "guidance_scale": 1.0, **FEW, **settings})
 
 
 @pytest.fixture
@@ -348,6 +348,23 @@ def test_an_observer_that_ends_its_thread_ends_its_own_request_alone(service, ca
 
     assert len(asyncio.run(serve()).images) == 1
     assert "the engine goes on" in caplog.text
+
+
+def test_what_is_wrong_with_one_of_several_is_its_own_where_that_is_asked_for(engine, service):
+    options = [EIGHT, RunOptions(limits=BatchLimits(padded_to=4)), EIGHT]
+    one, bad, other = engine.submit_together([asked(1), asked(2, size=(33, 32)), asked(3)], options=options, apart=True)
+    assert torch.equal(other.result().latents, service.generate_many([asked(3)], limits=EIGHT.limits)[0].latents)
+    assert one.result().report.rows == 2, "they share from the first forward on"
+    with pytest.raises(InvalidInput, match="33"):
+        bad.result()
+
+
+def test_a_request_that_is_cancelled_while_it_is_encoded_leaves_nothing_to_the_next(engine, service):
+    one, other = engine.submit_together([asked(1), asked(2, prompt="red apple")], options=EIGHT)
+    engine.step()
+    one.cancel()
+    expected = service.generate_many([asked(2, prompt="red apple")], limits=EIGHT.limits)[0]
+    assert torch.equal(other.result().latents, expected.latents)
 
 
 def test_cancelled_requests_leave_the_weights_as_they_were(loras):

@@ -132,34 +132,39 @@ class Engine:
         requests: Sequence[GenerationRequest | str],
         observers: Sequence[Observer | None] | None = None,
         *,
-        options: RunOptions | None = None,
+        options: RunOptions | Sequence[RunOptions] | None = None,
         latents: Tensor | None = None,
         numbers: Sequence[int] | None = None,
         outcomes: Sequence[OutcomeLog | None] | None = None,
+        apart: bool = False,
     ) -> list[Handle]:
         """Takes several requests at once: all are encoded before any is denoised, and what is wrong with one of them is
-        raised for all. numbers: by which events and errors name them; the engine counts when `None`. outcomes: one for
-        each, as in `submit`."""
+        raised for all. options: for all, or one for each. numbers: by which events and errors name them; the engine
+        counts when `None`. outcomes: one for each, as in `submit`. apart: what is wrong with one is raised for it
+        alone."""
         if not requests:
             return []
-        chosen = RunOptions() if options is None else options
+        given = RunOptions() if options is None else options
+        chosen = [given] * len(requests) if isinstance(given, RunOptions) else given
         observers = [None] * len(requests) if observers is None else observers
         logs = [None] * len(requests) if outcomes is None else outcomes
         claimed = [
-            no_log() if log is None else log.claim(self.fingerprint(request, options=chosen, latents=latents))
-            for request, log in zip(requests, logs, strict=True)
+            no_log() if log is None else log.claim(self.fingerprint(request, options=own, latents=latents))
+            for request, log, own in zip(requests, logs, chosen, strict=True)
         ]
         numbers = range(self._submitted, self._submitted + len(requests)) if numbers is None else numbers
         with self._changed:
             if self._closed:
                 raise EngineClosed
             runs = [
-                self._new_run(number, as_request(request), chosen, latents, observer, log)
-                for number, request, observer, log in zip(numbers, requests, observers, claimed, strict=True)
+                self._new_run(number, as_request(request), own, latents, observer, log)
+                for number, request, own, observer, log in zip(
+                    numbers, requests, chosen, observers, claimed, strict=True
+                )
             ]
             self._submitted += len(runs)
             self._runs += runs
-            self._encoding.append(Group(runs=runs))
+            self._encoding.append(Group(runs=runs, apart=apart))
             self._changed.notify_all()
         return [Handle(self, run) for run in runs]
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from io import BytesIO
@@ -51,6 +51,7 @@ class Drawing:
     failure: Failure | None = None
     loaded: Loaded | None = None
     handle: Handle | None = None
+    options: RunOptions = RunOptions()
     outcomes: OutcomeLog | None = None
     publishing: "Future[bool] | None" = None
     """Of its pictures, while their files are written."""
@@ -61,14 +62,13 @@ class Drawing:
     _has_entered: bool = field(default=False, init=False)
     _previewed_at: float = field(default=float("-inf"), init=False)
 
-    def begin(self, loaded: Loaded, most_rows: int | None, budget_bytes: int | None = None) -> None:
-        """Gives the job to an engine. most_rows: of a forward in the mode "fast". budget_bytes: of the process. Errors:
-        those of `Engine.submit` and `JobLog.outcomes`."""
+    def prepare(self, loaded: Loaded, most_rows: int | None, budget_bytes: int | None = None) -> None:
+        """Opens the job's log for an engine. most_rows: of a forward in the mode "fast". budget_bytes: of the process.
+        Errors: those of `JobLog.outcomes`."""
         limits = limits_of(self.claim, most_rows)
-        options = RunOptions(limits=limits, budget_bytes=budget_bytes, drawn=self._drawn)
-        self.outcomes = self.log.outcomes(loaded.engine, self.request, options)
+        self.options = RunOptions(limits=limits, budget_bytes=budget_bytes, drawn=self._drawn)
+        self.outcomes = self.log.outcomes(loaded.engine, self.request, self.options)
         self.loaded = loaded
-        self.handle = loaded.engine.submit(self.request, self._entered, options=options, outcomes=self.outcomes)
 
     @property
     def encoded(self) -> bool:
@@ -114,7 +114,7 @@ class Drawing:
         del event
         self.pictures += 1
 
-    def _entered(self, event: StepEvent) -> None:
+    def entered_step(self, event: StepEvent) -> None:
         """A preview, if somebody watches. What goes wrong with it does not hurt the job."""
         if not self._has_entered:
             self._has_entered = True
@@ -131,6 +131,20 @@ class Drawing:
         except Exception as error:
             self.watched = False
             logger.warning("no preview of job %s: %s", self.claim.job.id, error)
+
+
+def begin(drawings: Sequence[Drawing], loaded: Loaded) -> None:
+    """Gives jobs that are prepared to their engine, so that they share forwards from the first step on. Errors: those
+    of `Engine.submit_together`."""
+    handles = loaded.engine.submit_together(
+        [one.request for one in drawings],
+        [one.entered_step for one in drawings],
+        options=[one.options for one in drawings],
+        outcomes=[one.outcomes for one in drawings],
+        apart=True,
+    )
+    for drawing, handle in zip(drawings, handles, strict=True):
+        drawing.handle = handle
 
 
 def limits_of(claim: Claim, most_rows: int | None) -> BatchLimits | None:

@@ -20,7 +20,7 @@ from undertow.serving.store.records import QueueEntry, StoreError, Verdict
 from undertow.serving.store.store import Store
 from undertow.serving.worker.about import About
 from undertow.serving.worker.claiming import Claiming
-from undertow.serving.worker.drawing import Drawing, placed
+from undertow.serving.worker.drawing import Drawing, begin, placed
 from undertow.serving.worker.finishing import Finishing
 from undertow.serving.worker.logs import JobLog
 from undertow.serving.worker.measures import Measures
@@ -258,21 +258,43 @@ class Worker:
         self.pulse.hold(claim, drawing.progress)
 
     def _begin(self) -> None:
-        """Gives jobs to their engines, in the order in which they came."""
-        for drawing in list(self._line):
-            if not self._may_begin(drawing):
-                continue
+        """Gives jobs to their engines, in the order in which they came; those that are next to each other and have a
+        model and its words in common, together."""
+        while self._line:
+            together: list[Drawing] = []
+            for drawing in list(self._line):
+                first = together[0] if together else drawing
+                alike = drawing.entry.model == first.entry.model and drawing.embeddings == first.embeddings
+                if alike and self._may_begin(drawing) and self._prepare(drawing):
+                    together.append(drawing)
+            if not together:
+                return
+            loaded = together[0].loaded
+            assert loaded is not None
             try:
-                with self.pulse.patient(LOAD_S):
-                    loaded = self.models.take(drawing.claim.job.spec.model)
-                    loaded.know(drawing.embeddings)
-                    drawing.begin(loaded, self._most_rows(drawing.entry), self.settings.budget_bytes)
-            except StoreError:
-                raise
+                begin(together, loaded)
             except Exception as error:
-                self.finishing.fail(drawing, error)
+                for drawing in together:
+                    self.finishing.fail(drawing, error)
             else:
-                self._line.remove(drawing)
+                for drawing in together:
+                    self._line.remove(drawing)
+
+    def _prepare(self, drawing: Drawing) -> bool:
+        """Loads what a job needs, and opens its log; returns whether it can begin."""
+        try:
+            with self.pulse.patient(LOAD_S):
+                loaded = self.models.take(drawing.claim.job.spec.model)
+                loaded.know(drawing.embeddings)
+                if drawing.loaded is loaded:  # when the store was away for one that begins together with it
+                    return True
+                drawing.prepare(loaded, self._most_rows(drawing.entry), self.settings.budget_bytes)
+        except StoreError:
+            raise
+        except Exception as error:
+            self.finishing.fail(drawing, error)
+            return False
+        return True
 
     def _may_begin(self, drawing: Drawing) -> bool:
         """Whether its model is there or has room, and knows its textual inversions or may learn others: those that
