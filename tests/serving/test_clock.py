@@ -9,7 +9,7 @@ from benchmarks.lib.simulated_service import EMOJI, MACHINES, World, entry_for
 from undertow.serving.clock.costs import Costs, Learner, Mean, best_rows, pinned_rows
 from undertow.serving.clock.finish_times import Device, finish_times
 from undertow.serving.clock.timetable import Timetable
-from undertow.serving.jobs import JobProgress, JobSpec, JobState, JobWork, NewJob
+from undertow.serving.jobs import JobProgress, JobSpec, JobState, JobWork, NewJob, expected_at
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.records import WorkerInfo
 
@@ -80,6 +80,33 @@ def test_what_is_encoded_in_parts_is_one_cost_of_its_job():
     event("decode", 0.3, size=(16, 16))
     costs = learner.costs
     assert (costs.encode_s(), costs.forward_s(256, 2), costs.decode_s(256)) == (0.75, 0.1, 0.3)
+
+
+def test_a_step_costs_what_passes_between_two_units_but_no_pause():
+    now = iter((0.0, 0.15, 5.0))
+    learner = Learner(Costs(), now=lambda: next(now))
+    step = SimpleNamespace(kind="denoise", seconds=0.1, requests=(1,), size=(16, 16), computed_rows=2)
+    learner.observe(step)
+    assert learner.costs.forward_s(256, 2) == pytest.approx(0.1)
+    learner.observe(step)
+    assert learner.costs.forward_s(256, 2) == pytest.approx(0.125), "the mean of 0.1 and 0.15"
+    learner.observe(step)
+    assert learner.costs.forward_s(256, 2) == pytest.approx((0.1 + 0.15 + 0.1) / 3)
+
+
+def test_a_job_that_is_late_is_expected_to_be_as_late_again():
+    assert [expected_at(100.0, now) for now in (90.0, 100.0, 104.0)] == [100.0, 100.0, 108.0]
+
+
+def test_rows_that_are_more_than_a_forward_has_take_turns_in_full_ones():
+    costs = costs_of(forward={2: 1.0, 4: 1.5})
+    costs.rows[256] = (4, 4)
+    device = Device(costs={"m": costs}, models={"m"})
+    six = [
+        *queue(JobWork(cells=256, rows=6, steps=10)),
+        *queue(JobWork(cells=256, rows=6, steps=10), mode="reproducible", rows=4),
+    ]
+    assert [device.step_s(one, 6) for one in six] == pytest.approx([2.25, 2.25])
 
 
 def queue(*works: JobWork, mode="fast", rows=None):

@@ -205,3 +205,9 @@ class Claim(Record):
     worker: str
     fence: int
     lease_until: float
+
+
+def expected_at(finish_at: float, now: float) -> float:
+    """When a job that is not done will be, by what was said last: one that is late, because its worker says nothing,
+    is expected to be as late again."""
+    return max(finish_at, 2 * now - finish_at)

@@ -186,8 +186,8 @@ async def show_batch(batch: str, key: Reader, service: Service) -> JSONResponse:
 
 
 def _batch(name: str, jobs: list[Job], now: float) -> dict[str, Any]:
-    ends = [job.finish_at for job in jobs if job.finish_at is not None]
     views = tuple(job_view(job, now) for job in jobs)
+    ends = [view.finish_at for view in views if view.finish_at is not None]
     return BatchView(id=name, jobs=views, finish_at=max(ends, default=None)).to_json()
 
 

@@ -16,7 +16,7 @@ from undertow.serving.api.parts import Parts, Service
 from undertow.serving.api.queries import Query, query_parameters
 from undertow.serving.api.submitting import planned
 from undertow.serving.clock.timetable import FAIR
-from undertow.serving.jobs import JobState
+from undertow.serving.jobs import JobState, expected_at
 from undertow.serving.metrics import TEXT, GaugeCollector, SnapshotCollector
 from undertow.serving.store.records import QueueEntry, StoreError, WorkerInfo
 
@@ -161,8 +161,8 @@ def readiness(service: Parts) -> dict[str, Any]:
 
 def _state(service: Parts, key: str | None) -> dict[str, Any]:
     entries, now = service.store.queue(), service.clock()
-    ends = [entry.finish_at for entry in entries if entry.finish_at is not None]
-    own = [_entry(entry, place) for place, entry in enumerate(entries) if key is None or entry.key == key]
+    ends = [expected_at(entry.finish_at, now) for entry in entries if entry.finish_at is not None]
+    own = [_entry(entry, place, now) for place, entry in enumerate(entries) if key is None or entry.key == key]
     return {
         "now": now,
         "queued": sum(entry.state is JobState.QUEUED for entry in entries),
@@ -173,14 +173,14 @@ def _state(service: Parts, key: str | None) -> dict[str, Any]:
     }
 
 
-def _entry(entry: QueueEntry, place: int) -> dict[str, Any]:
+def _entry(entry: QueueEntry, place: int, now: float) -> dict[str, Any]:
     return {
         "id": entry.id,
         "state": entry.state,
         "ahead": place,
         "model": entry.model,
         "progress": entry.progress.to_json(),
-        "finish_at": entry.finish_at,
+        "finish_at": None if entry.finish_at is None else expected_at(entry.finish_at, now),
         "attempt": entry.attempt,
     }
 

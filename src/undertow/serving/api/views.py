@@ -6,7 +6,7 @@ from typing import Any
 
 from undertow.records import Record
 from undertow.serving.failures import Failure, FailureCode, Fault
-from undertow.serving.jobs import Format, Job, JobProgress, JobState, Kind, Mode, StoredFile, StoredPicture
+from undertow.serving.jobs import Format, Job, JobProgress, JobState, Kind, Mode, StoredFile, StoredPicture, expected_at
 
 REMEDIES: Mapping[FailureCode, str] = {
     FailureCode.INVALID_REQUEST: "change the value that the sentence names",
@@ -80,7 +80,8 @@ class JobView(Record):
     label: str = ""
     priority: int = 0
     finish_at: float | None = None
-    """When it will be done, as far as can be said now; updated while it waits and runs."""
+    """When it will be done, as far as can be said now; updated while it waits and runs. A job that is late is expected
+    to be as late again."""
     finish_in_s: float | None = None
     """The same, from now."""
     started_at: float | None = None
@@ -162,6 +163,7 @@ def job_view(job: Job, now: float) -> JobView:
     links = {"self": path, "events": f"{path}/events"}
     if waits:
         links |= {"cancel": f"{path}/cancel", "preview": f"{path}/preview"}
+    finish_at = expected_at(job.finish_at, now) if waits and job.finish_at is not None else job.finish_at
     return JobView(
         id=job.id,
         state=job.state,
@@ -173,8 +175,8 @@ def job_view(job: Job, now: float) -> JobView:
         batch=job.batch,
         label=job.label,
         priority=job.priority,
-        finish_at=job.finish_at,
-        finish_in_s=max(0.0, job.finish_at - now) if waits and job.finish_at is not None else None,
+        finish_at=finish_at,
+        finish_in_s=finish_at - now if waits and finish_at is not None else None,
         started_at=job.started_at,
         finished_at=job.finished_at,
         deadline_at=job.deadline_at,

@@ -20,7 +20,7 @@ from undertow.serving.api.finding import find_job
 from undertow.serving.api.parts import Parts
 from undertow.serving.api.submitting import submit_one
 from undertow.serving.api.views import artifact_path, failure_view
-from undertow.serving.jobs import Job, JobState, StoredPicture
+from undertow.serving.jobs import Job, JobState, StoredPicture, expected_at
 from undertow.serving.store.records import ApiKey, Scope
 
 WAIT_S = 45.0
@@ -151,13 +151,14 @@ def _with_pictures(service: Parts, job: Job) -> Answer:
 def job_json(job: Job, now: float) -> dict[str, Any]:
     """A job as an agent needs it: its state in a word, and in a sentence what to do."""
     pictures = () if job.result is None else job.result.pictures
+    waits_for = None if job.state.is_final else job.finish_at
     return {
         "job": job.id,
         "state": job.state.value,
         "next": _next(job),
         "step": job.progress.step,
         "steps": job.progress.steps,
-        "finish_in_s": None if job.state.is_final or job.finish_at is None else round(max(0.0, job.finish_at - now), 1),
+        "finish_in_s": None if waits_for is None else round(expected_at(waits_for, now) - now, 1),
         "seed": job.spec.request.get("seed"),
         "failure": None if job.failure is None else failure_view(job.failure).to_json(),
         "pictures": [{"url": artifact_path(one.sha256), "seed": one.seed} for one in pictures],
