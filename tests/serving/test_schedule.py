@@ -110,8 +110,10 @@ def test_only_jobs_that_share_forwards_are_drawn_together():
     running = [Running(entry=job("r"), left=5)]
     small, large = job("same"), job("other", work=replace(WORK, cells=1024))
     wide, fast = job("wide", work=replace(WORK, rows=4)), job("pinned", mode="reproducible", rows=4)
-    for entry, joins in ((small, True), (large, False), (wide, False), (fast, False)):
+    for entry, joins in ((small, True), (large, False), (wide, True), (fast, False)):
         assert pick([entry], FairState(), replace_room(room, running)) == ([entry.id] if joins else [])
+    full = [*running, Running(entry=job("s"), left=5)]
+    assert pick([small], FairState(), replace_room(room, full)) == [], "no row is free"
 
 
 def test_a_job_joins_only_where_none_that_runs_is_late_because_of_it():
@@ -122,6 +124,8 @@ def test_a_job_joins_only_where_none_that_runs_is_late_because_of_it():
     # Together ten steps of four rows take 40 s instead of 20 s.
     assert pick([job("x")], FairState(), room(41.0, 1.0)) == ["x"]
     assert pick([job("x")], FairState(), room(25.0, 1.0)) == []
+    # One whose promise is broken already keeps nobody from joining: it is 13.5 s late alone, of 1 s that is allowed.
+    assert pick([job("x")], FairState(), room(6.5, 1.0)) == ["x"]
     # Padded rows cost nothing.
     free = Room(
         running=[Running(entry=job("r", mode="reproducible", rows=4), left=10, promised_at=1.0)],

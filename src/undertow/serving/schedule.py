@@ -8,7 +8,8 @@ docs/decisions/011-finish-times.md says why, and what it costs.
 
 Within a key a step of priority is worth a minute of waiting, so that priorities act and nothing starves; a deadline
 that is near counts as if the job had come earlier. A worker draws few jobs at once: those that share forwards. Another
-one joins only where none of them is late because of it.
+one joins where none of them is late because of it; one that is late already keeps nobody from joining, since the
+service would draw less when it has most to do.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -33,6 +34,8 @@ SLACK = 0.05
 SLACK_S = 0.5
 """By how much a job that runs may become late because another joins: a share of the time that was promised, and
 seconds."""
+LOST = 3.0
+"""Times that a job is late: its promise is broken whatever becomes of it."""
 
 Group = tuple[str, int, str, int | None]
 """Jobs of one group can share forwards: model, cells, mode and rows."""
@@ -216,12 +219,12 @@ def may_join(entry: QueueEntry, running: Sequence[Running], room: Room) -> bool:
         return False
     rows = sum(one.entry.work.rows for one in running)
     together = rows + entry.work.rows
-    if together > most_rows(entry, room):
+    if rows >= most_rows(entry, room):
         return False
-    step_s = room.step_s(entry, together)
-    if step_s <= room.step_s(entry, rows):
+    now_s, step_s = room.step_s(entry, rows), room.step_s(entry, together)
+    if step_s <= now_s:
         return True
-    return all(_in_time(one, step_s, room) for one in running)
+    return all(_lateness(one, step_s, room) <= 1 or _lateness(one, now_s, room) > LOST for one in running)
 
 
 def most_rows(entry: QueueEntry, room: Room) -> int:
@@ -229,8 +232,9 @@ def most_rows(entry: QueueEntry, room: Room) -> int:
     return entry.rows if entry.mode == "reproducible" and entry.rows is not None else room.most_rows(entry)
 
 
-def _in_time(one: Running, step_s: float, room: Room) -> bool:
+def _lateness(one: Running, step_s: float, room: Room) -> float:
+    """How late a job will be, in parts of what is allowed."""
     if one.promised_at is None:
-        return True
+        return 0.0
     slack = max(SLACK_S, SLACK * (one.promised_at - one.entry.submitted_at))
-    return room.now + one.left * step_s + room.decode_s(one.entry) <= one.promised_at + slack
+    return (room.now + one.left * step_s + room.decode_s(one.entry) - one.promised_at) / slack

@@ -1,7 +1,8 @@
 """What units of work cost on one device with one model, learned from each one that was done."""
 
+import time
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +12,8 @@ AVERAGED = 10
 """Observations of a unit of work that count alike; later ones count for a tenth each."""
 OUTLIER = 4.0
 """An observation counts for at most so many times what is known: the first forward of a shape may compile."""
+BETWEEN = 2.0
+"""A step may take so many times its forward, with all that is done between two of them."""
 GUESS_S = 2e-5
 """Of a row of a cell in a forward, before anything was measured."""
 
@@ -143,14 +146,20 @@ class Costs:
 
 
 class Learner:
-    """Learns costs from an engine's events. What is encoded in parts is one cost of its job."""
+    """Learns costs from an engine's events. What is encoded in parts is one cost of its job. A step costs all the time
+    since the unit before it: samplers, claims, logs and what else a process does make jobs last as well. now: gives
+    seconds."""
 
-    def __init__(self, costs: Costs):
+    def __init__(self, costs: Costs, now: Callable[[], float] = time.monotonic):
         self.costs = costs
+        self._now = now
+        self._ended_at = float("-inf")
         self._encoding: dict[int, float] = {}
 
     def observe(self, event: Event) -> None:
         """May be called by the thread that works, after each unit of work."""
+        now = self._now()
+        took, self._ended_at = now - self._ended_at, now
         if event.kind == "encode":
             for number in event.requests:
                 self._encoding[number] = self._encoding.get(number, 0.0) + event.seconds / len(event.requests)
@@ -161,7 +170,9 @@ class Learner:
                 self.costs.learn("encode", seconds=encoded)
         if event.size is not None:
             cells = event.size[0] * event.size[1]
-            self.costs.learn(event.kind, seconds=event.seconds, cells=cells, rows=event.computed_rows)
+            # What is much longer was a pause: another model's turn, or a wait for the store.
+            seconds = took if event.seconds < took < BETWEEN * event.seconds else event.seconds
+            self.costs.learn(event.kind, seconds=seconds, cells=cells, rows=event.computed_rows)
 
 
 def best_rows(measured: Mapping[int, float], gain: float = 0.05) -> int:

@@ -6,9 +6,7 @@ here; the schedule lets them change as little as is fair.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from heapq import heapify, heappop, heappush
-from math import ceil
 
 from undertow.serving.clock.costs import Costs
 from undertow.serving.jobs import JobState
@@ -48,12 +46,11 @@ class Device:
         return self._steps[key]
 
     def _forwards_s(self, entry: QueueEntry, rows: int) -> float:
-        forward_s = partial(self.of(entry).forward_s, entry.work.cells)
-        if entry.mode == "reproducible" and entry.rows is not None:
-            return ceil(rows / entry.rows) * forward_s(entry.rows)
-        at_once = self.cap(entry)
-        full, rest = divmod(rows, at_once)
-        return full * forward_s(at_once) + (forward_s(rest) if rest else 0.0)
+        """More rows than a forward has take turns, in forwards that are full."""
+        pinned = entry.rows if entry.mode == "reproducible" else None
+        at_once = self.cap(entry) if pinned is None else pinned
+        computed = at_once if pinned is not None else min(rows, at_once)
+        return max(1.0, rows / at_once) * self.of(entry).forward_s(entry.work.cells, computed)
 
     def decode_s(self, entry: QueueEntry) -> float:
         """Of all pictures of a job."""

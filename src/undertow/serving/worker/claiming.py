@@ -1,4 +1,4 @@
-"""How a worker comes by jobs: it looks when something changed, and in all for a small share of the time."""
+"""How a worker comes by jobs: it looks when something changed, and in vain for a small share of the time at most."""
 
 import time
 from collections.abc import Sequence
@@ -11,7 +11,8 @@ from undertow.serving.store.store import Store
 from undertow.serving.worker.timing import Timing, waiting_in
 
 LOOK_S, LOOK_SHARE = 0.05, 0.02
-"""Between two looks at what waits, at least, and the share of time that they may take."""
+"""Between two looks at what waits that found nothing, at least, and the share of time that these may take. After a look
+that found jobs, and when one is done, there may be room and more to take at once."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -24,10 +25,12 @@ class Claiming:
     lease_s: float
     _seen: int = -1
     _look_at: float = 0.0
+    _beside: int = 0
+    """Jobs that ran at the last look."""
 
     def may_look(self, running: Sequence[Running]) -> bool:
         """Whether there may be a job to take beside those that run."""
-        if time.monotonic() < self._look_at:
+        if len(running) >= self._beside and time.monotonic() < self._look_at:
             return False
         return not running or (self.store.changed(self._seen, 0) != self._seen and not self.timing.is_full(running))
 
@@ -38,7 +41,8 @@ class Claiming:
         # Beside jobs that run, looking costs less than a transaction.
         is_some = not running or self.timing.choose(waiting_in(self.store.queue()), running)[0]
         taken = self._lease(running) if is_some else []
-        self._look_at = started + max(LOOK_S, (time.monotonic() - started) / LOOK_SHARE)
+        self._beside = len(running) + len(taken)
+        self._look_at = 0.0 if taken else started + max(LOOK_S, (time.monotonic() - started) / LOOK_SHARE)
         return taken
 
     def wait(self, timeout_s: float) -> None:

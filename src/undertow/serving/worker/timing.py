@@ -95,14 +95,29 @@ class Timing:
         for model in {entry.model for entry in entries}:
             self.of(model)
         models = {name: one.models for name, one in workers.items()} or {worker: tuple(loaded)}
-        costs = {model: Costs.from_json(json) for model, json in self._written().items()}
+        known = self._known({entry.model for entry in entries}, {one.device for one in workers.values()})
         devices = {
-            name: Device(costs=costs, models=set(there), most_jobs=self._most_jobs) for name, there in models.items()
+            name: Device(
+                costs=known[workers[name].device if name in workers else self.device],
+                models=set(there),
+                most_jobs=self._most_jobs,
+            )
+            for name, there in models.items()
         }
         found = finish_times(entries, devices, now, self.state)
         took = time.monotonic() - started
         self._say_at = started + max(SAY_S, took / SAY_SHARE)
         return found
+
+    def _known(self, models: set[str], devices: set[str]) -> dict[str, dict[str, Costs]]:
+        """What units of work cost on each kind of device, by model."""
+        own = {model: Costs.from_json(json) for model, json in self._written().items()}
+        others = devices - {self.device}
+        measured = self.store.costs.all() if others else {}
+        found = {
+            device: {model: Costs.from_json(measured.get((model, device))) for model in models} for device in others
+        }
+        return {self.device: own, **found}
 
     def save(self, *, now: bool = False) -> None:
         """Writes the costs, from time to time, for API processes and for later."""
