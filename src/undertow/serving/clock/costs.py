@@ -87,11 +87,13 @@ class Costs:
         best, pinned = (max(1, rows * nearest // max(1, cells)) for rows in self.rows[nearest])
         return best, pinned
 
-    def decide(self, cells: int) -> tuple[int, int]:
-        """The rows of a forward for pictures of this size, from what was measured until now; once decided they stay,
-        since another number of rows draws other bytes. Called when a worker has measured them."""
+    def decide(self, cells: int, measured: Mapping[int, float] | None = None) -> tuple[int, int]:
+        """The rows of a forward for pictures of this size; once decided they stay, since another number of rows draws
+        other bytes. Called when a worker has measured them. measured: seconds of a forward by its rows; what was
+        learned until now when `None`."""
         if cells not in self.rows:
-            measured = {rows: mean.seconds for rows, mean in self.forward.get(cells, {}).items()}
+            if measured is None:
+                measured = {rows: mean.seconds for rows, mean in self.forward.get(cells, {}).items()}
             self.rows[cells] = (best_rows(measured), pinned_rows(measured))
         return self.rows[cells]
 

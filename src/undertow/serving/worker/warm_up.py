@@ -3,6 +3,7 @@
 import logging
 import time
 
+from undertow.engine.events import WorkEvent
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import RunOptions
 from undertow.engine.request import GenerationRequest
@@ -12,23 +13,46 @@ from undertow.serving.worker.models import Loaded
 
 logger = logging.getLogger(__name__)
 
-WARM_UP_S = 3.0
-"""Nothing more is measured after so long; other sizes and row counts are learned from jobs."""
+WARM_UP_S = 4.0
+"""Nothing more is measured after so long, of the thread's own time on a CPU; other sizes and row counts are learned from
+jobs."""
 ROWS = (1, 2, 4, 8, 16, 32)
-STEPS = 2
+STEPS = 4
+"""Forwards of each number of rows, of which the fastest counts: what is decided must not depend on what else the
+machine does at this moment."""
+
+
+class Fastest:
+    """Of the forwards of each number of rows. On a CPU the time of the thread counts, in which other processes and
+    threads have no part."""
+
+    def __init__(self, *, on_cpu: bool):
+        self.seconds: dict[int, float] = {}
+        self._on_cpu = on_cpu
+        self._before = time.thread_time()
+
+    def __call__(self, event: WorkEvent) -> None:
+        now = time.thread_time()
+        seconds, self._before = now - self._before if self._on_cpu else event.seconds, now
+        if event.kind == "denoise":
+            rows = event.computed_rows
+            self.seconds[rows] = min(seconds, self.seconds.get(rows, seconds))
 
 
 def warm_up(loaded: Loaded, costs: Costs, budget_s: float = WARM_UP_S) -> None:
     """Draws a picture of the model's own size in forwards of more and more rows, until more rows draw no more pictures
     a second. costs: learns from the engine meanwhile. What is known from an earlier time is not measured again."""
-    started = time.monotonic()
     cells = (loaded.entry.trained_size // loaded.entry.subject.factor) ** 2
     if cells in costs.rows:
         return
     request = GenerationRequest(prompt="", steps=STEPS, guidance_scale=1.0)
+    on_cpu = loaded.service.model.require_unet().device.type == "cpu"
+    clock = time.thread_time if on_cpu else time.monotonic
+    started, fastest = clock(), Fastest(on_cpu=on_cpu)
+    loaded.engine.watchers.append(fastest)
     for rows in ROWS:
-        expected_s = STEPS * costs.forward_s(cells, rows) if costs.known else 0.0
-        if time.monotonic() - started + expected_s > budget_s:
+        expected_s = STEPS * min((rows / count * seconds for count, seconds in fastest.seconds.items()), default=0.0)
+        if clock() - started + expected_s > budget_s:
             break
         try:
             options = RunOptions(limits=BatchLimits(padded_to=rows))
@@ -36,13 +60,13 @@ def warm_up(loaded: Loaded, costs: Costs, budget_s: float = WARM_UP_S) -> None:
         except UndertowError as error:  # a model that needs a picture, or has no memory for so many rows
             logger.info("%s was not measured with %d rows: %s", loaded.entry.name, rows, error)
             break
-        measured = {count: mean.seconds for count, mean in costs.forward.get(cells, {}).items()}
-        if best_rows(measured) < rows:
+        if best_rows(fastest.seconds) < rows:
             break
-    costs.decide(cells)
+    loaded.engine.watchers.remove(fastest)
+    costs.decide(cells, fastest.seconds)
     logger.info(
         "measured %s in %.1f s: %s",
         loaded.entry.name,
-        time.monotonic() - started,
-        ", ".join(f"{rows} rows {mean.seconds:.4f} s" for rows, mean in costs.forward.get(cells, {}).items()),
+        clock() - started,
+        ", ".join(f"{rows} rows {seconds:.4f} s" for rows, seconds in fastest.seconds.items()),
     )
