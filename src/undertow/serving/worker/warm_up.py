@@ -14,8 +14,8 @@ from undertow.serving.worker.models import Loaded
 logger = logging.getLogger(__name__)
 
 WARM_UP_S = 4.0
-"""Nothing more is measured after so long, of the thread's own time on a CPU; other sizes and row counts are learned from
-jobs."""
+"""Nothing more is measured after so long, of the thread's own time on a CPU; other sizes and row counts are learned
+from jobs."""
 ROWS = (1, 2, 4, 8, 16, 32)
 STEPS = 4
 """Forwards of each number of rows, of which the fastest counts: what is decided must not depend on what else the
