@@ -223,8 +223,8 @@ class Store:
 
     def expire_leases(self, worker: str | None = None) -> list[Job]:
         """Takes jobs back from workers that were silent for too long; they go to the front of the queue and are tried
-        again alone, until they have cost too many workers that brought them no further. worker: whose jobs are taken back at once, because it is
-        known to be dead."""
+        again alone, until they have cost too many workers that brought them no further. worker: whose jobs are taken
+        back at once, because it is known to be dead."""
         lost = self._write(lambda connection: self._take_back(connection, worker), "expire_leases")
         self._count(lost)
         return lost
