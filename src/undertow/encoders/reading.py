@@ -112,8 +112,8 @@ def blended(readings: Sequence[Reading]) -> Reading:
 
 def _kinds(chunk: Chunk) -> list[PlaceKind]:
     text = [index for index, token in enumerate(chunk.tokens) if token.fragment != MARK]
-    end = 1 + len(text)
-    return ["start", *["text"] * len(text), "end", *["padding"] * (len(chunk.tokens) - end - 1)]
+    kinds: list[PlaceKind] = ["start", *["text"] * len(text), "end"]
+    return kinds + ["padding"] * (len(chunk.tokens) - len(kinds))
 
 
 def _key(token: Token) -> tuple[int, tuple[str, int] | None]:

@@ -14,6 +14,9 @@ from undertow.inspection.attention_choice import AttentionChoice, GuidanceSide, 
 from undertow.inspection.projections import Projected, projected
 from undertow.unet.unet import UNet
 
+_Key = tuple[int, int, str, int, tuple[int, int]]
+"""Request, picture, layer, window, and rows and columns of its cells."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SelfAttentionMaps:
@@ -36,10 +39,8 @@ class SelfAttentionProbe:
     choice: AttentionChoice = AttentionChoice()
     side: GuidanceSide = "conditional"
     requests: Collection[int] | None = None
-    _sums: dict[tuple[int, int, str, int, tuple[int, int]], Tensor] = field(
-        default_factory=dict, init=False, repr=False
-    )
-    _counts: dict[tuple[int, int, str, int, tuple[int, int]], int] = field(default_factory=dict, init=False, repr=False)
+    _sums: dict[_Key, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _counts: dict[_Key, int] = field(default_factory=dict, init=False, repr=False)
 
     def wants(self, rows: Sequence[Row]) -> bool:
         return rows[0].unet is self.unet and any(is_seen(row, self.choice, self.side, self.requests) for row in rows)
