@@ -59,12 +59,18 @@ def attention_heatmaps(
     for index, image in enumerate(result.images):
         tokens = maps.maps(numbers[0], index)
         if not tokens:
-            raise InvalidInput("steps", choice.steps, f"steps and branches that the request has: {steps} steps, {side}")
+            raise _nothing_seen(choice, side)
         found = () if own is None else own.maps(numbers[0], index)
         pictures.append(
             PictureMaps(image=image, maps=word_maps(tokens, options, text), tokens=tokens, self_attention=found)
         )
     return AttentionHeatmaps(result=result, pictures=tuple(pictures), choice=choice, options=options)
+
+
+def _nothing_seen(choice: AttentionChoice, side: GuidanceSide) -> InvalidInput:
+    if choice.steps is not None:
+        return InvalidInput("at_steps", ", ".join(map(str, choice.steps)), "steps that the request has, from 0")
+    return InvalidInput("side", repr(side), "'conditional' where guidance asks for nothing else")
 
 
 def next_number() -> int:
