@@ -72,13 +72,13 @@ class SelfAttentionProbe:
     def _add(self, call: Projected, index: int, row: Row) -> None:
         origin = row.origin
         key = (origin.request, origin.picture, call.site, origin.window, call.grid)
-        parts = list(_reduced(call, index, self.choice.heads))
+        parts = list(reduced(call, index, self.choice.heads))
         entropy, received = torch.cat([one for one, _ in parts]), torch.stack([two for _, two in parts]).sum(0)
         self._sums[key] = self._sums.get(key, 0) + torch.stack([entropy, received])
         self._counts[key] = self._counts.get(key, 0) + 1
 
 
-def _reduced(call: Projected, index: int, heads: Sequence[int] | None) -> Generator[tuple[Tensor, Tensor]]:
-    """Of each part of the queries: their entropies, and what they give to each key."""
+def reduced(call: Projected, index: int, heads: Sequence[int] | None) -> Generator[tuple[Tensor, Tensor]]:
+    """Of each part of one row's queries, the mean over heads: their entropies, and what they give to each key."""
     for part in call.probabilities(index, heads):
         yield torch.special.entr(part).sum(-1).mean(0), part.mean(0).sum(0)
