@@ -31,6 +31,7 @@ VERBS = Verbs(
     "generate",
     "compare",
     "convert",
+    "doctor",
     "inspect",
     "models",
     "plan",

@@ -55,7 +55,7 @@ def wrong_prediction_type(case: Case) -> Iterator[Seen]:
     yield Seen(
         evidence=f"mean error of each type on known noise: {means}; at t = 998 the prediction has a cosine of "
         f"{probe.alike:.2f} with the noise; the model is used with {probe.used}",
-        cause=f"the network predicts {probe.best}, and its files say {probe.used}",
+        cause=f"the network predicts {probe.best}, and is used as if it predicted {probe.used}",
         fix=f"load it with prediction={probe.best!r} (--prediction {probe.best})"
         if changes
         else "write the scheduler of a flow model (FlowMatchEulerDiscreteScheduler) beside it",
