@@ -91,7 +91,13 @@ class Place:
 def open_place(data: Path, catalog: Catalog, clock: Any = time.time, **settings: Any) -> Place:
     chosen = replace(catalog.settings, data=data, **settings)
     artifacts = ArtifactFolder(data / "artifacts")
-    store = Store.open(chosen.database_url, clock=clock, attempts=chosen.attempts, keep_s=chosen.keep_s)
+    store = Store.open(
+        chosen.database_url,
+        clock=clock,
+        attempts=chosen.attempts,
+        keep_s=chosen.keep_s,
+        logged=artifacts.logged,
+    )
     store.costs.put("tiny", "cpu", known_costs())  # so that nothing is measured
     return Place(data=data, settings=chosen, catalog=catalog, store=store, artifacts=artifacts)
 

@@ -73,7 +73,22 @@ def test_the_same_bytes_alone_among_others_and_after_a_kill(make_place):
     assert place.draw(second, *ids) == [sha for one in alone for sha in one]
     found = [place.store.job(one) for one in ids]
     assert found[1].result.replayed_steps == 2, "it went on inside the picture"
-    assert found[1].attempt == 1
+    assert found[1].attempt == 0, "its worker had brought it further"
+
+
+def test_lost_workers_are_charged_only_where_the_job_got_no_further(make_place):
+    place = make_place(attempts=2)
+    id = place.submit(steps=8)
+    for step in (1, 3, 5):
+        place.run_until(place.worker(f"unlucky {step}"), id, step)
+        place.store.expire_leases(worker=f"unlucky {step}")
+    job = place.store.job(id)
+    assert (job.state, job.attempt, job.alone) == (JobState.QUEUED, 0, True)
+    for name in ("same place", "and again"):  # what a poison does: the replay comes as far as before, and no further
+        place.run_until(place.worker(name), id, 5)
+        place.store.expire_leases(worker=name)
+    job = place.store.job(id)
+    assert (job.state, job.attempt, job.failure.code) == (JobState.FAILED, 2, FailureCode.POISON)
 
 
 def test_what_is_wrong_with_one_job_is_its_own(make_place):

@@ -69,7 +69,11 @@ def create_app(
     folder = ArtifactFolder(settings.data / "artifacts") if artifact_folder is None else artifact_folder
     if store is None:
         store = Store.open(
-            settings.database_url, attempts=settings.attempts, keep_s=settings.keep_s, has_file=folder.touch
+            settings.database_url,
+            attempts=settings.attempts,
+            keep_s=settings.keep_s,
+            has_file=folder.touch,
+            logged=folder.logged,
         )
     listed = Catalog(settings, device=settings.devices[0]) if catalog is None else catalog
 

@@ -25,7 +25,7 @@ LIVE = jobs.c.state.in_((JobState.QUEUED, JobState.RUNNING))
 _OF_JOBS = [
     column
     for column in jobs.c
-    if column.name not in ("idempotency_key", "body_hash", "model", "mode", "rows", "requeued", "lease_until", "seq")
+    if column.name not in ("idempotency_key", "body_hash", "model", "mode", "rows", "requeued", "lease_until", "logged", "seq")
 ]
 _OF_ENTRIES = [
     *jobs.c[
