@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 from undertow.encoders.chunks import MARK, Chunk, Token
@@ -72,11 +73,8 @@ class Reading:
 
     def _words(self, text: Sequence[Place]) -> list[Word]:
         starts = [index for index in range(len(text)) if self._begins_word(text, index)]
-        ends = [*starts[1:], len(text)]
-        return [
-            Word(self._said(text[start:end]), tuple(place.position for place in text[start:end]))
-            for start, end in zip(starts, ends, strict=True)
-        ]
+        words = [text[start:end] for start, end in pairwise([*starts, len(text)])]
+        return [Word(self._said(word), tuple(place.position for place in word)) for word in words]
 
     def _said(self, places: Sequence[Place]) -> str:
         vector = places[0].token.vector
