@@ -9,6 +9,8 @@ from torch import Tensor
 
 from undertow.adapters.kind import RowAdapters
 from undertow.diffusion.guidance import Perturbation
+from undertow.encoders.reading import Reading
+from undertow.engine.layout import Layout
 from undertow.errors import RequestFailed, UndertowError
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.free_u import FreeU
@@ -42,7 +44,8 @@ class Row:
     unet: the network that is evaluated. latents: scaled, with the extra channels of models that have some.
     conditioning: of one row. adapters: what acts in this row, if anything does. perturbation,
     free_u: what guidance does to the network in this row. observed: names of modules, as in guidance's `Branch`.
-    origin: where the row comes from.
+    origin: where the row comes from. reading: what each token of its context says. layout: how the picture was divided
+    into windows, of which the row is one.
     """
 
     unet: UNet
@@ -54,6 +57,8 @@ class Row:
     free_u: FreeU | None = None
     observed: tuple[str, ...] = ()
     origin: Origin = Origin()
+    reading: Reading | None = None
+    layout: Layout | None = None
 
     @property
     def key(self) -> Hashable:
