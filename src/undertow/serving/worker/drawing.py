@@ -22,6 +22,7 @@ from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.failures import Failure
 from undertow.serving.jobs import Claim, JobProgress
 from undertow.serving.store.records import QueueEntry
+from undertow.serving.tracing import StageBegun
 from undertow.serving.worker.logs import JobLog
 from undertow.serving.worker.models import Loaded
 
@@ -42,8 +43,8 @@ STAGES: Mapping[Stage, str] = {
 @dataclass(kw_only=True, eq=False)
 class Drawing:
     """entry: as the schedule saw it. request: as the engine gets it. embeddings: files of textual inversions that its
-    prompts know. entered: called at its first step. watched: whether somebody wants previews. pictures: that are done.
-    failure: why it failed, until that is written."""
+    prompts know. entered: called at its first step. clock: of the store. watched: whether somebody wants previews.
+    pictures: that are done. failure: why it failed, until that is written."""
 
     claim: Claim
     entry: QueueEntry
@@ -52,6 +53,7 @@ class Drawing:
     artifacts: ArtifactFolder
     log: JobLog
     entered: Callable[[], None]
+    clock: Callable[[], float]
     watched: bool = False
     pictures: int = 0
     failure: Failure | None = None
@@ -64,6 +66,8 @@ class Drawing:
     """Since when its pictures could not be stored."""
     store_at: float = 0.0
     """When that is tried again."""
+    stages: list[StageBegun] = field(default_factory=list[StageBegun])
+    """Those that it has begun, in order."""
     _has_entered: bool = field(default=False, init=False)
     _previewed_at: float = field(default=float("-inf"), init=False)
 
@@ -90,6 +94,11 @@ class Drawing:
             return JobProgress(stage="waiting")
         now = self.handle.progress
         return JobProgress(stage=STAGES[now.stage], step=now.step, steps=now.steps, pictures=self.pictures)
+
+    def note(self, stage: str) -> None:
+        """The job is at a stage now."""
+        if not self.stages or self.stages[-1].stage != stage:
+            self.stages.append(StageBegun(stage=stage, at=self.clock()))
 
     def replayed_steps(self) -> int:
         """Steps of all its pictures that were taken from the log."""

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -11,6 +11,7 @@ from undertow.serving.failures import Failure, FailureCode, failure_of
 from undertow.serving.jobs import Claim, JobState
 from undertow.serving.store.records import StoreError
 from undertow.serving.store.store import Store
+from undertow.serving.tracing import StageBegun
 from undertow.serving.worker.about import STORAGE_FULL, About
 from undertow.serving.worker.drawing import Drawing
 from undertow.serving.worker.measures import Measures
@@ -50,6 +51,7 @@ class Finishing:
             return
         replayed, said = drawing.replayed_steps(), drawing.said()
         if drawing.publishing is None:
+            drawing.note("publishing")
             arguments = (self.store, self.artifacts, drawing.claim, result)
             drawing.publishing = self.publisher.submit(publish, *arguments, replayed_steps=replayed, **said)
         if not drawing.publishing.done():
@@ -100,20 +102,20 @@ class Finishing:
         logger.error("the pictures of job %s wait for room on the disk: %s", drawing.claim.job.id, error)
 
     def _give_up(self, drawing: Drawing, failure: Failure) -> None:
-        kept = self._write(drawing.claim, failure)
+        kept = self._write(drawing.claim, failure, drawing.stages)
         self.let_go(drawing)
         self._clean(drawing, kept=kept)
 
-    def _write(self, claim: Claim, failure: Failure) -> bool:
+    def _write(self, claim: Claim, failure: Failure, stages: Sequence[StageBegun] = ()) -> bool:
         # What the request is to blame for may quote its prompt, which its client is told and the log is not.
         said = f": {failure.detail}" if self.log_prompts or failure.fault != "request" else ""
         logger.warning("job %s failed: %s%s", claim.job.id, failure.code, said)
         kept = self.store.fail(claim, failure)
-        self.measures.ended(claim, failure.code, kept=kept)
+        self.measures.ended(claim, failure.code, kept=kept, stages=stages)
         return kept
 
     def _ended(self, drawing: Drawing, outcome: str, *, kept: bool) -> None:
-        self.measures.ended(drawing.claim, outcome, kept=kept)
+        self.measures.ended(drawing.claim, outcome, kept=kept, stages=drawing.stages)
         self.let_go(drawing)
         self._clean(drawing, kept=kept)
 

@@ -1,7 +1,7 @@
 """What a worker counts for Prometheus; it hands a snapshot over with what it says of itself."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -10,14 +10,16 @@ from undertow.engine.result import GenerationResult
 from undertow.serving.failures import FailureCode
 from undertow.serving.jobs import Claim
 from undertow.serving.metrics import WorkerMetrics, size_class
+from undertow.serving.tracing import StageBegun, Tracing
 from undertow.serving.worker.models import Loaded
 
 
 class Measures:
-    """clock: of the store, by which jobs were submitted."""
+    """clock: of the store, by which jobs were submitted. tracing: is told of jobs that have ended."""
 
-    def __init__(self, clock: Callable[[], float]):
+    def __init__(self, clock: Callable[[], float], tracing: Tracing):
         self.metrics = WorkerMetrics()
+        self.tracing = tracing
         self._clock = clock
 
     def snapshot(self) -> dict[str, Any]:
@@ -58,11 +60,12 @@ class Measures:
         """A job's first step."""
         self.metrics.first_step_seconds.observe(max(0.0, self._clock() - claim.job.submitted_at))
 
-    def ended(self, claim: Claim, outcome: str, *, kept: bool) -> None:
-        """kept: whether the fence held."""
+    def ended(self, claim: Claim, outcome: str, *, kept: bool, stages: Sequence[StageBegun] = ()) -> None:
+        """kept: whether the fence held. stages: of the job, where it had any."""
         if not kept:
             self.metrics.fence_rejected.inc()
             return
+        self.tracing.job(claim, outcome, self._clock(), stages)
         self.metrics.jobs.labels(outcome).inc()
         self.metrics.e2e_seconds.labels(outcome).observe(max(0.0, self._clock() - claim.job.submitted_at))
         if outcome == FailureCode.OUT_OF_MEMORY:
