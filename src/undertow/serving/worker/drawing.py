@@ -113,10 +113,12 @@ class Drawing:
             self.handle.cancel()
         self.log.close()
 
-    def end(self) -> None:
-        """The job is done: what was kept for it goes."""
+    def end(self, *, canceled: bool) -> None:
+        """The job is done: what was kept for it goes. Of one that was canceled the preview stays until garbage is
+        collected: it is all that its client gets."""
         self.log.discard()
-        self.artifacts.forget(self.claim.job.id)
+        if not canceled:
+            self.artifacts.forget(self.claim.job.id)
 
     def said(self) -> dict[str, Any]:
         """What is added to the engine's report."""

@@ -117,12 +117,12 @@ class Finishing:
     def _ended(self, drawing: Drawing, outcome: str, *, kept: bool) -> None:
         self.measures.ended(drawing.claim, outcome, kept=kept, stages=drawing.stages)
         self.let_go(drawing)
-        self._clean(drawing, kept=kept)
+        self._clean(drawing, kept=kept, canceled=outcome == JobState.CANCELED)
 
-    def _clean(self, drawing: Drawing, *, kept: bool) -> None:
+    def _clean(self, drawing: Drawing, *, kept: bool, canceled: bool = False) -> None:
         """After a final state nobody needs the log; where the fence was lost, another worker needs its own."""
         if kept:
-            drawing.end()
+            drawing.end(canceled=canceled)
         else:
             logger.warning("job %s is not this worker's any more: what it drew is dropped", drawing.claim.job.id)
             drawing.log.forget()
