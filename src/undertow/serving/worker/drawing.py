@@ -43,8 +43,9 @@ STAGES: Mapping[Stage, str] = {
 @dataclass(kw_only=True, eq=False)
 class Drawing:
     """entry: as the schedule saw it. request: as the engine gets it. embeddings: files of textual inversions that its
-    prompts know. entered: called at its first step. clock: of the store. watched: whether somebody wants previews.
-    pictures: that are done. failure: why it failed, until that is written."""
+    prompts know. entered: called at its first step. previewed: called with the seconds that a preview took. clock: of
+    the store. watched: whether somebody wants previews. pictures: that are done. failure: why it failed, until that is
+    written."""
 
     claim: Claim
     entry: QueueEntry
@@ -53,6 +54,7 @@ class Drawing:
     artifacts: ArtifactFolder
     log: JobLog
     entered: Callable[[], None]
+    previewed: Callable[[float], None]
     clock: Callable[[], float]
     watched: bool = False
     pictures: int = 0
@@ -137,13 +139,14 @@ class Drawing:
             self.entered()
         if not self.watched or event.picture or time.monotonic() - self._previewed_at < PREVIEW_S:
             return
-        self._previewed_at = time.monotonic()
+        self._previewed_at = started = time.monotonic()
         try:
             picture = event.preview()
             if picture is not None:
                 content = BytesIO()
                 picture.save(content, format="PNG", compress_level=1)
                 self.artifacts.put_preview(self.claim.job.id, content.getvalue())
+                self.previewed(time.monotonic() - started)
         except Exception as error:
             self.watched = False
             logger.warning("no preview of job %s: %s", self.claim.job.id, error)

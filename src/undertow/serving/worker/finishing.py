@@ -19,6 +19,8 @@ from undertow.serving.worker.publish import NO_ROOM, Inline, publish
 
 logger = logging.getLogger(__name__)
 
+MOST_EVENTS = 10_000
+"""Of a job that was canceled, among which is the wish."""
 STORE_AGAIN_S, STORED_LATE_S = 1.0, 60.0
 """Pictures that could not be stored are tried again for so long, at such intervals."""
 
@@ -87,6 +89,10 @@ class Finishing:
         """Ends a job that is drawn no more. outcome: `None` where it is another worker's."""
         if drawing.handle is not None:
             drawing.handle.cancel()
+        if outcome is JobState.CANCELED and kept:
+            asked = self.store.events(drawing.claim.job.id, limit=MOST_EVENTS)
+            wishes = [event.at for event in asked if event.data.get("cancel_requested")]
+            self.measures.canceled(*wishes[:1] or [drawing.clock()])
         self._ended(drawing, outcome or "", kept=kept)
 
     def _not_stored(self, drawing: Drawing, error: OSError) -> None:

@@ -75,7 +75,8 @@ class Worker:
             ready=self._ready,
             load=load,
         )
-        self.measures = Measures(store.clock, Tracing() if tracing is None else tracing)
+        self.measures = Measures(store.clock, Tracing() if tracing is None else tracing, device)
+        store.observers.append(self.measures.stored)
         self.timing = Timing(store=store, device=device, most_jobs=settings.jobs_at_once)
         self.about = About(store=store, name=name, device=device, data=settings.data)
         self.pulse = Pulse(
@@ -260,6 +261,7 @@ class Worker:
                 artifacts=self.artifacts,
                 entered=lambda: self.measures.entered(claim),
                 log=JobLog(self.artifacts, claim),
+                previewed=self.measures.previewed,
                 clock=self.store.clock,
             )
         except Exception as error:
