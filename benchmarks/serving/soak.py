@@ -5,9 +5,9 @@
 Submits unlike jobs over HTTP to a service in processes of its own and disturbs it at random moments: kill -9 of the
 worker (at whatever it does), of the API and of the supervisor, SIGSTOP of the worker past its lease, a database that is
 locked for longer than the service waits, a full disk (where this user may mount one), and with `--postgresql` a server
-that is killed and recovers. Every job is drawn in an undisturbed service too, and must have the same bytes. `--kills 0
---minutes 60` is a soak: memory, open files and the write-ahead log must not grow. Exits with 1 where a promise was
-broken.
+that is killed and recovers. Every job is drawn in an undisturbed service too, by the same spec, and must have the same
+bytes. `--kills 0 --minutes 60` is a soak: memory, open files and the write-ahead log must not grow. Exits with 1 where
+a promise was broken.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ import httpx
 from benchmarks.serving.disturbed import Sample, Service, put
 from benchmarks.serving.hosts import Postgresql, small_disk
 from recipes.emoji.sections import find_section, replace_section
-from undertow.serving.jobs import Job, JobState
+from undertow.serving.jobs import Job, JobState, NewJob
 from undertow.serving.store.store import Store
 
 UNLIKE = 40
@@ -75,7 +75,6 @@ def main() -> None:
     requests = [unlike(chance, index) for index in range(min(UNLIKE, options.jobs))]
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="undertow-soak-"))
-        expected = undisturbed(Path(folder, "undisturbed"), requests)
         data = Path(folder, "disturbed")
         if not stack.enter_context(small_disk(data)):
             sys.stderr.write("no disk of its own could be mounted, so it is never full; root may mount one\n")
@@ -86,7 +85,9 @@ def main() -> None:
         service.start()
         try:
             count = disturb(service, requests, options, chance)
-            judged = judge(service.store, requests, expected, count, service.killed_at)
+            jobs = [service.store.job(f"job-{index}", key_of(service.store)) for index in range(count)]
+            expected = undisturbed(Path(folder, "undisturbed"), jobs)
+            judged = judge(service.store, jobs, expected, service.killed_at)
         finally:
             service.stop()
             log = service.log.read_text(errors="replace")
@@ -121,16 +122,19 @@ def unlike(chance: random.Random, index: int) -> dict[str, Any]:
     }
 
 
-def undisturbed(data: Path, requests: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """The hashes that each request draws where nothing happens."""
+def undisturbed(data: Path, jobs: Sequence[Job]) -> dict[str, tuple[str, ...]]:
+    """The hashes of what jobs draw where nothing happens, by the hashes of their specs. It is specs that are drawn
+    again: how many rows a forward has was decided when a job was accepted, by what had been measured then."""
+    specs = {job.spec_hash: job for job in jobs}
     service = Service(data=data, log=data.with_suffix(".log"))
     service.start()
     try:
-        with httpx.Client(base_url=service.address, timeout=30) as client:
-            for index, request in enumerate(requests):
-                put(client, f"job-{index}", request, time.monotonic() + PATIENCE_S)
-        wait_for(service.store, len(requests))
-        return [hashes(service.store.job(f"job-{index}", key_of(service.store))) for index in range(len(requests))]
+        drawn = {
+            name: service.store.submit(NewJob(key=job.key, spec=job.spec, work=job.work, cost=job.cost)).job.id
+            for name, job in specs.items()
+        }
+        wait_for(service.store)
+        return {name: hashes(service.store.job(id)) for name, id in drawn.items()}
     finally:
         service.stop()
 
@@ -165,11 +169,7 @@ def disturb(service: Service, requests: Sequence[dict[str, Any]], options: Any, 
 
 
 def judge(
-    store: Store,
-    requests: Sequence[dict[str, Any]],
-    expected: Sequence[tuple[str, ...]],
-    count: int,
-    killed_at: Sequence[float],
+    store: Store, jobs: Sequence[Job], expected: Mapping[str, tuple[str, ...]], killed_at: Sequence[float]
 ) -> Judged:
     """Compares what became of the jobs with what was promised."""
     lost: list[str] = []
@@ -178,16 +178,14 @@ def judge(
     gaps: list[str] = []
     resumed = computed = twice = 0
     started: list[float] = []
-    key = key_of(store)
-    for index in range(count):
-        job = store.job(f"job-{index}", key)
+    for job in jobs:
         events = store.events(job.id, limit=100_000)
         if job.state is not JobState.SUCCEEDED or job.result is None:
             lost.append(f"{job.id} ({job.state}, {job.failure})")
             continue
         if sum(event.kind in FINAL for event in events) != 1:
             doubled.append(job.id)
-        if hashes(job) != expected[index % len(requests)]:
+        if hashes(job) != expected[job.spec_hash]:
             different.append(job.id)
         if [event.seq for event in events] != list(range(1, len(events) + 1)):
             gaps.append(job.id)
@@ -196,7 +194,7 @@ def judge(
         twice += again(events)
         started += [event.at for event in events if event.kind == "started"]
     return Judged(
-        jobs=count,
+        jobs=len(jobs),
         lost=lost,
         doubled=doubled,
         different=different,
@@ -233,9 +231,9 @@ def key_of(store: Store) -> str:
     return store.jobs(limit=1)[0].key
 
 
-def wait_for(store: Store, count: int) -> None:
+def wait_for(store: Store) -> None:
     until = time.monotonic() + PATIENCE_S
-    while store.queue() or len(store.jobs(limit=count)) < count:
+    while store.queue():
         if time.monotonic() > until:
             raise RuntimeError("the undisturbed jobs are never done")
         time.sleep(0.2)

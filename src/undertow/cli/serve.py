@@ -72,6 +72,10 @@ def serve(
             help="Also servers in this machine's own network.",
         ),
     ] = None,
+    telemetry: Annotated[
+        bool | None,
+        typer.Option("--telemetry/--no-telemetry", help="Send traces by OpenTelemetry, where OTEL_* says."),
+    ] = None,
     one_process: Annotated[
         bool, typer.Option("--one-process", help="API and worker in one process, for small machines.")
     ] = False,
@@ -97,6 +101,7 @@ def serve(
         "cors": cors or None,
         "webhooks": webhooks,
         "webhooks_private": webhooks_private,
+        "telemetry": telemetry,
     }
     settings = _checked(read_settings(typed, models or ()))
     if check:
@@ -115,7 +120,10 @@ def _checked(settings: "ServerSettings") -> "ServerSettings":
     from undertow.known_names import require_device_name
     from undertow.serving.catalog.catalog import Catalog
     from undertow.serving.store.store import Store
+    from undertow.serving.tracing import NEEDED as TRACING
 
+    if settings.telemetry:
+        require_packages("telemetry", TRACING)
     for device in settings.devices:
         require_device_name("--device", device)
         _require_there(device)

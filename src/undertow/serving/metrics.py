@@ -75,17 +75,14 @@ class WorkerMetrics:
         # Quality, as far as it shows without knowing what was meant
         self.not_finite = make.counter("not_finite", "Rows in which NaN or infinity appeared.", "model")
         # Resources
-        self.memory_bytes = make.gauge("gpu_memory_bytes", "Of the worker's device.", "kind")
+        self.memory_bytes = make.gauge("memory_bytes", "Of the worker's device now.", "kind")
         self.predicted_bytes = make.gauge("predicted_bytes", "Forecast peak of the newest plan.", "model")
         self.peak_bytes = make.gauge("peak_bytes", "Measured peak of the newest request.", "model")
         self.parameters = make.gauge("parameters", "Of the loaded networks.", "model")
         self.out_of_memory = make.counter("oom", "Times that memory ran out.", "model")
         # Adapters
         self.batch_adapters = make.histogram("batch_distinct_adapters", "Adapters that acted in one forward.", ROWS)
-        self.adapter_slots = make.gauge("adapter_slots_used", "Slots that hold an adapter.", "model")
-        self.adapter_loads = make.counter("adapter_loads", "Adapters that were read.", "tier", "result")
-        self.adapter_load_seconds = make.histogram("adapter_load_seconds", "Reading of an adapter.", SECONDS)
-        self.adapter_conflicts = make.counter("adapter_conflicts", "Stacks that left out an adapter.", "model")
+        self.adapter_uses = make.counter("adapter_uses", "Adapters that jobs were drawn with.", "model", "kind")
         # Promises
         self.jobs = make.counter("jobs", "Jobs that this worker ended.", "outcome")
         self.attempts = make.counter("attempts", "Jobs that this worker claimed.")

@@ -65,6 +65,8 @@ class ServerSettings(Record):
     """Whether such URLs may lead into this machine's own network."""
     webhook_secret: str | None = None
     """By which receivers know that it is this service that calls."""
+    telemetry: bool = False
+    """Whether traces are sent with OpenTelemetry, where the OTEL_* environment says."""
     log_prompts: bool = False
     """Whether the log tells the prompts of jobs; it has their ids alone, and no sentence that may quote a prompt."""
 

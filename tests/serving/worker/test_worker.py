@@ -7,11 +7,11 @@ import zlib
 from base64 import b64encode
 from dataclasses import replace
 from io import BytesIO
+from resource import RUSAGE_SELF, getrusage
 
 import pytest
 import torch
 from PIL import Image
-from psutil import Process
 from sqlalchemy import update
 
 from undertow import InvalidInput, UNet
@@ -111,7 +111,7 @@ def test_what_is_wrong_with_one_job_is_its_own(make_place):
     worker = place.worker()
     alone = [place.draw(worker, place.submit(seed=seed, steps=2))[0] for seed in range(5)]
 
-    place = make_place(budget_bytes=Process().memory_info().rss + 2**30)
+    place = make_place(budget_bytes=getrusage(RUSAGE_SELF).ru_maxrss * 1024 + 2**30)
     roomy = replace(place.settings, budget_bytes=2**44)
     picture, exchanged = place.artifacts.put(png()), place.artifacts.put(png("blue"))
     for upload in (picture, exchanged):
@@ -301,6 +301,28 @@ def test_previews_are_made_while_somebody_watches(place, monkeypatch):
         assert image.width > 0
     place.draw(worker, id)
     assert not place.artifacts.preview_path(id).exists()
+
+
+def test_what_metrics_promise_is_counted(make_place):
+    place = make_place(attempts=1)
+    worker, lost = place.worker(), place.submit()
+    place.store.claim("dead", lambda waiting: [lost], 30.0)
+    place.store.expire_leases(worker="dead")
+    drawn, canceled = place.submit(adapters=["one"], steps=4), place.submit(steps=30)
+    place.store.want_preview(drawn, place.store.clock() + 60)
+    place.run_until(worker, drawn, 1)
+    worker.pulse.beat()
+    place.draw(worker, drawn)
+    place.store.cancel(canceled)
+    worker.pulse.beat()
+    worker.run_once()
+    samples = [tuple(one) for family in worker.measures.snapshot().values() for one in family["samples"]]
+    found = {name.removeprefix("undertow_"): value for name, _, value in samples}
+    assert (found["lease_expired_total"], found["poison_total"]) == (1, 1)
+    assert (found["cancel_latency_seconds_count"], 0 <= found["cancel_latency_seconds_sum"] < 60) == (1, True)
+    assert found["preview_seconds_count"] >= 1
+    assert (found["adapter_uses_total"], found["images_total"]) == (1, 1)
+    assert 2**24 < found["memory_bytes"] < 2**37
 
 
 def test_the_fast_mode_draws_too_and_learns_what_work_costs(place):

@@ -37,6 +37,7 @@ from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.clock.timetable import Timetable
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
+from undertow.serving.tracing import Tracing, tracing_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +62,12 @@ def create_app(
     artifact_folder: ArtifactFolder | None = None,
     catalog: Catalog | None = None,
     routers: Sequence[APIRouter] = (),
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """The API of a service. store: opened as the settings say, and closed with the application, when `None`.
-    artifact_folder, catalog: made of the settings when `None`. routers: further ones. Errors: `StoreError`."""
+    artifact_folder, catalog: made of the settings when `None`. routers: further ones. tracing:
+    as the settings say when `None`. Errors: `StoreError`; `MissingDependency` where there is nothing to trace with."""
+    told = tracing_of(settings.telemetry) if tracing is None else tracing
     own = store is None
     folder = ArtifactFolder(settings.data / "artifacts") if artifact_folder is None else artifact_folder
     if store is None:
@@ -98,7 +102,7 @@ def create_app(
         description=ABOUT,
         docs_url=None,
         redoc_url=None,
-        lifespan=_lifespan(parts, own),
+        lifespan=_lifespan(parts, own, told),
     )
     app.state.parts = parts
     for router in (*ROUTERS, *COMPATIBLE, *routers):
@@ -119,11 +123,11 @@ def create_app(
             allow_headers=["*"],
             expose_headers=["Location", "Retry-After", "ETag"],
         )
-    app.add_middleware(Around, metrics=parts.metrics)
+    app.add_middleware(Around, metrics=parts.metrics, tracing=told)
     return app
 
 
-def _lifespan(parts: Parts, own: bool) -> Callable[[FastAPI], Any]:
+def _lifespan(parts: Parts, own: bool, tracing: Tracing) -> Callable[[FastAPI], Any]:
     """own: whether the store is closed with the application."""
 
     @asynccontextmanager
@@ -137,6 +141,7 @@ def _lifespan(parts: Parts, own: bool) -> Callable[[FastAPI], Any]:
         finally:
             if webhooks is not None:
                 webhooks.close()
+            tracing.close()
             if own:
                 parts.store.close()
 

@@ -1,11 +1,14 @@
-"""Around every request: it is counted, its headers have a bound, and what nobody foresaw becomes an incident."""
+"""Around every request: it is counted and traced, its headers have a bound, and what nobody foresaw becomes an
+incident."""
 
 import time
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from undertow.serving.api.problems import Problem, incident
 from undertow.serving.metrics import ApiMetrics
+from undertow.serving.tracing import Answered, Tracing
 
 HEADER_BYTES = 32 * 1024
 PATH_BYTES = 8 * 1024
@@ -14,13 +17,18 @@ PATH_BYTES = 8 * 1024
 class Around:
     """ASGI middleware, the outermost."""
 
-    def __init__(self, app: ASGIApp, metrics: ApiMetrics):
-        self._app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, metrics: ApiMetrics, tracing: Tracing):
+        self._app, self._metrics, self._tracing = app, metrics, tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        traceparent = Headers(scope=scope).get("traceparent")
+        with self._tracing.request(scope["method"], scope["path"][:200], traceparent) as answered:
+            await self._answer(scope, receive, send, answered)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, answered: Answered) -> None:
         start, status = time.perf_counter(), 0
 
         async def counted(message: Message) -> None:
@@ -28,6 +36,7 @@ class Around:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 route = _route(scope)
+                answered(route, status)
                 self._metrics.requests.labels(route, str(status)).inc()
                 self._metrics.request_seconds.labels(route).observe(time.perf_counter() - start)
             await send(message)

@@ -59,9 +59,7 @@ async def submit_job(
     """Submit a job. It is durable when this answers."""
     once, wait_s = require_idempotency_key(idempotency_key), wait_of(prefer)
     given, _ = await read_json(request, service.settings.max_body_bytes)
-    submitted = await run_in_threadpool(
-        submit_one, service, given, key, idempotency_key=once, traceparent=_trace(request)
-    )
+    submitted = await run_in_threadpool(submit_one, service, given, key, idempotency_key=once)
     return await _answer(service, submitted, wait_s)
 
 
@@ -82,9 +80,7 @@ async def put_job(
     require_client_id(client_id)
     wait_s = wait_of(prefer)
     given, _ = await read_json(request, service.settings.max_body_bytes)
-    submitted = await run_in_threadpool(
-        submit_one, service, given, key, client_id=client_id, traceparent=_trace(request)
-    )
+    submitted = await run_in_threadpool(submit_one, service, given, key, client_id=client_id)
     return await _answer(service, submitted, wait_s)
 
 
@@ -167,7 +163,6 @@ async def submit_batch(
         key,
         batch=batch,
         idempotency_key=once,
-        traceparent=_trace(request),
     )
     jobs = [one.job for one in submitted]
     status = 202 if any(one.created for one in submitted) else 200
@@ -215,8 +210,3 @@ async def _answer(service: Service, submitted: Submitted, wait_s: float) -> JSON
     else:
         status = 201 if submitted.created else 200
     return JSONResponse(view.to_json(), status_code=status, headers=headers)
-
-
-def _trace(request: Request) -> str | None:
-    given = request.headers.get("traceparent")
-    return given if given is not None and len(given) <= 128 and given.isascii() and given.isprintable() else None

@@ -31,6 +31,7 @@ from undertow.serving.api.submitting import store_jobs
 from undertow.serving.api.views import job_path, job_view
 from undertow.serving.jobs import Job, JobSpec, JobWork, NewJob, StoredFile
 from undertow.serving.store.records import ApiKey
+from undertow.serving.tracing import TRACEPARENT
 
 SAFETENSORS = "application/x-safetensors"
 HEADER_BYTES = 2**20
@@ -133,6 +134,7 @@ def _submitted(service: Parts, content: bytes, model: str | None, key: ApiKey) -
         work=JobWork(cells=max(math.prod(one["latents"][2:]) for one in shapes), rows=rows, steps=1),
         inputs=(stored,),
         cost=float(rows),
+        traceparent=TRACEPARENT.get(),
         reuse=False,
     )
     service.gate.spend(key)

@@ -25,6 +25,7 @@ from undertow.serving.store.records import (
     QueueLimits,
     Submitted,
 )
+from undertow.serving.tracing import TRACEPARENT
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +37,12 @@ def submit_one(
     *,
     idempotency_key: str | None = None,
     client_id: str | None = None,
-    traceparent: str | None = None,
 ) -> Submitted:
     """Accepts a job, or finds the one that it was accepted as. wanted: the fields of a request and of a job's options.
     Errors: `Problem`, `InvalidInput`, `Refused`, `StoreError`."""
     # Under a name of the client's own it is the body that tells whether it is the same job.
     once = f"PUT {client_id}" if client_id is not None else f"POST {idempotency_key}" if idempotency_key else None
-    read = _read(service, wanted, key, idempotency_key=once, client_id=client_id, traceparent=traceparent)
+    read = _read(service, wanted, key, idempotency_key=once, client_id=client_id)
     if (known := _known(service, read)) is not None:
         return Submitted(job=known, created=False)
     service.gate.spend(key)
@@ -56,14 +56,13 @@ def submit_together(
     *,
     batch: str,
     idempotency_key: str | None = None,
-    traceparent: str | None = None,
 ) -> list[Submitted]:
     """Accepts all jobs or none. Errors: as `submit_one`; `InvalidInput` names the job."""
     read: list[Wanted] = []
     for index, wanted in enumerate(several):
         once = None if idempotency_key is None else f"BATCH {index} {idempotency_key}"
         try:
-            read.append(_read(service, wanted, key, idempotency_key=once, batch=batch, traceparent=traceparent))
+            read.append(_read(service, wanted, key, idempotency_key=once, batch=batch))
         except InvalidInput as err:
             raise InvalidInput(f"jobs.{index}.{err.argument}", err.value, err.expected, err.remedy) from err
     known = [_known(service, one) for one in read] if idempotency_key is not None else []
@@ -88,7 +87,7 @@ def _read(service: Parts, wanted: Mapping[str, Any], key: ApiKey, **names: str |
     settings = service.settings
     with _counted(service):
         require_label(wanted)
-        read = service.admission.read(wanted, key.id, **names)
+        read = service.admission.read(wanted, key.id, traceparent=TRACEPARENT.get(), **names)
         if read.new.webhook is not None:
             require_webhook(read.new.webhook, enabled=settings.webhooks, private=settings.webhooks_private)
     return read

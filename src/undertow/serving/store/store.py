@@ -58,7 +58,8 @@ class Store:
         self._keep_s = keep_s
         self._has_file = has_file
         self._logged = logged
-        self._observe = observe
+        self.observers = [observe]
+        """Told of leases that were over and of writes that came too late; more may join."""
         self._ids = Ids()
         self._watch = Watch(database.poll)
         self.clock = clock
@@ -337,6 +338,10 @@ class Store:
     def _late(self, count: int, operation: str) -> None:
         if count:
             self._observe("fence", operation, count)
+
+    def _observe(self, kind: str, operation: str, value: float) -> None:
+        for observer in self.observers:
+            observer(kind, operation, value)
 
     def _write(self, work: Work[T], operation: str) -> T:
         value = self._database.write(work, operation)

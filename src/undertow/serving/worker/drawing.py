@@ -22,6 +22,7 @@ from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.failures import Failure
 from undertow.serving.jobs import Claim, JobProgress
 from undertow.serving.store.records import QueueEntry
+from undertow.serving.tracing import StageBegun
 from undertow.serving.worker.logs import JobLog
 from undertow.serving.worker.models import Loaded
 
@@ -42,8 +43,9 @@ STAGES: Mapping[Stage, str] = {
 @dataclass(kw_only=True, eq=False)
 class Drawing:
     """entry: as the schedule saw it. request: as the engine gets it. embeddings: files of textual inversions that its
-    prompts know. entered: called at its first step. watched: whether somebody wants previews. pictures: that are done.
-    failure: why it failed, until that is written."""
+    prompts know. entered: called at its first step. previewed: called with the seconds that a preview took. clock: of
+    the store. watched: whether somebody wants previews. pictures: that are done. failure: why it failed, until that is
+    written."""
 
     claim: Claim
     entry: QueueEntry
@@ -52,6 +54,8 @@ class Drawing:
     artifacts: ArtifactFolder
     log: JobLog
     entered: Callable[[], None]
+    previewed: Callable[[float], None]
+    clock: Callable[[], float]
     watched: bool = False
     pictures: int = 0
     failure: Failure | None = None
@@ -65,6 +69,8 @@ class Drawing:
     """Since when its pictures could not be stored."""
     store_at: float = 0.0
     """When that is tried again."""
+    stages: list[StageBegun] = field(default_factory=list[StageBegun])
+    """Those that it has begun, in order."""
     _has_entered: bool = field(default=False, init=False)
     _previewed_at: float = field(default=float("-inf"), init=False)
 
@@ -91,6 +97,11 @@ class Drawing:
         now = self.handle.progress
         return JobProgress(stage=STAGES[now.stage], step=now.step, steps=now.steps, pictures=self.pictures)
 
+    def note(self, stage: str) -> None:
+        """The job is at a stage now."""
+        if not self.stages or self.stages[-1].stage != stage:
+            self.stages.append(StageBegun(stage=stage, at=self.clock()))
+
     def replayed_steps(self) -> int:
         """Steps of all its pictures that were taken from the log."""
         if self.outcomes is None or self.handle is None:
@@ -104,10 +115,12 @@ class Drawing:
             self.handle.cancel()
         self.log.close()
 
-    def end(self) -> None:
-        """The job is done: what was kept for it goes."""
+    def end(self, *, canceled: bool) -> None:
+        """The job is done: what was kept for it goes. Of one that was canceled the preview stays until garbage is
+        collected: it is all that its client gets."""
         self.log.discard()
-        self.artifacts.forget(self.claim.job.id)
+        if not canceled:
+            self.artifacts.forget(self.claim.job.id)
 
     def said(self) -> dict[str, Any]:
         """What is added to the engine's report."""
@@ -126,13 +139,14 @@ class Drawing:
             self.entered()
         if not self.watched or event.picture or time.monotonic() - self._previewed_at < PREVIEW_S:
             return
-        self._previewed_at = time.monotonic()
+        self._previewed_at = started = time.monotonic()
         try:
             picture = event.preview()
             if picture is not None:
                 content = BytesIO()
                 picture.save(content, format="PNG", compress_level=1)
                 self.artifacts.put_preview(self.claim.job.id, content.getvalue())
+                self.previewed(time.monotonic() - started)
         except Exception as error:
             self.watched = False
             logger.warning("no preview of job %s: %s", self.claim.job.id, error)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 
@@ -11,6 +11,7 @@ from undertow.serving.failures import Failure, FailureCode, failure_of
 from undertow.serving.jobs import Claim, JobState
 from undertow.serving.store.records import StoreError
 from undertow.serving.store.store import Store
+from undertow.serving.tracing import StageBegun
 from undertow.serving.worker.about import STORAGE_FULL, About
 from undertow.serving.worker.drawing import Drawing
 from undertow.serving.worker.measures import Measures
@@ -18,6 +19,8 @@ from undertow.serving.worker.publish import NO_ROOM, Inline, publish
 
 logger = logging.getLogger(__name__)
 
+MOST_EVENTS = 10_000
+"""Of a job that was canceled, among which is the wish."""
 STORE_AGAIN_S, STORED_LATE_S = 1.0, 60.0
 """Pictures that could not be stored are tried again for so long, at such intervals."""
 
@@ -50,6 +53,7 @@ class Finishing:
             return
         replayed, said = drawing.replayed_steps(), drawing.said()
         if drawing.publishing is None:
+            drawing.note("publishing")
             arguments = (self.store, self.artifacts, drawing.claim, result)
             drawing.publishing = self.publisher.submit(publish, *arguments, replayed_steps=replayed, **said)
         if not drawing.publishing.done():
@@ -85,6 +89,10 @@ class Finishing:
         """Ends a job that is drawn no more. outcome: `None` where it is another worker's."""
         if drawing.handle is not None:
             drawing.handle.cancel()
+        if outcome is JobState.CANCELED and kept:
+            asked = self.store.events(drawing.claim.job.id, limit=MOST_EVENTS)
+            wishes = [event.at for event in asked if event.data.get("cancel_requested")]
+            self.measures.canceled(*wishes[:1] or [drawing.clock()])
         self._ended(drawing, outcome or "", kept=kept)
 
     def _not_stored(self, drawing: Drawing, error: OSError) -> None:
@@ -100,27 +108,27 @@ class Finishing:
         logger.error("the pictures of job %s wait for room on the disk: %s", drawing.claim.job.id, error)
 
     def _give_up(self, drawing: Drawing, failure: Failure) -> None:
-        kept = self._write(drawing.claim, failure)
+        kept = self._write(drawing.claim, failure, drawing.stages)
         self.let_go(drawing)
         self._clean(drawing, kept=kept)
 
-    def _write(self, claim: Claim, failure: Failure) -> bool:
+    def _write(self, claim: Claim, failure: Failure, stages: Sequence[StageBegun] = ()) -> bool:
         # What the request is to blame for may quote its prompt, which its client is told and the log is not.
         said = f": {failure.detail}" if self.log_prompts or failure.fault != "request" else ""
         logger.warning("job %s failed: %s%s", claim.job.id, failure.code, said)
         kept = self.store.fail(claim, failure)
-        self.measures.ended(claim, failure.code, kept=kept)
+        self.measures.ended(claim, failure.code, kept=kept, stages=stages)
         return kept
 
     def _ended(self, drawing: Drawing, outcome: str, *, kept: bool) -> None:
-        self.measures.ended(drawing.claim, outcome, kept=kept)
+        self.measures.ended(drawing.claim, outcome, kept=kept, stages=drawing.stages)
         self.let_go(drawing)
-        self._clean(drawing, kept=kept)
+        self._clean(drawing, kept=kept, canceled=outcome == JobState.CANCELED)
 
-    def _clean(self, drawing: Drawing, *, kept: bool) -> None:
+    def _clean(self, drawing: Drawing, *, kept: bool, canceled: bool = False) -> None:
         """After a final state nobody needs the log; where the fence was lost, another worker needs its own."""
         if kept:
-            drawing.end()
+            drawing.end(canceled=canceled)
         else:
             logger.warning("job %s is not this worker's any more: what it drew is dropped", drawing.claim.job.id)
             drawing.log.forget()

@@ -1,27 +1,51 @@
 """What a worker counts for Prometheus; it hands a snapshot over with what it says of itself."""
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from undertow.engine.events import WorkEvent
 from undertow.engine.result import GenerationResult
 from undertow.serving.failures import FailureCode
 from undertow.serving.jobs import Claim
 from undertow.serving.metrics import WorkerMetrics, size_class
+from undertow.serving.tracing import StageBegun, Tracing
 from undertow.serving.worker.models import Loaded
 
 
 class Measures:
-    """clock: of the store, by which jobs were submitted."""
+    """clock: of the store, by which jobs were submitted. tracing: is told of jobs that have ended. device: whose memory
+    is shown."""
 
-    def __init__(self, clock: Callable[[], float]):
+    def __init__(self, clock: Callable[[], float], tracing: Tracing, device: str = "cpu"):
+        self._device = device
         self.metrics = WorkerMetrics()
+        self.tracing = tracing
         self._clock = clock
 
     def snapshot(self) -> dict[str, Any]:
+        for kind, size in _memory(self._device).items():
+            self.metrics.memory_bytes.labels(kind).set(size)
         return self.metrics.snapshot()
+
+    def stored(self, kind: str, operation: str, value: float) -> None:
+        """What the store tells its observers."""
+        del operation
+        if kind == "lost":
+            self.metrics.lease_expired.inc(value)
+        elif kind == "poison":
+            self.metrics.poison.inc(value)
+
+    def previewed(self, seconds: float) -> None:
+        self.metrics.preview_seconds.observe(seconds)
+
+    def canceled(self, wished_at: float) -> None:
+        self.metrics.cancel_seconds.observe(max(0.0, self._clock() - wished_at))
 
     def watcher(self, model: str) -> Callable[[WorkEvent], None]:
         """Counts an engine's units of work."""
@@ -58,11 +82,12 @@ class Measures:
         """A job's first step."""
         self.metrics.first_step_seconds.observe(max(0.0, self._clock() - claim.job.submitted_at))
 
-    def ended(self, claim: Claim, outcome: str, *, kept: bool) -> None:
-        """kept: whether the fence held."""
+    def ended(self, claim: Claim, outcome: str, *, kept: bool, stages: Sequence[StageBegun] = ()) -> None:
+        """kept: whether the fence held. stages: of the job, where it had any."""
         if not kept:
             self.metrics.fence_rejected.inc()
             return
+        self.tracing.job(claim, outcome, self._clock(), stages)
         self.metrics.jobs.labels(outcome).inc()
         self.metrics.e2e_seconds.labels(outcome).observe(max(0.0, self._clock() - claim.job.submitted_at))
         if outcome == FailureCode.OUT_OF_MEMORY:
@@ -72,5 +97,17 @@ class Measures:
         model = claim.job.spec.model
         self.metrics.images.labels(model).inc(len(result.images))
         self.metrics.replayed_steps.inc(replayed_steps)
+        for used in result.report.files.adapters:
+            self.metrics.adapter_uses.labels(model, used.kind).inc()
         with suppress(ValueError):  # nothing was measured
             self.metrics.peak_bytes.labels(model).set(max(result.report.memory.peaks.values()))
+
+
+def _memory(device: str) -> dict[str, int]:
+    """Bytes by kind: of a GPU what PyTorch holds, else what of the process is in memory, where the system tells."""
+    if device.startswith("cuda"):
+        return {"allocated": torch.cuda.memory_allocated(device), "reserved": torch.cuda.memory_reserved(device)}
+    with suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return {"resident": pages * os.sysconf("SC_PAGE_SIZE")}
+    return {}

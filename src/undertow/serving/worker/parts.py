@@ -11,6 +11,7 @@ from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
+from undertow.serving.tracing import tracing_of
 from undertow.serving.worker.child import ChildSetup
 
 if TYPE_CHECKING:
@@ -42,7 +43,17 @@ def worker_for(
         logged=artifacts.logged,
     )
     catalog = Catalog(settings, device=device)
-    return Worker(store, artifacts, catalog, settings, name=name, device=device, lost=lost, alive=alive)
+    return Worker(
+        store,
+        artifacts,
+        catalog,
+        settings,
+        name=name,
+        device=device,
+        lost=lost,
+        alive=alive,
+        tracing=tracing_of(settings.telemetry),
+    )
 
 
 def serve_api(settings: ServerSettings, place: socket.socket, stop: threading.Event) -> None:

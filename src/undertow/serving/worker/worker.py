@@ -18,6 +18,7 @@ from undertow.serving.schedule import Running
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.records import QueueEntry, StoreError, Verdict
 from undertow.serving.store.store import Store
+from undertow.serving.tracing import Tracing
 from undertow.serving.worker.about import About
 from undertow.serving.worker.claiming import Claiming
 from undertow.serving.worker.drawing import Drawing, begin, placed
@@ -44,7 +45,8 @@ class Worker:
     """Draws the jobs of a store on one device.
 
     name: unique for the process, under which it holds leases. lost: names of processes that are known to be dead, whose
-    jobs are taken back at once. alive: called while the loop goes on. load: reads a model.
+    jobs are taken back at once. alive: called while the loop goes on. load: reads a model. tracing: is told of
+    jobs that have ended.
 
     Worker(store, artifacts, catalog, settings, name="here").run(stop)
     """
@@ -61,6 +63,7 @@ class Worker:
         lost: Sequence[str] = (),
         alive: Callable[[], None] = lambda: None,
         load: Load | None = None,
+        tracing: Tracing | None = None,
     ):
         self.store, self.artifacts, self.catalog, self.settings = store, artifacts, catalog, settings
         self.name = name
@@ -72,7 +75,8 @@ class Worker:
             ready=self._ready,
             load=load,
         )
-        self.measures = Measures(store.clock)
+        self.measures = Measures(store.clock, Tracing() if tracing is None else tracing, device)
+        store.observers.append(self.measures.stored)
         self.timing = Timing(store=store, device=device, most_jobs=settings.jobs_at_once)
         self.about = About(store=store, name=name, device=device, data=settings.data)
         self.pulse = Pulse(
@@ -120,6 +124,7 @@ class Worker:
             self.drain(threading.Event() if hurry is None else hurry)
         finally:
             self.finishing.publisher.shutdown()
+            self.measures.tracing.close()
             self.pulse.stop()
             self.models.close()
             with suppress(StoreError):
@@ -237,6 +242,8 @@ class Worker:
         found: list[Running] = []
         for drawing in self._drawings.values():
             now = drawing.progress()
+            if drawing.publishing is None:
+                drawing.note(now.stage)
             found.append(running(drawing.entry, now.step, now.steps))
         return found
 
@@ -254,6 +261,8 @@ class Worker:
                 artifacts=self.artifacts,
                 entered=lambda: self.measures.entered(claim),
                 log=JobLog(self.artifacts, claim),
+                previewed=self.measures.previewed,
+                clock=self.store.clock,
             )
         except Exception as error:
             self.finishing.refuse(claim, error)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import webuiapi
 from PIL import Image, ImageDraw
+from PIL.PngImagePlugin import PngInfo
 
 from tests.serving.api.stand_in import open_api, picture_bytes
 from undertow import InvalidInput
@@ -425,8 +426,52 @@ def test_progress_and_interrupt_are_the_keys_own(api):
     api.client.post("/sdapi/v1/interrupt", headers=ada)
     assert api.store.cancelled(claims[0])
     asking.join()
-    assert answers["ada"].status_code == 409
-    assert "was canceled at step 1 of 4" in answers["ada"].json()["detail"]
+    stopped = answers["ada"].json()  # as A1111: what there is, in the size that was asked for
+    assert (answers["ada"].status_code, len(stopped["images"])) == (200, 1)
+    assert opened(stopped["images"][0]).size == (64, 64)
+    info = json.loads(stopped["info"])
+    assert (info["width"], info["seed"]) == (64, claims[0].job.spec.request["seed"])
+
+
+@pytest.mark.parametrize("ending", ["interrupt", "skip"])
+def test_what_is_interrupted_before_there_is_anything_has_no_picture(api, ending):
+    """webuiapi's own call of `interrupt`; `skip` leaves what waits."""
+    answers = []
+    asking = threading.Thread(
+        target=lambda: answers.append(api.client.post(TXT2IMG, json={"prompt": "owl", "steps": 4}))
+    )
+    asking.start()
+    while not (claims := api.claim(1)):
+        time.sleep(0.005)
+    waits = api.submit(label="a1111")["id"]
+    assert api.client.post(f"/sdapi/v1/{ending}").json() == {}
+    assert api.store.cancelled(claims[0])
+    asking.join()
+    assert (answers[0].status_code, answers[0].json()["images"]) == (200, [])
+    assert json.loads(answers[0].json()["info"])["all_seeds"] == []
+    assert api.store.job(waits).state == ("queued" if ending == "skip" else "canceled")
+
+
+def test_png_info_reads_what_a_file_says(drawing):
+    """The settings of an example of A1111's own (modules/infotext_utils.py, `parse_generation_parameters`)."""
+    text = "girl with an artist's beret\nNegative prompt: blurry\nSteps: 20, Sampler: Heun, CFG scale: 7, Size: 512x384"
+    content = BytesIO()
+    told = PngInfo()
+    told.add_text("parameters", text)
+    Image.new("RGB", (8, 8)).save(content, format="PNG", pnginfo=told)
+    image = base64.b64encode(content.getvalue()).decode()
+    for given in (image, f"data:image/png;base64,{image}"):
+        found = drawing.client.post("/sdapi/v1/png-info", json={"image": given}).json()
+        assert (found["info"], found["items"]) == (text, {"parameters": text})
+        assert found["parameters"] == {
+            "Prompt": "girl with an artist's beret", "Negative prompt": "blurry", "Steps": "20", "Sampler": "Heun",
+            "CFG scale": "7", "Size": "512x384", "Size-1": "512", "Size-2": "384",
+        }  # fmt: skip
+    plain = base64.b64encode(picture_bytes()).decode()
+    assert drawing.client.post("/sdapi/v1/png-info", json={"image": plain}).json()["info"] == ""
+    for wrong in (None, "", "no base64!", base64.b64encode(b"no picture").decode()):
+        refused = drawing.client.post("/sdapi/v1/png-info", json={"image": wrong})
+        assert (refused.status_code, refused.json()["detail"].startswith("image is")) == (422, True)
 
 
 def test_lists_have_the_names_that_requests_take(api):

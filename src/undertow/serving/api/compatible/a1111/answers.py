@@ -36,6 +36,7 @@ def info_json(pictures: Sequence[Picture], *, job: Job, read: Drawing, model: Mo
     """What A1111 says of the pictures."""
     request, count = job.spec.request, len(pictures)
     seeds = [one.seed for one, _ in pictures]
+    height, width = size_of(job)
     subseeds = [request.get("variation_seed") or 0] * count
     texts = [infotext_of(content) for _, content in pictures]
     return {
@@ -43,13 +44,13 @@ def info_json(pictures: Sequence[Picture], *, job: Job, read: Drawing, model: Mo
         "all_prompts": [read.prompt] * count,
         "negative_prompt": read.negative_prompt,
         "all_negative_prompts": [read.negative_prompt] * count,
-        "seed": seeds[0],
+        "seed": seeds[0] if seeds else request["seed"],
         "all_seeds": seeds,
-        "subseed": subseeds[0],
+        "subseed": request.get("variation_seed") or 0,
         "all_subseeds": subseeds,
         "subseed_strength": read.variation_strength,
-        "width": pictures[0][0].width,
-        "height": pictures[0][0].height,
+        "width": pictures[0][0].width if pictures else width,
+        "height": pictures[0][0].height if pictures else height,
         "sampler_name": read.sampler,
         "cfg_scale": read.cfg_scale,
         "steps": read.steps,
@@ -72,6 +73,13 @@ def info_json(pictures: Sequence[Picture], *, job: Job, read: Drawing, model: Mo
         "is_using_inpainting_conditioning": False,
         "version": "undertow",
     }
+
+
+def size_of(job: Job) -> tuple[int, int]:
+    """Height and width of what a job was asked for."""
+    request = job.spec.request
+    height, width = request["size"] or request["image"]["size"][::-1]
+    return height, width
 
 
 def infotext_of(content: bytes) -> str:

@@ -47,6 +47,9 @@ async def change_options(request: Request, key: Submitter, service: Service) -> 
     return JSONResponse(None)
 
 
+REFRESHING = ("refresh-checkpoints", "refresh-loras")
+
+
 @router.post("/sdapi/v1/refresh-checkpoints", responses=ANSWERS)
 @router.post("/sdapi/v1/refresh-loras", responses=ANSWERS, operation_id="refresh_loras")
 async def refresh(key: Submitter, service: Service) -> JSONResponse:  # noqa: ARG001  # any key may
@@ -110,7 +113,7 @@ async def show_list(name: str, key: Reader, service: Service) -> JSONResponse:  
 @router.post("/sdapi/v1/{name}", include_in_schema=False)
 async def refuse_others(name: str, key: Reader) -> JSONResponse:  # noqa: ARG001  # any key may
     """What A1111 does and undertow does not."""
-    raise _missing(name, ("txt2img", "img2img", "interrupt", "options", "refresh-checkpoints", "refresh-loras"))
+    raise _missing(name, ("txt2img", "img2img", "interrupt", "skip", "png-info", "options", *REFRESHING))
 
 
 def _missing(name: str, known: Collection[str]) -> Problem:

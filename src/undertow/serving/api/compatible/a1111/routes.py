@@ -6,9 +6,11 @@ the key as password.
 
 import secrets
 import time
+from io import BytesIO
 from typing import Any
 
 from fastapi import APIRouter
+from PIL import Image
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -17,11 +19,19 @@ from undertow.doors import shown
 from undertow.errors import InvalidInput
 from undertow.serving.api.auth import Reader, Submitter
 from undertow.serving.api.bodies import read_json
-from undertow.serving.api.compatible.a1111.answers import drawing_json, progress_json, refusal, task_json
+from undertow.serving.api.compatible.a1111.answers import (
+    Picture,
+    drawing_json,
+    progress_json,
+    refusal,
+    size_of,
+    task_json,
+)
 from undertow.serving.api.compatible.a1111.control import with_controls
 from undertow.serving.api.compatible.a1111.options import changed, options_of
 from undertow.serving.api.compatible.a1111.pictures import OnlyMasked
 from undertow.serving.api.compatible.a1111.pictures import pictures_of as prepared_pictures
+from undertow.serving.api.compatible.a1111.png_info import png_info
 from undertow.serving.api.compatible.a1111.words import (
     NAMES,
     Drawing,
@@ -30,11 +40,11 @@ from undertow.serving.api.compatible.a1111.words import (
     echoed,
     task_label,
 )
-from undertow.serving.api.compatible.described import ANSWERS, takes
+from undertow.serving.api.compatible.described import ANSWERS, takes, takes_object
 from undertow.serving.api.compatible.waiting import finished, pictures_of, preview_of, refusing_with, submit
 from undertow.serving.api.parts import Parts, Service
 from undertow.serving.api.queries import Query
-from undertow.serving.jobs import Job, JobState
+from undertow.serving.jobs import Job, JobState, StoredPicture
 from undertow.serving.store.records import ApiKey
 
 LIVE = (JobState.QUEUED, JobState.RUNNING)
@@ -65,7 +75,9 @@ async def _draw(request: Request, service: Parts, key: ApiKey, read: Drawing, gi
     job = await finished(service, request, await submit(service, request, wanted, key, NAMES))
 
     def answer() -> dict[str, Any]:
-        pictures = pictures_of(service, job)
+        # Who interrupts gets what there is, as from A1111, which never refuses then.
+        stopped = job.state is JobState.CANCELED
+        pictures = _unfinished(service, job) if stopped else pictures_of(service, job)
         if whole is not None:
             pictures = [(one, whole.put_back(content)) for one, content in pictures]
         return drawing_json(
@@ -78,6 +90,21 @@ async def _draw(request: Request, service: Parts, key: ApiKey, read: Drawing, gi
         )
 
     return JSONResponse(await run_in_threadpool(answer))
+
+
+def _unfinished(service: Parts, job: Job) -> list[Picture]:
+    """The newest preview of a job that was interrupted, in the size of its picture, if there is one."""
+    try:
+        content = service.artifacts.preview_path(job.id).read_bytes()
+    except FileNotFoundError:
+        return []
+    height, width = size_of(job)
+    enlarged = BytesIO()
+    with Image.open(BytesIO(content)) as preview:
+        preview.resize((width, height), Image.Resampling.LANCZOS).save(enlarged, format="PNG")
+    content, seed = enlarged.getvalue(), job.spec.request["seed"]
+    about = {"sha256": "", "media_type": "image/png", "bytes": len(content)}
+    return [(StoredPicture(**about, width=width, height=height, seed=seed), content)]
 
 
 def _wanted(service: Parts, key: ApiKey, read: Drawing) -> tuple[dict[str, Any], OnlyMasked | None]:
@@ -140,6 +167,26 @@ async def interrupt(request: Request, key: Submitter, service: Service) -> JSONR
 
     await run_in_threadpool(cancel)
     return JSONResponse({})
+
+
+@router.post("/sdapi/v1/skip", responses=ANSWERS)
+async def skip(key: Submitter, service: Service) -> JSONResponse:
+    """Cancel what of the key's drawing runs now; what waits goes on."""
+
+    def cancel() -> None:
+        running = [job for job in _live(service, key, None) if job.state is JobState.RUNNING]
+        for job in running[-1:]:
+            service.store.cancel(job.id, key.id)
+
+    await run_in_threadpool(cancel)
+    return JSONResponse({})
+
+
+@router.post("/sdapi/v1/png-info", responses=ANSWERS, openapi_extra=takes_object("image: a picture in base64."))
+async def show_png_info(request: Request, key: Reader, service: Service) -> JSONResponse:  # noqa: ARG001  # any key may
+    """What a picture's file says of how it was drawn."""
+    given, _ = await read_json(request, service.settings.max_body_bytes)
+    return JSONResponse(await run_in_threadpool(png_info, given, service.settings.max_pixels))
 
 
 def _live(service: Parts, key: ApiKey, task: str | None) -> list[Job]:
