@@ -37,6 +37,7 @@ from undertow.engine.result import GenerationResult
 from undertow.engine.settings import RequestSettings
 from undertow.errors import InvalidInput
 from undertow.free_memory import naming_memory
+from undertow.inspection.rescue import Rescuer
 from undertow.memory.ladder import StepDown
 from undertow.memory.plan import MemoryPlan
 from undertow.records import annotations
@@ -169,7 +170,9 @@ class UNetService:
     @cached_property
     def engine(self) -> Engine:
         """What draws the requests. With it they can be submitted one by one, awaited, watched and cancelled."""
-        return Engine(self._model, self._refiner, self.adapters, runner=self.runner)
+        engine = Engine(self._model, self._refiner, self.adapters, runner=self.runner)
+        engine.rescue = Rescuer(adapters=self.adapters)
+        return engine
 
     @property
     def state(self) -> UNetState:
@@ -245,7 +248,7 @@ class UNetService:
         budget_bytes: int | None = None,
         course: tuple[StepDown, ...] = (),
         vae_clamp: bool = False,
-        non_finite: NonFinite = "fail",
+        non_finite: NonFinite = "upcast",
         observe: Observer = unobserved,
         drawn: Drawn = undrawn,
     ) -> GenerationResult:
@@ -277,7 +280,7 @@ class UNetService:
         low_vram: bool = False,
         budget_bytes: int | None = None,
         vae_clamp: bool = False,
-        non_finite: NonFinite = "fail",
+        non_finite: NonFinite = "upcast",
         observe: Observer = unobserved,
         drawn: Drawn = undrawn,
         finished: Finished = unfinished,

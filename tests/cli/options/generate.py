@@ -143,7 +143,7 @@ ARRIVES = REQUEST | {
     "run.budget_bytes": None,
     "run.course": (),
     "run.vae_clamp": False,
-    "run.non_finite": "fail",
+    "run.non_finite": "upcast",
     "show.pictures": [image()],
     "files": ["out/44.png"],
 }
@@ -235,7 +235,7 @@ OF_THE_RUN = (
     case("--vae-clamp", run__vae_clamp=True),
     case("--debug", "nan", run__debug=Debug(nan=True)),
     case("--debug", "timing,shapes", run__debug=Debug(timing=True, shapes=True)),
-    case("--debug", "all", run__debug=Debug(nan=True, timing=True, shapes=True)),
+    case("--debug", "all", run__debug=Debug.parse(True)),
     case("--preview", "now.png", files=["now.png", "out/44.png"]),
     case("--out", "made.png", files=["made.png"]),
     case("--out", "made.jpg", files=["made.jpg"]),
