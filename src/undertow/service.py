@@ -2,7 +2,8 @@
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, Unpack, overload
@@ -37,7 +38,16 @@ from undertow.engine.result import GenerationResult
 from undertow.engine.settings import RequestSettings
 from undertow.errors import InvalidInput
 from undertow.free_memory import naming_memory
+from undertow.inspection.activation_pictures import ActivationHistory, activation_history
+from undertow.inspection.attention_choice import AttentionChoice, GuidanceSide
+from undertow.inspection.debugging import Debugger, DebugInfo
+from undertow.inspection.doctor.case import Case
+from undertow.inspection.doctor.diagnose import diagnose
+from undertow.inspection.doctor.finding import Diagnosis
+from undertow.inspection.recorder import Recorder
 from undertow.inspection.rescue import Rescuer
+from undertow.inspection.visualize_attention import attention_heatmaps
+from undertow.inspection.word_maps import Among, AttentionHeatmaps, Pooling, WordOptions
 from undertow.memory.ladder import StepDown
 from undertow.memory.plan import MemoryPlan
 from undertow.records import annotations
@@ -217,7 +227,7 @@ class UNetService:
         prompt: str,
         *,
         latents: Tensor | None = None,
-        debug: Debug | str = "",
+        debug: Debug | str | bool = "",
         low_vram: bool = False,
         budget_bytes: int | None = None,
         vae_clamp: bool = False,
@@ -230,10 +240,7 @@ class UNetService:
         result = service.generate("a red apple", steps=20, guidance_scale=5.0, seed=7, size=(512, 512))
         result.images[0].save("apple.png")
         """
-        known = [*annotations(GenerationRequest), *inspect.signature(self.generate).parameters]
-        for name in sorted(settings.keys() - annotations(GenerationRequest).keys()):
-            raise InvalidInput(name, shown(settings.get(name)), "a field of GenerationRequest", nearest(name, known))
-        request = GenerationRequest.from_json({"prompt": prompt, **settings})
+        request = self._request(prompt, settings, self.generate)
         options = {"low_vram": low_vram, "budget_bytes": budget_bytes, "vae_clamp": vae_clamp}
         return self.run(request, latents=latents, debug=debug, observe=observe, drawn=drawn, **options)
 
@@ -243,7 +250,7 @@ class UNetService:
         request: GenerationRequest | str,
         *,
         latents: Tensor | None = None,
-        debug: Debug | str = "",
+        debug: Debug | str | bool = "",
         low_vram: bool = False,
         budget_bytes: int | None = None,
         course: tuple[StepDown, ...] = (),
@@ -254,9 +261,10 @@ class UNetService:
     ) -> GenerationResult:
         """The pictures of a request, or of a prompt alone: `generate_many` of one.
 
-        latents: standard normal noise to start from, in place of that of the seeds. debug: a comma list of nan, timing
-        and shapes, or all. observe: called at each step of each picture. drawn: called with each picture as soon as it
-        is there. The rest as in `RunOptions`. Errors: `InvalidInput` before any work; `MissingComponent`;
+        latents: standard normal noise to start from, in place of that of the seeds. debug: a comma list of
+        timing, nan, shapes, vae, sampler and layers, or all, which `True` says too; its lines are in the
+        report. observe: called at each step of each picture. drawn: called with each picture as soon as it is
+        there. The rest as in `RunOptions`. Errors: `InvalidInput` before any work; `MissingComponent`;
         `NonFiniteError`; `RequestFailed`.
         """
         options = _options(
@@ -268,7 +276,10 @@ class UNetService:
             non_finite=non_finite,
             drawn=drawn,
         )
-        return generate_many(self.engine, [as_request(request)], options, observe=observe, latents=latents)[0]
+        with self._debugger.request(layers=options.debug.layers) as records:
+            options = replace(options, mark=records.mark)
+            found = generate_many(self.engine, [as_request(request)], options, observe=observe, latents=latents)
+        return records.told(found[0])
 
     @checked
     def generate_many(
@@ -276,7 +287,7 @@ class UNetService:
         requests: Sequence[GenerationRequest | str],
         *,
         limits: BatchLimits | None = None,
-        debug: Debug | str = "",
+        debug: Debug | str | bool = "",
         low_vram: bool = False,
         budget_bytes: int | None = None,
         vae_clamp: bool = False,
@@ -301,7 +312,107 @@ class UNetService:
             drawn=drawn,
         )
         asked = [as_request(request) for request in requests]
-        return generate_many(self.engine, asked, options, observe=observe, finished=finished)
+        with self._debugger.request(layers=options.debug.layers) as records:
+            options = replace(options, mark=records.mark)
+            found = generate_many(self.engine, asked, options, observe=observe, finished=finished)
+        return [records.told(one, place) for place, one in enumerate(found)]
+
+    @cached_property
+    def _debugger(self) -> Debugger:
+        return Debugger(self.engine.probes)
+
+    @checked
+    def enable_layer_hooks(self, patterns: Sequence[str] | str = "*", *, every: int = 1) -> Recorder:
+        """Records what enters and leaves the U-Net's modules of these names, with * and ?, in every `every`-th step of
+        all requests from now on, until `disable_layer_hooks`; forwards that are recorded run without graphs. Errors:
+        `InvalidInput` for a pattern that matches no module."""
+        chosen = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+        return self._debugger.enable(self.unet, chosen, every=every)
+
+    @checked
+    def log_layer_input(self, layer: str) -> Recorder:
+        """As `enable_layer_hooks`, for what enters alone."""
+        return self._debugger.enable(self.unet, (layer,), ("input",))
+
+    @checked
+    def log_layer_output(self, layer: str) -> Recorder:
+        """As `enable_layer_hooks`, for what leaves alone."""
+        return self._debugger.enable(self.unet, (layer,), ("output",))
+
+    def log_final_prediction(self) -> Recorder:
+        """Records what the U-Net predicts, for every branch of guidance."""
+        return self._debugger.enable(self.unet, ("",), ("output",))
+
+    def disable_layer_hooks(self) -> None:
+        """Takes off what the methods above put on, and forgets their records."""
+        self._debugger.disable()
+
+    def get_debug_info(self) -> DebugInfo:
+        """What the methods above have recorded, and the last request with `debug="layers"`: `layer_statistics`, and the
+        records."""
+        return self._debugger.info()
+
+    @checked
+    def visualize_attention(
+        self,
+        prompt: str,
+        *,
+        words: Sequence[str] | None = None,
+        layers: Sequence[str] | None = None,
+        cells: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        at_steps: Sequence[int] | None = None,
+        side: GuidanceSide = "conditional",
+        pooling: Pooling = "mean",
+        among: Among = "context",
+        marks: bool = False,
+        self_attention: bool = False,
+        observe: Observer = unobserved,
+        **settings: Unpack[RequestSettings],
+    ) -> AttentionHeatmaps:
+        """Draws a prompt, the same picture to the bit as `generate`, with maps of where each word acts.
+
+        words: words of the prompt, or phrases of it; `None` for every word. layers: patterns of names of attention
+        layers ("up_blocks.*", "mid_block"); cells: shorter sides of their maps; heads, at_steps: from 0. `None` is all,
+        and what is chosen is averaged. side: "unconditional" for the words of the negative prompt. pooling, among,
+        marks: as in `WordOptions`. self_attention: also entropies and attention received of every self-attention.
+        settings: as in `generate`. Errors: as `run`; `InvalidInput` for words, layers, heads and steps that are not
+        there; `MissingComponent` for a model without text.
+
+            found = service.visualize_attention("red apple left of dog face on blue background", seed=7)
+            found.maps["apple"], found.overlay("red apple"), found.save("maps")
+        """
+        request = self._request(prompt, settings, self.visualize_attention)
+        choice = AttentionChoice(
+            layers=None if layers is None else tuple(layers),
+            cells=None if cells is None else tuple(cells),
+            heads=None if heads is None else tuple(heads),
+            steps=None if at_steps is None else tuple(at_steps),
+        )
+        chosen = None if words is None else (words,) if isinstance(words, str) else tuple(words)
+        options = WordOptions(words=chosen, pooling=pooling, among=among, marks=marks)
+        return attention_heatmaps(
+            self.engine, request, choice, options, side=side, self_attention=self_attention, observe=observe
+        )
+
+    @checked
+    def visualize_activations(
+        self, prompt: str, *, observe: Observer = unobserved, **settings: Unpack[RequestSettings]
+    ) -> ActivationHistory:
+        """Draws a prompt, the same picture to the bit as `generate`, and records on the way what every layer returns:
+        standard deviation and largest magnitude over the steps, the share of skip connections, and a film of the noisy
+        latents and the picture that is expected of them. settings: as in `generate`. Errors: as `run`.
+
+            service.visualize_activations("red apple", seed=7).save("activations")
+        """
+        request = self._request(prompt, settings, self.visualize_activations)
+        return activation_history(self.engine, request, observe=observe)
+
+    def _request(self, prompt: str, settings: RequestSettings, method: Callable[..., object]) -> GenerationRequest:
+        known = [*annotations(GenerationRequest), *inspect.signature(method).parameters]
+        for name in sorted(settings.keys() - annotations(GenerationRequest).keys()):
+            raise InvalidInput(name, shown(settings.get(name)), "a field of GenerationRequest", nearest(name, known))
+        return GenerationRequest.from_json({"prompt": prompt, **settings})
 
     @checked
     def plan(
@@ -338,6 +449,34 @@ class UNetService:
             budget_bytes=budget_bytes,
         )
 
+    @checked
+    def diagnose(
+        self,
+        request: GenerationRequest | str = "",
+        *,
+        picture: str | Path | None = None,
+        only: Sequence[str] = (),
+    ) -> Diagnosis:
+        """What is wrong with the model, with a request and with this machine, as far as rules can measure it: symptom,
+        evidence, cause, fix and prevention of each finding. It takes about ten evaluations of the network.
+
+        request: what is, or would be, drawn. picture: a file that undertow wrote, which is drawn again in a fresh
+        process and compared byte by byte. only: names of rules, or of their families: "nan", "picture", "slow",
+        "memory", "provenance". Errors: `InvalidInput` for an unknown name; `MissingComponent`.
+
+            for finding in service.diagnose("a red apple").findings:
+                print(finding.symptom, finding.evidence, finding.fix)
+        """
+        case = Case(
+            model=self.model,
+            manager=self.adapters,
+            request=as_request(request),
+            runner=self.runner,
+            picture=None if picture is None else Path(picture),
+        )
+        with self.engine.paused():
+            return diagnose(case, only)
+
     @overload
     def predict_noise(self, context: PredictionContext) -> Tensor: ...
     @overload
@@ -353,8 +492,8 @@ class UNetService:
         return found[0] if isinstance(context, PredictionContext) else found
 
 
-def _options(debug: Debug | str, **options: Any) -> RunOptions:
-    return RunOptions(debug=Debug.parse(debug) if isinstance(debug, str) else debug, **options)
+def _options(debug: Debug | str | bool, **options: Any) -> RunOptions:
+    return RunOptions(debug=debug if isinstance(debug, Debug) else Debug.parse(debug), **options)
 
 
 @checked

@@ -30,7 +30,9 @@ class Verbs(Mapping[str, Verb]):
 VERBS = Verbs(
     "generate",
     "compare",
+    "maps",
     "convert",
+    "doctor",
     "inspect",
     "models",
     "plan",
