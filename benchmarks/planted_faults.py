@@ -8,7 +8,7 @@ while another request's rows share the forward. Of each kind it is known what is
     overflow     what a module gives is scaled so that its largest number is 200,000, and stored in its type
     hidden       queries or keys alike, with a largest number of 70,000, which fused attention may hide
     scores       queries and keys of 30,000 under a kernel that keeps scores in half precision
-    weight       one weight is NaN; this and another kernel are for the forwards of that row, which shares them with none
+    weight       one weight is NaN; as with the kernel, for the forwards of that row alone
     conditioning one number of the text's embedding is NaN, or of the pooled one
     input        one number of the scaled latents is infinite
     timestep     the timestep is NaN
