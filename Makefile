@@ -25,7 +25,7 @@ RARELY := /tests?/|/(transformers/models|diffusers/pipelines|openai|pip|setuptoo
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 lowest fuzz api-fuzz mutants bits memory-soak store-soak soak soak-postgresql load check format bench digits emoji evaluate docs clean
+.PHONY: help demo test test-avx2 lowest fuzz api-fuzz mutants bits planted-faults memory-soak store-soak soak soak-postgresql load check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -96,6 +96,9 @@ api-fuzz: $(INSTALLED)  ## Send generated requests to every route of the service
 AGAINST ?= HEAD
 bits: $(INSTALLED)  ## Draw 24 requests as this tree and as AGAINST=REVISION does, and name those that differ in a bit
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.bits --against $(AGAINST)
+
+planted-faults: $(INSTALLED)  ## Plant 900 faults in tiny models, and see each named: docs/results/planted-faults.md
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.planted_faults --page docs/results/planted-faults.md
 
 SEQUENCES ?= 300
 memory-soak: $(INSTALLED)  ## Draw random sequences short of memory, and compare every byte with a fresh process

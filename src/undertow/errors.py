@@ -200,14 +200,16 @@ class AdapterMismatch(CheckpointError):
 
 
 class NonFiniteError(UndertowError, ArithmeticError):
-    """NaN or Inf came out of a layer whose input was finite. Names the layer and the type it computed in."""
+    """NaN or Inf came out of a layer whose input was finite. Names the layer and the type it computed in. fault: what
+    the engine found, an `engine.fault.Fault`, with step, row and cause; `None` where it did not look."""
 
-    def __init__(self, layer: str, dtype: object, problem: str, remedy: str = ""):
+    def __init__(self, layer: str, dtype: object, problem: str, remedy: str = "", fault: object = None):
         super().__init__(f"{layer} in {dtype}: {problem}" + (f"; {remedy}" if remedy else ""))
         self.layer = layer
         self.dtype = dtype
         self.problem = problem
         self.remedy = remedy
+        self.fault = fault
 
 
 class EngineClosed(UndertowError, RuntimeError):

@@ -3,6 +3,7 @@
 import inspect
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, Unpack, overload
@@ -39,9 +40,12 @@ from undertow.errors import InvalidInput
 from undertow.free_memory import naming_memory
 from undertow.inspection.activation_pictures import ActivationHistory, activation_history
 from undertow.inspection.attention_choice import AttentionChoice, GuidanceSide
+from undertow.inspection.debugging import Debugger, DebugInfo
 from undertow.inspection.doctor.case import Case
 from undertow.inspection.doctor.diagnose import diagnose
 from undertow.inspection.doctor.finding import Diagnosis
+from undertow.inspection.recorder import Recorder
+from undertow.inspection.rescue import Rescuer
 from undertow.inspection.visualize_attention import attention_heatmaps
 from undertow.inspection.word_maps import Among, AttentionHeatmaps, Pooling, WordOptions
 from undertow.memory.ladder import StepDown
@@ -176,7 +180,9 @@ class UNetService:
     @cached_property
     def engine(self) -> Engine:
         """What draws the requests. With it they can be submitted one by one, awaited, watched and cancelled."""
-        return Engine(self._model, self._refiner, self.adapters, runner=self.runner)
+        engine = Engine(self._model, self._refiner, self.adapters, runner=self.runner)
+        engine.rescue = Rescuer(adapters=self.adapters)
+        return engine
 
     @property
     def state(self) -> UNetState:
@@ -221,7 +227,7 @@ class UNetService:
         prompt: str,
         *,
         latents: Tensor | None = None,
-        debug: Debug | str = "",
+        debug: Debug | str | bool = "",
         low_vram: bool = False,
         budget_bytes: int | None = None,
         vae_clamp: bool = False,
@@ -244,20 +250,21 @@ class UNetService:
         request: GenerationRequest | str,
         *,
         latents: Tensor | None = None,
-        debug: Debug | str = "",
+        debug: Debug | str | bool = "",
         low_vram: bool = False,
         budget_bytes: int | None = None,
         course: tuple[StepDown, ...] = (),
         vae_clamp: bool = False,
-        non_finite: NonFinite = "fail",
+        non_finite: NonFinite = "upcast",
         observe: Observer = unobserved,
         drawn: Drawn = undrawn,
     ) -> GenerationResult:
         """The pictures of a request, or of a prompt alone: `generate_many` of one.
 
-        latents: standard normal noise to start from, in place of that of the seeds. debug: a comma list of nan, timing
-        and shapes, or all. observe: called at each step of each picture. drawn: called with each picture as soon as it
-        is there. The rest as in `RunOptions`. Errors: `InvalidInput` before any work; `MissingComponent`;
+        latents: standard normal noise to start from, in place of that of the seeds. debug: a comma list of
+        timing, nan, shapes, vae, sampler and layers, or all, which `True` says too; its lines are in the
+        report. observe: called at each step of each picture. drawn: called with each picture as soon as it is
+        there. The rest as in `RunOptions`. Errors: `InvalidInput` before any work; `MissingComponent`;
         `NonFiniteError`; `RequestFailed`.
         """
         options = _options(
@@ -269,7 +276,10 @@ class UNetService:
             non_finite=non_finite,
             drawn=drawn,
         )
-        return generate_many(self.engine, [as_request(request)], options, observe=observe, latents=latents)[0]
+        with self._debugger.request(layers=options.debug.layers) as records:
+            options = replace(options, mark=records.mark)
+            found = generate_many(self.engine, [as_request(request)], options, observe=observe, latents=latents)
+        return records.told(found[0])
 
     @checked
     def generate_many(
@@ -277,11 +287,11 @@ class UNetService:
         requests: Sequence[GenerationRequest | str],
         *,
         limits: BatchLimits | None = None,
-        debug: Debug | str = "",
+        debug: Debug | str | bool = "",
         low_vram: bool = False,
         budget_bytes: int | None = None,
         vae_clamp: bool = False,
-        non_finite: NonFinite = "fail",
+        non_finite: NonFinite = "upcast",
         observe: Observer = unobserved,
         drawn: Drawn = undrawn,
         finished: Finished = unfinished,
@@ -302,7 +312,45 @@ class UNetService:
             drawn=drawn,
         )
         asked = [as_request(request) for request in requests]
-        return generate_many(self.engine, asked, options, observe=observe, finished=finished)
+        with self._debugger.request(layers=options.debug.layers) as records:
+            options = replace(options, mark=records.mark)
+            found = generate_many(self.engine, asked, options, observe=observe, finished=finished)
+        return [records.told(one, place) for place, one in enumerate(found)]
+
+    @cached_property
+    def _debugger(self) -> Debugger:
+        return Debugger(self.engine.probes)
+
+    @checked
+    def enable_layer_hooks(self, patterns: Sequence[str] | str = "*", *, every: int = 1) -> Recorder:
+        """Records what enters and leaves the U-Net's modules of these names, with * and ?, in every `every`-th step of
+        all requests from now on, until `disable_layer_hooks`; forwards that are recorded run without graphs. Errors:
+        `InvalidInput` for a pattern that matches no module."""
+        chosen = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+        return self._debugger.enable(self.unet, chosen, every=every)
+
+    @checked
+    def log_layer_input(self, layer: str) -> Recorder:
+        """As `enable_layer_hooks`, for what enters alone."""
+        return self._debugger.enable(self.unet, (layer,), ("input",))
+
+    @checked
+    def log_layer_output(self, layer: str) -> Recorder:
+        """As `enable_layer_hooks`, for what leaves alone."""
+        return self._debugger.enable(self.unet, (layer,), ("output",))
+
+    def log_final_prediction(self) -> Recorder:
+        """Records what the U-Net predicts, for every branch of guidance."""
+        return self._debugger.enable(self.unet, ("",), ("output",))
+
+    def disable_layer_hooks(self) -> None:
+        """Takes off what the methods above put on, and forgets their records."""
+        self._debugger.disable()
+
+    def get_debug_info(self) -> DebugInfo:
+        """What the methods above have recorded, and the last request with `debug="layers"`: `layer_statistics`, and the
+        records."""
+        return self._debugger.info()
 
     @checked
     def visualize_attention(
@@ -444,8 +492,8 @@ class UNetService:
         return found[0] if isinstance(context, PredictionContext) else found
 
 
-def _options(debug: Debug | str, **options: Any) -> RunOptions:
-    return RunOptions(debug=Debug.parse(debug) if isinstance(debug, str) else debug, **options)
+def _options(debug: Debug | str | bool, **options: Any) -> RunOptions:
+    return RunOptions(debug=debug if isinstance(debug, Debug) else Debug.parse(debug), **options)
 
 
 @checked

@@ -204,7 +204,10 @@ def test_without_a_model_the_embedded_one_draws_and_suggests_what_is_next(tmp_pa
         (["generate", "x", "--model", "MODEL", "--size", "48x"], "WIDTHxHEIGHT"),
         (["generate", "x", "--model", "MODEL", "--size", "33x48"], "the nearest is 32x48"),
         (["generate", "x", "--model", "MODEL", "--sampler", "eular"], "did you mean"),
-        (["generate", "x", "--model", "MODEL", "--debug", "vay"], "a comma list of nan, timing, shapes"),
+        (
+            ["generate", "x", "--model", "MODEL", "--debug", "vay"],
+            "a comma list of timing, nan, shapes, vae, sampler, layers",
+        ),
         (["generate", "--from", "missing.png"], "a picture file; there is no such file"),
         (["generate", "x", "--model", "MODEL", "--precision", "f8"], "f8"),
         (["generate", "x", "--model", "MODEL", "--device", "cudda"], "did you mean 'cuda'?"),

@@ -15,7 +15,10 @@ from undertow.errors import InvalidInput, NonFiniteError
     [
         ("nan", Debug(nan=True)),
         ("timing, NaN", Debug(nan=True, timing=True)),
-        ("all", Debug(nan=True, timing=True, shapes=True)),
+        ("all", Debug(nan=True, timing=True, shapes=True, vae=True, sampler=True, layers=True)),
+        ("vae,sampler", Debug(vae=True, sampler=True)),
+        (True, Debug.parse("all")),
+        (False, Debug()),
         ("", Debug()),
     ],
 )
@@ -24,7 +27,7 @@ def test_flags_are_a_comma_list_or_all(text, expected):
 
 
 def test_an_unknown_flag_is_refused_with_the_known_ones():
-    with pytest.raises(InvalidInput, match="all, or a comma list of nan, timing, shapes"):
+    with pytest.raises(InvalidInput, match="all, or a comma list of timing, nan, shapes, vae, sampler, layers"):
         Debug.parse("nan,vay")
 
 

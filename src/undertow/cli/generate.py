@@ -28,6 +28,7 @@ from undertow.cli.generate_options import (
     Prompts,
     Refiner,
     Repeat,
+    Trace,
     VaeClamp,
     VaePrecision,
     ValidateWeights,
@@ -43,6 +44,7 @@ from undertow.cli.repeated import note_another_model
 from undertow.cli.request_options import with_request_options
 from undertow.cli.show import ShowHere, could_show, require_show, show
 from undertow.cli.terminal import SafeConsole
+from undertow.cli.tracing import require_trace, tracing
 from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import PictureWriter, suggest
 from undertow.engine.debug import Debug
@@ -66,6 +68,7 @@ def generate(
     preview: Preview = None,
     draw_here: ShowHere = None,
     watch: Watch = "",
+    trace: Trace = None,
     refiner: Refiner = None,
     precision: PrecisionOrNone = None,
     vae_precision: VaePrecision = None,
@@ -109,6 +112,8 @@ def generate(
         require_picture_file(preview, "--preview")
     embeddings = options.get("embeddings") or ()
     read = (*(file for file in (repeat, prompts) if file is not None), *embeddings)
+    if trace is not None:
+        require_trace(trace)
     for one in tasks:
         require_own_place("--out", out, one.request, *read, models=[source, refiner])
         if preview is not None:
@@ -127,7 +132,8 @@ def generate(
     if repeat is not None:
         note_another_model(tasks[0], service, console)
     requests = with_embeddings([one.request for one in tasks], service, embeddings)
-    results = draw(service, requests, writers, console, preview, **how)
+    with tracing(service, trace):
+        results = draw(service, requests, writers, console, preview, **how)
     if draw_here is not False and writers[0].paths:
         show([result.images[index] for result, one in zip(results, tasks, strict=True) for index in one.indices])
     for writer in writers:

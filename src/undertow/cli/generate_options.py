@@ -97,7 +97,10 @@ Name = Annotated[
 ]  # fmt: skip
 Overwrite = Annotated[bool, of_output("--overwrite", help=OVERWRITE_HELP)]
 Preview = Annotated[Path | None, of_output(help="Picture file to keep showing the newest estimate.")]
-Watch = Annotated[str, of_output("--debug", help="What to watch: nan, timing, shapes (a comma list), or all.")]
+Watch = Annotated[
+    str, of_output("--debug", help="What to watch: timing, nan, shapes, vae, sampler, layers (a comma list), or all.")
+]
+Trace = Annotated[Path | None, of_output(help="File for a JSON line of every layer's input and output at every step.")]
 
 Refiner = Annotated[str | None, of_model(help="Model that draws the last steps (SDXL's refiner).")]
 PrecisionOrNone = Annotated[

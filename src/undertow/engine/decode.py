@@ -1,6 +1,8 @@
 """Decoding: latents to pictures, previews, and to what a second pass over a larger picture starts from."""
 
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch.nn.functional as F
 from PIL import Image
@@ -12,11 +14,12 @@ from undertow.engine.layout import Layout
 from undertow.engine.parts import HighResolution
 from undertow.engine.passes import Latents, UpscaledLatents
 from undertow.engine.request import GenerationRequest
-from undertow.engine.watch import Watch
+from undertow.engine.watch import Watch, count_blocks
 from undertow.memory.keeper import Keeper
 from undertow.memory.ladder import Economy
 from undertow.pictures.pixels import pasted, to_images, to_pixels
 from undertow.vae.autoencoder import AutoencoderKL
+from undertow.vae.execute import unobserved
 from undertow.vae.latent_values import latents_as_picture, latents_from_model
 from undertow.vae.plan import smallest_budget
 from undertow.vae.precision import CLAMP, decode_safely, dtype_to_compute_in
@@ -76,10 +79,18 @@ class Decoder:
         # A seamless picture is decoded with its own other side around it, which is cut off again.
         ring = Layout.whole((latents.shape[2], latents.shape[3]), self.request.seamless)
         seen = ring.split_tiles(latents_from_model(vae.config.latent_space, latents.float()))[0]
-        with self.memory.using(vae, self.economy):
-            decoded = decode_safely(
-                vae, seen, budget_bytes=self._budget_bytes(vae, seen), clamp=CLAMP if self.clamp else None
-            )
+        blocks: Counter[tuple[str, str]] = Counter()
+        try:
+            with self.memory.using(vae, self.economy):
+                decoded = decode_safely(
+                    vae,
+                    seen,
+                    budget_bytes=self._budget_bytes(vae, seen),
+                    clamp=CLAMP if self.clamp else None,
+                    observe=partial(count_blocks, blocks) if self.watch.debug.vae else unobserved,
+                )
+        finally:
+            self.watch.blocks(blocks)
         pixels = ring.enlarged(vae.config.factor).merge_tiles([decoded.pixels])
         self.watch.see("vae_output", pixels)
         return to_images(pixels)[0], decoded.report.notes()

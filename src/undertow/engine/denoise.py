@@ -4,16 +4,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
+import torch
 from torch import Tensor
 
 from undertow.adapters.manager import AdapterManager
+from undertow.engine.fault import Rescue, Rescued
 from undertow.engine.forward import forward
 from undertow.engine.limits import BatchLimits
-from undertow.engine.probing import ForwardProbe, attach
+from undertow.engine.options import NonFinite
+from undertow.engine.probing import ForwardProbe, HiddenNumbers, attach
 from undertow.engine.rows import Outcome, Row, Steps, attributed
-from undertow.engine.watch import non_finite
+from undertow.engine.watch import non_finite, non_finite_at
+from undertow.errors import InvalidInput
 from undertow.memory.keeper import Keeper
 from undertow.memory.ladder import Economy
 from undertow.shortage import is_out_of_memory
@@ -46,11 +51,12 @@ class Share:
 class Task:
     """A generator that is being advanced.
 
-    done: called with its result. failed: called with what it raised; others go on. shared: called for each forward that
-    it had part in. keep_non_finite: whether a prediction of NaN or Inf is passed on instead of failing the task.
-    less: called when a forward ran out of memory, with its rows and what was said; returns whether `economy` asks for
-    less from now on. recorded: the outcomes of rows that need no forward, `None` for the others. answered: called with
-    the place of a row among those that it waits for, and its outcome.
+    done: called with its result. failed: called with what it raised; others go on. shared: called for each forward
+    that it had part in. non_finite: what is done where numbers are not finite, as in `RunOptions`. rescued: told
+    what came of such a row. looks_inside: whether queries and keys are looked at where that takes a forward out of
+    its graph. less: called when a forward ran out of memory, with its rows and what was said; returns whether
+    `economy` asks for less from now on. recorded: the outcomes of rows that need no forward, `None` for the others.
+    answered: called with the place of a row among those that it waits for, and its outcome.
     """
 
     steps: Steps[Tensor]
@@ -58,7 +64,9 @@ class Task:
     failed: Callable[[BaseException], None]
     shared: Callable[[Share], None] = lambda share: None
     limits: BatchLimits = BatchLimits()
-    keep_non_finite: bool = False
+    non_finite: NonFinite = "fail"
+    rescued: Callable[[Rescued], None] = lambda rescued: None
+    looks_inside: bool = False
     less: Callable[[Sequence[Row], str], bool] = lambda rows, said: False
     economy: Economy = Economy()
     recorded: Callable[[Sequence[Row]], Sequence[Outcome | None]] = lambda rows: [None] * len(rows)
@@ -98,6 +106,7 @@ class Batcher:
 
     manager: of the adapters in the rows; `None` where there are none. runner: evaluates the networks. memory: has them
     in memory while they are evaluated. shared: told of each forward. probes: look into forwards; may change meanwhile.
+    `rescue` is asked where numbers are not finite; without it the row fails.
     """
 
     def __init__(
@@ -109,6 +118,7 @@ class Batcher:
         probes: Sequence[ForwardProbe] = (),
     ) -> None:
         self.shared = shared
+        self.rescue: Rescue | None = None
         self.probes = probes
         self.manager = manager
         self.runner = runner
@@ -144,8 +154,7 @@ class Batcher:
         seconds = (time.perf_counter() - started) / len(batch)
         self.shared(_shared(batch, outcomes, seconds * len(batch)))
         for waiting, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, Outcome) and not outcome.finite and not waiting.task.keep_non_finite:
-                outcome = non_finite(waiting.row, outcome.prediction)
+            outcome = self._checked(waiting, outcome)
             failure = self._answer(waiting, outcome) if isinstance(outcome, Outcome) else outcome
             if failure is not None:
                 self._fail(waiting.task, failure)
@@ -206,6 +215,32 @@ class Batcher:
         waiting.task.answers[waiting.index] = outcome
         return None
 
+    def _checked(self, waiting: Waiting, outcome: Outcome | Exception) -> Outcome | Exception:
+        """An outcome whose numbers are finite, unless the task keeps others, or why there is none."""
+        task, row, how = waiting.task, waiting.row, waiting.task.non_finite
+        refused = isinstance(outcome, InvalidInput)  # as networks refuse inputs that are not finite
+        if how == "keep" or not (refused or (isinstance(outcome, Outcome) and not outcome.finite)):
+            return outcome
+        hidden = isinstance(outcome, Outcome) and bool(outcome.prediction.isfinite().all())
+        try:
+            found = None if self.rescue is None else self.rescue(row, how, hidden, partial(self._again, waiting))
+        except Exception as error:
+            return error if is_out_of_memory(error) else attributed(error, row.origin)
+        if found is None:
+            if not isinstance(outcome, Outcome):
+                return outcome
+            return replace(outcome, finite=True) if hidden else non_finite(row, outcome.prediction)
+        task.rescued(found)
+        return non_finite_at(found.fault) if found.outcome is None else found.outcome
+
+    def _again(self, waiting: Waiting, probe: ForwardProbe) -> Outcome:
+        """The outcome of a row alone, in as many rows as before, with a probe attached."""
+        row, task, economy = waiting.row, waiting.task, waiting.task.economy
+        with self.memory.drawing(row.unet, economy, merged=bool(row.merged)), ExitStack() as until:
+            attach(self.probes, [row], EAGER, until)
+            until.enter_context(probe.attached(row.unet, [row]))
+            return forward([row], self.manager, task.limits.padded_to, EAGER, _parts(economy))[0]
+
     def _advance(self, task: Task, answers: Sequence[Outcome] | None) -> None:
         """Sends a task the outcomes that it waited for, and those that are recorded of what it asks next."""
         try:
@@ -233,36 +268,47 @@ class Batcher:
     def _outcomes(self, batch: Sequence[Waiting]) -> list[Outcome | Exception] | None:
         """The outcome of each row, or why it has none; `None` when memory ran out and a request that they come
         from gave way, so that the rows wait for another forward."""
-        rows, task = [waiting.row for waiting in batch], batch[0].task
-        found = self._forward(rows, task)
+        found = self._forward(batch)
         if isinstance(found, list):
             return found
         if is_out_of_memory(found) and self._asks_for_less(batch, str(found)):
             return None
-        return self._in_halves(rows, task, found)
+        return self._in_halves(batch, found)
 
-    def _in_halves(self, rows: Sequence[Row], task: Task, failure: Exception) -> list[Outcome | Exception]:
+    def _in_halves(self, batch: Sequence[Waiting], failure: Exception) -> list[Outcome | Exception]:
         """When a forward raises (an adapter, a kernel), it is tried again in halves, down to single rows: only a row
         that fails alone fails. The error names where the row comes from, and what was done to need less memory."""
-        if len(rows) == 1:
-            return [attributed(failure, rows[0].origin, str(task.economy))]
-        half = len(rows) // 2
+        if len(batch) == 1:
+            return [attributed(failure, batch[0].row.origin, str(batch[0].task.economy))]
+        half = len(batch) // 2
         outcomes: list[Outcome | Exception] = []
-        for part in (rows[:half], rows[half:]):
-            found = self._forward(part, task)
-            outcomes += found if isinstance(found, list) else self._in_halves(part, task, found)
+        for part in (batch[:half], batch[half:]):
+            found = self._forward(part)
+            outcomes += found if isinstance(found, list) else self._in_halves(part, found)
         return outcomes
 
-    def _forward(self, rows: Sequence[Row], task: Task) -> list[Outcome | Exception] | Exception:
+    def _forward(self, batch: Sequence[Waiting]) -> list[Outcome | Exception] | Exception:
         """The outcomes of rows that share a forward, or what it raised. Of running out of memory that comes without its
         traceback, whose frames hold tensors."""
-        economy = task.economy
+        rows, task, economy = [waiting.row for waiting in batch], batch[0].task, batch[0].task.economy
+        inside = HiddenNumbers()
+        probes = [*self.probes, inside] if self._looks_inside(batch) else self.probes
         try:
             with self.memory.drawing(rows[0].unet, economy, merged=bool(rows[0].merged)), ExitStack() as until:
-                runner = attach(self.probes, rows, self.runner, until)
-                return list(forward(rows, self.manager, task.limits.padded_to, runner, _parts(economy)))
+                runner = attach(probes, rows, self.runner, until)
+                outcomes = forward(rows, self.manager, task.limits.padded_to, runner, _parts(economy))
+            finite = inside.rows() or [True] * len(rows)
+            return [one if sound else replace(one, finite=False) for one, sound in zip(outcomes, finite, strict=True)]
         except Exception as error:
             return error.with_traceback(None) if is_out_of_memory(error) else error
+
+    def _looks_inside(self, batch: Sequence[Waiting]) -> bool:
+        """Queries and keys are looked at where it costs next to nothing and half precision may overflow."""
+        half = batch[0].row.unet.dtype in (torch.float16, torch.bfloat16)
+        kept = all(waiting.task.non_finite == "keep" for waiting in batch)
+        return not kept and (
+            any(waiting.task.looks_inside for waiting in batch) or (half and self.runner.capabilities.observable)
+        )
 
     def _asks_for_less(self, batch: Sequence[Waiting], said: str) -> bool:
         """Lets every request in a batch give way, once; returns whether one did."""

@@ -35,7 +35,7 @@ class DenoisingRun:
     """Picture `index` of request `number`, pass by pass. Its noise is its own, so it does not depend on the other
     pictures of a batch.
 
-    variation: the seed of other noise, and the share of it (`slerp`). entered: called at every step.
+    variation: the seed of other noise, and the share of it (`slerp`). entered: called at every step. mark: of its rows.
     """
 
     seed: int
@@ -45,6 +45,7 @@ class DenoisingRun:
     variation: tuple[int, float] | None = None
     watch: Watch = field(default_factory=Watch)
     entered: Entered | None = None
+    mark: int = 0
     latents: Latents | None = None
     """Those of the last finished pass."""
     _noise: NoiseSource = field(init=False)
@@ -108,6 +109,7 @@ class DenoisingRun:
                 seen = one.inpaint_mask.over(call.x, _noisy(one, one.inpaint_mask.latents, noise, call.sigma))
             guided = yield from self._estimate(one, seen, call.sigma, step)
             self._denoised = guided.denoised
+            self.watch.step(self._steps_done + step, call.sigma, call.x, guided.denoised)
             answer = answered(call, guided)
 
     def _estimate(self, one: Pass, x: Latents, sigma: float, index: int) -> Steps[Guided]:
@@ -135,7 +137,7 @@ class DenoisingRun:
         inputs = {branch: branch_inputs(one, texts, branch, scale, step) for branch in branches}
         together = [each for group in inputs.values() for each in group]
         overall = self._steps_done + step.index
-        origin = Origin(request=self.number, picture=self.index, step=overall)
+        origin = Origin(request=self.number, picture=self.index, step=overall, mark=self.mark)
         outputs = iter((yield from evaluate(one.network, one.layout, x, step.sigma, together, one.free_u, origin)))
         found = {branch: [next(outputs) for _ in group] for branch, group in inputs.items()}
         for group in found.values():

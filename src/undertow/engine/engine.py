@@ -15,6 +15,7 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.doors import checked
 from undertow.engine.denoise import Batcher, Shared
 from undertow.engine.events import Observer, Watcher, WorkEvent
+from undertow.engine.fault import Rescue
 from undertow.engine.fingerprint import Fingerprint, fingerprint_of
 from undertow.engine.group import Group
 from undertow.engine.handle import Handle
@@ -92,6 +93,16 @@ class Engine:
         self._driver: int | None = None  # the thread that does one unit after the other
         self._thread: threading.Thread | None = None
         self._closed = False
+
+    @property
+    def rescue(self) -> Rescue | None:
+        """What finds out why a row's numbers are not finite, and computes it again; without it such a row fails with
+        its origin alone."""
+        return self._batcher.rescue
+
+    @rescue.setter
+    def rescue(self, rescue: Rescue | None) -> None:
+        self._batcher.rescue = rescue
 
     @checked
     def submit(

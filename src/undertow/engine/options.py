@@ -10,7 +10,7 @@ from undertow.engine.limits import BatchLimits
 from undertow.errors import InvalidInput
 from undertow.memory.ladder import StepDown
 
-NonFinite = Literal["fail", "keep"]
+NonFinite = Literal["upcast", "clamp", "fail", "keep"]
 
 
 @checked_record
@@ -19,15 +19,18 @@ class RunOptions:
     """How to run a request.
 
     low_vram: networks are in memory only while they work, and pictures are decoded within
-    `engine.decode.LOW_VRAM_DECODE_BYTES`; slower, the same pictures. budget_bytes: the most memory of the process, or
-    of a CUDA device, that may be used; what is done to keep to it changes pictures within rounding, and is reported.
-    course: what is done for less memory from which unit of the request's work on, as a report says it, so that a
-    picture that ran out of memory can be drawn again to the bit. vae_clamp: cut the decoder's activations at float16's
-    range, which changes pictures and is counted. debug: what to watch. limits: how
-    many rows share a forward; `None` leaves it to the engine. non_finite: what becomes of the request when the network
-    predicts NaN or Inf for one of its rows: "fail" ends it with a `NonFiniteError` that names the row, "keep" goes on
-    with those numbers. drawn: called with each picture as soon as it is decoded, by the thread that works; what it
-    raises fails the request. Errors: `InvalidInput`.
+    `engine.decode.LOW_VRAM_DECODE_BYTES`; slower, the same pictures. budget_bytes: the most memory of the process,
+    or of a CUDA device, that may be used; what is done to keep to it changes pictures within rounding, and is
+    reported. course: what is done for less memory from which unit of the request's work on, as a report says it, so
+    that a picture that ran out of memory can be drawn again to the bit. vae_clamp: cut the decoder's activations at
+    float16's range, which changes pictures and is counted. debug: what to watch. limits: how many rows share a
+    forward; `None` leaves it to the engine. non_finite: what is done when the network predicts NaN or Inf for one
+    of its rows. The row is evaluated once more, which finds the first module whose output is not finite and why;
+    "upcast" computes that module in float32 and goes on, which is counted and reported, "clamp" cuts what overflows
+    at ±65,000 instead, which changes the picture more, and "fail" ends the request with a `NonFiniteError` that
+    names module, step, row and cause, as the others do where they do not help. "keep" goes on with those numbers.
+    mark: of its rows' origins, by which probes know them. drawn: called with each picture as soon as it is decoded,
+    by the thread that works; what it raises fails the request. Errors: `InvalidInput`.
     """
 
     low_vram: bool = False
@@ -36,7 +39,8 @@ class RunOptions:
     vae_clamp: bool = False
     debug: Debug = Debug()
     limits: BatchLimits | None = None
-    non_finite: NonFinite = "fail"
+    non_finite: NonFinite = "upcast"
+    mark: int = 0
     drawn: Drawn = undrawn
 
     def __post_init__(self) -> None:

@@ -1,8 +1,11 @@
 """What looks into networks while they are evaluated; the engine attaches it around one forward and takes it off."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Protocol
+
+import torch
+from torch import Tensor, nn
 
 from undertow.engine.rows import Row
 from undertow.unet.runner import EAGER, Runner
@@ -29,3 +32,37 @@ def attach(probes: Sequence[ForwardProbe], rows: Sequence[Row], runner: Runner, 
     for probe in wanting:
         until.enter_context(probe.attached(rows[0].unet, rows))
     return runner if runner.capabilities.observable or not wanting else EAGER
+
+
+class HiddenNumbers:
+    """Looks at the queries and keys of attentions: fused kernels on CPUs give finite numbers for some that are not, and
+    the prediction tells nothing then. The ranges are read once, after the forward."""
+
+    def __init__(self) -> None:
+        self._ranges: list[Tensor] = []
+
+    def wants(self, rows: Sequence[Row]) -> bool:
+        return True
+
+    @contextmanager
+    def attached(self, unet: UNet, rows: Sequence[Row]) -> Generator[None]:
+        count = len(rows)
+
+        def see(module: nn.Module, inputs: object, output: Tensor) -> None:
+            del module, inputs
+            own = output[:count].flatten(1)
+            self._ranges.append(torch.stack([torch.stack(row.aminmax()) for row in own]))
+
+        projections = [one for name, one in unet.named_modules() if name.endswith((".to_q", ".to_k"))]
+        handles = [one.register_forward_hook(see) for one in projections]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def rows(self) -> list[bool]:
+        """Of each row, whether all are finite."""
+        if not self._ranges:
+            return []
+        return torch.stack(self._ranges).isfinite().all(dim=2).all(dim=0).tolist()

@@ -18,12 +18,13 @@ from undertow.engine.denoise import Share, Task
 from undertow.engine.denoising_run import DenoisingRun
 from undertow.engine.encode import Encoded
 from undertow.engine.events import Observer, PictureEvent, StepEvent
+from undertow.engine.fault import Rescued
 from undertow.engine.limits import BatchLimits
 from undertow.engine.memory_of_request import MemoryOfRequest
-from undertow.engine.options import RunOptions
+from undertow.engine.options import NonFinite, RunOptions
 from undertow.engine.outcomes import OutcomeLog, no_log
 from undertow.engine.passes import Latents, Upscaled
-from undertow.engine.report import Report, UsedFiles
+from undertow.engine.report import FoundFaults, Report, UsedFiles
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
 from undertow.engine.rows import Outcome, Row, attributed
@@ -90,6 +91,7 @@ class RequestRun:
 
     def __post_init__(self) -> None:
         self.watch = Watch(debug=self.options.debug)
+        self.faults = FoundFaults()
         self.future.set_running_or_notify_cancel()  # only `cancel` cancels
 
     @property
@@ -123,6 +125,7 @@ class RequestRun:
                 variation=self.request.variation(index),
                 watch=self.watch,
                 entered=self._entered,
+                mark=self.options.mark,
             )
             for index, seed in enumerate(self.request.seeds)
         ]
@@ -158,7 +161,9 @@ class RequestRun:
             failed=lambda error: self._drawing_failed(error, picture.index),
             shared=self._shared,
             limits=self.limits,
-            keep_non_finite=self.options.non_finite == "keep",
+            non_finite=self._non_finite,
+            rescued=self._rescued,
+            looks_inside=self.options.debug.nan,
             less=self._draw_with_less,
             economy=self.memory.economy,
             recorded=lambda rows: self._recorded(picture.index, rows),
@@ -234,6 +239,16 @@ class RequestRun:
             self.decode(self, again)
         else:
             self._fail_at(error, index, "while it was decoded")
+
+    @property
+    def _non_finite(self) -> NonFinite:
+        """A request that is watched for NaN stops at the first, to be told where it is."""
+        asked = self.options.non_finite
+        return "fail" if self.options.debug.nan and asked == "upcast" else asked
+
+    def _rescued(self, rescued: Rescued) -> None:
+        for line in self.faults.add(rescued):
+            logger.warning("request %d: %s", self.number, line)
 
     def _draw_with_less(self, rows: Sequence[Row], said: str) -> bool:
         if not self.memory.draw_with_less(rows, said):
@@ -329,10 +344,14 @@ class RequestRun:
                 *model.report.notes,
                 *decided,
                 *self._replaced_kernels(),
+                *self.faults.notes(),
                 *memory.decisions,
                 *self._resumed(),
             ),
             debug=tuple(self.watch.lines),
+            faults=self.faults.first,
+            upcast=dict(self.faults.upcast),
+            clamped=dict(self.faults.clamped),
             memory=memory,
         )
 

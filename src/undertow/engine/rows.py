@@ -22,13 +22,15 @@ T = TypeVar("T")
 @dataclass(frozen=True, kw_only=True)
 class Origin:
     """Where a row comes from: the request's number in its engine, the picture of the request, the branch of guidance,
-    the step over all passes, and the window of the latents. All count from 0."""
+    the step over all passes, and the window of the latents. All count from 0. mark: of `RunOptions`, by which probes
+    know the rows of a run; 0 is nobody's."""
 
     request: int = 0
     picture: int = 0
     branch: str = ""
     step: int = 0
     window: int = 0
+    mark: int = 0
 
     def __str__(self) -> str:
         return (

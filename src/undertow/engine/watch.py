@@ -1,6 +1,7 @@
 """What `--debug` watches while a picture is made: NaN, shapes and time, at named points."""
 
 import time
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from undertow.engine.debug import Debug
+from undertow.engine.fault import Fault
 from undertow.engine.rows import Row
 from undertow.errors import NonFiniteError
 
@@ -20,6 +22,12 @@ def non_finite(row: Row, prediction: Tensor) -> NonFiniteError:
     adapted = row.adapters is not None and row.adapters.inputs
     remedy = "look at its adapters and their scales" if adapted else _remedy(name, prediction.dtype)
     return NonFiniteError(name, prediction.dtype, problem, remedy)
+
+
+def non_finite_at(fault: Fault) -> NonFiniteError:
+    """The error for a row whose fault was found."""
+    where = fault.origin
+    return NonFiniteError(fault.module, fault.dtype, f"{fault} ({where})", fault.remedy, fault=fault)
 
 
 @dataclass(kw_only=True)
@@ -52,6 +60,18 @@ class Watch:
         finally:
             self.add(name, time.perf_counter() - start)
 
+    def step(self, index: int, sigma: float, x: Tensor, denoised: Tensor) -> None:
+        """Notes an evaluation of the sampler."""
+        if self.debug.sampler:
+            sizes = f"x std {_std(x):.4g}, denoised std {_std(denoised):.4g}"
+            self.lines.append(f"[sampler] step {index}: sigma {sigma:.5g}, {sizes}")
+
+    def blocks(self, counts: Counter[tuple[str, str]]) -> None:
+        """Notes what came out of the autoencoder's blocks."""
+        for name in dict.fromkeys(name for name, _ in counts):
+            nan, inf, every = (counts[name, kind] for kind in ("nan", "inf", "values"))
+            self.lines.append(f"[vae] {name}: {nan} NaN, {inf} Inf out of {every} values")
+
     def add(self, name: str, elapsed: float) -> None:
         """Adds seconds that were measured elsewhere to `seconds[name]`."""
         self.seconds[name] = self.seconds.get(name, 0.0) + elapsed
@@ -72,6 +92,22 @@ def describe(tensor: Tensor) -> str:
         f"{head}, min {finite.min():.4g}, max {finite.max():.4g}, "
         f"mean {finite.mean():.4g}, std {finite.std(correction=0):.4g}"
     )
+
+
+def count_blocks(counts: Counter[tuple[str, str]], name: str, output: Tensor) -> None:
+    """Adds the NaN and Inf of a step's output to those of its block: a resnet, an attention, a convolution outside."""
+    parts = name.split(".")
+    block = ".".join(parts[: next((i + 2 for i, part in enumerate(parts) if part in _BLOCKS), len(parts))])
+    counts[block, "nan"] += int(output.isnan().sum())
+    counts[block, "inf"] += int(output.isinf().sum())
+    counts[block, "values"] += output.numel()
+
+
+_BLOCKS = ("down_blocks", "up_blocks", "resnets", "attentions")
+
+
+def _std(tensor: Tensor) -> float:
+    return float(tensor.detach().float().std(correction=0))
 
 
 def _remedy(name: str, dtype: torch.dtype) -> str:

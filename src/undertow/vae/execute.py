@@ -1,6 +1,7 @@
 """Runs a program by its plan, watching what comes out of every step."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,14 @@ from undertow.vae.windows import Size, Window, tiles
 
 HIGHER = torch.float32
 """What half-precision types are retried in."""
+
+Observe = Callable[[str, Tensor], None]
+"""Called with a step's name and the part of its output that is computed nowhere else, before it is refused or cut."""
+
+
+def unobserved(name: str, output: Tensor) -> None:
+    """Nobody looks."""
+    del name, output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +53,16 @@ class _Maps:
 class _Watch:
     """Refuses outputs that are not finite; cuts and counts large ones where that is asked for."""
 
-    def __init__(self, clamp: float | None):
+    def __init__(self, clamp: float | None, observe: Observe):
         self._clamp = clamp
+        self._observe = observe
         self.clamped: Counter[str] = Counter()
 
     def __call__(self, step: Step, hidden: Map, counted: tuple[slice, slice] | None) -> None:
         """`hidden` is changed in place by a clamp. counted: the part of it that is counted, `None` where a value is
         computed again elsewhere. Errors: `NonFiniteError`."""
+        if counted is not None and self._observe is not unobserved:
+            self._observe(step.name, hidden[:, :, *counted])
         if self._clamp is not None and _exceeds(hidden, self._clamp):
             if counted is not None:
                 self.clamped[step.name] += int((hidden[:, :, *counted].abs() > self._clamp).sum())
@@ -82,14 +94,16 @@ def _range(x: Float[Tensor, "..."]) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def execute(program: Program, inputs: Map, *, budget_bytes: int | None, clamp: float | None) -> Execution:
+def execute(
+    program: Program, inputs: Map, *, budget_bytes: int | None, clamp: float | None, observe: Observe = unobserved
+) -> Execution:
     """Computes in the program's type; where a step's output is not finite in half precision, again from the last map
     kept before it, in `HIGHER` to the end.
 
     A retry within a budget may exceed it when twice the bytes do not fit; the plan then is the smallest there is.
     Errors: `InvalidInput` for a budget that is too small; `NonFiniteError` when `HIGHER` does not help.
     """
-    watch = _Watch(clamp)
+    watch = _Watch(clamp, observe)
     plan = plan_tiles(program, budget_bytes)
     maps, first_non_finite = _Maps(hidden=inputs.to(program.dtype)), None
     pending = list(plan.segments)

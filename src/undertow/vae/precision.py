@@ -22,7 +22,7 @@ from undertow.shapes import Latents
 from undertow.vae.autoencoder import AutoencoderKL, Pixels, Posterior
 from undertow.vae.checks import check_latents, check_pixels
 from undertow.vae.config import VAEConfig
-from undertow.vae.execute import HIGHER, Execution, execute
+from undertow.vae.execute import HIGHER, Execution, Observe, execute, unobserved
 from undertow.vae.program import Program, decode_program, encode_program
 from undertow.vae.windows import Size
 
@@ -80,18 +80,23 @@ class Encoded:
 
 
 def decode_safely(
-    vae: AutoencoderKL, latents: Latents, *, budget_bytes: int | None = None, clamp: float | None = None
+    vae: AutoencoderKL,
+    latents: Latents,
+    *,
+    budget_bytes: int | None = None,
+    clamp: float | None = None,
+    observe: Observe = unobserved,
 ) -> Decoded:
     """float32 pictures in about [-1, 1] from unscaled latents of any floating type.
 
     budget_bytes: activations of one row at a time, the weights not counted; a smaller budget costs time and nothing
     else. clamp: cut what convolutions and blocks give to ±clamp (`CLAMP`), which changes pictures and hides overflow
-    (trap T17); only on request, and counted.
+    (trap T17); only on request, and counted. observe: sees what every convolution, attention and sum gives.
     Errors: `InvalidInput` for unusable latents or a budget that is too small; `NonFiniteError` names the first layer
     that gives NaN or Inf in float32 too.
     """
     check_latents(vae.config, latents)
-    result, report = _row_by_row(vae, decode_program, latents, budget_bytes, clamp)
+    result, report = _row_by_row(vae, decode_program, latents, budget_bytes, clamp, observe)
     return Decoded(pixels=result, report=report)
 
 
@@ -134,6 +139,7 @@ def _row_by_row(
     inputs: Float[Tensor, "batch channels height width"],
     budget_bytes: int | None,
     clamp: float | None,
+    observe: Observe = unobserved,
 ) -> tuple[Float[Tensor, "batch outputs new_height new_width"], VAEReport]:
     if clamp is not None and not clamp > 0:
         raise InvalidInput(
@@ -144,7 +150,7 @@ def _row_by_row(
     results: list[Tensor] = []
     runs: list[Execution] = []
     for row in inputs.to(device=vae.device, dtype=choice.dtype).split(1):
-        run = execute(program, row, budget_bytes=budget_bytes, clamp=clamp)
+        run = execute(program, row, budget_bytes=budget_bytes, clamp=clamp, observe=observe)
         results.append(run.result.float())
         runs.append(run)
     return torch.cat(results), _report(choice, runs, changed=choice.dtype != vae.dtype)

@@ -15,6 +15,7 @@ from undertow.engine.report import Report
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
 from undertow.engine.saving import save_picture
+from undertow.inspection.recorder import Recorder
 from undertow.service import UNetService
 
 NAMED = (
@@ -34,6 +35,12 @@ class Service:
 
     def add_embedding(self, source: str) -> tuple[str, ...]:
         return (Path(source).stem,)
+
+    def enable_layer_hooks(self) -> Recorder:
+        return Recorder()
+
+    def disable_layer_hooks(self) -> None:
+        pass
 
     def run(self, request: GenerationRequest, **how: Any) -> GenerationResult:
         self.boundary.note(
@@ -143,7 +150,7 @@ ARRIVES = REQUEST | {
     "run.budget_bytes": None,
     "run.course": (),
     "run.vae_clamp": False,
-    "run.non_finite": "fail",
+    "run.non_finite": "upcast",
     "show.pictures": [image()],
     "files": ["out/44.png"],
 }
@@ -235,7 +242,9 @@ OF_THE_RUN = (
     case("--vae-clamp", run__vae_clamp=True),
     case("--debug", "nan", run__debug=Debug(nan=True)),
     case("--debug", "timing,shapes", run__debug=Debug(timing=True, shapes=True)),
-    case("--debug", "all", run__debug=Debug(nan=True, timing=True, shapes=True)),
+    case("--debug", "all", run__debug=Debug.parse(True)),
+    case("--trace", "layers.jsonl", files=["layers.jsonl", "out/44.png"]),
+    case("--trace", "photo.png", refused="a file that is not there yet"),
     case("--preview", "now.png", files=["now.png", "out/44.png"]),
     case("--out", "made.png", files=["made.png"]),
     case("--out", "made.jpg", files=["made.jpg"]),

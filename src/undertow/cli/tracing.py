@@ -1,0 +1,34 @@
+"""`undertow generate --trace`: what passes every layer, as JSON lines in a file."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from undertow.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from undertow.service import UNetService
+
+
+def require_trace(path: Path) -> None:
+    """Errors: `InvalidInput` for a place that takes no file, and for a file that is there."""
+    if path.exists():
+        raise InvalidInput("--trace", str(path), "a file that is not there yet", "choose another name, or remove it")
+    if not path.parent.is_dir():
+        raise InvalidInput("--trace", str(path), "a file in a folder that is there", f"make {path.parent}")
+
+
+@contextmanager
+def tracing(service: "UNetService", path: Path | None) -> Generator[None]:
+    """Writes each record as it comes, so that an interrupted request leaves what it had."""
+    if path is None:
+        yield
+        return
+    recorder = service.enable_layer_hooks()
+    with path.open("w", encoding="utf-8") as file:
+        recorder.told = lambda record: print(record.to_json(), file=file)
+        try:
+            yield
+        finally:
+            service.disable_layer_hooks()

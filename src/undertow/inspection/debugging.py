@@ -1,0 +1,99 @@
+"""What source document 000 draws (8.2): hooks on layers, logs of their inputs and outputs, and what they add up to."""
+
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
+
+from undertow.engine.probing import ForwardProbe
+from undertow.engine.result import GenerationResult
+from undertow.inspection.probe import Side, matching
+from undertow.inspection.recorder import SIDES, Recorder
+from undertow.inspection.records import LayerStatistics, TensorRecord
+from undertow.unet.unet import UNet
+
+_MARKS = count(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DebugInfo:
+    """What was recorded. layer_statistics: by module and side. records: the newest, in order."""
+
+    layer_statistics: Mapping[tuple[str, Side], LayerStatistics] = field(
+        default_factory=dict[tuple[str, Side], LayerStatistics]
+    )
+    records: tuple[TensorRecord, ...] = ()
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.layer_statistics.values())) or "nothing was recorded"
+
+
+class Debugger:
+    """Records that stay on until they are taken off, of all requests. probes: of the engine."""
+
+    def __init__(self, probes: list[ForwardProbe]):
+        self._probes = probes
+        self._recorders: list[Recorder] = []
+        self._last: Recorder | None = None
+
+    def enable(
+        self, unet: UNet, patterns: tuple[str, ...], sides: tuple[Side, ...] = SIDES, every: int = 1
+    ) -> Recorder:
+        """Errors: `InvalidInput` for a pattern that matches no module."""
+        matching(unet, patterns)
+        recorder = Recorder(patterns=patterns, sides=sides, every=every)
+        self._recorders.append(recorder)
+        self._probes.append(recorder)
+        return recorder
+
+    def disable(self) -> None:
+        """Takes all of them off, and forgets what they recorded."""
+        for recorder in self._recorders:
+            self._probes.remove(recorder)
+        self._recorders.clear()
+        self._last = None
+
+    def info(self) -> DebugInfo:
+        """Of all that are on, and of the last request that was drawn with `debug`."""
+        every = [*self._recorders, *(() if self._last is None else (self._last,))]
+        statistics = {key: one for recorder in every for key, one in recorder.statistics.items()}
+        return DebugInfo(
+            layer_statistics=statistics, records=tuple(record for recorder in every for record in recorder.records)
+        )
+
+    @contextmanager
+    def request(self, *, layers: bool) -> Generator["RequestRecords"]:
+        """Records the layers of the requests that are run meanwhile with this mark, and of no other."""
+        if not layers:
+            yield RequestRecords()
+            return
+        mark = next(_MARKS)
+        recorder = Recorder(rows=lambda origin: origin.mark == mark)
+        self._probes.append(recorder)
+        try:
+            yield RequestRecords(mark=mark, recorder=recorder)
+        finally:
+            self._probes.remove(recorder)
+            self._last = recorder
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestRecords:
+    """mark: for `RunOptions`."""
+
+    mark: int = 0
+    recorder: Recorder | None = None
+
+    def told(self, result: GenerationResult, request: int = 0) -> GenerationResult:
+        """The result with a line for every layer in its report."""
+        if self.recorder is None:
+            return result
+        sums: dict[tuple[str, Side], LayerStatistics] = {}
+        for record in self.recorder.records:
+            if record.origin.request == request:
+                key = (record.module, record.side)
+                sums.setdefault(key, LayerStatistics(module=record.module, kind=record.kind, side=record.side)).add(
+                    record
+                )
+        lines = tuple(f"[layer] {one}" for one in sums.values())
+        return replace(result, report=replace(result.report, debug=(*result.report.debug, *lines)))
