@@ -171,7 +171,8 @@ def measure_speed() -> str:
     return f"""## What it costs
 
 A U-Net of Stable Diffusion 1.5's size with random weights, latents of 64x64, float32, two rows (with the prompt and
-without it), one thread; wanted: at most 2 % more time for all cross-attentions at 16 and 32 cells.
+without it), one thread, other work beside it, which slows forwards and hooks alike; wanted: at most 2 % more time for
+all cross-attentions at 16 and 32 cells.
 
 {table(head, lines)}
 
@@ -199,9 +200,9 @@ def page(drawn: Sequence[Drawn], hidden: Sequence, control: Sequence, speed: str
     day = datetime.now(UTC).date().isoformat()
     return f"""# Attention maps: does the heat show what draws?
 
-{len(drawn)} prompts such as "{drawn[0].scene.caption}", two emoji side by side that training shows together, the n-th
-with seed n; dpmpp_2m with {options.steps} steps on a karras grid, guidance {options.guidance:g}; {day}, torch
-{torch.__version__}, {options.machine}, {torch.get_num_threads()} threads, float32.
+{len(drawn)} prompts such as "{drawn[0].scene.caption}", two emoji side by side that
+training shows together, the n-th with seed n; dpmpp_2m with {options.steps} steps on a karras grid, guidance
+{options.guidance:g}; {day}, torch {torch.__version__}, {options.machine}, threads: {torch.get_num_threads()}. Float32.
 
     python -m benchmarks.attention_maps
 
@@ -210,7 +211,7 @@ with seed n; dpmpp_2m with {options.steps} steps on a karras grid, guidance {opt
 The heat of an emoji's name is averaged over **all** cross-attentions, heads and steps, and over the pieces of the name;
 none of that was chosen by its result. Where an emoji is, [the recognizer](emoji.md) says of the picture itself: of the
 {2 * len(drawn)} emoji asked for, {len(both)} are found in exactly one half, and {len(swapped)} of those not in the one
-that the prompt says (the model often swaps the two). The heat lies where the emoji is drawn, not where it was asked
+that the prompt says: the model often swaps the two. The heat lies where the emoji is drawn, not where it was asked
 for.
 
 **Hiding** a name from a half (`undertow.inspection.hidden_words.HiddenTokens`) replaces, for the cells of that half

@@ -110,8 +110,9 @@ def blended(readings: Sequence[Reading]) -> Reading:
 
 def _kinds(chunk: Chunk) -> list[PlaceKind]:
     text = [index for index, token in enumerate(chunk.tokens) if token.fragment != MARK]
-    kinds: list[PlaceKind] = ["start", *["text"] * len(text), "end"]
-    return kinds + ["padding"] * (len(chunk.tokens) - len(kinds))
+    marked: tuple[PlaceKind, ...] = ("start", *(("text",) * len(text)), "end")
+    padding: tuple[PlaceKind, ...] = ("padding",) * (len(chunk.tokens) - len(marked))
+    return [*marked, *padding]
 
 
 def _key(token: Token) -> tuple[int, tuple[str, int] | None]:
