@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from types import NoneType, UnionType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
@@ -107,7 +107,7 @@ def _numbers_without_booleans(schema: Any) -> Any:
     }
     if schema.get("type") not in ("int", "float"):
         return inside
-    return core_schema.no_info_before_validator_function(_require_no_boolean, inside)
+    return core_schema.no_info_before_validator_function(_require_no_boolean, cast(CoreSchema, inside))
 
 
 def _require_no_boolean(given: Any) -> Any:

@@ -41,6 +41,9 @@ from undertow.free_memory import naming_memory
 from undertow.inspection.activation_pictures import ActivationHistory, activation_history
 from undertow.inspection.attention_choice import AttentionChoice, GuidanceSide
 from undertow.inspection.attention_maps import AttentionMapProbe
+from undertow.inspection.doctor.case import Case
+from undertow.inspection.doctor.diagnose import diagnose
+from undertow.inspection.doctor.finding import Diagnosis
 from undertow.inspection.visualize_attention import attention_heatmaps
 from undertow.inspection.word_maps import Among, AttentionHeatmaps, Pooling, WordOptions
 from undertow.memory.ladder import StepDown
@@ -420,6 +423,34 @@ class UNetService:
             slots=None if self._capacity is None else self._capacity.slots,
             budget_bytes=budget_bytes,
         )
+
+    @checked
+    def diagnose(
+        self,
+        request: GenerationRequest | str = "",
+        *,
+        picture: str | Path | None = None,
+        only: Sequence[str] = (),
+    ) -> Diagnosis:
+        """What is wrong with the model, with a request and with this machine, as far as rules can measure it: symptom,
+        evidence, cause, fix and prevention of each finding. It takes about ten evaluations of the network.
+
+        request: what is, or would be, drawn. picture: a file that undertow wrote, which is drawn again in a fresh
+        process and compared byte by byte. only: names of rules, or of their families: "nan", "picture", "slow",
+        "memory", "provenance". Errors: `InvalidInput` for an unknown name; `MissingComponent`.
+
+            for finding in service.diagnose("a red apple").findings:
+                print(finding.symptom, finding.evidence, finding.fix)
+        """
+        case = Case(
+            model=self.model,
+            manager=self.adapters,
+            request=as_request(request),
+            runner=self.runner,
+            picture=None if picture is None else Path(picture),
+        )
+        with self.engine.paused():
+            return diagnose(case, only)
 
     @overload
     def predict_noise(self, context: PredictionContext) -> Tensor: ...

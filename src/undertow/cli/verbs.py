@@ -32,6 +32,7 @@ VERBS = Verbs(
     "compare",
     "maps",
     "convert",
+    "doctor",
     "inspect",
     "models",
     "plan",

@@ -109,10 +109,10 @@ def blended(readings: Sequence[Reading]) -> Reading:
 
 
 def _kinds(chunk: Chunk) -> list[PlaceKind]:
-    text = [index for index, token in enumerate(chunk.tokens) if token.fragment != MARK]
-    marked: tuple[PlaceKind, ...] = ("start", *(("text",) * len(text)), "end")
-    padding: tuple[PlaceKind, ...] = ("padding",) * (len(chunk.tokens) - len(marked))
-    return [*marked, *padding]
+    words = sum(token.fragment != MARK for token in chunk.tokens)
+    text: list[PlaceKind] = ["text"] * words
+    padding: list[PlaceKind] = ["padding"] * (len(chunk.tokens) - words - 2)
+    return ["start", *text, "end", *padding]
 
 
 def _key(token: Token) -> tuple[int, tuple[str, int] | None]:

@@ -1,7 +1,7 @@
 """The unit of batching: a row of a U-Net's batch."""
 
 from collections.abc import Generator, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 from jaxtyping import Float, Float32
@@ -71,6 +71,11 @@ class Row:
         given = (getattr(self.conditioning, field.name) for field in fields(self.conditioning))
         shapes = tuple(None if value is None else tuple(value.shape[1:]) for value in given)
         return id(self.unet), tuple(self.latents.shape[1:]), self.latents.dtype, shapes, self.merged
+
+    @property
+    def padding(self) -> "Row":
+        """The row as it is repeated to fill a forward up: nobody reads what comes of it."""
+        return self if self.adapters is None else replace(self, adapters=self.adapters.padding)
 
     @property
     def merged(self) -> Hashable:
