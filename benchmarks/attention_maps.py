@@ -61,6 +61,10 @@ class Drawn:
         return (centre >= 0.5) == (self.half_of(part) == 1)
 
 
+Hidden = tuple[torch.Tensor, tuple[str, ...]] | None
+"""A picture drawn with a name hidden, and the emoji in it; `None` where the first is not found once before."""
+
+
 def half_of_place(scene: Scene, place: int) -> int:
     return int(scene.first_comes_first == (place == 1))
 
@@ -102,9 +106,7 @@ def draw(service: UNetService, base: GenerationRequest, seed: int, scene: Scene,
     return Drawn(seed=seed, scene=scene, picture=picture, found=found, heat=heat)
 
 
-def hide(
-    service: UNetService, base: GenerationRequest, one: Drawn, part: int, glyphs: Glyphs
-) -> tuple[torch.Tensor, tuple[str, ...]] | None:
+def hide(service: UNetService, base: GenerationRequest, one: Drawn, part: int, glyphs: Glyphs) -> Hidden:
     """The picture, and what is in it, with the name of an emoji hidden from the half in which the first one is. part:
     which name. `None` where the first is not found once."""
     half = one.half_of(0)
@@ -181,14 +183,20 @@ What is kept is one array of tokens by cells for every size of map, 1.5 MiB here
 """
 
 
-def page(drawn: Sequence[Drawn], hidden: Sequence, control: Sequence, speed: str, options: argparse.Namespace) -> str:
+def page(
+    drawn: Sequence[Drawn], hidden: Sequence[Hidden], control: Sequence[Hidden], speed: str, options: argparse.Namespace
+) -> str:
     both = [(one, part) for one in drawn for part in (0, 1) if one.half_of(part) is not None]
     asked = [(one, part) for one, part in both if one.found[part] == one.scene.names[part]]
     swapped = [(one, part) for one, part in both if one.found[part] != one.scene.names[part]]
-    tried = [index for index, one in enumerate(hidden) if one is not None]
-    removed = [not holds_first(drawn[index], hidden[index][1]) for index in tried]
-    moved = [elsewhere(drawn[index], hidden[index][1]) for index in tried]
-    kept = [holds_first(drawn[index], control[index][1]) for index in tried]
+    tried = [
+        (one, without[1], other[1])
+        for one, without, other in zip(drawn, hidden, control, strict=True)
+        if without is not None and other is not None
+    ]
+    removed = [not holds_first(one, without) for one, without, _ in tried]
+    moved = [elsewhere(one, without) for one, without, _ in tried]
+    kept = [holds_first(one, other) for one, _, other in tried]
     rows = [
         ["the heat's centre is in the half where the emoji is", "≥ 80%", share(right(both))],
         ["— emoji in the half that the prompt says", "", share(right(asked))],
@@ -247,13 +255,13 @@ def share(cases: Sequence[bool]) -> str:
     return f"{sum(cases) / len(cases):.1%} of {len(cases)}" if cases else "none"
 
 
-def show(drawn: Sequence[Drawn], hidden: Sequence, control: Sequence, path: Path) -> None:
+def show(drawn: Sequence[Drawn], hidden: Sequence[Hidden], control: Sequence[Hidden], path: Path) -> None:
     shown = [index for index, one in enumerate(hidden) if one is not None][:SHOWN]
     images = {index: as_images([drawn[index].picture])[0] for index in shown}
     rows = [
         [Cell(image=images[index]) for index in shown],
         *[[Cell(image=overlaid(images[index], drawn[index].heat[part])) for index in shown] for part in (0, 1)],
-        *[[Cell(image=as_images([way[index][0]])[0]) for index in shown] for way in (hidden, control)],
+        *[[Cell(image=as_images([one[0]])[0]) for index in shown if (one := way[index])] for way in (hidden, control)],
     ]
     names = ["picture", "first", "second", "first hidden", "second hidden"]
     rows = [[Cell(image=cell.image.resize((128, 128), Image.Resampling.NEAREST)) for cell in row] for row in rows]
