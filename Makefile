@@ -25,7 +25,7 @@ RARELY := /tests?/|/(transformers/models|diffusers/pipelines|openai|pip|setuptoo
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 lowest fuzz api-fuzz mutants bits planted-faults memory-soak store-soak soak soak-postgresql load check format bench digits emoji evaluate docs clean
+.PHONY: help demo test test-avx2 lowest fuzz api-fuzz mutants bits planted-faults memory-soak store-soak soak soak-postgresql load check format bench digits emoji evaluate docs clean attention-maps
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -124,6 +124,9 @@ $(LITSERVE): | $(INSTALLED)
 
 load: $(INSTALLED) $(LITSERVE)  ## Ask a running service for unlike pictures, at loads up to 1.5 of its capacity: docs/results/serving.md
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.serving.load --page docs/results/serving.md
+
+attention-maps: $(INSTALLED) | $(FONT)  ## Measure whether heat lies where emoji are, and what hiding words removes: docs/results/attention-maps.md
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.attention_maps
 
 # Two at a time: none of them uses more than one core.
 CHECKS := check-style check-types check-layers check-docs

@@ -61,6 +61,10 @@ class Drawn:
         return (centre >= 0.5) == (self.half_of(part) == 1)
 
 
+Hidden = tuple[torch.Tensor, tuple[str, ...]] | None
+"""A picture drawn with a name hidden, and the emoji in it; `None` where the first is not found once before."""
+
+
 def half_of_place(scene: Scene, place: int) -> int:
     return int(scene.first_comes_first == (place == 1))
 
@@ -102,9 +106,7 @@ def draw(service: UNetService, base: GenerationRequest, seed: int, scene: Scene,
     return Drawn(seed=seed, scene=scene, picture=picture, found=found, heat=heat)
 
 
-def hide(
-    service: UNetService, base: GenerationRequest, one: Drawn, part: int, glyphs: Glyphs
-) -> tuple[torch.Tensor, tuple[str, ...]] | None:
+def hide(service: UNetService, base: GenerationRequest, one: Drawn, part: int, glyphs: Glyphs) -> Hidden:
     """The picture, and what is in it, with the name of an emoji hidden from the half in which the first one is. part:
     which name. `None` where the first is not found once."""
     half = one.half_of(0)
@@ -171,7 +173,8 @@ def measure_speed() -> str:
     return f"""## What it costs
 
 A U-Net of Stable Diffusion 1.5's size with random weights, latents of 64x64, float32, two rows (with the prompt and
-without it), one thread; wanted: at most 2 % more time for all cross-attentions at 16 and 32 cells.
+without it), one thread, other work beside it, which slows forwards and hooks alike; wanted: at most 2 % more time for
+all cross-attentions at 16 and 32 cells.
 
 {table(head, lines)}
 
@@ -180,14 +183,20 @@ What is kept is one array of tokens by cells for every size of map, 1.5 MiB here
 """
 
 
-def page(drawn: Sequence[Drawn], hidden: Sequence, control: Sequence, speed: str, options: argparse.Namespace) -> str:
+def page(
+    drawn: Sequence[Drawn], hidden: Sequence[Hidden], control: Sequence[Hidden], speed: str, options: argparse.Namespace
+) -> str:
     both = [(one, part) for one in drawn for part in (0, 1) if one.half_of(part) is not None]
     asked = [(one, part) for one, part in both if one.found[part] == one.scene.names[part]]
     swapped = [(one, part) for one, part in both if one.found[part] != one.scene.names[part]]
-    tried = [index for index, one in enumerate(hidden) if one is not None]
-    removed = [not holds_first(drawn[index], hidden[index][1]) for index in tried]
-    moved = [elsewhere(drawn[index], hidden[index][1]) for index in tried]
-    kept = [holds_first(drawn[index], control[index][1]) for index in tried]
+    tried = [
+        (one, without[1], other[1])
+        for one, without, other in zip(drawn, hidden, control, strict=True)
+        if without is not None and other is not None
+    ]
+    removed = [not holds_first(one, without) for one, without, _ in tried]
+    moved = [elsewhere(one, without) for one, without, _ in tried]
+    kept = [holds_first(one, other) for one, _, other in tried]
     rows = [
         ["the heat's centre is in the half where the emoji is", "≥ 80%", share(right(both))],
         ["— emoji in the half that the prompt says", "", share(right(asked))],
@@ -199,9 +208,9 @@ def page(drawn: Sequence[Drawn], hidden: Sequence, control: Sequence, speed: str
     day = datetime.now(UTC).date().isoformat()
     return f"""# Attention maps: does the heat show what draws?
 
-{len(drawn)} prompts such as "{drawn[0].scene.caption}", two emoji side by side that training shows together, the n-th
-with seed n; dpmpp_2m with {options.steps} steps on a karras grid, guidance {options.guidance:g}; {day}, torch
-{torch.__version__}, {options.machine}, {torch.get_num_threads()} threads, float32.
+{len(drawn)} prompts such as "{drawn[0].scene.caption}", two emoji side by side that
+training shows together, the n-th with seed n; dpmpp_2m with {options.steps} steps on a karras grid, guidance
+{options.guidance:g}; {day}, torch {torch.__version__}, {options.machine}, threads: {torch.get_num_threads()}. Float32.
 
     python -m benchmarks.attention_maps
 
@@ -210,7 +219,7 @@ with seed n; dpmpp_2m with {options.steps} steps on a karras grid, guidance {opt
 The heat of an emoji's name is averaged over **all** cross-attentions, heads and steps, and over the pieces of the name;
 none of that was chosen by its result. Where an emoji is, [the recognizer](emoji.md) says of the picture itself: of the
 {2 * len(drawn)} emoji asked for, {len(both)} are found in exactly one half, and {len(swapped)} of those not in the one
-that the prompt says (the model often swaps the two). The heat lies where the emoji is drawn, not where it was asked
+that the prompt says: the model often swaps the two. The heat lies where the emoji is drawn, not where it was asked
 for.
 
 **Hiding** a name from a half (`undertow.inspection.hidden_words.HiddenTokens`) replaces, for the cells of that half
@@ -246,13 +255,13 @@ def share(cases: Sequence[bool]) -> str:
     return f"{sum(cases) / len(cases):.1%} of {len(cases)}" if cases else "none"
 
 
-def show(drawn: Sequence[Drawn], hidden: Sequence, control: Sequence, path: Path) -> None:
+def show(drawn: Sequence[Drawn], hidden: Sequence[Hidden], control: Sequence[Hidden], path: Path) -> None:
     shown = [index for index, one in enumerate(hidden) if one is not None][:SHOWN]
     images = {index: as_images([drawn[index].picture])[0] for index in shown}
     rows = [
         [Cell(image=images[index]) for index in shown],
         *[[Cell(image=overlaid(images[index], drawn[index].heat[part])) for index in shown] for part in (0, 1)],
-        *[[Cell(image=as_images([way[index][0]])[0]) for index in shown] for way in (hidden, control)],
+        *[[Cell(image=as_images([one[0]])[0]) for index in shown if (one := way[index])] for way in (hidden, control)],
     ]
     names = ["picture", "first", "second", "first hidden", "second hidden"]
     rows = [[Cell(image=cell.image.resize((128, 128), Image.Resampling.NEAREST)) for cell in row] for row in rows]

@@ -2,7 +2,8 @@
 
 import inspect
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,7 @@ from undertow.errors import InvalidInput
 from undertow.free_memory import naming_memory
 from undertow.inspection.activation_pictures import ActivationHistory, activation_history
 from undertow.inspection.attention_choice import AttentionChoice, GuidanceSide
+from undertow.inspection.attention_maps import AttentionMapProbe
 from undertow.inspection.debugging import Debugger, DebugInfo
 from undertow.inspection.doctor.case import Case
 from undertow.inspection.doctor.diagnose import diagnose
@@ -383,17 +385,38 @@ class UNetService:
             found.maps["apple"], found.overlay("red apple"), found.save("maps")
         """
         request = self._request(prompt, settings, self.visualize_attention)
-        choice = AttentionChoice(
-            layers=None if layers is None else tuple(layers),
-            cells=None if cells is None else tuple(cells),
-            heads=None if heads is None else tuple(heads),
-            steps=None if at_steps is None else tuple(at_steps),
-        )
+        choice = AttentionChoice.of(layers=layers, cells=cells, heads=heads, steps=at_steps)
         chosen = None if words is None else (words,) if isinstance(words, str) else tuple(words)
         options = WordOptions(words=chosen, pooling=pooling, among=among, marks=marks)
         return attention_heatmaps(
             self.engine, request, choice, options, side=side, self_attention=self_attention, observe=observe
         )
+
+    @contextmanager
+    def log_attention_maps(
+        self,
+        *,
+        layers: Sequence[str] | None = None,
+        cells: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        at_steps: Sequence[int] | None = None,
+        side: GuidanceSide = "conditional",
+    ) -> Generator[AttentionMapProbe]:
+        """Sums the maps of all that is drawn meanwhile, with fused kernels or without, and changes no bit of it.
+        Arguments as in `visualize_attention`. Errors while drawing: `InvalidInput` for layers and heads that the
+        network lacks.
+
+            with service.log_attention_maps(cells=(8,)) as log:
+                service.generate_many(["red apple", "dog face"])
+            log.maps(request=1)[0].heat
+        """
+        choice = AttentionChoice.of(layers=layers, cells=cells, heads=heads, steps=at_steps)
+        probe = AttentionMapProbe(unet=self._model.require_unet(), choice=choice, side=side)
+        self.engine.probes.append(probe)
+        try:
+            yield probe
+        finally:
+            self.engine.probes.remove(probe)
 
     @checked
     def visualize_activations(

@@ -63,7 +63,7 @@ def in_few_steps(command: list[str]) -> list[str]:
     """The command, with few steps where it draws."""
     if command[0] == "train" and command[1] in ("lora", "controlnet", "image-prompt"):
         return [*command, "--no-sample"]
-    if command[0] not in ("generate", "compare"):
+    if command[0] not in ("generate", "compare", "maps"):
         return command
     if "--steps" in command:
         at = command.index("--steps") + 1

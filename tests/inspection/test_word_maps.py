@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.services import service_of
-from undertow import InvalidInput
+from undertow import GenerationRequest, InvalidInput
 from undertow.encoders.reading import Reading
 from undertow.inspection.attention_maps import TokenMaps
 from undertow.inspection.heat_pictures import heat_colors, overlaid
@@ -140,6 +140,16 @@ def test_what_is_visualized_is_the_picture_itself_and_can_be_saved(service, tmp_
     assert described["words"]["cat"]["max"] == pytest.approx(float(found.maps["cat"].max()))
     with pytest.raises(InvalidInput, match="did you mean 'cat'"):
         found.overlay("cats")
+
+
+def test_maps_are_logged_of_all_that_is_drawn_meanwhile(service):
+    plain = service.generate_many([GenerationRequest(prompt=one, steps=3, seed=3) for one in ("red cat", "dog")])
+    with service.log_attention_maps(cells=(8,), heads=[0], at_steps=range(2)) as log:
+        results = service.generate_many([GenerationRequest(prompt=one, steps=3, seed=3) for one in ("red cat", "dog")])
+    assert all(torch.equal(one.latents, other.latents) for one, other in zip(plain, results, strict=True))
+    assert [[word for word, _ in said(log.maps(request)[0].reading)] for request in (0, 1)] == [["red", "cat"], ["dog"]]
+    assert log.maps(1)[0].steps == 2
+    assert not service.engine.probes
 
 
 def test_the_negative_prompt_has_maps_of_its_own(service):

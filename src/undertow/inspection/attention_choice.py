@@ -35,6 +35,23 @@ class AttentionChoice:
             if any(one < 0 for one in getattr(self, name) or ()):
                 raise InvalidInput(name, getattr(self, name), "counted from 0")
 
+    @classmethod
+    def of(
+        cls,
+        *,
+        layers: str | Sequence[str] | None = None,
+        cells: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        steps: Sequence[int] | None = None,
+    ) -> "AttentionChoice":
+        """From sequences of any kind, and from one pattern alone."""
+        return cls(
+            layers=None if layers is None else (layers,) if isinstance(layers, str) else tuple(layers),
+            cells=None if cells is None else tuple(cells),
+            heads=None if heads is None else tuple(heads),
+            steps=None if steps is None else tuple(steps),
+        )
+
     def cross_attentions(self, unet: UNet, latents: tuple[int, int]) -> list[str]:
         """The chosen cross-attentions for latents of this size. Errors: `InvalidInput` where nothing is left, and for
         heads that a layer lacks."""
