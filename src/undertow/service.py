@@ -40,6 +40,7 @@ from undertow.free_memory import naming_memory
 from undertow.inspection.doctor.case import Case
 from undertow.inspection.doctor.diagnose import diagnose
 from undertow.inspection.doctor.finding import Diagnosis
+from undertow.inspection.profile import Profile, Profiler
 from undertow.memory.ladder import StepDown
 from undertow.memory.plan import MemoryPlan
 from undertow.records import annotations
@@ -365,6 +366,17 @@ class UNetService:
         )
         with self.engine.paused():
             return diagnose(case, only)
+
+    @checked
+    def profile(self, request: GenerationRequest | str) -> Profile:
+        """Draws a request, and says where its time and memory went: by stage and layer, in operations, and against what
+        a matrix product reaches in this process. Errors: those of `run`.
+
+            print(service.profile("a red apple").slowest(5))
+        """
+        with Profiler(self.engine) as profiler:
+            result = self.run(request)
+        return profiler.profile(result.report)
 
     @overload
     def predict_noise(self, context: PredictionContext) -> Tensor: ...

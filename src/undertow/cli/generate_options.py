@@ -97,6 +97,9 @@ Name = Annotated[
 ]  # fmt: skip
 Overwrite = Annotated[bool, of_output("--overwrite", help=OVERWRITE_HELP)]
 Preview = Annotated[Path | None, of_output(help="Picture file to keep showing the newest estimate.")]
+ReportPage = Annotated[
+    Path | None, of_output("--report", help="Page (.html) of the pictures, and of where their time and memory went.")
+]
 Watch = Annotated[str, of_output("--debug", help="What to watch: nan, timing, shapes (a comma list), or all.")]
 
 Refiner = Annotated[str | None, of_model(help="Model that draws the last steps (SDXL's refiner).")]

@@ -36,6 +36,7 @@ VERBS = Verbs(
     "models",
     "plan",
     "preprocess",
+    "profile",
     "sample",
     "samplers",
     "words",
