@@ -40,6 +40,7 @@ from undertow.free_memory import naming_memory
 from undertow.inspection.doctor.case import Case
 from undertow.inspection.doctor.diagnose import diagnose
 from undertow.inspection.doctor.finding import Diagnosis
+from undertow.inspection.metrics import Metrics, measure_metrics
 from undertow.inspection.profile import Profile, Profiler
 from undertow.memory.ladder import StepDown
 from undertow.memory.plan import MemoryPlan
@@ -377,6 +378,15 @@ class UNetService:
         with Profiler(self.engine) as profiler:
             result = self.run(request)
         return profiler.profile(result.report)
+
+    @checked
+    def metrics(self, request: GenerationRequest | str) -> Metrics:
+        """Draws a request, and measures it in four groups: performance, quality, resources and adapters. Errors: those
+        of `run`.
+
+            print(service.metrics("a red apple").exposition())
+        """
+        return measure_metrics(self.engine, as_request(request))
 
     @overload
     def predict_noise(self, context: PredictionContext) -> Tensor: ...

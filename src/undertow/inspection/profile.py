@@ -172,6 +172,11 @@ class Profiler:
         self._engine.probes.remove(self._times)
         self._engine.watchers.remove(self._watch)
 
+    @property
+    def rows(self) -> Sequence[Row]:
+        """Of the first forward that was watched."""
+        return self._times.rows
+
     def _watch(self, event: WorkEvent) -> None:
         end = time.perf_counter() - self._began
         span = Span(kind=event.kind, begin=end - event.seconds, end=end, memory_bytes=self._memory.in_use())
@@ -180,7 +185,7 @@ class Profiler:
     def profile(self, report: Report) -> Profile:
         """What was drawn meanwhile. report: of its last request. Runs one forward more, which is counted in operations
         and bytes, and a few matrix products."""
-        rows, seconds = self._times.rows, self._times.seconds
+        rows, seconds = self.rows, self._times.seconds
         if not rows:
             raise InvalidInput("profile", "nothing", "a request that was drawn while the profiler was open")
         with self._engine.paused():
@@ -232,7 +237,7 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
     best = float("inf")
     for _ in range(PEAK_TRIES):
         begun = _now(device)
-        one @ other
+        _ = one @ other
         best = min(best, _now(device) - begun)
     return 2 * side**3 / best
 
