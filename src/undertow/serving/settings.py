@@ -66,6 +66,7 @@ class ServerSettings(Record):
     webhook_secret: str | None = None
     """By which receivers know that it is this service that calls."""
     log_prompts: bool = False
+    """Whether the log tells the prompts of jobs; it has their ids alone, and no sentence that may quote a prompt."""
 
     @property
     def database_url(self) -> str:

@@ -35,7 +35,6 @@ from undertow.serving.api.webhooks import Webhooks
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.clock.timetable import Timetable
-from undertow.serving.jobs import Job
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
 
@@ -122,11 +121,6 @@ def create_app(
         )
     app.add_middleware(Around, metrics=parts.metrics)
     return app
-
-
-async def wait_for(parts: Parts, job: Job, timeout_s: float) -> Job:
-    """The job when it is final, or as it is after `timeout_s`. It goes on either way."""
-    return await parts.watch.finished(job, timeout_s)
 
 
 def _lifespan(parts: Parts, own: bool) -> Callable[[FastAPI], Any]:

@@ -27,7 +27,7 @@ from undertow.serving.store.records import (
     Verdict,
 )
 from undertow.serving.store.rows import LIVE, Ids, entries_where, entry_of, event_of, find_jobs, job_of, jobs_where
-from undertow.serving.store.submit import prepared, submit
+from undertow.serving.store.submit import known_job, prepared, submit
 from undertow.serving.store.tables import events, jobs
 from undertow.serving.store.watch import Watch
 from undertow.serving.store.workers import StoredCosts, Workers
@@ -111,6 +111,14 @@ class Store:
         Errors: `IdempotencyConflict`, `ClientIdConflict`, `QueueFull`, `InvalidInput`.
         """
         return self._submit([new], limits)[0]
+
+    def known(self, new: NewJob) -> Job | None:
+        """The job that this one was accepted as before, by its idempotency key or its client's name, if it was. Errors:
+        `IdempotencyConflict`, `ClientIdConflict`, `InvalidInput`."""
+        if new.idempotency_key is None and new.client_id is None:
+            return None
+        wanted = prepared(new, self._ids.new("job", self.clock()), self.clock())
+        return self._database.read(lambda connection: known_job(connection, wanted))
 
     def submit_batch(self, new: Sequence[NewJob], limits: QueueLimits = LIMITS) -> list[Submitted]:
         """Accepts all of them or none, under one `batch`. Errors: those of `submit`."""
@@ -223,8 +231,8 @@ class Store:
 
     def expire_leases(self, worker: str | None = None) -> list[Job]:
         """Takes jobs back from workers that were silent for too long; they go to the front of the queue and are tried
-        again alone, until they have cost too many workers that brought them no further. worker: whose jobs are taken back at once, because it is
-        known to be dead."""
+        again alone, until they have cost too many workers that brought them no further. worker: whose jobs are taken
+        back at once, because it is known to be dead."""
         lost = self._write(lambda connection: self._take_back(connection, worker), "expire_leases")
         self._count(lost)
         return lost
