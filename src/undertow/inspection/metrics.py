@@ -96,7 +96,7 @@ class Metrics:
     def exposition(self) -> str:
         """Everything that is a number, as text in Prometheus's format: for a scrape, a push gateway, or the textfile
         collector of its node exporter. Errors: `MissingDependency`."""
-        with optional_package("prometheus_client", "serve"):
+        with optional_package("prometheus-client", "serve"):
             from prometheus_client import CollectorRegistry, Gauge, generate_latest  # noqa: PLC0415  an extra
         registry = CollectorRegistry()
         for name, help_text, label, values in _gauges(self):
