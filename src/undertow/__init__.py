@@ -47,6 +47,9 @@ if TYPE_CHECKING:
     from undertow.engine.parts import HighResolution, Region, Views
     from undertow.engine.request import GenerationRequest
     from undertow.engine.result import GenerationResult
+    from undertow.inspection.doctor.finding import Diagnosis, Finding
+    from undertow.inspection.metrics import Metrics
+    from undertow.inspection.profile import Profile
     from undertow.memory.plan import MemoryPlan
     from undertow.nn.attention import ImageTokens
     from undertow.service import UNetService, load, load_unet
@@ -68,8 +71,10 @@ __all__ = [
     "CorruptFile",
     "DamagedWeights",
     "DataError",
+    "Diagnosis",
     "Engine",
     "EngineClosed",
+    "Finding",
     "Fingerprint",
     "GenerationRequest",
     "GenerationResult",
@@ -79,6 +84,7 @@ __all__ = [
     "InvalidInput",
     "KeyMismatch",
     "MemoryPlan",
+    "Metrics",
     "MissingComponent",
     "MissingDependency",
     "NonFiniteError",
@@ -86,6 +92,7 @@ __all__ = [
     "OutcomeLog",
     "Ports",
     "PredictionContext",
+    "Profile",
     "PromptError",
     "Region",
     "RequestFailed",
@@ -112,6 +119,10 @@ _ROOMS = {
     "AdapterStack": "undertow.adapters.stack",
     "StateSnapshot": "undertow.adapters.state",
     "UNetState": "undertow.adapters.state",
+    "Diagnosis": "undertow.inspection.doctor.finding",
+    "Finding": "undertow.inspection.doctor.finding",
+    "Metrics": "undertow.inspection.metrics",
+    "Profile": "undertow.inspection.profile",
     "MemoryPlan": "undertow.memory.plan",
     "ImageTokens": "undertow.nn.attention",
     "load": "undertow.service",

@@ -46,6 +46,8 @@ from undertow.inspection.debugging import Debugger, DebugInfo
 from undertow.inspection.doctor.case import Case
 from undertow.inspection.doctor.diagnose import diagnose
 from undertow.inspection.doctor.finding import Diagnosis
+from undertow.inspection.metrics import Metrics, measure_metrics
+from undertow.inspection.profile import Profile, Profiler
 from undertow.inspection.recorder import Recorder
 from undertow.inspection.rescue import Rescuer
 from undertow.inspection.visualize_attention import attention_heatmaps
@@ -499,6 +501,26 @@ class UNetService:
         )
         with self.engine.paused():
             return diagnose(case, only)
+
+    @checked
+    def profile(self, request: GenerationRequest | str) -> Profile:
+        """Draws a request, and says where its time and memory went: by stage and layer, in operations, and against what
+        a matrix product reaches in this process. Errors: those of `run`.
+
+            print(service.profile("a red apple").slowest(5))
+        """
+        with Profiler(self.engine) as profiler:
+            result = self.run(request)
+        return profiler.profile(result.report)
+
+    @checked
+    def metrics(self, request: GenerationRequest | str) -> Metrics:
+        """Draws a request, and measures it in four groups: performance, quality, resources and adapters. Errors: those
+        of `run`.
+
+            print(service.metrics("a red apple").exposition())
+        """
+        return measure_metrics(self.engine, as_request(request))
 
     @overload
     def predict_noise(self, context: PredictionContext) -> Tensor: ...

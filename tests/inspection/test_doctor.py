@@ -19,7 +19,7 @@ from undertow.attention.chosen import ChosenAttention
 from undertow.checkpoints.health import Finding, Health
 from undertow.checkpoints.read.class_model import load_class_model
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS
-from undertow.diffusion.schedules import NoiseSchedule
+from undertow.diffusion.schedules import EDMSchedule, NoiseSchedule
 from undertow.embedded import located
 from undertow.inspection.doctor import memory, slow
 from undertow.inspection.doctor.case import Case
@@ -443,3 +443,9 @@ def replace_case(ward: Ward, runner: Any) -> Case:
 def test_published_models_are_left_alone(ward):
     case = ward.case(ward.published(latent_space=SD))
     assert diagnose(case, ["latent-scale-of-family", "noise-levels-of-family"]).findings == ()
+
+
+def test_a_model_of_edm_is_not_asked_for_a_type(ward):
+    sick = Sick(model={"parameterization": PARAMETERIZATIONS["edm"], "schedule": EDMSchedule()})
+    found = diagnose(ward.case(sick), ["wrong-prediction-type", "noise-levels-of-family"])
+    assert (found.findings, found.skipped) == ((), {})

@@ -28,6 +28,7 @@ from undertow.cli.generate_options import (
     Prompts,
     Refiner,
     Repeat,
+    ReportPage,
     Trace,
     VaeClamp,
     VaePrecision,
@@ -41,6 +42,7 @@ from undertow.cli.model_loading import LoadingOptions
 from undertow.cli.named_files import require_files, require_own_place
 from undertow.cli.notes import Notes
 from undertow.cli.repeated import note_another_model
+from undertow.cli.reported import reported, require_report
 from undertow.cli.request_options import with_request_options
 from undertow.cli.show import ShowHere, could_show, require_show, show
 from undertow.cli.terminal import SafeConsole
@@ -67,6 +69,7 @@ def generate(
     overwrite: Overwrite = False,
     preview: Preview = None,
     draw_here: ShowHere = None,
+    report: ReportPage = None,
     watch: Watch = "",
     trace: Trace = None,
     refiner: Refiner = None,
@@ -110,6 +113,8 @@ def generate(
     writers = PictureWriter.to_each(out, name, [one.indices for one in tasks], overwrite=overwrite)
     if preview is not None:
         require_picture_file(preview, "--preview")
+    if report is not None:
+        require_report(report, len(tasks))
     embeddings = options.get("embeddings") or ()
     read = (*(file for file in (repeat, prompts) if file is not None), *embeddings)
     if trace is not None:
@@ -134,6 +139,8 @@ def generate(
     requests = with_embeddings([one.request for one in tasks], service, embeddings)
     with tracing(service, trace):
         results = draw(service, requests, writers, console, preview, **how)
+    with reported(service, report) as written:
+        written.results += results
     if draw_here is not False and writers[0].paths:
         show([result.images[index] for result, one in zip(results, tasks, strict=True) for index in one.indices])
     for writer in writers:

@@ -37,6 +37,7 @@ VERBS = Verbs(
     "models",
     "plan",
     "preprocess",
+    "profile",
     "sample",
     "samplers",
     "words",

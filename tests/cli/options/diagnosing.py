@@ -1,5 +1,6 @@
-"""Where the options of `undertow doctor` arrive."""
+"""Where the options of `undertow doctor` and `profile` arrive."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,17 @@ def diagnosing(at: Boundary) -> None:
 
     at.stand_in("undertow.service.load", SimpleNamespace(diagnose=diagnose))
     at.stand_in("undertow.cli.doctor._show", unnoted=("found",))
+
+
+def profiling(at: Boundary) -> None:
+    service = SimpleNamespace(
+        profile=lambda request: at.arrived.update(request=request),
+        run=lambda request: at.arrived.update(again=request),
+        unet=SimpleNamespace(device=torch.device("cpu")),
+    )
+    at.stand_in("undertow.service.load", service)
+    at.stand_in("undertow.cli.profile._show", unnoted=("found",))
+    at.stand_in("undertow.inspection.trace_file.traced", nullcontext(SimpleNamespace(table="")), unnoted=("device",))
 
 
 def request(**fields: Any) -> GenerationRequest:
@@ -76,6 +88,37 @@ COMMANDS = (
             case("--only", "lost", refused="only is 'lost', expected a rule or a family of rules"),
             case("--json", _show__as_json=True),
             case("--fix", request=request(guidance_scale=7.0), files=["undertow.toml"]),
+        ),
+    ),
+    Command(
+        verb=("profile",),
+        arguments={"model": "digits-flow"},
+        boundary=profiling,
+        arrives={
+            **LOADED,
+            "load.source": "digits-flow",
+            "load.device": "cpu",
+            "load.dtype": torch.float32,
+            "request": request(steps=4),
+            "_show.top": 12,
+            "_show.as_json": False,
+            "files": [],
+        },
+        cases=(
+            case("--prompt", "a cat", request=request(steps=4, prompt="a cat")),
+            case("--size", "96x64", request=request(steps=4, size=(64, 96))),
+            case("--steps", "7", request=request(steps=7)),
+            case("-s", "7", request=request(steps=7)),
+            case("--count", "2", request=request(steps=4, count=2)),
+            case("-n", "2", request=request(steps=4, count=2)),
+            case("--precision", "bf16", load__dtype=torch.bfloat16),
+            case("--attention", "memory", load__attention="memory"),
+            case("--device", "meta", load__device="meta"),
+            case("--top", "3", _show__top=3),
+            case("--operators", again=request(steps=4), traced__path=None, traced__top=12),
+            case("--trace", "a.json", again=request(steps=4), traced__path=Path("a.json"), traced__top=12),
+            case("--trace", "a.txt", refused="a file that ends in .json"),
+            case("--json", _show__as_json=True),
         ),
     ),
 )

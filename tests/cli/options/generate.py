@@ -1,6 +1,8 @@
 """Where the options of `undertow generate` arrive: `load`, `UNetService.run`, the request, and the files written."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -29,6 +31,8 @@ PHOTO, MASK, DEPTH = picture((6, 4), (200, 30, 40)), picture((6, 4), 255), pictu
 
 class Service:
     """Stands in for the service that `load` gives; draws plain pictures."""
+
+    engine = None
 
     def __init__(self, boundary: Boundary):
         self.boundary = boundary
@@ -86,6 +90,8 @@ def boundary(at: Boundary) -> None:
     at.patch.setattr("torch.cuda.is_available", lambda: False)
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
     at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
+    profiler = nullcontext(SimpleNamespace(profile=lambda report: None))
+    at.patch.setattr("undertow.inspection.profile.Profiler", lambda engine: profiler)
     at.stand_in("undertow.cli.generate.show", unnoted=("columns",))
 
 
@@ -246,6 +252,8 @@ OF_THE_RUN = (
     case("--trace", "layers.jsonl", files=["layers.jsonl", "out/44.png"]),
     case("--trace", "photo.png", refused="a file that is not there yet"),
     case("--preview", "now.png", files=["now.png", "out/44.png"]),
+    case("--report", "page.html", files=["out/44.png", "page.html"]),
+    case("--report", "page.txt", refused="a file that ends in .html"),
     case("--out", "made.png", files=["made.png"]),
     case("--out", "made.jpg", files=["made.jpg"]),
     case("--out", "runs/v1.5", files=["runs/v1.5/44.png"]),

@@ -22,6 +22,7 @@ from undertow.engine.request import GenerationRequest
 from undertow.errors import CheckpointError
 from undertow.inspection.doctor.host import CpuTimes, Host
 from undertow.inspection.doctor.redraw import Redraw, redrawn
+from undertow.unet.conditioning import Conditioning
 from undertow.unet.runner import EAGER, Runner
 from undertow.unet.unet import UNet
 
@@ -134,12 +135,16 @@ class Case:
     @torch.no_grad()
     def predict(self, latents: Tensor, timestep: Tensor, *, conditional: bool = True) -> Tensor:
         """What the network says of scaled latents at one timestep, [1]."""
+        return self.unet(latents.to(self.unet.dtype), timestep, self.conditioning(conditional=conditional))
+
+    def conditioning(self, *, conditional: bool) -> Conditioning:
+        """What the network is told, of one row: the prompt, or the empty text."""
         branches = self.branches
         chosen = branches.conditional[0][0] if conditional else branches.unconditional
         assert chosen is not None  # it was asked for
-        if (width := self.unet.config.guidance_dim) is not None and width > 0:
-            chosen = replace(chosen, guidance=torch.tensor([self.request.guidance_scale], device=latents.device))
-        return self.unet(latents.to(self.unet.dtype), timestep, chosen)
+        if self.unet.config.guidance_dim is None:
+            return chosen
+        return replace(chosen, guidance=torch.tensor([self.request.guidance_scale], device=self.unet.device))
 
     @cached_property
     @torch.no_grad()

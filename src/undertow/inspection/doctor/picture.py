@@ -11,7 +11,7 @@ from undertow.diffusion.schedules import NoiseSchedule
 from undertow.inspection.doctor.case import Case
 from undertow.inspection.doctor.finding import Change, Seen, rule
 from undertow.inspection.doctor.pictures import plain_picture, shapes_picture
-from undertow.inspection.doctor.prediction import probe_prediction
+from undertow.inspection.doctor.prediction import CANDIDATES, probe_prediction
 from undertow.vae.config import VAEConfig
 from undertow.vae.latent_space import PLAYGROUND_V25, SD, SDXL, LatentSpace
 from undertow.vae.latent_values import latents_to_model
@@ -43,11 +43,12 @@ def wrong_prediction_type(case: Case) -> Iterator[Seen]:
     space = case.model.latent_space
     if unet.config.in_channels != vae.config.latent_channels or space is None:
         return
+    if case.model.parameterization not in CANDIDATES.values():  # EDM's, which are told by marker tensors
+        return
     side = min(unet.config.sample_size, 64) * case.factor
     clean = latents_to_model(space, encode_safely(vae, plain_picture(side).to(unet.device)).posterior.mean)
-    unconditional = case.branches.unconditional
-    assert unconditional is not None  # it was asked for
-    probe = probe_prediction(unet, clean, unconditional, case.model.schedule, case.model.parameterization)
+    told = case.conditioning(conditional=False)
+    probe = probe_prediction(unet, clean, told, case.model.schedule, case.model.parameterization)
     if not probe.mislabelled:
         return
     means = ", ".join(f"{name} {error:.2f}" for name, error in sorted(probe.means.items(), key=lambda one: one[1]))

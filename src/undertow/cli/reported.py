@@ -1,0 +1,45 @@
+"""`undertow generate --report`: a page beside the pictures."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from undertow.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from undertow.engine.result import GenerationResult
+    from undertow.service import UNetService
+
+
+@dataclass(kw_only=True)
+class Reported:
+    """What was drawn meanwhile."""
+
+    results: "list[GenerationResult]" = field(default_factory=list)
+
+
+def require_report(path: Path, requests: int) -> None:
+    """Errors: `InvalidInput` for another kind of file, and for several requests, whose pictures have one page each."""
+    if path.suffix.lower() != ".html":
+        raise InvalidInput("--report", str(path), "a file that ends in .html")
+    if requests > 1:
+        raise InvalidInput("--report", str(path), "nothing with several prompts", "draw one of them with it")
+
+
+@contextmanager
+def reported(service: "UNetService", path: Path | None) -> Generator[Reported]:
+    """Watches the engine meanwhile, and writes the page behind it; nothing without a path, or a picture."""
+    found = Reported()
+    if path is None:
+        yield found
+        return
+    from undertow.inspection.profile import Profiler
+    from undertow.inspection.report import save_report
+
+    with Profiler(service.engine) as profiler:
+        yield found
+    for result in found.results:
+        if result.images:
+            save_report(path, result, profiler.profile(result.report))
