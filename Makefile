@@ -25,7 +25,7 @@ RARELY := /tests?/|/(transformers/models|diffusers/pipelines|openai|pip|setuptoo
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 lowest fuzz api-fuzz mutants bits memory-soak store-soak soak load check format bench digits emoji evaluate docs clean
+.PHONY: help demo test test-avx2 lowest fuzz api-fuzz mutants bits planted-edits memory-soak store-soak soak soak-postgresql load check format bench digits emoji evaluate docs clean
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -98,6 +98,9 @@ bits: $(INSTALLED)  ## Draw 24 requests as this tree and as AGAINST=REVISION doe
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.bits --against $(AGAINST)
 
 SEQUENCES ?= 300
+planted-edits: $(INSTALLED)  ## Plant a hundred edits of one layer, and write whether `undertow diff` names them
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.planted_edits --out docs/results/planted-edits.md
+
 memory-soak: $(INSTALLED)  ## Draw random sequences short of memory, and compare every byte with a fresh process
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.memory_soak --sequences $(SEQUENCES) --workers $(WORKERS)
 
@@ -109,6 +112,10 @@ JOBS ?= 2000
 KILLS ?= 200
 soak: $(INSTALLED)  ## Kill a running service at random moments, and compare every byte with one that nobody disturbs
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.serving.soak --jobs $(JOBS) --kills $(KILLS) --page docs/results/serving.md
+
+soak-postgresql: $(INSTALLED)  ## The same on a server of PostgreSQL that is killed too
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.serving.soak --postgresql --jobs $(JOBS) --kills $(KILLS) \
+		--page docs/results/serving.md
 
 # A peer that undertow is measured beside; its packages stand aside of ours.
 LITSERVE := out/peers/litserve

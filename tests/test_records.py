@@ -6,7 +6,7 @@ from dataclasses import fields
 import pytest
 from pydantic import TypeAdapter
 
-from undertow import Adapter, AdapterStack, GenerationRequest, HighResolution, Region, Views
+from undertow import Adapter, AdapterStack, GenerationRequest, HighResolution, InvalidInput, Region, Views
 from undertow.engine.metadata import Description
 from undertow.engine.request import GROUPS
 from undertow.records import Record, defaults, descriptions, meaning
@@ -72,3 +72,25 @@ def test_the_groups_begin_at_fields_in_their_order():
     names = [field.name for field in fields(GenerationRequest)]
     assert [name for name in names if name in GROUPS] == list(GROUPS)
     assert names[0] == next(iter(GROUPS))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"steps": True},
+        {"guidance_scale": False},
+        {"seed": True},
+        {"size": [64, True]},
+        {"high_resolution": {"scale": True}},
+    ],
+)
+@pytest.mark.parametrize("door", [lambda fields: GenerationRequest(**fields), GenerationRequest.from_json])
+def test_a_boolean_is_no_number(given: dict, door):
+    """Python takes True for 1, and JSON's `"steps": true` is a mistake of its writer."""
+    with pytest.raises(InvalidInput, match=r"(True|False), expected a number, which a boolean is not"):
+        door({"prompt": "a", **given})
+
+
+def test_an_empty_prompt_is_a_prompt():
+    """What the unconditional half of guidance is drawn of."""
+    assert GenerationRequest.from_json({"prompt": ""}) == GenerationRequest(prompt="")

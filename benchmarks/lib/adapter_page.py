@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import undertow
-from recipes.emoji.draw import GUIDANCE, STEPS
+from recipes.emoji.draw import SETTINGS
 from recipes.emoji.render import FONT, Glyphs
 from recipes.emoji.sections import find_section, section
 from undertow import Adapter, GenerationRequest, UNetService
@@ -39,8 +39,8 @@ def page_options(doc: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(doc or "").partition("\n")[0])
     parser.add_argument("--model", default="emoji", help="embedded model or pipeline folder")
     parser.add_argument("--prompts", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--guidance", type=float, default=GUIDANCE)
+    parser.add_argument("--steps", type=int, default=SETTINGS.steps)
+    parser.add_argument("--guidance", type=float, default=SETTINGS.guidance)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--machine", default=platform.machine(), help="for the page")
     parser.add_argument("--font", type=Path, default=FONT)

@@ -16,14 +16,17 @@ from pathlib import Path
 
 import httpx
 
+from benchmarks.serving.hosts import Postgresql, fill, is_mount
 from benchmarks.serving.servers import free_port
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
 
 LEASE_S = 3.0
-LOCKED_S = 3.0
-KINDS = {"worker": 70, "API": 15, "sleep": 8, "supervisor": 4, "lock": 3}
-"""What is done, by how often: kill -9 of a process, SIGSTOP past the lease, a transaction that is held open."""
+LOCKED_S, FULL_S = 12.0, 5.0
+KINDS = {"worker": 64, "API": 14, "sleep": 8, "supervisor": 4, "lock": 4, "full": 3, "database": 3}
+"""What is done, by how often: kill -9 of a process, SIGSTOP past the lease, a transaction that is held open for longer
+than the service waits for it, a disk that is full for a while, a server of PostgreSQL that is killed and started again.
+What there is none of in a run, a disk of its own or a server, is left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,10 +41,12 @@ class Sample:
 
 @dataclass(kw_only=True)
 class Service:
-    """A service in a folder, and a store that looks at it from outside. done: disturbances by kind. killed_at: when a
-    worker was killed."""
+    """A service in a folder, and a store that looks at it from outside. log: what its processes say. database: SQLite
+    when `None`. done: disturbances by kind. killed_at: when a worker was killed."""
 
     data: Path
+    log: Path
+    database: Postgresql | None = None
     settings: ServerSettings = field(init=False)
     store: Store = field(init=False)
     process: "subprocess.Popen[bytes] | None" = None
@@ -51,8 +56,9 @@ class Service:
 
     def __post_init__(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
-        self.settings = ServerSettings(data=self.data, port=free_port(), lease_s=LEASE_S, grace_s=0.0, attempts=100)
-        self.store = Store.open(self.settings.database_url, attempts=self.settings.attempts)
+        url = None if self.database is None else self.database.url
+        self.settings = ServerSettings(data=self.data, port=free_port(), lease_s=LEASE_S, grace_s=0.0, database=url)
+        self.store = Store.open(self.settings.database_url, patience_s=60.0)
         (self.data / "settings.json").write_text(json.dumps(self.settings.to_json()))
 
     @property
@@ -61,7 +67,7 @@ class Service:
 
     def start(self) -> None:
         command = [sys.executable, "-m", "undertow.serving.worker", "--settings", str(self.data / "settings.json")]
-        with (self.data / "log").open("ab") as log:
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True
             )
@@ -74,14 +80,16 @@ class Service:
 
     def disturb(self, chance: random.Random) -> str:
         """One disturbance; what it was."""
-        (kind,) = chance.choices(list(KINDS), weights=list(KINDS.values()))
         acts: dict[str, Callable[[], bool]] = {
             "worker": lambda: self._signal("worker", signal.SIGKILL),
             "API": lambda: self._signal("API", signal.SIGKILL),
             "sleep": self._sleep,
             "supervisor": self._kill_supervisor,
             "lock": self._lock,
+            **({"full": self._fill} if is_mount(self.data) else {}),
+            **({"database": self._restart} if self.database is not None else {}),
         }
+        (kind,) = chance.choices(list(acts), weights=[KINDS[one] for one in acts])
         if acts[kind]():
             self.done[kind] += 1
         return kind
@@ -137,7 +145,20 @@ class Service:
         self.start()
         return True
 
+    def _fill(self) -> bool:
+        with fill(self.data):
+            time.sleep(FULL_S)
+        return True
+
+    def _restart(self) -> bool:
+        assert self.database is not None
+        self.database.restart()
+        return True
+
     def _lock(self) -> bool:
+        if self.database is not None:
+            self.database.lock(LOCKED_S)
+            return True
         connection = sqlite3.connect(self.data / "undertow.db", isolation_level=None)
         try:
             connection.execute("BEGIN IMMEDIATE")

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -52,7 +53,9 @@ class Server(ABC):
         with tempfile.TemporaryDirectory(prefix="undertow-load-") as scratch, open(Path(scratch) / "log", "w") as log:
             port = free_port()
             command = self.command(port, Path(scratch))
-            process = subprocess.Popen(command, cwd=ROOT, env=self.environment(), stdout=log, stderr=log)
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=self.environment(), stdout=log, stderr=log, start_new_session=True
+            )
             try:
                 limits = httpx.Limits(max_connections=None, max_keepalive_connections=64)
                 address = f"http://127.0.0.1:{port}"
@@ -63,7 +66,8 @@ class Server(ABC):
                 process.terminate()
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(STOP_S)
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):  # LitServe leaves its worker behind, which then competes
+                    os.killpg(process.pid, signal.SIGKILL)
 
     async def _wait(self, client: httpx.AsyncClient, process: "subprocess.Popen[bytes]", log: Path) -> None:
         until = time.monotonic() + START_S

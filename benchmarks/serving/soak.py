@@ -1,11 +1,13 @@
 """Whether nothing is lost, nothing is done twice and every picture has the same bytes, whatever dies meanwhile.
 
-    python -m benchmarks.serving.soak [--jobs 2000] [--kills 200] [--minutes M] [--seed 0] [--page FILE]
+    python -m benchmarks.serving.soak [--jobs 2000] [--kills 200] [--minutes M] [--seed 0] [--postgresql] [--page FILE]
 
 Submits unlike jobs over HTTP to a service in processes of its own and disturbs it at random moments: kill -9 of the
 worker (at whatever it does), of the API and of the supervisor, SIGSTOP of the worker past its lease, a database that is
-locked. Every job is drawn in an undisturbed service too, and must have the same bytes. `--kills 0 --minutes 60` is a
-soak: memory, open files and the write-ahead log must not grow. Exits with 1 where a promise was broken.
+locked for longer than the service waits, a full disk (where this user may mount one), and with `--postgresql` a server
+that is killed and recovers. Every job is drawn in an undisturbed service too, and must have the same bytes. `--kills 0
+--minutes 60` is a soak: memory, open files and the write-ahead log must not grow. Exits with 1 where a promise was
+broken.
 """
 
 import argparse
@@ -14,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +25,7 @@ from typing import Any
 import httpx
 
 from benchmarks.serving.disturbed import Sample, Service, put
+from benchmarks.serving.hosts import Postgresql, small_disk
 from recipes.emoji.sections import find_section, replace_section
 from undertow.serving.jobs import Job, JobState
 from undertow.serving.store.store import Store
@@ -63,21 +67,29 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=200, help="disturbances, spread over the jobs")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="no job is submitted later")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--postgresql", action="store_true", help="on a server of its own instead of SQLite")
     parser.add_argument("--machine", default="", help="for the page")
-    parser.add_argument("--page", type=Path, help="replace its section `soak`")
+    parser.add_argument("--page", type=Path, help="replace its section `soak`, or `soak-postgresql`")
     options = parser.parse_args()
     chance, started = random.Random(options.seed), time.monotonic()
     requests = [unlike(chance, index) for index in range(min(UNLIKE, options.jobs))]
-    with tempfile.TemporaryDirectory(prefix="undertow-soak-") as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="undertow-soak-"))
         expected = undisturbed(Path(folder, "undisturbed"), requests)
-        service = Service(data=Path(folder, "disturbed"))
+        data = Path(folder, "disturbed")
+        if not stack.enter_context(small_disk(data)):
+            sys.stderr.write("no disk of its own could be mounted, so it is never full; root may mount one\n")
+        database = Postgresql() if options.postgresql else None
+        if database is not None:
+            stack.callback(database.close)
+        service = Service(data=data, database=database, log=Path(folder, "log"))
         service.start()
         try:
             count = disturb(service, requests, options, chance)
             judged = judge(service.store, requests, expected, count, service.killed_at)
         finally:
             service.stop()
-            log = Path(folder, "disturbed", "log").read_text(errors="replace")
+            log = service.log.read_text(errors="replace")
     minutes = (time.monotonic() - started) / 60
     content = "\n".join(said(options, judged, service, minutes, log))
     sys.stdout.write(f"{content}\n")
@@ -86,9 +98,10 @@ def main() -> None:
             sys.stdout.write(f"{name}: {', '.join(found[:20])}\n")
     if options.page is not None:
         page = options.page.read_text()
-        if find_section(page, "soak") is None:
-            raise SystemExit(f"{options.page} has no section `soak`")
-        options.page.write_text(replace_section(page, "soak", content))
+        section = "soak-postgresql" if options.postgresql else "soak"
+        if find_section(page, section) is None:
+            raise SystemExit(f"{options.page} has no section `{section}`")
+        options.page.write_text(replace_section(page, section, content))
     sys.exit(1 if judged.broken else 0)
 
 
@@ -110,7 +123,7 @@ def unlike(chance: random.Random, index: int) -> dict[str, Any]:
 
 def undisturbed(data: Path, requests: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """The hashes that each request draws where nothing happens."""
-    service = Service(data=data)
+    service = Service(data=data, log=data.with_suffix(".log"))
     service.start()
     try:
         with httpx.Client(base_url=service.address, timeout=30) as client:
@@ -230,13 +243,15 @@ def wait_for(store: Store, count: int) -> None:
 
 def said(options: Any, judged: Judged, service: Service, minutes: float, log: str) -> list[str]:
     """The lines of the page."""
+    more = " --postgresql" * options.postgresql
     command = f"python -m benchmarks.serving.soak --jobs {options.jobs} --kills {options.kills} --seed {options.seed}"
+    command += more + (f" --minutes {options.minutes:g}" if options.minutes < float("inf") else "")
     machine = f", {options.machine}" if options.machine else ""
     kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(service.done.items())) or "none"
     return [
         f"`{command}`, {datetime.now(UTC):%Y-%m-%d}{machine}, {minutes:.0f} minutes.",
         "",
-        f"- {judged.jobs} jobs; disturbances: {kinds}",
+        f"- {judged.jobs} jobs; {sum(service.done.values())} disturbances: {kinds}",
         f"- lost: {len(judged.lost)}; finished twice: {len(judged.doubled)}; other bytes than undisturbed: "
         f"{len(judged.different)}; events with gaps: {len(judged.gaps)}",
         f"- {judged.resumed} jobs went on inside a picture; steps computed twice: {judged.twice} of {judged.computed} "

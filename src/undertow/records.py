@@ -15,8 +15,16 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import AllowInfNan, BeforeValidator, ConfigDict, PlainSerializer, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import (
+    AllowInfNan,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, core_schema
 
 from undertow.doors import nearest, shown
 from undertow.errors import InvalidInput
@@ -64,6 +72,10 @@ class Record(metaclass=_Checked):
 
     argument_prefix: ClassVar[str] = ""
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return _numbers_without_booleans(handler(source))
+
     # Records are revalidated inside others too: Python lets a list stand for a tuple, which JSON would not write.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid", use_attribute_docstrings=True, revalidate_instances="always"
@@ -81,6 +93,31 @@ class Record(metaclass=_Checked):
     def from_json(cls: type[Kind], json: Mapping[str, Any]) -> Kind:
         """The record that `to_json` wrote; a field may also hold what the constructor takes. Errors: `InvalidInput`."""
         return _validated(cls, json)
+
+
+def _numbers_without_booleans(schema: Any) -> Any:
+    """Python takes True for 1; what says true where a number is expected means something else."""
+    if isinstance(schema, list | tuple):
+        return type(schema)(map(_numbers_without_booleans, schema))
+    if not isinstance(schema, dict) or schema.get("function") == _NO_BOOLEAN:
+        return schema
+    inside = {
+        name: part if name in ("metadata", "serialization", "default", "config") else _numbers_without_booleans(part)
+        for name, part in schema.items()
+    }
+    if schema.get("type") not in ("int", "float"):
+        return inside
+    return core_schema.no_info_before_validator_function(_require_no_boolean, inside)
+
+
+def _require_no_boolean(given: Any) -> Any:
+    if isinstance(given, bool):
+        raise PydanticCustomError("number", "a number, which a boolean is not")
+    return given
+
+
+_NO_BOOLEAN = {"type": "no-info", "function": _require_no_boolean}
+"""As pydantic has it inside a schema, of a record inside a record."""
 
 
 def _validated(cls: type[Kind], given: Kind | Mapping[str, Any], prefix: str = "") -> Kind:

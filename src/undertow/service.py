@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, Unpack, overload
@@ -37,6 +37,13 @@ from undertow.engine.result import GenerationResult
 from undertow.engine.settings import RequestSettings
 from undertow.errors import InvalidInput
 from undertow.free_memory import naming_memory
+from undertow.inspection.activation_pictures import ActivationHistory, activation_history
+from undertow.inspection.attention_choice import AttentionChoice, GuidanceSide
+from undertow.inspection.doctor.case import Case
+from undertow.inspection.doctor.diagnose import diagnose
+from undertow.inspection.doctor.finding import Diagnosis
+from undertow.inspection.visualize_attention import attention_heatmaps
+from undertow.inspection.word_maps import Among, AttentionHeatmaps, Pooling, WordOptions
 from undertow.memory.ladder import StepDown
 from undertow.memory.plan import MemoryPlan
 from undertow.records import annotations
@@ -227,10 +234,7 @@ class UNetService:
         result = service.generate("a red apple", steps=20, guidance_scale=5.0, seed=7, size=(512, 512))
         result.images[0].save("apple.png")
         """
-        known = [*annotations(GenerationRequest), *inspect.signature(self.generate).parameters]
-        for name in sorted(settings.keys() - annotations(GenerationRequest).keys()):
-            raise InvalidInput(name, shown(settings.get(name)), "a field of GenerationRequest", nearest(name, known))
-        request = GenerationRequest.from_json({"prompt": prompt, **settings})
+        request = self._request(prompt, settings, self.generate)
         options = {"low_vram": low_vram, "budget_bytes": budget_bytes, "vae_clamp": vae_clamp}
         return self.run(request, latents=latents, debug=debug, observe=observe, drawn=drawn, **options)
 
@@ -301,6 +305,68 @@ class UNetService:
         return generate_many(self.engine, asked, options, observe=observe, finished=finished)
 
     @checked
+    def visualize_attention(
+        self,
+        prompt: str,
+        *,
+        words: Sequence[str] | None = None,
+        layers: Sequence[str] | None = None,
+        cells: Sequence[int] | None = None,
+        heads: Sequence[int] | None = None,
+        at_steps: Sequence[int] | None = None,
+        side: GuidanceSide = "conditional",
+        pooling: Pooling = "mean",
+        among: Among = "context",
+        marks: bool = False,
+        self_attention: bool = False,
+        observe: Observer = unobserved,
+        **settings: Unpack[RequestSettings],
+    ) -> AttentionHeatmaps:
+        """Draws a prompt, the same picture to the bit as `generate`, with maps of where each word acts.
+
+        words: words of the prompt, or phrases of it; `None` for every word. layers: patterns of names of attention
+        layers ("up_blocks.*", "mid_block"); cells: shorter sides of their maps; heads, at_steps: from 0. `None` is all,
+        and what is chosen is averaged. side: "unconditional" for the words of the negative prompt. pooling, among,
+        marks: as in `WordOptions`. self_attention: also entropies and attention received of every self-attention.
+        settings: as in `generate`. Errors: as `run`; `InvalidInput` for words, layers, heads and steps that are not
+        there; `MissingComponent` for a model without text.
+
+            found = service.visualize_attention("red apple left of dog face on blue background", seed=7)
+            found.maps["apple"], found.overlay("red apple"), found.save("maps")
+        """
+        request = self._request(prompt, settings, self.visualize_attention)
+        choice = AttentionChoice(
+            layers=None if layers is None else tuple(layers),
+            cells=None if cells is None else tuple(cells),
+            heads=None if heads is None else tuple(heads),
+            steps=None if at_steps is None else tuple(at_steps),
+        )
+        chosen = None if words is None else (words,) if isinstance(words, str) else tuple(words)
+        options = WordOptions(words=chosen, pooling=pooling, among=among, marks=marks)
+        return attention_heatmaps(
+            self.engine, request, choice, options, side=side, self_attention=self_attention, observe=observe
+        )
+
+    @checked
+    def visualize_activations(
+        self, prompt: str, *, observe: Observer = unobserved, **settings: Unpack[RequestSettings]
+    ) -> ActivationHistory:
+        """Draws a prompt, the same picture to the bit as `generate`, and records on the way what every layer returns:
+        standard deviation and largest magnitude over the steps, the share of skip connections, and a film of the noisy
+        latents and the picture that is expected of them. settings: as in `generate`. Errors: as `run`.
+
+            service.visualize_activations("red apple", seed=7).save("activations")
+        """
+        request = self._request(prompt, settings, self.visualize_activations)
+        return activation_history(self.engine, request, observe=observe)
+
+    def _request(self, prompt: str, settings: RequestSettings, method: Callable[..., object]) -> GenerationRequest:
+        known = [*annotations(GenerationRequest), *inspect.signature(method).parameters]
+        for name in sorted(settings.keys() - annotations(GenerationRequest).keys()):
+            raise InvalidInput(name, shown(settings.get(name)), "a field of GenerationRequest", nearest(name, known))
+        return GenerationRequest.from_json({"prompt": prompt, **settings})
+
+    @checked
     def plan(
         self,
         *,
@@ -334,6 +400,34 @@ class UNetService:
             slots=None if self._capacity is None else self._capacity.slots,
             budget_bytes=budget_bytes,
         )
+
+    @checked
+    def diagnose(
+        self,
+        request: GenerationRequest | str = "",
+        *,
+        picture: str | Path | None = None,
+        only: Sequence[str] = (),
+    ) -> Diagnosis:
+        """What is wrong with the model, with a request and with this machine, as far as rules can measure it: symptom,
+        evidence, cause, fix and prevention of each finding. It takes about ten evaluations of the network.
+
+        request: what is, or would be, drawn. picture: a file that undertow wrote, which is drawn again in a fresh
+        process and compared byte by byte. only: names of rules, or of their families: "nan", "picture", "slow",
+        "memory", "provenance". Errors: `InvalidInput` for an unknown name; `MissingComponent`.
+
+            for finding in service.diagnose("a red apple").findings:
+                print(finding.symptom, finding.evidence, finding.fix)
+        """
+        case = Case(
+            model=self.model,
+            manager=self.adapters,
+            request=as_request(request),
+            runner=self.runner,
+            picture=None if picture is None else Path(picture),
+        )
+        with self.engine.paused():
+            return diagnose(case, only)
 
     @overload
     def predict_noise(self, context: PredictionContext) -> Tensor: ...

@@ -71,6 +71,21 @@ def test_rows_of_a_bank_equal_merged_weights():
     assert float((expected[0] - expected[1]).abs().max()) > 0.1
 
 
+def test_rows_beside_each_other_share_a_run_unless_they_are_to_be_apart():
+    unet = small_unet()
+    bank = Bank(unet, AdapterCapacity(slots=2, rank=4, per_row=2))
+    one = ScaledUpdates(layers=changes(unet, "one", 4), gain=1.0)
+    other = ScaledUpdates(layers=changes(unet, "other", 2), gain=0.5)
+    rows = [[one], [one, other], [], [other, one]]
+
+    def runs(**options):
+        return [(run.start, run.stop, run.slot, run.gain) for run in bank.assign_slots(rows, **options).runs]
+
+    assert runs() == [(0, 2, 0, 1.0), (3, 4, 1, 0.5), (1, 2, 1, 0.5), (3, 4, 0, 1.0)], "in each row's own order"
+    assert runs(apart=True)[:2] == [(0, 1, 0, 1.0), (1, 2, 0, 1.0)]
+    assert bank.assign_slots(rows, fixed_shapes=True).runs is None, "one graph for all"
+
+
 def test_a_slot_holds_a_layer_s_change_times_the_factor_that_its_adapter_has_there():
     unet = small_unet()
     plain = changes(unet, "one", 4)

@@ -3,7 +3,19 @@
 import pytest
 import typer
 
-from tests.cli.options import comparing, drawing, files, generate, hints, measuring, pixels, planning, serving, training
+from tests.cli.options import (
+    comparing,
+    diagnosing,
+    drawing,
+    files,
+    generate,
+    hints,
+    measuring,
+    pixels,
+    planning,
+    serving,
+    training,
+)
 from tests.cli.options.arrival import Case, Command
 from tests.cli.options.checks import cases, check_case, check_defaults, check_every_option_has_a_case, leaves
 from undertow.cli.app import Settings, _build
@@ -11,7 +23,7 @@ from undertow.cli.verbs import VERBS
 
 COMMANDS: tuple[Command, ...] = tuple(
     command
-    for part in (generate, drawing, comparing, files, hints, pixels, training, measuring, planning, serving)
+    for part in (generate, comparing, diagnosing, drawing, files, hints, pixels, training, measuring, planning, serving)
     for command in part.COMMANDS
 )
 TYPED = typer.main.get_command(_build(VERBS, Settings()))

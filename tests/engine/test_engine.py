@@ -57,7 +57,7 @@ def test_kinds_of_work_take_turns(engine):
         (Stage.ENCODED, 0),  # text
         (Stage.DENOISING, 0),  # joins
         (Stage.DENOISING, 1),
-        (Stage.DENOISING, 1),
+        (Stage.DECODING, 1),
         (Stage.FINISHED, 1),  # decoded
     ]
     assert not engine.step()

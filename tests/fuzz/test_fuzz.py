@@ -10,8 +10,8 @@ import pytest
 
 from tests.fuzz.crafted import ENTRIES
 
-EXAMPLES = 6
-"""Of each kind: some six seconds of a processor, beside twenty for the crafted ones and for the start."""
+EXAMPLES = 3
+"""Of each kind: some three seconds of a processor, beside twenty for the crafted ones and for the start."""
 
 ROOT = Path(__file__).parents[2]
 

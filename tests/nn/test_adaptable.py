@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from tests.golden.minis import randomize
-from undertow.nn.adaptable import Conv2d, Linear, WeightRows
+from undertow.nn.adaptable import Conv2d, Linear, Run, WeightRows
 
 T1 = 2e-5
 """Two small products in place of one merged product: other roundings, no other numbers."""
@@ -28,6 +28,7 @@ def _fill(layer: Linear | Conv2d) -> None:
     for slot, rank in enumerate(RANKS):
         layer.slots.down[slot, :rank] = torch.randn(rank, layer.slots.down.shape[2], generator=generator) * 0.2
         layer.slots.up[slot, :, :rank] = torch.randn(layer.slots.up.shape[1], rank, generator=generator)
+        layer.slots.ranks[slot] = rank
 
 
 def _merged(layer: Linear | Conv2d, row: int, x: Tensor) -> Tensor:
@@ -69,6 +70,28 @@ def test_each_row_gets_its_own_merged_weights(name):
             assert (output[row] - plain[row]).norm() > 0.1 * plain[row].norm()
         else:
             assert torch.equal(output[row], plain[row]), "gain 0 leaves the base alone"
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@torch.no_grad()
+def test_runs_of_rows_compute_what_gathered_rows_do(name):
+    make, shape = LAYERS[name]
+    layer = make()
+    _fill(layer)
+    x = torch.randn(5, *shape, generator=torch.Generator().manual_seed(3))
+    runs = (
+        Run(start=0, stop=3, slot=1, gain=-0.5),
+        Run(start=4, stop=5, slot=0, gain=2.0),
+        Run(start=1, stop=2, slot=0, gain=1.0),
+    )
+    slots = torch.tensor([[1, 2], [1, 0], [1, 2], [2, 2], [0, 2]])
+    gains = torch.tensor([[-0.5, 0.0], [-0.5, 1.0], [-0.5, 0.0], [0.0, 0.0], [2.0, 0.0]])
+    gathered = layer(x, WeightRows(slots=slots, gains=gains))
+    found = layer(x, WeightRows(slots=slots, gains=gains, runs=runs))
+    assert (found - gathered).abs().max() <= T1 * max(1.0, float(gathered.abs().max()))
+    assert torch.equal(found[3], layer(x)[3])
+    layer.slots.ranks[1] = 0
+    assert torch.equal(layer(x, WeightRows(slots=slots, gains=gains, runs=runs[:1])), layer(x)), "nothing in its slot"
 
 
 @pytest.mark.parametrize("name", LAYERS)

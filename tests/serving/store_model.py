@@ -20,6 +20,8 @@ class ModelJob:
     worker: str | None = None
     lease_until: float = 0.0
     attempt: int = 0
+    log: int = 0  # bytes that the newest claim has written
+    logged: int = 0  # when a worker was lost last
     alone: bool = False
     requeued: bool = False
     cancel: bool = False
@@ -89,6 +91,9 @@ class Model:
                 self.end(job, "canceled", now)
             elif job.deadline is not None and job.deadline <= now:
                 self.end(job, "expired", now)
+            elif job.log > job.logged:
+                job.logged, job.alone = job.log, True
+                self.requeue(job)
             elif job.attempt + 1 >= self.attempts:
                 job.attempt += 1
                 self.end(job, "failed", now)
@@ -102,6 +107,7 @@ class Model:
 
     def claim(self, job: ModelJob, worker: str, now: float, lease_s: float) -> None:
         job.state, job.worker, job.fence, job.lease_until = "running", worker, job.fence + 1, now + lease_s
+        job.log = 0
         job.events.append("started")
 
     def holds(self, job: ModelJob | None, fence: int) -> bool:

@@ -4,6 +4,7 @@ import sqlite3
 import threading
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -38,6 +39,21 @@ def test_migrations_make_the_tables_of_this_version(database_url):
     engine.dispose()
 
 
+def test_jobs_of_an_older_version_go_on_in_this_one(tmp_path):
+    url, config = f"sqlite:///{tmp_path / 'undertow.db'}", Config()
+    engine = create_engine(url)
+    config.set_main_option("script_location", MIGRATIONS)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    engine.dispose()
+    store = Store.open(url)
+    store.submit(a_job())
+    store.claim("w1", lambda waiting: [waiting[0].id], 30.0)
+    assert [job.attempt for job in store.expire_leases("w1")] == [1]
+    store.close()
+
+
 def test_threads_that_open_a_new_database_at_once_make_its_tables_once(memory_folder, request):
     path, failures = memory_folder / f"{request.node.name}.db", []
 
@@ -62,7 +78,7 @@ def test_a_database_of_a_newer_version_is_left_alone(database_url):
             connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'"))
         error = refused(database_url)
         assert error.problem == "newer"
-        assert "made by a newer undertow (revision 9999, expected 0001 or older)" in str(error)
+        assert "made by a newer undertow (revision 9999, expected 0002 or older)" in str(error)
         assert "start the version of undertow that made it" in str(error)
     finally:
         with engine.begin() as connection:

@@ -61,7 +61,9 @@ class Histories(RuleBasedStateMachine):
         raise NotImplementedError
 
     def open(self):
-        self.store = Store.open(self.url, clock=self.clock, attempts=ATTEMPTS, keep_s=KEEP_S)
+        self.store = Store.open(
+            self.url, clock=self.clock, attempts=ATTEMPTS, keep_s=KEEP_S, logged=self.artifacts.logged
+        )
 
     @rule(
         key=keys,
@@ -151,6 +153,16 @@ class Histories(RuleBasedStateMachine):
                 if job.progress != ("denoising", step):
                     job.progress = "denoising", step
                     job.events.append("progress")
+
+    @precondition(lambda self: self.claims)
+    @rule(data=st.data(), size=st.integers(1, 3))
+    def log(self, data, size):
+        """Also by a claim that does not know yet that it lost its job."""
+        claim = self.some_claim(data)
+        self.artifacts.claim_log_path(claim.job.id, claim.fence).write_bytes(bytes(size))
+        job = self.model.jobs.get(claim.job.id)
+        if self.model.holds(job, claim.fence):
+            job.log = size
 
     @precondition(lambda self: self.claims)
     @rule(data=st.data())

@@ -40,9 +40,10 @@ class AdaptedModel:
 
 class RowInput:
     """What one adapter contributes to one row of a batch. It holds data only. alike: how many of one `shape` a row may
-    have and still compute what rows without any do."""
+    have and still compute what rows without any do. in_padding: whether the rows that fill a forward up repeat it."""
 
     alike: ClassVar[int] = 0
+    in_padding: ClassVar[bool] = True
 
     @property
     def key(self) -> Hashable:
@@ -66,6 +67,11 @@ class RowAdapters:
     def key(self) -> Hashable:
         """Equal for rows that can share a forward."""
         return tuple(key for one in self.inputs if (key := one.key) is not None)
+
+    @property
+    def padding(self) -> "RowAdapters":
+        """What acts in a row that repeats this one to fill a forward up."""
+        return RowAdapters(inputs=tuple(one for one in self.inputs if one.in_padding))
 
     @property
     def shape(self) -> Hashable:

@@ -40,6 +40,7 @@ ENDINGS = ("", ".safetensors", ".ckpt")
 
 MODEL_VERBS: Mapping[str, tuple[str, ...]] = {
     "compare": (),
+    "maps": (),
     "adapters": ("explain", "impact"),
     "train": ("lora", "controlnet", "image-prompt"),
 }

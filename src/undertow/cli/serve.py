@@ -8,6 +8,7 @@ import typer
 from undertow.cli.service_settings import Data, Database, read_settings
 from undertow.errors import InvalidInput
 from undertow.extras import require_packages
+from undertow.lookup import counted
 
 if TYPE_CHECKING:
     from undertow.serving.catalog.catalog import Catalog
@@ -192,7 +193,8 @@ def _say(settings: "ServerSettings", catalog: "Catalog", keys: "list[ApiKey]", s
         "adapters": f"{len(catalog.adapters())}, listed at {address}/v1/adapters"
         + (f"; {len(catalog.skipped)} are not offered, with the reason there" if catalog.skipped else ""),
         "keys": ", ".join(key.name for key in keys) or NO_KEYS[bool(store.keys.list())],
-        "data": str(settings.data.absolute()) + (f", with {waiting} jobs that go on" if waiting else ""),
+        "data": str(settings.data.absolute())
+        + (f", with {counted(waiting, 'job')} that {'goes' if waiting == 1 else 'go'} on" if waiting else ""),
         "workers": ", ".join(settings.devices),
         "docs": f"{address}/docs",
         "draw": f"curl -s {address}/v1/jobs{header} -H 'Prefer: wait=60' --json "

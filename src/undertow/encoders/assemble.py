@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from undertow.encoders.chunks import Chunk, Division, close, describe, divide, tokenize
+from undertow.encoders.chunks import Chunk, Division, Token, close, describe, divide, tokenize
 from undertow.encoders.clip import Hidden, OutputSelection, TextEncoder
 from undertow.encoders.emphasis import Tokens, Weighing, mixed
 from undertow.encoders.encoding import EncoderReport
 from undertow.encoders.inversion import Inversions
 from undertow.encoders.prompts.tree import Blend, Joined, Node, fragments
+from undertow.encoders.reading import Reading, blended, joined
 from undertow.errors import InvalidInput
 
 Context = Float[Tensor, "1 tokens dim"]
@@ -67,10 +68,31 @@ class Assembler:
         context = torch.cat([part.context, *[empty] * missing], dim=1)
         return Part(context=context, pooled=part.pooled, reports=part.reports)
 
-    def _text(self, tree: Node) -> Part:
+    def read(self, tree: Node) -> Reading:
+        """What each token of the context says; no network runs. Errors: as `encode`."""
+        match tree:
+            case Blend(parts=parts):
+                readings = [self.read(part) for part in parts]
+                longest = max(len(one.kinds) for one in readings)
+                return blended([self.read_to(one, longest) for one in readings])
+            case Joined(parts=parts):
+                return joined([self.read(part) for part in parts])
+            case _:
+                return Reading.of_chunks(self._chunks(tree)[0], self.encoder.tokenizer)
+
+    def read_to(self, reading: Reading, tokens: int) -> Reading:
+        """The reading with empty chunks behind it, up to `tokens` places."""
+        empty = Reading.of_chunks([close((), self.encoder)], self.encoder.tokenizer)
+        return joined([reading, *[empty] * ((tokens - len(reading.kinds)) // len(empty.kinds))])
+
+    def _chunks(self, tree: Node) -> tuple[list[Chunk], list[Token], list[str]]:
+        """The chunks of a text, the tokens that were cut off, and notes."""
         parts = fragments(tree, merge=self.rules.merge)
         runs, notes = tokenize(parts, self.encoder, self.inversions, names=self.rules.names)
-        chunks, cut = divide(runs, self.encoder, self.rules.division)
+        return *divide(runs, self.encoder, self.rules.division), notes
+
+    def _text(self, tree: Node) -> Part:
+        chunks, cut, notes = self._chunks(tree)
         hidden = self._run(chunks)
         # Where nothing is weighted, no rule may change a bit.
         tokens = self._weigh(chunks, hidden.tokens) if any(chunk.weighted for chunk in chunks) else hidden.tokens

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from undertow.encoders.clip_config import Kind
 from undertow.encoders.prompts.tree import Tag
+from undertow.encoders.reading import Reading
 
 TAGS_TOLD = 8
 """Tags that are told one by one."""
@@ -47,14 +48,15 @@ class TextReport:
 class TextEncoding:
     """Conditioning from a prompt: `context` for cross-attention, 77 tokens for each chunk; `pooled` for SDXL.
 
-    mask: None, since Stable Diffusion reads padding as well. The tensors may be shared with a cache: do not write to
-    them.
+    mask: None, since Stable Diffusion reads padding as well. reading: what each token of the context says; of two
+    encoders the first one's. The tensors may be shared with a cache: do not write to them.
     """
 
     context: Float[Tensor, "1 tokens dim"]
     mask: Bool[Tensor, "1 tokens"] | None = None
     pooled: Float[Tensor, "1 pooled_dim"] | None = None
     report: TextReport
+    reading: Reading
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from undertow.encoders.assemble import Assembler, Part, Rules
 from undertow.encoders.cache import RecentlyUsed
-from undertow.encoders.chunks import Division
+from undertow.encoders.chunks import Division, Run, Token, tokenize
 from undertow.encoders.clip import OutputSelection, TextEncoder
 from undertow.encoders.clip_config import Kind
 from undertow.encoders.emphasis import EMPHASIS
@@ -19,7 +19,17 @@ from undertow.encoders.encoding import TextEncoding, TextReport, WeightedEncodin
 from undertow.encoders.inversion import Inversions
 from undertow.encoders.prompts.catalogue import Dialect, find_dialect, parse_prompt
 from undertow.encoders.prompts.resolve import composed, resolve, varies
-from undertow.encoders.prompts.tree import Blend, Embedding, Joined, ParsedPrompt, Text, find_all, map_texts
+from undertow.encoders.prompts.tree import (
+    Blend,
+    Embedding,
+    Fragment,
+    Joined,
+    ParsedPrompt,
+    Text,
+    find_all,
+    map_texts,
+)
+from undertow.encoders.reading import Reading
 from undertow.errors import ConfigError, InvalidInput
 from undertow.lookup import look_up
 from undertow.vocabulary import Vocabulary, spelling_note
@@ -229,6 +239,21 @@ class TextStack:
             return (at(0),) * steps
         return tuple(at(step) for step in range(steps))
 
+    def read_steps(
+        self, prompt: str, steps: int, *, dialect: str = "plain", clip_skip: int | None = None, composition: bool = True
+    ) -> tuple[Reading, ...]:
+        """What the tokens of each unlike context say that `encode_steps` would give; no network runs. Errors: as
+        there."""
+        options = _options(None, clip_skip, "chunk")
+        parsed = self._parsed(prompt, dialect, options, composition=composition)
+        unlike = dict.fromkeys(one for step in range(max(1, steps)) for one, _ in resolve(parsed, step, max(1, steps)))
+        return tuple(_read(self._assemblers([self._spelled(one)] * len(self.encoders), options)) for one in unlike)
+
+    def pieces(self, text: str) -> tuple[Token, ...]:
+        """A plain text's tokens for the first encoder, as they stand in `TextEncoding.reading`."""
+        runs, _ = tokenize([Fragment(Text(self.spelled(text)))], self.encoders[0], self._inversions)
+        return tuple(token for run in runs if isinstance(run, Run) for token in run.tokens)
+
     def _parsed(
         self, prompt: str | ParsedPrompt, dialect: str, options: _Options, *, composition: bool = True
     ) -> ParsedPrompt:
@@ -256,7 +281,8 @@ class TextStack:
         cached = self._cache.find(key)
         if cached is not None:
             return replace(cached, report=replace(cached.report, cached=True))
-        parts = self._parts([first, first if second is None else second], options)
+        assemblers = self._assemblers([first, first if second is None else second], options)
+        parts = _parts(assemblers)
         pools = [part.pooled for part in parts if part.pooled is not None]
         prompts = (first,) if second is None else (first, second)
         reports = tuple(report for part in parts for report in part.reports)
@@ -271,23 +297,25 @@ class TextStack:
                 tags=tuple(tag for prompt in prompts for tag in prompt.tags),
                 placement=self._placement(first),
             ),
+            reading=_read(assemblers),
         )
         self._cache.keep(key, encoding)
         return encoding
 
-    def _parts(self, prompts: Sequence[ParsedPrompt], options: _Options) -> list[Part]:
-        """Each encoder's share, of equal length."""
-        made: list[tuple[Assembler, Part]] = []
-        for encoder, selection, parsed in zip(self.encoders, self.selections, prompts, strict=False):
-            assembler = Assembler(
-                encoder if self._adaptation is None else encoder.with_weights(self._adaptation.weights(encoder)),
-                _skipped(selection, options),
-                self._inversions,
-                _rules(encoder, find_dialect(parsed.dialect), options),
+    def _assemblers(self, prompts: Sequence[ParsedPrompt], options: _Options) -> list[tuple[Assembler, ParsedPrompt]]:
+        """One for each encoder, with the prompt that it reads."""
+        return [
+            (
+                Assembler(
+                    encoder if self._adaptation is None else encoder.with_weights(self._adaptation.weights(encoder)),
+                    _skipped(selection, options),
+                    self._inversions,
+                    _rules(encoder, find_dialect(parsed.dialect), options),
+                ),
+                parsed,
             )
-            made.append((assembler, assembler.encode(parsed.tree)))
-        longest = max(part.context.shape[1] for _, part in made)
-        return [assembler.padded(part, longest) for assembler, part in made]
+            for encoder, selection, parsed in zip(self.encoders, self.selections, prompts, strict=False)
+        ]
 
     def spelled(self, text: str) -> str:
         """A plain text, such as a caption, as `encode` reads it: with names for emoji if the model has few words."""
@@ -343,6 +371,19 @@ class TextStack:
         )
         adaptation = None if self._adaptation is None else self._adaptation.key
         return hash((adaptation, self._inversions.revision, *weights))
+
+
+def _parts(assemblers: Sequence[tuple[Assembler, ParsedPrompt]]) -> list[Part]:
+    """Each encoder's share, of equal length."""
+    made = [(assembler, assembler.encode(parsed.tree)) for assembler, parsed in assemblers]
+    longest = max(part.context.shape[1] for _, part in made)
+    return [assembler.padded(part, longest) for assembler, part in made]
+
+
+def _read(assemblers: Sequence[tuple[Assembler, ParsedPrompt]]) -> Reading:
+    """What the first encoder's tokens say, in a context as long as the longest."""
+    readings = [assembler.read(parsed.tree) for assembler, parsed in assemblers]
+    return assemblers[0][0].read_to(readings[0], max(len(one.kinds) for one in readings))
 
 
 def _options(emphasis: str | None, clip_skip: int | None, long: LongPrompts) -> _Options:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from undertow.diffusion.guidance import Branch, Step
-from undertow.engine.conditioning import Branches
+from undertow.engine.conditioning import Branches, names_of_prompts
 from undertow.engine.evaluation import BranchInput
 from undertow.engine.passes import Pass
 from undertow.unet.conditioning import Conditioning
@@ -17,7 +17,7 @@ def branch_inputs(one: Pass, texts: Branches, branch: Branch, scale: float | Non
     if branch.side == "conditional":
         # The bottleneck's attention is that of the request's own prompt.
         prompts = () if one.composition.covered and not branch.observed else texts.conditional
-        names = ["cond" if len(prompts) == 1 else f"cond_{index}" for index in range(len(prompts))]
+        names = names_of_prompts(len(prompts))
         asked = [(name, conditional, None) for name, (conditional, _) in zip(names, prompts, strict=True)]
         asked += [(f"region_{index}", conditioning, index) for index, conditioning in enumerate(texts.regions)]
     else:
@@ -36,6 +36,7 @@ def branch_inputs(one: Pass, texts: Branches, branch: Branch, scale: float | Non
             else one.adapters.at(step.index, step.count, region=region, conditional=branch.side == "conditional"),
             perturbation=branch.perturbation,
             observed=branch.observed,
+            reading=texts.readings.get("uncond" if name == "image" else name),
         )
         for name, conditioning, region in asked
     ]

@@ -1,6 +1,6 @@
 """What the network is told at every step of a request: prompts, negative prompt and micro-conditioning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from undertow.encoders.encoding import TextEncoding, WeightedEncoding
+from undertow.encoders.reading import Reading, joined
 from undertow.encoders.text_stack import TextStack
 from undertow.engine.idle import embedding_notes, idle_negative_prompt
 from undertow.engine.request import GenerationRequest
@@ -21,12 +22,14 @@ class Branches:
     """The conditionings of one step, a row each: those of the prompts, with their weights, and the unconditional one.
 
     unconditional: `None` when nobody asks for it: guidance is off and nothing is composed (trap T8).
-    regions: prompts for parts of the picture, in the order of the request's.
+    regions: prompts for parts of the picture, in the order of the request's. readings: what the tokens of each say, by
+    the name of the branch that receives it.
     """
 
     conditional: tuple[tuple[Conditioning, float], ...]
     unconditional: Conditioning | None
     regions: tuple[Conditioning, ...] = ()
+    readings: Mapping[str, Reading] = field(default_factory=dict[str, Reading])
 
     @property
     def composed(self) -> bool:
@@ -104,10 +107,11 @@ class Conditioner:
     ) -> Branches:
         rows = tuple((self._conditioning(one.encoding), one.weight) for one in conditional)
         parts = tuple(self._conditioning(region.encoding) for region in regions)
+        readings = _readings(conditional, negative, regions, side_by_side=bool(self.region_masks))
         if self.region_masks:
             rows = tuple((side_by_side(row, parts, self.region_masks), weight) for row, weight in rows)
             parts = ()
-        branches = Branches(conditional=rows, unconditional=None, regions=parts)
+        branches = Branches(conditional=rows, unconditional=None, regions=parts, readings=readings)
         if not (self.needs_unconditional or branches.composed):
             return branches
         return replace(branches, unconditional=self._conditioning(negative.encoding, negative=True))
@@ -149,6 +153,26 @@ class Conditioner:
     def _decide(self, line: str) -> None:
         if line not in self.decisions:
             self.decisions.append(line)
+
+
+def names_of_prompts(count: int) -> list[str]:
+    """Of the branches of a request's prompt, or of several that are composed."""
+    return ["cond" if count == 1 else f"cond_{index}" for index in range(count)]
+
+
+def _readings(
+    conditional: Sequence[WeightedEncoding],
+    negative: WeightedEncoding,
+    regions: Sequence[WeightedEncoding],
+    *,
+    side_by_side: bool,
+) -> dict[str, Reading]:
+    """What tokens say, by the names of branches. side_by_side: the tokens of regions follow those of each prompt."""
+    prompts, parts = ([one.encoding.reading for one in each] for each in (conditional, regions))
+    if side_by_side:
+        prompts, parts = [joined([one, *parts]) for one in prompts], []
+    found = dict(zip(names_of_prompts(len(prompts)), prompts, strict=True))
+    return found | {"uncond": negative.encoding.reading} | {f"region_{index}": one for index, one in enumerate(parts)}
 
 
 def side_by_side(

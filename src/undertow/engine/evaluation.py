@@ -11,6 +11,7 @@ from undertow.adapters.kind import RowAdapters
 from undertow.diffusion.denoiser import Preconditioning
 from undertow.diffusion.guidance import Perturbation
 from undertow.diffusion.paths import working
+from undertow.encoders.reading import Reading
 from undertow.engine.layout import Layout
 from undertow.engine.rows import Origin, Row, Steps
 from undertow.unet.conditioning import Conditioning
@@ -34,7 +35,7 @@ class BranchInput:
 
     name: in debug output. extra: channels beside the latents, for models that read a picture (inpainting, editing,
     depth). adapters: what acts in each window, if anything does. perturbation, observed: as in
-    guidance's `Branch`.
+    guidance's `Branch`. reading: what each token of the context says.
     """
 
     name: str
@@ -43,6 +44,7 @@ class BranchInput:
     adapters: tuple[RowAdapters, ...] = ()
     perturbation: Perturbation | None = None
     observed: tuple[str, ...] = ()
+    reading: Reading | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,6 +83,8 @@ def evaluate(
             perturbation=branch.perturbation,
             free_u=free_u,
             observed=branch.observed,
+            reading=branch.reading,
+            layout=layout,
         )
         for branch in branches
         for window, part in enumerate(layout.split_tiles(_with_extra(inputs, branch.extra)))

@@ -27,7 +27,7 @@ def forward(
     networks. given: what is in the ports already: the parts in which layers compute.
     """
     count = len(rows) if padded_to is None else max(len(rows), padded_to)
-    padded = [*rows, *[rows[0]] * (count - len(rows))]
+    padded = [*rows, *[rows[0].padding] * (count - len(rows))] if count > len(rows) else list(rows)
     unet = rows[0].unet
     inputs = (
         torch.cat([row.latents for row in padded]),

@@ -51,7 +51,7 @@ class Layout:
     def split_tiles(self, latents: Latents) -> list[Tile]:
         """What the network sees of latents, window by window."""
         continued = self._continued(latents)
-        height, width = self._seen
+        height, width = self.tile
         return [continued[:, :, top : top + height, left : left + width] for top, left in self.windows]
 
     def merge_tiles(self, parts: Sequence[Tile]) -> Latents:
@@ -62,7 +62,7 @@ class Layout:
         shape = (self.size[0] + 2 * top, self.size[1] + 2 * left)
         total = parts[0].new_zeros(*parts[0].shape[:2], *shape)
         count = parts[0].new_zeros(1, 1, *shape)
-        height, width = self._seen
+        height, width = self.tile
         for (row, column), part in zip(self.windows, parts, strict=True):
             inside = (..., slice(row, row + height), slice(column, column + width))
             total[inside] += part
@@ -74,12 +74,12 @@ class Layout:
         """Evenly spread, edges included, each neighbor overlapping by at least the share asked for."""
         top, left = self._margins
         lengths = (self.size[0] + 2 * top, self.size[1] + 2 * left)
-        rows, columns = (_starts(length, seen, self.overlap) for length, seen in zip(lengths, self._seen, strict=True))
+        rows, columns = (_starts(length, seen, self.overlap) for length, seen in zip(lengths, self.tile, strict=True))
         return [(row, column) for row in rows for column in columns]
 
     @property
-    def _seen(self) -> tuple[int, int]:
-        """A window's height and width: it grows with the margins when it is all of them."""
+    def tile(self) -> tuple[int, int]:
+        """Height and width of what the network sees: a window, which grows with the margins when it is all of them."""
         lengths = zip(self.window, self.size, self._margins, strict=True)
         height, width = (size + 2 * margin if window >= size else window for window, size, margin in lengths)
         return height, width

@@ -41,6 +41,8 @@ class Stage(Enum):
     WAITING = "waiting"
     ENCODED = "encoded"
     DENOISING = "denoising"
+    DECODING = "decoding"
+    """Every picture is denoised."""
     FINISHED = "finished"
 
 
@@ -177,6 +179,8 @@ class RequestRun:
         later = self._encoded.passes[index + 1 :]
         if not later:
             self._finished[picture.index] = latents
+            if len(self._finished) == len(self._pictures):
+                self.stage = Stage.DECODING
             self.decode(self, lambda: self._decode(picture.index))
         elif isinstance(later[0].start, Upscaled):
             self.decode(self, lambda: self._upscale(picture, index))

@@ -1,7 +1,7 @@
 """The unit of batching: a row of a U-Net's batch."""
 
 from collections.abc import Generator, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 from jaxtyping import Float, Float32
@@ -9,6 +9,8 @@ from torch import Tensor
 
 from undertow.adapters.kind import RowAdapters
 from undertow.diffusion.guidance import Perturbation
+from undertow.encoders.reading import Reading
+from undertow.engine.layout import Layout
 from undertow.errors import RequestFailed, UndertowError
 from undertow.unet.conditioning import Conditioning
 from undertow.unet.free_u import FreeU
@@ -42,7 +44,8 @@ class Row:
     unet: the network that is evaluated. latents: scaled, with the extra channels of models that have some.
     conditioning: of one row. adapters: what acts in this row, if anything does. perturbation,
     free_u: what guidance does to the network in this row. observed: names of modules, as in guidance's `Branch`.
-    origin: where the row comes from.
+    origin: where the row comes from. reading: what each token of its context says. layout: how the picture was divided
+    into windows, of which the row is one.
     """
 
     unet: UNet
@@ -54,6 +57,8 @@ class Row:
     free_u: FreeU | None = None
     observed: tuple[str, ...] = ()
     origin: Origin = Origin()
+    reading: Reading | None = None
+    layout: Layout | None = None
 
     @property
     def key(self) -> Hashable:
@@ -66,6 +71,11 @@ class Row:
         given = (getattr(self.conditioning, field.name) for field in fields(self.conditioning))
         shapes = tuple(None if value is None else tuple(value.shape[1:]) for value in given)
         return id(self.unet), tuple(self.latents.shape[1:]), self.latents.dtype, shapes, self.merged
+
+    @property
+    def padding(self) -> "Row":
+        """The row as it is repeated to fill a forward up: nobody reads what comes of it."""
+        return self if self.adapters is None else replace(self, adapters=self.adapters.padding)
 
     @property
     def merged(self) -> Hashable:

@@ -3,8 +3,13 @@
 A layer's slots are two buffers, allocated once. Each row of a batch names up to k slots and a gain for each; the layer
 then computes `W x + Σ gain · up (down x)` (LoRA, arXiv:2106.09685, Eq. 3, with alpha/rank folded into `up`). Filling a
 slot is an in-place copy, so swapping adapters never recompiles.
+
+There are two ways to the same sum. Gathered: each row's updates as a batch of matrices, all of the capacity's rank,
+also for rows without any; the graph is the same whatever the slots hold. By runs of rows that use the same slot: only
+what is used, at its own rank, which takes a CPU a third of the time.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,18 +22,30 @@ from undertow.shapes import FeatureMap
 
 
 @dataclass(frozen=True, kw_only=True)
+class Run:
+    """The rows from `start` to before `stop`, which all use this slot with this gain."""
+
+    start: int
+    stop: int
+    slot: int
+    gain: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class WeightRows:
-    """The weight port: which slots each row uses, and how strongly. A gain of 0 disables an entry."""
+    """The weight port: which slots each row uses, and how strongly. A gain of 0 disables an entry. runs: the same, to
+    be computed run by run, in this order; `None` gathers."""
 
     slots: Int[Tensor, "batch per_row"]
     gains: Float[Tensor, "batch per_row"]
+    runs: tuple[Run, ...] | None = None
 
 
 class Slots(nn.Module):
     """Storage for `count` low-rank updates of one layer. Beyond an update's rank its slot is zero.
 
     down is [count, rank, inputs], up is [count, outputs, rank]; `inputs` of a convolution is channels times kernel
-    size. The buffers are not part of the state dict.
+    size. The buffers are not part of the state dict. ranks: of the update in each slot, 0 where there is none.
     """
 
     down: Float[Tensor, "slots rank inputs"]
@@ -38,6 +55,7 @@ class Slots(nn.Module):
         super().__init__()
         self.register_buffer("down", like.new_zeros(count, rank, inputs), persistent=False)
         self.register_buffer("up", like.new_zeros(count, outputs, rank), persistent=False)
+        self.ranks = [0] * count
 
     def rows(self, weights: WeightRows) -> tuple[Float[Tensor, "batch k inputs"], Float[Tensor, "batch outputs k"]]:
         """The updates of each row, concatenated along the rank, with gains folded into `up`; `k` is entries per row
@@ -45,6 +63,12 @@ class Slots(nn.Module):
         down = self.down[weights.slots].flatten(1, 2)
         up = self.up[weights.slots] * weights.gains[:, :, None, None].to(self.up.dtype)
         return down, up.transpose(1, 2).flatten(2)
+
+    def used(self, runs: Sequence[Run]) -> Iterator[tuple[Run, Tensor, Tensor]]:
+        """The runs whose slot changes this layer, with its `down` [rank, inputs] and `up` [outputs, rank]."""
+        for run in runs:
+            if rank := self.ranks[run.slot]:
+                yield run, self.down[run.slot, :rank], self.up[run.slot, :, :rank]
 
 
 class Linear(nn.Linear):
@@ -61,6 +85,11 @@ class Linear(nn.Linear):
     def forward(self, x: Float[Tensor, "batch *tokens inputs"], weights: WeightRows | None = None) -> Tensor:
         y = linear(x, self.weight, self.bias)
         if weights is None or self.slots is None:
+            return y
+        if weights.runs is not None:
+            for run, down, up in self.slots.used(weights.runs):
+                part = x[run.start : run.stop]
+                y[run.start : run.stop].add_(part @ down.mT @ up.mT, alpha=run.gain)
             return y
         down, up = self.slots.rows(weights)
         tokens = x.unsqueeze(1) if x.ndim == 2 else x
@@ -82,6 +111,13 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: FeatureMap, weights: WeightRows | None = None) -> Float[Tensor, "batch outputs h w"]:
         y = convolve(x, self.weight, self.bias, self.stride[0], int(self.padding[0]))
         if weights is None or self.slots is None:
+            return y
+        if weights.runs is not None:
+            for run, down, up in self.slots.used(weights.runs):
+                kernels = down.reshape(len(down), self.in_channels, *self.kernel_size)
+                part = convolve(x[run.start : run.stop], kernels, None, self.stride[0], int(self.padding[0]))
+                change = part.permute(0, 2, 3, 1) @ up.mT
+                y[run.start : run.stop].add_(change.permute(0, 3, 1, 2), alpha=run.gain)
             return y
         down, up = self.slots.rows(weights)
         batch, rank = down.shape[:2]

@@ -68,9 +68,9 @@ def header_of(name: str, path: str | Path) -> Image.Image:
     return _opened(name, str(path), path)
 
 
-def header_of_bytes(name: str, content: bytes) -> Image.Image:
-    """The same of the bytes of a file."""
-    return _opened(name, f"{len(content)} bytes", BytesIO(content))
+def header_of_bytes(name: str, content: bytes, most_pixels: int | None = None) -> Image.Image:
+    """The same of the bytes of a file. most_pixels: that the picture may have, beside `limits.PIXELS`."""
+    return _opened(name, f"{len(content)} bytes", BytesIO(content), most_pixels)
 
 
 def opened(name: str, picture: Picture | bytes | np.ndarray) -> Image.Image:
@@ -95,9 +95,12 @@ def require_readable(name: str, picture: Image.Image) -> None:
     require_pixels(name, picture.size)
 
 
-def require_pixels(name: str, size: tuple[int, int]) -> None:
-    """Errors: `InvalidInput` for more than `limits.PIXELS`, of which a file of a few kilobytes can claim billions."""
+def require_pixels(name: str, size: tuple[int, int], most: int | None = None) -> None:
+    """Errors: `InvalidInput` for more than `most` or `limits.PIXELS`, of which a file of a few kilobytes can claim
+    billions."""
     width, height = size
+    if most is not None and width * height > most:
+        raise InvalidInput(name, f"a picture of {width}x{height} pixels", f"at most {most:,} pixels", "make it smaller")
     PIXELS.require(name, width * height, f"a picture of {width}x{height} pixels", instead="make it smaller")
 
 
@@ -119,7 +122,7 @@ def _decoded(name: str, source: str, file: str | Path | BytesIO) -> Image.Image:
         raise InvalidInput(name, source, "a whole picture", f"it is damaged: {in_plain_words(err)}") from err
 
 
-def _opened(name: str, source: str, file: str | Path | BytesIO) -> Image.Image:
+def _opened(name: str, source: str, file: str | Path | BytesIO, most_pixels: int | None = None) -> Image.Image:
     try:
         with quiet_pillow():
             image = Image.open(file, formats=FORMATS)
@@ -127,11 +130,16 @@ def _opened(name: str, source: str, file: str | Path | BytesIO) -> Image.Image:
         found = _foreign(file)
         problem = f"it is {found}" if found else "it is none of these, or damaged"
         raise InvalidInput(name, source, "a picture (PNG, JPEG, WebP, TIFF, GIF, BMP)", problem) from err
-    # Text that unpacks to more than a megabyte, a profile that does, more pixels than Pillow allows.
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as err:
+    except Image.DecompressionBombError as err:
+        pillow = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        most = min(pillow, PIXELS.most, most_pixels or PIXELS.most)
+        value = f"a picture of more than {pillow:,} pixels"
+        raise InvalidInput(name, value, f"at most {most:,} pixels", "make it smaller") from err
+    # Text that unpacks to more than a megabyte, a profile that does.
+    except (OSError, ValueError, SyntaxError, EOFError) as err:
         raise InvalidInput(name, source, "a picture that can be read", in_plain_words(err)) from err
     try:
-        require_pixels(name, image.size)
+        require_pixels(name, image.size, most_pixels)
     except InvalidInput:
         image.close()
         raise

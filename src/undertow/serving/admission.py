@@ -68,6 +68,14 @@ OPTIONS = tuple(one.name for one in fields(JobOptions))
 
 
 @dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """A job that a client may ask for, of which is not known yet whether it can be drawn here, and when."""
+
+    new: NewJob
+    read: "_Read"
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Read:
     """What a client's JSON means. pinned: rows of every forward of a reproducible job. forward_rows: of any."""
 
@@ -116,13 +124,24 @@ class Admission:
         batch: str | None = None,
         traceparent: str | None = None,
     ) -> NewJob:
-        """A job for the JSON of a client: the fields of a `GenerationRequest` and of `JobOptions` beside each other.
+        """A job for the JSON of a client. Errors: those of `read` and `accept`."""
+        names = {"client_id": client_id, "idempotency_key": idempotency_key, "batch": batch, "traceparent": traceparent}
+        return self.accept(self.read(wanted, key, **names))
 
-        Errors: `InvalidInput` for what no service could draw; `Refused` for what this one cannot.
-        """
+    def read(
+        self,
+        wanted: Mapping[str, Any],
+        key: str,
+        *,
+        client_id: str | None = None,
+        idempotency_key: str | None = None,
+        batch: str | None = None,
+        traceparent: str | None = None,
+    ) -> Wanted:
+        """What a client asks for: the fields of a `GenerationRequest` and of `JobOptions` beside each other. Errors:
+        `InvalidInput` for what no service could draw."""
         read = self._read(wanted, key, client_id or idempotency_key)
         options, model, request, used = read.options, read.model, read.request, read.used
-        self.capacity.require(request, model, used, read.forward_rows)
         spec = JobSpec(
             model=model.name,
             request=_spec_json(request, read.uploads),
@@ -148,15 +167,21 @@ class Admission:
             traceparent=traceparent,
             reuse=options.reuse,
         )
-        new = self._promised(new)
+        return Wanted(new=new, read=read)
+
+    def accept(self, wanted: Wanted) -> NewJob:
+        """The job with the time when it will be done; its pictures are kept. Errors: `Refused` for what this service
+        cannot draw, and for a deadline that it cannot keep."""
+        read = wanted.read
+        self.capacity.require(read.request, read.model, read.used, read.forward_rows)
+        new = self._promised(wanted.new)
         for content in read.uploads.taken.values():
             self.artifacts.put(content)
         return new
 
-    def forecast(self, wanted: Mapping[str, Any], key: str) -> MemoryPlan | None:
-        """The memory and the time that a job would take, whether it fits or not; `None` for what cannot be forecast.
-        Errors: `InvalidInput`."""
-        read = self._read(wanted, key, None)
+    def forecast(self, wanted: Wanted) -> MemoryPlan | None:
+        """The memory and the time that a job would take, whether it fits or not; `None` for what cannot be forecast."""
+        read = wanted.read
         return self.capacity.plan(read.request, read.model, read.used, read.forward_rows)
 
     def _read(self, wanted: Mapping[str, Any], key: str, repeated_as: str | None) -> "_Read":

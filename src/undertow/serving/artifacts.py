@@ -90,6 +90,17 @@ class ArtifactFolder:
         """Where the log of a job's network outcomes is."""
         return self._logs / f"{_checked(job)}.log"
 
+    def claim_log_path(self, job: str, fence: int) -> Path:
+        """Where the part of one claim of the job is, which nobody else writes."""
+        place = self.log_path(job)
+        return place.with_name(f"{place.name}.{fence}")
+
+    def logged(self, job: str, fence: int) -> int:
+        """Bytes that a claim of a job has logged, with what it took over."""
+        with suppress(FileNotFoundError):
+            return self.claim_log_path(job, fence).stat().st_size
+        return 0
+
     def preview_path(self, job: str) -> Path:
         """Where the newest preview of a job is."""
         return self._previews / f"{_checked(job)}.preview"

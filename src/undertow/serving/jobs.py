@@ -149,9 +149,10 @@ class JobResult(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Record):
-    """A job as it is now. attempt: counts workers that took it and were lost. alone: the next attempt shares no forward
-    with other jobs, because one of a group that was lost together may be the cause. fence: of the newest claim; a
-    worker with an older one cannot write. finish_at: when it will be done, as far as can be said now."""
+    """A job as it is now. attempt: counts workers that were lost and had brought it no further. alone: the next
+    attempt shares no forward with other jobs, because one of a group that was lost together may be the cause. fence: of
+    the newest claim; a worker with an older one cannot write. finish_at: when it will be done, as far as can be said
+    now."""
 
     id: str
     key: str

@@ -46,7 +46,7 @@ class ServerSettings(Record):
     """A unit of work may take so long, or ten times as long as the longest before; an engine that hangs loses its jobs
     and is started again."""
     attempts: Annotated[int, Ge(1)] = 3
-    """Workers that a job may cost before it is given up as poison."""
+    """Workers that a job may cost, each without getting any further, before it is given up as poison."""
     grace_s: Annotated[float, Ge(0)] = 20.0
     """Given to running jobs when the service is stopped; what is not done goes on when it starts again."""
     keep_s: Annotated[float, Ge(60)] = 7 * 24 * 3600.0
@@ -66,6 +66,7 @@ class ServerSettings(Record):
     webhook_secret: str | None = None
     """By which receivers know that it is this service that calls."""
     log_prompts: bool = False
+    """Whether the log tells the prompts of jobs; it has their ids alone, and no sentence that may quote a prompt."""
 
     @property
     def database_url(self) -> str:

@@ -94,12 +94,8 @@ class Uploads:
 def decoded(argument: str, content: bytes, max_pixels: int) -> tuple[Image.Image, str]:
     """The picture in the bytes of a file, with all its pixels, and its media type. Errors: `InvalidInput` for what is
     none, for another format, and for more pixels, before they are decoded."""
-    with header_of_bytes(argument, content) as header:
+    with header_of_bytes(argument, content, max_pixels) as header:
         media_type = MEDIA_TYPES.get(header.format or "")
-        width, height = header.size
     if media_type is None:
         raise InvalidInput(argument, f"a {header.format} picture", "PNG, JPEG or WebP", "convert it")
-    if width * height > max_pixels:
-        expected = f"at most {max_pixels:,} pixels"
-        raise InvalidInput(argument, f"a picture of {width}x{height} pixels", expected, "make it smaller")
     return loaded(picture_from_bytes(argument, content), argument), media_type

@@ -9,11 +9,7 @@ import torch
 from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Command, case
 from undertow import Adapter
 from undertow.engine.request import GenerationRequest
-from undertow.inspection.departure import Comparison, Departure, Place
-from undertow.inspection.departure_tape import OwnError
-from undertow.inspection.diff import Caught
-
-DIFFUSERS = "diffusers"
+from undertow.inspection.departure import Comparison
 
 
 def comparing(at: Boundary) -> None:
@@ -37,9 +33,7 @@ def comparing(at: Boundary) -> None:
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
     at.stand_in("undertow.inspection.diffusers_tree.load_diffusers_unet", SimpleNamespace(config=None))
     found = Comparison(a="one", b="other", tolerance=1e-6, text={}, forwards=())
-    departure = Departure(place=Place(), own=OwnError(module="m", error=1.0), agreed=0.0)
-    caught = Caught(departure=departure, evidence=None, forward=None, modules=(None, None))  # type: ignore[arg-type]
-    at.stand_in("undertow.inspection.diff.compare", (found, caught), unnoted=("a", "b"))
+    at.stand_in("undertow.inspection.diff.compare", (found, "a departure"), unnoted=("a", "b"))
     at.patch.setattr("undertow.cli.diff._computes", lambda _: "somehow")
     at.stand_in("undertow.inspection.departure_figure.save_departure_figure", unnoted=("found", "layers"))
     at.stand_in("undertow.inspection.bundle.write_bundle", unnoted=("comparison", "caught", "request", "sides"))
@@ -49,10 +43,6 @@ def comparing(at: Boundary) -> None:
 
 def asked(**other: Any) -> GenerationRequest:
     return GenerationRequest(**{"prompt": "red apple on white background", "steps": 4} | other)
-
-
-def without(*places: str) -> dict[str, object]:
-    return dict.fromkeys(places, ABSENT)
 
 
 COMPARED = {
@@ -111,7 +101,7 @@ DIFF = Command(
         case("--no-alone", "--alone", "--top", "2", _print__top=2),
         case("--json", _print__as_json=True),
         case("--figure", "growth.txt", refused="a file that ends in .png"),
-        case("--figure", "old.png", refused="--figure is old.png, expected a file that is not there yet"),
+        case("--figure", "old.png", refused="--figure is 'old.png', expected a file that is not there yet"),
         case("--figure", "old.png", "--overwrite", save_departure_figure__path=Path("old.png")),
         case("--bundle", "old", refused="--bundle is old, expected a folder that is not there yet, or empty"),
         case("--bundle", "old", "--overwrite", write_bundle__folder=Path("old")),
@@ -127,7 +117,7 @@ BESIDE_DIFFUSERS = Command(
     arrives={
         "a.source": "one",
         "a.options": {},
-        "load_diffusers_unet.folder": Path("one"),
+        "load_diffusers_unet.folder": "one",
         "load_diffusers_unet.dtype": None,
         **COMPARED,
         "compare.names": ("one", "diffusers"),

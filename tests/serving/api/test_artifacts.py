@@ -67,7 +67,7 @@ def test_an_uploaded_picture_can_be_drawn_from(api, form):
 @pytest.mark.parametrize(
     ("content", "kind", "status", "code", "word"),
     [
-        (bomb(50_000, 50_000), "image/png", 422, "invalid_request", "pixels"),
+        (bomb(50_000, 50_000), "image/png", 422, "invalid_request", "at most 16,777,216 pixels; make it smaller"),
         (bomb(8_000, 8_000), "image/png", 422, "invalid_request", "8000x8000"),
         (bomb(64, 64), "image/png", 422, "invalid_request", "damaged"),
         (b"", "image/png", 422, "invalid_request", "picture"),
@@ -89,7 +89,7 @@ def test_a_bomb_inside_of_a_request_is_refused_before_it_is_decoded(api):
     import base64
 
     body = {**DRAWN, "image": base64.b64encode(bomb(50_000, 50_000)).decode()}
-    is_problem(api.client.post("/v1/jobs", json=body), 422, "invalid_request", "pixels")
+    is_problem(api.client.post("/v1/jobs", json=body), 422, "invalid_request", "at most 16,777,216 pixels")
 
 
 def test_an_upload_has_a_bound_of_bytes_and_pixels(make_api):
@@ -106,6 +106,11 @@ def test_a_preview_is_asked_for_and_then_there(api):
     first = api.client.get(f"/v1/jobs/{job}/preview")
     assert is_problem(first, 404, "preview_not_found", "come back")["may_retry"] is True
     assert api.store.job(job).preview_until > api.clock()
+    asked = api.store.job(job).preview_until
+    for ahead, later in ((5.0, False), (20.0, True)):  # a browser asks at every step; it is written now and then
+        api.clock.ahead = ahead
+        api.client.get(f"/v1/jobs/{job}/preview")
+        assert (api.store.job(job).preview_until > asked) is later
     (claim,) = api.claim()
     api.artifacts.put_preview(job, picture_bytes("JPEG"))
     preview = api.client.get(f"/v1/jobs/{job}/preview")

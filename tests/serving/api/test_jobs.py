@@ -85,6 +85,56 @@ def test_an_idempotency_key_is_one_job(api):
     assert problem["job"] == first.json()["id"]
 
 
+def test_a_retry_is_the_same_job_whatever_would_refuse_a_new_one(make_api):
+    """As the order of checks has it: a new job is counted before it is looked at whether it fits."""
+    api = make_api(budget_bytes=1200 * 2**20, queue_limit=3)
+    mine = api.key("mine", requests_per_minute=3)
+    body = {**DRAWN, "deadline_s": 60.0}
+    first = api.client.put("/v1/jobs/apple", json=body, headers=mine).json()["id"]
+    once = {**mine, "Idempotency-Key": "once"}
+    second = api.client.post("/v1/jobs", json=DRAWN, headers=once).json()["id"]
+    large = api.client.post("/v1/jobs", json={**DRAWN, "size": 2048}, headers=mine)
+    is_problem(large, 422, "exceeds_capacity", "2048x2048")
+    refused = api.client.post("/v1/jobs", json={**DRAWN, "size": 2048}, headers=mine)
+    is_problem(refused, 429, "rate_limited", "3 times a minute")
+    is_problem(api.client.post("/v1/jobs", json={**DRAWN, "steps": 0}, headers=mine), 422, "invalid_request")
+    api.clock.ahead = 61.0  # the deadline could not be kept now
+    for _ in range(2):
+        assert api.client.put("/v1/jobs/apple", json=body, headers=mine).json()["id"] == first
+        assert api.client.post("/v1/jobs", json=DRAWN, headers=once).json()["id"] == second
+    other = api.client.post("/v1/jobs", json={**DRAWN, "steps": 3}, headers=once)
+    is_problem(other, 422, "idempotency_conflict", "take a new key")
+
+
+def test_a_batch_that_is_sent_again_is_the_same_and_counted_once(api):
+    mine = {**api.key("mine", requests_per_minute=1), "Idempotency-Key": "once"}
+    body = {"jobs": [{**DRAWN, "seed": 1}, {**DRAWN, "seed": 2}]}
+    first, again = (api.client.post("/v1/batches", json=body, headers=mine) for _ in range(2))
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert [job["id"] for job in again.json()["jobs"]] == [job["id"] for job in first.json()["jobs"]]
+    longer = api.client.post("/v1/batches", json={"jobs": [*body["jobs"], DRAWN]}, headers=mine)
+    is_problem(longer, 422, "idempotency_conflict", "take a new key")
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_prompts_are_in_the_log_only_where_the_operator_wants_them(make_api, caplog, told):
+    api = make_api(log_prompts=told)
+    with caplog.at_level("INFO"):
+        job = api.submit()
+    (line,) = [one for one in caplog.messages if job["id"] in one]
+    assert ("red apple" in line) is told
+    assert any("red apple" in one for one in caplog.messages) is told
+
+
+@pytest.mark.parametrize("before", ["unknown", "job_1", "job_" + "I" * 26, "job_" + "0" * 25 + "\n"])
+def test_a_page_begins_at_a_job(api, before):
+    job = api.submit()["id"]
+    answer = api.client.get("/v1/jobs", params={"before": before})
+    is_problem(answer, 422, "invalid_request", "before is", "the id of a job", "follow `next`")
+    gone = "job_" + "Z" * 26  # of a job that has expired since
+    assert [one["id"] for one in api.client.get("/v1/jobs", params={"before": gone}).json()["jobs"]] == [job]
+
+
 @pytest.mark.parametrize("key", ["k" * 256, "", "a\tb"])
 def test_an_idempotency_key_that_cannot_be_kept_is_refused(api, key):
     is_problem(api.client.post("/v1/jobs", json=DRAWN, headers={"Idempotency-Key": key}), 422, "invalid_request")

@@ -47,10 +47,13 @@ class Place:
     artifacts: ArtifactFolder
     workers: list[Worker] = field(default_factory=list)
 
-    def submit(self, *, rows: int | None = 4, key: str = "key", **wanted: Any) -> str:
-        """A job of the mode "reproducible" with so many rows, unless `mode` says another. Its id."""
+    def submit(
+        self, *, rows: int | None = 4, key: str = "key", settings: ServerSettings | None = None, **wanted: Any
+    ) -> str:
+        """A job of the mode "reproducible" with so many rows, unless `mode` says another. settings: of the door, the
+        place's own when `None`. Its id."""
         request = {"prompt": "red apple", "seed": 1, "steps": 3, "reuse": False, **wanted}
-        new = Admission(self.catalog, self.artifacts, self.settings).admit(request, key)
+        new = Admission(self.catalog, self.artifacts, settings or self.settings).admit(request, key)
         if new.spec.mode == "reproducible":
             new = replace(new, spec=replace(new.spec, rows=rows))
         return self.store.submit(new).job.id
@@ -91,7 +94,13 @@ class Place:
 def open_place(data: Path, catalog: Catalog, clock: Any = time.time, **settings: Any) -> Place:
     chosen = replace(catalog.settings, data=data, **settings)
     artifacts = ArtifactFolder(data / "artifacts")
-    store = Store.open(chosen.database_url, clock=clock, attempts=chosen.attempts, keep_s=chosen.keep_s)
+    store = Store.open(
+        chosen.database_url,
+        clock=clock,
+        attempts=chosen.attempts,
+        keep_s=chosen.keep_s,
+        logged=artifacts.logged,
+    )
     store.costs.put("tiny", "cpu", known_costs())  # so that nothing is measured
     return Place(data=data, settings=chosen, catalog=catalog, store=store, artifacts=artifacts)
 

@@ -1,17 +1,22 @@
 """The worker's loop: the same bytes whatever else runs and whatever dies, and each failure with its own job alone."""
 
 import errno
+import struct
 import threading
+import zlib
+from base64 import b64encode
+from dataclasses import replace
 from io import BytesIO
 
 import pytest
 import torch
 from PIL import Image
+from psutil import Process
 from sqlalchemy import update
 
-from undertow import UNet
+from undertow import InvalidInput, UNet
 from undertow.engine.metadata import read_description
-from undertow.serving.failures import FailureCode
+from undertow.serving.failures import FailureCode, Refused
 from undertow.serving.jobs import JobState, StoredFile
 from undertow.serving.store.tables import jobs
 from undertow.serving.worker import about, finishing
@@ -73,32 +78,69 @@ def test_the_same_bytes_alone_among_others_and_after_a_kill(make_place):
     assert place.draw(second, *ids) == [sha for one in alone for sha in one]
     found = [place.store.job(one) for one in ids]
     assert found[1].result.replayed_steps == 2, "it went on inside the picture"
-    assert found[1].attempt == 1
+    assert found[1].attempt == 0, "its worker had brought it further"
+
+
+def test_progress_tells_every_stage_of_a_job(place):
+    id, worker, stages = place.submit(steps=2), place.worker(), []
+    while not place.store.job(id).state.is_final:
+        worker.run_once()
+        stages += [drawing.progress().stage for drawing in worker._drawings.values()]
+    assert list(dict.fromkeys(stages)) == ["encoding", "denoising", "decoding"]
+
+
+def test_lost_workers_are_charged_only_where_the_job_got_no_further(make_place):
+    place = make_place(attempts=2)
+    id = place.submit(steps=8)
+    for step in (1, 3, 5):
+        place.run_until(place.worker(f"unlucky {step}"), id, step)
+        place.store.expire_leases(worker=f"unlucky {step}")
+    job = place.store.job(id)
+    assert (job.state, job.attempt, job.alone) == (JobState.QUEUED, 0, True)
+    for name in ("same place", "and again"):  # what a poison does: the replay comes as far as before, and no further
+        place.run_until(place.worker(name), id, 5)
+        place.store.expire_leases(worker=name)
+    job = place.store.job(id)
+    assert (job.state, job.attempt, job.failure.code) == (JobState.FAILED, 2, FailureCode.POISON)
 
 
 def test_what_is_wrong_with_one_job_is_its_own(make_place):
-    """A LoRA that gives NaN, one of another model, and an upload that was damaged, among five that are well."""
+    """A LoRA that gives NaN, one of another model, a picture that does not fit into the budget, an upload that was
+    damaged and one that was exchanged for a bomb, among five that are well."""
     place = make_place()
     worker = place.worker()
     alone = [place.draw(worker, place.submit(seed=seed, steps=2))[0] for seed in range(5)]
 
-    place = make_place()
-    picture = place.artifacts.put(png())
-    place.store.upload("key", stored(picture), 60.0)
+    place = make_place(budget_bytes=Process().memory_info().rss + 2**30)
+    roomy = replace(place.settings, budget_bytes=2**44)
+    picture, exchanged = place.artifacts.put(png()), place.artifacts.put(png("blue"))
+    for upload in (picture, exchanged):
+        place.store.upload("key", stored(upload), 60.0)
     healthy = [place.submit(seed=seed, steps=2) for seed in range(3)]
     endless = place.submit(adapters=[{"source": "endless"}])
     other = place.submit(adapters=[{"source": "other"}])
     damaged = place.submit(image={"artifact": picture}, strength=0.5)
+    bomb = place.submit(image={"artifact": exchanged}, strength=0.5)
+    with pytest.raises(InvalidInput, match=r"a picture of 9000x9000 pixels, expected at most 16,777,216 pixels"):
+        place.submit(image=b64encode(bomb_bytes()).decode())
+    with pytest.raises(Refused, match="a picture of 4096x4096 needs at least"):
+        place.submit(size=4096)
+    large = place.submit(size=4096, settings=roomy)  # another worker of the service has room for it
     healthy += [place.submit(seed=seed, steps=2) for seed in range(3, 5)]
     place.artifacts.path(picture).write_bytes(b"something else")
+    place.artifacts.path(exchanged).write_bytes(bomb_bytes())
     worker = place.worker()
     assert place.draw(worker, *healthy) == alone
-    found = [job.failure for job in place.finish(worker, endless, other, damaged)]
+    found = [job.failure for job in place.finish(worker, endless, other, damaged, bomb, large)]
     assert [one.code for one in found] == [
         FailureCode.NON_FINITE,
         FailureCode.ADAPTER_MISMATCH,
         FailureCode.UNREADABLE_FILE,
+        FailureCode.UNREADABLE_FILE,
+        FailureCode.OUT_OF_MEMORY,
     ]
+    assert "bytes do not have the hash" in found[3].detail
+    assert "a picture of 4096x4096 needs at least" in found[4].detail
     assert "picture 0" in found[0].origin or "picture 0" in found[0].detail
 
 
@@ -286,10 +328,18 @@ def full(content):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def png() -> bytes:
+def png(color: str = "red") -> bytes:
     content = BytesIO()
-    Image.new("RGB", (32, 32), "red").save(content, format="PNG")
+    Image.new("RGB", (32, 32), color).save(content, format="PNG")
     return content.getvalue()
+
+
+def bomb_bytes() -> bytes:
+    """A small file that claims 81 million pixels."""
+    content = bytearray(png())
+    content[16:24] = struct.pack(">II", 9000, 9000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
 
 
 def stored(sha256):

@@ -6,7 +6,7 @@ neither recompiles nor touches the base weights.
 
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 
@@ -16,7 +16,7 @@ from torch import nn
 from undertow.adapters.lora.updates import LayerUpdates, ScaledUpdates, Update
 from undertow.doors import checked_record
 from undertow.errors import InvalidInput
-from undertow.nn.adaptable import Conv2d, Linear, Slots, WeightRows
+from undertow.nn.adaptable import Conv2d, Linear, Run, Slots, WeightRows
 
 
 @checked_record
@@ -25,8 +25,8 @@ class AdapterCapacity:
     """Room for adapters in slots, reserved once when a model is loaded.
 
     slots: how many adapters are held at a time; more take turns. rank: the largest that fits. per_row: how many
-    adapters one row can use. sites: patterns of the layers that get slots. Padding is computed too: an adapter of rank
-    4 takes as long as one of `rank`. Errors: `InvalidInput`.
+    adapters one row can use. sites: patterns of the layers that get slots. On accelerators and in compiled networks
+    padding is computed too: an adapter of rank 4 takes as long as one of `rank`. Errors: `InvalidInput`.
     """
 
     slots: int = 8
@@ -44,11 +44,12 @@ class AdapterCapacity:
 
 @dataclass(frozen=True, kw_only=True)
 class Tenant:
-    """The adapter that occupies a slot."""
+    """The adapter that occupies a slot. ranks: of its updates, by layer."""
 
     key: Hashable
     title: str
     slot: int
+    ranks: Mapping[str, int] = field(default_factory=dict, hash=False)
 
 
 class Bank:
@@ -80,6 +81,8 @@ class Bank:
     def adopt(self, tenants: Sequence["Tenant"]) -> None:
         """Records which adapters occupy the slots, after the slots themselves were restored from a snapshot."""
         self._tenants = OrderedDict((tenant.key, tenant) for tenant in tenants)
+        for tenant in tenants:
+            self._rank(tenant)
         self.changed_at = datetime.now(UTC)
 
     def objection(self, updates: Mapping[str, Update]) -> str | None:
@@ -98,12 +101,15 @@ class Bank:
         """Whether there are enough slots for all updates that these rows use."""
         return len({scaled.layers.key for row in rows for scaled in row}) <= self.capacity.slots
 
-    def assign_slots(self, rows: Sequence[Sequence[ScaledUpdates]], *, fixed_shapes: bool = False) -> WeightRows | None:
+    def assign_slots(
+        self, rows: Sequence[Sequence[ScaledUpdates]], *, fixed_shapes: bool = False, apart: bool = False
+    ) -> WeightRows | None:
         """The weight port of a batch, whose changes are put into slots first; `None` when no row has any.
 
         Entries that a row does not use have a gain of 0 and name the last slot, which stays empty: 0 times another
         adapter's Inf or NaN would be NaN. Those that were not used for longest make room. fixed_shapes: every row has
-        `capacity.per_row` entries, so that one compiled graph fits all batches; else as many as the fullest row.
+        `capacity.per_row` entries, so that one compiled graph fits all batches; else as many as the fullest row. apart:
+        what a row computes does not depend on those beside it.
         """
         entries = max((len(row) for row in rows), default=0)
         if entries == 0:
@@ -121,7 +127,9 @@ class Bank:
                 slots[index, entry] = self._tenants[scaled.layers.key].slot
                 gains[index, entry] = scaled.gain
         device = next(iter(self._sites.values())).down.device
-        return WeightRows(slots=slots.to(device), gains=gains.to(device))
+        by_runs = device.type == "cpu" and not fixed_shapes
+        runs = self._runs(rows, entries, apart=apart) if by_runs else None
+        return WeightRows(slots=slots.to(device), gains=gains.to(device), runs=runs)
 
     def clear(self) -> None:
         """Empties all slots."""
@@ -130,6 +138,27 @@ class Bank:
         for slots in self._sites.values():
             slots.down.zero_()
             slots.up.zero_()
+            slots.ranks = [0] * len(slots.ranks)
+
+    def _runs(self, rows: Sequence[Sequence[ScaledUpdates]], entries: int, *, apart: bool) -> tuple[Run, ...]:
+        """Entry by entry, so that a row's updates are added in its own order."""
+        found: list[Run] = []
+        for entry in range(entries):
+            for index, row in enumerate(rows):
+                if entry >= len(row):
+                    continue
+                slot, gain = self._tenants[row[entry].layers.key].slot, row[entry].gain
+                last = found[-1] if found else None
+                if last is not None and not apart and (last.stop, last.slot, last.gain) == (index, slot, gain):
+                    found[-1] = replace(last, stop=index + 1)
+                else:
+                    found.append(Run(start=index, stop=index + 1, slot=slot, gain=gain))
+        return tuple(found)
+
+    def _rank(self, tenant: Tenant) -> None:
+        """Tells every layer the rank of an update in its slot."""
+        for layer, slots in self._sites.items():
+            slots.ranks[tenant.slot] = tenant.ranks.get(layer, 0)
 
     def _settle(self, layers: LayerUpdates, needed: Mapping[Hashable, LayerUpdates]) -> None:
         if layers.key in self._tenants:
@@ -141,7 +170,10 @@ class Bank:
             free = self._tenants.pop(oldest).slot
         for layer, slots in self._sites.items():
             _write(slots, free, layers.updates.get(layer), layers.gain(layer, 1.0))
-        self._tenants[layers.key] = Tenant(key=layers.key, title=layers.title, slot=free)
+        ranks = {layer: update.factored_rank or 0 for layer, update in layers.updates.items()}
+        tenant = Tenant(key=layers.key, title=layers.title, slot=free, ranks=ranks)
+        self._tenants[layers.key] = tenant
+        self._rank(tenant)
         self.writes += 1
         self.changed_at = datetime.now(UTC)
 

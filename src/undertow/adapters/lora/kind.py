@@ -70,6 +70,7 @@ class LoraInput(RowInput):
     scaled: ScaledUpdates
     residency: Residency
     alike: ClassVar[int] = 1
+    in_padding: ClassVar[bool] = False
 
     @property
     def key(self) -> tuple[object, ...] | None:
@@ -178,15 +179,19 @@ class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
     ) -> Ports:
         if not runner.capabilities.merging and _living(inputs[0], "merged"):
             raise InvalidInput("adapters", "merged", "adapters in slots: this runner's weights cannot change")
-        return replace(ports, weights=self.weight_rows(inputs, fixed_shapes=runner.capabilities.fixed_shapes))
+        fixed = runner.capabilities.fixed_shapes
+        return replace(ports, weights=self.weight_rows(inputs, fixed_shapes=fixed, apart=at_once is not None))
 
-    def weight_rows(self, inputs: Sequence[Sequence[LoraInput]], *, fixed_shapes: bool = False) -> WeightRows | None:
-        """The weight port of rows, after the weights are those that all of them share. fixed_shapes: as in
+    def weight_rows(
+        self, inputs: Sequence[Sequence[LoraInput]], *, fixed_shapes: bool = False, apart: bool = False
+    ) -> WeightRows | None:
+        """The weight port of rows, after the weights are those that all of them share. fixed_shapes, apart: as in
         `Bank.assign_slots`."""
         self.merged.set_active(_living(inputs[0], "merged"))
         if self.bank is None:
             return None
-        return self.bank.assign_slots([_living(row, "banked") for row in inputs], fixed_shapes=fixed_shapes)
+        banked = [_living(row, "banked") for row in inputs]
+        return self.bank.assign_slots(banked, fixed_shapes=fixed_shapes, apart=apart)
 
     def prepare(self, inputs: Sequence[Sequence[LoraInput]]) -> None:
         self.weight_rows(inputs)

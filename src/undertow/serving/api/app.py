@@ -35,7 +35,6 @@ from undertow.serving.api.webhooks import Webhooks
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.clock.timetable import Timetable
-from undertow.serving.jobs import Job
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
 
@@ -69,7 +68,11 @@ def create_app(
     folder = ArtifactFolder(settings.data / "artifacts") if artifact_folder is None else artifact_folder
     if store is None:
         store = Store.open(
-            settings.database_url, attempts=settings.attempts, keep_s=settings.keep_s, has_file=folder.touch
+            settings.database_url,
+            attempts=settings.attempts,
+            keep_s=settings.keep_s,
+            has_file=folder.touch,
+            logged=folder.logged,
         )
     listed = Catalog(settings, device=settings.devices[0]) if catalog is None else catalog
 
@@ -118,11 +121,6 @@ def create_app(
         )
     app.add_middleware(Around, metrics=parts.metrics)
     return app
-
-
-async def wait_for(parts: Parts, job: Job, timeout_s: float) -> Job:
-    """The job when it is final, or as it is after `timeout_s`. It goes on either way."""
-    return await parts.watch.finished(job, timeout_s)
 
 
 def _lifespan(parts: Parts, own: bool) -> Callable[[FastAPI], Any]:

@@ -15,6 +15,7 @@ from undertow.serving.api.bodies import media_type, read_body, require_media_typ
 from undertow.serving.api.finding import find_job
 from undertow.serving.api.openapi import PROBLEMS, gives
 from undertow.serving.api.parts import Parts, Service
+from undertow.serving.api.previews import want_previews
 from undertow.serving.api.problems import Problem
 from undertow.serving.api.views import PictureView, artifact_path
 from undertow.serving.jobs import StoredFile
@@ -26,8 +27,6 @@ router = APIRouter()
 
 FOREVER = "private, max-age=31536000, immutable"
 """Bytes under a hash never change; they are for who has the key."""
-WATCHED_S = 30.0
-"""Previews are made for so long after somebody last asked."""
 
 UPLOAD_KEPT_S = 24 * 3600.0
 """Of uploads that no job uses."""
@@ -99,7 +98,7 @@ async def show_preview(job: str, key: Reader, service: Service) -> Response:
         if found.state.is_final:
             detail = f"job is {found.state}, expected queued or running; its pictures are in GET /v1/jobs/{found.id}"
             raise Problem("preview_not_found", detail, may_retry=False)
-        service.store.want_preview(found.id, service.clock() + WATCHED_S)
+        want_previews(service, found)
         try:
             return service.artifacts.preview_path(found.id).read_bytes()
         except FileNotFoundError:

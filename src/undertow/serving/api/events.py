@@ -17,6 +17,7 @@ from undertow.serving.api.auth import Reader
 from undertow.serving.api.finding import find_job
 from undertow.serving.api.openapi import PROBLEMS
 from undertow.serving.api.parts import Parts, Service
+from undertow.serving.api.previews import want_previews
 from undertow.serving.api.problems import Problem
 from undertow.serving.api.views import job_path
 from undertow.serving.jobs import Job, JobEvent, JobState
@@ -25,8 +26,6 @@ KEEP_ALIVE_S = 15
 """Middle boxes cut connections that are silent for longer."""
 AT_ONCE = 500
 """Events that are read together."""
-WATCHED_S = 30.0
-"""Previews are made for so long after somebody last asked."""
 
 EVENT = {
     "type": "object",
@@ -104,8 +103,8 @@ _FINAL = frozenset(state.value for state in JobState if state.is_final)
 
 
 def _read(service: Parts, job: Job, after: int, previews: bool) -> tuple[list[JobEvent], Job]:
-    if previews and not job.state.is_final:
-        service.store.want_preview(job.id, service.clock() + WATCHED_S)
+    if previews:
+        want_previews(service, job)
     return list(service.store.events(job.id, after=after, limit=AT_ONCE)), service.store.job(job.id)
 
 

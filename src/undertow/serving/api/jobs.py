@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from undertow.errors import InvalidInput
 from undertow.serving.api.auth import Reader, Submitter, owner
 from undertow.serving.api.bodies import read_json
 from undertow.serving.api.finding import find_job
@@ -20,6 +21,7 @@ from undertow.serving.api.submitting import submit_one, submit_together
 from undertow.serving.api.views import BatchView, JobList, JobView, job_path, job_view
 from undertow.serving.jobs import Job, JobState
 from undertow.serving.store.records import Submitted
+from undertow.serving.store.rows import is_id
 
 router = APIRouter()
 
@@ -102,7 +104,7 @@ async def list_jobs(request: Request, key: Reader, service: Service) -> JSONResp
     query = Query(request, "state", "label", "batch", "before", "limit")
     states = tuple(JobState(one) for one in query.choices("state", [state.value for state in JobState]))
     limit = query.number("limit", 50, least=1, most=AT_ONCE)
-    label, batch, before = query.text("label"), query.text("batch"), query.text("before")
+    label, batch, before = query.text("label"), query.text("batch"), _page(query.text("before"))
 
     def read() -> list[Job]:
         return service.store.jobs(
@@ -183,6 +185,14 @@ async def show_batch(batch: str, key: Reader, service: Service) -> JSONResponse:
     if not found:
         raise Problem("batch_not_found", f"there is no batch {batch[:100]!r}; batches go when their jobs expire")
     return JSONResponse(_batch(batch, found[::-1], service.clock()))
+
+
+def _page(before: str | None) -> str | None:
+    """A job that has expired meanwhile still says where a page begins. Errors: `InvalidInput`."""
+    if before is not None and not is_id(before, "job"):
+        remedy = "leave it out for the newest jobs, and follow `next`"
+        raise InvalidInput("before", repr(before[:100]), "the id of a job", remedy)
+    return before
 
 
 def _batch(name: str, jobs: list[Job], now: float) -> dict[str, Any]:

@@ -1,17 +1,22 @@
 """From a client's body to a job in the store, in the order in which a client learns most: what is wrong with the body,
-how often the key may ask, whether it can be drawn here, whether it is known already, whether there is room."""
+whether it was accepted before (then nothing else matters: a retry is not counted, and not refused), how often the key
+may ask, whether it can be drawn here in time, whether there is room. That comes last, in the transaction that takes it:
+a client that is told to come again later has a request that can be drawn."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from undertow.errors import InvalidInput
+from undertow.serving.admission import Wanted
 from undertow.serving.api.parts import Parts
 from undertow.serving.api.problems import Problem
 from undertow.serving.api.requests import require_label
 from undertow.serving.api.webhooks import require_webhook
 from undertow.serving.failures import Refused
-from undertow.serving.jobs import NewJob
+from undertow.serving.jobs import Job, NewJob
 from undertow.serving.store.records import (
     ApiKey,
     ClientIdConflict,
@@ -20,6 +25,8 @@ from undertow.serving.store.records import (
     QueueLimits,
     Submitted,
 )
+
+logger = logging.getLogger(__name__)
 
 
 def submit_one(
@@ -35,11 +42,11 @@ def submit_one(
     Errors: `Problem`, `InvalidInput`, `Refused`, `StoreError`."""
     # Under a name of the client's own it is the body that tells whether it is the same job.
     once = f"PUT {client_id}" if client_id is not None else f"POST {idempotency_key}" if idempotency_key else None
-    new = _admitted(
-        service, wanted, key, idempotency_key=once, client_id=client_id, batch=None, traceparent=traceparent
-    )
+    read = _read(service, wanted, key, idempotency_key=once, client_id=client_id, traceparent=traceparent)
+    if (known := _known(service, read)) is not None:
+        return Submitted(job=known, created=False)
     service.gate.spend(key)
-    return store_jobs(service, [new], key)[0]
+    return store_jobs(service, [_accepted(service, read)], key)[0]
 
 
 def submit_together(
@@ -52,50 +59,75 @@ def submit_together(
     traceparent: str | None = None,
 ) -> list[Submitted]:
     """Accepts all jobs or none. Errors: as `submit_one`; `InvalidInput` names the job."""
-    admitted = []
+    read: list[Wanted] = []
     for index, wanted in enumerate(several):
         once = None if idempotency_key is None else f"BATCH {index} {idempotency_key}"
         try:
-            new = _admitted(
-                service, wanted, key, idempotency_key=once, client_id=None, batch=batch, traceparent=traceparent
-            )
+            read.append(_read(service, wanted, key, idempotency_key=once, batch=batch, traceparent=traceparent))
         except InvalidInput as err:
             raise InvalidInput(f"jobs.{index}.{err.argument}", err.value, err.expected, err.remedy) from err
-        admitted.append(new)
+    known = [_known(service, one) for one in read] if idempotency_key is not None else []
+    if found := [job for job in known if job is not None]:
+        if len(found) < len(read):
+            raise _conflict(f"BATCH 0 {idempotency_key}", found[0].id)
+        return [Submitted(job=job, created=False) for job in found]
     service.gate.spend(key)
-    return store_jobs(service, admitted, key)
-
-
-def _admitted(
-    service: Parts,
-    wanted: Mapping[str, Any],
-    key: ApiKey,
-    *,
-    idempotency_key: str | None,
-    client_id: str | None,
-    batch: str | None,
-    traceparent: str | None,
-) -> NewJob:
-    """Errors: `InvalidInput`, `Refused`."""
+    accepted: list[NewJob] = []
     try:
+        for one in read:
+            accepted.append(_accepted(service, one))
+    except Refused:
+        for new in accepted:
+            service.times.withdraw(new)
+        raise
+    return store_jobs(service, accepted, key)
+
+
+def _read(service: Parts, wanted: Mapping[str, Any], key: ApiKey, **names: str | None) -> Wanted:
+    """Errors: `InvalidInput`."""
+    settings = service.settings
+    with _counted(service):
         require_label(wanted)
-        new = service.admission.admit(
-            wanted,
-            key.id,
-            idempotency_key=idempotency_key,
-            client_id=client_id,
-            batch=batch,
-            traceparent=traceparent,
-        )
-        if new.webhook is not None:
-            require_webhook(new.webhook, enabled=service.settings.webhooks, private=service.settings.webhooks_private)
+        read = service.admission.read(wanted, key.id, **names)
+        if read.new.webhook is not None:
+            require_webhook(read.new.webhook, enabled=settings.webhooks, private=settings.webhooks_private)
+    return read
+
+
+def _known(service: Parts, wanted: Wanted) -> Job | None:
+    """The job that was accepted before under the same name. Errors: `Problem`, `StoreError`."""
+    with _conflicts():
+        return service.store.known(wanted.new)
+
+
+def _accepted(service: Parts, wanted: Wanted) -> NewJob:
+    """Errors: `Refused`."""
+    with _counted(service):
+        return service.admission.accept(wanted)
+
+
+@contextmanager
+def _counted(service: Parts) -> Generator[None]:
+    """Counts what is refused."""
+    try:
+        yield
     except InvalidInput:
         service.metrics.admission_rejected.labels("invalid_request").inc()
         raise
     except Refused as err:
         service.metrics.admission_rejected.labels(err.code.value).inc()
         raise
-    return new
+
+
+@contextmanager
+def _conflicts() -> Generator[None]:
+    """In a client's words. Errors: `Problem`."""
+    try:
+        yield
+    except IdempotencyConflict as err:
+        raise _conflict(err.idempotency_key, err.job) from err
+    except ClientIdConflict as err:
+        raise _conflict(f"PUT {err.client_id}", err.job) from err
 
 
 def store_jobs(service: Parts, jobs: Sequence[NewJob], key: ApiKey) -> list[Submitted]:
@@ -105,25 +137,24 @@ def store_jobs(service: Parts, jobs: Sequence[NewJob], key: ApiKey) -> list[Subm
     limits = QueueLimits(total=settings.queue_limit, per_key=per_key)
     submitted: list[Submitted] = []
     try:
-        if len(jobs) == 1 and jobs[0].batch is None:
-            submitted = [service.store.submit(jobs[0], limits)]
-        else:
-            submitted = service.store.submit_batch(jobs, limits)
+        with _conflicts():
+            if len(jobs) == 1 and jobs[0].batch is None:
+                submitted = [service.store.submit(jobs[0], limits)]
+            else:
+                submitted = service.store.submit_batch(jobs, limits)
     except QueueFull as err:
         service.metrics.admission_rejected.labels("queue_full").inc()
         raise Problem(
             "queue_full", str(err), waiting=err.waiting, limit=err.limit, retry_after_s=service.times.retry_after_s()
         ) from err
-    except IdempotencyConflict as err:
-        raise _conflict(err.idempotency_key, err.job) from err
-    except ClientIdConflict as err:
-        raise _conflict(f"PUT {err.client_id}", err.job) from err
     finally:  # what was promised and does not come makes nobody else wait
         for place, new in enumerate(jobs):
             if not (submitted and submitted[place].created and submitted[place].job.result is None):
                 service.times.withdraw(new)
     for one in submitted:
         if one.created:
+            said = f": {one.job.spec.request.get('prompt')!r}" if settings.log_prompts else ""
+            logger.info("job %s of key %s is accepted%s", one.job.id, one.job.key, said)
             service.metrics.accepted.labels(str(one.job.result is not None).lower()).inc()
     return submitted
 
@@ -141,13 +172,14 @@ def _conflict(once: str, job: str) -> Problem:
 
 def planned(service: Parts, wanted: Mapping[str, Any], key: ApiKey) -> dict[str, Any]:
     """What a job would take, and when it would be done if it were submitted now. Errors: `InvalidInput`, `Problem`."""
-    found = service.admission.forecast(wanted, key.id)
+    read = _read(service, wanted, key)
     service.gate.spend(key)
+    found = service.admission.forecast(read)
     memory = None if found is None else {name: getattr(found, name) for name in _OF_MEMORY}
     if memory is not None and found is not None:
         memory["measures"] = [asdict(measure) for measure in found.measures]
     try:
-        new = _admitted(service, wanted, key, idempotency_key=None, client_id=None, batch=None, traceparent=None)
+        new = _accepted(service, read)
     except Refused as err:
         refused = Problem.of_refused(err).json("/v1/jobs")
         return {"accepted": False, "refused": refused, "memory": memory}

@@ -1,6 +1,6 @@
 """Workers take jobs for a time, say that they live, and lose what they held when they do not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -59,23 +59,42 @@ def claim(connection: Connection, worker: str, pick: Pick, *, now: float, lease_
     return [Claim(job=job, worker=worker, fence=job.fence, lease_until=now + lease_s) for job in taken]
 
 
-def expire_leases(connection: Connection, *, now: float, attempts: int, keep_s: float, worker: str | None) -> list[str]:
-    """Takes jobs back from workers that are silent, or from `worker`, which is known to be dead. Ids of those jobs."""
+def expire_leases(
+    connection: Connection,
+    *,
+    now: float,
+    attempts: int,
+    keep_s: float,
+    worker: str | None,
+    logged: Callable[[str, int], int],
+) -> list[str]:
+    """Takes jobs back from workers that are silent, or from `worker`, which is known to be dead. Ids of those jobs.
+
+    An attempt is charged to a job that its worker brought no further, as the log of its claim tells: a job that ends
+    its workers never gets past the place where it does so, and one that is merely unlucky goes on behind it."""
     over = jobs.c.lease_until <= now if worker is None else jobs.c.worker == worker
-    lost = select(jobs.c.id).where(RUNNING, over).order_by(jobs.c.id).with_for_update(skip_locked=True)
-    ids = list(connection.execute(lost).scalars())
-    if not ids:
+    columns = jobs.c["id", "fence", "logged"]
+    lost = select(*columns).where(RUNNING, over).order_by(jobs.c.id).with_for_update(skip_locked=True)
+    rows = connection.execute(lost).all()
+    if not rows:
         return []
+    ids = [row.id for row in rows]
+    reached = {row.id: logged(row.id, row.fence) for row in rows}
+    further = {row.id: (reached[row.id],) for row in rows if reached[row.id] > row.logged}
     mine = [jobs.c.id.in_(ids), RUNNING]
     gone = {"worker": None}
     end(connection, [*mine, jobs.c.cancel_requested], JobState.CANCELED, now=now, keep_s=keep_s, values=gone)
     late, why = [*mine, jobs.c.deadline_at <= now], {**gone, "failure": LATE.to_json()}
     end(connection, late, JobState.EXPIRED, now=now, keep_s=keep_s, values=why)
-    charged = {**gone, "attempt": jobs.c.attempt + 1}
-    given_up = {**charged, "failure": poison(attempts).to_json()}
+    again, told = {**REQUEUED, "alone": True}, {"lost": True}
+    if further:
+        _set(connection, further, jobs.c.logged)
+        change(connection, [jobs.c.id.in_(further), RUNNING], again, kind="requeued", now=now, data=told)
+    charged = {"attempt": jobs.c.attempt + 1}
+    given_up = {**gone, **charged, "failure": poison(attempts).to_json()}
     at_end = [*mine, jobs.c.attempt + 1 >= attempts]
     end(connection, at_end, JobState.FAILED, now=now, keep_s=keep_s, values=given_up, data={"code": FailureCode.POISON})
-    change(connection, mine, {**REQUEUED, **charged, "alone": True}, kind="requeued", now=now, data={"lost": True})
+    change(connection, mine, {**again, **charged}, kind="requeued", now=now, data=told)
     return ids
 
 
@@ -83,7 +102,7 @@ def poison(attempts: int) -> Failure:
     times = f"{attempts} workers were" if attempts > 1 else "a worker was"
     return Failure(
         code=FailureCode.POISON,
-        detail=f"{times} lost while this job ran, the last times alone, expected none; it is not tried again: "
+        detail=f"{times} lost while this job ran and brought it no further, expected none; it is not tried again: "
         "please report the request with the workers' logs",
     )
 

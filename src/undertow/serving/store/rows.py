@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import secrets
 import threading
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ LIVE = jobs.c.state.in_((JobState.QUEUED, JobState.RUNNING))
 _OF_JOBS = [
     column
     for column in jobs.c
-    if column.name not in ("idempotency_key", "body_hash", "model", "mode", "rows", "requeued", "lease_until", "seq")
+    if column.name
+    not in ("idempotency_key", "body_hash", "model", "mode", "rows", "requeued", "lease_until", "logged", "seq")
 ]
 _OF_ENTRIES = [
     *jobs.c[
@@ -49,6 +51,11 @@ class Ids:
             self._last = max(self._last + 1, int(now * 1e6))
             number = (self._last << 75) | secrets.randbits(75)
         return f"{prefix}_" + "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -1, -5))
+
+
+def is_id(text: str, prefix: str) -> bool:
+    """Whether `Ids` can have made it."""
+    return re.fullmatch(rf"{prefix}_[{_ALPHABET}]{{26}}", text) is not None
 
 
 def spec_hash(spec: dict[str, Any]) -> str:

@@ -27,7 +27,7 @@ from undertow.serving.store.records import (
     Verdict,
 )
 from undertow.serving.store.rows import LIVE, Ids, entries_where, entry_of, event_of, find_jobs, job_of, jobs_where
-from undertow.serving.store.submit import prepared, submit
+from undertow.serving.store.submit import known_job, prepared, submit
 from undertow.serving.store.tables import events, jobs
 from undertow.serving.store.watch import Watch
 from undertow.serving.store.workers import StoredCosts, Workers
@@ -50,12 +50,14 @@ class Store:
         attempts: int,
         keep_s: float,
         has_file: Callable[[str], bool],
+        logged: Callable[[str, int], int],
         observe: Observer,
     ):
         self._database = database
         self._attempts = attempts
         self._keep_s = keep_s
         self._has_file = has_file
+        self._logged = logged
         self._observe = observe
         self._ids = Ids()
         self._watch = Watch(database.poll)
@@ -76,17 +78,27 @@ class Store:
         keep_s: float = 7 * 24 * 3600.0,
         patience_s: float = 10.0,
         has_file: Callable[[str], bool] = lambda sha256: True,
+        logged: Callable[[str, int], int] = lambda job, fence: 0,
         observe: Observer = unobserved,
     ) -> "Store":
         """A store at a URL, such as sqlite:///folder/undertow.db or postgresql+psycopg://user:password@host/database;
         its tables are made, or brought to this version.
 
-        attempts: workers that a job may cost. keep_s: how long jobs that are done are kept. patience_s: how long a
-        locked or unreachable database is waited for. has_file: whether an artifact's file is there, before a result is
-        taken from it (`ArtifactFolder.touch`). Errors: `StoreError`, also for a database of a newer version.
+        attempts: workers that a job may cost that bring it no further. keep_s: how long jobs that are done are kept.
+        patience_s: how long a locked or unreachable database is waited for. has_file: whether an artifact's file is
+        there, before a result is taken from it (`ArtifactFolder.touch`). logged: bytes of the log of a job's claim, by
+        its fence (`ArtifactFolder.logged`). Errors: `StoreError`, also for a database of a newer version.
         """
         database = opened(url, patience_s=patience_s, observe=observe)
-        return cls(database, clock=clock, attempts=attempts, keep_s=keep_s, has_file=has_file, observe=observe)
+        return cls(
+            database,
+            clock=clock,
+            attempts=attempts,
+            keep_s=keep_s,
+            has_file=has_file,
+            logged=logged,
+            observe=observe,
+        )
 
     def close(self) -> None:
         self._watch.close()
@@ -99,6 +111,14 @@ class Store:
         Errors: `IdempotencyConflict`, `ClientIdConflict`, `QueueFull`, `InvalidInput`.
         """
         return self._submit([new], limits)[0]
+
+    def known(self, new: NewJob) -> Job | None:
+        """The job that this one was accepted as before, by its idempotency key or its client's name, if it was. Errors:
+        `IdempotencyConflict`, `ClientIdConflict`, `InvalidInput`."""
+        if new.idempotency_key is None and new.client_id is None:
+            return None
+        wanted = prepared(new, self._ids.new("job", self.clock()), self.clock())
+        return self._database.read(lambda connection: known_job(connection, wanted))
 
     def submit_batch(self, new: Sequence[NewJob], limits: QueueLimits = LIMITS) -> list[Submitted]:
         """Accepts all of them or none, under one `batch`. Errors: those of `submit`."""
@@ -211,8 +231,8 @@ class Store:
 
     def expire_leases(self, worker: str | None = None) -> list[Job]:
         """Takes jobs back from workers that were silent for too long; they go to the front of the queue and are tried
-        again alone, until they have cost too many workers. worker: whose jobs are taken back at once, because it is
-        known to be dead."""
+        again alone, until they have cost too many workers that brought them no further. worker: whose jobs are taken
+        back at once, because it is known to be dead."""
         lost = self._write(lambda connection: self._take_back(connection, worker), "expire_leases")
         self._count(lost)
         return lost
@@ -293,7 +313,12 @@ class Store:
 
     def _take_back(self, connection: Connection, worker: str | None) -> list[Job]:
         ids = claims.expire_leases(
-            connection, now=self.clock(), attempts=self._attempts, keep_s=self._keep_s, worker=worker
+            connection,
+            now=self.clock(),
+            attempts=self._attempts,
+            keep_s=self._keep_s,
+            worker=worker,
+            logged=self._logged,
         )
         return find_jobs(connection, ids)
 

@@ -79,8 +79,8 @@ def submit(
 ) -> Submitted:
     """Errors: `IdempotencyConflict`, `ClientIdConflict`, `QueueFull`."""
     new, job = wanted.new, wanted.job
-    if (known := _known(connection, wanted)) is not None:
-        return Submitted(job=find_jobs(connection, [known])[0], created=False)
+    if (known := known_job(connection, wanted)) is not None:
+        return Submitted(job=known, created=False)
     source = _drawn_before(connection, wanted, has_file) if new.reuse else None
     if source is None:
         _require_room(connection, new.key, limits)
@@ -118,8 +118,14 @@ _SUCCEEDED = (
 _COUNTS = select(func.count(), func.sum(case((_OF_KEY, 1), else_=0))).where(WAITING)
 
 
+def known_job(connection: Connection, wanted: Prepared) -> Job | None:
+    """The job that this one was accepted as before. Errors: `IdempotencyConflict`, `ClientIdConflict`."""
+    known = _known(connection, wanted)
+    return None if known is None else find_jobs(connection, [known])[0]
+
+
 def _known(connection: Connection, wanted: Prepared) -> str | None:
-    """The job that this one was accepted as before. The same id: by this very call, whose answer was lost."""
+    """By its id. The same id: by this very call, whose answer was lost."""
     new, job = wanted.new, wanted.job
     names = {"id": job.id, "key": new.key, "idempotency_key": new.idempotency_key, "client_id": new.client_id}
     found = connection.execute(_KNOWN, names).all()

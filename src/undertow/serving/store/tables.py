@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-REVISION = "0001"
+REVISION = "0002"
 """Of these tables: the newest of `migrations/versions`."""
 
 VERSION_TABLE = "undertow_version"
@@ -76,6 +76,8 @@ jobs = Table(
     Column("finish_at", Double),
     Column("attempt", Integer, nullable=False),
     Column("alone", Boolean, nullable=False),
+    # Bytes of its log when a worker of it was lost last.
+    Column("logged", BigInteger, nullable=False, server_default="0"),
     Column("requeued", Boolean, nullable=False),
     Column("worker", Text),
     Column("fence", Integer, nullable=False),

@@ -30,7 +30,13 @@ logger = logging.getLogger(__name__)
 PREVIEW_S = 0.5
 """Between two previews of a job."""
 
-STAGES: Mapping[Stage, str] = {Stage.WAITING: "encoding", Stage.ENCODED: "denoising", Stage.DENOISING: "denoising"}
+STAGES: Mapping[Stage, str] = {
+    Stage.WAITING: "encoding",
+    Stage.ENCODED: "denoising",
+    Stage.DENOISING: "denoising",
+    Stage.DECODING: "decoding",
+    Stage.FINISHED: "decoding",  # its files are written
+}
 
 
 @dataclass(kw_only=True, eq=False)
@@ -83,8 +89,7 @@ class Drawing:
         if self.handle is None:
             return JobProgress(stage="waiting")
         now = self.handle.progress
-        stage = STAGES.get(now.stage, "decoding")
-        return JobProgress(stage=stage, step=now.step, steps=now.steps, pictures=self.pictures)
+        return JobProgress(stage=STAGES[now.stage], step=now.step, steps=now.steps, pictures=self.pictures)
 
     def replayed_steps(self) -> int:
         """Steps of all its pictures that were taken from the log."""

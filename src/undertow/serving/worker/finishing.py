@@ -24,13 +24,15 @@ STORE_AGAIN_S, STORED_LATE_S = 1.0, 60.0
 
 @dataclass(kw_only=True, eq=False)
 class Finishing:
-    """let_go: called with a drawing that has ended. publisher: writes the files of pictures."""
+    """let_go: called with a drawing that has ended. log_prompts: whether the log may have them. publisher: writes the
+    files of pictures."""
 
     store: Store
     artifacts: ArtifactFolder
     about: About
     measures: Measures
     let_go: Callable[[Drawing], None]
+    log_prompts: bool
     publisher: Executor = field(default_factory=Inline)
 
     def finish(self, drawing: Drawing) -> None:
@@ -103,7 +105,9 @@ class Finishing:
         self._clean(drawing, kept=kept)
 
     def _write(self, claim: Claim, failure: Failure) -> bool:
-        logger.warning("job %s failed: %s: %s", claim.job.id, failure.code, failure.detail)
+        # What the request is to blame for may quote its prompt, which its client is told and the log is not.
+        said = f": {failure.detail}" if self.log_prompts or failure.fault != "request" else ""
+        logger.warning("job %s failed: %s%s", claim.job.id, failure.code, said)
         kept = self.store.fail(claim, failure)
         self.measures.ended(claim, failure.code, kept=kept)
         return kept

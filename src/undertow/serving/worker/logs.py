@@ -26,7 +26,7 @@ class JobLog:
     def __init__(self, artifacts: ArtifactFolder, claim: Claim):
         self.note = ""
         self._place = artifacts.log_path(claim.job.id)
-        self._path = self._place.with_name(f"{self._place.name}.{claim.fence}")
+        self._path = artifacts.claim_log_path(claim.job.id, claim.fence)
         self._file: BinaryIO | None = None
 
     def outcomes(self, engine: Engine, request: GenerationRequest, options: RunOptions) -> OutcomeLog:

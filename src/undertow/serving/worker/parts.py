@@ -35,7 +35,11 @@ def worker_for(
 
     artifacts = ArtifactFolder(settings.data / "artifacts")
     store = Store.open(
-        settings.database_url, attempts=settings.attempts, keep_s=settings.keep_s, has_file=artifacts.touch
+        settings.database_url,
+        attempts=settings.attempts,
+        keep_s=settings.keep_s,
+        has_file=artifacts.touch,
+        logged=artifacts.logged,
     )
     catalog = Catalog(settings, device=device)
     return Worker(store, artifacts, catalog, settings, name=name, device=device, lost=lost, alive=alive)

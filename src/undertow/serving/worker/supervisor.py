@@ -26,8 +26,9 @@ logger = logging.getLogger(__name__)
 CHILD = (sys.executable, "-m", "undertow.serving.worker", "--child")
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 """Before a child that ended again is started: doubled each time."""
-HEALTHY_S = 60.0
-"""A child that ran for so long starts from the shortest pause again."""
+HEALTHY_S = 10.0
+"""A child that ran for so long starts at once again, and then from the shortest pause: pauses are for those that end
+as soon as they start, not for those that somebody kills now and then."""
 MANY_FAILURES = 5
 START_S = 600.0
 """Given to a worker before it first says something: it imports PyTorch and opens the store."""

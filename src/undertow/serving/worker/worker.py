@@ -86,7 +86,12 @@ class Worker:
         )
         self.claiming = Claiming(store=store, timing=self.timing, worker=name, lease_s=settings.lease_s)
         self.finishing = Finishing(
-            store=store, artifacts=artifacts, about=self.about, measures=self.measures, let_go=self._let_go
+            store=store,
+            artifacts=artifacts,
+            about=self.about,
+            measures=self.measures,
+            let_go=self._let_go,
+            log_prompts=settings.log_prompts,
         )
         self.predicting = Predicting(
             store=store,

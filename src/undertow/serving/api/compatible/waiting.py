@@ -14,8 +14,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from undertow.errors import InvalidInput, PromptError, UndertowError
-from undertow.serving.api.artifacts import WATCHED_S
 from undertow.serving.api.parts import Parts
+from undertow.serving.api.previews import want_previews
 from undertow.serving.api.problems import Problem, incident, of_error, of_http, of_validation
 from undertow.serving.api.requests import require_idempotency_key
 from undertow.serving.api.submitting import submit_one
@@ -139,9 +139,7 @@ def pictures_of(service: Parts, job: Job) -> list[tuple[StoredPicture, bytes]]:
 
 def preview_of(service: Parts, job: Job) -> bytes | None:
     """How a running job looks now, as a PNG file, if there is a preview; more are made for a while."""
-    now = service.clock()
-    if job.preview_until < now + WATCHED_S / 2:
-        service.store.want_preview(job.id, now + WATCHED_S)
+    want_previews(service, job)
     try:
         return service.artifacts.preview_path(job.id).read_bytes()
     except FileNotFoundError:

@@ -1,0 +1,174 @@
+"""`undertow doctor`: what is wrong with a model, a request, a picture or this machine, and what helps."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from undertow.cli.generate_options import AllowPickle, AttentionFor, Device, Prediction, VaePrecision
+from undertow.cli.model_loading import LoadingOptions, Precision
+from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model, find_model
+from undertow.cli.named_files import require_files
+from undertow.cli.request_options import request_of
+from undertow.cli.terminal import SafeConsole
+from undertow.cli.waiting import waiting
+from undertow.engine.metadata import read_stored
+from undertow.engine.request import GenerationRequest
+from undertow.errors import DamagedWeights, InvalidInput
+
+if TYPE_CHECKING:
+    from undertow.inspection.doctor.finding import Diagnosis
+
+SERIOUS = 1
+"""Exit code: something is seriously wrong."""
+
+
+def doctor(
+    model: Annotated[
+        str, typer.Argument(help=MODEL_HELP, autocompletion=complete_model, callback=find_model)
+    ] = DEFAULT_MODEL,
+    *,
+    prompt: Annotated[
+        str | None, typer.Option(help="What is, or would be, drawn.", show_default="the picture's")
+    ] = None,
+    negative: Annotated[str | None, typer.Option(help="What not to draw.")] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="A picture that undertow drew: its request is looked at, and drawn again byte by byte."),
+    ] = None,
+    loras: Annotated[
+        list[str] | None, typer.Option("--lora", metavar="LORA[@SCALE]", help="Adapter of the request; repeatable.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size of the picture.", show_default="the model's own")
+    ] = None,
+    steps: Annotated[int | None, typer.Option("--steps", "-s", help="Sampling steps.", show_default="20")] = None,
+    guidance: Annotated[float | None, typer.Option(help="Guidance scale.", show_default="5")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Sampling algorithm.", show_default="the model's own")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Grid of noise levels.", show_default="the sampler's")] = None,
+    clip_skip: Annotated[
+        int | None, typer.Option(min=1, help="Layer of the text encoder, from the end.", show_default="as trained")
+    ] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Type of the U-Net and the text encoders.", show_default="the file's")
+    ] = None,
+    vae_precision: VaePrecision = None,
+    prediction: Prediction = None,
+    attention: AttentionFor = None,
+    device: Device = None,
+    allow_pickle: AllowPickle = False,
+    only: Annotated[
+        str | None,
+        typer.Option(help="Comma list of rules, or of nan, picture, slow, memory, provenance.", show_default="all"),
+    ] = None,
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Write a preset with what helps into undertow.toml, and look again with it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Measure what is wrong: NaN, poor pictures, slow ones, too little memory, pictures that cannot be repeated.
+
+    Every finding has its symptom, evidence in numbers, cause, fix and prevention. The exit code is 1 when something is
+    seriously wrong.
+    """
+    options = {
+        "negative": negative,
+        "loras": loras,
+        "size": size,
+        "steps": steps,
+        "guidance": guidance,
+        "sampler": sampler,
+        "schedule": schedule,
+        "clip_skip": clip_skip,
+    }
+    typed = {name: value for name, value in options.items() if value is not None}
+    request = _request(prompt, typed, picture)
+    loading = LoadingOptions(
+        precision=precision,
+        vae_precision=vae_precision,
+        prediction=prediction,
+        attention=attention,
+        device=device,
+        allow_pickle=allow_pickle,
+    )
+    names = [] if only is None else [word.strip() for word in only.split(",") if word.strip()]
+    require_files(request, model)
+    console = SafeConsole(stderr=True)
+    found = _diagnosis(model, loading, request, picture, names, console)
+    _show(found, as_json=as_json)
+    if fix:
+        found = _fixed(model, loading, found, picture, names, console)
+    if found.serious:
+        raise typer.Exit(SERIOUS)
+
+
+def _show(found: "Diagnosis", *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(found.to_json(), indent=2))
+        return
+    from undertow.cli.doctor_text import show_diagnosis
+
+    show_diagnosis(SafeConsole(), found)
+
+
+def _request(prompt: str | None, typed: dict[str, Any], picture: Path | None) -> GenerationRequest:
+    """As typed, over the picture's own. Errors: `InvalidInput` for a picture that names files which are not given."""
+    asked = request_of(prompt or "", typed)
+    if picture is None:
+        return asked
+    try:
+        stored = read_stored(picture)
+    except InvalidInput:
+        if not picture.is_file():
+            raise
+        return asked  # another program's; its pixels are looked at all the same
+    fields = {"loras": "adapters", "negative": "negative_prompt", "guidance": "guidance_scale"}
+    names = [fields.get(name, name) for name in typed] + ([] if prompt is None else ["prompt"])
+    return stored.description({name: getattr(asked, name) for name in names}).request
+
+
+def _diagnosis(
+    model: str,
+    loading: LoadingOptions,
+    request: GenerationRequest,
+    picture: Path | None,
+    names: list[str],
+    console: SafeConsole,
+) -> "Diagnosis":
+    with waiting(console, f"loading {model}"):
+        from undertow.inspection.doctor.catalogue import rules_named
+        from undertow.inspection.doctor.diagnose import diagnose_damage
+
+        rules_named(names)
+        try:
+            service = loading.load(model)
+        except DamagedWeights as error:
+            return diagnose_damage(error, model)
+    with waiting(console, "measuring"):
+        return service.diagnose(request, picture=picture, only=names)
+
+
+def _fixed(
+    model: str,
+    loading: LoadingOptions,
+    found: "Diagnosis",
+    picture: Path | None,
+    names: list[str],
+    console: SafeConsole,
+) -> "Diagnosis":
+    """Writes the preset, and diagnoses what it makes."""
+    from undertow.cli.doctor_fix import loaded_as, preset_of, write_preset
+
+    settings = preset_of(found)
+    if not settings:
+        console.print("nothing of this can be applied by itself", highlight=False)
+        return found
+    path, name = write_preset(model, settings)
+    console.print(f"wrote [presets.{name}] into {path}: {', '.join(settings)}", markup=False, soft_wrap=True)
+    console.print(f"draw with: undertow generate PROMPT --model {model} --preset {name}", markup=False, soft_wrap=True)
+    again = _diagnosis(model, loaded_as(loading, found), found.cured_request(), picture, names, console)
+    gone = [one.rule for one in found.findings if one.rule not in {other.rule for other in again.findings}]
+    left = [one.rule for one in again.findings]
+    console.print(f"with it gone: {', '.join(gone) or 'nothing'}; left: {', '.join(left) or 'nothing'}", soft_wrap=True)
+    return again

@@ -1,0 +1,155 @@
+"""Maps of cross-attention: which token each cell of a picture attends to, beside whatever kernel computes the result.
+
+As DAAM (arXiv:2210.04885) does, probabilities are averaged over layers, heads and steps, each layer's enlarged to the
+size of the latents first. Unlike it nothing is kept but running sums: softmax(query keyᵀ) is computed again, for the
+chosen rows and layers alone, in parts of the queries.
+"""
+
+from collections.abc import Collection, Generator, Hashable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32
+from torch import Tensor
+
+from undertow.doors import checked
+from undertow.encoders.reading import Reading
+from undertow.engine.layout import Layout
+from undertow.engine.rows import Origin, Row
+from undertow.inspection.attention_choice import AttentionChoice, GuidanceSide, is_seen
+from undertow.inspection.projections import Projected, projected
+from undertow.unet.unet import UNet
+
+Heat = Float32[Tensor, "tokens height width"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenMaps:
+    """The maps of one context. heat: the share of attention that each token has in each cell; over all tokens the sum
+    is 1 in every cell. reading: what the tokens say, `None` where contexts came without texts. branch: that the context
+    conditioned. steps: how many were averaged."""
+
+    heat: Heat
+    reading: Reading | None
+    branch: str
+    steps: int
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What is summed apart. grid: of the attention layers."""
+
+    picture: tuple[int, int]
+    branch: str
+    reading: Reading | None
+    layout: Layout
+    window: int
+    grid: tuple[int, int]
+
+
+@dataclass(kw_only=True, eq=False)
+class AttentionMapProbe:
+    """A probe for `Engine.probes` that sums cross-attention for every picture of every request that it sees.
+
+    unet: whose forwards it looks into; those of a refiner go unseen. choice: of which layers, heads and steps. side: of
+    guidance. requests: numbers of requests; `None` for all. Errors while drawing: `InvalidInput` for layers and heads
+    that the network lacks.
+
+        probe = AttentionMapProbe(unet=service.unet)
+        service.engine.probes.append(probe)
+    """
+
+    unet: UNet
+    choice: AttentionChoice = AttentionChoice()
+    side: GuidanceSide = "conditional"
+    requests: Collection[int] | None = None
+    _sums: dict[_Key, Tensor] = field(default_factory=dict, init=False, repr=False)
+    _counts: dict[_Key, int] = field(default_factory=dict, init=False, repr=False)
+    _steps: dict[Hashable, set[int]] = field(default_factory=dict, init=False, repr=False)
+
+    def wants(self, rows: Sequence[Row]) -> bool:
+        return rows[0].unet is self.unet and any(self._is_seen(row) for row in rows)
+
+    @contextmanager
+    def attached(self, unet: UNet, rows: Sequence[Row]) -> Generator[None]:
+        """Errors: `InvalidInput` for layers and heads that the network lacks."""
+        height, width = rows[0].latents.shape[2:]
+        sites = self.choice.cross_attentions(unet, (height, width))
+        seen = [(index, row) for index, row in enumerate(rows) if self._is_seen(row)]
+        for _, row in seen:
+            steps = self._steps.setdefault((_picture(row.origin), row.origin.branch, row.reading), set())
+            steps.add(row.origin.step)
+
+        def add(call: Projected) -> None:
+            for index, row in seen:
+                self._add(call, index, row)
+
+        with projected(unet, sites, add):
+            yield
+
+    @checked
+    def maps(self, request: int = 0, picture: int = 0) -> list[TokenMaps]:
+        """Those of one picture: one for each context that conditioned it; several where prompts are composed, differ
+        between steps, or belong to regions."""
+        keys = [key for key in self._sums if key.picture == (request, picture)]
+        contexts = dict.fromkeys((key.branch, key.reading) for key in keys)
+        return [
+            TokenMaps(
+                heat=self._merged([key for key in keys if (key.branch, key.reading) == (branch, reading)]),
+                reading=reading,
+                branch=branch,
+                steps=len(self._steps[(request, picture), branch, reading]),
+            )
+            for branch, reading in contexts
+        ]
+
+    def _is_seen(self, row: Row) -> bool:
+        return is_seen(row, self.choice, self.side, self.requests)
+
+    def _add(self, call: Projected, index: int, row: Row) -> None:
+        height, width = row.latents.shape[2:]
+        key = _Key(
+            picture=_picture(row.origin),
+            branch=row.origin.branch,
+            reading=row.reading,
+            layout=Layout.whole((height, width)) if row.layout is None else row.layout,
+            window=row.origin.window,
+            grid=call.grid,
+        )
+        heat = torch.cat([part.mean(0) for part in call.probabilities(index, self.choice.heads)])
+        if key in self._sums:
+            self._sums[key] += heat
+        else:
+            self._sums[key] = heat
+        self._counts[key] = self._counts.get(key, 0) + 1
+
+    def _merged(self, keys: Sequence[_Key]) -> Heat:
+        """Of all passes, at the size of the last one's latents, weighted by how many layers and steps each had."""
+        parts: list[tuple[Tensor, int]] = []
+        for layout in dict.fromkeys(key.layout for key in keys):
+            windows = sorted({key.window for key in keys})
+            means = [self._window([key for key in keys if (key.layout, key.window) == (layout, w)]) for w in windows]
+            count = sum(self._counts[key] for key in keys if key.layout == layout)
+            parts.append((layout.merge_tiles([mean[None] for mean in means]), count))
+        last, total = parts[-1][0], sum(count for _, count in parts)
+        return sum((count / total * _resized(heat, last.shape[2:]) for heat, count in parts), torch.zeros_like(last))[0]
+
+    def _window(self, keys: Sequence[_Key]) -> Heat:
+        """The mean over the layers and steps of one window, at its size in latents."""
+        total = sum(self._counts[key] for key in keys)
+        size = keys[0].layout.tile
+        maps = [self._sums[key].mT.unflatten(1, key.grid)[None].cpu() / total for key in keys]
+        return torch.stack([_resized(one, size)[0] for one in maps]).sum(0)
+
+
+def _picture(origin: Origin) -> tuple[int, int]:
+    return origin.request, origin.picture
+
+
+def _resized(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """[1, tokens, *size]: linear, so that shares still add up to 1."""
+    if tuple(maps.shape[2:]) == tuple(size):
+        return maps
+    return F.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)

@@ -1,0 +1,31 @@
+"""A picture drawn again by a process that knows nothing of this one."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from PIL import Image
+
+from undertow.errors import InvalidInput
+
+Redraw = Callable[[Path, Sequence[str]], Image.Image]
+"""The picture that a file describes, drawn again. The words are what `undertow generate` is told besides."""
+
+LONGEST_S = 3600.0
+
+
+def redrawn(picture: Path, options: Sequence[str]) -> Image.Image:
+    """Runs `undertow generate --from PICTURE` in a fresh process. Errors: `InvalidInput` with what that said."""
+    with TemporaryDirectory(prefix="undertow-doctor-") as folder:
+        out = Path(folder) / "again.png"
+        words = ["generate", "--from", str(picture), *options, "--out", str(out), "--no-show"]
+        run = subprocess.run(
+            [sys.executable, "-m", "undertow", *words], capture_output=True, text=True, check=False, timeout=LONGEST_S
+        )
+        if run.returncode != 0 or not out.is_file():
+            said = (run.stderr.strip().splitlines() or ["nothing"])[-1]
+            raise InvalidInput("picture", str(picture), "one that can be drawn again here", f"generate said: {said}")
+        with Image.open(out) as image:
+            return image.convert("RGB")

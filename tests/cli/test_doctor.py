@@ -1,0 +1,57 @@
+"""`undertow doctor`, with a model that is whole and one that is used wrongly."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.services import copy_pipeline, pipeline_folder
+from undertow.cli.app import main
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_wrong_type_of_prediction_is_cured_by_a_preset(capsys):
+    Path("undertow.toml").write_text('out = "pictures"')
+    line = ["doctor", "emoji", "--prediction", "epsilon", "--only", "wrong-prediction-type,guidance-high"]
+    assert main([*line, "--guidance", "30"]) == 1
+    assert "the network predicts v" in capsys.readouterr().out
+    assert main([*line, "--guidance", "30", "--fix"]) == 0, "nothing serious is left"
+    assert "with it gone: wrong-prediction-type, guidance-high; left: nothing" in capsys.readouterr().err
+    config = tomllib.loads(Path("undertow.toml").read_text())
+    assert config == {"out": "pictures", "presets": {"doctor-emoji": {"prediction": "v", "guidance": 7.0}}}
+
+
+def test_nothing_wrong_is_one_line(capsys):
+    assert main(["doctor", str(pipeline_folder("sd1")), "--only", "nan"]) == 0
+    assert capsys.readouterr().out == "9 rules found nothing wrong\n"
+
+
+def test_a_model_that_does_not_load_is_diagnosed(tmp_path, capsys):
+    from safetensors.torch import load_file, save_file
+
+    folder = copy_pipeline("sd1", tmp_path / "damaged")
+    file = next((folder / "unet").glob("*.safetensors"))
+    tensors = load_file(file)
+    tensors["conv_in.weight"][0] = float("nan")
+    save_file(tensors, file)
+    assert main(["doctor", str(folder), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [one["rule"] for one in found["findings"]] == ["weights-not-finite"]
+    assert "conv_in.weight" in found["findings"][0]["module"]
+    assert len(found["skipped"]) > 20
+
+
+def test_a_picture_of_ours_brings_its_request(capsys):
+    model = str(pipeline_folder("sd1"))
+    assert main(["generate", "abc", "-m", model, "--steps", "1", "--guidance", "40", "-o", "a.png", "--no-show"]) == 0
+    capsys.readouterr()
+    assert main(["doctor", model, "--picture", "a.png", "--only", "guidance-high,few-steps,another-model"]) == 0
+    out = capsys.readouterr().out
+    assert "guidance_scale is 40" in out
+    assert "1 steps" in out
+    assert "another-model" not in out
