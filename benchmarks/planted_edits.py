@@ -10,7 +10,7 @@ import argparse
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,7 @@ class Edit:
 
 
 @contextmanager
-def planted(edit: Edit, module: nn.Module) -> Iterator[None]:
+def planted(edit: Edit, module: nn.Module) -> Generator[None]:
     undo = edit.do(module)
     try:
         yield
@@ -93,6 +93,7 @@ def code(forward: Callable[..., Tensor]) -> Callable[[nn.Module], Undo]:
 def relu_block(block: ResBlock, x: Tensor, embedding: Tensor, weights: object = None) -> Tensor:
     """ReLU in place of the first SiLU."""
     hidden = block.conv1(F.relu(block.norm1(x)), weights)
+    assert block.time_emb_proj is not None
     hidden = hidden + block.time_emb_proj(embedding, weights)[:, :, None, None]
     hidden = block.conv2(F.silu(block.norm2(hidden)), weights)
     return hidden + (x if block.conv_shortcut is None else block.conv_shortcut(x, weights))
@@ -114,14 +115,14 @@ NORMS = (nn.GroupNorm, nn.LayerNorm)
 
 
 def has_bias(module: nn.Module) -> bool:
-    return module.bias is not None
+    return getattr(module, "bias", None) is not None
 
 
 def nudged(weight: Tensor) -> Tensor:
     """The largest entry 10 % larger."""
-    changed = weight.clone()
-    changed.view(-1)[changed.abs().argmax()] *= 1.1
-    return changed
+    flat = weight.flatten().clone()
+    flat[flat.abs().argmax()] *= 1.1
+    return flat.view(weight.shape)
 
 
 EDITS = (
@@ -130,12 +131,13 @@ EDITS = (
     Edit(name="weight rounded to bfloat16", kinds=WEIGHTED, do=on("weight", lambda weight: weight.bfloat16().float())),
     Edit(name="bias zeroed", kinds=WEIGHTED, do=on("bias", torch.zeros_like), possible=has_bias),
     Edit(name="two heads swapped", kinds=PROJECTIONS, do=on("weight", swapped_rows),
-         possible=lambda module: module.weight.shape[0] >= 16),
+         possible=lambda module: len(module.get_parameter("weight")) >= 16),
     Edit(name="half of the heads", kinds=(AttentionProjections,), do=setting("heads", lambda heads: heads // 2),
-         possible=lambda module: module.heads > 1),
+         possible=lambda module: isinstance(module, AttentionProjections) and module.heads > 1),
     Edit(name="a norm's epsilon times 100", kinds=NORMS, do=setting("eps", lambda eps: eps * 100)),
     Edit(name="a norm's weight scaled by 1.01", kinds=NORMS, do=on("weight", lambda weight: weight * 1.01)),
-    Edit(name="half of a norm's groups", kinds=(nn.GroupNorm,), do=setting("num_groups", lambda groups: groups // 2)),
+    Edit(name="half of a norm's groups", kinds=(nn.GroupNorm,), do=setting("num_groups", lambda groups: groups // 2),
+         possible=lambda module: isinstance(module, nn.GroupNorm) and module.num_groups > 1),
     Edit(name="ReLU in place of SiLU", kinds=(ResBlock,), do=code(relu_block)),
     Edit(name="GELU approximated by tanh", kinds=(GEGLU,), do=code(tanh_gate)),
 )  # fmt: skip
