@@ -198,8 +198,8 @@ def healthy(family: str) -> list[tuple[str, str, float, float]]:
 PAGE = """# Planted edits
 
 Whether `undertow diff` names the layer that differs: {count} edits of one layer each, in copies of tiny models with
-random weights that are shaped like SD1, SD2 and SDXL, one forward each, in float32 ({about}). The page is written by
-`make planted-edits`.
+random weights that are shaped like SD1, SD2 and SDXL, one forward each,
+in float32 ({about}). The page is written by `make planted-edits`.
 
 **{right} of {count}** were named, by the module that was edited and no other.
 
@@ -212,8 +212,7 @@ A scale of 1.01 shows as an error of 0.01; the smallest errors are where an edit
 ## Healthy pairs
 
 Pairs that should agree, and do: the largest error of any module by itself, beside the tolerance. float32 is compared
-with each; where the processor imitates bfloat16, a model asked for in it is loaded in float32, and so is float16 on any
-CPU unless it is asked for.
+with each; where the processor imitates bfloat16, a model asked for in it is loaded in float32.
 
 | model | B | verdict | largest error | tolerance |
 |---|---|---|---:|---:|
