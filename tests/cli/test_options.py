@@ -4,6 +4,7 @@ import pytest
 import typer
 
 from tests.cli.options import (
+    comparing,
     diagnosing,
     drawing,
     files,
@@ -22,7 +23,7 @@ from undertow.cli.verbs import VERBS
 
 COMMANDS: tuple[Command, ...] = tuple(
     command
-    for part in (generate, diagnosing, drawing, files, hints, pixels, training, measuring, planning, serving)
+    for part in (generate, comparing, diagnosing, drawing, files, hints, pixels, training, measuring, planning, serving)
     for command in part.COMMANDS
 )
 TYPED = typer.main.get_command(_build(VERBS, Settings()))

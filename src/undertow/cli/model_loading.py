@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from undertow.adapters.lora.bank import AdapterCapacity
     from undertow.service import UNetService
+    from undertow.unet.runner import Backend
 
 
 class Precision(StrEnum):
@@ -51,15 +52,16 @@ class LoadingOptions:
             raise InvalidInput("--attention", repr(self.attention), f"nothing beside {flag}, which names a kernel too")
         as_policy(self.attention, "--attention")
 
-    def load(self, source: str) -> "UNetService":
+    def load(self, source: str, backend: "Backend" = "eager") -> "UNetService":
         """Imports torch. Errors: `InvalidInput` for a device that is not there, and those of `undertow.load`."""
         from undertow.service import load
 
         return load(
             source,
-            dtype=_dtype(self.precision, source),
-            vae_dtype=_dtype(self.vae_precision),
+            dtype=dtype_of(self.precision, source),
+            vae_dtype=dtype_of(self.vae_precision),
             device=find_device(self.device),
+            backend=backend,
             prediction=self.prediction,
             validate_weights=self.validate_weights,
             allow_pickle=self.allow_pickle,
@@ -70,8 +72,8 @@ class LoadingOptions:
         )
 
 
-def _dtype(precision: Precision | None, source: str = "") -> "torch.dtype | None":
-    """The embedded models are small: computed in float32, they draw the same everywhere."""
+def dtype_of(precision: Precision | None, source: str = "") -> "torch.dtype | None":
+    """The type to load in. The embedded models are small: computed in float32, they draw the same everywhere."""
     import torch
 
     if precision is None and source in embedded_models():

@@ -30,6 +30,7 @@ class Verbs(Mapping[str, Verb]):
 VERBS = Verbs(
     "generate",
     "compare",
+    "diff",
     "maps",
     "convert",
     "doctor",

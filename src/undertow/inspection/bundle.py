@@ -23,18 +23,18 @@ from undertow.doors import checked
 from undertow.engine.request import GenerationRequest
 from undertow.errors import CorruptFile, InvalidInput, UndertowError, UnknownCheckpoint
 from undertow.inspection.departure import Comparison, Departure, finite
-from undertow.inspection.departure_runs import Drawing, Forward
+from undertow.inspection.departure_runs import Drawing
 from undertow.inspection.departure_tape import Evidence, Forced, Tape, listening, modules_of, relative_error
+from undertow.inspection.diff import Caught
 from undertow.unet.conditioning import Conditioning, Ports
 
 FORMAT, VERSION = "undertow.departure", 1
 
 DESCRIPTION, TENSORS = "bundle.json", "tensors.safetensors"
 
-MOST_WEIGHT_BYTES = 64 * 2**20
-"""Larger weights stay out: then a replay needs both models."""
-
 AGAIN = "write it again: undertow diff A B --bundle FOLDER"
+
+NEEDED = ("departure", "recomputed", "tolerance", "request", "sides", "sha256")
 
 SETTINGS: Mapping[str, tuple[str, ...]] = {
     "Linear": (),
@@ -56,6 +56,24 @@ class Bundle:
     @property
     def module(self) -> str:
         return str(self.description["departure"]["module"])
+
+    @property
+    def is_self_contained(self) -> bool:
+        """Whether the weights that it needs are in it."""
+        return bool(self.description["recomputed"]["kind"])
+
+    def tensor(self, name: str) -> Tensor:
+        """Errors: `CorruptFile`."""
+        if name not in self.tensors:
+            raise CorruptFile(self.folder / TENSORS, f"{name} is missing", "copy the folder again")
+        return self.tensors[name]
+
+    def side(self, which: str) -> Mapping[str, Any]:
+        """What is said of "a" or "b". Errors: `CorruptFile`."""
+        found = self.description["sides"].get(which)
+        if not isinstance(found, dict) or "source" not in found:
+            raise CorruptFile(self.folder / DESCRIPTION, f"nothing of side {which} in it", "copy the folder again")
+        return found
 
     @property
     def request(self) -> GenerationRequest:
@@ -91,18 +109,16 @@ class Replay:
         )
 
 
+@torch.inference_mode()
 def write_bundle(
     folder: Path,
     comparison: Comparison,
-    evidence: Evidence,
-    forward: Forward | None,
+    caught: Caught,
     request: GenerationRequest,
     sides: Mapping[str, Mapping[str, Any]],
-    modules: tuple[nn.Module | None, nn.Module | None],
 ) -> None:
-    """Writes a departure. forward: that it is in; `None` in the text encoders. sides: what is said of "a" and "b".
-    modules: of A and of B, whose own the departure is; `None` where a network has no module of that name."""
-    assert comparison.first is not None
+    """Writes a departure. caught: of `diff.compare`. request: A's. sides: what is said of "a" and "b"."""
+    departure, evidence, forward = caught.departure, caught.evidence, caught.forward
     tensors = {"module.a": evidence.a, "module.b": evidence.b}
     if evidence.given is not None:
         tensors["module.input"] = evidence.given
@@ -111,7 +127,7 @@ def write_bundle(
         tensors |= {"step.latents": call.latents, "step.timestep": call.timestep}
         given = {f"step.{one.name}": getattr(call.conditioning, one.name) for one in fields(Conditioning)}
         tensors |= {name: tensor for name, tensor in given.items() if tensor is not None}
-    kind, settings, weights = _computed_from_weights(evidence, modules)
+    kind, settings, weights = _computed_from_weights(evidence, caught.modules)
     tensors |= weights
     folder.mkdir(parents=True, exist_ok=True)
     cpu = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
@@ -124,7 +140,7 @@ def write_bundle(
         "request": request.to_json(),
         "sides": sides,
         "tolerance": comparison.tolerance,
-        "departure": _described(comparison.first, evidence),
+        "departure": _described(departure, evidence),
         "recomputed": {"kind": kind, "settings": settings},
         "verdict": comparison.verdict(),
         "sha256": _digest(folder / TENSORS),
@@ -146,9 +162,7 @@ def read_bundle(folder: str | Path) -> Bundle:
         newer = isinstance(version, int) and version > VERSION
         remedy = "pip install -U undertow" if newer else AGAIN
         raise UnknownCheckpoint(place / DESCRIPTION, problem, remedy)
-    missing = [
-        name for name in ("departure", "recomputed", "tolerance", "request", "sha256") if name not in description
-    ]
+    missing = [name for name in NEEDED if name not in description]
     if missing:
         raise CorruptFile(place / DESCRIPTION, f"{', '.join(missing)} missing", "copy the folder again")
     if not (place / TENSORS).is_file():
@@ -168,8 +182,8 @@ def replay(bundle: Bundle, a: Drawing | None = None, b: Drawing | None = None) -
     encoders whose weights are not there.
     """
     recomputed = bundle.description["recomputed"]
-    if recomputed["kind"] and (a is None or b is None):
-        given = bundle.tensors["module.input"]
+    if bundle.is_self_contained and (a is None or b is None):
+        given = bundle.tensor("module.input")
         outputs = [
             _compute(recomputed["kind"], recomputed["settings"][side], bundle.tensors, side, given) for side in "ab"
         ]
@@ -178,7 +192,7 @@ def replay(bundle: Bundle, a: Drawing | None = None, b: Drawing | None = None) -
         raise InvalidInput(
             "A and B", "not given", "the two models", f"the weights of {bundle.module} are not in the bundle"
         )
-    if "step.latents" not in bundle.tensors or bundle.description["sides"]["b"].get("adapters"):
+    if "step.latents" not in bundle.tensors or any(bundle.side(side).get("adapters") for side in "ab"):
         remedy = "compare again with the request in its bundle.json"
         raise InvalidInput("the bundle", "of a text encoder or of adapters", "one of a step of the U-Net", remedy)
     return _by_models(bundle, a, b)
@@ -211,8 +225,8 @@ def _by_models(bundle: Bundle, a: Drawing, b: Drawing) -> Replay:
         now=now,
         tolerance=bundle.description["tolerance"],
         by="computed by both models",
-        a=float("nan") if output is None else relative_error(output, tensors["module.a"]),
-        b=float("nan") if other is None else relative_error(other, tensors["module.b"]),
+        a=float("nan") if output is None else relative_error(output, bundle.tensor("module.a")),
+        b=float("nan") if other is None else relative_error(other, bundle.tensor("module.b")),
     )
 
 
@@ -223,8 +237,8 @@ def _replayed(bundle: Bundle, a: Tensor, b: Tensor, by: str) -> Replay:
         now=relative_error(b, a),
         tolerance=bundle.description["tolerance"],
         by=by,
-        a=relative_error(a, bundle.tensors["module.a"]),
-        b=relative_error(b, bundle.tensors["module.b"]),
+        a=relative_error(a, bundle.tensor("module.a")),
+        b=relative_error(b, bundle.tensor("module.b")),
     )
 
 
@@ -255,8 +269,7 @@ def _computed_from_weights(
     weights: dict[str, Tensor] = {
         f"{side}.{name}": weight for side, module in (("a", a), ("b", b)) for name, weight in module.named_parameters()
     }
-    size = sum(weight.numel() * weight.element_size() for weight in weights.values())
-    if kind not in SETTINGS or size > MOST_WEIGHT_BYTES:
+    if kind not in SETTINGS:
         return "", {}, {}
     settings = {side: {name: getattr(module, name) for name in SETTINGS[kind]} for side, module in (("a", a), ("b", b))}
     for side, output in (("a", evidence.a), ("b", evidence.b)):

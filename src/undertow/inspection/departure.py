@@ -70,7 +70,7 @@ class Departure:
         kind = f" ({self.kind})" if self.kind else ""
         return (
             f"first departs at {own.module}{kind}, {self.place}, by {_number(own.error)}{where}; "
-            f"what it received there agreed within {_number(max(self.agreed, own.received))}"
+            f"what it received there agreed {_within(max(self.agreed, own.received))}"
         )
 
 
@@ -133,8 +133,7 @@ class Comparison:
         if self.first is not None:
             return f"{self.a} and {self.b} depart: {self.b} {self.first}"
         seen = f"{self.modules} modules, {counted(len(self.forwards), 'forward')}"
-        within = f"within {_number(self.largest)}" if self.largest else "to the bit"
-        return f"{self.a} and {self.b} agree {within} ({seen}, tolerance {_number(self.tolerance)})"
+        return f"{self.a} and {self.b} agree {_within(self.largest)} ({seen}, tolerance {_number(self.tolerance)})"
 
     def top(self, count: int) -> list[tuple[str, float, float]]:
         """The modules that depart most by themselves: name, own error, and how far their outputs had departed."""
@@ -193,6 +192,10 @@ class Comparison:
 def finite(error: float) -> float | None:
     """JSON has no infinity."""
     return error if math.isfinite(error) else None
+
+
+def _within(error: float) -> str:
+    return f"within {_number(error)}" if error else "to the bit"
 
 
 def _number(error: float) -> str:

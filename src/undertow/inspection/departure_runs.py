@@ -3,6 +3,7 @@
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ class Drawing(Protocol):
     @property
     def refiner(self) -> LoadedModel | None: ...
 
-    @property
+    @cached_property
     def adapters(self) -> AdapterManager: ...
 
     @property
@@ -156,9 +157,13 @@ def hearing_text(side: Drawing, patterns: Sequence[str], listener: Listener) -> 
         if side.model.text is not None:
             side.model.text.forget()
             for index, encoder in enumerate(side.model.text.encoders):
-                prefix = "text_encoder" if index == 0 else f"text_encoder_{index + 1}"
-                until.enter_context(listening(modules_of(encoder, prefix, patterns), listener))
+                until.enter_context(listening(modules_of(encoder, text_prefix(index), patterns), listener))
         yield
+
+
+def text_prefix(index: int) -> str:
+    """What a text encoder is called, as in diffusers' folders."""
+    return "text_encoder" if index == 0 else f"text_encoder_{index + 1}"
 
 
 def engine_of(side: Drawing) -> Engine:

@@ -5,6 +5,7 @@ A's prediction, so that the departures of one step are not those of the steps be
 twice: by itself, and with every module given what A's received.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -31,6 +32,7 @@ from undertow.inspection.departure_runs import (
     described,
     engine_of,
     hearing_text,
+    text_prefix,
 )
 from undertow.inspection.departure_tape import (
     Evidence,
@@ -49,8 +51,21 @@ EVERYTHING = ("*",)
 ONE_ROW = RunOptions(limits=BatchLimits(rows=1))
 """A row at a time: half the memory, and every number has one origin."""
 
-Caught = tuple[Departure, Evidence, Forward | None]
-"""The first departure, its tensors, and the forward of A that it is in."""
+Modules = Mapping[str, nn.Module]
+
+MOST_BYTES = 64 * 2**20
+"""Of a module's weights that are kept with its departure."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Caught:
+    """The first departure, its tensors, and the forward of A that it is in; `None` in the text encoders. modules:
+    copies of A's and B's, with the weights that they had then, where they hold no others and are small."""
+
+    departure: Departure
+    evidence: Evidence
+    forward: Forward | None
+    modules: tuple[nn.Module | None, nn.Module | None]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -64,7 +79,7 @@ class _Findings:
     first: Departure | None = None
     notes: list[str] = field(default_factory=list[str])
 
-    def take(self, forced: Forced, place: Place, modules: Mapping[str, nn.Module], forward: Forward | None) -> None:
+    def take(self, forced: Forced, place: Place, a: Modules, b: Modules, forward: Forward | None) -> None:
         """Keeps the first departure of a forward or stage, unless there was one before."""
         evidence = forced.first
         if evidence is None or self.first is not None:
@@ -74,9 +89,10 @@ class _Findings:
             place=place,
             own=evidence.own,
             agreed=max((one.error for one in before), default=0.0),
-            kind=type(modules[evidence.own.module]).__name__ if evidence.own.module in modules else "",
+            kind=type(b[evidence.own.module]).__name__ if evidence.own.module in b else "",
         )
-        self.caught = (self.first, evidence, forward)
+        kept = _kept(a.get(self.first.module)), _kept(b.get(self.first.module))
+        self.caught = Caught(departure=self.first, evidence=evidence, forward=forward, modules=kept)
 
     def take_whole(self, place: Place, name: str, error: float) -> None:
         """A stage of which only the whole is seen."""
@@ -261,12 +277,15 @@ class _Pair:
     def _take_text(self, b: Drawing, forced: Forced, conditioning: float) -> None:
         """conditioning: how far B's is from A's, although each module was given what A's received."""
         self.findings.text = _largest(forced.errors)
-        modules: dict[str, nn.Module] = {}
-        for encoder in () if b.model.text is None else b.model.text.encoders:
-            modules |= modules_of(encoder, "text_encoder", self.modules)
-        self.findings.take(forced, Place(stage=TEXT), modules, None)
+        self.findings.take(forced, Place(stage=TEXT), self._text_modules(self.a), self._text_modules(b), None)
         if forced.errors:
             self.findings.take_whole(Place(stage=TEXT), "conditioning", conditioning)
+
+    def _text_modules(self, side: Drawing) -> Modules:
+        modules: dict[str, nn.Module] = {}
+        for index, encoder in enumerate(() if side.model.text is None else side.model.text.encoders):
+            modules |= modules_of(encoder, text_prefix(index), self.modules)
+        return modules
 
     def _compare(self, b: Drawing, following: Following) -> None:
         """B's modules by themselves, and compiled graphs where there are some, on A's inputs."""
@@ -311,13 +330,21 @@ class _Pair:
             conditioning=conditioning,
             compiled=compiled,
         )
-        self.findings.take(forced, place, modules, forward)
+        self.findings.take(forced, place, modules_of(forward.unet, "unet", self.modules), modules, forward)
         if compiled is not None:
             self.findings.take_whole(place, "unet, compiled", compiled)
         self.findings.forwards.append(errors)
 
     def _forced(self) -> Forced:
         return Forced(tape=self.tape, tolerance=self.findings.tolerance, root="unet")
+
+
+def _kept(module: nn.Module | None) -> nn.Module | None:
+    """A copy, since weights may be merged into it and taken out again."""
+    if module is None or any(True for _ in module.children()):
+        return None
+    size = sum(weight.numel() * weight.element_size() for weight in module.parameters())
+    return copy.deepcopy(module) if size <= MOST_BYTES else None
 
 
 def _is_compiled(side: Drawing) -> bool:
@@ -357,7 +384,7 @@ def _require_match(a: Drawing, pattern: str) -> None:
     """Errors: `InvalidInput` for a pattern that matches no module, with names that are near."""
     encoders = () if a.model.text is None else a.model.text.encoders
     networks: dict[str, nn.Module] = {"unet": a.model.require_unet()}
-    networks |= {f"text_encoder{'' if index == 0 else f'_{index + 1}'}": one for index, one in enumerate(encoders)}
+    networks |= {text_prefix(index): one for index, one in enumerate(encoders)}
     if any(modules_of(network, prefix, [pattern]) for prefix, network in networks.items()):
         return
     known = [name for prefix, network in networks.items() for name in modules_of(network, prefix, EVERYTHING)]
