@@ -137,9 +137,8 @@ def generate(
     if repeat is not None:
         note_another_model(tasks[0], service, console)
     requests = with_embeddings([one.request for one in tasks], service, embeddings)
-    with tracing(service, trace):
+    with tracing(service, trace), reported(service, report) as written:
         results = draw(service, requests, writers, console, preview, **how)
-    with reported(service, report) as written:
         written.results += results
     if draw_here is not False and writers[0].paths:
         show([result.images[index] for result, one in zip(results, tasks, strict=True) for index in one.indices])

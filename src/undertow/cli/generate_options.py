@@ -103,7 +103,7 @@ Watch = Annotated[
 Trace = Annotated[Path | None, of_output(help="File for a JSON line of every layer's input and output at every step.")]
 ReportPage = Annotated[
     Path | None, of_output("--report", help="Page (.html) of the pictures, and of where their time and memory went.")
-Watch = Annotated[str, of_output("--debug", help="What to watch: nan, timing, shapes (a comma list), or all.")]
+]
 
 Refiner = Annotated[str | None, of_model(help="Model that draws the last steps (SDXL's refiner).")]
 PrecisionOrNone = Annotated[
