@@ -21,8 +21,8 @@ from undertow.training.fit import FitSettings, fit
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DISTRIBUTIONS = {name: found[0].lower().replace("_", "-") for name, found in packages_distributions().items()}
-DISTRIBUTIONS |= {"xformers": "xformers", "pydantic_core": "pydantic"}
-"""By module. xformers is not installed here, and pydantic brings its core."""
+DISTRIBUTIONS |= {"xformers": "xformers", "pydantic_core": "pydantic", "opentelemetry": "opentelemetry-sdk"}
+"""By module. xformers is not installed here, pydantic brings its core, and several packages share opentelemetry."""
 
 OURS = {"undertow", *sys.stdlib_module_names}
 IMPORT = re.compile(r"^\s*(?:import|from) (\w+)", re.MULTILINE)
@@ -85,7 +85,13 @@ def test_every_import_is_of_a_requirement_or_says_which_extra_it_is_of():
             assert distribution in (EXTRAS[extra[0]] if extra else REQUIRED), f"{path}: {module} and {extra}"
             guarded.add(distribution)
     expected = {"accelerate", "instant-clip-tokenizer", "matplotlib", "opencv-python-headless", "scikit-learn"}
-    assert guarded == expected | {"prometheus-client", "textual-image", "transformers"}
+    assert guarded == expected | {
+        "diffusers",
+        "opentelemetry-sdk",
+        "prometheus-client",
+        "textual-image",
+        "transformers",
+    }
 
 
 def test_the_service_asks_for_all_that_it_needs_before_it_begins():

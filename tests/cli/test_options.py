@@ -10,6 +10,7 @@ from tests.cli.options import (
     files,
     generate,
     hints,
+    mapping,
     measuring,
     pixels,
     planning,
@@ -23,7 +24,20 @@ from undertow.cli.verbs import VERBS
 
 COMMANDS: tuple[Command, ...] = tuple(
     command
-    for part in (generate, comparing, diagnosing, drawing, files, hints, pixels, training, measuring, planning, serving)
+    for part in (
+        generate,
+        comparing,
+        diagnosing,
+        drawing,
+        files,
+        hints,
+        mapping,
+        pixels,
+        training,
+        measuring,
+        planning,
+        serving,
+    )
     for command in part.COMMANDS
 )
 TYPED = typer.main.get_command(_build(VERBS, Settings()))

@@ -450,9 +450,9 @@ def test_what_was_done_for_less_memory_goes_on(service, asked, monkeypatch):
         parts.append(ports.feed_forward_chunks)
         return forward.forward(rows, manager, padded_to, runner, ports)
 
-    def spied_decode(vae, latents, *, budget_bytes, clamp):
+    def spied_decode(vae, latents, *, budget_bytes, **how):
         budgets.append(budget_bytes is not None)
-        return decode_safely(vae, latents, budget_bytes=budget_bytes, clamp=clamp)
+        return decode_safely(vae, latents, budget_bytes=budget_bytes, **how)
 
     monkeypatch.setattr(denoise, "forward", spied_forward)
     monkeypatch.setattr(decode, "decode_safely", spied_decode)

@@ -38,7 +38,7 @@ class DiffusersTree:
 def load_diffusers_unet(folder: str | Path, dtype: torch.dtype | None = None) -> DiffusersTree:
     """diffusers' U-Net of a pipeline folder, on the CPU. Errors: `MissingDependency`; `UnknownCheckpoint` where there
     is no such folder, and for a single file."""
-    with optional_package("diffusers"):
+    with optional_package("diffusers", "diff"):
         from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel  # noqa: PLC0415  not a dependency
     place = Path(folder).expanduser()
     if not (place / "unet" / "config.json").is_file():

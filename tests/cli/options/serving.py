@@ -66,6 +66,8 @@ SERVE = Command(
         case(
             "--webhooks-to-private-addresses", "--webhooks-to-public-addresses", "--port", "9", settings__port=9
         ),
+        case("--telemetry", settings__telemetry=True),
+        case("--telemetry", "--no-telemetry", "--port", "9", settings__port=9),
         case("--one-process", runs="threads"),
     ),
 )  # fmt: skip
