@@ -27,16 +27,18 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
 import torch
+from torch import Tensor
 
 import undertow
 from tests.golden.pipelines import save_pipeline
 from undertow import BatchLimits, GenerationRequest
 from undertow.attention.chunked import chunked_attention
+from undertow.engine.rows import Row
 from undertow.errors import NonFiniteError
 from undertow.nn.attention import AttentionProjections
 from undertow.unet.runner import Capabilities
@@ -64,11 +66,11 @@ class Planted:
     def __init__(self, fault: Fault, dtype: torch.dtype):
         self.fault, self.dtype = fault, dtype
 
-    def concerned(self, rows: Sequence) -> list[int]:
+    def concerned(self, rows: Sequence[Row]) -> list[int]:
         where = (0, self.fault.step, self.fault.branch)
         return [i for i, row in enumerate(rows) if (row.origin.request, row.origin.step, row.origin.branch) == where]
 
-    def wants(self, rows: Sequence) -> bool:
+    def wants(self, rows: Sequence[Row]) -> bool:
         return bool(self.concerned(rows))
 
     @contextmanager
@@ -128,7 +130,9 @@ class Planted:
                 attention.kernel = kernel
 
 
-def _scaling(plain: Callable, concerned: Sequence[int], largest: float, dtype: torch.dtype) -> Callable:
+def _scaling(
+    plain: Callable[..., Tensor], concerned: Sequence[int], largest: float, dtype: torch.dtype
+) -> Callable[..., Tensor]:
     def forward(*args, **kwargs):
         output = plain(*args, **kwargs).clone()
         for index in concerned:
@@ -199,12 +203,12 @@ class Tally:
     neighbors: int = 0
     saved: int = 0
     hidden: int = 0
-    errors: list[float] = None
-    wrong: list[str] = None
+    errors: list[float] = field(default_factory=list[float])
+    wrong: list[str] = field(default_factory=list[str])
     seconds: float = 0.0
 
-    def __post_init__(self):
-        self.errors, self.wrong = [], []
+
+Tallies = dict[tuple[str, torch.dtype, str], Tally]
 
 
 def draw(service, fault: Fault, probe: Planted):
@@ -226,11 +230,8 @@ def draw(service, fault: Fault, probe: Planted):
 
 def run(family: str, dtype: torch.dtype, runner: str, count: int, folder: Path, seed: int) -> Tally:
     service = undertow.load(folder, dtype=torch.float32)
-    if dtype == torch.bfloat16 or dtype == torch.float16:
-        half = undertow.load(folder, dtype=torch.float16) if dtype == torch.float16 else service
-        if dtype == torch.bfloat16:
-            half = undertow.load(folder, dtype=torch.float32)
-            half.unet.to(torch.bfloat16)
+    half = undertow.load(folder, dtype=torch.float16 if dtype == torch.float16 else torch.float32)
+    half.unet.to(dtype)
     if runner == "compiled":
         half.runner = Graphs(half.unet)
     calm = {
@@ -265,7 +266,7 @@ def run(family: str, dtype: torch.dtype, runner: str, count: int, folder: Path, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=900)
     parser.add_argument("--page", type=Path)
     parser.add_argument("--families", default="sd1,sd2,sdxl", help="a comma list of those to plant faults in")
@@ -278,7 +279,7 @@ def main() -> None:
         for dtype in (torch.float16, torch.bfloat16)
         for runner in ("eager", "compiled")
     ]
-    tallies: dict = {}
+    tallies: Tallies = {}
     with tempfile.TemporaryDirectory() as place:
         folders = {f: save_pipeline(f, Path(place) / f / "pipeline") for f in options.families.split(",")}
         for seed, (family, dtype, runner) in enumerate(cases):
@@ -302,7 +303,7 @@ def row_of(family: str, dtype: torch.dtype, runner: str, one: Tally) -> str:
     return f"| {family} | {name} | {runner} | {counts} | {close} |"
 
 
-def write(page: Path, tallies: dict) -> None:
+def write(page: Path, tallies: Tallies) -> None:
     """Puts the table between the page's marks."""
     rows = ["| model | type | runner | planted | named | neighbor's bits | saved | hidden | difference to float32 |",
             "|---|---|---|--:|--:|--:|--:|--:|---|"]  # fmt: skip

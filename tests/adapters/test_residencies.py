@@ -79,7 +79,9 @@ def test_rows_beside_each_other_share_a_run_unless_they_are_to_be_apart():
     rows = [[one], [one, other], [], [other, one]]
 
     def runs(**options):
-        return [(run.start, run.stop, run.slot, run.gain) for run in bank.assign_slots(rows, **options).runs]
+        found = bank.assign_slots(rows, **options).runs
+        assert found is not None
+        return [(run.start, run.stop, run.slot, run.gain) for run in found]
 
     assert runs() == [(0, 2, 0, 1.0), (3, 4, 1, 0.5), (1, 2, 1, 0.5), (3, 4, 0, 1.0)], "in each row's own order"
     assert runs(apart=True)[:2] == [(0, 1, 0, 1.0), (1, 2, 0, 1.0)]

@@ -67,7 +67,7 @@ def test_a_changed_weight_is_found_by_its_module_and_by_how_much(service, other,
     assert (found.first.place.step, found.first.place.branch) == (0, "cond")
     assert found.first.own.error == pytest.approx(0.01, rel=0.3)
     assert found.first.agreed == found.first.own.received == 0.0
-    assert [one for one, own, _ in found.top(5)] == [f"unet.{name}"], "what follows it departs by nothing of its own"
+    assert [one for one, _, _ in found.top(5)] == [f"unet.{name}"], "what follows it departs by nothing of its own"
     assert found.forwards[0].grown["unet.conv_out"] > 0, "and yet its output has departed"
 
 

@@ -108,7 +108,9 @@ def ward(service, files, tmp_path, monkeypatch):
 
 
 def layer(unet: UNet, name: str = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q") -> torch.Tensor:
-    return unet.get_submodule(name).weight
+    weight = unet.get_submodule(name).weight
+    assert isinstance(weight, torch.Tensor)
+    return weight
 
 
 def broken_weight(ward):
@@ -251,7 +253,8 @@ def other_bytes(ward):
     path = ward.picture()
     with Image.open(path) as image:
         again = image.convert("RGB")
-    again.putpixel((0, 0), tuple((value + 1) % 256 for value in again.getpixel((0, 0))))
+    first, *rest = again.tobytes()
+    again = Image.frombytes("RGB", again.size, bytes([(first + 1) % 256, *rest]))
     return Sick(case={"picture": path, "redraw": lambda picture, options: again})
 
 

@@ -13,6 +13,7 @@ from undertow.inspection.profile import PEAK_SIDE
 from undertow.serving.metrics import WorkerMetrics
 from undertow.training.log import StepRecord, append_record
 from undertow.unet.conditioning import Conditioning
+from undertow.unet.unet import UNet
 
 REQUEST = GenerationRequest(prompt="abc", steps=2, seed=3)
 
@@ -73,7 +74,7 @@ def test_a_network_that_says_the_truth_has_no_error(family, monkeypatch):
     clean = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
 
-    class Truthful(type(model.unet)):
+    class Truthful(UNet):
         def forward(self, latents, timestep, conditioning):
             sigma = model.schedule.timestep_to_sigma(timestep.double())
             return model.parameterization.target(clean, noise, sigma)

@@ -77,7 +77,7 @@ def _draw_steps(axes: "Axes", found: Comparison) -> None:
     axes.set_ylim(bottom=SMALLEST)
     axes.set_xlabel("step", fontsize=8)
     axes.set_title("error over the steps", fontsize=9)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # pyright: ignore[reportCallIssue]  of MaxNLocator
     axes.legend(fontsize=7, loc="best")
 
 
