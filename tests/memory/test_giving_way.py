@@ -137,11 +137,11 @@ def test_a_budget_is_kept_by_counting(service):
 def test_decoding_goes_down_to_tiles(service, monkeypatch):
     engine, asked = keeping(service), []
 
-    def decode(vae, latents, *, budget_bytes, clamp):
+    def decode(vae, latents, *, budget_bytes, **how):
         asked.append(budget_bytes)
         if budget_bytes is None:
             raise torch.OutOfMemoryError("tried to allocate 40.00 GiB")
-        return original(vae, latents, budget_bytes=budget_bytes, clamp=clamp)
+        return original(vae, latents, budget_bytes=budget_bytes, **how)
 
     original = decoding.decode_safely
     monkeypatch.setattr(decoding, "decode_safely", decode)
