@@ -29,8 +29,12 @@ COMMAND = re.compile(r"(?<=`)undertow ((?:[a-z]+ )*[a-z]+)|undertow ((?:GROUPS)\
 ))  # fmt: skip
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*[a-z]")
 FUNCTION = re.compile(r"\bundertow\.(?!toml\b|db\b)([a-z_]+(?:\.[a-z_A-Z]+)*)|`([a-z_]+)=")
-HEADER_FIELDS = ("undertow.text_config", "undertow.unet_config", "undertow.vae_config")
+HEADER_FIELDS = ("undertow.text_config", "undertow.unet_config", "undertow.vae_config", "undertow.departure")
 """Of files that undertow writes; no names of Python."""
+
+ATTRIBUTES = re.compile(r"undertow\.[a-z]+(\.[a-z]+)?")
+"""Of spans, whole strings in this file."""
+TRACES = "serving/tracing.py"
 
 ROOMS = {
     "training": [verb for verb in LEAVES if verb[0] == "train"],
@@ -94,6 +98,10 @@ def verbs_of(file: str) -> list[tuple[str, ...]]:
     return next((verbs for room, verbs in ROOMS.items() if file.startswith(room)), [("generate",)])
 
 
+def _is_attribute(file: str, sentence: str) -> bool:
+    return file == TRACES and ATTRIBUTES.fullmatch(sentence) is not None
+
+
 def advised() -> Iterator[tuple[str, str, str]]:
     """File, sentence and what is wrong with its advice."""
     known = arguments()
@@ -108,7 +116,7 @@ def advised() -> Iterator[tuple[str, str, str]]:
             verbs = verbs_of(file) if named is None else [verb for verb in LEAVES if verb[: len(named)] == named]
             if found[0] not in ELSEWHERE | BEFORE_THE_VERB and not any(found[0] in OPTIONS[verb] for verb in verbs):
                 yield file, sentence, f"no option {found[0]} of {verbs}"
-        for found in FUNCTION.finditer("" if sentence in HEADER_FIELDS else sentence):
+        for found in FUNCTION.finditer("" if sentence in HEADER_FIELDS or _is_attribute(file, sentence) else sentence):
             if not (is_name(found[1]) if found[1] else found[2] in known):
                 yield file, sentence, f"nothing is called {found[0]}"
 

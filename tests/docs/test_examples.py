@@ -18,7 +18,7 @@ from undertow.cli.verbs import VERBS
 
 ROOT = Path(__file__).parents[2]
 MODEL = "stable-diffusion"
-FEW = 3
+FEW = 2
 
 STEPS = re.compile(r"""(\bsteps(?:=|": ))([0-9]+)\b""")
 """Of a request in Python."""

@@ -91,10 +91,11 @@ def test_the_timeline_is_the_work(profiled):
 
 
 def test_nothing_drawn_is_refused(service):
+    report = service.generate("red apple", steps=1).report
     with Profiler(service.engine) as profiler:
         pass
     with pytest.raises(InvalidInput, match="while the profiler was open"):
-        profiler.profile(None)
+        profiler.profile(report)
 
 
 @pytest.mark.parametrize(

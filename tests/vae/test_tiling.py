@@ -12,7 +12,7 @@ from tests.vae.minis import MVAE, PLAIN, SMALL, TINY, build, latents_for, pixels
 from undertow.errors import InvalidInput
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
-from undertow.vae.execute import _Maps, _run, _Watch
+from undertow.vae.execute import _Maps, _run, _Watch, unobserved
 from undertow.vae.plan import Segment, TilePlan, _cuts, _is_allowed, plan_tiles, smallest_budget
 from undertow.vae.precision import decode_safely, encode_safely
 from undertow.vae.program import Program, decode_program, encode_program
@@ -80,7 +80,7 @@ def test_every_segment_that_ends_inside_a_block_remembers_what_the_block_will_ad
     budget has such a segment."""
     vae = shared(TINY)
     size = (5, 7) if make is decode_program else (10, 14)
-    program, watch = make(vae, size), _Watch(None)
+    program, watch = make(vae, size), _Watch(None, unobserved)
     start = latents_for(TINY, *size) if make is decode_program else pixels_for(TINY, *size)
     cuts = _cuts(program)
     whole = {0: _Maps(hidden=start)}

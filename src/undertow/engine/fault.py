@@ -81,7 +81,7 @@ _REMEDIES: Mapping[Cause, str] = {
     "conditioning": "look at the prompt's embeddings and at the text encoder's weights and type",
     "input": "look at what made it: latents that were given, the picture, guidance's scale",
     "timestep": "choose another schedule or other sigmas",
-    "overflow": "compute it in float32 (non_finite 'upcast'), or the whole network by --precision bf16 or f32",
+    "overflow": "compute the network by --precision bf16 or f32",
     "scores": "another attention kernel keeps scores in float32: attention 'sdpa'; or --precision f32",
     "arithmetic": "look at the sizes of weights and adapters, and at the input",
 }

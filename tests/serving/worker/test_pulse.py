@@ -63,6 +63,15 @@ def test_units_that_were_long_before_may_be_long_again(store, seconds):
     assert pulse.hangs
 
 
+def test_a_unit_that_the_clock_expects_to_be_long_may_be(store, seconds):
+    pulse = Pulse(store, "first", LEASE_S, unit_s=1.0, now=seconds)
+    pulse.expected_s = 85.0
+    seconds.at = 849.0
+    assert not pulse.hangs
+    seconds.at = 851.0
+    assert pulse.hangs
+
+
 def test_loading_a_model_may_take_longer_than_a_unit_but_not_for_ever(store, seconds):
     pulse = Pulse(store, "first", LEASE_S, unit_s=1.0, now=seconds)
     with pulse.patient(100.0):

@@ -102,7 +102,7 @@ def poison(attempts: int) -> Failure:
     times = f"{attempts} workers were" if attempts > 1 else "a worker was"
     return Failure(
         code=FailureCode.POISON,
-        detail=f"{times} lost while this job ran and brought it no further, expected none; it is not tried again: "
+        detail=f"{times} lost while this job ran and brought it no further; it is not tried again: "
         "please report the request with the workers' logs",
     )
 

@@ -23,7 +23,7 @@ BEAT_S = 0.5
 LOOK_S = 0.02
 """Between two looks at whether a client wants something, when anything has changed at all."""
 UNIT_S = 120.0
-"""A unit of work may take so long, or ten times as long as the longest before."""
+"""A unit of work may take so long, or ten times as long as the longest before, or as is expected of the jobs."""
 LONGER = 10.0
 
 
@@ -38,7 +38,7 @@ class Held:
 class Pulse:
     """The heartbeat of a worker. alive: told that the loop goes on, for the supervisor. about: called at each beat, to
     write what is to be known of the worker itself. times: when jobs will be done, of all that wait and run. unit_s: how
-    long a unit of work may take at least."""
+    long a unit of work may take at least. `expected_s`: of the longest unit of the running jobs, as the clock knows."""
 
     def __init__(
         self,
@@ -62,6 +62,7 @@ class Pulse:
         self._verdicts: dict[str, Verdict] = {}
         self._lock = threading.Lock()
         self._moved_at = now()
+        self.expected_s = 0.0
         self._longest_s = 0.0
         self._patience_s: float | None = None
         self._seen = -1
@@ -95,7 +96,7 @@ class Pulse:
     @property
     def hangs(self) -> bool:
         """Whether the loop has not gone on for longer than anything should take."""
-        patience = self._patience_s or max(self.unit_s, LONGER * self._longest_s)
+        patience = self._patience_s or max(self.unit_s, LONGER * max(self._longest_s, self.expected_s))
         return self._now() - self._moved_at > patience
 
     def verdicts(self) -> list[Verdict]:

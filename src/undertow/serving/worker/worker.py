@@ -154,6 +154,7 @@ class Worker:
         self._obey()
         claimed = self._claim()
         self._begin()
+        self.pulse.expected_s = max((self._unit_s(one) for one in self._drawings.values()), default=0.0)
         answered = self.predicting.answer()
         worked = self.models.step()
         if worked is not None:
@@ -270,6 +271,11 @@ class Worker:
         self._drawings[claim.job.id] = drawing
         self._line.append(drawing)
         self.pulse.hold(claim, drawing.progress)
+
+    def _unit_s(self, drawing: Drawing) -> float:
+        """Seconds that a forward with all rows of a job is expected to take."""
+        entry = drawing.entry
+        return self.timing.of(entry.model).forward_s(entry.work.cells, entry.rows or entry.work.rows)
 
     def _begin(self) -> None:
         """Gives jobs to their engines, in the order in which they came; those that are next to each other and have a

@@ -17,6 +17,8 @@ SCOPES = {
     ("POST", "/sdapi/v1/txt2img"): "submit",
     ("POST", "/sdapi/v1/img2img"): "submit",
     ("POST", "/sdapi/v1/interrupt"): "submit",
+    ("POST", "/sdapi/v1/skip"): "submit",
+    ("POST", "/sdapi/v1/png-info"): "read",
     ("POST", "/sdapi/v1/options"): "submit",
     ("POST", "/sdapi/v1/refresh-checkpoints"): "submit",
     ("POST", "/sdapi/v1/refresh-loras"): "submit",
