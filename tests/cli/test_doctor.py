@@ -44,6 +44,12 @@ def test_a_model_that_does_not_load_is_diagnosed(tmp_path, capsys):
     assert [one["rule"] for one in found["findings"]] == ["weights-not-finite"]
     assert "conv_in.weight" in found["findings"][0]["module"]
     assert len(found["skipped"]) > 20
+    assert main(["doctor", str(folder), "--only", "nan"]) == 1
+    last = capsys.readouterr().out.splitlines()[-2:]
+    assert last == [
+        f"not looked at: 8 rules, because {folder} was not loaded (--json names them)",
+        "1 rule asked: 1 serious",
+    ]
 
 
 def test_a_picture_of_ours_brings_its_request(capsys):

@@ -120,7 +120,7 @@ def broken_weight(ward):
 def rare_damage(ward):
     finding = Finding(name="layers.11", verdict="not finite", dtype=torch.float16, count=9, nan=9, use=1)
     report = replace(ward.service.model.report, health=Health(findings=[finding]))
-    return Sick(model={"report": report}, request={"clip_skip": 1})
+    return Sick(model={"report": report}, request={"clip_skip": 2})
 
 
 def zero_weight(ward):
@@ -415,6 +415,34 @@ def test_a_model_that_does_not_load_has_a_diagnosis():
     found = diagnose_damage(error, "model.safetensors")
     assert found.serious
     assert "mid.weight" in found.findings[0].module
+    assert found.rules == tuple(RULES)
+    assert RULES.keys() - found.skipped.keys() == {"weights-not-finite", "threads", "swapped"}
+    host = replace(CALM, cores=16)
+    chosen = diagnose_damage(error, "model.safetensors", ["threads"], host)
+    assert [one.rule for one in chosen.findings] == ["weights-not-finite", "threads"]
+
+
+def test_a_damaged_text_encoder_is_named_once(ward):
+    text = copy.copy(ward.service.model.text)
+    text.encoders = tuple(copy.deepcopy(one) for one in text.encoders)
+    name, weight = next((name, one) for name, one in text.encoders[0].named_parameters() if "layers.0." in name)
+    with torch.no_grad():
+        weight.view(-1)[0] = float("nan")
+    layers = text.encoders[0].config.layers
+    finding = Finding(name=name, verdict="not finite", dtype=torch.float32, count=9, nan=1, use=layers)
+    report = replace(ward.service.model.report, health=Health(findings=[finding]))
+    found = diagnose(ward.case(Sick(model={"text": text, "report": report})), ["nan"])
+    assert [one.rule for one in found.findings] == ["weights-not-finite"]
+
+
+def test_an_overflow_that_generation_computes_in_float32_is_a_warning(ward):
+    (finding,) = diagnose(ward.case(overflow(ward)), ["prediction-not-finite"]).findings
+    assert finding.severity == "warning"
+    assert "in float32" in finding.cause
+    (finding,) = diagnose(ward.case(vae_overflow(ward)), ["vae-float16"]).findings
+    assert finding.severity == "warning"
+    (finding,) = diagnose(ward.case(broken_weight(ward)), ["prediction-not-finite"]).findings
+    assert finding.severity == "serious"
 
 
 def test_the_same_picture_drawn_again_is_no_finding(ward):

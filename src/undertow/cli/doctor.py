@@ -144,7 +144,7 @@ def _diagnosis(
         try:
             service = loading.load(model)
         except DamagedWeights as error:
-            return diagnose_damage(error, model)
+            return diagnose_damage(error, model, names)
     with waiting(console, "measuring"):
         return service.diagnose(request, picture=picture, only=names)
 

@@ -21,8 +21,10 @@ def show_diagnosis(console: Console, found: "Diagnosis") -> None:
     """Prints the findings, and what could not be looked at."""
     for finding in found.findings:
         _show(console, finding)
-    for name, why in found.skipped.items():
-        console.print(Text(f"not looked at: {name}, because {why}"), soft_wrap=True)
+    if found.skipped:
+        reasons = Counter(found.skipped.values())
+        parts = (f"{counted(count, 'rule')}, because {why}" for why, count in reasons.items())
+        console.print(Text(f"not looked at: {'; '.join(parts)} (--json names them)"), highlight=False, soft_wrap=True)
     console.print(Text(_summary(found)), highlight=False)
 
 
@@ -31,7 +33,14 @@ def _show(console: Console, finding: "Finding") -> None:
     console.print(Text(f"{finding.severity}: {finding.rule}{place}", style=COLORS[finding.severity]), soft_wrap=True)
     for name in ("symptom", "evidence", "cause", "fix", "prevention"):
         first, rest = f"  {name + ':':<12}", " " * 14
-        text = fill(getattr(finding, name), WIDTH, initial_indent=first, subsequent_indent=rest)
+        text = fill(
+            getattr(finding, name),
+            min(WIDTH, console.width) if console.is_terminal else WIDTH,
+            initial_indent=first,
+            subsequent_indent=rest,
+            break_long_words=False,  # paths and options stay whole, so that they can be copied
+            break_on_hyphens=False,
+        )
         console.print(Text(text), highlight=False, soft_wrap=True)
     console.print()
 

@@ -146,12 +146,17 @@ class Case:
             return chosen
         return replace(chosen, guidance=torch.tensor([self.request.guidance_scale], device=self.unet.device))
 
+    @property
+    def first_timestep(self) -> Tensor:
+        """The one of the highest level of noise, [1]."""
+        levels = torch.tensor([self.model.schedule.sigma_max], dtype=torch.float64)
+        _, timestep = self.preconditioning.inputs(torch.zeros(1, 1, 1, 1), levels)
+        return timestep.to(self.unet.device)
+
     @cached_property
     @torch.no_grad()
     def activations(self) -> Activations:
         """One forward of pure noise at the highest level, looked into."""
-        levels = torch.tensor([self.model.schedule.sigma_max], dtype=torch.float64)
-        _, timestep = self.preconditioning.inputs(torch.zeros(1, 1, 1, 1), levels)
         largest: dict[str, float] = {}
         norms: dict[str, float] = {}
 
@@ -170,7 +175,7 @@ class Case:
         handles = [one.register_forward_hook(hook(name)) for name, one in self.unet.named_modules() if name]
         before, start = self.host.times(), time.perf_counter()
         try:
-            self.predict(self.noise(), timestep.to(self.unet.device))
+            self.predict(self.noise(), self.first_timestep)
         finally:
             for handle in handles:
                 handle.remove()

@@ -6,10 +6,14 @@ from pathlib import Path
 import torch
 
 from undertow.engine.request import GenerationRequest
-from undertow.errors import DamagedWeights, UndertowError
+from undertow.errors import DamagedWeights, MissingComponent, UndertowError
 from undertow.inspection.doctor.case import Case
 from undertow.inspection.doctor.catalogue import RULES, rules_named
 from undertow.inspection.doctor.finding import SEVERITIES, Diagnosis, Finding, Seen
+from undertow.inspection.doctor.host import Host
+from undertow.inspection.doctor.slow import WITHOUT_MODEL
+
+DAMAGE = "weights-not-finite"
 
 
 @torch.inference_mode()
@@ -23,8 +27,11 @@ def diagnose(case: Case, only: Sequence[str] = ()) -> Diagnosis:
         try:
             found += rule.findings(case)
         except DamagedWeights as error:
-            found += _damaged(error)
-            skipped[rule.name] = str(error)
+            if not any(one.rule == DAMAGE for one in found):  # which has looked at every weight in memory
+                found.append(_damaged(error))
+            skipped[rule.name] = "weights that are needed for it are damaged"
+        except MissingComponent as error:
+            skipped[rule.name] = f"the model holds no {error.component}"
         except UndertowError as error:
             skipped[rule.name] = str(error)
     once = dict.fromkeys(found)
@@ -36,17 +43,24 @@ def diagnose(case: Case, only: Sequence[str] = ()) -> Diagnosis:
     )
 
 
-def diagnose_damage(error: DamagedWeights, path: Path | str) -> Diagnosis:
-    """The diagnosis of a model that cannot be loaded because its weights are not numbers."""
+def diagnose_damage(
+    error: DamagedWeights, path: Path | str, only: Sequence[str] = (), host: Host | None = None
+) -> Diagnosis:
+    """The diagnosis of a model that cannot be loaded because its weights are not numbers: the damage, and what the
+    rules find that look at the machine alone. only: as in `diagnose`; the damage is named in any case."""
+    host = host or Host()
+    names = dict.fromkeys([DAMAGE, *(rule.name for rule in rules_named(only))])
+    machine = [(RULES[name], check) for name, check in WITHOUT_MODEL.items() if name in names]
+    asked = {DAMAGE, *WITHOUT_MODEL}
     return Diagnosis(
-        findings=tuple(_damaged(error)),
-        rules=("weights-not-finite",),
-        skipped=dict.fromkeys((name for name in RULES if name != "weights-not-finite"), f"{path} was not loaded"),
+        findings=(_damaged(error), *(rule.finding(seen) for rule, check in machine for seen in check(host))),
+        rules=tuple(names),
+        skipped=dict.fromkeys((name for name in names if name not in asked), f"{path} was not loaded"),
         request=GenerationRequest(prompt=""),
     )
 
 
-def _damaged(error: DamagedWeights) -> list[Finding]:
+def _damaged(error: DamagedWeights) -> Finding:
     seen = Seen(
         evidence=str(error),
         cause="weights are damaged: by a broken download, merge or conversion, or an overflow while training",
@@ -54,4 +68,4 @@ def _damaged(error: DamagedWeights) -> list[Finding]:
         module=", ".join(error.tensors[:3]),
         severity="serious",
     )
-    return [RULES["weights-not-finite"].finding(seen)]
+    return RULES[DAMAGE].finding(seen)

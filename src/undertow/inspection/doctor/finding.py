@@ -88,8 +88,8 @@ def rule(name: str, family: Family, *, symptom: str, prevention: str) -> Callabl
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """Findings, the most serious first. rules: those that were asked. skipped: rules that could not be, each with the
-    reason. request: what was diagnosed."""
+    """Findings, the most serious first. rules: all that were chosen. skipped: those of them that could not be
+    asked, each with the reason. request: what was diagnosed."""
 
     findings: tuple[Finding, ...]
     rules: tuple[str, ...]

@@ -10,6 +10,7 @@ from undertow.checkpoints.health import NEVER, Finding, examine
 from undertow.errors import DamagedWeights, UndertowError
 from undertow.inspection.doctor.case import Case
 from undertow.inspection.doctor.finding import Change, Seen, rule
+from undertow.inspection.doctor.rescued import is_rescued
 from undertow.shortage import size_in_words
 from undertow.vae.precision import decode_safely
 
@@ -70,26 +71,31 @@ def weights_not_finite(case: Case) -> Iterator[Seen]:
 
 @nan_rule(
     "weights-not-finite-sometimes",
-    symptom="black pictures with some clip skip only",
+    symptom="black pictures with another clip skip",
     prevention="read layers that are whole: keep clip_skip at the model's own",
 )
 def weights_not_finite_sometimes(case: Case) -> Iterator[Seen]:
-    """Damage that the load report says is used rarely, or never (Illustrious merges: CLIP's layer 11, source document
-    004)."""
+    """Damage that the load report names, in layers that this request does not read (Illustrious merges: CLIP's layer
+    11, source document 004). `weights_not_finite` names what is read."""
     skip = case.request.clip_skip
     for found in case.model.report.health.findings:
-        if found.verdict != "not finite" or found.use is None:
+        if found.verdict != "not finite" or found.use is None or _is_read(found.use, case):
             continue
-        used = found.use != NEVER and skip is not None and found.use >= skip
         yield Seen(
             evidence=f"{found}; it is read {'never' if found.use == NEVER else f'with clip skip {found.use} or less'}"
             f"; the request's clip skip is {'the model’s own' if skip is None else skip}",
             cause="a merge damaged a layer that its author never used",
-            fix="leave clip_skip at the model's own" if used else "nothing: this request does not read it",
+            fix="nothing: this request does not read it",
             module=found.name,
-            severity="serious" if used else "note",
-            changes=(Change(where="request", name="clip_skip", value=None),) if used else (),
+            severity="note",
         )
+
+
+def _is_read(use: int, case: Case) -> bool:
+    """As `LoadedModel.require_text` has it: a request can skip more layers than the model does by itself, not fewer."""
+    asked = 1 if case.request.clip_skip is None else case.request.clip_skip
+    text = case.model.text
+    return text is not None and any(use >= max(one.skip, asked) for one in text.selections)
 
 
 @nan_rule(
@@ -113,7 +119,7 @@ def weights_zero(case: Case) -> Iterator[Seen]:
 
 @nan_rule(
     "prediction-not-finite",
-    symptom="black pictures, or an error that names NaN",
+    symptom="slow steps that are computed again, else black pictures or an error that names NaN",
     prevention="keep the type that the model was published in, and try bfloat16 before float16",
 )
 def prediction_not_finite(case: Case) -> Iterator[Seen]:
@@ -125,12 +131,14 @@ def prediction_not_finite(case: Case) -> Iterator[Seen]:
     module = case.unet.get_submodule(found.bad)
     whole = all(bool(weight.isfinite().all()) for weight in module.parameters())
     before = [value for value in found.largest.values() if value < float("inf")]
+    rescued = whole and is_rescued(case)
+    cause = f"an activation leaves the range of {dtype}" if whole else "a weight of this module is not finite"
     yield Seen(
         evidence=f"first in {found.bad}; the largest activation before it is {max(before, default=0):.4g} in {dtype}",
-        cause=f"an activation leaves the range of {dtype}" if whole else "a weight of this module is not finite",
+        cause=f"{cause}; generation computes what overflows in float32, which takes longer" if rescued else cause,
         fix="draw with --precision bf16 or f32" if whole else "download or convert the model again",
         module=found.bad,
-        severity="serious",
+        severity="warning" if rescued else "serious",
         changes=(Change(where="load", name="dtype", value="float32"),) if whole and dtype == "float16" else (),
     )
 
@@ -191,17 +199,18 @@ def upcast_attention_missing(case: Case) -> Iterator[Seen]:
         yield Seen(
             evidence=f"scores up to {logits[name]:,.0f} (‖q‖ · ‖k‖), and float16 ends at {FLOAT16_MAX:,.0f}; "
             "upcast_attention is false",
-            cause="queries times keys overflow in kernels that keep scores in float16",
+            cause="queries times keys overflow in kernels that keep scores in float16; generation computes in float32 "
+            "what is not finite then, which takes longer",
             fix="draw with --precision bf16, or set upcast_attention in the U-Net's config.json",
             module=name,
-            severity="serious",
+            severity="serious" if case.activations.bad and not is_rescued(case) else "warning",
             changes=(Change(where="load", name="dtype", value="bfloat16"),),
         )
 
 
 @nan_rule(
     "vae-float16",
-    symptom="black pictures, or black spots, though the latents are fine",
+    symptom="decoding that takes longer; in other programs black pictures or spots, though the latents are fine",
     prevention="leave --vae-precision away: the type is then one that does not overflow",
 )
 def vae_float16(case: Case) -> Iterator[Seen]:
@@ -214,10 +223,9 @@ def vae_float16(case: Case) -> Iterator[Seen]:
         seen = f"{retried[0]} overflowed while noise was decoded" if retried else "its config says force_upcast"
         yield Seen(
             evidence=f"{seen}; the VAE is in float16, {size_in_words(sum(p.nbytes for p in vae.parameters()))}",
-            cause="the decoder's activations leave float16's range",
+            cause="the decoder's activations leave float16's range; decoding goes on in float32 from there",
             fix="load with --vae-precision bf16 or f32",
             module=f"vae.{retried[0]}" if retried else "vae",
-            severity="serious" if retried else "warning",
             changes=(Change(where="load", name="vae_dtype", value="float32"),),
         )
 

@@ -1,7 +1,7 @@
 """Slow pictures: kernels, types, threads, compilation, swap, and processors that others use."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import torch
@@ -12,6 +12,7 @@ from undertow.attention.kernel import AttentionKernel
 from undertow.attention.measurement import Call
 from undertow.inspection.doctor.case import Case
 from undertow.inspection.doctor.finding import Change, Seen, rule
+from undertow.inspection.doctor.host import Host
 from undertow.processor import IMITATED, computes
 from undertow.shortage import size_in_words
 from undertow.unet.attention_calls import attention_calls
@@ -119,8 +120,12 @@ def _seconds(kernel: AttentionKernel, call: Call, device: torch.device, dtype: t
 )
 def threads(case: Case) -> Iterator[Seen]:
     """PyTorch runs in fewer threads than half of the processors, or in more than there are."""
-    host = case.host
-    if case.unet.device.type != "cpu" or host.cores / 2 <= host.threads <= host.cores:
+    if case.unet.device.type == "cpu":
+        yield from _too_few_or_many(case.host)
+
+
+def _too_few_or_many(host: Host) -> Iterator[Seen]:
+    if host.cores / 2 <= host.threads <= host.cores:
         return
     yield Seen(
         evidence=f"{host.threads} threads on {host.cores} processors that this process may use",
@@ -161,7 +166,11 @@ def not_compiled(case: Case) -> Iterator[Seen]:
 )
 def swapped(case: Case) -> Iterator[Seen]:
     """A part of this process is in swap."""
-    found = case.host.swapped_bytes()
+    yield from _in_swap(case.host)
+
+
+def _in_swap(host: Host) -> Iterator[Seen]:
+    found = host.swapped_bytes()
     if found > SWAPPED:
         yield Seen(
             evidence=f"{size_in_words(found)} of this process are in swap (VmSwap)",
@@ -204,3 +213,9 @@ RULES = (
     swapped,
     processor_taken_away,
 )
+
+WITHOUT_MODEL: Mapping[str, Callable[[Host], Iterator[Seen]]] = {
+    threads.name: _too_few_or_many,
+    swapped.name: _in_swap,
+}
+"""What can be asked of the machine alone, by the rule that it belongs to."""
