@@ -329,7 +329,7 @@ class UNetService:
     def enable_layer_hooks(self, patterns: Sequence[str] | str = "*", *, every: int = 1) -> Recorder:
         """Records what enters and leaves the U-Net's modules of these names, with * and ?, in every `every`-th step of
         all requests from now on, until `disable_layer_hooks`; forwards that are recorded run without graphs. Errors:
-        `InvalidInput` for a pattern that matches no module."""
+        `InvalidInput` for a pattern that matches no module, and for an `every` below 1."""
         chosen = (patterns,) if isinstance(patterns, str) else tuple(patterns)
         return self._debugger.enable(self.unet, chosen, every=every)
 

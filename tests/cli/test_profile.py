@@ -1,5 +1,6 @@
 """`undertow profile` and `generate --report`."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,35 @@ def test_layers_operations_and_memory_are_listed(capsys):
     assert "1 evaluations of 2 rows" in out
     assert out.count("of tensors") == 2
     assert "GFLOP/s that a matrix product reaches here" in out
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["generate", "abc", "--report", "FULL/x.html"],
+        ["generate", "abc", "--trace", "FULL/x"],
+        ["profile", "sd15", "--trace", "FULL/t.json"],
+        ["diff", "emoji", "emoji", "--bundle", "FULL/x"],
+    ],
+    ids=lambda line: " ".join((line[0], line[-2])),
+)
+def test_a_folder_that_takes_no_files_is_refused_before_anything_is_drawn(line, capsys, monkeypatch):
+    full = Path("full")
+    full.mkdir()
+
+    def takes_none(dir):
+        if dir.name == full.name:
+            raise OSError(28, "No space left on device")
+        return nullcontext()
+
+    monkeypatch.setattr("undertow.pictures.names.TemporaryFile", takes_none)
+    monkeypatch.setattr("undertow.cli.model_loading.LoadingOptions.load", lambda *_: pytest.fail("it was loaded"))
+    typed = [word.replace("FULL", "full") for word in line]
+    assert main([*typed, *(["-m", "emoji", "--no-show"] if line[0] == "generate" else [])]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"error: {line[-2]} is ")
+    assert "expected a folder that can be written" in said
+    assert "full takes no files (No space left on device)" in said
 
 
 def test_a_report_comes_beside_the_pictures(capsys):

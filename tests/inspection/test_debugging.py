@@ -48,6 +48,13 @@ def test_statistics_of_many_records_are_those_of_all_their_numbers():
     assert 2**sums.headroom == pytest.approx(65504 / float(every.abs().max()))
 
 
+@pytest.mark.parametrize("every", [0, -2])
+def test_a_step_in_none_is_refused_at_once(debugged, every):
+    with pytest.raises(InvalidInput, match="expected 1 or more"):
+        debugged.enable_layer_hooks("mid_block.*", every=every)
+    assert not debugged.engine.probes
+
+
 def test_hooks_record_every_row_and_leave_bits_and_layers_alone(debugged):
     plain = debugged.run(REQUEST).latents
     debugged.enable_layer_hooks("mid_block.resnets.*")

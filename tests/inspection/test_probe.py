@@ -67,6 +67,12 @@ def test_a_replacement_of_another_shape_is_refused(service, probed):
         service.run(REQUEST)
 
 
+def test_a_replacement_that_is_no_tensor_is_refused(service, probed):
+    probed.append(ModuleProbe(patterns=("mid_block",), probe=lambda site, x: 3))
+    with pytest.raises(InvalidInput, match="mid_block is 3, expected None, or a tensor"):
+        service.run(REQUEST)
+
+
 def test_a_runner_of_graphs_gives_way_to_probes_alone(service):
     class Graphs:
         capabilities = type(service.runner.capabilities)(observable=False, fixed_shapes=True, slots=True, merging=True)

@@ -1,13 +1,17 @@
 """Time, operations and bytes of layers, and the page that shows them."""
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 import torch
 
+from tests.services import fresh_service
 from undertow import GenerationRequest, InvalidInput, UNet, UNetConfig
+from undertow.errors import NonFiniteError
 from undertow.inspection.flops import CountedFlops
+from undertow.inspection.probe import ModuleProbe
 from undertow.inspection.profile import PEAK_SIDE, Profiler, level_of
 from undertow.inspection.report import report_page, save_report
 from undertow.inspection.trace_file import traced
@@ -96,6 +100,52 @@ def test_nothing_drawn_is_refused(service):
         pass
     with pytest.raises(InvalidInput, match="while the profiler was open"):
         profiler.profile(report)
+
+
+@pytest.fixture(scope="module")
+def broken():
+    """A pipeline with one weight that is NaN."""
+    service = fresh_service("sd1")
+    service.unet.get_submodule("mid_block.resnets.0.conv1").weight.data[0, 0, 0, 0] = float("nan")
+    return service
+
+
+@pytest.mark.parametrize("name", ["profile", "metrics"])
+def test_numbers_that_are_not_finite_are_named_as_without_a_profiler(broken, name):
+    with pytest.raises(NonFiniteError, match=r"mid_block\.resnets\.0\.conv1"):
+        getattr(broken, name)(replace(REQUEST, steps=1))
+    assert broken.engine.probes == []
+
+
+def test_the_evaluation_that_names_a_fault_is_not_counted(broken):
+    with Profiler(broken.engine) as profiler, pytest.raises(NonFiniteError):
+        broken.run(REQUEST)
+    # The first step's forward, and neither of the two evaluations of its rows alone.
+    assert [len(seconds) for seconds in profiler._times.seconds.values()] == [1] * len(profiler._times._names)
+    assert len(profiler.rows) == 2
+
+
+def test_a_forward_that_raises_is_not_counted(service):
+    class Raises:
+        """Raises in the middle of the first forward."""
+
+        calls = 0
+
+        def __call__(self, site, tensor):
+            self.calls += 1
+            if self.calls == 1:
+                raise RuntimeError
+
+    probe = ModuleProbe(patterns=("mid_block",), probe=Raises())
+    service.engine.probes.append(probe)
+    try:
+        with Profiler(service.engine) as profiler:
+            service.run(REQUEST)
+    finally:
+        service.engine.probes.remove(probe)
+    # Two rows in halves, then the second step's two together.
+    assert {len(seconds) for seconds in profiler._times.seconds.values()} == {3}
+    assert len(profiler.rows) == 1
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
+from undertow.pictures.names import require_folder
 
 if TYPE_CHECKING:
     from undertow.adapters.adapter import Adapter
@@ -189,8 +190,10 @@ def diff(
         require_adapters(side.adapters, model_place(side.source))
     if figure is not None:
         require_figure("--figure", figure, [side_a.source, side_b.source], overwrite=overwrite)
-    if bundle is not None and not overwrite and bundle.exists() and (not bundle.is_dir() or any(bundle.iterdir())):
-        raise InvalidInput("--bundle", bundle, "a folder that is not there yet, or empty", "or add --overwrite")
+    if bundle is not None:
+        require_folder(bundle, "--bundle")
+        if not overwrite and bundle.exists() and any(bundle.iterdir()):
+            raise InvalidInput("--bundle", bundle, "a folder that is not there yet, or empty", "or add --overwrite")
 
     from undertow.inspection.diff import EVERYTHING, compare
 

@@ -13,6 +13,7 @@ from undertow.cli.request_options import request_of
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.errors import InvalidInput
+from undertow.pictures.names import require_file
 from undertow.shortage import size_in_words
 
 if TYPE_CHECKING:
@@ -46,8 +47,10 @@ def profile(
 ) -> None:
     """Draw a picture, and show where its time and memory went: by layer and resolution, the share of attention, and
     how much of what this machine can multiply is reached."""
-    if trace is not None and trace.suffix.lower() != ".json":
-        raise InvalidInput("--trace", str(trace), "a file that ends in .json")
+    if trace is not None:
+        if trace.suffix.lower() != ".json":
+            raise InvalidInput("--trace", str(trace), "a file that ends in .json")
+        require_file(trace, "--trace")
     request = request_of(prompt, {"steps": steps, **({} if size is None else {"size": size})}, count=count)
     loading = LoadingOptions(precision=precision, attention=attention, device=device)
     console = SafeConsole(stderr=True)

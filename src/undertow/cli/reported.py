@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from undertow.errors import InvalidInput
+from undertow.pictures.names import require_file
 
 if TYPE_CHECKING:
     from undertow.engine.result import GenerationResult
@@ -21,11 +22,13 @@ class Reported:
 
 
 def require_report(path: Path, requests: int) -> None:
-    """Errors: `InvalidInput` for another kind of file, and for several requests, whose pictures have one page each."""
+    """Errors: `InvalidInput` for another kind of file, for several requests, whose pictures have one page each, and for
+    a place that takes no file."""
     if path.suffix.lower() != ".html":
         raise InvalidInput("--report", str(path), "a file that ends in .html")
     if requests > 1:
         raise InvalidInput("--report", str(path), "nothing with several prompts", "draw one of them with it")
+    require_file(path, "--report")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from undertow.errors import InvalidInput
+from undertow.pictures.names import require_file
 
 if TYPE_CHECKING:
     from undertow.service import UNetService
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 def require_trace(path: Path) -> None:
     """Errors: `InvalidInput` for a place that takes no file, and for a file that is there."""
+    require_file(path, "--trace")
     if path.exists():
         raise InvalidInput("--trace", str(path), "a file that is not there yet", "choose another name, or remove it")
     if not path.parent.is_dir():

@@ -15,7 +15,7 @@ from undertow.engine.fault import Rescue, Rescued
 from undertow.engine.forward import forward
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import NonFinite
-from undertow.engine.probing import ForwardProbe, HiddenNumbers, attach
+from undertow.engine.probing import ForwardProbe, HiddenNumbers, OwnForwards, attach
 from undertow.engine.rows import Outcome, Row, Steps, attributed
 from undertow.engine.watch import non_finite, non_finite_at
 from undertow.errors import InvalidInput
@@ -237,7 +237,7 @@ class Batcher:
         """The outcome of a row alone, in as many rows as before, with a probe attached."""
         row, task, economy = waiting.row, waiting.task, waiting.task.economy
         with self.memory.drawing(row.unet, economy, merged=bool(row.merged)), ExitStack() as until:
-            attach(self.probes, [row], EAGER, until)
+            attach([one for one in self.probes if not isinstance(one, OwnForwards)], [row], EAGER, until)
             until.enter_context(probe.attached(row.unet, [row]))
             return forward([row], self.manager, task.limits.padded_to, EAGER, _parts(economy))[0]
 

@@ -25,6 +25,11 @@ class ForwardProbe(Protocol):
         ...
 
 
+class OwnForwards:
+    """Base of probes that are told of the forwards of requests alone: not of the one more evaluation that finds where
+    numbers stopped being finite, whose time and calls say nothing of the network."""
+
+
 def attach(probes: Sequence[ForwardProbe], rows: Sequence[Row], runner: Runner, until: ExitStack) -> Runner:
     """Attaches the probes that want a forward of these rows, until the stack is left, and returns what runs it: graphs
     are made of the layers as they are without hooks, so a forward that is looked into runs eagerly as a whole."""

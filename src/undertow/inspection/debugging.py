@@ -39,7 +39,7 @@ class Debugger:
     def enable(
         self, unet: UNet, patterns: tuple[str, ...], sides: tuple[Side, ...] = SIDES, every: int = 1
     ) -> Recorder:
-        """Errors: `InvalidInput` for a pattern that matches no module."""
+        """Errors: `InvalidInput` for a pattern that matches no module, and for an `every` below 1."""
         matching(unet, patterns)
         recorder = Recorder(patterns=patterns, sides=sides, every=every)
         self._recorders.append(recorder)

@@ -60,7 +60,8 @@ class ModuleProbe:
 
     @contextmanager
     def attached(self, unet: UNet, rows: Sequence[Row]) -> Generator[None]:
-        """Errors: `InvalidInput` for a pattern that matches no module, and for a replacement of another shape."""
+        """Errors: `InvalidInput` for a pattern that matches no module, and for a replacement that is no tensor of
+        the same shape."""
         handles = [self._hook(name, unet.get_submodule(name), rows) for name in matching(unet, self.patterns)]
         try:
             yield
@@ -108,9 +109,12 @@ class ModuleProbe:
             instead = self.probe(site, row)
             if instead is None:
                 continue
+            where = f"the probe's answer at {site.module or 'the U-Net'}"
+            if not isinstance(instead, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+                raise InvalidInput(where, repr(instead), "None, or a tensor")
             if instead.shape != row.shape or instead.dtype != row.dtype or instead.device != row.device:
                 raise InvalidInput(
-                    f"the probe's answer at {site.module or 'the U-Net'}",
+                    where,
                     f"{tuple(instead.shape)} {instead.dtype} on {instead.device}",
                     f"None, or {tuple(row.shape)} {row.dtype} on {row.device}, as it received",
                 )

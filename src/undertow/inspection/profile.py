@@ -15,6 +15,7 @@ from undertow.adapters.manager import AdapterManager
 from undertow.engine.engine import Engine
 from undertow.engine.events import WorkEvent, WorkKind
 from undertow.engine.forward import forward
+from undertow.engine.probing import OwnForwards
 from undertow.engine.report import Report
 from undertow.engine.rows import Row
 from undertow.errors import InvalidInput
@@ -119,9 +120,9 @@ class Profile:
 
 
 @dataclass(eq=False)
-class LayerTimes:
+class LayerTimes(OwnForwards):
     """A forward probe that measures the seconds of layers and of attention, and keeps the rows of the first forward
-    that it sees."""
+    that it sees. A forward that raises is tried again in parts, and is not counted."""
 
     unet: UNet
     seconds: dict[str, list[float]] = field(default_factory=dict)
@@ -132,16 +133,20 @@ class LayerTimes:
 
     @contextmanager
     def attached(self, unet: UNet, rows: Sequence[Row]) -> Generator[None]:
-        self.rows = rows if not self.rows else self.rows
-        with _around(unet, self._names, lambda name: _now(unet.device), self._ended):
+        taken: list[tuple[str, float]] = []
+
+        def end(name: str, begun: float) -> None:
+            taken.append((name, _now(unet.device) - begun))
+
+        with _around(unet, self._names, lambda name: _now(unet.device), end):
             yield
+        self.rows = self.rows or rows
+        for name, seconds in taken:
+            self.seconds.setdefault(name, []).append(seconds)
 
     @cached_property
     def _names(self) -> Sequence[str]:
         return ("", *self.unet.config.layer_names(), *_attention(self.unet))
-
-    def _ended(self, name: str, begun: float) -> None:
-        self.seconds.setdefault(name, []).append(_now(self.unet.device) - begun)
 
 
 class Profiler:
@@ -285,18 +290,18 @@ def _attention(unet: UNet) -> list[str]:
 def _around(
     unet: nn.Module, names: Sequence[str], begin: Callable[[str], Any], end: Callable[[str, Any], None]
 ) -> Generator[None]:
-    """Calls `begin` before each module and `end` behind it, with what `begin` returned."""
-    begun: dict[str, Any] = {}
+    """Calls `begin` before each module and `end` behind it, with what `begin` returned. Calls may be nested."""
+    begun: dict[str, list[Any]] = {}
 
     def before(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[object, ...]) -> None:  # noqa: ARG001
-            begun[name] = begin(name)
+            begun.setdefault(name, []).append(begin(name))
 
         return hook
 
     def after(name: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[object, ...], output: Tensor) -> None:  # noqa: ARG001
-            end(name, begun.pop(name))
+            end(name, begun[name].pop())
 
         return hook
 

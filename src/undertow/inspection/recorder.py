@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from undertow.engine.rows import Origin, Row
+from undertow.errors import InvalidInput
 from undertow.inspection.probe import Side, every_row, matching
 from undertow.inspection.records import LayerStatistics, TensorRecord, numbers_of
 from undertow.unet.unet import UNet
@@ -31,7 +32,8 @@ class Recorder:
 
     patterns: of modules, as in `ModuleProbe`; "*" is all. sides: which are recorded. every: records steps 0, every,
     2 every, ... rows: which concern it. moments: mean and standard deviation as well, which take most of the time.
-    told: called with each record as it comes. `records` keeps the newest, `statistics` add all up.
+    told: called with each record as it comes. `records` keeps the newest, `statistics` add all up. Errors:
+    `InvalidInput` for an `every` below 1.
     """
 
     patterns: tuple[str, ...] = ("*",)
@@ -44,6 +46,10 @@ class Recorder:
     statistics: dict[tuple[str, Side], LayerStatistics] = field(default_factory=dict)
     own_s: float = field(default=0.0, init=False)
     """Seconds spent in recording, which are no module's."""
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise InvalidInput("every", self.every, "1 or more", "1 records every step, 2 every second one")
 
     def wants(self, rows: Sequence[Row]) -> bool:
         return any(self.concerns(row.origin) for row in rows)

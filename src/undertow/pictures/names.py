@@ -94,9 +94,9 @@ class PicturePlace:
         _require_no_template(path, out_argument, name_argument)
         if not is_file_name(path, out_argument):
             template, suffix = _checked_template(name, name_argument)
-            _require_folder(path, out_argument)
+            require_folder(path, out_argument)
             return cls(folder=path, template=template, suffix=suffix, overwrite=overwrite)
-        _require_folder(path.parent, out_argument)
+        require_folder(path.parent, out_argument)
         place = cls(folder=path.parent, file=path.stem, suffix=path.suffix, several=count > 1, overwrite=overwrite)
         for index in range(1, count + 1):
             require_replaceable(place._wanted({"index": index}), out_argument, overwrite=overwrite)
@@ -170,7 +170,15 @@ def require_picture_file(
     if path.suffix.lower() not in endings:
         raise InvalidInput(argument, repr(str(path)), f"a file that ends in {_joined(endings)}")
     require_replaceable(path, argument, overwrite=overwrite)
-    _require_folder(path.parent, argument)
+    require_folder(path.parent, argument)
+
+
+def require_file(path: Path, argument: str, *, overwrite: bool = True) -> None:
+    """Whether a file of any kind can be written there; its folders are made where they are missing. Errors:
+    `InvalidInput`."""
+    _require_short(path, argument)
+    require_replaceable(path, argument, overwrite=overwrite)
+    require_folder(path.parent, argument)
 
 
 def require_replaceable(path: Path, argument: str, *, overwrite: bool) -> None:
@@ -189,8 +197,9 @@ def _joined(endings: Collection[str]) -> str:
     return f"{', '.join(first)} or {last}"
 
 
-def _require_folder(folder: Path, argument: str) -> None:
-    """Whether files can be written to a folder, which need not be there yet."""
+def require_folder(folder: Path, argument: str) -> None:
+    """Whether files can be written to a folder, which need not be there yet. Errors: `InvalidInput`."""
+    _require_short(folder, argument)
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists() or path.is_symlink())
     if not there.is_dir():
         raise InvalidInput(argument, repr(str(folder)), "a folder that can be made", f"{there} is a file")
