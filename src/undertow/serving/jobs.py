@@ -109,7 +109,7 @@ class NewJob(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class JobProgress(Record):
-    """step: of the picture that is furthest, of `steps`. stage: waiting, encoding, denoising, decoding."""
+    """step: of the picture that is furthest, of `steps`. stage: waiting, encoding, denoising, decoding, done."""
 
     stage: str = "waiting"
     step: int = 0

@@ -156,6 +156,14 @@ def failure_view(failure: Failure) -> FailureView:
     )
 
 
+def _progress(job: Job) -> JobProgress:
+    """Of a job that has succeeded all there is: its worker told its last steps with the pictures themselves."""
+    if job.state is not JobState.SUCCEEDED or job.result is None:
+        return job.progress
+    steps = job.work.steps
+    return JobProgress(stage="done", step=steps, steps=steps, pictures=len(job.result.pictures))
+
+
 def job_view(job: Job, now: float) -> JobView:
     """now: of the store's clock."""
     result, waits = job.result, not job.state.is_final
@@ -183,7 +191,7 @@ def job_view(job: Job, now: float) -> JobView:
         expires_at=job.expires_at,
         attempt=job.attempt,
         cancel_requested=job.cancel_requested,
-        progress=job.progress,
+        progress=_progress(job),
         kind=job.spec.kind,
         files=() if result is None else tuple(map(_file_view, result.files)),
         pictures=() if result is None else tuple(map(picture_view, result.pictures)),
