@@ -19,6 +19,7 @@ def test_a_job_is_accepted_drawn_and_fetched(api):
     api.work()
     done = api.client.get(answer.headers["location"]).json()
     assert done["state"] == "succeeded"
+    assert (done["progress"]["step"], done["progress"]["pictures"]) == (done["progress"]["steps"], 2)
     assert [picture["seed"] for picture in done["pictures"]] == [7, 8]
     assert done["request"]["seed"] == 7
     assert done["report"] == {"drawn by": "stand-in"}
