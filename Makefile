@@ -25,7 +25,7 @@ RARELY := /tests?/|/(transformers/models|diffusers/pipelines|openai|pip|setuptoo
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-avx2 lowest fuzz api-fuzz mutants bits planted-faults memory-soak store-soak soak soak-postgresql load check format bench digits emoji evaluate docs clean attention-maps planted-edits
+.PHONY: help demo test test-slow test-avx2 lowest fuzz api-fuzz mutants bits planted-faults memory-soak store-soak soak soak-postgresql load check format bench digits emoji evaluate docs clean attention-maps planted-edits
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -54,11 +54,14 @@ $(FONT):
 		echo "not installed: $(FONT) (Debian: fonts-noto-color-emoji); tests of the emoji recipe are skipped"; \
 	fi
 
-test: $(INSTALLED) | $(FONT)  ## Run every test, and those that the processor matters to as on an older one
-	$(PYTEST) --numprocesses $(WORKERS) --dist worksteal
+test: $(INSTALLED) | $(FONT)  ## Run the tests, and those that the processor matters to as on an older one
+	$(PYTEST) -m "not slow" --numprocesses $(WORKERS) --dist worksteal
 	@# torch.compile cannot trace jaxtyping's checks, so these run without the options of pyproject.toml.
 	$(PYTEST) --numprocesses $(WORKERS) --dist worksteal --override-ini addopts= --import-mode=importlib tests/compile
 	$(AVX2) $(PYTEST) --numprocesses $(WORKERS) --dist worksteal $(ON_AVX2)
+
+test-slow: $(INSTALLED) | $(FONT)  ## Run what `make test` leaves out since it takes many seconds
+	$(PYTEST) -m slow --numprocesses $(WORKERS) --dist worksteal
 
 test-avx2: $(INSTALLED) | $(FONT)  ## Run every test as on a processor with AVX2 alone
 	$(AVX2) $(PYTEST) --numprocesses $(WORKERS) --dist worksteal

@@ -235,6 +235,7 @@ class UNetService:
         low_vram: bool = False,
         budget_bytes: int | None = None,
         vae_clamp: bool = False,
+        non_finite: NonFinite = "upcast",
         observe: Observer = unobserved,
         drawn: Drawn = undrawn,
         **settings: Unpack[RequestSettings],
@@ -245,7 +246,7 @@ class UNetService:
         result.images[0].save("apple.png")
         """
         request = self._request(prompt, settings, self.generate)
-        options = {"low_vram": low_vram, "budget_bytes": budget_bytes, "vae_clamp": vae_clamp}
+        options = {"low_vram": low_vram, "budget_bytes": budget_bytes, "vae_clamp": vae_clamp, "non_finite": non_finite}
         return self.run(request, latents=latents, debug=debug, observe=observe, drawn=drawn, **options)
 
     @checked

@@ -16,6 +16,7 @@ EXAMPLES = 3
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow  # `make fuzz` runs many more of them
 @pytest.mark.timeout(900)
 def test_no_command_line_of_a_stranger_does_what_none_may_do(tmp_path):
     """One test and one process for all, since its start is half of the work. It forks for every command line, and its

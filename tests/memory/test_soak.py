@@ -8,6 +8,8 @@ from tests.adapters.lora.files import is_attention, kohya, layers_of, write
 from tests.services import pipeline_folder, service_of
 from undertow.adapters.lora.merge import MergedWeights
 
+pytestmark = pytest.mark.slow  # `make memory-soak` draws many more
+
 
 @pytest.fixture(scope="module")
 def soak(tmp_path_factory):

@@ -33,6 +33,7 @@ def flat(unet):
     return torch.cat([parameter.detach().flatten() for parameter in unet.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(WAIT_S)
 def test_two_processes_train_what_one_would(tmp_path, tiny_config):
     # Without dropout, whose masks each process draws for its own rows.

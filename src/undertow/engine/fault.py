@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from undertow.engine.probing import ForwardProbe
 from undertow.engine.rows import Origin, Outcome, Row
@@ -53,6 +53,7 @@ class Rescued:
     clamped: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
+@runtime_checkable
 class Rescue(Protocol):
     """Finds out why a row's numbers are not finite, and computes it again."""
 

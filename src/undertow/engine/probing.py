@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from undertow.unet.runner import EAGER, Runner
 from undertow.unet.unet import UNet
 
 
+@runtime_checkable
 class ForwardProbe(Protocol):
     """Looks into forwards of U-Nets, or changes what flows in them."""
 

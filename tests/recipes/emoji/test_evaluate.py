@@ -27,6 +27,7 @@ def test_the_sheet_has_all_kinds_in_turn():
     assert sheet_scenes() == scenes
 
 
+@pytest.mark.slow
 def test_the_page_has_every_figure_and_keeps_what_people_wrote(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(rendering, "Glyphs", DrawnGlyphs)
     peer = tmp_path / "peer.json"
@@ -66,11 +67,13 @@ def test_the_page_has_every_figure_and_keeps_what_people_wrote(run, tmp_path, ca
     assert "diffusers' pipeline was not measured" in again
 
 
+@pytest.mark.slow
 def test_a_missing_font_is_one_sentence(run, tmp_path, capsys):
     assert main(["evaluate", "--font", str(tmp_path / "none.ttf"), "--model", str(run / "model")], VERBS) == 2
     assert "apt install" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_another_number_of_prompts_than_the_peers_is_refused_before_any_work(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(rendering, "Glyphs", DrawnGlyphs)
     (tmp_path / "peer.json").write_text('{"program": "p", "count": 3, "right": [0, 0, 0], "color": [0, 0, 0]}')

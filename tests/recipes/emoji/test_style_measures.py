@@ -46,6 +46,7 @@ def test_all_styles_are_lines_in_tiles():
     assert all_styles(pictures).equal(mosaic(line_drawing(pictures)))
 
 
+@pytest.mark.slow
 @needs_font
 def test_adherence_tells_references_and_backgrounds_apart():
     glyphs = Glyphs()

@@ -55,6 +55,7 @@ def test_a_statistic_tells_its_style_from_the_others(plain, name):
 
 
 @needs_font
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STYLES)
 def test_captions_stay_true_and_noise_hides_no_style(name):
     glyphs, style = Glyphs(), STYLES[name]
