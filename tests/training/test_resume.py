@@ -43,6 +43,7 @@ def killed_in_the_middle(config_json, out):
         assert child.wait(WAIT_S) == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(WAIT_S)
 @pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX")
 def test_a_run_killed_and_resumed_ends_with_the_same_weights(tmp_path, tiny_config):

@@ -23,6 +23,8 @@ from undertow.training.captioned import load_captioned
 from undertow.training.paired_images import load_paired_images
 from undertow.training.randomness import generator_for
 
+pytestmark = pytest.mark.slow
+
 HALF = 2e-3
 """Float16 weights, in shares of the largest feature."""
 

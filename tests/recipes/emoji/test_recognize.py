@@ -13,6 +13,8 @@ from recipes.emoji.scenes import Scene, draw_training_scene
 from tests.recipes.emoji.tiny import drawn_glyphs, needs_font
 from undertow.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 NOISE = 25
 """Standard deviation in levels of 255: a grainy picture, in which a person still recognizes every emoji."""
 

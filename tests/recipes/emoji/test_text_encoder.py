@@ -15,6 +15,8 @@ from undertow.encoders.tokenizer import FolderTokenizer
 from undertow.errors import CheckpointError
 from undertow.training.fit import FitSettings
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = FitSettings(steps=60, batch_size=32, learning_rate=3e-3, warmup_steps=5, ema_decay=0.8, precision="float32")
 
 
