@@ -18,7 +18,7 @@ from undertow.cli.verbs import VERBS
 
 ROOT = Path(__file__).parents[2]
 MODEL = "stable-diffusion"
-FEW = 2
+FEW = 3
 
 STEPS = re.compile(r"""(\bsteps(?:=|": ))([0-9]+)\b""")
 """Of a request in Python."""
@@ -81,7 +81,17 @@ PAGES = [
 ]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+LONG = {"adapters.md", "requests.md"}
+"""They draw for twenty seconds each; `make test-slow` runs them."""
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.slow] if page.name in LONG else [])
+        for page in PAGES
+    ],
+)
 def test_examples_run(page, tmp_path, monkeypatch):
     """Where a page draws with a checkpoint, a tiny random one lies in its folder. What a page measures of the machine
     decides nothing elsewhere."""

@@ -272,6 +272,7 @@ BESIDE_DIFFUSERS = 1.2
 """Our rounding error over diffusers' own on the same weights: other kernels round in other places."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", HALF, ids=str)
 @pytest.mark.parametrize("name", ["M15", "MXL", "MPIX"])
 def test_half_precision_is_as_close_to_float32_as_in_diffusers(name, dtype):

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from undertow.errors import InvalidInput
@@ -176,7 +177,8 @@ class Supervisor:
             assert pipe is not None
             if pipe in self._selector.get_map():
                 self._selector.unregister(pipe)
-            pipe.close()
+            with suppress(OSError):  # what a child that ended at once was to be told and never read
+                pipe.close()
         child.process = None
         if child.role == "worker":
             child.lost = [*child.lost, child.name][-10:]
