@@ -339,6 +339,9 @@ def test_a_log_of_something_else_is_refused_by_name(service, asked, undisturbed,
         "rows of a forward was 6, and is 8": engine.fingerprint(
             asked, options=RunOptions(limits=BatchLimits(padded_to=8))
         ),
+        "numbers that are not finite was upcast, and is clamp": engine.fingerprint(
+            asked, options=replace(SIX, non_finite="clamp")
+        ),
         "latents was not given": engine.fingerprint(asked, options=SIX, latents=torch.zeros(2, 4, 8, 8)),
         "model is another": engine_over(service_of("sd2")).fingerprint(asked, options=SIX),
         "number types was unet float32": engine_over(service_of("sd1", torch.bfloat16)).fingerprint(asked, options=SIX),

@@ -303,8 +303,10 @@ class Batcher:
             return error.with_traceback(None) if is_out_of_memory(error) else error
 
     def _looks_inside(self, batch: Sequence[Waiting]) -> bool:
-        """Queries and keys are looked at where it costs next to nothing and half precision may overflow."""
-        half = batch[0].row.unet.dtype in (torch.float16, torch.bfloat16)
+        """Queries and keys are looked at where kernels may hide what half precision does to them: on a CPU, outside
+        graphs."""
+        unet = batch[0].row.unet
+        half = unet.dtype in (torch.float16, torch.bfloat16) and unet.device.type == "cpu"
         kept = all(waiting.task.non_finite == "keep" for waiting in batch)
         return not kept and (
             any(waiting.task.looks_inside for waiting in batch) or (half and self.runner.capabilities.observable)

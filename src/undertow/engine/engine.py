@@ -127,13 +127,15 @@ class Engine:
     ) -> Fingerprint:
         """What decides the bits of a request's pictures here, for its log of outcomes. Arguments as in `submit`.
         Errors: those of `fingerprint.fingerprint_of`."""
+        options = RunOptions() if options is None else options
         return fingerprint_of(
             as_request(request),
             model=self.model,
             refiner=self.refiner,
             manager=self.adapters,
             runner=self.runner,
-            limits=self._limits(RunOptions() if options is None else options),
+            limits=self._limits(options),
+            non_finite=options.non_finite,
             latents=latents,
         )
 

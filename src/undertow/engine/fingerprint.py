@@ -20,6 +20,7 @@ from undertow.checkpoints.files.weights import WeightFile
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.limits import BatchLimits
 from undertow.engine.named_files import stored_adapters
+from undertow.engine.options import NonFinite
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 from undertow.unet.runner import Runner
@@ -63,6 +64,7 @@ def fingerprint_of(
     manager: AdapterManager,
     runner: Runner,
     limits: BatchLimits,
+    non_finite: NonFinite,
     latents: Tensor | None,
 ) -> Fingerprint:
     """What decides the bits of a request's pictures. Files are identified by their contents, pictures by their pixels.
@@ -77,6 +79,7 @@ def fingerprint_of(
         "attention": described_kernel(unet.kernel),
         "slots": str(manager.capacity),
         "rows of a forward": "any" if limits.padded_to is None else str(limits.padded_to),
+        "numbers that are not finite": non_finite,
         "model": _weights(model),
     }
     if refiner is not None:
