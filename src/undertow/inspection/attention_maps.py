@@ -81,12 +81,7 @@ class AttentionMapProbe:
         for _, row in seen:
             steps = self._steps.setdefault((_picture(row.origin), row.origin.branch, row.reading), set())
             steps.add(row.origin.step)
-
-        def add(call: Projected) -> None:
-            for index, row in seen:
-                self._add(call, index, row)
-
-        with projected(unet, sites, add):
+        with projected(unet, sites, seen, self._add):
             yield
 
     @checked

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from undertow.engine.rows import Row
 from undertow.nn.attention import AttentionInputs, AttentionProjections
 from undertow.unet.unet import UNet
 
@@ -48,9 +49,17 @@ class Projected:
 
 
 @contextmanager
-def projected(unet: UNet, sites: Sequence[str], see: Callable[[Projected], None]) -> Generator[None]:
-    """Calls `see` at every call of these attention layers meanwhile."""
-    handles = [handle for site in sites for handle in _hooks(site, unet.get_submodule(site), see)]
+def projected(
+    unet: UNet, sites: Sequence[str], rows: Sequence[tuple[int, Row]], see: Callable[[Projected, int, Row], None]
+) -> Generator[None]:
+    """Calls `see` at every call of these attention layers meanwhile, for each of these rows with its place in the
+    batch."""
+
+    def see_rows(call: Projected) -> None:
+        for index, row in rows:
+            see(call, index, row)
+
+    handles = [handle for site in sites for handle in _hooks(site, unet.get_submodule(site), see_rows)]
     try:
         yield
     finally:

@@ -51,12 +51,7 @@ class SelfAttentionProbe:
         height, width = rows[0].latents.shape[2:]
         sites = self.choice.self_attentions(unet, (height, width))
         seen = [(index, row) for index, row in enumerate(rows) if is_seen(row, self.choice, self.side, self.requests)]
-
-        def add(call: Projected) -> None:
-            for index, row in seen:
-                self._add(call, index, row)
-
-        with projected(unet, sites, add):
+        with projected(unet, sites, seen, self._add):
             yield
 
     @checked
