@@ -69,6 +69,16 @@ def test_a_child_that_ends_is_started_again_after_longer_and_longer_pauses(super
     assert len(worker.lost) == 6, "the next one may take their jobs at once"
 
 
+def test_what_a_child_that_has_ended_was_to_be_told_is_dropped(supervise):
+    """Closing a pipe writes what waits in its buffer, and nobody is there to read it."""
+    supervisor = supervise(ENDS)
+    supervisor.watch(0.005)
+    worker = supervisor.children[1]
+    worker.process.wait()
+    worker.process.stdin.write(b"more")
+    watched(supervisor, lambda: worker.failures == 1)
+
+
 def test_a_worker_that_says_nothing_is_killed_and_started_again(supervise, monkeypatch, caplog):
     monkeypatch.setattr(module, "START_S", 0.2)
     supervisor = supervise(SILENT)
