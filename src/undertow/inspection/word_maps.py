@@ -67,7 +67,7 @@ class PictureMaps:
         for word in chosen:
             if word not in self.maps:
                 raise InvalidInput("words", repr(word), "one that there is a map of", nearest(word, list(self.maps)))
-        cells = [(word, overlaid(self.image, self.maps[word]), f"{self.maps[word].max():.1%}") for word in chosen]
+        cells = [(word, overlaid(self.image, self.maps[word]), f"to {self.maps[word].max():.1%}") for word in chosen]
         factor = cells[0][1].width // self.image.width if cells else 1
         size = (self.image.width * factor, self.image.height * factor)
         plain = self.image.convert("RGB").resize(size, Image.Resampling.NEAREST)
