@@ -486,17 +486,23 @@ def test_what_was_done_for_less_memory_goes_on(service, asked, monkeypatch):
 
 def test_numbers_that_are_none_are_replayed_where_they_are_kept(service):
     asked = requests_of({"one": {}})["one"]
-    whole = draw(service, [asked])
-    log = bytearray(MAGIC)
-    for record, _ in records(bytes(whole.logs[0])):
-        if isinstance(record, Answered) and record.position == 4:
-            record = replace(record, finite=False, prediction=torch.full_like(record.prediction, torch.nan))
-        log += framed(record)
-    result, _ = resumed_from(service, asked, bytes(log))
+
+    def with_none(options: RunOptions) -> tuple[Drawn, bytes]:
+        whole = draw(service, [asked], options=options)
+        log = bytearray(MAGIC)
+        for record, _ in records(bytes(whole.logs[0])):
+            if isinstance(record, Answered) and record.position == 4:
+                record = replace(record, finite=False, prediction=torch.full_like(record.prediction, torch.nan))
+            log += framed(record)
+        return whole, bytes(log)
+
+    whole, log = with_none(SIX)
+    result, _ = resumed_from(service, asked, log)
     assert result.report.replayed_rows == 5, "this one is computed again"
     assert torch.equal(result.latents, whole.latents[0])
+    keeping = replace(SIX, non_finite="keep")
     with pytest.raises(InvalidInput, match="latents is non-finite"):
-        resumed_from(service, asked, bytes(log), replace(SIX, non_finite="keep"))
+        resumed_from(service, asked, with_none(keeping)[1], keeping)
 
 
 # Work
