@@ -48,7 +48,8 @@ def main() -> None:
     if LITSERVE.is_dir():
         servers.append(LitServe())
     lines = asyncio.run(measure(servers, options.loads, options.seconds, options.seed))
-    command = f"python -m benchmarks.serving.load --seconds {options.seconds:g} --seed {options.seed}"
+    loads = " ".join(f"{load:g}" for load in options.loads)
+    command = f"python -m benchmarks.serving.load --loads {loads} --seconds {options.seconds:g} --seed {options.seed}"
     said = f"`{command}`, {datetime.now(UTC):%Y-%m-%d}" + (f", {options.machine}" if options.machine else "")
     content = "\n".join([said, "", *lines])
     print(content)
