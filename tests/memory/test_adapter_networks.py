@@ -4,14 +4,11 @@ import gc
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from tests.adapters.beside import control_file, picture, prompt_file
+from tests.adapters.beside import control_file, control_lora_file, picture, prompt_file
 from tests.adapters.lora.files import is_attention, kohya, layers_of, write
-from tests.golden.test_controlnet import ldm_name
 from tests.services import fresh_service, service_of
 from undertow import Adapter, GenerationRequest, PredictionContext
-from undertow.adapters.control.control_file import read_control
 from undertow.adapters.lora.kind import LoraKind
 from undertow.checkpoints.read.home import is_stand_in
 from undertow.errors import CorruptFile
@@ -27,15 +24,13 @@ def drawn(*adapters, **more):
 def files(tmp_path_factory):
     folder, unet = tmp_path_factory.mktemp("adapters"), service_of("sd1").model.unet
     with torch.random.fork_rng(devices=[]):
-        control = control_file(folder / "control", unet, seed=1)
-        found = {"ControlNet": control, "IP-Adapter": prompt_file(folder / "ip.safetensors", unet, seed=3)}
+        found = {
+            "ControlNet": control_file(folder / "control", unet, seed=1),
+            "Control-LoRA": control_lora_file(folder / "control-lora.safetensors", unet, seed=2),
+            "IP-Adapter": prompt_file(folder / "ip.safetensors", unet, seed=3),
+        }
     layers = {name: shape for name, shape in layers_of(unet).items() if is_attention(name)}
     found["LoRA"] = write(folder / "style.safetensors", kohya(layers))
-    network = read_control(control, unet).network
-    own = {name: one for name, one in network.state_dict().items() if name.startswith("controlnet_")}
-    found["Control-LoRA"] = folder / "control-lora.safetensors"
-    names = {ldm_name(name, network.config.unet): one.clone() for name, one in own.items()}
-    save_file({"lora_controlnet": torch.zeros(0), **names}, found["Control-LoRA"])
     return found
 
 

@@ -101,6 +101,7 @@ class AdapterNetworks:
     def using(self, *networks: nn.Module) -> Generator[None]:
         """Networks are in memory inside. Errors: `BudgetMemoryError`, and those of reading a file."""
         with ExitStack() as until:
-            for network in networks if self.keeper is not None else ():
-                until.enter_context(self.keeper.using(network))
+            if self.keeper is not None:
+                for network in networks:
+                    until.enter_context(self.keeper.using(network))
             yield

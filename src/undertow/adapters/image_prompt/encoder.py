@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,12 +181,13 @@ class Encoders:
             files = _Files.at(locate(source))
             with self._networks.arriving(files.size_bytes(self._device)):
                 encoder, version = self._read_from(files)
-                home = WholeFile(
-                    path=files.place, version=version, load=lambda: self._read_from(_Files.at(files.place))
-                )
+                home = WholeFile(path=files.place, version=version, load=partial(self._again, files.place))
                 self._networks.add(encoder, "image encoder", READ_ONCE, home)
             self._read[key] = encoder
         return self._read[key]
+
+    def _again(self, place: Path) -> tuple[ImageEncoder, Hashable]:
+        return self._read_from(_Files.at(place))
 
     def _read_from(self, files: _Files) -> tuple[ImageEncoder, Hashable]:
         encoder, version = files.encoder().to(self._device), files.version
