@@ -14,6 +14,7 @@ import torch
 
 from undertow.memory.adapter_networks import AdapterNetworks
 from undertow.memory.component import Component
+from undertow.memory.copies import CopyQueue, copies_beside
 from undertow.memory.heap import give_back
 from undertow.memory.layers import LayerStream
 from undertow.memory.monitor import Tracker
@@ -34,7 +35,7 @@ class Cache(Protocol):
 class Residency:
     """Components in memory, and when they leave. before_eviction: called before weights leave, to restore what was
     changed in them for a while. tracker: counts their bytes, and knows the budget. caches: emptied when everything idle
-    has to leave.
+    has to leave. copies: the second queue of a device, on which layers are copied while others compute.
 
     sparing: what is idle leaves whenever something else is acquired.
 
@@ -50,12 +51,15 @@ class Residency:
         before_eviction: Callable[[], None] = lambda: None,
         caches: Sequence[Cache] = (),
         quiet: Quiet = nullcontext,
+        copies: Callable[[torch.device], CopyQueue | None] = copies_beside,
     ):
         self._own = {one.name: one for one in components}
         self.further = AdapterNetworks()
         self._before_eviction = before_eviction
         self._caches = caches
         self._quiet = quiet
+        self._copies = copies
+        self._streams: dict[str, LayerStream] = {}
         self._held: Counter[str] = Counter()
         self._lock = threading.RLock()
         self.tracker = Tracker() if tracker is None else tracker
@@ -125,12 +129,26 @@ class Residency:
             self.evict_idle(but=(name, *but))
             if component.present_bytes:
                 self._evict(component)
-            stream = LayerStream(component, network, quiet=self._quiet, moved=self._count, require=self._require)
             try:
-                with stream:
+                with self._stream(name, network):
                     yield
             finally:
                 self._count()
+
+    def _stream(self, name: str, network: torch.nn.Module) -> LayerStream:
+        """The same for all forwards of a network: it remembers in which order layers are called."""
+        if name not in self._streams:
+            component = self._components[name]
+            self._streams[name] = LayerStream(
+                component,
+                network,
+                quiet=self._quiet,
+                moved=self._count,
+                require=self._require,
+                has_room=self.tracker.has_room,
+                copies=self._copies(next(network.parameters()).device),
+            )
+        return self._streams[name]
 
     def can_stream(self, network: object) -> bool:
         """Whether layers of a network can leave memory and come back."""
