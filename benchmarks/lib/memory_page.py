@@ -74,9 +74,9 @@ def _allocator() -> Iterator[str]:
         "ControlNets with the embedding of their hint are held to the allocator in the same way by "
         "`tests/memory/test_forecast.py`. FreeU and perturbed guidance (PAG, SEG) act away from the peak and take "
         "nothing there; the rows that guidance, composed prompts and regions ask for are counted. Of masks in "
-        "attention, and of the `local-approximate` kernel, only bounds are known. Not forecast: image encoders of "
-        "IP-Adapters, and the copies that are kept of weights which LoRA are merged into; under a budget both are "
-        "counted as they are allocated.\n"
+        "attention, and of the `local-approximate` kernel, only bounds are known. Image encoders of IP-Adapters are held "
+        "to the allocator by `tests/memory/test_forecast_of_adapters.py`. Of the copies that are kept of weights which "
+        "LoRA are merged into only a bound is known: all transformers, or the whole U-Net for LoRA that change more.\n"
     )
     above = sorted((row for row in rows if _over(row) > 0.01), key=_over, reverse=True)
     if above:
