@@ -120,9 +120,9 @@ def _text(network: TextNetwork, work: Work) -> Callable[[], Tensor]:
     return run
 
 
-def image(subject: Subject, work: Work) -> Prepared:
+def image(_: Subject, work: Work) -> Prepared:
     """The encoder of reference pictures, in the layout in which it is read: not channels-last."""
-    config = ClipVisionConfig(**{name: getattr(subject.image_encoder, name) for name in VisionNetwork.__slots__})
+    config = ClipVisionConfig(**{name: getattr(work.image_encoder, name) for name in VisionNetwork.__slots__})
     dtype = work.image_dtype or "float32"
     network = _loaded(lambda: ClipVision(config), dtype, layout=torch.contiguous_format)
     pixels = seeded((work.references, config.channels, config.image_size, config.image_size), _dtype(dtype))

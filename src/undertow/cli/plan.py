@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -113,7 +113,7 @@ def plan(
         tokens=77 * prompt_chunks,
         types=_types(named, precision, vae_precision, device),
     )
-    machine, available = replace(this_machine(), device=str(device)), _budget(budget_bytes, device)
+    machine, available = this_machine().on(str(device)), _budget(budget_bytes, device)
     if measure:
         draft = make_plan(named.subject, work, available, machine=machine)
         _measure(named.subject, (work, *(one.work for one in draft.measures)), device)
@@ -164,10 +164,10 @@ def _work(named: "NamedModel", *, size: str | None, types: tuple[str, str], **nu
 def _seen(subject: "Subject", references: int, dtype: str) -> dict[str, int]:
     """What an IP-Adapter Plus, the largest kind, adds to the work."""
     from undertow.memory.weights import REFERENCE_TOKENS, image_prompt_weights
-    from undertow.memory.work import ITEM_BYTES
+    from undertow.memory.work import ITEM_BYTES, VIT_H
 
     assert subject.unet is not None
-    numbers = image_prompt_weights(subject.unet, subject.image_encoder.width)
+    numbers = image_prompt_weights(subject.unet, VIT_H.width)
     return {
         "references": references,
         "image_tokens": REFERENCE_TOKENS * references,

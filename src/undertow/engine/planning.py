@@ -11,6 +11,7 @@ import torch
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.files.bundled import BundledAdapters
 from undertow.adapters.files.opened import open_adapter
+from undertow.adapters.image_prompt.nearby import described_encoder
 from undertow.adapters.kinds import identify
 from undertow.attention.chosen import ChosenAttention, name_of
 from undertow.attention.kernel import Requirements
@@ -23,7 +24,7 @@ from undertow.memory.plan import MemoryPlan, plan
 from undertow.memory.seconds import read_table
 from undertow.memory.subjects import require_size, subject_of
 from undertow.memory.weights import REFERENCE_TOKENS
-from undertow.memory.work import Subject, Work
+from undertow.memory.work import VIT_H, Subject, VisionNetwork, Work
 from undertow.processor import has_bfloat16
 from undertow.unet.attention_calls import attention_calls
 from undertow.unet.unet import UNet
@@ -71,11 +72,12 @@ def plan_model(
         vae_dtype=None if vae is None else _name(vae.dtype),
         merged=slots is None,
         lora_slots=8 if slots is None else slots,
-        **_acting(adapters, bundled, unet.dtype),
+        image_dtype="float16" if unet.device.type == "cuda" else None,
+        **_acting(adapters, bundled, unet.dtype, model.path),
     )
     work = replace(work, **_kernels(unet, work, subject))
     device = unet.device.type
-    machine = replace(this_machine(), device=device, threads=torch.get_num_threads())
+    machine = replace(this_machine().on(device), threads=torch.get_num_threads())
     return plan(subject, work, budget_bytes, table=read_table(device), machine=machine, fixed_graphs=fixed_graphs)
 
 
@@ -102,18 +104,23 @@ def _kernels(unet: UNet, work: Work, subject: Subject) -> dict[str, Any]:
     return {"kernels": tuple((*key, name) for key, name in found.items())}
 
 
-def _acting(adapters: Sequence[Adapter | str | Path], bundled: BundledAdapters, dtype: torch.dtype) -> dict[str, Any]:
+def _acting(
+    adapters: Sequence[Adapter | str | Path], bundled: BundledAdapters, dtype: torch.dtype, model: Path
+) -> dict[str, Any]:
     """How many of each kind, and what their files take in memory. Errors: those of `open_adapter` and `identify`."""
-    found = Counter[str]()
+    found, encoder = Counter[str](), VIT_H
     pictures = [1]
     for one in adapters:
         with open_adapter(bundled.locate(one.source if isinstance(one, Adapter) else one)) as opened:
-            title, tensors = identify(opened)[1], opened.tensors
+            title, tensors, place = identify(opened)[1], opened.tensors, opened.place
         computed_bytes = sum(tensor.count for tensor in tensors.values()) * dtype.itemsize
         if "IP-Adapter" in title:
             pictures.append(max(1, len(one.images())) if isinstance(one, Adapter) else 1)
             found["image_tokens"] += REFERENCE_TOKENS * pictures[-1]
             found["image_prompt_bytes"] += computed_bytes
+            named = None if not isinstance(one, Adapter) or one.encoder is None else Path(one.encoder)
+            described = described_encoder(place, model if model.is_dir() else model.parent, named)
+            encoder = encoder if described is None else VisionNetwork.of(described)
         elif "T2I" in title:
             found["t2i_adapters"] += 1
             found["adapter_bytes"] += computed_bytes
@@ -127,6 +134,7 @@ def _acting(adapters: Sequence[Adapter | str | Path], bundled: BundledAdapters, 
     return {
         **found,
         "references": max(pictures),
+        "image_encoder": encoder,
         "changes_all": bool(found["changes_all"]),
         "changes_text": bool(found["changes_text"]),
     }

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from undertow.memory import stage_walks, training_walk, vae_walk, weights
+from undertow.memory.calibration import Calibration
 from undertow.memory.ledger import Ledger, Peak, Signature
 from undertow.memory.machine import Machine, this_machine
 from undertow.memory.work import ITEM_BYTES, Subject, Work
@@ -108,8 +109,18 @@ def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
             stages.append(_tiled(whole, subject, work))
     if subject.unet is not None and work.training is not None:
         stages.append(_trained(training_walk.train(subject.unet, subject, work, work.training, machine), work))
+    if machine.calibration is not None:
+        stages = [_reserved(stage, machine.calibration) for stage in stages]
     peak = max(stage.peak_bytes for stage in stages)
     return Forecast(stages=tuple(stages), process_bytes=peak + PROCESS_BYTES)
+
+
+def _reserved(stage: StageForecast, calibration: Calibration) -> StageForecast:
+    """What the device's allocator gives out for it, workspaces and fragments included."""
+    reserved = calibration.reserved(stage.name, stage.activation_bytes)
+    workspace = stage.workspace_bytes + reserved - stage.activation_bytes
+    by_component = stage.by_component | {"workspace": workspace}
+    return replace(stage, activation_bytes=reserved, workspace_bytes=workspace, by_component=by_component)
 
 
 @lru_cache(maxsize=64)
@@ -137,7 +148,7 @@ def _of_text(work: Work) -> Work:
 
 
 def _of_image(work: Work) -> Work:
-    return Work(references=work.references, image_dtype=work.image_dtype)
+    return Work(references=work.references, image_encoder=work.image_encoder, image_dtype=work.image_dtype)
 
 
 def _of_vae(work: Work) -> Work:
@@ -166,7 +177,7 @@ def component_bytes(subject: Subject, work: Work) -> dict[str, int]:
     item, text_item = ITEM_BYTES[work.dtype], ITEM_BYTES[work.text_dtype or work.dtype]
     found = {"text": text_item * sum(weights.text_weights(network) for network in subject.text_encoders)}
     if work.image_tokens:
-        found["image"] = ITEM_BYTES[work.image_dtype or "float32"] * weights.vision_weights(subject.image_encoder)
+        found["image"] = ITEM_BYTES[work.image_dtype or "float32"] * weights.vision_weights(work.image_encoder)
         found["image"] += work.image_prompt_bytes
     if work.adapter_bytes:
         found["adapters"] = work.adapter_bytes

@@ -38,9 +38,9 @@ def text(subject: Subject, work: Work, machine: Machine) -> Ledger:
     return ops.ledger
 
 
-def image(subject: Subject, work: Work, machine: Machine) -> Ledger:
+def image(subject: Subject, work: Work, machine: Machine) -> Ledger:  # noqa: ARG001  as every stage
     ops = operations(machine, work.image_dtype or "float32", "sdpa")
-    image_walk.see_pictures(ops, subject.image_encoder, work.references)
+    image_walk.see_pictures(ops, work.image_encoder, work.references)
     return ops.ledger
 
 

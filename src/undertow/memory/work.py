@@ -95,15 +95,13 @@ VIT_H = VisionNetwork(width=1280, layers=32, heads=16, intermediate=5120, projec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """The networks of a model. unet: `None` forecasts only the others. image_encoder: with which reference pictures are
-    read, where some are."""
+    """The networks of a model. unet: `None` forecasts only the others."""
 
     name: str
     unet: UNetConfig | None = None
     vae: VAENetwork | None = None
     text_encoders: tuple[TextNetwork, ...] = ()
     controlnet: ControlNetConfig | None = None
-    image_encoder: VisionNetwork = VIT_H
 
     @property
     def factor(self) -> int:
@@ -146,7 +144,7 @@ class Work:
 
     size: height and width in pixels. pictures: of the request. branches: rows of each picture in one forward (2 with
     guidance). rows: most rows of one forward; `None`: all. tokens: of the text, 77 for each chunk. image_tokens: of
-    reference pictures (IP-Adapter). references: how many of these an encoder sees at once. image_dtype: its type;
+    reference pictures (IP-Adapter). references: how many of these `image_encoder` sees at once. image_dtype: its type;
     `None` is float32, since files are in float16, which CPUs do not compute. image_prompt_bytes: of the networks of
     IP-Adapters. adapter_bytes: of files of LoRA, and of T2I-Adapters. regions: parts of the picture that see prompts of
     their own by attention, whose tokens are among `tokens`. loras: adapters that act in one row; merged: they are
@@ -167,6 +165,7 @@ class Work:
     tokens: int = 77
     image_tokens: int = 0
     references: int = 1
+    image_encoder: VisionNetwork = VIT_H
     image_dtype: str | None = None
     image_prompt_bytes: int = 0
     adapter_bytes: int = 0
