@@ -381,6 +381,7 @@ class Engine:
                 size=(latents.shape[2], latents.shape[3]),
                 rows=len(shared.rows),
                 computed_rows=shared.computed,
+                adapted_rows=sum(row.adapters is not None and bool(row.adapters.inputs) for row in shared.rows),
                 failed_rows=shared.failed,
                 refiner=shared.rows[0].unet is not self.model.unet,
                 adapters=len({str(adapter.source) for request in asked for adapter in request.all_adapters}),

@@ -62,10 +62,12 @@ class JobSpec(Record):
 @dataclass(frozen=True, kw_only=True)
 class JobWork(Record):
     """What a schedule must know of a job without reading its request. cells: of a picture's latents. rows: of the
-    forward of one step of all its pictures, branches of guidance included. steps: of every picture, in all passes."""
+    forward of one step of all its pictures, branches of guidance included; adapted_rows: those in which adapters act.
+    steps: of every picture, in all passes."""
 
     cells: Annotated[int, Ge(0)] = 0
     rows: Annotated[int, Ge(1)] = 1
+    adapted_rows: Annotated[int, Ge(0)] = 0
     steps: Annotated[int, Ge(0)] = 1
     pictures: Annotated[int, Ge(1)] = 1
 

@@ -106,14 +106,20 @@ class Running:
 @dataclass(kw_only=True)
 class Room:
     """What a worker draws and has room for. most_rows: of a forward for jobs of such a group, in the mode "fast".
-    step_s: seconds of a step of such a group with so many rows together. decode_s: of all pictures of a job."""
+    step_s: seconds of a step of such a group with so many rows together, adapters in so many of them. decode_s: of all
+    pictures of a job."""
 
     running: Sequence[Running] = ()
     now: float = 0.0
     most_jobs: int = MOST_JOBS
     most_rows: Callable[[QueueEntry], int] = lambda entry: entry.work.rows
-    step_s: Callable[[QueueEntry, int], float] = lambda entry, rows: 1.0
+    step_s: Callable[[QueueEntry, int, int], float] = lambda entry, rows, adapted_rows: 1.0
     decode_s: Callable[[QueueEntry], float] = lambda entry: 0.0
+
+    def step_of(self, entries: Sequence[QueueEntry]) -> float:
+        """Seconds of a step of jobs that share forwards."""
+        works = [entry.work for entry in entries]
+        return self.step_s(entries[0], sum([one.rows for one in works]), sum([one.adapted_rows for one in works]))
 
 
 def pick(entries: Sequence[QueueEntry], state: FairState, room: Room) -> list[str]:
@@ -217,11 +223,12 @@ def may_join(entry: QueueEntry, running: Sequence[Running], room: Room) -> bool:
     group = group_of(entry)
     if entry.alone or any(one.entry.alone or group_of(one.entry) != group for one in running):
         return False
-    rows = sum(one.entry.work.rows for one in running)
-    together = rows + entry.work.rows
-    if rows >= most_rows(entry, room):
+    if not running:
+        return True
+    there = [one.entry for one in running]
+    if sum([one.work.rows for one in there]) >= most_rows(entry, room):
         return False
-    now_s, step_s = room.step_s(entry, rows), room.step_s(entry, together)
+    now_s, step_s = room.step_of(there), room.step_of([*there, entry])
     if step_s <= now_s:
         return True
     return all(_lateness(one, step_s, room) <= 1 or _lateness(one, now_s, room) > LOST for one in running)

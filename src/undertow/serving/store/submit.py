@@ -65,6 +65,7 @@ def prepared(new: NewJob, id: str, now: float) -> Prepared:
         "rows": new.spec.rows,
         "cells": new.work.cells,
         "work_rows": new.work.rows,
+        "adapted_rows": new.work.adapted_rows,
         "steps": new.work.steps,
         "pictures": new.work.pictures,
         "requeued": False,

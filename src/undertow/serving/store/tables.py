@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-REVISION = "0002"
+REVISION = "0003"
 """Of these tables: the newest of `migrations/versions`."""
 
 VERSION_TABLE = "undertow_version"
@@ -59,6 +59,7 @@ jobs = Table(
     Column("rows", Integer),
     Column("cells", Integer, nullable=False),
     Column("work_rows", Integer, nullable=False),
+    Column("adapted_rows", Integer, nullable=False, server_default="0"),
     Column("steps", Integer, nullable=False),
     Column("pictures", Integer, nullable=False),
     Column("cost", Double, nullable=False),
