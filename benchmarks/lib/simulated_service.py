@@ -224,7 +224,7 @@ class World:
         self.waiting.append(job)
         promised = finish_times(self._queue(), {"w": self.device}, job.entry.submitted_at, self.state)
         job.promised_at = promised[job.entry.id]
-        job.entry = replace(job.entry, finish_at=job.promised_at)
+        job.entry = replace(job.entry, promised_at=job.promised_at, finish_at=job.promised_at)
 
     def _queue(self) -> list[QueueEntry]:
         """As the store shows it."""
@@ -334,11 +334,13 @@ def entry_for(job: str, key: str, work: JobWork, *, mode: Mode = "fast", rows: i
         submitted_at=0.0,
         started_at=None,
         deadline_at=None,
+        promised_at=None,
         finish_at=None,
         attempt=0,
         alone=False,
         requeued=False,
         worker=None,
+        beat_at=None,
         progress=JobProgress(),
     )
 

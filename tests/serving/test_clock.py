@@ -185,6 +185,21 @@ def test_a_running_job_is_as_far_as_its_worker_said():
     assert finish_times([running, waiting], {"w": device}, 0.0) == pytest.approx({"0": 2.5, "1": 12.5})
 
 
+def test_a_running_job_went_on_since_its_worker_spoke():
+    costs = costs_of(forward={2: 1.0, 4: 2.0})
+    entry = queue(JobWork(cells=256, rows=2, steps=20))[0]
+    said = replace(entry, state=JobState.RUNNING, worker="w", beat_at=100.0)
+    device = Device(costs={"m": costs}, models={"m"})
+
+    def left_s(stage: str, now: float) -> float:
+        progress = JobProgress(stage=stage, step=5, steps=20)
+        return finish_times([replace(said, progress=progress)], {"w": device}, now)["0"] - now
+
+    assert [left_s("denoising", now) for now in (100.0, 103.0)] == pytest.approx([15.0, 12.0])
+    assert left_s("denoising", 1000.0) == pytest.approx(1.0), "it is not done before its worker says so"
+    assert left_s("encoding", 103.0) == pytest.approx(15.0), "no step was begun"
+
+
 def test_what_is_promised_is_held():
     """At 0.8 of what the machine does when it is full, with Poisson arrivals of three keys, mixed sizes, steps and
     counts, a tenth cancelled, and noise of 5 % on every unit of work: for 95 % of jobs within 10 % or a second. More

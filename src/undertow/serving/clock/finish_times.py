@@ -104,7 +104,7 @@ def _running(entries: Sequence[QueueEntry], name: str, devices: Mapping[str, Dev
         for entry in entries
         if entry.state == JobState.RUNNING and (entry.worker if entry.worker in devices else first) == name
     ]
-    return [Running(entry=entry, left=left_of(entry), promised_at=entry.finish_at) for entry in own]
+    return [Running(entry=entry, left=left_of(entry), promised_at=entry.promised_at) for entry in own]
 
 
 def left_of(entry: QueueEntry) -> float:
@@ -123,6 +123,15 @@ class _Lane:
         self.device, self.at, self.running = device, at, running
         self._room = device.room(running, at)
         self._models = set(device.models)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """What was done since the worker spoke last, of jobs that are being denoised."""
+        step_s = self._step_s()
+        for one in self.running:
+            said_at = one.entry.beat_at
+            if said_at is not None and one.entry.progress.stage == "denoising" and step_s:
+                one.left = max(min(one.left, 1.0), one.left - max(0.0, self.at - said_at) / step_s)
 
     def fill(self, line: Line) -> None:
         """Takes jobs as a worker does."""
@@ -136,7 +145,7 @@ class _Lane:
                 self._models.add(entry.model)
             self.at += self.device.of(entry).encode_s()
             left = entry.work.steps * (1 - self.device.cancelled)
-            self.running.append(Running(entry=entry, left=left, promised_at=entry.finish_at))
+            self.running.append(Running(entry=entry, left=left, promised_at=entry.promised_at))
 
     def advance(self) -> dict[str, float]:
         """To the moment when the next jobs are done; when each of these is."""

@@ -27,13 +27,24 @@ _OF_JOBS = [
     column
     for column in jobs.c
     if column.name
-    not in ("idempotency_key", "body_hash", "model", "mode", "rows", "requeued", "lease_until", "logged", "seq")
+    not in (
+        "idempotency_key",
+        "body_hash",
+        "model",
+        "mode",
+        "rows",
+        "requeued",
+        "lease_until",
+        "beat_at",
+        "logged",
+        "seq",
+    )
 ]
 _OF_ENTRIES = [
     *jobs.c[
         "id", "key", "model", "mode", "rows", "cells", "work_rows", "adapted_rows", "steps", "pictures", "cost",
-        "priority", "state", "submitted_at", "started_at", "deadline_at", "finish_at", "attempt", "alone", "requeued",
-        "worker",
+        "priority", "state", "submitted_at", "started_at", "deadline_at", "promised_at", "finish_at", "attempt",
+        "alone", "requeued", "worker", "beat_at",
     ],
     type_coerce(jobs.c.progress, Text).label("progress"),
 ]  # fmt: skip
@@ -115,7 +126,8 @@ def entries_where(*conditions: ColumnElement[bool]) -> Select[Any]:
 def entry_of(row: Sequence[Any]) -> QueueEntry:
     """By position: a claim reads a thousand of them while others wait to write."""
     id, key, model, mode, rows, cells, work_rows, adapted_rows, steps, pictures, cost, priority, state, *more = row
-    submitted_at, started_at, deadline_at, finish_at, attempt, alone, requeued, worker, progress = more
+    submitted_at, started_at, deadline_at, promised_at, finish_at, attempt, alone, requeued, worker, *last = more
+    beat_at, progress = last
     return QueueEntry(
         id=id,
         key=key,
@@ -129,11 +141,13 @@ def entry_of(row: Sequence[Any]) -> QueueEntry:
         submitted_at=submitted_at,
         started_at=started_at,
         deadline_at=deadline_at,
+        promised_at=promised_at,
         finish_at=finish_at,
         attempt=attempt,
         alone=alone,
         requeued=requeued,
         worker=worker,
+        beat_at=beat_at,
         progress=_progress(progress),
     )
 

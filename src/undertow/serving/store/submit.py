@@ -52,6 +52,7 @@ def prepared(new: NewJob, id: str, now: float) -> Prepared:
         batch=new.batch,
         label=new.label,
         deadline_at=new.deadline_at,
+        promised_at=new.finish_at,
         finish_at=new.finish_at,
         webhook=new.webhook,
         traceparent=new.traceparent,

@@ -74,6 +74,8 @@ jobs = Table(
     Column("finished_at", Double),
     Column("deadline_at", Double),
     Column("expires_at", Double),
+    # Of these two the first never changes, and the second is updated.
+    Column("promised_at", Double),
     Column("finish_at", Double),
     Column("attempt", Integer, nullable=False),
     Column("alone", Boolean, nullable=False),
@@ -83,6 +85,8 @@ jobs = Table(
     Column("worker", Text),
     Column("fence", Integer, nullable=False),
     Column("lease_until", Double),
+    # When its worker last said how far it is.
+    Column("beat_at", Double),
     Column("cancel_requested", Boolean, nullable=False),
     Column("preview_until", Double, nullable=False),
     Column("progress", Json, nullable=False),

@@ -213,7 +213,8 @@ class Worker:
         costs.learn("load", seconds=seconds)
         loaded.engine.watchers += [self.timing.learner(name), self.measures.watcher(name)]
         self.measures.loaded(loaded)
-        warm_up(loaded, costs)
+        lora = next((entry.path for entry in self.catalog.adapters(name) if entry.kind == "LoRA"), None)
+        warm_up(loaded, costs, lora=lora)
         self.timing.save(now=True)
 
     def _collect_garbage(self, stop: threading.Event) -> None:
