@@ -79,6 +79,7 @@ class Engine:
                 counting=not runner.capabilities.fixed_shapes,
             )
         self.memory = memory
+        memory.join(self.adapters.networks)
         self.watchers = list(watchers)
         self.probes: list[ForwardProbe] = []
         self._batcher = Batcher(self.adapters, runner, memory, self._shared, self.probes)
@@ -232,6 +233,7 @@ class Engine:
         with self._working:
             self._worker = threading.get_ident()
             try:
+                self.memory.join(self.adapters.networks)  # another engine may have had them
                 self._govern()
                 with self.memory.unit():
                     return self._work()
