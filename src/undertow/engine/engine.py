@@ -383,6 +383,7 @@ class Engine:
                 computed_rows=shared.computed,
                 failed_rows=shared.failed,
                 refiner=shared.rows[0].unet is not self.model.unet,
+                probed=shared.probed,
                 adapters=len({str(adapter.source) for request in asked for adapter in request.all_adapters}),
             )
         )

@@ -190,7 +190,7 @@ def entry_of(new: NewJob, now: float) -> QueueEntry:
         deadline_at=new.deadline_at,
         finish_at=None,
         attempt=0,
-        alone=False,
+        alone=new.alone,
         requeued=False,
         worker=None,
         progress=JobProgress(),
