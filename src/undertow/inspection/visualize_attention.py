@@ -43,7 +43,8 @@ class AttentionWatch:
         self._side: GuidanceSide = side
         self._text = model.require_text(request.clip_skip)
         _require_layers(model, request, choice, self_attention=self_attention)
-        require_words(options.words or (), self._readings(), self._text)
+        argument = "prompt" if side == "conditional" else "negative_prompt"
+        require_words(options, self._readings(), self._text, argument)
         watched = {
             "unet": model.require_unet(),
             "refiner": None if engine.refiner is None else engine.refiner.require_unet(),

@@ -146,10 +146,13 @@ def _context(maps: TokenMaps) -> dict[str, Any]:
     return {"branch": maps.branch, "steps": maps.steps, "kinds": list(reading.kinds), "words": words}
 
 
-def require_words(words: Sequence[str], readings: Sequence[Reading], text: TextStack) -> None:
-    """Errors: `InvalidInput` for a word that is not in the prompt."""
+def require_words(options: WordOptions, readings: Sequence[Reading], text: TextStack, argument: str = "prompt") -> None:
+    """Errors: `InvalidInput` for a word that is not in the prompt, and for a prompt that has none to draw a map of.
+    argument: what the prompt is called."""
     known = list(dict.fromkeys(word.text for reading in readings for word in reading.words))
-    for word in words:
+    if not known and options.words is None and not options.marks:
+        raise InvalidInput(argument, "without a word", "words to draw maps of", "or marks, which every prompt has")
+    for word in options.words or ():
         if word in MARKS or any(reading.positions_of(_pieces(word, text)) for reading in readings):
             continue
         expected = f"words that stand in the prompt one behind the other: {' '.join(known)}" if known else "a prompt"
