@@ -78,12 +78,15 @@ def test_what_is_encoded_in_parts_is_one_cost_of_its_job():
             "size": None,
             "computed_rows": 0,
             "adapted_rows": 0,
+            "probed": False,
+            **more,
         }
-        learner.observe(SimpleNamespace(**{**given, **more}))
+        learner.observe(SimpleNamespace(**given))
 
     event("encode", 0.5)
     event("encode", 0.25)
     event("denoise", 0.1, size=(16, 16), computed_rows=2)
+    event("denoise", 9.9, size=(16, 16), computed_rows=2, probed=True)
     event("decode", 0.3, size=(16, 16))
     costs = learner.costs
     assert (costs.encode_s(), costs.forward_s(256, 2), costs.decode_s(256)) == (0.75, 0.1, 0.3)
@@ -92,7 +95,8 @@ def test_what_is_encoded_in_parts_is_one_cost_of_its_job():
 def test_a_step_costs_what_passes_between_two_units_but_no_pause():
     now = iter((0.0, 0.15, 5.0))
     learner = Learner(Costs(), now=lambda: next(now))
-    step = SimpleNamespace(kind="denoise", seconds=0.1, requests=(1,), size=(16, 16), computed_rows=2, adapted_rows=0)
+    rows = {"computed_rows": 2, "adapted_rows": 0}
+    step = SimpleNamespace(kind="denoise", seconds=0.1, requests=(1,), size=(16, 16), **rows, probed=False)
     learner.observe(step)
     assert learner.costs.forward_s(256, 2) == pytest.approx(0.1)
     learner.observe(step)

@@ -31,12 +31,14 @@ PATIENCE = 16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shared:
-    """A forward. rows: that shared it. computed: rows, with those it was padded with. failed: without an outcome."""
+    """A forward. rows: that shared it. computed: rows, with those it was padded with. failed: without an outcome.
+    probed: whether something looked into it."""
 
     rows: Sequence[Row]
     computed: int
     failed: int
     seconds: float
+    probed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +154,7 @@ class Batcher:
         if outcomes is None:
             return True
         seconds = (time.perf_counter() - started) / len(batch)
-        self.shared(_shared(batch, outcomes, seconds * len(batch)))
+        self.shared(_shared(batch, outcomes, seconds * len(batch), self.probes))
         for waiting, outcome in zip(batch, outcomes, strict=True):
             outcome = self._checked(waiting, outcome)
             failure = self._answer(waiting, outcome) if isinstance(outcome, Outcome) else outcome
@@ -324,13 +326,20 @@ class Batcher:
         return any(gave_way)
 
 
-def _shared(batch: Sequence[Waiting], outcomes: Sequence[Outcome | Exception], seconds: float) -> Shared:
+def _shared(
+    batch: Sequence[Waiting],
+    outcomes: Sequence[Outcome | Exception],
+    seconds: float,
+    probes: Sequence[ForwardProbe],
+) -> Shared:
     padded_to = batch[0].task.limits.padded_to
+    rows = [waiting.row for waiting in batch]
     return Shared(
-        rows=[waiting.row for waiting in batch],
+        rows=rows,
         computed=len(batch) if padded_to is None else max(padded_to, len(batch)),
         failed=sum(not isinstance(outcome, Outcome) for outcome in outcomes),
         seconds=seconds,
+        probed=any(probe.wants(rows) for probe in probes),
     )
 
 

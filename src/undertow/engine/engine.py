@@ -386,6 +386,7 @@ class Engine:
                 adapted_rows=sum(row.adapters is not None and bool(row.adapters.inputs) for row in shared.rows),
                 failed_rows=shared.failed,
                 refiner=shared.rows[0].unet is not self.model.unet,
+                probed=shared.probed,
                 adapters=len({str(adapter.source) for request in asked for adapter in request.all_adapters}),
             )
         )

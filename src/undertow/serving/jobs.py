@@ -13,6 +13,7 @@ from annotated_types import Ge, Le, MaxLen
 
 from undertow.records import Record
 from undertow.serving.failures import Failure
+from undertow.serving.inspection import InspectionKind, InspectOptions
 
 Mode = Literal["fast", "reproducible"]
 """fast: in any batch, equal within rounding. reproducible: in forwards of a fixed number of rows, equal to the byte
@@ -20,8 +21,9 @@ whatever else runs."""
 
 Format = Literal["png", "jpeg", "webp"]
 
-Kind = Literal["pictures", "predictions"]
-"""predictions: what the network says of given latents, in one forward; no sampling, no decoding."""
+Kind = Literal["pictures", "predictions", "diagnosis"]
+"""predictions: what the network says of given latents, in one forward; no sampling, no decoding. diagnosis: what the
+doctor finds out about a request."""
 
 
 class JobState(StrEnum):
@@ -56,7 +58,10 @@ class JobSpec(Record):
     format: Format = "png"
     files: dict[str, str] = field(default_factory=dict)
     kind: Kind = "pictures"
-    """Of predictions, `request` is {"artifact": sha256} of the contexts (worker/predictions.py)."""
+    """Of predictions, `request` is {"artifact": sha256} of the contexts (worker/predictions.py); of a diagnosis it is
+    {"request": what is diagnosed, "only": [names of rules], "subject": id of its job or null}."""
+    inspect: InspectOptions | None = None
+    """What is looked at meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +111,8 @@ class NewJob(Record):
     batch: str | None = None
     """Of jobs that were submitted together."""
     traceparent: str | None = None
+    alone: bool = False
+    """Shares no forward with other jobs."""
     reuse: bool = True
 
 
@@ -137,16 +144,35 @@ class StoredPicture(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InspectedFile(StoredFile):
+    """A file of what was seen inside. name: as the library calls it. picture: which it belongs to; `None` for all."""
+
+    kind: InspectionKind
+    name: str
+    picture: int | None = None
+
+    @property
+    def file(self) -> StoredFile:
+        return StoredFile(sha256=self.sha256, media_type=self.media_type, bytes=self.bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobResult(Record):
     """pictures: in order. report: what was decided, and how long it took. reused: served from pictures that were there
-    already. replayed_steps: taken from the log of an earlier attempt."""
+    already. replayed_steps: taken from the log of an earlier attempt. inspection: what was seen inside."""
 
     pictures: tuple[StoredPicture, ...]
     report: dict[str, Any] = field(default_factory=dict)
     reused: bool = False
     replayed_steps: int = 0
     files: tuple[StoredFile, ...] = ()
-    """Of predictions: the tensors."""
+    """Of predictions the tensors, of a diagnosis its findings."""
+    inspection: tuple[InspectedFile, ...] = ()
+
+    @property
+    def stored(self) -> list[StoredFile]:
+        """Every artifact of it."""
+        return [*(one.file for one in self.pictures), *self.files, *(one.file for one in self.inspection)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse, Response
 
 from undertow.errors import UndertowError
 from undertow.serving.admission import Admission
-from undertow.serving.api import artifacts, events, jobs, operations, predict
+from undertow.serving.api import artifacts, diagnosis, events, jobs, operations, predict
 from undertow.serving.api.around import Around
 from undertow.serving.api.auth import Gate
 from undertow.serving.api.compatible import agents, huggingface, openai
@@ -41,7 +41,14 @@ from undertow.serving.tracing import Tracing, tracing_of
 
 logger = logging.getLogger(__name__)
 
-ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, predict.router, operations.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    jobs.router,
+    events.router,
+    artifacts.router,
+    predict.router,
+    diagnosis.router,
+    operations.router,
+)
 COMPATIBLE: tuple[APIRouter, ...] = (
     openai.router,
     a1111.router,

@@ -34,6 +34,8 @@ class Event(Protocol):
     def computed_rows(self) -> int: ...
     @property
     def adapted_rows(self) -> int: ...
+    @property
+    def probed(self) -> bool: ...
 
 
 @dataclass(kw_only=True)
@@ -147,7 +149,8 @@ class Costs:
 
 
 class Learner:
-    """Learns costs from an engine's events. What is encoded in parts is one cost of its job. A step costs all the time
+    """Learns costs from an engine's events; a forward that was looked into says nothing of others. What is encoded in
+    parts is one cost of its job. A step costs all the time
     since the unit before it: samplers, claims, logs and what else a process does make jobs last as well. now: gives
     seconds."""
 
@@ -169,7 +172,7 @@ class Learner:
             encoded = self._encoding.pop(number, None)
             if encoded is not None:
                 self.costs.learn("encode", seconds=encoded)
-        if event.size is not None:
+        if event.size is not None and not event.probed:
             cells = event.size[0] * event.size[1]
             # What is much longer was a pause: another model's turn, or a wait for the store.
             seconds = took if event.seconds < took < BETWEEN * event.seconds else event.seconds

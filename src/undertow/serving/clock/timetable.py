@@ -191,7 +191,7 @@ def entry_of(new: NewJob, now: float) -> QueueEntry:
         promised_at=None,
         finish_at=None,
         attempt=0,
-        alone=False,
+        alone=new.alone,
         requeued=False,
         worker=None,
         beat_at=None,

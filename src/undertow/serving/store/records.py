@@ -66,10 +66,12 @@ class Verdict:
 
 
 class Scope(StrEnum):
-    """What an API key may do. admin: everything, with everybody's jobs."""
+    """What an API key may do. submit: make and cancel jobs. read: see them. inspect: look into its jobs while they are
+    drawn, and ask for diagnoses, which slows others down. admin: everything, with everybody's jobs."""
 
     SUBMIT = "submit"
     READ = "read"
+    INSPECT = "inspect"
     ADMIN = "admin"
 
 

@@ -71,8 +71,10 @@ def is_id(text: str, prefix: str) -> bool:
 
 
 def spec_hash(spec: dict[str, Any]) -> str:
-    """Of a spec's JSON: equal for equal specs, whatever the order of their fields."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+    """Of a spec's JSON: equal for equal specs, whatever the order of their fields, and as it was before there was
+    `inspect` for those without."""
+    said = {name: value for name, value in spec.items() if name != "inspect" or value is not None}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def jobs_where(*conditions: ColumnElement[bool]) -> Select[Any]:
