@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.files.library import LoadedAdapter
@@ -56,6 +56,11 @@ class RowInput:
         row is padded because of what is beside it, it may be rounded in another way."""
         return None
 
+    @property
+    def named_network(self) -> tuple[str, nn.Module] | None:
+        """The network that runs beside the U-Net for it, by the name that probes know it by."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RowAdapters:
@@ -72,6 +77,11 @@ class RowAdapters:
     def padding(self) -> "RowAdapters":
         """What acts in a row that repeats this one to fill a forward up."""
         return RowAdapters(inputs=tuple(one for one in self.inputs if one.in_padding))
+
+    @property
+    def networks(self) -> tuple[tuple[str, nn.Module], ...]:
+        """Those that run beside the U-Net, in order, one as often as it acts."""
+        return tuple(found for one in self.inputs if (found := one.named_network) is not None)
 
     @property
     def shape(self) -> Hashable:

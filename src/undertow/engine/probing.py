@@ -31,6 +31,36 @@ class OwnForwards:
     numbers stopped being finite, whose time and calls say nothing of the network."""
 
 
+@runtime_checkable
+class Forgetful(Protocol):
+    """A probe that adds up what it sees, of the evaluations that pictures are drawn with alone."""
+
+    def forget(self, rows: Sequence[Row]) -> None:
+        """What the newest evaluation of each of these rows gave does not count: they are evaluated once more."""
+        ...
+
+
+def forget(probes: Sequence[ForwardProbe], rows: Sequence[Row]) -> None:
+    """Tells the probes that add up."""
+    for probe in probes:
+        if isinstance(probe, Forgetful):
+            probe.forget(rows)
+
+
+def named_networks(rows: Sequence[Row]) -> list[tuple[str, nn.Module, list[Row]]]:
+    """The networks that a forward of these rows evaluates: what its modules' names begin with, and the rows of its
+    batch, in order. That of the U-Net is empty; ControlNets run before it, for the rows in which they act."""
+    found: list[tuple[str, nn.Module, list[Row]]] = [("", rows[0].unet, list(rows))]
+    for row in rows:
+        for name, network in () if row.adapters is None else row.adapters.networks:
+            place = next((one for one in found if one[1] is network), None)
+            if place is None:
+                place = (name, network, [])
+                found.append(place)
+            place[2].append(row)
+    return found
+
+
 def attach(probes: Sequence[ForwardProbe], rows: Sequence[Row], runner: Runner, until: ExitStack) -> Runner:
     """Attaches the probes that want a forward of these rows, until the stack is left, and returns what runs it: graphs
     are made of the layers as they are without hooks, so a forward that is looked into runs eagerly as a whole."""

@@ -131,3 +131,8 @@ def matching(unet: nn.Module, patterns: Sequence[str]) -> list[str]:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise InvalidInput("pattern", repr(pattern), "one that matches a module", nearest(pattern, names))
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def joined(prefix: str, name: str) -> str:
+    """The name of a module of a network whose modules' names begin with `prefix`."""
+    return f"{prefix}.{name}" if prefix and name else prefix or name

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from undertow.engine.probing import OwnForwards
 from undertow.engine.rows import Origin, Row
 from undertow.errors import InvalidInput
 from undertow.inspection.probe import Side, every_row, matching
@@ -27,8 +28,9 @@ def untold(record: TensorRecord) -> None:
 
 
 @dataclass(kw_only=True, eq=False)
-class Recorder:
-    """Records what passes modules; for `Engine.probes`, or the probes of a request.
+class Recorder(OwnForwards):
+    """Records what passes modules; for `Engine.probes`, or the probes of a request. Of a row whose numbers are not
+    finite it records these, not those of its second evaluation.
 
     patterns: of modules, as in `ModuleProbe`; "*" is all. sides: which are recorded. every: records steps 0, every,
     2 every, ... rows: which concern it. moments: mean and standard deviation as well, which take most of the time.

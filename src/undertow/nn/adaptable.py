@@ -89,7 +89,7 @@ class Linear(nn.Linear):
         if weights.runs is not None:
             for run, down, up in self.slots.used(weights.runs):
                 part = x[run.start : run.stop]
-                y[run.start : run.stop].add_(part @ down.mT @ up.mT, alpha=run.gain)
+                add_scaled(y[run.start : run.stop], part @ down.mT @ up.mT, run.gain)
             return y
         down, up = self.slots.rows(weights)
         tokens = x.unsqueeze(1) if x.ndim == 2 else x
@@ -117,10 +117,19 @@ class Conv2d(nn.Conv2d):
                 kernels = down.reshape(len(down), self.in_channels, *self.kernel_size)
                 part = convolve(x[run.start : run.stop], kernels, None, self.stride[0], int(self.padding[0]))
                 change = part.permute(0, 2, 3, 1) @ up.mT
-                y[run.start : run.stop].add_(change.permute(0, 3, 1, 2), alpha=run.gain)
+                add_scaled(y[run.start : run.stop], change.permute(0, 3, 1, 2), run.gain)
             return y
         down, up = self.slots.rows(weights)
         batch, rank = down.shape[:2]
         kernels = down.reshape(batch * rank, self.in_channels, *self.kernel_size)
         low = F.conv2d(x.reshape(1, -1, *x.shape[2:]), kernels, None, self.stride, self.padding, groups=batch)
         return y + torch.bmm(up, low.reshape(batch, rank, -1)).reshape(y.shape)
+
+
+def add_scaled(y: Float[Tensor, "..."], change: Float[Tensor, "..."], gain: float) -> None:
+    """`y += gain · change` in place. PyTorch refuses an alpha that the type does not hold; the sum then is infinite, or
+    is not, as its numbers are."""
+    if abs(gain) <= torch.finfo(y.dtype).max:
+        y.add_(change, alpha=gain)
+    else:
+        y.add_(change.float() * gain)

@@ -141,7 +141,8 @@ class TiledControl:
         if isinstance(seen.embedded, Residuals):
             return (FeatureRow(features=seen.embedded, gains=gains, area=seen.area),)
         assert isinstance(network, ControlNet)  # whose hints are embedded
-        return (ControlRow(network=network, hint=seen.embedded, gains=gains, area=seen.area),)
+        title = self.resolved.adapter.title
+        return (ControlRow(network=network, hint=seen.embedded, gains=gains, area=seen.area, title=title),)
 
 
 class ControlKind(AdapterKind[ControlFile, ResolvedControl, ControlInput]):
