@@ -26,8 +26,8 @@ from undertow.engine.probing import ForwardProbe, named_networks
 from undertow.engine.rows import Outcome, Row
 from undertow.errors import InvalidInput
 from undertow.inspection.numerics import bad_input, cause_of, changed, is_finite_record
-from undertow.inspection.probe import joined
 from undertow.inspection.records import is_finite
+from undertow.inspection.sites import joined
 from undertow.nn.adaptable import Conv2d, Linear
 from undertow.nn.attention import AttentionProjections
 from undertow.unet.blocks import Stage
