@@ -121,7 +121,7 @@ class EmojiRecipe:
 CRISP_RECIPE = EmojiRecipe(
     edition=CRISP,
     level_channels=(32, 32, 64, 128),
-    latent_channels=16,
+    latent_channels=24,
     middle_attention=False,
     kl_weight=1e-5,
     crop=64,

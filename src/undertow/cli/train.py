@@ -8,6 +8,7 @@ from typing import get_args
 import typer
 
 from undertow.cli.train_controlnet import train_controlnet
+from undertow.cli.train_distill import train_distill
 from undertow.cli.train_image_prompt import train_image_prompt
 from undertow.cli.train_lora import train_lora
 from undertow.cli.train_pixels import DataName, train_pixels
@@ -37,3 +38,4 @@ for _name in get_args(DataName):
 train.command("lora")(train_lora)
 train.command("controlnet")(train_controlnet)
 train.command("image-prompt")(train_image_prompt)
+train.command("distill")(train_distill)
