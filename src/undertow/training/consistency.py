@@ -101,7 +101,8 @@ class Tightening:
 
 def tuning_target(denoised: Rows, x0: Rows, is_data: Bool[Tensor, "batch"]) -> Rows:
     """What the estimate at the upper level should be: that at the lower one, or the data where the lower one is 0."""
-    return torch.where(per_row(is_data, denoised).bool(), x0, denoised)
+    rows = is_data.to(denoised.device).reshape(-1, *[1] * (denoised.ndim - 1))
+    return torch.where(rows, x0, denoised)
 
 
 def row_distance(one: Rows, other: Rows, c: float = 0.0) -> Float[Tensor, "batch"]:
