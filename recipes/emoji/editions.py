@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recipes.emoji.render import ANYWHERE, ON_CELLS, Glyphs, Placement, draw_places, render
 from recipes.emoji.scenes import UP_TO_TWO, Mix, Scene, draw_training_scene
+from undertow.errors import DataError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,3 +56,11 @@ CRISP = Edition(
     mix=Mix(singles=0.45, triples=0.1),
 )
 """The first edition at twice the size, on as many cells, and three emoji in a row or column."""
+
+
+def edition_of(side: int) -> Edition:
+    """The edition whose pictures have sides of so many pixels. Errors: `DataError` where there is none."""
+    for edition in (FIRST, CRISP):
+        if edition.side == side:
+            return edition
+    raise DataError("the model", f"it draws pictures of {side} pixels", "the recipe has editions of 64 and 128")

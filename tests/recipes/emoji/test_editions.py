@@ -5,12 +5,18 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+import torch
 
-from recipes.emoji.editions import CRISP, FIRST
+from recipes.emoji import autoencoder
+from recipes.emoji import recipe as recipes
+from recipes.emoji.editions import CRISP, FIRST, edition_of
+from recipes.emoji.evaluate import kinds
 from recipes.emoji.recipe import CRISP_RECIPE, Callbacks, autoencoder_stages
-from recipes.emoji.render import draw_places
+from recipes.emoji.recognize import recognize
+from recipes.emoji.render import draw_places, render
 from recipes.emoji.scenes import RELATIONS, Scene
-from tests.recipes.emoji.tiny import SETTINGS, TINY, drawn_glyphs, quick_recipe
+from tests.recipes.emoji.tiny import SETTINGS, TINY, drawn_glyphs
+from undertow.errors import DataError
 
 CELLS = 16
 """To a side of the latents, in both editions."""
@@ -45,19 +51,20 @@ def test_both_editions_have_as_many_cells_and_the_same_places_on_them():
             ]
 
 
-def test_the_second_edition_trains_its_autoencoder_on_parts_and_then_on_whole_pictures(tmp_path):
+def test_the_second_edition_trains_its_autoencoder_on_parts_and_then_on_whole_pictures(tmp_path, monkeypatch):
     recipe = replace(
         TINY,
         edition=CRISP,
         level_channels=(8, 8, 8, 16),
         crop=32,
-        autoencoder=replace(SETTINGS, steps=1),
-        whole_pictures=replace(SETTINGS, steps=2),
+        autoencoder=replace(SETTINGS, steps=1, batch_size=2),
+        whole_pictures=replace(SETTINGS, steps=2, batch_size=2),
     )
     stages: list[str] = []
+    monkeypatch.setattr(recipes, "HELD_OUT_PICTURES", 4)
+    monkeypatch.setattr(autoencoder, "NORMALIZED_ON", 8)
     callbacks = Callbacks(on_stage=lambda name, total: stages.append(name))
-    with quick_recipe():
-        vae = autoencoder_stages(tmp_path, recipe, drawn_glyphs(), callbacks)
+    vae = autoencoder_stages(tmp_path, recipe, drawn_glyphs(), callbacks)
     assert stages == ["autoencoder", "whole pictures"]
     assert (vae.config.sample_size, vae.config.factor) == (128, 8)
     figures = [json.loads(line) for line in (tmp_path / "whole_pictures" / "psnr.jsonl").read_text().splitlines()]
@@ -71,3 +78,29 @@ def test_an_edition_draws_pictures_of_its_size():
         scenes, pictures = edition.draw(Random(0), 5, drawn_glyphs(), edition.anywhere)
         assert len(scenes) == 5
         assert pictures.shape == (5, 3, side, side)
+
+
+def test_what_larger_pictures_show_is_recognized_and_three_are_told_apart():
+    """Two thirds of the scenes as asked, and one whose last two emoji have changed places."""
+    asked = [
+        Scene(names=("crown",), color="white"),
+        Scene(names=("skull", "owl"), color="pink", relation="above"),
+        Scene(names=("key", "bell", "rocket"), color="blue", relation="right of"),
+        Scene(names=("key", "bell", "rocket"), color="blue", relation="below"),
+    ]
+    shown = [*asked[:3], replace(asked[3], names=("key", "rocket", "bell"))]
+    random, glyphs = Random(2), drawn_glyphs()
+    drawn = [render(scene, draw_places(scene, random, CRISP.anywhere), glyphs, CRISP.side) for scene in shown]
+    found = recognize(torch.stack(drawn), asked, glyphs)
+    assert found.found == tuple(scene.names for scene in shown)
+    assert found.right.tolist() == [True, True, True, False]
+    assert bool(found.color.all())
+
+
+def test_only_the_second_edition_is_measured_on_three():
+    first, second = kinds(4, FIRST.mix), kinds(4, CRISP.mix)
+    assert second[:3] == first, "prompts of both editions are the same"
+    assert all(len(scene.names) == 3 for scene in second[3].scenes)
+    assert (edition_of(64), edition_of(128)) == (FIRST, CRISP)
+    with pytest.raises(DataError, match="64 and 128"):
+        edition_of(256)
