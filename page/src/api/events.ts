@@ -16,7 +16,7 @@ export async function follow(job: string, heard: (event: Event) => void, signal:
   while (!signal.aborted) {
     try {
       const headers: Record<string, string> = last ? { "Last-Event-ID": last } : {};
-      const answer = await send(`/v1/jobs/${job}/events?previews=true`, { headers, signal });
+      const answer = await send(`/v1/jobs/${job}/events?previews=inline`, { headers, signal });
       for await (const [id, event] of read(answer)) {
         last = id || last;
         heard(event);

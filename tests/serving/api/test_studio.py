@@ -1,6 +1,4 @@
-"""The page's files over HTTP, and what the API has for pages: choices, adapters that are dropped, places in the queue."""
-
-import json
+"""The page's files over HTTP, and what the API has for it: choices, adapters that are dropped, places in the queue."""
 
 import pytest
 import torch
@@ -119,4 +117,4 @@ def test_a_job_that_waits_can_be_drawn_earlier(api):
     again = api.client.patch(f"/v1/jobs/{second}", json={"priority": 1}, headers=ann)
     is_problem(again, 409, "job_not_waiting", "running")
     for wrong in ({"priority": 11}, {"priority": "high"}, {}, {"prompt": "x"}):
-        is_problem(api.client.patch(f"/v1/jobs/{first}", content=json.dumps(wrong), headers={**ann, "Content-Type": "application/json"}), 422, "invalid_request")  # fmt: skip
+        is_problem(api.client.patch(f"/v1/jobs/{first}", json=wrong, headers=ann), 422, "invalid_request")

@@ -1,0 +1,23 @@
+/** The view to draw in. */
+
+import { Adapters } from "./adapters";
+import { Inputs } from "./inputs";
+import { Prompt } from "./prompt";
+import { Regions } from "./regions";
+import { Settings } from "./settings";
+import { Stage } from "./stage";
+
+export function DrawView() {
+  return (
+    <div class="draw">
+      <Prompt />
+      <Stage />
+      <section class="panel settings" aria-label="Settings">
+        <Inputs />
+        <Adapters />
+        <Regions />
+        <Settings />
+      </section>
+    </div>
+  );
+}
