@@ -189,6 +189,7 @@ export interface Worker {
   models: string[];
   problem: string | null;
   last_step_at: number | null;
+  seen_at: number;
 }
 
 export interface Finding {

@@ -84,8 +84,8 @@ export function Prompt() {
         {busy && shown.value && (
           <Button tone="danger" onClick={() => shown.value && void cancel(shown.value)} aria-keyshortcuts="Escape">Cancel</Button>
         )}
-        <Check label="Draw while typing" value={typing.value} change={(value) => (typing.value = value)} />
       </div>
+      <Check label="Draw while typing" value={typing.value} change={(value) => (typing.value = value)} />
     </section>
   );
 }

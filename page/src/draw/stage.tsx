@@ -41,7 +41,7 @@ export function Stage() {
 function First() {
   return (
     <div class="canvas first">
-      <h1>What shall it be?</h1>
+      <h2>What shall it be?</h2>
       <p>Write a prompt and press Draw, or begin with one of these.</p>
       <ul class="examples">
         {EXAMPLES.map((text) => (

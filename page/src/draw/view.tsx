@@ -10,6 +10,7 @@ import { Stage } from "./stage";
 export function DrawView() {
   return (
     <div class="draw">
+      <h1 class="visually-hidden">Draw</h1>
       <Prompt />
       <Stage />
       <section class="panel settings" aria-label="Settings">

@@ -17,6 +17,8 @@ import { StatisticsPanel } from "./statistics";
 
 const AGAIN_MS = 3000;
 const JOBS = 8;
+/** A worker that said nothing for longer belongs to a service that was stopped. */
+const GONE_S = 120;
 
 export function MetricsView() {
   const [samples, setSamples] = useState<Samples | null>(null);
@@ -141,7 +143,7 @@ function Resources(props: { samples: Samples | null; drawn: Job[]; workers: Work
       {workers.length > 0 && (
         <>
           <h3>Workers</h3>
-          <ul class="plain">{workers.map((one) => <li key={one.name}><strong>{one.device}</strong> on {one.host}: {one.problem ?? one.state}, {one.models.join(", ") || "no model loaded"}</li>)}</ul>
+          <ul class="plain">{workers.filter((one) => one.seen_at > Date.now() / 1000 - GONE_S).map((one) => <li key={one.name}><strong>{one.device}</strong> on {one.host}: {one.problem ?? one.state}, {one.models.join(", ") || "no model loaded"}</li>)}</ul>
         </>
       )}
     </section>

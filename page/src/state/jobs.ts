@@ -8,6 +8,7 @@ import { isFinal } from "../api/types";
 import { bodyOf } from "./form";
 import { say } from "./notices";
 import { view } from "./route";
+import { choices } from "./service";
 
 /** Drawn while typing; not worth a place in the history. */
 export const DRAFT = "studio: while typing";
@@ -35,9 +36,10 @@ export const queue = computed(() =>
 );
 
 /** A step of priority is worth a minute of waiting. */
-export const PRIORITY_S = 60;
+const PRIORITY_S = 60;
+const MOST = 10;
 
-export function rank(job: Job): number {
+function rank(job: Job): number {
   return job.submitted_at - PRIORITY_S * job.priority;
 }
 
@@ -115,31 +117,37 @@ export async function cancel(job: Job): Promise<void> {
   await poll();
 }
 
-/** Draws a job before or behind others; `place` counts those that wait, from 0. */
+/** Gives a job another place among those that wait, counted from 0, by the fewest and smallest priorities that do. */
 export async function move(job: Job, place: number): Promise<void> {
-  const waiting = queue.value.filter((one) => one.state === "queued" && one.id !== job.id);
-  const before = waiting[place - 1];
-  const behind = waiting[place];
-  const earliest = before ? rank(before) : -Infinity;
-  const wanted = behind ? (job.submitted_at - rank(behind)) / PRIORITY_S : 0;
-  let priority = behind ? Math.floor(wanted) + 1 : Math.ceil((job.submitted_at - earliest) / PRIORITY_S) - 1;
-  if (before && behind && job.submitted_at - PRIORITY_S * priority <= earliest) {
-    await prioritize(before, Math.min(10, before.priority + 1));
-  }
-  priority = Math.max(-10, Math.min(10, priority));
-  await prioritize(job, priority);
+  const wanted = queue.value.filter((one) => one.state === "queued" && one.id !== job.id);
+  wanted.splice(place, 0, job);
+  for (const [one, priority] of priorities(wanted, job)) await prioritize(one, priority);
   await poll();
 }
 
-async function prioritize(job: Job, priority: number): Promise<void> {
-  if (priority === job.priority) {
-    if (Math.abs(priority) === 10) say("Its priority is at its limit: priorities go from -10 to 10.", "note");
-    return;
+/** Jobs whose priority must change so that all are drawn in this order. moved: may lose a priority that it has. */
+function priorities(wanted: Job[], moved: Job): [Job, number][] {
+  const found: [Job, number][] = [];
+  let behind: { came: number; priority: number } | null = null;
+  for (const job of wanted.toReversed()) {
+    const usual = job.id === moved.id ? Math.min(0, job.priority) : job.priority;
+    const least: number = behind ? Math.floor(behind.priority + (job.submitted_at - behind.came) / PRIORITY_S) + 1 : usual;
+    const priority: number = behind ? Math.max(usual, least) : least;
+    if (Math.abs(priority) > MOST) {
+      say(`That place needs a priority beyond ${MOST}, which is the highest.`);
+      return [];
+    }
+    if (priority !== job.priority) found.push([job, priority]);
+    behind = { came: job.submitted_at, priority };
   }
+  return found;
+}
+
+async function prioritize(job: Job, priority: number): Promise<void> {
   try {
     await ask<Job>(`/v1/jobs/${job.id}`, { method: "PATCH", json: { priority } });
   } catch (error) {
-    if (error instanceof Refusal) say(error.problem.detail, "refused");
+    if (error instanceof Refusal && error.problem.code !== "job_not_waiting") say(error.problem.detail, "refused");
   }
 }
 
@@ -185,7 +193,7 @@ export function keepPolling(): void {
   let timer = 0;
   const again = async () => {
     clearTimeout(timer);
-    if (!document.hidden && !away.value && locked.value === null) await poll();
+    if (!document.hidden && !away.value && choices.value !== null && locked.value === null) await poll();
     const busy = active.value.length > 0 || view.value === "queue";
     timer = window.setTimeout(again, busy ? BUSY_MS : IDLE_MS);
   };

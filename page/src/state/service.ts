@@ -16,8 +16,8 @@ export function may(scope: string): boolean {
 }
 
 export async function loadService(): Promise<void> {
-  const [found, models_, listed] = await Promise.all([
-    ask<Choices>("/v1/choices"),
+  const found = await ask<Choices>("/v1/choices"); // alone: without a key one refusal is enough
+  const [models_, listed] = await Promise.all([
     ask<{ data: Model[] }>("/v1/models"),
     ask<{ adapters: AdapterEntry[]; skipped: { name: string; reason: string }[] }>("/v1/adapters"),
   ]);
