@@ -26,7 +26,7 @@ export function Regions() {
           <li key={place} class="adapter">
             <div class="adapter-head">
               <strong>Box {place + 1}</strong>
-              <small>{region.box.map((edge) => `${Math.round(edge * 100)} %`).join(", ")}</small>
+              <small>{spans(region.box)}</small>
               <Button onClick={() => set("regions", regions().filter((_, index) => index !== place))} aria-label={`Remove box ${place + 1}`}>✕</Button>
             </div>
             <label class="visually-hidden" for={`region-${place}`}>Prompt of box {place + 1}</label>
@@ -113,6 +113,11 @@ function nextBox(): Box {
 
 function placed([left, top, right, bottom]: Box) {
   return { left: `${left * 100}%`, top: `${top * 100}%`, width: `${(right - left) * 100}%`, height: `${(bottom - top) * 100}%` };
+}
+
+function spans([left, top, right, bottom]: Box): string {
+  const percent = (edge: number) => Math.round(edge * 100);
+  return `${percent(left)} to ${percent(right)} % across, ${percent(top)} to ${percent(bottom)} % down`;
 }
 
 function unit(value: number): number {

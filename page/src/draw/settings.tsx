@@ -71,7 +71,7 @@ function Seed() {
   const last = shown.value?.request.seed;
   return (
     <div class="seed">
-      <NumberField label="Seed" placeholder="chosen for each picture" min={0} value={form.value.keepSeed ? (form.value.request.seed ?? "") : ""}
+      <NumberField label="Seed" placeholder="any" min={0} value={form.value.keepSeed ? (form.value.request.seed ?? "") : ""}
         change={(value) => setSeed(value)} />
       <div class="seed-actions">
         <Button onClick={newSeed} aria-keyshortcuts="n">New</Button>

@@ -6,7 +6,7 @@ import type { Job } from "../api/types";
 import { isFinal } from "../api/types";
 import { now, finishes, seconds } from "../state/clock";
 import { restore, set } from "../state/form";
-import { DRAFT, done, look, previews, shown } from "../state/jobs";
+import { DRAFT, aside, done, look, previews, shown } from "../state/jobs";
 import { choices } from "../state/service";
 import { Button } from "../ui/controls";
 import { Shown } from "../ui/picture";
@@ -140,7 +140,7 @@ function Standing(props: { job: Job }) {
 
 /** The newest pictures, to go back to. */
 function Film() {
-  const recent = done.value.filter((job) => job.pictures.length > 0 && job.label !== DRAFT).slice(0, 12);
+  const recent = done.value.filter((job) => job.pictures.length > 0 && !aside(job)).slice(0, 12);
   if (!recent.length) return null;
   return (
     <ul class="film" aria-label="Newest pictures">

@@ -3,7 +3,7 @@
 import { signal } from "@preact/signals";
 import type { Job, Picture } from "../api/types";
 import { dayAndTime, seconds } from "../state/clock";
-import { DRAFT, done, loadMore, more } from "../state/jobs";
+import { aside, done, loadMore, more } from "../state/jobs";
 import { show } from "../state/route";
 import { Button, Check, Empty } from "../ui/controls";
 import { Dialog } from "../ui/dialog";
@@ -26,7 +26,7 @@ const failures = signal(false);
 
 export function HistoryView() {
   const wanted = words.value.trim().toLowerCase();
-  const fits = (job: Job) => job.label !== DRAFT && JSON.stringify([job.request.prompt, job.request.seed, job.model]).toLowerCase().includes(wanted);
+  const fits = (job: Job) => !aside(job) && JSON.stringify([job.request.prompt, job.request.seed, job.model]).toLowerCase().includes(wanted);
   const drawn = done.value.filter(fits).flatMap((job) => job.pictures.map((picture, index) => ({ job, index, picture })));
   const failed = failures.value ? done.value.filter((job) => fits(job) && job.kind === "pictures" && job.state !== "succeeded") : [];
   return (

@@ -4,14 +4,11 @@ import { signal } from "@preact/signals";
 import { Away, ask, present } from "../api/client";
 import type { Job, Options } from "../api/types";
 import { isFinal } from "../api/types";
-import { poll } from "../state/jobs";
+import { LOOK, poll } from "../state/jobs";
 
 export const inspected = signal<Job | null>(null);
 
 const WAIT_S = 20;
-
-/** Label of jobs that only look into another; their pictures are there already. */
-export const LOOK = "studio: look inside";
 
 /** Draws a job's request again with more asked of it, and waits until it is final. Throws `Refusal`. */
 export async function drawnAgain(job: Job, more: Options, changed: Record<string, unknown> = {}): Promise<Job> {

@@ -5,7 +5,8 @@ import { isFinal } from "../api/types";
 import { blank, decoded, pen2d } from "../draw/images";
 import { ask } from "../api/client";
 import { TaskButton, useTask } from "../inspect/task";
-import { LOOK, finished } from "../inspect/subject";
+import { finished } from "../inspect/subject";
+import { LOOK } from "../state/jobs";
 import { bodyOf, form } from "../state/form";
 import { Bar } from "../ui/bars";
 

@@ -7,7 +7,7 @@ import { ask } from "../api/client";
 import type { Worker } from "../api/types";
 import { LayersPanel } from "../inspect/layers";
 import { bytes, seconds } from "../state/clock";
-import { DRAFT, done } from "../state/jobs";
+import { aside, done } from "../state/jobs";
 import { may } from "../state/service";
 import { Bar, Parts } from "../ui/bars";
 import { AdapterEffects } from "./adapters";
@@ -24,7 +24,7 @@ export function MetricsView() {
   const [samples, setSamples] = useState<Samples | null>(null);
   const [workers, setWorkers] = useState<Worker[]>([]);
   const [kept, setKept] = useState<Promise_[]>([]);
-  const drawn = done.value.filter((job) => job.state === "succeeded" && job.kind === "pictures" && !job.reused && job.label !== DRAFT);
+  const drawn = done.value.filter((job) => job.state === "succeeded" && job.kind === "pictures" && !job.reused && !aside(job));
   useEffect(() => {
     const look = async () => {
       if (away.value || document.hidden) return;
@@ -102,7 +102,7 @@ function Performance(props: { samples: Samples | null; drawn: Job[]; kept: Promi
 
 function Quality(props: { samples: Samples | null }) {
   const { samples } = props;
-  const ended = done.value.filter((job) => job.label !== DRAFT);
+  const ended = done.value.filter((job) => !aside(job));
   return (
     <section class="panel" aria-labelledby="quality-title">
       <h2 id="quality-title">Quality</h2>

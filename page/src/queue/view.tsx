@@ -37,7 +37,7 @@ export function QueueView() {
 function Waiting(props: { job: Job; place: number; last: number }) {
   const { job, place, last } = props;
   const preview = previews.value.get(job.id);
-  const name = job.request.prompt || "no prompt";
+  const name = job.kind === "pictures" ? job.request.prompt || "no prompt" : job.kind;
   return (
     <li class={`job ${job.state}`}>
       <div class="job-picture">{preview ? <img class="picture" src={preview} alt="How it looks now" /> : <span>{job.state === "running" ? "…" : place + 1}</span>}</div>
@@ -49,7 +49,8 @@ function Waiting(props: { job: Job; place: number; last: number }) {
           {job.attempt > 0 && `, taken up again after a worker was lost`}
         </p>
         <p class="hint">
-          {job.model}, {job.request.steps} steps, seed {job.request.seed}
+          {job.model}
+          {job.request.steps !== undefined && `, ${job.request.steps} steps, seed ${job.request.seed}`}
           {(job.request.count ?? 1) > 1 && `, ${job.request.count} pictures`}
           {job.priority !== 0 && `, priority ${job.priority}`}
         </p>

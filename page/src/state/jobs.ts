@@ -12,6 +12,14 @@ import { choices } from "./service";
 
 /** Drawn while typing; not worth a place in the history. */
 export const DRAFT = "studio: while typing";
+/** Only looks into another job; its pictures are there already. */
+export const LOOK = "studio: look inside";
+
+/** Whether a job's pictures are not worth a place beside others. */
+export function aside(job: Job): boolean {
+  return job.label === DRAFT || job.label === LOOK;
+}
+
 const BUSY_MS = 1000;
 const IDLE_MS = 5000;
 const PAGE = 60;
@@ -184,7 +192,7 @@ export async function loadMore(): Promise<void> {
 export async function begin(): Promise<void> {
   await Promise.all([poll(), loadDone()]);
   const kept = sessionStorage.getItem(SHOWN);
-  const last = active.value[0] ?? done.value.find((job) => job.pictures.length > 0 && job.label !== DRAFT);
+  const last = active.value[0] ?? done.value.find((job) => job.pictures.length > 0 && !aside(job));
   if (!shown.value && kept) await ask<Job>(`/v1/jobs/${kept}`).then(look, () => undefined);
   if (!shown.value && last) look(last);
 }
