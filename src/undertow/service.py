@@ -406,15 +406,17 @@ class UNetService:
         side: GuidanceSide = "conditional",
     ) -> Generator[AttentionMapProbe]:
         """Sums the maps of all that is drawn meanwhile, with fused kernels or without, and changes no bit of it.
-        Arguments as in `visualize_attention`. Errors while drawing: `InvalidInput` for layers and heads that the
-        network lacks.
+        Arguments as in `visualize_attention`. Errors: `InvalidInput` for layers and heads that the network lacks; of
+        `log.maps` also where nothing that was drawn had layers of these `cells`.
 
             with service.log_attention_maps(cells=(8,)) as log:
                 service.generate_many(["red apple", "dog face"])
             log.maps(request=1)[0].heat
         """
         choice = AttentionChoice.of(layers=layers, cells=cells, heads=heads, steps=at_steps)
-        probe = AttentionMapProbe(unet=self._model.require_unet(), choice=choice, side=side)
+        unet, refiner = self._model.require_unet(), None if self._refiner is None else self._refiner.require_unet()
+        choice.require_cross(unet, None)
+        probe = AttentionMapProbe(unet=unet, refiner=refiner, choice=choice, side=side)
         self.engine.probes.append(probe)
         try:
             yield probe

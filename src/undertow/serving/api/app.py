@@ -20,7 +20,17 @@ from starlette.responses import HTMLResponse, Response
 
 from undertow.errors import UndertowError
 from undertow.serving.admission import Admission
-from undertow.serving.api import adapter_files, artifacts, choices, events, jobs, operations, predict, studio
+from undertow.serving.api import (
+    adapter_files,
+    artifacts,
+    choices,
+    diagnosis,
+    events,
+    jobs,
+    operations,
+    predict,
+    studio,
+)
 from undertow.serving.api.around import Around
 from undertow.serving.api.auth import Gate
 from undertow.serving.api.compatible import agents, huggingface, openai
@@ -46,6 +56,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     events.router,
     artifacts.router,
     predict.router,
+    diagnosis.router,
     operations.router,
     choices.router,
     adapter_files.router,

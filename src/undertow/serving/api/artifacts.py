@@ -65,7 +65,7 @@ async def show_artifact(
     if not await run_in_threadpool(path.is_file):
         logger.error("the file of artifact %s is gone from %s", sha256, path)
         raise _missing(sha256)
-    ending = found.media_type.partition("/")[2]
+    ending = found.media_type.partition("/")[2].removeprefix("x-")
     return FileResponse(
         path,
         media_type=found.media_type,

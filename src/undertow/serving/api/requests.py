@@ -72,7 +72,7 @@ def require_idempotency_key(given: str | None) -> str | None:
     return given
 
 
-def wait_of(prefer: str | None) -> float:
-    """Seconds of `Prefer: wait=N`; other preferences may be ignored (RFC 7240)."""
+def wait_of(prefer: str | None, otherwise_s: float = 0.0) -> float:
+    """Seconds of `Prefer: wait=N`; other preferences may be ignored (RFC 7240). otherwise_s: where it is not said."""
     found = _WAIT.search(prefer) if prefer is not None else None
-    return min(float(found[1]), LONGEST_WAIT_S) if found else 0.0
+    return min(float(found[1]), LONGEST_WAIT_S) if found else otherwise_s

@@ -19,7 +19,7 @@ def publish(connection: Connection, claim: Claim, result: JobResult, *, now: flo
         connection, held(claim), JobState.SUCCEEDED, now=now, keep_s=keep_s, values=done, data={"reused": result.reused}
     ):
         return is_written(connection, claim, JobState.SUCCEEDED)
-    use(connection, claim.job.id, [*(one.file for one in result.pictures), *result.files], now)
+    use(connection, claim.job.id, result.stored, now)
     return True
 
 
