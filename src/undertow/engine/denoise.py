@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from undertow.engine.forward import forward
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import NonFinite
 from undertow.engine.probing import ForwardProbe, HiddenNumbers, OwnForwards, attach
-from undertow.engine.rows import Outcome, Row, Steps, attributed
+from undertow.engine.rows import Outcome, Row, Steps, attributed, networks_beside
 from undertow.engine.watch import non_finite, non_finite_at
 from undertow.errors import InvalidInput
 from undertow.memory.keeper import Keeper
@@ -238,7 +238,7 @@ class Batcher:
     def _again(self, waiting: Waiting, probe: ForwardProbe) -> Outcome:
         """The outcome of a row alone, in as many rows as before, with a probe attached."""
         row, task, economy = waiting.row, waiting.task, waiting.task.economy
-        with self.memory.drawing(row.unet, economy, merged=bool(row.merged)), ExitStack() as until:
+        with self._drawing([row], economy), ExitStack() as until:
             attach([one for one in self.probes if not isinstance(one, OwnForwards)], [row], EAGER, until)
             until.enter_context(probe.attached(row.unet, [row]))
             return forward([row], self.manager, task.limits.padded_to, EAGER, _parts(economy))[0]
@@ -296,13 +296,17 @@ class Batcher:
         inside = HiddenNumbers()
         probes = [*self.probes, inside] if self._looks_inside(batch) else self.probes
         try:
-            with self.memory.drawing(rows[0].unet, economy, merged=bool(rows[0].merged)), ExitStack() as until:
+            with self._drawing(rows, economy), ExitStack() as until:
                 runner = attach(probes, rows, self.runner, until)
                 outcomes = forward(rows, self.manager, task.limits.padded_to, runner, _parts(economy))
             finite = inside.rows() or [True] * len(rows)
             return [one if sound else replace(one, finite=False) for one, sound in zip(outcomes, finite, strict=True)]
         except Exception as error:
             return error.with_traceback(None) if is_out_of_memory(error) else error
+
+    def _drawing(self, rows: Sequence[Row], economy: Economy) -> AbstractContextManager[None]:
+        """The networks of a forward are in memory inside."""
+        return self.memory.drawing(rows[0].unet, economy, merged=bool(rows[0].merged), beside=networks_beside(rows))
 
     def _looks_inside(self, batch: Sequence[Waiting]) -> bool:
         """Queries and keys are looked at where kernels may hide what half precision does to them: on a CPU, outside

@@ -67,10 +67,12 @@ class JobSpec(Record):
 @dataclass(frozen=True, kw_only=True)
 class JobWork(Record):
     """What a schedule must know of a job without reading its request. cells: of a picture's latents. rows: of the
-    forward of one step of all its pictures, branches of guidance included. steps: of every picture, in all passes."""
+    forward of one step of all its pictures, branches of guidance included; adapted_rows: those in which adapters act.
+    steps: of every picture, in all passes."""
 
     cells: Annotated[int, Ge(0)] = 0
     rows: Annotated[int, Ge(1)] = 1
+    adapted_rows: Annotated[int, Ge(0)] = 0
     steps: Annotated[int, Ge(0)] = 1
     pictures: Annotated[int, Ge(1)] = 1
 
@@ -177,8 +179,8 @@ class JobResult(Record):
 class Job(Record):
     """A job as it is now. attempt: counts workers that were lost and had brought it no further. alone: the next
     attempt shares no forward with other jobs, because one of a group that was lost together may be the cause. fence: of
-    the newest claim; a worker with an older one cannot write. finish_at: when it will be done, as far as can be said
-    now."""
+    the newest claim; a worker with an older one cannot write. promised_at: when the client was told that it would be
+    done; finish_at: when it will be, as far as can be said now."""
 
     id: str
     key: str
@@ -195,6 +197,7 @@ class Job(Record):
     started_at: float | None = None
     finished_at: float | None = None
     deadline_at: float | None = None
+    promised_at: float | None = None
     expires_at: float | None = None
     """When its pictures are removed."""
     finish_at: float | None = None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from undertow.adapters.adapter import ControlMode
 from undertow.adapters.control.controlnet import ControlNet
@@ -38,6 +38,10 @@ class ControlRow(RowInput):
     hint: Float[Tensor, "1 channels height width"]
     gains: tuple[float, ...]
     area: Area | None = None
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return (self.network,)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

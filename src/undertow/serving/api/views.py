@@ -102,6 +102,8 @@ class JobView(Record):
     batch: str | None = None
     label: str = ""
     priority: int = 0
+    promised_at: float | None = None
+    """When it was said to be done, when it was accepted."""
     finish_at: float | None = None
     """When it will be done, as far as can be said now; updated while it waits and runs. A job that is late is expected
     to be as late again."""
@@ -216,6 +218,7 @@ def job_view(job: Job, now: float) -> JobView:
         batch=job.batch,
         label=job.label,
         priority=job.priority,
+        promised_at=job.promised_at,
         finish_at=finish_at,
         finish_in_s=finish_at - now if waits and finish_at is not None else None,
         started_at=job.started_at,

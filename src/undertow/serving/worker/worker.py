@@ -215,7 +215,8 @@ class Worker:
         costs.learn("load", seconds=seconds)
         loaded.engine.watchers += [self.timing.learner(name), self.measures.watcher(name)]
         self.measures.loaded(loaded)
-        warm_up(loaded, costs)
+        lora = next((entry.path for entry in self.catalog.adapters(name) if entry.kind == "LoRA"), None)
+        warm_up(loaded, costs, lora=lora)
         self.timing.save(now=True)
 
     def _collect_garbage(self, stop: threading.Event) -> None:
@@ -277,7 +278,8 @@ class Worker:
     def _unit_s(self, drawing: Drawing) -> float:
         """Seconds that a forward with all rows of a job is expected to take."""
         entry = drawing.entry
-        return self.timing.of(entry.model).forward_s(entry.work.cells, entry.rows or entry.work.rows)
+        rows = entry.rows or entry.work.rows
+        return self.timing.of(entry.model).forward_s(entry.work.cells, rows, min(rows, entry.work.adapted_rows))
 
     def _begin(self) -> None:
         """Gives jobs to their engines, in the order in which they came; those that are next to each other and have a
