@@ -62,25 +62,27 @@ class Inspectable(ABC):
 
     @checked
     def enable_layer_hooks(self, patterns: Sequence[str] | str = "*", *, every: int = 1) -> Recorder:
-        """Records what enters and leaves the U-Net's modules of these names, with * and ?, in every `every`-th step of
-        all requests from now on, until `disable_layer_hooks`; forwards that are recorded run without graphs. Errors:
-        `InvalidInput` for a pattern that matches no module, and for an `every` below 1."""
+        """Records what enters and leaves the modules of these names, with * and ?, in every `every`-th step of all
+        requests from now on, until `disable_layer_hooks`; forwards that are recorded run without graphs. Names are the
+        U-Net's; those of other networks begin with "controlnet." and an adapter's title, "text_encoder.",
+        "text_encoder_2." or "vae.". Errors: `InvalidInput` for a pattern that matches no module, and for an `every`
+        below 1."""
         chosen = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-        return self._debugger.enable(self.unet, chosen, every=every)
+        return self._debugger.enable(self.engine.model, chosen, every=every)
 
     @checked
     def log_layer_input(self, layer: str) -> Recorder:
         """As `enable_layer_hooks`, for what enters alone."""
-        return self._debugger.enable(self.unet, (layer,), ("input",))
+        return self._debugger.enable(self.engine.model, (layer,), ("input",))
 
     @checked
     def log_layer_output(self, layer: str) -> Recorder:
         """As `enable_layer_hooks`, for what leaves alone."""
-        return self._debugger.enable(self.unet, (layer,), ("output",))
+        return self._debugger.enable(self.engine.model, (layer,), ("output",))
 
     def log_final_prediction(self) -> Recorder:
         """Records what the U-Net predicts, for every branch of guidance."""
-        return self._debugger.enable(self.unet, ("",), ("output",))
+        return self._debugger.enable(self.engine.model, ("",), ("output",))
 
     def disable_layer_hooks(self) -> None:
         """Takes off what the methods above put on, and forgets their records."""

@@ -40,7 +40,9 @@ class CudaCopies:
             yield
 
     def mark(self) -> torch.cuda.Event:
-        return self._stream.record_event()
+        mark = torch.cuda.Event()
+        mark.record(self._stream)
+        return mark
 
     def wait(self, mark: object, tensors: Iterable[AnyTensor]) -> None:
         assert isinstance(mark, torch.cuda.Event)

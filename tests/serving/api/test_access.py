@@ -21,6 +21,7 @@ SCOPES = {
     ("GET", "/v1/jobs/{job}/preview"): "read",
     ("POST", "/v1/jobs/{job}/cancel"): "submit",
     ("DELETE", "/v1/jobs/{job}"): "submit",
+    ("PATCH", "/v1/jobs/{job}"): "submit",
     ("POST", "/v1/batches"): "submit",
     ("GET", "/v1/batches/{batch}"): "read",
     ("GET", "/v1/artifacts/{sha256}"): "read",
@@ -31,6 +32,8 @@ SCOPES = {
     ("POST", "/v1/jobs/{job}/diagnosis"): "inspect",
     ("GET", "/v1/models"): "read",
     ("GET", "/v1/adapters"): "read",
+    ("PUT", "/v1/adapters/{name}"): "admin",
+    ("GET", "/v1/choices"): "read",
     ("POST", "/v1/plan"): "submit",
     ("GET", "/v1/workers"): "admin",
     ("GET", "/v1/state"): "read",
@@ -79,11 +82,13 @@ def ask(service: dict[str, Any], route: tuple[str, str], headers: dict[str, str]
     method, path = route
     job = service["running"] if path.endswith("preview") else service["job"]["id"]
     path = path.format(
-        job=job, batch=service["batch"], sha256=service["job"]["pictures"][0]["sha256"], client_id="of-ann"
+        job=job, batch=service["batch"], sha256=service["job"]["pictures"][0]["sha256"], client_id="of-ann", name="mine"
     )
     more: dict[str, Any] = {}
     if path == "/v1/artifacts":
         more, headers = {"content": picture_bytes()}, {**headers, "Content-Type": "image/png"}
+    elif method == "PATCH":
+        more = {"json": {"priority": 0}}
     elif path.endswith("diagnosis"):
         headers = {**headers, "Prefer": "wait=0"}
     elif method in ("POST", "PUT"):

@@ -12,7 +12,7 @@ from undertow.records import Record, schema_of
 from undertow.serving.admission import JobOptions
 from undertow.serving.api import problems
 from undertow.serving.api.bodies import JSON
-from undertow.serving.api.requests import MOST_TOGETHER
+from undertow.serving.api.requests import MOST_TOGETHER, JobChange
 from undertow.serving.api.views import BatchView, JobList, JobView, PictureView
 from undertow.serving.inspection import DiagnosisView
 
@@ -73,7 +73,9 @@ def gives(record: type[Record] | None, *statuses: int, about: str = "Done.") -> 
 @cache
 def schemas() -> Mapping[str, Any]:
     """Every schema by its name."""
-    taken: list[Any] = [(record, "validation", schema_of(record)) for record in (GenerationRequest, JobOptions)]
+    taken: list[Any] = [
+        (record, "validation", schema_of(record)) for record in (GenerationRequest, JobOptions, JobChange)
+    ]
     given: list[Any] = [(record, "serialization", schema_of(record)) for record in GIVEN]
     _, together = TypeAdapter.json_schemas([*taken, *given], ref_template=REFERENCE)
     found = deepcopy(together["$defs"])

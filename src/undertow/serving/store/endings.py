@@ -61,3 +61,10 @@ def cancel(connection: Connection, id: str, *, now: float, keep_s: float) -> Job
         asked = [one, RUNNING, jobs.c.cancel_requested.is_(False)]
         change(connection, asked, {"cancel_requested": True}, kind="progress", now=now, data={"cancel_requested": True})
     return find_jobs(connection, [id])[0]
+
+
+def prioritize(connection: Connection, id: str, priority: int, *, now: float) -> Job:
+    """Only a job that waits has a place in the queue that could change."""
+    waits = [jobs.c.id == id, WAITING, jobs.c.priority != priority]
+    change(connection, waits, {"priority": priority}, kind="progress", now=now, data={"priority": priority})
+    return find_jobs(connection, [id])[0]

@@ -89,7 +89,8 @@ def submit(
         _require_room(connection, new.key, limits)
     connection.execute(_INSERT_JOB, wanted.row)
     connection.execute(_INSERT_SPEC, {"job": job.id, "spec": wanted.spec})
-    accepted = {"job": job.id, "seq": 1, "kind": "accepted", "at": job.submitted_at, "data": {}}
+    promised = {} if job.finish_at is None else {"finish_at": job.finish_at}  # later times replace it in the job itself
+    accepted = {"job": job.id, "seq": 1, "kind": "accepted", "at": job.submitted_at, "data": promised}
     connection.execute(_INSERT_EVENT, accepted)
     if new.inputs:
         use(connection, job.id, new.inputs, job.submitted_at)
