@@ -11,6 +11,7 @@ import typer
 
 from undertow.cli.figures import require_figure
 from undertow.cli.model_option import complete_model, find_model
+from undertow.cli.terminal import SafeConsole, tell_written
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -124,6 +125,7 @@ def plan(
 
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw_plan(found, make_plan(named.subject, work, machine=machine), picture)
+        tell_written(SafeConsole(stderr=True), picture)
     if not found.fits:
         raise typer.Exit(DOES_NOT_FIT)
 

@@ -36,7 +36,7 @@ def evaluating(at: Boundary) -> None:
     text = SimpleNamespace(encoders=("text",))
     service = SimpleNamespace(model=SimpleNamespace(require_text=lambda: text), unet="unet", vae="vae")
     at.patch.setattr("undertow.cli.sample.embedded_models", lambda: {"emoji": Path("embedded")})
-    at.stand_in("undertow.service.load", service)
+    at.stand_in("undertow.loading.load", service)
     at.stand_in("recipes.emoji.evaluate.kinds", (KIND,))
     at.stand_in("recipes.emoji.evaluate.read_shares", peer)
     at.patch.setattr("recipes.emoji.evaluate.measure", measuring)
