@@ -81,8 +81,8 @@ PAGES = [
 ]
 
 
-LONG = {"adapters.md", "requests.md"}
-"""They draw for twenty seconds each; `make test-slow` runs them."""
+LONG = {"adapters.md", "inside.md", "requests.md"}
+"""They draw for twenty seconds and more; `make test-slow` runs them."""
 
 
 @pytest.mark.parametrize(
