@@ -343,8 +343,7 @@ class Worker:
 
     def _most_rows(self, entry: QueueEntry) -> int | None:
         """Of a forward in the mode "fast", where it was decided."""
-        rows = self.timing.of(entry.model).rows_for(entry.work.cells)
-        return None if rows is None else rows[0]
+        return self.timing.of(entry.model).rows_for(entry.work.cells)
 
     def _loras(self) -> frozenset[str]:
         return frozenset(str(entry.path) for entry in self.catalog.adapters() if entry.kind == "LoRA")
