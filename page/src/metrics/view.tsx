@@ -65,7 +65,7 @@ function Performance(props: { samples: Samples | null; drawn: Job[]; kept: Promi
     <section class="panel" aria-labelledby="performance-title">
       <h2 id="performance-title">Performance</h2>
       <dl class="figures">
-        <Figure name="Row steps" value={String(samples?.sum("row_steps_total") ?? "–")} about="rows that went through the network, once a step" />
+        <Figure name="Row steps" value={String(samples?.sum("row_steps_total") ?? "–")} about="through the network" />
         <Figure name="Waited in the queue" value={time(samples?.mean("queue_wait_seconds"))} about="mean" />
         <Figure name="To the first step" value={time(samples?.mean("time_to_first_step_seconds"))} about="mean" />
         <Figure name="Finish time, off by" value={errors.length ? `${(median(errors) * 100).toFixed(0)} %` : "–"} about={`median of ${errors.length} newest jobs`} />
