@@ -288,7 +288,7 @@ def main() -> None:
                 continue
             tally = tallies[family, dtype, runner] = run(family, dtype, runner, share, folders[family], seed)
             print(row_of(family, dtype, runner, tally), f"{tally.seconds:.0f} s", flush=True)
-            for line in tally.wrong[:5]:
+            for line in tally.wrong:
                 print("  wrong:", line, flush=True)
     if options.page is not None:
         write(options.page, tallies)

@@ -328,25 +328,27 @@ class UNetService:
 
     @checked
     def enable_layer_hooks(self, patterns: Sequence[str] | str = "*", *, every: int = 1) -> Recorder:
-        """Records what enters and leaves the U-Net's modules of these names, with * and ?, in every `every`-th step of
-        all requests from now on, until `disable_layer_hooks`; forwards that are recorded run without graphs. Errors:
-        `InvalidInput` for a pattern that matches no module, and for an `every` below 1."""
+        """Records what enters and leaves the modules of these names, with * and ?, in every `every`-th step of all
+        requests from now on, until `disable_layer_hooks`; forwards that are recorded run without graphs. Names are the
+        U-Net's; those of other networks begin with "controlnet." and an adapter's title, "text_encoder.",
+        "text_encoder_2." or "vae.". Errors: `InvalidInput` for a pattern that matches no module, and for an `every`
+        below 1."""
         chosen = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-        return self._debugger.enable(self.unet, chosen, every=every)
+        return self._debugger.enable(self._model, chosen, every=every)
 
     @checked
     def log_layer_input(self, layer: str) -> Recorder:
         """As `enable_layer_hooks`, for what enters alone."""
-        return self._debugger.enable(self.unet, (layer,), ("input",))
+        return self._debugger.enable(self._model, (layer,), ("input",))
 
     @checked
     def log_layer_output(self, layer: str) -> Recorder:
         """As `enable_layer_hooks`, for what leaves alone."""
-        return self._debugger.enable(self.unet, (layer,), ("output",))
+        return self._debugger.enable(self._model, (layer,), ("output",))
 
     def log_final_prediction(self) -> Recorder:
         """Records what the U-Net predicts, for every branch of guidance."""
-        return self._debugger.enable(self.unet, ("",), ("output",))
+        return self._debugger.enable(self._model, ("",), ("output",))
 
     def disable_layer_hooks(self) -> None:
         """Takes off what the methods above put on, and forgets their records."""
@@ -406,15 +408,17 @@ class UNetService:
         side: GuidanceSide = "conditional",
     ) -> Generator[AttentionMapProbe]:
         """Sums the maps of all that is drawn meanwhile, with fused kernels or without, and changes no bit of it.
-        Arguments as in `visualize_attention`. Errors while drawing: `InvalidInput` for layers and heads that the
-        network lacks.
+        Arguments as in `visualize_attention`. Errors: `InvalidInput` for layers and heads that the network lacks; of
+        `log.maps` also where nothing that was drawn had layers of these `cells`.
 
             with service.log_attention_maps(cells=(8,)) as log:
                 service.generate_many(["red apple", "dog face"])
             log.maps(request=1)[0].heat
         """
         choice = AttentionChoice.of(layers=layers, cells=cells, heads=heads, steps=at_steps)
-        probe = AttentionMapProbe(unet=self._model.require_unet(), choice=choice, side=side)
+        unet, refiner = self._model.require_unet(), None if self._refiner is None else self._refiner.require_unet()
+        choice.require_cross(unet, None)
+        probe = AttentionMapProbe(unet=unet, refiner=refiner, choice=choice, side=side)
         self.engine.probes.append(probe)
         try:
             yield probe

@@ -139,6 +139,8 @@ def test_a_heartbeat_tells_both_sides(any_store, clock):
     (verdict,) = any_store.heartbeat("w1", beat, lease_s=30.0, finish_at={claim.job.id: 7.0, waits: 9.0})
     assert verdict == Verdict(job=claim.job.id, alive=True, preview_wanted=True)
     assert [any_store.job(one).finish_at for one in (claim.job.id, waits)] == [7.0, 9.0]
+    assert {entry.promised_at for entry in any_store.queue()} == {None}, "what was promised at first stays"
+    assert {entry.id: entry.beat_at for entry in any_store.queue()} == {claim.job.id: any_store.clock(), waits: None}
     assert any_store.events(claim.job.id)[-1].data == {
         "stage": "denoising", "step": 3, "steps": 20, "pictures": 0, "finish_at": 7.0,
     }  # fmt: skip

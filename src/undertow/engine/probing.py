@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from undertow.engine.rows import Row
+from undertow.engine.rows import Origin, Row
 from undertow.unet.runner import EAGER, Runner
 from undertow.unet.unet import UNet
 
@@ -29,6 +29,57 @@ class ForwardProbe(Protocol):
 class OwnForwards:
     """Base of probes that are told of the forwards of requests alone: not of the one more evaluation that finds where
     numbers stopped being finite, whose time and calls say nothing of the network."""
+
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+"""What the modules' names of a model's text encoders begin with, as diffusers names them."""
+
+
+@runtime_checkable
+class PartProbe(Protocol):
+    """A probe that looks into text encoders, or sees what the autoencoder decodes, as well."""
+
+    def wants_part(self, part: str, origin: Origin) -> bool:
+        """Whether "text_encoder", "text_encoder_2" or "vae" concerns it, for this request and picture."""
+        ...
+
+    def inside(self, part: str, network: nn.Module, origin: Origin) -> AbstractContextManager[None]:
+        """Looks into a text encoder meanwhile, whose rows are those of one request's texts."""
+        ...
+
+    def sees(self, name: str, kind: str, origin: Origin, output: Tensor) -> None:
+        """Is shown what a step of the autoencoder gave, or a part of it where pictures are decoded in parts."""
+        ...
+
+
+@runtime_checkable
+class Forgetful(Protocol):
+    """A probe that adds up what it sees, of the evaluations that pictures are drawn with alone."""
+
+    def forget(self, rows: Sequence[Row]) -> None:
+        """What the newest evaluation of each of these rows gave does not count: they are evaluated once more."""
+        ...
+
+
+def forget(probes: Sequence[ForwardProbe], rows: Sequence[Row]) -> None:
+    """Tells the probes that add up."""
+    for probe in probes:
+        if isinstance(probe, Forgetful):
+            probe.forget(rows)
+
+
+def named_networks(rows: Sequence[Row]) -> list[tuple[str, nn.Module, list[Row]]]:
+    """The networks that a forward of these rows evaluates: what its modules' names begin with, and the rows of its
+    batch, in order. That of the U-Net is empty; ControlNets run before it, for the rows in which they act."""
+    found: list[tuple[str, nn.Module, list[Row]]] = [("", rows[0].unet, list(rows))]
+    for row in rows:
+        for name, network in () if row.adapters is None else row.adapters.named_networks:
+            place = next((one for one in found if one[1] is network), None)
+            if place is None:
+                place = (name, network, [])
+                found.append(place)
+            place[2].append(row)
+    return found
 
 
 def attach(probes: Sequence[ForwardProbe], rows: Sequence[Row], runner: Runner, until: ExitStack) -> Runner:

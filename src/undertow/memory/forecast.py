@@ -89,10 +89,11 @@ def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
     if subject.controlnet is not None and work.controlnets:
         walk = _walk("controlnet", subject, _of_unet(work), machine)
         stages.append(_stage("controlnet", held, work, walk, calls=work.steps))
-    if denoising is not None:
+    if subject.unet is not None and denoising is not None:
         batches = -(-work.pictures * work.branches // work.batch)
         calls = work.steps * batches
-        stages.append(_stage("denoise", held, work, denoising, calls=calls, config=subject.unet))
+        whole = _stage("denoise", held, work, denoising, calls=calls)
+        stages.append(_offloaded(whole, subject.unet, held["unet"], work, machine))
     if subject.vae is not None:
         for name in ("decode", "encode"):
             walk = _walk(name, subject, _of_vae(work), machine)
@@ -158,14 +159,12 @@ def _stage(
     ledger: Ledger,
     *,
     calls: int = 1,
-    config: UNetConfig | None = None,
 ) -> StageForecast:
-    """config: of the U-Net, in its own stage."""
     kept = {component for component in held if component in work.keep} | {STAGE_COMPONENT[name]}
     peak: Peak = ledger.peak
     return StageForecast(
         name=name,
-        weight_bytes=sum(held.get(component, 0) for component in kept) - _absent_bytes(name, held, config, work),
+        weight_bytes=sum(held.get(component, 0) for component in kept),
         activation_bytes=peak.size,
         workspace_bytes=peak.workspace,
         by_component=peak.components | ({"workspace": peak.workspace} if peak.workspace else {}),
@@ -191,13 +190,14 @@ def _trained(step: training_walk.TrainingStep, work: Work) -> StageForecast:
     )
 
 
-def _absent_bytes(stage: str, held: dict[str, int], config: UNetConfig | None, work: Work) -> int:
-    """What is not there of the U-Net while it works, where its layers come in in groups: a group is a sixteenth, or the
-    largest layer, a convolution of the lowest level and a skip connection."""
-    if stage != "denoise" or config is None or not work.offloaded_layers:
-        return 0
-    own, largest = held["unet"], ITEM_BYTES[work.dtype] * weights.largest_convolution(config)
-    return max(0, own - max(-(-own // LAYER_GROUPS), largest))
+def _offloaded(whole: StageForecast, config: UNetConfig, own: int, work: Work, machine: Machine) -> StageForecast:
+    """The U-Net's layers may come in in groups: a group is a sixteenth of its bytes, or the largest layer, which is a
+    convolution of the lowest level and a skip connection. A device that copies beside computing holds two of them."""
+    if not work.offloaded_layers:
+        return whole
+    largest = ITEM_BYTES[work.dtype] * weights.largest_convolution(config)
+    there = min(own, (2 if machine.device == "cuda" else 1) * max(-(-own // LAYER_GROUPS), largest))
+    return replace(whole, weight_bytes=whole.weight_bytes - own + there)
 
 
 def _tiled(whole: StageForecast, subject: Subject, work: Work) -> StageForecast:

@@ -27,6 +27,7 @@ from undertow.serving.catalog.catalog import Catalog, misfit
 from undertow.serving.catalog.entries import EMBEDDING, AdapterEntry, ModelEntry
 from undertow.serving.clock.timetable import Timetable
 from undertow.serving.failures import FailureCode, Refused
+from undertow.serving.inspection import InspectOptions
 from undertow.serving.jobs import Format, JobSpec, JobWork, Mode, NewJob
 from undertow.serving.request_json import Json, adapters_in, with_pictures, with_sources
 from undertow.serving.settings import ServerSettings
@@ -57,6 +58,8 @@ class JobOptions(Record):
     """URL that is told when the job is done."""
     reuse: bool = True
     """Whether pictures that were drawn before of the very same request are the result."""
+    inspect: InspectOptions | None = None
+    """What is looked at while it is drawn; the key needs the scope `inspect`."""
 
 
 PINNED_ROWS = 2
@@ -142,6 +145,7 @@ class Admission:
         `InvalidInput` for what no service could draw."""
         read = self._read(wanted, key, client_id or idempotency_key)
         options, model, request, used = read.options, read.model, read.request, read.used
+        inspect = options.inspect if options.inspect is not None and options.inspect.asks else None
         spec = JobSpec(
             model=model.name,
             request=_spec_json(request, read.uploads),
@@ -149,6 +153,7 @@ class Admission:
             rows=read.pinned,
             format=options.format,
             files={"": model.hash, **{name: entry.hash for name, entry in used.items()}},
+            inspect=inspect,
         )
         new = NewJob(
             key=key,
@@ -165,6 +170,7 @@ class Admission:
             webhook=self._webhook(options),
             batch=batch,
             traceparent=traceparent,
+            alone=inspect is not None and inspect.profile,
             reuse=options.reuse,
         )
         return Wanted(new=new, read=read)

@@ -34,9 +34,11 @@ def work_of(request: GenerationRequest, model: ModelEntry) -> JobWork:
     first, second = passes(request)
     largest = largest_size(request, unet.sample_size, factor)
     steps = first + second * _windowed(request, largest, model) / _windowed(request, size, model)
+    rows = rows_of(request, model) * _windows(request, size, model) * request.count
     return JobWork(
         cells=_seen(request, size, model),
-        rows=rows_of(request, model) * _windows(request, size, model) * request.count,
+        rows=rows,
+        adapted_rows=rows if request.all_adapters else 0,
         steps=ceil(steps),
         pictures=request.count,
     )

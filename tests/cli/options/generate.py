@@ -246,6 +246,8 @@ OF_THE_RUN = (
     case("--low-vram", run__low_vram=True, load__lazy=True),
     case("--budget", "1.5GB", run__budget_bytes=1_500_000_000, load__lazy=True),
     case("--vae-clamp", run__vae_clamp=True),
+    *(case("--non-finite", how, run__non_finite=how) for how in ("clamp", "fail", "keep")),
+    case("--non-finite", "clap", refused="clamp"),
     case("--debug", "nan", run__debug=Debug(nan=True)),
     case("--debug", "timing,shapes", run__debug=Debug(timing=True, shapes=True)),
     case("--debug", "all", run__debug=Debug.parse(True)),

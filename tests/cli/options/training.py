@@ -9,9 +9,11 @@ from typing import Any
 import torch
 
 from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Case, Command, case
+from undertow.inspection.metrics import Metrics
 from undertow.training.consistency import Tightening
 from undertow.training.distillation_losses import ConsistencyTuning, GuidanceDistillation, LatentConsistency
 from undertow.training.feature_distillation import FeatureDistillation
+from undertow.training.log import StepRecord, append_record
 from undertow.training.low_rank import TRANSFORMERS
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
 from undertow.unet.diffusers_config import config_to_diffusers
@@ -356,4 +358,22 @@ DISTILL = Command(
 )  # fmt: skip
 
 
-COMMANDS = (LORA, CONTROLNET, IMAGE_PROMPT, DISTILL)
+def metrics(at: Boundary) -> None:
+    Path("run/training").mkdir(parents=True)
+    record = StepRecord(step=10, loss=0.5, gradient_norm=2.0, learning_rate=1e-4, images_per_second=8.0, seconds=61.0)
+    append_record(Path("run/training/log.jsonl"), record)
+    at.stand_in("undertow.inspection.metrics.training_metrics", Metrics(model="run"))
+
+
+METRICS = Command(
+    verb=("train", "metrics"),
+    arguments={"run": "run"},
+    boundary=metrics,
+    arrives={"files": []},
+    cases=(
+        case("--format", "json", training_metrics__run=Path("run")),
+        case("--format", "yaml", refused="prometheus"),
+    ),
+)
+
+COMMANDS = (LORA, CONTROLNET, IMAGE_PROMPT, DISTILL, METRICS)

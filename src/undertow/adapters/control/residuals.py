@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from undertow.adapters.adapter import ControlMode
 from undertow.adapters.control.controlnet import ControlNet
@@ -32,12 +32,17 @@ Area = Float[Tensor, "1 1 rows columns"]
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ControlRow(RowInput):
     """A ControlNet that acts in a row. hint: embedded. gains: one for each of its `points`. area: where it acts,
-    everywhere if `None`."""
+    everywhere if `None`. title: the adapter's."""
 
     network: ControlNet
     hint: Float[Tensor, "1 channels height width"]
     gains: tuple[float, ...]
     area: Area | None = None
+    title: str = ""
+
+    @property
+    def named_network(self) -> tuple[str, nn.Module]:
+        return f"controlnet.{self.title}" if self.title else "controlnet", self.network
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -81,7 +81,7 @@ class Timetable:
             finish_at = self._promise(entry, now)
             name = f"new {self._count}"
             self._count += 1
-            self._promised[name] = replace(entry, id=name, finish_at=finish_at)
+            self._promised[name] = replace(entry, id=name, promised_at=finish_at, finish_at=finish_at)
             if self._times is not None:
                 self._times[name] = finish_at
             return finish_at
@@ -188,10 +188,12 @@ def entry_of(new: NewJob, now: float) -> QueueEntry:
         submitted_at=now,
         started_at=None,
         deadline_at=new.deadline_at,
+        promised_at=None,
         finish_at=None,
         attempt=0,
-        alone=False,
+        alone=new.alone,
         requeued=False,
         worker=None,
+        beat_at=None,
         progress=JobProgress(),
     )

@@ -136,7 +136,7 @@ class Timing:
 def running(entry: QueueEntry, step: int, steps: int) -> Running:
     """A job that this worker draws, with what it has before it. step, steps: as the engine says."""
     share = step / steps if steps else 0.0
-    return Running(entry=entry, left=entry.work.steps * max(0.0, 1.0 - share), promised_at=entry.finish_at)
+    return Running(entry=entry, left=entry.work.steps * max(0.0, 1.0 - share), promised_at=entry.promised_at)
 
 
 def waiting_in(queue: Sequence[QueueEntry]) -> list[QueueEntry]:

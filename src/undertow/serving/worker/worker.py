@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from pathlib import Path
 
 from undertow.errors import UndertowError
 from undertow.serving.artifacts import ArtifactFolder
@@ -20,13 +21,13 @@ from undertow.serving.store.records import QueueEntry, StoreError, Verdict
 from undertow.serving.store.store import Store
 from undertow.serving.tracing import Tracing
 from undertow.serving.worker.about import About
+from undertow.serving.worker.answering import Answering
 from undertow.serving.worker.claiming import Claiming
 from undertow.serving.worker.drawing import Drawing, begin, placed
 from undertow.serving.worker.finishing import Finishing
 from undertow.serving.worker.logs import JobLog
 from undertow.serving.worker.measures import Measures
 from undertow.serving.worker.models import CAPACITY, LOAD_S, Load, Loaded, Models, budget_of
-from undertow.serving.worker.predicting import Predicting
 from undertow.serving.worker.pulse import Pulse
 from undertow.serving.worker.timing import Timing, running
 from undertow.serving.worker.warm_up import warm_up
@@ -97,7 +98,7 @@ class Worker:
             let_go=self._let_go,
             log_prompts=settings.log_prompts,
         )
-        self.predicting = Predicting(
+        self.answering = Answering(
             store=store,
             artifacts=artifacts,
             catalog=catalog,
@@ -105,6 +106,7 @@ class Worker:
             measures=self.measures,
             pulse=self.pulse,
             finishing=self.finishing,
+            may_know=self._may_know,
         )
         self._lost = tuple(lost)
         self._drawings: dict[str, Drawing] = {}
@@ -155,7 +157,7 @@ class Worker:
         claimed = self._claim()
         self._begin()
         self.pulse.expected_s = max((self._unit_s(one) for one in self._drawings.values()), default=0.0)
-        answered = self.predicting.answer()
+        answered = self.answering.answer()
         worked = self.models.step()
         if worked is not None:
             self.about.last_step_at = self.store.clock()
@@ -172,7 +174,7 @@ class Worker:
         while self._drawings and time.monotonic() < until and not hurry.is_set():
             if not self._round(hurry):
                 hurry.wait(0.05)
-        self.predicting.give_back()
+        self.answering.give_back()
         for drawing in list(self._drawings.values()):
             try:
                 self._give_back(drawing)
@@ -213,7 +215,8 @@ class Worker:
         costs.learn("load", seconds=seconds)
         loaded.engine.watchers += [self.timing.learner(name), self.measures.watcher(name)]
         self.measures.loaded(loaded)
-        warm_up(loaded, costs)
+        lora = next((entry.path for entry in self.catalog.adapters(name) if entry.kind == "LoRA"), None)
+        warm_up(loaded, costs, lora=lora)
         self.timing.save(now=True)
 
     def _collect_garbage(self, stop: threading.Event) -> None:
@@ -250,8 +253,8 @@ class Worker:
 
     def _take(self, claim: Claim, entry: QueueEntry) -> None:
         spec = claim.job.spec
-        if spec.kind == "predictions":
-            self.predicting.take(claim)
+        if spec.kind != "pictures":
+            self.answering.take(claim)
             return
         try:
             drawing = Drawing(
@@ -275,7 +278,8 @@ class Worker:
     def _unit_s(self, drawing: Drawing) -> float:
         """Seconds that a forward with all rows of a job is expected to take."""
         entry = drawing.entry
-        return self.timing.of(entry.model).forward_s(entry.work.cells, entry.rows or entry.work.rows)
+        rows = entry.rows or entry.work.rows
+        return self.timing.of(entry.model).forward_s(entry.work.cells, rows, min(rows, entry.work.adapted_rows))
 
     def _begin(self) -> None:
         """Gives jobs to their engines, in the order in which they came; those that are next to each other and have a
@@ -322,12 +326,16 @@ class Worker:
         name = drawing.claim.job.spec.model
         if drawing.failure is not None or not self.models.fits_now(name):
             return False
-        loaded = self.models.get(name)
-        if loaded is None or loaded.embeddings == drawing.embeddings:
+        return self._may_know(name, drawing.embeddings)
+
+    def _may_know(self, model: str, embeddings: tuple[Path, ...]) -> bool:
+        loaded = self.models.get(model)
+        if loaded is None or loaded.embeddings == embeddings:
             return True
         return all(one.encoded for one in self._drawings.values() if one.loaded is loaded)
 
     def _let_go(self, drawing: Drawing) -> None:
+        drawing.look_away()
         self.pulse.drop(drawing.claim.job.id)
         self._drawings.pop(drawing.claim.job.id, None)
         if drawing in self._line:
