@@ -140,7 +140,7 @@ def queue(visit: Visit, photo: Photographer) -> None:
     visit.open()
     visit.page.set_default_timeout(PATIENCE_MS)
     visit.show("queue")
-    visit.page.get_by_text("drawn now").wait_for()
+    visit.page.locator(".job-picture img").first.wait_for()
     photo.take(visit, "queue")
 
 
