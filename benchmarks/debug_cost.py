@@ -140,7 +140,7 @@ def main() -> None:
     times = ", ".join(f"{taken:.2f} s ({name})" for name, (taken, _) in found.items())
     page = (
         "# What looking inside costs\n\n"
-        f"Processor time of a picture of {STEPS} steps with a watch on, more than without, on one thread of a CPU, in float32: "
+        f"Processor time of a picture of {STEPS} steps with a watch on, more than without, on one thread in float32: "
         f"medians of {options.rounds} rounds, in each of which all take turns, with the least and the most. Without "
         f"any it took {times}. `python -m benchmarks.debug_cost` measures it again.\n\n"
         f"{table(['', *found], rows)}\n"
