@@ -377,6 +377,19 @@ def test_pixel_models_are_told_apart_by_the_same_probe(name, label, truth):
     assert not right.mislabelled
 
 
+def test_class_models_of_pixels_are_examined_too():
+    service = undertow.load("digits-ddpm", dtype=torch.float32)
+    request = GenerationRequest(prompt="", steps=20)
+    healthy = Case(model=service.model, manager=service.adapters, request=request, host=CALM)
+    found = diagnose(healthy)
+    assert found.findings == ()
+    assert set(found.skipped) == {"vae-float16", "latent-scale-of-family", "latent-scale-measured"}, "no VAE"
+    sick = replace(service.model, parameterization=PARAMETERIZATIONS["epsilon"])
+    case = Case(model=sick, manager=service.adapters, request=request, host=CALM)
+    (finding,) = diagnose(case, ["wrong-prediction-type"]).findings
+    assert "predicts v" in finding.cause
+
+
 def test_a_wrong_scale_of_latents_is_measured(emoji):
     sick = replace(emoji.model, latent_space=replace(emoji.model.latent_space, scale=0.18215))
     found = diagnose(Case(model=sick, manager=emoji.adapters, request=REQUEST, host=CALM), ["latent-scale-measured"])

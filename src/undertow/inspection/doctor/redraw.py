@@ -19,7 +19,8 @@ LONGEST_S = 3600.0
 
 
 def redrawn(picture: Path, options: Sequence[str]) -> Image.Image:
-    """Runs `undertow generate --from PICTURE` in a fresh process, in as many threads as this one. Errors: `InvalidInput` with what that said."""
+    """Runs `undertow generate --from PICTURE` in a fresh process, in as many threads as this one. Errors:
+    `InvalidInput` with what that said."""
     with TemporaryDirectory(prefix="undertow-doctor-") as folder:
         out = Path(folder) / "again.png"
         words = ["generate", "--from", str(picture), *options, "--out", str(out), "--no-show"]
