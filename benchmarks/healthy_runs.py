@@ -12,6 +12,7 @@ import random
 import sys
 import tempfile
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import torch
@@ -93,14 +94,14 @@ def main() -> None:
             alarms += len({id(request) for request, _ in found})
             rows.append([model, str(options.count // len(MODELS)), str(asked), str(len(found))])
             print(rows[-1], flush=True)
-    text = (
-        "# Healthy runs\n\n"
+    what = (
         f"{options.count} requests that were drawn at random from what models are drawn with every day "
         "(`benchmarks/healthy_runs.py` says how), each asked all rules of `undertow doctor`: a finding is a false "
         "alarm. The models of random weights have every structural feature of their families, and `emoji` is trained. "
-        f"False alarms: {alarms}.\n\n"
-        f"{table(['model', 'requests', 'rules asked', 'findings'], rows)}\n"
+        f"False alarms: {alarms}."
     )
+    parts = ("# Healthy runs", fill(what, 120), table(["model", "requests", "rules asked", "findings"], rows))
+    text = "\n\n".join(parts) + "\n"
     write_text(text, options.page)
     sys.exit(1 if alarms else 0)
 
