@@ -54,14 +54,14 @@ class RowInput:
         return None
 
     @property
-    def networks(self) -> tuple[nn.Module, ...]:
-        """Those that run in the row's forward, beside the U-Net."""
-        return ()
-
-    @property
     def shape(self) -> Hashable:
         """Rows of forwards that are always of the same number of rows share one only if these are equal too: where a
         row is padded because of what is beside it, it may be rounded in another way."""
+        return None
+
+    @property
+    def named_network(self) -> tuple[str, nn.Module] | None:
+        """The network that runs beside the U-Net for it, by the name that probes know it by."""
         return None
 
 
@@ -79,12 +79,17 @@ class RowAdapters:
     @property
     def networks(self) -> tuple[nn.Module, ...]:
         """Those that run in the row's forward, beside the U-Net."""
-        return tuple(network for one in self.inputs for network in one.networks)
+        return tuple(network for _, network in self.named_networks)
 
     @property
     def padding(self) -> "RowAdapters":
         """What acts in a row that repeats this one to fill a forward up."""
         return RowAdapters(inputs=tuple(one for one in self.inputs if one.in_padding))
+
+    @property
+    def named_networks(self) -> tuple[tuple[str, nn.Module], ...]:
+        """Those that run beside the U-Net, in order, one as often as it acts."""
+        return tuple(found for one in self.inputs if (found := one.named_network) is not None)
 
     @property
     def shape(self) -> Hashable:

@@ -8,6 +8,7 @@ from typing import get_args
 import typer
 
 from undertow.cli.train_controlnet import train_controlnet
+from undertow.cli.train_distill import train_distill
 from undertow.cli.train_image_prompt import train_image_prompt
 from undertow.cli.train_lora import train_lora
 from undertow.cli.train_metrics import train_metrics
@@ -39,3 +40,4 @@ train.command("lora")(train_lora)
 train.command("controlnet")(train_controlnet)
 train.command("image-prompt")(train_image_prompt)
 train.command("metrics")(train_metrics)
+train.command("distill")(train_distill)

@@ -106,6 +106,13 @@ class TextStack:
         other._adaptation = adaptation
         return other
 
+    def afresh(self) -> "TextStack":
+        """The same stack without what it has encoded: its networks run for every text, and what they give is kept for
+        no other."""
+        other = copy.copy(self)
+        other._cache = RecentlyUsed(0)
+        return other
+
     @property
     def kinds(self) -> tuple[Kind, ...]:
         """Of the encoders, in order."""

@@ -1,8 +1,6 @@
 """Decoding: latents to pictures, previews, and to what a second pass over a larger picture starts from."""
 
-from collections import Counter
 from dataclasses import dataclass, field
-from functools import partial
 
 import torch.nn.functional as F
 from PIL import Image
@@ -14,12 +12,11 @@ from undertow.engine.layout import Layout
 from undertow.engine.parts import HighResolution
 from undertow.engine.passes import Latents, UpscaledLatents
 from undertow.engine.request import GenerationRequest
-from undertow.engine.watch import Watch, count_blocks
+from undertow.engine.watch import Watch
 from undertow.memory.keeper import Keeper
 from undertow.memory.ladder import Economy
 from undertow.pictures.pixels import pasted, to_images, to_pixels
 from undertow.vae.autoencoder import AutoencoderKL
-from undertow.vae.execute import unobserved
 from undertow.vae.latent_values import latents_as_picture, latents_from_model
 from undertow.vae.plan import smallest_budget
 from undertow.vae.precision import CLAMP, decode_safely, dtype_to_compute_in
@@ -46,10 +43,10 @@ class Decoder:
     def __post_init__(self) -> None:
         self.notes: list[str] = []
 
-    def picture(self, latents: Latents) -> Image.Image:
-        """The finished picture, with what the mask keeps put back."""
+    def picture(self, latents: Latents, index: int = 0) -> Image.Image:
+        """The finished picture, with what the mask keeps put back. index: of the request's pictures."""
         with self.watch.stage("decode"):
-            image, notes = self._decode(latents)
+            image, notes = self._decode(latents, index)
         self.notes += [note for note in notes if note not in self.notes]
         request = self.request
         if request.paste and request.image is not None and request.mask is not None:
@@ -73,24 +70,20 @@ class Decoder:
         with self.memory.using(vae, self.economy):
             return image_latents(self.model, to_pixels(image, (cells[0] * factor, cells[1] * factor))).float()
 
-    def _decode(self, latents: Latents) -> tuple[Image.Image, list[str]]:
+    def _decode(self, latents: Latents, picture: int = 0) -> tuple[Image.Image, list[str]]:
         vae = self.model.require_vae()
         self.watch.see("vae_input", latents)
         # A seamless picture is decoded with its own other side around it, which is cut off again.
         ring = Layout.whole((latents.shape[2], latents.shape[3]), self.request.seamless)
         seen = ring.split_tiles(latents_from_model(vae.config.latent_space, latents.float()))[0]
-        blocks: Counter[tuple[str, str]] = Counter()
-        try:
-            with self.memory.using(vae, self.economy):
-                decoded = decode_safely(
-                    vae,
-                    seen,
-                    budget_bytes=self._budget_bytes(vae, seen),
-                    clamp=CLAMP if self.clamp else None,
-                    observe=partial(count_blocks, blocks) if self.watch.debug.vae else unobserved,
-                )
-        finally:
-            self.watch.blocks(blocks)
+        with self.memory.using(vae, self.economy), self.watch.decoding(picture) as observe:
+            decoded = decode_safely(
+                vae,
+                seen,
+                budget_bytes=self._budget_bytes(vae, seen),
+                clamp=CLAMP if self.clamp else None,
+                observe=observe,
+            )
         pixels = ring.enlarged(vae.config.factor).merge_tiles([decoded.pixels])
         self.watch.see("vae_output", pixels)
         return to_images(pixels)[0], decoded.report.notes()

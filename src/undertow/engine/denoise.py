@@ -15,7 +15,7 @@ from undertow.engine.fault import Rescue, Rescued
 from undertow.engine.forward import forward
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import NonFinite
-from undertow.engine.probing import ForwardProbe, HiddenNumbers, OwnForwards, attach
+from undertow.engine.probing import ForwardProbe, HiddenNumbers, OwnForwards, attach, forget
 from undertow.engine.rows import Outcome, Row, Steps, attributed, networks_beside
 from undertow.engine.watch import non_finite, non_finite_at
 from undertow.errors import InvalidInput
@@ -239,7 +239,9 @@ class Batcher:
         """The outcome of a row alone, in as many rows as before, with a probe attached."""
         row, task, economy = waiting.row, waiting.task, waiting.task.economy
         with self._drawing([row], economy), ExitStack() as until:
-            attach([one for one in self.probes if not isinstance(one, OwnForwards)], [row], EAGER, until)
+            probes = [one for one in self.probes if not isinstance(one, OwnForwards)]
+            forget(probes, [row])
+            attach(probes, [row], EAGER, until)
             until.enter_context(probe.attached(row.unet, [row]))
             return forward([row], self.manager, task.limits.padded_to, EAGER, _parts(economy))[0]
 
@@ -299,9 +301,10 @@ class Batcher:
             with self._drawing(rows, economy), ExitStack() as until:
                 runner = attach(probes, rows, self.runner, until)
                 outcomes = forward(rows, self.manager, task.limits.padded_to, runner, _parts(economy))
-            finite = inside.rows() or [True] * len(rows)
+            finite = inside.rows(len(rows))
             return [one if sound else replace(one, finite=False) for one, sound in zip(outcomes, finite, strict=True)]
         except Exception as error:
+            forget(self.probes, rows)
             return error.with_traceback(None) if is_out_of_memory(error) else error
 
     def _drawing(self, rows: Sequence[Row], economy: Economy) -> AbstractContextManager[None]:

@@ -215,6 +215,7 @@ class Engine:
             memory=memory,
             observers=[] if observer is None else [observer],
             outcomes=outcomes,
+            probes=self.probes,
         )
 
     def _limits(self, options: RunOptions) -> BatchLimits:

@@ -7,7 +7,7 @@ from typing import Literal, Protocol, runtime_checkable
 from undertow.engine.probing import ForwardProbe
 from undertow.engine.rows import Origin, Outcome, Row
 
-Cause = Literal["weight", "adapter", "conditioning", "input", "timestep", "overflow", "scores", "arithmetic"]
+Cause = Literal["weight", "adapter", "conditioning", "input", "timestep", "overflow", "scores", "arithmetic", "probe"]
 """Why numbers stop being finite. weight: a weight is not finite. adapter: an adapter's numbers are not, or are what
 leaves the range. conditioning, input, timestep: what the network is given is not finite, or a timestep is out of range.
 overflow: the result leaves the range of the type that it is stored in, and is finite in float32. scores: that of
@@ -15,12 +15,16 @@ attention does. arithmetic: float32 leaves its range as well."""
 
 Mitigation = Literal["upcast", "clamp", "fail"]
 
+WHOLE = "the whole U-Net"
+"""What was computed in float32 where single modules did not help."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
     """The first module whose input was finite and whose output was not, in a replay of one row.
 
-    module: its name in the U-Net; what the network was given where that is it ("context"). dtype: that it computes in.
+    module: its name in the U-Net, or that of a ControlNet ("controlnet.canny.conv_in"); what the network was given
+    where that is it ("context"). dtype: that it computes in.
     hidden: whether the prediction was finite all the same, as behind fused attention. detail: the evidence, in words.
     """
 
@@ -53,7 +57,7 @@ class Fault:
 @dataclass(frozen=True, kw_only=True)
 class Rescued:
     """What became of a row. outcome: with a finite prediction; `None` where nothing helped. upcast: calls that were
-    computed in float32, by module. clamped: numbers that were cut, by module."""
+    computed in float32, by module; `WHOLE` where all of them were. clamped: numbers that were cut, by module."""
 
     fault: Fault
     outcome: Outcome | None = None
@@ -82,6 +86,7 @@ _NAMES: Mapping[Cause, str] = {
     "overflow": "overflow",
     "scores": "overflow of attention's scores",
     "arithmetic": "numbers beyond float32",
+    "probe": "a probe's answer",
 }
 
 _REMEDIES: Mapping[Cause, str] = {
@@ -93,4 +98,5 @@ _REMEDIES: Mapping[Cause, str] = {
     "overflow": "compute the network by --precision bf16 or f32",
     "scores": "another attention kernel keeps scores in float32: attention 'sdpa'; or --precision f32",
     "arithmetic": "look at the sizes of weights and adapters, and at the input",
+    "probe": "let the probe return finite numbers, or None",
 }

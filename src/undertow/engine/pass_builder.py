@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from undertow.adapters.manager import AdapterManager, ResolvedAdapter
 from undertow.adapters.pictures import LatentGrid
@@ -16,6 +16,7 @@ from undertow.engine.evaluation import Network
 from undertow.engine.guided import chosen_guidance
 from undertow.engine.layout import Layout, box_mask
 from undertow.engine.passes import Adapted, Composition, Extra, InpaintMask, Pass, Start
+from undertow.engine.probing import TEXT_ENCODERS
 from undertow.engine.request import GenerationRequest
 from undertow.engine.sizes import layout_for
 from undertow.engine.watch import Watch
@@ -101,10 +102,12 @@ class PassBuilder:
         count = max(1, len(sigmas) - 1)
         steps = (Step(index=index, count=count, sigma=sigma) for index, sigma in enumerate(sigmas[:count]))
         text = model.require_text(self.request.clip_skip)
-        texts = [text] * (1 + len(self.request.regions))
+        parts: dict[str, nn.Module] = dict(zip(TEXT_ENCODERS, text.encoders, strict=False))
+        read = text.afresh() if any(self.watch.looks_into(part) for part in parts) else text
+        texts = [read] * (1 + len(self.request.regions))
         if model is self.base:
             groups = (self.adapters, *((*self.adapters, *own) for own in self.of_regions))
-            texts = [self.manager.text(text, resolved, count) for resolved in groups]
+            texts = [self.manager.text(read, resolved, count) for resolved in groups]
         conditioner = Conditioner(
             text=texts[0],
             region_texts=texts[1:],
@@ -120,7 +123,7 @@ class PassBuilder:
             dtype=unet.dtype,
             device=unet.device,
         )
-        with self.watch.stage("text"), self.uses(text):
+        with self.watch.stage("text"), self.uses(text), self.watch.inside(parts):
             branches = conditioner.branches(count)
         self.decisions += [line for line in conditioner.decisions if line not in self.decisions]
         return branches

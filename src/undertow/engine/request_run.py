@@ -24,10 +24,11 @@ from undertow.engine.memory_of_request import MemoryOfRequest
 from undertow.engine.options import NonFinite, RunOptions
 from undertow.engine.outcomes import OutcomeLog, no_log
 from undertow.engine.passes import Latents, Upscaled
+from undertow.engine.probing import ForwardProbe
 from undertow.engine.report import FoundFaults, Report, UsedFiles
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
-from undertow.engine.rows import Outcome, Row, attributed
+from undertow.engine.rows import Origin, Outcome, Row, attributed
 from undertow.engine.watch import Watch
 from undertow.shortage import is_out_of_memory
 
@@ -57,7 +58,7 @@ class RequestRun:
 
     number: by which its events and errors name it. observers: called at each step of each picture. join, leave: of the
     batch. decode: queues work of the decoder. memory: what it needs of memory. outcomes: the log of what its pictures
-    are answered. future: receives the result, or the error.
+    are answered. probes: of the engine. future: receives the result, or the error.
     """
 
     number: int
@@ -72,6 +73,7 @@ class RequestRun:
     memory: MemoryOfRequest
     observers: list[Observer] = field(default_factory=list)
     outcomes: OutcomeLog = field(default_factory=no_log)
+    probes: Sequence[ForwardProbe] = ()
     future: "Future[GenerationResult]" = field(default_factory=Future)
     cancelled: bool = False
     stage: Stage = Stage.WAITING
@@ -90,7 +92,8 @@ class RequestRun:
     """Of each picture that is being replayed, the step that it has come to."""
 
     def __post_init__(self) -> None:
-        self.watch = Watch(debug=self.options.debug)
+        origin = Origin(request=self.number, mark=self.options.mark)
+        self.watch = Watch(debug=self.options.debug, probes=self.probes, origin=origin)
         self.faults = FoundFaults()
         self.future.set_running_or_notify_cancel()  # only `cancel` cancels
 
@@ -217,7 +220,7 @@ class RequestRun:
         try:
             if not self.cancelled:
                 self._decoder.economy = self.memory.economy if before is None else before
-                self._images[index] = self._decoder.picture(self._finished[index])
+                self._images[index] = self._decoder.picture(self._finished[index], index)
                 if before is None:
                     log.decode(self.memory.units)
         except BaseException as error:

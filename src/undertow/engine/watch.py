@@ -2,17 +2,19 @@
 
 import time
 from collections import Counter
-from collections.abc import Generator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from undertow.engine.debug import Debug
 from undertow.engine.fault import Fault
-from undertow.engine.rows import Row
+from undertow.engine.probing import ForwardProbe, PartProbe
+from undertow.engine.rows import Origin, Row
 from undertow.errors import NonFiniteError
+from undertow.vae.execute import Observe, unobserved
 
 
 def non_finite(row: Row, prediction: Tensor) -> NonFiniteError:
@@ -34,10 +36,13 @@ class Watch:
     """Sees every tensor of a run that has a name, and times every stage.
 
     The names are those of burn-models' debug log (source document 004): text_context, step_0_noise_uncond,
-    step_0_noise_cond, step_0_latents, vae_input, vae_output.
+    step_0_noise_cond, step_0_latents, vae_input, vae_output. probes: of the engine, for what is no U-Net's forward.
+    origin: of the request.
     """
 
     debug: Debug = field(default_factory=Debug)
+    probes: Sequence[ForwardProbe] = ()
+    origin: Origin = Origin()
     seconds: dict[str, float] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
@@ -70,6 +75,40 @@ class Watch:
         for name in dict.fromkeys(name for name, _ in counts):
             nan, inf, every = (counts[name, kind] for kind in ("nan", "inf", "values"))
             self.lines.append(f"[vae] {name}: {nan} NaN, {inf} Inf out of {every} values")
+
+    def looks_into(self, part: str) -> bool:
+        """Whether a probe wants a part of the model, such as "text_encoder"."""
+        return bool(self._wanting(part, self.origin))
+
+    @contextmanager
+    def inside(self, networks: Mapping[str, nn.Module]) -> Generator[None]:
+        """Probes look into these meanwhile."""
+        with ExitStack() as until:
+            for part, network in networks.items():
+                for probe in self._wanting(part, self.origin):
+                    until.enter_context(probe.inside(part, network, self.origin))
+            yield
+
+    @contextmanager
+    def decoding(self, picture: int) -> Generator[Observe]:
+        """What sees the steps of the autoencoder while it decodes a picture; counts of its blocks are noted at the
+        end."""
+        origin = replace(self.origin, picture=picture)
+        wanting, counts = self._wanting("vae", origin), Counter[tuple[str, str]]()
+
+        def observe(name: str, output: Tensor) -> None:
+            if self.debug.vae:
+                count_blocks(counts, name, output)
+            for probe in wanting:
+                probe.sees(f"vae.{name}", "", origin, output)
+
+        try:
+            yield observe if wanting or self.debug.vae else unobserved
+        finally:
+            self.blocks(counts)
+
+    def _wanting(self, part: str, origin: Origin) -> list[PartProbe]:
+        return [probe for probe in self.probes if isinstance(probe, PartProbe) and probe.wants_part(part, origin)]
 
     def add(self, name: str, elapsed: float) -> None:
         """Adds seconds that were measured elsewhere to `seconds[name]`."""

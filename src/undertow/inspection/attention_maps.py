@@ -5,7 +5,7 @@ size of the latents first. Unlike it nothing is kept but running sums: softmax(q
 chosen rows and layers alone, in parts of the queries.
 """
 
-from collections.abc import Callable, Generator, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -21,6 +21,7 @@ from undertow.engine.rows import Origin, Row
 from undertow.inspection.attention_choice import AttentionChoice, GuidanceSide, is_seen, require_cells
 from undertow.inspection.probe import every_row
 from undertow.inspection.projections import Projected, projected
+from undertow.inspection.sums import Sums
 from undertow.unet.unet import UNet
 
 Heat = Float32[Tensor, "tokens height width"]
@@ -50,6 +51,10 @@ class _Key:
     grid: tuple[int, int]
 
 
+_Sum = tuple[Tensor, int]
+"""Of maps, and how many."""
+
+
 @dataclass(kw_only=True, eq=False)
 class AttentionMapProbe:
     """A probe for `Engine.probes` that sums cross-attention for every picture of every request that it sees.
@@ -67,8 +72,7 @@ class AttentionMapProbe:
     choice: AttentionChoice = AttentionChoice()
     side: GuidanceSide = "conditional"
     rows: Callable[[Origin], bool] = every_row
-    _sums: dict[_Key, Tensor] = field(default_factory=dict, init=False, repr=False)
-    _counts: dict[_Key, int] = field(default_factory=dict, init=False, repr=False)
+    _sums: Sums[_Key, _Sum] = field(default_factory=lambda: Sums(join=_added), init=False, repr=False)
     _steps: dict[Hashable, set[int]] = field(default_factory=dict, init=False, repr=False)
     _sides: set[int] = field(default_factory=set, init=False, repr=False)
     """Of the maps that went by."""
@@ -85,21 +89,27 @@ class AttentionMapProbe:
         for _, row in seen if sites else ():
             steps = self._steps.setdefault((_picture(row.origin), row.origin.branch, row.reading), set())
             steps.add(row.origin.step)
+        self._sums.begin([row for _, row in seen])
         with projected(unet, sites, seen, self._add):
             yield
+
+    def forget(self, rows: Sequence[Row]) -> None:
+        """As `engine.probing.Forgetful`."""
+        self._sums.forget(rows)
 
     @checked
     def maps(self, request: int = 0, picture: int = 0) -> list[TokenMaps]:
         """Those of one picture: one for each context that conditioned it; several where prompts are composed, differ
         between steps, or belong to regions, and where a refiner reads them. Errors: `InvalidInput` where nothing that
         was drawn has layers of the chosen `cells`."""
-        if self._sides and not self._sums:
+        found = dict(self._sums.items())
+        if self._sides and not found:
             require_cells(self.choice.cells, self._sides)
-        keys = [key for key in self._sums if key.picture == (request, picture)]
-        contexts = dict.fromkeys((key.branch, key.reading) for key in keys)
+        sums = {key: value for key, value in found.items() if key.picture == (request, picture)}
+        contexts = dict.fromkeys((key.branch, key.reading) for key in sums)
         return [
             TokenMaps(
-                heat=self._merged([key for key in keys if (key.branch, key.reading) == (branch, reading)]),
+                heat=_merged({key: one for key, one in sums.items() if (key.branch, key.reading) == (branch, reading)}),
                 reading=reading,
                 branch=branch,
                 steps=len(self._steps[(request, picture), branch, reading]),
@@ -121,29 +131,31 @@ class AttentionMapProbe:
             grid=call.grid,
         )
         heat = torch.cat([part.mean(0) for part in call.probabilities(index, self.choice.heads)])
-        if key in self._sums:
-            self._sums[key] += heat
-        else:
-            self._sums[key] = heat
-        self._counts[key] = self._counts.get(key, 0) + 1
+        self._sums.add(row, key, (heat, 1))
 
-    def _merged(self, keys: Sequence[_Key]) -> Heat:
-        """Of all passes, at the size of the last one's latents, weighted by how many layers and steps each had."""
-        parts: list[tuple[Tensor, int]] = []
-        for layout in dict.fromkeys(key.layout for key in keys):
-            windows = sorted({key.window for key in keys})
-            means = [self._window([key for key in keys if (key.layout, key.window) == (layout, w)]) for w in windows]
-            count = sum(self._counts[key] for key in keys if key.layout == layout)
-            parts.append((layout.merge_tiles([mean[None] for mean in means]), count))
-        last, total = parts[-1][0], sum(count for _, count in parts)
-        return sum((count / total * _resized(heat, last.shape[2:]) for heat, count in parts), torch.zeros_like(last))[0]
 
-    def _window(self, keys: Sequence[_Key]) -> Heat:
-        """The mean over the layers and steps of one window, at its size in latents."""
-        total = sum(self._counts[key] for key in keys)
-        size = keys[0].layout.tile
-        maps = [self._sums[key].mT.unflatten(1, key.grid)[None].cpu() / total for key in keys]
-        return torch.stack([_resized(one, size)[0] for one in maps]).sum(0)
+def _added(a: _Sum, b: _Sum) -> _Sum:
+    return a[0] + b[0], a[1] + b[1]
+
+
+def _merged(sums: Mapping[_Key, _Sum]) -> Heat:
+    """Of all passes, at the size of the last one's latents, weighted by how many layers and steps each had."""
+    parts: list[tuple[Tensor, int]] = []
+    for layout in dict.fromkeys(key.layout for key in sums):
+        here = {key: one for key, one in sums.items() if key.layout == layout}
+        windows = sorted({key.window for key in here})
+        means = [_window({key: one for key, one in here.items() if key.window == window}) for window in windows]
+        parts.append((layout.merge_tiles([mean[None] for mean in means]), sum(count for _, count in here.values())))
+    last, total = parts[-1][0], sum(count for _, count in parts)
+    return sum((count / total * _resized(heat, last.shape[2:]) for heat, count in parts), torch.zeros_like(last))[0]
+
+
+def _window(sums: Mapping[_Key, _Sum]) -> Heat:
+    """The mean over the layers and steps of one window, at its size in latents."""
+    total = sum(count for _, count in sums.values())
+    size = next(iter(sums)).layout.tile
+    maps = [heat.mT.unflatten(1, key.grid)[None].cpu() / total for key, (heat, _) in sums.items()]
+    return torch.stack([_resized(one, size)[0] for one in maps]).sum(0)
 
 
 def _picture(origin: Origin) -> tuple[int, int]:

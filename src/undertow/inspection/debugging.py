@@ -4,13 +4,14 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.probing import ForwardProbe
 from undertow.engine.result import GenerationResult
 from undertow.inspection.marks import marked, next_mark
-from undertow.inspection.probe import Side, matching
+from undertow.inspection.probe import Side
 from undertow.inspection.recorder import SIDES, Recorder
 from undertow.inspection.records import LayerStatistics, TensorRecord
-from undertow.unet.unet import UNet
+from undertow.inspection.sites import require_names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +36,10 @@ class Debugger:
         self._last: Recorder | None = None
 
     def enable(
-        self, unet: UNet, patterns: tuple[str, ...], sides: tuple[Side, ...] = SIDES, every: int = 1
+        self, model: LoadedModel, patterns: tuple[str, ...], sides: tuple[Side, ...] = SIDES, every: int = 1
     ) -> Recorder:
         """Errors: `InvalidInput` for a pattern that matches no module, and for an `every` below 1."""
-        matching(unet, patterns)
+        require_names(model, patterns)
         recorder = Recorder(patterns=patterns, sides=sides, every=every)
         self._recorders.append(recorder)
         self._probes.append(recorder)

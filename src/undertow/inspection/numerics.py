@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -14,6 +15,14 @@ from undertow.nn.adaptable import Slots, WeightRows
 from undertow.nn.attention import AttentionMaps, AttentionProjections
 
 HALF = (torch.float16, torch.bfloat16)
+
+GIVEN: Mapping[str, Cause] = {
+    "latents": "input",
+    "timesteps": "timestep",
+    "conditioning": "conditioning",
+    "hint_embedding": "input",
+}
+"""What is at fault where an argument of a network is not finite."""
 
 
 def tensors_in(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -80,21 +89,19 @@ def changed(value: Any, dtype: torch.dtype, *, without_slots: bool = False) -> A
             return value
 
 
-def bad_input(row: Row, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, Cause, str]:
-    """What the network was given that is not finite: its name, the cause and the evidence."""
-    names = ("latents", "timesteps", "conditioning", "ports", "observed")
+def bad_input(network: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, Cause, str]:
+    """What a network, the U-Net or a ControlNet, was given that is not finite: its name, the cause and the evidence."""
+    names = [name for name in signature(type(network).forward).parameters if name != "self"]
     given = {**dict(zip(names, args, strict=False)), **kwargs}
     for argument, value in given.items():
         for place, tensor in tensors_in(value):
             if not is_finite(tensor):
                 bad = int((~torch.isfinite(tensor[:1])).sum())
-                cause: Cause = {"latents": "input", "timesteps": "timestep", "conditioning": "conditioning"}.get(
-                    argument, "input" if place.startswith("free_u") else "adapter"
-                )  # pyright: ignore[reportAssignmentType]  one of Cause
+                cause = GIVEN.get(argument, "input" if place.startswith("free_u") else "adapter")
                 what = place or argument
                 named = _adapter_kind(place) if cause == "adapter" else what
                 return what, cause, f"{named} has {bad} of {tensor[:1].numel()} numbers that are not finite"
-    return "latents", "input", f"what {row.unet.__class__.__name__} receives is not finite"
+    return "latents", "input", f"what {type(network).__name__} receives is not finite"
 
 
 def _adapter_kind(place: str) -> str:

@@ -1,7 +1,7 @@
 """Probes: functions that observe, or replace, tensors inside a U-Net, one row at a time."""
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from undertow.doors import nearest
 from undertow.engine.rows import Origin, Row
 from undertow.errors import InvalidInput
+from undertow.inspection.sites import VAE, concerns_forward, named, of_part, sites_in
 from undertow.unet.unet import UNet
 
 Side = Literal["input", "output"]
@@ -19,7 +19,7 @@ Side = Literal["input", "output"]
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Where a probe is called. module: its name in the U-Net. kind: its class. side: whether the tensor comes in or
+    """Where a probe is called. module: its name. kind: its class. side: whether the tensor comes in or
     goes out. origin: of the row. call: counts from 0 where one forward calls the module several times (a feed-forward
     layer that computes in parts)."""
 
@@ -44,8 +44,10 @@ def every_row(origin: Origin) -> bool:
 class ModuleProbe:
     """A probe on modules, for `Engine.probes`.
 
-    patterns: of names of modules, with * and ?, such as "up_blocks.*.attn2.to_q"; "" is the U-Net itself. probe: called
-    with the first tensor that the module receives, or with what it returns. rows: which rows concern it.
+    patterns: of names of modules, with * and ?, such as "up_blocks.*.attn2.to_q"; "" is the U-Net itself. Those of
+    ControlNets begin with "controlnet." and the adapter's title, those of text encoders with "text_encoder." or
+    "text_encoder_2.", and what is observed of the autoencoder with "vae." ("vae.decoder.*"). probe: called with the
+    first tensor that the module receives, or with what it returns. rows: which rows concern it.
 
         engine.probes.append(ModuleProbe(patterns=("mid_block",), probe=lambda site, x: print(site.origin, x.std())))
     """
@@ -56,27 +58,48 @@ class ModuleProbe:
     rows: Callable[[Origin], bool] = field(default=every_row)
 
     def wants(self, rows: Sequence[Row]) -> bool:
-        return any(self.rows(row.origin) for row in rows)
+        return concerns_forward(self.patterns, rows) and any(self.rows(row.origin) for row in rows)
 
     @contextmanager
     def attached(self, unet: UNet, rows: Sequence[Row]) -> Generator[None]:
         """Errors: `InvalidInput` for a pattern that matches no module, and for a replacement that is no tensor of
         the same shape."""
-        handles = [self._hook(name, unet.get_submodule(name), rows) for name in matching(unet, self.patterns)]
-        try:
+        with ExitStack() as until:
+            for name, module, own in sites_in(rows, self.patterns):
+                until.callback(self._hook(name, module, [row.origin for row in own]).remove)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def _hook(self, name: str, module: nn.Module, rows: Sequence[Row]) -> torch.utils.hooks.RemovableHandle:
+    def wants_part(self, part: str, origin: Origin) -> bool:
+        return bool(of_part(self.patterns, part)) and self.rows(origin)
+
+    @contextmanager
+    def inside(self, part: str, network: nn.Module, origin: Origin) -> Generator[None]:
+        """As `engine.probing.PartProbe`: every row of the texts' chunks is the request's."""
+        with ExitStack() as until:
+            for name, module in named(network, of_part(self.patterns, part), part):
+                until.callback(self._hook(name, module, origin).remove)
+            yield
+
+    def sees(self, name: str, kind: str, origin: Origin, output: Tensor) -> None:
+        """As `engine.probing.PartProbe`. Errors: `InvalidInput` for an answer: steps of the autoencoder, which may
+        compute a picture in parts that overlap, are observed."""
+        if self.side == "input" or not any(fnmatchcase(name, one) for one in of_part(self.patterns, VAE)):
+            return
+        site = Site(module=name, kind=kind, side="output", origin=origin)
+        if self.probe(site, output) is not None:
+            raise InvalidInput(f"the probe's answer at {name}", "a tensor", "None: the autoencoder is observed alone")
+
+    def _hook(
+        self, name: str, module: nn.Module, origins: Sequence[Origin] | Origin
+    ) -> torch.utils.hooks.RemovableHandle:
         calls = iter(range(10**9))
 
         def see(tensor: Tensor) -> Tensor:
             call = next(calls)
+            of_rows = [origins] * len(tensor) if isinstance(origins, Origin) else origins
             sites = [
-                Site(module=name, kind=type(module).__name__, side=self.side, origin=row.origin, call=call)
-                for row in rows
+                Site(module=name, kind=type(module).__name__, side=self.side, origin=origin, call=call)
+                for origin in of_rows
             ]
             return self._seen(sites, tensor)
 
@@ -121,13 +144,3 @@ class ModuleProbe:
             found = tensor.clone() if found is tensor else found
             found[index : index + 1] = instead
         return found
-
-
-def matching(unet: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Names of the modules that patterns match, in their order in the network. Errors: `InvalidInput` for a pattern
-    that matches none."""
-    names = [name for name, _ in unet.named_modules()]
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise InvalidInput("pattern", repr(pattern), "one that matches a module", nearest(pattern, names))
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

@@ -71,10 +71,12 @@ def _hooks(site: str, layer: nn.Module, see: Callable[[Projected], None]) -> lis
     assert isinstance(layer, AttentionProjections)
     called: list[tuple[Tensor, AttentionInputs]] = []
     queries: list[Tensor] = []
+    met: list[Projected] = []
 
     def enter(module: nn.Module, inputs: tuple[Tensor, AttentionInputs]) -> None:
         del module
         called[:] = [inputs]
+        met.clear()
 
     def keep(module: nn.Module, inputs: object, output: Tensor) -> None:
         del module, inputs
@@ -88,10 +90,16 @@ def _hooks(site: str, layer: nn.Module, see: Callable[[Projected], None]) -> lis
         height = given.height if x.ndim == 3 else x.shape[2]  # of pixel models, layers receive the map itself
         mask = given.mask if layer.is_cross else None
         grid = (height, query.shape[1] // height)
-        see(Projected(site=site, heads=layer.heads, queries=query, keys=output, mask=mask, grid=grid))
+        met[:] = [Projected(site=site, heads=layer.heads, queries=query, keys=output, mask=mask, grid=grid)]
+
+    def leave(module: nn.Module, inputs: object, output: object) -> None:
+        del module, inputs, output
+        if met:  # nothing where the layer was called once more from within, in float32, and that was seen
+            see(met.pop())
 
     return [
         layer.register_forward_pre_hook(enter),
         layer.to_q.register_forward_hook(keep),
         layer.to_k.register_forward_hook(meet),
+        layer.register_forward_hook(leave),
     ]

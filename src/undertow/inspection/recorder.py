@@ -1,18 +1,21 @@
 """Records of what passes modules, as a forward runs: shapes, statistics and time, for the rows that are asked for."""
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
+from undertow.engine.probing import OwnForwards
 from undertow.engine.rows import Origin, Row
 from undertow.errors import InvalidInput
-from undertow.inspection.probe import Side, every_row, matching
+from undertow.inspection.probe import Side, every_row
 from undertow.inspection.records import LayerStatistics, TensorRecord, numbers_of
+from undertow.inspection.sites import VAE, concerns_forward, named, of_part, sites_in
 from undertow.unet.unet import UNet
 
 KEPT = 100_000
@@ -27,8 +30,9 @@ def untold(record: TensorRecord) -> None:
 
 
 @dataclass(kw_only=True, eq=False)
-class Recorder:
-    """Records what passes modules; for `Engine.probes`, or the probes of a request.
+class Recorder(OwnForwards):
+    """Records what passes modules; for `Engine.probes`, or the probes of a request. Of a row whose numbers are not
+    finite it records these, not those of its second evaluation.
 
     patterns: of modules, as in `ModuleProbe`; "*" is all. sides: which are recorded. every: records steps 0, every,
     2 every, ... rows: which concern it. moments: mean and standard deviation as well, which take most of the time.
@@ -46,13 +50,15 @@ class Recorder:
     statistics: dict[tuple[str, Side], LayerStatistics] = field(default_factory=dict)
     own_s: float = field(default=0.0, init=False)
     """Seconds spent in recording, which are no module's."""
+    _decoded: Counter[tuple[str, Origin]] = field(default_factory=Counter, init=False, repr=False)
+    """Of a picture's decoding, the parts that a step has computed."""
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise InvalidInput("every", self.every, "1 or more", "1 records every step, 2 every second one")
 
     def wants(self, rows: Sequence[Row]) -> bool:
-        return any(self.concerns(row.origin) for row in rows)
+        return concerns_forward(self.patterns, rows) and any(self.concerns(row.origin) for row in rows)
 
     def concerns(self, origin: Origin) -> bool:
         """Whether a row is recorded."""
@@ -61,17 +67,33 @@ class Recorder:
     @contextmanager
     def attached(self, unet: UNet, rows: Sequence[Row]) -> Generator[None]:
         """Errors: `InvalidInput` for a pattern that matches no module."""
-        handles: list[torch.utils.hooks.RemovableHandle] = []
-        for name in matching(unet, self.patterns):
-            module = unet.get_submodule(name)
-            watch = _Watched(self, name, module, [row.origin for row in rows])
-            handles.append(module.register_forward_pre_hook(watch.before))
-            handles.append(module.register_forward_hook(watch.after))
-        try:
+        with ExitStack() as until:
+            for name, module, own in sites_in(rows, self.patterns):
+                self._watch(name, module, [row.origin for row in own], until)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
+
+    def wants_part(self, part: str, origin: Origin) -> bool:
+        return bool(of_part(self.patterns, part)) and self.rows(origin)
+
+    @contextmanager
+    def inside(self, part: str, network: nn.Module, origin: Origin) -> Generator[None]:
+        """As `engine.probing.PartProbe`: every row of the texts' chunks is the request's."""
+        with ExitStack() as until:
+            for name, module in named(network, of_part(self.patterns, part), part):
+                self._watch(name, module, origin, until)
+            yield
+
+    def sees(self, name: str, kind: str, origin: Origin, output: Tensor) -> None:
+        """As `engine.probing.PartProbe`."""
+        if "output" in self.sides and any(fnmatchcase(name, one) for one in of_part(self.patterns, VAE)):
+            call = self._decoded[name, origin]
+            self._decoded[name, origin] += 1
+            self.take(record_of(name, kind, "output", output, origin, call, moments=self.moments))
+
+    def _watch(self, name: str, module: nn.Module, origins: Sequence[Origin] | Origin, until: ExitStack) -> None:
+        watch = _Watched(self, name, module, origins)
+        until.callback(module.register_forward_pre_hook(watch.before).remove)
+        until.callback(module.register_forward_hook(watch.after).remove)
 
     def take(self, record: TensorRecord) -> None:
         """Counts a record, and tells whoever listens."""
@@ -84,9 +106,9 @@ class Recorder:
 
 
 class _Watched:
-    """The hooks of one module during one forward."""
+    """The hooks of one module during one forward. origins: of its rows, or of all of them."""
 
-    def __init__(self, recorder: Recorder, name: str, module: nn.Module, origins: Sequence[Origin]):
+    def __init__(self, recorder: Recorder, name: str, module: nn.Module, origins: Sequence[Origin] | Origin):
         self._recorder, self._name, self._origins = recorder, name, origins
         self._kind = type(module).__name__
         self._calls = {side: iter(range(10**9)) for side in SIDES}
@@ -103,37 +125,54 @@ class _Watched:
         started, own = self._started.pop()
         seconds = _now(output) - started - (self._recorder.own_s - own)
         if "output" in self._recorder.sides:
-            self._see("output", output, seconds / len(self._origins))
+            self._see("output", output, seconds)
 
     def _see(self, side: Side, value: object, seconds: float | None) -> None:
         start = time.perf_counter()
         tensor = first_tensor(value)
         call = next(self._calls[side])
-        # A tensor of which the batch shares one row is nobody's alone.
-        if tensor is not None and tensor.ndim > 0 and tensor.shape[0] >= len(self._origins):
-            for index, origin in enumerate(self._origins):
+        if tensor is not None and tensor.ndim > 0:
+            origins = [self._origins] * len(tensor) if isinstance(self._origins, Origin) else self._origins
+            part = None if seconds is None else seconds / len(origins)
+            # A tensor of which the batch shares one row is nobody's alone.
+            for index, origin in enumerate(origins if tensor.shape[0] >= len(origins) else ()):
                 if self._recorder.concerns(origin):
-                    self._recorder.take(self._record(side, tensor[index : index + 1], origin, call, seconds))
+                    row = tensor[index : index + 1]
+                    moments = self._recorder.moments
+                    record = record_of(self._name, self._kind, side, row, origin, call, moments=moments, seconds=part)
+                    self._recorder.take(record)
         self._recorder.own_s += time.perf_counter() - start
 
-    def _record(self, side: Side, row: Tensor, origin: Origin, call: int, seconds: float | None) -> TensorRecord:
-        found = numbers_of(row, moments=self._recorder.moments)
-        return TensorRecord(
-            module=self._name,
-            kind=self._kind,
-            side=side,
-            origin=origin,
-            call=call,
-            shape=tuple(row.shape),
-            dtype=str(row.dtype).removeprefix("torch."),
-            low=found.low,
-            high=found.high,
-            mean=found.mean,
-            std=found.std,
-            nan=found.nan,
-            inf=found.inf,
-            seconds=seconds,
-        )
+
+def record_of(
+    module: str,
+    kind: str,
+    side: Side,
+    row: Tensor,
+    origin: Origin,
+    call: int,
+    *,
+    moments: bool,
+    seconds: float | None = None,
+) -> TensorRecord:
+    """What is noted of a row's tensor."""
+    found = numbers_of(row, moments=moments)
+    return TensorRecord(
+        module=module,
+        kind=kind,
+        side=side,
+        origin=origin,
+        call=call,
+        shape=tuple(row.shape),
+        dtype=str(row.dtype).removeprefix("torch."),
+        low=found.low,
+        high=found.high,
+        mean=found.mean,
+        std=found.std,
+        nan=found.nan,
+        inf=found.inf,
+        seconds=seconds,
+    )
 
 
 def first_tensor(value: object) -> Tensor | None:

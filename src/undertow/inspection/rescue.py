@@ -4,8 +4,9 @@ Every module is watched. The first tensor that is not finite is either what a mo
 the arithmetic of the module around it (attention between its projections, a residual sum), which is at fault then. That
 module is computed once more from its own inputs, in float32, by a copy of its weights in that type. What fits into the
 network's type goes on in it; what does not goes on in float32, in which the layers that receive it compute as well,
-until it fits again: the next normalization at the latest. Nothing is kept from one row to the next, so a row's numbers
-depend on the row alone, as its log of outcomes relies on.
+until it fits again: the next normalization at the latest. Where that does not help, as at a sum between two modules of
+a stage that leaves the range, the row is evaluated with every layer in float32. Nothing is kept from one row to the
+next, so a row's numbers depend on the row alone, as its log of outcomes relies on.
 """
 
 import math
@@ -20,15 +21,17 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from undertow.adapters.manager import AdapterManager
-from undertow.engine.fault import Fault, Mitigation, Rescued
-from undertow.engine.probing import ForwardProbe
+from undertow.engine.fault import WHOLE, Cause, Fault, Mitigation, Rescued
+from undertow.engine.probing import ForwardProbe, named_networks
 from undertow.engine.rows import Outcome, Row
 from undertow.errors import InvalidInput
 from undertow.inspection.numerics import bad_input, cause_of, changed, is_finite_record
 from undertow.inspection.records import is_finite
+from undertow.inspection.sites import joined
 from undertow.nn.adaptable import Conv2d, Linear
 from undertow.nn.attention import AttentionProjections
 from undertow.unet.blocks import Stage
+from undertow.unet.encoder import Encoder
 from undertow.unet.unet import UNet
 
 LIMIT = 65_000.0
@@ -48,16 +51,25 @@ class Rescuer:
         self, row: Row, how: Mitigation, hidden: bool, again: Callable[[ForwardProbe], Outcome]
     ) -> Rescued | None:
         replay = Replay(row=row, how=how, hidden=hidden, adapters=self.adapters)
-        try:
-            outcome = again(replay)
-        except InvalidInput:  # the network refuses what it is given
-            outcome = None
-        if replay.fault is None:
+        outcome = _evaluated(again, replay)
+        fault = replay.fault
+        if fault is None:
             return None
-        sound = outcome is not None and bool(outcome.prediction.isfinite().all()) and not replay.helpless
-        if how == "fail" or outcome is None or not sound:
-            return Rescued(fault=replay.fault)
-        return Rescued(fault=replay.fault, outcome=outcome, upcast=replay.upcast, clamped=replay.clamped)
+        if outcome is None and how == "upcast" and fault.cause in ("overflow", "scores", "adapter"):
+            replay = Replay(row=row, how=how, hidden=hidden, adapters=self.adapters, everything=True)
+            outcome = _evaluated(again, replay)
+        if how == "fail" or outcome is None:
+            return Rescued(fault=fault)
+        return Rescued(fault=fault, outcome=outcome, upcast=replay.upcast, clamped=replay.clamped)
+
+
+def _evaluated(again: Callable[[ForwardProbe], Outcome], replay: "Replay") -> Outcome | None:
+    """What comes of an evaluation; `None` where numbers are not finite all the same."""
+    try:
+        outcome = again(replay)
+    except InvalidInput:  # the network refuses what it is given
+        return None
+    return None if replay.helpless or not bool(outcome.prediction.isfinite().all()) else outcome
 
 
 @dataclass(eq=False)
@@ -71,17 +83,23 @@ class _Call:
     kwargs: dict[str, Any]
     wide: bool = False
     broken: bool = False
+    finite: bool = True
+    """What it received before probes changed it, and then what it returned before they did."""
 
 
 class Replay:
-    """The probe of one evaluation of one row. fault: the first; helpless: whether something could not be mended."""
+    """The probe of one evaluation of one row. everything: computes every layer in float32, to the end. fault: the
+    first; helpless: whether something could not be mended."""
 
-    def __init__(self, *, row: Row, how: Mitigation, hidden: bool, adapters: AdapterManager | None):
+    def __init__(
+        self, *, row: Row, how: Mitigation, hidden: bool, adapters: AdapterManager | None, everything: bool = False
+    ):
         self.fault: Fault | None = None
         self.helpless = False
         self.upcast: Counter[str] = Counter()
         self.clamped: Counter[str] = Counter()
         self._row, self._how, self._hidden, self._adapters = row, how, hidden, adapters
+        self._everything = everything
         self._calls: list[_Call] = []
         self._computing = False
 
@@ -91,52 +109,84 @@ class Replay:
     @contextmanager
     def attached(self, unet: UNet, rows: Sequence[Row]) -> Generator[None]:
         handles: list[torch.utils.hooks.RemovableHandle] = []
-        for name, module in unet.named_modules():
-            handles.append(module.register_forward_pre_hook(self._before(name), with_kwargs=True))
-            # Before layers that are streamed leave memory again.
-            handles.append(module.register_forward_hook(self._after, with_kwargs=True, prepend=True))
+        for prefix, network, _ in named_networks(rows):
+            for own, module in network.named_modules():
+                name = joined(prefix, own)
+                # The probes of others are attached already: what they change lies between the first and the second.
+                handles.append(module.register_forward_pre_hook(self._entered(name), with_kwargs=True, prepend=True))
+                handles.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
+                # Before layers that are streamed leave memory again.
+                handles.append(module.register_forward_hook(self._after, with_kwargs=True, prepend=True))
+                handles.append(module.register_forward_hook(self._left))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _before(self, name: str) -> Callable[..., Any]:
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if self._computing:
-                return None
-            if self.fault is None and not is_finite_record((args, kwargs)):
-                self._received(name, args, kwargs)
-            call = _Call(name=name, module=module, args=args, kwargs=kwargs)
-            self._calls.append(call)
-            if self._takes_whole(module) and torch.float32 in _types(args):
-                call.wide = self._row.unet.dtype != torch.float32
-            return changed((args, kwargs), self._row.unet.dtype) if call.wide else None
+    def _entered(self, name: str) -> Callable[..., None]:
+        def entered(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not self._computing:
+                finite = self._is_done or is_finite_record((args, kwargs))
+                self._calls.append(_Call(name=name, module=module, args=args, kwargs=kwargs, finite=finite))
 
-        return before
+        return entered
 
-    def _received(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """The first numbers that are not finite come in: from outside, or from the module around this one."""
-        if self._calls:
-            self._calls[-1].broken = True
-        else:
-            module, cause, detail = bad_input(self._row, args, kwargs)
-            self.fault = self._found(module, name, cause, detail)
+    def _before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._computing:
+            return None
+        call = self._calls[-1]
+        around = self._calls[:-1]
+        call.args, call.kwargs = args, kwargs
+        if not self._is_done and not any(one.broken for one in around) and not is_finite_record((args, kwargs)):
+            self._received(call)
+        if _takes_whole(module) and (self._everything or torch.float32 in _types(args)):
+            call.wide = self._row.unet.dtype != torch.float32
+        return changed((args, kwargs), self._row.unet.dtype) if call.wide else None
+
+    @property
+    def _is_done(self) -> bool:
+        """Whether nothing more is asked than what was found."""
+        return self._how == "fail" and self.fault is not None
+
+    def _received(self, call: _Call) -> None:
+        """Numbers that are not finite come in: from a probe, from outside, or from the module around this one."""
+        if call.finite:
+            self._answered(call)
+        elif len(self._calls) > 1:
+            self._calls[-2].broken = True
+        elif self.fault is None:
+            module, cause, detail = bad_input(call.module, call.args, call.kwargs)
+            self.fault = self._found(module, call, cause, detail)
+
+    def _answered(self, call: _Call) -> None:
+        """A probe put numbers that are not finite in the place of others: nothing computes them."""
+        self.helpless = True
+        if self.fault is None:
+            self.fault = self._found(call.name, call, "probe", "it is not finite, and what it takes the place of is")
 
     def _after(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         if self._computing:
             return None
-        call = self._calls.pop()
+        call, around = self._calls[-1], self._calls[:-1]
         bad = not is_finite_record(output)
-        around = self._calls[-1] if self._calls else None
-        known = self._how == "fail" and self.fault is not None
-        if known or any(one.broken or one.wide for one in self._calls) or not (bad or call.broken or call.wide):
+        call.finite = not bad
+        if self._is_done or any(one.broken or one.wide for one in around) or not (bad or call.broken or call.wide):
             return None
-        return self._mended(call, around, output, bad=bad)
+        mended = self._mended(call, around[-1] if around else None, output, bad=bad)
+        call.finite = mended is not None or not bad
+        return mended
+
+    def _left(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._computing:
+            return
+        call = self._calls.pop()
+        if call.finite and not self._is_done and not is_finite_record(output):
+            self._answered(call)
 
     def _mended(self, call: _Call, around: _Call | None, output: Any, *, bad: bool) -> Any:
         """What takes the place of a module's output; `None` where it stays."""
-        if isinstance(call.module, (Stage, UNet)) or not isinstance(output, Tensor):
+        if isinstance(call.module, (Stage, Encoder)) or not isinstance(output, Tensor):
             self._name(call, None)  # they take their skip connections off a list, and cannot be called again
             self.helpless = self.helpless or bad or call.broken
             return None
@@ -150,6 +200,9 @@ class Replay:
         if not is_finite(wide):
             self.helpless = True
             return None
+        if self._everything:
+            self.upcast[WHOLE] = 1
+            return wide
         if around is not None and isinstance(around.module, AttentionProjections) and _last(call.name) in PROJECTIONS:
             around.broken = True  # with it, queries, keys and values are of one type
             return None
@@ -159,15 +212,13 @@ class Replay:
     def _name(self, call: _Call, wide: Tensor | None) -> None:
         if self.fault is None:
             cause, detail = cause_of(self._row, call.module, call.name, call.args, call.kwargs, wide, self._plain(call))
-            self.fault = self._found(call.name, call.name, cause, detail)
+            self.fault = self._found(call.name, call, cause, detail)
 
-    def _found(self, module: str, name: str, cause: Any, detail: str) -> Fault:
-        unet = self._row.unet
-        kind, dtype = type(unet.get_submodule(name)).__name__, str(unet.dtype).removeprefix("torch.")
+    def _found(self, module: str, call: _Call, cause: Cause, detail: str) -> Fault:
         return Fault(
             module=module or "U-Net",
-            kind=kind,
-            dtype=dtype,
+            kind=type(call.module).__name__,
+            dtype=str(self._row.unet.dtype).removeprefix("torch."),
             cause=cause,
             origin=self._row.origin,
             hidden=self._hidden,
@@ -191,7 +242,7 @@ class Replay:
         def plain() -> Tensor | None:
             from undertow.adapters.lora.kind import LoraKind  # noqa: PLC0415  only where something is wrong
 
-            if self._row.adapters is None or self._adapters is None or isinstance(call.module, (Stage, UNet)):
+            if self._row.adapters is None or self._adapters is None or isinstance(call.module, (Stage, Encoder)):
                 return None
             pristine = self._adapters.kind(LoraKind).merged.pristine if self._row.merged else {}
             start = f"{call.name}."
@@ -212,9 +263,10 @@ class Replay:
         finally:
             self._computing = False
 
-    def _takes_whole(self, module: nn.Module) -> bool:
-        """Modules that compute in one type: layers with weights of their own, and attention."""
-        return isinstance(module, (AttentionProjections, Linear, Conv2d)) or not list(module.children())
+
+def _takes_whole(module: nn.Module) -> bool:
+    """Modules that compute in one type: layers with weights of their own, and attention."""
+    return isinstance(module, (AttentionProjections, Linear, Conv2d)) or not list(module.children())
 
 
 def fitted(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -13,6 +13,7 @@ from undertow.engine.rows import Origin, Row
 from undertow.inspection.attention_choice import AttentionChoice, GuidanceSide, is_seen
 from undertow.inspection.probe import every_row
 from undertow.inspection.projections import Projected, projected
+from undertow.inspection.sums import Sums
 from undertow.unet.unet import UNet
 
 _Key = tuple[int, int, str, int, tuple[int, int]]
@@ -41,8 +42,7 @@ class SelfAttentionProbe:
     choice: AttentionChoice = AttentionChoice()
     side: GuidanceSide = "conditional"
     rows: Callable[[Origin], bool] = every_row
-    _sums: dict[_Key, Tensor] = field(default_factory=dict, init=False, repr=False)
-    _counts: dict[_Key, int] = field(default_factory=dict, init=False, repr=False)
+    _sums: Sums[_Key, tuple[Tensor, int]] = field(default_factory=lambda: Sums(join=_added), init=False, repr=False)
 
     def wants(self, rows: Sequence[Row]) -> bool:
         return rows[0].unet in (self.unet, self.refiner) and any(
@@ -54,16 +54,21 @@ class SelfAttentionProbe:
         height, width = rows[0].latents.shape[2:]
         sites = self.choice.self_attentions(unet, (height, width))
         seen = [(index, row) for index, row in enumerate(rows) if is_seen(row, self.choice, self.side, self.rows)]
+        self._sums.begin([row for _, row in seen])
         with projected(unet, sites, seen, self._add):
             yield
+
+    def forget(self, rows: Sequence[Row]) -> None:
+        """As `engine.probing.Forgetful`."""
+        self._sums.forget(rows)
 
     @checked
     def maps(self, request: int = 0, picture: int = 0) -> list[SelfAttentionMaps]:
         """Those of one picture, a layer after the other."""
         found: list[SelfAttentionMaps] = []
-        for key, total in self._sums.items():
+        for key, (total, count) in self._sums.items():
             if key[:2] == (request, picture):
-                entropy, received = (total / self._counts[key]).cpu().unflatten(1, key[4])
+                entropy, received = (total / count).cpu().unflatten(1, key[4])
                 found.append(SelfAttentionMaps(site=key[2], window=key[3], entropy=entropy, received=received))
         return found
 
@@ -73,8 +78,11 @@ class SelfAttentionProbe:
         key = (origin.request, origin.picture, site, origin.window, call.grid)
         parts = list(reduced(call, index, self.choice.heads))
         entropy, received = torch.cat([one for one, _ in parts]), torch.stack([two for _, two in parts]).sum(0)
-        self._sums[key] = self._sums.get(key, 0) + torch.stack([entropy, received])
-        self._counts[key] = self._counts.get(key, 0) + 1
+        self._sums.add(row, key, (torch.stack([entropy, received]), 1))
+
+
+def _added(a: tuple[Tensor, int], b: tuple[Tensor, int]) -> tuple[Tensor, int]:
+    return a[0] + b[0], a[1] + b[1]
 
 
 def reduced(call: Projected, index: int, heads: Sequence[int] | None) -> Generator[tuple[Tensor, Tensor]]:

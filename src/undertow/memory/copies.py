@@ -39,8 +39,10 @@ class CudaCopies:
         with torch.cuda.stream(self._stream):
             yield
 
-    def mark(self) -> torch.cuda.Event:
-        return self._stream.record_event()
+    def mark(self) -> object:
+        event = torch.cuda.Event()
+        event.record(self._stream)
+        return event
 
     def wait(self, mark: object, tensors: Iterable[AnyTensor]) -> None:
         assert isinstance(mark, torch.cuda.Event)

@@ -130,8 +130,11 @@ def _add_product(
     up: Float[Tensor, "outputs rank"],
     gain: float,
 ) -> None:
-    """Adds `gain · low upᵀ` to `y`, in one call where its memory is that of a matrix."""
-    if y.is_contiguous():
+    """Adds `gain · low upᵀ` to `y`, in one call where its memory is that of a matrix. PyTorch refuses an alpha that the
+    type does not hold; the sum then is infinite, or is not, as its numbers are."""
+    if abs(gain) > torch.finfo(y.dtype).max:
+        y.add_((low @ up.mT).float() * gain)
+    elif y.is_contiguous():
         y.view(-1, y.shape[-1]).addmm_(low.reshape(-1, low.shape[-1]), up.mT, alpha=gain)
     else:
         y.add_(low @ up.mT, alpha=gain)

@@ -149,7 +149,8 @@ class TiledControl:
         if isinstance(seen.embedded, Residuals):
             return (FeatureRow(features=seen.embedded, gains=gains, area=seen.area),)
         assert isinstance(network, ControlNet)  # whose hints are embedded
-        return (ControlRow(network=network, hint=seen.embedded, gains=gains, area=seen.area),)
+        title = self.resolved.adapter.title
+        return (ControlRow(network=network, hint=seen.embedded, gains=gains, area=seen.area, title=title),)
 
 
 class ControlKind(AdapterKind[ControlFile, ResolvedControl, ControlInput]):
@@ -204,7 +205,8 @@ class ControlKind(AdapterKind[ControlFile, ResolvedControl, ControlInput]):
         runner: Runner,
         at_once: int | None,
     ) -> Ports:
-        used = dict.fromkeys(network for row in inputs for one in row for network in one.networks)
+        named = (one.named_network for row in inputs for one in row)
+        used = dict.fromkeys(network for _, network in filter(None, named))
         with self.model.networks.using(*used):
             residuals = residual_port(rows, inputs, at_once, runner, given=ports.residuals, parts=ports)
         return replace(ports, residuals=residuals)

@@ -32,16 +32,17 @@ Area = Float[Tensor, "1 1 rows columns"]
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ControlRow(RowInput):
     """A ControlNet that acts in a row. hint: embedded. gains: one for each of its `points`. area: where it acts,
-    everywhere if `None`."""
+    everywhere if `None`. title: the adapter's."""
 
     network: ControlNet
     hint: Float[Tensor, "1 channels height width"]
     gains: tuple[float, ...]
     area: Area | None = None
+    title: str = ""
 
     @property
-    def networks(self) -> tuple[nn.Module, ...]:
-        return (self.network,)
+    def named_network(self) -> tuple[str, nn.Module]:
+        return f"controlnet.{self.title}" if self.title else "controlnet", self.network
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -67,9 +67,9 @@ def warm_up(loaded: Loaded, costs: Costs, budget_s: float = WARM_UP_S, lora: Pat
         if best_rows(fastest.seconds) < rows:
             break
     loaded.engine.watchers.remove(fastest)
-    best, _ = costs.decide(cells, fastest.seconds)
-    for rows in sorted({2, best}) if lora is not None else ():
-        if clock() - started + STEPS * costs.forward_s(cells, rows) > budget_s:
+    best = costs.decide(cells, fastest.seconds)
+    for rows in sorted({2, best}):
+        if lora is None or clock() - started + STEPS * costs.forward_s(cells, rows) > budget_s:
             break
         try:
             loaded.engine.submit(replace(request, adapters=(Adapter(str(lora)),), count=rows)).result()
