@@ -154,6 +154,7 @@ def test_a_mask_is_painted_and_its_place_drawn_again(site, visit):
     here.draw("green apple")
     here.is_drawn()
     request = requests_of(site)[0]
+    assert request["prompt"] == "green apple"
     mask = Image.open(BytesIO(site.api.artifacts.read(request["mask"]["artifact"]))).convert("L")
     assert mask.size == (64, 64)
     assert mask.getpixel((32, 32)) == 255
