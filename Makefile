@@ -21,21 +21,30 @@ ON_AVX2 := tests/test_processor.py tests/attention/test_choose.py tests/nn/test_
 # mkdocs-material prints at every build.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 # What is hardly imported, and compiled when it is.
-RARELY := /tests?/|/(transformers/models|diffusers/pipelines|openai|pip|setuptools|fontTools|textual|networkx)/
+RARELY := /(tests?|testing|transformers/models|diffusers/(modular_)?pipelines|openai|pip|setuptools|fontTools|textual)/
+RARELY := $(RARELY)|/(networkx|sympy/(physics|combinatorics)|torch/_inductor|sqlalchemy/orm|pygments/lexers|sklearn)/
+# Of pip's settings, those that say where packages come from; the last one counts.
+PIP_SETTING = $$($(PIP) config list | sed -n "s/^[^=]*\.$(1)='\(.*\)'$$/\1/p" | tail -n 1)
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
+CHROMIUM := /usr/bin/chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-avx2 lowest fuzz api-fuzz mutants bits planted-faults memory-soak store-soak soak soak-postgresql load check format bench digits emoji evaluate docs clean attention-maps planted-edits debug-cost healthy-runs
+.PHONY: help demo test test-slow test-avx2 lowest fuzz api-fuzz mutants bits planted-faults memory-soak store-soak soak soak-postgresql load check format bench digits emoji evaluate docs clean attention-maps planted-edits test-page page studio-pictures debug-cost healthy-runs
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
 
+DEVELOPMENT := --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
 # Installed once, and again whenever the requirements change. The build backend comes first and builds in this
 # environment, so that it is pinned like everything else.
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt hatchling editables
-	$(PIP) install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
+	$(PIP) install --quiet --constraint constraints.txt hatchling editables uv
+	@# uv needs a quarter of pip's time, and reads none of its settings; where it finds no way, pip goes its own.
+	@links="$(call PIP_SETTING,find-links)" index="$(call PIP_SETTING,index-url)" cert="$(call PIP_SETTING,cert)"; \
+	env UV_FIND_LINKS="$$links" $${index:+UV_DEFAULT_INDEX="$$index"} $${cert:+SSL_CERT_FILE="$$cert"} \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python $(DEVELOPMENT) \
+	|| $(PIP) install --quiet --no-compile $(DEVELOPMENT)
 	@# The tests compare with its samplers alone; its requirements (a tracker, a metrics package, CLIP) are for training.
 	$(PIP) install --quiet --constraint constraints.txt --no-deps k-diffusion
 	@# pip would compile one file after another; half of them nobody here imports.
@@ -54,14 +63,33 @@ $(FONT):
 		echo "not installed: $(FONT) (Debian: fonts-noto-color-emoji); tests of the emoji recipe are skipped"; \
 	fi
 
-test: $(INSTALLED) | $(FONT)  ## Run the tests, and those that the processor matters to as on an older one
+# What the studio is opened with in tests; without it they are skipped.
+$(CHROMIUM):
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+		apt-get install -qq -y --no-install-recommends chromium > /dev/null \
+		|| (apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium > /dev/null); \
+	else \
+		echo "not installed: $(CHROMIUM) (Debian: chromium); tests of the studio are skipped"; \
+	fi
+
+test: $(INSTALLED) | $(FONT) $(CHROMIUM)  ## Run the tests, and those that the processor matters to as on an older one
 	$(PYTEST) -m "not slow" --numprocesses $(WORKERS) --dist worksteal
 	@# torch.compile cannot trace jaxtyping's checks, so these run without the options of pyproject.toml.
 	$(PYTEST) --numprocesses $(WORKERS) --dist worksteal --override-ini addopts= --import-mode=importlib tests/compile
 	$(AVX2) $(PYTEST) --numprocesses $(WORKERS) --dist worksteal $(ON_AVX2)
 
-test-slow: $(INSTALLED) | $(FONT)  ## Run what `make test` leaves out since it takes many seconds
+test-slow: $(INSTALLED) | $(FONT) $(CHROMIUM)  ## Run what `make test` leaves out since it takes many seconds
 	$(PYTEST) -m slow --numprocesses $(WORKERS) --dist worksteal
+
+test-page: $(INSTALLED) | $(CHROMIUM)  ## Do in headless Chromium all that people do with the studio
+	$(PYTEST) tests/page
+
+# The built files are committed: nobody else needs Node.js.
+page:  ## Build the studio of page/ into the package (needs Node.js 20)
+	cd page && npm ci --no-audit --no-fund && npm run build
+
+studio-pictures: $(INSTALLED) | $(CHROMIUM)  ## Try the studio as a new user, and take the pictures of docs/guides/studio
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.studio --out docs/guides/studio
 
 test-avx2: $(INSTALLED) | $(FONT)  ## Run every test as on a processor with AVX2 alone
 	$(AVX2) $(PYTEST) --numprocesses $(WORKERS) --dist worksteal

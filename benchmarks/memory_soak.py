@@ -61,8 +61,9 @@ def main() -> None:
 
 
 def make_places(folder: Path) -> list[Place]:
-    """Two tiny random models with two LoRA each."""
+    """Two tiny random models with two LoRA each, a ControlNet, a Control-LoRA and an IP-Adapter."""
     # Imported here, because every fresh process imports this module.
+    from tests.adapters.beside import control_file, control_lora_file, prompt_file
     from tests.adapters.lora.files import is_attention, kohya, layers_of, normal, write
     from tests.golden.pipelines import save_pipeline
     from undertow import load_unet
@@ -70,14 +71,20 @@ def make_places(folder: Path) -> list[Place]:
     places = []
     for family in ("sd1", "sdxl"):
         model = save_pipeline(family, folder / family)
-        layers = {name: shape for name, shape in layers_of(load_unet(model)).items() if is_attention(name)}
+        unet = load_unet(model)
+        layers = {name: shape for name, shape in layers_of(unet).items() if is_attention(name)}
         adapters = []
         for index in (1, 2):
             tensors = kohya(layers)
             for name in [name for name in tensors if "lora_" in name]:
                 tensors[name] = tensors[name] + 0.01 * index * normal(*tensors[name].shape, seed=f"{index} {name}")
             adapters.append(write(folder / f"{family}-{index}.safetensors", tensors))
-        places.append(Place(model=model, adapters=adapters))
+        beside = (
+            control_file(folder / f"{family} control", unet, seed=1),
+            control_lora_file(folder / f"{family}-control-lora.safetensors", unet, seed=2),
+            prompt_file(folder / family / "ip-adapter.safetensors", unet, seed=3),
+        )
+        places.append(Place(model=model, loras=adapters, beside=beside))
     return places
 
 

@@ -20,6 +20,7 @@ from undertow import (
     UNet,
     UNetConfig,
 )
+from undertow.doors import nearest
 from undertow.engine.events import StepEvent
 
 
@@ -32,6 +33,13 @@ def test_wrong_values_are_refused_by_every_public_function():
     walk = [sys.executable, "-m", "tests.wrong_values"]
     done = subprocess.run(walk, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False)
     assert done.stdout == "walked\n", done.stdout + done.stderr
+
+
+def test_of_many_names_a_message_lists_a_few():
+    many = [f"layer.{number}" for number in range(201)]
+    assert nearest("bogus*", many) == "it has 201, such as layer.0, layer.1, layer.2"
+    assert nearest("bogus*", many[:2]) == "it has layer.0, layer.1"
+    assert nearest("layr.7", many) == "did you mean 'layer.7'?"
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import undertow
+from tests.adapters.beside import picture
 from undertow import Adapter, GenerationRequest, RequestFailed, RunOptions, UNetService
 from undertow.engine.events import StepEvent
 from undertow.engine.result import GenerationResult
@@ -29,10 +30,11 @@ picture to more than is needed."""
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A model and the adapters that fit it."""
+    """A model and the adapters that fit it. loras: that are merged. beside: those that read a picture."""
 
     model: Path
-    adapters: Sequence[Path]
+    loras: Sequence[Path]
+    beside: Sequence[Path] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,16 +147,21 @@ def _weights(service: UNetService) -> int:
 
 
 def _request(random: Random, place: Place) -> GenerationRequest:
-    adapters = random.sample(list(place.adapters), random.randint(0, len(place.adapters)))
+    loras = random.sample(list(place.loras), random.randint(0, len(place.loras)))
+    beside = random.sample(list(place.beside), random.choice((0, 0, 1, 2)) if place.beside else 0)
+    size, seen = random.choice(SIZES), random.randrange(1000)
     return GenerationRequest(
         prompt=random.choice(("a cat", "a red boat", "two dogs")),
         steps=random.randint(1, 3),
         count=random.randint(1, 2),
         seed=random.randrange(1000),
-        size=random.choice(SIZES),
+        size=size,
         sampler=random.choice(SAMPLERS),
         guidance_scale=random.choice((1.0, 5.0)),
-        adapters=tuple(Adapter(source=one, scale=random.choice((0.5, 1.0))) for one in adapters),
+        adapters=(
+            *(Adapter(source=one, scale=random.choice((0.5, 1.0))) for one in loras),
+            *(Adapter(source=one, image=picture(seen, size[1], size[0])) for one in beside),
+        ),
     )
 
 

@@ -22,7 +22,8 @@ HEARTBEAT_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What units of work take, in seconds. forward: a constant, of a row, and of a row for each cell. decode: of a
+    """What units of work take, in seconds. forward: a constant, of a row, and of a row for each cell. adapted: the part
+    that a forward takes longer if adapters act in all of its rows, which they do for half of the jobs. decode: of a
     thousand cells. sizes: cells of pictures, each with how often it is asked for. steps, pictures: of jobs."""
 
     name: str
@@ -34,10 +35,11 @@ class Machine:
     pictures: tuple[int, ...] = (1, 1, 1, 2, 4)
     modes: tuple[Mode, ...] = ("fast",)
     measured_rows: tuple[int, ...] = (1, 2, 4, 8, 16)
+    adapted: float = 0.0
 
-    def forward_s(self, cells: int, rows: int) -> float:
+    def forward_s(self, cells: int, rows: int, adapted_rows: int = 0) -> float:
         constant, row, cell = self.forward
-        return constant + rows * (row + cell * cells)
+        return constant + rows * (row + cell * cells) * (1 + self.adapted * adapted_rows / rows)
 
 
 EMOJI = Machine(
@@ -47,6 +49,7 @@ EMOJI = Machine(
     decode=0.03,
     sizes=((256, 0.7), (1024, 0.3)),
 )
+EMOJI_LORA = replace(EMOJI, name="emoji on a CPU, half with LoRA", adapted=0.3)
 SD15_CPU = Machine(
     name="SD1.5 on a CPU",
     forward=(0.05, 0.0, 2.4e-4),
@@ -63,7 +66,7 @@ SDXL_GPU = Machine(
     steps=(8, 20, 30, 50),
     modes=("fast", "reproducible"),
 )
-MACHINES = (EMOJI, SD15_CPU, SDXL_GPU)
+MACHINES = (EMOJI, EMOJI_LORA, SD15_CPU, SDXL_GPU)
 
 
 @dataclass(kw_only=True)
@@ -198,7 +201,9 @@ class World:
         cells = draw.choices([cells for cells, _ in machine.sizes], [weight for _, weight in machine.sizes])[0]
         mode, pictures = draw.choice(machine.modes), draw.choice(machine.pictures)
         rows = pictures * draw.choice((1, 2, 2, 2))
-        work = JobWork(cells=cells, rows=rows, steps=draw.choice(machine.steps), pictures=pictures)
+        steps = draw.choice(machine.steps)
+        adapted_rows = rows if machine.adapted and draw.random() < 0.5 else 0
+        work = JobWork(cells=cells, rows=rows, adapted_rows=adapted_rows, steps=steps, pictures=pictures)
         return entry_for(
             f"job{index}",
             f"key{draw.randrange(self.keys)}",
@@ -210,7 +215,8 @@ class World:
     def _full_seconds(self, entry: QueueEntry, device: Device) -> float:
         """Of a job in full forwards."""
         cap = device.cap(entry) if entry.rows is None else entry.rows
-        forward = self.machine.forward_s(entry.work.cells, cap) / cap
+        adapted_rows = cap if entry.work.adapted_rows else 0
+        forward = self.machine.forward_s(entry.work.cells, cap, adapted_rows) / cap
         decode = self.machine.decode * entry.work.cells / 1000
         return self.machine.encode + entry.work.steps * entry.work.rows * forward + entry.work.pictures * decode
 
@@ -218,7 +224,7 @@ class World:
         self.waiting.append(job)
         promised = finish_times(self._queue(), {"w": self.device}, job.entry.submitted_at, self.state)
         job.promised_at = promised[job.entry.id]
-        job.entry = replace(job.entry, finish_at=job.promised_at)
+        job.entry = replace(job.entry, promised_at=job.promised_at, finish_at=job.promised_at)
 
     def _queue(self) -> list[QueueEntry]:
         """As the store shows it."""
@@ -274,21 +280,22 @@ class World:
         pinned = first.rows
         most = self.device.cap(first) if pinned is None else pinned
         group = (first.work.cells, first.mode, first.rows)
-        rows = 0
+        rows = adapted_rows = 0
         for job in ready:
             if (job.entry.work.cells, job.entry.mode, job.entry.rows) != group:
                 continue
             taken = min(job.pending, most - rows)
             job.pending -= taken
             rows += taken
+            adapted_rows += taken if job.entry.work.adapted_rows else 0
         for job in [one for one in ready if not one.pending]:
             job.left -= 1
             job.pending = job.entry.work.rows
             self.flying.remove(job)
             (self.flying if job.left else self.decoding).append(job)
         computed = rows if pinned is None else pinned
-        took = self._noisy(self.machine.forward_s(first.work.cells, computed))
-        return self._learned("denoise", took, cells=first.work.cells, rows=computed)
+        took = self._noisy(self.machine.forward_s(first.work.cells, computed, adapted_rows))
+        return self._learned("denoise", took, cells=first.work.cells, rows=computed, adapted_rows=adapted_rows)
 
     def _decode(self) -> float | None:
         if not self.decoding:
@@ -303,8 +310,8 @@ class World:
             self.done += 1
         return took
 
-    def _learned(self, kind: str, seconds: float, *, cells: int = 0, rows: int = 1) -> float:
-        self.costs.learn(kind, seconds=seconds, cells=cells, rows=rows)
+    def _learned(self, kind: str, seconds: float, *, cells: int = 0, rows: int = 1, adapted_rows: int = 0) -> float:
+        self.costs.learn(kind, seconds=seconds, cells=cells, rows=rows, adapted_rows=adapted_rows)
         self.device = self._device()
         return seconds
 
@@ -327,11 +334,13 @@ def entry_for(job: str, key: str, work: JobWork, *, mode: Mode = "fast", rows: i
         submitted_at=0.0,
         started_at=None,
         deadline_at=None,
+        promised_at=None,
         finish_at=None,
         attempt=0,
         alone=False,
         requeued=False,
         worker=None,
+        beat_at=None,
         progress=JobProgress(),
     )
 

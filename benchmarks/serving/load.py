@@ -3,10 +3,10 @@
     python -m benchmarks.serving.load [--loads 0.3 0.6 0.8 1.0 1.5] [--seconds 60] [--seed 0]
                                       [--page docs/results/serving.md]
 
-Every server gets the same traces. Loads are shares of the capacity: the requests a second of a burst that undertow
-draws in its mode "fast". A request comes when the trace says, whatever became of those before. One thread for each
-worker. "First step" is the time until a worker took the request. A LitServe that `make load` has installed is measured
-too.
+Every server gets the same traces. Loads are shares of the capacity: the steps a second, of all pictures of a burst,
+that undertow computes in its mode "fast". A request comes when the trace says, whatever became of those before. One
+thread for each worker. "First step" is the time until a worker took the request. A LitServe that `make load` has
+installed is measured too.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import httpx
 
 from benchmarks.serving.outcome import Drawn, Summary, summary
 from benchmarks.serving.servers import LITSERVE, LitServe, Server, Undertow
-from benchmarks.serving.trace import Arrival, burst, poisson
+from benchmarks.serving.trace import Arrival, burst, poisson, steps_of
 from recipes.emoji.sections import find_section, replace_section
 
 BURST = 24
@@ -63,7 +63,7 @@ def main() -> None:
 async def measure(servers: Sequence[Server], loads: Sequence[float], seconds: float, seed: int) -> list[str]:
     """The lines of the page."""
     rate = await capacity(servers[0], seed)
-    lines = [f"Capacity: {rate:.2f} requests a second ({servers[0].name}, {BURST} at once).", "", *HEADER]
+    lines = [f"Capacity: {rate:.1f} steps a second ({servers[0].name}, {BURST} requests at once).", "", *HEADER]
     for load in loads:
         arrivals = poisson(load * rate, seconds, seed)
         for server in servers:
@@ -76,10 +76,11 @@ async def measure(servers: Sequence[Server], loads: Sequence[float], seconds: fl
 
 
 async def capacity(server: Server, seed: int) -> float:
-    """Requests a second of a burst."""
+    """Steps a second of a burst."""
     async with server.running() as client:
-        _, seconds = await play(server, client, burst(BURST, seed))
-    return BURST / seconds
+        arrivals = burst(BURST, seed)
+        _, seconds = await play(server, client, arrivals)
+    return steps_of(arrivals) / seconds
 
 
 async def play(server: Server, client: httpx.AsyncClient, arrivals: Sequence[Arrival]) -> tuple[list[Drawn], float]:

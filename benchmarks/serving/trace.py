@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 PROMPTS = (
     "red apple on white background",
@@ -29,15 +29,17 @@ class Arrival:
     count: int
 
 
-def poisson(rate: float, duration_s: float, seed: int, *, adapters: bool = True) -> list[Arrival]:
-    """Requests whose distances in time are exponential, `rate` a second on average. adapters: whether some name one."""
+def poisson(steps_per_s: float, duration_s: float, seed: int, *, adapters: bool = True) -> list[Arrival]:
+    """Requests whose distances in time are exponential, and whose work is `steps_per_s` over the whole time: few
+    requests, each drawn by chance, would else be far more or less work than is said. adapters: whether some name
+    one."""
     chance = random.Random(seed)
     found: list[Arrival] = []
-    at = chance.expovariate(rate)
-    while at < duration_s:
+    at = 0.0
+    while steps_of(found) < steps_per_s * duration_s:
+        at += chance.expovariate(1.0)
         found.append(_arrival(chance, at, adapters=adapters))
-        at += chance.expovariate(rate)
-    return found
+    return [replace(one, at=one.at * duration_s / at) for one in found]
 
 
 def burst(count: int, seed: int, *, adapters: bool = True) -> list[Arrival]:

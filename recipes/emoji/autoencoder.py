@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from recipes.emoji.render import Glyphs, draw_places, render
-from recipes.emoji.scenes import draw_training_scene
+from recipes.emoji.editions import FIRST, Edition
+from recipes.emoji.render import Glyphs
 from undertow.pictures.pixels import from_uint8
 from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import StepRecord
@@ -29,23 +29,26 @@ LOOKS_CHANGED = 0.25
 NORMALIZED_ON = 1024
 
 
-def vae_config(level_channels: tuple[int, ...], latent_channels: int) -> VAEConfig:
+def vae_config(
+    level_channels: tuple[int, ...], latent_channels: int, *, side: int = FIRST.side, middle_attention: bool = True
+) -> VAEConfig:
     """One ResBlock a level; latents that need no scale, see `normalize_latents`."""
     return VAEConfig(
         level_channels=level_channels,
         resnets=1,
         latent_channels=latent_channels,
         norm_groups=8,
-        sample_size=64,
+        middle_attention=middle_attention,
+        sample_size=side,
         latent_space=LatentSpace(scale=1.0, channels=latent_channels),
     )
 
 
-def scenes_at(purpose: str, step: int, count: int, glyphs: Glyphs) -> UInt8[Tensor, "count 3 64 64"]:
+def scenes_at(
+    purpose: str, step: int, count: int, glyphs: Glyphs, edition: Edition = FIRST
+) -> UInt8[Tensor, "count 3 side side"]:
     """Training pictures that belong to one step."""
-    random = Random(seed_for(0, purpose, step))
-    scenes = [draw_training_scene(random) for _ in range(count)]
-    return torch.stack([render(scene, draw_places(scene, random), glyphs) for scene in scenes])
+    return edition.draw(Random(seed_for(0, purpose, step)), count, glyphs, edition.anywhere)[1]
 
 
 def train_autoencoder(
@@ -54,33 +57,63 @@ def train_autoencoder(
     folder: Path,
     glyphs: Glyphs,
     *,
+    edition: Edition = FIRST,
+    crop: int | None = None,
+    start: AutoencoderKL | None = None,
+    kl_weight: float = KL_WEIGHT,
     on_record: Callable[[StepRecord], None] = lambda record: None,
     on_checkpoint: Callable[[Progress], None] = lambda progress: None,
 ) -> AutoencoderKL:
-    """The trained autoencoder, its latents normalized."""
+    """The trained autoencoder, its latents as they were learned, see `normalize_latents`.
+
+    crop: pixels of a side of a random part of each picture, which is all that is learned from; `None` for whole
+    pictures. start: an autoencoder to go on with, changed in place; `None` for random weights.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(settings.seed, "autoencoder"))
-        vae = AutoencoderKL(config).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        vae = AutoencoderKL(config) if start is None else start.requires_grad_(True)
+    vae = vae.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def batch_at(step: int) -> tuple[Tensor, torch.Generator]:
         generator = generator_for(settings.seed, "autoencoder batch", step)
-        pictures = scenes_at("autoencoder scenes", step, settings.batch_size, glyphs)
-        return change_looks(from_uint8(pictures), generator).to(memory_format=torch.channels_last), generator
+        pictures = scenes_at("autoencoder scenes", step, settings.batch_size, glyphs, edition)
+        x = change_looks(from_uint8(pictures), generator)
+        if crop is not None:
+            x = random_crops(x, crop, generator)
+        return x.to(memory_format=torch.channels_last), generator
 
     def loss(batch: tuple[Tensor, torch.Generator]) -> Tensor:
-        return autoencoder_loss(vae, *batch)
+        return autoencoder_loss(vae, *batch, kl_weight=kl_weight)
 
-    recipe = {"level_channels": list(config.level_channels), "latent_channels": config.latent_channels}
+    recipe = {
+        "level_channels": list(config.level_channels),
+        "latent_channels": config.latent_channels,
+        "edition": repr(edition),
+        "crop": crop,
+        "kl_weight": kl_weight,
+    }
     trained = fit(
         vae, batch_at, loss, settings, folder, recipe=recipe, on_record=on_record, on_checkpoint=on_checkpoint
     )
     assert isinstance(trained, AutoencoderKL)
-    normalize_latents(trained, from_uint8(scenes_at("normalize", 0, NORMALIZED_ON, glyphs)))
     return trained
 
 
+def random_crops(
+    x: Float[Tensor, "batch 3 height width"], side: int, generator: torch.Generator
+) -> Float[Tensor, "batch 3 side side"]:
+    """A random square part of each picture. Steps teach more than pixels do, and a part is a quarter of the work."""
+    places = [[int(torch.randint(length - side + 1, (), generator=generator)) for length in x.shape[2:]] for _ in x]
+    parts = [picture[:, top : top + side, left : left + side] for picture, (top, left) in zip(x, places, strict=True)]
+    return torch.stack(parts)
+
+
 def autoencoder_loss(
-    vae: AutoencoderKL, x: Float[Tensor, "batch 3 height width"], generator: torch.Generator
+    vae: AutoencoderKL,
+    x: Float[Tensor, "batch 3 height width"],
+    generator: torch.Generator,
+    *,
+    kl_weight: float = KL_WEIGHT,
 ) -> Float[Tensor, ""]:
     """Mean absolute plus mean squared error, and the divergence of the posterior from a unit normal."""
     posterior = vae.encode(x)
@@ -88,7 +121,7 @@ def autoencoder_loss(
     z = mean + torch.exp(0.5 * logvar) * torch.randn(mean.shape, generator=generator)
     error = vae.decode(z).float() - x
     divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-    return error.abs().mean() + error.square().mean() + KL_WEIGHT * divergence
+    return error.abs().mean() + error.square().mean() + kl_weight * divergence
 
 
 def change_looks(
@@ -98,6 +131,11 @@ def change_looks(
     chosen = torch.rand(len(x), generator=generator) < LOOKS_CHANGED
     order = torch.randperm(3, generator=generator)
     return torch.where(chosen[:, None, None, None], x[:, order].flip(-1), x)
+
+
+def normalize(vae: AutoencoderKL, glyphs: Glyphs, edition: Edition) -> None:
+    """Normalizes the latents of an edition's pictures."""
+    normalize_latents(vae, from_uint8(scenes_at("normalize", 0, NORMALIZED_ON, glyphs, edition)))
 
 
 @torch.no_grad()

@@ -6,7 +6,6 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from recipes.emoji.render import SIDE
 from recipes.emoji.text_to_image import OBJECTIVE, OUTPUT_SELECTION, TextToImage, token_ids
 from undertow.engine.direct import DirectModel, SamplingSettings
 from undertow.pictures.pixels import to_uint8
@@ -27,9 +26,9 @@ def draw(
     settings: SamplingSettings = SETTINGS,
     batch_size: int = 50,
     on_pictures: Callable[[int], None] = lambda count: None,
-) -> UInt8[Tensor, "count 3 64 64"]:
+) -> UInt8[Tensor, "count 3 side side"]:
     """One picture per caption and seed, as `undertow generate` draws it."""
-    side = SIDE // vae.config.factor
+    side = model.unet.config.sample_size
     direct = DirectModel(
         unet=model.unet,
         parameterization=OBJECTIVE.parameterization,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recipes.emoji.recognize import Recognized, recognize
 from recipes.emoji.render import Glyphs
-from recipes.emoji.scenes import Scene, draw_pair_kept_out, singles
+from recipes.emoji.scenes import UP_TO_TWO, Mix, Scene, draw_pair_kept_out, draw_training_scene, singles
 from undertow.checkpoints.files.atomic import write_text
 from undertow.errors import DataError
 from undertow.training.randomness import seed_for
@@ -31,10 +31,10 @@ class Kind:
     least_color: float | None
 
 
-def kinds(count: int = PROMPTS) -> tuple[Kind, ...]:
-    """The three kinds that are measured, `count` prompts each, always the same."""
+def kinds(count: int = PROMPTS, mix: Mix = UP_TO_TWO) -> tuple[Kind, ...]:
+    """The kinds that are measured, `count` prompts each, always the same; a fourth where scenes have three emoji."""
     random = Random(seed_for(0, "evaluate"))
-    return (
+    one_or_two = (
         Kind(
             name="one emoji, on colors it was trained with",
             scenes=tuple(_some(list(singles(trained=True)), count, random)),
@@ -54,6 +54,10 @@ def kinds(count: int = PROMPTS) -> tuple[Kind, ...]:
             least_color=None,
         ),
     )
+    if not mix.triples:
+        return one_or_two
+    three = tuple(draw_training_scene(random, Mix(singles=0, triples=1)) for _ in range(count))
+    return (*one_or_two, Kind(name="three emoji", scenes=three, least_right=0, least_color=None))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +65,7 @@ class Measured:
     """One kind's pictures and what they show. right, color: shares. confusions: (asked, found) with counts."""
 
     kind: Kind
-    pictures: UInt8[Tensor, "count 3 64 64"]
+    pictures: UInt8[Tensor, "count 3 side side"]
     recognized: Recognized
 
     @property
@@ -83,7 +87,7 @@ class Measured:
         return [(asked, found, times) for (asked, found), times in pairs.most_common(most)]
 
 
-Draw = Callable[[Sequence[str], Sequence[int]], UInt8[Tensor, "count 3 64 64"]]
+Draw = Callable[[Sequence[str], Sequence[int]], UInt8[Tensor, "count 3 side side"]]
 """Captions and seeds to pictures."""
 
 

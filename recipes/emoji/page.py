@@ -40,7 +40,7 @@ class Evaluation:
 
     measured: tuple[Measured, ...]
     psnr: float
-    sheet: UInt8[Tensor, "count 3 64 64"]
+    sheet: UInt8[Tensor, "count 3 side side"]
     settings: SamplingSettings
     bytes: int
     machine: str

@@ -1,7 +1,8 @@
 """The recipe of the embedded model `emoji`, from nothing to a folder that diffusers loads; goes on where it stopped.
 
 OUT/tokenizer/        learned from the captions
-OUT/autoencoder/      stage 1: log.jsonl, loss.png, samples/, checkpoints/
+OUT/autoencoder/      stage 1: log.jsonl, psnr.jsonl, loss.png, samples/, checkpoints/
+OUT/whole_pictures/   stage 1 goes on with whole pictures, if it began with parts of them
 OUT/latents.pt        stage 2: training pictures, encoded
 OUT/text_encoder/     stage 3: log.jsonl, loss.png, checkpoints/
 OUT/text_to_image/    stage 4: like stage 1
@@ -9,6 +10,7 @@ OUT/pairs/            stage 5: goes on with more pictures of two emoji
 OUT/model/            the pipeline in float16
 """
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,9 +18,10 @@ from pathlib import Path
 
 import torch
 
-from recipes.emoji.autoencoder import psnr, scenes_at, train_autoencoder, vae_config
+from recipes.emoji.autoencoder import KL_WEIGHT, normalize, psnr, scenes_at, train_autoencoder, vae_config
 from recipes.emoji.card import stage
 from recipes.emoji.draw import draw
+from recipes.emoji.editions import CRISP, FIRST, Edition
 from recipes.emoji.export import export
 from recipes.emoji.render import FONT, Glyphs
 from recipes.emoji.text_encoder import train_text_encoder
@@ -37,6 +40,7 @@ from undertow.training.fit import FitSettings, Progress
 from undertow.training.log import StepRecord
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
 from undertow.vae.autoencoder import AutoencoderKL
+from undertow.vae.config import VAEConfig
 
 SHOWN = (
     "red apple on white background",
@@ -60,13 +64,20 @@ SHOWN = (
 
 HELD_OUT_PICTURES = 256
 
+MEASURED_OFTEN = 64
+"""The first of them, at every checkpoint."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EmojiRecipe:
     """Everything that decides the model, beside the font."""
 
+    edition: Edition = FIRST
     level_channels: tuple[int, ...] = (32, 64, 96)
     latent_channels: int = 8
+    middle_attention: bool = True
+    kl_weight: float = KL_WEIGHT
+    crop: int | None = None
     widths: tuple[int, ...] = (96, 192)
     context_dim: int = 192
     text_layers: int = 3
@@ -75,6 +86,7 @@ class EmojiRecipe:
     autoencoder: FitSettings = FitSettings(
         steps=4800, batch_size=8, learning_rate=4e-4, ema_decay=0.995, checkpoint_every=200
     )
+    whole_pictures: FitSettings | None = None
     text_encoder: FitSettings = FitSettings(
         steps=600, batch_size=128, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99, checkpoint_every=100
     )
@@ -84,6 +96,11 @@ class EmojiRecipe:
     pairs: FitSettings = FitSettings(
         steps=900, batch_size=64, learning_rate=4e-4, warmup_steps=50, ema_decay=0.995, seed=1, checkpoint_every=150
     )
+
+    def vae(self) -> VAEConfig:
+        """The autoencoder's architecture."""
+        side, attention = self.edition.side, self.middle_attention
+        return vae_config(self.level_channels, self.latent_channels, side=side, middle_attention=attention)
 
     def unet(self) -> UNetConfig:
         """Cross-attention everywhere but at the first level, where it costs most and shows least."""
@@ -97,8 +114,21 @@ class EmojiRecipe:
             in_channels=self.latent_channels,
             out_channels=self.latent_channels,
             context_dim=self.context_dim,
-            sample_size=64 // 2 ** (len(self.level_channels) - 1),
+            sample_size=self.edition.side // self.vae().factor,
         )
+
+
+CRISP_RECIPE = EmojiRecipe(
+    edition=CRISP,
+    level_channels=(32, 32, 64, 128),
+    latent_channels=24,
+    middle_attention=False,
+    kl_weight=1e-5,
+    crop=64,
+    autoencoder=FitSettings(steps=8000, batch_size=8, learning_rate=4e-4, ema_decay=0.998, checkpoint_every=250),
+    whole_pictures=FitSettings(steps=2000, batch_size=8, learning_rate=2e-4, ema_decay=0.998, checkpoint_every=100),
+)
+"""The second edition: 128 pixels, whose autoencoder halves three times."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +155,7 @@ def train_emoji(
     glyphs.require()
     if not (out / "tokenizer").is_dir():
         save_tokenizer(out / "tokenizer")
-    vae = _autoencoder(out / "autoencoder", recipe, glyphs, callbacks)
+    vae = autoencoder_stages(out, recipe, glyphs, callbacks)
     data = _latents(out / "latents.pt", vae, recipe, glyphs, callbacks)
     model = _text_to_image(out, recipe, data, vae, callbacks)
     stages = (
@@ -136,20 +166,43 @@ def train_emoji(
     return export(model, vae, out / "tokenizer", out / "model", stages=stages)
 
 
-def _autoencoder(folder: Path, recipe: EmojiRecipe, glyphs: Glyphs, callbacks: Callbacks) -> AutoencoderKL:
-    config, settings = vae_config(recipe.level_channels, recipe.latent_channels), recipe.autoencoder
-    held_out = scenes_at("held out", 0, HELD_OUT_PICTURES, glyphs)
+def autoencoder_stages(out: Path, recipe: EmojiRecipe, glyphs: Glyphs, callbacks: Callbacks) -> AutoencoderKL:
+    """Stage 1, on parts of pictures and then on whole ones where the recipe says so: latents are normalized."""
+    held_out = scenes_at("held out", 0, HELD_OUT_PICTURES, glyphs, recipe.edition)
 
-    def show(progress: Progress) -> None:
+    def show(progress: Progress, folder: Path) -> None:
         vae, few = progress.network, held_out[:32]
         assert isinstance(vae, AutoencoderKL)
         with torch.no_grad():
             rebuilt = to_uint8(vae.decode(vae.encode(from_uint8(few)).mean))
         save_grid(torch.cat([few, rebuilt]), 16, folder / "samples" / f"step-{progress.step:06d}.png")
+        with (folder / "psnr.jsonl").open("a", encoding="utf-8") as log:
+            figure = round(psnr(vae, from_uint8(held_out[:MEASURED_OFTEN])), 3)
+            log.write(json.dumps({"step": progress.step, "psnr": figure}) + "\n")
 
-    callbacks.on_stage("autoencoder", settings.steps)
-    vae = train_autoencoder(config, settings, folder, glyphs, on_record=callbacks.on_record, on_checkpoint=show)
-    (folder / "psnr.txt").write_text(f"{psnr(vae, from_uint8(held_out)):.2f} dB\n", encoding="utf-8")
+    vae, learned = None, out / "autoencoder"
+    for name, settings, crop in (
+        ("autoencoder", recipe.autoencoder, recipe.crop),
+        ("whole_pictures", recipe.whole_pictures, None),
+    ):
+        if settings is not None:
+            learned = out / name
+            callbacks.on_stage(name.replace("_", " "), settings.steps)
+            vae = train_autoencoder(
+                recipe.vae(),
+                settings,
+                learned,
+                glyphs,
+                edition=recipe.edition,
+                crop=crop,
+                start=vae,
+                kl_weight=recipe.kl_weight,
+                on_record=callbacks.on_record,
+                on_checkpoint=partial(show, folder=learned),
+            )
+    assert vae is not None
+    normalize(vae, glyphs, recipe.edition)
+    (learned / "psnr.txt").write_text(f"{psnr(vae, from_uint8(held_out)):.2f} dB\n", encoding="utf-8")
     return vae
 
 
@@ -158,7 +211,7 @@ def _latents(
 ) -> CachedLatents:
     if not path.is_file():
         callbacks.on_stage("latents", recipe.pictures)
-        data = cache_latents(vae, recipe.pictures, glyphs, on_pictures=callbacks.on_count)
+        data = cache_latents(vae, recipe.pictures, glyphs, edition=recipe.edition, on_pictures=callbacks.on_count)
         draft = path.with_suffix(".part")
         torch.save({"latents": data.latents, "captions": list(data.captions)}, draft)
         draft.rename(path)
@@ -174,7 +227,9 @@ def _text_to_image(
     model = new_model(recipe.unet(), layers=recipe.text_layers, heads=recipe.text_heads, tokenizer=tokenizer, seed=seed)
 
     callbacks.on_stage("text encoder", recipe.text_encoder.steps)
-    train_text_encoder(model.text, recipe.text_encoder, out / "text_encoder", on_record=callbacks.on_record)
+    train_text_encoder(
+        model.text, recipe.text_encoder, out / "text_encoder", mix=recipe.edition.mix, on_record=callbacks.on_record
+    )
 
     def show(progress: Progress, folder: Path) -> None:
         average = progress.network
@@ -193,6 +248,7 @@ def _text_to_image(
             pictures,
             settings,
             out / name,
+            edition=recipe.edition,
             on_record=callbacks.on_record,
             on_checkpoint=partial(show, folder=out / name),
         )

@@ -14,11 +14,14 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from recipes.emoji.names import COLORS, EMOJI
-from recipes.emoji.render import PAIR_SIZES, SIDE, SINGLE_SIZES, Glyphs
+from recipes.emoji.render import PAIR_SIZES, SIDE, SINGLE_SIZES, Glyphs, strips
 from recipes.emoji.scenes import Scene
 
 BORDER = 2
 """Pixels along the edge whose median is the background."""
+
+SIZES = (SINGLE_SIZES, PAIR_SIZES, range(17, 21))
+"""Of one emoji, of one of two and of one of three, in both editions."""
 
 MARGIN = 2
 """Pixels around a reference in another style, which may reach beyond its emoji's square."""
@@ -38,27 +41,34 @@ class Recognized:
 
 
 def recognize(
-    pictures: UInt8[Tensor, "count 3 64 64"], scenes: Sequence[Scene], glyphs: Glyphs, *, style: Restyle | None = None
+    pictures: UInt8[Tensor, "count 3 side side"],
+    scenes: Sequence[Scene],
+    glyphs: Glyphs,
+    *,
+    style: Restyle | None = None,
 ) -> Recognized:
-    """What each picture shows, where its scene says that emoji should be. style: of the references, plain if `None`."""
-    colors = background(pictures)
+    """What each picture shows, where its scene says that emoji should be; of larger pictures than the first edition's,
+    reduced to that size. style: of the references, plain if `None`."""
+    colors, pictures = background(pictures), reduced(pictures)
     found: list[tuple[str, ...]] = [()] * len(scenes)
-    singles = [index for index, scene in enumerate(scenes) if scene.relation is None]
-    pairs = [index for index, scene in enumerate(scenes) if scene.relation is not None]
-    if singles:
-        names = nearest_emoji(pictures[singles], [colors[index] for index in singles], SINGLE_SIZES, glyphs, style)
-        for index, name in zip(singles, names, strict=True):
-            found[index] = (name,)
-    for part in (0, 1) if pairs else ():
-        halves = torch.stack([_half(pictures[index], scenes[index], part, colors[index]) for index in pairs])
-        names = nearest_emoji(halves, [colors[index] for index in pairs], PAIR_SIZES, glyphs, style)
-        for index, name in zip(pairs, names, strict=True):
-            found[index] = (*found[index], name)
+    for count in sorted({len(scene.names) for scene in scenes}):
+        rows = [index for index, scene in enumerate(scenes) if len(scene.names) == count]
+        for part in range(count):
+            windows = torch.stack([_strip(pictures[index], scenes[index], part, colors[index]) for index in rows])
+            names = nearest_emoji(windows, [colors[index] for index in rows], SIZES[count - 1], glyphs, style)
+            for index, name in zip(rows, names, strict=True):
+                found[index] = (*found[index], name)
     return Recognized(
         found=tuple(found),
         right=torch.tensor([names == scene.names for names, scene in zip(found, scenes, strict=True)]),
         color=torch.tensor([color == scene.color for color, scene in zip(colors, scenes, strict=True)]),
     )
+
+
+def reduced(pictures: UInt8[Tensor, "count 3 _side _side"]) -> UInt8[Tensor, "count 3 64 64"]:
+    """The pictures at the first edition's size: means of as many pixels as fall into one."""
+    factor = pictures.shape[-1] // SIDE
+    return pictures if factor == 1 else F.avg_pool2d(pictures.float(), factor).round().to(torch.uint8)
 
 
 def background(pictures: UInt8[Tensor, "count 3 height width"]) -> list[str]:
@@ -88,11 +98,13 @@ def nearest_emoji(
     return [EMOJI[index] for index in distances.argmin(-1).tolist()]
 
 
-def _half(picture: UInt8[Tensor, "3 64 64"], scene: Scene, part: int, color: str) -> UInt8[Tensor, "3 64 64"]:
-    """The picture with nothing but background outside the half where the first (0) or second (1) of a pair belongs."""
-    start = 0 if scene.first_comes_first == (part == 0) else SIDE // 2
-    along = slice(start, start + SIDE // 2)
-    inside = (slice(None), slice(None), along) if scene.is_row else (slice(None), along)
+def _strip(picture: UInt8[Tensor, "3 64 64"], scene: Scene, part: int, color: str) -> UInt8[Tensor, "3 64 64"]:
+    """The picture with nothing but background outside the strip where this one of several emoji belongs."""
+    if scene.relation is None:
+        return picture
+    along = strips(scene, SIDE)[part]
+    room = slice(along.start, along.stop)
+    inside = (slice(None), slice(None), room) if scene.is_row else (slice(None), room)
     alone = torch.tensor(COLORS[color], dtype=torch.uint8)[:, None, None].repeat(1, SIDE, SIDE)
     alone[inside] = picture[inside]
     return alone

@@ -16,7 +16,7 @@ from recipes.emoji.scenes import Scene
 from undertow.errors import DataError
 
 SIDE = 64
-"""Pixels of a picture's side."""
+"""Pixels of a picture's side, in the first edition."""
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 BITMAP_SIZE = 109
@@ -27,7 +27,7 @@ PAIR_SIZES = range(24, 31, 2)
 """Longer side of an emoji in pixels, alone and as one of two."""
 
 CELL = 4
-"""Pixels to a side of the autoencoder's cells."""
+"""Pixels to a side of the autoencoder's cells, in the first edition."""
 
 JITTER = 5
 """How far one of two stands off the middle of its half, at most, across the line on which both stand."""
@@ -35,17 +35,19 @@ JITTER = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Which sizes and places emoji may have. step: from one place to the next, in pixels; jitter: how far an emoji
-    alone may stand off the middle, in each direction."""
+    """Which sizes and places emoji may have, in pixels. side: of the picture. sizes: of the longer side of one emoji by
+    how many the picture has. step: from one place to the next. jitter: how far an emoji alone may stand off the middle,
+    in each direction. shared_jitter: how far one of several may stand off the line on which all of them stand."""
 
-    single_sizes: Sequence[int]
-    pair_sizes: Sequence[int]
+    side: int = SIDE
+    sizes: tuple[tuple[int, ...], ...]
     step: int
     jitter: int
+    shared_jitter: int = JITTER
 
 
-ANYWHERE = Placement(single_sizes=SINGLE_SIZES, pair_sizes=PAIR_SIZES, step=1, jitter=SIDE)
-ON_CELLS = Placement(single_sizes=(48, 56), pair_sizes=(28,), step=CELL, jitter=CELL)
+ANYWHERE = Placement(sizes=(tuple(SINGLE_SIZES), tuple(PAIR_SIZES)), step=1, jitter=SIDE)
+ON_CELLS = Placement(sizes=((48, 56), (28,)), step=CELL, jitter=CELL)
 """A moved emoji has the same latents, moved: of `ANYWHERE`'s sixteen kinds of latents for it, one has to be learned."""
 
 
@@ -59,26 +61,33 @@ class Place:
 
 
 def draw_places(scene: Scene, random: Random, placement: Placement = ANYWHERE) -> tuple[Place, ...]:
-    """A random place for each emoji of the scene: anywhere in the picture, or in its half of it."""
+    """A random place for each emoji of the scene: anywhere in the picture, or in its strip of it."""
 
     def start(room: range) -> int:
         return random.choice([pixel for pixel in room if pixel % placement.step == 0])
 
+    side, count = placement.side, len(scene.names)
     if scene.relation is None:
-        size = random.choice(placement.single_sizes)
-        middle = (SIDE - size) // 2
-        room = range(max(0, middle - placement.jitter), min(SIDE - size, middle + placement.jitter) + 1)
+        size = random.choice(placement.sizes[0])
+        middle = (side - size) // 2
+        room = range(max(0, middle - placement.jitter), min(side - size, middle + placement.jitter) + 1)
         return (Place(size=size, left=start(room), top=start(room)),)
-    halves = (0, SIDE // 2) if scene.first_comes_first else (SIDE // 2, 0)
     places = []
-    for half in halves:
-        size = random.choice(placement.pair_sizes)
-        along = start(range(half, half + SIDE // 2 - size + 1))
-        middle = (SIDE - size) // 2
-        across = start(range(middle - JITTER, middle + JITTER + 1))
+    for strip in strips(scene, side):
+        size = random.choice(placement.sizes[count - 1])
+        along = start(range(strip.start, strip.stop - size + 1))
+        middle = (side - size) // 2
+        across = start(range(middle - placement.shared_jitter, middle + placement.shared_jitter + 1))
         left, top = (along, across) if scene.is_row else (across, along)
         places.append(Place(size=size, left=left, top=top))
     return tuple(places)
+
+
+def strips(scene: Scene, side: int) -> tuple[range, ...]:
+    """The pixels, across or down, that belong to each emoji of a scene of several, in the order of their names."""
+    count = len(scene.names)
+    in_place = tuple(range(index * side // count, (index + 1) * side // count) for index in range(count))
+    return in_place if scene.first_comes_first else in_place[::-1]
 
 
 class Glyphs:
@@ -124,9 +133,9 @@ class Glyphs:
         return canvas.crop(box)
 
 
-def render(scene: Scene, places: Sequence[Place], glyphs: Glyphs) -> UInt8[Tensor, "3 64 64"]:
+def render(scene: Scene, places: Sequence[Place], glyphs: Glyphs, side: int = SIDE) -> UInt8[Tensor, "3 side side"]:
     """The scene with each emoji at its place, later ones in front."""
-    picture = (torch.tensor(COLORS[scene.color]) / 255)[:, None, None].repeat(1, SIDE, SIDE)
+    picture = (torch.tensor(COLORS[scene.color]) / 255)[:, None, None].repeat(1, side, side)
     for name, place in zip(scene.names, places, strict=True):
         glyph = glyphs.at(name, place.size)
         window = picture[:, place.top : place.top + place.size, place.left : place.left + place.size]

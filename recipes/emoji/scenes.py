@@ -1,4 +1,4 @@
-"""What can be asked of the embedded model: one emoji, or two and where they stand, on a background color.
+"""What can be asked of the embedded model: one emoji, or several and where they stand, on a background color.
 
 Some combinations never occur in training, by the rules of `is_trained_color` and `is_trained_pair`; pictures of those
 show whether the model composes what it learned or repeats what it saw.
@@ -16,15 +16,24 @@ from undertow.training.randomness import seed_for
 RELATIONS = ("left of", "right of", "above", "below")
 
 PAIRS_KEPT_OUT = 0.1
-SINGLES = 0.5
-"""Share of training scenes with one emoji."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mix:
+    """Shares of the scenes with one and with three emoji; all others have two."""
+
+    singles: float = 0.5
+    triples: float = 0.0
+
+
+UP_TO_TWO = Mix()
 
 _COLOR_NAMES = tuple(COLORS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """One emoji, or two with the relation of the first to the second."""
+    """One emoji, or several in a row or column with the relation of each to the next."""
 
     names: tuple[str, ...]
     color: str
@@ -33,17 +42,16 @@ class Scene:
     @property
     def caption(self) -> str:
         """For example "red apple left of dog face on blue background"."""
-        objects = self.names[0] if self.relation is None else f"{self.names[0]} {self.relation} {self.names[1]}"
-        return f"{objects} on {self.color} background"
+        return f"{f' {self.relation} '.join(self.names)} on {self.color} background"
 
     @property
     def first_comes_first(self) -> bool:
-        """Whether the first emoji stands left of or above the second."""
+        """Whether each emoji stands left of or above the next."""
         return self.relation in ("left of", "above")
 
     @property
     def is_row(self) -> bool:
-        """Whether the two stand side by side, not one above the other."""
+        """Whether they stand side by side, not one above the other."""
         return self.relation in ("left of", "right of")
 
 
@@ -72,17 +80,17 @@ def pairs_kept_out() -> tuple[tuple[str, str], ...]:
     return tuple(pair for pair in combinations(EMOJI, 2) if not is_trained_pair(*pair))
 
 
-def draw_training_scene(random: Random) -> Scene:
-    """A scene that training may contain."""
-    if random.random() < SINGLES:
+def draw_training_scene(random: Random, mix: Mix = UP_TO_TWO) -> Scene:
+    """A scene that training may contain: no two of its emoji are a pair that is kept out."""
+    share = random.random()
+    if share < mix.singles:
         name = random.choice(EMOJI)
         return Scene(names=(name,), color=_trained_color(random, name))
+    count = 2 if share < 1 - mix.triples else 3
     while True:
-        first, second = random.sample(EMOJI, 2)
-        if is_trained_pair(first, second):
-            return Scene(
-                names=(first, second), color=_trained_color(random, first, second), relation=random.choice(RELATIONS)
-            )
+        names = tuple(random.sample(EMOJI, count))
+        if all(is_trained_pair(*pair) for pair in combinations(names, 2)):
+            return Scene(names=names, color=_trained_color(random, *names), relation=random.choice(RELATIONS))
 
 
 def draw_pair_kept_out(random: Random) -> Scene:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from recipes.emoji.names import COLORS, EMOJI
-from recipes.emoji.scenes import RELATIONS, Scene, draw_training_scene, spoken
+from recipes.emoji.scenes import RELATIONS, UP_TO_TWO, Mix, Scene, draw_training_scene, spoken
 from recipes.emoji.text_to_image import OUTPUT_SELECTION, token_ids, with_unknown_word
 from undertow.encoders.clip import TextEncoder
 from undertow.training.fit import FitSettings, fit
@@ -25,17 +25,20 @@ from undertow.training.randomness import seed_for
 ANSWERS = (len(EMOJI), len(EMOJI) + 1, len(COLORS) + 1, len(RELATIONS) + 1)
 """Classes of the four questions: first emoji, second or none, background or not said, relation or none."""
 
+THIRD = len(EMOJI) + 1
+"""Classes of a fifth question, where scenes may have three emoji: the third or none."""
+
 
 class CaptionClassifier(nn.Module):
-    """A text encoder with a linear layer that answers all four questions at every token."""
+    """A text encoder with a linear layer that answers all questions at every token."""
 
-    def __init__(self, text: TextEncoder):
+    def __init__(self, text: TextEncoder, mix: Mix = UP_TO_TWO):
         super().__init__()
         self.text = text
-        self.answers = nn.Linear(text.config.width, sum(ANSWERS))
+        self.answers = nn.Linear(text.config.width, sum(classes(mix)))
 
     def forward(self, ids: Int[Tensor, "batch tokens"]) -> Float[Tensor, "batch tokens answers"]:
-        """Logits of the four answers, one after the other."""
+        """Logits of all answers, one after the other."""
         return self.answers(self.text(ids, OUTPUT_SELECTION).tokens)
 
 
@@ -44,47 +47,54 @@ def train_text_encoder(
     settings: FitSettings,
     folder: Path,
     *,
+    mix: Mix = UP_TO_TWO,
     on_record: Callable[[StepRecord], None] = lambda record: None,
 ) -> None:
     """Trains `text` in place."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(settings.seed, "answers"))
-        reader = CaptionClassifier(text)
+        reader = CaptionClassifier(text, mix)
 
     def batch_at(step: int) -> tuple[Tensor, Tensor]:
         random = Random(seed_for(settings.seed, "text", step))
-        scenes = [draw_training_scene(random) for _ in range(settings.batch_size)]
+        scenes = [draw_training_scene(random, mix) for _ in range(settings.batch_size)]
         captions = [spoken(scene, random) for scene in scenes]
         ids = torch.tensor([token_ids(with_unknown_word(caption, random), text.tokenizer) for caption in captions])
-        right = torch.tensor([answers(scene, caption) for scene, caption in zip(scenes, captions, strict=True)])
+        right = torch.tensor([answers(scene, caption, mix) for scene, caption in zip(scenes, captions, strict=True)])
         return ids, right
 
     def loss(batch: tuple[Tensor, Tensor]) -> Tensor:
         ids, right = batch
-        return answer_loss(reader(ids), right, ids == text.tokenizer.eos)
+        return answer_loss(reader(ids), right, ids == text.tokenizer.eos, classes(mix))
 
-    recipe = {"width": text.config.width, "layers": text.config.layers}
+    recipe = {"width": text.config.width, "layers": text.config.layers, "mix": repr(mix)}
     trained = fit(reader, batch_at, loss, settings, folder, recipe=recipe, on_record=on_record)
     assert isinstance(trained, CaptionClassifier)
     text.load_state_dict(trained.text.state_dict())
 
 
-def answers(scene: Scene, caption: str) -> tuple[int, int, int, int]:
-    """What a caption of the scene says, as classes of `ANSWERS`."""
-    second = len(EMOJI) if scene.relation is None else EMOJI.index(scene.names[1])
+def classes(mix: Mix) -> tuple[int, ...]:
+    """How many classes each question about such scenes has."""
+    return (*ANSWERS, THIRD) if mix.triples else ANSWERS
+
+
+def answers(scene: Scene, caption: str, mix: Mix = UP_TO_TWO) -> tuple[int, ...]:
+    """What a caption of the scene says, as classes of `classes(mix)`."""
+    first, second, third = (*map(EMOJI.index, scene.names), *[len(EMOJI)] * (3 - len(scene.names)))
     color = list(COLORS).index(scene.color) if f"{scene.color} background" in caption else len(COLORS)
     relation = len(RELATIONS) if scene.relation is None else RELATIONS.index(scene.relation)
-    return EMOJI.index(scene.names[0]), second, color, relation
+    return (first, second, color, relation, third)[: len(classes(mix))]
 
 
 def answer_loss(
     logits: Float[Tensor, "batch tokens answers"],
-    right: Int[Tensor, "batch 4"],
+    right: Int[Tensor, "batch questions"],
     ends: torch.Tensor,
+    classes: tuple[int, ...] = ANSWERS,
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy of the four answers at every end mark, where padding counts as one."""
+    """Mean cross-entropy of every answer at every end mark, where padding counts as one."""
     places = logits.float()[ends]
     wanted = right[:, None].expand(-1, ends.shape[1], -1)[ends]
-    parts = places.split(ANSWERS, dim=-1)
+    parts = places.split(classes, dim=-1)
     losses = [F.cross_entropy(part, wanted[:, index]) for index, part in enumerate(parts)]
     return torch.stack(losses).sum()

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from recipes.emoji.render import ON_CELLS, Glyphs, draw_places, render
+from recipes.emoji.editions import FIRST, Edition
+from recipes.emoji.render import Glyphs, draw_places, render
 from recipes.emoji.scenes import RELATIONS, draw_training_scene, spoken
 from recipes.emoji.tokenizer import POSITIONS
 from undertow.diffusion.parameterizations import VPrediction
@@ -59,10 +60,10 @@ class CachedLatents:
         return len(self.captions)
 
     def mostly_pairs(self) -> "CachedLatents":
-        """All pictures of two emoji, and a third as many of one, so that those are not forgotten."""
-        of_two = [any(f" {relation} " in caption for relation in RELATIONS) for caption in self.captions]
-        pairs = [index for index, two in enumerate(of_two) if two]
-        singles = [index for index, two in enumerate(of_two) if not two][: len(pairs) // 3]
+        """All pictures of several emoji, and a third as many of one, so that those are not forgotten."""
+        several = [any(f" {relation} " in caption for relation in RELATIONS) for caption in self.captions]
+        pairs = [index for index, more in enumerate(several) if more]
+        singles = [index for index, more in enumerate(several) if not more][: len(pairs) // 3]
         chosen = pairs + singles
         return CachedLatents(latents=self.latents[chosen], captions=tuple(self.captions[index] for index in chosen))
 
@@ -73,6 +74,7 @@ def cache_latents(
     count: int,
     glyphs: Glyphs,
     *,
+    edition: Edition = FIRST,
     batch_size: int = 64,
     on_pictures: Callable[[int], None] = lambda count: None,
 ) -> CachedLatents:
@@ -81,8 +83,9 @@ def cache_latents(
     for start in range(0, count, batch_size):
         pictures = []
         for _ in range(min(batch_size, count - start)):
-            scene = draw_training_scene(random)
-            pictures.append(render(scene, draw_places(scene, random, ON_CELLS), glyphs))
+            scene = draw_training_scene(random, edition.mix)
+            places = draw_places(scene, random, edition.on_cells)
+            pictures.append(render(scene, places, glyphs, edition.side))
             captions.append(with_unknown_word(spoken(scene, random), random))
         with autocast("bf16", vae.device):
             latents.append(vae.encode(from_uint8(torch.stack(pictures))).mean.half())
@@ -144,6 +147,7 @@ def train_text_to_image(
     settings: FitSettings,
     folder: Path,
     *,
+    edition: Edition = FIRST,
     on_record: Callable[[StepRecord], None] = lambda record: None,
     on_checkpoint: Callable[[Progress], None] = lambda progress: None,
 ) -> TextToImage:
@@ -169,7 +173,7 @@ def train_text_to_image(
     recipe = {
         "unet": config_to_diffusers(model.unet.config),
         "pictures": len(data),
-        "placement": repr(ON_CELLS),
+        "edition": repr(edition),
         "objective": repr(OBJECTIVE),
     }
     trained = fit(

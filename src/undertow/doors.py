@@ -9,6 +9,7 @@ import reprlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache, wraps
+from itertools import islice
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -88,13 +89,22 @@ ELSEWHERE: Mapping[str, str] = {
 """By a name in diffusers, A1111, ComfyUI or everyday speech, ours for the same; it counts where ours is known."""
 
 
+LISTED = 60
+"""Names that a message lists, at most; of more it names a few."""
+
+
 def nearest(name: str, known: Collection[str]) -> str:
-    """What somebody who typed `name` may have meant, as a remedy: ours for another tool's name, else near ones."""
+    """What somebody who typed `name` may have meant, as a remedy: ours for another tool's name, else near ones, else
+    all, or a few of many."""
     ours = ELSEWHERE.get(name)
     if ours is not None and ours in known:
         return f"here it is called {ours!r}{', a pair of height and width' if ours == 'size' else ''}"
     near = get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+    if near:
+        return f"did you mean {near[0]!r}?"
+    if len(known) <= LISTED:
+        return f"it has {', '.join(known)}"
+    return f"it has {len(known):,}, such as {', '.join(islice(known, 3))}"
 
 
 def checked(function: Callable[Parameters, Returned]) -> Callable[Parameters, Returned]:

@@ -6,8 +6,10 @@ import numpy as np
 import torch
 from diffusers import T2IAdapter
 from PIL import Image
+from safetensors.torch import save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from tests.golden.controls import ldm_name
 from tests.golden.minis import randomize
 from undertow.adapters.control.control_file import write_control
 from undertow.adapters.control.controlnet import ControlNet
@@ -29,6 +31,18 @@ def control_file(folder: Path, unet: UNet, *, seed: int, cell: int = 2, loudness
         for layer in (*network.controlnet_down_blocks, network.controlnet_mid_block):
             layer.weight *= loudness
     return write_control(network, folder, dtype=torch.float32)
+
+
+def control_lora_file(path: Path, unet: UNet, *, seed: int) -> Path:
+    """A Control-LoRA of a hint embedder and zero convolutions; everything else in it is the U-Net's."""
+    network = ControlNet.from_unet(unet, (8, 16))
+    randomize(network, seed)
+    own = {name: one for name, one in network.state_dict().items() if name.startswith("controlnet_")}
+    names = {
+        ldm_name(name, network.config.unet, network.config.hint_channels): one.clone() for name, one in own.items()
+    }
+    save_file({"lora_controlnet": torch.zeros(0), **names}, path)
+    return path
 
 
 def t2i_folder(folder: Path, unet: UNet, *, seed: int, cell: int = 2) -> Path:

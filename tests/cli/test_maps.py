@@ -29,6 +29,7 @@ def test_a_folder_of_maps_is_written(tmp_path, capsys):
         (["--out", "a.png"], "--out is 'a.png', expected a folder"),
         (["-w", "cats"], "did you mean 'cat'?"),
         (["--layer", "up_blok"], "layers is 'up_blok'"),
+        (["--cells", "999"], "cells is 999, expected sizes of these layers' maps: 8"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, said, capsys, tmp_path, monkeypatch):

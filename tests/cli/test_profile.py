@@ -56,8 +56,10 @@ def test_a_folder_that_takes_no_files_is_refused_before_anything_is_drawn(line, 
 
 def test_a_report_comes_beside_the_pictures(capsys):
     line = ["generate", "abc", "-m", str(pipeline_folder("sd1")), "--steps", "1", "-o", "a.png", "--no-show"]
-    assert main([*line, "--report", "page.html"]) == 0
+    assert main([*line, "--report", "page.html", "--trace", "layers.jsonl"]) == 0
     page = Path("page.html").read_text(encoding="utf-8")
     assert "Step by step" in page
     assert "data:image/png;base64," in page
-    capsys.readouterr()
+    told = capsys.readouterr()
+    assert told.out == "a.png\n"
+    assert told.err.splitlines()[-2:] == ["wrote layers.jsonl", "wrote page.html"]

@@ -61,7 +61,7 @@ def few(steps: str) -> str:
 
 def in_few_steps(command: list[str]) -> list[str]:
     """The command, with few steps where it draws."""
-    if command[0] == "train" and command[1] in ("lora", "controlnet", "image-prompt"):
+    if command[0] == "train" and command[1] in ("lora", "controlnet", "image-prompt", "distill"):
         return [*command, "--no-sample"]
     if command[0] not in ("generate", "compare", "maps"):
         return command
@@ -81,8 +81,8 @@ PAGES = [
 ]
 
 
-LONG = {"adapters.md", "requests.md"}
-"""They draw for twenty seconds each; `make test-slow` runs them."""
+LONG = {"adapters.md", "distillation.md", "inside.md", "requests.md"}
+"""They take twenty seconds and more; `make test-slow` runs them."""
 
 
 @pytest.mark.parametrize(

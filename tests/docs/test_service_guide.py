@@ -71,7 +71,8 @@ def test_the_guide_runs(address, tmp_path, monkeypatch, capsys):
                 assert main(words[1:]) == 0, command
             elif shutil.which("curl"):
                 found = subprocess.run(words, capture_output=True, check=True, text=True)
-                assert json.loads(found.stdout)["state"] == "succeeded"
+                answer = json.loads(found.stdout)
+                assert "findings" in answer or answer["state"] == "succeeded"
     namespace["client"].close()  # type: ignore[attr-defined]
     assert (tmp_path / "owl.png").read_bytes().startswith(b"\x89PNG")
     assert "event: succeeded" in capsys.readouterr().out

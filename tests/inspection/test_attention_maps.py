@@ -216,7 +216,7 @@ def test_hidden_tokens_are_as_if_they_were_not_there_in_their_box_and_row_alone(
     site = next(iter(service.unet.config.cross_attentions()))
     layer, seen = service.unet.get_submodule(site), []
     box, places = (0.0, 0.0, 0.5, 1.0), [1, 2, 3]
-    first = {0}
+    first = 0
 
     def see(module, inputs, output):
         seen.append((inputs, output))
@@ -227,7 +227,9 @@ def test_hidden_tokens_are_as_if_they_were_not_there_in_their_box_and_row_alone(
     (inputs, plain) = seen[0]
     seen.clear()
     handle.remove()
-    probe = HiddenTokens(unet=service.unet, hidden=lambda reading: places, box=box, requests=first)
+    probe = HiddenTokens(
+        unet=service.unet, hidden=lambda reading: places, box=box, rows=lambda origin: origin.request == first
+    )
     with probing(service, probe, _Watching(site, see)):
         results = service.generate_many(request)
     (_, replaced) = seen[0]
@@ -269,16 +271,39 @@ def test_boxes_of_hidden_tokens_are_of_whole_pictures(service):
     ("choice", "said"),
     [
         ({"layers": ("up_blok.*",)}, "did you mean 'up_blocks"),
-        ({"cells": (3,)}, "sizes of these layers' maps: 8"),
         ({"heads": (64,)}, "has "),
     ],
 )
-def test_what_the_network_lacks_is_refused(service, choice, said):
-    with (
-        probing(service, AttentionMapProbe(unet=service.unet, choice=AttentionChoice(**choice))),
-        pytest.raises(InvalidInput, match=said),
-    ):
+def test_a_log_of_what_the_network_lacks_is_refused_at_once(service, choice, said):
+    with pytest.raises(InvalidInput, match=said), service.log_attention_maps(**choice):
+        pass
+
+
+def test_a_log_says_which_cells_went_by_and_leaves_requests_alone(service):
+    with service.log_attention_maps(cells=(999,)) as log:
+        assert log.maps() == []
         service.generate("red apple", steps=1, seed=3)
+    with pytest.raises(InvalidInput, match="cells is 999, expected sizes of these layers' maps: 8"):
+        log.maps()
+
+
+def test_what_a_request_lacks_is_refused_before_it_is_drawn(service, monkeypatch):
+    monkeypatch.setattr(service.engine, "submit_together", None)
+    with pytest.raises(InvalidInput, match="cells is 3, expected sizes of these layers' maps: 8"):
+        service.visualize_attention("red apple", cells=(3,))
+
+
+def test_the_steps_of_a_refiner_are_averaged_with_those_before():
+    service, naive = service_of("sdxl", refiner="refiner"), Naive()
+    with probing(service, naive), service.log_attention_maps() as probe:
+        service.generate("red apple", steps=3, seed=3, refiner_switch=0.5)
+    found = probe.maps()
+    layers = [len(unet.config.cross_attentions()) for unet in (service.unet, service.refiner.require_unet())]
+    weights = [maps.steps * count for maps, count in zip(found, layers, strict=True)]
+    assert sum(maps.steps for maps in found) == 3
+    total = sum(weight * maps.heat for weight, maps in zip(weights, found, strict=True)) / sum(weights)
+    torch.testing.assert_close(total, naive.heat(0), **CLOSE)
+    assert all([word.text for word in maps.reading.words] == ["red", "apple"] for maps in found)
 
 
 @pytest.mark.parametrize("choice", [{"layers": ()}, {"heads": (-1,)}, {"steps": ()}])
@@ -289,7 +314,7 @@ def test_a_choice_of_nothing_is_refused(choice):
 
 def test_networks_without_text_have_no_maps(pixel_unet):
     with pytest.raises(InvalidInput, match="without text"):
-        AttentionChoice().cross_attentions(pixel_unet, (8, 8))
+        AttentionChoice().require_cross(pixel_unet, (8, 8))
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def changed(found: Found, tmp_path: Path, **description: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("version", "remedy"), [(2, r"version 2.*reads version 1; pip install -U undertow"), (0, "write it again")]
+    ("version", "remedy"), [(3, r"version 3.*reads version 2; pip install -U undertow"), (1, "write it again")]
 )
 def test_a_bundle_of_another_version_is_refused_with_the_remedy(found, tmp_path, version, remedy):
     with pytest.raises(UnknownCheckpoint, match=remedy):
@@ -107,6 +107,10 @@ def test_damaged_bundles_are_refused(found, tmp_path):
         read_bundle(tmp_path)
     with pytest.raises(UnknownCheckpoint, match="no bundle of a departure"):
         read_bundle(changed(found, tmp_path, format="a letter"))
+    departure = json.loads((found.norm / DESCRIPTION).read_text())["departure"]
+    for edited in ({"departure": {**departure, "module": "unet.conv_in"}}, {"tolerance": 1.0}):
+        with pytest.raises(CorruptFile, match="it was edited since; copy the folder again"):
+            read_bundle(changed(found, tmp_path, **edited))
     place = changed(found, tmp_path)
     data = bytearray((place / TENSORS).read_bytes())
     data[-1] ^= 1

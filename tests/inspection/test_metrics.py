@@ -1,5 +1,6 @@
 """Metrics of the four groups, as records and as Prometheus reads them."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.services import service_of
 from undertow import Adapter, GenerationRequest, InvalidInput
+from undertow.cli import main
 from undertow.inspection.metrics import measure_quality, training_metrics
 from undertow.inspection.profile import PEAK_SIDE
 from undertow.serving.metrics import WorkerMetrics
@@ -84,20 +86,41 @@ def test_a_network_that_says_the_truth_has_no_error(family, monkeypatch):
     assert all(error < 1e-3 for error in found.noise_error.values())
 
 
-def test_training_has_the_same_format(tmp_path):
+@pytest.fixture
+def run(tmp_path):
+    """A run that was killed while it wrote its third record."""
     (tmp_path / "training").mkdir()
-    for step, loss in ((10, 0.5), (20, 0.25)):
+    for step, loss in ((10, 0.125), (20, 0.25)):
         record = StepRecord(
-            step=step, loss=loss, gradient_norm=2.0, learning_rate=1e-4, images_per_second=8.0, seconds=1.0
+            step=step, loss=loss, gradient_norm=2.0, learning_rate=1e-4, images_per_second=8.0, seconds=75.0
         )
         append_record(tmp_path / "training" / "log.jsonl", record)
     with (tmp_path / "training" / "log.jsonl").open("a") as file:
         file.write('{"step": 30, "lo')
-    found = samples(training_metrics(tmp_path).exposition())
-    model = ("model", tmp_path.name)
+    return tmp_path
+
+
+def test_training_has_the_same_format(run, capsys):
+    found = samples(training_metrics(run).exposition())
+    model = ("model", run.name)
     assert found["undertow_loss", model] == 0.25
     assert found["undertow_gradient_norm", model] == 2
     assert found["undertow_pictures_per_second", model] == 8
+    assert main(["train", "metrics", str(run), "--format", "prometheus"]) == 0
+    assert samples(capsys.readouterr().out) == found
+    assert main(["train", "metrics", str(run), "--format", "json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(training_metrics(run).to_json()))
+
+
+def test_the_command_line_says_how_a_training_stands(run, tmp_path, capsys):
+    assert main(["train", "metrics", str(run)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "step 20, trained for 0:01:15 at 8.0 pictures/s",
+        "loss 0.25, lowest 0.125 at step 10",
+        "gradient norm 2, learning rate 0.0001",
+    ]
+    assert main(["train", "metrics", str(tmp_path / "nothing")]) == 2
+    assert "expected the folder of a training run" in capsys.readouterr().err
 
 
 def test_a_folder_without_a_log_is_refused(tmp_path):

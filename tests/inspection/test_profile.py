@@ -9,8 +9,11 @@ import torch
 
 from tests.services import fresh_service
 from undertow import GenerationRequest, InvalidInput, UNet, UNetConfig
+from undertow.engine.limits import BatchLimits
+from undertow.engine.options import RunOptions
 from undertow.errors import NonFiniteError
 from undertow.inspection.flops import CountedFlops
+from undertow.inspection.marks import marked, next_mark
 from undertow.inspection.probe import ModuleProbe
 from undertow.inspection.profile import PEAK_SIDE, Profiler, level_of
 from undertow.inspection.report import report_page, save_report
@@ -92,6 +95,19 @@ def test_the_timeline_is_the_work(profiled):
     assert kinds[-1] == "decode"
     assert all(span.end >= span.begin >= 0 for span in found.timeline)
     assert json.loads(json.dumps(found.to_json()))["forwards"] == 2
+
+
+def test_a_request_is_profiled_apart_with_the_rows_that_fill_its_forwards_up(service, profiled):
+    mark, other = next_mark(), replace(REQUEST, prompt="cat", size=(32, 48))
+    options = [RunOptions(limits=BatchLimits(padded_to=3), mark=mark), RunOptions()]
+    with Profiler(service.engine, rows=marked(mark)) as profiler:
+        handles = service.engine.submit_together([REQUEST, other], options=options)
+        (result, _) = [handle.result() for handle in handles]
+    found = profiler.profile(result.report)
+    assert (found.forwards, found.rows) == (2, 3)
+    assert [span.kind for span in found.timeline if span.kind != "encode"] == ["denoise", "denoise", "decode"]
+    alone = {layer.name: layer.flops for layer in profiled[1].layers}
+    assert all(layer.flops * 2 == alone[layer.name] * 3 for layer in found.layers if layer.level >= 0)
 
 
 def test_nothing_drawn_is_refused(service):

@@ -110,10 +110,10 @@ def test_queries_that_fused_attention_hides_are_found(half):
 
 def test_failing_names_module_step_row_and_cause(half):
     half.engine.probes.append(Planted("conv_in"))
-    with pytest.raises(NonFiniteError, match=r"overflow in conv_in.*step 1, branch cond") as error:
+    with pytest.raises(NonFiniteError, match=r"^conv_in in float16: overflow: .*step 1, branch cond") as error:
         half.run(REQUEST, non_finite="fail")
     assert error.value.fault.cause == "overflow"
-    with pytest.raises(NonFiniteError, match="overflow in conv_in"):
+    with pytest.raises(NonFiniteError, match=r"^conv_in in float16: overflow: "):
         half.run(REQUEST, debug="nan")
 
 

@@ -117,8 +117,11 @@ def test_contexts_count_by_their_steps(text):
 
 def test_a_word_that_the_prompt_lacks_is_refused_with_near_ones(text):
     with pytest.raises(InvalidInput, match="did you mean 'apple'"):
-        require_words(["aple"], read(text, "red apple"), text)
-    require_words(["apple", "red apple", "<start>"], read(text, "red apple"), text)
+        require_words(WordOptions(words=("aple",)), read(text, "red apple"), text)
+    require_words(WordOptions(words=("apple", "red apple", "<start>")), read(text, "red apple"), text)
+    with pytest.raises(InvalidInput, match="prompt is without a word, expected words to draw maps of"):
+        require_words(WordOptions(), read(text, " "), text)
+    require_words(WordOptions(marks=True), read(text, ""), text)
 
 
 def test_what_is_visualized_is_the_picture_itself_and_can_be_saved(service, tmp_path):
@@ -162,7 +165,8 @@ def test_the_negative_prompt_has_maps_of_its_own(service):
     [
         ({"words": ("dog",)}, "words is 'dog'"),
         ({"at_steps": (7,)}, "at_steps is 7"),
-        ({"side": "unconditional", "guidance_scale": 1.0}, "side is 'unconditional'"),
+        ({"side": "unconditional", "guidance_scale": 1.0, "negative_prompt": "dog"}, "side is 'unconditional'"),
+        ({"side": "unconditional"}, "negative_prompt is without a word"),
         ({"layers": ("down_blok*",)}, "layers is"),
         ({"step": 3}, "step is 3"),
     ],

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow  # `make memory-soak` draws many more
 def soak(tmp_path_factory):
     layers = {name: shape for name, shape in layers_of(service_of("sd1").model.unet).items() if is_attention(name)}
     adapter = write(tmp_path_factory.mktemp("loras") / "style.safetensors", kohya(layers))
-    return Soak([Place(model=pipeline_folder("sd1"), adapters=[adapter])])
+    return Soak([Place(model=pipeline_folder("sd1"), loras=[adapter])])
 
 
 def differs(one: Drawn) -> bool:

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.lib.simulated_service import EMOJI, MACHINES, World, entry_for
-from undertow.serving.clock.costs import Costs, Learner, Mean, best_rows, pinned_rows
+from benchmarks.lib.simulated_service import EMOJI, EMOJI_LORA, SD15_CPU, SDXL_GPU, World, entry_for
+from undertow.serving.clock.costs import Costs, Learner, Mean, best_rows
 from undertow.serving.clock.finish_times import Device, finish_times
 from undertow.serving.clock.timetable import Timetable
 from undertow.serving.jobs import JobProgress, JobSpec, JobState, JobWork, NewJob, expected_at
@@ -24,18 +24,17 @@ def costs_of(**seconds: dict[int, float]) -> Costs:
 
 
 @pytest.mark.parametrize(
-    ("measured", "best", "pinned"),
+    ("measured", "best"),
     [
-        ({}, 1, 1),
-        ({1: 1.0, 2: 2.0, 4: 4.0}, 1, 1),  # batching gains nothing
-        ({1: 1.0, 2: 1.0, 4: 1.96, 8: 3.9}, 2, 2),  # 2 rows/s, then 2 % more
-        ({1: 1.0, 2: 1.1, 4: 1.5, 8: 2.9, 16: 5.7}, 4, 4),
-        ({1: 1.0, 2: 1.1, 4: 1.2, 8: 1.4}, 8, 8),
+        ({}, 1),
+        ({1: 1.0, 2: 2.0, 4: 4.0}, 1),  # batching gains nothing
+        ({1: 1.0, 2: 1.0, 4: 1.96, 8: 3.9}, 2),  # 2 rows/s, then 2 % more
+        ({1: 1.0, 2: 1.1, 4: 1.5, 8: 2.9, 16: 5.7}, 4),
+        ({1: 1.0, 2: 1.1, 4: 1.2, 8: 1.4}, 8),
     ],
 )
-def test_more_rows_share_a_forward_as_long_as_they_gain(measured, best, pinned):
+def test_more_rows_share_a_forward_as_long_as_they_gain(measured, best):
     assert best_rows(measured) == best
-    assert pinned_rows(measured) == pinned
 
 
 def test_costs_are_between_and_beyond_what_was_measured():
@@ -54,7 +53,7 @@ def test_rows_of_a_forward_are_decided_once():
     costs = costs_of(forward={1: 1.0, 2: 1.1, 4: 4.0})
     for _ in range(100):
         costs.learn("denoise", seconds=1.2, cells=256, rows=4)
-    assert costs.decide(256) == (2, 2)
+    assert costs.decide(256) == 2
     assert best_rows({rows: mean.seconds for rows, mean in costs.forward[256].items()}) == 4
 
 
@@ -71,12 +70,22 @@ def test_what_is_encoded_in_parts_is_one_cost_of_its_job():
     learner = Learner(Costs())
 
     def event(kind: str, seconds: float, **more):
-        given = {"kind": kind, "seconds": seconds, "requests": (7,), "size": None, "computed_rows": 0, **more}
+        given = {
+            "kind": kind,
+            "seconds": seconds,
+            "requests": (7,),
+            "size": None,
+            "computed_rows": 0,
+            "adapted_rows": 0,
+            "probed": False,
+            **more,
+        }
         learner.observe(SimpleNamespace(**given))
 
     event("encode", 0.5)
     event("encode", 0.25)
     event("denoise", 0.1, size=(16, 16), computed_rows=2)
+    event("denoise", 9.9, size=(16, 16), computed_rows=2, probed=True)
     event("decode", 0.3, size=(16, 16))
     costs = learner.costs
     assert (costs.encode_s(), costs.forward_s(256, 2), costs.decode_s(256)) == (0.75, 0.1, 0.3)
@@ -85,7 +94,8 @@ def test_what_is_encoded_in_parts_is_one_cost_of_its_job():
 def test_a_step_costs_what_passes_between_two_units_but_no_pause():
     now = iter((0.0, 0.15, 5.0))
     learner = Learner(Costs(), now=lambda: next(now))
-    step = SimpleNamespace(kind="denoise", seconds=0.1, requests=(1,), size=(16, 16), computed_rows=2)
+    rows = {"computed_rows": 2, "adapted_rows": 0}
+    step = SimpleNamespace(kind="denoise", seconds=0.1, requests=(1,), size=(16, 16), **rows, probed=False)
     learner.observe(step)
     assert learner.costs.forward_s(256, 2) == pytest.approx(0.1)
     learner.observe(step)
@@ -94,19 +104,42 @@ def test_a_step_costs_what_passes_between_two_units_but_no_pause():
     assert learner.costs.forward_s(256, 2) == pytest.approx((0.1 + 0.15 + 0.1) / 3)
 
 
+def test_what_adapters_take_is_known_apart():
+    costs = costs_of(forward={2: 0.05, 8: 0.16})
+    assert costs.forward_s(256, 2, 2) == 0.05, "nothing was measured"
+    costs.learn("denoise", seconds=0.07, cells=256, rows=2, adapted_rows=2)
+    costs.learn("denoise", seconds=0.19, cells=256, rows=8, adapted_rows=8)
+    assert costs.forward_s(256, 2) == 0.05, "what rows without any take stays"
+    for known in (costs, Costs.from_json(costs.to_json())):
+        found = [known.forward_s(256, 2, 2), known.forward_s(256, 8, 2), known.forward_s(256, 8, 5)]
+        assert found == pytest.approx([0.07, 0.18, 0.185])
+    costs.learn("denoise", seconds=0.04, cells=256, rows=2, adapted_rows=4)
+    assert costs.forward_s(256, 4, 4) >= costs.forward_s(256, 4), "they save nothing"
+
+
+def test_a_job_with_adapters_is_promised_what_it_takes():
+    costs = costs_of(forward={2: 1.0, 4: 2.0})
+    costs.learn("denoise", seconds=1.5, cells=256, rows=2, adapted_rows=2)
+    device = Device(costs={"m": costs}, models={"m"})
+    plain, adapted = (JobWork(cells=256, rows=2, adapted_rows=count, steps=4) for count in (0, 2))
+    assert [finish_times(queue(work), {"w": device}, 0.0)["0"] for work in (plain, adapted)] == pytest.approx(
+        [4.0, 6.0]
+    )
+
+
 def test_a_job_that_is_late_is_expected_to_be_as_late_again():
     assert [expected_at(100.0, now) for now in (90.0, 100.0, 104.0)] == [100.0, 100.0, 108.0]
 
 
 def test_rows_that_are_more_than_a_forward_has_take_turns_in_full_ones():
     costs = costs_of(forward={2: 1.0, 4: 1.5})
-    costs.rows[256] = (4, 4)
+    costs.rows[256] = 4
     device = Device(costs={"m": costs}, models={"m"})
     six = [
         *queue(JobWork(cells=256, rows=6, steps=10)),
         *queue(JobWork(cells=256, rows=6, steps=10), mode="reproducible", rows=4),
     ]
-    assert [device.step_s(one, 6) for one in six] == pytest.approx([2.25, 2.25])
+    assert [device.step_s(one, 6, 0) for one in six] == pytest.approx([2.25, 2.25])
 
 
 def queue(*works: JobWork, mode="fast", rows=None):
@@ -155,13 +188,28 @@ def test_a_running_job_is_as_far_as_its_worker_said():
     assert finish_times([running, waiting], {"w": device}, 0.0) == pytest.approx({"0": 2.5, "1": 12.5})
 
 
+def test_a_running_job_went_on_since_its_worker_spoke():
+    costs = costs_of(forward={2: 1.0, 4: 2.0})
+    entry = queue(JobWork(cells=256, rows=2, steps=20))[0]
+    said = replace(entry, state=JobState.RUNNING, worker="w", beat_at=100.0)
+    device = Device(costs={"m": costs}, models={"m"})
+
+    def left_s(stage: str, now: float) -> float:
+        progress = JobProgress(stage=stage, step=5, steps=20)
+        return finish_times([replace(said, progress=progress)], {"w": device}, now)["0"] - now
+
+    assert [left_s("denoising", now) for now in (100.0, 103.0)] == pytest.approx([15.0, 12.0])
+    assert left_s("denoising", 1000.0) == pytest.approx(1.0), "it is not done before its worker says so"
+    assert left_s("encoding", 103.0) == pytest.approx(15.0), "no step was begun"
+
+
 def test_what_is_promised_is_held():
     """At 0.8 of what the machine does when it is full, with Poisson arrivals of three keys, mixed sizes, steps and
     counts, a tenth cancelled, and noise of 5 % on every unit of work: for 95 % of jobs within 10 % or a second. More
     seeds are in docs/results/finish-times.md."""
     jobs = [
         job
-        for machine in MACHINES
+        for machine in (EMOJI_LORA, SD15_CPU, SDXL_GPU)
         for seed in (1, 2)
         for job in World(machine=machine, seed=seed, count=250).run().jobs
     ]
@@ -222,8 +270,8 @@ def test_a_timetable_counts_what_it_promised():
     times.withdraw(new_job(20))
     assert times.promise(new_job()) == pytest.approx(1020.0)
     assert times.retry_after_s() == pytest.approx(10.0)
-    assert times.rows("m", 256) == (2, 2)
-    assert times.rows("m", 512) == (1, 1)
+    assert times.rows("m", 256) == 2
+    assert times.rows("m", 512) == 1
     assert times.rows("n", 256) is None
 
 

@@ -119,7 +119,7 @@ def test_only_jobs_that_share_forwards_are_drawn_together():
 def test_a_job_joins_only_where_none_that_runs_is_late_because_of_it():
     def room(promised_at: float, seconds_of_row: float) -> Room:
         running = [Running(entry=job("r"), left=10, promised_at=promised_at)]
-        return Room(running=running, most_rows=lambda entry: 4, step_s=lambda entry, rows: seconds_of_row * rows)
+        return Room(running=running, most_rows=lambda entry: 4, step_s=lambda entry, rows, _: seconds_of_row * rows)
 
     # Together ten steps of four rows take 40 s instead of 20 s.
     assert pick([job("x")], FairState(), room(41.0, 1.0)) == ["x"]
@@ -129,7 +129,7 @@ def test_a_job_joins_only_where_none_that_runs_is_late_because_of_it():
     # Padded rows cost nothing.
     free = Room(
         running=[Running(entry=job("r", mode="reproducible", rows=4), left=10, promised_at=1.0)],
-        step_s=lambda entry, rows: 1.0,
+        step_s=lambda entry, rows, _: 1.0,
     )
     assert pick([job("x", mode="reproducible", rows=4)], FairState(), free) == ["x"]
 

@@ -64,6 +64,9 @@ def test_who_asks_again_gets_the_same_job_or_learns_which_it_was(any_store):
         any_store.submit(a_job(idempotency_key="k", body_hash="2"))
     with pytest.raises(ClientIdConflict, match=first.id):
         any_store.submit(a_job("pear", client_id="c"))
+    named = any_store.submit(a_job(client_id="d", body_hash="1")).job
+    same = any_store.submit(a_job("pear", client_id="d", body_hash="1"))
+    assert (same.job.id, same.created) == (named.id, False), "of the same body, though a default has changed since"
     other = any_store.submit(a_job("pear", key="B", idempotency_key="k", body_hash="2", client_id="c"))
     assert other.created  # names of one key are nothing to another
 
@@ -139,6 +142,8 @@ def test_a_heartbeat_tells_both_sides(any_store, clock):
     (verdict,) = any_store.heartbeat("w1", beat, lease_s=30.0, finish_at={claim.job.id: 7.0, waits: 9.0})
     assert verdict == Verdict(job=claim.job.id, alive=True, preview_wanted=True)
     assert [any_store.job(one).finish_at for one in (claim.job.id, waits)] == [7.0, 9.0]
+    assert {entry.promised_at for entry in any_store.queue()} == {None}, "what was promised at first stays"
+    assert {entry.id: entry.beat_at for entry in any_store.queue()} == {claim.job.id: any_store.clock(), waits: None}
     assert any_store.events(claim.job.id)[-1].data == {
         "stage": "denoising", "step": 3, "steps": 20, "pictures": 0, "finish_at": 7.0,
     }  # fmt: skip

@@ -48,6 +48,7 @@ def evaluate(
     import torch
 
     from recipes.emoji.draw import SETTINGS
+    from recipes.emoji.editions import edition_of
     from recipes.emoji.evaluate import PROMPTS, kinds, measure, read_shares
     from recipes.emoji.page import Evaluation, write_page
     from recipes.emoji.render import FONT, Glyphs
@@ -70,7 +71,8 @@ def evaluate(
         guidance=SETTINGS.guidance if guidance is None else guidance,
     )
     measured = []
-    for kind in kinds(count):
+    edition = edition_of(vae.config.sample_size)
+    for kind in kinds(count, edition.mix):
         draw = _drawing(networks, vae, settings, console, kind.name)
         measured.append(measure(kind, draw, glyphs))
         found = measured[-1]
@@ -95,7 +97,7 @@ def _loaded(folder: Path) -> "tuple[TextToImage, AutoencoderKL]":
     import torch
 
     from recipes.emoji.text_to_image import TextToImage
-    from undertow.service import load
+    from undertow.loading import load
 
     service = load(folder, dtype=torch.float32)
     (text,) = service.model.require_text().encoders
@@ -117,7 +119,9 @@ def _drawing(
 
 def _psnr(vae: "AutoencoderKL", glyphs: "Glyphs") -> float:
     from recipes.emoji.autoencoder import psnr, scenes_at
+    from recipes.emoji.editions import edition_of
     from recipes.emoji.recipe import HELD_OUT_PICTURES
     from undertow.pictures.pixels import from_uint8
 
-    return psnr(vae, from_uint8(scenes_at("held out", 0, HELD_OUT_PICTURES, glyphs)))
+    edition = edition_of(vae.config.sample_size)
+    return psnr(vae, from_uint8(scenes_at("held out", 0, HELD_OUT_PICTURES, glyphs, edition)))

@@ -16,6 +16,7 @@ def train(
     quick: Annotated[
         bool, typer.Option("--quick", help="Half an hour instead of hours: recognizable, no more.")
     ] = False,
+    crisp: Annotated[bool, typer.Option("--crisp", help="The second edition, of 128x128 pictures.")] = False,
     steps: Annotated[
         int | None,
         typer.Option(
@@ -31,7 +32,7 @@ def train(
     """
     import torch
 
-    from recipes.emoji.recipe import Callbacks, EmojiRecipe, train_emoji
+    from recipes.emoji.recipe import CRISP_RECIPE, Callbacks, EmojiRecipe, train_emoji
     from recipes.emoji.recipe import quick as shortened
     from recipes.emoji.render import FONT
     from undertow.training.log import StepRecord
@@ -42,7 +43,8 @@ def train(
     console = SafeConsole()
     for note in precision_notes("bf16", "cpu"):
         console.print("note:", note, soft_wrap=True)
-    recipe = shortened(EmojiRecipe()) if quick else EmojiRecipe()
+    recipe = CRISP_RECIPE if crisp else EmojiRecipe()
+    recipe = shortened(recipe) if quick else recipe
     if steps is not None:
         recipe = replace(recipe, text_to_image=replace(recipe.text_to_image, steps=steps))
     with training_progress(console) as progress:

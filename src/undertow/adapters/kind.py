@@ -8,7 +8,7 @@ A kind is a folder (`lora`, `control`, `image_prompt`) and a line in `kinds.KIND
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -23,6 +23,7 @@ from undertow.adapters.pictures import Hint, LatentGrid
 from undertow.adapters.stacking.summary import AdapterSummary
 from undertow.encoders.text_stack import TextStack
 from undertow.errors import InvalidInput
+from undertow.memory.adapter_networks import AdapterNetworks
 from undertow.unet.conditioning import Conditioning, Ports
 from undertow.unet.runner import Runner
 from undertow.unet.unet import UNet
@@ -30,12 +31,14 @@ from undertow.unet.unet import UNet
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AdaptedModel:
-    """What adapters are read for. capacity: slots for LoRA; `None` merges all. folder: of the model's files."""
+    """What adapters are read for. capacity: slots for LoRA; `None` merges all. folder: of the model's files. networks:
+    that adapters bring; use them inside `networks.using` alone."""
 
     unet: UNet
     text: TextStack | None = None
     capacity: AdapterCapacity | None = None
     folder: Path | None = None
+    networks: AdapterNetworks = field(default_factory=AdapterNetworks)
 
 
 class RowInput:
@@ -74,12 +77,17 @@ class RowAdapters:
         return tuple(key for one in self.inputs if (key := one.key) is not None)
 
     @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """Those that run in the row's forward, beside the U-Net."""
+        return tuple(network for _, network in self.named_networks)
+
+    @property
     def padding(self) -> "RowAdapters":
         """What acts in a row that repeats this one to fill a forward up."""
         return RowAdapters(inputs=tuple(one for one in self.inputs if one.in_padding))
 
     @property
-    def networks(self) -> tuple[tuple[str, nn.Module], ...]:
+    def named_networks(self) -> tuple[tuple[str, nn.Module], ...]:
         """Those that run beside the U-Net, in order, one as often as it acts."""
         return tuple(found for one in self.inputs if (found := one.named_network) is not None)
 
@@ -153,6 +161,11 @@ class AdapterKind(ABC, Generic[Loaded, Resolved, Input]):
     def identify(opened: OpenedAdapter) -> str | None:
         """What the file is, with an article ("a LoRA"), if it is of this kind; `None` otherwise. Errors:
         `UnsupportedModel` for related formats that undertow does not run."""
+
+    @staticmethod
+    def reads_base(opened: OpenedAdapter) -> bool:
+        """Whether reading a file of this kind reads the U-Net's weights, which are then in memory and its own."""
+        return False
 
     @abstractmethod
     def read(self, opened: OpenedAdapter) -> Loaded:

@@ -31,6 +31,7 @@ from undertow.adapters.stacking.decisions import decide, describe_interactions
 from undertow.adapters.stacking.summary import AdapterSummary
 from undertow.encoders.text_stack import TextStack
 from undertow.errors import AdapterMismatch, InvalidInput, UnsupportedModel
+from undertow.memory.adapter_networks import AdapterNetworks
 from undertow.unet.conditioning import Ports
 from undertow.unet.runner import EAGER, Runner
 from undertow.unet.unet import UNet
@@ -89,6 +90,11 @@ class AdapterManager:
             self._kinds = self.kinds  # slots are there before the first forward
 
     @property
+    def networks(self) -> AdapterNetworks:
+        """ControlNets and the like, which may leave memory while they do not work."""
+        return self._model.networks
+
+    @property
     def unet(self) -> UNet:
         return self._model.unet
 
@@ -127,8 +133,12 @@ class AdapterManager:
 
     def _open(self, source: str | Path) -> LoadedAdapter:
         with open_adapter(source) as opened:
-            found, _ = identify(opened, self._types)
-            return self.kind(found).read(opened)
+            kind = self.kind(identify(opened, self._types)[0])
+            if not kind.reads_base(opened):
+                return kind.read(opened)
+            self.unmerge()
+            with self.networks.using(self.unet):
+                return kind.read(opened)
 
     def summarize(self, adapters: Sequence[Adapter]) -> tuple[AdapterSummary, ...]:
         """A summary of every adapter; for those that this model cannot use, with the reason. Errors: kinds of

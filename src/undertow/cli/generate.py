@@ -18,6 +18,7 @@ from undertow.cli.generate_options import (
     LowVram,
     ModelOrNone,
     Name,
+    NonFinite,
     Out,
     Overwrite,
     PrecisionOrNone,
@@ -34,6 +35,7 @@ from undertow.cli.generate_options import (
     VaePrecision,
     ValidateWeights,
     Watch,
+    WhereNonFinite,
     WildcardFolder,
     WildcardSeed,
 )
@@ -45,7 +47,7 @@ from undertow.cli.repeated import note_another_model
 from undertow.cli.reported import reported, require_report
 from undertow.cli.request_options import with_request_options
 from undertow.cli.show import ShowHere, could_show, require_show, show
-from undertow.cli.terminal import SafeConsole
+from undertow.cli.terminal import SafeConsole, tell_written
 from undertow.cli.tracing import require_trace, tracing
 from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import PictureWriter, suggest
@@ -85,6 +87,7 @@ def generate(
     low_vram: LowVram = False,
     budget: Budget = None,
     vae_clamp: VaeClamp = False,
+    non_finite: NonFinite = WhereNonFinite.upcast,
     **options: Any,
 ) -> None:
     """Draw pictures from a text, and write each with what is needed to repeat it."""
@@ -93,6 +96,7 @@ def generate(
         require_show()
     budget_bytes = None if budget is None else parse_bytes("--budget", budget)
     how = {"debug": Debug.parse(watch), "low_vram": low_vram, "budget_bytes": budget_bytes, "vae_clamp": vae_clamp}
+    how["non_finite"] = non_finite.value
     loading = LoadingOptions(
         precision=precision,
         vae_precision=vae_precision,
@@ -140,6 +144,7 @@ def generate(
     with tracing(service, trace), reported(service, report) as written:
         results = draw(service, requests, writers, console, preview, **how)
         written.results += results
+    tell_written(console, trace, written.page)
     if draw_here is not False and writers[0].paths:
         show([result.images[index] for result, one in zip(results, tasks, strict=True) for index in one.indices])
     for writer in writers:

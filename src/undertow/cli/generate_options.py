@@ -1,5 +1,6 @@
 """The options of `undertow generate` besides those of a request: sources, output, model and machine."""
 
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,6 +47,15 @@ def apply_preset(context: Any, name: str | None) -> str | None:
         raise InvalidInput(f"{err.argument} in {where}", err.value, err.expected, err.remedy) from err
     context.default_map = {**(context.default_map or {}), **{known[key].name: value for key, value in settings.items()}}
     return name
+
+
+class WhereNonFinite(StrEnum):
+    """As `engine.options.NonFinite`, which imports torch."""
+
+    upcast = "upcast"
+    clamp = "clamp"
+    fail = "fail"
+    keep = "keep"
 
 
 Prompt = Annotated[str | None, typer.Argument(help=descriptions(GenerationRequest)["prompt"])]
@@ -159,6 +169,13 @@ Budget = Annotated[
         help="Memory to keep to, of the process or the GPU: 6GB, 512MiB. What gives way for it is reported; the same "
         "pictures, within rounding.",
         show_default="all there is",
+    ),
+]
+NonFinite = Annotated[
+    WhereNonFinite,
+    of_machine(
+        help="Where the network predicts NaN or Inf: upcast computes the module at fault in float32, clamp cuts what "
+        "overflows (another picture), fail ends with what was found, keep goes on."
     ),
 ]
 VaeClamp = Annotated[

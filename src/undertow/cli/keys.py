@@ -25,7 +25,7 @@ def add(
     name: Annotated[str, typer.Argument(help="Whose it is, as lists and logs show it.")],
     scopes: Annotated[
         list[str] | None,
-        typer.Option("--scope", help="submit, read or admin; repeatable.", show_default="submit and read"),
+        typer.Option("--scope", help="submit, read, inspect or admin; repeatable.", show_default="submit and read"),
     ] = None,
     max_queued: Annotated[
         int | None, typer.Option(min=1, help="Jobs of it that may wait.", show_default="as the service allows")

@@ -10,7 +10,7 @@ from undertow.cli.generate_options import AttentionFor, Device
 from undertow.cli.model_loading import LoadingOptions, Precision
 from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model, find_model
 from undertow.cli.request_options import request_of
-from undertow.cli.terminal import SafeConsole
+from undertow.cli.terminal import SafeConsole, tell_written
 from undertow.cli.waiting import waiting
 from undertow.errors import InvalidInput
 from undertow.pictures.names import require_file
@@ -67,6 +67,7 @@ def profile(
         service.run(request)
     if operators:
         typer.echo(traced_run.table)
+    tell_written(console, trace)
 
 
 def _show(found: "Profile", *, top: int, as_json: bool) -> None:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Reported:
-    """What was drawn meanwhile."""
+    """What was drawn meanwhile. page: that was written of it."""
 
     results: "list[GenerationResult]" = field(default_factory=list)
+    page: Path | None = None
 
 
 def require_report(path: Path, requests: int) -> None:
@@ -46,3 +47,4 @@ def reported(service: "UNetService", path: Path | None) -> Generator[Reported]:
     for result in found.results:
         if result.images:
             save_report(path, result, profiler.profile(result.report))
+            found.page = path

@@ -76,6 +76,9 @@ def serve(
         bool | None,
         typer.Option("--telemetry/--no-telemetry", help="Send traces by OpenTelemetry, where OTEL_* says."),
     ] = None,
+    page: Annotated[
+        bool | None, typer.Option("--page/--no-page", help="Serve the studio, a page to draw with, at /.")
+    ] = None,
     one_process: Annotated[
         bool, typer.Option("--one-process", help="API and worker in one process, for small machines.")
     ] = False,
@@ -102,6 +105,7 @@ def serve(
         "webhooks": webhooks,
         "webhooks_private": webhooks_private,
         "telemetry": telemetry,
+        "page": page,
     }
     settings = _checked(read_settings(typed, models or ()))
     if check:
@@ -204,6 +208,7 @@ def _say(settings: "ServerSettings", catalog: "Catalog", keys: "list[ApiKey]", s
         "data": str(settings.data.absolute())
         + (f", with {counted(waiting, 'job')} that {'goes' if waiting == 1 else 'go'} on" if waiting else ""),
         "workers": ", ".join(settings.devices),
+        **({"studio": f"{address}/"} if settings.page else {}),
         "docs": f"{address}/docs",
         "draw": f"curl -s {address}/v1/jobs{header} -H 'Prefer: wait=60' --json "
         f'\'{{"prompt": "red apple on white background"}}\'',

@@ -1,6 +1,7 @@
 """What verbs print to. Names, metadata and prompts come from strangers: shown, they are text and nothing else."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -24,3 +25,10 @@ class SafeConsole(Console):
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         for text, style, control in super().render(renderable, options):
             yield Segment(text if control else visible(text), style, control)
+
+
+def tell_written(console: Console, *places: Path | None) -> None:
+    """Says which files were written beside those that a verb is asked for; `None` for one that was not."""
+    for place in places:
+        if place is not None:
+            console.print(f"wrote {place}", markup=False, highlight=False, soft_wrap=True)

@@ -8,8 +8,10 @@ from typing import get_args
 import typer
 
 from undertow.cli.train_controlnet import train_controlnet
+from undertow.cli.train_distill import train_distill
 from undertow.cli.train_image_prompt import train_image_prompt
 from undertow.cli.train_lora import train_lora
+from undertow.cli.train_metrics import train_metrics
 from undertow.cli.train_pixels import DataName, train_pixels
 
 HELP = {
@@ -31,9 +33,11 @@ def _on(data_set: DataName) -> Callable[..., None]:
     return command
 
 
-train = typer.Typer(help="Train a model.", no_args_is_help=True)
+train = typer.Typer(help="Train a model, and see how that stands.", no_args_is_help=True)
 for _name in get_args(DataName):
     train.command(_name, help=HELP[_name])(_on(_name))
 train.command("lora")(train_lora)
 train.command("controlnet")(train_controlnet)
 train.command("image-prompt")(train_image_prompt)
+train.command("metrics")(train_metrics)
+train.command("distill")(train_distill)

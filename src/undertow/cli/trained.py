@@ -1,8 +1,9 @@
 """What a finished training shows: the command that draws with what was trained, and a first picture."""
 
 import shlex
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 from rich.console import Console
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from undertow.adapters.adapter import Adapter
     from undertow.checkpoints.read.model import LoadedModel
+    from undertow.service import UNetService
     from undertow.training.captioned import CaptionedPictures
 
 
@@ -29,14 +31,31 @@ def print_command(console: Console, prompt: str, model: str, *options: str) -> N
 def draw_sample(
     console: Console, base: "LoadedModel", pictures: "CaptionedPictures", adapter: "Adapter", file: Path
 ) -> None:
-    """Draws the first caption with what was trained, and writes the picture. Ctrl-C leaves it undone; what fails here
-    is said, and costs nobody a finished training."""
+    """Draws the first caption with an adapter that was trained, and writes the picture."""
     from undertow.service import UNetService
 
+    _draw(console, lambda: UNetService(base), pictures, file, adapters=(adapter,))
+
+
+def draw_sample_of(console: Console, folder: Path, pictures: "CaptionedPictures", file: Path, **request: Any) -> None:
+    """Draws the first caption with a model folder that was trained, and writes the picture. request: its settings."""
+    from undertow.loading import load
+
+    _draw(console, lambda: load(folder), pictures, file, **request)
+
+
+def _draw(
+    console: Console,
+    service: "Callable[[], UNetService]",
+    pictures: "CaptionedPictures",
+    file: Path,
+    **request: Any,
+) -> None:
+    """Ctrl-C leaves it undone; what fails here is said, and costs nobody a finished training."""
     try:
         with console.status("drawing a sample; Ctrl-C leaves it out"):
             size = (pictures.size, pictures.size)
-            result = UNetService(base).generate(pictures.captions[0], adapters=(adapter,), size=size)
+            result = service().generate(pictures.captions[0], size=size, **request)
         (written,) = result.save(file, overwrite=True)
     except KeyboardInterrupt:
         return

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from undertow.errors import InvalidInput
+from undertow.lookup import did_you_mean
 
 FLAGS = ("timing", "nan", "shapes", "vae", "sampler", "layers")
 
@@ -31,5 +32,6 @@ class Debug:
             words = list(FLAGS)
         for word in words:
             if word not in FLAGS:
-                raise InvalidInput("debug", repr(word), f"all, or a comma list of {', '.join(FLAGS)}")
+                near = did_you_mean(word, [*FLAGS, "all"]).removesuffix("; ")
+                raise InvalidInput("debug", repr(word), f"all, or a comma list of {', '.join(FLAGS)}", near)
         return cls(**dict.fromkeys(words, True))

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from undertow.engine.forward import forward
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import NonFinite
 from undertow.engine.probing import ForwardProbe, HiddenNumbers, OwnForwards, attach, forget
-from undertow.engine.rows import Outcome, Row, Steps, attributed
+from undertow.engine.rows import Outcome, Row, Steps, attributed, networks_beside
 from undertow.engine.watch import non_finite, non_finite_at
 from undertow.errors import InvalidInput
 from undertow.memory.keeper import Keeper
@@ -31,12 +31,14 @@ PATIENCE = 16
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Shared:
-    """A forward. rows: that shared it. computed: rows, with those it was padded with. failed: without an outcome."""
+    """A forward. rows: that shared it. computed: rows, with those it was padded with. failed: without an outcome.
+    probed: whether something looked into it."""
 
     rows: Sequence[Row]
     computed: int
     failed: int
     seconds: float
+    probed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +154,7 @@ class Batcher:
         if outcomes is None:
             return True
         seconds = (time.perf_counter() - started) / len(batch)
-        self.shared(_shared(batch, outcomes, seconds * len(batch)))
+        self.shared(_shared(batch, outcomes, seconds * len(batch), self.probes))
         for waiting, outcome in zip(batch, outcomes, strict=True):
             outcome = self._checked(waiting, outcome)
             failure = self._answer(waiting, outcome) if isinstance(outcome, Outcome) else outcome
@@ -236,7 +238,7 @@ class Batcher:
     def _again(self, waiting: Waiting, probe: ForwardProbe) -> Outcome:
         """The outcome of a row alone, in as many rows as before, with a probe attached."""
         row, task, economy = waiting.row, waiting.task, waiting.task.economy
-        with self.memory.drawing(row.unet, economy, merged=bool(row.merged)), ExitStack() as until:
+        with self._drawing([row], economy), ExitStack() as until:
             probes = [one for one in self.probes if not isinstance(one, OwnForwards)]
             forget(probes, [row])
             attach(probes, [row], EAGER, until)
@@ -296,7 +298,7 @@ class Batcher:
         inside = HiddenNumbers()
         probes = [*self.probes, inside] if self._looks_inside(batch) else self.probes
         try:
-            with self.memory.drawing(rows[0].unet, economy, merged=bool(rows[0].merged)), ExitStack() as until:
+            with self._drawing(rows, economy), ExitStack() as until:
                 runner = attach(probes, rows, self.runner, until)
                 outcomes = forward(rows, self.manager, task.limits.padded_to, runner, _parts(economy))
             finite = inside.rows(len(rows))
@@ -304,6 +306,10 @@ class Batcher:
         except Exception as error:
             forget(self.probes, rows)
             return error.with_traceback(None) if is_out_of_memory(error) else error
+
+    def _drawing(self, rows: Sequence[Row], economy: Economy) -> AbstractContextManager[None]:
+        """The networks of a forward are in memory inside."""
+        return self.memory.drawing(rows[0].unet, economy, merged=bool(rows[0].merged), beside=networks_beside(rows))
 
     def _looks_inside(self, batch: Sequence[Waiting]) -> bool:
         """Queries and keys are looked at where kernels may hide what half precision does to them: on a CPU, outside
@@ -323,13 +329,20 @@ class Batcher:
         return any(gave_way)
 
 
-def _shared(batch: Sequence[Waiting], outcomes: Sequence[Outcome | Exception], seconds: float) -> Shared:
+def _shared(
+    batch: Sequence[Waiting],
+    outcomes: Sequence[Outcome | Exception],
+    seconds: float,
+    probes: Sequence[ForwardProbe],
+) -> Shared:
     padded_to = batch[0].task.limits.padded_to
+    rows = [waiting.row for waiting in batch]
     return Shared(
-        rows=[waiting.row for waiting in batch],
+        rows=rows,
         computed=len(batch) if padded_to is None else max(padded_to, len(batch)),
         failed=sum(not isinstance(outcome, Outcome) for outcome in outcomes),
         seconds=seconds,
+        probed=any(probe.wants(rows) for probe in probes),
     )
 
 

@@ -146,6 +146,9 @@ class _Encoding:
             raise InvalidInput(
                 "regions_by", "'attention'", "'estimates' for regions with adapters", "attention asks once for all"
             )
+        if request.all_adapters:
+            with self.uses(None):  # where it gives way, there is room for what adapters read their pictures with
+                pass
         everywhere = self.manager.resolve(request.adapters)
         regions = [self.manager.resolve(region.adapters, beside=everywhere.adapters) for region in request.regions]
         groups = (everywhere, *regions)

@@ -79,6 +79,7 @@ class Engine:
                 counting=not runner.capabilities.fixed_shapes,
             )
         self.memory = memory
+        memory.join(self.adapters.networks)
         self.watchers = list(watchers)
         self.probes: list[ForwardProbe] = []
         self._batcher = Batcher(self.adapters, runner, memory, self._shared, self.probes)
@@ -233,6 +234,7 @@ class Engine:
         with self._working:
             self._worker = threading.get_ident()
             try:
+                self.memory.join(self.adapters.networks)  # another engine may have had them
                 self._govern()
                 with self.memory.unit():
                     return self._work()
@@ -382,8 +384,10 @@ class Engine:
                 size=(latents.shape[2], latents.shape[3]),
                 rows=len(shared.rows),
                 computed_rows=shared.computed,
+                adapted_rows=sum(row.adapters is not None and bool(row.adapters.inputs) for row in shared.rows),
                 failed_rows=shared.failed,
                 refiner=shared.rows[0].unet is not self.model.unet,
+                probed=shared.probed,
                 adapters=len({str(adapter.source) for request in asked for adapter in request.all_adapters}),
             )
         )

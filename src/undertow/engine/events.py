@@ -50,8 +50,9 @@ class WorkEvent:
     decoded (or enlarged between two passes).
 
     seconds: it took. requests: their numbers, each once. size: (height, width) of the latents, in cells; `None` while a
-    request is encoded. rows: of the forward; computed_rows: with those it was padded with; failed_rows: without an
-    outcome. refiner: whether the refiner drew. adapters: how many different ones the requests name.
+    request is encoded. rows: of the forward; computed_rows: with those it was padded with; adapted_rows: in which
+    adapters act; failed_rows: without an outcome. refiner: whether the refiner drew. adapters: how many different ones
+    the requests name. probed: whether something looked into it, which makes it longer.
     """
 
     kind: WorkKind
@@ -60,9 +61,11 @@ class WorkEvent:
     size: tuple[int, int] | None = None
     rows: int = 0
     computed_rows: int = 0
+    adapted_rows: int = 0
     failed_rows: int = 0
     refiner: bool = False
     adapters: int = 0
+    probed: bool = False
 
 
 Watcher = Callable[[WorkEvent], None]

@@ -37,8 +37,16 @@ class Fault:
     detail: str = ""
 
     def __str__(self) -> str:
+        return self._said(f" in {self.module}")
+
+    @property
+    def problem(self) -> str:
+        """The same without the module, for a sentence that names it."""
+        return self._said("")
+
+    def _said(self, where: str) -> str:
         hidden = "; fused attention hides it from the prediction" if self.hidden else ""
-        return f"{_NAMES[self.cause]} in {self.module}: {self.detail}{hidden}"
+        return f"{_NAMES[self.cause]}{where}: {self.detail}{hidden}"
 
     @property
     def remedy(self) -> str:

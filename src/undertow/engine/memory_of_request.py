@@ -15,7 +15,7 @@ from undertow.engine.picture_size import largest_size
 from undertow.engine.planning import plan_model
 from undertow.engine.request import GenerationRequest
 from undertow.engine.row_count import rows_of_picture
-from undertow.engine.rows import Row
+from undertow.engine.rows import Row, networks_beside
 from undertow.errors import OutOfMemory, UndertowError
 from undertow.memory.keeper import Keeper
 from undertow.memory.ladder import Economy, StepDown, decoded_with_less, drawn_with_less, read_with_less
@@ -136,6 +136,7 @@ class MemoryOfRequest:
             chunks=not self._runner.capabilities.fixed_shapes,
             merged=bool(rows[0].merged),
             attention=holds_scores(rows[0].unet.kernel),
+            beside=networks_beside(rows),
         )
         less = drawn_with_less(self.economy, len(rows), possible)
         return self._go_on(less, f"a forward of {len(rows)} rows ran out of memory ({said})")

@@ -73,7 +73,7 @@ def named_networks(rows: Sequence[Row]) -> list[tuple[str, nn.Module, list[Row]]
     batch, in order. That of the U-Net is empty; ControlNets run before it, for the rows in which they act."""
     found: list[tuple[str, nn.Module, list[Row]]] = [("", rows[0].unet, list(rows))]
     for row in rows:
-        for name, network in () if row.adapters is None else row.adapters.networks:
+        for name, network in () if row.adapters is None else row.adapters.named_networks:
             place = next((one for one in found if one[1] is network), None)
             if place is None:
                 place = (name, network, [])

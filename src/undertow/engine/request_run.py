@@ -251,7 +251,7 @@ class RequestRun:
 
     def _rescued(self, rescued: Rescued) -> None:
         for line in self.faults.add(rescued):
-            logger.warning("request %d: %s", self.number, line)
+            logger.warning("%s", line)  # which says where
 
     def _draw_with_less(self, rows: Sequence[Row], said: str) -> bool:
         if not self.memory.draw_with_less(rows, said):

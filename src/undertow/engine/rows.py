@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 from jaxtyping import Float, Float32
-from torch import Tensor
+from torch import Tensor, nn
 
 from undertow.adapters.kind import RowAdapters
 from undertow.diffusion.guidance import Perturbation
@@ -98,6 +98,11 @@ class Outcome:
     prediction: Float[Tensor, "1 channels height width"]
     finite: bool = True
     observations: Mapping[str, Float[Tensor, "1 _height _width"]] = field(default_factory=dict)
+
+
+def networks_beside(rows: Sequence[Row]) -> list[nn.Module]:
+    """The networks that run in a forward of these rows, beside their U-Net."""
+    return list(dict.fromkeys(one for row in rows if row.adapters is not None for one in row.adapters.networks))
 
 
 def attributed(error: BaseException, origin: object, tried: str = "") -> Exception:

@@ -28,8 +28,7 @@ def non_finite(row: Row, prediction: Tensor) -> NonFiniteError:
 
 def non_finite_at(fault: Fault) -> NonFiniteError:
     """The error for a row whose fault was found."""
-    where = fault.origin
-    return NonFiniteError(fault.module, fault.dtype, f"{fault} ({where})", fault.remedy, fault=fault)
+    return NonFiniteError(fault.module, fault.dtype, f"{fault.problem} ({fault.origin})", fault.remedy, fault=fault)
 
 
 @dataclass(kw_only=True)

@@ -17,13 +17,14 @@ from undertow.engine.decode import Decoder
 from undertow.engine.engine import Engine
 from undertow.engine.events import Observer, StepEvent, unobserved
 from undertow.engine.options import RunOptions
+from undertow.engine.probing import ForwardProbe
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
 from undertow.engine.watch import Watch
 from undertow.inspection.activations import ActivationProbe
 from undertow.inspection.contact_sheet import Cell, contact_sheet
 from undertow.inspection.heat_pictures import heat_colors
-from undertow.inspection.visualize_attention import drawn_with, next_number
+from undertow.inspection.marks import drawn_with, marked, next_mark
 from undertow.pictures.names import PicturePlace
 
 FRAMES = 10
@@ -102,34 +103,56 @@ class ActivationHistory:
         }
 
 
+class ActivationWatch:
+    """What sees the activations of one request, while an engine draws it among others. mark: of the request's rows, in
+    its `RunOptions`. probes: for the engine, until the request is done; `observe` is told of its steps."""
+
+    def __init__(self, engine: Engine, request: GenerationRequest, *, mark: int):
+        self._engine, self._request = engine, request
+        refiner = None if engine.refiner is None else engine.refiner.require_unet()
+        self._probe = ActivationProbe(unet=engine.model.require_unet(), refiner=refiner, rows=marked(mark))
+        self._estimates: dict[int, torch.Tensor] = {}
+
+    @property
+    def probes(self) -> Sequence[ForwardProbe]:
+        return [self._probe]
+
+    def observe(self, event: StepEvent) -> None:
+        """Keeps the estimate of the first picture."""
+        if event.picture == 0 and event.denoised is not None:
+            self._estimates[event.step - 1] = event.denoised
+
+    def history(self, result: GenerationResult) -> ActivationHistory:
+        """What the activations were while this was drawn."""
+        probe = self._probe
+        steps = 1 + max((step for _, step in probe.layers), default=-1)
+        if steps:
+            self._estimates[steps - 1] = result.latents[:1]
+        layers = tuple(dict.fromkeys(name for name, _ in probe.layers))
+        joins = tuple(dict.fromkeys(name for name, _ in probe.joins))
+        return ActivationHistory(
+            result=result,
+            layers=layers,
+            std=_table(layers, steps, {key: one.std for key, one in probe.layers.items()}),
+            largest=_table(layers, steps, {key: one.largest for key, one in probe.layers.items()}),
+            joins=joins,
+            skip_share=_table(joins, steps, {key: one.skip_share for key, one in probe.joins.items()}),
+            frames=_frames(self._engine, self._request, probe.latents(0), self._estimates),
+        )
+
+
 def activation_history(
     engine: Engine, request: GenerationRequest, *, run: RunOptions | None = None, observe: Observer = unobserved
 ) -> ActivationHistory:
     """Draws the request, and returns what its activations were on the way. Errors: those of drawing."""
-    number = next_number()
-    probe = ActivationProbe(unet=engine.model.require_unet(), requests=(number,))
-    estimates: dict[int, torch.Tensor] = {}
+    mark = next_mark()
+    watch = ActivationWatch(engine, request, mark=mark)
 
-    def watch(event: StepEvent) -> None:
-        if event.picture == 0 and event.denoised is not None:
-            estimates[event.step - 1] = event.denoised
+    def both(event: StepEvent) -> None:
+        watch.observe(event)
         observe(event)
 
-    result = drawn_with([probe], engine, request, number, run, watch)
-    steps = 1 + max((step for _, step in probe.layers), default=-1)
-    if steps:
-        estimates[steps - 1] = result.latents[:1]
-    layers = tuple(dict.fromkeys(name for name, _ in probe.layers))
-    joins = tuple(dict.fromkeys(name for name, _ in probe.joins))
-    return ActivationHistory(
-        result=result,
-        layers=layers,
-        std=_table(layers, steps, {key: one.std for key, one in probe.layers.items()}),
-        largest=_table(layers, steps, {key: one.largest for key, one in probe.layers.items()}),
-        joins=joins,
-        skip_share=_table(joins, steps, {key: one.skip_share for key, one in probe.joins.items()}),
-        frames=_frames(engine, request, probe.latents(0), estimates),
-    )
+    return watch.history(drawn_with(watch.probes, engine, request, mark, run, both)[0])
 
 
 def _frames(

@@ -1,6 +1,6 @@
 """How the activations of every layer, and the picture itself, move over the steps."""
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from operator import add
@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from undertow.engine.layout import Layout
-from undertow.engine.rows import Row
+from undertow.engine.rows import Origin, Row
 from undertow.inspection.attention_choice import AttentionChoice, is_seen
+from undertow.inspection.probe import every_row
 from undertow.inspection.sums import Sums
 from undertow.unet.unet import UNet
 
@@ -55,11 +56,12 @@ class JoinStep:
 @dataclass(kw_only=True, eq=False)
 class ActivationProbe:
     """A probe for `Engine.probes`: statistics of every layer's output, of every skip connection where it is joined, and
-    the noisy latents, for the rows with a prompt. requests: numbers of requests; `None` for all. seen: what the network
-    received, by picture and step, each window."""
+    the noisy latents, for the rows with a prompt. rows: which concern it. Layers and joins of a refiner begin with
+    "refiner.". seen: what the network received, by picture and step, each window."""
 
     unet: UNet
-    requests: Collection[int] | None = None
+    refiner: UNet | None = None
+    rows: Callable[[Origin], bool] = every_row
     seen: dict[tuple[int, int], dict[int, Tensor]] = field(default_factory=dict, init=False, repr=False)
     layout: Layout | None = field(default=None, init=False, repr=False)
     _layers: Sums[tuple[str, int], LayerStep] = field(default_factory=lambda: Sums(join=add), init=False, repr=False)
@@ -76,7 +78,7 @@ class ActivationProbe:
         return dict(self._joins.items())
 
     def wants(self, rows: Sequence[Row]) -> bool:
-        return rows[0].unet is self.unet and any(self._concerns(row) for row in rows)
+        return rows[0].unet in (self.unet, self.refiner) and any(self._concerns(row) for row in rows)
 
     @contextmanager
     def attached(self, unet: UNet, rows: Sequence[Row]) -> Generator[None]:
@@ -85,14 +87,15 @@ class ActivationProbe:
             sums.begin([row for _, row in concerned])
         for _, row in concerned:
             self._keep(row)
+        prefix = "" if unet is self.unet else "refiner."
         handles = [
-            unet.get_submodule(name).register_forward_hook(self._after(name, concerned))
+            unet.get_submodule(name).register_forward_hook(self._after(prefix + name, concerned))
             for name in unet.config.layer_names()
         ]
         channels = [skip for skip, _, _ in unet.config.skip_shapes(1, 1)][::-1]
         joined = [name for name in unet.config.layer_names() if name.startswith("up_blocks.") and ".resnets." in name]
         handles += [
-            unet.get_submodule(name).register_forward_pre_hook(self._before(name, skip, concerned))
+            unet.get_submodule(name).register_forward_pre_hook(self._before(prefix + name, skip, concerned))
             for name, skip in zip(joined, channels, strict=True)
         ]
         try:
@@ -120,12 +123,12 @@ class ActivationProbe:
         }
 
     def _concerns(self, row: Row) -> bool:
-        return is_seen(row, SAW_EVERYTHING, "conditional", self.requests)
+        return is_seen(row, SAW_EVERYTHING, "conditional", self.rows)
 
     def _keep(self, row: Row) -> None:
         self.layout = row.layout
         steps = self.seen.setdefault((row.origin.picture, row.origin.window), {})
-        steps.setdefault(row.origin.step, row.latents[:, : self.unet.config.out_channels].float())
+        steps.setdefault(row.origin.step, row.latents[:, : row.unet.config.out_channels].float())
 
     def _after(self, name: str, concerned: Sequence[tuple[int, Row]]):
         def see(module: nn.Module, inputs: object, output: Tensor) -> None:

@@ -1,12 +1,12 @@
 """Which attention a map is averaged from: layers by name or size, heads, steps."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Literal
 
 from undertow.doors import nearest
-from undertow.engine.rows import Row
+from undertow.engine.rows import Origin, Row
 from undertow.errors import InvalidInput
 from undertow.nn.attention import AttentionProjections
 from undertow.unet.unet import UNet
@@ -53,48 +53,71 @@ class AttentionChoice:
         )
 
     def cross_attentions(self, unet: UNet, latents: tuple[int, int]) -> list[str]:
-        """The chosen cross-attentions for latents of this size. Errors: `InvalidInput` where nothing is left, and for
-        heads that a layer lacks."""
-        sites = list(unet.config.cross_attentions())
-        if not sites:
-            raise InvalidInput("model", "without text", "one whose U-Net attends to a prompt", "pixel models have none")
-        return self._chosen(unet, sites, latents)
+        """The chosen cross-attentions for latents of this size; none where the network lacks them."""
+        return self._chosen(unet, unet.config.cross_attentions(), latents)
 
     def self_attentions(self, unet: UNet, latents: tuple[int, int]) -> list[str]:
         """As `cross_attentions`."""
+        return self._chosen(unet, unet.config.self_attentions(), latents)
+
+    def require_cross(self, unet: UNet, latents: tuple[int, int] | None) -> None:
+        """latents: their size; `None` where requests of any size may come, which leaves `cells` open. Errors:
+        `InvalidInput` for layers and heads that the network lacks, and for cells that no chosen layer has."""
+        sites = list(unet.config.cross_attentions())
+        if not sites:
+            raise InvalidInput("model", "without text", "one whose U-Net attends to a prompt", "pixel models have none")
+        self._require(unet, sites, latents)
+
+    def require_self(self, unet: UNet, latents: tuple[int, int] | None) -> None:
+        """As `require_cross`."""
         sites = unet.config.self_attentions()
         if not sites:
             raise InvalidInput("model", "without self-attention", "one whose U-Net has some")
-        return self._chosen(unet, sites, latents)
+        self._require(unet, sites, latents)
 
-    def _chosen(self, unet: UNet, sites: Sequence[str], latents: tuple[int, int]) -> list[str]:
+    def sides(self, unet: UNet, sites: Collection[str], latents: tuple[int, int]) -> dict[str, int]:
+        """Of the layers that are chosen by name, the shorter side of each one's map."""
+        named = [site for site in sites if self.layers is None or any(_matches(site, one) for one in self.layers)]
+        return {site: min(unet.config.grid_of(site, *latents)) for site in named}
+
+    def _chosen(self, unet: UNet, sites: Collection[str], latents: tuple[int, int]) -> list[str]:
+        most = max(self.heads or (0,))
+        return [
+            site
+            for site, side in self.sides(unet, sites, latents).items()
+            if (self.cells is None or side in self.cells) and most < _heads(unet, site)
+        ]
+
+    def _require(self, unet: UNet, sites: Collection[str], latents: tuple[int, int] | None) -> None:
         for pattern in self.layers or ():
             if not any(_matches(site, pattern) for site in sites):
                 known = sorted({part for site in sites for part in (site, site.partition(".attentions")[0])})
                 raise InvalidInput(
                     "layers", repr(pattern), "a pattern that matches an attention", nearest(pattern, known)
                 )
-        named = [site for site in sites if self.layers is None or any(_matches(site, one) for one in self.layers)]
-        sides = {site: min(unet.config.grid_of(site, *latents)) for site in named}
-        found = [site for site, side in sides.items() if self.cells is None or side in self.cells]
-        if not found:
-            there = ", ".join(map(str, sorted(set(sides.values()))))
-            raise InvalidInput("cells", ", ".join(map(str, self.cells or ())), f"sizes of these layers' maps: {there}")
-        for site in found if self.heads is not None else ():
-            layer = unet.get_submodule(site)
-            assert isinstance(layer, AttentionProjections)
-            if self.heads is not None and max(self.heads) >= layer.heads:
-                raise InvalidInput("heads", max(self.heads), f"0 to {layer.heads - 1}: {site} has {layer.heads}")
-        return found
+        own = unet.config.sample_size
+        sides = self.sides(unet, sites, (own, own) if latents is None else latents)
+        if latents is not None:
+            require_cells(self.cells, sides.values())
+            sides = {site: side for site, side in sides.items() if self.cells is None or side in self.cells}
+        for site in sides:
+            if self.heads is not None and max(self.heads) >= _heads(unet, site):
+                heads = _heads(unet, site)
+                raise InvalidInput("heads", max(self.heads), f"0 to {heads - 1}: {site} has {heads}")
 
 
-def is_seen(row: Row, choice: AttentionChoice, side: GuidanceSide, requests: Collection[int] | None) -> bool:
-    """Whether a row is one of those that are averaged. Rows that guidance perturbs are not. requests: numbers; `None`
-    for all."""
+def require_cells(cells: Sequence[int] | None, sides: Iterable[int]) -> None:
+    """Errors: `InvalidInput` where none of these sides is chosen, with those that there are."""
+    there = sorted(set(sides))
+    if cells is not None and not set(cells) & set(there):
+        expected = f"sizes of these layers' maps: {', '.join(map(str, there))}"
+        raise InvalidInput("cells", ", ".join(map(str, cells)), expected)
+
+
+def is_seen(row: Row, choice: AttentionChoice, side: GuidanceSide, rows: Callable[[Origin], bool]) -> bool:
+    """Whether a row is one of those that are averaged. Rows that guidance perturbs are not. rows: which concern it."""
     origin = row.origin
-    if requests is not None and origin.request not in requests:
-        return False
-    if choice.steps is not None and origin.step not in choice.steps:
+    if not rows(origin) or (choice.steps is not None and origin.step not in choice.steps):
         return False
     prompted = origin.branch.startswith(("cond", "region")) or not origin.branch
     return row.perturbation is None and prompted == (side == "conditional")
@@ -102,3 +125,9 @@ def is_seen(row: Row, choice: AttentionChoice, side: GuidanceSide, requests: Col
 
 def _matches(site: str, pattern: str) -> bool:
     return fnmatchcase(site, pattern) or fnmatchcase(site, f"{pattern}.*")
+
+
+def _heads(unet: UNet, site: str) -> int:
+    layer = unet.get_submodule(site)
+    assert isinstance(layer, AttentionProjections)
+    return layer.heads

@@ -5,7 +5,7 @@ size of the latents first. Unlike it nothing is kept but running sums: softmax(q
 chosen rows and layers alone, in parts of the queries.
 """
 
-from collections.abc import Collection, Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -18,7 +18,8 @@ from undertow.doors import checked
 from undertow.encoders.reading import Reading
 from undertow.engine.layout import Layout
 from undertow.engine.rows import Origin, Row
-from undertow.inspection.attention_choice import AttentionChoice, GuidanceSide, is_seen
+from undertow.inspection.attention_choice import AttentionChoice, GuidanceSide, is_seen, require_cells
+from undertow.inspection.probe import every_row
 from undertow.inspection.projections import Projected, projected
 from undertow.inspection.sums import Sums
 from undertow.unet.unet import UNet
@@ -58,31 +59,34 @@ _Sum = tuple[Tensor, int]
 class AttentionMapProbe:
     """A probe for `Engine.probes` that sums cross-attention for every picture of every request that it sees.
 
-    unet: whose forwards it looks into; those of a refiner go unseen. choice: of which layers, heads and steps. side: of
-    guidance. requests: numbers of requests; `None` for all. Errors while drawing: `InvalidInput` for layers and heads
-    that the network lacks.
+    unet: whose forwards it looks into. refiner: the network of the last steps, whose layers are averaged with those of
+    the first where they have the chosen names and heads. choice: of which layers, heads and steps. side: of guidance.
+    rows: which concern it.
 
         probe = AttentionMapProbe(unet=service.unet)
         service.engine.probes.append(probe)
     """
 
     unet: UNet
+    refiner: UNet | None = None
     choice: AttentionChoice = AttentionChoice()
     side: GuidanceSide = "conditional"
-    requests: Collection[int] | None = None
+    rows: Callable[[Origin], bool] = every_row
     _sums: Sums[_Key, _Sum] = field(default_factory=lambda: Sums(join=_added), init=False, repr=False)
     _steps: dict[Hashable, set[int]] = field(default_factory=dict, init=False, repr=False)
+    _sides: set[int] = field(default_factory=set, init=False, repr=False)
+    """Of the maps that went by."""
 
     def wants(self, rows: Sequence[Row]) -> bool:
-        return rows[0].unet is self.unet and any(self._is_seen(row) for row in rows)
+        return rows[0].unet in (self.unet, self.refiner) and any(self._is_seen(row) for row in rows)
 
     @contextmanager
     def attached(self, unet: UNet, rows: Sequence[Row]) -> Generator[None]:
-        """Errors: `InvalidInput` for layers and heads that the network lacks."""
         height, width = rows[0].latents.shape[2:]
         sites = self.choice.cross_attentions(unet, (height, width))
         seen = [(index, row) for index, row in enumerate(rows) if self._is_seen(row)]
-        for _, row in seen:
+        self._sides |= set(self.choice.sides(unet, unet.config.cross_attentions(), (height, width)).values())
+        for _, row in seen if sites else ():
             steps = self._steps.setdefault((_picture(row.origin), row.origin.branch, row.reading), set())
             steps.add(row.origin.step)
         self._sums.begin([row for _, row in seen])
@@ -96,8 +100,12 @@ class AttentionMapProbe:
     @checked
     def maps(self, request: int = 0, picture: int = 0) -> list[TokenMaps]:
         """Those of one picture: one for each context that conditioned it; several where prompts are composed, differ
-        between steps, or belong to regions."""
-        sums = {key: value for key, value in self._sums.items() if key.picture == (request, picture)}
+        between steps, or belong to regions, and where a refiner reads them. Errors: `InvalidInput` where nothing that
+        was drawn has layers of the chosen `cells`."""
+        found = dict(self._sums.items())
+        if self._sides and not found:
+            require_cells(self.choice.cells, self._sides)
+        sums = {key: value for key, value in found.items() if key.picture == (request, picture)}
         contexts = dict.fromkeys((key.branch, key.reading) for key in sums)
         return [
             TokenMaps(
@@ -110,7 +118,7 @@ class AttentionMapProbe:
         ]
 
     def _is_seen(self, row: Row) -> bool:
-        return is_seen(row, self.choice, self.side, self.requests)
+        return is_seen(row, self.choice, self.side, self.rows)
 
     def _add(self, call: Projected, index: int, row: Row) -> None:
         height, width = row.latents.shape[2:]

@@ -23,16 +23,19 @@ from undertow.doors import checked
 from undertow.engine.request import GenerationRequest
 from undertow.errors import CorruptFile, InvalidInput, UndertowError, UnknownCheckpoint
 from undertow.inspection.departure import Comparison, Departure, finite
+from undertow.inspection.departure_findings import Caught
 from undertow.inspection.departure_runs import Drawing
 from undertow.inspection.departure_tape import Evidence, Forced, Tape, listening, modules_of, relative_error
-from undertow.inspection.diff import Caught
 from undertow.unet.conditioning import Conditioning, Ports
 
-FORMAT, VERSION = "undertow.departure", 1
+FORMAT, VERSION = "undertow.departure", 2
 
 DESCRIPTION, TENSORS = "bundle.json", "tensors.safetensors"
 
 AGAIN = "write it again: undertow diff A B --bundle FOLDER"
+
+SAID = "undertow.said"
+"""In the metadata of the tensors, see `_said`."""
 
 NEEDED = ("departure", "recomputed", "tolerance", "request", "sides", "sha256")
 
@@ -131,8 +134,7 @@ def write_bundle(
     tensors |= weights
     folder.mkdir(parents=True, exist_ok=True)
     cpu = {name: tensor.detach().to("cpu").contiguous().clone() for name, tensor in tensors.items()}
-    write_tensors(cpu, folder / TENSORS, {"format": "pt"})
-    description = {
+    description: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "versions": {name: metadata.version(name) for name in ("undertow", "torch")},
@@ -143,9 +145,11 @@ def write_bundle(
         "departure": _described(departure, evidence),
         "recomputed": {"kind": kind, "settings": settings},
         "verdict": comparison.verdict(),
-        "sha256": _digest(folder / TENSORS),
     }
-    write_text(json.dumps(description, indent=2, default=list) + "\n", folder / DESCRIPTION)
+    description = json.loads(json.dumps(description, default=list))
+    write_tensors(cpu, folder / TENSORS, {"format": "pt", SAID: _said(description)})
+    description["sha256"] = _digest(folder / TENSORS)
+    write_text(json.dumps(description, indent=2) + "\n", folder / DESCRIPTION)
 
 
 @checked
@@ -170,6 +174,8 @@ def read_bundle(folder: str | Path) -> Bundle:
     if _digest(place / TENSORS) != description["sha256"]:
         raise CorruptFile(place / TENSORS, "not what was written: its SHA-256 differs", "copy the folder again")
     weights = open_weights(place / TENSORS)
+    if weights.metadata.get(SAID) != _said(description):
+        raise CorruptFile(place / DESCRIPTION, "not what was written: it was edited since", "copy the folder again")
     return Bundle(folder=place, description=description, tensors={name: weights.read(name) for name in weights.tensors})
 
 
@@ -306,6 +312,12 @@ def _there(weight: Tensor | None) -> Tensor:
 def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
     """JSON has lists where PyTorch wants tuples."""
     return {name: tuple(one) if isinstance(one, list) else one for name, one in settings.items()}
+
+
+def _said(description: Mapping[str, Any]) -> str:
+    """The hash of what is said of the tensors, which stand beside it: neither goes with another of its kind."""
+    said = {name: value for name, value in description.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(file: Path) -> str:

@@ -3,17 +3,15 @@
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import count
 
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.probing import ForwardProbe
 from undertow.engine.result import GenerationResult
+from undertow.inspection.marks import marked, next_mark
 from undertow.inspection.probe import Side
 from undertow.inspection.recorder import SIDES, Recorder
 from undertow.inspection.records import LayerStatistics, TensorRecord
 from undertow.inspection.sites import require_names
-
-_MARKS = count(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +66,8 @@ class Debugger:
         if not layers:
             yield RequestRecords()
             return
-        mark = next(_MARKS)
-        recorder = Recorder(rows=lambda origin: origin.mark == mark)
+        mark = next_mark()
+        recorder = Recorder(rows=marked(mark))
         self._probes.append(recorder)
         try:
             yield RequestRecords(mark=mark, recorder=recorder)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from undertow.encoders.reading import Reading
 from undertow.engine.layout import box_mask
-from undertow.engine.rows import Row
+from undertow.engine.rows import Origin, Row
 from undertow.errors import InvalidInput
 from undertow.inspection.attention_choice import AttentionChoice, is_seen
+from undertow.inspection.probe import every_row
 from undertow.nn.attention import AttentionInputs, AttentionProjections
 from undertow.unet.unet import UNet
 
@@ -23,24 +24,27 @@ class HiddenTokens:
     drawn inside, and nothing reaches other rows.
 
     hidden: from what a context's tokens say to the places that are hidden. box: left, top, right and bottom, as
-    fractions of the picture. requests: numbers of requests; `None` for all. Errors while drawing: `InvalidInput`, also
-    for pictures that are seen in several windows.
+    fractions of the picture. rows: which concern it. refiner: the network of the last steps, from which they are hidden
+    as well. Errors while drawing: `InvalidInput`, also for pictures that are seen in several windows.
     """
 
     unet: UNet
+    refiner: UNet | None = None
     hidden: Callable[[Reading], Collection[int]]
     box: tuple[float, float, float, float]
     choice: AttentionChoice = AttentionChoice()
-    requests: Collection[int] | None = None
+    rows: Callable[[Origin], bool] = every_row
 
     def wants(self, rows: Sequence[Row]) -> bool:
-        return rows[0].unet is self.unet and any(self._concerns(row) for row in rows)
+        return rows[0].unet in (self.unet, self.refiner) and any(self._concerns(row) for row in rows)
 
     @contextmanager
     def attached(self, unet: UNet, rows: Sequence[Row]) -> Generator[None]:
         """Errors: `InvalidInput`."""
         height, width = rows[0].latents.shape[2:]
         places = {index: self._places(row) for index, row in enumerate(rows) if self._concerns(row)}
+        if unet is self.unet:
+            self.choice.require_cross(unet, (height, width))
         sites = self.choice.cross_attentions(unet, (height, width))
         handles = [
             unet.get_submodule(site).register_forward_hook(self._hook(unet.config.grid_of(site, height, width), places))
@@ -53,7 +57,7 @@ class HiddenTokens:
                 handle.remove()
 
     def _concerns(self, row: Row) -> bool:
-        return row.reading is not None and is_seen(row, self.choice, "conditional", self.requests)
+        return row.reading is not None and is_seen(row, self.choice, "conditional", self.rows)
 
     def _places(self, row: Row) -> list[int]:
         assert row.reading is not None

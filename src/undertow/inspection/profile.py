@@ -17,9 +17,10 @@ from undertow.engine.events import WorkEvent, WorkKind
 from undertow.engine.forward import forward
 from undertow.engine.probing import OwnForwards
 from undertow.engine.report import Report
-from undertow.engine.rows import Row
+from undertow.engine.rows import Origin, Row
 from undertow.errors import InvalidInput
 from undertow.inspection.flops import CountedFlops
+from undertow.inspection.probe import every_row
 from undertow.memory.monitor import Guard, Tracker, memory_of
 from undertow.nn.attention import AttentionProjections
 from undertow.unet.config import UNetConfig
@@ -60,7 +61,8 @@ class Span:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What a request took. layers: in the order of the network. forward_s: mean of the forwards, of `rows` rows each.
+    """What a request took. layers: in the order of the network. forward_s: mean of the forwards, of `rows` rows each,
+    with those that they were filled up with.
     peak_flops: what a matrix product reaches in the same process and type, in operations per second. timeline: of the
     work. report: of the request."""
 
@@ -122,14 +124,18 @@ class Profile:
 @dataclass(eq=False)
 class LayerTimes(OwnForwards):
     """A forward probe that measures the seconds of layers and of attention, and keeps the rows of the first forward
-    that it sees. A forward that raises is tried again in parts, and is not counted."""
+    that it sees. A forward that raises is tried again in parts, and is not counted. concerns: whether a row is one of
+    those that are profiled."""
 
     unet: UNet
+    concerns: Callable[[Origin], bool] = every_row
     seconds: dict[str, list[float]] = field(default_factory=dict)
     rows: Sequence[Row] = ()
+    requests: set[int] = field(default_factory=set)
+    """Their numbers in the engine."""
 
     def wants(self, rows: Sequence[Row]) -> bool:
-        return rows[0].unet is self.unet
+        return rows[0].unet is self.unet and any(self.concerns(row.origin) for row in rows)
 
     @contextmanager
     def attached(self, unet: UNet, rows: Sequence[Row]) -> Generator[None]:
@@ -141,6 +147,7 @@ class LayerTimes(OwnForwards):
         with _around(unet, self._names, lambda name: _now(unet.device), end):
             yield
         self.rows = self.rows or rows
+        self.requests |= {row.origin.request for row in rows if self.concerns(row.origin)}
         for name, seconds in taken:
             self.seconds.setdefault(name, []).append(seconds)
 
@@ -150,7 +157,8 @@ class LayerTimes(OwnForwards):
 
 
 class Profiler:
-    """Watches an engine while requests are drawn, and says afterwards what they took.
+    """Watches an engine while requests are drawn, and says afterwards what they took. rows: which are profiled; whoever
+    shares their forwards makes them longer.
 
         with Profiler(service.engine) as profiler:
             result = service.generate("a red apple")
@@ -160,12 +168,13 @@ class Profiler:
     `InvalidInput` where nothing was drawn meanwhile.
     """
 
-    def __init__(self, engine: Engine):
+    def __init__(self, engine: Engine, *, rows: Callable[[Origin], bool] = every_row):
         self._engine = engine
-        self._times = LayerTimes(engine.model.require_unet())
+        self._times = LayerTimes(engine.model.require_unet(), rows)
         self._memory = memory_of(engine.model.require_unet().device)
-        self._spans: list[Span] = []
+        self._spans: list[tuple[Sequence[int], Span]] = []
         self._began = 0.0
+        self._computed = 0
 
     def __enter__(self) -> "Profiler":
         self._began = time.perf_counter()
@@ -183,9 +192,11 @@ class Profiler:
         return self._times.rows
 
     def _watch(self, event: WorkEvent) -> None:
+        if self._times.rows and event.kind == "denoise":
+            self._computed = self._computed or event.computed_rows
         end = time.perf_counter() - self._began
         span = Span(kind=event.kind, begin=end - event.seconds, end=end, memory_bytes=self._memory.in_use())
-        self._spans.append(span)
+        self._spans.append((event.requests, span))
 
     def profile(self, report: Report) -> Profile:
         """What was drawn meanwhile. report: of its last request. Runs one forward more, which is counted in operations
@@ -195,15 +206,15 @@ class Profiler:
             raise InvalidInput("profile", "nothing", "a request that was drawn while the profiler was open")
         with self._engine.paused():
             self._engine.memory.restore(rows[0].unet)  # which may have left memory for a budget
-            counted = count_forward(rows, self._engine.adapters)
+            counted = count_forward(rows, self._engine.adapters, self._computed if self._computed > len(rows) else None)
             peak = matmul_flops(rows[0].unet.device, rows[0].latents.dtype)
         return Profile(
             layers=_layers(rows[0].unet, seconds, counted),
             forward_s=fmean(seconds[""]),
             forwards=len(seconds[""]),
-            rows=len(rows),
+            rows=max(self._computed, len(rows)),
             peak_flops=peak,
-            timeline=tuple(self._spans),
+            timeline=tuple(span for numbers, span in self._spans if self._times.requests & set(numbers)),
             report=report,
         )
 
@@ -217,8 +228,11 @@ class Counted:
 
 
 @torch.inference_mode()
-def count_forward(rows: Sequence[Row], manager: AdapterManager | None = None) -> Mapping[str, Counted]:
-    """Operations and bytes of every layer, by one forward of these rows that is counted."""
+def count_forward(
+    rows: Sequence[Row], manager: AdapterManager | None = None, padded_to: int | None = None
+) -> Mapping[str, Counted]:
+    """Operations and bytes of every layer, by one forward of these rows that is counted. padded_to: rows that it is
+    filled up to."""
     unet, tracker, found = rows[0].unet, Tracker(), dict[str, Counted]()
 
     def begin(name: str) -> tuple[int, int, int]:  # noqa: ARG001
@@ -231,7 +245,7 @@ def count_forward(rows: Sequence[Row], manager: AdapterManager | None = None) ->
         tracker.peak_bytes = max(before, tracker.peak_bytes)
 
     with Guard(tracker), CountedFlops() as flops, _around(unet, unet.config.layer_names(), begin, end):
-        forward(rows, manager)
+        forward(rows, manager, padded_to)
     return found
 
 

@@ -1,6 +1,6 @@
 """Self-attention by what remains of it when its square of scores is summed up: entropies, and attention received."""
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -9,8 +9,9 @@ from jaxtyping import Float32
 from torch import Tensor
 
 from undertow.doors import checked
-from undertow.engine.rows import Row
+from undertow.engine.rows import Origin, Row
 from undertow.inspection.attention_choice import AttentionChoice, GuidanceSide, is_seen
+from undertow.inspection.probe import every_row
 from undertow.inspection.projections import Projected, projected
 from undertow.inspection.sums import Sums
 from undertow.unet.unet import UNet
@@ -37,20 +38,22 @@ class SelfAttentionProbe:
     each layer, never the N² of its map. It costs about as much as the layer's own attention."""
 
     unet: UNet
+    refiner: UNet | None = None
     choice: AttentionChoice = AttentionChoice()
     side: GuidanceSide = "conditional"
-    requests: Collection[int] | None = None
+    rows: Callable[[Origin], bool] = every_row
     _sums: Sums[_Key, tuple[Tensor, int]] = field(default_factory=lambda: Sums(join=_added), init=False, repr=False)
 
     def wants(self, rows: Sequence[Row]) -> bool:
-        return rows[0].unet is self.unet and any(is_seen(row, self.choice, self.side, self.requests) for row in rows)
+        return rows[0].unet in (self.unet, self.refiner) and any(
+            is_seen(row, self.choice, self.side, self.rows) for row in rows
+        )
 
     @contextmanager
     def attached(self, unet: UNet, rows: Sequence[Row]) -> Generator[None]:
-        """Errors: `InvalidInput` for layers and heads that the network lacks."""
         height, width = rows[0].latents.shape[2:]
         sites = self.choice.self_attentions(unet, (height, width))
-        seen = [(index, row) for index, row in enumerate(rows) if is_seen(row, self.choice, self.side, self.requests)]
+        seen = [(index, row) for index, row in enumerate(rows) if is_seen(row, self.choice, self.side, self.rows)]
         self._sums.begin([row for _, row in seen])
         with projected(unet, sites, seen, self._add):
             yield
@@ -71,7 +74,8 @@ class SelfAttentionProbe:
 
     def _add(self, call: Projected, index: int, row: Row) -> None:
         origin = row.origin
-        key = (origin.request, origin.picture, call.site, origin.window, call.grid)
+        site = call.site if row.unet is self.unet else f"refiner.{call.site}"
+        key = (origin.request, origin.picture, site, origin.window, call.grid)
         parts = list(reduced(call, index, self.choice.heads))
         entropy, received = torch.cat([one for one, _ in parts]), torch.stack([two for _, two in parts]).sum(0)
         self._sums.add(row, key, (torch.stack([entropy, received]), 1))

@@ -55,7 +55,8 @@ def sites_in(rows: Sequence[Row], patterns: Sequence[str]) -> list[Site]:
 def concerns_forward(patterns: Sequence[str], rows: Sequence[Row]) -> bool:
     """Whether any of them names modules that a forward of these rows calls."""
     return bool(of_part(patterns, "")) or (
-        bool(of_part(patterns, CONTROL)) and any(row.adapters is not None and row.adapters.networks for row in rows)
+        bool(of_part(patterns, CONTROL))
+        and any(row.adapters is not None and row.adapters.named_networks for row in rows)
     )
 
 

@@ -1,23 +1,89 @@
 """A request drawn once, with maps of what its words were attended to."""
 
 from collections.abc import Sequence
-from dataclasses import replace
-from itertools import count
 
+from undertow.checkpoints.read.model import LoadedModel
+from undertow.encoders.reading import Reading
 from undertow.engine.engine import Engine
 from undertow.engine.events import Observer, unobserved
 from undertow.engine.options import RunOptions
+from undertow.engine.picture_size import picture_size
 from undertow.engine.probing import ForwardProbe
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
 from undertow.errors import InvalidInput
 from undertow.inspection.attention_choice import AttentionChoice, GuidanceSide
 from undertow.inspection.attention_maps import AttentionMapProbe
+from undertow.inspection.marks import drawn_with, marked, next_mark
 from undertow.inspection.self_attention import SelfAttentionProbe
 from undertow.inspection.word_maps import AttentionHeatmaps, PictureMaps, WordOptions, require_words, word_maps
 
-_NUMBERS = count(1 << 32)
-"""Of requests that are looked into: nobody else's, also where others number their own."""
+
+class AttentionWatch:
+    """What sees where the words of one request are attended to, while an engine draws it among others.
+
+    mark: of the request's rows, in its `RunOptions`. probes: for the engine, until the request is done. Errors:
+    `InvalidInput`, before anything is drawn, for words that the prompt lacks, and for layers, heads and cells that the
+    network lacks; `MissingComponent` for a model without text.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: GenerationRequest,
+        choice: AttentionChoice,
+        options: WordOptions,
+        *,
+        side: GuidanceSide = "conditional",
+        self_attention: bool = False,
+        mark: int,
+    ):
+        model = engine.model
+        self._request, self._choice, self._options = request, choice, options
+        self._side: GuidanceSide = side
+        self._text = model.require_text(request.clip_skip)
+        _require_layers(model, request, choice, self_attention=self_attention)
+        argument = "prompt" if side == "conditional" else "negative_prompt"
+        require_words(options, self._readings(), self._text, argument)
+        watched = {
+            "unet": model.require_unet(),
+            "refiner": None if engine.refiner is None else engine.refiner.require_unet(),
+            "side": side,
+            "rows": marked(mark),
+        }
+        self._maps = AttentionMapProbe(choice=choice, **watched)
+        reductions = AttentionChoice(heads=choice.heads, steps=choice.steps)
+        self._own = SelfAttentionProbe(choice=reductions, **watched) if self_attention else None
+
+    @property
+    def probes(self) -> Sequence[ForwardProbe]:
+        return [self._maps] if self._own is None else [self._maps, self._own]
+
+    def heatmaps(self, result: GenerationResult, number: int) -> AttentionHeatmaps:
+        """The maps of what was drawn. number: of the request in its engine. Errors: `InvalidInput` for steps and
+        branches that it lacked."""
+        pictures: list[PictureMaps] = []
+        for index, image in enumerate(result.images):
+            tokens = self._maps.maps(number, index)
+            if not tokens:
+                raise _nothing_seen(self._choice, self._side)
+            own = () if self._own is None else self._own.maps(number, index)
+            maps = word_maps(tokens, self._options, self._text)
+            pictures.append(PictureMaps(image=image, maps=maps, tokens=tokens, self_attention=own))
+        return AttentionHeatmaps(result=result, pictures=tuple(pictures), choice=self._choice, options=self._options)
+
+    def _readings(self) -> list[Reading]:
+        request = self._request
+        prompts = [(request.prompt, True), *((region.prompt, False) for region in request.regions)]
+        if self._side == "unconditional":
+            prompts = [(request.negative_prompt, False)]
+        return [
+            reading
+            for prompt, composed in prompts
+            for reading in self._text.read_steps(
+                prompt, request.steps, dialect=request.dialect, clip_skip=request.clip_skip, composition=composed
+            )
+        ]
 
 
 def attention_heatmaps(
@@ -31,69 +97,25 @@ def attention_heatmaps(
     run: RunOptions | None = None,
     observe: Observer = unobserved,
 ) -> AttentionHeatmaps:
-    """Draws the request, and returns its maps beside its pictures. Errors: those of drawing; `InvalidInput`, before
-    anything is drawn, for words that the prompt lacks, layers and heads that the network lacks, and steps and branches
-    that the request lacks."""
-    model = engine.model
-    unet, text = model.require_unet(), model.require_text(request.clip_skip)
-    cells = (unet.config.sample_size, unet.config.sample_size)
-    AttentionChoice(layers=choice.layers, heads=choice.heads).cross_attentions(unet, cells)
-    prompts = [(request.prompt, True), *((region.prompt, False) for region in request.regions)]
-    if side == "unconditional":
-        prompts = [(request.negative_prompt, False)]
-    steps = request.steps
-    readings = [
-        reading
-        for prompt, composed in prompts
-        for reading in text.read_steps(
-            prompt, steps, dialect=request.dialect, clip_skip=request.clip_skip, composition=composed
-        )
-    ]
-    require_words(options.words or (), readings, text)
-    numbers = (next_number(),)
-    maps = AttentionMapProbe(unet=unet, choice=choice, side=side, requests=numbers)
-    reductions = AttentionChoice(heads=choice.heads, steps=choice.steps)
-    own = SelfAttentionProbe(unet=unet, choice=reductions, side=side, requests=numbers) if self_attention else None
-    result = drawn_with([maps] if own is None else [maps, own], engine, request, numbers[0], run, observe)
-    pictures: list[PictureMaps] = []
-    for index, image in enumerate(result.images):
-        tokens = maps.maps(numbers[0], index)
-        if not tokens:
-            raise _nothing_seen(choice, side)
-        found = () if own is None else own.maps(numbers[0], index)
-        pictures.append(
-            PictureMaps(image=image, maps=word_maps(tokens, options, text), tokens=tokens, self_attention=found)
-        )
-    return AttentionHeatmaps(result=result, pictures=tuple(pictures), choice=choice, options=options)
+    """Draws the request, and returns its maps beside its pictures. Errors: those of drawing, of `AttentionWatch` and of
+    its maps."""
+    mark = next_mark()
+    watch = AttentionWatch(engine, request, choice, options, side=side, self_attention=self_attention, mark=mark)
+    return watch.heatmaps(*drawn_with(watch.probes, engine, request, mark, run, observe))
+
+
+def _require_layers(
+    model: LoadedModel, request: GenerationRequest, choice: AttentionChoice, *, self_attention: bool
+) -> None:
+    """Errors: `InvalidInput` for what the network lacks. A second pass has layers of other sizes."""
+    unet, factor = model.require_unet(), model.require_vae().config.factor
+    height, width = picture_size(request, unet.config.sample_size, factor)[0]
+    choice.require_cross(unet, None if request.high_resolution else (height // factor, width // factor))
+    if self_attention:
+        AttentionChoice(heads=choice.heads).require_self(unet, None)
 
 
 def _nothing_seen(choice: AttentionChoice, side: GuidanceSide) -> InvalidInput:
     if choice.steps is not None:
         return InvalidInput("at_steps", ", ".join(map(str, choice.steps)), "steps that the request has, from 0")
     return InvalidInput("side", repr(side), "'conditional' where guidance asks for nothing else")
-
-
-def next_number() -> int:
-    """For a request that is looked into."""
-    return next(_NUMBERS)
-
-
-def drawn_with(
-    probes: Sequence[ForwardProbe],
-    engine: Engine,
-    request: GenerationRequest,
-    number: int,
-    run: RunOptions | None = None,
-    observe: Observer = unobserved,
-) -> GenerationResult:
-    """The result of a request, while the probes are in the engine."""
-    engine.probes += probes
-    (handle,) = engine.submit_together(
-        [request], [lambda event: observe(replace(event, request=0))], options=run, numbers=[number]
-    )
-    try:
-        return handle.result()
-    finally:
-        handle.cancel()
-        for probe in probes:
-            engine.probes.remove(probe)

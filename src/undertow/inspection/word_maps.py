@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
@@ -73,6 +73,14 @@ class PictureMaps:
         plain = self.image.convert("RGB").resize(size, Image.Resampling.NEAREST)
         return sheet_of([("picture", plain, ""), *cells])
 
+    def save_arrays(self, file: IO[bytes]) -> None:
+        """Writes an .npz: an array for each word, `tokens` for all tokens of the first context, and the self-attention
+        that was asked for."""
+        arrays = {f"word {word}": heat for word, heat in self.maps.items()} | {"tokens": self.tokens[0].heat.numpy()}
+        for each in self.self_attention:
+            arrays |= {f"entropy {each.site}": each.entropy.numpy(), f"received {each.site}": each.received.numpy()}
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AttentionHeatmaps:
@@ -95,10 +103,9 @@ class AttentionHeatmaps:
 
     @checked
     def save(self, folder: str | Path, *, overwrite: bool = False) -> list[Path]:
-        """Writes `attention-1.png` (the sheet), `attention-1.npz` (an array for each word, `tokens` for all tokens of
-        the first context, and the self-attention that was asked for) and `attention-1.json` (what the tokens say, and
-        what was averaged) for the first picture, and so on. A name that exists counts up. Errors: `InvalidInput` for
-        places that cannot be written."""
+        """Writes `attention-1.png` (the sheet), `attention-1.npz` (see `PictureMaps.save_arrays`) and
+        `attention-1.json` (`described`) for the first picture, and so on. A name that exists counts up. Errors:
+        `InvalidInput` for places that cannot be written."""
         place = PicturePlace.of(folder, "attention-{index}", overwrite=overwrite, arguments=("folder", "name"))
         paths: list[Path] = []
         for index, one in enumerate(self.pictures, start=1):
@@ -106,10 +113,22 @@ class AttentionHeatmaps:
                 one.overlay().save(draft, format="PNG")
             arrays, described = sheet.with_suffix(".npz"), sheet.with_suffix(".json")
             with atomic_write(arrays) as draft, draft.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **_arrays(one))
-            write_text(json.dumps(self._described(index - 1), indent=2, ensure_ascii=False) + "\n", described)
+                one.save_arrays(file)
+            write_text(json.dumps(self.described(index - 1), indent=2, ensure_ascii=False) + "\n", described)
             paths += [sheet, arrays, described]
         return paths
+
+    def described(self, picture: int = 0) -> dict[str, Any]:
+        """What was averaged, and what the tokens of a picture's prompt say."""
+        one, request = self.pictures[picture], self.result.report.request
+        return {
+            "prompt": request.prompt,
+            "seed": request.seeds[picture],
+            "averaged": asdict(self.choice),
+            "options": asdict(self.options),
+            "words": {word: {"mean": float(heat.mean()), "max": float(heat.max())} for word, heat in one.maps.items()},
+            "contexts": [_context(maps) for maps in one.tokens],
+        }
 
     def _repr_png_(self) -> bytes | None:
         buffer = BytesIO()
@@ -119,24 +138,6 @@ class AttentionHeatmaps:
     def __repr__(self) -> str:
         return f"<AttentionHeatmaps: {', '.join(self.maps)}; {len(self.pictures)} picture(s)>"
 
-    def _described(self, index: int) -> dict[str, Any]:
-        one, request = self.pictures[index], self.result.report.request
-        return {
-            "prompt": request.prompt,
-            "seed": request.seeds[index],
-            "averaged": asdict(self.choice),
-            "options": asdict(self.options),
-            "words": {word: {"mean": float(heat.mean()), "max": float(heat.max())} for word, heat in one.maps.items()},
-            "contexts": [_context(maps) for maps in one.tokens],
-        }
-
-
-def _arrays(one: PictureMaps) -> dict[str, np.ndarray]:
-    arrays = {f"word {word}": heat for word, heat in one.maps.items()} | {"tokens": one.tokens[0].heat.numpy()}
-    for each in one.self_attention:
-        arrays |= {f"entropy {each.site}": each.entropy.numpy(), f"received {each.site}": each.received.numpy()}
-    return arrays
-
 
 def _context(maps: TokenMaps) -> dict[str, Any]:
     reading = maps.reading
@@ -145,10 +146,13 @@ def _context(maps: TokenMaps) -> dict[str, Any]:
     return {"branch": maps.branch, "steps": maps.steps, "kinds": list(reading.kinds), "words": words}
 
 
-def require_words(words: Sequence[str], readings: Sequence[Reading], text: TextStack) -> None:
-    """Errors: `InvalidInput` for a word that is not in the prompt."""
+def require_words(options: WordOptions, readings: Sequence[Reading], text: TextStack, argument: str = "prompt") -> None:
+    """Errors: `InvalidInput` for a word that is not in the prompt, and for a prompt that has none to draw a map of.
+    argument: what the prompt is called."""
     known = list(dict.fromkeys(word.text for reading in readings for word in reading.words))
-    for word in words:
+    if not known and options.words is None and not options.marks:
+        raise InvalidInput(argument, "without a word", "words to draw maps of", "or marks, which every prompt has")
+    for word in options.words or ():
         if word in MARKS or any(reading.positions_of(_pieces(word, text)) for reading in readings):
             continue
         expected = f"words that stand in the prompt one behind the other: {' '.join(known)}" if known else "a prompt"

@@ -1,6 +1,6 @@
 """A network whose weights can leave memory and come back with the same bits."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import islice
@@ -11,10 +11,17 @@ import torch
 from torch import nn
 
 from undertow.checkpoints.read.home import is_stand_in, stand_in
+from undertow.free_memory import free_bytes
 from undertow.shapes import AnyTensor
 
 HASHED_AT_ONCE = 2**17
 """Numbers, about."""
+
+READ_ONCE, READ_FOR_A_PICTURE, READ_AT_EVERY_STEP = range(3)
+"""Priorities: what is used once a request leaves first, what is used at every step last."""
+
+HEADROOM_BYTES = 256 * 2**20
+"""Memory that is left to other programs, however large the budget."""
 
 
 @runtime_checkable
@@ -44,6 +51,15 @@ class HostHome:
     def __init__(self, device: torch.device, file: Home):
         self._device, self._file = device, file
         self._copies: dict[str, AnyTensor] = {}
+
+    @classmethod
+    def beside(cls, device: torch.device, file: Home, weights: Iterable[AnyTensor]) -> Home:
+        """On an accelerator copies in the host's memory, where that has room for all of these weights; else the file
+        alone."""
+        if device.type == "cpu":
+            return file
+        room, size = free_bytes(torch.device("cpu")), sum(one.nbytes for one in weights)
+        return cls(device, file) if room is None or size + HEADROOM_BYTES <= room else file
 
     def keep(self, name: str, tensor: AnyTensor) -> bool:
         copy = tensor.detach().to("cpu", copy=True)
@@ -83,6 +99,10 @@ class Part:
     def size_bytes(self, names: Collection[str]) -> int:
         return sum(_size(self.parameters[name]) for name in names)
 
+    def as_read(self) -> None:
+        """Takes the weights for those of their home, from which they were just read."""
+        self._seen = {name: _stamp(parameter) for name, parameter in self.parameters.items()}
+
     def is_kept(self) -> bool:
         """Makes sure that what would be read is what is in memory, bit for bit; returns whether it is. What was changed
         since it was read from a file must not be lost."""
@@ -96,8 +116,7 @@ class Part:
             return True
         for name in moved:
             if name not in self.stored:  # one at a time, for there may be no room for all of them twice
-                ((_, tensor),) = self._read([name], mapped=True)
-                self.stored[name] = _sum(tensor)
+                self.stored |= {read: _sum(tensor) for read, tensor in self._read([name], mapped=True)}
         if any(self.stored.get(name) != _sum(self.parameters[name]) for name in moved):
             return False
         self._seen |= {name: _stamp(self.parameters[name]) for name in moved}
@@ -138,7 +157,8 @@ class Part:
 @dataclass(kw_only=True, eq=False)
 class Component:
     """Networks that come and go together. name: for messages and reports. priority: what has less leaves first.
-    network: what `Residency.acquire` gives."""
+    network: what `Residency.acquire` gives; `None` for one that an adapter brought, which lives as long as the
+    adapter."""
 
     name: str
     network: object

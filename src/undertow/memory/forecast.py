@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from undertow.memory import stage_walks, training_walk, vae_walk, weights
+from undertow.memory.calibration import Calibration
 from undertow.memory.ledger import Ledger, Peak, Signature
 from undertow.memory.machine import Machine, this_machine
 from undertow.memory.work import ITEM_BYTES, Subject, Work
@@ -83,16 +84,24 @@ def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
     denoising = None if subject.unet is None else _walk("denoise", subject, _of_unet(work), machine)
     if denoising is not None:
         held["unet"] += ITEM_BYTES[work.dtype] * (work.lora_slots + 1) * work.lora_rank * denoising.slot_numbers
+        if machine.device == "cpu":  # else they are in the host's memory
+            held["unet"] += _copied_bytes(subject, work)
     stages = []
     if subject.text_encoders:
-        stages.append(_stage("text", held, work, _walk("text", subject, _of_text(work), machine)))
-    if subject.controlnet is not None and work.controlnets:
+        whole = _stage("text", held, work, _walk("text", subject, _of_text(work), machine))
+        changed = work.loras and work.changes_text
+        stages.append(replace(whole, weight_bytes=whole.weight_bytes + held["text"]) if changed else whole)
+    if work.image_tokens:
+        stages.append(_stage("image", held, work, _walk("image", subject, _of_image(work), machine)))
+    if subject.controlnet is not None and subject.unet is not None and work.controlnets:
         walk = _walk("controlnet", subject, _of_unet(work), machine)
-        stages.append(_stage("controlnet", held, work, walk, calls=work.steps))
-    if denoising is not None:
+        whole = _stage("controlnet", held, work, walk, calls=work.steps)
+        stages.append(_offloaded(whole, subject.unet, held["unet"], work, machine, working=False))
+    if subject.unet is not None and denoising is not None:
         batches = -(-work.pictures * work.branches // work.batch)
         calls = work.steps * batches
-        stages.append(_stage("denoise", held, work, denoising, calls=calls, config=subject.unet))
+        whole = _stage("denoise", held, work, denoising, calls=calls)
+        stages.append(_offloaded(whole, subject.unet, held["unet"], work, machine))
     if subject.vae is not None:
         for name in ("decode", "encode"):
             walk = _walk(name, subject, _of_vae(work), machine)
@@ -100,8 +109,18 @@ def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
             stages.append(_tiled(whole, subject, work))
     if subject.unet is not None and work.training is not None:
         stages.append(_trained(training_walk.train(subject.unet, subject, work, work.training, machine), work))
+    if machine.calibration is not None:
+        stages = [_reserved(stage, machine.calibration) for stage in stages]
     peak = max(stage.peak_bytes for stage in stages)
     return Forecast(stages=tuple(stages), process_bytes=peak + PROCESS_BYTES)
+
+
+def _reserved(stage: StageForecast, calibration: Calibration) -> StageForecast:
+    """What the device's allocator gives out for it, workspaces and fragments included."""
+    reserved = calibration.reserved(stage.name, stage.activation_bytes)
+    workspace = stage.workspace_bytes + reserved - stage.activation_bytes
+    by_component = stage.by_component | {"workspace": workspace}
+    return replace(stage, activation_bytes=reserved, workspace_bytes=workspace, by_component=by_component)
 
 
 @lru_cache(maxsize=64)
@@ -112,6 +131,7 @@ def _walk(stage: str, subject: Subject, work: Work, machine: Machine) -> Ledger:
 
 WALKS: Mapping[str, Callable[[Subject, Work, Machine], Ledger]] = {
     "text": stage_walks.text,
+    "image": stage_walks.image,
     "controlnet": stage_walks.controlnet,
     "denoise": stage_walks.denoise,
     "decode": stage_walks.decode,
@@ -127,6 +147,10 @@ def _of_text(work: Work) -> Work:
     return Work(tokens=work.tokens, dtype=work.dtype, text_dtype=work.text_dtype)
 
 
+def _of_image(work: Work) -> Work:
+    return Work(references=work.references, image_encoder=work.image_encoder, image_dtype=work.image_dtype)
+
+
 def _of_vae(work: Work) -> Work:
     return Work(size=work.size, dtype=work.dtype, vae_dtype=work.vae_dtype)
 
@@ -134,14 +158,29 @@ def _of_vae(work: Work) -> Work:
 LAYER_GROUPS = 16
 """Parts in which the layers of a network come into memory one after the other (`layers.GROUPS`)."""
 
-STAGE_COMPONENT = {"text": "text", "controlnet": "controlnet", "denoise": "unet", "decode": "vae", "encode": "vae"}
-"""The component whose weights each stage needs."""
+_TOGETHER = frozenset({"controlnet", "unet"})
+STAGE_COMPONENTS: Mapping[str, frozenset[str]] = {
+    "text": frozenset({"text"}),
+    "image": frozenset({"image"}),
+    "controlnet": _TOGETHER,
+    "denoise": _TOGETHER,
+    "decode": frozenset({"vae"}),
+    "encode": frozenset({"vae"}),
+}
+"""The components whose weights each stage needs. Networks of one forward stay together: they would come and go at every
+step."""
 
 
 def component_bytes(subject: Subject, work: Work) -> dict[str, int]:
-    """Bytes of each component's weights: text, controlnet, unet (without slots for LoRA) and vae."""
+    """Bytes of each component's weights: text, image, controlnet, unet (without slots for LoRA) and vae, and of the
+    files of adapters, which stay."""
     item, text_item = ITEM_BYTES[work.dtype], ITEM_BYTES[work.text_dtype or work.dtype]
     found = {"text": text_item * sum(weights.text_weights(network) for network in subject.text_encoders)}
+    if work.image_tokens:
+        found["image"] = ITEM_BYTES[work.image_dtype or "float32"] * weights.vision_weights(work.image_encoder)
+        found["image"] += work.image_prompt_bytes
+    if work.adapter_bytes:
+        found["adapters"] = work.adapter_bytes
     if subject.controlnet is not None and work.controlnets:
         found["controlnet"] = item * work.controlnets * weights.controlnet_weights(subject.controlnet)
     if subject.unet is not None:
@@ -158,14 +197,12 @@ def _stage(
     ledger: Ledger,
     *,
     calls: int = 1,
-    config: UNetConfig | None = None,
 ) -> StageForecast:
-    """config: of the U-Net, in its own stage."""
-    kept = {component for component in held if component in work.keep} | {STAGE_COMPONENT[name]}
+    kept = {component for component in held if component in (*work.keep, "adapters")} | STAGE_COMPONENTS[name]
     peak: Peak = ledger.peak
     return StageForecast(
         name=name,
-        weight_bytes=sum(held.get(component, 0) for component in kept) - _absent_bytes(name, held, config, work),
+        weight_bytes=sum(held.get(component, 0) for component in kept),
         activation_bytes=peak.size,
         workspace_bytes=peak.workspace,
         by_component=peak.components | ({"workspace": peak.workspace} if peak.workspace else {}),
@@ -191,13 +228,25 @@ def _trained(step: training_walk.TrainingStep, work: Work) -> StageForecast:
     )
 
 
-def _absent_bytes(stage: str, held: dict[str, int], config: UNetConfig | None, work: Work) -> int:
-    """What is not there of the U-Net while it works, where its layers come in in groups: a group is a sixteenth, or the
-    largest layer, a convolution of the lowest level and a skip connection."""
-    if stage != "denoise" or config is None or not work.offloaded_layers:
+def _copied_bytes(subject: Subject, work: Work) -> int:
+    """At most, of the copies that are kept of weights into which LoRA are merged."""
+    if subject.unet is None or not (work.merged and work.loras):
         return 0
-    own, largest = held["unet"], ITEM_BYTES[work.dtype] * weights.largest_convolution(config)
-    return max(0, own - max(-(-own // LAYER_GROUPS), largest))
+    count = weights.unet_weights if work.changes_all else weights.transformer_weights
+    return ITEM_BYTES[work.dtype] * count(subject.unet)
+
+
+def _offloaded(
+    whole: StageForecast, config: UNetConfig, own: int, work: Work, machine: Machine, *, working: bool = True
+) -> StageForecast:
+    """The U-Net's layers may come in in groups: a group is a sixteenth of its bytes, or the largest layer, which is a
+    convolution of the lowest level and a skip connection. A device that copies beside computing holds two of them.
+    working: whether the U-Net computes in this stage."""
+    if not work.offloaded_layers:
+        return whole
+    largest = ITEM_BYTES[work.dtype] * weights.largest_convolution(config)
+    there = working * min(own, (2 if machine.device == "cuda" else 1) * max(-(-own // LAYER_GROUPS), largest))
+    return replace(whole, weight_bytes=whole.weight_bytes - own + there)
 
 
 def _tiled(whole: StageForecast, subject: Subject, work: Work) -> StageForecast:

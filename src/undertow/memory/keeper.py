@@ -1,6 +1,6 @@
 """The memory of an engine: which networks are in it, what counts against a budget, and what can be done for less."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
@@ -11,18 +11,23 @@ from undertow.checkpoints.read.home import FileHome
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.clip import TextEncoder, parameter_name
 from undertow.free_memory import free_bytes
-from undertow.memory.component import Component, HostHome, Part
+from undertow.memory.adapter_networks import AdapterNetworks
+from undertow.memory.component import (
+    HEADROOM_BYTES,
+    READ_AT_EVERY_STEP,
+    READ_FOR_A_PICTURE,
+    READ_ONCE,
+    Component,
+    HostHome,
+    Part,
+)
 from undertow.memory.forecast import PROCESS_BYTES
 from undertow.memory.heap import give_back, give_back_at_once
 from undertow.memory.ladder import Economy, Possible
 from undertow.memory.monitor import Guard, Tracker, memory_of
 from undertow.memory.residency import Cache, Residency
 
-HEADROOM_BYTES = 256 * 2**20
-"""Memory that is left to other programs, however large the budget."""
-
-PRIORITIES = {"text": 0, "vae": 1, "unet": 2}
-"""What is used once a request leaves first, what is used at every step last."""
+PRIORITIES = {"text": READ_ONCE, "vae": READ_FOR_A_PICTURE, "unet": READ_AT_EVERY_STEP}
 
 
 Uses = Callable[[object], AbstractContextManager[None]]
@@ -114,22 +119,48 @@ class Keeper:
             yield
 
     @contextmanager
-    def drawing(self, unet: nn.Module, economy: Economy, *, merged: bool) -> Generator[None]:
+    def drawing(
+        self, unet: nn.Module, economy: Economy, *, merged: bool, beside: Collection[nn.Module] = ()
+    ) -> Generator[None]:
         """A U-Net is in memory inside, as a whole or layer by layer. merged: adapters are in its weights, which then
-        stay."""
+        stay. beside: networks that run in the same forward, which stay together: they would come and go at every
+        step."""
+        name, *others = self._names(unet, *beside)
+        if economy.evict_idle:
+            self.residency.evict_idle((name, *others))
         if economy.offloaded_layers and not merged and self.residency.can_stream(unet):
-            with self.residency.streaming(unet):
+            with self.residency.acquire(*others), self.residency.streaming(unet, but=others):
                 yield
         else:
-            with self.using(unet, economy):
+            with self.residency.acquire(name, *others):
                 yield
 
+    @contextmanager
+    def arriving(self, size_bytes: int) -> Generator[None]:
+        """Networks of an adapter, of so many bytes, are read inside: others leave if there is no room. Errors:
+        `BudgetMemoryError`."""
+        with self.residency.arriving(size_bytes):
+            yield
+
+    def join(self, networks: AdapterNetworks) -> None:
+        """Those of a model's adapters come and go with the model's own. Whoever does a unit of work has them."""
+        self.residency.further = networks
+        networks.keeper = self
+
     def possible(
-        self, network: object, *, fewer_rows: bool, chunks: bool, merged: bool, attention: bool = False
+        self,
+        network: object,
+        *,
+        fewer_rows: bool,
+        chunks: bool,
+        merged: bool,
+        attention: bool = False,
+        beside: Collection[nn.Module] = (),
     ) -> Possible:
-        """What can be done for less memory while a network works. attention: its kernel writes scores out."""
+        """What can be done for less memory while a network works. attention: its kernel writes scores out. beside: as
+        in `drawing`."""
         return Possible(
-            evict=self.residency.can_evict(self.residency.name_of(network)),
+            evict=self.residency.can_evict(*self._names(network, *beside)),
             fewer_rows=fewer_rows,
             attention=chunks and attention,
             chunks=chunks,
@@ -149,6 +180,9 @@ class Keeper:
         adapters that were read."""
         in_use = self._in_use()
         return 0 if in_use is None else max(0, in_use - self.tracker.held_bytes - PROCESS_BYTES)
+
+    def _names(self, *networks: object) -> list[str | None]:
+        return [self.residency.name_of(network) for network in networks]
 
     def _set_limit(self) -> None:
         budget = self.budget_bytes
@@ -189,8 +223,7 @@ def _components(prefix: str, model: LoadedModel | None) -> Iterator[Component]:
 
 
 def _part(module: nn.Module, home: FileHome) -> Part:
-    """The parameters of a module that were read from a file. On an accelerator they wait in the host's memory, where
-    that has room for them."""
+    """The parameters of a module that were read from a file."""
     own, parameters = dict(module.named_parameters()), dict[str, nn.Parameter]()
     for mapping in home.source.mappings.values():
         for name in mapping.ours:
@@ -199,7 +232,4 @@ def _part(module: nn.Module, home: FileHome) -> Part:
                 parameters[name] = own[inside]
     parameters = dict(sorted(parameters.items(), key=lambda item: -item[1].numel()))
     device = next(iter(parameters.values())).device
-    size = sum(one.nbytes for one in parameters.values())
-    room = free_bytes(torch.device("cpu"))
-    in_host = device.type != "cpu" and (room is None or size + HEADROOM_BYTES <= room)
-    return Part(parameters=parameters, home=HostHome(device, home) if in_host else home)
+    return Part(parameters=parameters, home=HostHome.beside(device, home, parameters.values()))

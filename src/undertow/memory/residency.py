@@ -12,7 +12,9 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
+from undertow.memory.adapter_networks import AdapterNetworks
 from undertow.memory.component import Component
+from undertow.memory.copies import CopyQueue, copies_beside
 from undertow.memory.heap import give_back
 from undertow.memory.layers import LayerStream
 from undertow.memory.monitor import Tracker
@@ -33,7 +35,7 @@ class Cache(Protocol):
 class Residency:
     """Components in memory, and when they leave. before_eviction: called before weights leave, to restore what was
     changed in them for a while. tracker: counts their bytes, and knows the budget. caches: emptied when everything idle
-    has to leave.
+    has to leave. copies: the second queue of a device, on which layers are copied while others compute.
 
     sparing: what is idle leaves whenever something else is acquired.
 
@@ -49,11 +51,15 @@ class Residency:
         before_eviction: Callable[[], None] = lambda: None,
         caches: Sequence[Cache] = (),
         quiet: Quiet = nullcontext,
+        copies: Callable[[torch.device], CopyQueue | None] = copies_beside,
     ):
-        self._components = {one.name: one for one in components}
+        self._own = {one.name: one for one in components}
+        self.further = AdapterNetworks()
         self._before_eviction = before_eviction
         self._caches = caches
         self._quiet = quiet
+        self._copies = copies
+        self._streams: dict[str, LayerStream] = {}
         self._held: Counter[str] = Counter()
         self._lock = threading.RLock()
         self.tracker = Tracker() if tracker is None else tracker
@@ -62,55 +68,87 @@ class Residency:
         self._count()
 
     @property
+    def _components(self) -> dict[str, Component]:
+        """The model's, and those that adapters brought meanwhile."""
+        return self._own | {one.name: one for one in self.further}
+
+    @property
     def present(self) -> tuple[str, ...]:
         """The components of which something is in memory."""
         return tuple(name for name, one in self._components.items() if one.present_bytes)
 
     def name_of(self, network: object) -> str | None:
         """The component that a network is; `None` for one that never leaves."""
-        return next((name for name, one in self._components.items() if one.network is network), None)
+        found = next((name for name, one in self._own.items() if one.network is network), None)
+        brought = self.further.component_of(network) if found is None else None
+        return found if brought is None else brought.name
 
-    def acquire(self, name: str | None) -> "Held":
-        """Brings a component in, after others have left if there is no room. It stays until it is released; `None`
+    def acquire(self, *names: str | None) -> "Held":
+        """Brings components in, after others have left if there is no room. They stay until they are released; `None`
         needs nothing. Errors: `BudgetMemoryError`, and those of reading a file."""
-        if name is None:
-            return Held(self, None, None)
-        component = self._components[name]
+        wanted = [name for name in names if name is not None]
+        if not wanted:
+            return Held(self, (), None)
+        components = self._components
         with self._lock:
-            self._held[name] += 1
+            self._held.update(wanted)
             try:
                 if self.sparing:
                     for idle in self._idle():
                         self._evict(idle)
-                self._bring_in(component)
+                for name in wanted:
+                    self._bring_in(components[name])
             except BaseException:
-                self._held[name] -= 1
+                self._held.subtract(wanted)
                 raise
-        return Held(self, name, component.network)
+        return Held(self, wanted, components[wanted[0]].network)
 
-    def release(self, name: str) -> None:
-        """Lets a component leave when others need the room."""
+    def release(self, *names: str) -> None:
+        """Lets components leave when others need the room."""
         with self._lock:
-            self._held[name] -= 1
-            assert self._held[name] >= 0
+            self._held.subtract(names)
+            assert all(self._held[name] >= 0 for name in names)
 
     @contextmanager
-    def streaming(self, network: torch.nn.Module) -> Generator[None]:
+    def arriving(self, size_bytes: int) -> Generator[None]:
+        """A component of so many bytes is read inside and added to `further`, after others have left if there is no
+        room. Errors: `BudgetMemoryError`."""
+        with self._lock:
+            self._make_room(size_bytes)
+            with self._moving():
+                yield
+
+    @contextmanager
+    def streaming(self, network: torch.nn.Module, but: Iterable[str | None] = ()) -> Generator[None]:
         """The layers of a network come in when they are called and leave afterwards; what is there at the end is what
-        was computed last. It must not be acquired by anybody else."""
+        was computed last. It must not be acquired by anybody else. but: what stays beside it."""
         name = self.name_of(network)
         assert name is not None
         component = self._components[name]
         with self._lock:
-            self.evict_idle(but=(name,))
+            self.evict_idle(but=(name, *but))
             if component.present_bytes:
                 self._evict(component)
-            stream = LayerStream(component, network, quiet=self._quiet, moved=self._count, require=self._require)
             try:
-                with stream:
+                with self._stream(name, network):
                     yield
             finally:
                 self._count()
+
+    def _stream(self, name: str, network: torch.nn.Module) -> LayerStream:
+        """The same for all forwards of a network: it remembers in which order layers are called."""
+        if name not in self._streams:
+            component = self._components[name]
+            self._streams[name] = LayerStream(
+                component,
+                network,
+                quiet=self._quiet,
+                moved=self._count,
+                require=self._require,
+                has_room=self.tracker.has_room,
+                copies=self._copies(next(network.parameters()).device),
+            )
+        return self._streams[name]
 
     def can_stream(self, network: object) -> bool:
         """Whether layers of a network can leave memory and come back."""
@@ -150,12 +188,7 @@ class Residency:
     def _bring_in(self, component: Component) -> None:
         if component.is_present:
             return
-        needed = component.absent_bytes
-        for other in self._idle():
-            if self.tracker.has_room(needed):
-                break
-            self._evict(other)
-        self._require(needed)
+        self._make_room(component.absent_bytes)
         try:
             self._read(component)
             return
@@ -165,6 +198,13 @@ class Residency:
         # Outside of the handler, where nothing of the failed attempt is held any more.
         self.evict_idle()
         self._read(component)
+
+    def _make_room(self, size_bytes: int) -> None:
+        for other in self._idle():
+            if self.tracker.has_room(size_bytes):
+                break
+            self._evict(other)
+        self._require(size_bytes)
 
     def _read(self, component: Component) -> None:
         with self._moving():
@@ -200,15 +240,14 @@ class Residency:
 
 
 class Held:
-    """A component that was acquired; released at the end of a `with` block, or by `release`."""
+    """Components that were acquired; released at the end of a `with` block, or by `release`. network: of the first."""
 
-    def __init__(self, residency: Residency, name: str | None, network: object):
-        self._residency, self._name, self.network = residency, name, network
+    def __init__(self, residency: Residency, names: Sequence[str], network: object):
+        self._residency, self._names, self.network = residency, names, network
 
     def release(self) -> None:
-        if self._name is not None:
-            self._residency.release(self._name)
-            self._name = None
+        self._residency.release(*self._names)
+        self._names = ()
 
     def __enter__(self) -> object:
         return self.network

@@ -88,8 +88,7 @@ class Linear(nn.Linear):
             return y
         if weights.runs is not None:
             for run, down, up in self.slots.used(weights.runs):
-                part = x[run.start : run.stop]
-                add_scaled(y[run.start : run.stop], part @ down.mT @ up.mT, run.gain)
+                _add_product(y[run.start : run.stop], x[run.start : run.stop] @ down.mT, up, run.gain)
             return y
         down, up = self.slots.rows(weights)
         tokens = x.unsqueeze(1) if x.ndim == 2 else x
@@ -116,8 +115,7 @@ class Conv2d(nn.Conv2d):
             for run, down, up in self.slots.used(weights.runs):
                 kernels = down.reshape(len(down), self.in_channels, *self.kernel_size)
                 part = convolve(x[run.start : run.stop], kernels, None, self.stride[0], int(self.padding[0]))
-                change = part.permute(0, 2, 3, 1) @ up.mT
-                add_scaled(y[run.start : run.stop], change.permute(0, 3, 1, 2), run.gain)
+                _add_product(y[run.start : run.stop].permute(0, 2, 3, 1), part.permute(0, 2, 3, 1), up, run.gain)
             return y
         down, up = self.slots.rows(weights)
         batch, rank = down.shape[:2]
@@ -126,10 +124,17 @@ class Conv2d(nn.Conv2d):
         return y + torch.bmm(up, low.reshape(batch, rank, -1)).reshape(y.shape)
 
 
-def add_scaled(y: Float[Tensor, "..."], change: Float[Tensor, "..."], gain: float) -> None:
-    """`y += gain · change` in place. PyTorch refuses an alpha that the type does not hold; the sum then is infinite, or
-    is not, as its numbers are."""
-    if abs(gain) <= torch.finfo(y.dtype).max:
-        y.add_(change, alpha=gain)
+def _add_product(
+    y: Float[Tensor, "*batch outputs"],
+    low: Float[Tensor, "*batch rank"],
+    up: Float[Tensor, "outputs rank"],
+    gain: float,
+) -> None:
+    """Adds `gain · low upᵀ` to `y`, in one call where its memory is that of a matrix. PyTorch refuses an alpha that the
+    type does not hold; the sum then is infinite, or is not, as its numbers are."""
+    if abs(gain) > torch.finfo(y.dtype).max:
+        y.add_((low @ up.mT).float() * gain)
+    elif y.is_contiguous():
+        y.view(-1, y.shape[-1]).addmm_(low.reshape(-1, low.shape[-1]), up.mT, alpha=gain)
     else:
-        y.add_(change.float() * gain)
+        y.add_(low @ up.mT, alpha=gain)

@@ -21,12 +21,13 @@ from undertow.errors import InvalidInput
 from undertow.memory.plan import MemoryPlan
 from undertow.memory.subjects import require_size
 from undertow.records import Record, annotations
-from undertow.serving.amount import cost_of, rows_of, work_of
+from undertow.serving.amount import cost_of, pinned_rows, rows_of, work_of
 from undertow.serving.capacity import Capacity
 from undertow.serving.catalog.catalog import Catalog, misfit
 from undertow.serving.catalog.entries import EMBEDDING, AdapterEntry, ModelEntry
 from undertow.serving.clock.timetable import Timetable
 from undertow.serving.failures import FailureCode, Refused
+from undertow.serving.inspection import InspectOptions
 from undertow.serving.jobs import Format, JobSpec, JobWork, Mode, NewJob
 from undertow.serving.request_json import Json, adapters_in, with_pictures, with_sources
 from undertow.serving.settings import ServerSettings
@@ -57,10 +58,10 @@ class JobOptions(Record):
     """URL that is told when the job is done."""
     reuse: bool = True
     """Whether pictures that were drawn before of the very same request are the result."""
+    inspect: InspectOptions | None = None
+    """What is looked at while it is drawn; the key needs the scope `inspect`."""
 
 
-PINNED_ROWS = 2
-"""Of a forward, where nothing was measured yet."""
 CELLS_AT_ONCE = 8192
 """Of a forward, where nothing was measured yet: as `engine.limits` has it for a CPU."""
 
@@ -142,6 +143,7 @@ class Admission:
         `InvalidInput` for what no service could draw."""
         read = self._read(wanted, key, client_id or idempotency_key)
         options, model, request, used = read.options, read.model, read.request, read.used
+        inspect = options.inspect if options.inspect is not None and options.inspect.asks else None
         spec = JobSpec(
             model=model.name,
             request=_spec_json(request, read.uploads),
@@ -149,13 +151,14 @@ class Admission:
             rows=read.pinned,
             format=options.format,
             files={"": model.hash, **{name: entry.hash for name, entry in used.items()}},
+            inspect=inspect,
         )
         new = NewJob(
             key=key,
             spec=spec,
             work=read.work,
             inputs=tuple(read.uploads.files.values()),
-            cost=cost_of(read.work, model),
+            cost=cost_of(read.work, model) * (1.0 if inspect is None else inspect.longer),
             priority=options.priority,
             client_id=client_id,
             idempotency_key=idempotency_key,
@@ -165,6 +168,7 @@ class Admission:
             webhook=self._webhook(options),
             batch=batch,
             traceparent=traceparent,
+            alone=inspect is not None and inspect.profile,
             reuse=options.reuse,
         )
         return Wanted(new=new, read=read)
@@ -198,8 +202,9 @@ class Admission:
         request = _resolved(request, model)
         work = work_of(request, model)
         mode = self.settings.mode if options.mode is None else options.mode
-        most, pinned = self._rows(request, model, work)
-        pinned = pinned if mode == "reproducible" else None
+        pinned = None
+        if mode == "reproducible":
+            pinned = pinned_rows(work.cells, rows_of(request, model), self.capacity.device)
         return _Read(
             options=options,
             model=model,
@@ -209,7 +214,7 @@ class Admission:
             work=work,
             mode=mode,
             pinned=pinned,
-            forward_rows=most if pinned is None else pinned,
+            forward_rows=self._most_rows(model, work) if pinned is None else pinned,
             body_hash=body_hash,
         )
 
@@ -273,13 +278,10 @@ class Admission:
             height, width = _own_size(request, model)
             _require_pixels("high_resolution.scale", (height * more.scale, width * more.scale), settings.max_pixels)
 
-    def _rows(self, request: GenerationRequest, model: ModelEntry, work: JobWork) -> tuple[int, int]:
-        """Of a forward: at most, and of every one of a reproducible job; where no worker has measured it, those of one
-        picture."""
+    def _most_rows(self, model: ModelEntry, work: JobWork) -> int:
+        """Of a forward in the mode "fast"."""
         measured = None if self.times is None else self.times.rows(model.name, work.cells)
-        if measured is not None:
-            return measured
-        return max(PINNED_ROWS, CELLS_AT_ONCE // max(1, work.cells)), min(PINNED_ROWS, rows_of(request, model))
+        return max(2, CELLS_AT_ONCE // max(1, work.cells)) if measured is None else measured
 
     def _webhook(self, options: JobOptions) -> str | None:
         if options.webhook is not None and not self.settings.webhooks:

@@ -22,6 +22,19 @@ CFG_PP = ("_cfg_pp", "CFG++")
 EVERYWHERE = (0.0, 0.0, 1.0, 1.0)
 MARGIN = 8
 """Cells by which seamless latents are continued on each side (`engine.layout`)."""
+PINNED_CELLS = {"cpu": 1024}
+PINNED_CELLS_ON_ACCELERATORS = 65536
+"""Latent cells of a forward of reproducible jobs. On a CPU a forward of more draws few pictures more a second, and one
+picture that is alone computes as many; an accelerator is not filled by less (`engine.limits`)."""
+MOST_PINNED = 16
+
+
+def pinned_rows(cells: int, rows: int, device: str) -> int:
+    """Rows of every forward of a reproducible job, by the request and the kind of device alone: another number rounds
+    differently, so the same request must get the same one whenever, wherever and after whatever it is accepted. cells:
+    of a row. rows: of one picture. device: a kind, such as cpu."""
+    together = PINNED_CELLS.get(device, PINNED_CELLS_ON_ACCELERATORS) // max(1, cells)
+    return max(min(2, rows), min(MOST_PINNED, together))
 
 
 def work_of(request: GenerationRequest, model: ModelEntry) -> JobWork:
@@ -34,9 +47,11 @@ def work_of(request: GenerationRequest, model: ModelEntry) -> JobWork:
     first, second = passes(request)
     largest = largest_size(request, unet.sample_size, factor)
     steps = first + second * _windowed(request, largest, model) / _windowed(request, size, model)
+    rows = rows_of(request, model) * _windows(request, size, model) * request.count
     return JobWork(
         cells=_seen(request, size, model),
-        rows=rows_of(request, model) * _windows(request, size, model) * request.count,
+        rows=rows,
+        adapted_rows=rows if request.all_adapters else 0,
         steps=ceil(steps),
         pictures=request.count,
     )

@@ -13,6 +13,7 @@ from annotated_types import Ge, Le, MaxLen
 
 from undertow.records import Record
 from undertow.serving.failures import Failure
+from undertow.serving.inspection import InspectionKind, InspectOptions
 
 Mode = Literal["fast", "reproducible"]
 """fast: in any batch, equal within rounding. reproducible: in forwards of a fixed number of rows, equal to the byte
@@ -20,8 +21,9 @@ whatever else runs."""
 
 Format = Literal["png", "jpeg", "webp"]
 
-Kind = Literal["pictures", "predictions"]
-"""predictions: what the network says of given latents, in one forward; no sampling, no decoding."""
+Kind = Literal["pictures", "predictions", "diagnosis"]
+"""predictions: what the network says of given latents, in one forward; no sampling, no decoding. diagnosis: what the
+doctor finds out about a request."""
 
 
 class JobState(StrEnum):
@@ -56,16 +58,21 @@ class JobSpec(Record):
     format: Format = "png"
     files: dict[str, str] = field(default_factory=dict)
     kind: Kind = "pictures"
-    """Of predictions, `request` is {"artifact": sha256} of the contexts (worker/predictions.py)."""
+    """Of predictions, `request` is {"artifact": sha256} of the contexts (worker/predictions.py); of a diagnosis it is
+    {"request": what is diagnosed, "only": [names of rules], "subject": id of its job or null}."""
+    inspect: InspectOptions | None = None
+    """What is looked at meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobWork(Record):
     """What a schedule must know of a job without reading its request. cells: of a picture's latents. rows: of the
-    forward of one step of all its pictures, branches of guidance included. steps: of every picture, in all passes."""
+    forward of one step of all its pictures, branches of guidance included; adapted_rows: those in which adapters act.
+    steps: of every picture, in all passes."""
 
     cells: Annotated[int, Ge(0)] = 0
     rows: Annotated[int, Ge(1)] = 1
+    adapted_rows: Annotated[int, Ge(0)] = 0
     steps: Annotated[int, Ge(0)] = 1
     pictures: Annotated[int, Ge(1)] = 1
 
@@ -104,6 +111,8 @@ class NewJob(Record):
     batch: str | None = None
     """Of jobs that were submitted together."""
     traceparent: str | None = None
+    alone: bool = False
+    """Shares no forward with other jobs."""
     reuse: bool = True
 
 
@@ -135,24 +144,43 @@ class StoredPicture(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InspectedFile(StoredFile):
+    """A file of what was seen inside. name: as the library calls it. picture: which it belongs to; `None` for all."""
+
+    kind: InspectionKind
+    name: str
+    picture: int | None = None
+
+    @property
+    def file(self) -> StoredFile:
+        return StoredFile(sha256=self.sha256, media_type=self.media_type, bytes=self.bytes)
+
+
+@dataclass(frozen=True, kw_only=True)
 class JobResult(Record):
     """pictures: in order. report: what was decided, and how long it took. reused: served from pictures that were there
-    already. replayed_steps: taken from the log of an earlier attempt."""
+    already. replayed_steps: taken from the log of an earlier attempt. inspection: what was seen inside."""
 
     pictures: tuple[StoredPicture, ...]
     report: dict[str, Any] = field(default_factory=dict)
     reused: bool = False
     replayed_steps: int = 0
     files: tuple[StoredFile, ...] = ()
-    """Of predictions: the tensors."""
+    """Of predictions the tensors, of a diagnosis its findings."""
+    inspection: tuple[InspectedFile, ...] = ()
+
+    @property
+    def stored(self) -> list[StoredFile]:
+        """Every artifact of it."""
+        return [*(one.file for one in self.pictures), *self.files, *(one.file for one in self.inspection)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job(Record):
     """A job as it is now. attempt: counts workers that were lost and had brought it no further. alone: the next
     attempt shares no forward with other jobs, because one of a group that was lost together may be the cause. fence: of
-    the newest claim; a worker with an older one cannot write. finish_at: when it will be done, as far as can be said
-    now."""
+    the newest claim; a worker with an older one cannot write. promised_at: when the client was told that it would be
+    done; finish_at: when it will be, as far as can be said now."""
 
     id: str
     key: str
@@ -169,6 +197,7 @@ class Job(Record):
     started_at: float | None = None
     finished_at: float | None = None
     deadline_at: float | None = None
+    promised_at: float | None = None
     expires_at: float | None = None
     """When its pictures are removed."""
     finish_at: float | None = None

@@ -85,6 +85,10 @@ class WorkerMetrics:
         self.adapter_uses = make.counter("adapter_uses", "Adapters that jobs were drawn with.", "model", "kind")
         # Promises
         self.jobs = make.counter("jobs", "Jobs that this worker ended.", "outcome")
+        self.promise_error_seconds = make.histogram(
+            "promise_error_seconds", "Between the promised and the real end of a job.", SECONDS, "side"
+        )
+        self.promises = make.counter("promises", "Jobs done within 10 % or a second of the promise.", "kept")
         self.attempts = make.counter("attempts", "Jobs that this worker claimed.")
         self.fence_rejected = make.counter("fence_rejected", "Results that came after the lease was lost.")
         self.lease_expired = make.counter("lease_expired", "Leases of others that this worker found expired.")

@@ -106,14 +106,20 @@ class Running:
 @dataclass(kw_only=True)
 class Room:
     """What a worker draws and has room for. most_rows: of a forward for jobs of such a group, in the mode "fast".
-    step_s: seconds of a step of such a group with so many rows together. decode_s: of all pictures of a job."""
+    step_s: seconds of a step of such a group with so many rows together, adapters in so many of them. decode_s: of all
+    pictures of a job."""
 
     running: Sequence[Running] = ()
     now: float = 0.0
     most_jobs: int = MOST_JOBS
     most_rows: Callable[[QueueEntry], int] = lambda entry: entry.work.rows
-    step_s: Callable[[QueueEntry, int], float] = lambda entry, rows: 1.0
+    step_s: Callable[[QueueEntry, int, int], float] = lambda entry, rows, adapted_rows: 1.0
     decode_s: Callable[[QueueEntry], float] = lambda entry: 0.0
+
+    def step_of(self, entries: Sequence[QueueEntry]) -> float:
+        """Seconds of a step of jobs that share forwards."""
+        works = [entry.work for entry in entries]
+        return self.step_s(entries[0], sum([one.rows for one in works]), sum([one.adapted_rows for one in works]))
 
 
 def pick(entries: Sequence[QueueEntry], state: FairState, room: Room) -> list[str]:
@@ -126,7 +132,7 @@ def pick(entries: Sequence[QueueEntry], state: FairState, room: Room) -> list[st
         entry = line.take(running, room)
         if entry is None:
             return taken
-        running.append(Running(entry=entry, left=entry.work.steps, promised_at=entry.finish_at))
+        running.append(Running(entry=entry, left=entry.work.steps, promised_at=entry.promised_at))
         taken.append(entry.id)
 
 
@@ -214,17 +220,16 @@ def _came(entry: QueueEntry) -> float:
 
 def may_join(entry: QueueEntry, running: Sequence[Running], room: Room) -> bool:
     """Whether a job can share the forwards of those that run, without making them late."""
+    if not running:
+        return True
     group = group_of(entry)
     if entry.alone or any(one.entry.alone or group_of(one.entry) != group for one in running):
         return False
-    rows = sum(one.entry.work.rows for one in running)
-    together = rows + entry.work.rows
-    if rows >= most_rows(entry, room):
+    if sum([one.entry.work.rows for one in running]) >= most_rows(entry, room):
         return False
-    now_s, step_s = room.step_s(entry, rows), room.step_s(entry, together)
-    if step_s <= now_s:
-        return True
-    return all(_lateness(one, step_s, room) <= 1 or _lateness(one, now_s, room) > LOST for one in running)
+    alone = _lateness(running, room)
+    together = _lateness([*running, Running(entry=entry, left=entry.work.steps)], room)
+    return all(together[id(one)] <= max(1.0, alone[id(one)]) or alone[id(one)] > LOST for one in running)
 
 
 def most_rows(entry: QueueEntry, room: Room) -> int:
@@ -232,9 +237,25 @@ def most_rows(entry: QueueEntry, room: Room) -> int:
     return entry.rows if entry.mode == "reproducible" and entry.rows is not None else room.most_rows(entry)
 
 
-def _lateness(one: Running, step_s: float, room: Room) -> float:
-    """How late a job will be, in parts of what is allowed."""
-    if one.promised_at is None:
-        return 0.0
-    slack = max(SLACK_S, SLACK * (one.promised_at - one.entry.submitted_at))
-    return (room.now + one.left * step_s + room.decode_s(one.entry) - one.promised_at) / slack
+def _lateness(running: Sequence[Running], room: Room) -> dict[int, float]:
+    """How late jobs that share forwards will be if no other comes, in parts of what is allowed, by `id` of the record.
+    Each leaves when it is denoised, and the steps of the others take less time from then on."""
+    rows = sum([one.entry.work.rows for one in running])
+    adapted_rows = sum([one.entry.work.adapted_rows for one in running])
+    at, done = room.now, 0.0
+    found: dict[int, float] = {}
+    for one in sorted(running, key=_left):
+        entry = one.entry
+        at += (one.left - done) * room.step_s(entry, rows, adapted_rows) + room.decode_s(entry)
+        done = one.left
+        rows, adapted_rows = rows - entry.work.rows, adapted_rows - entry.work.adapted_rows
+        if one.promised_at is None:
+            found[id(one)] = 0.0
+        else:
+            slack = max(SLACK_S, SLACK * (one.promised_at - entry.submitted_at))
+            found[id(one)] = (at - one.promised_at) / slack
+    return found
+
+
+def _left(one: Running) -> float:
+    return one.left

@@ -52,11 +52,15 @@ class ServerSettings(Record):
     keep_s: Annotated[float, Ge(60)] = 7 * 24 * 3600.0
     """How long finished jobs and their pictures are kept."""
     max_body_bytes: Annotated[int, Ge(1024)] = 64 * 2**20
+    max_adapter_bytes: Annotated[int, Ge(1024)] = 2 * 2**30
+    """Of an adapter that comes over HTTP; each needs a key with the scope `admin`."""
     max_pixels: Annotated[int, Ge(1)] = 4096 * 4096
     """Of an uploaded picture, and of one that is drawn."""
     max_steps: Annotated[int, Ge(1)] = 200
     max_count: Annotated[int, Ge(1)] = 16
     """Pictures of one job."""
+    page: bool = True
+    """Whether the studio is served at /."""
     cors: tuple[str, ...] = ()
     """Origins of web pages that may call the API."""
     webhooks: bool = False
@@ -73,6 +77,11 @@ class ServerSettings(Record):
     @property
     def database_url(self) -> str:
         return self.database or f"sqlite:///{self.data.absolute() / 'undertow.db'}"
+
+    @property
+    def adapter_uploads(self) -> Path:
+        """Where adapters lie that came over HTTP."""
+        return self.data / "adapters"
 
     @property
     def default_model(self) -> str:

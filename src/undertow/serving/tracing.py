@@ -143,13 +143,14 @@ def _within(traceparent: str | None) -> Generator[None]:
 
 def _exporting() -> "TracerProvider":
     with optional_package("opentelemetry-exporter-otlp-proto-http", "telemetry"):
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
+        from undertow.serving.span_exporter import SpansOverHttp  # noqa: PLC0415
     named: dict[str, Any] = {"service.name": "undertow", **OTELResourceDetector().detect().attributes}
     provider = TracerProvider(resource=Resource.create(named))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    provider.add_span_processor(BatchSpanProcessor(SpansOverHttp()))
     return provider
 
 

@@ -18,7 +18,7 @@ from undertow.training.batches import indices_at
 from undertow.training.caption_encoder import CaptionEncoder, Encoded
 from undertow.training.captioned import CaptionedPictures
 from undertow.training.fit import FitSettings, fit
-from undertow.training.objective import ConstantWeighting, Example, MinSNRWeighting, Objective
+from undertow.training.objective import Example, Objective, weighting_of
 from undertow.training.randomness import generator_for
 from undertow.training.timesteps import LogitNormalTimesteps, UniformTimesteps
 from undertow.unet.conditioning import Conditioning
@@ -45,7 +45,7 @@ def model_objective(model: LoadedModel, timesteps: str, min_snr_gamma: float | N
     return Objective(
         parameterization=model.parameterization,
         schedule=model.schedule,
-        weighting=ConstantWeighting() if min_snr_gamma is None else MinSNRWeighting(gamma=min_snr_gamma),
+        weighting=weighting_of(min_snr_gamma),
         timesteps=UniformTimesteps() if timesteps == "uniform" else LogitNormalTimesteps(),
     )
 

@@ -104,6 +104,11 @@ class TruncatedSNRWeighting:
 Weighting = ConstantWeighting | MinSNRWeighting | TruncatedSNRWeighting
 
 
+def weighting_of(min_snr_gamma: float | None) -> ConstantWeighting | MinSNRWeighting:
+    """Min-SNR weighting with this gamma, or constant weights for `None`. Errors: `ConfigError`."""
+    return ConstantWeighting() if min_snr_gamma is None else MinSNRWeighting(gamma=min_snr_gamma)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Example:
     """A training batch: the network's inputs and timesteps, its target, and the weight of each row in the loss."""
@@ -182,7 +187,7 @@ class Ddpm:
         return Objective(
             parameterization=Epsilon() if self.prediction == "epsilon" else VPrediction(),
             schedule=NoiseSchedule.linear() if self.schedule == "linear" else NoiseSchedule.cosine(),
-            weighting=ConstantWeighting() if self.min_snr_gamma is None else MinSNRWeighting(gamma=self.min_snr_gamma),
+            weighting=weighting_of(self.min_snr_gamma),
         )
 
 
@@ -210,7 +215,7 @@ class Flow:
         return Objective(
             parameterization=Velocity(),
             schedule=FlowSchedule(),
-            weighting=ConstantWeighting() if self.min_snr_gamma is None else MinSNRWeighting(gamma=self.min_snr_gamma),
+            weighting=weighting_of(self.min_snr_gamma),
             timesteps=logit_normal if self.timesteps == "logit_normal" else UniformTimesteps(),
         )
 

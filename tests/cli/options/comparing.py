@@ -28,13 +28,13 @@ def comparing(at: Boundary) -> None:
         at.arrived |= {f"{side}.source": source, f"{side}.options": chosen}
         return SimpleNamespace(config=SimpleNamespace(layer_names=lambda: ["conv_in"]))
 
-    at.patch.setattr("undertow.service.load", load)
+    at.patch.setattr("undertow.loading.load", load)
     at.patch.setattr("undertow.cli.model_loading.find_device", lambda name: name)
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
     at.stand_in("undertow.inspection.diffusers_tree.load_diffusers_unet", SimpleNamespace(config=None))
     found = Comparison(a="one", b="other", tolerance=1e-6, text={}, forwards=())
     at.stand_in("undertow.inspection.diff.compare", (found, "a departure"), unnoted=("a", "b"))
-    at.patch.setattr("undertow.cli.diff._computes", lambda _: "somehow")
+    at.patch.setattr("undertow.cli.diff_sides.computes", lambda _: "somehow")
     at.stand_in("undertow.inspection.departure_figure.save_departure_figure", unnoted=("found", "layers"))
     at.stand_in("undertow.inspection.bundle.write_bundle", unnoted=("comparison", "caught", "request", "sides"))
     at.stand_in("undertow.cli.diff._print", unnoted=("found",))

@@ -89,7 +89,7 @@ def boundary(at: Boundary) -> None:
     Path("undertow.toml").write_text("[presets.quick]\nsteps = 31\n")
     at.patch.setattr("torch.cuda.is_available", lambda: False)
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
-    at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
+    at.stand_in("undertow.loading.load", lambda *_, **__: Service(at))
     profiler = nullcontext(SimpleNamespace(profile=lambda report: None))
     at.patch.setattr("undertow.inspection.profile.Profiler", lambda engine: profiler)
     at.stand_in("undertow.cli.generate.show", unnoted=("columns",))
@@ -246,6 +246,8 @@ OF_THE_RUN = (
     case("--low-vram", run__low_vram=True, load__lazy=True),
     case("--budget", "1.5GB", run__budget_bytes=1_500_000_000, load__lazy=True),
     case("--vae-clamp", run__vae_clamp=True),
+    *(case("--non-finite", how, run__non_finite=how) for how in ("clamp", "fail", "keep")),
+    case("--non-finite", "clap", refused="clamp"),
     case("--debug", "nan", run__debug=Debug(nan=True)),
     case("--debug", "timing,shapes", run__debug=Debug(timing=True, shapes=True)),
     case("--debug", "all", run__debug=Debug.parse(True)),

@@ -5,12 +5,12 @@ from itertools import permutations
 import pytest
 import torch
 
-from recipes.emoji import autoencoder
 from recipes.emoji.autoencoder import (
     autoencoder_loss,
     change_looks,
     normalize_latents,
     psnr,
+    random_crops,
     scenes_at,
     vae_config,
 )
@@ -55,6 +55,19 @@ def test_pictures_belong_to_their_step():
     assert not first.equal(scenes_at("other", 1, 4, drawn_glyphs()))
 
 
+def test_a_crop_is_a_part_of_its_own_picture(pictures):
+    crops = random_crops(pictures, 20, generator_for(0, "crops"))
+    assert crops.shape == (len(pictures), 3, 20, 20)
+    places = []
+    for picture, crop in zip(pictures, crops, strict=True):
+        windows = picture.unfold(1, 20, 1).unfold(2, 20, 1)
+        same = (windows == crop[:, None, None]).all(-1).all(-1).all(0)
+        assert bool(same.any())
+        if int(same.sum()) == 1:  # plain background may stand in many places
+            places.append(tuple(same.nonzero()[0].tolist()))
+    assert len(set(places)) > 10, "not always the same corner"
+
+
 def test_some_pictures_change_their_looks(pictures):
     changed = change_looks(pictures, generator_for(0, "looks", 3))
     kept = [bool(one.equal(other)) for one, other in zip(pictures, changed, strict=True)]
@@ -71,11 +84,10 @@ def test_some_pictures_change_their_looks(pictures):
 
 
 @torch.no_grad()
-def test_the_loss_is_both_errors_and_the_divergence_written_out(vae, pictures, monkeypatch):
+def test_the_loss_is_both_errors_and_the_divergence_written_out(vae, pictures):
     x = pictures[:4]
     for weight in (1e-6, 0.25):  # by default the divergence is too small a part to be seen
-        monkeypatch.setattr(autoencoder, "KL_WEIGHT", weight)
-        loss = autoencoder_loss(vae, x, generator_for(0, "loss"))
+        loss = autoencoder_loss(vae, x, generator_for(0, "loss"), kl_weight=weight)
         posterior = vae.encode(x)
         noise = torch.randn(posterior.mean.shape, generator=generator_for(0, "loss"))
         error = vae.decode(posterior.mean + posterior.logvar.exp().sqrt() * noise) - x

@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import Counter
-from itertools import permutations
+from itertools import combinations, permutations
 from random import Random
 
 import pytest
@@ -12,7 +12,8 @@ from recipes.emoji.names import COLORS, EMOJI, character
 from recipes.emoji.scenes import (
     PAIRS_KEPT_OUT,
     RELATIONS,
-    SINGLES,
+    UP_TO_TWO,
+    Mix,
     Scene,
     draw_pair_kept_out,
     draw_training_scene,
@@ -68,10 +69,31 @@ def test_training_never_has_what_is_kept_out():
 
 def test_training_has_everything_else():
     ones = [scene for scene in DRAWN if len(scene.names) == 1]
-    assert len(ones) / len(DRAWN) == pytest.approx(SINGLES, abs=0.05)
+    assert len(ones) / len(DRAWN) == pytest.approx(UP_TO_TWO.singles, abs=0.05)
     assert {scene.relation for scene in DRAWN} == {None, *RELATIONS}
     assert {name for scene in DRAWN for name in scene.names} == set(EMOJI)
     assert {scene.color for scene in DRAWN} == set(COLORS)
+
+
+def test_of_three_no_two_are_a_pair_that_is_kept_out():
+    drawn = [draw_training_scene(Random(seed), Mix(singles=0.3, triples=0.4)) for seed in range(500)]
+    shares = Counter(len(scene.names) for scene in drawn)
+    assert {count: shares[count] / len(drawn) for count in shares} == {
+        1: pytest.approx(0.3, abs=0.08),  # standard deviation 0.02
+        2: pytest.approx(0.3, abs=0.08),
+        3: pytest.approx(0.4, abs=0.08),
+    }
+    for scene in drawn:
+        assert all(is_trained_color(name, scene.color) for name in scene.names)
+        assert all(is_trained_pair(*pair) for pair in combinations(scene.names, 2))
+
+
+def test_three_are_said_one_after_the_other():
+    three = Scene(names=("crown", "skull", "owl"), color="pink", relation="above")
+    assert three.caption == "crown above skull above owl on pink background"
+    longest = sorted(EMOJI, key=lambda name: len(name.split()))[-3:]
+    words = Scene(names=tuple(longest), color="white", relation="right of").caption.split()
+    assert len(words) + 2 + 3 + 1 <= POSITIONS, "with both marks, articles and a word that means nothing"
 
 
 def test_pairs_that_are_measured_are_those_kept_out():

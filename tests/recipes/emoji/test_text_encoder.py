@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from recipes.emoji.names import COLORS, EMOJI
-from recipes.emoji.scenes import RELATIONS, Scene, draw_training_scene, spoken
-from recipes.emoji.text_encoder import ANSWERS, CaptionClassifier, answer_loss, answers, train_text_encoder
+from recipes.emoji.scenes import RELATIONS, Mix, Scene, draw_training_scene, spoken
+from recipes.emoji.text_encoder import ANSWERS, CaptionClassifier, answer_loss, answers, classes, train_text_encoder
 from recipes.emoji.text_to_image import OUTPUT_SELECTION, new_model, token_ids
 from recipes.emoji.tokenizer import save_tokenizer
 from tests.recipes.emoji.tiny import TINY
@@ -37,13 +37,20 @@ def test_answers_say_what_the_caption_says():
     assert answers(alone, alone.caption)[1::2] == (len(EMOJI), len(RELATIONS))
 
 
-def test_all_answers_fit_their_classes():
+def test_a_third_emoji_is_a_fifth_question():
+    three = Scene(names=("owl", "key", "crown"), color="pink", relation="above")
+    assert answers(three, three.caption, Mix(triples=0.1)) == (*answers(three, three.caption), EMOJI.index("crown"))
+    alone = Scene(names=("owl",), color="pink")
+    assert answers(alone, alone.caption, Mix(triples=0.1))[-1] == len(EMOJI)
+
+
+@pytest.mark.parametrize("mix", [Mix(), Mix(triples=0.5)])
+def test_all_answers_fit_their_classes(mix):
     random = Random(0)
     for _ in range(200):
-        scene = draw_training_scene(random)
-        assert all(
-            0 <= answer < count for answer, count in zip(answers(scene, spoken(scene, random)), ANSWERS, strict=True)
-        )
+        scene = draw_training_scene(random, mix)
+        given = answers(scene, spoken(scene, random), mix)
+        assert all(0 <= answer < count for answer, count in zip(given, classes(mix), strict=True))
 
 
 def test_the_loss_counts_end_marks_only():

@@ -48,15 +48,21 @@ class Place:
     workers: list[Worker] = field(default_factory=list)
 
     def submit(
-        self, *, rows: int | None = 4, key: str = "key", settings: ServerSettings | None = None, **wanted: Any
+        self,
+        *,
+        rows: int | None = 4,
+        key: str = "key",
+        settings: ServerSettings | None = None,
+        promised_at: float | None = None,
+        **wanted: Any,
     ) -> str:
         """A job of the mode "reproducible" with so many rows, unless `mode` says another. settings: of the door, the
-        place's own when `None`. Its id."""
+        place's own when `None`. promised_at: what its client is told. Its id."""
         request = {"prompt": "red apple", "seed": 1, "steps": 3, "reuse": False, **wanted}
         new = Admission(self.catalog, self.artifacts, settings or self.settings).admit(request, key)
         if new.spec.mode == "reproducible":
             new = replace(new, spec=replace(new.spec, rows=rows))
-        return self.store.submit(new).job.id
+        return self.store.submit(replace(new, finish_at=promised_at)).job.id
 
     def worker(self, name: str = "first", **given: Any) -> Worker:
         worker = Worker(self.store, self.artifacts, self.catalog, self.settings, name=name, **given)

@@ -3,17 +3,20 @@
 import builtins
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 
 import pytest
 from fastapi.testclient import TestClient
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
 from undertow import MissingDependency
 from undertow.serving.api.app import create_app
+from undertow.serving.span_exporter import SpansOverHttp
 from undertow.serving.tracing import OpenTelemetry, Tracing
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -124,3 +127,42 @@ def test_telemetry_that_is_not_installed_is_said_with_its_extra(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingDependency, match=r"'opentelemetry-sdk': pip install 'undertow.telemetry.'"):
         OpenTelemetry()
+
+
+class Collector(BaseHTTPRequestHandler):
+    """Takes what it is given."""
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def test_that_no_collector_answers_is_said_once_and_so_is_that_one_does(caplog):
+    caplog.set_level("INFO")
+    with HTTPServer(("127.0.0.1", 0), Collector) as server:
+        port = server.server_port
+    url = f"http://127.0.0.1:{port}/v1/traces"
+    exporter = SpansOverHttp(OTLPSpanExporter(url, timeout=0.05))
+    span = TracerProvider().get_tracer("a test").start_span("job")
+    span.end()
+
+    def said():
+        found = [record.getMessage() for record in caplog.records if "urllib3" not in record.name]
+        caplog.clear()
+        return found
+
+    for _ in range(3):
+        assert exporter.export([span]) is SpanExportResult.FAILURE
+    (warning,) = said()
+    assert warning.startswith("traces are not delivered (Failed to export")
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in warning
+    with HTTPServer(("127.0.0.1", port), Collector) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for _ in range(2):
+            assert exporter.export([span]) is SpanExportResult.SUCCESS
+        server.shutdown()
+    assert said() == ["traces are delivered again"]

@@ -313,6 +313,7 @@ def test_what_metrics_promise_is_counted(make_place):
     place.run_until(worker, drawn, 1)
     worker.pulse.beat()
     place.draw(worker, drawn)
+    assert place.draw(worker, place.submit(promised_at=place.store.clock() + 3600))
     place.store.cancel(canceled)
     worker.pulse.beat()
     worker.run_once()
@@ -321,7 +322,9 @@ def test_what_metrics_promise_is_counted(make_place):
     assert (found["lease_expired_total"], found["poison_total"]) == (1, 1)
     assert (found["cancel_latency_seconds_count"], 0 <= found["cancel_latency_seconds_sum"] < 60) == (1, True)
     assert found["preview_seconds_count"] >= 1
-    assert (found["adapter_uses_total"], found["images_total"]) == (1, 1)
+    assert (found["adapter_uses_total"], found["images_total"]) == (1, 2)
+    assert (found["promises_total"], found["promise_error_seconds_count"]) == (1, 1), "nothing else was promised"
+    assert 3500 < found["promise_error_seconds_sum"] < 3600
     assert 2**24 < found["memory_bytes"] < 2**37
 
 

@@ -1,7 +1,9 @@
 """ControlNet, Control-LoRA and T2I-Adapter as a kind of adapter: each with its control map, laid over the latents."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -9,6 +11,7 @@ from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.control.control_file import ControlFile, control_format, control_from
+from undertow.adapters.control.control_lora import is_control_lora
 from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.control.residuals import (
     Area,
@@ -18,12 +21,15 @@ from undertow.adapters.control.residuals import (
     residual_gains,
     residual_port,
 )
-from undertow.adapters.files.opened import OpenedAdapter
+from undertow.adapters.control.t2i import T2IAdapter
+from undertow.adapters.files.opened import OpenedAdapter, open_adapter
 from undertow.adapters.files.picture_readers import require_pictures
 from undertow.adapters.kind import AdapterKind, BatchRow, require_no
 from undertow.adapters.lora.updates import LayerUpdates
 from undertow.adapters.pictures import Hint, LatentGrid
 from undertow.errors import InvalidInput
+from undertow.memory.adapter_networks import AdapterNetworks, WholeFile
+from undertow.memory.component import READ_AT_EVERY_STEP
 from undertow.pictures.files import several
 from undertow.unet.conditioning import Ports, Residuals
 from undertow.unet.runner import Runner
@@ -34,12 +40,13 @@ Map = Float[Tensor, "1 channels rows columns"]
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ResolvedControl:
     """A control network with the control map of a request. hint: a control map as a tensor in [0, 1], at the size of
-    the picture, in place of the adapter's image. Errors: `InvalidInput` for an adapter without a control map, or with
-    fields that a control network does not have."""
+    the picture, in place of the adapter's image. networks: which have the network in memory. Errors: `InvalidInput`
+    for an adapter without a control map, or with fields that a control network does not have."""
 
     adapter: Adapter
     file: ControlFile
     hint: Hint | None = None
+    networks: AdapterNetworks = field(default_factory=AdapterNetworks)
 
     def __post_init__(self) -> None:
         adapter, kind = self.adapter, self.file.title
@@ -106,9 +113,10 @@ class ResolvedControl:
             cells = torch.nn.functional.avg_pool2d(grid.area(title, masks[0]), grid.factor)
             areas = [area.to(hint) for area in grid.windows(cells)]
         seen = grid.pixel_windows(hint)
-        windows = tuple(
-            ControlWindow(embedded=self._embed(part), area=area) for part, area in zip(seen, areas, strict=True)
-        )
+        with self.networks.using(network):
+            windows = tuple(
+                ControlWindow(embedded=self._embed(part), area=area) for part, area in zip(seen, areas, strict=True)
+            )
         return TiledControl(resolved=self, windows=windows)
 
     def _embed(self, hint: Hint) -> Map | Residuals:
@@ -155,8 +163,26 @@ class ControlKind(AdapterKind[ControlFile, ResolvedControl, ControlInput]):
         found = control_format(opened)
         return None if found is None else f"a {found}"
 
+    @staticmethod
+    def reads_base(opened: OpenedAdapter) -> bool:
+        return is_control_lora(opened.names)
+
     def read(self, opened: OpenedAdapter) -> ControlFile:
-        return control_from(opened, self.model.unet)
+        """A Control-LoRA stays in memory: it is made of the U-Net's weights, which may not be there when it is read
+        again."""
+        networks, unet = self.model.networks, self.model.unet
+        numbers = sum(one.count for one in opened.tensors.values())
+        with networks.arriving(numbers * unet.dtype.itemsize):
+            file = control_from(opened, unet)
+            if not self.reads_base(opened):
+                home = WholeFile(path=opened.path, version=file.content_hash, load=partial(self._again, opened.place))
+                networks.add(file.network, file.title, READ_AT_EVERY_STEP, home)
+        return file
+
+    def _again(self, place: Path) -> tuple[ControlNet | T2IAdapter, str]:
+        with open_adapter(place) as opened:
+            file = control_from(opened, self.model.unet)
+        return file.network, file.content_hash
 
     def points(self, loaded: ControlFile) -> Sequence[str]:
         return loaded.network.points
@@ -169,7 +195,7 @@ class ControlKind(AdapterKind[ControlFile, ResolvedControl, ControlInput]):
         hint: Hint | None = None,
         layers: LayerUpdates | None = None,
     ) -> ResolvedControl:
-        return ResolvedControl(adapter=adapter, file=loaded, hint=hint)
+        return ResolvedControl(adapter=adapter, file=loaded, hint=hint, networks=self.model.networks)
 
     def ports(
         self,
@@ -179,5 +205,8 @@ class ControlKind(AdapterKind[ControlFile, ResolvedControl, ControlInput]):
         runner: Runner,
         at_once: int | None,
     ) -> Ports:
-        residuals = residual_port(rows, inputs, at_once, runner, given=ports.residuals, parts=ports)
+        named = (one.named_network for row in inputs for one in row)
+        used = dict.fromkeys(network for _, network in filter(None, named))
+        with self.model.networks.using(*used):
+            residuals = residual_port(rows, inputs, at_once, runner, given=ports.residuals, parts=ports)
         return replace(ports, residuals=residuals)

@@ -5,6 +5,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar, runtime_checkable
+from weakref import WeakValueDictionary
 
 from undertow.adapters.files.opened import files_to_read
 
@@ -44,6 +45,7 @@ class Library(Generic[AnyLoaded]):
         self._budget_bytes = budget_bytes
         self._hashes: dict[Stamp, str] = {}
         self._held: OrderedDict[str, AnyLoaded] = OrderedDict()
+        self._in_use: WeakValueDictionary[str, AnyLoaded] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -54,19 +56,21 @@ class Library(Generic[AnyLoaded]):
         return sum(held.size_bytes for held in self._held.values())
 
     def forget(self) -> None:
-        """Empties the cache: what is in use lives on where it is used, everything else is read again when needed."""
+        """Empties the cache: what is in use lives on where it is used, and is found there; everything else is read
+        again when needed."""
         self._held.clear()
 
     def get(self, source: str | Path) -> AnyLoaded:
         """The contents of a file. Errors: those of `read`, which leave the cache unchanged."""
         stamp = _stamp(source)
         content = self._hashes.get(stamp) if stamp is not None else None
-        held = self._held.get(content) if content is not None else None
+        held = self._in_use.get(content) if content is not None else None
         if held is None:
             held = self._read(source)
-            held = self._held.setdefault(held.content_hash, held)
+            held = self._in_use.setdefault(held.content_hash, held)
             if stamp is not None:
                 self._hashes[stamp] = held.content_hash
+        self._held[held.content_hash] = held
         self._held.move_to_end(held.content_hash)
         while self.size_bytes > self._budget_bytes and len(self._held) > 1:
             self._held.popitem(last=False)

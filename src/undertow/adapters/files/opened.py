@@ -29,10 +29,12 @@ LORA_PICKLES = ("adapter_model.bin", "pytorch_lora_weights.bin")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class OpenedAdapter:
-    """An adapter's files while they are open. path: as messages name it. folder: whether `source` was a folder. files:
+    """An adapter's files while they are open. place: where `open_adapter` finds the same again. path: as messages name
+    it. folder: whether `source` was a folder. files:
     every file that is read. config: diffusers' config.json, empty if there is none. pickled: whether the tensors come
     from a pickle."""
 
+    place: Path
     path: Path
     folder: bool
     weights: Weights
@@ -74,7 +76,7 @@ def open_adapter(source: str | Path) -> Generator[OpenedAdapter]:
     config = (path if path.is_dir() else path.parent) / CONFIG
     own = (config,) if described and config.is_file() else ()
     json = read_json(config) if own else {}
-    given = {"path": path, "folder": place.is_dir(), "config": json}
+    given = {"place": place, "path": path, "folder": place.is_dir(), "config": json}
     if path.is_dir():
         weights = folder_weights(path, variant_order(None))
         yield OpenedAdapter(weights=weights, files=(*(file.path for file in weights.files), *own), **given)

@@ -1,6 +1,8 @@
 """Image encoders: read from a folder or file, and found for an IP-Adapter beside its file or in the model's folder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import torch
 from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
+from undertow.adapters.image_prompt.nearby import CONFIG, encoder_folders
 from undertow.adapters.image_prompt.projection import encoder_for
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.checkpoints.files.atomic import read_json
@@ -18,9 +21,10 @@ from undertow.checkpoints.identify.unsupported import refuse_quantized
 from undertow.encoders.image import ImageEncoder
 from undertow.encoders.image_config import ClipVisionConfig, published_vision_config
 from undertow.errors import AdapterMismatch, MissingComponent, UnknownCheckpoint, UnsupportedModel
+from undertow.memory.adapter_networks import AdapterNetworks, WholeFile
+from undertow.memory.component import READ_ONCE
 from undertow.processor import computes
 
-CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 OPEN_CLIP = "visual.conv1.weight"
 
@@ -40,19 +44,44 @@ def load_image_encoder(
     Errors: `UnknownCheckpoint`, `MissingComponent`, `UnsupportedModel`, `KeyMismatch`, `ConfigError`, `CorruptFile`,
     `UnsafeFile`.
     """
-    place = locate(source, variant=variant)
-    folder = _folder(place) if place.is_dir() else place.parent
-    weights = folder_weights(folder, variant_order(variant)) if place.is_dir() else open_weights(place)
-    refuse_quantized(weights.path, weights.tensors, weights.metadata)
-    config = _config(place, folder, weights)
-    return ImageEncoder.from_tensors(
-        _Lazy(weights),
-        config,
-        preprocessing=_preprocessing(folder),
-        dtype=dtype,
-        device=device,
-        source=weights.path,
-    )
+    return _Files.at(locate(source, variant=variant), variant).encoder(dtype, device)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Files:
+    """An image encoder's files. place: as it was given. folder: whose configs count."""
+
+    place: Path
+    folder: Path
+    weights: Weights
+
+    @classmethod
+    def at(cls, place: Path, variant: str | None = None) -> "_Files":
+        folder = _folder(place) if place.is_dir() else place.parent
+        weights = folder_weights(folder, variant_order(variant)) if place.is_dir() else open_weights(place)
+        return cls(place=place, folder=folder, weights=weights)
+
+    @property
+    def version(self) -> Hashable:
+        status = [(file.path, file.path.stat()) for file in self.weights.files]
+        return tuple((path, one.st_size, one.st_mtime_ns) for path, one in status)
+
+    def size_bytes(self, device: torch.device) -> int:
+        """Where it computes, at most: a whole CLIP holds a text network too, which is left."""
+        tensors = self.weights.tensors.values()
+        kept = all(computes(one.dtype, device) for one in tensors if one.dtype.is_floating_point)
+        return sum(one.size_bytes if kept else one.count * torch.float32.itemsize for one in tensors)
+
+    def encoder(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> ImageEncoder:
+        refuse_quantized(self.weights.path, self.weights.tensors, self.weights.metadata)
+        return ImageEncoder.from_tensors(
+            _Lazy(self.weights),
+            _config(self.place, self.folder, self.weights),
+            preprocessing=_preprocessing(self.folder),
+            dtype=dtype,
+            device=device,
+            source=self.weights.path,
+        )
 
 
 class _Lazy(Mapping[str, Tensor]):
@@ -102,16 +131,14 @@ def _preprocessing(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-FOLDER = "image_encoder"
-
-
 class Encoders:
     """Finds image encoders for IP-Adapters, and keeps them. device: where they run. folder: the model's, which may
-    contain one."""
+    contain one. networks: that come and go; an encoder is one of them."""
 
-    def __init__(self, device: torch.device, folder: Path | None = None):
+    def __init__(self, device: torch.device, folder: Path | None = None, networks: AdapterNetworks | None = None):
         self._device = device
         self._folder = folder
+        self._networks = AdapterNetworks() if networks is None else networks
         self._read: dict[str, ImageEncoder] = {}
 
     def for_adapter(self, adapter: Adapter, prompt: ImagePrompt) -> ImageEncoder:
@@ -124,13 +151,9 @@ class Encoders:
             return encoder
         place = Path(adapter.source)
         place = place if place.exists() else prompt.path  # on the Hub, where it was downloaded to
-        beside = place if place.is_dir() else place.parent
-        # Also the authors' other folder: SDXL's adapters for ViT-H lie beside ViT-bigG's encoder.
-        places = [beside / FOLDER, beside.parent / FOLDER, beside.parent / "models" / FOLDER]
-        places += [] if self._folder is None else [self._folder / FOLDER]
         refusal: AdapterMismatch | None = None
-        for place in filter(Path.is_dir, places):
-            encoder = self._at(place)
+        for folder in encoder_folders(place, self._folder):
+            encoder = self._at(folder)
             try:
                 prompt.require_encoder(encoder)
             except AdapterMismatch as err:
@@ -148,6 +171,17 @@ class Encoders:
     def _at(self, source: str | Path) -> ImageEncoder:
         key = str(source)
         if key not in self._read:
-            encoder = load_image_encoder(source).to(self._device)
-            self._read[key] = encoder if computes(encoder.dtype, self._device) else encoder.float()
+            files = _Files.at(locate(source))
+            with self._networks.arriving(files.size_bytes(self._device)):
+                encoder, version = self._read_from(files)
+                home = WholeFile(path=files.place, version=version, load=partial(self._again, files.place))
+                self._networks.add(encoder, "image encoder", READ_ONCE, home)
+            self._read[key] = encoder
         return self._read[key]
+
+    def _again(self, place: Path) -> tuple[ImageEncoder, Hashable]:
+        return self._read_from(_Files.at(place))
+
+    def _read_from(self, files: _Files) -> tuple[ImageEncoder, Hashable]:
+        encoder, version = files.encoder().to(self._device), files.version
+        return encoder if computes(encoder.dtype, self._device) else encoder.float(), version

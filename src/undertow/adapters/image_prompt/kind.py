@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 
 from jaxtyping import Float
 from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
-from undertow.adapters.files.opened import OpenedAdapter
+from undertow.adapters.files.opened import OpenedAdapter, open_adapter
 from undertow.adapters.files.picture_readers import require_pictures
 from undertow.adapters.image_prompt.encoder import Encoders
 from undertow.adapters.image_prompt.image_port import ImagePromptRow, ImagePromptTokens, areas, combine, image_port
@@ -19,6 +21,8 @@ from undertow.adapters.lora.updates import LayerUpdates
 from undertow.adapters.pictures import Area, Hint, LatentGrid
 from undertow.encoders.image import ImageEncoder, ImageFeatures
 from undertow.errors import InvalidInput
+from undertow.memory.adapter_networks import AdapterNetworks, WholeFile
+from undertow.memory.component import READ_ONCE
 from undertow.pictures.files import several
 from undertow.pictures.pixels import to_mask
 from undertow.unet.conditioning import Ports
@@ -42,11 +46,16 @@ class ResolvedImagePrompt:
 
     @classmethod
     def read(
-        cls, adapter: Adapter, prompt: ImagePrompt, encoder: ImageEncoder, config: UNetConfig
+        cls,
+        adapter: Adapter,
+        prompt: ImagePrompt,
+        encoder: ImageEncoder,
+        config: UNetConfig,
+        networks: AdapterNetworks | None = None,
     ) -> "ResolvedImagePrompt":
         """The pictures encoded, once for all steps. Several without masks are one longer sequence; with masks each has
-        a softmax of its own. Errors: `InvalidInput` for no picture, and masks that are not one for each;
-        `AdapterMismatch` for another adapter's encoder."""
+        a softmax of its own. networks: which have the adapter and the encoder in memory. Errors: `InvalidInput` for no
+        picture, and masks that are not one for each; `AdapterMismatch` for another adapter's encoder."""
         pictures, masks = adapter.images(), adapter.masks()
         require_pictures(adapter, prompt.title, several_allowed=True)
         if masks and len(masks) != len(pictures):
@@ -58,13 +67,12 @@ class ResolvedImagePrompt:
         def keys_values(features: ImageFeatures) -> tuple[KeysValues, ...]:
             return tuple(prompt.keys_values(one.tokens) for one in combine(prompt.tokens(features), drawn))
 
-        return cls(
-            adapter=adapter,
-            prompt=prompt,
-            config=config,
-            conditional=keys_values(encoder.encode(pictures)),
-            unconditional=keys_values(prompt.nothing(encoder, len(pictures))),
-        )
+        networks = AdapterNetworks() if networks is None else networks
+        with networks.using(encoder):
+            seen, nothing = encoder.encode(pictures), prompt.nothing(encoder, len(pictures))
+        with networks.using(prompt):
+            conditional, unconditional = keys_values(seen), keys_values(nothing)
+        return cls(adapter=adapter, prompt=prompt, config=config, conditional=conditional, unconditional=unconditional)
 
     @property
     def loaded(self) -> ImagePrompt:
@@ -137,7 +145,7 @@ class ImagePromptKind(AdapterKind[ImagePrompt, ResolvedImagePrompt, ImagePromptR
 
     def __init__(self, model: AdaptedModel):
         super().__init__(model)
-        self.encoders = Encoders(model.unet.device, model.folder)
+        self.encoders = Encoders(model.unet.device, model.folder, model.networks)
 
     @staticmethod
     def identify(opened: OpenedAdapter) -> str | None:
@@ -148,7 +156,18 @@ class ImagePromptKind(AdapterKind[ImagePrompt, ResolvedImagePrompt, ImagePromptR
         return "an IP-Adapter"
 
     def read(self, opened: OpenedAdapter) -> ImagePrompt:
-        return image_prompt_from(opened, self.model.unet)
+        networks, unet = self.model.networks, self.model.unet
+        numbers = sum(one.count for one in opened.tensors.values())
+        with networks.arriving(numbers * unet.dtype.itemsize):
+            prompt = image_prompt_from(opened, unet)
+            home = WholeFile(path=opened.path, version=prompt.content_hash, load=partial(self._again, opened.place))
+            networks.add(prompt, prompt.title, READ_ONCE, home)
+        return prompt
+
+    def _again(self, place: Path) -> tuple[ImagePrompt, str]:
+        with open_adapter(place) as opened:
+            prompt = image_prompt_from(opened, self.model.unet)
+        return prompt, prompt.content_hash
 
     def points(self, loaded: ImagePrompt) -> Sequence[str]:
         return list(self.model.unet.config.cross_attentions())
@@ -163,7 +182,7 @@ class ImagePromptKind(AdapterKind[ImagePrompt, ResolvedImagePrompt, ImagePromptR
     ) -> ResolvedImagePrompt:
         require_no_hint(adapter, hint)
         encoder = self.encoders.for_adapter(adapter, loaded)
-        return ResolvedImagePrompt.read(adapter, loaded, encoder, self.model.unet.config)
+        return ResolvedImagePrompt.read(adapter, loaded, encoder, self.model.unet.config, self.model.networks)
 
     def ports(
         self,

@@ -112,7 +112,8 @@ def _scheduler(pipeline: ExportedPipeline) -> dict[str, Any] | None:
     parameterization = PARAMETERIZATIONS.get(pipeline.prediction)
     if parameterization is None:
         return None
-    return SchedulerConfig(schedule=pipeline.schedule, parameterization=parameterization).to_diffusers()
+    made = SchedulerConfig(schedule=pipeline.schedule, parameterization=parameterization).to_diffusers()
+    return {**made, **pipeline.scheduler}
 
 
 def _class(pipeline: ExportedPipeline) -> str:

@@ -39,7 +39,8 @@ class ExportedPart:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedPipeline:
-    """Everything that is written about a checkpoint. text_configs: transformers' config.json, by kind of encoder."""
+    """Everything that is written about a checkpoint. text_configs: transformers' config.json, by kind of encoder.
+    scheduler: fields of scheduler_config.json in place of those that the schedule gives."""
 
     family: FamilyName
     components: Mapping[Component, ExportedPart]
@@ -49,6 +50,7 @@ class ExportedPipeline:
     vae_config: VAEConfig | None = None
     text_configs: Mapping[TextKind, Mapping[str, Any]] = field(default_factory=dict)
     tokenizers: Mapping[TextKind, Path] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
 
 
 @contextmanager

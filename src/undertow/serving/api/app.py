@@ -20,7 +20,17 @@ from starlette.responses import HTMLResponse, Response
 
 from undertow.errors import UndertowError
 from undertow.serving.admission import Admission
-from undertow.serving.api import artifacts, events, jobs, operations, predict
+from undertow.serving.api import (
+    adapter_files,
+    artifacts,
+    choices,
+    diagnosis,
+    events,
+    jobs,
+    operations,
+    predict,
+    studio,
+)
 from undertow.serving.api.around import Around
 from undertow.serving.api.auth import Gate
 from undertow.serving.api.compatible import agents, huggingface, openai
@@ -41,7 +51,16 @@ from undertow.serving.tracing import Tracing, tracing_of
 
 logger = logging.getLogger(__name__)
 
-ROUTERS: tuple[APIRouter, ...] = (jobs.router, events.router, artifacts.router, predict.router, operations.router)
+ROUTERS: tuple[APIRouter, ...] = (
+    jobs.router,
+    events.router,
+    artifacts.router,
+    predict.router,
+    diagnosis.router,
+    operations.router,
+    choices.router,
+    adapter_files.router,
+)
 COMPATIBLE: tuple[APIRouter, ...] = (
     openai.router,
     a1111.router,
@@ -105,7 +124,7 @@ def create_app(
         lifespan=_lifespan(parts, own, told),
     )
     app.state.parts = parts
-    for router in (*ROUTERS, *COMPATIBLE, *routers):
+    for router in (*ROUTERS, *COMPATIBLE, *routers, *((studio.router,) if settings.page else ())):
         app.include_router(router)
     app.openapi = _described(app, app.openapi)
 

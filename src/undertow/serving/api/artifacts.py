@@ -15,7 +15,7 @@ from undertow.serving.api.bodies import media_type, read_body, require_media_typ
 from undertow.serving.api.finding import find_job
 from undertow.serving.api.openapi import PROBLEMS, gives
 from undertow.serving.api.parts import Parts, Service
-from undertow.serving.api.previews import want_previews
+from undertow.serving.api.previews import sniffed, want_previews
 from undertow.serving.api.problems import Problem
 from undertow.serving.api.views import PictureView, artifact_path
 from undertow.serving.jobs import StoredFile
@@ -65,7 +65,7 @@ async def show_artifact(
     if not await run_in_threadpool(path.is_file):
         logger.error("the file of artifact %s is gone from %s", sha256, path)
         raise _missing(sha256)
-    ending = found.media_type.partition("/")[2]
+    ending = found.media_type.partition("/")[2].removeprefix("x-")
     return FileResponse(
         path,
         media_type=found.media_type,
@@ -106,7 +106,7 @@ async def show_preview(job: str, key: Reader, service: Service) -> Response:
             raise Problem("preview_not_found", detail, retry_after_s=1.0) from None
 
     content = await run_in_threadpool(read)
-    return Response(content, media_type=_sniffed(content), headers={"Cache-Control": "no-store"})
+    return Response(content, media_type=sniffed(content), headers={"Cache-Control": "no-store"})
 
 
 def _find(service: Parts, sha256: str, key: ApiKey) -> StoredFile:
@@ -136,9 +136,3 @@ def _keep(service: Parts, content: bytes, claimed: str, key: ApiKey) -> PictureV
     service.store.upload(key.id, stored, UPLOAD_KEPT_S)
     width, height = picture.size
     return PictureView(url=artifact_path(stored.sha256), **stored.to_json(), width=width, height=height)
-
-
-def _sniffed(content: bytes) -> str:
-    if content.startswith(b"\xff\xd8"):
-        return MEDIA_TYPES["JPEG"]
-    return MEDIA_TYPES["WEBP"] if content[8:12] == b"WEBP" else MEDIA_TYPES["PNG"]

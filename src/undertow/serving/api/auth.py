@@ -21,7 +21,7 @@ from undertow.serving.settings import LOOPBACK
 from undertow.serving.store.records import ApiKey, Scope
 from undertow.serving.store.store import Store
 
-LOCAL = ApiKey(id="local", name="local", scopes=(Scope.SUBMIT, Scope.READ, Scope.ADMIN), created_at=0.0)
+LOCAL = ApiKey(id="local", name="local", scopes=tuple(Scope), created_at=0.0)
 """Everybody, where no key was ever made."""
 
 CHALLENGE = {"WWW-Authenticate": 'Bearer realm="undertow"'}
@@ -160,6 +160,8 @@ Submitter = Annotated[ApiKey, Security(_caller, scopes=[Scope.SUBMIT])]
 """The key of a route that makes or changes jobs."""
 Reader = Annotated[ApiKey, Security(_caller, scopes=[Scope.READ])]
 """The key of a route that shows what is the key's own, or everybody's."""
+Inspector = Annotated[ApiKey, Security(_caller, scopes=[Scope.INSPECT])]
+"""The key of a route that has the network looked into."""
 Admin = Annotated[ApiKey, Security(_caller, scopes=[Scope.ADMIN])]
 """The key of a route that shows the service from inside."""
 

@@ -5,6 +5,7 @@ comes `status`, without an id and never repeated, when the time changed at which
 """
 
 import json
+from base64 import b64encode
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from undertow.serving.api.auth import Reader
 from undertow.serving.api.finding import find_job
 from undertow.serving.api.openapi import PROBLEMS
 from undertow.serving.api.parts import Parts, Service
-from undertow.serving.api.previews import want_previews
+from undertow.serving.api.previews import sniffed, want_previews
 from undertow.serving.api.problems import Problem
 from undertow.serving.api.views import job_path
 from undertow.serving.jobs import Job, JobEvent, JobState
@@ -42,7 +43,7 @@ router = APIRouter()
     responses={
         200: {
             "description": "Events until the job is final: accepted, started, progress, requeued and the final states, "
-            "each with its number as id; and status, without one, when the finish time changed.",
+            "each with its number as id; and status, without one, when the finish time changed, and preview.",
             "content": {"text/event-stream": {"schema": EVENT}},
         },
         **PROBLEMS,
@@ -58,8 +59,9 @@ router = APIRouter()
             {
                 "name": "previews",
                 "in": "query",
-                "schema": {"type": "boolean"},
-                "description": "Whether previews are made while somebody listens; status then names their path.",
+                "schema": {"type": "string", "enum": ["true", "false", "inline"]},
+                "description": "Whether previews are made while somebody listens; status then names their path. "
+                "inline: each comes as an event preview too, with media_type and base64.",
             },
         ]
     },
@@ -67,20 +69,23 @@ router = APIRouter()
 async def follow_job(job: str, request: Request, key: Reader, service: Service) -> EventSourceResponse:
     """Follow a job. The stream ends after the final event; a comment every 15 s keeps connections open."""
     after = _last_seen(request.headers.get("last-event-id"))
-    previews = _flag("previews", request.query_params.get("previews"))
+    given = request.query_params.get("previews")
+    inline = given == "inline"
+    previews = inline or _flag("previews", given)
     found = await run_in_threadpool(find_job, service, job, key)
     return EventSourceResponse(
-        _stream(service, found, after, previews),
+        _stream(service, found, after, previews, inline),
         ping=KEEP_ALIVE_S,
         ping_message_factory=lambda: ServerSentEvent(comment="still here"),
         headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
     )
 
 
-async def _stream(service: Parts, job: Job, after: int, previews: bool) -> AsyncIterator[dict[str, Any]]:
+async def _stream(service: Parts, job: Job, after: int, previews: bool, inline: bool) -> AsyncIterator[dict[str, Any]]:
     service.metrics.event_streams.inc()
     try:
         shown: dict[str, Any] = {}
+        looked = 0
         while True:
             seen = service.watch.seen
             events, job = await run_in_threadpool(_read, service, job, after, previews)
@@ -94,6 +99,9 @@ async def _stream(service: Parts, job: Job, after: int, previews: bool) -> Async
             if (now := _standing(job, previews)) != shown and not job.state.is_final:
                 shown = now
                 yield {"event": "status", "data": json.dumps(now)}
+            if inline and (found := await run_in_threadpool(_preview, service, job, looked)) is not None:
+                looked, preview = found
+                yield {"event": "preview", "data": json.dumps(preview)}
             await service.watch.changed(seen, KEEP_ALIVE_S)
     finally:
         service.metrics.event_streams.dec()
@@ -106,6 +114,19 @@ def _read(service: Parts, job: Job, after: int, previews: bool) -> tuple[list[Jo
     if previews:
         want_previews(service, job)
     return list(service.store.events(job.id, after=after, limit=AT_ONCE)), service.store.job(job.id)
+
+
+def _preview(service: Parts, job: Job, looked: int) -> tuple[int, dict[str, str]] | None:
+    """The newest preview and its time in nanoseconds, if there is one that is newer than `looked`."""
+    place = service.artifacts.preview_path(job.id)
+    try:
+        made = place.stat().st_mtime_ns
+        content = place.read_bytes() if made > looked else b""
+    except FileNotFoundError:  # none yet, or the job is done
+        return None
+    if not content:
+        return None
+    return made, {"media_type": sniffed(content), "base64": b64encode(content).decode()}
 
 
 def _message(event: JobEvent) -> dict[str, Any]:
@@ -136,4 +157,4 @@ def _flag(name: str, given: str | None) -> bool:
         return False
     if given.lower() in ("", "1", "true", "yes"):
         return True
-    raise Problem("invalid_request", f"{name} is {given[:100]!r}, expected true or false")
+    raise Problem("invalid_request", f"{name} is {given[:100]!r}, expected true, false or inline")

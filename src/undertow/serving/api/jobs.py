@@ -16,7 +16,7 @@ from undertow.serving.api.openapi import gives, takes
 from undertow.serving.api.parts import Service
 from undertow.serving.api.problems import Problem
 from undertow.serving.api.queries import Query, query_parameters
-from undertow.serving.api.requests import read_jobs, require_client_id, require_idempotency_key, wait_of
+from undertow.serving.api.requests import JobChange, read_jobs, require_client_id, require_idempotency_key, wait_of
 from undertow.serving.api.submitting import submit_one, submit_together
 from undertow.serving.api.views import BatchView, JobList, JobView, job_path, job_view
 from undertow.serving.jobs import Job, JobState
@@ -126,6 +126,22 @@ async def show_job(
     if wait_s:
         found = await service.watch.finished(found, wait_s)
     return JSONResponse(job_view(found, service.clock()).to_json(), headers={"Cache-Control": "no-store"})
+
+
+@router.patch("/v1/jobs/{job}", responses=gives(JobView), openapi_extra=takes("JobChange"))
+async def change_job(job: str, request: Request, key: Submitter, service: Service) -> JSONResponse:
+    """Change the priority of a job that waits; it goes before or behind the key's other jobs."""
+    given, _ = await read_json(request, service.settings.max_body_bytes)
+    priority = JobChange.from_json(given).priority
+
+    def change() -> Job:
+        changed = service.store.prioritize(find_job(service, job, key).id, priority, owner(key))
+        if changed.state is not JobState.QUEUED and changed.priority != priority:
+            detail = f"job is {changed.state}, expected queued: only the place of a job that waits can change"
+            raise Problem("job_not_waiting", detail)
+        return changed
+
+    return JSONResponse(job_view(await run_in_threadpool(change), service.clock()).to_json())
 
 
 @router.post("/v1/jobs/{job}/cancel", responses=gives(JobView))

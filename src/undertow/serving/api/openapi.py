@@ -12,11 +12,12 @@ from undertow.records import Record, schema_of
 from undertow.serving.admission import JobOptions
 from undertow.serving.api import problems
 from undertow.serving.api.bodies import JSON
-from undertow.serving.api.requests import MOST_TOGETHER
+from undertow.serving.api.requests import MOST_TOGETHER, JobChange
 from undertow.serving.api.views import BatchView, JobList, JobView, PictureView
+from undertow.serving.inspection import DiagnosisView
 
 REFERENCE = "#/components/schemas/{model}"
-GIVEN: tuple[type[Record], ...] = (JobView, JobList, BatchView, PictureView)
+GIVEN: tuple[type[Record], ...] = (JobView, JobList, BatchView, PictureView, DiagnosisView)
 """Records that clients get."""
 
 HASH = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
@@ -33,6 +34,7 @@ PICTURE = {
         {"type": "null"},
     ],
 }
+RULES = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "maxItems": 100}]}
 ADAPTERS = {
     "description": "Names that /v1/adapters lists, or objects with such a name as `source`, and fields of an Adapter.",
     "anyOf": [
@@ -48,9 +50,9 @@ def reference(name: str) -> dict[str, str]:
     return {"$ref": REFERENCE.format(model=name)}
 
 
-def takes(name: str) -> dict[str, Any]:
+def takes(name: str, *, required: bool = True) -> dict[str, Any]:
     """Part of a route's description: its body as JSON, by the name of a schema."""
-    return {"requestBody": {"required": True, "content": {JSON: {"schema": reference(name)}}}}
+    return {"requestBody": {"required": required, "content": {JSON: {"schema": reference(name)}}}}
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
@@ -71,7 +73,9 @@ def gives(record: type[Record] | None, *statuses: int, about: str = "Done.") -> 
 @cache
 def schemas() -> Mapping[str, Any]:
     """Every schema by its name."""
-    taken: list[Any] = [(record, "validation", schema_of(record)) for record in (GenerationRequest, JobOptions)]
+    taken: list[Any] = [
+        (record, "validation", schema_of(record)) for record in (GenerationRequest, JobOptions, JobChange)
+    ]
     given: list[Any] = [(record, "serialization", schema_of(record)) for record in GIVEN]
     _, together = TypeAdapter.json_schemas([*taken, *given], ref_template=REFERENCE)
     found = deepcopy(together["$defs"])
@@ -85,6 +89,15 @@ def schemas() -> Mapping[str, Any]:
         "description": "What to draw, as the library's GenerationRequest, and how it is treated as a job. Without a "
         "seed one is chosen, and told.",
         "properties": {**drawn["properties"], **options["properties"]},
+        "required": ["prompt"],
+        "additionalProperties": False,
+    }
+    rules = {"only": {"description": "Rules of the doctor, or families of them: nan, picture, slow, memory.", **RULES}}
+    found["DiagnosisOptions"] = {"type": "object", "properties": rules, "additionalProperties": False}
+    found["DiagnosisRequest"] = {
+        "type": "object",
+        "description": "What would be drawn, as a job says it.",
+        "properties": {**found["JobRequest"]["properties"], **rules},
         "required": ["prompt"],
         "additionalProperties": False,
     }

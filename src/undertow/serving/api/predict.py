@@ -15,28 +15,23 @@ from annotated_types import MaxLen
 from fastapi import APIRouter, Header
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import Response
 
 from undertow.doors import shown
 from undertow.errors import InvalidInput
 from undertow.records import Finite, Record
+from undertow.serving.api.answers import file_of, gives_file
 from undertow.serving.api.auth import Submitter
 from undertow.serving.api.bodies import read_body, require_media_type
-from undertow.serving.api.openapi import PROBLEMS, reference
 from undertow.serving.api.parts import Parts, Service
-from undertow.serving.api.problems import Problem
 from undertow.serving.api.queries import Query, query_parameters
-from undertow.serving.api.requests import wait_of
 from undertow.serving.api.submitting import store_jobs
-from undertow.serving.api.views import job_path, job_view
 from undertow.serving.jobs import Job, JobSpec, JobWork, NewJob, StoredFile
 from undertow.serving.store.records import ApiKey
 from undertow.serving.tracing import TRACEPARENT
 
 SAFETENSORS = "application/x-safetensors"
 HEADER_BYTES = 2**20
-WAIT_S = 60.0
-"""Of clients that do not say how long they wait."""
 MOST_ROWS = 64
 """Of one forward, guidance included."""
 TENSORS = ("latents", "text_embeddings", "negative_embeddings", "pooled", "negative_pooled", "time_ids")
@@ -70,14 +65,7 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
 @router.post(
     "/v1/predict",
     response_class=Response,
-    responses={
-        200: {"description": "The predictions: 0.noise, 1.noise, ...", "content": {SAFETENSORS: _FILE}},
-        202: {
-            "description": "Not yet: the job that answers.",
-            "content": {"application/json": {"schema": reference("JobView")}},
-        },
-        **PROBLEMS,
-    },
+    responses=gives_file(SAFETENSORS, _FILE["schema"], "The predictions: 0.noise, 1.noise, ..."),
     openapi_extra={
         "requestBody": {"required": True, "content": {SAFETENSORS: _FILE}},
         **query_parameters(model={"type": "string"}),
@@ -95,15 +83,7 @@ async def predict(
     require_media_type(request, SAFETENSORS)
     content = await read_body(request, service.settings.max_body_bytes)
     job = await run_in_threadpool(_submitted, service, content, model, key)
-    job = await service.watch.finished(job, wait_of(prefer) or WAIT_S)
-    if not job.state.is_final:
-        view = job_view(job, service.clock())
-        return JSONResponse(view.to_json(), status_code=202, headers={"Location": job_path(job.id)})
-    if job.result is None:
-        raise _failed(job)
-    (file,) = job.result.files
-    headers = {"Location": job_path(job.id), "Cache-Control": "no-store"}
-    return FileResponse(service.artifacts.path(file.sha256), media_type=SAFETENSORS, headers=headers)
+    return await file_of(service, job, prefer)
 
 
 def _submitted(service: Parts, content: bytes, model: str | None, key: ApiKey) -> Job:
@@ -209,10 +189,3 @@ def _place(name: str, tensor: Any, shapes: list[dict[str, list[int]]]) -> None:
         expected = f"floats, in {DIMENSIONS[field]} dimensions" if field in DIMENSIONS else "floats"
         raise InvalidInput(name, f"{shape} of {dtype}", expected, "without empty ones")
     shapes[int(index)][field] = sizes
-
-
-def _failed(job: Job) -> Problem:
-    if job.failure is None:
-        return Problem("not_ready", f"job {job.id} was {job.state} before it was answered", job=job.id)
-    code = {"request": "invalid_request", "transient": "not_ready", "engine": "internal"}[job.failure.fault]
-    return Problem(code, job.failure.detail, job=job.id, failure=job.failure.code)

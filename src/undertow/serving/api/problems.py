@@ -43,6 +43,7 @@ KINDS: Mapping[str, Kind] = {
     "preview_not_found": Kind(status=404, title="No preview yet", fault="transient"),
     "method_not_allowed": Kind(status=405, title="Another method is needed"),
     "client_id_conflict": Kind(status=409, title="The name is taken by another job"),
+    "job_not_waiting": Kind(status=409, title="The job waits no longer"),
     "job_canceled": Kind(status=409, title="The job was canceled"),
     "too_large": Kind(status=413, title="The body is too large"),
     "unsupported_media_type": Kind(status=415, title="Another content type is needed"),

@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Ge, Le
 
 from undertow.doors import shown
 from undertow.errors import InvalidInput
+from undertow.records import Record
 
 LONGEST_WAIT_S = 600.0
 """Of `Prefer: wait`; a client that asks for longer waits so long, and asks again."""
@@ -16,6 +20,14 @@ MOST_TOGETHER = 1000
 
 _CLIENT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~:-]{0,127}")
 _WAIT = re.compile(r"(?:^|,)\s*wait\s*=\s*\"?(\d{1,9})\"?\s*(?:$|[,;])")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobChange(Record):
+    """What can change of a job that waits."""
+
+    priority: Annotated[int, Ge(-10), Le(10)]
+    """Among the jobs of the same key: higher goes first."""
 
 
 def read_jobs(given: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -60,7 +72,7 @@ def require_idempotency_key(given: str | None) -> str | None:
     return given
 
 
-def wait_of(prefer: str | None) -> float:
-    """Seconds of `Prefer: wait=N`; other preferences may be ignored (RFC 7240)."""
+def wait_of(prefer: str | None, otherwise_s: float = 0.0) -> float:
+    """Seconds of `Prefer: wait=N`; other preferences may be ignored (RFC 7240). otherwise_s: where it is not said."""
     found = _WAIT.search(prefer) if prefer is not None else None
-    return min(float(found[1]), LONGEST_WAIT_S) if found else 0.0
+    return min(float(found[1]), LONGEST_WAIT_S) if found else otherwise_s

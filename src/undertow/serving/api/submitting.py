@@ -11,6 +11,7 @@ from typing import Any
 
 from undertow.errors import InvalidInput
 from undertow.serving.admission import Wanted
+from undertow.serving.api.auth import require_scope
 from undertow.serving.api.parts import Parts
 from undertow.serving.api.problems import Problem
 from undertow.serving.api.requests import require_label
@@ -23,6 +24,7 @@ from undertow.serving.store.records import (
     IdempotencyConflict,
     QueueFull,
     QueueLimits,
+    Scope,
     Submitted,
 )
 from undertow.serving.tracing import TRACEPARENT
@@ -42,11 +44,11 @@ def submit_one(
     Errors: `Problem`, `InvalidInput`, `Refused`, `StoreError`."""
     # Under a name of the client's own it is the body that tells whether it is the same job.
     once = f"PUT {client_id}" if client_id is not None else f"POST {idempotency_key}" if idempotency_key else None
-    read = _read(service, wanted, key, idempotency_key=once, client_id=client_id)
+    read = read_wanted(service, wanted, key, idempotency_key=once, client_id=client_id)
     if (known := _known(service, read)) is not None:
         return Submitted(job=known, created=False)
     service.gate.spend(key)
-    return store_jobs(service, [_accepted(service, read)], key)[0]
+    return store_jobs(service, [accepted(service, read)], key)[0]
 
 
 def submit_together(
@@ -62,7 +64,7 @@ def submit_together(
     for index, wanted in enumerate(several):
         once = None if idempotency_key is None else f"BATCH {index} {idempotency_key}"
         try:
-            read.append(_read(service, wanted, key, idempotency_key=once, batch=batch))
+            read.append(read_wanted(service, wanted, key, idempotency_key=once, batch=batch))
         except InvalidInput as err:
             raise InvalidInput(f"jobs.{index}.{err.argument}", err.value, err.expected, err.remedy) from err
     known = [_known(service, one) for one in read] if idempotency_key is not None else []
@@ -71,23 +73,25 @@ def submit_together(
             raise _conflict(f"BATCH 0 {idempotency_key}", found[0].id)
         return [Submitted(job=job, created=False) for job in found]
     service.gate.spend(key)
-    accepted: list[NewJob] = []
+    taken: list[NewJob] = []
     try:
         for one in read:
-            accepted.append(_accepted(service, one))
+            taken.append(accepted(service, one))
     except Refused:
-        for new in accepted:
+        for new in taken:
             service.times.withdraw(new)
         raise
-    return store_jobs(service, accepted, key)
+    return store_jobs(service, taken, key)
 
 
-def _read(service: Parts, wanted: Mapping[str, Any], key: ApiKey, **names: str | None) -> Wanted:
-    """Errors: `InvalidInput`."""
+def read_wanted(service: Parts, wanted: Mapping[str, Any], key: ApiKey, **names: str | None) -> Wanted:
+    """What a client's body asks for. Errors: `InvalidInput`; `Problem` for a key that may not look into its jobs."""
     settings = service.settings
     with _counted(service):
         require_label(wanted)
         read = service.admission.read(wanted, key.id, traceparent=TRACEPARENT.get(), **names)
+        if read.new.spec.inspect is not None:
+            require_scope(key, Scope.INSPECT)
         if read.new.webhook is not None:
             require_webhook(read.new.webhook, enabled=settings.webhooks, private=settings.webhooks_private)
     return read
@@ -99,8 +103,8 @@ def _known(service: Parts, wanted: Wanted) -> Job | None:
         return service.store.known(wanted.new)
 
 
-def _accepted(service: Parts, wanted: Wanted) -> NewJob:
-    """Errors: `Refused`."""
+def accepted(service: Parts, wanted: Wanted) -> NewJob:
+    """The job, with the time when it will be done. Errors: `Refused`."""
     with _counted(service):
         return service.admission.accept(wanted)
 
@@ -171,14 +175,14 @@ def _conflict(once: str, job: str) -> Problem:
 
 def planned(service: Parts, wanted: Mapping[str, Any], key: ApiKey) -> dict[str, Any]:
     """What a job would take, and when it would be done if it were submitted now. Errors: `InvalidInput`, `Problem`."""
-    read = _read(service, wanted, key)
+    read = read_wanted(service, wanted, key)
     service.gate.spend(key)
     found = service.admission.forecast(read)
     memory = None if found is None else {name: getattr(found, name) for name in _OF_MEMORY}
     if memory is not None and found is not None:
         memory["measures"] = [asdict(measure) for measure in found.measures]
     try:
-        new = _accepted(service, read)
+        new = accepted(service, read)
     except Refused as err:
         refused = Problem.of_refused(err).json("/v1/jobs")
         return {"accepted": False, "refused": refused, "memory": memory}

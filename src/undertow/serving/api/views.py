@@ -6,7 +6,19 @@ from typing import Any
 
 from undertow.records import Record
 from undertow.serving.failures import Failure, FailureCode, Fault
-from undertow.serving.jobs import Format, Job, JobProgress, JobState, Kind, Mode, StoredFile, StoredPicture, expected_at
+from undertow.serving.inspection import InspectionKind, InspectOptions
+from undertow.serving.jobs import (
+    Format,
+    InspectedFile,
+    Job,
+    JobProgress,
+    JobState,
+    Kind,
+    Mode,
+    StoredFile,
+    StoredPicture,
+    expected_at,
+)
 
 REMEDIES: Mapping[FailureCode, str] = {
     FailureCode.INVALID_REQUEST: "change the value that the sentence names",
@@ -49,6 +61,17 @@ class FileView(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class InspectionView(FileView):
+    """A file of what was seen inside while the job was drawn."""
+
+    kind: InspectionKind
+    name: str
+    """As the library calls such a file."""
+    picture: int | None = None
+    """Which of the pictures it belongs to, from 0; none for all of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FailureView(Record):
     """Why a job failed."""
 
@@ -74,11 +97,13 @@ class JobView(Record):
     format: Format
     submitted_at: float
     kind: Kind = "pictures"
-    """What was asked for: pictures, or predictions of the network."""
+    """What was asked for: pictures, predictions of the network, or a diagnosis."""
     client_id: str | None = None
     batch: str | None = None
     label: str = ""
     priority: int = 0
+    promised_at: float | None = None
+    """When it was said to be done, when it was accepted."""
     finish_at: float | None = None
     """When it will be done, as far as can be said now; updated while it waits and runs. A job that is late is expected
     to be as late again."""
@@ -94,7 +119,11 @@ class JobView(Record):
     progress: JobProgress = JobProgress()
     pictures: tuple[PictureView, ...] = ()
     files: tuple[FileView, ...] = ()
-    """Of predictions: the tensors."""
+    """Of predictions the tensors, of a diagnosis its findings."""
+    inspect: InspectOptions | None = None
+    """What is looked at while it is drawn."""
+    inspection: tuple[InspectionView, ...] = ()
+    """What was seen."""
     reused: bool = False
     """The pictures were there already, and nothing was drawn."""
     replayed_steps: int = 0
@@ -144,6 +173,10 @@ def _file_view(file: StoredFile) -> FileView:
     return FileView(url=artifact_path(file.sha256), **file.to_json())
 
 
+def _inspection_view(file: InspectedFile) -> InspectionView:
+    return InspectionView(url=artifact_path(file.sha256), **file.to_json())
+
+
 def failure_view(failure: Failure) -> FailureView:
     """With whose fault it is and what helps."""
     return FailureView(
@@ -169,6 +202,8 @@ def job_view(job: Job, now: float) -> JobView:
     result, waits = job.result, not job.state.is_final
     path = job_path(job.id)
     links = {"self": path, "events": f"{path}/events"}
+    if job.spec.kind == "pictures":
+        links["diagnosis"] = f"{path}/diagnosis"
     if waits:
         links |= {"cancel": f"{path}/cancel", "preview": f"{path}/preview"}
     finish_at = expected_at(job.finish_at, now) if waits and job.finish_at is not None else job.finish_at
@@ -183,6 +218,7 @@ def job_view(job: Job, now: float) -> JobView:
         batch=job.batch,
         label=job.label,
         priority=job.priority,
+        promised_at=job.promised_at,
         finish_at=finish_at,
         finish_in_s=finish_at - now if waits and finish_at is not None else None,
         started_at=job.started_at,
@@ -195,6 +231,8 @@ def job_view(job: Job, now: float) -> JobView:
         kind=job.spec.kind,
         files=() if result is None else tuple(map(_file_view, result.files)),
         pictures=() if result is None else tuple(map(picture_view, result.pictures)),
+        inspect=job.spec.inspect,
+        inspection=() if result is None else tuple(map(_inspection_view, result.inspection)),
         reused=result is not None and result.reused,
         replayed_steps=0 if result is None else result.replayed_steps,
         failure=None if job.failure is None else failure_view(job.failure),

@@ -87,8 +87,11 @@ class Catalog:
     def adapter(self, name: str, model: str | None = None, *, argument: str = "adapters") -> AdapterEntry:
         """The adapter or embedding of that name; one that came with the model goes before others. Errors:
         `InvalidInput` for a name that is not listed, with a near one."""
-        found = self._current()
         bare = name.removesuffix(SAFETENSORS)
+        found = self._current()
+        if not any((place, bare) in found.adapters for place in (model, None)):
+            self.refresh()  # another process may have been given it just now
+            found = self._found
         for place in (model, None):
             if (place, bare) in found.adapters:
                 return found.adapters[place, bare]
@@ -119,7 +122,9 @@ class Catalog:
                 models[name] = entry
             else:
                 skipped.append(entry)
-        places = [(place, None) for folder in self.settings.adapters for place in _places(folder, skipped)]
+        uploads = self.settings.adapter_uploads
+        folders = (*self.settings.adapters, *((uploads,) if uploads.is_dir() else ()))
+        places = [(place, None) for folder in folders for place in _places(folder, skipped)]
         for entry in models.values():
             own = entry.path / ADAPTERS
             places += [(place, entry.name) for place in _places(own, skipped)] if own.is_dir() else []
@@ -141,7 +146,7 @@ class Catalog:
             entry = read_model(name, source, self.device)
             self._read[name, source] = (_stamp(entry.files), entry)
         except (UndertowError, OSError) as err:
-            entry = Skipped(name=name, reason=_reason(err))
+            entry = Skipped(name=name, reason=reason_of(err))
             self._note(entry)
         return entry
 
@@ -157,7 +162,7 @@ class Catalog:
         try:
             entry = read_adapter(place, name, model)
         except (UndertowError, OSError) as err:
-            entry = Skipped(name=name, reason=_reason(err))
+            entry = Skipped(name=name, reason=reason_of(err))
             self._note(entry)
         self._read[key] = (stamp, entry)
         return entry
@@ -176,7 +181,9 @@ def misfit(entry: AdapterEntry, model: ModelEntry) -> str | None:
         widths = {network.width for network in model.subject.text_encoders}
         return None if entry.text_width in widths else f"its vectors are {entry.text_width} wide"
     wide = model.subject.unet.context_dim
-    return None if entry.text_width == wide else f"it was made for a model whose text is {entry.text_width} wide"
+    if entry.text_width == wide:
+        return None
+    return f"it was made for a model whose text is {entry.text_width} wide, and this one's is {wide} wide"
 
 
 def _places(folder: Path, skipped: list[Skipped], depth: int = DEPTH) -> Iterable[Path]:
@@ -219,7 +226,7 @@ def _unknown(argument: str, name: str, known: Iterable[str], expected: str) -> I
     return InvalidInput(argument, repr(name[:100]), expected, f"{did_you_mean(name, names)}known: {listed}")
 
 
-def _reason(err: Exception) -> str:
+def reason_of(err: Exception) -> str:
     """An error without the path that it names."""
     if isinstance(err, CheckpointError):
         return "; ".join(filter(None, (err.problem, err.remedy)))

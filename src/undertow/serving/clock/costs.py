@@ -32,6 +32,10 @@ class Event(Protocol):
     def size(self) -> tuple[int, int] | None: ...
     @property
     def computed_rows(self) -> int: ...
+    @property
+    def adapted_rows(self) -> int: ...
+    @property
+    def probed(self) -> bool: ...
 
 
 @dataclass(kw_only=True)
@@ -51,16 +55,18 @@ class Mean:
 
 @dataclass(kw_only=True)
 class Costs:
-    """encode: of a job. forward: by cells and rows. decode: of a picture, by cells. load: of the model. rows: by cells,
-    the rows of a forward that were decided once: the most that pay, and those of reproducible jobs."""
+    """encode: of a job. forward: by cells and rows. adapted: what a forward takes more because of adapters, by cells
+    and by the rows in which some act. decode: of a picture, by cells. load: of the model. rows: by cells, the rows of a
+    forward that were decided once: the most that pay."""
 
     encode: Mean | None = None
     load: Mean | None = None
     forward: dict[int, dict[int, Mean]] = field(default_factory=dict)
+    adapted: dict[int, dict[int, Mean]] = field(default_factory=dict)
     decode: dict[int, Mean] = field(default_factory=dict)
-    rows: dict[int, tuple[int, int]] = field(default_factory=dict)
+    rows: dict[int, int] = field(default_factory=dict)
 
-    def learn(self, kind: str, *, seconds: float, cells: int = 0, rows: int = 1) -> None:
+    def learn(self, kind: str, *, seconds: float, cells: int = 0, rows: int = 1, adapted_rows: int = 0) -> None:
         """kind: encode, denoise, decode or load."""
         match kind:
             case "encode":
@@ -69,6 +75,10 @@ class Costs:
                 self.load = _with(self.load, seconds)
             case "decode":
                 self.decode[cells] = _with(self.decode.get(cells), seconds)
+            case _ if adapted_rows and self.forward.get(cells):
+                more = max(0.0, seconds - self.forward_s(cells, rows))
+                of_cells = self.adapted.setdefault(cells, {})
+                of_cells[adapted_rows] = _with(of_cells.get(adapted_rows), more)
             case _:
                 of_cells = self.forward.setdefault(cells, {})
                 of_cells[rows] = _with(of_cells.get(rows), seconds)
@@ -78,34 +88,27 @@ class Costs:
         """Whether any forward was measured."""
         return bool(self.forward)
 
-    def rows_for(self, cells: int) -> tuple[int, int] | None:
-        """The rows that were decided, for pictures of another size so many that a forward has as many cells; `None`
-        where nothing was decided."""
+    def rows_for(self, cells: int) -> int | None:
+        """The most rows of a forward that pay, as decided; for pictures of another size so many that a forward has as
+        many cells; `None` where nothing was decided."""
         if cells in self.rows or not self.rows:
             return self.rows.get(cells)
         nearest = min(self.rows, key=lambda known: abs(known - cells))
-        best, pinned = (max(1, rows * nearest // max(1, cells)) for rows in self.rows[nearest])
-        return best, pinned
+        return max(1, self.rows[nearest] * nearest // max(1, cells))
 
-    def decide(self, cells: int, measured: Mapping[int, float] | None = None) -> tuple[int, int]:
-        """The rows of a forward for pictures of this size; once decided they stay, since another number of rows draws
-        other bytes. Called when a worker has measured them. measured: seconds of a forward by its rows; what was
-        learned until now when `None`."""
+    def decide(self, cells: int, measured: Mapping[int, float] | None = None) -> int:
+        """The most rows of a forward that pay for pictures of this size; once decided they stay. Called when a worker
+        has measured them. measured: seconds of a forward by its rows; what was learned until now when `None`."""
         if cells not in self.rows:
             if measured is None:
                 measured = {rows: mean.seconds for rows, mean in self.forward.get(cells, {}).items()}
-            self.rows[cells] = (best_rows(measured), pinned_rows(measured))
+            self.rows[cells] = best_rows(measured)
         return self.rows[cells]
 
-    def forward_s(self, cells: int, rows: int) -> float:
+    def forward_s(self, cells: int, rows: int, adapted_rows: int = 0) -> float:
         """Seconds of a forward: as measured, between what was measured, or in proportion to it."""
-        of_cells = self.forward.get(cells)
-        if of_cells:
-            return _between({rows: mean.seconds for rows, mean in of_cells.items()}, rows)
-        if not self.forward:
-            return GUESS_S * cells * rows
-        nearest = min(self.forward, key=lambda known: abs(known - cells))
-        return self.forward_s(nearest, rows) * cells / max(1, nearest)
+        plain = _of_rows(self.forward, cells, rows) if self.forward else GUESS_S * cells * rows
+        return plain + (_of_rows(self.adapted, cells, adapted_rows) if adapted_rows and self.adapted else 0.0)
 
     def encode_s(self) -> float:
         return 0.0 if self.encode is None else self.encode.seconds
@@ -123,32 +126,29 @@ class Costs:
         return {
             "encode": _json(self.encode),
             "load": _json(self.load),
-            "forward": {str(c): {str(r): _json(m) for r, m in of.items()} for c, of in self.forward.items()},
+            "forward": _by_rows_json(self.forward),
+            "adapted": _by_rows_json(self.adapted),
             "decode": {str(cells): _json(mean) for cells, mean in self.decode.items()},
-            "rows": {str(cells): list(both) for cells, both in self.rows.items()},
+            "rows": {str(cells): rows for cells, rows in self.rows.items()},
         }
 
     @classmethod
     def from_json(cls, json: Mapping[str, Any] | None) -> "Costs":
         """What `to_json` wrote; nothing is known where it is anything else."""
         json = json if isinstance(json, Mapping) else {}
-        forward = json.get("forward")
-        found = {
-            int(cells): means
-            for cells, of_cells in (forward.items() if isinstance(forward, Mapping) else ())
-            if (means := _means(of_cells))
-        }
         return cls(
             encode=_mean(json.get("encode")),
             load=_mean(json.get("load")),
-            forward=found,
+            forward=_by_rows(json.get("forward")),
+            adapted=_by_rows(json.get("adapted")),
             decode=_means(json.get("decode")),
             rows=_rows(json.get("rows")),
         )
 
 
 class Learner:
-    """Learns costs from an engine's events. What is encoded in parts is one cost of its job. A step costs all the time
+    """Learns costs from an engine's events; a forward that was looked into says nothing of others. What is encoded in
+    parts is one cost of its job. A step costs all the time
     since the unit before it: samplers, claims, logs and what else a process does make jobs last as well. now: gives
     seconds."""
 
@@ -170,11 +170,12 @@ class Learner:
             encoded = self._encoding.pop(number, None)
             if encoded is not None:
                 self.costs.learn("encode", seconds=encoded)
-        if event.size is not None:
+        if event.size is not None and not event.probed:
             cells = event.size[0] * event.size[1]
             # What is much longer was a pause: another model's turn, or a wait for the store.
             seconds = took if event.seconds < took < BETWEEN * event.seconds else event.seconds
-            self.costs.learn(event.kind, seconds=seconds, cells=cells, rows=event.computed_rows)
+            rows, adapted = event.computed_rows, event.adapted_rows
+            self.costs.learn(event.kind, seconds=seconds, cells=cells, rows=rows, adapted_rows=adapted)
 
 
 def best_rows(measured: Mapping[int, float], gain: float = 0.05) -> int:
@@ -190,20 +191,18 @@ def best_rows(measured: Mapping[int, float], gain: float = 0.05) -> int:
     return best
 
 
-def pinned_rows(measured: Mapping[int, float], loss: float = 0.08) -> int:
-    """Rows of every forward of reproducible jobs: the fewest that draw nearly as much a second as any, since a job that
-    is alone computes as many. 1 where nothing was measured."""
-    if not measured:
-        return 1
-    fastest = max(rows / seconds for rows, seconds in measured.items())
-    return min(rows for rows, seconds in measured.items() if rows / seconds >= (1 - loss) * fastest)
-
-
 def _with(mean: Mean | None, seconds: float) -> Mean:
     if mean is None:
         return Mean(seconds=seconds)
     mean.add(seconds)
     return mean
+
+
+def _of_rows(known: Mapping[int, Mapping[int, Mean]], cells: int, rows: int) -> float:
+    """Of so many rows of the nearest size that is known, in proportion to its cells. known: one size at least."""
+    nearest = min(known, key=lambda one: abs(one - cells))
+    seconds = _between({count: mean.seconds for count, mean in known[nearest].items()}, rows)
+    return seconds if nearest == cells else seconds * cells / max(1, nearest)
 
 
 def _between(known: Mapping[int, float], at: int) -> float:
@@ -239,12 +238,15 @@ def _means(json: Any) -> dict[int, Mean]:
     return {name: mean for name, mean in found.items() if mean is not None}
 
 
-def _rows(json: Any) -> dict[int, tuple[int, int]]:
-    found: dict[int, tuple[int, int]] = {}
-    for cells, both in json.items() if isinstance(json, Mapping) else ():
-        match both:
-            case [int(best), int(pinned)] if best > 0 and pinned > 0:
-                found[int(cells)] = (best, pinned)
-            case _:
-                pass
-    return found
+def _by_rows(json: Any) -> dict[int, dict[int, Mean]]:
+    of_cells = json.items() if isinstance(json, Mapping) else ()
+    return {int(cells): means for cells, by_rows in of_cells if (means := _means(by_rows))}
+
+
+def _by_rows_json(known: Mapping[int, Mapping[int, Mean]]) -> dict[str, dict[str, list[float] | None]]:
+    return {str(cells): {str(rows): _json(mean) for rows, mean in of.items()} for cells, of in known.items()}
+
+
+def _rows(json: Any) -> dict[int, int]:
+    given = json.items() if isinstance(json, Mapping) else ()
+    return {int(cells): rows for cells, rows in given if type(rows) is int and rows > 0}

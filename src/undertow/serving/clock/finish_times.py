@@ -7,6 +7,7 @@ here; the schedule lets them change as little as is fair.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
+from math import ceil
 
 from undertow.serving.clock.costs import Costs
 from undertow.serving.jobs import JobState
@@ -28,7 +29,7 @@ class Device:
     models: set[str] = field(default_factory=set)
     most_jobs: int = MOST_JOBS
     cancelled: float = 0.0
-    _steps: dict[tuple[Group, int], float] = field(default_factory=dict)
+    _steps: dict[tuple[Group, int, int], float] = field(default_factory=dict)
 
     def of(self, entry: QueueEntry) -> Costs:
         return self.costs.get(entry.model) or Costs()
@@ -36,21 +37,22 @@ class Device:
     def cap(self, entry: QueueEntry) -> int:
         """Most rows of a forward in the mode "fast"."""
         decided = self.of(entry).rows_for(entry.work.cells)
-        return DEFAULT_ROWS if decided is None else decided[0]
+        return DEFAULT_ROWS if decided is None else decided
 
-    def step_s(self, entry: QueueEntry, rows: int) -> float:
-        """Of a step of jobs of this one's group that have so many rows together."""
-        key = (group_of(entry), rows)
+    def step_s(self, entry: QueueEntry, rows: int, adapted_rows: int) -> float:
+        """Of a step of jobs of this one's group that have so many rows together, adapters in so many of them."""
+        key = (group_of(entry), rows, adapted_rows)
         if key not in self._steps:
-            self._steps[key] = self._forwards_s(entry, rows)
+            self._steps[key] = self._forwards_s(entry, rows, adapted_rows)
         return self._steps[key]
 
-    def _forwards_s(self, entry: QueueEntry, rows: int) -> float:
+    def _forwards_s(self, entry: QueueEntry, rows: int, adapted_rows: int) -> float:
         """More rows than a forward has take turns, in forwards that are full."""
         pinned = entry.rows if entry.mode == "reproducible" else None
         at_once = self.cap(entry) if pinned is None else pinned
         computed = at_once if pinned is not None else min(rows, at_once)
-        return max(1.0, rows / at_once) * self.of(entry).forward_s(entry.work.cells, computed)
+        turns = max(1.0, rows / at_once)
+        return turns * self.of(entry).forward_s(entry.work.cells, computed, ceil(adapted_rows / turns))
 
     def decode_s(self, entry: QueueEntry) -> float:
         """Of all pictures of a job."""
@@ -58,7 +60,7 @@ class Device:
 
     def seconds(self, entry: QueueEntry) -> float:
         """Of a job that is alone."""
-        step_s = self.step_s(entry, entry.work.rows)
+        step_s = self.step_s(entry, entry.work.rows, entry.work.adapted_rows)
         return self.of(entry).encode_s() + entry.work.steps * step_s + self.decode_s(entry)
 
     def room(self, running: Sequence[Running], now: float) -> Room:
@@ -102,7 +104,7 @@ def _running(entries: Sequence[QueueEntry], name: str, devices: Mapping[str, Dev
         for entry in entries
         if entry.state == JobState.RUNNING and (entry.worker if entry.worker in devices else first) == name
     ]
-    return [Running(entry=entry, left=left_of(entry), promised_at=entry.finish_at) for entry in own]
+    return [Running(entry=entry, left=left_of(entry), promised_at=entry.promised_at) for entry in own]
 
 
 def left_of(entry: QueueEntry) -> float:
@@ -121,6 +123,15 @@ class _Lane:
         self.device, self.at, self.running = device, at, running
         self._room = device.room(running, at)
         self._models = set(device.models)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """What was done since the worker spoke last, of jobs that are being denoised."""
+        step_s = self._step_s()
+        for one in self.running:
+            said_at = one.entry.beat_at
+            if said_at is not None and one.entry.progress.stage == "denoising" and step_s:
+                one.left = max(min(one.left, 1.0), one.left - max(0.0, self.at - said_at) / step_s)
 
     def fill(self, line: Line) -> None:
         """Takes jobs as a worker does."""
@@ -134,7 +145,7 @@ class _Lane:
                 self._models.add(entry.model)
             self.at += self.device.of(entry).encode_s()
             left = entry.work.steps * (1 - self.device.cancelled)
-            self.running.append(Running(entry=entry, left=left, promised_at=entry.finish_at))
+            self.running.append(Running(entry=entry, left=left, promised_at=entry.promised_at))
 
     def advance(self) -> dict[str, float]:
         """To the moment when the next jobs are done; when each of these is."""
@@ -161,14 +172,15 @@ class _Lane:
         """What a job takes itself of the time that others are expected not to take: it is done only if it stays."""
         if entry.state != JobState.QUEUED:
             return 0.0
-        return self.device.cancelled * entry.work.steps * self.device.step_s(entry, entry.work.rows)
+        return (
+            self.device.cancelled
+            * entry.work.steps
+            * self.device.step_s(entry, entry.work.rows, entry.work.adapted_rows)
+        )
 
     def _step_s(self) -> float:
         """Of one step of all that run, whose groups take turns."""
-        rows: dict[Group, int] = {}
-        entries: dict[Group, QueueEntry] = {}
+        groups: dict[Group, list[Running]] = {}
         for one in self.running:
-            group = group_of(one.entry)
-            rows[group] = rows.get(group, 0) + one.entry.work.rows
-            entries[group] = one.entry
-        return sum([self.device.step_s(entries[group], count) for group, count in rows.items()])
+            groups.setdefault(group_of(one.entry), []).append(one)
+        return sum([self._room.step_of([one.entry for one in group]) for group in groups.values()])

@@ -81,7 +81,7 @@ class Timetable:
             finish_at = self._promise(entry, now)
             name = f"new {self._count}"
             self._count += 1
-            self._promised[name] = replace(entry, id=name, finish_at=finish_at)
+            self._promised[name] = replace(entry, id=name, promised_at=finish_at, finish_at=finish_at)
             if self._times is not None:
                 self._times[name] = finish_at
             return finish_at
@@ -108,9 +108,8 @@ class Timetable:
             now = self._store.clock()
             return max(1.0, min(self._all(now).values(), default=now) - now)
 
-    def rows(self, model: str, cells: int) -> tuple[int, int] | None:
-        """Of a forward for pictures of this size: the most that pay, and those of reproducible jobs; `None` where no
-        worker has measured it. The same for all devices, since any may draw a job."""
+    def rows(self, model: str, cells: int) -> int | None:
+        """Of a forward for pictures of this size, the most that pay; `None` where no worker has measured it."""
         with self._lock:
             self._refresh()
             known = (device.costs[model].rows_for(cells) for device in self._devices.values() if model in device.costs)
@@ -188,10 +187,12 @@ def entry_of(new: NewJob, now: float) -> QueueEntry:
         submitted_at=now,
         started_at=None,
         deadline_at=new.deadline_at,
+        promised_at=None,
         finish_at=None,
         attempt=0,
-        alone=False,
+        alone=new.alone,
         requeued=False,
         worker=None,
+        beat_at=None,
         progress=JobProgress(),
     )

@@ -52,6 +52,7 @@ def claim(connection: Connection, worker: str, pick: Pick, *, now: float, lease_
         "worker": worker,
         "fence": jobs.c.fence + 1,
         "lease_until": now + lease_s,
+        "beat_at": now,
         "started_at": func.coalesce(jobs.c.started_at, now),
     }
     change(connection, [jobs.c.id.in_(mine), WAITING], leased, kind="started", now=now, data={"worker": worker})
@@ -132,7 +133,7 @@ def heartbeat(
     mine = [row for row in connection.execute(held).mappings() if row["fence"] == said[row["id"]][0]]
     moved = [row for row in mine if row["progress"] != said[row["id"]][1]]
     if mine:
-        lease = {"lease_until": now + lease_s}
+        lease = {"lease_until": now + lease_s, "beat_at": now}
         connection.execute(update(jobs).where(jobs.c.id.in_([row["id"] for row in mine])).values(lease))
     if moved:
         new = {row["id"]: (said[row["id"]][1], row["seq"] + 1) for row in moved}

@@ -19,7 +19,7 @@ def publish(connection: Connection, claim: Claim, result: JobResult, *, now: flo
         connection, held(claim), JobState.SUCCEEDED, now=now, keep_s=keep_s, values=done, data={"reused": result.reused}
     ):
         return is_written(connection, claim, JobState.SUCCEEDED)
-    use(connection, claim.job.id, [*(one.file for one in result.pictures), *result.files], now)
+    use(connection, claim.job.id, result.stored, now)
     return True
 
 
@@ -60,4 +60,11 @@ def cancel(connection: Connection, id: str, *, now: float, keep_s: float) -> Job
     if not end(connection, [one, WAITING], JobState.CANCELED, now=now, keep_s=keep_s):
         asked = [one, RUNNING, jobs.c.cancel_requested.is_(False)]
         change(connection, asked, {"cancel_requested": True}, kind="progress", now=now, data={"cancel_requested": True})
+    return find_jobs(connection, [id])[0]
+
+
+def prioritize(connection: Connection, id: str, priority: int, *, now: float) -> Job:
+    """Only a job that waits has a place in the queue that could change."""
+    waits = [jobs.c.id == id, WAITING, jobs.c.priority != priority]
+    change(connection, waits, {"priority": priority}, kind="progress", now=now, data={"priority": priority})
     return find_jobs(connection, [id])[0]

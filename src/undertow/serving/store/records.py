@@ -27,7 +27,9 @@ class Submitted:
 
 @dataclass(frozen=True, kw_only=True)
 class QueueEntry:
-    """A job that waits or runs, without its request. requeued: it was running before, and goes first."""
+    """A job that waits or runs, without its request. promised_at: when its client was told that it would be done;
+    finish_at: when it will be, as far as can be said now. requeued: it was running before, and goes first. beat_at:
+    when its worker said its progress."""
 
     id: str
     key: str
@@ -42,11 +44,13 @@ class QueueEntry:
     submitted_at: float
     started_at: float | None
     deadline_at: float | None
+    promised_at: float | None
     finish_at: float | None
     attempt: int
     alone: bool
     requeued: bool
     worker: str | None
+    beat_at: float | None
     progress: JobProgress
 
 
@@ -62,10 +66,12 @@ class Verdict:
 
 
 class Scope(StrEnum):
-    """What an API key may do. admin: everything, with everybody's jobs."""
+    """What an API key may do. submit: make and cancel jobs. read: see them. inspect: look into its jobs while they are
+    drawn, and ask for diagnoses, which slows others down. admin: everything, with everybody's jobs."""
 
     SUBMIT = "submit"
     READ = "read"
+    INSPECT = "inspect"
     ADMIN = "admin"
 
 

@@ -27,12 +27,24 @@ _OF_JOBS = [
     column
     for column in jobs.c
     if column.name
-    not in ("idempotency_key", "body_hash", "model", "mode", "rows", "requeued", "lease_until", "logged", "seq")
+    not in (
+        "idempotency_key",
+        "body_hash",
+        "model",
+        "mode",
+        "rows",
+        "requeued",
+        "lease_until",
+        "beat_at",
+        "logged",
+        "seq",
+    )
 ]
 _OF_ENTRIES = [
     *jobs.c[
-        "id", "key", "model", "mode", "rows", "cells", "work_rows", "steps", "pictures", "cost", "priority", "state",
-        "submitted_at", "started_at", "deadline_at", "finish_at", "attempt", "alone", "requeued", "worker",
+        "id", "key", "model", "mode", "rows", "cells", "work_rows", "adapted_rows", "steps", "pictures", "cost",
+        "priority", "state", "submitted_at", "started_at", "deadline_at", "promised_at", "finish_at", "attempt",
+        "alone", "requeued", "worker", "beat_at",
     ],
     type_coerce(jobs.c.progress, Text).label("progress"),
 ]  # fmt: skip
@@ -59,8 +71,10 @@ def is_id(text: str, prefix: str) -> bool:
 
 
 def spec_hash(spec: dict[str, Any]) -> str:
-    """Of a spec's JSON: equal for equal specs, whatever the order of their fields."""
-    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()
+    """Of a spec's JSON: equal for equal specs, whatever the order of their fields, and as it was before there was
+    `inspect` for those without."""
+    said = {name: value for name, value in spec.items() if name != "inspect" or value is not None}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def jobs_where(*conditions: ColumnElement[bool]) -> Select[Any]:
@@ -85,13 +99,13 @@ def job_of(row: Fields) -> Job:
 
 def _work_of(fields: dict[str, Any]) -> JobWork:
     """Takes its columns away."""
-    return _work(*(fields.pop(name) for name in ("cells", "work_rows", "steps", "pictures")))
+    return _work(*(fields.pop(name) for name in ("cells", "work_rows", "adapted_rows", "steps", "pictures")))
 
 
 @lru_cache(4096)
-def _work(cells: int, rows: int, steps: int, pictures: int) -> JobWork:
+def _work(cells: int, rows: int, adapted_rows: int, steps: int, pictures: int) -> JobWork:
     """A record is checked when it is made, and in a long queue most are alike."""
-    return JobWork(cells=cells, rows=rows, steps=steps, pictures=pictures)
+    return JobWork(cells=cells, rows=rows, adapted_rows=adapted_rows, steps=steps, pictures=pictures)
 
 
 @lru_cache(4096)
@@ -113,26 +127,29 @@ def entries_where(*conditions: ColumnElement[bool]) -> Select[Any]:
 
 def entry_of(row: Sequence[Any]) -> QueueEntry:
     """By position: a claim reads a thousand of them while others wait to write."""
-    id, key, model, mode, rows, cells, work_rows, steps, pictures, cost, priority, state, submitted_at, *more = row
-    started_at, deadline_at, finish_at, attempt, alone, requeued, worker, progress = more
+    id, key, model, mode, rows, cells, work_rows, adapted_rows, steps, pictures, cost, priority, state, *more = row
+    submitted_at, started_at, deadline_at, promised_at, finish_at, attempt, alone, requeued, worker, *last = more
+    beat_at, progress = last
     return QueueEntry(
         id=id,
         key=key,
         model=model,
         mode=mode,
         rows=rows,
-        work=_work(cells, work_rows, steps, pictures),
+        work=_work(cells, work_rows, adapted_rows, steps, pictures),
         cost=cost,
         priority=priority,
         state=JobState(state),
         submitted_at=submitted_at,
         started_at=started_at,
         deadline_at=deadline_at,
+        promised_at=promised_at,
         finish_at=finish_at,
         attempt=attempt,
         alone=alone,
         requeued=requeued,
         worker=worker,
+        beat_at=beat_at,
         progress=_progress(progress),
     )
 

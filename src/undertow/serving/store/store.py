@@ -254,6 +254,13 @@ class Store:
             lambda connection: endings.cancel(connection, one, now=self.clock(), keep_s=self._keep_s), "cancel"
         )
 
+    def prioritize(self, id: str, priority: int, key: str | None = None) -> Job:
+        """Gives a job that waits another priority; one that runs or is done stays as it is. Errors: `JobNotFound`."""
+        one = self.job(id, key).id
+        return self._write(
+            lambda connection: endings.prioritize(connection, one, priority, now=self.clock()), "prioritize"
+        )
+
     def events(self, id: str, after: int = 0, limit: int = 500) -> list[JobEvent]:
         """What happened to a job, in order. after: the last number that was seen."""
         later = select(events).where(events.c.job == id, events.c.seq > after).order_by(events.c.seq).limit(limit)

@@ -51,7 +51,9 @@ def prepared(new: NewJob, id: str, now: float) -> Prepared:
         client_id=new.client_id,
         batch=new.batch,
         label=new.label,
+        alone=new.alone,
         deadline_at=new.deadline_at,
+        promised_at=new.finish_at,
         finish_at=new.finish_at,
         webhook=new.webhook,
         traceparent=new.traceparent,
@@ -65,6 +67,7 @@ def prepared(new: NewJob, id: str, now: float) -> Prepared:
         "rows": new.spec.rows,
         "cells": new.work.cells,
         "work_rows": new.work.rows,
+        "adapted_rows": new.work.adapted_rows,
         "steps": new.work.steps,
         "pictures": new.work.pictures,
         "requeued": False,
@@ -86,7 +89,8 @@ def submit(
         _require_room(connection, new.key, limits)
     connection.execute(_INSERT_JOB, wanted.row)
     connection.execute(_INSERT_SPEC, {"job": job.id, "spec": wanted.spec})
-    accepted = {"job": job.id, "seq": 1, "kind": "accepted", "at": job.submitted_at, "data": {}}
+    promised = {} if job.finish_at is None else {"finish_at": job.finish_at}  # later times replace it in the job itself
+    accepted = {"job": job.id, "seq": 1, "kind": "accepted", "at": job.submitted_at, "data": promised}
     connection.execute(_INSERT_EVENT, accepted)
     if new.inputs:
         use(connection, job.id, new.inputs, job.submitted_at)
@@ -138,7 +142,9 @@ def _known(connection: Connection, wanted: Prepared) -> str | None:
                 raise IdempotencyConflict(new.idempotency_key, row.id)
             return row.id
     for row in found:
-        if new.client_id is not None and row.spec_hash != job.spec_hash:
+        # What the client sent decides: the spec also names files and defaults, which may have changed since.
+        same = row.body_hash == new.body_hash if new.body_hash else row.spec_hash == job.spec_hash
+        if new.client_id is not None and not same:
             raise ClientIdConflict(new.client_id, row.id)
         return row.id
     return None
@@ -157,13 +163,16 @@ def _drawn_before(connection: Connection, wanted: Prepared, has_file: Callable[[
     removed a file by hand."""
     same = {"key": wanted.new.key, "spec_hash": wanted.job.spec_hash}
     result = connection.execute(_SUCCEEDED, same).scalar()
-    return result if result is not None and all(has_file(one["sha256"]) for one in result["pictures"]) else None
+    if result is None:
+        return None
+    files = [*result["pictures"], *result.get("inspection", ())]
+    return result if all(has_file(one["sha256"]) for one in files) else None
 
 
 def _answer(connection: Connection, job: Job, source: dict[str, Any], keep_s: float) -> None:
     """Gives a new job the pictures of another."""
     result, now = {**source, "reused": True}, job.submitted_at
-    use(connection, job.id, [one.file for one in JobResult.from_json(result).pictures], now)
+    use(connection, job.id, JobResult.from_json(result).stored, now)
     values = {"started_at": now, "result": result}
     end(
         connection,

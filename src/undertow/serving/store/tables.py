@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-REVISION = "0002"
+REVISION = "0003"
 """Of these tables: the newest of `migrations/versions`."""
 
 VERSION_TABLE = "undertow_version"
@@ -59,6 +59,7 @@ jobs = Table(
     Column("rows", Integer),
     Column("cells", Integer, nullable=False),
     Column("work_rows", Integer, nullable=False),
+    Column("adapted_rows", Integer, nullable=False, server_default="0"),
     Column("steps", Integer, nullable=False),
     Column("pictures", Integer, nullable=False),
     Column("cost", Double, nullable=False),
@@ -73,6 +74,8 @@ jobs = Table(
     Column("finished_at", Double),
     Column("deadline_at", Double),
     Column("expires_at", Double),
+    # Of these two the first never changes, and the second is updated.
+    Column("promised_at", Double),
     Column("finish_at", Double),
     Column("attempt", Integer, nullable=False),
     Column("alone", Boolean, nullable=False),
@@ -82,6 +85,8 @@ jobs = Table(
     Column("worker", Text),
     Column("fence", Integer, nullable=False),
     Column("lease_until", Double),
+    # When its worker last said how far it is.
+    Column("beat_at", Double),
     Column("cancel_requested", Boolean, nullable=False),
     Column("preview_until", Double, nullable=False),
     Column("progress", Json, nullable=False),

@@ -24,6 +24,7 @@ from undertow.serving.jobs import Claim, JobProgress
 from undertow.serving.store.records import QueueEntry
 from undertow.serving.tracing import StageBegun
 from undertow.serving.worker.logs import JobLog
+from undertow.serving.worker.looking import Looking, Seen
 from undertow.serving.worker.models import Loaded
 
 logger = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class Drawing:
     """entry: as the schedule saw it. request: as the engine gets it. embeddings: files of textual inversions that its
     prompts know. entered: called at its first step. previewed: called with the seconds that a preview took. clock: of
     the store. watched: whether somebody wants previews. pictures: that are done. failure: why it failed, until that is
-    written."""
+    written. looking: what looks into it. seen: what it saw, when the pictures are done."""
 
     claim: Claim
     entry: QueueEntry
@@ -63,6 +64,8 @@ class Drawing:
     handle: Handle | None = None
     options: RunOptions = RunOptions()
     outcomes: OutcomeLog | None = None
+    looking: Looking | None = None
+    seen: Sequence[Seen] | None = None
     publishing: "Future[bool] | None" = None
     """Of its pictures, while their files are written."""
     late_since: float | None = None
@@ -76,10 +79,15 @@ class Drawing:
 
     def prepare(self, loaded: Loaded, most_rows: int | None, budget_bytes: int | None = None) -> None:
         """Opens the job's log for an engine. most_rows: of a forward in the mode "fast". budget_bytes: of the process.
-        Errors: those of `JobLog.outcomes`."""
+        Errors: those of `JobLog.outcomes` and `Looking`."""
         limits = limits_of(self.claim, most_rows)
         self.options = RunOptions(limits=limits, budget_bytes=budget_bytes, drawn=self._drawn)
-        self.outcomes = self.log.outcomes(loaded.engine, self.request, self.options)
+        wanted = self.claim.job.spec.inspect
+        if wanted is not None:
+            self.looking = Looking(loaded.engine, self.request, wanted)
+            self.options = self.looking.options(self.options)
+        # Of steps that are taken from a log nothing can be seen.
+        self.outcomes = self.log.outcomes(loaded.engine, self.request, self.options, takes_up=wanted is None)
         self.loaded = loaded
 
     @property
@@ -109,6 +117,18 @@ class Drawing:
         steps = self.handle.progress.steps
         return sum(self.outcomes.picture(index).reached(steps) for index in range(self.request.count))
 
+    def look(self) -> Sequence[Seen]:
+        """What was seen of the pictures that are done. Errors: those of `Looking.seen`."""
+        if self.seen is None:
+            assert self.handle is not None
+            self.seen = () if self.looking is None else self.looking.seen(self.handle.result(), self.handle.number)
+        return self.seen
+
+    def look_away(self) -> None:
+        """It is drawn no more."""
+        if self.looking is not None:
+            self.looking.end()
+
     def stop(self) -> None:
         """Ends the drawing before its next step; the log stays."""
         if self.handle is not None:
@@ -134,6 +154,8 @@ class Drawing:
 
     def entered_step(self, event: StepEvent) -> None:
         """A preview, if somebody watches. What goes wrong with it does not hurt the job."""
+        if self.looking is not None:
+            self.looking.observe(event)
         if not self._has_entered:
             self._has_entered = True
             self.entered()
@@ -155,6 +177,9 @@ class Drawing:
 def begin(drawings: Sequence[Drawing], loaded: Loaded) -> None:
     """Gives jobs that are prepared to their engine, so that they share forwards from the first step on. Errors: those
     of `Engine.submit_together`."""
+    for drawing in drawings:
+        if drawing.looking is not None:
+            drawing.looking.begin()
     handles = loaded.engine.submit_together(
         [one.request for one in drawings],
         [one.entered_step for one in drawings],

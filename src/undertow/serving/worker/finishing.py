@@ -54,7 +54,12 @@ class Finishing:
         replayed, said = drawing.replayed_steps(), drawing.said()
         if drawing.publishing is None:
             drawing.note("publishing")
-            arguments = (self.store, self.artifacts, drawing.claim, result)
+            try:
+                seen = drawing.look()
+            except Exception as error:
+                self.fail(drawing, error)
+                return
+            arguments = (self.store, self.artifacts, drawing.claim, result, seen)
             drawing.publishing = self.publisher.submit(publish, *arguments, replayed_steps=replayed, **said)
         if not drawing.publishing.done():
             return

@@ -29,12 +29,15 @@ class JobLog:
         self._path = artifacts.claim_log_path(claim.job.id, claim.fence)
         self._file: BinaryIO | None = None
 
-    def outcomes(self, engine: Engine, request: GenerationRequest, options: RunOptions) -> OutcomeLog:
+    def outcomes(
+        self, engine: Engine, request: GenerationRequest, options: RunOptions, *, takes_up: bool = True
+    ) -> OutcomeLog:
         """What earlier claims of the job have recorded, if it was made under the same circumstances, else an empty log;
-        both with this claim's file behind them. Errors: `OSError`; those of `Engine.fingerprint`."""
+        both with this claim's file behind them. takes_up: goes on from earlier claims at all. Errors: `OSError`; those
+        of `Engine.fingerprint`."""
         fingerprint = engine.fingerprint(request, options=options)
         self._place.parent.mkdir(parents=True, exist_ok=True)
-        for earlier in self._files():
+        for earlier in self._files() if takes_up else ():
             if earlier == self._path:
                 continue
             try:

@@ -12,10 +12,13 @@ import torch
 from undertow.engine.events import WorkEvent
 from undertow.engine.result import GenerationResult
 from undertow.serving.failures import FailureCode
-from undertow.serving.jobs import Claim
+from undertow.serving.jobs import Claim, JobState
 from undertow.serving.metrics import WorkerMetrics, size_class
 from undertow.serving.tracing import StageBegun, Tracing
 from undertow.serving.worker.models import Loaded
+
+KEPT_S, KEPT_SHARE = 1.0, 0.10
+"""A promise is kept if it is off by at most so much, or by this share of the time that the job took."""
 
 
 class Measures:
@@ -89,7 +92,12 @@ class Measures:
             return
         self.tracing.job(claim, outcome, self._clock(), stages)
         self.metrics.jobs.labels(outcome).inc()
-        self.metrics.e2e_seconds.labels(outcome).observe(max(0.0, self._clock() - claim.job.submitted_at))
+        took = max(0.0, self._clock() - claim.job.submitted_at)
+        self.metrics.e2e_seconds.labels(outcome).observe(took)
+        if outcome == JobState.SUCCEEDED and claim.job.promised_at is not None:
+            error = took - (claim.job.promised_at - claim.job.submitted_at)
+            self.metrics.promise_error_seconds.labels("late" if error > 0 else "early").observe(abs(error))
+            self.metrics.promises.labels("yes" if abs(error) <= max(KEPT_S, KEPT_SHARE * took) else "no").inc()
         if outcome == FailureCode.OUT_OF_MEMORY:
             self.metrics.out_of_memory.labels(claim.job.spec.model).inc()
 

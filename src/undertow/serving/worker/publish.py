@@ -1,7 +1,7 @@
 """Finished pictures become files that survive, and only then the job is done."""
 
 import errno
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 from undertow.engine.result import GenerationResult
 from undertow.engine.saving import encoded
 from undertow.serving.artifacts import ArtifactFolder
-from undertow.serving.jobs import Claim, Format, JobResult, StoredPicture
+from undertow.serving.jobs import Claim, Format, InspectedFile, JobResult, StoredPicture
 from undertow.serving.store.store import Store
+from undertow.serving.worker.looking import Seen
 
 ENDINGS: Mapping[Format, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 MEDIA_TYPES: Mapping[Format, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
@@ -38,12 +39,40 @@ def stored_pictures(result: GenerationResult, format_: Format, artifacts: Artifa
     return tuple(found)
 
 
-def publish(store: Store, artifacts: ArtifactFolder, claim: Claim, result: GenerationResult, **report: Any) -> bool:
-    """Writes the files, then ends the job in one transaction, if the claim still holds; returns whether it did. report:
-    what is said beside the engine's own report; `replayed_steps` of the result. Errors: `OSError`, `StoreError`."""
+def inspected_files(seen: Sequence[Seen], artifacts: ArtifactFolder) -> tuple[InspectedFile, ...]:
+    """Writes what was seen inside. Errors: `OSError`."""
+    return tuple(
+        InspectedFile(
+            sha256=artifacts.put(one.content),
+            media_type=one.media_type,
+            bytes=len(one.content),
+            kind=one.kind,
+            name=one.name,
+            picture=one.picture,
+        )
+        for one in seen
+    )
+
+
+def publish(
+    store: Store,
+    artifacts: ArtifactFolder,
+    claim: Claim,
+    result: GenerationResult,
+    seen: Sequence[Seen] = (),
+    **report: Any,
+) -> bool:
+    """Writes the files, then ends the job in one transaction, if the claim still holds; returns whether it did. seen:
+    inside, while it was drawn. report: what is said beside the engine's own report; `replayed_steps` of the result.
+    Errors: `OSError`, `StoreError`."""
     pictures = stored_pictures(result, claim.job.spec.format, artifacts)
     replayed = report.pop("replayed_steps", 0)
-    outcome = JobResult(pictures=pictures, report={**described(result), **report}, replayed_steps=replayed)
+    outcome = JobResult(
+        pictures=pictures,
+        report={**described(result), **report},
+        replayed_steps=replayed,
+        inspection=inspected_files(seen, artifacts),
+    )
     return store.publish(claim, outcome)
 
 

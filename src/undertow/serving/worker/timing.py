@@ -67,7 +67,8 @@ class Timing:
         for entry in waiting:
             self.of(entry.model)
         state = self.state.copy()
-        return pick(waiting, state, self.schedule().room(running, self.store.clock())), state
+        with self._lock:
+            return pick(waiting, state, self.schedule().room(running, self.store.clock())), state
 
     def is_full(self, running: Sequence[Running]) -> bool:
         """Whether nothing can join these jobs, whatever waits."""
@@ -136,7 +137,7 @@ class Timing:
 def running(entry: QueueEntry, step: int, steps: int) -> Running:
     """A job that this worker draws, with what it has before it. step, steps: as the engine says."""
     share = step / steps if steps else 0.0
-    return Running(entry=entry, left=entry.work.steps * max(0.0, 1.0 - share), promised_at=entry.finish_at)
+    return Running(entry=entry, left=entry.work.steps * max(0.0, 1.0 - share), promised_at=entry.promised_at)
 
 
 def waiting_in(queue: Sequence[QueueEntry]) -> list[QueueEntry]:

@@ -2,7 +2,10 @@
 
 import logging
 import time
+from dataclasses import replace
+from pathlib import Path
 
+from undertow.adapters.adapter import Adapter
 from undertow.engine.events import WorkEvent
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import RunOptions
@@ -39,9 +42,10 @@ class Fastest:
             self.seconds[rows] = min(seconds, self.seconds.get(rows, seconds))
 
 
-def warm_up(loaded: Loaded, costs: Costs, budget_s: float = WARM_UP_S) -> None:
+def warm_up(loaded: Loaded, costs: Costs, budget_s: float = WARM_UP_S, lora: Path | None = None) -> None:
     """Draws a picture of the model's own size in forwards of more and more rows, until more rows draw no more pictures
-    a second. costs: learns from the engine meanwhile. What is known from an earlier time is not measured again."""
+    a second. costs: learns from the engine meanwhile. What is known from an earlier time is not measured again. lora:
+    by which is measured what rows with adapters take longer."""
     cells = (loaded.entry.trained_size // loaded.entry.subject.factor) ** 2
     if cells in costs.rows:
         return
@@ -63,7 +67,15 @@ def warm_up(loaded: Loaded, costs: Costs, budget_s: float = WARM_UP_S) -> None:
         if best_rows(fastest.seconds) < rows:
             break
     loaded.engine.watchers.remove(fastest)
-    costs.decide(cells, fastest.seconds)
+    best = costs.decide(cells, fastest.seconds)
+    for rows in sorted({2, best}):
+        if lora is None or clock() - started + STEPS * costs.forward_s(cells, rows) > budget_s:
+            break
+        try:
+            loaded.engine.submit(replace(request, adapters=(Adapter(str(lora)),), count=rows)).result()
+        except UndertowError as error:
+            logger.info("%s was not measured with %s: %s", loaded.entry.name, lora.name, error)
+            break
     logger.info(
         "measured %s in %.1f s: %s",
         loaded.entry.name,

@@ -7,12 +7,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
+from pathlib import Path
 
 from undertow.errors import UndertowError
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.clock.timetable import FAIR
-from undertow.serving.jobs import Claim, JobState
+from undertow.serving.jobs import Claim, JobProgress, JobState
 from undertow.serving.request_json import embeddings_of, request_of
 from undertow.serving.schedule import Running
 from undertow.serving.settings import ServerSettings
@@ -20,13 +21,13 @@ from undertow.serving.store.records import QueueEntry, StoreError, Verdict
 from undertow.serving.store.store import Store
 from undertow.serving.tracing import Tracing
 from undertow.serving.worker.about import About
+from undertow.serving.worker.answering import Answering
 from undertow.serving.worker.claiming import Claiming
 from undertow.serving.worker.drawing import Drawing, begin, placed
 from undertow.serving.worker.finishing import Finishing
 from undertow.serving.worker.logs import JobLog
 from undertow.serving.worker.measures import Measures
 from undertow.serving.worker.models import CAPACITY, LOAD_S, Load, Loaded, Models, budget_of
-from undertow.serving.worker.predicting import Predicting
 from undertow.serving.worker.pulse import Pulse
 from undertow.serving.worker.timing import Timing, running
 from undertow.serving.worker.warm_up import warm_up
@@ -88,7 +89,9 @@ class Worker:
             times=lambda: self.timing.finish_times(name, self.models.names),
             unit_s=settings.stall_s,
         )
-        self.claiming = Claiming(store=store, timing=self.timing, worker=name, lease_s=settings.lease_s)
+        self.claiming = Claiming(
+            store=store, timing=self.timing, worker=name, lease_s=settings.lease_s, hold=self._hold_claim
+        )
         self.finishing = Finishing(
             store=store,
             artifacts=artifacts,
@@ -97,7 +100,7 @@ class Worker:
             let_go=self._let_go,
             log_prompts=settings.log_prompts,
         )
-        self.predicting = Predicting(
+        self.answering = Answering(
             store=store,
             artifacts=artifacts,
             catalog=catalog,
@@ -105,6 +108,7 @@ class Worker:
             measures=self.measures,
             pulse=self.pulse,
             finishing=self.finishing,
+            may_know=self._may_know,
         )
         self._lost = tuple(lost)
         self._drawings: dict[str, Drawing] = {}
@@ -114,6 +118,7 @@ class Worker:
         """Works until `stop` is set, and then for as long as the jobs that run take, at most `settings.grace_s`. What
         is not done is given back, with its log. hurry: jobs are given back at once."""
         self.finishing.publisher = ThreadPoolExecutor(1, "undertow-publisher")  # files are written beside the work
+        self.claiming.helper = ThreadPoolExecutor(1, "undertow-claims")
         self.pulse.start()
         threading.Thread(target=self._collect_garbage, args=(stop,), name="undertow-garbage", daemon=True).start()
         try:
@@ -124,6 +129,7 @@ class Worker:
             self.drain(threading.Event() if hurry is None else hurry)
         finally:
             self.finishing.publisher.shutdown()
+            self.claiming.helper.shutdown()
             self.measures.tracing.close()
             self.pulse.stop()
             self.models.close()
@@ -155,14 +161,13 @@ class Worker:
         claimed = self._claim()
         self._begin()
         self.pulse.expected_s = max((self._unit_s(one) for one in self._drawings.values()), default=0.0)
-        answered = self.predicting.answer()
+        answered = self.answering.answer()
         worked = self.models.step()
         if worked is not None:
             self.about.last_step_at = self.store.clock()
         self.pulse.moved()
         for drawing in [one for one in self._drawings.values() if one.done]:
             self.finishing.finish(drawing)
-        self.timing.save()
         return claimed or answered or worked is not None
 
     def drain(self, hurry: threading.Event) -> None:
@@ -172,7 +177,11 @@ class Worker:
         while self._drawings and time.monotonic() < until and not hurry.is_set():
             if not self._round(hurry):
                 hurry.wait(0.05)
-        self.predicting.give_back()
+        self.answering.give_back()
+        with suppress(StoreError):  # their leases end
+            for claim, _ in self.claiming.taken():
+                self.pulse.drop(claim.job.id)
+                self.store.release(claim)
         for drawing in list(self._drawings.values()):
             try:
                 self._give_back(drawing)
@@ -180,9 +189,10 @@ class Worker:
                 logger.error("job %s comes back when its lease is over: %s", drawing.claim.job.id, error)
 
     def say(self, *, now: bool = False) -> None:
-        """Writes what this worker is. Errors: `StoreError`."""
+        """Writes what this worker is, and what it has learned. Errors: `StoreError`."""
         more = {FAIR: self.timing.state.to_json(), "metrics": self.measures.snapshot()}
         self.about.say(busy=bool(self._drawings), models=self.models.names, more=more, now=now)
+        self.timing.save()
 
     def _round(self, stop: threading.Event) -> bool:
         """A round whose store may be away for a while."""
@@ -213,7 +223,8 @@ class Worker:
         costs.learn("load", seconds=seconds)
         loaded.engine.watchers += [self.timing.learner(name), self.measures.watcher(name)]
         self.measures.loaded(loaded)
-        warm_up(loaded, costs)
+        lora = next((entry.path for entry in self.catalog.adapters(name) if entry.kind == "LoRA"), None)
+        warm_up(loaded, costs, lora=lora)
         self.timing.save(now=True)
 
     def _collect_garbage(self, stop: threading.Event) -> None:
@@ -229,15 +240,27 @@ class Worker:
     def _claim(self) -> bool:
         """Takes jobs that there is room for; returns whether there were any."""
         now_running = self._running()
-        if self.about.state == "draining" or not self.claiming.may_look(now_running):
+        if self.about.state == "draining" or not (self.claiming.is_asking or self._may_look(now_running)):
             return False
-        if not self.about.has_room(late=any(one.late_since for one in self._drawings.values())):
+        try:
+            taken = self.claiming.take(now_running)
+        except StoreError as error:
+            if not now_running:
+                raise
+            logger.error("no jobs are taken beside those that are drawn: %s", error)
             return False
-        taken = self.claiming.take(now_running)
         for claim, entry in taken:
             self.measures.claimed(claim)
             self._take(claim, entry)
         return bool(taken)
+
+    def _may_look(self, now_running: Sequence[Running]) -> bool:
+        late = any(one.late_since for one in self._drawings.values())
+        return self.claiming.may_look(now_running) and self.about.has_room(late=late)
+
+    def _hold_claim(self, claim: Claim) -> None:
+        """From the moment of its lease: the loop may be in a long step."""
+        self.pulse.hold(claim, JobProgress)
 
     def _running(self) -> list[Running]:
         found: list[Running] = []
@@ -250,8 +273,8 @@ class Worker:
 
     def _take(self, claim: Claim, entry: QueueEntry) -> None:
         spec = claim.job.spec
-        if spec.kind == "predictions":
-            self.predicting.take(claim)
+        if spec.kind != "pictures":
+            self.answering.take(claim)
             return
         try:
             drawing = Drawing(
@@ -275,7 +298,8 @@ class Worker:
     def _unit_s(self, drawing: Drawing) -> float:
         """Seconds that a forward with all rows of a job is expected to take."""
         entry = drawing.entry
-        return self.timing.of(entry.model).forward_s(entry.work.cells, entry.rows or entry.work.rows)
+        rows = entry.rows or entry.work.rows
+        return self.timing.of(entry.model).forward_s(entry.work.cells, rows, min(rows, entry.work.adapted_rows))
 
     def _begin(self) -> None:
         """Gives jobs to their engines, in the order in which they came; those that are next to each other and have a
@@ -322,12 +346,16 @@ class Worker:
         name = drawing.claim.job.spec.model
         if drawing.failure is not None or not self.models.fits_now(name):
             return False
-        loaded = self.models.get(name)
-        if loaded is None or loaded.embeddings == drawing.embeddings:
+        return self._may_know(name, drawing.embeddings)
+
+    def _may_know(self, model: str, embeddings: tuple[Path, ...]) -> bool:
+        loaded = self.models.get(model)
+        if loaded is None or loaded.embeddings == embeddings:
             return True
         return all(one.encoded for one in self._drawings.values() if one.loaded is loaded)
 
     def _let_go(self, drawing: Drawing) -> None:
+        drawing.look_away()
         self.pulse.drop(drawing.claim.job.id)
         self._drawings.pop(drawing.claim.job.id, None)
         if drawing in self._line:
@@ -335,8 +363,7 @@ class Worker:
 
     def _most_rows(self, entry: QueueEntry) -> int | None:
         """Of a forward in the mode "fast", where it was decided."""
-        rows = self.timing.of(entry.model).rows_for(entry.work.cells)
-        return None if rows is None else rows[0]
+        return self.timing.of(entry.model).rows_for(entry.work.cells)
 
     def _loras(self) -> frozenset[str]:
         return frozenset(str(entry.path) for entry in self.catalog.adapters() if entry.kind == "LoRA")

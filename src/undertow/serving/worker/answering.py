@@ -1,14 +1,17 @@
-"""Jobs of predictions, which are answered between two steps of those that draw."""
+"""Jobs that draw nothing, predictions and diagnoses, which are answered between two steps of those that draw."""
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.jobs import Claim, JobProgress, JobResult, JobState, StoredFile
 from undertow.serving.store.records import StoreError
 from undertow.serving.store.store import Store
+from undertow.serving.worker.diagnoses import JSON, diagnosed, words_of
 from undertow.serving.worker.finishing import Finishing
 from undertow.serving.worker.measures import Measures
 from undertow.serving.worker.models import LOAD_S, Models
@@ -17,8 +20,9 @@ from undertow.serving.worker.pulse import Pulse
 
 
 @dataclass(kw_only=True, eq=False)
-class Predicting:
-    """asked: jobs that wait here."""
+class Answering:
+    """may_know: whether a model may know the textual inversions in these files now and no others. asked: jobs that wait
+    here."""
 
     store: Store
     artifacts: ArtifactFolder
@@ -27,11 +31,13 @@ class Predicting:
     measures: Measures
     pulse: Pulse
     finishing: Finishing
+    may_know: Callable[[str, tuple[Path, ...]], bool]
     asked: deque[Claim] = field(default_factory=deque[Claim])
 
     def take(self, claim: Claim) -> None:
         self.asked.append(claim)
-        self.pulse.hold(claim, lambda: JobProgress(stage="denoising", steps=1))
+        steps = claim.job.work.steps
+        self.pulse.hold(claim, lambda: JobProgress(stage="denoising", steps=steps))
 
     def answer(self) -> bool:
         """Answers the job that has waited longest; returns whether there was one. Errors: `StoreError`, after which it
@@ -39,10 +45,13 @@ class Predicting:
         if not self.asked:
             return False
         claim = self.asked[0]
+        spec = claim.job.spec
         try:
+            if spec.kind == "diagnosis" and not self.may_know(spec.model, words_of(spec, self.catalog)):
+                return False
             with self.pulse.patient(LOAD_S):
-                content = predicted(claim.job.spec, self.artifacts, self.catalog, self.models)
-                file = StoredFile(sha256=self.artifacts.put(content), media_type=SAFETENSORS, bytes=len(content))
+                content, media_type = self._answer_to(claim)
+                file = StoredFile(sha256=self.artifacts.put(content), media_type=media_type, bytes=len(content))
             kept = self.store.publish(claim, JobResult(pictures=(), files=(file,)))
             self.measures.ended(claim, JobState.SUCCEEDED, kept=kept)
         except StoreError:
@@ -58,3 +67,10 @@ class Predicting:
         for claim in self.asked:
             with suppress(StoreError):  # its lease ends
                 self.store.release(claim)
+
+    def _answer_to(self, claim: Claim) -> tuple[bytes, str]:
+        """The file that answers a job, and its media type."""
+        job, parts = claim.job, (self.artifacts, self.catalog, self.models)
+        if job.spec.kind == "diagnosis":
+            return diagnosed(job, *parts), JSON
+        return predicted(job.spec, *parts), SAFETENSORS

@@ -1,0 +1,83 @@
+"""The embedded model in few steps: its guidance is distilled away, then the student is tuned to be consistent.
+
+OUT/guided/         guidance distillation: log.jsonl, loss.png, checkpoints/, model/
+OUT/turbo/          consistency tuning, from OUT/guided/model: the same, and turbo/model is what ships
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+import torch
+
+from recipes.emoji.editions import Edition
+from recipes.emoji.render import Glyphs
+from recipes.emoji.scenes import spoken
+from recipes.emoji.text_to_image import with_unknown_word
+from undertow.checkpoints.read.model_loading import load_model
+from undertow.training.captioned import CaptionedPictures, Crop
+from undertow.training.consistency import Tightening
+from undertow.training.distillation import DistillationSettings, train_distilled
+from undertow.training.distillation_export import write_distilled
+from undertow.training.distillation_losses import ConsistencyTuning, GuidanceDistillation
+from undertow.training.fit import FitSettings
+from undertow.training.log import StepRecord
+from undertow.training.randomness import seed_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurboRecipe:
+    """What decides the model, beside its teacher. Levels of noise that say nothing about shapes weigh no more than
+    min(SNR, 2) + 1, as in the teacher's own training."""
+
+    pictures: int = 16_384
+    guidance: DistillationSettings = DistillationSettings(
+        fit=FitSettings(
+            steps=600, batch_size=32, learning_rate=2e-4, warmup_steps=20, ema_decay=0.99, checkpoint_every=50
+        ),
+        method=GuidanceDistillation(guidance=4.0),
+        timesteps="logit_normal",
+        min_snr_gamma=2.0,
+    )
+    tuning: DistillationSettings = DistillationSettings(
+        fit=FitSettings(
+            steps=4000, batch_size=32, learning_rate=2e-4, warmup_steps=20, ema_decay=0.995, checkpoint_every=100
+        ),
+        method=ConsistencyTuning(tightening=Tightening(every=400)),
+        min_snr_gamma=2.0,
+    )
+
+
+def train_turbo(
+    teacher: Path,
+    out: Path,
+    recipe: TurboRecipe,
+    edition: Edition,
+    glyphs: Glyphs,
+    *,
+    on_stage: Callable[[str, int], None] = lambda name, total: None,
+    on_record: Callable[[StepRecord], None] = lambda record: None,
+) -> Path:
+    """Runs what is not done yet and returns the folder of the finished model. teacher: a pipeline folder. Errors: those
+    of `train_distilled`, and `DataError` for the font."""
+    glyphs.require()
+    pictures = training_pictures(recipe.pictures, edition, glyphs)
+    model = teacher
+    for name, settings in (("guided", recipe.guidance), ("turbo", recipe.tuning)):
+        on_stage(name, settings.fit.steps)
+        loaded = load_model(model, dtype=torch.float32, channels_last=True)
+        student = train_distilled(loaded, pictures, settings, out / name, on_record=on_record)
+        model = out / name / "model"
+        if not model.is_dir():
+            write_distilled(student, loaded, settings.method, model)
+    return model
+
+
+def training_pictures(count: int, edition: Edition, glyphs: Glyphs) -> CaptionedPictures:
+    """Random training scenes on whole cells with their captions, as the teacher was trained on."""
+    random = Random(seed_for(0, "turbo"))
+    scenes, pixels = edition.draw(random, count, glyphs, edition.on_cells)
+    crop = Crop(height=edition.side, width=edition.side, top=0, left=0)
+    captions = tuple(with_unknown_word(spoken(scene, random), random) for scene in scenes)
+    return CaptionedPictures(pixels=pixels, captions=captions, crops=(crop,) * count, rule="from scenes")

@@ -1,0 +1,60 @@
+"""A distilled model as a diffusers folder: the student's U-Net among the other parts of its teacher's pipeline."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from undertow.checkpoints.files.dtypes import tensor_info
+from undertow.checkpoints.files.words import write_vocabulary
+from undertow.checkpoints.identify.checkpoint import OpenOptions
+from undertow.checkpoints.identify.opening import open_checkpoint
+from undertow.checkpoints.read.model import LoadedModel
+from undertow.checkpoints.write.diffusers_folder import write_folder
+from undertow.checkpoints.write.export import ExportedPart, export_pipeline
+from undertow.training.distillation import Method
+from undertow.training.distillation_losses import ConsistencyTuning, LatentConsistency
+from undertow.unet.unet import UNet
+
+TUNED_STEPS = 50
+"""`original_inference_steps` of a tuned model, which learned all levels: diffusers' own."""
+
+
+def write_distilled(unet: UNet, model: LoadedModel, method: Method, folder: Path) -> Path:
+    """Writes the folder, which must not be there or be empty, and returns it. The U-Net has the type that the teacher's
+    has in its file; all other tensors are the teacher's, bit for bit. Errors: those of `write_folder`, and
+    `CheckpointError` for a teacher whose file is no longer there."""
+    with (
+        open_checkpoint(model.path, OpenOptions(prefer_plain=True)) as checkpoint,
+        export_pipeline(checkpoint) as found,
+    ):
+        before = found.components["unet"].tensors
+        dtype = next(iter(before.values())).dtype
+        tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in unet.state_dict().items()}
+        part = ExportedPart(
+            tensors={name: tensor_info(dtype, tuple(tensor.shape)) for name, tensor in tensors.items()},
+            read=lambda name: tensors[name].contiguous(),
+        )
+        pipeline = replace(
+            found,
+            components={**found.components, "unet": part},
+            unet_config=unet.config,
+            scheduler=scheduler_fields(method),
+        )
+        write_folder(pipeline, folder)
+    vocabulary = model.require_text().vocabulary
+    if vocabulary is not None:
+        write_vocabulary(vocabulary, folder)
+    return folder
+
+
+def scheduler_fields(method: Method) -> dict[str, Any]:
+    """What a folder says about how it is drawn: consistency models by `LCMScheduler`. diffusers' pipeline calls one
+    without this steps_offset outdated, which it does not read."""
+    match method:
+        case LatentConsistency(original_steps=count):
+            pass
+        case ConsistencyTuning():
+            count = TUNED_STEPS
+        case _:
+            return {}
+    return {"_class_name": "LCMScheduler", "original_inference_steps": count, "steps_offset": 1}
