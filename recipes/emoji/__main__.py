@@ -1,12 +1,13 @@
-"""`python -m recipes.emoji train` and `python -m recipes.emoji evaluate`."""
+"""`python -m recipes.emoji train`, `evaluate` and `turbo`."""
 
 import sys
 
 from recipes.emoji.cli.evaluate import evaluate
 from recipes.emoji.cli.train import train
+from recipes.emoji.cli.turbo import turbo
 from undertow.cli import main
 
-VERBS = {"train": train, "evaluate": evaluate}
+VERBS = {"train": train, "evaluate": evaluate, "turbo": turbo}
 PROGRAM = "python -m recipes.emoji"
 
 if __name__ == "__main__":

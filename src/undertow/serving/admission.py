@@ -159,7 +159,7 @@ class Admission:
             spec=spec,
             work=read.work,
             inputs=tuple(read.uploads.files.values()),
-            cost=cost_of(read.work, model),
+            cost=cost_of(read.work, model) * (1.0 if inspect is None else inspect.longer),
             priority=options.priority,
             client_id=client_id,
             idempotency_key=idempotency_key,

@@ -22,7 +22,7 @@ CFG_PP = ("_cfg_pp", "CFG++")
 EVERYWHERE = (0.0, 0.0, 1.0, 1.0)
 MARGIN = 8
 """Cells by which seamless latents are continued on each side (`engine.layout`)."""
-PINNED_CELLS = {"cpu": 2048}
+PINNED_CELLS = {"cpu": 1024}
 PINNED_CELLS_ON_ACCELERATORS = 65536
 """Latent cells of a forward of reproducible jobs. On a CPU a forward of more draws few pictures more a second, and one
 picture that is alone computes as many; an accelerator is not filled by less (`engine.limits`)."""

@@ -1,5 +1,6 @@
-"""Where the options of `undertow train lora`, `controlnet` and `image-prompt` arrive."""
+"""Where the options of `undertow train lora`, `controlnet`, `image-prompt` and `distill` arrive."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,8 +10,13 @@ import torch
 
 from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Case, Command, case
 from undertow.inspection.metrics import Metrics
+from undertow.training.consistency import Tightening
+from undertow.training.distillation_losses import ConsistencyTuning, GuidanceDistillation, LatentConsistency
+from undertow.training.feature_distillation import FeatureDistillation
 from undertow.training.log import StepRecord, append_record
 from undertow.training.low_rank import TRANSFORMERS
+from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
+from undertow.unet.diffusers_config import config_to_diffusers
 
 HINTS = (torch.zeros(3, 4, 4, dtype=torch.uint8),)
 PICTURES = SimpleNamespace(captions=("red apple",), pixels=HINTS)
@@ -25,7 +31,7 @@ def common(at: Boundary) -> None:
     for name in ("mine", "old.safetensors", "vision"):
         Path(name).touch()
     Path("looks").mkdir()
-    at.stand_in("undertow.service.load", SimpleNamespace(model=model))
+    at.stand_in("undertow.loading.load", SimpleNamespace(model=model))
     at.stand_in("undertow.training.base_model.require_trainable", unnoted=("model",))
     at.stand_in("undertow.training.base_model.native_size", NATIVE, unnoted=("model",))
     at.stand_in("undertow.training.captioned.load_captioned", PICTURES)
@@ -46,7 +52,7 @@ def standing_in(path: str, at: Boundary) -> None:
         at.arrived["beside"] = [other for other in others[:-1] if other is not settings]
         watching = ("on_resume", "on_record", "stop")
         at.arrived |= {name: value for name, value in named.items() if name not in watching}
-        return SimpleNamespace(unet={}, for_text=lambda: None)
+        return SimpleNamespace(unet={}, for_text=lambda: None, parameters=lambda: ())
 
     at.patch.setattr(f"{module}.{name}", train)
 
@@ -120,7 +126,7 @@ COMMON = (
     case("--threads", "1", threads=1),
     case("--checkpoint-every", "17", fit__checkpoint_every=17),
 )
-"""Those of all three, where `--images` changes nothing beside the pictures' folder."""
+"""Those of all, where `--images` changes nothing beside the pictures' folder."""
 
 
 def without(option: str, cases: tuple[Case, ...] = COMMON) -> tuple[Case, ...]:
@@ -286,6 +292,72 @@ IMAGE_PROMPT = Command(
 )  # fmt: skip
 
 
+SMALL = UNetConfig(
+    levels=(Level(channels=32, attention=CrossAttention(heads=2)),),
+    middle=Middle(attention=CrossAttention(heads=2)),
+    context_dim=8,
+)
+
+
+def tuning(every: int) -> ConsistencyTuning:
+    return ConsistencyTuning(tightening=Tightening(every=every, stages=8))
+
+
+def distill(at: Boundary) -> None:
+    common(at)
+    Path("small.json").write_text(json.dumps(config_to_diffusers(SMALL)))
+    standing_in("undertow.training.distillation.train_distilled", at)
+    at.stand_in("undertow.cli.train_distill.draw_sample_of", unnoted=("console", "pictures"))
+
+    def write(trained: Any, model: Any, method: Any, folder: Path) -> Path:
+        written(at)(trained, folder / "model_index.json", method=method)
+        return folder
+
+    at.patch.setattr("undertow.training.distillation_export.write_distilled", write)
+
+
+def taught(method: Any, **other: Any) -> dict[str, Any]:
+    """Both what is trained and what is written of it."""
+    return {"settings__method": method, "write__method": method, **other}
+
+
+DISTILL = Command(
+    verb=("train", "distill"),
+    needed=("--images", "pictures", "--method", "ect"),
+    boundary=distill,
+    arrives=arrives(
+        "runs/distilled",
+        fit__learning_rate=1e-5,
+        settings__method=tuning(125),
+        beside=[PICTURES],
+        write__method=tuning(125),
+        draw_sample_of__folder=Path("runs/distilled/distilled"),
+        draw_sample_of__file=Path("runs/distilled/distilled.png"),
+        draw_sample_of__steps=4,
+        draw_sample_of__guidance_scale=1.0,
+        files=["runs/distilled/distilled/model_index.json"],
+    ),
+    cases=(
+        *without("--steps"),
+        case("--steps", "70", fit__steps=70, fit__warmup_steps=7, **taught(tuning(8))),
+        case("--method", "guidance", **taught(GuidanceDistillation(guidance=5.0), draw_sample_of__steps=ABSENT)),
+        case("--method", "lcm", "--guidance", "4.5", **taught(LatentConsistency(guidance=4.5))),
+        case("--method", "lcm", "--original-steps", "20",
+             **taught(LatentConsistency(guidance=5.0, original_steps=20))),
+        case("--tighten-every", "9", **taught(tuning(9))),
+        case("--method", "features", "--student", "small.json", draw_sample_of__guidance_scale=ABSENT,
+             **taught(FeatureDistillation(unet=SMALL), draw_sample_of__steps=ABSENT)),
+        case("--out", "my/turbo", out=Path("my/turbo"), files=["my/turbo/turbo/model_index.json"],
+             draw_sample_of__folder=Path("my/turbo/turbo"), draw_sample_of__file=Path("my/turbo/turbo.png")),
+        case("--no-sample", draw_sample_of__folder=ABSENT, draw_sample_of__file=ABSENT, draw_sample_of__steps=ABSENT,
+             draw_sample_of__guidance_scale=ABSENT),
+        case("--title", "name", files=["runs/distilled/name/model_index.json"],
+             draw_sample_of__folder=Path("runs/distilled/name"), draw_sample_of__file=Path("runs/distilled/name.png")),
+        case("--device", "meta", load__device="meta"),
+    ),
+)  # fmt: skip
+
+
 def metrics(at: Boundary) -> None:
     Path("run/training").mkdir(parents=True)
     record = StepRecord(step=10, loss=0.5, gradient_norm=2.0, learning_rate=1e-4, images_per_second=8.0, seconds=61.0)
@@ -304,4 +376,4 @@ METRICS = Command(
     ),
 )
 
-COMMANDS = (LORA, CONTROLNET, IMAGE_PROMPT, METRICS)
+COMMANDS = (LORA, CONTROLNET, IMAGE_PROMPT, DISTILL, METRICS)

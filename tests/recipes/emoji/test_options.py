@@ -12,9 +12,11 @@ import typer
 
 from recipes.emoji.__main__ import VERBS
 from recipes.emoji.draw import SETTINGS
+from recipes.emoji.editions import CRISP
 from recipes.emoji.evaluate import Draw, Kind, Measured, Shares
-from recipes.emoji.recipe import EmojiRecipe, quick
+from recipes.emoji.recipe import CRISP_RECIPE, EmojiRecipe, quick
 from recipes.emoji.recognize import Recognized
+from recipes.emoji.turbo import TurboRecipe
 from tests.cli.options.arrival import LOADED, Boundary, Case, Command, case
 from tests.cli.options.checks import cases, check_case, check_defaults, check_every_option_has_a_case, leaves
 from undertow.cli.app import Settings, _build
@@ -34,10 +36,11 @@ def evaluating(at: Boundary) -> None:
     at.patch.setattr("recipes.emoji.page.write_page", write_page)
 
     text = SimpleNamespace(encoders=("text",))
-    service = SimpleNamespace(model=SimpleNamespace(require_text=lambda: text), unet="unet", vae="vae")
+    vae = SimpleNamespace(config=SimpleNamespace(sample_size=64))
+    service = SimpleNamespace(model=SimpleNamespace(require_text=lambda: text), unet="unet", vae=vae)
     at.patch.setattr("undertow.cli.sample.embedded_models", lambda: {"emoji": Path("embedded")})
-    at.stand_in("undertow.service.load", service)
-    at.stand_in("recipes.emoji.evaluate.kinds", (KIND,))
+    at.stand_in("undertow.loading.load", service)
+    at.stand_in("recipes.emoji.evaluate.kinds", (KIND,), unnoted=("mix",))
     at.stand_in("recipes.emoji.evaluate.read_shares", peer)
     at.patch.setattr("recipes.emoji.evaluate.measure", measuring)
     at.patch.setattr("recipes.emoji.text_to_image.TextToImage", lambda text, unet: (text, unet))
@@ -138,12 +141,44 @@ TRAIN = Command(
         case("--out", "mine", train_emoji__out=Path("mine")),
         case("--font", "Noto.ttf", train_emoji__font=Path("Noto.ttf")),
         case("--quick", train_emoji__recipe=quick(EmojiRecipe())),
+        case("--crisp", train_emoji__recipe=CRISP_RECIPE),
         case("--steps", "70", train_emoji__recipe=with_steps(70)),
         case("--threads", "1", threads=1),
     ),
 )
 
-COMMANDS = (TRAIN, EVALUATE)
+
+def distilling(at: Boundary) -> None:
+    config = SimpleNamespace(sample_size=128)
+    model = SimpleNamespace(require_vae=lambda: SimpleNamespace(config=config))
+    at.patch.setattr("undertow.cli.sample.embedded_models", lambda: {"emoji": Path("embedded")})
+    at.patch.setattr("torch.set_num_threads", lambda count: at.arrived.update(threads=count))
+    at.patch.setattr("undertow.checkpoints.read.model_loading.load_model", lambda *_, **__: model)
+    at.patch.setattr("recipes.emoji.render.Glyphs", glyphs(at))
+    at.stand_in("recipes.emoji.turbo.train_turbo", Path("model"), unnoted=("glyphs", "on_stage", "on_record"))
+
+
+TURBO = Command(
+    verb=("turbo",),
+    verbs=VERBS,
+    boundary=distilling,
+    arrives={
+        "train_turbo.teacher": Path("embedded"),
+        "train_turbo.out": Path("runs/emoji-turbo"),
+        "train_turbo.recipe": TurboRecipe(),
+        "train_turbo.edition": CRISP,
+        "font": FONT,
+        "files": [],
+    },
+    cases=(
+        case("--model", "mine", train_turbo__teacher=Path("mine")),
+        case("--out", "mine", train_turbo__out=Path("mine")),
+        case("--font", "Noto.ttf", font=Path("Noto.ttf")),
+        case("--threads", "1", threads=1),
+    ),
+)
+
+COMMANDS = (TRAIN, EVALUATE, TURBO)
 LEAVES = dict(leaves(typer.main.get_command(_build(VERBS, Settings()))))
 
 

@@ -1,0 +1,51 @@
+"""`python -m recipes.emoji turbo`: the embedded model in few steps."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undertow.cli.sample import model_folder
+from undertow.cli.terminal import SafeConsole
+from undertow.cli.training_progress import figures_of, training_progress
+
+
+def turbo(
+    model: Annotated[
+        str, typer.Option(help="The teacher: pipeline folder of the recipe, or the embedded model.")
+    ] = "emoji",
+    out: Annotated[Path, typer.Option(help="Folder of the run; a run found there goes on.")] = Path("runs/emoji-turbo"),
+    font: Annotated[Path | None, typer.Option(help="NotoColorEmoji.ttf.", show_default="Debian's")] = None,
+    threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None,
+) -> None:
+    """Distill the embedded model: its guidance into one forward, then its pictures into 1 to 4 steps.
+
+    Hours on two cores. A run that was killed goes on with the same command. The finished model is OUT/turbo/model, for
+    `undertow generate --model`, and for diffusers with LCMScheduler.
+    """
+    import torch
+
+    from recipes.emoji.editions import edition_of
+    from recipes.emoji.render import FONT, Glyphs
+    from recipes.emoji.turbo import TurboRecipe, train_turbo
+    from undertow.checkpoints.read.model_loading import load_model
+    from undertow.training.log import StepRecord
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    console, folder = SafeConsole(), model_folder(model)
+    edition = edition_of(load_model(folder, device="meta").require_vae().config.sample_size)
+    with training_progress(console) as progress:
+        tasks = []
+
+        def on_stage(name: str, total: int) -> None:
+            tasks.append(progress.add_task(name, total=total, figures=""))
+
+        def on_record(record: StepRecord) -> None:
+            progress.update(tasks[-1], completed=record.step, figures=figures_of(record))
+
+        glyphs = Glyphs(FONT if font is None else font)
+        trained = train_turbo(folder, out, TurboRecipe(), edition, glyphs, on_stage=on_stage, on_record=on_record)
+    console.print(f"trained: {trained}", soft_wrap=True)
+    line = f'undertow generate --model {trained} --steps 4 --guidance 1 "red apple on white background"'
+    console.print(f"draw with it: {line}", soft_wrap=True)

@@ -1,0 +1,50 @@
+"""The recipe of the model in few steps, tiny: two distillations, a folder that is drawn by its own sampler."""
+
+from dataclasses import replace
+
+import pytest
+
+import undertow
+from recipes.emoji import turbo as turbo_recipe
+from recipes.emoji.__main__ import VERBS
+from recipes.emoji.editions import FIRST
+from recipes.emoji.turbo import TurboRecipe, train_turbo, training_pictures
+from tests.recipes.emoji.tiny import SETTINGS, DrawnGlyphs, drawn_glyphs, trained_run
+from undertow.cli import main
+from undertow.training.log import read_records
+
+RECIPE = TurboRecipe(pictures=8)
+RECIPE = replace(
+    RECIPE,
+    guidance=replace(RECIPE.guidance, fit=replace(SETTINGS, steps=2)),
+    tuning=replace(RECIPE.tuning, fit=replace(SETTINGS, steps=2)),
+)
+
+
+@pytest.mark.slow
+def test_guidance_is_distilled_and_the_student_tuned(tmp_path, monkeypatch, capsys):
+    stages: list[str] = []
+    model = train_turbo(
+        trained_run() / "model", tmp_path, RECIPE, FIRST, drawn_glyphs(), on_stage=lambda name, _: stages.append(name)
+    )
+    assert (stages, model) == (["guided", "turbo"], tmp_path / "turbo" / "model")
+    service = undertow.load(model)
+    assert service.model.sampler.sampler == "lcm"
+    assert service.model.text.vocabulary is not None, "it still names words that it does not know"
+    assert service.generate("owl", steps=2, guidance_scale=1.0).images[0].size == (64, 64)
+    # The verb goes on with the same run, which has nothing left to do.
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    before = weights.read_bytes()
+    monkeypatch.setattr(turbo_recipe, "TurboRecipe", lambda: RECIPE)
+    monkeypatch.setattr("recipes.emoji.render.Glyphs", DrawnGlyphs)
+    assert main(["turbo", "--model", str(trained_run() / "model"), "--out", str(tmp_path)], VERBS) == 0
+    assert f"trained: {model}" in capsys.readouterr().out
+    assert weights.read_bytes() == before
+    assert [record.step for record in read_records(tmp_path / "turbo" / "log.jsonl")] == [1, 2]
+
+
+def test_pictures_stand_on_cells_with_their_captions():
+    few = training_pictures(6, FIRST, drawn_glyphs())
+    assert few.pixels.shape == (6, 3, 64, 64)
+    assert len(few.captions) == len(few.crops) == 6
+    assert few.pixels.equal(training_pictures(6, FIRST, drawn_glyphs()).pixels)
