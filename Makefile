@@ -29,7 +29,7 @@ FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 CHROMIUM := /usr/bin/chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-avx2 lowest fuzz api-fuzz mutants bits planted-faults memory-soak store-soak soak soak-postgresql load check format bench digits emoji evaluate docs clean attention-maps planted-edits test-page page studio-pictures
+.PHONY: help demo test test-slow test-avx2 lowest fuzz api-fuzz mutants bits planted-faults memory-soak store-soak soak soak-postgresql load check format bench digits emoji evaluate docs clean attention-maps planted-edits test-page page studio-pictures debug-cost healthy-runs
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -132,6 +132,12 @@ planted-faults: $(INSTALLED)  ## Plant 900 faults in tiny models, and see each n
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.planted_faults --page docs/results/planted-faults.md
 
 SEQUENCES ?= 300
+debug-cost: $(INSTALLED)  ## Time with each watch on, over time with none: docs/results/debug-cost.md
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.debug_cost
+
+healthy-runs: $(INSTALLED)  ## Ask the doctor about a hundred healthy requests: docs/results/healthy-runs.md
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.healthy_runs
+
 planted-edits: $(INSTALLED)  ## Plant a hundred edits of one layer, and write whether `undertow diff` names them
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.planted_edits --out docs/results/planted-edits.md
 

@@ -270,6 +270,7 @@ def run(
     sizes = largest_numbers(half, requests) if runner == "compiled" else {}
     beside = control_network(half, requests)
     if runner == "compiled":
+        torch.compiler.reset()  # the graphs of another model
         half.runner = Graphs()
         del half.__dict__["engine"]
     calm: dict[tuple[str, bool], torch.Tensor] = {}

@@ -169,7 +169,7 @@ class InPlace(Planter):
     def _scale(self, weight: Tensor) -> None:
         before = weight.detach().clone()
         with torch.inference_mode():
-            weight.copy_(before.float() * self.factor)
+            weight.copy_(before.double() * self.factor)  # which is more than float32 holds, for bfloat16
         self._undo.append(partial(_set, weight, ..., before))
 
 

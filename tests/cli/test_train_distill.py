@@ -66,6 +66,7 @@ def test_a_model_of_few_steps_is_trained_and_drawn_with(folder, tmp_path, capsys
     assert (out / "turbo" / "vae").is_dir()
 
 
+@pytest.mark.slow
 def test_a_smaller_model_is_trained(folder, tmp_path, capsys):
     out = tmp_path / "small"
     assert run(*command(folder, out, "--method=features", "--student", folder / "small.json", "--no-sample")) == 0

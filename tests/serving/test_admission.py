@@ -78,7 +78,7 @@ def test_what_is_left_open_is_decided(door):
     request = new.spec.request
     assert 0 <= request["seed"] < SEEDS
     assert request["size"] == [64, 64]
-    assert (new.spec.model, new.spec.mode, new.spec.rows) == ("emoji", "reproducible", 8)
+    assert (new.spec.model, new.spec.mode, new.spec.rows) == ("emoji", "reproducible", 4)
     assert new.spec.files == {"": door.catalog.model("emoji").hash}
     assert (new.work.cells, new.work.rows, new.work.steps, new.cost) == (256, 2, 8, 16.0)
     assert request_of(new.spec, door.artifacts, door.catalog) == GenerationRequest(
@@ -86,14 +86,14 @@ def test_what_is_left_open_is_decided(door):
     )
     seeds = {door.admit({"prompt": "a"}, "k").spec.request["seed"] for _ in range(8)}
     assert len(seeds) > 1
-    assert door.admit({"prompt": "a", "seed": 7, "guidance_scale": 1}, "k").spec.rows == 8
+    assert door.admit({"prompt": "a", "seed": 7, "guidance_scale": 1}, "k").spec.rows == 4
     assert door.admit({"prompt": "a", "mode": "fast"}, "k").spec.rows is None
 
 
 @pytest.mark.parametrize(
     ("cells", "rows", "device", "pinned"),
     [
-        (256, 2, "cpu", 8),
+        (256, 2, "cpu", 4),
         (4096, 2, "cpu", 2),  # 512x512 with guidance: no more than one picture has
         (4096, 1, "cpu", 1),
         (4096, 2, "cuda", 16),

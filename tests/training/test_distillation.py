@@ -10,7 +10,7 @@ from diffusers import LCMScheduler, StableDiffusionPipeline
 
 import undertow
 from tests.services import pipeline_folder
-from tests.training.adapter_runs import equal_states, fit_for, is_as_before, stop_at, weights
+from tests.training.adapter_runs import equal_states, fit_for, is_as_before, weights
 from tests.training.lora_runs import load, pictures
 from undertow.diffusion.parameterizations import Velocity
 from undertow.diffusion.schedules import FlowSchedule
@@ -93,6 +93,15 @@ def test_a_batch_depends_on_its_step_alone(data):
     assert one.u.equal(again.u)
     assert not one.noise.equal(other.noise)
     assert sorted(one.indices.tolist()) == [0, 1, 2, 3]
+
+
+def test_sizes_and_pooled_text_reach_teacher_and_student(data):
+    """SDXL's U-Net refuses to run without them."""
+    sdxl = load(pipeline_folder("sdxl"))
+    networks = TeacherAndStudent.of(sdxl, new_student(sdxl.unet.config, sdxl.unet, seed=0).unet, pictures())
+    assert sdxl.unet.config.added is not None
+    with torch.no_grad():
+        assert loss_of(LCM, networks, min_snr_gamma=5.0)(data.at(1)).item() > 0
 
 
 @torch.no_grad()
@@ -235,19 +244,23 @@ def test_a_student_that_cannot_take_the_teachers_place_is_refused(sd1):
             new_student(wrong, sd1.unet, seed=0)
 
 
-@pytest.mark.parametrize("method", [GUIDANCE, TUNING], ids=["guidance", "ect"])
-def test_a_stopped_run_goes_on_to_the_same_bits(sd1, tmp_path, method):
-    before = weights(sd1)
-    whole = train_distilled(sd1, pictures(), settings(method, checkpoint_every=2), tmp_path / "whole")
+def test_a_stopped_run_goes_on_to_the_same_bits(sd1, tmp_path):
+    """Also from one stage of the tightening into the next."""
+    method, before = replace(TUNING, tightening=Tightening(every=1)), weights(sd1)
+    chosen = settings(method, 2, checkpoint_every=1, batch_size=2)
+    whole = train_distilled(sd1, pictures(), chosen, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        train_distilled(sd1, pictures(), settings(method, checkpoint_every=2), tmp_path / "run", on_record=stop_at(3))
-    resumed = train_distilled(sd1, pictures(), settings(method, checkpoint_every=2), tmp_path / "run")
+        train_distilled(sd1, pictures(), chosen, tmp_path / "run", stop=lambda: True)
+    resumed = train_distilled(sd1, pictures(), chosen, tmp_path / "run")
     assert equal_states(whole, resumed)
     assert not equal_states(whole, sd1.unet)
     assert is_as_before(sd1, before)
-    other = replace(method, guidance=3.0) if method is GUIDANCE else LCM
-    with pytest.raises(CheckpointError, match=r"guidance was (4\.0 and is now 3|None and is now 4)\.0"):
-        train_distilled(sd1, pictures(), settings(other, checkpoint_every=2), tmp_path / "run")
+    for other, said in (
+        (replace(method, huber_c=0.5), r"huber_c was 0\.0 and is now 0\.5"),
+        (LCM, "guidance was None"),
+    ):
+        with pytest.raises(CheckpointError, match=said):
+            train_distilled(sd1, pictures(), replace(chosen, method=other), tmp_path / "run")
 
 
 def test_consistency_is_refused_where_lcm_scheduler_cannot_draw(sd1, tmp_path):
@@ -275,7 +288,7 @@ def test_settings_without_a_meaning_are_refused(make):
 
 def test_what_is_written_is_drawn_the_same_by_diffusers(sd1, tmp_path):
     """With one step's noise given to both: LCM's later noise comes from each program's own generator."""
-    student = train_distilled(sd1, pictures(), settings(LCM, 2), tmp_path / "run")
+    student = train_distilled(sd1, pictures(), settings(LCM, 1, batch_size=2), tmp_path / "run")
     folder = write_distilled(student, sd1, LCM, tmp_path / "turbo")
     ours = undertow.load(folder, dtype=torch.float32)
     assert (ours.model.sampler.sampler, ours.model.sampler.original_steps) == ("lcm", 10)

@@ -11,7 +11,7 @@ import typer
 
 from undertow.cli.figures import require_figure
 from undertow.cli.model_option import complete_model, find_model
-from undertow.cli.terminal import SafeConsole, tell_written
+from undertow.cli.visible import visible
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def plan(
 
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw_plan(found, make_plan(named.subject, work, machine=machine), picture)
-        tell_written(SafeConsole(stderr=True), picture)
+        typer.echo(f"wrote {visible(str(picture))}", err=True)
     if not found.fits:
         raise typer.Exit(DOES_NOT_FIT)
 

@@ -35,9 +35,10 @@ class StageForecast:
     """What one stage takes at its peak.
 
     weight_bytes: of everything that is in memory then. activation_bytes: of tensors and of `workspace_bytes`, which
-    kernels take for themselves. by_component, by_level: what the activations are at the peak, the level 0 being the
-    highest resolution. operations: how often one forward calls each kernel, by its signature (`operations.py`); calls:
-    forwards of the stage. seconds: of all of them; `None` where nothing was measured.
+    kernels take for themselves. by_component, by_level, by_module: what the activations are at the peak, the level 0
+    being the highest resolution, and the modules those that made them. operations: how often one forward calls each
+    kernel, by its signature (`operations.py`); calls: forwards of the stage. seconds: of all of them; `None` where
+    nothing was measured.
     """
 
     name: str
@@ -47,6 +48,7 @@ class StageForecast:
     by_component: dict[str, int]
     by_level: dict[int, int]
     hotspot: Hotspot
+    by_module: dict[str, int] = field(default_factory=dict)
     operations: dict[Signature, int] = field(default_factory=dict)
     calls: int = 1
     seconds: float | None = None
@@ -207,6 +209,7 @@ def _stage(
         workspace_bytes=peak.workspace,
         by_component=peak.components | ({"workspace": peak.workspace} if peak.workspace else {}),
         by_level=peak.levels,
+        by_module=peak.modules,
         hotspot=Hotspot(module=peak.module, operation=peak.operation),
         operations=dict(ledger.operations),
         calls=calls,
@@ -222,6 +225,7 @@ def _trained(step: training_walk.TrainingStep, work: Work) -> StageForecast:
         workspace_bytes=peak.workspace,
         by_component=peak.components | {"workspace": peak.workspace, "gradients": step.gradients},
         by_level=peak.levels,
+        by_module=peak.modules,
         hotspot=Hotspot(module=peak.module, operation=peak.operation),
         operations=dict(step.ledger.operations),
         calls=work.steps,
@@ -258,4 +262,11 @@ def _tiled(whole: StageForecast, subject: Subject, work: Work) -> StageForecast:
     item = ITEM_BYTES[work.vae_dtype or work.dtype]
     least = vae_walk.smallest_bytes(subject.vae, work.cells(subject), whole.activation_bytes, item)
     taken = max(budget, least)
-    return replace(whole, activation_bytes=taken, workspace_bytes=0, by_component={"tiles": taken}, by_level={0: taken})
+    return replace(
+        whole,
+        activation_bytes=taken,
+        workspace_bytes=0,
+        by_component={"tiles": taken},
+        by_level={0: taken},
+        by_module={whole.hotspot.module: taken},
+    )

@@ -20,6 +20,7 @@ from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 from undertow.memory.plan import MemoryPlan
 from undertow.memory.subjects import require_size
+from undertow.pictures.files import describe_picture
 from undertow.records import Record, annotations
 from undertow.serving.amount import cost_of, pinned_rows, rows_of, work_of
 from undertow.serving.capacity import Capacity
@@ -193,7 +194,7 @@ class Admission:
         options, request_json = _parted(wanted)
         body_hash = _hash(wanted)
         model = self.catalog.model(options.model)
-        uploads = Uploads(read=lambda sha256: self._readable(sha256, key), max_pixels=self.settings.max_pixels)
+        uploads = self.uploads_of(key)
         prepared = with_pictures(with_sources(dict(request_json)), uploads.open)
         prepared.setdefault("seed", _seed(key, repeated_as, body_hash))
         used = self._name(prepared, model)
@@ -234,6 +235,21 @@ class Admission:
                 {"finish_s": round(takes_s, 3), "deadline_s": round(wanted_s, 3), "finish_at": finish_at},
             )
         return replace(new, finish_at=finish_at)
+
+    def conditioned(self, context: Json, place: str, model: ModelEntry, uploads: Uploads) -> dict[str, AdapterEntry]:
+        """The adapters of a context of predictions, named in place as the catalog has them, with their pictures as
+        artifacts. place: of the context, for errors. Errors: `InvalidInput`."""
+        try:
+            opened = with_pictures(with_sources(context), uploads.open)
+            used = self._name(opened, model)
+        except InvalidInput as err:
+            raise InvalidInput(f"{place}.{err.argument}", err.value, err.expected, err.remedy) from err
+        context.update(with_pictures(opened, lambda _, picture: uploads.named(describe_picture(picture))))
+        return used
+
+    def uploads_of(self, key: str) -> Uploads:
+        """For the pictures of one request of a key."""
+        return Uploads(read=lambda sha256: self._readable(sha256, key), max_pixels=self.settings.max_pixels)
 
     def _name(self, request: Json, model: ModelEntry) -> dict[str, AdapterEntry]:
         """Every adapter and embedding that a request names, under the catalog's own spelling. Errors: `InvalidInput`

@@ -2,6 +2,8 @@
 
 from dataclasses import replace
 
+import pytest
+
 import undertow
 from recipes.emoji import turbo as turbo_recipe
 from recipes.emoji.__main__ import VERBS
@@ -19,6 +21,7 @@ RECIPE = replace(
 )
 
 
+@pytest.mark.slow
 def test_guidance_is_distilled_and_the_student_tuned(tmp_path, monkeypatch, capsys):
     stages: list[str] = []
     model = train_turbo(

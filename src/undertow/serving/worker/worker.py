@@ -30,6 +30,7 @@ from undertow.serving.worker.measures import Measures
 from undertow.serving.worker.models import CAPACITY, LOAD_S, Load, Loaded, Models, budget_of
 from undertow.serving.worker.pulse import Pulse
 from undertow.serving.worker.timing import Timing, running
+from undertow.serving.worker.trial import fault_of
 from undertow.serving.worker.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
@@ -190,7 +191,7 @@ class Worker:
 
     def say(self, *, now: bool = False) -> None:
         """Writes what this worker is, and what it has learned. Errors: `StoreError`."""
-        more = {FAIR: self.timing.state.to_json(), "metrics": self.measures.snapshot()}
+        more = {FAIR: self.timing.state.to_json(), "metrics": self.measures.snapshot(), "faults": self.models.faults}
         self.about.say(busy=bool(self._drawings), models=self.models.names, more=more, now=now)
         self.timing.save()
 
@@ -221,6 +222,9 @@ class Worker:
         name = loaded.entry.name
         costs = self.timing.of(name)
         costs.learn("load", seconds=seconds)
+        loaded.fault = fault_of(loaded)
+        if loaded.fault:
+            logger.error("%s draws no pictures: %s", name, loaded.fault)
         loaded.engine.watchers += [self.timing.learner(name), self.measures.watcher(name)]
         self.measures.loaded(loaded)
         lora = next((entry.path for entry in self.catalog.adapters(name) if entry.kind == "LoRA"), None)
