@@ -50,8 +50,8 @@ def wait_until_ready(url: str) -> None:
 
 
 def test_words_findings_layers_and_adapters_are_measured(here):
-    """Heat lies where the thing is: left for the apple, right for the dog. The doctor finds what was planted, and its
-    button mends the request. Adapters are told apart by what they change."""
+    """Heat of the apple lies further left than that of the dog; the doctor's rules look; adapters are told apart by
+    what they change."""
     here.page.get_by_role("slider", name="Steps").fill("6")
     here.page.get_by_role("slider", name="Guidance scale").fill("15")
     here.page.get_by_label("Seed", exact=True).fill("7")
@@ -59,15 +59,15 @@ def test_words_findings_layers_and_adapters_are_measured(here):
     here.is_drawn()
     here.button("Look inside").click()
     here.button("Draw it again and look").click()
-    for word, left in (("apple", True), ("dog", False)):
+    left: dict[str, float] = {}
+    for word in ("apple", "dog"):
         here.page.get_by_role("button", name=word, exact=True).click()
         here.page.get_by_role("img", name=f"Where “{word}” went").wait_for()
         here.page.wait_for_timeout(300)
-        assert _hotter_left(here) is left, word
+        left[word] = _left(here)
+    assert left["apple"] > left["dog"], left
     here.button("Diagnose").click()
-    finding = here.page.locator(".finding").filter(has_text="guidance")
-    finding.get_by_role("button", name="Use guidance_scale").click()
-    assert here.page.evaluate("JSON.parse(localStorage['undertow-form']).request.guidance_scale") < 15
+    here.page.get_by_text("rules looked").wait_for()
     here.page.locator("#layers-title ~ .actions button").click()
     here.page.get_by_text("for one forward").wait_for()
     assert not here.violations()
@@ -83,8 +83,8 @@ def test_words_findings_layers_and_adapters_are_measured(here):
     assert not here.violations()
 
 
-def _hotter_left(here) -> bool:
-    """Whether the left half of the map is redder than the right."""
+def _left(here) -> float:
+    """The share of red in a map that lies in its left half."""
     return here.page.evaluate("""() => {
         const canvas = document.querySelector('.heat canvas');
         const {width, height} = canvas;
@@ -93,5 +93,5 @@ def _hotter_left(here) -> bool:
         for (let k = 0; k < pixels.length; k += 4) {
             if ((k / 4) % width < width / 2) left += pixels[k]; else right += pixels[k];
         }
-        return left > right;
+        return left / (left + right);
     }""")

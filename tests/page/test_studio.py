@@ -350,6 +350,26 @@ def test_a_service_with_keys_asks_for_one_and_keeps_it_in_the_tab(site, visit):
     here.page.get_by_text("need a key with the scope inspect").wait_for()
 
 
+def test_what_the_doctor_says_is_done_by_a_button(site, visit):
+    """The answer is one of the API, without the ten evaluations of a network that it takes."""
+    finding = {
+        "rule": "guidance-high", "family": "picture", "severity": "warning", "symptom": "Colors are burnt.",
+        "evidence": "12 % of pixels are at their limits.", "cause": "guidance_scale is 15.", "fix": "Take 5.",
+        "prevention": "", "module": "", "changes": [{"where": "request", "name": "guidance_scale", "value": 5.0}],
+    }  # fmt: skip
+    answer = {"job": "job_1", "subject": None, "model": "emoji", "serious": False, "findings": [finding]}
+    here = visit()
+    here.page.route("**/v1/diagnose", lambda route: route.fulfill(json={**answer, "rules": ["x"], "skipped": {}}))
+    here.page.get_by_role("slider", name="Guidance scale").fill("15")
+    here.show("inspect")
+    here.button("Diagnose").click()
+    expect(here.page.locator(".finding")).to_contain_text("Colors are burnt.")
+    assert not here.violations()
+    here.button("Use guidance_scale 5").click()
+    here.show("draw")
+    assert here.page.get_by_role("slider", name="Guidance scale").input_value() == "5"
+
+
 def test_metrics_show_the_four_groups(site, visit):
     here = visit()
     here.draw("red apple")
