@@ -21,22 +21,30 @@ ON_AVX2 := tests/test_processor.py tests/attention/test_choose.py tests/nn/test_
 # mkdocs-material prints at every build.
 MKDOCS := NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 # What is hardly imported, and compiled when it is.
-RARELY := /tests?/|/(transformers/models|diffusers/pipelines|openai|pip|setuptools|fontTools|textual|networkx)/
+RARELY := /(tests?|testing|transformers/models|diffusers/(modular_)?pipelines|openai|pip|setuptools|fontTools|textual)/
+RARELY := $(RARELY)|/(networkx|sympy/(physics|combinatorics)|torch/_inductor|sqlalchemy/orm|pygments/lexers|sklearn)/
+# Of pip's settings, those that say where packages come from; the last one counts.
+PIP_SETTING = $$($(PIP) config list | sed -n "s/^[^=]*\.$(1)='\(.*\)'$$/\1/p" | tail -n 1)
 FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 CHROMIUM := /usr/bin/chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-avx2 lowest fuzz api-fuzz mutants bits planted-faults memory-soak store-soak soak soak-postgresql load check format bench digits emoji evaluate docs clean attention-maps planted-edits test-page page studio-pictures
+.PHONY: help demo test test-slow test-avx2 lowest fuzz api-fuzz mutants bits planted-faults memory-soak store-soak soak soak-postgresql load check format bench digits emoji evaluate docs clean attention-maps planted-edits test-page page studio-pictures debug-cost healthy-runs
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
 
+DEVELOPMENT := --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
 # Installed once, and again whenever the requirements change. The build backend comes first and builds in this
 # environment, so that it is pinned like everything else.
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt hatchling editables
-	$(PIP) install --quiet --no-compile --constraint constraints.txt --no-build-isolation --editable '.[dev,docs]'
+	$(PIP) install --quiet --constraint constraints.txt hatchling editables uv
+	@# uv needs a quarter of pip's time, and reads none of its settings; where it finds no way, pip goes its own.
+	@links="$(call PIP_SETTING,find-links)" index="$(call PIP_SETTING,index-url)" cert="$(call PIP_SETTING,cert)"; \
+	env UV_FIND_LINKS="$$links" $${index:+UV_DEFAULT_INDEX="$$index"} $${cert:+SSL_CERT_FILE="$$cert"} \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python $(DEVELOPMENT) \
+	|| $(PIP) install --quiet --no-compile $(DEVELOPMENT)
 	@# The tests compare with its samplers alone; its requirements (a tracker, a metrics package, CLIP) are for training.
 	$(PIP) install --quiet --constraint constraints.txt --no-deps k-diffusion
 	@# pip would compile one file after another; half of them nobody here imports.
@@ -124,6 +132,12 @@ planted-faults: $(INSTALLED)  ## Plant 900 faults in tiny models, and see each n
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.planted_faults --page docs/results/planted-faults.md
 
 SEQUENCES ?= 300
+debug-cost: $(INSTALLED)  ## Time with each watch on, over time with none: docs/results/debug-cost.md
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.debug_cost
+
+healthy-runs: $(INSTALLED)  ## Ask the doctor about a hundred healthy requests: docs/results/healthy-runs.md
+	$(ONE_THREAD) $(BIN)/python -m benchmarks.healthy_runs
+
 planted-edits: $(INSTALLED)  ## Plant a hundred edits of one layer, and write whether `undertow diff` names them
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.planted_edits --out docs/results/planted-edits.md
 

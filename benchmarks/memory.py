@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.lib.memory_cases import CHOSEN, LARGE, ON_CPU, TRAINED, Case, cases
+from benchmarks.lib.memory_cases import CHOSEN, HELD_OUT, LARGE, ON_CPU, TRAINED, Case, cases
 from benchmarks.lib.memory_page import KEPT, SEED, alone, kept, write_page
 from benchmarks.lib.memory_stages import measured, prepare
 from undertow.memory.forecast import forecast
@@ -48,7 +48,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.one is not None:
-        print(*_one(next(case for case in CHOSEN if case.title == options.one), options.device))
+        print(*_one(next(case for case in (*CHOSEN, *HELD_OUT) if case.title == options.one), options.device))
     elif options.process or options.device == "cuda":
         name = "cuda" if options.device == "cuda" else "process"
         _keep(name, _in_fresh_processes(options.device))

@@ -13,6 +13,7 @@ import argparse
 import multiprocessing
 import os
 import platform
+import signal
 import sys
 import tempfile
 import time
@@ -36,6 +37,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="fresh processes at a time")
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
+    for ending in (signal.SIGINT, signal.SIGTERM):  # which shells have their background jobs ignore
+        signal.signal(ending, signal.default_int_handler)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="soak-") as folder, fresh_processes(options.workers) as pool:
         soak = Soak(make_places(Path(folder)))
@@ -49,7 +52,9 @@ def main() -> None:
                 anew += [pool.submit(drawn_anew, one.model, one.request, one.course) for one in found]
                 count += 1
                 done = sum(one.done() for one in anew)
-                print(f"\rsequence {number}: {len(drawn)} requests drawn, {done} again", end="", flush=True)
+                bad = sum(job.done() and job.result() != one.digest for one, job in zip(drawn, anew, strict=True))
+                said = f"sequence {number}: {len(drawn)} requests drawn, {done} again, {bad} different"
+                print(f"\r{said}", end="", flush=True)
         different = [one for one, job in zip(drawn, anew, strict=True) if job.result() != one.digest]
     print()
     minutes = (time.monotonic() - started) / 60

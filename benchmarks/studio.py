@@ -103,6 +103,7 @@ def mask(visit: Visit, photo: Photographer) -> None:
         visit.page.mouse.up()
     photo.take(visit, "mask")
     visit.button("Use this mask").click()
+    visit.page.get_by_role("dialog").wait_for(state="detached")
     visit.draw("owl with crown on pink background")
     visit.page.get_by_role("img", name="owl with crown on pink background, seed").first.wait_for()
     visit.page.evaluate("scrollTo(0, 0)")
@@ -140,7 +141,7 @@ def queue(visit: Visit, photo: Photographer) -> None:
     visit.open()
     visit.page.set_default_timeout(PATIENCE_MS)
     visit.show("queue")
-    visit.page.get_by_text("drawn now").wait_for()
+    visit.page.locator(".job-picture img").first.wait_for()
     photo.take(visit, "queue")
 
 

@@ -128,6 +128,14 @@ CHOSEN = (
 
 ON_CPU = 5
 
+HELD_OUT = (
+    _published(0, "denoise", size=(768, 512), dtype="float16", kernel="sdpa"),
+    _published(3, "denoise", size=(768, 768), branches=1, dtype="float16", kernel="sdpa"),
+    _published(0, "decode", size=(768, 768), dtype="float16"),
+    _published(0, "encode", size=(768, 768)),
+)
+"""To which what was calibrated by the others is held on a GPU."""
+
 LARGE = (
     _published(0, "decode", size=(512, 512)),
     _published(0, "denoise", size=(256, 256), branches=1),

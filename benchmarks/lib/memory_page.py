@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.lib.memory_cases import CHOSEN, LARGE, TRAINED, Case, cases
 from undertow.memory.families import family
-from undertow.memory.forecast import PROCESS_BYTES, Forecast, StageForecast, forecast
+from undertow.memory.forecast import PROCESS_BYTES, Forecast, StageForecast, component_bytes, forecast
 from undertow.memory.machine import Machine
 from undertow.memory.work import Work
 
@@ -74,9 +74,10 @@ def _allocator() -> Iterator[str]:
         "ControlNets with the embedding of their hint are held to the allocator in the same way by "
         "`tests/memory/test_forecast.py`. FreeU and perturbed guidance (PAG, SEG) act away from the peak and take "
         "nothing there; the rows that guidance, composed prompts and regions ask for are counted. Of masks in "
-        "attention, and of the `local-approximate` kernel, only bounds are known. Not forecast: image encoders of "
-        "IP-Adapters, and the copies that are kept of weights which LoRA are merged into; under a budget both are "
-        "counted as they are allocated.\n"
+        "attention, and of the `local-approximate` kernel, only bounds are known. Image encoders of IP-Adapters are "
+        "held to the allocator by `tests/memory/test_forecast_of_adapters.py`. Of the copies that are kept of weights "
+        "which LoRA are merged into only a bound is known: all transformers, or the whole U-Net for LoRA that change "
+        "more.\n"
     )
     above = sorted((row for row in rows if _over(row) > 0.01), key=_over, reverse=True)
     if above:
@@ -92,7 +93,15 @@ def alone(case: Case, device: str) -> int:
     """The forecast for a process, or on a GPU for tensors, that holds the networks of one stage alone."""
     found = forecast(case.subject, replace(case.work, keep=()), Machine(device=device))
     stage = found.stage(case.stage)
-    return stage.peak_bytes + (PROCESS_BYTES if device == "cpu" else 0)
+    return weights_alone(case) + stage.activation_bytes + (PROCESS_BYTES if device == "cpu" else 0)
+
+
+def weights_alone(case: Case) -> int:
+    """Of the network of a stage without those that work beside it."""
+    work = replace(case.work, keep=())
+    beside = {"denoise": "controlnet", "controlnet": "unet"}.get(case.stage, "")
+    whole = forecast(case.subject, work, Machine()).stage(case.stage).weight_bytes
+    return whole - component_bytes(case.subject, work).get(beside, 0) * bool(work.controlnets)
 
 
 def _activations(case: Case) -> int:
@@ -169,8 +178,9 @@ def _cuda() -> Iterator[str]:
     yield "## On a GPU\n"
     if found is None:
         yield (
-            "Not measured yet: `python -m benchmarks.memory --device cuda` takes minutes on a GPU. Until then the "
-            "forecast for CUDA is the tensors' alone, without workspaces of cuDNN, rounding and fragments.\n"
+            "Not measured yet: `python -m benchmarks.cuda_memory` takes less than eight minutes on a GPU. Until then "
+            "plans for CUDA allow 15 % for rounding and fragments, and for the VAE 2.3 times the tensors, as others' "
+            "measurements show (`undertow.memory.calibration`); afterwards what was measured there counts.\n"
         )
         return
     yield f"{found['device']}, torch {found['torch']}, {found['date']}, each case in a fresh process.\n"

@@ -13,8 +13,9 @@ from undertow.adapters.control.controlnet import ControlNet
 from undertow.adapters.control.t2i import injections
 from undertow.attention.chosen import kernel_named
 from undertow.encoders.clip_config import ClipTextConfig
-from undertow.encoders.clip_network import ClipText
-from undertow.memory.work import Subject, TextNetwork, VAENetwork, Work
+from undertow.encoders.clip_network import ClipText, ClipVision
+from undertow.encoders.image_config import ClipVisionConfig
+from undertow.memory.work import Subject, TextNetwork, VAENetwork, VisionNetwork, Work
 from undertow.nn.adaptable import Conv2d, Linear, WeightRows
 from undertow.nn.attention import ImageTokens
 from undertow.training.checkpointing import checkpointing
@@ -119,6 +120,15 @@ def _text(network: TextNetwork, work: Work) -> Callable[[], Tensor]:
     return run
 
 
+def image(_: Subject, work: Work) -> Prepared:
+    """The encoder of reference pictures, in the layout in which it is read: not channels-last."""
+    config = ClipVisionConfig(**{name: getattr(work.image_encoder, name) for name in VisionNetwork.__slots__})
+    dtype = work.image_dtype or "float32"
+    network = _loaded(lambda: ClipVision(config), dtype, layout=torch.contiguous_format)
+    pixels = seeded((work.references, config.channels, config.image_size, config.image_size), _dtype(dtype))
+    return _prepared(lambda: network(pixels), pixels)
+
+
 def train(subject: Subject, work: Work) -> Prepared:
     """One step of AdamW with a moving average, as `training.fit` takes it, of random weights: zeros learn nothing."""
     assert subject.unet is not None
@@ -154,6 +164,7 @@ STAGES: dict[str, Callable[[Subject, Work], Prepared]] = {
     "decode": decode,
     "encode": encode,
     "text": text,
+    "image": image,
     "train": train,
 }
 
@@ -163,11 +174,11 @@ def _prepared(run: Callable[[], Any], inputs: Any) -> Prepared:
     return Prepared(run=run, input_bytes=sum(one.nbytes for one in _tensors(inputs)))
 
 
-def _loaded(build: Callable[[], nn.Module], dtype: str) -> Any:
+def _loaded(build: Callable[[], nn.Module], dtype: str, layout: torch.memory_format = torch.channels_last) -> Any:
     """The network with zeros for weights, without ever taking more than it keeps."""
     with torch.device("meta"):
         network = build().to(_dtype(dtype))
-    network = network.to_empty(device=torch.get_default_device()).to(memory_format=torch.channels_last)
+    network = network.to_empty(device=torch.get_default_device()).to(memory_format=layout)
     for tensor in network.parameters():
         tensor.requires_grad_(False).zero_()
     return network.eval()

@@ -81,7 +81,7 @@ export function App() {
           </ul>
         </nav>
         <div class="top-end">
-          {key.value && locked.value === null && <Button onClick={() => setKey("")}>Forget the key</Button>}
+          {key.value && locked.value === null && <Button onClick={forget}>Forget the key</Button>}
           <Button onClick={nextTheme} aria-label={`Theme: ${theme.value}`} title={`Theme: ${theme.value}`}>{{ system: "◐", light: "☀", dark: "☾" }[theme.value]}</Button>
           <Button onClick={() => (helping.value = true)} aria-label="Keys" aria-keyshortcuts="?">?</Button>
         </div>
@@ -99,6 +99,13 @@ export function App() {
       <Help />
     </>
   );
+}
+
+/** Nothing that the key showed stays in the tab. */
+function forget(): void {
+  setKey("");
+  sessionStorage.clear();
+  location.reload();
 }
 
 function pasted(event: ClipboardEvent): void {

@@ -50,9 +50,10 @@ if TYPE_CHECKING:
     from undertow.inspection.doctor.finding import Diagnosis, Finding
     from undertow.inspection.metrics import Metrics
     from undertow.inspection.profile import Profile
+    from undertow.loading import load, load_unet
     from undertow.memory.plan import MemoryPlan
     from undertow.nn.attention import ImageTokens
-    from undertow.service import UNetService, load, load_unet
+    from undertow.service import UNetService
     from undertow.unet.conditioning import Conditioning, Ports, Residuals
     from undertow.unet.config import UNetConfig
     from undertow.unet.unet import UNet
@@ -125,7 +126,7 @@ _ROOMS = {
     "Profile": "undertow.inspection.profile",
     "MemoryPlan": "undertow.memory.plan",
     "ImageTokens": "undertow.nn.attention",
-    "load": "undertow.service",
+    "load": "undertow.loading",
     "UNetService": "undertow.service",
     "PredictionContext": "undertow.engine.context",
     "BatchLimits": "undertow.engine.limits",
@@ -147,7 +148,7 @@ _ROOMS = {
     "Residuals": "undertow.unet.conditioning",
     "UNet": "undertow.unet.unet",
     "UNetConfig": "undertow.unet.config",
-    "load_unet": "undertow.service",
+    "load_unet": "undertow.loading",
 }
 """Where each lazily imported name lives; the imports above tell type checkers the same."""
 

@@ -10,7 +10,7 @@ from tests.golden.minis import MXL, build
 from tests.services import copy_pipeline
 from undertow.adapters.stack import STRATEGIES, StrategyName
 from undertow.cli.app import main
-from undertow.service import load_unet
+from undertow.loading import load_unet
 
 
 @pytest.fixture(scope="module")

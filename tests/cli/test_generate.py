@@ -88,7 +88,7 @@ def test_what_a_picture_is_made_from_is_not_replaced(folder, option, tmp_path, c
 
 
 def test_the_place_is_checked_before_anything_is_loaded(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("undertow.service.load", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("undertow.loading.load", lambda *_, **__: pytest.fail("loaded"))
     (tmp_path / "there.png").touch()
     for option, value, words in (
         ("--out", "o.bmp", "a folder, or a file that ends in .png, .jpg, .jpeg or .webp"),

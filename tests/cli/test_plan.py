@@ -79,6 +79,7 @@ def test_json_says_the_same(capsys):
 def test_the_picture_shows_each_stage(tmp_path, capsys):
     file = tmp_path / "plan.png"
     assert main(["plan", "emoji", "--budget", str(BETWEEN), "--picture", str(file)]) == 0
+    assert capsys.readouterr().err == f"wrote {file}\n"
     with Image.open(file) as image:
         assert min(image.size) > 400
         assert len(image.convert("RGB").getcolors(2**20) or ()) > 8

@@ -33,7 +33,7 @@ def lines(tmp_path, monkeypatch):
 def loaded(monkeypatch):
     """A tiny service in place of the model."""
     service = service_of("sd1")
-    monkeypatch.setattr("undertow.service.load", lambda *_, **__: service)
+    monkeypatch.setattr("undertow.loading.load", lambda *_, **__: service)
 
 
 def requests(path, **options):

@@ -34,7 +34,7 @@ def refused(capsys):
     return check
 
 
-@pytest.mark.parametrize("objective", ["ddpm", "flow"])
+@pytest.mark.parametrize("objective", ["ddpm", pytest.param("flow", marks=pytest.mark.slow)])
 def test_digits_are_trained_sampled_and_trained_on(tmp_path, capsys, objective):
     out = tmp_path / "run"
     assert run("train", "digits", "--objective", objective, "--out", out, *TINY) == 0

@@ -9,7 +9,7 @@ from tests.training.adapter_runs import image_encoder
 from undertow.adapters.control.control_file import read_control
 from undertow.adapters.image_prompt.image_prompt_file import read_image_prompt
 from undertow.cli import main
-from undertow.service import load_unet
+from undertow.loading import load_unet
 from undertow.training.log import read_records
 
 SHORT = ["--steps=2", "--batch-size=2", "--threads=1"]

@@ -81,8 +81,8 @@ PAGES = [
 ]
 
 
-LONG = {"adapters.md", "distillation.md", "requests.md"}
-"""They take twenty seconds each; `make test-slow` runs them."""
+LONG = {"adapters.md", "distillation.md", "inside.md", "requests.md"}
+"""They take twenty seconds and more; `make test-slow` runs them."""
 
 
 @pytest.mark.parametrize(

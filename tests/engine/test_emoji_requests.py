@@ -59,6 +59,7 @@ def test_strength_0_gives_the_reconstruction(emoji):
     assert start_from(emoji, BASE, 2, drawn_glyphs()) <= RECONSTRUCTED
 
 
+@pytest.mark.slow
 @needs_font
 def test_emoji_stand_in_their_regions(emoji):
     """A trained size for each region. By chance one of 10,000 would be right."""
@@ -92,6 +93,7 @@ def test_seams_are_told_from_what_stands_there():
     assert Seams.along("", [to_image(ramp)], [4]).ratio == 1
 
 
+@pytest.mark.slow
 def test_views_and_rings_are_drawn_and_measured(emoji):
     wide = seams(emoji, BASE, 128, 0.5, 1)
     assert wide.picture.size == (128, 64)

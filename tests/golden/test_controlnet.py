@@ -144,9 +144,10 @@ def test_a_written_folder_is_read_by_diffusers_and_by_us(name, tmp_path):
     theirs = ControlNetModel.from_pretrained(folder).state_dict()
     read = read_control(folder, pair(name)[0])
     assert read.network.config == network.config
+    ours = read.network.state_dict()
     for key, tensor in network.state_dict().items():
         assert torch.equal(theirs[key].float(), tensor.half().float())
-        assert torch.equal(read.network.state_dict()[key], tensor.half().float())
+        assert torch.equal(ours[key], tensor.half().float())
 
 
 @pytest.mark.parametrize("prefix", ["", "control_model."])

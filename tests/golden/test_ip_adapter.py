@@ -243,8 +243,9 @@ def test_a_unet_that_diffusers_saved_with_adapters(name, variant, tmp_path):
         whole = read(tmp_path, unet, nested)
         prompt = read_image_prompt(tmp_path, unet, index=index)
         assert prompt.variant == whole.variant
+        found = prompt.state_dict()
         for key, tensor in whole.state_dict().items():
-            assert torch.equal(prompt.state_dict()[key], tensor), key
+            assert torch.equal(found[key], tensor), key
 
 
 @pytest.mark.parametrize("variant", ["base", "plus"])

@@ -218,16 +218,22 @@ def failed_kernel(ward):
     return sick
 
 
+class OneByOne(ChosenAttention):
+    """Attends with one query after the other, which no threshold has to be moved for."""
+
+    def __call__(self, query, key, value, mask=None):
+        one = super().__call__
+        return torch.cat([one(query[:, :, i : i + 1], key, value, mask) for i in range(query.shape[2])], dim=2)
+
+
 def slow_kernel(ward):
-    ward.monkeypatch.setattr(slow, "SLOWER", 0.0)
     sick = ward.unet(lambda unet: None)
-    vars(sick.model["unet"])["kernel"] = ChosenAttention(name="math")
+    vars(sick.model["unet"])["kernel"] = OneByOne(name="math")
     return sick
 
 
 def long_run(ward):
-    ward.monkeypatch.setattr(slow, "LONG_S", 1e-6)
-    return Sick()
+    return Sick(request={"steps": 1000, "count": 100})
 
 
 def no_memory(ward):
@@ -236,10 +242,14 @@ def no_memory(ward):
     return Sick(request={"size": (256, 256)})
 
 
+def too_large(ward):
+    return Sick(request={"size": (8192, 8192), "count": 64})
+
+
 def written_scores(ward):
-    ward.monkeypatch.setattr(memory, "holds_scores", lambda kernel: True)
-    ward.monkeypatch.setattr(memory, "SCORES", 0.0)
-    return Sick(request={"size": (256, 256)})
+    sick = ward.unet(lambda unet: None)
+    vars(sick.model["unet"])["kernel"] = ChosenAttention(name="math")
+    return replace(sick, request={"size": (256, 256)})
 
 
 def other_model(ward):
@@ -295,7 +305,7 @@ FAULTS: Mapping[str, Callable[[Ward], Sick]] = {
     "not-compiled": long_run,
     "swapped": lambda ward: Sick(host={"status": lambda: "VmSwap:\t  200000 kB\n"}),
     "processor-taken-away": lambda ward: Sick(host={"stat": iter([IDLE, LATER]).__next__}),
-    "does-not-fit": no_memory,
+    "does-not-fit": too_large,
     "scores-written-out": written_scores,
     "not-described": lambda ward: Sick(case={"picture": ward.picture(Image.new("RGB", (64, 64), "red"))}),
     "another-model": other_model,
@@ -365,6 +375,19 @@ def test_pixel_models_are_told_apart_by_the_same_probe(name, label, truth):
     right = probe_prediction(model.unet, clean, conditioning, schedule, model.scheduler.parameterization)
     assert (wrong.mislabelled, wrong.best) == (True, truth)
     assert not right.mislabelled
+
+
+def test_class_models_of_pixels_are_examined_too():
+    service = undertow.load("digits-ddpm", dtype=torch.float32)
+    request = GenerationRequest(prompt="", steps=20)
+    healthy = Case(model=service.model, manager=service.adapters, request=request, host=CALM)
+    found = diagnose(healthy)
+    assert found.findings == ()
+    assert set(found.skipped) == {"vae-float16", "latent-scale-of-family", "latent-scale-measured"}, "no VAE"
+    sick = replace(service.model, parameterization=PARAMETERIZATIONS["epsilon"])
+    case = Case(model=sick, manager=service.adapters, request=request, host=CALM)
+    (finding,) = diagnose(case, ["wrong-prediction-type"]).findings
+    assert "predicts v" in finding.cause
 
 
 def test_a_wrong_scale_of_latents_is_measured(emoji):
@@ -469,6 +492,11 @@ def test_a_finding_of_a_graph_runner_is_none(ward):
 
 def replace_case(ward: Ward, runner: Any) -> Case:
     return ward.case(Sick(case={"runner": runner}))
+
+
+def test_what_is_free_decides_whether_a_request_fits(ward):
+    (finding,) = diagnose(ward.case(no_memory(ward)), ["does-not-fit"]).findings
+    assert finding.severity == "serious"
 
 
 def test_published_models_are_left_alone(ward):

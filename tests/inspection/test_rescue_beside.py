@@ -80,6 +80,16 @@ def test_a_layer_of_a_controlnet_is_named_and_computed_in_float32(both, control,
     assert difference(found, expected) < CLOSE
 
 
+def test_queries_of_a_controlnet_that_fused_attention_hides_are_found(both, control):
+    half, _ = both
+    request = replace(SHORT, adapters=(Adapter(control, image=picture(3), name="edges"),))
+    layer = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    with torch.inference_mode():
+        half.adapters.read(control).network.get_submodule(layer).weight.mul_(5e4)
+    fault = half.run(request).report.faults[0]
+    assert (fault.module, fault.cause) == (f"controlnet.edges.{layer}", "overflow")
+
+
 def test_a_sum_between_stages_that_leaves_the_range_is_computed_in_float32(both, control):
     """Of what the middle block gives and what a ControlNet adds to it, both of which float16 holds."""
     half, whole = both

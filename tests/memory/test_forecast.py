@@ -122,6 +122,9 @@ def test_parts_add_up():
     for stage in forecast(family("sd15"), work).stages:
         assert sum(stage.by_component.values()) == stage.activation_bytes
         assert sum(stage.by_level.values()) == stage.activation_bytes - stage.workspace_bytes
+        assert sum(stage.by_module.values()) == stage.activation_bytes - stage.workspace_bytes
+    fused = forecast(family("sd15"), Work(dtype="float16")).stage("denoise")
+    assert max(fused.by_module, key=lambda name: fused.by_module[name]) == fused.hotspot.module
 
 
 def test_more_takes_more():

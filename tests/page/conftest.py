@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open a loop of events runs in this thread, which others cannot bear
 def browser() -> "Iterator[Browser]":
     api = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:

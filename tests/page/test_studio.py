@@ -154,6 +154,7 @@ def test_a_mask_is_painted_and_its_place_drawn_again(site, visit):
     here.draw("green apple")
     here.is_drawn()
     request = requests_of(site)[0]
+    assert request["prompt"] == "green apple"
     mask = Image.open(BytesIO(site.api.artifacts.read(request["mask"]["artifact"]))).convert("L")
     assert mask.size == (64, 64)
     assert mask.getpixel((32, 32)) == 255
@@ -188,6 +189,8 @@ def test_a_lora_is_dropped_and_its_refusal_read(site, visit):
     assert not here.violations()
     chosen.set_input_files({"name": "old.ckpt", "mimeType": "application/octet-stream", "buffer": b"x"})
     expect(refusal).to_contain_text("is no safetensors file")
+    here.button("Dismiss").click()
+    expect(here.button("+ mosaic LoRA")).to_be_visible()
     wide = site.catalog.model("emoji").subject.unet.context_dim
     chosen.set_input_files(lora_file("soft.safetensors", wide))
     strength = here.page.get_by_role("slider", name="Strength of soft")

@@ -20,8 +20,9 @@ from undertow.engine.parts import HighResolution, Region, Views
 from undertow.errors import InvalidInput
 from undertow.pictures.files import describe_picture
 from undertow.serving.admission import SEEDS, Admission
-from undertow.serving.amount import work_of
+from undertow.serving.amount import pinned_rows, work_of
 from undertow.serving.catalog.catalog import Catalog
+from undertow.serving.clock.costs import Costs
 from undertow.serving.clock.timetable import Timetable
 from undertow.serving.failures import FailureCode, Refused, failure_of
 from undertow.serving.request_json import request_of
@@ -77,7 +78,7 @@ def test_what_is_left_open_is_decided(door):
     request = new.spec.request
     assert 0 <= request["seed"] < SEEDS
     assert request["size"] == [64, 64]
-    assert (new.spec.model, new.spec.mode, new.spec.rows) == ("emoji", "reproducible", 2)
+    assert (new.spec.model, new.spec.mode, new.spec.rows) == ("emoji", "reproducible", 4)
     assert new.spec.files == {"": door.catalog.model("emoji").hash}
     assert (new.work.cells, new.work.rows, new.work.steps, new.cost) == (256, 2, 8, 16.0)
     assert request_of(new.spec, door.artifacts, door.catalog) == GenerationRequest(
@@ -85,8 +86,39 @@ def test_what_is_left_open_is_decided(door):
     )
     seeds = {door.admit({"prompt": "a"}, "k").spec.request["seed"] for _ in range(8)}
     assert len(seeds) > 1
-    assert door.admit({"prompt": "a", "seed": 7, "guidance_scale": 1}, "k").spec.rows == 1
+    assert door.admit({"prompt": "a", "seed": 7, "guidance_scale": 1}, "k").spec.rows == 4
     assert door.admit({"prompt": "a", "mode": "fast"}, "k").spec.rows is None
+
+
+@pytest.mark.parametrize(
+    ("cells", "rows", "device", "pinned"),
+    [
+        (256, 2, "cpu", 4),
+        (4096, 2, "cpu", 2),  # 512x512 with guidance: no more than one picture has
+        (4096, 1, "cpu", 1),
+        (4096, 2, "cuda", 16),
+        (16384, 2, "cuda", 4),  # 1024x1024
+        (16, 2, "cpu", 16),
+    ],
+)
+def test_rows_of_reproducible_jobs_follow_from_the_request_and_the_kind_of_device(cells, rows, device, pinned):
+    assert pinned_rows(cells, rows, device) == pinned
+
+
+def test_a_request_is_the_same_job_before_and_after_a_worker_measured_anything(door, tmp_path):
+    """Another number of rows would draw other bytes, and a repeated PUT would be refused."""
+    store = Store.open(f"sqlite:///{tmp_path}/undertow.db")
+    wanted, costs, specs = {"prompt": "a", "seed": 7, "count": 2}, Costs(), []
+    for rows in (None, 4):
+        if rows:
+            costs.learn("denoise", seconds=1.0, cells=256, rows=rows)
+            costs.decide(256)
+            store.costs.put("emoji", "cpu", costs.to_json())
+        times = Timetable(store, door.settings)
+        assert times.rows("emoji", 256) == rows
+        specs.append(Admission(door.catalog, door.artifacts, door.settings, times=times).admit(wanted, "k").spec)
+    store.close()
+    assert specs[0] == specs[1]
 
 
 def test_a_client_that_repeats_a_job_under_its_own_name_means_the_same_job(door):
@@ -224,13 +256,15 @@ def test_a_deadline_that_cannot_be_kept_is_refused_with_the_number(door, tmp_pat
     store = Store.open(f"sqlite:///{tmp_path / 'jobs.db'}", clock=lambda: 1000.0)
     store.costs.put("emoji", "cpu", {"forward": {"256": {"2": [0.5, 9]}}})
     door = Admission(door.catalog, Memory(), door.settings, times=Timetable(store, door.settings), clock=store.clock)
-    new = door.admit({"prompt": "a", "steps": 8, "deadline_s": 5.0}, "k")
+    wanted = {"prompt": "a", "steps": 8, "deadline_s": 5.0, "mode": "fast"}
+    new = door.admit(wanted, "k")
     assert (new.finish_at, new.deadline_at) == (1004.0, 1005.0)
     with pytest.raises(Refused, match=r"in 8.0 s, later than its deadline in 5.0 s") as refusal:
-        door.admit({"prompt": "a", "steps": 8, "deadline_s": 5.0}, "k")
+        door.admit(wanted, "k")
     assert refusal.value.code == FailureCode.DEADLINE_PASSED
     assert refusal.value.numbers == {"finish_s": 8.0, "deadline_s": 5.0, "finish_at": 1008.0}
-    assert door.admit({"prompt": "a", "steps": 2}, "k").finish_at == 1005.0  # the refused one takes no time
+    # The refused one takes no time.
+    assert door.admit({"prompt": "a", "steps": 2, "mode": "fast"}, "k").finish_at == 1005.0
     store.close()
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from benchmarks.lib.simulated_service import EMOJI, EMOJI_LORA, SD15_CPU, SDXL_GPU, World, entry_for
-from undertow.serving.clock.costs import Costs, Learner, Mean, best_rows, pinned_rows
+from undertow.serving.clock.costs import Costs, Learner, Mean, best_rows
 from undertow.serving.clock.finish_times import Device, finish_times
 from undertow.serving.clock.timetable import Timetable
 from undertow.serving.jobs import JobProgress, JobSpec, JobState, JobWork, NewJob, expected_at
@@ -24,18 +24,17 @@ def costs_of(**seconds: dict[int, float]) -> Costs:
 
 
 @pytest.mark.parametrize(
-    ("measured", "best", "pinned"),
+    ("measured", "best"),
     [
-        ({}, 1, 1),
-        ({1: 1.0, 2: 2.0, 4: 4.0}, 1, 1),  # batching gains nothing
-        ({1: 1.0, 2: 1.0, 4: 1.96, 8: 3.9}, 2, 2),  # 2 rows/s, then 2 % more
-        ({1: 1.0, 2: 1.1, 4: 1.5, 8: 2.9, 16: 5.7}, 4, 4),
-        ({1: 1.0, 2: 1.1, 4: 1.2, 8: 1.4}, 8, 8),
+        ({}, 1),
+        ({1: 1.0, 2: 2.0, 4: 4.0}, 1),  # batching gains nothing
+        ({1: 1.0, 2: 1.0, 4: 1.96, 8: 3.9}, 2),  # 2 rows/s, then 2 % more
+        ({1: 1.0, 2: 1.1, 4: 1.5, 8: 2.9, 16: 5.7}, 4),
+        ({1: 1.0, 2: 1.1, 4: 1.2, 8: 1.4}, 8),
     ],
 )
-def test_more_rows_share_a_forward_as_long_as_they_gain(measured, best, pinned):
+def test_more_rows_share_a_forward_as_long_as_they_gain(measured, best):
     assert best_rows(measured) == best
-    assert pinned_rows(measured) == pinned
 
 
 def test_costs_are_between_and_beyond_what_was_measured():
@@ -54,7 +53,7 @@ def test_rows_of_a_forward_are_decided_once():
     costs = costs_of(forward={1: 1.0, 2: 1.1, 4: 4.0})
     for _ in range(100):
         costs.learn("denoise", seconds=1.2, cells=256, rows=4)
-    assert costs.decide(256) == (2, 2)
+    assert costs.decide(256) == 2
     assert best_rows({rows: mean.seconds for rows, mean in costs.forward[256].items()}) == 4
 
 
@@ -134,7 +133,7 @@ def test_a_job_that_is_late_is_expected_to_be_as_late_again():
 
 def test_rows_that_are_more_than_a_forward_has_take_turns_in_full_ones():
     costs = costs_of(forward={2: 1.0, 4: 1.5})
-    costs.rows[256] = (4, 4)
+    costs.rows[256] = 4
     device = Device(costs={"m": costs}, models={"m"})
     six = [
         *queue(JobWork(cells=256, rows=6, steps=10)),
@@ -271,8 +270,8 @@ def test_a_timetable_counts_what_it_promised():
     times.withdraw(new_job(20))
     assert times.promise(new_job()) == pytest.approx(1020.0)
     assert times.retry_after_s() == pytest.approx(10.0)
-    assert times.rows("m", 256) == (2, 2)
-    assert times.rows("m", 512) == (1, 1)
+    assert times.rows("m", 256) == 2
+    assert times.rows("m", 512) == 1
     assert times.rows("n", 256) is None
 
 

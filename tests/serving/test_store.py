@@ -64,6 +64,9 @@ def test_who_asks_again_gets_the_same_job_or_learns_which_it_was(any_store):
         any_store.submit(a_job(idempotency_key="k", body_hash="2"))
     with pytest.raises(ClientIdConflict, match=first.id):
         any_store.submit(a_job("pear", client_id="c"))
+    named = any_store.submit(a_job(client_id="d", body_hash="1")).job
+    same = any_store.submit(a_job("pear", client_id="d", body_hash="1"))
+    assert (same.job.id, same.created) == (named.id, False), "of the same body, though a default has changed since"
     other = any_store.submit(a_job("pear", key="B", idempotency_key="k", body_hash="2", client_id="c"))
     assert other.created  # names of one key are nothing to another
 

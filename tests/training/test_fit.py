@@ -221,7 +221,8 @@ def test_a_finished_run_goes_on_with_a_learning_rate_schedule_of_its_own(tmp_pat
     assert [record.learning_rate for record in records[9:]] == pytest.approx([0.005, 0.01, 0.01, 0.01, 0.0])
     state = load_state(tmp_path / "checkpoints")
     assert (state.step, state.config["schedule_start"]) == (14, 9)
-    assert all(average.state_dict()[name].equal(tensor) for name, tensor in state.tensors["average"].items())
+    averaged = average.state_dict()
+    assert all(averaged[name].equal(tensor) for name, tensor in state.tensors["average"].items())
     trained(tmp_path, replace(SETTINGS, steps=20))
     assert load_state(tmp_path / "checkpoints").config["schedule_start"] == 14
 
@@ -332,7 +333,8 @@ def test_a_checkpoint_shows_the_average_and_two_are_kept(tmp_path):
     assert seen == [(3, 9), (6, 9), (9, 9)]
     assert saved_steps(tmp_path / "checkpoints") == [6, 9]
     state = load_state(tmp_path / "checkpoints").tensors
-    assert all(average.state_dict()[name].equal(tensor) for name, tensor in state["average"].items())
+    averaged = average.state_dict()
+    assert all(averaged[name].equal(tensor) for name, tensor in state["average"].items())
     assert not all(tensor.equal(state["network"][name]) for name, tensor in state["average"].items())
     assert (
         json.loads((tmp_path / "checkpoints" / "step-000009" / "meta.json").read_text())["config"]["recipe"] == RECIPE

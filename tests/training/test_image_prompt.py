@@ -71,7 +71,8 @@ def test_every_part_learns_and_the_file_is_what_was_trained(sd1, encoder, tmp_pa
     chosen = settings(2, variant=variant)
     trained = train_image_prompt(sd1, encoder, pictures(), chosen, tmp_path / "run")
     fresh = new_image_prompt(sd1.unet, encoder, chosen)
-    moved = {name for name, tensor in fresh.state_dict().items() if not tensor.equal(trained.state_dict()[name])}
+    after = trained.state_dict()
+    moved = {name for name, tensor in fresh.state_dict().items() if not tensor.equal(after[name])}
     assert any("to_k_ip" in name for name in moved)
     assert any(name.startswith("image_proj") for name in moved)
     path = tmp_path / "prompt.safetensors"

@@ -22,13 +22,19 @@ export async function follow(job: string, heard: (event: Event) => void, signal:
         heard(event);
         if (FINAL.has(event.kind)) return;
       }
-      return; // the log had ended before
+      return await pause(); // the log had ended before, or the service stops
     } catch (error) {
-      if (signal.aborted || error instanceof Refusal) return;
-      if (!(error instanceof Away)) await new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
+      if (signal.aborted) return;
+      if (error instanceof Refusal) return await pause();
+      if (!(error instanceof Away)) await pause();
       await present();
     }
   }
+}
+
+/** So that whoever asks again at once does not do so without end. */
+function pause(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, AGAIN_MS));
 }
 
 async function* read(answer: Response): AsyncGenerator<[string, Event]> {

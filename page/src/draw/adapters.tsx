@@ -62,7 +62,7 @@ export function Adapters() {
   const free = fitting.filter((one) => !used().some((other) => other.source === one.name));
   const count = used().length;
   return (
-    <Section title="Adapters" summary={count ? used().map((one) => one.source).join(", ") : `${fitting.length} there`} open={count > 0 || incoming.value !== null}>
+    <Section title="Adapters" summary={count ? used().map((one) => one.source).join(", ") : `${fitting.length} available`} open={count > 0 || incoming.value !== null}>
       {count > 0 && (
         <ol class="stack">
           {used().map((one, place) => <Used key={one.source} use={one} place={place} entry={fitting.find((entry) => entry.name === one.source)} />)}

@@ -27,6 +27,7 @@ export function MaskEditor(props: { image: Artifact; size: Size; close: () => vo
   const [brush, setBrush] = useState(Math.round(Math.min(height, width) / 6));
   const [erase, setErase] = useState(false);
   const [inverted, setInverted] = useState(false);
+  const [keeping, setKeeping] = useState(false);
   const [cursor, setCursor] = useState<[number, number]>([width / 2, height / 2]);
   const [picture, setPicture] = useState<HTMLImageElement | null>(null);
   const [former, setFormer] = useState<HTMLImageElement | null>(null);
@@ -108,6 +109,7 @@ export function MaskEditor(props: { image: Artifact; size: Size; close: () => vo
     else undo();
   };
   const use = async () => {
+    setKeeping(true);
     const flat = blank(props.size);
     const pen = pen2d(flat);
     pen.fillStyle = "#000";
@@ -118,6 +120,7 @@ export function MaskEditor(props: { image: Artifact; size: Size; close: () => vo
       props.close();
     } catch (error) {
       say(sentence(error), "refused");
+      setKeeping(false);
     }
   };
 
@@ -150,7 +153,7 @@ export function MaskEditor(props: { image: Artifact; size: Size; close: () => vo
             <Button onClick={redo} disabled={!undone.length}>Redo</Button>
             <Button onClick={clear} disabled={!strokes.length && !former}>Clear</Button>
           </div>
-          <Button tone="main" onClick={() => void use()} disabled={!strokes.length && !former && !inverted}>Use this mask</Button>
+          <Button tone="main" onClick={() => void use()} disabled={keeping || (!strokes.length && !former && !inverted)}>Use this mask</Button>
         </div>
       </div>
     </Dialog>

@@ -2,6 +2,7 @@
 
 import { effect, signal } from "@preact/signals";
 import { useEffect, useRef } from "preact/hooks";
+import { away } from "../api/client";
 import type { Job } from "../api/types";
 import { isFinal } from "../api/types";
 import { form, get, set } from "../state/form";
@@ -32,7 +33,7 @@ export async function draw(): Promise<void> {
 
 /** The same request in place of the one that was drawn a moment ago. */
 async function drawDraft(): Promise<void> {
-  if (!form.value.request.prompt.trim()) return;
+  if (!form.value.request.prompt.trim() || away.value) return;
   const former = draft;
   if (former && !isFinal(former.state)) void cancel(former);
   const job = await submit({ label: DRAFT, mode: "fast", priority: 10 });
@@ -79,7 +80,7 @@ export function Prompt() {
       </details>
       <div class="actions">
         <Button tone="main" onClick={() => void draw()} disabled={!choices.value || sending.value} aria-keyshortcuts="Control+Enter">
-          Draw
+          {sending.value && away.value ? "Waits for the service" : "Draw"}
         </Button>
         {busy && shown.value && (
           <Button tone="danger" onClick={() => shown.value && void cancel(shown.value)} aria-keyshortcuts="Escape">Cancel</Button>

@@ -32,12 +32,13 @@ export function InspectView() {
           : <Button onClick={() => show("history")}>Choose a picture</Button>}
       </header>
       <div class="panels">
+        {job && may("inspect") && <WordsPanel />}
         <PlanPanel />
         {may("inspect")
           ? (
             <>
               <DoctorPanel />
-              <WordsPanel />
+              {!job && <WordsPanel />}
               <LayersPanel />
             </>
           )

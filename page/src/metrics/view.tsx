@@ -65,7 +65,7 @@ function Performance(props: { samples: Samples | null; drawn: Job[]; kept: Promi
     <section class="panel" aria-labelledby="performance-title">
       <h2 id="performance-title">Performance</h2>
       <dl class="figures">
-        <Figure name="Row steps" value={String(samples?.sum("row_steps_total") ?? "–")} about="rows that went through the network, once a step" />
+        <Figure name="Row steps" value={String(samples?.sum("row_steps_total") ?? "–")} about="through the network" />
         <Figure name="Waited in the queue" value={time(samples?.mean("queue_wait_seconds"))} about="mean" />
         <Figure name="To the first step" value={time(samples?.mean("time_to_first_step_seconds"))} about="mean" />
         <Figure name="Finish time, off by" value={errors.length ? `${(median(errors) * 100).toFixed(0)} %` : "–"} about={`median of ${errors.length} newest jobs`} />
@@ -81,7 +81,7 @@ function Performance(props: { samples: Samples | null; drawn: Job[]; kept: Promi
           <h3>One step, by rows of a forward</h3>
           <div class="bars">
             {steps.sort((one, other) => Number(one.labels["rows"]) - Number(other.labels["rows"])).map((one) => (
-              <Bar key={JSON.stringify(one.labels)} label={`${one.labels["model"]}, ${one.labels["rows"]} rows of ${one.labels["bucket"]} cells`} value={one.mean}
+              <Bar key={JSON.stringify(one.labels)} label={`${one.labels["model"]}, ${one.labels["rows"]} ${one.labels["rows"] === "1" ? "row" : "rows"} of ${one.labels["bucket"]} cells`} value={one.mean}
                 most={Math.max(...steps.map((other) => other.mean))} text={seconds(one.mean)} />
             ))}
           </div>
@@ -112,8 +112,8 @@ function Quality(props: { samples: Samples | null }) {
         <Figure name="Replayed steps" value={String(samples?.sum("replayed_steps_total") ?? "–")} about="taken from logs, equal to the bit" />
       </dl>
       <p class="hint">
-        Statistics of features are measured below on a picture. Errors of predictions, loss and gradient norms need a reference or a
-        training: <code>undertow profile --metrics</code> and <code>undertow train</code> write them.
+        Statistics of features are measured below, on a picture. Errors of predictions need pictures to compare with, loss and
+        gradient norms a training: <code>service.metrics</code> in Python and <code>undertow train metrics</code> have them.
       </p>
     </section>
   );

@@ -17,7 +17,7 @@ export function QueueView() {
         {active.value.length > 0 && (
           <p>
             {active.value.length - waiting.length} drawn now, {waiting.length} waiting
-            {last > now.value && `, all done at about ${clockTime(last)}`}
+            {last > now.value && !away.value && `, all done at about ${clockTime(last)}`}
           </p>
         )}
         {waiting.length > 1 && <Button tone="danger" onClick={() => waiting.forEach((job) => void cancel(job))}>Cancel all that wait</Button>}

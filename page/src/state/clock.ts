@@ -1,6 +1,7 @@
 /** The service's time, as finish times count it, and words for times. */
 
 import { signal } from "@preact/signals";
+import { away } from "../api/client";
 
 /** Seconds since 1970, four times a second while something is being drawn or waits. */
 export const now = signal(Date.now() / 1000);
@@ -35,8 +36,9 @@ export function dayAndTime(at: number): string {
   return new Date(at * 1000).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 }
 
-/** When a job will be done, for people. */
+/** When a job will be done, for people; nobody knows while the service is away. */
 export function finishes(at: number | null, now_: number): string {
+  if (away.value) return "its finish time is known again when the service is back";
   if (at === null) return "finish time not known yet";
   const left = at - now_;
   return left > 0.5 ? `done in about ${seconds(Math.max(1, Math.round(left)))}, at ${clockTime(at)}` : "done any moment";

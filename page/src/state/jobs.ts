@@ -166,7 +166,9 @@ export async function poll(): Promise<void> {
   const ids = new Set(found.jobs.map((job) => job.id));
   const left = active.value.some((job) => !ids.has(job.id));
   active.value = found.jobs.filter((job) => job.label !== DRAFT);
-  for (const job of active.value.filter((one) => one.state === "running").slice(0, FOLLOWED - 1)) attend(job);
+  for (const job of queue.value.filter((one) => one.state === "running").slice(0, FOLLOWED - 1)) attend(job);
+  const current = shown.value;
+  if (current && !isFinal(current.state) && !following.has(current.id)) void refresh(current.id);
   if (left) await loadDone();
 }
 
@@ -217,7 +219,7 @@ async function refresh(id: string): Promise<void> {
   for (;;) {
     try {
       const job = await ask<Job>(`/v1/jobs/${id}`);
-      if (shown.value?.id === id) shown.value = job;
+      if (shown.value?.id === id) look(job);
       if (isFinal(job.state) && job.label !== DRAFT) await Promise.all([poll(), loadDone()]);
       return;
     } catch (error) {

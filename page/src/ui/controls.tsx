@@ -1,7 +1,7 @@
 /** Controls that every view uses. Each has a visible name. */
 
 import type { ComponentChildren, JSX } from "preact";
-import { useId } from "preact/hooks";
+import { useId, useLayoutEffect, useRef } from "preact/hooks";
 
 interface Named {
   label: string;
@@ -98,9 +98,14 @@ export function Check(props: Named & { value: boolean; change: (value: boolean) 
   );
 }
 
+/** A part that can be closed. open: opens it when it becomes true; only people close it. */
 export function Section(props: { title: string; summary?: string; open?: boolean; children: ComponentChildren }) {
+  const place = useRef<HTMLDetailsElement>(null);
+  useLayoutEffect(() => {
+    if (props.open && place.current) place.current.open = true;
+  }, [props.open]);
   return (
-    <details class="section" open={props.open}>
+    <details class="section" ref={place}>
       <summary>
         <span class="section-title">{props.title}</span>
         {props.summary && <span class="section-summary">{props.summary}</span>}

@@ -97,7 +97,7 @@ def _loaded(folder: Path) -> "tuple[TextToImage, AutoencoderKL]":
     import torch
 
     from recipes.emoji.text_to_image import TextToImage
-    from undertow.service import load
+    from undertow.loading import load
 
     service = load(folder, dtype=torch.float32)
     (text,) = service.model.require_text().encoders

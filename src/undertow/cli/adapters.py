@@ -65,7 +65,7 @@ def explain(
     from undertow.adapters.stacking.decisions import decide
     from undertow.cli.adapter_tables import print_explanation
     from undertow.inspection.conflict_figure import pairwise_cosines, relative_sizes, save_figure
-    from undertow.service import load
+    from undertow.loading import load
     from undertow.unet.presets import PRESETS
 
     if model in PRESETS and figure is not None:
@@ -103,7 +103,7 @@ def impact(
     from undertow.engine.request import GenerationRequest
     from undertow.inspection.impact import measure_impact, measure_overhead
     from undertow.inspection.noisy_picture import NoisyPicture
-    from undertow.service import load
+    from undertow.loading import load
 
     service = load(model)
     probe = NoisyPicture.draw(service.model, service.adapters, GenerationRequest(prompt=prompt, steps=steps, seed=seed))

@@ -98,7 +98,7 @@ def compare(
         require_show()
 
     from undertow.inspection.contact_sheet import contact_sheet
-    from undertow.service import load
+    from undertow.loading import load
 
     console = SafeConsole(stderr=True)
     with waiting(console, f"loading {model}"):

@@ -54,7 +54,7 @@ class LoadingOptions:
 
     def load(self, source: str, backend: "Backend" = "eager") -> "UNetService":
         """Imports torch. Errors: `InvalidInput` for a device that is not there, and those of `undertow.load`."""
-        from undertow.service import load
+        from undertow.loading import load
 
         return load(
             source,

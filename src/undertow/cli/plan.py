@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +11,7 @@ import typer
 
 from undertow.cli.figures import require_figure
 from undertow.cli.model_option import complete_model, find_model
+from undertow.cli.visible import visible
 from undertow.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def plan(
         int | None, typer.Option(min=1, help="Slots for LoRA of rank 16, in place of merging them.")
     ] = None,
     controlnet: Annotated[int, typer.Option(min=0, help="ControlNets that act at the same time.")] = 0,
+    reference: Annotated[int, typer.Option(min=0, help="Reference pictures that an IP-Adapter reads.")] = 0,
     prompt_chunks: Annotated[int, typer.Option(min=1, help="Chunks of 75 tokens that the prompt has.")] = 1,
     budget: Annotated[
         str | None,
@@ -108,10 +110,11 @@ def plan(
         merged=adapter_slots is None,
         lora_slots=adapter_slots or SLOTS,
         controlnets=controlnet,
+        references=reference,
         tokens=77 * prompt_chunks,
         types=_types(named, precision, vae_precision, device),
     )
-    machine, available = replace(this_machine(), device=str(device)), _budget(budget_bytes, device)
+    machine, available = this_machine().on(str(device)), _budget(budget_bytes, device)
     if measure:
         draft = make_plan(named.subject, work, available, machine=machine)
         _measure(named.subject, (work, *(one.work for one in draft.measures)), device)
@@ -122,6 +125,7 @@ def plan(
 
         picture.parent.mkdir(parents=True, exist_ok=True)
         draw_plan(found, make_plan(named.subject, work, machine=machine), picture)
+        typer.echo(f"wrote {visible(str(picture))}", err=True)
     if not found.fits:
         raise typer.Exit(DOES_NOT_FIT)
 
@@ -149,9 +153,28 @@ def _work(named: "NamedModel", *, size: str | None, types: tuple[str, str], **nu
     require_size("--size", pixels, subject)
     if numbers["controlnets"] and subject.controlnet is None:
         raise InvalidInput("--controlnet", numbers["controlnets"], f"none: {subject.name} takes no ControlNet")
+    references = numbers.pop("references")
+    if references and subject.unet.context_dim is None:
+        raise InvalidInput("--reference", references, f"none: {subject.name} reads no reference pictures")
+    if references:
+        numbers |= _seen(subject, references, types[0])
     if subject.unet.context_dim is None:
         numbers["branches"] = 1 if subject.unet.added is None else numbers["branches"]
     return Work(size=pixels, dtype=types[0], vae_dtype=types[1], **numbers)
+
+
+def _seen(subject: "Subject", references: int, dtype: str) -> dict[str, int]:
+    """What an IP-Adapter Plus, the largest kind, adds to the work."""
+    from undertow.memory.weights import REFERENCE_TOKENS, image_prompt_weights
+    from undertow.memory.work import ITEM_BYTES, VIT_H
+
+    assert subject.unet is not None
+    numbers = image_prompt_weights(subject.unet, VIT_H.width)
+    return {
+        "references": references,
+        "image_tokens": REFERENCE_TOKENS * references,
+        "image_prompt_bytes": numbers * ITEM_BYTES[dtype],
+    }
 
 
 def _budget(asked: int | None, device: Device) -> int | None:

@@ -10,6 +10,7 @@ from undertow.shortage import size_in_words
 
 STAGES: Mapping[str, str] = {
     "text": "text encoding",
+    "image": "image encoding",
     "controlnet": "ControlNet",
     "denoise": "one step",
     "decode": "decoding",

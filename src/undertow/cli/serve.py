@@ -82,7 +82,7 @@ def serve(
     one_process: Annotated[
         bool, typer.Option("--one-process", help="API and worker in one process, for small machines.")
     ] = False,
-    check: Annotated[bool, typer.Option("--check", help="Say what would be served, and stop.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Say what would be served, try each model, and stop.")] = False,
 ) -> None:
     """Serve models over HTTP: every accepted job is kept until it is done, whatever dies meanwhile.
 
@@ -109,6 +109,7 @@ def serve(
     }
     settings = _checked(read_settings(typed, models or ()))
     if check:
+        _require_numbers(settings)
         return
     from undertow.serving.worker.process import run_in_one_process, run_supervised
 
@@ -154,6 +155,14 @@ def _checked(settings: "ServerSettings") -> "ServerSettings":
     finally:
         store.close()
     return settings
+
+
+def _require_numbers(settings: "ServerSettings") -> None:
+    """Errors: `InvalidInput` for a model whose pictures are none; those of loading it."""
+    from undertow.serving.worker.trial import faults
+
+    for name, fault in faults(settings).items():
+        raise InvalidInput("MODEL", name, "a model whose pictures have finite numbers", f"undertow doctor: {fault}")
 
 
 def _free_port(settings: "ServerSettings") -> int:

@@ -39,7 +39,7 @@ def draw_sample(
 
 def draw_sample_of(console: Console, folder: Path, pictures: "CaptionedPictures", file: Path, **request: Any) -> None:
     """Draws the first caption with a model folder that was trained, and writes the picture. request: its settings."""
-    from undertow.service import load
+    from undertow.loading import load
 
     _draw(console, lambda: load(folder), pictures, file, **request)
 

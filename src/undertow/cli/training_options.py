@@ -118,7 +118,7 @@ class TrainingOptions:
         device. Errors: `InvalidInput` for models that cannot be trained, `DataError`, `CheckpointError`."""
         import torch
 
-        from undertow.service import load
+        from undertow.loading import load
         from undertow.training.base_model import native_size, require_trainable
         from undertow.training.captioned import caption_notes, load_captioned
         from undertow.training.precision import precision_notes

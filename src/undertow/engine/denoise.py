@@ -301,7 +301,7 @@ class Batcher:
             with self._drawing(rows, economy), ExitStack() as until:
                 runner = attach(probes, rows, self.runner, until)
                 outcomes = forward(rows, self.manager, task.limits.padded_to, runner, _parts(economy))
-            finite = inside.rows() or [True] * len(rows)
+            finite = inside.rows(len(rows))
             return [one if sound else replace(one, finite=False) for one, sound in zip(outcomes, finite, strict=True)]
         except Exception as error:
             forget(self.probes, rows)

@@ -1,5 +1,6 @@
 """The plan of a loaded model: the same as `undertow plan` makes, with its own networks, types and adapters."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,9 @@ import torch
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.files.bundled import BundledAdapters
-from undertow.adapters.kinds import adapter_title
+from undertow.adapters.files.opened import open_adapter
+from undertow.adapters.image_prompt.nearby import described_encoder
+from undertow.adapters.kinds import identify
 from undertow.attention.chosen import ChosenAttention, name_of
 from undertow.attention.kernel import Requirements
 from undertow.checkpoints.keymap.prefixes import TextKind
@@ -20,13 +23,11 @@ from undertow.memory.machine import this_machine
 from undertow.memory.plan import MemoryPlan, plan
 from undertow.memory.seconds import read_table
 from undertow.memory.subjects import require_size, subject_of
-from undertow.memory.work import Subject, Work
+from undertow.memory.weights import REFERENCE_TOKENS
+from undertow.memory.work import VIT_H, Subject, VisionNetwork, Work
 from undertow.processor import has_bfloat16
 from undertow.unet.attention_calls import attention_calls
 from undertow.unet.unet import UNet
-
-REFERENCE_TOKENS = 16
-"""Of one reference picture, at most: 4 of a plain IP-Adapter, 16 of those called "plus"."""
 
 CHUNK_TOKENS = 77
 """Of a prompt, and of each region's, of up to 75 tokens."""
@@ -71,11 +72,12 @@ def plan_model(
         vae_dtype=None if vae is None else _name(vae.dtype),
         merged=slots is None,
         lora_slots=8 if slots is None else slots,
-        **_acting(adapters, bundled),
+        image_dtype="float16" if unet.device.type == "cuda" else None,
+        **_acting(adapters, bundled, unet.dtype, model.path),
     )
     work = replace(work, **_kernels(unet, work, subject))
     device = unet.device.type
-    machine = replace(this_machine(), device=device, threads=torch.get_num_threads())
+    machine = replace(this_machine().on(device), threads=torch.get_num_threads())
     return plan(subject, work, budget_bytes, table=read_table(device), machine=machine, fixed_graphs=fixed_graphs)
 
 
@@ -102,19 +104,50 @@ def _kernels(unet: UNet, work: Work, subject: Subject) -> dict[str, Any]:
     return {"kernels": tuple((*key, name) for key, name in found.items())}
 
 
-def _acting(adapters: Sequence[Adapter | str | Path], bundled: BundledAdapters) -> dict[str, Any]:
-    """How many of each kind. Errors: those of `adapter_title`."""
-    found = {"loras": 0, "controlnets": 0, "t2i_adapters": 0, "image_tokens": 0}
+def _acting(
+    adapters: Sequence[Adapter | str | Path], bundled: BundledAdapters, dtype: torch.dtype, model: Path
+) -> dict[str, Any]:
+    """How many of each kind, and what their files take in memory. Errors: those of `open_adapter` and `identify`."""
+    found, encoder = Counter[str](), VIT_H
+    pictures = [1]
     for one in adapters:
-        title = adapter_title(bundled.locate(one.source if isinstance(one, Adapter) else one))
+        with open_adapter(bundled.locate(one.source if isinstance(one, Adapter) else one)) as opened:
+            title, tensors, place = identify(opened)[1], opened.tensors, opened.place
+        computed_bytes = sum(tensor.count for tensor in tensors.values()) * dtype.itemsize
         if "IP-Adapter" in title:
-            pictures = len(one.images()) if isinstance(one, Adapter) else 1
-            found["image_tokens"] += REFERENCE_TOKENS * max(1, pictures)
+            pictures.append(max(1, len(one.images())) if isinstance(one, Adapter) else 1)
+            found["image_tokens"] += REFERENCE_TOKENS * pictures[-1]
+            found["image_prompt_bytes"] += computed_bytes
+            named = None if not isinstance(one, Adapter) or one.encoder is None else Path(one.encoder)
+            described = described_encoder(place, model if model.is_dir() else model.parent, named)
+            encoder = encoder if described is None else VisionNetwork.of(described)
         elif "T2I" in title:
             found["t2i_adapters"] += 1
+            found["adapter_bytes"] += computed_bytes
+        elif "Control" in title:
+            found["controlnets"] += 1
         else:
-            found["controlnets" if "Control" in title else "loras"] += 1
-    return found
+            found["loras"] += 1
+            found["adapter_bytes"] += sum(tensor.size_bytes for tensor in tensors.values())
+            found["changes_all"] |= any(_is_outside(name) for name in tensors)
+            found["changes_text"] |= any(_is_of_text(name) for name in tensors)
+    return {
+        **found,
+        "references": max(pictures),
+        "image_encoder": encoder,
+        "changes_all": bool(found["changes_all"]),
+        "changes_text": bool(found["changes_text"]),
+    }
+
+
+def _is_of_text(name: str) -> bool:
+    """Whether a LoRA's tensor is of a text encoder, in any of the dialects' names."""
+    return "text" in name or "_te" in name
+
+
+def _is_outside(name: str) -> bool:
+    """Whether a LoRA's tensor is of a layer of the U-Net that is in no transformer."""
+    return not _is_of_text(name) and not any(word in name for word in ("attn", "ff", "proj_in", "proj_out"))
 
 
 def _name(dtype: object) -> str:

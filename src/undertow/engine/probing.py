@@ -1,6 +1,6 @@
 """What looks into networks while they are evaluated; the engine attaches it around one forward and takes it off."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Protocol, runtime_checkable
 
@@ -92,34 +92,43 @@ def attach(probes: Sequence[ForwardProbe], rows: Sequence[Row], runner: Runner, 
 
 
 class HiddenNumbers:
-    """Looks at the queries and keys of attentions: fused kernels on CPUs give finite numbers for some that are not, and
-    the prediction tells nothing then. The ranges are read once, after the forward."""
+    """Looks at the queries and keys of attentions, of ControlNets too: fused kernels on CPUs give finite numbers for
+    some that are not, and the prediction tells nothing then. The ranges are read once, after the forward."""
 
     def __init__(self) -> None:
-        self._ranges: list[Tensor] = []
+        self._ranges: dict[tuple[int, ...], list[Tensor]] = {}
 
     def wants(self, rows: Sequence[Row]) -> bool:
         return True
 
     @contextmanager
     def attached(self, unet: UNet, rows: Sequence[Row]) -> Generator[None]:
-        count = len(rows)
+        with ExitStack() as until:
+            for _, network, own in named_networks(rows):
+                places = tuple(next(i for i, one in enumerate(rows) if one is row) for row in own)
+                see = self._seeing(places)
+                for name, module in network.named_modules():
+                    if name.endswith((".to_q", ".to_k")):
+                        until.callback(module.register_forward_hook(see).remove)
+            yield
+
+    def _seeing(self, places: tuple[int, ...]) -> Callable[[nn.Module, object, Tensor], None]:
+        """A hook. places: in the forward, of the rows of the network's batch."""
+        ranges = self._ranges.setdefault(places, [])
 
         def see(module: nn.Module, inputs: object, output: Tensor) -> None:
             del module, inputs
-            own = output[:count].flatten(1)
-            self._ranges.append(torch.stack([torch.stack(row.aminmax()) for row in own]))
+            own = output[: len(places)].flatten(1)
+            ranges.append(torch.stack([torch.stack(row.aminmax()) for row in own]))
 
-        projections = [one for name, one in unet.named_modules() if name.endswith((".to_q", ".to_k"))]
-        handles = [one.register_forward_hook(see) for one in projections]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return see
 
-    def rows(self) -> list[bool]:
-        """Of each row, whether all are finite."""
-        if not self._ranges:
-            return []
-        return torch.stack(self._ranges).isfinite().all(dim=2).all(dim=0).tolist()
+    def rows(self, count: int) -> list[bool]:
+        """Of each row of a forward, whether all are finite."""
+        finite = [True] * count
+        for places, ranges in self._ranges.items():
+            if ranges:
+                found = torch.stack(ranges).isfinite().all(dim=2).all(dim=0).tolist()
+                for place, sound in zip(places, found, strict=True):
+                    finite[place] = finite[place] and sound
+        return finite

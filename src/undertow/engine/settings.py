@@ -1,6 +1,7 @@
 """The fields of a request as keyword arguments, so that editors complete and type checkers refuse them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import TypedDict
 
@@ -8,8 +9,11 @@ from PIL import Image
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import AdapterStack
+from undertow.doors import nearest, shown
 from undertow.engine.parts import HighResolution, Region, Views
-from undertow.engine.request import Axes, NoiseConvention, RegionsBy, StrengthConvention, TimestepMap
+from undertow.engine.request import Axes, GenerationRequest, NoiseConvention, RegionsBy, StrengthConvention, TimestepMap
+from undertow.errors import InvalidInput
+from undertow.records import annotations
 
 
 class RequestSettings(TypedDict, total=False):
@@ -52,3 +56,12 @@ class RequestSettings(TypedDict, total=False):
     target_size: tuple[int, int] | None
     adapters: tuple[Adapter | str | Path, ...] | AdapterStack | Adapter | str | Path
     embeddings: tuple[str, ...]
+
+
+def request_of(prompt: str, settings: RequestSettings, method: Callable[..., object]) -> GenerationRequest:
+    """The request that a method was asked for. Errors: `InvalidInput` for a setting that is neither a field of a
+    request nor an argument of the method, with near names."""
+    known = [*annotations(GenerationRequest), *signature(method).parameters]
+    for name in sorted(settings.keys() - annotations(GenerationRequest).keys()):
+        raise InvalidInput(name, shown(settings.get(name)), "a field of GenerationRequest", nearest(name, known))
+    return GenerationRequest.from_json({"prompt": prompt, **settings})

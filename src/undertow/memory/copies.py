@@ -39,10 +39,10 @@ class CudaCopies:
         with torch.cuda.stream(self._stream):
             yield
 
-    def mark(self) -> torch.cuda.Event:
-        mark = torch.cuda.Event()
-        mark.record(self._stream)
-        return mark
+    def mark(self) -> object:
+        event = torch.cuda.Event()
+        event.record(self._stream)
+        return event
 
     def wait(self, mark: object, tensors: Iterable[AnyTensor]) -> None:
         assert isinstance(mark, torch.cuda.Event)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from undertow.memory import stage_walks, training_walk, vae_walk, weights
+from undertow.memory.calibration import Calibration
 from undertow.memory.ledger import Ledger, Peak, Signature
 from undertow.memory.machine import Machine, this_machine
 from undertow.memory.work import ITEM_BYTES, Subject, Work
@@ -34,9 +35,10 @@ class StageForecast:
     """What one stage takes at its peak.
 
     weight_bytes: of everything that is in memory then. activation_bytes: of tensors and of `workspace_bytes`, which
-    kernels take for themselves. by_component, by_level: what the activations are at the peak, the level 0 being the
-    highest resolution. operations: how often one forward calls each kernel, by its signature (`operations.py`); calls:
-    forwards of the stage. seconds: of all of them; `None` where nothing was measured.
+    kernels take for themselves. by_component, by_level, by_module: what the activations are at the peak, the level 0
+    being the highest resolution, and the modules those that made them. operations: how often one forward calls each
+    kernel, by its signature (`operations.py`); calls: forwards of the stage. seconds: of all of them; `None` where
+    nothing was measured.
     """
 
     name: str
@@ -46,6 +48,7 @@ class StageForecast:
     by_component: dict[str, int]
     by_level: dict[int, int]
     hotspot: Hotspot
+    by_module: dict[str, int] = field(default_factory=dict)
     operations: dict[Signature, int] = field(default_factory=dict)
     calls: int = 1
     seconds: float | None = None
@@ -83,12 +86,19 @@ def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
     denoising = None if subject.unet is None else _walk("denoise", subject, _of_unet(work), machine)
     if denoising is not None:
         held["unet"] += ITEM_BYTES[work.dtype] * (work.lora_slots + 1) * work.lora_rank * denoising.slot_numbers
+        if machine.device == "cpu":  # else they are in the host's memory
+            held["unet"] += _copied_bytes(subject, work)
     stages = []
     if subject.text_encoders:
-        stages.append(_stage("text", held, work, _walk("text", subject, _of_text(work), machine)))
-    if subject.controlnet is not None and work.controlnets:
+        whole = _stage("text", held, work, _walk("text", subject, _of_text(work), machine))
+        changed = work.loras and work.changes_text
+        stages.append(replace(whole, weight_bytes=whole.weight_bytes + held["text"]) if changed else whole)
+    if work.image_tokens:
+        stages.append(_stage("image", held, work, _walk("image", subject, _of_image(work), machine)))
+    if subject.controlnet is not None and subject.unet is not None and work.controlnets:
         walk = _walk("controlnet", subject, _of_unet(work), machine)
-        stages.append(_stage("controlnet", held, work, walk, calls=work.steps))
+        whole = _stage("controlnet", held, work, walk, calls=work.steps)
+        stages.append(_offloaded(whole, subject.unet, held["unet"], work, machine, working=False))
     if subject.unet is not None and denoising is not None:
         batches = -(-work.pictures * work.branches // work.batch)
         calls = work.steps * batches
@@ -101,8 +111,18 @@ def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
             stages.append(_tiled(whole, subject, work))
     if subject.unet is not None and work.training is not None:
         stages.append(_trained(training_walk.train(subject.unet, subject, work, work.training, machine), work))
+    if machine.calibration is not None:
+        stages = [_reserved(stage, machine.calibration) for stage in stages]
     peak = max(stage.peak_bytes for stage in stages)
     return Forecast(stages=tuple(stages), process_bytes=peak + PROCESS_BYTES)
+
+
+def _reserved(stage: StageForecast, calibration: Calibration) -> StageForecast:
+    """What the device's allocator gives out for it, workspaces and fragments included."""
+    reserved = calibration.reserved(stage.name, stage.activation_bytes)
+    workspace = stage.workspace_bytes + reserved - stage.activation_bytes
+    by_component = stage.by_component | {"workspace": workspace}
+    return replace(stage, activation_bytes=reserved, workspace_bytes=workspace, by_component=by_component)
 
 
 @lru_cache(maxsize=64)
@@ -113,6 +133,7 @@ def _walk(stage: str, subject: Subject, work: Work, machine: Machine) -> Ledger:
 
 WALKS: Mapping[str, Callable[[Subject, Work, Machine], Ledger]] = {
     "text": stage_walks.text,
+    "image": stage_walks.image,
     "controlnet": stage_walks.controlnet,
     "denoise": stage_walks.denoise,
     "decode": stage_walks.decode,
@@ -128,6 +149,10 @@ def _of_text(work: Work) -> Work:
     return Work(tokens=work.tokens, dtype=work.dtype, text_dtype=work.text_dtype)
 
 
+def _of_image(work: Work) -> Work:
+    return Work(references=work.references, image_encoder=work.image_encoder, image_dtype=work.image_dtype)
+
+
 def _of_vae(work: Work) -> Work:
     return Work(size=work.size, dtype=work.dtype, vae_dtype=work.vae_dtype)
 
@@ -135,14 +160,29 @@ def _of_vae(work: Work) -> Work:
 LAYER_GROUPS = 16
 """Parts in which the layers of a network come into memory one after the other (`layers.GROUPS`)."""
 
-STAGE_COMPONENT = {"text": "text", "controlnet": "controlnet", "denoise": "unet", "decode": "vae", "encode": "vae"}
-"""The component whose weights each stage needs."""
+_TOGETHER = frozenset({"controlnet", "unet"})
+STAGE_COMPONENTS: Mapping[str, frozenset[str]] = {
+    "text": frozenset({"text"}),
+    "image": frozenset({"image"}),
+    "controlnet": _TOGETHER,
+    "denoise": _TOGETHER,
+    "decode": frozenset({"vae"}),
+    "encode": frozenset({"vae"}),
+}
+"""The components whose weights each stage needs. Networks of one forward stay together: they would come and go at every
+step."""
 
 
 def component_bytes(subject: Subject, work: Work) -> dict[str, int]:
-    """Bytes of each component's weights: text, controlnet, unet (without slots for LoRA) and vae."""
+    """Bytes of each component's weights: text, image, controlnet, unet (without slots for LoRA) and vae, and of the
+    files of adapters, which stay."""
     item, text_item = ITEM_BYTES[work.dtype], ITEM_BYTES[work.text_dtype or work.dtype]
     found = {"text": text_item * sum(weights.text_weights(network) for network in subject.text_encoders)}
+    if work.image_tokens:
+        found["image"] = ITEM_BYTES[work.image_dtype or "float32"] * weights.vision_weights(work.image_encoder)
+        found["image"] += work.image_prompt_bytes
+    if work.adapter_bytes:
+        found["adapters"] = work.adapter_bytes
     if subject.controlnet is not None and work.controlnets:
         found["controlnet"] = item * work.controlnets * weights.controlnet_weights(subject.controlnet)
     if subject.unet is not None:
@@ -160,7 +200,7 @@ def _stage(
     *,
     calls: int = 1,
 ) -> StageForecast:
-    kept = {component for component in held if component in work.keep} | {STAGE_COMPONENT[name]}
+    kept = {component for component in held if component in (*work.keep, "adapters")} | STAGE_COMPONENTS[name]
     peak: Peak = ledger.peak
     return StageForecast(
         name=name,
@@ -169,6 +209,7 @@ def _stage(
         workspace_bytes=peak.workspace,
         by_component=peak.components | ({"workspace": peak.workspace} if peak.workspace else {}),
         by_level=peak.levels,
+        by_module=peak.modules,
         hotspot=Hotspot(module=peak.module, operation=peak.operation),
         operations=dict(ledger.operations),
         calls=calls,
@@ -184,19 +225,31 @@ def _trained(step: training_walk.TrainingStep, work: Work) -> StageForecast:
         workspace_bytes=peak.workspace,
         by_component=peak.components | {"workspace": peak.workspace, "gradients": step.gradients},
         by_level=peak.levels,
+        by_module=peak.modules,
         hotspot=Hotspot(module=peak.module, operation=peak.operation),
         operations=dict(step.ledger.operations),
         calls=work.steps,
     )
 
 
-def _offloaded(whole: StageForecast, config: UNetConfig, own: int, work: Work, machine: Machine) -> StageForecast:
+def _copied_bytes(subject: Subject, work: Work) -> int:
+    """At most, of the copies that are kept of weights into which LoRA are merged."""
+    if subject.unet is None or not (work.merged and work.loras):
+        return 0
+    count = weights.unet_weights if work.changes_all else weights.transformer_weights
+    return ITEM_BYTES[work.dtype] * count(subject.unet)
+
+
+def _offloaded(
+    whole: StageForecast, config: UNetConfig, own: int, work: Work, machine: Machine, *, working: bool = True
+) -> StageForecast:
     """The U-Net's layers may come in in groups: a group is a sixteenth of its bytes, or the largest layer, which is a
-    convolution of the lowest level and a skip connection. A device that copies beside computing holds two of them."""
+    convolution of the lowest level and a skip connection. A device that copies beside computing holds two of them.
+    working: whether the U-Net computes in this stage."""
     if not work.offloaded_layers:
         return whole
     largest = ITEM_BYTES[work.dtype] * weights.largest_convolution(config)
-    there = min(own, (2 if machine.device == "cuda" else 1) * max(-(-own // LAYER_GROUPS), largest))
+    there = working * min(own, (2 if machine.device == "cuda" else 1) * max(-(-own // LAYER_GROUPS), largest))
     return replace(whole, weight_bytes=whole.weight_bytes - own + there)
 
 
@@ -209,4 +262,11 @@ def _tiled(whole: StageForecast, subject: Subject, work: Work) -> StageForecast:
     item = ITEM_BYTES[work.vae_dtype or work.dtype]
     least = vae_walk.smallest_bytes(subject.vae, work.cells(subject), whole.activation_bytes, item)
     taken = max(budget, least)
-    return replace(whole, activation_bytes=taken, workspace_bytes=0, by_component={"tiles": taken}, by_level={0: taken})
+    return replace(
+        whole,
+        activation_bytes=taken,
+        workspace_bytes=0,
+        by_component={"tiles": taken},
+        by_level={0: taken},
+        by_module={whole.hotspot.module: taken},
+    )

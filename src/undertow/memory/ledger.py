@@ -20,11 +20,11 @@ Signature = tuple[str, *tuple[int, ...]]
 class Buffer:
     """Memory that is taken for as long as this object lives."""
 
-    __slots__ = ("component", "ledger", "level", "size")
+    __slots__ = ("component", "ledger", "level", "module", "size")
 
     def __init__(self, ledger: "Ledger", size: int):
         self.ledger, self.size = ledger, size
-        self.component, self.level = ledger.component, ledger.level
+        self.component, self.level, self.module = ledger.component, ledger.level, ledger.module
         ledger.take(self)
 
     def __del__(self) -> None:
@@ -69,12 +69,13 @@ class Peak:
     workspace: int = 0
     components: dict[str, int] = field(default_factory=dict)
     levels: dict[int, int] = field(default_factory=dict)
+    modules: dict[str, int] = field(default_factory=dict)
     module: str = ""
     operation: str = ""
 
 
 class Ledger:
-    """What is taken at the moment, by component and level, and the peak so far.
+    """What is taken at the moment, by component, level and module, and the peak so far.
 
     component, level, module: of what is computed next. item: bytes of a number of the networks' type. slot_numbers: of
     one slot for LoRA in every layer, for each number of its rank.
@@ -86,6 +87,7 @@ class Ledger:
         self.peak = Peak()
         self.components: Counter[str] = Counter()
         self.levels: Counter[int] = Counter()
+        self.modules: Counter[str] = Counter()
         self.operations: Counter[Signature] = Counter()
         self.slot_numbers = 0
         self.component, self.level, self.module = "other", 0, ""
@@ -95,11 +97,15 @@ class Ledger:
         self.live += buffer.size
         self.components[buffer.component] += buffer.size
         self.levels[buffer.level] += buffer.size
+        self.modules[buffer.module] += buffer.size
 
     def give_back(self, buffer: Buffer) -> None:
         self.live -= buffer.size
         self.components[buffer.component] -= buffer.size
         self.levels[buffer.level] -= buffer.size
+        self.modules[buffer.module] -= buffer.size
+        if not self.modules[buffer.module]:  # few of all modules have something at a time
+            del self.modules[buffer.module]
 
     def new(self, shape: Shape, operation: str, *, item: int | None = None, workspace: int = 0) -> Array:
         """The result of an operation, during which `workspace` bytes more are taken."""
@@ -127,6 +133,7 @@ class Ledger:
                 workspace=workspace,
                 components={name: size for name, size in self.components.items() if size},
                 levels={level: size for level, size in self.levels.items() if size},
+                modules=dict(self.modules),
                 module=self.module,
                 operation=operation,
             )

@@ -1,19 +1,27 @@
 """What of a machine decides about memory, as far as it says without PyTorch."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+
+from undertow.memory.calibration import Calibration, read_calibration
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
     """What of the machine decides about memory. bfloat16: the processor multiplies it by itself. threads: of PyTorch.
-    Workspaces are those of oneDNN; of other devices than a CPU they are not known and not counted."""
+    Workspaces are those of oneDNN; of other devices than a CPU they are not known, and are part of `calibration`, with
+    what the device's allocator takes for itself; `None` forecasts the tensors alone."""
 
     device: str = "cpu"
     bfloat16: bool = True
     threads: int = 1
+    calibration: Calibration | None = None
+
+    def on(self, device: str) -> "Machine":
+        """The same machine, of which another device computes."""
+        return replace(self, device=device, calibration=read_calibration() if device == "cuda" else None)
 
 
 @cache

@@ -26,7 +26,7 @@ class Candidate:
 
 def candidates(subject: Subject, work: Work, decode_bytes: int, *, fixed_graphs: bool = False) -> Iterator[Candidate]:
     """All there is to give way for this work, in order. decode_bytes: what decoding takes as it is. fixed_graphs: what
-    needs another graph, or hooks inside of one, is left out.
+    needs another graph, or hooks inside of one, is left out. Weights into which LoRA are merged stay as they are.
 
     Order: idle networks, rows of a forward, attention and feed-forward layers in parts, layers one by one, exact tiles.
     """
@@ -34,7 +34,8 @@ def candidates(subject: Subject, work: Work, decode_bytes: int, *, fixed_graphs:
     yield from _rows(work)
     if not fixed_graphs:
         yield from _parts(subject, work)
-    if not work.offloaded_layers and work.training is None and not fixed_graphs:
+    stays = work.offloaded_layers or work.training is not None or (work.merged and work.loras)
+    if not stays and not fixed_graphs:
         yield Candidate(kind="layers", name="weights brought in layer by layer", apply=_offloaded)
     if subject.vae is not None and work.training is None:
         yield from _tiles(work, decode_bytes)
@@ -42,8 +43,10 @@ def candidates(subject: Subject, work: Work, decode_bytes: int, *, fixed_graphs:
 
 def _idle(work: Work) -> Iterator[Candidate]:
     if "text" in work.keep:
-        kept = tuple(name for name in work.keep if name != "text")
-        yield Candidate(kind="idle", name="text encoders released once prompts are encoded", apply=_keeping(kept))
+        kept = tuple(name for name in work.keep if name not in ("text", "image"))
+        what = "text and image encoders released once they have read" if work.image_tokens else ""
+        name = what or "text encoders released once prompts are encoded"
+        yield Candidate(kind="idle", name=name, apply=_keeping(kept))
     if work.keep:
         yield Candidate(kind="idle", name="every network released while it is idle", apply=_keeping(()))
 

@@ -61,7 +61,7 @@ class MemoryPlan:
 
 STAGE_FIELDS = (
     *("name", "weight_bytes", "activation_bytes", "workspace_bytes", "peak_bytes"),
-    *("by_component", "by_level", "calls", "seconds"),
+    *("by_component", "by_level", "by_module", "calls", "seconds"),
 )
 MEASURE_FIELDS = ("name", "stage", "saved_bytes", "slower", "changes_picture")
 

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 from undertow.adapters.control.config import ControlNetConfig
-from undertow.memory import text_walk, unet_layers, unet_walk, vae_walk
+from undertow.memory import image_walk, text_walk, unet_layers, unet_walk, vae_walk
 from undertow.memory.ledger import Array, Ledger
 from undertow.memory.machine import Machine
 from undertow.memory.operations import LoraRows, Operations
@@ -35,6 +35,12 @@ def text(subject: Subject, work: Work, machine: Machine) -> Ledger:
     ops = operations(machine, work.text_dtype or work.dtype, "sdpa")
     for network in subject.text_encoders:
         text_walk.encode_text(ops, network, -(-work.tokens // network.positions))
+    return ops.ledger
+
+
+def image(subject: Subject, work: Work, machine: Machine) -> Ledger:  # noqa: ARG001  as every stage
+    ops = operations(machine, work.image_dtype or "float32", "sdpa")
+    image_walk.see_pictures(ops, work.image_encoder, work.references)
     return ops.ledger
 
 

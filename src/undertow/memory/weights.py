@@ -3,10 +3,16 @@
 from itertools import pairwise
 
 from undertow.adapters.control.config import ControlNetConfig
-from undertow.memory.work import TextNetwork, VAENetwork
+from undertow.memory.work import TextNetwork, VAENetwork, VisionNetwork
 from undertow.unet.config import ClassLabels, CrossAttention, SelfAttention, TextTime, UNetConfig
 
 Attention = CrossAttention | SelfAttention | None
+
+REFERENCE_TOKENS = 16
+"""Of one reference picture, at most: 4 of a plain IP-Adapter, 16 of those called "plus"."""
+
+RESAMPLER_LAYERS = 4
+"""Of an IP-Adapter Plus."""
 
 
 def linear(inputs: int, outputs: int, *, bias: bool = True) -> int:
@@ -75,6 +81,38 @@ def text_weights(network: TextNetwork) -> int:
     layer = 4 * linear(width, width) + linear(width, inner) + linear(inner, width) + 2 * norm(width)
     projection = 0 if network.projection is None else linear(width, network.projection, bias=False)
     return (network.vocabulary + network.positions) * width + network.layers * layer + norm(width) + projection
+
+
+def vision_weights(network: VisionNetwork) -> int:
+    """Numbers of an image encoder."""
+    width, inner = network.width, network.intermediate
+    layer = 4 * linear(width, width) + linear(width, inner) + linear(inner, width) + 2 * norm(width)
+    patches = network.channels * width * network.patch_size**2
+    embeddings = width + patches + network.tokens * width
+    return embeddings + 2 * norm(width) + network.layers * layer + linear(width, network.projection, bias=False)
+
+
+def image_prompt_weights(config: UNetConfig, features: int) -> int:
+    """Numbers of an IP-Adapter Plus, which other kinds have fewer of: keys and values beside every cross-attention, and
+    a resampler of features (`adapters.image_prompt.projection.PlusProjection`)."""
+    context = config.context_dim
+    assert context is not None
+    pairs = sum(2 * linear(context, width, bias=False) for width in config.cross_attentions().values())
+    look = 2 * norm(context) + 4 * linear(context, context, bias=False)
+    feed_forward = norm(context) + 2 * linear(context, 4 * context, bias=False)
+    ends = linear(features, context) + linear(context, context) + norm(context)
+    return pairs + REFERENCE_TOKENS * context + ends + RESAMPLER_LAYERS * (look + feed_forward)
+
+
+def transformer_weights(config: UNetConfig) -> int:
+    """Numbers of the transformers in a U-Net, which is what most LoRA change."""
+    found = sum(
+        _layer(config, level.attention, level.channels, depth)
+        for level in config.levels
+        for depth in (*level.encoder_depths(), *level.decoder_depths())
+    )
+    middle = config.middle
+    return found + sum(_layer(config, middle.attention, config.levels[-1].channels, depth) for depth in middle.depths())
 
 
 def resnet(inputs: int, outputs: int, embedding: int | None) -> int:

@@ -65,9 +65,37 @@ class TextNetwork:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class VisionNetwork:
+    """The part of a `ClipVisionConfig` that decides about memory, under the same names."""
+
+    width: int
+    layers: int
+    heads: int
+    intermediate: int
+    projection: int
+    activation: Literal["quick_gelu", "gelu"]
+    image_size: int = 224
+    patch_size: int = 14
+    channels: int = 3
+
+    @property
+    def tokens(self) -> int:
+        """One of the whole picture, and one of each patch."""
+        return 1 + (self.image_size // self.patch_size) ** 2
+
+    @classmethod
+    def of(cls, config: object) -> "VisionNetwork":
+        """The network of a `ClipVisionConfig`."""
+        return cls(**{name: getattr(config, name) for name in cls.__slots__})
+
+
+VIT_H = VisionNetwork(width=1280, layers=32, heads=16, intermediate=5120, projection=1024, activation="gelu")
+"""OpenCLIP ViT-H/14, which most IP-Adapters read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """The networks of a model. unet: `None` forecasts only the others. latent_factor: pixels per cell of the U-Net's
-    input, 1 for a model of pixels."""
+    """The networks of a model. unet: `None` forecasts only the others."""
 
     name: str
     unet: UNetConfig | None = None
@@ -98,6 +126,17 @@ class TrainingWork:
         return self.checkpointing == "layers" if isinstance(self.checkpointing, str) else stage in self.checkpointing
 
 
+AT_LEAST_ONE = (
+    *("pictures", "branches", "references", "tokens", "steps"),
+    *("lora_rank", "lora_slots", "feed_forward_chunks"),
+)
+AT_LEAST_NONE = (
+    *("image_tokens", "image_prompt_bytes", "adapter_bytes"),
+    *("regions", "loras", "controlnets", "t2i_adapters"),
+)
+"""Fields of `Work`."""
+
+
 @checked_record
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
@@ -105,11 +144,15 @@ class Work:
 
     size: height and width in pixels. pictures: of the request. branches: rows of each picture in one forward (2 with
     guidance). rows: most rows of one forward; `None`: all. tokens: of the text, 77 for each chunk. image_tokens: of
-    reference pictures (IP-Adapter). regions: parts of the picture that see prompts of their own by attention, whose
-    tokens are among `tokens`. loras: adapters that act in one row; merged: they are merged into the weights.
-    lora_slots: adapters that are held in slots. controlnets, t2i_adapters: how many act. kernels: queries, keys and the
-    kernel of calls that have another than `kernel`, as measurements choose. attention_in_parts: kernels compute parts
-    of the queries one after the other. feed_forward_chunks: parts in which feed-forward layers are computed.
+    reference pictures (IP-Adapter). references: how many of these `image_encoder` sees at once. image_dtype: its type;
+    `None` is float32, since files are in float16, which CPUs do not compute. image_prompt_bytes: of the networks of
+    IP-Adapters. adapter_bytes: of files of LoRA, and of T2I-Adapters. regions: parts of the picture that see prompts of
+    their own by attention, whose tokens are among `tokens`. loras: adapters that act in one row; merged: they are
+    merged into the weights, of which copies are kept on the host. changes_all: one changes more of the U-Net than its
+    transformers. changes_text: one changes the text encoders too, of which there is then a changed copy while they
+    read. lora_slots: adapters that are held in slots. controlnets, t2i_adapters: how many act. kernels: queries, keys
+    and the kernel of calls that have another than `kernel`, as measurements choose. attention_in_parts: kernels compute
+    parts of the queries one after the other. feed_forward_chunks: parts in which feed-forward layers are computed.
     decode_bytes: budget of the VAE's exact tiles; `None`: no tiles. keep: what stays in memory during other stages.
     offloaded_layers: only the weights of one layer are in memory at a time. text_dtype, vae_dtype: `None` takes
     `dtype`. training: of a training step.
@@ -121,6 +164,11 @@ class Work:
     rows: int | None = None
     tokens: int = 77
     image_tokens: int = 0
+    references: int = 1
+    image_encoder: VisionNetwork = VIT_H
+    image_dtype: str | None = None
+    image_prompt_bytes: int = 0
+    adapter_bytes: int = 0
     steps: int = 20
     dtype: str = "float32"
     text_dtype: str | None = None
@@ -133,18 +181,20 @@ class Work:
     lora_rank: int = 16
     lora_slots: int = 8
     merged: bool = False
+    changes_all: bool = False
+    changes_text: bool = True
     controlnets: int = 0
     t2i_adapters: int = 0
     feed_forward_chunks: int = 1
     decode_bytes: int | None = None
-    keep: tuple[str, ...] = field(default=("text", "controlnet", "unet", "vae"))
+    keep: tuple[str, ...] = field(default=("text", "image", "controlnet", "unet", "vae"))
     offloaded_layers: bool = False
     training: TrainingWork | None = None
 
     def __post_init__(self) -> None:
-        for name in ("pictures", "branches", "tokens", "steps", "lora_rank", "lora_slots", "feed_forward_chunks"):
+        for name in AT_LEAST_ONE:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "must be at least 1")
-        for name in ("image_tokens", "regions", "loras", "controlnets", "t2i_adapters"):
+        for name in AT_LEAST_NONE:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "must be at least 0")
         _require(self.rows is None or self.rows >= 1, "rows", self.rows, "must be at least 1, or None")
         _require(min(self.size) >= 1, "size", self.size, "must be at least 1 pixel")
@@ -154,7 +204,7 @@ class Work:
         for name in ("loras", "lora_slots", "controlnets", "t2i_adapters"):
             PARTS.require(name, getattr(self, name))
         known = f"must be one of {', '.join(ITEM_BYTES)}"
-        for name in ("dtype", "text_dtype", "vae_dtype"):
+        for name in ("dtype", "text_dtype", "vae_dtype", "image_dtype"):
             value = getattr(self, name)
             _require(value in ITEM_BYTES or (value is None and name != "dtype"), name, value, known)
 

@@ -20,8 +20,9 @@ from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 from undertow.memory.plan import MemoryPlan
 from undertow.memory.subjects import require_size
+from undertow.pictures.files import describe_picture
 from undertow.records import Record, annotations
-from undertow.serving.amount import cost_of, rows_of, work_of
+from undertow.serving.amount import cost_of, pinned_rows, rows_of, work_of
 from undertow.serving.capacity import Capacity
 from undertow.serving.catalog.catalog import Catalog, misfit
 from undertow.serving.catalog.entries import EMBEDDING, AdapterEntry, ModelEntry
@@ -62,8 +63,6 @@ class JobOptions(Record):
     """What is looked at while it is drawn; the key needs the scope `inspect`."""
 
 
-PINNED_ROWS = 2
-"""Of a forward, where nothing was measured yet."""
 CELLS_AT_ONCE = 8192
 """Of a forward, where nothing was measured yet: as `engine.limits` has it for a CPU."""
 
@@ -160,7 +159,7 @@ class Admission:
             spec=spec,
             work=read.work,
             inputs=tuple(read.uploads.files.values()),
-            cost=cost_of(read.work, model),
+            cost=cost_of(read.work, model) * (1.0 if inspect is None else inspect.longer),
             priority=options.priority,
             client_id=client_id,
             idempotency_key=idempotency_key,
@@ -195,7 +194,7 @@ class Admission:
         options, request_json = _parted(wanted)
         body_hash = _hash(wanted)
         model = self.catalog.model(options.model)
-        uploads = Uploads(read=lambda sha256: self._readable(sha256, key), max_pixels=self.settings.max_pixels)
+        uploads = self.uploads_of(key)
         prepared = with_pictures(with_sources(dict(request_json)), uploads.open)
         prepared.setdefault("seed", _seed(key, repeated_as, body_hash))
         used = self._name(prepared, model)
@@ -204,8 +203,9 @@ class Admission:
         request = _resolved(request, model)
         work = work_of(request, model)
         mode = self.settings.mode if options.mode is None else options.mode
-        most, pinned = self._rows(request, model, work)
-        pinned = pinned if mode == "reproducible" else None
+        pinned = None
+        if mode == "reproducible":
+            pinned = pinned_rows(work.cells, rows_of(request, model), self.capacity.device)
         return _Read(
             options=options,
             model=model,
@@ -215,7 +215,7 @@ class Admission:
             work=work,
             mode=mode,
             pinned=pinned,
-            forward_rows=most if pinned is None else pinned,
+            forward_rows=self._most_rows(model, work) if pinned is None else pinned,
             body_hash=body_hash,
         )
 
@@ -235,6 +235,21 @@ class Admission:
                 {"finish_s": round(takes_s, 3), "deadline_s": round(wanted_s, 3), "finish_at": finish_at},
             )
         return replace(new, finish_at=finish_at)
+
+    def conditioned(self, context: Json, place: str, model: ModelEntry, uploads: Uploads) -> dict[str, AdapterEntry]:
+        """The adapters of a context of predictions, named in place as the catalog has them, with their pictures as
+        artifacts. place: of the context, for errors. Errors: `InvalidInput`."""
+        try:
+            opened = with_pictures(with_sources(context), uploads.open)
+            used = self._name(opened, model)
+        except InvalidInput as err:
+            raise InvalidInput(f"{place}.{err.argument}", err.value, err.expected, err.remedy) from err
+        context.update(with_pictures(opened, lambda _, picture: uploads.named(describe_picture(picture))))
+        return used
+
+    def uploads_of(self, key: str) -> Uploads:
+        """For the pictures of one request of a key."""
+        return Uploads(read=lambda sha256: self._readable(sha256, key), max_pixels=self.settings.max_pixels)
 
     def _name(self, request: Json, model: ModelEntry) -> dict[str, AdapterEntry]:
         """Every adapter and embedding that a request names, under the catalog's own spelling. Errors: `InvalidInput`
@@ -279,13 +294,10 @@ class Admission:
             height, width = _own_size(request, model)
             _require_pixels("high_resolution.scale", (height * more.scale, width * more.scale), settings.max_pixels)
 
-    def _rows(self, request: GenerationRequest, model: ModelEntry, work: JobWork) -> tuple[int, int]:
-        """Of a forward: at most, and of every one of a reproducible job; where no worker has measured it, those of one
-        picture."""
+    def _most_rows(self, model: ModelEntry, work: JobWork) -> int:
+        """Of a forward in the mode "fast"."""
         measured = None if self.times is None else self.times.rows(model.name, work.cells)
-        if measured is not None:
-            return measured
-        return max(PINNED_ROWS, CELLS_AT_ONCE // max(1, work.cells)), min(PINNED_ROWS, rows_of(request, model))
+        return max(2, CELLS_AT_ONCE // max(1, work.cells)) if measured is None else measured
 
     def _webhook(self, options: JobOptions) -> str | None:
         if options.webhook is not None and not self.settings.webhooks:

@@ -22,6 +22,19 @@ CFG_PP = ("_cfg_pp", "CFG++")
 EVERYWHERE = (0.0, 0.0, 1.0, 1.0)
 MARGIN = 8
 """Cells by which seamless latents are continued on each side (`engine.layout`)."""
+PINNED_CELLS = {"cpu": 1024}
+PINNED_CELLS_ON_ACCELERATORS = 65536
+"""Latent cells of a forward of reproducible jobs. On a CPU a forward of more draws few pictures more a second, and one
+picture that is alone computes as many; an accelerator is not filled by less (`engine.limits`)."""
+MOST_PINNED = 16
+
+
+def pinned_rows(cells: int, rows: int, device: str) -> int:
+    """Rows of every forward of a reproducible job, by the request and the kind of device alone: another number rounds
+    differently, so the same request must get the same one whenever, wherever and after whatever it is accepted. cells:
+    of a row. rows: of one picture. device: a kind, such as cpu."""
+    together = PINNED_CELLS.get(device, PINNED_CELLS_ON_ACCELERATORS) // max(1, cells)
+    return max(min(2, rows), min(MOST_PINNED, together))
 
 
 def work_of(request: GenerationRequest, model: ModelEntry) -> JobWork:

@@ -5,13 +5,15 @@ from functools import lru_cache
 from math import ceil
 from typing import Any
 
+from undertow.adapters.image_prompt.nearby import described_encoder
 from undertow.engine.picture_size import Size, largest_size
 from undertow.engine.request import GenerationRequest
 from undertow.errors import ConfigError, UndertowError
 from undertow.free_memory import host_free_bytes
 from undertow.memory.machine import this_machine
 from undertow.memory.plan import MemoryPlan, plan
-from undertow.memory.work import Work
+from undertow.memory.weights import REFERENCE_TOKENS
+from undertow.memory.work import VIT_H, VisionNetwork, Work
 from undertow.serving.amount import rows_of
 from undertow.serving.catalog.entries import AdapterEntry, ModelEntry
 from undertow.serving.failures import FailureCode, Refused
@@ -22,8 +24,6 @@ KEPT = 512
 """Plans that are remembered: jobs of the same model, size and kind share one."""
 CHARACTERS = 220
 """Of a prompt that fill a chunk of 75 tokens, at least."""
-REFERENCE_TOKENS = 16
-"""Of one reference picture of an IP-Adapter, at most."""
 TRIES = 8
 
 
@@ -69,6 +69,8 @@ class Capacity:
             rows=rows,
             tokens=77 * ceil(longest / CHARACTERS),
             image_tokens=REFERENCE_TOKENS * references,
+            references=max(1, references),
+            image_encoder=_image_encoder(model, used),
             steps=1,
             dtype=model.dtype,
             vae_dtype=model.vae_dtype,
@@ -80,7 +82,7 @@ class Capacity:
     def _plan_now(self, model: ModelEntry, work: Work) -> MemoryPlan | None:
         """`None` for what cannot be forecast, which is not worth a refusal."""
         try:
-            machine = replace(this_machine(), device=self.device)
+            machine = this_machine().on(self.device)
             return plan(model.subject, work, self.budget_bytes, machine=machine)
         except (UndertowError, ConfigError):
             return None
@@ -121,6 +123,12 @@ def used_as(used: dict[str, AdapterEntry], source: object) -> str | None:
     """The kind of the adapter that a request names so."""
     entry = used.get(str(source))
     return None if entry is None else entry.kind
+
+
+def _image_encoder(model: ModelEntry, used: dict[str, AdapterEntry]) -> VisionNetwork:
+    """With which IP-Adapters read their pictures; the one that most read where none lies beside them."""
+    near = (described_encoder(one.path, model.path) for one in used.values() if one.kind == "IP-Adapter")
+    return next((VisionNetwork.of(found) for found in near if found is not None), VIT_H)
 
 
 def _scaled(size: Size, share: float, model: ModelEntry) -> Size:

@@ -69,6 +69,11 @@ class InspectOptions(Record):
         return bool(self.attention_maps or self.activations or self.debug or self.profile)
 
     @property
+    def longer(self) -> float:
+        """How many times as long a step takes, as measured of the embedded model on a CPU; the key is charged so."""
+        return 2.5 if Debug.parse(self.debug).layers else 1.15
+
+    @property
     def maps(self) -> MapOptions | None:
         """Which maps; `None` for none."""
         given = self.attention_maps

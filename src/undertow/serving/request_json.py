@@ -83,7 +83,7 @@ def request_of(spec: JobSpec, artifacts: Artifacts, catalog: Catalog) -> Generat
     Errors: `Refused` for files that are others than when the job was accepted; `InvalidInput` for what is gone; what
     `artifacts` raises."""
     require_same_files(spec, catalog)
-    request = with_pictures(spec.request, lambda place, given: _stored(artifacts, place, given))
+    request = with_pictures(spec.request, lambda place, given: stored_picture(artifacts, place, given))
     for place, adapter in adapters_in(request):
         entry = catalog.adapter(adapter["source"], spec.model, argument=place)
         if adapter.get("name") is None:
@@ -120,5 +120,5 @@ def _changed(name: str, accepted: str, found: str | None, why: str) -> Refused:
     )
 
 
-def _stored(artifacts: Artifacts, place: str, given: Any) -> Image.Image:
+def stored_picture(artifacts: Artifacts, place: str, given: Any) -> Image.Image:
     return picture_from_bytes(place, artifacts.read(given["artifact"]))

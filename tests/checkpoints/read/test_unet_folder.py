@@ -34,7 +34,8 @@ def folder(tmp_path: Path) -> Path:
 
 def assert_same_weights(a: UNet, b: UNet) -> None:
     assert a.state_dict().keys() == b.state_dict().keys()
-    assert all(torch.equal(tensor, b.state_dict()[name]) for name, tensor in a.state_dict().items())
+    theirs = b.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in a.state_dict().items())
 
 
 @pytest.mark.parametrize("name", ["MXL", "MPIX", "MUNC"])

@@ -28,7 +28,7 @@ def comparing(at: Boundary) -> None:
         at.arrived |= {f"{side}.source": source, f"{side}.options": chosen}
         return SimpleNamespace(config=SimpleNamespace(layer_names=lambda: ["conv_in"]))
 
-    at.patch.setattr("undertow.service.load", load)
+    at.patch.setattr("undertow.loading.load", load)
     at.patch.setattr("undertow.cli.model_loading.find_device", lambda name: name)
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
     at.stand_in("undertow.inspection.diffusers_tree.load_diffusers_unet", SimpleNamespace(config=None))

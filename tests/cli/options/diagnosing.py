@@ -30,7 +30,7 @@ def diagnosing(at: Boundary) -> None:
         at.arrived |= {"picture": picture, "only": only, "request": request}
         return Diagnosis(findings=(guidance_high.finding(SEEN),), rules=("guidance-high",), request=request)
 
-    at.stand_in("undertow.service.load", SimpleNamespace(diagnose=diagnose))
+    at.stand_in("undertow.loading.load", SimpleNamespace(diagnose=diagnose))
     at.stand_in("undertow.cli.doctor._show", unnoted=("found",))
 
 
@@ -40,7 +40,7 @@ def profiling(at: Boundary) -> None:
         run=lambda request: at.arrived.update(again=request),
         unet=SimpleNamespace(device=torch.device("cpu")),
     )
-    at.stand_in("undertow.service.load", service)
+    at.stand_in("undertow.loading.load", service)
     at.stand_in("undertow.cli.profile._show", unnoted=("found",))
     at.stand_in("undertow.inspection.trace_file.traced", nullcontext(SimpleNamespace(table="")), unnoted=("device",))
 

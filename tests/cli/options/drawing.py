@@ -36,7 +36,7 @@ class Service:
 def comparing(at: Boundary) -> None:
     for name in ("other", "a.safetensors", "b.safetensors"):
         Path(name).touch()
-    at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
+    at.stand_in("undertow.loading.load", lambda *_, **__: Service(at))
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
     at.patch.setattr("undertow.engine.chosen_sampler.choose_sampler", lambda *_: SimpleNamespace(grid=lambda _: []))
     sheet = Image.new("RGB", (8, 8))

@@ -89,7 +89,7 @@ def boundary(at: Boundary) -> None:
     Path("undertow.toml").write_text("[presets.quick]\nsteps = 31\n")
     at.patch.setattr("torch.cuda.is_available", lambda: False)
     at.patch.setattr("undertow.cli.seeds.secrets.randbelow", lambda below: 44)
-    at.stand_in("undertow.service.load", lambda *_, **__: Service(at))
+    at.stand_in("undertow.loading.load", lambda *_, **__: Service(at))
     profiler = nullcontext(SimpleNamespace(profile=lambda report: None))
     at.patch.setattr("undertow.inspection.profile.Profiler", lambda engine: profiler)
     at.stand_in("undertow.cli.generate.show", unnoted=("columns",))

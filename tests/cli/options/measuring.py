@@ -33,7 +33,7 @@ def explaining(at: Boundary) -> None:
 
     targets = SimpleNamespace(targets=SimpleNamespace(family="SD"))
     manager = SimpleNamespace(summarize=summarize, kind=lambda _: targets, unet="the U-Net")
-    at.stand_in("undertow.service.load", SimpleNamespace(adapters=manager))
+    at.stand_in("undertow.loading.load", SimpleNamespace(adapters=manager))
     decisions = Decisions(kept=(), disabled=(), layers={}, conflicts=(), notes=())
     at.stand_in("undertow.adapters.stacking.decisions.decide", decisions, unnoted=("summaries",), apart=("stack",))
     for found in ("relative_sizes", "pairwise_cosines"):
@@ -85,7 +85,7 @@ def probing(at: Boundary) -> None:
     lay_out()
 
     service = SimpleNamespace(model="the model", adapters="the manager")
-    at.stand_in("undertow.service.load", service)
+    at.stand_in("undertow.loading.load", service)
 
     def probe(model: Any, manager: Any, request: GenerationRequest) -> str:
         at.arrived |= {"probe.model": model, "probe.manager": manager, "probe.request": request}

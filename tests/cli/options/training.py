@@ -31,7 +31,7 @@ def common(at: Boundary) -> None:
     for name in ("mine", "old.safetensors", "vision"):
         Path(name).touch()
     Path("looks").mkdir()
-    at.stand_in("undertow.service.load", SimpleNamespace(model=model))
+    at.stand_in("undertow.loading.load", SimpleNamespace(model=model))
     at.stand_in("undertow.training.base_model.require_trainable", unnoted=("model",))
     at.stand_in("undertow.training.base_model.native_size", NATIVE, unnoted=("model",))
     at.stand_in("undertow.training.captioned.load_captioned", PICTURES)

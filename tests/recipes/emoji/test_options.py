@@ -39,7 +39,7 @@ def evaluating(at: Boundary) -> None:
     vae = SimpleNamespace(config=SimpleNamespace(sample_size=64))
     service = SimpleNamespace(model=SimpleNamespace(require_text=lambda: text), unet="unet", vae=vae)
     at.patch.setattr("undertow.cli.sample.embedded_models", lambda: {"emoji": Path("embedded")})
-    at.stand_in("undertow.service.load", service)
+    at.stand_in("undertow.loading.load", service)
     at.stand_in("recipes.emoji.evaluate.kinds", (KIND,), unnoted=("mix",))
     at.stand_in("recipes.emoji.evaluate.read_shares", peer)
     at.patch.setattr("recipes.emoji.evaluate.measure", measuring)

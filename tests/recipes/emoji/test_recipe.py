@@ -131,6 +131,7 @@ def test_quick_is_the_same_model_with_less_training():
     assert short.text_to_image.steps < full.text_to_image.steps
 
 
+@pytest.mark.slow
 def test_the_verb_trains_and_says_what_to_do_next(run, tmp_path, monkeypatch, capsys):
     """From where a run was stopped: its last stage is trained again, and gives the same model."""
     shutil.copytree(run[0], tmp_path / "run")

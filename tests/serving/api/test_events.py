@@ -2,10 +2,11 @@
 
 import json
 import threading
+from base64 import b64decode
 
 import pytest
 
-from tests.serving.api.stand_in import Api, is_problem
+from tests.serving.api.stand_in import Api, is_problem, picture_bytes
 from undertow.serving.failures import Failure, FailureCode
 from undertow.serving.jobs import JobProgress
 
@@ -95,6 +96,20 @@ def test_who_follows_with_previews_makes_the_worker_draw_them(api):
     later.join()
     assert api.store.job(job).preview_until > api.clock()
     assert json.loads(found[1]["data"])["preview"] == f"/v1/jobs/{job}/preview"
+
+
+def test_previews_come_with_events_where_that_is_asked(api):
+    job = api.submit()["id"]
+    (claim,) = api.claim()
+    content = picture_bytes()
+    api.artifacts.put_preview(job, content)
+    later = threading.Timer(0.3, lambda: api.publish(claim))
+    later.start()
+    found = events(api, job, query="?previews=inline")
+    later.join()
+    (preview,) = [json.loads(one["data"]) for one in found if one["event"] == "preview"]
+    assert (preview["media_type"], b64decode(preview["base64"])) == ("image/png", content)
+    assert not [one for one in found if one["event"] == "preview" and "id" in one], "it is no part of the log"
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ def test_a_job_says_what_is_looked_at_and_is_drawn_alone_to_be_profiled(api):
     assert job["links"]["diagnosis"] == f"/v1/jobs/{job['id']}/diagnosis"
     assert api.store.job(job["id"]).alone is False
     assert api.store.job(api.submit(inspect={"profile": True})["id"]).alone is True
+    cost = {debug: api.store.job(api.submit(inspect={"debug": debug})["id"]).cost for debug in ("", "vae", "layers")}
+    assert (cost["layers"] / cost[""], cost["vae"] / cost[""]) == pytest.approx((2.5, 1.15))
     assert api.submit(inspect={})["inspect"] is None
     assert api.submit(inspect={"debug": ""})["inspect"] is None
 

@@ -64,6 +64,8 @@ def test_the_state_counts_everybody_and_names_ones_own(api):
         ({"state": "busy", "last_step_at": None}, 0, None),
         ({"state": "starting"}, 0, "it is starting"),
         ({"models": ()}, 0, "no model"),
+        ({"data": {"faults": {"emoji": "NaN in conv_in"}}}, 0, "emoji draws no pictures: NaN in conv_in"),
+        ({"models": ("emoji", "other"), "data": {"faults": {"other": "NaN"}}}, 0, None),
         ({}, 60, "said nothing for 6"),
         ({}, 6, "said nothing for 6"),
         ({"state": "busy", "last_step_at": 1.0}, 0, "ended no step"),

@@ -3,14 +3,17 @@
 import json
 import struct
 import threading
+from base64 import b64encode
+from io import BytesIO
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load, save
 
 from tests.serving.api.stand_in import Api, is_problem
-from undertow import Conditioning
+from undertow import Adapter, Conditioning, PredictionContext
 from undertow.serving.failures import Failure, FailureCode
 from undertow.serving.worker.worker import Worker
 
@@ -28,12 +31,18 @@ def body(contexts: Any, given: dict[str, torch.Tensor]) -> bytes:
     return save(given, {"contexts": contexts if isinstance(contexts, str) else json.dumps(contexts)})
 
 
+def png(picture: Image.Image) -> bytes:
+    content = BytesIO()
+    picture.save(content, "PNG")
+    return content.getvalue()
+
+
 ONE = tensors(1)
 
 
 def test_contexts_with_unlike_adapters_are_answered_as_by_the_network(api: Api, monkeypatch):
     """Without guidance, with it (Ho and Salimans 2022: negative + scale * (text - negative)), and with a LoRA."""
-    monkeypatch.setattr("undertow.serving.worker.worker.warm_up", lambda *_: None)
+    monkeypatch.setattr("undertow.serving.worker.worker.warm_up", lambda *_, **__: None)
     worker = Worker(api.store, api.artifacts, api.app.state.parts.catalog, api.settings, name="w")
     stop = threading.Event()
 
@@ -43,11 +52,17 @@ def test_contexts_with_unlike_adapters_are_answered_as_by_the_network(api: Api, 
 
     thread = threading.Thread(target=work)
     thread.start()
-    given = tensors(3)
+    given = tensors(5)
+    outline = Image.new("L", (64, 64), 0)
+    outline.paste(255, (16, 16, 48, 48))
+    red = Image.new("RGB", (64, 64), "red")
+    upload = api.client.post("/v1/artifacts", content=png(red), headers={"Content-Type": "image/png"}).json()
     contexts = [
         {"timestep": 500},
         {"timestep": [100], "guidance_scale": 3.0},
         {"timestep": 500, "adapters": [{"source": "mosaic", "scale": 0.7}]},
+        {"timestep": 500, "adapters": [{"source": "edges", "image": b64encode(png(outline)).decode()}]},
+        {"timestep": 500, "adapters": [{"source": "references", "image": {"artifact": upload["sha256"]}}]},
     ]
     answer = api.client.post("/v1/predict", content=body(contexts, given), headers=KIND)
     wrong = {**ONE, "0.text_embeddings": torch.randn(1, 5, 100)}
@@ -57,8 +72,15 @@ def test_contexts_with_unlike_adapters_are_answered_as_by_the_network(api: Api, 
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"] == "application/x-safetensors"
     noise = load(answer.content)
-    assert noise.keys() == {"0.noise", "1.noise", "2.noise"}
-    unet = worker.models.take("emoji").service.unet
+    assert noise.keys() == {f"{index}.noise" for index in range(5)}
+    drawing = worker.models.take("emoji").service
+    unet = drawing.unet
+    for index, adapter in ((3, Adapter("edges", image=outline)), (4, Adapter("references", image=red))):
+        own = {name: given[f"{index}.{name}"] for name in ("latents", "text_embeddings")}
+        (expected,) = drawing.predict_noise(
+            [PredictionContext(**own, timestep=500, guidance_scale=1.0, adapters=(adapter,))]
+        )
+        torch.testing.assert_close(noise[f"{index}.noise"], expected, atol=2e-5, rtol=1e-4)
 
     def alone(index: int, name: str, timestep: float) -> torch.Tensor:
         conditioning = Conditioning(context=given[f"{index}.{name}"])
@@ -68,7 +90,9 @@ def test_contexts_with_unlike_adapters_are_answered_as_by_the_network(api: Api, 
     torch.testing.assert_close(noise["0.noise"], alone(0, "text_embeddings", 500), atol=2e-5, rtol=1e-4)
     text, negative = alone(1, "text_embeddings", 100), alone(1, "negative_embeddings", 100)
     torch.testing.assert_close(noise["1.noise"], negative + 3 * (text - negative), atol=1e-4, rtol=1e-4)
-    assert (noise["2.noise"] - alone(2, "text_embeddings", 500)).abs().max() > 1e-3  # the LoRA acts
+    for index in (2, 3, 4):
+        plain = alone(index, "text_embeddings", 500)
+        assert (noise[f"{index}.noise"] - plain).abs().max() > 1e-3, f"the adapter of {index} acts"
     worker.models.close()
     job = api.client.get(answer.headers["location"]).json()
     assert (job["kind"], job["state"], job["pictures"]) == ("predictions", "succeeded", [])
@@ -115,7 +139,9 @@ HEADER = struct.pack("<Q", 2**40) + b"{}"
         (body([{"timestep": 1, "scale": 2}], ONE), "contexts.0.scale"),
         (body([{"timestep": 1, "adapters": [{"source": "mosaik"}]}], ONE), "'mosaic'"),
         (body([{"timestep": 1, "adapters": [{"source": "../x"}]}], ONE), "an adapter of this service"),
-        (body([{"timestep": 1, "adapters": [{"source": "edges"}]}], ONE), "LoRA"),
+        (body([{"timestep": 1, "adapters": [{"source": "edges"}]}], ONE), "contexts.0.adapters[0].image is missing"),
+        (body([{"timestep": 1, "adapters": [{"source": "edges", "image": "/etc/x"}]}], ONE), "opens no paths"),
+        (body([{"timestep": 1, "adapters": [{"source": "mosaic", "image": "aaaa"}]}], ONE), "contexts.0.adapters"),
         (body([{"timestep": 1}, {"timestep": 1}], ONE), "1.latents"),
         (body([{"timestep": 1}], tensors(2)), "1.latents"),
         (body([{"timestep": 1}], {**ONE, "0.hints": torch.ones(1)}), "0.hints"),

@@ -153,4 +153,4 @@ def test_a_diagnosis_says_what_the_doctor_finds(place):
     assert of_job["subject"] == subject["id"]
     assert [one["rule"] for one in of_job["findings"]] == ["guidance-high"]
     assert "did you mean 'guidance-high'" in wrong.json()["detail"]
-    assert "a rule of nan, picture, slow, memory" in never.json()["detail"]
+    assert "only is 'provenance', expected a rule of nan, picture, slow, memory" in never.json()["detail"]

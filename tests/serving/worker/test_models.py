@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from tests.services import copy_pipeline, pipeline_folder, service_of
 from tests.serving.worker.places import FAMILY, open_place, tiny_settings
@@ -13,6 +13,7 @@ from undertow.serving.clock.costs import Costs
 from undertow.serving.jobs import JobState
 from undertow.serving.worker.drawing import placed
 from undertow.serving.worker.models import CAPACITY, Models, loaded, needed_bytes
+from undertow.serving.worker.trial import faults
 from undertow.serving.worker.warm_up import warm_up
 
 
@@ -108,3 +109,22 @@ def test_forwards_are_measured_until_more_rows_draw_no_more_a_second(catalog):
     measured = {rows: mean.count for rows, mean in costs.forward[cells].items()}
     warm_up(model, costs)
     assert {rows: mean.count for rows, mean in costs.forward[cells].items()} == measured, "it is known already"
+
+
+def test_a_model_whose_numbers_leave_their_range_is_said_when_it_is_loaded_and_by_check(adapters, tmp_path):
+    """Its weights are finite, so that it loads."""
+    folder = copy_pipeline(FAMILY, tmp_path / "broken")
+    (weights,) = (folder / "unet").glob("*.safetensors")
+    tensors = load_file(weights)
+    save_file({**tensors, "conv_in.weight": tensors["conv_in.weight"] * 1e38}, weights)
+    settings = replace(tiny_settings(adapters), models={"broken": str(folder)})
+    place = open_place(tmp_path / "data", Catalog(settings))
+    worker = place.worker()
+    assert "infinit" in worker.models.faults["broken"] or "finite" in worker.models.faults["broken"]
+    worker.say(now=True)
+    (info,) = place.store.workers.list()
+    assert info.data["faults"] == worker.models.faults
+    worker.models.close()
+    place.store.close()
+    assert faults(settings) == info.data["faults"]
+    assert faults(tiny_settings(adapters)) == {}

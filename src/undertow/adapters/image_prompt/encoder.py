@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from undertow.adapters.adapter import Adapter
+from undertow.adapters.image_prompt.nearby import CONFIG, encoder_folders
 from undertow.adapters.image_prompt.projection import encoder_for
 from undertow.adapters.image_prompt.prompt import ImagePrompt
 from undertow.checkpoints.files.atomic import read_json
@@ -24,7 +25,6 @@ from undertow.memory.adapter_networks import AdapterNetworks, WholeFile
 from undertow.memory.component import READ_ONCE
 from undertow.processor import computes
 
-CONFIG = "config.json"
 PREPROCESSOR = "preprocessor_config.json"
 OPEN_CLIP = "visual.conv1.weight"
 
@@ -131,9 +131,6 @@ def _preprocessing(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-FOLDER = "image_encoder"
-
-
 class Encoders:
     """Finds image encoders for IP-Adapters, and keeps them. device: where they run. folder: the model's, which may
     contain one. networks: that come and go; an encoder is one of them."""
@@ -154,13 +151,9 @@ class Encoders:
             return encoder
         place = Path(adapter.source)
         place = place if place.exists() else prompt.path  # on the Hub, where it was downloaded to
-        beside = place if place.is_dir() else place.parent
-        # Also the authors' other folder: SDXL's adapters for ViT-H lie beside ViT-bigG's encoder.
-        places = [beside / FOLDER, beside.parent / FOLDER, beside.parent / "models" / FOLDER]
-        places += [] if self._folder is None else [self._folder / FOLDER]
         refusal: AdapterMismatch | None = None
-        for place in filter(Path.is_dir, places):
-            encoder = self._at(place)
+        for folder in encoder_folders(place, self._folder):
+            encoder = self._at(folder)
             try:
                 prompt.require_encoder(encoder)
             except AdapterMismatch as err:

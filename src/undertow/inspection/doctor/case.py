@@ -23,6 +23,7 @@ from undertow.errors import CheckpointError
 from undertow.inspection.doctor.host import CpuTimes, Host
 from undertow.inspection.doctor.redraw import Redraw, redrawn
 from undertow.unet.conditioning import Conditioning
+from undertow.unet.config import ClassLabels
 from undertow.unet.runner import EAGER, Runner
 from undertow.unet.unet import UNet
 
@@ -62,9 +63,15 @@ class Case:
         return self.model.require_unet()
 
     @property
+    def in_pixels(self) -> bool:
+        """Whether the network draws pixels, of a class or of nothing at all: no text, and no autoencoder."""
+        config = self.unet.config
+        return self.model.vae is None and config.context_dim is None and config.in_channels == config.out_channels
+
+    @property
     def factor(self) -> int:
         """Pixels per cell."""
-        return self.model.require_vae().config.factor
+        return 1 if self.in_pixels else self.model.require_vae().config.factor
 
     @cached_property
     def size(self) -> Size:
@@ -138,13 +145,22 @@ class Case:
         return self.unet(latents.to(self.unet.dtype), timestep, self.conditioning(conditional=conditional))
 
     def conditioning(self, *, conditional: bool) -> Conditioning:
-        """What the network is told, of one row: the prompt, or the empty text."""
+        """What the network is told, of one row: the prompt, or the empty text; of pixels the first class, or none."""
+        if self.in_pixels:
+            return self._class(conditional=conditional)
         branches = self.branches
         chosen = branches.conditional[0][0] if conditional else branches.unconditional
         assert chosen is not None  # it was asked for
         if self.unet.config.guidance_dim is None:
             return chosen
         return replace(chosen, guidance=torch.tensor([self.request.guidance_scale], device=self.unet.device))
+
+    def _class(self, *, conditional: bool) -> Conditioning:
+        added = self.unet.config.added
+        if not isinstance(added, ClassLabels):
+            return Conditioning()
+        label = added.count if added.null and not conditional else 0
+        return Conditioning(class_labels=torch.tensor([label], device=self.unet.device))
 
     @property
     def first_timestep(self) -> Tensor:

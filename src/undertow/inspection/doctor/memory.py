@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from functools import partial
 
-from undertow.attention.chosen import holds_scores
 from undertow.engine.planning import plan_model
 from undertow.errors import UndertowError
 from undertow.free_memory import free_bytes
@@ -83,9 +82,9 @@ def does_not_fit(case: Case) -> Iterator[Seen]:
 )
 def scores_written_out(case: Case) -> Iterator[Seen]:
     """The attention kernel keeps whole score matrices, and they are a large part of the peak."""
-    if not holds_scores(case.unet.kernel):
-        return
     plan = _plan(case, None)
+    if not plan.work.holds_scores:
+        return
     denoise = next((stage for stage in plan.stages if stage.name == "denoise"), None)
     parts = {} if denoise is None else denoise.by_component
     scores = parts.get("self_attention", 0) + parts.get("cross_attention", 0)

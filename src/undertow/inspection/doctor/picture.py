@@ -39,14 +39,10 @@ picture_rule = partial(rule, family="picture")
 )
 def wrong_prediction_type(case: Case) -> Iterator[Seen]:
     """Another type of prediction fits known noise better than the one that the model is used with."""
-    unet, vae = case.unet, case.model.require_vae()
-    space = case.model.latent_space
-    if unet.config.in_channels != vae.config.latent_channels or space is None:
+    unet, clean = case.unet, _clean(case)
+    # EDM's is told by marker tensors.
+    if clean is None or case.model.parameterization not in CANDIDATES.values():
         return
-    if case.model.parameterization not in CANDIDATES.values():  # EDM's, which are told by marker tensors
-        return
-    side = min(unet.config.sample_size, 64) * case.factor
-    clean = latents_to_model(space, encode_safely(vae, plain_picture(side).to(unet.device)).posterior.mean)
     told = case.conditioning(conditional=False)
     probe = probe_prediction(unet, clean, told, case.model.schedule, case.model.parameterization)
     if not probe.mislabelled:
@@ -64,6 +60,19 @@ def wrong_prediction_type(case: Case) -> Iterator[Seen]:
         severity="serious",
         changes=changes,
     )
+
+
+def _clean(case: Case) -> Tensor | None:
+    """A plain picture as the network sees it: white, or of pixels black, since what is drawn in pixels mostly stands
+    before black; `None` where the network reads more than noise."""
+    config = case.unet.config
+    side = min(config.sample_size, 64) * case.factor
+    if case.in_pixels:
+        return -torch.ones(1, config.in_channels, side, side, device=case.unet.device)
+    vae, space = case.model.require_vae(), case.model.latent_space
+    if config.in_channels != vae.config.latent_channels or space is None:
+        return None
+    return latents_to_model(space, encode_safely(vae, plain_picture(side).to(case.unet.device)).posterior.mean)
 
 
 @picture_rule(

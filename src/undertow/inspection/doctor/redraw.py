@@ -1,11 +1,13 @@
 """A picture drawn again by a process that knows nothing of this one."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from PIL import Image
 
 from undertow.errors import InvalidInput
@@ -17,12 +19,18 @@ LONGEST_S = 3600.0
 
 
 def redrawn(picture: Path, options: Sequence[str]) -> Image.Image:
-    """Runs `undertow generate --from PICTURE` in a fresh process. Errors: `InvalidInput` with what that said."""
+    """Runs `undertow generate --from PICTURE` in a fresh process, in as many threads as this one. Errors:
+    `InvalidInput` with what that said."""
     with TemporaryDirectory(prefix="undertow-doctor-") as folder:
         out = Path(folder) / "again.png"
         words = ["generate", "--from", str(picture), *options, "--out", str(out), "--no-show"]
         run = subprocess.run(
-            [sys.executable, "-m", "undertow", *words], capture_output=True, text=True, check=False, timeout=LONGEST_S
+            [sys.executable, "-m", "undertow", *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LONGEST_S,
+            env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},  # which decides on bits
         )
         if run.returncode != 0 or not out.is_file():
             said = (run.stderr.strip().splitlines() or ["nothing"])[-1]

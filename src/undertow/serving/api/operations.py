@@ -76,8 +76,8 @@ async def is_alive() -> JSONResponse:
 
 @router.get("/health/ready", responses=gives(None, 200, 503, about="Ready, or why not."))
 async def is_ready(service: Service) -> JSONResponse:
-    """Whether jobs are drawn: the store can be written, and a worker has its model and did something lately. Jobs are
-    accepted as long as the store can be written."""
+    """Whether jobs are drawn: the store can be written, and a worker has a model whose pictures are numbers, and did
+    something lately. Jobs are accepted as long as the store can be written."""
     found = await run_in_threadpool(readiness, service)
     headers = {"Cache-Control": "no-store"} | ({} if found["ready"] else {"Retry-After": "5"})
     return JSONResponse(found, status_code=200 if found["ready"] else 503, headers=headers)
@@ -137,6 +137,9 @@ def _problem(info: WorkerInfo, now: float) -> str | None:
         return f"it takes no jobs: {info.data['problem']}"
     if not info.models:
         return "it has no model loaded"
+    faults = info.data.get("faults", {})
+    if all(name in faults for name in info.models):
+        return "; ".join(f"{name} draws no pictures: {faults[name]}" for name in info.models)
     if info.state == "busy" and now - (info.last_step_at or info.started_at) > STUCK_S:
         return f"it has work and ended no step for {now - (info.last_step_at or info.started_at):.0f} s"
     return None

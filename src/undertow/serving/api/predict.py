@@ -43,10 +43,12 @@ router = APIRouter()
 
 @dataclass(frozen=True, kw_only=True)
 class NamedAdapter(Record):
-    """An adapter of the catalog, and how strongly it acts."""
+    """An adapter of the catalog, how strongly it acts, and what it looks at: a control map, or reference pictures, in
+    base64 or as earlier uploads."""
 
     source: str
     scale: Finite = 1.0
+    image: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,8 @@ async def predict(
     prefer: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
     """Predict noise for latents at timesteps, as the library's predict_noise. The metadata `contexts` is a JSON list of
-    timestep, guidance_scale and adapters; tensors are called 0.latents, 0.text_embeddings, 1.latents and so on."""
+    timestep, guidance_scale and adapters, with the pictures of those that look at any; tensors are called 0.latents,
+    0.text_embeddings, 1.latents and so on."""
     model = Query(request, "model").text("model")
     require_media_type(request, SAFETENSORS)
     content = await read_body(request, service.settings.max_body_bytes)
@@ -90,14 +93,11 @@ def _submitted(service: Parts, content: bytes, model: str | None, key: ApiKey) -
     """Errors: `Problem`, `InvalidInput`, `StoreError`."""
     contexts, shapes = _read(content)
     entry = service.catalog.model(model)
-    files = {"": entry.hash}
-    for index, context in enumerate(contexts):
-        for one in context.adapters:
-            found = service.catalog.adapter(one.source, entry.name, argument=f"contexts.{index}.adapters")
-            if found.reads_pictures:
-                expected = "a LoRA: pictures have no place in the file"
-                raise InvalidInput(f"contexts.{index}.adapters", repr(one.source), expected)
-            files[found.name] = found.hash
+    files, uploads = {"": entry.hash}, service.admission.uploads_of(key.id)
+    described = [context.to_json() for context in contexts]
+    for index, context in enumerate(described):
+        used = service.admission.conditioned(context, f"contexts.{index}", entry, uploads)
+        files |= {name: found.hash for name, found in used.items()}
     rows = sum(_rows(context, shapes[index]) for index, context in enumerate(contexts))
     if rows > MOST_ROWS:
         raise InvalidInput("latents", f"{rows} rows", f"at most {MOST_ROWS}, guidance included", "send several files")
@@ -108,17 +108,18 @@ def _submitted(service: Parts, content: bytes, model: str | None, key: ApiKey) -
             model=entry.name,
             kind="predictions",
             mode="fast",
-            request={"artifact": stored.sha256, "contexts": [context.to_json() for context in contexts]},
+            request={"artifact": stored.sha256, "contexts": described},
             files=files,
         ),
         work=JobWork(cells=max(math.prod(one["latents"][2:]) for one in shapes), rows=rows, steps=1),
-        inputs=(stored,),
+        inputs=(stored, *uploads.files.values()),
         cost=float(rows),
         traceparent=TRACEPARENT.get(),
         reuse=False,
     )
     service.gate.spend(key)
-    service.artifacts.put(content)
+    for one in (content, *uploads.taken.values()):
+        service.artifacts.put(one)
     new = replace(new, finish_at=service.times.promise(new))
     return store_jobs(service, [new], key)[0].job
 

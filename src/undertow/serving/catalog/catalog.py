@@ -181,7 +181,9 @@ def misfit(entry: AdapterEntry, model: ModelEntry) -> str | None:
         widths = {network.width for network in model.subject.text_encoders}
         return None if entry.text_width in widths else f"its vectors are {entry.text_width} wide"
     wide = model.subject.unet.context_dim
-    return None if entry.text_width == wide else f"it was made for a model whose text is {entry.text_width} wide"
+    if entry.text_width == wide:
+        return None
+    return f"it was made for a model whose text is {entry.text_width} wide, and this one's is {wide} wide"
 
 
 def _places(folder: Path, skipped: list[Skipped], depth: int = DEPTH) -> Iterable[Path]:

@@ -57,14 +57,14 @@ class Mean:
 class Costs:
     """encode: of a job. forward: by cells and rows. adapted: what a forward takes more because of adapters, by cells
     and by the rows in which some act. decode: of a picture, by cells. load: of the model. rows: by cells, the rows of a
-    forward that were decided once: the most that pay, and those of reproducible jobs."""
+    forward that were decided once: the most that pay."""
 
     encode: Mean | None = None
     load: Mean | None = None
     forward: dict[int, dict[int, Mean]] = field(default_factory=dict)
     adapted: dict[int, dict[int, Mean]] = field(default_factory=dict)
     decode: dict[int, Mean] = field(default_factory=dict)
-    rows: dict[int, tuple[int, int]] = field(default_factory=dict)
+    rows: dict[int, int] = field(default_factory=dict)
 
     def learn(self, kind: str, *, seconds: float, cells: int = 0, rows: int = 1, adapted_rows: int = 0) -> None:
         """kind: encode, denoise, decode or load."""
@@ -88,23 +88,21 @@ class Costs:
         """Whether any forward was measured."""
         return bool(self.forward)
 
-    def rows_for(self, cells: int) -> tuple[int, int] | None:
-        """The rows that were decided, for pictures of another size so many that a forward has as many cells; `None`
-        where nothing was decided."""
+    def rows_for(self, cells: int) -> int | None:
+        """The most rows of a forward that pay, as decided; for pictures of another size so many that a forward has as
+        many cells; `None` where nothing was decided."""
         if cells in self.rows or not self.rows:
             return self.rows.get(cells)
         nearest = min(self.rows, key=lambda known: abs(known - cells))
-        best, pinned = (max(1, rows * nearest // max(1, cells)) for rows in self.rows[nearest])
-        return best, pinned
+        return max(1, self.rows[nearest] * nearest // max(1, cells))
 
-    def decide(self, cells: int, measured: Mapping[int, float] | None = None) -> tuple[int, int]:
-        """The rows of a forward for pictures of this size; once decided they stay, since another number of rows draws
-        other bytes. Called when a worker has measured them. measured: seconds of a forward by its rows; what was
-        learned until now when `None`."""
+    def decide(self, cells: int, measured: Mapping[int, float] | None = None) -> int:
+        """The most rows of a forward that pay for pictures of this size; once decided they stay. Called when a worker
+        has measured them. measured: seconds of a forward by its rows; what was learned until now when `None`."""
         if cells not in self.rows:
             if measured is None:
                 measured = {rows: mean.seconds for rows, mean in self.forward.get(cells, {}).items()}
-            self.rows[cells] = (best_rows(measured), pinned_rows(measured))
+            self.rows[cells] = best_rows(measured)
         return self.rows[cells]
 
     def forward_s(self, cells: int, rows: int, adapted_rows: int = 0) -> float:
@@ -131,7 +129,7 @@ class Costs:
             "forward": _by_rows_json(self.forward),
             "adapted": _by_rows_json(self.adapted),
             "decode": {str(cells): _json(mean) for cells, mean in self.decode.items()},
-            "rows": {str(cells): list(both) for cells, both in self.rows.items()},
+            "rows": {str(cells): rows for cells, rows in self.rows.items()},
         }
 
     @classmethod
@@ -193,15 +191,6 @@ def best_rows(measured: Mapping[int, float], gain: float = 0.05) -> int:
     return best
 
 
-def pinned_rows(measured: Mapping[int, float], loss: float = 0.08) -> int:
-    """Rows of every forward of reproducible jobs: the fewest that draw nearly as much a second as any, since a job that
-    is alone computes as many. 1 where nothing was measured."""
-    if not measured:
-        return 1
-    fastest = max(rows / seconds for rows, seconds in measured.items())
-    return min(rows for rows, seconds in measured.items() if rows / seconds >= (1 - loss) * fastest)
-
-
 def _with(mean: Mean | None, seconds: float) -> Mean:
     if mean is None:
         return Mean(seconds=seconds)
@@ -258,12 +247,6 @@ def _by_rows_json(known: Mapping[int, Mapping[int, Mean]]) -> dict[str, dict[str
     return {str(cells): {str(rows): _json(mean) for rows, mean in of.items()} for cells, of in known.items()}
 
 
-def _rows(json: Any) -> dict[int, tuple[int, int]]:
-    found: dict[int, tuple[int, int]] = {}
-    for cells, both in json.items() if isinstance(json, Mapping) else ():
-        match both:
-            case [int(best), int(pinned)] if best > 0 and pinned > 0:
-                found[int(cells)] = (best, pinned)
-            case _:
-                pass
-    return found
+def _rows(json: Any) -> dict[int, int]:
+    given = json.items() if isinstance(json, Mapping) else ()
+    return {int(cells): rows for cells, rows in given if type(rows) is int and rows > 0}

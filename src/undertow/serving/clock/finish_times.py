@@ -37,7 +37,7 @@ class Device:
     def cap(self, entry: QueueEntry) -> int:
         """Most rows of a forward in the mode "fast"."""
         decided = self.of(entry).rows_for(entry.work.cells)
-        return DEFAULT_ROWS if decided is None else decided[0]
+        return DEFAULT_ROWS if decided is None else decided
 
     def step_s(self, entry: QueueEntry, rows: int, adapted_rows: int) -> float:
         """Of a step of jobs of this one's group that have so many rows together, adapters in so many of them."""

@@ -108,9 +108,8 @@ class Timetable:
             now = self._store.clock()
             return max(1.0, min(self._all(now).values(), default=now) - now)
 
-    def rows(self, model: str, cells: int) -> tuple[int, int] | None:
-        """Of a forward for pictures of this size: the most that pay, and those of reproducible jobs; `None` where no
-        worker has measured it. The same for all devices, since any may draw a job."""
+    def rows(self, model: str, cells: int) -> int | None:
+        """Of a forward for pictures of this size, the most that pay; `None` where no worker has measured it."""
         with self._lock:
             self._refresh()
             known = (device.costs[model].rows_for(cells) for device in self._devices.values() if model in device.costs)

@@ -142,7 +142,9 @@ def _known(connection: Connection, wanted: Prepared) -> str | None:
                 raise IdempotencyConflict(new.idempotency_key, row.id)
             return row.id
     for row in found:
-        if new.client_id is not None and row.spec_hash != job.spec_hash:
+        # What the client sent decides: the spec also names files and defaults, which may have changed since.
+        same = row.body_hash == new.body_hash if new.body_hash else row.spec_hash == job.spec_hash
+        if new.client_id is not None and not same:
             raise ClientIdConflict(new.client_id, row.id)
         return row.id
     return None

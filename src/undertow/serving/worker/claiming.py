@@ -1,14 +1,20 @@
-"""How a worker comes by jobs: it looks when something changed, and in vain for a small share of the time at most."""
+"""How a worker comes by jobs: it looks when something changed, and in vain for a small share of the time at most. It
+looks beside the work, which goes on when the store keeps it waiting."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
 
 from undertow.serving.jobs import Claim
 from undertow.serving.schedule import FairState, Running
 from undertow.serving.store.records import QueueEntry
 from undertow.serving.store.store import Store
+from undertow.serving.worker.publish import Inline
 from undertow.serving.worker.timing import Timing, waiting_in
+
+Taken = list[tuple[Claim, QueueEntry]]
+"""Jobs that were leased, each as the schedule saw it."""
 
 LOOK_S, LOOK_SHARE = 0.05, 0.02
 """Between two looks at what waits that found nothing, at least, and the share of time that these may take. After a look
@@ -17,12 +23,16 @@ that found jobs, and when one is done, there may be room and more to take at onc
 
 @dataclass(kw_only=True, eq=False)
 class Claiming:
-    """worker: the name under which jobs are leased."""
+    """worker: the name under which jobs are leased. hold: extends the lease of a job from now on, whenever the loop
+    comes to it. helper: does what waits for the store."""
 
     store: Store
     timing: Timing
     worker: str
     lease_s: float
+    hold: Callable[[Claim], None] = lambda claim: None
+    helper: Executor = field(default_factory=Inline)
+    _asked: "Future[Taken] | None" = None
     _seen: int = -1
     _look_at: float = 0.0
     _beside: int = 0
@@ -34,8 +44,24 @@ class Claiming:
             return False
         return not running or (self.store.changed(self._seen, 0) != self._seen and not self.timing.is_full(running))
 
-    def take(self, running: Sequence[Running]) -> list[tuple[Claim, QueueEntry]]:
-        """Leases what the schedule chooses. Errors: `StoreError`."""
+    @property
+    def is_asking(self) -> bool:
+        """Whether jobs may have been leased that nobody has taken yet."""
+        return self._asked is not None
+
+    def take(self, running: Sequence[Running]) -> Taken:
+        """What the schedule chose and was leased; nothing as long as it is being asked beside jobs that run. Errors:
+        `StoreError`."""
+        if self._asked is None:
+            self._asked = self.helper.submit(self._take, tuple(running))
+        return [] if running and not self._asked.done() else self.taken()
+
+    def taken(self) -> Taken:
+        """The end of what was asked. Errors: `StoreError`."""
+        asked, self._asked = self._asked, None
+        return [] if asked is None else asked.result()
+
+    def _take(self, running: Sequence[Running]) -> Taken:
         started = time.monotonic()
         self._seen = self.store.changed(self._seen, 0)
         # Beside jobs that run, looking costs less than a transaction.
@@ -49,7 +75,7 @@ class Claiming:
         """Until something changes, for a while."""
         self.store.changed(self._seen, timeout_s)
 
-    def _lease(self, running: Sequence[Running]) -> list[tuple[Claim, QueueEntry]]:
+    def _lease(self, running: Sequence[Running]) -> Taken:
         chosen: list[tuple[FairState, dict[str, QueueEntry]]] = []
 
         def pick(waiting: Sequence[QueueEntry]) -> Sequence[str]:
@@ -60,6 +86,8 @@ class Claiming:
         claims = self.store.claim(self.worker, pick, self.lease_s)
         if not claims:
             return []
+        for claim in claims:
+            self.hold(claim)
         state, entries = chosen[0]
         self.timing.state = state
         return [(claim, entries[claim.job.id]) for claim in claims]

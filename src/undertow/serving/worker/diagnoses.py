@@ -52,10 +52,10 @@ def _subject(spec: JobSpec) -> JobSpec:
 
 def _require_families(only: Sequence[str]) -> Sequence[str]:
     """Errors: `InvalidInput`."""
-    for rule in rules_named(only) if only else ():
-        if rule.family not in FAMILIES:
+    for name in only:
+        if any(rule.family not in FAMILIES for rule in rules_named([name])):
             remedy = "submit the job again with reuse false: the mode reproducible gives the same bytes"
-            raise InvalidInput("only", repr(rule.name), f"a rule of {', '.join(FAMILIES)}", remedy)
+            raise InvalidInput("only", repr(name), f"a rule of {', '.join(FAMILIES)}", remedy)
     return only or FAMILIES
 
 

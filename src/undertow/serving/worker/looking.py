@@ -115,7 +115,7 @@ def _maps(found: AttentionHeatmaps) -> Iterator[Seen]:
     for index, one in enumerate(found.pictures):
         name, described, arrays = f"attention-{index + 1}", found.described(index), BytesIO()
         for word, heat in one.maps.items():
-            described["words"][word]["heat"] = [[round(float(share), DIGITS) for share in row] for row in heat]
+            described["words"][word]["heat"] = heat.astype(float).round(DIGITS).tolist()
         one.save_arrays(arrays)
         yield _json("attention_maps", name, described, index)
         yield _picture("attention_maps", name, one.overlay(), index)

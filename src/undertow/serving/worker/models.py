@@ -33,12 +33,13 @@ Load = Callable[[ModelEntry, str, bool], UNetService]
 
 @dataclass(kw_only=True, eq=False)
 class Loaded:
-    """A model in memory. used_at: when a job last was given to it."""
+    """A model in memory. used_at: when a job last was given to it. fault: why it draws no picture of numbers, if so."""
 
     entry: ModelEntry
     service: UNetService
     needed_bytes: int
     used_at: float = field(default_factory=time.monotonic)
+    fault: str = ""
     embeddings: tuple[Path, ...] = ()
     """Files of the textual inversions that prompts know now."""
 
@@ -87,6 +88,11 @@ class Models:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(self._loaded)
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """What is wrong with those that are loaded, by name."""
+        return {name: one.fault for name, one in self._loaded.items() if one.fault}
 
     def get(self, name: str) -> Loaded | None:
         return self._loaded.get(name)

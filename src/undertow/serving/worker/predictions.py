@@ -2,7 +2,8 @@
 
 In: tensors "0.latents", "0.text_embeddings" and, where they are wanted, "0.negative_embeddings", "0.pooled",
 "0.negative_pooled", "0.time_ids" of the first context, "1...." of the next; the metadata `contexts` is a JSON list of
-{"timestep": 500, "guidance_scale": 4.0, "adapters": [{"source": "mosaic", "scale": 0.7}]}. Out: "0.noise", "1.noise".
+{"timestep": 500, "guidance_scale": 4.0, "adapters": [{"source": "mosaic", "scale": 0.7}]}; a ControlNet or an
+IP-Adapter has its `image` there, in base64 or as the hash of an upload. Out: "0.noise", "1.noise".
 The shapes are those of `PredictionContext`.
 """
 
@@ -17,7 +18,7 @@ from undertow.engine.context import PredictionContext
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.jobs import JobSpec
-from undertow.serving.request_json import require_same_files
+from undertow.serving.request_json import require_same_files, stored_picture, with_pictures
 from undertow.serving.worker.models import Loaded, Models
 
 SAFETENSORS = "application/x-safetensors"
@@ -30,7 +31,13 @@ def predicted(spec: JobSpec, artifacts: ArtifactFolder, catalog: Catalog, models
     content = artifacts.read(spec.request["artifact"])
     loaded = models.take(spec.model)
     contexts = [
-        _context(described, index, load(content), loaded, catalog)
+        _context(
+            with_pictures(described, lambda place, given: stored_picture(artifacts, place, given)),
+            index,
+            load(content),
+            loaded,
+            catalog,
+        )
         for index, described in enumerate(spec.request["contexts"])
     ]
     found = loaded.service.predict_noise(contexts)
@@ -50,7 +57,7 @@ def _context(
     for one in described.get("adapters", ()):
         entry = catalog.adapter(one["source"], loaded.entry.name)
         source = entry.name if entry.model is not None else str(entry.path)
-        adapters.append(Adapter(source, scale=float(one.get("scale", 1.0))))
+        adapters.append(Adapter(source, scale=float(one.get("scale", 1.0)), image=one.get("image")))
     timestep = described["timestep"]
     return PredictionContext(
         **given,

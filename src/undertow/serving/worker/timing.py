@@ -67,7 +67,8 @@ class Timing:
         for entry in waiting:
             self.of(entry.model)
         state = self.state.copy()
-        return pick(waiting, state, self.schedule().room(running, self.store.clock())), state
+        with self._lock:
+            return pick(waiting, state, self.schedule().room(running, self.store.clock())), state
 
     def is_full(self, running: Sequence[Running]) -> bool:
         """Whether nothing can join these jobs, whatever waits."""

@@ -67,7 +67,7 @@ def warm_up(loaded: Loaded, costs: Costs, budget_s: float = WARM_UP_S, lora: Pat
         if best_rows(fastest.seconds) < rows:
             break
     loaded.engine.watchers.remove(fastest)
-    best, _ = costs.decide(cells, fastest.seconds)
+    best = costs.decide(cells, fastest.seconds)
     for rows in sorted({2, best}):
         if lora is None or clock() - started + STEPS * costs.forward_s(cells, rows) > budget_s:
             break

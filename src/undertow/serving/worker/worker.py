@@ -13,7 +13,7 @@ from undertow.errors import UndertowError
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.clock.timetable import FAIR
-from undertow.serving.jobs import Claim, JobState
+from undertow.serving.jobs import Claim, JobProgress, JobState
 from undertow.serving.request_json import embeddings_of, request_of
 from undertow.serving.schedule import Running
 from undertow.serving.settings import ServerSettings
@@ -30,6 +30,7 @@ from undertow.serving.worker.measures import Measures
 from undertow.serving.worker.models import CAPACITY, LOAD_S, Load, Loaded, Models, budget_of
 from undertow.serving.worker.pulse import Pulse
 from undertow.serving.worker.timing import Timing, running
+from undertow.serving.worker.trial import fault_of
 from undertow.serving.worker.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
@@ -89,7 +90,9 @@ class Worker:
             times=lambda: self.timing.finish_times(name, self.models.names),
             unit_s=settings.stall_s,
         )
-        self.claiming = Claiming(store=store, timing=self.timing, worker=name, lease_s=settings.lease_s)
+        self.claiming = Claiming(
+            store=store, timing=self.timing, worker=name, lease_s=settings.lease_s, hold=self._hold_claim
+        )
         self.finishing = Finishing(
             store=store,
             artifacts=artifacts,
@@ -116,6 +119,7 @@ class Worker:
         """Works until `stop` is set, and then for as long as the jobs that run take, at most `settings.grace_s`. What
         is not done is given back, with its log. hurry: jobs are given back at once."""
         self.finishing.publisher = ThreadPoolExecutor(1, "undertow-publisher")  # files are written beside the work
+        self.claiming.helper = ThreadPoolExecutor(1, "undertow-claims")
         self.pulse.start()
         threading.Thread(target=self._collect_garbage, args=(stop,), name="undertow-garbage", daemon=True).start()
         try:
@@ -126,6 +130,7 @@ class Worker:
             self.drain(threading.Event() if hurry is None else hurry)
         finally:
             self.finishing.publisher.shutdown()
+            self.claiming.helper.shutdown()
             self.measures.tracing.close()
             self.pulse.stop()
             self.models.close()
@@ -164,7 +169,6 @@ class Worker:
         self.pulse.moved()
         for drawing in [one for one in self._drawings.values() if one.done]:
             self.finishing.finish(drawing)
-        self.timing.save()
         return claimed or answered or worked is not None
 
     def drain(self, hurry: threading.Event) -> None:
@@ -175,6 +179,10 @@ class Worker:
             if not self._round(hurry):
                 hurry.wait(0.05)
         self.answering.give_back()
+        with suppress(StoreError):  # their leases end
+            for claim, _ in self.claiming.taken():
+                self.pulse.drop(claim.job.id)
+                self.store.release(claim)
         for drawing in list(self._drawings.values()):
             try:
                 self._give_back(drawing)
@@ -182,9 +190,10 @@ class Worker:
                 logger.error("job %s comes back when its lease is over: %s", drawing.claim.job.id, error)
 
     def say(self, *, now: bool = False) -> None:
-        """Writes what this worker is. Errors: `StoreError`."""
-        more = {FAIR: self.timing.state.to_json(), "metrics": self.measures.snapshot()}
+        """Writes what this worker is, and what it has learned. Errors: `StoreError`."""
+        more = {FAIR: self.timing.state.to_json(), "metrics": self.measures.snapshot(), "faults": self.models.faults}
         self.about.say(busy=bool(self._drawings), models=self.models.names, more=more, now=now)
+        self.timing.save()
 
     def _round(self, stop: threading.Event) -> bool:
         """A round whose store may be away for a while."""
@@ -213,6 +222,9 @@ class Worker:
         name = loaded.entry.name
         costs = self.timing.of(name)
         costs.learn("load", seconds=seconds)
+        loaded.fault = fault_of(loaded)
+        if loaded.fault:
+            logger.error("%s draws no pictures: %s", name, loaded.fault)
         loaded.engine.watchers += [self.timing.learner(name), self.measures.watcher(name)]
         self.measures.loaded(loaded)
         lora = next((entry.path for entry in self.catalog.adapters(name) if entry.kind == "LoRA"), None)
@@ -232,15 +244,27 @@ class Worker:
     def _claim(self) -> bool:
         """Takes jobs that there is room for; returns whether there were any."""
         now_running = self._running()
-        if self.about.state == "draining" or not self.claiming.may_look(now_running):
+        if self.about.state == "draining" or not (self.claiming.is_asking or self._may_look(now_running)):
             return False
-        if not self.about.has_room(late=any(one.late_since for one in self._drawings.values())):
+        try:
+            taken = self.claiming.take(now_running)
+        except StoreError as error:
+            if not now_running:
+                raise
+            logger.error("no jobs are taken beside those that are drawn: %s", error)
             return False
-        taken = self.claiming.take(now_running)
         for claim, entry in taken:
             self.measures.claimed(claim)
             self._take(claim, entry)
         return bool(taken)
+
+    def _may_look(self, now_running: Sequence[Running]) -> bool:
+        late = any(one.late_since for one in self._drawings.values())
+        return self.claiming.may_look(now_running) and self.about.has_room(late=late)
+
+    def _hold_claim(self, claim: Claim) -> None:
+        """From the moment of its lease: the loop may be in a long step."""
+        self.pulse.hold(claim, JobProgress)
 
     def _running(self) -> list[Running]:
         found: list[Running] = []
@@ -343,8 +367,7 @@ class Worker:
 
     def _most_rows(self, entry: QueueEntry) -> int | None:
         """Of a forward in the mode "fast", where it was decided."""
-        rows = self.timing.of(entry.model).rows_for(entry.work.cells)
-        return None if rows is None else rows[0]
+        return self.timing.of(entry.model).rows_for(entry.work.cells)
 
     def _loras(self) -> frozenset[str]:
         return frozenset(str(entry.path) for entry in self.catalog.adapters() if entry.kind == "LoRA")

@@ -1,0 +1,132 @@
+"""The Python facade: models and U-Nets, loaded."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from undertow.adapters.lora.bank import AdapterCapacity
+from undertow.attention.policy import AttentionPolicy
+from undertow.checkpoints.read.dtypes import require_device, require_dtype
+from undertow.checkpoints.read.loading import LoadOptions
+from undertow.checkpoints.read.model import LoadedModel
+from undertow.checkpoints.read.model_loading import load_model
+from undertow.checkpoints.read.unet_loading import load_unet_from
+from undertow.doors import checked
+from undertow.embedded import located
+from undertow.service import UNetService
+from undertow.unet.compiled import CompiledUNet
+from undertow.unet.config import UNetConfig
+from undertow.unet.runner import EAGER, Backend, runner_named
+from undertow.unet.unet import UNet
+
+logger = logging.getLogger(__name__)
+
+
+@checked
+def load_unet(
+    source: str | Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    backend: Backend = "eager",
+    attention: str | AttentionPolicy = "auto",
+) -> UNet:
+    """A U-Net, ready to call, from a .safetensors file, a diffusers model or pipeline folder, the name of an embedded
+    model, or a Hub id (owner/name).
+
+    dtype: `None` keeps the file's, also where the processor only imitates it: see `undertow.processor.computes`.
+    backend: "eager", or "compile" for a `CompiledUNet`, by `torch.compile` (the first call of each size takes a minute
+    or two, every other is faster). attention: the kernel, a name of `attention.catalogue.KERNELS` ("sdpa" is
+    PyTorch's fused one, "math" writes the scores out), or what one is chosen for at each call: "speed", "memory",
+    "balanced", or an `AttentionPolicy` with a budget. "auto" is "speed": by what `undertow bench attention` measured on
+    this machine, else by rules. Predictions are the same within rounding.
+    Errors: `CheckpointError` and its kinds, `ConfigError`, `InvalidInput`.
+
+        unet = undertow.load_unet("digits-flow", dtype=torch.float32)
+    """
+    runner = runner_named(backend)
+    require_dtype("dtype", dtype)
+    require_device("device", device)
+    # Channels-last memory: the layout that convolution libraries compute in, on CPUs and GPUs (benchmarks/unet.py).
+    options = LoadOptions(dtype=dtype, device=device, channels_last=True, attention=attention)
+    unet = load_unet_from(located(source), options)
+    return unet if runner is EAGER else CompiledUNet.of(unet)
+
+
+@checked
+def load(
+    source: str | Path,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    backend: Backend = "eager",
+    *,
+    vae_dtype: torch.dtype | None = None,
+    validate_weights: bool = False,
+    refiner: str | Path | None = None,
+    adapter_capacity: AdapterCapacity | None = None,
+    attention: str | AttentionPolicy = "auto",
+    prediction: str | None = None,
+    zero_terminal_snr: bool | None = None,
+    config: UNetConfig | None = None,
+    variant: str | None = None,
+    vae: str | Path | None = None,
+    text: str | Path | None = None,
+    ema: bool = False,
+    mmap: bool = False,
+    lazy: bool = False,
+    allow_pickle: bool = False,
+) -> UNetService:
+    """A service for the model in a .safetensors file, a diffusers pipeline folder or at a Hub id (owner/name).
+
+    dtype: `None` keeps the file's, but float16 becomes float32 on a CPU, as bfloat16 does, even if asked for, on a
+    processor without instructions for it: the report says so. vae_dtype: `None` chooses one that does not overflow.
+    validate_weights: refuse weights that are not numbers also where nothing reads them, or only some clip skip does.
+    refiner: a second model, loaded alike, that draws the last steps (SDXL's refiner). adapter_capacity: slots for LoRA,
+    so that requests with different ones share batches; without them LoRA are merged into the weights while they are
+    drawn with. attention: as in `load_unet`, also of ControlNets. prediction, zero_terminal_snr, config: override what
+    is found in the checkpoint. variant: of the weight files in a folder, such as "fp16". vae, text: other sources for
+    these parts. ema: read the averaged weights. mmap: parameters stay views of the mapped file where type and device
+    allow. lazy: weights are read, checked and left in their files until they are needed, for models that do not fit
+    as a whole. allow_pickle: read pickles, in a process of their own. Errors: every kind of `CheckpointError`,
+    `ConfigError`, `InvalidInput`, `MissingDependency`.
+
+        service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
+    """
+    runner = runner_named(backend)
+    require_device("device", device)
+    options = {"dtype": dtype, "vae_dtype": vae_dtype, "device": device, "attention": attention}
+    options |= {"validate_weights": validate_weights}
+    model = _load(
+        source,
+        **options,
+        prediction=prediction,
+        zero_terminal_snr=zero_terminal_snr,
+        config=config,
+        variant=variant,
+        vae=vae,
+        text=text,
+        ema=ema,
+        mmap=mmap,
+        lazy=lazy,
+        allow_pickle=allow_pickle,
+    )
+    other = None if refiner is None else _load(refiner, lazy=lazy, **options)
+    for part in (model, other):
+        if part is not None:
+            logger.info("loaded %s: %s", part.path, "; ".join((part.family, *part.report.notes)))
+    return UNetService(model, other, adapter_capacity=adapter_capacity, runner=runner)
+
+
+def _load(
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None,
+    vae_dtype: torch.dtype | None,
+    validate_weights: bool,
+    **choices: Any,
+) -> LoadedModel:
+    model = load_model(located(source), dtype=dtype, vae_dtype=vae_dtype, channels_last=True, **choices)
+    if validate_weights:
+        model.report.health.require_all(model.path)
+    return model
