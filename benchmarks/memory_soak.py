@@ -131,7 +131,8 @@ def page(
 Python {platform.python_version()}, torch {torch.__version__}; {minutes:.0f} minutes.
 
 {count} random sequences (seeds {first} to {last}) in one process over two tiny models that come and
-go, with LoRA that are merged, samplers, sizes, budgets from less than any picture needs to more than is needed,
+go, with LoRA that are merged, ControlNets, Control-LoRA, IP-Adapters,
+samplers, sizes, budgets from less than any picture needs to more than is needed,
 cancellations, and forwards that run out of memory. Each of the {len(drawn)} requests that were finished was drawn again
 by a process that had only imported the library, with the same request and the same course of giving way.
 
