@@ -91,7 +91,7 @@ DRAWN: dict[int | str, dict[str, Any]] = {
     **ANSWERS,
     200: {
         "description": "The pictures, or with stream their events.",
-        "content": {"application/json": {"schema": {}}, "text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"application/json": {"schema": {}}, "text/event-stream": {"schema": {}}},
     },
 }
 
