@@ -49,7 +49,7 @@ def main() -> None:
             for number in range(options.first, options.first + options.sequences):
                 found = soak.sequence(number)
                 drawn += found
-                anew += [pool.submit(drawn_anew, one.model, one.request, one.course) for one in found]
+                anew += [pool.submit(drawn_anew, one) for one in found]
                 count += 1
                 done = sum(one.done() for one in anew)
                 bad = sum(job.done() and job.result() != one.digest for one, job in zip(drawn, anew, strict=True))
@@ -89,7 +89,9 @@ def make_places(folder: Path) -> list[Place]:
             control_lora_file(folder / f"{family}-control-lora.safetensors", unet, seed=2),
             prompt_file(folder / family / "ip-adapter.safetensors", unet, seed=3),
         )
-        places.append(Place(model=model, loras=adapters, beside=beside))
+        # A kernel that writes scores out can give way by computing in parts.
+        attention = "math" if family == "sdxl" else "auto"
+        places.append(Place(model=model, loras=adapters, beside=beside, attention=attention))
     return places
 
 
@@ -129,7 +131,8 @@ def page(
 Python {platform.python_version()}, torch {torch.__version__}; {minutes:.0f} minutes.
 
 {count} random sequences (seeds {first} to {last}) in one process over two tiny models that come and
-go, with LoRA that are merged, samplers, sizes, budgets from less than any picture needs to more than is needed,
+go, with LoRA that are merged, ControlNets, Control-LoRA, IP-Adapters,
+samplers, sizes, budgets from less than any picture needs to more than is needed,
 cancellations, and forwards that run out of memory. Each of the {len(drawn)} requests that were finished was drawn again
 by a process that had only imported the library, with the same request and the same course of giving way.
 

@@ -210,11 +210,15 @@ def _scaled(module: nn.Module, rows: Sequence[int], largest: float) -> Generator
 @contextmanager
 def _louder_slots(module: Any, largest: float) -> Generator[None]:
     """What slots add is scaled so that its largest number is this."""
-    plain, slots, before = module.forward, module.slots, module.slots.up.clone()
+    plain, slots = module.forward, module.slots
+    kept: list[Tensor] = []  # at the first call: slots are filled after probes are attached
 
     def forward(x: Tensor, weights: Any = None) -> Tensor:
         if weights is None:
             return plain(x)
+        if not kept:
+            kept.append(slots.up.clone())
+        before = kept[0]
         with torch.inference_mode():
             slots.up.copy_(before)
             change = plain(x, weights).float() - plain(x, None).float()
@@ -226,8 +230,9 @@ def _louder_slots(module: Any, largest: float) -> Generator[None]:
         yield
     finally:
         del module.forward
-        with torch.inference_mode():
-            slots.up.copy_(before)
+        for before in kept:
+            with torch.inference_mode():
+                slots.up.copy_(before)
 
 
 def factor_for(

@@ -22,7 +22,9 @@ from undertow.memory.ladder import StepDown
 Event = Literal["plain", "cancel", "run out"]
 
 SAMPLERS = ("euler", "euler_a", "dpmpp_2m", "dpmpp_2m_sde", "heun")
-SIZES = ((32, 32), (48, 32), (64, 64))
+SIZES = ((32, 32), (48, 32), (64, 64), (128, 96))
+DECODES_SHORT = 0.3
+"""Of the requests that run out of memory, those that do so while they are decoded too."""
 SHORTEST_BUDGET, LONGEST_BUDGET = 0.8, 1.3
 """Of what a model's weights take, most of which is in the text encoders of these tiny ones: from too little for any
 picture to more than is needed."""
@@ -30,11 +32,13 @@ picture to more than is needed."""
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """A model and the adapters that fit it. loras: that are merged. beside: those that read a picture."""
+    """A model and the adapters that fit it. loras: that are merged. beside: those that read a picture. attention: as in
+    `load`."""
 
     model: Path
     loras: Sequence[Path]
     beside: Sequence[Path] = ()
+    attention: str = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,7 @@ class Drawn:
     event: Event
     evictions: int
     digest: str
+    attention: str = "auto"
 
 
 class Soak:
@@ -55,7 +60,7 @@ class Soak:
 
     def __init__(self, places: Sequence[Place]):
         self._places = list(places)
-        self._services = {place.model: _service(place.model) for place in places}
+        self._services = {place.model: _service(place) for place in places}
         self._sizes = {model: _weights(service) for model, service in self._services.items()}
         self.counts: dict[str, int] = {}
 
@@ -87,6 +92,7 @@ class Soak:
                     event=event,
                     evictions=memory.evictions,
                     digest=digest(result),
+                    attention=place.attention,
                 )
             )
         return found
@@ -107,7 +113,12 @@ class Soak:
             options=RunOptions(low_vram=low_vram, budget_bytes=budget),
         )
         first, times = random.randint(1, 4), random.randint(1, 7)
-        with _running_out(service.engine.model.require_unet(), first, times if event == "run out" else 0):
+        model, decodes = service.engine.model, random.random() < DECODES_SHORT
+        times = times if event == "run out" else 0
+        with (
+            _running_out(model.require_unet(), first, times),
+            _running_out(model.require_vae().decoder.conv_in, 1, min(times, 2) if decodes else 0),
+        ):
             try:
                 return handle.result()
             except RequestFailed as error:
@@ -120,9 +131,10 @@ class Soak:
         self.counts[what] = self.counts.get(what, 0) + 1
 
 
-def drawn_anew(model: Path, request: GenerationRequest, course: tuple[StepDown, ...]) -> str:
+def drawn_anew(one: Drawn) -> str:
     """The digest of the same request by a service that was just loaded, with the same course."""
-    return digest(undertow.load(model, dtype=torch.float32).run(request, course=course))
+    service = undertow.load(one.model, dtype=torch.float32, attention=one.attention)
+    return digest(service.run(one.request, course=one.course))
 
 
 def digest(result: GenerationResult) -> str:
@@ -134,8 +146,8 @@ def digest(result: GenerationResult) -> str:
     return found.hexdigest()
 
 
-def _service(model: Path) -> UNetService:
-    service = undertow.load(model, dtype=torch.float32, lazy=True)
+def _service(place: Place) -> UNetService:
+    service = undertow.load(place.model, dtype=torch.float32, lazy=True, attention=place.attention)
     service.engine.memory.others_bytes = 0  # budgets count tensors alone
     return service
 

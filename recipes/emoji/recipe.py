@@ -125,7 +125,7 @@ CRISP_RECIPE = EmojiRecipe(
     middle_attention=False,
     kl_weight=1e-5,
     crop=64,
-    autoencoder=FitSettings(steps=8000, batch_size=8, learning_rate=4e-4, ema_decay=0.998, checkpoint_every=250),
+    autoencoder=FitSettings(steps=8000, batch_size=8, learning_rate=4e-4, ema_decay=0.998, checkpoint_every=100),
     whole_pictures=FitSettings(steps=2000, batch_size=8, learning_rate=2e-4, ema_decay=0.998, checkpoint_every=100),
 )
 """The second edition: 128 pixels, whose autoencoder halves three times."""
