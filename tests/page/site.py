@@ -16,6 +16,8 @@ from undertow.serving.jobs import Claim, JobProgress
 from undertow.serving.settings import ServerSettings
 
 STEP_S = 0.02
+BUDGET_BYTES = 2**34
+"""Whether a job fits must not depend on what else this machine does."""
 
 
 class Site:
@@ -33,7 +35,7 @@ class Site:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        self.api: Api = open_api(self.folder, self.catalog)
+        self.api: Api = open_api(self.folder, self.catalog, budget_bytes=BUDGET_BYTES)
         self._over = threading.Event()
         self._place = socket.create_server(("127.0.0.1", self.port))
         self.port = self._place.getsockname()[1]

@@ -59,7 +59,9 @@ class Visit:
         assert answer.value.status in (200, 201, 202), answer.value.text()
 
     def is_drawn(self) -> None:
-        expect(self.page.locator(".standing")).to_contain_text("Drawn")
+        refused = self.page.locator(".notice.refused")
+        expect(refused.or_(self.page.locator(".standing", has_text="Drawn")).first).to_be_visible()
+        assert not refused.count(), refused.first.inner_text()
 
     def violations(self) -> list[str]:
         """What axe-core finds against WCAG 2.2, A and AA."""
