@@ -34,7 +34,7 @@ DESCRIPTION, TENSORS = "bundle.json", "tensors.safetensors"
 
 AGAIN = "write it again: undertow diff A B --bundle FOLDER"
 
-SAID = "undertow.said"
+SAID = "description_sha256"
 """In the metadata of the tensors, see `_said`."""
 
 NEEDED = ("departure", "recomputed", "tolerance", "request", "sides", "sha256")

@@ -1,6 +1,6 @@
 """Where the options of `undertow plan` arrive."""
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 from tests.cli.options.arrival import Boundary, Command, case
@@ -9,10 +9,13 @@ from undertow.memory.families import family
 from undertow.memory.machine import this_machine
 from undertow.memory.plan import plan
 from undertow.memory.seconds import SecondsTable
-from undertow.memory.work import Work
+from undertow.memory.weights import image_prompt_weights
+from undertow.memory.work import VIT_H, Work
 
 FREE = 10**12
 ASKED = Work(vae_dtype="float32", merged=True)
+UNET = family("sd15").unet
+assert UNET is not None
 FOUND = plan(family("sd15"), ASKED)
 
 
@@ -56,6 +59,12 @@ COMMANDS = (
             case("--lora", "2", work__loras=2),
             case("--adapter-slots", "3", work__merged=False, work__lora_slots=3),
             case("--controlnet", "1", work__controlnets=1),
+            case(
+                *("--reference", "2"),
+                work__references=2,
+                work__image_tokens=32,  # 16 for each, of an IP-Adapter Plus
+                work__image_prompt_bytes=4 * image_prompt_weights(UNET, VIT_H.width),
+            ),
             case("--prompt-chunks", "3", work__tokens=231),
             case("--budget", "6GB", plan__budget_bytes=6 * 10**9, _show__given=True),
             case("--budget", "6XB", refused="--budget is '6XB', expected an amount of memory; such as 6GB"),
@@ -64,7 +73,7 @@ COMMANDS = (
             case(
                 *("--device", "cuda"),
                 plan__budget_bytes=None,
-                plan__machine=replace(this_machine(), device="cuda"),
+                plan__machine=this_machine().on("cuda"),
                 read_table__device=Device.cuda,
             ),
             case("--device", "tpu", refused="--device is 'tpu', expected one of cpu, cuda"),

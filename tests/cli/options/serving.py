@@ -68,6 +68,8 @@ SERVE = Command(
         ),
         case("--telemetry", settings__telemetry=True),
         case("--telemetry", "--no-telemetry", "--port", "9", settings__port=9),
+        case("--no-page", settings__page=False),
+        case("--no-page", "--page", "--port", "9", settings__port=9),
         case("--one-process", runs="threads"),
     ),
 )  # fmt: skip
