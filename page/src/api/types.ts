@@ -104,6 +104,7 @@ export interface Job {
   submitted_at: number;
   started_at: number | null;
   finished_at: number | null;
+  promised_at: number | null;
   finish_at: number | null;
   finish_in_s: number | null;
   attempt: number;

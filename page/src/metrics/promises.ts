@@ -1,32 +1,26 @@
-/** What was promised when a job was accepted, against when it was done: read from the first event of each job. */
+/** What was promised when a job was accepted, against when it was done. */
 
-import { send } from "../api/client";
 import type { Job } from "../api/types";
 
-export interface Promise_ {
+export interface Kept {
   job: Job;
   promised_s: number;
   took_s: number;
+  kept: boolean;
 }
 
-const known = new Map<string, number | null>();
-const AT_ONCE = 20;
+const NEWEST = 20;
+const WITHIN_S = 1;
+const WITHIN_SHARE = 0.1;
 
-export async function promises(jobs: Job[]): Promise<Promise_[]> {
-  const ended = jobs.filter((job) => job.state === "succeeded" && !job.reused && job.finished_at !== null).slice(0, AT_ONCE);
-  const found: Promise_[] = [];
-  for (const job of ended) {
-    if (!known.has(job.id)) known.set(job.id, await promised(job.id));
-    const at = known.get(job.id);
-    if (at != null) found.push({ job, promised_s: at - job.submitted_at, took_s: job.finished_at! - job.submitted_at });
+export function keptOf(jobs: Job[]): Kept[] {
+  const found: Kept[] = [];
+  for (const job of jobs) {
+    if (job.state !== "succeeded" || job.reused || job.finished_at === null || job.promised_at === null) continue;
+    const promised_s = job.promised_at - job.submitted_at;
+    const took_s = job.finished_at - job.submitted_at;
+    const kept = Math.abs(took_s - promised_s) <= Math.max(WITHIN_S, WITHIN_SHARE * took_s);
+    found.push({ job, promised_s, took_s, kept });
   }
-  return found;
-}
-
-/** The log of a job that is final ends at once. */
-async function promised(id: string): Promise<number | null> {
-  const text = await (await send(`/v1/jobs/${id}/events`)).text();
-  const line = text.split(/\r?\n/).find((one) => one.startsWith("data: "));
-  const data = line ? (JSON.parse(line.slice(6)) as { finish_at?: number }) : {};
-  return data.finish_at ?? null;
+  return found.slice(0, NEWEST);
 }
