@@ -1,12 +1,12 @@
 """The service under load: open loop with Poisson arrivals of unlike requests, beside diffusers behind LitServe.
 
-    python -m benchmarks.serving.load [--loads 0.3 0.6 0.8 1.0 1.5] [--seconds 60] [--seed 0]
+    python -m benchmarks.serving.load [--loads 0.3 0.6 0.8 1.0 1.5] [--seconds 60] [--seed 0] [--own]
                                       [--page docs/results/serving.md]
 
 Every server gets the same traces. Loads are shares of the capacity: the steps a second, of all pictures of a burst,
 that undertow computes in its mode "fast". A request comes when the trace says, whatever became of those before. One
 thread for each worker. "First step" is the time until a worker took the request. A LitServe that `make load` has
-installed is measured too.
+installed is measured too. --own: our modes alone, each at shares of its own capacity: whether it keeps its promises.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 
 import httpx
@@ -37,34 +38,37 @@ def main() -> None:
     parser.add_argument("--loads", type=float, nargs="+", default=[0.3, 0.6, 0.8, 1.0, 1.5])
     parser.add_argument("--seconds", type=float, default=60.0, help="of arrivals, for each load")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--own", action="store_true", help="loads are shares of each mode's own capacity")
     parser.add_argument("--machine", default="", help="for the page")
-    parser.add_argument("--page", type=Path, help="replace its section `load`")
+    parser.add_argument("--page", type=Path, help="replace its section `load`, or `load-own`")
     options = parser.parse_args()
-    servers: list[Server] = [
-        Undertow("undertow, fast", "fast"),
-        Undertow("undertow, reproducible", "reproducible"),
-        Undertow("undertow, one job at a time", "fast", at_once=1),
-    ]
-    if LITSERVE.is_dir():
+    servers: list[Server] = [Undertow("undertow, fast", "fast"), Undertow("undertow, reproducible", "reproducible")]
+    if not options.own:
+        servers.append(Undertow("undertow, one job at a time", "fast", at_once=1))
+    if not options.own and LITSERVE.is_dir():
         servers.append(LitServe())
-    lines = asyncio.run(measure(servers, options.loads, options.seconds, options.seed))
+    groups = [[server] for server in servers] if options.own else [servers]
+    lines = asyncio.run(measure(groups, options.loads, options.seconds, options.seed))
     loads = " ".join(f"{load:g}" for load in options.loads)
     command = f"python -m benchmarks.serving.load --loads {loads} --seconds {options.seconds:g} --seed {options.seed}"
+    command += " --own" * options.own
     said = f"`{command}`, {datetime.now(UTC):%Y-%m-%d}" + (f", {options.machine}" if options.machine else "")
     content = "\n".join([said, "", *lines])
     print(content)
     if options.page is not None:
         page = options.page.read_text()
-        if find_section(page, "load") is None:
-            raise SystemExit(f"{options.page} has no section `load`")
-        options.page.write_text(replace_section(page, "load", content))
+        section = "load-own" if options.own else "load"
+        if find_section(page, section) is None:
+            raise SystemExit(f"{options.page} has no section `{section}`")
+        options.page.write_text(replace_section(page, section, content))
 
 
-async def measure(servers: Sequence[Server], loads: Sequence[float], seconds: float, seed: int) -> list[str]:
-    """The lines of the page."""
-    rate = await capacity(servers[0], seed)
-    lines = [f"Capacity: {rate:.1f} steps a second ({servers[0].name}, {BURST} requests at once).", "", *HEADER]
-    for load in loads:
+async def measure(groups: Sequence[Sequence[Server]], loads: Sequence[float], seconds: float, seed: int) -> list[str]:
+    """The lines of the page. groups: of servers that get the same traces, by the capacity of the first."""
+    rates = [await capacity(servers[0], seed) for servers in groups]
+    told = [f"{rate:.1f} steps a second ({servers[0].name})" for rate, servers in zip(rates, groups, strict=True)]
+    lines = [f"Capacity, of {BURST} requests at once: {', '.join(told)}.", "", *HEADER]
+    for load, (rate, servers) in product(loads, zip(rates, groups, strict=True)):
         arrivals = poisson(load * rate, seconds, seed)
         for server in servers:
             async with server.running() as client:
