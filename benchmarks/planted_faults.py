@@ -272,7 +272,7 @@ def run(
     if runner == "compiled":
         torch.compiler.reset()  # the graphs of another model
         half.runner = Graphs()
-        del half.__dict__["engine"]
+        vars(half).pop("engine")
     calm: dict[tuple[str, bool], torch.Tensor] = {}
     tally, started = Tally(), time.perf_counter()
     planned = faults(places(half, requests), dtype, runner, seed)
