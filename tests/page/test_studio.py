@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from undertow.serving.jobs import JobState
+from undertow.training.log import StepRecord, append_record
 
 expect = pytest.importorskip("playwright.sync_api").expect
 pytestmark = pytest.mark.slow
@@ -377,7 +378,29 @@ def test_metrics_show_the_four_groups(site, visit):
     here.show("metrics")
     for group in ("Performance", "Quality", "Resources", "Adapters"):
         here.page.get_by_role("heading", name=group, exact=True).wait_for()
-    expect(here.page.locator("#performance-title + dl")).to_contain_text("median of 1 newest jobs")
+    expect(here.page.locator("#performance-title + dl")).to_contain_text("within 10 % or a second")
+
+
+def test_a_training_shows_its_loss_and_gradient_norm(site, visit, tmp_path):
+    log = tmp_path / "log.jsonl"
+    for step, loss in ((1, 0.5), (2, 0.4), (2, 0.3)):  # the last one again, after it was resumed
+        numbers = {"gradient_norm": 1.5, "learning_rate": 1e-3, "images_per_second": 8.0, "seconds": 61.0}
+        append_record(log, StepRecord(step=step, loss=loss, **numbers))
+    with log.open("a") as file:
+        file.write('{"step": 3, "lo')
+    here = visit()
+    here.show("metrics")
+    chosen = here.page.get_by_label("Open the log.jsonl of a training")
+    chosen.set_input_files(log)
+    panel = here.page.locator("section[aria-labelledby=training-title]")
+    expect(panel).to_contain_text("log.jsonl: step 2")
+    expect(panel.get_by_role("img", name="Loss: from 0.300 to 0.500")).to_be_visible()
+    expect(panel).to_contain_text("now 1.50")
+    other = tmp_path / "other.jsonl"
+    other.write_text("{}\n")
+    chosen.set_input_files(other)
+    expect(panel.get_by_role("alert")).to_contain_text("other.jsonl holds no step of a training")
+    assert not here.violations()
 
 
 def test_refusals_are_read_where_they_are_caused(site, visit):

@@ -14,6 +14,7 @@ import { AdapterEffects } from "./adapters";
 import { Samples } from "./exposition";
 import { keptOf } from "./promises";
 import { StatisticsPanel } from "./statistics";
+import { TrainingPanel } from "./training";
 
 const AGAIN_MS = 3000;
 const JOBS = 8;
@@ -45,6 +46,7 @@ export function MetricsView() {
         <AdaptersGroup samples={samples} drawn={drawn} />
         {may("inspect") && <LayersPanel />}
         {may("inspect") && <StatisticsPanel />}
+        <TrainingPanel />
       </div>
     </section>
   );
@@ -109,8 +111,8 @@ function Quality(props: { samples: Samples | null }) {
         <Figure name="Replayed steps" value={String(samples?.sum("replayed_steps_total") ?? "–")} about="taken from logs, equal to the bit" />
       </dl>
       <p class="hint">
-        Statistics of features are measured below, on a picture. Errors of predictions need pictures to compare with, loss and
-        gradient norms a training: <code>service.metrics</code> in Python and <code>undertow train metrics</code> have them.
+        Statistics of features are measured below, on a picture; loss and gradient norms are read from the log of a training.
+        Errors of predictions need pictures to compare with: <code>service.metrics</code> in Python has them.
       </p>
     </section>
   );
