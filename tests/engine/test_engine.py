@@ -80,9 +80,9 @@ def test_decoding_comes_between_the_steps_of_others(engine):
     long = engine.submit(asked(2, sigmas=tuple(float(level) for level in range(12, -1, -1))))
     decode = Decoder.picture
 
-    def noting(decoder, latents):
+    def noting(decoder, latents, index):
         steps_at_decoding.append(long.progress.step)
-        return decode(decoder, latents)
+        return decode(decoder, latents, index)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Decoder, "picture", noting)

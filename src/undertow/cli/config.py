@@ -42,7 +42,7 @@ MODEL_VERBS: Mapping[str, tuple[str, ...]] = {
     "compare": (),
     "maps": (),
     "adapters": ("explain", "impact"),
-    "train": ("lora", "controlnet", "image-prompt"),
+    "train": ("lora", "controlnet", "image-prompt", "distill"),
 }
 """Verbs, and those of groups, whose --model is the default model; `generate` asks a picture first (--from)."""
 

@@ -73,7 +73,7 @@ class PictureMaps:
         plain = self.image.convert("RGB").resize(size, Image.Resampling.NEAREST)
         return sheet_of([("picture", plain, ""), *cells])
 
-    def save_arrays(self, file: IO[bytes]) -> None:
+    def save_arrays(self, file: IO[bytes] | BytesIO) -> None:
         """Writes an .npz: an array for each word, `tokens` for all tokens of the first context, and the self-attention
         that was asked for."""
         arrays = {f"word {word}": heat for word, heat in self.maps.items()} | {"tokens": self.tokens[0].heat.numpy()}

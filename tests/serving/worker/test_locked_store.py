@@ -10,15 +10,16 @@ from undertow.serving.jobs import JobState
 
 
 def test_drawing_goes_on_while_the_store_is_locked(place):
-    worker, first = place.worker(), place.submit(steps=30)
+    worker, first = place.worker(), place.submit(steps=100)
     worker.claiming.helper = ThreadPoolExecutor(1)
     place.run_until(worker, first, 2)
     second = place.submit(steps=2, seed=2)
     with closing(sqlite3.connect(place.store._database._place)) as other:
         other.execute("BEGIN IMMEDIATE")
         before, started = worker._drawings[first].progress().step, time.monotonic()
-        while worker._drawings[first].progress().step < before + 10:
+        while worker._drawings[first].progress().step < before + 10 or not worker.claiming.is_asking:
             worker.run_once()
+            assert worker._drawings, "done before a look at the queue was due"
         assert time.monotonic() - started < 5.0, "the store waits for ten seconds"
         assert worker.claiming.is_asking
         assert place.store.job(second).state is JobState.QUEUED
