@@ -1,13 +1,12 @@
 """Which attention a map is averaged from: layers by name or size, heads, steps."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Literal
 
-from undertow.doors import nearest
 from undertow.engine.rows import Origin, Row
 from undertow.errors import InvalidInput
+from undertow.inspection.attention_sites import matches, require_cells, require_layers
 from undertow.nn.attention import AttentionProjections
 from undertow.unet.unet import UNet
 
@@ -77,7 +76,7 @@ class AttentionChoice:
 
     def sides(self, unet: UNet, sites: Collection[str], latents: tuple[int, int]) -> dict[str, int]:
         """Of the layers that are chosen by name, the shorter side of each one's map."""
-        named = [site for site in sites if self.layers is None or any(_matches(site, one) for one in self.layers)]
+        named = [site for site in sites if self.layers is None or any(matches(site, one) for one in self.layers)]
         return {site: min(unet.config.grid_of(site, *latents)) for site in named}
 
     def _chosen(self, unet: UNet, sites: Collection[str], latents: tuple[int, int]) -> list[str]:
@@ -89,12 +88,7 @@ class AttentionChoice:
         ]
 
     def _require(self, unet: UNet, sites: Collection[str], latents: tuple[int, int] | None) -> None:
-        for pattern in self.layers or ():
-            if not any(_matches(site, pattern) for site in sites):
-                known = sorted({part for site in sites for part in (site, site.partition(".attentions")[0])})
-                raise InvalidInput(
-                    "layers", repr(pattern), "a pattern that matches an attention", nearest(pattern, known)
-                )
+        require_layers(self.layers, list(sites))
         own = unet.config.sample_size
         sides = self.sides(unet, sites, (own, own) if latents is None else latents)
         if latents is not None:
@@ -106,14 +100,6 @@ class AttentionChoice:
                 raise InvalidInput("heads", max(self.heads), f"0 to {heads - 1}: {site} has {heads}")
 
 
-def require_cells(cells: Sequence[int] | None, sides: Iterable[int]) -> None:
-    """Errors: `InvalidInput` where none of these sides is chosen, with those that there are."""
-    there = sorted(set(sides))
-    if cells is not None and not set(cells) & set(there):
-        expected = f"sizes of these layers' maps: {', '.join(map(str, there))}"
-        raise InvalidInput("cells", ", ".join(map(str, cells)), expected)
-
-
 def is_seen(row: Row, choice: AttentionChoice, side: GuidanceSide, rows: Callable[[Origin], bool]) -> bool:
     """Whether a row is one of those that are averaged. Rows that guidance perturbs are not. rows: which concern it."""
     origin = row.origin
@@ -121,10 +107,6 @@ def is_seen(row: Row, choice: AttentionChoice, side: GuidanceSide, rows: Callabl
         return False
     prompted = origin.branch.startswith(("cond", "region")) or not origin.branch
     return row.perturbation is None and prompted == (side == "conditional")
-
-
-def _matches(site: str, pattern: str) -> bool:
-    return fnmatchcase(site, pattern) or fnmatchcase(site, f"{pattern}.*")
 
 
 def _heads(unet: UNet, site: str) -> int:

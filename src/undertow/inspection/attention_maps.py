@@ -18,7 +18,8 @@ from undertow.doors import checked
 from undertow.encoders.reading import Reading
 from undertow.engine.layout import Layout
 from undertow.engine.rows import Origin, Row
-from undertow.inspection.attention_choice import AttentionChoice, GuidanceSide, is_seen, require_cells
+from undertow.inspection.attention_choice import AttentionChoice, GuidanceSide, is_seen
+from undertow.inspection.attention_sites import require_cells
 from undertow.inspection.probe import every_row
 from undertow.inspection.projections import Projected, projected
 from undertow.inspection.sums import Sums

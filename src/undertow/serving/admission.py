@@ -29,6 +29,7 @@ from undertow.serving.catalog.entries import EMBEDDING, AdapterEntry, ModelEntry
 from undertow.serving.clock.timetable import Timetable
 from undertow.serving.failures import FailureCode, Refused
 from undertow.serving.inspection import InspectOptions
+from undertow.serving.inspection_checks import require_maps
 from undertow.serving.jobs import Format, JobSpec, JobWork, Mode, NewJob
 from undertow.serving.request_json import Json, adapters_in, with_pictures, with_sources
 from undertow.serving.settings import ServerSettings
@@ -201,6 +202,9 @@ class Admission:
         request = GenerationRequest.from_json(prepared)
         self._check(request, model, used)
         request = _resolved(request, model)
+        maps = None if options.inspect is None else options.inspect.maps
+        if maps is not None:
+            require_maps(maps, request, model)
         work = work_of(request, model)
         mode = self.settings.mode if options.mode is None else options.mode
         pinned = None

@@ -1,8 +1,10 @@
 """Why a job failed, in one taxonomy for every answer: whose fault it is, and what helps. No torch."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import PurePath
 from typing import Any, Literal
 
 from undertow.errors import (
@@ -36,6 +38,7 @@ class FailureCode(StrEnum):
     POISON = "poison"
     STORAGE_FULL = "storage_full"
     UNREADABLE_FILE = "unreadable_file"
+    UNUSABLE_ADAPTER = "unusable_adapter"
     INTERNAL = "internal"
 
 
@@ -51,6 +54,7 @@ FAULTS: dict[FailureCode, Fault] = {
     FailureCode.POISON: "engine",
     FailureCode.STORAGE_FULL: "transient",
     FailureCode.UNREADABLE_FILE: "engine",
+    FailureCode.UNUSABLE_ADAPTER: "request",
     FailureCode.INTERNAL: "engine",
 }
 
@@ -91,7 +95,30 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(code=error.code, detail=error.detail)
     cause = error.__cause__ if isinstance(error, RequestFailed) and error.__cause__ is not None else error
     origin = str(error.origin) if isinstance(error, RequestFailed) else "; ".join(getattr(error, "__notes__", ()))
-    return Failure(code=_code(error, cause), detail=str(error) or type(error).__name__, origin=origin)
+    detail = without_paths(str(error), error) or type(error).__name__
+    return Failure(code=_code(error, cause), detail=detail, origin=without_paths(origin, error))
+
+
+def without_paths(said: str, error: BaseException) -> str:
+    """A sentence for clients: files by their names, never by where they lie. error: which it was said of."""
+    for path in _paths_of(error):
+        said = said.replace(path, PurePath(path).name)
+    return _PATH.sub(lambda found: PurePath(found[0]).name, said)
+
+
+_PATH = re.compile(r"(?<![\w/:.~-])/(?!v1/|sdapi/)(?:[^\s/'\",;:()]+/)+[^\s/'\",;:()]+")
+"""A path of this machine that no error carries by itself; routes of the API are none."""
+
+
+def _paths_of(error: BaseException) -> Iterator[str]:
+    """Of an error and of those that caused it, with a folder before the name."""
+    at: BaseException | None = error
+    while at is not None:
+        for name in ("path", "filename", "filename2"):
+            path = str(getattr(at, name, None) or "")
+            if "/" in path.strip("/") or path.startswith("/"):
+                yield path
+        at = at.__cause__
 
 
 def _code(error: BaseException, cause: BaseException) -> FailureCode:

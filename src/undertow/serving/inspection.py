@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, MaxLen, MinLen
 from pydantic import AfterValidator
 
 from undertow.engine.debug import Debug
@@ -12,7 +12,9 @@ from undertow.records import Record
 
 InspectionKind = Literal["attention_maps", "activations", "debug", "profile"]
 
-Patterns = Annotated[tuple[str, ...], MinLen(1)]
+MOST_WORDS = 64
+
+Patterns = Annotated[tuple[str, ...], MinLen(1), MaxLen(MOST_WORDS)]
 Numbers = Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)]
 
 
@@ -71,7 +73,7 @@ class InspectOptions(Record):
     @property
     def longer(self) -> float:
         """How many times as long a step takes, as measured of the embedded model on a CPU; the key is charged so."""
-        return 2.5 if Debug.parse(self.debug).layers else 1.15
+        return 2.5 if Debug.parse(self.debug).layers else 1.5 if self.profile else 1.15
 
     @property
     def maps(self) -> MapOptions | None:

@@ -15,7 +15,8 @@ from tests.adapters.lora.test_updates import leaves, reference
 from tests.checkpoints.crafted import sparse_file
 from tests.golden.minis import pair
 from undertow.adapters.lora.lora_file import describe_lora, read_lora
-from undertow.adapters.lora.targets import flatten, targets_of_config
+from undertow.adapters.lora.names import flatten
+from undertow.adapters.lora.targets import targets_of_config
 from undertow.checkpoints.keymap import BlockLayout, unet_renaming
 from undertow.errors import AdapterMismatch
 from undertow.unet.presets import PRESETS

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from undertow.adapters.lora.targets import Targets, flatten, targets_of_config
+from undertow.adapters.lora.names import flatten
+from undertow.adapters.lora.targets import Targets, targets_of_config
 from undertow.checkpoints.keymap import BlockLayout, unet_renaming
 from undertow.unet.presets import PRESETS
 

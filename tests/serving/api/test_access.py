@@ -33,6 +33,7 @@ SCOPES = {
     ("GET", "/v1/models"): "read",
     ("GET", "/v1/adapters"): "read",
     ("PUT", "/v1/adapters/{name}"): "admin",
+    ("DELETE", "/v1/adapters/{name}"): "admin",
     ("GET", "/v1/choices"): "read",
     ("POST", "/v1/plan"): "submit",
     ("GET", "/v1/workers"): "admin",

@@ -59,6 +59,13 @@ def test_a_job_without_it_is_the_same_as_before_there_was_any():
         ({"debug": "tming"}, "inspect.debug", "'timing'"),
         ({"profile": True, "activations": True}, "inspect.profile", "alone"),
         ("all", "inspect", "object"),
+        ({"attention_maps": {"words": ["red", "aple"]}}, "inspect.attention_maps.words", "'aple'"),
+        ({"attention_maps": {"words": ["red"] * 65}}, "inspect.attention_maps.words", "at most 64"),
+        ({"attention_maps": {"layers": ["up_blok.*"]}}, "inspect.attention_maps.layers", "up_blocks"),
+        ({"attention_maps": {"cells": [999]}}, "inspect.attention_maps.cells", "sizes of these layers' maps: "),
+        ({"attention_maps": {"heads": [99]}}, "inspect.attention_maps.heads", "attn2 has"),
+        ({"attention_maps": {"at_steps": [0, 99]}}, "inspect.attention_maps.at_steps", "99, expected 0 to "),
+        ({"attention_maps": {"side": "unconditional"}}, "inspect.attention_maps.words", "empty prompt"),
     ],
 )
 def test_what_means_nothing_is_refused_by_its_place(api, inspect, argument, word):

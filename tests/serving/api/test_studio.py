@@ -18,10 +18,13 @@ def offering(tmp_path):
     api.close()
 
 
-def lora(wide: int, text: str = "attn2_to_k") -> bytes:
-    """A file of a LoRA for a model whose text is so wide."""
-    stem = f"lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_{text}"
-    return save({f"{stem}.lora_down.weight": torch.zeros(2, wide), f"{stem}.lora_up.weight": torch.zeros(32, 2)})
+BLOCK = "lora_unet_mid_block_attentions_0_transformer_blocks_0_"
+
+
+def lora(wide: int, text: str = "attn2_to_k", *, stem: str | None = None, rank: int = 2) -> bytes:
+    """A file of a LoRA for a model whose text is so wide. rank: of its second factor; the first one's is 2."""
+    stem = BLOCK + text if stem is None else stem
+    return save({f"{stem}.lora_down.weight": torch.zeros(2, wide), f"{stem}.lora_up.weight": torch.zeros(32, rank)})
 
 
 def put(api, name: str, content: bytes, **more):
@@ -81,12 +84,26 @@ def test_an_adapter_that_fits_is_offered_at_once(offering):
     is_problem(put(offering, "mine", lora(wide, "attn2_to_v")), 422, "invalid_request", "no other adapter")
 
 
+def test_an_adapter_that_was_added_can_be_removed_and_no_other(offering):
+    wide = offering.app.state.parts.catalog.model("emoji").subject.unet.context_dim
+    safetensors = {"Content-Type": "application/x-safetensors"}
+    assert put(offering, "mine", lora(wide), headers=safetensors).status_code == 201
+    assert offering.client.delete("/v1/adapters/mine").status_code == 204
+    assert not list((offering.settings.data / "adapters").iterdir())
+    is_problem(offering.client.post("/v1/jobs", json={**DRAWN, "adapters": ["mine"]}), 422, "invalid_request", "mine")
+    is_problem(offering.client.delete("/v1/adapters/mine"), 404, "not_found", "'mine'")
+    is_problem(offering.client.delete("/v1/adapters/mosaic"), 409, "adapter_not_uploaded", "'mosaic'")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "code", "words"),
     [
         ("sdxl.safetensors", lora(2048), "adapter_mismatch", ["LoRA", "2048 wide", "emoji"]),
         ("torn.safetensors", lora(64)[:50], "unreadable_file", ["torn.safetensors cannot be used"]),
         ("notes.safetensors", b"hello", "unreadable_file", []),
+        ("half", save({"lora_unet_x.lora_up.weight": torch.zeros(2, 2)}), "unreadable_file", ["lora_unet_x", "down"]),
+        ("ranks", lora(64, rank=3), "unreadable_file", ["2x64 and 32x3", "no rank in common"]),
+        ("other", lora(64, stem="lora_unet_x"), "adapter_mismatch", ["the layer lora_unet_x is none of its U-Net"]),
         ("..%2Fup", b"", "not_found", []),
         (".hidden", lora(64), "invalid_request", ["rename"]),
     ],

@@ -154,13 +154,13 @@ _PREFIXES: Mapping[str, str] = {
     "model.diffusion_model.": "ComfyUI",
     "text_encoders.": "ComfyUI",
 }
-_LDM = re.compile(r"(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)[._]\d.*")
+LDM_LAYER = re.compile(r"(input_blocks|middle_block|output_blocks|time_embed|label_emb|out)[._]\d.*")
 
 
 def _dialect(stem: str, ending: str) -> str:
     for prefix, dialect in _PREFIXES.items():
         if stem.startswith(prefix):
-            spelled = " (LDM names)" if dialect == "kohya" and _LDM.match(stem.removeprefix(prefix)) else ""
+            spelled = " (LDM names)" if dialect == "kohya" and LDM_LAYER.match(stem.removeprefix(prefix)) else ""
             return dialect + spelled
     if ending.startswith(":"):
         return "cloneofsimo/lora"

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import torch
 
-from undertow.adapters.lora.algorithms import UnreadableLayer, build_update
+from undertow.adapters.lora.algorithms import build_update
 from undertow.adapters.lora.leaves import Layer
 from undertow.adapters.lora.lora_source import LoraFile
+from undertow.adapters.lora.recognition import REMEDY, UnreadableLayer
 from undertow.adapters.lora.updates import AnyTensor, Update
 from undertow.errors import CorruptFile, UnsupportedModel
 
@@ -51,7 +52,7 @@ def build_layer(file: LoraFile, layer: Layer, read: ReadTensor) -> PlannedLayer:
         leaves = {leaf: tensors[name] for leaf, name in layer.leaves.items() if name in tensors}
         update = build_update(leaves, alpha, scale)
     except UnreadableLayer as err:
-        raise CorruptFile(file.path, f"the layer {layer.stem} {err}", "download it again, or train it anew") from err
+        raise CorruptFile(file.path, f"the layer {layer.stem} {err}", REMEDY) from err
     known = alpha if alpha is not None or settings is None else settings.alpha_for(layer.stem)
     return PlannedLayer(layer=layer, update=update, alpha=known, tensors=tensors)
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from undertow.adapters.lora.names import SHARED_PREFIXES, UNET_PREFIXES, flatten
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions
 from undertow.checkpoints.identify.families import ENCODERS, family_of_structure, find_family
 from undertow.checkpoints.identify.opening import open_checkpoint
@@ -135,17 +136,6 @@ class Targets:
         return tables
 
 
-UNET_PREFIXES = (
-    "lora_unet_",
-    "unet.",
-    "unet.base_model.model.",
-    "base_model.model.unet.",
-    "diffusion_model.",
-    "model.diffusion_model.",
-)
-SHARED_PREFIXES = ("", "lycoris_", "base_model.model.")
-"""Prefixes that say nothing about the network."""
-
 _COMFY_NAMES: Mapping[NetworkName, str] = {"clip_l": "clip_l", "openclip_h": "clip_h", "openclip_g": "clip_g"}
 
 
@@ -167,11 +157,6 @@ def text_prefixes(network: NetworkName, encoders: Sequence[NetworkName]) -> Iter
         yield "text_encoder_2.base_model.model."
     for wrapper in ("transformer.", ""):
         yield f"text_encoders.{_COMFY_NAMES[network]}.{wrapper}"
-
-
-def flatten(name: str) -> str:
-    """How kohya's and LyCORIS' trainers write a dotted name."""
-    return name.replace(".", "_")
 
 
 def _layers(shapes: Shapes) -> dict[str, Target]:

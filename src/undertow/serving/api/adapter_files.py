@@ -11,12 +11,12 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 from undertow.errors import InvalidInput, UndertowError
 from undertow.serving.api.auth import Admin
-from undertow.serving.api.bodies import require_media_type
-from undertow.serving.api.openapi import gives
+from undertow.serving.api.bodies import SAFETENSORS_BODY, require_media_type
+from undertow.serving.api.openapi import PROBLEMS, gives
 from undertow.serving.api.parts import Parts, Service
 from undertow.serving.api.problems import Problem
 from undertow.serving.api.queries import Query, query_parameters
@@ -26,7 +26,7 @@ from undertow.serving.catalog.reading import read_adapter
 
 router = APIRouter()
 
-BYTES = "application/octet-stream"
+_FILE = {"schema": {"type": "string", "format": "binary"}}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]{0,119}")
 
 
@@ -35,7 +35,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]{0,119}")
     status_code=201,
     responses=gives(None, 201, about="It is offered."),
     openapi_extra={
-        "requestBody": {"required": True, "content": {BYTES: {"schema": {"type": "string", "format": "binary"}}}},
+        "requestBody": {"required": True, "content": dict.fromkeys(SAFETENSORS_BODY, _FILE)},
         **query_parameters(model={"type": "string"}),
     },
 )
@@ -46,7 +46,7 @@ async def put_adapter(name: str, request: Request, key: Admin, service: Service)
     if model is not None:
         service.catalog.model(model)
     bare = _require_name(name)
-    require_media_type(request, BYTES)
+    require_media_type(request, *SAFETENSORS_BODY)
     folder = service.settings.adapter_uploads
     incoming = folder / f".{secrets.token_hex(8)}{SAFETENSORS}"
     try:
@@ -58,6 +58,29 @@ async def put_adapter(name: str, request: Request, key: Admin, service: Service)
     finally:
         await run_in_threadpool(incoming.unlink, missing_ok=True)
     return JSONResponse(_view(entry), status_code=201)
+
+
+@router.delete("/v1/adapters/{name}", status_code=204, responses={204: {"description": "It is gone."}, **PROBLEMS})
+async def delete_adapter(name: str, key: Admin, service: Service) -> Response:  # noqa: ARG001
+    """Remove an adapter that was added by PUT. Jobs that wait with it fail, with its name."""
+    await run_in_threadpool(_remove, service, name.removesuffix(SAFETENSORS))
+    return Response(status_code=204)
+
+
+def _remove(service: Parts, name: str) -> None:
+    """Errors: `Problem` for one that is not there, and for one that did not come by PUT."""
+    service.catalog.refresh()
+    found = [one for one in service.catalog.adapters() if one.name == name]
+    if not found:
+        raise Problem("not_found", f"adapter is {name[:120]!r}, expected one that GET /v1/adapters lists")
+    folder = service.settings.adapter_uploads
+    for one in found:
+        if one.path.parent == folder:
+            one.path.unlink(missing_ok=True)
+            service.catalog.refresh()
+            return
+    detail = f"adapter is {name!r}, expected one that was added by PUT; the operator may remove it from its folder"
+    raise Problem("adapter_not_uploaded", detail)
 
 
 def _require_name(name: str) -> str:

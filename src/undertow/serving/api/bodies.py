@@ -10,6 +10,8 @@ from starlette.requests import ClientDisconnect, Request
 from undertow.serving.api.problems import Problem
 
 JSON = "application/json"
+SAFETENSORS_BODY = ("application/x-safetensors", "application/octet-stream")
+"""Of a safetensors file, which has no registered type."""
 DEPTH = 32
 """Of nested JSON; requests have five levels."""
 SMALL = 64 * 1024

@@ -22,7 +22,7 @@ from undertow.errors import InvalidInput
 from undertow.records import Finite, Record
 from undertow.serving.api.answers import file_of, gives_file
 from undertow.serving.api.auth import Submitter
-from undertow.serving.api.bodies import read_body, require_media_type
+from undertow.serving.api.bodies import SAFETENSORS_BODY, read_body, require_media_type
 from undertow.serving.api.parts import Parts, Service
 from undertow.serving.api.queries import Query, query_parameters
 from undertow.serving.api.submitting import store_jobs
@@ -69,7 +69,7 @@ _FILE = {"schema": {"type": "string", "format": "binary"}}
     response_class=Response,
     responses=gives_file(SAFETENSORS, _FILE["schema"], "The predictions: 0.noise, 1.noise, ..."),
     openapi_extra={
-        "requestBody": {"required": True, "content": {SAFETENSORS: _FILE}},
+        "requestBody": {"required": True, "content": dict.fromkeys(SAFETENSORS_BODY, _FILE)},
         **query_parameters(model={"type": "string"}),
     },
 )
@@ -83,7 +83,7 @@ async def predict(
     timestep, guidance_scale and adapters, with the pictures of those that look at any; tensors are called 0.latents,
     0.text_embeddings, 1.latents and so on."""
     model = Query(request, "model").text("model")
-    require_media_type(request, SAFETENSORS)
+    require_media_type(request, *SAFETENSORS_BODY)
     content = await read_body(request, service.settings.max_body_bytes)
     job = await run_in_threadpool(_submitted, service, content, model, key)
     return await file_of(service, job, prefer)

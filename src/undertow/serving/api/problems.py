@@ -51,6 +51,8 @@ KINDS: Mapping[str, Kind] = {
     "invalid_prompt": Kind(status=422, title="The prompt cannot be read"),
     "adapter_mismatch": Kind(status=422, title="The adapter does not fit the model"),
     "unreadable_file": Kind(status=422, title="A file cannot be used"),
+    "unusable_adapter": Kind(status=422, title="The adapter's file cannot be used"),
+    "adapter_not_uploaded": Kind(status=409, title="The adapter did not come over HTTP"),
     "idempotency_conflict": Kind(status=422, title="The idempotency key was used for another request"),
     "non_finite": Kind(status=422, title="Values became infinite while drawing"),
     "exceeds_capacity": Kind(status=422, title="This can never run here"),

@@ -32,6 +32,7 @@ REMEDIES: Mapping[FailureCode, str] = {
     FailureCode.POISON: "do not submit it again; report it with the log of the workers",
     FailureCode.STORAGE_FULL: "make room on the disk of the service, and submit it again",
     FailureCode.UNREADABLE_FILE: "let the operator look at the file that the sentence names",
+    FailureCode.UNUSABLE_ADAPTER: "take another adapter, or have its file replaced by a whole one",
     FailureCode.INTERNAL: "report it with the log of the worker",
 }
 
@@ -115,6 +116,8 @@ class JobView(Record):
     expires_at: float | None = None
     """When its pictures are removed."""
     attempt: int = 0
+    """Workers that were lost while they drew it and had brought it no further than the one before; a job that goes on
+    where a lost worker stopped is not charged."""
     cancel_requested: bool = False
     progress: JobProgress = JobProgress()
     pictures: tuple[PictureView, ...] = ()

@@ -5,11 +5,13 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
 from undertow.adapters.files.bundled import ADAPTERS
 from undertow.adapters.files.opened import LORA_FILES
+from undertow.adapters.lora.blocks import unknown_layers
 from undertow.checkpoints.files.model_folder import CONFIG
 from undertow.errors import CheckpointError, InvalidInput, UndertowError
 from undertow.lookup import did_you_mean
@@ -175,7 +177,13 @@ class Catalog:
 
 def misfit(entry: AdapterEntry, model: ModelEntry) -> str | None:
     """Why an adapter does not fit a model, where its tensors tell; `None` where it fits, or nothing tells."""
-    if entry.text_width is None or model.subject.unet is None:
+    if model.subject.unet is None:
+        return None
+    unknown = _unknown_layers(entry, model)
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        return f"the layer {unknown[0][:100]}{more} is none of its U-Net"
+    if entry.text_width is None:
         return None
     if entry.kind == EMBEDDING:
         widths = {network.width for network in model.subject.text_encoders}
@@ -184,6 +192,12 @@ def misfit(entry: AdapterEntry, model: ModelEntry) -> str | None:
     if entry.text_width == wide:
         return None
     return f"it was made for a model whose text is {entry.text_width} wide, and this one's is {wide} wide"
+
+
+@lru_cache(maxsize=1024)
+def _unknown_layers(entry: AdapterEntry, model: ModelEntry) -> list[str]:
+    assert model.subject.unet is not None
+    return unknown_layers(entry.layers, model.subject.unet)
 
 
 def _places(folder: Path, skipped: list[Skipped], depth: int = DEPTH) -> Iterable[Path]:

@@ -53,7 +53,7 @@ class AdapterEntry:
     """An adapter, or an embedding, that clients may name. kind: LoRA, ControlNet, Control-LoRA, T2I-Adapter,
     IP-Adapter or textual inversion. title: what its file calls it. model: the only model that has it, because it came
     with it. text_width: of the tokens of the models that it was made for, where its tensors tell. words: of an
-    embedding, what prompts call it."""
+    embedding, what prompts call it. layers: of a LoRA, what its file calls the layers that it changes."""
 
     name: str
     path: Path
@@ -63,6 +63,7 @@ class AdapterEntry:
     model: str | None = None
     text_width: int | None = None
     words: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
 
     @cached_property
     def hash(self) -> str:

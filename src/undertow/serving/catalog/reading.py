@@ -11,6 +11,7 @@ from undertow.adapters.files.picture_readers import CLASSES, IMAGE_PROMPT, reade
 from undertow.adapters.image_prompt.names import require_image_prompt
 from undertow.adapters.lora.leaves import LoraNames, read_lora_names
 from undertow.adapters.lora.lora_refusals import TEXT_READER, refuse_unread, require_lora
+from undertow.adapters.lora.recognition import require_whole
 from undertow.checkpoints.files.hub import cached_copy
 from undertow.checkpoints.files.place import is_hub_id
 from undertow.checkpoints.identify.families import describe_family
@@ -59,11 +60,12 @@ def read_adapter(path: Path, name: str, model: str | None = None) -> AdapterEntr
     networks."""
     with open_adapter(path) as opened:
         kind, title = _kind(opened)
-        width, words = None, ()
+        width, words, layers = None, (), ()
         if kind == EMBEDDING:
             words, width = _words(opened), _vector_width(opened.tensors)
         else:
             width = _text_width(opened, kind)
+            layers = _lora_layers(opened) if kind == "LoRA" else ()
         return AdapterEntry(
             name=name,
             path=path,
@@ -73,6 +75,7 @@ def read_adapter(path: Path, name: str, model: str | None = None) -> AdapterEntr
             model=model,
             text_width=width,
             words=words,
+            layers=layers,
         )
 
 
@@ -139,6 +142,13 @@ def _vector_width(tensors: "Mapping[str, TensorInfo]") -> int | None:
 
 def _infos(tensors: "Mapping[str, TensorInfo]", keys: Mapping[str, str]) -> "list[TensorInfo]":
     return [tensors[key] for key in keys.values()]
+
+
+def _lora_layers(opened: OpenedAdapter) -> tuple[str, ...]:
+    """What a LoRA calls the layers that it changes. Errors: `CorruptFile` for one that is not whole."""
+    names = read_lora_names(opened.tensors, opened.weights.metadata)
+    require_whole(opened.path, names, {name: info.shape for name, info in opened.tensors.items()})
+    return tuple(names.layers)
 
 
 def _text_width(opened: OpenedAdapter, kind: str) -> int | None:

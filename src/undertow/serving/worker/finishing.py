@@ -2,12 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from undertow.errors import CheckpointError, RequestFailed
 from undertow.serving.artifacts import ArtifactDamaged, ArtifactFolder
-from undertow.serving.failures import Failure, FailureCode, failure_of
+from undertow.serving.failures import Failure, FailureCode, failure_of, without_paths
 from undertow.serving.jobs import Claim, JobState
 from undertow.serving.store.records import StoreError
 from undertow.serving.store.store import Store
@@ -80,14 +81,14 @@ class Finishing:
 
     def fail(self, drawing: Drawing, error: BaseException) -> None:
         """Ends a job with what went wrong. Errors: `StoreError`, after which `finish` tries it again."""
-        drawing.failure = failure_in_job(error)
+        drawing.failure = failure_in_job(error, drawing.claim.job.spec.files)
         if drawing.failure.fault == "engine":
             logger.error("job %s failed", drawing.claim.job.id, exc_info=error)
         self._give_up(drawing, drawing.failure)
 
     def refuse(self, claim: Claim, error: BaseException) -> None:
         """Ends a job that was not begun. Errors: `StoreError`."""
-        self._write(claim, failure_in_job(error))
+        self._write(claim, failure_in_job(error, claim.job.spec.files))
         self.artifacts.forget(claim.job.id)
 
     def end(self, drawing: Drawing, outcome: JobState | None, *, kept: bool) -> None:
@@ -139,8 +140,14 @@ class Finishing:
             drawing.log.forget()
 
 
-def failure_in_job(error: BaseException) -> Failure:
-    """Why a job failed. A stored picture that is damaged or gone is ours, not the request's."""
+def failure_in_job(error: BaseException, files: Collection[str] = ()) -> Failure:
+    """Why a job failed. A stored picture that is damaged or gone is ours, not the request's; an adapter that cannot be
+    read is the request's. files: names of its adapters."""
     if isinstance(error, ArtifactDamaged | FileNotFoundError):
-        return Failure(code=FailureCode.UNREADABLE_FILE, detail=str(error))
-    return failure_of(error)
+        return Failure(code=FailureCode.UNREADABLE_FILE, detail=without_paths(str(error), error))
+    failure = failure_of(error)
+    cause = error.__cause__ if isinstance(error, RequestFailed) else error
+    place = cause.path.name.removesuffix(".safetensors") if isinstance(cause, CheckpointError) else None
+    if failure.code is FailureCode.UNREADABLE_FILE and place in files:
+        return replace(failure, code=FailureCode.UNUSABLE_ADAPTER)
+    return failure
