@@ -44,8 +44,8 @@ def compare_runs(
     the types, see `usual_tolerance`. modules: patterns of names, such as "unet.mid_block*". names: for the verdict.
     alone: B also draws by itself, which takes another run. Nothing else may draw with the models meanwhile. Of several
     pictures the first is compared. Memory: what all modules of one forward of one row receive and return, within half
-    of what is free. Errors: `InvalidInput` for a tolerance below 0 or not finite, patterns without a module and models of
-    unlike architecture; `OutOfMemory`; what drawing A raises.
+    of what is free. Errors: `InvalidInput` for a tolerance below 0 or not finite, patterns without a module and models
+    of unlike architecture; `OutOfMemory`; what drawing A raises.
 
         found = compare_runs(service, other, GenerationRequest(prompt="red apple", steps=4))
         print(found.verdict())

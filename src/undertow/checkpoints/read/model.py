@@ -46,6 +46,14 @@ class LoadedModel:
     missing_text: tuple[TextKind, ...] = field(default=())
     homes: Mapping[Component, FileHome] = field(default_factory=dict, repr=False)
 
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether the network draws pixels, of a class or of nothing at all: no text, and no autoencoder."""
+        if self.unet is None or self.vae is not None:
+            return False
+        config = self.unet.config
+        return config.context_dim is None and config.in_channels == config.out_channels
+
     def require_unet(self) -> UNet:
         """The U-Net. Errors: `MissingComponent`."""
         if self.unet is None:
@@ -55,6 +63,7 @@ class LoadedModel:
     def require_vae(self) -> AutoencoderKL:
         """The VAE. Errors: `MissingComponent`."""
         if self.vae is None:
+            self._require_latent("there are no latents to decode")
             raise MissingComponent(self.path, "VAE", "load it from another file or folder with `vae=`")
         return self.vae
 
@@ -64,8 +73,15 @@ class LoadedModel:
         Errors: `MissingComponent`, `DamagedWeights`.
         """
         if self.text is None:
+            self._require_latent("there are no words to read or to map")
             missing = " and no ".join(TITLES[kind] for kind in self.missing_text) or "text encoder"
             raise MissingComponent(self.path, missing, "load it from another file or folder with `text=`")
         for selection in self.text.selections:
             self.report.health.require(self.path, max(selection.skip, 1 if clip_skip is None else clip_skip))
         return self.text
+
+    def _require_latent(self, so: str) -> None:
+        """Errors: `MissingComponent` for a pixel model, which nothing that is loaded beside it would help."""
+        if self.is_of_classes:
+            problem = f"text encoder and no VAE: it is a pixel model that draws classes, and {so}"
+            raise MissingComponent(self.path, problem, "undertow sample draws with it, and undertow doctor examines it")
