@@ -42,7 +42,7 @@ class AttentionWatch:
         self._request, self._choice, self._options = request, choice, options
         self._side: GuidanceSide = side
         self._text = model.require_text(request.clip_skip)
-        if side == "unconditional" and request.guidance_scale == 1:
+        if side == "unconditional" and (request.guidance_method, request.guidance_scale) == ("cfg", 1):
             expected = "'conditional' at guidance_scale 1: without guidance the negative prompt is not evaluated"
             raise InvalidInput("side", repr(side), expected, "or another guidance_scale")
         _require_layers(model, request, choice, self_attention=self_attention)

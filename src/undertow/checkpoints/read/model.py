@@ -63,8 +63,8 @@ class LoadedModel:
     def require_vae(self) -> AutoencoderKL:
         """The VAE. Errors: `MissingComponent`."""
         if self.vae is None:
-            self._require_latent("there are no latents to decode")
-            raise MissingComponent(self.path, "VAE", "load it from another file or folder with `vae=`")
+            remedy = self._remedy("it draws no latents", "load it from another file or folder with `vae=`")
+            raise MissingComponent(self.path, "VAE", remedy)
         return self.vae
 
     def require_text(self, clip_skip: int | None = None) -> TextStack:
@@ -73,15 +73,15 @@ class LoadedModel:
         Errors: `MissingComponent`, `DamagedWeights`.
         """
         if self.text is None:
-            self._require_latent("there are no words to read or to map")
             missing = " and no ".join(TITLES[kind] for kind in self.missing_text) or "text encoder"
-            raise MissingComponent(self.path, missing, "load it from another file or folder with `text=`")
+            remedy = self._remedy("it reads no words", "load it from another file or folder with `text=`")
+            raise MissingComponent(self.path, missing, remedy)
         for selection in self.text.selections:
             self.report.health.require(self.path, max(selection.skip, 1 if clip_skip is None else clip_skip))
         return self.text
 
-    def _require_latent(self, so: str) -> None:
-        """Errors: `MissingComponent` for a pixel model, which nothing that is loaded beside it would help."""
+    def _remedy(self, so: str, otherwise: str) -> str:
+        """For a part that is missing: of a pixel model nothing that is loaded beside it helps."""
         if self.is_of_classes:
-            problem = f"text encoder and no VAE: it is a pixel model that draws classes, and {so}"
-            raise MissingComponent(self.path, problem, "undertow sample draws with it, and undertow doctor examines it")
+            return f"it is a pixel model: {so}; undertow sample draws with it, and undertow doctor examines it"
+        return otherwise
