@@ -155,7 +155,7 @@ def _broken_slots(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
 def titles_of(row: Row) -> str:
     """The LoRA that act in a row and their scales, in words; empty where none does."""
     inputs = () if row.adapters is None else row.adapters.inputs
-    scaled = [one for each in inputs if hasattr(one := getattr(each, "scaled", None), "layers")]
+    scaled: list[Any] = [one for each in inputs if (one := getattr(each, "scaled", None)) is not None]
     return " and ".join(f"{one.layers.title} at scale {one.gain:g}" for one in scaled)
 
 
