@@ -21,6 +21,8 @@ def test_a_departure_is_said_written_and_replayed(tmp_path, capsys):
 
 
 def test_without_models_or_with_too_many_it_is_refused(tmp_path, capsys):
+    assert main(["diff", "emoji", "emoji", "--tolerance", "nan"]) == 2
+    assert "--tolerance is nan, expected a finite number from 0" in capsys.readouterr().err
     assert main(["diff", "emoji"]) == 2
     assert "two models, or one and --against diffusers" in capsys.readouterr().err
     assert main(["diff", "emoji", "emoji", "--against", "diffusers"]) == 2

@@ -98,3 +98,9 @@ def test_what_has_no_meaning_is_refused_in_one_sentence(folder, tmp_path, capsys
     assert error.count("\n") == 1
     assert said in error
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_levels_that_no_model_has_are_refused_before_anything_is_loaded(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("undertow.cli.training_options.TrainingOptions.load", None)
+    assert run(*command(folder, tmp_path / "turbo", "--method=lcm", "--original-steps=0")) == 2
+    assert "original_steps = 0: must be 2 or more" in capsys.readouterr().err

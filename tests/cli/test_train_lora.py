@@ -8,6 +8,7 @@ from safetensors import safe_open
 
 from tests.services import copy_pipeline
 from undertow.cli import main
+from undertow.inspection.metrics import training_metrics
 from undertow.training.examples import Examples
 from undertow.training.log import read_records
 
@@ -62,7 +63,11 @@ def test_a_lora_is_trained_and_trained_on(folder, tmp_path, capsys):
     )
     assert {name.split(".")[0] for name in names if "attn2" not in name} == {"lora_unet_conv_in"}
     assert not [name for name in names if name.startswith("lora_te")]
-    assert [record.step for record in read_records(out / "log.jsonl")] == [2]
+    records = read_records(out / "log.jsonl")
+    assert [record.step for record in records] == [2]
+    assert training_metrics(out).quality.loss == records[0].loss
+    assert run("train", "metrics", out) == 0
+    assert capsys.readouterr().out.startswith("step 2, ")
     # The same command has nothing left to do; another format only writes the file again.
     again = (
         *command,

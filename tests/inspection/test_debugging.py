@@ -78,6 +78,9 @@ def test_hooks_record_every_row_and_leave_bits_and_layers_alone(debugged):
 def test_a_pattern_that_matches_nothing_is_refused_at_once(debugged):
     with pytest.raises(InvalidInput, match="mid_block"):
         debugged.enable_layer_hooks("mid_blok")
+    with pytest.raises(InvalidInput, match="patterns is empty"):
+        debugged.enable_layer_hooks([])
+    assert not debugged.engine.probes
 
 
 def test_debug_true_tells_everything_and_changes_no_bit(debugged):

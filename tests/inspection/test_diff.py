@@ -214,3 +214,9 @@ def test_relative_errors():
     assert relative_error(three + torch.tensor([0.0, 0.5]), three) == pytest.approx(0.1)
     assert relative_error(three, torch.zeros(2)) == math.inf
     assert relative_error(torch.tensor([math.nan, 4.0]), three) == math.inf
+
+
+@pytest.mark.parametrize("tolerance", [math.nan, math.inf, -1.0])
+def test_a_tolerance_under_which_every_pair_or_none_would_agree_is_refused(service, other, tolerance):
+    with pytest.raises(InvalidInput, match=r"tolerance is (nan|inf|-1), expected a finite number from 0"):
+        compare_runs(service, other, REQUEST, tolerance=tolerance)

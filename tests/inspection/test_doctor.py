@@ -21,6 +21,7 @@ from undertow.checkpoints.read.class_model import load_class_model
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS
 from undertow.diffusion.schedules import EDMSchedule, NoiseSchedule
 from undertow.embedded import located
+from undertow.errors import MissingComponent
 from undertow.inspection.doctor import memory, slow
 from undertow.inspection.doctor.case import Case
 from undertow.inspection.doctor.catalogue import RULES, rules_named
@@ -388,6 +389,10 @@ def test_class_models_of_pixels_are_examined_too():
     case = Case(model=sick, manager=service.adapters, request=request, host=CALM)
     (finding,) = diagnose(case, ["wrong-prediction-type"]).findings
     assert "predicts v" in finding.cause
+    with pytest.raises(MissingComponent, match="no VAE; it is a pixel model: it draws no latents; undertow sample"):
+        service.profile(request)
+    with pytest.raises(MissingComponent, match="no text encoder; it is a pixel model: it reads no words"):
+        service.visualize_attention("red")
 
 
 def test_a_wrong_scale_of_latents_is_measured(emoji):

@@ -53,6 +53,20 @@ def test_an_adapter_that_overflows_in_many_layers_is_computed_in_float32(both, t
     assert difference(found, expected) < CLOSE
 
 
+def test_an_adapter_that_breaks_a_module_it_does_not_act_in_is_named_with_its_scale(both, tmp_path):
+    """A normalization squares what a LoRA made too large: it holds no LoRA, and is finite without one."""
+    _, whole = both
+    loud = write(tmp_path / "loud.safetensors", kohya(layers_of(whole.unet), rank=4))
+    request = replace(SHORT, steps=1, guidance_scale=1.0, adapters=(Adapter(loud, scale=1e6),))
+    before = {name: one.clone() for name, one in whole.unet.named_parameters()}
+    with pytest.raises(NonFiniteError, match=r"without loud at scale 1e\+06 the prediction is finite") as caught:
+        whole.run(request)
+    assert caught.value.fault is not None
+    assert caught.value.fault.cause == "adapter"
+    whole.adapters.unmerge()
+    assert all(torch.equal(one, before[name]) for name, one in whole.unet.named_parameters())
+
+
 @pytest.mark.parametrize("side", ["input", "output"])
 def test_what_a_probe_puts_there_is_not_called_an_overflow(both, side):
     half, _ = both

@@ -166,6 +166,11 @@ def test_the_negative_prompt_has_maps_of_its_own(service):
         ({"words": ("dog",)}, "words is 'dog'"),
         ({"at_steps": (7,)}, "at_steps is 7"),
         ({"side": "unconditional", "guidance_scale": 1.0, "negative_prompt": "dog"}, "side is 'unconditional'"),
+        (
+            {"words": ("red",), "side": "unconditional", "guidance_scale": 1.0},
+            "side is 'unconditional', expected 'conditional' at guidance_scale 1",
+        ),
+        ({"at_steps": ()}, "at_steps is empty"),
         ({"side": "unconditional"}, "negative_prompt is without a word"),
         ({"layers": ("down_blok*",)}, "layers is"),
         ({"step": 3}, "step is 3"),

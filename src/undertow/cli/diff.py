@@ -113,6 +113,10 @@ def diff(
         return
     if a is None or (b is None) == (against is None):
         raise InvalidInput("B", repr(b), "two models, or one and --against diffusers", "undertow diff A B")
+    if tolerance is not None:
+        from undertow.inspection.departure import require_tolerance
+
+        require_tolerance(tolerance, "--tolerance")
     sides = (
         Side(source=a, loading=how_a, backend=backend_a, adapters=parse_loras(loras_a, {})),
         Side(source=b or a, loading=how_b, backend=backend_b, adapters=parse_loras(loras_b, {}), against=against),

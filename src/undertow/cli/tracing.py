@@ -17,8 +17,6 @@ def require_trace(path: Path) -> None:
     require_file(path, "--trace")
     if path.exists():
         raise InvalidInput("--trace", str(path), "a file that is not there yet", "choose another name, or remove it")
-    if not path.parent.is_dir():
-        raise InvalidInput("--trace", str(path), "a file in a folder that is there", f"make {path.parent}")
 
 
 @contextmanager
@@ -28,6 +26,7 @@ def tracing(service: "UNetService", path: Path | None) -> Generator[None]:
         yield
         return
     recorder = service.enable_layer_hooks()
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         recorder.told = lambda record: print(record.to_json(), file=file)
         try:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from undertow.errors import InvalidInput
-from undertow.training.log import read_records
+from undertow.training.log import find_log, read_records
 
 
 class Format(StrEnum):
@@ -28,9 +28,9 @@ def train_metrics(
     ] = Format.text,
 ) -> None:
     """Show the newest loss, gradient norm and speed of a training run, as its log has them."""
-    records = read_records(run / "training" / "log.jsonl")
+    records = read_records(find_log(run))
     if not records:
-        raise InvalidInput("RUN", str(run), "the folder of a training run with a record in training/log.jsonl")
+        raise InvalidInput("RUN", str(run), "the folder of a training run with a record in its log")
     if as_format is Format.text:
         last = records[-1]
         lowest = min(records, key=lambda one: one.loss)

@@ -14,6 +14,10 @@ GuidanceSide = Literal["conditional", "unconditional"]
 """Of the rows with the prompt, or with the negative prompt."""
 
 
+_ARGUMENTS = {"steps": "at_steps"}
+"""What a field is called where pictures are drawn, whose steps are another argument."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AttentionChoice:
     """layers: patterns of names of attention layers, with * and ?, such as "up_blocks.*" or "mid_block"; what a pattern
@@ -29,10 +33,10 @@ class AttentionChoice:
         for name in ("layers", "cells", "heads", "steps"):
             value = getattr(self, name)
             if value is not None and not value:
-                raise InvalidInput(name, "none", "at least one, or None for all")
+                raise InvalidInput(_ARGUMENTS.get(name, name), "empty", "at least one, or None for all")
         for name in ("heads", "steps"):
             if any(one < 0 for one in getattr(self, name) or ()):
-                raise InvalidInput(name, getattr(self, name), "counted from 0")
+                raise InvalidInput(_ARGUMENTS.get(name, name), getattr(self, name), "counted from 0")
 
     @classmethod
     def of(

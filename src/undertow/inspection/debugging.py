@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.probing import ForwardProbe
 from undertow.engine.result import GenerationResult
+from undertow.errors import InvalidInput
 from undertow.inspection.marks import marked, next_mark
 from undertow.inspection.probe import Side
 from undertow.inspection.recorder import SIDES, Recorder
@@ -39,6 +40,8 @@ class Debugger:
         self, model: LoadedModel, patterns: tuple[str, ...], sides: tuple[Side, ...] = SIDES, every: int = 1
     ) -> Recorder:
         """Errors: `InvalidInput` for a pattern that matches no module, and for an `every` below 1."""
+        if not patterns:
+            raise InvalidInput("patterns", "empty", "at least one name of a module", "'*' is all of them")
         require_names(model, patterns)
         recorder = Recorder(patterns=patterns, sides=sides, every=every)
         self._recorders.append(recorder)

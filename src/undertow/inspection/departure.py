@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from undertow.errors import InvalidInput
 from undertow.inspection.departure_tape import OwnError
 from undertow.lookup import counted
 
@@ -32,6 +33,12 @@ def usual_tolerance(dtypes: Sequence[torch.dtype], *, same_way: bool) -> float:
     if same_way:
         return SAME_WAY * epsilon
     return epsilon * (HALF if epsilon > torch.finfo(torch.float32).eps else OTHER_WAY)
+
+
+def require_tolerance(tolerance: float | None, argument: str = "tolerance") -> None:
+    """Errors: `InvalidInput` for one that is negative or not finite, under which every pair or none would agree."""
+    if tolerance is not None and not 0 <= tolerance < math.inf:
+        raise InvalidInput(argument, f"{tolerance:g}", "a finite number from 0", "without it the types decide")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from undertow.adapters.adapter import Adapter
 from undertow.doors import checked, nearest
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
-from undertow.inspection.departure import PICTURE, Comparison, Place, usual_tolerance
+from undertow.inspection.departure import PICTURE, Comparison, Place, require_tolerance, usual_tolerance
 from undertow.inspection.departure_findings import Caught, Findings
 from undertow.inspection.departure_pair import Pair, is_compiled
 from undertow.inspection.departure_runs import Drawing, described, text_prefix
@@ -44,8 +44,8 @@ def compare_runs(
     the types, see `usual_tolerance`. modules: patterns of names, such as "unet.mid_block*". names: for the verdict.
     alone: B also draws by itself, which takes another run. Nothing else may draw with the models meanwhile. Of several
     pictures the first is compared. Memory: what all modules of one forward of one row receive and return, within half
-    of what is free. Errors: `InvalidInput` for patterns without a module and for models of unlike architecture;
-    `OutOfMemory`; what drawing A raises.
+    of what is free. Errors: `InvalidInput` for a tolerance below 0 or not finite, patterns without a module and models
+    of unlike architecture; `OutOfMemory`; what drawing A raises.
 
         found = compare_runs(service, other, GenerationRequest(prompt="red apple", steps=4))
         print(found.verdict())
@@ -68,6 +68,7 @@ def compare(
     alone: bool = True,
 ) -> tuple[Comparison, Caught | None]:
     """`compare_runs`, with the tensors of the first departure."""
+    require_tolerance(tolerance)
     request = replace(request, count=1)
     network = b.network if isinstance(b, DiffusersTree) else b.model.require_unet()
     for pattern in modules:

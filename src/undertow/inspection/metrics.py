@@ -3,7 +3,6 @@ that Prometheus reads."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from json import JSONDecodeError, loads
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from undertow.extras import optional_package
 from undertow.inspection.impact import measure_impact, measure_overhead
 from undertow.inspection.noisy_picture import NoisyPicture
 from undertow.inspection.profile import Profile, Profiler
+from undertow.training.log import find_log, read_records
 from undertow.unet.conditioning import Conditioning
 
 SHARES = (0.8, 0.5, 0.2)
@@ -179,20 +179,16 @@ def measure_metrics(engine: Engine, request: GenerationRequest) -> Metrics:
 
 
 def training_metrics(run: str | Path) -> Metrics:
-    """Of the newest record in a training run's log, RUN/training/log.jsonl. Errors: `InvalidInput` without one."""
-    log = Path(run) / "training" / "log.jsonl"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    for line in reversed(lines):
-        try:
-            record = loads(line)
-            return Metrics(
-                model=Path(run).name,
-                performance=PerformanceMetrics(pictures_per_s=float(record["images_per_second"])),
-                quality=QualityMetrics(loss=float(record["loss"]), gradient_norm=float(record["gradient_norm"])),
-            )
-        except (JSONDecodeError, KeyError, TypeError, ValueError):
-            continue  # being written when the run was killed
-    raise InvalidInput("run", str(run), "the folder of a training run with a record in its log")
+    """Of the newest record in the log of a training run, of any kind. Errors: `InvalidInput` without one."""
+    records = read_records(find_log(Path(run)))
+    if not records:
+        raise InvalidInput("RUN", str(run), "the folder of a training run with a record in its log")
+    last = records[-1]
+    return Metrics(
+        model=Path(run).name,
+        performance=PerformanceMetrics(pictures_per_s=last.images_per_second),
+        quality=QualityMetrics(loss=last.loss, gradient_norm=last.gradient_norm),
+    )
 
 
 def _layer_bytes(found: Profile) -> dict[str, int]:

@@ -152,10 +152,15 @@ def _broken_slots(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str,
     return next((name for name in ("down", "up") if not is_finite(getattr(slots, name)[indices])), "")
 
 
-def _titles(row: Row) -> str:
+def titles_of(row: Row) -> str:
+    """The LoRA that act in a row and their scales, in words; empty where none does."""
     inputs = () if row.adapters is None else row.adapters.inputs
-    titles = [title for one in inputs if (title := getattr(getattr(one, "scaled", None), "layers", None)) is not None]
-    return " and ".join(one.title for one in titles) or "an adapter"
+    scaled: list[Any] = [one for each in inputs if (one := getattr(each, "scaled", None)) is not None]
+    return " and ".join(f"{one.layers.title} at scale {one.gain:g}" for one in scaled)
+
+
+def _titles(row: Row) -> str:
+    return titles_of(row) or "an adapter"
 
 
 def _name(row: Row) -> str:

@@ -11,9 +11,9 @@ next, so a row's numbers depend on the row alone, as its log of outcomes relies 
 
 import math
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,9 +25,10 @@ from undertow.engine.fault import WHOLE, Cause, Fault, Mitigation, Rescued
 from undertow.engine.probing import ForwardProbe, named_networks
 from undertow.engine.rows import Outcome, Row
 from undertow.errors import InvalidInput
-from undertow.inspection.numerics import bad_input, cause_of, changed, is_finite_record
+from undertow.inspection.numerics import bad_input, cause_of, changed, is_finite_record, titles_of
 from undertow.inspection.records import is_finite
 from undertow.inspection.sites import joined
+from undertow.inspection.without_adapters import is_finite_without
 from undertow.nn.adaptable import Conv2d, Linear
 from undertow.nn.attention import AttentionProjections
 from undertow.unet.blocks import Stage
@@ -59,8 +60,18 @@ class Rescuer:
             replay = Replay(row=row, how=how, hidden=hidden, adapters=self.adapters, everything=True)
             outcome = _evaluated(again, replay)
         if how == "fail" or outcome is None:
-            return Rescued(fault=fault)
+            return Rescued(fault=self._blamed(row, fault, again))
         return Rescued(fault=fault, outcome=outcome, upcast=replay.upcast, clamped=replay.clamped)
+
+    def _blamed(self, row: Row, fault: Fault, again: Callable[[ForwardProbe], Outcome]) -> Fault:
+        """The fault, with the row's adapters as its cause where its numbers are finite without them: the module that
+        could not hold them need not be one that they act in."""
+        titles = titles_of(row)
+        if not titles or fault.cause not in ("arithmetic", "overflow", "scores"):
+            return fault
+        if not is_finite_without(again, pristine_of(row, self.adapters)):
+            return fault
+        return replace(fault, cause="adapter", detail=f"{fault.detail}; without {titles} the prediction is finite")
 
 
 def _evaluated(again: Callable[[ForwardProbe], Outcome], replay: "Replay") -> Outcome | None:
@@ -240,11 +251,9 @@ class Replay:
         """The same without adapters; `None` where none act in the module."""
 
         def plain() -> Tensor | None:
-            from undertow.adapters.lora.kind import LoraKind  # noqa: PLC0415  only where something is wrong
-
             if self._row.adapters is None or self._adapters is None or isinstance(call.module, (Stage, Encoder)):
                 return None
-            pristine = self._adapters.kind(LoraKind).merged.pristine if self._row.merged else {}
+            pristine = pristine_of(self._row, self._adapters)
             start = f"{call.name}."
             own = {name.removeprefix(start): one for name, one in pristine.items() if name.startswith(start)}
             return self._computed(call, own, without_slots=True)
@@ -262,6 +271,13 @@ class Replay:
             return functional_call(module, wide, args, kwargs)
         finally:
             self._computing = False
+
+
+def pristine_of(row: Row, adapters: AdapterManager | None) -> Mapping[str, Tensor]:
+    """By name, the weights of the U-Net that the row's LoRA are merged into, as they were before."""
+    from undertow.adapters.lora.kind import LoraKind  # noqa: PLC0415  only where something is wrong
+
+    return adapters.kind(LoraKind).merged.pristine if row.merged and adapters is not None else {}
 
 
 def _takes_whole(module: nn.Module) -> bool:

@@ -42,6 +42,9 @@ class AttentionWatch:
         self._request, self._choice, self._options = request, choice, options
         self._side: GuidanceSide = side
         self._text = model.require_text(request.clip_skip)
+        if side == "unconditional" and (request.guidance_method, request.guidance_scale) == ("cfg", 1):
+            expected = "'conditional' at guidance_scale 1: without guidance the negative prompt is not evaluated"
+            raise InvalidInput("side", repr(side), expected, "or another guidance_scale")
         _require_layers(model, request, choice, self_attention=self_attention)
         argument = "prompt" if side == "conditional" else "negative_prompt"
         require_words(options, self._readings(), self._text, argument)

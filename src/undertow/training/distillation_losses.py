@@ -53,6 +53,8 @@ class LatentConsistency:
 
     def __post_init__(self):
         require_guidance(self.guidance)
+        if self.original_steps < 2:  # how many a model has at most, `DistilledLevels` knows
+            raise ConfigError("original_steps", self.original_steps, "must be 2 or more")
 
 
 @dataclass(frozen=True, kw_only=True)

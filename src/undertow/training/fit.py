@@ -23,7 +23,7 @@ from undertow.state_dicts import compare_shapes, shapes_of
 from undertow.training.devices import ALONE, Devices
 from undertow.training.ema import ExponentialMovingAverage
 from undertow.training.figures import save_loss_plot
-from undertow.training.log import StepRecord, append_record, read_records
+from undertow.training.log import LOG, StepRecord, append_record, read_records
 from undertow.training.meter import Meter
 from undertow.training.optimizer import adamw, learning_rate_schedule
 from undertow.training.precision import autocast
@@ -34,7 +34,7 @@ from undertow.training.training_state import SavedState, load_state, save_state,
 
 Batch = TypeVar("Batch")
 
-LOG, CHECKPOINTS, LOSS_PLOT = "log.jsonl", "checkpoints", "loss.png"
+CHECKPOINTS, LOSS_PLOT = "checkpoints", "loss.png"
 
 
 @dataclass(frozen=True, kw_only=True)

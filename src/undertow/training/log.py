@@ -1,9 +1,16 @@
-"""The log of a run: one JSON object a line, in `RUN/training/log.jsonl`."""
+"""The log of a run: one JSON object a line, see `find_log` for where."""
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from undertow.errors import InvalidInput
+
+LOG = "log.jsonl"
+
+TRAINING = "training"
+"""Folder beside a pixel model, in its run's folder, of what its training keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,3 +49,12 @@ def read_records(path: Path) -> Sequence[StepRecord]:
                 continue
             records[record.step] = record
     return [records[step] for step in sorted(records)]
+
+
+def find_log(run: Path) -> Path:
+    """Where a run keeps its log: of pixel models beside the model, in `RUN/training`; of LoRA, ControlNets, image
+    prompts and distillation in RUN itself. Errors: `InvalidInput` for a folder without one."""
+    for log in (run / TRAINING / LOG, run / LOG):
+        if log.is_file():
+            return log
+    raise InvalidInput("RUN", str(run), f"the folder of a training run, with {TRAINING}/{LOG} or {LOG} in it")

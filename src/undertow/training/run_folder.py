@@ -19,6 +19,7 @@ from undertow.checkpoints.identify.pipeline_folder import SCHEDULER
 from undertow.checkpoints.read.class_model import CLASSES
 from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.diffusion.scheduler_config import SchedulerConfig
+from undertow.training.log import LOG, TRAINING
 from undertow.unet.unet import UNet
 
 MODEL_INDEX = "model_index.json"
@@ -35,7 +36,7 @@ class RunFolder:
 
     @property
     def training(self) -> Path:
-        return self.root / "training"
+        return self.root / TRAINING
 
     @property
     def config(self) -> Path:
@@ -47,7 +48,7 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        return self.training / "log.jsonl"
+        return self.training / LOG
 
     def samples(self, step: int) -> Path:
         """The sample grid of a step."""

@@ -251,7 +251,7 @@ OF_THE_RUN = (
     case("--debug", "nan", run__debug=Debug(nan=True)),
     case("--debug", "timing,shapes", run__debug=Debug(timing=True, shapes=True)),
     case("--debug", "all", run__debug=Debug.parse(True)),
-    case("--trace", "layers.jsonl", files=["layers.jsonl", "out/44.png"]),
+    case("--trace", "new/layers.jsonl", files=["new/layers.jsonl", "out/44.png"]),
     case("--trace", "photo.png", refused="a file that is not there yet"),
     case("--preview", "now.png", files=["now.png", "out/44.png"]),
     case("--report", "page.html", files=["out/44.png", "page.html"]),

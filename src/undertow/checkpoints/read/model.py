@@ -46,6 +46,14 @@ class LoadedModel:
     missing_text: tuple[TextKind, ...] = field(default=())
     homes: Mapping[Component, FileHome] = field(default_factory=dict, repr=False)
 
+    @property
+    def is_of_classes(self) -> bool:
+        """Whether the network draws pixels, of a class or of nothing at all: no text, and no autoencoder."""
+        if self.unet is None or self.vae is not None:
+            return False
+        config = self.unet.config
+        return config.context_dim is None and config.in_channels == config.out_channels
+
     def require_unet(self) -> UNet:
         """The U-Net. Errors: `MissingComponent`."""
         if self.unet is None:
@@ -55,7 +63,8 @@ class LoadedModel:
     def require_vae(self) -> AutoencoderKL:
         """The VAE. Errors: `MissingComponent`."""
         if self.vae is None:
-            raise MissingComponent(self.path, "VAE", "load it from another file or folder with `vae=`")
+            remedy = self._remedy("it draws no latents", "load it from another file or folder with `vae=`")
+            raise MissingComponent(self.path, "VAE", remedy)
         return self.vae
 
     def require_text(self, clip_skip: int | None = None) -> TextStack:
@@ -65,7 +74,14 @@ class LoadedModel:
         """
         if self.text is None:
             missing = " and no ".join(TITLES[kind] for kind in self.missing_text) or "text encoder"
-            raise MissingComponent(self.path, missing, "load it from another file or folder with `text=`")
+            remedy = self._remedy("it reads no words", "load it from another file or folder with `text=`")
+            raise MissingComponent(self.path, missing, remedy)
         for selection in self.text.selections:
             self.report.health.require(self.path, max(selection.skip, 1 if clip_skip is None else clip_skip))
         return self.text
+
+    def _remedy(self, so: str, otherwise: str) -> str:
+        """For a part that is missing: of a pixel model nothing that is loaded beside it helps."""
+        if self.is_of_classes:
+            return f"it is a pixel model: {so}; undertow sample draws with it, and undertow doctor examines it"
+        return otherwise

@@ -65,8 +65,7 @@ class Case:
     @property
     def in_pixels(self) -> bool:
         """Whether the network draws pixels, of a class or of nothing at all: no text, and no autoencoder."""
-        config = self.unet.config
-        return self.model.vae is None and config.context_dim is None and config.in_channels == config.out_channels
+        return self.model.is_of_classes
 
     @property
     def factor(self) -> int:
