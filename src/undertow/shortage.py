@@ -19,7 +19,8 @@ process is limited (`ulimit -v`), in which nothing kills the process."""
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of the processor or of an accelerator. By names and words, so that this module needs no
     torch: `torch.OutOfMemoryError`, `MemoryError` and NumPy's, and plain `RuntimeError`s of PyTorch's CPU allocator
-    (Linux, Windows), of cuBLAS and cuDNN, of MPS, and of sizes that no address counts. A oneDNN that cannot create or execute a primitive ran out where the
+    (Linux, Windows), of cuBLAS and cuDNN, of MPS, and of sizes that no address counts. A oneDNN that cannot create or
+    execute a primitive ran out where the
     address space is limited."""
     said = str(error)
     if "Memory" in type(error).__name__ or any(words in said for words in WORDS):
