@@ -50,9 +50,8 @@ def plan_model(
     regions: int = 0,
 ) -> MemoryPlan:
     """branches: rows of each picture. slots: for LoRA; `None` merges them. rows: the most of a forward.
-    shared_rows: as in `Work`.    fixed_graphs: as in `memory.plan`. regions: that see prompts of their own by
-    attention. Errors: those of
-    `UNetService.plan`."""
+    shared_rows: as in `Work`. fixed_graphs: as in `memory.plan`. regions: that see prompts of their own by
+    attention. Errors: those of `UNetService.plan`."""
     unet = model.require_unet()
     text: list[tuple[TextKind, ClipTextConfig]] = []
     if model.text is not None:
