@@ -1,6 +1,7 @@
 """Running out of memory, recognized in the errors of those who ran out. Imports nothing but the standard library."""
 
 import re
+from contextlib import suppress
 
 WORDS = (
     *("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory", "std::bad_alloc"),
@@ -10,11 +11,31 @@ WORDS = (
 """What PyTorch's allocators and libraries say when there is no more."""
 
 
+LIMITED_WORDS = ("could not create a primitive", "could not execute a primitive")
+"""What oneDNN says when it cannot have memory, and for other reasons too: they count where the address space of the
+process is limited (`ulimit -v`), in which nothing kills the process."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, of the processor or of an accelerator. By names and words, so that this module needs no
     torch: `torch.OutOfMemoryError`, `MemoryError` and NumPy's, and plain `RuntimeError`s of PyTorch's CPU allocator
-    (Linux, Windows), of cuBLAS and cuDNN, of MPS, and of sizes that no address counts."""
-    return "Memory" in type(error).__name__ or any(words in str(error) for words in WORDS)
+    (Linux, Windows), of cuBLAS and cuDNN, of MPS, and of sizes that no address counts. A oneDNN that cannot create or
+    execute a primitive ran out where the
+    address space is limited."""
+    said = str(error)
+    if "Memory" in type(error).__name__ or any(words in said for words in WORDS):
+        return True
+    return any(words in said for words in LIMITED_WORDS) and address_limit() is not None
+
+
+def address_limit() -> int | None:
+    """Bytes that the process may address (`ulimit -v`); `None` without a limit, and on Windows."""
+    with suppress(ImportError):
+        import resource  # noqa: PLC0415  POSIX alone has it
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        return None if limit == resource.RLIM_INFINITY else limit
+    return None
 
 
 def asked_memory(error: BaseException | None) -> str:

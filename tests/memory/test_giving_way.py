@@ -214,8 +214,10 @@ def test_a_plan_is_what_is_done_from_the_beginning():
 
 
 def test_a_budget_is_a_number_of_bytes():
-    with pytest.raises(InvalidInput, match="budget_bytes is 0, expected at least 1"):
+    with pytest.raises(InvalidInput, match="budget_bytes is 0, expected a number of bytes, at least 1"):
         RunOptions(budget_bytes=0)
+    with pytest.raises(InvalidInput, match="budget_bytes is True"):
+        RunOptions(budget_bytes=True)
 
 
 @pytest.mark.parametrize("reached", ["model", "networks"])

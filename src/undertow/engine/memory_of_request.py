@@ -85,27 +85,37 @@ class MemoryOfRequest:
         if economy != Economy():
             self._take(StepDown(unit=0, reason="to keep to the budget", economy=economy))
 
-    def _plan(self, budget_bytes: int | None) -> tuple[MemoryPlan, int]:
-        """What the request would take, and the rows of a forward without a budget."""
+    def _plan(self, budget_bytes: int | None, forward_rows: int = 0) -> tuple[MemoryPlan, int]:
+        """What the request would take, and the rows of a forward without a budget. forward_rows: of the largest forward
+        that it was part of."""
         model, request = self._model, self._request
         unet, factor = model.require_unet(), model.require_vae().config.factor
         size = largest_size(request, unet.config.sample_size, factor)
         rows = self._limits.rows_over(max(1, size[0] * size[1] // factor**2), unet.device.type)
+        branches = rows_of_picture(request, unet.config)
         found = plan_model(
             model,
             size=size,
             batch=request.count,
             steps=request.steps,
-            branches=rows_of_picture(request, unet.config),
+            branches=branches,
             adapters=request.all_adapters,
             bundled=self._manager.bundled,
             slots=self._manager.slots,
             budget_bytes=budget_bytes,
             rows=rows,
+            shared_rows=self._shared_rows(forward_rows, rows, request.count * branches),
             regions=len(request.regions) if request.regions_by == "attention" else 0,
             fixed_graphs=self._runner.capabilities.fixed_shapes,
         )
         return found, rows
+
+    def _shared_rows(self, forward_rows: int, most: int, own: int) -> int:
+        """What a forward computes at least: all rows that may share one where others did, and padding."""
+        padded = self._limits.padded_to or 0
+        if not forward_rows:
+            return 0
+        return max(padded, most if forward_rows > own else 0)
 
     def using(self, network: object) -> AbstractContextManager[None]:
         """Has a network in memory inside."""
@@ -150,11 +160,13 @@ class MemoryOfRequest:
             decoded_with_less(self.economy, whole, least, possible), f"decoding ran out of memory ({said})"
         )
 
-    def report(self) -> MemoryReport:
+    def report(self, forward_rows: int) -> MemoryReport:
+        """forward_rows: of the largest forward that the request was part of."""
         options, tracker = self._options, self.keeper.tracker
-        if self._forecast_bytes is None:
-            with suppress(UndertowError):  # what cannot be forecast is not worth an error
-                self._forecast_bytes = self._plan(None)[0].process_bytes + self.keeper.besides_bytes
+        with suppress(UndertowError):  # what cannot be forecast is not worth an error
+            whole = self._plan(None, forward_rows)[0].process_bytes + self.keeper.besides_bytes
+            within = whole if options.budget_bytes is None else min(whole, options.budget_bytes)
+            self._forecast_bytes = max(within, self._forecast_bytes or 0)
         return MemoryReport(
             peaks=dict(self._peaks),
             forecast_bytes=self._forecast_bytes,

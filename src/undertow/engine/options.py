@@ -44,7 +44,7 @@ class RunOptions:
     drawn: Drawn = undrawn
 
     def __post_init__(self) -> None:
-        if self.budget_bytes is not None and self.budget_bytes < 1:
-            raise InvalidInput("budget_bytes", self.budget_bytes, "at least 1")
+        if isinstance(self.budget_bytes, bool) or (self.budget_bytes is not None and self.budget_bytes < 1):
+            raise InvalidInput("budget_bytes", self.budget_bytes, "a number of bytes, at least 1")
         if self.non_finite not in get_args(NonFinite):
             raise InvalidInput("non_finite", repr(self.non_finite), " or ".join(map(repr, get_args(NonFinite))))

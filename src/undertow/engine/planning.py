@@ -45,12 +45,13 @@ def plan_model(
     slots: int | None,
     budget_bytes: int | None,
     rows: int | None = None,
+    shared_rows: int = 0,
     fixed_graphs: bool = False,
     regions: int = 0,
 ) -> MemoryPlan:
     """branches: rows of each picture. slots: for LoRA; `None` merges them. rows: the most of a forward.
-    fixed_graphs: as in `memory.plan`. regions: that see prompts of their own by attention. Errors: those of
-    `UNetService.plan`."""
+    shared_rows: as in `Work`. fixed_graphs: as in `memory.plan`. regions: that see prompts of their own by
+    attention. Errors: those of `UNetService.plan`."""
     unet = model.require_unet()
     text: list[tuple[TextKind, ClipTextConfig]] = []
     if model.text is not None:
@@ -65,6 +66,7 @@ def plan_model(
         pictures=batch,
         branches=branches,
         rows=rows,
+        shared_rows=shared_rows,
         regions=regions,
         tokens=CHUNK_TOKENS * (1 + regions),
         steps=steps,

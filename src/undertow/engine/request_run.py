@@ -323,7 +323,7 @@ class RequestRun:
 
     def _report(self) -> Report:
         encoded, model = self._encoded, self.model
-        memory = self.memory.report()
+        memory = self.memory.report(self.rows)
         decided = () if encoded is None else (*encoded.decisions, *self._decoder.notes)
         return Report(
             request=self.request,

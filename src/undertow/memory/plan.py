@@ -82,7 +82,7 @@ def plan(
     Where even all measures do not suffice, `fits` is false, and the plan has all that help.
     Errors: `InvalidInput` for a budget that is none; `ConfigError` for a size that the model cannot have.
     """
-    if budget_bytes is not None and budget_bytes < 1:
+    if isinstance(budget_bytes, bool) or (budget_bytes is not None and budget_bytes < 1):
         raise InvalidInput("budget_bytes", budget_bytes, "at least 1", "or None, for a plan without a budget")
     return _Planning(subject, work, table, machine, fixed_graphs=fixed_graphs).plan(budget_bytes)
 

@@ -11,7 +11,9 @@ from undertow.shortage import size_in_words
 class MemoryReport:
     """peaks: the most memory while each kind of work was done ("text", "denoise", "decode"), in bytes: resident memory
     of the process, or what PyTorch reserved on a CUDA device, everything else in it included; empty where nobody tells.
-    forecast_bytes: what was expected of the whole process; `None` where nobody can tell. budget_bytes: what was asked
+    forecast_bytes: what was expected of the whole process, with as many
+    rows in a forward as the limits allow where other requests shared one, and with padding; `None` where nobody can
+    tell. budget_bytes: what was asked
     for. tensors_bytes: the most that weights and activations took together; counted under a budget only. economy: what
     was done at the end to need less; course: from when on. Two requests with equal courses have pictures of equal
     bytes. evictions: how often a network left memory while the request was worked on."""

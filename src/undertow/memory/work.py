@@ -132,7 +132,7 @@ AT_LEAST_ONE = (
 )
 AT_LEAST_NONE = (
     *("image_tokens", "image_prompt_bytes", "adapter_bytes"),
-    *("regions", "loras", "controlnets", "t2i_adapters"),
+    *("regions", "shared_rows", "loras", "controlnets", "t2i_adapters"),
 )
 """Fields of `Work`."""
 
@@ -143,7 +143,8 @@ class Work:
     """What is to be computed.
 
     size: height and width in pixels. pictures: of the request. branches: rows of each picture in one forward (2 with
-    guidance). rows: most rows of one forward; `None`: all. tokens: of the text, 77 for each chunk. image_tokens: of
+    guidance). rows: most rows of one forward; `None`: all. shared_rows: that one forward computes at least, with those
+    of other requests and of padding. tokens: of the text, 77 for each chunk. image_tokens: of
     reference pictures (IP-Adapter). references: how many of these `image_encoder` sees at once. image_dtype: its type;
     `None` is float32, since files are in float16, which CPUs do not compute. image_prompt_bytes: of the networks of
     IP-Adapters. adapter_bytes: of files of LoRA, and of T2I-Adapters. regions: parts of the picture that see prompts of
@@ -162,6 +163,7 @@ class Work:
     pictures: int = 1
     branches: int = 2
     rows: int | None = None
+    shared_rows: int = 0
     tokens: int = 77
     image_tokens: int = 0
     references: int = 1
@@ -216,7 +218,7 @@ class Work:
     @property
     def batch(self) -> int:
         """Rows of one forward of the U-Net."""
-        wanted = self.pictures * self.branches
+        wanted = max(self.pictures * self.branches, self.shared_rows)
         return wanted if self.rows is None else min(self.rows, wanted)
 
     def cells(self, subject: Subject) -> tuple[int, int]:
