@@ -162,8 +162,7 @@ def _process() -> Iterator[str]:
     yield (
         "What the kernel kills for is the memory of the process. It is forecast as weights and activations plus "
         f"{PROCESS_BYTES >> 20} MiB for the interpreter, PyTorch's libraries, and what kernels and the allocator keep. "
-        "That part is between 330 and 430 MiB, so that small models are forecast up to 31 % too high (emoji: 503 MB "
-        "for 385).\n"
+        "That part is between 330 and 430 MiB, so that small models are forecast up to a third too high.\n"
     )
     if found is None:
         return

@@ -9,7 +9,7 @@ from undertow.memory.families import family
 from undertow.memory.machine import this_machine
 from undertow.memory.plan import plan
 from undertow.memory.seconds import SecondsTable
-from undertow.memory.weights import image_prompt_weights
+from undertow.memory.weights import image_prompt_weights, unet_weights
 from undertow.memory.work import VIT_H, Work
 
 FREE = 10**12
@@ -56,7 +56,7 @@ COMMANDS = (
             case("--steps", "7", work__steps=7),
             case("--no-guidance", work__branches=1),
             case("--no-guidance", "--guidance", "--steps", "7", work__steps=7),
-            case("--lora", "2", work__loras=2),
+            case("--lora", "2", work__loras=2, work__changes_all=True, work__adapter_bytes=unet_weights(UNET)),
             case("--adapter-slots", "3", work__merged=False, work__lora_slots=3),
             case("--controlnet", "1", work__controlnets=1),
             case(
