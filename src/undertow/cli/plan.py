@@ -132,7 +132,7 @@ def plan(
 
 
 def _learned(named: "NamedModel", loras: int) -> dict[str, Any]:
-    """What LoRA add to the work whose files nobody has shown: they may change every layer, the convolutions too, and are
+    """What LoRA add to the work whose files nobody has shown: they may change every layer, convolutions too, and are
     taken to be an eighth of the U-Net in float32 each."""
     from undertow.memory.weights import unet_weights
 
