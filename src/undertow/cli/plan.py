@@ -107,7 +107,7 @@ def plan(
         steps=steps,
         branches=2 if guidance else 1,
         loras=lora,
-        **_learned(named, lora),
+        **(_learned(named, lora) if adapter_slots is None else {}),
         merged=adapter_slots is None,
         lora_slots=adapter_slots or SLOTS,
         controlnets=controlnet,
@@ -132,8 +132,8 @@ def plan(
 
 
 def _learned(named: "NamedModel", loras: int) -> dict[str, Any]:
-    """What LoRA add to the work whose files nobody has shown: they may change every layer, convolutions too, and are
-    taken to be an eighth of the U-Net in float32 each."""
+    """What merged LoRA add to the work whose files nobody has shown: they may change every layer, convolutions
+    too, and are taken to be an eighth of the U-Net in float32 each. In slots they have a rank that is known."""
     from undertow.memory.weights import unet_weights
 
     unet = named.subject.unet
