@@ -6,8 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.lib.simulated_service import entry_for
-from undertow.serving.jobs import JobWork
+from undertow.serving.clock.costs import Costs
+from undertow.serving.clock.finish_times import Device, finish_times
+from undertow.serving.jobs import JobState, JobWork
 from undertow.serving.schedule import CREDIT, PRIORITY_S, FairState, Room, Running, pick
+from undertow.serving.worker.timing import running
 
 WORK = JobWork(cells=256, rows=2, steps=10)
 
@@ -132,6 +135,33 @@ def test_a_job_joins_only_where_none_that_runs_is_late_because_of_it():
         step_s=lambda entry, rows, _: 1.0,
     )
     assert pick([job("x", mode="reproducible", rows=4)], FairState(), free) == ["x"]
+
+
+def test_a_long_job_is_not_given_up_because_of_short_ones_that_are_nearly_done():
+    """Ten steps of six rows would take 60 s. The short job leaves after one, so that the long one takes 6 + 9 * 2 s, as
+    it was promised; another one of four rows, for all of its steps, makes it late."""
+    long = Running(entry=job("long"), left=10, promised_at=24.0)
+    short = Running(entry=job("short", work=replace(WORK, rows=4)), left=1)
+    room = Room(running=[long, short], most_rows=lambda entry: 16, step_s=lambda entry, rows, _: float(rows))
+    assert pick([job("x", work=replace(WORK, rows=4))], FairState(), room) == []
+
+
+def test_a_job_is_held_to_what_was_promised_and_not_to_what_is_said_now():
+    room = Room(most_rows=lambda entry: 16, step_s=lambda entry, rows, _: float(rows))
+    first = job("first", promised_at=20.0, finish_at=1000.0)
+    assert pick([first, job("x", at=1.0)], FairState(), room) == ["first"]
+    assert running(first, step=4, steps=10) == Running(entry=first, left=6.0, promised_at=20.0)
+    now_running = replace(first, state=JobState.RUNNING)
+    device = Device(costs={"m": costs_by_row(1.0)}, models={"m"})
+    found = finish_times([now_running, job("x", at=1.0)], {"w": device}, 0.0)
+    assert found["first"] == 20.0, "nobody has joined"
+
+
+def costs_by_row(seconds: float) -> Costs:
+    costs = Costs(rows={256: 16})
+    for rows in (2, 16):
+        costs.learn("denoise", seconds=seconds * rows, cells=256, rows=rows)
+    return costs
 
 
 def test_the_state_goes_through_json():
