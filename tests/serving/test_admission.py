@@ -81,6 +81,8 @@ def test_what_is_left_open_is_decided(door):
     assert (new.spec.model, new.spec.mode, new.spec.rows) == ("emoji", "reproducible", 4)
     assert new.spec.files == {"": door.catalog.model("emoji").hash}
     assert (new.work.cells, new.work.rows, new.work.steps, new.cost) == (256, 2, 8, 16.0)
+    styled = door.admit({"prompt": "a", "count": 3, "adapters": ["mosaic"]}, "k")
+    assert (new.work.adapted_rows, styled.work.adapted_rows) == (0, 6), "every row of a job has its adapters"
     assert request_of(new.spec, door.artifacts, door.catalog) == GenerationRequest(
         prompt="red apple", steps=8, seed=request["seed"], size=64
     )
