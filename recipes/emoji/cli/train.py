@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from recipes.emoji.cli.stages import stages_shown
 from undertow.cli.terminal import SafeConsole
-from undertow.cli.training_progress import figures_of, training_progress
 
 
 def train(
@@ -32,10 +32,9 @@ def train(
     """
     import torch
 
-    from recipes.emoji.recipe import CRISP_RECIPE, Callbacks, EmojiRecipe, train_emoji
+    from recipes.emoji.recipe import CRISP_RECIPE, EmojiRecipe, train_emoji
     from recipes.emoji.recipe import quick as shortened
     from recipes.emoji.render import FONT
-    from undertow.training.log import StepRecord
     from undertow.training.precision import precision_notes
 
     if threads is not None:
@@ -47,19 +46,7 @@ def train(
     recipe = shortened(recipe) if quick else recipe
     if steps is not None:
         recipe = replace(recipe, text_to_image=replace(recipe.text_to_image, steps=steps))
-    with training_progress(console) as progress:
-        tasks = []
-
-        def on_stage(name: str, total: int) -> None:
-            tasks.append(progress.add_task(name, total=total, figures=""))
-
-        def on_record(record: StepRecord) -> None:
-            progress.update(tasks[-1], completed=record.step, figures=figures_of(record))
-
-        def on_count(count: int) -> None:
-            progress.update(tasks[-1], completed=count)
-
-        callbacks = Callbacks(on_stage=on_stage, on_record=on_record, on_count=on_count)
+    with stages_shown(console) as callbacks:
         model = train_emoji(out, recipe, font=FONT if font is None else font, callbacks=callbacks)
     console.print(f"trained: {model}", soft_wrap=True)
     console.print(f'draw with it: undertow generate --model {model} "red apple on white background"', soft_wrap=True)

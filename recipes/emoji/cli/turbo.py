@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
+from recipes.emoji.cli.stages import stages_shown
 from undertow.cli.sample import model_folder
 from undertow.cli.terminal import SafeConsole
-from undertow.cli.training_progress import figures_of, training_progress
 
 
 def turbo(
@@ -29,23 +29,16 @@ def turbo(
     from recipes.emoji.render import FONT, Glyphs
     from recipes.emoji.turbo import TurboRecipe, train_turbo
     from undertow.checkpoints.read.model_loading import load_model
-    from undertow.training.log import StepRecord
 
     if threads is not None:
         torch.set_num_threads(threads)
     console, folder = SafeConsole(), model_folder(model)
     edition = edition_of(load_model(folder, device="meta").require_vae().config.sample_size)
-    with training_progress(console) as progress:
-        tasks = []
-
-        def on_stage(name: str, total: int) -> None:
-            tasks.append(progress.add_task(name, total=total, figures=""))
-
-        def on_record(record: StepRecord) -> None:
-            progress.update(tasks[-1], completed=record.step, figures=figures_of(record))
-
+    with stages_shown(console) as shown:
         glyphs = Glyphs(FONT if font is None else font)
-        trained = train_turbo(folder, out, TurboRecipe(), edition, glyphs, on_stage=on_stage, on_record=on_record)
+        trained = train_turbo(
+            folder, out, TurboRecipe(), edition, glyphs, on_stage=shown.on_stage, on_record=shown.on_record
+        )
     console.print(f"trained: {trained}", soft_wrap=True)
     line = f'undertow generate --model {trained} --steps 4 --guidance 1 "red apple on white background"'
     console.print(f"draw with it: {line}", soft_wrap=True)
