@@ -69,7 +69,7 @@ function Performance(props: { samples: Samples | null; drawn: Job[] }) {
         <Figure name="To the first step" value={time(samples?.mean("time_to_first_step_seconds"))} about="mean" />
         <Figure name="Promises kept" value={promised.length ? `${kept} of ${promised.length}` : "–"} about="within 10 % or a second" />
       </dl>
-      <h3>By stage</h3>
+      {drawn.length > 0 && <h3>By stage</h3>}
       <div class="bars">
         {drawn.slice(0, JOBS).map((job) => (
           <Parts key={job.id} label={job.request.prompt || "no prompt"} parts={Object.entries(job.report.seconds ?? {}).map(([name, value]) => ({ name, value, text: seconds(value) }))} />
