@@ -54,7 +54,7 @@ def test_the_schema_of_a_request_says_types_bounds_and_choices():
     ]
     assert schema["required"] == ["prompt"]
     assert schema["additionalProperties"] is False
-    assert set(schema["$defs"]) == {"Adapter", "AdapterStack", "HighResolution", "Region", "Views"}
+    assert set(schema["$defs"]) == {"Adapter", "AdapterStack", "HighResolution", "Region", "StepForecast", "Views"}
 
 
 def test_the_schema_knows_what_a_picture_may_be():

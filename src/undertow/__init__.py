@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from undertow.engine.limits import BatchLimits
     from undertow.engine.options import RunOptions
     from undertow.engine.outcomes import OutcomeLog
-    from undertow.engine.parts import HighResolution, Region, Views
+    from undertow.engine.parts import HighResolution, Region, StepForecast, Views
     from undertow.engine.request import GenerationRequest
     from undertow.engine.result import GenerationResult
     from undertow.inspection.doctor.finding import Diagnosis, Finding
@@ -100,6 +100,7 @@ __all__ = [
     "Residuals",
     "RunOptions",
     "StateSnapshot",
+    "StepForecast",
     "UNet",
     "UNetConfig",
     "UNetService",
@@ -139,6 +140,7 @@ _ROOMS = {
     "GenerationResult": "undertow.engine.result",
     "HighResolution": "undertow.engine.parts",
     "Region": "undertow.engine.parts",
+    "StepForecast": "undertow.engine.parts",
     "Views": "undertow.engine.parts",
     "GenerationRequest": "undertow.engine.request",
     "AttentionConfig": "undertow.attention.config",

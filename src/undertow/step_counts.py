@@ -1,6 +1,7 @@
 """How many steps and evaluations a request takes: without torch, so that a schedule knows before anything is drawn."""
 
 from collections.abc import Mapping
+from math import ceil
 
 from undertow.errors import InvalidInput
 from undertow.known_names import require_sampler
@@ -22,6 +23,15 @@ def evaluations(sampler: str) -> int:
     """Calls of the network in a step of a sampler by any of its names; 1 for those whose number of calls is not known
     before. Errors: `InvalidInput` for a name that there is not."""
     return EVALUATIONS.get(require_sampler(sampler), 1)
+
+
+def computed_steps(steps: int, *, every: int, first: int, last: float) -> list[bool]:
+    """For each step, whether it is computed: of the others the estimate is forecast (`sampling.forecast`).
+
+    every: one of so many is computed. first: steps at the start that all are. last: share of steps at the end that all
+    are."""
+    end = steps - ceil(last * steps)
+    return [step < first or step >= end or (step - first) % every == every - 1 for step in range(steps)]
 
 
 def kept_steps(steps: int, strength: float, convention: str) -> int:

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from tests.services import fresh_service, service_of
-from undertow import HighResolution, Region, Views
+from undertow import HighResolution, Region, StepForecast, Views
 from undertow.engine.events import StepEvent
 
 PICTURE = Image.new("RGB", (32, 32), (200, 30, 30))
@@ -41,6 +41,7 @@ def notes(family: str = "sd1", prompt: str = "owl", **settings) -> list[str]:
             {"sampler": "DPM++ 2M Karras", "schedule": "exponential"},
             "the grid in the sampler's name, karras, has no effect beside schedule 'exponential'",
         ),
+        ({"forecast_steps": StepForecast()}, "forecast_steps has no effect: all of 2 steps are computed"),
         ({"views": Views()}, "views have no effect on a picture that fits into one window"),
         (
             {"negative_prompt": "dark", "guidance_scale": 1.0},

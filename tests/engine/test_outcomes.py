@@ -22,6 +22,7 @@ from undertow import (
     HighResolution,
     InvalidInput,
     Region,
+    StepForecast,
     UNetService,
     Views,
 )
@@ -62,6 +63,7 @@ KINDS = {
     "momentum": {"guidance_method": "apg(momentum=-0.5)+rescale", "sampler": "dpmpp_3m_sde"},
     "CFG++": {"sampler": "euler_cfg_pp", "guidance_scale": 1.4},
     "variation, seamless": {"variation_seed": 9, "variation_strength": 0.3, "seamless": "both"},
+    "forecast steps": {"forecast_steps": StepForecast(first=2), "steps": 6, "sampler": "dpmpp_2m_sde"},
     "two prompts": {"prompt": "a AND b :0.6"},
 }
 

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from undertow import Adapter, AdapterStack, GenerationRequest, HighResolution, InvalidInput, Region, Views
+from undertow import (
+    Adapter,
+    AdapterStack,
+    GenerationRequest,
+    HighResolution,
+    InvalidInput,
+    Region,
+    StepForecast,
+    Views,
+)
 from undertow.engine.report import Report
 from undertow.engine.request import MAX_SEED
 
@@ -35,6 +44,7 @@ DEFAULTS = {
     "target_size": None,
     "timestep_map": "interpolated",
     "noise_convention": "variance",
+    "forecast_steps": None,
     "image": None,
     "strength": 0.8,
     "strength_convention": "diffusers",
@@ -67,6 +77,8 @@ def test_the_defaults_of_parts():
     high = HighResolution()
     assert (high.scale, high.strength, high.steps, high.upscale) == (2.0, 0.6, None, "pixels")
     assert (Views().window, Views().overlap) == (None, 0.5)
+    forecast = StepForecast()
+    assert (forecast.every, forecast.first, forecast.last) == (2, 4, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_json_from_before_is_read(tmp_path, monkeypatch):
             (style, edges), strategy="weighted", weights={"lines": 0.5}, budget_bytes=9, off=frozenset({"style"})
         ),
     )
-    absent = {"noise_convention": "variance", "embeddings": []}
+    absent = {"noise_convention": "variance", "forecast_steps": None, "embeddings": []}
     assert found.to_json(embed=False) == stored | absent, "what was not there is the default"
 
 

@@ -16,7 +16,7 @@ from tests.services import pipeline_folder, service_of
 from undertow import GenerationRequest
 from undertow.adapters.adapter import Adapter
 from undertow.engine import denoise
-from undertow.engine.parts import HighResolution, Region, Views
+from undertow.engine.parts import HighResolution, Region, StepForecast, Views
 from undertow.errors import InvalidInput
 from undertow.pictures.files import describe_picture
 from undertow.serving.admission import SEEDS, Admission
@@ -286,6 +286,8 @@ def test_a_deadline_that_cannot_be_kept_is_refused_with_the_number(door, tmp_pat
         {"steps": 4, "high_resolution": HighResolution(scale=2.0, strength=0.5)},
         {"image": Image.new("RGB", (32, 32)), "strength": 0.5, "strength_convention": "a1111"},
         {"seamless": "x"},
+        {"steps": 7, "forecast_steps": StepForecast(every=3, first=2)},
+        {"steps": 7, "forecast_steps": StepForecast(first=2), "sampler": "heun"},
     ],
     ids=lambda settings: "-".join(settings) or "plain",  # a picture has no name that two processes agree on
 )

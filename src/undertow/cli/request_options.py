@@ -24,15 +24,20 @@ from undertow.cli.option_values import (
     parse_variation,
 )
 from undertow.cli.sizes import parse_size
-from undertow.engine.parts import HighResolution, Views
+from undertow.engine.parts import HighResolution, StepForecast, Views
 from undertow.engine.request import GROUPS, PICTURES, GenerationRequest
 from undertow.errors import InvalidInput
 from undertow.pictures.files import open_picture
 from undertow.records import Record, annotations, defaults, descriptions
 
-Part = TypeVar("Part", HighResolution, Views)
+Part = TypeVar("Part", HighResolution, StepForecast, Views)
 
-PARTS: Mapping[str, type[Record]] = {"high_resolution": HighResolution, "views": Views, "adapters": Adapter}
+PARTS: Mapping[str, type[Record]] = {
+    "forecast_steps": StepForecast,
+    "high_resolution": HighResolution,
+    "views": Views,
+    "adapters": Adapter,
+}
 """Records within a request that have options of their own."""
 
 
@@ -147,6 +152,7 @@ OPTIONS: Sequence[RequestOption] = (
     RequestOption(name="timestep_map", field="timestep_map"),
     RequestOption(name="noise_convention", field="noise_convention"),
     RequestOption(name="sigmas", field="sigmas", form="SIGMA,SIGMA,...", parse=parse_sigmas),
+    RequestOption(name="forecast_steps", field="forecast_steps.every", optional=True, parse=None),
     RequestOption(name="refiner_switch", field="refiner_switch"),
     RequestOption(name="guidance", field="guidance_scale"),
     RequestOption(name="guidance_method", field="guidance_method"),
@@ -243,7 +249,8 @@ def request_of(prompt: str, options: Mapping[str, Any], **rows: Any) -> Generati
 
 
 def with_parts(request: GenerationRequest, options: Mapping[str, Any]) -> GenerationRequest:
-    """The request with the second pass and the views of options, over what it has of them. Errors: `InvalidInput`."""
+    """The request with the second pass, the views and the forecast steps of options, over what it has of them. Errors:
+    `InvalidInput`."""
     high, views = request.high_resolution, request.views
     second = {"scale": options.get("enlarge"), "strength": options.get("enlarge_strength")}
     if "enlarge" in options or high is not None:
@@ -252,7 +259,10 @@ def with_parts(request: GenerationRequest, options: Mapping[str, Any]) -> Genera
         raise InvalidInput("--enlarge-strength", second["strength"], "an --enlarge that it belongs to")
     if options.keys() & {"views", "view_overlap"}:
         views = _changed(Views() if views is None else views, {"overlap": options.get("view_overlap")})
-    return replace(request, high_resolution=high, views=views)
+    forecast = request.forecast_steps
+    if "forecast_steps" in options:
+        forecast = _changed(StepForecast() if forecast is None else forecast, {"every": options["forecast_steps"]})
+    return replace(request, high_resolution=high, views=views, forecast_steps=forecast)
 
 
 def _changed(part: Part, given: Mapping[str, Any]) -> Part:

@@ -23,8 +23,9 @@ from undertow.engine.passes import Continue, FromNoise, FromPicture, Latents, Pa
 from undertow.engine.rows import Origin, Steps
 from undertow.engine.watch import Watch
 from undertow.sampling.catalogue import start_sampler
+from undertow.sampling.forecast import forecasting
 from undertow.sampling.noise import NoiseSource
-from undertow.sampling.protocol import answered
+from undertow.sampling.protocol import Sampler, answered
 
 Entered = Callable[[int, int, float, Tensor | None], None]
 """Called at every step: picture, step over all passes, sigma, newest estimate."""
@@ -84,15 +85,7 @@ class DenoisingRun:
         if one.steps == 0:
             return x  # nothing may change, or another model draws all
         self._run = one.guidance.start(one.steps, one.network.preconditioning.parameterization)
-        sampler = start_sampler(
-            one.sampler.name,
-            x,
-            one.sigmas,
-            path=_path(one),
-            noise=self._noise,
-            schedule=one.network.preconditioning.schedule,
-            **one.sampler.options,
-        )
+        sampler = self._sampler(one, x)
         answer: Tensor | Guided | None = None  # a generator's first `send` must be None
         step = -1
         while True:
@@ -153,6 +146,21 @@ class DenoisingRun:
             )
             for branch, group in found.items()
         }
+
+    def _sampler(self, one: Pass, x: Latents) -> Sampler:
+        """Asks for what has to be computed."""
+        sampler = start_sampler(
+            one.sampler.name,
+            x,
+            one.sigmas,
+            path=_path(one),
+            noise=self._noise,
+            schedule=one.network.preconditioning.schedule,
+            **one.sampler.options,
+        )
+        if one.forecast is None:
+            return sampler
+        return forecasting(sampler, one.sigmas, one.forecast.computed(one.steps))
 
     @property
     def _from_noise(self) -> bool:

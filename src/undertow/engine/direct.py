@@ -19,6 +19,7 @@ from undertow.engine.denoising_run import DenoisingRun
 from undertow.engine.evaluation import Network
 from undertow.engine.layout import Layout
 from undertow.engine.limits import BatchLimits
+from undertow.engine.parts import StepForecast
 from undertow.engine.passes import Composition, FromNoise, Latents, Pass
 from undertow.errors import InvalidInput
 from undertow.sampling.catalogue import canonical_name, find_sampler
@@ -28,12 +29,14 @@ from undertow.unet.unet import UNet
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingSettings:
-    """How pictures are drawn. guidance: 1 is off, more follows the conditioning more closely and varies less."""
+    """How pictures are drawn. guidance: 1 is off, more follows the conditioning more closely and varies less. forecast:
+    which steps are not computed."""
 
     sampler: str
     schedule: str
     steps: int
     guidance: float = 1.0
+    forecast: StepForecast | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,6 +95,7 @@ class DirectModel:
                 layout=Layout.whole(self.size),
                 guidance=guidance,
                 composition=Composition(),
+                forecast=settings.forecast,
             )
             return DenoisingRun(seed=seed, passes=[one])
 

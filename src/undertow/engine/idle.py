@@ -45,6 +45,8 @@ def idle_settings(request: GenerationRequest, around: Circumstances) -> Iterator
     ending = split_sampler(request.sampler)[1]
     if ending is not None and request.schedule is not None and request.schedule.lower() != ending:
         yield f"the grid in the sampler's name, {ending}, has no effect beside schedule {request.schedule!r}"
+    if request.forecast_steps is not None and all(all(request.forecast_steps.computed(each)) for each in around.steps):
+        yield f"forecast_steps has no effect: all of {max(around.steps, default=0)} steps are computed"
     if request.views is not None and around.windows == 1:
         yield "views have no effect on a picture that fits into one window"
     for adapter in request.all_adapters:

@@ -9,6 +9,7 @@ from undertow.adapters.adapter import Adapter, as_adapters
 from undertow.errors import InvalidInput
 from undertow.prompt_text import require_prompt
 from undertow.records import Finite, Record, read_by, require_fields
+from undertow.step_counts import computed_steps
 
 Share = Annotated[float, Ge(0), Le(1)]
 """A part of a whole, from 0 to 1."""
@@ -60,6 +61,28 @@ class HighResolution(Record):
 
     def __post_init__(self) -> None:
         require_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepForecast(Record):
+    """Steps whose estimate is forecast from those of earlier ones, instead of being computed (Spectrum,
+    arXiv:2603.01623): fewer evaluations, and another picture. Errors: `InvalidInput`."""
+
+    argument_prefix: ClassVar[str] = "forecast_steps."
+
+    every: Annotated[int, Ge(2)] = 2
+    """Computes one step of so many, and forecasts the others."""
+    first: Annotated[int, Ge(2)] = 4
+    """Steps at the start that are all computed."""
+    last: Share = 0.1
+    """Share of the steps at the end that are all computed."""
+
+    def __post_init__(self) -> None:
+        require_fields(self)
+
+    def computed(self, steps: int) -> list[bool]:
+        """For each step of a pass, whether it is computed."""
+        return computed_steps(steps, every=self.every, first=self.first, last=self.last)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -75,6 +75,7 @@ class PassBuilder:
             inpaint_mask=inpaint_mask,
             extra=extra,
             without_image=without_image,
+            forecast=request.forecast_steps,
         )
 
     def _region_masks(self, cells: tuple[int, int]) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ from undertow.engine.chosen_sampler import ChosenSampler
 from undertow.engine.conditioning import Branches
 from undertow.engine.evaluation import Network
 from undertow.engine.layout import Layout
-from undertow.engine.parts import HighResolution
+from undertow.engine.parts import HighResolution, StepForecast
 from undertow.unet.free_u import FreeU
 
 Latents = Float[Tensor, "1 channels height width"]
@@ -114,7 +114,7 @@ class Adapted:
 class Pass:
     """sampler: what walks along sigmas, of which none are left when nothing may change. branches: of every step. extra:
     channels that the network reads beside the latents; without_image: the same for the branch that must not see the
-    picture. adapters: that act on the network, if any."""
+    picture. adapters: that act on the network, if any. forecast: which steps are not computed."""
 
     network: Network
     start: Start
@@ -129,6 +129,7 @@ class Pass:
     inpaint_mask: InpaintMask | None = None
     extra: Extra | None = None
     without_image: Extra | None = None
+    forecast: StepForecast | None = None
 
     @property
     def steps(self) -> int:

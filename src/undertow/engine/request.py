@@ -10,7 +10,7 @@ from PIL import Image
 from undertow.adapters.adapter import Adapter, as_adapters
 from undertow.adapters.stack import AdapterStack
 from undertow.doors import shown
-from undertow.engine.parts import HighResolution, Region, Share, Views
+from undertow.engine.parts import HighResolution, Region, Share, StepForecast, Views
 from undertow.errors import InvalidInput
 from undertow.known_names import require_dialect, require_sampler, require_schedule, split_guidance
 from undertow.limits import COUNT, PARTS, STEPS
@@ -107,6 +107,8 @@ class GenerationRequest(Record):
     """How large pure noise is: "variance" gives the network's input the variance it was trained with, "comfy" is
     ComfyUI's. That is sigma times noise below the highest level, and a first level of 4518.76 with zero terminal
     SNR."""
+    forecast_steps: StepForecast | None = None
+    """Steps whose estimate is forecast from those of earlier ones; approximate."""
     refiner_switch: Share = 0.8
     """Share of the noise levels that the base model draws before the refiner takes over."""
     guidance_scale: Finite = 5.0

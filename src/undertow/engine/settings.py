@@ -10,7 +10,7 @@ from PIL import Image
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import AdapterStack
 from undertow.doors import nearest, shown
-from undertow.engine.parts import HighResolution, Region, Views
+from undertow.engine.parts import HighResolution, Region, StepForecast, Views
 from undertow.engine.request import Axes, GenerationRequest, NoiseConvention, RegionsBy, StrengthConvention, TimestepMap
 from undertow.errors import InvalidInput
 from undertow.records import annotations
@@ -35,6 +35,7 @@ class RequestSettings(TypedDict, total=False):
     discard_penultimate: bool | None
     timestep_map: TimestepMap
     noise_convention: NoiseConvention
+    forecast_steps: StepForecast | None
     refiner_switch: float
     guidance_scale: float
     guidance_method: str

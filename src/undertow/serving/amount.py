@@ -6,6 +6,7 @@ from math import ceil
 
 from undertow.encoders.prompts.catalogue import parse_prompt
 from undertow.encoders.prompts.tree import Composed
+from undertow.engine.parts import StepForecast
 from undertow.engine.picture_size import Size, largest_size, picture_size
 from undertow.engine.request import MODEL_SAMPLER, GenerationRequest
 from undertow.known_names import split_guidance
@@ -75,12 +76,13 @@ def passes(request: GenerationRequest) -> tuple[int, int]:
     second = 0
     if more is not None:
         second = kept_steps(steps if more.steps is None else more.steps, more.strength, request.strength_convention)
-    return _calls(first, each), _calls(second, each)
+    return _calls(first, each, request.forecast_steps), _calls(second, each, request.forecast_steps)
 
 
-def _calls(steps: int, each: int) -> int:
+def _calls(steps: int, each: int, forecast: StepForecast | None) -> int:
     """Of a pass; the last step, to no noise at all, takes one."""
-    return max(0, each * steps - (each - 1))
+    computed = steps if forecast is None else sum(forecast.computed(steps))
+    return max(0, each * computed - (each - 1))
 
 
 def rows_of(request: GenerationRequest, model: ModelEntry) -> int:

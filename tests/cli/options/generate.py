@@ -12,7 +12,7 @@ from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Command, case, p
 from undertow import Adapter, AdapterCapacity
 from undertow.engine.debug import Debug
 from undertow.engine.events import PictureEvent, StepEvent
-from undertow.engine.parts import HighResolution, Region, Views
+from undertow.engine.parts import HighResolution, Region, StepForecast, Views
 from undertow.engine.report import Report
 from undertow.engine.request import GenerationRequest
 from undertow.engine.result import GenerationResult
@@ -127,6 +127,7 @@ REQUEST = {
     "request.target_size": None,
     "request.timestep_map": "interpolated",
     "request.noise_convention": "variance",
+    "request.forecast_steps": None,
     "request.image": None,
     "request.strength": 0.8,
     "request.strength_convention": "diffusers",
@@ -198,6 +199,7 @@ OF_THE_REQUEST = (
     case("--lora-block", "up_blocks.*=0.5", refused="a --lora that it belongs to"),
     case("--enlarge", "1.5", "--enlarge-strength", "0.35",
          request__high_resolution=HighResolution(scale=1.5, strength=0.35)),
+    case("--forecast-steps", "3", request__forecast_steps=StepForecast(every=3)),
     case("--views", request__views=Views(overlap=0.5)),
     case("--view-overlap", "0.25", request__views=Views(overlap=0.25)),
     case("--seamless", "y", request__seamless="y"),
