@@ -87,7 +87,7 @@ def unet(repeats: int) -> None:
             runs = {"undertow": ours_by(ours), "contiguous": theirs_by(theirs), "channels last": theirs_by(last)}
             print(table_row("eager", dtype, rows, runs, repeats), flush=True)
         if dtype == torch.float16:
-            compiled = CompiledUNet.of(ours, freeze=False)
+            compiled = CompiledUNet.of(ours)
             runs = {"undertow": ours_by(compiled), "channels last": theirs_by(torch.compile(last, fullgraph=True))}
             print(table_row("compile", dtype, 2, runs, repeats), flush=True)
 

@@ -108,10 +108,10 @@ def build_undertow(dtype: torch.dtype, weights: dict[str, torch.Tensor]):
 
 def runner(unet, mode: str, latents, timesteps, context) -> Callable[[], torch.Tensor]:
     from undertow import Conditioning, UNet
-    from undertow.unet.compiled import CompiledUNet
+    from undertow.unet.compiled import CompiledUNet, Graphs
 
     if isinstance(unet, UNet):
-        unet = CompiledUNet.of(unet, freeze=True) if mode == "compile" else unet
+        unet = CompiledUNet.of(unet, Graphs(freeze=True)) if mode == "compile" else unet
         conditioning = Conditioning(context=context)
         return lambda: unet(latents, timesteps, conditioning)
     forward = frozen(unet) if mode == "compile" else unet

@@ -5,7 +5,7 @@ import torch
 
 from tests.golden.minis import MINIS, TIMESTEPS, build, conditioning_for, latents_for
 from undertow.errors import InvalidInput
-from undertow.unet.compiled import GRAPHS, CompiledUNet
+from undertow.unet.compiled import GRAPHS, CompiledUNet, Graphs
 from undertow.unet.unet import UNet
 
 
@@ -43,7 +43,7 @@ def test_a_network_is_one_graph_of_fixed_sizes_with_room_for_many_more(asked, fr
     weights are constants."""
     unet = build(MINIS["MPIX"])
     plain = torch._dynamo.config.recompile_limit, torch._inductor.config.freezing
-    assert torch.equal(call(CompiledUNet.of(unet, freeze=freeze)), call(unet))
+    assert torch.equal(call(CompiledUNet.of(unet, Graphs(freeze=freeze))), call(unet))
     assert asked == [{"fullgraph": True, "dynamic": False}, {"limits": (GRAPHS, GRAPHS), "freezing": freeze}]
     assert GRAPHS > 100
     now = torch._dynamo.config.recompile_limit, torch._inductor.config.freezing
@@ -80,4 +80,4 @@ def test_the_checks_stay_outside(asked):
 
 def test_frozen_weights_have_no_gradients(asked):
     with pytest.raises(InvalidInput, match="frozen weights have no gradients"):
-        call(CompiledUNet.of(build(MINIS["MPIX"]), freeze=True))
+        call(CompiledUNet.of(build(MINIS["MPIX"]), Graphs(freeze=True)))

@@ -20,6 +20,7 @@ from undertow.engine.forward import forward
 from undertow.engine.rows import Row
 from undertow.errors import InvalidInput
 from undertow.service import UNetService
+from undertow.unet.background import BackgroundGraphs
 from undertow.unet.runner import EAGER, Capabilities, CompiledRunner, EagerRunner, runner_named
 from undertow.unet.unet import UNet
 
@@ -62,7 +63,8 @@ def updates(unet: UNet) -> LayerUpdates:
 def test_runners_have_names():
     assert runner_named("eager") is EAGER
     assert isinstance(runner_named("compile"), CompiledRunner)
-    with pytest.raises(InvalidInput, match="backend is 'openvino', expected 'eager' or 'compile'"):
+    assert isinstance(runner_named("background").graphs, BackgroundGraphs)
+    with pytest.raises(InvalidInput, match="backend is 'openvino', expected 'eager', 'compile' or 'background'"):
         runner_named("openvino")
 
 
@@ -71,6 +73,7 @@ def test_capabilities_are_declared():
     compiled, frozen = CompiledRunner().capabilities, CompiledRunner(freeze=True).capabilities
     assert compiled == Capabilities(observable=False, fixed_shapes=True, slots=True, merging=True)
     assert frozen == replace(compiled, merging=False)
+    assert CompiledRunner(background=True).capabilities == replace(compiled, repeatable=False)
 
 
 @torch.no_grad()

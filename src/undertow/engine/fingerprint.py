@@ -75,7 +75,7 @@ def fingerprint_of(
         "undertow": version("undertow"),
         "machine": _machine(unet.device),
         "number types": _number_types(model),
-        "runner": type(runner).__name__ + ("" if runner.capabilities.merging else ", frozen"),
+        "runner": _runner(runner),
         "attention": described_kernel(unet.kernel),
         "slots": str(manager.capacity),
         "rows of a forward": "any" if limits.padded_to is None else str(limits.padded_to),
@@ -90,6 +90,13 @@ def fingerprint_of(
     parts |= {f"adapter {title}": value for title, value in _adapters(request, manager)}
     parts |= {f"textual inversion {name}": value for name, value in _embeddings(request, model)}
     return Fingerprint(parts=parts)
+
+
+def _runner(runner: Runner) -> str:
+    may = runner.capabilities
+    return (
+        type(runner).__name__ + ("" if may.merging else ", frozen") + ("" if may.repeatable else ", in the background")
+    )
 
 
 def _machine(device: torch.device) -> str:

@@ -1,7 +1,7 @@
 """`torch.compile` for networks: one graph without breaks, and no recompilation when only values change."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -50,18 +50,24 @@ class Graphs:
                 return self._compiled(_Predictor(network), _slots(network), *inputs)
 
 
+class Predicts(Protocol):
+    """Computes `predict` of networks: `Graphs`, or those that are made in the background."""
+
+    def predict(self, network: nn.Module, *inputs: Any) -> Any: ...
+
+
 class CompiledUNet(UNet):
     """A U-Net that computes in compiled graphs; the checks of `forward` stay outside."""
 
-    def __init__(self, config: UNetConfig, attention: AttentionKernel | None = None, *, freeze: bool = False):
+    def __init__(self, config: UNetConfig, attention: AttentionKernel | None = None, graphs: Predicts | None = None):
         super().__init__(config, attention)
-        self._graphs = Graphs(freeze=freeze)
+        self._graphs = Graphs() if graphs is None else graphs
 
     @classmethod
-    def of(cls, unet: UNet, *, freeze: bool = False) -> "CompiledUNet":
-        """A compiled network that shares its layers with `unet`. freeze: as in `Graphs`."""
+    def of(cls, unet: UNet, graphs: Predicts | None = None) -> "CompiledUNet":
+        """A compiled network that shares its layers with `unet`."""
         with torch.device("meta"):
-            compiled = cls(unet.config, unet.kernel, freeze=freeze)
+            compiled = cls(unet.config, unet.kernel, graphs)
         for name, child in unet.named_children():
             compiled.add_module(name, child)
         compiled.training, compiled.gradient_checkpointing = unet.training, unet.gradient_checkpointing

@@ -6,10 +6,11 @@ from typing import Any, Literal, Protocol, runtime_checkable
 from torch import nn
 
 from undertow.errors import InvalidInput
+from undertow.unet.background import BackgroundGraphs
 from undertow.unet.compiled import Graphs
 
-Backend = Literal["eager", "compile"]
-"""Names of runners."""
+Backend = Literal["eager", "compile", "background"]
+"""Names of runners. "background" compiles as "compile" does, and computes eagerly meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +19,15 @@ class Capabilities:
 
     observable: hooks on the layers inside a network are called. fixed_shapes: every combination of shapes costs a
     compilation, so callers pad unused entries instead of leaving them out. slots: LoRA in slots take effect and can be
-    swapped. merging: weights may change between two runs, so LoRA can be merged into them.
+    swapped. merging: weights may change between two runs, so LoRA can be merged into them. repeatable: the same inputs
+    give the same bits at every call.
     """
 
     observable: bool
     fixed_shapes: bool
     slots: bool
     merging: bool
+    repeatable: bool = True
 
 
 @runtime_checkable
@@ -50,14 +53,18 @@ class EagerRunner:
 
 
 class CompiledRunner:
-    """Runs graphs made by `torch.compile`; `Graphs` says what has a graph of its own, and what `freeze` does."""
+    """Runs graphs made by `torch.compile`; `Graphs` says what has a graph of its own, and what `freeze` does.
+    background: run eagerly until the graph is made, see `BackgroundGraphs`."""
 
-    def __init__(self, *, freeze: bool = False):
-        self._graphs = Graphs(freeze=freeze)
-        self.capabilities = Capabilities(observable=False, fixed_shapes=True, slots=True, merging=not freeze)
+    def __init__(self, *, freeze: bool = False, background: bool = False):
+        graphs = Graphs(freeze=freeze)
+        self.graphs = BackgroundGraphs(graphs) if background else graphs
+        self.capabilities = Capabilities(
+            observable=False, fixed_shapes=True, slots=True, merging=not freeze, repeatable=not background
+        )
 
     def run(self, network: nn.Module, *inputs: Any) -> Any:
-        return network(*inputs, compute=self._graphs.predict)
+        return network(*inputs, compute=self.graphs.predict)
 
 
 EAGER = EagerRunner()
@@ -65,6 +72,10 @@ EAGER = EagerRunner()
 
 def runner_named(backend: str) -> Runner:
     """The runner of a backend. Errors: `InvalidInput` for an unknown name."""
-    if backend not in ("eager", "compile"):
-        raise InvalidInput("backend", repr(backend), "'eager' or 'compile'")
-    return CompiledRunner() if backend == "compile" else EAGER
+    match backend:
+        case "eager":
+            return EAGER
+        case "compile" | "background":
+            return CompiledRunner(background=backend == "background")
+        case _:
+            raise InvalidInput("backend", repr(backend), "'eager', 'compile' or 'background'")
