@@ -11,6 +11,7 @@ import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
+from threading import RLock
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -131,7 +132,18 @@ def _validated(cls: type[Kind], given: Kind | Mapping[str, Any], prefix: str = "
 @cache
 def schema_of(cls: type[Record]) -> Any:  # a TypeAdapter, whose annotation cannot be checked while tests run
     """What pydantic makes of a record, its `TypeAdapter`."""
+    with _ONE_AT_A_TIME:
+        return _made(cls)
+
+
+@cache
+def _made(cls: type[Record]) -> Any:
     return TypeAdapter(cls)
+
+
+_ONE_AT_A_TIME = RLock()
+"""pydantic parses the source of a record for its docstrings. In some versions of Python, 3.11.7 among them, two threads
+that parse at once may get a `SystemError` (python/cpython#106905)."""
 
 
 @cache
