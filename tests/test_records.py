@@ -1,7 +1,10 @@
 """What JSON's schema says of a request, and that every field says what it is."""
 
 import inspect
-from dataclasses import fields
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from typing import Annotated
 
 import pytest
 from pydantic import TypeAdapter
@@ -9,7 +12,7 @@ from pydantic import TypeAdapter
 from undertow import Adapter, AdapterStack, GenerationRequest, HighResolution, InvalidInput, Region, Views
 from undertow.engine.metadata import Description
 from undertow.engine.request import GROUPS
-from undertow.records import Record, defaults, descriptions, meaning
+from undertow.records import Record, defaults, descriptions, meaning, schema_of
 
 RECORDS = (GenerationRequest, Adapter, AdapterStack, Region, HighResolution, Views, Description)
 
@@ -94,3 +97,34 @@ def test_a_boolean_is_no_number(given: dict, door):
 def test_an_empty_prompt_is_a_prompt():
     """What the unconditional half of guidance is drawn of."""
     assert GenerationRequest.from_json({"prompt": ""}) == GenerationRequest(prompt="")
+
+
+class Slow:
+    """A part of a field's annotation of which pydantic makes nothing for a while. most: that were made at once."""
+
+    now = most = 0
+
+    def __get_pydantic_core_schema__(self, source, handler):
+        Slow.now += 1
+        Slow.most = max(Slow.most, Slow.now)
+        time.sleep(0.05)
+        Slow.now -= 1
+        return handler(source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class One(Record):
+    number: Annotated[int, Slow()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other(Record):
+    number: Annotated[int, Slow()]
+
+
+def test_threads_make_schemas_one_after_the_other():
+    """Sources of records are parsed meanwhile, which some versions of Python cannot do in two threads."""
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(schema_of, (One, Other, One, Other)))
+    assert found[0] is found[2]
+    assert Slow.most == 1

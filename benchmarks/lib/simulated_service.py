@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from undertow.serving.clock.costs import Costs
 from undertow.serving.clock.finish_times import SAVED, Device, finish_times
 from undertow.serving.clock.timetable import LATELY
+from undertow.serving.inspection import InspectOptions
 from undertow.serving.jobs import JobProgress, JobState, JobWork, Mode
 from undertow.serving.schedule import FairState, Running, pick
 from undertow.serving.store.records import QueueEntry
@@ -23,8 +24,9 @@ HEARTBEAT_S = 1.0
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """What units of work take, in seconds. forward: a constant, of a row, and of a row for each cell. adapted: the part
-    that a forward takes longer if adapters act in all of its rows, which they do for half of the jobs. decode: of a
-    thousand cells. sizes: cells of pictures, each with how often it is asked for. steps, pictures: of jobs."""
+    that a forward takes longer if adapters act in all of its rows, which they do for half of the jobs. looked: the part
+    of jobs that are looked into, whose own rows take longer. decode: of a thousand cells. sizes: cells of pictures,
+    each with how often it is asked for. steps, pictures: of jobs."""
 
     name: str
     forward: tuple[float, float, float]
@@ -36,6 +38,7 @@ class Machine:
     modes: tuple[Mode, ...] = ("fast",)
     measured_rows: tuple[int, ...] = (1, 2, 4, 8, 16)
     adapted: float = 0.0
+    looked: float = 0.0
 
     def forward_s(self, cells: int, rows: int, adapted_rows: int = 0) -> float:
         constant, row, cell = self.forward
@@ -49,6 +52,7 @@ EMOJI = Machine(
     decode=0.03,
     sizes=((256, 0.7), (1024, 0.3)),
 )
+EMOJI_LOOKED = replace(EMOJI, name="emoji on a CPU, a third looked into", looked=1 / 3)
 EMOJI_LORA = replace(EMOJI, name="emoji on a CPU, half with LoRA", adapted=0.3)
 SD15_CPU = Machine(
     name="SD1.5 on a CPU",
@@ -66,7 +70,12 @@ SDXL_GPU = Machine(
     steps=(8, 20, 30, 50),
     modes=("fast", "reproducible"),
 )
-MACHINES = (EMOJI, EMOJI_LORA, SD15_CPU, SDXL_GPU)
+MACHINES = (EMOJI, EMOJI_LORA, EMOJI_LOOKED, SD15_CPU, SDXL_GPU)
+LOOKS = tuple(
+    InspectOptions(**asked)
+    for asked in ({"attention_maps": True}, {"attention_maps": True, "activations": True}, {"debug": "layers"})
+)
+"""What is looked at."""
 
 
 @dataclass(kw_only=True)
@@ -204,6 +213,9 @@ class World:
         steps = draw.choice(machine.steps)
         adapted_rows = rows if machine.adapted and draw.random() < 0.5 else 0
         work = JobWork(cells=cells, rows=rows, adapted_rows=adapted_rows, steps=steps, pictures=pictures)
+        if machine.looked and draw.random() < machine.looked:
+            look = draw.choice(LOOKS)
+            work = replace(work, longer=look.longer, after_s=look.after_s)
         return entry_for(
             f"job{index}",
             f"key{draw.randrange(self.keys)}",
@@ -218,7 +230,12 @@ class World:
         adapted_rows = cap if entry.work.adapted_rows else 0
         forward = self.machine.forward_s(entry.work.cells, cap, adapted_rows) / cap
         decode = self.machine.decode * entry.work.cells / 1000
-        return self.machine.encode + entry.work.steps * entry.work.rows * forward + entry.work.pictures * decode
+        step = entry.work.rows * forward + self._looked_s(entry, entry.work.rows)
+        return self.machine.encode + entry.work.steps * step + entry.work.pictures * decode + entry.work.after_s
+
+    def _looked_s(self, entry: QueueEntry, rows: int) -> float:
+        """What a forward takes longer because these rows of it are looked into."""
+        return (entry.work.longer - 1) * self.machine.forward_s(entry.work.cells, rows) if rows else 0.0
 
     def _submit(self, job: Simulated) -> None:
         self.waiting.append(job)
@@ -281,6 +298,7 @@ class World:
         most = self.device.cap(first) if pinned is None else pinned
         group = (first.work.cells, first.mode, first.rows)
         rows = adapted_rows = 0
+        looked_s = 0.0
         for job in ready:
             if (job.entry.work.cells, job.entry.mode, job.entry.rows) != group:
                 continue
@@ -288,13 +306,16 @@ class World:
             job.pending -= taken
             rows += taken
             adapted_rows += taken if job.entry.work.adapted_rows else 0
+            looked_s += self._looked_s(job.entry, taken)
         for job in [one for one in ready if not one.pending]:
             job.left -= 1
             job.pending = job.entry.work.rows
             self.flying.remove(job)
             (self.flying if job.left else self.decoding).append(job)
         computed = rows if pinned is None else pinned
-        took = self._noisy(self.machine.forward_s(first.work.cells, computed, adapted_rows))
+        took = self._noisy(self.machine.forward_s(first.work.cells, computed, adapted_rows) + looked_s)
+        if looked_s:
+            return took  # of which nothing is learned
         return self._learned("denoise", took, cells=first.work.cells, rows=computed, adapted_rows=adapted_rows)
 
     def _decode(self) -> float | None:
@@ -306,6 +327,7 @@ class World:
         job.undecoded -= 1
         if not job.undecoded:
             self.decoding.remove(job)
+            took += job.entry.work.after_s
             job.done_at = self.now + took
             self.done += 1
         return took

@@ -1,7 +1,7 @@
 #!/bin/sh
 # The steps of the Dockerfile without a container engine: the wheel is built from the files that it copies, installed
 # into an empty environment, and serves a picture to whoever has the key, as its health check sees it.
-# sh docs/deploy/steps.sh [python3.12]
+# sh docs/deploy/steps.sh [python3.12]; any user may run it, and TMPDIR says where
 set -eu
 source=$(cd "$(dirname "$0")/../.." && pwd) && place=$(mktemp -d) && server=
 trap 'test -z "$server" || kill "$server"; rm -rf "$place"' EXIT

@@ -11,6 +11,7 @@ import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
+from threading import RLock
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
@@ -74,7 +75,7 @@ class Record(metaclass=_Checked):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return _numbers_without_booleans(handler(source))
+        return _without_conversions(handler(source))
 
     # Records are revalidated inside others too: Python lets a list stand for a tuple, which JSON would not write.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(
@@ -95,29 +96,38 @@ class Record(metaclass=_Checked):
         return _validated(cls, json)
 
 
-def _numbers_without_booleans(schema: Any) -> Any:
-    """Python takes True for 1; what says true where a number is expected means something else."""
+def _without_conversions(schema: Any) -> Any:
+    """pydantic takes True for 1, "7" for 7 and "yes" for True; who writes one where the other is expected means
+    something else. A number without a fraction stays a whole one, as in JSON."""
     if isinstance(schema, list | tuple):
-        return type(schema)(map(_numbers_without_booleans, schema))
-    if not isinstance(schema, dict) or schema.get("function") == _NO_BOOLEAN:
+        return type(schema)(map(_without_conversions, schema))
+    if not isinstance(schema, dict) or schema.get("function") in _GUARDED:
         return schema
     inside = {
-        name: part if name in ("metadata", "serialization", "default", "config") else _numbers_without_booleans(part)
+        name: part if name in ("metadata", "serialization", "default", "config") else _without_conversions(part)
         for name, part in schema.items()
     }
-    if schema.get("type") not in ("int", "float"):
+    guard = {"int": _require_number, "float": _require_number, "bool": _require_boolean}.get(schema.get("type", ""))
+    if guard is None:
         return inside
-    return core_schema.no_info_before_validator_function(_require_no_boolean, cast(CoreSchema, inside))
+    return core_schema.no_info_before_validator_function(guard, cast(CoreSchema, inside))
 
 
-def _require_no_boolean(given: Any) -> Any:
-    if isinstance(given, bool):
-        raise PydanticCustomError("number", "a number, which a boolean is not")
+def _require_number(given: Any) -> Any:
+    if isinstance(given, bool | str | bytes):
+        kind = "a boolean" if isinstance(given, bool) else "text"
+        raise PydanticCustomError("number", "a number, which {kind} is not", {"kind": kind})
     return given
 
 
-_NO_BOOLEAN = {"type": "no-info", "function": _require_no_boolean}
-"""As pydantic has it inside a schema, of a record inside a record."""
+def _require_boolean(given: Any) -> Any:
+    if isinstance(given, int | float | str | bytes) and not isinstance(given, bool):
+        raise PydanticCustomError("boolean", "true or false")
+    return given
+
+
+_GUARDED = tuple({"type": "no-info", "function": guard} for guard in (_require_number, _require_boolean))
+"""As pydantic has them inside a schema, of a record inside a record."""
 
 
 def _validated(cls: type[Kind], given: Kind | Mapping[str, Any], prefix: str = "") -> Kind:
@@ -131,7 +141,18 @@ def _validated(cls: type[Kind], given: Kind | Mapping[str, Any], prefix: str = "
 @cache
 def schema_of(cls: type[Record]) -> Any:  # a TypeAdapter, whose annotation cannot be checked while tests run
     """What pydantic makes of a record, its `TypeAdapter`."""
+    with _ONE_AT_A_TIME:
+        return _made(cls)
+
+
+@cache
+def _made(cls: type[Record]) -> Any:
     return TypeAdapter(cls)
+
+
+_ONE_AT_A_TIME = RLock()
+"""pydantic parses the source of a record for its docstrings. In some versions of Python, 3.11.7 among them, two threads
+that parse at once may get a `SystemError` (python/cpython#106905)."""
 
 
 @cache

@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from tests.page.site import Site
     from tests.page.visit import Visit
 
+LIMIT_S = 1200
+"""Of a test, with whatever it is the first to import."""
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.timeout(LIMIT_S))
 
 
 @pytest.fixture(scope="module")  # while it is open a loop of events runs in this thread, which others cannot bear

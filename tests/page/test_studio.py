@@ -86,13 +86,13 @@ def test_a_key_does_everything(site, visit):
     expect(here.page.locator(".standing")).to_contain_text("Canceled")
     here.prompt.blur()
     here.page.keyboard.press("n")
-    assert here.page.get_by_label("Seed", exact=True).input_value().isdigit()
+    expect(here.page.get_by_label("Seed", exact=True)).to_have_value(re.compile(r"^\d+$"))
     for key, view in zip("12345", VIEWS, strict=True):
         here.page.keyboard.press(key)
         expect(here.page.locator(f'nav a[href="#{view}"]')).to_have_attribute("aria-current", "page")
     for theme in ("light", "dark"):
         here.page.keyboard.press("t")
-        assert here.page.evaluate("document.documentElement.dataset.theme") == theme
+        expect(here.page.locator("html")).to_have_attribute("data-theme", theme)
     here.page.keyboard.press("?")
     expect(here.page.get_by_role("dialog")).to_contain_text("What changed")
     here.page.keyboard.press("Escape")
@@ -262,7 +262,7 @@ def test_ten_jobs_two_canceled_and_the_page_opened_again(site, visit):
     expect(rows.nth(1)).to_contain_text("picture 9")
     expect(rows.nth(1)).to_contain_text(re.compile("done"))
     site.held.clear()
-    expect(here.page.get_by_text("Nothing is being drawn.")).to_be_visible(timeout=30_000)
+    expect(here.page.get_by_text("Nothing is being drawn.")).to_be_visible()
     here.show("history")
     expect(here.page.locator(".card")).to_have_count(8)
     drawn = sorted(site.api.store.jobs(states=(JobState.SUCCEEDED,), limit=20), key=lambda job: job.finished_at)
@@ -343,7 +343,7 @@ def test_a_service_with_keys_asks_for_one_and_keeps_it_in_the_tab(site, visit):
     here.draw("red apple")
     here.is_drawn()
     picture = here.page.get_by_role("img", name="red apple, seed").first
-    assert picture.get_attribute("src").startswith("blob:")
+    expect(picture).to_have_attribute("src", re.compile("^blob:"))
     here.page.reload()
     here.page.get_by_role("img", name="red apple, seed").first.wait_for()
     assert secret not in json.dumps(here.page.evaluate("({...localStorage})"))
@@ -368,7 +368,7 @@ def test_what_the_doctor_says_is_done_by_a_button(site, visit):
     assert not here.violations()
     here.button("Use guidance_scale 5").click()
     here.show("draw")
-    assert here.page.get_by_role("slider", name="Guidance scale").input_value() == "5"
+    expect(here.page.get_by_role("slider", name="Guidance scale")).to_have_value("5")
 
 
 def test_metrics_show_the_four_groups(site, visit):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks.lib.simulated_service import EMOJI, EMOJI_LORA, SD15_CPU, SDXL_GPU, World, entry_for
+from benchmarks.lib.simulated_service import EMOJI, EMOJI_LOOKED, EMOJI_LORA, SD15_CPU, SDXL_GPU, World, entry_for
 from undertow.serving.clock.costs import Costs, Learner, Mean, best_rows
 from undertow.serving.clock.finish_times import Device, finish_times
 from undertow.serving.clock.timetable import Timetable
@@ -225,6 +225,30 @@ def test_the_clock_notices_a_schedule_that_breaks_promises(monkeypatch):
     monkeypatch.setattr("undertow.serving.schedule.QUANTUM_JOBS", 1.0)
     monkeypatch.setattr("undertow.serving.schedule.CREDIT", 0.0)
     assert World(machine=EMOJI, seed=1, count=250).run().share("held") < 0.93
+
+
+def test_promises_are_held_beside_jobs_that_are_looked_into():
+    worlds = [World(machine=EMOJI_LOOKED, seed=seed, count=250).run() for seed in (1, 2, 3)]
+    assert sum(one.share("held") for one in worlds) / 3 >= 0.95
+
+
+def test_the_clock_notices_what_looking_takes(monkeypatch):
+    """Without it, promises are broken."""
+    monkeypatch.setattr(Device, "looked_s", lambda self, entry: 0.0)
+    worlds = [World(machine=EMOJI_LOOKED, seed=seed, count=250).run() for seed in (1, 2, 3)]
+    assert sum(one.share("held") for one in worlds) / 3 < 0.9
+
+
+def test_a_job_that_is_looked_into_takes_longer_by_its_own_rows():
+    costs = costs_of(forward={2: 1.0, 4: 2.0})
+    device = Device(costs={"m": costs}, models={"m"})
+    plain, looked = (JobWork(cells=256, rows=2, steps=10, **more) for more in ({}, {"longer": 2.5, "after_s": 0.25}))
+    assert finish_times(queue(looked), {"w": device}, 0.0) == pytest.approx({"0": 25.25})
+    assert device.seconds(queue(looked)[0]) == pytest.approx(25.25)
+    costs.learn("denoise", seconds=2.0, cells=256, rows=8)
+    beside = queue(plain, looked, mode="reproducible", rows=8)
+    # ten forwards of 2 s, each 1.5 s longer; then what was seen becomes files
+    assert finish_times(beside, {"w": device}, 0.0) == pytest.approx({"0": 35.0, "1": 35.25})
 
 
 @dataclass

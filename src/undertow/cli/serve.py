@@ -48,6 +48,15 @@ def serve(
     devices: Annotated[
         list[str] | None, typer.Option("--device", help="A worker for each; repeatable.", show_default="cpu")
     ] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            help="Processor threads of a worker on a CPU; with another number pictures have other bytes.",
+            show_default="OMP_NUM_THREADS, or all cores but one, shared among the workers",
+        ),
+    ] = None,
     mode: Annotated[
         str | None,
         typer.Option(help="reproducible or fast, where clients name none.", show_default="reproducible"),
@@ -98,6 +107,7 @@ def serve(
         "database": database,
         "adapters": adapters or None,
         "devices": devices or None,
+        "threads": threads,
         "mode": mode,
         "budget_bytes": None if budget is None else parse_bytes("--budget", budget),
         "jobs_at_once": jobs_at_once,

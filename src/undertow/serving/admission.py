@@ -155,12 +155,15 @@ class Admission:
             files={"": model.hash, **{name: entry.hash for name, entry in used.items()}},
             inspect=inspect,
         )
+        work = read.work
+        if inspect is not None:
+            work = replace(work, longer=inspect.longer, after_s=inspect.after_s)
         new = NewJob(
             key=key,
             spec=spec,
-            work=read.work,
+            work=work,
             inputs=tuple(read.uploads.files.values()),
-            cost=cost_of(read.work, model) * (1.0 if inspect is None else inspect.longer),
+            cost=cost_of(work, model) * work.longer,
             priority=options.priority,
             client_id=client_id,
             idempotency_key=idempotency_key,

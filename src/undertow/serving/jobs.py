@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Le, MaxLen
 
-from undertow.records import Record
+from undertow.records import Finite, Record
 from undertow.serving.failures import Failure
 from undertow.serving.inspection import InspectionKind, InspectOptions
 
@@ -68,13 +68,16 @@ class JobSpec(Record):
 class JobWork(Record):
     """What a schedule must know of a job without reading its request. cells: of a picture's latents. rows: of the
     forward of one step of all its pictures, branches of guidance included; adapted_rows: those in which adapters act.
-    steps: of every picture, in all passes."""
+    steps: of every picture, in all passes. longer: times that a step of its own rows takes, because of what is looked
+    at. after_s: seconds after the last picture, for what was seen."""
 
     cells: Annotated[int, Ge(0)] = 0
     rows: Annotated[int, Ge(1)] = 1
     adapted_rows: Annotated[int, Ge(0)] = 0
     steps: Annotated[int, Ge(0)] = 1
     pictures: Annotated[int, Ge(1)] = 1
+    longer: Annotated[Finite, Ge(1)] = 1.0
+    after_s: Annotated[Finite, Ge(0)] = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,7 +107,7 @@ class Running:
 class Room:
     """What a worker draws and has room for. most_rows: of a forward for jobs of such a group, in the mode "fast".
     step_s: seconds of a step of such a group with so many rows together, adapters in so many of them. decode_s: of all
-    pictures of a job."""
+    pictures of a job. looked_s: by which a job makes each step longer because it is looked into."""
 
     running: Sequence[Running] = ()
     now: float = 0.0
@@ -115,11 +115,13 @@ class Room:
     most_rows: Callable[[QueueEntry], int] = lambda entry: entry.work.rows
     step_s: Callable[[QueueEntry, int, int], float] = lambda entry, rows, adapted_rows: 1.0
     decode_s: Callable[[QueueEntry], float] = lambda entry: 0.0
+    looked_s: Callable[[QueueEntry], float] = lambda entry: 0.0
 
     def step_of(self, entries: Sequence[QueueEntry]) -> float:
         """Seconds of a step of jobs that share forwards."""
         works = [entry.work for entry in entries]
-        return self.step_s(entries[0], sum([one.rows for one in works]), sum([one.adapted_rows for one in works]))
+        step_s = self.step_s(entries[0], sum([one.rows for one in works]), sum([one.adapted_rows for one in works]))
+        return step_s + sum([self.looked_s(entry) for entry in entries])
 
 
 def pick(entries: Sequence[QueueEntry], state: FairState, room: Room) -> list[str]:
@@ -242,12 +244,14 @@ def _lateness(running: Sequence[Running], room: Room) -> dict[int, float]:
     Each leaves when it is denoised, and the steps of the others take less time from then on."""
     rows = sum([one.entry.work.rows for one in running])
     adapted_rows = sum([one.entry.work.adapted_rows for one in running])
+    looked_s = sum([room.looked_s(one.entry) for one in running])
     at, done = room.now, 0.0
     found: dict[int, float] = {}
     for one in sorted(running, key=_left):
         entry = one.entry
-        at += (one.left - done) * room.step_s(entry, rows, adapted_rows) + room.decode_s(entry)
-        done = one.left
+        step_s = room.step_s(entry, rows, adapted_rows) + looked_s
+        at += (one.left - done) * step_s + room.decode_s(entry)
+        done, looked_s = one.left, looked_s - room.looked_s(entry)
         rows, adapted_rows = rows - entry.work.rows, adapted_rows - entry.work.adapted_rows
         if one.promised_at is None:
             found[id(one)] = 0.0

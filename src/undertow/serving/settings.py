@@ -31,6 +31,9 @@ class ServerSettings(Record):
     port: Annotated[int, Ge(0), Le(65535)] = 8188
     devices: tuple[str, ...] = ("cpu",)
     """One worker process for each."""
+    threads: Annotated[int, Ge(1), Le(1024)] | None = None
+    """Of a worker on a CPU; pictures have other bytes with another number. When `None`: what OMP_NUM_THREADS says, else
+    the cores but one, shared among the workers."""
     mode: Mode = "reproducible"
     """Where a client names none."""
     budget_bytes: Annotated[int, Ge(1)] | None = None

@@ -58,6 +58,7 @@ SERVE = Command(
         case("--mode", "fast", settings__mode="fast"),
         case("--mode", "slow", refused="reproducible"),
         case("--budget", "2GB", settings__budget_bytes=2 * 10**9),
+        case("--threads", "3", settings__threads=3),
         case("--jobs-at-once", "1", settings__jobs_at_once=1),
         case("--cors", "https://a.example", settings__cors=("https://a.example",)),
         case("--webhooks", settings__webhooks=True),

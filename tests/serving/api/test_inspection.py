@@ -34,8 +34,11 @@ def test_a_job_says_what_is_looked_at_and_is_drawn_alone_to_be_profiled(api):
     assert job["links"]["diagnosis"] == f"/v1/jobs/{job['id']}/diagnosis"
     assert api.store.job(job["id"]).alone is False
     assert api.store.job(api.submit(inspect={"profile": True})["id"]).alone is True
-    cost = {debug: api.store.job(api.submit(inspect={"debug": debug})["id"]).cost for debug in ("", "vae", "layers")}
-    assert (cost["layers"] / cost[""], cost["vae"] / cost[""]) == pytest.approx((2.5, 1.15))
+    looks = ({}, {"debug": "vae"}, {"activations": True}, {"debug": "layers", "activations": True})
+    looked = [api.store.job(api.submit(inspect=look)["id"]) for look in looks]
+    assert [one.work.longer for one in looked] == pytest.approx([1, 1, 1.13, 2.63])
+    assert [one.cost / looked[0].cost for one in looked] == pytest.approx([1, 1, 1.13, 2.63])
+    assert [one.work.after_s for one in looked] == [0, 0.25, 0.25, 0.25]
     assert api.submit(inspect={})["inspect"] is None
     assert api.submit(inspect={"debug": ""})["inspect"] is None
 

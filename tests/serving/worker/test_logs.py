@@ -4,6 +4,7 @@ import errno
 import logging
 
 import pytest
+import torch
 
 from undertow.engine.options import RunOptions
 from undertow.serving.request_json import request_of
@@ -46,6 +47,20 @@ def test_a_log_of_other_circumstances_is_not_used_and_the_report_says_so(place, 
     assert result.replayed_steps == 0
     assert "starts over" in result.report["note"]
     assert "undertow was" in result.report["note"]
+
+
+def test_nor_is_one_of_another_number_of_threads(place, interrupted):
+    """With which products are added up in another order."""
+    id, _ = interrupted
+    before = torch.get_num_threads()
+    torch.set_num_threads(before + 1)
+    try:
+        result = taken(place, id)
+    finally:
+        torch.set_num_threads(before)
+    assert result.replayed_steps == 0
+    assert "starts over" in result.report["note"]
+    assert f"{before + 1} threads" in result.report["note"]
 
 
 def test_what_is_no_log_is_not_used(place, interrupted):

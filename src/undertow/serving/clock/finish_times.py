@@ -54,13 +54,19 @@ class Device:
         turns = max(1.0, rows / at_once)
         return turns * self.of(entry).forward_s(entry.work.cells, computed, ceil(adapted_rows / turns))
 
+    def looked_s(self, entry: QueueEntry) -> float:
+        """By which a job makes each step longer because it is looked into: its own rows alone are."""
+        if entry.work.longer == 1:
+            return 0.0
+        return (entry.work.longer - 1) * self.of(entry).forward_s(entry.work.cells, entry.work.rows)
+
     def decode_s(self, entry: QueueEntry) -> float:
-        """Of all pictures of a job."""
-        return entry.work.pictures * self.of(entry).decode_s(entry.work.cells)
+        """Of all pictures of a job, and of what was seen."""
+        return entry.work.pictures * self.of(entry).decode_s(entry.work.cells) + entry.work.after_s
 
     def seconds(self, entry: QueueEntry) -> float:
         """Of a job that is alone."""
-        step_s = self.step_s(entry, entry.work.rows, entry.work.adapted_rows)
+        step_s = self.room((), 0.0).step_of([entry])
         return self.of(entry).encode_s() + entry.work.steps * step_s + self.decode_s(entry)
 
     def room(self, running: Sequence[Running], now: float) -> Room:
@@ -72,6 +78,7 @@ class Device:
             most_rows=self.cap,
             step_s=self.step_s,
             decode_s=self.decode_s,
+            looked_s=self.looked_s,
         )
 
 
@@ -172,11 +179,7 @@ class _Lane:
         """What a job takes itself of the time that others are expected not to take: it is done only if it stays."""
         if entry.state != JobState.QUEUED:
             return 0.0
-        return (
-            self.device.cancelled
-            * entry.work.steps
-            * self.device.step_s(entry, entry.work.rows, entry.work.adapted_rows)
-        )
+        return self.device.cancelled * entry.work.steps * self._room.step_of([entry])
 
     def _step_s(self) -> float:
         """Of one step of all that run, whose groups take turns."""

@@ -40,11 +40,12 @@ _OF_JOBS = [
         "seq",
     )
 ]
+WORK = ("cells", "work_rows", "adapted_rows", "steps", "pictures", "longer", "after_s")
+"""The columns of a job's work."""
 _OF_ENTRIES = [
     *jobs.c[
-        "id", "key", "model", "mode", "rows", "cells", "work_rows", "adapted_rows", "steps", "pictures", "cost",
-        "priority", "state", "submitted_at", "started_at", "deadline_at", "promised_at", "finish_at", "attempt",
-        "alone", "requeued", "worker", "beat_at",
+        "id", "key", "model", "mode", "rows", *WORK, "cost", "priority", "state", "submitted_at", "started_at",
+        "deadline_at", "promised_at", "finish_at", "attempt", "alone", "requeued", "worker", "beat_at",
     ],
     type_coerce(jobs.c.progress, Text).label("progress"),
 ]  # fmt: skip
@@ -99,13 +100,23 @@ def job_of(row: Fields) -> Job:
 
 def _work_of(fields: dict[str, Any]) -> JobWork:
     """Takes its columns away."""
-    return _work(*(fields.pop(name) for name in ("cells", "work_rows", "adapted_rows", "steps", "pictures")))
+    return _work(*(fields.pop(name) for name in WORK))
 
 
 @lru_cache(4096)
-def _work(cells: int, rows: int, adapted_rows: int, steps: int, pictures: int) -> JobWork:
+def _work(
+    cells: int, rows: int, adapted_rows: int, steps: int, pictures: int, longer: float, after_s: float
+) -> JobWork:
     """A record is checked when it is made, and in a long queue most are alike."""
-    return JobWork(cells=cells, rows=rows, adapted_rows=adapted_rows, steps=steps, pictures=pictures)
+    return JobWork(
+        cells=cells,
+        rows=rows,
+        adapted_rows=adapted_rows,
+        steps=steps,
+        pictures=pictures,
+        longer=longer,
+        after_s=after_s,
+    )
 
 
 @lru_cache(4096)
@@ -127,7 +138,8 @@ def entries_where(*conditions: ColumnElement[bool]) -> Select[Any]:
 
 def entry_of(row: Sequence[Any]) -> QueueEntry:
     """By position: a claim reads a thousand of them while others wait to write."""
-    id, key, model, mode, rows, cells, work_rows, adapted_rows, steps, pictures, cost, priority, state, *more = row
+    id, key, model, mode, rows, *more = row
+    work, (cost, priority, state, *more) = more[: len(WORK)], more[len(WORK) :]
     submitted_at, started_at, deadline_at, promised_at, finish_at, attempt, alone, requeued, worker, *last = more
     beat_at, progress = last
     return QueueEntry(
@@ -136,7 +148,7 @@ def entry_of(row: Sequence[Any]) -> QueueEntry:
         model=model,
         mode=mode,
         rows=rows,
-        work=_work(cells, work_rows, adapted_rows, steps, pictures),
+        work=_work(*work),
         cost=cost,
         priority=priority,
         state=JobState(state),

@@ -68,6 +68,8 @@ def prepared(new: NewJob, id: str, now: float) -> Prepared:
         "cells": new.work.cells,
         "work_rows": new.work.rows,
         "adapted_rows": new.work.adapted_rows,
+        "longer": new.work.longer,
+        "after_s": new.work.after_s,
         "steps": new.work.steps,
         "pictures": new.work.pictures,
         "requeued": False,

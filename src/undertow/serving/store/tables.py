@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import TypeDecorator
 
-REVISION = "0003"
+REVISION = "0004"
 """Of these tables: the newest of `migrations/versions`."""
 
 VERSION_TABLE = "undertow_version"
@@ -62,6 +62,8 @@ jobs = Table(
     Column("adapted_rows", Integer, nullable=False, server_default="0"),
     Column("steps", Integer, nullable=False),
     Column("pictures", Integer, nullable=False),
+    Column("longer", Double, nullable=False, server_default="1"),
+    Column("after_s", Double, nullable=False, server_default="0"),
     Column("cost", Double, nullable=False),
     Column("priority", Integer, nullable=False),
     Column("label", Text, nullable=False),

@@ -13,6 +13,7 @@ from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
 from undertow.serving.tracing import tracing_of
 from undertow.serving.worker.child import ChildSetup
+from undertow.serving.worker.threads import threads_of_worker
 
 if TYPE_CHECKING:
     from undertow.serving.worker.worker import Worker
@@ -29,10 +30,15 @@ def worker_for(
     alive: Callable[[], None] = lambda: None,
 ) -> "Worker":
     """A worker with a store of its own. Errors: `StoreError`; `InvalidInput` for a device that is not there."""
+    import torch  # noqa: PLC0415
+
     from undertow.checkpoints.read.dtypes import require_device  # noqa: PLC0415  # imports torch
     from undertow.serving.worker.worker import Worker  # noqa: PLC0415
 
     require_device("device", device)
+    threads = threads_of_worker(settings, device)
+    if threads is not None:
+        torch.set_num_threads(threads)
 
     artifacts = ArtifactFolder(settings.data / "artifacts")
     store = Store.open(

@@ -32,6 +32,7 @@ from undertow.serving.api.compatible.openai_words import (
     in_format,
     partial_due,
 )
+from undertow.serving.api.compatible.texts import without_texts
 from undertow.serving.api.compatible.waiting import (
     comes_back,
     finished,
@@ -123,7 +124,7 @@ async def edit_images(request: Request, key: Submitter, service: Service) -> Res
     """Draw a picture anew, as a whole or where a mask is transparent. strength, seed, negative_prompt, steps,
     guidance_scale and loras are undertow's own fields."""
     fields, files = await _read_form(request, service.settings.max_body_bytes)
-    asked = ImageEdit.read(fields)
+    asked = ImageEdit.read(without_texts(ImageEdit, fields))
     assert isinstance(asked, ImageEdit)
     pictures = files.get("image", [])
     if len(pictures) != 1:

@@ -12,6 +12,7 @@ from undertow.errors import InvalidInput
 from undertow.records import Finite, Record
 from undertow.serving.api.compatible.a1111.resize import opener, resized, text_of
 from undertow.serving.api.compatible.fixed import Fixed, without_fixed
+from undertow.serving.api.compatible.texts import without_texts
 
 SCRIPTS = ("controlnet",)
 """Names of the script, in small letters."""
@@ -76,7 +77,7 @@ def units_in(scripts: Mapping[str, Any]) -> tuple[list[Unit], dict[str, Any]]:
         for one in script.get("args") or ():
             if not isinstance(one, Mapping):
                 raise InvalidInput("alwayson_scripts.controlnet.args", shown(one), "objects")
-            if one.get("enabled", True):
+            if without_texts(Unit, one).get("enabled", True):
                 units.append(_unit(one))
     return units, others
 
@@ -114,7 +115,7 @@ def with_controls(
 def _unit(given: Mapping[str, Any]) -> Unit:
     renamed = {("image" if name == "input_image" else name): value for name, value in given.items()}
     known = without_fixed({name: value for name, value in renamed.items() if name not in OF_PREPROCESSORS}, FIXED)
-    return Unit.from_json({name: value for name, value in known.items() if value is not None})
+    return Unit.from_json(without_texts(Unit, {name: value for name, value in known.items() if value is not None}))
 
 
 def _choice(name: str, given: int | str, known: Mapping[int | str, Any]) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 from undertow.doors import nearest, shown
 from undertow.errors import InvalidInput
 from undertow.serving.api.compatible.fixed import Fixed, require_fixed
+from undertow.serving.api.compatible.texts import read_text
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.catalog.entries import ModelEntry
 from undertow.serving.jobs import Format
@@ -108,6 +109,7 @@ def _checked(name: str, value: Any, catalog: Catalog) -> Any:
             raise InvalidInput(name, shown(value), "the title or the name of a model")
         return model_named(value, catalog).name
     if name == CLIP_SKIP:
+        value = read_text(value, {int})
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 12:
             raise InvalidInput(name, shown(value), "a whole number from 1 to 12")
         return value

@@ -15,6 +15,7 @@ from undertow.serving.api.compatible.a1111.options import Options
 from undertow.serving.api.compatible.a1111.prompts import embeddings_in, require_no_tags, split_prompt
 from undertow.serving.api.compatible.a1111.samplers import sampler_options, schedule_of
 from undertow.serving.api.compatible.fixed import Fixed, require_fixed, without_fixed
+from undertow.serving.api.compatible.texts import without_texts
 from undertow.serving.catalog.entries import AdapterEntry
 
 Share = Annotated[Finite, Ge(0), Le(1)]
@@ -117,7 +118,8 @@ class Drawing(Record):
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> "Drawing":
         """Errors: `InvalidInput`, also for what A1111 does and undertow does not."""
-        found = cls.from_json({name: value for name, value in without_fixed(given, FIXED).items() if value is not None})
+        known = {name: value for name, value in without_fixed(given, FIXED).items() if value is not None}
+        found = cls.from_json(without_texts(cls, known))
         for name, script in units_in(found.alwayson_scripts)[1].items():
             if not isinstance(script, Mapping) or any(script.get("args") or ()):
                 raise InvalidInput("alwayson_scripts", shown(name), "none with arguments", "undertow runs no scripts")
@@ -201,7 +203,7 @@ class TextToImage(Drawing):
 
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> "TextToImage":
-        if given.get("enable_hr"):
+        if without_texts(cls, given).get("enable_hr"):
             for name in given.keys() & HIRES.keys():
                 require_fixed(name, given[name], HIRES[name])
         found = super().read({name: value for name, value in given.items() if name not in HIRES})
