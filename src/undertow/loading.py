@@ -18,7 +18,7 @@ from undertow.embedded import located
 from undertow.service import UNetService
 from undertow.unet.compiled import CompiledUNet
 from undertow.unet.config import UNetConfig
-from undertow.unet.runner import Backend, CompiledRunner, runner_named
+from undertow.unet.runner import Backend, CompiledRunner, OpenVINORunner, runner_named
 from undertow.unet.unet import UNet
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,8 @@ def load_unet(
 
     dtype: `None` keeps the file's, also where the processor only imitates it: see `undertow.processor.computes`.
     backend: "eager", or "compile" for a `CompiledUNet`, by `torch.compile` (the first call of each size takes a minute
-    or two, every other is faster), or "background" for one that computes eagerly until its graphs are made.
+    or two, every other is faster), "background" for one that computes eagerly until its graphs are made, or "openvino"
+    for one that OpenVINO computes, on CPUs (the extra of that name), eagerly where adapters act.
     attention: the kernel, a name of `attention.catalogue.KERNELS` ("sdpa" is PyTorch's fused one, "math" writes the
     scores out), or what one is chosen for at each call: "speed", "memory", "balanced", or an `AttentionPolicy` with a
     budget. "auto" is "speed": by what `undertow bench attention` measured on this machine, else by rules. Predictions
@@ -52,7 +53,7 @@ def load_unet(
     # Channels-last memory: the layout that convolution libraries compute in, on CPUs and GPUs (benchmarks/unet.py).
     options = LoadOptions(dtype=dtype, device=device, channels_last=True, attention=attention)
     unet = load_unet_from(located(source), options)
-    return CompiledUNet.of(unet, runner.graphs) if isinstance(runner, CompiledRunner) else unet
+    return CompiledUNet.of(unet, runner.graphs) if isinstance(runner, CompiledRunner | OpenVINORunner) else unet
 
 
 @checked

@@ -64,8 +64,10 @@ def test_runners_have_names():
     assert runner_named("eager") is EAGER
     assert isinstance(runner_named("compile"), CompiledRunner)
     assert isinstance(runner_named("background").graphs, BackgroundGraphs)
-    with pytest.raises(InvalidInput, match="backend is 'openvino', expected 'eager', 'compile' or 'background'"):
-        runner_named("openvino")
+    with pytest.raises(
+        InvalidInput, match="backend is 'onnx', expected 'eager', 'compile', 'background' or 'openvino'"
+    ):
+        runner_named("onnx")
 
 
 def test_capabilities_are_declared():

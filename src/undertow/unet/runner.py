@@ -8,8 +8,9 @@ from torch import nn
 from undertow.errors import InvalidInput
 from undertow.unet.background import BackgroundGraphs
 from undertow.unet.compiled import Graphs
+from undertow.unet.openvino import OpenVINONetworks
 
-Backend = Literal["eager", "compile", "background"]
+Backend = Literal["eager", "compile", "background", "openvino"]
 """Names of runners. "background" compiles as "compile" does, and computes eagerly meanwhile."""
 
 
@@ -67,6 +68,19 @@ class CompiledRunner:
         return network(*inputs, compute=self.graphs.predict)
 
 
+class OpenVINORunner:
+    """Runs U-Nets by OpenVINO, and what that has no inputs for eagerly, see `OpenVINONetworks`. Errors:
+    `MissingDependency`."""
+
+    capabilities = Capabilities(observable=False, fixed_shapes=True, slots=True, merging=False)
+
+    def __init__(self):
+        self.graphs = OpenVINONetworks()
+
+    def run(self, network: nn.Module, *inputs: Any) -> Any:
+        return network(*inputs, compute=self.graphs.predict)
+
+
 EAGER = EagerRunner()
 
 
@@ -77,5 +91,7 @@ def runner_named(backend: str) -> Runner:
             return EAGER
         case "compile" | "background":
             return CompiledRunner(background=backend == "background")
+        case "openvino":
+            return OpenVINORunner()
         case _:
-            raise InvalidInput("backend", repr(backend), "'eager', 'compile' or 'background'")
+            raise InvalidInput("backend", repr(backend), "'eager', 'compile', 'background' or 'openvino'")
