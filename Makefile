@@ -29,7 +29,7 @@ FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 CHROMIUM := /usr/bin/chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-avx2 lowest fuzz api-fuzz mutants bits planted-faults memory-soak store-soak soak soak-postgresql load check format bench digits emoji evaluate docs clean attention-maps planted-edits test-page page studio-pictures debug-cost healthy-runs
+.PHONY: help demo test test-slow test-avx2 lowest fuzz api-fuzz mutants bits planted-faults memory-soak store-soak soak soak-postgresql load check format bench bench-openvino digits emoji evaluate docs clean attention-maps planted-edits test-page page studio-pictures debug-cost healthy-runs
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -161,6 +161,13 @@ soak-postgresql: $(INSTALLED)  ## The same on a server of PostgreSQL that is kil
 LITSERVE := out/peers/litserve
 $(LITSERVE): | $(INSTALLED)
 	$(PIP) install --quiet --constraint constraints.txt --target $@ litserve
+
+OPENVINO := out/peers/openvino
+$(OPENVINO): | $(INSTALLED)
+	$(PIP) install --quiet --no-deps --target $@ openvino==2026.4.1
+
+bench-openvino: $(INSTALLED) $(OPENVINO)  ## Time the U-Net beside OpenVINO's of the same weights
+	$(ONE_THREAD) PYTHONPATH=$(OPENVINO) $(BIN)/python benchmarks/unet.py --mode openvino
 
 load: $(INSTALLED) $(LITSERVE)  ## Ask a running service for unlike pictures, at loads up to 1.5 of its capacity: docs/results/serving.md
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.serving.load --page docs/results/serving.md

@@ -1,6 +1,6 @@
 """LoRA in slots and merged, beside diffusers with PEFT, on the same U-Net and files in one run.
 
-    python benchmarks/lora.py [--channels 320] [--side 256] [--rows 4] [--rank 16] [--repeats 3]
+    python -m benchmarks.lora [--channels 320] [--side 256] [--rows 4] [--rank 16] [--repeats 3]
 
 SD1.5's architecture with random weights, float32, one thread; --channels 32 is a quick try. Every row has a LoRA of its
 own on all attention and feed-forward layers. PEFT computes one set of adapters for a whole batch, so unlike rows go one
@@ -16,10 +16,10 @@ from pathlib import Path
 
 import diffusers
 import torch
-from lib.timing import interleaved_medians
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.lib.timing import interleaved_medians
 from undertow import AdapterCapacity, UNet, UNetConfig
 from undertow.adapters.lora.bank import Bank
 from undertow.adapters.lora.lora_file import read_lora

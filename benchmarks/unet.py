@@ -5,7 +5,10 @@ has it, eager and compiled (inductor, with the weights of both frozen into the g
 diffusers is also timed without it in eager mode and its faster layout counts. Prints a Markdown table: medians, ratio,
 achieved GFLOP/s, largest relative difference of outputs.
 
-    python benchmarks/unet.py [--mode eager compile] [--dtype float32 bfloat16] [--repeats 9] [--mkl]
+    python benchmarks/unet.py [--mode eager compile openvino] [--dtype float32 bfloat16] [--repeats 9] [--mkl]
+
+openvino: undertow's eager network beside OpenVINO's of the same weights and precision, where that is installed
+(`make bench-openvino` sets it aside and runs this).
 
 --mkl: undertow's float32 products by MKL as well, which shows what the choice of oneDNN on AMD processors contributes.
 
@@ -30,7 +33,7 @@ ROWS, CELLS, TOKENS = 2, 32, 77
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--mode", nargs="+", choices=["eager", "compile"], default=["eager", "compile"])
+    parser.add_argument("--mode", nargs="+", choices=["eager", "compile", "openvino"], default=["eager", "compile"])
     parser.add_argument("--dtype", nargs="+", choices=["float32", "bfloat16"], default=native_types())
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--mkl", action="store_true")
@@ -42,7 +45,7 @@ def main() -> None:
         print(compare(options.mode[0], getattr(torch, options.dtype[0]), options.repeats), flush=True)
         return
     print(f"{platform.machine()}, torch {torch.__version__}, 1 thread, median of {options.repeats}\n")
-    print("| mode | type | undertow s | diffusers s | ratio | undertow GFLOP/s | diffusers GFLOP/s | difference |")
+    print("| mode | type | undertow s | peer s | ratio | undertow GFLOP/s | peer GFLOP/s | difference |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     for mode in options.mode:
         for dtype in options.dtype:
@@ -64,6 +67,9 @@ def compare(mode: str, dtype: torch.dtype, repeats: int) -> str:
     flops = count_flops(theirs, latents, timesteps, context)
     ours = build_undertow(dtype, theirs.state_dict())
     runs = {"undertow": runner(ours, mode, latents, timesteps, context)}
+    if mode == "openvino":
+        runs["peer"] = openvino(theirs, latents, timesteps, context)
+        return row(mode, dtype, flops, runs, repeats)
     if mode == "eager":
         runs["diffusers, contiguous"] = runner(theirs, mode, latents, timesteps, context)
         copy = build_diffusers(dtype)
@@ -71,9 +77,13 @@ def compare(mode: str, dtype: torch.dtype, repeats: int) -> str:
         theirs = copy
     theirs = theirs.to(memory_format=torch.channels_last)
     latents = latents.contiguous(memory_format=torch.channels_last)
-    runs["diffusers"] = runner(theirs, mode, latents, timesteps, context)
-    outputs = {name: run() for name, run in runs.items()}
-    difference = ((outputs["undertow"] - outputs["diffusers"]).norm() / outputs["diffusers"].norm()).item()
+    runs["peer"] = runner(theirs, mode, latents, timesteps, context)
+    return row(mode, dtype, flops, runs, repeats)
+
+
+def row(mode: str, dtype: torch.dtype, flops: int, runs: dict[str, Callable[[], torch.Tensor]], repeats: int) -> str:
+    outputs = {name: run().float() for name, run in runs.items()}
+    difference = ((outputs["undertow"] - outputs["peer"]).norm() / outputs["peer"].norm()).item()
     medians = interleaved_medians(runs, repeats)
     best = min(value for name, value in medians.items() if name != "undertow")
     mine = medians["undertow"]
@@ -129,6 +139,27 @@ def frozen(unet) -> Callable[..., tuple[torch.Tensor]]:
             return compiled(*inputs, **settings)
 
     return run
+
+
+def openvino(unet, latents, timesteps, context) -> Callable[[], torch.Tensor]:
+    """OpenVINO's network of the same weights, one thread; from float32, as it converts them itself."""
+    import openvino as ov
+
+    class Call(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.unet = unet.float()
+
+        def forward(self, latents, timesteps, context):
+            return self.unet(latents, timesteps, context, return_dict=False)[0]
+
+    hint = "bf16" if latents.dtype == torch.bfloat16 else "f32"
+    inputs = (latents.float(), timesteps, context.float())
+    model = ov.convert_model(Call(), example_input=inputs, input=[list(one.shape) for one in inputs])
+    settings = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": 1}
+    request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+    arrays = [one.numpy() for one in inputs]
+    return lambda: torch.from_numpy(request.infer(arrays)[0])
 
 
 def count_flops(unet, latents, timesteps, context) -> int:
