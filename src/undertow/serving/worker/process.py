@@ -42,11 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_supervised(settings: ServerSettings) -> None:
-    """The service in a process for each part, until SIGTERM or SIGINT; a second one ends it at once. Errors:
-    `InvalidInput` for a port in use."""
+def run_supervised(settings: ServerSettings, *, api: bool = True) -> None:
+    """The service in a process for each part, until SIGTERM or SIGINT; a second one ends it at once. api: whether
+    clients are answered; workers alone draw what they find in the store. Errors: `InvalidInput` for a port in use."""
     stop, hurry = threading.Event(), threading.Event()
-    supervisor = Supervisor(settings)
+    supervisor = Supervisor(settings, api=api)
     _on_signals(lambda: hurry.set() if stop.is_set() else stop.set(), signal.SIGTERM, signal.SIGINT)
     supervisor.run(stop, hurry)
 
@@ -78,6 +78,16 @@ def run_in_one_process(settings: ServerSettings, stop: threading.Event | None = 
         thread.join()
     if failed:
         raise failed[0]
+
+
+def run_on_ray(settings: ServerSettings) -> None:
+    """The API and workers as deployments of Ray Serve, until SIGTERM or SIGINT; a second one ends it at once. Errors:
+    `MissingDependency`; what Ray says that does not start."""
+    from undertow.serving.cluster.running import run_on_ray as run  # noqa: PLC0415
+
+    stop, hurry = threading.Event(), threading.Event()
+    _on_signals(lambda: hurry.set() if stop.is_set() else stop.set(), signal.SIGTERM, signal.SIGINT)
+    run(settings, stop, hurry)
 
 
 def run_child(setup: ChildSetup) -> int:
