@@ -120,9 +120,10 @@ def serve(
     if check:
         _require_numbers(settings)
         return
-    from undertow.serving.worker.process import run_in_one_process, run_on_ray, run_supervised
+    from undertow.serving.cluster.running import run_until_signals
+    from undertow.serving.worker.process import run_in_one_process, run_supervised
 
-    (run_on_ray if ray else run_in_one_process if one_process else run_supervised)(settings)
+    (run_until_signals if ray else run_in_one_process if one_process else run_supervised)(settings)
 
 
 def _require_one_way(*, ray: bool, one_process: bool, least: int | None, most: int | None) -> None:

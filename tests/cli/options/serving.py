@@ -1,4 +1,4 @@
-"""Where the options of `undertow serve` and `keys` arrive."""
+"""Where the options of `undertow serve`, `worker` and `keys` arrive."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ def serving(at: Boundary) -> None:
     at.patch.setattr("undertow.cli.serve._checked", check)
     at.patch.setattr("undertow.serving.worker.process.run_supervised", run("processes"))
     at.patch.setattr("undertow.serving.worker.process.run_in_one_process", run("threads"))
-    at.patch.setattr("undertow.serving.worker.process.run_on_ray", run("replicas"))
+    at.patch.setattr("undertow.serving.cluster.running.run_until_signals", run("replicas"))
     at.patch.setattr("undertow.cli.serve._require_ray", lambda settings: None)  # Ray is installed aside
 
 
@@ -186,4 +186,4 @@ REVOKE = Command(
     arrives={**PLACE, "with a key": True, "revoked": "key_1", "files": []},
     cases=PLACES,
 )
-COMMANDS = (SERVE, CHECK, ADD, LIST, REVOKE)
+COMMANDS = (SERVE, CHECK, WORKER, WORKER_CHECK, ADD, LIST, REVOKE)

@@ -2,6 +2,7 @@
 
 A RayService or `serve run` names `undertow.serving.cluster.application:build`, with `[serve]` as arguments."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,9 @@ from undertow.serving.cluster.policy import QueuePolicy
 from undertow.serving.cluster.replica import GIVE_BACK_S, EngineReplica
 from undertow.serving.settings import ServerSettings
 
+DATABASE = "UNDERTOW_DATABASE"
+"""The variable with the URL of the database."""
+EVERYWHERE = "0.0.0.0"
 NAME = "undertow"
 """Of the application."""
 OPEN_REQUESTS = 10_000
@@ -24,10 +28,18 @@ HEALTH_S, PATIENCE_S = 5.0, 30.0
 
 
 def build(arguments: Mapping[str, Any]) -> Any:
-    """The application that a cluster serves. arguments: of `[serve]`. Errors: `InvalidInput`; `MissingDependency`."""
-    settings = ServerSettings.from_json(dict(arguments))
+    """The application that a cluster serves. Errors: `InvalidInput`; `MissingDependency`."""
+    return application(cluster_settings(arguments))
+
+
+def cluster_settings(arguments: Mapping[str, Any]) -> ServerSettings:
+    """arguments: of `[serve]`, but for the address, which is the cluster's: others reach it, so nobody draws without a
+    key, whatever they say. The URL of a database has a password, and may be in the environment. Errors:
+    `InvalidInput`."""
+    given = {"database": os.environ.get(DATABASE)} | dict(arguments) | {"host": EVERYWHERE}
+    settings = ServerSettings.from_json(given)
     require_shared(settings)
-    return application(settings)
+    return settings
 
 
 def application(settings: ServerSettings) -> Any:

@@ -4,16 +4,18 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import threading
 import time
-from collections.abc import Generator, MutableMapping
+from collections.abc import Callable, Generator, MutableMapping
 from contextlib import contextmanager, suppress
 
 from undertow.extras import optional_package
 from undertow.serving.cluster.application import NAME, application
 from undertow.serving.cluster.replica import GIVE_BACK_S
 from undertow.serving.settings import LOOPBACK, ServerSettings
+from undertow.serving.worker.process import on_signals
 
 logger = logging.getLogger(__name__)
 
@@ -29,9 +31,16 @@ def is_elsewhere() -> bool:
     return bool(os.environ.get(ADDRESS))
 
 
-def run_on_ray(settings: ServerSettings, stop: threading.Event, hurry: threading.Event) -> None:
-    """The service until `stop` is set. hurry: what is not done is left to the next start. Errors: `MissingDependency`;
-    `OSError`, `RuntimeError` of a Ray that does not start."""
+def run_on_ray(
+    settings: ServerSettings,
+    stop: threading.Event,
+    hurry: threading.Event,
+    *,
+    listen: Callable[[], None] = lambda: None,
+) -> None:
+    """The service until `stop` is set. hurry: what is not done is left to the next start. listen: called when Ray has
+    made its own handlers of signals. Errors: `MissingDependency`; `OSError`, `RuntimeError` of a Ray that does not
+    start."""
     with own_files(os.environ), optional_package("ray", "ray"):
         import ray  # noqa: PLC0415
         from ray import serve  # noqa: PLC0415
@@ -39,6 +48,7 @@ def run_on_ray(settings: ServerSettings, stop: threading.Event, hurry: threading
         elsewhere = is_elsewhere()
         given = {} if elsewhere else _own_cluster(settings)
         ray.init(log_to_driver=True, logging_level=logging.WARNING, **given)
+        listen()
         try:
             serve.start(
                 proxy_location="HeadOnly",
@@ -48,9 +58,20 @@ def run_on_ray(settings: ServerSettings, stop: threading.Event, hurry: threading
             serve.run(application(settings), name=NAME, route_prefix="/", blocking=False)
             logger.info("serving on Ray at %s port %d", settings.host, settings.port)
             stop.wait()
-            _end(settings, hurry)
+            if _drained(lambda: serve.delete(NAME), settings.grace_s + 2 * GIVE_BACK_S, hurry):
+                serve.shutdown()
         finally:
             ray.shutdown()
+
+
+def run_until_signals(settings: ServerSettings) -> None:
+    """The same until SIGTERM or SIGINT; a second one ends it at once."""
+    stop, hurry = threading.Event(), threading.Event()
+
+    def listen() -> None:
+        on_signals(lambda: hurry.set() if stop.is_set() else stop.set(), signal.SIGTERM, signal.SIGINT)
+
+    run_on_ray(settings, stop, hurry, listen=listen)
 
 
 def _own_cluster(settings: ServerSettings) -> dict[str, object]:
@@ -65,23 +86,20 @@ def _own_cluster(settings: ServerSettings) -> dict[str, object]:
     }
 
 
-def _end(settings: ServerSettings, hurry: threading.Event) -> None:
-    """Waits until the replicas have ended or given back what they draw."""
-    from ray import serve  # noqa: PLC0415
-
+def _drained(delete: Callable[[], None], patience_s: float, hurry: threading.Event) -> bool:
+    """Waits until the replicas have ended or given back what they draw; whether there was no hurry."""
     ended = threading.Event()
 
-    def delete() -> None:
+    def end() -> None:
         with suppress(Exception):  # what is left is taken back from workers that are gone
-            serve.delete(NAME)
+            delete()
         ended.set()
 
-    threading.Thread(target=delete, name="undertow-ray-end", daemon=True).start()
-    until = time.monotonic() + settings.grace_s + 2 * GIVE_BACK_S
+    threading.Thread(target=end, name="undertow-ray-end", daemon=True).start()
+    until = time.monotonic() + patience_s
     while not ended.is_set() and not hurry.is_set() and time.monotonic() < until:
         ended.wait(LOOK_S)
-    if not hurry.is_set():
-        serve.shutdown()
+    return not hurry.is_set()
 
 
 @contextmanager
