@@ -5,9 +5,11 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from contextlib import suppress
@@ -46,10 +48,11 @@ class Served:
         self.url = f"http://127.0.0.1:{(port := free_port())}"
         self.home = folder / "home"
         self.home.mkdir(parents=True)
+        self.temporary = Path(tempfile.mkdtemp(prefix="r"))  # a short path, as Ray's sockets want it
         (folder / "undertow.toml").write_text("[serve]\ngrace_s = 1\nlease_s = 5\n")
         command = [sys.executable, "-m", "undertow", "serve", "--port", str(port), "--data", "data", *options]
         paths = os.pathsep.join(str(Path(one).absolute()) for one in sys.path if one)
-        environment = os.environ | {"HOME": str(self.home), "PYTHONPATH": paths, "TMPDIR": str(folder)}
+        environment = os.environ | {"HOME": str(self.home), "PYTHONPATH": paths, "TMPDIR": str(self.temporary)}
         self.process = subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True)
         artifacts = ArtifactFolder(folder / "data" / "artifacts")
         until(self.ready)
@@ -92,6 +95,7 @@ class Served:
         if self.process.poll() is None:
             self.process.kill()
         self.store.close()
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
@@ -147,4 +151,4 @@ def test_a_service_that_ends_under_load_gives_its_jobs_back_and_leaves_no_proces
     assert left.attempt == 0
     until(lambda: not before & ray_processes(), 30.0)
     assert not list(served.home.iterdir())
-    assert not list(served.home.parent.glob("undertow-ray-*"))
+    assert not list(served.temporary.glob("undertow-ray-*"))

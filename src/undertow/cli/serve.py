@@ -191,9 +191,7 @@ def _free_port(settings: "ServerSettings") -> int:
         return place.getsockname()[1]
 
 
-def _say(
-    settings: "ServerSettings", catalog: "Catalog", keys: "list[ApiKey]", store: "Store", *, ray: bool
-) -> None:
+def _say(settings: "ServerSettings", catalog: "Catalog", keys: "list[ApiKey]", store: "Store", *, ray: bool) -> None:
     """What a person needs who has just started it."""
     from undertow.cli.terminal import SafeConsole
 

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 
 from undertow.serving.clock.costs import Costs
+from undertow.serving.clock.timetable import entry_of
 from undertow.serving.cluster.load import Load, load_of, replicas_for
 from undertow.serving.cluster.policy import JOBS, SECONDS, QueuePolicy
-from undertow.serving.clock.timetable import entry_of
 from undertow.serving.jobs import JobProgress, JobSpec, JobState, JobWork, NewJob
 
 CELLS = 64

@@ -53,5 +53,5 @@ def test_folders_are_known_by_what_lies_in_them(tmp_path):
     mine = folder_id(tmp_path / "a")
     assert folder_id(tmp_path / "a") == mine
     require_same_folder(tmp_path / "a", [info("x", 1, folder=mine), info("older", 1)])
-    with pytest.raises(InvalidInput, match="the folder that worker x has.*mount it here"):
+    with pytest.raises(InvalidInput, match=r"the folder that worker x has.*mount it here"):
         require_same_folder(tmp_path / "b", [info("x", 1, folder=mine)])

@@ -45,8 +45,8 @@ def cluster_settings(arguments: Mapping[str, Any]) -> ServerSettings:
 def application(settings: ServerSettings) -> Any:
     """Errors: `MissingDependency`."""
     with optional_package("ray", "ray"):
-        from ray import serve  # noqa: PLC0415
-        from ray.serve.config import AutoscalingConfig, AutoscalingPolicy  # noqa: PLC0415
+        from ray import serve  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+        from ray.serve.config import AutoscalingConfig, AutoscalingPolicy  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
     settings = placed(settings)
     json = settings.to_json()

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 ADDRESS = "RAY_ADDRESS"
 """The variable of Ray's own by which it finds a cluster."""
 LOOK_S = 0.5
+LONGEST = 16
+"""Characters of a folder below which the paths of Ray's sockets, of 107 characters at most, have room."""
 REPORT_S = "2"
 """Between two reports of replicas to the controller."""
 
@@ -42,8 +44,8 @@ def run_on_ray(
     made its own handlers of signals. Errors: `MissingDependency`; `OSError`, `RuntimeError` of a Ray that does not
     start."""
     with own_files(os.environ), optional_package("ray", "ray"):
-        import ray  # noqa: PLC0415
-        from ray import serve  # noqa: PLC0415
+        import ray  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
+        from ray import serve  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
         elsewhere = is_elsewhere()
         given = {} if elsewhere else _own_cluster(settings)
@@ -106,7 +108,8 @@ def _drained(delete: Callable[[], None], patience_s: float, hurry: threading.Eve
 def own_files(environment: MutableMapping[str, str]) -> Generator[None]:
     """Around everything of a Ray of our own: its files are in a folder that goes with it, its token is in no file, and
     it tells nobody that it is used. What the user has set stays."""
-    folder = tempfile.mkdtemp(prefix="undertow-ray-")  # not in the data folder: paths of sockets are short
+    usual = tempfile.gettempdir()
+    folder = tempfile.mkdtemp(prefix="undertow-ray-", dir=usual if len(usual) <= LONGEST else "/tmp")
     wanted = {
         "RAY_TMPDIR": folder,
         "RAY_USAGE_STATS_ENABLED": "0",
