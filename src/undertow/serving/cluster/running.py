@@ -9,8 +9,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, MutableMapping
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from typing import Any
 
+from undertow.errors import UndertowError
 from undertow.extras import optional_package
 from undertow.serving.cluster.application import NAME, application
 from undertow.serving.cluster.replica import GIVE_BACK_S
@@ -21,6 +24,19 @@ logger = logging.getLogger(__name__)
 
 ADDRESS = "RAY_ADDRESS"
 """The variable of Ray's own by which it finds a cluster."""
+
+
+class RayDidNotStart(UndertowError):
+    """There is no cluster to serve on. problem: what Ray said."""
+
+    def __init__(self, problem: str):
+        remedy = (
+            "on a busy machine it has too little time: try again; with RAY_ADDRESS, look whether it runs there"
+        )
+        super().__init__(f"Ray did not start: {problem}; {remedy}")
+        self.problem = problem
+
+
 LOOK_S = 0.5
 LONGEST = 16
 """Characters of a folder below which the paths of Ray's sockets, of 107 characters at most, have room."""
@@ -41,15 +57,18 @@ def run_on_ray(
     listen: Callable[[], None] = lambda: None,
 ) -> None:
     """The service until `stop` is set. hurry: what is not done is left to the next start. listen: called when Ray has
-    made its own handlers of signals. Errors: `MissingDependency`; `OSError`, `RuntimeError` of a Ray that does not
-    start."""
+    made its own handlers of signals. Errors: `MissingDependency`; `RayDidNotStart`."""
     with own_files(os.environ), optional_package("ray", "ray"):
         import ray  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
         from ray import serve  # noqa: PLC0415  # pyright: ignore[reportMissingImports]
 
         elsewhere = is_elsewhere()
         given = {} if elsewhere else _own_cluster(settings)
-        ray.init(log_to_driver=True, logging_level=logging.WARNING, **given)
+        try:
+            ray.init(log_to_driver=True, logging_level=logging.WARNING, **given)
+        except Exception as error:  # Ray's are of no kind that could be told apart
+            ray.shutdown()
+            raise RayDidNotStart(str(error).strip() or type(error).__name__) from error
         listen()
         try:
             serve.start(
@@ -57,13 +76,28 @@ def run_on_ray(
                 http_options={"host": settings.host, "port": settings.port},
                 logging_config={"log_level": "WARNING", "enable_access_log": False},
             )
-            serve.run(application(settings), name=NAME, route_prefix="/", blocking=False)
-            logger.info("serving on Ray at %s port %d", settings.host, settings.port)
-            stop.wait()
+            # It returns when all replicas are there, which may take minutes, or never be.
+            started = Future[Any]()
+            threading.Thread(
+                target=_run, args=(started, serve.run, application(settings)), name="undertow-ray-start", daemon=True
+            ).start()
+            while not stop.is_set() and not started.done():
+                stop.wait(LOOK_S)
+            if started.done():
+                started.result()
+                logger.info("serving on Ray at %s port %d", settings.host, settings.port)
+                stop.wait()
             if _drained(lambda: serve.delete(NAME), settings.grace_s + 2 * GIVE_BACK_S, hurry):
                 serve.shutdown()
         finally:
             ray.shutdown()
+
+
+def _run(started: "Future[Any]", run: Callable[..., Any], wanted: Any) -> None:
+    try:
+        started.set_result(run(wanted, name=NAME, route_prefix="/"))
+    except Exception as error:
+        started.set_exception(error)
 
 
 def run_until_signals(settings: ServerSettings) -> None:
