@@ -29,7 +29,7 @@ FONT := /usr/share/fonts/truetype/noto/NotoColorEmoji.ttf
 CHROMIUM := /usr/bin/chromium
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-avx2 lowest fuzz api-fuzz mutants bits planted-faults memory-soak store-soak soak soak-postgresql load check format bench bench-openvino digits emoji evaluate docs clean attention-maps planted-edits test-page page studio-pictures debug-cost healthy-runs
+.PHONY: help demo test test-slow test-avx2 lowest fuzz api-fuzz mutants bits planted-faults memory-soak store-soak soak soak-postgresql load check format bench bench-openvino digits emoji evaluate docs clean attention-maps planted-edits test-page test-ray page studio-pictures debug-cost healthy-runs
 
 help:  ## List the targets
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):[^#]*## *(.*)/  make \1\t\2/' | expand -t 20
@@ -90,6 +90,15 @@ page:  ## Build the studio of page/ into the package (needs Node.js 20)
 
 studio-pictures: $(INSTALLED) | $(CHROMIUM)  ## Try the studio as a new user, and take the pictures of docs/guides/studio
 	$(ONE_THREAD) $(BIN)/python -m benchmarks.studio --out docs/guides/studio
+
+# Its packages stand aside of ours: nothing but these tests needs them. Each process of Ray imports them anew.
+RAY := out/ray
+$(RAY): pyproject.toml constraints.txt | $(INSTALLED)
+	$(PIP) install --quiet --upgrade --constraint constraints.txt --target $@ 'ray[serve]'
+	@touch $@
+
+test-ray: $(INSTALLED) $(RAY)  ## Kill, drain and scale replicas of Ray Serve on this machine
+	PYTHONPATH=src:.:$(RAY) $(PYTEST) --override-ini addopts= --import-mode=importlib tests/ray
 
 test-avx2: $(INSTALLED) | $(FONT)  ## Run every test as on a processor with AVX2 alone
 	$(AVX2) $(PYTEST) --numprocesses $(WORKERS) --dist worksteal

@@ -21,8 +21,14 @@ from undertow.training.fit import FitSettings, fit
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DISTRIBUTIONS = {name: found[0].lower().replace("_", "-") for name, found in packages_distributions().items()}
-DISTRIBUTIONS |= {"xformers": "xformers", "pydantic_core": "pydantic", "opentelemetry": "opentelemetry-sdk"}
-"""By module. xformers is not installed here, pydantic brings its core, and several packages share opentelemetry."""
+DISTRIBUTIONS |= {
+    "xformers": "xformers",
+    "ray": "ray",
+    "pydantic_core": "pydantic",
+    "opentelemetry": "opentelemetry-sdk",
+}
+"""By module. xformers and ray are not installed here, pydantic brings its core, several packages share
+opentelemetry."""
 
 OURS = {"undertow", *sys.stdlib_module_names}
 IMPORT = re.compile(r"^\s*(?:import|from) (\w+)", re.MULTILINE)
@@ -88,6 +94,7 @@ def test_every_import_is_of_a_requirement_or_says_which_extra_it_is_of():
     assert guarded == expected | {
         "diffusers",
         "prometheus-client",
+        "ray",
         "textual-image",
         "transformers",
     }

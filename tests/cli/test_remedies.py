@@ -40,7 +40,7 @@ ROOMS = {
     "training": [verb for verb in LEAVES if verb[0] == "train"],
     "engine/class_pictures.py": [("sample",)],
     "checkpoints/read/class_model.py": [("sample",)],
-    "serving": [("serve",), ("keys", "add")],
+    "serving": [("serve",), ("worker",), ("keys", "add")],
 }
 """Whose messages only these commands show; what the other rooms say is meant for `undertow generate`."""
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from undertow.cli.service_checks import NEEDED, readable_catalog, require_folder, require_worker_parts
 from undertow.cli.service_settings import Data, Database, read_settings
 from undertow.errors import InvalidInput
 from undertow.extras import require_packages
@@ -15,12 +16,6 @@ if TYPE_CHECKING:
     from undertow.serving.settings import ServerSettings
     from undertow.serving.store.records import ApiKey
     from undertow.serving.store.store import Store
-
-NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "sqlalchemy": "sqlalchemy", "alembic": "alembic",
-          "sse_starlette": "sse-starlette", "prometheus_client": "prometheus-client", "httpx": "httpx",
-          "mcp": "mcp", "python_multipart": "python-multipart"}  # fmt: skip
-"""Modules that the service needs, and the packages that they come with."""
-
 
 NO_KEYS = {
     False: "none: everybody on this machine may draw; make one with: undertow keys add NAME",
@@ -91,6 +86,14 @@ def serve(
     one_process: Annotated[
         bool, typer.Option("--one-process", help="API and worker in one process, for small machines.")
     ] = False,
+    ray: Annotated[
+        bool, typer.Option("--ray", help="Workers as replicas of Ray Serve; the cluster of RAY_ADDRESS, or its own.")
+    ] = False,
+    min_replicas: Annotated[int | None, typer.Option(min=1, help="Workers that --ray keeps.", show_default="1")] = None,
+    max_replicas: Annotated[
+        int | None,
+        typer.Option(min=1, help="Workers that --ray may start when much waits.", show_default="as --min-replicas"),
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Say what would be served, try each model, and stop.")] = False,
 ) -> None:
     """Serve models over HTTP: every accepted job is kept until it is done, whatever dies meanwhile.
@@ -116,41 +119,56 @@ def serve(
         "webhooks_private": webhooks_private,
         "telemetry": telemetry,
         "page": page,
+        "min_replicas": min_replicas,
+        "max_replicas": max_replicas,
     }
-    settings = _checked(read_settings(typed, models or ()))
+    _require_one_way(ray=ray, one_process=one_process, least=min_replicas, most=max_replicas)
+    settings = read_settings(typed, models or ())
+    if ray:
+        _require_ray(settings)
+    settings = _checked(settings, ray=ray)
     if check:
         _require_numbers(settings)
         return
+    from undertow.serving.cluster.running import run_until_signals
     from undertow.serving.worker.process import run_in_one_process, run_supervised
 
-    (run_in_one_process if one_process else run_supervised)(settings)
+    (run_until_signals if ray else run_in_one_process if one_process else run_supervised)(settings)
 
 
-def _checked(settings: "ServerSettings") -> "ServerSettings":
+def _require_one_way(*, ray: bool, one_process: bool, least: int | None, most: int | None) -> None:
+    """Errors: `InvalidInput` for options that exclude each other."""
+    if ray and one_process:
+        raise InvalidInput("--one-process", "beside --ray", "one of them", "Ray runs a process for each worker")
+    for name, given in {"--min-replicas": least, "--max-replicas": most}.items():
+        if given is not None and not ray:
+            remedy = "without Ray there is a worker for each --device"
+            raise InvalidInput(name, given, "no value without --ray", remedy)
+
+
+def _require_ray(settings: "ServerSettings") -> None:
+    """Errors: `MissingDependency`; `InvalidInput` for what replicas cannot share."""
+    from undertow.serving.cluster.application import require_for_ray, require_shared
+    from undertow.serving.cluster.running import is_elsewhere
+
+    require_packages("ray", {"ray": "ray[serve]"})
+    (require_shared if is_elsewhere() else require_for_ray)(settings)
+
+
+def _checked(settings: "ServerSettings", *, ray: bool) -> "ServerSettings":
     """The settings with the port that is taken, after all that could be wrong was, and was said. Errors:
     `UndertowError`, `OSError`."""
     from dataclasses import replace
 
-    from undertow.embedded import located
-    from undertow.known_names import require_device_name
-    from undertow.serving.catalog.catalog import Catalog
     from undertow.serving.store.store import Store
-    from undertow.serving.tracing import NEEDED as TRACING
 
-    if settings.telemetry:
-        require_packages("telemetry", TRACING)
-    for device in settings.devices:
-        require_device_name("--device", device)
-        _require_there(device)
+    require_worker_parts(settings)
     if settings.webhooks and not settings.webhook_secret:
         remedy = "set webhook_secret under [serve] in undertow.toml, by which receivers know who calls"
         raise InvalidInput("webhook_secret", "missing", "text that only you and your receivers know", remedy)
     settings = replace(settings, port=_free_port(settings))
-    _require_folder(settings.data)
-    catalog = Catalog(settings)
-    for name, source in settings.models.items():
-        located(source)  # which knows the names that are near
-        catalog.model(name)
+    require_folder(settings.data)
+    catalog = readable_catalog(settings)
     store = Store.open(settings.database_url)
     try:
         keys = [key for key in store.keys.list() if key.revoked_at is None]
@@ -161,7 +179,7 @@ def _checked(settings: "ServerSettings") -> "ServerSettings":
                 "127.0.0.1 while there are no keys: everybody who reaches it could draw",
                 f"make one with: undertow keys add NAME --data {settings.data}",
             )
-        _say(settings, catalog, keys, store)
+        _say(settings, catalog, keys, store, ray=ray)
     finally:
         store.close()
     return settings
@@ -183,35 +201,7 @@ def _free_port(settings: "ServerSettings") -> int:
         return place.getsockname()[1]
 
 
-def _require_folder(folder: Path) -> None:
-    """Errors: `InvalidInput` for one that cannot be written."""
-    from tempfile import TemporaryFile
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            return
-    except OSError as err:
-        problem = err.strerror or str(err)
-        remedy = "choose another with --data, or let this user write there"
-        raise InvalidInput("--data", str(folder), f"a folder that can be written ({problem})", remedy) from err
-
-
-def _require_there(device: str) -> None:
-    """Asks torch in a process of its own, since this one never imports it. Errors: `InvalidInput`."""
-    import subprocess
-    import sys
-
-    if device == "cpu":
-        return
-    ask = "import sys, torch; torch.empty(0, device=sys.argv[1])"
-    answer = subprocess.run([sys.executable, "-c", ask, device], capture_output=True, text=True, check=False)
-    if answer.returncode != 0:
-        missing = "this machine has no such device, or this PyTorch was built without support for it"
-        raise InvalidInput("--device", repr(device), "a device of this machine", missing)
-
-
-def _say(settings: "ServerSettings", catalog: "Catalog", keys: "list[ApiKey]", store: "Store") -> None:
+def _say(settings: "ServerSettings", catalog: "Catalog", keys: "list[ApiKey]", store: "Store", *, ray: bool) -> None:
     """What a person needs who has just started it."""
     from undertow.cli.terminal import SafeConsole
 
@@ -226,7 +216,7 @@ def _say(settings: "ServerSettings", catalog: "Catalog", keys: "list[ApiKey]", s
         "keys": ", ".join(key.name for key in keys) or NO_KEYS[bool(store.keys.list())],
         "data": str(settings.data.absolute())
         + (f", with {counted(waiting, 'job')} that {'goes' if waiting == 1 else 'go'} on" if waiting else ""),
-        "workers": ", ".join(settings.devices),
+        "workers": ", ".join(settings.devices) + (f", {_replicas(settings)} of Ray Serve" if ray else ""),
         **({"studio": f"{address}/"} if settings.page else {}),
         "docs": f"{address}/docs",
         "draw": f"curl -s {address}/v1/jobs{header} -H 'Prefer: wait=60' --json "
@@ -236,3 +226,8 @@ def _say(settings: "ServerSettings", catalog: "Catalog", keys: "list[ApiKey]", s
     console.print(f"undertow serves at {address}", markup=False)
     for name, value in rows.items():
         console.print(f"  {name:<9} {value}", markup=False)
+
+
+def _replicas(settings: "ServerSettings") -> str:
+    least, most = settings.min_replicas, settings.most_replicas
+    return counted(most, "replica") if least == most else f"{least} to {counted(most, 'replica')}"

@@ -46,5 +46,6 @@ VERBS = Verbs(
     "adapters",
     "bench",
     "serve",
+    "worker",
     "keys",
 )

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Le
 
+from undertow.errors import InvalidInput
 from undertow.records import Record
 from undertow.serving.jobs import Mode
 
@@ -62,6 +63,12 @@ class ServerSettings(Record):
     max_steps: Annotated[int, Ge(1)] = 200
     max_count: Annotated[int, Ge(1)] = 16
     """Pictures of one job."""
+    min_replicas: Annotated[int, Ge(1)] = 1
+    """Workers that Ray keeps, with --ray."""
+    max_replicas: Annotated[int, Ge(1)] | None = None
+    """Workers that Ray may start when much waits; as many as `min_replicas` when `None`."""
+    catch_up_s: Annotated[float, Ge(1)] = 30.0
+    """Ray starts workers until all that waits would be drawn within this time."""
     page: bool = True
     """Whether the studio is served at /."""
     cors: tuple[str, ...] = ()
@@ -76,6 +83,15 @@ class ServerSettings(Record):
     """Whether traces are sent with OpenTelemetry, where the OTEL_* environment says."""
     log_prompts: bool = False
     """Whether the log tells the prompts of jobs; it has their ids alone, and no sentence that may quote a prompt."""
+
+    def __post_init__(self) -> None:
+        if self.min_replicas > self.most_replicas:
+            expected = f"at most max_replicas, {self.most_replicas}"
+            raise InvalidInput("serve.min_replicas", self.min_replicas, expected, "raise the one, or lower the other")
+
+    @property
+    def most_replicas(self) -> int:
+        return self.min_replicas if self.max_replicas is None else self.max_replicas
 
     @property
     def database_url(self) -> str:

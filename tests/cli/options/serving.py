@@ -1,4 +1,4 @@
-"""Where the options of `undertow serve` and `keys` arrive."""
+"""Where the options of `undertow serve`, `worker` and `keys` arrive."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -22,18 +22,20 @@ def serving(at: Boundary) -> None:
 
         return note
 
-    def check(settings: ServerSettings) -> ServerSettings:
+    def check(settings: ServerSettings, *, ray: bool) -> ServerSettings:
         return settings
 
     at.patch.setattr("undertow.cli.serve._checked", check)
     at.patch.setattr("undertow.serving.worker.process.run_supervised", run("processes"))
     at.patch.setattr("undertow.serving.worker.process.run_in_one_process", run("threads"))
+    at.patch.setattr("undertow.serving.cluster.running.run_until_signals", run("replicas"))
+    at.patch.setattr("undertow.cli.serve._require_ray", lambda settings: None)  # Ray is installed aside
 
 
 def checking(at: Boundary) -> None:
     serving(at)
     at.patch.setattr(
-        "undertow.cli.serve._checked", lambda settings: at.arrived.update(checked=settings.port) or settings
+        "undertow.cli.serve._checked", lambda settings, ray: at.arrived.update(checked=settings.port) or settings
     )
 
 
@@ -72,6 +74,13 @@ SERVE = Command(
         case("--no-page", settings__page=False),
         case("--no-page", "--page", "--port", "9", settings__port=9),
         case("--one-process", runs="threads"),
+        case("--ray", runs="replicas"),
+        case("--ray", "--min-replicas", "2", runs="replicas", settings__min_replicas=2),
+        case("--ray", "--max-replicas", "3", runs="replicas", settings__max_replicas=3),
+        case("--max-replicas", "3", refused="--max-replicas is 3, expected no value without --ray"),
+        case("--min-replicas", "0", refused="at least 1"),
+        case("--ray", "--min-replicas", "2", "--max-replicas", "1", refused="at most max_replicas, 1"),
+        case("--ray", "--one-process", refused="--one-process is beside --ray"),
     ),
 )  # fmt: skip
 CHECK = Command(
@@ -80,6 +89,47 @@ CHECK = Command(
     boundary=checking,
     arrives={"checked": 8188, "files": []},
     cases=(case("--port", "9", checked=9), case("--check", "--port", "9", checked=9)),
+    about="only a check",
+)
+
+
+def working(at: Boundary) -> None:
+    def note(settings: ServerSettings, *, api: bool = True) -> None:
+        at.arrived |= {"runs": "an API" if api else "workers"}
+        at.arrived |= {f"settings.{one.name}": getattr(settings, one.name) for one in fields(settings)}
+
+    at.patch.setattr("undertow.cli.worker._checked", lambda settings: at.arrived.update(checked=True) or settings)
+    at.patch.setattr("undertow.serving.worker.process.run_supervised", note)
+
+
+WORKER = Command(
+    verb=("worker",),
+    arguments={"models": ("mine=dream.safetensors", "emoji")},
+    boundary=working,
+    arrives={
+        **USUAL,
+        "settings.models": {"mine": "dream.safetensors", "emoji": "emoji"},
+        "checked": True,
+        "runs": "workers",
+        "files": [],
+    },
+    cases=(
+        case("--data", "kept", settings__data=Path("kept")),
+        case("--database", "postgresql+psycopg://here/x", settings__database="postgresql+psycopg://here/x"),
+        case("--adapters", "a", "--adapters", "b", settings__adapters=(Path("a"), Path("b"))),
+        case("--device", "cuda:0", "--device", "cuda:1", settings__devices=("cuda:0", "cuda:1")),
+        case("--budget", "2GB", settings__budget_bytes=2 * 10**9),
+        case("--jobs-at-once", "1", settings__jobs_at_once=1),
+        case("--telemetry", settings__telemetry=True),
+        case("--telemetry", "--no-telemetry", "--device", "cuda:1", settings__devices=("cuda:1",)),
+    ),
+)
+WORKER_CHECK = Command(
+    verb=("worker",),
+    needed=("--check",),
+    boundary=working,
+    arrives={"checked": True, "files": []},
+    cases=(case("--check"),),
     about="only a check",
 )
 
@@ -137,4 +187,4 @@ REVOKE = Command(
     arrives={**PLACE, "with a key": True, "revoked": "key_1", "files": []},
     cases=PLACES,
 )
-COMMANDS = (SERVE, CHECK, ADD, LIST, REVOKE)
+COMMANDS = (SERVE, CHECK, WORKER, WORKER_CHECK, ADD, LIST, REVOKE)

@@ -116,7 +116,9 @@ def _adapters(service: Parts, model: str | None) -> dict[str, Any]:
 
 def _worker(info: WorkerInfo, now: float) -> dict[str, Any]:
     shown = {name: getattr(info, name) for name in ("name", "device", "pid", "host", "state", "started_at")}
-    data = {name: value for name, value in info.data.items() if name not in ("metrics", "problem", FAIR)}
+    data = {
+        name: value for name, value in info.data.items() if name not in ("metrics", "problem", "place", "folder", FAIR)
+    }
     return {
         **shown,
         "models": list(info.models),

@@ -15,13 +15,18 @@ from undertow.serving.store.tables import health
 URLS = "write sqlite:///folder/undertow.db, or postgresql+psycopg://user:password@host/database"
 
 
+def shown(url: str) -> str:
+    """A URL of a database without its password."""
+    return make_url(url).render_as_string(hide_password=True)
+
+
 def opened(url: str, *, patience_s: float, observe: Observer) -> Database:
     """The database at a URL, with tables of this version. Errors: `StoreError`."""
     try:
         parsed = make_url(url)
     except ArgumentError as err:
         raise StoreError(url.rpartition("@")[2], "unknown", "this is no URL of a database", URLS) from err
-    place = parsed.render_as_string(hide_password=True)
+    place = shown(url)
     if parsed.get_backend_name() == "sqlite":
         if parsed.database in (None, "", ":memory:"):
             raise StoreError(place, "unknown", "several processes cannot share a database in memory", URLS)

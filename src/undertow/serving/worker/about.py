@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from undertow.serving.store.records import WorkerInfo
 from undertow.serving.store.store import Store
+from undertow.serving.worker.neighbours import FOLDER, PLACE, folder_id, place
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class About:
     store_problem: str = ""
     last_step_at: float | None = None
     _info: WorkerInfo | None = field(default=None, init=False)
+    _where: dict[str, str] = field(default_factory=dict, init=False)
     _said_at: float = field(default=float("-inf"), init=False)
 
     def say(self, *, busy: bool, models: tuple[str, ...], more: dict[str, Any], now: bool = False) -> None:
@@ -44,6 +46,7 @@ class About:
         self._said_at = time.monotonic()
         if self._info is None:
             info = WorkerInfo(name=self.name, device=self.device, pid=os.getpid(), host=socket.gethostname())
+            self._where = {PLACE: place(), FOLDER: folder_id(self.data)}
             self._info = self.store.workers.hello(info)
         problem = self.storage or self.store_problem
         said = replace(
@@ -51,7 +54,7 @@ class About:
             state="busy" if busy and self.state == "idle" else self.state,
             models=models,
             last_step_at=self.last_step_at,
-            data={**more, **({"problem": problem} if problem else {})},
+            data={**more, **self._where, **({"problem": problem} if problem else {})},
         )
         self.store.workers.beat(said)
 

@@ -42,12 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def run_supervised(settings: ServerSettings) -> None:
-    """The service in a process for each part, until SIGTERM or SIGINT; a second one ends it at once. Errors:
-    `InvalidInput` for a port in use."""
+def run_supervised(settings: ServerSettings, *, api: bool = True) -> None:
+    """The service in a process for each part, until SIGTERM or SIGINT; a second one ends it at once. api: whether
+    clients are answered; workers alone draw what they find in the store. Errors: `InvalidInput` for a port in use."""
     stop, hurry = threading.Event(), threading.Event()
-    supervisor = Supervisor(settings)
-    _on_signals(lambda: hurry.set() if stop.is_set() else stop.set(), signal.SIGTERM, signal.SIGINT)
+    supervisor = Supervisor(settings, api=api)
+    on_signals(lambda: hurry.set() if stop.is_set() else stop.set(), signal.SIGTERM, signal.SIGINT)
     supervisor.run(stop, hurry)
 
 
@@ -72,7 +72,7 @@ def run_in_one_process(settings: ServerSettings, stop: threading.Event | None = 
     for thread in threads:
         thread.start()
     if stop is None:
-        _on_signals(lambda: hurry.set() if ended.is_set() else ended.set(), signal.SIGTERM, signal.SIGINT)
+        on_signals(lambda: hurry.set() if ended.is_set() else ended.set(), signal.SIGTERM, signal.SIGINT)
     serve_api(settings, place, ended)
     for thread in threads:
         thread.join()
@@ -90,7 +90,7 @@ def run_child(setup: ChildSetup) -> int:
         stop.set()
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: it is the supervisor's
-    _on_signals(lambda: hurry.set() if stop.is_set() else stop.set(), signal.SIGTERM)
+    on_signals(lambda: hurry.set() if stop.is_set() else stop.set(), signal.SIGTERM)
     when_alone(sys.stdin.buffer, alone)
     alive = signs_of_life()
     if setup.role == "api":
@@ -104,7 +104,7 @@ def run_child(setup: ChildSetup) -> int:
     return 0
 
 
-def _on_signals(act: Callable[[], None], *numbers: int) -> None:
+def on_signals(act: Callable[[], None], *numbers: int) -> None:
     """Calls `act` in a thread at each signal: a handler that sets an event could wait for the lock that the interrupted
     code holds. `SimpleQueue.put` may be called from handlers."""
     came: SimpleQueue[int] = SimpleQueue()

@@ -1,4 +1,5 @@
-"""The supervisor: starts the API and a worker for each device in processes of their own, and starts them again.
+"""The supervisor: starts the API and a worker for each device in processes of their own, and starts them again. On
+further machines it starts workers alone.
 
 It draws nothing, answers nobody and opens no database, so there is little in it that can fail. A child that ends is
 started again, after longer and longer pauses when it ends again and again; a worker that says nothing for too long is
@@ -63,8 +64,8 @@ class Child:
 
 
 class Supervisor:
-    """Runs a service until `stop` is set. command: runs a child; now: a clock that never goes back. Errors:
-    `InvalidInput` for a port in use.
+    """Runs a service until `stop` is set. api: whether it answers clients. command: runs a child; now: a clock that
+    never goes back. Errors: `InvalidInput` for a port in use.
 
     Supervisor(settings).run(stop)
     """
@@ -73,33 +74,39 @@ class Supervisor:
         self,
         settings: ServerSettings,
         *,
+        api: bool = True,
         command: Sequence[str] = CHILD,
         now: Callable[[], float] = time.monotonic,
     ):
         self.settings = settings
-        self.children = [Child(role="api"), *(Child(role="worker", device=device) for device in settings.devices)]
+        self.children = [Child(role="api")] if api else []
+        self.children += [Child(role="worker", device=device) for device in settings.devices]
         self._command = command
         self._now = now
         self._selector = selectors.DefaultSelector()
         # Held by the supervisor, so that clients wait in line while the API is started again.
-        self._socket = listening(settings.host, settings.port)
+        self._socket = listening(settings.host, settings.port) if api else None
 
     @property
     def address(self) -> str:
+        """Where clients are answered; empty where none are."""
+        if self._socket is None:
+            return ""
         host, port = self._socket.getsockname()[:2]
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def run(self, stop: threading.Event, hurry: threading.Event | None = None) -> None:
         """Starts the children, and returns when they have ended after `stop` was set. hurry: jobs are given back at
         once instead of after `grace_s`."""
-        logger.info("serving at %s", self.address)
+        logger.info("serving at %s", self.address or "no address: workers alone")
         try:
             while not stop.is_set():
                 self.watch()
         finally:
             self._stop(threading.Event() if hurry is None else hurry)
             self._selector.close()
-            self._socket.close()
+            if self._socket is not None:
+                self._socket.close()
 
     def watch(self, wait_s: float = 0.2) -> None:
         """One round: hears the children, starts those that are due, and kills those that hang."""
@@ -120,19 +127,20 @@ class Supervisor:
     def _start(self, child: Child) -> None:
         child.started += 1
         child.name = f"{socket.gethostname()}.{os.getpid()}.{child.device or child.role}.{child.started}"
+        place = self._socket.fileno() if self._socket is not None and child.role == "api" else None
         setup = ChildSetup(
             role=child.role,
             settings=self.settings,
             name=child.name,
             device=child.device,
             lost=tuple(child.lost),
-            socket=self._socket.fileno() if child.role == "api" else None,
+            socket=place,
         )
         child.process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,  # whose end tells the child that the supervisor is gone
             stdout=subprocess.PIPE,  # on which the child says that it lives
-            pass_fds=(self._socket.fileno(),) if child.role == "api" else (),
+            pass_fds=() if place is None else (place,),
             start_new_session=True,  # Ctrl-C is for the supervisor, which stops its children in order
         )
         child.started_at, child.heard_at = self._now(), None

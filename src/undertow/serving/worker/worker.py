@@ -28,6 +28,7 @@ from undertow.serving.worker.finishing import Finishing
 from undertow.serving.worker.logs import JobLog
 from undertow.serving.worker.measures import Measures
 from undertow.serving.worker.models import CAPACITY, LOAD_S, Load, Loaded, Models, budget_of
+from undertow.serving.worker.neighbours import dead
 from undertow.serving.worker.pulse import Pulse
 from undertow.serving.worker.timing import Timing, running
 from undertow.serving.worker.trial import fault_of
@@ -138,13 +139,15 @@ class Worker:
                 self.store.workers.goodbye(self.name)
 
     def start(self) -> None:
-        """Takes back what earlier processes of this worker held, and loads the first model. Errors: `StoreError`."""
+        """Takes back what processes held that have ended here, and loads the first model. Errors: `StoreError`."""
         self.say()
-        for name in self._lost:
+        there = self.store.workers.list()
+        lost = {*self._lost, *dead(there)}
+        for name in lost:
             self.store.expire_leases(worker=name)
         now = self.store.clock()
-        for one in self.store.workers.list():
-            if one.name in self._lost or one.seen_at < now - FORGOTTEN_S:
+        for one in there:
+            if one.name in lost or one.seen_at < now - FORGOTTEN_S:
                 self.store.workers.goodbye(one.name)
         try:
             with self.pulse.patient(LOAD_S):

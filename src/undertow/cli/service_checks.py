@@ -1,0 +1,68 @@
+"""What can be wrong with a service or one of its workers, looked at before anything starts."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from undertow.errors import InvalidInput
+from undertow.extras import require_packages
+
+if TYPE_CHECKING:
+    from undertow.serving.catalog.catalog import Catalog
+    from undertow.serving.settings import ServerSettings
+
+NEEDED = {"fastapi": "fastapi", "uvicorn": "uvicorn", "sqlalchemy": "sqlalchemy", "alembic": "alembic",
+          "sse_starlette": "sse-starlette", "prometheus_client": "prometheus-client", "httpx": "httpx",
+          "mcp": "mcp", "python_multipart": "python-multipart"}  # fmt: skip
+"""Modules that the service needs, and the packages that they come with."""
+
+
+def require_worker_parts(settings: "ServerSettings") -> None:
+    """Errors: `MissingDependency`; `InvalidInput` for a device that is not here."""
+    from undertow.known_names import require_device_name
+    from undertow.serving.tracing import NEEDED as TRACING
+
+    if settings.telemetry:
+        require_packages("telemetry", TRACING)
+    for device in settings.devices:
+        require_device_name("--device", device)
+        _require_there(device)
+
+
+def readable_catalog(settings: "ServerSettings") -> "Catalog":
+    """Errors: `UndertowError`, `OSError` for a model that is not there, or is none."""
+    from undertow.embedded import located
+    from undertow.serving.catalog.catalog import Catalog
+
+    catalog = Catalog(settings)
+    for name, source in settings.models.items():
+        located(source)  # which knows the names that are near
+        catalog.model(name)
+    return catalog
+
+
+def require_folder(folder: Path) -> None:
+    """Errors: `InvalidInput` for one that cannot be written."""
+    from tempfile import TemporaryFile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            return
+    except OSError as err:
+        problem = err.strerror or str(err)
+        remedy = "choose another with --data, or let this user write there"
+        raise InvalidInput("--data", str(folder), f"a folder that can be written ({problem})", remedy) from err
+
+
+def _require_there(device: str) -> None:
+    """Asks torch in a process of its own, since this one never imports it. Errors: `InvalidInput`."""
+    import subprocess
+    import sys
+
+    if device == "cpu":
+        return
+    ask = "import sys, torch; torch.empty(0, device=sys.argv[1])"
+    answer = subprocess.run([sys.executable, "-c", ask, device], capture_output=True, text=True, check=False)
+    if answer.returncode != 0:
+        missing = "this machine has no such device, or this PyTorch was built without support for it"
+        raise InvalidInput("--device", repr(device), "a device of this machine", missing)
