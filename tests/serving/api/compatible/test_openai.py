@@ -109,7 +109,7 @@ def test_transparent_is_drawn_anew():
     assert (white[:, 4:] == 0).all()
     assert asked["strength"] == 1.0
     # DALL-E 2: without a mask, the picture's own transparency is it.
-    own = ImageEdit.read({"prompt": "owl", "strength": "0.5"}).wanted_of(buffer.getvalue(), None, PIXELS)
+    own = ImageEdit.read({"prompt": "owl", "strength": 0.5}).wanted_of(buffer.getvalue(), None, PIXELS)
     assert (np.asarray(opened(own["mask"])) == white).all()
     assert own["strength"] == 0.5
     assert "mask" not in ImageEdit.read({"prompt": "owl"}).wanted_of(picture_bytes(), None, PIXELS)

@@ -18,7 +18,7 @@ def without_texts(record: type[Record], given: Mapping[str, Any]) -> dict[str, A
     return {name: read_text(value, kinds_of(known[name])) if name in known else value for name, value in given.items()}
 
 
-def read_text(value: Any, kinds: set[type]) -> Any:
+def read_text(value: Any, kinds: set[Any]) -> Any:
     """A value that is to be of these types. 0 and 1 may stand for a boolean as well."""
     if kinds == {bool}:
         return _BOOLEANS.get(str(value).strip().lower(), value) if isinstance(value, str | int) else value
@@ -31,8 +31,8 @@ def read_text(value: Any, kinds: set[type]) -> Any:
     return value
 
 
-def kinds_of(annotation: Any) -> set[type]:
-    """The plain types that a field may have, beside `None`."""
+def kinds_of(annotation: Any) -> set[Any]:
+    """The plain types that a field may have, beside `None`, and the words."""
     if get_origin(annotation) is None:
         return {annotation} - {NoneType}
     arguments = get_args(annotation)
