@@ -1,7 +1,7 @@
 """The operations that the networks consist of, on stand-ins: what each takes, and the workspace of its kernel.
 
-Workspaces are those of PyTorch's CPU kernels, as torch.profiler shows their allocations (docs/results/memory.md says
-how well). Each operation is counted under a signature, by which its seconds can be measured once:
+Workspaces are those of PyTorch's CPU kernels (`workspaces.py`), as torch.profiler shows their allocations
+(docs/results/memory.md says how well). Each operation is counted under a signature, by which its seconds can be measured once:
 
     ("linear", cells, inputs, outputs)
     ("conv", rows, inputs, outputs, height, width, kernel, stride)
@@ -18,15 +18,10 @@ from dataclasses import dataclass
 from undertow.memory.ledger import Array, Ledger, Shape
 from undertow.memory.machine import Machine
 from undertow.memory.saved import Saved
+from undertow.memory.workspaces import conv_bytes, product_bytes
 
 PATCH_CELLS = 256
 """As in `nn.matmul`, whose module imports torch; a test holds them equal."""
-
-SCRATCHPAD, HALF_SCRATCHPAD, POINTWISE_SCRATCHPAD = 8216, 16664, 49176
-"""Bytes of oneDNN's scratchpad for a convolution, at most: in float32, in half precision, and there by a 1x1 kernel."""
-
-SPREAD_NUMBERS = 20480
-"""Numbers of an input up to which PyTorch's own convolution is taken."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,17 +136,7 @@ class Operations:
         return self.ledger.new((*x.shape[:-1], outputs), "linear", workspace=workspace)
 
     def conv_workspace(self, x: Shape, outputs: int, kernel: int, stride: int) -> int:
-        """oneDNN's copy of the weights, channels in its blocks, and its scratchpad; a small input of one row is spread
-        out instead (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp)."""
-        if self.machine.device != "cpu":
-            return 0
-        rows, inputs, height, width = x
-        item = self.ledger.item
-        scratchpad = SCRATCHPAD if item == 4 else HALF_SCRATCHPAD if kernel > 1 else POINTWISE_SCRATCHPAD
-        packed = rounded(inputs, 2) * rounded(outputs, 16) * kernel**2 * item + scratchpad
-        if rows == 1 and stride == 1 and inputs * height * width <= SPREAD_NUMBERS and item == 4:
-            return inputs * kernel**2 * height * width * item if kernel > 1 else 0
-        return packed
+        return conv_bytes(self.machine, self.dtype, self.ledger.item, x, outputs, kernel, stride)
 
     def group_norm(self, x: Array, groups: int = 32) -> Array:
         rows, channels = x.shape[:2]
@@ -190,12 +175,4 @@ class Operations:
             yield
 
     def product_workspace(self, cells: int, inputs: int, outputs: int) -> int:
-        """oneDNN's block of the weights in its own order, and in half precision of the sums."""
-        if self.machine.device != "cpu":
-            return 0
-        block = 64 * min(inputs, 1024) * self.ledger.item
-        return block + (min(outputs, 64) * min(cells, 256) * 4 if self.ledger.item < 4 else 0) + 1024
-
-
-def rounded(channels: int, block: int) -> int:
-    return -(-channels // block) * block
+        return product_bytes(self.machine, self.dtype, self.ledger.item, cells, inputs, outputs)
