@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from undertow.memory.ledger import Array, Ledger, Shape
 from undertow.memory.machine import Machine
 from undertow.memory.saved import Saved
-from undertow.memory.workspaces import conv_bytes, product_bytes
+from undertow.memory.workspaces import batched_bytes, conv_bytes, grouped_conv_bytes, product_bytes
 
 PATCH_CELLS = 256
 """As in `nn.matmul`, whose module imports torch; a test holds them equal."""
@@ -74,9 +74,9 @@ class Operations:
         self.ledger.count("linear", cells, inputs, entries)
         self.ledger.count("linear", cells, entries, outputs)
         with self._slots(rows, inputs, outputs):
-            low = self.ledger.new((rows, cells // rows, entries), "matmul")
+            low = self._batched((rows, cells // rows, entries), inputs)
             self.save(low)
-            change = self.ledger.new(y.shape, "matmul")
+            change = self._batched((rows, cells // rows, outputs), entries).view(*y.shape)
             del low
             return self.elementwise("add", y, change)
 
@@ -91,14 +91,18 @@ class Operations:
         entries = self.loras.per_row * self.loras.rank
         down, low = (rows, entries, inputs * kernel**2), (rows, entries, *y.shape[2:])
         with self._slots(rows, inputs * kernel**2, outputs):
-            # Rows become groups of one convolution, which copies everything into an order of its own.
-            with self.ledger.held(x.shape, x.shape, down, low):
-                pass
+            self._convolved_in_groups(x, down, low, entries, kernel)
             if self.saved is not None:
                 self.save(*(self.ledger.new(shape, "reshape") for shape in (x.shape, low)))
             with self.ledger.held(low, low):
                 change = self.ledger.new(y.shape, "bmm")
             return self.elementwise("add", y, change)
+
+    def _convolved_in_groups(self, x: Array, down: Shape, low: Shape, outputs: int, kernel: int) -> None:
+        """Rows become groups of one convolution, which copies everything into an order of its own, or parts of it."""
+        workspace = grouped_conv_bytes(self.machine, self.dtype, self.ledger.item, x.shape, outputs, kernel)
+        with self.ledger.held(x.shape, x.shape, *([down] if workspace is None else []), low):
+            self.ledger.note("conv2d", workspace or 0)
 
     def _convolved(self, x: Array, outputs: int, kernel: int, stride: int) -> Array:
         rows, inputs, height, width = x.shape
@@ -159,6 +163,13 @@ class Operations:
         made = self.ledger.new(result, operation)
         self.ledger.count(operation, made.numbers)
         return made
+
+    def _batched(self, shape: tuple[int, int, int], inputs: int) -> Array:
+        """The product of every row with weights of its own."""
+        _, cells, outputs = shape
+        item = self.ledger.item
+        workspace = batched_bytes(self.machine, self.dtype, item, cells, inputs, outputs, transposed=True)
+        return self.ledger.new(shape, "matmul", workspace=workspace)
 
     @contextmanager
     def _slots(self, rows: int, inputs: int, outputs: int) -> Generator[None]:

@@ -54,6 +54,18 @@ def conv_bytes(
     return packed + (SCRATCHPAD if item == 4 else HALF_SCRATCHPAD if kernel > 1 else POINTWISE_SCRATCHPAD)
 
 
+def grouped_conv_bytes(
+    machine: Machine, dtype: str, item: int, x: tuple[int, ...], outputs: int, kernel: int
+) -> int | None:
+    """Of a convolution of every row by weights of its own, as one in groups; `None` where it copies everything into an
+    order of its own, beside which the rest is nothing. outputs: of a row."""
+    if machine.device != "cpu" or not machine.amx or dtype != "bfloat16":
+        return None
+    rows, inputs, height, width = x
+    packed = rows * rounded(inputs, 2) * rounded(outputs, 16) * kernel**2 * item
+    return packed + _amx_conv(inputs, outputs, height, width, kernel, 1, groups=rows)
+
+
 def product_bytes(machine: Machine, dtype: str, item: int, cells: int, inputs: int, outputs: int) -> int:
     """Of x Wᵀ: a block of the weights, and in half precision of the sums."""
     if machine.device != "cpu" or (item == 4 and not machine.onednn):
@@ -108,18 +120,20 @@ def _float16_product(cells: int, inputs: int, outputs: int) -> int:
     return 1152 + 4 * (64 * deep + together * deep + together * min(rounded(outputs, 64), wide))
 
 
-def _amx_conv(inputs: int, outputs: int, height: int, width: int, kernel: int, stride: int) -> int:
+def _amx_conv(
+    inputs: int, outputs: int, height: int, width: int, kernel: int, stride: int, *, groups: int = 1
+) -> int:
     """The rows of the map that are computed at once, with what they see around them."""
     if kernel == 1:
         return POINTWISE_TILES
     if kernel > 3:
         return _amx_patches(inputs, width, kernel)
-    numbers = (32 if inputs < 16 else inputs) * stride
+    numbers = (32 if inputs < 16 else inputs) * stride * (kernel if width <= stride else 1)
     line = 2 * (width + 2) * numbers
     weights = 3 * 2 * 32 * rounded(outputs, 64) if inputs < 16 else 0  # in an order for rows of few channels
     lines = max(map(_lines(stride), range(1, _most_lines(inputs, height, width, stride) + 1)))
     copied = min(rounded(lines * line, 2 * PAGE), _most_bytes(inputs, stride, line))
-    return TILES + 2 * PAGE * (inputs // 160 + stride - 1) + weights + copied
+    return TILES + 2 * PAGE * (inputs // 160 + stride - 1 + (groups > 1)) + weights + groups * copied
 
 
 def _lines(stride: int) -> Callable[[int], int]:
