@@ -28,12 +28,14 @@ class Machine:
         return replace(self, device=device, calibration=read_calibration() if device == "cuda" else None)
 
 
+CPUINFO = Path("/proc/cpuinfo")
+
 WITHOUT_BFLOAT16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 WITHOUT_FLOAT16 = (*WITHOUT_BFLOAT16, "AVX512_CORE_BF16")
 WITHOUT_AMX = (*WITHOUT_FLOAT16, "AVX512_CORE_FP16")
 """Values of oneDNN's variable that keep it from using what the processor has."""
 
-AMD = ("AuthenticAMD",)
+AMD = "AuthenticAMD"
 """Whose products in float32 `nn.matmul` gives to oneDNN (`processor.onednn_is_faster`)."""
 
 
@@ -41,13 +43,13 @@ AMD = ("AuthenticAMD",)
 def this_machine() -> Machine:
     """The CPU that this runs on, as far as it says without PyTorch; `undertow.processor` asks that."""
     most = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
-    info = Path("/proc/cpuinfo")
-    words = set(info.read_text(encoding="utf-8", errors="replace").split()) if info.is_file() else set[str]()
+    said = CPUINFO.read_text(encoding="utf-8", errors="replace") if CPUINFO.is_file() else ""
+    words = set(said.split())
     threads = os.environ.get("OMP_NUM_THREADS", "")
     return Machine(
         bfloat16=most not in WITHOUT_BFLOAT16 and bool(words & {"avx512_bf16", "amx_bf16", "bf16"}),
         amx=most not in WITHOUT_AMX and "amx_bf16" in words,
         float16=most not in WITHOUT_FLOAT16 and "avx512_fp16" in words,
-        onednn=not words.isdisjoint(AMD),
+        onednn=AMD in words,
         threads=int(threads) if threads.isdecimal() and int(threads) else os.cpu_count() or 1,
     )

@@ -128,12 +128,14 @@ def _amx_conv(
         return POINTWISE_TILES
     if kernel > 3:
         return _amx_patches(inputs, width, kernel)
-    numbers = (32 if inputs < 16 else inputs) * stride * (kernel if width <= stride else 1)
+    numbers = (32 if inputs < 16 else inputs) * stride
+    if width <= stride:  # kernels of a single column are computed as one
+        numbers *= 4
     line = 2 * (width + 2) * numbers
     weights = 3 * 2 * 32 * rounded(outputs, 64) if inputs < 16 else 0  # in an order for rows of few channels
     lines = max(map(_lines(stride), range(1, _most_lines(inputs, height, width, stride) + 1)))
     copied = min(rounded(lines * line, 2 * PAGE), _most_bytes(inputs, stride, line))
-    return TILES + 2 * PAGE * (inputs // 160 + stride - 1 + (groups > 1)) + weights + groups * copied
+    return TILES + 2 * PAGE * (inputs // 160 + stride - 1 + (groups if groups > 1 else 0)) + weights + groups * copied
 
 
 def _lines(stride: int) -> Callable[[int], int]:
@@ -161,7 +163,7 @@ def _most_bytes(inputs: int, stride: int, line: int) -> int:
 
 def _amx_patches(inputs: int, width: int, kernel: int) -> int:
     """A convolution without overlaps, as image encoders begin with: every patch as often as the kernel has lines."""
-    return 2 * kernel * kernel * width * inputs * kernel**2 * 2 + 2**21
+    return 2 * kernel * kernel * width * inputs * kernel**2 * 2 + 2**22
 
 
 def rounded(number: int, block: int) -> int:
