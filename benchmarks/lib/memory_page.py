@@ -42,6 +42,7 @@ def _page() -> Iterator[str]:
     yield from _process()
     yield from _cuda()
     yield from _document()
+    yield from _precisions()
     yield from _components()
 
 
@@ -218,15 +219,19 @@ def _document() -> Iterator[str]:
         "largest activations of the whole pipeline, and everything with text encoder, U-Net and autoencoder in memory "
         "(fused attention); GiB.\n"
     )
-    yield "| pixels | type | fused | chunked | whole scores | pipeline's | in total | document: activations, total |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield (
+        "| pixels | type | fused | chunked | whole scores | pipeline's | in total | document: activations, total | "
+        "document / fused |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|"
     for side in SIDES:
         for dtype in ("float16", "float32"):
             yield _document_row(side, dtype)
     yield ""
+    yield from _measured_at_512()
     yield (
-        "The document's figures are several times too high for any stack of today, and no single setting reproduces "
-        "all three. They come nearest to attention that writes out its scores in float32, or to a forward in training, "
+        f"The document's figures are too high for any stack of today, {_times(512):.0f} times at 512 pixels with fused "
+        "attention in float16, and no single setting reproduces all three. They come nearest to attention that writes out its scores in float32, or to a forward in training, "
         "which keeps every activation for the backward pass. With fused attention, the peak of the U-Net is neither in "
         "attention nor in the bottleneck, but in the gated feed-forward layer of the highest resolution "
         f"(`{_hotspot(512)}`); weights are then most of the memory, and decoding, not the U-Net, is the peak of the "
@@ -239,9 +244,43 @@ def _document_row(side: int, dtype: str) -> str:
     kernels = [_sd15(side, dtype, kernel).stage("denoise").activation_bytes for kernel in ("sdpa", "chunked", "math")]
     largest = max(stage.activation_bytes for stage in fused.stages if stage.name != "encode")
     said = SAID[side] if dtype == "float16" else None
-    document = "" if said is None else f"{said[0]}, {said[1]} GB"
+    document = " | " if said is None else f"{said[0]}, {said[1]} GB | {_times(side):.0f}"
     figures = [*kernels, largest, fused.peak_bytes]
     return f"| {side} | {dtype} | {' | '.join(f'{one / 2**30:.2f}' for one in figures)} | {document} |"
+
+
+def _times(side: int) -> float:
+    """How many times the activations of the document are those with fused attention in float16."""
+    return SAID[side][0] * 10**9 / _sd15(side, "float16", "sdpa").stage("denoise").activation_bytes
+
+
+def _measured_at_512() -> Iterator[str]:
+    """What the allocator counted for the first row of the table, in the other type of half the size."""
+    for found in _read("large"):
+        for row in found.rows:
+            if row["case"].startswith("sd15 denoise dtype=bfloat16 kernel=sdpa"):
+                yield (
+                    f"Measured at 512 pixels in bfloat16 with fused attention ({found.said}): "
+                    f"{_mib(row['measured'])} MiB, the {SAID[512][0] * 10**9 / row['measured']:.0f}th part of the "
+                    "document's.\n"
+                )
+
+
+def _precisions() -> Iterator[str]:
+    yield "## Weights by precision\n"
+    yield (
+        "MiB of weights, counted. Undertow keeps weights in the first three types; int8 is a forecast, a byte for each "
+        "number, to which a scale for every output of a layer would add less than 1 %: nothing here reads or computes "
+        "it.\n"
+    )
+    yield "| model | network | float32 | float16 | bfloat16 | int8, forecast |"
+    yield "|---|---|---|---|---|---|"
+    for name in ("sd15", "sd21", "sdxl"):
+        held = component_bytes(family(name), Work(dtype="float32"))
+        for network, size in {**held, "in total": sum(held.values())}.items():
+            columns = (size, size // 2, size // 2, size // 4)
+            yield f"| {name} | {network} | {' | '.join(map(_mib, columns))} |"
+    yield ""
 
 
 def _components() -> Iterator[str]:
