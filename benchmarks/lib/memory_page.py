@@ -231,7 +231,8 @@ def _document() -> Iterator[str]:
     yield from _measured_at_512()
     yield (
         f"The document's figures are too high for any stack of today, {_times(512):.0f} times at 512 pixels with fused "
-        "attention in float16, and no single setting reproduces all three. They come nearest to attention that writes out its scores in float32, or to a forward in training, "
+        "attention in float16, and no single setting reproduces all three. "
+        "They come nearest to attention that writes out its scores in float32, or to a forward in training, "
         "which keeps every activation for the backward pass. With fused attention, the peak of the U-Net is neither in "
         "attention nor in the bottleneck, but in the gated feed-forward layer of the highest resolution "
         f"(`{_hotspot(512)}`); weights are then most of the memory, and decoding, not the U-Net, is the peak of the "

@@ -15,7 +15,7 @@ from undertow.errors import ConfigError, UnknownCheckpoint
 from undertow.memory import attention_walk, operations, vae_walk, weights
 from undertow.memory.families import family
 from undertow.memory.forecast import forecast
-from undertow.memory.machine import Machine, this_machine
+from undertow.memory.machine import this_machine
 from undertow.memory.work import Subject, TrainingWork, Work
 from undertow.nn import matmul
 from undertow.processor import has_bfloat16, onednn_is_faster

@@ -1,7 +1,8 @@
 """The operations that the networks consist of, on stand-ins: what each takes, and the workspace of its kernel.
 
 Workspaces are those of PyTorch's CPU kernels (`workspaces.py`), as torch.profiler shows their allocations
-(docs/results/memory.md says how well). Each operation is counted under a signature, by which its seconds can be measured once:
+(docs/results/memory.md says how well). Each operation is counted under a signature, by which its seconds can be
+measured once:
 
     ("linear", cells, inputs, outputs)
     ("conv", rows, inputs, outputs, height, width, kernel, stride)

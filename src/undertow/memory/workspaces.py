@@ -120,9 +120,7 @@ def _float16_product(cells: int, inputs: int, outputs: int) -> int:
     return 1152 + 4 * (64 * deep + together * deep + together * min(rounded(outputs, 64), wide))
 
 
-def _amx_conv(
-    inputs: int, outputs: int, height: int, width: int, kernel: int, stride: int, *, groups: int = 1
-) -> int:
+def _amx_conv(inputs: int, outputs: int, height: int, width: int, kernel: int, stride: int, *, groups: int = 1) -> int:
     """The rows of the map that are computed at once, with what they see around them."""
     if kernel == 1:
         return POINTWISE_TILES

@@ -59,9 +59,9 @@ def load_model(
     dtype, vae_dtype: of the parameters; `None` keeps the file's, for the VAE `dtype`'s. Where the device does not
     compute in it, or the VAE would overflow, the parameters are in float32 and the report says so
     (`dtypes.choose_dtypes`). Where the process may address less than all weights take (`ulimit -v`), they stay on disk
-    as with `lazy`, and the report says that. vae, text: other sources for these parts: a file, a pipeline folder, which needs no U-Net,
-    or the network's own folder. lazy: weights are read and checked, and absent afterwards (`FileHome`), if their file
-    stays. See `OpenOptions` and `LoadOptions` for the rest. Errors: every kind of
+    as with `lazy`, and the report says that. vae, text: other sources for these parts: a file, a pipeline folder, which
+    needs no U-Net, or the network's own folder. lazy: weights are read and checked, and absent afterwards
+    (`FileHome`), if their file stays. See `OpenOptions` and `LoadOptions` for the rest. Errors: every kind of
     `CheckpointError`, `ConfigError`, `InvalidInput`, `MissingDependency`.
     """
     require_dtype("dtype", dtype)
