@@ -115,7 +115,7 @@ def _amx_product(cells: int, inputs: int, outputs: int) -> int:
 
 def _float16_product(cells: int, inputs: int, outputs: int) -> int:
     """Everything of a block in float32: inputs, weights and sums."""
-    deep, together = min(inputs, 1024), min(cells, 320)
+    deep, together = min(inputs, 1024) + 16, min(cells, 320)
     wide = 64 if inputs <= 256 else 320
     return 1152 + 4 * (64 * deep + together * deep + together * min(rounded(outputs, 64), wide))
 
