@@ -35,7 +35,7 @@ def host_free_bytes() -> int | None:
     if "MemAvailable" not in kilobytes:
         return None
     free = 1024 * (kilobytes["MemAvailable"] + kilobytes.get("SwapFree", 0))
-    return min(free, *(one for one in (_group_bytes(), address_room()) if one is not None))
+    return min(one for one in (free, _group_bytes(), address_room()) if one is not None)
 
 
 def require_free(work: str, needed_bytes: int, device: "torch.device", remedy: str) -> None:
