@@ -40,7 +40,7 @@ def work_with(*loras: AdapterEntry, rows: int | None = 2, residency: str = "auto
         size=(64, 64),
         adapters=tuple(Adapter(source=one.name, residency=residency) for one in loras),  # pyright: ignore[reportArgumentType]
     )
-    capacity = Capacity(ServerSettings(models=("emoji",), budget_bytes=10**10))
+    capacity = Capacity(ServerSettings(models={"emoji": "emoji"}, budget_bytes=10**10))
     return capacity.work_of(request, SD15, {one.name: one for one in loras}, rows)
 
 

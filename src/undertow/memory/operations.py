@@ -96,7 +96,9 @@ class Operations:
             if self.saved is not None:
                 self.save(*(self.ledger.new(shape, "reshape") for shape in (x.shape, low)))
             with self.ledger.held(low, low):
-                change = self.ledger.new(y.shape, "bmm")
+                places = low[2] * low[3]
+                workspace = batched_bytes(self.machine, self.dtype, self.ledger.item, outputs, entries, places)
+                change = self.ledger.new(y.shape, "bmm", workspace=workspace)
             return self.elementwise("add", y, change)
 
     def _convolved_in_groups(self, x: Array, down: Shape, low: Shape, outputs: int, kernel: int) -> None:

@@ -59,10 +59,12 @@ def grouped_conv_bytes(
 ) -> int | None:
     """Of a convolution of every row by weights of its own, as one in groups; `None` where it copies everything into an
     order of its own, beside which the rest is nothing. outputs: of a row."""
-    if machine.device != "cpu" or not machine.amx or dtype != "bfloat16":
+    if machine.device != "cpu" or not {"bfloat16": machine.amx, "float16": machine.float16}.get(dtype, False):
         return None
     rows, inputs, height, width = x
     packed = rows * rounded(inputs, 2) * rounded(outputs, 16) * kernel**2 * item
+    if dtype == "float16":
+        return packed + HALF_SCRATCHPAD
     return packed + _amx_conv(inputs, outputs, height, width, kernel, 1, groups=rows)
 
 
