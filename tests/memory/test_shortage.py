@@ -56,7 +56,7 @@ def test_what_a_process_may_address_is_what_is_free():
 def test_running_out_under_a_limit_says_what_it_is_and_what_is_left():
     with (
         addressing(2**28),
-        pytest.raises(OutOfMemory, match=r"may address \d.* \(ulimit -v\), of which 26\d MB are left; free some"),
+        pytest.raises(OutOfMemory, match=r"may address \d.* \(ulimit -v\), of which \d+ MB are left; free some"),
         naming_memory("drawing"),
     ):
         torch.empty(2**29, dtype=torch.uint8)
@@ -78,6 +78,7 @@ def test_a_model_that_a_process_cannot_address_stays_on_disk_and_draws_the_same(
 
 def test_a_request_for_which_nothing_is_left_says_the_least_that_it_needs():
     service = undertow.load(pipeline_folder("sd1"), dtype=torch.float32)
+    service.engine.memory.others_bytes = 0  # tensors alone are counted, and nothing is planned before
     with pytest.raises(RequestFailed, match=r"the least that it needs is \d+ MB"):
         service.engine.submit(ASKED, options=RunOptions(budget_bytes=10)).result()
 
