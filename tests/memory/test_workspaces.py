@@ -75,9 +75,8 @@ def test_a_product_in_float16_takes_at_most_so_much(signature, taken):
 )
 def test_rows_as_groups_of_one_convolution_take_at_most_so_much(x, entries, taken):
     bound = grouped_conv_bytes(AMX, "bfloat16", 2, x, entries, 3)
-    assert bound is not None
     assert taken <= bound < 1.3 * taken
-    assert grouped_conv_bytes(AVX512, "bfloat16", 2, x, entries, 3) is None
+    assert grouped_conv_bytes(AVX512, "bfloat16", 2, x, entries, 3) < bound
 
 
 def test_only_bfloat16_goes_to_amx_and_only_amd_s_float32_to_onednn():

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from undertow.memory.ledger import Array, Ledger, Shape
 from undertow.memory.machine import Machine
 from undertow.memory.saved import Saved
-from undertow.memory.workspaces import batched_bytes, conv_bytes, grouped_conv_bytes, product_bytes
+from undertow.memory.workspaces import batched_bytes, conv_bytes, grouped_conv_bytes, is_spread, product_bytes
 
 PATCH_CELLS = 256
 """As in `nn.matmul`, whose module imports torch; a test holds them equal."""
@@ -90,9 +90,9 @@ class Operations:
             return y
         rows, inputs = x.shape[:2]
         entries = self.loras.per_row * self.loras.rank
-        down, low = (rows, entries, inputs * kernel**2), (rows, entries, *y.shape[2:])
+        low = (rows, entries, *y.shape[2:])
         with self._slots(rows, inputs * kernel**2, outputs):
-            self._convolved_in_groups(x, down, low, entries, kernel)
+            self._convolved_in_groups(x, low, entries, kernel)
             if self.saved is not None:
                 self.save(*(self.ledger.new(shape, "reshape") for shape in (x.shape, low)))
             with self.ledger.held(low, low):
@@ -101,11 +101,12 @@ class Operations:
                 change = self.ledger.new(y.shape, "bmm", workspace=workspace)
             return self.elementwise("add", y, change)
 
-    def _convolved_in_groups(self, x: Array, down: Shape, low: Shape, outputs: int, kernel: int) -> None:
+    def _convolved_in_groups(self, x: Array, low: Shape, outputs: int, kernel: int) -> None:
         """Rows become groups of one convolution, which copies everything into an order of its own, or parts of it."""
         workspace = grouped_conv_bytes(self.machine, self.dtype, self.ledger.item, x.shape, outputs, kernel)
-        with self.ledger.held(x.shape, x.shape, *([down] if workspace is None else []), low):
-            self.ledger.note("conv2d", workspace or 0)
+        copies = 1 if is_spread(self.ledger.item, x.shape) else 2
+        with self.ledger.held(*[x.shape] * copies, low):
+            self.ledger.note("conv2d", workspace)
 
     def _convolved(self, x: Array, outputs: int, kernel: int, stride: int) -> Array:
         rows, inputs, height, width = x.shape

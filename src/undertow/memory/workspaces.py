@@ -11,6 +11,7 @@ which is bounded here and not repeated. docs/results/memory.md says how far abov
 """
 
 from collections.abc import Callable
+from math import prod
 
 from undertow.memory.machine import Machine
 
@@ -38,6 +39,12 @@ SPLIT_INPUTS = 512
 """Inputs from which on a product is computed in parts, whose sums are kept in float32."""
 
 
+def is_spread(item: int, x: tuple[int, ...], stride: int = 1) -> bool:
+    """Whether PyTorch takes its own convolution, which spreads a small input of one row out."""
+    rows, *of_a_row = x
+    return rows == 1 and stride == 1 and item == 4 and prod(of_a_row) <= SPREAD_NUMBERS
+
+
 def conv_bytes(
     machine: Machine, dtype: str, item: int, x: tuple[int, ...], outputs: int, kernel: int, stride: int
 ) -> int:
@@ -45,8 +52,8 @@ def conv_bytes(
     spread out instead (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp). x: rows, channels, height and width."""
     if machine.device != "cpu":
         return 0
-    rows, inputs, height, width = x
-    if rows == 1 and stride == 1 and inputs * height * width <= SPREAD_NUMBERS and item == 4:
+    _, inputs, height, width = x
+    if is_spread(item, x, stride):
         return inputs * kernel**2 * height * width * item if kernel > 1 else 0
     packed = rounded(inputs, 2) * rounded(outputs, 16) * kernel**2 * item
     if machine.amx and dtype == "bfloat16":
@@ -54,18 +61,20 @@ def conv_bytes(
     return packed + (SCRATCHPAD if item == 4 else HALF_SCRATCHPAD if kernel > 1 else POINTWISE_SCRATCHPAD)
 
 
-def grouped_conv_bytes(
-    machine: Machine, dtype: str, item: int, x: tuple[int, ...], outputs: int, kernel: int
-) -> int | None:
-    """Of a convolution of every row by weights of its own, as one in groups; `None` where it copies everything into an
-    order of its own, beside which the rest is nothing. outputs: of a row."""
-    if machine.device != "cpu" or not {"bfloat16": machine.amx, "float16": machine.float16}.get(dtype, False):
-        return None
+def grouped_conv_bytes(machine: Machine, dtype: str, item: int, x: tuple[int, ...], outputs: int, kernel: int) -> int:
+    """Of a convolution of every row by weights of its own, as one in groups: their weights, in whole blocks of outputs,
+    and what AMX copies of the map. outputs: of a row."""
+    if machine.device != "cpu":
+        return 0
     rows, inputs, height, width = x
     packed = rows * rounded(inputs, 2) * rounded(outputs, 16) * kernel**2 * item
-    if dtype == "float16":
+    if machine.amx and dtype == "bfloat16":
+        return packed + _amx_conv(inputs, outputs, height, width, kernel, 1, groups=rows)
+    if is_spread(item, x):
+        return conv_bytes(machine, dtype, item, x, outputs, kernel, 1)
+    if machine.float16 and dtype == "float16":
         return packed + HALF_SCRATCHPAD
-    return packed + _amx_conv(inputs, outputs, height, width, kernel, 1, groups=rows)
+    return rows * inputs * outputs * kernel**2 * item
 
 
 def product_bytes(machine: Machine, dtype: str, item: int, cells: int, inputs: int, outputs: int) -> int:
