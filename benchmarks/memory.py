@@ -2,13 +2,15 @@
 
     python -m benchmarks.memory                      # 200 random cases, then docs/results/memory.md from all there is
     python -m benchmarks.memory --cases 20 --seed 7  # others, printed alone
+    python -m benchmarks.memory --float16            # in float16, small ones
     python -m benchmarks.memory --large              # a few published networks at ordinary sizes
     python -m benchmarks.memory --training           # training steps
     python -m benchmarks.memory --process            # the memory of a few fresh processes, on the CPU
     python -m benchmarks.memory --device cuda        # reserved memory on a GPU, each case in a fresh process: minutes
 
 One thread. On a CPU the allocator's peak is that of torch.profiler, which sees workspaces of kernels too. Measurements
-are kept as JSON in docs/results/memory/, and the page is written from them and from the forecast.
+are kept as JSON in docs/results/memory/, one of every kind for each family of processors, and the page is written from
+them and from the forecast.
 """
 
 import argparse
@@ -18,27 +20,29 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.lib.memory_cases import CHOSEN, HELD_OUT, LARGE, ON_CPU, TRAINED, Case, cases
-from benchmarks.lib.memory_page import KEPT, SEED, alone, kept, write_page
+from benchmarks.lib.memory_cases import CHOSEN, HELD_OUT, LARGE, ON_CPU, TRAINED, Case, cases, float16_cases
+from benchmarks.lib.memory_page import CASES, KEPT, SEED, alone, kept, write_page
 from benchmarks.lib.memory_stages import measured, prepare
 from undertow.memory.forecast import forecast
-from undertow.memory.machine import Machine
+from undertow.memory.machine import this_machine
 
-CASES = 200
 PAGE = Path("docs/results/memory.md")
 ONE_SECONDS = 300
+HERE = replace(this_machine(), threads=1)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=CASES)
     parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--float16", action="store_true")
     parser.add_argument("--large", action="store_true")
     parser.add_argument("--training", action="store_true")
     parser.add_argument("--process", action="store_true")
@@ -52,9 +56,12 @@ def main() -> None:
     elif options.process or options.device == "cuda":
         name = "cuda" if options.device == "cuda" else "process"
         _keep(name, _in_fresh_processes(options.device))
-    elif options.large or options.training:
-        name = "large" if options.large else "training"
-        _keep(name, _beside_the_allocator(LARGE if options.large else TRAINED))
+    elif options.large:
+        _keep("large", _beside_the_allocator(LARGE))
+    elif options.training:
+        _keep("training", _beside_the_allocator(TRAINED))
+    elif options.float16:
+        _keep("float16", _beside_the_allocator(float16_cases()))
     elif options.page:
         write_page(PAGE)
     else:
@@ -66,7 +73,7 @@ def main() -> None:
 def _beside_the_allocator(drawn: Sequence[Case]) -> list[dict[str, Any]]:
     rows, begun = [], time.monotonic()
     for case in drawn:
-        expected = forecast(case.subject, case.work, Machine()).stage(case.stage).activation_bytes
+        expected = forecast(case.subject, case.work, HERE).stage(case.stage).activation_bytes
         real = measured(case.stage, case.subject, case.work)
         rows.append({"case": case.title, "stage": case.stage, "measured": real})
         seconds = f"{time.monotonic() - begun:4.0f} s"
@@ -89,7 +96,7 @@ def _in_fresh_processes(device: str) -> list[dict[str, Any]]:
             continue
         first, second = map(int, done.stdout.split()[-2:])
         rows.append({"case": case.title, "stage": case.stage, "measured": first, "allocated": second})
-        expected = alone(case, device)
+        expected = alone(case, device, HERE if device == "cpu" else None)
         print(f"{first:>12} {second:>12} {expected:>12} {time.monotonic() - begun:4.0f} s {case.title}", flush=True)
     return rows
 
@@ -120,11 +127,13 @@ def _keep(name: str, rows: list[dict[str, Any]]) -> None:
         (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
     )
-    device = torch.cuda.get_device_name() if name == "cuda" else processor
+    cuda = name == "cuda"
+    family = "gpu" if cuda else "amx" if HERE.amx else "avx512" if HERE.bfloat16 else "older"
     kept(
-        KEPT / f"{name}.json",
+        KEPT / f"{name}-{family}.json",
         {
-            "device": device,
+            "device": torch.cuda.get_device_name() if cuda else f"{processor}, {family.upper()}",
+            "machine": {} if cuda else {key: value for key, value in asdict(HERE).items() if value is not None},
             "torch": torch.__version__,
             "date": datetime.now(UTC).date().isoformat(),
             "rows": rows,

@@ -37,6 +37,12 @@ def cases(seed: int, count: int, *, large: bool = True) -> list[Case]:
     return [_case(numbers, large=large and index % 10 == 9) for index in range(count)]
 
 
+def float16_cases() -> list[Case]:
+    """Narrow ones of other numbers, all in float16."""
+    drawn = cases(16, 40, large=False)
+    return [replace(case, work=replace(case.work, dtype="float16")) for case in drawn]
+
+
 def _case(numbers: random.Random, *, large: bool) -> Case:
     stage = numbers.choice(STAGES)
     subject = numbers.choice(PUBLISHED if large else NARROW)
@@ -140,6 +146,7 @@ LARGE = (
     _published(0, "decode", size=(512, 512)),
     _published(0, "denoise", size=(256, 256), branches=1),
     _published(0, "denoise", size=(512, 512), branches=1, dtype="bfloat16"),
+    _published(0, "denoise", size=(512, 512), dtype="bfloat16", kernel="sdpa"),
     _published(3, "denoise", size=(512, 512), branches=1, dtype="bfloat16"),
     _published(0, "encode", size=(256, 256), dtype="bfloat16"),
 )

@@ -2,18 +2,19 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.lib.memory_cases import CHOSEN, LARGE, TRAINED, Case, cases
+from benchmarks.lib.memory_cases import CHOSEN, LARGE, TRAINED, Case, cases, float16_cases
 from undertow.memory.families import family
 from undertow.memory.forecast import PROCESS_BYTES, Forecast, StageForecast, component_bytes, forecast
 from undertow.memory.machine import Machine
 from undertow.memory.work import Work
 
 KEPT = Path("docs/results/memory")
-SEED = 18
+SEED, CASES = 18, 200
 SIDES = (512, 768, 1024)
 SAID = {512: (6, 8), 768: (13, 16), 1024: (24, 28)}
 """Source document 001's gigabytes by side: activations, and in total."""
@@ -41,34 +42,45 @@ def _page() -> Iterator[str]:
     yield from _process()
     yield from _cuda()
     yield from _document()
+    yield from _precisions()
     yield from _components()
 
 
-def _read(name: str) -> dict[str, Any] | None:
-    path = KEPT / f"{name}.json"
-    return json.loads(path.read_text()) if path.is_file() else None
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What was measured on a machine. said: by which processor, with which torch, and when."""
+
+    machine: Machine
+    said: str
+    rows: list[dict[str, Any]]
+
+
+def _read(name: str) -> Iterator[Found]:
+    """Of every family of processors that was measured."""
+    for path in sorted(KEPT.glob(f"{name}-*.json"), reverse=True):
+        found = json.loads(path.read_text())
+        said = f"{found['device']}, torch {found['torch']}, one thread, {found['date']}"
+        yield Found(machine=Machine(**found.get("machine", {})), said=said, rows=found["rows"])
 
 
 def _allocator() -> Iterator[str]:
-    found = _read("allocator")
     yield "## Beside the allocator of a CPU\n"
-    if found is None:
-        yield "Not measured yet: `python -m benchmarks.memory`.\n"
-        return
-    rows = _with_forecast(found["rows"], cases(SEED, len(found["rows"])), _activations)
     yield (
-        f"{len(rows)} random cases (seed {SEED}): narrow networks with every structure of the published families, and "
+        f"{CASES} random cases (seed {SEED}): narrow networks with every structure of the published families, and "
         "in one of ten cases the published networks themselves; float32 and bfloat16, every kernel, LoRA in slots, "
         "ControlNets, reference pictures, long prompts, odd sizes. The allocator's peak is that of torch.profiler, "
-        "which sees workspaces of kernels too; weights are not counted. "
-        f"{found['device']}, torch {found['torch']}, one thread, {found['date']}.\n"
+        "which sees workspaces of kernels too; weights are not counted. Workspaces are those of the processor "
+        "(`undertow.memory.workspaces`): of AVX-512 they follow rules, of AMX, for which oneDNN searches for its "
+        "blocks, they are upper bounds.\n"
     )
-    yield "| stage | cases | below | mean | worst | more than 1 % above |"
-    yield "|---|---|---|---|---|---|"
-    for stage in sorted({row["stage"] for row in rows}):
-        yield _summary(stage, [row for row in rows if row["stage"] == stage])
-    yield _summary("all", rows)
-    yield ""
+    for found in _read("allocator"):
+        yield from _beside(found, cases(SEED, len(found.rows)))
+    for found in _read("float16"):
+        yield (
+            f"{len(found.rows)} of the cases in float16, which PyTorch computes on CPUs too, fast only where the "
+            "processor has AVX-512 FP16:\n"
+        )
+        yield from _beside(found, float16_cases())
     yield (
         "Chunked layers, kernels in parts and one head at a time, T2I adapters, regions by attention, and "
         "ControlNets with the embedding of their hint are held to the allocator in the same way by "
@@ -79,6 +91,17 @@ def _allocator() -> Iterator[str]:
         "which LoRA are merged into only a bound is known: all transformers, or the whole U-Net for LoRA that change "
         "more.\n"
     )
+
+
+def _beside(found: Found, drawn: Sequence[Case]) -> Iterator[str]:
+    rows = _with_forecast(found.rows, drawn, _activations(found.machine))
+    yield f"{found.said}:\n"
+    yield "| stage | cases | below | mean | worst | more than 1 % above |"
+    yield "|---|---|---|---|---|---|"
+    for stage in sorted({row["stage"] for row in rows}):
+        yield _summary(stage, [row for row in rows if row["stage"] == stage])
+    yield _summary("all", rows)
+    yield ""
     above = sorted((row for row in rows if _over(row) > 0.01), key=_over, reverse=True)
     if above:
         yield (
@@ -89,9 +112,10 @@ def _allocator() -> Iterator[str]:
         yield ""
 
 
-def alone(case: Case, device: str) -> int:
+def alone(case: Case, device: str, machine: Machine | None = None) -> int:
     """The forecast for a process, or on a GPU for tensors, that holds the networks of one stage alone."""
-    found = forecast(case.subject, replace(case.work, keep=()), Machine(device=device))
+    machine = Machine(device=device) if machine is None else machine
+    found = forecast(case.subject, replace(case.work, keep=()), machine)
     stage = found.stage(case.stage)
     return weights_alone(case) + stage.activation_bytes + (PROCESS_BYTES if device == "cpu" else 0)
 
@@ -104,8 +128,8 @@ def weights_alone(case: Case) -> int:
     return whole - component_bytes(case.subject, work).get(beside, 0) * bool(work.controlnets)
 
 
-def _activations(case: Case) -> int:
-    return forecast(case.subject, case.work, Machine()).stage(case.stage).activation_bytes
+def _activations(machine: Machine) -> Callable[[Case], int]:
+    return lambda case: forecast(case.subject, case.work, machine).stage(case.stage).activation_bytes
 
 
 def _with_forecast(
@@ -129,11 +153,9 @@ def _over(row: dict[str, Any]) -> float:
 
 
 def _large() -> Iterator[str]:
-    found = _read("large")
-    if found is None:
-        return
-    yield "Published networks at ordinary sizes, in the same way:\n"
-    yield from _table(_with_forecast(found["rows"], LARGE, _activations))
+    for found in _read("large"):
+        yield f"Published networks at ordinary sizes, in the same way; {found.said}:\n"
+        yield from _table(_with_forecast(found.rows, LARGE, _activations(found.machine)))
 
 
 def _training() -> Iterator[str]:
@@ -143,9 +165,9 @@ def _training() -> Iterator[str]:
         "bound of the gradients that come on top. That is never below, but up to a quarter above what is really "
         "taken. Whole networks and single blocks may be computed again.\n"
     )
-    found = _read("training")
-    if found is not None:
-        yield from _table(_with_forecast(found["rows"], TRAINED, _activations))
+    for found in _read("training"):
+        yield f"{found.said}:\n"
+        yield from _table(_with_forecast(found.rows, TRAINED, _activations(found.machine)))
 
 
 def _table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -157,39 +179,37 @@ def _table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _process() -> Iterator[str]:
-    found = _read("process")
     yield "## The process\n"
     yield (
         "What the kernel kills for is the memory of the process. It is forecast as weights and activations plus "
         f"{PROCESS_BYTES >> 20} MiB for the interpreter, PyTorch's libraries, and what kernels and the allocator keep. "
         "That part is between 330 and 430 MiB, so that small models are forecast up to a third too high.\n"
     )
-    if found is None:
-        return
-    yield (
-        f"Each in a fresh process that holds the stage's networks alone, beside `VmHWM` of Linux; {found['device']}, "
-        f"torch {found['torch']}, {found['date']}.\n"
-    )
-    yield from _table(_with_forecast(found["rows"], CHOSEN, lambda case: alone(case, "cpu")))
+    for found in _read("process"):
+        yield (
+            f"Each in a fresh process that holds the stage's networks alone, beside `VmHWM` of Linux; {found.said}.\n"
+        )
+        yield from _table(_with_forecast(found.rows, CHOSEN, partial(alone, device="cpu", machine=found.machine)))
 
 
 def _cuda() -> Iterator[str]:
-    found = _read("cuda")
     yield "## On a GPU\n"
-    if found is None:
+    all_found = list(_read("cuda"))
+    if not all_found:
         yield (
             "Not measured yet: `python -m benchmarks.cuda_memory` takes less than eight minutes on a GPU. Until then "
             "plans for CUDA allow 15 % for rounding and fragments, and for the VAE 2.3 times the tensors, as others' "
             "measurements show (`undertow.memory.calibration`); afterwards what was measured there counts.\n"
         )
         return
-    yield f"{found['device']}, torch {found['torch']}, {found['date']}, each case in a fresh process.\n"
-    yield "| case | reserved MiB | allocated MiB | tensors, forecast MiB | reserved / forecast |"
-    yield "|---|---|---|---|---|"
-    for row in _with_forecast(found["rows"], CHOSEN, lambda case: alone(case, "cuda")):
-        sizes = (row["measured"], row["allocated"], row["forecast"])
-        yield f"| {row['case']} | {' | '.join(map(_mib, sizes))} | {row['measured'] / row['forecast']:.2f} |"
-    yield ""
+    for found in all_found:
+        yield f"{found.said}, each case in a fresh process.\n"
+        yield "| case | reserved MiB | allocated MiB | tensors, forecast MiB | reserved / forecast |"
+        yield "|---|---|---|---|---|"
+        for row in _with_forecast(found.rows, CHOSEN, partial(alone, device="cuda")):
+            sizes = (row["measured"], row["allocated"], row["forecast"])
+            yield f"| {row['case']} | {' | '.join(map(_mib, sizes))} | {row['measured'] / row['forecast']:.2f} |"
+        yield ""
 
 
 def _document() -> Iterator[str]:
@@ -199,15 +219,20 @@ def _document() -> Iterator[str]:
         "largest activations of the whole pipeline, and everything with text encoder, U-Net and autoencoder in memory "
         "(fused attention); GiB.\n"
     )
-    yield "| pixels | type | fused | chunked | whole scores | pipeline's | in total | document: activations, total |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield (
+        "| pixels | type | fused | chunked | whole scores | pipeline's | in total | document: activations, total | "
+        "document / fused |"
+    )
+    yield "|---|---|---|---|---|---|---|---|---|"
     for side in SIDES:
         for dtype in ("float16", "float32"):
             yield _document_row(side, dtype)
     yield ""
+    yield from _measured_at_512()
     yield (
-        "The document's figures are several times too high for any stack of today, and no single setting reproduces "
-        "all three. They come nearest to attention that writes out its scores in float32, or to a forward in training, "
+        f"The document's figures are too high for any stack of today, {_times(512):.0f} times at 512 pixels with fused "
+        "attention in float16, and no single setting reproduces all three. "
+        "They come nearest to attention that writes out its scores in float32, or to a forward in training, "
         "which keeps every activation for the backward pass. With fused attention, the peak of the U-Net is neither in "
         "attention nor in the bottleneck, but in the gated feed-forward layer of the highest resolution "
         f"(`{_hotspot(512)}`); weights are then most of the memory, and decoding, not the U-Net, is the peak of the "
@@ -220,9 +245,43 @@ def _document_row(side: int, dtype: str) -> str:
     kernels = [_sd15(side, dtype, kernel).stage("denoise").activation_bytes for kernel in ("sdpa", "chunked", "math")]
     largest = max(stage.activation_bytes for stage in fused.stages if stage.name != "encode")
     said = SAID[side] if dtype == "float16" else None
-    document = "" if said is None else f"{said[0]}, {said[1]} GB"
+    document = " | " if said is None else f"{said[0]}, {said[1]} GB | {_times(side):.0f}"
     figures = [*kernels, largest, fused.peak_bytes]
     return f"| {side} | {dtype} | {' | '.join(f'{one / 2**30:.2f}' for one in figures)} | {document} |"
+
+
+def _times(side: int) -> float:
+    """How many times the activations of the document are those with fused attention in float16."""
+    return SAID[side][0] * 10**9 / _sd15(side, "float16", "sdpa").stage("denoise").activation_bytes
+
+
+def _measured_at_512() -> Iterator[str]:
+    """What the allocator counted for the first row of the table, in the other type of half the size."""
+    for found in _read("large"):
+        for row in found.rows:
+            if row["case"].startswith("sd15 denoise dtype=bfloat16 kernel=sdpa"):
+                yield (
+                    f"Measured at 512 pixels in bfloat16 with fused attention ({found.said}): "
+                    f"{_mib(row['measured'])} MiB, the {SAID[512][0] * 10**9 / row['measured']:.0f}th part of the "
+                    "document's.\n"
+                )
+
+
+def _precisions() -> Iterator[str]:
+    yield "## Weights by precision\n"
+    yield (
+        "MiB of weights, counted. Undertow keeps weights in the first three types; int8 is a forecast, a byte for each "
+        "number, to which a scale for every output of a layer would add less than 1 %: nothing here reads or computes "
+        "it.\n"
+    )
+    yield "| model | network | float32 | float16 | bfloat16 | int8, forecast |"
+    yield "|---|---|---|---|---|---|"
+    for name in ("sd15", "sd21", "sdxl"):
+        held = component_bytes(family(name), Work(dtype="float32"))
+        for network, size in {**held, "in total": sum(held.values())}.items():
+            columns = (size, size // 2, size // 2, size // 4)
+            yield f"| {name} | {network} | {' | '.join(map(_mib, columns))} |"
+    yield ""
 
 
 def _components() -> Iterator[str]:

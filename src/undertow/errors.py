@@ -28,7 +28,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from undertow.shortage import asked_memory, is_out_of_memory, size_in_words
+from undertow.shortage import address_words, asked_memory, is_out_of_memory, size_in_words
 
 PLAIN = (
     (re.compile(r".*set_int_max_str_digits.*"), "a number of thousands of digits"),
@@ -223,10 +223,12 @@ class RequestFailed(UndertowError, RuntimeError):
     """A request failed while others go on: a row of a forward, alone as well as beside others, or its encoding or
     decoding. Names where, and what was tried to need less memory; what was raised is its `__cause__`."""
 
-    def __init__(self, origin: object, cause: BaseException, tried: str = ""):
+    def __init__(self, origin: object, cause: BaseException, tried: str = "", least_bytes: int | None = None):
         said = f": {cause}" if str(cause) else ""
         if is_out_of_memory(cause):
             said += f", also with less ({tried})" if tried else ""
+            least = "" if least_bytes is None else f"the least that it needs is {size_in_words(least_bytes)}"
+            said += "".join(f"; {words}" for words in (least, address_words()) if words)
             said += "; draw a smaller picture, or fewer at once"
         super().__init__(f"{origin}: {type(cause).__name__}{said}")
         self.origin = origin
@@ -253,7 +255,8 @@ class OutOfMemory(UndertowError, MemoryError):
         if needed:
             free = "" if free_bytes is None else f", of which {size_in_words(free_bytes)} are free"
             said = f"{work} needs {needed} of memory{free}"
-        super().__init__(f"{said}; {remedy}")
+        limit = "" if cause is None else address_words()
+        super().__init__(f"{said}; {limit}; {remedy}" if limit else f"{said}; {remedy}")
         self.work = work
         self.needed_bytes = needed_bytes
         self.free_bytes = free_bytes

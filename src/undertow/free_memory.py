@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from undertow.errors import LESS_MEMORY, OutOfMemory, UndertowError
-from undertow.shortage import is_out_of_memory
+from undertow.shortage import address_room, is_out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -27,16 +27,15 @@ def free_bytes(device: "torch.device") -> int | None:
 
 
 def host_free_bytes() -> int | None:
-    """What Linux calls available, with its swap, or what the process's control group leaves of it; `None` on other
-    systems. Imports no torch."""
+    """What Linux calls available, with its swap, or what the process's control group or its limit of addresses
+    (`ulimit -v`) leaves of it; `None` on other systems. Imports no torch."""
     if not MEMINFO.is_file():
         return None
     kilobytes = _meminfo()
     if "MemAvailable" not in kilobytes:
         return None
     free = 1024 * (kilobytes["MemAvailable"] + kilobytes.get("SwapFree", 0))
-    group = _group_bytes()
-    return free if group is None else min(free, group)
+    return min(one for one in (free, _group_bytes(), address_room()) if one is not None)
 
 
 def require_free(work: str, needed_bytes: int, device: "torch.device", remedy: str) -> None:

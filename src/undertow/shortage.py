@@ -1,7 +1,9 @@
 """Running out of memory, recognized in the errors of those who ran out. Imports nothing but the standard library."""
 
+import os
 import re
 from contextlib import suppress
+from pathlib import Path
 
 WORDS = (
     *("can't allocate memory", "not enough memory", "Cannot allocate memory", "out of memory", "std::bad_alloc"),
@@ -36,6 +38,29 @@ def address_limit() -> int | None:
         limit = resource.getrlimit(resource.RLIMIT_AS)[0]
         return None if limit == resource.RLIM_INFINITY else limit
     return None
+
+
+STATM = Path("/proc/self/statm")
+
+
+def address_room() -> int | None:
+    """Bytes that the process may still address under its limit; `None` without one, and where nobody tells."""
+    limit = address_limit()
+    if limit is None:
+        return None
+    try:
+        pages = int(STATM.read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+    return max(0, limit - pages * os.sysconf("SC_PAGE_SIZE"))
+
+
+def address_words() -> str:
+    """What the process may address, and what of it is left, for errors; empty without a limit."""
+    limit, room = address_limit(), address_room()
+    if limit is None or room is None:
+        return ""
+    return f"this process may address {size_in_words(limit)} (ulimit -v), of which {size_in_words(room)} are left"
 
 
 def asked_memory(error: BaseException | None) -> str:

@@ -58,7 +58,8 @@ class Task:
     what came of such a row. looks_inside: whether queries and keys are looked at where that takes a forward out of
     its graph. less: called when a forward ran out of memory, with its rows and what was said; returns whether
     `economy` asks for less from now on. recorded: the outcomes of rows that need no forward, `None` for the others.
-    answered: called with the place of a row among those that it waits for, and its outcome.
+    answered: called with the place of a row among those that it waits for, and its outcome. least_bytes: that its
+    request needs at least, as it is forecast.
     """
 
     steps: Steps[Tensor]
@@ -73,6 +74,7 @@ class Task:
     economy: Economy = Economy()
     recorded: Callable[[Sequence[Row]], Sequence[Outcome | None]] = lambda rows: [None] * len(rows)
     answered: Callable[[int, Outcome], None] = lambda place, outcome: None
+    least_bytes: Callable[[], int | None] = lambda: None
     rows: list[Row] = field(default_factory=list, init=False)
     """The rows that it waits for."""
     answers: list[Outcome | None] = field(default_factory=list, init=False)
@@ -283,7 +285,9 @@ class Batcher:
         """When a forward raises (an adapter, a kernel), it is tried again in halves, down to single rows: only a row
         that fails alone fails. The error names where the row comes from, and what was done to need less memory."""
         if len(batch) == 1:
-            return [attributed(failure, batch[0].row.origin, str(batch[0].task.economy))]
+            task = batch[0].task
+            least = task.least_bytes() if is_out_of_memory(failure) else None
+            return [attributed(failure, batch[0].row.origin, str(task.economy), least)]
         half = len(batch) // 2
         outcomes: list[Outcome | Exception] = []
         for part in (batch[:half], batch[half:]):

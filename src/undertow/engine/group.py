@@ -65,5 +65,6 @@ class Group:
             if is_out_of_memory(error) and run.memory.read_with_less(str(error)):
                 return False  # from the beginning, with less memory
             tried = str(run.memory.economy)
-            run.fail(attributed(error, f"request {run.number}, while it was encoded", tried))
+            least = run.memory.least_bytes() if is_out_of_memory(error) else None
+            run.fail(attributed(error, f"request {run.number}, while it was encoded", tried, least))
         return False

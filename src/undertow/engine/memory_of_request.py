@@ -160,6 +160,12 @@ class MemoryOfRequest:
             decoded_with_less(self.economy, whole, least, possible), f"decoding ran out of memory ({said})"
         )
 
+    def least_bytes(self) -> int | None:
+        """What the request needs at least, of the whole process, as it is forecast."""
+        with suppress(UndertowError):
+            return self._plan(None)[0].smallest_bytes + self.keeper.besides_bytes
+        return None
+
     def report(self, forward_rows: int) -> MemoryReport:
         """forward_rows: of the largest forward that the request was part of."""
         options, tracker = self._options, self.keeper.tracker

@@ -19,6 +19,7 @@ from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.clip_config import ClipTextConfig
 from undertow.engine.picture_size import Size
+from undertow.memory.lora_reach import is_of_text, is_outside
 from undertow.memory.machine import this_machine
 from undertow.memory.plan import MemoryPlan, plan
 from undertow.memory.seconds import read_table
@@ -131,8 +132,8 @@ def _acting(
         else:
             found["loras"] += 1
             found["adapter_bytes"] += sum(tensor.size_bytes for tensor in tensors.values())
-            found["changes_all"] |= any(_is_outside(name) for name in tensors)
-            found["changes_text"] |= any(_is_of_text(name) for name in tensors)
+            found["changes_all"] |= any(is_outside(name) for name in tensors)
+            found["changes_text"] |= any(is_of_text(name) for name in tensors)
     return {
         **found,
         "references": max(pictures),
@@ -140,16 +141,6 @@ def _acting(
         "changes_all": bool(found["changes_all"]),
         "changes_text": bool(found["changes_text"]),
     }
-
-
-def _is_of_text(name: str) -> bool:
-    """Whether a LoRA's tensor is of a text encoder, in any of the dialects' names."""
-    return "text" in name or "_te" in name
-
-
-def _is_outside(name: str) -> bool:
-    """Whether a LoRA's tensor is of a layer of the U-Net that is in no transformer."""
-    return not _is_of_text(name) and not any(word in name for word in ("attn", "ff", "proj_in", "proj_out"))
 
 
 def _name(dtype: object) -> str:

@@ -169,6 +169,7 @@ class RequestRun:
             looks_inside=self.options.debug.nan,
             less=self._draw_with_less,
             economy=self.memory.economy,
+            least_bytes=self.memory.least_bytes,
             recorded=lambda rows: self._recorded(picture.index, rows),
             answered=lambda place, outcome: self.outcomes.picture(picture.index).answer(
                 place, outcome, self.memory.units
@@ -180,7 +181,8 @@ class RequestRun:
     def _drawing_failed(self, error: BaseException, picture: int) -> None:
         """Ends the request; one that ran out of memory says where."""
         where = f"request {self.number}, picture {picture}, while it was drawn"
-        self.fail(attributed(error, where) if is_out_of_memory(error) else error)
+        short = is_out_of_memory(error)
+        self.fail(attributed(error, where, least_bytes=self.memory.least_bytes()) if short else error)
 
     def _pass_done(self, picture: DenoisingRun, index: int, latents: Latents) -> None:
         assert self._encoded is not None  # encoded before it begins
@@ -286,7 +288,8 @@ class RequestRun:
             self.fail(error)
             raise error
         tried = str(self.memory.economy)
-        self.fail(attributed(error, f"request {self.number}, picture {picture}, {when}", tried))
+        least = self.memory.least_bytes() if is_out_of_memory(error) else None
+        self.fail(attributed(error, f"request {self.number}, picture {picture}, {when}", tried, least))
 
     def _finish(self) -> None:
         self.stage = Stage.FINISHED

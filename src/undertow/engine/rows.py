@@ -105,13 +105,13 @@ def networks_beside(rows: Sequence[Row]) -> list[nn.Module]:
     return list(dict.fromkeys(one for row in rows if row.adapters is not None for one in row.adapters.networks))
 
 
-def attributed(error: BaseException, origin: object, tried: str = "") -> Exception:
+def attributed(error: BaseException, origin: object, tried: str = "", least_bytes: int | None = None) -> Exception:
     """The error with where it comes from: in a note where it is one of undertow's own, else as a `RequestFailed`.
-    tried: what was done to need less memory."""
+    tried: what was done to need less memory. least_bytes: that the request needs at least."""
     if isinstance(error, UndertowError):
         error.add_note(str(origin))
         return error
-    failed = RequestFailed(origin, error, tried)
+    failed = RequestFailed(origin, error, tried, least_bytes)
     failed.__cause__ = error
     return failed
 

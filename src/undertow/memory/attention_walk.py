@@ -1,7 +1,8 @@
 """Attention kernels on stand-ins: what each holds while it computes, as `attention/` has them."""
 
 from undertow.memory.ledger import Array
-from undertow.memory.operations import Operations, rounded
+from undertow.memory.operations import Operations
+from undertow.memory.workspaces import batched_bytes
 
 CHUNK, CHUNKED_KEYS = 256, 1024
 """As in `attention.chunked` and `attention.choose`, which import torch; a test holds them equal."""
@@ -133,7 +134,8 @@ def _chunk(ops: Operations, query: Array, count: int, heads: int, keys: int) -> 
     half = ops.ledger.item < 4
     copied = [part, source] if rows > 1 and heads > 1 else [source] if half else []
     with ops.ledger.held(*copied):
-        scores = ops.ledger.new(shape, "bmm", workspace=_batched_workspace(ops, count, width // heads, keys))
+        workspace = _batched_workspace(ops, count, width // heads, keys, transposed=True)
+        scores = ops.ledger.new(shape, "bmm", workspace=workspace)
     probabilities = ops.ledger.new(shape, "softmax")
     with ops.ledger.held(*([source] if heads > 1 and (half or rows > 1) else [])):
         workspace = _batched_workspace(ops, count, keys, width // heads)
@@ -142,12 +144,9 @@ def _chunk(ops: Operations, query: Array, count: int, heads: int, keys: int) -> 
     return result
 
 
-def _batched_workspace(ops: Operations, cells: int, inputs: int, outputs: int) -> int:
-    """As of other products, in blocks of half the size; float32 goes to MKL, which takes its memory elsewhere."""
-    if ops.ledger.item == 4:
-        return 0
-    longest = 512 if inputs <= 1024 else 1024
-    return 64 * 2 * min(rounded(inputs, 32), longest) + 4 * min(cells, 256) * min(outputs, 64) + 1024
+def _batched_workspace(ops: Operations, cells: int, inputs: int, outputs: int, *, transposed: bool = False) -> int:
+    item = ops.ledger.item
+    return batched_bytes(ops.machine, ops.dtype, item, cells, inputs, outputs, transposed=transposed)
 
 
 def _merged(ops: Operations, output: Array) -> Array:

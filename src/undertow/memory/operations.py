@@ -1,7 +1,8 @@
 """The operations that the networks consist of, on stand-ins: what each takes, and the workspace of its kernel.
 
-Workspaces are those of PyTorch's CPU kernels, as torch.profiler shows their allocations (docs/results/memory.md says
-how well). Each operation is counted under a signature, by which its seconds can be measured once:
+Workspaces are those of PyTorch's CPU kernels (`workspaces.py`), as torch.profiler shows their allocations
+(docs/results/memory.md says how well). Each operation is counted under a signature, by which its seconds can be
+measured once:
 
     ("linear", cells, inputs, outputs)
     ("conv", rows, inputs, outputs, height, width, kernel, stride)
@@ -18,15 +19,10 @@ from dataclasses import dataclass
 from undertow.memory.ledger import Array, Ledger, Shape
 from undertow.memory.machine import Machine
 from undertow.memory.saved import Saved
+from undertow.memory.workspaces import batched_bytes, conv_bytes, grouped_conv_bytes, is_spread, product_bytes
 
 PATCH_CELLS = 256
 """As in `nn.matmul`, whose module imports torch; a test holds them equal."""
-
-SCRATCHPAD, HALF_SCRATCHPAD, POINTWISE_SCRATCHPAD = 8216, 16664, 49176
-"""Bytes of oneDNN's scratchpad for a convolution, at most: in float32, in half precision, and there by a 1x1 kernel."""
-
-SPREAD_NUMBERS = 20480
-"""Numbers of an input up to which PyTorch's own convolution is taken."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,9 +75,9 @@ class Operations:
         self.ledger.count("linear", cells, inputs, entries)
         self.ledger.count("linear", cells, entries, outputs)
         with self._slots(rows, inputs, outputs):
-            low = self.ledger.new((rows, cells // rows, entries), "matmul")
+            low = self._batched((rows, cells // rows, entries), inputs)
             self.save(low)
-            change = self.ledger.new(y.shape, "matmul")
+            change = self._batched((rows, cells // rows, outputs), entries).view(*y.shape)
             del low
             return self.elementwise("add", y, change)
 
@@ -94,16 +90,23 @@ class Operations:
             return y
         rows, inputs = x.shape[:2]
         entries = self.loras.per_row * self.loras.rank
-        down, low = (rows, entries, inputs * kernel**2), (rows, entries, *y.shape[2:])
+        low = (rows, entries, *y.shape[2:])
         with self._slots(rows, inputs * kernel**2, outputs):
-            # Rows become groups of one convolution, which copies everything into an order of its own.
-            with self.ledger.held(x.shape, x.shape, down, low):
-                pass
+            self._convolved_in_groups(x, low, entries, kernel)
             if self.saved is not None:
                 self.save(*(self.ledger.new(shape, "reshape") for shape in (x.shape, low)))
             with self.ledger.held(low, low):
-                change = self.ledger.new(y.shape, "bmm")
+                places = low[2] * low[3]
+                workspace = batched_bytes(self.machine, self.dtype, self.ledger.item, outputs, entries, places)
+                change = self.ledger.new(y.shape, "bmm", workspace=workspace)
             return self.elementwise("add", y, change)
+
+    def _convolved_in_groups(self, x: Array, low: Shape, outputs: int, kernel: int) -> None:
+        """Rows become groups of one convolution, which copies everything into an order of its own, or parts of it."""
+        workspace = grouped_conv_bytes(self.machine, self.dtype, self.ledger.item, x.shape, outputs, kernel)
+        copies = 1 if is_spread(self.ledger.item, x.shape) else 2
+        with self.ledger.held(*[x.shape] * copies, low):
+            self.ledger.note("conv2d", workspace)
 
     def _convolved(self, x: Array, outputs: int, kernel: int, stride: int) -> Array:
         rows, inputs, height, width = x.shape
@@ -141,17 +144,7 @@ class Operations:
         return self.ledger.new((*x.shape[:-1], outputs), "linear", workspace=workspace)
 
     def conv_workspace(self, x: Shape, outputs: int, kernel: int, stride: int) -> int:
-        """oneDNN's copy of the weights, channels in its blocks, and its scratchpad; a small input of one row is spread
-        out instead (`use_mkldnn` in aten/src/ATen/native/Convolution.cpp)."""
-        if self.machine.device != "cpu":
-            return 0
-        rows, inputs, height, width = x
-        item = self.ledger.item
-        scratchpad = SCRATCHPAD if item == 4 else HALF_SCRATCHPAD if kernel > 1 else POINTWISE_SCRATCHPAD
-        packed = rounded(inputs, 2) * rounded(outputs, 16) * kernel**2 * item + scratchpad
-        if rows == 1 and stride == 1 and inputs * height * width <= SPREAD_NUMBERS and item == 4:
-            return inputs * kernel**2 * height * width * item if kernel > 1 else 0
-        return packed
+        return conv_bytes(self.machine, self.dtype, self.ledger.item, x, outputs, kernel, stride)
 
     def group_norm(self, x: Array, groups: int = 32) -> Array:
         rows, channels = x.shape[:2]
@@ -175,6 +168,13 @@ class Operations:
         self.ledger.count(operation, made.numbers)
         return made
 
+    def _batched(self, shape: tuple[int, int, int], inputs: int) -> Array:
+        """The product of every row with weights of its own."""
+        _, cells, outputs = shape
+        item = self.ledger.item
+        workspace = batched_bytes(self.machine, self.dtype, item, cells, inputs, outputs, transposed=True)
+        return self.ledger.new(shape, "matmul", workspace=workspace)
+
     @contextmanager
     def _slots(self, rows: int, inputs: int, outputs: int) -> Generator[None]:
         """The updates of each row, gathered from the slots, with gains folded in."""
@@ -190,12 +190,4 @@ class Operations:
             yield
 
     def product_workspace(self, cells: int, inputs: int, outputs: int) -> int:
-        """oneDNN's block of the weights in its own order, and in half precision of the sums."""
-        if self.machine.device != "cpu":
-            return 0
-        block = 64 * min(inputs, 1024) * self.ledger.item
-        return block + (min(outputs, 64) * min(cells, 256) * 4 if self.ledger.item < 4 else 0) + 1024
-
-
-def rounded(channels: int, block: int) -> int:
-    return -(-channels // block) * block
+        return product_bytes(self.machine, self.dtype, self.ledger.item, cells, inputs, outputs)

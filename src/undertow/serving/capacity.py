@@ -1,5 +1,6 @@
 """Whether a job can ever run here: the forecast of its memory against the budget, before it is accepted. No torch."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from math import ceil
@@ -10,10 +11,12 @@ from undertow.engine.picture_size import Size, largest_size
 from undertow.engine.request import GenerationRequest
 from undertow.errors import ConfigError, UndertowError
 from undertow.free_memory import host_free_bytes
+from undertow.memory.lora_reach import is_of_text, is_outside
 from undertow.memory.machine import this_machine
 from undertow.memory.plan import MemoryPlan, plan
 from undertow.memory.weights import REFERENCE_TOKENS
-from undertow.memory.work import VIT_H, VisionNetwork, Work
+from undertow.memory.work import ITEM_BYTES, VIT_H, VisionNetwork, Work
+from undertow.serving.adapter_room import PER_ROW, RANK, SLOTS
 from undertow.serving.amount import rows_of
 from undertow.serving.catalog.entries import AdapterEntry, ModelEntry
 from undertow.serving.failures import FailureCode, Refused
@@ -60,6 +63,7 @@ class Capacity:
         """What decides about memory; the number of steps does not."""
         assert model.subject.unet is not None
         kinds = [entry.kind for entry in used.values()]
+        item = ITEM_BYTES[model.dtype]
         references = sum(len(one.images()) for one in request.adapters if used_as(used, one.source) == "IP-Adapter")
         longest = max(len(request.prompt), len(request.negative_prompt), 1)
         return Work(
@@ -67,6 +71,7 @@ class Capacity:
             pictures=min(request.count, 16),
             branches=rows_of(request, model),
             rows=rows,
+            shared_rows=0 if rows is None else rows,  # with those of other jobs, or padded
             tokens=77 * ceil(longest / CHARACTERS),
             image_tokens=REFERENCE_TOKENS * references,
             references=max(1, references),
@@ -75,6 +80,15 @@ class Capacity:
             dtype=model.dtype,
             vae_dtype=model.vae_dtype,
             loras=kinds.count("LoRA"),
+            lora_slots=SLOTS,
+            lora_rank=RANK,
+            **_merged(request, [entry for entry in used.values() if entry.kind == "LoRA"]),
+            adapter_bytes=sum(
+                entry.stored_bytes if entry.kind == "LoRA" else item * entry.numbers
+                for entry in used.values()
+                if entry.kind in ("LoRA", "T2I-Adapter")
+            ),
+            image_prompt_bytes=sum(item * entry.numbers for entry in used.values() if entry.kind == "IP-Adapter"),
             controlnets=kinds.count("ControlNet") + kinds.count("Control-LoRA"),
             t2i_adapters=kinds.count("T2I-Adapter"),
         )
@@ -117,6 +131,19 @@ class Capacity:
             else:
                 high = share
         return best
+
+
+def _merged(request: GenerationRequest, loras: Sequence[AdapterEntry]) -> dict[str, bool]:
+    """Whether LoRA are merged into the weights, of which copies are then kept, and what they change: those that slots
+    have no room for, and all that act in one row when they are more than it has slots for."""
+    asked = any(one.residency == "merged" for one in request.all_adapters)
+    large = any(one.rank is None or one.rank > RANK for one in loras)
+    names = [name for one in loras for name in one.layers]
+    return {
+        "merged": bool(loras) and (asked or large or len(loras) > PER_ROW),
+        "changes_all": any(map(is_outside, names)),
+        "changes_text": any(map(is_of_text, names)),
+    }
 
 
 def used_as(used: dict[str, AdapterEntry], source: object) -> str | None:

@@ -26,6 +26,7 @@ from undertow.checkpoints.read.unet_loading import read_unet
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS, Parameterization
 from undertow.errors import UnsupportedModel
 from undertow.free_memory import naming_memory
+from undertow.shortage import address_room, address_words, size_in_words
 from undertow.state_dicts import require_layers
 from undertow.unet.config import UNetConfig
 from undertow.vae.autoencoder import AutoencoderKL
@@ -57,9 +58,10 @@ def load_model(
 
     dtype, vae_dtype: of the parameters; `None` keeps the file's, for the VAE `dtype`'s. Where the device does not
     compute in it, or the VAE would overflow, the parameters are in float32 and the report says so
-    (`dtypes.choose_dtypes`). vae, text: other sources for these parts: a file, a pipeline folder, which needs no U-Net,
-    or the network's own folder. lazy: weights are read and checked, and absent afterwards (`FileHome`), if their file
-    stays. See `OpenOptions` and `LoadOptions` for the rest. Errors: every kind of
+    (`dtypes.choose_dtypes`). Where the process may address less than all weights take (`ulimit -v`), they stay on disk
+    as with `lazy`, and the report says that. vae, text: other sources for these parts: a file, a pipeline folder, which
+    needs no U-Net, or the network's own folder. lazy: weights are read and checked, and absent afterwards
+    (`FileHome`), if their file stays. See `OpenOptions` and `LoadOptions` for the rest. Errors: every kind of
     `CheckpointError`, `ConfigError`, `InvalidInput`, `MissingDependency`.
     """
     require_dtype("dtype", dtype)
@@ -90,7 +92,8 @@ def load_model(
             device=device,
             vae_config=sources.vae_config,
         )
-        return _read(sources, parameterization, dtypes, options, asked=dtype, lazy=lazy)
+        note = "" if lazy else _too_large(sources, dtypes)
+        return _read(sources, parameterization, dtypes, options, asked=dtype, lazy=lazy or bool(note), note=note)
 
 
 def _parameterization(checkpoint: Checkpoint) -> Parameterization:
@@ -116,8 +119,10 @@ def _read(
     *,
     asked: torch.dtype | None,
     lazy: bool,
+    note: str,
 ) -> LoadedModel:
-    """Reads the parts of the main checkpoint, then those from elsewhere; damage is reported with its own file."""
+    """Reads the parts of the main checkpoint, then those from elsewhere; damage is reported with its own file. note:
+    of a decision that was made before."""
     main, health, parts = sources.main, Health(), sources.parts()
     found = main.identification
     options_of = {
@@ -146,6 +151,7 @@ def _read(
         health.require(checkpoint.path)
     require_text_width(sources.text.path, found.config, text)
     notes = [*_notes(sources, dtypes, asked), *_damage(health)]
+    notes += [note] if note and lazy else []
     notes += dict.fromkeys(chosen.note for chosen in dtypes.values() if chosen.note is not None)
     return LoadedModel(
         path=main.path,
@@ -161,6 +167,26 @@ def _read(
         missing_text=sources.missing,
         homes=homes,
     )
+
+
+def _too_large(sources: ModelSources, dtypes: Mapping[Component, PartDType]) -> str:
+    """Why not all weights can be in memory at once; empty where they can be, or nothing limits it."""
+    room = address_room()
+    if room is None:
+        return ""
+    needed = 0
+    for component, part in sources.parts().items():
+        numbers = sum(part.weights.tensors[name].count for name in part.mappings)
+        needed += numbers * dtypes[component].compute_dtype.itemsize
+    if needed + ADDRESSED_BYTES <= room:
+        return ""
+    return (
+        f"weights stay on disk and come when they are needed: they take {size_in_words(needed)}, and {address_words()}"
+    )
+
+
+ADDRESSED_BYTES = 2**29
+"""Left for what work takes beside weights: libraries that are mapped when they are first used, and activations."""
 
 
 def _read_vae(config: VAEConfig, source: PartSource, options: LoadOptions, health: Health) -> AutoencoderKL:

@@ -53,7 +53,8 @@ class AdapterEntry:
     """An adapter, or an embedding, that clients may name. kind: LoRA, ControlNet, Control-LoRA, T2I-Adapter,
     IP-Adapter or textual inversion. title: what its file calls it. model: the only model that has it, because it came
     with it. text_width: of the tokens of the models that it was made for, where its tensors tell. words: of an
-    embedding, what prompts call it. layers: of a LoRA, what its file calls the layers that it changes."""
+    embedding, what prompts call it. layers: of a LoRA, what its file calls the layers that it changes. rank: of a LoRA,
+    the largest of a layer; `None` where one is no plain low-rank change. numbers, stored_bytes: of all its tensors."""
 
     name: str
     path: Path
@@ -64,6 +65,9 @@ class AdapterEntry:
     text_width: int | None = None
     words: tuple[str, ...] = ()
     layers: tuple[str, ...] = ()
+    rank: int | None = None
+    numbers: int = 0
+    stored_bytes: int = 0
 
     @cached_property
     def hash(self) -> str:

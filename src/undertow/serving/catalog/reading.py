@@ -76,6 +76,9 @@ def read_adapter(path: Path, name: str, model: str | None = None) -> AdapterEntr
             text_width=width,
             words=words,
             layers=layers,
+            rank=_lora_rank(opened) if kind == "LoRA" else None,
+            numbers=sum(info.count for info in opened.tensors.values()),
+            stored_bytes=sum(info.size_bytes for info in opened.tensors.values()),
         )
 
 
@@ -149,6 +152,17 @@ def _lora_layers(opened: OpenedAdapter) -> tuple[str, ...]:
     names = read_lora_names(opened.tensors, opened.weights.metadata)
     require_whole(opened.path, names, {name: info.shape for name, info in opened.tensors.items()})
     return tuple(names.layers)
+
+
+LOW_RANK = frozenset({"down", "up", "mid", "alpha"})
+"""Leaves of a layer that is a plain low-rank change, as a slot takes it."""
+
+
+def _lora_rank(opened: OpenedAdapter) -> int | None:
+    layers = read_lora_names(opened.tensors, opened.weights.metadata).layers.values()
+    if any(not LOW_RANK.issuperset(layer.leaves) for layer in layers):
+        return None
+    return max((opened.tensors[layer.leaves["down"]].shape[0] for layer in layers if "down" in layer.leaves), default=0)
 
 
 def _text_width(opened: OpenedAdapter, kind: str) -> int | None:

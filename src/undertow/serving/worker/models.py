@@ -16,14 +16,13 @@ from undertow.free_memory import free_bytes
 from undertow.memory.forecast import forecast
 from undertow.memory.work import Work
 from undertow.service import UNetService
+from undertow.serving.adapter_room import PER_ROW, RANK, SLOTS
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.catalog.entries import ModelEntry
 
 logger = logging.getLogger(__name__)
 
-CAPACITY = AdapterCapacity(slots=8, rank=16, per_row=2)
-"""Room for LoRA in slots, the same in every worker: whether one acts in a slot or merged must not depend on where and
-beside what a job is drawn. Larger and other ones are merged while they draw."""
+CAPACITY = AdapterCapacity(slots=SLOTS, rank=RANK, per_row=PER_ROW)
 
 LOAD_S = 900.0
 """Given to the loading of a model."""
