@@ -230,7 +230,12 @@ def test_lists_are_written_as_the_tuples_that_they_stand_for():
             "7, expected a field of GenerationRequest; it has prompt, negative_prompt",
         ),
         ({"prompt": "", "step": 7}, {}, "step", "did you mean 'steps'"),
-        ({"prompt": "", "steps": "many"}, {}, "steps", "'many', expected a number, which text is not; number of sampling steps"),
+        (
+            {"prompt": "", "steps": "many"},
+            {},
+            "steps",
+            "'many', expected a number, which text is not; number of sampling steps",
+        ),
         ({"prompt": "", "steps": 0}, {}, "steps", "expected at least 1; number of sampling steps"),
         ({"prompt": "", "count": None}, {}, "count", "None, expected a valid integer"),
         ({"prompt": "", "seed": 2**64}, {}, "seed", "expected from 0 to"),
@@ -251,7 +256,12 @@ def test_lists_are_written_as_the_tuples_that_they_stand_for():
         ({"prompt": "", "regions": [{"prompt": "a", "box": [0, 0, 0, 1]}]}, {}, "region.box", "left < right"),
         ({"prompt": "", "views": {"windows": 3}}, {}, "views.windows", "did you mean 'window'"),
         ({"prompt": "", "high_resolution": {"scale": 1}}, {}, "high_resolution.scale", "a finite number above 1"),
-        ({"prompt": "", "adapters": [{"source": "a", "scale": "x"}]}, {}, "adapters.0.scale", "a number, which text is not"),
+        (
+            {"prompt": "", "adapters": [{"source": "a", "scale": "x"}]},
+            {},
+            "adapters.0.scale",
+            "a number, which text is not",
+        ),
         ({"prompt": "", "adapters": [{"sauce": "a"}]}, {}, "adapters.0.sauce", "did you mean 'source'"),
         (
             {"prompt": "", "adapters": {"stategy": "sum"}},
