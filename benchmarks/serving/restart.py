@@ -50,7 +50,7 @@ def main() -> None:
     beyond = sorted(took - load for took, load in zip(away, loads, strict=True))
     command = f"`python -m benchmarks.serving.restart --kills {options.kills}`"
     content = (
-        f"{command}, {time.strftime('%Y-%m-%d')}{options.machine}.\n\n"
+        f"{command}, {time.strftime('%Y-%m-%d')}{options.machine and ', '}{options.machine}.\n\n"
         f"- from `kill -9` of a worker to the next one's first own step: median {median(away):.1f} s, at most "
         f"{max(away):.1f} s\n"
         f"- of that the loading of the model: median {median(loads):.1f} s; the rest: median {median(beyond):.1f} s, "
