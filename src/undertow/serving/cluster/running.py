@@ -30,9 +30,7 @@ class RayDidNotStart(UndertowError):
     """There is no cluster to serve on. problem: what Ray said."""
 
     def __init__(self, problem: str):
-        remedy = (
-            "on a busy machine it has too little time: try again; with RAY_ADDRESS, look whether it runs there"
-        )
+        remedy = "on a busy machine it has too little time: try again; with RAY_ADDRESS, look whether it runs there"
         super().__init__(f"Ray did not start: {problem}; {remedy}")
         self.problem = problem
 
