@@ -22,8 +22,6 @@ from undertow.serving.jobs import JobState
 from undertow.serving.store.store import Store
 from undertow.serving.worker.supervisor import listening
 
-pytest.importorskip("ray")
-
 STEPS = 150
 PATIENCE_S = 280.0
 

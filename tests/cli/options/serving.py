@@ -98,8 +98,15 @@ def working(at: Boundary) -> None:
         at.arrived |= {"runs": "an API" if api else "workers"}
         at.arrived |= {f"settings.{one.name}": getattr(settings, one.name) for one in fields(settings)}
 
-    at.patch.setattr("undertow.cli.worker._checked", lambda settings: at.arrived.update(checked=True) or settings)
+    at.patch.setattr("undertow.cli.worker._checked", lambda settings: settings)
     at.patch.setattr("undertow.serving.worker.process.run_supervised", note)
+
+
+def checking_workers(at: Boundary) -> None:
+    working(at)
+    at.patch.setattr(
+        "undertow.cli.worker._checked", lambda settings: at.arrived.update(checked=settings.devices) or settings
+    )
 
 
 WORKER = Command(
@@ -109,7 +116,6 @@ WORKER = Command(
     arrives={
         **USUAL,
         "settings.models": {"mine": "dream.safetensors", "emoji": "emoji"},
-        "checked": True,
         "runs": "workers",
         "files": [],
     },
@@ -127,9 +133,12 @@ WORKER = Command(
 WORKER_CHECK = Command(
     verb=("worker",),
     needed=("--check",),
-    boundary=working,
-    arrives={"checked": True, "files": []},
-    cases=(case("--check"),),
+    boundary=checking_workers,
+    arrives={"checked": ("cpu",), "files": []},
+    cases=(
+        case("--device", "cuda:1", checked=("cuda:1",)),
+        case("--check", "--device", "cuda:1", checked=("cuda:1",)),
+    ),
     about="only a check",
 )
 

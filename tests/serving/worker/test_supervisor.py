@@ -122,3 +122,12 @@ def test_the_supervisor_imports_no_torch():
         "assert not {'torch', 'sqlalchemy', 'fastapi'} & set(sys.modules), 'imported'"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_on_further_machines_there_are_workers_alone_and_no_port(tmp_path):
+    with listening("127.0.0.1", 0) as taken:
+        settings = ServerSettings(data=tmp_path, port=taken.getsockname()[1], devices=("cpu", "cuda:1"))
+        supervisor = Supervisor(settings, api=False)
+    assert [child.title for child in supervisor.children] == ["worker on cpu", "worker on cuda:1"]
+    assert supervisor.address == ""
+    supervisor._selector.close()
