@@ -133,7 +133,7 @@ class Capacity:
         return best
 
 
-def _merged(request: GenerationRequest, loras: Sequence[AdapterEntry]) -> dict[str, bool]:
+def _merged(request: GenerationRequest, loras: Sequence[AdapterEntry]) -> dict[str, Any]:
     """Whether LoRA are merged into the weights, of which copies are then kept, and what they change: those that slots
     have no room for, and all that act in one row when they are more than it has slots for."""
     asked = any(one.residency == "merged" for one in request.all_adapters)
