@@ -129,7 +129,9 @@ def test_running_out_while_drawing_names_the_picture(monkeypatch):
         raise torch.OutOfMemoryError("Tried to allocate 40.00 GiB")
 
     monkeypatch.setattr("undertow.sampling.noise.NoiseSource.draw", draw)
-    with pytest.raises(RequestFailed, match=r"picture 0, while it was drawn.*40.00 GiB; draw a smaller picture"):
+    with pytest.raises(
+        RequestFailed, match=r"picture 0, while it was drawn.*40.00 GiB; the least .* needs is .*; draw a smaller"
+    ):
         service.run(GenerationRequest(prompt="a", steps=1))
 
 
