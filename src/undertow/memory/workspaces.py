@@ -32,8 +32,14 @@ PRODUCT_TILES = 6272
 CACHE_BYTES = 2**21
 """The second level of cache, to which oneDNN fits the blocks of AMX."""
 
+DEEP, MANY_BYTES = 2048, 1_180_000
+"""Inputs from which on the sums of all of many cells are kept, and the most of the weights for many cells."""
+
 LARGE_BYTES = 750_000
 """An input from which on blocks are chosen by what fits into the cache."""
+
+UNLIMITED_INPUTS = 1440
+"""Of a convolution, from which on not even a few lines fit into the cache, and the whole map is copied."""
 
 SPLIT_INPUTS = 512
 """Inputs from which on a product is computed in parts, whose sums are kept in float32."""
@@ -115,7 +121,8 @@ def _amx_product(cells: int, inputs: int, outputs: int) -> int:
         block = block * 21 // 20 + 4 * 32 * min(cells, 512)
     whole, size = 2 * deep * rounded(outputs, 32), 2 * cells * deep
     if cells > 512:
-        return PRODUCT_TILES + max(block, min(whole + 2**19, 2_550_000 if cells < 1000 else 3_800_000))
+        sums = 4 * cells * min(outputs, 640) if deep >= DEEP else 0
+        return PRODUCT_TILES + max(block, min(whole, MANY_BYTES) + sums)
     if size > LARGE_BYTES:
         most = 1_150_000 if cells <= 256 else CACHE_BYTES
         return PRODUCT_TILES + max(block, min(whole + 4 * cells * outputs, most))
@@ -143,8 +150,15 @@ def _amx_conv(inputs: int, outputs: int, height: int, width: int, kernel: int, s
     line = 2 * (width + 2) * numbers
     weights = 3 * 2 * 32 * rounded(outputs, 64) if inputs < 16 else 0  # in an order for rows of few channels
     lines = max(map(_lines(stride), range(1, _most_lines(inputs, height, width, stride) + 1)))
-    copied = min(rounded(lines * line, 2 * PAGE), _most_bytes(inputs, stride, line))
-    return TILES + 2 * PAGE * (inputs // 160 + stride - 1 + (groups if groups > 1 else 0)) + weights + groups * copied
+    copied = rounded(lines * line, 2 * PAGE)
+    if inputs < UNLIMITED_INPUTS:
+        copied = min(copied, _most_bytes(inputs, stride, line))
+    return (
+        TILES
+        + 2 * PAGE * (max(inputs // 160, inputs // 60 - 15) + stride - 1 + (groups if groups > 1 else 0))
+        + weights
+        + groups * copied
+    )
 
 
 def _lines(stride: int) -> Callable[[int], int]:
@@ -167,7 +181,7 @@ def _most_bytes(inputs: int, stride: int, line: int) -> int:
     fits = 770_000 if inputs < 192 else 840_000 if inputs < 400 else 1_060_000
     if stride > 1:
         fits = 1_600_000 if inputs < 160 else 3_600_000
-    return max(fits, min(15 * line, 1_500_000), 9 * line)
+    return max(fits, min(15 * line, 1_500_000), 12 * line)
 
 
 def _amx_patches(inputs: int, width: int, kernel: int) -> int:
