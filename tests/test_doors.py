@@ -45,7 +45,7 @@ def test_of_many_names_a_message_lists_a_few():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: GenerationRequest(prompt="a", steps="three"), "steps is 'three', expected a valid integer"),
+        (lambda: GenerationRequest(prompt="a", steps="three"), "steps is 'three', expected a number, which text is not"),
         (lambda: GenerationRequest(prompt="a", seed=None), "seed is None, expected a valid integer"),
         (lambda: GenerationRequest(steps=3), "prompt is missing, expected a value; what to draw"),
         (lambda: GenerationRequest("a"), "given 'a' without a name, expected every value by its name; write prompt="),
@@ -76,7 +76,7 @@ def test_of_many_names_a_message_lists_a_few():
             lambda: Adapter("mosaic", weight=0.5),
             "adapter.weight is 0.5, expected a field of Adapter; here it is called",
         ),
-        (lambda: Adapter("mosaic", scale="strong"), "adapter.scale is 'strong', expected a valid number"),
+        (lambda: Adapter("mosaic", scale="strong"), "adapter.scale is 'strong', expected a number, which text is not"),
         (lambda: Region(prompt="a", box=(0, 0, 1)), "region.box.3 is missing"),
         (lambda: Region("a", 5), "Region is given 'a' without a name, expected every value by its name; write prompt="),
         (lambda: GenerationRequest(prompt="a", size="64x64"), "size is '64x64', expected a pair of height and width"),

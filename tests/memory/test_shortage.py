@@ -56,7 +56,7 @@ def test_what_a_process_may_address_is_what_is_free():
 def test_running_out_under_a_limit_says_what_it_is_and_what_is_left():
     with (
         addressing(2**28),
-        pytest.raises(OutOfMemory, match=r"may address \d.* \(ulimit -v\), of which \d+ MB are left; free some"),
+        pytest.raises(OutOfMemory, match=r"may address \d.* \(ulimit -v\), of which [\d.]+ [MG]B are left; free some"),
         naming_memory("drawing"),
     ):
         torch.empty(2**29, dtype=torch.uint8)
@@ -79,7 +79,7 @@ def test_a_model_that_a_process_cannot_address_stays_on_disk_and_draws_the_same(
 def test_a_request_for_which_nothing_is_left_says_the_least_that_it_needs():
     service = undertow.load(pipeline_folder("sd1"), dtype=torch.float32)
     service.engine.memory.others_bytes = 0  # tensors alone are counted, and nothing is planned before
-    with pytest.raises(RequestFailed, match=r"the least that it needs is \d+ MB"):
+    with pytest.raises(RequestFailed, match=r"the least that it needs is [\d.]+ [MG]B"):
         service.engine.submit(ASKED, options=RunOptions(budget_bytes=10)).result()
 
 
@@ -93,5 +93,5 @@ def test_so_do_a_forward_and_a_decoding(when):
     network = service.unet if when == "drawn" else service.vae.decoder
     network.register_forward_pre_hook(fail)
     (network if when == "drawn" else network.conv_in).register_forward_pre_hook(fail)
-    with pytest.raises(RequestFailed, match=r"also with less .*the least that it needs is \d+ MB; draw a smaller"):
+    with pytest.raises(RequestFailed, match=r"also with less .*the least that it needs is [\d.]+ [MG]B; draw a smaller"):
         service.run(ASKED)
