@@ -29,10 +29,10 @@ def networks() -> OpenVINONetworks:
 
 
 @torch.inference_mode()
-@pytest.mark.parametrize("mini", [TINY, TINY_TEXT, SMALL_TEXT, CLASSES], ids=["pixels", "sdxl", "sd1", "classes"])
+@pytest.mark.parametrize("mini", [TINY_TEXT, CLASSES], ids=["sdxl", "classes"])
 def test_it_predicts_what_the_network_does(networks, mini: Mini):
     unet = build(mini).requires_grad_(False)
-    for seed, side in ((0, 8), (1, 8), *[(2, 12)] * (mini is TINY)):
+    for seed, side in ((0, 8), (1, 8), *[(2, 12)] * (mini is CLASSES)):
         inputs = latents_for(mini, side, side, seed=seed), TIMESTEPS, conditioning_for(mini, seed=seed), Ports()
         assert near(networks.predict(unet, *inputs).prediction, unet.predict(*inputs).prediction)
 
