@@ -45,7 +45,10 @@ def test_of_many_names_a_message_lists_a_few():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: GenerationRequest(prompt="a", steps="three"), "steps is 'three', expected a number, which text is not"),
+        (
+            lambda: GenerationRequest(prompt="a", steps="three"),
+            "steps is 'three', expected a number, which text is not",
+        ),
         (lambda: GenerationRequest(prompt="a", seed=None), "seed is None, expected a valid integer"),
         (lambda: GenerationRequest(steps=3), "prompt is missing, expected a value; what to draw"),
         (lambda: GenerationRequest("a"), "given 'a' without a name, expected every value by its name; write prompt="),

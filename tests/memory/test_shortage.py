@@ -93,5 +93,7 @@ def test_so_do_a_forward_and_a_decoding(when):
     network = service.unet if when == "drawn" else service.vae.decoder
     network.register_forward_pre_hook(fail)
     (network if when == "drawn" else network.conv_in).register_forward_pre_hook(fail)
-    with pytest.raises(RequestFailed, match=r"also with less .*the least that it needs is [\d.]+ [MG]B; draw a smaller"):
+    with pytest.raises(
+        RequestFailed, match=r"also with less .*the least that it needs is [\d.]+ [MG]B; draw a smaller"
+    ):
         service.run(ASKED)
