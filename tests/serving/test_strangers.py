@@ -7,7 +7,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -100,8 +101,15 @@ def expected(service) -> np.ndarray:
     return service.native()
 
 
-def test_openai_draws_and_streams(service, expected):
-    client = OpenAI(base_url=f"{service.url}/v1", api_key=service.key("openai"))
+@pytest.fixture
+def closed() -> Iterator[Callable[[Any], Any]]:
+    """Closes what it was given after the test: a connection that is left to the garbage is a warning in another one."""
+    with ExitStack() as until:
+        yield lambda client: until.enter_context(closing(client))
+
+
+def test_openai_draws_and_streams(service, expected, closed):
+    client = closed(OpenAI(base_url=f"{service.url}/v1", api_key=service.key("openai")))
     assert [model.id for model in client.models.list()] == ["emoji"]
     own = {"seed": SEED, "steps": STEPS, "guidance_scale": GUIDANCE}
     drawn = client.images.generate(prompt=PROMPT, model="emoji", size="64x64", extra_body=own)
@@ -117,13 +125,13 @@ def test_openai_draws_and_streams(service, expected):
     assert all(event.type == "image_generation.partial_image" for event in partial)
 
 
-def test_openai_draws_anew_where_a_mask_is_transparent(service):
+def test_openai_draws_anew_where_a_mask_is_transparent(service, closed):
     picture = Image.new("RGB", (SIDE, SIDE), (240, 240, 240))
     hole = Image.new("L", (SIDE, SIDE))
     hole.paste(255, (0, 0, SIDE // 2, SIDE))  # white is drawn anew in undertow
     mask = picture.convert("RGBA")
     mask.putalpha(ImageChops.invert(hole))
-    client = OpenAI(base_url=f"{service.url}/v1", api_key=service.key("editor"))
+    client = closed(OpenAI(base_url=f"{service.url}/v1", api_key=service.key("editor")))
     drawn = client.images.edit(
         image=("a.png", png_of(picture)),
         mask=("m.png", png_of(mask)),
@@ -136,15 +144,16 @@ def test_openai_draws_anew_where_a_mask_is_transparent(service):
     assert (found[:, SIDE // 2 :] == 240).all()
 
 
-def test_hugging_face_draws(service, expected):
-    client = InferenceClient(model=f"{service.url}/models/emoji", token=service.key("hugging face"))
+def test_hugging_face_draws(service, expected, closed):
+    client = closed(InferenceClient(model=f"{service.url}/models/emoji", token=service.key("hugging face")))
     drawn = client.text_to_image(PROMPT, seed=SEED, num_inference_steps=STEPS, guidance_scale=GUIDANCE)
     assert np.array_equal(np.asarray(drawn.convert("RGB")), expected)
 
 
-def test_webuiapi_draws(service):
+def test_webuiapi_draws(service, closed):
     host, port = service.url.removeprefix("http://").split(":")
     client = webuiapi.WebUIApi(host=host, port=int(port), username="me", password=service.key("webuiapi"))
+    closed(client.session)
     asked = {"prompt": PROMPT, "seed": SEED, "steps": STEPS, "cfg_scale": GUIDANCE, "width": SIDE, "height": SIDE}
     drawn = client.txt2img(**asked)  # all its other defaults go along
     assert np.array_equal(np.asarray(drawn.image.convert("RGB")), service.native(sampler="euler_a", schedule="normal"))
