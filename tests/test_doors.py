@@ -28,6 +28,7 @@ def cancel(event: StepEvent) -> None:
     event.cancel()
 
 
+@pytest.mark.slow
 def test_wrong_values_are_refused_by_every_public_function():
     """In a process of its own: what tests check annotations with would refuse first, and differently."""
     walk = [sys.executable, "-m", "tests.wrong_values"]

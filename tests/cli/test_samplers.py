@@ -44,6 +44,7 @@ def test_one_sampler_is_shown_by_the_name_of_another_tool(capsys, monkeypatch):
     assert "at least 0" in out
 
 
+@pytest.mark.slow
 def test_the_plot_is_a_picture(tmp_path: Path):
     assert main(["samplers", "--plot", str(tmp_path / "grids.png")]) == 0
     with Image.open(tmp_path / "grids.png") as picture:

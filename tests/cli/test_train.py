@@ -72,6 +72,7 @@ def test_a_folder_of_pictures_is_trained_and_its_bad_files_are_told(tmp_path, ca
     )
 
 
+@pytest.mark.slow
 def test_settings_come_from_a_file_flags_and_set(tmp_path):
     assert run("train", "digits", "--out", tmp_path / "a", *TINY) == 0
     file = tmp_path / "a" / "training" / "config.json"

@@ -50,6 +50,7 @@ def refused(folder, tmp_path, capsys):
     return check
 
 
+@pytest.mark.slow
 def test_a_controlnet_is_trained_on_edges_and_on_a_folder_of_hints(folder, tmp_path, capsys):
     out = tmp_path / "edges"
     assert run(*command(folder, "controlnet", out, "--hint", "canny", "--gradient-checkpointing")) == 0
@@ -68,6 +69,7 @@ def test_a_controlnet_is_trained_on_edges_and_on_a_folder_of_hints(folder, tmp_p
     assert "hints was" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_image_prompt_is_trained_with_references(folder, tmp_path, capsys):
     out, more = tmp_path / "look", ("--encoder", folder / "encoder", "--references", folder / "others")
     assert run(*command(folder, "image-prompt", out, *more, "--precision=bf16", "--tokens=3")) == 0

@@ -86,6 +86,7 @@ def test_a_lora_is_trained_and_trained_on(folder, tmp_path, capsys):
     assert all(".lora_A." in name or ".lora_B." in name for name in header(out / "other.safetensors")[1])
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_goes_on_from_and_how_to_draw_with_it(folder, tmp_path, capsys):
     out = tmp_path / "style"
     command = ("train", "lora", "--model", folder / "pipeline", "--images", folder / "pictures", "--out", out, *SHORT)

@@ -65,6 +65,7 @@ def test_it_learns_to_look_at_hints_and_the_base_stays_as_it_was(sd1, tmp_path):
         assert float((ours - others).abs().max()) > SEEN * float(ours.abs().max())
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(sd1, tmp_path):
     few, chosen = pictures(), settings(4, checkpoint_every=2)
     whole = train_controlnet(sd1, few, hints_of(few), chosen, tmp_path / "whole")

@@ -244,6 +244,7 @@ def test_a_student_that_cannot_take_the_teachers_place_is_refused(sd1):
             new_student(wrong, sd1.unet, seed=0)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_to_the_same_bits(sd1, tmp_path):
     """Also from one stage of the tightening into the next."""
     method, before = replace(TUNING, tightening=Tightening(every=1)), weights(sd1)

@@ -42,6 +42,7 @@ def test_their_schedulers_load_in_diffusers(name, scheduler):
     assert loaded.config.num_train_timesteps == 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_they_draw_the_digits_asked_for(name):
     model = load_class_model(embedded_models()[name])

@@ -66,6 +66,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(sd1, encoder, tmp_path):
     assert equal_states(whole, resumed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["base", "plus", "full"])
 def test_every_part_learns_and_the_file_is_what_was_trained(sd1, encoder, tmp_path, variant):
     chosen = settings(2, variant=variant)

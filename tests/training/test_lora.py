@@ -64,6 +64,7 @@ def test_it_learns_and_the_base_stays_as_it_was(sd1, tmp_path):
     assert not sd1.unet.training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text_encoder", [False, True])
 def test_updates_count_alpha_over_rank(sd1, tmp_path, text_encoder):
     def losses(name, alpha, rate):
@@ -76,6 +77,7 @@ def test_updates_count_alpha_over_rank(sd1, tmp_path, text_encoder):
     assert (much - base).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text_encoder", [False, True])
 def test_a_dropped_caption_is_the_empty_one(sd1, tmp_path, text_encoder):
     few, chosen = pictures(), settings(steps=2, text_encoder=text_encoder)
@@ -87,6 +89,7 @@ def test_a_dropped_caption_is_the_empty_one(sd1, tmp_path, text_encoder):
     assert not all(tensor.equal(unsaid[name]) for name, tensor in said.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text_encoder", [False, True])
 def test_a_stopped_run_goes_on_to_the_same_bits(sd1, tmp_path, text_encoder):
     chosen = settings(text_encoder=text_encoder)

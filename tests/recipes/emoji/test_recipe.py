@@ -25,7 +25,7 @@ from undertow.errors import CheckpointError
 from undertow.sampling.noise import NoiseSource
 
 # diffusers' schedulers give torch tensors to NumPy functions; torch has not followed NumPy 2 there.
-pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+pytestmark = [pytest.mark.filterwarnings("ignore:__array:DeprecationWarning"), pytest.mark.slow]
 
 LEVELS = 2
 """Of 255: what the issue asks for. Observed: 0 or 1, where rounding to 8 bits falls the other way."""

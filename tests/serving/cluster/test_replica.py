@@ -27,6 +27,7 @@ def until(reached, timeout_s=60.0):
     return found
 
 
+@pytest.mark.slow
 def test_a_replica_that_is_drained_gives_its_job_back_and_the_next_one_goes_on_inside_the_picture(served, make_place):
     undisturbed = make_place()
     worker = undisturbed.worker("alone")

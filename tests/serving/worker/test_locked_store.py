@@ -6,9 +6,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 
+import pytest
+
 from undertow.serving.jobs import JobState
 
 
+@pytest.mark.slow
 def test_drawing_goes_on_while_the_store_is_locked(place):
     worker, first = place.worker(), place.submit(steps=100)
     worker.claiming.helper = ThreadPoolExecutor(1)

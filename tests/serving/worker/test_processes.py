@@ -109,6 +109,7 @@ def stop_outside_a_transaction(store, pid):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_worker_that_sleeps_past_its_lease_publishes_nothing(service, undisturbed):
     id = service.place.submit(steps=STEPS, rows=2)
     service.at_step(id, 10)
@@ -146,6 +147,7 @@ def test_children_end_and_give_back_when_the_supervisor_is_killed(service):
     assert (job.state, job.attempt, event.data) == (JobState.QUEUED, 0, {"lost": False})
 
 
+@pytest.mark.slow
 def test_a_service_that_is_stopped_gives_back_what_is_not_done_and_goes_on_when_it_starts_again(service, undisturbed):
     (id,) = (job.id for job in service.place.store.jobs(states=[JobState.QUEUED]))
     again = start(service.place)
