@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from undertow.cli.service_checks import NEEDED, readable_catalog, require_folder, require_worker_parts
-from undertow.cli.service_settings import Data, Database, read_settings
+from undertow.cli.service_settings import (
+    Budget,
+    Data,
+    Database,
+    Devices,
+    JobsAtOnce,
+    Telemetry,
+    Threads,
+    read_settings,
+)
 from undertow.errors import InvalidInput
 from undertow.extras import require_packages
 from undertow.lookup import counted
@@ -40,29 +49,14 @@ def serve(
         list[Path] | None,
         typer.Option("--adapters", help="Folder of adapters, which clients name by file name; repeatable."),
     ] = None,
-    devices: Annotated[
-        list[str] | None, typer.Option("--device", help="A worker for each; repeatable.", show_default="cpu")
-    ] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=1024,
-            help="Processor threads of a worker on a CPU; with another number pictures have other bytes.",
-            show_default="OMP_NUM_THREADS, or all cores but one, shared among the workers",
-        ),
-    ] = None,
+    devices: Devices = None,
+    threads: Threads = None,
     mode: Annotated[
         str | None,
         typer.Option(help="reproducible or fast, where clients name none.", show_default="reproducible"),
     ] = None,
-    budget: Annotated[
-        str | None, typer.Option(help="Memory of a worker: 6GB, 512MiB.", show_default="what is free when it starts")
-    ] = None,
-    jobs_at_once: Annotated[
-        int | None,
-        typer.Option(min=1, help="Jobs that a worker draws together.", show_default="what was measured to be worth it"),
-    ] = None,
+    budget: Budget = None,
+    jobs_at_once: JobsAtOnce = None,
     cors: Annotated[
         list[str] | None, typer.Option("--cors", help="Origin of web pages that may call the API; repeatable.")
     ] = None,
@@ -76,10 +70,7 @@ def serve(
             help="Also servers in this machine's own network.",
         ),
     ] = None,
-    telemetry: Annotated[
-        bool | None,
-        typer.Option("--telemetry/--no-telemetry", help="Send traces by OpenTelemetry, where OTEL_* says."),
-    ] = None,
+    telemetry: Telemetry = None,
     page: Annotated[
         bool | None, typer.Option("--page/--no-page", help="Serve the studio, a page to draw with, at /.")
     ] = None,

@@ -20,6 +20,29 @@ Database = Annotated[
     typer.Option(help="URL of a database; postgresql+psycopg://...", show_default="SQLite in the data folder"),
 ]
 
+Devices = Annotated[
+    list[str] | None, typer.Option("--device", help="A worker for each; repeatable.", show_default="cpu")
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=1024,
+        help="Processor threads of a worker on a CPU; with another number pictures have other bytes.",
+        show_default="OMP_NUM_THREADS, or all cores but one, shared among the workers",
+    ),
+]
+Budget = Annotated[
+    str | None, typer.Option(help="Memory of a worker: 6GB, 512MiB.", show_default="what is free when it starts")
+]
+JobsAtOnce = Annotated[
+    int | None,
+    typer.Option(min=1, help="Jobs that a worker draws together.", show_default="what was measured to be worth it"),
+]
+Telemetry = Annotated[
+    bool | None, typer.Option("--telemetry/--no-telemetry", help="Send traces by OpenTelemetry, where OTEL_* says.")
+]
+
 
 def read_settings(typed: Mapping[str, Any], models: Sequence[str] = ()) -> ServerSettings:
     """The settings of a service. typed: by field, `None` for what was not. models: as they were named. Errors:

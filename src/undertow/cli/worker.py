@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from undertow.cli.service_checks import NEEDED, readable_catalog, require_folder, require_worker_parts
-from undertow.cli.service_settings import Data, Database, read_settings
+from undertow.cli.service_settings import (
+    Budget,
+    Data,
+    Database,
+    Devices,
+    JobsAtOnce,
+    Telemetry,
+    Threads,
+    read_settings,
+)
 from undertow.errors import InvalidInput
 from undertow.extras import require_packages
 
@@ -27,20 +36,11 @@ def worker(
     adapters: Annotated[
         list[Path] | None, typer.Option("--adapters", help="Folder of adapters, as the service has it; repeatable.")
     ] = None,
-    devices: Annotated[
-        list[str] | None, typer.Option("--device", help="A worker for each; repeatable.", show_default="cpu")
-    ] = None,
-    budget: Annotated[
-        str | None, typer.Option(help="Memory of a worker: 6GB, 512MiB.", show_default="what is free when it starts")
-    ] = None,
-    jobs_at_once: Annotated[
-        int | None,
-        typer.Option(min=1, help="Jobs that a worker draws together.", show_default="what was measured to be worth it"),
-    ] = None,
-    telemetry: Annotated[
-        bool | None,
-        typer.Option("--telemetry/--no-telemetry", help="Send traces by OpenTelemetry, where OTEL_* says."),
-    ] = None,
+    devices: Devices = None,
+    threads: Threads = None,
+    budget: Budget = None,
+    jobs_at_once: JobsAtOnce = None,
+    telemetry: Telemetry = None,
     check: Annotated[bool, typer.Option("--check", help="Say for what it would draw, and stop.")] = False,
 ) -> None:
     """Draw for a service that runs elsewhere: workers without an API, which take jobs from its database.
@@ -55,6 +55,7 @@ def worker(
         "database": database,
         "adapters": adapters or None,
         "devices": devices or None,
+        "threads": threads,
         "budget_bytes": None if budget is None else parse_bytes("--budget", budget),
         "jobs_at_once": jobs_at_once,
         "telemetry": telemetry,

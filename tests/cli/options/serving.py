@@ -124,6 +124,7 @@ WORKER = Command(
         case("--database", "postgresql+psycopg://here/x", settings__database="postgresql+psycopg://here/x"),
         case("--adapters", "a", "--adapters", "b", settings__adapters=(Path("a"), Path("b"))),
         case("--device", "cuda:0", "--device", "cuda:1", settings__devices=("cuda:0", "cuda:1")),
+        case("--threads", "3", settings__threads=3),
         case("--budget", "2GB", settings__budget_bytes=2 * 10**9),
         case("--jobs-at-once", "1", settings__jobs_at_once=1),
         case("--telemetry", settings__telemetry=True),
