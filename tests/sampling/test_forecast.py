@@ -6,7 +6,8 @@ import torch
 
 from tests.sampling.problem import geometric, smooth, with_unconditional
 from undertow.diffusion import VariancePreserving
-from undertow.sampling import NoiseSource, answered, start_sampler
+from undertow.diffusion.guidance import Guided
+from undertow.sampling import SAMPLERS, NoiseSource, answered, drive, start_sampler
 from undertow.sampling.forecast import BLEND, DEGREE, RIDGE, forecasting, place_of, weights
 from undertow.sampling.protocol import Sampler
 from undertow.step_counts import computed_steps
@@ -97,3 +98,27 @@ def test_steps_at_both_ends_are_computed():
     assert steps[4:18] == [False, True] * 7
     assert computed_steps(9, every=3, first=2, last=0.0) == [True, True, False, False, True, False, False, True, False]
     assert all(computed_steps(4, every=2, first=4, last=0.0))
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_every_sampler_runs_on_what_is_computed(name):
+    """Also the one that goes up the grid, whose first levels are those that need not be computed."""
+    entry = SAMPLERS[name]
+    path = entry.paths[0]()
+    grid = [*geometric(0.9, 0.05, 8), 0.0]
+    start = torch.linspace(-1, 1, 6, dtype=torch.float64)[None]
+    calls = []
+
+    def estimate(x: torch.Tensor, sigma: float) -> Guided:
+        calls.append(sigma)
+        return with_unconditional(smooth, apart=0.1)(x, sigma)
+
+    counts = []
+    for computed in ([True] * 9, [True, True, True, *[False] * 6]):
+        calls.clear()
+        sampler = start_sampler(name, start, grid, path=path, noise=NoiseSource([0]))
+        end = drive(forecasting(sampler, grid, computed), estimate)
+        counts.append(len(calls))
+        assert end.isfinite().all()
+        assert end.abs().max() < 20
+    assert counts[1] < counts[0]

@@ -31,7 +31,7 @@ middle of a step to that step."""
 
 def forecasting(sampler: Sampler, sigmas: Sequence[float], computed: Sequence[bool]) -> Sampler:
     """`sampler`, asking only for what has to be computed. sigmas: its grid. computed: for each step, whether what is
-    asked at its level is; the first two have to be."""
+    asked at its level is; what comes before two levels are known is in any case."""
     places: list[float] = []
     known: list[Tensor | Guided] = []
     answer: Tensor | Guided | None = None  # a generator's first `send` must be None
@@ -41,7 +41,7 @@ def forecasting(sampler: Sampler, sigmas: Sequence[float], computed: Sequence[bo
         except StopIteration as finished:
             return finished.value
         place = place_of(call.sigma, sigmas)
-        if computed[min(int(place + CHURNED), len(computed) - 1)]:
+        if computed[min(int(place + CHURNED), len(computed) - 1)] or len(set(places)) < 2:
             answer = yield call
             places.append(place)
             known.append(answer)
