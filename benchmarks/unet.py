@@ -7,8 +7,8 @@ achieved GFLOP/s, largest relative difference of outputs.
 
     python benchmarks/unet.py [--mode eager compile openvino] [--dtype float32 bfloat16] [--repeats 9] [--mkl]
 
-openvino: undertow's eager network beside OpenVINO's of the same weights and precision, where that is installed
-(`make bench-openvino` sets it aside and runs this).
+openvino: undertow's eager network beside OpenVINO's of diffusers' network, with the same weights and precision
+(`make bench-openvino`).
 
 --mkl: undertow's float32 products by MKL as well, which shows what the choice of oneDNN on AMD processors contributes.
 

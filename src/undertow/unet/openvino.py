@@ -1,7 +1,7 @@
 """U-Nets run by OpenVINO, Intel's inference library for CPUs (https://docs.openvino.ai), where it is faster.
 
 Its network is made from ours at the first call of every size, from a copy of the weights. What it has no inputs for is
-computed by ours: ports (LoRA in slots, ControlNet, IP-Adapter, perturbed attention) and observed maps.
+computed by ours: ports (LoRA in slots, ControlNet, IP-Adapter, perturbed attention), observed maps, and float64.
 """
 
 import warnings
@@ -21,7 +21,6 @@ from undertow.shapes import Latents, Timesteps
 from undertow.unet.conditioning import Conditioning, Ports
 from undertow.unet.unet import UNet, UNetOutput
 
-PACKAGE = "openvino"
 HINTS = {torch.float32: "f32", torch.bfloat16: "bf16", torch.float16: "f16"}
 """The type that OpenVINO computes in. By itself it would take bfloat16 for float32 weights, where the processor can."""
 
@@ -35,7 +34,7 @@ class OpenVINONetworks:
     """
 
     def __init__(self):
-        with optional_package(PACKAGE, PACKAGE):
+        with optional_package("openvino", "openvino"):
             self._core = import_module("openvino").Core()
             self._frontend = import_module("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
             self._decoder = import_module("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder
@@ -43,7 +42,7 @@ class OpenVINONetworks:
 
     def predict(self, network: nn.Module, *inputs: Any) -> Any:
         """`network.predict(*inputs)`. Errors: `InvalidInput` for a network that is on no CPU."""
-        if not isinstance(network, UNet) or not _plain(*inputs):
+        if not isinstance(network, UNet) or network.dtype not in HINTS or not _plain(*inputs):
             return network.predict(*inputs)  # pyright: ignore[reportCallIssue]  networks have one
         if network.device.type != "cpu":
             raise InvalidInput("device", network.device, "cpu with backend='openvino'", "load the model on the CPU")
