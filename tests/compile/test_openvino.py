@@ -1,5 +1,7 @@
 """OpenVINO computes what the network does; what it has no inputs for, the network computes."""
 
+import logging
+
 import pytest
 import torch
 
@@ -30,11 +32,14 @@ def networks() -> OpenVINONetworks:
 
 @torch.inference_mode()
 @pytest.mark.parametrize("mini", [TINY_TEXT, CLASSES], ids=["sdxl", "classes"])
-def test_it_predicts_what_the_network_does(networks, mini: Mini):
+def test_it_predicts_what_the_network_does(networks, caplog, mini: Mini):
     unet = build(mini).requires_grad_(False)
     for seed, side in ((0, 8), (1, 8), *[(2, 12)] * (mini is CLASSES)):
         inputs = latents_for(mini, side, side, seed=seed), TIMESTEPS, conditioning_for(mini, seed=seed), Ports()
         assert near(networks.predict(unet, *inputs).prediction, unet.predict(*inputs).prediction)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING], (
+        "nothing that users would see"
+    )
 
 
 @torch.inference_mode()

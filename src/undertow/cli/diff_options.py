@@ -22,6 +22,7 @@ found_in = partial(typer.Option, rich_help_panel="What is said")
 class Backend(StrEnum):
     eager = "eager"
     compile = "compile"
+    openvino = "openvino"
 
 
 class Against(StrEnum):
@@ -60,7 +61,7 @@ def _attention(of: Panel) -> Any:
 
 
 def _backend(of: Panel) -> Any:
-    return of(help="Of a compiled graph the whole is compared, not the modules in it.")
+    return of(help="Of a compiled or converted network the whole is compared, not the modules in it.")
 
 
 def _device(of: Panel) -> Any:

@@ -38,6 +38,9 @@ class OpenVINONetworks:
             self._core = import_module("openvino").Core()
             self._frontend = import_module("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
             self._decoder = import_module("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder
+            known = import_module("openvino.frontend.pytorch.torchdynamo.export_decompositions")
+        self._whole = known.ops_to_not_decompose()
+        """Operations that OpenVINO knows, and that are smaller ones for PyTorch."""
         self._made: WeakKeyDictionary[nn.Module, dict[Hashable, Compiled]] = WeakKeyDictionary()
 
     def predict(self, network: nn.Module, *inputs: Any) -> Any:
@@ -62,8 +65,12 @@ class OpenVINONetworks:
             warnings.simplefilter("ignore", FutureWarning)  # of how openvino 2026.4 reads what torch 2.13 exports
             given = tuple(one.clone() for one in inputs)
             exported = torch.export.export(_Predictor(network, names), given, strict=False)
+            smaller = torch.export.default_decompositions()
+            for operation in self._whole:
+                if operation in smaller:
+                    smaller.pop(operation)
             # As `openvino.convert_model` does it, which would tell its makers that it was called.
-            decoder = self._decoder.from_exported_program(exported, dynamic_shapes=False)
+            decoder = self._decoder(exported.run_decompositions(smaller).module(), dynamic_shapes=False)
             model = self._frontend.convert(self._frontend.load(decoder))
         settings = {"INFERENCE_PRECISION_HINT": HINTS[network.dtype], "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         request = self._core.compile_model(model, "CPU", settings).create_infer_request()
