@@ -1,6 +1,6 @@
 """How many workers a stream of pictures needs: a fleet in simulated time, from costs that were measured.
 
-    python -m benchmarks.fleet [--seed 0] [--minutes 20] [--page docs/results/scaling.md]
+    python -m benchmarks.fleet [--seed 0] [--minutes 20] [--costs FILE] [--page docs/results/scaling.md]
 
 Requests arrive at random (Poisson) and take 8 to 30 steps; half of them with one of 500 LoRA by Zipf's law. A worker
 draws one request after the other (on a CPU a shared forward gains nothing), prefers one whose LoRA is in one of its
@@ -11,16 +11,18 @@ most 95 % of the time.
 
 import argparse
 import heapq
+import json
 import random
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from itertools import accumulate
 from math import ceil
 from pathlib import Path
 
 from recipes.emoji.sections import replace_section
 
+COSTS = Path(__file__).parents[1] / "docs" / "results" / "scaling.json"
 RATES = (10, 1_000, 100_000)
 """Pictures a minute."""
 ADAPTERS, ZIPF, ADAPTED = 500, 1.1, 0.5
@@ -31,14 +33,13 @@ PATIENCE, BUSY = 0.95, 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What a worker takes, in seconds. step_s: two rows. adapted: the part that LoRA add. other_s: texts and decoding.
+    """What a worker takes, in seconds. step_s: two rows. adapted: the part that LoRA add. decode_s: of a picture.
     swap_s: a LoRA from its file into a slot, of which there are `slots`. mtbf_s: between two deaths. away_s: until a
     picture goes on elsewhere. again: the share of its steps that are computed twice then."""
 
-    name: str
     step_s: float
     adapted: float
-    other_s: float
+    decode_s: float
     swap_s: float
     slots: int = 8
     mtbf_s: float = 6 * 3600.0
@@ -50,7 +51,7 @@ class Machine:
     def picture_s(self) -> float:
         """Of a picture, on average, without what goes wrong."""
         mean = sum(self.steps) / len(self.steps)
-        return self.other_s + mean * self.step_s * (1 + ADAPTED * self.adapted)
+        return self.decode_s + mean * self.step_s * (1 + ADAPTED * self.adapted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,24 +86,30 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0, help="of arrivals")
     parser.add_argument("--most", type=int, default=1_000_000, help="requests of a simulation at most")
     parser.add_argument("--page", type=Path, help="replace its section `fleet`")
+    parser.add_argument("--costs", type=Path, default=COSTS, help="what benchmarks.scaling wrote")
     options = parser.parse_args()
+    costs = json.loads(options.costs.read_text(encoding="utf-8"))
+    machine = Machine(**{one.name: costs[one.name] for one in fields(Machine) if one.name in costs})
     table = [
-        "| machine | pictures a minute | workers | of the work alone | waited, 95 % | busy | LoRA read | interrupted |",
-        "|---|---|---|---|---|---|---|---|",
+        "| pictures a minute | workers | of the work alone | waited, 95 % | busy | LoRA read | interrupted |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for machine in MACHINES:
-        for rate in RATES:
-            minutes = min(options.minutes, options.most / rate)
-            found = fewest(machine, rate / 60, minutes * 60, options.seed)
-            least = rate / 60 * machine.picture_s
-            table.append(
-                f"| {machine.name} | {rate:,} | {found.workers:,} | {least:,.1f} | {found.waited_s:.1f} s "
-                f"| {found.busy:.0%} | {found.swapped:.0%} | {found.interrupted} |".replace("%", " %")
-            )
-            print(table[-1], flush=True)
+    for rate in RATES:
+        minutes = min(options.minutes, options.most / rate)
+        found = fewest(machine, rate / 60, minutes * 60, options.seed)
+        least = rate / 60 * machine.picture_s
+        table.append(
+            f"| {rate:,} | {found.workers:,} | {least:,.1f} | {found.waited_s:.1f} s "
+            f"| {found.busy:.0%} | {found.swapped:.0%} | {found.interrupted} |".replace("%", " %")
+        )
+        print(table[-1], flush=True)
     if options.page is not None:
-        command = f"`python -m benchmarks.fleet --seed {options.seed} --minutes {options.minutes:g}`"
-        page = replace_section(options.page.read_text(encoding="utf-8"), "fleet", "\n".join([command, "", *table]))
+        said = (
+            f"`python -m benchmarks.fleet --seed {options.seed} --minutes {options.minutes:g}`, a core of "
+            f"{costs['machine']}, {costs['dtype']}: a step {machine.step_s:.2f} s, {machine.adapted:.1%} more with "
+            f"LoRA, decoding {machine.decode_s:.2f} s, a LoRA into a slot {machine.swap_s:.2f} s."
+        ).replace("%", " %")
+        page = replace_section(options.page.read_text(encoding="utf-8"), "fleet", "\n".join([said, "", *table]))
         options.page.write_text(page, encoding="utf-8")
 
 
@@ -152,7 +159,7 @@ def simulate(machine: Machine, stream: Sequence[Request], count: int, seed: int)
         while coming and coming[0].arrived_s <= at:
             waiting.append(coming.popleft())
         request = chosen(waiting, workers[index])
-        took = machine.other_s + request.steps * machine.step_s
+        took = machine.decode_s + request.steps * machine.step_s
         if request.adapter is not None:
             adapted += 1
             took += request.steps * machine.step_s * machine.adapted
@@ -194,13 +201,6 @@ def held(worker: Worker, adapter: int, slots: int) -> bool:
     if len(worker.slots) > slots:
         worker.slots.popitem(last=False)
     return there
-
-
-MACHINES = (
-    Machine(name="`emoji`, a core", step_s=0.030, adapted=0.25, other_s=0.06, swap_s=0.02),
-    Machine(name="SD1.5, 512 pixels, a core", step_s=2.0, adapted=0.05, other_s=6.0, swap_s=0.3),
-)
-"""Costs of one thread, bfloat16 for SD1.5: docs/results/scaling.md, adapters-speed.md."""
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import nn
+from lib.networks import random_weights
 
 from undertow import Conditioning, UNet
 from undertow.memory.forecast import StageForecast, forecast
@@ -90,15 +90,6 @@ def forward(model: str, stage: StageForecast, work: Work) -> Callable[[], object
     conditioning = Conditioning(context=torch.randn(work.batch, work.tokens, subject.unet.context_dim or 1))
     timesteps = torch.full((work.batch,), 500.0)
     return lambda: unet(latents.contiguous(memory_format=torch.channels_last), timesteps, conditioning)
-
-
-def random_weights(network: type[nn.Module], config: object) -> nn.Module:
-    with torch.device("meta"):
-        made = network(config)
-    made = made.to_empty(device="cpu").eval()
-    for parameter in made.parameters():
-        parameter.data.normal_(std=0.1 if parameter.ndim < 2 else parameter[0].numel() ** -0.5)
-    return made.to(memory_format=torch.channels_last)
 
 
 if __name__ == "__main__":

@@ -2,14 +2,17 @@
 
     python -m benchmarks.scaling [--repeats 3] [--dtype bfloat16] [--page docs/results/scaling.md] [--machine NAME]
 
-Random weights; the points of one axis are timed in turn, and the table has their medians. The exponent p is that of the
-power law t ~ x^p through all points of an axis (least squares of the logarithms): 1 is proportional, 0 costs nothing.
+Random weights; the points of one axis are timed in turn, and the table has their medians. The exponent p is that of
+the power law t ~ x^p through all points of an axis (least squares of the logarithms): 1 is proportional, 0 costs
+nothing. Beside the page a JSON file keeps what a fleet is simulated from (benchmarks.fleet): a step, what LoRA add,
+decoding, and a LoRA from its file into a slot.
 """
 
 import argparse
+import json
 import os
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +23,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from benchmarks.lib.networks import random_weights
 from benchmarks.lib.timing import interleaved_medians, native_types
 from benchmarks.lora import SITES, random_lora
 from recipes.emoji.sections import replace_section
@@ -29,9 +33,11 @@ from undertow.adapters.lora.lora_file import read_lora
 from undertow.adapters.lora.targets import Targets
 from undertow.adapters.lora.updates import LayerUpdates, ScaledUpdates
 from undertow.unet.conditioning import Conditioning, Ports
+from undertow.vae.autoencoder import AutoencoderKL
+from undertow.vae.config import VAEConfig
 
 CELL, TOKENS, RANK = 8, 77, 16
-SIDE = 256
+SIDE, SIDES = 256, (128, 192, 256, 384, 512)
 ADAPTED_ROWS = 8
 
 Run = Callable[[], object]
@@ -60,46 +66,53 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     with torch.inference_mode():
-        axes = list(measured(getattr(torch, options.dtype), options.repeats))
+        axes, costs = measured(getattr(torch, options.dtype), options.repeats)
     table = "\n".join(lines(axes))
-    print(table)
+    print(table, costs, sep="\n\n")
     if options.page is not None:
         command = f"`python -m benchmarks.scaling --repeats {options.repeats} --dtype {options.dtype}`"
         head = f"{command}, {datetime.now(UTC):%Y-%m-%d}, {options.machine}, torch {torch.__version__}"
         plot(axes, options.page.with_suffix(".png"))
+        kept = {"machine": options.machine, "dtype": options.dtype, **costs}
+        options.page.with_suffix(".json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
         page = replace_section(options.page.read_text(encoding="utf-8"), "measured", f"{head}\n\n{table}")
         options.page.write_text(page, encoding="utf-8")
 
 
-def measured(dtype: torch.dtype, repeats: int) -> Iterator[Axis]:
-    """One thread but where threads are what grows."""
-    unet = random_unet(dtype)
+def measured(dtype: torch.dtype, repeats: int) -> tuple[list[Axis], dict[str, float]]:
+    """The axes, and the costs of a fleet. One thread but where threads are what grows."""
+    unet = random_weights(UNet, UNetConfig.sd15()).to(dtype)
+    assert isinstance(unet, UNet)
+    axes = []
 
-    def axis(name: str, unit: str, runs: dict[float, Run]) -> Axis:
+    def axis(name: str, unit: str, runs: dict[float, Run]) -> dict[float, float]:
         found = interleaved_medians({str(value): run for value, run in runs.items()}, repeats)
-        print(name, {value: round(seconds, 3) for value, seconds in found.items()}, flush=True)
-        return Axis(name=name, unit=unit, seconds={value: found[str(value)] for value in runs})
+        axes.append(Axis(name=name, unit=unit, seconds={value: found[str(value)] for value in runs}))
+        print(name, {value: round(seconds, 3) for value, seconds in axes[-1].seconds.items()}, flush=True)
+        return axes[-1].seconds
 
-    sides = (128, 192, 256, 384, 512)
-    yield axis("pixels", "pixels of 2 rows", {side**2: call(unet, side=side) for side in sides})
-    yield axis("rows", f"rows of {SIDE}x{SIDE} pixels", {rows: call(unet, rows=rows) for rows in (1, 2, 4, 8)})
-    yield axis("tokens", "tokens of 2 rows", {tokens: call(unet, tokens=tokens) for tokens in (77, 154, 308, 616)})
+    pixels = axis("pixels", "pixels of 2 rows", {side**2: call(unet, side=side) for side in SIDES})
+    axis("rows", f"rows of {SIDE}x{SIDE} pixels", {rows: call(unet, rows=rows) for rows in (1, 2, 4, 8)})
+    axis("tokens", "tokens of 2 rows", {tokens: call(unet, tokens=tokens) for tokens in (77, 154, 308, 616)})
     most = os.cpu_count() or 1
     threads = [count for count in (1, 2, 4, 8, 16) if count <= most]
     if len(threads) > 1:
-        yield axis("threads", "threads, 2 rows", {count: in_threads(call(unet), count) for count in threads})
+        axis("threads", "threads, 2 rows", {count: in_threads(call(unet), count) for count in threads})
     with TemporaryDirectory() as folder:
-        yield axis("adapters", f"unlike LoRA in {ADAPTED_ROWS} rows", dict(adapted(unet, Path(folder))))
-
-
-def random_unet(dtype: torch.dtype) -> UNet:
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        unet = UNet(UNetConfig.sd15())
-    unet = unet.to_empty(device="cpu").to(dtype).to(memory_format=torch.channels_last).eval()
-    for parameter in unet.parameters():
-        parameter.normal_(std=0.1 if parameter.ndim < 2 else parameter[0].numel() ** -0.5)
-    return unet
+        files = [Path(folder, f"{index}.safetensors") for index in range(ADAPTED_ROWS + 1)]
+        for file in files:
+            save_file(random_lora(unet, RANK), file)
+        targets = Targets.of(unet)
+        sites = tuple(f"*.{site}" for site in SITES)
+        bank = Bank(unet, AdapterCapacity(slots=ADAPTED_ROWS, rank=RANK, per_row=1, sites=sites))
+        each = [lora(file, targets) for file in files]
+        rows = axis("adapters", f"unlike LoRA in {ADAPTED_ROWS} rows", dict(adapted(unet, bank, each)))
+        swap = interleaved_medians({"swap": lambda: bank.assign_slots([[lora(files[-1], targets)]])}, repeats)["swap"]
+    del unet
+    decode = interleaved_medians({"decode": decoding(dtype)}, repeats)["decode"]
+    step = pixels[SIDES[-1] ** 2]
+    costs = {"step_s": step, "adapted": rows[ADAPTED_ROWS] / rows[0] - 1, "decode_s": decode, "swap_s": swap}
+    return axes, {name: round(value, 4) for name, value in costs.items()}
 
 
 def call(unet: UNet, *, side: int = SIDE, rows: int = 2, tokens: int = TOKENS, ports: Ports | None = None) -> Run:
@@ -119,20 +132,27 @@ def in_threads(run: Run, count: int) -> Run:
     return counted
 
 
-def adapted(unet: UNet, folder: Path) -> Iterator[tuple[float, Run]]:
+def lora(file: Path, targets: Targets) -> ScaledUpdates:
+    """A LoRA as it is read from a file, different from every other."""
+    updates = read_lora(file, targets).updates["unet"]
+    return ScaledUpdates(layers=LayerUpdates(key=object(), title=file.stem, updates=updates, factors={}), gain=1.0)
+
+
+def adapted(unet: UNet, bank: Bank, each: Sequence[ScaledUpdates]) -> Iterator[tuple[float, Run]]:
     """Each row with one of so many LoRA; 0 is none at all."""
-    targets, each = Targets.of(unet), []
-    for index in range(ADAPTED_ROWS):
-        save_file(random_lora(unet, RANK), folder / f"{index}.safetensors")
-        updates = read_lora(folder / f"{index}.safetensors", targets).updates["unet"]
-        each.append(LayerUpdates(key=index, title=str(index), updates=updates, factors={}))
-    sites = tuple(f"*.{site}" for site in SITES)
-    bank = Bank(unet, AdapterCapacity(slots=ADAPTED_ROWS, rank=RANK, per_row=1, sites=sites))
     side = SIDE // 2
     yield 0, call(unet, side=side, rows=ADAPTED_ROWS)
     for count in (1, 2, 4, 8):
-        rows = [[ScaledUpdates(layers=each[row * count // ADAPTED_ROWS], gain=1.0)] for row in range(ADAPTED_ROWS)]
+        rows = [[each[row * count // ADAPTED_ROWS]] for row in range(ADAPTED_ROWS)]
         yield count, call(unet, side=side, rows=ADAPTED_ROWS, ports=Ports(weights=bank.assign_slots(rows)))
+
+
+def decoding(dtype: torch.dtype) -> Run:
+    """A picture of the largest size, by Stable Diffusion's autoencoder."""
+    vae = random_weights(AutoencoderKL, VAEConfig.sd()).to(dtype)
+    assert isinstance(vae, AutoencoderKL)
+    latents = torch.randn(1, 4, SIDES[-1] // CELL, SIDES[-1] // CELL, dtype=dtype)
+    return lambda: vae.decode(latents)
 
 
 def lines(axes: list[Axis]) -> Iterator[str]:
