@@ -26,6 +26,7 @@ import httpx
 from benchmarks.serving.disturbed import Service
 from recipes.emoji.sections import find_section, replace_section
 from undertow.serving.store.records import WorkerInfo
+from undertow.serving.worker.supervisor import HEALTHY_S
 
 STEPS = 200
 MORE_S = 5.0
@@ -68,6 +69,7 @@ def main() -> None:
 def killed(service: Service, index: int) -> tuple[float, float]:
     """Kills the worker inside a picture; seconds until the next one has done a step of its own, on the clock and of its
     process."""
+    time.sleep(HEALTHY_S + 1)  # one that dies earlier is started again after a longer pause, as what cannot live
     wanted = {"prompt": "red apple", "steps": STEPS, "seed": index, "reuse": False}
     answer = until(lambda: posted(f"{service.address}/v1/jobs", wanted))
     id = answer["id"]
