@@ -90,7 +90,9 @@ def compare(
         if alone:
             pair.alone(b, theirs)
     if is_compiled(a) or (not isinstance(b, DiffusersTree) and is_compiled(b)):
-        findings.notes.append("of a compiled or converted network the whole is compared: nothing sees the modules inside it")
+        findings.notes.append(
+            "of a compiled or converted network the whole is compared: nothing sees the modules inside it"
+        )
     comparison = Comparison(
         a=names[0],
         b=names[1],
