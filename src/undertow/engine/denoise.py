@@ -13,6 +13,7 @@ from torch import Tensor
 from undertow.adapters.manager import AdapterManager
 from undertow.engine.fault import Rescue, Rescued
 from undertow.engine.forward import forward
+from undertow.engine.kept_text import KeptText
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import NonFinite
 from undertow.engine.probing import ForwardProbe, HiddenNumbers, OwnForwards, attach, forget
@@ -128,6 +129,7 @@ class Batcher:
         self.runner = runner
         self.memory = Keeper() if memory is None else memory
         self._tasks: list[Task] = []
+        self._text = KeptText()
         self._overtaken = 0
 
     @property
@@ -142,8 +144,13 @@ class Batcher:
     def leave(self, task: Task) -> None:
         """Removes a task and closes its generator."""
         if task in self._tasks:
-            self._tasks.remove(task)
+            self._remove(task)
             task.steps.close()
+
+    def _remove(self, task: Task) -> None:
+        self._tasks.remove(task)
+        if not self._tasks:
+            self._text.forget()
 
     def step(self) -> bool:
         """One forward, for the row that has waited longest and as many others as can share it. Pictures whose
@@ -255,7 +262,7 @@ class Batcher:
                 task.answers = list(task.recorded(task.rows))
                 answers = [answer for answer in task.answers if answer is not None]
         except StopIteration as finished:
-            self._tasks.remove(task)
+            self._remove(task)
             task.done(finished.value)
         except BaseException as error:  # of one picture, which must not end the others
             self._fail(task, error)
@@ -304,16 +311,28 @@ class Batcher:
         try:
             with self._drawing(rows, economy), ExitStack() as until:
                 runner = attach(probes, rows, self.runner, until)
-                outcomes = forward(rows, self.manager, task.limits.padded_to, runner, _parts(economy))
+                kept = self._text if self._keeps_text(rows, economy) else None
+                outcomes = forward(rows, self.manager, task.limits.padded_to, runner, _parts(economy), kept)
             finite = inside.rows(len(rows))
-            return [one if sound else replace(one, finite=False) for one, sound in zip(outcomes, finite, strict=True)]
+            found = [one if sound else replace(one, finite=False) for one, sound in zip(outcomes, finite, strict=True)]
+            if not all(one.finite for one in found):
+                self._text.forget()  # whose numbers would not be looked at again
+            return found
         except Exception as error:
+            self._text.forget()
             forget(self.probes, rows)
             return error.with_traceback(None) if is_out_of_memory(error) else error
 
     def _drawing(self, rows: Sequence[Row], economy: Economy) -> AbstractContextManager[None]:
         """The networks of a forward are in memory inside."""
         return self.memory.drawing(rows[0].unet, economy, merged=bool(rows[0].merged), beside=networks_beside(rows))
+
+    def _keeps_text(self, rows: Sequence[Row], economy: Economy) -> bool:
+        """Not in graphs, which would have them as inputs, nor under the eyes of probes, which expect every layer to
+        run, nor where memory is short."""
+        may = self.runner.capabilities
+        seen = any(probe.wants(rows) for probe in self.probes)
+        return may.observable and not may.fixed_shapes and economy == Economy() and not seen
 
     def _looks_inside(self, batch: Sequence[Waiting]) -> bool:
         """Queries and keys are looked at where kernels may hide what half precision does to them: on a CPU, outside

@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 
 from undertow.adapters.manager import AdapterManager
+from undertow.engine.kept_text import KeptText
 from undertow.engine.rows import Outcome, Row
 from undertow.unet.conditioning import Ports, concatenate
 from undertow.unet.free_u import free_u_factors
@@ -19,12 +20,14 @@ def forward(
     padded_to: int | None = None,
     runner: Runner = EAGER,
     given: Ports | None = None,
+    kept: KeptText | None = None,
 ) -> list[Outcome]:
     """The outcomes of rows with equal keys, by one call of their U-Net, after one of each ControlNet that some use.
 
     manager: of the adapters that act in the rows; `None` where none can. padded_to: compute at least this many rows, by
     repeating the first: results are bit-equal for equal counts, whatever the other rows are. runner: of all these
-    networks. given: what is in the ports already: the parts in which layers compute.
+    networks. given: what is in the ports already: the parts in which layers compute. kept: of the texts, read and
+    filled where no row has LoRA in slots.
     """
     count = len(rows) if padded_to is None else max(len(rows), padded_to)
     padded = [*rows, *[rows[0].padding] * (count - len(rows))] if count > len(rows) else list(rows)
@@ -35,6 +38,8 @@ def forward(
         concatenate([row.conditioning for row in padded]),
     )
     ports = _ports(padded, manager, count if padded_to is not None else None, runner, given)
+    if kept is not None and (ports is None or ports.weights is None):
+        ports = replace(Ports() if ports is None else ports, text=kept.of(padded))
     # What some rows observe changes no bit of the predictions.
     sites = {name: first_self_attention(unet.config, name) for row in rows for name in row.observed}
     output = runner.run(unet, *inputs, ports, tuple(sorted(set(sites.values()))))

@@ -74,6 +74,7 @@ def plan_model(
         dtype=_name(unet.dtype),
         vae_dtype=None if vae is None else _name(vae.dtype),
         merged=slots is None,
+        kept_text=not fixed_graphs,
         lora_slots=8 if slots is None else slots,
         image_dtype="float16" if unet.device.type == "cuda" else None,
         **_acting(adapters, bundled, unet.dtype, model.path),

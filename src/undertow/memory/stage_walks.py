@@ -76,7 +76,7 @@ def denoise(subject: Subject, work: Work, machine: Machine) -> Ledger:
     ops = of_unet(work, machine, loras=slots)
     walk = with_conditioning(subject.unet, work, ops, work.cells(subject))
     latents = inputs(subject.unet, subject, work, ops)
-    held = _residuals(subject, work, ops), _image_tokens(subject.unet, work, ops)
+    held = _residuals(subject, work, ops), _image_tokens(subject.unet, work, ops), _kept_text(subject.unet, work, ops)
     unet_walk.predict(walk, latents, controlled=work.controlnets > 0, running=work.t2i_adapters > 0)
     del held
     return ops.ledger
@@ -128,6 +128,15 @@ def _image_tokens(config: UNetConfig, work: Work, ops: Operations) -> list[Array
     with ops.ledger.at("inputs", "image_tokens"):
         shapes = [(2 * work.batch, work.image_tokens, width) for width in config.cross_attentions().values()]
         return [ops.ledger.new(shape, "cat") for shape in shapes]
+
+
+def _kept_text(config: UNetConfig, work: Work, ops: Operations) -> list[Array]:
+    """Keys and values of the text at every cross-attention."""
+    if not work.kept_text:
+        return []
+    with ops.ledger.at("inputs", "inputs"):
+        shapes = [(2 * work.batch, work.tokens, width) for width in config.cross_attentions().values()]
+        return [ops.ledger.new(shape, "text") for shape in shapes]
 
 
 def decode(subject: Subject, work: Work, machine: Machine) -> Ledger:

@@ -154,6 +154,7 @@ class Work:
     read. lora_slots: adapters that are held in slots. controlnets, t2i_adapters: how many act. kernels: queries, keys
     and the kernel of calls that have another than `kernel`, as measurements choose. attention_in_parts: kernels compute
     parts of the queries one after the other. feed_forward_chunks: parts in which feed-forward layers are computed.
+    kept_text: keys and values of the text stay in memory from step to step.
     decode_bytes: budget of the VAE's exact tiles; `None`: no tiles. keep: what stays in memory during other stages.
     offloaded_layers: only the weights of one layer are in memory at a time. text_dtype, vae_dtype: `None` takes
     `dtype`. training: of a training step.
@@ -188,6 +189,7 @@ class Work:
     controlnets: int = 0
     t2i_adapters: int = 0
     feed_forward_chunks: int = 1
+    kept_text: bool = False
     decode_bytes: int | None = None
     keep: tuple[str, ...] = field(default=("text", "image", "controlnet", "unet", "vae"))
     offloaded_layers: bool = False

@@ -31,6 +31,9 @@ class ImageTokens:
     area: Float[Tensor, "batch queries"] | None = None
 
 
+KeysAndValues = tuple[Heads, Heads]
+"""Of a cross-attention to the text."""
+
 ImagePort = Mapping[str, tuple[ImageTokens, ...]]
 """Pictures by the name of the cross-attention that sees them; each has a softmax of its own, and all are added."""
 
@@ -53,8 +56,9 @@ class AttentionInputs:
     concerns them, so that a new port is a new field here and not another parameter of every layer in between.
 
     context, mask: used by cross-attention only. weights: the weight port. image: the image port. perturbed:
-    perturbations of self-attentions, by name. maps: self-attentions to observe. height: of the feature map whose cells
-    are the tokens; set by the layer that flattens the map. feed_forward_chunks: read by the feed-forward layer that
+    perturbations of self-attentions, by name. text: keys and values of the context by cross-attention; those that are
+    missing are added. maps: self-attentions to observe. height: of the feature map whose cells are the tokens; set by
+    the layer that flattens the map. feed_forward_chunks: read by the feed-forward layer that
     follows, see `FeedForward`. attention_in_parts: the kernel computes parts of the queries one after the other.
     """
 
@@ -63,6 +67,7 @@ class AttentionInputs:
     weights: WeightRows | None = None
     image: ImagePort | None = None
     perturbed: Mapping[str, PerturbedRows] | None = None
+    text: dict[str, KeysAndValues] | None = None
     maps: AttentionMaps | None = None
     height: int = 1
     feed_forward_chunks: int = 1
@@ -100,7 +105,7 @@ class AttentionProjections(nn.Module):
         weights, image = inputs.weights, inputs.image
         change = None if inputs.perturbed is None else inputs.perturbed.get(self.site)
         queries = self.to_q(x, weights)
-        key, value = self._split(self.to_k(source, weights)), self._split(self.to_v(source, weights))
+        key, value = self._keys_and_values(source, inputs)
         if inputs.maps is not None and self.site in inputs.maps.sites:
             received = attention_received(self._split(queries), key)
             inputs.maps.found[self.site] = received.unflatten(1, (inputs.height, -1))
@@ -115,6 +120,16 @@ class AttentionProjections(nn.Module):
             for tokens in image[self.site]:
                 output = output + self._attend_to_image(query, tokens, kernel)
         return self.to_out[0](output.transpose(1, 2).flatten(2), weights)
+
+    def _keys_and_values(self, source: Sequence, inputs: AttentionInputs) -> KeysAndValues:
+        kept = inputs.text if self.is_cross else None
+        if kept is not None and self.site in kept:
+            return kept[self.site]
+        weights = inputs.weights
+        found = self._split(self.to_k(source, weights)), self._split(self.to_v(source, weights))
+        if kept is not None:
+            kept[self.site] = found
+        return found
 
     def _attend_to_image(self, query: Heads, tokens: ImageTokens, kernel: AttentionKernel) -> Heads:
         mask = None if tokens.mask is None else tokens.mask[:, None, None, :]

@@ -15,7 +15,7 @@ from torch import Tensor
 from undertow.doors import checked_names_of
 from undertow.errors import InvalidInput
 from undertow.nn.adaptable import WeightRows
-from undertow.nn.attention import ImagePort
+from undertow.nn.attention import ImagePort, KeysAndValues
 from undertow.nn.free_u import FreeUFactors
 from undertow.nn.perturbation import PerturbedRows
 
@@ -153,7 +153,9 @@ class Ports:
     "up_blocks.0.resnets.2", the factors of FreeU (`unet.free_u`). Which names are given is structure, with a graph of
     its own; what is given for them are values. feed_forward_chunks: parts in which feed-forward layers compute their
     tokens, to need less memory; structure too. attention_in_parts: attention computes parts of its queries one after
-    the other, for the same reason, where kernels write scores out.
+    the other, for the same reason, where kernels write scores out. text: keys and values of the context by the name of
+    the cross-attention, for a caller that evaluates the same context, with the same weights and without slots, many
+    times: the first forward fills the dictionary, and others read it in place of projecting the context.
     """
 
     weights: WeightRows | None = None
@@ -163,3 +165,4 @@ class Ports:
     free_u: Mapping[str, FreeUFactors] | None = None
     feed_forward_chunks: int = 1
     attention_in_parts: bool = False
+    text: dict[str, KeysAndValues] | None = None

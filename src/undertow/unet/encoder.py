@@ -76,6 +76,7 @@ class Encoder(nn.Module):
                 weights=ports.weights,
                 image=ports.image,
                 perturbed=ports.self_attention,
+                text=ports.text,
                 maps=maps,
                 feed_forward_chunks=ports.feed_forward_chunks,
                 attention_in_parts=ports.attention_in_parts,

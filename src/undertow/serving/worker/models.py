@@ -167,6 +167,7 @@ def needed_bytes(entry: ModelEntry, *, slots: bool) -> int:
         size=(entry.trained_size, entry.trained_size),
         dtype=entry.dtype,
         vae_dtype=entry.vae_dtype,
+        kept_text=True,
         loras=CAPACITY.per_row if slots else 0,
         lora_rank=CAPACITY.rank,
         lora_slots=CAPACITY.slots,
