@@ -1,9 +1,11 @@
-"""Fewer evaluations of the network for a picture: by forecasts, by fewer steps, by guidance in a part of them.
+"""Fewer evaluations of the network for a picture: by forecasts, by deep features of an earlier step, by fewer steps, by
+guidance in a part of them.
 
     python -m benchmarks.forecast_steps [--prompts 100] [--page docs/results/forecast-steps.md] [--machine "AMD Zen 5"]
 
 Draws the same prompts and seeds of `emoji` in each way, and compares with all the steps: rows that the U-Net evaluates,
-how many pictures show what was asked, and how far the pictures are from those of all steps. One thread.
+how many pictures show what was asked, and how far the pictures are from those of all steps. A forward of the first
+level alone counts by its share of a whole one's time. One thread.
 """
 
 import argparse
@@ -18,12 +20,14 @@ import torch
 from torch import Tensor
 
 import undertow
+from benchmarks.lib.deep_features import DeepFeatureRunner
 from recipes.emoji.evaluate import kinds
 from recipes.emoji.recognize import recognize
 from recipes.emoji.render import FONT, Glyphs
 from recipes.emoji.scenes import Scene
 from recipes.emoji.sections import replace_section
 from undertow import BatchLimits, Engine, GenerationRequest, RunOptions, StepForecast, UNetService, WorkEvent
+from undertow.unet.runner import EAGER
 
 STEPS = 20
 OPTIONS = RunOptions(limits=BatchLimits(rows=16))
@@ -31,10 +35,12 @@ OPTIONS = RunOptions(limits=BatchLimits(rows=16))
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """A name for people, and fields of a request."""
+    """A name for people, and fields of a request. whole: the steps at which the whole network is computed; empty for
+    all of them."""
 
     name: str
     fields: dict[str, object]
+    whole: tuple[bool, ...] = ()
 
 
 def ways(sampler: str) -> list[Way]:
@@ -46,6 +52,7 @@ def ways(sampler: str) -> list[Way]:
         Way(name="13 steps", fields={"sampler": sampler, "steps": 13}),
         Way(name="every other one forecast, after 2", fields={"sampler": sampler, "forecast_steps": first}),
         Way(name="11 steps", fields={"sampler": sampler, "steps": 11}),
+        Way(name="deep features kept at every other", fields={"sampler": sampler}, whole=(True, False) * (STEPS // 2)),
         Way(name="guidance in the first half", fields={"sampler": sampler, "guidance_method": "cfg(end=0.5)"}),
         Way(name="15 steps", fields={"sampler": sampler, "steps": 15}),
     ]
@@ -95,18 +102,24 @@ def draw(service: UNetService, scenes: Sequence[Sequence[Scene]], way: Way) -> t
     """The pictures of each kind, and rows for a picture."""
     events: list[WorkEvent] = []
     pictures = []
+    runner = DeepFeatureRunner(way.whole) if way.whole else EAGER
     for kind in scenes:
         fields = {"steps": STEPS, "schedule": "karras", "guidance_scale": 4.0, **way.fields}
         requests = [
             GenerationRequest.from_json({"prompt": scene.caption, "seed": seed, **fields})
             for seed, scene in enumerate(kind)
         ]
-        engine = Engine(service.model, service.refiner, service.adapters, watchers=[events.append])
-        handles = [engine.submit(request, options=OPTIONS) for request in requests]
+        engine = Engine(service.model, service.refiner, service.adapters, watchers=[events.append], runner=runner)
+        handles = []
+        for request in requests:
+            handles.append(engine.submit(request, options=OPTIONS))
+            if way.whole:  # one picture at a time
+                engine.run()
         engine.run()
         drawn = [np.array(handle.result().images[0]) for handle in handles]
         pictures.append(torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2))
-    return pictures, sum(event.rows for event in events if event.kind == "denoise") / sum(map(len, scenes))
+    rows = sum(event.rows for event in events if event.kind == "denoise") / sum(map(len, scenes))
+    return pictures, rows * (runner.share if isinstance(runner, DeepFeatureRunner) else 1.0)
 
 
 def compare(
