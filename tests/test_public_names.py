@@ -1,6 +1,7 @@
 """`import undertow` offers the documented names, and loads torch only when one of them is used."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -62,6 +63,15 @@ def test_an_unknown_name_is_an_attribute_error():
 def test_importing_the_package_imports_no_torch():
     code = "import sys, undertow; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("given", [None, "0"])
+def test_large_tensors_lie_in_huge_pages_unless_somebody_decided_otherwise(given):
+    code = "import undertow, os; print(os.environ['THP_MEM_ALLOC_ENABLE'])"
+    environment = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    environment |= {} if given is None else {"THP_MEM_ALLOC_ENABLE": given}
+    done = subprocess.run([sys.executable, "-c", code], check=True, env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == (given or "1")
 
 
 def test_the_version_is_that_of_the_package():

@@ -3,6 +3,7 @@
 Names are imported from their rooms when they are first used (PEP 562), so `import undertow` alone loads no torch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,10 @@ from undertow.errors import (
     UnsafeFile,
     UnsupportedModel,
 )
+
+# Tensors of 2 MiB and more lie in huge pages, where the system has them on request (Linux). PyTorch reads the variable
+# at its first tensor; 0 turns it off. What it gains: docs/results/scaling.md.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 if TYPE_CHECKING:
     __version__: str
