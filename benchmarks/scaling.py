@@ -92,12 +92,14 @@ def measured(dtype: torch.dtype, repeats: int) -> tuple[list[Axis], dict[str, fl
         return axes[-1].seconds
 
     pixels = axis("pixels", "pixels of 2 rows", {side**2: call(unet, side=side) for side in SIDES})
-    axis("rows", f"rows of {SIDE}x{SIDE} pixels", {rows: call(unet, rows=rows) for rows in (1, 2, 4, 8)})
-    axis("tokens", "tokens of 2 rows", {tokens: call(unet, tokens=tokens) for tokens in (77, 154, 308, 616)})
+    axis("rows", f"rows, {SIDE} px", {rows: call(unet, rows=rows) for rows in (1, 2, 4, 8)})
+    axis(
+        "tokens", f"tokens of 2 rows, {SIDE} px", {tokens: call(unet, tokens=tokens) for tokens in (77, 154, 308, 616)}
+    )
     most = os.cpu_count() or 1
     threads = [count for count in (1, 2, 4, 8, 16) if count <= most]
     if len(threads) > 1:
-        axis("threads", "threads, 2 rows", {count: in_threads(call(unet), count) for count in threads})
+        axis("threads", f"threads, 2 rows, {SIDE} px", {count: in_threads(call(unet), count) for count in threads})
     with TemporaryDirectory() as folder:
         files = [Path(folder, f"{index}.safetensors") for index in range(ADAPTED_ROWS + 1)]
         for file in files:
@@ -106,7 +108,7 @@ def measured(dtype: torch.dtype, repeats: int) -> tuple[list[Axis], dict[str, fl
         sites = tuple(f"*.{site}" for site in SITES)
         bank = Bank(unet, AdapterCapacity(slots=ADAPTED_ROWS, rank=RANK, per_row=1, sites=sites))
         each = [lora(file, targets) for file in files]
-        rows = axis("adapters", f"unlike LoRA in {ADAPTED_ROWS} rows", dict(adapted(unet, bank, each)))
+        rows = axis("adapters", f"unlike LoRA in {ADAPTED_ROWS} rows, {SIDE // 2} px", dict(adapted(unet, bank, each)))
         swap = interleaved_medians({"swap": lambda: bank.assign_slots([[lora(files[-1], targets)]])}, repeats)["swap"]
     del unet
     decode = interleaved_medians({"decode": decoding(dtype)}, repeats)["decode"]
@@ -164,7 +166,7 @@ def lines(axes: list[Axis]) -> Iterator[str]:
 
 
 def plot(axes: list[Axis], path: Path) -> None:
-    figure, panels = plt.subplots(1, len(axes), figsize=(3.2 * len(axes), 3.2), layout="constrained")
+    figure, panels = plt.subplots(1, len(axes), figsize=(3.2 * len(axes), 3.2), sharey=True, layout="constrained")
     for panel, axis in zip(panels, axes, strict=True):
         points = {value: seconds for value, seconds in axis.seconds.items() if value > 0}
         panel.loglog(list(points), list(points.values()), marker="o")
@@ -173,6 +175,8 @@ def plot(axes: list[Axis], path: Path) -> None:
         panel.set_title(f"{axis.name}: exponent {axis.exponent:.2f}")
         panel.set_xlabel(axis.unit)
     panels[0].set_ylabel("seconds of a forward")
+    panels[0].yaxis.set_major_formatter("{x:g}")
+    panels[0].set_yticks([0.25, 0.5, 1, 2, 4])
     figure.savefig(path, dpi=110)
 
 
