@@ -9,7 +9,7 @@ milliseconds beside those without a second queue), short (requests that run out 
 the same bytes by the same course), attention (every kernel against float64, and 16,384 tokens in half precision),
 training (bytes and seconds of a step with and without checkpointing beside the forecast). Each prints Markdown; one
 that fails prints why, and the others go on; one that would begin after --seconds is named and left out. Speed beside
-diffusers, and pictures beside a CPU's: `benchmarks/cuda.py`.
+diffusers, and pictures beside a CPU's: `benchmarks/gpu.py`.
 """
 
 import argparse

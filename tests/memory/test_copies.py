@@ -1,5 +1,5 @@
 """Layers are copied beside what a device computes: the order in which copies, marks, waits and layers are queued, with
-a queue that records what it is asked for. What CUDA does with it is in `benchmarks/cuda.py`."""
+a queue that records what it is asked for. What CUDA does with it is in `benchmarks/gpu.py`."""
 
 from contextlib import contextmanager
 
