@@ -13,7 +13,6 @@ def test_every_section_runs_on_a_cpu_too_and_is_on_the_page(capsys, tmp_path):
     said = capsys.readouterr().out
     assert "Traceback" not in said
     written = page.read_text(encoding="utf-8")
-    assert written.strip() in said
     for name in gpu.SECTIONS:
         assert f"## {name}" in written
     parity = [line.split("|")[1:-1] for line in written.splitlines() if line.startswith("| sd")]
