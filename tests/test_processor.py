@@ -45,6 +45,25 @@ def test_bfloat16_needs_the_instructions_and_a_library_that_uses_them(case, monk
 
 
 @pytest.mark.parametrize(
+    ("capabilities", "variable", "has"),
+    [
+        ({"amx_bf16": True}, None, True),
+        ({"amx_bf16": True}, "AVX512_CORE_BF16", False),
+        ({"amx_bf16": True}, "avx512_core_fp16", False),
+        ({"amx_bf16": True}, "ALL", True),
+        ({"avx512_bf16": True}, None, False),
+    ],
+)
+def test_tiles_need_the_processor_and_a_library_that_may_use_them(capabilities, variable, has, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", variable)
+    assert processor._has_amx() == has
+
+
+@pytest.mark.parametrize(
     ("vendor", "libraries", "faster"),
     [
         ("AuthenticAMD", (True, True), True),

@@ -11,6 +11,7 @@ for an older one, here as well.
 The processor is asked once, when somebody first needs to know.
 """
 
+import os
 import platform
 from collections.abc import Callable
 from functools import cache
@@ -18,6 +19,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+WITHOUT_TILES = ("AVX512_CORE_BF16", "AVX512_CORE_FP16")
+"""Values of oneDNN's variable that keep it from AMX, and not from bfloat16."""
 
 Answer = TypeVar("Answer", bool, int)
 
@@ -33,6 +37,12 @@ def _constant_in_graphs(question: Callable[[], Answer]) -> Callable[[], Answer]:
 def has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 by itself."""
     return _once(_has_bfloat16)
+
+
+@_constant_in_graphs
+def has_amx() -> bool:
+    """Whether the CPU multiplies bfloat16 in tiles (Intel's AMX)."""
+    return _once(_has_amx)
 
 
 @_constant_in_graphs
@@ -58,6 +68,11 @@ def _has_bfloat16() -> bool:
     onednn = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     found = torch.cpu.get_capabilities()
     return onednn and any(bool(found.get(name)) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _has_amx() -> bool:
+    tiles = bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    return _has_bfloat16() and tiles and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in WITHOUT_TILES
 
 
 def _onednn_is_faster() -> bool:

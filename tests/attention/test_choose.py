@@ -42,6 +42,11 @@ def test_a_processor_that_imitates_bfloat16_takes_the_kernel_that_multiplies_in_
     assert choose(Requirements(device="cpu", dtype=BF16, queries=1024, keys=keys, imitated=True)).name == "sdpa"
 
 
+def test_a_processor_that_multiplies_in_tiles_takes_the_kernel_that_does():
+    """The chunked one takes twice as long there (benchmarks/attention.py)."""
+    assert choose(Requirements(device="cpu", dtype=BF16, queries=1024, keys=1024, amx=True)).name == "sdpa"
+
+
 @pytest.mark.parametrize("float32_logits", [False, True])
 @pytest.mark.parametrize("dtype", [BF16, F16, F32], ids=str)
 @pytest.mark.parametrize("keys", [1, 1024, 5000])
@@ -53,13 +58,20 @@ def test_the_choice_satisfies_the_call(device, keys, dtype, float32_logits):
 
 
 @pytest.mark.parametrize(
-    ("has_bfloat16", "float32_logits", "expected"),
-    [(True, False, "chunked"), (True, True, "sdpa"), (False, False, "sdpa"), (False, True, "sdpa")],
+    ("has_bfloat16", "has_amx", "float32_logits", "expected"),
+    [
+        (True, False, False, "chunked"),
+        (True, True, False, "sdpa"),
+        (True, False, True, "sdpa"),
+        (False, False, False, "sdpa"),
+        (False, False, True, "sdpa"),
+    ],
 )
-def test_auto_runs_what_was_chosen(monkeypatch, has_bfloat16, float32_logits, expected):
+def test_auto_runs_what_was_chosen(monkeypatch, has_bfloat16, has_amx, float32_logits, expected):
     """Each kernel of the catalogue replaced by one that says its name."""
     ran = []
     monkeypatch.setattr(chosen, "has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr(chosen, "has_amx", lambda: has_amx)
 
     def spy(name):
         def kernel(query, key, value, mask=None):

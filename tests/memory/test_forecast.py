@@ -18,7 +18,7 @@ from undertow.memory.forecast import forecast
 from undertow.memory.machine import this_machine
 from undertow.memory.work import Subject, TrainingWork, Work
 from undertow.nn import matmul
-from undertow.processor import has_bfloat16, onednn_is_faster
+from undertow.processor import has_amx, has_bfloat16, onednn_is_faster
 from undertow.unet.conditioning import Ports
 from undertow.unet.free_u import FreeU, free_u_factors
 from undertow.unet.perturbation import perturbed_rows
@@ -104,7 +104,7 @@ def test_constants_are_those_of_the_rooms_that_import_torch():
 
 def test_the_processor_is_the_same_without_torch():
     found = this_machine()
-    assert (found.bfloat16, found.onednn) == (has_bfloat16(), onednn_is_faster())
+    assert (found.bfloat16, found.amx, found.onednn) == (has_bfloat16(), has_amx(), onednn_is_faster())
     if "ONEDNN_MAX_CPU_ISA" not in os.environ:
         able = torch.cpu.get_capabilities()
         assert (found.amx, found.float16) == (bool(able.get("amx_bf16")), bool(able.get("avx512_fp16")))

@@ -20,8 +20,8 @@ EQUAL = 1.05
 """Factor within which two timings are the same."""
 
 CHUNKED_KEYS = 1024
-"""In bfloat16, on CPUs that have it, the chunked kernel beats the fused one up to this many keys; on others it takes
-twenty times as long (benchmarks/attention.py)."""
+"""In bfloat16, on CPUs that have it without AMX, the chunked kernel beats the fused one up to this many keys; with AMX it
+takes twice as long, and where the type is imitated twenty times (benchmarks/attention.py)."""
 
 
 class Choice(NamedTuple):
@@ -121,6 +121,8 @@ def _usual(requirements: Requirements) -> Choice:
     if requirements.device == "cpu" and requirements.dtype == torch.bfloat16 and short:
         if requirements.imitated:
             return Choice("sdpa", "bfloat16 that the CPU imitates: the fused kernel multiplies in float32")
+        if requirements.amx:
+            return Choice("sdpa", "bfloat16 on a CPU with AMX: the fused kernel multiplies in tiles")
         if not requirements.float32_logits:
             return Choice(
                 "chunked", f"bfloat16 on CPU with at most {CHUNKED_KEYS} keys: matrix products beat the fusion"

@@ -13,7 +13,7 @@ from undertow.attention.kernel import AttentionKernel, KernelEntry, Requirements
 from undertow.attention.measurement import Measurements, stored_measurements
 from undertow.attention.policy import FASTEST, SCORES_OUT, AttentionPolicy, as_policy
 from undertow.errors import InvalidInput, MissingDependency
-from undertow.processor import has_bfloat16
+from undertow.processor import has_amx, has_bfloat16
 from undertow.shapes import AttentionMask, Keys, Queries
 from undertow.shortage import is_out_of_memory
 
@@ -69,6 +69,7 @@ class ChosenAttention:
             masked=mask is not None,
             float32_logits=self.float32_logits,
             imitated=query.dtype == torch.bfloat16 and not has_bfloat16(),
+            amx=query.dtype == torch.bfloat16 and has_amx(),
         )
         if torch.compiler.is_compiling():
             return KERNELS[self._first(requirements, {}).name].kernel(query, key, value, mask)

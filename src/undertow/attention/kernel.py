@@ -25,7 +25,7 @@ class AttentionKernel(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Requirements:
     """What one attention call requires, known from shapes and types alone. float32_logits: scores must stay in float32.
-    imitated: the device has no instructions for `dtype` (`undertow.processor`)."""
+    imitated: the device has no instructions for `dtype` (`undertow.processor`). amx: it multiplies `dtype` in tiles."""
 
     device: str
     dtype: torch.dtype
@@ -37,6 +37,7 @@ class Requirements:
     masked: bool = False
     float32_logits: bool = False
     imitated: bool = False
+    amx: bool = False
 
     @property
     def scores(self) -> int:

@@ -15,7 +15,7 @@ from undertow.attention.catalogue import KERNELS
 from undertow.attention.kernel import KernelEntry, Requirements
 from undertow.attention.measurement import Call, MeasuredCall, Timing
 from undertow.free_memory import free_bytes
-from undertow.processor import has_bfloat16, threads
+from undertow.processor import has_amx, has_bfloat16, threads
 from undertow.shapes import Keys, Queries
 from undertow.shortage import size_in_words
 
@@ -118,6 +118,7 @@ def requirements_of(call: Call, device: torch.device | str, *, float32_logits: b
         head_dim=call.head_dim,
         float32_logits=float32_logits,
         imitated=dtype == torch.bfloat16 and not has_bfloat16(),
+        amx=dtype == torch.bfloat16 and has_amx(),
     )
 
 

@@ -26,7 +26,7 @@ from undertow.memory.seconds import read_table
 from undertow.memory.subjects import require_size, subject_of
 from undertow.memory.weights import REFERENCE_TOKENS
 from undertow.memory.work import VIT_H, Subject, VisionNetwork, Work
-from undertow.processor import has_bfloat16
+from undertow.processor import has_amx, has_bfloat16
 from undertow.unet.attention_calls import attention_calls
 from undertow.unet.unet import UNet
 
@@ -100,6 +100,7 @@ def _kernels(unet: UNet, work: Work, subject: Subject) -> dict[str, Any]:
             heads=call.heads,
             head_dim=call.head_dim,
             imitated=unet.dtype == torch.bfloat16 and not has_bfloat16(),
+            amx=unet.dtype == torch.bfloat16 and has_amx(),
         )
         found[call.queries, call.keys] = unet.kernel.choice(requirements).name
     names = set(found.values())

@@ -66,7 +66,7 @@ def chosen_kernel(ops: Operations, queries: int, keys: int) -> str:
     if ops.kernel != "auto":
         return ops.kernel
     short = ops.machine.device == "cpu" and ops.dtype == "bfloat16" and keys <= CHUNKED_KEYS
-    return "chunked" if short and ops.machine.bfloat16 else "sdpa"
+    return "chunked" if short and ops.machine.bfloat16 and not ops.machine.amx else "sdpa"
 
 
 def _fused(ops: Operations, query: Array, heads: int, keys: int) -> Array:
