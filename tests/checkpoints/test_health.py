@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import undertow
 from tests.checkpoints.pipelines import save_pipeline
+from tests.few import few
 from undertow.checkpoints.health import NEVER, Health, examine
 from undertow.checkpoints.read.model_loading import load_model
 from undertow.checkpoints.report import report_on
@@ -135,7 +136,7 @@ READ_BY_ALL = {
 EVERY_PART = [(family, part) for family, parts in PARTS.items() for part in parts]
 
 
-@pytest.mark.parametrize(("family", "part"), EVERY_PART)
+@pytest.mark.parametrize(("family", "part"), few(EVERY_PART, 3))
 def test_a_service_refuses_damage_in_any_part_and_names_it(family, part, tmp_path):
     """R168: on every load, asked for or not. A pipeline's text encoders have the same names; the folder says which."""
     folder = save_pipeline(tmp_path, family)

@@ -451,9 +451,9 @@ def test_what_was_done_for_less_memory_goes_on(service, asked, monkeypatch):
     """Forwards after the crash compute as those before it, and a picture is decoded as it was the first time."""
     parts, budgets = [], []
 
-    def spied_forward(rows, manager, padded_to, runner, ports):
+    def spied_forward(rows, manager, padded_to, runner, ports, kept):
         parts.append(ports.feed_forward_chunks)
-        return forward.forward(rows, manager, padded_to, runner, ports)
+        return forward.forward(rows, manager, padded_to, runner, ports, kept)
 
     def spied_decode(vae, latents, *, budget_bytes, **how):
         budgets.append(budget_bytes is not None)

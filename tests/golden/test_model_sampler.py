@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.few import few
 from tests.golden.conftest import largest_difference
 from tests.golden.folders import FOLDERS, SEED, SIDE, draw_ours, draw_theirs, service_for
 from tests.golden.pipelines import SCHEDULE
@@ -27,7 +28,7 @@ from undertow.sampling.spacing import SPACINGS
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 
 
-@pytest.mark.parametrize("row", FOLDERS)
+@pytest.mark.parametrize("row", few(FOLDERS, 10))
 def test_the_picture_is_diffusers_own(row: str):
     folder = FOLDERS[row]
     (result, found), expected = draw_ours(folder), draw_theirs(folder)

@@ -20,8 +20,8 @@ EQUAL = 1.05
 """Factor within which two timings are the same."""
 
 CHUNKED_KEYS = 1024
-"""In bfloat16, on CPUs that have it without AMX, the chunked kernel beats the fused one up to this many keys; with AMX it
-takes twice as long, and where the type is imitated twenty times (benchmarks/attention.py)."""
+"""In bfloat16, on CPUs that have it without AMX, the chunked kernel beats the fused one up to this many keys; with AMX
+it takes twice as long, and where the type is imitated twenty times (benchmarks/attention.py)."""
 
 
 class Choice(NamedTuple):

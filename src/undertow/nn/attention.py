@@ -31,8 +31,8 @@ class ImageTokens:
     area: Float[Tensor, "batch queries"] | None = None
 
 
-KeysAndValues = tuple[Heads, Heads]
-"""Of a cross-attention to the text."""
+KeysAndValues = tuple[Float[Tensor, "..."], Float[Tensor, "..."]]
+"""Of a cross-attention to the text, each [batch, heads, tokens, head_dim]."""
 
 ImagePort = Mapping[str, tuple[ImageTokens, ...]]
 """Pictures by the name of the cross-attention that sees them; each has a softmax of its own, and all are added."""

@@ -31,6 +31,7 @@ from tests.adapters.lora.files import (
     merged,
     write,
 )
+from tests.few import few
 from undertow.adapters.lora.lora_file import read_lora
 
 
@@ -42,7 +43,7 @@ def _without_gradients():
 
 @pytest.mark.parametrize(
     ("name", "sites"),
-    [("M15", "convolutions"), ("M21", "attention"), ("MXL", "transformer"), ("MRF", "all")],
+    few([("M15", "convolutions"), ("MXL", "transformer"), ("M21", "attention"), ("MRF", "all")], 2),
 )
 def test_kohya_names_with_one_alpha(name, sites, tmp_path):
     """L1."""

@@ -18,6 +18,7 @@ from tests.adapters.lora.comparing import (
     uniform,
 )
 from tests.adapters.lora.files import MINIS, is_attention, kohya, layers_of, low_rank, merged, write
+from tests.few import few
 from tests.golden.minis import TIMESTEPS, build_twin, conditioning_for, latents_for, run_twin
 from undertow.adapters.lora.lora_file import read_lora
 
@@ -129,7 +130,7 @@ def test_folders_of_peft(case, tmp_path):
     assert by_file.content_hash == lora.content_hash
 
 
-@pytest.mark.parametrize("case", ["LoHa", "LoHa of whole kernels", "LoKr", "LoKr of both", "LoKr of none"])
+@pytest.mark.parametrize("case", few(["LoHa of whole kernels", "LoKr of both", "LoHa", "LoKr", "LoKr of none"], 2))
 def test_lycoris_kinds_of_peft(case, tmp_path):
     """L6: PEFT's LoHa and LoKr, whose alpha is in the config; its LoKr divides by the rank in any case."""
     from peft import LoHaConfig, LoKrConfig, get_peft_model

@@ -8,6 +8,7 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors import safe_open
 
 from tests.adapters.lora.files import normal
+from tests.few import few
 from tests.services import pipeline_folder
 from tests.training.lora_runs import load, pictures, random_lora, settings
 from undertow.adapters.lora.additive import LowRank
@@ -65,7 +66,7 @@ def draw(pipeline, latents, timesteps, given):
     return pipeline.unet(latents, timesteps, encoder_hidden_states=given.context, added_cond_kwargs=added).sample
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", few(FORMATS, 3))
 @torch.no_grad()
 def test_diffusers_computes_what_we_do(trained, tmp_path, format):
     family, folder, model, chosen, lora = trained
