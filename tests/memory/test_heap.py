@@ -5,10 +5,11 @@ import sys
 
 import pytest
 
+from tests.few import few
+
 FREED = """
 import torch
 from pathlib import Path
-from tests.few import few
 from undertow.memory.heap import give_back, give_back_at_once
 
 def resident_bytes():
