@@ -21,6 +21,8 @@ from math import ceil
 from pathlib import Path
 
 from recipes.emoji.sections import replace_section
+from undertow.serving.worker.about import SAY_S
+from undertow.serving.worker.pulse import BEAT_S
 
 COSTS = Path(__file__).parents[1] / "docs" / "results" / "scaling.json"
 RATES = (10, 1_000, 100_000)
@@ -91,8 +93,8 @@ def main() -> None:
     costs = json.loads(options.costs.read_text(encoding="utf-8"))
     machine = Machine(**{one.name: costs[one.name] for one in fields(Machine) if one.name in costs})
     table = [
-        "| pictures a minute | workers | of the work alone | waited, 95 % | busy | LoRA read | interrupted |",
-        "|---|---|---|---|---|---|---|",
+        "| pictures a minute | workers | of the work alone | waited, 95 % | busy | LoRA read | interrupted | store |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for rate in RATES:
         minutes = min(options.minutes, options.most / rate)
@@ -100,7 +102,8 @@ def main() -> None:
         least = rate / 60 * machine.picture_s
         table.append(
             f"| {rate:,} | {found.workers:,} | {least:,.1f} | {found.waited_s:.1f} s "
-            f"| {found.busy:.0%} | {found.swapped:.0%} | {found.interrupted} |".replace("%", " %")
+            f"| {found.busy:.0%} | {found.swapped:.0%} | {found.interrupted} "
+            f"| {changes(found.workers, rate / 60):,.0f}/s |".replace("%", " %")
         )
         print(table[-1], flush=True)
     if options.page is not None:
@@ -111,6 +114,12 @@ def main() -> None:
         ).replace("%", " %")
         page = replace_section(options.page.read_text(encoding="utf-8"), "fleet", "\n".join([said, "", *table]))
         options.page.write_text(page, encoding="utf-8")
+
+
+def changes(workers: int, rate: float) -> float:
+    """Of the store in a second: leases of the workers, what these say of themselves, and for a picture its acceptance,
+    claim and result."""
+    return workers * (1 / BEAT_S + 1 / SAY_S) + 3 * rate
 
 
 def fewest(machine: Machine, rate: float, seconds: float, seed: int) -> Outcome:
