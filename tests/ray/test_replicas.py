@@ -10,28 +10,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import until
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.jobs import JobState
 from undertow.serving.store.store import Store
 from undertow.serving.worker.supervisor import listening
 
 STEPS = 150
-PATIENCE_S = 280.0
-
-
-def until(reached, timeout_s: float = PATIENCE_S):
-    end = time.monotonic() + timeout_s
-    while not (found := reached()):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    return found
 
 
 def free_port() -> int:

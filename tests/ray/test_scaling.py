@@ -1,11 +1,11 @@
 """Replicas come with the load, as Ray Serve's controller decides by our policy, and go under load without loss."""
 
 import os
-import time
 from dataclasses import replace
 
 import pytest
 
+from tests.waiting import until
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.cluster.application import NAME, application
 from undertow.serving.cluster.running import own_files
@@ -16,15 +16,6 @@ from undertow.serving.store.store import Store
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own are not ours to mend
 
 STEPS, JOBS = 150, 4
-PATIENCE_S = 280.0
-
-
-def until(reached, timeout_s: float = PATIENCE_S):
-    end = time.monotonic() + timeout_s
-    while not (found := reached()):
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    return found
 
 
 def test_replicas_come_with_the_load_and_go_under_it_without_loss(tmp_path):

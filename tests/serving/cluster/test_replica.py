@@ -1,10 +1,9 @@
 """A replica without Ray: the loop of a worker that is asked how it is, drained, and replaced inside a picture."""
 
-import time
-
 import pytest
 
 from tests.serving.worker.places import open_place
+from tests.waiting import until
 from undertow.serving.cluster.policy import JOBS, SECONDS
 from undertow.serving.cluster.replica import EngineReplica, WorkerLost
 from undertow.serving.jobs import JobState
@@ -17,14 +16,6 @@ def served(catalog, tmp_path):
     place = open_place(tmp_path / "data", catalog, grace_s=0.0)
     yield place
     place.store.close()
-
-
-def until(reached, timeout_s=60.0):
-    end = time.monotonic() + timeout_s
-    while not (found := reached()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return found
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.serving.worker.places import Place, open_place
+from tests.waiting import until
 from undertow.serving.jobs import JobState
 from undertow.serving.worker.supervisor import listening
 
@@ -41,15 +42,6 @@ class Service:
 
     def done(self, id: str):
         return until(lambda: (job := self.place.store.job(id)).state.is_final and job)
-
-
-def until(reached, timeout_s: float = 90.0):
-    """What `reached` returns as soon as that is true."""
-    end = time.monotonic() + timeout_s
-    while not (found := reached()):
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return found
 
 
 def start(place: Place) -> Service:
