@@ -314,10 +314,9 @@ class Batcher:
                 kept = self._text if self._keeps_text(rows, economy) else None
                 outcomes = forward(rows, self.manager, task.limits.padded_to, runner, _parts(economy), kept)
             finite = inside.rows(len(rows))
-            found = [one if sound else replace(one, finite=False) for one, sound in zip(outcomes, finite, strict=True)]
-            if not all(one.finite for one in found):
+            if not all(finite) or not all(one.finite for one in outcomes):
                 self._text.forget()  # whose numbers would not be looked at again
-            return found
+            return [one if sound else replace(one, finite=False) for one, sound in zip(outcomes, finite, strict=True)]
         except Exception as error:
             self._text.forget()
             forget(self.probes, rows)
