@@ -19,13 +19,27 @@ function script(source: string): Promise<void> {
   });
 }
 
-/** The bytes of `name.js`: base64 of gzip. */
+/** The bytes of `name.js`. A `fetch` of a data URL takes ten times as long. */
 export async function bytesOf(name: string): Promise<ArrayBuffer> {
   await script(`${name}.js`);
   const found = window.undertow!.bytes;
-  const packed = await fetch(`data:application/octet-stream;base64,${found[name]}`);
+  const text = found[name]!;
   delete found[name];
-  return new Response(packed.body!.pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
+  const { fromBase64 } = Uint8Array as { fromBase64?: (text: string) => Uint8Array<ArrayBuffer> };
+  return (fromBase64 ? fromBase64.call(Uint8Array, text) : decoded(text)).buffer;
+}
+
+/** For browsers before 2025. */
+function decoded(text: string): Uint8Array<ArrayBuffer> {
+  const characters = atob(text);
+  const bytes = new Uint8Array(characters.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = characters.charCodeAt(i);
+  return bytes;
+}
+
+/** What gzip packed. */
+export async function unpacked(packed: ArrayBuffer): Promise<ArrayBuffer> {
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).arrayBuffer();
 }
 
 export async function readModel(): Promise<Model> {

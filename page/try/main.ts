@@ -1,7 +1,7 @@
 /** The page: a form, a picture, and what is said about it. */
 
 import "./style.css";
-import { bytesOf, readModel } from "./files";
+import { bytesOf, readModel, unpacked } from "./files";
 import type { Model } from "./model";
 import { lacking } from "./simd";
 import type { Answer, Asked } from "./worker";
@@ -76,9 +76,12 @@ async function open(): Promise<void> {
   say("Reading the model");
   const model = await readModel();
   fill(model);
-  const names = ["runtime", "text_encoder", "unet", "vae_decoder"] as const;
-  const read = await Promise.all(names.map(bytesOf));
-  const [runtime, text_encoder, unet, vae_decoder] = read as [ArrayBuffer, ArrayBuffer, ArrayBuffer, ArrayBuffer];
+  const [runtime, text_encoder, unet, vae_decoder] = await Promise.all([
+    bytesOf("runtime").then(unpacked),
+    bytesOf("text_encoder"),
+    bytesOf("unet"),
+    bytesOf("vae_decoder"),
+  ]);
   const worker = new Worker();
   worker.onmessage = ({ data }: MessageEvent<Answer>) => {
     if (data.kind === "failed") {
@@ -92,8 +95,8 @@ async function open(): Promise<void> {
     button.disabled = false;
     say("Ready");
   };
-  const asked: Asked = { kind: "load", model, files: { runtime, text_encoder, unet, vae_decoder } };
-  worker.postMessage(asked, read);
+  const files = { runtime, text_encoder, unet, vae_decoder };
+  worker.postMessage({ kind: "load", model, files } satisfies Asked, Object.values(files));
 }
 
 open().catch((error: unknown) => say(`The page cannot start: ${error instanceof Error ? error.message : error}`));

@@ -1,11 +1,11 @@
 """A page that draws in a browser (docs/decisions/014-browser.md): files that need no server and ask no other host.
 
-Networks are ONNX, run by ONNX Runtime's WebAssembly. Each file is a script that hands over base64 of gzip, because a
-page that was opened from a disk may load scripts and fetch nothing.
+Networks are ONNX, run by ONNX Runtime's WebAssembly. Each file is a script that hands over its bytes in base64, because
+a page that was opened from a disk may load scripts and fetch nothing. The runtime is packed; weights in float16 would
+hardly become smaller, and unpacking them takes a second.
 """
 
 import base64
-import gzip
 import json
 from importlib.resources import files
 from pathlib import Path
@@ -27,8 +27,6 @@ DRAWN_WITH = ("text_encoder", "unet", "vae_decoder")
 
 MOST_BYTES = 40_000_000
 """Of the folder: what people wait for, and free hosts of pages take."""
-
-COMPRESSION = 6
 
 
 def require_page(model: LoadedModel, choices: Choices) -> None:
@@ -70,11 +68,11 @@ def write_page(model: LoadedModel, parts: list[Part], folder: Path) -> None:
 
 def pack(onnx: Path, script: Path) -> None:
     """Writes a network as the script that the page loads."""
-    _write_bytes(script, gzip.compress(onnx.read_bytes(), COMPRESSION, mtime=0))
+    _write_bytes(script, onnx.read_bytes())
 
 
-def _write_bytes(script: Path, packed: bytes) -> None:
-    text = base64.b64encode(packed).decode("ascii")
+def _write_bytes(script: Path, content: bytes) -> None:
+    text = base64.b64encode(content).decode("ascii")
     line = f'(window.undertow ??= {{ bytes: {{}} }}).bytes["{script.stem}"] = "{text}";\n'
     script.write_text(line, encoding="ascii")
 
