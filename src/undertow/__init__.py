@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from undertow.engine.parts import HighResolution, Region, StepForecast, Views
     from undertow.engine.request import GenerationRequest
     from undertow.engine.result import GenerationResult
+    from undertow.export.exporting import export_model
     from undertow.inspection.doctor.finding import Diagnosis, Finding
     from undertow.inspection.metrics import Metrics
     from undertow.inspection.profile import Profile
@@ -116,6 +117,7 @@ __all__ = [
     "UnsupportedModel",
     "Views",
     "WorkEvent",
+    "export_model",
     "load",
     "load_unet",
 ]
@@ -126,6 +128,7 @@ _ROOMS = {
     "AdapterStack": "undertow.adapters.stack",
     "StateSnapshot": "undertow.adapters.state",
     "UNetState": "undertow.adapters.state",
+    "export_model": "undertow.export.exporting",
     "Diagnosis": "undertow.inspection.doctor.finding",
     "Finding": "undertow.inspection.doctor.finding",
     "Metrics": "undertow.inspection.metrics",

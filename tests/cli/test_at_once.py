@@ -43,6 +43,8 @@ MISTAKES = (
     "adapters impact missing.safetensors",
     "adapters impact edges",
     "convert missing.safetensors there --to diffusers",
+    "export missing.safetensors --to torch-export --out there",
+    "export emoji --to web --out there --dtype f32",
     "sample digits-flow --out grid.gif",
     "sample missing",
     "sample digits-flow --sampler eulr",

@@ -34,6 +34,7 @@ VERBS = Verbs(
     "maps",
     "convert",
     "doctor",
+    "export",
     "inspect",
     "models",
     "plan",

@@ -1,5 +1,6 @@
 """Text to token ids and back: the checkpoint's own tokenizer, or the official CLIP vocabulary."""
 
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -97,6 +98,12 @@ class FolderTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the tokens, lower case, words apart."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=False).replace(WORD_END, " ").strip()
+
+    def rules(self) -> tuple[dict[str, int], list[tuple[str, str]]]:
+        """Ids by token, and the pairs that are merged, in their order: all that a tokenizer elsewhere needs."""
+        return self._tokenizer.get_vocab(), [
+            tuple(pair) for pair in json.loads(self._tokenizer.to_str())["model"]["merges"]
+        ]
 
     def _id(self, token: str | None) -> int:
         found = None if token is None else self._tokenizer.token_to_id(token)

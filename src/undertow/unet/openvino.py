@@ -34,13 +34,8 @@ class OpenVINONetworks:
     """
 
     def __init__(self):
-        with optional_package("openvino", "openvino"):
-            self._core = import_module("openvino").Core()
-            self._frontend = import_module("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
-            self._decoder = import_module("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder
-            known = import_module("openvino.frontend.pytorch.torchdynamo.export_decompositions")
-        self._whole = known.ops_to_not_decompose()
-        """Operations that OpenVINO knows, and that are smaller ones for PyTorch."""
+        self._converter = Converter()
+        self._core = import_module("openvino").Core()
         self._made: WeakKeyDictionary[nn.Module, dict[Hashable, Compiled]] = WeakKeyDictionary()
 
     def predict(self, network: nn.Module, *inputs: Any) -> Any:
@@ -61,17 +56,10 @@ class OpenVINONetworks:
     def _make(self, network: UNet, names: tuple[str, ...], tensors: list[Tensor]) -> Compiled:
         inputs = [one.float() if one.is_floating_point() else one for one in tensors]
         # Traced as if gradients were wanted: our own ways to compute a product, for inference, are none of OpenVINO's.
-        with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of how openvino 2026.4 reads what torch 2.13 exports
+        with torch.inference_mode(False), torch.enable_grad():
             given = tuple(one.clone() for one in inputs)
             exported = torch.export.export(_Predictor(network, names), given, strict=False)
-            smaller = torch.export.default_decompositions()
-            for operation in self._whole:
-                if operation in smaller:
-                    smaller.pop(operation)
-            # As `openvino.convert_model` does it, which would tell its makers that it was called.
-            decoder = self._decoder(exported.run_decompositions(smaller).module(), dynamic_shapes=False)
-            model = self._frontend.convert(self._frontend.load(decoder))
+        model = self._converter.model(exported)
         settings = {"INFERENCE_PRECISION_HINT": HINTS[network.dtype], "INFERENCE_NUM_THREADS": torch.get_num_threads()}
         request = self._core.compile_model(model, "CPU", settings).create_infer_request()
 
@@ -80,6 +68,30 @@ class OpenVINONetworks:
             return torch.from_numpy(request.infer(arrays)[0].copy())
 
         return run
+
+
+class Converter:
+    """Makes OpenVINO's networks from exported ones. Errors: `MissingDependency`."""
+
+    def __init__(self):
+        with optional_package("openvino", "openvino"):
+            self._frontend = import_module("openvino.frontend").FrontEndManager().load_by_framework("pytorch")
+            self._decoder = import_module("openvino.frontend.pytorch.fx_decoder").TorchFXPythonDecoder
+            known = import_module("openvino.frontend.pytorch.torchdynamo.export_decompositions")
+        self._whole = known.ops_to_not_decompose()
+        """Operations that OpenVINO knows, and that are smaller ones for PyTorch."""
+
+    def model(self, exported: torch.export.ExportedProgram, *, dynamic_shapes: bool = False) -> Any:
+        """OpenVINO's network. dynamic_shapes: sizes that the exported one leaves free are free in it too."""
+        smaller = torch.export.default_decompositions()
+        for operation in self._whole:
+            if operation in smaller:
+                smaller.pop(operation)
+        with torch.inference_mode(False), torch.enable_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of how openvino 2026.4 reads what torch 2.13 exports
+            # As `openvino.convert_model` does it, which would tell its makers that it was called.
+            decoder = self._decoder(exported.run_decompositions(smaller).module(), dynamic_shapes=dynamic_shapes)
+            return self._frontend.convert(self._frontend.load(decoder))
 
 
 class _Predictor(nn.Module):
