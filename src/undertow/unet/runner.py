@@ -20,8 +20,8 @@ class Capabilities:
 
     observable: hooks on the layers inside a network are called. fixed_shapes: every combination of shapes costs a
     compilation, so callers pad unused entries instead of leaving them out. slots: LoRA in slots take effect and can be
-    swapped. merging: weights may change between two runs, so LoRA can be merged into them. repeatable: the same inputs
-    give the same bits at every call.
+    swapped. merging: weights may change between two runs; where they may not, callers run networks into which LoRA are
+    merged eagerly. repeatable: the same inputs give the same bits at every call.
     """
 
     observable: bool
