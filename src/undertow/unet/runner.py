@@ -10,8 +10,9 @@ from undertow.unet.background import BackgroundGraphs
 from undertow.unet.compiled import Graphs
 from undertow.unet.openvino import OpenVINONetworks
 
-Backend = Literal["eager", "compile", "background", "openvino"]
-"""Names of runners. "background" compiles as "compile" does, and computes eagerly meanwhile."""
+Backend = Literal["auto", "eager", "compile", "background", "openvino"]
+"""Names of runners. "background" compiles as "compile" does, and computes eagerly meanwhile. "auto" stands for the one
+that `choose_backend` names, when a network is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
