@@ -9,6 +9,7 @@ from undertow.errors import InvalidInput
 from undertow.unet.background import BackgroundGraphs
 from undertow.unet.compiled import Graphs
 from undertow.unet.openvino import OpenVINONetworks
+from undertow.unet.stored_graphs import StoredGraphs
 
 Backend = Literal["auto", "eager", "compile", "background", "openvino"]
 """Names of runners. "background" compiles as "compile" does, and computes eagerly meanwhile. "auto" stands for the one
@@ -56,10 +57,11 @@ class EagerRunner:
 
 class CompiledRunner:
     """Runs graphs made by `torch.compile`; `Graphs` says what has a graph of its own, and what `freeze` does.
-    background: run eagerly until the graph is made, see `BackgroundGraphs`."""
+    background: run eagerly until the graph is made, see `BackgroundGraphs`. stored: graphs stay on disk, see
+    `StoredGraphs`; frozen ones do not, because they hold the weights."""
 
-    def __init__(self, *, freeze: bool = False, background: bool = False):
-        graphs = Graphs(freeze=freeze)
+    def __init__(self, *, freeze: bool = False, background: bool = False, stored: bool = False):
+        graphs = StoredGraphs() if stored and not freeze else Graphs(freeze=freeze)
         self.graphs = BackgroundGraphs(graphs) if background else graphs
         self.capabilities = Capabilities(
             observable=False, fixed_shapes=True, slots=True, merging=not freeze, repeatable=not background
@@ -91,7 +93,7 @@ def runner_named(backend: str) -> Runner:
         case "eager":
             return EAGER
         case "compile" | "background":
-            return CompiledRunner(background=backend == "background")
+            return CompiledRunner(background=backend == "background", stored=True)
         case "openvino":
             return OpenVINORunner()
         case _:
