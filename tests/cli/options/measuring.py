@@ -193,6 +193,7 @@ def timing(at: Boundary) -> None:
 
 BENCH_BACKENDS = Command(
     verb=("bench", "backends"),
+    arguments={"model": "emoji"},
     boundary=timing,
     arrives={
         "load.source": "emoji",
