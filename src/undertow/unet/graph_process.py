@@ -82,7 +82,9 @@ def _make(folder: Path) -> None:
     flat = FlatPredict(network, inputs, forms.append)
     examples = tuple(_like(one, "cpu") for one in (*weights_of(network).values(), *tensors_of(inputs)))
     exported = torch.export.export(flat, examples, strict=False)
-    torch._inductor.aoti_compile_and_package(exported, package_path=str(folder / GRAPH))
+    torch._inductor.aoti_compile_and_package(  # pyright: ignore[reportPrivateUsage]  AOTInductor's public name
+        exported, package_path=str(folder / GRAPH)
+    )
     form = with_tensors(forms[-1], (_like(one, "meta") for one in tensors_of(forms[-1])))
     (folder / OUTPUT).write_bytes(pickle.dumps(form))
 

@@ -39,7 +39,8 @@ class StoredGraph:
 
     def __init__(self, file: Path, output: Any):
         # Not `torch._inductor.aoti_load_package`: importing it takes longer than all the rest.
-        self._loader = torch._C._aoti.AOTIModelPackageLoader(str(file), "model", False, 1, -1)
+        loader = torch._C._aoti.AOTIModelPackageLoader  # pyright: ignore[reportPrivateUsage, reportAttributeAccessIssue]
+        self._loader = loader(str(file), "model", False, 1, -1)
         self._output = output
 
     def run(self, tensors: list[Tensor]) -> Any:
@@ -122,10 +123,11 @@ def _graph(network: nn.Module, weights: Mapping[str, Tensor], inputs: Sequence[A
 
 def _name(network: nn.Module, weights: Mapping[str, Tensor], inputs: Sequence[Any]) -> str:
     """Digits that calls of one kind share, in all processes."""
+    kernel: Any = getattr(network, "kernel", None)
     parts = (
         *(type(one).__qualname__ for one in network.modules()),
         getattr(network, "config", None),
-        described_kernel(network.kernel) if callable(getattr(network, "kernel", None)) else None,
+        described_kernel(kernel) if callable(kernel) else None,
         tuple(weights),
         _kind(weights, inputs),
         features(),
