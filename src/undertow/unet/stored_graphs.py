@@ -127,7 +127,7 @@ def _name(network: nn.Module, weights: Mapping[str, Tensor], inputs: Sequence[An
     parts = (
         *(type(one).__qualname__ for one in network.modules()),
         getattr(network, "config", None),
-        described_kernel(kernel) if callable(kernel) else None,
+        None if kernel is None else described_kernel(kernel),
         tuple(weights),
         _kind(weights, inputs),
         features(),
