@@ -22,6 +22,7 @@ from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.engine import decode
 from undertow.engine.debug import Debug
 from undertow.errors import DamagedWeights, InvalidInput, MissingComponent, UnknownCheckpoint
+from undertow.unet import stored_graphs
 
 ONE = {"sampler": "euler", "sigmas": (10.0, 0.0), "guidance_scale": 1.0}
 """A single evaluation."""
@@ -213,6 +214,7 @@ def test_a_compiled_service_runs_all_its_networks_compiled_and_changes_none(monk
         return lambda network, *inputs: computed.append(network) or function(network, *inputs)
 
     monkeypatch.setattr(torch, "compile", compile_nothing)
+    monkeypatch.setattr(stored_graphs, "_graph", lambda *_: None)
     folder = pipeline_folder("sd1")
     service, eager = undertow.load(folder, dtype=F32, backend="compile"), undertow.load(folder, dtype=F32)
     assert type(service.unet) is undertow.UNet

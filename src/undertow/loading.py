@@ -1,6 +1,7 @@
 """The Python facade: models and U-Nets, loaded."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from undertow.checkpoints.read.unet_loading import load_unet_from
 from undertow.doors import checked
 from undertow.embedded import located
 from undertow.service import UNetService
+from undertow.unet.choose_backend import backend_for
 from undertow.unet.compiled import CompiledUNet
 from undertow.unet.config import UNetConfig
 from undertow.unet.runner import Backend, CompiledRunner, OpenVINORunner, runner_named
@@ -38,7 +40,8 @@ def load_unet(
     dtype: `None` keeps the file's, also where the processor only imitates it: see `undertow.processor.computes`.
     backend: "eager", or "compile" for a `CompiledUNet`, by `torch.compile` (the first call of each size takes a minute
     or two, every other is faster), "background" for one that computes eagerly until its graphs are made, or "openvino"
-    for one that OpenVINO computes, on CPUs (the extra of that name), eagerly where adapters act.
+    for one that OpenVINO computes, on CPUs (the extra of that name), eagerly where adapters act. "auto" takes what
+    `undertow bench backends` measured to be the fastest on this machine, and without a measurement "eager".
     attention: the kernel, a name of `attention.catalogue.KERNELS` ("sdpa" is PyTorch's fused one, "math" writes the
     scores out), or what one is chosen for at each call: "speed", "memory", "balanced", or an `AttentionPolicy` with a
     budget. "auto" is "speed": by what `undertow bench attention` measured on this machine, else by rules. Predictions
@@ -47,12 +50,16 @@ def load_unet(
 
         unet = undertow.load_unet("digits-flow", dtype=torch.float32)
     """
-    runner = runner_named(backend)
+    runner = None if backend == "auto" else runner_named(backend)
     require_dtype("dtype", dtype)
     require_device("device", device)
     # Channels-last memory: the layout that convolution libraries compute in, on CPUs and GPUs (benchmarks/unet.py).
     options = LoadOptions(dtype=dtype, device=device, channels_last=True, attention=attention)
     unet = load_unet_from(located(source), options)
+    if runner is None:
+        choice = backend_for(unet.config, unet.dtype, device)
+        logger.info("%s", choice)
+        runner = runner_named(choice.name)
     return CompiledUNet.of(unet, runner.graphs) if isinstance(runner, CompiledRunner | OpenVINORunner) else unet
 
 
@@ -84,6 +91,7 @@ def load(
     dtype: `None` keeps the file's, but float16 becomes float32 on a CPU, as bfloat16 does, even if asked for, on a
     processor without instructions for it: the report says so. vae_dtype: `None` chooses one that does not overflow.
     validate_weights: refuse weights that are not numbers also where nothing reads them, or only some clip skip does.
+    backend: as in `load_unet`, also of ControlNets and of the refiner; the report says what "auto" chose, and why.
     refiner: a second model, loaded alike, that draws the last steps (SDXL's refiner). adapter_capacity: slots for LoRA,
     so that requests with different ones share batches; without them LoRA are merged into the weights while they are
     drawn with. attention: as in `load_unet`, also of ControlNets. prediction, zero_terminal_snr, config: override what
@@ -95,7 +103,7 @@ def load(
 
         service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
     """
-    runner = runner_named(backend)
+    runner = None if backend == "auto" else runner_named(backend)
     require_device("device", device)
     options = {"dtype": dtype, "vae_dtype": vae_dtype, "device": device, "attention": attention}
     options |= {"validate_weights": validate_weights}
@@ -113,6 +121,10 @@ def load(
         lazy=lazy,
         allow_pickle=allow_pickle,
     )
+    if runner is None:
+        choice = backend_for(model.require_unet().config, model.require_unet().dtype, device)
+        model = replace(model, report=replace(model.report, notes=(*model.report.notes, str(choice))))
+        runner = runner_named(choice.name)
     other = None if refiner is None else _load(refiner, lazy=lazy, **options)
     for part in (model, other):
         if part is not None:

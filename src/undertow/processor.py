@@ -11,8 +11,10 @@ for an older one, here as well.
 The processor is asked once, when somebody first needs to know.
 """
 
+import hashlib
 import os
 import platform
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -24,6 +26,8 @@ WITHOUT_TILES = ("AVX512_CORE_BF16", "AVX512_CORE_FP16")
 """Values of oneDNN's variable that keep it from AMX, and not from bfloat16."""
 
 Answer = TypeVar("Answer", bool, int)
+
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def _constant_in_graphs(question: Callable[[], Answer]) -> Callable[[], Answer]:
@@ -57,6 +61,16 @@ def threads() -> int:
     return torch.get_num_threads()
 
 
+def features() -> str:
+    """The instructions that there are and those of them that PyTorch uses, as eight digits: what was measured or
+    compiled for others says nothing here."""
+    info = CPUINFO.read_text(encoding="utf-8") if CPUINFO.is_file() else ""
+    flags = re.search(r"^(?:flags|Features)\s*: (.+)$", info, re.MULTILINE)
+    there = " ".join(sorted(flags[1].split())) if flags else platform.processor()
+    used = f"{torch.backends.cpu.get_cpu_capability()} {os.environ.get('ONEDNN_MAX_CPU_ISA', '')}"
+    return hashlib.sha256(f"{platform.machine()} {there} {used}".encode()).hexdigest()[:8]
+
+
 @cache
 def _once(question: Callable[[], bool]) -> bool:
     return question()
@@ -77,8 +91,7 @@ def _has_amx() -> bool:
 
 def _onednn_is_faster() -> bool:
     """On AMD processors, where PyTorch has both libraries."""
-    info = Path("/proc/cpuinfo")
-    processor = info.read_text(encoding="utf-8") if info.is_file() else platform.processor()
+    processor = CPUINFO.read_text(encoding="utf-8") if CPUINFO.is_file() else platform.processor()
     both = torch.backends.mkldnn.is_available() and torch.backends.mkl.is_available()
     return both and "AuthenticAMD" in processor
 

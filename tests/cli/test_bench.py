@@ -1,4 +1,4 @@
-"""`undertow bench attention`, and what `undertow inspect --attention` then says."""
+"""`undertow bench`, and what is then chosen: of kernels as `undertow inspect --attention` says, and of backends."""
 
 import json
 
@@ -6,6 +6,8 @@ import pytest
 
 from undertow.attention.measurement import stored_measurements
 from undertow.cli import main
+from undertow.unet import measure_backends
+from undertow.unet.backend_measurements import stored_backends
 
 
 @pytest.fixture
@@ -49,6 +51,31 @@ def test_nothing_is_kept_on_request(cache, capsys):
     assert not list(cache.iterdir())
 
 
+def test_backends_are_timed_with_the_model_and_one_is_chosen(cache, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(measure_backends, "is_installed", lambda _: False)
+    command = ["bench", "backends", "emoji", "--repeats", "1", "--rows", "1"]
+    assert main([*command, "--no-keep"]) == 0
+    assert not list(cache.iterdir())
+    assert "kept" not in capsys.readouterr().out
+    assert main(command) == 0
+    shown = capsys.readouterr().out
+    assert "emoji, 1 row of 16x16 cells in float32" in shown
+    assert "not measured: openvino, because it is not installed: pip install 'undertow[openvino]'" in shown
+    assert "--backend auto takes backend eager: no other is faster by 5%: eager 0." in shown
+    (file,) = (cache / "backends").iterdir()
+    assert f"kept: {file}" in shown
+    (one,) = stored_backends("cpu").forwards
+    assert one.timings.keys() == {"eager"}
+
+    draw = ["generate", "a plum", "--backend", "auto", "--steps", "1", "--out", str(tmp_path / "a.png")]
+    assert main(draw) == 0
+    assert "backend eager: no other is faster by 5%: eager 0." in capsys.readouterr().err
+    file.unlink()
+    assert main([*draw, "--overwrite"]) == 0
+    assert "undertow bench backends MODEL does it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bench", ["attention", "backends"])
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -59,8 +86,8 @@ def test_nothing_is_kept_on_request(cache, capsys):
         (["--device", "banana"], "--device"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_one_sentence(arguments, words, cache, capsys):
-    assert main(["bench", "attention", *arguments]) == 2
+def test_what_cannot_be_measured_is_refused_in_one_sentence(arguments, words, bench, cache, capsys):
+    assert main(["bench", bench, *arguments]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1

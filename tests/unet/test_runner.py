@@ -129,14 +129,17 @@ def test_rows_have_all_their_entries_where_shapes_are_fixed(fixed_shapes, entrie
 
 
 @torch.no_grad()
-def test_weights_that_cannot_change_are_not_merged_into(unet):
-    manager = AdapterManager(unet, None)
+def test_merged_weights_are_run_eagerly_where_a_runner_has_a_copy_of_the_others(unet):
+    manager, fixed, other = AdapterManager(unet, None), Recorder(merging=False), Recorder()
     active = ScaledUpdates(layers=updates(unet), gain=1.0)
     rows = [row(unet, 0, adapters=RowAdapters(inputs=(LoraInput(scaled=active, residency="merged"),)))]
-    with pytest.raises(InvalidInput, match="adapters is merged, expected adapters in slots"):
-        forward(rows, manager, runner=Recorder(merging=False))
-    assert manager.kind(LoraKind).merged.present == ()
-    assert len(forward([row(unet, 0)], runner=Recorder(merging=False))) == 1
+    (merged,), (expected,) = forward(rows, manager, runner=fixed), forward(rows, manager, runner=other)
+    assert torch.equal(merged.prediction, expected.prediction)
+    assert manager.kind(LoraKind).merged.present != ()
+    assert (len(fixed.runs), len(other.runs)) == (0, 1)
+    (plain,) = forward([row(unet, 0)], manager, runner=fixed)
+    assert len(fixed.runs) == 1
+    assert not torch.equal(plain.prediction, merged.prediction)
 
 
 def test_slots_need_a_runner_that_has_them():

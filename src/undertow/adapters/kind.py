@@ -213,6 +213,10 @@ class AdapterKind(ABC, Generic[Loaded, Resolved, Input]):
         """Whether rows with these inputs and equal keys can share a forward."""
         return True
 
+    def changes_weights(self, inputs: Sequence[Sequence[Input]]) -> bool:
+        """Whether rows with these inputs are computed with other weights than the model's own."""
+        return False
+
     def prepare(self, inputs: Sequence[Sequence[Input]]) -> None:
         """Writes the weights that these rows need, before a forward."""
 

@@ -248,6 +248,14 @@ class AdapterManager:
             ports = kind.ports(rows, _inputs(kind, _adapters(rows)), ports, runner, at_once)
         return ports
 
+    def runner_for(self, rows: Sequence[BatchRow], runner: Runner) -> Runner:
+        """What runs rows with equal keys: `runner`, or eagerly where LoRA are merged into weights of which it has a
+        copy, as OpenVINO and frozen graphs do."""
+        if runner.capabilities.merging or not self.act_in(rows):
+            return runner
+        changed = any(kind.changes_weights(_inputs(kind, _adapters(rows))) for kind in self.kinds)
+        return EAGER if changed else runner
+
     def unmerge(self) -> None:
         """Restores the U-Net's own weights, bit for bit."""
         if self._kinds is not None:

@@ -76,12 +76,12 @@ class Machine:
         threads = torch.get_num_threads() if place.type == "cpu" else 0
         return cls(device=place.type, name=name, torch_version=torch.__version__, threads=threads)
 
-    @property
-    def file(self) -> Path:
+    def file(self, folder: str = "attention") -> Path:
+        """Where what was measured of it lies. folder: of the cache."""
         words = f"{self.device} {self.name} torch {self.torch_version}" + (
             f" {self.threads} threads" if self.threads else ""
         )
-        return cache_folder() / "attention" / f"{re.sub(r'[^a-z0-9.+]+', '-', words.lower())}.json"
+        return cache_folder() / folder / f"{re.sub(r'[^a-z0-9.+]+', '-', words.lower())}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ def stored_measurements(device: torch.device | str | None) -> Measurements | Non
     if place.type not in ("cpu", "cuda"):
         return None
     machine = Machine.here(place)
-    content = read_cached(machine.file)
+    content = read_cached(machine.file())
     if content.get("format") != FORMAT or content.get("machine") != asdict(machine):
         return None
     try:
@@ -137,8 +137,8 @@ def store(measurements: Measurements) -> Path:
         "machine": asdict(measurements.machine),
         "calls": [asdict(one) for one in measurements.calls],
     }
-    write_cached(content, measurements.machine.file)
-    return measurements.machine.file
+    write_cached(content, measurements.machine.file())
+    return measurements.machine.file()
 
 
 def _call_from_json(json: Mapping[str, Any]) -> MeasuredCall:

@@ -64,7 +64,7 @@ def attention(
 
     place = find_device(device)
     config, factor = architecture(model)
-    height, width = _cells(config, pixels, factor)
+    height, width = cells_of(config, factor, pixels)
     calls = attention_calls(config, height, width, rows=rows, tokens=tokens, dtype=TYPES[precision])
     if not calls:
         raise InvalidInput("model", repr(model), "a model with attention")
@@ -102,7 +102,7 @@ def architecture(model: str) -> "tuple[UNetConfig, int]":
     return config, PIXELS if config.model_type == "pixels" else LATENT_FACTOR
 
 
-def _cells(config: "UNetConfig", pixels: tuple[int, int] | None, factor: int) -> tuple[int, int]:
+def cells_of(config: "UNetConfig", factor: int, pixels: tuple[int, int] | None) -> tuple[int, int]:
     """Height and width of the U-Net's input. Errors: `InvalidInput`."""
     if pixels is None:
         return config.sample_size, config.sample_size

@@ -13,7 +13,6 @@ from undertow.cli.diff_options import (
     AsJson,
     AttentionA,
     AttentionB,
-    Backend,
     BackendA,
     BackendB,
     BundleFolder,
@@ -41,7 +40,7 @@ from undertow.cli.diff_options import (
 )
 from undertow.cli.diff_sides import Side, models_of
 from undertow.cli.figures import require_figure
-from undertow.cli.model_loading import LoadingOptions
+from undertow.cli.model_loading import Backend, LoadingOptions
 from undertow.cli.option_values import parse_loras
 from undertow.cli.seeds import parse_seed
 from undertow.cli.sizes import parse_size
@@ -106,8 +105,8 @@ def diff(
         seed=parse_seed(seed),
         **settings,
     )
-    how_a = LoadingOptions(precision=precision_a, attention=attention_a, device=device_a)
-    how_b = LoadingOptions(precision=precision_b, attention=attention_b, device=device_b)
+    how_a = LoadingOptions(precision=precision_a, attention=attention_a, device=device_a, backend=backend_a)
+    how_b = LoadingOptions(precision=precision_b, attention=attention_b, device=device_b, backend=backend_b)
     if replay is not None:
         _replay(replay, a, b, as_json=as_json)
         return
@@ -118,8 +117,8 @@ def diff(
 
         require_tolerance(tolerance, "--tolerance")
     sides = (
-        Side(source=a, loading=how_a, backend=backend_a, adapters=parse_loras(loras_a, {})),
-        Side(source=b or a, loading=how_b, backend=backend_b, adapters=parse_loras(loras_b, {}), against=against),
+        Side(source=a, loading=how_a, adapters=parse_loras(loras_a, {})),
+        Side(source=b or a, loading=how_b, adapters=parse_loras(loras_b, {}), against=against),
     )
     for side in sides:
         side.require()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from undertow.cli.model_loading import Precision
+from undertow.cli.model_loading import Backend, Precision
 from undertow.cli.model_option import complete_model, find_model
 
 of_a = partial(typer.Option, rich_help_panel="How A computes")
@@ -17,12 +17,6 @@ Panel = Callable[..., Any]
 """Makes an option, among those of one of the two."""
 
 found_in = partial(typer.Option, rich_help_panel="What is said")
-
-
-class Backend(StrEnum):
-    eager = "eager"
-    compile = "compile"
-    openvino = "openvino"
 
 
 class Against(StrEnum):

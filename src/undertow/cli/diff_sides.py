@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from undertow.cli.diff_options import Against, Backend
-from undertow.cli.model_loading import LoadingOptions, Precision
+from undertow.cli.diff_options import Against
+from undertow.cli.model_loading import Backend, LoadingOptions, Precision
 from undertow.cli.named_files import model_place, require_adapters, require_model
 from undertow.errors import InvalidInput
 
@@ -22,7 +22,6 @@ class Side:
 
     source: str
     loading: LoadingOptions
-    backend: Backend
     adapters: "tuple[Adapter, ...]"
     against: Against | None = None
 
@@ -34,7 +33,7 @@ class Side:
         words = [
             loading.precision,
             loading.attention,
-            None if self.backend is Backend.eager else self.backend,
+            None if loading.backend is Backend.eager else loading.backend,
             loading.device,
         ]
         said = [str(word) for word in words if word is not None] + [one.title for one in self.adapters]
@@ -43,7 +42,7 @@ class Side:
     def require(self) -> None:
         """Errors: `InvalidInput` for files that are not there, and for what another library's U-Net does not take."""
         if self.against is not None and (
-            self.adapters or self.backend != Backend.eager or self.loading.attention or self.loading.device
+            self.adapters or self.loading.backend != Backend.eager or self.loading.attention or self.loading.device
         ):
             expected = "none of --lora-b, --backend-b, --attention-b and --device-b beside it"
             raise InvalidInput("--against", self.against, expected)
@@ -56,7 +55,7 @@ class Side:
 
     def load_service(self) -> "UNetService":
         """The side as undertow runs it."""
-        return self.loading.load(self.source, self.backend.value)
+        return self.loading.load(self.source)
 
     def _load_tree(self) -> "DiffusersTree":
         from undertow.cli.model_loading import dtype_of
@@ -72,7 +71,7 @@ class Side:
             "precision": self.loading.precision,
             "attention": self.loading.attention,
             "device": self.loading.device,
-            "backend": self.backend,
+            "backend": self.loading.backend,
             "adapters": [f"{one.source}@{','.join(f'{scale:g}' for scale in one.scales)}" for one in self.adapters],
             "computes": computes(loaded),
         }

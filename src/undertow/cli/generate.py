@@ -12,6 +12,7 @@ from undertow.cli.generate_options import (
     AdapterSlots,
     AllowPickle,
     AttentionFor,
+    BackendOf,
     Budget,
     Device,
     FlashAttention,
@@ -40,7 +41,7 @@ from undertow.cli.generate_options import (
     WildcardSeed,
 )
 from undertow.cli.many import draw, tasks_of, wildcards_of
-from undertow.cli.model_loading import LoadingOptions
+from undertow.cli.model_loading import Backend, LoadingOptions
 from undertow.cli.named_files import require_files, require_own_place
 from undertow.cli.notes import Notes
 from undertow.cli.repeated import note_another_model
@@ -84,6 +85,7 @@ def generate(
     device: Device = None,
     flash_attention: FlashAttention = None,
     attention: AttentionFor = None,
+    backend: BackendOf = Backend.eager,
     low_vram: LowVram = False,
     budget: Budget = None,
     vae_clamp: VaeClamp = False,
@@ -109,6 +111,7 @@ def generate(
         flash_attention=flash_attention,
         lazy=low_vram or budget is not None,
         attention=attention,
+        backend=backend,
     )
     choices = wildcards_of(wildcards, wildcard_seed)
     typed = options if prompt is None else {**options, "prompt": prompt}

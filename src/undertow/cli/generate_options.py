@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from undertow.cli.config import config_file, preset_settings
-from undertow.cli.model_loading import Precision
+from undertow.cli.model_loading import Backend, Precision
 from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model, find_model
 from undertow.cli.request_options import request_of
 from undertow.cli.usage import expectation
@@ -157,6 +157,14 @@ AttentionFor = Annotated[
     of_machine(
         help="What attention kernels are chosen for: speed, memory or balanced; or a kernel by its name.",
         show_default="speed",
+    ),
+]
+BackendOf = Annotated[
+    Backend,
+    of_machine(
+        "--backend",
+        help="What computes the U-Net: eager; compile, whose first call waits for its graph; background, which does "
+        "not; openvino; or auto, by what `undertow bench backends` measured.",
     ),
 ]
 LowVram = Annotated[

@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 
     from undertow.adapters.lora.bank import AdapterCapacity
     from undertow.service import UNetService
-    from undertow.unet.runner import Backend
+
+
+class Backend(StrEnum):
+    """As `unet.runner.Backend`, which imports torch."""
+
+    auto = "auto"
+    eager = "eager"
+    compile = "compile"
+    background = "background"
+    openvino = "openvino"
 
 
 class Precision(StrEnum):
@@ -38,6 +47,7 @@ class LoadingOptions:
     flash_attention: bool | None = None
     lazy: bool = False
     attention: str | None = None
+    backend: Backend = Backend.eager
 
     def __post_init__(self) -> None:
         """Errors: `InvalidInput`, before torch is imported."""
@@ -52,7 +62,7 @@ class LoadingOptions:
             raise InvalidInput("--attention", repr(self.attention), f"nothing beside {flag}, which names a kernel too")
         as_policy(self.attention, "--attention")
 
-    def load(self, source: str, backend: "Backend" = "eager") -> "UNetService":
+    def load(self, source: str) -> "UNetService":
         """Imports torch. Errors: `InvalidInput` for a device that is not there, and those of `undertow.load`."""
         from undertow.loading import load
 
@@ -61,7 +71,7 @@ class LoadingOptions:
             dtype=dtype_of(self.precision, source),
             vae_dtype=dtype_of(self.vae_precision),
             device=find_device(self.device),
-            backend=backend,
+            backend=self.backend.value,
             prediction=self.prediction,
             validate_weights=self.validate_weights,
             allow_pickle=self.allow_pickle,

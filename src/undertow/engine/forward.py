@@ -26,8 +26,8 @@ def forward(
 
     manager: of the adapters that act in the rows; `None` where none can. padded_to: compute at least this many rows, by
     repeating the first: results are bit-equal for equal counts, whatever the other rows are. runner: of all these
-    networks. given: what is in the ports already: the parts in which layers compute. kept: of the texts, read and
-    filled where no row has LoRA in slots.
+    networks, where it can be. given: what is in the ports already: the parts in which layers compute. kept: of the
+    texts, read and filled where no row has LoRA in slots.
     """
     count = len(rows) if padded_to is None else max(len(rows), padded_to)
     padded = [*rows, *[rows[0].padding] * (count - len(rows))] if count > len(rows) else list(rows)
@@ -37,6 +37,7 @@ def forward(
         torch.cat([row.timestep for row in padded]),
         concatenate([row.conditioning for row in padded]),
     )
+    runner = runner if manager is None else manager.runner_for(padded, runner)
     ports = _ports(padded, manager, count if padded_to is not None else None, runner, given)
     if kept is not None and (ports is None or ports.weights is None):
         ports = replace(Ports() if ports is None else ports, text=kept.of(padded))

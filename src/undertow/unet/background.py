@@ -1,25 +1,18 @@
 """Graphs that are made in the background, while operations are run one by one: nobody waits for the compiler."""
 
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from threading import Condition, Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from undertow.unet.compiled import Graphs
-
-if TYPE_CHECKING:  # torch imports its compiler, which takes seconds, when it is first used
-    import torch._dynamo.config
-    import torch._dynamo.exc
+from undertow.unet.compiled import Graphs, MakesGraphs, NoGraph
+from undertow.unet.tensor_trees import Kind, kind_of, tensors_of, with_tensors
 
 logger = logging.getLogger(__name__)
-
-Kind = Hashable
-"""Of a call: equal for those that one graph computes."""
 
 
 class BackgroundGraphs:
@@ -31,7 +24,7 @@ class BackgroundGraphs:
     before comes from inductor's cache on disk, within seconds.
     """
 
-    def __init__(self, graphs: Graphs | None = None):
+    def __init__(self, graphs: MakesGraphs | None = None):
         self._graphs = Graphs() if graphs is None else graphs
         self._wanted: SimpleQueue[tuple[Kind, Callable[[], None]]] = SimpleQueue()
         self._made: dict[Kind, bool | None] = {}
@@ -39,18 +32,21 @@ class BackgroundGraphs:
         self._changed = Condition()
         self._thread: Thread | None = None
 
+    def __reduce__(self) -> tuple[type["BackgroundGraphs"], tuple[MakesGraphs]]:
+        """A copy of a network that computes in them asks for its own."""
+        return BackgroundGraphs, (self._graphs,)
+
     def predict(self, network: nn.Module, *inputs: Any) -> Any:
         """`network.predict(*inputs)`."""
-        kind = (id(network), torch.is_grad_enabled(), torch.is_inference_mode_enabled(), _kind(inputs))
+        kind = (id(network), torch.is_grad_enabled(), torch.is_inference_mode_enabled(), kind_of(inputs))
         with self._changed:
             if kind not in self._made:
                 self._ask(kind, network, inputs)
             made = self._made[kind]
         if made:
             try:
-                with torch._dynamo.config.patch(error_on_recompile=True):
-                    return self._graphs.predict(network, *inputs)
-            except torch._dynamo.exc.RecompileError as error:  # something about the call that has no part in its kind
+                return self._graphs.predict_made(network, *inputs)
+            except NoGraph as error:  # something about the call that has no part in its kind
                 self._settle(kind, error)
         return network.predict(*inputs)  # pyright: ignore[reportCallIssue]  networks have one
 
@@ -66,7 +62,8 @@ class BackgroundGraphs:
 
     def _ask(self, kind: Kind, network: nn.Module, inputs: Sequence[Any]) -> None:
         """Asks the thread for a graph. What it is made with are copies: the caller goes on to change its own."""
-        modes, copies = (torch.is_grad_enabled(), torch.is_inference_mode_enabled()), _copied(tuple(inputs))
+        modes = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        copies = with_tensors(inputs, (one.clone() for one in tensors_of(inputs)))
         threads = torch.get_num_threads()
 
         def make() -> None:
@@ -99,29 +96,3 @@ class BackgroundGraphs:
         with self._changed:
             self._made[kind] = error is None
             self._changed.notify_all()
-
-
-def _kind(value: Any) -> Kind:
-    """Everything about the inputs of a network but the numbers in its tensors."""
-    if isinstance(value, Tensor):
-        return tuple(value.shape), value.stride(), value.dtype, value.device
-    if is_dataclass(value) and not isinstance(value, type):
-        return type(value), *(_kind(getattr(value, field.name)) for field in fields(value))
-    if isinstance(value, Mapping):
-        return tuple((name, _kind(one)) for name, one in value.items())
-    if isinstance(value, tuple | list):
-        return tuple(_kind(one) for one in value)
-    return value
-
-
-def _copied(value: Any) -> Any:
-    """The same with tensors of its own."""
-    if isinstance(value, Tensor):
-        return value.clone()
-    if is_dataclass(value) and not isinstance(value, type):
-        return replace(value, **{field.name: _copied(getattr(value, field.name)) for field in fields(value)})
-    if isinstance(value, Mapping):
-        return {name: _copied(one) for name, one in value.items()}
-    if isinstance(value, tuple | list):
-        return type(value)(_copied(one) for one in value)
-    return value

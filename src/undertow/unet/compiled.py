@@ -1,6 +1,7 @@
 """`torch.compile` for networks: one graph without breaks, and no recompilation when only values change."""
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from undertow.unet.unet import UNet, UNetOutput
 
 if TYPE_CHECKING:  # torch imports its compiler, which takes seconds, when it is first used
     import torch._dynamo
+    import torch._dynamo.exc
     import torch._inductor.config
 
 GRAPHS = 256
@@ -36,7 +38,11 @@ class Graphs:
 
     def __init__(self, *, freeze: bool = False):
         self.freeze = freeze
-        self._compiled = torch.compile(_predict_frozen if freeze else _predict, fullgraph=True, dynamic=False)
+
+    @cached_property
+    def _compiled(self) -> Callable[..., Any]:
+        """Made at the first call, because it imports the compiler."""
+        return torch.compile(_predict_frozen if self.freeze else _predict, fullgraph=True, dynamic=False)
 
     def predict(self, network: nn.Module, *inputs: Any) -> Any:
         """`network.predict(*inputs)`. Errors: `InvalidInput` when freezing while gradients are enabled."""
@@ -47,13 +53,33 @@ class Graphs:
                 raise InvalidInput("gradients", "enabled", "none: frozen weights have no gradients", "torch.no_grad()")
             # An option of the backend would come too late: Dynamo reads the switch when it traces.
             with torch._inductor.config.patch(freezing=True):
-                return self._compiled(_Predictor(network), _slots(network), *inputs)
+                return self._compiled(Predictor(network), _slots(network), *inputs)
+
+    def predict_made(self, network: nn.Module, *inputs: Any) -> Any:
+        """The same, where nothing has to be compiled for it. Errors: `NoGraph`."""
+        try:
+            with torch._dynamo.config.patch(error_on_recompile=True):
+                return self.predict(network, *inputs)
+        except torch._dynamo.exc.RecompileError as error:
+            raise NoGraph(str(error)) from error
+
+
+class NoGraph(Exception):
+    """There is none for a call."""
 
 
 class Predicts(Protocol):
-    """Computes `predict` of networks: `Graphs`, or those that are made in the background."""
+    """Computes `predict` of networks: `Graphs`, those that are stored or made in the background, or another library."""
 
     def predict(self, network: nn.Module, *inputs: Any) -> Any: ...
+
+
+class MakesGraphs(Predicts, Protocol):
+    """Makes graphs for `predict` as they are needed."""
+
+    def predict_made(self, network: nn.Module, *inputs: Any) -> Any:
+        """`predict` in a graph that there is. Errors: `NoGraph`."""
+        ...
 
 
 class CompiledUNet(UNet):
@@ -86,7 +112,7 @@ class CompiledUNet(UNet):
         return super().forward(latents, timesteps, conditioning, ports, observed, compute)
 
 
-class _Predictor(nn.Module):
+class Predictor(nn.Module):
     """A module whose `forward` is the network's `predict`, for `functional_call`."""
 
     def __init__(self, network: nn.Module):

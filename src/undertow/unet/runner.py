@@ -9,9 +9,11 @@ from undertow.errors import InvalidInput
 from undertow.unet.background import BackgroundGraphs
 from undertow.unet.compiled import Graphs
 from undertow.unet.openvino import OpenVINONetworks
+from undertow.unet.stored_graphs import StoredGraphs
 
-Backend = Literal["eager", "compile", "background", "openvino"]
-"""Names of runners. "background" compiles as "compile" does, and computes eagerly meanwhile."""
+Backend = Literal["auto", "eager", "compile", "background", "openvino"]
+"""Names of runners. "background" compiles as "compile" does, and computes eagerly meanwhile. "auto" stands for the one
+that `choose_backend` names, when a network is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,8 +22,8 @@ class Capabilities:
 
     observable: hooks on the layers inside a network are called. fixed_shapes: every combination of shapes costs a
     compilation, so callers pad unused entries instead of leaving them out. slots: LoRA in slots take effect and can be
-    swapped. merging: weights may change between two runs, so LoRA can be merged into them. repeatable: the same inputs
-    give the same bits at every call.
+    swapped. merging: weights may change between two runs; where they may not, callers run networks into which LoRA are
+    merged eagerly. repeatable: the same inputs give the same bits at every call.
     """
 
     observable: bool
@@ -55,10 +57,11 @@ class EagerRunner:
 
 class CompiledRunner:
     """Runs graphs made by `torch.compile`; `Graphs` says what has a graph of its own, and what `freeze` does.
-    background: run eagerly until the graph is made, see `BackgroundGraphs`."""
+    background: run eagerly until the graph is made, see `BackgroundGraphs`. stored: graphs stay on disk, see
+    `StoredGraphs`; frozen ones do not, because they hold the weights."""
 
-    def __init__(self, *, freeze: bool = False, background: bool = False):
-        graphs = Graphs(freeze=freeze)
+    def __init__(self, *, freeze: bool = False, background: bool = False, stored: bool = False):
+        graphs = StoredGraphs() if stored and not freeze else Graphs(freeze=freeze)
         self.graphs = BackgroundGraphs(graphs) if background else graphs
         self.capabilities = Capabilities(
             observable=False, fixed_shapes=True, slots=True, merging=not freeze, repeatable=not background
@@ -90,7 +93,7 @@ def runner_named(backend: str) -> Runner:
         case "eager":
             return EAGER
         case "compile" | "background":
-            return CompiledRunner(background=backend == "background")
+            return CompiledRunner(background=backend == "background", stored=True)
         case "openvino":
             return OpenVINORunner()
         case _:

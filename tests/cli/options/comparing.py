@@ -89,6 +89,7 @@ DIFF = Command(
         case("--attention-b", "sdpa", b__options={"attention": "sdpa"}, compare__names=("one", "other (sdpa)")),
         case("--backend-a", "compile", a__options={"backend": "compile"}, compare__names=("one (compile)", "other")),
         case("--backend-b", "openvino", b__options={"backend": "openvino"}, compare__names=("one", "other (openvino)")),
+        case("--backend-b", "auto", b__options={"backend": "auto"}, compare__names=("one", "other (auto)")),
         case("--backend-b", "compile", b__options={"backend": "compile"}, compare__names=("one", "other (compile)")),
         case("--device-a", "cuda:1", a__options={"device": "cuda:1"}, compare__names=("one (cuda:1)", "other")),
         case("--device-b", "mps", b__options={"device": "mps"}, compare__names=("one", "other (mps)")),

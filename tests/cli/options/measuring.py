@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from PIL import Image
 
 from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Command, case
@@ -11,6 +12,8 @@ from undertow import Adapter
 from undertow.adapters.stacking.decisions import Decisions
 from undertow.engine.request import GenerationRequest
 from undertow.inspection.impact import Impact, Overhead
+from undertow.unet.backend_measurements import BackendTiming, Forward, MeasuredForward
+from undertow.unet.config import UNetConfig
 
 FILES = ("a.safetensors@0.5", "b.safetensors=photo.png")
 A, B = Adapter("a.safetensors", scale=0.5), Adapter("b.safetensors", image=("photo.png",))
@@ -170,4 +173,49 @@ BENCH_ATTENTION = Command(
         case("--no-keep", "--keep", "--rows", "4", attention_calls__rows=4),
     ),
 )
-COMMANDS = (EXPLAIN, IMPACT, BENCH_ATTENTION)
+
+
+def timing(at: Boundary) -> None:
+    def load_unet(source: str, **options: Any) -> Any:
+        at.arrived |= {"load.source": source, **{f"load.{name}": value for name, value in options.items()}}
+        return SimpleNamespace(config=UNetConfig.cifar10(), dtype=torch.bfloat16)
+
+    def measure(unet: Any, forward: Forward, backends: Any, *, repeats: int) -> MeasuredForward:
+        at.arrived |= {"forward": (forward.rows, forward.height, forward.width, forward.tokens, forward.dtype)}
+        at.arrived |= {"backends": backends, "repeats": repeats}
+        eager = BackendTiming(seconds=1.0, first_seconds=1.0, error=0.0)
+        return MeasuredForward(forward=forward, timings={"eager": eager}, refused={}, date="2026-11-29")
+
+    at.patch.setattr("undertow.loading.load_unet", load_unet)
+    at.patch.setattr("undertow.unet.measure_backends.measure_backends", measure)
+    at.patch.setattr("undertow.unet.backend_measurements.store_backends", lambda _: at.arrived.update(kept=True))
+
+
+BENCH_BACKENDS = Command(
+    verb=("bench", "backends"),
+    arguments={"model": "emoji"},
+    boundary=timing,
+    arrives={
+        "load.source": "emoji",
+        "load.dtype": torch.float32,
+        "load.device": "cpu",
+        "forward": (2, 16, 16, 77, "bfloat16"),
+        "backends": ("eager", "openvino"),
+        "repeats": 5,
+        "kept": True,
+        "files": [],
+    },
+    cases=(
+        case("--size", "96x64", forward=(2, 16, 24, 77, "bfloat16")),
+        case("--size", "66x64", refused="multiples of 4"),
+        case("--precision", "bf16", load__dtype=torch.bfloat16),
+        case("--rows", "4", forward=(4, 16, 16, 77, "bfloat16")),
+        case("--tokens", "154", forward=(2, 16, 16, 154, "bfloat16")),
+        case("--repeats", "9", repeats=9),
+        case("--device", "meta", load__device="meta"),
+        case("--compile", backends=("eager", "openvino", "compile")),
+        case("--no-keep", kept=ABSENT),
+        case("--no-keep", "--keep", "--rows", "4", forward=(4, 16, 16, 77, "bfloat16")),
+    ),
+)
+COMMANDS = (EXPLAIN, IMPACT, BENCH_ATTENTION, BENCH_BACKENDS)

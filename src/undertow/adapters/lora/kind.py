@@ -177,8 +177,6 @@ class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
         runner: Runner,
         at_once: int | None,
     ) -> Ports:
-        if not runner.capabilities.merging and _living(inputs[0], "merged"):
-            raise InvalidInput("adapters", "merged", "adapters in slots: this runner's weights cannot change")
         fixed = runner.capabilities.fixed_shapes
         return replace(ports, weights=self.weight_rows(inputs, fixed_shapes=fixed, apart=at_once is not None))
 
@@ -192,6 +190,9 @@ class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
             return None
         banked = [_living(row, "banked") for row in inputs]
         return self.bank.assign_slots(banked, fixed_shapes=fixed_shapes, apart=apart)
+
+    def changes_weights(self, inputs: Sequence[Sequence[LoraInput]]) -> bool:
+        return bool(_living(inputs[0], "merged"))
 
     def prepare(self, inputs: Sequence[Sequence[LoraInput]]) -> None:
         self.weight_rows(inputs)
