@@ -75,11 +75,12 @@ $(CHROMIUM):
 test: $(INSTALLED) | $(FONT) $(CHROMIUM)  ## Run the tests, and those that the processor matters to as on an older one
 	$(PYTEST) -m "not slow" --numprocesses $(WORKERS) --dist worksteal
 	@# torch.compile cannot trace jaxtyping's checks, so these run without the options of pyproject.toml.
-	$(PYTEST) --numprocesses $(WORKERS) --dist worksteal --override-ini addopts= --import-mode=importlib tests/compile
+	$(PYTEST) --numprocesses $(WORKERS) --dist worksteal --override-ini addopts= --import-mode=importlib -m "not slow" tests/compile
 	$(AVX2) $(PYTEST) --numprocesses $(WORKERS) --dist worksteal $(ON_AVX2)
 
 test-slow: $(INSTALLED) | $(FONT) $(CHROMIUM)  ## Run what `make test` leaves out since it takes many seconds
 	$(PYTEST) -m slow --numprocesses $(WORKERS) --dist worksteal
+	$(PYTEST) --override-ini addopts= --import-mode=importlib -m slow tests/compile
 
 test-page: $(INSTALLED) | $(CHROMIUM)  ## Do in headless Chromium all that people do with the studio
 	$(PYTEST) tests/page
