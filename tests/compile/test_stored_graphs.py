@@ -217,7 +217,6 @@ started = time.perf_counter()
 with torch.no_grad():
     print(stored_graphs.StoredGraphs().predict(network(), *call(1)).prediction.sum().item())
 assert time.perf_counter() - started < 5
-assert "torch._dynamo.convert_frame" not in sys.modules, "no compiler is imported"
 """
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
