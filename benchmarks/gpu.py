@@ -47,7 +47,7 @@ from undertow.training.data import Digits
 from undertow.training.log import StepRecord
 from undertow.training.pixel_models import train_pixel_model
 from undertow.training.presets import preset
-from undertow.unet.compiled import CompiledUNet
+from undertow.unet.compiled import CompiledUNet, CompileMode, Graphs
 from undertow.unet.config import Middle
 from undertow.unet.presets import PRESETS
 
@@ -196,9 +196,12 @@ def speed(device: torch.device) -> None:
                 _compare(f"{name} | eager | {dtype} | {rows}", ours_by(ours, inputs), peers, device)
             if dtype is torch.float16:
                 inputs = random_inputs(config, COMPILED_ROWS, cells, device).to(dtype)
-                peers = {"compiled": theirs_by(torch.compile(last, fullgraph=True), inputs)}
-                mine = ours_by(CompiledUNet.of(ours), inputs)
-                _compare(f"{name} | compile | {dtype} | {COMPILED_ROWS}", mine, peers, device)
+                modes: tuple[CompileMode | None, ...] = (None, "max-autotune") if name == "sd15" else (None,)
+                for mode in modes:
+                    peers = {"compiled": theirs_by(torch.compile(last, fullgraph=True, mode=mode), inputs)}
+                    mine = ours_by(CompiledUNet.of(ours, Graphs(mode=mode)), inputs)
+                    title = "compile" if mode is None else f"compile, {mode}"
+                    _compare(f"{name} | {title} | {dtype} | {COMPILED_ROWS}", mine, peers, device)
 
 
 def _compare(

@@ -1,5 +1,7 @@
 """What compiling asks PyTorch for; tests/compile shows what comes of it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -44,10 +46,41 @@ def test_a_network_is_one_graph_of_fixed_sizes_with_room_for_many_more(asked, fr
     unet = build(MINIS["MPIX"])
     plain = torch._dynamo.config.recompile_limit, torch._inductor.config.freezing
     assert torch.equal(call(CompiledUNet.of(unet, Graphs(freeze=freeze))), call(unet))
-    assert asked == [{"fullgraph": True, "dynamic": False}, {"limits": (GRAPHS, GRAPHS), "freezing": freeze}]
+    assert asked == [
+        {"fullgraph": True, "dynamic": False, "mode": None},
+        {"limits": (GRAPHS, GRAPHS), "freezing": freeze},
+    ]
     assert GRAPHS > 100
     now = torch._dynamo.config.recompile_limit, torch._inductor.config.freezing
     assert now == plain, "and nobody else's settings are touched"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("mode", "own"), [("reduce-overhead", True), ("max-autotune-no-cudagraphs", False)])
+def test_what_a_recorded_graph_gives_is_copied_before_the_next_replay_writes_there(monkeypatch, mode, own):
+    """CUDA graphs write every result where the one before is; here a function does."""
+    kept, steps = [], []
+
+    def compile_into_one_place(function, **settings):
+        assert settings["mode"] == mode
+
+        def run(*inputs):
+            output = function(*inputs)
+            kept.append(kept[0] if kept else output.prediction)
+            kept[0].copy_(output.prediction)
+            return replace(output, prediction=kept[0])
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_into_one_place)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: steps.append(1))
+    unet = build(MINIS["MPIX"])
+    compiled = CompiledUNet.of(unet, Graphs(mode=mode))
+    first = call(compiled)
+    before = first.clone()
+    compiled(1 + latents_for(MINIS["MPIX"], 8, 8), TIMESTEPS, conditioning_for(MINIS["MPIX"]))
+    assert torch.equal(first, before) == own
+    assert len(steps) == (2 if own else 0)
 
 
 @torch.no_grad()

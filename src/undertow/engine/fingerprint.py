@@ -94,8 +94,12 @@ def fingerprint_of(
 
 def _runner(runner: Runner) -> str:
     may = runner.capabilities
+    mode = getattr(runner, "mode", None)
     return (
-        type(runner).__name__ + ("" if may.merging else ", frozen") + ("" if may.repeatable else ", in the background")
+        type(runner).__name__
+        + ("" if may.merging else ", frozen")
+        + ("" if may.repeatable else ", in the background")
+        + ("" if mode is None else f", {mode}")
     )
 
 

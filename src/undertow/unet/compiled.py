@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from undertow.nn.adaptable import Slots
 from undertow.shapes import Latents, Timesteps
 from undertow.unet.conditioning import Conditioning, Ports
 from undertow.unet.config import UNetConfig
+from undertow.unet.tensor_trees import tensors_of, with_tensors
 from undertow.unet.unet import UNet, UNetOutput
 
 if TYPE_CHECKING:  # torch imports its compiler, which takes seconds, when it is first used
@@ -27,33 +28,50 @@ GRAPHS = 256
 is 8, and with `fullgraph` the ninth size would be an error."""
 
 
+CompileMode = Literal["reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+"""Of `torch.compile`, for GPUs: record a graph's kernels once and replay them (CUDA graphs), try many kernels for every
+product, or both."""
+
+RECORDED = ("reduce-overhead", "max-autotune")
+"""Modes in which a replay writes where the one before has written."""
+
+
 class Graphs:
     """Runs the compiled `predict` of networks: U-Nets and ControlNets alike.
 
     Every combination of tensor sizes and of present ports and conditioning has a graph of its own, compiled at its
     first call; timesteps, embeddings, slots, gains, residuals, perturbations and factors may change freely. Networks of
     the same structure share their graphs. freeze: let the compiler fold and pack the weights (CPU). Each network then
-    has graphs of its own, and its weights must not change afterwards, while slots may.
+    has graphs of its own, and its weights must not change afterwards, while slots may. mode: of `torch.compile`; `None`
+    for its default.
     """
 
-    def __init__(self, *, freeze: bool = False):
-        self.freeze = freeze
+    def __init__(self, *, freeze: bool = False, mode: CompileMode | None = None):
+        self.freeze, self.mode = freeze, mode
 
     @cached_property
     def _compiled(self) -> Callable[..., Any]:
         """Made at the first call, because it imports the compiler."""
-        return torch.compile(_predict_frozen if self.freeze else _predict, fullgraph=True, dynamic=False)
+        function = _predict_frozen if self.freeze else _predict
+        return torch.compile(function, fullgraph=True, dynamic=False, mode=self.mode)
 
     def predict(self, network: nn.Module, *inputs: Any) -> Any:
         """`network.predict(*inputs)`. Errors: `InvalidInput` when freezing while gradients are enabled."""
         with torch._dynamo.config.patch(recompile_limit=GRAPHS, accumulated_recompile_limit=GRAPHS):
-            if not self.freeze:
-                return self._compiled(network, *inputs)
-            if torch.is_grad_enabled():
-                raise InvalidInput("gradients", "enabled", "none: frozen weights have no gradients", "torch.no_grad()")
-            # An option of the backend would come too late: Dynamo reads the switch when it traces.
-            with torch._inductor.config.patch(freezing=True):
-                return self._compiled(Predictor(network), _slots(network), *inputs)
+            if self.mode in RECORDED:
+                torch.compiler.cudagraph_mark_step_begin()
+                found = self._computed(network, *inputs)
+                return with_tensors(found, (tensor.clone() for tensor in tensors_of(found)))
+            return self._computed(network, *inputs)
+
+    def _computed(self, network: nn.Module, *inputs: Any) -> Any:
+        if not self.freeze:
+            return self._compiled(network, *inputs)
+        if torch.is_grad_enabled():
+            raise InvalidInput("gradients", "enabled", "none: frozen weights have no gradients", "torch.no_grad()")
+        # An option of the backend would come too late: Dynamo reads the switch when it traces.
+        with torch._inductor.config.patch(freezing=True):
+            return self._compiled(Predictor(network), _slots(network), *inputs)
 
     def predict_made(self, network: nn.Module, *inputs: Any) -> Any:
         """The same, where nothing has to be compiled for it. Errors: `NoGraph`."""

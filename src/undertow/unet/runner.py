@@ -7,7 +7,7 @@ from torch import nn
 
 from undertow.errors import InvalidInput
 from undertow.unet.background import BackgroundGraphs
-from undertow.unet.compiled import Graphs
+from undertow.unet.compiled import CompileMode, Graphs
 from undertow.unet.openvino import OpenVINONetworks
 from undertow.unet.stored_graphs import StoredGraphs
 
@@ -58,10 +58,19 @@ class EagerRunner:
 class CompiledRunner:
     """Runs graphs made by `torch.compile`; `Graphs` says what has a graph of its own, and what `freeze` does.
     background: run eagerly until the graph is made, see `BackgroundGraphs`. stored: graphs stay on disk, see
-    `StoredGraphs`; frozen ones do not, because they hold the weights."""
+    `StoredGraphs`; frozen ones do not, because they hold the weights, nor those of a mode of their own."""
 
-    def __init__(self, *, freeze: bool = False, background: bool = False, stored: bool = False):
-        graphs = StoredGraphs() if stored and not freeze else Graphs(freeze=freeze)
+    def __init__(
+        self,
+        *,
+        freeze: bool = False,
+        mode: CompileMode | None = None,
+        background: bool = False,
+        stored: bool = False,
+    ):
+        own = freeze or mode is not None
+        graphs = StoredGraphs() if stored and not own else Graphs(freeze=freeze, mode=mode)
+        self.mode = mode
         self.graphs = BackgroundGraphs(graphs) if background else graphs
         self.capabilities = Capabilities(
             observable=False, fixed_shapes=True, slots=True, merging=not freeze, repeatable=not background
