@@ -20,7 +20,7 @@ from undertow.unet.config import CrossAttention, Level, UNetConfig
 
 TINY = UNetConfig(levels=(Level(channels=320, attention=CrossAttention(heads=8)),), context_dim=768)
 EMOJI = named_model("emoji").subject
-WORK = Work(size=(64, 64), vae_dtype="float32", merged=True)
+WORK = Work(size=(64, 64), vae_dtype="float32", merged=True, kept_text=True)
 FREELY = plan(EMOJI, WORK)
 BETWEEN = (FREELY.smallest_bytes + FREELY.asked_bytes) // 2
 """Bytes of a budget into which emoji fits with measures alone."""

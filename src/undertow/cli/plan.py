@@ -172,7 +172,7 @@ def _work(named: "NamedModel", *, size: str | None, types: tuple[str, str], **nu
         numbers |= _seen(subject, references, types[0])
     if subject.unet.context_dim is None:
         numbers["branches"] = 1 if subject.unet.added is None else numbers["branches"]
-    return Work(size=pixels, dtype=types[0], vae_dtype=types[1], **numbers)
+    return Work(size=pixels, dtype=types[0], vae_dtype=types[1], kept_text=True, **numbers)
 
 
 def _seen(subject: "Subject", references: int, dtype: str) -> dict[str, int]:

@@ -312,6 +312,8 @@ class Batcher:
             with self._drawing(rows, economy), ExitStack() as until:
                 runner = attach(probes, rows, self.runner, until)
                 kept = self._text if self._keeps_text(rows, economy) else None
+                if kept is None:
+                    self._text.forget()
                 outcomes = forward(rows, self.manager, task.limits.padded_to, runner, _parts(economy), kept)
             finite = inside.rows(len(rows))
             if not all(finite) or not all(one.finite for one in outcomes):

@@ -41,6 +41,8 @@ def forward(
     ports = _ports(padded, manager, count if padded_to is not None else None, runner, given)
     if kept is not None and (ports is None or ports.weights is None):
         ports = replace(Ports() if ports is None else ports, text=kept.of(padded))
+    elif kept is not None:
+        kept.forget()
     # What some rows observe changes no bit of the predictions.
     sites = {name: first_self_attention(unet.config, name) for row in rows for name in row.observed}
     output = runner.run(unet, *inputs, ports, tuple(sorted(set(sites.values()))))

@@ -69,6 +69,7 @@ def test_the_state_counts_everybody_and_names_ones_own(api):
         ({}, 60, "said nothing for 6"),
         ({}, 6, "said nothing for 6"),
         ({"state": "busy", "last_step_at": 1.0}, 0, "ended no step"),
+        ({"state": "busy", "last_step_at": 1.0, "data": {"patience_s": 1e12}}, 0, None),
         (None, 0, "no worker has said hello"),
     ],
 )

@@ -5,6 +5,7 @@ import struct
 import threading
 import zlib
 from base64 import b64encode
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from io import BytesIO
 from resource import RUSAGE_SELF, getrusage
@@ -207,6 +208,29 @@ def test_a_worker_hears_that_it_lost_its_lease_and_stops_drawing(make_place, clo
     slow.run_once()
     assert not slow._drawings
     assert place.store.job(id).worker == "fast"
+
+
+def test_a_job_that_was_published_a_moment_ago_is_not_taken_for_another_workers(place, caplog):
+    """The pulse may see that it has ended before the loop hears how."""
+    worker, id = place.worker(), place.submit(steps=2)
+    done = Future()
+
+    class Committed(Executor):
+        def submit(self, function, *arguments, **named):
+            done.result_of = function(*arguments, **named)
+            return done
+
+    worker.finishing.publisher = Committed()
+    while not place.store.job(id).state.is_final:
+        worker.run_once()
+    worker.pulse.beat()
+    worker.run_once()
+    done.set_result(done.result_of)
+    worker.run_once()
+    assert not worker._drawings
+    assert "not this worker's" not in caplog.text
+    samples = [tuple(one) for family in worker.measures.snapshot().values() for one in family["samples"]]
+    assert any(name == "undertow_images_total" and value == 1 for name, _, value in samples)
 
 
 def test_a_worker_that_is_stopped_gives_back_what_is_not_done(make_place):

@@ -25,7 +25,7 @@ router = APIRouter()
 SILENT_S = 5.0
 """A worker that wrote nothing for longer is taken for gone; it writes every second, whatever it does."""
 STUCK_S = 120.0
-"""A busy worker that ended no step for longer is not well."""
+"""A busy worker that ended no step for longer is not well, unless it says that its step may take longer."""
 
 
 @router.get("/v1/models", responses=gives(None))
@@ -142,7 +142,8 @@ def _problem(info: WorkerInfo, now: float) -> str | None:
     faults = info.data.get("faults", {})
     if all(name in faults for name in info.models):
         return "; ".join(f"{name} draws no pictures: {faults[name]}" for name in info.models)
-    if info.state == "busy" and now - (info.last_step_at or info.started_at) > STUCK_S:
+    allowed = max(STUCK_S, float(info.data.get("patience_s", 0.0)))
+    if info.state == "busy" and now - (info.last_step_at or info.started_at) > allowed:
         return f"it has work and ended no step for {now - (info.last_step_at or info.started_at):.0f} s"
     return None
 

@@ -94,10 +94,14 @@ class Pulse:
             self._moved_at, self._patience_s = self._now(), None
 
     @property
+    def patience_s(self) -> float:
+        """What anything that is done now may take: a step, or what is known to take long."""
+        return self._patience_s or max(self.unit_s, LONGER * max(self._longest_s, self.expected_s))
+
+    @property
     def hangs(self) -> bool:
         """Whether the loop has not gone on for longer than anything should take."""
-        patience = self._patience_s or max(self.unit_s, LONGER * max(self._longest_s, self.expected_s))
-        return self._now() - self._moved_at > patience
+        return self._now() - self._moved_at > self.patience_s
 
     def verdicts(self) -> list[Verdict]:
         """What has become known of the jobs since the last call."""

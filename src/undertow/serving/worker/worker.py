@@ -20,7 +20,7 @@ from undertow.serving.settings import ServerSettings
 from undertow.serving.store.records import QueueEntry, StoreError, Verdict
 from undertow.serving.store.store import Store
 from undertow.serving.tracing import Tracing
-from undertow.serving.worker.about import About
+from undertow.serving.worker.about import PATIENCE, About
 from undertow.serving.worker.answering import Answering
 from undertow.serving.worker.claiming import Claiming
 from undertow.serving.worker.drawing import Drawing, begin, placed
@@ -194,7 +194,12 @@ class Worker:
 
     def say(self, *, now: bool = False) -> None:
         """Writes what this worker is, and what it has learned. Errors: `StoreError`."""
-        more = {FAIR: self.timing.state.to_json(), "metrics": self.measures.snapshot(), "faults": self.models.faults}
+        more = {
+            FAIR: self.timing.state.to_json(),
+            "metrics": self.measures.snapshot(),
+            "faults": self.models.faults,
+            PATIENCE: self.pulse.patience_s,
+        }
         self.about.say(busy=bool(self._drawings), models=self.models.names, more=more, now=now)
         self.timing.save()
 
@@ -386,6 +391,8 @@ class Worker:
 
     def _obey_one(self, drawing: Drawing, verdict: Verdict) -> None:
         drawing.watched = verdict.preview_wanted
+        if drawing.publishing is not None:
+            return  # that commits what became of the job, or is told that it is another worker's
         if not verdict.alive:
             self.finishing.end(drawing, None, kept=False)
         elif verdict.cancel_requested:
