@@ -131,8 +131,8 @@ def _image_tokens(config: UNetConfig, work: Work, ops: Operations) -> list[Array
 
 
 def _kept_text(config: UNetConfig, work: Work, ops: Operations) -> list[Array]:
-    """Keys and values of the text at every cross-attention, where the engine keeps them: not beside LoRA in slots, which
-    may change them, nor when it computes in parts to need less."""
+    """Keys and values of the text at every cross-attention, where the engine keeps them: not beside LoRA in slots,
+    which may change them, nor when it computes in parts to need less."""
     in_parts = work.attention_in_parts or work.feed_forward_chunks > 1
     if not work.kept_text or in_parts or ops.loras is not None:
         return []
