@@ -5,6 +5,7 @@ One graph is made for real, by AOTInductor in a process of its own; the others a
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +24,17 @@ from undertow.unet import stored_graphs
 from undertow.unet.background import BackgroundGraphs
 from undertow.unet.compiled import CompiledUNet, NoGraph
 from undertow.unet.conditioning import Conditioning, Ports
-from undertow.unet.graph_process import GRAPH, OUTPUT, FlatPredict, GraphFailed, make_graph, weights_of, written_call
+from undertow.unet.graph_process import (
+    CALL,
+    GRAPH,
+    OUTPUT,
+    FlatPredict,
+    GraphFailed,
+    make_graph,
+    started,
+    weights_of,
+    written_call,
+)
 from undertow.unet.stored_graphs import StoredGraphs
 from undertow.unet.tensor_trees import tensors_of, with_tensors
 from undertow.unet.unet import UNet
@@ -223,6 +234,15 @@ assert time.perf_counter() - started < 5
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) == pytest.approx(first[1].sum().item(), rel=1e-5)
     assert not warnings(caplog)
+
+
+@torch.no_grad()
+def test_the_process_ends_with_the_one_that_waits_for_it(tmp_path):
+    (tmp_path / CALL).write_bytes(written_call(network(), call()))
+    process = started(tmp_path)
+    process.stdin.close()  # as the system does it for a process that ends
+    assert process.wait(60) == -signal.SIGKILL
+    assert not (tmp_path / GRAPH).exists()
 
 
 @pytest.mark.slow

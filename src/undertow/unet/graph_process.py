@@ -6,8 +6,10 @@ compiled; beside it requests are served. Of the call it is given no numbers, onl
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -20,8 +22,8 @@ from torch.func import functional_call
 from undertow.unet.compiled import Predictor
 from undertow.unet.tensor_trees import tensors_of, with_tensors
 
-CALL, GRAPH, OUTPUT = "call.pickle", "graph.pt2", "output.pickle"
-"""Files of the folder: what is given, and what is made."""
+CALL, GRAPH, OUTPUT, SAID = "call.pickle", "graph.pt2", "output.pickle", "said.txt"
+"""Files of the folder: what is given, what is made, and what the process said meanwhile."""
 
 
 class GraphFailed(Exception):
@@ -35,12 +37,28 @@ def make_graph(network: nn.Module, inputs: Sequence[Any], folder: Path) -> None:
     pickling.
     """
     (folder / CALL).write_bytes(written_call(network, inputs))
+    process = started(folder)
+    failed = process.wait()
+    assert process.stdin is not None
+    process.stdin.close()
+    if failed:
+        said = (folder / SAID).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        raise GraphFailed(said[-1] if said else f"it ended with {process.returncode}")
+
+
+def started(folder: Path) -> subprocess.Popen[bytes]:
+    """The process, which ends with this one: it reads from a pipe that only this one holds open."""
     command = [sys.executable, "-m", __name__, str(folder)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
-        raise GraphFailed(said[-1])
+    with (folder / SAID).open("wb") as said:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
+            start_new_session=True,
+        )
 
 
 def written_call(network: nn.Module, inputs: Sequence[Any]) -> bytes:
@@ -94,5 +112,12 @@ def _like(tensor: Tensor, device: str) -> Tensor:
     return torch.empty_strided(tuple(tensor.shape), tensor.stride(), dtype=tensor.dtype, device=device)
 
 
+def _end_with_parent() -> None:
+    """Ends this process and its compilers when nobody waits for the graph any more."""
+    os.read(0, 1)  # of the file itself: a buffer would be locked when the interpreter ends
+    os.killpg(0, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _make(Path(sys.argv[1]))
