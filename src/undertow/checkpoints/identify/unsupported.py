@@ -115,15 +115,23 @@ _SCALED_TENSOR = re.compile(
 
 
 def refuse_quantized(path: Path, names: Collection[str], metadata: Mapping[str, str]) -> None:
-    """Refuses quantized weights that need scales.
+    """Refuses quantized weights that need scales. names: without those that `files.scaled` applies.
 
-    Errors: `UnsupportedModel` (scaled fp8, bitsandbytes, ComfyUI's quantized layers).
+    Errors: `UnsupportedModel` (bitsandbytes, Nunchaku, other layers of ComfyUI).
     """
+    packed = {name.removesuffix(".qweight") for name in names if name.endswith(".qweight")}
+    if "svdquant" in metadata.get("quantization_config", "").lower() or any(
+        f"{one}.wscales" in names for one in packed
+    ):
+        remedy = "use the float16 model that it was made from, or a GGUF file of it"
+        raise UnsupportedModel(path, "a file of Nunchaku's 4-bit weights (SVDQuant, for NVIDIA GPUs)", remedy)
     scales = [name for name in names if _SCALED_TENSOR.fullmatch(name)]
     if scales or "_quantization_metadata" in metadata:
         shown = f" ({scales[0]})" if scales else ""
         raise UnsupportedModel(
-            path, f"a file of quantized weights with scales{shown}", "use its float16, bfloat16 or plain fp8 form"
+            path,
+            f"a file of quantized weights with scales{shown}",
+            "use its float16, bfloat16, fp8 or int8_tensorwise form",
         )
 
 
