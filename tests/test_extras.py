@@ -93,6 +93,7 @@ def test_every_import_is_of_a_requirement_or_says_which_extra_it_is_of():
     expected = {"accelerate", "instant-clip-tokenizer", "matplotlib", "opencv-python-headless", "scikit-learn"}
     assert guarded == expected | {
         "diffusers",
+        "gguf",
         "prometheus-client",
         "ray",
         "textual-image",

@@ -90,7 +90,7 @@ NAME_LENGTH = Limit(name="name_length", usual=1_000, of="characters")
 """Of a tensor's name. The longest in use have 150."""
 
 HEADER_BYTES = Limit(name="header_bytes", usual=16 * 2**20, of="bytes")
-"""Of the header of a safetensors file. SDXL's has 330 KB."""
+"""Of the header of a safetensors or GGUF file. SDXL's has 330 KB."""
 
 JSON_BYTES = Limit(name="json_bytes", usual=16 * 2**20, of="bytes")
 """Of a JSON file of a model: configs, and indices of shards."""

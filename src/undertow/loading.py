@@ -34,8 +34,8 @@ def load_unet(
     backend: Backend = "eager",
     attention: str | AttentionPolicy = "auto",
 ) -> UNet:
-    """A U-Net, ready to call, from a .safetensors file, a diffusers model or pipeline folder, the name of an embedded
-    model, or a Hub id (owner/name).
+    """A U-Net, ready to call, from a .safetensors or .gguf file, a diffusers model or pipeline folder, the name of an
+    embedded model, or a Hub id (owner/name).
 
     dtype: `None` keeps the file's, also where the processor only imitates it: see `undertow.processor.computes`.
     backend: "eager", or "compile" for a `CompiledUNet`, by `torch.compile` (the first call of each size takes a minute
@@ -86,7 +86,7 @@ def load(
     lazy: bool = False,
     allow_pickle: bool = False,
 ) -> UNetService:
-    """A service for the model in a .safetensors file, a diffusers pipeline folder or at a Hub id (owner/name).
+    """A service for the model in a .safetensors or .gguf file, a diffusers pipeline folder or at a Hub id (owner/name).
 
     dtype: `None` keeps the file's, but float16 becomes float32 on a CPU, as bfloat16 does, even if asked for, on a
     processor without instructions for it: the report says so. vae_dtype: `None` chooses one that does not overflow.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from undertow.checkpoints.files.header import Packed
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, PartSource
 from undertow.checkpoints.identify.ema import has_ema
@@ -21,7 +22,8 @@ RUN_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass(frozen=True, kw_only=True)
 class ComponentReport:
-    """One part. dtypes: number of values by stored type. differences: from the network that it is; for text encoders,
+    """One part. dtypes: number of values by stored type; of quantized ones, the type that they become. packed: number
+    of quantized values, by how they are stored. differences: from the network that it is; for text encoders,
     whose network is built from the file, only names without a rule."""
 
     component: Component
@@ -31,6 +33,7 @@ class ComponentReport:
     tensors: int
     parameters: int
     dtypes: Mapping[torch.dtype, int]
+    packed: Mapping[Packed, int] = field(default_factory=dict)
     differences: Differences = field(default_factory=Differences)
 
     def size_bytes(self, dtype: torch.dtype) -> int:
@@ -65,6 +68,14 @@ class CheckpointReport:
         for part in self.components:
             for dtype, count in part.dtypes.items():
                 total[dtype] = total.get(dtype, 0) + count
+        return total
+
+    def packed(self) -> dict[Packed, int]:
+        """Number of quantized values by how they are stored, over all parts."""
+        total: dict[Packed, int] = {}
+        for part in self.components:
+            for packed, count in part.packed.items():
+                total[packed] = total.get(packed, 0) + count
         return total
 
     def run_bytes(self) -> dict[torch.dtype, int]:
@@ -114,9 +125,12 @@ def _component(checkpoint: Checkpoint, component: Component, source: PartSource)
     part, tensors = source.part, source.weights.tensors
     expected = expected_shapes(checkpoint, component)
     dtypes: dict[torch.dtype, int] = {}
+    packed: dict[Packed, int] = {}
     for name in part.mappings:
         info = tensors[name]
         dtypes[info.dtype] = dtypes.get(info.dtype, 0) + info.count
+        if info.packed is not None:
+            packed[info.packed] = packed.get(info.packed, 0) + info.count
     return ComponentReport(
         component=component,
         title=TITLES[component],
@@ -125,6 +139,7 @@ def _component(checkpoint: Checkpoint, component: Component, source: PartSource)
         tensors=len(part.mappings),
         parameters=sum(dtypes.values()),
         dtypes=dtypes,
+        packed=packed,
         differences=Differences(unexpected=part.unexpected) if expected is None else differences(source, expected),
     )
 

@@ -28,7 +28,9 @@ class Precision(StrEnum):
 
 
 def convert(
-    source: Annotated[str, typer.Argument(help="A .safetensors file, a diffusers folder or a Hub id (owner/name).")],
+    source: Annotated[
+        str, typer.Argument(help="A .safetensors or .gguf file, a diffusers folder or a Hub id (owner/name).")
+    ],
     destination: Annotated[Path, typer.Argument(help="A new folder, or a file that ends in .safetensors.")],
     to: Annotated[Form, typer.Option("--to", help="A diffusers folder, or one file with LDM's names.")],
     dtype: Annotated[Precision | None, typer.Option(help="Type of the weights.", show_default="as they are")] = None,

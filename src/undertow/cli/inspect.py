@@ -33,8 +33,8 @@ def inspect(
     model: Annotated[
         str,
         typer.Argument(
-            help="A preset (sd15, sdxl, cifar10, ...), an embedded model, a .safetensors file, a folder or a Hub id; "
-            "also a LoRA's file or folder, the name of an adapter that came with the model, or a picture."
+            help="A preset (sd15, sdxl, cifar10, ...), an embedded model, a .safetensors or .gguf file, a folder "
+            "or a Hub id; also a LoRA's file or folder, the name of an adapter that came with the model, or a picture."
         ),
     ],
     trace: Annotated[bool, typer.Option("--trace", help="Show every stage's input and output shape.")] = False,
@@ -156,7 +156,7 @@ def _require_there(model: str, base: str | None) -> None:
     require_regular(model)
     known = [*PRESETS, *embedded_models()]
     path = Path(model).expanduser()
-    if path.is_file() and not is_picture(model) and sniff(path) != "pickle":
+    if path.is_file() and not is_picture(model) and sniff(path) not in ("pickle", "gguf"):
         require_safetensors(path)
     if path.is_dir() and not any(entry.suffix in FOLDER_ENDINGS for entry in path.iterdir()):
         raise UnknownCheckpoint(model, "no model in this folder", "name one in it, or a file of weights")

@@ -53,6 +53,7 @@ def _identity(report: "CheckpointReport") -> Table:
         "draws with": report.sampler or "",
         "parameters": f"{report.parameters:,}",
         "stored as": types_text(report.dtypes()),
+        "quantized": _packed(report),
         "weights in memory": " · ".join(
             f"{size_in_words(size)} {_name(dtype)}" for dtype, size in report.run_bytes().items()
         ),
@@ -124,6 +125,20 @@ def types_text(counts: "Mapping[torch.dtype, int]") -> str:
     return ", ".join(
         f"{_name(dtype)} {count / total:.1%}" for dtype, count in sorted(counts.items(), key=lambda item: -item[1])
     )
+
+
+def _packed(report: "CheckpointReport") -> str:
+    """The share of values stored in each quantization, and what a value of the whole file takes."""
+    counts = report.packed()
+    if not counts:
+        return ""
+    shares = [
+        f"{packed.name} {count / report.parameters:.1%} ({packed.bits:g} bits each)"
+        for packed, count in sorted(counts.items(), key=lambda item: -item[1])
+    ]
+    left = report.parameters - sum(counts.values())
+    rest = f"; {left / report.parameters:.1%} are not" if left else ""
+    return f"{', '.join(shares)}{rest}; read one tensor at a time into the type that is asked for"
 
 
 def _name(dtype: "torch.dtype") -> str:

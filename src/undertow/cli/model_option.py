@@ -8,7 +8,7 @@ from undertow.cli.config_file import config_file
 from undertow.embedded import embedded_models
 
 DEFAULT_MODEL = "emoji"
-MODEL_HELP = "A .safetensors file, a pipeline folder, a Hub id, or a name that `undertow models` lists."
+MODEL_HELP = "A .safetensors or .gguf file, a pipeline folder, a Hub id, or a name that `undertow models` lists."
 
 
 def complete_model(beginning: str) -> list[str]:

@@ -16,7 +16,7 @@ from undertow.embedded import embedded_models
 from undertow.errors import InvalidInput
 from undertow.shortage import size_in_words
 
-WEIGHTS = (".safetensors", ".ckpt", ".pt", ".bin", ".pth")
+WEIGHTS = (".safetensors", ".gguf", ".ckpt", ".pt", ".bin", ".pth")
 PIPELINE = "model_index.json"
 
 

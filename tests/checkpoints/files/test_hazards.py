@@ -57,7 +57,7 @@ def load(path: Path, **options: object) -> UNet:
 SNIFFED = {
     "zip pickle": (b"PK\x03\x04rest", UnsafeFile, "pickle"),
     "plain pickle": (b"\x80\x02}q\x00.", UnsafeFile, "pickle"),
-    "gguf": (b"GGUF\x03\x00\x00\x00" + bytes(32), UnknownCheckpoint, "GGUF"),
+    "gguf": (b"GGUF\x09\x00\x00\x00" + bytes(32), UnknownCheckpoint, "GGUF"),
     "web page": (b"<!DOCTYPE html><html>log in</html>", CorruptFile, "web page"),
     "web page with spaces": (b"\n  <html>log in</html>", CorruptFile, "web page"),
     "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", CorruptFile, "git-lfs"),

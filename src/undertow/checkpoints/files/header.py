@@ -36,11 +36,22 @@ ITEM_BYTES: Mapping[str, int] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """How quantized numbers are stored. name: as their format calls it. bits: of a number, its part of the scales
+    included."""
+
+    name: str
+    bits: float
+
+
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What the header says of one tensor. kind: its type, as the format calls it."""
+    """What the header says of one tensor. kind: its type, as the format calls it; of quantized numbers, the type that
+    they become unless another one is asked for. packed: how these are stored; they are read in float32."""
 
     kind: str
     shape: tuple[int, ...]
+    packed: Packed | None = None
 
     @property
     def dtype(self) -> "torch.dtype":

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from undertow.checkpoints.files.atomic import read_json
+from undertow.checkpoints.files.gguf_header import read_gguf_header
 from undertow.checkpoints.files.header import HeaderOnly, TensorInfo, read_header, require_known
 from undertow.checkpoints.files.hub import cached_copy, client, hub_location, naming_the_hub
 from undertow.checkpoints.files.place import is_hub_id, require_regular
+from undertow.checkpoints.files.sniff import sniff
 from undertow.errors import UnknownCheckpoint
 
 
@@ -31,9 +33,10 @@ class Folder:
         return read_json(self.path / name)
 
     def header(self, name: str) -> HeaderOnly:
-        """Of a safetensors file. Errors: `UnknownCheckpoint`, `UnsafeFile`, `CorruptFile`."""
-        found = read_header(self.path / name)
-        return HeaderOnly(path=self.path / name, tensors=found.tensors, metadata=found.metadata)
+        """Of a safetensors or GGUF file. Errors: `UnknownCheckpoint`, `UnsafeFile`, `CorruptFile`."""
+        path = self.path / name
+        found = read_gguf_header(path) if sniff(path) == "gguf" else read_header(path)
+        return HeaderOnly(path=path, tensors=found.tensors, metadata=found.metadata)
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,10 @@ class Repository:
         return read_json(Path(file))
 
     def header(self, name: str) -> HeaderOnly:
-        """By ranges of HTTP: a hundred kilobytes, as a rule, of a file of gigabytes."""
+        """By ranges of HTTP: a hundred kilobytes, as a rule, of a file of gigabytes. Errors: `UnknownCheckpoint` for a
+        GGUF file, of which the Hub's client reads no header."""
+        if name.endswith(".gguf"):
+            raise UnknownCheckpoint(self.path / name, "a GGUF file that is not on this machine", "download it first")
         with naming_the_hub(self.source):
             found = client().HfApi().parse_safetensors_file_metadata(**self._location, filename=name)
         path = self.path / name

@@ -10,8 +10,8 @@ from undertow.embedded import require_named
 from undertow.errors import UnknownCheckpoint
 
 HUB_ID = re.compile(
-    r"(?P<repository>[A-Za-z0-9][\w.-]*/(?![\w.-]+\.(safetensors|ckpt|pt|pth|bin)(@|$))[A-Za-z0-9][\w.-]*)"
-    r"(?P<file>(/[\w.-]+)*/[\w.-]+\.safetensors)?(@(?P<revision>[\w./-]+))?"
+    r"(?P<repository>[A-Za-z0-9][\w.-]*/(?![\w.-]+\.(safetensors|gguf|ckpt|pt|pth|bin)(@|$))[A-Za-z0-9][\w.-]*)"
+    r"(?P<file>(/[\w.-]+)*/[\w.-]+\.(safetensors|gguf))?(@(?P<revision>[\w./-]+))?"
 )
 """`owner/name`, optionally with a file and `@revision`: owner/name/file.safetensors@main. A name that ends like a
 weights file is taken for a local file that does not exist."""

@@ -13,7 +13,6 @@ HEAD_BYTES = 512
 LENGTH_BYTES = 8
 
 _MAGIC: dict[bytes, Container] = {
-    b"GGUF": "gguf",
     b"PK\x03\x04": "pickle",
     b"PK\x05\x06": "pickle",
     **{b"\x80" + bytes([protocol]): "pickle" for protocol in range(2, 6)},
@@ -44,13 +43,15 @@ _OTHERS: Mapping[bytes, str] = {
     b"\x08": "perhaps an ONNX model",
 }
 
-ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin")
+ENDINGS = (".safetensors", ".sft", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 """Of files that are meant to be weights."""
 
 
 def sniff(path: Path) -> Container:
     """The format of a file. Errors: `UnknownCheckpoint` when it does not exist, `CorruptFile` when it is empty."""
     head, size = _head(path)
+    if head.startswith(b"GGUF"):
+        return "gguf"  # as a length, these bytes are far more than the header of a safetensors file may have
     length = int.from_bytes(head[:LENGTH_BYTES], "little")
     opens = head[LENGTH_BYTES : LENGTH_BYTES + 1] == b"{"
     if opens and length <= size - LENGTH_BYTES:
@@ -76,7 +77,8 @@ def require_safetensors(path: Path) -> None:
         case "pickle":
             raise UnsafeFile(path, "this is a pickle, which can run code when it is read", PICKLE_REMEDY)
         case "gguf":
-            raise UnknownCheckpoint(path, "this is a GGUF file, which undertow does not read", "use its safetensors")
+            problem = "this is a GGUF file, which undertow reads as a model and not here"
+            raise UnknownCheckpoint(path, problem, "use its safetensors")
         case "html":
             raise CorruptFile(path, "this is a web page, not a model", "download it again, signed in if need be")
         case "lfs":

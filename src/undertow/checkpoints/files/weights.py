@@ -1,10 +1,10 @@
 """Tensors on disk: one safetensors file, or the shards of one, read one tensor at a time; and written at once."""
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from safetensors import SafetensorError, safe_open
 
@@ -24,12 +24,30 @@ REMAP_BYTES = 64 * 2**20
 """Mapped pages count as memory of the process until they are unmapped, so the file is mapped anew after each 64 MiB."""
 
 
+class TensorReader(Protocol):
+    """Reads tensors of an open file by name."""
+
+    def read(self, name: str) -> "AnyTensor": ...
+
+
+class TensorFile(Protocol):
+    """One file of tensors in any format: its validated header, and a reader."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+    @property
+    def metadata(self) -> Mapping[str, str]: ...
+    def reader(self) -> AbstractContextManager[TensorReader]: ...
+
+
 class WeightFile:
     """One safetensors file: its validated header, and a reader. Errors as in `read_header`."""
 
     def __init__(self, path: Path):
         self.path = path
-        self._stamp = _stamp(path)
+        self._stamp = file_stamp(path)
         self._header = header = read_header(path)
         self.tensors = header.tensors
         self.metadata = header.metadata
@@ -39,7 +57,7 @@ class WeightFile:
         """Reads tensors until the block ends. Errors: `CorruptFile` when the file changes meanwhile."""
         with self._translated():
             yield Reader(self.path, self._header)
-        if _stamp(self.path) != self._stamp:
+        if file_stamp(self.path) != self._stamp:
             raise CorruptFile(self.path, "the file changed while it was read", "load it again when it is complete")
 
     @contextmanager
@@ -94,7 +112,7 @@ class Weights:
     Errors: `CorruptFile` for a tensor that is in two shards.
     """
 
-    def __init__(self, path: Path, files: Sequence[WeightFile]):
+    def __init__(self, path: Path, files: Sequence[TensorFile]):
         self.path = path
         self.files = tuple(files)
         self._home: dict[str, int] = {}
@@ -117,7 +135,7 @@ class Weights:
     def reader(self) -> "Generator[Callable[[str], AnyTensor]]":
         """A function that reads a tensor by name, until the block ends; each result is a view of a mapped file."""
         with ExitStack() as stack:
-            readers: dict[int, Reader] = {}
+            readers: dict[int, TensorReader] = {}
 
             def read(name: str) -> "AnyTensor":
                 index = self._home[name]
@@ -161,7 +179,8 @@ def _open(path: Path) -> safe_open:
     return safe_open(path, framework="pt")
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file, by which a change of it is seen; zeros where it is not there."""
     if not path.is_file():
         return (0, 0)
     status = path.stat()

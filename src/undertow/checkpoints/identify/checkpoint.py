@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from undertow.checkpoints.files.model_file import open_model_file
 from undertow.checkpoints.files.pickled import as_safetensors, is_pickle
-from undertow.checkpoints.files.weights import WeightFile, Weights, open_weights
+from undertow.checkpoints.files.weights import WeightFile, Weights
 from undertow.checkpoints.identify.ema import ema_names
 from undertow.checkpoints.identify.identification import Identification, identify_contents, readable_contents
 from undertow.checkpoints.identify.noise_schedule import schedule_of
@@ -79,7 +80,7 @@ class Checkpoint:
 
 @contextmanager
 def open_file(path: Path, options: OpenOptions) -> Generator[Checkpoint]:
-    """Opens a single file. A pickle, if allowed, is converted to a temporary safetensors file.
+    """Opens a single safetensors or GGUF file. A pickle, if allowed, is converted to a temporary safetensors file.
 
     Errors: `UnsafeFile`, `UnsupportedModel`, `UnknownCheckpoint`, `CorruptFile`, `MissingComponent`.
     """
@@ -87,7 +88,7 @@ def open_file(path: Path, options: OpenOptions) -> Generator[Checkpoint]:
         with as_safetensors(path) as converted:
             yield describe_file(Weights(path, [WeightFile(converted)]), path, options)
     else:
-        yield describe_file(open_weights(path), path, options)
+        yield describe_file(open_model_file(path), path, options)
 
 
 def describe_file(weights: Weights, path: Path, options: OpenOptions) -> Checkpoint:

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from undertow.checkpoints.files.weights import Described, Weights, open_weights
+from undertow.checkpoints.files.model_file import open_model_file
+from undertow.checkpoints.files.weights import Described, Weights
 from undertow.checkpoints.identify.families import (
     FamilyMatch,
     FamilyName,
@@ -25,6 +26,7 @@ from undertow.checkpoints.identify.self_description import described_unet
 from undertow.checkpoints.identify.unet_architecture import derive_config
 from undertow.checkpoints.identify.unsupported import (
     SUPPORTED_MODELS,
+    refuse_other_architectures,
     refuse_other_networks,
     refuse_quantized,
     refuse_relatives,
@@ -60,13 +62,13 @@ def identify(
     prediction: str | None = None,
     zero_terminal_snr: bool | None = None,
 ) -> Identification:
-    """Identifies a single safetensors file by its names, shapes and a few values.
+    """Identifies a single safetensors or GGUF file by its names, shapes and a few values.
 
     config: the architecture, when it cannot be derived. prediction, zero_terminal_snr: override what is found.
     Errors: `UnsupportedModel` names a model that undertow does not run; `UnknownCheckpoint`, `UnsafeFile`,
     `CorruptFile`.
     """
-    weights = source if isinstance(source, Weights) else open_weights(source)
+    weights = source if isinstance(source, Weights) else open_model_file(source)
     contents = readable_contents(weights)
     return identify_contents(
         weights, contents, config=config, prediction=prediction, zero_terminal_snr=zero_terminal_snr
@@ -76,6 +78,7 @@ def identify(
 def readable_contents(weights: Described) -> Contents:
     """The parts of a file that undertow can read. Errors: `UnsupportedModel`, `UnknownCheckpoint`."""
     refuse_quantized(weights.path, weights.tensors, weights.metadata)
+    refuse_other_architectures(weights.path, weights.tensors, weights.metadata)
     contents = read_contents(weights.tensors)
     refuse_other_networks(weights.path, contents.names)
     if not contents.parts:

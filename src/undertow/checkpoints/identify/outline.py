@@ -9,6 +9,7 @@ from undertow.checkpoints.files.hub import files_to_fetch
 from undertow.checkpoints.files.listing import Listing, list_files
 from undertow.checkpoints.files.model_folder import CONFIG
 from undertow.checkpoints.files.place import model_name
+from undertow.checkpoints.files.scaled import without_scales
 from undertow.checkpoints.identify.families import ENCODERS, FamilyName, describe_family
 from undertow.checkpoints.identify.identification import identify_unet, match_without_unet, readable_contents
 from undertow.checkpoints.identify.self_description import described_text
@@ -46,7 +47,7 @@ def outline(source: str) -> Outline:
     Errors: `UnknownCheckpoint`, `UnsupportedModel`, `UnsafeFile`, `CorruptFile`, `ConfigError`.
     """
     listing, file = list_files(source)
-    return _of_folder(listing) if file is None else _of_file(listing.header(file))
+    return _of_folder(listing) if file is None else _of_file(without_scales(listing.header(file)))
 
 
 def _of_file(file: HeaderOnly) -> Outline:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from undertow.checkpoints.files.gguf_header import ARCHITECTURE, language_model
 from undertow.checkpoints.keymap.contents import Contents
 from undertow.checkpoints.keymap.prefixes import TITLES, UNET_PREFIXES
 from undertow.errors import UnknownCheckpoint, UnsupportedModel
@@ -60,6 +61,23 @@ OTHER_NETWORKS: Mapping[str, tuple[str, ...]] = {
 }
 """Tensor names that only this model has, without the prefixes of U-Nets."""
 
+OTHER_ARCHITECTURES: Mapping[str, str] = {
+    "flux": "FLUX",
+    "sd3": "Stable Diffusion 3",
+    "aura": "AuraFlow",
+    "chroma": "Chroma",
+    "cosmos": "Cosmos",
+    "hidream": "HiDream",
+    "hyvid": "HunyuanVideo",
+    "ltxv": "LTX-Video",
+    "lumina2": "Lumina 2",
+    "pixart": "PixArt",
+    "qwen_image": "Qwen-Image",
+    "wan": "Wan",
+}
+"""Networks by the `general.architecture` that ComfyUI-GGUF gives them; our own are "sd1" and "sdxl", and
+stable-diffusion.cpp says nothing."""
+
 OTHER_FILES: Mapping[str, tuple[str, ...]] = {
     "a Control-LoRA": ("lora_controlnet",),
     "an IP-Adapter": ("image_proj.proj.weight", "image_proj.latents", "ip_adapter.1.to_k_ip.weight"),
@@ -97,16 +115,36 @@ _SCALED_TENSOR = re.compile(
 
 
 def refuse_quantized(path: Path, names: Collection[str], metadata: Mapping[str, str]) -> None:
-    """Refuses quantized weights that need scales.
+    """Refuses quantized weights that need scales. names: without those that `files.scaled` applies.
 
-    Errors: `UnsupportedModel` (scaled fp8, bitsandbytes, ComfyUI's quantized layers).
+    Errors: `UnsupportedModel` (bitsandbytes, Nunchaku, other layers of ComfyUI).
     """
+    packed = {name.removesuffix(".qweight") for name in names if name.endswith(".qweight")}
+    if "svdquant" in metadata.get("quantization_config", "").lower() or any(
+        f"{one}.wscales" in names for one in packed
+    ):
+        remedy = "use the float16 model that it was made from, or a GGUF file of it"
+        raise UnsupportedModel(path, "a file of Nunchaku's 4-bit weights (SVDQuant, for NVIDIA GPUs)", remedy)
     scales = [name for name in names if _SCALED_TENSOR.fullmatch(name)]
     if scales or "_quantization_metadata" in metadata:
         shown = f" ({scales[0]})" if scales else ""
         raise UnsupportedModel(
-            path, f"a file of quantized weights with scales{shown}", "use its float16, bfloat16 or plain fp8 form"
+            path,
+            f"a file of quantized weights with scales{shown}",
+            "use its float16, bfloat16, fp8 or int8_tensorwise form",
         )
+
+
+def refuse_other_architectures(path: Path, names: Collection[str], metadata: Mapping[str, str]) -> None:
+    """Refuses a GGUF file that says that it is another network, or has the names of a language model.
+
+    Errors: `UnsupportedModel`.
+    """
+    architecture = metadata.get(ARCHITECTURE, "")
+    if architecture in OTHER_ARCHITECTURES:
+        raise UnsupportedModel(path, OTHER_ARCHITECTURES[architecture], SUPPORTED_MODELS)
+    if "token_embd.weight" in names or any(name.startswith("blk.") for name in names):
+        raise language_model(path, architecture)
 
 
 def refuse_other_networks(path: Path, names: Collection[str]) -> None:

@@ -92,15 +92,16 @@ def _component(stack: ExitStack, source: PartSource, expected: Shapes, dtype: to
     def convert(kind: torch.dtype) -> torch.dtype:
         return kind if dtype is None or not kind.is_floating_point else dtype
 
-    def read(ours: str) -> AnyTensor:
-        name, mapping = origins[ours]
-        piece = dict(mapping.split(read_file(name)))[ours]
-        return piece.to(convert(piece.dtype)).reshape(expected[ours])
-
     tensors = {
         ours: tensor_info(convert(source.weights.tensors[origins[ours][0]].dtype), shape)
         for ours, shape in expected.items()
     }
+
+    def read(ours: str) -> AnyTensor:
+        name, mapping = origins[ours]
+        piece = dict(mapping.split(read_file(name)))[ours]
+        return piece.to(tensors[ours].dtype).reshape(expected[ours])
+
     return ExportedPart(tensors=tensors, read=read)
 
 
