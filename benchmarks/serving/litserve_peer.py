@@ -11,15 +11,16 @@ import io
 from typing import Any
 
 import diffusers
-import litserve.server  # pyright: ignore[reportMissingImports]
+import litserve  # pyright: ignore[reportMissingImports]
 import torch
+from litserve import server  # pyright: ignore[reportMissingImports]
 
 from undertow.embedded import embedded_models
 
 ADAPTERS = ("mosaic", "line-drawing")
 
 # LitServe 0.2.19 cannot start beside version 2 of the package mcp, which it looks for and takes for version 1.
-litserve.server._MCP_AVAILABLE = False  # pyright: ignore[reportPrivateUsage]
+server._MCP_AVAILABLE = False  # pyright: ignore[reportPrivateUsage]
 
 
 class Pipeline(litserve.LitAPI):  # pyright: ignore[reportUntypedBaseClass]

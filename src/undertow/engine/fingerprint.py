@@ -16,7 +16,7 @@ from undertow.adapters.manager import AdapterManager
 from undertow.attention.chosen import described_kernel
 from undertow.attention.measurement import Machine
 from undertow.checkpoints.files.hashes import file_hash
-from undertow.checkpoints.files.weights import WeightFile
+from undertow.checkpoints.files.weights import TensorFile
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.engine.limits import BatchLimits
 from undertow.engine.named_files import stored_adapters
@@ -126,7 +126,7 @@ def _weights(model: LoadedModel) -> str:
     return _digest(*(file_hash(file) for file in dict.fromkeys(files)))
 
 
-def _there(files: Iterable[WeightFile]) -> list[Path]:
+def _there(files: Iterable[TensorFile]) -> list[Path]:
     """None for a pickle, which was read from a temporary copy."""
     return [file.path for file in files if file.path.is_file()]
 
