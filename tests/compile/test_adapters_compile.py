@@ -80,6 +80,7 @@ def test_a_hundred_swaps_gains_mixtures_and_merges_make_two_graphs():
     assert len({output.sum().item() for output in outputs}) > 80
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_control_and_pictures_of_any_mixture_make_four_graphs():
     """With and without each port; who uses it, how strongly and with what is values."""

@@ -62,6 +62,7 @@ def test_values_of_perturbations_and_factors_never_recompile(mini):
     assert not torch.equal(outputs[1], outputs[2])
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_graphs_are_enumerated():
     """One for each of: nothing, identity, blur, both, each with and without FreeU; what is absent is not in it."""

@@ -111,7 +111,7 @@ PEFT_CONFIGS = {
 
 # PEFT takes the biases it trained for matrices that were lost.
 @pytest.mark.filterwarnings("ignore:Adapter 'default'. [0-9]+ LoRA tensor")
-@pytest.mark.parametrize("case", PEFT_CONFIGS)
+@pytest.mark.parametrize("case", few(PEFT_CONFIGS, 2))
 def test_folders_of_peft(case, tmp_path):
     """L5 and L7: PEFT trains, saves and runs; we read the folder. Linear layers, 1x1 and 3x3 convolutions."""
     from peft import LoraConfig, get_peft_model
