@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -79,7 +78,7 @@ def test_onednn_is_faster_on_amd_where_pytorch_has_both_libraries(
     info = tmp_path / "cpuinfo"
     if linux:
         info.write_text(f"processor : 0\nvendor_id : {vendor}\n", encoding="utf-8")
-    monkeypatch.setattr(processor, "Path", lambda asked: info if asked == "/proc/cpuinfo" else Path(asked))
+    monkeypatch.setattr(processor, "CPUINFO", info)
     monkeypatch.setattr(processor.platform, "processor", lambda: "other" if linux else f"AMD64 Family 25, {vendor}")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: libraries[0])
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: libraries[1])

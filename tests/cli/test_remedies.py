@@ -41,6 +41,7 @@ ROOMS = {
     "engine/class_pictures.py": [("sample",)],
     "checkpoints/read/class_model.py": [("sample",)],
     "serving": [("serve",), ("worker",), ("keys", "add")],
+    "export": [("export",)],
 }
 """Whose messages only these commands show; what the other rooms say is meant for `undertow generate`."""
 

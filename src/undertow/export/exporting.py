@@ -119,7 +119,7 @@ def export_model(
 
 def _write_part(part: Part, to: str, file: Path, folder: Path) -> ExportedPart:
     """Writes one file and compares it. folder: where it will be. Errors: `InvalidInput`."""
-    module: Any = import_module(f"undertow.export.{MODULES[to]}")
+    module: Any = import_module(f"{__package__}.{MODULES[to]}")
     readable = file if to != "web" else file.with_suffix(".onnx")
     module.write(part, readable)
     difference = largest_difference(part, module.read(readable, len(part.outputs)))

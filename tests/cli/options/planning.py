@@ -13,7 +13,7 @@ from undertow.memory.weights import image_prompt_weights, unet_weights
 from undertow.memory.work import VIT_H, Work
 
 FREE = 10**12
-ASKED = Work(vae_dtype="float32", merged=True)
+ASKED = Work(vae_dtype="float32", merged=True, kept_text=True)
 UNET = family("sd15").unet
 assert UNET is not None
 FOUND = plan(family("sd15"), ASKED)
