@@ -18,7 +18,7 @@ from undertow.serving.api.submitting import planned
 from undertow.serving.clock.timetable import FAIR
 from undertow.serving.jobs import JobState, expected_at
 from undertow.serving.metrics import TEXT, GaugeCollector, SnapshotCollector
-from undertow.serving.store.records import QueueEntry, StoreError, WorkerInfo
+from undertow.serving.store.records import PATIENCE, QueueEntry, StoreError, WorkerInfo
 
 router = APIRouter()
 
@@ -116,9 +116,8 @@ def _adapters(service: Parts, model: str | None) -> dict[str, Any]:
 
 def _worker(info: WorkerInfo, now: float) -> dict[str, Any]:
     shown = {name: getattr(info, name) for name in ("name", "device", "pid", "host", "state", "started_at")}
-    data = {
-        name: value for name, value in info.data.items() if name not in ("metrics", "problem", "place", "folder", FAIR)
-    }
+    own = ("metrics", "problem", "place", "folder", FAIR, PATIENCE)
+    data = {name: value for name, value in info.data.items() if name not in own}
     return {
         **shown,
         "models": list(info.models),
@@ -142,7 +141,7 @@ def _problem(info: WorkerInfo, now: float) -> str | None:
     faults = info.data.get("faults", {})
     if all(name in faults for name in info.models):
         return "; ".join(f"{name} draws no pictures: {faults[name]}" for name in info.models)
-    allowed = max(STUCK_S, float(info.data.get("patience_s", 0.0)))
+    allowed = max(STUCK_S, float(info.data.get(PATIENCE, 0.0)))
     if info.state == "busy" and now - (info.last_step_at or info.started_at) > allowed:
         return f"it has work and ended no step for {now - (info.last_step_at or info.started_at):.0f} s"
     return None

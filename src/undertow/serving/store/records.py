@@ -93,6 +93,10 @@ class ApiKey:
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
 
+PATIENCE = "patience_s"
+"""In a worker's `data`: how long the step may take that it computes."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerInfo:
     """A worker process, as it said itself. state: starting, idle, busy, draining. last_step_at: when the engine did its

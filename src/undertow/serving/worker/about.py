@@ -15,8 +15,6 @@ from undertow.serving.worker.neighbours import FOLDER, PLACE, folder_id, place
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = "patience_s"
-"""Of what a worker says: how long the step may take that it computes."""
 SAY_S = 1.0
 """Between two times that it is written."""
 FREE_BYTES = 64 * 2**20

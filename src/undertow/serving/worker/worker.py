@@ -17,10 +17,10 @@ from undertow.serving.jobs import Claim, JobProgress, JobState
 from undertow.serving.request_json import embeddings_of, request_of
 from undertow.serving.schedule import Running
 from undertow.serving.settings import ServerSettings
-from undertow.serving.store.records import QueueEntry, StoreError, Verdict
+from undertow.serving.store.records import PATIENCE, QueueEntry, StoreError, Verdict
 from undertow.serving.store.store import Store
 from undertow.serving.tracing import Tracing
-from undertow.serving.worker.about import PATIENCE, About
+from undertow.serving.worker.about import About
 from undertow.serving.worker.answering import Answering
 from undertow.serving.worker.claiming import Claiming
 from undertow.serving.worker.drawing import Drawing, begin, placed
