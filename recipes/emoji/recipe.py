@@ -121,12 +121,16 @@ class EmojiRecipe:
 CRISP_RECIPE = EmojiRecipe(
     edition=CRISP,
     level_channels=(32, 32, 64, 128),
-    latent_channels=24,
+    latent_channels=32,
     middle_attention=False,
     kl_weight=1e-5,
     crop=64,
-    autoencoder=FitSettings(steps=8000, batch_size=8, learning_rate=4e-4, ema_decay=0.998, checkpoint_every=100),
-    whole_pictures=FitSettings(steps=2000, batch_size=8, learning_rate=2e-4, ema_decay=0.998, checkpoint_every=100),
+    autoencoder=FitSettings(
+        steps=5000, batch_size=8, learning_rate=4e-3, optimizer="muon", ema_decay=0.998, checkpoint_every=100
+    ),
+    whole_pictures=FitSettings(
+        steps=1000, batch_size=8, learning_rate=1e-3, optimizer="muon", ema_decay=0.998, checkpoint_every=100
+    ),
 )
 """The second edition: 128 pixels, whose autoencoder halves three times."""
 

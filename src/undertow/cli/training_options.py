@@ -41,7 +41,10 @@ class TrainingOptions:
     out: Annotated[Path, typer.Option(help="Folder of the run; a run found there goes on.")]
     steps: Annotated[int, typer.Option(help="Optimizer steps in all; with more, a finished run goes on.")] = 1000
     batch_size: Annotated[int, typer.Option(help="Pictures per step.")] = 4
-    learning_rate: Annotated[float, typer.Option(help="Of AdamW, at its peak.")]
+    learning_rate: Annotated[float, typer.Option(help="At its peak.")]
+    optimizer: Annotated[str, typer.Option(help="adamw, or muon, which trains whole networks in fewer steps.")] = (
+        "adamw"
+    )
     timesteps: Annotated[str, typer.Option(help="Levels of noise: uniform, or logit_normal.")] = "uniform"
     min_snr_gamma: Annotated[
         float | None, typer.Option(help="Weights of levels: min-SNR's gamma, usually 5.", show_default="constant")
@@ -85,6 +88,8 @@ class TrainingOptions:
         require_packages("train", OF_TRAINING)
         if self.precision not in ("float32", "bf16"):
             raise InvalidInput("--precision", repr(self.precision), "float32 or bf16")
+        if self.optimizer not in ("adamw", "muon"):
+            raise InvalidInput("--optimizer", repr(self.optimizer), "adamw or muon")
         if self.device is not None:
             require_device_name("--device", self.device)
         require_elsewhere("--out", self.out, [self.images, self.model, *sources])
@@ -147,6 +152,7 @@ class TrainingOptions:
             steps=self.steps,
             batch_size=self.batch_size,
             learning_rate=self.learning_rate,
+            optimizer=self.optimizer,
             warmup_steps=min(100, self.steps // 10),
             ema_decay=0.99,
             precision=self.precision,

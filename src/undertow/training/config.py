@@ -9,6 +9,7 @@ from undertow.training.augmentation import Augmentation
 from undertow.training.data import DATA_SOURCES, DataSource
 from undertow.training.fit import FitSettings
 from undertow.training.objective import PRESETS, Ddpm, Flow
+from undertow.training.optimizer import OPTIMIZERS
 from undertow.training.pictures import Pictures
 from undertow.unet.blocks import Checkpointing
 from undertow.unet.config import ClassLabels, Level, Middle, SelfAttention, UNetConfig
@@ -24,13 +25,13 @@ BETAS = (0.9, 0.999)
 class TrainingConfig:
     """A training run. Equal configs give equal weights, bit by bit on one machine with one number of threads.
 
-    batch_size: of all devices together. steps: optimizer steps. warmup_steps: of the learning rate. decay: of the
-    learning rate after the warm-up. clip_norm: largest norm of the gradient. label_dropout: probability with which a
-    row loses its label, for guidance. freeze: `fnmatch` patterns of parameters that do not learn. start_from: folder of
-    a trained model whose weights are the start; `None` starts at random. precision: of activations; weights and
-    gradients are float32. gradient_checkpointing: `True`, or names of the U-Net's blocks such as "up_blocks.3"; of
-    `UNetConfig.cifar10()` at batch 8 it kept 46 instead of 186 MiB of activations, for a quarter more time (CPU,
-    float32). sample_every, checkpoint_every: in steps. keep_checkpoints: how
+    batch_size: of all devices together. steps: optimizer steps. optimizer: "adamw" or "muon". warmup_steps: of the
+    learning rate. decay: of the learning rate after the warm-up. clip_norm: largest norm of the gradient.
+    label_dropout: probability with which a row loses its label, for guidance. freeze: `fnmatch` patterns of parameters
+    that do not learn. start_from: folder of a trained model whose weights are the start; `None` starts at random.
+    precision: of activations; weights and gradients are float32. gradient_checkpointing: `True`, or names of the
+    U-Net's blocks such as "up_blocks.3"; of `UNetConfig.cifar10()` at batch 8 it kept 46 instead of 186 MiB of
+    activations, for a quarter more time (CPU, float32). sample_every, checkpoint_every: in steps. keep_checkpoints: how
     many of the newest stay. Errors: `ConfigError` names the field.
     """
 
@@ -40,6 +41,7 @@ class TrainingConfig:
     steps: int
     batch_size: int
     learning_rate: float = 1e-3
+    optimizer: str = "adamw"
     warmup_steps: int = 100
     decay: str = "cosine"
     weight_decay: float = 0.01
@@ -64,6 +66,7 @@ class TrainingConfig:
             _require(getattr(self, name) > 0, name, getattr(self, name), "must be positive")
         for name in ("warmup_steps", "weight_decay", "seed"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "must not be negative")
+        _require(self.optimizer in OPTIMIZERS, "optimizer", self.optimizer, "must be 'adamw' or 'muon'")
         _require(self.decay in ("constant", "cosine"), "decay", self.decay, "must be 'constant' or 'cosine'")
         _require(0 <= self.ema_decay < 1, "ema_decay", self.ema_decay, "must lie in [0, 1)")
         _require(0 <= self.label_dropout < 1, "label_dropout", self.label_dropout, "must lie in [0, 1)")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from undertow.errors import CheckpointError
+from undertow.errors import CheckpointError, ConfigError
 from undertow.extras import OF_TRAINING, require_packages
 from undertow.free_memory import naming_memory
 from undertow.state_dicts import compare_shapes, shapes_of
@@ -25,7 +25,7 @@ from undertow.training.ema import ExponentialMovingAverage
 from undertow.training.figures import save_loss_plot
 from undertow.training.log import LOG, StepRecord, append_record, read_records
 from undertow.training.meter import Meter
-from undertow.training.optimizer import adamw, learning_rate_schedule
+from undertow.training.optimizer import OPTIMIZERS, learning_rate_schedule
 from undertow.training.precision import autocast
 from undertow.training.randomness import seed_for
 from undertow.training.run_lock import only_training
@@ -41,15 +41,16 @@ CHECKPOINTS, LOSS_PLOT = "checkpoints", "loss.png"
 class FitSettings:
     """The settings of the loop.
 
-    steps: number of optimizer steps. batch_size: examples per step over all devices, used for the log. decay: the
-    learning rate schedule, "constant", "cosine" or "trapezoid", see `learning_rate_schedule`. precision: the precision
-    of activations, "float32" or "bf16", see `autocast`; weights and gradients are always float32. keep_checkpoints: how
-    many of the newest checkpoints are kept.
+    steps: number of optimizer steps. batch_size: examples per step over all devices, used for the log. optimizer:
+    "adamw" or "muon", see `Muon`. betas: of AdamW's averages. decay: the learning rate schedule, "constant", "cosine"
+    or "trapezoid", see `learning_rate_schedule`. precision: the precision of activations, "float32" or "bf16", see
+    `autocast`; weights and gradients are always float32. keep_checkpoints: how many of the newest checkpoints are kept.
     """
 
     steps: int
     batch_size: int
     learning_rate: float
+    optimizer: str = "adamw"
     warmup_steps: int = 100
     decay: str = "trapezoid"
     weight_decay: float = 0.01
@@ -61,6 +62,10 @@ class FitSettings:
     log_every: int = 10
     checkpoint_every: int = 250
     keep_checkpoints: int = 2
+
+    def __post_init__(self):
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError("optimizer", self.optimizer, f"must be {' or '.join(map(repr, OPTIMIZERS))}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +158,8 @@ class _Run:
     def __init__(self, module: nn.Module, settings: FitSettings, folder: Path, recipe: dict[str, Any]):
         self.module, self.settings, self.folder = module, settings, folder
         self.ema = ExponentialMovingAverage(module, settings.ema_decay)
-        self.optimizer = adamw(module, weight_decay=settings.weight_decay, betas=settings.betas)
+        new = OPTIMIZERS[settings.optimizer]
+        self.optimizer = new(module, weight_decay=settings.weight_decay, betas=settings.betas)
         self.config = json.loads(json.dumps({"settings": asdict(settings), "recipe": recipe}))
         self.schedule_start = 0
         self.device = next(module.parameters()).device

@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from undertow.errors import ConfigError
 from undertow.extras import optional_package
+from undertow.training.muon import muon
 
 COOLDOWN = 0.2
 """Share of a trapezoid's steps over which the learning rate falls."""
@@ -53,6 +54,10 @@ def adamw(module: nn.Module, *, weight_decay: float, betas: tuple[float, float] 
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=0.0, betas=betas)
 
 
+OPTIMIZERS = {"adamw": adamw, "muon": muon}
+"""By name."""
+
+
 def learning_rate_schedule(
     optimizer: torch.optim.Optimizer, *, peak: float, warmup_steps: int, steps: int, decay: str, first_step: int = 1
 ) -> LambdaLR:
@@ -71,7 +76,8 @@ def learning_rate_schedule(
         )
 
     for group in optimizer.param_groups:
-        group["initial_lr"] = peak  # which PyTorch wants of an optimizer whose schedule goes on
+        # `initial_lr` is what PyTorch wants of an optimizer whose schedule goes on.
+        group["initial_lr"] = peak * group.get("rate", 1.0)
     last = first_step - 1
     match decay:
         case "constant":

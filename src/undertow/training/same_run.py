@@ -11,6 +11,9 @@ from undertow.training.training_state import SavedState
 FREE_TO_CHANGE = frozenset(("log_every", "checkpoint_every", "keep_checkpoints"))
 """Settings that do not influence the weights, which may therefore differ when a run is resumed."""
 
+ADDED_SETTINGS = {"optimizer": "adamw"}
+"""Settings that checkpoints of earlier versions do not name, with what those versions did."""
+
 PARTS = ("settings", "recipe")
 SCHEDULE_START = "schedule_start"
 """The step after which the present learning rate schedule began, in a run that was continued after its end."""
@@ -26,6 +29,7 @@ def schedule_start(wanted: dict[str, Any], saved: SavedState, place: Path) -> in
     stored = saved.config
     if stored.keys() - {SCHEDULE_START} != set(PARTS):
         raise UnknownCheckpoint(place, "it was written by another version of undertow", "start in another folder")
+    stored = stored | {"settings": ADDED_SETTINGS | stored["settings"]}
     began, before, now = int(stored.get(SCHEDULE_START, 0)), stored["settings"], wanted["settings"]
     finished = saved.step == before["steps"] and now["steps"] > before["steps"]
     grows = finished or saved.step <= _constant_until(before, began)

@@ -64,6 +64,7 @@ def config(data: DataSource) -> dict[str, Any]:
         "config.steps": 11,
         "config.batch_size": 12,
         "config.learning_rate": 1e-3,
+        "config.optimizer": "adamw",
         "config.warmup_steps": 100,
         "config.decay": "cosine",
         "config.weight_decay": 0.01,
