@@ -26,6 +26,7 @@ from recipes.emoji.export import export
 from recipes.emoji.render import FONT, Glyphs
 from recipes.emoji.text_encoder import train_text_encoder
 from recipes.emoji.text_to_image import (
+    OBJECTIVE,
     CachedLatents,
     TextToImage,
     cache_latents,
@@ -38,6 +39,7 @@ from undertow.pictures.pixels import from_uint8, to_uint8
 from undertow.training.figures import save_grid
 from undertow.training.fit import FitSettings, Progress
 from undertow.training.log import StepRecord
+from undertow.training.timesteps import LogitNormalTimesteps, TimestepDistribution
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
@@ -83,6 +85,7 @@ class EmojiRecipe:
     text_layers: int = 3
     text_heads: int = 3
     pictures: int = 65_536
+    timesteps: TimestepDistribution = OBJECTIVE.timesteps
     autoencoder: FitSettings = FitSettings(
         steps=4800, batch_size=8, learning_rate=4e-4, ema_decay=0.995, checkpoint_every=200
     )
@@ -129,7 +132,28 @@ CRISP_RECIPE = EmojiRecipe(
         steps=5000, batch_size=8, learning_rate=4e-3, optimizer="muon", ema_decay=0.998, checkpoint_every=100
     ),
     whole_pictures=FitSettings(
-        steps=1000, batch_size=8, learning_rate=1e-3, optimizer="muon", ema_decay=0.998, checkpoint_every=100
+        steps=400,
+        batch_size=8,
+        learning_rate=1e-3,
+        optimizer="muon",
+        warmup_steps=20,
+        ema_decay=0.99,
+        checkpoint_every=50,
+    ),
+    pictures=49_152,
+    timesteps=LogitNormalTimesteps(mean=0.3, std=1.0, stratified=True),
+    text_to_image=FitSettings(
+        steps=2400, batch_size=64, learning_rate=5e-3, optimizer="muon", ema_decay=0.995, checkpoint_every=200
+    ),
+    pairs=FitSettings(
+        steps=500,
+        batch_size=64,
+        learning_rate=2e-3,
+        optimizer="muon",
+        warmup_steps=50,
+        ema_decay=0.99,
+        seed=1,
+        checkpoint_every=100,
     ),
 )
 """The second edition: 128 pixels, whose autoencoder halves three times."""
@@ -253,6 +277,7 @@ def _text_to_image(
             settings,
             out / name,
             edition=recipe.edition,
+            objective=replace(OBJECTIVE, timesteps=recipe.timesteps),
             on_record=callbacks.on_record,
             on_checkpoint=partial(show, folder=out / name),
         )

@@ -148,6 +148,7 @@ def train_text_to_image(
     folder: Path,
     *,
     edition: Edition = FIRST,
+    objective: Objective = OBJECTIVE,
     on_record: Callable[[StepRecord], None] = lambda record: None,
     on_checkpoint: Callable[[Progress], None] = lambda progress: None,
 ) -> TextToImage:
@@ -161,8 +162,8 @@ def train_text_to_image(
         chosen = torch.randint(len(data), (settings.batch_size,), generator=generator)
         x0 = data.latents[chosen].float()
         captions = ["" if random.random() < DROPPED else data.captions[index] for index in chosen.tolist()]
-        u = OBJECTIVE.timesteps.draw(len(x0), generator)
-        example = OBJECTIVE.example(x0, torch.randn(x0.shape, generator=generator), u)
+        u = objective.timesteps.draw(len(x0), generator)
+        example = objective.example(x0, torch.randn(x0.shape, generator=generator), u)
         return example, torch.tensor([encode(caption) for caption in captions])
 
     def loss(batch: tuple[Example, Tensor]) -> Tensor:
@@ -174,7 +175,7 @@ def train_text_to_image(
         "unet": config_to_diffusers(model.unet.config),
         "pictures": len(data),
         "edition": repr(edition),
-        "objective": repr(OBJECTIVE),
+        "objective": repr(objective),
     }
     trained = fit(
         model, batch_at, loss, settings, folder, recipe=recipe, on_record=on_record, on_checkpoint=on_checkpoint

@@ -7,7 +7,7 @@ import torch
 
 from undertow.attention import chosen
 from undertow.attention.catalogue import KERNELS
-from undertow.attention.choose import CHUNKED_KEYS, choose
+from undertow.attention.choose import CHUNKED_KEYS, GRADIENT_KEYS, choose
 from undertow.attention.kernel import Requirements
 
 BF16, F16, F32 = torch.bfloat16, torch.float16, torch.float32
@@ -45,6 +45,13 @@ def test_a_processor_that_imitates_bfloat16_takes_the_kernel_that_multiplies_in_
 def test_a_processor_that_multiplies_in_tiles_takes_the_kernel_that_does():
     """The chunked one takes twice as long there (benchmarks/attention.py)."""
     assert choose(Requirements(device="cpu", dtype=BF16, queries=1024, keys=1024, amx=True)).name == "sdpa"
+
+
+@pytest.mark.parametrize(("keys", "name"), [(GRADIENT_KEYS, "chunked"), (GRADIENT_KEYS + 1, "sdpa")])
+def test_before_a_backward_pass_over_few_keys_no_tiles_are_worth_it(keys, name):
+    """The fused kernel's backward pass has none (benchmarks/attention.py --gradient)."""
+    call = Requirements(device="cpu", dtype=BF16, queries=1024, keys=keys, amx=True, gradient=True)
+    assert choose(call).name == name
 
 
 @pytest.mark.parametrize("float32_logits", [False, True])

@@ -99,7 +99,12 @@ def test_blocks_that_are_computed_again_keep_less():
 
 def test_constants_are_those_of_the_rooms_that_import_torch():
     assert operations.PATCH_CELLS == matmul.PATCH_CELLS
-    assert (attention_walk.CHUNK, attention_walk.CHUNKED_KEYS) == (chunked.CHUNK, choose.CHUNKED_KEYS)
+    walk = attention_walk
+    assert (walk.CHUNK, walk.CHUNKED_KEYS, walk.GRADIENT_KEYS) == (
+        chunked.CHUNK,
+        choose.CHUNKED_KEYS,
+        choose.GRADIENT_KEYS,
+    )
 
 
 def test_the_processor_is_the_same_without_torch():

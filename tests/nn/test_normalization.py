@@ -7,8 +7,10 @@ Source document 004 reports 100 % NaN for an f16 tensor [1, 320, 128, 128] of ma
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tests.golden.minis import randomize
+from undertow.nn.normalization import NARROW, GroupNorm
 from undertow.nn.resnet import ResBlock
 
 SHAPE = (1, 320, 128, 128)
@@ -84,3 +86,36 @@ def test_a_res_block_of_large_activations_stays_finite(large, dtype):
     exact = block.float()(x.float(), embedding.to(dtype).float())
     error = torch.linalg.vector_norm(output.float() - exact) / torch.linalg.vector_norm(exact)
     assert error <= HALF[dtype]
+
+
+@pytest.mark.parametrize("channels", [2 * GROUPS, (NARROW - 1) * GROUPS, NARROW * GROUPS])
+def test_narrow_groups_have_the_same_numbers_gradients_and_layout_in_training(channels):
+    """PyTorch's own kernel in float64 beside it."""
+    norm = GroupNorm(GROUPS, channels)
+    randomize(norm, 1)
+    x = torch.randn(3, channels, 6, 5, generator=torch.Generator().manual_seed(2))
+    x = x.to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    norm = norm.to(torch.bfloat16)
+    exact, gradients = nn.GroupNorm(GROUPS, channels).double(), []
+    exact.load_state_dict(norm.state_dict())
+    for module, value in ((norm, x.requires_grad_()), (exact, x.detach().double().requires_grad_())):
+        output = module(value)
+        assert output.is_contiguous(memory_format=torch.channels_last) == value.is_contiguous(
+            memory_format=torch.channels_last
+        )
+        output.square().sum().backward()
+        gradients.append((output.detach().double(), value.grad.double(), module.weight.grad.double()))
+    for found, wanted in zip(*gradients, strict=True):
+        assert (found - wanted).norm() < 0.02 * wanted.norm()
+
+
+def test_narrow_groups_do_not_take_the_slow_kernel(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        functional, "group_norm", lambda x, *given: seen.append(x.is_contiguous()) or torch.group_norm(x, *given)
+    )
+    x = torch.randn(2, 2 * GROUPS, 4, 4).to(torch.bfloat16).contiguous(memory_format=torch.channels_last)
+    norm = GroupNorm(GROUPS, 2 * GROUPS).to(torch.bfloat16)
+    norm(x.requires_grad_())
+    norm(x.detach())
+    assert seen == [True, False], "channels first in training alone"

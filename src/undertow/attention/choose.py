@@ -23,6 +23,11 @@ CHUNKED_KEYS = 1024
 """In bfloat16, on CPUs that have it without AMX, the chunked kernel beats the fused one up to this many keys; with AMX
 it takes twice as long, and where the type is imitated twenty times (benchmarks/attention.py)."""
 
+GRADIENT_KEYS = 256
+"""Up to this many keys the chunked kernel is taken with AMX too where a backward pass follows: that of the fused kernel
+does not multiply in tiles, and both passes together take a third of its time for many rows of 64 tokens, and as long as
+its own for 1,024 (benchmarks/attention.py --gradient)."""
+
 
 class Choice(NamedTuple):
     """A kernel's name, and the reason for choosing it."""
@@ -121,7 +126,7 @@ def _usual(requirements: Requirements) -> Choice:
     if requirements.device == "cpu" and requirements.dtype == torch.bfloat16 and short:
         if requirements.imitated:
             return Choice("sdpa", "bfloat16 that the CPU imitates: the fused kernel multiplies in float32")
-        if requirements.amx:
+        if requirements.amx and not (requirements.gradient and requirements.keys <= GRADIENT_KEYS):
             return Choice("sdpa", "bfloat16 on a CPU with AMX: the fused kernel multiplies in tiles")
         if not requirements.float32_logits:
             return Choice(

@@ -70,6 +70,7 @@ class ChosenAttention:
             float32_logits=self.float32_logits,
             imitated=query.dtype == torch.bfloat16 and not has_bfloat16(),
             amx=query.dtype == torch.bfloat16 and has_amx(),
+            gradient=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value)),
         )
         if torch.compiler.is_compiling():
             return KERNELS[self._first(requirements, {}).name].kernel(query, key, value, mask)

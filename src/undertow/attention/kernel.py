@@ -25,7 +25,8 @@ class AttentionKernel(Protocol):
 @dataclass(frozen=True, kw_only=True)
 class Requirements:
     """What one attention call requires, known from shapes and types alone. float32_logits: scores must stay in float32.
-    imitated: the device has no instructions for `dtype` (`undertow.processor`). amx: it multiplies `dtype` in tiles."""
+    imitated: the device has no instructions for `dtype` (`undertow.processor`). amx: it multiplies `dtype` in tiles.
+    gradient: a backward pass follows."""
 
     device: str
     dtype: torch.dtype
@@ -38,6 +39,7 @@ class Requirements:
     float32_logits: bool = False
     imitated: bool = False
     amx: bool = False
+    gradient: bool = False
 
     @property
     def scores(self) -> int:

@@ -4,7 +4,7 @@ from undertow.memory.ledger import Array
 from undertow.memory.operations import Operations
 from undertow.memory.workspaces import batched_bytes
 
-CHUNK, CHUNKED_KEYS = 256, 1024
+CHUNK, CHUNKED_KEYS, GRADIENT_KEYS = 256, 1024, 256
 """As in `attention.chunked` and `attention.choose`, which import torch; a test holds them equal."""
 
 WRITTEN_OUT = ("math", "sliced", "chunked")
@@ -66,7 +66,8 @@ def chosen_kernel(ops: Operations, queries: int, keys: int) -> str:
     if ops.kernel != "auto":
         return ops.kernel
     short = ops.machine.device == "cpu" and ops.dtype == "bfloat16" and keys <= CHUNKED_KEYS
-    return "chunked" if short and ops.machine.bfloat16 and not ops.machine.amx else "sdpa"
+    tiles = ops.machine.amx and not (ops.saved is not None and keys <= GRADIENT_KEYS)
+    return "chunked" if short and ops.machine.bfloat16 and not tiles else "sdpa"
 
 
 def _fused(ops: Operations, query: Array, heads: int, keys: int) -> Array:
@@ -123,6 +124,8 @@ def _chunked(ops: Operations, query: Array, heads: int, keys: int) -> Array:
     parts = [ops.ledger.new((query.shape[0], (full - 1) * CHUNK, query.shape[2]), "bmm")] if full > 1 else []
     parts += [_chunk(ops, query, size, heads, keys) for size in (CHUNK * (full > 0), rest) if size]
     output = ops.elementwise("cat", query, *parts)
+    if ops.saved is not None:
+        ops.save(scaled, ops.ledger.new((query.shape[0], heads, queries, keys), "softmax"))
     del parts, scaled
     return output
 

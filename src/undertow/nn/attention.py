@@ -10,6 +10,7 @@ from undertow.attention.in_parts import in_parts
 from undertow.attention.kernel import AttentionKernel
 from undertow.doors import checked_names_of
 from undertow.nn.adaptable import Linear, WeightRows
+from undertow.nn.normalization import GroupNorm
 from undertow.nn.perturbation import PerturbedRows, blur_queries, keep_own_values
 from undertow.shapes import AttentionMask, FeatureMap, Heads, Sequence
 
@@ -157,7 +158,7 @@ class SpatialSelfAttention(AttentionProjections):
 
     def __init__(self, channels: int, heads: int, *, norm_groups: int, norm_eps: float, kernel: AttentionKernel):
         super().__init__(channels, heads, bias=True, kernel=kernel)
-        self.group_norm = nn.GroupNorm(norm_groups, channels, norm_eps)
+        self.group_norm = GroupNorm(norm_groups, channels, norm_eps)
 
     def forward(self, x: FeatureMap, inputs: AttentionInputs = NO_INPUTS) -> FeatureMap:
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from undertow.nn.adaptable import Conv2d, Linear, WeightRows
+from undertow.nn.normalization import GroupNorm
 from undertow.shapes import FeatureMap
 
 
@@ -29,10 +30,10 @@ class ResBlock(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.norm1 = nn.GroupNorm(norm_groups, inputs, norm_eps)
+        self.norm1 = GroupNorm(norm_groups, inputs, norm_eps)
         self.conv1 = Conv2d(inputs, outputs, kernel_size=3, padding=1)
         self.time_emb_proj = None if embedding_dim is None else Linear(embedding_dim, outputs)
-        self.norm2 = nn.GroupNorm(norm_groups, outputs, norm_eps)
+        self.norm2 = GroupNorm(norm_groups, outputs, norm_eps)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = Conv2d(outputs, outputs, kernel_size=3, padding=1)
         self.conv_shortcut = None if inputs == outputs else Conv2d(inputs, outputs, kernel_size=1)

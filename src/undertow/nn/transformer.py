@@ -8,6 +8,7 @@ from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import Conv2d, Linear, WeightRows
 from undertow.nn.attention import Attention, AttentionInputs
 from undertow.nn.feedforward import FeedForward
+from undertow.nn.normalization import GroupNorm
 from undertow.shapes import FeatureMap, Sequence
 
 TRANSFORMER_NORM_EPS = 1e-6
@@ -53,7 +54,7 @@ class SpatialTransformer(nn.Module):
     ):
         super().__init__()
         self.linear_projection = linear_projection
-        self.norm = nn.GroupNorm(norm_groups, channels, TRANSFORMER_NORM_EPS)
+        self.norm = GroupNorm(norm_groups, channels, TRANSFORMER_NORM_EPS)
         self.proj_in = _projection(channels, linear_projection)
         self.transformer_blocks = nn.ModuleList(
             TransformerBlock(channels, heads, context_dim, kernel=kernel) for _ in range(depth)

@@ -17,6 +17,7 @@ from undertow.attention.kernel import AttentionKernel
 from undertow.doors import checked, checked_names
 from undertow.nn.adaptable import Conv2d
 from undertow.nn.attention import AttentionMaps
+from undertow.nn.normalization import GroupNorm
 from undertow.shapes import Latents, Timesteps
 from undertow.unet.blocks import StageInputs, UpStage
 from undertow.unet.checks import check_inputs, check_kinds, check_observed, check_values, each_row
@@ -51,7 +52,7 @@ class UNet(Encoder):
         first, levels = config.levels[0].channels, len(config.levels)
         self.config = config
         self.up_blocks = nn.ModuleList(UpStage(config, index, kernel) for index in range(levels))
-        self.conv_norm_out = nn.GroupNorm(config.norm_groups, first, config.norm_eps)
+        self.conv_norm_out = GroupNorm(config.norm_groups, first, config.norm_eps)
         self.conv_out = Conv2d(first, config.out_channels, 3, padding=1)
         self.name_attentions()
 

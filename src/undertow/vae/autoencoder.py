@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from undertow.attention.chosen import kernel_named
 from undertow.attention.kernel import AttentionKernel
 from undertow.nn.adaptable import Conv2d
+from undertow.nn.normalization import GroupNorm
 from undertow.shapes import FeatureMap, Latents
 from undertow.vae.blocks import DownBlock, MiddleBlock, NewFeatureMap, UpBlock, in_query_chunks
 from undertow.vae.checks import check_dtype, check_latents, check_pixels
@@ -57,7 +58,7 @@ class Encoder(nn.Module):
         self.conv_in = Conv2d(config.in_channels, first, 3, padding=1)
         self.down_blocks = nn.ModuleList(DownBlock(config, index) for index in range(len(config.level_channels)))
         self.mid_block = MiddleBlock(config, kernel)
-        self.conv_norm_out = nn.GroupNorm(config.norm_groups, last, NORM_EPS)
+        self.conv_norm_out = GroupNorm(config.norm_groups, last, NORM_EPS)
         self.conv_out = Conv2d(last, 2 * config.latent_channels, 3, padding=1)
 
     def forward(self, pixels: Pixels) -> NewFeatureMap:
@@ -76,7 +77,7 @@ class Decoder(nn.Module):
         self.conv_in = Conv2d(config.latent_channels, last, 3, padding=1)
         self.mid_block = MiddleBlock(config, kernel)
         self.up_blocks = nn.ModuleList(UpBlock(config, index) for index in range(len(config.level_channels)))
-        self.conv_norm_out = nn.GroupNorm(config.norm_groups, first, NORM_EPS)
+        self.conv_norm_out = GroupNorm(config.norm_groups, first, NORM_EPS)
         self.conv_out = Conv2d(first, config.out_channels, 3, padding=1)
 
     def forward(self, latents: FeatureMap) -> NewFeatureMap:
