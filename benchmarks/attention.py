@@ -5,11 +5,13 @@ beside its inputs and its output (PyTorch's account), the error the largest of a
 the tables of docs/results/attention.md.
 
     python benchmarks/attention.py [--repeats 5] [--types float32,bfloat16] [--large 16384]
+    python benchmarks/attention.py --gradient
 """
 
 import argparse
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import torch
@@ -35,15 +37,52 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--types", default="float32,bfloat16")
     parser.add_argument("--large", type=int, default=LARGE)
+    parser.add_argument("--gradient", action="store_true", help="both passes of a training step instead")
     options = parser.parse_args()
     torch.set_num_threads(1)
     machine = Machine.here("cpu")
     today = datetime.now(UTC).date().isoformat()
     print(f"{today}, {machine.name}, torch {machine.torch_version}, 1 thread, fastest of {options.repeats} runs.\n")
+    if options.gradient:
+        print_gradient(options.types.split(","), options.repeats)
+        return
     for dtype in options.types.split(","):
         print_kernels(dtype, options.repeats)
     print_large(options.large)
     print_local()
+
+
+def print_gradient(types: Sequence[str], repeats: int) -> None:
+    """Milliseconds of a forward and a backward pass: at the shapes of the embedded model's training, 64 pictures at a
+    time, and of SD1.5's at 256 pixels, two."""
+    shapes = ((64, 6, 64, 64, 32), (64, 6, 64, 32, 32))
+    shapes += ((2, 8, 1024, 1024, 40), (2, 8, 1024, 77, 40), (2, 8, 256, 256, 80), (2, 8, 256, 77, 80))
+    names = ("math", "sdpa", "chunked")
+    print("Forward + backward, milliseconds:\n")
+    print(f"| type | rows x heads | queries x keys, head width | {' | '.join(names)} | by rule |")
+    print(f"|{'---|' * (len(names) + 4)}")
+    for dtype in types:
+        for rows, heads, queries, keys, dim in shapes:
+            sides = [(queries, heads * dim), (keys, heads * dim), (keys, heads * dim)]
+            tokens = [torch.randn(rows, *side).to(getattr(torch, dtype)).requires_grad_() for side in sides]
+            given = [one.unflatten(-1, (heads, dim)).transpose(1, 2) for one in tokens]
+            cells = [_both_passes(name, given, repeats) for name in names]
+            call = Call(rows=rows, heads=heads, queries=queries, keys=keys, head_dim=dim, dtype=dtype)
+            rule = choose(replace(requirements_of(call, "cpu"), gradient=True)).name
+            place = f"{rows} x {heads} | {queries} x {keys}, {dim}"
+            print(f"| {dtype} | {place} | {' | '.join(cells)} | {rule} |", flush=True)
+
+
+def _both_passes(name: str, given: Sequence[torch.Tensor], repeats: int) -> str:
+    taken: list[tuple[float, float]] = []
+    for _ in range(repeats):
+        start = time.process_time()
+        output = KERNELS[name].kernel(*given)
+        between = time.process_time()
+        output.sum().backward(retain_graph=True)
+        taken.append((between - start, time.process_time() - between))
+    forward, backward = (1e3 * min(times) for times in zip(*taken, strict=True))
+    return f"{forward:.1f} + {backward:.1f}"
 
 
 def print_kernels(dtype: str, repeats: int) -> None:
