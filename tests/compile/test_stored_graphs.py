@@ -163,6 +163,26 @@ def test_what_does_not_fit_is_made_anew_and_told_once(what, maker, monkeypatch, 
     assert len(list((tmp_path / "graphs").glob("*.pt2"))) == (2 if what == "features" else 1)
 
 
+def test_graphs_that_were_not_used_for_the_longest_time_make_room(maker, monkeypatch, tmp_path):
+    monkeypatch.setattr(stored_graphs, "MOST_BYTES", 2)  # each of the maker's has one
+    calls = [call(side=side) for side in (8, 12, 16, 20)]
+    for inputs in calls[:2]:
+        check(StoredGraphs(), network(), *inputs)
+    for index, file in enumerate(sorted((tmp_path / "graphs").glob("*.pt2"), key=lambda file: file.read_text())):
+        os.utime(file, (index, index))
+    check(StoredGraphs(), network(), *calls[0])  # the older one is used
+    check(StoredGraphs(), network(), *calls[2])
+    check(StoredGraphs(), network(), *calls[3])
+    kept = {file.stem for file in (tmp_path / "graphs").glob("*.pt2")}
+    assert kept == {file.stem for file in (tmp_path / "graphs").glob("*.json")}
+    assert {(tmp_path / "graphs" / f"{stem}.pt2").read_text() for stem in kept} == {"2", "3"}
+    assert maker.calls == 4
+    check(StoredGraphs(), network(), *calls[2])
+    assert maker.calls == 4
+    check(StoredGraphs(), network(), *calls[0])
+    assert maker.calls == 5
+
+
 def test_a_folder_that_cannot_be_written_is_told_once_and_all_goes_on(maker, monkeypatch, tmp_path, caplog):
     (tmp_path / "file").touch()
     monkeypatch.setenv("UNDERTOW_CACHE", str(tmp_path / "file"))

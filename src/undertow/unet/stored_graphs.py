@@ -11,6 +11,7 @@ import os
 import pickle
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -32,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 SOURCES = ("attention", "nn", "unet", "adapters/control", "processor.py")
 """What graphs are made of: those of another text are made anew."""
+
+MOST_BYTES = 2**30
+"""Of all graphs on disk together; beyond, the ones that were not used for the longest time go."""
 
 
 class StoredGraph:
@@ -143,6 +147,8 @@ def _load(file: Path) -> StoredGraph | None:
     if about.get("versions") != _versions():
         _say(f"graphs of another version in {file.parent} are made anew")
         return None
+    with suppress(OSError):
+        os.utime(file)  # a use, see `_remove_old`
     try:
         return StoredGraph(file, pickle.loads(bytes.fromhex(about["output"])))
     except Exception as error:
@@ -160,6 +166,21 @@ def _store(graph: Path, output: bytes, file: Path) -> None:
     finally:
         draft.unlink(missing_ok=True)
     write_cached({"versions": _versions(), "output": output.hex()}, file.with_suffix(".json"))
+    _remove_old(file.parent, keep=file)
+
+
+def _remove_old(folder: Path, *, keep: Path) -> None:
+    """Removes graphs, the ones that were not used for the longest time first, until `MOST_BYTES` hold the rest. A process
+    that has loaded one of them goes on with its own copy."""
+    found = [(file, file.stat()) for file in folder.glob("*.pt2")]
+    total = sum(about.st_size for _, about in found)
+    for file, about in sorted(found, key=lambda one: one[1].st_mtime):
+        if total <= MOST_BYTES:
+            return
+        if file != keep:
+            file.with_suffix(".json").unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
+            total -= about.st_size
 
 
 @cache
