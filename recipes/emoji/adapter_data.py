@@ -1,7 +1,7 @@
 """Writes what the ControlNet and the image prompt of the embedded model `emoji` are trained from, and trains the image
 encoder that the image prompt reads; then tells the two commands that train them.
 
-    python -m recipes.emoji.adapter_data --out out/emoji-adapters
+    python -m recipes.emoji.adapter_data --out out/emoji-adapters [--crisp]
 
 OUT/edges/pictures, OUT/edges/edges            scenes with captions, and their canny edges
 OUT/references/pictures, .../references        emoji with captions, and other pictures of the same emoji
@@ -19,6 +19,7 @@ import torch
 
 from recipes.emoji.adapter_card import ship_control, ship_image_prompt
 from recipes.emoji.control import draw_with_edges, draw_with_references, write_paired
+from recipes.emoji.editions import CRISP, FIRST
 from recipes.emoji.render import FONT, Glyphs
 from recipes.emoji.vision import VISION, accuracy, train_vision, write_vision
 
@@ -41,7 +42,9 @@ def main() -> None:
     parser.add_argument("--ship", type=Path, help="folder for what was trained, with cards")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--font", type=Path, default=FONT)
+    parser.add_argument("--crisp", action="store_true", help="pictures of the second edition")
     options = parser.parse_args()
+    edition = CRISP if options.crisp else FIRST
     torch.set_num_threads(options.threads)
     glyphs = Glyphs(options.font)
     glyphs.require()
@@ -51,7 +54,7 @@ def main() -> None:
     ):
         folder = options.out / name
         if not (folder / "pictures" / "metadata.jsonl").is_file():
-            write_paired(draw(options.pictures, glyphs), folder, paired)
+            write_paired(draw(options.pictures, glyphs, edition=edition), folder, paired)
             print(f"written: {folder}", flush=True)
     settings = replace(VISION, steps=options.vision_steps)
     classifier = train_vision(

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
+from recipes.emoji.editions import FIRST, Edition
 from recipes.emoji.names import COLORS, EMOJI
-from recipes.emoji.render import ANYWHERE, ON_CELLS, Glyphs, draw_places, render
-from recipes.emoji.scenes import Scene, draw_training_scene, is_trained_color, spoken
+from recipes.emoji.render import Glyphs, draw_places, render
+from recipes.emoji.scenes import Scene, is_trained_color, spoken
 from undertow.checkpoints.files.atomic import write_text
 from undertow.hints.edges import canny
 from undertow.training.captions import METADATA
@@ -23,7 +24,7 @@ from undertow.training.randomness import seed_for
 NAMED = 0.25
 """Share of captions beside a reference that name the emoji; the others say the background alone."""
 
-Pictures = UInt8[Tensor, "count 3 64 64"]
+Pictures = UInt8[Tensor, "count 3 side side"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -35,16 +36,15 @@ class PairedData:
     captions: tuple[str, ...]
 
 
-def edges_of(picture: UInt8[Tensor, "3 64 64"]) -> UInt8[Tensor, "3 64 64"]:
+def edges_of(picture: UInt8[Tensor, "3 side side"]) -> UInt8[Tensor, "3 side side"]:
     """The control map of a picture, as `undertow preprocess canny` makes it."""
     return preprocess(picture, canny)
 
 
-def draw_with_edges(count: int, glyphs: Glyphs, *, seed: int = 0) -> PairedData:
+def draw_with_edges(count: int, glyphs: Glyphs, *, edition: Edition = FIRST, seed: int = 0) -> PairedData:
     """Training scenes with emoji anywhere, at sizes and places that the base was not trained with: edges say where."""
     random = Random(seed_for(seed, "edges"))
-    scenes = [draw_training_scene(random) for _ in range(count)]
-    pictures = torch.stack([render(scene, draw_places(scene, random, ANYWHERE), glyphs) for scene in scenes])
+    scenes, pictures = edition.draw(random, count, glyphs, edition.anywhere)
     return PairedData(
         pictures=pictures,
         paired=torch.stack([edges_of(picture) for picture in pictures]),
@@ -52,22 +52,26 @@ def draw_with_edges(count: int, glyphs: Glyphs, *, seed: int = 0) -> PairedData:
     )
 
 
-def draw_with_references(count: int, glyphs: Glyphs, *, seed: int = 0) -> PairedData:
+def draw_with_references(count: int, glyphs: Glyphs, *, edition: Edition = FIRST, seed: int = 0) -> PairedData:
     """Single emoji where the base was trained with them, each beside the same emoji elsewhere, on another color: a
     reference says what to draw, and neither where nor on what."""
     random = Random(seed_for(seed, "references"))
     scenes = [_single(random) for _ in range(count)]
     return PairedData(
-        pictures=torch.stack([render(scene, draw_places(scene, random, ON_CELLS), glyphs) for scene in scenes]),
-        paired=torch.stack([draw_reference(scene.names[0], random, glyphs) for scene in scenes]),
+        pictures=torch.stack(
+            [render(scene, draw_places(scene, random, edition.on_cells), glyphs, edition.side) for scene in scenes]
+        ),
+        paired=torch.stack([draw_reference(scene.names[0], random, glyphs, edition=edition) for scene in scenes]),
         captions=tuple(spoken(scene, random) if random.random() < NAMED else on_color(scene.color) for scene in scenes),
     )
 
 
-def draw_reference(name: str, random: Random, glyphs: Glyphs) -> UInt8[Tensor, "3 64 64"]:
+def draw_reference(
+    name: str, random: Random, glyphs: Glyphs, *, edition: Edition = FIRST
+) -> UInt8[Tensor, "3 side side"]:
     """An emoji on any of the colors, at any size and place."""
     scene = Scene(names=(name,), color=random.choice(tuple(COLORS)))
-    return render(scene, draw_places(scene, random, ANYWHERE), glyphs)
+    return render(scene, draw_places(scene, random, edition.anywhere), glyphs, edition.side)
 
 
 def on_color(color: str) -> str:

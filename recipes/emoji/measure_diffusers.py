@@ -16,8 +16,9 @@ import numpy as np
 import torch
 
 from recipes.emoji.draw import SETTINGS
+from recipes.emoji.editions import edition_of
 from recipes.emoji.evaluate import PROMPTS, kinds, measure, write_shares
-from recipes.emoji.render import FONT, SIDE, Glyphs
+from recipes.emoji.render import FONT, Glyphs
 from undertow.embedded import embedded_models
 from undertow.sampling.noise import NoiseSource
 
@@ -41,7 +42,7 @@ def main() -> None:
     glyphs.require()
     pipeline = load_pipeline(options.model)
     measured = []
-    for kind in kinds(options.prompts):
+    for kind in kinds(options.prompts, edition_of(side_of(pipeline)).mix):
         measured.append(
             measure(
                 kind, lambda captions, seeds: draw(pipeline, captions, seeds, options.steps, options.guidance), glyphs
@@ -62,6 +63,11 @@ def load_pipeline(folder: Path) -> diffusers.StableDiffusionPipeline:
     return pipeline
 
 
+def side_of(pipeline: diffusers.StableDiffusionPipeline) -> int:
+    """Pixels of a side of its pictures."""
+    return pipeline.unet.config.sample_size * pipeline.vae_scale_factor
+
+
 def draw(
     pipeline: diffusers.StableDiffusionPipeline,
     captions: Sequence[str],
@@ -69,8 +75,8 @@ def draw(
     steps: int,
     guidance: float,
 ) -> torch.Tensor:
-    """One picture per caption and seed, uint8 [count, 3, 64, 64]."""
-    factor, channels = pipeline.vae_scale_factor, pipeline.unet.config.in_channels
+    """One picture per caption and seed, uint8 [count, 3, side, side]."""
+    cells, channels = pipeline.unet.config.sample_size, pipeline.unet.config.in_channels
     pictures = []
     for start in range(0, len(captions), BATCH):
         chosen = slice(start, start + BATCH)
@@ -78,9 +84,9 @@ def draw(
             list(captions[chosen]),
             num_inference_steps=steps,
             guidance_scale=guidance,
-            height=SIDE,
-            width=SIDE,
-            latents=NoiseSource(seeds[chosen]).draw((channels, SIDE // factor, SIDE // factor)),
+            height=side_of(pipeline),
+            width=side_of(pipeline),
+            latents=NoiseSource(seeds[chosen]).draw((channels, cells, cells)),
             output_type="np",
         ).images  # pyright: ignore[reportAttributeAccessIssue]
         pictures.append(torch.from_numpy((np.asarray(drawn) * 255).round().astype(np.uint8)).permute(0, 3, 1, 2))

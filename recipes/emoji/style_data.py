@@ -1,6 +1,6 @@
 """Writes the folders from which the style LoRAs of the embedded model `emoji` are trained, and measures the styles.
 
-    python -m recipes.emoji.style_data --out out/emoji-styles
+    python -m recipes.emoji.style_data --out out/emoji-styles [--crisp]
 
 Each folder holds scenes that the model was trained on, in one style, with their captions in metadata.jsonl. Printed
 are the chance that a styled picture has a larger statistic than a plain one, and the shares of styled pictures whose
@@ -21,9 +21,10 @@ from random import Random
 import torch
 
 from recipes.emoji.adapter_card import ship_style
+from recipes.emoji.editions import CRISP, FIRST, Edition
 from recipes.emoji.recognize import recognize
-from recipes.emoji.render import FONT, ON_CELLS, Glyphs, draw_places, render
-from recipes.emoji.scenes import Scene, draw_training_scene
+from recipes.emoji.render import FONT, Glyphs
+from recipes.emoji.scenes import Scene
 from recipes.emoji.styles import STYLES, Style, separation
 from undertow.checkpoints.files.atomic import write_text
 from undertow.checkpoints.read.model_loading import load_model
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--font", type=Path, default=FONT)
     parser.add_argument("--model", type=Path, help="pipeline folder whose autoencoder the pictures go through")
     parser.add_argument("--ship", type=Path, help="folder for what was trained, with cards")
+    parser.add_argument("--crisp", action="store_true", help="pictures of the second edition")
     options = parser.parse_args()
     if options.ship is not None:
         for style in STYLES.values():
@@ -62,7 +64,7 @@ def main() -> None:
         return
     glyphs = Glyphs(options.font)
     glyphs.require()
-    scenes, plain = draw_scenes(options.pictures, glyphs)
+    scenes, plain = draw_scenes(options.pictures, glyphs, CRISP if options.crisp else FIRST)
     rebuilt = None if options.model is None else Rebuild(options.model)
     print("| style | pictures | separation from plain | emoji recognized |\n|---|---|---|---|")
     for style in STYLES.values():
@@ -83,11 +85,9 @@ def file_name(style: Style) -> str:
     return style.name.replace(" ", "-")
 
 
-def draw_scenes(count: int, glyphs: Glyphs) -> tuple[list[Scene], torch.Tensor]:
+def draw_scenes(count: int, glyphs: Glyphs, edition: Edition = FIRST) -> tuple[list[Scene], torch.Tensor]:
     """Training scenes, and their pictures."""
-    random = Random(seed_for(0, "styles"))
-    scenes = [draw_training_scene(random) for _ in range(count)]
-    return scenes, torch.stack([render(scene, draw_places(scene, random, ON_CELLS), glyphs) for scene in scenes])
+    return edition.draw(Random(seed_for(0, "styles")), count, glyphs, edition.on_cells)
 
 
 def write_folder(folder: Path, pictures: torch.Tensor, scenes: list[Scene]) -> None:
