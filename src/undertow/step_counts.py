@@ -1,10 +1,14 @@
-"""How many steps and evaluations a request takes: without torch, so that a schedule knows before anything is drawn."""
+"""The steps of a request: how many they and their evaluations are, and along which levels of noise they may go. Without
+torch, so that all of it is known before anything is drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from math import ceil
 
 from undertow.errors import InvalidInput
 from undertow.known_names import require_sampler
+
+LARGEST_SIGMA = 1e9
+"""Its square is still a number in float32. Published models end below 5,000."""
 
 EVALUATIONS: Mapping[str, int] = {
     **dict.fromkeys(
@@ -49,3 +53,17 @@ def kept_steps(steps: int, strength: float, convention: str) -> int:
             return min(int(min(strength, 0.999) * steps) + 1, steps)
         case _:
             raise InvalidInput("strength convention", repr(convention), "'diffusers', 'comfy' or 'a1111'")
+
+
+def require_grid(sigmas: Sequence[float]) -> None:
+    """Refuse what no sampler can walk along.
+
+    Errors: `InvalidInput` unless there are two or more sigmas, strictly decreasing, from at most `LARGEST_SIGMA` to no
+    less than 0.
+    """
+    expected = f"two or more sigmas, strictly decreasing, from at most {LARGEST_SIGMA:g} to no less than 0"
+    if len(sigmas) < 2:
+        raise InvalidInput("sigmas", list(sigmas), expected, "make them with sigma_grid(name, schedule, steps)")
+    for index, sigma in enumerate(sigmas):
+        if not 0 <= sigma <= LARGEST_SIGMA or (index > 0 and sigma >= sigmas[index - 1]):
+            raise InvalidInput(f"sigmas[{index}]", sigma, expected, "make them with sigma_grid(name, schedule, steps)")

@@ -142,6 +142,12 @@ def test_what_lies_on_the_border_is_allowed(settings):
     GenerationRequest(prompt="", **settings)
 
 
+@pytest.mark.parametrize("sigmas", [(), (1.0,), (1.0, 2.0, 0.0), (1.0, 1.0), (2.0, -1.0), (float("nan"), 0.0)])
+def test_levels_that_no_sampler_walks_along_are_refused_when_they_are_asked_for(sigmas):
+    with pytest.raises(InvalidInput, match=r"sigmas.*strictly decreasing"):
+        GenerationRequest(prompt="", sigmas=sigmas)
+
+
 def test_the_pictures_of_a_request_have_seeds_in_a_row():
     assert GenerationRequest(prompt="", seed=7, count=3).seeds == [7, 8, 9]
 

@@ -17,7 +17,7 @@ Others are in `curved_grids` and `tabled_grids`.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ from undertow.diffusion.curved_grids import (
     polyexponential,
     vp,
 )
-from undertow.diffusion.schedules import LARGEST_SIGMA, Schedule
+from undertow.diffusion.schedules import Schedule
 from undertow.diffusion.tabled_grids import ays_sd15, ays_sdxl, gits_sd15, gits_sdxl, turbo
 from undertow.errors import InvalidInput
 from undertow.known_names import GRID_ALIASES
@@ -138,20 +138,6 @@ def sigma_grid(name: str, schedule: Schedule, steps: int, *, discard_penultimate
         return grid(schedule, steps)
     sigmas = grid(schedule, steps + 1)
     return [*sigmas[:-2], sigmas[-1]]
-
-
-def require_grid(sigmas: Sequence[float]) -> None:
-    """Refuse what no sampler can walk along.
-
-    Errors: `InvalidInput` unless there are two or more sigmas, strictly decreasing, from at most `LARGEST_SIGMA` to no
-    less than 0.
-    """
-    expected = f"two or more sigmas, strictly decreasing, from at most {LARGEST_SIGMA:g} to no less than 0"
-    if len(sigmas) < 2:
-        raise InvalidInput("sigmas", list(sigmas), expected, "make them with sigma_grid(name, schedule, steps)")
-    for index, sigma in enumerate(sigmas):
-        if not 0 <= sigma <= LARGEST_SIGMA or (index > 0 and sigma >= sigmas[index - 1]):
-            raise InvalidInput(f"sigmas[{index}]", sigma, expected, "make them with sigma_grid(name, schedule, steps)")
 
 
 def _grid_times(schedule: Schedule, count: int) -> Tensor:

@@ -22,6 +22,7 @@ from undertow.diffusion.paths import RectifiedFlow, VarianceExploding, VarianceP
 from undertow.errors import ConfigError, InvalidInput
 from undertow.limits import TIMESTEPS
 from undertow.shapes import Sigmas, Timesteps
+from undertow.step_counts import LARGEST_SIGMA
 
 TimestepMap = Literal["interpolated", "nearest"]
 
@@ -29,9 +30,6 @@ TimestepMap = Literal["interpolated", "nearest"]
 # the smallest subnormal of float16, hence sigma = 4096; ComfyUI takes another, hence 4518.76.
 ZERO_SNR_ALPHA_CUMPROD = 2.0**-24
 COMFYUI_ZERO_SNR_ALPHA_CUMPROD = 4.8973451890853435e-08
-
-LARGEST_SIGMA = 1e9
-"""Its square is still a number in float32. Published models end below 5,000."""
 
 # A sigma that went through float32 or a power of 1/rho may exceed the table's last by rounding.
 SIGMA_ROUNDING = 1e-4

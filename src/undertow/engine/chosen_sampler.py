@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from undertow.diffusion.grids import require_grid, sigma_grid
+from undertow.diffusion.grids import sigma_grid
 from undertow.diffusion.paths import Path, StartNoise
 from undertow.diffusion.schedules import (
     COMFYUI_ZERO_SNR_ALPHA_CUMPROD,
@@ -97,7 +97,6 @@ def _along_a_grid(request: GenerationRequest, levels: Schedule, sampler: str) ->
     def grid(steps: int) -> list[float]:
         if request.sigmas is None:
             return sigma_grid(schedule, levels, steps, discard_penultimate=discard)
-        require_grid(request.sigmas)
         return list(request.sigmas)
 
     return ChosenSampler(

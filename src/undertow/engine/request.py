@@ -18,6 +18,7 @@ from undertow.pictures.fields import ImageField
 from undertow.pictures.files import require_readable, require_same
 from undertow.prompt_text import require_prompt
 from undertow.records import Finite, Record, read_by, require_fields
+from undertow.step_counts import require_grid
 
 MAX_SEED = 2**64 - 1
 
@@ -171,6 +172,8 @@ class GenerationRequest(Record):
                 raise InvalidInput(name, seed, f"a whole number from 0 to 2^64 - {self.count}")
         require_fields(self)
         STEPS.require("steps", self.steps if self.sigmas is None else len(self.sigmas))
+        if self.sigmas is not None:
+            require_grid(self.sigmas)
         COUNT.require("count", self.count)
         for name in ("regions", "adapters"):
             PARTS.require(name, len(getattr(self, name)), f"{len(getattr(self, name)):,} {name}")

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from undertow.diffusion.grids import require_grid
 from undertow.diffusion.paths import Path, RectifiedFlow, VarianceExploding, VariancePreserving, working
 from undertow.diffusion.schedules import Schedule
 from undertow.errors import InvalidInput
 from undertow.sampling.noise import NoiseSource
 from undertow.sampling.options import NumberRange, Option
 from undertow.sampling.protocol import GuidedSampler, Sampler, require_noise
+from undertow.step_counts import require_grid
 
 ANY_PATH = (VariancePreserving, VarianceExploding, RectifiedFlow)
 DIFFUSION = (VariancePreserving, VarianceExploding)

@@ -170,8 +170,8 @@ def _store(graph: Path, output: bytes, file: Path) -> None:
 
 
 def _remove_old(folder: Path, *, keep: Path) -> None:
-    """Removes graphs, the ones that were not used for the longest time first, until `MOST_BYTES` hold the rest. A process
-    that has loaded one of them goes on with its own copy."""
+    """Removes graphs, the ones that were not used for the longest time first, until `MOST_BYTES` hold the rest. A
+    process that has loaded one of them goes on with its own copy."""
     found = [(file, file.stat()) for file in folder.glob("*.pt2")]
     total = sum(about.st_size for _, about in found)
     for file, about in sorted(found, key=lambda one: one[1].st_mtime):
