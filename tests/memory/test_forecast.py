@@ -17,7 +17,7 @@ from undertow.memory.families import family
 from undertow.memory.forecast import forecast
 from undertow.memory.machine import this_machine
 from undertow.memory.work import Subject, TrainingWork, Work
-from undertow.nn import matmul
+from undertow.nn import matmul, normalization
 from undertow.processor import has_amx, has_bfloat16, onednn_is_faster
 from undertow.unet.conditioning import Ports
 from undertow.unet.free_u import FreeU, free_u_factors
@@ -98,7 +98,7 @@ def test_blocks_that_are_computed_again_keep_less():
 
 
 def test_constants_are_those_of_the_rooms_that_import_torch():
-    assert operations.PATCH_CELLS == matmul.PATCH_CELLS
+    assert (operations.PATCH_CELLS, operations.NARROW) == (matmul.PATCH_CELLS, normalization.NARROW)
     walk = attention_walk
     assert (walk.CHUNK, walk.CHUNKED_KEYS, walk.GRADIENT_KEYS) == (
         chunked.CHUNK,

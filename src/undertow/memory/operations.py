@@ -21,8 +21,8 @@ from undertow.memory.machine import Machine
 from undertow.memory.saved import Saved
 from undertow.memory.workspaces import batched_bytes, conv_bytes, grouped_conv_bytes, is_spread, product_bytes
 
-PATCH_CELLS = 256
-"""As in `nn.matmul`, whose module imports torch; a test holds them equal."""
+PATCH_CELLS, NARROW = 256, 8
+"""As in `nn.matmul` and `nn.normalization`, which import torch; a test holds them equal."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -146,12 +146,15 @@ class Operations:
     def conv_workspace(self, x: Shape, outputs: int, kernel: int, stride: int) -> int:
         return conv_bytes(self.machine, self.dtype, self.ledger.item, x, outputs, kernel, stride)
 
-    def group_norm(self, x: Array, groups: int = 32) -> Array:
+    def group_norm(self, x: Array, groups: int = 32, *, last: bool = True) -> Array:
+        """last: of maps whose channels lie last, as the U-Net's do."""
         rows, channels = x.shape[:2]
         self.ledger.count("group_norm", rows, channels, x.numbers // (rows * channels), groups)
         workspace = rows * (groups * 2 * self.ledger.item + (channels + groups) * 8) * self.machine.threads
         self.save(x)
-        return self.ledger.new(x.shape, "group_norm", workspace=workspace)
+        turned = last and channels < NARROW * groups and self.machine.device == "cpu" and self.ledger.item < 4
+        with self.ledger.held(*[x.shape] * turned):
+            return self.ledger.new(x.shape, "group_norm", workspace=workspace)
 
     def layer_norm(self, x: Array) -> Array:
         rows = x.numbers // x.shape[-1]

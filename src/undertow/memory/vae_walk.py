@@ -38,7 +38,7 @@ class VAESteps:
 
     def norm_silu(self, x: Array) -> Array:
         """GroupNorm, and SiLU in place."""
-        return self.ops.group_norm(x, self.network.norm_groups)
+        return self.ops.group_norm(x, self.network.norm_groups, last=False)
 
     def conv(self, x: Array, outputs: int, kernel: int = 3, *, stride: int = 1) -> Array:
         """A convolution, whose input and output are copied into the layout that it computes in and back."""
@@ -79,7 +79,7 @@ class VAESteps:
 
     def _looked_at(self, x: Array) -> None:
         rows, channels, height, width = x.shape
-        tokens = self.ops.group_norm(x, self.network.norm_groups).view(rows, height * width, channels)
+        tokens = self.ops.group_norm(x, self.network.norm_groups, last=False).view(rows, height * width, channels)
         query = self.ops.linear(tokens, channels, copied=True)
         self.ops.linear(tokens, channels, copied=True)
         del query
