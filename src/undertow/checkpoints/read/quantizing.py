@@ -51,14 +51,8 @@ def find_quantization(
     Errors: `InvalidInput` for another quantization than that of the files, `CorruptFile`."""
     stored = stored_quantization(parts)
     rules = stored if asked == "stored" else asked
-    if isinstance(asked, Quantization) and stored is not None and asked != stored:
-        path = next(iter(parts.values())).weights.path
-        raise InvalidInput(
-            "quantize",
-            f"'{asked}' for {path.name}",
-            f"nothing beside what it was written with ({stored})",
-            "quantizing twice would add up errors: quantize the model that it was made from",
-        )
+    if isinstance(asked, Quantization) and asked != stored:
+        require_unquantized(parts)
     if rules is None:
         return FoundQuantization(rules=None, layers={}, candidates=())
     found = shapes()
@@ -67,6 +61,18 @@ def find_quantization(
         layers={component: rules.layers(component, one) for component, one in found.items()},
         candidates=tuple(f"{component}.{layer}" for component, one in found.items() for layer, _ in linear_layers(one)),
     )
+
+
+def require_unquantized(parts: Mapping[Component, PartSource]) -> None:
+    """Errors: `InvalidInput` for a model that was quantized when it was written."""
+    stored = stored_quantization(parts)
+    if stored is not None:
+        raise InvalidInput(
+            "model",
+            f"{next(iter(parts.values())).weights.path}, quantized already ({stored})",
+            "a plain one: quantizing twice adds up errors",
+            "quantize the model that it was made from",
+        )
 
 
 def stored_quantization(parts: Mapping[Component, PartSource]) -> Quantization | None:

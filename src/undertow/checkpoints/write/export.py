@@ -18,7 +18,7 @@ from undertow.checkpoints.identify.self_description import described_text
 from undertow.checkpoints.identify.text_architecture import transformers_config
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
 from undertow.checkpoints.read.loading import differences, expected_shapes
-from undertow.checkpoints.read.quantizing import find_quantization
+from undertow.checkpoints.read.quantizing import find_quantization, require_unquantized
 from undertow.diffusion.schedules import Schedule
 from undertow.errors import UnsupportedModel
 from undertow.known_names import Prediction
@@ -80,6 +80,8 @@ def export_pipeline(
     shapes = {component: _expected(checkpoint, component, source) for component, source in checkpoint.parts.items()}
     for component, source in checkpoint.parts.items():
         differences(source, shapes[component]).require_none(source.weights.path)
+    if quantization is not None:
+        require_unquantized(checkpoint.parts)
     quantized = find_quantization(quantization, checkpoint.parts, lambda: shapes)
     if quantized.rules is not None:
         quantized.rules.require_matches(quantized.candidates)
