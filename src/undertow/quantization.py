@@ -108,6 +108,33 @@ class Quantization:
         return ", ".join(f"{pattern}: {scheme}" for pattern, scheme in self.rules)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QuantizedWeights:
+    """How much of a component is quantized: numbers in matrices, their rows, each of which has a scale, and how."""
+
+    component: str
+    numbers: int
+    rows: int
+    schemes: tuple[Scheme, ...]
+
+    @classmethod
+    def of(
+        cls, component: str, layers: Mapping[str, Scheme], shapes: Mapping[str, tuple[int, ...]]
+    ) -> "QuantizedWeights":
+        """layers: as `Quantization.layers` finds them in these shapes."""
+        found = [shape for name, shape in linear_layers(shapes) if name in layers]
+        return cls(
+            component=component,
+            numbers=sum(outputs * inputs for outputs, inputs in found),
+            rows=sum(outputs for outputs, _ in found),
+            schemes=tuple(scheme for scheme in SCHEMES if scheme in layers.values()),
+        )
+
+    def saved_bytes(self, item: int) -> int:
+        """How many bytes fewer they take than in a type of `item` bytes."""
+        return (item - 1) * self.numbers - SCALE_BYTES * self.rows
+
+
 def as_quantization(value: "Quantization | str | Mapping[str, str]", argument: str = "quantize") -> Quantization | None:
     """What a caller gave: a scheme for all linear layers, patterns and schemes, or "none" for `None`. Errors:
     `InvalidInput`."""
@@ -125,11 +152,6 @@ def linear_layers(shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, 
         layer, _, last = name.rpartition(".")
         if last == "weight" and len(shape) == 2 and layer.rpartition(".")[2] not in NEVER:
             yield layer, (shape[0], shape[1])
-
-
-def saved_bytes(layers: Iterable[tuple[int, int]], item: int) -> int:
-    """How many bytes fewer weights of these shapes take quantized than in a type of `item` bytes."""
-    return sum((item - 1) * outputs * inputs - SCALE_BYTES * outputs for outputs, inputs in layers)
 
 
 def _spread(names: Collection[str]) -> list[str]:

@@ -15,7 +15,7 @@ from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.keymap.prefixes import TITLES, Component
 from undertow.checkpoints.read.loading import differences, expected_shapes
 from undertow.checkpoints.read.quantizing import stored_quantization
-from undertow.quantization import Quantization, linear_layers, saved_bytes
+from undertow.quantization import Quantization, QuantizedWeights
 from undertow.sampling.model_sampler import ModelSampler
 from undertow.state_dicts import Differences
 
@@ -25,9 +25,9 @@ RUN_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 @dataclass(frozen=True, kw_only=True)
 class ComponentReport:
     """One part. dtypes: number of values by stored type; of quantized ones, the type that they become. packed: number
-    of quantized values, by how they are stored. quantized: shapes of the layers that undertow computes with quantized
-    weights. differences: from the network that it is; for text encoders,
-    whose network is built from the file, only names without a rule."""
+    of quantized values, by how they are stored. quantized: what undertow computes with quantized weights, and in how
+    many layers. differences: from the network that it is; for text encoders, whose network is built from the file, only
+    names without a rule."""
 
     component: Component
     title: str
@@ -37,12 +37,14 @@ class ComponentReport:
     parameters: int
     dtypes: Mapping[torch.dtype, int]
     packed: Mapping[Packed, int] = field(default_factory=dict)
-    quantized: tuple[tuple[int, int], ...] = ()
+    quantized: QuantizedWeights | None = None
+    quantized_layers: int = 0
     differences: Differences = field(default_factory=Differences)
 
     def size_bytes(self, dtype: torch.dtype) -> int:
         """Size of its parameters in one type, but for quantized ones."""
-        return self.parameters * dtype.itemsize - saved_bytes(self.quantized, dtype.itemsize)
+        saved = 0 if self.quantized is None else self.quantized.saved_bytes(dtype.itemsize)
+        return self.parameters * dtype.itemsize - saved
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +152,8 @@ def _component(checkpoint: Checkpoint, component: Component, source: PartSource)
         parameters=sum(dtypes.values()),
         dtypes=dtypes,
         packed=packed,
-        quantized=tuple(shape for name, shape in linear_layers(shapes) if name in chosen),
+        quantized=QuantizedWeights.of(component, chosen, shapes) if chosen else None,
+        quantized_layers=len(chosen),
         differences=Differences(unexpected=part.unexpected) if expected is None else differences(source, expected),
     )
 

@@ -148,7 +148,7 @@ def _rules(report: "CheckpointReport") -> str:
     """What undertow quantized it with, rule by rule."""
     if report.quantization is None:
         return ""
-    layers = sum(len(part.quantized) for part in report.components)
+    layers = sum(part.quantized_layers for part in report.components)
     return f"{counted(layers, 'linear layer')} by rule, the last that matches: {report.quantization}"
 
 

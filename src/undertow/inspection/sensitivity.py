@@ -1,8 +1,8 @@
 """What quantizing each layer does to a model's predictions, so that the layers that suffer most can stay as they are.
 
 Each layer is quantized alone, and the predicted noise compared with that of the model as it is, at three levels of
-noise of a picture that it drew itself; layers of the autoencoder are compared by the decoded picture. One at a time says
-which layers matter, and not what all of them do together: `measure_error` does.
+noise of a picture that it drew itself; layers of the autoencoder are compared by the decoded picture. One at a time
+says which layers matter, and not what all of them do together: `measure_error` does.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -55,7 +55,9 @@ def measure_sensitivity(
     every = Quantization(rules=(("*", scheme),))
     rules = Quantization(rules=(("*", "none"), *((pattern, scheme) for pattern in only)))
     shapes = shapes_of_model(model)
-    layers = {component: rules.layers(component, one) for component, one in shapes.items()}
+    layers: dict[Component, dict[str, Scheme]] = {
+        component: rules.layers(component, one) for component, one in shapes.items()
+    }
     names = [f"{component}.{layer}" for component, one in shapes.items() for layer in every.layers(component, one)]
     Quantization(rules=tuple((pattern, scheme) for pattern in only)).require_matches(names, "only")
     before = {which: _seen(probe, which) for which in ("noise", "picture")}
@@ -76,7 +78,9 @@ def measure_sensitivity(
 def measure_error(probe: NoisyPicture, rules: Quantization) -> float:
     """`‖quantized - as it is‖ / ‖as it is‖` of the predicted noise with all layers of the rules quantized at once."""
     before = _seen(probe, "noise")
-    layers = {component: rules.layers(component, one) for component, one in shapes_of_model(probe.model).items()}
+    layers: dict[Component, dict[str, Scheme]] = {
+        component: rules.layers(component, one) for component, one in shapes_of_model(probe.model).items()
+    }
     with quantized_for_now(probe.model, layers):
         return _relative(_seen(probe, "noise"), before)
 

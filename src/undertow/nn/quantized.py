@@ -114,7 +114,7 @@ class QuantizedLinear(Linear):
         rows = x.reshape(-1, self.in_features)
         multiply = _by_float8 if self.scheme == "float8" else _by_int8
         y = multiply(rows, self.weight, self.weight_scale)
-        bias: Tensor | None = self.bias
+        bias = getattr(self, "bias", None)
         y = y if bias is None else y.add_(bias)
         return y.to(x.dtype).reshape(*x.shape[:-1], self.out_features)
 

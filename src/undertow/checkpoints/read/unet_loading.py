@@ -13,12 +13,13 @@ from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, Pa
 from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.identify.pipeline_folder import read_config
 from undertow.checkpoints.keymap.contents import make_part
+from undertow.checkpoints.keymap.prefixes import Component
 from undertow.checkpoints.read.dtypes import require_dtype
 from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network, part_shapes
 from undertow.checkpoints.read.quantizing import find_quantization
 from undertow.errors import MissingComponent
 from undertow.quantization import Quantization
-from undertow.state_dicts import require_layers
+from undertow.state_dicts import Shapes, require_layers
 from undertow.unet.unet import UNet
 
 
@@ -37,10 +38,12 @@ def load_unet_from(
     opening = OpenOptions(prefer_plain=options.dtype == torch.float32) if opening is None else opening
     health = Health()
     with open_checkpoint(source, opening) as checkpoint:
-        parts = {name: one for name, one in checkpoint.parts.items() if name == "unet"}
-        found = find_quantization(
-            quantization, parts, lambda: {name: part_shapes(checkpoint, name, one) for name, one in parts.items()}
-        )
+        parts: dict[Component, PartSource] = {name: one for name, one in checkpoint.parts.items() if name == "unet"}
+
+        def shapes() -> dict[Component, Shapes]:
+            return {name: part_shapes(checkpoint, name, one) for name, one in parts.items()}
+
+        found = find_quantization(quantization, parts, shapes)
         found.require(options.device)
         options = replace(options, quantized=found.layers.get("unet", {}))
         unet = read_unet(checkpoint, options, health)

@@ -77,7 +77,9 @@ def export_pipeline(
     found = checkpoint.identification
     if "controlnet" in checkpoint.parts:
         raise UnsupportedModel(checkpoint.path, "a ControlNet", "it is not a pipeline; load it as an adapter")
-    shapes = {component: _expected(checkpoint, component, source) for component, source in checkpoint.parts.items()}
+    shapes: dict[Component, Shapes] = {
+        component: _expected(checkpoint, component, source) for component, source in checkpoint.parts.items()
+    }
     for component, source in checkpoint.parts.items():
         differences(source, shapes[component]).require_none(source.weights.path)
     if quantization is not None:
