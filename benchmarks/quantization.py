@@ -357,8 +357,8 @@ INTRODUCTION = """\
 ## Quantized
 
 int8 weights in all linear layers, with a scale for each output; convolutions stay as they are. `int8-weights` makes
-plain weights of them for each product; `int8-dynamic` rounds inputs to int8 too, with a scale for each token. "error" is
-`‖prediction - float32's‖ / ‖float32's‖`."""
+plain weights of them for each product; `int8-dynamic` rounds inputs to int8 too, with a scale for each token. "error"
+is `‖prediction - float32's‖ / ‖float32's‖`."""
 
 
 def emoji_table(rows: Sequence[Mapping[str, Any]]) -> str:

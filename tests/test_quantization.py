@@ -52,14 +52,14 @@ def test_json_gives_back_the_same():
 
 @pytest.mark.parametrize("text", ["", "[]", '{"rules": 3}', '{"rules": [["*"]]}', "[" * 9999])
 def test_other_json_is_refused(text):
-    with pytest.raises(InvalidInput, match="JSON such as"):
+    with pytest.raises(InvalidInput, match=r"JSON such as"):
         Quantization.from_json(text)
 
 
 def test_what_is_wrong_is_refused():
-    with pytest.raises(InvalidInput, match="'int9-weights'.*did you mean 'int8-weights'"):
+    with pytest.raises(InvalidInput, match=r"'int9-weights'.*did you mean 'int8-weights'"):
         as_quantization("int9-weights")
-    with pytest.raises(InvalidInput, match="at least one pattern"):
+    with pytest.raises(InvalidInput, match=r"at least one pattern"):
         as_quantization({})
     with pytest.raises(InvalidInput, match=r"'foo\*'.*e\.g\. unet\.a, unet\.b; convolutions"):
         Quantization(rules=(("foo*", "none"),)).require_matches(["unet.a", "unet.b"])

@@ -128,15 +128,15 @@ def test_layers_are_replaced_and_given_back():
 def test_weights_that_are_not_finite_are_refused():
     bad = layer()
     bad.weight[0, 0] = float("inf")
-    with pytest.raises(InvalidInput, match="a with weights that are not finite.*float16 file of it has overflowed"):
+    with pytest.raises(InvalidInput, match=r"a with weights that are not finite.*float16 file of it has overflowed"):
         quantize_layers(nn.ModuleDict({"a": bad}), {"a": "int8-weights"})
 
 
 def test_a_scheme_that_the_device_has_not_is_refused(monkeypatch):
-    with pytest.raises(InvalidInput, match="'float8'.*this CPU has no instructions for it.*take 'int8-weights'"):
+    with pytest.raises(InvalidInput, match=r"'float8'.*this CPU has no instructions for it.*take 'int8-weights'"):
         require_scheme("float8", "cpu")
     monkeypatch.setattr("undertow.nn.quantized.multiplies_int8", lambda: False)
-    with pytest.raises(InvalidInput, match="'int8-dynamic'.*no VNNI instructions; take 'int8-weights'"):
+    with pytest.raises(InvalidInput, match=r"'int8-dynamic'.*no VNNI instructions; take 'int8-weights'"):
         require_scheme("int8-dynamic", None)
     require_scheme("int8-weights", None)
 
