@@ -1,8 +1,8 @@
 """Linear layers with quantized weights (`undertow.quantization`): int8 or float8 numbers, and a scale for each output.
 
 Symmetric, as torchao's `Int8WeightOnlyConfig` and `Int8DynamicActivationInt8WeightConfig` are, which are as near to the
-plain product (tests/nn/test_quantized.py). torchao's tensors are not used: on a CPU each product takes up to 0.2 ms
-more through their dispatch, and the dynamic ones take two to six times as long (docs/results/compression.md); and
+plain product (tests/nn/test_quantized.py). torchao's tensors are not used: on a CPU dynamic products take 1.1 to 4.2
+times as long through their dispatch, small ones most (docs/results/compression.md), of which a U-Net has hundreds; and
 where weights are plain parameters they leave memory, stream, compile and are saved as all others are.
 
 Nothing here is trained: weights have no gradients, inputs do, so that a LoRA can be trained beside them.
