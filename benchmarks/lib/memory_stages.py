@@ -18,6 +18,8 @@ from undertow.encoders.image_config import ClipVisionConfig
 from undertow.memory.work import Subject, TextNetwork, VAENetwork, VisionNetwork, Work
 from undertow.nn.adaptable import Conv2d, Linear, WeightRows
 from undertow.nn.attention import ImageTokens
+from undertow.nn.quantized import Network, quantize_layers
+from undertow.quantization import Scheme, as_quantization
 from undertow.training.checkpointing import checkpointing
 from undertow.training.ema import ExponentialMovingAverage
 from undertow.training.low_rank import TRANSFORMERS, TrainableUpdates, in_slots, unet_sites
@@ -57,7 +59,7 @@ def prepare(stage: str, subject: Subject, work: Work, device: str = "cpu") -> Pr
 def denoise(subject: Subject, work: Work) -> Prepared:
     assert subject.unet is not None
     config = subject.unet
-    unet = _loaded(lambda: UNet(config, kernel_named(work.kernel)), work.dtype)
+    unet = _quantized(_loaded(lambda: UNet(config, kernel_named(work.kernel)), work.dtype), subject.schemes("unet"))
     inputs = _inputs(config, subject, work)
     ports = _ports(unet, subject, work)
     features = _features(config, subject, work)
@@ -93,7 +95,7 @@ def encode(subject: Subject, work: Work) -> Prepared:
 
 def text(subject: Subject, work: Work) -> Prepared:
     """One encoder after the other, each for all chunks."""
-    runs = [_text(network, work) for network in subject.text_encoders]
+    runs = [_text(network, work, subject.schemes("text")) for network in subject.text_encoders]
 
     def run() -> None:
         for one in runs:
@@ -102,11 +104,12 @@ def text(subject: Subject, work: Work) -> Prepared:
     return Prepared(run=run, input_bytes=0)
 
 
-def _text(network: TextNetwork, work: Work) -> Callable[[], Tensor]:
+def _text(network: TextNetwork, work: Work, schemes: tuple[Scheme, ...]) -> Callable[[], Tensor]:
     names = {field.name for field in fields(ClipTextConfig)}
     given = {name: getattr(network, name) for name in TextNetwork.__slots__ if name in names}
     config = ClipTextConfig(**given | {"projection": network.projection or network.width})
     clip = _loaded(lambda: ClipText(config, network.layers), work.text_dtype or work.dtype)
+    clip = _quantized(clip, schemes)
     ids = torch.zeros(-(-work.tokens // network.positions), network.positions, dtype=torch.long)
 
     def run() -> Tensor:
@@ -182,6 +185,13 @@ def _loaded(build: Callable[[], nn.Module], dtype: str, layout: torch.memory_for
     for tensor in network.parameters():
         tensor.requires_grad_(False).zero_()
     return network.eval()
+
+
+def _quantized(network: Network, schemes: tuple[Scheme, ...]) -> Network:
+    """With all linear layers in the first of the schemes, if there is one."""
+    shapes = {name: tuple(one.shape) for name, one in network.named_parameters()}
+    rules = None if not schemes else as_quantization(schemes[0])
+    return network if rules is None else quantize_layers(network, rules.layers("", shapes))
 
 
 def _dtype(name: str) -> torch.dtype:

@@ -1,9 +1,10 @@
 """The Python facade: models and U-Nets, loaded."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -16,6 +17,9 @@ from undertow.checkpoints.read.model_loading import load_model
 from undertow.checkpoints.read.unet_loading import load_unet_from
 from undertow.doors import checked
 from undertow.embedded import located
+from undertow.errors import InvalidInput
+from undertow.nn.quantized import quantized_layers
+from undertow.quantization import Quantization, as_quantization
 from undertow.service import UNetService
 from undertow.unet.choose_backend import backend_for
 from undertow.unet.compiled import CompiledUNet
@@ -33,6 +37,7 @@ def load_unet(
     device: torch.device | str | None = None,
     backend: Backend = "eager",
     attention: str | AttentionPolicy = "auto",
+    quantize: Quantization | str | Mapping[str, str] | None = None,
 ) -> UNet:
     """A U-Net, ready to call, from a .safetensors or .gguf file, a diffusers model or pipeline folder, the name of an
     embedded model, or a Hub id (owner/name).
@@ -45,7 +50,7 @@ def load_unet(
     attention: the kernel, a name of `attention.catalogue.KERNELS` ("sdpa" is PyTorch's fused one, "math" writes the
     scores out), or what one is chosen for at each call: "speed", "memory", "balanced", or an `AttentionPolicy` with a
     budget. "auto" is "speed": by what `undertow bench attention` measured on this machine, else by rules. Predictions
-    are the same within rounding.
+    are the same within rounding. quantize: as in `load`, for the U-Net.
     Errors: `CheckpointError` and its kinds, `ConfigError`, `InvalidInput`.
 
         unet = undertow.load_unet("digits-flow", dtype=torch.float32)
@@ -55,9 +60,10 @@ def load_unet(
     require_device("device", device)
     # Channels-last memory: the layout that convolution libraries compute in, on CPUs and GPUs (benchmarks/unet.py).
     options = LoadOptions(dtype=dtype, device=device, channels_last=True, attention=attention)
-    unet = load_unet_from(located(source), options)
+    unet = load_unet_from(located(source), options, quantization=_wanted(quantize))
+    _require_backend(backend, unet)
     if runner is None:
-        choice = backend_for(unet.config, unet.dtype, device)
+        choice = backend_for(unet, device)
         logger.info("%s", choice)
         runner = runner_named(choice.name)
     return CompiledUNet.of(unet, runner.graphs) if isinstance(runner, CompiledRunner | OpenVINORunner) else unet
@@ -85,6 +91,7 @@ def load(
     mmap: bool = False,
     lazy: bool = False,
     allow_pickle: bool = False,
+    quantize: Quantization | str | Mapping[str, str] | None = None,
 ) -> UNetService:
     """A service for the model in a .safetensors or .gguf file, a diffusers pipeline folder or at a Hub id (owner/name).
 
@@ -98,8 +105,11 @@ def load(
     is found in the checkpoint. variant: of the weight files in a folder, such as "fp16". vae, text: other sources for
     these parts. ema: read the averaged weights. mmap: parameters stay views of the mapped file where type and device
     allow. lazy: weights are read, checked and left in their files until they are needed, for models that do not fit
-    as a whole. allow_pickle: read pickles, in a process of their own. Errors: every kind of `CheckpointError`,
-    `ConfigError`, `InvalidInput`, `MissingDependency`.
+    as a whole. allow_pickle: read pickles, in a process of their own. quantize: the weights of linear layers, while
+    they are read: "int8-weights", "int8-dynamic", "float8", or patterns of layers' names with one of these or "none"
+    each (`undertow.quantization`); `None` is what the files were written with, "none" gives back plain weights. LoRA
+    then act in slots alone. Errors: every kind of `CheckpointError`, `ConfigError`, `InvalidInput`,
+    `MissingDependency`.
 
         service = undertow.load("dreamshaper.safetensors", dtype=torch.float16, device="cuda")
     """
@@ -120,16 +130,36 @@ def load(
         mmap=mmap,
         lazy=lazy,
         allow_pickle=allow_pickle,
+        quantization=_wanted(quantize),
     )
+    _require_backend(backend, model.unet)
     if runner is None:
-        choice = backend_for(model.require_unet().config, model.require_unet().dtype, device)
+        choice = backend_for(model.require_unet(), device)
         model = replace(model, report=replace(model.report, notes=(*model.report.notes, str(choice))))
         runner = runner_named(choice.name)
+    options |= {"quantization": _wanted(quantize)}
     other = None if refiner is None else _load(refiner, lazy=lazy, **options)
     for part in (model, other):
         if part is not None:
             logger.info("loaded %s: %s", part.path, "; ".join((part.family, *part.report.notes)))
     return UNetService(model, other, adapter_capacity=adapter_capacity, runner=runner)
+
+
+def _wanted(
+    quantize: Quantization | str | Mapping[str, str] | None,
+) -> Quantization | Literal["stored"] | None:
+    return "stored" if quantize is None else as_quantization(quantize)
+
+
+def _require_backend(backend: str, unet: UNet | None) -> None:
+    """Errors: `InvalidInput` for OpenVINO, which makes its own copy of plain weights, and a quantized network."""
+    if backend == "openvino" and unet is not None and quantized_layers(unet):
+        raise InvalidInput(
+            "backend",
+            "'openvino'",
+            "'eager', 'compile' or 'background' for a quantized U-Net, whose products OpenVINO has none of",
+            "or load it with quantize='none'",
+        )
 
 
 def _load(

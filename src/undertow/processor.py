@@ -55,6 +55,11 @@ def onednn_is_faster() -> bool:
     return _once(_onednn_is_faster)
 
 
+def multiplies_int8() -> bool:
+    """Whether products of int8 on the CPU are exact (VNNI, AMX)."""
+    return _once(_multiplies_int8)
+
+
 @_constant_in_graphs
 def threads() -> int:
     """The threads that PyTorch's kernels run in on the CPU."""
@@ -87,6 +92,12 @@ def _has_bfloat16() -> bool:
 def _has_amx() -> bool:
     tiles = bool(torch.cpu.get_capabilities().get("amx_bf16"))
     return _has_bfloat16() and tiles and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in WITHOUT_TILES
+
+
+def _multiplies_int8() -> bool:
+    """Asked of a product with the largest numbers: without VNNI, oneDNN adds pairs of them in 16 bits."""
+    one = torch.full((32, 64), 127, dtype=torch.int8)
+    return bool((torch.ops.aten._int_mm(one, one.t().contiguous()) == 64 * 127**2).all())
 
 
 def _onednn_is_faster() -> bool:

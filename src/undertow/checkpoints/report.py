@@ -14,6 +14,8 @@ from undertow.checkpoints.identify.identification import Identification
 from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.keymap.prefixes import TITLES, Component
 from undertow.checkpoints.read.loading import differences, expected_shapes
+from undertow.checkpoints.read.quantizing import stored_quantization
+from undertow.quantization import Quantization, QuantizedWeights
 from undertow.sampling.model_sampler import ModelSampler
 from undertow.state_dicts import Differences
 
@@ -23,8 +25,9 @@ RUN_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 @dataclass(frozen=True, kw_only=True)
 class ComponentReport:
     """One part. dtypes: number of values by stored type; of quantized ones, the type that they become. packed: number
-    of quantized values, by how they are stored. differences: from the network that it is; for text encoders,
-    whose network is built from the file, only names without a rule."""
+    of quantized values, by how they are stored. quantized: what undertow computes with quantized weights, and in how
+    many layers. differences: from the network that it is; for text encoders, whose network is built from the file, only
+    names without a rule."""
 
     component: Component
     title: str
@@ -34,23 +37,28 @@ class ComponentReport:
     parameters: int
     dtypes: Mapping[torch.dtype, int]
     packed: Mapping[Packed, int] = field(default_factory=dict)
+    quantized: QuantizedWeights | None = None
+    quantized_layers: int = 0
     differences: Differences = field(default_factory=Differences)
 
     def size_bytes(self, dtype: torch.dtype) -> int:
-        """Size of its parameters in one type."""
-        return self.parameters * dtype.itemsize
+        """Size of its parameters in one type, but for quantized ones."""
+        saved = 0 if self.quantized is None else self.quantized.saved_bytes(dtype.itemsize)
+        return self.parameters * dtype.itemsize - saved
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointReport:
     """Everything that `inspect` shows. sampler: what its folder draws with, or why that is unknown; `None` without a
-    scheduler. unknown: tensors that belong to no part, which loading ignores."""
+    scheduler. quantization: what it was written with, and computes in. unknown: tensors that belong to no part, which
+    loading ignores."""
 
     path: Path
     identification: Identification
     schedule: str
     sampler: str | None
     components: tuple[ComponentReport, ...]
+    quantization: Quantization | None = None
     markers: tuple[str, ...] = ()
     ignored: int = 0
     unknown: tuple[str, ...] = ()
@@ -98,6 +106,7 @@ def report_on(source: str | Path, *, opening: OpenOptions | None = None, validat
             components=tuple(
                 _component(checkpoint, kind, checkpoint.parts[kind]) for kind in TITLES if kind in checkpoint.parts
             ),
+            quantization=stored_quantization(checkpoint.parts),
             markers=() if contents is None else contents.markers,
             ignored=0 if contents is None else len(contents.ignored),
             unknown=() if contents is None else contents.unknown,
@@ -126,6 +135,9 @@ def _component(checkpoint: Checkpoint, component: Component, source: PartSource)
     expected = expected_shapes(checkpoint, component)
     dtypes: dict[torch.dtype, int] = {}
     packed: dict[Packed, int] = {}
+    rules = stored_quantization({component: source})
+    shapes = part.shapes(tensors) if expected is None else expected
+    chosen = {} if rules is None else rules.layers(component, shapes)
     for name in part.mappings:
         info = tensors[name]
         dtypes[info.dtype] = dtypes.get(info.dtype, 0) + info.count
@@ -140,6 +152,8 @@ def _component(checkpoint: Checkpoint, component: Component, source: PartSource)
         parameters=sum(dtypes.values()),
         dtypes=dtypes,
         packed=packed,
+        quantized=QuantizedWeights.of(component, chosen, shapes) if chosen else None,
+        quantized_layers=len(chosen),
         differences=Differences(unexpected=part.unexpected) if expected is None else differences(source, expected),
     )
 

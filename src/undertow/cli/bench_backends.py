@@ -58,7 +58,7 @@ def backends(
     place = find_device(device)
     height, width = cells_of(*architecture(model), pixels)
     with waiting(console, f"loading {model}"):
-        unet = load_unet(model, dtype=dtype_of(precision, model), device=place)
+        unet = load_unet(model, dtype=dtype_of(precision, model), device=place, quantize="none")
     forward = Forward.of(unet.config, unet.dtype, rows=rows, size=(height, width), tokens=tokens)
     chosen = ("eager", "openvino", *["compile"] * graphs)
     with waiting(console, f"measuring {', '.join(chosen)}"):

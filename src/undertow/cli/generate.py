@@ -28,6 +28,7 @@ from undertow.cli.generate_options import (
     Preview,
     Prompt,
     Prompts,
+    QuantizeTo,
     Refiner,
     Repeat,
     ReportPage,
@@ -86,6 +87,7 @@ def generate(
     flash_attention: FlashAttention = None,
     attention: AttentionFor = None,
     backend: BackendOf = Backend.eager,
+    quantize: QuantizeTo = None,
     low_vram: LowVram = False,
     budget: Budget = None,
     vae_clamp: VaeClamp = False,
@@ -112,6 +114,7 @@ def generate(
         lazy=low_vram or budget is not None,
         attention=attention,
         backend=backend,
+        quantize=quantize,
     )
     choices = wildcards_of(wildcards, wildcard_seed)
     typed = options if prompt is None else {**options, "prompt": prompt}

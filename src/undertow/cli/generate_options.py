@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from undertow.cli.config import config_file, preset_settings
-from undertow.cli.model_loading import Backend, Precision
+from undertow.cli.model_loading import Backend, Precision, Quantized
 from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model, find_model
 from undertow.cli.request_options import request_of
 from undertow.cli.usage import expectation
@@ -165,6 +165,15 @@ BackendOf = Annotated[
         "--backend",
         help="What computes the U-Net: eager; compile, whose first call waits for its graph; background, which does "
         "not; openvino; or auto, by what `undertow bench backends` measured.",
+    ),
+]
+QuantizeTo = Annotated[
+    Quantized | None,
+    of_machine(
+        "--quantize",
+        help="Weights of linear layers, while the model is loaded: int8-weights, int8-dynamic (inputs too), float8 (on "
+        "GPUs); none gives back plain ones. LoRA then need --adapter-slots. `undertow quantize` writes such a model.",
+        show_default="as the model was written",
     ),
 ]
 LowVram = Annotated[

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from undertow.lookup import counted
 from undertow.shortage import size_in_words
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def _identity(report: "CheckpointReport") -> Table:
         "parameters": f"{report.parameters:,}",
         "stored as": types_text(report.dtypes()),
         "quantized": _packed(report),
+        "computes in": _rules(report),
         "weights in memory": " · ".join(
             f"{size_in_words(size)} {_name(dtype)}" for dtype, size in report.run_bytes().items()
         ),
@@ -138,7 +140,16 @@ def _packed(report: "CheckpointReport") -> str:
     ]
     left = report.parameters - sum(counts.values())
     rest = f"; {left / report.parameters:.1%} are not" if left else ""
-    return f"{', '.join(shares)}{rest}; read one tensor at a time into the type that is asked for"
+    read = "" if report.quantization else "; read one tensor at a time into the type that is asked for"
+    return f"{', '.join(shares)}{rest}{read}"
+
+
+def _rules(report: "CheckpointReport") -> str:
+    """What undertow quantized it with, rule by rule."""
+    if report.quantization is None:
+        return ""
+    layers = sum(part.quantized_layers for part in report.components)
+    return f"{counted(layers, 'linear layer')} by rule, the last that matches: {report.quantization}"
 
 
 def _name(dtype: "torch.dtype") -> str:

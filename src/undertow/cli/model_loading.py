@@ -26,6 +26,15 @@ class Backend(StrEnum):
     openvino = "openvino"
 
 
+class Quantized(StrEnum):
+    """As `undertow.quantization.Scheme`, and "none"."""
+
+    int8_weights = "int8-weights"
+    int8_dynamic = "int8-dynamic"
+    float8 = "float8"
+    none = "none"
+
+
 class Precision(StrEnum):
     f32 = "f32"
     f16 = "f16"
@@ -48,6 +57,7 @@ class LoadingOptions:
     lazy: bool = False
     attention: str | None = None
     backend: Backend = Backend.eager
+    quantize: Quantized | None = None
 
     def __post_init__(self) -> None:
         """Errors: `InvalidInput`, before torch is imported."""
@@ -79,6 +89,7 @@ class LoadingOptions:
             attention=_kernel(self.flash_attention) if self.attention is None else self.attention,
             adapter_capacity=_capacity(self.adapter_slots),
             lazy=self.lazy,
+            quantize=None if self.quantize is None else self.quantize.value,
         )
 
 

@@ -33,6 +33,7 @@ VERBS = Verbs(
     "diff",
     "maps",
     "convert",
+    "quantize",
     "doctor",
     "export",
     "inspect",

@@ -15,6 +15,7 @@ from undertow.encoders.clip_network import ClipText
 from undertow.encoders.clip_tensors import build_clip
 from undertow.encoders.tokenizer import OfficialTokenizer, Tokenizer
 from undertow.errors import ConfigError, InvalidInput
+from undertow.quantization import Scheme
 from undertow.shapes import Sequence
 
 Pooled = Float[Tensor, "batch pooled_dim"]
@@ -85,12 +86,14 @@ class TextEncoder(nn.Module):
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
         source: str | Path = "text encoder",
+        quantized: Mapping[str, Scheme] | None = None,
     ) -> "TextEncoder":
         """A text encoder from tensors with transformers' names, with or without `text_model.` in front.
 
         The network is built without memory and takes the tensors one by one; a lazy mapping is read one tensor at a
         time. config: ours, or the contents of transformers' `config.json`; None takes the published architecture.
         tokenizer: None takes the official vocabulary. dtype: None keeps the token embedding's for everything.
+        quantized: layers whose tensors are codes and scales (`nn.quantized`).
         Errors: `KeyMismatch` names `source` and the tensors missing, unexpected or of another shape; `ConfigError`,
         `MissingDependency`.
         """
@@ -100,7 +103,15 @@ class TextEncoder(nn.Module):
             config = PUBLISHED[kind]
         elif isinstance(config, Mapping):
             config = config_from_transformers(config, kind)
-        clip, projection = build_clip(kind, config, tensors, dtype=dtype, device=device, source=source)
+        clip, projection = build_clip(
+            kind,
+            config,
+            tensors,
+            dtype=dtype,
+            device=device,
+            source=source,
+            quantized={} if quantized is None else quantized,
+        )
         chosen = OfficialTokenizer() if tokenizer is None else tokenizer
         return cls(kind, config, clip, projection, chosen).eval()
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from undertow.encoders.clip_config import ClipTextConfig, Kind
 from undertow.encoders.clip_network import ClipText
 from undertow.extras import optional_package
+from undertow.nn.quantized import quantize_layers
+from undertow.quantization import Scheme
 from undertow.state_dicts import Shape, compare_names, compare_shapes, require_layers, shapes_of
 
 _PREFIX = "text_model."
@@ -30,8 +32,10 @@ def build_clip(
     dtype: torch.dtype | None,
     device: torch.device | str | None,
     source: str | Path,
+    quantized: Mapping[str, Scheme],
 ) -> tuple[ClipText, nn.Linear | None]:
     """The network with the tensors in place, and its projection; only bigG must have one, only bigG's is read.
+    quantized: layers whose tensors are codes and scales.
 
     Errors: `KeyMismatch`.
     """
@@ -40,21 +44,26 @@ def build_clip(
     require_layers(source, layers, len(tensors))
     with torch.device("meta"):
         clip = ClipText(config, layers)
+    dtype = tensors[keys[_EMBEDDING]].dtype if dtype is None and _EMBEDDING in keys else dtype
+    modules = {name for name, _ in clip.named_modules()}
+    there: dict[str, Scheme] = {
+        name: scheme for key, scheme in quantized.items() if (name := key.removeprefix(_PREFIX)) in modules
+    }
+    quantize_layers(clip, there, compute_dtype=dtype)
+    codes = {f"{name}.{which}" for name in there for which in ("weight", "weight_scale")}
     projection = _empty_projection(config) if kind == "openclip_g" else None
     slots: dict[str, Tensor] = dict(clip.named_parameters())
     if projection is not None:
         slots[_PROJECTION] = projection.weight
     found = [name for name in keys if name in slots or name not in _UNUSED]
     compare_names(slots.keys(), found, written=lambda name: keys.get(name, name)).require_none(source)
-    if dtype is None:
-        dtype = tensors[keys[_EMBEDDING]].dtype
     shapes: dict[str, Shape] = {}
     for name in slots:
         tensor = tensors[keys[name]]
         shapes[name] = tuple(tensor.shape)
         owner, _, attribute = name.rpartition(".")
         module = projection if name == _PROJECTION and projection is not None else clip.get_submodule(owner)
-        placed = tensor.to(device=device, dtype=dtype)
+        placed = tensor.to(device=device, dtype=None if name in codes else dtype)
         setattr(module, attribute, nn.Parameter(placed, requires_grad=False))
     compare_shapes(shapes_of(slots), shapes, written=keys.__getitem__).require_none(source)
     return clip, projection

@@ -32,6 +32,7 @@ from undertow.encoders.prompts.tree import (
 from undertow.encoders.reading import Reading
 from undertow.errors import ConfigError, InvalidInput
 from undertow.lookup import look_up
+from undertow.nn.quantized import quantized_layers
 from undertow.vocabulary import Vocabulary, spelling_note
 
 LongPrompts = Literal["chunk", "truncate"]
@@ -377,7 +378,8 @@ class TextStack:
             for w in encoder.parameters()
         )
         adaptation = None if self._adaptation is None else self._adaptation.key
-        return hash((adaptation, self._inversions.revision, *weights))
+        schemes = (tuple(quantized_layers(encoder).items()) for encoder in self.encoders)
+        return hash((adaptation, self._inversions.revision, *weights, *schemes))
 
 
 def _parts(assemblers: Sequence[tuple[Assembler, ParsedPrompt]]) -> list[Part]:

@@ -23,6 +23,7 @@ from undertow.engine.named_files import stored_adapters
 from undertow.engine.options import NonFinite
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
+from undertow.nn.quantized import quantized_layers
 from undertow.unet.runner import Runner
 
 DIGEST = "sha256:"
@@ -115,8 +116,19 @@ def _machine(device: torch.device) -> str:
 
 def _number_types(model: LoadedModel) -> str:
     networks = {"unet": model.unet, "vae": model.vae, "text": None if model.text is None else model.text.encoders[0]}
-    types = {name: next(iter(network.parameters())).dtype for name, network in networks.items() if network is not None}
-    return ", ".join(f"{name} {str(dtype).removeprefix('torch.')}" for name, dtype in types.items())
+    types = {name: network.dtype for name, network in networks.items() if network is not None}
+    numbers = ", ".join(f"{name} {str(dtype).removeprefix('torch.')}" for name, dtype in types.items())
+    return "; ".join((numbers, *_quantized(model)))
+
+
+def _quantized(model: LoadedModel) -> Iterator[str]:
+    """Which layers of which network compute with which quantized weights."""
+    networks = {"unet": model.unet, "vae": model.vae}
+    networks |= {} if model.text is None else {one.kind: one for one in model.text.encoders}
+    for name, network in networks.items():
+        if network is not None and (layers := quantized_layers(network)):
+            schemes = " and ".join(sorted(set(layers.values())))
+            yield f"{name} with {schemes} in {len(layers)} layers ({_digest(*map(str, sorted(layers.items())))})"
 
 
 def _weights(model: LoadedModel) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.files.bundled import BundledAdapters
@@ -26,7 +27,9 @@ from undertow.memory.seconds import read_table
 from undertow.memory.subjects import require_size, subject_of
 from undertow.memory.weights import REFERENCE_TOKENS
 from undertow.memory.work import VIT_H, Subject, VisionNetwork, Work
+from undertow.nn.quantized import quantized_layers
 from undertow.processor import has_amx, has_bfloat16
+from undertow.quantization import QuantizedWeights
 from undertow.unet.attention_calls import attention_calls
 from undertow.unet.unet import UNet
 
@@ -58,7 +61,8 @@ def plan_model(
     if model.text is not None:
         text = [(kind, encoder.config) for kind, encoder in zip(model.text.kinds, model.text.encoders, strict=True)]
     vae = model.vae
-    subject = subject_of(model.path.name, unet.config, None if vae is None else vae.config, text)
+    quantized = quantized_weights(model)
+    subject = subject_of(model.path.name, unet.config, None if vae is None else vae.config, text, quantized)
     own = unet.config.sample_size * subject.factor
     size = (own, own) if size is None else size
     require_size("size", size, subject)
@@ -83,6 +87,17 @@ def plan_model(
     device = unet.device.type
     machine = replace(this_machine().on(device), threads=torch.get_num_threads())
     return plan(subject, work, budget_bytes, table=read_table(device), machine=machine, fixed_graphs=fixed_graphs)
+
+
+def quantized_weights(model: LoadedModel) -> list[QuantizedWeights]:
+    """What of a loaded model is quantized."""
+    networks: dict[str, nn.Module | None] = {"unet": model.unet, "vae": model.vae}
+    networks |= {} if model.text is None else {one.kind: one.clip for one in model.text.encoders}
+    return [
+        QuantizedWeights.of(name, layers, {key: tuple(one.shape) for key, one in network.named_parameters()})
+        for name, network in networks.items()
+        if network is not None and (layers := quantized_layers(network))
+    ]
 
 
 def _kernels(unet: UNet, work: Work, subject: Subject) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from undertow.encoders.clip import TextEncoder
 from undertow.encoders.text_stack import TextStack
 from undertow.nn.adaptable import Conv2d, Linear, Run, WeightRows
 from undertow.nn.attention import AttentionProjections, ImageTokens
+from undertow.nn.quantized import dequantize_layers, plain_weights
 from undertow.unet.conditioning import Conditioning, Ports, Residuals
 from undertow.unet.unet import UNet
 from undertow.vae.autoencoder import AutoencoderKL
@@ -177,7 +178,7 @@ def traceable_vae(vae: AutoencoderKL, dtype: torch.dtype) -> AutoencoderKL:
 
 def traceable_text(encoder: TextEncoder, dtype: torch.dtype) -> TextEncoder:
     """The encoder in `dtype`."""
-    clip = copy.deepcopy(encoder.clip).to("cpu", dtype)
+    clip = dequantize_layers(copy.deepcopy(encoder.clip)).to("cpu", dtype)
     projection = None if encoder.projection is None else copy.deepcopy(encoder.projection).to("cpu", dtype)
     made = TextEncoder(encoder.kind, encoder.config, clip, projection, encoder.tokenizer)
     return made.requires_grad_(False).eval()
@@ -185,4 +186,4 @@ def traceable_text(encoder: TextEncoder, dtype: torch.dtype) -> TextEncoder:
 
 def _weights(network: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
     """In rows, the order that every format has."""
-    return {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in network.state_dict().items()}
+    return {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in plain_weights(network).items()}

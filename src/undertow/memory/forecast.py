@@ -92,7 +92,8 @@ def _forecast(subject: Subject, work: Work, machine: Machine) -> Forecast:
     if subject.text_encoders:
         whole = _stage("text", held, work, _walk("text", subject, _of_text(work), machine))
         changed = work.loras and work.changes_text
-        stages.append(replace(whole, weight_bytes=whole.weight_bytes + held["text"]) if changed else whole)
+        copy = component_bytes(replace(subject, quantized=()), work)["text"] if changed else 0  # a changed one is plain
+        stages.append(replace(whole, weight_bytes=whole.weight_bytes + copy))
     if work.image_tokens:
         stages.append(_stage("image", held, work, _walk("image", subject, _of_image(work), machine)))
     if subject.controlnet is not None and subject.unet is not None and work.controlnets:
@@ -189,6 +190,9 @@ def component_bytes(subject: Subject, work: Work) -> dict[str, int]:
         found["unet"] = item * weights.unet_weights(subject.unet)
     if subject.vae is not None:
         found["vae"] = ITEM_BYTES[work.vae_dtype or work.dtype] * weights.vae_weights(subject.vae)
+    items = {"unet": item, "text": text_item, "vae": ITEM_BYTES[work.vae_dtype or work.dtype]}
+    for one in subject.quantized:
+        found[one.component] -= one.saved_bytes(items[one.component])
     return found
 
 

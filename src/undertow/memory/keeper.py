@@ -225,11 +225,10 @@ def _components(prefix: str, model: LoadedModel | None) -> Iterator[Component]:
 def _part(module: nn.Module, home: FileHome) -> Part:
     """The parameters of a module that were read from a file."""
     own, parameters = dict(module.named_parameters()), dict[str, nn.Parameter]()
-    for mapping in home.source.mappings.values():
-        for name in mapping.ours:
-            inside = parameter_name(name) if isinstance(module, TextEncoder) else name
-            if inside in own:
-                parameters[name] = own[inside]
+    for name in home.names:
+        inside = parameter_name(name) if isinstance(module, TextEncoder) else name
+        if inside in own:
+            parameters[name] = own[inside]
     parameters = dict(sorted(parameters.items(), key=lambda item: -item[1].numel()))
     device = next(iter(parameters.values())).device
     return Part(parameters=parameters, home=HostHome.beside(device, home, parameters.values()))

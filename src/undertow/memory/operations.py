@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from undertow.memory.ledger import Array, Ledger, Shape
 from undertow.memory.machine import Machine
 from undertow.memory.saved import Saved
-from undertow.memory.workspaces import batched_bytes, conv_bytes, grouped_conv_bytes, is_spread, product_bytes
+from undertow.memory.workspaces import (
+    batched_bytes,
+    conv_bytes,
+    grouped_conv_bytes,
+    is_spread,
+    product_bytes,
+    quantized_bytes,
+)
+from undertow.quantization import Scheme
 
 PATCH_CELLS, NARROW = 256, 8
 """As in `nn.matmul` and `nn.normalization`, which import torch; a test holds them equal."""
@@ -36,7 +44,8 @@ class LoraRows:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Operations:
     """Operations on one ledger. kernel, kernels, in_parts: of attention (`attention_walk.py`), as in `Work`. loras: in
-    slots; `None` without. saved: for a backward pass; `None` without one."""
+    slots; `None` without. saved: for a backward pass; `None` without one. schemes: of linear layers, in place of plain
+    products or beside them."""
 
     ledger: Ledger
     dtype: str
@@ -46,6 +55,7 @@ class Operations:
     machine: Machine = Machine()
     loras: LoraRows | None = None
     saved: Saved | None = None
+    schemes: tuple[Scheme, ...] = ()
 
     def adapts(self) -> bool:
         """Whether the layer that is computed has updates in slots, and keeps its input where they learn."""
@@ -65,7 +75,7 @@ class Operations:
     def linear(self, x: Array, outputs: int, *, adapted: bool = True, copied: bool = False) -> Array:
         """x Wᵀ + b, and what slots add. copied: x lies in another order in memory."""
         inputs, cells = x.shape[-1], x.numbers // x.shape[-1]
-        workspace = self.product_workspace(cells, inputs, outputs) + (x.numbers * x.item if copied else 0)
+        workspace = self._linear_workspace(cells, inputs, outputs) + (x.numbers * x.item if copied else 0)
         y = self.ledger.new((*x.shape[:-1], outputs), "linear", workspace=workspace)
         self.ledger.count("linear", cells, inputs, outputs)
         self.save_input(x, inputs * outputs)
@@ -140,8 +150,15 @@ class Operations:
         """`torch.nn.Linear`: float32 goes to MKL, which takes its memory elsewhere."""
         inputs, cells = x.shape[-1], x.numbers // x.shape[-1]
         self.ledger.count("linear", cells, inputs, outputs)
-        workspace = self.product_workspace(cells, inputs, outputs) if self.ledger.item < 4 else 0
+        plain = self.product_workspace(cells, inputs, outputs) if self.ledger.item < 4 else 0
+        workspace = max(plain, self._linear_workspace(cells, inputs, outputs) if self.schemes else 0)
         return self.ledger.new((*x.shape[:-1], outputs), "linear", workspace=workspace)
+
+    def _linear_workspace(self, cells: int, inputs: int, outputs: int) -> int:
+        """Of a product, and of what `nn.quantized` makes for it where weights are quantized."""
+        plain = self.product_workspace(cells, inputs, outputs)
+        made = [quantized_bytes(scheme, self.ledger.item, cells, inputs, outputs) for scheme in self.schemes]
+        return plain + max(made, default=0)
 
     def conv_workspace(self, x: Shape, outputs: int, kernel: int, stride: int) -> int:
         return conv_bytes(self.machine, self.dtype, self.ledger.item, x, outputs, kernel, stride)

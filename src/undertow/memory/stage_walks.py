@@ -8,17 +8,20 @@ from undertow.memory.ledger import Array, Ledger
 from undertow.memory.machine import Machine
 from undertow.memory.operations import LoraRows, Operations
 from undertow.memory.work import ITEM_BYTES, Subject, VAENetwork, Work
+from undertow.quantization import Scheme
 from undertow.unet.config import TextTime, UNetConfig
 
 SMALL_NUMBERS = 256
 """Allowed for what every row has one or a few of: timesteps, labels, gains, the slots of adapters."""
 
 
-def operations(machine: Machine, dtype: str, kernel: str) -> Operations:
-    return Operations(ledger=Ledger(ITEM_BYTES[dtype]), dtype=dtype, kernel=kernel, machine=machine)
+def operations(machine: Machine, dtype: str, kernel: str, schemes: tuple[Scheme, ...] = ()) -> Operations:
+    return Operations(ledger=Ledger(ITEM_BYTES[dtype]), dtype=dtype, kernel=kernel, machine=machine, schemes=schemes)
 
 
-def of_unet(work: Work, machine: Machine, *, loras: LoraRows | None = None) -> Operations:
+def of_unet(
+    work: Work, machine: Machine, *, loras: LoraRows | None = None, schemes: tuple[Scheme, ...] = ()
+) -> Operations:
     """Of the U-Net and of ControlNets."""
     return Operations(
         ledger=Ledger(ITEM_BYTES[work.dtype]),
@@ -28,11 +31,12 @@ def of_unet(work: Work, machine: Machine, *, loras: LoraRows | None = None) -> O
         in_parts=work.attention_in_parts,
         machine=machine,
         loras=loras,
+        schemes=schemes,
     )
 
 
 def text(subject: Subject, work: Work, machine: Machine) -> Ledger:
-    ops = operations(machine, work.text_dtype or work.dtype, "sdpa")
+    ops = operations(machine, work.text_dtype or work.dtype, "sdpa", subject.schemes("text"))
     for network in subject.text_encoders:
         text_walk.encode_text(ops, network, -(-work.tokens // network.positions))
     return ops.ledger
@@ -73,7 +77,7 @@ def _embedded_hint(config: ControlNetConfig, subject: Subject, work: Work, ops: 
 def denoise(subject: Subject, work: Work, machine: Machine) -> Ledger:
     assert subject.unet is not None
     slots = None if work.merged or not work.loras else LoraRows(per_row=work.loras, rank=work.lora_rank)
-    ops = of_unet(work, machine, loras=slots)
+    ops = of_unet(work, machine, loras=slots, schemes=subject.schemes("unet"))
     walk = with_conditioning(subject.unet, work, ops, work.cells(subject))
     latents = inputs(subject.unet, subject, work, ops)
     held = _residuals(subject, work, ops), _image_tokens(subject.unet, work, ops), _kept_text(subject.unet, work, ops)
@@ -143,7 +147,7 @@ def _kept_text(config: UNetConfig, work: Work, ops: Operations) -> list[Array]:
 
 def decode(subject: Subject, work: Work, machine: Machine) -> Ledger:
     assert subject.vae is not None
-    steps = _vae(subject.vae, work, machine)
+    steps = _vae(subject, subject.vae, work, machine)
     height, width = work.cells(subject)
     latents = steps.ops.ledger.new((1, subject.vae.latent_channels, height, width), "from_model")
     vae_walk.decode(steps, latents)
@@ -152,15 +156,15 @@ def decode(subject: Subject, work: Work, machine: Machine) -> Ledger:
 
 def encode(subject: Subject, work: Work, machine: Machine) -> Ledger:
     assert subject.vae is not None
-    steps = _vae(subject.vae, work, machine)
+    steps = _vae(subject, subject.vae, work, machine)
     pixels = steps.ops.ledger.new((1, subject.vae.in_channels, *work.size), "pixels")
     vae_walk.encode(steps, pixels)
     return steps.ops.ledger
 
 
-def _vae(network: VAENetwork, work: Work, machine: Machine) -> vae_walk.VAESteps:
+def _vae(subject: Subject, network: VAENetwork, work: Work, machine: Machine) -> vae_walk.VAESteps:
     """Computed in the type of its weights, unless the processor only imitates that."""
     stored = work.vae_dtype or work.dtype
     imitated = stored == "bfloat16" and machine.device == "cpu" and not machine.bfloat16
-    ops = operations(machine, "float32" if imitated else stored, "auto")
+    ops = operations(machine, "float32" if imitated else stored, "auto", subject.schemes("vae"))
     return vae_walk.VAESteps(network=network, ops=ops, converted=imitated)

@@ -13,6 +13,7 @@ from undertow.lookup import did_you_mean
 from undertow.memory.families import family
 from undertow.memory.machine import this_machine
 from undertow.memory.work import Subject, TextNetwork, VAENetwork
+from undertow.quantization import QuantizedWeights
 from undertow.unet.config import UNetConfig
 from undertow.unet.presets import PRESETS
 
@@ -55,9 +56,14 @@ def named_model(source: str) -> NamedModel:
 
 
 def subject_of(
-    name: str, unet: UNetConfig, vae: "VAEConfig | None", text: "Iterable[tuple[TextKind, ClipTextConfig]]"
+    name: str,
+    unet: UNetConfig,
+    vae: "VAEConfig | None",
+    text: "Iterable[tuple[TextKind, ClipTextConfig]]",
+    quantized: Iterable[QuantizedWeights] = (),
 ) -> Subject:
-    """The networks of a model as a forecast takes them. Its ControlNets are those that are made for it: its encoder."""
+    """The networks of a model as a forecast takes them. Its ControlNets are those that are made for it: its encoder.
+    quantized: by component as checkpoints call them."""
     textual = unet.context_dim is not None
     return Subject(
         name=name,
@@ -65,6 +71,9 @@ def subject_of(
         vae=None if vae is None else VAENetwork.of(vae),
         text_encoders=tuple(_text_network(kind, config) for kind, config in text),
         controlnet=ControlNetConfig(unet=replace(unet, in_channels=4, guidance_dim=None)) if textual else None,
+        quantized=tuple(
+            one if one.component in ("unet", "vae") else replace(one, component="text") for one in quantized
+        ),
     )
 
 
@@ -79,7 +88,7 @@ def require_size(argument: str, size: tuple[int, int], subject: Subject) -> None
 
 
 def _subject(name: str, found: "Outline") -> Subject:
-    return subject_of(name, found.unet, found.vae, found.text.items())
+    return subject_of(name, found.unet, found.vae, found.text.items(), found.quantized)
 
 
 def _text_network(kind: "TextKind", config: "ClipTextConfig") -> TextNetwork:

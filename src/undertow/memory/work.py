@@ -8,6 +8,7 @@ from undertow.attention.policy import SCORES_OUT
 from undertow.doors import checked_record
 from undertow.errors import ConfigError
 from undertow.limits import COUNT, PARTS, STEPS, TOKENS
+from undertow.quantization import QuantizedWeights, Scheme
 from undertow.unet.config import UNetConfig
 
 ITEM_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -95,13 +96,19 @@ VIT_H = VisionNetwork(width=1280, layers=32, heads=16, intermediate=5120, projec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Subject:
-    """The networks of a model. unet: `None` forecasts only the others."""
+    """The networks of a model. unet: `None` forecasts only the others. quantized: weights of the unet, the vae and the
+    text encoders ("text") that are."""
 
     name: str
     unet: UNetConfig | None = None
     vae: VAENetwork | None = None
     text_encoders: tuple[TextNetwork, ...] = ()
     controlnet: ControlNetConfig | None = None
+    quantized: tuple[QuantizedWeights, ...] = ()
+
+    def schemes(self, component: str) -> tuple[Scheme, ...]:
+        """In which a component's linear layers compute, besides plain ones."""
+        return tuple(dict.fromkeys(s for one in self.quantized if one.component == component for s in one.schemes))
 
     @property
     def factor(self) -> int:

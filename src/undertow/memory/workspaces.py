@@ -14,6 +14,7 @@ from collections.abc import Callable
 from math import prod
 
 from undertow.memory.machine import Machine
+from undertow.quantization import Scheme
 
 SCRATCHPAD, HALF_SCRATCHPAD, POINTWISE_SCRATCHPAD = 8216, 16664, 49176
 """Bytes of oneDNN's scratchpad for a convolution without AMX, at most: in float32, in half precision, and there by a
@@ -191,3 +192,17 @@ def _amx_patches(inputs: int, width: int, kernel: int) -> int:
 
 def rounded(number: int, block: int) -> int:
     return -(-number // block) * block
+
+
+PRODUCT_BYTES = 2**14
+"""At most, of what libraries take for a product besides, and of rounding sizes up."""
+
+
+def quantized_bytes(scheme: Scheme, item: int, cells: int, inputs: int, outputs: int) -> int:
+    """What a product with quantized weights holds beside its result: weights in the type of the input, or the rounded
+    input, sums of integers and their product with the scales."""
+    if scheme == "int8-weights":
+        return item * (inputs * outputs + outputs) + PRODUCT_BYTES
+    rounding = 5 * cells * inputs + item * cells * inputs
+    summed = cells * inputs + inputs * outputs + 8 * cells * outputs - (4 if item == 4 else 2) * cells * outputs
+    return max(rounding, summed) + 8 * (cells + outputs) + PRODUCT_BYTES

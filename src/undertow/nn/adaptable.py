@@ -82,8 +82,12 @@ class Linear(nn.Linear):
         """Allocates storage for `count` updates of up to `rank`; without it the layer ignores the weight port."""
         self.slots = Slots(count, rank, self.in_features, self.out_features, self.weight)
 
+    def product(self, x: Float[Tensor, "batch *tokens inputs"]) -> Tensor:
+        """x Wᵀ + b, without what slots add."""
+        return linear(x, self.weight, self.bias)
+
     def forward(self, x: Float[Tensor, "batch *tokens inputs"], weights: WeightRows | None = None) -> Tensor:
-        y = linear(x, self.weight, self.bias)
+        y = self.product(x)
         if weights is None or self.slots is None:
             return y
         if weights.runs is not None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from undertow.extras import is_installed
+from undertow.nn.quantized import quantized_layers
 from undertow.unet.backend_measurements import BackendMeasurements, Forward, stored_backends
-from undertow.unet.config import UNetConfig
+from undertow.unet.unet import UNet
 
 GAIN = 0.95
 """Of the eager seconds that another backend may take at most to be chosen: eager layers can be watched, and nothing has
@@ -44,7 +45,12 @@ def choose_backend(wanted: Forward, measured: BackendMeasurements | None, *, ope
     return BackendChoice(name=TAKEN[fastest], reason=f"the fastest: {figures} for {where}")
 
 
-def backend_for(config: UNetConfig, dtype: torch.dtype, device: torch.device | str | None) -> BackendChoice:
-    """The backend for a network at the size that it was trained at, by what is stored on this machine."""
+def backend_for(unet: UNet, device: torch.device | str | None) -> BackendChoice:
+    """The backend for a network at the size that it was trained at, by what is stored on this machine. What plain
+    weights took says nothing about quantized ones."""
+    schemes = sorted({*quantized_layers(unet).values()})
+    if schemes:
+        reason = f"nothing is measured of backends for weights in {' and '.join(schemes)}"
+        return BackendChoice(name="eager", reason=reason)
     measured = stored_backends("cpu" if device is None else device)
-    return choose_backend(Forward.of(config, dtype), measured, openvino=is_installed("openvino"))
+    return choose_backend(Forward.of(unet.config, unet.dtype), measured, openvino=is_installed("openvino"))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from undertow.attention.chosen import described_kernel
 from undertow.cache_folder import VARIABLE, cache_folder, read_cached, write_cached
+from undertow.nn.quantized import quantized_layers
 from undertow.processor import features
 from undertow.unet.compiled import Graphs, NoGraph
 from undertow.unet.graph_process import GRAPH, OUTPUT, make_graph, weights_of
@@ -130,6 +131,7 @@ def _name(network: nn.Module, weights: Mapping[str, Tensor], inputs: Sequence[An
     kernel: Any = getattr(network, "kernel", None)
     parts = (
         *(type(one).__qualname__ for one in network.modules()),
+        *sorted(quantized_layers(network).items()),
         getattr(network, "config", None),
         None if kernel is None else described_kernel(kernel),
         tuple(weights),

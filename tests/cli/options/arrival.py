@@ -52,6 +52,7 @@ LOADED: Places = {
     "load.mmap": False,
     "load.lazy": False,
     "load.allow_pickle": False,
+    "load.quantize": None,
 }
 """What arrives at `undertow.load` beside the source, of a verb that says nothing else."""
 

@@ -1,4 +1,4 @@
-"""Where the options of `undertow convert` and `inspect` arrive."""
+"""Where the options of `undertow convert`, `quantize` and `inspect` arrive."""
 
 from pathlib import Path
 from typing import Any
@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from tests.cli.options.arrival import Boundary, Command, case, stop
 from undertow.inspection.trace import StageShape
+from undertow.quantization import Quantization
 from undertow.unet.config import UNetConfig
 
 
@@ -28,6 +29,7 @@ CONVERT = Command(
         "convert.to": "diffusers",
         "convert.dtype": None,
         "convert.overwrite": False,
+        "convert.quantization": None,
         "opening.config": None,
         "opening.prediction": None,
         "opening.zero_terminal_snr": None,
@@ -45,6 +47,46 @@ CONVERT = Command(
         case("--ema", opening__ema=True),
         case("--prediction", "v", opening__prediction="v"),
         case("--allow-pickle", opening__allow_pickle=True),
+        case("--overwrite", convert__overwrite=True),
+    ),
+)
+
+
+def quantizing(at: Boundary) -> None:
+    """The library is met where it writes; what it measures before is another's."""
+    converting(at)
+
+    def measured(console: Any, source: str, rules: Quantization, count: int, prompt: str) -> Quantization:
+        at.arrived |= {"measured": (source, count, prompt)}
+        return rules.keeping(["measured"])
+
+    at.patch.setattr("undertow.cli.quantize._measured", measured)
+
+
+EVERY = Quantization(rules=(("*", "int8-weights"),))
+QUANTIZE = Command(
+    verb=("quantize",),
+    arguments={"model": "in.safetensors", "destination": "out.safetensors"},
+    needed=("--to", "int8-weights"),
+    boundary=quantizing,
+    arrives={
+        **{place: value for place, value in CONVERT.arrives.items() if place != "convert.to"},
+        "convert.to": "ldm",
+        "convert.quantization": EVERY,
+    },
+    cases=(
+        case("--to", "int8-dynamic", convert__quantization=Quantization(rules=(("*", "int8-dynamic"),))),
+        case("--to", "float8", convert__quantization=Quantization(rules=(("*", "float8"),))),
+        case("--to", "int4", refused="int8-weights"),
+        case("--keep", "vae.*", "--keep", "*.proj_in", convert__quantization=EVERY.keeping(["vae.*", "*.proj_in"])),
+        case(
+            *("--keep-most-sensitive", "3", "--prompt", "an apple"),
+            measured=("in.safetensors", 3, "an apple"),
+            convert__quantization=EVERY.keeping(["measured"]),
+        ),
+        case("--dtype", "f32", convert__dtype=torch.float32),
+        case("--dtype", "f16", convert__dtype=torch.float16),
+        case("--dtype", "bf16", convert__dtype=torch.bfloat16),
         case("--overwrite", convert__overwrite=True),
     ),
 )
@@ -157,4 +199,4 @@ LIST = Command(
     arrives={"folder": Path(), "top": Path(), "found": "FOLDER", "files": []},
 )
 
-COMMANDS = (CONVERT, PRESET, TRACE, FILE, LORA, LIST)
+COMMANDS = (CONVERT, QUANTIZE, PRESET, TRACE, FILE, LORA, LIST)

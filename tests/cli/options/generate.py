@@ -241,6 +241,11 @@ OF_THE_MODEL = (
     case("--backend", "auto", load__backend="auto"),
     case("--backend", "background", load__backend="background"),
     case("--backend", "onnx", refused="openvino"),
+    *(
+        case("--quantize", scheme, load__quantize=scheme)
+        for scheme in ("int8-weights", "int8-dynamic", "float8", "none")
+    ),
+    case("--quantize", "int4", refused="int8-weights"),
     case("--prediction", "v", load__prediction="v"),
     case("--allow-pickle", load__allow_pickle=True),
     case("--validate-weights", load__validate_weights=True),

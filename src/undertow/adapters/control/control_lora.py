@@ -27,6 +27,7 @@ from undertow.checkpoints.keymap import control_renaming
 from undertow.checkpoints.keymap.prefixes import CONTROL_PREFIXES
 from undertow.checkpoints.read.loading import build_on_meta
 from undertow.errors import AdapterMismatch, KeyMismatch
+from undertow.nn.quantized import plain_weights
 from undertow.unet.unet import UNet
 
 MARKER = "lora_controlnet"
@@ -69,7 +70,7 @@ def read_control_lora(opened: OpenedAdapter, base: UNet, health: Health) -> Cont
     config = ControlNetConfig(unet=unet, hint_channels=hint_channels(shapes), hint_in=hint_in(shapes))
     network = build_on_meta(lambda: ControlNet(config, base.kernel))
     expected = network.state_dict()
-    own = {**base.state_dict(), FIRST: base.conv_in.weight.detach()[:, : unet.in_channels]}
+    own = {**plain_weights(base), FIRST: base.conv_in.weight.detach()[:, : unet.in_channels]}
     _require_pieces(opened.path, parts, shapes, {name: tuple(one.shape) for name, one in expected.items()}, base)
     merged: dict[str, AnyTensor] = {}
     with opened.weights.reader() as read:
@@ -135,7 +136,7 @@ def _require_pieces(
     """Passes when every layer of the network is the U-Net's, the file's, or the sum of both."""
     reshaped = [name for name, shape in shapes.items() if name in expected and _flat(shape) != _flat(expected[name])]
     foreign = [name for name in shapes if name not in expected]
-    own = base.state_dict()
+    own = plain_weights(base)
     if reshaped or any(name.startswith(("down_blocks.", "mid_block.", "add_embedding.")) for name in foreign):
         made_for, title = made_for_model(shapes), describe_family(base.config)[2]
         first = next(iter([*reshaped, *foreign]))

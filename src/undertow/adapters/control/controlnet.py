@@ -17,6 +17,7 @@ from undertow.adapters.control.config import ControlNetConfig
 from undertow.attention.chosen import kernel_named
 from undertow.attention.kernel import AttentionKernel
 from undertow.errors import InvalidInput
+from undertow.nn.quantized import plain_weights
 from undertow.shapes import FeatureMap, Latents, Timesteps
 from undertow.unet.checks import check_inputs, check_values
 from undertow.unet.conditioning import Conditioning, Ports, Residuals
@@ -78,7 +79,7 @@ class ControlNet(Encoder):
         config = ControlNetConfig(unet=architecture, hint_channels=hint_channels, hint_in=hint_in)
         network = cls(config, unet.kernel).to(device=unet.device, dtype=unet.dtype)
         own = network.state_dict()
-        weights = {name: tensor for name, tensor in unet.state_dict().items() if name in own}
+        weights = {name: tensor for name, tensor in plain_weights(unet).items() if name in own}
         network.load_state_dict(weights, strict=False)
         for layer in (
             network.controlnet_cond_embedding.conv_out,

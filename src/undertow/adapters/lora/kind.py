@@ -1,7 +1,7 @@
 """LoRA and its kin as a kind of adapter: which layers one changes for a request, and where its updates live: in slots,
 or in the weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import ClassVar, Literal
@@ -23,6 +23,7 @@ from undertow.encoders.clip import TextEncoder
 from undertow.encoders.text_stack import Adaptation, TextStack
 from undertow.errors import AdapterMismatch, InvalidInput
 from undertow.nn.adaptable import WeightRows
+from undertow.nn.quantized import quantized_layers
 from undertow.unet.conditioning import Ports
 from undertow.unet.runner import Runner
 
@@ -37,14 +38,22 @@ class ResidencyChoice:
     reason: str
 
 
-def choose_residency(title: str, updates: Mapping[str, Update], bank: Bank | None, wanted: Placing) -> ResidencyChoice:
+def choose_residency(
+    title: str,
+    updates: Mapping[str, Update],
+    bank: Bank | None,
+    wanted: Placing,
+    quantized: Collection[str] = (),
+) -> ResidencyChoice:
     """Slots where they represent the updates exactly and have room, so that rows with other adapters can share the
     batch; otherwise merging, which works for every algorithm, but only rows with the same merged adapters share a
-    batch.
+    batch. quantized: layers with quantized weights, into which nothing is merged: the sum would be rounded to their
+    codes anew, which is another change than the adapter's.
 
-    Errors: `InvalidInput` when slots were requested and are not possible.
+    Errors: `InvalidInput` when slots were requested and are not possible, or merging is not.
     """
     if wanted == "merged":
+        _require_plain(title, "it is asked for", updates, quantized)
         return ResidencyChoice(residency="merged", reason="added to the model's weights, as asked")
     objection = "the model was loaded without slots" if bank is None else bank.objection(updates)
     if objection is None:
@@ -56,8 +65,21 @@ def choose_residency(title: str, updates: Mapping[str, Update], bank: Bank | Non
             f"'merged' or 'auto', because {objection}",
             "or load the model with adapter_capacity=AdapterCapacity(slots=..., rank=..., sites=...) that has room",
         )
+    _require_plain(title, objection, updates, quantized)
     why = "" if bank is None else f", because {objection}"
     return ResidencyChoice(residency="merged", reason=f"added to the model's weights while it draws{why}")
+
+
+def _require_plain(title: str, why: str, updates: Mapping[str, Update], quantized: Collection[str]) -> None:
+    layer = next((one for one in updates if one in quantized), None)
+    if layer is not None:
+        raise InvalidInput(
+            f"residency of {title}",
+            f"merged, because {why}",
+            f"slots for LoRA, since {layer} has quantized weights: a sum would be rounded to them anew",
+            "load the model with adapter_capacity=AdapterCapacity(...) (--adapter-slots) that has room, or with "
+            "quantize='none'",
+        )
 
 
 TEXT_ONLY = ResidencyChoice(residency="merged", reason="added to the text encoders' weights while they read the prompt")
@@ -124,6 +146,7 @@ class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
         super().__init__(model)
         self.bank = None if model.capacity is None else Bank(model.unet, model.capacity)
         self.merged = MergedWeights(model.unet)
+        self.quantized = frozenset(quantized_layers(model.unet))
         self.targets = Targets.of(model.unet, () if model.text is None else model.text.encoders)
 
     @staticmethod
@@ -153,10 +176,10 @@ class LoraKind(AdapterKind[Lora, ResolvedLora, LoraInput]):
         own = unet_updates(adapter, loaded)
         if own is None:
             return ResolvedLora(adapter=adapter, lora=loaded, decision=TEXT_ONLY, layers=None)
-        decision = choose_residency(adapter.title, loaded.updates["unet"], self.bank, adapter.residency)
+        decision = choose_residency(adapter.title, loaded.updates["unet"], self.bank, adapter.residency, self.quantized)
         if layers is not None:
             wanted = "merged" if adapter.residency == "merged" else "auto"
-            decision = choose_residency(adapter.title, layers.updates, self.bank, wanted)
+            decision = choose_residency(adapter.title, layers.updates, self.bank, wanted, self.quantized)
         return ResolvedLora(adapter=adapter, lora=loaded, decision=decision, layers=own if layers is None else layers)
 
     def check(self, resolved: Sequence[ResolvedLora]) -> None:

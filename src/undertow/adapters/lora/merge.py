@@ -14,6 +14,7 @@ from undertow.adapters.lora.updates import AnyTensor, ScaledUpdates, Update, cha
 from undertow.checkpoints.keymap.text_names import ROOT
 from undertow.encoders.clip import TextEncoder
 from undertow.errors import UndertowError
+from undertow.nn.quantized import QuantizedLinear
 
 
 class MergedWeights:
@@ -130,6 +131,8 @@ def parameter_module(layer: str) -> str:
 def _layer(encoder: TextEncoder, module: str, here: list[tuple[Update, float]]) -> Mapping[str, Tensor]:
     layer = encoder.get_submodule(module)
     before = {name: getattr(layer, name, None) for name in ("weight", "bias")}
+    if isinstance(layer, QuantizedLinear):  # which computes with plain weights where a call brings them
+        before["weight"] = layer.dequantized()
     weight, bias = before["weight"], before["bias"]
     assert weight is not None  # every target has one
     for update, gain in here:

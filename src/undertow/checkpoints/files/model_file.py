@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from undertow.checkpoints.files.gguf_file import GgufFile
-from undertow.checkpoints.files.scaled import ScaledFile, has_scales
+from undertow.checkpoints.files.scaled import plain_file
 from undertow.checkpoints.files.sniff import sniff
 from undertow.checkpoints.files.weights import WeightFile, Weights
 
@@ -14,5 +14,4 @@ def open_model_file(path: str | Path) -> Weights:
     path = Path(path)
     if sniff(path) == "gguf":
         return Weights(path, [GgufFile(path)])
-    file = WeightFile(path)
-    return Weights(path, [ScaledFile(file) if has_scales(file.tensors) else file])
+    return Weights(path, [plain_file(WeightFile(path))])

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from undertow.checkpoints.files.atomic import read_json
+from undertow.checkpoints.files.scaled import plain_file
 from undertow.checkpoints.files.sniff import FOLDER_REMEDY
 from undertow.checkpoints.files.weights import WeightFile, Weights
 from undertow.errors import CorruptFile, UnknownCheckpoint, UnsafeFile
@@ -35,7 +36,7 @@ def folder_weights(folder: Path, variants: Sequence[str]) -> Weights:
             dotted = f".{variant}" if variant else ""
             single = folder / f"{stem}{dotted}.safetensors"
             if single.is_file():
-                return Weights(single, [WeightFile(path_inside(folder, single.name))])
+                return Weights(single, [plain_file(WeightFile(path_inside(folder, single.name)))])
             for index in (
                 folder / f"{stem}{dotted}.safetensors.index.json",
                 folder / f"{stem}.safetensors.index{dotted}.json",
@@ -74,11 +75,11 @@ def _sharded(folder: Path, index: Path) -> Weights:
     missing = [name for name in names if not path_inside(folder, name).is_file()]
     if missing:
         raise CorruptFile(index, f"{len(missing)} of {len(names)} shards are missing ({missing[0]})", "download them")
-    weights = Weights(index, [WeightFile(path_inside(folder, name)) for name in names])
-    absent = sorted(weight_map.keys() - weights.tensors.keys())
+    files = [WeightFile(path_inside(folder, name)) for name in names]
+    absent = sorted(weight_map.keys() - {name for file in files for name in file.tensors})
     if absent:
         raise CorruptFile(index, f"{len(absent)} tensors are in no shard ({absent[0]})", "download it again")
-    return weights
+    return Weights(index, [plain_file(file) for file in files])
 
 
 def _roots(folder: Path) -> list[Path]:

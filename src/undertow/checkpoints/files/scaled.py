@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from undertow.checkpoints.files.header import HeaderOnly, Packed, TensorInfo
 from undertow.checkpoints.files.header_json import corrupt
 from undertow.errors import UnsupportedModel, in_plain_words
+from undertow.quantization import Scheme
 
 if TYPE_CHECKING:
     from undertow.checkpoints.files.weights import TensorReader, WeightFile
@@ -211,6 +212,19 @@ def _configs(file: "WeightFile") -> dict[str, dict[str, Any]]:
                 raise _other_format(file.path, str(config.get("format")))
             found[name.removesuffix(CONFIG)] = config
     return found
+
+
+def plain_file(file: "WeightFile") -> "ScaledFile | WeightFile":
+    """The file itself, or as one whose weights are plain where some have scales. Errors as in `plain_view`."""
+    return ScaledFile(file) if has_scales(file.tensors) else file
+
+
+def layer_config(scheme: Scheme) -> bytes:
+    """The JSON of a layer's tensor `comfy_quant`, of a layer that undertow quantized."""
+    described: dict[str, object] = {"format": "float8_e4m3fn" if scheme == "float8" else "int8_tensorwise"}
+    if scheme == "int8-weights":  # ComfyUI's word for products of plain numbers
+        described["full_precision_matrix_mult"] = True
+    return json.dumps(described).encode()
 
 
 def has_scales(tensors: Mapping[str, TensorInfo]) -> bool:

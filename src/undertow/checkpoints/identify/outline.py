@@ -1,10 +1,10 @@
 """What a model is made of, from its configs and the headers of its files alone: no weights are read, torch is not
 imported, and of a model on the Hub nothing but these is fetched."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from undertow.checkpoints.files.header import HeaderOnly, stored_kind
+from undertow.checkpoints.files.header import HeaderOnly, TensorInfo, stored_kind
 from undertow.checkpoints.files.hub import files_to_fetch
 from undertow.checkpoints.files.listing import Listing, list_files
 from undertow.checkpoints.files.model_folder import CONFIG
@@ -19,6 +19,7 @@ from undertow.checkpoints.identify.vae_architecture import vae_config_of
 from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.encoders.clip_config import ClipTextConfig, config_from_transformers
 from undertow.errors import UnknownCheckpoint, naming_file
+from undertow.quantization import METADATA, Quantization, QuantizedWeights
 from undertow.unet.config import UNetConfig
 from undertow.unet.diffusers_config import config_from_diffusers
 from undertow.vae.config import VAEConfig
@@ -31,7 +32,8 @@ TEXT_FOLDERS = ("text_encoder", "text_encoder_2")
 @dataclass(frozen=True, kw_only=True)
 class Outline:
     """The networks of a model. text: the encoders that its family reads, in their order. stored: the type that most of
-    the U-Net's weights have in the file, as safetensors call it; `None` where there are no weights yet."""
+    the U-Net's weights have in the file, as safetensors call it; `None` where there are no weights yet. quantized: what
+    undertow quantized when it wrote it."""
 
     name: str
     family: FamilyName
@@ -39,6 +41,7 @@ class Outline:
     vae: VAEConfig | None = None
     text: Mapping[TextKind, ClipTextConfig] = field(default_factory=dict)
     stored: str | None = None
+    quantized: tuple[QuantizedWeights, ...] = ()
 
 
 def outline(source: str) -> Outline:
@@ -70,8 +73,33 @@ def _of_file(file: HeaderOnly) -> Outline:
         unet=config,
         vae=vae_config_of(file, contents, match.family),
         text=text,
-        stored=stored_kind(file.tensors[name] for name in part.mappings),
+        stored=stored_kind(_plain(file, part.mappings)),
+        quantized=tuple(
+            _quantized(kind, contents.parts[kind].shapes(file.tensors), file.metadata)
+            for kind in ("unet", "vae", *text)
+            if METADATA in file.metadata and kind in contents.parts
+        ),
     )
+
+
+def _plain(file: HeaderOnly, names: Iterable[str]) -> Iterator[TensorInfo]:
+    """Of a file that undertow quantized, what it left as it was."""
+    every = METADATA not in file.metadata
+    return (file.tensors[name] for name in names if every or file.tensors[name].packed is None)
+
+
+def _quantized(component: str, shapes: Mapping[str, tuple[int, ...]], metadata: Mapping[str, str]) -> QuantizedWeights:
+    rules = Quantization.from_json(metadata[METADATA])
+    return QuantizedWeights.of(component, rules.layers(component, shapes), shapes)
+
+
+def _headers(files: Listing, places: Mapping[str, str]) -> Iterator[tuple[str, HeaderOnly]]:
+    """The header of the weights of each component that undertow quantized. places: folder of each."""
+    chosen = files_to_fetch(list(files.names), None)
+    for component, folder in places.items():
+        own = [name for name in chosen if name.endswith(".safetensors") and name.rpartition("/")[0] == folder]
+        if own and METADATA in (header := files.header(own[0])).metadata:
+            yield component, without_scales(header)
 
 
 def _of_folder(files: Listing) -> Outline:
@@ -86,20 +114,27 @@ def _of_folder(files: Listing) -> Outline:
     with naming_file(files.path / inside / CONFIG):
         config = config_from_diffusers(files.json(f"{inside}{CONFIG}"))
     text: dict[TextKind, ClipTextConfig] = {}
+    places: dict[str, str] = {"unet": inside.rstrip("/"), "vae": "vae"}
     for folder in TEXT_FOLDERS:
         if f"{folder}/{CONFIG}" in names:
             described = files.json(f"{folder}/{CONFIG}")
             with naming_file(files.path / folder / CONFIG):
                 kind = kind_of_text(folder, described)
                 text[kind] = config_from_transformers(described, kind)
+            places[kind] = folder
     weights = [name for name in files_to_fetch(list(names), None) if _is_weights(name, inside)]
+    header = without_scales(files.header(weights[0])) if weights else None
     return Outline(
         name=model_name(files.path),
         family=describe_family(config).family,
         unet=config,
         vae=_vae_config(files) if f"vae/{CONFIG}" in names else None,
         text=text,
-        stored=stored_kind(files.header(weights[0]).tensors.values()) if weights else None,
+        stored=None if header is None else stored_kind(_plain(header, header.tensors)),
+        quantized=tuple(
+            _quantized(kind, {name: one.shape for name, one in found.tensors.items()}, found.metadata)
+            for kind, found in _headers(files, places)
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from undertow.checkpoints.keymap.prefixes import Component
 from undertow.errors import CheckpointError, InvalidInput
 from undertow.known_names import require_device_name
 from undertow.processor import IMITATED, computes
+from undertow.quantization import METADATA
 from undertow.vae.config import VAEConfig
 from undertow.vae.precision import choose_dtype
 
@@ -76,11 +77,13 @@ def _vae_dtype(asked: torch.dtype, device: torch.device | str, config: VAEConfig
 
 def stored_dtype(source: PartSource) -> torch.dtype:
     """The type that most values of a part have, among those that networks compute in: 8-bit floats become float16,
-    float64 becomes float32. Errors: `CheckpointError` for a part without floating-point weights."""
+    float64 becomes float32. Of a file that undertow quantized the type of what was left as it was counts. Errors:
+    `CheckpointError` for a part without floating-point weights."""
     counts: dict[torch.dtype, int] = {}
+    ours = METADATA in source.weights.metadata
     for name in source.mappings:
         info = source.weights.tensors[name]
-        if info.dtype.is_floating_point:
+        if info.dtype.is_floating_point and not (ours and info.packed is not None):
             counts[info.dtype] = counts.get(info.dtype, 0) + info.count
     if not counts:
         path = source.weights.path

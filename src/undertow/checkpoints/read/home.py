@@ -10,7 +10,7 @@ from torch import nn
 from undertow.checkpoints.files.pickled import is_pickle
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify.checkpoint import PartSource
-from undertow.checkpoints.read.loading import LoadOptions, read_part
+from undertow.checkpoints.read.loading import SCALE, LoadOptions, read_part
 from undertow.shapes import AnyTensor
 
 
@@ -27,6 +27,12 @@ class FileHome:
         return not is_pickle(self.source.weights.path) and all(
             file.path.is_file() for file in self.source.weights.files
         )
+
+    @property
+    def names(self) -> list[str]:
+        """What `read` gives, by our names."""
+        found = [name for mapping in self.source.mappings.values() for name in mapping.ours]
+        return [*found, *(f"{layer}.{SCALE}" for layer in self.options.quantized)]
 
     def keep(self, name: str, tensor: AnyTensor) -> bool:
         """A file keeps what it holds, and takes nothing."""
@@ -48,11 +54,12 @@ def let_go(network: nn.Module, device: torch.device | str | None = None) -> None
 
 def stand_in(weight: AnyTensor, device: torch.device | str | None = None) -> AnyTensor:
     """A tensor of the same shape and type that takes no memory. Every number is NaN, so that nothing can compute with
-    it unnoticed; a single number stays what it is."""
+    it unnoticed (of integers 0, whose scales are NaN then); a single number stays what it is."""
     where = weight.device if device is None else device
     if weight.numel() <= 1:
         return weight.to(where)
-    return torch.full((1,) * weight.ndim, float("nan"), dtype=weight.dtype, device=where).expand(weight.shape)
+    number = float("nan") if weight.is_floating_point() else 0
+    return torch.full((1,) * weight.ndim, number, dtype=weight.dtype, device=where).expand(weight.shape)
 
 
 @no_type_check  # asked of all weights again and again while layers stream

@@ -1,7 +1,7 @@
 """Fills a network that was built on the meta device, one tensor at a time, strictly."""
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import torch
@@ -12,6 +12,8 @@ from undertow.checkpoints.health import Health, Use
 from undertow.checkpoints.identify.checkpoint import Checkpoint, PartSource
 from undertow.checkpoints.keymap.prefixes import Component
 from undertow.checkpoints.read.dtypes import stored_dtype
+from undertow.nn.quantized import quantize_layers, quantized
+from undertow.quantization import Scheme
 from undertow.shapes import AnyTensor
 from undertow.state_dicts import (
     Differences,
@@ -35,7 +37,8 @@ class LoadOptions:
     then have, if it is another one (`dtypes.PartDType`). mmap: parameters stay views of the file's read-only mapping
     where type and device allow, which loads at once and shares memory between processes, as long as nobody changes the
     file. channels_last: convolutions in the memory layout that their libraries compute in. validate: check every value
-    while it is loaded. attention: the kernel of a U-Net, see `attention.chosen.kernel_named`.
+    while it is loaded. attention: the kernel of a U-Net, see `attention.chosen.kernel_named`. quantized: layers by our
+    names whose weights are quantized, from the numbers of the file and not from rounded ones.
     """
 
     dtype: torch.dtype | None = None
@@ -45,6 +48,13 @@ class LoadOptions:
     channels_last: bool = False
     validate: bool = True
     attention: str | AttentionPolicy = "auto"
+    quantized: Mapping[str, Scheme] = field(default_factory=dict)
+
+    def computing(self, source: PartSource) -> torch.dtype:
+        """The type that the parameters of a part have."""
+        if self.compute_dtype is not None:
+            return self.compute_dtype
+        return stored_dtype(source) if self.dtype is None else self.dtype
 
 
 def load_network(network: Network, source: PartSource, options: LoadOptions, health: Health) -> Network:
@@ -56,8 +66,9 @@ def load_network(network: Network, source: PartSource, options: LoadOptions, hea
     differences(source, expected).require_none(source.weights.path)
     tensors = read_part(source, options, health)
     for name, tensor in tensors.items():
-        if tensor.shape != expected[name]:  # a 1x1 convolution for a linear layer, or the reverse
+        if tensor.shape != expected.get(name, tensor.shape):  # a 1x1 convolution for a linear layer, or the reverse
             tensors[name] = tensor.reshape(expected[name])
+    quantize_layers(network, options.quantized, compute_dtype=options.computing(source))
     network.load_state_dict(tensors, assign=True)
     return network.eval()
 
@@ -86,6 +97,12 @@ def expected_shapes(checkpoint: Checkpoint, component: Component) -> Shapes | No
             return None
 
 
+def part_shapes(checkpoint: Checkpoint, component: Component, source: PartSource) -> Shapes:
+    """The same; those of the file where it describes the network."""
+    shapes = expected_shapes(checkpoint, component)
+    return source.part.shapes(source.weights.tensors) if shapes is None else shapes
+
+
 def _require_layers(checkpoint: Checkpoint, component: Component, layers: int) -> None:
     if (source := checkpoint.parts.get(component)) is not None:
         require_layers(source.weights.path, layers, len(source.weights.tensors))
@@ -106,7 +123,8 @@ def read_part(
     """
     mappings = source.mappings
     if only is not None:
-        mappings = {name: one for name, one in mappings.items() if not set(one.ours).isdisjoint(only)}
+        wanted = {name.removesuffix(SCALE) + "weight" if name.endswith(SCALE) else name for name in only}
+        mappings = {name: one for name, one in mappings.items() if not set(one.ours).isdisjoint(wanted)}
     dtype = stored_dtype(source) if options.dtype is None else options.dtype
     tensors: dict[str, AnyTensor] = {}
     for name, stored in source.weights.each(list(mappings)):
@@ -114,9 +132,28 @@ def read_part(
         if options.validate:
             health.add(f"{source.label}{name}", stored, use=use(pieces[0][0]), target=dtype)
         for ours, piece in pieces:
-            if only is None or ours in only:
-                tensors[ours] = _converted(piece, dtype, options)
+            for made, tensor in _parameters(ours, piece, dtype, options):
+                if only is None or made in only:
+                    tensors[made] = tensor
     return tensors
+
+
+SCALE = "weight_scale"
+"""The last part of the name of a quantized layer's scales."""
+
+
+def _parameters(
+    name: str, piece: AnyTensor, dtype: torch.dtype, options: LoadOptions
+) -> Iterator[tuple[str, AnyTensor]]:
+    """What one of our tensors becomes: a parameter, or codes and scales."""
+    layer, _, last = name.rpartition(".")
+    scheme = options.quantized.get(layer) if last == "weight" else None
+    if scheme is None:
+        yield name, _converted(piece, dtype, options)
+        return
+    codes, scales = quantized(piece.reshape(len(piece), -1).to(options.device), scheme)
+    yield name, codes
+    yield f"{layer}.{SCALE}", scales
 
 
 def build_on_meta(build: Callable[[], Network]) -> Network:

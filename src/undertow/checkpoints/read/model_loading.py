@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -21,11 +22,13 @@ from undertow.checkpoints.read.home import FileHome, let_go
 from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
 from undertow.checkpoints.read.model import LoadedModel, LoadReport
 from undertow.checkpoints.read.model_sources import ModelSources
+from undertow.checkpoints.read.quantizing import FoundQuantization, find_quantization
 from undertow.checkpoints.read.text_loading import read_text, require_text_width
 from undertow.checkpoints.read.unet_loading import read_unet
 from undertow.diffusion.parameterizations import PARAMETERIZATIONS, Parameterization
 from undertow.errors import UnsupportedModel
 from undertow.free_memory import naming_memory
+from undertow.quantization import Quantization
 from undertow.shortage import address_room, address_words, size_in_words
 from undertow.state_dicts import require_layers
 from undertow.unet.config import UNetConfig
@@ -53,6 +56,7 @@ def load_model(
     validate: bool = True,
     allow_pickle: bool = False,
     attention: str | AttentionPolicy = "auto",
+    quantization: Quantization | Literal["stored"] | None = None,
 ) -> LoadedModel:
     """A model from a single file, a diffusers folder or a Hub id; parts that it does not have are absent.
 
@@ -61,8 +65,9 @@ def load_model(
     (`dtypes.choose_dtypes`). Where the process may address less than all weights take (`ulimit -v`), they stay on disk
     as with `lazy`, and the report says that. vae, text: other sources for these parts: a file, a pipeline folder, which
     needs no U-Net, or the network's own folder. lazy: weights are read and checked, and absent afterwards
-    (`FileHome`), if their file stays. See `OpenOptions` and `LoadOptions` for the rest. Errors: every kind of
-    `CheckpointError`, `ConfigError`, `InvalidInput`, `MissingDependency`.
+    (`FileHome`), if their file stays. quantization: of linear layers, while they are read; "stored" is what the files
+    were written with, and `None` gives back the numbers that they stand for. For the rest see `OpenOptions` and
+    `LoadOptions`. Errors: every kind of `CheckpointError`, `ConfigError`, `InvalidInput`, `MissingDependency`.
     """
     require_dtype("dtype", dtype)
     require_dtype("vae_dtype", vae_dtype)
@@ -92,8 +97,19 @@ def load_model(
             device=device,
             vae_config=sources.vae_config,
         )
+        quantized = find_quantization(quantization, sources.parts(), sources.shapes)
+        quantized.require(device)
         note = "" if lazy else _too_large(sources, dtypes)
-        return _read(sources, parameterization, dtypes, options, asked=dtype, lazy=lazy or bool(note), note=note)
+        return _read(
+            sources,
+            parameterization,
+            dtypes,
+            options,
+            asked=dtype,
+            lazy=lazy or bool(note),
+            note=note,
+            quantized=quantized,
+        )
 
 
 def _parameterization(checkpoint: Checkpoint) -> Parameterization:
@@ -120,13 +136,19 @@ def _read(
     asked: torch.dtype | None,
     lazy: bool,
     note: str,
+    quantized: FoundQuantization,
 ) -> LoadedModel:
     """Reads the parts of the main checkpoint, then those from elsewhere; damage is reported with its own file. note:
     of a decision that was made before."""
     main, health, parts = sources.main, Health(), sources.parts()
     found = main.identification
     options_of = {
-        component: replace(options, dtype=chosen.dtype, compute_dtype=chosen.compute_dtype)
+        component: replace(
+            options,
+            dtype=chosen.dtype,
+            compute_dtype=chosen.compute_dtype,
+            quantized=quantized.layers.get(component, {}),
+        )
         for component, chosen in dtypes.items()
     }
     homes: dict[Component, FileHome] = {
@@ -152,6 +174,7 @@ def _read(
     require_text_width(sources.text.path, found.config, text)
     notes = [*_notes(sources, dtypes, asked), *_damage(health)]
     notes += [note] if note and lazy else []
+    notes += quantized.notes
     notes += dict.fromkeys(chosen.note for chosen in dtypes.values() if chosen.note is not None)
     return LoadedModel(
         path=main.path,

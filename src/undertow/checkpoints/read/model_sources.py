@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 from undertow.checkpoints.identify.checkpoint import Checkpoint, PartSource
 from undertow.checkpoints.identify.families import ENCODERS, FamilyName
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
+from undertow.checkpoints.read.loading import part_shapes
 from undertow.checkpoints.read.unet_loading import part_names
 from undertow.errors import MissingComponent
+from undertow.state_dicts import Shapes
 from undertow.vae.config import VAEConfig
 from undertow.vae.latent_space import SD, SDXL, LatentSpace
 
@@ -57,6 +59,14 @@ class ModelSources:
         if self.vae_config is not None:
             found["vae"] = self.vae.parts["vae"]
         return found
+
+    def shapes(self) -> dict[Component, Shapes]:
+        """Names and shapes of the networks that the parts fill. Errors: as in `expected_shapes`."""
+        homes: dict[Component, Checkpoint] = {"unet": self.main, "vae": self.vae}
+        return {
+            component: part_shapes(homes.get(component, self.text), component, source)
+            for component, source in self.parts().items()
+        }
 
 
 def _vae_config(checkpoint: Checkpoint) -> VAEConfig | None:

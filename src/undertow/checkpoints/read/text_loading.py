@@ -53,6 +53,7 @@ def _read_encoder(
             tokenizer=None if tokenizer is None else FolderTokenizer(tokenizer),
             device=options.device,
             source=source.weights.path,
+            quantized=options.quantized,
         )
 
 

@@ -1,6 +1,8 @@
 """Loads a U-Net from any source."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -11,15 +13,23 @@ from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions, Pa
 from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.identify.pipeline_folder import read_config
 from undertow.checkpoints.keymap.contents import make_part
+from undertow.checkpoints.keymap.prefixes import Component
 from undertow.checkpoints.read.dtypes import require_dtype
-from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network
+from undertow.checkpoints.read.loading import LoadOptions, build_on_meta, load_network, part_shapes
+from undertow.checkpoints.read.quantizing import find_quantization
 from undertow.errors import MissingComponent
-from undertow.state_dicts import require_layers
+from undertow.quantization import Quantization
+from undertow.state_dicts import Shapes, require_layers
 from undertow.unet.unet import UNet
 
 
-def load_unet_from(source: str | Path, options: LoadOptions | None = None, opening: OpenOptions | None = None) -> UNet:
-    """The U-Net of a single file, a folder or a Hub id, in evaluation mode.
+def load_unet_from(
+    source: str | Path,
+    options: LoadOptions | None = None,
+    opening: OpenOptions | None = None,
+    quantization: Quantization | Literal["stored"] | None = None,
+) -> UNet:
+    """The U-Net of a single file, a folder or a Hub id, in evaluation mode. quantization: as in `load_model`.
 
     Errors: every kind of `CheckpointError`, `ConfigError`, `InvalidInput`.
     """
@@ -28,6 +38,14 @@ def load_unet_from(source: str | Path, options: LoadOptions | None = None, openi
     opening = OpenOptions(prefer_plain=options.dtype == torch.float32) if opening is None else opening
     health = Health()
     with open_checkpoint(source, opening) as checkpoint:
+        parts: dict[Component, PartSource] = {name: one for name, one in checkpoint.parts.items() if name == "unet"}
+
+        def shapes() -> dict[Component, Shapes]:
+            return {name: part_shapes(checkpoint, name, one) for name, one in parts.items()}
+
+        found = find_quantization(quantization, parts, shapes)
+        found.require(options.device)
+        options = replace(options, quantized=found.layers.get("unet", {}))
         unet = read_unet(checkpoint, options, health)
         health.require(checkpoint.path)
     return unet

@@ -1,16 +1,23 @@
 """Converts checkpoints between single files and diffusers folders, and to another type."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.destination import require_destination, require_elsewhere
+from undertow.checkpoints.files.words import read_vocabulary, write_vocabulary
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions
 from undertow.checkpoints.identify.opening import open_checkpoint
+from undertow.checkpoints.identify.pipeline_folder import SCHEDULER
 from undertow.checkpoints.read.dtypes import require_dtype
 from undertow.checkpoints.write.diffusers_folder import write_folder
 from undertow.checkpoints.write.export import ExportedPipeline, export_pipeline
 from undertow.checkpoints.write.ldm_file import write_ldm
+from undertow.quantization import Quantization
 
 
 def convert(
@@ -21,11 +28,13 @@ def convert(
     dtype: torch.dtype | None = None,
     opening: OpenOptions | None = None,
     overwrite: bool = False,
+    quantization: Quantization | None = None,
 ) -> Path:
     """Writes the checkpoint at `source` to `destination`, one tensor in memory at a time; returns the destination.
 
     dtype: `None` keeps every tensor unchanged, bit for bit. overwrite: a file that is there may be replaced; a folder
-    that holds anything never is. Errors: every kind of `CheckpointError`, `ConfigError`; `InvalidInput`, also for a
+    that holds anything never is. quantization: of linear layers; without it a quantized model becomes a plain one.
+    Errors: every kind of `CheckpointError`, `ConfigError`; `InvalidInput`, also for a
     destination that is there, is a file of the source or lies in its folder; `OSError` when the disk is full, with
     nothing left behind.
     """
@@ -35,8 +44,19 @@ def convert(
     with open_checkpoint(source, opening) as checkpoint:
         require_elsewhere("destination", destination, _files(checkpoint))
         require_destination(destination, to, overwrite=overwrite)
-        with export_pipeline(checkpoint, dtype) as pipeline:
-            return write(pipeline, destination, to)
+        with export_pipeline(checkpoint, dtype, quantization) as pipeline:
+            if quantization is None:
+                return write(pipeline, destination, to)
+            written = write(replace(pipeline, scheduler=_scheduler(checkpoint.path)), destination, to)
+            words = read_vocabulary(checkpoint.path)
+            if words is not None and written.is_dir():
+                write_vocabulary(words, written)
+            return written
+
+
+def _scheduler(source: Path) -> Mapping[str, Any]:
+    """The fields of a pipeline folder's own scheduler, with which a quantized model goes on drawing as before."""
+    return read_json(source / SCHEDULER) if (source / SCHEDULER).is_file() else {}
 
 
 def _files(checkpoint: Checkpoint) -> set[Path]:

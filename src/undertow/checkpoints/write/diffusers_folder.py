@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +48,11 @@ def _write(pipeline: ExportedPipeline, folder: Path) -> None:
     index: dict[str, Any] = {"_class_name": _class(pipeline), "_diffusers_version": "0.30.0"}
     if "unet" in pipeline.components and pipeline.unet_config is not None:
         config = config_to_diffusers(pipeline.unet_config)
-        _component(folder / "unet", config, WEIGHTS, pipeline.components["unet"])
+        _component(folder / "unet", config, WEIGHTS, pipeline.components["unet"], pipeline.about)
         index["unet"] = ["diffusers", config["_class_name"]]
     if "vae" in pipeline.components and pipeline.vae_config is not None:
         config = vae_config_to_diffusers(pipeline.vae_config)
-        _component(folder / "vae", config, WEIGHTS, pipeline.components["vae"])
+        _component(folder / "vae", config, WEIGHTS, pipeline.components["vae"], pipeline.about)
         index["vae"] = ["diffusers", config["_class_name"]]
     for kind in TEXT_KINDS:
         if kind in pipeline.components:
@@ -66,10 +67,12 @@ def _write(pipeline: ExportedPipeline, folder: Path) -> None:
     write_text(json.dumps(index, indent=2) + "\n", folder / "model_index.json")
 
 
-def _component(folder: Path, config: Mapping[str, Any], weights: str, part: ExportedPart) -> None:
+def _component(
+    folder: Path, config: Mapping[str, Any], weights: str, part: ExportedPart, about: Mapping[str, str]
+) -> None:
     folder.mkdir()
     write_text(json.dumps(config, indent=2) + "\n", folder / CONFIG)
-    write_stream(folder / weights, part.tensors, part.read, METADATA)
+    write_stream(folder / weights, part.tensors, part.read, {**METADATA, **about}, part.quantized)
 
 
 def _text(pipeline: ExportedPipeline, kind: TextKind, folder: Path) -> dict[str, Any]:
@@ -78,7 +81,7 @@ def _text(pipeline: ExportedPipeline, kind: TextKind, folder: Path) -> dict[str,
     part, config = pipeline.components[kind], dict(pipeline.text_configs[kind])
     kept = _without_unused(kind, part)
     config["num_hidden_layers"] = layer_count(kept.tensors)  # what transformers will look for
-    _component(folder / name, config, TEXT_WEIGHTS, kept)
+    _component(folder / name, config, TEXT_WEIGHTS, kept, pipeline.about)
     kind_class = "CLIPTextModelWithProjection" if kind == "openclip_g" else "CLIPTextModel"
     entries: dict[str, Any] = {name: ["transformers", kind_class]}
     tokenizer = pipeline.tokenizers.get(kind)
@@ -105,7 +108,8 @@ def _without_unused(kind: TextKind, part: ExportedPart) -> ExportedPart:
         last = f"{ROOT}encoder.layers.{SD2_LAYERS - 1}."
         dropped |= {name for name in part.tensors if name.startswith(last)}
     tensors = {name: info for name, info in part.tensors.items() if name not in dropped}
-    return ExportedPart(tensors=tensors, read=part.read)
+    quantized = {layer: scheme for layer, scheme in part.quantized.items() if f"{layer}.weight" in tensors}
+    return replace(part, tensors=tensors, quantized=quantized)
 
 
 def _scheduler(pipeline: ExportedPipeline) -> dict[str, Any] | None:

@@ -18,9 +18,11 @@ from undertow.checkpoints.identify.self_description import described_text
 from undertow.checkpoints.identify.text_architecture import transformers_config
 from undertow.checkpoints.keymap.prefixes import Component, TextKind
 from undertow.checkpoints.read.loading import differences, expected_shapes
+from undertow.checkpoints.read.quantizing import find_quantization, require_unquantized
 from undertow.diffusion.schedules import Schedule
 from undertow.errors import UnsupportedModel
 from undertow.known_names import Prediction
+from undertow.quantization import METADATA, Quantization, Scheme
 from undertow.shapes import AnyTensor
 from undertow.state_dicts import Shapes, without_trailing_ones
 from undertow.unet.config import UNetConfig
@@ -31,16 +33,19 @@ TEXT_KINDS: tuple[TextKind, ...] = ("clip_l", "openclip_h", "openclip_g")
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedPart:
-    """One component. tensors: types and shapes by our names. read: reads the tensor of one name."""
+    """One component. tensors: types and shapes by our names. read: reads the tensor of one name. quantized: layers
+    whose weights are written so."""
 
     tensors: Mapping[str, TensorInfo]
     read: Callable[[str], AnyTensor]
+    quantized: Mapping[str, Scheme] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportedPipeline:
     """Everything that is written about a checkpoint. text_configs: transformers' config.json, by kind of encoder.
-    scheduler: fields of scheduler_config.json in place of those that the schedule gives."""
+    scheduler: fields of scheduler_config.json in place of those that the schedule gives. quantization: as its headers
+    will say."""
 
     family: FamilyName
     components: Mapping[Component, ExportedPart]
@@ -51,25 +56,42 @@ class ExportedPipeline:
     text_configs: Mapping[TextKind, Mapping[str, Any]] = field(default_factory=dict)
     tokenizers: Mapping[TextKind, Path] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Quantization | None = None
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What headers say of quantization."""
+        return {} if self.quantization is None else {METADATA: self.quantization.to_json()}
 
 
 @contextmanager
-def export_pipeline(checkpoint: Checkpoint, dtype: torch.dtype | None = None) -> Generator[ExportedPipeline]:
+def export_pipeline(
+    checkpoint: Checkpoint, dtype: torch.dtype | None = None, quantization: Quantization | None = None
+) -> Generator[ExportedPipeline]:
     """Prepares an opened checkpoint for writing, after strict checks. dtype: `None` keeps every tensor's type.
+    quantization: of linear layers, from the numbers of the file.
 
-    Errors: `KeyMismatch`; `UnsupportedModel` for a component that cannot be written.
+    Errors: `KeyMismatch`; `InvalidInput` for patterns that match nothing, and a model that is quantized already;
+    `UnsupportedModel` for a component that cannot be written.
     """
     found = checkpoint.identification
     if "controlnet" in checkpoint.parts:
         raise UnsupportedModel(checkpoint.path, "a ControlNet", "it is not a pipeline; load it as an adapter")
-    shapes = {component: _expected(checkpoint, component, source) for component, source in checkpoint.parts.items()}
+    shapes: dict[Component, Shapes] = {
+        component: _expected(checkpoint, component, source) for component, source in checkpoint.parts.items()
+    }
     for component, source in checkpoint.parts.items():
         differences(source, shapes[component]).require_none(source.weights.path)
+    if quantization is not None:
+        require_unquantized(checkpoint.parts)
+    quantized = find_quantization(quantization, checkpoint.parts, lambda: shapes)
+    if quantized.rules is not None:
+        quantized.rules.require_matches(quantized.candidates)
     with ExitStack() as stack:
         yield ExportedPipeline(
             family=found.family,
             components={
-                component: _component(stack, source, shapes[component], dtype)
+                component: _component(stack, source, shapes[component], dtype, quantized.layers.get(component, {}))
                 for component, source in checkpoint.parts.items()
             },
             prediction=found.prediction.value,
@@ -82,18 +104,26 @@ def export_pipeline(checkpoint: Checkpoint, dtype: torch.dtype | None = None) ->
                 if kind in checkpoint.parts
             },
             tokenizers=checkpoint.tokenizers,
+            quantization=quantized.rules,
         )
 
 
-def _component(stack: ExitStack, source: PartSource, expected: Shapes, dtype: torch.dtype | None) -> ExportedPart:
+def _component(
+    stack: ExitStack,
+    source: PartSource,
+    expected: Shapes,
+    dtype: torch.dtype | None,
+    quantized: Mapping[str, Scheme],
+) -> ExportedPart:
     read_file = stack.enter_context(source.weights.reader())
     origins = {ours: (name, mapping) for name, mapping in source.mappings.items() for ours in mapping.ours}
 
-    def convert(kind: torch.dtype) -> torch.dtype:
-        return kind if dtype is None or not kind.is_floating_point else dtype
+    def convert(name: str, kind: torch.dtype) -> torch.dtype:
+        exact = name.endswith(".weight") and name.removesuffix(".weight") in quantized
+        return kind if dtype is None or exact or not kind.is_floating_point else dtype
 
     tensors = {
-        ours: tensor_info(convert(source.weights.tensors[origins[ours][0]].dtype), shape)
+        ours: tensor_info(convert(ours, source.weights.tensors[origins[ours][0]].dtype), shape)
         for ours, shape in expected.items()
     }
 
@@ -102,7 +132,7 @@ def _component(stack: ExitStack, source: PartSource, expected: Shapes, dtype: to
         piece = dict(mapping.split(read_file(name)))[ours]
         return piece.to(tensors[ours].dtype).reshape(expected[ours])
 
-    return ExportedPart(tensors=tensors, read=read)
+    return ExportedPart(tensors=tensors, read=read, quantized=quantized)
 
 
 def _expected(checkpoint: Checkpoint, component: Component, source: PartSource) -> Shapes:

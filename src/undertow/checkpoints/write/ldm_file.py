@@ -22,6 +22,7 @@ from undertow.checkpoints.write.export import ExportedPart, ExportedPipeline
 from undertow.checkpoints.write.stream import write_stream
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import ConfigError
+from undertow.quantization import Scheme
 from undertow.shapes import AnyTensor
 
 UNET_PREFIX, VAE_PREFIX = "model.diffusion_model.", "first_stage_model."
@@ -53,15 +54,18 @@ def write_ldm(pipeline: ExportedPipeline, path: Path) -> Path:
     """
     tensors: dict[str, TensorInfo] = {}
     readers: dict[str, TensorReader] = {}
+    quantized: dict[str, Scheme] = {}
     for component, part in pipeline.components.items():
         prefix = _prefix(pipeline, component)
         for mapping in _mappings(pipeline, component, part):
             name = prefix + mapping.foreign
             tensors[name], readers[name] = _joined(part, mapping)
+            if scheme := _scheme(part, mapping, tensors[name]):
+                quantized[name.removesuffix(".weight")] = scheme
     for marker in _markers(pipeline):
         tensors[marker], readers[marker] = tensor_info(torch.float32, (0,)), lambda: torch.zeros(0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_stream(path, tensors, lambda name: readers[name](), _metadata(pipeline))
+    write_stream(path, tensors, lambda name: readers[name](), _metadata(pipeline), quantized)
     return path
 
 
@@ -84,6 +88,14 @@ def _mappings(pipeline: ExportedPipeline, component: Component, part: ExportedPa
             yield from openclip_from_ours(names)
         case _:
             yield from (TensorMapping(name, (name,)) for name in names)
+
+
+def _scheme(part: ExportedPart, mapping: TensorMapping, info: TensorInfo) -> Scheme | None:
+    """Of a foreign tensor; `None` for plain ones. What LDM joins, or keeps as a convolution, has no place for scales
+    that others read: it is written as it is, and quantized when it is loaded."""
+    if len(mapping.ours) != 1 or len(info.shape) != 2 or not mapping.foreign.endswith(".weight"):
+        return None
+    return part.quantized.get(next(iter(mapping.ours)).removesuffix(".weight"))
 
 
 def _joined(part: ExportedPart, mapping: TensorMapping) -> tuple[TensorInfo, TensorReader]:
@@ -123,6 +135,7 @@ def _metadata(pipeline: ExportedPipeline) -> dict[str, str]:
         "modelspec.sai_model_spec": "1.0.0",
         **({} if architecture is None else {"modelspec.architecture": architecture}),
         "modelspec.prediction_type": pipeline.prediction,
+        **pipeline.about,
         **describe(unet=pipeline.unet_config, vae=pipeline.vae_config, text=dict(pipeline.text_configs)),
     }
 

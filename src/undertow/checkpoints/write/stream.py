@@ -7,14 +7,20 @@ The library's `save_file` needs all tensors at once. The format is a length, a J
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
 from undertow.checkpoints.files.atomic import atomic_write
+from undertow.checkpoints.files.dtypes import tensor_info
 from undertow.checkpoints.files.header import TensorInfo
 from undertow.checkpoints.files.header_json import METADATA
+from undertow.checkpoints.files.scaled import CONFIG, layer_config
 from undertow.checkpoints.files.sniff import LENGTH_BYTES
 from undertow.checkpoints.files.weights import open_weights
+from undertow.nn.quantized import STORED
+from undertow.nn.quantized import quantized as quantized_numbers
+from undertow.quantization import Scheme
 from undertow.shapes import AnyTensor
 
 ALIGNMENT = 8
@@ -25,8 +31,11 @@ def write_stream(
     tensors: Mapping[str, TensorInfo],
     read: Callable[[str], AnyTensor],
     metadata: Mapping[str, str],
+    quantized: Mapping[str, Scheme] = MappingProxyType({}),
 ) -> None:
-    """Writes the file at `path` atomically. read: reads a tensor by name, in the type and shape that `tensors` says."""
+    """Writes the file at `path` atomically. read: reads a tensor by name, in the type and shape that `tensors` says.
+    quantized: layers whose weights become codes, beside scales and a description (`files.scaled`)."""
+    tensors, read = _with_codes(tensors, read, quantized)
     # Largest items first keeps every tensor aligned to its own item size.
     names = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
     with atomic_write(path) as draft:
@@ -38,6 +47,25 @@ def write_stream(
                     raise AssertionError(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, not {tensors[name]}")
                 file.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
         open_weights(draft)
+
+
+def _with_codes(
+    tensors: Mapping[str, TensorInfo], read: Callable[[str], AnyTensor], layers: Mapping[str, Scheme]
+) -> tuple[Mapping[str, TensorInfo], Callable[[str], AnyTensor]]:
+    """The same with codes, scales and descriptions. Scales come before codes in a file, so each weight is read twice,
+    and never two of them at a time."""
+    made: dict[str, Callable[[], AnyTensor]] = {}
+    found = dict(tensors)
+    for layer, scheme in layers.items():
+        weight, config = f"{layer}.weight", torch.frombuffer(bytearray(layer_config(scheme)), dtype=torch.uint8)
+        shape = tensors[weight].shape
+        found[weight] = tensor_info(STORED[scheme], shape)
+        found[f"{layer}.weight_scale"] = tensor_info(torch.float32, (shape[0], 1))
+        found[f"{layer}.{CONFIG}"] = tensor_info(torch.uint8, tuple(config.shape))
+        made[weight] = lambda weight=weight, scheme=scheme: quantized_numbers(read(weight), scheme)[0]
+        made[f"{layer}.weight_scale"] = lambda weight=weight, scheme=scheme: quantized_numbers(read(weight), scheme)[1]
+        made[f"{layer}.{CONFIG}"] = lambda config=config: config
+    return found, lambda name: made[name]() if name in made else read(name)
 
 
 def _header(names: list[str], tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:

@@ -8,6 +8,7 @@ import torch
 from undertow.checkpoints.files.atomic import write_text
 from undertow.checkpoints.files.model_folder import CONFIG, WEIGHTS
 from undertow.checkpoints.files.weights import write_tensors
+from undertow.nn.quantized import plain_weights
 from undertow.unet.diffusers_config import config_to_diffusers
 from undertow.unet.unet import UNet
 
@@ -21,7 +22,7 @@ def save_unet(unet: UNet, folder: str | Path, *, dtype: torch.dtype | None = Non
     folder = Path(folder)
     config = json.dumps(config_to_diffusers(unet.config), indent=2) + "\n"
     tensors = {
-        name: tensor.detach().to(device="cpu", dtype=dtype).contiguous() for name, tensor in unet.state_dict().items()
+        name: tensor.detach().to(device="cpu", dtype=dtype).contiguous() for name, tensor in plain_weights(unet).items()
     }
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(tensors, folder / WEIGHTS, metadata={"format": "pt"})
