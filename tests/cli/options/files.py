@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.cli.options.arrival import Boundary, Command, case, stop
+from undertow.checkpoints.files.gguf_types import QUANTIZED
 from undertow.inspection.trace import StageShape
 from undertow.unet.config import UNetConfig
 
@@ -27,6 +28,7 @@ CONVERT = Command(
         "convert.destination": Path("out.safetensors"),
         "convert.to": "diffusers",
         "convert.dtype": None,
+        "convert.quantized": None,
         "convert.overwrite": False,
         "opening.config": None,
         "opening.prediction": None,
@@ -39,6 +41,8 @@ CONVERT = Command(
     },
     cases=(
         case("--to", "ldm", convert__to="ldm"),
+        case("--dtype", "q8_0", refused="write GGUF instead"),
+        case("--type", "bf16", convert__dtype=torch.bfloat16),
         case("--dtype", "f32", convert__dtype=torch.float32),
         case("--dtype", "f16", convert__dtype=torch.float16),
         case("--dtype", "bf16", convert__dtype=torch.bfloat16),
@@ -46,6 +50,20 @@ CONVERT = Command(
         case("--prediction", "v", opening__prediction="v"),
         case("--allow-pickle", opening__allow_pickle=True),
         case("--overwrite", convert__overwrite=True),
+    ),
+)
+
+
+TO_GGUF = Command(
+    verb=("convert",),
+    about="to GGUF",
+    arguments={"source": "in.safetensors", "destination": "out.gguf"},
+    needed=("--to", "gguf"),
+    boundary=converting,
+    arrives=CONVERT.arrives | {"convert.destination": Path("out.gguf"), "convert.to": "gguf"},
+    cases=(
+        *(case("--type", name, convert__quantized=name) for name in QUANTIZED),
+        case("--dtype", "f16", convert__dtype=torch.float16),
     ),
 )
 
@@ -157,4 +175,4 @@ LIST = Command(
     arrives={"folder": Path(), "top": Path(), "found": "FOLDER", "files": []},
 )
 
-COMMANDS = (CONVERT, PRESET, TRACE, FILE, LORA, LIST)
+COMMANDS = (CONVERT, TO_GGUF, PRESET, TRACE, FILE, LORA, LIST)
