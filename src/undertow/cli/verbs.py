@@ -40,6 +40,7 @@ VERBS = Verbs(
     "plan",
     "preprocess",
     "profile",
+    "prune",
     "sample",
     "samplers",
     "words",
