@@ -37,7 +37,7 @@ ATTRIBUTES = re.compile(r"undertow\.[a-z]+(\.[a-z]+)?")
 TRACES = "serving/tracing.py"
 
 ROOMS = {
-    "training": [verb for verb in LEAVES if verb[0] == "train"],
+    "training": [verb for verb in LEAVES if verb[0] in ("train", "prune")],
     "engine/class_pictures.py": [("sample",)],
     "checkpoints/read/class_model.py": [("sample",)],
     "serving": [("serve",), ("worker",), ("keys", "add")],

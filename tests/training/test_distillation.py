@@ -200,7 +200,7 @@ def test_a_smaller_student_is_taught_three_things(sd1, data):
     networks = TeacherAndStudent.of(sd1, student.unet, pictures())
 
     def loss(**weights):
-        method = FeatureDistillation(unet=config, **weights)
+        method = FeatureDistillation(unet=config, dropped=0.0, **weights)
         return FeatureLoss(networks=networks, student=student, weighting=ConstantWeighting(), method=method)(data.at(1))
 
     task = loss(prediction_weight=0.0, feature_weight=0.0)
@@ -218,6 +218,37 @@ def test_a_smaller_student_is_taught_three_things(sd1, data):
     assert prediction.item() == pytest.approx((learned - taught).square().mean().item(), rel=1e-3)
     loss().backward()
     assert all(parameter.grad is not None for parameter in student.parameters())
+
+
+def test_dropped_captions_are_empty_for_both(sd1, data):
+    """Of three errors, that of the prediction alone: with all captions dropped, of the empty one."""
+    config = smaller(sd1.unet.config)
+    student = new_student(config, sd1.unet, seed=0)
+    networks = TeacherAndStudent.of(sd1, student.unet, pictures())
+    batch = data.at(1)
+    sigma = drawn_sigmas(networks, batch)
+    x = batch.x0 + sigma[:, None, None, None].float() * batch.noise
+
+    def losses(dropped):
+        alone = FeatureDistillation(unet=config, feature_weight=0.0, dropped=dropped)
+        loss = FeatureLoss(networks=networks, student=student, weighting=ConstantWeighting(), method=alone)
+        return loss(batch).item()
+
+    for dropped, rows in ((0.0, batch.indices.tolist()), (1.0, [len(pictures())] * len(x))):
+        learned, taught = (by_hand(networks, unet, x, sigma, rows) for unet in (student.unet, sd1.unet))
+        expected = (learned - batch.noise).square().mean() + (learned - taught).square().mean()
+        assert losses(dropped) == pytest.approx(expected.item(), rel=1e-4)
+    assert len(set(map(losses, (0.0, 1.0)))) == 2
+
+
+def test_a_student_begins_as_the_network_that_is_given(sd1):
+    config = smaller(sd1.unet.config)
+    start = new_student(config, sd1.unet, seed=7).unet
+    with torch.no_grad():
+        start.conv_in.weight.mul_(0.5)
+    begun = new_student(config, sd1.unet, seed=0, start=start).unet
+    assert equal_states(begun, start)
+    assert not equal_states(new_student(config, sd1.unet, seed=0).unet, start)
 
 
 def test_features_that_are_the_teachers_cost_nothing(sd1, data):

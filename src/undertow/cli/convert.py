@@ -7,9 +7,13 @@ from typing import Annotated
 import typer
 
 from undertow.checkpoints.files.destination import require_destination, require_elsewhere
+from undertow.checkpoints.files.gguf_types import OTHERS, QUANTIZED, require_quantization
 from undertow.checkpoints.files.place import local_path
 from undertow.cli.named_files import readable
+from undertow.cli.other_names import value_called_here
 from undertow.cli.terminal import SafeConsole
+from undertow.errors import InvalidInput
+from undertow.extras import require_packages
 
 
 class Form(StrEnum):
@@ -17,23 +21,32 @@ class Form(StrEnum):
 
     DIFFUSERS = "diffusers"
     LDM = "ldm"
+    GGUF = "gguf"
 
 
-class Precision(StrEnum):
-    """The types that weights can be written in."""
-
-    F32 = "f32"
-    F16 = "f16"
-    BF16 = "bf16"
+PLAIN = ("f32", "f16", "bf16")
+"""The types that weights can be written in everywhere."""
 
 
 def convert(
     source: Annotated[
         str, typer.Argument(help="A .safetensors or .gguf file, a diffusers folder or a Hub id (owner/name).")
     ],
-    destination: Annotated[Path, typer.Argument(help="A new folder, or a file that ends in .safetensors.")],
-    to: Annotated[Form, typer.Option("--to", help="A diffusers folder, or one file with LDM's names.")],
-    dtype: Annotated[Precision | None, typer.Option(help="Type of the weights.", show_default="as they are")] = None,
+    destination: Annotated[Path, typer.Argument(help="A new folder, or a file that ends in .safetensors or .gguf.")],
+    to: Annotated[
+        Form,
+        typer.Option("--to", help="A diffusers folder, or one file with LDM's names, also for stable-diffusion.cpp."),
+    ],
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype",
+            "--type",
+            help=f"Type of the weights: {', '.join(PLAIN)}; of the matrices of a GGUF file also "
+            f"{', '.join(QUANTIZED)}.",
+            show_default="as they are",
+        ),
+    ] = None,
     ema: Annotated[bool, typer.Option("--ema", help="Write the averaged (EMA) weights of the U-Net.")] = False,
     prediction: Annotated[
         str | None, typer.Option(help="What the U-Net predicts: epsilon, v or x0.", show_default="found")
@@ -45,23 +58,42 @@ def convert(
         bool, typer.Option("--overwrite", help="Replace a file that exists; a folder never is.")
     ] = False,
 ) -> None:
-    """Convert a checkpoint between a single file and a diffusers folder. Without --dtype, it is exact, bit for bit."""
+    """Convert a checkpoint between a single file and a diffusers folder. Without --dtype, it is exact, bit for bit.
+
+    Quantized to GGUF, what is no matrix stays as it is: convert a model in float32 to f16 first.
+    """
+    plain, quantized = _split(dtype, to)
     place = readable(local_path(source))
     require_elsewhere("destination", destination, [] if place is None else [place])
     require_destination(destination, to.value, overwrite=overwrite)
+    if to is Form.GGUF:
+        require_packages("gguf", {"gguf": "gguf"})
     import torch
 
     from undertow.checkpoints.identify.checkpoint import OpenOptions
     from undertow.checkpoints.write.convert import convert as convert_checkpoint
 
-    types = {Precision.F32: torch.float32, Precision.F16: torch.float16, Precision.BF16: torch.bfloat16}
+    types = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
     opening = OpenOptions(ema=ema, prediction=prediction, allow_pickle=allow_pickle, prefer_plain=True)
     written = convert_checkpoint(
         source,
         destination,
         to.value,
-        dtype=None if dtype is None else types[dtype],
+        dtype=None if plain is None else types[plain],
+        gguf_type=quantized,
         opening=opening,
         overwrite=overwrite,
     )
     SafeConsole().print(f"wrote {written}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _split(dtype: str | None, to: Form) -> tuple[str | None, str | None]:
+    """The type of all weights, and that of the matrices of a GGUF file. Errors: `InvalidInput`."""
+    if dtype is None or dtype in PLAIN:
+        return dtype, None
+    if dtype not in QUANTIZED and dtype.lower() not in OTHERS:
+        ours = value_called_here(dtype, PLAIN)
+        remedy = "" if ours is None else f"here it is called {ours}"
+        raise InvalidInput("--dtype", repr(dtype), f"one of {', '.join((*PLAIN, *QUANTIZED))}", remedy)
+    require_quantization("--dtype", dtype, to.value)
+    return None, dtype

@@ -47,7 +47,11 @@ def train_distill(
         typer.Option(help="Steps after which ect's levels come nearer.", show_default="an eighth of --steps"),
     ] = None,
     student: Annotated[
-        Path | None, typer.Option(help="Of features: config.json of the smaller U-Net, as diffusers writes it.")
+        Path | None,
+        typer.Option(
+            help="Of features: a smaller U-Net to begin with, such as the folder that `undertow prune` wrote; or only "
+            "its architecture, as diffusers' config.json."
+        ),
     ] = None,
 ) -> None:
     """Distill a text-to-image model: without guidance's second forward, in 1 to 4 steps, or with a smaller U-Net.
@@ -57,19 +61,25 @@ def train_distill(
     command.
     """
     _require_options(method, guidance, original_steps, tighten_every, student)
-    architecture = None if student is None else config_from_diffusers(read_json(student))
-    options.require()
+    begun = student if student is not None and student.is_dir() else None
+    architecture = None if student is None or begun is not None else config_from_diffusers(read_json(student))
+    options.require(*([] if begun is None else [begun]))
+    import torch
+
+    from undertow.checkpoints.read.unet_loading import load_unet_folder
     from undertow.training.distillation import DistillationSettings
     from undertow.training.distillation import train_distilled as train
     from undertow.training.distillation_export import write_distilled
 
+    start = None if begun is None else load_unet_folder(begun, dtype=torch.float32)
+    architecture = architecture if start is None else start.config
     every = max(1, options.steps // STAGES) if tighten_every is None else tighten_every
     chosen = _method(method, guidance, original_steps, every, architecture)
     settings = DistillationSettings(**options.settings(), method=chosen)
     console = SafeConsole()
     base, pictures = options.load(console)
     with options.shown(console) as shown:
-        unet = train(base, pictures, settings, options.out, **vars(shown))
+        unet = train(base, pictures, settings, options.out, start=start, **vars(shown))
     folder = options.out / options.name
     shutil.rmtree(folder, ignore_errors=True)  # of this run, or `require` would have refused it
     write_distilled(unet, base, chosen, folder)

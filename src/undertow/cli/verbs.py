@@ -41,6 +41,7 @@ VERBS = Verbs(
     "plan",
     "preprocess",
     "profile",
+    "prune",
     "sample",
     "samplers",
     "words",

@@ -17,7 +17,13 @@ from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import InvalidInput
 from undertow.free_memory import require_free
-from undertow.training.base_model import encode_pictures, require_own_folder, require_size, require_trainable
+from undertow.training.base_model import (
+    encode_pictures,
+    fingerprint,
+    require_own_folder,
+    require_size,
+    require_trainable,
+)
 from undertow.training.captioned import CaptionedPictures
 from undertow.training.checkpointing import checkpointing
 from undertow.training.consistency import DistilledLevels
@@ -87,20 +93,22 @@ def train_distilled(
     settings: DistillationSettings,
     folder: Path,
     *,
+    start: UNet | None = None,
     on_resume: Callable[[int], None] = lambda step: None,
     on_record: Callable[[StepRecord], None] = lambda record: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> UNet:
     """Trains a student of the model and returns it with its averaged weights (EMA); the model itself is not changed.
 
-    folder, on_resume, on_record, stop: see `fit`. Errors: `InvalidInput` for models that cannot be distilled,
+    start: the U-Net that a student of features begins as, such as a pruned one, of the method's config. folder,
+    on_resume, on_record, stop: see `fit`. Errors: `InvalidInput` for models that cannot be distilled,
     `ConfigError` for a student that cannot take the teacher's place, `MissingComponent`; and those of `fit`.
     """
     teacher, text = require_trainable(model)
     require_size(model, pictures.size)
     require_own_folder(model, folder)
     require_method(model, settings.method)
-    student = _new_student(teacher, settings)
+    student = _new_student(teacher, settings, start)
     unet = student.unet if isinstance(student, FeatureStudent) else student
     assert isinstance(unet, UNet)
     networks = TeacherAndStudent.of(model, unet, pictures)
@@ -111,7 +119,8 @@ def train_distilled(
         timesteps=objective.timesteps,
         device=teacher.device,
     )
-    recipe = {**base_recipe(model, pictures, objective), **settings.recipe()}
+    begun = {} if start is None else {"start": fingerprint(start)}
+    recipe = {**base_recipe(model, pictures, objective), **settings.recipe(), **begun}
     with frozen(teacher, *text.encoders), checkpointing(unet, settings.gradient_checkpointing):
         trained = fit(
             student,
@@ -129,7 +138,7 @@ def train_distilled(
     return result
 
 
-def _new_student(teacher: UNet, settings: DistillationSettings) -> nn.Module:
+def _new_student(teacher: UNet, settings: DistillationSettings, start: UNet | None) -> nn.Module:
     numbers = sum(parameter.numel() for parameter in teacher.parameters())
     require_free(
         f"a student of up to {numbers:,} weights",
@@ -138,7 +147,7 @@ def _new_student(teacher: UNet, settings: DistillationSettings) -> nn.Module:
         "train a LoRA instead, or a smaller student (--method features)",
     )
     if isinstance(settings.method, FeatureDistillation):
-        return new_student(settings.method.unet, teacher, settings.fit.seed)
+        return new_student(settings.method.unet, teacher, settings.fit.seed, start)
     return copy.deepcopy(teacher).requires_grad_(True)
 
 

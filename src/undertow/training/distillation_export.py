@@ -1,7 +1,9 @@
-"""A distilled model as a diffusers folder: the student's U-Net among the other parts of its teacher's pipeline."""
+"""A distilled or pruned model as a diffusers folder: its U-Net among the other parts of its pipeline."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from undertow.checkpoints.files.dtypes import tensor_info
@@ -15,14 +17,21 @@ from undertow.training.distillation import Method
 from undertow.training.distillation_losses import ConsistencyTuning, LatentConsistency
 from undertow.unet.unet import UNet
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
 TUNED_STEPS = 50
 """`original_inference_steps` of a tuned model, which learned all levels: diffusers' own."""
 
 
 def write_distilled(unet: UNet, model: LoadedModel, method: Method, folder: Path) -> Path:
-    """Writes the folder, which must not be there or be empty, and returns it. The U-Net has the type that the teacher's
-    has in its file; all other tensors are the teacher's, bit for bit. Errors: those of `write_folder`, and
-    `CheckpointError` for a teacher whose file is no longer there."""
+    """Writes a student as its method wants it drawn, see `write_with_unet`."""
+    return write_with_unet(unet, model, folder, scheduler_fields(method))
+
+
+def write_with_unet(unet: UNet, model: LoadedModel, folder: Path, scheduler: Mapping[str, Any] = NOTHING) -> Path:
+    """Writes the folder, which must not be there or be empty, and returns it. The U-Net has the type that the model's
+    has in its file; all other tensors are the model's, bit for bit. scheduler: fields of its config in place of the
+    model's. Errors: those of `write_folder`, and `CheckpointError` for a model whose file is no longer there."""
     with (
         open_checkpoint(model.path, OpenOptions(prefer_plain=True)) as checkpoint,
         export_pipeline(checkpoint) as found,
@@ -38,7 +47,7 @@ def write_distilled(unet: UNet, model: LoadedModel, method: Method, folder: Path
             found,
             components={**found.components, "unet": part},
             unet_config=unet.config,
-            scheduler=scheduler_fields(method),
+            scheduler=scheduler,
         )
         write_folder(pipeline, folder)
     vocabulary = model.require_text().vocabulary

@@ -30,13 +30,17 @@ class FeatureDistillation:
     """The student is another U-Net, which starts with those of the teacher's tensors that it has too, and random ones
     elsewhere. Three errors are added up: that of the prediction against the noise of the pictures, that against the
     teacher's prediction, and that of the activations behind every down, middle and up block. unet: the student's
-    architecture. prediction_weight, feature_weight: 1 and 1 in the paper. Errors: `ConfigError`."""
+    architecture. prediction_weight, feature_weight: 1 and 1 in the paper. dropped: share of empty captions, which
+    guidance asks the student for. Errors: `ConfigError`."""
 
     unet: UNetConfig
     prediction_weight: float = 1.0
     feature_weight: float = 1.0
+    dropped: float = 0.1
 
     def __post_init__(self):
+        if not 0 <= self.dropped <= 1:
+            raise ConfigError("dropped", self.dropped, "must be a share, from 0 to 1")
         for name in ("prediction_weight", "feature_weight"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(name, getattr(self, name), "must not be negative")
@@ -84,13 +88,14 @@ def require_student(config: UNetConfig, teacher: UNetConfig) -> None:
         raise ConfigError("student.levels", len(config.levels), f"must be {len(teacher.levels)}, as the teacher's")
 
 
-def new_student(config: UNetConfig, teacher: UNet, seed: int) -> FeatureStudent:
-    """The student before training. Errors: `ConfigError`."""
+def new_student(config: UNetConfig, teacher: UNet, seed: int, start: UNet | None = None) -> FeatureStudent:
+    """The student before training. start: a U-Net of this config, whose weights it begins with; without one, it begins
+    with those of the teacher's that it has too. Errors: `ConfigError`."""
     require_student(config, teacher.config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "student"))
         unet = UNet(config)
-        own, known = unet.state_dict(), teacher.state_dict()
+        own, known = unet.state_dict(), (teacher if start is None else start).state_dict()
         shared = {name: known[name] for name in own.keys() & known.keys() if known[name].shape == own[name].shape}
         unet.load_state_dict({**own, **shared})
         unet = unet.to(teacher.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -111,10 +116,11 @@ class FeatureLoss:
         networks, parameterization = self.networks, self.networks.preconditioning.parameterization
         sigma = drawn_sigmas(networks, batch)
         x = networks.noisy(batch, sigma)
-        with observed(networks.teacher) as wanted:
-            taught = networks.taught(x, sigma, batch.indices)
+        dropped = batch.uniform < self.method.dropped
+        with observed(networks.teacher) as wanted, torch.no_grad():
+            taught = networks.predicted(networks.teacher, x, sigma, batch.indices, dropped)
         with observed(self.student.unet) as features:
-            learned = networks.learned(x, sigma, batch.indices)
+            learned = networks.predicted(networks.student, x, sigma, batch.indices, dropped)
         target = parameterization.target(batch.x0, batch.noise, sigma)
         weights = per_row(self.weighting.weights(parameterization, sigma), learned)
 

@@ -4,7 +4,7 @@ student that learns from it. Both see the captions of the training pictures."""
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from undertow.checkpoints.read.model import LoadedModel
@@ -23,13 +23,15 @@ from undertow.unet.unet import UNet
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DistillationBatch:
     """The batch of a step. step: from 1. indices: which training pictures are in it. x0: their latents. u: positions in
-    [0, 1) along the path, of which each method makes its noise levels."""
+    [0, 1) along the path, of which each method makes its noise levels. uniform: a random number in [0, 1) for each row,
+    which decides whether its caption is dropped, where a method drops any."""
 
     step: int
     indices: Int[Tensor, "batch"]
     x0: Latents
     noise: Latents
     u: Float64[Tensor, "batch"]
+    uniform: Float[Tensor, "batch"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,8 +49,9 @@ class DistillationData:
         indices = indices_at(step, self.fit.batch_size, len(self.latents), self.fit.seed)
         x0 = self.latents[indices]
         u = self.timesteps.draw(len(x0), generator)
-        noise = torch.randn(x0.shape, generator=generator)
-        return DistillationBatch(step=step, indices=indices, x0=x0.to(self.device), noise=noise.to(self.device), u=u)
+        noise = torch.randn(x0.shape, generator=generator).to(self.device)
+        uniform = torch.rand(len(x0), generator=generator)
+        return DistillationBatch(step=step, indices=indices, x0=x0.to(self.device), noise=noise, u=u, uniform=uniform)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,22 +80,29 @@ class TeacherAndStudent:
 
     def learned(self, x: Latents, sigma: Sigmas, indices: Int[Tensor, "batch"]) -> Latents:
         """The student's prediction for pictures with these captions, in float32."""
-        return self._predict(self.student, x, sigma, indices)
+        return self.predicted(self.student, x, sigma, indices, _none(indices))
 
     @torch.no_grad()
     def taught(self, x: Latents, sigma: Sigmas, indices: Int[Tensor, "batch"], guidance: float = 1.0) -> Latents:
         """The teacher's prediction with classifier-free guidance, in float32. A scale of 1 is one forward, else two."""
         method = ClassifierFree(scale=guidance)
-        unconditional = [branch == "unconditional" for branch in method.branches]
-        return method.combine([self._predict(self.teacher, x, sigma, indices, each) for each in unconditional])
+        none = _none(indices)
+        dropped = [~none if branch == "unconditional" else none for branch in method.branches]
+        return method.combine([self.predicted(self.teacher, x, sigma, indices, each) for each in dropped])
 
     def estimate(self, prediction: Latents, x: Latents, sigma: Sigmas) -> Latents:
         """The estimate of x0 that a prediction means."""
         return self.preconditioning.denoised(prediction, x, sigma)
 
-    def _predict(
-        self, unet: UNet, x: Latents, sigma: Sigmas, indices: Int[Tensor, "batch"], unconditional: bool = False
+    def predicted(
+        self, unet: UNet, x: Latents, sigma: Sigmas, indices: Int[Tensor, "batch"], dropped: Bool[Tensor, "batch"]
     ) -> Latents:
-        given = self.captions.conditioning(indices, torch.full((len(indices),), unconditional))
+        """A network's prediction for pictures with these captions, in float32; those of rows in `dropped` are empty."""
+        given = self.captions.conditioning(indices, dropped)
         inputs, timesteps = self.preconditioning.inputs(x, sigma)
         return unet(inputs.to(memory_format=torch.channels_last), timesteps, given).float()
+
+
+def _none(indices: Int[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
+    """No row's caption is dropped."""
+    return torch.zeros(len(indices), dtype=torch.bool)

@@ -178,7 +178,7 @@ def test_what_is_there_is_not_overwritten(pipelines, tmp_path):
         convert(pipelines["sd1"], tmp_path / "out", "diffusers")
     with pytest.raises(InvalidInput, match=r"ends in \.safetensors"):
         convert(pipelines["sd1"], tmp_path / "out.ckpt", "ldm")
-    with pytest.raises(InvalidInput, match="'diffusers' or 'ldm'"):
+    with pytest.raises(InvalidInput, match="one of 'diffusers', 'ldm', 'gguf'"):
         convert(pipelines["sd1"], tmp_path / "x", "onnx")
 
 

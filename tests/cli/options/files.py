@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from tests.cli.options.arrival import Boundary, Command, case, stop
+from undertow.checkpoints.files.gguf_types import QUANTIZED
 from undertow.inspection.trace import StageShape
 from undertow.quantization import Quantization
 from undertow.unet.config import UNetConfig
@@ -28,6 +29,7 @@ CONVERT = Command(
         "convert.destination": Path("out.safetensors"),
         "convert.to": "diffusers",
         "convert.dtype": None,
+        "convert.gguf_type": None,
         "convert.overwrite": False,
         "convert.quantization": None,
         "opening.config": None,
@@ -41,6 +43,8 @@ CONVERT = Command(
     },
     cases=(
         case("--to", "ldm", convert__to="ldm"),
+        case("--dtype", "q8_0", refused="write GGUF instead"),
+        case("--type", "bf16", convert__dtype=torch.bfloat16),
         case("--dtype", "f32", convert__dtype=torch.float32),
         case("--dtype", "f16", convert__dtype=torch.float16),
         case("--dtype", "bf16", convert__dtype=torch.bfloat16),
@@ -88,6 +92,20 @@ QUANTIZE = Command(
         case("--dtype", "f16", convert__dtype=torch.float16),
         case("--dtype", "bf16", convert__dtype=torch.bfloat16),
         case("--overwrite", convert__overwrite=True),
+    ),
+)
+
+
+TO_GGUF = Command(
+    verb=("convert",),
+    about="to GGUF",
+    arguments={"source": "in.safetensors", "destination": "out.gguf"},
+    needed=("--to", "gguf"),
+    boundary=converting,
+    arrives=CONVERT.arrives | {"convert.destination": Path("out.gguf"), "convert.to": "gguf"},
+    cases=(
+        *(case("--type", name, convert__gguf_type=name) for name in QUANTIZED),
+        case("--dtype", "f16", convert__dtype=torch.float16),
     ),
 )
 
@@ -199,4 +217,4 @@ LIST = Command(
     arrives={"folder": Path(), "top": Path(), "found": "FOLDER", "files": []},
 )
 
-COMMANDS = (CONVERT, QUANTIZE, PRESET, TRACE, FILE, LORA, LIST)
+COMMANDS = (CONVERT, TO_GGUF, QUANTIZE, PRESET, TRACE, FILE, LORA, LIST)

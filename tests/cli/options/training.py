@@ -301,6 +301,10 @@ SMALL = UNetConfig(
 )
 
 
+STUDENT = SimpleNamespace(config=SMALL, parameters=lambda: (torch.zeros(4),))
+"""A pruned U-Net."""
+
+
 def tuning(every: int) -> ConsistencyTuning:
     return ConsistencyTuning(tightening=Tightening(every=every, stages=8))
 
@@ -309,6 +313,10 @@ def distill(at: Boundary) -> None:
     common(at)
     Path("small.json").write_text(json.dumps(config_to_diffusers(SMALL)))
     standing_in("undertow.training.distillation.train_distilled", at)
+    Path("pruned").mkdir()
+    at.stand_in(
+        "undertow.checkpoints.read.unet_loading.load_unet_folder", STUDENT, unnoted=("folder", "dtype", "device")
+    )
     at.stand_in("undertow.cli.train_distill.draw_sample_of", unnoted=("console", "pictures"))
 
     def write(trained: Any, model: Any, method: Any, folder: Path) -> Path:
@@ -331,6 +339,7 @@ DISTILL = Command(
         "runs/distilled",
         fit__learning_rate=1e-5,
         settings__method=tuning(125),
+        start=None,
         beside=[PICTURES],
         write__method=tuning(125),
         draw_sample_of__folder=Path("runs/distilled/distilled"),
@@ -348,6 +357,8 @@ DISTILL = Command(
              **taught(LatentConsistency(guidance=5.0, original_steps=20))),
         case("--tighten-every", "9", **taught(tuning(9))),
         case("--method", "features", "--student", "small.json", draw_sample_of__guidance_scale=ABSENT,
+             **taught(FeatureDistillation(unet=SMALL), draw_sample_of__steps=ABSENT)),
+        case("--method", "features", "--student", "pruned", draw_sample_of__guidance_scale=ABSENT, start=STUDENT,
              **taught(FeatureDistillation(unet=SMALL), draw_sample_of__steps=ABSENT)),
         case("--out", "my/turbo", out=Path("my/turbo"), files=["my/turbo/turbo/model_index.json"],
              draw_sample_of__folder=Path("my/turbo/turbo"), draw_sample_of__file=Path("my/turbo/turbo.png")),
@@ -378,4 +389,49 @@ METRICS = Command(
     ),
 )
 
-COMMANDS = (LORA, CONTROLNET, IMAGE_PROMPT, DISTILL, METRICS)
+
+def pruning(at: Boundary) -> None:
+    common(at)
+    at.patch.setattr("undertow.training.base_model.require_trainable", lambda model: (STUDENT, None))
+    at.stand_in("undertow.training.pruning.prune.require_prunable", unnoted=("config", "settings"))
+    found = SimpleNamespace(unet=STUDENT, removed=("a block",), error=0.5)
+    at.stand_in("undertow.training.pruning.prune.prune", found, unnoted=("model", "on_stage"), apart=("settings",))
+    at.stand_in("undertow.training.distillation_export.write_with_unet", unnoted=("model", "scheduler"))
+
+
+PRUNE = Command(
+    verb=("prune",),
+    arguments={"model": "emoji", "out": "smaller"},
+    needed=("--images", "pictures", "--width", "0.75"),
+    boundary=pruning,
+    arrives={
+        **LOADED,
+        "load.source": "emoji",
+        "load.dtype": torch.float32,
+        "load.device": "cpu",
+        "load_captioned.folder": Path("pictures"),
+        "load_captioned.size": NATIVE,
+        "prune.pictures": PICTURES,
+        "settings.width": 0.75,
+        "settings.blocks": 0,
+        "settings.batches": 16,
+        "settings.batch_size": 4,
+        "settings.seed": 0,
+        "write_with_unet.unet": STUDENT,
+        "write_with_unet.folder": Path("smaller"),
+        "files": [],
+    },
+    cases=(
+        case("--images", "others", load_captioned__folder=Path("others")),
+        case("--width", "0.5", settings__width=0.5),
+        case("--blocks", "2", settings__blocks=2),
+        case("--batches", "3", settings__batches=3),
+        case("--batch-size", "7", settings__batch_size=7),
+        case("--size", "48", load_captioned__size=48),
+        case("--seed", "5", settings__seed=5),
+        case("--device", "meta", load__device="meta"),
+        case("--threads", "2", threads=2),
+    ),
+)
+
+COMMANDS = (LORA, CONTROLNET, IMAGE_PROMPT, DISTILL, PRUNE, METRICS)

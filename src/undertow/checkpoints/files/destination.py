@@ -1,13 +1,16 @@
 """Where something may be written: never over what it is made from; over what is there only where that is allowed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from undertow.errors import InvalidInput
 from undertow.pictures.names import require_replaceable
 
-FORMS = ("diffusers", "ldm")
-"""Of checkpoints that are written: a folder, and one file."""
+ENDINGS: Mapping[str, tuple[str, ...]] = {"ldm": (".safetensors", ".sft"), "gguf": (".gguf",)}
+"""Of single files, by their form."""
+
+FORMS = ("diffusers", *ENDINGS)
+"""Of checkpoints that are written: a folder, or one file."""
 
 
 def require_elsewhere(argument: str, destination: Path, sources: Iterable[str | Path]) -> None:
@@ -31,12 +34,12 @@ def require_destination(destination: Path, form: str, *, overwrite: bool) -> Non
     """Whether a checkpoint can be written there in a form. overwrite: a file that is there may be replaced; a folder
     that holds anything never is. Errors: `InvalidInput`."""
     if form not in FORMS:
-        raise InvalidInput("to", repr(form), " or ".join(map(repr, FORMS)))
+        raise InvalidInput("to", repr(form), f"one of {', '.join(map(repr, FORMS))}")
     if form == "diffusers":
         require_new_folder(destination)
         return
-    if destination.suffix not in (".safetensors", ".sft"):
-        raise InvalidInput("destination", repr(str(destination)), "a file that ends in .safetensors")
+    if destination.suffix not in ENDINGS[form]:
+        raise InvalidInput("destination", repr(str(destination)), f"a file that ends in {ENDINGS[form][0]}")
     require_replaceable(destination, "destination", overwrite=overwrite)
 
 

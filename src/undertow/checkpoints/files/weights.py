@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from safetensors import SafetensorError, safe_open
 
@@ -30,6 +30,7 @@ class TensorReader(Protocol):
     def read(self, name: str) -> "AnyTensor": ...
 
 
+@runtime_checkable
 class TensorFile(Protocol):
     """One file of tensors in any format: its validated header, and a reader."""
 

@@ -9,6 +9,7 @@ import torch
 
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.destination import require_destination, require_elsewhere
+from undertow.checkpoints.files.gguf_types import require_quantization
 from undertow.checkpoints.files.words import read_vocabulary, write_vocabulary
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions
 from undertow.checkpoints.identify.opening import open_checkpoint
@@ -16,6 +17,7 @@ from undertow.checkpoints.identify.pipeline_folder import SCHEDULER
 from undertow.checkpoints.read.dtypes import require_dtype
 from undertow.checkpoints.write.diffusers_folder import write_folder
 from undertow.checkpoints.write.export import ExportedPipeline, export_pipeline
+from undertow.checkpoints.write.gguf_file import write_gguf
 from undertow.checkpoints.write.ldm_file import write_ldm
 from undertow.quantization import Quantization
 
@@ -26,19 +28,22 @@ def convert(
     to: str,
     *,
     dtype: torch.dtype | None = None,
+    gguf_type: str | None = None,
     opening: OpenOptions | None = None,
     overwrite: bool = False,
     quantization: Quantization | None = None,
 ) -> Path:
     """Writes the checkpoint at `source` to `destination`, one tensor in memory at a time; returns the destination.
 
-    dtype: `None` keeps every tensor unchanged, bit for bit. overwrite: a file that is there may be replaced; a folder
-    that holds anything never is. quantization: of linear layers; without it a quantized model becomes a plain one.
-    Errors: every kind of `CheckpointError`, `ConfigError`; `InvalidInput`, also for a
-    destination that is there, is a file of the source or lies in its folder; `OSError` when the disk is full, with
-    nothing left behind.
+    dtype: `None` keeps every tensor unchanged, bit for bit. gguf_type: the type of the matrices in a GGUF file
+    (`gguf_types.QUANTIZED`); other tensors stay as they are, or as `dtype` says. overwrite: a file that is there may be
+    replaced; a folder that holds anything never is. quantization: of linear layers; without it a quantized model
+    becomes a plain one. Errors: every kind of `CheckpointError`, `ConfigError`; `InvalidInput`, also for a destination
+    that is there, is a file of the source or lies in its folder; `OSError` when the disk is full, with nothing left
+    behind; `MissingDependency` for GGUF without the package.
     """
     require_dtype("dtype", dtype)
+    require_quantization("gguf_type", gguf_type, to)
     opening = OpenOptions(prefer_plain=True) if opening is None else opening
     destination = Path(destination)
     with open_checkpoint(source, opening) as checkpoint:
@@ -46,7 +51,7 @@ def convert(
         require_destination(destination, to, overwrite=overwrite)
         with export_pipeline(checkpoint, dtype, quantization) as pipeline:
             if quantization is None:
-                return write(pipeline, destination, to)
+                return write(pipeline, destination, to, gguf_type)
             written = write(replace(pipeline, scheduler=_scheduler(checkpoint.path)), destination, to)
             words = read_vocabulary(checkpoint.path)
             if words is not None and written.is_dir():
@@ -64,6 +69,13 @@ def _files(checkpoint: Checkpoint) -> set[Path]:
     return {checkpoint.path, *(file.path for part in checkpoint.parts.values() for file in part.weights.files)}
 
 
-def write(pipeline: ExportedPipeline, destination: Path, to: str) -> Path:
-    """Writes a pipeline in the format `to`. Errors: `InvalidInput`, `ConfigError`, `OSError`."""
-    return write_folder(pipeline, destination) if to == "diffusers" else write_ldm(pipeline, destination)
+def write(pipeline: ExportedPipeline, destination: Path, to: str, gguf_type: str | None = None) -> Path:
+    """Writes a pipeline in the format `to`. Errors: `InvalidInput`, `ConfigError`, `OSError`; of GGUF
+    `DamagedWeights`, `MissingDependency`."""
+    match to:
+        case "diffusers":
+            return write_folder(pipeline, destination)
+        case "gguf":
+            return write_gguf(pipeline, destination, gguf_type)
+        case _:
+            return write_ldm(pipeline, destination)

@@ -1,6 +1,7 @@
 """Writes a pipeline as a single file with LDM's and SGM's names, which every community tool reads."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -46,12 +47,22 @@ ARCHITECTURES: Mapping[FamilyName, str] = {
 TensorReader = Callable[[], AnyTensor]
 
 
-def write_ldm(pipeline: ExportedPipeline, path: Path) -> Path:
-    """Writes the file atomically, with one tensor in memory at a time.
+@dataclass(frozen=True)
+class LdmContent:
+    """What a single file of a pipeline holds, by LDM's names. read: makes the tensor of one name, in its type and
+    shape. markers: names of tensors without numbers, which say what shapes do not. metadata: what the header says.
+    quantized: the schemes of layers, by name."""
 
-    Marker tensors and the header say what shapes do not: the prediction type, zero terminal SNR and, for undertow, the
-    architecture. Errors: `ConfigError` for a network without LDM names (pixel models).
-    """
+    tensors: Mapping[str, TensorInfo]
+    read: Callable[[str], AnyTensor]
+    markers: tuple[str, ...]
+    metadata: Mapping[str, str]
+    quantized: Mapping[str, Scheme]
+
+
+def ldm_content(pipeline: ExportedPipeline) -> LdmContent:
+    """The tensors under LDM's names, and beside them the prediction type, zero terminal SNR and, for undertow, the
+    architecture. Errors: `ConfigError` for a network without LDM names (pixel models)."""
     tensors: dict[str, TensorInfo] = {}
     readers: dict[str, TensorReader] = {}
     quantized: dict[str, Scheme] = {}
@@ -62,10 +73,20 @@ def write_ldm(pipeline: ExportedPipeline, path: Path) -> Path:
             tensors[name], readers[name] = _joined(part, mapping)
             if scheme := _scheme(part, mapping, tensors[name]):
                 quantized[name.removesuffix(".weight")] = scheme
-    for marker in _markers(pipeline):
-        tensors[marker], readers[marker] = tensor_info(torch.float32, (0,)), lambda: torch.zeros(0)
+    return LdmContent(tensors, lambda name: readers[name](), tuple(_markers(pipeline)), _metadata(pipeline), quantized)
+
+
+def write_ldm(pipeline: ExportedPipeline, path: Path) -> Path:
+    """Writes the file atomically, with one tensor in memory at a time. Errors: as in `ldm_content`."""
+    content = ldm_content(pipeline)
+    empty = tensor_info(torch.float32, (0,))
+    tensors = {**content.tensors, **dict.fromkeys(content.markers, empty)}
+
+    def read(name: str) -> AnyTensor:
+        return content.read(name) if name in content.tensors else torch.zeros(0)
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_stream(path, tensors, lambda name: readers[name](), _metadata(pipeline), quantized)
+    write_stream(path, tensors, read, content.metadata, content.quantized)
     return path
 
 
