@@ -62,7 +62,7 @@ def convert(
 
     Quantized to GGUF, what is no matrix stays as it is: convert a model in float32 to f16 first.
     """
-    plain, quantized = _split(dtype, to)
+    plain, gguf_type = _split(dtype, to)
     place = readable(local_path(source))
     require_elsewhere("destination", destination, [] if place is None else [place])
     require_destination(destination, to.value, overwrite=overwrite)
@@ -80,7 +80,7 @@ def convert(
         destination,
         to.value,
         dtype=None if plain is None else types[plain],
-        gguf_type=quantized,
+        gguf_type=gguf_type,
         opening=opening,
         overwrite=overwrite,
     )

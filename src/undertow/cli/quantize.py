@@ -10,7 +10,7 @@ from rich.table import Table
 
 from undertow.checkpoints.files.destination import require_destination, require_elsewhere
 from undertow.checkpoints.files.place import local_path
-from undertow.cli.convert import Precision
+from undertow.cli.model_loading import Precision, dtype_of
 from undertow.cli.model_option import complete_model, find_model
 from undertow.cli.named_files import readable
 from undertow.cli.notes import note_idle
@@ -87,19 +87,16 @@ def quantize(
         note_idle({"--prompt": bool(prompt)}, "without --keep-most-sensitive")
     rules = Quantization(rules=(("*", to.value),)).keeping(keep or ())
     console = SafeConsole(soft_wrap=True)
-    import torch
-
     from undertow.checkpoints.identify.checkpoint import OpenOptions
     from undertow.checkpoints.write.convert import convert
 
     if keep_most_sensitive:
         rules = _measured(console, source, rules, keep_most_sensitive, prompt)
-    types = {Precision.F32: torch.float32, Precision.F16: torch.float16, Precision.BF16: torch.bfloat16}
     written = convert(
         source,
         destination,
         form,
-        dtype=None if dtype is None else types[dtype],
+        dtype=dtype_of(dtype),
         opening=OpenOptions(prefer_plain=True),
         overwrite=overwrite,
         quantization=rules,
