@@ -9,9 +9,11 @@ import typer
 from undertow.checkpoints.files.destination import require_destination, require_elsewhere
 from undertow.checkpoints.files.gguf_types import OTHERS, QUANTIZED, require_quantization
 from undertow.checkpoints.files.place import local_path
+from undertow.cli.model_option import complete_model, find_model
 from undertow.cli.named_files import readable
 from undertow.cli.other_names import value_called_here
 from undertow.cli.terminal import SafeConsole
+from undertow.embedded import located
 from undertow.errors import InvalidInput
 from undertow.extras import require_packages
 
@@ -30,7 +32,12 @@ PLAIN = ("f32", "f16", "bf16")
 
 def convert(
     source: Annotated[
-        str, typer.Argument(help="A .safetensors or .gguf file, a diffusers folder or a Hub id (owner/name).")
+        str,
+        typer.Argument(
+            help="A .safetensors or .gguf file, a diffusers folder, an embedded model or a Hub id (owner/name).",
+            autocompletion=complete_model,
+            callback=find_model,
+        ),
     ],
     destination: Annotated[Path, typer.Argument(help="A new folder, or a file that ends in .safetensors or .gguf.")],
     to: Annotated[
@@ -63,6 +70,7 @@ def convert(
     Quantized to GGUF, what is no matrix stays as it is: convert a model in float32 to f16 first.
     """
     plain, gguf_type = _split(dtype, to)
+    source = str(located(source))
     place = readable(local_path(source))
     require_elsewhere("destination", destination, [] if place is None else [place])
     require_destination(destination, to.value, overwrite=overwrite)

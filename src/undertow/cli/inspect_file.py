@@ -53,7 +53,7 @@ def _identity(report: "CheckpointReport") -> Table:
         "schedule": report.schedule,
         "draws with": report.sampler or "",
         "parameters": f"{report.parameters:,}",
-        "stored as": types_text(report.dtypes()),
+        "read as" if report.packed() else "stored as": types_text(report.dtypes()),
         "quantized": _packed(report),
         "computes in": _rules(report),
         "weights in memory": " · ".join(

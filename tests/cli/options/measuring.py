@@ -199,6 +199,7 @@ BENCH_BACKENDS = Command(
         "load.source": "emoji",
         "load.dtype": torch.float32,
         "load.device": "cpu",
+        "load.quantize": "none",
         "forward": (2, 16, 16, 77, "bfloat16"),
         "backends": ("eager", "openvino"),
         "repeats": 5,
