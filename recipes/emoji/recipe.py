@@ -143,10 +143,10 @@ CRISP_RECIPE = EmojiRecipe(
     pictures=49_152,
     timesteps=LogitNormalTimesteps(mean=0.3, std=1.0, stratified=True),
     text_to_image=FitSettings(
-        steps=2400, batch_size=64, learning_rate=5e-3, optimizer="muon", ema_decay=0.995, checkpoint_every=200
+        steps=6000, batch_size=64, learning_rate=5e-3, optimizer="muon", ema_decay=0.995, checkpoint_every=200
     ),
     pairs=FitSettings(
-        steps=500,
+        steps=1000,
         batch_size=64,
         learning_rate=2e-3,
         optimizer="muon",
