@@ -18,6 +18,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def measure(part: str, prompts: int, repeats: int) -> list[dict[str, Any]]:
 
 @torch.inference_mode()
 def products(repeats: int) -> list[dict[str, Any]]:
-    """Seconds of products: plain, with our layers, and with torchao's where it is installed."""
+    """Seconds of products: plain, with our layers, and with torchao's where it is installed (pip install torchao)."""
     rows: list[dict[str, Any]] = []
     for cells, inputs_, outputs in SHAPES:
         for dtype in (torch.float32, torch.bfloat16):
@@ -154,18 +155,16 @@ def _layers(layer: nn.Linear) -> dict[str, Callable[[Tensor], Tensor]]:
     if is_installed("torchao"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from torchao.quantization import (
-                Int8DynamicActivationInt8WeightConfig,
-                Int8WeightOnlyConfig,
-                quantize_,
-            )
-
-        configs = {"int8-weights": Int8WeightOnlyConfig(), "int8-dynamic": Int8DynamicActivationInt8WeightConfig()}
+            torchao: Any = import_module("torchao.quantization")
+        configs = {
+            "int8-weights": torchao.Int8WeightOnlyConfig(),
+            "int8-dynamic": torchao.Int8DynamicActivationInt8WeightConfig(),
+        }
         for scheme, config in configs.items():
             copied = nn.Linear(layer.in_features, layer.out_features, dtype=layer.weight.dtype)
             copied.load_state_dict(layer.state_dict())
             theirs = nn.Sequential(copied)
-            quantize_(theirs, config)
+            torchao.quantize_(theirs, config)
             found[f"torchao {scheme}"] = theirs
     return found
 

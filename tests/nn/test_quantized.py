@@ -5,7 +5,6 @@ import torch
 from torch import nn
 
 from undertow.errors import InvalidInput
-from undertow.extras import is_installed
 from undertow.nn.adaptable import Linear
 from undertow.nn.quantized import (
     QuantizedLinear,
@@ -25,7 +24,8 @@ STEP = 0.5 / 127
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 """Of sums in another order, relative."""
 
-SCHEMES = ["int8-weights", pytest.param("int8-dynamic", marks=pytest.mark.skipif(not multiplies_int8(), reason="VNNI"))]
+SCHEMES = ["int8-weights", *["int8-dynamic"] * multiplies_int8()]
+"""Whose products are exact on this processor."""
 
 
 def layer(inputs: int = 48, outputs: int = 32, dtype: torch.dtype = torch.float32) -> Linear:
@@ -69,23 +69,21 @@ def test_a_product_is_that_of_the_numbers_which_codes_stand_for(scheme, dtype):
     assert (made(x).double() - expected).norm() <= ROUNDING[dtype] * expected.norm()
 
 
-@pytest.mark.skipif(not is_installed("torchao"), reason="torchao is a reference, for development")
+TORCHAO = {"int8-weights": 0.0073, "int8-dynamic": 0.0104}
+"""The error of torchao 0.18's products of these sizes, with `Int8WeightOnlyConfig` and
+`Int8DynamicActivationInt8WeightConfig`. It is not among what tests need: wherever it is installed, transformers imports
+it, for seconds and with warnings."""
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 @torch.inference_mode()
-@pytest.mark.filterwarnings("ignore")
 def test_products_are_as_near_as_those_of_torchao(scheme):
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, Int8WeightOnlyConfig, quantize_
-
     plain, x = layer(512, 256), torch.randn(64, 512)
-    theirs = nn.Sequential(nn.Linear(512, 256))
-    theirs[0].load_state_dict(plain.state_dict())
-    quantize_(theirs, Int8WeightOnlyConfig() if scheme == "int8-weights" else Int8DynamicActivationInt8WeightConfig())
-    made, expected = QuantizedLinear.of(plain, scheme), plain(x)
-    ours, others = ((one(x) - expected).norm() for one in (made, theirs))
-    assert 0.9 * others <= ours <= 1.1 * others  # its scales are of 127.5, which cuts the largest number
+    expected = plain(x)
+    error = (QuantizedLinear.of(plain, scheme)(x) - expected).norm() / expected.norm()
+    assert 0.9 * TORCHAO[scheme] <= error <= 1.1 * TORCHAO[scheme]  # its scales are of 127.5, which cut the largest
 
 
-@pytest.mark.skipif(not multiplies_int8(), reason="VNNI")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @torch.inference_mode()
 def test_what_is_not_finite_stays_in_its_row_and_is_seen(bad):

@@ -126,7 +126,7 @@ def test_quantizing_twice_is_refused(written, tmp_path):
         with pytest.raises(InvalidInput, match=r"quantized already.*quantize the model that it was made from"):
             convert(written[0], tmp_path / "twice", "diffusers", quantization=again)
     with pytest.raises(InvalidInput, match=r"quantized already"):
-        undertow.load(written[1], quantize="int8-dynamic")
+        undertow.load(written[1], quantize="int8-weights")
 
 
 def test_a_pattern_that_matches_nothing_is_refused(tmp_path):
