@@ -11,12 +11,17 @@ from torch import Tensor, nn
 
 from recipes.emoji.editions import FIRST, Edition
 from recipes.emoji.render import Glyphs
+from undertow.checkpoints.files.atomic import read_json
+from undertow.checkpoints.files.model_folder import CONFIG, WEIGHTS
+from undertow.checkpoints.files.weights import open_weights
+from undertow.errors import ConfigError
 from undertow.pictures.pixels import from_uint8
 from undertow.training.fit import FitSettings, Progress, fit
 from undertow.training.log import StepRecord
 from undertow.training.randomness import generator_for, seed_for
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
+from undertow.vae.diffusers_config import vae_config_from_diffusers
 from undertow.vae.latent_space import LatentSpace
 
 KL_WEIGHT = 1e-6
@@ -42,6 +47,18 @@ def vae_config(
         sample_size=side,
         latent_space=LatentSpace(scale=1.0, channels=latent_channels),
     )
+
+
+def read_autoencoder(folder: Path, config: VAEConfig) -> AutoencoderKL:
+    """The autoencoder in a folder of diffusers' AutoencoderKL, in float32. config: that it must have.
+    Errors: `CheckpointError` and its kinds, `ConfigError`."""
+    found = vae_config_from_diffusers(read_json(folder / CONFIG))
+    if found != config:
+        raise ConfigError("autoencoder", str(folder), f"must have the architecture of the recipe, {config}")
+    vae = AutoencoderKL(config)
+    weights = open_weights(folder / WEIGHTS)
+    vae.load_state_dict({name: tensor.float() for name, tensor in weights.each(list(weights.tensors))})
+    return vae.requires_grad_(False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def scenes_at(

@@ -18,7 +18,15 @@ from pathlib import Path
 
 import torch
 
-from recipes.emoji.autoencoder import KL_WEIGHT, normalize, psnr, scenes_at, train_autoencoder, vae_config
+from recipes.emoji.autoencoder import (
+    KL_WEIGHT,
+    normalize,
+    psnr,
+    read_autoencoder,
+    scenes_at,
+    train_autoencoder,
+    vae_config,
+)
 from recipes.emoji.card import stage
 from recipes.emoji.draw import draw
 from recipes.emoji.editions import CRISP, FIRST, Edition
@@ -173,21 +181,27 @@ def train_emoji(
     recipe: EmojiRecipe,
     *,
     font: Path = FONT,
+    autoencoder: Path | None = None,
     callbacks: Callbacks = Callbacks(),
 ) -> Path:
-    """Runs what is not done yet and returns the folder of the finished model.
+    """Runs what is not done yet and returns the folder of the finished model. autoencoder: a folder of diffusers'
+    AutoencoderKL that was trained by this recipe before; without one, it is trained.
 
-    Errors: `DataError` for the font; `CheckpointError` for a folder of another recipe; `MissingDependency`.
+    Errors: `DataError` for the font; `CheckpointError` for a folder of another recipe; `ConfigError` for an autoencoder
+    of another one; `MissingDependency`.
     """
     glyphs = Glyphs(font)
     glyphs.require()
     if not (out / "tokenizer").is_dir():
         save_tokenizer(out / "tokenizer")
-    vae = autoencoder_stages(out, recipe, glyphs, callbacks)
+    if autoencoder is None:
+        vae = autoencoder_stages(out, recipe, glyphs, callbacks)
+    else:
+        vae = read_autoencoder(autoencoder, recipe.vae())
     data = _latents(out / "latents.pt", vae, recipe, glyphs, callbacks)
     model = _text_to_image(out, recipe, data, vae, callbacks)
     stages = (
-        stage("autoencoder", vae, recipe.autoencoder, out / "autoencoder"),
+        *([] if autoencoder else [stage("autoencoder", vae, recipe.autoencoder, out / "autoencoder")]),
         stage("text encoder and U-Net", model, recipe.text_to_image, out / "text_to_image"),
         stage("the same, mostly on two emoji", model, recipe.pairs, out / "pairs"),
     )

@@ -23,6 +23,10 @@ def train(
             min=1, help="Steps of the text-to-image stage, the last fifth cooling down.", show_default="the recipe's"
         ),
     ] = None,
+    autoencoder: Annotated[
+        Path | None,
+        typer.Option(help="A folder of AutoencoderKL, trained by this recipe before.", show_default="trained here"),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None,
 ) -> None:
     """Train the embedded model `emoji`: autoencoder, text encoder and U-Net, on pictures of the Noto Color Emoji font.
@@ -47,6 +51,8 @@ def train(
     if steps is not None:
         recipe = replace(recipe, text_to_image=replace(recipe.text_to_image, steps=steps))
     with stages_shown(console) as callbacks:
-        model = train_emoji(out, recipe, font=FONT if font is None else font, callbacks=callbacks)
+        model = train_emoji(
+            out, recipe, font=FONT if font is None else font, autoencoder=autoencoder, callbacks=callbacks
+        )
     console.print(f"trained: {model}", soft_wrap=True)
     console.print(f'draw with it: undertow generate --model {model} "red apple on white background"', soft_wrap=True)

@@ -1,21 +1,27 @@
 """The first stage: latents of mean 0 and variance 1 without a change to any reconstruction, pictures by the step."""
 
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderKL
 
+import recipes.emoji
 from recipes.emoji.autoencoder import (
     autoencoder_loss,
     change_looks,
     normalize_latents,
     psnr,
     random_crops,
+    read_autoencoder,
     scenes_at,
     vae_config,
 )
+from recipes.emoji.recipe import CRISP_RECIPE, EmojiRecipe
 from tests.recipes.emoji.tiny import TINY, drawn_glyphs
 from tests.vae.minis import build
+from undertow.errors import ConfigError
 from undertow.pictures.pixels import from_uint8
 from undertow.training.randomness import generator_for
 
@@ -110,3 +116,18 @@ def test_psnr_is_that_of_eight_bit_pictures(vae, pictures):
     rebuilt = vae.decode(vae.encode(pictures).mean).clamp(-1, 1)
     error = float(((rebuilt - pictures) * 127.5).square().mean())
     assert psnr(vae, pictures) == pytest.approx(float(10 * torch.log10(torch.tensor(255**2 / error))), abs=0.01)
+
+
+@torch.no_grad()
+def test_the_second_edition_s_autoencoder_rebuilds_as_diffusers_does():
+    folder = Path(recipes.emoji.__path__[0]) / "crisp-autoencoder"
+    vae, peer = read_autoencoder(folder, CRISP_RECIPE.vae()), AutoencoderKL.from_pretrained(folder)
+    x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    latents = vae.encode(x).mean
+    assert (latents - peer.encode(x).latent_dist.mean).abs().max() <= ROUNDING
+    assert (vae.decode(latents) - peer.decode(latents).sample).abs().max() <= ROUNDING
+
+
+def test_an_autoencoder_of_another_architecture_is_refused():
+    with pytest.raises(ConfigError, match="architecture of the recipe"):
+        read_autoencoder(Path(recipes.emoji.__path__[0]) / "crisp-autoencoder", EmojiRecipe().vae())

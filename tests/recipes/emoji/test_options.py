@@ -135,11 +135,13 @@ TRAIN = Command(
         "train_emoji.out": Path("runs/emoji"),
         "train_emoji.recipe": EmojiRecipe(),
         "train_emoji.font": FONT,
+        "train_emoji.autoencoder": None,
         "files": [],
     },
     cases=(
         case("--out", "mine", train_emoji__out=Path("mine")),
         case("--font", "Noto.ttf", train_emoji__font=Path("Noto.ttf")),
+        case("--autoencoder", "trained", train_emoji__autoencoder=Path("trained")),
         case("--quick", train_emoji__recipe=quick(EmojiRecipe())),
         case("--crisp", train_emoji__recipe=CRISP_RECIPE),
         case("--steps", "70", train_emoji__recipe=with_steps(70)),
