@@ -35,7 +35,7 @@ def said(line: list[str], capsys) -> str:
     ("line", "words"),
     [
         (["plan", "sd15", "--device", "tpu"], "expected one of cpu, cuda; try"),
-        (["convert", "x", "y", "--to", "difusers"], "expected one of diffusers, ldm; did you mean diffusers?"),
+        (["convert", "x", "y", "--to", "difusers"], "expected one of diffusers, ldm, gguf; did you mean diffusers?"),
         (["convert", "x", "y", "--to", "ldm", "--dtype", "fp16"], "here it is called f16"),
         (["generate", "a", "--seed", "-2"], "expected a whole number from 0 on, or a new one: random or -1"),
         (["generate", "a", "--attention", "xformers"], "expected a kernel that runs on cpu; use math or sdpa"),

@@ -27,6 +27,7 @@ def command(folder, out, *more):
     return ("prune", folder / "pipeline", out, "--images", folder / "pictures", "--batches=1", "--threads=1", *more)
 
 
+@pytest.mark.slow
 def test_a_model_is_pruned_and_trained_again_from_there(folder, tmp_path, capsys):
     out = tmp_path / "smaller"
     assert run(*command(folder, out, "--width=0.5", "--blocks=1")) == 0

@@ -90,9 +90,8 @@ def test_what_is_done_says_where_and_how(row):
         assert (ROOT / "src/undertow" / path).exists() or (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row[3] == "planned"], ids=lambda row: row[0])
-def test_what_is_planned_has_nothing_to_show(row):
-    assert row[5] == ""
+def test_what_is_planned_has_nothing_to_show():
+    assert not [row for row in ROWS if row[3] == "planned" and row[5]]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from undertow import Adapter, AdapterStack, GenerationRequest, InvalidInput, Reg
 from undertow.checkpoints.read.model_loading import load_model
 from undertow.engine.settings import RequestSettings
 
-ONLY_OF_LOAD_MODEL = {"channels_last", "validate"}
+ONLY_OF_LOAD_MODEL = {"channels_last", "quantization", "validate"}
 """Which `load` decides by itself."""
 
 

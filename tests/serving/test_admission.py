@@ -197,7 +197,7 @@ def test_adapters_are_named_wherever_they_stand(door, shelf):
         ({"prompt": "a", "size": 1024}, "size is a picture of 1024x1024, expected at most 262,144 pixels"),
         ({"prompt": "a", "size": 400, "high_resolution": {"scale": 2}}, "high_resolution.scale is"),
         ({"prompt": "a", "steps": 51}, "steps is 51, expected at most 50"),
-        ({"prompt": "a", "sigmas": [1.0] * 60}, "steps is 60"),
+        ({"prompt": "a", "sigmas": [*map(float, range(59, -1, -1))]}, "steps is 60"),
         ({"prompt": "a", "count": 5}, "count is 5, expected at most 4"),
         ({"prompt": "a", "priority": 11}, "priority"),
         ({"prompt": "a", "label": "x" * 1025}, "label"),

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ def build_clip(
     dtype: torch.dtype | None,
     device: torch.device | str | None,
     source: str | Path,
-    quantized: Mapping[str, Scheme],
+    quantized: Mapping[str, Scheme] = MappingProxyType({}),
 ) -> tuple[ClipText, nn.Linear | None]:
     """The network with the tensors in place, and its projection; only bigG must have one, only bigG's is read.
     quantized: layers whose tensors are codes and scales.

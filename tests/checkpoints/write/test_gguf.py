@@ -49,7 +49,7 @@ def numbers_of(tensor: gguf.ReaderTensor) -> torch.Tensor:
     return torch.from_numpy(np.array(values)).reshape([int(size) for size in tensor.shape[::-1]])
 
 
-@pytest.mark.parametrize("name", few(QUANTIZED, 2))
+@pytest.mark.parametrize("name", few(QUANTIZED, 1))
 def test_the_package_reads_what_its_quantizer_made_of_the_weights(name, folder, plain, tmp_path):
     found = tensors_of(convert(folder, tmp_path / "model.gguf", "gguf", gguf_type=name))
     assert found.keys() == plain.keys(), "the names of a single file, which stable-diffusion.cpp keeps too"
@@ -63,7 +63,7 @@ def test_the_package_reads_what_its_quantizer_made_of_the_weights(name, folder, 
         np.testing.assert_array_equal(numbers_of(tensor).numpy(), expected, err_msg=key)
 
 
-@pytest.mark.parametrize("name", few(QUANTIZED, 2))
+@pytest.mark.parametrize("name", few(QUANTIZED, 1))
 def test_it_is_read_back_as_the_dequantized_weights(name, folder, tmp_path):
     path = convert(folder, tmp_path / "model.gguf", "gguf", gguf_type=name)
     found, model = tensors_of(path), load_model(path, dtype=torch.float32)
@@ -102,6 +102,7 @@ def test_what_stable_diffusion_cpp_keeps_is_kept():
         assert is_quantized(name, shape, 32) is expected, name
 
 
+@pytest.mark.slow
 def test_without_a_type_every_number_is_kept(folder, plain, tmp_path):
     for dtype in (None, torch.float16, torch.bfloat16):
         path = convert(folder, tmp_path / f"{dtype}.gguf", "gguf", dtype=dtype)

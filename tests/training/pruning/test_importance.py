@@ -53,6 +53,7 @@ def importance(unet):
         "time_embedding.hidden",
     ],
 )
+@pytest.mark.slow
 def test_it_is_the_square_of_the_change(space, unet, importance):
     spaces = Spaces(unet.config)
     with torch.no_grad():

@@ -69,6 +69,7 @@ def test_it_is_written_as_a_model_that_diffusers_draws_with(sd1, pruned, tmp_pat
     assert service.generate("owl", steps=1, seed=1, size=(32, 32)).images
 
 
+@pytest.mark.slow
 def test_distillation_brings_predictions_nearer(sd1, pruned, tmp_path):
     """From the pruned network on, not from the teacher's tensors."""
     method = FeatureDistillation(unet=pruned.unet.config)

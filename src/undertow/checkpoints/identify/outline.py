@@ -1,8 +1,9 @@
 """What a model is made of, from its configs and the headers of its files alone: no weights are read, torch is not
 imported, and of a model on the Hub nothing but these is fetched."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 from undertow.checkpoints.files.header import HeaderOnly, TensorInfo, stored_kind
 from undertow.checkpoints.files.hub import files_to_fetch
@@ -93,12 +94,14 @@ def _quantized(component: str, shapes: Mapping[str, tuple[int, ...]], metadata: 
     return QuantizedWeights.of(component, rules.layers(component, shapes), shapes)
 
 
-def _headers(files: Listing, places: Mapping[str, str]) -> Iterator[tuple[str, HeaderOnly]]:
+def _headers(
+    files: Listing, places: Mapping[str, str], read: Callable[[str], HeaderOnly]
+) -> Iterator[tuple[str, HeaderOnly]]:
     """The header of the weights of each component that undertow quantized. places: folder of each."""
     chosen = files_to_fetch(list(files.names), None)
     for component, folder in places.items():
         own = [name for name in chosen if name.endswith(".safetensors") and name.rpartition("/")[0] == folder]
-        if own and METADATA in (header := files.header(own[0])).metadata:
+        if own and METADATA in (header := read(own[0])).metadata:
             yield component, without_scales(header)
 
 
@@ -123,7 +126,8 @@ def _of_folder(files: Listing) -> Outline:
                 text[kind] = config_from_transformers(described, kind)
             places[kind] = folder
     weights = [name for name in files_to_fetch(list(names), None) if _is_weights(name, inside)]
-    header = without_scales(files.header(weights[0])) if weights else None
+    read = cache(files.header)  # which asks the Hub
+    header = without_scales(read(weights[0])) if weights else None
     return Outline(
         name=model_name(files.path),
         family=describe_family(config).family,
@@ -133,7 +137,7 @@ def _of_folder(files: Listing) -> Outline:
         stored=None if header is None else stored_kind(_plain(header, header.tensors)),
         quantized=tuple(
             _quantized(kind, {name: one.shape for name, one in found.tensors.items()}, found.metadata)
-            for kind, found in _headers(files, places)
+            for kind, found in _headers(files, places, read)
         ),
     )
 

@@ -108,8 +108,9 @@ def _plan(name: str, info: TensorInfo, quantized: str | None) -> _Planned:
 
 def _write(writer: "GGUFWriter", draft: Path, content: LdmContent, planned: Mapping[str, _Planned], path: Path) -> None:
     import numpy as np  # noqa: PLC0415  slow to import
-    from gguf import GGMLQuantizationType  # noqa: PLC0415  an extra, which `_writer` has asked for
 
+    with optional_package("gguf", "gguf"):
+        from gguf import GGMLQuantizationType  # noqa: PLC0415  an extra
     for name, one in planned.items():
         kind, stored = GGMLQuantizationType[one.encoding.name], one.bytes_shape
         size = int(np.prod(stored))
@@ -128,9 +129,10 @@ def _write(writer: "GGUFWriter", draft: Path, content: LdmContent, planned: Mapp
 def _stored(tensor: AnyTensor, name: str, planned: _Planned, path: Path) -> Any:
     """The bytes of a tensor, as an array of them."""
     import numpy as np  # noqa: PLC0415  slow to import
-    from gguf import GGMLQuantizationType  # noqa: PLC0415  an extra
-    from gguf.quants import quantize  # noqa: PLC0415  an extra
 
+    with optional_package("gguf", "gguf"):
+        from gguf import GGMLQuantizationType  # noqa: PLC0415  an extra
+        from gguf.quants import quantize  # noqa: PLC0415  an extra
     if planned.encoding.kind is not None:
         assert KINDS[tensor.dtype] == planned.encoding.kind
         return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
