@@ -1,11 +1,14 @@
 """Tiny U-Nets with random weights for the tests of pruning, some with channels that are dead."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from tests.golden.minis import randomize
+from tests.golden.minis import Mini, conditioning_for, latents_for, randomize
+from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.training.pruning.narrowing import Members, chosen
 from undertow.training.pruning.spaces import Spaces
 from undertow.unet.conditioning import Conditioning
@@ -117,3 +120,17 @@ def alive(size: int, members: Iterable[int] | Tensor) -> Tensor:
 def same_members(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     """Spaces whose members differ."""
     return [name for name, one in expected.items() if not torch.equal(found[name], one)]
+
+
+def same_in_diffusers(unet: UNet, mini: Mini, folder: Path) -> UNet2DConditionModel:
+    """Writes a U-Net that a mini became, and returns what diffusers makes of it, which predicts the same."""
+    save_unet(unet, folder)
+    theirs = UNet2DConditionModel.from_pretrained(folder).eval()
+    latents, timesteps, given = latents_for(mini), torch.tensor([3.0, 871.5]), conditioning_for(mini)
+    added = {} if given.pooled is None else {"text_embeds": given.pooled, "time_ids": given.time_ids}
+    with torch.no_grad():
+        expected = theirs(
+            latents, timesteps, encoder_hidden_states=given.context, added_cond_kwargs=added, return_dict=False
+        )[0]
+        assert torch.allclose(unet(latents, timesteps, given), expected, rtol=1e-4, atol=1e-4)
+    return theirs

@@ -4,12 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 
 from tests.few import few
-from tests.golden.minis import MINIS, build, conditioning_for, latents_for
-from tests.training.pruning.nets import built, inputs
-from undertow.checkpoints.write.unet_folder import save_unet
+from tests.golden.minis import MINIS, build
+from tests.training.pruning.nets import built, inputs, same_in_diffusers
 from undertow.training.pruning.blocks import most_removals, removals
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
 
@@ -104,15 +102,7 @@ def test_diffusers_loads_what_is_left_and_predicts_the_same(name, tmp_path):
         titles.append(options[pick].title)
         unet = options[pick].apply(unet).eval()
     assert len(set(titles)) == 3
-    save_unet(unet, tmp_path / "unet")
-    theirs = UNet2DConditionModel.from_pretrained(tmp_path / "unet").eval()
-    latents, timesteps, given = latents_for(mini), torch.tensor([3.0, 871.5]), conditioning_for(mini)
-    added = {} if given.pooled is None else {"text_embeds": given.pooled, "time_ids": given.time_ids}
-    with torch.no_grad():
-        expected = theirs(
-            latents, timesteps, encoder_hidden_states=given.context, added_cond_kwargs=added, return_dict=False
-        )[0]
-        assert torch.allclose(unet(latents, timesteps, given), expected, rtol=1e-4, atol=1e-4)
+    same_in_diffusers(unet, mini, tmp_path / "unet")
 
 
 def test_pixel_models_and_the_smallest_have_none():

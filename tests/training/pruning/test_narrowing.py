@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 
 from tests.few import few
-from tests.golden.minis import MINIS, build, conditioning_for, latents_for
+from tests.golden.minis import MINIS, build
 from tests.training.pruning.nets import (
     GROUPS,
     KEPT,
@@ -15,10 +14,10 @@ from tests.training.pruning.nets import (
     kill,
     live_members,
     predict,
+    same_in_diffusers,
     same_members,
     weaken,
 )
-from undertow.checkpoints.write.unet_folder import save_unet
 from undertow.errors import ConfigError, InvalidInput
 from undertow.nn.embeddings import sinusoid
 from undertow.training.pruning.importance import measured
@@ -96,15 +95,7 @@ def test_diffusers_loads_it_and_predicts_the_same(name, tmp_path):
         for key, space in Spaces(unet.config).spaces.items()
     }
     smaller = narrow(unet, after, importance, Moments({})).eval()
-    save_unet(smaller, tmp_path / "unet")
-    theirs = UNet2DConditionModel.from_pretrained(tmp_path / "unet").eval()
-    latents, timesteps, given = latents_for(mini), torch.tensor([3.0, 871.5]), conditioning_for(mini)
-    added = {} if given.pooled is None else {"text_embeds": given.pooled, "time_ids": given.time_ids}
-    with torch.no_grad():
-        expected = theirs(
-            latents, timesteps, encoder_hidden_states=given.context, added_cond_kwargs=added, return_dict=False
-        )[0]
-        assert torch.allclose(smaller(latents, timesteps, given), expected, rtol=1e-4, atol=1e-4)
+    theirs = same_in_diffusers(smaller, mini, tmp_path / "unet")
     assert list(theirs.config["block_out_channels"]) == [width // 2 for width in unet.config.block_out_channels]
 
 
