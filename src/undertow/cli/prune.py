@@ -7,6 +7,7 @@ import typer
 
 from undertow.checkpoints.files.destination import require_elsewhere, require_new_folder
 from undertow.cli.model_loading import find_device
+from undertow.cli.model_option import complete_model, find_model
 from undertow.cli.named_files import require_model
 from undertow.cli.terminal import SafeConsole
 from undertow.errors import InvalidInput
@@ -22,7 +23,14 @@ if TYPE_CHECKING:
 
 
 def prune(
-    model: Annotated[str, typer.Argument(help="The text-to-image model whose U-Net is pruned, as for `generate`.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="The text-to-image model whose U-Net is pruned, as for `generate`.",
+            autocompletion=complete_model,
+            callback=find_model,
+        ),
+    ],
     out: Annotated[Path, typer.Argument(help="A new folder, for the model with the smaller U-Net.")],
     images: Annotated[
         Path,

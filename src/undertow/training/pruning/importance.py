@@ -86,7 +86,7 @@ def _squares(unet: UNet) -> Generator[Moments]:
         return hook
 
     norms = [(name, one) for name, one in unet.named_modules() if isinstance(one, nn.LayerNorm)]
-    handles = [norm.register_forward_pre_hook(adding(f"{name}.{leaf}")) for name, norm in norms for leaf in ("weight",)]
+    handles = [norm.register_forward_pre_hook(adding(f"{name}.weight")) for name, norm in norms]
     try:
         yield Moments(found)
     finally:
