@@ -6,7 +6,9 @@ OUT/whole_pictures/   stage 1 goes on with whole pictures, if it began with part
 OUT/latents.pt        stage 2: training pictures, encoded
 OUT/text_encoder/     stage 3: log.jsonl, loss.png, checkpoints/
 OUT/text_to_image/    stage 4: like stage 1
+OUT/details/          stage 4 goes on with less noise, if it began with more of it
 OUT/pairs/            stage 5: goes on with more pictures of two emoji
+OUT/decoder/          stage 6: the decoder learns from what the U-Net predicts
 OUT/model/            the pipeline in float16
 """
 
@@ -17,6 +19,8 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
+from torch import Tensor
 
 from recipes.emoji.autoencoder import (
     KL_WEIGHT,
@@ -28,6 +32,7 @@ from recipes.emoji.autoencoder import (
     vae_config,
 )
 from recipes.emoji.card import stage
+from recipes.emoji.decoder import train_decoder
 from recipes.emoji.draw import draw
 from recipes.emoji.editions import CRISP, FIRST, Edition
 from recipes.emoji.export import export
@@ -47,7 +52,8 @@ from undertow.pictures.pixels import from_uint8, to_uint8
 from undertow.training.figures import save_grid
 from undertow.training.fit import FitSettings, Progress
 from undertow.training.log import StepRecord
-from undertow.training.timesteps import LogitNormalTimesteps, TimestepDistribution
+from undertow.training.objective import Objective, TruncatedSNRWeighting
+from undertow.training.timesteps import LogitNormalTimesteps
 from undertow.unet.config import CrossAttention, Level, Middle, UNetConfig
 from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
@@ -93,7 +99,8 @@ class EmojiRecipe:
     text_layers: int = 3
     text_heads: int = 3
     pictures: int = 65_536
-    timesteps: TimestepDistribution = OBJECTIVE.timesteps
+    objective: Objective = OBJECTIVE
+    detail_objective: Objective = OBJECTIVE
     autoencoder: FitSettings = FitSettings(
         steps=4800, batch_size=8, learning_rate=4e-4, ema_decay=0.995, checkpoint_every=200
     )
@@ -104,9 +111,11 @@ class EmojiRecipe:
     text_to_image: FitSettings = FitSettings(
         steps=5625, batch_size=64, learning_rate=8e-4, warmup_steps=300, ema_decay=0.999, checkpoint_every=500
     )
+    details: FitSettings | None = None
     pairs: FitSettings = FitSettings(
         steps=900, batch_size=64, learning_rate=4e-4, warmup_steps=50, ema_decay=0.995, seed=1, checkpoint_every=150
     )
+    decoder: FitSettings | None = None
 
     def vae(self) -> VAEConfig:
         """The autoencoder's architecture."""
@@ -149,9 +158,32 @@ CRISP_RECIPE = EmojiRecipe(
         checkpoint_every=50,
     ),
     pictures=49_152,
-    timesteps=LogitNormalTimesteps(mean=0.3, std=1.0, stratified=True),
+    objective=replace(OBJECTIVE, timesteps=LogitNormalTimesteps(mean=0.3, std=1.0, stratified=True)),
+    # Half of the levels lie below sigma 1.7 now, a twentieth below 0.35, where what is inside of cells is decided.
+    detail_objective=replace(
+        OBJECTIVE,
+        timesteps=LogitNormalTimesteps(mean=-0.2, std=1.2, stratified=True),
+        weighting=TruncatedSNRWeighting(limit=12.0),
+    ),
     text_to_image=FitSettings(
-        steps=6000, batch_size=64, learning_rate=5e-3, optimizer="muon", ema_decay=0.995, checkpoint_every=200
+        steps=3000,
+        batch_size=64,
+        learning_rate=5e-3,
+        optimizer="muon",
+        decay="constant",
+        ema_decay=0.995,
+        checkpoint_every=200,
+    ),
+    details=FitSettings(
+        steps=3000,
+        batch_size=64,
+        learning_rate=4e-3,
+        optimizer="muon",
+        warmup_steps=20,
+        decay="cosine",
+        ema_decay=0.995,
+        seed=2,
+        checkpoint_every=200,
     ),
     pairs=FitSettings(
         steps=1000,
@@ -159,9 +191,21 @@ CRISP_RECIPE = EmojiRecipe(
         learning_rate=2e-3,
         optimizer="muon",
         warmup_steps=50,
+        decay="cosine",
         ema_decay=0.99,
         seed=1,
         checkpoint_every=100,
+    ),
+    decoder=FitSettings(
+        steps=400,
+        batch_size=16,
+        learning_rate=1e-3,
+        optimizer="muon",
+        warmup_steps=20,
+        decay="cosine",
+        ema_decay=0.98,
+        seed=3,
+        checkpoint_every=50,
     ),
 )
 """The second edition: 128 pixels, whose autoencoder halves three times."""
@@ -200,9 +244,22 @@ def train_emoji(
         vae = read_autoencoder(autoencoder, recipe.vae())
     data = _latents(out / "latents.pt", vae, recipe, glyphs, callbacks)
     model = _text_to_image(out, recipe, data, vae, callbacks)
+    if recipe.decoder is not None:
+        callbacks.on_stage("decoder", recipe.decoder.steps)
+        vae = train_decoder(
+            vae,
+            model,
+            recipe.decoder,
+            out / "decoder",
+            glyphs,
+            edition=recipe.edition,
+            on_record=callbacks.on_record,
+            on_checkpoint=partial(_show_rebuilt, folder=out / "decoder", held_out=_held_out(glyphs, recipe)),
+        )
     stages = (
         *([] if autoencoder else [stage("autoencoder", vae, recipe.autoencoder, out / "autoencoder")]),
         stage("text encoder and U-Net", model, recipe.text_to_image, out / "text_to_image"),
+        *([stage("the same, on less noise", model, recipe.details, out / "details")] if recipe.details else []),
         stage("the same, mostly on two emoji", model, recipe.pairs, out / "pairs"),
     )
     return export(model, vae, out / "tokenizer", out / "model", stages=stages)
@@ -210,18 +267,7 @@ def train_emoji(
 
 def autoencoder_stages(out: Path, recipe: EmojiRecipe, glyphs: Glyphs, callbacks: Callbacks) -> AutoencoderKL:
     """Stage 1, on parts of pictures and then on whole ones where the recipe says so: latents are normalized."""
-    held_out = scenes_at("held out", 0, HELD_OUT_PICTURES, glyphs, recipe.edition)
-
-    def show(progress: Progress, folder: Path) -> None:
-        vae, few = progress.network, held_out[:32]
-        assert isinstance(vae, AutoencoderKL)
-        with torch.no_grad():
-            rebuilt = to_uint8(vae.decode(vae.encode(from_uint8(few)).mean))
-        save_grid(torch.cat([few, rebuilt]), 16, folder / "samples" / f"step-{progress.step:06d}.png")
-        with (folder / "psnr.jsonl").open("a", encoding="utf-8") as log:
-            figure = round(psnr(vae, from_uint8(held_out[:MEASURED_OFTEN])), 3)
-            log.write(json.dumps({"step": progress.step, "psnr": figure}) + "\n")
-
+    held_out = _held_out(glyphs, recipe)
     vae, learned = None, out / "autoencoder"
     for name, settings, crop in (
         ("autoencoder", recipe.autoencoder, recipe.crop),
@@ -240,12 +286,27 @@ def autoencoder_stages(out: Path, recipe: EmojiRecipe, glyphs: Glyphs, callbacks
                 start=vae,
                 kl_weight=recipe.kl_weight,
                 on_record=callbacks.on_record,
-                on_checkpoint=partial(show, folder=learned),
+                on_checkpoint=partial(_show_rebuilt, folder=learned, held_out=held_out),
             )
     assert vae is not None
     normalize(vae, glyphs, recipe.edition)
     (learned / "psnr.txt").write_text(f"{psnr(vae, from_uint8(held_out)):.2f} dB\n", encoding="utf-8")
     return vae
+
+
+def _held_out(glyphs: Glyphs, recipe: EmojiRecipe) -> UInt8[Tensor, "count 3 side side"]:
+    return scenes_at("held out", 0, HELD_OUT_PICTURES, glyphs, recipe.edition)
+
+
+def _show_rebuilt(progress: Progress, folder: Path, held_out: UInt8[Tensor, "count 3 side side"]) -> None:
+    vae, few = progress.network, held_out[:32]
+    assert isinstance(vae, AutoencoderKL)
+    with torch.no_grad():
+        rebuilt = to_uint8(vae.decode(vae.encode(from_uint8(few)).mean))
+    save_grid(torch.cat([few, rebuilt]), 16, folder / "samples" / f"step-{progress.step:06d}.png")
+    with (folder / "psnr.jsonl").open("a", encoding="utf-8") as log:
+        figure = round(psnr(vae, from_uint8(held_out[:MEASURED_OFTEN])), 3)
+        log.write(json.dumps({"step": progress.step, "psnr": figure}) + "\n")
 
 
 def _latents(
@@ -280,10 +341,13 @@ def _text_to_image(
         pictures = draw(average, vae, captions, list(range(4)) * len(SHOWN))
         save_grid(pictures, 16, folder / "samples" / f"step-{progress.step:06d}.png")
 
-    for name, settings, pictures in (
-        ("text_to_image", recipe.text_to_image, data),
-        ("pairs", recipe.pairs, data.mostly_pairs()),
+    for name, settings, pictures, objective in (
+        ("text_to_image", recipe.text_to_image, data, recipe.objective),
+        ("details", recipe.details, data, recipe.detail_objective),
+        ("pairs", recipe.pairs, data.mostly_pairs(), recipe.detail_objective),
     ):
+        if settings is None:
+            continue
         callbacks.on_stage(name.replace("_", " "), settings.steps)
         model = train_text_to_image(
             model,
@@ -291,7 +355,7 @@ def _text_to_image(
             settings,
             out / name,
             edition=recipe.edition,
-            objective=replace(OBJECTIVE, timesteps=recipe.timesteps),
+            objective=objective,
             on_record=callbacks.on_record,
             on_checkpoint=partial(show, folder=out / name),
         )
@@ -305,5 +369,7 @@ def quick(recipe: EmojiRecipe) -> EmojiRecipe:
         pictures=16_384,
         autoencoder=replace(recipe.autoencoder, steps=1600),
         text_to_image=replace(recipe.text_to_image, steps=2000),
+        details=None,
         pairs=replace(recipe.pairs, steps=300),
+        decoder=None,
     )

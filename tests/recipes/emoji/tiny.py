@@ -35,7 +35,9 @@ TINY = EmojiRecipe(
     autoencoder=SETTINGS,
     text_encoder=SETTINGS,
     text_to_image=replace(SETTINGS, batch_size=8),
+    details=replace(SETTINGS, batch_size=8, seed=2),
     pairs=replace(SETTINGS, batch_size=8),
+    decoder=SETTINGS,
 )
 
 
