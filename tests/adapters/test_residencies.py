@@ -174,7 +174,7 @@ def decomposed(base: LayerUpdates, unet):
     return LayerUpdates(key="dora", title="dora", updates=updates, factors={})
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(gains=st.lists(st.floats(-3, 3), min_size=1, max_size=6), half=st.booleans())
 def test_whatever_is_merged_the_base_comes_back_bit_for_bit(gains, half):
     unet = small_unet().to(torch.float16 if half else torch.float32)

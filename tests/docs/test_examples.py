@@ -81,7 +81,7 @@ PAGES = [
 ]
 
 
-LONG = {"adapters.md", "distillation.md", "export.md", "inside.md", "requests.md"}
+LONG = {"adapters.md", "distillation.md", "export.md", "inside.md", "requests.md", "text-to-image.md"}
 """They take twenty seconds and more; `make test-slow` runs them."""
 
 

@@ -197,6 +197,7 @@ def _with_nan(path, tensors):
     return write(path, {name: tensor * (1e30 if "lora_" in name else 1) for name, tensor in tensors.items()})
 
 
+@pytest.mark.slow
 def test_four_threads_draw_at_once_each_with_its_own_adapters(loras):
     """Merged adapters change the weights that all share; every thread still gets its own picture."""
     service = fresh_service("sd1")

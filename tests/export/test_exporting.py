@@ -108,6 +108,7 @@ def test_the_listing_says_inputs_and_outputs_in_their_order(tmp_path):
     assert relative(found, expected) < CLOSE
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_weights_may_be_stored_in_half(service, tmp_path):
     """The file is half as large, computes in float32, and gives what rounded weights give."""
