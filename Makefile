@@ -192,7 +192,8 @@ check-style: $(INSTALLED)
 	$(BIN)/ruff check
 
 check-types: $(INSTALLED)
-	$(BIN)/pyright
+	@# With Node's usual 4 GB it empties its caches eight times over, and takes half as long again.
+	NODE_OPTIONS=--max-old-space-size=8192 $(BIN)/pyright
 
 check-layers: $(INSTALLED)
 	@# Its cache outlives a module that was added or moved, and then reports imports that are not there.
