@@ -1,13 +1,14 @@
-"""`python -m recipes.emoji train`, `evaluate` and `turbo`."""
+"""`python -m recipes.emoji train`, `evaluate`, `turbo` and `few-steps`."""
 
 import sys
 
 from recipes.emoji.cli.evaluate import evaluate
+from recipes.emoji.cli.few_steps import few_steps
 from recipes.emoji.cli.train import train
 from recipes.emoji.cli.turbo import turbo
 from undertow.cli import main
 
-VERBS = {"train": train, "evaluate": evaluate, "turbo": turbo}
+VERBS = {"train": train, "evaluate": evaluate, "turbo": turbo, "few-steps": few_steps}
 PROGRAM = "python -m recipes.emoji"
 
 if __name__ == "__main__":

@@ -62,25 +62,41 @@ class Place:
 
 def draw_places(scene: Scene, random: Random, placement: Placement = ANYWHERE) -> tuple[Place, ...]:
     """A random place for each emoji of the scene: anywhere in the picture, or in its strip of it."""
-
-    def start(room: range) -> int:
-        return random.choice([pixel for pixel in room if pixel % placement.step == 0])
-
     side, count = placement.side, len(scene.names)
     if scene.relation is None:
         size = random.choice(placement.sizes[0])
-        middle = (side - size) // 2
-        room = range(max(0, middle - placement.jitter), min(side - size, middle + placement.jitter) + 1)
-        return (Place(size=size, left=start(room), top=start(room)),)
+        starts = _alone(size, placement)
+        return (Place(size=size, left=random.choice(starts), top=random.choice(starts)),)
     places = []
     for strip in strips(scene, side):
         size = random.choice(placement.sizes[count - 1])
-        along = start(range(strip.start, strip.stop - size + 1))
+        along = random.choice(_stepped(range(strip.start, strip.stop - size + 1), placement))
         middle = (side - size) // 2
-        across = start(range(middle - placement.shared_jitter, middle + placement.shared_jitter + 1))
+        jitter = placement.shared_jitter
+        across = random.choice(_stepped(range(middle - jitter, middle + jitter + 1), placement))
         left, top = (along, across) if scene.is_row else (across, along)
         places.append(Place(size=size, left=left, top=top))
     return tuple(places)
+
+
+def places_alone(placement: Placement) -> list[Place]:
+    """Every place of an emoji alone."""
+    return [
+        Place(size=size, left=left, top=top)
+        for size in placement.sizes[0]
+        for left in _alone(size, placement)
+        for top in _alone(size, placement)
+    ]
+
+
+def _alone(size: int, placement: Placement) -> list[int]:
+    """Where an emoji alone may begin, across and down."""
+    middle, room = (placement.side - size) // 2, placement.side - size
+    return _stepped(range(max(0, middle - placement.jitter), min(room, middle + placement.jitter) + 1), placement)
+
+
+def _stepped(room: range, placement: Placement) -> list[int]:
+    return [pixel for pixel in room if pixel % placement.step == 0]
 
 
 def strips(scene: Scene, side: int) -> tuple[range, ...]:

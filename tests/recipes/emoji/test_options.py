@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import typer
+from PIL import Image
 
 from recipes.emoji.__main__ import VERBS
 from recipes.emoji.draw import SETTINGS
@@ -180,7 +181,71 @@ TURBO = Command(
     ),
 )
 
-COMMANDS = (TRAIN, EVALUATE, TURBO)
+
+def few(at: Boundary) -> None:
+    def load(source: Path) -> Any:
+        at.arrived.setdefault("loads", []).append(source)
+        return SimpleNamespace(vae=SimpleNamespace(config=SimpleNamespace(sample_size=128)), generate_many=drawn_many)
+
+    def drawn_many(requests: Any) -> Any:
+        (how,) = {(one.steps, one.guidance_scale) for one in requests}
+        at.arrived.setdefault("drawn", []).append(how)
+        return [SimpleNamespace(images=[Image.new("RGB", (128, 128))]) for _ in requests]
+
+    def measure_steps(name: str, steps: int, draw: Draw, edition: Any, glyphs: Any, count: int, *, clock: Any) -> Any:
+        at.arrived.setdefault("measured", []).append((name, steps, edition, count))
+        return SimpleNamespace(kinds=())
+
+    def write_page(measured: Any, sheet: Any, out: Path, *, machine: str) -> Path:
+        at.arrived |= {"out": out, "machine": machine}
+        return out
+
+    at.patch.setattr("undertow.cli.sample.embedded_models", lambda: {"emoji": Path("embedded")})
+    at.patch.setattr("undertow.loading.load", load)
+    at.patch.setattr("recipes.emoji.few_steps.measure_steps", measure_steps)
+    at.patch.setattr("recipes.emoji.few_steps_page.write_page", write_page)
+    at.patch.setattr("recipes.emoji.render.Glyphs", glyphs(at))
+    at.patch.setattr("torch.set_num_threads", lambda count: at.arrived.update(threads=count))
+    at.patch.setattr("torch.get_num_threads", lambda: 5)
+
+
+def measured_at(*steps: int, teacher: int = 20, count: int = 500) -> list[tuple[object, ...]]:
+    """The teacher first."""
+    return [("teacher", teacher, CRISP, count), *(("student", each, CRISP, count) for each in steps)]
+
+
+def drawn_at(*steps: int, teacher: int = 20, guidance: float = 4.0) -> list[tuple[int, float]]:
+    return [(teacher, guidance), *((each, 1.0) for each in steps)]
+
+
+FEW_STEPS = Command(
+    verb=("few-steps",),
+    verbs=VERBS,
+    boundary=few,
+    arrives={
+        "loads": [Path("embedded"), Path("runs/emoji-turbo/turbo/model")],
+        "measured": measured_at(4, 2, 1),
+        "drawn": drawn_at(4, 2, 1),
+        "font": FONT,
+        "machine": f"{platform.machine()}, 5 threads",
+        "out": Path("docs/results"),
+        "files": [],
+    },
+    cases=(
+        case("--model", "mine", loads=[Path("embedded"), Path("mine")]),
+        case("--teacher", "mine", loads=[Path("mine"), Path("runs/emoji-turbo/turbo/model")]),
+        case("--steps", "8,3", measured=measured_at(8, 3), drawn=drawn_at(8, 3)),
+        case("--teacher-steps", "30", measured=measured_at(4, 2, 1, teacher=30), drawn=drawn_at(4, 2, 1, teacher=30)),
+        case("--guidance", "2.5", drawn=drawn_at(4, 2, 1, guidance=2.5)),
+        case("--prompts", "7", measured=measured_at(4, 2, 1, count=7)),
+        case("--font", "Noto.ttf", font=Path("Noto.ttf")),
+        case("--machine", "a laptop", machine="a laptop, 5 threads"),
+        case("--threads", "1", threads=1),
+        case("--out", "pages", out=Path("pages")),
+    ),
+)
+
+COMMANDS = (TRAIN, EVALUATE, TURBO, FEW_STEPS)
 LEAVES = dict(leaves(typer.main.get_command(_build(VERBS, Settings()))))
 
 
