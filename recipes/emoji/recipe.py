@@ -186,9 +186,9 @@ CRISP_RECIPE = EmojiRecipe(
         checkpoint_every=200,
     ),
     pairs=FitSettings(
-        steps=1000,
+        steps=600,
         batch_size=64,
-        learning_rate=2e-3,
+        learning_rate=1e-3,
         optimizer="muon",
         warmup_steps=50,
         decay="cosine",

@@ -20,7 +20,7 @@ def turbo(
 ) -> None:
     """Distill the embedded model: its guidance into one forward, then its pictures into 1 to 4 steps.
 
-    Hours on two cores. A run that was killed goes on with the same command. The finished model is OUT/turbo/model, for
+    Less than an hour of one core for the embedded model. A run that was killed goes on with the same command. The finished model is OUT/turbo/model, for
     `undertow generate --model`, and for diffusers with LCMScheduler.
     """
     import torch
