@@ -101,6 +101,7 @@ class EmojiRecipe:
     pictures: int = 65_536
     objective: Objective = OBJECTIVE
     detail_objective: Objective = OBJECTIVE
+    pair_objective: Objective = OBJECTIVE
     autoencoder: FitSettings = FitSettings(
         steps=4800, batch_size=8, learning_rate=4e-4, ema_decay=0.995, checkpoint_every=200
     )
@@ -165,6 +166,12 @@ CRISP_RECIPE = EmojiRecipe(
         timesteps=LogitNormalTimesteps(mean=-0.2, std=1.2, stratified=True),
         weighting=TruncatedSNRWeighting(limit=12.0),
     ),
+    # And half above 5.5: which of two emoji stands where is decided while both are hardly to be seen.
+    pair_objective=replace(
+        OBJECTIVE,
+        timesteps=LogitNormalTimesteps(mean=0.8, std=1.6, stratified=True),
+        weighting=TruncatedSNRWeighting(limit=12.0),
+    ),
     text_to_image=FitSettings(
         steps=3000,
         batch_size=64,
@@ -186,9 +193,9 @@ CRISP_RECIPE = EmojiRecipe(
         checkpoint_every=200,
     ),
     pairs=FitSettings(
-        steps=600,
+        steps=700,
         batch_size=64,
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         optimizer="muon",
         warmup_steps=50,
         decay="cosine",
@@ -344,7 +351,7 @@ def _text_to_image(
     for name, settings, pictures, objective in (
         ("text_to_image", recipe.text_to_image, data, recipe.objective),
         ("details", recipe.details, data, recipe.detail_objective),
-        ("pairs", recipe.pairs, data.mostly_pairs(), recipe.detail_objective),
+        ("pairs", recipe.pairs, data.mostly_pairs(), recipe.pair_objective),
     ):
         if settings is None:
             continue

@@ -20,8 +20,8 @@ def turbo(
 ) -> None:
     """Distill the embedded model: its guidance into one forward, then its pictures into 1 to 4 steps.
 
-    Less than an hour of one core for the embedded model. A run that was killed goes on with the same command. The finished model is OUT/turbo/model, for
-    `undertow generate --model`, and for diffusers with LCMScheduler.
+    Less than an hour of one core for the embedded model. A run that was killed goes on with the same command. The
+    finished model is OUT/turbo/model, for `undertow generate --model`, and for diffusers with LCMScheduler.
     """
     import torch
 
