@@ -37,7 +37,7 @@ from recipes.emoji.draw import draw
 from recipes.emoji.editions import CRISP, FIRST, Edition
 from recipes.emoji.export import export
 from recipes.emoji.render import FONT, Glyphs
-from recipes.emoji.text_encoder import train_text_encoder
+from recipes.emoji.text_encoder import asked_beside, train_text_encoder
 from recipes.emoji.text_to_image import (
     OBJECTIVE,
     CachedLatents,
@@ -102,6 +102,7 @@ class EmojiRecipe:
     objective: Objective = OBJECTIVE
     detail_objective: Objective = OBJECTIVE
     pair_objective: Objective = OBJECTIVE
+    asked_of_pairs: float | None = None
     autoencoder: FitSettings = FitSettings(
         steps=4800, batch_size=8, learning_rate=4e-4, ema_decay=0.995, checkpoint_every=200
     )
@@ -172,6 +173,7 @@ CRISP_RECIPE = EmojiRecipe(
         timesteps=LogitNormalTimesteps(mean=0.8, std=1.6, stratified=True),
         weighting=TruncatedSNRWeighting(limit=12.0),
     ),
+    asked_of_pairs=0.05,
     text_to_image=FitSettings(
         steps=3000,
         batch_size=64,
@@ -193,7 +195,7 @@ CRISP_RECIPE = EmojiRecipe(
         checkpoint_every=200,
     ),
     pairs=FitSettings(
-        steps=700,
+        steps=600,
         batch_size=64,
         learning_rate=2e-3,
         optimizer="muon",
@@ -356,6 +358,7 @@ def _text_to_image(
         if settings is None:
             continue
         callbacks.on_stage(name.replace("_", " "), settings.steps)
+        weight = recipe.asked_of_pairs if name == "pairs" else None
         model = train_text_to_image(
             model,
             pictures,
@@ -363,6 +366,7 @@ def _text_to_image(
             out / name,
             edition=recipe.edition,
             objective=objective,
+            asked=None if weight is None else asked_beside(model.text, recipe.edition.mix, weight),
             on_record=callbacks.on_record,
             on_checkpoint=partial(show, folder=out / name),
         )

@@ -50,6 +50,11 @@ class Scene:
         return self.relation in ("left of", "above")
 
     @property
+    def in_places(self) -> tuple[str, ...]:
+        """The emoji from left to right, or from top to bottom."""
+        return self.names if self.first_comes_first else self.names[::-1]
+
+    @property
     def is_row(self) -> bool:
         """Whether they stand side by side, not one above the other."""
         return self.relation in ("left of", "right of")
@@ -109,6 +114,23 @@ def spoken(scene: Scene, random: Random) -> str:
         return scene.caption.removesuffix(f" on {scene.color} background")
     objects = [f"{_article(name)} {name}" for name in scene.names]
     return f" {scene.relation} ".join(objects) + f" on a {scene.color} background"
+
+
+def understood(caption: str) -> Scene | None:
+    """The scene that a caption of `spoken` asks for, whatever words without meaning stand around it; its color is empty
+    where none is said. `None` for the empty caption."""
+    said, _, ground = caption.partition(" on ")
+    color = next((color for color in COLORS if f"{color} background" in ground), "")
+    relation = next((relation for relation in RELATIONS if f" {relation} " in said), None)
+    parts = said.split(f" {relation} ") if relation else [said]
+    names = tuple(name for part in parts if (name := _named(part)) is not None)
+    return Scene(names=names, color=color, relation=relation) if names else None
+
+
+def _named(words: str) -> str | None:
+    """The emoji that is named, the longest where a name is a part of another."""
+    found = [name for name in EMOJI if f" {name} " in f" {words} "]
+    return max(found, key=len, default=None)
 
 
 def _article(name: str) -> str:

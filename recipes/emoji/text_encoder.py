@@ -5,7 +5,7 @@ within hundreds of steps but objects only after thousands. So the encoder is fir
 states at the end mark and at all padding behind it, where CLIP is read too. Minutes, on text alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
@@ -15,15 +15,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from recipes.emoji.names import COLORS, EMOJI
-from recipes.emoji.scenes import RELATIONS, UP_TO_TWO, Mix, Scene, draw_training_scene, spoken
-from recipes.emoji.text_to_image import OUTPUT_SELECTION, token_ids, with_unknown_word
+from recipes.emoji.scenes import RELATIONS, UP_TO_TWO, Mix, Scene, draw_training_scene, spoken, understood
+from recipes.emoji.text_to_image import OUTPUT_SELECTION, Asked, token_ids, with_unknown_word
 from undertow.encoders.clip import TextEncoder
 from undertow.training.fit import FitSettings, fit
 from undertow.training.log import StepRecord
 from undertow.training.randomness import seed_for
 
 ANSWERS = (len(EMOJI), len(EMOJI) + 1, len(COLORS) + 1, len(RELATIONS) + 1)
-"""Classes of the four questions: first emoji, second or none, background or not said, relation or none."""
+"""Classes of the four questions: the emoji at the left or top, the next or none, background or not said, relation or
+none. Where emoji stand, not in which order they are named: a U-Net that has to find that out guesses, and half of its
+pairs stand the wrong way round."""
 
 THIRD = len(EMOJI) + 1
 """Classes of a fifth question, where scenes may have three emoji: the third or none."""
@@ -73,6 +75,21 @@ def train_text_encoder(
     text.load_state_dict(trained.text.state_dict())
 
 
+def asked_beside(text: TextEncoder, mix: Mix, weight: float) -> Asked:
+    """The same questions, asked of an encoder while a U-Net learns with it. weight: of their loss beside its own."""
+    reader = CaptionClassifier(text, mix)
+    nn.init.zeros_(reader.answers.weight)  # nothing to learn from answers until they have begun to be right
+    nn.init.zeros_(reader.answers.bias)
+
+    def loss(ids: Int[Tensor, "batch tokens"], captions: Sequence[str]) -> Tensor:
+        scenes = [understood(caption) for caption in captions]
+        rows = [index for index, scene in enumerate(scenes) if scene is not None]
+        right = torch.tensor([answers(scene, captions[row], mix) for row, scene in enumerate(scenes) if scene])
+        return weight * answer_loss(reader(ids[rows]), right, ids[rows] == text.tokenizer.eos, classes(mix))
+
+    return Asked(reader=reader, loss=loss, weight=weight)
+
+
 def classes(mix: Mix) -> tuple[int, ...]:
     """How many classes each question about such scenes has."""
     return (*ANSWERS, THIRD) if mix.triples else ANSWERS
@@ -80,7 +97,7 @@ def classes(mix: Mix) -> tuple[int, ...]:
 
 def answers(scene: Scene, caption: str, mix: Mix = UP_TO_TWO) -> tuple[int, ...]:
     """What a caption of the scene says, as classes of `classes(mix)`."""
-    first, second, third = (*map(EMOJI.index, scene.names), *[len(EMOJI)] * (3 - len(scene.names)))
+    first, second, third = (*map(EMOJI.index, scene.in_places), *[len(EMOJI)] * (3 - len(scene.names)))
     color = list(COLORS).index(scene.color) if f"{scene.color} background" in caption else len(COLORS)
     relation = len(RELATIONS) if scene.relation is None else RELATIONS.index(scene.relation)
     return (first, second, color, relation, third)[: len(classes(mix))]

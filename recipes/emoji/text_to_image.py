@@ -1,7 +1,7 @@
 """Stage 4: text encoder and U-Net, trained together on cached latents and their captions."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from random import Random
@@ -121,6 +121,16 @@ class TextToImage(nn.Module):
         return self.unet(x, timesteps, Conditioning(context=context))
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asked:
+    """What the text encoder is asked while the U-Net learns: a module that learns too, and a loss of token ids and
+    their captions. weight: as the loss has it."""
+
+    reader: nn.Module
+    loss: Callable[[Int[Tensor, "batch tokens"], Sequence[str]], Tensor]
+    weight: float
+
+
 def new_model(unet: UNetConfig, *, layers: int, heads: int, tokenizer: Tokenizer, seed: int) -> TextToImage:
     """Both networks with random weights."""
     assert unet.context_dim is not None
@@ -149,14 +159,15 @@ def train_text_to_image(
     *,
     edition: Edition = FIRST,
     objective: Objective = OBJECTIVE,
+    asked: Asked | None = None,
     on_record: Callable[[StepRecord], None] = lambda record: None,
     on_checkpoint: Callable[[Progress], None] = lambda progress: None,
 ) -> TextToImage:
-    """The trained networks, averaged."""
+    """The trained networks, averaged. asked: of the text encoder of `model`, at each step."""
     model.requires_grad_(True)  # an average that an earlier stage gave is frozen
     encode = lru_cache(maxsize=None)(lambda caption: token_ids(caption, model.text.tokenizer))
 
-    def batch_at(step: int) -> tuple[Example, Tensor]:
+    def batch_at(step: int) -> tuple[Example, Tensor, list[str]]:
         random = Random(seed_for(settings.seed, "captions", step))
         generator = generator_for(settings.seed, "text to image batch", step)
         chosen = torch.randint(len(data), (settings.batch_size,), generator=generator)
@@ -164,24 +175,40 @@ def train_text_to_image(
         captions = ["" if random.random() < DROPPED else data.captions[index] for index in chosen.tolist()]
         u = objective.timesteps.draw(len(x0), generator)
         example = objective.example(x0, torch.randn(x0.shape, generator=generator), u)
-        return example, torch.tensor([encode(caption) for caption in captions])
+        return example, torch.tensor([encode(caption) for caption in captions]), captions
 
-    def loss(batch: tuple[Example, Tensor]) -> Tensor:
-        example, ids = batch
+    def loss(batch: tuple[Example, Tensor, list[str]]) -> Tensor:
+        example, ids, captions = batch
         inputs = example.inputs.to(memory_format=torch.channels_last)
-        return example.loss(model(inputs, example.timesteps.to(torch.float32), ids))
+        error = example.loss(model(inputs, example.timesteps.to(torch.float32), ids))
+        return error if asked is None else error + asked.loss(ids, captions)
 
     recipe = {
         "unet": config_to_diffusers(model.unet.config),
         "pictures": len(data),
         "edition": repr(edition),
         "objective": repr(objective),
+        **({} if asked is None else {"asked": asked.weight}),
     }
+    module = model if asked is None else nn.ModuleList([model, asked.reader])
     trained = fit(
-        model, batch_at, loss, settings, folder, recipe=recipe, on_record=on_record, on_checkpoint=on_checkpoint
+        module,
+        batch_at,
+        loss,
+        settings,
+        folder,
+        recipe=recipe,
+        on_record=on_record,
+        on_checkpoint=lambda progress: on_checkpoint(replace(progress, network=_of(progress.network))),
     )
-    assert isinstance(trained, TextToImage)
-    return trained
+    return _of(trained)
+
+
+def _of(trained: nn.Module) -> TextToImage:
+    """The model in what was trained."""
+    model = trained[0] if isinstance(trained, nn.ModuleList) else trained
+    assert isinstance(model, TextToImage)
+    return model
 
 
 def token_ids(text: str, tokenizer: Tokenizer) -> list[int]:

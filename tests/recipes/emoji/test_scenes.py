@@ -22,7 +22,9 @@ from recipes.emoji.scenes import (
     pairs_kept_out,
     singles,
     spoken,
+    understood,
 )
+from recipes.emoji.text_to_image import with_unknown_word
 from recipes.emoji.tokenizer import POSITIONS, known_words
 
 DRAWN = [draw_training_scene(Random(seed)) for seed in range(2000)]
@@ -119,6 +121,25 @@ def test_prompts_are_the_same_every_time_and_none_repeats_before_all_are_used():
     assert all(len(scene.names) == 2 for scene in pairs.scenes)
     assert [kind.least_right for kind in (trained, kept_out, pairs)] == [0.90, 0.85, 0.60]
     assert [kind.least_color for kind in (trained, kept_out, pairs)] == [0.98, 0.95, None]
+
+
+def test_captions_are_understood_in_all_their_forms():
+    random = Random(0)
+    for _ in range(500):
+        scene = draw_training_scene(random, Mix(triples=0.3))
+        caption = with_unknown_word(spoken(scene, random), random)
+        found = understood(caption)
+        assert found is not None
+        assert (found.names, found.relation) == (scene.names, scene.relation), caption
+        assert found.color == (scene.color if "background" in caption else ""), caption
+    assert understood("") is None
+
+
+def test_places_are_counted_from_the_left_or_the_top():
+    for relation in RELATIONS:
+        scene = Scene(names=("owl", "key", "crown"), color="red", relation=relation)
+        first = relation in ("left of", "above")
+        assert scene.in_places == (("owl", "key", "crown") if first else ("crown", "key", "owl"))
 
 
 def test_captions_are_varied_but_have_only_known_words_and_fit():

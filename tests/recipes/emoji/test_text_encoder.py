@@ -7,7 +7,15 @@ import torch
 
 from recipes.emoji.names import COLORS, EMOJI
 from recipes.emoji.scenes import RELATIONS, Mix, Scene, draw_training_scene, spoken
-from recipes.emoji.text_encoder import ANSWERS, CaptionClassifier, answer_loss, answers, classes, train_text_encoder
+from recipes.emoji.text_encoder import (
+    ANSWERS,
+    CaptionClassifier,
+    answer_loss,
+    answers,
+    asked_beside,
+    classes,
+    train_text_encoder,
+)
 from recipes.emoji.text_to_image import OUTPUT_SELECTION, new_model, token_ids
 from recipes.emoji.tokenizer import save_tokenizer
 from tests.recipes.emoji.tiny import TINY
@@ -33,6 +41,8 @@ def test_answers_say_what_the_caption_says():
     assert answers(scene, scene.caption) == right
     assert answers(scene, "an owl above a key on a pink background") == right
     assert answers(scene, "owl above key")[2] == len(COLORS)
+    below = Scene(names=("key", "owl"), color="pink", relation="below")
+    assert answers(below, below.caption)[:3] == right[:3], "the same picture, said the other way round"
     alone = Scene(names=("owl",), color="pink")
     assert answers(alone, alone.caption)[1::2] == (len(EMOJI), len(RELATIONS))
 
@@ -60,6 +70,23 @@ def test_the_loss_counts_end_marks_only():
     other = logits.clone()
     other[:, :2] = 100 * torch.randn(1, 2, sum(ANSWERS), generator=torch.Generator().manual_seed(0))
     assert torch.equal(answer_loss(logits, right, ends), answer_loss(other, right, ends))
+
+
+def test_questions_asked_beside_are_those_of_the_scenes_that_captions_mean(text):
+    asked = asked_beside(text, Mix(triples=0.1), 0.5)
+    captions = ["owl below key on pink background", "", "an owl on a red background"]
+    ids = torch.tensor([token_ids(caption, text.tokenizer) for caption in captions])
+    even = sum(torch.tensor(classes(Mix(triples=0.1))).double().log())
+    assert float(asked.loss(ids, captions).detach()) == pytest.approx(0.5 * float(even), rel=1e-4), "it knows nothing at first"
+    optimizer = torch.optim.Adam([*asked.reader.parameters()], lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        asked.loss(ids, captions).backward()
+        optimizer.step()
+    logits = asked.reader(ids)[0, -1].split(classes(Mix(triples=0.1)))
+    found = [int(part.argmax()) for part in logits]
+    scene = Scene(names=("owl", "key"), color="pink", relation="below")
+    assert tuple(found) == answers(scene, captions[0], Mix(triples=0.1))
 
 
 def test_training_teaches_the_encoder_in_place_and_goes_on_where_it_stopped(text, tmp_path):

@@ -35,6 +35,7 @@ TINY = EmojiRecipe(
     autoencoder=SETTINGS,
     text_encoder=SETTINGS,
     text_to_image=replace(SETTINGS, batch_size=8),
+    asked_of_pairs=0.05,
     details=replace(SETTINGS, batch_size=8, seed=2),
     pairs=replace(SETTINGS, batch_size=8),
     decoder=SETTINGS,
