@@ -77,7 +77,9 @@ def test_questions_asked_beside_are_those_of_the_scenes_that_captions_mean(text)
     captions = ["owl below key on pink background", "", "an owl on a red background"]
     ids = torch.tensor([token_ids(caption, text.tokenizer) for caption in captions])
     even = sum(torch.tensor(classes(Mix(triples=0.1))).double().log())
-    assert float(asked.loss(ids, captions).detach()) == pytest.approx(0.5 * float(even), rel=1e-4), "it knows nothing at first"
+    assert float(asked.loss(ids, captions).detach()) == pytest.approx(0.5 * float(even), rel=1e-4), (
+        "it knows nothing at first"
+    )
     optimizer = torch.optim.Adam([*asked.reader.parameters()], lr=0.01)
     for _ in range(60):
         optimizer.zero_grad()
