@@ -120,7 +120,7 @@ def test_psnr_is_that_of_eight_bit_pictures(vae, pictures):
 
 @torch.no_grad()
 def test_the_second_edition_s_autoencoder_rebuilds_as_diffusers_does():
-    folder = Path(recipes.emoji.__path__[0]) / "crisp-autoencoder"
+    folder = Path(recipes.emoji.__path__[0]) / "crisp-model" / "vae"
     vae, peer = read_autoencoder(folder, CRISP_RECIPE.vae()), AutoencoderKL.from_pretrained(folder)
     x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     latents = vae.encode(x).mean
@@ -130,4 +130,4 @@ def test_the_second_edition_s_autoencoder_rebuilds_as_diffusers_does():
 
 def test_an_autoencoder_of_another_architecture_is_refused():
     with pytest.raises(ConfigError, match="architecture of the recipe"):
-        read_autoencoder(Path(recipes.emoji.__path__[0]) / "crisp-autoencoder", EmojiRecipe().vae())
+        read_autoencoder(Path(recipes.emoji.__path__[0]) / "crisp-model" / "vae", EmojiRecipe().vae())
