@@ -84,6 +84,8 @@ def asked_beside(text: TextEncoder, mix: Mix, weight: float) -> Asked:
     def loss(ids: Int[Tensor, "batch tokens"], captions: Sequence[str]) -> Tensor:
         scenes = [understood(caption) for caption in captions]
         rows = [index for index, scene in enumerate(scenes) if scene is not None]
+        if not rows:  # all captions of the batch were dropped
+            return torch.zeros(())
         right = torch.tensor([answers(scene, captions[row], mix) for row, scene in enumerate(scenes) if scene])
         return weight * answer_loss(reader(ids[rows]), right, ids[rows] == text.tokenizer.eos, classes(mix))
 

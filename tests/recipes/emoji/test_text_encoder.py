@@ -80,6 +80,7 @@ def test_questions_asked_beside_are_those_of_the_scenes_that_captions_mean(text)
     assert float(asked.loss(ids, captions).detach()) == pytest.approx(0.5 * float(even), rel=1e-4), (
         "it knows nothing at first"
     )
+    assert float(asked.loss(ids[1:2], captions[1:2])) == 0, "nothing is asked of the empty caption"
     optimizer = torch.optim.Adam([*asked.reader.parameters()], lr=0.01)
     for _ in range(60):
         optimizer.zero_grad()
