@@ -11,7 +11,7 @@ from random import Random
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from recipes.emoji.names import COLORS, EMOJI
@@ -29,6 +29,11 @@ pairs stand the wrong way round."""
 
 THIRD = len(EMOJI) + 1
 """Classes of a fifth question, where scenes may have three emoji: the third or none."""
+
+RELATION = 3
+"""The question that is asked at every end mark. The others are asked at one after the other, by the position: what is
+asked everywhere lies in every token beside all else, and no key of a U-Net's attention can choose between the left
+emoji and the right one."""
 
 
 class CaptionClassifier(nn.Module):
@@ -108,12 +113,23 @@ def answers(scene: Scene, caption: str, mix: Mix = UP_TO_TWO) -> tuple[int, ...]
 def answer_loss(
     logits: Float[Tensor, "batch tokens answers"],
     right: Int[Tensor, "batch questions"],
-    ends: torch.Tensor,
+    ends: Bool[Tensor, "batch tokens"],
     classes: tuple[int, ...] = ANSWERS,
 ) -> Float[Tensor, ""]:
-    """Mean cross-entropy of every answer at every end mark, where padding counts as one."""
-    places = logits.float()[ends]
-    wanted = right[:, None].expand(-1, ends.shape[1], -1)[ends]
-    parts = places.split(classes, dim=-1)
-    losses = [F.cross_entropy(part, wanted[:, index]) for index, part in enumerate(parts)]
+    """Sum of the mean cross-entropies of the questions, each at the end marks where it is asked; padding counts as end
+    marks."""
+    losses: list[Tensor] = []
+    for question, part in enumerate(logits.float().split(classes, dim=-1)):
+        asked = asked_at(question, ends, len(classes))
+        wanted = right[:, question, None].expand(-1, ends.shape[1])
+        total = F.cross_entropy(part[asked], wanted[asked], reduction="sum")
+        losses.append(total / asked.sum().clamp(min=1))
     return torch.stack(losses).sum()
+
+
+def asked_at(question: int, ends: Bool[Tensor, "batch tokens"], questions: int) -> Bool[Tensor, "batch tokens"]:
+    """The end marks at which one of so many questions is asked, see `RELATION`."""
+    if question == RELATION:
+        return ends
+    turns = [one for one in range(questions) if one != RELATION]
+    return ends & (torch.arange(ends.shape[1]) % len(turns) == turns.index(question))

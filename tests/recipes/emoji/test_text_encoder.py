@@ -11,6 +11,7 @@ from recipes.emoji.text_encoder import (
     ANSWERS,
     CaptionClassifier,
     answer_loss,
+    asked_at,
     answers,
     asked_beside,
     classes,
@@ -72,6 +73,24 @@ def test_the_loss_counts_end_marks_only():
     assert torch.equal(answer_loss(logits, right, ends), answer_loss(other, right, ends))
 
 
+def test_each_end_mark_is_asked_about_one_place_or_the_background_and_about_the_relation():
+    ends = torch.tensor([[False] * 3 + [True] * 9])
+    asked = torch.stack([asked_at(question, ends, 5)[0] for question in range(5)])
+    others = asked[[0, 1, 2, 4]]
+    assert torch.equal(asked[3], ends[0])
+    assert torch.equal(others.sum(0), ends[0].long()), "one question each"
+    assert all(int(row.sum()) >= 2 for row in others), "in turn"
+    shifted = torch.roll(ends, 1, dims=1) & ends
+    assert torch.equal(asked_at(1, shifted, 5), asked_at(1, ends, 5) & shifted), "by the position, not by the length"
+
+
+def test_a_question_that_no_end_mark_is_asked_adds_nothing():
+    logits, right = torch.zeros(1, 2, sum(ANSWERS)), torch.tensor([[1, 2, 3, 4]])
+    loss = answer_loss(logits, right, torch.tensor([[False, True]]))
+    asked = torch.tensor([ANSWERS[1], ANSWERS[3]], dtype=torch.float64)  # at position 1: the second emoji, the relation
+    assert float(loss) == pytest.approx(float(asked.log().sum()), rel=1e-6)
+
+
 def test_questions_asked_beside_are_those_of_the_scenes_that_captions_mean(text):
     asked = asked_beside(text, Mix(triples=0.1), 0.5)
     captions = ["owl below key on pink background", "", "an owl on a red background"]
@@ -86,8 +105,10 @@ def test_questions_asked_beside_are_those_of_the_scenes_that_captions_mean(text)
         optimizer.zero_grad()
         asked.loss(ids, captions).backward()
         optimizer.step()
-    logits = asked.reader(ids)[0, -1].split(classes(Mix(triples=0.1)))
-    found = [int(part.argmax()) for part in logits]
+    questions = classes(Mix(triples=0.1))
+    logits, ends = asked.reader(ids)[0].split(questions, dim=-1), ids == text.tokenizer.eos
+    places = [asked_at(question, ends, len(questions))[0] for question in range(len(questions))]
+    found = [int(part[where][-1].argmax()) for part, where in zip(logits, places, strict=True)]
     scene = Scene(names=("owl", "key"), color="pink", relation="below")
     assert tuple(found) == answers(scene, captions[0], Mix(triples=0.1))
 
