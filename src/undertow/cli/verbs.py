@@ -36,6 +36,7 @@ VERBS = Verbs(
     "quantize",
     "doctor",
     "export",
+    "extract",
     "inspect",
     "models",
     "plan",

@@ -1,12 +1,13 @@
 """Where the options of `undertow convert`, `quantize` and `inspect` arrive."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from tests.cli.options.arrival import Boundary, Command, case, stop
+from tests.cli.options.arrival import LOADED, Boundary, Command, case, stop
 from undertow.checkpoints.files.gguf_types import QUANTIZED
 from undertow.inspection.trace import StageShape
 from undertow.quantization import Quantization
@@ -106,6 +107,50 @@ TO_GGUF = Command(
     cases=(
         *(case("--type", name, convert__gguf_type=name) for name in QUANTIZED),
         case("--dtype", "f16", convert__dtype=torch.float16),
+    ),
+)
+
+
+def extracting(at: Boundary) -> None:
+    """Both models are loaded alike: what arrives is noted of the second."""
+    for name in ("in.safetensors", "tuned.safetensors"):
+        Path(name).touch()
+    at.stand_in("undertow.cli.extract.require_destination")
+    at.stand_in("undertow.loading.load", SimpleNamespace(model=None))
+    at.stand_in("undertow.adapters.lora.extraction.networks_of", unnoted=("model",))
+    found = SimpleNamespace(updates={"unet": {"conv_in": None}}, kept=0.5, left_out=())
+    at.stand_in("undertow.adapters.lora.extraction.extract_lora", found, unnoted=("base", "tuned"))
+    at.stand_in("undertow.adapters.lora.extraction.as_lora", unnoted=("extracted", "base", "tuned"))
+
+    def written(lora: Any, path: Path, **named: Any) -> None:
+        path.touch()
+
+    at.stand_in("undertow.adapters.lora.write.write_lora", written, unnoted=("lora",))
+
+
+EXTRACT = Command(
+    verb=("extract",),
+    arguments={"base": "in.safetensors", "tuned": "tuned.safetensors", "destination": "made.safetensors"},
+    boundary=extracting,
+    arrives={
+        **LOADED,
+        "load.source": "tuned.safetensors",
+        "load.quantize": "none",
+        "require_destination.destination": Path("made.safetensors"),
+        "require_destination.form": "ldm",
+        "require_destination.overwrite": False,
+        "extract_lora.rank": 32,
+        "as_lora.title": "made",
+        "write_lora.path": Path("made.safetensors"),
+        "write_lora.format": "kohya",
+        "write_lora.dtype": torch.float16,
+        "files": ["made.safetensors"],
+    },
+    cases=(
+        case("--rank", "8", extract_lora__rank=8),
+        case("--rank", "0", refused="1"),
+        case("--format", "peft", write_lora__format="peft"),
+        case("--overwrite", require_destination__overwrite=True),
     ),
 )
 
@@ -217,4 +262,4 @@ LIST = Command(
     arrives={"folder": Path(), "top": Path(), "found": "FOLDER", "files": []},
 )
 
-COMMANDS = (CONVERT, TO_GGUF, QUANTIZE, PRESET, TRACE, FILE, LORA, LIST)
+COMMANDS = (CONVERT, TO_GGUF, QUANTIZE, EXTRACT, PRESET, TRACE, FILE, LORA, LIST)

@@ -1,0 +1,56 @@
+"""`undertow extract`: what tuning changed in a model, as a LoRA."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from undertow.checkpoints.files.destination import require_destination, require_elsewhere
+from undertow.cli.model_option import MODEL_HELP, complete_model, find_model
+from undertow.cli.named_files import require_model
+from undertow.cli.terminal import SafeConsole
+from undertow.cli.train_lora import FormatName
+from undertow.lookup import counted
+from undertow.shortage import size_in_words
+
+
+def extract(
+    base: Annotated[
+        str,
+        typer.Argument(
+            help=f"The model that was tuned. {MODEL_HELP}", autocompletion=complete_model, callback=find_model
+        ),
+    ],
+    tuned: Annotated[
+        str, typer.Argument(help="What became of it.", autocompletion=complete_model, callback=find_model)
+    ],
+    destination: Annotated[Path, typer.Argument(help="A new file, which ends in .safetensors.")],
+    rank: Annotated[int, typer.Option(min=1, help="Of every layer's update: how much the LoRA can hold.")] = 32,
+    format: Annotated[FormatName, typer.Option(help="Names in the file: sd-scripts', or PEFT's.")] = "kohya",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+) -> None:
+    """Extract a LoRA: what tuning changed in a model, as a small file that acts on the model from before.
+
+    Says which share of the change the file holds. Biases and norms are not in it, as in every LoRA.
+    """
+    require_elsewhere("DESTINATION", destination, [base, tuned])
+    require_destination(destination, "ldm", overwrite=overwrite)
+    require_model(base)
+    require_model(tuned)
+    from undertow.adapters.lora.extraction import as_lora, extract_lora, networks_of
+    from undertow.adapters.lora.write import write_lora
+    from undertow.loading import load
+
+    console = SafeConsole()
+    with console.status(f"loading {base}") as status:
+        before, after = (load(source, quantize="none").model for source in (base, tuned))
+        status.update("comparing every layer")
+        found = extract_lora(networks_of(before), networks_of(after), rank)
+    write_lora(as_lora(found, before, after, destination.stem), destination, format=format)
+    layers = sum(map(len, found.updates.values()))
+    size = size_in_words(destination.stat().st_size)
+    holds = f"{counted(layers, 'layer')} of rank {rank}, {size}; it holds {found.kept:.1%} of their change (squared)"
+    console.print(f"wrote {destination}: {holds}", soft_wrap=True, markup=False, highlight=False)
+    if found.left_out:
+        left = f"{counted(len(found.left_out), 'tensor')} changed too and fit into no LoRA, such as {found.left_out[0]}"
+        console.print(left, soft_wrap=True, markup=False, highlight=False)

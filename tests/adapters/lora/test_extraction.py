@@ -1,0 +1,111 @@
+"""A LoRA from two models: held against PyTorch's singular values, and drawn with."""
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from tests.services import copy_pipeline, fresh_service, pipeline_folder
+from undertow.adapters.lora.extraction import as_lora, extract_lora, nearest, networks_of
+from undertow.adapters.lora.write import write_lora
+from undertow.cli import main
+from undertow.errors import InvalidInput
+
+
+@pytest.mark.parametrize("shape", [(12, 20), (20, 12), (6, 8, 3, 3), (40, 2, 3, 3)], ids=str)
+@pytest.mark.parametrize("rank", [1, 4, 64])
+def test_updates_are_the_best_of_their_rank(shape, rank):
+    difference = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    update = nearest(difference, rank)
+    assert update.down.shape == (rank, shape[1], *shape[2:])
+    assert update.up.shape == (shape[0], rank, *[1] * (len(shape) - 2))
+    u, s, v = torch.linalg.svd(difference.flatten(1), full_matrices=False)
+    best = (u[:, :rank] * s[:rank]) @ v[:rank]
+    assert torch.allclose(update.matrix().double(), best, atol=1e-5)
+    held = min(rank, len(s))
+    ups, downs = update.up.flatten(1).norm(dim=0), update.down.flatten(1).norm(dim=1)
+    assert torch.allclose(ups[:held], downs[:held], rtol=1e-3), "equally large, so that float16 holds both"
+
+
+def test_a_change_of_low_rank_is_found_whole_and_what_no_lora_holds_is_named():
+    base, tuned = _networks(), _networks()
+    with torch.no_grad():
+        tuned["unet"][0].weight += torch.outer(torch.arange(4.0), torch.arange(3.0))
+        tuned["unet"][1].bias += 1
+        tuned["unet"][2].weight += torch.randn(2, 4, 3, 3)
+    found = extract_lora(base, tuned, 1)
+    assert set(found.updates["unet"]) == {"0", "2"}
+    assert found.left_out == ("unet.1.bias",)
+    exact = found.updates["unet"]["0"].matrix()
+    assert torch.allclose(exact, torch.outer(torch.arange(4.0), torch.arange(3.0)), atol=1e-6)
+    difference = (tuned["unet"][2].weight - base["unet"][2].weight).detach().flatten(1)
+    missed = difference.square().sum() - torch.linalg.matrix_norm(difference, 2).square()
+    changed = difference.square().sum() + exact.square().sum()
+    assert found.kept == pytest.approx(1 - float(missed / changed), rel=1e-5)
+
+
+def test_what_cannot_be_compared_is_refused():
+    base = _networks()
+    with pytest.raises(InvalidInput, match="equal to base in every layer"):
+        extract_lora(base, _networks(), 4)
+    with pytest.raises(InvalidInput, match="rank is 0"):
+        extract_lora(base, base, 0)
+    with pytest.raises(InvalidInput, match=r"0\.weight \[5, 3\] instead of \[4, 3\]"):
+        extract_lora(base, {"unet": nn.Sequential(nn.Linear(3, 5), *base["unet"][1:])}, 4)
+    with pytest.raises(InvalidInput, match="a model with unet, text_encoder"):
+        extract_lora(base, {**base, "text_encoder": nn.Linear(1, 1)}, 4)
+
+
+@pytest.mark.parametrize(("family", "form"), [("sd1", "kohya"), ("sdxl", "peft")])
+def test_the_file_makes_the_tuned_model_of_the_base_in_undertow_and_diffusers(family, form, tmp_path):
+    base, tuned = fresh_service(family), fresh_service(family)
+    with torch.no_grad():
+        for network in networks_of(tuned.model).values():
+            for layer in network.modules():
+                if isinstance(layer, nn.Linear | nn.Conv2d):
+                    outputs, inputs = layer.weight.shape[0], layer.weight[0].numel()
+                    change = torch.randn(outputs, 2) @ torch.randn(2, inputs) * 0.1 * layer.weight.std()
+                    layer.weight += change.view_as(layer.weight)
+    found = extract_lora(networks_of(base.model), networks_of(tuned.model), 2)
+    assert found.kept == pytest.approx(1, abs=1e-6)
+    path = tmp_path / "tuned.safetensors"
+    write_lora(as_lora(found, base.model, tuned.model, "tuned"), path, format=form, dtype=torch.float32)
+
+    ask = {"prompt": "red apple", "seed": 3, "steps": 1}
+    apart = base.generate(**ask).latents - tuned.generate(**ask).latents
+    same = base.generate(**ask, adapters=[str(path)]).latents - tuned.generate(**ask).latents
+    assert same.abs().max() < 1e-3 * apart.abs().max()
+    if family == "sd1":
+        pipeline = StableDiffusionPipeline.from_pretrained(pipeline_folder(family))
+        pipeline.load_lora_weights(path)
+        active = pipeline.get_list_adapters()
+        assert set(active) == {"unet", "text_encoder"}
+
+
+def test_the_command_writes_a_lora_and_says_what_it_holds(tmp_path, capsys):
+    folder = copy_pipeline("sd1", tmp_path / "tuned")
+    service = fresh_service("sd1")
+    place = folder / "unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(place)
+    changed = [name for name in tensors if name.endswith(("attn2.to_k.weight", "conv_in.weight"))]
+    for name in (*changed, "conv_in.bias"):
+        tensors[name] = tensors[name] + torch.randn(tensors[name].shape)
+    save_file(tensors, place, {"format": "pt"})
+    base, out = str(pipeline_folder("sd1")), tmp_path / "made.safetensors"
+    assert main(["extract", base, str(folder), str(out), "--rank", "1000"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"{len(changed)} layers of rank 1000" in said
+    assert "holds 100.0% of their change" in said
+    assert "1 tensor changed too and fit into no LoRA, such as unet.conv_in.bias" in said
+    assert service.generate("a", steps=1, adapters=[str(out)]).images
+
+    assert main(["extract", base, str(folder), str(out)]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["extract", base, base, str(tmp_path / "none.safetensors")]) == 2
+    assert "equal to base" in capsys.readouterr().err
+
+
+def _networks():
+    torch.manual_seed(0)
+    return {"unet": nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Conv2d(4, 2, 3))}
