@@ -1,7 +1,7 @@
 """Draws with `emoji` in float32, as bfloat16 loads on this processor, and with bfloat16 forced upon it.
 
 Once on the processor as it is, once as an older one: oneDNN's and PyTorch's variables let an x86 processor with
-AVX-512 BF16 stand for one with AVX2 alone. 64x64 pixels, 8 steps, guidance, one thread, interleaved, medians.
+AVX-512 BF16 stand for one with AVX2 alone. 8 steps, guidance, one thread, interleaved, medians.
 
     python benchmarks/bfloat16.py [--repeats 5]
 """
@@ -64,7 +64,7 @@ def forced(service: UNetService) -> UNetService:
 
 def draw(service: UNetService) -> None:
     service.model.require_text().forget()
-    service.generate("red apple on white background", steps=8, size=(64, 64))
+    service.generate("red apple on white background", steps=8)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,10 @@ from benchmarks.lib.adapter_page import (
     write_page,
 )
 from recipes.emoji.control import draw_reference, on_color
+from recipes.emoji.editions import edition_of
 from recipes.emoji.evaluate import kinds
 from recipes.emoji.recognize import recognize
-from recipes.emoji.render import ANYWHERE, Glyphs, draw_places, render
+from recipes.emoji.render import Glyphs, draw_places, render
 from recipes.emoji.scenes import Scene
 from undertow import Adapter, GenerationRequest, UNetService
 from undertow.hints.compare import edge_f1
@@ -78,8 +79,9 @@ def main() -> None:
 def measure_control(service: UNetService, base: GenerationRequest, options, glyphs: Glyphs) -> str:
     """The ControlNet's half of the page."""
     scenes = kinds(options.prompts)[0].scenes
-    random = Random(seed_for(0, "control maps"))
-    shown = torch.stack([render(scene, draw_places(scene, random, ANYWHERE), glyphs) for scene in scenes])
+    random, edition = Random(seed_for(0, "control maps")), edition_of(service.vae.config.sample_size)
+    placed = [(scene, draw_places(scene, random, edition.anywhere)) for scene in scenes]
+    shown = torch.stack([render(scene, places, glyphs, edition.side) for scene, places in placed])
     hints = [canny(one) for one in as_images(shown)]
     captions = [scene.caption for scene in scenes]
     control = [(Adapter(options.control, image=hint),) for hint in hints]

@@ -19,12 +19,13 @@ import undertow
 from benchmarks.lib.guide import run_examples, strip, twice
 from benchmarks.lib.request_measures import Canvas, inpaint, place, ring, seams, start_from
 from benchmarks.lib.requests_page import Results, write_page
-from recipes.emoji.render import FONT, SIDE, Glyphs
+from recipes.emoji.editions import edition_of
+from recipes.emoji.render import FONT, Glyphs
 from undertow import GenerationRequest, UNetService, Views
 
 CANVASES = (
-    Canvas(name="64x64, halved", by="estimates", square=True),
-    Canvas(name="64x64, halved", by="attention", square=True),
+    Canvas(name="one square, halved", by="estimates", square=True),
+    Canvas(name="one square, halved", by="attention", square=True),
     Canvas(name="two squares at once", by="estimates"),
     Canvas(name="two squares at once", by="attention"),
     Canvas(name="two squares, views that overlap by half", by="estimates", views=Views(overlap=0.5)),
@@ -64,7 +65,7 @@ def main() -> None:
 
 
 def measure(service: UNetService, base: GenerationRequest, count: int, glyphs: Glyphs, conditions: str) -> Results:
-    few, started = min(FEW, count), time.process_time()
+    few, started, edition = min(FEW, count), time.process_time(), edition_of(service.vae.config.sample_size)
 
     def tell(done: str) -> None:
         print(f"{time.process_time() - started:6.0f} s of a processor: {done}", flush=True)
@@ -77,11 +78,14 @@ def measure(service: UNetService, base: GenerationRequest, count: int, glyphs: G
     for canvas in CANVASES:
         placed.append(place(service, base, canvas, count, glyphs))
         tell(f"regions, {canvas.name}, {canvas.by}, {placed[-1].both:.0%}")
-    beside = [seams(service, base, 3 * SIDE, overlap, few) for overlap in OVERLAPS]
+    beside = [seams(service, base, 3 * edition.side, overlap, few) for overlap in OVERLAPS]
     tell("seams of views")
-    rings = [ring(service, base, width, axes, few) for width in (SIDE, 2 * SIDE) for axes in ("none", "x")]
+    rings = [
+        ring(service, base, width, axes, few) for width in (edition.side, 2 * edition.side) for axes in ("none", "x")
+    ]
     tell("seams of rings")
     return Results(
+        edition=edition,
         base=base,
         conditions=conditions,
         count=count,
@@ -104,8 +108,8 @@ def draw_guide(images: Path) -> None:
             "start": {"apple.png": "red apple", "tangerine.png": "tangerine, strength 0.7"},
             "inpainting": {"pair.png": "before", "mask.png": "mask", "half.png": "after"},
             "parts": {"parts.png": "a prompt for each half"},
-            "enlarged": {"once.png": "64x64", "twice.png": "128x128, second pass"},
-            "views": {"wide.png": "192x64, seen in views of 64x64"},
+            "enlarged": {"once.png": "as it is drawn", "twice.png": "twice as large, second pass"},
+            "views": {"wide.png": "three squares, seen in views of one"},
             "variations": {"once.png": "seed 7", "near.png": "a fifth of the way to seed 8"},
         }
         for title, named in strips.items():

@@ -52,9 +52,9 @@ def main() -> None:
 
     package = Path(undertow.__file__).parent
     service = undertow.load("emoji", dtype=torch.float32)
-    random = torch.Generator().manual_seed(0)
+    random, config = torch.Generator().manual_seed(0), service.config
     context = undertow.PredictionContext(
-        latents=torch.randn(1, 8, 16, 16, generator=random),
+        latents=torch.randn(1, config.in_channels, config.sample_size, config.sample_size, generator=random),
         timestep=500.0,
         text_embeddings=torch.randn(1, 16, 192, generator=random),
         negative_embeddings=torch.randn(1, 16, 192, generator=random),

@@ -29,8 +29,9 @@ from benchmarks.lib.adapter_page import (
 )
 from benchmarks.lib.style_measures import USUAL, adherence, all_styles, in_style
 from recipes.emoji.adapter_card import STYLED, trained_as
+from recipes.emoji.editions import edition_of
 from recipes.emoji.evaluate import kinds
-from recipes.emoji.render import ON_CELLS, Glyphs, draw_places, render
+from recipes.emoji.render import Glyphs, draw_places, render
 from recipes.emoji.scenes import Scene
 from recipes.emoji.styles import STYLES, Style
 from undertow import Adapter, GenerationRequest, UNetService
@@ -86,8 +87,9 @@ def draw_all(
         adapters = tuple(Adapter(files[name], name=STYLED[name].title, scale=scale) for name in names)
         return draw(service, base, captions, [adapters] * len(captions))
 
-    random = Random(seed_for(0, "style renderings"))
-    plain = torch.stack([render(scene, draw_places(scene, random, ON_CELLS), glyphs) for scene in scenes])
+    random, edition = Random(seed_for(0, "style renderings")), edition_of(service.vae.config.sample_size)
+    placed = [(scene, draw_places(scene, random, edition.on_cells)) for scene in scenes]
+    plain = torch.stack([render(scene, places, glyphs, edition.side) for scene, places in placed])
     return Drawn(
         scenes=scenes,
         base=with_loras(()),

@@ -4,7 +4,7 @@ Random weights, one thread, float32. Seconds are the processor's, not those of t
 on the machine does not count. Prints a Markdown table: the sum over the operations of the forecast, and the median of
 whole forwards.
 
-    python benchmarks/plan_seconds.py [--repeats 5] [--cases emoji-64 sd15-256 sd15-512 vae-256]
+    python benchmarks/plan_seconds.py [--repeats 5] [--cases emoji-128 sd15-256 sd15-512 vae-256]
 """
 
 import argparse
@@ -27,8 +27,8 @@ from undertow.vae.autoencoder import AutoencoderKL
 from undertow.vae.config import VAEConfig
 
 CASES = {
-    "emoji-64": ("emoji", "denoise", Work(size=(64, 64))),
-    "emoji-64-rows-16": ("emoji", "denoise", Work(size=(64, 64), pictures=8)),
+    "emoji-128": ("emoji", "denoise", Work(size=(128, 128))),
+    "emoji-128-rows-16": ("emoji", "denoise", Work(size=(128, 128), pictures=8)),
     "sd15-256": ("sd15", "denoise", Work(size=(256, 256))),
     "sd15-512": ("sd15", "denoise", Work(size=(512, 512), branches=1)),
     "vae-256": ("sd15", "decode", Work(size=(256, 256))),

@@ -362,7 +362,8 @@ is `‖prediction - float32's‖ / ‖float32's‖`."""
 
 def emoji_table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
-        f"64x64 pixels, {STEPS} steps, guidance; error on latents of a picture of its own at three levels of noise.",
+        f"The size that it was trained at, {STEPS} steps, guidance; error on latents of a picture of its own at three "
+        "levels of noise.",
         "",
         "| weights | in memory | on disk | s a picture | error | one emoji right | two right |",
         "|---|---|---|---|---|---|---|",

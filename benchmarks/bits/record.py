@@ -30,7 +30,7 @@ from undertow import (
 
 from .files import write_files
 
-SIDE = 64
+SIDE = 128
 APPLE, CAT, TWO = (
     "red apple on white background",
     "cat face on blue background",

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
+from recipes.emoji.editions import Edition, edition_of
 from recipes.emoji.recognize import nearest_emoji, recognize
 from recipes.emoji.render import PAIR_SIZES, SIDE, SINGLE_SIZES, Glyphs, draw_places, render
 from recipes.emoji.scenes import Scene, draw_pair_kept_out, draw_training_scene, singles
@@ -39,16 +40,21 @@ class Inpainted:
     right: Bool[Tensor, "count"]
 
 
+def rendered(scene: Scene, random: Random, glyphs: Glyphs, edition: Edition) -> Image.Image:
+    """The scene with its emoji at random places."""
+    return to_image(render(scene, draw_places(scene, random, edition.anywhere), glyphs, edition.side))
+
+
 def inpaint(service: UNetService, base: GenerationRequest, count: int, glyphs: Glyphs) -> Inpainted:
     """Rendered pairs, of which the second's half is drawn anew with another emoji."""
-    random = Random(seed_for(0, "inpaint"))
+    random, edition = Random(seed_for(0, "inpaint")), edition_of(service.vae.config.sample_size)
     asked = [draw_pair_kept_out(random) for _ in range(count)]
     before = []
     for scene in asked:
         other = random.choice([one.names[0] for one in singles(trained=True) if one.names[0] not in scene.names])
         shown = replace(scene, names=(scene.names[0], other))
-        before.append(to_image(render(shown, draw_places(shown, random), glyphs)))
-    masks = [half_mask(scene) for scene in asked]
+        before.append(rendered(shown, random, glyphs, edition))
+    masks = [half_mask(scene, edition.side) for scene in asked]
     requests = [
         replace(base, prompt=scene.caption, seed=seed, image=image, mask=mask, strength=1.0)
         for seed, (scene, image, mask) in enumerate(zip(asked, before, masks, strict=True))
@@ -70,10 +76,10 @@ def inpaint(service: UNetService, base: GenerationRequest, count: int, glyphs: G
 
 def start_from(service: UNetService, base: GenerationRequest, count: int, glyphs: Glyphs) -> int:
     """Worst difference, in levels of 255, of strength 0 from the autoencoder's reconstruction of the picture."""
-    random, worst = Random(seed_for(0, "start from")), 0
+    random, worst, edition = Random(seed_for(0, "start from")), 0, edition_of(service.vae.config.sample_size)
     for _ in range(count):
-        scene = draw_training_scene(random)
-        image = to_image(render(scene, draw_places(scene, random), glyphs))
+        scene = draw_training_scene(random, edition.mix)
+        image = rendered(scene, random, glyphs, edition)
         drawn = service.run(replace(base, prompt=scene.caption, image=image, strength=0.0)).images[0]
         with torch.inference_mode():
             posterior = service.vae.encode(from_uint8(levels(image))[None].to(service.vae.dtype))
@@ -84,15 +90,15 @@ def start_from(service: UNetService, base: GenerationRequest, count: int, glyphs
 
 @dataclass(frozen=True, kw_only=True)
 class Canvas:
-    """A way to draw two regions. square: a side of 64 pixels, halved; otherwise two squares of it."""
+    """A way to draw two regions. square: the square that the model was trained at, halved; otherwise two of it."""
 
     name: str
     by: RegionsBy
     square: bool = False
     views: Views | None = None
 
-    def request(self, base: GenerationRequest, scene: Scene, seed: int) -> GenerationRequest:
-        size = (SIDE, SIDE) if self.square else (SIDE, 2 * SIDE) if scene.is_row else (2 * SIDE, SIDE)
+    def request(self, base: GenerationRequest, scene: Scene, seed: int, side: int) -> GenerationRequest:
+        size = (side, side) if self.square else (side, 2 * side) if scene.is_row else (2 * side, side)
         alone = [Scene(names=(name,), color=scene.color).caption for name in scene.names]
         return replace(
             base,
@@ -125,22 +131,26 @@ class Placed:
 
 def place(service: UNetService, base: GenerationRequest, canvas: Canvas, count: int, glyphs: Glyphs) -> Placed:
     """Pairs that were never trained together, each emoji in a region of its own, as its relation says."""
-    random = Random(seed_for(0, "regions"))
+    random, side = Random(seed_for(0, "regions")), edition_of(service.vae.config.sample_size).side
     scenes = [draw_pair_kept_out(random) for _ in range(count)]
-    requests = [canvas.request(base, scene, seed) for seed, scene in enumerate(scenes)]
+    requests = [canvas.request(base, scene, seed, side) for seed, scene in enumerate(scenes)]
     pictures = [result.images[0] for result in service.generate_many(requests)]
-    return Placed(canvas=canvas, scenes=scenes, pictures=pictures, right=found_in_regions(pictures, scenes, glyphs))
+    right = found_in_regions(pictures, scenes, glyphs, side)
+    return Placed(canvas=canvas, scenes=scenes, pictures=pictures, right=right)
 
 
 def found_in_regions(
-    pictures: Sequence[Image.Image], scenes: Sequence[Scene], glyphs: Glyphs
+    pictures: Sequence[Image.Image], scenes: Sequence[Scene], glyphs: Glyphs, side: int
 ) -> Bool[Tensor, "count 2"]:
-    """Whether the half of each picture where an emoji belongs shows it, the rest of the picture not looked at."""
+    """Whether the half of each picture where an emoji belongs shows it, the rest of the picture not looked at.
+
+    side: of the squares that the model was trained at; pictures are compared at the first edition's size."""
     right = torch.zeros(len(scenes), 2, dtype=torch.bool)
     for index, (picture, scene) in enumerate(zip(pictures, scenes, strict=True)):
         sizes = PAIR_SIZES if picture.width == picture.height else SINGLE_SIZES
+        small = picture.reduce(side // SIDE)
         for part, box in enumerate(boxes(scene)):
-            window = levels(picture.crop(pixels_of(box, picture)))
+            window = levels(small.crop(pixels_of(box, small)))
             right[index, part] = nearest_emoji(window[None], [scene.color], sizes, glyphs)[0] == scene.names[part]
     return right
 
@@ -176,9 +186,9 @@ class Seams:
 
 def seams(service: UNetService, base: GenerationRequest, width: int, overlap: float, count: int) -> Seams:
     """Of windows beside each other: the lines are where one begins or ends."""
-    base = replace(base, size=(SIDE, width), views=Views(overlap=overlap))
-    factor = service.vae.config.factor
-    cells = (SIDE // factor, width // factor)
+    side, factor = edition_of(service.vae.config.sample_size).side, service.vae.config.factor
+    base = replace(base, size=(side, width), views=Views(overlap=overlap))
+    cells = (side // factor, width // factor)
     layout = layout_for(base, cells, service.config.sample_size, factor)
     edges = {edge for _, left in layout.windows for edge in (left, left + layout.window[1])} - {0, cells[1]}
     return Seams.along(f"{overlap:g}", _draw(service, base, count), [edge * factor for edge in sorted(edges)])
@@ -186,8 +196,9 @@ def seams(service: UNetService, base: GenerationRequest, width: int, overlap: fl
 
 def ring(service: UNetService, base: GenerationRequest, width: int, axes: Axes, count: int) -> Seams:
     """Of a picture whose left edge lies beside its right one: the line is between these two."""
-    views = None if width == SIDE else Views()
-    pictures = _draw(service, replace(base, size=(SIDE, width), views=views, seamless=axes), count)
+    side = edition_of(service.vae.config.sample_size).side
+    views = None if width == side else Views()
+    pictures = _draw(service, replace(base, size=(side, width), views=views, seamless=axes), count)
     return Seams.along(axes, pictures, [0])
 
 
@@ -209,9 +220,9 @@ def boxes(scene: Scene) -> tuple[Box, Box]:
     return first, second
 
 
-def half_mask(scene: Scene) -> Image.Image:
+def half_mask(scene: Scene, side: int) -> Image.Image:
     """White where the second emoji belongs."""
-    mask = Image.new("L", (SIDE, SIDE))
+    mask = Image.new("L", (side, side))
     mask.paste(255, pixels_of(boxes(scene)[1], mask))
     return mask
 

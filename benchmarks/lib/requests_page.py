@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from benchmarks.lib.request_measures import BESIDE, Inpainted, Placed, Seams
+from recipes.emoji.editions import Edition
 from recipes.emoji.sections import find_section, section
 from recipes.emoji.sheets import FRAME, RIGHT, WRONG
 from undertow import GenerationRequest
@@ -29,6 +30,7 @@ class Results:
     """All that was measured. few: pictures of what is not counted by prompts. rebuilt: worst difference at strength 0,
     in levels of 255."""
 
+    edition: Edition
     base: GenerationRequest
     conditions: str
     count: int
@@ -57,7 +59,8 @@ def write_page(results: Results, out: Path) -> Path:
 
 
 def page(results: Results, told: str) -> str:
-    base, inpainted, best = results.base, results.inpainted, results.best
+    base, inpainted, best, side = results.base, results.inpainted, results.best, results.edition.side
+    alone, of_two = (" or ".join(map(str, sizes)) for sizes in results.edition.on_cells.sizes[:2])
     return f"""# Kinds of request, measured
 
 What [the guide](../guides/requests.md) promises, with the embedded model `emoji`: {base.sampler} with {base.steps}
@@ -88,8 +91,9 @@ recognized as what was asked for, red ones where not:
 ## Regions
 
 {results.count} pairs that training never showed together, one half of the canvas for each, with a prompt like "red
-apple on white background" in each region. "Two squares" is a canvas of 128x64 or 64x128 pixels, of a trained size for
-each region; the network was trained at 64x64, with one emoji of 48 to 56 pixels near the middle, or two of 28.
+apple on white background" in each region. "Two squares" is a canvas of {2 * side}x{side} or {side}x{2 * side} pixels,
+of a trained size for each region; the network was trained at {side}x{side}, with one emoji of {alone} pixels near the
+middle, or two of {of_two}.
 
 | canvas | regions by | both right | each |
 | --- | --- | --- | --- |

@@ -51,11 +51,11 @@ EDGES = About(
     summary="A ControlNet for the embedded model `emoji`: it draws emoji where an edge map has their outlines. "
     "`undertow preprocess canny PICTURE` makes such maps.",
     use='Adapter("edges", image="edges.png")',
-    data="Scenes of one or two emoji at any size and place, and OpenCV's canny edges of them, thresholds 100 and 200.",
+    data="Scenes of emoji at any size and place, and OpenCV's canny edges of them, thresholds 100 and 200.",
     script="adapter_data.py",
     page="control",
     limits=(
-        "Edges one pixel wide of pictures of 64x64 pixels; soft edges, scribbles and line art were never seen.",
+        "Edges one pixel wide at the model's own size; soft edges, scribbles and line art were never seen.",
         "Outlines of other things than its emoji are filled with what is nearest to them.",
     ),
 )
@@ -77,7 +77,7 @@ LINE_DRAWING = About(
     title="line-drawing",
     summary="A LoRA for the embedded model `emoji`: it draws emoji in dark lines, filled with paler colors.",
     use='Adapter("line-drawing")',
-    data="Scenes of one or two emoji whose edges (Sobel) were drawn as dark lines, and between them their colors mixed "
+    data="Scenes of emoji whose edges (Sobel) were drawn as dark lines, and between them their colors mixed "
     "with the background's, with captions that say nothing of the style.",
     script="style_data.py",
     page="lora",
@@ -90,8 +90,7 @@ MOSAIC = About(
     title="mosaic",
     summary=f"A LoRA for the embedded model `emoji`: it draws emoji in square tiles of {BLOCK} pixels.",
     use='Adapter("mosaic")',
-    data=f"Scenes of one or two emoji averaged over squares of {BLOCK} pixels, with captions that say nothing of the "
-    "style.",
+    data=f"Scenes of emoji averaged over squares of {BLOCK} pixels, with captions that say nothing of the style.",
     script="style_data.py",
     page="lora",
     limits=(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
+from recipes.emoji.editions import CRISP, Edition
 from recipes.emoji.names import COLORS, EMOJI
 from recipes.emoji.scenes import PAIRS_KEPT_OUT, RELATIONS
 from recipes.emoji.sections import replace_section, section
@@ -16,6 +17,8 @@ from undertow.training.log import read_records
 
 CARD, LICENSE = "README.md", "OFL.txt"
 FIGURES = "figures"
+TEXT_TO_IMAGE = "text encoder and U-Net"
+"""The stage whose steps `train --steps` counts."""
 UNMEASURED = "Not measured yet: `python -m recipes.emoji evaluate --model FOLDER --card`."
 
 
@@ -42,9 +45,9 @@ def stage(name: str, networks: nn.Module, settings: FitSettings, folder: Path) -
     )
 
 
-def write_card(folder: Path, stages: Sequence[Stage]) -> None:
+def write_card(folder: Path, stages: Sequence[Stage], edition: Edition) -> None:
     """Writes the card and the font's license into a model folder."""
-    write_text(card(stages), folder / CARD)
+    write_text(card(stages, edition), folder / CARD)
     license_text = (files("recipes.emoji") / LICENSE).read_text(encoding="utf-8")
     write_text(license_text, folder / LICENSE)
 
@@ -55,8 +58,16 @@ def write_figures(folder: Path, figures: str) -> None:
     write_text(replace_section(text, FIGURES, figures), folder / CARD)
 
 
-def card(stages: Sequence[Stage]) -> str:
+def training_command(stages: Sequence[Stage], edition: Edition) -> str:
+    """What trains the model again."""
+    steps = next(one.steps for one in stages if one.name == TEXT_TO_IMAGE)
+    return f"python -m recipes.emoji train{' --crisp' if edition is CRISP else ''} --steps {steps}"
+
+
+def card(stages: Sequence[Stage], edition: Edition) -> str:
     """The card, its figures still to be measured."""
+    several, fewest_never_trained = ("two or three", "four") if edition.mix.triples else ("two", "three")
+    size = f"{edition.side}x{edition.side}"
     rows = "\n".join(
         f"| {one.name} | {one.parameters:,} | {one.steps:,} of {one.batch_size} | {one.seconds / 3600:.1f} h |"
         for one in stages
@@ -64,8 +75,8 @@ def card(stages: Sequence[Stage]) -> str:
     return f"""# emoji
 
 A small text-to-image model in the architecture of Stable Diffusion 1 (autoencoder, CLIP text encoder, U-Net with
-cross-attention, v-prediction), trained from nothing with undertow's own tools. It draws pictures of 64x64 pixels: one
-of {len(EMOJI)} emoji, or two of them {", ".join(RELATIONS[:-1])} or {RELATIONS[-1]} each other, on one of
+cross-attention, v-prediction), trained from nothing with undertow's own tools. It draws pictures of {size} pixels: one
+of {len(EMOJI)} emoji, or {several} of them {", ".join(RELATIONS[:-1])} or {RELATIONS[-1]} each other, on one of
 {len(COLORS)} backgrounds. It is there to try everything on: small enough to ship, fast enough for a laptop.
 
     undertow generate "red apple on white background"
@@ -89,7 +100,7 @@ and to evaluate. The weights are under the license of undertow, Apache-2.0.
 | --- | --- | --- | --- |
 {rows}
 
-On two processor cores, in bfloat16; reproduced by `python -m recipes.emoji train --steps {stages[1].steps}`.
+On two processor cores, in bfloat16; reproduced by `{training_command(stages, edition)}`.
 
 ## Figures
 
@@ -99,6 +110,6 @@ On two processor cores, in bfloat16; reproduced by `python -m recipes.emoji trai
 
 - It knows the words of its captions and no others (`words.json`); `undertow generate` names those it does not know.
 - English Unicode names, so "automobile" and not "car", "honeybee" and not "bee".
-- One or two emoji; three or more, other sizes than 64x64 and other relations were never trained.
-- Fine detail is that of 64 pixels and of an autoencoder of a few million parameters.
+- One emoji, or {several}; {fewest_never_trained} or more, sizes but {size} and other relations were never trained.
+- Fine detail is that of {edition.side} pixels and of an autoencoder of a few million parameters.
 """

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recipes.emoji.card import Stage, write_card
+from recipes.emoji.editions import edition_of
 from recipes.emoji.text_to_image import OBJECTIVE, TextToImage
 from recipes.emoji.tokenizer import vocabulary
 from undertow.checkpoints.files.atomic import read_json, write_text
@@ -40,7 +41,7 @@ def export(model: TextToImage, vae: AutoencoderKL, tokenizer: Path, folder: Path
     write_folder(pipeline, folder)
     _add_offset(folder / SCHEDULER)
     write_vocabulary(vocabulary(), folder)
-    write_card(folder, stages)
+    write_card(folder, stages, edition_of(vae.config.sample_size))
     return folder
 
 

@@ -26,7 +26,8 @@ THIN = 5
 """Pixels: darker things that are narrower are lines."""
 
 BLOCK = 4
-"""Pixels to a side of a mosaic's tiles: 16 tiles to a picture. Of tiles of 8, an emoji of 24 pixels would be nine."""
+"""Pixels to a side of a mosaic's tiles: 16 across the first edition's pictures, 32 across the second's. Of tiles
+of 8, an emoji of 24 pixels would be nine."""
 
 TINY = 1e-6
 """In the place of 0, for pictures of nothing but background."""

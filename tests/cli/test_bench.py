@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tests.embedded import FACTOR, SIDE
 from undertow.attention.measurement import stored_measurements
 from undertow.cli import main
 from undertow.unet import measure_backends
@@ -25,7 +26,7 @@ def test_a_measurement_is_shown_kept_and_then_decides(cache, capsys):
 
     assert main(["bench", "attention", "emoji", "--repeats", "1"]) == 0
     shown = capsys.readouterr().out
-    assert "emoji, 64x64, 2 rows, float32" in shown
+    assert f"emoji, {SIDE}x{SIDE}, 2 rows, float32" in shown
     assert "64 x 77" in shown
     assert "not measured: cudnn, because it runs on cuda only" in shown
     (file,) = (cache / "attention").iterdir()
@@ -79,7 +80,7 @@ def test_backends_are_timed_with_the_model_and_one_is_chosen(cache, capsys, monk
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--size", "66x64"], "--size is 66x64, expected multiples of 4"),
+        (["--size", "66x64"], f"--size is 66x64, expected multiples of {FACTOR}"),
         (["--size", "64b"], "WIDTHxHEIGHT"),
         (["nothing"], "no such embedded model"),
         (["--rows", "0"], "--rows"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.embedded import SIDE
 from tests.services import pipeline_folder
 from undertow.cli import main
 from undertow.cli.written_pictures import PictureWriter
@@ -179,12 +180,12 @@ def test_without_a_model_the_embedded_one_draws_and_suggests_what_is_next(tmp_pa
     printed = capsys.readouterr()
     (picture,) = tmp_path.iterdir()
     assert printed.out.split() == [str(picture)]
-    assert f"1 of 64x64 by dpmpp_2m, seed {picture.stem}:" in printed.err, "the seed is random, and is told"
+    assert f"1 of {SIDE}x{SIDE} by dpmpp_2m, seed {picture.stem}:" in printed.err, "the seed is random, and is told"
     suggestions = [line for line in printed.err.splitlines() if line.startswith("try: undertow generate ")]
     assert len(suggestions) == 3
     assert "note:" not in printed.err
     with Image.open(picture) as image:
-        assert image.size == (64, 64)
+        assert image.size == (SIDE, SIDE)
         assert "Model: emoji" in image.info["parameters"]
         first = np.asarray(image)
     for index, suggestion in enumerate(suggestions):

@@ -8,19 +8,18 @@ import pytest
 from PIL import Image
 
 from tests.checkpoints.crafted import ldm_shapes, sparse_file, unet_shapes
+from tests.embedded import EMOJI, SIDE
 from undertow.cli import main
 from undertow.cli.plan import DOES_NOT_FIT
 from undertow.cli.plan_picture import parts_of
 from undertow.cli.plan_text import seconds_text, shortened
 from undertow.memory.plan import plan
-from undertow.memory.subjects import named_model
 from undertow.memory.work import Work
 from undertow.shortage import size_in_words
 from undertow.unet.config import CrossAttention, Level, UNetConfig
 
 TINY = UNetConfig(levels=(Level(channels=320, attention=CrossAttention(heads=8)),), context_dim=768)
-EMOJI = named_model("emoji").subject
-WORK = Work(size=(64, 64), vae_dtype="float32", merged=True, kept_text=True)
+WORK = Work(size=(SIDE, SIDE), vae_dtype="float32", merged=True, kept_text=True)
 FREELY = plan(EMOJI, WORK)
 BETWEEN = (FREELY.smallest_bytes + FREELY.asked_bytes) // 2
 """Bytes of a budget into which emoji fits with measures alone."""
@@ -67,7 +66,7 @@ def test_what_fits_as_it_is(capsys):
     code, text = shown(capsys, "emoji", "--budget", "100GB")
     assert code == 0
     assert "Fits into 100 GB as it is." in text
-    assert "64x64, 1 picture, 20 steps with guidance, float32" in text
+    assert f"{SIDE}x{SIDE}, 1 picture, 20 steps with guidance, float32" in text
 
 
 def test_json_says_the_same(capsys):

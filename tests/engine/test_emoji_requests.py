@@ -19,13 +19,16 @@ from benchmarks.lib.request_measures import (
     inpaint,
     levels,
     place,
+    rendered,
     ring,
     seams,
     start_from,
     to_image,
 )
-from recipes.emoji.render import Glyphs, draw_places, render
+from recipes.emoji.editions import CRISP, FIRST, edition_of
+from recipes.emoji.render import Glyphs
 from recipes.emoji.scenes import Scene, draw_pair_kept_out
+from tests.embedded import SIDE
 from tests.recipes.emoji.tiny import drawn_glyphs, needs_font
 from undertow import GenerationRequest, Views
 
@@ -46,12 +49,16 @@ def emoji():
     return undertow.load("emoji", dtype=torch.float32)
 
 
+def test_pictures_are_of_the_model_s_own_edition(emoji):
+    assert edition_of(emoji.vae.config.sample_size).side == SIDE
+
+
 def test_inpainting_changes_nothing_but_the_mask(emoji):
     found = inpaint(emoji, BASE, 3, drawn_glyphs())
     assert found.outside <= OUTSIDE
     assert found.latents <= KEPT_LATENTS
     for before, after, scene in zip(found.before, found.after, found.scenes, strict=True):
-        anew = levels(half_mask(scene).convert("RGB")).bool()
+        anew = levels(half_mask(scene, SIDE).convert("RGB")).bool()
         assert difference(before, after, anew) > 100  # levels: another emoji is another picture
 
 
@@ -66,18 +73,19 @@ def test_emoji_stand_in_their_regions(emoji):
     canvas = Canvas(name="a view for each", by="estimates", views=Views(overlap=0.0))
     found = place(emoji, BASE, canvas, 4, Glyphs())
     assert [picture.size for picture in found.pictures] == [
-        (128, 64) if scene.is_row else (64, 128) for scene in found.scenes
+        (2 * SIDE, SIDE) if scene.is_row else (SIDE, 2 * SIDE) for scene in found.scenes
     ]
     assert found.each > 0.5
 
 
+@pytest.mark.parametrize("edition", [FIRST, CRISP])
 @pytest.mark.parametrize("scene", [ROW, COLUMN])
-def test_regions_are_looked_at_where_the_relation_says(scene):
+def test_regions_are_looked_at_where_the_relation_says(scene, edition):
     glyphs = drawn_glyphs()
-    picture = to_image(render(scene, draw_places(scene, Random(0)), glyphs))
+    picture = rendered(scene, Random(0), glyphs, edition)
     upside_down = picture.transpose(Image.Transpose.ROTATE_180)
-    assert found_in_regions([picture], [scene], glyphs).all()
-    assert not found_in_regions([upside_down], [scene], glyphs).all()
+    assert found_in_regions([picture], [scene], glyphs, edition.side).all()
+    assert not found_in_regions([upside_down], [scene], glyphs, edition.side).all()
     assert boxes(ROW) == ((0.5, 0, 1, 1), (0, 0, 0.5, 1))
 
 
@@ -95,11 +103,11 @@ def test_seams_are_told_from_what_stands_there():
 
 @pytest.mark.slow
 def test_views_and_rings_are_drawn_and_measured(emoji):
-    wide = seams(emoji, BASE, 128, 0.5, 1)
-    assert wide.picture.size == (128, 64)
+    wide = seams(emoji, BASE, 2 * SIDE, 0.5, 1)
+    assert wide.picture.size == (2 * SIDE, SIDE)
     assert wide.ratio > 0
-    closed = ring(emoji, BASE, 64, "x", 1)
-    assert closed.picture.size == (64, 64)
+    closed = ring(emoji, BASE, SIDE, "x", 1)
+    assert closed.picture.size == (SIDE, SIDE)
     assert closed.across == pytest.approx(
         float((levels(closed.picture)[:, :, 0].float() - levels(closed.picture)[:, :, -1].float()).abs().mean())
     )
@@ -108,9 +116,9 @@ def test_views_and_rings_are_drawn_and_measured(emoji):
 def test_the_pairs_are_those_kept_out_of_training(emoji):
     random = Random(0)
     scene = draw_pair_kept_out(random)
-    request = Canvas(name="", by="attention", square=True).request(BASE, scene, 3)
+    request = Canvas(name="", by="attention", square=True).request(BASE, scene, 3, SIDE)
     assert request.prompt == f"{scene.color} background"
-    assert request.size == (64, 64)
+    assert request.size == (SIDE, SIDE)
     assert [region.box for region in request.regions] == list(boxes(scene))
     for region, name in zip(request.regions, scene.names, strict=True):
         assert region.prompt == f"{name} on {scene.color} background"

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
+from tests.embedded import SIDE
 from undertow.serving.jobs import JobState
 from undertow.training.log import StepRecord, append_record
 
@@ -157,11 +158,11 @@ def test_a_mask_is_painted_and_its_place_drawn_again(site, visit):
     request = requests_of(site)[0]
     assert request["prompt"] == "green apple"
     mask = Image.open(BytesIO(site.api.artifacts.read(request["mask"]["artifact"]))).convert("L")
-    assert mask.size == (64, 64)
-    assert mask.getpixel((32, 32)) == 255
-    assert mask.getpixel((32, 23)) == 255, "painted by keys"
-    assert mask.getpixel((2, 2)) == mask.getpixel((60, 60)) == 0
-    assert request["image"]["size"] == [64, 64]
+    assert mask.size == (SIDE, SIDE)
+    assert mask.getpixel((SIDE // 2, SIDE // 2)) == 255
+    assert mask.getpixel((SIDE // 2, 23 * SIDE // 64)) == 255, "painted by keys"
+    assert mask.getpixel((2, 2)) == mask.getpixel((SIDE - 4, SIDE - 4)) == 0
+    assert request["image"]["size"] == [SIDE, SIDE]
 
 
 def test_an_image_is_cut_to_the_size_and_again_when_that_changes(site, visit):
@@ -176,8 +177,8 @@ def test_an_image_is_cut_to_the_size_and_again_when_that_changes(site, visit):
     here.page.wait_for_function("JSON.parse(localStorage['undertow-form']).request.size[1] === 96")
     here.draw("red apple")
     here.is_drawn()
-    assert requests_of(site)[0]["size"] == [64, 96]
-    assert requests_of(site)[0]["image"]["size"] == [96, 64]
+    assert requests_of(site)[0]["size"] == [SIDE, 96]
+    assert requests_of(site)[0]["image"]["size"] == [96, SIDE]
 
 
 def test_a_lora_is_dropped_and_its_refusal_read(site, visit):
@@ -214,7 +215,7 @@ def test_control_maps_and_references_are_given_as_pictures(site, visit):
     (adapter,) = requests_of(site)[0]["adapters"]
     assert adapter["source"] == "edges"
     given = adapter["image"][0] if isinstance(adapter["image"], list) else adapter["image"]
-    assert given["size"] == [64, 64]
+    assert given["size"] == [SIDE, SIDE]
 
 
 def test_regions_are_boxes(site, visit):

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests.embedded import CELLS, SIDE
 from tests.services import pipeline_folder, service_of
 from undertow import GenerationRequest
 from undertow.adapters.adapter import Adapter
@@ -77,14 +78,14 @@ def test_what_is_left_open_is_decided(door):
     new = door.admit({"prompt": "red apple", "steps": 8}, "k")
     request = new.spec.request
     assert 0 <= request["seed"] < SEEDS
-    assert request["size"] == [64, 64]
+    assert request["size"] == [SIDE, SIDE]
     assert (new.spec.model, new.spec.mode, new.spec.rows) == ("emoji", "reproducible", 4)
     assert new.spec.files == {"": door.catalog.model("emoji").hash}
-    assert (new.work.cells, new.work.rows, new.work.steps, new.cost) == (256, 2, 8, 16.0)
+    assert (new.work.cells, new.work.rows, new.work.steps, new.cost) == (CELLS**2, 2, 8, 16.0)
     styled = door.admit({"prompt": "a", "count": 3, "adapters": ["mosaic"]}, "k")
     assert (new.work.adapted_rows, styled.work.adapted_rows) == (0, 6), "every row of a job has its adapters"
     assert request_of(new.spec, door.artifacts, door.catalog) == GenerationRequest(
-        prompt="red apple", steps=8, seed=request["seed"], size=64
+        prompt="red apple", steps=8, seed=request["seed"], size=SIDE
     )
     seeds = {door.admit({"prompt": "a"}, "k").spec.request["seed"] for _ in range(8)}
     assert len(seeds) > 1
@@ -242,15 +243,15 @@ def test_a_file_that_changed_is_not_drawn_with(door, shelf):
 
 
 def test_what_can_never_run_here_is_refused_with_what_would(shelf):
-    settings = ServerSettings(budget_bytes=1200 * 2**20)
+    settings = ServerSettings(budget_bytes=700 * 2**20)
     door = Admission(Catalog(settings), Memory(), settings)
     with pytest.raises(Refused, match="a picture of 2048x2048 needs at least") as refusal:
         door.admit({"prompt": "a", "size": 2048}, "k")
     numbers = refusal.value.numbers
     assert refusal.value.code == FailureCode.EXCEEDS_CAPACITY
-    assert numbers["needed_bytes"] > numbers["budget_bytes"] == 1200 * 2**20
+    assert numbers["needed_bytes"] > numbers["budget_bytes"] == 700 * 2**20
     nearest = numbers["nearest"]["size"]
-    assert 64 < nearest[0] < 2048
+    assert SIDE < nearest[0] < 2048
     door.admit({"prompt": "a", "size": nearest}, "k")
 
 

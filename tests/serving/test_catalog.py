@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.embedded import FACTOR, SIDE
 from tests.services import copy_pipeline
 from undertow.adapters.kinds import adapter_title
 from undertow.embedded import embedded_models
@@ -57,8 +58,8 @@ def test_what_came_with_a_model_is_listed_as_the_engine_reads_it(tmp_path):
 
 def test_a_model_is_known_by_its_configs_alone(tmp_path):
     entry = catalog_of(tmp_path).model()
-    assert (entry.name, entry.family, entry.dtype, entry.trained_size) == ("emoji", "sd1", "float32", 64)
-    assert entry.subject.factor == 4
+    assert (entry.name, entry.family, entry.dtype, entry.trained_size) == ("emoji", "sd1", "float32", SIDE)
+    assert entry.subject.factor == FACTOR
 
 
 def test_files_are_what_their_headers_say(shelf):

@@ -24,12 +24,14 @@ from mcp.client.streamable_http import streamable_http_client
 from openai import OpenAI
 from PIL import Image, ImageChops
 
+from tests.embedded import SIDE
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.records import Scope
 from undertow.serving.store.store import Store
 from undertow.serving.worker.process import run_in_one_process
 
-PROMPT, SEED, STEPS, GUIDANCE, SIDE = "red apple on white background", 7, 2, 4.0, 64
+PROMPT, SEED, STEPS, GUIDANCE = "red apple on white background", 7, 2, 4.0
+SIZE = f"{SIDE}x{SIDE}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,14 +114,14 @@ def test_openai_draws_and_streams(service, expected, closed):
     client = closed(OpenAI(base_url=f"{service.url}/v1", api_key=service.key("openai")))
     assert [model.id for model in client.models.list()] == ["emoji"]
     own = {"seed": SEED, "steps": STEPS, "guidance_scale": GUIDANCE}
-    drawn = client.images.generate(prompt=PROMPT, model="emoji", size="64x64", extra_body=own)
+    drawn = client.images.generate(prompt=PROMPT, model="emoji", size=SIZE, extra_body=own)
     assert np.array_equal(pixels(base64.b64decode(drawn.data[0].b64_json)), expected)
 
     longer = {**own, "seed": SEED + 1, "steps": 4}
     stream = client.images.generate(prompt=PROMPT, stream=True, partial_images=2, extra_body=longer)
     *partial, last = list(stream)
     assert last.type == "image_generation.completed"
-    assert last.size == "64x64"
+    assert last.size == SIZE
     assert np.array_equal(pixels(base64.b64decode(last.b64_json)), service.native(seed=SEED + 1, steps=4))
     assert [event.partial_image_index for event in partial] == list(range(len(partial)))
     assert all(event.type == "image_generation.partial_image" for event in partial)
@@ -170,7 +172,7 @@ def test_open_webui_draws_with_both_engines(service):
     with httpx.Client(base_url=service.url, timeout=60) as client:
         # engine "openai": image_generations
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-        body = {"model": "emoji", "prompt": PROMPT, "n": 1, "size": "64x64", "response_format": "b64_json"}
+        body = {"model": "emoji", "prompt": PROMPT, "n": 1, "size": SIZE, "response_format": "b64_json"}
         parameters = {"steps": STEPS, "seed": SEED, "guidance_scale": GUIDANCE}  # IMAGES_OPENAI_API_PARAMS
         answer = client.post("/v1/images/generations", json={**body, **parameters}, headers=headers)
         drawn = answer.raise_for_status().json()["data"][0]["b64_json"]

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from tests.embedded import SIDE
 from tests.serving.api.stand_in import DRAWN, is_problem
 from undertow.serving.failures import FAULTS, Failure, FailureCode
 
@@ -34,7 +35,7 @@ def test_what_was_left_open_is_decided_and_told(api):
     """Two jobs without a seed are two pictures, and either can be drawn again."""
     first, second = api.submit(), api.submit()
     assert first["request"]["seed"] != second["request"]["seed"]
-    assert first["request"]["size"] == [64, 64]
+    assert first["request"]["size"] == [SIDE, SIDE]
     assert first["mode"] == "reproducible"
 
 
@@ -94,7 +95,7 @@ def test_an_idempotency_key_is_one_job(api):
 
 def test_a_retry_is_the_same_job_whatever_would_refuse_a_new_one(make_api):
     """As the order of checks has it: a new job is counted before it is looked at whether it fits."""
-    api = make_api(budget_bytes=1200 * 2**20, queue_limit=3)
+    api = make_api(budget_bytes=700 * 2**20, queue_limit=3)
     mine = api.key("mine", requests_per_minute=3)
     body = {**DRAWN, "deadline_s": 60.0}
     first = api.client.put("/v1/jobs/apple", json=body, headers=mine).json()["id"]

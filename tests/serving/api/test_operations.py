@@ -5,6 +5,7 @@ import os
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.embedded import SIDE
 from tests.serving.api.stand_in import DRAWN, Api, is_problem
 from undertow.serving.metrics import PREFIX, WorkerMetrics, size_class
 from undertow.serving.store.records import StoreError, WorkerInfo
@@ -27,7 +28,7 @@ def test_models_are_listed_as_openai_s_clients_read_them(api):
     models = api.client.get("/v1/models").json()
     assert models["object"] == "list"
     (emoji,) = models["data"]
-    assert (emoji["id"], emoji["object"], emoji["default"], emoji["size"]) == ("emoji", "model", True, 64)
+    assert (emoji["id"], emoji["object"], emoji["default"], emoji["size"]) == ("emoji", "model", True, SIDE)
 
 
 def test_adapters_are_listed_by_the_names_that_requests_use(api):

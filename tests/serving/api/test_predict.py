@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load, save
 
+from tests.embedded import CELLS, CHANNELS, SIDE
 from tests.serving.api.stand_in import Api, is_problem
 from undertow import Adapter, Conditioning, PredictionContext
 from undertow.serving.failures import Failure, FailureCode
 from undertow.serving.worker.worker import Worker
 
 KIND = {"Content-Type": "application/x-safetensors"}
-SHAPES = {"latents": (1, 8, 16, 16), "text_embeddings": (1, 5, 192), "negative_embeddings": (1, 5, 192)}
+SHAPES = {"latents": (1, CHANNELS, CELLS, CELLS), "text_embeddings": (1, 5, 192), "negative_embeddings": (1, 5, 192)}
 """Of the embedded model."""
 
 
@@ -53,8 +54,8 @@ def test_contexts_with_unlike_adapters_are_answered_as_by_the_network(api: Api, 
     thread = threading.Thread(target=work)
     thread.start()
     given = tensors(5)
-    outline = Image.new("L", (64, 64), 0)
-    outline.paste(255, (16, 16, 48, 48))
+    outline = Image.new("L", (SIDE, SIDE), 0)
+    outline.paste(255, (SIDE // 4, SIDE // 4, 3 * SIDE // 4, 3 * SIDE // 4))
     red = Image.new("RGB", (64, 64), "red")
     upload = api.client.post("/v1/artifacts", content=png(red), headers={"Content-Type": "image/png"}).json()
     contexts = [
@@ -145,9 +146,9 @@ HEADER = struct.pack("<Q", 2**40) + b"{}"
         (body([{"timestep": 1}, {"timestep": 1}], ONE), "1.latents"),
         (body([{"timestep": 1}], tensors(2)), "1.latents"),
         (body([{"timestep": 1}], {**ONE, "0.hints": torch.ones(1)}), "0.hints"),
-        (body([{"timestep": 1}], {**ONE, "0.latents": torch.ones(8, 16, 16)}), "4 dimensions"),
-        (body([{"timestep": 1}], {**ONE, "0.latents": torch.ones(1, 8, 16, 16).int()}), "floats"),
-        (body([{"timestep": 1}], {**ONE, "0.latents": torch.ones(65, 8, 1, 1)}), "at most 64"),
+        (body([{"timestep": 1}], {**ONE, "0.latents": torch.ones(CHANNELS, CELLS, CELLS)}), "4 dimensions"),
+        (body([{"timestep": 1}], {**ONE, "0.latents": torch.ones(1, CHANNELS, CELLS, CELLS).int()}), "floats"),
+        (body([{"timestep": 1}], {**ONE, "0.latents": torch.ones(65, CHANNELS, 1, 1)}), "at most 64"),
     ],
 )
 def test_a_file_that_cannot_be_answered_is_refused_before_a_worker_sees_it(api, content, word):

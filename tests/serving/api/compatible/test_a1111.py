@@ -13,6 +13,7 @@ import webuiapi
 from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
+from tests.embedded import SIDE
 from tests.serving.api.stand_in import open_api, picture_bytes
 from undertow import InvalidInput
 from undertow.sampling.catalogue import ALIASES, SAMPLERS
@@ -428,9 +429,9 @@ def test_progress_and_interrupt_are_the_keys_own(api):
     asking.join()
     stopped = answers["ada"].json()  # as A1111: what there is, in the size that was asked for
     assert (answers["ada"].status_code, len(stopped["images"])) == (200, 1)
-    assert opened(stopped["images"][0]).size == (64, 64)
+    assert opened(stopped["images"][0]).size == (SIDE, SIDE)
     info = json.loads(stopped["info"])
-    assert (info["width"], info["seed"]) == (64, claims[0].job.spec.request["seed"])
+    assert (info["width"], info["seed"]) == (SIDE, claims[0].job.spec.request["seed"])
 
 
 @pytest.mark.parametrize("ending", ["interrupt", "skip"])
