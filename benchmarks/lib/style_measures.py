@@ -11,7 +11,7 @@ from recipes.emoji.render import Glyphs
 from recipes.emoji.scenes import Scene
 from recipes.emoji.styles import STYLES, Style, separation
 
-Pictures = UInt8[Tensor, "count 3 64 64"]
+Pictures = UInt8[Tensor, "count 3 side side"]
 
 USUAL = 0.95
 """Share of the base's pictures at or below the statistic that styled ones should exceed."""
@@ -58,8 +58,11 @@ def adherence(pictures: Pictures, scenes: Sequence[Scene], glyphs: Glyphs, resty
     )
 
 
-def all_styles(pictures: UInt8[Tensor, "count 3 height width"]) -> UInt8[Tensor, "count 3 height width"]:
-    """Every style, one after the other: lines, and these in tiles."""
+def all_styles(
+    pictures: UInt8[Tensor, "count 3 height width"], side: int | None = None
+) -> UInt8[Tensor, "count 3 height width"]:
+    """Every style, one after the other: lines, and these in tiles. side: of the whole pictures, of which these may be
+    parts."""
     for style in STYLES.values():
-        pictures = style.apply(pictures)
+        pictures = style.apply(pictures, side)
     return pictures

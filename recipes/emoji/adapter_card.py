@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import fill
 
 from recipes.emoji.card import CARD, LICENSE
-from recipes.emoji.styles import BLOCK
+from recipes.emoji.styles import TILES
 from undertow.adapters.files.opened import open_adapter
 from undertow.adapters.kinds import identify
 from undertow.adapters.lora.kind import LoraKind
@@ -88,9 +88,9 @@ LINE_DRAWING = About(
 )
 MOSAIC = About(
     title="mosaic",
-    summary=f"A LoRA for the embedded model `emoji`: it draws emoji in square tiles of {BLOCK} pixels.",
+    summary=f"A LoRA for the embedded model `emoji`: it draws emoji in square tiles, {TILES} across.",
     use='Adapter("mosaic")',
-    data=f"Scenes of emoji averaged over squares of {BLOCK} pixels, with captions that say nothing of the style.",
+    data="Scenes of emoji averaged over square tiles, with captions that say nothing of the style.",
     script="style_data.py",
     page="lora",
     limits=(

@@ -26,8 +26,8 @@ SIZES = (SINGLE_SIZES, PAIR_SIZES, range(17, 21))
 MARGIN = 2
 """Pixels around a reference in another style, which may reach beyond its emoji's square."""
 
-Restyle = Callable[[UInt8[Tensor, "count 3 height width"]], UInt8[Tensor, "count 3 height width"]]
-"""Plain pictures drawn in another style, the same wherever in the picture something stands."""
+Restyle = Callable[[UInt8[Tensor, "count 3 height width"], int], UInt8[Tensor, "count 3 height width"]]
+"""Parts of plain pictures with such a side, drawn in another style, the same wherever in the picture something stands."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,6 +123,6 @@ def _distances(
     if style is not None:
         around = (MARGIN,) * 4
         plain = (F.pad(templates, around) + base).mul(255).round().clamp(0, 255).to(torch.uint8)
-        templates, offset = style(plain) / 255 - base, F.pad(offset, around)
+        templates, offset = style(plain, SIDE) / 255 - base, F.pad(offset, around)
     overlap = F.conv2d(offset, templates).amax((2, 3))
     return templates.square().sum((1, 2, 3)) - 2 * overlap

@@ -25,9 +25,8 @@ TINT = 0.5
 THIN = 5
 """Pixels: darker things that are narrower are lines."""
 
-BLOCK = 4
-"""Pixels to a side of a mosaic's tiles: 16 across the first edition's pictures, 32 across the second's. Of tiles
-of 8, an emoji of 24 pixels would be nine."""
+TILES = 16
+"""Of a mosaic, across a picture of either edition."""
 
 TINY = 1e-6
 """In the place of 0, for pictures of nothing but background."""
@@ -36,18 +35,21 @@ BORDER = 2
 """Pixels along the edge whose median is the background."""
 
 
-def line_drawing(pictures: Scenes) -> Scenes:
-    """Dark lines where the picture changes, and its colors, paler, between them."""
+def line_drawing(pictures: Scenes, side: int | None = None) -> Scenes:  # noqa: ARG001
+    """Dark lines where the picture changes, and its colors, paler, between them. side: no matter, lines are of one
+    width in all pictures."""
     strength = ((_gradient(pictures) - FAINT) / (STRONG - FAINT)).clamp(0, 1)[:, None]
     tinted = torch.lerp(_paper(pictures), pictures / 255, TINT)
     return _to_bytes(torch.lerp(tinted, _ink(), strength))
 
 
-def mosaic(pictures: Scenes) -> Scenes:
-    """Square tiles, each of the mean color of what it covers; those at the far edges may be cut off."""
+def mosaic(pictures: Scenes, side: int | None = None) -> Scenes:
+    """Square tiles, each of the mean color of what it covers; those at the far edges may be cut off. side: of the whole
+    pictures, of which these may be parts."""
     height, width = pictures.shape[2:]
-    tiles = F.avg_pool2d(pictures / 255, BLOCK, ceil_mode=True)
-    return _to_bytes(tiles.repeat_interleave(BLOCK, 2).repeat_interleave(BLOCK, 3)[:, :, :height, :width])
+    tile = (side or width) // TILES
+    tiles = F.avg_pool2d(pictures / 255, tile, ceil_mode=True)
+    return _to_bytes(tiles.repeat_interleave(tile, 2).repeat_interleave(tile, 3)[:, :, :height, :width])
 
 
 def line_share(pictures: Scenes) -> Float[Tensor, "count"]:
@@ -65,22 +67,24 @@ def line_share(pictures: Scenes) -> Float[Tensor, "count"]:
 
 
 def tiled_share(pictures: Scenes) -> Float[Tensor, "count"]:
-    """How much of the squared change between neighboring pixels is where tiles meet: a quarter by chance, at most 1."""
-    values = pictures / 255
+    """How much of the squared change between neighboring pixels is where tiles meet: at most 1, and by chance one pixel
+    in so many as a tile has to a side."""
+    values, tile = pictures / 255, pictures.shape[-1] // TILES
     met, all_of_it = torch.zeros(len(pictures)), torch.zeros(len(pictures))
     for axis in (2, 3):
         change = values.diff(dim=axis).square().sum(1).sum(4 - axis)
-        borders = torch.arange(1, change.shape[1] + 1) % BLOCK == 0
+        borders = torch.arange(1, change.shape[1] + 1) % tile == 0
         met, all_of_it = met + change[:, borders].sum(1), all_of_it + change.sum(1)
     return met / all_of_it.clamp(min=TINY)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """apply: a plain picture in this style. statistic: larger for pictures in this style than for others."""
+    """apply: plain pictures in this style, or parts of pictures that have this side. statistic: larger for pictures in
+    this style than for others."""
 
     name: str
-    apply: Callable[[Scenes], Scenes]
+    apply: Callable[..., Scenes]
     statistic: Callable[[Scenes], Float[Tensor, "count"]]
 
 

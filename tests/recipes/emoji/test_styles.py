@@ -8,7 +8,7 @@ import torch
 from recipes.emoji.recognize import background, recognize
 from recipes.emoji.render import ON_CELLS, Glyphs, draw_places, render
 from recipes.emoji.scenes import draw_training_scene
-from recipes.emoji.styles import BLOCK, INK, STYLES, line_drawing, mosaic, separation
+from recipes.emoji.styles import INK, STYLES, TILES, line_drawing, mosaic, separation
 from tests.recipes.emoji.tiny import drawn_glyphs, needs_font
 
 LEAST_SEPARATION = 0.98
@@ -82,10 +82,18 @@ def test_lines_are_ink_and_stand_at_edges_of_paler_colors():
 
 def test_tiles_are_of_one_color_the_mean_of_what_they_cover(plain):
     pictures = plain[1]
-    tiles = mosaic(pictures).unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK).flatten(4)
+    tile = pictures.shape[-1] // TILES
+    tiles = mosaic(pictures).unfold(2, tile, tile).unfold(3, tile, tile).flatten(4)
+    assert tiles.shape[2:4] == (TILES, TILES)
     assert tiles.eq(tiles[..., :1]).all()
-    means = pictures.float().unfold(2, BLOCK, BLOCK).unfold(3, BLOCK, BLOCK).mean((4, 5))
+    means = pictures.float().unfold(2, tile, tile).unfold(3, tile, tile).mean((4, 5))
     assert (tiles[..., 0].float() - means).abs().max() <= 0.51, "rounded to a byte"
+
+
+def test_parts_of_pictures_have_the_tiles_of_the_whole(plain):
+    pictures = plain[1]
+    side, half = pictures.shape[-1], pictures.shape[-1] // 2
+    assert mosaic(pictures[..., :half, :half], side).equal(mosaic(pictures)[..., :half, :half])
 
 
 def test_separation_counts_pairs():
