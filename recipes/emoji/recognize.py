@@ -27,7 +27,7 @@ MARGIN = 2
 """Pixels around a reference in another style, which may reach beyond its emoji's square."""
 
 Restyle = Callable[[UInt8[Tensor, "count 3 height width"], int], UInt8[Tensor, "count 3 height width"]]
-"""Parts of plain pictures with such a side, drawn in another style, the same wherever in the picture something stands."""
+"""Parts of plain pictures of such a side, drawn in another style: the same wherever in the picture something stands."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
