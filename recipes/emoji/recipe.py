@@ -31,7 +31,7 @@ from recipes.emoji.autoencoder import (
     train_autoencoder,
     vae_config,
 )
-from recipes.emoji.card import stage
+from recipes.emoji.card import TEXT_TO_IMAGE, stage
 from recipes.emoji.decoder import train_decoder
 from recipes.emoji.draw import draw
 from recipes.emoji.editions import CRISP, FIRST, Edition
@@ -174,6 +174,9 @@ CRISP_RECIPE = EmojiRecipe(
         weighting=TruncatedSNRWeighting(limit=12.0),
     ),
     asked_of_pairs=0.05,
+    text_encoder=FitSettings(
+        steps=800, batch_size=128, learning_rate=1e-3, warmup_steps=50, ema_decay=0.99, checkpoint_every=100
+    ),
     text_to_image=FitSettings(
         steps=3000,
         batch_size=64,
@@ -267,7 +270,7 @@ def train_emoji(
         )
     stages = (
         *([] if autoencoder else [stage("autoencoder", vae, recipe.autoencoder, out / "autoencoder")]),
-        stage("text encoder and U-Net", model, recipe.text_to_image, out / "text_to_image"),
+        stage(TEXT_TO_IMAGE, model, recipe.text_to_image, out / "text_to_image"),
         *([stage("the same, on less noise", model, recipe.details, out / "details")] if recipe.details else []),
         stage("the same, mostly on two emoji", model, recipe.pairs, out / "pairs"),
     )
