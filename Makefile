@@ -213,7 +213,7 @@ digits: $(INSTALLED)  ## Train both digit models, measure them and write docs/re
 	$(BIN)/python -m recipes.digits
 
 emoji: $(INSTALLED)  ## Train the shipped text-to-image model into out/emoji/run, going on where it stopped (hours)
-	$(BIN)/python -m recipes.emoji train --out out/emoji/run
+	$(BIN)/python -m recipes.emoji train --crisp --out out/emoji/run
 
 evaluate: $(INSTALLED)  ## Measure the shipped text-to-image model beside diffusers and write docs/results/emoji.md (an hour)
 	$(BIN)/python -m recipes.emoji.measure_diffusers --out out/emoji/diffusers.json

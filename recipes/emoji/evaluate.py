@@ -38,19 +38,19 @@ def kinds(count: int = PROMPTS, mix: Mix = UP_TO_TWO) -> tuple[Kind, ...]:
         Kind(
             name="one emoji, on colors it was trained with",
             scenes=tuple(_some(list(singles(trained=True)), count, random)),
-            least_right=0.90,
+            least_right=0.99,
             least_color=0.98,
         ),
         Kind(
             name="one emoji, on the color it was never trained with",
             scenes=tuple(_some(list(singles(trained=False)), count, random)),
-            least_right=0.85,
+            least_right=0.99,
             least_color=0.95,
         ),
         Kind(
             name="two emoji never seen together",
             scenes=tuple(draw_pair_kept_out(random) for _ in range(count)),
-            least_right=0.60,
+            least_right=0.80,
             least_color=None,
         ),
     )

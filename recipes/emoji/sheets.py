@@ -5,7 +5,7 @@ from jaxtyping import Bool, UInt8
 from torch import Tensor
 
 from recipes.emoji.evaluate import kinds
-from recipes.emoji.scenes import Scene
+from recipes.emoji.scenes import UP_TO_TWO, Mix, Scene
 
 SAMPLES = 64
 """Pictures of a sheet, in eight rows; seeds 0 to 63."""
@@ -17,9 +17,9 @@ FRAME = 3
 RIGHT, WRONG = (40, 170, 80), (220, 40, 50)
 
 
-def sheet_scenes() -> list[Scene]:
-    """What the uncurated samples show: the n-th is the next prompt of kind n modulo 3, as `kinds` has them."""
-    queues = [iter(kind.scenes) for kind in kinds(SAMPLES)]
+def sheet_scenes(mix: Mix = UP_TO_TWO) -> list[Scene]:
+    """What the uncurated samples show: the prompts of all kinds in turn, as `kinds` has them."""
+    queues = [iter(kind.scenes) for kind in kinds(SAMPLES, mix)]
     return [next(queues[index % len(queues)]) for index in range(SAMPLES)]
 
 

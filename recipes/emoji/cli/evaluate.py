@@ -42,7 +42,7 @@ def evaluate(
 ) -> None:
     """Measure the text-to-image model `emoji`: does it draw what is asked, also what it never saw together?
 
-    Draws prompts of three kinds with fixed seeds, finds the nearest rendering to each picture, and writes OUT/emoji.md
+    Draws prompts of every kind with fixed seeds, finds the nearest rendering to each picture, and writes OUT/emoji.md
     with sheets of samples. Needs the Noto Color Emoji font.
     """
     import torch
@@ -77,7 +77,7 @@ def evaluate(
         measured.append(measure(kind, draw, glyphs))
         found = measured[-1]
         console.print(f"{kind.name}: {found.right:.1%} right, background {found.color:.1%}", highlight=False)
-    scenes = sheet_scenes()
+    scenes = sheet_scenes(edition.mix)
     draw = _drawing(networks, vae, settings, console, "sheet of samples")
     evaluation = Evaluation(
         measured=tuple(measured),

@@ -1,13 +1,11 @@
 """The first stage: latents of mean 0 and variance 1 without a change to any reconstruction, pictures by the step."""
 
 from itertools import permutations
-from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
 
-import recipes.emoji
 from recipes.emoji.autoencoder import (
     autoencoder_loss,
     change_looks,
@@ -21,6 +19,7 @@ from recipes.emoji.autoencoder import (
 from recipes.emoji.recipe import CRISP_RECIPE, EmojiRecipe
 from tests.recipes.emoji.tiny import TINY, drawn_glyphs
 from tests.vae.minis import build
+from undertow.embedded import embedded_models
 from undertow.errors import ConfigError
 from undertow.pictures.pixels import from_uint8
 from undertow.training.randomness import generator_for
@@ -120,7 +119,7 @@ def test_psnr_is_that_of_eight_bit_pictures(vae, pictures):
 
 @torch.no_grad()
 def test_the_second_edition_s_autoencoder_rebuilds_as_diffusers_does():
-    folder = Path(recipes.emoji.__path__[0]) / "crisp-model" / "vae"
+    folder = embedded_models()["emoji"] / "vae"
     vae, peer = read_autoencoder(folder, CRISP_RECIPE.vae()), AutoencoderKL.from_pretrained(folder)
     x = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
     latents = vae.encode(x).mean
@@ -130,4 +129,4 @@ def test_the_second_edition_s_autoencoder_rebuilds_as_diffusers_does():
 
 def test_an_autoencoder_of_another_architecture_is_refused():
     with pytest.raises(ConfigError, match="architecture of the recipe"):
-        read_autoencoder(Path(recipes.emoji.__path__[0]) / "crisp-model" / "vae", EmojiRecipe().vae())
+        read_autoencoder(embedded_models()["emoji"] / "vae", EmojiRecipe().vae())
