@@ -4,14 +4,18 @@ before anything slow is imported."""
 from importlib.resources import files
 from pathlib import Path
 
+from undertow.assembled import assembled, is_described
 from undertow.errors import UnknownCheckpoint
 from undertow.lookup import did_you_mean
 
 
 def embedded_models() -> dict[str, Path]:
-    """Name and folder of the models that ship in the package."""
+    """Name and folder of the models that ship in the package; of those that share another one's weights the folder in
+    the cache, where there is room for one."""
     root = Path(str(files("undertow"))) / "models"
-    return {folder.name: folder for folder in sorted(root.iterdir()) if folder.is_dir()} if root.is_dir() else {}
+    shipped = [folder for folder in sorted(root.iterdir()) if folder.is_dir()] if root.is_dir() else []
+    whole = {folder.name: assembled(folder) if is_described(folder) else folder for folder in shipped}
+    return {name: folder for name, folder in whole.items() if folder is not None}
 
 
 def require_named(source: str | Path) -> None:

@@ -1,0 +1,97 @@
+"""Embedded models that share another one's weights: in the package they are a LoRA and a scheduler, and on this machine
+a whole folder, put together the first time that one is needed. Imports nothing that is slow until then.
+
+models/NAME/assembled.json      {"base": "emoji", "lora": "adapters/turbo.safetensors"}, a file of the base's folder
+models/NAME/...                 all other files that differ from the base's
+CACHE/models/KEY/NAME/          what undertow and diffusers read
+"""
+
+import json
+import logging
+import shutil
+from functools import cache
+from hashlib import blake2b
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING
+
+from undertow.cache_folder import cache_folder
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+DESCRIPTION = "assembled.json"
+UNET = Path("unet/diffusion_pytorch_model.safetensors")
+NOT_COPIED = (DESCRIPTION, "adapters", "README.md")
+"""Of the base and of the description."""
+
+
+def is_described(folder: Path) -> bool:
+    """Whether a folder of the package is a description of a model, and no model."""
+    return (folder / DESCRIPTION).is_file()
+
+
+def assembled(folder: Path) -> Path | None:
+    """The whole model that `folder` describes, written into the cache if it is not there yet; `None` where nothing can
+    be written, which is logged once."""
+    said = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    base = folder.parent / said["base"]
+    place = cache_folder() / "models" / _key(base, base / said["lora"], folder) / folder.name
+    return place if place.is_dir() or _written(place, base, base / said["lora"], folder) else None
+
+
+def _written(place: Path, base: Path, lora: Path, folder: Path) -> bool:
+    """Puts the model together beside its place, and moves it there whole."""
+    draft = None
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(mkdtemp(dir=place.parent, prefix=f"{place.name}."))
+        for source in (base, folder):
+            shutil.copytree(source, draft, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*NOT_COPIED))
+        shutil.copyfile(folder / "README.md", draft / "README.md")
+        _merge(draft / UNET, lora)
+        draft.chmod(0o755)
+        draft.rename(place)
+    except OSError as error:
+        if not place.is_dir():  # another process was first
+            _warn(place.name, str(error))
+        return place.is_dir()
+    finally:
+        if draft is not None:
+            shutil.rmtree(draft, ignore_errors=True)
+    return True
+
+
+def _merge(unet: Path, lora: Path) -> None:
+    """Adds the LoRA (sd-scripts' names) to a U-Net's file, in float32; the file keeps its type."""
+    from safetensors.numpy import load_file, save_file  # noqa: PLC0415  # with numpy, which names alone need not wait for
+
+    weights, updates = load_file(unet), load_file(lora)
+    for name, weight in weights.items():
+        stem = f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}"
+        if f"{stem}.lora_up.weight" in updates:
+            weights[name] = _merged(weight, *(updates[f"{stem}.{part}"] for part in PARTS))
+    save_file(weights, unet, {"format": "pt"})
+
+
+PARTS = ("lora_up.weight", "lora_down.weight", "alpha")
+
+
+def _merged(weight: "NDArray", up: "NDArray", down: "NDArray", alpha: "NDArray") -> "NDArray":
+    up, down = (one.reshape(len(one), -1).astype("float32") for one in (up, down))
+    change = float(alpha) / len(down) * (up @ down)
+    return (weight.astype("float32") + change.reshape(weight.shape)).astype(weight.dtype)
+
+
+def _key(base: Path, lora: Path, folder: Path) -> str:
+    """Another one for other weights, whichever version brought them."""
+    parts = [lora.read_bytes(), *(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())]
+    size, time = (base / UNET).stat().st_size, (base / UNET).stat().st_mtime_ns
+    return blake2b(b"".join(parts) + f"{size} {time}".encode(), digest_size=8).hexdigest()
+
+
+@cache
+def _warn(name: str, problem: str) -> None:
+    logger.warning("%s cannot be put together: %s; UNDERTOW_CACHE names another folder for it", name, problem)

@@ -1,0 +1,80 @@
+"""Embedded models that are a LoRA and a scheduler in the package, and a whole folder in the cache."""
+
+import json
+import logging
+
+import pytest
+import torch
+from diffusers import LCMScheduler, StableDiffusionPipeline
+
+import undertow
+from tests.services import copy_pipeline, fresh_service
+from undertow.adapters.lora.extraction import as_lora, extract_lora, networks_of
+from undertow.adapters.lora.write import write_lora
+from undertow.assembled import assembled, is_described
+from undertow.checkpoints.read.model_loading import load_model
+from undertow.embedded import embedded_models
+
+SCHEDULER = "scheduler/scheduler_config.json"
+
+
+@pytest.fixture
+def described(tmp_path, monkeypatch):
+    """A description of a model beside its base, and a cache of its own."""
+    monkeypatch.setenv("UNDERTOW_CACHE", str(tmp_path / "cache"))
+    base, folder = copy_pipeline("sd1", tmp_path / "models/base"), tmp_path / "models/quick"
+    before, after = fresh_service("sd1").model, fresh_service("sd1").model
+    with torch.no_grad():
+        for parameter in after.require_unet().parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    found = extract_lora({"unet": networks_of(before)["unet"]}, {"unet": networks_of(after)["unet"]}, 3)
+    write_lora(as_lora(found, before, after, "quick"), base / "adapters/quick.safetensors", format="kohya")
+    scheduler = json.loads((base / SCHEDULER).read_text()) | {"_class_name": "LCMScheduler", "steps_offset": 1}
+    index = json.loads((base / "model_index.json").read_text()) | {"scheduler": ["diffusers", "LCMScheduler"]}
+    (folder / "scheduler").mkdir(parents=True)
+    (folder / "assembled.json").write_text(json.dumps({"base": "base", "lora": "adapters/quick.safetensors"}))
+    (folder / SCHEDULER).write_text(json.dumps(scheduler))
+    (folder / "model_index.json").write_text(json.dumps(index))
+    (folder / "README.md").write_text("# quick\n")
+    return folder
+
+
+def test_it_is_its_base_with_the_lora_merged_and_diffusers_reads_it(described):
+    assert is_described(described)
+    assert not is_described(described.parent / "base")
+    place = assembled(described)
+    assert place.name == "quick"
+    assert not (place / "adapters").exists()
+    assert not (place / "assembled.json").exists()
+    assert (place / "README.md").read_text() == "# quick\n"
+    whole, base = load_model(place), undertow.load(described.parent / "base", dtype=torch.float32)
+    assert whole.sampler.scheduler == "LCMScheduler"
+    lora = str(described.parent / "base/adapters/quick.safetensors")
+    quick, ask = undertow.load(place, dtype=torch.float32), {"prompt": "a", "steps": 1, "sampler": "euler"}
+    apart = quick.generate(**ask).latents - base.generate(**ask).latents
+    same = quick.generate(**ask).latents - base.generate(**ask, adapters=[lora]).latents
+    assert apart.abs().max() > 0
+    assert same.abs().max() < 1e-3 * apart.abs().max()
+    assert isinstance(StableDiffusionPipeline.from_pretrained(place).scheduler, LCMScheduler)
+
+
+def test_it_is_put_together_once_and_anew_for_other_weights(described):
+    place = assembled(described)
+    made = (place / "unet/diffusion_pytorch_model.safetensors").stat().st_mtime_ns
+    assert assembled(described) == place
+    assert (place / "unet/diffusion_pytorch_model.safetensors").stat().st_mtime_ns == made
+    assert [one.name for one in place.parent.iterdir()] == ["quick"], "no draft is left"
+    (described / "README.md").write_text("# another\n")
+    assert assembled(described) not in (None, place)
+
+
+def test_without_a_place_for_it_the_others_are_there_and_the_reason_is_told(described, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("UNDERTOW_CACHE", str(tmp_path / "file"))
+    with caplog.at_level(logging.WARNING):
+        assert assembled(described) is None
+        assert assembled(described) is None
+    (line,) = (record.getMessage() for record in caplog.records)
+    assert "quick cannot be put together" in line
+    assert "UNDERTOW_CACHE" in line
+    assert "emoji" in embedded_models()
