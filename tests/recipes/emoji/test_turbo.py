@@ -1,15 +1,20 @@
 """The recipe of the model in few steps, tiny: two distillations, a folder that is drawn by its own sampler."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 import undertow
 from recipes.emoji import turbo as turbo_recipe
 from recipes.emoji.__main__ import VERBS
 from recipes.emoji.editions import FIRST
 from recipes.emoji.turbo import TurboRecipe, train_turbo, training_pictures
+from recipes.emoji.turbo_ship import ship
 from tests.recipes.emoji.tiny import SETTINGS, DrawnGlyphs, drawn_glyphs, trained_run
+from undertow.assembled import assembled
 from undertow.cli import main
 from undertow.training.log import read_records
 
@@ -48,3 +53,20 @@ def test_pictures_stand_on_cells_with_their_captions():
     assert few.pixels.shape == (6, 3, 64, 64)
     assert len(few.captions) == len(few.crops) == 6
     assert few.pixels.equal(training_pictures(6, FIRST, drawn_glyphs()).pixels)
+
+
+@pytest.mark.slow
+def test_what_ships_is_the_student_within_its_rank(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNDERTOW_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(trained_run() / "model", tmp_path / "models/emoji")
+    shutil.copytree(trained_run() / "model", tmp_path / "student")
+    weights = tmp_path / "student/unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    changed = "mid_block.attentions.0.proj_in.weight"
+    tensors[changed] = tensors[changed] + torch.randn(tensors[changed].shape, dtype=tensors[changed].dtype)
+    save_file(tensors, weights, {"format": "pt"})
+    assert ship(tmp_path / "student", tmp_path / "models", rank=1000) == pytest.approx(1, abs=1e-4)
+    whole = assembled(tmp_path / "models/emoji-turbo")
+    got = load_file(whole / "unet/diffusion_pytorch_model.safetensors")
+    assert all(torch.allclose(got[name].float(), tensors[name].float(), atol=2e-3) for name in tensors)
+    assert "--lora turbo" in (tmp_path / "models/emoji/adapters/turbo.md").read_text()
