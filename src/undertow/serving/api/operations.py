@@ -30,7 +30,8 @@ STUCK_S = 120.0
 
 @router.get("/v1/models", responses=gives(None))
 async def list_models(key: Reader, service: Service) -> JSONResponse:  # noqa: ARG001  # any key may
-    """List the models that requests may name; the first is taken where they name none."""
+    """List the models that requests may name; the first is taken where they name none. suggested: fields that a request
+    which leaves them out is drawn with; a model that was distilled to few steps has some."""
     return JSONResponse(await run_in_threadpool(models_json, service))
 
 
@@ -95,6 +96,7 @@ def models_json(service: Parts) -> dict[str, Any]:
             "family": entry.family,
             "dtype": entry.dtype,
             "size": entry.trained_size,
+            "suggested": entry.suggested,
             "default": entry.name == service.settings.default_model,
         }
         for entry in catalog.models.values()

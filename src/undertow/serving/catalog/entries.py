@@ -1,6 +1,6 @@
 """What the catalog knows of a model, an adapter or an embedding."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +17,8 @@ EMBEDDING = "textual inversion"
 class ModelEntry:
     """A model that clients may name. source: what is loaded: a path, an embedded model's name or a Hub id. path: where
     it lies on this machine. subject: its networks, as forecasts take them. dtype, vae_dtype: of U-Net and autoencoder
-    when a worker loads it, on the device that the catalog was made for. family: "sd1", "sdxl" and so on."""
+    when a worker loads it, on the device that the catalog was made for. family: "sd1", "sdxl" and so on. suggested:
+    fields of a request that it is best drawn with, where the defaults are not right."""
 
     name: str
     source: str
@@ -26,6 +27,7 @@ class ModelEntry:
     dtype: str
     vae_dtype: str
     family: str
+    suggested: dict[str, float] = field(default_factory=dict[str, float])
 
     @cached_property
     def hash(self) -> str:
