@@ -66,8 +66,8 @@ def model_card(megabytes: float) -> str:
 
     undertow generate "red apple on white background" --model {TURBO}
 
-diffusers' `StableDiffusionPipeline` reads the folder that `undertow.embedded.embedded_models()` names, with LCMScheduler
-and `guidance_scale=1`. Trained by `python -m recipes.emoji turbo` on pictures as those of `emoji`, whose card tells of
+diffusers' `StableDiffusionPipeline` reads the folder that `undertow.embedded.embedded_models()` names, with
+LCMScheduler and `guidance_scale=1`. Trained by `python -m recipes.emoji turbo` on pictures as those of `emoji`, whose card tells of
 data and licenses. What it draws of what is asked, in how many steps: `docs/results/turbo.md`.
 """
 
@@ -75,8 +75,8 @@ data and licenses. What it draws of what is asked, in how many steps: `docs/resu
 def lora_card(rank: int, megabytes: float) -> str:
     """The card of the LoRA."""
     about = (
-        f"A LoRA for the embedded model `emoji`, of rank {rank} and {megabytes:.1f} MB in float16: with it `emoji` draws "
-        "in one to four steps without guidance, beside requests of twenty steps in the same batch. Extracted from "
+        f"A LoRA for the embedded model `emoji`, of rank {rank} and {megabytes:.1f} MB in float16: with it `emoji` "
+        "draws in one to four steps without guidance, beside requests of twenty steps in the same batch. Extracted from "
         "what `python -m recipes.emoji turbo` trained. The model `emoji-turbo` has it in its weights."
     )
     return f"""# turbo

@@ -39,12 +39,18 @@ def browser() -> "Iterator[Browser]":
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> "Iterator[Site]":
+def site(tmp_path: Path, models: dict[str, str]) -> "Iterator[Site]":
     from tests.page.site import Site  # after checks of annotations
 
-    site = Site(tmp_path / "data")
+    site = Site(tmp_path / "data", **models)
     yield site
     site.stop()
+
+
+@pytest.fixture
+def models() -> dict[str, str]:
+    """Beside the embedded one, by name."""
+    return {}
 
 
 @pytest.fixture

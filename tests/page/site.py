@@ -21,11 +21,13 @@ BUDGET_BYTES = 2**34
 
 
 class Site:
-    """A service at an address, which can be stopped and started again. held: no step is made while it is set."""
+    """A service at an address, which can be stopped and started again. models: beside the embedded one, by name. held:
+    no step is made while it is set."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, **models: str):
         self.folder = folder
-        self.catalog = Catalog(ServerSettings(data=folder))
+        self.models = {"emoji": "emoji", **models}
+        self.catalog = Catalog(ServerSettings(data=folder, models=self.models))
         self.held = threading.Event()
         self.port = 0
         self.start()
@@ -35,7 +37,7 @@ class Site:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        self.api: Api = open_api(self.folder, self.catalog, budget_bytes=BUDGET_BYTES)
+        self.api: Api = open_api(self.folder, self.catalog, budget_bytes=BUDGET_BYTES, models=self.models)
         self._over = threading.Event()
         self._place = socket.create_server(("127.0.0.1", self.port))
         self.port = self._place.getsockname()[1]

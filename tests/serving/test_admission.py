@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from tests.distilled import distilled_pipeline
 from tests.embedded import CELLS, SIDE
 from tests.services import pipeline_folder, service_of
 from undertow import GenerationRequest
@@ -22,6 +23,9 @@ from undertow.errors import InvalidInput
 from undertow.pictures.files import describe_picture
 from undertow.serving.admission import SEEDS, Admission
 from undertow.serving.amount import pinned_rows, work_of
+from undertow.serving.api.compatible.agents_tools import Draw
+from undertow.serving.api.compatible.huggingface import TextToImageTask
+from undertow.serving.api.compatible.openai_words import ImageGeneration
 from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.clock.costs import Costs
 from undertow.serving.clock.timetable import Timetable
@@ -326,3 +330,38 @@ def test_the_door_imports_no_torch(tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["emoji", "False"]
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory):
+    """A door whose only model was distilled to few steps."""
+    folder = tmp_path_factory.mktemp("models")
+    settings = ServerSettings(models={"turbo": str(distilled_pipeline(folder / "turbo"))}, data=folder / "data")
+    return Admission(Catalog(settings), Memory(), settings)
+
+
+OPEN = {
+    "native": {"prompt": "owl"},
+    "OpenAI": ImageGeneration.read({"prompt": "owl"}).wanted(),
+    "Hugging Face": TextToImageTask.from_json({"inputs": "owl"}).wanted(None, "png"),
+    "an agent": Draw.from_json({"prompt": "owl"}).wanted(),
+}
+"""What clients of each API ask for who say nothing of steps and guidance."""
+
+
+@pytest.mark.parametrize("api", OPEN)
+def test_what_a_client_leaves_open_is_as_the_model_suggests(quick, door, api):
+    few, usual = (one.admit(OPEN[api], "k") for one in (quick, door))
+    assert (few.spec.request["steps"], few.spec.request["guidance_scale"]) == (4, 1.0)
+    assert (few.work.steps, few.work.rows) == (4, 1)  # what it costs is told of what is drawn
+    assert (usual.spec.request["steps"], usual.spec.request["guidance_scale"]) == (20, 5.0)
+
+
+def test_what_a_client_says_counts_more_than_what_a_model_suggests(quick):
+    both = quick.admit({"prompt": "owl", "steps": 20, "guidance_scale": 5}, "k").spec.request
+    assert (both["steps"], both["guidance_scale"]) == (20, 5.0)
+    along = quick.admit({"prompt": "owl", "sigmas": [9.0, 1.0, 0.0]}, "k").spec.request
+    assert (along["sigmas"], along["guidance_scale"]) == ([9.0, 1.0, 0.0], 1.0)
+    for nothing in (0, None):
+        with pytest.raises(InvalidInput, match="steps"):
+            quick.admit({"prompt": "owl", "steps": nothing}, "k")

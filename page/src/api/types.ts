@@ -54,6 +54,8 @@ export interface Options {
   priority?: number;
   label?: string;
   reuse?: boolean;
+  /** In place of the request's own. */
+  seed?: number;
   inspect?: Record<string, unknown>;
 }
 
@@ -136,6 +138,10 @@ export interface Model {
   dtype: string;
   size: number;
   default: boolean;
+  /** Fields that it is drawn with where a request leaves them out. */
+  suggested: Record<string, number>;
+  /** A model that draws the same in few steps. */
+  quicker: string | null;
 }
 
 export interface AdapterEntry {

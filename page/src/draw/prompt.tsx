@@ -1,23 +1,15 @@
 /** What to draw: the prompt, the button, and drawing while the prompt is being written. */
 
-import { effect, signal } from "@preact/signals";
-import { useEffect, useRef } from "preact/hooks";
+import { signal } from "@preact/signals";
 import { away } from "../api/client";
-import type { Job } from "../api/types";
 import { isFinal } from "../api/types";
 import { form, get, set } from "../state/form";
-import { DRAFT, cancel, look, shown, submit } from "../state/jobs";
+import { cancel, look, shown, submit } from "../state/jobs";
 import { choices } from "../state/service";
 import { Button, Check, Select } from "../ui/controls";
+import { quicker, supersede, take, typing, useDrafts } from "./drafts";
 
-const PAUSE_MS = 350;
-
-export const typing = signal(localStorage.getItem("undertow-typing") === "yes");
 export const sending = signal(false);
-
-effect(() => localStorage.setItem("undertow-typing", typing.value ? "yes" : "no"));
-
-let draft: Job | null = null;
 
 /** Submits what is written, and shows it. */
 export async function draw(): Promise<void> {
@@ -25,39 +17,16 @@ export async function draw(): Promise<void> {
   sending.value = true;
   try {
     const job = await submit();
+    supersede();
     if (job) look(job);
   } finally {
     sending.value = false;
   }
 }
 
-/** The same request in place of the one that was drawn a moment ago. */
-async function drawDraft(): Promise<void> {
-  if (!form.value.request.prompt.trim() || away.value) return;
-  const former = draft;
-  if (former && !isFinal(former.state)) void cancel(former);
-  const job = await submit({ label: DRAFT, mode: "fast", priority: 10 });
-  if (!job) return;
-  draft = job;
-  look(job);
-}
-
-function useDrafts(): void {
-  const first = useRef(true);
-  const request = form.value.request;
-  useEffect(() => {
-    if (first.current) {
-      first.current = false;
-      return;
-    }
-    if (!typing.value) return;
-    const timer = setTimeout(() => void drawDraft(), PAUSE_MS);
-    return () => clearTimeout(timer);
-  }, [request, typing.value]);
-}
-
 export function Prompt() {
   useDrafts();
+  const quick = typing.value ? quicker() : undefined;
   const busy = shown.value !== null && !isFinal(shown.value.state);
   return (
     <section class="panel prompt" aria-label="Prompt">
@@ -87,6 +56,7 @@ export function Prompt() {
         )}
       </div>
       <Check label="Draw while typing" value={typing.value} change={(value) => (typing.value = value)} />
+      {quick && <Button onClick={() => take(quick)}>{`Use ${quick.id}: ${quick.suggested["steps"]} steps`}</Button>}
     </section>
   );
 }

@@ -1,6 +1,6 @@
 /** How to draw: model, size, steps, sampler, guidance, seed. */
 
-import { clearForm, form, get, hiddenFields, set, setOption, setSeed, sizeOf, unset } from "../state/form";
+import { againstModel, clearForm, form, get, hiddenFields, set, setOption, setSeed, sizeOf, unset } from "../state/form";
 import { choices, modelNamed, models } from "../state/service";
 import { shown } from "../state/jobs";
 import { Button, NumberField, Section, Select, Slider } from "../ui/controls";
@@ -17,6 +17,7 @@ export function Settings() {
         <Slider label="Steps" min={1} max={Math.min(60, limits["max_steps"] ?? 60)} step={1} value={get("steps", 20)} change={(value) => set("steps", value)} />
         <Slider label="Guidance scale" hint="How closely to follow the prompt; 1 turns guidance off." min={1} max={15} step={0.5}
           value={get("guidance_scale", 5)} change={(value) => set("guidance_scale", value)} />
+        <Suggested />
         <div class="pair">
           <Select label="Sampler" value={get("sampler", "model")} change={(value) => set("sampler", value)}
             options={[{ value: "model", text: samplerText("model") }, ...(choices.value?.samplers ?? []).map((one) => ({ value: one.name, text: one.name }))]} />
@@ -41,6 +42,16 @@ export function Settings() {
       </Section>
     </>
   );
+}
+
+/** A way back to what suits the model. */
+function Suggested() {
+  const against = againstModel();
+  const model = modelNamed(form.value.options.model);
+  if (!against.length || !model) return null;
+  const { steps, guidance_scale: guidance } = model.suggested;
+  const said = [`${steps} steps`, ...(guidance === undefined ? [] : [`guidance ${guidance}`])].join(", ");
+  return <Button onClick={() => unset(...against)}>{`Use what suits ${model.id}: ${said}`}</Button>;
 }
 
 function ModelAndSize() {

@@ -40,10 +40,21 @@ export function setSeed(seed: number | null): void {
   form.value = { ...form.value, request, keepSeed: seed !== null };
 }
 
+/** What happens without a field: as the model suggests, or else the service's default. */
+export function usualOf(model: string | null | undefined): Request {
+  return { prompt: "", ...choices.value?.request, ...modelNamed(model)?.suggested };
+}
+
 /** What a field is, or will be without it. */
-export function get<T>(name: keyof Request, usual: T): T {
-  const value = form.value.request[name] ?? choices.value?.request[name];
-  return (value ?? usual) as T;
+export function get<T>(name: keyof Request, otherwise: T): T {
+  const value = form.value.request[name] ?? usualOf(form.value.options.model)[name];
+  return (value ?? otherwise) as T;
+}
+
+/** Fields that were set otherwise than the model suggests. */
+export function againstModel(): string[] {
+  const suggested = modelNamed(form.value.options.model)?.suggested ?? {};
+  return Object.keys(suggested).filter((name) => !same(get(name, null), suggested[name]));
 }
 
 /** Height and width that will be drawn. */
@@ -52,9 +63,9 @@ export function sizeOf(): [number, number] {
   return form.value.request.size ?? [own, own];
 }
 
-/** The body for POST /v1/jobs: what differs from the defaults. */
+/** The body for POST /v1/jobs: what differs from what happens without it. */
 export function bodyOf(more: Options = {}): Record<string, unknown> {
-  const usual = choices.value?.request ?? { prompt: "" };
+  const usual = usualOf(form.value.options.model);
   const body: Record<string, unknown> = { prompt: form.value.request.prompt };
   for (const [name, value] of Object.entries(form.value.request)) {
     if (name !== "seed" && !same(value, usual[name])) body[name] = value;
@@ -66,6 +77,9 @@ export function bodyOf(more: Options = {}): Record<string, unknown> {
   return body;
 }
 
+/** Fields that models may suggest: left as they were suggested, they follow when another model is chosen. */
+const OF_MODEL = ["steps", "guidance_scale"] as const;
+
 /** Every setting of a job, with the seed of the picture that was looked at. */
 export function restore(job: Job, picture = 0): void {
   const request = structuredClone(job.request);
@@ -74,6 +88,7 @@ export function restore(job: Job, picture = 0): void {
     request.seed = job.pictures[picture]?.seed ?? request.seed;
     request.count = 1;
   }
+  for (const name of OF_MODEL) if (same(request[name], usualOf(job.model)[name])) delete request[name];
   const format = job.pictures[0]?.media_type.replace("image/", "");
   form.value = { request, options: { model: job.model, mode: job.mode, format }, keepSeed: true };
 }
@@ -84,16 +99,16 @@ export function clearForm(): void {
 
 /** Fields that act although no control shows them. */
 export function hiddenFields(): string[] {
-  const usual = choices.value?.request;
-  if (!usual) return [];
+  if (!choices.value) return [];
+  const usual = usualOf(form.value.options.model);
   return Object.entries(form.value.request)
     .filter(([name, value]) => !SHOWN.has(name) && !same(value, usual[name]))
     .map(([name]) => name);
 }
 
-export function unset(name: string): void {
+export function unset(...names: string[]): void {
   const request = { ...form.value.request };
-  delete request[name];
+  for (const name of names) delete request[name];
   form.value = { ...form.value, request };
 }
 

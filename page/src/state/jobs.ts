@@ -96,13 +96,14 @@ function apply(id: string, event: Event): void {
   active.value = active.value.map((job) => (job.id === id ? changed(job, event.kind, event.data) : job));
 }
 
-export async function submit(more: Options = {}): Promise<Job | null> {
+/** waitS: the job is answered when it is done, or after so many seconds; nobody else is told of it meanwhile. */
+export async function submit(more: Options = {}, waitS = 0): Promise<Job | null> {
   const body = bodyOf(more);
-  const once = crypto.randomUUID();
+  const headers = { "Idempotency-Key": crypto.randomUUID(), ...(waitS && { Prefer: `wait=${waitS}` }) };
   for (;;) {
     try {
-      const job = await ask<Job>("/v1/jobs", { method: "POST", json: body, headers: { "Idempotency-Key": once } });
-      void poll();
+      const job = await ask<Job>("/v1/jobs", { method: "POST", json: body, headers });
+      if (!waitS) void poll();
       return job;
     } catch (error) {
       if (error instanceof Away) {

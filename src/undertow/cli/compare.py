@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -40,6 +40,9 @@ USUAL: Mapping[str, Sequence[Any]] = {
 }
 """What is compared when nothing else is asked for."""
 
+USUAL_OF_DISTILLED: Mapping[str, Sequence[Any]] = {"steps": (1, 2, 4, 8)}
+"""The same of a model that was distilled to few steps, by its own sampler."""
+
 WITHOUT = "none"
 """In place of a LoRA: a cell without one."""
 
@@ -53,11 +56,20 @@ def compare(
     prompts: Annotated[list[str], typer.Argument(help="What to draw; each of several prompts has a row.")],
     model: Model = DEFAULT_MODEL,
     samplers: Annotated[
-        str | None, typer.Option(help="Comma list; see `undertow samplers`.", show_default="euler,heun,dpmpp_2m")
+        str | None,
+        typer.Option(
+            help="Comma list; see `undertow samplers`.",
+            show_default="euler,heun,dpmpp_2m; of distilled models their own",
+        ),
     ] = None,
     schedules: Annotated[str | None, typer.Option(help="Comma list.", show_default="karras")] = None,
-    steps: Annotated[str | None, typer.Option(help="Comma list of whole numbers.", show_default="5,10,20")] = None,
-    guidance: Annotated[str | None, typer.Option(help="Comma list of numbers.", show_default="5")] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(help="Comma list of whole numbers.", show_default="5,10,20; of distilled models 1,2,4,8"),
+    ] = None,
+    guidance: Annotated[
+        str | None, typer.Option(help="Comma list of numbers.", show_default="5; 1 with distilled models")
+    ] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", "--seed", help="Comma list.", show_default="0")] = None,
     loras: Annotated[
         list[str] | None, typer.Option("--lora", help="LORA[@SCALE], or none for a cell without; repeatable.")
@@ -84,12 +96,8 @@ def compare(
         "guidance": _numbers("--guidance", guidance, float),
         "seed": None if seeds is None else [parse_seed(word, "--seeds") for word in _words("--seeds", seeds) or ()],
     }
-    lists = _filled({name: values for name, values in typed.items() if values})
-    rows, columns = _axes(lists)
-    CELLS.require("cells", len(lists[rows]) * len(lists[columns]))
-    common = {name: values[0] for name, values in lists.items()}
-    cells = [common | {rows: row, columns: column} for row, column in product(lists[rows], lists[columns])]
-    requests = [_request(cell, negative) for cell in cells]
+    typed = {name: values for name, values in typed.items() if values}
+    requests = _Sheet.of(typed).requests(negative)
     place = PicturePlace.of(out, "compare", overwrite=overwrite)
     for request in requests:
         require_own_place("--out", out, request, models=[model])
@@ -103,22 +111,52 @@ def compare(
     console = SafeConsole(stderr=True)
     with waiting(console, f"loading {model}"):
         service = load(model)
+    sheet = _Sheet.of(typed, **service.model.suggested)
+    requests = sheet.requests(negative)
     for request in requests:
         _check(service, request)
     drawn = [_draw(service, request) for request in track(requests, "drawing", console=console, transient=True)]
+    lists, rows, columns = sheet.lists, sheet.rows, sheet.columns
     width = len(lists[columns])
-    sheet = contact_sheet(
+    picture = contact_sheet(
         [drawn[start : start + width] for start in range(0, len(drawn), width)],
         rows=[_label(rows, value) for value in lists[rows]],
         columns=[_label(columns, value) for value in lists[columns]],
-        title=_title(common, (rows, columns)),
+        title=_title(sheet.common, (rows, columns)),
     )
-    path, error = written_somewhere(place, {}, lambda path: _save(sheet, path))
+    path, error = written_somewhere(place, {}, lambda path: _save(picture, path))
     typer.echo(path)
     if draw_here is not False:
-        show([sheet], columns=SHEET_COLUMNS)
+        show([picture], columns=SHEET_COLUMNS)
     if error is not None:
         raise not_in_place(place, path, error)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sheet:
+    """What differs between cells. lists: by axis, its entries. rows, columns: the axes that have several."""
+
+    lists: Mapping[str, Sequence[Any]]
+    rows: str
+    columns: str
+
+    @classmethod
+    def of(cls, typed: Mapping[str, Sequence[Any]], **suggested: float) -> "_Sheet":
+        """suggested: fields that the model is best drawn with. Errors: `InvalidInput`."""
+        lists = _filled(typed, suggested)
+        rows, columns = _axes(lists)
+        CELLS.require("cells", len(lists[rows]) * len(lists[columns]))
+        return cls(lists=lists, rows=rows, columns=columns)
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """The first entry of each list."""
+        return {name: values[0] for name, values in self.lists.items()}
+
+    def requests(self, negative: str) -> list[GenerationRequest]:
+        """Row by row. Errors: `InvalidInput`."""
+        pairs = product(self.lists[self.rows], self.lists[self.columns])
+        return [_request(self.common | {self.rows: row, self.columns: column}, negative) for row, column in pairs]
 
 
 def _save(sheet: "Image.Image", path: Path) -> None:
@@ -126,8 +164,8 @@ def _save(sheet: "Image.Image", path: Path) -> None:
         sheet.save(draft)
 
 
-def _filled(typed: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
-    """All lists. Errors: `InvalidInput` for scales of nothing."""
+def _filled(typed: Mapping[str, Sequence[Any]], suggested: Mapping[str, float]) -> dict[str, Sequence[Any]]:
+    """All lists. suggested: fields in place of the defaults. Errors: `InvalidInput` for scales of nothing."""
     if "scale" in typed and not any(one != WITHOUT for one in typed.get("lora", ())):
         raise InvalidInput("--scales", ",".join(map(str, typed["scale"])), "a --lora that they belong to")
     others = any(len(typed.get(name, ())) > 1 for name in ("prompt", "lora", "scale", "seed"))
@@ -135,11 +173,12 @@ def _filled(typed: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
     usual: dict[str, Sequence[Any]] = {
         "sampler": (defaults.sampler,),
         "schedule": (USUAL["schedule"][0] if "sampler" in typed else defaults.schedule,),
-        "steps": (defaults.steps,),
-        "guidance": (defaults.guidance_scale,),
+        "steps": (suggested.get("steps", defaults.steps),),
+        "guidance": (suggested.get("guidance_scale", defaults.guidance_scale),),
         "seed": (defaults.seed,),
     }
-    return {name: typed.get(name, (usual if others else {**usual, **USUAL}).get(name, (None,))) for name in AXES}
+    compared = USUAL_OF_DISTILLED if suggested else USUAL
+    return {name: typed.get(name, (usual if others else {**usual, **compared}).get(name, (None,))) for name in AXES}
 
 
 def _axes(lists: Mapping[str, Sequence[Any]]) -> tuple[str, str]:

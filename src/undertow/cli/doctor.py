@@ -10,7 +10,10 @@ from undertow.cli.generate_options import AllowPickle, AttentionFor, Device, Pre
 from undertow.cli.model_loading import LoadingOptions, Precision
 from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model, find_model
 from undertow.cli.named_files import require_files
+from undertow.cli.notes import Notes
 from undertow.cli.request_options import request_of
+from undertow.cli.suggested import given_fields, requests_of
+from undertow.cli.task import Task
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.engine.metadata import read_stored
@@ -43,8 +46,12 @@ def doctor(
     size: Annotated[
         str | None, typer.Option(metavar="WIDTHxHEIGHT", help="Size of the picture.", show_default="the model's own")
     ] = None,
-    steps: Annotated[int | None, typer.Option("--steps", "-s", help="Sampling steps.", show_default="20")] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale.", show_default="5")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", "-s", help="Sampling steps.", show_default="20; 4 with distilled models")
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale.", show_default="5; 1 with distilled models")
+    ] = None,
     sampler: Annotated[str | None, typer.Option(help="Sampling algorithm.", show_default="the model's own")] = None,
     schedule: Annotated[str | None, typer.Option(help="Grid of noise levels.", show_default="the sampler's")] = None,
     clip_skip: Annotated[
@@ -83,7 +90,7 @@ def doctor(
         "clip_skip": clip_skip,
     }
     typed = {name: value for name, value in options.items() if value is not None}
-    request = _request(prompt, typed, picture)
+    task = _task(prompt, typed, picture)
     loading = LoadingOptions(
         precision=precision,
         vae_precision=vae_precision,
@@ -93,9 +100,9 @@ def doctor(
         allow_pickle=allow_pickle,
     )
     names = [] if only is None else [word.strip() for word in only.split(",") if word.strip()]
-    require_files(request, model)
+    require_files(task.request, model)
     console = SafeConsole(stderr=True)
-    found = _diagnosis(model, loading, request, picture, names, console)
+    found = _diagnosis(model, loading, task, picture, names, console)
     _show(found, as_json=as_json)
     if fix:
         found = _fixed(model, loading, found, picture, names, console)
@@ -112,26 +119,32 @@ def _show(found: "Diagnosis", *, as_json: bool) -> None:
     show_diagnosis(SafeConsole(), found)
 
 
-def _request(prompt: str | None, typed: dict[str, Any], picture: Path | None) -> GenerationRequest:
+def _task(prompt: str | None, typed: dict[str, Any], picture: Path | None) -> Task:
     """As typed, over the picture's own. Errors: `InvalidInput` for a picture that names files which are not given."""
     asked = request_of(prompt or "", typed)
+    task = Task(request=asked, indices=range(asked.count), given=given_fields(typed))
     if picture is None:
-        return asked
+        return task
     try:
         stored = read_stored(picture)
     except InvalidInput:
         if not picture.is_file():
             raise
-        return asked  # another program's; its pixels are looked at all the same
+        return task  # another program's; its pixels are looked at all the same
     fields = {"loras": "adapters", "negative": "negative_prompt", "guidance": "guidance_scale"}
     names = [fields.get(name, name) for name in typed] + ([] if prompt is None else ["prompt"])
-    return stored.description({name: getattr(asked, name) for name in names}).request
+    return _decided(stored.description({name: getattr(asked, name) for name in names}).request)
+
+
+def _decided(request: GenerationRequest) -> Task:
+    """In which nothing is left to the model."""
+    return Task(request=request, indices=range(request.count))
 
 
 def _diagnosis(
     model: str,
     loading: LoadingOptions,
-    request: GenerationRequest,
+    task: Task,
     picture: Path | None,
     names: list[str],
     console: SafeConsole,
@@ -145,6 +158,9 @@ def _diagnosis(
             service = loading.load(model)
         except DamagedWeights as error:
             return diagnose_damage(error, model, names)
+    notes = Notes()
+    (request,) = requests_of([task], service, notes)
+    notes.tell(console)
     with waiting(console, "measuring"):
         return service.diagnose(request, picture=picture, only=names)
 
@@ -167,7 +183,7 @@ def _fixed(
     path, name = write_preset(model, settings)
     console.print(f"wrote [presets.{name}] into {path}: {', '.join(settings)}", markup=False, soft_wrap=True)
     console.print(f"draw with: undertow generate PROMPT --model {model} --preset {name}", markup=False, soft_wrap=True)
-    again = _diagnosis(model, loaded_as(loading, found), found.cured_request(), picture, names, console)
+    again = _diagnosis(model, loaded_as(loading, found), _decided(found.cured_request()), picture, names, console)
     gone = [one.rule for one in found.findings if one.rule not in {other.rule for other in again.findings}]
     left = [one.rule for one in again.findings]
     console.print(f"with it gone: {', '.join(gone) or 'nothing'}; left: {', '.join(left) or 'nothing'}", soft_wrap=True)

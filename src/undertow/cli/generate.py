@@ -49,6 +49,7 @@ from undertow.cli.repeated import note_another_model
 from undertow.cli.reported import reported, require_report
 from undertow.cli.request_options import with_request_options
 from undertow.cli.show import ShowHere, could_show, require_show, show
+from undertow.cli.suggested import requests_of
 from undertow.cli.terminal import SafeConsole, tell_written
 from undertow.cli.tracing import require_trace, tracing
 from undertow.cli.waiting import waiting
@@ -146,7 +147,8 @@ def generate(
         service = loading.load(source)
     if repeat is not None:
         note_another_model(tasks[0], service, console)
-    requests = with_embeddings([one.request for one in tasks], service, embeddings)
+    requests = with_embeddings(requests_of(tasks, service, notes), service, embeddings)
+    notes.tell(console)
     with tracing(service, trace), reported(service, report) as written:
         results = draw(service, requests, writers, console, preview, **how)
         written.results += results

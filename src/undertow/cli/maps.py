@@ -29,8 +29,10 @@ from undertow.cli.maps_options import (
 from undertow.cli.model_loading import LoadingOptions
 from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.named_files import require_files, require_own_place
+from undertow.cli.notes import Notes
 from undertow.cli.request_options import with_request_options
 from undertow.cli.show import ShowHere, require_show, show
+from undertow.cli.suggested import requests_of
 from undertow.cli.task import new_task
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
@@ -74,7 +76,8 @@ def maps(
     """
     if draw_here:
         require_show()
-    request = new_task(prompt, options).request
+    task = new_task(prompt, options)
+    request = task.request
     choice = {
         "layers": tuple(layer) if layer else None,
         "cells": numbers("--cells", cells),
@@ -95,7 +98,9 @@ def maps(
         from undertow.inspection.word_maps import WordOptions
 
         service = LoadingOptions(precision=precision, device=device).load(model)
-    (request,) = with_embeddings([request], service, embeddings)
+    notes = Notes()
+    (request,) = with_embeddings(requests_of([task], service, notes), service, embeddings)
+    notes.tell(console)
     with waiting(console, "drawing"):
         made = AttentionChoice(**choice), WordOptions(**pooled)
         found = attention_heatmaps(service.engine, request, *made, side=side.value, self_attention=self_attention)

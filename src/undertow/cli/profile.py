@@ -9,7 +9,9 @@ import typer
 from undertow.cli.generate_options import AttentionFor, Device
 from undertow.cli.model_loading import LoadingOptions, Precision
 from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model, find_model
+from undertow.cli.notes import Notes
 from undertow.cli.request_options import request_of
+from undertow.cli.suggested import with_suggested
 from undertow.cli.terminal import SafeConsole, tell_written
 from undertow.cli.waiting import waiting
 from undertow.errors import InvalidInput
@@ -56,6 +58,9 @@ def profile(
     console = SafeConsole(stderr=True)
     with waiting(console, f"loading {model}"):
         service = loading.load(model)
+    notes = Notes()
+    request = with_suggested(request, service, {"steps"}, notes)
+    notes.tell(console)
     with waiting(console, "drawing"):
         found = service.profile(request)
     _show(found, top=top, as_json=as_json)

@@ -51,7 +51,7 @@ class PromptLine:
             return task
         own = GenerationRequest.from_json({"prompt": self.prompt, **self.fields})
         request = replace(task.request, **{name: getattr(own, name) for name in self.fields})
-        return Task(request=request, indices=range(request.count))
+        return Task(request=request, indices=range(request.count), given=task.given | frozenset(self.fields))
 
 
 def tasks_of_file(path: Path, options: Mapping[str, Any]) -> list[Task]:

@@ -138,7 +138,7 @@ OPTIONS: Sequence[RequestOption] = (
     RequestOption(name="seed", field="seed", form="NUMBER|random", unset="random", parse=None),
     RequestOption(name="count", field="count", short="-n", parse=None),
     RequestOption(name="variation", field="variation_strength", form="SEED:STRENGTH", parse=None),
-    RequestOption(name="steps", field="steps", short="-s"),
+    RequestOption(name="steps", field="steps", short="-s", unset="20; 4 with distilled models"),
     RequestOption(name="sampler", field="sampler"),
     RequestOption(
         name="sampler_options",
@@ -154,7 +154,7 @@ OPTIONS: Sequence[RequestOption] = (
     RequestOption(name="sigmas", field="sigmas", form="SIGMA,SIGMA,...", parse=parse_sigmas),
     RequestOption(name="forecast_steps", field="forecast_steps.every", optional=True, parse=None),
     RequestOption(name="refiner_switch", field="refiner_switch"),
-    RequestOption(name="guidance", field="guidance_scale"),
+    RequestOption(name="guidance", field="guidance_scale", unset="5; 1 with distilled models"),
     RequestOption(name="guidance_method", field="guidance_method"),
     RequestOption(name="image_guidance", field="image_guidance_scale"),
     _picture("image"),

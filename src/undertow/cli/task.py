@@ -7,6 +7,7 @@ from typing import Any
 from undertow.cli.model_option import default_model
 from undertow.cli.request_options import request_of
 from undertow.cli.seeds import parse_seed, random_seed
+from undertow.cli.suggested import FIELDS, given_fields
 from undertow.engine.request import GenerationRequest
 from undertow.errors import InvalidInput
 
@@ -16,12 +17,13 @@ EXAMPLE = "red apple on white background"
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A request, which of its pictures are written, and the model that draws them. model_hash: of the one that drew
-    them before."""
+    them before. given: fields for which the model's suggestions do not count."""
 
     request: GenerationRequest
     indices: Sequence[int]
     model: str = field(default_factory=default_model)
     model_hash: str | None = None
+    given: frozenset[str] = frozenset(FIELDS.values())
 
 
 def new_task(prompt: str | None, options: Mapping[str, Any]) -> Task:
@@ -31,7 +33,7 @@ def new_task(prompt: str | None, options: Mapping[str, Any]) -> Task:
         raise InvalidInput("prompt", "missing", "a text, which may be empty", remedy)
     rows: dict[str, Any] = {"seed": random_seed()} | typed_rows(options)
     request = request_of(prompt, options, **rows)
-    return Task(request=request, indices=range(request.count))
+    return Task(request=request, indices=range(request.count), given=given_fields(options))
 
 
 def typed_rows(options: Mapping[str, Any]) -> dict[str, Any]:

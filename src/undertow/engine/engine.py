@@ -130,7 +130,7 @@ class Engine:
         Errors: those of `fingerprint.fingerprint_of`."""
         options = RunOptions() if options is None else options
         return fingerprint_of(
-            as_request(request),
+            as_request(request, **self.model.suggested),
             model=self.model,
             refiner=self.refiner,
             manager=self.adapters,
@@ -171,7 +171,7 @@ class Engine:
             if self._closed:
                 raise EngineClosed
             runs = [
-                self._new_run(number, as_request(request), own, latents, observer, log)
+                self._new_run(number, as_request(request, **self.model.suggested), own, latents, observer, log)
                 for number, request, own, observer, log in zip(
                     numbers, requests, chosen, observers, claimed, strict=True
                 )

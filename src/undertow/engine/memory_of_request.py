@@ -56,6 +56,8 @@ class MemoryOfRequest:
         self._ahead = [step for step in options.course if step not in self._course]
         self._peaks: dict[str, int] = {}
         self._forecast_bytes: int | None = None
+        self._forecasts: dict[int, int] = {}
+        """By the rows of a forward, as `_whole_bytes` has it."""
         self._evictions = keeper.residency.evictions
         self._keep_to_course()
 
@@ -109,6 +111,12 @@ class MemoryOfRequest:
             fixed_graphs=self._runner.capabilities.fixed_shapes,
         )
         return found, rows
+
+    def _whole_bytes(self, forward_rows: int) -> int:
+        """Of the process, without a budget. It is asked at each picture and at the end, and forecast once."""
+        if forward_rows not in self._forecasts:
+            self._forecasts[forward_rows] = self._plan(None, forward_rows)[0].process_bytes
+        return self._forecasts[forward_rows]
 
     def _shared_rows(self, forward_rows: int, most: int, own: int) -> int:
         """What a forward computes at least: all rows that may share one where others did, and padding."""
@@ -170,7 +178,7 @@ class MemoryOfRequest:
         """forward_rows: of the largest forward that the request was part of."""
         options, tracker = self._options, self.keeper.tracker
         with suppress(UndertowError):  # what cannot be forecast is not worth an error
-            whole = self._plan(None, forward_rows)[0].process_bytes + self.keeper.besides_bytes
+            whole = self._whole_bytes(forward_rows) + self.keeper.besides_bytes
             within = whole if options.budget_bytes is None else min(whole, options.budget_bytes)
             self._forecast_bytes = max(within, self._forecast_bytes or 0)
         return MemoryReport(

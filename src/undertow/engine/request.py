@@ -248,10 +248,11 @@ class GenerationRequest(Record):
             )
 
 
-def as_request(given: Any) -> GenerationRequest:
-    """A request as such, and a prompt for one. Errors: `InvalidInput`."""
+def as_request(given: Any, **suggested: float) -> GenerationRequest:
+    """A request as such, and a prompt for one. suggested: fields of a request of a prompt alone. Errors:
+    `InvalidInput`."""
     if isinstance(given, GenerationRequest):
         return given
     if isinstance(given, str):
-        return GenerationRequest(prompt=given)
+        return GenerationRequest.from_json({"prompt": given, **suggested})
     raise InvalidInput("request", shown(given), "a GenerationRequest, or a prompt")

@@ -9,6 +9,8 @@ from PIL import Image
 
 from undertow.adapters.adapter import Adapter
 from undertow.adapters.stack import AdapterStack
+from undertow.checkpoints.identify.few_steps import left_to_model
+from undertow.checkpoints.read.model import LoadedModel
 from undertow.doors import nearest, shown
 from undertow.engine.parts import HighResolution, Region, StepForecast, Views
 from undertow.engine.request import Axes, GenerationRequest, NoiseConvention, RegionsBy, StrengthConvention, TimestepMap
@@ -59,10 +61,13 @@ class RequestSettings(TypedDict, total=False):
     embeddings: tuple[str, ...]
 
 
-def request_of(prompt: str, settings: RequestSettings, method: Callable[..., object]) -> GenerationRequest:
-    """The request that a method was asked for. Errors: `InvalidInput` for a setting that is neither a field of a
-    request nor an argument of the method, with near names."""
+def request_of(
+    prompt: str, settings: RequestSettings, method: Callable[..., object], model: LoadedModel
+) -> GenerationRequest:
+    """The request that a method was asked for; what is not given is as the model suggests, or as it is by default.
+    Errors: `InvalidInput` for a setting that is neither a field of a request nor an argument of the method, with near
+    names."""
     known = [*annotations(GenerationRequest), *signature(method).parameters]
     for name in sorted(settings.keys() - annotations(GenerationRequest).keys()):
         raise InvalidInput(name, shown(settings.get(name)), "a field of GenerationRequest", nearest(name, known))
-    return GenerationRequest.from_json({"prompt": prompt, **settings})
+    return GenerationRequest.from_json({"prompt": prompt, **left_to_model(model.suggested, settings), **settings})

@@ -123,7 +123,7 @@ class Inspectable(ABC):
             found = service.visualize_attention("red apple left of dog face on blue background", seed=7)
             found.maps["apple"], found.overlay("red apple"), found.save("maps")
         """
-        request = request_of(prompt, settings, self.visualize_attention)
+        request = request_of(prompt, settings, self.visualize_attention, self.engine.model)
         choice = AttentionChoice.of(layers=layers, cells=cells, heads=heads, steps=at_steps)
         chosen = None if words is None else (words,) if isinstance(words, str) else tuple(words)
         options = WordOptions(words=chosen, pooling=pooling, among=among, marks=marks)
@@ -170,7 +170,7 @@ class Inspectable(ABC):
 
             service.visualize_activations("red apple", seed=7).save("activations")
         """
-        request = request_of(prompt, settings, self.visualize_activations)
+        request = request_of(prompt, settings, self.visualize_activations, self.engine.model)
         return activation_history(self.engine, request, observe=observe)
 
     @checked
@@ -194,7 +194,7 @@ class Inspectable(ABC):
         case = Case(
             model=self.model,
             manager=self.adapters,
-            request=as_request(request),
+            request=as_request(request, **self.engine.model.suggested),
             runner=self.runner,
             picture=None if picture is None else Path(picture),
         )
@@ -209,7 +209,7 @@ class Inspectable(ABC):
             print(service.profile("a red apple").slowest(5))
         """
         with Profiler(self.engine) as profiler:
-            (result,) = generate_many(self.engine, [as_request(request)])
+            (result,) = generate_many(self.engine, [as_request(request, **self.engine.model.suggested)])
         return profiler.profile(result.report)
 
     @checked
@@ -219,4 +219,4 @@ class Inspectable(ABC):
 
             print(service.metrics("a red apple").exposition())
         """
-        return measure_metrics(self.engine, as_request(request))
+        return measure_metrics(self.engine, as_request(request, **self.engine.model.suggested))

@@ -30,10 +30,12 @@ TYPES: Mapping[str, str] = {"F64": "float32", "F32": "float32", "BF16": "bfloat1
 @dataclass(frozen=True, kw_only=True)
 class NamedModel:
     """A model that was named. stored: the type of its U-Net's weights; "float32" for a family, which has no file, and
-    for embedded models, which the command line computes in float32."""
+    for embedded models, which the command line computes in float32. scheduler: diffusers' class that its folder
+    names."""
 
     subject: Subject
     stored: str = "float32"
+    scheduler: str | None = None
 
 
 def named_model(source: str) -> NamedModel:
@@ -45,14 +47,15 @@ def named_model(source: str) -> NamedModel:
 
     embedded = embedded_models()
     if source in embedded:
-        return NamedModel(subject=_subject(source, outline(str(embedded[source]))))
+        found = outline(str(embedded[source]))
+        return NamedModel(subject=_subject(source, found), scheduler=found.scheduler)
     if "/" not in source and not Path(source).exists():
         known = [*PRESETS, *embedded]
         remedy = f"{did_you_mean(source, known)}known names: {', '.join(known)}"
         raise UnknownCheckpoint(source, "no such file or folder, and no known name", remedy)
     found = outline(source)
     stored = "float32" if found.stored is None else TYPES.get(found.stored, "float16")
-    return NamedModel(subject=_subject(found.name, found), stored=stored)
+    return NamedModel(subject=_subject(found.name, found), stored=stored, scheduler=found.scheduler)
 
 
 def subject_of(

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from annotated_types import Ge, Le, MaxLen
 
+from undertow.checkpoints.identify.few_steps import left_to_model
 from undertow.doors import nearest
 from undertow.encoders.prompts.catalogue import parse_prompt
 from undertow.engine.request import GenerationRequest
@@ -201,6 +202,7 @@ class Admission:
         uploads = self.uploads_of(key)
         prepared = with_pictures(with_sources(dict(request_json)), uploads.open)
         prepared.setdefault("seed", _seed(key, repeated_as, body_hash))
+        prepared = {**left_to_model(model.suggested, _given(prepared)), **prepared}
         used = self._name(prepared, model)
         request = GenerationRequest.from_json(prepared)
         self._check(request, model, used)
@@ -336,6 +338,11 @@ def _resolved(request: GenerationRequest, model: ModelEntry) -> GenerationReques
     if request.size is not None or request.image is not None:
         return request
     return replace(request, size=(model.trained_size, model.trained_size))
+
+
+def _given(request: Mapping[str, Any]) -> set[str]:
+    """Fields that a client says something in."""
+    return {name for name, value in request.items() if value is not None}
 
 
 def _own_size(request: GenerationRequest, model: ModelEntry) -> tuple[int, int]:

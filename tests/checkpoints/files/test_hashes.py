@@ -58,3 +58,13 @@ def test_without_a_place_to_remember_files_are_hashed_all_the_same(lora: Path, m
     monkeypatch.setenv("UNDERTOW_CACHE", str(lora))  # a file, in which there can be no folder
     monkeypatch.setattr(hashes, "REMEMBERED_BYTES", 1)
     assert model_hash(lora) == hashlib.sha256(lora.read_bytes()).hexdigest()[:10]
+
+
+def test_a_small_file_is_read_once_and_again_when_it_changes(lora: Path, monkeypatch):
+    read = []
+    monkeypatch.setattr(hashes, "_sha256", lambda path, part: read.append(path) or "e" * 64)
+    assert [model_hash(lora), model_hash(lora)] == ["e" * 10] * 2
+    assert len(read) == 1
+    lora.write_bytes(lora.read_bytes()[::-1])  # as long as it was
+    model_hash(lora)
+    assert len(read) == 2

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +33,9 @@ Places = Mapping[str, Any]
 ABSENT = object()
 """In place of a value: nothing arrives there."""
 
+
+UNDISTILLED = SimpleNamespace(suggested={})
+"""Stands in for a model that is drawn with what requests have by default."""
 
 LOADED: Places = {
     "load.dtype": None,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tests.cli.options.arrival import LOADED, Boundary, Command, case
+from tests.cli.options.arrival import LOADED, UNDISTILLED, Boundary, Command, case
 from undertow import Adapter
 from undertow.engine.request import GenerationRequest
 from undertow.inspection.doctor.finding import Change, Diagnosis, Seen
@@ -30,12 +30,13 @@ def diagnosing(at: Boundary) -> None:
         at.arrived |= {"picture": picture, "only": only, "request": request}
         return Diagnosis(findings=(guidance_high.finding(SEEN),), rules=("guidance-high",), request=request)
 
-    at.stand_in("undertow.loading.load", SimpleNamespace(diagnose=diagnose))
+    at.stand_in("undertow.loading.load", SimpleNamespace(diagnose=diagnose, model=UNDISTILLED))
     at.stand_in("undertow.cli.doctor._show", unnoted=("found",))
 
 
 def profiling(at: Boundary) -> None:
     service = SimpleNamespace(
+        model=UNDISTILLED,
         profile=lambda request: at.arrived.update(request=request),
         run=lambda request: at.arrived.update(again=request),
         unet=SimpleNamespace(device=torch.device("cpu")),

@@ -26,7 +26,7 @@ class Service:
 
     def __init__(self, at: Boundary):
         self.at = at
-        self.model = SimpleNamespace(schedule=NoiseSchedule.scaled_linear(), sampler=None)
+        self.model = SimpleNamespace(schedule=NoiseSchedule.scaled_linear(), sampler=None, suggested={})
 
     def run(self, request: GenerationRequest) -> GenerationResult:
         self.at.arrived.setdefault("requests", []).append(request)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Command, case, picture
+from tests.cli.options.arrival import ABSENT, LOADED, UNDISTILLED, Boundary, Command, case, picture
 from undertow import Adapter, AdapterCapacity
 from undertow.engine.debug import Debug
 from undertow.engine.events import PictureEvent, StepEvent
@@ -33,6 +33,7 @@ class Service:
     """Stands in for the service that `load` gives; draws plain pictures."""
 
     engine = None
+    model = UNDISTILLED
 
     def __init__(self, boundary: Boundary):
         self.boundary = boundary

@@ -5,9 +5,12 @@ import os
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.distilled import distilled_emoji, distilled_pipeline
 from tests.embedded import SIDE
-from tests.serving.api.stand_in import DRAWN, Api, is_problem
+from tests.serving.api.stand_in import DRAWN, Api, is_problem, open_api
+from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.metrics import PREFIX, WorkerMetrics, size_class
+from undertow.serving.settings import ServerSettings
 from undertow.serving.store.records import StoreError, WorkerInfo
 
 
@@ -29,6 +32,23 @@ def test_models_are_listed_as_openai_s_clients_read_them(api):
     assert models["object"] == "list"
     (emoji,) = models["data"]
     assert (emoji["id"], emoji["object"], emoji["default"], emoji["size"]) == ("emoji", "model", True, SIDE)
+    assert emoji["suggested"] == {}
+
+
+def test_what_a_model_is_best_drawn_with_is_listed(tmp_path):
+    quick, other = distilled_emoji(tmp_path / "turbo"), distilled_pipeline(tmp_path / "other")
+    models = {"emoji": "emoji", "other": str(other), "turbo": str(quick)}
+    api = open_api(tmp_path / "data", Catalog(ServerSettings(models=models)), models=models)
+    listed = {one["id"]: (one["suggested"], one["quicker"]) for one in api.client.get("/v1/models").json()["data"]}
+    few = {"steps": 4, "guidance_scale": 1.0}
+    assert listed == {
+        "emoji": ({}, "turbo"),
+        "other": (few, None),
+        "turbo": (few, None),
+    }  # other knows none of its words
+    drawn = api.client.post("/v1/jobs", json={"prompt": "red apple", "model": "turbo"}).json()
+    assert (drawn["request"]["steps"], drawn["request"]["guidance_scale"]) == (4, 1.0)
+    api.close()
 
 
 def test_adapters_are_listed_by_the_names_that_requests_use(api):

@@ -19,7 +19,7 @@ from undertow.errors import UndertowError
 MODEL_DIGITS, LORA_DIGITS, INVERSION_DIGITS = 10, 12, 12
 
 REMEMBERED_BYTES = 64 * 2**20
-"""Smaller files are hashed again each time: it takes less than the time to look them up in a file on disk."""
+"""Smaller files are remembered in the process alone: hashing them takes less than to look them up in a file on disk."""
 
 MOST_REMEMBERED = 1000
 """Files; the ones that were hashed first are forgotten."""
@@ -29,13 +29,7 @@ _CHUNK = 2**20
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal; read once in a process while the file stays the same. Errors: `OSError`."""
-    status = path.stat()
-    return _in_process(path.resolve(), status.st_size, status.st_mtime_ns)
-
-
-@lru_cache(maxsize=MOST_REMEMBERED)
-def _in_process(path: Path, size: int, changed_ns: int) -> str:  # noqa: ARG001  they tell one version from another
-    return _remembered(path, "file")
+    return _in_process(path.resolve(), "file", _version(path))
 
 
 def model_hash(path: Path) -> str | None:
@@ -78,9 +72,23 @@ def _unet_files(folder: Path) -> list[Path]:
 
 def _remembered(path: Path, part: str) -> str:
     """SHA-256 of a file, or of its tensors, unless the same file was hashed before."""
+    large = path.stat().st_size >= REMEMBERED_BYTES
+    return _on_disk(path, part) if large else _in_process(path.resolve(), part, _version(path))
+
+
+def _version(path: Path) -> tuple[int, ...]:
+    """What changes when a file does."""
     status = path.stat()
-    if status.st_size < REMEMBERED_BYTES:
-        return _sha256(path, part)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+@lru_cache(maxsize=MOST_REMEMBERED)
+def _in_process(path: Path, part: str, version: tuple[int, ...]) -> str:
+    return _on_disk(path, part) if version[0] >= REMEMBERED_BYTES else _sha256(path, part)
+
+
+def _on_disk(path: Path, part: str) -> str:
+    status = path.stat()
     key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{part}"
     known = _known()
     if key not in known:

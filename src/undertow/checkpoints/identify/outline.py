@@ -27,6 +27,7 @@ from undertow.vae.config import VAEConfig
 from undertow.vae.diffusers_config import vae_config_from_diffusers
 
 INDEX = "model_index.json"
+SCHEDULER = "scheduler/scheduler_config.json"
 TEXT_FOLDERS = ("text_encoder", "text_encoder_2")
 
 
@@ -34,7 +35,7 @@ TEXT_FOLDERS = ("text_encoder", "text_encoder_2")
 class Outline:
     """The networks of a model. text: the encoders that its family reads, in their order. stored: the type that most of
     the U-Net's weights have in the file, as safetensors call it; `None` where there are no weights yet. quantized: what
-    undertow quantized when it wrote it."""
+    undertow quantized when it wrote it. scheduler: diffusers' class that its folder names."""
 
     name: str
     family: FamilyName
@@ -43,6 +44,7 @@ class Outline:
     text: Mapping[TextKind, ClipTextConfig] = field(default_factory=dict)
     stored: str | None = None
     quantized: tuple[QuantizedWeights, ...] = ()
+    scheduler: str | None = None
 
 
 def outline(source: str) -> Outline:
@@ -139,6 +141,7 @@ def _of_folder(files: Listing) -> Outline:
             _quantized(kind, {name: one.shape for name, one in found.tensors.items()}, found.metadata)
             for kind, found in _headers(files, places, read)
         ),
+        scheduler=str(files.json(SCHEDULER).get("_class_name")) if SCHEDULER in names else None,
     )
 
 

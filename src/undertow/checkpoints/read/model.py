@@ -6,6 +6,7 @@ from pathlib import Path
 
 from undertow.checkpoints.health import Health
 from undertow.checkpoints.identify.families import FamilyName
+from undertow.checkpoints.identify.few_steps import suggested_fields, why_few_steps
 from undertow.checkpoints.identify.identification import Identification
 from undertow.checkpoints.keymap.prefixes import TITLES, Component, TextKind
 from undertow.checkpoints.read.home import FileHome
@@ -53,6 +54,20 @@ class LoadedModel:
             return False
         config = self.unet.config
         return config.context_dim is None and config.in_channels == config.out_channels
+
+    @property
+    def few_steps(self) -> str:
+        """Why it counts as distilled to few steps; empty where nothing says so."""
+        return "" if self.unet is None else why_few_steps(self.unet.config, self._scheduler)
+
+    @property
+    def suggested(self) -> dict[str, float]:
+        """Fields of a request that it is best drawn with; nothing where the defaults are right."""
+        return {} if self.unet is None else suggested_fields(self.unet.config, self._scheduler)
+
+    @property
+    def _scheduler(self) -> str | None:
+        return self.sampler.scheduler if isinstance(self.sampler, ModelSampler) else None
 
     def require_unet(self) -> UNet:
         """The U-Net. Errors: `MissingComponent`."""

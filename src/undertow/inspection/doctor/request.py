@@ -252,11 +252,8 @@ def terminal_noise_unused(case: Case) -> Iterator[Seen]:
 
 def _distilled(case: Case) -> str:
     """Why the model, or an adapter, counts as distilled to few steps; empty where nothing says so."""
-    sampler = case.model.sampler
-    if case.unet.config.guidance_dim is not None:
-        return "the U-Net has a guidance embedding, as LCM have"
-    if not isinstance(sampler, str | None) and sampler.sampler in ("lcm", "tcd"):
-        return f"its folder draws with {sampler.scheduler}"
+    if case.model.few_steps:
+        return case.model.few_steps
     names = [case.model.path.name, *(one.title for one in case.adapters)]
     return next((f"{name} says {word}" for name in names for word in DISTILLED_WORDS if word in name.lower()), "")
 

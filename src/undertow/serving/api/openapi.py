@@ -87,7 +87,8 @@ def schemas() -> Mapping[str, Any]:
         "type": "object",
         "title": "JobRequest",
         "description": "What to draw, as the library's GenerationRequest, and how it is treated as a job. Without a "
-        "seed one is chosen, and told.",
+        "seed one is chosen, and told. Where steps or guidance_scale are left out, those count that /v1/models has as "
+        "`suggested` of the model, if it has any.",
         "properties": {**drawn["properties"], **options["properties"]},
         "required": ["prompt"],
         "additionalProperties": False,

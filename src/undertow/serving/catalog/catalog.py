@@ -86,6 +86,11 @@ class Catalog:
             raise InvalidInput("model", repr(name), "a model that can be loaded", reason)
         raise _unknown("model", name, found.models, "a model of this service")
 
+    def quicker(self, model: ModelEntry) -> ModelEntry | None:
+        """The first model that may take the place of one which takes many steps, and takes few."""
+        others = () if model.is_quick else self.models.values()
+        return next((one for one in others if one.is_quick and one.draws_like(model)), None)
+
     def adapter(self, name: str, model: str | None = None, *, argument: str = "adapters") -> AdapterEntry:
         """The adapter or embedding of that name; one that came with the model goes before others. Errors:
         `InvalidInput` for a name that is not listed, with a near one."""

@@ -1,6 +1,6 @@
 """What the catalog knows of a model, an adapter or an embedding."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from undertow.adapters.files.bundled import ADAPTERS
 from undertow.checkpoints.files.hashes import content_hash
 from undertow.checkpoints.files.hub import files_to_fetch
 from undertow.memory.work import Subject
+from undertow.vocabulary import Vocabulary
 
 EMBEDDING = "textual inversion"
 """The kind of an embedding; every other kind is an adapter's."""
@@ -17,7 +18,8 @@ EMBEDDING = "textual inversion"
 class ModelEntry:
     """A model that clients may name. source: what is loaded: a path, an embedded model's name or a Hub id. path: where
     it lies on this machine. subject: its networks, as forecasts take them. dtype, vae_dtype: of U-Net and autoencoder
-    when a worker loads it, on the device that the catalog was made for. family: "sd1", "sdxl" and so on."""
+    when a worker loads it, on the device that the catalog was made for. family: "sd1", "sdxl" and so on. suggested:
+    fields of a request that it is best drawn with, where the defaults are not right. vocabulary: of a small model."""
 
     name: str
     source: str
@@ -26,6 +28,8 @@ class ModelEntry:
     dtype: str
     vae_dtype: str
     family: str
+    suggested: dict[str, float] = field(default_factory=dict[str, float])
+    vocabulary: Vocabulary | None = None
 
     @cached_property
     def hash(self) -> str:
@@ -40,6 +44,18 @@ class ModelEntry:
         inside = [file.relative_to(self.path) for file in self.path.rglob("*") if file.is_file()]
         own = [file.as_posix() for file in inside if file.parts[0] != ADAPTERS]
         return [self.path / name for name in files_to_fetch(own, None)]
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether it is drawn in few steps."""
+        return "steps" in self.suggested
+
+    def draws_like(self, other: "ModelEntry") -> bool:
+        """Whether it may take the place of another: it is of the same family, and knows every word that the other
+        does."""
+        if self.family != other.family or other.vocabulary is None or self.vocabulary is None:
+            return self.family == other.family and self.vocabulary is other.vocabulary
+        return set(self.vocabulary.words) >= set(other.vocabulary.words)
 
     @property
     def trained_size(self) -> int:

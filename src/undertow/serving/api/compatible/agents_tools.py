@@ -47,7 +47,7 @@ class Draw(Record):
     seed: int | None = None
     """The same seed and arguments give the same picture; drawn when left out, and told in the answer."""
     steps: Annotated[int, Ge(1)] | None = None
-    """More steps take longer and are often better; the library's own number when left out."""
+    """More steps take longer and are often better; the model's own number when left out."""
     guidance_scale: Finite | None = None
     """How closely to follow the prompt."""
     count: Annotated[int, Ge(1)] = 1

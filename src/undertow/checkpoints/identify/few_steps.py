@@ -1,0 +1,36 @@
+"""Models that were distilled to few steps: what tells them, and what they are best drawn with. Imports no torch."""
+
+from collections.abc import Container
+
+from undertow.unet.config import UNetConfig
+
+FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
+"""diffusers' classes that draw with nothing but consistency models."""
+
+SUGGESTED_STEPS = 4
+"""LCM (arXiv:2310.04378) and ECT (arXiv:2406.14548) show 1 to 8, and gain little beyond 4."""
+
+
+def why_few_steps(unet: UNetConfig, scheduler: str | None) -> str:
+    """Why a model counts as distilled to few steps; empty where nothing says so. scheduler: diffusers' class that its
+    folder names, `None` without one."""
+    if unet.guidance_dim is not None:
+        return "the U-Net has a guidance embedding, as LCM have"
+    return f"its folder draws with {scheduler}" if scheduler in FEW_STEP_SCHEDULERS else ""
+
+
+def suggested_fields(unet: UNetConfig, scheduler: str | None) -> dict[str, float]:
+    """Fields of a request that a model is best drawn with; nothing where the defaults are right.
+
+    A U-Net with a guidance embedding was trained on scales above 1 and is told one, so it keeps the default.
+    """
+    if not why_few_steps(unet, scheduler):
+        return {}
+    return {"steps": SUGGESTED_STEPS} | ({"guidance_scale": 1.0} if unet.guidance_dim is None else {})
+
+
+def left_to_model(suggested: dict[str, float], given: Container[str]) -> dict[str, float]:
+    """What of a model's suggestions acts on a request of which these fields are given; sigmas take the place of
+    steps."""
+    idle = {"steps"} if "sigmas" in given else set[str]()
+    return {name: value for name, value in suggested.items() if name not in given and name not in idle}

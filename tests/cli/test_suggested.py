@@ -1,0 +1,78 @@
+"""Verbs that draw with a model which was distilled to few steps."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from tests.distilled import distilled_pipeline
+from undertow.cli import main
+from undertow.engine.metadata import read_stored
+
+NOTE = "note: turbo was distilled to few steps: drawn with "
+
+
+@pytest.fixture(scope="module")
+def turbo(tmp_path_factory):
+    return str(distilled_pipeline(tmp_path_factory.mktemp("models") / "turbo"))
+
+
+def drawn(turbo, out, *options) -> tuple[int, float]:
+    assert (
+        main(["generate", "red apple", "--model", turbo, "--seed", "7", "--out", str(out), "--no-show", *options]) == 0
+    )
+    request = read_stored(out / "7.png").description({}).request
+    return request.steps, request.guidance_scale
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected", "said"),
+    [
+        ((), (4, 1.0), "--steps 4 --guidance 1\n"),
+        (("--steps", "2"), (2, 1.0), "--guidance 1\n"),
+        (("--guidance", "2"), (4, 2.0), "--steps 4\n"),
+        (("--steps", "6", "--guidance", "5"), (6, 5.0), None),
+    ],
+)
+def test_what_is_not_typed_is_as_the_model_suggests_and_noted_once(turbo, typed, expected, said, tmp_path, capsys):
+    assert drawn(turbo, tmp_path, *typed) == expected
+    told = capsys.readouterr().err
+    assert told.count(NOTE) == (said is not None)
+    assert said is None or NOTE + said in told
+
+
+def test_presets_and_lines_of_a_file_count_as_typed(turbo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "undertow.toml").write_text("[presets.three]\nsteps = 3\n")
+    assert drawn(turbo, tmp_path, "--preset", "three") == (3, 1.0)
+    lines = ["red apple", "red apple | --steps 2", json.dumps({"prompt": "red apple", "guidance_scale": 3})]
+    (tmp_path / "prompts.txt").write_text("\n".join(lines))
+    options = ["--model", turbo, "--out", "each", "--name", "{steps} and {guidance}"]
+    assert main(["generate", "--prompts", "prompts.txt", *options]) == 0
+    assert {one.name for one in (tmp_path / "each").iterdir()} == {"4 and 1.0.png", "2 and 1.0.png", "4 and 3.0.png"}
+
+
+def test_a_picture_that_is_drawn_again_keeps_its_own(turbo, tmp_path, capsys):
+    assert drawn(turbo, tmp_path, "--steps", "6", "--guidance", "5") == (6, 5.0)
+    capsys.readouterr()
+    assert (
+        main(["generate", "--from", str(tmp_path / "7.png"), "--model", turbo, "--out", str(tmp_path / "again")]) == 0
+    )
+    assert NOTE not in capsys.readouterr().err
+
+
+def test_zero_steps_are_refused_as_ever(turbo, tmp_path, capsys):
+    assert main(["generate", "red apple", "--model", turbo, "--steps", "0", "--out", str(tmp_path)]) == 2
+    assert "steps is 0" in capsys.readouterr().err
+
+
+def test_few_steps_are_compared(turbo, tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    assert main(["compare", "red apple", "--model", turbo, "--out", str(out), "--no-show"]) == 0
+    with Image.open(out) as sheet:
+        assert sheet.width > 3 * sheet.height / 2  # one row of four
+
+
+def test_the_doctor_looks_at_what_would_be_drawn(turbo, capsys):
+    assert main(["doctor", turbo, "--prompt", "red apple", "--only", "guidance-high,distilled-steps", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["findings"] == []
