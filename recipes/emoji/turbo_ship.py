@@ -67,8 +67,8 @@ def model_card(megabytes: float) -> str:
     undertow generate "red apple on white background" --model {TURBO}
 
 diffusers' `StableDiffusionPipeline` reads the folder that `undertow.embedded.embedded_models()` names, with
-LCMScheduler and `guidance_scale=1`. Trained by `python -m recipes.emoji turbo` on pictures as those of `emoji`, whose card tells of
-data and licenses. What it draws of what is asked, in how many steps: `docs/results/turbo.md`.
+LCMScheduler and `guidance_scale=1`. Trained by `python -m recipes.emoji turbo` on pictures as those of `emoji`, whose
+card tells of data and licenses. What it draws of what is asked, in how many steps: `docs/results/turbo.md`.
 """
 
 
@@ -76,8 +76,8 @@ def lora_card(rank: int, megabytes: float) -> str:
     """The card of the LoRA."""
     about = (
         f"A LoRA for the embedded model `emoji`, of rank {rank} and {megabytes:.1f} MB in float16: with it `emoji` "
-        "draws in one to four steps without guidance, beside requests of twenty steps in the same batch. Extracted from "
-        "what `python -m recipes.emoji turbo` trained. The model `emoji-turbo` has it in its weights."
+        "draws in one to four steps without guidance, beside requests of twenty steps in the same batch. Extracted "
+        "from what `python -m recipes.emoji turbo` trained. The model `emoji-turbo` has it in its weights."
     )
     return f"""# turbo
 
