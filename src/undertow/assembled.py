@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from undertow.cache_folder import cache_folder
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from numpy.typing import NDArray
 
 logger = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ def _merge(unet: Path, lora: Path) -> None:
 PARTS = ("lora_up.weight", "lora_down.weight", "alpha")
 
 
-def _merged(weight: "NDArray", up: "NDArray", down: "NDArray", alpha: "NDArray") -> "NDArray":
+def _merged(weight: "NDArray[Any]", up: "NDArray[Any]", down: "NDArray[Any]", alpha: "NDArray[Any]") -> "NDArray[Any]":
     up, down = (one.reshape(len(one), -1).astype("float32") for one in (up, down))
     change = float(alpha) / len(down) * (up @ down)
     return (weight.astype("float32") + change.reshape(weight.shape)).astype(weight.dtype)

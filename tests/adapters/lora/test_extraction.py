@@ -52,7 +52,7 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(InvalidInput, match="rank is 0"):
         extract_lora(base, base, 0)
     with pytest.raises(InvalidInput, match=r"0\.weight \[5, 3\] instead of \[4, 3\]"):
-        extract_lora(base, {"unet": nn.Sequential(nn.Linear(3, 5), *base["unet"][1:])}, 4)
+        extract_lora(base, {"unet": nn.Sequential(nn.Linear(3, 5), nn.Linear(4, 4), nn.Conv2d(4, 2, 3))}, 4)
     with pytest.raises(InvalidInput, match="a model with unet, text_encoder"):
         extract_lora(base, {**base, "text_encoder": nn.Linear(1, 1)}, 4)
 
