@@ -121,7 +121,8 @@ def measure_image_prompt(service: UNetService, base: GenerationRequest, options,
     """The image prompt's half of the page."""
     scenes = kinds(options.prompts)[0].scenes
     random = Random(seed_for(0, "references"))
-    references = torch.stack([draw_reference(scene.names[0], random, glyphs) for scene in scenes])
+    edition = edition_of(service.vae.config.sample_size)
+    references = torch.stack([draw_reference(scene.names[0], random, glyphs, edition=edition) for scene in scenes])
     prompts = [(Adapter(options.image_prompt, image=one, encoder=options.encoder),) for one in as_images(references)]
     captions, colors = [scene.caption for scene in scenes], [on_color(scene.color) for scene in scenes]
     nothing = [()] * len(scenes)
