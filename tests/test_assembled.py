@@ -50,7 +50,10 @@ def test_it_is_its_base_with_the_lora_merged_and_diffusers_reads_it(described):
     whole, base = load_model(place), undertow.load(described.parent / "base", dtype=torch.float32)
     assert whole.sampler.scheduler == "LCMScheduler"
     lora = str(described.parent / "base/adapters/quick.safetensors")
-    quick, ask = undertow.load(place, dtype=torch.float32), {"prompt": "a", "steps": 1, "sampler": "euler"}
+    quick, ask = (
+        undertow.load(place, dtype=torch.float32),
+        {"prompt": "a", "steps": 1, "sampler": "euler", "guidance_scale": 1.0},
+    )
     apart = quick.generate(**ask).latents - base.generate(**ask).latents
     same = quick.generate(**ask).latents - base.generate(**ask, adapters=[lora]).latents
     assert apart.abs().max() > 0

@@ -339,7 +339,7 @@ def test_a_service_prints_as_one_line_of_what_it_is():
     assert repr(service_of("sd1", refiner="sd1")) == "<UNetService: pipeline with pipeline on cpu in float32>"
     slots = AdapterCapacity(slots=1, rank=16, per_row=1)
     emoji = undertow.load("emoji", dtype=torch.float32, adapter_capacity=slots)
-    bundled = "adapters that came with it: edges, line-drawing, mosaic, references"
+    bundled = "adapters that came with it: edges, line-drawing, mosaic, references, turbo"
     assert repr(emoji) == f"<UNetService: emoji on cpu in float32; {bundled}>"
     emoji.generate("owl", **ONE, adapters=(Adapter("mosaic"),))
     assert repr(emoji).endswith(f"; {bundled}; in its weights and slots: mosaic>")

@@ -1,6 +1,7 @@
 """The models that ship in the package, and models named by a word. Imports no torch, so that a name can be checked
 before anything slow is imported."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 
@@ -9,13 +10,32 @@ from undertow.errors import UnknownCheckpoint
 from undertow.lookup import did_you_mean
 
 
-def embedded_models() -> dict[str, Path]:
-    """Name and folder of the models that ship in the package; of those that share another one's weights the folder in
-    the cache, where there is room for one."""
+class EmbeddedModels(Mapping[str, Path]):
+    """Name and folder of the models that ship in the package. One that shares another one's weights is put together
+    when its folder is asked for, and not by its name alone."""
+
+    def __init__(self, folders: Iterable[Path]):
+        self._folders = {folder.name: folder for folder in folders}
+
+    def __getitem__(self, name: str) -> Path:
+        folder = self._folders[name]
+        # Where nothing can be written, which was told: what is there, in which readers miss the weights.
+        return (assembled(folder) or folder) if is_described(folder) else folder
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._folders
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._folders)
+
+    def __len__(self) -> int:
+        return len(self._folders)
+
+
+def embedded_models() -> EmbeddedModels:
+    """The models that ship in the package."""
     root = Path(str(files("undertow"))) / "models"
-    shipped = [folder for folder in sorted(root.iterdir()) if folder.is_dir()] if root.is_dir() else []
-    whole = {folder.name: assembled(folder) if is_described(folder) else folder for folder in shipped}
-    return {name: folder for name, folder in whole.items() if folder is not None}
+    return EmbeddedModels(sorted(folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else ())
 
 
 def require_named(source: str | Path) -> None:

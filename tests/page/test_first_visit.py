@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.embedded import SIDE
+
 expect = pytest.importorskip("playwright.sync_api").expect
 
 PAINTED_MS = 1000
@@ -19,7 +21,7 @@ def test_from_the_first_visit_to_a_picture_in_one_click(visit):
     here.button("owl on pink background").click()
     here.is_drawn()
     picture = here.page.get_by_role("img", name="owl on pink background, seed")
-    expect(picture).to_have_js_property("naturalWidth", 64)  # it stands there before its bytes have come
+    expect(picture).to_have_js_property("naturalWidth", SIDE)  # it stands there before its bytes have come
     expect(picture).to_be_visible()
     here.page.reload()
     expect(picture).to_be_visible()

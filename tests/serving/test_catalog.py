@@ -47,7 +47,7 @@ def shelf(tmp_path):
 def test_what_came_with_a_model_is_listed_as_the_engine_reads_it(tmp_path):
     catalog = catalog_of(tmp_path)
     found = {entry.name: entry for entry in catalog.adapters("emoji")}
-    assert found.keys() == {"edges", "line-drawing", "mosaic", "references"}
+    assert found.keys() == {"edges", "line-drawing", "mosaic", "references", "turbo"}
     for entry in found.values():  # the engine's own reader, with torch
         assert adapter_title(entry.path).endswith(entry.kind)
     assert found["mosaic"].hash == hashlib.sha256(found["mosaic"].path.read_bytes()).hexdigest()

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from tests.cli.options.arrival import ABSENT, LOADED, Boundary, Command, case
+from tests.embedded import FACTOR
 from undertow import Adapter
 from undertow.adapters.stacking.decisions import Decisions
 from undertow.engine.request import GenerationRequest
@@ -207,8 +208,8 @@ BENCH_BACKENDS = Command(
         "files": [],
     },
     cases=(
-        case("--size", "96x64", forward=(2, 16, 24, 77, "bfloat16")),
-        case("--size", "66x64", refused="multiples of 4"),
+        case("--size", "96x64", forward=(2, 64 // FACTOR, 96 // FACTOR, 77, "bfloat16")),
+        case("--size", "66x64", refused=f"multiples of {FACTOR}"),
         case("--precision", "bf16", load__dtype=torch.bfloat16),
         case("--rows", "4", forward=(4, 16, 16, 77, "bfloat16")),
         case("--tokens", "154", forward=(2, 16, 16, 154, "bfloat16")),

@@ -46,7 +46,7 @@ def evaluating(at: Boundary) -> None:
     at.patch.setattr("recipes.emoji.evaluate.measure", measuring)
     at.patch.setattr("recipes.emoji.text_to_image.TextToImage", lambda text, unet: (text, unet))
     at.patch.setattr("recipes.emoji.render.Glyphs", glyphs(at))
-    at.patch.setattr("recipes.emoji.sheets.sheet_scenes", lambda: ())
+    at.patch.setattr("recipes.emoji.sheets.sheet_scenes", lambda mix: ())
     pixels = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     at.stand_in("recipes.emoji.draw.draw", pixels,
                 unnoted=("model", "vae", "captions", "seeds", "on_pictures"))  # fmt: skip

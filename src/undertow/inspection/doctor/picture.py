@@ -50,7 +50,7 @@ def wrong_prediction_type(case: Case) -> Iterator[Seen]:
     means = ", ".join(f"{name} {error:.2f}" for name, error in sorted(probe.means.items(), key=lambda one: one[1]))
     changes = () if probe.best == "velocity" else (Change(where="load", name="prediction", value=probe.best),)
     yield Seen(
-        evidence=f"mean error of each type on known noise: {means}; at t = 998 the prediction has a cosine of "
+        evidence=f"least errors of each type on known noise: {means}; at t = 998 the prediction has a cosine of "
         f"{probe.alike:.2f} with the noise; the model is used with {probe.used}",
         cause=f"the network predicts {probe.best}, and is used as if it predicted {probe.used}",
         fix=f"load it with prediction={probe.best!r} (--prediction {probe.best})"
