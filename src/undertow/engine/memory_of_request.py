@@ -12,14 +12,13 @@ from undertow.engine.options import RunOptions
 from undertow.engine.outcomes import OutcomeLog
 from undertow.engine.passes import Latents
 from undertow.engine.picture_size import largest_size
-from undertow.engine.planning import plan_model
+from undertow.engine.planning import Planned, planned
 from undertow.engine.request import GenerationRequest
 from undertow.engine.row_count import rows_of_picture
 from undertow.engine.rows import Row, networks_beside
 from undertow.errors import OutOfMemory, UndertowError
 from undertow.memory.keeper import Keeper
 from undertow.memory.ladder import Economy, StepDown, decoded_with_less, drawn_with_less, read_with_less
-from undertow.memory.plan import MemoryPlan
 from undertow.memory.report import MemoryReport
 from undertow.memory.work import Work
 from undertow.shortage import size_in_words
@@ -63,7 +62,7 @@ class MemoryOfRequest:
 
     def keep_to_budget(self) -> None:
         """Decides what is done from the beginning so that the request keeps to its budget, if it has one. Errors:
-        `OutOfMemory` for a budget that is smaller than the least that there is; those of `plan_model`."""
+        `OutOfMemory` for a budget that is smaller than the least that there is; those of `planned`."""
         budget = self._options.budget_bytes
         if self.budget_bytes is not None:
             return  # planned already: it is being read again, with less memory
@@ -73,7 +72,8 @@ class MemoryOfRequest:
 
     def _plan_for(self, budget: int) -> None:
         besides = self.keeper.besides_bytes
-        found, rows = self._plan(max(1, budget - besides))
+        asked, rows = self._planned()
+        found = asked.plan(max(1, budget - besides), seconds=False)
         self._forecast_bytes = found.process_bytes + besides
         if not found.fits and self._request.views is None:  # whose windows need less than the whole picture
             height, width = found.work.size
@@ -87,15 +87,15 @@ class MemoryOfRequest:
         if economy != Economy():
             self._take(StepDown(unit=0, reason="to keep to the budget", economy=economy))
 
-    def _plan(self, budget_bytes: int | None, forward_rows: int = 0) -> tuple[MemoryPlan, int]:
-        """What the request would take, and the rows of a forward without a budget. forward_rows: of the largest forward
-        that it was part of."""
+    def _planned(self, forward_rows: int = 0) -> tuple[Planned, int]:
+        """What is planned for, and the rows of a forward without a budget. forward_rows: of the largest forward that
+        the request was part of."""
         model, request = self._model, self._request
         unet, factor = model.require_unet(), model.require_vae().config.factor
         size = largest_size(request, unet.config.sample_size, factor)
         rows = self._limits.rows_over(max(1, size[0] * size[1] // factor**2), unet.device.type)
         branches = rows_of_picture(request, unet.config)
-        found = plan_model(
+        asked = planned(
             model,
             size=size,
             batch=request.count,
@@ -104,18 +104,17 @@ class MemoryOfRequest:
             adapters=request.all_adapters,
             bundled=self._manager.bundled,
             slots=self._manager.slots,
-            budget_bytes=budget_bytes,
             rows=rows,
             shared_rows=self._shared_rows(forward_rows, rows, request.count * branches),
             regions=len(request.regions) if request.regions_by == "attention" else 0,
             fixed_graphs=self._runner.capabilities.fixed_shapes,
         )
-        return found, rows
+        return asked, rows
 
     def _whole_bytes(self, forward_rows: int) -> int:
         """Of the process, without a budget. It is asked at each picture and at the end, and forecast once."""
         if forward_rows not in self._forecasts:
-            self._forecasts[forward_rows] = self._plan(None, forward_rows)[0].process_bytes
+            self._forecasts[forward_rows] = self._planned(forward_rows)[0].forecast().process_bytes
         return self._forecasts[forward_rows]
 
     def _shared_rows(self, forward_rows: int, most: int, own: int) -> int:
@@ -171,7 +170,7 @@ class MemoryOfRequest:
     def least_bytes(self) -> int | None:
         """What the request needs at least, of the whole process, as it is forecast."""
         with suppress(UndertowError):
-            return self._plan(None)[0].smallest_bytes + self.keeper.besides_bytes
+            return self._planned()[0].plan(None, seconds=False).smallest_bytes + self.keeper.besides_bytes
         return None
 
     def report(self, forward_rows: int) -> MemoryReport:

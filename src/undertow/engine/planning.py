@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ from undertow.checkpoints.keymap.prefixes import TextKind
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.encoders.clip_config import ClipTextConfig
 from undertow.engine.picture_size import Size
+from undertow.memory.forecast import Forecast, forecast
 from undertow.memory.lora_reach import is_of_text, is_outside
-from undertow.memory.machine import this_machine
+from undertow.memory.machine import Machine, this_machine
 from undertow.memory.plan import MemoryPlan, plan
 from undertow.memory.seconds import read_table
 from undertow.memory.subjects import require_size, subject_of
@@ -37,7 +38,32 @@ CHUNK_TOKENS = 77
 """Of a prompt, and of each region's, of up to 75 tokens."""
 
 
-def plan_model(
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What is planned for. machine: that the U-Net runs on."""
+
+    subject: Subject
+    work: Work
+    machine: Machine
+    fixed_graphs: bool
+
+    def plan(self, budget_bytes: int | None, *, seconds: bool = True) -> MemoryPlan:
+        """seconds: whether to say how long it takes, where that was measured. Errors: those of `memory.plan.plan`."""
+        return plan(
+            self.subject,
+            self.work,
+            budget_bytes,
+            table=read_table(self.machine.device) if seconds else None,
+            machine=self.machine,
+            fixed_graphs=self.fixed_graphs,
+        )
+
+    def forecast(self) -> Forecast:
+        """Without a budget, which takes a fraction of a plan's time. Errors: those of `memory.forecast.forecast`."""
+        return forecast(self.subject, self.work, self.machine)
+
+
+def planned(
     model: LoadedModel,
     *,
     size: Size | None,
@@ -47,12 +73,11 @@ def plan_model(
     adapters: Sequence[Adapter | str | Path],
     bundled: BundledAdapters,
     slots: int | None,
-    budget_bytes: int | None,
     rows: int | None = None,
     shared_rows: int = 0,
     fixed_graphs: bool = False,
     regions: int = 0,
-) -> MemoryPlan:
+) -> Planned:
     """branches: rows of each picture. slots: for LoRA; `None` merges them. rows: the most of a forward.
     shared_rows: as in `Work`. fixed_graphs: as in `memory.plan`. regions: that see prompts of their own by
     attention. Errors: those of `UNetService.plan`."""
@@ -86,7 +111,7 @@ def plan_model(
     work = replace(work, **_kernels(unet, work, subject))
     device = unet.device.type
     machine = replace(this_machine().on(device), threads=torch.get_num_threads())
-    return plan(subject, work, budget_bytes, table=read_table(device), machine=machine, fixed_graphs=fixed_graphs)
+    return Planned(subject=subject, work=work, machine=machine, fixed_graphs=fixed_graphs)
 
 
 def quantized_weights(model: LoadedModel) -> list[QuantizedWeights]:

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from undertow.cache_folder import cache_folder, read_cached, write_cached
-from undertow.checkpoints.files.model_folder import find_unet_folder, folder_weights, variant_order
+from undertow.checkpoints.files.model_folder import find_unet_folder, folder_files, variant_order
 from undertow.errors import UndertowError
 
 MODEL_DIGITS, LORA_DIGITS, INVERSION_DIGITS = 10, 12, 12
@@ -67,7 +67,7 @@ def content_hash(files: Sequence[Path]) -> str:
 
 
 def _unet_files(folder: Path) -> list[Path]:
-    return [file.path for file in folder_weights(find_unet_folder(folder), variant_order(None)).files]
+    return folder_files(find_unet_folder(folder), variant_order(None))
 
 
 def _remembered(path: Path, part: str) -> str:

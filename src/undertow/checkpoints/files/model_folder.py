@@ -31,18 +31,32 @@ def folder_weights(folder: Path, variants: Sequence[str]) -> Weights:
 
     Errors: `UnknownCheckpoint` when it has none, `UnsafeFile` when it has only pickles, `CorruptFile`.
     """
+    found = _found(folder, variants)
+    if found.suffix == ".json":
+        return _sharded(found)
+    return Weights(found, [plain_file(WeightFile(path_inside(folder, found.name)))])
+
+
+def folder_files(folder: Path, variants: Sequence[str]) -> list[Path]:
+    """The files that `folder_weights` reads, without a look inside. Errors: as there."""
+    found = _found(folder, variants)
+    if found.suffix == ".json":
+        return [path_inside(folder, name) for name in sorted(set(_shards(found).values()))]
+    return [path_inside(folder, found.name)]
+
+
+def _found(folder: Path, variants: Sequence[str]) -> Path:
+    """The file of weights, or the index of shards."""
     for variant in variants:
+        dotted = f".{variant}" if variant else ""
         for stem in STEMS:
-            dotted = f".{variant}" if variant else ""
-            single = folder / f"{stem}{dotted}.safetensors"
-            if single.is_file():
-                return Weights(single, [plain_file(WeightFile(path_inside(folder, single.name)))])
-            for index in (
-                folder / f"{stem}{dotted}.safetensors.index.json",
-                folder / f"{stem}.safetensors.index{dotted}.json",
+            for name in (
+                f"{stem}{dotted}.safetensors",
+                f"{stem}{dotted}.safetensors.index.json",
+                f"{stem}.safetensors.index{dotted}.json",
             ):
-                if index.is_file():
-                    return _sharded(folder, index)
+                if (folder / name).is_file():
+                    return folder / name
     pickles = sorted(path.name for path in folder.glob("*.bin"))
     if pickles:
         raise UnsafeFile(folder, f"its weights are pickles ({pickles[0]}), which can run code when read", FOLDER_REMEDY)
@@ -67,10 +81,16 @@ def path_inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _sharded(folder: Path, index: Path) -> Weights:
+def _shards(index: Path) -> dict[str, str]:
+    """The file of each tensor, by an index."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
         raise CorruptFile(index, "no weight_map from tensors to files", "download it again")
+    return weight_map
+
+
+def _sharded(index: Path) -> Weights:
+    folder, weight_map = index.parent, _shards(index)
     names = sorted(set(weight_map.values()))
     missing = [name for name in names if not path_inside(folder, name).is_file()]
     if missing:

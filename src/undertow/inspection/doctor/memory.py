@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 
-from undertow.engine.planning import plan_model
+from undertow.engine.planning import planned
 from undertow.errors import UndertowError
 from undertow.free_memory import free_bytes
 from undertow.inspection.doctor.case import Case
@@ -23,7 +23,7 @@ memory_rule = partial(rule, family="memory")
 
 def _plan(case: Case, budget_bytes: int | None) -> MemoryPlan:
     request = case.request
-    return plan_model(
+    asked = planned(
         case.model,
         size=case.size,
         batch=request.count,
@@ -32,8 +32,8 @@ def _plan(case: Case, budget_bytes: int | None) -> MemoryPlan:
         adapters=[one for one, found in case.read_adapters if not isinstance(found, UndertowError)],
         bundled=case.manager.bundled,
         slots=case.manager.slots,
-        budget_bytes=budget_bytes,
     )
+    return asked.plan(budget_bytes)
 
 
 def _available(case: Case) -> int | None:
