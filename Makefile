@@ -51,8 +51,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m compileall -q -j 2 -x '$(RARELY)' $(VENV)/lib > /dev/null || true
 	@touch $@
 
-demo: $(INSTALLED)  ## Draw a red apple with the embedded model and write the picture
-	$(BIN)/undertow generate "red apple on white background"
+demo: $(INSTALLED)  ## Draw a red apple with the embedded model and write the picture; QUICK=1 in 4 steps
+	$(BIN)/undertow generate "red apple on white background"$(if $(QUICK), --model emoji-turbo)
 
 # What the emoji recipe draws its pictures with. Without it, and without the right to install it, its tests are skipped.
 $(FONT):

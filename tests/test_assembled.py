@@ -2,6 +2,7 @@
 
 import json
 import logging
+import tempfile
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from undertow.adapters.lora.write import write_lora
 from undertow.assembled import assembled, is_described
 from undertow.checkpoints.read.model_loading import load_model
 from undertow.embedded import embedded_models
+from undertow.errors import UnknownCheckpoint
 
 SCHEDULER = "scheduler/scheduler_config.json"
 
@@ -71,13 +73,26 @@ def test_it_is_put_together_once_and_anew_for_other_weights(described):
     assert assembled(described) not in (None, place)
 
 
-def test_without_a_place_for_it_the_others_are_there_and_the_reason_is_told(described, tmp_path, monkeypatch, caplog):
+def test_without_a_cache_each_process_puts_it_together_and_the_reason_is_told_once(
+    described, tmp_path, monkeypatch, caplog
+):
     (tmp_path / "file").touch()
     monkeypatch.setenv("UNDERTOW_CACHE", str(tmp_path / "file"))
     with caplog.at_level(logging.WARNING):
-        assert assembled(described) is None
-        assert assembled(described) is None
+        place = assembled(described)
+        assert assembled(described) == place
+    assert (place / "unet/diffusion_pytorch_model.safetensors").is_file()
+    assert place.parent.parent.stat().st_mode & 0o077 == 0, "nobody else can exchange it"
     (line,) = (record.getMessage() for record in caplog.records)
-    assert "quick cannot be put together" in line
+    assert "quick is put together anew by each process" in line
     assert "UNDERTOW_CACHE" in line
+
+
+def test_without_any_place_one_sentence_says_what_to_do(described, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    (described / "README.md").write_text("# not put together by this process yet\n")
+    monkeypatch.setenv("UNDERTOW_CACHE", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "file"))
+    with pytest.raises(UnknownCheckpoint, match=r"quick: it is put together .* no place .*UNDERTOW_CACHE"):
+        assembled(described)
     assert "emoji" in embedded_models()

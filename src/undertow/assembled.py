@@ -6,6 +6,7 @@ models/NAME/...                 all other files that differ from the base's
 CACHE/models/KEY/NAME/          what undertow and diffusers read
 """
 
+import atexit
 import json
 import logging
 import shutil
@@ -16,6 +17,7 @@ from tempfile import mkdtemp
 from typing import TYPE_CHECKING
 
 from undertow.cache_folder import cache_folder
+from undertow.errors import UnknownCheckpoint
 
 if TYPE_CHECKING:
     from typing import Any
@@ -35,35 +37,63 @@ def is_described(folder: Path) -> bool:
     return (folder / DESCRIPTION).is_file()
 
 
-def assembled(folder: Path) -> Path | None:
-    """The whole model that `folder` describes, written into the cache if it is not there yet; `None` where nothing can
-    be written, which is logged once."""
+def assembled(folder: Path) -> Path:
+    """The whole model that `folder` describes, written into the cache if it is not there yet; where nothing can be
+    written, which is logged, into a temporary folder of this process.
+
+    Errors: `UnknownCheckpoint` where that cannot be written either.
+    """
     said = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     base = folder.parent / said["base"]
-    place = cache_folder() / "models" / _key(base, base / said["lora"], folder) / folder.name
-    return place if place.is_dir() or _written(place, base, base / said["lora"], folder) else None
-
-
-def _written(place: Path, base: Path, lora: Path, folder: Path) -> bool:
-    """Puts the model together beside its place, and moves it there whole."""
-    draft = None
+    lora = base / said["lora"]
+    key = _key(base, lora, folder)
+    place = cache_folder() / "models" / key / folder.name
+    if place.is_dir():
+        return place
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        draft = Path(mkdtemp(dir=place.parent, prefix=f"{place.name}."))
+        return _written(place, base, lora, folder)
+    except OSError as error:
+        return _of_this_process(key, base, lora, folder, str(error))
+
+
+@cache
+def _of_this_process(key: str, base: Path, lora: Path, folder: Path, problem: str) -> Path:
+    """A copy that is removed when the process ends. problem: why the cache does not have it."""
+    logger.warning(
+        "%s is put together anew by each process, since the cache cannot be written (%s); UNDERTOW_CACHE names another "
+        "folder",
+        folder.name,
+        problem,
+    )
+    try:
+        root = Path(mkdtemp(prefix="undertow-"))
+        atexit.register(shutil.rmtree, root, ignore_errors=True)
+        return _written(root / key / folder.name, base, lora, folder)
+    except OSError as error:
+        raise UnknownCheckpoint(
+            folder.name,
+            f"it is put together on this machine, which has no place for it ({error})",
+            "have the environment variable UNDERTOW_CACHE name a folder that can be written",
+        ) from error
+
+
+def _written(place: Path, base: Path, lora: Path, folder: Path) -> Path:
+    """Puts the model together beside its place, and moves it there whole. Errors: `OSError`."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(mkdtemp(dir=place.parent, prefix=f"{place.name}."))
+    try:
         for source in (base, folder):
             shutil.copytree(source, draft, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*NOT_COPIED))
         shutil.copyfile(folder / "README.md", draft / "README.md")
         _merge(draft / UNET, lora)
         draft.chmod(0o755)
         draft.rename(place)
-    except OSError as error:
-        if not place.is_dir():  # another process was first
-            _warn(place.name, str(error))
-        return place.is_dir()
+    except OSError:
+        if not place.is_dir():  # else another process was first
+            raise
     finally:
-        if draft is not None:
-            shutil.rmtree(draft, ignore_errors=True)
-    return True
+        shutil.rmtree(draft, ignore_errors=True)
+    return place
 
 
 def _merge(unet: Path, lora: Path) -> None:
@@ -92,8 +122,3 @@ def _key(base: Path, lora: Path, folder: Path) -> str:
     parts = [lora.read_bytes(), *(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())]
     size, time = (base / UNET).stat().st_size, (base / UNET).stat().st_mtime_ns
     return blake2b(b"".join(parts) + f"{size} {time}".encode(), digest_size=8).hexdigest()
-
-
-@cache
-def _warn(name: str, problem: str) -> None:
-    logger.warning("%s cannot be put together: %s; UNDERTOW_CACHE names another folder for it", name, problem)

@@ -12,15 +12,14 @@ from undertow.lookup import did_you_mean
 
 class EmbeddedModels(Mapping[str, Path]):
     """Name and folder of the models that ship in the package. One that shares another one's weights is put together
-    when its folder is asked for, and not by its name alone."""
+    when its folder is asked for, and not by its name alone. Errors: those of `assembled`."""
 
     def __init__(self, folders: Iterable[Path]):
         self._folders = {folder.name: folder for folder in folders}
 
     def __getitem__(self, name: str) -> Path:
         folder = self._folders[name]
-        # Where nothing can be written, which was told: what is there, in which readers miss the weights.
-        return (assembled(folder) or folder) if is_described(folder) else folder
+        return assembled(folder) if is_described(folder) else folder
 
     def __contains__(self, name: object) -> bool:
         return name in self._folders

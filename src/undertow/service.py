@@ -25,7 +25,7 @@ from undertow.engine.events import Drawn, Finished, Observer, undrawn, unfinishe
 from undertow.engine.generate import generate_many
 from undertow.engine.limits import BatchLimits
 from undertow.engine.options import NonFinite, RunOptions
-from undertow.engine.planning import plan_model
+from undertow.engine.planning import planned
 from undertow.engine.request import GenerationRequest, as_request
 from undertow.engine.result import GenerationResult
 from undertow.engine.settings import RequestSettings, request_of
@@ -282,22 +282,25 @@ class UNetService(Inspectable):
         batch: int = 1,
         budget_bytes: int | None = None,
         adapters: Sequence[Adapter | str | Path] = (),
-        steps: int = 20,
-        guidance: bool = True,
+        steps: int | None = None,
+        guidance: bool | None = None,
     ) -> MemoryPlan:
         """What drawing would take of memory and time, and what gives way so that it fits: nothing is run.
 
         size: height and width in pixels; `None` for the model's own. batch: pictures at a time. budget_bytes: for the
         whole process; without one everything fits. adapters: files, or names of adapters that came with the model.
-        guidance: two rows of each picture. Errors: `InvalidInput`; kinds of `CheckpointError` for adapters;
-        `MissingComponent`.
+        guidance: two rows of each picture. Steps and guidance that are `None` are those of `generate`, which the model
+        may suggest. Errors: `InvalidInput`; kinds of `CheckpointError` for adapters; `MissingComponent`.
 
         plan = service.plan(size=(512, 512), batch=4, budget_bytes=6 * 10**9)
         """
+        usual = as_request("", **self._model.suggested)
+        steps = usual.steps if steps is None else steps
+        guidance = usual.guidance_scale != 1.0 if guidance is None else guidance
         for name, value in (("batch", batch), ("steps", steps)):
             if value < 1:
                 raise InvalidInput(name, value, "at least 1")
-        return plan_model(
+        asked = planned(
             self._model,
             size=size,
             batch=batch,
@@ -306,8 +309,8 @@ class UNetService(Inspectable):
             adapters=adapters,
             bundled=self.adapters.bundled,
             slots=None if self._capacity is None else self._capacity.slots,
-            budget_bytes=budget_bytes,
         )
+        return asked.plan(budget_bytes)
 
     @overload
     def predict_noise(self, context: PredictionContext) -> Tensor: ...

@@ -7,6 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
+import undertow
 from tests.checkpoints.crafted import ldm_shapes, sparse_file, unet_shapes
 from tests.embedded import EMOJI, SIDE
 from undertow.cli import main
@@ -67,6 +68,15 @@ def test_what_fits_as_it_is(capsys):
     assert code == 0
     assert "Fits into 100 GB as it is." in text
     assert f"{SIDE}x{SIDE}, 1 picture, 20 steps with guidance, float32" in text
+
+
+def test_a_model_in_few_steps_is_planned_as_it_is_drawn(capsys):
+    assert ", 1 picture, 4 steps without guidance, float32" in shown(capsys, "emoji-turbo")[1]
+    typed = shown(capsys, "emoji-turbo", "--steps", "7", "--guidance")[1]
+    assert ", 1 picture, 7 steps with guidance, float32" in typed
+    turbo = undertow.load("emoji-turbo")
+    assert (turbo.plan().work.steps, turbo.plan().work.branches) == (4, 1)
+    assert (turbo.plan(steps=7).work.steps, turbo.plan(guidance=True).work.branches) == (7, 2)
 
 
 def test_json_says_the_same(capsys):

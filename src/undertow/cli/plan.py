@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 DOES_NOT_FIT = 3
 """Exit code: the answer is no."""
 
+STEPS = 20
+
 SLOTS = 8
 """Where none are asked for, and none are made."""
 
@@ -53,10 +55,17 @@ def plan(
         str | None, typer.Option(help="WIDTHxHEIGHT in pixels.", show_default="the size the model was trained at")
     ] = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures that are drawn together.")] = 1,
-    steps: Annotated[int, typer.Option(min=1, help="Steps of a picture.")] = 20,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of a picture.", show_default="as generate takes: 20, or 4")
+    ] = None,
     guidance: Annotated[
-        bool, typer.Option("--guidance/--no-guidance", help="Two rows of each picture: with the prompt and without it.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--guidance/--no-guidance",
+            help="Two rows of each picture, with the prompt and without it, or one.",
+            show_default="as generate has it",
+        ),
+    ] = None,
     lora: Annotated[int, typer.Option(min=0, help="LoRA that act at the same time, of every layer.")] = 0,
     adapter_slots: Annotated[
         int | None, typer.Option(min=1, help="Slots for LoRA of rank 16, in place of merging them.")
@@ -100,11 +109,14 @@ def plan(
     if picture is not None:
         require_figure("--picture", picture, [model], overwrite=overwrite)
     named = named_model(model)
+    suggested = named.suggested
+    if guidance is None:
+        guidance = suggested.get("guidance_scale") != 1.0
     work = _work(
         named,
         size=size,
         pictures=count,
-        steps=steps,
+        steps=int(suggested.get("steps", STEPS)) if steps is None else steps,
         branches=2 if guidance else 1,
         loras=lora,
         **(_learned(named, lora) if adapter_slots is None else {}),

@@ -36,7 +36,11 @@ NO_KEYS = {
 def serve(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODEL]...", help="Models, or NAME=MODEL; the first is taken where clients name none."),
+        typer.Argument(
+            metavar="[MODEL]...",
+            help="Models, or NAME=MODEL; the first is taken where clients name none.",
+            show_default="emoji emoji-turbo",
+        ),
     ] = None,
     host: Annotated[
         str | None,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from undertow.adapters.control.config import ControlNetConfig
+from undertow.checkpoints.identify.few_steps import suggested_fields
 from undertow.embedded import embedded_models
 from undertow.errors import InvalidInput, UnknownCheckpoint
 from undertow.limits import PIXELS
@@ -36,6 +37,12 @@ class NamedModel:
     subject: Subject
     stored: str = "float32"
     scheduler: str | None = None
+
+    @property
+    def suggested(self) -> dict[str, float]:
+        """Fields of a request that it is best drawn with; nothing where the defaults are right."""
+        unet = self.subject.unet
+        return {} if unet is None else suggested_fields(unet, self.scheduler)
 
 
 def named_model(source: str) -> NamedModel:

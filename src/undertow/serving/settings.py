@@ -24,7 +24,7 @@ class ServerSettings(Record):
     """Folder of the database, the pictures and the logs of running jobs."""
     database: str | None = None
     """URL of the database; SQLite in the data folder when `None`, postgresql+psycopg://... for PostgreSQL."""
-    models: Mapping[str, str] = field(default_factory=lambda: {"emoji": "emoji"})
+    models: Mapping[str, str] = field(default_factory=lambda: {name: name for name in ("emoji", "emoji-turbo")})
     """Models by the names that clients use; the first is taken when they name none."""
     adapters: tuple[Path, ...] = ()
     """Folders of adapters (LoRA, ControlNet, IP-Adapter, textual inversions), which clients name by file name."""

@@ -16,7 +16,6 @@ from undertow.checkpoints.files.hub import cached_copy
 from undertow.checkpoints.files.place import is_hub_id
 from undertow.checkpoints.files.words import read_vocabulary
 from undertow.checkpoints.identify.families import describe_family
-from undertow.checkpoints.identify.few_steps import suggested_fields
 from undertow.checkpoints.identify.unsupported import refuse_quantized
 from undertow.checkpoints.read.inversion_names import holds_inversions, inversions_in, names_of
 from undertow.embedded import embedded_models
@@ -54,7 +53,7 @@ def read_model(name: str, source: str, device: str = "cpu") -> ModelEntry:
         dtype=dtype,
         vae_dtype=vae_dtype,
         family=describe_family(unet).family,
-        suggested=suggested_fields(unet, named.scheduler),
+        suggested=named.suggested,
         vocabulary=read_vocabulary(path) if path.is_dir() else None,
     )
 
