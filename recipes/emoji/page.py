@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from recipes.emoji.card import write_figures
+from recipes.emoji.editions import CRISP
 from recipes.emoji.evaluate import Measured, Shares, agreement
 from recipes.emoji.recipe import HELD_OUT_PICTURES
 from recipes.emoji.sections import find_section, section
@@ -73,9 +74,10 @@ def write_page(evaluation: Evaluation, out: Path, *, run: Path | None = None, ca
 
 def page(evaluation: Evaluation, curves: list[str], notes: str) -> str:
     """The page. curves: stages whose loss curves lie beside it. notes: what people wrote on it."""
+    crisp = " --crisp" if evaluation.sheet.shape[-1] == CRISP.side else ""
     return f"""# emoji: does it draw what is asked?
 
-The embedded text-to-image model, trained from nothing by `python -m recipes.emoji train`. Its weights take
+The embedded text-to-image model, trained from nothing by `python -m recipes.emoji train{crisp}`. Its weights take
 {evaluation.bytes / 2**20:.1f} MiB in float16.
 
 {_conditions(evaluation)}
