@@ -1,10 +1,10 @@
-"""Opens the page of `undertow export emoji --to web` in headless Chromium: seconds to the first picture and the later.
+"""Opens the page of `undertow export MODEL --to web` in headless Chromium: seconds to the first picture and the later.
 
 The first is counted from opening the page on; the browser itself runs already. Python draws the same beside it. Beside
 seconds by the clock stand those that processors worked for all of Chromium: what a machine would take that has nothing
 else to do, or a little more, since what works at the same time is added up.
 
-    python benchmarks/browser.py [--repeats 5] [--steps 20,8,4] [--page FOLDER]
+    python benchmarks/browser.py [--model emoji] [--repeats 5] [--steps 20,8,4] [--page FOLDER]
 """
 
 import argparse
@@ -29,12 +29,13 @@ PATIENCE_MS = 300_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="emoji")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", default="20,8,4")
     parser.add_argument("--page", type=Path, help="A folder that was exported before.")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    service = undertow.load("emoji", dtype=torch.float32)
+    service = undertow.load(options.model, dtype=torch.float32)
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
         folder = options.page
         if folder is None:
@@ -62,6 +63,7 @@ def row(browser: Any, folder: Path, service: undertow.UNetService, steps: int, r
         times["ready"].append(opened.seconds())
         for name, value in (("prompt", PROMPT), ("seed", str(SEED)), ("steps", str(steps))):
             page.locator(f"[name={name}]").fill(value)
+        sampler = page.locator("[name=sampler]").input_value()
         draw(page, 1)
         times["first"].append(opened.seconds())
         again = Stopwatch()
@@ -70,7 +72,7 @@ def row(browser: Any, folder: Path, service: undertow.UNetService, steps: int, r
         found = pixels(page)
         page.close()
         wall, worked = time.perf_counter(), time.process_time()
-        image = service.generate(PROMPT, seed=SEED, steps=steps, sampler="dpmpp_2m", dialect="plain").images[0]
+        image = service.generate(PROMPT, seed=SEED, steps=steps, sampler=sampler, dialect="plain").images[0]
         times["python"].append((time.perf_counter() - wall, time.process_time() - worked))
         differences.append(int(np.abs(np.asarray(image, dtype=int) - found).max()))
     medians = [statistics.median(values) for pairs in times.values() for values in zip(*pairs, strict=True)]

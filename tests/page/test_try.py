@@ -121,6 +121,18 @@ def test_a_page_from_a_disk_draws_what_python_draws(emoji, folder, opened):
     assert not opened.errors
 
 
+def test_a_model_in_few_steps_begins_as_python_draws_it(browser, tmp_path):
+    turbo = undertow.load("emoji-turbo", dtype=torch.float32)
+    export_model(turbo, "web", tmp_path / "page")
+    one = Opened(browser, tmp_path / "page")
+    one.says("Ready")
+    drawn = one.draw(prompt="owl on pink background", seed="7")
+    expected = turbo.generate("owl on pink background", seed=7, dialect="plain").images[0]
+    assert off_by(drawn, expected) <= LEVELS
+    assert [one.page.locator(f"[name={name}]").input_value() for name in ("steps", "guidance")] == ["4", "1"]
+    one.close()
+
+
 @pytest.mark.parametrize(
     ("script", "said"),
     [

@@ -16,7 +16,7 @@ from undertow.diffusion.paths import RectifiedFlow, starting_noise
 from undertow.encoders.tokenizer import FolderTokenizer
 from undertow.encoders.tokenizer_files import EOS
 from undertow.engine.chosen_sampler import ChosenSampler, choose_sampler
-from undertow.engine.request import MODEL_SAMPLER, GenerationRequest
+from undertow.engine.request import MODEL_SAMPLER, GenerationRequest, as_request
 from undertow.errors import InvalidInput
 from undertow.export.parts import Size
 from undertow.sampling.catalogue import find_sampler
@@ -25,7 +25,8 @@ SAMPLERS = ("dpmpp_2m", "euler", "euler_a", "lcm")
 """Those that page/try/sampling.ts has too."""
 
 STEPS, MOST_STEPS = 8, 50
-"""Those that the page begins with, so that a picture takes about a second, and the most that it offers."""
+"""Those that the page begins with where the model suggests none, so that a picture takes about a second, and the most
+that it offers."""
 
 BACKGROUND = "white"
 
@@ -37,7 +38,7 @@ def page_model(model: LoadedModel, size: Size) -> dict[str, Any]:
     text, vae, unet = model.require_text(), model.require_vae(), model.require_unet()
     (encoder,) = text.encoders
     assert isinstance(encoder.tokenizer, FolderTokenizer)
-    request = GenerationRequest(prompt="", steps=STEPS)
+    request = as_request("", **({"steps": STEPS} | model.suggested))
     samplers, grids = _samplers(model)
     return {
         "name": model.path.name,
