@@ -1,6 +1,7 @@
 """The embedded model in few steps: its guidance is distilled away, then the student is tuned to be consistent.
 
 OUT/guided/         guidance distillation: log.jsonl, loss.png, checkpoints/, model/
+OUT/autoencoder/    an autoencoder of fewer channels: the same, without a model
 OUT/turbo/          consistency tuning, from OUT/guided/model: the same, and turbo/model is what ships
 """
 
@@ -12,6 +13,7 @@ from random import Random
 import torch
 
 from recipes.emoji.editions import Edition
+from recipes.emoji.narrow_autoencoder import train_narrow_autoencoder
 from recipes.emoji.render import Glyphs
 from recipes.emoji.scenes import spoken
 from recipes.emoji.text_to_image import with_unknown_word
@@ -24,6 +26,7 @@ from undertow.training.distillation_losses import ConsistencyTuning, GuidanceDis
 from undertow.training.fit import FitSettings
 from undertow.training.log import StepRecord
 from undertow.training.randomness import seed_for
+from undertow.vae.autoencoder import AutoencoderKL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,17 @@ class TurboRecipe:
         method=ConsistencyTuning(tightening=Tightening(every=250, stages=3)),
         min_snr_gamma=2.0,
     )
+    narrower: int = 2
+    autoencoder: FitSettings = FitSettings(
+        steps=2500,
+        batch_size=8,
+        learning_rate=4e-3,
+        optimizer="muon",
+        warmup_steps=20,
+        decay="cosine",
+        ema_decay=0.99,
+        checkpoint_every=100,
+    )
 
 
 def train_turbo(
@@ -77,15 +91,26 @@ def train_turbo(
     of `train_distilled`, and `DataError` for the font."""
     glyphs.require()
     pictures = training_pictures(recipe.pictures, edition, glyphs)
-    model = teacher
-    for name, settings in (("guided", recipe.guidance), ("turbo", recipe.tuning)):
+
+    def distilled(name: str, settings: DistillationSettings, model: Path, vae: AutoencoderKL | None = None) -> Path:
         on_stage(name, settings.fit.steps)
         loaded = load_model(model, dtype=torch.float32, channels_last=True)
         student = train_distilled(loaded, pictures, settings, out / name, on_record=on_record)
-        model = out / name / "model"
-        if not model.is_dir():
-            write_distilled(student, loaded, settings.method, model)
-    return model
+        trained = out / name / "model"
+        return trained if trained.is_dir() else write_distilled(student, loaded, settings.method, trained, vae)
+
+    guided = distilled("guided", recipe.guidance, teacher)
+    on_stage("autoencoder", recipe.autoencoder.steps)
+    vae = train_narrow_autoencoder(
+        load_model(teacher, dtype=torch.float32, channels_last=True).require_vae(),
+        recipe.narrower,
+        recipe.autoencoder,
+        out / "autoencoder",
+        glyphs,
+        edition=edition,
+        on_record=on_record,
+    )
+    return distilled("turbo", recipe.tuning, guided, vae)
 
 
 def training_pictures(count: int, edition: Edition, glyphs: Glyphs) -> CaptionedPictures:

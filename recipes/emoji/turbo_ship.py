@@ -1,11 +1,13 @@
-"""Writes `emoji-turbo` as it ships: what tuning changed in `emoji`, as a LoRA among its adapters, and a folder that
-says how the two make a model (`undertow.assembled`).
+"""Writes `emoji-turbo` as it ships: what tuning changed in `emoji`, as a LoRA among its adapters, and a folder with an
+autoencoder of its own that says how all this makes a model (`undertow.assembled`).
 
     python -m recipes.emoji.turbo_ship --student runs/emoji-turbo/turbo/model --rank 32
 """
 
 import argparse
 import json
+import shutil
+from filecmp import cmp
 from pathlib import Path
 from textwrap import fill
 
@@ -17,11 +19,12 @@ from undertow.adapters.lora.extraction import as_lora, extract_lora
 from undertow.adapters.lora.write import write_lora
 from undertow.assembled import DESCRIPTION
 from undertow.checkpoints.files.atomic import read_json, write_text
+from undertow.checkpoints.files.model_folder import WEIGHTS
 from undertow.checkpoints.read.model_loading import load_model
 
 BASE, TURBO = "emoji", "emoji-turbo"
 LORA = "adapters/turbo.safetensors"
-SCHEDULER, INDEX = "scheduler/scheduler_config.json", "model_index.json"
+SCHEDULER, INDEX, VAE = "scheduler/scheduler_config.json", "model_index.json", "vae"
 RANK = 32
 
 
@@ -36,8 +39,11 @@ def main() -> None:
 
 
 def ship(student: Path, models: Path, rank: int = RANK) -> float:
-    """Writes MODELS/emoji/adapters/turbo.safetensors with its card, and MODELS/emoji-turbo; returns the share of the
-    change that the LoRA holds. Errors: those of `load_model` and `extract_lora`."""
+    """Writes MODELS/emoji/adapters/turbo.safetensors with its card, and MODELS/emoji-turbo, with the student's
+    autoencoder if it is another one; returns the share of the change that the LoRA holds.
+
+    Errors: those of `load_model` and `extract_lora`.
+    """
     base, tuned = (load_model(folder, dtype=torch.float32) for folder in (models / BASE, student))
     found = extract_lora({"unet": base.require_unet()}, {"unet": tuned.require_unet()}, rank)
     lora, folder = models / BASE / LORA, models / TURBO
@@ -48,8 +54,17 @@ def ship(student: Path, models: Path, rank: int = RANK) -> float:
     for name in (SCHEDULER, INDEX):
         write_text(json.dumps(read_json(student / name), indent=2) + "\n", folder / name)
     write_text(json.dumps({"base": BASE, "lora": LORA}) + "\n", folder / DESCRIPTION)
+    shutil.rmtree(folder / VAE, ignore_errors=True)
+    if any(different(models / BASE / VAE / file.name, file) for file in (student / VAE).iterdir()):
+        shutil.copytree(student / VAE, folder / VAE)
+        megabytes += (folder / VAE / WEIGHTS).stat().st_size / 1e6
     write_text(model_card(megabytes), folder / CARD)
     return found.kept
+
+
+def different(one: Path, other: Path) -> bool:
+    """Whether two files differ, or one is missing."""
+    return not one.is_file() or not cmp(one, other, shallow=False)
 
 
 def model_card(megabytes: float) -> str:
@@ -57,8 +72,9 @@ def model_card(megabytes: float) -> str:
     about = (
         "`emoji` in one to four steps and without guidance: a student of it, whose guidance was distilled away, and "
         "which was then tuned to be consistent (ECT, arXiv:2406.14548). It draws the same emoji, with the same words. "
-        f"Autoencoder and text encoder are those of `emoji`; what is its own is a LoRA of {megabytes:.1f} MB, and the "
-        "whole model is put together in undertow's cache the first time that it is needed."
+        "Its autoencoder has half the channels, and the same latents; its text encoder is that of `emoji`. What is its "
+        f"own, a LoRA and the autoencoder, takes {megabytes:.1f} MB, and the whole model is put together in undertow's "
+        "cache the first time that it is needed."
     )
     return f"""# {TURBO}
 

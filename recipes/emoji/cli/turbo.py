@@ -18,9 +18,10 @@ def turbo(
     font: Annotated[Path | None, typer.Option(help="NotoColorEmoji.ttf.", show_default="Debian's")] = None,
     threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None,
 ) -> None:
-    """Distill the embedded model: its guidance into one forward, then its pictures into 1 to 4 steps.
+    """Distill the embedded model: its guidance into one forward, its pictures into 1 to 4 steps, and its autoencoder
+    into one of half the channels.
 
-    Less than an hour of one core for the embedded model. A run that was killed goes on with the same command. The
+    An hour or two of one core for the embedded model. A run that was killed goes on with the same command. The
     finished model is OUT/turbo/model, for `undertow generate --model`, and for diffusers with LCMScheduler.
     """
     import torch

@@ -18,11 +18,15 @@ from undertow.assembled import assembled
 from undertow.cli import main
 from undertow.training.log import read_records
 
+VAE_WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
+
 RECIPE = TurboRecipe(pictures=8)
 RECIPE = replace(
     RECIPE,
     guidance=replace(RECIPE.guidance, fit=replace(SETTINGS, steps=2)),
     tuning=replace(RECIPE.tuning, fit=replace(SETTINGS, steps=2)),
+    narrower=1,  # the tiny one has no channels to spare
+    autoencoder=replace(SETTINGS, steps=2),
 )
 
 
@@ -32,7 +36,7 @@ def test_guidance_is_distilled_and_the_student_tuned(tmp_path, monkeypatch, caps
     model = train_turbo(
         trained_run() / "model", tmp_path, RECIPE, FIRST, drawn_glyphs(), on_stage=lambda name, _: stages.append(name)
     )
-    assert (stages, model) == (["guided", "turbo"], tmp_path / "turbo" / "model")
+    assert (stages, model) == (["guided", "autoencoder", "turbo"], tmp_path / "turbo" / "model")
     service = undertow.load(model)
     assert service.model.sampler.sampler == "lcm"
     assert service.model.text.vocabulary is not None, "it still names words that it does not know"
@@ -66,7 +70,15 @@ def test_what_ships_is_the_student_within_its_rank(tmp_path, monkeypatch):
     tensors[changed] = tensors[changed] + torch.randn(tensors[changed].shape, dtype=tensors[changed].dtype)
     save_file(tensors, weights, {"format": "pt"})
     assert ship(tmp_path / "student", tmp_path / "models", rank=1000) == pytest.approx(1, abs=1e-4)
+    assert not (tmp_path / "models/emoji-turbo/vae").exists(), "it is the base's"
     whole = assembled(tmp_path / "models/emoji-turbo")
     got = load_file(whole / "unet/diffusion_pytorch_model.safetensors")
     assert all(torch.allclose(got[name].float(), tensors[name].float(), atol=2e-3) for name in tensors)
     assert "--lora turbo" in (tmp_path / "models/emoji/adapters/turbo.md").read_text()
+
+    vae = load_file(tmp_path / "student" / VAE_WEIGHTS)
+    save_file({**vae, "decoder.conv_out.bias": torch.ones(3)}, tmp_path / "student" / VAE_WEIGHTS, {"format": "pt"})
+    ship(tmp_path / "student", tmp_path / "models", rank=1)
+    other = assembled(tmp_path / "models/emoji-turbo")
+    assert (other / VAE_WEIGHTS).read_bytes() == (tmp_path / "student" / VAE_WEIGHTS).read_bytes()
+    assert (whole / VAE_WEIGHTS).read_bytes() != (other / VAE_WEIGHTS).read_bytes()
