@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import tempfile
 
 import pytest
@@ -38,6 +39,7 @@ def described(tmp_path, monkeypatch):
     (folder / SCHEDULER).write_text(json.dumps(scheduler))
     (folder / "model_index.json").write_text(json.dumps(index))
     (folder / "README.md").write_text("# quick\n")
+    (base / "adapters/other.safetensors").write_bytes(b"of the base")
     return folder
 
 
@@ -46,7 +48,7 @@ def test_it_is_its_base_with_the_lora_merged_and_diffusers_reads_it(described):
     assert not is_described(described.parent / "base")
     place = assembled(described)
     assert place.name == "quick"
-    assert not (place / "adapters").exists()
+    assert sorted(path.name for path in (place / "adapters").iterdir()) == ["other.safetensors"], "but the merged one"
     assert not (place / "assembled.json").exists()
     assert (place / "README.md").read_text() == "# quick\n"
     whole, base = load_model(place), undertow.load(described.parent / "base", dtype=torch.float32)
@@ -73,6 +75,28 @@ def test_it_is_put_together_once_and_anew_for_other_weights(described):
     assert assembled(described) not in (None, place)
 
 
+def test_what_was_removed_or_cut_short_is_put_together_again(described):
+    place = assembled(described)
+    weights = place / "unet/diffusion_pytorch_model.safetensors"
+    whole = weights.read_bytes()
+    (place / "notes.txt").write_text("of somebody else")
+    for damage in (weights.unlink, lambda: weights.write_bytes(whole[:100]), lambda: shutil.rmtree(place / "vae")):
+        damage()
+        assert assembled(described) == place
+        assert weights.read_bytes() == whole
+        (place / "notes.txt").write_text("of somebody else")
+    shutil.rmtree(place)
+    place.mkdir()
+    assert (assembled(described) / "vae").is_dir()
+
+
+def test_files_of_the_package_may_be_for_reading_only(described):
+    for path in (*described.rglob("*"), *(described.parent / "base").rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    place = assembled(described)
+    assert all(path.stat().st_mode & 0o200 for path in (place, *place.rglob("*")))
+
+
 def test_without_a_cache_each_process_puts_it_together_and_the_reason_is_told_once(
     described, tmp_path, monkeypatch, caplog
 ):
@@ -84,7 +108,7 @@ def test_without_a_cache_each_process_puts_it_together_and_the_reason_is_told_on
     assert (place / "unet/diffusion_pytorch_model.safetensors").is_file()
     assert place.parent.parent.stat().st_mode & 0o077 == 0, "nobody else can exchange it"
     (line,) = (record.getMessage() for record in caplog.records)
-    assert "quick is put together anew by each process" in line
+    assert "each process puts quick together anew" in line
     assert "UNDERTOW_CACHE" in line
 
 

@@ -2,7 +2,7 @@
 a whole folder, put together the first time that one is needed. Imports nothing that is slow until then.
 
 models/NAME/assembled.json      {"base": "emoji", "lora": "adapters/turbo.safetensors"}, a file of the base's folder
-models/NAME/...                 all other files that differ from the base's
+models/NAME/...                 all other files that differ from the base's, whose other adapters it has too
 CACHE/models/KEY/NAME/          what undertow and diffusers read
 """
 
@@ -28,8 +28,12 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = "assembled.json"
 UNET = Path("unet/diffusion_pytorch_model.safetensors")
-NOT_COPIED = (DESCRIPTION, "adapters", "README.md")
+CARD = "README.md"
+NOT_COPIED = (DESCRIPTION, CARD)
 """Of the base and of the description."""
+
+WHOLE = ".files.json"
+"""Written last: what files there are, and how large."""
 
 
 def is_described(folder: Path) -> bool:
@@ -48,20 +52,18 @@ def assembled(folder: Path) -> Path:
     lora = base / said["lora"]
     key = _key(base, lora, folder)
     place = cache_folder() / "models" / key / folder.name
-    if place.is_dir():
-        return place
     try:
-        return _written(place, base, lora, folder)
+        return place if _is_whole(place) else _written(place, base, lora, folder)
     except OSError as error:
-        return _of_this_process(key, base, lora, folder, str(error))
+        problem = error.strerror or "it cannot be written"
+    return _of_this_process(key, base, lora, folder, f"{cache_folder()}: {problem}")
 
 
 @cache
 def _of_this_process(key: str, base: Path, lora: Path, folder: Path, problem: str) -> Path:
     """A copy that is removed when the process ends. problem: why the cache does not have it."""
     logger.warning(
-        "%s is put together anew by each process, since the cache cannot be written (%s); UNDERTOW_CACHE names another "
-        "folder",
+        "each process puts %s together anew, since the cache cannot be written (%s); UNDERTOW_CACHE names another",
         folder.name,
         problem,
     )
@@ -72,8 +74,8 @@ def _of_this_process(key: str, base: Path, lora: Path, folder: Path, problem: st
     except OSError as error:
         raise UnknownCheckpoint(
             folder.name,
-            f"it is put together on this machine, which has no place for it ({error})",
-            "have the environment variable UNDERTOW_CACHE name a folder that can be written",
+            f"it is put together on this machine, which has no place for it ({problem})",
+            "have the environment variable UNDERTOW_CACHE name a folder that can be written, with 100 MB of space",
         ) from error
 
 
@@ -83,29 +85,63 @@ def _written(place: Path, base: Path, lora: Path, folder: Path) -> Path:
     draft = Path(mkdtemp(dir=place.parent, prefix=f"{place.name}."))
     try:
         for source in (base, folder):
-            shutil.copytree(source, draft, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*NOT_COPIED))
-        shutil.copyfile(folder / "README.md", draft / "README.md")
+            _copy(source, draft, left=(*NOT_COPIED, lora.name, f"{lora.stem}.md"))
+        _copy_file(folder / CARD, draft / CARD)
         _merge(draft / UNET, lora)
+        (draft / WHOLE).write_text(json.dumps(_sizes(draft)), encoding="utf-8")
         draft.chmod(0o755)
-        draft.rename(place)
+        if not _is_whole(place):  # else another process was first
+            shutil.rmtree(place, ignore_errors=True)
+            draft.rename(place)
     except OSError:
-        if not place.is_dir():  # else another process was first
+        if not _is_whole(place):
             raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return place
 
 
+def _is_whole(place: Path) -> bool:
+    """Whether all was written, and nothing of it was removed since or cut short."""
+    mark = place / WHOLE
+    if not mark.is_file():
+        return False
+    sizes = json.loads(mark.read_text(encoding="utf-8"))
+    return all((place / name).is_file() and (place / name).stat().st_size == size for name, size in sizes.items())
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Of every file."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+
+
+def _copy(source: Path, target: Path, left: tuple[str, ...]) -> None:
+    """What a folder holds, but for what is left, as new files: those of the package may be for reading only."""
+    for path in source.iterdir():
+        if path.name in left:
+            continue
+        if path.is_dir():
+            (target / path.name).mkdir(exist_ok=True)
+            _copy(path, target / path.name, left)
+        else:
+            _copy_file(path, target / path.name)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    target.write_bytes(source.read_bytes())
+
+
 def _merge(unet: Path, lora: Path) -> None:
     """Adds the LoRA (sd-scripts' names) to a U-Net's file, in float32; the file keeps its type."""
-    from safetensors.numpy import load_file, save_file  # noqa: PLC0415  # with numpy, which names alone need not wait for
+    from safetensors.numpy import load_file, save  # noqa: PLC0415  # with numpy, which names alone need not wait for
 
     weights, updates = load_file(unet), load_file(lora)
     for name, weight in weights.items():
         stem = f"lora_unet_{name.removesuffix('.weight').replace('.', '_')}"
         if f"{stem}.lora_up.weight" in updates:
             weights[name] = _merged(weight, *(updates[f"{stem}.{part}"] for part in PARTS))
-    save_file(weights, unet, {"format": "pt"})
+    unet.write_bytes(save(weights, {"format": "pt"}))
 
 
 PARTS = ("lora_up.weight", "lora_down.weight", "alpha")
@@ -118,7 +154,7 @@ def _merged(weight: "NDArray[Any]", up: "NDArray[Any]", down: "NDArray[Any]", al
 
 
 def _key(base: Path, lora: Path, folder: Path) -> str:
-    """Another one for other weights, whichever version brought them."""
-    parts = [lora.read_bytes(), *(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())]
-    size, time = (base / UNET).stat().st_size, (base / UNET).stat().st_mtime_ns
-    return blake2b(b"".join(parts) + f"{size} {time}".encode(), digest_size=8).hexdigest()
+    """Another one for other files, whichever version brought them."""
+    own = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    known = f"{_sizes(base)} {(base / UNET).stat().st_mtime_ns}"
+    return blake2b(b"".join(path.read_bytes() for path in (lora, *own)) + known.encode(), digest_size=8).hexdigest()

@@ -11,6 +11,7 @@ from undertow.checkpoints.files.gguf_types import OTHERS, QUANTIZED, require_qua
 from undertow.checkpoints.files.place import local_path
 from undertow.cli.model_option import complete_model, find_model
 from undertow.cli.named_files import readable
+from undertow.cli.notes import Notes
 from undertow.cli.other_names import value_called_here
 from undertow.cli.terminal import SafeConsole
 from undertow.embedded import located
@@ -80,6 +81,7 @@ def convert(
 
     from undertow.checkpoints.identify.checkpoint import OpenOptions
     from undertow.checkpoints.write.convert import convert as convert_checkpoint
+    from undertow.checkpoints.write.convert import left_behind
 
     types = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
     opening = OpenOptions(ema=ema, prediction=prediction, allow_pickle=allow_pickle, prefer_plain=True)
@@ -93,6 +95,10 @@ def convert(
         overwrite=overwrite,
     )
     SafeConsole().print(f"wrote {written}", markup=False, highlight=False, soft_wrap=True)
+    notes = Notes()
+    for line in left_behind(Path(source)) if to is not Form.DIFFUSERS else ():
+        notes.add(line)
+    notes.tell(SafeConsole(stderr=True))
 
 
 def _split(dtype: str | None, to: Form) -> tuple[str | None, str | None]:

@@ -75,7 +75,8 @@ def test_none_gives_back_the_numbers_that_codes_stand_for(written, loaded):
     for name in quantized_layers(loaded.unet):
         layer = loaded.unet.get_submodule(name)
         assert torch.equal(plain.unet.get_submodule(name).weight, layer.dequantized())
-    assert torch.allclose(plain.generate("a", steps=2).latents, loaded.generate("a", steps=2).latents, atol=1e-4)
+    a, b = plain.generate("a", steps=2).latents, loaded.generate("a", steps=2).latents
+    assert (a - b).abs().max() < 1e-5 * b.abs().max()
 
 
 def test_files_hold_plain_tensors_as_comfyui_does(written):

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,10 @@ from undertow.checkpoints.read.model_loading import load_model
 from undertow.checkpoints.read.unet_loading import load_unet_from
 from undertow.checkpoints.write.convert import convert
 from undertow.checkpoints.write.unet_folder import save_unet
+from undertow.cli import main
 from undertow.errors import ConfigError, CorruptFile, InvalidInput, UnsupportedModel
 from undertow.unet.config import UNetConfig
+from undertow.vocabulary import Vocabulary
 
 FAMILIES = list(MINIS)
 
@@ -113,6 +116,34 @@ def test_what_shapes_do_not_tell_survives(tmp_path):
     )
     assert scheduler["prediction_type"] == "v_prediction"
     assert scheduler["rescale_betas_zero_snr"] is True
+
+
+def test_how_a_folder_is_drawn_survives(tmp_path):
+    folder = save_pipeline(tmp_path / "in", "sd1")
+    place = folder / "scheduler/scheduler_config.json"
+    before = json.loads(place.read_text()) | {"_class_name": "LCMScheduler", "original_inference_steps": 20}
+    place.write_text(json.dumps(before))
+    words = {one.name: ["owl"] for one in fields(Vocabulary)}
+    (folder / "words.json").write_text(json.dumps(words))
+    again = convert(folder, tmp_path / "out", "diffusers")
+    kept = json.loads((again / "scheduler/scheduler_config.json").read_text())
+    assert (kept["_class_name"], kept["original_inference_steps"]) == ("LCMScheduler", 20)
+    assert kept["beta_schedule"] == before["beta_schedule"]
+    assert json.loads((again / "words.json").read_text()) == words
+    assert load_model(again).suggested == load_model(folder).suggested != {}
+    # What is said about the model while it is converted counts more than what its folder says.
+    told = convert(folder, tmp_path / "told", "diffusers", opening=OpenOptions(prediction="v", prefer_plain=True))
+    kept = json.loads((told / "scheduler/scheduler_config.json").read_text())
+    assert (kept["_class_name"], kept["prediction_type"]) == ("LCMScheduler", "v_prediction")
+
+
+def test_what_a_single_file_cannot_hold_is_said(tmp_path, capsys):
+    assert main(["convert", "emoji-turbo", str(tmp_path / "turbo.safetensors"), "--to", "ldm"]) == 0
+    said = capsys.readouterr().err
+    assert "cannot say that it draws with LCMScheduler: give --sampler lcm --steps 4 --guidance 1" in said
+    assert "holds no tokenizer, and this model has its own: undertow.load(FILE, text='emoji-turbo')" in said
+    assert main(["convert", "emoji-turbo", str(tmp_path / "turbo"), "--to", "diffusers"]) == 0
+    assert not capsys.readouterr().err
 
 
 STORED = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}

@@ -10,8 +10,10 @@ import torch
 from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.destination import require_destination, require_elsewhere
 from undertow.checkpoints.files.gguf_types import require_quantization
+from undertow.checkpoints.files.model_folder import CONFIG
 from undertow.checkpoints.files.words import read_vocabulary, write_vocabulary
 from undertow.checkpoints.identify.checkpoint import Checkpoint, OpenOptions
+from undertow.checkpoints.identify.few_steps import FEW_STEP_SCHEDULERS, SUGGESTED_STEPS
 from undertow.checkpoints.identify.opening import open_checkpoint
 from undertow.checkpoints.identify.pipeline_folder import SCHEDULER
 from undertow.checkpoints.read.dtypes import require_dtype
@@ -50,17 +52,46 @@ def convert(
         require_elsewhere("destination", destination, _files(checkpoint))
         require_destination(destination, to, overwrite=overwrite)
         with export_pipeline(checkpoint, dtype, quantization) as pipeline:
-            if quantization is None:
-                return write(pipeline, destination, to, gguf_type)
-            written = write(replace(pipeline, scheduler=_scheduler(checkpoint.path)), destination, to)
+            pipeline = replace(pipeline, scheduler=_scheduler(checkpoint.path, opening))
+            written = write(pipeline, destination, to, gguf_type)
             words = read_vocabulary(checkpoint.path)
             if words is not None and written.is_dir():
                 write_vocabulary(words, written)
             return written
 
 
-def _scheduler(source: Path) -> Mapping[str, Any]:
-    """The fields of a pipeline folder's own scheduler, with which a quantized model goes on drawing as before."""
+def left_behind(source: Path) -> list[str]:
+    """What of a pipeline folder has no place in a single file and is missed there, as sentences for people."""
+    found: list[str] = []
+    sampler = _scheduler_fields(source).get("_class_name")
+    if sampler in FEW_STEP_SCHEDULERS:
+        found.append(
+            f"the file cannot say that it draws with {sampler}: "
+            f"give --sampler {'lcm' if sampler == 'LCMScheduler' else 'tcd'} --steps {SUGGESTED_STEPS} --guidance 1"
+        )
+    text = source / "text_encoder" / CONFIG
+    if text.is_file() and read_json(text).get("vocab_size", VOCABULARY) != VOCABULARY:
+        found.append(
+            f"the file holds no tokenizer, and this model has its own: undertow.load(FILE, text={source.name!r})"
+        )
+    return found
+
+
+VOCABULARY = 49408
+"""Words of CLIP's tokenizer, which comes with undertow."""
+
+
+def _scheduler(source: Path, opening: OpenOptions) -> Mapping[str, Any]:
+    """The fields of a pipeline folder's own scheduler, with which a model goes on drawing as before; without those that
+    the one who converts knows better."""
+    known_better = {
+        "prediction_type": opening.prediction is not None,
+        "rescale_betas_zero_snr": opening.zero_terminal_snr is not None,
+    }
+    return {name: value for name, value in _scheduler_fields(source).items() if not known_better.get(name)}
+
+
+def _scheduler_fields(source: Path) -> Mapping[str, Any]:
     return read_json(source / SCHEDULER) if (source / SCHEDULER).is_file() else {}
 
 
