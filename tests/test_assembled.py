@@ -75,6 +75,14 @@ def test_it_is_put_together_once_and_anew_for_other_weights(described):
     assert assembled(described) not in (None, place)
 
 
+@pytest.mark.parametrize("name", ["emoji", "emoji-turbo"])
+def test_diffusers_draws_with_embedded_models_as_they_are(name):
+    pipeline = StableDiffusionPipeline.from_pretrained(embedded_models()[name])
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline("owl on red background", num_inference_steps=2, guidance_scale=1.0, output_type="np").images[0]
+    assert drawn.std() > 0.05
+
+
 def test_what_was_removed_or_cut_short_is_put_together_again(described):
     place = assembled(described)
     weights = place / "unet/diffusion_pytorch_model.safetensors"

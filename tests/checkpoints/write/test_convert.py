@@ -85,6 +85,8 @@ def test_diffusers_reads_what_is_written(family, pipelines, tmp_path):
     )
     assert_same_weights(single_vae, expected)
     assert DDPMScheduler.from_pretrained(folder / "scheduler").config.beta_schedule == "scaled_linear"
+    half = convert(pipelines[family], tmp_path / "half", "diffusers", dtype=torch.float16)
+    assert CLIPTextModel.from_pretrained(half / "text_encoder").dtype == torch.float32, "as diffusers loads all others"
     for name, network in text_encoders(family).items():
         kind = CLIPTextModelWithProjection if name == "text_encoder_2" else CLIPTextModel
         assert_same_weights(kind.from_pretrained(folder / name), network)

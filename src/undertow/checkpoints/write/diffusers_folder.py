@@ -81,6 +81,8 @@ def _text(pipeline: ExportedPipeline, kind: TextKind, folder: Path) -> dict[str,
     part, config = pipeline.components[kind], dict(pipeline.text_configs[kind])
     kept = _without_unused(kind, part)
     config["num_hidden_layers"] = layer_count(kept.tensors)  # what transformers will look for
+    # Else transformers 5 takes the file's type where diffusers takes float32 for all others, and nothing fits.
+    config["torch_dtype"] = "float32"
     _component(folder / name, config, TEXT_WEIGHTS, kept, pipeline.about)
     kind_class = "CLIPTextModelWithProjection" if kind == "openclip_g" else "CLIPTextModel"
     entries: dict[str, Any] = {name: ["transformers", kind_class]}
