@@ -19,7 +19,14 @@ from tests.cli.options import (
     training,
 )
 from tests.cli.options.arrival import Case, Command
-from tests.cli.options.checks import cases, check_case, check_defaults, check_every_option_has_a_case, leaves
+from tests.cli.options.checks import (
+    cases,
+    check_case,
+    check_defaults,
+    check_every_option_has_a_case,
+    check_threads,
+    leaves,
+)
 from undertow.cli.app import Settings, _build
 from undertow.cli.verbs import VERBS
 
@@ -59,6 +66,11 @@ def test_an_option_arrives_and_changes_nothing_else(command: Command, case: Case
 @pytest.mark.parametrize("verb", LEAVES, ids=" ".join)
 def test_every_option_of_every_verb_has_a_case(verb: tuple[str, ...]):
     check_every_option_has_a_case(verb, LEAVES[verb], COMMANDS)
+
+
+@pytest.mark.parametrize("verb", LEAVES, ids=" ".join)
+def test_a_number_of_threads_is_refused_before_torch_is_asked(verb: tuple[str, ...]):
+    check_threads(LEAVES[verb])
 
 
 def test_the_options_before_the_verb_are_those_of_test_app():

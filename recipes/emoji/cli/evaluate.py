@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from undertow.cli.model_loading import Threads
 from undertow.cli.sample import drawing, model_folder
 from undertow.cli.terminal import SafeConsole
 from undertow.errors import InvalidInput
@@ -37,7 +38,7 @@ def evaluate(
     ] = None,
     card: Annotated[bool, typer.Option("--card", help="Write the figures into the model's card too.")] = False,
     machine: Annotated[str, typer.Option(help="For the page.")] = platform.machine(),
-    threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores", min=1)] = None,
+    threads: Threads = None,
     out: Annotated[Path, typer.Option(help="Folder for emoji.md and its pictures.")] = Path("docs/results"),
 ) -> None:
     """Measure the text-to-image model `emoji`: does it draw what is asked, also what it never saw together?

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from undertow.cli.model_loading import Threads
 from undertow.cli.sample import drawing, model_folder
 from undertow.cli.terminal import SafeConsole
 from undertow.errors import InvalidInput
@@ -29,7 +30,7 @@ def few_steps(
     prompts: Annotated[int | None, typer.Option(help="Of each kind.", show_default="500", min=1)] = None,
     font: Annotated[Path | None, typer.Option(help="NotoColorEmoji.ttf.", show_default="Debian's")] = None,
     machine: Annotated[str, typer.Option(help="For the page.")] = platform.machine(),
-    threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores", min=1)] = None,
+    threads: Threads = None,
     out: Annotated[Path, typer.Option(help="Folder for turbo.md and its picture.")] = Path("docs/results"),
 ) -> None:
     """Measure a model in few steps beside its teacher: what they draw of what is asked, and how varied it is.

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from recipes.emoji.cli.stages import stages_shown
+from undertow.cli.model_loading import Threads
 from undertow.cli.terminal import SafeConsole
 
 
@@ -27,7 +28,7 @@ def train(
         Path | None,
         typer.Option(help="A folder of AutoencoderKL, trained by this recipe before.", show_default="trained here"),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None,
+    threads: Threads = None,
 ) -> None:
     """Train the embedded model `emoji`: autoencoder, text encoder and U-Net, on pictures of the Noto Color Emoji font.
 

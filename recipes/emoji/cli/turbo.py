@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from recipes.emoji.cli.stages import stages_shown
+from undertow.cli.model_loading import Threads
 from undertow.cli.sample import model_folder
 from undertow.cli.terminal import SafeConsole
 
@@ -16,7 +17,7 @@ def turbo(
     ] = "emoji",
     out: Annotated[Path, typer.Option(help="Folder of the run; a run found there goes on.")] = Path("runs/emoji-turbo"),
     font: Annotated[Path | None, typer.Option(help="NotoColorEmoji.ttf.", show_default="Debian's")] = None,
-    threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None,
+    threads: Threads = None,
 ) -> None:
     """Distill the embedded model: its guidance into one forward, its pictures into 1 to 4 steps, and its autoencoder
     into one of half the channels.

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from undertow.attention.policy import as_policy
 from undertow.embedded import embedded_models
@@ -14,6 +16,10 @@ if TYPE_CHECKING:
 
     from undertow.adapters.lora.bank import AdapterCapacity
     from undertow.service import UNetService
+
+
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Processor threads.", show_default="all cores")]
+"""As many as a worker of a service may have."""
 
 
 class Backend(StrEnum):

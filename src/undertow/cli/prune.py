@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from undertow.checkpoints.files.destination import require_elsewhere, require_new_folder
-from undertow.cli.model_loading import find_device
+from undertow.cli.model_loading import Threads, find_device
 from undertow.cli.model_option import complete_model, find_model
 from undertow.cli.named_files import require_model
 from undertow.cli.terminal import SafeConsole
@@ -50,7 +50,7 @@ def prune(
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.", show_default="cuda if there is one, else cpu")
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None,
+    threads: Threads = None,
 ) -> None:
     """Prune a text-to-image model: blocks, and the width of all levels, by what matters least to its predictions.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 from rich.console import Console
 
-from undertow.cli.model_loading import find_device
+from undertow.cli.model_loading import Threads, find_device
 from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.named_files import require_model
 from undertow.cli.training_progress import ShownTraining, shown_training
@@ -65,7 +65,7 @@ class TrainingOptions:
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda, cuda:1 or mps.", show_default="cuda if there is one, else cpu")
     ] = None
-    threads: Annotated[int | None, typer.Option(help="Processor threads.", show_default="all cores")] = None
+    threads: Threads = None
     checkpoint_every: Annotated[int, typer.Option(help="Steps between checkpoints.")] = 250
     no_sample: Annotated[bool, typer.Option("--no-sample", help="Do not draw the first caption at the end.")] = False
 

@@ -61,6 +61,13 @@ def check_every_option_has_a_case(verb: tuple[str, ...], leaf: Any, commands: Se
             assert long <= options
 
 
+def check_threads(leaf: Any) -> None:
+    """What PyTorch takes for a number of threads, and what a machine can start."""
+    for parameter in leaf.params:
+        if parameter.name == "threads":
+            assert (parameter.min, parameter.max) == (1, 1024)
+
+
 def cases(commands: Sequence[Command]) -> list[Any]:
     """Every case of the commands, for `pytest.mark.parametrize`."""
     return [

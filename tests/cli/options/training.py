@@ -126,6 +126,7 @@ COMMON = (
         settings__gradient_checkpointing=("up_blocks.0", "mid_block"),
     ),
     case("--threads", "1", threads=1),
+    case("--threads", "0", refused="--threads is '0', expected at least 1"),
     case("--checkpoint-every", "17", fit__checkpoint_every=17),
 )
 """Those of all, where `--images` changes nothing beside the pictures' folder."""
@@ -396,7 +397,7 @@ def pruning(at: Boundary) -> None:
     at.stand_in("undertow.training.pruning.prune.require_prunable", unnoted=("config", "settings"))
     found = SimpleNamespace(unet=STUDENT, removed=("a block",), error=0.5)
     at.stand_in("undertow.training.pruning.prune.prune", found, unnoted=("model", "on_stage"), apart=("settings",))
-    at.stand_in("undertow.training.distillation_export.write_with_unet", unnoted=("model", "scheduler"))
+    at.stand_in("undertow.training.distillation_export.write_with_unet", unnoted=("model", "scheduler", "vae"))
 
 
 PRUNE = Command(
