@@ -109,9 +109,13 @@ def test_requests_that_cannot_be_trained_are_one_sentence(tmp_path, refused):
     assert "digits come with scikit-learn" in refused(*train, "--data", tmp_path)
     assert "8, 16 or 32" in refused(*train, "--size", 12)
     assert "did you mean 'flow'" in refused(*train, "--objective", "flo")
-    assert "must be one of epsilon, v" in refused(*train, "--objective", "ddpm", "--prediction", "x")
-    assert "precision = 'f8'" in refused(*train, "--precision", "f8")
-    assert "matches no parameter" in refused(*train, "--freeze", "nothing.*")
+    assert "--prediction is 'x', expected one of epsilon, v" in refused(
+        *train, "--objective", "ddpm", "--prediction", "x"
+    )
+    assert "--precision is 'f8', expected 'float32' or 'bf16'" in refused(*train, "--precision", "f8")
+    assert "--steps is '0', expected at least 1" in refused(*train, "--steps", 0)
+    assert "learning_rate = -1.0: must be positive" in refused(*train, "--set", "learning_rate=-1.0")
+    assert "--freeze = 'nothing.*': matches no parameter" in refused(*train, "--freeze", "nothing.*")
     assert "NAME=VALUE" in refused(*train, "--set", "ema_decay")
     assert "setting is 'ema'" in refused(*train, "--set", "ema=1")
     assert "no such file" in refused(*train, "--config-file", tmp_path / "no.json")

@@ -83,10 +83,14 @@ def test_an_image_prompt_is_trained_with_references(folder, tmp_path, capsys):
 def test_requests_that_cannot_be_trained_are_one_sentence(folder, tmp_path, refused):
     assert "canny, soft-edges" in refused("controlnet", "--hint", "hed")
     assert "a network that reads no text" in refused("controlnet", "--hint", "canny", "--model", "digits-flow")
-    assert "dropped = 2.0" in refused("controlnet", "--hint", "canny", "--dropout-captions", 2)
+    assert "--dropout-captions is '2', expected a number in [0, 1)" in refused(
+        "controlnet", "--hint", "canny", "--dropout-captions", 2
+    )
     assert "the model has no image_encoder" in refused("image-prompt")
     assert "nowhere" in refused("image-prompt", "--encoder", tmp_path / "nowhere")
-    assert "less than 1" in refused("image-prompt", "--dropout-both", 1)
+    assert "--dropout-both is '(0.05, 0.05, 1.0)', expected from 0 on, and together less than 1" in refused(
+        "image-prompt", "--dropout-both", 1
+    )
     encoder = ("--encoder", folder / "encoder")
     assert "no such folder" in refused("image-prompt", *encoder, "--references", tmp_path / "nowhere")
     assert not (tmp_path / "run").exists()

@@ -86,9 +86,17 @@ def test_a_smaller_model_is_trained(folder, tmp_path, capsys):
         (["--method=guidance", "--original-steps=4"], "--original-steps"),
         (["--method=features"], "--student"),
         (["--method=features", "--student=nowhere.json"], "nowhere.json"),
-        (["--method=guidance", "--guidance=0.5"], "guidance"),
-        (["--method=lcm", "--original-steps=1"], "original_steps"),
-        (["--method=ect", "--tighten-every=0"], "tighten_every"),
+        (["--method=guidance", "--guidance=0.5"], "--guidance is '0.5', expected at least 1, which is no guidance"),
+        (["--method=lcm", "--guidance=nan"], "--guidance is 'nan', expected at least 1"),
+        (["--method=lcm", "--original-steps=1"], "--original-steps is '1', expected 2 or more"),
+        (["--method=ect", "--tighten-every=0"], "--tighten-every is '0', expected at least 1"),
+        (["--method=ect", "--batch-size=0"], "--batch-size is '0', expected a positive number"),
+        (["--method=ect", "--checkpoint-every=0"], "--checkpoint-every is '0', expected a positive number"),
+        (["--method=ect", "--timesteps=all"], "--timesteps is 'all', expected 'uniform' or 'logit_normal'"),
+        (
+            ["--method=guidance", "--min-snr-gamma=0"],
+            "--min-snr-gamma is '0', expected a positive number; the paper uses 5",
+        ),
     ],
 )
 def test_what_has_no_meaning_is_refused_in_one_sentence(folder, tmp_path, capsys, more, said):
@@ -103,4 +111,4 @@ def test_what_has_no_meaning_is_refused_in_one_sentence(folder, tmp_path, capsys
 def test_levels_that_no_model_has_are_refused_before_anything_is_loaded(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("undertow.cli.training_options.TrainingOptions.load", None)
     assert run(*command(folder, tmp_path / "turbo", "--method=lcm", "--original-steps=0")) == 2
-    assert "original_steps = 0: must be 2 or more" in capsys.readouterr().err
+    assert "--original-steps is '0', expected 2 or more" in capsys.readouterr().err

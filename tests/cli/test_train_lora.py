@@ -149,7 +149,7 @@ def test_requests_that_cannot_be_trained_are_one_sentence(tmp_path, refused):
     assert "no such folder" in refused("--images", tmp_path / "nowhere")
     assert "a network that reads no text" in refused("--model", "digits-flow")
     assert "near it are '*.to_q'" in refused("--sites", "*.to_qq")
-    assert "rank = 0" in refused("--rank", 0)
+    assert "--rank is '0', expected at least 1" in refused("--rank", 0)
     assert "a multiple of 4 pixels" in refused("--size", 34)
     assert "float32 or bf16" in refused("--precision", "half")
     assert "format" in refused("--format", "onetrainer")

@@ -5,7 +5,12 @@ from contextlib import contextmanager
 
 from undertow.errors import ConfigError, InvalidInput
 
-EXPECTED = (("must be ", ""), ("must lie ", "one that lies "), ("must not be ", "one that is not "))
+EXPECTED = (
+    ("must be positive", "a positive number"),
+    ("must be ", ""),
+    ("must lie ", "a number "),
+    ("must not be ", "a number that is not "),
+)
 """How a rule begins, and how what is expected does."""
 
 
@@ -27,9 +32,14 @@ def naming_options(options: Mapping[str, str]) -> Generator[None]:
         for begins, expects in EXPECTED:
             if err.rule.startswith(begins):
                 rest = err.rule.removeprefix(begins)
-                raise InvalidInput(option, repr(str(err.value)), f"{expects}{rest}") from err
+                raise InvalidInput(option, _typed(err.value), f"{expects}{rest}") from err
         raise ConfigError(option, err.value, err.rule) from err
     except InvalidInput as err:
         if type(err) is not InvalidInput or err.argument not in options:
             raise
         raise InvalidInput(options[err.argument], err.value, err.expected, err.remedy) from err
+
+
+def _typed(value: object) -> str:
+    """A value as it was typed, in quotes."""
+    return repr(f"{value:g}" if isinstance(value, float) else str(value))

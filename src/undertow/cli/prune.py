@@ -9,6 +9,7 @@ from undertow.checkpoints.files.destination import require_elsewhere, require_ne
 from undertow.cli.model_loading import Threads, find_device
 from undertow.cli.model_option import complete_model, find_model
 from undertow.cli.named_files import require_model
+from undertow.cli.option_errors import naming_options, options_of
 from undertow.cli.terminal import SafeConsole
 from undertow.errors import InvalidInput
 from undertow.extras import OF_TRAINING, require_packages
@@ -77,14 +78,17 @@ def prune(
     from undertow.training.pruning.prune import PruningSettings, require_prunable
     from undertow.training.pruning.prune import prune as prune_model
 
-    settings = PruningSettings(width=width, blocks=blocks, batches=batches, batch_size=batch_size, seed=seed)
+    options = options_of(("width", "blocks", "batches", "batch_size"))
+    with naming_options(options):
+        settings = PruningSettings(width=width, blocks=blocks, batches=batches, batch_size=batch_size, seed=seed)
     if threads is not None:
         torch.set_num_threads(threads)
     console = SafeConsole()
     with console.status(f"loading {model}") as status:
         base = load(model, dtype=torch.float32, device=find_device(device)).model
         unet, _ = require_trainable(base)
-        require_prunable(unet.config, settings)
+        with naming_options(options):
+            require_prunable(unet.config, settings)
         pictures = load_captioned(images, size=native_size(base) if size is None else size)
         found = prune_model(base, pictures, settings, on_stage=lambda title: status.update(f"measuring {title}"))
     write_with_unet(found.unet, base, out)

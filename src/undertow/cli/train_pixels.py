@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from undertow.cli.notes import note_idle
+from undertow.cli.option_errors import naming_options, options_of
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.training_progress import shown_training
 from undertow.errors import InvalidInput, naming_file
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 DataName = Literal["digits", "cifar10", "folder"]
 BadPictures = Literal["refuse", "skip"]
 OBJECTIVES = ("ddpm", "flow")
+OPTIONS = {"objective.prediction": "--prediction", "gradient_checkpointing": "--recompute"}
+"""Of fields with another name."""
 
 
 def train_pixels(
@@ -114,9 +117,13 @@ def train_pixels(
         "checkpoint_every": checkpoint_every,
         **_start(start_from),
     }
-    config = with_settings(config, {name: value for name, value in given.items() if value is not None} | parsed)
+    typed = {name: value for name, value in given.items() if value is not None}
+    options = {name: option for name, option in {**options_of(typed), **OPTIONS}.items() if name not in parsed}
+    with naming_options(options):
+        config = with_settings(config, typed | parsed)
     again = f"undertow train {data_set} --out {out} --resume"
-    with shown_training(console, config.steps, out / "training" / "checkpoints", again) as shown:
+    shows = shown_training(console, config.steps, out / "training" / "checkpoints", again)
+    with shows as shown, naming_options(options):
         train_pixel_model(config, out, resume=resume, resume_step=resume_step, cpu=cpu, **vars(shown))
     console.print(f"trained: {out} (loss and samples: {out / 'training'})", soft_wrap=True)
     console.print(f"draw from it: undertow sample {out}", soft_wrap=True)

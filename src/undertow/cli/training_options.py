@@ -14,6 +14,7 @@ from rich.console import Console
 from undertow.cli.model_loading import Threads, find_device
 from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.named_files import require_model
+from undertow.cli.option_errors import naming_options, options_of
 from undertow.cli.training_progress import ShownTraining, shown_training
 from undertow.errors import InvalidInput
 from undertow.extras import OF_TRAINING, require_packages
@@ -162,13 +163,20 @@ class TrainingOptions:
 
 
 HINTS = get_type_hints(TrainingOptions, include_extras=True)
+FIELDS = {
+    "dropped": "--dropout-captions",
+    "dropped_images, dropped_captions, dropped_both": "--dropout-images, --dropout-captions and --dropout-both",
+    "weighting.gamma": "--min-snr-gamma",
+}
+"""Options of fields that have another name in their record."""
 FIRST = 3
 """How many shared options come before a verb's own options in its help: images, model and out."""
 
 
 def training_verb(**defaults: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Returns a decorator for verbs whose first parameter is a `TrainingOptions`. In the signature that typer reads,
-    this parameter is replaced by the fields of the record, with the given defaults."""
+    this parameter is replaced by the fields of the record, with the given defaults. What
+    a record of settings refuses names the option."""
 
     def decorate(verb: Callable[..., None]) -> Callable[..., None]:
         shared = [
@@ -187,11 +195,14 @@ def training_verb(**defaults: Any) -> Callable[[Callable[..., None]], Callable[.
             for parameter in list(inspect.signature(verb).parameters.values())[1:]
         ]
 
+        signature = inspect.Signature([*shared[:FIRST], *own, *shared[FIRST:]])
+        options = FIELDS | options_of(signature.parameters)
+
         @wraps(verb)
         def command(**given: Any) -> None:
-            verb(TrainingOptions(**{option.name: given.pop(option.name) for option in shared}), **given)
+            with naming_options(options):
+                verb(TrainingOptions(**{option.name: given.pop(option.name) for option in shared}), **given)
 
-        signature = inspect.Signature([*shared[:FIRST], *own, *shared[FIRST:]])
         command.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
         return command
 

@@ -33,7 +33,7 @@ def require_settings(fit: FitSettings, timesteps: str, rules: Sequence[tuple[str
     named = ("timesteps", timesteps, timesteps in ("uniform", "logit_normal"), "must be 'uniform' or 'logit_normal'")
     positive = (
         (name, getattr(fit, name), getattr(fit, name) > 0, "must be positive")
-        for name in ("steps", "batch_size", "learning_rate")
+        for name in ("steps", "batch_size", "learning_rate", "checkpoint_every")
     )
     for field, value, holds, rule in (*rules, named, *positive):
         if not holds:

@@ -76,7 +76,7 @@ class ImagePromptSettings:
         rules = (
             ("variant", self.variant, self.variant in ("base", "plus", "full"), "must be 'base', 'plus' or 'full'"),
             ("tokens", self.tokens, self.tokens >= 1, "must be at least 1"),
-            (names, shares, min(shares) >= 0 and sum(shares) < 1, "must not be negative, and together less than 1"),
+            (names, shares, min(shares) >= 0 and sum(shares) < 1, "must be from 0 on, and together less than 1"),
         )
         require_settings(self.fit, self.timesteps, rules)
 
