@@ -8,6 +8,7 @@ import typer
 from undertow.checkpoints.files.destination import require_destination, require_elsewhere
 from undertow.cli.model_option import MODEL_HELP, complete_model, find_model
 from undertow.cli.named_files import require_model
+from undertow.cli.notes import Notes
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.train_lora import FormatName
 from undertow.lookup import counted
@@ -25,7 +26,7 @@ def extract(
         str, typer.Argument(help="What became of it.", autocompletion=complete_model, callback=find_model)
     ],
     destination: Annotated[Path, typer.Argument(help="A new file, which ends in .safetensors.")],
-    rank: Annotated[int, typer.Option(min=1, help="Of every layer's update: how much the LoRA can hold.")] = 32,
+    rank: Annotated[int, typer.Option(min=1, help="Of each layer's update, at most: how much the LoRA can hold.")] = 32,
     format: Annotated[FormatName, typer.Option(help="Names in the file: sd-scripts', or PEFT's.")] = "kohya",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
 ) -> None:
@@ -41,16 +42,20 @@ def extract(
     from undertow.adapters.lora.write import write_lora
     from undertow.loading import load
 
-    console = SafeConsole()
+    console, notes = SafeConsole(), Notes()
     with console.status(f"loading {base}") as status:
         before, after = (load(source, quantize="none").model for source in (base, tuned))
         status.update("comparing every layer")
         found = extract_lora(networks_of(before), networks_of(after), rank)
     write_lora(as_lora(found, before, after, destination.stem), destination, format=format)
-    layers = sum(map(len, found.updates.values()))
-    size = size_in_words(destination.stat().st_size)
-    holds = f"{counted(layers, 'layer')} of rank {rank}, {size}; it holds {found.kept:.1%} of their change (squared)"
+    size, most = size_in_words(destination.stat().st_size), max(found.ranks)
+    ranks = f"rank {most}" if min(found.ranks) == most else f"ranks {min(found.ranks)} to {most}"
+    layers = f"{counted(len(found.ranks), 'layer')} of {ranks}"
+    holds = f"{layers}, {size}; it holds {found.kept:.1%} of their change (squared)"
     console.print(f"wrote {destination}: {holds}", soft_wrap=True, markup=False, highlight=False)
     if found.left_out:
         left = f"{counted(len(found.left_out), 'tensor')} changed too and fit into no LoRA, such as {found.left_out[0]}"
         console.print(left, soft_wrap=True, markup=False, highlight=False)
+    if narrow := sum(held < rank for held in found.ranks):
+        notes.add(f"--rank {rank} is more than {counted(narrow, 'layer')} can have, whose change is held exactly")
+    notes.tell(SafeConsole(stderr=True))

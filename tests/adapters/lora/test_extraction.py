@@ -8,6 +8,8 @@ from torch import nn
 
 from tests.services import copy_pipeline, fresh_service, pipeline_folder
 from undertow.adapters.lora.extraction import as_lora, extract_lora, nearest, networks_of
+from undertow.adapters.lora.lora_file import read_lora
+from undertow.adapters.lora.targets import Targets
 from undertow.adapters.lora.write import write_lora
 from undertow.cli import main
 from undertow.errors import InvalidInput
@@ -18,14 +20,14 @@ from undertow.errors import InvalidInput
 def test_updates_are_the_best_of_their_rank(shape, rank):
     difference = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     update = nearest(difference, rank)
-    assert update.down.shape == (rank, shape[1], *shape[2:])
-    assert update.up.shape == (shape[0], rank, *[1] * (len(shape) - 2))
     u, s, v = torch.linalg.svd(difference.flatten(1), full_matrices=False)
+    held = min(rank, len(s))
+    assert update.down.shape == (held, shape[1], *shape[2:])
+    assert update.up.shape == (shape[0], held, *[1] * (len(shape) - 2))
     best = (u[:, :rank] * s[:rank]) @ v[:rank]
     assert torch.allclose(update.matrix().double(), best, atol=1e-5)
-    held = min(rank, len(s))
     ups, downs = update.up.flatten(1).norm(dim=0), update.down.flatten(1).norm(dim=1)
-    assert torch.allclose(ups[:held], downs[:held], rtol=1e-3), "equally large, so that float16 holds both"
+    assert torch.allclose(ups, downs, rtol=1e-3), "equally large, so that float16 holds both"
 
 
 def test_a_change_of_low_rank_is_found_whole_and_what_no_lora_holds_is_named():
@@ -43,6 +45,16 @@ def test_a_change_of_low_rank_is_found_whole_and_what_no_lora_holds_is_named():
     missed = difference.square().sum() - torch.linalg.matrix_norm(difference, 2).square()
     changed = difference.square().sum() + exact.square().sum()
     assert found.kept == pytest.approx(1 - float(missed / changed), rel=1e-5)
+
+
+def test_no_layer_is_given_a_rank_that_it_cannot_have():
+    base, tuned = _networks(), _networks()
+    with torch.no_grad():
+        for layer in (tuned["unet"][0], tuned["unet"][2]):
+            layer.weight += torch.randn_like(layer.weight)
+    found = extract_lora(base, tuned, 10**30)
+    assert found.ranks == (3, 2)
+    assert found.kept == pytest.approx(1)
 
 
 def test_what_cannot_be_compared_is_refused():
@@ -77,10 +89,30 @@ def test_the_file_makes_the_tuned_model_of_the_base_in_undertow_and_diffusers(fa
     same = base.generate(**ask, adapters=[str(path)]).latents - tuned.generate(**ask).latents
     assert same.abs().max() < 1e-3 * apart.abs().max()
     if family == "sd1":
-        pipeline = StableDiffusionPipeline.from_pretrained(pipeline_folder(family))
-        pipeline.load_lora_weights(path)
-        active = pipeline.get_list_adapters()
-        assert set(active) == {"unet", "text_encoder"}
+        assert _loaded_by_diffusers(path) == {"unet", "text_encoder"}
+
+
+# diffusers looks for kohya's alphas of the text encoder under names of older transformers; those of real encoders are
+# alike, and theirs needs no pattern.
+@pytest.mark.filterwarnings("ignore:The following alpha_pattern keys did not match")
+@pytest.mark.parametrize("form", ["kohya", "peft"])
+def test_layers_of_unlike_ranks_are_read_as_they_were_written(form, tmp_path):
+    base, tuned = fresh_service("sd1"), fresh_service("sd1")
+    with torch.no_grad():
+        for network in networks_of(tuned.model).values():
+            for layer in network.modules():
+                if isinstance(layer, nn.Linear | nn.Conv2d):
+                    layer.weight += torch.randn_like(layer.weight) * 0.01
+    found = extract_lora(networks_of(base.model), networks_of(tuned.model), 1000)
+    assert len(set(found.ranks)) > 1
+    path = tmp_path / "tuned.safetensors"
+    write_lora(as_lora(found, base.model, tuned.model, "tuned"), path, format=form, dtype=torch.float32)
+    read = read_lora(path, Targets.of(base.unet, base.model.text.encoders))
+    for layers in read.updates.values():
+        assert [update.scale for update in layers.values()] == pytest.approx([1.0] * len(layers))
+    theirs = _merged_by_diffusers(path)
+    for name, weight in tuned.unet.state_dict().items():
+        assert torch.allclose(theirs[name], weight, atol=1e-5), name
 
 
 def test_the_command_writes_a_lora_and_says_what_it_holds(tmp_path, capsys):
@@ -93,9 +125,12 @@ def test_the_command_writes_a_lora_and_says_what_it_holds(tmp_path, capsys):
         tensors[name] = tensors[name] + torch.randn(tensors[name].shape)
     save_file(tensors, place, {"format": "pt"})
     base, out = str(pipeline_folder("sd1")), tmp_path / "made.safetensors"
-    assert main(["extract", base, str(folder), str(out), "--rank", "1000"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert f"{len(changed)} layers of rank 1000" in said
+    assert main(["extract", base, str(folder), str(out), "--rank", "99999999999999999999"]) == 0
+    printed = capsys.readouterr()
+    said = " ".join(printed.out.split())
+    narrow = f"note: --rank 99999999999999999999 is more than {len(changed)} layers can have"
+    assert f"{narrow}, whose change is held exactly" in printed.err
+    assert f"{len(changed)} layers of ranks " in said
     assert "holds 100.0% of their change" in said
     assert "1 tensor changed too and fit into no LoRA, such as unet.conv_in.bias" in said
     assert service.generate("a", steps=1, adapters=[str(out)]).images
@@ -109,3 +144,18 @@ def test_the_command_writes_a_lora_and_says_what_it_holds(tmp_path, capsys):
 def _networks():
     torch.manual_seed(0)
     return {"unet": nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 4), nn.Conv2d(4, 2, 3))}
+
+
+def _loaded_by_diffusers(path):
+    """The components that an adapter of a file acts on."""
+    pipeline = StableDiffusionPipeline.from_pretrained(pipeline_folder("sd1"))
+    pipeline.load_lora_weights(path)
+    return set(pipeline.get_list_adapters())
+
+
+def _merged_by_diffusers(path):
+    """The weights of the U-Net with those of a file merged into them."""
+    pipeline = StableDiffusionPipeline.from_pretrained(pipeline_folder("sd1"))
+    pipeline.load_lora_weights(path)
+    pipeline.fuse_lora()
+    return {name.replace(".base_layer", ""): weight for name, weight in pipeline.unet.state_dict().items()}

@@ -118,7 +118,7 @@ def extracting(at: Boundary) -> None:
     at.stand_in("undertow.cli.extract.require_destination")
     at.stand_in("undertow.loading.load", SimpleNamespace(model=None))
     at.stand_in("undertow.adapters.lora.extraction.networks_of", unnoted=("model",))
-    found = SimpleNamespace(updates={"unet": {"conv_in": None}}, kept=0.5, left_out=())
+    found = SimpleNamespace(updates={"unet": {"conv_in": None}}, kept=0.5, left_out=(), ranks=(4,))
     at.stand_in("undertow.adapters.lora.extraction.extract_lora", found, unnoted=("base", "tuned"))
     at.stand_in("undertow.adapters.lora.extraction.as_lora", unnoted=("extracted", "base", "tuned"))
 

@@ -17,7 +17,8 @@ from undertow.state_dicts import Differences, compare_shapes, shapes_of
 class ExtractedLora:
     """What a LoRA of one rank can hold of a difference.
 
-    updates: by component and layer, as their networks name them. kept: the share of the squared change of
+    updates: by component and layer, as their networks name them, of the rank that was asked for or of all that a layer
+    can have. kept: the share of the squared change of
     these layers' weights that the updates make. left_out: tensors that changed and that no LoRA holds: biases, norms,
     embeddings.
     """
@@ -26,6 +27,11 @@ class ExtractedLora:
     kept: float
     left_out: tuple[str, ...]
 
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Of every layer."""
+        return tuple(len(update.down) for layers in self.updates.values() for update in layers.values())
+
 
 Networks = Mapping[Component, nn.Module]
 
@@ -33,8 +39,8 @@ Networks = Mapping[Component, nn.Module]
 @torch.no_grad()
 def extract_lora(base: Networks, tuned: Networks, rank: int) -> ExtractedLora:
     """The best updates of this rank for every linear layer and convolution that differs, by squared error (Eckart and
-    Young, doi:10.1007/BF02288367), as sd-scripts' `extract_lora_from_models.py` and ComfyUI find them. A layer that has
-    fewer channels than `rank` is held exactly.
+    Young, doi:10.1007/BF02288367), as sd-scripts' `extract_lora_from_models.py` and ComfyUI find them. A layer of fewer
+    channels than `rank` is held exactly, by a rank of as many.
 
     base, tuned: the networks of two models, with the same components. Errors: `InvalidInput` for a rank below 1, for
     networks of different architectures, and where no layer differs.
@@ -63,7 +69,8 @@ def extract_lora(base: Networks, tuned: Networks, rank: int) -> ExtractedLora:
 
 
 def nearest(difference: Tensor, rank: int) -> LowRank:
-    """The update of this rank that comes nearest to the difference of a linear layer's weight or a convolution's.
+    """The update of this rank, or of the largest that the shape can have, that comes nearest to the difference of a
+    linear layer's weight or a convolution's.
 
     Its left singular vectors are the eigenvectors of D Dᵀ, or its right ones those of Dᵀ D: the smaller of the two, so
     that a convolution of 1280 channels takes a fraction of a second. Both factors are equally large.
@@ -72,19 +79,18 @@ def nearest(difference: Tensor, rank: int) -> LowRank:
     outputs, inputs = flat.shape
     tall = outputs > inputs
     values, vectors = torch.linalg.eigh(flat.T @ flat if tall else flat @ flat.T)
-    # The largest last; those beyond a small layer's channels are none.
     held = min(rank, len(values))
+    # The largest last.
     vectors, sizes = vectors[:, -held:].flip(-1), values[-held:].flip(-1).clamp(min=0).pow(0.25)
     even = torch.where(sizes > 0, sizes, 1)
     if tall:
         down, up = vectors.T * sizes[:, None], flat @ vectors / even
     else:
         down, up = vectors.T @ flat / even[:, None], vectors * sizes
-    down, up = (nn.functional.pad(one, pad) for one, pad in ((down, (0, 0, 0, rank - held)), (up, (0, rank - held))))
     kernel = difference.shape[2:]
     return LowRank(
-        down=down.float().reshape(rank, -1, *kernel),
-        up=up.float().reshape(outputs, rank, *(1 for _ in kernel)),
+        down=down.float().reshape(held, -1, *kernel),
+        up=up.float().reshape(outputs, held, *(1 for _ in kernel)),
         scale=1.0,
     )
 

@@ -43,7 +43,7 @@ class TrainedLora:
     """What a LoRA file holds.
 
     updates: by component and layer, under diffusers' and transformers' names (text encoders' with `text_model.`), all
-    of one rank and one scale. family, variant, prediction: of the base model, see `Identification`; variant "custom" is
+    of one scale. family, variant, prediction: of the base model, see `Identification`; variant "custom" is
     none of the published models. notes: more entries for the header. Errors: `InvalidInput`.
     """
 
@@ -56,18 +56,18 @@ class TrainedLora:
     notes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self):
-        scales = {(update.rank, update.scale) for layers in self.updates.values() for update in layers.values()}
+        scales = {update.scale for layers in self.updates.values() for update in layers.values()}
         if len(scales) != 1:
-            raise InvalidInput("updates", f"of {len(scales)} ranks and scales", "layers of one rank and one scale")
+            raise InvalidInput("updates", f"of {len(scales)} scales", "layers of one scale")
 
     @property
     def rank(self) -> int:
-        """Of every update."""
-        return next(len(update.down) for layers in self.updates.values() for update in layers.values())
+        """Of every update but those of layers that have fewer channels: the largest."""
+        return max(len(update.down) for layers in self.updates.values() for update in layers.values())
 
     @property
     def alpha(self) -> float:
-        """The files' word for the scale: alpha / rank."""
+        """The files' word for the scale, of updates of this rank: alpha / rank."""
         return next(update.scale for layers in self.updates.values() for update in layers.values()) * self.rank
 
 
@@ -105,7 +105,7 @@ def _kohya_tensors(lora: TrainedLora) -> Iterator[tuple[str, Tensor]]:
             stem = kohya_stem(component, layer, lora.family, lora.config)
             yield f"{stem}.lora_down.weight", update.down
             yield f"{stem}.lora_up.weight", update.up
-            yield f"{stem}.alpha", torch.tensor(float(lora.alpha))
+            yield f"{stem}.alpha", torch.tensor(float(update.scale * len(update.down)))
 
 
 def _peft_tensors(lora: TrainedLora) -> Iterator[tuple[str, Tensor]]:
@@ -147,6 +147,12 @@ def _peft_metadata(lora: TrainedLora) -> dict[str, str]:
             f"{component}.lora_alpha": lora.alpha,
             f"{component}.target_modules": targets,
         }
+        ranks = dict(zip(targets, (len(update.down) for update in layers.values()), strict=True))
+        if smaller := {target: rank for target, rank in ranks.items() if rank != lora.rank}:
+            config[f"{component}.rank_pattern"] = smaller
+            config[f"{component}.alpha_pattern"] = {
+                target: lora.alpha * rank / lora.rank for target, rank in smaller.items()
+            }
     return {"lora_adapter_metadata": json.dumps(config), "modelspec.title": lora.title, **lora.notes}
 
 
