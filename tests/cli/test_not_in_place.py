@@ -1,6 +1,7 @@
 """What was drawn is never lost to a place that cannot be written: said before drawing where it can be known, and kept
 elsewhere where it cannot."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -29,6 +30,40 @@ def test_a_name_that_no_file_can_have_is_refused_before_anything_is_loaded(comma
     assert main([*command, "--out", str(tmp_path / f"{300 * 'a'}.png")]) == 2
     assert "names of at most 240 bytes" in capsys.readouterr().err
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["extract", "MODEL", "MODEL", "PLACE/lora.safetensors"],
+        ["convert", "MODEL", "PLACE/model.safetensors", "--to", "ldm"],
+        ["convert", "MODEL", "PLACE/model", "--to", "diffusers"],
+        ["quantize", "MODEL", "PLACE/model.safetensors", "--to", "int8-weights"],
+        ["quantize", "MODEL", "PLACE/model", "--to", "int8-weights"],
+        ["prune", "MODEL", "PLACE/model", "--images", "IMAGES", "--width", "0.5"],
+        ["export", "MODEL", "--to", "torch-export", "--out", "PLACE/model"],
+        ["train", "lora", "--model", "MODEL", "--images", "IMAGES", "--out", "PLACE/run"],
+        ["train", "digits", "--out", "PLACE/run"],
+    ],
+    ids=lambda command: " ".join(command[:2]),
+)
+def test_a_place_that_takes_no_files_is_refused_before_anything_is_loaded(command, tmp_path, capsys, monkeypatch):
+    def refuse(dir: Path):
+        raise OSError(30, "Read-only file system", str(dir))
+
+    monkeypatch.setattr("undertow.pictures.names.TemporaryFile", refuse)
+    for loads in ("loading.load", "checkpoints.write.convert.convert", "training.pixel_models.train_pixel_model"):
+        monkeypatch.setattr(f"undertow.{loads}", None)
+    (tmp_path / "place").mkdir()
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "images" / "red apple.png")
+    places = {"MODEL": pipeline_folder("sd1"), "PLACE": tmp_path / "place", "IMAGES": tmp_path / "images"}
+    capsys.readouterr()
+    assert main([re.sub("MODEL|PLACE|IMAGES", lambda found: str(places[found[0]]), word) for word in command]) == 2
+    error = capsys.readouterr().err
+    assert "takes no files (Read-only file system)" in error
+    assert error.count("\n") == 1
+    assert not any((tmp_path / "place").iterdir())
 
 
 def test_pictures_whose_folder_is_gone_are_drawn_and_kept_elsewhere(tmp_path, temporary, capsys, monkeypatch):

@@ -16,6 +16,7 @@ from undertow.cli.training_progress import shown_training
 from undertow.errors import InvalidInput, naming_file
 from undertow.extras import OF_TRAINING, require_packages
 from undertow.lookup import look_up
+from undertow.pictures.names import require_folder
 from undertow.training.run_lock import require_no_training
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def train_pixels(
     console = SafeConsole(quiet=os.environ.get("RANK", "0") != "0")  # of several processes one speaks
     out = Path("runs") / f"{data_set}-{'flow' if objective is None else objective}" if out is None else out
     resumes = resume or resume_step is not None
+    require_folder(out, "--out")
     require_no_training(out / "training")
     if not resumes:
         _require_data(data_set, data, size, gray=gray, bad_pictures=bad_pictures)

@@ -19,6 +19,7 @@ from undertow.cli.training_progress import ShownTraining, shown_training
 from undertow.errors import InvalidInput
 from undertow.extras import OF_TRAINING, require_packages
 from undertow.known_names import require_device_name
+from undertow.pictures.names import require_folder
 
 if TYPE_CHECKING:
     from undertow.checkpoints.read.model import LoadedModel
@@ -79,8 +80,9 @@ class TrainingOptions:
         """Checks all that is known without torch, so that a mistake is answered at once. sources: files and folders
         that are read besides the pictures and the model.
 
-        Errors: `InvalidInput` for an `out` among what is read, `UnknownCheckpoint` for what is not there, `DataError`,
-        `CheckpointError`, also for a folder in which another training runs, `MissingDependency`.
+        Errors: `InvalidInput` for an `out` among what is read or that takes no files, `UnknownCheckpoint` for what is
+        not there, `DataError`, `CheckpointError`, also for a folder in which another training runs,
+        `MissingDependency`.
         """
         from undertow.checkpoints.files.destination import require_elsewhere
         from undertow.training.captions import find_captions
@@ -94,6 +96,7 @@ class TrainingOptions:
         if self.device is not None:
             require_device_name("--device", self.device)
         require_elsewhere("--out", self.out, [self.images, self.model, *sources])
+        require_folder(self.out, "--out")
         require_no_training(self.out)
         self._require_nothing_there()
         find_captions(self.images)

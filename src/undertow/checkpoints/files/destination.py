@@ -1,10 +1,11 @@
-"""Where something may be written: never over what it is made from; over what is there only where that is allowed."""
+"""Where something may be written: never over what it is made from; over what is there only where that is allowed; and
+never where no file can be made, which is said before the long work."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from undertow.errors import InvalidInput
-from undertow.pictures.names import require_replaceable
+from undertow.pictures.names import require_folder, require_replaceable
 
 ENDINGS: Mapping[str, tuple[str, ...]] = {"ldm": (".safetensors", ".sft"), "gguf": (".gguf",)}
 """Of single files, by their form."""
@@ -41,9 +42,11 @@ def require_destination(destination: Path, form: str, *, overwrite: bool) -> Non
     if destination.suffix not in ENDINGS[form]:
         raise InvalidInput("destination", repr(str(destination)), f"a file that ends in {ENDINGS[form][0]}")
     require_replaceable(destination, "destination", overwrite=overwrite)
+    require_folder(destination.parent, "destination")
 
 
 def require_new_folder(folder: Path) -> None:
-    """Errors: `InvalidInput` for a file, and for a folder that is not empty."""
+    """Errors: `InvalidInput` for a file, for a folder that is not empty, and where none can be made."""
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InvalidInput("destination", repr(str(folder)), "a new or empty folder", "name another, or remove it")
+    require_folder(folder.absolute().parent, "destination")
