@@ -188,3 +188,9 @@ def test_one_of_a_kind_is_one(here, capsys):
     assert "1 picture by flow_heun in 1 step: a.png" in capsys.readouterr().out
     assert main(["inspect", str(lora)]) == 0
     assert " MB" in capsys.readouterr().out
+
+
+def test_a_u_net_alone_is_refused_with_what_a_command_line_can_do(capsys):
+    line = ["generate", "red apple", "--model", str(pipeline_folder("sd1") / "unet"), "--no-show"]
+    assert main(line) == 2
+    assert "give a whole checkpoint, or in Python another one with `vae=`" in capsys.readouterr().err

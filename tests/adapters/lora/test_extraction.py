@@ -1,12 +1,17 @@
 """A LoRA from two models: held against PyTorch's singular values, and drawn with."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from tests.services import copy_pipeline, fresh_service, pipeline_folder
+from tests.services import copy_pipeline, fresh_service, pipeline_folder, service_of
+from undertow.adapters.lora.beside import differences_beside, without_text
 from undertow.adapters.lora.extraction import as_lora, extract_lora, nearest, networks_of
 from undertow.adapters.lora.lora_file import read_lora
 from undertow.adapters.lora.targets import Targets
@@ -132,13 +137,81 @@ def test_the_command_writes_a_lora_and_says_what_it_holds(tmp_path, capsys):
     assert f"{narrow}, whose change is held exactly" in printed.err
     assert f"{len(changed)} layers of ranks " in said
     assert "holds 100.0% of their change" in said
-    assert "1 tensor changed too and fit into no LoRA, such as unet.conv_in.bias" in said
+    assert "note: 1 tensor changed and fits into no LoRA, such as unet.conv_in.bias\n" in printed.err
     assert service.generate("a", steps=1, adapters=[str(out)]).images
 
     assert main(["extract", base, str(folder), str(out)]) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main(["extract", base, base, str(tmp_path / "none.safetensors")]) == 2
     assert "equal to base" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"unet": ("conv_in.bias", "conv_norm_out.weight")},
+         "2 tensors changed and fit into no LoRA, such as unet.conv_in.bias"),
+        ({"vae": ("encoder.conv_in.weight",)}, "the VAE differs too, and a LoRA does not hold it"),
+        ({"unet": ("conv_in.bias",), "vae": ("encoder.conv_in.weight",)},
+         "1 tensor changed and fits into no LoRA, such as unet.conv_in.bias; the VAE differs too"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)  # fmt: skip
+def test_a_model_in_which_nothing_changed_that_a_lora_holds_is_refused_with_what_did(changed, said, tmp_path, capsys):
+    folder = copy_pipeline("sd1", tmp_path / "tuned")
+    for part, names in changed.items():
+        _change(folder / part / "diffusion_pytorch_model.safetensors", names)
+    out = tmp_path / "made.safetensors"
+    assert main(["extract", str(pipeline_folder("sd1")), str(folder), str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "tuned is equal to base in all that a LoRA holds, expected a model whose linear layers or" in error
+    assert said in error
+    assert not out.exists()
+
+
+def test_what_differs_besides_the_weights_is_noted(tmp_path, capsys):
+    folder = copy_pipeline("sd1", tmp_path / "tuned")
+    _change(folder / "unet" / "diffusion_pytorch_model.safetensors", ["conv_in.weight"])
+    _change(folder / "vae" / "diffusion_pytorch_model.safetensors", ["encoder.conv_in.weight"])
+    place = folder / "scheduler" / "scheduler_config.json"
+    scheduler = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    place.write_text(json.dumps(json.loads(place.read_text()) | scheduler))
+    out = tmp_path / "made.safetensors"
+    assert main(["extract", str(pipeline_folder("sd1")), str(folder), str(out)]) == 0
+    noted = capsys.readouterr().err
+    assert "note: the VAE differs too, and a LoRA does not hold it\n" in noted
+    assert "base predicts epsilon and tuned v, which a LoRA does not hold: draw with --prediction v\n" in noted
+    assert "trained on other levels of noise (up to a sigma of 14.61 and of 4096), which a LoRA does not hold" in noted
+    with safe_open(out, "pt") as file:
+        assert file.metadata()["modelspec.prediction_type"] == "v", "what the LoRA makes of its base"
+
+
+def test_equal_models_differ_in_nothing():
+    model = service_of("sd1").model
+    assert not list(differences_beside(model, model))
+    assert without_text(model, model) == ""
+
+
+def test_of_models_without_text_encoders_the_u_nets_alone_are_compared(tmp_path, capsys):
+    base = pipeline_folder("sd1")
+    folder = shutil.copytree(base / "unet", tmp_path / "tuned")
+    _change(folder / "diffusion_pytorch_model.safetensors", ["conv_in.weight"])
+    for one, lack in ((base, "tuned has no text encoders"), (base / "unet", "base and tuned have no text encoders")):
+        out = tmp_path / f"{one.name}.safetensors"
+        assert main(["extract", str(one), str(folder), str(out)]) == 0
+        assert load_file(out).keys() == {f"lora_unet_conv_in.{leaf}" for leaf in
+                                         ("lora_down.weight", "lora_up.weight", "alpha")}  # fmt: skip
+        assert f"note: {lack}: the U-Nets alone are compared" in capsys.readouterr().err
+    assert main(["extract", "digits-ddpm", "digits-ddpm", str(tmp_path / "none.safetensors")]) == 2
+    assert "it reads no words" in capsys.readouterr().err
+
+
+def _change(place, names):
+    """Changes some tensors of a file."""
+    tensors = load_file(place)
+    for name in names:
+        tensors[name] = tensors[name] + torch.randn(tensors[name].shape)
+    save_file(tensors, place, {"format": "pt"})
 
 
 def _networks():

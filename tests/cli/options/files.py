@@ -117,9 +117,11 @@ def extracting(at: Boundary) -> None:
         Path(name).touch()
     at.stand_in("undertow.cli.extract.require_destination")
     at.stand_in("undertow.loading.load", SimpleNamespace(model=None))
-    at.stand_in("undertow.adapters.lora.extraction.networks_of", unnoted=("model",))
+    at.stand_in("undertow.adapters.lora.beside.differences_beside", (), unnoted=("base", "tuned"))
+    at.stand_in("undertow.adapters.lora.beside.without_text", "", unnoted=("base", "tuned"))
+    at.stand_in("undertow.adapters.lora.extraction.networks_of", unnoted=("model", "text"))
     found = SimpleNamespace(updates={"unet": {"conv_in": None}}, kept=0.5, left_out=(), ranks=(4,))
-    at.stand_in("undertow.adapters.lora.extraction.extract_lora", found, unnoted=("base", "tuned"))
+    at.stand_in("undertow.adapters.lora.extraction.extract_lora", found, unnoted=("base", "tuned", "beside"))
     at.stand_in("undertow.adapters.lora.extraction.as_lora", unnoted=("extracted", "base", "tuned"))
 
     def written(lora: Any, path: Path, **named: Any) -> None:

@@ -1,6 +1,6 @@
 """A LoRA from two models: the low-rank updates that come nearest to what tuning changed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from undertow.adapters.lora.additive import LowRank
 from undertow.adapters.lora.write import Component, TrainedLora
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.errors import InvalidInput
+from undertow.lookup import counted
 from undertow.state_dicts import Differences, compare_shapes, shapes_of
 
 
@@ -37,13 +38,14 @@ Networks = Mapping[Component, nn.Module]
 
 
 @torch.no_grad()
-def extract_lora(base: Networks, tuned: Networks, rank: int) -> ExtractedLora:
+def extract_lora(base: Networks, tuned: Networks, rank: int, *, beside: Collection[str] = ()) -> ExtractedLora:
     """The best updates of this rank for every linear layer and convolution that differs, by squared error (Eckart and
     Young, doi:10.1007/BF02288367), as sd-scripts' `extract_lora_from_models.py` and ComfyUI find them. A layer of fewer
     channels than `rank` is held exactly, by a rank of as many.
 
-    base, tuned: the networks of two models, with the same components. Errors: `InvalidInput` for a rank below 1, for
-    networks of different architectures, and where no layer differs.
+    base, tuned: the networks of two models, with the same components. beside: what else differs, in sentences, for the
+    error where nothing is left for a LoRA. Errors: `InvalidInput` for a rank below 1, for networks of different
+    architectures, and where no layer differs that a LoRA can change.
     """
     if rank < 1:
         raise InvalidInput("rank", rank, "at least 1")
@@ -64,7 +66,7 @@ def extract_lora(base: Networks, tuned: Networks, rank: int) -> ExtractedLora:
         if found:
             updates[component] = found
     if not updates:
-        raise InvalidInput("tuned", "equal to base in every layer", "a model that was tuned from base")
+        raise _nothing_to_hold(left_out, beside)
     return ExtractedLora(updates=updates, kept=1 - missed / changed, left_out=tuple(left_out))
 
 
@@ -95,6 +97,12 @@ def nearest(difference: Tensor, rank: int) -> LowRank:
     )
 
 
+def left_out_in_words(names: Sequence[str]) -> str:
+    """Tensors that changed and that no LoRA holds, counted, with the first of them."""
+    verbs = "changed and fits" if len(names) == 1 else "changed and fit"
+    return f"{counted(len(names), 'tensor')} {verbs} into no LoRA, such as {names[0]}"
+
+
 def as_lora(extracted: ExtractedLora, base: LoadedModel, tuned: LoadedModel, title: str) -> TrainedLora:
     """The record that `write_lora` writes, with what it was made from."""
     found = base.report.identification
@@ -107,15 +115,18 @@ def as_lora(extracted: ExtractedLora, base: LoadedModel, tuned: LoadedModel, tit
         title=title,
         family=base.family,
         variant=found.variant,
-        prediction=found.prediction.value,
+        prediction=tuned.report.identification.prediction.value,
         config=base.require_unet().config,
         notes={"ss_sd_model_name": base.path.name, "ss_training_comment": f"extracted from {tuned.path.name}"},
     )
 
 
-def networks_of(model: LoadedModel) -> dict[Component, nn.Module]:
-    """The networks of a text-to-image model that a LoRA may change. Errors: `MissingComponent`."""
+def networks_of(model: LoadedModel, *, text: bool = True) -> dict[Component, nn.Module]:
+    """The networks of a text-to-image model that a LoRA may change. text: its encoders are among them. Errors:
+    `MissingComponent`, also for a model that draws no latents."""
     networks: dict[Component, nn.Module] = {"unet": model.require_unet()}
+    if not text and not model.is_of_classes:
+        return networks
     for encoder in model.require_text().encoders:
         networks["text_encoder_2" if encoder.kind == "openclip_g" else "text_encoder"] = encoder.clip
     return networks
@@ -128,6 +139,15 @@ def _differences(before: nn.Module, after: nn.Module) -> Iterator[tuple[str, Ten
         difference = others[name].detach().double() - parameter.detach().double()
         if difference.any():
             yield name, difference
+
+
+def _nothing_to_hold(left_out: Sequence[str], beside: Collection[str]) -> InvalidInput:
+    """Why there is no LoRA: nothing changed, or only what fits into none."""
+    found = [*([left_out_in_words(left_out)] if left_out else []), *beside]
+    if not found:
+        return InvalidInput("tuned", "equal to base in every layer", "a model that was tuned from base")
+    value, expected = "equal to base in all that a LoRA holds", "a model whose linear layers or convolutions were tuned"
+    return InvalidInput("tuned", value, expected, "; ".join(found))
 
 
 def _require_same_networks(base: Networks, tuned: Networks) -> None:

@@ -78,7 +78,9 @@ class LoadedModel:
     def require_vae(self) -> AutoencoderKL:
         """The VAE. Errors: `MissingComponent`."""
         if self.vae is None:
-            remedy = self._remedy("it draws no latents", "load it from another file or folder with `vae=`")
+            remedy = self._remedy(
+                "it draws no latents", "give a whole checkpoint, or in Python another one with `vae=`"
+            )
             raise MissingComponent(self.path, "VAE", remedy)
         return self.vae
 
@@ -89,7 +91,7 @@ class LoadedModel:
         """
         if self.text is None:
             missing = " and no ".join(TITLES[kind] for kind in self.missing_text) or "text encoder"
-            remedy = self._remedy("it reads no words", "load it from another file or folder with `text=`")
+            remedy = self._remedy("it reads no words", "give a whole checkpoint, or in Python another one with `text=`")
             raise MissingComponent(self.path, missing, remedy)
         for selection in self.text.selections:
             self.report.health.require(self.path, max(selection.skip, 1 if clip_skip is None else clip_skip))

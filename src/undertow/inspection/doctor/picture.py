@@ -173,7 +173,7 @@ def text_collapsed(case: Case) -> Iterator[Seen]:
             evidence=f"cosine of {case.prompt!r} and the empty text: {cosine:.6f}; relative difference {apart:.1e}",
             cause="the text encoder gives one answer to everything: its token embeddings or layers are not those of "
             "this model",
-            fix="load the text encoders from a whole checkpoint with text=",
+            fix="draw with a whole checkpoint, or in Python load its text encoders with text=",
             module="text",
             severity="serious",
         )
