@@ -51,8 +51,20 @@ def notes(family: str = "sd1", prompt: str = "owl", **settings) -> list[str]:
             {"negative_prompt": "dark", "guidance_method": "pag"},
             "negative_prompt has no effect: guidance_method 'pag' asks for none",
         ),
+        ({"guidance_method": "apg", "guidance_scale": 1.0},
+         "guidance_method 'apg' has no effect with guidance_scale 1"),
+        ({"guidance_method": "tangential+rescale", "guidance_scale": 1.0},
+         "guidance_method 'tangential' and 'rescale' have no effect with guidance_scale 1"),
+        ({"guidance_method": "zero_star(zero_steps=0)", "guidance_scale": 1.0},
+         "guidance_method 'zero_star' has no effect with guidance_scale 1"),
+        ({"guidance_method": "cfg(start=0.2)", "guidance_scale": 1.0, "steps": 5},
+         "guidance_method 'cfg' has no effect with guidance_scale 1"),
+        ({"guidance_method": "cfg(start=0.6,end=0.9)"},
+         "guidance_method 'cfg' has no effect in 2 steps: no whole one lies from 0.6 to 0.9 of them"),
+        ({"guidance_method": "cfg+pag(scale=0)"}, "guidance_method 'pag' has no effect with a scale of 0"),
+        ({"guidance_method": "none+rescale"}, "guidance_method 'rescale' has no effect without guidance"),
     ],
-)
+)  # fmt: skip
 def test_what_cannot_act_is_said(settings, sentence):
     assert notes(**settings) == [sentence]
 
@@ -67,12 +79,28 @@ def test_what_cannot_act_is_said(settings, sentence):
         {"variation_seed": 3, "variation_strength": 0.2},
         {"regions": Region(prompt="red", box=(0, 0, 0.5, 1)), "regions_by": "attention"},
         {"guidance_method": "cfg+pag", "guidance_scale": 7.0, "negative_prompt": "dark"},
+        {"guidance_scale": 1.0},
+        {"guidance_method": "none"},
+        {"guidance_method": "apg+rescale"},
+        {"guidance_method": "zero_star", "guidance_scale": 1.0},
+        {"guidance_method": "cfg+pag+rescale", "guidance_scale": 1.0},
+        {"guidance_method": "cfg+mimic+threshold+free_u", "guidance_scale": 1.0},
+        {"guidance_method": "cfg(scale=1|5)"},
+        {"sampler": "euler_cfg_pp", "guidance_scale": 1.0, "negative_prompt": "dark"},
         {"sampler": "DPM++ 2M Karras", "schedule": "karras"},
         {"views": Views(), "size": 64},
     ],
 )
 def test_what_acts_is_not_noted(settings):
     assert notes(**settings) == []
+
+
+def test_a_model_that_edits_pictures_takes_the_scale_of_the_picture_in_its_own_guidance_alone():
+    request = {"image": PICTURE, "image_guidance_scale": 2.0, "guidance_scale": 1.0}
+    assert notes("pix2pix", **request) == []
+    assert notes("pix2pix", **request, guidance_method="none") == [
+        "guidance_scale and image_guidance_scale have no effect with guidance_method 'none'"
+    ]
 
 
 def test_a_model_that_is_told_sizes_reads_them():

@@ -11,6 +11,7 @@ from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.strength import strength_note, truncate
 from undertow.engine.chosen_sampler import ChosenSampler, choose_sampler
+from undertow.engine.guided import named_methods
 from undertow.engine.idle import Circumstances, follows_folder, idle_settings
 from undertow.engine.images import EncodedImages, ImageInputs, encode_images
 from undertow.engine.parts import HighResolution
@@ -137,6 +138,7 @@ class _Encoding:
             by_folder=follows_folder(self.request, self.model.sampler),
             windows=max(len(one.layout.windows) for one in passes),
             steps=tuple(one.steps for one in passes if one.network.unet is base),
+            methods=named_methods(self.request, base.config),
         )
 
     def _builder(self) -> PassBuilder:

@@ -59,6 +59,20 @@ METHODS: dict[str, Named] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamedMethod:
+    """A method of a request. options: as they stand in its parentheses. takes_scale: it is as strong as the request
+    says."""
+
+    name: str
+    options: str
+    method: Method | FreeU
+
+    @property
+    def takes_scale(self) -> bool:
+        return METHODS[self.name].guided and "scale=" not in self.options.replace(" ", "")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Chosen:
     """The methods that combine branches, and the change to the decoder, if any."""
 
@@ -75,8 +89,7 @@ def chosen_guidance(request: GenerationRequest, config: UNetConfig, *, unconditi
     """
     methods: list[Method] = []
     free_u: FreeU | None = None
-    for name, options in split_guidance(request.guidance_method):
-        made = _made(name, _options(options), request, config)
+    for made in (each.method for each in named_methods(request, config)):
         if isinstance(made, FreeU):
             free_u = made
         else:
@@ -84,6 +97,14 @@ def chosen_guidance(request: GenerationRequest, config: UNetConfig, *, unconditi
     guidance = Guidance(methods=tuple(methods), unconditional=unconditional)
     check_guidance(config, guidance)
     return Chosen(guidance=guidance, free_u=free_u)
+
+
+def named_methods(request: GenerationRequest, config: UNetConfig) -> tuple[NamedMethod, ...]:
+    """What `request.guidance_method` says, method by method. Errors: those of `chosen_guidance`."""
+    return tuple(
+        NamedMethod(name=name, options=options, method=_made(name, _options(options), request, config))
+        for name, options in split_guidance(request.guidance_method)
+    )
 
 
 def _made(name: str, options: dict[str, Any], request: GenerationRequest, config: UNetConfig) -> Any:

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from undertow.adapters.adapter import Adapter
 from undertow.encoders.prompts.catalogue import DIALECTS, parse_prompt
 from undertow.encoders.text_stack import TextStack
-from undertow.engine.guided import METHODS
+from undertow.engine.guided import NamedMethod
+from undertow.engine.idle_guidance import idle_guidance
 from undertow.engine.request import MODEL_SAMPLER, GenerationRequest
-from undertow.known_names import split_guidance, split_sampler
+from undertow.known_names import split_sampler
 from undertow.records import defaults
 
 
@@ -24,7 +25,7 @@ class Circumstances:
 
     edits: the model edits a picture (InstructPix2Pix). refined: there is a refiner. sized: the model is told sizes
     (SDXL). by_folder: the model's folder says the sampler and its grid. windows: of the pass that has most. steps: of
-    each pass in which adapters act.
+    each pass in which adapters act. methods: of guidance, as this model takes them.
     """
 
     edits: bool
@@ -33,6 +34,7 @@ class Circumstances:
     by_folder: bool
     windows: int
     steps: tuple[int, ...]
+    methods: tuple[NamedMethod, ...]
 
 
 def idle_settings(request: GenerationRequest, around: Circumstances) -> Iterator[str]:
@@ -47,6 +49,7 @@ def idle_settings(request: GenerationRequest, around: Circumstances) -> Iterator
         yield f"the grid in the sampler's name, {ending}, has no effect beside schedule {request.schedule!r}"
     if request.forecast_steps is not None and all(all(request.forecast_steps.computed(each)) for each in around.steps):
         yield f"forecast_steps has no effect: all of {max(around.steps, default=0)} steps are computed"
+    yield from idle_guidance(around.methods, request.guidance_scale, around.steps)
     if request.views is not None and around.windows == 1:
         yield "views have no effect on a picture that fits into one window"
     for adapter in request.all_adapters:
@@ -71,9 +74,17 @@ def _places(request: GenerationRequest, around: Circumstances) -> Mapping[str, C
         "without regions": (not request.regions, ("regions_by",)),
         "without a refiner": (not around.refined, ("refiner_switch",)),
         "on a model that is told no sizes": (not around.sized, ("original_size", "crop", "target_size")),
-        f"with guidance_method {request.guidance_method!r}": (not _takes_scale(request), ("guidance_scale",)),
+        f"with guidance_method {request.guidance_method!r}": (True, tuple(_idle_scales(around))),
     }
     return {where: names for where, (holds_here, names) in holds.items() if holds_here}
+
+
+def _idle_scales(around: Circumstances) -> Iterator[str]:
+    """The scales of guidance that none of the request's methods takes."""
+    if not any(each.takes_scale for each in around.methods):
+        yield "guidance_scale"
+    if around.edits and all(each.name != "cfg" for each in around.methods):
+        yield "image_guidance_scale"
 
 
 def follows_folder(request: GenerationRequest, own: object) -> bool:
@@ -109,14 +120,6 @@ def embedding_notes(request: GenerationRequest, text: TextStack) -> Iterator[str
     for name in sorted(used if words else ()):
         if _is_word(name, text):
             yield f"{name!r} in the prompt is the embedding of that name, in place of the word"
-
-
-def _takes_scale(request: GenerationRequest) -> bool:
-    """Whether one of the request's guidance methods is as strong as the request says."""
-    return any(
-        METHODS[name].guided and "scale=" not in options.replace(" ", "")
-        for name, options in split_guidance(request.guidance_method)
-    )
 
 
 def _is_word(name: str, text: TextStack) -> bool:
