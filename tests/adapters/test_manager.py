@@ -48,7 +48,9 @@ class OffsetInput(RowInput):
 class ResolvedOffset:
     adapter: Adapter
     loaded: Offset
-    note: str = "an offset"
+
+    def note(self, *, guided):
+        return "an offset"
 
     def tile(self, grid):
         return self
@@ -116,7 +118,7 @@ def test_a_fourth_kind_is_a_class_in_the_table(unet, files):
     manager = AdapterManager(unet, None, kinds=(OffsetKind, *KINDS))
     half = Adapter(files["offset"], name="half", scale=0.5)
     resolved = manager.resolve((half, Adapter(files["lora"]))).adapters
-    assert [one.note for one in resolved] == ["an offset", "added to the model's weights while it draws"]
+    assert [one.note(guided=True) for one in resolved] == ["an offset", "added to the model's weights while it draws"]
     assert manager.summarize((half,))[0].points == ("middle",)
     with pytest.raises(InvalidInput, match=r"blocks of offset is 'skips\.0'"):
         manager.resolve((Adapter(files["offset"], blocks={"skips.0": 1.0}),))

@@ -198,6 +198,21 @@ def test_a_region_has_pictures_of_its_own(service, files):
     assert differs(found[..., middle:], without[..., middle:])
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "edges: ControlNet, on both sides of guidance"),
+        ({"guidance_scale": 1.0}, "edges: ControlNet"),
+        ({"guidance_scale": 1.0, "sampler": "euler_cfg_pp"}, "edges: ControlNet, on both sides of guidance"),
+        ({"guidance_scale": 1.0, "prompt": "owl AND apple:0.5"}, "edges: ControlNet, on both sides of guidance"),
+    ],
+)
+def test_a_report_names_the_sides_of_guidance_that_there_are(service, files, settings, said):
+    edges = Adapter(files["edges"], image=picture(3))
+    request = {"prompt": "owl", "adapters": edges, "steps": 2, "size": 32, "dialect": "a1111", **settings}
+    assert [line for line in service.generate(**request).report.decisions if line.startswith("edges: ")] == [said]
+
+
 def test_predictions_take_hints_as_tensors(service, files):
     generator = torch.Generator().manual_seed(0)
     text = torch.randn(2, 77, service.config.context_dim, generator=generator)

@@ -126,15 +126,16 @@ class TiledAdapter(Protocol):
 
 @runtime_checkable
 class ResolvedAdapter(Protocol):
-    """An adapter of a request, read for a model, with its pictures encoded. loaded: its file in memory. note: what it
-    is and how it acts, for the report."""
+    """An adapter of a request, read for a model, with its pictures encoded. loaded: its file in memory."""
 
     @property
     def adapter(self) -> Adapter: ...
     @property
     def loaded(self) -> LoadedAdapter: ...
-    @property
-    def note(self) -> str: ...
+
+    def note(self, *, guided: bool) -> str:
+        """What it is and how it acts, for the report. guided: whether the request has an unconditional side."""
+        ...
 
     def tile(self, grid: LatentGrid) -> TiledAdapter:
         """Lays the adapter over the windows of the latents. Errors: `InvalidInput` for pictures of another shape."""

@@ -1,12 +1,13 @@
 """Encoding: from a request to the passes of its pictures. All is checked and decided here, before the first step."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from undertow.adapters.kind import ResolvedAdapter
 from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.strength import strength_note, truncate
@@ -72,8 +73,7 @@ class _Encoding:
     given: Tensor | None
     uses: Uses
     decisions: list[str] = field(default_factory=list)
-    placements: list[str] = field(default_factory=list)
-    """What is said of adapters, behind what the request itself may have wrong."""
+    resolved: list[ResolvedAdapter] = field(default_factory=list)
     sampler: ChosenSampler = field(init=False)
     used: list[UsedAdapter] = field(default_factory=list)
 
@@ -118,7 +118,7 @@ class _Encoding:
         return Encoded(
             passes=passes,
             size=size,
-            decisions=tuple(dict.fromkeys([*self.decisions, *self.placements])),
+            decisions=tuple(dict.fromkeys([*self.decisions, *self._placements(passes)])),
             used=tuple(self.used),
             embeddings=self._embeddings(),
             refiner=self.refiner.path if refined and self.refiner is not None else None,
@@ -141,6 +141,13 @@ class _Encoding:
             methods=named_methods(self.request, base.config),
         )
 
+    def _placements(self, passes: Sequence[Pass]) -> Iterator[str]:
+        """What is said of adapters, behind what the request itself may have wrong."""
+        unet = self.model.unet
+        acting = (branches for one in passes if one.network.unet is unet for branches in one.branches)
+        guided = any(branches.unconditional is not None for branches in acting)
+        return (f"{one.adapter.title}: {one.note(guided=guided)}" for one in self.resolved)
+
     def _builder(self) -> PassBuilder:
         """Reads the request's adapters, with their pictures."""
         request = self.request
@@ -160,7 +167,7 @@ class _Encoding:
         ]
         notes = [note for group in groups for note in group.notes]
         self.decisions += notes
-        self.placements += [f"{one.adapter.title}: {one.note}" for one in resolved]
+        self.resolved += resolved
         if self.refiner is not None and resolved:
             self.decisions.append("adapters act on the base model, not on the refiner")
         return PassBuilder(

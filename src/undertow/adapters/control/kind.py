@@ -67,16 +67,16 @@ class ResolvedControl:
         """Its file in memory."""
         return self.file
 
-    @property
-    def note(self) -> str:
-        """What it is, and on which side of guidance it acts."""
+    def note(self, *, guided: bool) -> str:
+        """What it is, and on which side of guidance it acts where there are two."""
+        if not guided:
+            return self.file.title
         network = self.file.network
         alone = self.adapter.control_mode == "control" or (
             isinstance(network, ControlNet) and network.config.global_pool
         )
-        return (
-            f"{self.file.title}, {'on the conditional side of guidance only' if alone else 'on both sides of guidance'}"
-        )
+        where = "on the conditional side of guidance only" if alone else "on both sides of guidance"
+        return f"{self.file.title}, {where}"
 
     def gains(self, step: int, steps: int, *, conditional: bool) -> tuple[float, ...]:
         """Gains of the network's `points` at a step, on the conditional or the unconditional side of guidance."""

@@ -79,8 +79,7 @@ class ResolvedImagePrompt:
         """Its file in memory."""
         return self.prompt
 
-    @property
-    def note(self) -> str:
+    def note(self, *, guided: bool) -> str:
         """What it is, and how many pictures it reads."""
         count = len(several(self.adapter.image))
         how = "each looked at by itself" if len(self.conditional) > 1 else "looked at together"

@@ -119,8 +119,7 @@ class ResolvedLora:
         """Its file in memory."""
         return self.lora
 
-    @property
-    def note(self) -> str:
+    def note(self, *, guided: bool) -> str:
         """Where its updates live, and why."""
         return self.decision.reason
 
