@@ -115,6 +115,22 @@ def test_each_format_is_written_and_repeats_itself(folder, tmp_path, capsys):
             assert np.array_equal(np.asarray(first), np.asarray(second))
 
 
+@pytest.mark.parametrize("second", [[], ["--enlarge", "2", "--enlarge-strength", "0.5"]], ids=["once", "enlarged"])
+def test_a_picture_along_sigmas_tells_its_steps_and_repeats_itself(folder, tmp_path, capsys, second):
+    made, again = tmp_path / "made.png", tmp_path / "again.png"
+    sigmas = ["generate", "red apple", "--model", folder, "--precision", "f32", "--sampler", "euler", "--no-show",
+              "--size", "64", "--seed", "7", "--sigmas", "14,5,1,0"]  # fmt: skip
+    assert main([*sigmas, *second, "--out", str(made)]) == 0
+    capsys.readouterr()
+    repeat = ["generate", "--from", str(made), "--out", str(again), "--model", folder, "--precision", "f32"]
+    assert main([*repeat, "--no-show"]) == 0
+    assert "no effect" not in capsys.readouterr().err
+    with Image.open(made) as first, Image.open(again) as repeated:
+        assert "Steps: 3, " in first.info["parameters"]
+        assert json.loads(first.info["undertow"])["request"]["steps"] == 3
+        assert np.array_equal(np.asarray(first), np.asarray(repeated))
+
+
 def test_standard_output_takes_one_picture_and_nothing_else(folder, tmp_path, capsysbinary):
     assert draw(folder, "-", "--seed", "7") == 0
     written = capsysbinary.readouterr().out

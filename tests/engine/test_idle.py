@@ -34,7 +34,7 @@ def notes(family: str = "sd1", prompt: str = "owl", **settings) -> list[str]:
         ({"crop": (8, 0)}, "crop has no effect on a model that is told no sizes"),
         ({"guidance_method": "pag", "guidance_scale": 7.0}, "guidance_scale has no effect with guidance_method 'pag'"),
         (
-            {"sigmas": (5.0, 1.0, 0.0), "sampler": "euler", "schedule": "karras"},
+            {"sigmas": (5.0, 1.0, 0.0), "sampler": "euler", "schedule": "karras", "steps": 7},
             "steps and schedule have no effect beside sigmas",
         ),
         (
@@ -79,6 +79,7 @@ def test_what_cannot_act_is_said(settings, sentence):
         {"variation_seed": 3, "variation_strength": 0.2},
         {"regions": Region(prompt="red", box=(0, 0, 0.5, 1)), "regions_by": "attention"},
         {"guidance_method": "cfg+pag", "guidance_scale": 7.0, "negative_prompt": "dark"},
+        {"sigmas": (5.0, 1.0, 0.0), "sampler": "euler", "steps": 2},
         {"guidance_scale": 1.0},
         {"guidance_method": "none"},
         {"guidance_method": "apg+rescale"},

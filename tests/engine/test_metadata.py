@@ -12,10 +12,11 @@ from torch import ones
 
 from undertow import Adapter, AdapterStack, HighResolution, Region
 from undertow.engine.a1111_text import a1111_text
+from undertow.engine.description_json import description_json
 from undertow.engine.metadata import JSON_KEY, read_description, read_stored, read_texts
 from undertow.engine.report import Report, UsedAdapter, UsedFiles
 from undertow.engine.request import GenerationRequest
-from undertow.engine.saving import save_picture
+from undertow.engine.saving import name_fields, save_picture
 from undertow.errors import InvalidInput
 from undertow.infotext.a1111 import read_a1111
 from undertow.pictures.files import describe_picture, open_picture
@@ -52,6 +53,13 @@ def test_the_text_is_a1111_s_infotext():
         "a (red:1.2) apple\nNegative prompt: blurry, dark\nSteps: 20, Sampler: DPM++ 2M, Schedule type: Karras, "
         "CFG scale: 7.5, Seed: 9, Size: 96x64, Model: emoji, RNG: CPU, Version: undertow"
     )
+
+
+def test_where_sigmas_take_the_place_of_steps_those_that_were_drawn_are_told():
+    drawn = report(sigmas=(14.0, 5.0, 1.0, 0.0), schedule=None, size=(64, 96))
+    assert "\nSteps: 3, Sampler: DPM++ 2M, CFG scale" in a1111_text(drawn, 0)
+    assert json.loads(description_json(drawn, 0))["request"]["steps"] == 3
+    assert name_fields(drawn, 0)["steps"] == 3
 
 
 def test_models_and_loras_are_named_by_a1111_s_hashes(files):

@@ -20,7 +20,7 @@ def a1111_text(report: Report, index: int) -> str:
     """A1111's "infotext" of picture `index` of a result (modules/processing.py, create_infotext)."""
     request = report.request
     settings = {
-        "Steps": request.steps,
+        "Steps": request.step_count,
         "Sampler": _sampler(report.sampler or request.sampler),
         "Schedule type": None if request.sigmas is not None else _schedule(report.schedule or request.schedule),
         "CFG scale": f"{request.guidance_scale:g}",

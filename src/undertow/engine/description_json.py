@@ -16,7 +16,7 @@ LONGEST = 8_000_000
 
 def description_json(report: Report, index: int, *, embed: bool = True) -> str:
     """A `Description` as JSON, with pictures as bytes (embed) unless that makes it larger than other programs read."""
-    request = report.request
+    request = replace(report.request, steps=report.request.step_count)
     if request.high_resolution is None:  # whose first pass may have another size
         request = replace(request, size=report.size)
     path, refiner = report.files.model, report.files.refiner

@@ -68,7 +68,11 @@ def _places(request: GenerationRequest, around: Circumstances) -> Mapping[str, C
         ),
         "on a model that edits no pictures": (not around.edits, ("image_guidance_scale",)),
         "without a mask": (request.mask is None, ("paste",)),
-        "beside sigmas": (request.sigmas is not None, ("steps", "schedule", "discard_penultimate")),
+        "beside sigmas": (
+            request.sigmas is not None,
+            # What a picture's description says of its sigmas asks for nothing else.
+            (*(("steps",) if request.steps != request.step_count else ()), "schedule", "discard_penultimate"),
+        ),
         "on the grid of the model's own folder": (around.by_folder, ("discard_penultimate",)),
         "with a variation_strength of 0": (not request.variation_strength, ("variation_seed",)),
         "without regions": (not request.regions, ("regions_by",)),

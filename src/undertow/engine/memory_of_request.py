@@ -99,7 +99,7 @@ class MemoryOfRequest:
             model,
             size=size,
             batch=request.count,
-            steps=request.steps,
+            steps=request.step_count,
             branches=branches,
             adapters=request.all_adapters,
             bundled=self._manager.bundled,

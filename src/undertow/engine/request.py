@@ -192,6 +192,11 @@ class GenerationRequest(Record):
         return [self.seed + k for k in range(self.count)]
 
     @property
+    def step_count(self) -> int:
+        """Of its grid: those between its `sigmas`, where these take the place of `steps`."""
+        return self.steps if self.sigmas is None else len(self.sigmas) - 1
+
+    @property
     def all_adapters(self) -> tuple[Adapter, ...]:
         """Its own and those of its regions."""
         return (*self.adapters, *(one for region in self.regions for one in region.adapters))

@@ -59,7 +59,7 @@ def name_fields(report: Report, index: int) -> dict[str, Any]:
         "model": re.sub(r"\.(safetensors|ckpt|sft)$", "", Path(report.model).name),
         "sampler": report.sampler,
         "schedule": report.schedule,
-        "steps": request.steps,
+        "steps": request.step_count,
         "guidance": request.guidance_scale,
         "width": width,
         "height": height,

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import metadata
 from io import BytesIO
 from pathlib import Path
@@ -212,7 +212,7 @@ def _memory(report: Report) -> list[dict[str, str]]:
 
 def _asked(request: GenerationRequest) -> list[dict[str, str]]:
     """Fields that are not as they are by default."""
-    usual = GenerationRequest(prompt="")
+    request, usual = replace(request, steps=request.step_count), GenerationRequest(prompt="")
     always = ("prompt", "seed", "steps", "guidance_scale")
     return [
         {"name": one.name.replace("_", " "), "text": _said(getattr(request, one.name))}

@@ -84,7 +84,7 @@ class AttentionWatch:
             reading
             for prompt, composed in prompts
             for reading in self._text.read_steps(
-                prompt, request.steps, dialect=request.dialect, clip_skip=request.clip_skip, composition=composed
+                prompt, request.step_count, dialect=request.dialect, clip_skip=request.clip_skip, composition=composed
             )
         ]
 

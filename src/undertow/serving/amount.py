@@ -67,7 +67,7 @@ def cost_of(work: JobWork, model: ModelEntry) -> float:
 
 def passes(request: GenerationRequest) -> tuple[int, int]:
     """Calls of the network for one picture, by pass: the first, and the second of a request for high resolution."""
-    steps = request.steps if request.sigmas is None else max(0, len(request.sigmas) - 1)
+    steps = request.step_count
     first = steps
     if request.image is not None and request.sigmas is None:
         first = kept_steps(steps, request.strength, request.strength_convention)

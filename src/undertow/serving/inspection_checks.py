@@ -47,7 +47,7 @@ def _pieces(text: str) -> Iterable[str]:
 
 
 def _require_steps(maps: MapOptions, request: GenerationRequest) -> None:
-    steps = request.steps if request.sigmas is None else max(1, len(request.sigmas) - 1)
+    steps = request.step_count
     more = request.high_resolution
     if more is not None:
         steps += steps if more.steps is None else more.steps

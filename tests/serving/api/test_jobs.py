@@ -39,6 +39,16 @@ def test_what_was_left_open_is_decided_and_told(api):
     assert first["mode"] == "reproducible"
 
 
+def test_a_request_shows_the_steps_of_its_sigmas(api):
+    job = api.submit(sigmas=[9.0, 4.0, 1.0, 0.0])
+    assert job["request"]["steps"] == 3
+    api.work()
+    done = api.client.get(job["links"]["self"]).json()
+    assert done["request"]["steps"] == done["progress"]["steps"] == 3
+    planned = api.client.post("/v1/plan", json={**DRAWN, "sigmas": [9.0, 1.0, 0.0]}).json()
+    assert planned["request"]["steps"] == 2
+
+
 def test_the_same_request_again_is_served_from_the_pictures(api):
     """The second job is done at once, says so, and has the same pictures; `reuse: false` draws again."""
     api.submit(seed=1)

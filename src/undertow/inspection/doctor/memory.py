@@ -27,7 +27,7 @@ def _plan(case: Case, budget_bytes: int | None) -> MemoryPlan:
         case.model,
         size=case.size,
         batch=request.count,
-        steps=request.steps,
+        steps=request.step_count,
         branches=1 if request.guidance_scale == 1 else 2,
         adapters=[one for one, found in case.read_adapters if not isinstance(found, UndertowError)],
         bundled=case.manager.bundled,

@@ -15,6 +15,7 @@ from undertow.serving.api.auth import require_scope
 from undertow.serving.api.parts import Parts
 from undertow.serving.api.problems import Problem
 from undertow.serving.api.requests import require_label
+from undertow.serving.api.views import as_drawn
 from undertow.serving.api.webhooks import require_webhook
 from undertow.serving.failures import Refused
 from undertow.serving.jobs import Job, NewJob
@@ -198,7 +199,7 @@ def planned(service: Parts, wanted: Mapping[str, Any], key: ApiKey) -> dict[str,
         "finish_at": new.finish_at,
         "finish_in_s": None if new.finish_at is None else max(0.0, new.finish_at - now),
         "memory": memory,
-        "request": new.spec.request,
+        "request": as_drawn(new.spec.request),
     }
 
 

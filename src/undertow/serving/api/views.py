@@ -1,6 +1,6 @@
 """What a client sees of a job, as records: the answers and their schema come from the same fields."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -239,7 +239,14 @@ def job_view(job: Job, now: float) -> JobView:
         reused=result is not None and result.reused,
         replayed_steps=0 if result is None else result.replayed_steps,
         failure=None if job.failure is None else failure_view(job.failure),
-        request=job.spec.request,
+        request=as_drawn(job.spec.request),
         report={} if result is None else result.report,
         links=links,
     )
+
+
+def as_drawn(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request with the steps that its sigmas have, where these take the place of its own; and one about another."""
+    shown = {name: as_drawn(value) if name == "request" else value for name, value in request.items()}
+    sigmas = request.get("sigmas")
+    return {**shown, "steps": len(sigmas) - 1} if isinstance(sigmas, Sequence) else shown
