@@ -76,3 +76,22 @@ def test_few_steps_are_compared(turbo, tmp_path, capsys):
 def test_the_doctor_looks_at_what_would_be_drawn(turbo, capsys):
     assert main(["doctor", turbo, "--prompt", "red apple", "--only", "guidance-high,distilled-steps", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["findings"] == []
+
+
+def test_the_lora_of_the_embedded_model_says_what_suits_it(tmp_path, capsys):
+    line = ["generate", "owl", "--lora", "turbo", "--no-show", "--out", str(tmp_path)]
+    suits = ["--sampler", "lcm", "--schedule", "sgm_uniform", "--steps", "4", "--guidance", "1"]
+    assert main([*line, "--steps", "9"]) == 0
+    noted = f"note: turbo was made for few steps, as its name says: {' '.join(suits)} suits it"
+    assert noted in capsys.readouterr().err
+    assert main([*line, *suits]) == 0
+    assert "few steps" not in capsys.readouterr().err
+
+
+def test_the_doctor_cures_a_lora_for_few_steps_with_its_sampler_and_schedule(capsys):
+    assert main(["doctor", "emoji", "--prompt", "owl", "--lora", "turbo", "--only", "distilled-steps", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["findings"]
+    assert found["fix"] == "draw with --sampler lcm --schedule sgm_uniform --steps 4 --guidance 1"
+    assert found["changes"] == [
+        "sampler = 'lcm'", "schedule = 'sgm_uniform'", "steps = 4", "guidance_scale = 1.0"
+    ]  # fmt: skip

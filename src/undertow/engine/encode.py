@@ -12,6 +12,7 @@ from undertow.adapters.manager import AdapterManager
 from undertow.checkpoints.read.model import LoadedModel
 from undertow.diffusion.strength import strength_note, truncate
 from undertow.engine.chosen_sampler import ChosenSampler, choose_sampler
+from undertow.engine.few_step_adapters import few_step_notes
 from undertow.engine.guided import named_methods
 from undertow.engine.idle import Circumstances, follows_folder, idle_settings
 from undertow.engine.images import EncodedImages, ImageInputs, encode_images
@@ -166,7 +167,7 @@ class _Encoding:
             UsedAdapter(title=one.adapter.title, kind=one.loaded.title, path=one.loaded.path) for one in resolved
         ]
         notes = [note for group in groups for note in group.notes]
-        self.decisions += notes
+        self.decisions += [*notes, *few_step_notes(request, self.model.require_unet().config, resolved)]
         self.resolved += resolved
         if self.refiner is not None and resolved:
             self.decisions.append("adapters act on the base model, not on the refiner")

@@ -1,6 +1,7 @@
-"""Models that were distilled to few steps: what tells them, and what they are best drawn with. Imports no torch."""
+"""Models and LoRA that were distilled to few steps: what tells them, and what they are best drawn with. Imports no
+torch."""
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 
 from undertow.unet.config import UNetConfig
 
@@ -9,6 +10,26 @@ FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 
 SUGGESTED_STEPS = 4
 """LCM (arXiv:2310.04378) and ECT (arXiv:2406.14548) show 1 to 8, and gain little beyond 4."""
+
+
+FEW_STEP_WORDS = ("lcm", "turbo", "lightning", "hyper-sd", "hypersd", "tcd")
+"""In the names of what was distilled to few steps."""
+
+ADAPTED: Mapping[str, str | float] = {
+    "sampler": "lcm",
+    "schedule": "sgm_uniform",
+    "steps": SUGGESTED_STEPS,
+    "guidance_scale": 1.0,
+}
+"""Fields of a request that suit a LoRA for few steps: the model that it acts on names its own sampler and scale."""
+
+SUITS_ADAPTERS = "--sampler lcm --schedule sgm_uniform --steps 4 --guidance 1"
+"""The same, as it is typed."""
+
+
+def few_steps_in_name(name: str) -> str:
+    """The word in a model's or an adapter's name that says so; empty where none does."""
+    return next((word for word in FEW_STEP_WORDS if word in name.lower()), "")
 
 
 def why_few_steps(unet: UNetConfig, scheduler: str | None) -> str:

@@ -5,6 +5,7 @@ from functools import partial
 
 import torch
 
+from undertow.checkpoints.identify.few_steps import ADAPTED, SUITS_ADAPTERS, few_steps_in_name
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import UndertowError
 from undertow.inspection.doctor.case import Case
@@ -21,9 +22,6 @@ DISTILLED_GUIDANCE, DISTILLED_STEPS = 2.5, 12
 """The most that few-step models are drawn with (arXiv:2310.04378 and 2311.17042: 1 to 8 steps)."""
 
 FEW_STEPS = 8
-DISTILLED_WORDS = ("lcm", "turbo", "lightning", "hyper-sd", "hypersd", "tcd")
-"""In the names of models and adapters that were distilled to few steps."""
-
 UNTRAINED = 0.05
 """Norm of a token's vector over the median of all, below which it was hardly ever trained."""
 
@@ -152,13 +150,15 @@ def guidance_high(case: Case) -> Iterator[Seen]:
 )
 def distilled_steps(case: Case) -> Iterator[Seen]:
     """A model, or a LoRA, that was distilled to a few steps, with many."""
-    why, steps = _distilled(case), case.request.steps
+    why, steps = _distilled(case), case.request.step_count
     if why and steps > DISTILLED_STEPS:
+        adapted = not _distilled_model(case)
+        wanted = ADAPTED if adapted else {"steps": 6}
         yield Seen(
             evidence=f"{steps} steps, and {why}",
             cause="weights that were distilled to 1 to 8 steps gain nothing from more, and drift",
-            fix="draw with --steps 6 --sampler lcm --guidance 1.5",
-            changes=(Change(where="request", name="steps", value=6),),
+            fix=f"draw with {SUITS_ADAPTERS if adapted else '--steps 6 --sampler lcm --guidance 1.5'}",
+            changes=tuple(Change(where="request", name=name, value=value) for name, value in wanted.items()),
         )
 
 
@@ -252,10 +252,17 @@ def terminal_noise_unused(case: Case) -> Iterator[Seen]:
 
 def _distilled(case: Case) -> str:
     """Why the model, or an adapter, counts as distilled to few steps; empty where nothing says so."""
-    if case.model.few_steps:
-        return case.model.few_steps
-    names = [case.model.path.name, *(one.title for one in case.adapters)]
-    return next((f"{name} says {word}" for name in names for word in DISTILLED_WORDS if word in name.lower()), "")
+    names = (one.title for one in case.adapters)
+    return _distilled_model(case) or next(filter(None, map(_said, names)), "")
+
+
+def _distilled_model(case: Case) -> str:
+    return case.model.few_steps or _said(case.model.path.name)
+
+
+def _said(name: str) -> str:
+    word = few_steps_in_name(name)
+    return f"{name} says {word}" if word else ""
 
 
 RULES = (
