@@ -112,7 +112,7 @@ def closed() -> Iterator[Callable[[Any], Any]]:
 
 def test_openai_draws_and_streams(service, expected, closed):
     client = closed(OpenAI(base_url=f"{service.url}/v1", api_key=service.key("openai")))
-    assert [model.id for model in client.models.list()] == ["emoji"]
+    assert [model.id for model in client.models.list()] == ["emoji", "emoji-turbo"]
     own = {"seed": SEED, "steps": STEPS, "guidance_scale": GUIDANCE}
     drawn = client.images.generate(prompt=PROMPT, model="emoji", size=SIZE, extra_body=own)
     assert np.array_equal(pixels(base64.b64decode(drawn.data[0].b64_json)), expected)

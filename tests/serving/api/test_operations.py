@@ -30,9 +30,11 @@ def scraped(api: Api) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 def test_models_are_listed_as_openai_s_clients_read_them(api):
     models = api.client.get("/v1/models").json()
     assert models["object"] == "list"
-    (emoji,) = models["data"]
+    emoji, turbo = models["data"]
     assert (emoji["id"], emoji["object"], emoji["default"], emoji["size"]) == ("emoji", "model", True, SIDE)
     assert emoji["suggested"] == {}
+    assert (turbo["id"], turbo["default"], turbo["suggested"]["steps"]) == ("emoji-turbo", False, 4)
+    assert emoji["quicker"] == "emoji-turbo"
 
 
 def test_what_a_model_is_best_drawn_with_is_listed(tmp_path):
