@@ -23,7 +23,7 @@ def test_a_wrong_type_of_prediction_is_cured_by_a_preset(capsys):
     assert main([*line, "--guidance", "30", "--fix"]) == 0, "nothing serious is left"
     assert "with it gone: wrong-prediction-type, guidance-high; left: nothing" in capsys.readouterr().err
     config = tomllib.loads(Path("undertow.toml").read_text())
-    assert config == {"out": "pictures", "presets": {"doctor-emoji": {"prediction": "v", "guidance": 7.0}}}
+    assert config == {"out": "pictures", "presets": {"doctor-emoji": {"prediction": "v", "guidance": 5.0}}}
 
 
 def test_nothing_wrong_is_one_line(capsys):

@@ -12,6 +12,7 @@ from PIL import Image
 
 import undertow
 from tests.adapters.lora.files import is_attention, kohya, layers_of, write
+from tests.distilled import distilled_pipeline
 from tests.services import service_of
 from undertow import Adapter, GenerationRequest, InvalidInput, UNet, UNetConfig
 from undertow.adapters.manager import AdapterManager
@@ -416,8 +417,43 @@ def test_changes_make_a_request_without_the_findings(ward):
     found = diagnose(ward.case(sick), ["picture"])
     assert len(found.findings) == 4
     cured = found.cured_request()
-    assert (cured.guidance_scale, cured.size, cured.steps, cured.negative_prompt) == (7.0, (32, 32), 20, "")
+    assert (cured.guidance_scale, cured.size, cured.steps, cured.negative_prompt) == (5.0, (32, 32), 20, "")
     assert diagnose(replace(ward.case(), request=cured), ["picture"]).findings == ()
+
+
+@pytest.fixture(scope="module")
+def turbo(tmp_path_factory):
+    return undertow.load(distilled_pipeline(tmp_path_factory.mktemp("models") / "turbo"), dtype=torch.float32)
+
+
+ABOUT_STEPS = ["guidance-off", "guidance-high", "distilled-steps", "few-steps"]
+
+
+def fixes(service, **fields):
+    case = Case(model=service.model, manager=service.adapters, request=replace(REQUEST, **fields), host=CALM)
+    found = diagnose(case, ABOUT_STEPS)
+    return {finding.rule: finding.fix for finding in found.findings}, found.cured_request()
+
+
+def test_every_rule_advises_what_the_model_itself_suggests(turbo):
+    told, cured = fixes(turbo, steps=20, guidance_scale=7.0)
+    assert told == {"guidance-high": "draw with --guidance 1", "distilled-steps": "draw with --steps 4 --guidance 1"}
+    assert {"steps": cured.steps, "guidance_scale": cured.guidance_scale} == turbo.model.suggested
+    assert fixes(turbo, steps=20, guidance_scale=1.0)[0] == {"distilled-steps": "draw with --steps 4"}
+    assert fixes(turbo, steps=20, guidance_scale=1.0, sampler="euler")[0] == {
+        "distilled-steps": "draw with --sampler model --steps 4"
+    }
+    assert fixes(turbo, steps=4, guidance_scale=1.0)[0] == {}
+
+
+def test_a_model_that_only_its_name_tells_to_be_distilled_is_drawn_as_such_loras_are(ward):
+    found = diagnose(ward.case(Sick(model={"path": Path("sd_turbo.safetensors")})), ABOUT_STEPS)
+    assert [finding.fix for finding in found.findings] == [
+        "draw with --guidance 1",
+        "draw with --sampler lcm --schedule sgm_uniform --steps 4 --guidance 1",
+    ]
+    cured = found.cured_request()
+    assert (cured.steps, cured.guidance_scale, cured.sampler, cured.schedule) == (4, 1.0, "lcm", "sgm_uniform")
 
 
 def test_the_most_serious_comes_first(ward):

@@ -143,7 +143,7 @@ def test_a_diagnosis_says_what_the_doctor_finds(place):
     assert answer.status_code == 200, answer.text
     assert [one["rule"] for one in found["findings"]] == ["guidance-high"]
     (finding,) = found["findings"]
-    assert finding["changes"] == [{"where": "request", "name": "guidance_scale", "value": 7.0}]
+    assert finding["changes"] == [{"where": "request", "name": "guidance_scale", "value": 5.0}]
     assert finding["evidence"]
     assert finding["prevention"]
     assert (found["model"], found["subject"], stored) == ("tiny", None, found)

@@ -11,6 +11,9 @@ FEW_STEP_SCHEDULERS = ("LCMScheduler", "TCDScheduler")
 SUGGESTED_STEPS = 4
 """LCM (arXiv:2310.04378) and ECT (arXiv:2406.14548) show 1 to 8, and gain little beyond 4."""
 
+SUGGESTED: Mapping[str, float] = {"steps": SUGGESTED_STEPS, "guidance_scale": 1.0}
+"""Of weights whose guidance was distilled too."""
+
 
 FEW_STEP_WORDS = ("lcm", "turbo", "lightning", "hyper-sd", "hypersd", "tcd")
 """In the names of what was distilled to few steps."""
@@ -47,7 +50,7 @@ def suggested_fields(unet: UNetConfig, scheduler: str | None) -> dict[str, float
     """
     if not why_few_steps(unet, scheduler):
         return {}
-    return {"steps": SUGGESTED_STEPS} | ({"guidance_scale": 1.0} if unet.guidance_dim is None else {})
+    return dict(SUGGESTED) if unet.guidance_dim is None else {"steps": SUGGESTED_STEPS}
 
 
 def left_to_model(suggested: dict[str, float], given: Container[str]) -> dict[str, float]:

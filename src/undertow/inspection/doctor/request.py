@@ -5,11 +5,11 @@ from functools import partial
 
 import torch
 
-from undertow.checkpoints.identify.few_steps import ADAPTED, SUITS_ADAPTERS, few_steps_in_name
 from undertow.diffusion.schedules import NoiseSchedule
 from undertow.errors import UndertowError
 from undertow.inspection.doctor.case import Case
 from undertow.inspection.doctor.finding import Change, Seen, rule
+from undertow.inspection.doctor.suited import advice, distilled, suited_fields, suited_sampler
 
 AREAS = (0.4, 2.5)
 """Pixels of the picture, as a factor to those that the model was trained at."""
@@ -115,50 +115,46 @@ def size_far_from_trained(case: Case) -> Iterator[Seen]:
 def guidance_off(case: Case) -> Iterator[Seen]:
     """A scale of 1 or less, with a model that is not distilled."""
     scale = case.request.guidance_scale
-    if scale <= 1 and case.has_text and not _distilled(case):
+    if scale <= 1 and case.has_text and not distilled(case):
         yield Seen(
             evidence=f"guidance_scale is {scale:g}, at which the negative prompt is not asked either",
             cause="guidance is off",
-            fix="draw with --guidance 5",
-            changes=(Change(where="request", name="guidance_scale", value=5.0),),
+            **advice(case, {"guidance_scale": suited_fields(case)["guidance_scale"]}),
         )
 
 
 @request_rule(
     "guidance-high",
     symptom="burnt colors and hard contrasts",
-    prevention="stay between 3 and 9, or rescale: --guidance-method cfg+rescale",
+    prevention="leave --guidance away: the model's own is taken; or rescale: --guidance-method cfg+rescale",
 )
 def guidance_high(case: Case) -> Iterator[Seen]:
     """A scale far beyond what models are drawn with."""
-    request = case.request
-    most = DISTILLED_GUIDANCE if _distilled(case) and case.unet.config.guidance_dim is None else GUIDANCE
-    tamed = any(word in request.guidance_method for word in ("rescale", "apg"))
-    if request.guidance_scale > most and not tamed:
+    scale, most = case.request.guidance_scale, _most_guidance(case)
+    tamed = any(word in case.request.guidance_method for word in ("rescale", "apg"))
+    if scale > most and not tamed:
         yield Seen(
-            evidence=f"guidance_scale is {request.guidance_scale:g}, of at most about {most:g}",
+            evidence=f"guidance_scale is {scale:g}, of at most about {most:g}",
             cause="predictions are pushed far out of their range (arXiv:2305.08891, section 3.4)",
-            fix=f"draw with --guidance {1.0 if most < GUIDANCE else 7.0:g}",
-            changes=(Change(where="request", name="guidance_scale", value=1.0 if most < GUIDANCE else 7.0),),
+            **advice(case, {"guidance_scale": suited_fields(case)["guidance_scale"]}),
         )
 
 
 @request_rule(
     "distilled-steps",
     symptom="overcooked, glossy pictures that take long",
-    prevention="draw few-step models with the steps that their authors name",
+    prevention="leave --steps away: few-step models say how many they are drawn in",
 )
 def distilled_steps(case: Case) -> Iterator[Seen]:
     """A model, or a LoRA, that was distilled to a few steps, with many."""
-    why, steps = _distilled(case), case.request.step_count
+    why, steps, suited = distilled(case), case.request.step_count, suited_fields(case)
     if why and steps > DISTILLED_STEPS:
-        adapted = not _distilled_model(case)
-        wanted = ADAPTED if adapted else {"steps": 6}
+        if case.request.guidance_scale <= _most_guidance(case):
+            suited.pop("guidance_scale")
         yield Seen(
             evidence=f"{steps} steps, and {why}",
             cause="weights that were distilled to 1 to 8 steps gain nothing from more, and drift",
-            fix=f"draw with {SUITS_ADAPTERS if adapted else '--steps 6 --sampler lcm --guidance 1.5'}",
-            changes=tuple(Change(where="request", name=name, value=value) for name, value in wanted.items()),
+            **advice(case, {**suited, **suited_sampler(case)}),
         )
 
 
@@ -170,12 +166,11 @@ def distilled_steps(case: Case) -> Iterator[Seen]:
 def few_steps(case: Case) -> Iterator[Seen]:
     """Fewer steps than a model that was not distilled needs."""
     request = case.request
-    if request.image is None and request.sigmas is None and request.steps < FEW_STEPS and not _distilled(case):
+    if request.image is None and request.sigmas is None and request.steps < FEW_STEPS and not distilled(case):
         yield Seen(
             evidence=f"{request.steps} steps; models that were not distilled need 15 to 30",
             cause="each step is too long for the solver",
-            fix="draw with --steps 20",
-            changes=(Change(where="request", name="steps", value=20),),
+            **advice(case, {"steps": suited_fields(case)["steps"]}),
         )
 
 
@@ -250,19 +245,9 @@ def terminal_noise_unused(case: Case) -> Iterator[Seen]:
         )
 
 
-def _distilled(case: Case) -> str:
-    """Why the model, or an adapter, counts as distilled to few steps; empty where nothing says so."""
-    names = (one.title for one in case.adapters)
-    return _distilled_model(case) or next(filter(None, map(_said, names)), "")
-
-
-def _distilled_model(case: Case) -> str:
-    return case.model.few_steps or _said(case.model.path.name)
-
-
-def _said(name: str) -> str:
-    word = few_steps_in_name(name)
-    return f"{name} says {word}" if word else ""
+def _most_guidance(case: Case) -> float:
+    """The largest scale that such models are drawn with; one that is told its scale was trained on large ones."""
+    return DISTILLED_GUIDANCE if distilled(case) and case.unet.config.guidance_dim is None else GUIDANCE
 
 
 RULES = (
