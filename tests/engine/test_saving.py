@@ -40,6 +40,12 @@ def test_each_format_repeats_its_picture(name, form, tmp_path):
     assert found.request.image.tobytes() == RED.tobytes()
 
 
+def test_the_steps_of_sigmas_are_named_where_those_take_the_place_of_steps():
+    along = report(steps=20, sigmas=(14.0, 5.0, 1.0, 0.0))
+    assert name_fields(along, 0)["steps"] == 3
+    assert "Steps: 3," in a1111_text(along, 0)
+
+
 @pytest.mark.parametrize("name", ["a.jpg", "a.webp"])
 def test_a1111_s_text_is_where_a1111_writes_it(name, tmp_path):
     """UserComment of the Exif directory, marked as Unicode, in UTF-16 with the high byte first: what A1111 saves

@@ -446,6 +446,17 @@ def test_every_rule_advises_what_the_model_itself_suggests(turbo):
     assert fixes(turbo, steps=4, guidance_scale=1.0)[0] == {}
 
 
+def test_the_steps_that_are_drawn_are_counted_whatever_takes_their_place(turbo, emoji):
+    three, thirty = (14.0, 5.0, 1.0, 0.0), tuple(15.0 - step / 2 for step in range(31))
+    assert fixes(turbo, steps=20, guidance_scale=1.0, sigmas=three)[0] == {}
+    told, cured = fixes(turbo, steps=4, guidance_scale=1.0, sigmas=thirty)
+    assert told == {"distilled-steps": "draw with --steps 4 in place of --sigmas"}
+    assert (cured.steps, cured.sigmas) == (4, None)
+    a_little = {"image": Image.new("RGB", (64, 64)), "strength": 0.2}
+    assert fixes(turbo, steps=20, guidance_scale=1.0, **a_little)[0] == {}
+    assert fixes(emoji, steps=20, sigmas=three)[0] == {"few-steps": "draw with --steps 20 in place of --sigmas"}
+
+
 def test_a_model_that_only_its_name_tells_to_be_distilled_is_drawn_as_such_loras_are(ward):
     found = diagnose(ward.case(Sick(model={"path": Path("sd_turbo.safetensors")})), ABOUT_STEPS)
     assert [finding.fix for finding in found.findings] == [

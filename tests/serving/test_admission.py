@@ -290,6 +290,7 @@ def test_a_deadline_that_cannot_be_kept_is_refused_with_the_number(door, tmp_pat
         {"size": 64, "views": Views()},
         {"steps": 4, "high_resolution": HighResolution(scale=2.0, strength=0.5)},
         {"image": Image.new("RGB", (32, 32)), "strength": 0.5, "strength_convention": "a1111"},
+        {"image": Image.new("RGB", (32, 32)), "sigmas": (9.0, 3.0, 1.0, 0.5, 0.0), "strength": 0.5},
         {"seamless": "x"},
         {"steps": 7, "forecast_steps": StepForecast(every=3, first=2)},
         {"steps": 7, "forecast_steps": StepForecast(first=2), "sampler": "heun"},

@@ -18,7 +18,7 @@ from undertow.pictures.fields import ImageField
 from undertow.pictures.files import require_readable, require_same
 from undertow.prompt_text import require_prompt
 from undertow.records import Finite, Record, read_by, require_fields
-from undertow.step_counts import require_grid
+from undertow.step_counts import kept_steps, require_grid
 
 MAX_SEED = 2**64 - 1
 
@@ -195,6 +195,13 @@ class GenerationRequest(Record):
     def step_count(self) -> int:
         """Of its grid: those between its `sigmas`, where these take the place of `steps`."""
         return self.steps if self.sigmas is None else len(self.sigmas) - 1
+
+    @property
+    def drawn_steps(self) -> int:
+        """Of its first pass, which begins behind a part of the levels where it starts from an image."""
+        if self.image is None:
+            return self.step_count
+        return min(self.step_count, kept_steps(self.step_count, self.strength, self.strength_convention))
 
     @property
     def all_adapters(self) -> tuple[Adapter, ...]:

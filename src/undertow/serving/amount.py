@@ -67,10 +67,7 @@ def cost_of(work: JobWork, model: ModelEntry) -> float:
 
 def passes(request: GenerationRequest) -> tuple[int, int]:
     """Calls of the network for one picture, by pass: the first, and the second of a request for high resolution."""
-    steps = request.step_count
-    first = steps
-    if request.image is not None and request.sigmas is None:
-        first = kept_steps(steps, request.strength, request.strength_convention)
+    steps, first = request.step_count, request.drawn_steps
     each = 1 if request.sampler == MODEL_SAMPLER else evaluations(request.sampler)
     more = request.high_resolution
     second = 0

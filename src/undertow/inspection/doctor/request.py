@@ -147,7 +147,7 @@ def guidance_high(case: Case) -> Iterator[Seen]:
 )
 def distilled_steps(case: Case) -> Iterator[Seen]:
     """A model, or a LoRA, that was distilled to a few steps, with many."""
-    why, steps, suited = distilled(case), case.request.step_count, suited_fields(case)
+    why, steps, suited = distilled(case), case.request.drawn_steps, suited_fields(case)
     if why and steps > DISTILLED_STEPS:
         if case.request.guidance_scale <= _most_guidance(case):
             suited.pop("guidance_scale")
@@ -166,9 +166,9 @@ def distilled_steps(case: Case) -> Iterator[Seen]:
 def few_steps(case: Case) -> Iterator[Seen]:
     """Fewer steps than a model that was not distilled needs."""
     request = case.request
-    if request.image is None and request.sigmas is None and request.steps < FEW_STEPS and not distilled(case):
+    if request.image is None and request.drawn_steps < FEW_STEPS and not distilled(case):
         yield Seen(
-            evidence=f"{request.steps} steps; models that were not distilled need 15 to 30",
+            evidence=f"{request.drawn_steps} steps; models that were not distilled need 15 to 30",
             cause="each step is too long for the solver",
             **advice(case, {"steps": suited_fields(case)["steps"]}),
         )

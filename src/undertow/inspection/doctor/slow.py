@@ -147,10 +147,10 @@ def not_compiled(case: Case) -> Iterator[Seen]:
     branches = 1 if request.guidance_scale == 1 else 2
     side = min(case.unet.config.sample_size, 64)
     cells = case.size[0] * case.size[1] / (case.factor * side) ** 2
-    whole = case.activations.seconds * cells * branches * request.step_count * request.count
+    whole = case.activations.seconds * cells * branches * request.drawn_steps * request.count
     if whole > LONG_S:
         yield Seen(
-            evidence=f"{request.count * request.step_count * branches} evaluations of about "
+            evidence=f"{request.count * request.drawn_steps * branches} evaluations of about "
             f"{case.activations.seconds * cells:.2f} s: {whole / 60:.0f} minutes; compiling takes one or two",
             cause="operations run one by one",
             fix="load it with backend='compile'",
