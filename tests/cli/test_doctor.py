@@ -61,3 +61,30 @@ def test_a_picture_of_ours_brings_its_request(capsys):
     assert "guidance_scale is 40" in out
     assert "1 steps" in out
     assert "another-model" not in out
+
+
+def test_a_picture_of_ours_brings_its_model_and_the_adapters_that_came_with_it(capsys):
+    line = ["generate", "owl", "-m", "emoji-turbo", "--steps", "1", "-o", "a.png", "--no-show"]
+    assert main(line) == 0
+    assert main(["generate", "owl", "--lora", "mosaic", "--steps", "1", "-o", "styled.png", "--no-show"]) == 0
+    capsys.readouterr()
+    asked = ["--only", "another-model,guidance-off,few-steps"]
+    assert main(["doctor", "--picture", "a.png", *asked]) == 0
+    told = capsys.readouterr()
+    assert "note: the picture names emoji-turbo, which is examined" in told.err
+    assert told.out == "3 rules found nothing wrong\n"
+    assert main(["doctor", "emoji", "--picture", "a.png", *asked]) == 1
+    told = capsys.readouterr()
+    assert "another-model" in told.out, "what is typed counts more"
+    assert "which is examined" not in told.err
+    assert main(["doctor", "--picture", "styled.png", "--only", "another-model"]) == 0
+
+
+def test_a_picture_of_a_model_that_is_not_here_is_held_against_the_embedded_one(capsys):
+    line = ["generate", "abc", "-m", str(pipeline_folder("sd1")), "--steps", "1", "-o", "a.png", "--no-show"]
+    assert main(line) == 0
+    capsys.readouterr()
+    assert main(["doctor", "--picture", "a.png", "--only", "another-model"]) == 1
+    told = capsys.readouterr()
+    assert "which is examined" not in told.err
+    assert "emoji has" in told.out

@@ -11,12 +11,13 @@ from undertow.cli.model_loading import LoadingOptions, Precision
 from undertow.cli.model_option import DEFAULT_MODEL, MODEL_HELP, complete_model, find_model
 from undertow.cli.named_files import require_files
 from undertow.cli.notes import Notes
+from undertow.cli.repeated import bundled_with, model_at_hand
 from undertow.cli.request_options import request_of
 from undertow.cli.suggested import given_fields, requests_of
 from undertow.cli.task import Task
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
-from undertow.engine.metadata import read_stored
+from undertow.engine.metadata import StoredDescription, read_stored
 from undertow.engine.request import GenerationRequest
 from undertow.errors import DamagedWeights, InvalidInput
 
@@ -29,8 +30,14 @@ SERIOUS = 1
 
 def doctor(
     model: Annotated[
-        str, typer.Argument(help=MODEL_HELP, autocompletion=complete_model, callback=find_model)
-    ] = DEFAULT_MODEL,
+        str | None,
+        typer.Argument(
+            help=MODEL_HELP,
+            autocompletion=complete_model,
+            callback=find_model,
+            show_default=f"the picture's, else {DEFAULT_MODEL}",
+        ),
+    ] = None,
     *,
     prompt: Annotated[
         str | None, typer.Option(help="What is, or would be, drawn.", show_default="the picture's")
@@ -90,7 +97,10 @@ def doctor(
         "clip_skip": clip_skip,
     }
     typed = {name: value for name, value in options.items() if value is not None}
-    task = _task(prompt, typed, picture)
+    notes = Notes()
+    stored = _stored(picture)
+    source = _model(model, stored, notes)
+    task = _task(prompt, typed, stored, source)
     loading = LoadingOptions(
         precision=precision,
         vae_precision=vae_precision,
@@ -100,12 +110,13 @@ def doctor(
         allow_pickle=allow_pickle,
     )
     names = [] if only is None else [word.strip() for word in only.split(",") if word.strip()]
-    require_files(task.request, model)
+    require_files(task.request, source)
     console = SafeConsole(stderr=True)
-    found = _diagnosis(model, loading, task, picture, names, console)
+    notes.tell(console)
+    found = _diagnosis(source, loading, task, picture, names, console)
     _show(found, as_json=as_json)
     if fix:
-        found = _fixed(model, loading, found, picture, names, console)
+        found = _fixed(source, loading, found, picture, names, console)
     if found.serious:
         raise typer.Exit(SERIOUS)
 
@@ -119,21 +130,36 @@ def _show(found: "Diagnosis", *, as_json: bool) -> None:
     show_diagnosis(SafeConsole(), found)
 
 
-def _task(prompt: str | None, typed: dict[str, Any], picture: Path | None) -> Task:
-    """As typed, over the picture's own. Errors: `InvalidInput` for a picture that names files which are not given."""
-    asked = request_of(prompt or "", typed)
-    task = Task(request=asked, indices=range(asked.count), given=given_fields(typed))
+def _stored(picture: Path | None) -> StoredDescription | None:
+    """What undertow wrote into the picture; nothing in those of other programs, whose pixels are looked at all the
+    same. Errors: `InvalidInput` for a file that is not there."""
     if picture is None:
-        return task
+        return None
     try:
-        stored = read_stored(picture)
+        return read_stored(picture)
     except InvalidInput:
         if not picture.is_file():
             raise
-        return task  # another program's; its pixels are looked at all the same
+        return None
+
+
+def _model(typed: str | None, stored: StoredDescription | None, notes: Notes) -> str:
+    """The model that is examined: as typed, else the picture's own, as `generate --from` takes it, where it is here."""
+    found = model_at_hand(stored.model) if typed is None and stored is not None else None
+    if stored is not None and found is not None:
+        notes.add(f"the picture names {stored.model}, which is examined")
+    return typed or found or DEFAULT_MODEL
+
+
+def _task(prompt: str | None, typed: dict[str, Any], stored: StoredDescription | None, model: str) -> Task:
+    """As typed, over the picture's own. Errors: `InvalidInput` for a picture that names files which are not given."""
+    asked = request_of(prompt or "", typed)
+    if stored is None:
+        return Task(request=asked, indices=range(asked.count), given=given_fields(typed))
     fields = {"loras": "adapters", "negative": "negative_prompt", "guidance": "guidance_scale"}
     names = [fields.get(name, name) for name in typed] + ([] if prompt is None else ["prompt"])
-    return _decided(stored.description({name: getattr(asked, name) for name in names}).request)
+    instead = {name: getattr(asked, name) for name in names}
+    return _decided(stored.description(instead, bundled_with(model).names()).request)
 
 
 def _decided(request: GenerationRequest) -> Task:

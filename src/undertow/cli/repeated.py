@@ -42,9 +42,10 @@ def repeated_task(
     if stored is None:
         inversions = bool(options.get("embeddings"))
         stored, needed = _of_others(picture, texts, instead, model, notes, inversions=inversions)
-    source = model or _configured(stored.model) or stored.model
-    if source == stored.model and model is None and source not in embedded_models():
-        needed.append(NamedFile(kind="model", name=stored.model, option="--model", hash=stored.model_hash or ""))
+    source = model or model_at_hand(stored.model)
+    if source is None:
+        source = stored.model
+        needed.append(NamedFile(kind="model", name=source, option="--model", hash=stored.model_hash or ""))
     if options.get("embeddings"):  # files, whose names take the place of the stored ones once they are read
         instead["embeddings"] = ()
         _note_other_embeddings(options["embeddings"], stored.embedding_hashes, notes)
@@ -54,7 +55,7 @@ def repeated_task(
     if refiner is None:
         for file in stored.refining:
             notes.add(f"drawn without the {file}; {file.option} FILE takes it")
-    bundled = _bundled(source).names()
+    bundled = bundled_with(source).names()
     stored.require([*needed, *stored.named_files(instead, bundled)])
     found = stored.description(instead, bundled)
     if options:
@@ -70,6 +71,20 @@ def repeated_task(
     rows = {"seed": request.seed + index, "count": 1, **rows}
     request = replace(request, **rows, variation_seed=variation)
     return Task(request=request, indices=range(request.count), model=source, model_hash=stored.model_hash)
+
+
+def model_at_hand(name: str) -> str | None:
+    """The model that a picture names, where it is here without being asked for: in the user's config file, or in the
+    package. A picture may name one, and not a place."""
+    return _configured(name) or (name if name in embedded_models() else None)
+
+
+def bundled_with(model: str) -> BundledAdapters:
+    """The adapters that came with a model, in its folder."""
+    place = embedded_models().get(model)
+    if place is None and model:
+        place = local_path(located(model)) if Path(model).expanduser().exists() else None
+    return BundledAdapters(place if place is not None and place.is_dir() else None)
 
 
 def note_another_model(task: Task, service: "UNetService", console: Console) -> None:
@@ -107,7 +122,7 @@ def _of_others(
     reading = within_limits(reading)
     named = next(iter(reading.of_kind("model")), None)
     request = dict(reading.request)
-    of_model = _bundled(model or (named.name if named is not None else ""))
+    of_model = bundled_with(model or (named.name if named is not None else ""))
     bundled = of_model.names()
     if "adapters" not in instead:
         request["adapters"] = [
@@ -148,7 +163,7 @@ def _note_other_embeddings(given: Sequence[str], stored: Mapping[str, str], note
 
 
 def _configured(name: str) -> str | None:
-    """The place of the model of this name in the user's config file. A picture may name one, and not a place."""
+    """The place of the model of this name in the user's config file."""
     if not name or file_name(name) != name:
         return None
     found = read_config().find(name)
@@ -165,11 +180,3 @@ def _note_other_loras(reading: "Reading", bundled: BundledAdapters, notes: Notes
         found = lora_hash(Path(bundled.locate(file.name)))
         if found is not None and not found.startswith(file.hash) and not file.hash.startswith(found):
             notes.add(f"the picture was drawn with {file}; the model's own of that name has the hash {found}")
-
-
-def _bundled(model: str) -> BundledAdapters:
-    """The adapters that came with a model, in its folder."""
-    place = embedded_models().get(model)
-    if place is None and model:
-        place = local_path(located(model)) if Path(model).expanduser().exists() else None
-    return BundledAdapters(place if place is not None and place.is_dir() else None)
