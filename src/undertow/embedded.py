@@ -43,6 +43,15 @@ def require_named(source: str | Path) -> None:
         raise UnknownCheckpoint(repr(str(source)), "this is no name", "name a file, a folder, a model or a Hub id")
 
 
+def meant_by(path: str | Path) -> str:
+    """A question to stand before a remedy, where a path to nothing is a model's name with a slash, such as ./emoji, or
+    ends in one."""
+    name, embedded = Path(path).name, embedded_models()
+    if len(Path(path).parts) > 1 and name.lower() not in embedded:
+        return ""
+    return did_you_mean(name, embedded)
+
+
 def located(source: str | Path) -> str | Path:
     """An embedded model's folder, or the source itself. Errors: `UnknownCheckpoint` for a name that is neither."""
     require_named(source)

@@ -47,9 +47,10 @@ def _nearest(catalogue: Mapping[str, Entry], name: str) -> list[str]:
 
 
 def did_you_mean(name: str | Path, known: Iterable[str]) -> str:
-    """A question to stand before a list of names, where one of them is near."""
-    near = get_close_matches(str(name)[:LONGEST], list(known), n=1)
-    return f"did you mean {near[0]!r}? " if near else ""
+    """A question to stand before a list of names, where one of them is near, in any case."""
+    spelled = {one.lower(): one for one in known}
+    near = get_close_matches(str(name)[:LONGEST].lower(), spelled, n=1)
+    return f"did you mean {spelled[near[0]]!r}? " if near else ""
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:

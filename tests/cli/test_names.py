@@ -53,7 +53,15 @@ def test_adapters_are_explained_in_a_preset(tmp_path, capsys):
     [
         (["generate", "owl", "--model", "emojii"], "did you mean 'emoji'?"),
         (["generate", "owl", "--lora", "mosaik"], "did you mean 'mosaic'?"),
+        (["generate", "owl", "--model", "EMOJI"], "did you mean 'emoji'?"),
+        (["generate", "owl", "--model", "emoji-turbo/"], "did you mean 'emoji-turbo'?"),
+        (["generate", "owl", "--model", "./emojii-turbo"], "did you mean 'emoji-turbo'?"),
+        (["generate", "owl", "--model", "/models/Emoji-Turbo"], "did you mean 'emoji-turbo'?"),
+        (["plan", "./emoji-turbo"], "did you mean 'emoji-turbo'?"),
+        (["words", "emoji/"], "did you mean 'emoji'?"),
         (["inspect", "emojii"], "did you mean 'emoji'?"),
+        (["inspect", "/models/Emoji"], "did you mean 'emoji'?"),
+        (["inspect", "./no/such"], "give the path of one that is there"),
         (["inspect", "sd1.5"], "did you mean 'sd15'?"),
         (["generat"], "Did you mean 'generate'?"),
         (["generate", "owl", "--stepz", "3"], "--steps)"),
@@ -63,6 +71,12 @@ def test_a_misspelled_name_is_offered(arguments, near, capsys):
     code, said = shown(capsys, *arguments)
     assert code == 2
     assert near in said
+
+
+def test_a_path_that_only_resembles_a_name_is_not_taken_for_one(capsys):
+    code, said = shown(capsys, "generate", "owl", "--model", "./other/emojis")
+    assert code == 2
+    assert "did you mean" not in said
 
 
 def test_python_offers_it_too():

@@ -150,7 +150,7 @@ def _require_there(model: str, base: str | None) -> None:
     from undertow.adapters.files.bundled import BundledAdapters
     from undertow.checkpoints.files.place import is_hub_id, require_regular
     from undertow.checkpoints.files.sniff import require_safetensors, sniff
-    from undertow.embedded import embedded_models
+    from undertow.embedded import embedded_models, meant_by
     from undertow.unet.presets import PRESETS
 
     require_regular(model)
@@ -164,7 +164,8 @@ def _require_there(model: str, base: str | None) -> None:
         return
     if path.suffix.lower() in FILE_ENDINGS or len(path.parts) > 1:
         if path.suffix.lower() in FILE_ENDINGS or not is_hub_id(model):
-            raise UnknownCheckpoint(model, "no such file or folder", "give the path of one that is there")
+            remedy = f"{meant_by(model)}give the path of one that is there"
+            raise UnknownCheckpoint(model, "no such file or folder", remedy)
         return
     known += BundledAdapters(embedded_models().get(DEFAULT_MODEL if base is None else base)).names()
     remedy = f"{did_you_mean(model, known)}known names: {', '.join(known)}"

@@ -45,9 +45,12 @@ def words(
 
 def _vocabulary(model: str) -> "Vocabulary":
     """Errors: `InvalidInput` for a model that has no list of words, `UnknownCheckpoint`, `CorruptFile`."""
+    from undertow.checkpoints.files.place import local_path
     from undertow.checkpoints.files.words import WORDS, read_vocabulary
 
-    folder = Path(located(model)).expanduser()
+    place = located(model)
+    local_path(place)
+    folder = Path(place).expanduser()
     found = read_vocabulary(folder) if folder.is_dir() else None
     if found is None:
         expected = f"a model folder with {WORDS}"

@@ -11,7 +11,7 @@ from undertow.checkpoints.files.atomic import read_json
 from undertow.checkpoints.files.gguf_header import read_gguf_header
 from undertow.checkpoints.files.header import HeaderOnly, TensorInfo, read_header, require_known
 from undertow.checkpoints.files.hub import cached_copy, client, hub_location, naming_the_hub
-from undertow.checkpoints.files.place import is_hub_id, require_regular
+from undertow.checkpoints.files.place import is_hub_id, nothing_there, require_regular
 from undertow.checkpoints.files.sniff import sniff
 from undertow.errors import UnknownCheckpoint
 
@@ -91,8 +91,7 @@ def list_files(source: str) -> tuple[Listing, str | None]:
     if path.exists():
         return (Folder(path), None) if path.is_dir() else (Folder(path.parent), path.name)
     if not is_hub_id(source) or source.startswith((".", "/", "~")):
-        remedy = "give a .safetensors file, a diffusers folder or a Hub id (owner/name)"
-        raise UnknownCheckpoint(source, "no such file or folder", remedy)
+        raise nothing_there(source)
     copy = cached_copy(source)
     if copy is not None:
         return (Folder(copy), None) if copy.is_dir() else (Folder(copy.parent), copy.name)

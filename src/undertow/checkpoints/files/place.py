@@ -6,7 +6,7 @@ Imports no torch, so that a missing file is answered at once.
 import re
 from pathlib import Path
 
-from undertow.embedded import require_named
+from undertow.embedded import meant_by, require_named
 from undertow.errors import UnknownCheckpoint
 
 HUB_ID = re.compile(
@@ -56,6 +56,11 @@ def local_path(source: str | Path) -> Path | None:
         return path
     # What begins like a path, or does not look like owner/name, was not meant as a Hub id.
     if str(source).startswith((".", "/", "~")) or not is_hub_id(str(source)):
-        remedy = "give a .safetensors file, a diffusers folder or a Hub id (owner/name)"
-        raise UnknownCheckpoint(source, "no such file or folder", remedy)
+        raise nothing_there(source)
     return None
+
+
+def nothing_there(source: str | Path) -> UnknownCheckpoint:
+    """What is said of a path to nothing."""
+    remedy = f"{meant_by(source)}give a .safetensors file, a diffusers folder or a Hub id (owner/name)"
+    return UnknownCheckpoint(source, "no such file or folder", remedy)
