@@ -41,14 +41,18 @@ def test_what_is_not_typed_is_as_the_model_suggests_and_noted_once(turbo, typed,
     assert said is None or NOTE + said in told
 
 
-def test_presets_and_lines_of_a_file_count_as_typed(turbo, tmp_path, monkeypatch):
+def test_presets_and_lines_of_a_file_count_as_typed(turbo, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "undertow.toml").write_text("[presets.three]\nsteps = 3\n")
     assert drawn(turbo, tmp_path, "--preset", "three") == (3, 1.0)
     lines = ["red apple", "red apple | --steps 2", json.dumps({"prompt": "red apple", "guidance_scale": 3})]
     (tmp_path / "prompts.txt").write_text("\n".join(lines))
     options = ["--model", turbo, "--out", "each", "--name", "{steps} and {guidance}"]
+    capsys.readouterr()
     assert main(["generate", "--prompts", "prompts.txt", *options]) == 0
+    told = capsys.readouterr().err
+    assert told.count(NOTE) == 1, "it is noted once for all"
+    assert NOTE + "--steps 4 --guidance 1 where nothing else is given\n" in told
     assert {one.name for one in (tmp_path / "each").iterdir()} == {"4 and 1.0.png", "2 and 1.0.png", "4 and 3.0.png"}
 
 
