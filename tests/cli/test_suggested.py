@@ -75,6 +75,24 @@ def test_few_steps_are_compared(turbo, tmp_path, capsys):
     assert main(["compare", "red apple", "--model", turbo, "--out", str(out), "--no-show"]) == 0
     with Image.open(out) as sheet:
         assert sheet.width > 3 * sheet.height / 2  # one row of four
+    assert NOTE + "--guidance 1\n" in capsys.readouterr().err, "the steps are compared"
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("--seeds", "1,2"), "--steps 4 --guidance 1\n"),
+        (("--seeds", "1,2", "--steps", "2"), "--guidance 1\n"),
+        (("--guidance", "1,2", "--steps", "2"), None),
+        (("--guidance", "2", "--steps", "1,2"), None),
+    ],
+)
+def test_a_sheet_notes_what_all_of_its_cells_have_of_the_model(turbo, typed, said, tmp_path, capsys):
+    out = tmp_path / "sheet.png"
+    assert main(["compare", "red apple", "--model", turbo, "--out", str(out), "--no-show", *typed]) == 0
+    told = capsys.readouterr().err
+    assert told.count(NOTE) == (said is not None)
+    assert said is None or NOTE + said in told
 
 
 def test_the_doctor_looks_at_what_would_be_drawn(turbo, capsys):

@@ -1,7 +1,7 @@
 """`undertow compare`: what changes when one thing changes, on a contact sheet."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -11,11 +11,14 @@ import typer
 from rich.progress import track
 
 from undertow.checkpoints.files.atomic import atomic_write
+from undertow.checkpoints.identify.few_steps import left_to_model
 from undertow.cli.model_option import DEFAULT_MODEL, Model
 from undertow.cli.named_files import require_files, require_own_place
+from undertow.cli.notes import Notes
 from undertow.cli.option_values import parse_loras
 from undertow.cli.seeds import parse_seed
 from undertow.cli.show import ShowHere, require_show, show
+from undertow.cli.suggested import FIELDS, given_fields, note_suggested
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.cli.written_pictures import OVERWRITE_HELP, not_in_place, written_somewhere
@@ -115,6 +118,9 @@ def compare(
     requests = sheet.requests(negative)
     for request in requests:
         _check(service, request)
+    notes = Notes()
+    note_suggested(sheet.suggested(typed, service.model.suggested), service, notes)
+    notes.tell(console)
     drawn = [_draw(service, request) for request in track(requests, "drawing", console=console, transient=True)]
     lists, rows, columns = sheet.lists, sheet.rows, sheet.columns
     width = len(lists[columns])
@@ -152,6 +158,12 @@ class _Sheet:
     def common(self) -> dict[str, Any]:
         """The first entry of each list."""
         return {name: values[0] for name, values in self.lists.items()}
+
+    def suggested(self, typed: Collection[str], fields: Mapping[str, float]) -> dict[str, float]:
+        """Of the fields that a model suggests, those that all cells have because nothing else was typed."""
+        left = left_to_model(dict(fields), given_fields(typed))
+        alone = {field: self.lists[option] for option, field in FIELDS.items() if option in self.lists}
+        return {name: value for name, value in left.items() if alone.get(name) == (value,)}
 
     def requests(self, negative: str) -> list[GenerationRequest]:
         """Row by row. Errors: `InvalidInput`."""
