@@ -1,6 +1,7 @@
 """Verbs that draw with a model which was distilled to few steps."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -63,6 +64,26 @@ def test_a_picture_that_is_drawn_again_keeps_its_own(turbo, tmp_path, capsys):
         main(["generate", "--from", str(tmp_path / "7.png"), "--model", turbo, "--out", str(tmp_path / "again")]) == 0
     )
     assert NOTE not in capsys.readouterr().err
+
+
+def test_what_a_model_is_says_that_it_takes_few_steps(turbo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "300")
+    said = "distilled to few steps: drawn with --steps 4"
+    for model, expected in (
+        (turbo, f"{said} --guidance 1\n"),
+        ("emoji-turbo", f"{said} --guidance 1\n"),
+        ("lcm-sd15", f"{said}\n"),
+        ("sd15", None),
+        (str(Path(turbo) / "unet"), None),
+        ("emoji", None),
+    ):
+        assert main(["inspect", model]) == 0
+        told = "".join(f"{line.rstrip()}\n" for line in capsys.readouterr().out.splitlines())
+        assert expected in told if expected else "distilled" not in told
+    assert main(["models"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert f"predicts v, {said} --guidance 1 " in lines["emoji-turbo"]
+    assert "distilled" not in lines["emoji"]
 
 
 def test_zero_steps_are_refused_as_ever(turbo, tmp_path, capsys):

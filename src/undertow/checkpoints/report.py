@@ -50,13 +50,15 @@ class ComponentReport:
 @dataclass(frozen=True, kw_only=True)
 class CheckpointReport:
     """Everything that `inspect` shows. sampler: what its folder draws with, or why that is unknown; `None` without a
-    scheduler. quantization: what it was written with, and computes in. unknown: tensors that belong to no part, which
-    loading ignores."""
+    scheduler. suggested: fields of a request that it is best drawn with, where the defaults are not right.
+    quantization: what it was written with, and computes in. unknown: tensors that belong to no part, which loading
+    ignores."""
 
     path: Path
     identification: Identification
     schedule: str
     sampler: str | None
+    suggested: Mapping[str, float] = field(default_factory=dict[str, float])
     components: tuple[ComponentReport, ...]
     quantization: Quantization | None = None
     markers: tuple[str, ...] = ()
@@ -103,6 +105,7 @@ def report_on(source: str | Path, *, opening: OpenOptions | None = None, validat
             identification=checkpoint.identification,
             schedule=str(checkpoint.schedule),
             sampler=_sampler(checkpoint.sampler),
+            suggested=checkpoint.suggested,
             components=tuple(
                 _component(checkpoint, kind, checkpoint.parts[kind]) for kind in TITLES if kind in checkpoint.parts
             ),

@@ -14,6 +14,7 @@ from undertow.cli.model_option import DEFAULT_MODEL
 from undertow.cli.models import WEIGHTS
 from undertow.cli.notes import note_idle
 from undertow.cli.sizes import parse_size
+from undertow.cli.suggested import distilled_words
 from undertow.cli.terminal import SafeConsole
 from undertow.errors import UnknownCheckpoint
 from undertow.lookup import did_you_mean
@@ -183,6 +184,7 @@ def _config(model: str) -> "UNetConfig":
 def _summary(name: str, config: "UNetConfig") -> Table:
     import torch
 
+    from undertow.memory.subjects import named_model
     from undertow.unet.unet import UNet
 
     with torch.device("meta"):
@@ -199,9 +201,11 @@ def _summary(name: str, config: "UNetConfig") -> Table:
         "text": "none" if config.context_dim is None else f"{config.context_dim} wide",
         "added": str(config.added or "nothing"),
         "trained at": f"{config.sample_size}x{config.sample_size} cells",
+        "was": distilled_words(named_model(name).suggested),
     }
     for key, value in rows.items():
-        table.add_row(key, value)
+        if value:
+            table.add_row(key, value)
     return table
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from undertow.cli.suggested import distilled_words
 from undertow.lookup import counted
 from undertow.shortage import size_in_words
 
@@ -52,6 +53,7 @@ def _identity(report: "CheckpointReport") -> Table:
         "zero terminal SNR": _with_evidence(found.zero_terminal_snr),
         "schedule": report.schedule,
         "draws with": report.sampler or "",
+        "was": distilled_words(report.suggested),
         "parameters": f"{report.parameters:,}",
         "read as" if report.packed() else "stored as": types_text(report.dtypes()),
         "quantized": _packed(report),

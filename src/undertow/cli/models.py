@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from undertow.cli.config import read_config
+from undertow.cli.suggested import distilled_words
 from undertow.cli.terminal import SafeConsole
 from undertow.cli.waiting import waiting
 from undertow.embedded import embedded_models
@@ -98,7 +99,10 @@ def _kind(path: Path) -> str:
         with open_checkpoint(path) as checkpoint:
             found = checkpoint.identification
             parts = ", ".join(checkpoint.parts)
-            return f"{found.title}, predicts {found.prediction.value}" if found.config is not None else f"only {parts}"
+            if found.config is None:
+                return f"only {parts}"
+            words = (found.title, f"predicts {found.prediction.value}", distilled_words(checkpoint.suggested))
+            return ", ".join(word for word in words if word)
     except UnsupportedModel as err:
         return err.model.partition(",")[0]
     except (UndertowError, OSError) as err:

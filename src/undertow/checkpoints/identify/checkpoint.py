@@ -9,6 +9,7 @@ from undertow.checkpoints.files.model_file import open_model_file
 from undertow.checkpoints.files.pickled import as_safetensors, is_pickle
 from undertow.checkpoints.files.weights import WeightFile, Weights
 from undertow.checkpoints.identify.ema import ema_names
+from undertow.checkpoints.identify.few_steps import suggested_fields
 from undertow.checkpoints.identify.identification import Identification, identify_contents, readable_contents
 from undertow.checkpoints.identify.noise_schedule import schedule_of
 from undertow.checkpoints.identify.vae_architecture import vae_config_of
@@ -76,6 +77,13 @@ class Checkpoint:
     tokenizers: Mapping[TextKind, Path] = field(default_factory=dict)
     contents: Contents | None = None
     """The names in a single file; `None` for a folder."""
+
+    @property
+    def suggested(self) -> dict[str, float]:
+        """Fields of a request that it is best drawn with; nothing where the defaults are right."""
+        config = self.identification.config
+        scheduler = self.sampler.scheduler if isinstance(self.sampler, ModelSampler) else None
+        return {} if config is None else suggested_fields(config, scheduler)
 
 
 @contextmanager
