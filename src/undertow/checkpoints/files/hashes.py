@@ -33,14 +33,19 @@ def file_hash(path: Path) -> str:
 
 
 def model_hash(path: Path) -> str | None:
-    """A1111's hash of a model: of its file, or of the U-Net's in a folder. `None` for what cannot be read."""
+    """A1111's hash of a model: the beginning of `model_sha256`. `None` for what cannot be read."""
+    found = model_sha256(path)
+    return None if found is None else found[:MODEL_DIGITS]
+
+
+def model_sha256(path: Path) -> str | None:
+    """SHA-256 of a model's file, or of the U-Net's in a folder. `None` for what cannot be read."""
     try:
         files = [path] if path.is_file() else _unet_files(path)
         whole = [_remembered(file, "file") for file in files]
     except (OSError, UndertowError):
         return None
-    joined = whole[0] if len(whole) == 1 else hashlib.sha256("".join(whole).encode()).hexdigest()
-    return joined[:MODEL_DIGITS]
+    return _joined(whole)
 
 
 def lora_hash(path: Path) -> str | None:
@@ -62,8 +67,12 @@ def inversion_hash(path: Path) -> str | None:
 def content_hash(files: Sequence[Path]) -> str:
     """SHA-256 of files, or of the digests of several, in the order of their names: whether anything in them changed.
     Errors: `OSError`."""
-    whole = [_remembered(file, "file") for file in sorted(files)]
-    return whole[0] if len(whole) == 1 else hashlib.sha256("".join(whole).encode()).hexdigest()
+    return _joined([_remembered(file, "file") for file in sorted(files)])
+
+
+def _joined(digests: Sequence[str]) -> str:
+    """Of the digests of several files, the digest; the digest of one."""
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _unet_files(folder: Path) -> list[Path]:

@@ -44,6 +44,7 @@ from undertow.serving.api.watch import Watch
 from undertow.serving.api.webhooks import Webhooks
 from undertow.serving.artifacts import ArtifactFolder
 from undertow.serving.catalog.catalog import Catalog
+from undertow.serving.catalog.entries import ModelEntry
 from undertow.serving.clock.timetable import Timetable
 from undertow.serving.settings import ServerSettings
 from undertow.serving.store.store import Store
@@ -171,6 +172,7 @@ def _hash(catalog: Catalog) -> None:
     """Reads every file once, so that the first job that names a large model need not wait for that."""
     for entry in (*catalog.models.values(), *catalog.adapters()):
         try:
+            _ = entry.a1111_hash if isinstance(entry, ModelEntry) else entry.hash
             _ = entry.hash
         except OSError as err:  # which the job that names it is told
             logger.warning("%s cannot be read: %s", entry.name, err)

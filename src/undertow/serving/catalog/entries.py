@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 from undertow.adapters.files.bundled import ADAPTERS
-from undertow.checkpoints.files.hashes import content_hash
+from undertow.checkpoints.files.hashes import content_hash, model_sha256
 from undertow.checkpoints.files.hub import files_to_fetch
 from undertow.memory.work import Subject
 from undertow.vocabulary import Vocabulary
@@ -35,6 +35,12 @@ class ModelEntry:
     def hash(self) -> str:
         """SHA-256 of all its files: another one is another model. Errors: `OSError`."""
         return content_hash(self.files)
+
+    @cached_property
+    def a1111_hash(self) -> str:
+        """SHA-256 by whose first digits pictures and A1111's clients know it. Errors: `OSError`."""
+        found = model_sha256(self.path)
+        return self.hash if found is None else found
 
     @property
     def files(self) -> list[Path]:

@@ -3,6 +3,7 @@ are those of version 1.10 (modules/api/models.py, modules/processing.py) and of 
 
 import base64
 import json
+import re
 import threading
 import time
 from io import BytesIO
@@ -15,11 +16,23 @@ from PIL.PngImagePlugin import PngInfo
 
 from tests.embedded import SIDE
 from tests.serving.api.stand_in import open_api, picture_bytes
-from undertow import InvalidInput
+from undertow import GenerationRequest, InvalidInput
+from undertow.checkpoints.files.hashes import model_hash
+from undertow.embedded import embedded_models
+from undertow.engine.a1111_text import a1111_text
+from undertow.engine.report import Report, UsedFiles
 from undertow.sampling.catalogue import ALIASES, SAMPLERS
 from undertow.sampling.names import read_names
 from undertow.serving.api.compatible.a1111 import samplers as a1111_samplers
-from undertow.serving.api.compatible.a1111.options import Options, changed, options_of
+from undertow.serving.api.compatible.a1111.answers import model_json
+from undertow.serving.api.compatible.a1111.options import (
+    Options,
+    changed,
+    model_named,
+    options_json,
+    options_of,
+    title_of,
+)
 from undertow.serving.api.compatible.a1111.pictures import grown, masked_box, painted_over, pictures_of
 from undertow.serving.api.compatible.a1111.prompts import embeddings_in, split_prompt
 from undertow.serving.api.compatible.a1111.resize import resized
@@ -221,6 +234,8 @@ def test_a_picture_is_drawn_and_described(drawing):
     info = json.loads(found["info"])
     assert info["all_seeds"] == [300, 301]
     assert info["seed"] == 300
+    listed = drawing.client.get("/sdapi/v1/sd-models").json()[0]
+    assert info["sd_model_hash"] == listed["hash"] == model_hash(embedded_models()["emoji"])
     assert (info["width"], info["steps"], info["sampler_name"], info["sd_model_name"]) == (64, 2, "Euler a", "emoji")
     assert found["parameters"] | asked == found["parameters"]
     assert "images" in found
@@ -481,7 +496,7 @@ def test_lists_have_the_names_that_requests_take(api):
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    assert [one["model_name"] for one in listed("sd-models")] == ["emoji"]
+    assert [one["model_name"] for one in listed("sd-models")] == ["emoji", "emoji-turbo"]
     assert "Euler a" in {one["name"] for one in listed("samplers")}
     assert {"karras", "automatic"} <= {one["name"] for one in listed("schedulers")}
     assert "mosaic" in {one["name"] for one in listed("loras")}
@@ -492,6 +507,22 @@ def test_lists_have_the_names_that_requests_take(api):
     for name in ("sd-models", "loras"):
         assert "/" not in json.dumps(listed(name))  # no paths
     assert api.client.post("/sdapi/v1/refresh-checkpoints").json() is None
+
+
+@pytest.mark.parametrize("name", ["emoji", "emoji-turbo"])
+def test_a_model_has_the_hash_that_its_pictures_name(name):
+    catalog = Catalog(ServerSettings(models={name: name}))
+    model = catalog.model(name)
+    files = UsedFiles(model=model.path)
+    drawn = Report(request=GenerationRequest(prompt=""), model=name, size=(8, 8), sigmas=(), seconds={}, files=files)
+    named = re.search("Model hash: ([0-9a-f]{10})", a1111_text(drawn, 0))
+    assert named is not None
+    listed = model_json(model, title_of(model))
+    assert listed["hash"] == named[1] == listed["sha256"][:10]
+    assert listed["title"] == f"{name} [{named[1]}]"
+    assert options_json({}, catalog)["sd_checkpoint_hash"] == listed["sha256"]
+    for said in (named[1], listed["sha256"], listed["title"]):
+        assert model_named(said, catalog) is model
 
 
 def test_units_of_controlnet_are_adapters(drawing):

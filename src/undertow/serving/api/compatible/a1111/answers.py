@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 from starlette.responses import JSONResponse, Response
 
+from undertow.checkpoints.files.hashes import MODEL_DIGITS
 from undertow.engine.exif import COMMENT_KEY, from_exif
-from undertow.serving.api.compatible.a1111.options import SHORT_HASH
 from undertow.serving.api.compatible.a1111.words import Drawing
 from undertow.serving.api.problems import Problem
 from undertow.serving.catalog.entries import ModelEntry
@@ -58,7 +58,7 @@ def info_json(pictures: Sequence[Picture], *, job: Job, read: Drawing, model: Mo
         "restore_faces": False,
         "face_restoration_model": None,
         "sd_model_name": model.name,
-        "sd_model_hash": model.hash[:SHORT_HASH],
+        "sd_model_hash": model.a1111_hash[:MODEL_DIGITS],
         "sd_vae_name": None,
         "sd_vae_hash": None,
         "seed_resize_from_w": -1,
@@ -153,8 +153,8 @@ def model_json(model: ModelEntry, title: str) -> dict[str, Any]:
     return {
         "title": title,
         "model_name": model.name,
-        "hash": model.hash[:SHORT_HASH],
-        "sha256": model.hash,
+        "hash": model.a1111_hash[:MODEL_DIGITS],
+        "sha256": model.a1111_hash,
         "filename": model.name,
         "config": None,
     }

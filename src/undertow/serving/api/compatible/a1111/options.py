@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from undertow.checkpoints.files.hashes import MODEL_DIGITS
 from undertow.doors import nearest, shown
 from undertow.errors import InvalidInput
 from undertow.serving.api.compatible.fixed import Fixed, require_fixed
@@ -12,7 +13,6 @@ from undertow.serving.catalog.catalog import Catalog
 from undertow.serving.catalog.entries import ModelEntry
 from undertow.serving.jobs import Format
 
-SHORT_HASH = 10
 FORMATS: Mapping[str, Format] = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 
 CHECKPOINT, CLIP_SKIP, FORMAT = "sd_model_checkpoint", "CLIP_stop_at_last_layers", "samples_format"
@@ -43,7 +43,7 @@ class Options:
 
 def title_of(model: ModelEntry) -> str:
     """What A1111 calls a checkpoint: its name and the beginning of its hash."""
-    return f"{model.name} [{model.hash[:SHORT_HASH]}]"
+    return f"{model.name} [{model.a1111_hash[:MODEL_DIGITS]}]"
 
 
 def model_named(text: str, catalog: Catalog) -> ModelEntry:
@@ -53,9 +53,9 @@ def model_named(text: str, catalog: Catalog) -> ModelEntry:
     for tried in (text, name, name.removesuffix(".safetensors")):
         if tried in models:
             return models[tried]
-    if len(text) >= SHORT_HASH and all(digit in "0123456789abcdef" for digit in text.lower()):
+    if len(text) >= MODEL_DIGITS and all(digit in "0123456789abcdef" for digit in text.lower()):
         for model in models.values():
-            if model.hash.startswith(text.lower()):
+            if model.a1111_hash.startswith(text.lower()):
                 return model
     try:
         return catalog.model(text)
@@ -97,7 +97,7 @@ def options_json(kept: Mapping[str, Any], catalog: Catalog) -> dict[str, Any]:
     return {
         **fixed,
         CHECKPOINT: title_of(model),
-        "sd_checkpoint_hash": model.hash,
+        "sd_checkpoint_hash": model.a1111_hash,
         CLIP_SKIP: kept.get(CLIP_SKIP, 1),
         FORMAT: kept.get(FORMAT, "png"),
     }
