@@ -18,7 +18,7 @@ import undertow
 from undertow import UNetService
 from undertow.engine.saving import encoded
 
-PROMPTS = ("red apple on white background", "owl on pink background", "blue whale above rocket on green background")
+PROMPTS = ("red apple on white background", "owl on pink background", "octopus above rocket on green background")
 PARTS = ("text", "unet", "decode", "png", "rest")
 
 

@@ -30,7 +30,7 @@ PATIENCE_S = 30.0
 TEXTS = (
     "red apple left of dog face on blue background",
     "owl above rocket on pink background",
-    "penguin right of blue whale on green background",
+    "penguin right of octopus on green background",
 )
 """What is typed; the first one warms up, and is not counted."""
 

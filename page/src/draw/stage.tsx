@@ -13,7 +13,7 @@ import { Shown } from "../ui/picture";
 import { PictureActions } from "../history/actions";
 import { draw } from "./prompt";
 
-export const EXAMPLES = ["red apple on white background", "owl on pink background", "blue whale on white background"];
+export const EXAMPLES = ["red apple on white background", "owl on pink background", "octopus on blue background"];
 
 /** Which picture of the job on the stage is large. */
 export const chosen = signal(0);
